@@ -1,0 +1,8 @@
+"""Search spaces: tables of stages, the architectures in them, and their lowering to graphs."""
+
+from nas.space.architecture import Architecture
+from nas.space.library import load, names
+from nas.space.space import SearchSpace
+from nas.space.stage import Stage
+
+__all__ = ["Architecture", "SearchSpace", "Stage", "load", "names"]

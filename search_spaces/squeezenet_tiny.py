@@ -1,0 +1,20 @@
+"""SqueezeNet style networks for images of 8 to 16 pixels and a table built within a minute."""
+
+from nas.space import SearchSpace, Stage
+
+SPACE = SearchSpace(
+    name="squeezenet_tiny",
+    activation="relu",
+    stages=(
+        Stage("stem", "conv", width=(8, 16), stride=1, per_stage={"kernel": 3}),
+        Stage("pool", "max_pool", stride=2, per_stage={"kernel": 3}),
+        Stage(
+            "stage1",
+            "fire",
+            width=(32, 64),
+            depth=(1, 2),
+            per_block={"squeeze": (0.25, 0.5), "share3x3": (0.25, 0.5)},
+        ),
+        Stage("head", "conv_classifier"),
+    ),
+)

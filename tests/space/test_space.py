@@ -1,0 +1,196 @@
+import json
+
+import numpy as np
+import pytest
+
+from nas.errors import SpaceError
+from nas.space import Architecture, SearchSpace, Stage, load, names
+
+SPACES = names()
+
+
+def adapted(name: str) -> SearchSpace:
+    size = 8 if name.endswith("_tiny") else 32
+    return load(name).on(image_size=size, channels=3, classes=10)
+
+
+def toy(**changes) -> SearchSpace:
+    settings = {"width": (8, 16), "depth": (1, 2, 3), "stride": 2}
+    stage = Stage(
+        "body",
+        "inverted_residual",
+        per_block={"kernel": (3, 5), "expand": (1, 3)},
+        **{**settings, **changes},
+    )
+    return SearchSpace(
+        "toy",
+        (
+            Stage("stem", "conv", width=8, stride=2, per_stage={"kernel": 3}),
+            stage,
+            Stage("head", "pool_classifier", width=16),
+        ),
+        image_size=32,
+        classes=10,
+    )
+
+
+def test_the_three_families_and_their_tiny_versions_ship():
+    assert {"mobilenet", "shufflenet", "squeezenet"} <= set(SPACES)
+    assert {"mobilenet_tiny", "shufflenet_tiny", "squeezenet_tiny"} <= set(SPACES)
+
+
+def test_a_left_out_block_has_no_choices():
+    space = toy()
+    full = {key: options[0] for key, options in space.parameters.items()}
+    one = space.architecture({**full, "body.depth": 2, "body.2.kernel": 3})
+    other = space.architecture({**full, "body.depth": 2, "body.2.kernel": 5})
+    assert one == other
+    assert not [key for key, _ in one.choices if key.startswith("body.2.")]
+    assert space.lower(one).digest == space.lower(other).digest
+
+
+def test_the_digest_tells_all_canonical_architectures_of_a_small_space_apart():
+    space = toy()
+    rng = np.random.default_rng(0)
+    found = {space.sample(rng) for _ in range(4000)}
+    # 2 widths, and 4 options a block for one, two or three blocks
+    assert space.size == 2 * (4 + 16 + 64) == len(found)
+    assert len({space.lower(a).digest for a in found}) == space.size
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_json_round_trip(name):
+    space = adapted(name)
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        architecture = space.sample(rng)
+        record = json.loads(json.dumps(architecture.to_json()))
+        assert space.from_json(record) == architecture == Architecture.from_json(record)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_every_sample_lies_between_the_smallest_and_the_largest(name):
+    space = adapted(name)
+    rng = np.random.default_rng(2)
+    low, high = space.lower(space.smallest), space.lower(space.largest)
+    for _ in range(50):
+        graph = space.lower(space.sample(rng))
+        assert low.macs <= graph.macs <= high.macs
+        assert graph.output_shape == (10, 1, 1)
+
+
+@pytest.mark.parametrize("name", [n for n in SPACES if n.endswith("_tiny")])
+def test_the_extremes_are_those_of_brute_force(name):
+    space = adapted(name)
+    rng = np.random.default_rng(3)
+    macs = [space.lower(space.sample(rng)).macs for _ in range(3000)]
+    assert space.lower(space.smallest).macs == min(macs)
+    assert space.lower(space.largest).macs == max(macs)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_the_cover_uses_every_slot(name):
+    space = adapted(name)
+    rng = np.random.default_rng(4)
+
+    def slots(architecture):
+        ops = space.lower(architecture).ops
+        return {(op.slot.name, op.slot.outputs.extent, op.slot.kernel) for op in ops if op.slot}
+
+    covered = set().union(*map(slots, space.cover()))
+    for _ in range(100):
+        assert slots(space.sample(rng)) <= covered
+
+
+@pytest.mark.parametrize(
+    ("size", "final"), [(224, 7), (96, 3), (64, 4), (32, 4), (28, 4), (16, 4), (8, 4)]
+)
+def test_strides_are_dropped_from_the_front_for_small_images(size, final):
+    space = load("mobilenet").on(image_size=size, channels=3, classes=10)
+    graph = space.lower(space.largest)
+    maps = [op.shape[1] for op in graph.ops if op.kind == "conv"]
+    assert maps[-1] == final
+    kept = [stride for stride in space.strides if stride == 2]
+    assert space.strides[-len(space.strides) :].count(2) == len(kept)
+    full = [stage.stride for stage in space.stages]
+    first_kept = space.strides.index(2)
+    assert list(space.strides[first_kept:]) == full[first_kept:]
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_fragments_hold_every_block_of_random_architectures(name):
+    """Each convolution of a network is found, with its shapes, in some fragment."""
+    space = adapted(name)
+
+    def convs(graph):
+        return {
+            (graph.ops[op.inputs[0]].shape, op.shape, op.kernel, op.stride, op.groups)
+            for op in graph.ops
+            if op.kind == "conv"
+        }
+
+    known = set().union(*map(convs, space.fragments()))
+    rng = np.random.default_rng(5)
+    for _ in range(50):
+        assert convs(space.lower(space.sample(rng))) <= known
+
+
+def test_the_space_digest_follows_table_and_settings():
+    assert toy().digest == toy().digest
+    others = [
+        toy(width=8),
+        toy(depth=2),
+        toy(stride=1),
+        toy().on(image_size=32, channels=1, classes=10),
+    ]
+    assert len({toy().digest, *(space.digest for space in others)}) == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"depth": 0}, ["stage body", "depth", "1 or more"]),
+        ({"stride": 3}, ["stage body", "stride", "1 or 2"]),
+    ],
+)
+def test_a_bad_stage_is_named(changes, words):
+    with pytest.raises(SpaceError) as error:
+        toy(**changes)
+    assert all(word in str(error.value) for word in words)
+
+
+def test_an_unknown_block_names_those_there_are():
+    with pytest.raises(SpaceError, match="no block 'residual'.*inverted_residual"):
+        SearchSpace("bad", (Stage("one", "residual"),))
+
+
+def test_a_block_says_which_choices_it_needs_and_takes():
+    with pytest.raises(SpaceError, match="stage one: block conv needs kernel, width"):
+        SearchSpace("bad", (Stage("one", "conv"),))
+    with pytest.raises(SpaceError, match="stage one: no block takes expand"):
+        SearchSpace("bad", (Stage("one", "conv", 8, per_stage={"kernel": 3, "expand": 6}),))
+
+
+def test_a_choice_outside_the_space_names_the_allowed_ones():
+    space = toy()
+    choices = dict(space.largest.choices)
+    with pytest.raises(SpaceError, match=r"body.width is 9. Allowed: 8, 16"):
+        space.architecture({**choices, "body.width": 9})
+    with pytest.raises(SpaceError, match="body.depth is 4"):
+        space.architecture({**choices, "body.depth": 4})
+    with pytest.raises(SpaceError, match="no choice 'body.colour'"):
+        space.from_json({"space": "toy", "choices": {**choices, "body.colour": 1}})
+    with pytest.raises(SpaceError, match="of space toy, not"):
+        load("mobilenet").from_json(space.largest.to_json())
+
+
+def test_odd_channels_cannot_be_split():
+    space = SearchSpace(
+        "odd",
+        (
+            Stage("stem", "conv", 9, per_stage={"kernel": 3}),
+            Stage("unit", "shuffle_unit", per_block={"unit": "basic", "kernel": 3}),
+        ),
+    )
+    with pytest.raises(SpaceError, match="stage unit: 9 channels cannot be split"):
+        space.lower(space.largest)
