@@ -1,0 +1,214 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nas.errors import InfeasibleError, RequestError, SearchError
+from nas.search import Infeasible, Objective, hypervolume, search
+from nas.space import SearchSpace, load
+
+SPACES = [
+    load(name).on(image_size=8, channels=1, classes=10)
+    for name in ("mobilenet_tiny", "shufflenet_tiny", "squeezenet_tiny")
+]
+BY_NAME = {space.name: space for space in SPACES}
+
+
+def macs(architecture):
+    return float(BY_NAME[architecture.space].lower(architecture).macs)
+
+
+def error(architecture):
+    """A made-up accuracy with a structure: some operators are worth their cost, some are not."""
+    choices = dict(architecture.choices)
+    penalty = sum(0.08 for key, value in choices.items() if value == "xception")
+    penalty += sum(0.05 for key, value in choices.items() if key.endswith("kernel") and value == 5)
+    offset = {"mobilenet_tiny": 0.0, "shufflenet_tiny": 0.02, "squeezenet_tiny": 0.05}
+    return 1 / np.log(macs(architecture)) + penalty + offset[architecture.space]
+
+
+OBJECTIVES = {"error": error, "macs": macs}
+
+
+def summary(result):
+    return [(trial.digest, trial.state, trial.values) for trial in result.trials]
+
+
+def test_no_architecture_is_evaluated_twice_and_all_families_are_tried():
+    calls = []
+
+    def counted(architecture):
+        calls.append(BY_NAME[architecture.space].lower(architecture).digest)
+        return error(architecture)
+
+    result = search(SPACES, {"error": counted, "macs": macs}, trials=80)
+    assert len(calls) == len(set(calls)) == 80
+    assert {trial.architecture.space for trial in result.trials} == set(BY_NAME)
+
+
+def test_the_same_seed_gives_the_same_search_and_another_another():
+    first = search(SPACES, OBJECTIVES, trials=50, seed=1)
+    assert summary(first) == summary(search(SPACES, OBJECTIVES, trials=50, seed=1))
+    assert summary(first) != summary(search(SPACES, OBJECTIVES, trials=50, seed=2))
+
+
+def test_a_search_continued_from_its_journal_equals_an_undisturbed_one(tmp_path):
+    whole = search(SPACES, OBJECTIVES, trials=60, seed=3)
+    journal = tmp_path / "study.jsonl"
+    for trials in (1, 7, 31, 59, 60):
+        result = search(SPACES, OBJECTIVES, trials=trials, seed=3, journal=journal, startup=30)
+    assert summary(result) == summary(whole)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from tests.search.test_study import OBJECTIVES, SPACES, search
+def stop(trial, count):
+    if count == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+search(SPACES, OBJECTIVES, trials=50, seed=4, journal=Path(sys.argv[1]), startup=20, on_trial=stop)
+"""
+
+
+def test_a_killed_search_continues_as_the_undisturbed_one(tmp_path):
+    journal = tmp_path / "study.jsonl"
+    root = Path(__file__).parents[2]
+    for count in (9, 24, 43):
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED, journal, str(count), root], check=False
+        )
+        assert done.returncode == -signal.SIGKILL
+        with journal.open("ab") as file:
+            file.write(b'{"op_code": 4, "torn')
+        os.sync()
+    with pytest.warns(UserWarning, match="half-written"):
+        result = search(SPACES, OBJECTIVES, trials=50, seed=4, journal=journal, startup=20)
+    assert summary(result) == summary(search(SPACES, OBJECTIVES, trials=50, seed=4, startup=20))
+
+
+def test_later_proposals_are_better_than_random_ones():
+    """Same number of evaluations, mean over seeds; an uninformed search would win half of them."""
+    reference = (0.5, max(macs(space.largest) for space in SPACES))
+
+    def volume(startup, seed):
+        trials = search(SPACES, OBJECTIVES, trials=120, seed=seed, startup=startup).trials
+        points = [(t.values["error"], t.values["macs"]) for t in trials]
+        return hypervolume(points, reference), np.mean([p[0] for p in points[60:]])
+
+    guided = np.array([volume(30, seed) for seed in range(3)])
+    random = np.array([volume(120, seed) for seed in range(3)])
+    assert guided[:, 0].mean() > random[:, 0].mean()
+    assert (guided[:, 1] < random[:, 1]).all()
+
+
+def test_expensive_objectives_are_not_spent_on_infeasible_architectures():
+    limit = float(np.median([macs(SPACES[0].sample(np.random.default_rng(i))) for i in range(99)]))
+    spent = []
+
+    def expensive(batch):
+        spent.extend(batch)
+        return [error(a) for a in batch]
+
+    result = search(
+        SPACES,
+        [
+            Objective("error", expensive),
+            Objective("macs", lambda batch: [macs(a) for a in batch], cheap=True, limit=limit),
+        ],
+        trials=40,
+    )
+    assert spent
+    assert all(macs(a) <= limit for a in spent)
+    ruled_out = [trial for trial in result.trials if trial.state == "infeasible"]
+    assert ruled_out
+    assert all("beyond the limit" in t.error and "error" not in t.values for t in ruled_out)
+
+
+def test_a_limit_that_nothing_meets_names_the_nearest():
+    objective = Objective("macs", lambda b: [macs(a) for a in b], cheap=True, limit=1000.0)
+    nearest = min(macs(space.smallest) for space in SPACES)
+    with pytest.raises(InfeasibleError, match=f"nearest of .* has {nearest:.6g}"):
+        search(SPACES, [objective], trials=10)
+
+
+def test_a_reason_is_kept_in_the_row():
+    def score(batch):
+        return [
+            Infeasible("kernel missing") if a.space == "squeezenet_tiny" else macs(a) for a in batch
+        ]
+
+    result = search(SPACES, [Objective("us", score, cheap=True)], trials=20)
+    rows = [trial for trial in result.trials if trial.architecture.space == "squeezenet_tiny"]
+    assert rows
+    assert all((row.state, row.error) == ("infeasible", "kernel missing") for row in rows)
+
+
+def test_a_failing_trial_is_a_row_and_the_search_goes_on():
+    def sometimes(architecture):
+        if architecture.space == "shufflenet_tiny":
+            raise ValueError("no luck")
+        return macs(architecture)
+
+    result = search(SPACES, {"a": sometimes}, trials=30)
+    failed = [trial for trial in result.trials if trial.state == "failed"]
+    assert failed
+    assert {trial.error for trial in failed} == {"ValueError: no luck"}
+
+
+def test_a_search_in_which_nearly_all_fails_stops():
+    def never(architecture):
+        raise ValueError("no luck")
+
+    with pytest.raises(SearchError, match=r"10 of the last 10 trials failed.*no luck"):
+        search(SPACES, {"a": never}, trials=30)
+
+
+def test_not_a_number_is_infeasible():
+    result = search(
+        SPACES[0], {"a": lambda a: float("nan") if macs(a) > 100_000 else macs(a)}, trials=10
+    )
+    assert {t.error for t in result.trials if t.state == "infeasible"} <= {"a is nan"}
+    assert len(result.trials) > 10
+
+
+def test_a_small_space_ends_when_all_of_it_is_known():
+    space = SPACES[2]
+    assert isinstance(space, SearchSpace)
+    result = search(space, {"macs": macs}, trials=1000)
+    assert len(result.trials) >= 0.9 * space.size
+    assert "no new feasible architecture" in result.ended
+
+
+def test_a_journal_of_another_search_is_refused(tmp_path):
+    journal = tmp_path / "study.jsonl"
+    search(SPACES[0], {"macs": macs}, trials=3, journal=journal)
+    with pytest.raises(SearchError, match="another search: other spaces and objectives"):
+        search(SPACES[1], {"error": error}, trials=3, journal=journal)
+    with pytest.raises(SearchError, match="other seed"):
+        search(SPACES[0], {"macs": macs}, trials=3, journal=journal, seed=9)
+
+
+def test_the_journal_is_an_optuna_study(tmp_path):
+    import optuna
+    from optuna.storages.journal import JournalFileBackend, JournalStorage
+
+    journal = tmp_path / "study.jsonl"
+    result = search(SPACES, OBJECTIVES, trials=12, journal=journal)
+    study = optuna.load_study(
+        study_name="search", storage=JournalStorage(JournalFileBackend(str(journal)))
+    )
+    complete = [t for t in study.trials if t.state.name == "COMPLETE"]
+    assert [t.values for t in complete] == [list(t.values.values()) for t in result.trials]
+    assert all(json.loads(line) for line in journal.read_text().splitlines())
+
+
+def test_objectives_need_names_of_their_own():
+    with pytest.raises(RequestError, match="different names"):
+        search(SPACES[0], [], trials=1)
