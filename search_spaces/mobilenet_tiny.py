@@ -5,23 +5,20 @@ from nas.space import SearchSpace, Stage
 SPACE = SearchSpace(
     name="mobilenet_tiny",
     activation="relu6",
+    image_size=8,
+    channels=1,
+    classes=10,
     stages=(
-        Stage("stem", "conv", width=(8, 16), stride=1, per_stage={"kernel": 3}),
+        Stage("stem", "conv", width=(4, 8, 16), stride=1, per_stage={"kernel": 3}),
         Stage(
             "stage1",
             "inverted_residual",
-            width=(8, 16),
-            depth=(1, 2),
+            entry="linear_bottleneck",
+            width=(8, 16, 32),
+            depth=(1, 2, 3, 4),
             stride=2,
-            per_block={"kernel": (3, 5), "expand": (1, 3)},
-        ),
-        Stage(
-            "stage2",
-            "inverted_residual",
-            width=24,
-            depth=(1, 2),
             per_block={"kernel": 3, "expand": (1, 3)},
         ),
-        Stage("head", "pool_classifier", width=48),
+        Stage("head", "linear_classifier"),
     ),
 )

@@ -5,6 +5,9 @@ from nas.space import SearchSpace, Stage
 SPACE = SearchSpace(
     name="shufflenet_tiny",
     activation="relu",
+    image_size=8,
+    channels=1,
+    classes=10,
     stages=(
         Stage("stem", "conv", width=(8, 16), stride=1, per_stage={"kernel": 3}),
         Stage(

@@ -209,9 +209,10 @@ class SearchSpace:
 
     @cached_property
     def digest(self) -> str:
-        """16 hex digits over the table and the settings."""
+        """16 hex digits over the table, the settings, and what the blocks make of them."""
         table = [row.describe() for row in self._rows]
-        text = json.dumps([self.name, self.activation, self.norm, self.settings, table])
+        graphs = [self.lower(architecture).digest for architecture in self.cover()]
+        text = json.dumps([self.name, self.activation, self.norm, self.settings, table, graphs])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @cached_property

@@ -10,8 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nas.space.blocks.mobilenet import inverted_residual
-from nas.space.blocks.plain import conv, conv_classifier, max_pool, pool_classifier
+from nas.space.blocks.mobilenet import inverted_residual, linear_bottleneck
+from nas.space.blocks.plain import (
+    conv,
+    conv_classifier,
+    linear_classifier,
+    max_pool,
+    pool_classifier,
+)
 from nas.space.blocks.shufflenet import shuffle_entry, shuffle_unit
 from nas.space.blocks.squeezenet import fire
 from nas.space.builder import Tensor
@@ -25,6 +31,8 @@ BLOCKS: dict[str, Block] = {
         conv_classifier,
         fire,
         inverted_residual,
+        linear_bottleneck,
+        linear_classifier,
         max_pool,
         pool_classifier,
         shuffle_entry,

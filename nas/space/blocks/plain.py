@@ -19,11 +19,18 @@ def max_pool(build: Builder, x: Tensor, name: str, *, stride: int, kernel: Elast
 
 def pool_classifier(build: Builder, x: Tensor, name: str, *, width: Elastic) -> Tensor:
     """1x1 convolution to `width`, global mean, linear layer (MobileNetV2, ShuffleNetV2)."""
-    x = build.conv_unit(x, f"{name}.conv", width)
+    return linear_classifier(build, build.conv_unit(x, f"{name}.conv", width), name)
+
+
+def linear_classifier(build: Builder, x: Tensor, name: str) -> Tensor:
+    """Global mean and linear layer (MobileNetV1, ShuffleNetV1)."""
     return build.linear(build.global_pool(x), f"{name}.linear", build.classes)
 
 
 def conv_classifier(build: Builder, x: Tensor, name: str) -> Tensor:
-    """1x1 convolution to the classes, activation, global mean (SqueezeNet, section 3.1)."""
-    x = build.conv(x, f"{name}.conv", build.classes, bias=True)
-    return build.global_pool(build.activate(x))
+    """1x1 convolution to the classes, then the global mean (SqueezeNet, section 3.1).
+
+    The published network has a ReLU between them, which this leaves out: a class whose scores are
+    all negative then gets no gradient and is lost for good.
+    """
+    return build.global_pool(build.conv(x, f"{name}.conv", build.classes, bias=True))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from nas.errors import SpaceError
 from nas.space.builder import Builder, Elastic, Tensor
 
 _DIVISOR = 8
@@ -21,9 +24,17 @@ def fire(
     `width` counts the output channels, `squeeze` is the squeeze ratio (squeeze filters a filter of
     the expand layer) and `share3x3` the share of the expand layer's filters that are 3x3.
     """
-    squeezed = build.conv_unit(x, f"{name}.squeeze", (width * squeeze).rounded(_DIVISOR))
     wide3x3 = (width * share3x3).rounded(_DIVISOR)
-    wide1x1 = (width * share3x3.complement()).rounded(_DIVISOR)
-    small = build.conv_unit(squeezed, f"{name}.expand1x1", wide1x1)
+    # What the 3x3 filters leave; rounding the 1x1 filters too would miss the width.
+    left = replace(
+        (width * share3x3.complement()).rounded(_DIVISOR), value=width.value - int(wide3x3)
+    )
+    if width.value % _DIVISOR or left.value < 1:
+        raise SpaceError(
+            f"Width {int(width)} and share {share3x3.value} leave {int(left.value)} 1x1 filters.",
+            remedy=f"Use multiples of {_DIVISOR} as widths, and leave both kinds some filters.",
+        )
+    squeezed = build.conv_unit(x, f"{name}.squeeze", (width * squeeze).rounded(_DIVISOR))
+    small = build.conv_unit(squeezed, f"{name}.expand1x1", left)
     large = build.conv_unit(squeezed, f"{name}.expand3x3", wide3x3, kernel=3)
     return build.concat(small, large)
