@@ -1,0 +1,20 @@
+"""The accuracy half: data, one weight-sharing supernet a family, its training and its scores."""
+
+from nas.supernet.data import Data, Images, load
+from nas.supernet.evaluation import evaluate
+from nas.supernet.settings import TrainingSettings
+from nas.supernet.training import Progress, StepTime, measure_step, train
+from nas.supernet.weights import Supernet
+
+__all__ = [
+    "Data",
+    "Images",
+    "Progress",
+    "StepTime",
+    "Supernet",
+    "TrainingSettings",
+    "evaluate",
+    "load",
+    "measure_step",
+    "train",
+]

@@ -1,0 +1,288 @@
+"""Images in memory, split once: training, the search's validation, a hold-out, the test."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from nas.errors import DataError, RequestError
+from nas.supernet.sources import Sample, Source, open_source
+
+Part = Literal["train", "search", "holdout"]
+"""What training and search may read; the test is not among them."""
+
+TEST_FRACTION = 0.2
+"""Of a source without a test split of its own."""
+
+HOLDOUT_FRACTION = 1 / 3
+"""Of the validation images: they score the final front, and the search never sees them."""
+
+_BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises for an image that it cannot decode."""
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Decoded images `n x height x width x channels` (uint8) and their labels `n` (int64)."""
+
+    pixels: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A classified image set, decoded and split.
+
+    Attributes:
+        source: where it came from.
+        classes: names; a label is a position in them.
+        train, search, holdout: the parts that training, search and the final scores use.
+        test: read once, for the final model; never by training or search.
+        natural: whether a mirrored image is still of its class.
+        skipped: place and reason of every image that was left out.
+    """
+
+    source: str
+    classes: tuple[str, ...]
+    train: Images
+    search: Images
+    holdout: Images
+    test: Images
+    natural: bool
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side."""
+        return int(self.train.pixels.shape[1])
+
+    @property
+    def channels(self) -> int:
+        """1 where every image is grey, else 3."""
+        return int(self.train.pixels.shape[3])
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images by part."""
+        return {
+            "train": len(self.train),
+            "search": len(self.search),
+            "holdout": len(self.holdout),
+            "test": len(self.test),
+        }
+
+    def part(self, name: Part) -> Images:
+        """A part that training and search may read. Raises RequestError for any other."""
+        if name not in ("train", "search", "holdout"):
+            raise RequestError(
+                f"Part {name!r} cannot be used here.", remedy="Parts: train, search, holdout."
+            )
+        images: Images = getattr(self, name)
+        return images
+
+    @cached_property
+    def mean(self) -> np.ndarray:
+        """Mean of the training pixels by channel, in [0, 1]."""
+        return _by_channel(self.train.pixels, np.mean)
+
+    @cached_property
+    def std(self) -> np.ndarray:
+        """Standard deviation of the training pixels by channel, in [0, 1], at least 1/255."""
+        return np.maximum(_by_channel(self.train.pixels, np.std), 1 / 255)
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hex digits over pixels, labels, class names and splits."""
+        found = hashlib.sha256(repr(self.classes).encode())
+        for images in (self.train, self.search, self.holdout, self.test):
+            found.update(repr(images.pixels.shape).encode())
+            found.update(np.ascontiguousarray(images.pixels).data)
+            found.update(np.ascontiguousarray(images.labels).data)
+        return found.hexdigest()[:16]
+
+
+def load(
+    source: str | Path,
+    *,
+    image_size: int | None = None,
+    validation_fraction: float = 0.2,
+    seed: int = 0,
+    on_bad_image: Literal["fail", "skip"] = "fail",
+) -> Data:
+    """Decodes a whole data set into memory and splits it.
+
+    The test is the source's own split, or `TEST_FRACTION` of it. The validation images are the
+    source's own split, or `validation_fraction` of what is left, and are cut again into a part for
+    the search and a hold-out. Cuts are stratified and depend on `seed` alone.
+
+    Args:
+        source: "digits", or a path: parquet in the Hugging Face layout, or a folder a class.
+        image_size: pixels a side; larger or oblong images are scaled and cropped to the centre.
+            Without it, what suits the source.
+        validation_fraction: of the training images, in (0, 1).
+        seed: of the cuts.
+        on_bad_image: "fail", or "skip" to go on without (`Data.skipped` names them).
+
+    Raises:
+        DataError: nothing there, no labels, images that cannot be decoded, too few of a class.
+    """
+    if not 0 < validation_fraction < 1:
+        raise DataError(
+            f"validation_fraction is {validation_fraction}.", remedy="Use a number between 0 and 1."
+        )
+    if image_size is not None and image_size < 1:
+        raise DataError(f"image_size is {image_size}.", remedy="Use a positive number of pixels.")
+    if on_bad_image not in ("fail", "skip"):
+        raise DataError(f"on_bad_image is {on_bad_image!r}.", remedy='Use "fail" or "skip".')
+    opened = open_source(source)
+    decoded = _decode_all(opened, image_size or opened.image_size, on_bad_image)
+    classes, labels = _classes(opened, decoded.labels)
+    parts = _split(decoded.splits, labels, classes, validation_fraction, seed)
+    train, search, holdout, test = (Images(decoded.pixels[at], labels[at]) for at in parts)
+    return Data(opened.name, classes, train, search, holdout, test, opened.natural, decoded.skipped)
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    pixels: np.ndarray
+    labels: list[int | str]
+    splits: np.ndarray
+    skipped: tuple[str, ...]
+
+
+def _decode_all(source: Source, size: int, on_bad_image: str) -> _Decoded:
+    pixels: list[np.ndarray] = []
+    labels: list[int | str] = []
+    splits: list[str] = []
+    bad: list[str] = []
+    for sample in source.samples:
+        image = _decode(sample, size)
+        if isinstance(image, str):
+            bad.append(f"{sample.place} ({image})")
+        elif sample.label is None or sample.label == -1:
+            bad.append(f"{sample.place} (no label)")
+        else:
+            pixels.append(image)
+            labels.append(sample.label)
+            splits.append(sample.split)
+    if bad and on_bad_image == "fail":
+        named = "; ".join(bad[:3]) + ("; ..." if len(bad) > 3 else "")
+        raise DataError(
+            f"{len(bad)} of {len(bad) + len(pixels)} images cannot be used: {named}.",
+            remedy='Replace or remove them, or set on_bad_image = "skip".',
+        )
+    if not pixels:
+        raise DataError(f"{source.name} has no image that can be used.")
+    if any(image.ndim == 3 for image in pixels):
+        pixels = [i if i.ndim == 3 else np.repeat(i[:, :, None], 3, axis=2) for i in pixels]
+        stacked = np.stack(pixels)
+    else:
+        stacked = np.stack(pixels)[:, :, :, None]
+    return _Decoded(stacked, labels, np.array(splits), tuple(bad))
+
+
+def _decode(sample: Sample, size: int) -> np.ndarray | str:
+    """Pixels `size x size` of a grey image, `size x size x 3` of another; or what is wrong."""
+    content = sample.image
+    if content is None:
+        return "no image"
+    try:
+        if isinstance(content, np.ndarray):
+            image = Image.fromarray(content)
+        else:
+            image = Image.open(io.BytesIO(content) if isinstance(content, bytes) else content)
+            # Lets a large JPEG be decoded at a fraction of its size.
+            image.draft(None, (2 * size, 2 * size))
+            image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I;16"):
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+        if image.size != (size, size):
+            image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+        return np.asarray(image)
+    except _BROKEN as error:
+        return str(error) or type(error).__name__
+
+
+def _classes(source: Source, found: list[int | str]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names of the classes, and for each image its position in them."""
+    if source.classes is not None and all(isinstance(label, int) for label in found):
+        labels = np.array(found, np.int64)
+        unknown = (labels < 0) | (labels >= len(source.classes))
+        if unknown.any():
+            raise DataError(
+                f"{source.name} has label {labels[unknown][0]}, but only "
+                f"{len(source.classes)} class names.",
+                remedy="Correct the labels or the names.",
+            )
+        return source.classes, labels
+    values = sorted(set(found), key=lambda value: (isinstance(value, str), value))
+    place = {value: index for index, value in enumerate(values)}
+    return tuple(map(str, values)), np.array([place[label] for label in found], np.int64)
+
+
+def _split(
+    given: np.ndarray,
+    labels: np.ndarray,
+    classes: tuple[str, ...],
+    validation_fraction: float,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Positions of the training, search, hold-out and test images."""
+    train, validation, test = (
+        np.flatnonzero(given == name) for name in ("train", "validation", "test")
+    )
+    if len(classes) < 2:
+        raise DataError(
+            f"There are images of {len(classes)} class; two are needed.",
+            remedy="Check that each class has its own label or sub-folder.",
+        )
+    # What is cut off each class needs an image of it, and one must stay for training.
+    needed = 1 + (len(validation) == 0) + (len(test) == 0)
+    have = Counter(labels[train].tolist())
+    for label, name in enumerate(classes):
+        if have[label] < needed:
+            raise DataError(
+                f"Class {name!r} has {have[label]} training images; at least {needed} are needed.",
+                remedy="Add images of this class, or remove the class.",
+            )
+    rng = np.random.default_rng(seed)
+    if len(test) == 0:
+        train, test = _cut(train, labels, TEST_FRACTION, rng)
+    if len(validation) == 0:
+        train, validation = _cut(train, labels, validation_fraction, rng)
+    # Class after class in random order, every third: right for classes of a few images too.
+    mixed = rng.permutation(validation)
+    mixed = mixed[np.argsort(labels[mixed], kind="stable")]
+    held = np.diff(np.floor(np.arange(len(mixed) + 1) * HOLDOUT_FRACTION + 0.5)) > 0
+    return train, np.sort(mixed[~held]), np.sort(mixed[held]), test
+
+
+def _cut(
+    positions: np.ndarray, labels: np.ndarray, fraction: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts `fraction` off each class, at least one and never all; a single image stays."""
+    cut: list[int] = []
+    for label in np.unique(labels[positions]):
+        mine = rng.permutation(positions[labels[positions] == label])
+        count = min(max(1, round(len(mine) * fraction)), len(mine) - 1)
+        cut.extend(mine[:count].tolist())
+    return np.setdiff1d(positions, cut), np.sort(np.array(cut, np.int64))
+
+
+def _by_channel(pixels: np.ndarray, statistic: Callable[[np.ndarray], float]) -> np.ndarray:
+    # A channel at a time: numpy would hold a float64 copy of all of them at once.
+    values = [float(statistic(pixels[..., c])) / 255 for c in range(pixels.shape[3])]
+    return np.array(values, np.float32)

@@ -1,0 +1,112 @@
+"""How a supernet is trained."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from nas.errors import DeviceError, RequestError
+from nas.supernet.data import Data
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Settings of `nas.supernet.train`; the defaults suit a few minutes to an hour of training.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images a step; every step trains several subnets on them.
+        learning_rate: at its peak, after the warm-up; then it falls to zero as a cosine. The
+            default is safe for deep spaces; those of a few blocks learn faster with 0.3.
+        warmup: share of the steps in which the learning rate rises.
+        weight_decay: of convolutions and linear layers; norms and biases have none.
+        label_smoothing: of the largest network's targets; the others learn from its output.
+        random_subnets: sampled anew each step, beside the largest and the smallest.
+        gradient_norm: longest gradient that a step follows; longer ones are shortened to it.
+        shift: largest shift of the random crop in pixels; None is an eighth of the image.
+        flip: whether images are mirrored; None is whatever suits the data.
+        precision: "float32", "bfloat16", or "auto": bfloat16 on a GPU that has it.
+        device: "cpu", "cuda", or "auto": a GPU if there is one.
+        checkpoint_seconds: between checkpoints.
+
+    Raises RequestError for a value that makes no training.
+    """
+
+    epochs: int = 60
+    batch_size: int = 64
+    learning_rate: float = 0.1
+    warmup: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    label_smoothing: float = 0.1
+    random_subnets: int = 2
+    gradient_norm: float = 1.0
+    shift: int | None = None
+    flip: bool | None = None
+    precision: str = "auto"
+    device: str = "auto"
+    checkpoint_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        limits = {
+            "epochs": self.epochs >= 1,
+            "batch_size": self.batch_size >= 2,
+            "learning_rate": self.learning_rate > 0,
+            "warmup": 0 <= self.warmup < 1,
+            "momentum": 0 <= self.momentum < 1,
+            "weight_decay": self.weight_decay >= 0,
+            "label_smoothing": 0 <= self.label_smoothing < 1,
+            "random_subnets": self.random_subnets >= 0,
+            "gradient_norm": self.gradient_norm > 0,
+            "shift": self.shift is None or self.shift >= 0,
+            "precision": self.precision in ("auto", "float32", "bfloat16"),
+            "checkpoint_seconds": self.checkpoint_seconds >= 0,
+        }
+        for name, fits in limits.items():
+            if not fits:
+                raise RequestError(
+                    f"Training setting {name} cannot be {getattr(self, name)!r}.",
+                    remedy="See the description of TrainingSettings for what is allowed.",
+                )
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the result; training resumes only where it is equal."""
+        record = asdict(self)
+        for name in ("device", "checkpoint_seconds"):
+            del record[name]
+        return record
+
+    def shift_for(self, data: Data) -> int:
+        """Pixels."""
+        return data.image_size // 8 if self.shift is None else self.shift
+
+    def flip_for(self, data: Data) -> bool:
+        """Whether images of `data` are mirrored."""
+        return data.natural if self.flip is None else self.flip
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The context in which the networks run."""
+        enabled = self.precision == "bfloat16"
+        if self.precision == "auto":
+            enabled = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def device_called(name: str) -> torch.device:
+    """The torch device of a setting; "auto" is a GPU if there is one.
+
+    Raises DeviceError for a device that this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise DeviceError(
+            f"Torch cannot use the device {name!r}: {str(error).splitlines()[0]}",
+            remedy='Use "cpu", "cuda" or "auto".',
+        ) from error
+    return device

@@ -1,0 +1,246 @@
+"""`Supernet`: one bank of maximal weights a space, from which every architecture takes slices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from nas import space as spaces
+from nas.errors import CheckpointError
+from nas.graph import Channels, Graph, Op, Slot
+from nas.network import NORM_EPS, SlotModule, residual_norms, run, slot_of
+from nas.space import Architecture, SearchSpace
+from nas.supernet import checkpoint
+from nas.supernet.data import Data, Part
+
+Statistics = Mapping[str, tuple[Tensor, Tensor]]
+"""Mean and variance (population) of the input channels of each norm, by slot name."""
+
+FILE = "supernet.safetensors"
+
+
+class Supernet(SlotModule):
+    """Weights for all architectures of a space, shared by slicing.
+
+    A slot's bank holds the weight of its widest version, `outputs x inputs x kernel x kernel`; an
+    architecture uses the channels that its graph names and the centre of a larger kernel
+    (Once-for-All, Cai et al. 2020; BigNAS, Yu et al. 2020). Norms share scale and shift; statistics
+    belong to an architecture and are worked out for it (`calibrate`).
+
+    Args:
+        space: adapted to the data (`SearchSpace.on`).
+        generator: draws the initial weights.
+    """
+
+    def __init__(self, space: SearchSpace, generator: torch.Generator) -> None:
+        super().__init__()
+        self.space = space
+        silent = set().union(*(residual_norms(space.lower(a)) for a in space.cover()))
+        for op in _widest(space):
+            slot = slot_of(op)
+            inputs = slot.inputs.extent if slot.inputs else 1
+            if op.kind == "norm":
+                scale = float(slot.name not in silent)
+                self.add_norm(op, slot.outputs.extent, scale=scale, statistics=False)
+            elif op.kind == "linear":
+                self.add_weight(op, (slot.outputs.extent, inputs), generator)
+            else:
+                shape = (slot.outputs.extent, inputs, slot.kernel, slot.kernel)
+                self.add_weight(op, shape, generator)
+
+    def forward(self, graph: Graph, x: Tensor, statistics: Statistics | None = None) -> Tensor:
+        """Logits `batch x classes` of normalised images `batch x channels x height x width`.
+
+        Norms use `statistics`, or those of the batch where there are none (training).
+        """
+        return run(graph, x, _Sliced(self, statistics)).flatten(1)
+
+    @torch.no_grad()
+    def calibrate(self, graph: Graph, batches: Iterable[Tensor]) -> Statistics:
+        """The statistics of a graph's norms over all images of `batches` together.
+
+        Every batch runs with its own statistics, and the moments are averaged exactly instead of
+        by a moving average ("precise batch norm", Wu and Johnson 2021).
+        """
+        weights = _Calibrating(self)
+        for batch in batches:
+            run(graph, batch, weights)
+        return weights.statistics()
+
+    @torch.no_grad()
+    def extract(
+        self, network: Architecture | Graph, statistics: Statistics | None = None
+    ) -> dict[str, Tensor]:
+        """Copies of a network's slices, for `Network(graph).load_state_dict`.
+
+        Without `statistics` the norms' running statistics are those of a new network.
+        """
+        graph = network if isinstance(network, Graph) else self.space.lower(network)
+        weights = _Sliced(self, None)
+        state: dict[str, Tensor] = {}
+        for op in graph.ops:
+            if op.slot is None:
+                continue
+            name = op.slot.name
+            if op.kind == "norm":
+                scale, shift = weights.affine(op)
+                mean, variance = (statistics or {}).get(
+                    name, (torch.zeros_like(scale), torch.ones_like(scale))
+                )
+                state[f"{name}.weight"], state[f"{name}.bias"] = scale.clone(), shift.clone()
+                state[f"{name}.running_mean"] = mean.clone()
+                state[f"{name}.running_var"] = variance.clone()
+                continue
+            state[f"{name}.weight"] = weights.weight(op).clone()
+            bias = weights.bias(op)
+            if bias is not None:
+                state[f"{name}.bias"] = bias.clone()
+        return state
+
+    def evaluate(self, architecture: Architecture, data: Data, part: Part = "search") -> float:
+        """Accuracy of an architecture on a part of `data`; see `nas.supernet.evaluate`."""
+        from nas.supernet.evaluation import evaluate
+
+        return evaluate(self, [architecture], data, part=part)[0]
+
+    # Files
+
+    def save(self, folder: Path, metadata: Mapping[str, object]) -> None:
+        """Writes the weights to `folder`; `metadata` is kept with them and must be JSON."""
+        space = {"space": self.space.name, "settings": self.space.settings}
+        record = {**metadata, **space, "space_digest": self.space.digest}
+        checkpoint.write(Path(folder) / FILE, self.state_dict(), record)
+
+    @classmethod
+    def load(cls, folder: str | Path, space: SearchSpace | None = None) -> Supernet:
+        """Reads what `save` or training wrote.
+
+        Args:
+            folder: the folder, `supernets/<space>` in a run.
+            space: needed only for a space that does not ship with the package.
+
+        Raises:
+            CheckpointError: there is none, it is damaged, or it belongs to another space.
+        """
+        path = Path(folder) / FILE
+        tensors, record = checkpoint.read(path)
+        if space is None:
+            space = spaces.load(record["space"]).on(**record["settings"])
+        if record["space_digest"] != space.digest:
+            raise CheckpointError(
+                f"{path} belongs to space {record['space']} ({record['space_digest']}), "
+                f"not to {space.name} ({space.digest}).",
+                remedy="Use the space it was trained for, or train again in another folder.",
+            )
+        supernet = cls(space, torch.Generator())
+        supernet.load_state_dict(tensors)
+        return supernet.eval()
+
+
+class _Sliced:
+    """Answers `run` with slices of a bank; norms use given statistics or the batch's."""
+
+    def __init__(self, bank: SlotModule, statistics: Statistics | None) -> None:
+        self._bank = bank
+        self._statistics = statistics
+
+    def weight(self, op: Op) -> Tensor:
+        slot = slot_of(op)
+        weight = take(self._bank.get_parameter(f"{slot.name}.weight"), 0, slot.outputs)
+        if slot.inputs is not None:
+            weight = take(weight, 1, slot.inputs)
+        margin = (weight.shape[-1] - op.kernel) // 2 if op.kind == "conv" else 0
+        if margin == 0:
+            return weight
+        return weight[:, :, margin : margin + op.kernel, margin : margin + op.kernel]
+
+    def bias(self, op: Op) -> Tensor | None:
+        if not op.bias:
+            return None
+        slot = slot_of(op)
+        return take(self._bank.get_parameter(f"{slot.name}.bias"), 0, slot.outputs)
+
+    def affine(self, op: Op) -> tuple[Tensor, Tensor]:
+        """Scale and shift of a norm, `channels` each."""
+        slot = slot_of(op)
+        scale = self._bank.get_parameter(f"{slot.name}.weight")
+        shift = self._bank.get_parameter(f"{slot.name}.bias")
+        return take(scale, 0, slot.outputs), take(shift, 0, slot.outputs)
+
+    def norm(self, op: Op, x: Tensor) -> Tensor:
+        scale, shift = self.affine(op)
+        if self._statistics is None:
+            return F.batch_norm(x, None, None, scale, shift, True, 0.0, NORM_EPS)
+        mean, variance = self._statistics[slot_of(op).name]
+        return F.batch_norm(x, mean, variance, scale, shift, False, 0.0, NORM_EPS)
+
+
+class _Calibrating(_Sliced):
+    """Normalises by the batch and adds up every norm's moments, in float64."""
+
+    def __init__(self, bank: SlotModule) -> None:
+        super().__init__(bank, None)
+        self._sums: dict[str, tuple[int, Tensor, Tensor]] = {}
+
+    def norm(self, op: Op, x: Tensor) -> Tensor:
+        scale, shift = self.affine(op)
+        mean, variance = torch.empty_like(scale), torch.empty_like(scale)
+        # Momentum 1 leaves the batch's own statistics behind, without a second pass over x.
+        y = F.batch_norm(x, mean.zero_(), variance.zero_(), scale, shift, True, 1.0, NORM_EPS)
+        count = x.numel() // x.shape[1]
+        # Torch keeps the unbiased variance.
+        square = variance.double() * (count - 1) / count + mean.double().square()
+        name = slot_of(op).name
+        before = self._sums.get(name, (0, torch.zeros_like(square), torch.zeros_like(square)))
+        self._sums[name] = (
+            before[0] + count,
+            before[1] + count * mean.double(),
+            before[2] + count * square,
+        )
+        return y
+
+    def statistics(self) -> Statistics:
+        found = {}
+        for name, (count, total, square) in self._sums.items():
+            mean = total / count
+            variance = (square / count - mean.square()).clamp_min(0)
+            found[name] = (mean.float(), variance.float())
+        return found
+
+
+def take(weight: Tensor, dim: int, channels: Channels) -> Tensor:
+    """The named channels of a maximal weight along `dim`; a single run is a view."""
+    runs = [weight.narrow(dim, start, stop - start) for start, stop in channels.runs]
+    return runs[0] if len(runs) == 1 else torch.cat(runs, dim)
+
+
+def _widest(space: SearchSpace) -> list[Op]:
+    """One op a slot of the space, its slot grown to the largest extents that occur."""
+    found: dict[str, Op] = {}
+    for architecture in space.cover():
+        for op in space.lower(architecture).ops:
+            if op.slot is not None:
+                known = found.get(op.slot.name, op)
+                found[op.slot.name] = known._replace(slot=_union(slot_of(known), op.slot))
+    return list(found.values())
+
+
+def _union(a: Slot, b: Slot) -> Slot:
+    inputs = None
+    if a.inputs and b.inputs:
+        inputs = Channels((), max(a.inputs.extent, b.inputs.extent))
+    outputs = Channels((), max(a.outputs.extent, b.outputs.extent))
+    return Slot(a.name, outputs, inputs, max(a.kernel, b.kernel))
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Parameters for an optimizer: norms and biases (vectors) are not decayed."""
+    parameters = list(module.parameters())
+    return [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.dim() == 1], "weight_decay": 0.0},
+    ]

@@ -1,0 +1,285 @@
+import dataclasses
+import io
+import shutil
+from collections import Counter
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from nas.errors import DataError, RequestError
+from nas.supernet import load
+
+CLASSES = ("ant", "bee", "cow")
+
+
+def picture(value, size=(10, 10), mode="RGB"):
+    """A picture of one colour, which survives scaling."""
+    return Image.new(mode, size, (value, 255 - value, 7) if mode == "RGB" else value)
+
+
+def encoded(value, **how):
+    buffer = io.BytesIO()
+    picture(value, **how).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def image_folder(root, per_class=6, **how):
+    for c, name in enumerate(CLASSES):
+        (root / name).mkdir(parents=True)
+        for i in range(per_class):
+            (root / name / f"{i}.png").write_bytes(encoded(50 * c + i, **how))
+    return root
+
+
+def write_parquet(path, values, labels, names=CLASSES):
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))}
+    )
+    rows = {
+        "image": [
+            {"bytes": v if isinstance(v, bytes) else encoded(v), "path": None} for v in values
+        ],
+        "label": labels,
+    }
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(str(path))
+    return path
+
+
+def values_of(images):
+    """The red of each image: which image it is."""
+    return images.pixels[:, 0, 0, 0].tolist()
+
+
+def test_digits_are_scikit_learns(digits):
+    bunch = load_digits()
+    parts = (digits.train, digits.search, digits.holdout, digits.test)
+    found = np.concatenate([part.pixels[..., 0] for part in parts])
+    labels = np.concatenate([part.labels for part in parts])
+
+    def multiset(images, targets):
+        return Counter((i.tobytes(), t) for i, t in zip(images, targets, strict=True))
+
+    original = np.round(bunch.images * 255 / 16).astype(np.uint8)
+    assert multiset(found, labels) == multiset(original, bunch.target)
+    assert digits.classes == tuple("0123456789")
+    assert (digits.image_size, digits.channels, digits.natural) == (8, 1, False)
+    assert digits.skipped == ()
+
+
+def test_cuts_are_stratified_and_sized(digits):
+    counts = digits.counts
+    assert sum(counts.values()) == 1797
+    assert counts["test"] == pytest.approx(1797 / 5, abs=5)
+    assert counts["search"] + counts["holdout"] == pytest.approx(counts["train"], abs=10)
+    assert counts["search"] == pytest.approx(2 * counts["holdout"], abs=10)
+    for part in (digits.train, digits.search, digits.holdout, digits.test):
+        shares = np.bincount(part.labels, minlength=10) / len(part)
+        np.testing.assert_allclose(shares, np.bincount(load_digits().target) / 1797, atol=0.01)
+
+
+def test_the_seed_decides_the_cuts(digits):
+    again = load("digits", validation_fraction=0.5)
+    other = load("digits", validation_fraction=0.5, seed=1)
+    assert again.digest == digits.digest != other.digest
+    assert np.array_equal(again.search.pixels, digits.search.pixels)
+    changed = digits.train.pixels.copy()
+    changed[0, 0, 0, 0] ^= 1
+    train = dataclasses.replace(digits.train, pixels=changed)
+    assert dataclasses.replace(digits, train=train).digest != digits.digest
+
+
+def test_parts_do_not_overlap(tmp_path):
+    data = load(image_folder(tmp_path, per_class=40), image_size=8)
+    parts = [values_of(p) for p in (data.train, data.search, data.holdout, data.test)]
+    labels = [p.labels.tolist() for p in (data.train, data.search, data.holdout, data.test)]
+    everything = [
+        pair for v, y in zip(parts, labels, strict=True) for pair in zip(v, y, strict=True)
+    ]
+    assert len(set(everything)) == len(everything) == 120
+    assert all((v - 50 * y) in range(40) for v, y in everything)
+    assert data.classes == CLASSES
+    assert data.natural
+
+
+def test_the_test_part_is_not_offered(digits):
+    assert digits.part("search") is digits.search
+    with pytest.raises(RequestError, match="'test' cannot be used"):
+        digits.part("test")
+
+
+def test_mean_and_std_are_those_of_the_training_part(tmp_path):
+    data = load(image_folder(tmp_path), image_size=4)
+    pixels = data.train.pixels.reshape(-1, 3) / 255
+    np.testing.assert_allclose(data.mean, pixels.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(data.std, np.maximum(pixels.std(0), 1 / 255), rtol=1e-5)
+
+
+def test_split_folders(tmp_path):
+    image_folder(tmp_path / "train")
+    image_folder(tmp_path / "val", per_class=3)
+    image_folder(tmp_path / "test", per_class=2)
+    data = load(tmp_path, image_size=8)
+    assert data.counts == {"train": 18, "search": 6, "holdout": 3, "test": 6}
+    assert sorted(values_of(data.test)) == [0, 1, 50, 51, 100, 101]
+
+
+def test_a_class_may_be_called_test(tmp_path):
+    image_folder(tmp_path)
+    (tmp_path / "ant").rename(tmp_path / "test")
+    assert load(tmp_path, image_size=8).classes == ("bee", "cow", "test")
+
+
+@pytest.mark.parametrize("layout", ["names", "folders"])
+def test_parquet_splits(tmp_path, layout):
+    paths = {
+        "names": ("train-00000-of-00001.parquet", "test-00000-of-00001.parquet"),
+        "folders": ("train/0.parquet", "test/0.parquet"),
+    }[layout]
+    for path, count in zip(paths, (8, 2), strict=True):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        values = [50 * c + i for i in range(count) for c in range(3)]
+        write_parquet(tmp_path / path, values, [0, 1, 2] * count)
+    data = load(tmp_path, image_size=8)
+    assert data.counts == {"train": 18, "search": 4, "holdout": 2, "test": 6}
+    assert sorted(values_of(data.test)) == [0, 1, 50, 51, 100, 101]
+    assert (data.classes, data.channels, data.image_size) == (CLASSES, 3, 8)
+
+
+def test_a_single_parquet_file_without_the_image_feature(tmp_path):
+    path = tmp_path / "mine.parquet"
+    images = [{"bytes": encoded(i, mode="L"), "path": None} for i in range(20)]
+    pq.write_table(pa.table({"image": images, "label": ["yes", "no"] * 10}), path)
+    data = load(path)
+    assert data.classes == ("no", "yes")
+    assert data.channels == 1
+    assert data.image_size == 32
+
+
+def test_mixed_modes_become_rgb(tmp_path):
+    image_folder(tmp_path)
+    picture(200, mode="L").save(tmp_path / "ant" / "grey.png")
+    picture(3, mode="RGB").quantize().save(tmp_path / "ant" / "palette.png")
+    Image.fromarray(np.full((10, 10), 99 << 8, np.uint16)).save(tmp_path / "ant" / "deep.png")
+    data = load(tmp_path, image_size=8)
+    parts = (data.train, data.search, data.holdout, data.test)
+    pixels = np.concatenate([part.pixels for part in parts])
+    assert pixels.shape[3] == 3
+    first = {tuple(image[0, 0].tolist()) for image in pixels}
+    assert {(200, 200, 200), (3, 252, 7), (99, 99, 99)} <= first
+
+
+def test_oblong_images_are_cropped_to_the_centre(tmp_path):
+    for name in CLASSES:
+        (tmp_path / name).mkdir()
+        for i in range(4):
+            image = Image.new("RGB", (30, 10), (255, 0, 0))
+            image.paste((0, 0, 200 + i), (10, 0, 20, 10))
+            image.save(tmp_path / name / f"{i}.png")
+    data = load(tmp_path, image_size=10)
+    assert (data.train.pixels[..., 0] == 0).all()
+    assert (data.train.pixels[..., 2] >= 200).all()
+
+
+@pytest.fixture
+def broken(tmp_path):
+    image_folder(tmp_path)
+    (tmp_path / "bee" / "1.png").write_bytes(b"not a picture")
+    whole = (tmp_path / "cow" / "2.png").read_bytes()
+    (tmp_path / "cow" / "2.png").write_bytes(whole[: len(whole) // 2])
+    return tmp_path
+
+
+def test_bad_images_fail(broken):
+    with pytest.raises(DataError) as found:
+        load(broken)
+    message = str(found.value)
+    assert "2 of 18 images" in message
+    assert "bee/1.png" in message
+    assert "cow/2.png" in message
+    assert 'on_bad_image = "skip"' in message
+
+
+def test_bad_images_are_skipped_and_named(broken):
+    data = load(broken, on_bad_image="skip")
+    assert sum(data.counts.values()) == 16
+    assert len(data.skipped) == 2
+    assert "bee/1.png" in data.skipped[0]
+    assert "cow/2.png" in data.skipped[1]
+
+
+def test_bad_rows_of_parquet_are_named(tmp_path):
+    values = [50 * c + i for i in range(8) for c in range(3)]
+    values[4] = b"broken"
+    path = write_parquet(tmp_path / "train.parquet", values, [0, 1, 2] * 8)
+    with pytest.raises(DataError, match=r"1 of 24 images .*train\.parquet, row 4"):
+        load(path)
+    assert len(load(path, on_bad_image="skip").skipped) == 1
+
+
+def test_rows_without_a_label_are_bad(tmp_path):
+    values = [50 * c + i for i in range(8) for c in range(3)]
+    labels = [None, *([0, 1, 2] * 8)[1:]]
+    path = write_parquet(tmp_path / "train.parquet", values, labels)
+    with pytest.raises(DataError, match=r"row 0 \(no label\)"):
+        load(path)
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(DataError, match=r"no data at .*nowhere"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="no images"):
+        load(tmp_path)
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(DataError, match="is no data set"):
+        load(tmp_path / "notes.txt")
+
+
+def test_images_without_class_folders(tmp_path):
+    picture(1).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match="1 images but no sub-folder a class"):
+        load(tmp_path)
+
+
+def test_parquet_without_labels(tmp_path):
+    table = pa.table({"image": [{"bytes": encoded(1), "path": None}], "text": ["a"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="no column label; it has image, text"):
+        load(tmp_path)
+
+
+def test_damaged_parquet(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 nonsense PAR1")
+    with pytest.raises(DataError, match=r"a\.parquet is no readable parquet"):
+        load(tmp_path)
+
+
+def test_a_file_without_split_beside_others(tmp_path):
+    for name in ("train-0", "more"):
+        write_parquet(tmp_path / f"{name}.parquet", range(9), [0, 1, 2] * 3)
+    with pytest.raises(DataError, match=r"more\.parquet has no split in its name"):
+        load(tmp_path)
+
+
+def test_too_few_images_of_a_class(tmp_path):
+    image_folder(tmp_path)
+    for i in range(1, 6):
+        (tmp_path / "bee" / f"{i}.png").unlink()
+    with pytest.raises(DataError, match="Class 'bee' has 1 training images; at least 3"):
+        load(tmp_path)
+    shutil.rmtree(tmp_path / "ant")
+    shutil.rmtree(tmp_path / "bee")
+    with pytest.raises(DataError, match="1 class; two are needed"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"validation_fraction": 1.0}, {"image_size": 0}, {"on_bad_image": "ignore"}]
+)
+def test_wrong_settings_are_named(wrong):
+    with pytest.raises(DataError, match=next(iter(wrong))):
+        load("digits", **wrong)

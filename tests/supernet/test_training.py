@@ -1,0 +1,165 @@
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from scrambled_supernet import space_on
+
+from nas.errors import CheckpointError, DataError, DeviceError, RequestError, TrainingError
+from nas.supernet import Images, Supernet, TrainingSettings, evaluate, measure_step, train
+
+SHORT = TrainingSettings(epochs=2, device="cpu")
+
+KILLED_IN_STEP_9 = """
+import os, signal, sys, torch
+from nas.space import load as load_space
+from nas.supernet import TrainingSettings, load, train
+
+torch.set_num_threads(1)
+data = load("digits", validation_fraction=0.5)
+space = load_space("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
+settings = TrainingSettings(epochs=2, device="cpu", checkpoint_seconds=0)
+
+
+def progress(report):
+    if report.step == 9:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+train(space, data, sys.argv[1], settings, seed=3, progress=progress)
+"""
+
+
+def weights(supernet):
+    return {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_killed_training_ends_in_the_same_weights(digits, tmp_path):
+    space = space_on(digits, "mobilenet_tiny")
+    undisturbed = weights(train(space, digits, tmp_path / "a", SHORT, seed=3))
+
+    command = [sys.executable, "-c", KILLED_IN_STEP_9, str(tmp_path / "b")]
+    assert subprocess.run(command).returncode == -signal.SIGKILL
+    assert not (tmp_path / "b" / "supernet.safetensors").exists()
+
+    steps = []
+    resumed = train(
+        space, digits, tmp_path / "b", SHORT, seed=3, progress=lambda p: steps.append(p.step)
+    )
+    assert steps[0] == 9  # the eighth step was the last to be kept
+    assert same(weights(resumed), undisturbed)
+    assert same(weights(Supernet.load(tmp_path / "b")), undisturbed)
+    assert {path.suffix for path in (tmp_path / "b").iterdir()} <= {
+        ".safetensors",
+        ".jsonl",
+        ".new",
+    }
+    logs = [
+        [
+            {key: row[key] for key in row if key != "seconds"}
+            for row in map(json.loads, (tmp_path / run / "training.jsonl").open())
+        ]
+        for run in "ab"
+    ]
+    assert logs[0] == logs[1]
+
+
+def test_training_learns_and_a_finished_training_is_loaded(digits, tmp_path):
+    space = space_on(digits, "squeezenet_tiny")
+    settings = replace(SHORT, epochs=12, learning_rate=0.3)
+    supernet = train(space, digits, tmp_path, settings, seed=0)
+    largest, smallest = evaluate(supernet, [space.largest, space.smallest], digits)
+    assert largest > 0.8
+    assert smallest > 0.6
+    again = train(space, digits, tmp_path, settings, seed=0, progress=pytest.fail)
+    assert same(weights(again), weights(supernet))
+
+
+def test_only_the_training_part_is_read(digits, tmp_path):
+    space = space_on(digits, "mobilenet_tiny")
+    one = replace(SHORT, epochs=1)
+    nothing = Images(digits.test.pixels[:0], digits.test.labels[:0])
+    blind = replace(digits, search=nothing, holdout=nothing, test=nothing)
+    seeing = train(space, digits, tmp_path / "a", one, seed=0)
+    assert same(weights(seeing), weights(train(space, blind, tmp_path / "b", one, seed=0)))
+
+
+def test_another_seed_or_space_is_not_resumed(digits, tmp_path):
+    space = space_on(digits, "mobilenet_tiny")
+    one = replace(SHORT, epochs=1)
+    train(space, digits, tmp_path, one, seed=0)
+    with pytest.raises(CheckpointError, match="seed = 0, not 1"):
+        train(space, digits, tmp_path, one, seed=1)
+    with pytest.raises(CheckpointError, match="space = mobilenet_tiny, not squeezenet_tiny"):
+        train(space_on(digits, "squeezenet_tiny"), digits, tmp_path, one, seed=0)
+
+
+def test_a_loss_that_is_no_number_is_an_error(digits, tmp_path):
+    wild = replace(SHORT, learning_rate=1e30, warmup=0)
+    with pytest.raises(TrainingError, match=r"diverged in step .* Lower learning_rate"):
+        train(space_on(digits, "mobilenet_tiny"), digits, tmp_path, wild, seed=0)
+    assert not (tmp_path / "supernet.safetensors").exists()
+
+
+def test_progress_and_the_learning_rate(digits, tmp_path):
+    seen = []
+    settings = replace(SHORT, warmup=0.2, learning_rate=0.1)
+    train(
+        space_on(digits, "squeezenet_tiny"),
+        digits,
+        tmp_path,
+        settings,
+        seed=0,
+        progress=seen.append,
+    )
+    steps = 2 * (len(digits.train) // 64)
+    assert [p.step for p in seen] == list(range(1, steps + 1))
+    assert {p.steps for p in seen} == {steps}
+    rates = [p.learning_rate for p in seen]
+    peak = rates.index(max(rates))
+    assert peak == 5
+    assert rates[peak] == 0.1
+    assert rates[:peak] == sorted(rates[:peak])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[-1] < 0.002
+    assert all(0 <= p.accuracy_largest <= 1 for p in seen)
+
+
+def test_a_space_for_other_data_is_refused(digits, tmp_path):
+    space = space_on(digits, "mobilenet_tiny").on(image_size=16, channels=1, classes=10)
+    with pytest.raises(DataError, match="adapted to"):
+        train(space, digits, tmp_path, SHORT, seed=0)
+
+
+def test_measured_steps_plan_epochs(digits):
+    found = measure_step(space_on(digits, "squeezenet_tiny"), digits, SHORT, steps=1)
+    assert found.seconds > 0
+    assert found.steps_per_epoch == len(digits.train) // 64
+    assert found._replace(seconds=0.5, steps_per_epoch=10).epochs_within(26) == 5
+    assert found._replace(seconds=0.5, steps_per_epoch=10).epochs_within(1) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"epochs": 0}, {"precision": "int4"}, {"label_smoothing": 1.0}, {"batch_size": 1}]
+)
+def test_wrong_settings_are_named(wrong):
+    with pytest.raises(RequestError, match=next(iter(wrong))):
+        TrainingSettings(**wrong)
+
+
+def test_a_device_that_is_not_there(digits, tmp_path):
+    with pytest.raises(DeviceError, match="'nonsense'"):
+        train(
+            space_on(digits, "mobilenet_tiny"),
+            digits,
+            tmp_path,
+            replace(SHORT, device="nonsense"),
+            seed=0,
+        )

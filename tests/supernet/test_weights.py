@@ -1,0 +1,216 @@
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from scrambled_supernet import TINY, scrambled
+from torch.nn import functional as F  # noqa: N812
+
+from nas.errors import CheckpointError
+from nas.graph import Channels, Graph
+from nas.network import Network, run
+from nas.space import load
+from nas.supernet import Supernet
+from nas.supernet.weights import parameter_groups, take
+
+SPACES = [(name, 8) for name in TINY] + [("mobilenet", 32), ("shufflenet", 32), ("squeezenet", 32)]
+
+
+def images(count, size, channels=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, channels, size, size, generator=generator)
+
+
+def on(name, size):
+    return load(name).on(image_size=size, channels=3, classes=10)
+
+
+def test_a_prefix_is_a_view():
+    weight = torch.arange(24.0).reshape(6, 4)
+    part = take(weight, 0, Channels.prefix(3, 6))
+    assert part.data_ptr() == weight.data_ptr()
+    assert part.untyped_storage().nbytes() == weight.untyped_storage().nbytes()
+    assert torch.equal(part, weight[:3])
+
+
+def test_runs_are_gathered_in_order():
+    weight = torch.arange(24.0).reshape(4, 6)
+    part = take(weight, 1, Channels(((0, 2), (3, 5)), 6))
+    assert torch.equal(part, weight[:, [0, 1, 3, 4]])
+
+
+@pytest.mark.parametrize(("name", "size"), SPACES)
+def test_an_extracted_network_equals_the_supernet(name, size):
+    space = on(name, size)
+    supernet = scrambled(space)
+    rng = np.random.default_rng(0)
+    for architecture in [space.smallest, *(space.sample(rng) for _ in range(3))]:
+        graph = space.lower(architecture)
+        statistics = supernet.calibrate(graph, [images(8, size, seed=1)])
+        network = Network(graph, torch.Generator()).eval()
+        network.load_state_dict(supernet.extract(architecture, statistics))
+        batch = images(3, size, seed=2)
+        torch.testing.assert_close(
+            network(batch), supernet(graph, batch, statistics), rtol=1e-5, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_space_without_norms(name):
+    space = replace(on(name, 8), norm=False)
+    supernet = scrambled(space)
+    graph = space.lower(space.smallest)
+    assert supernet.calibrate(graph, [images(4, 8)]) == {}
+    network = Network(graph, torch.Generator())
+    network.load_state_dict(supernet.extract(graph))
+    torch.testing.assert_close(network(images(2, 8)), supernet(graph, images(2, 8)))
+
+
+def widened(graph, supernet):
+    """The graph with every convolution as wide as the bank: the widest network there is."""
+    ops = []
+    for op in graph.ops:
+        c, h, w = op.shape
+        inputs = [ops[source].shape[0] for source in op.inputs]
+        groups = op.groups
+        if op.kind == "conv" and groups > 1:
+            c = groups = inputs[0]
+        elif op.kind == "conv":
+            c = len(supernet.get_parameter(f"{op.slot.name}.weight"))
+        elif op.kind not in ("input", "linear"):
+            c = sum(inputs) if op.kind == "concat" else inputs[0]
+        ops.append(op._replace(shape=(c, h, w), groups=groups))
+    return Graph(tuple(ops))
+
+
+class Masked:
+    """The bank's weights with the outputs that a narrowed network lacks set to zero.
+
+    Knows nothing of slices: only how many channels each op of the narrowed network has.
+    """
+
+    def __init__(self, supernet, narrowed):
+        self.supernet = supernet
+        self.count = {op.slot.name: op.shape[0] for op in narrowed.ops if op.slot}
+
+    def masked(self, op, end):
+        tensor = self.supernet.get_parameter(f"{op.slot.name}.{end}")[: op.shape[0]]
+        keep = torch.arange(len(tensor)) < self.count[op.slot.name]
+        return tensor * keep.reshape(-1, *[1] * (tensor.dim() - 1))
+
+    def weight(self, op):
+        return self.masked(op, "weight")
+
+    def bias(self, op):
+        return self.masked(op, "bias") if op.bias else None
+
+    def norm(self, op, x):
+        return F.batch_norm(x, None, None, self.masked(op, "weight"), self.masked(op, "bias"), True)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "narrow"),
+    [
+        ("mobilenet_tiny", 8, "width$"),
+        # A stem as wide as stage1 would add a residual connection; at 96 px no other stage can.
+        ("mobilenet", 96, r"(stage\d|head)\.width$"),
+        ("mobilenet", 96, r"^stage.*(width|expand)$"),
+        ("squeezenet_tiny", 8, "width$"),
+        ("squeezenet_tiny", 8, "squeeze$|share3x3$"),
+        ("squeezenet", 32, "width$|squeeze$"),
+    ],
+)
+def test_narrowing_is_masking(name, size, narrow):
+    space = on(name, size)
+    choices = {
+        key: min(space.parameters[key]) if re.search(narrow, key) else value
+        for key, value in space.largest.choices
+    }
+    narrowed = space.lower(space.architecture(choices))
+    supernet = scrambled(space)
+    wide = widened(narrowed, supernet)
+    assert narrowed.macs < wide.macs
+    batch = images(4, size)
+    masked = run(wide, batch, Masked(supernet, narrowed)).flatten(1)
+    torch.testing.assert_close(supernet(narrowed, batch), masked, rtol=1e-4, atol=1e-4)
+
+
+def test_a_smaller_kernel_is_the_centre():
+    space = on("mobilenet", 32)
+    supernet = scrambled(space)
+    choices = dict(space.largest.choices) | {"stage2.0.kernel": 3}
+    state = supernet.extract(space.architecture(choices))
+    whole = supernet.state_dict()["stage2.0.depthwise.weight"]
+    assert whole.shape[-1] == 5
+    assert torch.equal(state["stage2.0.depthwise.weight"], whole[:, :, 1:4, 1:4])
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_calibrated_on_a_batch_equals_batch_statistics(name):
+    space = on(name, 8)
+    supernet = scrambled(space)
+    graph, batch = space.lower(space.largest), images(16, 8)
+    statistics = supernet.calibrate(graph, [batch])
+    torch.testing.assert_close(
+        supernet(graph, batch, statistics), supernet(graph, batch), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_statistics_are_those_of_all_images():
+    space = on("mobilenet_tiny", 8)
+    supernet = scrambled(space)
+    graph, batch = space.lower(space.largest), images(20, 8)
+    stem = F.conv2d(batch, supernet.get_parameter("stem.weight"), padding=1).detach().numpy()
+    mean, variance = supernet.calibrate(graph, batch.split([11, 2, 7]))["stem.norm"]
+    np.testing.assert_allclose(mean, stem.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(variance, stem.var((0, 2, 3)), rtol=1e-5)
+
+
+def test_vectors_are_not_decayed():
+    supernet = scrambled(on("squeezenet_tiny", 8))
+    decayed, free = parameter_groups(supernet, 0.1)
+    assert decayed["weight_decay"] == 0.1
+    assert free["weight_decay"] == 0
+    names_of = {id(p): name for name, p in supernet.named_parameters()}
+    assert all(names_of[id(p)].endswith(".weight") for p in decayed["params"])
+    assert not any(".norm." in names_of[id(p)] for p in decayed["params"])
+    assert len(decayed["params"]) + len(free["params"]) == len(names_of)
+
+
+def test_saved_and_loaded(tmp_path):
+    space = on("shufflenet_tiny", 8)
+    supernet = scrambled(space)
+    supernet.save(tmp_path, {"seed": 3})
+    loaded = Supernet.load(tmp_path)
+    assert loaded.space == space
+    for (name, a), (other, b) in zip(
+        supernet.state_dict().items(), loaded.state_dict().items(), strict=True
+    ):
+        assert name == other
+        assert torch.equal(a, b)
+    with safe_open(tmp_path / "supernet.safetensors", framework="numpy") as file:
+        assert set(file.metadata()) == {"record"}
+
+
+def test_loading_for_another_space_names_both(tmp_path):
+    scrambled(on("shufflenet_tiny", 8)).save(tmp_path, {})
+    with pytest.raises(CheckpointError, match=r"shufflenet_tiny .* not to mobilenet_tiny"):
+        Supernet.load(tmp_path, on("mobilenet_tiny", 8))
+
+
+def test_a_damaged_or_missing_file(tmp_path):
+    with pytest.raises(CheckpointError, match="There is no"):
+        Supernet.load(tmp_path)
+    scrambled(on("shufflenet_tiny", 8)).save(tmp_path, {})
+    path = tmp_path / "supernet.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="no readable checkpoint"):
+        Supernet.load(tmp_path)
+
+
+def test_an_unknown_schema_is_refused_by_name(tmp_path):
+    scrambled(on("shufflenet_tiny", 8)).save(tmp_path, {"schema": 99})
+    with pytest.raises(CheckpointError, match="schema 99"):
+        Supernet.load(tmp_path)
