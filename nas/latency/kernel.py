@@ -1,0 +1,201 @@
+"""`Kernel`: what a runtime launches, with a canonical text that is a latency table's key.
+
+A kernel is an anchor operation together with what a runtime fuses into it: channel slices folded
+into its reads, and an epilogue of bias, activations, residual additions and a channel shuffle. The
+text parses back, so a table alone is enough to build its kernels again:
+
+    conv2d 116x14x14[58:116] -> 58x14x14 k1 s1 p0 g1 bias relu
+    conv2d 192x28x28 -> 32x28x28 k1 s1 p0 g1 bias add
+    concat 116x14x14[0:58] 58x14x14 -> 116x14x14 shuffle2
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import NamedTuple
+
+from nas.errors import KernelError
+from nas.graph import ACTIVATIONS, Shape
+
+WINDOW_KINDS = frozenset({"conv2d", "max_pool"})
+"""Kinds with a window: their texts carry kernel size, stride, padding and groups."""
+
+KINDS = WINDOW_KINDS | {"concat", "copy", "global_pool", "linear"}
+"""`copy` moves one tensor, and does whatever its epilogue says on the way."""
+
+_OPERAND = re.compile(r"(\d+)x(\d+)x(\d+)(?:\[(\d+):(\d+)\])?")
+_WINDOW = re.compile(r"k(\d+) s(\d+) p(\d+) g(\d+)")
+_SHUFFLE = re.compile(r"shuffle(\d+)")
+
+
+class Operand(NamedTuple):
+    """A tensor that a kernel reads: channels `start` to `stop` of one of `shape`."""
+
+    shape: Shape
+    start: int
+    stop: int
+
+    @classmethod
+    def whole(cls, shape: Shape) -> Operand:
+        """All channels of a tensor."""
+        return cls(shape, 0, shape[0])
+
+    @property
+    def channels(self) -> int:
+        """How many channels are read."""
+        return self.stop - self.start
+
+    @property
+    def text(self) -> str:
+        """`116x14x14`, or `116x14x14[58:116]` for a part of the channels."""
+        size = "x".join(str(n) for n in self.shape)
+        whole = self.start == 0 and self.stop == self.shape[0]
+        return size if whole else f"{size}[{self.start}:{self.stop}]"
+
+    @classmethod
+    def parse(cls, text: str) -> Operand:
+        """The operand with this text. Raises ValueError for a text that none has."""
+        found = _OPERAND.fullmatch(text)
+        if not found:
+            raise ValueError(f"'{text}' is no shape like 116x14x14 or 116x14x14[58:116]")
+        c, h, w, start, stop = found.groups()
+        first, last = (0, int(c)) if start is None else (int(start), int(stop))
+        if not 0 <= first < last <= int(c):
+            raise ValueError(f"'{text}' is no range of channels")
+        return cls((int(c), int(h), int(w)), first, last)
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """One launch of a runtime, for one image. Equal texts are equal kernels.
+
+    Args:
+        kind: one of `KINDS`.
+        inputs: what the anchor reads; added tensors are in the epilogue.
+        output: shape of the result.
+        kernel, stride, padding, groups: of a `conv2d` or `max_pool`.
+        epilogue: steps in order: `bias`, `relu`, `relu6`, `shuffle2` (groups), `add` for a tensor
+            shaped like the output, or `add:64x28x28[0:32]` for a part of a larger one.
+    """
+
+    kind: str
+    inputs: tuple[Operand, ...]
+    output: Shape
+    kernel: int = 1
+    stride: int = 1
+    padding: int = 0
+    groups: int = 1
+    epilogue: tuple[str, ...] = ()
+
+    @cached_property
+    def text(self) -> str:
+        """The canonical text, which `parse` reads."""
+        parts = [self.kind, *(operand.text for operand in self.inputs), "->"]
+        parts.append("x".join(str(n) for n in self.output))
+        if self.kind in WINDOW_KINDS:
+            parts.append(f"k{self.kernel} s{self.stride} p{self.padding} g{self.groups}")
+        return " ".join([*parts, *self.epilogue])
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Kernel) and self.text == other.text)
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    @classmethod
+    def parse(cls, text: str) -> Kernel:
+        """The kernel with this text. Raises KernelError for a text that no kernel has."""
+        try:
+            return _parse(text)
+        except ValueError as error:
+            raise KernelError(
+                f"'{text}' is no kernel: {error}.",
+                remedy="A table is written by `nas table build`; do not edit its kernels.",
+            ) from error
+
+    @cached_property
+    def addends(self) -> tuple[Operand, ...]:
+        """The tensors that the epilogue adds, in order."""
+        return tuple(
+            Operand.whole(self.output) if step == "add" else Operand.parse(step[len("add:") :])
+            for step in self.epilogue
+            if step.startswith("add")
+        )
+
+    @property
+    def operands(self) -> tuple[Operand, ...]:
+        """Every tensor read at run time: the anchor's inputs, then what is added."""
+        return self.inputs + self.addends
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether each channel is convolved by itself."""
+        return self.kind == "conv2d" and 1 < self.groups == self.inputs[0].channels
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the anchor is a convolution or a linear layer."""
+        return self.kind in ("conv2d", "linear")
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether the epilogue starts with a bias."""
+        return "bias" in self.epilogue
+
+    @property
+    def shuffle_groups(self) -> int:
+        """Groups of the channel shuffle in the epilogue; 1 without one."""
+        found = [_SHUFFLE.fullmatch(step) for step in self.epilogue]
+        return next((int(match[1]) for match in found if match), 1)
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """`(outputs, inputs / groups, kernel, kernel)`, or `(outputs, inputs)` of a linear."""
+        channels = self.inputs[0].channels
+        if self.kind == "linear":
+            return (self.output[0], channels)
+        return (self.output[0], channels // self.groups, self.kernel, self.kernel)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for one image, as `Graph.macs` counts them."""
+        if not self.has_weights:
+            return 0
+        c, h, w = self.output
+        return c * h * w * (self.inputs[0].channels // self.groups) * self.kernel**2
+
+
+@cache
+def _parse(text: str) -> Kernel:
+    head, arrow, tail = text.partition(" -> ")
+    kind, *inputs = head.split(" ")
+    if not arrow or kind not in KINDS:
+        raise ValueError(f"it should start with one of {', '.join(sorted(KINDS))}")
+    shape, _, rest = tail.partition(" ")
+    window = (1, 1, 0, 1)
+    if kind in WINDOW_KINDS:
+        found = _WINDOW.match(rest)
+        if not found:
+            raise ValueError("it should have a window like 'k3 s1 p1 g1'")
+        window = tuple(int(n) for n in found.groups())  # type: ignore[assignment]
+        rest = rest[found.end() :].strip()
+    kernel = Kernel(
+        kind,
+        tuple(Operand.parse(operand) for operand in inputs),
+        Operand.parse(shape).shape,
+        *window,
+        epilogue=tuple(rest.split()),
+    )
+    for step in kernel.epilogue:
+        known = step in ACTIVATIONS or step in ("bias", "add") or _SHUFFLE.fullmatch(step)
+        if not known and not step.startswith("add:"):
+            raise ValueError(f"'{step}' is no epilogue step")
+    _ = kernel.addends  # raises ValueError for an operand that cannot be read
+    if kernel.text != text or not inputs:
+        raise ValueError(f"its canonical text is '{kernel.text}'")
+    return kernel

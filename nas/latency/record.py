@@ -1,0 +1,183 @@
+"""The lines of a latency table: what each holds, and what makes one untrustworthy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nas.errors import TableError
+from nas.latency.device import Fingerprint
+from nas.latency.timing import LARGEST_SPREAD, SAMPLE_SECONDS, SAMPLES, Timing, four_digits
+
+SCHEMA = 1
+MOST_SAMPLES = 12
+KINDS = ("kernel", "dispatch", "calibration")
+_NAME = {"kernel": "kernel", "dispatch": "part"}
+STATUSES = ("ok", "failed", "unstable")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line behind the header.
+
+    Args:
+        record: `kernel`, `dispatch` or `calibration`.
+        name: text of the kernel; of a dispatch, the part it measures: `launch`, `invocation`.
+        status: `unstable` predicts, flagged; `failed` has an error and no latency.
+        latency_us: median of `samples_us`; None if failed, and in a calibration.
+        samples_us: at most 12, with four digits.
+        schedule: from which the runtime builds the kernel again.
+        basis: `measured`, or `estimated: <by what>`.
+        error: of a failed one.
+        supersedes: the line of the record that this one replaces.
+        calibration: `slope`, `offset_us` and how they were fitted.
+        line: where it stands in its file, the header being line 1; 0 before it is written.
+    """
+
+    record: str
+    name: str = ""
+    status: str = "ok"
+    latency_us: float | None = None
+    samples_us: tuple[float, ...] = ()
+    schedule: Mapping[str, Any] | None = None
+    basis: str = "measured"
+    error: str | None = None
+    supersedes: int | None = None
+    calibration: Mapping[str, Any] | None = None
+    line: int = 0
+
+    @classmethod
+    def of_timing(
+        cls,
+        record: str,
+        timing: Timing,
+        *,
+        name: str,
+        schedule: Mapping[str, Any] | None = None,
+    ) -> Record:
+        """The record of a successful timing."""
+        return cls(
+            record,
+            name,
+            "unstable" if timing.unstable else "ok",
+            timing.latency_us,
+            timing.samples_us,
+            schedule,
+        )
+
+    @property
+    def key(self) -> str:
+        """Two current records of a table never have the same key."""
+        return f"{self.record} {self.name}".strip()
+
+    def to_json(self) -> dict[str, Any]:
+        """The line to write; what does not apply is left out."""
+        found: dict[str, Any] = {"record": self.record}
+        if self.record == "calibration":
+            found |= {"status": self.status, **(self.calibration or {})}
+        else:
+            found |= {
+                _NAME[self.record]: self.name,
+                "status": self.status,
+                "latency_us": self.latency_us,
+                "samples_us": list(self.samples_us),
+            }
+            if self.schedule is not None:
+                found["schedule"] = dict(self.schedule)
+            found["basis"] = self.basis
+        if self.error is not None:
+            found["error"] = self.error
+        if self.supersedes is not None:
+            found["supersedes"] = self.supersedes
+        return found
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], where: str, line: int) -> Record:
+        """Reads and checks a line. Raises TableError that starts with `where` for a bad one."""
+        kind, status = value.get("record"), value.get("status")
+        if kind not in KINDS:
+            raise _bad(where, f"its record is {kind!r}, not one of {', '.join(KINDS)}")
+        if status not in STATUSES:
+            raise _bad(where, f"its status is {status!r}, not one of {', '.join(STATUSES)}")
+        if kind == "calibration":
+            return _calibration(value, where, line)
+        if not isinstance(value.get(_NAME[kind]), str):
+            raise _bad(where, f"it names no {_NAME[kind]}")
+        samples = value.get("samples_us") or []
+        latency = value.get("latency_us")
+        if status == "failed":
+            if latency is not None or not value.get("error"):
+                raise _bad(where, "a failed record has an error and no latency")
+        else:
+            _check_latency(latency, samples, where)
+        return cls(
+            kind,
+            value[_NAME[kind]],
+            status,
+            latency,
+            tuple(samples),
+            value.get("schedule"),
+            value.get("basis", "measured"),
+            value.get("error"),
+            value.get("supersedes"),
+            None,
+            line,
+        )
+
+
+def _calibration(value: Mapping[str, Any], where: str, line: int) -> Record:
+    for name in ("slope", "offset_us"):
+        if not isinstance(value.get(name), int | float) or not math.isfinite(value[name]):
+            raise _bad(where, f"its {name} is {value.get(name)!r}")
+    rest = {name: value[name] for name in value if name not in ("record", "status", "supersedes")}
+    return Record("calibration", calibration=rest, supersedes=value.get("supersedes"), line=line)
+
+
+def _check_latency(latency: Any, samples: Any, where: str) -> None:
+    if not isinstance(samples, Sequence) or not 0 < len(samples) <= MOST_SAMPLES:
+        raise _bad(where, f"it should have 1 to {MOST_SAMPLES} samples")
+    for value in (latency, *samples):
+        if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+            raise _bad(where, f"{value!r} us is no latency")
+    median = Timing(tuple(samples)).latency_us
+    if four_digits(latency) != median:
+        raise _bad(where, f"its latency {latency} us is not the median of its samples, {median}")
+
+
+def _bad(where: str, what: str) -> TableError:
+    return TableError(
+        f"{where}: {what}.", remedy="The table was edited or damaged; build it again."
+    )
+
+
+def header(device: Fingerprint) -> dict[str, Any]:
+    """The first line of a new table."""
+    return {
+        "schema": SCHEMA,
+        "record": "header",
+        **device.to_json(),
+        "timing": {
+            "statistic": "median",
+            "samples": SAMPLES,
+            "sample_seconds": SAMPLE_SECONDS,
+            "largest_spread": LARGEST_SPREAD,
+            "pinned": True,
+        },
+    }
+
+
+def read_header(value: Mapping[str, Any], where: str) -> Fingerprint:
+    """The device of a table. Raises TableError for another schema, or no header."""
+    if value.get("schema") != SCHEMA:
+        raise TableError(
+            f"{where} is a table of schema {value.get('schema')!r}; this version reads {SCHEMA}.",
+            remedy="Use the version of nas that wrote it, or build the table again.",
+        )
+    try:
+        return Fingerprint.from_json(value)
+    except (KeyError, TypeError) as error:
+        raise TableError(
+            f"{where} has no complete header ({error}).", remedy="Build the table again."
+        ) from error

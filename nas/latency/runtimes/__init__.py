@@ -1,0 +1,157 @@
+"""The runtimes that can be timed. Adding one means adding a file or folder here, and its name.
+
+A runtime has two halves. Its fusion (`Fusion`) says how a graph splits into kernels and how their
+latencies compose; it imports nothing heavy, so a table predicts on machines without the runtime.
+The runtime itself (`Runtime`) compiles and times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.errors import DeviceError, RequestError
+from nas.graph import Graph
+from nas.latency.device import Fingerprint
+from nas.latency.kernel import Kernel
+from nas.latency.timing import Timing
+
+_MODULES = {"tvm": "nas.latency.runtimes.tvm"}
+
+Weights = Mapping[str, NDArray[np.float32]]
+"""By slot name, and `<slot>.bias`: what `nas.network.folded_weights` returns."""
+
+Schedules = Mapping[Kernel, Mapping[str, Any]]
+"""How the runtime builds each kernel; from a table's rows."""
+
+
+class Fusion(Protocol):
+    """How a runtime splits graphs into kernels; a module is one.
+
+    `DISPATCH_PARTS` names the costs beside the kernels that `predicted_us` needs.
+    """
+
+    DISPATCH_PARTS: tuple[str, ...]
+
+    def kernels(self, graph: Graph) -> list[Kernel]:
+        """The kernels of a graph, in launch order."""
+        ...
+
+    def predicted_us(self, kernels_us: Sequence[float], dispatch_us: Mapping[str, float]) -> float:
+        """Latency of a network from its kernels' and what `Runtime.time_dispatch` measured."""
+        ...
+
+
+class CompiledNetwork(Protocol):
+    """A whole network, compiled, with its weights."""
+
+    @property
+    def launched(self) -> list[Kernel]:
+        """The kernels that the compiled network really launches, read from its code."""
+        ...
+
+    def run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The output vector of one image `channels x height x width`."""
+        ...
+
+    def evaluate(self, calls: int, samples: int) -> Sequence[float]:
+        """See `nas.latency.timing.Evaluate`."""
+        ...
+
+
+class Runtime(Protocol):
+    """Compiles and times kernels and networks on one device."""
+
+    @property
+    def name(self) -> str:
+        """The name that `open_runtime` knows it by."""
+        ...
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The device and settings that its latencies are good for."""
+        ...
+
+    def kernels(self, graph: Graph) -> list[Kernel]:
+        """See `Fusion.kernels`."""
+        ...
+
+    def time_kernel(self, kernel: Kernel) -> tuple[Mapping[str, Any], Timing]:
+        """Finds the fastest schedule of a kernel and times it.
+
+        Raises MeasurementError, or what the compiler raises, for one that cannot be timed.
+        """
+        ...
+
+    def time_dispatch(self) -> Mapping[str, Timing]:
+        """What running a network costs beside its kernels, by part; `Fusion` composes them."""
+        ...
+
+    def compile(
+        self, graph: Graph, schedules: Schedules, weights: Weights | None = None
+    ) -> CompiledNetwork:
+        """A network ready to run; random weights unless given.
+
+        Raises MissingKernelError for a kernel without a schedule.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a runtime can be used here, and why not."""
+
+    name: str
+    usable: bool
+    reason: str = ""
+    versions: Mapping[str, str] | None = None
+
+
+def names() -> list[str]:
+    """Names of all runtimes, usable here or not."""
+    return sorted(_MODULES)
+
+
+def _module(name: str) -> Any:
+    if name not in _MODULES:
+        raise RequestError(
+            f"There is no runtime '{name}'.", remedy=f"Allowed: {', '.join(names())}."
+        )
+    return import_module(_MODULES[name])
+
+
+def fusion(name: str) -> Fusion:
+    """The fusion of a runtime. Raises RequestError for an unknown name."""
+    return cast(Fusion, _module(name).fusion)
+
+
+def open_runtime(
+    name: str, *, target: str = "cpu", threads: int = 1, dtype: str = "float32"
+) -> Runtime:
+    """A runtime, ready to compile and time.
+
+    Raises RequestError for an unknown runtime, or for settings it does not have; DeviceError for
+    one that cannot be used on this machine.
+    """
+    module = _module(name)
+    if threads < 1:
+        raise RequestError(f"threads is {threads}.", remedy="Use 1 or more.")
+    found = availability(name)
+    if not found.usable:
+        raise DeviceError(f"Runtime '{name}' cannot be used here: {found.reason}.")
+    return cast(Runtime, module.open(target=target, threads=threads, dtype=dtype))
+
+
+def availability(name: str) -> Availability:
+    """Whether a runtime works here, found by trying. Raises RequestError for an unknown name."""
+    return cast(Availability, _module(name).availability())
+
+
+def available_runtimes() -> list[Availability]:
+    """Every runtime and whether it works here."""
+    return [availability(name) for name in names()]

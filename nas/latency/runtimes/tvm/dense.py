@@ -1,0 +1,294 @@
+"""Dense and grouped convolutions and linear layers as register-tiled matrix products.
+
+A tile of pixels by channel vectors is accumulated in registers over the whole reduction: each step
+loads one packed weight vector a channel vector, and multiplies it with one input value a pixel
+(Goto and van de Geijn 2008, "Anatomy of high-performance matrix multiplication"). A convolution
+with padding first copies its input into scratch memory with the border around it, so that the
+inner loops have no conditions. Weights are packed by tile, and padded with zeros to whole vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import tirx
+
+from nas.latency.kernel import Kernel
+from nas.latency.runtimes.tvm import loops
+from nas.latency.runtimes.tvm.loops import Expr, Stmt, Tensor
+from nas.latency.runtimes.tvm.nest import Nest, Schedule, spans, unrolled
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Sizes of a dense kernel's loops; `rows` and `columns` count output pixels.
+
+    A convolution of single pixels has one row of `height x width` columns.
+    """
+
+    groups: int
+    inputs: int  # channels of one group
+    outputs: int  # channels of one group
+    rows: int
+    columns: int
+    taps: int  # pixels of the window
+    channels: int  # output channels of a tile, a multiple of the vector width
+    tiles: int  # tiles of output channels in one group
+
+    @classmethod
+    def of(cls, kernel: Kernel, schedule: Schedule, lanes: int) -> Tiling:
+        """The loops of a kernel with a schedule, for vectors of `lanes` elements."""
+        outputs, height, width = kernel.output
+        flat = is_flat(kernel)
+        channels = schedule["channels"] * lanes
+        per_group = outputs // kernel.groups
+        return cls(
+            groups=kernel.groups,
+            inputs=kernel.inputs[0].channels // kernel.groups,
+            outputs=per_group,
+            rows=1 if flat else height,
+            columns=height * width if flat else width,
+            taps=kernel.kernel**2,
+            channels=channels,
+            tiles=-(-per_group // channels),
+        )
+
+
+def is_flat(kernel: Kernel) -> bool:
+    """Whether every output pixel reads exactly the input pixel in its place."""
+    return kernel.kernel == 1 and kernel.stride == 1 and kernel.padding == 0
+
+
+def pack_weight(
+    kernel: Kernel, schedule: Schedule, lanes: int, weight: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """From `kernel.weight_shape` to groups x tiles x taps x inputs x tile channels, flat."""
+    t = Tiling.of(kernel, schedule, lanes)
+    grouped = weight.reshape(t.groups, t.outputs, t.inputs, t.taps)
+    padded = np.zeros((t.groups, t.tiles * t.channels, t.inputs, t.taps), np.float32)
+    padded[:, : t.outputs] = grouped
+    tiled = padded.reshape(t.groups, t.tiles, t.channels, t.inputs, t.taps)
+    return np.ascontiguousarray(tiled.transpose(0, 1, 4, 3, 2)).reshape(-1)
+
+
+def pack_bias(
+    kernel: Kernel, schedule: Schedule, lanes: int, bias: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """From one value an output channel to groups x tiles x tile channels, flat."""
+    t = Tiling.of(kernel, schedule, lanes)
+    padded = np.zeros((t.groups, t.tiles * t.channels), np.float32)
+    padded[:, : t.outputs] = bias.reshape(t.groups, t.outputs)
+    return padded.reshape(-1)
+
+
+def function(
+    kernel: Kernel, schedule: Schedule, lanes: int, threads: int, name: str
+) -> tirx.PrimFunc:
+    """The TIR function of a dense kernel.
+
+    The schedule has `channels` (vectors) by `rows` x `columns` (pixels) of a register tile;
+    `order`, which of channels and pixels the outer loops walk; `partial_sums`, how many
+    accumulators share one output, to hide the latency of additions in tiny tiles.
+    """
+    t = Tiling.of(kernel, schedule, lanes)
+    bias_size = t.groups * t.tiles * t.channels
+    nest = Nest(kernel, lanes, threads, bias_size * t.taps * t.inputs, bias_size)
+    source = _Source(kernel, nest)
+    high, wide = schedule["rows"], schedule["columns"]
+    whole_tiles, narrow = loops.tiles(t.outputs, t.channels)
+
+    def channel_tiles(
+        body: Callable[[_ChannelTile], list[Stmt]], *, parallel: bool = False
+    ) -> list[Stmt]:
+        def of_group(group: Expr) -> list[Stmt]:
+            found = loops.loop(
+                whole_tiles,
+                lambda index: body(_ChannelTile(group, index, t.channels)),
+                parallel=parallel and t.groups == 1,
+            )
+            return found + (body(_ChannelTile(group, whole_tiles, narrow)) if narrow else [])
+
+        return loops.loop(t.groups, of_group, parallel=parallel)
+
+    def pixel_tiles(
+        body: Callable[[_PixelTile], list[Stmt]], *, parallel: bool = False
+    ) -> list[Stmt]:
+        bands = t.rows // high
+
+        def of_band(band: Expr) -> list[Stmt]:
+            return spans(
+                t.columns,
+                wide,
+                lambda column, count: body(_PixelTile(band * high, column, high, count)),
+                parallel=parallel and bands == 1,
+            )
+
+        return loops.loop(bands, of_band, parallel=parallel)
+
+    def tile(channels: _ChannelTile, pixels: _PixelTile) -> list[Stmt]:
+        return _tile(nest, source, t, schedule["partial_sums"], channels, pixels)
+
+    if schedule["order"] == "channels":
+        body = channel_tiles(
+            lambda channels: pixel_tiles(lambda pixels: tile(channels, pixels)),
+            parallel=nest.parallel,
+        )
+    else:
+        body = pixel_tiles(
+            lambda pixels: channel_tiles(lambda channels: tile(channels, pixels)),
+            parallel=nest.parallel,
+        )
+    return nest.function(source.prepare() + body, name)
+
+
+class _ChannelTile(NamedTuple):
+    """Tile `index` of a group's output channels, of which `width` exist; the rest is padding."""
+
+    group: Expr
+    index: Expr
+    width: int
+
+
+class _PixelTile(NamedTuple):
+    """`high x wide` output pixels from `row` and `column` on."""
+
+    row: Expr
+    column: Expr
+    high: int
+    wide: int
+
+
+def _tile(
+    nest: Nest,
+    source: _Source,
+    t: Tiling,
+    sums: int,
+    channels: _ChannelTile,
+    pixels: _PixelTile,
+) -> list[Stmt]:
+    """One register tile: accumulators set, reduced and stored; `sums` share an output."""
+    kernel, lanes, weight = nest.kernel, nest.lanes, nest.weight
+    assert weight is not None
+    group, index, width = channels
+    row, column, high, wide = pixels
+    stores = loops.vectors(width, lanes)
+    position = list(unrolled(high, wide, len(stores)))
+    registers = Tensor("acc", len(position) * sums * lanes, scope="local")
+
+    def register(at: int, part: int) -> int:
+        return (at * sums + part) * lanes
+
+    packed_at = group * t.tiles + index
+    found = [registers.allocate()]
+    for at, (_, _, v) in enumerate(position):
+        for part in range(sums):
+            start = (
+                nest.initial(packed_at * t.channels + v * lanes, lanes)
+                if part == 0
+                else loops.spread(0.0, lanes)
+            )
+            found.append(registers.store(register(at, part), start, lanes))
+
+    def step(tap_row: Expr, tap_column: Expr, block: Expr) -> list[Stmt]:
+        done = []
+        for part in range(sums):
+            channel = block * sums + part
+            tap = tap_row * kernel.kernel + tap_column
+            weights_at = ((packed_at * t.taps + tap) * t.inputs + channel) * t.channels
+            for at, (i, j, v) in enumerate(position):
+                value = source.load(
+                    (row + i) * kernel.stride + tap_row,
+                    (column + j) * kernel.stride + tap_column,
+                    group * t.inputs + channel,
+                )
+                total = registers.load(register(at, part), lanes)
+                weights = weight.load(weights_at + v * lanes, lanes)
+                total = total + loops.spread(value, lanes) * weights
+                done.append(registers.store(register(at, part), total, lanes))
+        return done
+
+    found += loops.loop(
+        kernel.kernel,
+        lambda y: loops.loop(
+            kernel.kernel,
+            lambda x: loops.loop(t.inputs // sums, lambda block: step(y, x, block)),
+        ),
+    )
+    for at, (i, j, v) in enumerate(position):
+        offset, exist = stores[v]
+        total = registers.load(register(at, 0), exist)
+        for part in range(1, sums):
+            total = total + registers.load(register(at, part), exist)
+        pixel = (row + i) * t.columns + column + j
+        channel = group * t.outputs + index * t.channels + offset
+        found.append(nest.finish(total, pixel, channel, exist))
+    return [loops.sequence(found)]
+
+
+class _Source:
+    """The input as the tiles see it: by row, column and channel, borders included."""
+
+    def __init__(self, kernel: Kernel, nest: Nest) -> None:
+        self._kernel, self._nest = kernel, nest
+        operand = kernel.inputs[0]
+        _, height, width = kernel.output
+        if kernel.padding:
+            self._width = (width - 1) * kernel.stride + kernel.kernel
+            self._height = (height - 1) * kernel.stride + kernel.kernel
+            self._channels, self._start = operand.channels, 0
+            size = self._height * self._width * self._channels
+            self._tensor = Tensor("padded", size, scope="global")
+        else:
+            self._width, self._channels = operand.shape[2], operand.shape[0]
+            self._start = operand.start
+            self._tensor = nest.inputs[0]
+
+    def load(self, row: Expr, column: Expr, channel: Expr) -> Expr:
+        at = (row * self._width + column) * self._channels + self._start + channel
+        return self._tensor.load(at)
+
+    def prepare(self) -> list[Stmt]:
+        """Copies the input with its border into scratch memory, if there is a border."""
+        if not self._kernel.padding:
+            return []
+        operand, lanes, border = self._kernel.inputs[0], self._nest.lanes, self._kernel.padding
+        _, height, width = operand.shape
+        channels = operand.channels
+        line = self._width * channels
+        copied = min(width, self._width - border)
+
+        def fill(row: Expr) -> list[Stmt]:
+            start = row * line + border * channels
+            above = row - border
+            if channels == operand.shape[0]:
+                moved = loops.copy(
+                    self._tensor, start, self._nest.inputs[0], above * width * channels,
+                    copied * channels, lanes,
+                )  # fmt: skip
+            else:
+                moved = loops.loop(
+                    copied,
+                    lambda column: loops.copy(
+                        self._tensor,
+                        start + column * channels,
+                        self._nest.inputs[0],
+                        (above * width + column) * operand.shape[0] + operand.start,
+                        channels,
+                        lanes,
+                    ),
+                )
+            right = self._width - border - copied
+            edges = loops.zero(self._tensor, row * line, border * channels, lanes)
+            edges += loops.zero(self._tensor, start + copied * channels, right * channels, lanes)
+            empty = loops.sequence(loops.zero(self._tensor, row * line, line, lanes))
+            if isinstance(row, int):
+                return moved + edges if 0 <= above < height else [empty]
+            inside = tirx.all(above >= 0, above < height)
+            return [tirx.IfThenElse(inside, loops.sequence(moved + edges), empty)]
+
+        rows = loops.loop(self._height, fill, parallel=self._nest.parallel)
+        return [self._tensor.allocate(), *rows]

@@ -1,0 +1,195 @@
+"""How the TVM runtime splits a graph into kernels. Imports no TVM, so tables predict anywhere.
+
+The rule is local: a convolution takes its bias, the activations and residual additions that read
+nothing but it; a concatenation takes the channel shuffle behind it; a channel slice is a view that
+its readers fold into their reads. So a kernel never depends on anything beyond the neighbouring
+block, and a space's kernels can be listed from its blocks alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from operator import attrgetter
+from typing import NamedTuple
+
+from nas.graph import ACTIVATIONS, Graph, Op, Shape
+from nas.latency.kernel import WINDOW_KINDS, Kernel, Operand
+
+_KIND = {
+    "conv": "conv2d",
+    "linear": "linear",
+    "max_pool": "max_pool",
+    "global_pool": "global_pool",
+    "concat": "concat",
+}
+
+
+DISPATCH_PARTS = ("launch", "invocation")
+"""What `predicted_us` needs to know beside the kernels."""
+
+_result = attrgetter("result")
+
+
+class Launch(NamedTuple):
+    """A kernel in its place in a network.
+
+    Args:
+        kernel: what runs.
+        sources: for each of `kernel.operands`, the op whose output holds it (0 is the input).
+        result: the op whose output it makes.
+        slot: name of its weights; empty without any.
+    """
+
+    kernel: Kernel
+    sources: tuple[int, ...]
+    result: int
+    slot: str
+
+
+def kernels(graph: Graph) -> list[Kernel]:
+    """The kernels of a graph in launch order; `graph` and `graph.folded` give the same."""
+    return [launch.kernel for launch in launches(graph)]
+
+
+def predicted_us(kernels_us: Sequence[float], dispatch_us: Mapping[str, float]) -> float:
+    """Latency of a network: the VM is entered once, and launches one kernel after the other.
+
+    Args:
+        kernels_us: latency of each kernel.
+        dispatch_us: cost of an `invocation` of the VM, and of one `launch`.
+    """
+    return sum(kernels_us) + len(kernels_us) * dispatch_us["launch"] + dispatch_us["invocation"]
+
+
+def launches(graph: Graph) -> list[Launch]:
+    """The launches of a graph, in an order in which they can run.
+
+    Raises ValueError for an op that no kernel can start with, such as a norm on its own.
+    """
+    fused = bytearray(len(graph.ops))
+    found = [
+        _launch(graph, index, fused)
+        for index, op in enumerate(graph.ops)
+        if not fused[index]
+        and op.kind != "input"
+        and (op.kind != "slice" or not graph.consumers[index])
+    ]
+    # A launch is due when its last op is; anchors can come in another order than last ops.
+    found.sort(key=_result)
+    return found
+
+
+def _launch(graph: Graph, index: int, fused: bytearray) -> Launch:
+    """The launch anchored at op `index`; marks the ops that it takes."""
+    ops = graph.ops
+    op = ops[index]
+    anchor = _KIND.get(op.kind, "copy")
+    epilogue: list[str] = []
+    added: list[int] = []
+    read = op.inputs
+    if anchor == "copy":
+        read = op.inputs[:1] if op.kind != "slice" else (index,)
+        if op.kind != "slice":
+            epilogue.append(_step(ops, op, op.inputs[-1]))
+            added += op.inputs[1:]
+    elif op.bias:
+        epilogue.append("bias")
+    end = _absorb(graph, index, fused, epilogue, added)
+    operands, sources = zip(*[_view(ops, source) for source in read], strict=True)
+    kernel = _kernel(
+        anchor,
+        operands,
+        op.shape,
+        *((op.kernel, op.stride, op.padding) if anchor in WINDOW_KINDS else (1, 1, 0)),
+        op.groups if anchor == "conv2d" else 1,
+        tuple(epilogue),
+    )
+    if added:
+        sources += tuple([_view(ops, source)[1] for source in added])
+    slot = op.slot.name if op.slot and kernel.has_weights else ""
+    return Launch(kernel, sources, end, slot)
+
+
+def _absorb(
+    graph: Graph, index: int, fused: bytearray, epilogue: list[str], added: list[int]
+) -> int:
+    """Lets the anchor at `index` take the ops behind it; returns the last one it took."""
+    ops, consumers = graph.ops, graph.consumers
+    kind, end = ops[index].kind, index
+    while len(consumers[end]) == 1:
+        follower = consumers[end][0]
+        after = ops[follower]
+        if after.kind in ACTIVATIONS:
+            epilogue.append(after.kind)
+        elif after.kind == "norm" and kind == "conv" and end == index:
+            if not ops[index].bias:
+                epilogue.append("bias")
+        elif after.kind == "shuffle" and kind == "concat" and end == index:
+            epilogue.append(f"shuffle{after.groups}")
+        elif after.kind == "add" and _hosts_addition(ops, consumers, end, after):
+            (other,) = (source for source in after.inputs if source != end)
+            epilogue.append(_step(ops, after, other))
+            added.append(other)
+        else:
+            break
+        fused[follower] = True
+        end = follower
+    return end
+
+
+def _hosts_addition(
+    ops: Sequence[Op], consumers: Sequence[tuple[int, ...]], end: int, addition: Op
+) -> bool:
+    """Whether the launch that ends at `end` takes the addition: the newest able operand does."""
+    able = [
+        source
+        for source in addition.inputs
+        if len(consumers[source]) == 1 and ops[source].kind not in ("input", "slice")
+    ]
+    return end == max(able)
+
+
+def _step(ops: Sequence[Op], op: Op, other: int) -> str:
+    """The epilogue step of an op; `other` is what an addition adds."""
+    if op.kind == "shuffle":
+        return f"shuffle{op.groups}"
+    if op.kind in ACTIVATIONS:
+        return op.kind
+    if op.kind != "add":
+        raise ValueError(f"the TVM runtime has no kernel for a {op.kind} on its own")
+    operand, _ = _view(ops, other)
+    return "add" if operand == Operand.whole(op.shape) else f"add:{operand.text}"
+
+
+def _view(ops: Sequence[Op], index: int) -> tuple[Operand, int]:
+    """What reading op `index` reads, slices resolved, and the op that holds it."""
+    op = ops[index]
+    if op.kind != "slice":
+        return _whole(op.shape), index
+    start, stop = op.start, op.start + op.shape[0]
+    index = op.inputs[0]
+    while ops[index].kind == "slice":
+        start, stop = start + ops[index].start, stop + ops[index].start
+        index = ops[index].inputs[0]
+    return Operand(ops[index].shape, start, stop), index
+
+
+@lru_cache(maxsize=1 << 16)
+def _whole(shape: Shape) -> Operand:
+    return Operand.whole(shape)
+
+
+@lru_cache(maxsize=1 << 20)
+def _kernel(
+    kind: str,
+    inputs: tuple[Operand, ...],
+    output: Shape,
+    kernel: int,
+    stride: int,
+    padding: int,
+    groups: int,
+    epilogue: tuple[str, ...],
+) -> Kernel:
+    """One object a kernel, so that its text and hash are worked out once."""
+    return Kernel(kind, inputs, output, kernel, stride, padding, groups, epilogue)

@@ -1,0 +1,123 @@
+"""A small language for writing a kernel's loop nest as TIR.
+
+Tensors are flat float32 arrays in `height, width, channels` order, vectors are written out
+explicitly, and everything that must live in registers is unrolled here, in Python. TVM then has
+little left to decide: a nest compiles in a few hundredths of a second, and what is timed is what
+was written. A vector may be narrower than the machine's (the last ten of 58 channels): LLVM splits
+it into loads that stay inside the tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from tvm import tirx
+
+Expr = Any
+"""A TIR expression, or a Python int where it is known now."""
+
+Stmt = Any
+
+
+class Tensor:
+    """A flat float32 buffer: a parameter of the kernel, scratch memory, or registers."""
+
+    def __init__(self, name: str, size: int, *, scope: str = "") -> None:
+        self.buffer = tirx.decl_buffer((size,), "float32", name, scope=scope)
+
+    def load(self, offset: Expr, width: int = 1) -> Expr:
+        """`width` elements from `offset` on, as a vector."""
+        return tirx.BufferLoad(self.buffer, [_lanes(offset, width)])
+
+    def store(self, offset: Expr, value: Expr, width: int = 1) -> Stmt:
+        """Writes a vector of `width` elements from `offset` on."""
+        return tirx.BufferStore(self.buffer, value, [_lanes(offset, width)])
+
+    def allocate(self) -> Stmt:
+        """Makes the buffer exist for the statements that follow."""
+        return tirx.AllocBuffer(self.buffer)
+
+
+def _lanes(offset: Expr, width: int) -> Expr:
+    return offset if width == 1 else tirx.Ramp(offset, 1, width)
+
+
+def spread(value: Expr, width: int) -> Expr:
+    """A scalar in every lane."""
+    if isinstance(value, int | float):
+        value = tirx.const(float(value), "float32")
+    return value if width == 1 else tirx.Broadcast(value, width)
+
+
+def sequence(statements: Iterable[Stmt]) -> Stmt:
+    """The statements as one."""
+    found = list(statements)
+    return found[0] if len(found) == 1 else tirx.SeqStmt(found)
+
+
+def loop(
+    extent: int,
+    body: Callable[[Expr], Iterable[Stmt]],
+    *,
+    start: int = 0,
+    parallel: bool = False,
+) -> list[Stmt]:
+    """`body` for each of `extent` values from `start`; a single turn needs no loop."""
+    if extent <= 0:
+        return []
+    if extent == 1:
+        return list(body(start))
+    variable = tirx.Var("i", "int32")
+    kind = tirx.ForKind.PARALLEL if parallel else tirx.ForKind.SERIAL
+    return [tirx.For(variable, start, extent, kind, sequence(body(variable)))]
+
+
+def guarded(index: Expr, extent: int, body: Iterable[Stmt]) -> list[Stmt]:
+    """`body` where `0 <= index < extent`."""
+    if isinstance(index, int):
+        return list(body) if 0 <= index < extent else []
+    inside = tirx.all(index >= 0, index < extent)
+    return [tirx.IfThenElse(inside, sequence(body), None)]
+
+
+def vectors(count: int, lanes: int) -> list[tuple[int, int]]:
+    """`count` consecutive elements as `(offset, width)` vectors; the last may be narrower."""
+    return [(start, min(lanes, count - start)) for start in range(0, count, lanes)]
+
+
+def tiles(extent: int, size: int) -> tuple[int, int]:
+    """How many tiles of `size` fit, and how many elements are left over."""
+    return extent // size, extent % size
+
+
+def copy(
+    target: Tensor, target_at: Expr, source: Tensor, source_at: Expr, count: int, lanes: int
+) -> list[Stmt]:
+    """Copies `count` consecutive elements."""
+    whole, rest = tiles(count, lanes)
+    moved = loop(
+        whole,
+        lambda i: [
+            target.store(target_at + i * lanes, source.load(source_at + i * lanes, lanes), lanes)
+        ],
+    )
+    if rest:
+        at = whole * lanes
+        moved.append(target.store(target_at + at, source.load(source_at + at, rest), rest))
+    return moved
+
+
+def zero(target: Tensor, at: Expr, count: int, lanes: int) -> list[Stmt]:
+    """Clears `count` consecutive elements."""
+    whole, rest = tiles(count, lanes)
+    cleared = loop(whole, lambda i: [target.store(at + i * lanes, spread(0.0, lanes), lanes)])
+    if rest:
+        cleared.append(target.store(at + whole * lanes, spread(0.0, rest), rest))
+    return cleared
+
+
+def function(parameters: Sequence[Tensor], body: Iterable[Stmt], name: str) -> tirx.PrimFunc:
+    """The kernel as a function of its tensors, the output last; none overlaps another."""
+    made = tirx.PrimFunc([tensor.buffer for tensor in parameters], sequence(body))
+    return made.with_attr({"global_symbol": name, "tirx.noalias": True})

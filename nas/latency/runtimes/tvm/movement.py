@@ -1,0 +1,101 @@
+"""Kernels that move or average tensors: concatenation, shuffle, copies and global pooling."""
+
+from __future__ import annotations
+
+from tvm import tirx
+
+from nas.latency.kernel import Kernel
+from nas.latency.runtimes.tvm import loops
+from nas.latency.runtimes.tvm.loops import Expr, Stmt, Tensor
+from nas.latency.runtimes.tvm.nest import Nest, Schedule, spans
+
+
+def global_pool(
+    kernel: Kernel, schedule: Schedule, lanes: int, threads: int, name: str
+) -> tirx.PrimFunc:
+    """The mean over height and width; the schedule has `channels` (vectors) of a register tile."""
+    operand = kernel.inputs[0]
+    total, height, width = operand.shape
+    nest = Nest(kernel, lanes, threads)
+
+    def tile(channel: Expr, count: int) -> list[Stmt]:
+        parts = loops.vectors(count, lanes)
+        registers = Tensor("acc", len(parts) * lanes, scope="local")
+        found = [registers.allocate()]
+        found += [
+            registers.store(v * lanes, loops.spread(0.0, n), n) for v, (_, n) in enumerate(parts)
+        ]
+
+        def pixel(p: Expr) -> list[Stmt]:
+            at = p * total + operand.start + channel
+            return [
+                registers.store(
+                    v * lanes,
+                    registers.load(v * lanes, n) + nest.inputs[0].load(at + offset, n),
+                    n,
+                )
+                for v, (offset, n) in enumerate(parts)
+            ]
+
+        found += loops.loop(height * width, pixel)
+        for v, (offset, n) in enumerate(parts):
+            mean = registers.load(v * lanes, n) * loops.spread(1.0 / (height * width), n)
+            found.append(nest.finish(mean, 0, channel + offset, n))
+        return [loops.sequence(found)]
+
+    body = spans(operand.channels, schedule["channels"] * lanes, tile, parallel=nest.parallel)
+    return nest.function(body, name)
+
+
+def concat(kernel: Kernel, lanes: int, threads: int, name: str) -> tirx.PrimFunc:
+    """Concatenation, channel shuffle and epilogue in one pass over the pixels.
+
+    A shuffle of g groups interleaves: output channel `i * g + j` is channel `i` of group `j`, so a
+    vector of each group becomes g vectors of output.
+    """
+    _, height, width = kernel.output
+    nest = Nest(kernel, lanes, threads)
+    groups = kernel.shuffle_groups
+    per_group = kernel.output[0] // groups
+    # Where each concatenated channel comes from: (input, channel of that input's tensor).
+    origin = [
+        (position, channel)
+        for position, operand in enumerate(kernel.inputs)
+        for channel in range(operand.start, operand.stop)
+    ]
+
+    def run_length(channel: int) -> int:
+        """Channels of each group, from `channel` on, that lie side by side in one input."""
+        longest = min(max(lanes // groups, 1) if groups > 2 else lanes, per_group - channel)
+        for n in range(1, longest):
+            if any(
+                origin[j * per_group + channel + n][0] != origin[j * per_group + channel][0]
+                for j in range(groups)
+            ):
+                return n
+        return longest
+
+    pieces = []
+    channel = 0
+    while channel < per_group:
+        pieces.append((channel, run_length(channel)))
+        channel += pieces[-1][1]
+
+    def pixel(p: Expr) -> list[Stmt]:
+        found = []
+        for start, n in pieces:
+            parts = []
+            for j in range(groups):
+                position, at = origin[j * per_group + start]
+                tensor, total = nest.inputs[position], kernel.inputs[position].shape[0]
+                parts.append(tensor.load(p * total + at, n))
+            if groups == 1:
+                found.append(nest.finish(parts[0], p, start, n))
+                continue
+            order = [j * n + i for i in range(n) for j in range(groups)]
+            mixed = tirx.Shuffle(parts, order)
+            found.append(nest.finish(mixed, p, start * groups, n * groups))
+        return found
+
+    body = loops.loop(height * width, pixel, parallel=nest.parallel)
+    return nest.function(body, name)

@@ -1,0 +1,132 @@
+"""The loop nests of the kernels: from a kernel and a schedule to a TIR function.
+
+A schedule is a small dictionary of numbers and words that JSON can hold, so that a table's row is
+enough to build its kernel again. `channels` counts vectors of channels and `columns` pixels in a
+register tile; see `schedules` for what is tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tvm import tirx
+
+from nas.latency.kernel import Kernel
+from nas.latency.runtimes.tvm import loops
+from nas.latency.runtimes.tvm.loops import Expr, Stmt, Tensor
+
+Schedule = Mapping[str, Any]
+
+MAX_ADDRESS = 2**31 - 1
+"""Offsets are 32-bit; no tensor of a small network comes near."""
+
+
+@dataclass
+class Nest:
+    """What every kernel's nest shares: its tensors, and the epilogue behind its anchor.
+
+    Args:
+        kernel: what to compute.
+        lanes: float32 elements in a vector of the target.
+        threads: more than one makes the outermost loop parallel.
+        weight_size, bias_size: elements of the packed weights and bias; see `packing`.
+    """
+
+    kernel: Kernel
+    lanes: int
+    threads: int
+    weight_size: int = 0
+    bias_size: int = 0
+    inputs: list[Tensor] = field(init=False)
+    addends: list[Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        kernel = self.kernel
+        self.inputs = [
+            Tensor(f"x{i}", _size(operand.shape)) for i, operand in enumerate(kernel.inputs)
+        ]
+        self.addends = [
+            Tensor(f"a{i}", _size(operand.shape)) for i, operand in enumerate(kernel.addends)
+        ]
+        self.weight = Tensor("w", self.weight_size) if kernel.has_weights else None
+        self.bias = Tensor("b", self.bias_size) if kernel.has_bias else None
+        self.output = Tensor("y", _size(kernel.output))
+
+    @property
+    def parallel(self) -> bool:
+        """Whether the outermost loop is shared by threads."""
+        return self.threads > 1
+
+    def function(self, body: list[Stmt], name: str) -> tirx.PrimFunc:
+        """Parameters: inputs, weight, bias, added tensors, output; those that there are."""
+        constants = [tensor for tensor in (self.weight, self.bias) if tensor]
+        parameters = [*self.inputs, *constants, *self.addends, self.output]
+        return loops.function(parameters, body, name)
+
+    def initial(self, offset: Expr, width: int) -> Expr:
+        """What an accumulation starts from: the packed bias at `offset`, or zero."""
+        return self.bias.load(offset, width) if self.bias else loops.spread(0.0, width)
+
+    def finish(self, value: Expr, pixel: Expr, channel: Expr, width: int) -> Stmt:
+        """Runs the epilogue on `width` channels of an output pixel and stores them."""
+        value = self.after_anchor(value, pixel, channel, width)
+        return self.output.store(pixel * self.kernel.output[0] + channel, value, width)
+
+    def after_anchor(self, value: Expr, pixel: Expr, channel: Expr, width: int) -> Expr:
+        """The epilogue's activations and additions, in order; bias and shuffle come before."""
+        addends = iter(zip(self.addends, self.kernel.addends, strict=True))
+        for step in self.kernel.epilogue:
+            if step.startswith("add"):
+                tensor, operand = next(addends)
+                offset = pixel * operand.shape[0] + operand.start + channel
+                value = value + tensor.load(offset, width)
+            elif step.startswith("relu"):
+                value = tirx.max(value, loops.spread(0.0, width))
+                if step == "relu6":
+                    value = tirx.min(value, loops.spread(6.0, width))
+        return value
+
+
+def _size(shape: tuple[int, int, int]) -> int:
+    size = shape[0] * shape[1] * shape[2]
+    if size > MAX_ADDRESS:
+        raise ValueError(f"a tensor of {size} elements is too large")
+    return size
+
+
+def build(kernel: Kernel, schedule: Schedule, lanes: int, threads: int, name: str) -> tirx.PrimFunc:
+    """The TIR function of a kernel; its symbol is `name`. Raises ValueError if it has none.
+
+    A schedule with `threads` overrides the number of threads.
+    """
+    from nas.latency.runtimes.tvm import dense, movement, window
+
+    threads = schedule.get("threads", threads)
+    if kernel.is_depthwise or kernel.kind == "max_pool":
+        return window.function(kernel, schedule, lanes, threads, name)
+    if kernel.has_weights:
+        return dense.function(kernel, schedule, lanes, threads, name)
+    if kernel.kind == "global_pool":
+        return movement.global_pool(kernel, schedule, lanes, threads, name)
+    return movement.concat(kernel, lanes, threads, name)
+
+
+def spans(
+    extent: int, size: int, body: Callable[[Expr, int], list[Stmt]], *, parallel: bool = False
+) -> list[Stmt]:
+    """`body(start, count)` for `extent` elements in tiles of `size`, then for what is left."""
+    whole, rest = loops.tiles(extent, size)
+    found = loops.loop(whole, lambda i: body(i * size, size), parallel=parallel)
+    return found + (body(whole * size, rest) if rest else [])
+
+
+def unrolled(*extents: int) -> Iterator[tuple[int, ...]]:
+    """Positions of a register tile, the last varying fastest."""
+    if not extents:
+        yield ()
+        return
+    for first in range(extents[0]):
+        for rest in unrolled(*extents[1:]):
+            yield (first, *rest)

@@ -1,0 +1,194 @@
+"""Compiles and times kernels and networks with TVM's LLVM back end, on this machine."""
+
+from __future__ import annotations
+
+import itertools
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm.target import codegen
+
+from nas.errors import RequestError
+from nas.graph import Channels, Graph, Op, Slot
+from nas.latency import device, timing
+from nas.latency.device import Fingerprint
+from nas.latency.kernel import Kernel
+from nas.latency.runtimes import Schedules, Weights
+from nas.latency.runtimes.tvm import fusion as tvm_fusion
+from nas.latency.runtimes.tvm import nest, schedules
+from nas.latency.runtimes.tvm.relax_network import RelaxNetwork, pack, random_weights
+from nas.latency.timing import Timing
+
+KERNELS_VERSION = "1"
+"""Of the loop nests and schedules here: kernels timed with another version do not compare."""
+
+TARGETS = ("cpu",)
+DTYPES = ("float32",)
+
+_DISPATCH_ROUNDS = (1, 5)
+"""How often the two chains that dispatch costs are worked out from repeat their kernels."""
+
+_DISPATCH_CALLS = 100
+"""Calls a sample: about two milliseconds of the longer chain."""
+
+
+class TvmRuntime:
+    """See `nas.latency.runtimes.Runtime`. Raises RequestError for settings TVM has not here.
+
+    Args:
+        target: `cpu`, this machine's processor.
+        threads: that share the loops of one kernel.
+        dtype: `float32`.
+    """
+
+    name = "tvm"
+
+    def __init__(self, *, target: str = "cpu", threads: int = 1, dtype: str = "float32") -> None:
+        for setting, value, allowed in (("target", target, TARGETS), ("dtype", dtype, DTYPES)):
+            if value not in allowed:
+                raise RequestError(
+                    f"Runtime 'tvm' has no {setting} '{value}'.",
+                    remedy=f"Allowed: {', '.join(allowed)}.",
+                )
+        self.threads = threads
+        self._target_name, self._dtype = target, dtype
+        kind = {"kind": "llvm", "mcpu": codegen.llvm_get_system_cpu()}
+        self._target = tvm.target.Target(kind)
+        bits = codegen.llvm_get_vector_width(self._target)
+        self.lanes = max(4, bits // 32)
+        # AVX-512 and 64-bit Arm have 32 vector registers, other x86 processors 16.
+        arm = platform.machine().lower() in ("aarch64", "arm64")
+        self.registers = 32 if bits >= 512 or arm else 16
+        if threads > 1:
+            big_cores_first = 1
+            tvm.get_global_func("runtime.config_threadpool")(big_cores_first, threads)
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """This machine with TVM's version and these settings."""
+        model, features = device.processor()
+        return Fingerprint(
+            processor=model,
+            features=features,
+            runtime=self.name,
+            versions={"apache-tvm": version("apache-tvm"), "kernels": KERNELS_VERSION},
+            target=self._target_name,
+            dtype=self._dtype,
+            threads=self.threads,
+            recorded={**device.recorded(), "llvm_cpu": str(self._target.attrs["mcpu"])},
+        )
+
+    def candidates(self, kernel: Kernel) -> list[dict[str, Any]]:
+        """The schedules that a sweep starts with."""
+        return schedules.first_candidates(kernel, self.lanes, self.registers)
+
+    def kernels(self, graph: Graph) -> list[Kernel]:
+        """The kernels of a graph, in launch order."""
+        return tvm_fusion.kernels(graph)
+
+    def time_kernel(self, kernel: Kernel) -> tuple[Mapping[str, Any], Timing]:
+        """Sweeps the schedules with quick timings, then times the fastest properly."""
+        with timing.pinned(self.threads):
+            tried: list[tuple[float, dict[str, Any], timing.Evaluate]] = []
+
+            def sweep(candidates: Sequence[dict[str, Any]]) -> None:
+                for schedule in candidates:
+                    evaluate = self._compiled(kernel, schedule)
+                    tried.append((timing.quick_us(evaluate), schedule, evaluate))
+                tried.sort(key=lambda each: each[0])
+                del tried[1:]
+
+            sweep(self.candidates(kernel))
+            sweep(schedules.refinements(kernel, tried[0][1], self.lanes))
+            if self.threads > 1:
+                # Waking another thread costs more than a small kernel takes.
+                sweep([{**tried[0][1], "threads": 1}])
+            _, schedule, evaluate = tried[0]
+            return schedule, timing.measure(evaluate)
+
+    def _compiled(self, kernel: Kernel, schedule: Mapping[str, Any]) -> timing.Evaluate:
+        """A kernel as something to time, on random tensors."""
+        function = nest.build(kernel, schedule, self.lanes, self.threads, "main")
+        library = tvm.tirx.build(tvm.IRModule({"main": function}), self._target, "tirx")
+        rng = np.random.default_rng(0)
+        constants = pack(kernel, schedule, self.lanes, *random_weights(kernel, rng))
+        sources = [rng.standard_normal(np.prod(o.shape), np.float32) for o in kernel.operands]
+        split = len(kernel.inputs)
+        result = np.zeros(np.prod(kernel.output), np.float32)
+        arrays = [*sources[:split], *constants, *sources[split:], result]
+        tensors = [tvm.runtime.tensor(array) for array in arrays]
+
+        def evaluate(calls: int, samples: int) -> Sequence[float]:
+            timer = library.time_evaluator("main", tvm.cpu(), number=calls, repeat=samples)
+            return [float(value) for value in timer(*tensors).results]
+
+        return evaluate
+
+    def time_dispatch(self) -> Mapping[str, Timing]:
+        """The cost of an `invocation` of the VM and of a `launch`, from chains of tiny kernels.
+
+        The kernels are different ones with weights, as in a network: a chain of one kernel alone
+        would keep the processor's caches and branch predictor warmer than any network does. The
+        straight line through a short and a long chain, less the kernels' own times, gives both.
+
+        Raises MeasurementError where noise leaves nothing above zero.
+        """
+        if self.threads > 1:
+            # The VM itself runs on one thread, whatever its kernels do.
+            return TvmRuntime(target=self._target_name, dtype=self._dtype).time_dispatch()
+        chains = [_chain((self.lanes, 2, 2), rounds) for rounds in _DISPATCH_ROUNDS]
+        kernels = list(dict.fromkeys(self.kernels(chains[0])))
+        plans = {kernel: self.candidates(kernel)[0] for kernel in kernels}
+        short, long = (self.compile(chain, plans).evaluate for chain in chains)
+        few, many = (len(kernels) * rounds for rounds in _DISPATCH_ROUNDS)
+        alone = [self._compiled(kernel, plans[kernel]) for kernel in kernels]
+
+        def once() -> tuple[float, float]:
+            short_s, long_s = (_median_s(chain, _DISPATCH_CALLS) for chain in (short, long))
+            slope = (long_s - short_s) / (many - few)
+            own_s = statistics.mean(_median_s(each, 4 * _DISPATCH_CALLS) for each in alone)
+            return slope - own_s, short_s - slope * few
+
+        with timing.pinned(self.threads):
+            launch, invocation = zip(*(once() for _ in range(timing.SAMPLES)), strict=True)
+        return {"launch": Timing.of_seconds(launch), "invocation": Timing.of_seconds(invocation)}
+
+    def compile(
+        self, graph: Graph, schedules: Schedules, weights: Weights | None = None
+    ) -> RelaxNetwork:
+        """See `Runtime.compile`."""
+        return RelaxNetwork(
+            graph,
+            schedules,
+            weights,
+            target=self._target,
+            lanes=self.lanes,
+            threads=self.threads,
+            rng=np.random.default_rng(0),
+        )
+
+
+def _median_s(evaluate: timing.Evaluate, calls: int) -> float:
+    return statistics.median(timing.undisturbed(evaluate, calls, 5))
+
+
+def _chain(shape: tuple[int, int, int], rounds: int) -> Graph:
+    """`rounds` times the same dozen different convolutions, so small that launching them shows."""
+    channels = shape[0]
+    ops = [Op("input", (), shape)]
+    for _, kernel, groups, activation in itertools.product(
+        range(rounds), (1, 3), (1, channels), ("", "relu", "relu6")
+    ):
+        slot = Slot(str(len(ops)), Channels.prefix(channels, channels))
+        ops.append(
+            Op("conv", (len(ops) - 1,), shape, kernel, 1, kernel // 2, groups, True, 0, slot)
+        )
+        if activation:
+            ops.append(Op(activation, (len(ops) - 1,), shape))
+    return Graph(tuple(ops))

@@ -1,0 +1,123 @@
+"""Depthwise convolutions and max pooling: each channel slides a window over itself.
+
+A tile of neighbouring columns by channel vectors is kept in registers while the window's rows pass.
+Tiles at the left and right border are written out separately, knowing which of their taps fall
+outside; rows outside are skipped by one condition a window row.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import tirx
+
+from nas.latency.kernel import Kernel
+from nas.latency.runtimes.tvm import loops
+from nas.latency.runtimes.tvm.loops import Expr, Stmt, Tensor
+from nas.latency.runtimes.tvm.nest import Nest, Schedule, spans
+
+
+def pack_weight(weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """From `channels x 1 x kernel x kernel` to `kernel x kernel x channels`, flat."""
+    return np.ascontiguousarray(weight[:, 0].transpose(1, 2, 0)).reshape(-1)
+
+
+def function(
+    kernel: Kernel, schedule: Schedule, lanes: int, threads: int, name: str
+) -> tirx.PrimFunc:
+    """The TIR function of a depthwise convolution or a max pooling.
+
+    The schedule has `channels` (vectors) by `columns` (pixels) of a register tile, and `order`:
+    which of channels and rows the outer loop walks.
+    """
+    channels, height, _ = kernel.output
+    nest = Nest(kernel, lanes, threads, kernel.kernel**2 * channels, channels)
+    size = schedule["channels"] * lanes
+    if schedule["order"] == "channels":
+        body = spans(
+            channels,
+            size,
+            lambda c, n: loops.loop(height, lambda row: _row(nest, schedule, row, c, n)),
+            parallel=nest.parallel,
+        )
+    else:
+        body = loops.loop(
+            height,
+            lambda row: spans(channels, size, lambda c, n: _row(nest, schedule, row, c, n)),
+            parallel=nest.parallel,
+        )
+    return nest.function(body, name)
+
+
+def _row(nest: Nest, schedule: Schedule, row: Expr, channel: Expr, count: int) -> list[Stmt]:
+    """One output row of `count` channels: border tiles written out, those between in a loop."""
+    kernel, wide = nest.kernel, schedule["columns"]
+    width = kernel.output[2]
+
+    def tile(column: Expr, n: int) -> list[Stmt]:
+        return _tile(nest, row, column, n, channel, count)
+
+    whole, rest = loops.tiles(width, wide)
+    reach = kernel.inputs[0].shape[2] + kernel.padding - kernel.kernel
+    inside = [
+        i
+        for i in range(whole)
+        if i * wide * kernel.stride >= kernel.padding
+        and ((i + 1) * wide - 1) * kernel.stride <= reach
+    ]
+    first, last = (inside[0], inside[-1] + 1) if inside else (whole, whole)
+    found = [statement for i in range(first) for statement in tile(i * wide, wide)]
+    found += loops.loop(last - first, lambda i: tile(i * wide, wide), start=first)
+    found += [statement for i in range(last, whole) for statement in tile(i * wide, wide)]
+    return found + (tile(whole * wide, rest) if rest else [])
+
+
+def _tile(nest: Nest, row: Expr, column: Expr, wide: int, channel: Expr, count: int) -> list[Stmt]:
+    kernel, lanes = nest.kernel, nest.lanes
+    operand = kernel.inputs[0]
+    total, height, width = operand.shape
+    parts = loops.vectors(count, lanes)
+    registers = Tensor("acc", wide * len(parts) * lanes, scope="local")
+    pooling = kernel.kind == "max_pool"
+
+    def register(j: int, v: int) -> int:
+        return (j * len(parts) + v) * lanes
+
+    found = [registers.allocate()]
+    for j in range(wide):
+        for v, (offset, n) in enumerate(parts):
+            start = (
+                loops.spread(float(np.finfo(np.float32).min), n)
+                if pooling
+                else nest.initial(channel + offset, n)
+            )
+            found.append(registers.store(register(j, v), start, n))
+
+    def window_row(tap_row: Expr) -> list[Stmt]:
+        line = row * kernel.stride - kernel.padding + tap_row
+        done = []
+        for tap in range(kernel.kernel):
+            for j in range(wide):
+                x = (column + j) * kernel.stride - kernel.padding + tap
+                if isinstance(x, int) and not 0 <= x < width:
+                    continue
+                for v, (offset, n) in enumerate(parts):
+                    at = (line * width + x) * total + operand.start + channel + offset
+                    value = nest.inputs[0].load(at, n)
+                    best = registers.load(register(j, v), n)
+                    if pooling:
+                        best = tirx.max(best, value)
+                    else:
+                        tap_at = (tap_row * kernel.kernel + tap) * operand.channels
+                        assert nest.weight is not None
+                        best = best + value * nest.weight.load(tap_at + channel + offset, n)
+                    done.append(registers.store(register(j, v), best, n))
+        return loops.guarded(line, height, done) if done else []
+
+    found += loops.loop(kernel.kernel, window_row)
+    for j in range(wide):
+        for v, (offset, n) in enumerate(parts):
+            best = registers.load(register(j, v), n)
+            pixel = row * kernel.output[2] + column + j
+            found.append(nest.finish(best, pixel, channel + offset, n))
+    return [loops.sequence(found)]

@@ -1,0 +1,176 @@
+"""How a latency is measured: warm, on one core, often enough, and judged by its own spread.
+
+A sample during which the system took the core away says how busy the machine is, not how fast the
+kernel: the system counts such preemptions, and such samples are taken again.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import psutil
+
+from nas.errors import MeasurementError
+
+if sys.platform != "win32":
+    import resource
+
+SAMPLES = 10
+"""Samples of one timing; a latency is their median."""
+
+SAMPLE_SECONDS = 1e-3
+"""Shortest duration of a sample: fast kernels are called as often as that takes."""
+
+QUICK_SAMPLES = 5
+QUICK_SAMPLE_SECONDS = 2e-4
+"""The same for a first look, which only chooses between schedules."""
+
+ATTEMPTS = 5
+"""Samples taken, at most, for each one kept, while preemptions spoil them."""
+
+LARGEST_SPREAD = 0.05
+"""Interquartile range over median above which a timing is repeated, then called unstable."""
+
+Evaluate = Callable[[int, int], Sequence[float]]
+"""`(calls, samples)` to seconds a call, one value a sample, after an untimed warm-up call."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Samples of one latency, in microseconds a call, with four significant digits."""
+
+    samples_us: tuple[float, ...]
+
+    @classmethod
+    def of_seconds(cls, seconds: Sequence[float]) -> Timing:
+        """Raises MeasurementError for no samples, or one that is not finite and above zero."""
+        samples = tuple(four_digits(value * 1e6) for value in seconds)
+        if not samples or not all(math.isfinite(value) and value > 0 for value in samples):
+            raise MeasurementError(
+                f"Timing gave {list(samples)} us, which is no latency.",
+                remedy="Time it again on an idle machine.",
+            )
+        return cls(samples)
+
+    @property
+    def latency_us(self) -> float:
+        """The median of the samples."""
+        return four_digits(statistics.median(self.samples_us))
+
+    @property
+    def spread(self) -> float:
+        """Interquartile range over median."""
+        if len(self.samples_us) < 2:
+            return 0.0
+        low, _, high = statistics.quantiles(self.samples_us, n=4, method="inclusive")
+        return (high - low) / statistics.median(self.samples_us)
+
+    @property
+    def unstable(self) -> bool:
+        """Whether the samples disagree by more than `LARGEST_SPREAD`."""
+        return self.spread > LARGEST_SPREAD
+
+
+def measure(evaluate: Evaluate) -> Timing:
+    """`SAMPLES` samples; where they spread, a second set, and the steadier of the two."""
+    calls = calls_in(evaluate, SAMPLE_SECONDS)
+    timing = Timing.of_seconds(undisturbed(evaluate, calls, SAMPLES))
+    if not timing.unstable:
+        return timing
+    again = Timing.of_seconds(undisturbed(evaluate, calls, SAMPLES))
+    return min(timing, again, key=lambda each: each.spread)
+
+
+def quick_us(evaluate: Evaluate) -> float:
+    """A first look at a latency, in microseconds."""
+    calls = calls_in(evaluate, QUICK_SAMPLE_SECONDS)
+    return Timing.of_seconds(undisturbed(evaluate, calls, QUICK_SAMPLES)).latency_us
+
+
+def undisturbed(evaluate: Evaluate, calls: int, samples: int) -> list[float]:
+    """Seconds a call of `samples` samples that no preemption spoiled.
+
+    On a machine too busy for that, the fastest of the spoilt ones make up the number; they spread.
+    """
+    kept: list[float] = []
+    spoilt: list[float] = []
+    for _ in range(ATTEMPTS * samples):
+        before = _preemptions()
+        (seconds,) = evaluate(calls, 1)
+        (kept if _preemptions() == before else spoilt).append(seconds)
+        if len(kept) == samples:
+            break
+    return (kept + sorted(spoilt))[:samples]
+
+
+def _preemptions() -> int:
+    """How often the system took the core from this thread; always 0 where it does not tell."""
+    if sys.platform != "linux":
+        return 0
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+
+
+def calls_in(evaluate: Evaluate, sample_seconds: float) -> int:
+    """Calls that fill a sample."""
+    once = min(evaluate(1, 3))
+    return max(1, math.ceil(sample_seconds / once)) if once > 0 else 1000
+
+
+def noise() -> Timing:
+    """Times a small matrix product that always takes the same work, on one core.
+
+    Its `spread` is what a timing on this machine, right now, cannot do better than.
+    """
+    matrix = np.ones((64, 64), np.float32)
+    out = np.empty_like(matrix)
+
+    def evaluate(calls: int, samples: int) -> list[float]:
+        found = []
+        for _ in range(samples):
+            np.matmul(matrix, matrix, out=out)
+            start = time.perf_counter()
+            for _ in range(calls):
+                np.matmul(matrix, matrix, out=out)
+            found.append((time.perf_counter() - start) / calls)
+        return found
+
+    with pinned(1):
+        return Timing.of_seconds(undisturbed(evaluate, calls_in(evaluate, SAMPLE_SECONDS), SAMPLES))
+
+
+def four_digits(value: float) -> float:
+    """Rounded to four significant digits, which is more than any timing is good for."""
+    return float(f"{value:.4g}")
+
+
+@cache
+def _idlest(cores: frozenset[int], count: int) -> tuple[int, ...]:
+    """The least busy of the cores, found once, so that all timings of a process share them."""
+    load = psutil.cpu_percent(interval=0.1, percpu=True)
+    return tuple(sorted(cores, key=lambda core: load[core])[:count])
+
+
+@contextmanager
+def pinned(threads: int) -> Iterator[None]:
+    """Keeps the calling thread on one core, or on as many as it uses threads, while inside.
+
+    Systems without `sched_setaffinity` (macOS, Windows) schedule as they like.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, _idlest(frozenset(before), threads))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

@@ -1,0 +1,140 @@
+"""Small graphs that tests share: one for each way in which blocks fuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nas.graph import Graph, Op, Slot
+from nas.space.builder import Builder
+
+
+def inverted_residual(channels: int = 24, size: int = 9, stride: int = 1) -> Graph:
+    build = Builder((channels, size, size), norm=True, activation="relu6", classes=10)
+    x = build.conv_unit(build.input, "expand", 3 * channels)
+    x = build.depthwise_unit(x, "depthwise", kernel=3, stride=stride)
+    x = build.conv_unit(x, "project", channels, activate=False)
+    if stride == 1:
+        x = build.add(build.input, x)
+    return build.graph()
+
+
+def shuffle_unit(channels: int = 58, size: int = 7) -> Graph:
+    """ShuffleNetV2's basic unit (Ma et al. 2018, figure 3c)."""
+    build = Builder((2 * channels, size, size), norm=True, activation="relu", classes=10)
+    kept, x = build.split(build.input)
+    x = build.conv_unit(x, "first", channels)
+    x = build.depthwise_unit(x, "depthwise", kernel=3, activate=False)
+    x = build.conv_unit(x, "second", channels)
+    build.shuffle(build.concat(kept, x), 2)
+    return build.graph()
+
+
+def shuffle_unit_twice() -> Graph:
+    build = Builder((20, 6, 6), norm=True, activation="relu", classes=10)
+    x = build.input
+    for index in range(2):
+        kept, x = build.split(x)
+        x = build.conv_unit(x, f"{index}.first", 10)
+        x = build.depthwise_unit(x, f"{index}.depthwise", kernel=5, activate=False)
+        x = build.conv_unit(x, f"{index}.second", 10)
+        x = build.shuffle(build.concat(kept, x), 2)
+    return build.graph()
+
+
+def shuffle_downsampling(channels: int = 24, out: int = 58, size: int = 9) -> Graph:
+    """ShuffleNetV2's unit for spatial downsampling (figure 3d)."""
+    build = Builder((channels, size, size), norm=True, activation="relu", classes=10)
+    left = build.depthwise_unit(build.input, "left", kernel=3, stride=2, activate=False)
+    left = build.conv_unit(left, "left.out", out)
+    right = build.conv_unit(build.input, "right.in", out)
+    right = build.depthwise_unit(right, "right", kernel=3, stride=2, activate=False)
+    right = build.conv_unit(right, "right.out", out)
+    build.shuffle(build.concat(left, right), 2)
+    return build.graph()
+
+
+def fire(channels: int = 13, size: int = 7) -> Graph:
+    """SqueezeNet's fire module (Iandola et al. 2016), without norms."""
+    build = Builder((channels, size, size), norm=False, activation="relu", classes=10)
+    squeezed = build.conv_unit(build.input, "squeeze", 6)
+    small = build.conv_unit(squeezed, "small", 21)
+    large = build.conv_unit(squeezed, "large", 17, kernel=3)
+    build.max_pool(build.concat(small, large), "pool", kernel=3, stride=2)
+    return build.graph()
+
+
+def classifier() -> Graph:
+    build = Builder((10, 5, 5), norm=True, activation="relu", classes=10)
+    x = build.conv_unit(build.input, "last", 70)
+    build.linear(build.global_pool(x), "linear", 11)
+    return build.graph()
+
+
+def squeezenet_head() -> Graph:
+    build = Builder((12, 4, 4), norm=False, activation="relu", classes=10)
+    build.global_pool(build.conv_unit(build.input, "classes", 10))
+    return build.graph()
+
+
+def stem() -> Graph:
+    build = Builder((3, 17, 17), norm=True, activation="relu", classes=10)
+    x = build.conv_unit(build.input, "stem", 20, kernel=3, stride=2)
+    build.max_pool(x, "pool", kernel=3, stride=2)
+    return build.graph()
+
+
+def residual_branches() -> Graph:
+    """Both operands of the addition are convolutions that nothing else reads."""
+    build = Builder((8, 6, 6), norm=True, activation="relu", classes=10)
+    short = build.conv_unit(build.input, "short", 16, kernel=1, activate=False)
+    long = build.conv_unit(build.input, "long", 16, kernel=5, activate=False)
+    build.activate(build.add(short, long))
+    return build.graph()
+
+
+def grouped() -> Graph:
+    """Grouped convolution, shuffle, depthwise, grouped convolution: ShuffleNetV1's branch."""
+    slot = [Slot(name, None, None) for name in ("one", "two", "three")]  # type: ignore[arg-type]
+    return Graph(
+        (
+            Op("input", (), (24, 6, 6)),
+            Op("conv", (0,), (36, 6, 6), groups=3, bias=True, slot=slot[0]),
+            Op("relu", (1,), (36, 6, 6)),
+            Op("shuffle", (2,), (36, 6, 6), groups=3),
+            Op("conv", (3,), (36, 3, 3), 3, 2, 1, 36, True, slot=slot[1]),
+            Op("conv", (4,), (60, 3, 3), 3, 1, 1, 3, False, slot=slot[2]),
+        )
+    )
+
+
+def slices_and_sums() -> Graph:
+    """A slice of a slice, an addition of slices, of a tensor to itself, and a sliced output."""
+    return Graph(
+        (
+            Op("input", (), (40, 5, 5)),
+            Op("slice", (0,), (30, 5, 5), start=10),
+            Op("slice", (1,), (14, 5, 5), start=3),
+            Op("slice", (0,), (14, 5, 5), start=26),
+            Op("add", (2, 3), (14, 5, 5)),
+            Op("add", (4, 4), (14, 5, 5)),
+            Op("concat", (5, 2, 3), (42, 5, 5)),
+            Op("shuffle", (6,), (42, 5, 5), groups=2),
+            Op("slice", (7,), (9, 5, 5), start=5),
+        )
+    )
+
+
+GRAPHS: dict[str, Callable[[], Graph]] = {
+    "inverted_residual": inverted_residual,
+    "strided": lambda: inverted_residual(16, 8, 2),
+    "shuffle_unit": shuffle_unit,
+    "shuffle_unit_twice": shuffle_unit_twice,
+    "shuffle_downsampling": shuffle_downsampling,
+    "fire": fire,
+    "classifier": classifier,
+    "squeezenet_head": squeezenet_head,
+    "stem": stem,
+    "residual_branches": residual_branches,
+    "grouped": grouped,
+    "slices_and_sums": slices_and_sums,
+}

@@ -1,0 +1,119 @@
+"""Every schedule that a sweep may choose computes what torch computes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from nas.graph import Channels, Graph, Op, Slot
+from nas.latency.kernel import Kernel
+from nas.latency.runtimes.tvm import schedules
+from nas.latency.runtimes.tvm.runtime import TvmRuntime
+
+KERNELS = [
+    "conv2d 20x9x9 -> 150x9x9 k1 s1 p0 g1 bias relu",
+    "conv2d 7x9x9 -> 37x9x9 k3 s1 p1 g1 bias relu6",
+    "conv2d 16x10x10 -> 32x5x5 k5 s2 p2 g1 bias",
+    "conv2d 24x6x6 -> 72x6x6 k1 s1 p0 g3 bias relu",
+    "conv2d 16x8x8 -> 24x4x4 k1 s2 p0 g1",
+    "conv2d 58x13x13 -> 58x13x13 k3 s1 p1 g58 bias relu",
+    "conv2d 70x12x12 -> 70x6x6 k5 s2 p2 g70 bias",
+    "conv2d 33x3x3 -> 33x3x3 k7 s1 p3 g33 bias relu6",
+    "max_pool 70x13x13 -> 70x7x7 k3 s2 p1 g1",
+    "global_pool 150x3x3 -> 150x1x1",
+    "linear 64x1x1 -> 40x1x1 bias",
+]
+
+
+def graph_of(kernel: Kernel) -> Graph:
+    kind = {"conv2d": "conv"}.get(kernel.kind, kernel.kind)
+    channels = Channels.prefix(kernel.output[0], kernel.output[0])
+    window = (kernel.kernel, kernel.stride, kernel.padding, kernel.groups)
+    slot = Slot("it", channels) if kernel.has_weights else None
+    ops = [
+        Op("input", (), kernel.inputs[0].shape),
+        Op(kind, (0,), kernel.output, *window, kernel.has_bias, 0, slot),
+    ]
+    ops += [Op(s, (1,), kernel.output) for s in kernel.epilogue if s.startswith("relu")]
+    return Graph(tuple(ops))
+
+
+def expected(kernel: Kernel, x: torch.Tensor, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    w = torch.from_numpy(weight)
+    b = torch.from_numpy(bias) if kernel.has_bias else None
+    if kernel.kind == "conv2d":
+        y = F.conv2d(x, w, b, kernel.stride, kernel.padding, 1, kernel.groups)
+    elif kernel.kind == "linear":
+        y = F.linear(x.flatten(1), w, b)
+    elif kernel.kind == "max_pool":
+        y = F.max_pool2d(x, kernel.kernel, kernel.stride, kernel.padding)
+    else:
+        y = x.mean((2, 3))
+    if "relu" in kernel.epilogue:
+        y = F.relu(y)
+    if "relu6" in kernel.epilogue:
+        y = F.relu6(y)
+    return y.flatten().numpy()
+
+
+def sweep(kernel: Kernel, lanes: int, registers: int) -> list[dict]:
+    first = schedules.first_candidates(kernel, lanes, registers)
+    found = [*first]
+    for schedule in first:
+        found += schedules.refinements(kernel, schedule, lanes)
+    return found
+
+
+@pytest.mark.parametrize("text", KERNELS)
+def test_every_schedule_computes_the_same(text: str) -> None:
+    kernel = Kernel.parse(text)
+    graph = graph_of(kernel)
+    runtime = TvmRuntime()
+    assert runtime.kernels(graph) == [kernel]
+    rng = np.random.default_rng(0)
+    image = rng.standard_normal(graph.input_shape).astype(np.float32)
+    weights = {
+        "it": rng.standard_normal(kernel.weight_shape).astype(np.float32),
+        "it.bias": rng.standard_normal(kernel.output[0]).astype(np.float32),
+    }
+    reference = expected(kernel, torch.from_numpy(image)[None], weights["it"], weights["it.bias"])
+    candidates = sweep(kernel, runtime.lanes, runtime.registers)
+    assert len(candidates) <= 16
+    for schedule in candidates:
+        found = runtime.compile(graph, {kernel: schedule}, weights).run(image)
+        error = np.abs(found - reference).max() / np.abs(reference).max()
+        assert error < 1e-5, schedule
+
+
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+@pytest.mark.parametrize("channels", [1, 3, 10, 58, 64, 116, 232, 576])
+def test_there_is_always_a_schedule_that_fits_the_registers(channels: int, lanes: int) -> None:
+    registers = 32 if lanes == 16 else 16
+    for text in (
+        f"conv2d 8x7x7 -> {channels}x7x7 k1 s1 p0 g1 bias",
+        f"conv2d 8x13x13 -> {channels}x13x13 k3 s1 p1 g1 bias",
+        f"conv2d {channels}x7x7 -> {channels}x7x7 k3 s1 p1 g{channels} bias",
+    ):
+        found = schedules.first_candidates(Kernel.parse(text), lanes, registers)
+        assert found
+        for schedule in found:
+            pixels = schedule.get("rows", 1) * schedule["columns"]
+            assert pixels * schedule["channels"] <= registers
+
+
+def test_timing_a_kernel_finds_a_schedule_and_a_latency() -> None:
+    runtime = TvmRuntime()
+    kernel = Kernel.parse("conv2d 20x9x9 -> 48x9x9 k1 s1 p0 g1 bias relu")
+    schedule, timing = runtime.time_kernel(kernel)
+    assert schedule in sweep(kernel, runtime.lanes, runtime.registers)
+    assert timing.latency_us > 0
+    assert len(timing.samples_us) == 10
+
+
+def test_the_cost_of_a_launch_is_above_zero_and_far_below_a_millisecond() -> None:
+    found = TvmRuntime().time_dispatch()
+    assert set(found) == {"launch", "invocation"}
+    for timing in found.values():
+        assert 0 < timing.latency_us < 1000

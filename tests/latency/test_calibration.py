@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_runtime import FakeRuntime
+
+import nas.space
+from nas.errors import RequestError
+from nas.latency import LatencyTable, build_table, check_table, space_kernels
+from nas.latency.calibration import calibrate, fit
+from nas.latency.check import Check, CheckedNetwork
+from nas.latency.timing import Timing
+
+SPACE = nas.space.load("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
+
+
+def check_of(slope: float, offset: float) -> Check:
+    predicted = np.linspace(50, 900, 12)
+    return Check(
+        tuple(
+            CheckedNetwork({}, float(p), Timing((float(slope * p + offset),) * 3))
+            for p in predicted
+        )
+    )
+
+
+def test_a_straight_line_is_found_again() -> None:
+    found = fit(check_of(1.25, 10))
+    assert found.slope == pytest.approx(1.25, rel=1e-3)
+    assert found.offset_us == pytest.approx(10, rel=1e-2)
+    assert found.mape_after < 1e-3 < found.mape_before
+    assert found.apply(100) == pytest.approx(135, rel=1e-3)
+
+
+def test_no_network_is_ever_corrected_to_nothing() -> None:
+    found = fit(check_of(1.25, -20))
+    assert found.offset_us == 0
+    assert found.apply(1) > 0
+
+
+def test_a_few_networks_are_too_few() -> None:
+    with pytest.raises(RequestError, match="at least 8"):
+        fit(Check(check_of(1, 1).rows[:7]))
+
+
+def test_a_calibration_stands_beside_the_prediction(tmp_path: Path) -> None:
+    runtime = FakeRuntime()
+    table = LatencyTable.open_or_create(tmp_path, runtime)
+    build_table(table, space_kernels(SPACE, "tvm"), runtime)
+    graph = SPACE.lower(SPACE.largest)
+    before = table.predict(graph)
+    check = check_table(table, [SPACE], runtime, nets=10, rng=np.random.default_rng(0))
+    first = calibrate(table, check)
+    second = calibrate(table, check)
+    assert first == second
+    again = LatencyTable.open(table.path).predict(graph)
+    assert again.latency_us == before.latency_us
+    assert again.calibrated_us == pytest.approx(first.apply(before.latency_us))
+    assert sum(line.count('"calibration"') for line in table.path.read_text().splitlines()) == 2

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from fake_runtime import device
+
+from nas.errors import TableDeviceError
+from nas.latency import device as this_machine
+from nas.latency.device import Fingerprint
+
+
+def test_a_fingerprint_survives_json() -> None:
+    mine = device()
+    assert Fingerprint.from_json(json.loads(json.dumps(mine.to_json()))) == mine
+
+
+def test_the_file_name_says_what_was_measured() -> None:
+    assert device().slug == "test-cpu-1-2-3.tvm.float32.1t.jsonl"
+    assert device(target="cuda 0", threads=4).slug == "test-cpu-1-2-3-cuda-0.tvm.float32.4t.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"processor": "Other"}, "processor"),
+        ({"features": ("avx2",)}, "features"),
+        ({"versions": {"apache-tvm": "0.28"}}, "versions"),
+        ({"threads": 2}, "threads is 2, not 1"),
+        ({"dtype": "int8"}, "dtype"),
+    ],
+)
+def test_what_decides_a_latency_must_match(change: dict, word: str) -> None:
+    with pytest.raises(TableDeviceError, match=word):
+        device().require(device(**change), "table.jsonl")
+
+
+def test_what_is_only_recorded_may_differ() -> None:
+    device().require(device(recorded={"system": "another"}), "table.jsonl")
+
+
+def test_this_machine_has_a_name() -> None:
+    name, features = this_machine.processor()
+    assert name.strip()
+    assert list(features) == sorted(features)
+    assert this_machine.recorded()["cores"] > 0
+
+
+def test_arm_processors_are_told_apart_by_their_numbers() -> None:
+    lines = {"CPU implementer": "0x41", "CPU part": "0xd0c", "CPU variant": "0x3"}
+    name, features = this_machine._linux_processor({**lines, "Features": "fp asimd asimddp crc32"})
+    assert name.endswith("0x41-0xd0c-0x3")
+    assert features == ("asimd", "asimddp")

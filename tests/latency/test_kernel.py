@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+
+from nas.errors import KernelError
+from nas.latency.kernel import Kernel, Operand
+
+TEXTS = [
+    "conv2d 32x28x28 -> 192x28x28 k1 s1 p0 g1 bias relu6",
+    "conv2d 116x14x14[58:116] -> 58x14x14 k1 s1 p0 g1 bias relu",
+    "conv2d 192x28x28 -> 32x28x28 k1 s1 p0 g1 bias add",
+    "conv2d 192x28x28 -> 32x28x28 k1 s1 p0 g1 bias add:64x28x28[0:32] relu",
+    "conv2d 58x28x28 -> 58x14x14 k3 s2 p1 g58 bias",
+    "concat 116x14x14[0:58] 58x14x14 -> 116x14x14 shuffle2",
+    "max_pool 64x31x31 -> 64x16x16 k3 s2 p1 g1",
+    "global_pool 576x7x7 -> 576x1x1",
+    "linear 576x1x1 -> 10x1x1 bias",
+    "copy 24x6x6 -> 24x6x6 shuffle3",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_parses_back(text: str) -> None:
+    kernel = Kernel.parse(text)
+    assert kernel.text == str(kernel) == text
+    assert Kernel.parse(text) == kernel
+    assert hash(Kernel.parse(text)) == hash(kernel)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "conv3d 3x8x8 -> 8x8x8 k1 s1 p0 g1",
+        "conv2d 3x8x8 -> 8x8x8",
+        "conv2d 3x8 -> 8x8x8 k1 s1 p0 g1",
+        "conv2d -> 8x8x8 k1 s1 p0 g1",
+        "conv2d 3x8x8 -> 8x8x8 k1 s1 p0 g1 gelu",
+        "conv2d 3x8x8 -> 8x8x8 k1 s1 p0 g1 bias  relu",
+        "conv2d 3x8x8[0:3] -> 8x8x8 k1 s1 p0 g1",
+        "conv2d 3x8x8[2:5] -> 8x8x8 k1 s1 p0 g1",
+        "copy 3x8x8 -> 3x8x8 add:what",
+    ],
+)
+def test_a_text_that_no_kernel_has_is_refused_by_name(text: str) -> None:
+    with pytest.raises(KernelError, match="is no kernel") as caught:
+        Kernel.parse(text)
+    assert repr(text)[1:-1] in str(caught.value)
+
+
+def test_multiply_accumulates() -> None:
+    macs = {text.split(" ")[0] + text.split(" ")[1]: Kernel.parse(text).macs for text in TEXTS}
+    assert macs["conv2d32x28x28"] == 28 * 28 * 32 * 192
+    assert macs["conv2d116x14x14[58:116]"] == 14 * 14 * 58 * 58
+    assert macs["conv2d58x28x28"] == 14 * 14 * 58 * 9
+    assert macs["linear576x1x1"] == 5760
+    assert macs["max_pool64x31x31"] == 0
+
+
+def test_operands_are_the_inputs_and_then_what_is_added() -> None:
+    kernel = Kernel.parse(TEXTS[3])
+    assert kernel.operands == (
+        Operand((192, 28, 28), 0, 192),
+        Operand((64, 28, 28), 0, 32),
+    )
+    assert Kernel.parse(TEXTS[2]).addends == (Operand.whole((32, 28, 28)),)
+
+
+def test_depthwise_means_a_group_a_channel() -> None:
+    assert [Kernel.parse(text).is_depthwise for text in TEXTS].count(True) == 1
+    assert Kernel.parse(TEXTS[4]).is_depthwise
+    assert not Kernel.parse("conv2d 1x8x8 -> 4x8x8 k3 s1 p1 g1").is_depthwise

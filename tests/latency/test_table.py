@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_runtime import FakeRuntime, device, latency_us
+from filelock import FileLock
+from networks import inverted_residual
+
+from nas.errors import (
+    FailedKernelError,
+    MissingKernelError,
+    TableDeviceError,
+    TableError,
+)
+from nas.latency import LatencyTable, build_table
+from nas.latency.kernel import Kernel
+from nas.latency.record import Record
+from nas.latency.timing import Timing
+
+GRAPH = inverted_residual()
+
+
+@pytest.fixture
+def runtime() -> FakeRuntime:
+    return FakeRuntime()
+
+
+@pytest.fixture
+def table(tmp_path: Path, runtime: FakeRuntime) -> LatencyTable:
+    found = LatencyTable.open_or_create(tmp_path, runtime)
+    build_table(found, runtime.kernels(GRAPH), runtime)
+    return found
+
+
+def edit(table: LatencyTable, line: int, **changes: Any) -> None:
+    lines = table.path.read_text().splitlines()
+    lines[line - 1] = json.dumps({**json.loads(lines[line - 1]), **changes})
+    table.path.write_text("\n".join(lines) + "\n")
+
+
+def test_the_first_line_says_what_was_measured_and_how(table: LatencyTable) -> None:
+    header = json.loads(table.path.read_text().splitlines()[0])
+    assert table.path.name == device().slug
+    assert header["schema"] == 1
+    assert header["runtime"] == "tvm"
+    assert header["versions"]["apache-tvm"] == "0.27"
+    assert (header["target"], header["dtype"], header["threads"]) == ("cpu", "float32", 1)
+    assert header["timing"]["statistic"] == "median"
+
+
+def test_a_kernel_line_has_the_columns_others_build_on(table: LatencyTable) -> None:
+    records = [json.loads(line) for line in table.path.read_text().splitlines()[1:]]
+    assert [record["record"] for record in records] == ["dispatch"] * 2 + ["kernel"] * 3
+    text = "conv2d 24x9x9 -> 72x9x9 k1 s1 p0 g1 bias relu6"
+    found = next(record for record in records if record.get("kernel") == text)
+    assert found["status"] == "ok"
+    assert found["latency_us"] == pytest.approx(1 + 24 * 72 * 81 / 1000, abs=0.06)
+    assert found["samples_us"] == [found["latency_us"]] * 10
+    assert found["schedule"] == {"tile": 1}
+    assert found["basis"] == "measured"
+
+
+def test_a_prediction_is_kernels_launches_and_one_invocation(table: LatencyTable) -> None:
+    prediction = table.predict(GRAPH)
+    kernels = [
+        "conv2d 24x9x9 -> 72x9x9 k1 s1 p0 g1 bias relu6",
+        "conv2d 72x9x9 -> 72x9x9 k3 s1 p1 g72 bias relu6",
+        "conv2d 72x9x9 -> 24x9x9 k1 s1 p0 g1 bias add",
+    ]
+    assert [kernel.text for kernel in prediction.kernels] == kernels
+    total = sum(latency_us(Kernel.parse(text)) for text in kernels)
+    assert prediction.latency_us == pytest.approx(total + 3 * 0.5 + 2.0)
+    assert prediction.dispatch_us == pytest.approx(3.5)
+    assert prediction.launches == 3
+    assert prediction.unstable == 0
+    assert prediction.calibrated_us is None
+    assert LatencyTable.open(table.path).predict(GRAPH.folded) == prediction
+    shares = [share for _, _, share in prediction.by_kernel()]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) == pytest.approx(total)
+
+
+def test_half_a_dispatch_cost_predicts_nothing_and_is_completed(
+    table: LatencyTable, runtime: FakeRuntime
+) -> None:
+    lines = table.path.read_text().splitlines(keepends=True)
+    table.path.write_text("".join(lines[:2] + lines[3:]))
+    half = LatencyTable.open_or_create(table.path, runtime)
+    with pytest.raises(TableError, match="launch costs"):
+        half.predict(GRAPH)
+    build_table(half, runtime.kernels(GRAPH), runtime)
+    assert LatencyTable.open(table.path).predict(GRAPH) == table.predict(GRAPH)
+
+
+def test_a_missing_kernel_is_named(table: LatencyTable) -> None:
+    with pytest.raises(MissingKernelError, match="conv2d 16x9x9 -> 48x9x9"):
+        table.predict(inverted_residual(16))
+
+
+def test_a_failed_kernel_is_named_with_its_error(table: LatencyTable) -> None:
+    with table.writing():
+        table.append(Record("kernel", "copy 3x1x1 -> 3x1x1 relu", "failed", error="no luck"))
+    kernel = Kernel.parse("copy 3x1x1 -> 3x1x1 relu")
+    assert table.missing([kernel]) == []
+    assert table.missing([kernel], failed=True) == [kernel]
+    with pytest.raises(FailedKernelError, match="copy 3x1x1.*no luck"):
+        table.latency_us(kernel)
+    assert kernel not in table.schedules()
+
+
+def test_a_new_timing_supersedes_by_line(table: LatencyTable) -> None:
+    kernel = table.predict(GRAPH).kernels[0]
+    old = table.record(kernel)
+    assert old is not None
+    with table.writing():
+        wild = Timing(tuple(float(n) for n in range(10, 20)))
+        new = table.append(Record.of_timing("kernel", wild, name=kernel.text, schedule={}))
+    assert new.supersedes == old.line
+    again = LatencyTable.open(table.path)
+    assert again.latency_us(kernel) == table.latency_us(kernel) == 14.5
+    assert again.predict(GRAPH).unstable == 1
+    assert len(again) == 3
+
+
+def test_an_estimate_is_labelled_as_one(table: LatencyTable) -> None:
+    edit(table, 5, basis="estimated: by a cycle model")
+    assert LatencyTable.open(table.path).predict(GRAPH).basis == "estimated: by a cycle model"
+    assert table.predict(GRAPH).basis == "measured"
+
+
+def test_two_records_of_one_kernel_are_an_error_that_names_the_line(table: LatencyTable) -> None:
+    lines = table.path.read_text().splitlines()
+    table.path.write_text("\n".join([*lines, lines[3]]) + "\n")
+    with pytest.raises(TableError, match="line 7.*line 4"):
+        LatencyTable.open(table.path)
+
+
+def test_superseding_what_is_not_there_is_an_error(table: LatencyTable) -> None:
+    edit(table, 5, supersedes=2)
+    with pytest.raises(TableError, match="line 5.*supersedes line 2"):
+        LatencyTable.open(table.path)
+
+
+@pytest.mark.parametrize("value", [0, -1.0, None, "fast", float("nan"), float("inf")])
+def test_a_value_that_is_no_latency_is_refused_by_line(table: LatencyTable, value: Any) -> None:
+    edit(table, 5, latency_us=value)
+    with pytest.raises(TableError, match=r"line 5.*no latency"):
+        LatencyTable.open(table.path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"samples_us": [1.0] * 13}, "1 to 12 samples"),
+        ({"samples_us": []}, "1 to 12 samples"),
+        ({"samples_us": [1.0] * 10}, "not the median"),
+        ({"status": "fine"}, "status"),
+        ({"record": "note"}, "record"),
+        ({"kernel": None}, "names no kernel"),
+        ({"status": "failed", "error": "x"}, "failed record"),
+    ],
+)
+def test_a_line_that_breaks_the_contract_is_refused(
+    table: LatencyTable, changes: dict[str, Any], words: str
+) -> None:
+    edit(table, 5, **changes)
+    with pytest.raises(TableError, match=f"line 5.*{words}"):
+        LatencyTable.open(table.path)
+
+
+def test_an_unusable_record_cannot_be_written(table: LatencyTable) -> None:
+    with table.writing(), pytest.raises(TableError, match="no latency"):
+        table.append(Record("kernel", "copy 3x1x1 -> 3x1x1", "ok", 0.0, (0.0,)))
+    LatencyTable.open(table.path)
+
+
+def test_an_unknown_schema_is_refused_by_name(table: LatencyTable) -> None:
+    edit(table, 1, schema=99)
+    with pytest.raises(TableError, match="schema 99"):
+        LatencyTable.open(table.path)
+
+
+def test_every_way_to_tear_the_last_line_is_repaired(
+    table: LatencyTable, runtime: FakeRuntime
+) -> None:
+    content = table.path.read_bytes()
+    whole = content.rfind(b"\n", 0, -1) + 1
+    for length in range(whole + 1, len(content)):
+        table.path.write_bytes(content[:length])
+        assert len(LatencyTable.open(table.path)) == 2
+        assert table.path.read_bytes() == content[:length], "reading must not write"
+    with pytest.warns(UserWarning, match="half-written"):
+        repaired = LatencyTable.open_or_create(table.path, runtime)
+    assert table.path.read_bytes() == content[:whole]
+    build_table(repaired, runtime.kernels(GRAPH), runtime)
+    assert table.path.read_bytes() == content
+
+
+def test_a_torn_header_starts_the_table_again(tmp_path: Path, runtime: FakeRuntime) -> None:
+    path = tmp_path / "torn.jsonl"
+    path.write_text('{"schema": 1, "rec')
+    with pytest.raises(TableError, match="no header"):
+        LatencyTable.open(path)
+    with pytest.warns(UserWarning, match="half-written"):
+        assert len(LatencyTable.open_or_create(path, runtime)) == 0
+
+
+def test_a_whole_line_that_is_not_json_is_refused(table: LatencyTable) -> None:
+    with table.path.open("a") as file:
+        file.write("what?\n")
+    with pytest.raises(TableError, match="line 7 is not JSON"):
+        LatencyTable.open(table.path)
+
+
+def test_another_devices_table_is_read_but_not_trusted_here(table: LatencyTable) -> None:
+    other = FakeRuntime(device(processor="Another CPU"))
+    with pytest.raises(TableDeviceError, match="processor is Another CPU, not Test CPU"):
+        LatencyTable.open(table.path, runtime=other)
+    with pytest.raises(TableDeviceError):
+        LatencyTable.open_or_create(table.path, other)
+    reading = LatencyTable.open(table.path)
+    assert reading.predict(GRAPH) == table.predict(GRAPH)
+    with pytest.raises(TableError, match="reading only"), reading.writing():
+        pass
+
+
+def test_a_table_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match="no latency table"):
+        LatencyTable.open(tmp_path / "none.jsonl")
+
+
+def _hold(path: str, ready: Any, done: Any) -> None:
+    with FileLock(f"{path}.lock"):
+        ready.set()
+        done.wait(60)
+
+
+def test_a_second_writer_is_told_to_wait(
+    table: LatencyTable, runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.latency.table.LOCK_SECONDS", 0.1)
+    context = multiprocessing.get_context("spawn")
+    ready, done = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(str(table.path), ready, done))
+    other.start()
+    try:
+        assert ready.wait(60)
+        assert LatencyTable.open(table.path).predict(GRAPH) == table.predict(GRAPH)
+        with pytest.raises(TableError, match="Another process is writing"), table.writing():
+            pass
+    finally:
+        done.set()
+        other.join(60)
+    with table.writing():
+        pass
+
+
+def test_a_reader_sees_what_a_writer_appends(table: LatencyTable, runtime: FakeRuntime) -> None:
+    reader = LatencyTable.open(table.path)
+    graph = inverted_residual(8)
+    build_table(table, runtime.kernels(graph), runtime)
+    with pytest.raises(MissingKernelError):
+        reader.predict(graph)
+    reader.refresh()
+    assert reader.predict(graph) == table.predict(graph)
+
+
+def test_appending_needs_the_lock(table: LatencyTable) -> None:
+    with pytest.raises(TableError, match="writing"):
+        table.append(Record("kernel", "copy 3x1x1 -> 3x1x1", "failed", error="x"))
