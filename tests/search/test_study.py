@@ -10,7 +10,7 @@ import pytest
 
 from nas.errors import InfeasibleError, RequestError, SearchError
 from nas.search import Infeasible, Objective, hypervolume, search
-from nas.space import SearchSpace, load
+from nas.space import load
 
 SPACES = [
     load(name).on(image_size=8, channels=1, classes=10)
@@ -179,8 +179,7 @@ def test_not_a_number_is_infeasible():
 
 
 def test_a_small_space_ends_when_all_of_it_is_known():
-    space = SPACES[2]
-    assert isinstance(space, SearchSpace)
+    space = SPACES[1]
     result = search(space, {"macs": macs}, trials=1000)
     assert len(result.trials) >= 0.9 * space.size
     assert "no new feasible architecture" in result.ended
