@@ -1,0 +1,131 @@
+"""The rows of a run: one a distinct architecture, and the front among them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from nas import files
+from nas.errors import RunFolderError
+from nas.search import Trial, non_dominated
+from nas.space import SearchSpace
+
+COLUMNS = [
+    "id",
+    "space",
+    "digest",
+    "state",
+    "validation_accuracy",
+    "predicted_us",
+    "measured_us",
+    "macs",
+    "params",
+    "peak_memory_bytes",
+    "seconds",
+    "error",
+    "holdout_accuracy",
+    "architecture",
+]
+"""`holdout_accuracy` is the score on validation images that the search never saw; only
+architectures that were timed as whole networks have one."""
+
+_NUMBERS = ("validation_accuracy", "predicted_us", "measured_us", "holdout_accuracy")
+
+SHORTEST_ID = 4
+
+
+def candidates(
+    trials: Sequence[Trial],
+    spaces: Mapping[str, SearchSpace],
+    *,
+    measured_us: Mapping[str, float],
+    holdout_accuracy: Mapping[str, float],
+    problems: Mapping[str, str],
+) -> pd.DataFrame:
+    """The trials as a table with `COLUMNS`, in the order in which they ended.
+
+    Args:
+        trials: with values `predicted_us` and `validation_error` where these are known.
+        spaces: by name; counts are read off their graphs.
+        measured_us: whole-network latency by digest.
+        holdout_accuracy: by digest.
+        problems: why a whole network could not be timed, by digest.
+    """
+    ids = short_ids([trial.digest for trial in trials])
+    rows = []
+    for trial in trials:
+        graph = spaces[trial.architecture.space].lower(trial.architecture)
+        error = trial.values.get("validation_error")
+        rows.append(
+            {
+                "id": ids[trial.digest],
+                "space": trial.architecture.space,
+                "digest": trial.digest,
+                "state": trial.state,
+                "validation_accuracy": None if error is None else round(1 - error, 6),
+                "predicted_us": trial.values.get("predicted_us"),
+                "measured_us": measured_us.get(trial.digest),
+                "macs": graph.macs,
+                "params": graph.params,
+                "peak_memory_bytes": graph.peak_memory_bytes,
+                "seconds": trial.seconds,
+                "error": trial.error or problems.get(trial.digest, ""),
+                "holdout_accuracy": holdout_accuracy.get(trial.digest),
+                "architecture": json.dumps(trial.architecture.to_json()),
+            }
+        )
+    return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(_NUMBERS, float))
+
+
+def short_ids(digests: Sequence[str]) -> dict[str, str]:
+    """For each digest its shortest prefix, of one length for all, that no other digest shares."""
+    distinct = set(digests)
+    length = SHORTEST_ID
+    while len({digest[:length] for digest in distinct}) < len(distinct):
+        length += 1
+    return {digest: digest[:length] for digest in distinct}
+
+
+def front(rows: pd.DataFrame, *, max_latency_us: float | None = None) -> pd.DataFrame:
+    """The Pareto front of accuracy and latency, fastest first.
+
+    Only complete rows compete. Where any of them was timed as a whole network, only those that were
+    compete, with the measured latency: a prediction never beats a measurement. Rows beyond the
+    limit are left out.
+    """
+    latency = latency_us(rows)
+    keep = (rows["state"] == "complete") & latency.notna() & rows["validation_accuracy"].notna()
+    if max_latency_us is not None:
+        keep &= latency <= max_latency_us
+    rows, latency = rows[keep], latency[keep]
+    points = np.column_stack([latency, 1 - rows["validation_accuracy"]])
+    return rows.iloc[non_dominated(points)]
+
+
+def latency_us(rows: pd.DataFrame) -> pd.Series:
+    """Measured latency if any row has one (missing for the others), else predicted."""
+    name = "measured_us" if rows["measured_us"].notna().any() else "predicted_us"
+    return rows[name]
+
+
+def write(rows: pd.DataFrame, path: Path) -> None:
+    """Writes rows as CSV, replacing the file at once."""
+    files.replace(path, rows.to_csv(index=False))
+
+
+def read(path: Path) -> pd.DataFrame:
+    """Reads what `write` wrote. Raises RunFolderError for a missing file or another table."""
+    try:
+        rows = pd.read_csv(path, dtype={"id": str, "digest": str, "error": str})
+    except (OSError, ValueError) as error:
+        raise RunFolderError(
+            f"{path} cannot be read: {error}.", remedy="Run the job again to finish it."
+        ) from error
+    missing = [name for name in COLUMNS if name not in rows.columns]
+    if missing:
+        raise RunFolderError(f"{path} has no column {missing[0]!r}.")
+    return rows.fillna({"error": ""})
