@@ -1,0 +1,148 @@
+"""A run's folder: who owns it, what is in `run.json`, and how long each stage took."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from nas import files
+from nas.errors import RunFolderError
+from nas.job.settings import JobSettings
+from nas.report.page import SCHEMA, read_run
+
+_VERSIONS = ("hardware-nas", "torch", "optuna", "apache-tvm", "apache-tvm-ffi", "numpy", "datasets")
+
+
+class RunFolder:
+    """The folder of one job; made by `claim`."""
+
+    def __init__(self, path: Path, record: dict[str, Any]) -> None:
+        self.path = path
+        self.record = record
+
+    @property
+    def journal(self) -> Path:
+        """The search's trials, an Optuna journal."""
+        return self.path / "study.journal"
+
+    @property
+    def measurements(self) -> Path:
+        """Every whole-network timing."""
+        return self.path / "measurements.jsonl"
+
+    @property
+    def trials(self) -> Path:
+        """All candidates as a table."""
+        return self.path / "trials.csv"
+
+    def supernet(self, space: str) -> Path:
+        """The folder of a space's supernet."""
+        return self.path / "supernets" / space
+
+    def save(self) -> None:
+        """Writes `run.json`, replacing it at once."""
+        files.replace(self.path / "run.json", json.dumps(self.record, indent=1) + "\n")
+
+    def require(self, key: str, value: Any, remedy: str) -> None:
+        """Keeps a fact of the run, or checks it against the one kept by an earlier start.
+
+        Raises RunFolderError if they differ.
+        """
+        kept = self.record.setdefault("facts", {}).setdefault(key, value)
+        if kept != value:
+            raise RunFolderError(
+                f"{self.path} was started with {key} {kept}; now it is {value}.", remedy=remedy
+            )
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[dict[str, Any]]:
+        """Times a stage; the yielded record is kept in `run.json`.
+
+        Seconds add up over interrupted starts, those of a killed process excepted.
+        """
+        record: dict[str, Any] = self.record["stages"].setdefault(name, {"seconds": 0.0})
+        start = time.perf_counter()
+        try:
+            yield record
+        finally:
+            record["seconds"] = round(record["seconds"] + time.perf_counter() - start, 3)
+            self.save()
+
+
+@contextmanager
+def claim(path: Path, settings: JobSettings, command: str) -> Iterator[RunFolder]:
+    """Takes a run folder for this process: a new one, or one that the same job began.
+
+    Raises RunFolderError if another process works in it, it belongs to another job, or it holds
+    something else.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise RunFolderError(
+            f"Another process is running a job in {path}.",
+            remedy="Wait for it, or use another folder with --out.",
+        ) from error
+    try:
+        yield RunFolder(path, _opened(path, settings, command))
+    finally:
+        lock.release()
+
+
+def _opened(path: Path, settings: JobSettings, command: str) -> dict[str, Any]:
+    job_file = path / "job.toml"
+    if job_file.exists():
+        _require_same_job(job_file, settings)
+    elif any(entry.name != ".lock" for entry in path.iterdir()):
+        raise RunFolderError(
+            f"{path} holds other files and no job.", remedy="Use an empty folder with --out."
+        )
+    else:
+        files.replace(job_file, settings.to_toml())
+    if (path / "run.json").exists():
+        return read_run(path)
+    return {
+        "schema": SCHEMA,
+        "name": settings.name,
+        "command": command,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "job": settings.model_dump(mode="json"),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "stages": {},
+    }
+
+
+def _require_same_job(job_file: Path, settings: JobSettings) -> None:
+    try:
+        kept = JobSettings.model_validate(tomllib.loads(job_file.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise RunFolderError(f"{job_file} is damaged: {error}.") from error
+    mine, theirs = settings.model_dump(), kept.model_dump()
+    different = [name for name in mine if mine[name] != theirs[name]]
+    if different:
+        raise RunFolderError(
+            f"{job_file.parent} belongs to a job with another {', '.join(different)}.",
+            remedy="Use another folder with --out, or the job file it was started with.",
+        )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _VERSIONS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found

@@ -1,0 +1,90 @@
+"""What a job file names, opened: data, spaces, the device's runtime and its latency table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from nas.job.planning import Plan, measure_pace, planned
+from nas.job.settings import JobSettings
+from nas.job.watch import Watch
+from nas.latency import Kernel, LatencyTable, open_runtime, space_kernels
+from nas.latency.runtimes import Runtime
+from nas.space import SearchSpace, library
+from nas.supernet import Data, TrainingSettings
+from nas.supernet import load as load_data
+
+
+@dataclass
+class Job:
+    """A job's settings with what they name, each opened when it is first asked for."""
+
+    settings: JobSettings
+    watch: Watch
+
+    @cached_property
+    def data(self) -> Data:
+        """The images, decoded and split."""
+        chosen = self.settings.data
+        return load_data(
+            chosen.source,
+            image_size=chosen.image_size,
+            validation_fraction=chosen.validation_fraction,
+            seed=self.settings.seed,
+            on_bad_image=chosen.on_bad_image,
+        )
+
+    @cached_property
+    def spaces(self) -> dict[str, SearchSpace]:
+        """The spaces by name, adapted to the data."""
+        data = self.data
+        found = {}
+        for chosen in self.settings.space:
+            space = library.load(chosen.name)
+            found[space.name] = space.on(
+                image_size=data.image_size, channels=data.channels, classes=len(data.classes)
+            )
+        return found
+
+    @cached_property
+    def runtime(self) -> Runtime:
+        """What compiles and times on the device."""
+        device = self.settings.device
+        return open_runtime(
+            device.runtime, target=device.target, threads=device.threads, dtype=device.dtype
+        )
+
+    @cached_property
+    def table(self) -> LatencyTable:
+        """This device's latency table; made if there is none."""
+        tables = Path(self.settings.device.tables)
+        if tables.suffix != ".jsonl":
+            tables.mkdir(parents=True, exist_ok=True)
+        return LatencyTable.open_or_create(tables, self.runtime)
+
+    @cached_property
+    def kernels(self) -> list[Kernel]:
+        """Every kernel that the spaces can need, once each."""
+        needed: dict[Kernel, None] = {}
+        for space in self.spaces.values():
+            needed.update(dict.fromkeys(space_kernels(space, self.settings.device.runtime)))
+        return list(needed)
+
+    def training(self, epochs: int | None = None) -> TrainingSettings:
+        """How supernets are trained."""
+        chosen = self.settings.training.model_dump(exclude_none=True)
+        return TrainingSettings(**(chosen if epochs is None else {**chosen, "epochs": epochs}))
+
+    def plan(self) -> Plan:
+        """What the job would do and for how long, from quick measurements on this machine."""
+        missing = self.table.missing(self.kernels)
+        pace = measure_pace(
+            list(self.spaces.values()),
+            self.data,
+            self.training(),
+            self.runtime,
+            missing,
+            seed=self.settings.seed,
+        )
+        return planned(self.settings, len(missing), pace)

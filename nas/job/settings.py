@@ -1,0 +1,203 @@
+"""The job file: what it may hold, and errors that name the key, the line and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import tomli_w
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from nas import resources
+from nas.errors import JobFileError
+
+_UNITS_S = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def seconds_of(budget: str) -> float:
+    """Seconds of a duration such as "90s", "45m", "8h" or "1h30m". Raises ValueError."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)(min|[smhd])", budget.replace(" ", ""))
+    if not parts or "".join(a + b for a, b in parts) != budget.replace(" ", ""):
+        raise ValueError(f'{budget!r} is no duration; write "45m", "8h" or "1h30m"')
+    total = sum(float(number) * _UNITS_S[unit] for number, unit in parts)
+    if total <= 0:
+        raise ValueError("a budget must be longer than nothing")
+    return total
+
+
+def _duration(value: Any) -> Any:
+    if isinstance(value, str):
+        seconds_of(value)
+    return value
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class DataSettings(_Table):
+    """Where the images are and how they are split."""
+
+    source: Annotated[str, Field(min_length=1)]
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    image_size: Annotated[int, Field(ge=8, le=512)] | None = None
+    on_bad_image: Literal["fail", "skip"] = "fail"
+    license: str = ""
+
+
+class DeviceSettings(_Table):
+    """The device that the networks are for."""
+
+    runtime: Literal["tvm"] = "tvm"
+    target: str = "cpu"
+    threads: Annotated[int, Field(ge=1)] = 1
+    dtype: Literal["float32"] = "float32"
+    tables: str = "latency_tables"
+
+
+class TrainingOptions(_Table):
+    """How the supernets are trained, on which device of the training machine."""
+
+    device: str = "auto"
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    batch_size: Annotated[int, Field(ge=2)] | None = None
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+class SpaceSettings(_Table):
+    """A space by name, or the path of a Python file."""
+
+    name: Annotated[str, Field(min_length=1)]
+
+
+class SearchSettings(_Table):
+    """How many distinct architectures to score, and the limit that they must meet."""
+
+    trials: Annotated[int, Field(ge=1)] | None = None
+    sampler: Literal["auto"] = "auto"
+    max_latency_ms: Annotated[float, Field(gt=0)] | None = None
+    workers: Literal[1] = 1
+    storage: Literal["journal"] = "journal"
+
+
+class FinishSettings(_Table):
+    """What is done with the front: how many of its members are timed as whole networks."""
+
+    measure: Annotated[int, Field(ge=0)] = 20
+
+
+class JobSettings(_Table):
+    """A whole job file; see README.md, "Your own job"."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "overnight"
+    seed: Annotated[int, Field(ge=0)] = 0
+    budget: Annotated[str, BeforeValidator(_duration)] = "8h"
+    data: DataSettings
+    device: DeviceSettings = DeviceSettings()
+    training: TrainingOptions = TrainingOptions()
+    space: Annotated[tuple[SpaceSettings, ...], Field(min_length=1, strict=False)]
+    search: SearchSettings = SearchSettings()
+    finish: FinishSettings = FinishSettings()
+
+    @property
+    def budget_s(self) -> float:
+        """The whole job's budget in seconds."""
+        return seconds_of(self.budget)
+
+    def to_toml(self) -> str:
+        """The resolved job file: every key with its value, unset ones left out."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def job_path(name_or_path: str) -> Path:
+    """The file of a job: a path, or the name of a job that ships with the package.
+
+    Raises JobFileError, naming the jobs that ship.
+    """
+    path = Path(name_or_path)
+    shipped = resources.folder("jobs") / f"{name_or_path}.toml"
+    if path.is_file():
+        return path
+    if shipped.is_file():
+        return shipped
+    known = ", ".join(sorted(p.stem for p in resources.folder("jobs").glob("*.toml")))
+    raise JobFileError(
+        f"There is no job file {name_or_path}.",
+        remedy=f"Give the path of a TOML file, or one of the jobs that ship: {known}.",
+    )
+
+
+def load_job(path: Path) -> JobSettings:
+    """Reads and checks a job file.
+
+    Raises JobFileError naming each wrong key with its line, what came and what is allowed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        return JobSettings.model_validate(tomllib.loads(text))
+    except (OSError, UnicodeDecodeError) as error:
+        raise JobFileError(f"{path} cannot be read: {error}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise JobFileError(f"{path} is not TOML: {error}.") from error
+    except ValidationError as error:
+        problems = [_explain(dict(problem), text) for problem in error.errors()]
+        raise JobFileError(f"{path}: " + "\n".join(problems)) from error
+
+
+def _explain(problem: dict[str, Any], text: str) -> str:
+    location: tuple[int | str, ...] = problem["loc"]
+    key = ".".join(str(part) for part in location if isinstance(part, str))
+    line = _line(text, location)
+    where = f"line {line}: {key}" if line else key
+    kind, value = problem["type"], problem["input"]
+    if kind == "extra_forbidden":
+        allowed = _keys_beside(location)
+        close = difflib.get_close_matches(str(location[-1]), allowed, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        return f"{where} is not a key.{hint} Allowed here: {', '.join(allowed)}."
+    if kind == "missing":
+        return f"{key} is missing: {_MEANING.get(key, 'it has no default')}."
+    reason = problem["msg"].removeprefix("Value error, ")
+    return f"{where} is {value!r}: {reason[0].lower()}{reason[1:]}."
+
+
+_MEANING = {
+    "data": 'add [data] with source = "digits" or a path',
+    "data.source": '"digits" or the path of parquet files or an image folder',
+    "space": 'add [[space]] with name = "mobilenet", one a family',
+    "space.name": "the name of a space or the path of a Python file",
+}
+
+
+def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
+    """The keys that a table knows, for the table that holds the last part of `location`."""
+    model: type[BaseModel] = JobSettings
+    for part in location[:-1]:
+        if isinstance(part, str):
+            annotation = model.model_fields[part].annotation
+            model = next(c for c in (annotation, *get_args(annotation)) if isinstance(c, type))
+    return list(model.model_fields)
+
+
+def _line(text: str, location: tuple[int | str, ...]) -> int | None:
+    """The line (from 1) where a key stands, or its table's header; None if it cannot be told."""
+    tables = [str(part) for part in location if isinstance(part, str)]
+    element = next((part for part in location if isinstance(part, int)), None)
+    header, key = (tables[0], tables[-1]) if len(tables) > 1 else ("", tables[-1])
+    current, count, fallback = "", -1, None
+    for number, line in enumerate(text.splitlines(), start=1):
+        found = re.match(r"\s*\[+\s*([\w.-]+)\s*\]+", line)
+        if found:
+            current = found.group(1)
+            count += current == header and "[[" in line
+            if current == (header or key) and element in (None, count):
+                fallback = number
+        elif current == header and element in (None, count):
+            assigned = re.match(r"\s*[\"']?([\w.-]+)[\"']?\s*=", line)
+            if assigned and assigned.group(1) in (key, ".".join(tables)):
+                return number
+    return fallback

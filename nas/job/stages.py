@@ -1,0 +1,182 @@
+"""The stages of a job, in their order. Each continues what an earlier start left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nas import files
+from nas.errors import KernelError
+from nas.job.folder import RunFolder
+from nas.job.opened import Job
+from nas.job.planning import Plan, settled
+from nas.latency import build_table
+from nas.report import page
+from nas.search import Infeasible, Objective, SearchResult, Trial, search
+from nas.search.objectives import Score
+from nas.space import Architecture, library
+from nas.supernet import Supernet, evaluate, train
+
+
+def prepare(job: Job, run: RunFolder) -> Plan:
+    """Opens everything that the job names and settles how much it does, once for all starts."""
+    data = job.data
+    run.require("data", data.digest, "The data changed: use another folder with --out.")
+    run.require(
+        "spaces",
+        {name: space.digest for name, space in job.spaces.items()},
+        "A space changed: use another folder with --out.",
+    )
+    fingerprint = job.runtime.fingerprint.to_json()
+    recorded = fingerprint.pop("recorded")
+    run.require("device", fingerprint, "Continue on the device that the run was started on.")
+    _keep_space_files(job, run)
+    run.record["data"] = {
+        "source": job.settings.data.source,
+        "digest": data.digest,
+        "license": job.settings.data.license,
+        "classes": list(data.classes),
+        "counts": data.counts,
+        "skipped": len(data.skipped),
+    }
+    run.record["spaces"] = {name: space.digest for name, space in job.spaces.items()}
+    run.record["settings"] = next(iter(job.spaces.values())).settings
+    run.record["device"] = {
+        "summary": f"{fingerprint['processor']}, {fingerprint['threads']} thread(s), "
+        f"{fingerprint['runtime']} {fingerprint['dtype']}",
+        "must_match": {key: _words(value) for key, value in fingerprint.items()},
+        "recorded": {key: _words(value) for key, value in recorded.items()},
+    }
+    if data.skipped:
+        job.watch.note(f"{len(data.skipped)} unreadable images were left out: {data.skipped[0]}")
+    if "plan" not in run.record:
+        missing = job.table.missing(job.kernels)
+        plan = settled(job.settings, list(job.spaces), len(missing)) or job.plan()
+        run.record["plan"] = plan.to_json()
+    run.save()
+    return Plan.from_json(run.record["plan"])
+
+
+def build_tables(job: Job, run: RunFolder) -> None:
+    """Times every kernel of the spaces that the device's table does not have yet."""
+    missing = job.table.missing(job.kernels)
+    job.watch.begin("latency table", "kernel")
+    build_table(
+        job.table,
+        job.kernels,
+        job.runtime,
+        progress=lambda p: job.watch.advance(p.done, p.total, p.record.name),
+    )
+    needed = [job.table.record(kernel) for kernel in job.kernels]
+    failed = [record for record in needed if record is not None and record.status == "failed"]
+    run.record["table"] = {
+        "file": job.table.path.name,
+        "kernels": len(needed),
+        "built": len(missing),
+        "failed": len(failed),
+        "unstable": sum(r is not None and r.status == "unstable" for r in needed),
+        "dispatch_us": job.table.dispatch_us,
+    }
+    for record in failed:
+        job.watch.note(f"failed kernel, its networks are infeasible: {record.name}: {record.error}")
+
+
+def train_supernets(job: Job, run: RunFolder, epochs: dict[str, int]) -> dict[str, Supernet]:
+    """Trains one supernet a space, and scores its largest and smallest network."""
+    supernets: dict[str, Supernet] = {}
+    kept = run.record.setdefault("supernets", {})
+    for name, space in job.spaces.items():
+        settings = job.training(epochs[name])
+        with run.stage(f"supernet {name}"):
+            job.watch.begin(f"supernet {name}", "step")
+            supernets[name] = train(
+                space,
+                job.data,
+                run.supernet(name),
+                settings,
+                seed=job.settings.seed,
+                progress=lambda p: job.watch.advance(p.step, p.steps, f"loss {p.loss:.3f}"),
+            )
+        largest, smallest = evaluate(supernets[name], [space.largest, space.smallest], job.data)
+        kept[name] = {
+            "epochs": settings.epochs,
+            "largest_accuracy": largest,
+            "smallest_accuracy": smallest,
+        }
+        job.watch.note(f"{name}: largest network {largest:.1%}, smallest {smallest:.1%}")
+    return supernets
+
+
+def run_search(
+    job: Job, run: RunFolder, supernets: dict[str, Supernet], trials: int
+) -> SearchResult:
+    """Searches all spaces at once for accuracy and predicted latency."""
+    limit_ms = job.settings.search.max_latency_ms
+    job.watch.begin("search", "trial")
+    best: dict[str, float] = {}
+
+    def told(trial: Trial, done: int) -> None:
+        if trial.state == "complete":
+            space = trial.architecture.space
+            best[space] = max(best.get(space, 0.0), 1 - trial.values["validation_error"])
+        text = ", ".join(f"{name} {value:.1%}" for name, value in best.items())
+        job.watch.advance(done, trials, text)
+
+    result = search(
+        list(job.spaces.values()),
+        [
+            Objective(
+                "predicted_us",
+                lambda batch: [_predicted(job, each) for each in batch],
+                cheap=True,
+                limit=None if limit_ms is None else 1000 * limit_ms,
+            ),
+            Objective("validation_error", lambda batch: _errors(job, supernets, batch)),
+        ],
+        trials=trials,
+        seed=job.settings.seed,
+        journal=run.journal,
+        on_trial=told,
+    )
+    if len([t for t in result.trials if t.state == "complete"]) < trials:
+        job.watch.note(f"search: {result.ended}")
+    return result
+
+
+def write_report(run: RunFolder) -> Path:
+    """The report of what is in the folder."""
+    run.save()
+    return page.build(run.path)
+
+
+def _predicted(job: Job, architecture: Architecture) -> Score:
+    graph = job.spaces[architecture.space].lower(architecture)
+    try:
+        return job.table.predict(graph).latency_us
+    except KernelError as error:
+        return Infeasible(error.message)
+
+
+def _errors(
+    job: Job, supernets: dict[str, Supernet], architectures: Sequence[Architecture]
+) -> list[Score]:
+    return [
+        1 - evaluate(supernets[each.space], [each], job.data, "search")[0] for each in architectures
+    ]
+
+
+def _keep_space_files(job: Job, run: RunFolder) -> None:
+    """A run keeps the tables it searched, the user's own ones above all."""
+    kept = run.path / "spaces"
+    kept.mkdir(exist_ok=True)
+    for chosen in job.settings.space:
+        path = library.path_of(chosen.name)
+        if not (kept / path.name).exists():
+            files.replace(kept / path.name, path.read_bytes())
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {each}" for key, each in value.items())
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,0 +1,40 @@
+"""The mini job: once to its end for the whole session, or ready to run in an empty folder."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from nas.job import JobSettings, load_job, run
+from tests.mini_job import write_job
+
+
+@pytest.fixture
+def job_folder(tmp_path, monkeypatch) -> Path:
+    """An empty current folder with the mini job in it."""
+    monkeypatch.chdir(tmp_path)
+    write_job(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def job(job_folder) -> JobSettings:
+    return load_job(job_folder / "job.toml")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory) -> Path:
+    """A folder in which the mini job ran to its end: `results/mini` and `latency_tables`."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    path = write_job(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run(load_job(path), Path("results/mini"), command="nas run job.toml")
+    return folder
+
+
+@pytest.fixture
+def same_device(job_folder, undisturbed) -> Path:
+    """The current folder with the latency table that the undisturbed run built."""
+    shutil.copytree(undisturbed / "latency_tables", job_folder / "latency_tables")
+    return job_folder

@@ -1,0 +1,187 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nas import job as jobs
+from nas.errors import InfeasibleError, RunFolderError
+from nas.job import finish, load_job
+from nas.job.folder import claim
+from nas.report import candidates, page
+from tests.mini_job import write_job
+
+FAMILIES = {"mobile", "shuffle", "squeeze"}
+
+
+@pytest.fixture
+def finished(undisturbed) -> Path:
+    return undisturbed / "results" / "mini"
+
+
+def test_the_folder_holds_what_results_readme_promises(finished):
+    listed = (Path(__file__).parents[2] / "results" / "README.md").read_text()
+    for name in ("report.html", "front.csv", "front.json", "trials.csv", "run.json", "job.toml"):
+        assert (finished / name).is_file()
+        assert f"`{name}`" in listed
+    assert (finished / "measurements.jsonl").is_file()
+    assert {p.name for p in (finished / "supernets").iterdir()} == FAMILIES
+    assert {p.stem for p in (finished / "spaces").iterdir()} == FAMILIES
+
+
+def test_every_family_has_measured_members_and_nothing_is_made_up(finished):
+    rows = candidates.read(finished / "trials.csv")
+    assert (rows["state"] == "complete").sum() == 30
+    assert rows["digest"].is_unique
+    measured = rows.dropna(subset=["measured_us"])
+    assert len(measured) == 10
+    assert set(measured["space"]) == FAMILIES
+    assert (measured["measured_us"] > 0).all()
+    assert rows["validation_accuracy"].between(0, 1).all()
+    assert measured["holdout_accuracy"].between(0, 1).all()
+    logged = [json.loads(x) for x in (finished / "measurements.jsonl").read_text().splitlines()]
+    for record in logged:
+        row = rows.set_index("digest").loc[record["digest"]]
+        assert record["measured_us"] == row["measured_us"]
+        assert np.median(record["samples_us"]) == pytest.approx(row["measured_us"], rel=1e-3)
+
+
+def test_the_front_is_the_measured_one(finished):
+    rows = candidates.read(finished / "trials.csv").dropna(subset=["measured_us"])
+    front = pd.read_csv(finished / "front.csv")
+    points = list(zip(rows["measured_us"], rows["validation_accuracy"], strict=True))
+    best = {p for p in points if not any(q[0] <= p[0] and q[1] >= p[1] and q != p for q in points)}
+    assert set(zip(front["measured_us"], front["validation_accuracy"], strict=True)) == best
+    document = json.loads((finished / "front.json").read_text())
+    assert [m["id"] for m in document["front"]] == front["id"].astype(str).tolist()
+
+
+def test_run_json_says_what_was_done_and_how_long_each_stage_took(finished):
+    run = page.read_run(finished)
+    stages = {"prepare", "latency table", "search", "measure the front"}
+    assert set(run["stages"]) == stages | {f"supernet {name}" for name in FAMILIES}
+    assert all(record["seconds"] > 0 for record in run["stages"].values())
+    assert run["versions"]["apache-tvm"]
+    assert run["data"]["counts"]["test"] > 0
+    assert run["device"]["must_match"]["processor"]
+
+
+def test_the_report_is_one_file_that_names_every_front_member(finished):
+    text = (finished / "report.html").read_text()
+    assert "<svg" in text
+    assert 'src="http' not in text
+    assert 'href="http' not in text
+    for member in json.loads((finished / "front.json").read_text())["front"]:
+        assert f"<code>{member['id']}</code>" in text
+    for family in FAMILIES:
+        assert family in text
+
+
+def test_running_again_does_nothing_new(finished, undisturbed, monkeypatch):
+    monkeypatch.chdir(undisturbed)
+    before = {name: (finished / name).read_text() for name in ("trials.csv", "front.csv")}
+    log = (finished / "measurements.jsonl").read_bytes()
+    jobs.run(load_job(undisturbed / "job.toml"), Path("results/mini"))
+    assert {name: (finished / name).read_text() for name in before} == before
+    assert (finished / "measurements.jsonl").read_bytes() == log
+
+
+def test_the_same_log_gives_the_same_front_in_another_folder(finished, same_device, job):
+    """Training, search and report are repeatable; only timings are not, and those are in a log."""
+    out = same_device / "again"
+    with claim(out, job, ""):
+        shutil.copy(finished / "measurements.jsonl", out)
+    jobs.run(job, out)
+    for name in ("front.csv", "trials.csv"):
+        old, new = (pd.read_csv(f / name).drop(columns="seconds") for f in (finished, out))
+        pd.testing.assert_frame_equal(old, new)
+
+
+def test_a_latency_budget_nothing_can_meet(same_device):
+    path = write_job(same_device)
+    text = path.read_text().replace("trials = 30", "trials = 30\nmax_latency_ms = 1e-6")
+    path.write_text(text)
+    with pytest.raises(InfeasibleError, match=r"Nothing meets the limit predicted_us 0.001: .*"):
+        jobs.run(load_job(path), same_device / "out")
+
+
+def test_a_latency_budget_is_met_by_every_member(same_device, finished):
+    rows = candidates.read(finished / "trials.csv")
+    limit_ms = float(rows["predicted_us"].quantile(0.5)) / 1000
+    path = write_job(same_device)
+    text = path.read_text().replace("trials = 30", f"trials = 20\nmax_latency_ms = {limit_ms}")
+    path.write_text(text)
+    jobs.run(load_job(path), same_device / "out")
+    found = candidates.read(same_device / "out" / "trials.csv")
+    complete = found[found["state"] == "complete"]
+    assert complete["predicted_us"].max() <= 1000 * limit_ms
+    ruled_out = found[found["state"] == "infeasible"]
+    assert ruled_out["validation_accuracy"].isna().all()
+    front = json.loads((same_device / "out" / "front.json").read_text())["front"]
+    assert all(member["measured_us"] <= 1000 * limit_ms for member in front)
+
+
+def test_another_job_in_the_same_folder_is_refused(finished, job_folder):
+    path = write_job(job_folder)
+    path.write_text(path.read_text().replace("seed = 5", "seed = 6"))
+    with pytest.raises(RunFolderError, match="belongs to a job with another seed"):
+        jobs.run(load_job(path), finished)
+
+
+def test_a_folder_with_other_files_is_refused(job_folder, job):
+    (job_folder / "thesis").mkdir()
+    (job_folder / "thesis" / "chapter1.txt").write_text("mine")
+    with pytest.raises(RunFolderError, match="holds other files and no job"):
+        jobs.run(job, job_folder / "thesis")
+    assert [path.name for path in (job_folder / "thesis").iterdir()] == [".lock", "chapter1.txt"]
+
+
+def test_two_jobs_on_one_folder(job_folder, job):
+    with claim(job_folder / "out", job, ""), pytest.raises(RunFolderError, match="Another process"):
+        jobs.run(job, job_folder / "out")
+
+
+def test_a_space_that_changed_is_refused(same_device, job):
+    with claim(same_device / "out", job, "") as kept:
+        kept.require("spaces", {"mobile": "another"}, "")
+        kept.save()
+    with pytest.raises(RunFolderError, match=r"A space changed: use another folder"):
+        jobs.run(job, same_device / "out")
+
+
+def test_a_plan_shares_out_the_budget(same_device, job):
+    fixed = jobs.plan(job)
+    assert (fixed.trials, set(fixed.epochs.values()), fixed.kernels) == (30, {2}, 0)
+    path = write_job(same_device)
+    text = path.read_text().replace("epochs = 2", "").replace("trials = 30", "")
+    plans = []
+    for budget in ("2m", "10m"):
+        path.write_text(f'budget = "{budget}"\n' + text)
+        plans.append(jobs.plan(load_job(path)))
+    for name in FAMILIES:
+        assert plans[0].epochs[name] <= plans[1].epochs[name]
+    assert plans[0].trials <= plans[1].trials
+    assert sum(plans[0].epochs.values()) < sum(plans[1].epochs.values())
+
+
+def test_what_is_measured_holds_every_family_and_both_ends_of_the_front(finished):
+    rows = candidates.read(finished / "trials.csv")
+    chosen = finish.to_measure(rows, sorted(FAMILIES), 10)
+    assert len(chosen) == len(set(chosen)) == 10
+    assert set(rows.set_index("digest").loc[chosen]["space"]) == FAMILIES
+    front = candidates.front(rows.assign(measured_us=np.nan))
+    assert {front["digest"].iloc[0], front["digest"].iloc[-1]} <= set(chosen)
+    assert len(finish.to_measure(rows, sorted(FAMILIES), 1000)) == 30
+    assert finish.to_measure(rows, sorted(FAMILIES), 0) == []
+
+
+def test_a_later_line_of_the_measurement_log_replaces_an_earlier_one():
+    records = [
+        {"digest": "a", "status": "failed", "error": "no", "measured_us": None},
+        {"digest": "b", "status": "ok", "error": None, "measured_us": 2.0},
+        {"digest": "a", "status": "unstable", "error": None, "measured_us": 3.0},
+        {"digest": "b", "status": "failed", "error": "gone", "measured_us": None},
+    ]
+    assert finish.kept_measurements(records) == ({"a": 3.0}, {"b": "gone"})

@@ -1,0 +1,54 @@
+"""A whole job small enough for a test: three families of a few kernels each, on digits."""
+
+from pathlib import Path
+
+SPACES = {
+    "mobile": """
+        Stage("stem", "conv", (4, 8), per_stage={"kernel": 3}),
+        Stage("body", "inverted_residual", 8, (1, 2), 2, entry="linear_bottleneck",
+              per_block={"kernel": (3, 5), "expand": (1, 3)}),
+        Stage("head", "linear_classifier"),
+    """,
+    "shuffle": """
+        Stage("stem", "conv", 8, per_stage={"kernel": 3}),
+        Stage("body", "shuffle_unit", 16, (1, 2), 2, entry="shuffle_entry",
+              per_block={"unit": ("basic", "xception"), "kernel": 3}),
+        Stage("head", "linear_classifier"),
+    """,
+    "squeeze": """
+        Stage("stem", "conv", 8, per_stage={"kernel": 3}),
+        Stage("pool", "max_pool", stride=2, per_stage={"kernel": 3}),
+        Stage("body", "fire", (16, 32), (1, 2), per_block={"squeeze": 0.5, "share3x3": 0.5}),
+        Stage("head", "conv_classifier"),
+    """,
+}
+
+JOB = """
+name = "mini"
+seed = 5
+
+[data]
+source = "digits"
+validation_fraction = 0.5
+
+[training]
+epochs = 2
+
+[search]
+trials = 30
+
+[finish]
+measure = 10
+"""
+
+
+def write_job(folder: Path, *, extra: str = "") -> Path:
+    """A job file with its three space files, in `folder`; paths in it are relative to it."""
+    text = JOB
+    for name, rows in SPACES.items():
+        source = f"SPACE = SearchSpace({name!r}, ({rows}))\n"
+        (folder / f"{name}.py").write_text("from nas.space import SearchSpace, Stage\n" + source)
+        text += f'\n[[space]]\nname = "{name}.py"\n'
+    path = folder / "job.toml"
+    path.write_text(text + extra)
+    return path
