@@ -1,0 +1,432 @@
+"""The command line: parses, calls, prints. Everything it does is one call away in Python."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nas import __version__
+from nas.errors import NasError, RequestError
+
+if TYPE_CHECKING:
+    from nas.job import JobSettings
+
+app = typer.Typer(
+    name="nas",
+    help="Finds the most accurate small convolutional network for your images and your device. "
+    "Start with: nas quickstart",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+table_app = typer.Typer(help="Latency tables of this device.", no_args_is_help=True)
+app.add_typer(table_app, name="table")
+
+_DEBUG = False
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Out = Annotated[Path | None, typer.Option(help="Run folder; by default results/<job name>.")]
+Spaces = Annotated[
+    list[str], typer.Option("--space", help="A space's name or Python file; may be repeated.")
+]
+Runtime = Annotated[str, typer.Option(help="What compiles and times the kernels.")]
+Target = Annotated[str, typer.Option(help="The device: cpu.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads that run one network.")]
+Dtype = Annotated[str, typer.Option(help="Of weights and activations.")]
+ImageSize = Annotated[
+    int | None, typer.Option(min=8, help="Pixels a side; by default the space's own.")
+]
+Channels = Annotated[int, typer.Option(min=1, help="Channels of the images.")]
+Classes = Annotated[int, typer.Option(min=2, help="Classes to tell apart.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of whatever is drawn at random.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"nas {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    global _DEBUG
+    _DEBUG = debug
+
+
+@app.command()
+def quickstart(out: Out = None, as_json: Json = False) -> None:
+    """The overnight job, shrunk to minutes, on real images that ship with scikit-learn.
+
+    Run again on the same folder, it continues where it stopped. Example: nas quickstart
+    """
+    from nas.job import job_path, load_job
+
+    _run(load_job(job_path("quickstart")), out, as_json)
+
+
+@app.command()
+def run(
+    job: Annotated[str, typer.Argument(help="A job file (TOML), or the name of one that ships.")],
+    out: Out = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what the job would do and for how long, and stop.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """A whole job: table, supernets, search, measured front, report.
+
+    Run again on the same folder, it continues where it stopped. Example: nas run overnight.toml
+    """
+    from nas.job import job_path, load_job
+
+    settings = load_job(job_path(job))
+    if plan:
+        _plan(settings, as_json)
+    else:
+        _run(settings, out, as_json)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What this machine can do: device, runtimes and why others are not usable, timing noise."""
+    from nas import console
+    from nas.doctor import examine
+
+    found = examine()
+    if as_json:
+        _print_json(found)
+        return
+    noise = found["noise"]
+    console.out.print(f"processor      {found['processor']}", highlight=False)
+    console.out.print(f"vector units   {' '.join(found['features']) or 'unknown'}", highlight=False)
+    for key, value in found["machine"].items():
+        console.out.print(f"{key:<14} {value}", highlight=False)
+    for name in found["training_devices"]:
+        console.out.print(f"trains on      {name}", highlight=False)
+    for runtime in found["runtimes"]:
+        versions = ", ".join(f"{k} {v}" for k, v in (runtime["versions"] or {}).items())
+        state = f"usable ({versions})" if runtime["usable"] else f"not usable: {runtime['reason']}"
+        console.out.print(f"runtime        {runtime['name']}: {state}", highlight=False)
+    verdict = "steady" if noise["spread"] <= noise["unstable_above"] else "too noisy for tables"
+    console.out.print(
+        f"timing noise   {noise['spread']:.1%} between the quartiles, worst sample "
+        f"{noise['worst']:.2f} of the median: {verdict}",
+        highlight=False,
+    )
+
+
+@app.command()
+def spaces(
+    name: Annotated[str | None, typer.Argument(help="A space's name or Python file.")] = None,
+    image_size: ImageSize = None,
+    channels: Channels = 3,
+    classes: Classes = 10,
+    runtime: Runtime = "tvm",
+    as_json: Json = False,
+) -> None:
+    """The search spaces; for one of them its choices, size, kernels and range.
+
+    Example: nas spaces mobilenet --image-size 32
+    """
+    from nas import describe
+    from nas.space import names
+
+    chosen = [name] if name else names()
+    found = [
+        describe.space(_space(each, image_size, channels, classes), runtime) for each in chosen
+    ]
+    if as_json:
+        _print_json(found[0] if name else found)
+    elif name:
+        describe.show_space(found[0])
+    else:
+        describe.show_spaces(found)
+
+
+@table_app.command("build")
+def table_build(
+    space: Spaces,
+    image_size: ImageSize = None,
+    channels: Channels = 3,
+    classes: Classes = 10,
+    runtime: Runtime = "tvm",
+    target: Target = "cpu",
+    threads: Threads = 1,
+    dtype: Dtype = "float32",
+    out: Annotated[Path, typer.Option(help="Folder or .jsonl file.")] = Path("latency_tables"),
+    retry_failed: Annotated[bool, typer.Option(help="Time failed kernels once more.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Times every kernel of the spaces that this device's table lacks; safe to stop and start.
+
+    Example: nas table build --space mobilenet --space shufflenet --image-size 32
+    """
+    from nas.console import Bars
+    from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
+
+    adapted = [_space(each, image_size, channels, classes) for each in space]
+    opened = open_runtime(runtime, target=target, threads=threads, dtype=dtype)
+    if out.suffix != ".jsonl":
+        out.mkdir(parents=True, exist_ok=True)
+    table = LatencyTable.open_or_create(out, opened)
+    kernels = [kernel for each in adapted for kernel in space_kernels(each, runtime)]
+    with Bars() as bars:
+        bars.begin("latency table", "kernel")
+        built = build_table(
+            table,
+            kernels,
+            opened,
+            retry_failed=retry_failed,
+            progress=lambda p: bars.advance(p.done, p.total, p.record.name),
+        )
+    mean = built.seconds / built.added if built.added else 0.0
+    record = {
+        "table": str(table.path),
+        "kernels_needed": len(set(kernels)),
+        "ok": built.ok,
+        "unstable": built.unstable,
+        "failed": built.failed,
+        "seconds": round(built.seconds, 2),
+        "seconds_per_kernel": round(mean, 3),
+        "dispatch_us": table.dispatch_us,
+    }
+    _show(
+        record,
+        f"{table.path}: {built.added} kernels added ({built.failed} failed, {built.unstable} "
+        f"unstable) of {record['kernels_needed']} needed, {mean:.2f} s a kernel.",
+        as_json,
+    )
+
+
+@table_app.command("show")
+def table_show(
+    table: Annotated[Path, typer.Argument(help="A latency table.")], as_json: Json = False
+) -> None:
+    """What is in a table: device, coverage by kind of kernel, noise, failures.
+
+    Example: nas table show latency_tables/*.jsonl
+    """
+    from nas import describe
+    from nas.latency import LatencyTable
+
+    found = describe.table(LatencyTable.open(_existing(table)))
+    if as_json:
+        _print_json(found)
+    else:
+        describe.show_table(found)
+
+
+@table_app.command("check")
+def table_check(
+    table: Annotated[Path, typer.Argument(help="A latency table of this device.")],
+    space: Spaces,
+    nets: Annotated[int, typer.Option(min=1, help="Networks to compile and time.")] = 20,
+    image_size: ImageSize = None,
+    channels: Channels = 3,
+    classes: Classes = 10,
+    seed: Seed = 0,
+    plot: Annotated[Path | None, typer.Option(help="Write a scatter plot to this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compiles and times random whole networks and compares them with the table's predictions.
+
+    Example: nas table check latency_tables/*.jsonl --space mobilenet --image-size 32
+    """
+    import numpy as np
+
+    from nas.console import Bars
+    from nas.latency import LatencyTable, check_table, open_runtime
+
+    device = LatencyTable.open(_existing(table)).device
+    opened = open_runtime(
+        device.runtime, target=device.target, threads=device.threads, dtype=device.dtype
+    )
+    adapted = [_space(each, image_size, channels, classes) for each in space]
+    with Bars() as bars:
+        bars.begin("whole networks", "step")
+        check = check_table(
+            LatencyTable.open(table, runtime=opened),
+            adapted,
+            opened,
+            nets=nets,
+            rng=np.random.default_rng(seed),
+            progress=bars.advance,
+        )
+    if plot is not None:
+        check.plot(plot)
+    _show(check.to_json(), check.summary(), as_json)
+
+
+@app.command()
+def predict(
+    arch: Annotated[str, typer.Argument(help="An architecture's JSON file, or RUN:ID.")],
+    table: Annotated[Path, typer.Option(help="A latency table, of any device.")],
+    image_size: ImageSize = None,
+    channels: Channels = 3,
+    classes: Classes = 10,
+    as_json: Json = False,
+) -> None:
+    """Latency of one architecture from a table, by kernel.
+
+    Sizes are taken from the run where ARCH is RUN:ID.
+    Example: nas predict results/quickstart:3f2a --table latency_tables/mine.jsonl
+    """
+    from nas import describe
+    from nas.latency import LatencyTable
+
+    graph = describe.graph_of(arch, image_size, channels, classes)
+    found = describe.prediction(LatencyTable.open(_existing(table)), graph)
+    if as_json:
+        _print_json(found)
+    else:
+        describe.show_prediction(found)
+
+
+@app.command()
+def report(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    as_json: Json = False,
+) -> None:
+    """Writes report.html, front.csv and front.json of a run again.
+
+    Example: nas report results/quickstart
+    """
+    from nas.report import page
+
+    path = page.build(run_folder)
+    _show({"report": str(path)}, f"{path}", as_json)
+
+
+@app.command()
+def select(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    max_latency_ms: Annotated[float | None, typer.Option(help="Milliseconds an image.")] = None,
+    max_params: Annotated[int | None, typer.Option(help="Parameters.")] = None,
+    min_accuracy: Annotated[float | None, typer.Option(help="A fraction, such as 0.95.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The most accurate front member under the limits; exits 1 and names the nearest if none fits.
+
+    Example: nas select results/quickstart --max-latency-ms 0.05
+    """
+    from nas.report.select import Limits, latency_us
+    from nas.report.select import select as choose
+
+    member = choose(run_folder, Limits(max_latency_ms, max_params, min_accuracy))
+    basis = "predicted" if member["measured_us"] is None else "measured"
+    _show(
+        member,
+        f"{member['id']} ({member['space']}): accuracy {member['validation_accuracy']:.4f}, "
+        f"{latency_us(member) / 1000:.4g} ms {basis}, {member['macs']} MACs, "
+        f"{member['params']} parameters\n" + json.dumps(member["architecture"]),
+        as_json,
+    )
+
+
+def _run(settings: JobSettings, out: Path | None, as_json: bool) -> None:
+    from nas import job
+    from nas.console import Bars
+
+    folder = out or Path("results") / settings.name
+    with Bars() as bars:
+        done = job.run(settings, folder, command=" ".join(["nas", *sys.argv[1:]]), watch=bars)
+    _show(
+        {"run": str(done.folder), "report": str(done.report), "front": done.front},
+        f"{done.front} networks on the front. Open {done.report} and choose, for example with "
+        f"nas select {done.folder} --max-latency-ms 1",
+        as_json,
+    )
+
+
+def _plan(settings: JobSettings, as_json: bool) -> None:
+    from nas import console, job
+
+    with console.err.status("measuring a little of every stage"):
+        plan = job.plan(settings)
+    if as_json:
+        _print_json(plan.to_json())
+        return
+    work = {
+        "table": f"{plan.kernels} kernels to time",
+        "supernets": ", ".join(f"{name}: {n} epochs" for name, n in plan.epochs.items()),
+        "search": f"{plan.trials} architectures",
+        "finish": f"{plan.measure} whole networks",
+    }
+    rows = [(name, work[name], console.duration(s)) for name, s in plan.seconds.items()]
+    total = ("together", "", console.duration(sum(plan.seconds.values())))
+    console.table(["stage", "work", "about"], [*rows, total])
+
+
+def _space(name: str, image_size: int | None, channels: int, classes: int) -> Any:
+    from nas.space import load
+
+    space = load(name)
+    return space.on(image_size=image_size or space.image_size, channels=channels, classes=classes)
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise RequestError(
+            f"There is no file {path}.", remedy="Build a table with `nas table build`."
+        )
+    return path
+
+
+def _show(record: dict[str, Any], text: str, as_json: bool) -> None:
+    if as_json:
+        _print_json(record)
+    else:
+        print(text)
+
+
+def _print_json(record: Any) -> None:
+    print(json.dumps(record, indent=1, default=str))
+
+
+def _warn(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def main() -> None:
+    """Runs the command line; exits 0 done, 1 failed, 2 for a wrong request."""
+    warnings.simplefilter("ignore")
+    warnings.filterwarnings("always", category=UserWarning, module=r"nas\.")
+    warnings.showwarning = _warn
+    try:
+        app()
+    except KeyboardInterrupt:
+        if _DEBUG:
+            raise
+        print("stopped; the same command continues", file=sys.stderr)
+        sys.exit(1)
+    except NasError as error:
+        if _DEBUG:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except OSError as error:
+        if _DEBUG or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        print(
+            f"error: {error.strerror}: {error.filename}. Nothing is half-written: make room or "
+            "choose another folder, and run the same command again.",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
