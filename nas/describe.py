@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from nas import console
 from nas.errors import RequestError
 from nas.graph import Graph
 from nas.latency import LatencyTable, space_kernels
+from nas.latency.comparison import Comparison
 from nas.report import candidates, page
 from nas.space import SearchSpace, load
 
@@ -134,6 +136,33 @@ def show_table(found: dict[str, Any]) -> None:
     )
     for name, error in found["failed"].items():
         console.out.print(f"failed: {name}: {error}", highlight=False)
+
+
+def comparison(found: Comparison) -> dict[str, Any]:
+    """What `nas table diff` shows."""
+    return {
+        "devices": list(found.devices),
+        "median_ratio": found.median_ratio,
+        "changes": [{**asdict(change), "ratio": change.ratio} for change in found.changes],
+    }
+
+
+def show_comparison(found: Comparison, most: int) -> None:
+    """The largest changes."""
+    for difference in found.devices:
+        console.out.print(f"another device: {difference}", highlight=False)
+    rows = [
+        (change.key, f"{change.before_us:.4g}", f"{change.after_us:.4g}", f"{change.ratio:.3f}")
+        for change in found.largest(most)
+    ]
+    console.table(["changed most", "before, us", "after, us", "ratio"], rows)
+    one_sided = [change for change in found.changes if change.ratio is None]
+    median = "no common kernel" if found.median_ratio is None else f"{found.median_ratio:.3f}"
+    console.out.print(
+        f"median ratio {median}; {len(one_sided)} of {len(found.changes)} rows have a latency in "
+        "one table only",
+        highlight=False,
+    )
 
 
 def graph_of(arch: str, image_size: int | None, channels: int, classes: int) -> Graph:

@@ -190,12 +190,13 @@ class Network(SlotModule):
 
 
 def residual_norms(graph: Graph) -> set[str]:
-    """Slots of the norms whose output is added to a residual.
+    """Slots of the norms that end a residual branch.
 
     Their scales start at zero, so that every residual block starts as the identity and deep
-    networks train at large learning rates (Goyal et al. 2017, section 5.1).
+    networks train at large learning rates (Goyal et al. 2017, section 5.1). The branch is the
+    newest operand of an addition; the other is what it is added to.
     """
-    sources = {source for op in graph.ops if op.kind == "add" for source in op.inputs}
+    sources = {max(op.inputs) for op in graph.ops if op.kind == "add"}
     return {slot_of(graph.ops[at]).name for at in sources if graph.ops[at].kind == "norm"}
 
 

@@ -6,7 +6,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas.graph import Graph, Op
-from nas.network import FoldedWeights, Network, folded_weights, run
+from nas.network import FoldedWeights, Network, folded_weights, residual_norms, run
 from nas.space import load, names
 from nas.space.builder import Builder, Elastic
 
@@ -168,3 +168,20 @@ def test_an_unknown_op_is_named():
     graph = Graph((Op("input", (), (1, 2, 2)), Op("warp", (0,), (1, 2, 2))))
     with pytest.raises(ValueError, match="'warp'"):
         Network(graph, torch.Generator())(images(1, 1, 2, 2))
+
+
+@pytest.mark.parametrize("pick", ["largest", "smallest"])
+def test_a_new_network_tells_images_apart_and_every_layer_learns(pick):
+    """Residual branches start at zero scale; nothing else may be silent."""
+    space = load("mobilenet").on(image_size=32, channels=3, classes=10)
+    graph = space.lower(getattr(space, pick))
+    network = Network(graph, torch.Generator().manual_seed(0)).train()
+    x = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    logits = network(x)
+    assert logits.std(0).min() > 1e-3
+    logits.square().sum().backward()
+    silent = {n for n, p in network.named_parameters() if not p.grad.abs().sum()}
+    branches = {name.removesuffix(".project.norm") for name in residual_norms(graph)}
+    assert all(any(name.startswith(f"{branch}.") for branch in branches) for name in silent)
+    kinds = [op.kind for op in graph.ops]
+    assert len(branches) == kinds.count("add")

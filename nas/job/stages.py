@@ -54,6 +54,13 @@ def prepare(job: Job, run: RunFolder) -> Plan:
         missing = job.table.missing(job.kernels)
         plan = settled(job.settings, list(job.spaces), len(missing)) or job.plan()
         run.record["plan"] = plan.to_json()
+        over_s = sum(plan.seconds.values()) - job.settings.budget_s
+        if over_s > 0.05 * job.settings.budget_s:
+            job.watch.note(
+                f"the job will take about {over_s / 60:.0f} min more than its budget of "
+                f"{job.settings.budget}: it cannot do less than an epoch a supernet, or than the "
+                "epochs and trials that the job file sets"
+            )
     run.save()
     return Plan.from_json(run.record["plan"])
 

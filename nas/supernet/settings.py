@@ -24,7 +24,8 @@ class TrainingSettings:
         weight_decay: of convolutions and linear layers; norms and biases have none.
         label_smoothing: of the largest network's targets; the others learn from its output.
         random_subnets: sampled anew each step, beside the largest and the smallest.
-        gradient_norm: longest gradient that a step follows; longer ones are shortened to it.
+        gradient_ratio: largest gradient of a weight tensor, as a ratio of the tensor's own norm;
+            see `nas.supernet.training.clip_adaptively`.
         shift: largest shift of the random crop in pixels; None is an eighth of the image.
         flip: whether images are mirrored; None is whatever suits the data.
         precision: "float32", "bfloat16", or "auto": bfloat16 on a GPU that has it.
@@ -42,7 +43,7 @@ class TrainingSettings:
     weight_decay: float = 1e-4
     label_smoothing: float = 0.1
     random_subnets: int = 2
-    gradient_norm: float = 1.0
+    gradient_ratio: float = 0.05
     shift: int | None = None
     flip: bool | None = None
     precision: str = "auto"
@@ -59,7 +60,7 @@ class TrainingSettings:
             "weight_decay": self.weight_decay >= 0,
             "label_smoothing": 0 <= self.label_smoothing < 1,
             "random_subnets": self.random_subnets >= 0,
-            "gradient_norm": self.gradient_norm > 0,
+            "gradient_ratio": self.gradient_ratio > 0,
             "shift": self.shift is None or self.shift >= 0,
             "precision": self.precision in ("auto", "float32", "bfloat16"),
             "checkpoint_seconds": self.checkpoint_seconds >= 0,

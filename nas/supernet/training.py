@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.nn import functional as F  # noqa: N812
 
 from nas import files, jsonl
@@ -138,6 +139,28 @@ def measure_step(
     return StepTime(median(samples[1:]), trainer.batches.steps_per_epoch)
 
 
+@torch.no_grad()
+def clip_adaptively(parameters: Iterable[Parameter], ratio: float) -> Tensor:
+    """Shortens each tensor's gradient to at most `ratio` times the tensor's own norm.
+
+    Adaptive gradient clipping (Brock et al. 2021, "High-performance large-scale image recognition
+    without normalization"), for whole tensors. With one limit for all of them the linear layer
+    behind a wide head decides: its gradients grow with the head's width, so a learning rate that
+    suits narrow networks lets wide ones diverge. Vectors count as having a norm of at least one.
+
+    Returns the norm of all gradients together, before, as a tensor without dimensions.
+    """
+    used = [p for p in parameters if p.grad is not None]
+    gradients: list[Tensor] = [p.grad for p in used if p.grad is not None]
+    length = torch.stack(torch._foreach_norm(gradients))
+    least = torch.tensor([1.0 if p.dim() == 1 else 1e-3 for p in used], device=length.device)
+    limit = ratio * torch.maximum(torch.stack(torch._foreach_norm(list[Tensor](used))), least)
+    shorter = (limit / length.clamp_min(1e-12)).clamp_max(1.0)
+    torch._foreach_mul_(gradients, list(shorter.unbind()))
+    norm: Tensor = length.norm()
+    return norm
+
+
 class _Trainer:
     """A supernet, its optimizer and its batches: one step at a time, and the state to resume."""
 
@@ -212,9 +235,7 @@ class _Trainer:
         rng = np.random.default_rng([self.seed, 2, step])
         for _ in range(self.settings.random_subnets):
             self._distil(self.space.lower(self.space.sample(rng)), images, soft)
-        norm = torch.nn.utils.clip_grad_norm_(
-            self.supernet.parameters(), self.settings.gradient_norm
-        )
+        norm = clip_adaptively(self.supernet.parameters(), self.settings.gradient_ratio)
         results = (
             loss.detach(),
             (logits.argmax(1) == labels).float().mean(),

@@ -1,4 +1,5 @@
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from scrambled_supernet import space_on
 
 from nas.errors import CheckpointError, DataError, DeviceError, RequestError, TrainingError
 from nas.supernet import Images, Supernet, TrainingSettings, evaluate, measure_step, train
+from nas.supernet.training import clip_adaptively
 
 SHORT = TrainingSettings(epochs=2, device="cpu")
 
@@ -163,3 +165,23 @@ def test_a_device_that_is_not_there(digits, tmp_path):
             replace(SHORT, device="nonsense"),
             seed=0,
         )
+
+
+def test_adaptive_clipping_limits_each_tensor_by_its_own_norm():
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(8, 4, 3, 3), (10, 8), (8,), (8,)]
+    parameters = [torch.nn.Parameter(torch.randn(s, generator=generator)) for s in shapes]
+    parameters[3].data.zero_()  # a silent norm must be able to move
+    parameters.append(torch.nn.Parameter(torch.randn(5)))  # has no gradient: not in this subnet
+    scales = [1e-3, 100.0, 100.0, 100.0]
+    for parameter, scale in zip(parameters, scales, strict=False):
+        parameter.grad = scale * torch.randn(parameter.shape, generator=generator)
+    before = [p.grad.clone() for p in parameters[:4]]
+    total = clip_adaptively(iter(parameters), 0.1)
+    assert total.item() == pytest.approx(math.sqrt(sum(g.square().sum().item() for g in before)))
+    for parameter, gradient in zip(parameters[:4], before, strict=True):
+        own = parameter.detach().norm().item()
+        limit = 0.1 * (max(own, 1.0) if parameter.dim() == 1 else own)
+        length = min(gradient.norm().item(), limit)
+        torch.testing.assert_close(parameter.grad, gradient / gradient.norm() * length)
+    assert parameters[4].grad is None

@@ -12,7 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas import __version__
-from nas.errors import NasError, RequestError
+from nas.cli.options import (
+    Channels,
+    Classes,
+    ImageSize,
+    Json,
+    Out,
+    Runtime,
+    adapted,
+    existing,
+    print_json,
+    show,
+)
+from nas.cli.table import app as table_app
+from nas.errors import NasError
 
 if TYPE_CHECKING:
     from nas.job import JobSettings
@@ -26,26 +39,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-table_app = typer.Typer(help="Latency tables of this device.", no_args_is_help=True)
 app.add_typer(table_app, name="table")
 
 _DEBUG = False
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Out = Annotated[Path | None, typer.Option(help="Run folder; by default results/<job name>.")]
-Spaces = Annotated[
-    list[str], typer.Option("--space", help="A space's name or Python file; may be repeated.")
-]
-Runtime = Annotated[str, typer.Option(help="What compiles and times the kernels.")]
-Target = Annotated[str, typer.Option(help="The device: cpu.")]
-Threads = Annotated[int, typer.Option(min=1, help="Threads that run one network.")]
-Dtype = Annotated[str, typer.Option(help="Of weights and activations.")]
-ImageSize = Annotated[
-    int | None, typer.Option(min=8, help="Pixels a side; by default the space's own.")
-]
-Channels = Annotated[int, typer.Option(min=1, help="Channels of the images.")]
-Classes = Annotated[int, typer.Option(min=2, help="Classes to tell apart.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of whatever is drawn at random.")]
 
 
 def _version(wanted: bool) -> None:
@@ -107,7 +103,7 @@ def doctor(as_json: Json = False) -> None:
 
     found = examine()
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     noise = found["noise"]
     console.out.print(f"processor      {found['processor']}", highlight=False)
@@ -146,128 +142,14 @@ def spaces(
 
     chosen = [name] if name else names()
     found = [
-        describe.space(_space(each, image_size, channels, classes), runtime) for each in chosen
+        describe.space(adapted(each, image_size, channels, classes), runtime) for each in chosen
     ]
     if as_json:
-        _print_json(found[0] if name else found)
+        print_json(found[0] if name else found)
     elif name:
         describe.show_space(found[0])
     else:
         describe.show_spaces(found)
-
-
-@table_app.command("build")
-def table_build(
-    space: Spaces,
-    image_size: ImageSize = None,
-    channels: Channels = 3,
-    classes: Classes = 10,
-    runtime: Runtime = "tvm",
-    target: Target = "cpu",
-    threads: Threads = 1,
-    dtype: Dtype = "float32",
-    out: Annotated[Path, typer.Option(help="Folder or .jsonl file.")] = Path("latency_tables"),
-    retry_failed: Annotated[bool, typer.Option(help="Time failed kernels once more.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Times every kernel of the spaces that this device's table lacks; safe to stop and start.
-
-    Example: nas table build --space mobilenet --space shufflenet --image-size 32
-    """
-    from nas.console import Bars
-    from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
-
-    adapted = [_space(each, image_size, channels, classes) for each in space]
-    opened = open_runtime(runtime, target=target, threads=threads, dtype=dtype)
-    if out.suffix != ".jsonl":
-        out.mkdir(parents=True, exist_ok=True)
-    table = LatencyTable.open_or_create(out, opened)
-    kernels = [kernel for each in adapted for kernel in space_kernels(each, runtime)]
-    with Bars() as bars:
-        bars.begin("latency table", "kernel")
-        built = build_table(
-            table,
-            kernels,
-            opened,
-            retry_failed=retry_failed,
-            progress=lambda p: bars.advance(p.done, p.total, p.record.name),
-        )
-    mean = built.seconds / built.added if built.added else 0.0
-    record = {
-        "table": str(table.path),
-        "kernels_needed": len(set(kernels)),
-        "ok": built.ok,
-        "unstable": built.unstable,
-        "failed": built.failed,
-        "seconds": round(built.seconds, 2),
-        "seconds_per_kernel": round(mean, 3),
-        "dispatch_us": table.dispatch_us,
-    }
-    _show(
-        record,
-        f"{table.path}: {built.added} kernels added ({built.failed} failed, {built.unstable} "
-        f"unstable) of {record['kernels_needed']} needed, {mean:.2f} s a kernel.",
-        as_json,
-    )
-
-
-@table_app.command("show")
-def table_show(
-    table: Annotated[Path, typer.Argument(help="A latency table.")], as_json: Json = False
-) -> None:
-    """What is in a table: device, coverage by kind of kernel, noise, failures.
-
-    Example: nas table show latency_tables/*.jsonl
-    """
-    from nas import describe
-    from nas.latency import LatencyTable
-
-    found = describe.table(LatencyTable.open(_existing(table)))
-    if as_json:
-        _print_json(found)
-    else:
-        describe.show_table(found)
-
-
-@table_app.command("check")
-def table_check(
-    table: Annotated[Path, typer.Argument(help="A latency table of this device.")],
-    space: Spaces,
-    nets: Annotated[int, typer.Option(min=1, help="Networks to compile and time.")] = 20,
-    image_size: ImageSize = None,
-    channels: Channels = 3,
-    classes: Classes = 10,
-    seed: Seed = 0,
-    plot: Annotated[Path | None, typer.Option(help="Write a scatter plot to this file.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Compiles and times random whole networks and compares them with the table's predictions.
-
-    Example: nas table check latency_tables/*.jsonl --space mobilenet --image-size 32
-    """
-    import numpy as np
-
-    from nas.console import Bars
-    from nas.latency import LatencyTable, check_table, open_runtime
-
-    device = LatencyTable.open(_existing(table)).device
-    opened = open_runtime(
-        device.runtime, target=device.target, threads=device.threads, dtype=device.dtype
-    )
-    adapted = [_space(each, image_size, channels, classes) for each in space]
-    with Bars() as bars:
-        bars.begin("whole networks", "step")
-        check = check_table(
-            LatencyTable.open(table, runtime=opened),
-            adapted,
-            opened,
-            nets=nets,
-            rng=np.random.default_rng(seed),
-            progress=bars.advance,
-        )
-    if plot is not None:
-        check.plot(plot)
-    _show(check.to_json(), check.summary(), as_json)
 
 
 @app.command()
@@ -288,9 +170,9 @@ def predict(
     from nas.latency import LatencyTable
 
     graph = describe.graph_of(arch, image_size, channels, classes)
-    found = describe.prediction(LatencyTable.open(_existing(table)), graph)
+    found = describe.prediction(LatencyTable.open(existing(table)), graph)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         describe.show_prediction(found)
 
@@ -307,7 +189,7 @@ def report(
     from nas.report import page
 
     path = page.build(run_folder)
-    _show({"report": str(path)}, f"{path}", as_json)
+    show({"report": str(path)}, f"{path}", as_json)
 
 
 @app.command()
@@ -327,7 +209,7 @@ def select(
 
     member = choose(run_folder, Limits(max_latency_ms, max_params, min_accuracy))
     basis = "predicted" if member["measured_us"] is None else "measured"
-    _show(
+    show(
         member,
         f"{member['id']} ({member['space']}): accuracy {member['validation_accuracy']:.4f}, "
         f"{latency_us(member) / 1000:.4g} ms {basis}, {member['macs']} MACs, "
@@ -343,7 +225,7 @@ def _run(settings: JobSettings, out: Path | None, as_json: bool) -> None:
     folder = out or Path("results") / settings.name
     with Bars() as bars:
         done = job.run(settings, folder, command=" ".join(["nas", *sys.argv[1:]]), watch=bars)
-    _show(
+    show(
         {"run": str(done.folder), "report": str(done.report), "front": done.front},
         f"{done.front} networks on the front. Open {done.report} and choose, for example with "
         f"nas select {done.folder} --max-latency-ms 1",
@@ -357,7 +239,7 @@ def _plan(settings: JobSettings, as_json: bool) -> None:
     with console.err.status("measuring a little of every stage"):
         plan = job.plan(settings)
     if as_json:
-        _print_json(plan.to_json())
+        print_json(plan.to_json())
         return
     work = {
         "table": f"{plan.kernels} kernels to time",
@@ -368,32 +250,6 @@ def _plan(settings: JobSettings, as_json: bool) -> None:
     rows = [(name, work[name], console.duration(s)) for name, s in plan.seconds.items()]
     total = ("together", "", console.duration(sum(plan.seconds.values())))
     console.table(["stage", "work", "about"], [*rows, total])
-
-
-def _space(name: str, image_size: int | None, channels: int, classes: int) -> Any:
-    from nas.space import load
-
-    space = load(name)
-    return space.on(image_size=image_size or space.image_size, channels=channels, classes=classes)
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise RequestError(
-            f"There is no file {path}.", remedy="Build a table with `nas table build`."
-        )
-    return path
-
-
-def _show(record: dict[str, Any], text: str, as_json: bool) -> None:
-    if as_json:
-        _print_json(record)
-    else:
-        print(text)
-
-
-def _print_json(record: Any) -> None:
-    print(json.dumps(record, indent=1, default=str))
 
 
 def _warn(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
@@ -426,7 +282,3 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,60 @@
+"""Options that several commands share, and what they turn into."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nas.errors import RequestError
+
+if TYPE_CHECKING:
+    from nas.space import SearchSpace
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Out = Annotated[Path | None, typer.Option(help="Run folder; by default results/<job name>.")]
+Spaces = Annotated[
+    list[str], typer.Option("--space", help="A space's name or Python file; may be repeated.")
+]
+Runtime = Annotated[str, typer.Option(help="What compiles and times the kernels.")]
+Target = Annotated[str, typer.Option(help="The device: cpu.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads that run one network.")]
+Dtype = Annotated[str, typer.Option(help="Of weights and activations.")]
+ImageSize = Annotated[
+    int | None, typer.Option(min=8, help="Pixels a side; by default the space's own.")
+]
+Channels = Annotated[int, typer.Option(min=1, help="Channels of the images.")]
+Classes = Annotated[int, typer.Option(min=2, help="Classes to tell apart.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of whatever is drawn at random.")]
+
+
+def adapted(name: str, image_size: int | None, channels: int, classes: int) -> SearchSpace:
+    """A space by name or file, for images of these sizes."""
+    from nas.space import load
+
+    space = load(name)
+    return space.on(image_size=image_size or space.image_size, channels=channels, classes=classes)
+
+
+def existing(path: Path) -> Path:
+    """A latency table that is there. Raises RequestError otherwise."""
+    if not path.is_file():
+        raise RequestError(
+            f"There is no file {path}.", remedy="Build a table with `nas table build`."
+        )
+    return path
+
+
+def show(record: dict[str, Any], text: str, as_json: bool) -> None:
+    """Prints a result for a person, or as JSON."""
+    if as_json:
+        print_json(record)
+    else:
+        print(text)
+
+
+def print_json(record: Any) -> None:
+    """The one JSON document on stdout."""
+    print(json.dumps(record, indent=1, default=str))

@@ -1,0 +1,73 @@
+"""Kills the quickstart at random moments and compares its end with that of an undisturbed run.
+
+Both runs use one latency table and one measurement log, since timings never repeat exactly; the
+training, the search, its proposals, the choice of what to measure and the front must repeat. Kills
+while the table is built or networks are timed are tested in tests/job/test_kill.py.
+"""
+
+import argparse
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+COMMAND = [sys.executable, "-m", "nas", "quickstart", "--out", "run"]
+
+
+def finish(folder: Path) -> float:
+    start = time.monotonic()
+    subprocess.run(COMMAND, cwd=folder, check=True)
+    return time.monotonic() - start
+
+
+def kill_after(folder: Path, seconds: float) -> str:
+    """Runs the job for so long, kills it, and says in which stage; or that it had ended."""
+    log = folder / "log"
+    with log.open("wb") as out, subprocess.Popen(COMMAND, cwd=folder, stderr=out) as process:
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            return log.read_text().strip().splitlines()[-1] if log.stat().st_size else "start"
+    return "had ended"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    rng = np.random.default_rng(arguments.seed)
+    with tempfile.TemporaryDirectory() as name:
+        calm, killed = Path(name) / "calm", Path(name) / "killed"
+        calm.mkdir()
+        killed.mkdir()
+        finish(calm)
+        shutil.copytree(calm / "latency_tables", killed / "latency_tables")
+        shutil.rmtree(calm / "run")
+        seconds = finish(calm)  # with the table, as the killed run has it
+        print(f"undisturbed: {seconds:.0f} s")
+        for kill in range(arguments.kills):
+            # A killed start repeats little of the last one, so later kills come later in the job.
+            after = float(rng.uniform(2, seconds / 2))
+            print(f"kill {kill + 1} after {after:.1f} s: {kill_after(killed, after)}", flush=True)
+            if (killed / "run" / "job.toml").exists():
+                shutil.copy(calm / "run" / "measurements.jsonl", killed / "run")
+        finish(killed)
+        same = True
+        for table in ("trials.csv", "front.csv"):
+            a, b = (pd.read_csv(f / "run" / table).drop(columns="seconds") for f in (calm, killed))
+            print(f"{table}: {len(a)} and {len(b)} rows, {'equal' if a.equals(b) else 'DIFFERENT'}")
+            same &= a.equals(b)
+        sys.exit(0 if same else 1)
+
+
+if __name__ == "__main__":
+    main()
