@@ -5,11 +5,19 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+_UNFINISHED = ".unfinished"
+
+
+def discard_unfinished(folder: Path) -> None:
+    """Removes what killed processes left of replacements, in a folder that is this process's."""
+    for left in folder.rglob(f".*{_UNFINISHED}"):
+        left.unlink(missing_ok=True)
+
 
 def replace(path: Path, content: str | bytes) -> None:
     """Writes beside `path`, syncs, and renames over it. Raises OSError, the old file kept."""
     data = content.encode("utf-8") if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_UNFINISHED}")
     try:
         with temporary.open("wb") as file:
             file.write(data)

@@ -46,12 +46,12 @@ def run(
     job = Job(settings, watch)
     with claim(folder, settings, command) as kept:
         with kept.stage("prepare"):
-            todo = stages.prepare(job, kept)
+            planned = stages.prepare(job, kept)
         with kept.stage("latency table"):
             stages.build_tables(job, kept)
-        supernets = stages.train_supernets(job, kept, dict(todo.epochs))
+        supernets = stages.train_supernets(job, kept, dict(planned.epochs))
         with kept.stage("search"):
-            result = stages.run_search(job, kept, supernets, todo.trials)
+            result = stages.run_search(job, kept, supernets, planned.trials)
         with kept.stage("measure the front"):
             finish.measure_front(job, kept, supernets, result.trials)
         report = stages.write_report(kept)

@@ -96,6 +96,7 @@ def claim(path: Path, settings: JobSettings, command: str) -> Iterator[RunFolder
             remedy="Wait for it, or use another folder with --out.",
         ) from error
     try:
+        files.discard_unfinished(path)
         yield RunFolder(path, _opened(path, settings, command))
     finally:
         lock.release()
@@ -105,7 +106,7 @@ def _opened(path: Path, settings: JobSettings, command: str) -> dict[str, Any]:
     job_file = path / "job.toml"
     if job_file.exists():
         _require_same_job(job_file, settings)
-    elif any(entry.name != ".lock" for entry in path.iterdir()):
+    elif any(not entry.name.startswith(".") for entry in path.iterdir()):
         raise RunFolderError(
             f"{path} holds other files and no job.", remedy="Use an empty folder with --out."
         )
