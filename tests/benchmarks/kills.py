@@ -55,8 +55,8 @@ def main() -> None:
         seconds = finish(calm)  # with the table, as the killed run has it
         print(f"undisturbed: {seconds:.0f} s")
         for kill in range(arguments.kills):
-            # A killed start repeats little of the last one, so later kills come later in the job.
-            after = float(rng.uniform(2, seconds / 2))
+            # On average the kills are spread over the whole job.
+            after = float(rng.uniform(2, 2 * seconds / (arguments.kills + 1)))
             print(f"kill {kill + 1} after {after:.1f} s: {kill_after(killed, after)}", flush=True)
             if (killed / "run" / "job.toml").exists():
                 shutil.copy(calm / "run" / "measurements.jsonl", killed / "run")
