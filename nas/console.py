@@ -85,6 +85,11 @@ class Bars:
         self._stage = ""
 
 
+def say(text: str) -> None:
+    """Prints a line or more as they are."""
+    out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Prints a table; all columns but the first are right-aligned."""
     shown = Table(header_style="bold")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -68,10 +69,9 @@ def show_spaces(found: list[dict[str, Any]]) -> None:
 def show_space(found: dict[str, Any]) -> None:
     """One space in full."""
     kernels = ", ".join(f"{count} ({name})" for name, count in found["kernels"].items())
-    console.out.print(
+    console.say(
         f"{found['name']} at {found['image_size']} px, {found['channels']} channels, "
-        f"{found['classes']} classes: {found['size']:.4g} architectures, {kernels} kernels",
-        highlight=False,
+        f"{found['classes']} classes: {found['size']:.4g} architectures, {kernels} kernels"
     )
     console.table(
         ["", "smallest", "median", "largest"],
@@ -119,14 +119,13 @@ def table(found: LatencyTable) -> dict[str, Any]:
 def show_table(found: dict[str, Any]) -> None:
     """A table in short."""
     device = found["device"]
-    console.out.print(
+    console.say(
         f"{found['table']}\n{device['processor']}, {device['runtime']}, {device['dtype']}, "
-        f"{device['threads']} thread(s)",
-        highlight=False,
+        f"{device['threads']} thread(s)"
     )
     launch = ", ".join(f"{part} {us:.3g} us" for part, us in found["dispatch_us"].items())
     status = ", ".join(f"{count} {name}" for name, count in found["status"].items())
-    console.out.print(f"{found['kernels']} kernels ({status}); dispatch: {launch}", highlight=False)
+    console.say(f"{found['kernels']} kernels ({status}); dispatch: {launch}")
     console.table(
         ["kind", "kernels", "smallest, us", "median, us", "largest, us"],
         [
@@ -135,7 +134,7 @@ def show_table(found: dict[str, Any]) -> None:
         ],
     )
     for name, error in found["failed"].items():
-        console.out.print(f"failed: {name}: {error}", highlight=False)
+        console.say(f"failed: {name}: {error}")
 
 
 def comparison(found: Comparison) -> dict[str, Any]:
@@ -150,7 +149,7 @@ def comparison(found: Comparison) -> dict[str, Any]:
 def show_comparison(found: Comparison, most: int) -> None:
     """The largest changes."""
     for difference in found.devices:
-        console.out.print(f"another device: {difference}", highlight=False)
+        console.say(f"another device: {difference}")
     rows = [
         (change.key, f"{change.before_us:.4g}", f"{change.after_us:.4g}", f"{change.ratio:.3f}")
         for change in found.largest(most)
@@ -158,15 +157,14 @@ def show_comparison(found: Comparison, most: int) -> None:
     console.table(["changed most", "before, us", "after, us", "ratio"], rows)
     one_sided = [change for change in found.changes if change.ratio is None]
     median = "no common kernel" if found.median_ratio is None else f"{found.median_ratio:.3f}"
-    console.out.print(
+    console.say(
         f"median ratio {median}; {len(one_sided)} of {len(found.changes)} rows have a latency in "
-        "one table only",
-        highlight=False,
+        "one table only"
     )
 
 
-def graph_of(arch: str, image_size: int | None, channels: int, classes: int) -> Graph:
-    """The graph of `RUN:ID`, or of an architecture's JSON file adapted to the sizes.
+def graph_of(arch: str, adapted: Callable[[str], SearchSpace]) -> Graph:
+    """The graph of `RUN:ID`, or of an architecture's JSON file in its space as `adapted` gives it.
 
     Raises RequestError for what is neither, or an ID that is unknown or ambiguous.
     """
@@ -174,11 +172,9 @@ def graph_of(arch: str, image_size: int | None, channels: int, classes: int) -> 
     if path.is_file():
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            chosen = load(record["space"])
+            chosen = adapted(record["space"])
         except (ValueError, KeyError, TypeError) as error:
             raise RequestError(f"{path} is not an architecture: {error}.") from error
-        size = image_size or chosen.image_size
-        chosen = chosen.on(image_size=size, channels=channels, classes=classes)
         return chosen.lower(chosen.from_json(record))
     folder, colon, prefix = arch.rpartition(":")
     if not colon or not Path(folder).is_dir():
@@ -226,10 +222,9 @@ def show_prediction(found: dict[str, Any]) -> None:
         ["kernel", "launches", "us"],
         [(row["kernel"], row["launches"], f"{row['latency_us']:.4g}") for row in found["kernels"]],
     )
-    console.out.print(
+    console.say(
         f"predicted {found['predicted_us'] / 1000:.4g} ms: {found['launches']} kernels and their "
-        f"launches, {console.si(found['macs'])} MACs",
-        highlight=False,
+        f"launches, {console.si(found['macs'])} MACs"
     )
 
 

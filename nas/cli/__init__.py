@@ -106,21 +106,20 @@ def doctor(as_json: Json = False) -> None:
         print_json(found)
         return
     noise = found["noise"]
-    console.out.print(f"processor      {found['processor']}", highlight=False)
-    console.out.print(f"vector units   {' '.join(found['features']) or 'unknown'}", highlight=False)
+    console.say(f"processor      {found['processor']}")
+    console.say(f"vector units   {' '.join(found['features']) or 'unknown'}")
     for key, value in found["machine"].items():
-        console.out.print(f"{key:<14} {value}", highlight=False)
+        console.say(f"{key:<14} {value}")
     for name in found["training_devices"]:
-        console.out.print(f"trains on      {name}", highlight=False)
+        console.say(f"trains on      {name}")
     for runtime in found["runtimes"]:
         versions = ", ".join(f"{k} {v}" for k, v in (runtime["versions"] or {}).items())
         state = f"usable ({versions})" if runtime["usable"] else f"not usable: {runtime['reason']}"
-        console.out.print(f"runtime        {runtime['name']}: {state}", highlight=False)
+        console.say(f"runtime        {runtime['name']}: {state}")
     verdict = "steady" if noise["spread"] <= noise["unstable_above"] else "too noisy for tables"
-    console.out.print(
+    console.say(
         f"timing noise   {noise['spread']:.1%} between the quartiles, worst sample "
-        f"{noise['worst']:.2f} of the median: {verdict}",
-        highlight=False,
+        f"{noise['worst']:.2f} of the median: {verdict}"
     )
 
 
@@ -128,8 +127,8 @@ def doctor(as_json: Json = False) -> None:
 def spaces(
     name: Annotated[str | None, typer.Argument(help="A space's name or Python file.")] = None,
     image_size: ImageSize = None,
-    channels: Channels = 3,
-    classes: Classes = 10,
+    channels: Channels = None,
+    classes: Classes = None,
     runtime: Runtime = "tvm",
     as_json: Json = False,
 ) -> None:
@@ -157,8 +156,8 @@ def predict(
     arch: Annotated[str, typer.Argument(help="An architecture's JSON file, or RUN:ID.")],
     table: Annotated[Path, typer.Option(help="A latency table, of any device.")],
     image_size: ImageSize = None,
-    channels: Channels = 3,
-    classes: Classes = 10,
+    channels: Channels = None,
+    classes: Classes = None,
     as_json: Json = False,
 ) -> None:
     """Latency of one architecture from a table, by kernel.
@@ -169,7 +168,7 @@ def predict(
     from nas import describe
     from nas.latency import LatencyTable
 
-    graph = describe.graph_of(arch, image_size, channels, classes)
+    graph = describe.graph_of(arch, lambda name: adapted(name, image_size, channels, classes))
     found = describe.prediction(LatencyTable.open(existing(table)), graph)
     if as_json:
         print_json(found)

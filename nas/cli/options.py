@@ -25,17 +25,24 @@ Dtype = Annotated[str, typer.Option(help="Of weights and activations.")]
 ImageSize = Annotated[
     int | None, typer.Option(min=8, help="Pixels a side; by default the space's own.")
 ]
-Channels = Annotated[int, typer.Option(min=1, help="Channels of the images.")]
-Classes = Annotated[int, typer.Option(min=2, help="Classes to tell apart.")]
+Channels = Annotated[
+    int | None, typer.Option(min=1, help="Channels of the images; by default the space's own.")
+]
+Classes = Annotated[
+    int | None, typer.Option(min=2, help="Classes to tell apart; by default the space's own.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Of whatever is drawn at random.")]
 
 
-def adapted(name: str, image_size: int | None, channels: int, classes: int) -> SearchSpace:
+def adapted(
+    name: str, image_size: int | None, channels: int | None, classes: int | None
+) -> SearchSpace:
     """A space by name or file, for images of these sizes."""
     from nas.space import load
 
     space = load(name)
-    return space.on(image_size=image_size or space.image_size, channels=channels, classes=classes)
+    given = {"image_size": image_size, "channels": channels, "classes": classes}
+    return space.on(**{**space.settings, **{k: v for k, v in given.items() if v is not None}})
 
 
 def existing(path: Path) -> Path:
