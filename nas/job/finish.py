@@ -29,14 +29,15 @@ def measure_front(
 ) -> None:
     """Times the best candidates as whole networks, scores them on the hold-out, writes all rows."""
     by_digest = {trial.digest: trial for trial in trials}
+    # Chosen from predictions alone, so that a run resumed here chooses what it chose before.
+    predicted = _rows(job, trials, {}, {}, {})
+    chosen = to_measure(predicted, list(job.spaces), job.settings.finish.measure)
     measured, problems = kept_measurements(jsonl.read(run.measurements))
-    rows = _rows(job, trials, measured, {}, problems)
-    chosen = to_measure(rows, list(job.spaces), job.settings.finish.measure)
     waiting = [d for d in chosen if d not in measured and d not in problems]
     _measure(job, run, [by_digest[digest] for digest in waiting])
     measured, problems = kept_measurements(jsonl.read(run.measurements))
     holdout = {}
-    for digest in measured:
+    for digest in measured.keys() & by_digest.keys():
         trial = by_digest[digest]
         (score,) = evaluate(
             supernets[trial.architecture.space], [trial.architecture], job.data, "holdout"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from nas.errors import JobFileError
 from nas.job.planning import Plan, measure_pace, planned
 from nas.job.settings import JobSettings
 from nas.job.watch import Watch
@@ -42,6 +43,11 @@ class Job:
         found = {}
         for chosen in self.settings.space:
             space = library.load(chosen.name)
+            if space.name in found:
+                raise JobFileError(
+                    f"Two spaces of the job are called {space.name}.",
+                    remedy="Give each [[space]] once, and each SPACE a name of its own.",
+                )
             found[space.name] = space.on(
                 image_size=data.image_size, channels=data.channels, classes=len(data.classes)
             )

@@ -177,10 +177,10 @@ def _keep_space_files(job: Job, run: RunFolder) -> None:
     """A run keeps the tables it searched, the user's own ones above all."""
     kept = run.path / "spaces"
     kept.mkdir(exist_ok=True)
-    for chosen in job.settings.space:
-        path = library.path_of(chosen.name)
-        if not (kept / path.name).exists():
-            files.replace(kept / path.name, path.read_bytes())
+    for chosen, name in zip(job.settings.space, job.spaces, strict=True):
+        copy = kept / f"{name}.py"
+        if not copy.exists():
+            files.replace(copy, library.path_of(chosen.name).read_bytes())
 
 
 def _words(value: Any) -> str:

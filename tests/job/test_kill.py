@@ -1,5 +1,6 @@
 """SIGKILL to the real process in every stage, each followed by the same command."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -80,6 +81,11 @@ def test_a_job_killed_while_it_measures_keeps_what_it_measured(same_device, undi
     whole = log[: log.rindex(b"\n") + 1]
     finish(same_device)
     assert (out / "measurements.jsonl").read_bytes().startswith(whole)
-    digests = pd.read_csv(out / "trials.csv")["digest"]
-    expected = pd.read_csv(undisturbed / "results" / "mini" / "trials.csv")["digest"]
-    assert digests.tolist() == expected.tolist()
+    calm = undisturbed / "results" / "mini"
+    digests, expected = (pd.read_csv(f / "trials.csv")["digest"].tolist() for f in (out, calm))
+    assert digests == expected
+    measured, wanted = (
+        [json.loads(line)["digest"] for line in (f / "measurements.jsonl").read_text().splitlines()]
+        for f in (out, calm)
+    )
+    assert measured == wanted

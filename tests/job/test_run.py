@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from nas import job as jobs
-from nas.errors import InfeasibleError, RunFolderError
+from nas.errors import InfeasibleError, JobFileError, RunFolderError
 from nas.job import finish, load_job
 from nas.job.folder import claim
 from nas.report import candidates, page
@@ -149,6 +149,12 @@ def test_a_space_that_changed_is_refused(same_device, job):
         kept.save()
     with pytest.raises(RunFolderError, match=r"A space changed: use another folder"):
         jobs.run(job, same_device / "out")
+
+
+def test_two_spaces_of_one_name_are_refused(same_device):
+    path = write_job(same_device, extra='\n[[space]]\nname = "mobile.py"\n')
+    with pytest.raises(JobFileError, match="Two spaces of the job are called mobile"):
+        jobs.run(load_job(path), same_device / "out")
 
 
 def test_a_plan_shares_out_the_budget(same_device, job):
