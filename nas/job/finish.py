@@ -20,6 +20,12 @@ from nas.supernet import Supernet, evaluate
 MEASURED_AT_ONCE = 8
 """Whole networks that are timed in common rounds; a killed job loses at most so many timings."""
 
+AGREEMENT = 0.05
+"""How far apart, as a fraction, two timings of a network may lie to be believed."""
+
+MOST_TIMINGS = 5
+"""Timings of one network at most."""
+
 FAMILY_SHARE = 3
 """Members of each space's own front that are timed at least, if the job times that many."""
 
@@ -32,9 +38,7 @@ def measure_front(
     # Chosen from predictions alone, so that a run resumed here chooses what it chose before.
     predicted = _rows(job, trials, {}, {}, {})
     chosen = to_measure(predicted, list(job.spaces), job.settings.finish.measure)
-    measured, problems = kept_measurements(jsonl.read(run.measurements))
-    waiting = [d for d in chosen if d not in measured and d not in problems]
-    _measure(job, run, [by_digest[digest] for digest in waiting])
+    _measure(job, run, [by_digest[digest] for digest in chosen])
     measured, problems = kept_measurements(jsonl.read(run.measurements))
     holdout = {}
     for digest in measured.keys() & by_digest.keys():
@@ -51,19 +55,44 @@ def measure_front(
         )
 
 
-def _measure(job: Job, run: RunFolder, waiting: Sequence[Trial]) -> None:
-    """Adds a line to the measurement log for each network."""
-    job.watch.begin("whole networks", "network")
-    for start in range(0, len(waiting), MEASURED_AT_ONCE):
-        batch = waiting[start : start + MEASURED_AT_ONCE]
+def _measure(job: Job, run: RunFolder, chosen: Sequence[Trial]) -> None:
+    """Times each network until its timings agree; every timing is a line of the measurement log."""
+    job.watch.begin("whole networks", "timing")
+    done = 0
+    while waiting := unsettled(jsonl.read(run.measurements), [trial.digest for trial in chosen]):
+        again = [trial for trial in chosen if trial.digest in waiting]
+        total = done + len(again)
+        for start in range(0, len(again), MEASURED_AT_ONCE):
+            batch = again[start : start + MEASURED_AT_ONCE]
+            graphs = [job.spaces[t.architecture.space].lower(t.architecture) for t in batch]
+            timings = measure_networks(graphs, job.runtime, job.table.schedules())
+            for trial, found in zip(batch, timings, strict=True):
+                jsonl.append(run.measurements, _measurement(trial, found))
+            done += len(batch)
+            job.watch.advance(done, total)
 
-        def told(done: int, total: int, start: int = start, size: int = len(batch)) -> None:
-            job.watch.advance(start + size * done // total, len(waiting))
 
-        graphs = [job.spaces[t.architecture.space].lower(t.architecture) for t in batch]
-        timings = measure_networks(graphs, job.runtime, job.table.schedules(), progress=told)
-        for trial, found in zip(batch, timings, strict=True):
-            jsonl.append(run.measurements, _measurement(trial, found))
+def unsettled(records: Sequence[Mapping[str, Any]], digests: Sequence[str]) -> set[str]:
+    """Which networks need another timing.
+
+    A busy neighbour can slow a machine for many seconds, in which all samples agree and all are
+    wrong. So a network is timed again at another time until its two fastest timings agree within
+    `AGREEMENT`, or it was timed `MOST_TIMINGS` times. One that failed is not tried again.
+    """
+    timed: dict[str, list[float]] = {digest: [] for digest in digests}
+    failed = set()
+    for record in records:
+        if record["status"] == "failed":
+            failed.add(record["digest"])
+        elif record["digest"] in timed:
+            timed[record["digest"]].append(record["measured_us"])
+    found = set()
+    for digest, values in timed.items():
+        fastest = sorted(values)[:2]
+        agree = len(fastest) == 2 and fastest[1] <= (1 + AGREEMENT) * fastest[0]
+        if not agree and len(values) < MOST_TIMINGS and digest not in failed:
+            found.add(digest)
+    return found
 
 
 def _measurement(trial: Trial, found: NetworkTiming) -> dict[str, Any]:
@@ -118,19 +147,19 @@ def kept_measurements(
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Measured latency, and problems, by digest, from the lines of a measurement log.
 
-    A later line replaces an earlier one of the same network.
+    Of several timings of a network the fastest counts: other work on the machine only adds time.
+    A network has a problem only if it was never timed.
     """
     measured: dict[str, float] = {}
     problems: dict[str, str] = {}
     for record in records:
         digest = record["digest"]
-        measured.pop(digest, None)
-        problems.pop(digest, None)
         if record["status"] == "failed":
             problems[digest] = record["error"]
         else:
-            measured[digest] = record["measured_us"]
-    return measured, problems
+            found = record["measured_us"]
+            measured[digest] = min(found, measured.get(digest, found))
+    return measured, {digest: e for digest, e in problems.items() if digest not in measured}
 
 
 def _rows(

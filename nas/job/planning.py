@@ -25,6 +25,9 @@ MAX_TRIALS = 2000
 TRAINING_SHARE = 0.75
 """Of what the table and the finish leave of a budget; the search has the rest."""
 
+LEAST_TIMINGS = 2
+"""Timings of a whole network until two agree, on a quiet machine."""
+
 _TIMED_KERNELS = 3
 _SPREAD_NETS = 16
 
@@ -85,7 +88,7 @@ def planned(settings: JobSettings, missing_kernels: int, pace: Pace) -> Plan:
     trials depend on it.
     """
     table = missing_kernels * pace.kernel
-    finish = settings.finish.measure * pace.network
+    finish = settings.finish.measure * LEAST_TIMINGS * pace.network
     epochs_set, trials_set = settings.training.epochs, settings.search.trials
     left = settings.budget_s - table - finish
     if left <= 0 and None in (epochs_set, trials_set):

@@ -85,7 +85,7 @@ def test_a_job_killed_while_it_measures_keeps_what_it_measured(same_device, undi
     digests, expected = (pd.read_csv(f / "trials.csv")["digest"].tolist() for f in (out, calm))
     assert digests == expected
     measured, wanted = (
-        [json.loads(line)["digest"] for line in (f / "measurements.jsonl").read_text().splitlines()]
+        {json.loads(line)["digest"] for line in (f / "measurements.jsonl").read_text().splitlines()}
         for f in (out, calm)
     )
     assert measured == wanted
