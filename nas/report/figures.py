@@ -80,6 +80,8 @@ def fronts(rows: pd.DataFrame, front: pd.DataFrame, spaces: Sequence[str]) -> st
         axes.set_ylabel("validation accuracy, % (supernet)")
         if len(complete) and complete["predicted_us"].max() > 8 * complete["predicted_us"].min():
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter("{x:g}")
         axes.legend(fontsize=8, frameon=False, loc="lower right")
         return _svg(figure)
 
