@@ -53,8 +53,6 @@ def table_build(
 
     spaces = [adapted(each, image_size, channels, classes) for each in space]
     opened = open_runtime(runtime, target=target, threads=threads, dtype=dtype)
-    if out.suffix != ".jsonl":
-        out.mkdir(parents=True, exist_ok=True)
     table = LatencyTable.open_or_create(out, opened)
     kernels = [kernel for each in spaces for kernel in space_kernels(each, runtime)]
     with Bars() as bars:

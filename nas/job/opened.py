@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 from nas.errors import JobFileError
 from nas.job.planning import Plan, measure_pace, planned
@@ -64,10 +63,7 @@ class Job:
     @cached_property
     def table(self) -> LatencyTable:
         """This device's latency table; made if there is none."""
-        tables = Path(self.settings.device.tables)
-        if tables.suffix != ".jsonl":
-            tables.mkdir(parents=True, exist_ok=True)
-        return LatencyTable.open_or_create(tables, self.runtime)
+        return LatencyTable.open_or_create(self.settings.device.tables, self.runtime)
 
     @cached_property
     def kernels(self) -> list[Kernel]:
