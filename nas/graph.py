@@ -15,8 +15,12 @@ from typing import NamedTuple
 
 Shape = tuple[int, int, int]
 
-ACTIVATIONS = frozenset({"relu", "relu6"})
-"""Element-wise op kinds without weights or settings."""
+ACTIVATIONS = frozenset({"relu", "relu6", "hard_swish", "hard_sigmoid"})
+"""Element-wise op kinds without weights or settings.
+
+`hard_sigmoid(x) = relu6(x + 3) / 6` and `hard_swish(x) = x * hard_sigmoid(x)` (Howard et al. 2019,
+section 5.2).
+"""
 
 KINDS = ACTIVATIONS | {
     "input",
@@ -25,7 +29,9 @@ KINDS = ACTIVATIONS | {
     "add",
     "concat",
     "slice",
+    "multiply",
     "shuffle",
+    "avg_pool",
     "max_pool",
     "global_pool",
     "linear",
@@ -69,9 +75,12 @@ class Slot(NamedTuple):
 class Op(NamedTuple):
     """One operation. `inputs` are positions of earlier ops; `shape` is that of the output.
 
-    `conv` uses kernel, stride, padding, groups, bias; `max_pool` kernel, stride, padding;
-    `slice` takes `shape[0]` channels from channel `start`; `shuffle` interleaves `groups` equal
-    parts of the channels; `linear` has a bias if `bias`; `norm` is a batch norm over channels.
+    `conv` uses kernel, stride, padding, groups, bias; `max_pool` and `avg_pool` kernel, stride,
+    padding, and a last window may hang over the border where `shape` says so; an average counts
+    the padding's zeros. `multiply` scales each channel of its first input by the value that its
+    second, shaped `(channels, 1, 1)`, has for it. `slice` takes `shape[0]` channels from channel
+    `start`; `shuffle` interleaves `groups` equal parts of the channels; `linear` has a bias if
+    `bias`; `norm` is a batch norm over channels.
     """
 
     kind: str
@@ -159,9 +168,13 @@ class Graph:
         owner: list[int] = []  # the op whose buffer each op's output lives in
         last_use: dict[int, int] = {}
         for index, op in enumerate(self.ops):
-            in_place = op.kind in ACTIVATIONS or op.kind in ("norm", "add", "slice")
-            # An addition writes over its newest operand: the other may be read again.
-            owner.append(owner[max(op.inputs)] if in_place else index)
+            if op.kind == "add":
+                # An addition writes over its newest operand: the other may be read again.
+                owner.append(owner[max(op.inputs)])
+            elif op.kind in ACTIVATIONS or op.kind in ("norm", "multiply", "slice"):
+                owner.append(owner[op.inputs[0]])
+            else:
+                owner.append(index)
             for source in op.inputs:
                 last_use[owner[source]] = index
             last_use[owner[index]] = index

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from nas.errors import SpaceError
-from nas.graph import Channels, Graph, Op, Shape, Slot
+from nas.graph import ACTIVATIONS, Channels, Graph, Op, Shape, Slot
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,22 @@ class Tensor(NamedTuple):
         return Elastic(self.shape[0], 1, self.channels.extent)
 
 
+class _Window(NamedTuple):
+    """How a kernel slides over a map."""
+
+    kernel: int
+    padding: int
+    size: tuple[int, int]
+
+
+def _grouped(count: int, extent: int, groups: int) -> Channels:
+    """The first channels of each of `groups` equal parts of the widest version."""
+    if groups == 1 or count == extent:
+        return Channels.prefix(count, extent)
+    part, whole = count // groups, extent // groups
+    return Channels(tuple((g * whole, g * whole + part) for g in range(groups)), extent)
+
+
 class Builder:
     """Adds ops to a graph; every method returns the `Tensor` it made.
 
@@ -113,16 +129,41 @@ class Builder:
         *,
         kernel: Elastic | int = 1,
         stride: int = 1,
+        groups: int = 1,
+        padding: str = "same",
         bias: bool = False,
     ) -> Tensor:
-        """A dense convolution with "same" padding; `name` is unique in the graph."""
+        """A convolution, dense or in `groups`; `name` is unique in the graph.
+
+        Padding is "same", or "valid" for none.
+        """
         out, kernel = Elastic.of(out), Elastic.of(kernel)
-        size = int(kernel)
-        channels = Channels.prefix(int(out), int(out.largest))
-        slot = Slot(name, channels, x.channels, int(kernel.largest))
-        shape = (int(out), *self._strided(x, name, size, stride))
+        for count, end in ((x.shape[0], "incoming"), (int(out), "outgoing")):
+            if count % groups:
+                raise SpaceError(
+                    f"{name}: {count} {end} channels cannot be divided into {groups} groups.",
+                    remedy=f"Use multiples of {groups}.",
+                )
+        channels = _grouped(int(out), int(out.largest), groups)
+        inputs = x.channels
+        if groups > 1:
+            inputs = Channels.prefix(x.shape[0] // groups, inputs.extent // groups)
+        window = self._window(x, name, kernel, stride, padding)
+        slot = Slot(name, channels, inputs, int(kernel.largest))
         return self._add(
-            Op("conv", (x.position,), shape, size, stride, size // 2, 1, bias, 0, slot), channels
+            Op(
+                "conv",
+                (x.position,),
+                (int(out), *window.size),
+                window.kernel,
+                stride,
+                window.padding,
+                groups,
+                bias,
+                0,
+                slot,
+            ),
+            channels,
         )
 
     def depthwise(
@@ -136,18 +177,35 @@ class Builder:
     ) -> Tensor:
         """A convolution of each channel by itself, with "same" padding."""
         kernel = Elastic.of(kernel)
-        size, c = int(kernel), x.shape[0]
+        c = x.shape[0]
+        window = self._window(x, name, kernel, stride, "same")
         slot = Slot(name, x.channels, None, int(kernel.largest))
-        shape = (c, *self._strided(x, name, size, stride))
         return self._add(
-            Op("conv", (x.position,), shape, size, stride, size // 2, c, bias, 0, slot), x.channels
+            Op(
+                "conv",
+                (x.position,),
+                (c, *window.size),
+                window.kernel,
+                stride,
+                window.padding,
+                c,
+                bias,
+                0,
+                slot,
+            ),
+            x.channels,
         )
 
-    def finish_conv(self, x: Tensor, name: str, *, activate: bool = True) -> Tensor:
-        """The space's norm (if it has one) and activation behind a convolution called `name`."""
+    def finish_conv(self, x: Tensor, name: str, *, activate: bool | str = True) -> Tensor:
+        """The space's norm (if it has one) and an activation behind a convolution called `name`.
+
+        `activate` is True for the space's activation, False for none, or an activation's name.
+        """
         if self.norm:
             slot = Slot(f"{name}.norm", x.channels)
             x = self._add(Op("norm", (x.position,), x.shape, slot=slot), x.channels)
+        if isinstance(activate, str):
+            return self.activate(x, activate)
         return self.activate(x) if activate else x
 
     def conv_unit(
@@ -158,10 +216,21 @@ class Builder:
         *,
         kernel: Elastic | int = 1,
         stride: int = 1,
-        activate: bool = True,
+        groups: int = 1,
+        padding: str = "same",
+        activate: bool | str = True,
     ) -> Tensor:
         """Convolution, norm and activation as the space has them (a bias where it has no norm)."""
-        x = self.conv(x, name, out, kernel=kernel, stride=stride, bias=not self.norm)
+        x = self.conv(
+            x,
+            name,
+            out,
+            kernel=kernel,
+            stride=stride,
+            groups=groups,
+            padding=padding,
+            bias=not self.norm,
+        )
         return self.finish_conv(x, name, activate=activate)
 
     def depthwise_unit(
@@ -171,21 +240,33 @@ class Builder:
         *,
         kernel: Elastic | int,
         stride: int = 1,
-        activate: bool = True,
+        activate: bool | str = True,
     ) -> Tensor:
         """Depthwise convolution, norm and activation as the space has them."""
         x = self.depthwise(x, name, kernel=kernel, stride=stride, bias=not self.norm)
         return self.finish_conv(x, name, activate=activate)
 
-    def activate(self, x: Tensor) -> Tensor:
-        """The space's activation."""
-        return self._add(Op(self.activation, (x.position,), x.shape), x.channels)
+    def activate(self, x: Tensor, kind: str | None = None) -> Tensor:
+        """The space's activation, or the one that is named (`nas.graph.ACTIVATIONS`)."""
+        kind = self.activation if kind is None else kind
+        if kind not in ACTIVATIONS:
+            raise SpaceError(
+                f"There is no activation {kind!r}.",
+                remedy=f"Use one of {', '.join(sorted(ACTIVATIONS))}.",
+            )
+        return self._add(Op(kind, (x.position,), x.shape), x.channels)
 
     def add(self, a: Tensor, b: Tensor) -> Tensor:
         """The sum of two tensors of one shape."""
         if a.shape != b.shape:
             raise SpaceError(f"An addition needs equal shapes, not {a.shape} and {b.shape}.")
         return self._add(Op("add", (a.position, b.position), a.shape), a.channels)
+
+    def multiply(self, x: Tensor, gate: Tensor) -> Tensor:
+        """Each channel of `x` times the value that `gate` (`channels x 1 x 1`) has for it."""
+        if gate.shape != (x.shape[0], 1, 1):
+            raise SpaceError(f"A gate of {x.shape} needs {(x.shape[0], 1, 1)}, not {gate.shape}.")
+        return self._add(Op("multiply", (x.position, gate.position), x.shape), x.channels)
 
     def concat(self, a: Tensor, b: Tensor) -> Tensor:
         """Channels of `a`, then those of `b`; each keeps its place in the widest version."""
@@ -223,10 +304,23 @@ class Builder:
         )
         return first, second
 
-    def max_pool(self, x: Tensor, name: str, *, kernel: int, stride: int) -> Tensor:
-        """Max pooling with "same" padding."""
-        shape = (x.shape[0], *self._strided(x, name, kernel, stride))
-        op = Op("max_pool", (x.position,), shape, kernel, stride, kernel // 2)
+    def max_pool(
+        self, x: Tensor, name: str, *, kernel: int, stride: int, padding: str = "same"
+    ) -> Tensor:
+        """Max pooling; with "valid" padding a last window may hang over the border."""
+        return self._pool("max_pool", x, name, kernel, stride, padding)
+
+    def avg_pool(
+        self, x: Tensor, name: str, *, kernel: int, stride: int, padding: str = "same"
+    ) -> Tensor:
+        """Average pooling; the padding's zeros count."""
+        return self._pool("avg_pool", x, name, kernel, stride, padding)
+
+    def _pool(
+        self, kind: str, x: Tensor, name: str, kernel: int, stride: int, padding: str
+    ) -> Tensor:
+        w = self._window(x, name, Elastic.of(kernel), stride, padding, crop=False, ceil=True)
+        op = Op(kind, (x.position,), (x.shape[0], *w.size), w.kernel, stride, w.padding)
         return self._add(op, x.channels)
 
     def global_pool(self, x: Tensor) -> Tensor:
@@ -239,11 +333,50 @@ class Builder:
         slot = Slot(name, channels, x.channels)
         return self._add(Op("linear", (x.position,), (out, 1, 1), bias=True, slot=slot), channels)
 
-    def _strided(self, x: Tensor, name: str, kernel: int, stride: int) -> tuple[int, int]:
+    def _window(
+        self,
+        x: Tensor,
+        name: str,
+        kernel: Elastic,
+        stride: int,
+        padding: str,
+        *,
+        crop: bool = True,
+        ceil: bool = False,
+    ) -> _Window:
+        """Kernel size, padding and output size of a sliding window.
+
+        A kernel of `k` reaches `k // 2` pixels to each side; on a map of `n` pixels everything
+        beyond `n - 1` only ever meets "same" padding. A choice of a larger kernel is cropped to
+        `2n - 1`, which computes exactly the same.
+        """
         _, h, w = x.shape
-        if kernel % 2 == 0:
-            raise SpaceError(f"{name}: kernel size {kernel} is even; kernels are odd here.")
-        return -(-h // stride), -(-w // stride)
+        size = int(kernel)
+        if size % 2 == 0 and padding == "same":
+            raise SpaceError(
+                f"{name}: kernel size {size} is even.",
+                remedy='Use an odd kernel, or padding "valid".',
+            )
+        if padding == "same":
+            seen = 2 * min(h, w) - 1
+            if kernel.smallest > seen:
+                raise SpaceError(
+                    f"{name}: a kernel of {int(kernel.smallest)} is larger than its {h}x{w} input: "
+                    "its outer taps would only ever meet padding.",
+                    remedy=f"Use at most {seen}, fewer strides, or larger images.",
+                )
+            if crop:
+                size = min(size, seen)
+            return _Window(size, size // 2, (-(-h // stride), -(-w // stride)))
+        if padding != "valid":
+            raise SpaceError(f'{name}: padding is {padding!r}. Use "same" or "valid".')
+        if size > min(h, w):
+            raise SpaceError(
+                f"{name}: a kernel of {size} without padding is larger than its {h}x{w} input.",
+                remedy=f'Use at most {min(h, w)}, padding "same", fewer strides, or larger images.',
+            )
+        up = stride - 1 if ceil else 0
+        return _Window(size, 0, ((h - size + up) // stride + 1, (w - size + up) // stride + 1))
 
     def _add(self, op: Op, channels: Channels) -> Tensor:
         self._ops.append(op)
