@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -77,10 +76,10 @@ class Op(NamedTuple):
 
     `conv` uses kernel, stride, padding, groups, bias; `max_pool` and `avg_pool` kernel, stride,
     padding, and a last window may hang over the border where `shape` says so; an average counts
-    the padding's zeros. `multiply` scales each channel of its first input by the value that its
-    second, shaped `(channels, 1, 1)`, has for it. `slice` takes `shape[0]` channels from channel
-    `start`; `shuffle` interleaves `groups` equal parts of the channels; `linear` has a bias if
-    `bias`; `norm` is a batch norm over channels.
+    the padding's zeros, but nothing beyond them. `multiply` scales each channel of its first input
+    by the value that its second, shaped `(channels, 1, 1)`, has for it. `slice` takes `shape[0]`
+    channels from channel `start`; `shuffle` interleaves `groups` equal parts of the channels;
+    `linear` has a bias if `bias`; `norm` is a batch norm over channels.
     """
 
     kind: str
@@ -94,20 +93,38 @@ class Op(NamedTuple):
     start: int = 0
     slot: Slot | None = None
 
-    def text(self) -> str:
-        """Everything that decides what is computed, slots aside; equal texts compute alike."""
+    def text(self, position: int) -> str:
+        """Everything that decides what is computed, slots aside; `position` is the op's own.
+
+        Inputs count backwards from the op, so a block has one text wherever it stands.
+        """
         c, h, w = self.shape
+        sources = ",".join([str(position - source) for source in self.inputs])
         return (
-            f"{self.kind}{self.inputs}{c},{h},{w};{self.kernel},{self.stride},{self.padding},"
+            f"{self.kind} {sources} {c}x{h}x{w} {self.kernel},{self.stride},{self.padding},"
             f"{self.groups},{self.bias:d},{self.start}"
         )
 
 
-@dataclass(frozen=True)
 class Graph:
     """Ops in an order in which they can run: the first is the input, the last the output."""
 
-    ops: tuple[Op, ...]
+    def __init__(self, ops: tuple[Op, ...]) -> None:
+        self._ops = ops
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Graph) and self.ops == other.ops)
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        return f"Graph({len(self.ops)} ops, {self.digest})"
+
+    @cached_property
+    def ops(self) -> tuple[Op, ...]:
+        """What runs."""
+        return self._ops
 
     @property
     def input_shape(self) -> Shape:
@@ -122,8 +139,12 @@ class Graph:
     @cached_property
     def digest(self) -> str:
         """16 hex digits; two graphs have the same digest exactly when they compute alike."""
-        text = "|".join([op.text() for op in self.ops])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+
+    @cached_property
+    def text(self) -> str:
+        """The texts of the ops, a line each."""
+        return "\n".join([op.text(position) for position, op in enumerate(self.ops)])
 
     def input_channels(self, op: Op) -> int:
         """Channels of the first tensor that `op` reads."""

@@ -146,7 +146,7 @@ def measure_pace(
         step = measure_step(space, data, training)
         epoch[space.name] = step.seconds * step.steps_per_epoch
         supernet = Supernet(space, torch.Generator().manual_seed(seed))
-        architectures = [space.sample(rng) for _ in range(3)]
+        architectures = [space.sample_choices(rng) for _ in range(3)]
         evaluate(supernet, architectures[:1], data)
         start = time.perf_counter()
         evaluate(supernet, architectures[1:], data)
@@ -154,7 +154,7 @@ def measure_pace(
     kernel = _kernel_seconds(runtime, missing, rng)
     launched = np.mean(
         [
-            len(set(runtime.kernels(space.lower(space.sample(rng)))))
+            len(set(runtime.kernels(space.lower(space.sample_choices(rng)))))
             for space in spaces
             for _ in range(_SPREAD_NETS)
         ]

@@ -217,7 +217,7 @@ def check_table(
     drawn: list[tuple[Architecture, Graph]] = []
     for index in range(nets):
         space = spaces[index % len(spaces)]
-        architecture = space.sample(rng)
+        architecture = space.sample_choices(rng)
         drawn.append((architecture, space.lower(architecture)))
     predictions = [table.predict(graph).latency_us for _, graph in drawn]
     graphs = [graph for _, graph in drawn]

@@ -152,7 +152,7 @@ def _probe(spaces: Sequence[SearchSpace], objectives: Sequence[Objective], seed:
     tried = [
         architecture
         for space in spaces
-        for architecture in (space.smallest, *(space.sample(rng) for _ in range(PROBES)))
+        for architecture in (space.smallest, *(space.sample_choices(rng) for _ in range(PROBES)))
     ]
     for objective in limited:
         scores = list(zip(objective.score(tried), tried, strict=True))

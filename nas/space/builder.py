@@ -108,14 +108,23 @@ class Builder:
         classes: what a head ends with.
         norm: whether `conv_unit` puts a batch norm behind its convolution.
         activation: the op kind that `conv_unit` ends with.
+        channels: which channels of its widest version the input is; by default all of them.
     """
 
-    def __init__(self, image: Shape, *, classes: int, norm: bool, activation: str) -> None:
+    def __init__(
+        self,
+        image: Shape,
+        *,
+        classes: int,
+        norm: bool,
+        activation: str,
+        channels: Channels | None = None,
+    ) -> None:
         self.classes = classes
         self.norm = norm
         self.activation = activation
         self._ops: list[Op] = [Op("input", (), image)]
-        self.input = Tensor(0, image, Channels.prefix(image[0], image[0]))
+        self.input = Tensor(0, image, channels or Channels.prefix(image[0], image[0]))
 
     def graph(self) -> Graph:
         """What was built so far."""
@@ -327,11 +336,12 @@ class Builder:
         """The mean over height and width."""
         return self._add(Op("global_pool", (x.position,), (x.shape[0], 1, 1)), x.channels)
 
-    def linear(self, x: Tensor, name: str, out: int) -> Tensor:
+    def linear(self, x: Tensor, name: str, out: Elastic | int) -> Tensor:
         """A fully connected layer with bias, on a vector."""
-        channels = Channels.prefix(out, out)
-        slot = Slot(name, channels, x.channels)
-        return self._add(Op("linear", (x.position,), (out, 1, 1), bias=True, slot=slot), channels)
+        out = Elastic.of(out)
+        channels = Channels.prefix(int(out), int(out.largest))
+        op = Op("linear", (x.position,), (int(out), 1, 1), bias=True)
+        return self._add(op._replace(slot=Slot(name, channels, x.channels)), channels)
 
     def _window(
         self,

@@ -5,26 +5,45 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from itertools import product
+from typing import Any, Literal
 
 import numpy as np
 
 from nas.errors import SpaceError
-from nas.graph import ACTIVATIONS, Graph, Shape
+from nas.graph import ACTIVATIONS, Channels, Graph, Shape
 from nas.space.architecture import Architecture, Value
 from nas.space.builder import Builder
-from nas.space.stage import Row, Stage
+from nas.space.choice import Choice, Options
+from nas.space.language import Language, Named, Word
+from nas.space.part import Chain, Part, input_token
+from nas.space.reference import Reference
+from nas.space.stage import Reached, Row, Stage, Values
 
 SMALLEST_FINAL_MAP = 3
 """Pixels a side that the last feature map keeps at least; see `SearchSpace.strides`."""
+
+Measure = Literal["macs", "params", "peak_memory_bytes"]
+"""Counts of a graph that are known for every part of it."""
 
 
 @dataclass(frozen=True)
 class SearchSpace:
     """A table of stages, adapted to an input size and a number of classes by `on`.
+
+    Args:
+        name: of the space.
+        stages: the rows of the table.
+        activation: the op kind that blocks end their convolutions with unless they say otherwise.
+        norm: whether convolutions are followed by batch norms.
+        image_size, channels: of the input, square.
+        classes: what the head tells apart.
+        choices: made once for the whole network; every block that takes their arguments gets them.
+        resolutions: shares of the image size that a network can be run at.
+        references: published networks that are points of the space.
 
     Raises SpaceError for a table that makes no network, naming the stage.
     """
@@ -36,6 +55,9 @@ class SearchSpace:
     image_size: int = 224
     channels: int = 3
     classes: int = 1000
+    choices: Mapping[str, Options] = field(default_factory=dict)
+    resolutions: tuple[float, ...] = (1.0,)
+    references: tuple[Reference, ...] = ()
 
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
@@ -43,12 +65,22 @@ class SearchSpace:
                 f"Space {self.name}: activation {self.activation!r} is unknown.",
                 remedy=f"Use one of {', '.join(sorted(ACTIVATIONS))}.",
             )
-        seen: set[str] = set()
-        for stage in self.stages:
-            if stage.name in seen:
-                raise SpaceError(f"Space {self.name}: two stages are called {stage.name!r}.")
-            seen.add(stage.name)
-        _ = self._rows
+        if not self.stages:
+            raise SpaceError(f"Space {self.name} has no stages.")
+        _all_different(f"Space {self.name}: two stages are", [stage.name for stage in self.stages])
+        _all_different(f"Space {self.name}: two references are", [r.name for r in self.references])
+        for name in (*(stage.name for stage in self.stages), *self.choices):
+            if not name.isidentifier():
+                raise SpaceError(
+                    f"Space {self.name}: {name!r} is no name.", remedy="Use a word, like stage1."
+                )
+        taken = {choice.name for row in self.rows for choice in row.network}
+        for choice in self.network:
+            if choice.key != "resolution" and choice.name not in taken:
+                raise SpaceError(
+                    f"Space {self.name}: no block takes the network-wide {choice.name}.",
+                    remedy="Give it to a block as a keyword-only parameter, or to a stride.",
+                )
 
     # Adapting
 
@@ -61,15 +93,32 @@ class SearchSpace:
         """Channels, height and width of the images."""
         return (self.channels, self.image_size, self.image_size)
 
+    def image_shape(self, network: Values) -> Shape:
+        """What enters the network, for options of `network`: the images at its resolution."""
+        size = self.image_size
+        for choice, option in zip(self.network, network, strict=True):
+            if choice.key == "resolution":
+                size = int(option)
+        return (self.channels, size, size)
+
     @cached_property
     def strides(self) -> tuple[int, ...]:
-        """The stride of each stage at this input size.
+        """The stride of each stage at this input size, for the first network-wide options.
 
         The table holds the strides for large images. For small ones the first strides become 1,
         one stage after another, until the last feature map has `SMALLEST_FINAL_MAP` pixels a side:
         at 32 px a network that shrinks by 32 in its table shrinks by 8.
         """
-        strides = [stage.stride for stage in self.stages]
+        return self.strides_of(tuple(choice.options[0] for choice in self.network))
+
+    def strides_of(self, network: Values) -> tuple[int, ...]:
+        """See `strides`; for options of `network`."""
+        if network not in self._strides:
+            chosen = {c.name: option for c, option in zip(self.network, network, strict=True)}
+            self._strides[network] = self._fitting([row.stride(chosen) for row in self.rows])
+        return self._strides[network]
+
+    def _fitting(self, strides: list[int]) -> tuple[int, ...]:
         for index in range(len(strides)):
             final = self.image_size
             for stride in strides:
@@ -82,29 +131,46 @@ class SearchSpace:
     # Choices
 
     @cached_property
+    def network(self) -> tuple[Choice, ...]:
+        """The choices made once for the whole network."""
+        where = f"Space {self.name}"
+        found = [Choice(where, name, name, options) for name, options in self.choices.items()]
+        sizes = tuple(dict.fromkeys(round(share * self.image_size) for share in self.resolutions))
+        if not sizes or min(sizes) < 1:
+            raise SpaceError(
+                f"{where}: resolutions is {self.resolutions!r}.",
+                remedy="Give shares of the image size, such as (0.75, 1.0).",
+            )
+        if sizes != (self.image_size,):
+            found.append(Choice(where, "resolution", "resolution", sizes))
+        return tuple(found)
+
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """The stages, made ready."""
+        return tuple(Row(self.name, stage, self.network) for stage in self.stages)
+
+    @cached_property
     def parameters(self) -> dict[str, tuple[Value, ...]]:
         """Every choice with its options, those of blocks that a small depth leaves out included."""
-        found: dict[str, tuple[Value, ...]] = {}
-        for row in self._rows:
+        found = dict(self._own_parameters)
+        for row in self.rows:
             found.update(row.parameters())
         return found
 
     def architecture(self, choices: Mapping[str, Any]) -> Architecture:
         """The canonical architecture of `choices`; those it does not use are left out.
 
-        Raises SpaceError for a choice that is missing or not among the options.
+        Choices that make one graph make one architecture: of several ways to write a network, the
+        shallowest with the first options, blocks that are left out standing last.
+
+        Raises SpaceError for a choice that is missing or not among the options, or that makes no
+        network.
         """
-        kept: list[tuple[str, Value]] = []
-        for row in self._rows:
-            for key, options in row.used(choices):
-                value = choices.get(key)
-                if value not in options:
-                    allowed = ", ".join(map(str, options))
-                    raise SpaceError(
-                        f"Space {self.name}: {key} is {value!r}.", remedy=f"Allowed: {allowed}."
-                    )
-                kept.append((key, value))
-        return Architecture(self.name, tuple(kept))
+        used = self._used(choices)
+        if self._all_differ:
+            return Architecture(self.name, used)
+        return self._read(self._word(choices))
 
     def from_json(self, record: Mapping[str, Any]) -> Architecture:
         """Reads and checks what `Architecture.to_json` wrote.
@@ -122,47 +188,111 @@ class SearchSpace:
             )
         return self.architecture(dict(found.choices))
 
+    def _used(self, choices: Mapping[str, Any]) -> Named:
+        """The choices that matter, checked, in the order of the table."""
+        found = list(self._own_parameters)
+        for row in self.rows:
+            found += row.used(choices)
+        named = []
+        for key, options in found:
+            value = choices.get(key)
+            if value not in options or isinstance(value, bool):
+                came = repr(value) if key in choices else "missing"
+                raise SpaceError(
+                    f"Space {self.name}: {key} is {came}.",
+                    remedy=f"Allowed: {', '.join(map(str, options))}.",
+                )
+            named.append((key, options[options.index(value)]))
+        return tuple(named)
+
+    @cached_property
+    def _own_parameters(self) -> list[tuple[str, tuple[Value, ...]]]:
+        return [(choice.name, choice.options) for choice in self.network if choice.is_real]
+
+    @cached_property
+    def _all_differ(self) -> bool:
+        """Whether choices that are different where it matters always make different networks."""
+        network = math.prod(len(choice.options) for choice in self.network)
+        return self.size == network * math.prod(row.combinations() for row in self.rows)
+
+    # Published networks
+
+    def published(self, name: str) -> tuple[SearchSpace, Architecture]:
+        """A reference network, and this space as it was published: image size, ImageNet, norms.
+
+        Raises SpaceError for an unknown name, or a row that is no point of the space.
+        """
+        for reference in self.references:
+            if reference.name == name:
+                space = replace(
+                    self,
+                    image_size=reference.image_size,
+                    channels=3,
+                    classes=1000,
+                    norm=reference.norm,
+                )
+                return space, space.reference(name)
+        known = ", ".join(reference.name for reference in self.references) or "none"
+        raise SpaceError(
+            f"Space {self.name} has no reference network {name!r}.", remedy=f"There are: {known}."
+        )
+
+    def reference(self, name: str) -> Architecture:
+        """A reference network as an architecture of this space, at this input size."""
+        for reference in self.references:
+            if reference.name == name:
+                return self.architecture(reference.resolved(self.parameters))
+        return self.published(name)[1]
+
+    # All architectures
+
+    @cached_property
+    def language(self) -> Language:
+        """The networks of the space as words, for exact counting."""
+        return Language(self)
+
+    @property
+    def size(self) -> int:
+        """The number of different networks."""
+        return self.language.size
+
     def sample(self, rng: np.random.Generator) -> Architecture:
+        """An architecture, every one of the space equally likely.
+
+        Deep networks are most of a space; `sample_choices` gives every option its share instead.
+        """
+        return self._read(self.language.draw(rng))
+
+    def sample_choices(self, rng: np.random.Generator) -> Architecture:
         """An architecture with every choice drawn uniformly from its options."""
         return self.architecture(
             {key: options[rng.integers(len(options))] for key, options in self.parameters.items()}
         )
 
-    @cached_property
-    def size(self) -> int:
-        """The number of canonical choices: those of left-out blocks do not count."""
-        return math.prod(row.size() for row in self._rows)
+    def enumerate(self) -> Iterator[Architecture]:
+        """Every architecture once. Look at `size` first."""
+        for word in self.language.words():
+            yield self._read(word)
 
     @cached_property
     def largest(self) -> Architecture:
         """The architecture with the most MACs; among equals, the one with the earlier options."""
-        return self._extreme(max)
+        return self.extreme("macs", "largest")
 
     @cached_property
     def smallest(self) -> Architecture:
         """The architecture with the fewest MACs; among equals, the one with the earlier options."""
-        return self._extreme(min)
+        return self.extreme("macs", "smallest")
 
-    def cover(self) -> list[Architecture]:
-        """Architectures that together use every slot of the space.
-
-        Sizes decide how much of a slot is used, operator names and vanishing sizes whether it is:
-        so every position among the operators' options, with the largest and the smallest sizes.
-        """
-        found: dict[Architecture, None] = {}
-        operators = max(
-            (len(o) for o in self.parameters.values() if isinstance(o[0], str)), default=1
+    def extreme(self, measure: Measure, end: Literal["smallest", "largest"]) -> Architecture:
+        """The architecture with the smallest or largest count of all, without a search."""
+        named = self.language.extreme(
+            lambda part: getattr(part, measure),
+            (lambda a, b: a > b) if end == "largest" else (lambda a, b: a < b),
+            max if measure == "peak_memory_bytes" else (lambda a, b: a + b),
         )
-        for position in range(operators):
-            for pick in (max, min):
-                choices = {
-                    key: options[min(position, len(options) - 1)]
-                    if isinstance(options[0], str)
-                    else (max if key.endswith(".depth") else pick)(options)
-                    for key, options in self.parameters.items()
-                }
-                found[self.architecture(choices)] = None
-        return list(found)
+        choices = {name: options[0] for name, options in self.parameters.items()}
+        return self.architecture({**choices, **dict(named)})
 
     # Lowering
 
@@ -171,12 +301,52 @@ class SearchSpace:
 
         Raises SpaceError where the choices make no network.
         """
-        build = self._builder(self.input_shape)
-        choices = dict(architecture.choices)
-        x = build.input
-        for row, stride in zip(self._rows, self.strides, strict=True):
-            x = row.lower(build, x, choices, stride)
-        return build.graph()
+        try:
+            image, parts = self._walk(dict(architecture.choices))
+        except KeyError as error:
+            raise SpaceError(
+                f"This architecture of space {architecture.space} has no choice {error}, which "
+                f"space {self.name} needs.",
+                remedy="Make architectures with the space that lowers them.",
+            ) from error
+        return Chain(image.graph.ops[0], parts)
+
+    def _walk(self, choices: Mapping[str, Any]) -> tuple[Part, list[tuple[Part, str]]]:
+        network = tuple([choice.value(choices) for choice in self.network])
+        image = self._image(network)
+        x = image
+        parts: list[tuple[Part, str]] = []
+        for row, stride in zip(self.rows, self.strides_of(network), strict=True):
+            for part, name in row.lower(x, choices, stride, self.builder):
+                parts.append((part, name))
+                x = part
+        return image, parts
+
+    def _image(self, network: Values) -> Part:
+        shape = self.image_shape(network)
+        if shape not in self._images:
+            builder = self.builder(shape, Channels.prefix(shape[0], shape[0]))
+            self._images[shape] = Part.image(builder)
+        return self._images[shape]
+
+    @cached_property
+    def _images(self) -> dict[Shape, Part]:
+        return {}
+
+    def _word(self, choices: Mapping[str, Any]) -> Word:
+        image, parts = self._walk(choices)
+        word = [input_token(image.shape)]
+        for part, _ in parts:
+            word += part.word
+        return tuple(word)
+
+    def _read(self, word: Word) -> Architecture:
+        return Architecture(self.name, self._ordered(self.language.read(word)))
+
+    def _ordered(self, named: Named) -> Named:
+        """Choices in the order of the table."""
+        chosen = dict(named)
+        return tuple([(key, chosen[key]) for key in self.parameters if key in chosen])
 
     def fragments(self) -> Iterator[Graph]:
         """Every block of the space by itself, for every input shape that can reach it.
@@ -184,17 +354,35 @@ class SearchSpace:
         Kernels depend on nothing beyond the neighbouring block, so the kernels of the fragments are
         those of all architectures, found without enumerating the architectures.
         """
-        seen: set[str] = set()
-        shapes = {self.input_shape}
-        for row, stride in zip(self._rows, self.strides, strict=True):
-            leaving: set[Shape] = set()
-            for fragment, last in row.fragments(shapes, stride, self._builder):
-                if last:
-                    leaving.add(fragment.output_shape)
-                if len(fragment.ops) > 1 and fragment.digest not in seen:
-                    seen.add(fragment.digest)
-                    yield fragment
-            shapes = leaving
+        seen: set[Any] = set()
+        for _, move in self.language.visit():
+            if move.part is not None and move.word:
+                key = (move.part.graph.input_shape, move.word)
+                if key not in seen:
+                    seen.add(key)
+                    yield move.part.graph
+
+    def placed_blocks(self) -> Iterator[Graph]:
+        """Blocks in their places, with the space's own slots: together they use every slot.
+
+        How large the widest version of a slot is depends on the table and on the widest version of
+        the incoming tensor, not on what is chosen, so one tensor a widest version is enough.
+        """
+        seen: set[Any] = set()
+        for options in product(*[choice.options for choice in self.network]):
+            shape = self.image_shape(options)
+            reached: Mapping[int, Reached] = {
+                shape[0]: (shape, Channels.prefix(shape[0], shape[0]))
+            }
+            for row, stride in zip(self.rows, self.strides_of(options), strict=True):
+                taken = tuple(options[self.network.index(choice)] for choice in row.network)
+                leaving: dict[int, Reached] = {}
+                for graph in row.placed_blocks(reached, leaving, taken, stride, self.builder):
+                    key = tuple([op._replace(inputs=(), shape=(0, 0, 0)) for op in graph.ops])
+                    if key not in seen:
+                        seen.add(key)
+                        yield graph
+                reached = leaving
 
     # Identity
 
@@ -210,27 +398,30 @@ class SearchSpace:
     @cached_property
     def digest(self) -> str:
         """16 hex digits over the table, the settings, and what the blocks make of them."""
-        table = [row.describe() for row in self._rows]
-        graphs = [self.lower(architecture).digest for architecture in self.cover()]
-        text = json.dumps([self.name, self.activation, self.norm, self.settings, table, graphs])
+        table = [row.describe() for row in self.rows]
+        wide = [[choice.name, choice.describe()] for choice in self.network]
+        blocks = [graph.text for graph in self.placed_blocks()]
+        text = json.dumps(
+            [self.name, self.activation, self.norm, self.settings, wide, table, blocks]
+        )
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @cached_property
-    def _rows(self) -> tuple[Row, ...]:
-        return tuple(Row(self.name, stage) for stage in self.stages)
+    def _strides(self) -> dict[Values, tuple[int, ...]]:
+        return {}
 
-    def _builder(self, image: Shape) -> Builder:
-        return Builder(image, classes=self.classes, norm=self.norm, activation=self.activation)
+    def builder(self, shape: Shape, channels: Channels) -> Builder:
+        """Starts a block behind a tensor."""
+        return Builder(
+            shape,
+            classes=self.classes,
+            norm=self.norm,
+            activation=self.activation,
+            channels=channels,
+        )
 
-    def _extreme(self, pick: Callable[..., Value]) -> Architecture:
-        """Coordinate-wise, which is exact because MACs grow with every size by itself."""
-        choices = {key: pick(options) for key, options in self.parameters.items()}
-        for key, options in self.parameters.items():
-            if len(options) > 1 and isinstance(options[0], str):
-                choices[key] = pick(
-                    options,
-                    key=lambda option, key=key: (
-                        self.lower(self.architecture({**choices, key: option})).macs
-                    ),
-                )
-        return self.architecture(choices)
+
+def _all_different(message: str, names: Sequence[str]) -> None:
+    for position, name in enumerate(names):
+        if name in names[:position]:
+            raise SpaceError(f"{message} called {name!r}.", remedy="Give each a name of its own.")

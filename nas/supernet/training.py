@@ -234,7 +234,7 @@ class _Trainer:
         smallest = self._distil(self._smallest, images, soft)
         rng = np.random.default_rng([self.seed, 2, step])
         for _ in range(self.settings.random_subnets):
-            self._distil(self.space.lower(self.space.sample(rng)), images, soft)
+            self._distil(self.space.lower(self.space.sample_choices(rng)), images, soft)
         norm = clip_adaptively(self.supernet.parameters(), self.settings.gradient_ratio)
         results = (
             loss.detach(),

@@ -39,7 +39,7 @@ class Supernet(SlotModule):
     def __init__(self, space: SearchSpace, generator: torch.Generator) -> None:
         super().__init__()
         self.space = space
-        silent = set().union(*(residual_norms(space.lower(a)) for a in space.cover()))
+        silent = set().union(*(residual_norms(graph) for graph in space.placed_blocks()))
         for op in _widest(space):
             slot = slot_of(op)
             inputs = slot.inputs.extent if slot.inputs else 1
@@ -221,8 +221,8 @@ def take(weight: Tensor, dim: int, channels: Channels) -> Tensor:
 def _widest(space: SearchSpace) -> list[Op]:
     """One op a slot of the space, its slot grown to the largest extents that occur."""
     found: dict[str, Op] = {}
-    for architecture in space.cover():
-        for op in space.lower(architecture).ops:
+    for graph in space.placed_blocks():
+        for op in graph.ops:
             if op.slot is not None:
                 known = found.get(op.slot.name, op)
                 found[op.slot.name] = known._replace(slot=_union(slot_of(known), op.slot))

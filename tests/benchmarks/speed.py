@@ -34,7 +34,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     for name in ("mobilenet", "shufflenet", "squeezenet"):
         space = load(name).on(image_size=32, channels=3, classes=10)
-        drawn = [space.sample(rng) for _ in range(ARCHITECTURES)]
+        drawn = [space.sample_choices(rng) for _ in range(ARCHITECTURES)]
         start = time.perf_counter()
         graphs = [space.lower(architecture) for architecture in drawn]
         print(f"{name:<12} lowering  {ARCHITECTURES / (time.perf_counter() - start):.0f} a second")
