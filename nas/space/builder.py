@@ -385,8 +385,14 @@ class Builder:
                 f"{name}: a kernel of {size} without padding is larger than its {h}x{w} input.",
                 remedy=f'Use at most {min(h, w)}, padding "same", fewer strides, or larger images.',
             )
-        up = stride - 1 if ceil else 0
-        return _Window(size, 0, ((h - size + up) // stride + 1, (w - size + up) // stride + 1))
+
+        def windows(extent: int) -> int:
+            if not ceil:
+                return (extent - size) // stride + 1
+            # A last window may hang over the border, but has to start inside it.
+            return min(-(-(extent - size) // stride) + 1, -(-extent // stride))
+
+        return _Window(size, 0, (windows(h), windows(w)))
 
     def _add(self, op: Op, channels: Channels) -> Tensor:
         self._ops.append(op)

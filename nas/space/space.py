@@ -356,7 +356,7 @@ class SearchSpace:
         """
         seen: set[Any] = set()
         for _, move in self.language.visit():
-            if move.part is not None and move.word:
+            if move.part is not None:
                 key = (move.part.graph.input_shape, move.word)
                 if key not in seen:
                     seen.add(key)

@@ -170,7 +170,7 @@ class Row:
         stride: int,
         builder: NewBuilder,
     ) -> Part | None:
-        """The block at `position` behind a tensor; None where it is left out.
+        """The block at `position` behind a tensor; None where it is left out or adds nothing.
 
         `values` are the options of `network`, `shared` and `own[position]`, in this order.
         """
@@ -204,7 +204,7 @@ class Row:
                     part = self.part(*x, position, values, stride, builder)
                     out = x if part is None else (part.shape, part.channels)
                     after.setdefault(out[1].extent, out)
-                    if part is not None and part.word:
+                    if part is not None:
                         image = part.graph.ops[0]
                         yield Graph((image, *part.placed(0, self.names[position])))
                 arriving = after
@@ -245,7 +245,8 @@ class Row:
         build = builder(shape, channels)
         try:
             out = block(build, build.input, name, **given)
-            return Part(build.graph(), out, self.stage.name)
+            part = Part(build.graph(), out, self.stage.name)
+            return part if part.word else None
         except SpaceError as error:
             chosen = ", ".join(f"{key} {value}" for key, value in _plain(arguments).items())
             raise SpaceError(

@@ -1,0 +1,87 @@
+import re
+
+import numpy as np
+import pytest
+from scipy.stats import chisquare
+from small_spaces import SMALL
+
+from nas.errors import InfeasibleError, KernelError, RequestError
+from nas.space import load
+from nas.space.limits import Limit, sample_within
+
+
+def macs(space):
+    return sorted(space.lower(a).macs for a in space.enumerate())
+
+
+def test_all_architectures_within_a_limit_are_equally_likely():
+    space, rng = SMALL["plain"](), np.random.default_rng(0)
+    bound = macs(space)[space.size // 2]
+    within = [a for a in space.enumerate() if space.lower(a).macs <= bound]
+    position = {a: i for i, a in enumerate(within)}
+    limits = [Limit("macs", largest=bound)]
+    drawn = [position[sample_within(space, rng, limits)] for _ in range(20 * len(within))]
+    assert chisquare(np.bincount(drawn, minlength=len(within))).pvalue > 1e-4
+
+
+@pytest.mark.parametrize(("rank", "side"), [(0, "largest"), (-1, "smallest")])
+def test_a_limit_that_one_architecture_meets_finds_it(rank, side):
+    """One network in 10^13 has the fewest MACs; uniform draws would never meet it."""
+    space = load("mobilenet")
+    end = space.smallest if rank == 0 else space.largest
+    limit = Limit("macs", **{side: space.lower(end).macs})
+    found = sample_within(space, np.random.default_rng(1), [limit])
+    assert space.lower(found).macs == space.lower(end).macs
+
+
+def test_a_count_out_of_range_is_known_at_once_with_the_nearest():
+    space = load("squeezenet")
+    least = space.lower(space.smallest).macs
+    nearest = re.escape(f"nearest has macs {least:.6g}")
+    with pytest.raises(InfeasibleError, match=rf"macs of at most .* {nearest}"):
+        sample_within(space, np.random.default_rng(0), [Limit("macs", largest=least / 2)])
+    most = space.lower(space.extreme("params", "largest")).params
+    with pytest.raises(InfeasibleError, match="params of at least"):
+        sample_within(space, np.random.default_rng(0), [Limit("params", smallest=most + 1)])
+
+
+def test_limits_that_exclude_each_other_end_with_the_nearest():
+    space, rng = SMALL["plain"](), np.random.default_rng(0)
+    counts = macs(space)
+    limits = [Limit("macs", smallest=counts[-1]), Limit("params", largest=700)]
+    with pytest.raises(InfeasibleError, match=r"macs of at least .* in 100 attempts.*nearest has"):
+        sample_within(space, rng, limits, attempts=100)
+
+
+def test_any_number_of_a_graph_can_be_limited():
+    space, rng = SMALL["plain"](), np.random.default_rng(0)
+    deep = Limit("convolutions", smallest=9, value=lambda graph: graph.counts()["conv"])
+    for _ in range(10):
+        assert space.lower(sample_within(space, rng, [deep])).counts()["conv"] >= 9
+
+
+def test_a_number_that_cannot_be_worked_out_is_no_small_number():
+    """A kernel without a latency makes its networks unfit, not fast."""
+    space, rng = SMALL["plain"](), np.random.default_rng(0)
+
+    def latency_us(graph):
+        if graph.counts()["conv"] > 8:
+            raise KernelError("the table has no such kernel")
+        return 5.0
+
+    limit = Limit("latency_us", largest=10, value=latency_us)
+    for _ in range(10):
+        assert space.lower(sample_within(space, rng, [limit])).counts()["conv"] <= 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "macs"}, "limit on macs is None to None"),
+        ({"name": "macs", "smallest": 2, "largest": 1}, "limit on macs is 2 to 1"),
+        ({"name": "latency_us", "largest": 1}, "needs to know how"),
+    ],
+)
+def test_a_limit_that_says_nothing(arguments, message):
+    with pytest.raises(RequestError, match=message):
+        Limit(**arguments)

@@ -1,0 +1,121 @@
+"""Distances and neighbours against a search through all architectures of small spaces."""
+
+from collections import deque
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_spaces import SMALL
+
+from nas.errors import SpaceError
+from nas.space import SearchSpace, Stage, load, names
+from nas.space.variation import crossover, distance, mutate, neighbours
+
+SPACES = {name: load(name) for name in names()}
+seeds = st.integers(0, 2**32 - 1)
+
+
+def steps(space, architecture):
+    """Ways to write networks one step away: choices, and what deeper stages newly need."""
+    choices = dict(architecture)
+    for key in choices:
+        for option in space.parameters[key]:
+            if option != choices[key]:
+                yield from completed(space, {**choices, key: option})
+
+
+def completed(space, choices):
+    needed = [c.name for c in space.network if c.is_real]
+    needed += [name for row in space.rows for name, _ in row.used(choices)]
+    missing = [name for name in needed if name not in choices]
+    if not missing:
+        yield tuple((name, choices[name]) for name in space.parameters if name in needed)
+        return
+    for option in space.parameters[missing[0]]:
+        yield from completed(space, {**choices, missing[0]: option})
+
+
+def by_search(space, start):
+    """Distances from an architecture to all ways to write a network, breadth first."""
+    found = {start.choices: 0}
+    waiting = deque([start.choices])
+    while waiting:
+        at = waiting.popleft()
+        for after in steps(space, at):
+            if after not in found:
+                found[after] = found[at] + 1
+                waiting.append(after)
+    return found
+
+
+@pytest.mark.parametrize("name", ["plain", "rounded", "skipping", "skipping_deep", "wide_choices"])
+def test_the_distance_is_the_shortest_way(name):
+    space = SMALL[name]()
+    everything = list(space.enumerate())
+    rng = np.random.default_rng(0)
+    for start in rng.choice(len(everything), 3, replace=False):
+        found = by_search(space, everything[start])
+        for other in everything:
+            assert distance(space, everything[start], other) == found[other.choices]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_neighbours_are_all_at_distance_one(name):
+    space = SMALL[name]()
+    everything = list(space.enumerate())
+    rng = np.random.default_rng(1)
+    for start in rng.choice(len(everything), min(4, len(everything)), replace=False):
+        found = list(neighbours(space, everything[start]))
+        assert len(found) == len(set(found))
+        at_one = {a for a in everything if distance(space, everything[start], a) == 1}
+        assert set(found) == at_one
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_distance_is_a_metric(name):
+    space = SMALL[name]()
+    rng = np.random.default_rng(2)
+    drawn = [space.sample(rng) for _ in range(9)]
+    for a, b in combinations(drawn, 2):
+        assert distance(space, a, b) == distance(space, b, a)
+        assert (distance(space, a, b) == 0) == (a == b)
+        for c in drawn:
+            assert distance(space, a, b) <= distance(space, a, c) + distance(space, c, b)
+
+
+@settings(max_examples=60, deadline=None)
+@given(name=st.sampled_from(sorted(SPACES)), seed=seeds, changes=st.integers(1, 4))
+def test_mutation_and_crossover_stay_inside(name, seed, changes):
+    space, rng = SPACES[name], np.random.default_rng(seed)
+    a, b = space.sample(rng), space.sample_choices(rng)
+    mutant = mutate(space, a, rng, changes=changes)
+    child = crossover(space, a, b, rng)
+    for found in (mutant, child):
+        assert space.architecture(dict(found.choices)) == found
+    assert mutant != a
+    assert distance(space, a, mutant) >= 1
+    assert crossover(space, a, a, rng) == a
+    first, second = dict(a.choices), dict(b.choices)
+    for key, value in child.choices:
+        # A canonical form may say the same with other values.
+        if space._all_differ:
+            assert value in (first.get(key), second.get(key))
+
+
+@settings(max_examples=20, deadline=None)
+@given(name=st.sampled_from(sorted(SPACES)), seed=seeds)
+def test_a_single_change_is_a_neighbour_where_choices_all_differ(name, seed):
+    space, rng = SPACES[name], np.random.default_rng(seed)
+    a = space.sample(rng)
+    if space._all_differ:
+        assert distance(space, a, mutate(space, a, rng)) == 1
+
+
+def test_a_space_of_one_network_has_no_mutants():
+    stages = (Stage("stem", "conv", 8, per_stage={"kernel": 3}), Stage("head", "linear_classifier"))
+    space = SearchSpace("one", stages, image_size=8)
+    with pytest.raises(SpaceError, match="no other network"):
+        mutate(space, space.largest, np.random.default_rng(0))
+    assert list(neighbours(space, space.largest)) == []
