@@ -1,0 +1,393 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper, shape_inference
+
+from nas import onnx_model
+from nas.graph import Graph, Op, Slot
+from nas.network import Network, folded_weights, run
+from nas.space import load, names
+from nas.space.builder import Builder
+from tests.latency.networks import GRAPHS
+
+
+def build(image=(12, 9, 9), norm=True):
+    return Builder(image, classes=7, norm=norm, activation="relu")
+
+
+def activation(kind):
+    b = build()
+    b.activate(b.conv_unit(b.input, "a", 8, kernel=3, activate=False), kind)
+    return b.graph()
+
+
+def gated():
+    """A gate that a channel can fully close, between convolutions (Howard et al. 2019)."""
+    b = build()
+    x = b.conv_unit(b.input, "in", 16, activate="hard_swish")
+    gate = b.conv(b.global_pool(x), "reduce", 4, bias=True)
+    gate = b.conv(b.activate(gate), "expand", 16, bias=True)
+    x = b.multiply(x, b.activate(gate, "hard_sigmoid"))
+    b.linear(b.global_pool(b.conv_unit(x, "out", 8)), "classes", 7)
+    return b.graph()
+
+
+def vectors():
+    """Linear layers that others read: as vectors, and as a gate on a map."""
+    b = build()
+    x = b.conv_unit(b.input, "in", 6)
+    hidden = b.activate(b.linear(b.global_pool(x), "hidden", 6), "hard_swish")
+    gate = b.activate(b.linear(hidden, "gate", 6), "hard_sigmoid")
+    b.linear(b.add(hidden, b.global_pool(b.multiply(x, gate))), "classes", 7)
+    return b.graph()
+
+
+def pool(kind, kernel, stride, padding, image=(4, 8, 8)):
+    b = build(image)
+    x = b.conv_unit(b.input, "a", 8, activate=False)
+    getattr(b, kind)(x, "pool", kernel=kernel, stride=stride, padding=padding)
+    return b.graph()
+
+
+def grouped():
+    """Grouped convolutions with a shuffle of three groups between them, as in ShuffleNetV1."""
+    b = build()
+    x = b.shuffle(b.conv_unit(b.input, "a", 18, groups=3), 3)
+    b.conv_unit(x, "b", 30, kernel=3, stride=2, groups=3, activate=False)
+    return b.graph()
+
+
+def unpadded():
+    b = build(norm=False)
+    x = b.conv_unit(b.input, "a", 5, kernel=4, stride=2, padding="valid")
+    b.conv(x, "b", 6, kernel=2, padding="valid")
+    return b.graph()
+
+
+def three_parts():
+    """Slices that are all channels once, out of order, and one that spoils it for another."""
+    shape = (6, 4, 4)
+    return Graph(
+        (
+            Op("input", (), shape),
+            Op("slice", (0,), (1, 4, 4), start=5),
+            Op("relu", (0,), shape),
+            Op("slice", (2,), (4, 4, 4), start=0),
+            Op("slice", (2,), (4, 4, 4), start=2),
+            Op("slice", (0,), (3, 4, 4), start=2),
+            Op("slice", (0,), (2, 4, 4), start=0),
+            Op("concat", (1, 3, 4, 5, 6), (14, 4, 4)),
+        )
+    )
+
+
+MADE = {
+    **GRAPHS,
+    "relu": lambda: activation("relu"),
+    "relu6": lambda: activation("relu6"),
+    "hard_swish": lambda: activation("hard_swish"),
+    "hard_sigmoid": lambda: activation("hard_sigmoid"),
+    "gated": gated,
+    "vectors": vectors,
+    "max_pool": lambda: pool("max_pool", 3, 2, "same"),
+    "max_pool_overhanging": lambda: pool("max_pool", 3, 2, "valid"),
+    "max_pool_fitting": lambda: pool("max_pool", 3, 2, "valid", (4, 9, 9)),
+    "avg_pool": lambda: pool("avg_pool", 3, 2, "same"),
+    "avg_pool_overhanging": lambda: pool("avg_pool", 3, 2, "valid"),
+    "avg_pool_fitting": lambda: pool("avg_pool", 2, 2, "valid"),
+    "avg_pool_overhanging_below": lambda: pool("avg_pool", 5, 3, "valid", (4, 9, 11)),
+    "grouped_and_shuffled": grouped,
+    "unpadded": unpadded,
+    "three_parts": three_parts,
+}
+
+
+def network(graph, seed=0):
+    """A network whose norms all do something, so that folding them wrongly is seen."""
+    generator = torch.Generator().manual_seed(seed)
+    net = Network(graph, generator)
+    with torch.no_grad():
+        for name, tensor in net.state_dict().items():
+            if name.endswith("running_var") or name.endswith("norm.weight"):
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+            elif tensor.dim() == 1:
+                tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.3)
+    return net.eval()
+
+
+def images(count, graph):
+    generator = torch.Generator().manual_seed(count)
+    return torch.randn(count, *graph.input_shape, generator=generator)
+
+
+def session(model):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    data = model.SerializeToString()
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+@torch.inference_mode()
+def assert_runs_as_torch_does(graph):
+    """Checks the file, its shapes, and what it computes for batches of one and of three."""
+    net = network(graph)
+    model = onnx_model.model(graph, folded_weights(net))
+    onnx.checker.check_model(model, full_check=True)
+    runtime = session(model)
+    vector = graph.output_shape[1:] == (1, 1)
+    for count in (1, 3):
+        batch = images(count, graph)
+        expected = run(graph, batch, net).numpy()
+        expected = expected[:, :, 0, 0] if vector else expected
+        (found,) = runtime.run(["logits"], {"image": batch.numpy()})
+        assert found.shape == expected.shape
+        scale = max(1.0, float(np.abs(expected).max()))
+        assert count == 1 or expected.std(0).max() > 0.01 * scale  # else anything would be close
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * scale)
+
+
+def lowered(name):
+    size = 8 if name.endswith("_tiny") else 32
+    space = load(name).on(image_size=size, channels=3, classes=10)
+    rng = np.random.default_rng(0)
+    picked = [space.largest, space.smallest, *(space.sample(rng) for _ in range(3))]
+    return [space.lower(architecture) for architecture in picked]
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_networks_of_a_space(name):
+    for graph in lowered(name):
+        assert_runs_as_torch_does(graph)
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_one_op_after_another(name):
+    assert_runs_as_torch_does(MADE[name]())
+
+
+def made(graph, name="network"):
+    return onnx_model.model(graph, folded_weights(network(graph)), name=name)
+
+
+def kinds(model):
+    return [node.op_type for node in model.graph.node]
+
+
+def node(model, kind):
+    (found,) = [node for node in model.graph.node if node.op_type == kind]
+    return {a.name: onnx.helper.get_attribute_value(a) for a in found.attribute}
+
+
+def test_the_file_says_what_goes_in_and_out():
+    model = made(MADE["gated"](), name="gated")
+    assert model.graph.name == "gated"
+    assert (model.ir_version, [(o.domain, o.version) for o in model.opset_import]) == (
+        onnx_model.IR_VERSION,
+        [("", onnx_model.OPSET)],
+    )
+    sizes = [
+        (
+            value.name,
+            [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim],
+        )
+        for value in (*model.graph.input, *model.graph.output)
+    ]
+    assert sizes == [("image", ["batch", 12, 9, 9]), ("logits", ["batch", 7])]
+
+
+def test_nothing_but_the_batch_size_is_left_open():
+    """A dynamic size inside, as a shuffle or a pool could make, keeps runtimes from planning."""
+    for name in ("shuffle_unit_twice", "max_pool_overhanging", "squeezenet_head", "vectors"):
+        inferred = shape_inference.infer_shapes(
+            made(MADE[name]()), strict_mode=True, data_prop=True
+        )
+        values = [*inferred.graph.value_info, *inferred.graph.output]
+        assert {output for n in inferred.graph.node for output in n.output} == {
+            value.name for value in values
+        }
+        for value in values:
+            batch, *sizes = value.type.tensor_type.shape.dim
+            assert batch.dim_param == "batch", value.name
+            assert all(size.dim_value > 0 for size in sizes), value.name
+
+
+def test_names_come_from_slots_and_none_is_used_twice():
+    model = made(MADE["inverted_residual"]())
+    assert [n.name for n in model.graph.node] == [
+        "expand",
+        "relu6_2",
+        "depthwise",
+        "relu6_4",
+        "project",
+        "add_6",
+    ]
+    slots = ("expand", "depthwise", "project")
+    assert [tensor.name for tensor in model.graph.initializer] == [
+        "expand.weight",
+        "expand.bias",
+        "float32_0.0",
+        "float32_6.0",
+        *(f"{slot}.{part}" for slot in slots[1:] for part in ("weight", "bias")),
+    ]
+
+
+def test_slots_may_be_called_like_anything_else():
+    b = build((2, 3, 3), norm=False)
+    slots = ["a", "a.weight", "a.bias", "image", "logits", "relu6_3", "float32_6.0"]
+    x = b.input
+    for slot in slots:
+        x = b.activate(b.conv(x, slot, 2), "relu6")
+    model = onnx_model.model(
+        b.graph(), {slot: np.eye(2).astype("f")[..., None, None] for slot in slots}
+    )
+    onnx.checker.check_model(model, full_check=True)
+    batch = images(1, b.graph()).numpy()
+    np.testing.assert_allclose(session(model).run(None, {"image": batch})[0], batch.clip(0, 6))
+    outputs = [output for n in model.graph.node for output in n.output]
+    tensors = ["image", *(t.name for t in model.graph.initializer), *outputs]
+    assert len(tensors) == len(set(tensors))
+    assert len({n.name for n in model.graph.node}) == len(model.graph.node)
+
+
+def test_weights_are_those_of_the_folded_graph():
+    graph = MADE["classifier"]()
+    weights = folded_weights(network(graph))
+    model = onnx_model.model(graph, weights)
+    written = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    assert set(written) == {"last.weight", "last.bias", "linear.weight", "linear.bias"}
+    for slot in ("last", "linear"):
+        np.testing.assert_array_equal(written[f"{slot}.weight"], weights[slot])
+        np.testing.assert_array_equal(written[f"{slot}.bias"], weights[f"{slot}.bias"])
+    again = onnx_model.model(graph.folded, weights)
+    assert again.SerializeToString() == model.SerializeToString()
+
+
+def test_equal_constants_are_one():
+    model = made(MADE["shuffle_unit_twice"]())
+    constants = [t for t in model.graph.initializer if not t.name.endswith((".weight", ".bias"))]
+    assert [numpy_helper.to_array(t).tolist() for t in constants] == [
+        [10, 10],
+        [0, 2, 10, 6, 6],
+        [0, 20, 6, 6],
+    ]
+
+
+def test_slices_that_share_out_a_tensor_are_one_split():
+    assert kinds(made(MADE["shuffle_unit_twice"]())).count("Split") == 2
+    assert "Slice" not in kinds(made(MADE["shuffle_unit_twice"]()))
+    assert kinds(made(three_parts())) == ["Split", "Relu", "Slice", "Slice", "Concat"]
+
+
+def test_only_an_overhanging_pool_rounds_up():
+    ends = ("", "_fitting", "_overhanging")
+    maximum = [node(made(MADE[f"max_pool{end}"]()), "MaxPool") for end in ends]
+    assert [(found["ceil_mode"], found["pads"]) for found in maximum] == [
+        (0, [1, 1, 1, 1]),
+        (0, [0, 0, 0, 0]),
+        (1, [0, 0, 0, 0]),
+    ]
+    average = [node(made(MADE[f"avg_pool{end}"]()), "AveragePool") for end in ends]
+    assert [(found["ceil_mode"], found["pads"]) for found in average] == [
+        (0, [1, 1, 1, 1]),
+        (0, [0, 0, 0, 0]),
+        (1, [0, 0, 0, 0]),
+    ]
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_a_pool_of_impossible_shape_is_an_error(size):
+    graph = Graph(
+        (Op("input", (), (1, 8, 8)), Op("max_pool", (0,), (1, size, size), kernel=3, stride=2))
+    )
+    with pytest.raises(ValueError, match=r"max_pool cannot turn \(1, 8, 8\)"):
+        onnx_model.model(graph, {})
+
+
+def test_a_window_that_begins_beyond_the_border_is_an_error():
+    ops = (Op("input", (), (1, 4, 4)), Op("max_pool", (0,), (1, 3, 3), kernel=1, stride=2))
+    with pytest.raises(ValueError, match="max_pool cannot turn"):
+        onnx_model.model(Graph(ops), {})
+
+
+def test_an_average_that_hangs_over_padding_is_refused():
+    ops = (Op("input", (), (4, 8, 8)), Op("avg_pool", (0,), (4, 5, 5), 3, 2, 1))
+    with pytest.raises(ValueError, match="hang over their padding"):
+        onnx_model.model(Graph(ops), {})
+
+
+def test_an_unknown_op_is_named():
+    graph = Graph((Op("input", (), (1, 2, 2)), Op("warp", (0,), (1, 2, 2))))
+    with pytest.raises(ValueError, match="'warp'"):
+        onnx_model.model(graph, {})
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda weights: {**weights, "last": weights["last"][:, :, 0, 0]},
+        lambda weights: {**weights, "last": weights["last"].astype(np.float64)},
+    ],
+)
+def test_weights_that_do_not_fit_are_named(spoil):
+    graph = MADE["classifier"]()
+    weights = folded_weights(network(graph))
+    with pytest.raises(ValueError, match=r"last\.weight is .*, not float32 \(70, 10, 1, 1\)"):
+        onnx_model.model(graph, spoil(weights))
+    del weights["linear.bias"]
+    with pytest.raises(KeyError, match=r"linear\.bias"):
+        onnx_model.model(graph, weights)
+
+
+def test_a_weighted_op_without_a_slot_is_an_error():
+    graph = Graph((Op("input", (), (1, 2, 2)), Op("conv", (0,), (1, 2, 2), slot=None)))
+    with pytest.raises(ValueError, match="'conv' has no slot"):
+        onnx_model.model(graph, {})
+    with_slot = Op("conv", (0,), (1, 2, 2), slot=Slot("a", None, None))
+    with pytest.raises(KeyError):
+        onnx_model.model(Graph((graph.ops[0], with_slot)), {})
+
+
+def test_a_saved_model_is_the_model(tmp_path):
+    graph = MADE["classifier"]()
+    path = tmp_path / "network.onnx"
+    onnx_model.save(made(graph), path)
+    onnx_model.save(made(graph, name="newer"), path)
+    assert onnx.load(path) == made(graph, name="newer")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_save_keeps_the_old_file_and_leaves_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "network.onnx"
+    onnx_model.save(made(MADE["classifier"]()), path)
+    old = path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        onnx_model.save(made(MADE["stem"]()), path)
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_only_onnx_files_are_saved(tmp_path):
+    with pytest.raises(ValueError, match=r"'network\.pb'"):
+        onnx_model.save(made(MADE["classifier"]()), tmp_path / "network.pb")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [("nas, nas.network, nas.cli", "onnx"), ("nas.onnx_model", "torch"), ("nas.onnx_model", "tvm")],
+)
+def test_what_an_import_leaves_out(module, absent):
+    code = f"import sys, {module}; print({absent!r} in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("False\n", 0), done.stderr
