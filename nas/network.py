@@ -8,7 +8,7 @@ with slices of shared weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -24,8 +24,18 @@ NORM_EPS = 1e-5
 NORM_MOMENTUM = 0.1
 """Share of the newest batch in a standalone network's running statistics."""
 
-_FRESH = frozenset({"conv", "norm", "add"})
-"""Ops whose output is a new tensor that nothing needs again for the backward pass."""
+_FRESH = frozenset({"conv", "norm", "add", "multiply"})
+"""Ops whose output is a new tensor that nothing needs again for the backward pass.
+
+A multiplication's, like a convolution's, needs what went in, not what came out.
+"""
+
+_ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "hard_swish": F.hardswish,
+    "hard_sigmoid": F.hardsigmoid,
+}
 
 
 class Weights(Protocol):
@@ -66,6 +76,8 @@ def run(graph: Graph, x: Tensor, weights: Weights) -> Tensor:
 
 def _apply(op: Op, inputs: list[Tensor], weights: Weights, overwrite: bool) -> Tensor:
     x = inputs[0]
+    if op.kind in _ACTIVATIONS:
+        return _activate(op.kind, x, overwrite)
     match op.kind:
         case "conv":
             return F.conv2d(
@@ -75,12 +87,10 @@ def _apply(op: Op, inputs: list[Tensor], weights: Weights, overwrite: bool) -> T
             return F.linear(x.flatten(1), weights.weight(op), weights.bias(op))[:, :, None, None]
         case "norm":
             return weights.norm(op, x)
-        case "relu":
-            return F.relu(x, inplace=overwrite)
-        case "relu6":
-            return F.relu6(x, inplace=overwrite)
         case "add":
             return inputs[0] + inputs[1]
+        case "multiply":
+            return inputs[0] * inputs[1]
         case "concat":
             return torch.cat(inputs, dim=1)
         case "slice":
@@ -88,10 +98,28 @@ def _apply(op: Op, inputs: list[Tensor], weights: Weights, overwrite: bool) -> T
         case "shuffle":
             return _shuffle(x, op.groups)
         case "max_pool":
-            return F.max_pool2d(x, op.kernel, op.stride, op.padding)
+            return F.max_pool2d(x, op.kernel, op.stride, op.padding, ceil_mode=_overhangs(op, x))
+        case "avg_pool":
+            return F.avg_pool2d(x, op.kernel, op.stride, op.padding, ceil_mode=_overhangs(op, x))
         case "global_pool":
             return x.mean((2, 3), keepdim=True)
     raise ValueError(f"torch has no implementation of the op kind {op.kind!r}")
+
+
+def _activate(kind: str, x: Tensor, overwrite: bool) -> Tensor:
+    """An activation, written over `x` where that saves work.
+
+    The backward pass of a relu needs only its output. Those of the others need their input, which
+    autograd copies before it is written over: in training that costs more than a new tensor.
+    """
+    inplace = overwrite and (kind == "relu" or not torch.is_grad_enabled())
+    return _ACTIVATIONS[kind](x, inplace=inplace)
+
+
+def _overhangs(op: Op, x: Tensor) -> bool:
+    """Whether the last window of a pooling reaches beyond the padding."""
+    fitting = [(size + 2 * op.padding - op.kernel) // op.stride + 1 for size in x.shape[2:]]
+    return fitting != list(op.shape[1:])
 
 
 def _shuffle(x: Tensor, groups: int) -> Tensor:

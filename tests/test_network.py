@@ -92,6 +92,116 @@ def test_concat_split_shuffle_and_pool_equal_torch():
     torch.testing.assert_close(run(net.graph, batch, net), expected)
 
 
+def squeeze_excite(b, x):
+    """A squeeze-excite that squeezes to a quarter of the channels."""
+    c = x.shape[0]
+    gate = b.conv(b.global_pool(x), "reduce", c // 4, bias=True)
+    gate = b.conv(b.activate(gate, "relu"), "restore", c, bias=True)
+    return b.multiply(x, b.activate(gate, "hard_sigmoid"))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_squeeze_excite_equals_torch_layers(training):
+    b = build(activation="hard_swish", image=(8, 5, 5))
+    x = b.depthwise_unit(b.input, "depthwise", kernel=3)
+    b.activate(b.add(b.input, squeeze_excite(b, x)))
+    net = with_random_norms(network(b)).train(training)
+
+    depthwise, norm = nn.Conv2d(8, 8, 3, 1, 1, groups=8, bias=False), nn.BatchNorm2d(8)
+    gate = nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 2, 1), nn.ReLU(), nn.Conv2d(2, 8, 1), nn.Hardsigmoid()
+    )
+    slots = ["depthwise", "depthwise.norm", "reduce", "restore"]
+    load_torch([depthwise, norm, gate[1], gate[3]], net.state_dict(), slots)
+    norm.train(training)
+    batch = images(3, 8, 5, 5)
+    x = F.hardswish(norm(depthwise(batch)))
+    expected = F.hardswish(batch + x * gate(x))
+    torch.testing.assert_close(run(net.graph, batch, net), expected, rtol=1e-5, atol=1e-5)
+
+
+ACTIVATIONS = {
+    "relu": nn.ReLU(),
+    "relu6": nn.ReLU6(),
+    "hard_swish": nn.Hardswish(),
+    "hard_sigmoid": nn.Hardsigmoid(),
+}
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_activations_equal_torch_modules(kind):
+    b = build(image=(1, 9, 9))
+    b.activate(b.input, kind)
+    batch = torch.linspace(-8, 8, 81).reshape(1, 1, 9, 9)
+    kept = batch.clone()
+    torch.testing.assert_close(run(b.graph(), batch, network(b)), ACTIVATIONS[kind](batch))
+    assert torch.equal(batch, kept)
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+@pytest.mark.parametrize("before", ["conv", "norm", "add", "multiply"])
+def test_writing_over_a_tensor_changes_neither_outputs_nor_gradients(kind, before):
+    """Activations behind every op that they may write over, against autograd's own numbers."""
+    b = build(norm=before == "norm", image=(4, 3, 3))
+    x = b.conv_unit(b.input, "conv", 4, activate=False)
+    if before == "add":
+        x = b.add(x, b.input)
+    if before == "multiply":
+        x = squeeze_excite(b, x)
+    b.conv(b.activate(x, kind), "last", 2)
+    net = network(b).double().train()
+    parameters = dict(net.named_parameters())
+
+    def outputs(batch, *values):
+        of = dict(zip(parameters, values, strict=True))
+        return torch.func.functional_call(net, of, batch)
+
+    batch = images(2, 4, 3, 3).double()
+    assert torch.autograd.gradcheck(outputs, (batch.requires_grad_(), *parameters.values()))
+    with torch.no_grad():
+        overwritten = net(batch)
+    torch.testing.assert_close(overwritten, net(batch))
+
+
+@pytest.mark.parametrize("size", [(7, 7), (8, 8), (7, 8), (8, 7), (3, 3)])
+def test_a_last_window_may_hang_over_the_border(size):
+    b = build(image=(2, *size))
+    b.max_pool(b.input, "pool", kernel=3, stride=2, padding="valid")
+    batch = images(2, 2, *size) - 5
+    expected = nn.MaxPool2d(3, 2, ceil_mode=True)(batch)
+    torch.testing.assert_close(run(b.graph(), batch, network(b)), expected)
+
+
+@pytest.mark.parametrize("size", [(7, 7), (8, 8), (7, 8), (2, 2)])
+def test_pools_with_padding_stop_at_its_end(size):
+    batch = images(2, 2, *size) - 5
+    for kind, pool in (("max_pool", nn.MaxPool2d), ("avg_pool", nn.AvgPool2d)):
+        b = build(image=(2, *size))
+        getattr(b, kind)(b.input, "pool", kernel=3, stride=2)
+        torch.testing.assert_close(run(b.graph(), batch, network(b)), pool(3, 2, 1)(batch))
+
+
+def test_an_average_counts_padding_and_nothing_beyond_it():
+    ones = torch.ones(1, 1, 4, 4)
+    b = build(image=(1, 4, 4))
+    b.avg_pool(b.input, "pool", kernel=3, stride=2)
+    expected = torch.tensor([[4, 6], [6, 9]]) / 9
+    torch.testing.assert_close(run(b.graph(), ones, network(b))[0, 0], expected)
+    b = build(image=(1, 4, 4))
+    b.avg_pool(b.input, "pool", kernel=3, stride=2, padding="valid")
+    torch.testing.assert_close(run(b.graph(), ones, network(b))[0, 0], torch.ones(2, 2))
+
+
+def test_grouped_and_unpadded_convolutions_equal_torch_modules():
+    b = build(norm=False, image=(6, 9, 8))
+    x = b.conv(b.input, "grouped", 9, groups=3, bias=True)
+    b.conv(x, "unpadded", 4, kernel=4, stride=2, padding="valid", bias=True)
+    net, batch = network(b), images(2, 6, 9, 8)
+    layers = nn.Sequential(nn.Conv2d(6, 9, 1, groups=3), nn.Conv2d(9, 4, 4, 2))
+    load_torch(layers, net.state_dict(), ["grouped", "unpadded"])
+    torch.testing.assert_close(run(net.graph, batch, net), layers(batch))
+
+
 def test_tensors_stay_channels_last():
     class Recording(Network):
         def norm(self, op, x):
@@ -100,9 +210,16 @@ def test_tensors_stay_channels_last():
             return super().norm(op, x)
 
     space = load("shufflenet_tiny").on(image_size=8, channels=3, classes=10)
-    net = Recording(space.lower(space.largest), torch.Generator())
-    net(images(2, 3, 8, 8))
-    assert net.seen == net.graph.counts()["norm"] > 5
+    b = build(activation="hard_swish", image=(3, 8, 8))
+    x = squeeze_excite(b, b.conv_unit(b.input, "stem", 12, kernel=3))
+    x = b.conv_unit(x, "grouped", 12, groups=3)
+    x = b.avg_pool(x, "average", kernel=3, stride=2)
+    x = b.conv_unit(b.max_pool(x, "pool", kernel=3, stride=2, padding="valid"), "last", 6)
+    b.linear(b.global_pool(x), "linear", 7)
+    for graph, norms in ((space.lower(space.largest), 6), (b.graph(), 3)):
+        net = Recording(graph, torch.Generator())
+        net(images(2, 3, 8, 8))
+        assert net.seen == graph.counts()["norm"] >= norms
 
 
 def random_graphs(name, count, image_size):

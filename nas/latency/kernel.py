@@ -1,12 +1,13 @@
 """`Kernel`: what a runtime launches, with a canonical text that is a latency table's key.
 
 A kernel is an anchor operation together with what a runtime fuses into it: channel slices folded
-into its reads, and an epilogue of bias, activations, residual additions and a channel shuffle. The
-text parses back, so a table alone is enough to build its kernels again:
+into its reads, and an epilogue of bias, activations, residual additions, gates and a channel
+shuffle. The text parses back, so a table alone is enough to build its kernels again:
 
     conv2d 116x14x14[58:116] -> 58x14x14 k1 s1 p0 g1 bias relu
     conv2d 192x28x28 -> 32x28x28 k1 s1 p0 g1 bias add
     concat 116x14x14[0:58] 58x14x14 -> 116x14x14 shuffle2
+    copy 72x14x14 -> 72x14x14 multiply
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ from typing import NamedTuple
 from nas.errors import KernelError
 from nas.graph import ACTIVATIONS, Shape
 
-WINDOW_KINDS = frozenset({"conv2d", "max_pool"})
+POOL_KINDS = frozenset({"max_pool", "avg_pool"})
+"""Kinds that reduce a window of each channel; a last one may hang over the border.
+
+What lies outside is not there for a maximum. An average counts the padding, but nothing beyond it.
+"""
+
+WINDOW_KINDS = POOL_KINDS | {"conv2d"}
 """Kinds with a window: their texts carry kernel size, stride, padding and groups."""
 
 KINDS = WINDOW_KINDS | {"concat", "copy", "global_pool", "linear"}
@@ -73,11 +80,12 @@ class Kernel:
 
     Args:
         kind: one of `KINDS`.
-        inputs: what the anchor reads; added tensors are in the epilogue.
+        inputs: what the anchor reads; what is added or multiplied with is in the epilogue.
         output: shape of the result.
-        kernel, stride, padding, groups: of a `conv2d` or `max_pool`.
-        epilogue: steps in order: `bias`, `relu`, `relu6`, `shuffle2` (groups), `add` for a tensor
-            shaped like the output, or `add:64x28x28[0:32]` for a part of a larger one.
+        kernel, stride, padding, groups: of one of `WINDOW_KINDS`.
+        epilogue: steps in order: `bias`, one of `ACTIVATIONS`, `shuffle2` (groups), `add` for a
+            tensor shaped like the output, or `add:64x28x28[0:32]` for a part of a larger one, and
+            `multiply` for a gate with one value an output channel, or `multiply:64x1x1[0:32]`.
     """
 
     kind: str
@@ -119,23 +127,26 @@ class Kernel:
             ) from error
 
     @cached_property
-    def addends(self) -> tuple[Operand, ...]:
-        """The tensors that the epilogue adds, in order."""
-        return tuple(
-            Operand.whole(self.output) if step == "add" else Operand.parse(step[len("add:") :])
-            for step in self.epilogue
-            if step.startswith("add")
-        )
+    def epilogue_operands(self) -> tuple[Operand, ...]:
+        """The tensors that the epilogue adds or multiplies with, in order."""
+        found = [_operand_of(step, self.output) for step in self.epilogue]
+        return tuple(operand for operand in found if operand)
 
     @property
     def operands(self) -> tuple[Operand, ...]:
-        """Every tensor read at run time: the anchor's inputs, then what is added."""
-        return self.inputs + self.addends
+        """Every tensor read at run time: the anchor's inputs, then the epilogue's operands."""
+        return self.inputs + self.epilogue_operands
 
     @property
     def is_depthwise(self) -> bool:
-        """Whether each channel is convolved by itself."""
-        return self.kind == "conv2d" and 1 < self.groups == self.inputs[0].channels
+        """Whether each channel is convolved by itself, into one channel."""
+        inputs, outputs = self.inputs[0].channels, self.output[0]
+        return self.kind == "conv2d" and 1 < self.groups == inputs == outputs
+
+    @property
+    def is_channelwise(self) -> bool:
+        """Whether each channel slides a window over itself: depthwise convolution and pooling."""
+        return self.is_depthwise or self.kind in POOL_KINDS
 
     @property
     def has_weights(self) -> bool:
@@ -170,6 +181,35 @@ class Kernel:
         return c * h * w * (self.inputs[0].channels // self.groups) * self.kernel**2
 
 
+def step_for(kind: str, operand: Operand, output: Shape) -> str:
+    """The epilogue step that joins an operand to a result shaped `output`.
+
+    `kind` is `add` or `multiply`.
+    """
+    whole = Operand.whole(_joined_shape(kind, output))
+    return kind if operand == whole else f"{kind}:{operand.text}"
+
+
+def _operand_of(step: str, output: Shape) -> Operand | None:
+    """What an epilogue step joins to the result; None for a step that reads nothing.
+
+    Raises ValueError for an operand that does not fit `output`.
+    """
+    kind, colon, text = step.partition(":")
+    if kind not in ("add", "multiply"):
+        return None
+    shape = _joined_shape(kind, output)
+    operand = Operand.parse(text) if colon else Operand.whole(shape)
+    if (operand.channels, *operand.shape[1:]) != shape:
+        raise ValueError(f"'{step}' does not read {'x'.join(str(n) for n in shape)}")
+    return operand
+
+
+def _joined_shape(kind: str, output: Shape) -> Shape:
+    """An addition reads a tensor of the result's shape, a gate has a value a channel."""
+    return output if kind == "add" else (output[0], 1, 1)
+
+
 @cache
 def _parse(text: str) -> Kernel:
     head, arrow, tail = text.partition(" -> ")
@@ -192,10 +232,9 @@ def _parse(text: str) -> Kernel:
         epilogue=tuple(rest.split()),
     )
     for step in kernel.epilogue:
-        known = step in ACTIVATIONS or step in ("bias", "add") or _SHUFFLE.fullmatch(step)
-        if not known and not step.startswith("add:"):
+        known = step in ACTIVATIONS or step == "bias" or _SHUFFLE.fullmatch(step)
+        if not known and not _operand_of(step, kernel.output):
             raise ValueError(f"'{step}' is no epilogue step")
-    _ = kernel.addends  # raises ValueError for an operand that cannot be read
     if kernel.text != text or not inputs:
         raise ValueError(f"its canonical text is '{kernel.text}'")
     return kernel

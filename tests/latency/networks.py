@@ -124,6 +124,90 @@ def slices_and_sums() -> Graph:
     )
 
 
+def squeeze_excite(channels: int = 24, size: int = 9, stride: int = 1) -> Graph:
+    """MobileNetV3's block (Howard et al. 2019, figure 4)."""
+    build = Builder((channels, size, size), norm=True, activation="hard_swish", classes=10)
+    x = build.conv_unit(build.input, "expand", 3 * channels)
+    x = build.depthwise_unit(x, "depthwise", kernel=5, stride=stride)
+    gate = build.conv(build.global_pool(x), "reduce", channels, bias=True)
+    gate = build.conv(build.activate(gate, "relu"), "restore", 3 * channels, bias=True)
+    x = build.multiply(x, build.activate(gate, "hard_sigmoid"))
+    x = build.conv_unit(x, "project", channels, activate=False)
+    if stride == 1:
+        build.add(build.input, x)
+    return build.graph()
+
+
+def gates() -> Graph:
+    """Gates of tensors that nothing else reads, made before and after them, and of slices."""
+    build = Builder((12, 5, 5), norm=True, activation="relu", classes=10)
+    pooled = build.global_pool(build.input)
+    before = build.activate(build.conv(pooled, "before", 20), "hard_sigmoid")
+    x = build.multiply(build.conv_unit(build.input, "one", 20, activate="hard_swish"), before)
+    x = build.activate(x, "relu6")
+    y = build.conv_unit(x, "two", 20, kernel=3, activate=False)
+    low, high = build.split(build.conv(build.global_pool(x), "after", 40))
+    y = build.activate(build.add(x, build.multiply(y, high)), "hard_swish")
+    left, right = build.split(y)
+    spare, gate = build.split(low)
+    gated = build.activate(build.multiply(right, gate))
+    scaled = build.multiply(gate, build.activate(gate, "hard_swish"))
+    build.multiply(build.concat(build.add(gated, left), gated), build.concat(scaled, spare))
+    return build.graph()
+
+
+def shuffle_v1_unit(channels: int = 60, groups: int = 3, size: int = 6) -> Graph:
+    """ShuffleNetV1's unit (Zhang et al. 2018, figure 2b)."""
+    build = Builder((channels, size, size), norm=True, activation="relu", classes=10)
+    x = build.conv_unit(build.input, "reduce", channels // 4, groups=groups)
+    x = build.depthwise_unit(build.shuffle(x, groups), "depthwise", kernel=3, activate=False)
+    x = build.conv_unit(x, "restore", channels, groups=groups, activate=False)
+    build.activate(build.add(build.input, x))
+    return build.graph()
+
+
+def shuffle_v1_downsampling(
+    channels: int = 24, out: int = 60, groups: int = 3, size: int = 7
+) -> Graph:
+    """ShuffleNetV1's unit with stride (figure 2c), first of a network: its 1x1 is dense."""
+    build = Builder((channels, size, size), norm=True, activation="relu", classes=10)
+    side = build.avg_pool(build.input, "pool", kernel=3, stride=2)
+    x = build.conv_unit(build.input, "reduce", out // 4)
+    x = build.depthwise_unit(x, "depthwise", kernel=3, stride=2, activate=False)
+    x = build.conv_unit(x, "restore", out - channels, groups=groups)
+    build.concat(side, x)
+    return build.graph()
+
+
+def fire_with_bypass(channels: int = 13, out: int = 38) -> Graph:
+    """A fire module with simple bypass, or a complex one where the widths differ (figure 2)."""
+    build = Builder((channels, 7, 7), norm=False, activation="relu", classes=10)
+    bypass = build.input
+    if channels != out:
+        bypass = build.conv_unit(bypass, "bypass", out, activate=False)
+    squeezed = build.conv_unit(build.input, "squeeze", 6)
+    small = build.conv_unit(squeezed, "small", 21)
+    large = build.conv_unit(squeezed, "large", out - 21, kernel=3)
+    build.conv_unit(build.add(build.concat(small, large), bypass), "next", 8)
+    return build.graph()
+
+
+def unpadded_stem(height: int = 33, width: int = 33) -> Graph:
+    """SqueezeNet's: both windows inside the image, but for the last of the pooling."""
+    build = Builder((3, height, width), norm=False, activation="relu", classes=10)
+    x = build.conv_unit(build.input, "stem", 20, kernel=7, stride=2, padding="valid")
+    build.max_pool(x, "pool", kernel=3, stride=2, padding="valid")
+    return build.graph()
+
+
+def hidden_classifier() -> Graph:
+    """MobileNetV3's last stage (figure 5)."""
+    build = Builder((10, 5, 5), norm=True, activation="hard_swish", classes=10)
+    x = build.global_pool(build.conv_unit(build.input, "last", 70))
+    build.linear(build.activate(build.linear(x, "hidden", 33)), "linear", 11)
+    return build.graph()
+
+
 GRAPHS: dict[str, Callable[[], Graph]] = {
     "inverted_residual": inverted_residual,
     "strided": lambda: inverted_residual(16, 8, 2),
@@ -137,4 +221,16 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "residual_branches": residual_branches,
     "grouped": grouped,
     "slices_and_sums": slices_and_sums,
+    "squeeze_excite": squeeze_excite,
+    "squeeze_excite_strided": lambda: squeeze_excite(16, 8, 2),
+    "gates": gates,
+    "shuffle_v1_unit": shuffle_v1_unit,
+    "shuffle_v1_unit_of_8_groups": lambda: shuffle_v1_unit(96, 8, 4),
+    "shuffle_v1_downsampling": shuffle_v1_downsampling,
+    "fire_with_simple_bypass": lambda: fire_with_bypass(38),
+    "fire_with_complex_bypass": fire_with_bypass,
+    "unpadded_stem": unpadded_stem,
+    "unpadded_stem_overhanging_below": lambda: unpadded_stem(33, 31),
+    "unpadded_stem_overhanging_at_the_right": lambda: unpadded_stem(31, 33),
+    "hidden_classifier": hidden_classifier,
 }

@@ -16,6 +16,14 @@ TEXTS = [
     "global_pool 576x7x7 -> 576x1x1",
     "linear 576x1x1 -> 10x1x1 bias",
     "copy 24x6x6 -> 24x6x6 shuffle3",
+    "conv2d 240x7x7 -> 60x7x7 k1 s1 p0 g3 bias relu",
+    "conv2d 3x224x224 -> 96x109x109 k7 s2 p0 g1 bias relu",
+    "conv2d 72x1x1 -> 24x1x1 k1 s1 p0 g1 bias hard_swish",
+    "conv2d 24x1x1 -> 72x1x1 k1 s1 p0 g1 bias hard_sigmoid",
+    "copy 72x28x28 -> 72x28x28 multiply",
+    "copy 72x28x28[0:36] -> 36x28x28 multiply:72x1x1[36:72] relu6 add:72x28x28[0:36]",
+    "max_pool 96x110x110 -> 96x55x55 k3 s2 p0 g1",
+    "avg_pool 240x28x28 -> 240x14x14 k3 s2 p1 g1",
 ]
 
 
@@ -40,6 +48,13 @@ def test_a_text_parses_back(text: str) -> None:
         "conv2d 3x8x8[0:3] -> 8x8x8 k1 s1 p0 g1",
         "conv2d 3x8x8[2:5] -> 8x8x8 k1 s1 p0 g1",
         "copy 3x8x8 -> 3x8x8 add:what",
+        "copy 3x8x8 -> 3x8x8 add:6x8x8[0:4]",
+        "copy 3x8x8 -> 3x8x8 multiply:",
+        "copy 3x8x8 -> 3x8x8 multiply:6x8x8[0:3]",
+        "copy 3x8x8 -> 3x8x8 multiply:6x1x1[0:4]",
+        "copy 3x8x8 -> 3x8x8 multiplying",
+        "avg_pool 3x8x8 -> 3x4x4",
+        "copy 3x8x8 -> 3x8x8 k1 s1 p0 g1",
     ],
 )
 def test_a_text_that_no_kernel_has_is_refused_by_name(text: str) -> None:
@@ -55,18 +70,39 @@ def test_multiply_accumulates() -> None:
     assert macs["conv2d58x28x28"] == 14 * 14 * 58 * 9
     assert macs["linear576x1x1"] == 5760
     assert macs["max_pool64x31x31"] == 0
+    assert macs["conv2d240x7x7"] == 7 * 7 * 60 * 80
+    assert macs["conv2d3x224x224"] == 109 * 109 * 96 * 3 * 49
+    assert macs["copy72x28x28"] == macs["avg_pool240x28x28"] == 0
 
 
-def test_operands_are_the_inputs_and_then_what_is_added() -> None:
+def test_the_weight_of_a_grouped_convolution_sees_the_inputs_of_one_group() -> None:
+    kernel = Kernel.parse("conv2d 240x7x7 -> 60x7x7 k3 s1 p1 g3 bias relu")
+    assert kernel.weight_shape == (60, 80, 3, 3)
+
+
+def test_operands_are_the_inputs_and_then_those_of_the_epilogue() -> None:
     kernel = Kernel.parse(TEXTS[3])
     assert kernel.operands == (
         Operand((192, 28, 28), 0, 192),
         Operand((64, 28, 28), 0, 32),
     )
-    assert Kernel.parse(TEXTS[2]).addends == (Operand.whole((32, 28, 28)),)
+    assert Kernel.parse(TEXTS[2]).epilogue_operands == (Operand.whole((32, 28, 28)),)
+    gated = Kernel.parse("copy 8x4x4 -> 8x4x4 multiply relu multiply:24x1x1[8:16] add hard_swish")
+    assert gated.epilogue_operands == (
+        Operand.whole((8, 1, 1)),
+        Operand((24, 1, 1), 8, 16),
+        Operand.whole((8, 4, 4)),
+    )
 
 
 def test_depthwise_means_a_group_a_channel() -> None:
     assert [Kernel.parse(text).is_depthwise for text in TEXTS].count(True) == 1
     assert Kernel.parse(TEXTS[4]).is_depthwise
     assert not Kernel.parse("conv2d 1x8x8 -> 4x8x8 k3 s1 p1 g1").is_depthwise
+    assert not Kernel.parse("conv2d 8x8x8 -> 32x8x8 k1 s1 p0 g8").is_depthwise
+
+
+def test_depthwise_convolutions_and_poolings_go_channel_by_channel() -> None:
+    found = {text.split(" ")[0] for text in TEXTS if Kernel.parse(text).is_channelwise}
+    assert found == {"conv2d", "max_pool", "avg_pool"}
+    assert [Kernel.parse(text).is_channelwise for text in TEXTS].count(True) == 4

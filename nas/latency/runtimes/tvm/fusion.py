@@ -2,8 +2,9 @@
 
 The rule is local: a convolution takes its bias, the activations and residual additions that read
 nothing but it; a concatenation takes the channel shuffle behind it; a channel slice is a view that
-its readers fold into their reads. So a kernel never depends on anything beyond the neighbouring
-block, and a space's kernels can be listed from its blocks alone.
+its readers fold into their reads. A squeeze-excite's gate is applied by a pass of its own, since
+the tensor that it scales was also averaged to make it. So a kernel never depends on anything beyond
+the neighbouring block, and a space's kernels can be listed from its blocks alone.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from nas.graph import ACTIVATIONS, Graph, Op, Shape
-from nas.latency.kernel import WINDOW_KINDS, Kernel, Operand
+from nas.latency.kernel import WINDOW_KINDS, Kernel, Operand, step_for
 
 _KIND = {
     "conv": "conv2d",
     "linear": "linear",
     "max_pool": "max_pool",
+    "avg_pool": "avg_pool",
     "global_pool": "global_pool",
     "concat": "concat",
 }
@@ -65,6 +67,10 @@ def predicted_us(kernels_us: Sequence[float], dispatch_us: Mapping[str, float]) 
 def launches(graph: Graph) -> list[Launch]:
     """The launches of a graph, in an order in which they can run.
 
+    A launch takes ops along a chain whose links nothing else reads, so that what its epilogue reads
+    cannot depend on it, and comes before its last op: in the order of their last ops, all that a
+    launch reads was made before.
+
     Raises ValueError for an op that no kernel can start with, such as a norm on its own.
     """
     fused = bytearray(len(graph.ops))
@@ -86,16 +92,16 @@ def _launch(graph: Graph, index: int, fused: bytearray) -> Launch:
     op = ops[index]
     anchor = _KIND.get(op.kind, "copy")
     epilogue: list[str] = []
-    added: list[int] = []
+    others: list[int] = []
     read = op.inputs
     if anchor == "copy":
         read = op.inputs[:1] if op.kind != "slice" else (index,)
         if op.kind != "slice":
             epilogue.append(_step(ops, op, op.inputs[-1]))
-            added += op.inputs[1:]
+            others += op.inputs[1:]
     elif op.bias:
         epilogue.append("bias")
-    end = _absorb(graph, index, fused, epilogue, added)
+    end = _absorb(graph, index, fused, epilogue, others)
     operands, sources = zip(*[_view(ops, source) for source in read], strict=True)
     kernel = _kernel(
         anchor,
@@ -105,16 +111,19 @@ def _launch(graph: Graph, index: int, fused: bytearray) -> Launch:
         op.groups if anchor == "conv2d" else 1,
         tuple(epilogue),
     )
-    if added:
-        sources += tuple([_view(ops, source)[1] for source in added])
+    if others:
+        sources += tuple([_view(ops, source)[1] for source in others])
     slot = op.slot.name if op.slot and kernel.has_weights else ""
     return Launch(kernel, sources, end, slot)
 
 
 def _absorb(
-    graph: Graph, index: int, fused: bytearray, epilogue: list[str], added: list[int]
+    graph: Graph, index: int, fused: bytearray, epilogue: list[str], others: list[int]
 ) -> int:
-    """Lets the anchor at `index` take the ops behind it; returns the last one it took."""
+    """Lets the anchor at `index` take the ops behind it; returns the last one it took.
+
+    Adds to `epilogue`, and to `others` what its steps read beside the chain.
+    """
     ops, consumers = graph.ops, graph.consumers
     kind, end = ops[index].kind, index
     while len(consumers[end]) == 1:
@@ -130,7 +139,10 @@ def _absorb(
         elif after.kind == "add" and _hosts_addition(ops, consumers, end, after):
             (other,) = (source for source in after.inputs if source != end)
             epilogue.append(_step(ops, after, other))
-            added.append(other)
+            others.append(other)
+        elif after.kind == "multiply" and after.inputs[0] == end:
+            epilogue.append(_step(ops, after, after.inputs[1]))
+            others.append(after.inputs[1])
         else:
             break
         fused[follower] = True
@@ -151,15 +163,14 @@ def _hosts_addition(
 
 
 def _step(ops: Sequence[Op], op: Op, other: int) -> str:
-    """The epilogue step of an op; `other` is what an addition adds."""
+    """The epilogue step of an op; `other` is what it adds or multiplies with."""
     if op.kind == "shuffle":
         return f"shuffle{op.groups}"
     if op.kind in ACTIVATIONS:
         return op.kind
-    if op.kind != "add":
+    if op.kind not in ("add", "multiply"):
         raise ValueError(f"the TVM runtime has no kernel for a {op.kind} on its own")
-    operand, _ = _view(ops, other)
-    return "add" if operand == Operand.whole(op.shape) else f"add:{operand.text}"
+    return step_for(op.kind, _view(ops, other)[0], op.shape)
 
 
 def _view(ops: Sequence[Op], index: int) -> tuple[Operand, int]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from tvm import tirx
 
+from nas.graph import ACTIVATIONS
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes.tvm import loops
 from nas.latency.runtimes.tvm.loops import Expr, Stmt, Tensor
@@ -40,15 +41,16 @@ class Nest:
     weight_size: int = 0
     bias_size: int = 0
     inputs: list[Tensor] = field(init=False)
-    addends: list[Tensor] = field(init=False)
+    others: list[Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
         kernel = self.kernel
         self.inputs = [
             Tensor(f"x{i}", _size(operand.shape)) for i, operand in enumerate(kernel.inputs)
         ]
-        self.addends = [
-            Tensor(f"a{i}", _size(operand.shape)) for i, operand in enumerate(kernel.addends)
+        self.others = [
+            Tensor(f"a{i}", _size(operand.shape))
+            for i, operand in enumerate(kernel.epilogue_operands)
         ]
         self.weight = Tensor("w", self.weight_size) if kernel.has_weights else None
         self.bias = Tensor("b", self.bias_size) if kernel.has_bias else None
@@ -60,9 +62,9 @@ class Nest:
         return self.threads > 1
 
     def function(self, body: list[Stmt], name: str) -> tirx.PrimFunc:
-        """Parameters: inputs, weight, bias, added tensors, output; those that there are."""
+        """Parameters: inputs, weight, bias, the epilogue's operands, output; those there are."""
         constants = [tensor for tensor in (self.weight, self.bias) if tensor]
-        parameters = [*self.inputs, *constants, *self.addends, self.output]
+        parameters = [*self.inputs, *constants, *self.others, self.output]
         return loops.function(parameters, body, name)
 
     def initial(self, offset: Expr, width: int) -> Expr:
@@ -75,18 +77,37 @@ class Nest:
         return self.output.store(pixel * self.kernel.output[0] + channel, value, width)
 
     def after_anchor(self, value: Expr, pixel: Expr, channel: Expr, width: int) -> Expr:
-        """The epilogue's activations and additions, in order; bias and shuffle come before."""
-        addends = iter(zip(self.addends, self.kernel.addends, strict=True))
+        """The epilogue after bias and shuffle: activations, additions and gates, in order."""
+        others = iter(zip(self.others, self.kernel.epilogue_operands, strict=True))
         for step in self.kernel.epilogue:
             if step.startswith("add"):
-                tensor, operand = next(addends)
+                tensor, operand = next(others)
                 offset = pixel * operand.shape[0] + operand.start + channel
                 value = value + tensor.load(offset, width)
-            elif step.startswith("relu"):
-                value = tirx.max(value, loops.spread(0.0, width))
-                if step == "relu6":
-                    value = tirx.min(value, loops.spread(6.0, width))
+            elif step.startswith("multiply"):
+                tensor, operand = next(others)
+                value = value * tensor.load(operand.start + channel, width)
+            elif step in ACTIVATIONS:
+                value = _activated(step, value, width)
         return value
+
+
+def _activated(kind: str, value: Expr, width: int) -> Expr:
+    """An activation of `width` elements; see `nas.graph.ACTIVATIONS` for what they are."""
+
+    def clipped(x: Expr) -> Expr:
+        return tirx.min(tirx.max(x, loops.spread(0.0, width)), loops.spread(6.0, width))
+
+    match kind:
+        case "relu":
+            return tirx.max(value, loops.spread(0.0, width))
+        case "relu6":
+            return clipped(value)
+        case "hard_sigmoid":
+            return clipped(value + loops.spread(3.0, width)) * loops.spread(1 / 6, width)
+        case "hard_swish":
+            return value * _activated("hard_sigmoid", value, width)
+    raise ValueError(f"the TVM runtime has no activation {kind!r}")
 
 
 def _size(shape: tuple[int, int, int]) -> int:
@@ -104,7 +125,7 @@ def build(kernel: Kernel, schedule: Schedule, lanes: int, threads: int, name: st
     from nas.latency.runtimes.tvm import dense, movement, window
 
     threads = schedule.get("threads", threads)
-    if kernel.is_depthwise or kernel.kind == "max_pool":
+    if kernel.is_channelwise:
         return window.function(kernel, schedule, lanes, threads, name)
     if kernel.has_weights:
         return dense.function(kernel, schedule, lanes, threads, name)

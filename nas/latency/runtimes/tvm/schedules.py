@@ -20,7 +20,7 @@ PARTIAL_SUMS = 4
 
 def first_candidates(kernel: Kernel, lanes: int, registers: int) -> list[dict[str, Any]]:
     """Schedules to time first; at least one. `registers` counts vector registers."""
-    if kernel.is_depthwise or kernel.kind == "max_pool":
+    if kernel.is_channelwise:
         return _window_candidates(kernel, lanes, registers)
     if kernel.has_weights:
         return _dense_candidates(kernel, lanes, registers)
@@ -34,7 +34,7 @@ def refinements(kernel: Kernel, best: dict[str, Any], lanes: int) -> list[dict[s
     """Variations of the best schedule so far that are worth timing."""
     if kernel.kind == "global_pool" or not best:
         return []
-    if not (kernel.is_depthwise or kernel.kind == "max_pool"):
+    if not kernel.is_channelwise:
         t = Tiling.of(kernel, best, lanes)
         one_tile = t.groups * t.tiles == 1 or (
             t.rows <= best["rows"] and t.columns <= best["columns"]

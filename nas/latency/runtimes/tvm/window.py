@@ -1,8 +1,9 @@
-"""Depthwise convolutions and max pooling: each channel slides a window over itself.
+"""Depthwise convolutions and pooling: each channel slides a window over itself.
 
 A tile of neighbouring columns by channel vectors is kept in registers while the window's rows pass.
 Tiles at the left and right border are written out separately, knowing which of their taps fall
-outside; rows outside are skipped by one condition a window row.
+outside, be it in the padding or where a last window hangs over it; rows outside are skipped by one
+condition a window row.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def pack_weight(weight: NDArray[np.float32]) -> NDArray[np.float32]:
 def function(
     kernel: Kernel, schedule: Schedule, lanes: int, threads: int, name: str
 ) -> tirx.PrimFunc:
-    """The TIR function of a depthwise convolution or a max pooling.
+    """The TIR function of a depthwise convolution or a pooling.
 
     The schedule has `channels` (vectors) by `columns` (pixels) of a register tile, and `order`:
     which of channels and rows the outer loop walks.
@@ -78,7 +79,6 @@ def _tile(nest: Nest, row: Expr, column: Expr, wide: int, channel: Expr, count: 
     total, height, width = operand.shape
     parts = loops.vectors(count, lanes)
     registers = Tensor("acc", wide * len(parts) * lanes, scope="local")
-    pooling = kernel.kind == "max_pool"
 
     def register(j: int, v: int) -> int:
         return (j * len(parts) + v) * lanes
@@ -86,11 +86,7 @@ def _tile(nest: Nest, row: Expr, column: Expr, wide: int, channel: Expr, count: 
     found = [registers.allocate()]
     for j in range(wide):
         for v, (offset, n) in enumerate(parts):
-            start = (
-                loops.spread(float(np.finfo(np.float32).min), n)
-                if pooling
-                else nest.initial(channel + offset, n)
-            )
+            start = _initial(nest, channel + offset, n)
             found.append(registers.store(register(j, v), start, n))
 
     def window_row(tap_row: Expr) -> list[Stmt]:
@@ -104,20 +100,49 @@ def _tile(nest: Nest, row: Expr, column: Expr, wide: int, channel: Expr, count: 
                 for v, (offset, n) in enumerate(parts):
                     at = (line * width + x) * total + operand.start + channel + offset
                     value = nest.inputs[0].load(at, n)
-                    best = registers.load(register(j, v), n)
-                    if pooling:
-                        best = tirx.max(best, value)
-                    else:
-                        tap_at = (tap_row * kernel.kernel + tap) * operand.channels
-                        assert nest.weight is not None
-                        best = best + value * nest.weight.load(tap_at + channel + offset, n)
-                    done.append(registers.store(register(j, v), best, n))
+                    so_far = registers.load(register(j, v), n)
+                    weight_at = (tap_row * kernel.kernel + tap) * operand.channels
+                    reduced = _reduced(nest, so_far, value, weight_at + channel + offset, n)
+                    done.append(registers.store(register(j, v), reduced, n))
         return loops.guarded(line, height, done) if done else []
 
     found += loops.loop(kernel.kernel, window_row)
     for j in range(wide):
         for v, (offset, n) in enumerate(parts):
-            best = registers.load(register(j, v), n)
+            result = registers.load(register(j, v), n)
+            if kernel.kind == "avg_pool":
+                result = result * loops.spread(_share(kernel, row, column + j), n)
             pixel = row * kernel.output[2] + column + j
-            found.append(nest.finish(best, pixel, channel + offset, n))
+            found.append(nest.finish(result, pixel, channel + offset, n))
     return [loops.sequence(found)]
+
+
+def _initial(nest: Nest, channel: Expr, width: int) -> Expr:
+    """What the reduction of a window starts from, for `width` channels."""
+    if nest.kernel.kind == "max_pool":
+        return loops.spread(float(np.finfo(np.float32).min), width)
+    return nest.initial(channel, width)
+
+
+def _share(kernel: Kernel, row: Expr, column: Expr) -> Expr:
+    """What a pixel counts in an average: pixels of the padding count, none are beyond it."""
+    _, height, width = kernel.inputs[0].shape
+
+    def counted(at: Expr, size: int, outputs: int) -> Expr:
+        padded = size + 2 * kernel.padding
+        if (outputs - 1) * kernel.stride + kernel.kernel <= padded:
+            return kernel.kernel
+        return tirx.min(kernel.kernel, padded - at * kernel.stride)
+
+    pixels = counted(row, height, kernel.output[1]) * counted(column, width, kernel.output[2])
+    return 1 / pixels if isinstance(pixels, int) else 1 / tirx.Cast("float32", pixels)
+
+
+def _reduced(nest: Nest, so_far: Expr, value: Expr, weight_at: Expr, width: int) -> Expr:
+    """The reduction of a window with one more of its pixels."""
+    if nest.kernel.kind == "max_pool":
+        return tirx.max(so_far, value)
+    if nest.kernel.kind == "avg_pool":
+        return so_far + value
+    assert nest.weight is not None
+    return so_far + value * nest.weight.load(weight_at, width)

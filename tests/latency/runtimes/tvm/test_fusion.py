@@ -61,6 +61,67 @@ EXPECTED = {
         "concat 14x5x5 40x5x5[13:27] 40x5x5[26:40] -> 42x5x5 shuffle2",
         "copy 42x5x5[5:14] -> 9x5x5",
     ],
+    "squeeze_excite": [
+        "conv2d 24x9x9 -> 72x9x9 k1 s1 p0 g1 bias hard_swish",
+        "conv2d 72x9x9 -> 72x9x9 k5 s1 p2 g72 bias hard_swish",
+        "global_pool 72x9x9 -> 72x1x1",
+        "conv2d 72x1x1 -> 24x1x1 k1 s1 p0 g1 bias relu",
+        "conv2d 24x1x1 -> 72x1x1 k1 s1 p0 g1 bias hard_sigmoid",
+        "copy 72x9x9 -> 72x9x9 multiply",
+        "conv2d 72x9x9 -> 24x9x9 k1 s1 p0 g1 bias add",
+    ],
+    "gates": [
+        "global_pool 12x5x5 -> 12x1x1",
+        "conv2d 12x1x1 -> 20x1x1 k1 s1 p0 g1 hard_sigmoid",
+        "conv2d 12x5x5 -> 20x5x5 k1 s1 p0 g1 bias hard_swish multiply relu6",
+        "global_pool 20x5x5 -> 20x1x1",
+        "conv2d 20x1x1 -> 40x1x1 k1 s1 p0 g1",
+        "conv2d 20x5x5 -> 20x5x5 k3 s1 p1 g1 bias multiply:40x1x1[20:40] add hard_swish",
+        "copy 20x5x5[10:20] -> 10x5x5 multiply:40x1x1[10:20] relu",
+        "copy 40x1x1[10:20] -> 10x1x1 hard_swish",
+        "copy 40x1x1[10:20] -> 10x1x1 multiply",
+        "copy 10x5x5 -> 10x5x5 add:20x5x5[0:10]",
+        "concat 10x1x1 40x1x1[0:10] -> 20x1x1",
+        "concat 10x5x5 10x5x5 -> 20x5x5 multiply",
+    ],
+    "shuffle_v1_unit": [
+        "conv2d 60x6x6 -> 15x6x6 k1 s1 p0 g3 bias relu",
+        "copy 15x6x6 -> 15x6x6 shuffle3",
+        "conv2d 15x6x6 -> 15x6x6 k3 s1 p1 g15 bias",
+        "conv2d 15x6x6 -> 60x6x6 k1 s1 p0 g3 bias add relu",
+    ],
+    "shuffle_v1_downsampling": [
+        "avg_pool 24x7x7 -> 24x4x4 k3 s2 p1 g1",
+        "conv2d 24x7x7 -> 15x7x7 k1 s1 p0 g1 bias relu",
+        "conv2d 15x7x7 -> 15x4x4 k3 s2 p1 g15 bias",
+        "conv2d 15x4x4 -> 36x4x4 k1 s1 p0 g3 bias relu",
+        "concat 24x4x4 36x4x4 -> 60x4x4",
+    ],
+    "fire_with_simple_bypass": [
+        "conv2d 38x7x7 -> 6x7x7 k1 s1 p0 g1 bias relu",
+        "conv2d 6x7x7 -> 21x7x7 k1 s1 p0 g1 bias relu",
+        "conv2d 6x7x7 -> 17x7x7 k3 s1 p1 g1 bias relu",
+        "concat 21x7x7 17x7x7 -> 38x7x7 add",
+        "conv2d 38x7x7 -> 8x7x7 k1 s1 p0 g1 bias relu",
+    ],
+    "fire_with_complex_bypass": [
+        "conv2d 13x7x7 -> 38x7x7 k1 s1 p0 g1 bias",
+        "conv2d 13x7x7 -> 6x7x7 k1 s1 p0 g1 bias relu",
+        "conv2d 6x7x7 -> 21x7x7 k1 s1 p0 g1 bias relu",
+        "conv2d 6x7x7 -> 17x7x7 k3 s1 p1 g1 bias relu",
+        "concat 21x7x7 17x7x7 -> 38x7x7 add",
+        "conv2d 38x7x7 -> 8x7x7 k1 s1 p0 g1 bias relu",
+    ],
+    "unpadded_stem": [
+        "conv2d 3x33x33 -> 20x14x14 k7 s2 p0 g1 bias relu",
+        "max_pool 20x14x14 -> 20x7x7 k3 s2 p0 g1",
+    ],
+    "hidden_classifier": [
+        "conv2d 10x5x5 -> 70x5x5 k1 s1 p0 g1 bias hard_swish",
+        "global_pool 70x5x5 -> 70x1x1",
+        "linear 70x1x1 -> 33x1x1 bias hard_swish",
+        "linear 33x1x1 -> 11x1x1 bias",
+    ],
 }
 
 
@@ -97,7 +158,22 @@ def test_every_graph_splits_soundly(graph: Graph) -> None:
     assert sorted(launch.slot for launch in launches if launch.slot) == sorted(weighted)
 
 
-def test_a_norm_without_a_convolution_has_no_kernel() -> None:
-    graph = Graph((Op("input", (), (4, 2, 2)), Op("norm", (0,), (4, 2, 2))))
-    with pytest.raises(ValueError, match="norm"):
+def test_a_tensor_multiplied_with_itself_is_both_operands() -> None:
+    graph = Graph(
+        (
+            Op("input", (), (4, 1, 1)),
+            Op("relu", (0,), (4, 1, 1)),
+            Op("multiply", (1, 1), (4, 1, 1)),
+        )
+    )
+    assert [kernel.text for kernel in fusion.kernels(graph)] == [
+        "copy 4x1x1 -> 4x1x1 relu",
+        "copy 4x1x1 -> 4x1x1 multiply",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["norm", "warp"])
+def test_an_op_that_no_kernel_can_start_with_is_named(kind: str) -> None:
+    graph = Graph((Op("input", (), (4, 2, 2)), Op(kind, (0,), (4, 2, 2))))
+    with pytest.raises(ValueError, match=f"no kernel for a {kind} on its own"):
         fusion.kernels(graph)

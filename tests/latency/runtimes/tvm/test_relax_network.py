@@ -63,7 +63,18 @@ def test_whole_networks_compute_what_torch_computes(runtime: TvmRuntime, name: s
         check(runtime, space.lower(space.sample(rng)))
 
 
-@pytest.mark.parametrize("name", ["inverted_residual", "shuffle_unit", "classifier", "grouped"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "inverted_residual",
+        "shuffle_unit",
+        "classifier",
+        "grouped",
+        "squeeze_excite",
+        "shuffle_v1_downsampling",
+        "unpadded_stem",
+    ],
+)
 def test_blocks_on_two_threads(name: str) -> None:
     check(TvmRuntime(threads=2), GRAPHS[name]())
 
@@ -87,5 +98,13 @@ def test_narrower_machines_compute_the_same() -> None:
     for lanes in (8, 4):
         runtime = TvmRuntime()
         runtime.lanes, runtime.registers = lanes, 16
-        for name in ("inverted_residual", "shuffle_unit", "fire"):
+        for name in (
+            "inverted_residual",
+            "shuffle_unit",
+            "fire",
+            "squeeze_excite",
+            "shuffle_v1_unit_of_8_groups",
+            "shuffle_v1_downsampling",
+            "unpadded_stem",
+        ):
             check(runtime, GRAPHS[name]())

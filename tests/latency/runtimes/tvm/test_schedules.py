@@ -24,7 +24,39 @@ KERNELS = [
     "max_pool 70x13x13 -> 70x7x7 k3 s2 p1 g1",
     "global_pool 150x3x3 -> 150x1x1",
     "linear 64x1x1 -> 40x1x1 bias",
+    # unpadded
+    "conv2d 3x21x20 -> 20x8x7 k7 s2 p0 g1 bias relu",
+    "conv2d 20x10x9 -> 20x4x4 k3 s2 p0 g20 bias hard_swish",
+    # grouped, with few or odd channels a group
+    "conv2d 240x5x5 -> 60x5x5 k1 s1 p0 g3 bias relu",
+    "conv2d 60x5x5 -> 240x5x5 k1 s1 p0 g3 bias",
+    "conv2d 384x3x3 -> 96x3x3 k1 s1 p0 g8 bias relu",
+    "conv2d 96x3x3 -> 384x3x3 k1 s1 p0 g8 bias",
+    "conv2d 24x5x5 -> 40x5x5 k1 s1 p0 g8 bias hard_swish",
+    "conv2d 32x4x4 -> 8x4x4 k1 s1 p0 g8",
+    "conv2d 8x6x6 -> 16x3x3 k3 s2 p1 g8 bias",
+    "conv2d 24x5x5 -> 36x5x5 k1 s1 p0 g1 bias hard_swish",
+    # a squeeze-excite's two layers
+    "conv2d 72x1x1 -> 24x1x1 k1 s1 p0 g1 bias relu",
+    "conv2d 24x1x1 -> 72x1x1 k1 s1 p0 g1 bias hard_sigmoid",
+    # windows that hang over the border
+    "max_pool 70x14x14 -> 70x7x7 k3 s2 p0 g1",
+    "max_pool 20x7x8 -> 20x3x3 k3 s3 p0 g1",
+    "max_pool 20x4x4 -> 20x2x2 k3 s2 p0 g1 hard_sigmoid",
+    "avg_pool 70x13x13 -> 70x7x7 k3 s2 p1 g1",
+    "avg_pool 20x1x1 -> 20x1x1 k3 s2 p1 g1",
+    "avg_pool 33x12x11 -> 33x4x3 k3 s3 p0 g1 relu",
+    "avg_pool 20x14x13 -> 20x7x6 k3 s2 p0 g1",
+    "avg_pool 20x13x34 -> 20x6x17 k3 s2 p0 g1",
+    "avg_pool 20x4x4 -> 20x2x2 k3 s2 p0 g1",
 ]
+
+ACTIVATIONS = {
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "hard_swish": F.hardswish,
+    "hard_sigmoid": F.hardsigmoid,
+}
 
 
 def graph_of(kernel: Kernel) -> Graph:
@@ -36,7 +68,7 @@ def graph_of(kernel: Kernel) -> Graph:
         Op("input", (), kernel.inputs[0].shape),
         Op(kind, (0,), kernel.output, *window, kernel.has_bias, 0, slot),
     ]
-    ops += [Op(s, (1,), kernel.output) for s in kernel.epilogue if s.startswith("relu")]
+    ops += [Op(step, (1,), kernel.output) for step in kernel.epilogue if step in ACTIVATIONS]
     return Graph(tuple(ops))
 
 
@@ -47,14 +79,16 @@ def expected(kernel: Kernel, x: torch.Tensor, weight: np.ndarray, bias: np.ndarr
         y = F.conv2d(x, w, b, kernel.stride, kernel.padding, 1, kernel.groups)
     elif kernel.kind == "linear":
         y = F.linear(x.flatten(1), w, b)
-    elif kernel.kind == "max_pool":
-        y = F.max_pool2d(x, kernel.kernel, kernel.stride, kernel.padding)
+    elif kernel.kind in ("max_pool", "avg_pool"):
+        pool = F.max_pool2d if kernel.kind == "max_pool" else F.avg_pool2d
+        window = (kernel.kernel, kernel.stride, kernel.padding)
+        both = [pool(x, *window, ceil_mode=overhangs) for overhangs in (False, True)]
+        y = next(y for y in both if y.shape[1:] == kernel.output)
     else:
         y = x.mean((2, 3))
-    if "relu" in kernel.epilogue:
-        y = F.relu(y)
-    if "relu6" in kernel.epilogue:
-        y = F.relu6(y)
+    for step in kernel.epilogue:
+        if step in ACTIVATIONS:
+            y = ACTIVATIONS[step](y)
     return y.flatten().numpy()
 
 
@@ -79,6 +113,7 @@ def test_every_schedule_computes_the_same(text: str) -> None:
         "it.bias": rng.standard_normal(kernel.output[0]).astype(np.float32),
     }
     reference = expected(kernel, torch.from_numpy(image)[None], weights["it"], weights["it.bias"])
+    assert reference.size == np.prod(kernel.output)
     candidates = sweep(kernel, runtime.lanes, runtime.registers)
     assert len(candidates) <= 16
     for schedule in candidates:
@@ -95,6 +130,9 @@ def test_there_is_always_a_schedule_that_fits_the_registers(channels: int, lanes
         f"conv2d 8x7x7 -> {channels}x7x7 k1 s1 p0 g1 bias",
         f"conv2d 8x13x13 -> {channels}x13x13 k3 s1 p1 g1 bias",
         f"conv2d {channels}x7x7 -> {channels}x7x7 k3 s1 p1 g{channels} bias",
+        f"conv2d 8x1x1 -> {channels}x1x1 k1 s1 p0 g1 bias relu",
+        f"conv2d 24x7x7 -> {3 * channels}x7x7 k1 s1 p0 g3 bias relu",
+        f"avg_pool {channels}x7x7 -> {channels}x4x4 k3 s2 p1 g1",
     ):
         found = schedules.first_candidates(Kernel.parse(text), lanes, registers)
         assert found
