@@ -57,9 +57,13 @@ class Weights(Protocol):
 def run(graph: Graph, x: Tensor, weights: Weights) -> Tensor:
     """Runs a graph on a batch `batch x channels x height x width`; so is the output.
 
-    A vector comes out as `batch x features x 1 x 1`. Tensors are channels-last in memory, which is
-    several times faster on a CPU, and are dropped after the last op that reads them.
+    A vector comes out as `batch x features x 1 x 1`. Images of another size than the graph's are
+    scaled to it. Tensors are channels-last in memory, which is several times faster on a CPU, and
+    are dropped after the last op that reads them.
     """
+    size = graph.input_shape[1:]
+    if x.shape[2:] != size:
+        x = F.interpolate(x, size, mode="bilinear", antialias=True)
     values: dict[int, Tensor] = {0: x.contiguous(memory_format=torch.channels_last)}
     for position, op in enumerate(graph.ops):
         if op.kind == "input":

@@ -302,3 +302,20 @@ def test_a_new_network_tells_images_apart_and_every_layer_learns(pick):
     assert all(any(name.startswith(f"{branch}.") for branch in branches) for name in silent)
     kinds = [op.kind for op in graph.ops]
     assert len(branches) == kinds.count("add")
+
+
+def test_images_are_scaled_to_the_graphs_resolution():
+    """A network for 6 px given 12 px images sees what an antialiased resize makes of them."""
+    build = Builder((3, 6, 6), classes=4, norm=True, activation="relu")
+    x = build.conv_unit(build.input, "conv", 8, kernel=3)
+    build.linear(build.global_pool(x), "linear", 4)
+    network = Network(build.graph(), torch.Generator().manual_seed(0)).eval()
+    large = images(2, 3, 12, 12)
+    small = torch.stack(
+        [
+            torch.nn.functional.interpolate(i[None], (6, 6), mode="bilinear", antialias=True)[0]
+            for i in large
+        ]
+    )
+    torch.testing.assert_close(network(large), network(small))
+    assert not torch.allclose(network(large), network(large[:, :, ::2, ::2]))

@@ -13,11 +13,14 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from nas.errors import SpaceError
-from nas.graph import Graph, Op, Shape, Slot
+from nas.graph import ACTIVATIONS, Graph, Op, Shape, Slot
 from nas.space.builder import Builder, Tensor
 
 _tokens: dict[tuple[str, int], int] = {}
 """Every op text that occurred, with the channels it reads, as a number."""
+
+
+_FUSED = ACTIVATIONS | {"norm", "add", "multiply", "shuffle"}
 
 
 def token(text: str, inputs: int) -> int:
@@ -38,8 +41,9 @@ class Part:
         out: what the block returned.
         prefix: what its slots' names start with; replaced where the part is placed.
 
-    Raises SpaceError for a block that returns something else than what it added last, or whose
-    slots have other names: parts could not be put together.
+    Raises SpaceError for a block that returns something else than what it added last, whose slots
+    have other names, or that would be fused with the block before: parts could not be put together,
+    or their kernels would not be those of the whole.
     """
 
     __slots__ = (
@@ -68,6 +72,13 @@ class Part:
                 raise SpaceError(
                     f"The block calls its weights {op.slot.name!r}.",
                     remedy='Let the names start with the block\'s name, f"{name}.expand".',
+                )
+        for position in graph.consumers[0]:
+            if len(graph.consumers[0]) == 1 and ops[position].kind in _FUSED:
+                raise SpaceError(
+                    f"The block begins with {ops[position].kind}, which runtimes fuse with the "
+                    "block before: no latency table could have the kernel.",
+                    remedy="Put it at the end of the blocks before.",
                 )
         self.graph = graph
         self.shape, self.channels = out.shape, out.channels
