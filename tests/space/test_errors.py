@@ -1,0 +1,222 @@
+"""Wrong tables and wrong choices: every message names the stage and says what would be accepted."""
+
+import pytest
+
+from nas.errors import SpaceError
+from nas.space import IDENTITY, SearchSpace, Stage, load
+
+STEM = Stage("stem", "conv", 16, stride=2, per_stage={"kernel": 3})
+BODY = {"kernel": 3, "expand": 6}
+
+
+def space(*stages, **settings):
+    return SearchSpace("mine", stages, **{"image_size": 32, "classes": 4, **settings})
+
+
+def visited(found):
+    """All blocks of a space built, as `nas spaces` and every job do first."""
+    list(found.fragments())
+    return found
+
+
+def own(build, x, name, *, width):
+    build.conv_unit(x, f"{name}.lost", width)
+    return build.conv_unit(x, f"{name}.kept", width)
+
+
+def nameless(build, x, name, *, width):
+    return build.conv_unit(x, "weights", width)
+
+
+def backwards(build, x, name, *, width):
+    return build.conv_unit(build.activate(x), name, width)
+
+
+def returns_earlier(build, x, name, *, width):
+    first = build.conv_unit(x, f"{name}.first", width)
+    build.conv_unit(first, f"{name}.second", width)
+    return first
+
+
+BAD = {
+    "a width its groups do not divide": (
+        lambda: space(
+            Stage("stem", "conv", 30, per_stage={"kernel": 3}),
+            Stage(
+                "unit",
+                "shuffle_v1_unit",
+                per_stage={"groups": (3, 4), "kernel": 3, "base": 30},
+            ),
+        ),
+        ["stage unit", "shuffle_v1_unit with groups 4", "30", "multiples of 4"],
+    ),
+    "a kernel without padding larger than its input": (
+        lambda: space(
+            Stage("a", "conv", 8, stride=2, per_stage={"kernel": 3}),
+            Stage("b", "max_pool", stride=2, per_stage={"kernel": 33, "padding": "valid"}),
+            image_size=64,
+        ),
+        ["stage b", "kernel of 33", "32x32", "at most 32"],
+    ),
+    "a kernel that meets nothing but padding": (
+        lambda: space(
+            *[Stage(f"s{i}", "conv", 8, stride=2, per_stage={"kernel": 3}) for i in range(3)],
+            Stage("late", "conv", 8, per_stage={"kernel": 9}),
+        ),
+        ["stage late", "kernel of 9", "4x4", "at most 7"],
+    ),
+    "an even kernel": (
+        lambda: space(Stage("s", "conv", 8, per_stage={"kernel": (3, 4)})),
+        ["stage s", "kernel size 4 is even", "odd"],
+    ),
+    "a stage called twice": (lambda: space(STEM, STEM), ["two stages", "'stem'"]),
+    "a reserved name": (
+        lambda: space(Stage("a.b", "conv", 8, per_stage={"kernel": 3})),
+        ["'a.b' is no name"],
+    ),
+    "no stages": (lambda: space(), ["has no stages"]),
+    "an unknown activation": (lambda: space(STEM, activation="gelu"), ["'gelu'", "relu6"]),
+    "an unknown activation of a stage": (
+        lambda: space(
+            STEM,
+            Stage(
+                "b",
+                "inverted_residual_v3",
+                16,
+                per_stage={**BODY, "se": "se", "activation": ("relu", "swish")},
+            ),
+        ),
+        ["stage b", "'swish'", "hard_swish"],
+    ),
+    "an unknown block": (lambda: space(Stage("s", "resnet", 8)), ["stage s", "'resnet'", "fire"]),
+    "an unknown alternative": (
+        lambda: space(Stage("s", "conv", 8, per_block={"op": {"a": {"block": "resnet"}}})),
+        ["stage s", "'resnet'", "fire"],
+    ),
+    "a choice no block takes": (
+        lambda: space(Stage("s", "conv", 8, per_stage={"kernel": 3, "colour": (1, 2)})),
+        ["stage s", "colour", "kernel"],
+    ),
+    "a choice that is missing": (
+        lambda: space(Stage("s", "inverted_residual", 8, per_stage={"kernel": 3})),
+        ["stage s", "needs expand"],
+    ),
+    "an alternative that misses one": (
+        lambda: space(
+            Stage("s", "inverted_residual", 8, per_block={"op": {"a": BODY, "b": {"kernel": 3}}})
+        ),
+        ["stage s", "needs expand"],
+    ),
+    "options twice": (
+        lambda: space(Stage("s", "conv", 8, per_stage={"kernel": (3, 3)})),
+        ["stage s", "kernel", "different values"],
+    ),
+    "words and numbers mixed": (
+        lambda: space(Stage("s", "conv", 8, per_stage={"kernel": (3, "5")})),
+        ["stage s", "kernel", "numbers only"],
+    ),
+    "a width of zero": (
+        lambda: space(Stage("s", "conv", (0, 8), per_stage={"kernel": 3})),
+        ["stage s", "width is (0, 8)", "1 or more"],
+    ),
+    "a depth that is no number": (
+        lambda: space(Stage("s", "conv", 8, depth=1.5, per_stage={"kernel": 3})),
+        ["stage s", "depth is 1.5", "1 or more"],
+    ),
+    "a stride of three": (
+        lambda: space(Stage("s", "conv", 8, stride=3, per_stage={"kernel": 3})),
+        ["stage s", "stride is 3", "1 or 2"],
+    ),
+    "strides for no choice": (
+        lambda: space(
+            Stage("s", "conv", 8, stride={"a": 1, "b": 2}, per_stage={"kernel": 3}),
+            choices={"pooling": ("a", "c")},
+        ),
+        ["stage s", "['a', 'b']", "pooling ['a', 'c']"],
+    ),
+    "a network-wide choice that nothing takes": (
+        lambda: space(STEM, choices={"groups": (1, 2)}),
+        ["network-wide groups"],
+    ),
+    "resolutions of nothing": (lambda: space(STEM, resolutions=(0.0, 1.0)), ["resolutions"]),
+    "a block left out that changes the width": (
+        lambda: space(
+            STEM,
+            Stage("s", "inverted_residual", 24, per_block={"op": {"no": IDENTITY, "yes": BODY}}),
+        ),
+        ["stage s", "16 channels into 24", "entry"],
+    ),
+    "odd channels split in two": (
+        lambda: space(
+            Stage("stem", "conv", 9, per_stage={"kernel": 3}),
+            Stage("unit", "shuffle_unit", per_block={"unit": "basic", "kernel": 3}),
+        ),
+        ["stage unit", "9 channels cannot be split"],
+    ),
+    "a block with an op that leads nowhere": (
+        lambda: space(Stage("s", returns_earlier, 8)),
+        ["stage s", "returns_earlier", "not the last it made"],
+    ),
+    "a block with weights of another's name": (
+        lambda: space(Stage("s", nameless, 8)),
+        ["stage s", "'weights'", "name"],
+    ),
+    "a block that fuses backwards": (
+        lambda: space(STEM, Stage("s", backwards, 8)),
+        ["stage s", "begins with relu", "end of the blocks before"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_table_that_makes_no_network(case):
+    make, words = BAD[case]
+    with pytest.raises(SpaceError) as error:
+        visited(make())
+    assert not [word for word in words if word not in str(error.value)], str(error.value)
+    assert error.value.exit_status == 2
+
+
+def test_strides_never_shrink_a_map_away():
+    """However many there are: a small image drops the first of them."""
+    halves = [Stage(f"s{i}", "conv", 8, stride=2, per_stage={"kernel": 3}) for i in range(9)]
+    found = visited(space(*halves, Stage("head", "linear_classifier")))
+    graph = found.lower(found.largest)
+    assert min(op.shape[1] for op in graph.ops if op.kind == "conv") == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"stem.width": 33}, ["stem.width is 33", "16, 24, 32"]),
+        ({"stage2.depth": True}, ["stage2.depth is True", "1, 2"]),
+        ({"stage2.depth": None}, ["stage2.depth is None"]),
+        ({"stage2.0.kernel": "3"}, ["stage2.0.kernel is '3'", "3, 5"]),
+    ],
+)
+def test_a_choice_outside_the_space(changes, words):
+    found = load("mobilenet")
+    with pytest.raises(SpaceError) as error:
+        found.architecture({**dict(found.smallest.choices), **changes})
+    assert not [word for word in words if word not in str(error.value)], str(error.value)
+
+
+def test_a_choice_that_is_missing():
+    found = load("mobilenet")
+    choices = dict(found.smallest.choices)
+    del choices["stem.width"]
+    with pytest.raises(SpaceError, match=r"stem.width is missing. Allowed: 16"):
+        found.architecture(choices)
+
+
+def test_an_equal_number_of_another_kind_is_the_option():
+    """JSON from elsewhere may hold 3.0 for 3."""
+    found = load("mobilenet")
+    choices = {key: float(value) for key, value in found.smallest.choices}
+    assert found.architecture(choices) == found.smallest
+    assert all(isinstance(value, int) for _, value in found.architecture(choices).choices)
+
+
+def test_an_architecture_of_another_space_is_not_lowered():
+    with pytest.raises(SpaceError, match="of space squeezenet has no choice .* mobilenet needs"):
+        load("mobilenet").lower(load("squeezenet").smallest)

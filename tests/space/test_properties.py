@@ -1,0 +1,132 @@
+"""What holds for every architecture of every space, at any input size."""
+
+import json
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nas.graph import Graph
+from nas.latency import space_kernels
+from nas.latency.runtimes.tvm import fusion
+from nas.network import run
+from nas.space import Architecture, load, names
+
+seeds = st.integers(0, 2**32 - 1)
+spaces = st.sampled_from(sorted(names()))
+sizes = st.sampled_from([8, 11, 16, 28, 32, 33, 64, 97, 224])
+
+
+@cache
+def on(name, size, channels=3, classes=10):
+    return load(name).on(image_size=size, channels=channels, classes=classes)
+
+
+@cache
+def kernels(name, size):
+    return set(space_kernels(on(name, size), "tvm"))
+
+
+class Meta:
+    """Weights without numbers: torch works the shapes out, and refuses what does not fit."""
+
+    def __init__(self, graph):
+        self.graph = graph
+
+    def weight(self, op):
+        inputs = self.graph.input_channels(op)
+        if op.kind == "linear":
+            return torch.empty(op.shape[0], inputs, device="meta")
+        return torch.empty(op.shape[0], inputs // op.groups, op.kernel, op.kernel, device="meta")
+
+    def bias(self, op):
+        return torch.empty(op.shape[0], device="meta") if op.bias else None
+
+    def norm(self, op, x):
+        return x
+
+
+@settings(max_examples=50, deadline=None)
+@given(name=spaces, size=sizes, seed=seeds)
+def test_torch_finds_the_same_shapes(name, size, seed):
+    """Every op's, by running the graph up to it on tensors without data."""
+    space = on(name, size)
+    graph = space.lower(space.sample_choices(np.random.default_rng(seed)))
+    image = torch.empty(1, *graph.input_shape, device="meta")
+    assert run(graph, image, Meta(graph)).shape == (1, 10, 1, 1)
+    for end in np.random.default_rng(seed).choice(len(graph.ops) - 1, 2) + 1:
+        beginning = Graph(graph.ops[: end + 1])
+        # Only what the last op needs: torch has to agree on every shape on the way.
+        assert run(beginning, image, Meta(beginning)).shape[1:] == graph.ops[end].shape
+
+
+@settings(max_examples=120, deadline=None)
+@given(name=spaces, size=sizes, seed=seeds)
+def test_an_architecture_survives_json_and_is_canonical(name, size, seed):
+    space = on(name, size)
+    rng = np.random.default_rng(seed)
+    for architecture in (space.sample(rng), space.sample_choices(rng)):
+        record = json.loads(json.dumps(architecture.to_json()))
+        assert Architecture.from_json(record) == space.from_json(record) == architecture
+        assert list(dict(architecture.choices)) == [
+            key for key in space.parameters if key in dict(architecture.choices)
+        ]
+
+
+@settings(max_examples=120, deadline=None)
+@given(name=spaces, size=sizes, seed=seeds)
+def test_equal_graphs_and_only_they_are_equal_architectures(name, size, seed):
+    """Two writings of a network, one choice apart, are one architecture or two graphs."""
+    space = on(name, size)
+    rng = np.random.default_rng(seed)
+    choices = {
+        key: options[rng.integers(len(options))] for key, options in space.parameters.items()
+    }
+    key = sorted(choices)[rng.integers(len(choices))]
+    one, other = (
+        space.architecture({**choices, key: space.parameters[key][end]}) for end in (0, -1)
+    )
+    same = space.lower(one).digest == space.lower(other).digest
+    assert same == (one == other)
+    assert same == (space.lower(one) == space.lower(other))
+
+
+@settings(max_examples=80, deadline=None)
+@given(name=spaces, size=sizes, seed=seeds)
+def test_counts_are_those_of_the_ops_and_within_the_range(name, size, seed):
+    space = on(name, size)
+    graph = space.lower(space.sample_choices(np.random.default_rng(seed)))
+    whole = Graph(graph.ops)
+    for measure in ("macs", "params", "peak_memory_bytes"):
+        count = getattr(graph, measure)
+        assert count == getattr(whole, measure)
+        low, high = (
+            getattr(space.lower(space.extreme(measure, end)), measure)
+            for end in ("smallest", "largest")
+        )
+        assert low <= count <= high
+    assert graph.digest == whole.digest
+    assert graph.folded.macs == graph.macs
+
+
+@settings(max_examples=60, deadline=None)
+@given(name=spaces, size=st.sampled_from([8, 32, 33]), seed=seeds)
+def test_a_networks_kernels_are_among_its_spaces(name, size, seed):
+    space = on(name, size)
+    graph = space.lower(space.sample_choices(np.random.default_rng(seed)))
+    assert set(fusion.kernels(graph)) <= kernels(name, size)
+
+
+@pytest.mark.parametrize("name", sorted(names()))
+def test_any_number_of_classes_and_channels(name):
+    for size, channels, classes in [(32, 1, 2), (28, 4, 37)]:
+        space = on(name, size, channels, classes)
+        for architecture in (space.smallest, space.largest):
+            graph = space.lower(architecture)
+            assert graph.input_shape == (channels, size, size)
+            assert graph.output_shape == (classes, 1, 1)
+            image = torch.empty(1, channels, size, size, device="meta")
+            assert run(graph, image, Meta(graph)).shape[1] == classes
