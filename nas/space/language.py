@@ -209,31 +209,27 @@ class Language:
         Raises ValueError for a word that is no network of the space.
         """
         tried: set[tuple[int, int]] = set()
-        # Depth first; an entry is a move to make and how many moves stood before it.
-        waiting: list[tuple[Move, int, int]] = []
-        made: list[Move] = []
-        for move in reversed(self.starts):
-            if move.word[0] == word[0]:
-                waiting.append((move, 1, 0))
+        # Depth first; an entry is a move to make, where it ends, and the moves before it.
+        waiting: list[tuple[Move, int, _Made]] = [
+            (move, 1, None) for move in reversed(self.starts) if move.word[0] == word[0]
+        ]
         while waiting:
             move, offset, before = waiting.pop()
-            del made[before:]
-            made.append(move)
             state = move.target
             if (state, offset) in tried:
                 continue
             tried.add((state, offset))
-            found = self._by_word.get(state) or self._index(state)
-            before = len(made)
-            for following in found.last:
-                waiting.append((following, offset, before))
-            for length in found.lengths:
-                for following in found.blocks.get(word[offset : offset + length], ()):
-                    waiting.append((following, offset + length, before))
-            for following in found.first:
-                waiting.append((following, offset, before))
-            if offset == len(word) and found.is_end:
-                return tuple([pair for each in made for pair in each.values])
+            is_end, first, blocks, lengths, last = self._by_word.get(state) or self._index(state)
+            made = (move, before)
+            for following in last:
+                waiting.append((following, offset, made))
+            for length in lengths:
+                for following in blocks.get(word[offset : offset + length], ()):
+                    waiting.append((following, offset + length, made))
+            for following in first:
+                waiting.append((following, offset, made))
+            if is_end and offset == len(word):
+                return _in_order(made)
         raise ValueError("no network of the space is written so")
 
     def _index(self, state: int) -> _ByWord:
@@ -243,12 +239,21 @@ class Language:
         blocks: dict[Word, list[Move]] = {}
         for move in reversed(self.moves(state)):
             if move.word:
-                blocks.setdefault(move.word, []).append(move)
+                blocks.setdefault(move.word, []).append(self._carried_on(move))
             else:
-                (last if self._rank(state, move) else first).append(move)
+                (last if self._rank(state, move) else first).append(self._carried_on(move))
         lengths = sorted({len(word) for word in blocks}, reverse=True)
         self._by_word[state] = _ByWord(self.is_end(state), first, blocks, lengths, last)
         return self._by_word[state]
+
+    def _carried_on(self, move: Move) -> Move:
+        """A move together with those behind it that have no alternative and write nothing."""
+        while len(self.moves(move.target)) == 1:
+            (only,) = self.moves(move.target)
+            if only.word:
+                break
+            move = Move(move.word, only.target, move.values + only.values)
+        return move
 
     # Counting, drawing and listing
 
@@ -386,6 +391,18 @@ class Language:
 
 _Item = tuple[int, Word]
 """A state, and what is still to be written before it is reached."""
+
+
+_Made = tuple[Move, "_Made"] | None
+"""Moves, the newest first."""
+
+
+def _in_order(made: _Made) -> Named:
+    moves: list[Move] = []
+    while made is not None:
+        move, made = made
+        moves.append(move)
+    return tuple([pair for move in reversed(moves) for pair in move.values])
 
 
 class _ByWord(NamedTuple):

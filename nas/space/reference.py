@@ -21,7 +21,9 @@ class Reference:
             goes before a shorter one.
         source: where it was published.
         params, macs: published figures; None where there is none.
-        image_size: pixels a side that the figures are for.
+        image_size: pixels a side that the space is adapted to for the figures.
+        resolution: the share of the image size that the network is run at, where the space has
+            several `resolutions`.
         norm: whether the published network has batch norms.
         tolerance: relative, of the MACs: what the rounding of the paper's figure, or another
             convention of counting, can account for.
@@ -33,16 +35,21 @@ class Reference:
     params: int | None = None
     macs: float | None = None
     image_size: int = 224
+    resolution: float = 1.0
     norm: bool = True
     tolerance: float = 0.01
 
-    def resolved(self, parameters: Mapping[str, tuple[Value, ...]]) -> dict[str, Value]:
-        """All parameters of a space, with this network's choices.
+    def resolved(
+        self, parameters: Mapping[str, tuple[Value, ...]], image_size: int
+    ) -> dict[str, Value]:
+        """All parameters of a space for images of a size, with this network's choices.
 
         A parameter that the row does not name gets its first option: it had better be one that the
         network does not use. Raises SpaceError for a name that no parameter has.
         """
         found = {name: options[0] for name, options in parameters.items()}
+        if "resolution" in found:
+            found["resolution"] = round(self.resolution * image_size)
         for pattern, value in sorted(self.choices.items(), key=_breadth):
             names = [name for name in parameters if _matches(pattern, name)]
             if not names:

@@ -106,8 +106,9 @@ class SearchSpace:
         """The stride of each stage at this input size, for the first network-wide options.
 
         The table holds the strides for large images. For small ones the first strides become 1,
-        one stage after another, until the last feature map has `SMALLEST_FINAL_MAP` pixels a side:
-        at 32 px a network that shrinks by 32 in its table shrinks by 8.
+        one stage after another, until the map that reaches the last stage, behind the largest
+        kernels, has `SMALLEST_FINAL_MAP` pixels a side: at 32 px a network that shrinks by 32 in
+        its table shrinks by 8.
         """
         return self.strides_of(tuple(choice.options[0] for choice in self.network))
 
@@ -115,18 +116,29 @@ class SearchSpace:
         """See `strides`; for options of `network`."""
         if network not in self._strides:
             chosen = {c.name: option for c, option in zip(self.network, network, strict=True)}
-            self._strides[network] = self._fitting([row.stride(chosen) for row in self.rows])
+            strides = [row.stride(chosen) for row in self.rows]
+            for index in range(len(strides)):
+                if self._final_map(chosen, strides) >= SMALLEST_FINAL_MAP:
+                    break
+                strides[index] = 1
+            self._strides[network] = tuple(strides)
         return self._strides[network]
 
-    def _fitting(self, strides: list[int]) -> tuple[int, ...]:
-        for index in range(len(strides)):
-            final = self.image_size
-            for stride in strides:
-                final = -(-final // stride)
-            if final >= SMALLEST_FINAL_MAP:
-                break
-            strides[index] = 1
-        return tuple(strides)
+    def _final_map(self, network: Mapping[str, Value], strides: Sequence[int]) -> int:
+        """Pixels a side of what reaches the last stage; 0 where a block does not fit."""
+        choices = {name: options[0] for name, options in self.parameters.items()}
+        for name, options in self.parameters.items():
+            if not isinstance(options[0], str):
+                choices[name] = min(options) if name.endswith(".depth") else max(options)
+        choices |= network
+        x = self._image(self.input_shape)
+        try:
+            for row, stride in list(zip(self.rows, strides, strict=True))[:-1]:
+                for part, _ in row.lower(x, choices, stride, self.builder):
+                    x = part
+        except SpaceError:
+            return 0
+        return min(x.shape[1:])
 
     # Choices
 
@@ -241,7 +253,7 @@ class SearchSpace:
         """A reference network as an architecture of this space, at this input size."""
         for reference in self.references:
             if reference.name == name:
-                return self.architecture(reference.resolved(self.parameters))
+                return self.architecture(reference.resolved(self.parameters, self.image_size))
         return self.published(name)[1]
 
     # All architectures
@@ -313,7 +325,7 @@ class SearchSpace:
 
     def _walk(self, choices: Mapping[str, Any]) -> tuple[Part, list[tuple[Part, str]]]:
         network = tuple([choice.value(choices) for choice in self.network])
-        image = self._image(network)
+        image = self._image(self.image_shape(network))
         x = image
         parts: list[tuple[Part, str]] = []
         for row, stride in zip(self.rows, self.strides_of(network), strict=True):
@@ -322,8 +334,7 @@ class SearchSpace:
                 x = part
         return image, parts
 
-    def _image(self, network: Values) -> Part:
-        shape = self.image_shape(network)
+    def _image(self, shape: Shape) -> Part:
         if shape not in self._images:
             builder = self.builder(shape, Channels.prefix(shape[0], shape[0]))
             self._images[shape] = Part.image(builder)

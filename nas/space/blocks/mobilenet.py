@@ -1,8 +1,23 @@
-"""MobileNet blocks."""
+"""MobileNet blocks, versions 1 to 3."""
 
 from __future__ import annotations
 
+from nas.space.blocks.words import check_word
 from nas.space.builder import Builder, Elastic, Tensor
+
+
+def separable(
+    build: Builder,
+    x: Tensor,
+    name: str,
+    *,
+    width: Elastic,
+    stride: int,
+    kernel: Elastic,
+) -> Tensor:
+    """MobileNetV1's block (Howard et al. 2017, figure 3): depthwise, then 1x1, both activated."""
+    x = build.depthwise_unit(x, f"{name}.depthwise", kernel=kernel, stride=stride)
+    return build.conv_unit(x, f"{name}.project", width)
 
 
 def inverted_residual(
@@ -15,7 +30,7 @@ def inverted_residual(
     kernel: Elastic,
     expand: Elastic,
 ) -> Tensor:
-    """MobileNetV2's block (Sandler et al. 2018): expand 1x1, depthwise, linear 1x1.
+    """MobileNetV2's block (Sandler et al. 2018, figure 4d): expand 1x1, depthwise, linear 1x1.
 
     An expand ratio of 1 has no expansion. The input is added where the shapes allow it.
     """
@@ -42,3 +57,88 @@ def linear_bottleneck(
         x = build.conv_unit(x, f"{name}.expand", (x.width * expand).rounded(1))
     x = build.depthwise_unit(x, f"{name}.depthwise", kernel=kernel, stride=stride)
     return build.conv_unit(x, f"{name}.project", width, activate=False)
+
+
+def inverted_residual_v3(
+    build: Builder,
+    x: Tensor,
+    name: str,
+    *,
+    width: Elastic,
+    stride: int,
+    kernel: Elastic,
+    expand: Elastic,
+    se: str,
+    activation: str,
+) -> Tensor:
+    """MobileNetV3's block (Howard et al. 2019, figure 4): `linear_bottleneck_v3` plus its input.
+
+    The input is added where the shapes allow it.
+    """
+    y = linear_bottleneck_v3(
+        build,
+        x,
+        name,
+        width=width,
+        stride=stride,
+        kernel=kernel,
+        expand=expand,
+        se=se,
+        activation=activation,
+    )
+    return build.add(y, x) if y.shape == x.shape else y
+
+
+def linear_bottleneck_v3(
+    build: Builder,
+    x: Tensor,
+    name: str,
+    *,
+    width: Elastic,
+    stride: int,
+    kernel: Elastic,
+    expand: Elastic,
+    se: str,
+    activation: str,
+) -> Tensor:
+    """MobileNetV3's block without the addition; see `linear_bottleneck` for where it stands.
+
+    The expansion has a multiple of 8 channels, and none at a ratio of 1. `se` is "se" for squeeze
+    and excitation behind the depthwise convolution, or "none". Each pair of `se` and `activation`
+    has weights of its own.
+    """
+    check_word("se", se, ("none", "se"))
+    name = f"{name}.{activation}.{se}"
+    if expand.value != 1:
+        hidden = (x.width * expand).rounded(8)
+        x = build.conv_unit(x, f"{name}.expand", hidden, activate=activation)
+    x = build.depthwise_unit(
+        x, f"{name}.depthwise", kernel=kernel, stride=stride, activate=activation
+    )
+    if se == "se":
+        x = _squeeze_excite(build, x, f"{name}.se")
+    return build.conv_unit(x, f"{name}.project", width, activate=False)
+
+
+def _squeeze_excite(build: Builder, x: Tensor, name: str) -> Tensor:
+    """Squeeze and excitation as in MobileNetV3 (section 5.3): to a quarter, gated by hard sigmoid.
+
+    The quarter is rounded to a multiple of 8, as in the networks that were published.
+    """
+    gate = build.conv(
+        build.global_pool(x), f"{name}.reduce", (x.width * 0.25).rounded(8), bias=True
+    )
+    gate = build.conv(build.activate(gate, "relu"), f"{name}.expand", x.width, bias=True)
+    return build.multiply(x, build.activate(gate, "hard_sigmoid"))
+
+
+def mobilenet_v3_head(
+    build: Builder, x: Tensor, name: str, *, width: Elastic, hidden: Elastic
+) -> Tensor:
+    """MobileNetV3's last stage (figure 5): 1x1 to `width`, global mean, 1x1 to `hidden`, classes.
+
+    Both layers to `width` and `hidden` end with hard swish; behind the mean there is no norm.
+    """
+    x = build.conv_unit(x, f"{name}.conv", width, activate="hard_swish")
+    x = build.linear(build.global_pool(x), f"{name}.hidden", hidden)
+    return build.linear(build.activate(x, "hard_swish"), f"{name}.linear", build.classes)

@@ -1,7 +1,10 @@
-"""ShuffleNet blocks."""
+"""ShuffleNet blocks, versions 1 and 2."""
 
 from __future__ import annotations
 
+from nas.errors import SpaceError
+from nas.space.blocks.plain import linear_classifier
+from nas.space.blocks.words import check_word
 from nas.space.builder import Builder, Elastic, Tensor
 
 
@@ -54,6 +57,7 @@ def _branch(
     `basic` is 1x1, depthwise, 1x1; `xception` three separable convolutions (Single Path One-Shot,
     Guo et al. 2020, figure 3).
     """
+    check_word("unit", unit, ("basic", "xception"))
     if unit == "basic":
         x = build.conv_unit(x, f"{name}.expand", half)
         x = build.depthwise_unit(
@@ -67,3 +71,88 @@ def _branch(
         x = build.conv_unit(x, f"{name}.project{step}", half)
         stride = 1
     return x
+
+
+def shuffle_v1_entry(
+    build: Builder,
+    x: Tensor,
+    name: str,
+    *,
+    stride: int,
+    groups: Elastic,
+    base: Elastic,
+    multiple: Elastic,
+    kernel: Elastic,
+    first: str = "grouped",
+) -> Tensor:
+    """The first unit of a ShuffleNetV1 stage (Zhang et al. 2018, figure 2c).
+
+    The unit has `base * multiple` output channels: those of the input, averaged where the stride
+    shrinks the map, and as many convolved ones as are missing. `first` is "dense" for the network's
+    first unit, whose 1x1 convolution sees only the stem's few channels, or "grouped". A narrower
+    version of a grouped convolution has other groups, not fewer channels of each, so a stage's
+    width is no choice; every pair of `groups` and `base` has weights of its own.
+    """
+    check_word("first", first, ("dense", "grouped"))
+    if multiple.smallest != multiple.largest:
+        raise SpaceError(
+            f"multiple is {multiple.value:g}, out of {multiple.smallest:g} to "
+            f"{multiple.largest:g}.",
+            remedy="Give one multiple; a narrower variant is another base.",
+        )
+    width = int(base.value * multiple.value)
+    missing = width - x.shape[0]
+    if missing < 1:
+        raise SpaceError(
+            f"A unit of {width} channels cannot keep its {x.shape[0]} incoming ones.",
+            remedy="Use a larger base or multiple.",
+        )
+    side = x
+    if stride > 1:
+        side = build.avg_pool(x, f"{name}.pool", kernel=3, stride=stride)
+    part = 1 if first == "dense" else int(groups)
+    name = _variant(name, groups, base)
+    main = _grouped_branch(build, x, name, width, missing, stride, part, int(groups), kernel)
+    return build.concat(side, build.activate(main))
+
+
+def shuffle_v1_unit(
+    build: Builder, x: Tensor, name: str, *, groups: Elastic, base: Elastic, kernel: Elastic
+) -> Tensor:
+    """ShuffleNetV1's unit (figure 2b): the input plus what grouped convolutions make of it."""
+    name, g, c = _variant(name, groups, base), int(groups), x.shape[0]
+    return build.activate(build.add(x, _grouped_branch(build, x, name, c, c, 1, g, g, kernel)))
+
+
+def shuffle_v1_head(
+    build: Builder, x: Tensor, name: str, *, groups: Elastic, base: Elastic
+) -> Tensor:
+    """Global mean and linear layer, with weights of its own for each variant."""
+    return linear_classifier(build, x, _variant(name, groups, base))
+
+
+def _variant(name: str, groups: Elastic, base: Elastic) -> str:
+    return f"{name}.g{int(groups)}_{int(base)}"
+
+
+def _grouped_branch(
+    build: Builder,
+    x: Tensor,
+    name: str,
+    width: int,
+    out: int,
+    stride: int,
+    first_groups: int,
+    groups: int,
+    kernel: Elastic,
+) -> Tensor:
+    """Grouped 1x1, channel shuffle, depthwise, grouped 1x1; a quarter of `width` in between.
+
+    Behind a dense 1x1 convolution a shuffle would only rename channels, so there is none.
+    """
+    hidden = Elastic.of(width * 0.25).rounded(groups)
+    x = build.conv_unit(x, f"{name}.expand", hidden, groups=first_groups)
+    if first_groups > 1:
+        x = build.shuffle(x, groups)
+    x = build.depthwise_unit(x, f"{name}.depthwise", kernel=kernel, stride=stride, activate=False)
+    return build.conv_unit(x, f"{name}.project", out, groups=groups, activate=False)

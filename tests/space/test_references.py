@@ -1,0 +1,261 @@
+"""Published networks against the tables of their papers, written out here by hand."""
+
+from dataclasses import replace
+
+import pytest
+
+from nas.space import load, names
+
+REFERENCES = {
+    reference.name: (space, reference)
+    for space in map(load, names())
+    for reference in space.references
+}
+
+
+def published(name):
+    return REFERENCES[name][0].published(name)
+
+
+def lowered(name):
+    space, architecture = published(name)
+    return space.lower(architecture)
+
+
+def stages(graph):
+    """Each stage's name, its ops, and the shape that leaves it.
+
+    Layers without weights have no name. Max pooling ends the stage before it, as in the papers'
+    tables; average pooling begins the next.
+    """
+    found = []
+    for op in graph.ops:
+        name = op.slot.name.split(".")[0] if op.slot else None
+        if name and (not found or found[-1][0] != name):
+            found.append((name, []))
+        if found and op.kind not in ("avg_pool", "global_pool"):
+            found[-1][1].append(op)
+    return {name: (ops, ops[-1].shape) for name, ops in found}
+
+
+def test_every_published_network_is_there():
+    multipliers = [f"mobilenet_v1_{m}" for m in (0.25, 0.5, 0.75, 1.0)]
+    multipliers += [f"mobilenet_v2_{m}" for m in (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)]
+    multipliers += [f"shufflenet_v1_g{g}" for g in (1, 2, 3, 4, 8)]
+    multipliers += [f"shufflenet_v2_{m}" for m in (0.5, 1.0, 1.5, 2.0)]
+    large_and_small = ["mobilenet_v3_large", "mobilenet_v3_small"]
+    squeezenets = ["1.0", "1.1", "1.0_simple_bypass", "1.0_complex_bypass"]
+    expected = multipliers + large_and_small + [f"squeezenet_{end}" for end in squeezenets]
+    assert set(expected) <= set(REFERENCES)
+    assert len(REFERENCES) == sum(len(load(name).references) for name in names())
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_published_figures(name):
+    reference, graph = REFERENCES[name][1], lowered(name)
+    assert graph.output_shape == (1000, 1, 1)
+    if reference.params is not None:
+        assert graph.params == reference.params
+    if reference.macs is not None:
+        assert graph.macs == pytest.approx(reference.macs, rel=reference.tolerance)
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_a_published_network_is_a_point_of_its_space(name):
+    space, architecture = published(name)
+    assert space.from_json(architecture.to_json()) == architecture
+    small = replace(space, image_size=32, classes=10)
+    assert small.lower(small.reference(name)).output_shape == (10, 1, 1)
+
+
+# Channels and pixels a side that leave each stage. The papers give them for a multiplier of 1.0.
+STAGES = {
+    # Howard et al. 2017, table 1
+    "mobilenet_v1_1.0": [(32, 112), (64, 112), (128, 56), (256, 28), (512, 14), (1024, 7)],
+    # Sandler et al. 2018, table 2
+    "mobilenet_v2_1.0": [
+        *[(32, 112), (16, 112), (24, 56), (32, 28), (64, 14), (96, 14), (160, 7), (320, 7)]
+    ],
+    # Howard et al. 2019, tables 1 and 2
+    "mobilenet_v3_large": [
+        *[(16, 112), (16, 112), (24, 56), (40, 28), (80, 14), (112, 14), (160, 7)]
+    ],
+    "mobilenet_v3_small": [(16, 112), (16, 56), (24, 28), (40, 14), (48, 14), (96, 7)],
+    # Zhang et al. 2018, table 1
+    "shufflenet_v1_g1": [(24, 56), (144, 28), (288, 14), (576, 7)],
+    "shufflenet_v1_g2": [(24, 56), (200, 28), (400, 14), (800, 7)],
+    "shufflenet_v1_g3": [(24, 56), (240, 28), (480, 14), (960, 7)],
+    "shufflenet_v1_g4": [(24, 56), (272, 28), (544, 14), (1088, 7)],
+    "shufflenet_v1_g8": [(24, 56), (384, 28), (768, 14), (1536, 7)],
+    # Ma et al. 2018, table 5
+    "shufflenet_v2_0.5": [(24, 56), (48, 28), (96, 14), (192, 7)],
+    "shufflenet_v2_1.0": [(24, 56), (116, 28), (232, 14), (464, 7)],
+    "shufflenet_v2_1.5": [(24, 56), (176, 28), (352, 14), (704, 7)],
+    "shufflenet_v2_2.0": [(24, 56), (244, 28), (488, 14), (976, 7)],
+    # Iandola et al. 2016, table 1: conv1, fire2-3, fire4, fire5, fire6-7, fire8, fire9
+    "squeezenet_1.0": [
+        *[(96, 55), (128, 55), (256, 27), (256, 27), (384, 27), (512, 13), (512, 13)]
+    ],
+    # SqueezeNet_v1.1/README.md: pools behind conv1, fire3 and fire5
+    "squeezenet_1.1": [
+        *[(64, 55), (128, 27), (256, 27), (256, 13), (384, 13), (512, 13), (512, 13)]
+    ],
+}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stages_are_those_of_the_paper(name):
+    found = stages(lowered(name))
+    assert list(found)[-1] == "head"
+    shapes = [shape for stage, (_, shape) in found.items() if stage != "head"]
+    assert shapes == [(c, size, size) for c, size in STAGES[name]]
+
+
+# Howard et al. 2019, tables 1 and 2: kernel, hidden channels, output, squeeze-excite, activation.
+BNECKS = {
+    "mobilenet_v3_large": [
+        (3, 16, 16, False, "relu"),
+        (3, 64, 24, False, "relu"),
+        (3, 72, 24, False, "relu"),
+        (5, 72, 40, True, "relu"),
+        (5, 120, 40, True, "relu"),
+        (5, 120, 40, True, "relu"),
+        (3, 240, 80, False, "hard_swish"),
+        (3, 200, 80, False, "hard_swish"),
+        (3, 184, 80, False, "hard_swish"),
+        (3, 184, 80, False, "hard_swish"),
+        (3, 480, 112, True, "hard_swish"),
+        (3, 672, 112, True, "hard_swish"),
+        (5, 672, 160, True, "hard_swish"),
+        (5, 960, 160, True, "hard_swish"),
+        (5, 960, 160, True, "hard_swish"),
+    ],
+    "mobilenet_v3_small": [
+        (3, 16, 16, True, "relu"),
+        (3, 72, 24, False, "relu"),
+        (3, 88, 24, False, "relu"),
+        (5, 96, 40, True, "hard_swish"),
+        (5, 240, 40, True, "hard_swish"),
+        (5, 240, 40, True, "hard_swish"),
+        (5, 120, 48, True, "hard_swish"),
+        (5, 144, 48, True, "hard_swish"),
+        (5, 288, 96, True, "hard_swish"),
+        (5, 576, 96, True, "hard_swish"),
+        (5, 576, 96, True, "hard_swish"),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", BNECKS)
+def test_the_blocks_of_mobilenet_v3_are_those_of_the_paper(name):
+    ops = lowered(name).ops
+    blocks = []
+    for position, op in enumerate(ops):
+        if op.kind == "conv" and op.groups == op.shape[0]:
+            behind = ops[position + 1 :]
+            activation = behind[1].kind
+            excited = behind[2].kind == "global_pool"
+            project = next(o for o in behind if o.slot and o.slot.name.endswith(".project"))
+            blocks.append((op.kernel, op.shape[0], project.shape[0], excited, activation))
+    assert blocks == BNECKS[name]
+
+
+@pytest.mark.parametrize(("name", "adds"), [("mobilenet_v3_large", 10), ("mobilenet_v3_small", 6)])
+def test_mobilenet_v3_adds_where_the_shape_stays(name, adds):
+    """Blocks with stride 1 and as many channels as before, counted in the tables."""
+    assert lowered(name).counts()["add"] == adds
+
+
+def test_mobilenet_v2_adds_where_the_shape_stays():
+    """One block less than each stage of the paper's table 2 repeats: 1 + 2 + 3 + 2 + 2."""
+    assert lowered("mobilenet_v2_1.0").counts()["add"] == 10
+
+
+@pytest.mark.parametrize(
+    ("groups", "base", "macs"),
+    [(1, 144, 143), (2, 200, 140), (3, 240, 137), (4, 272, 133), (8, 384, 137)],
+)
+def test_shufflenet_v1_has_the_convolutions_of_the_paper(groups, base, macs):
+    """Table 2's complexity is that of the convolutions: without the linear layer to the digit."""
+    graph = lowered(f"shufflenet_v1_g{groups}")
+    convolutions = sum(graph.op_macs(op) for op in graph.ops if op.kind == "conv")
+    assert round(convolutions / 1e6) == macs
+
+    params = 3 * 24 * 9 + 2 * 24 + 4 * base * 1000 + 1000
+    before = 24
+    for multiple, units in [(1, 4), (2, 8), (4, 4)]:
+        for unit in range(units):
+            width = base * multiple
+            hidden, out = width // 4, width - before if unit == 0 else width
+            first = 1 if before == 24 else groups
+            params += before * hidden // first + hidden * 9 + hidden * out // groups
+            params += 2 * (hidden + hidden + out)
+            before = width
+    assert graph.params == params
+
+
+# Iandola et al. 2016, table 1: parameters before pruning.
+FIRES = {
+    "conv1": 14_208,
+    "fire2": 11_920,
+    "fire3": 12_432,
+    "fire4": 45_344,
+    "fire5": 49_440,
+    "fire6": 104_880,
+    "fire7": 111_024,
+    "fire8": 188_992,
+    "fire9": 197_184,
+    "conv10": 513_000,
+}
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.0_simple_bypass"])
+def test_squeezenet_has_the_parameters_of_the_paper_layer_by_layer(version):
+    graph = lowered(f"squeezenet_{version}")
+    found = {
+        stage: sum(graph.op_params(op) for op in ops) for stage, (ops, _) in stages(graph).items()
+    }
+    assert found == {
+        "stem": FIRES["conv1"],
+        "fire2": FIRES["fire2"] + FIRES["fire3"],
+        "fire4": FIRES["fire4"],
+        "fire5": FIRES["fire5"],
+        "fire6": FIRES["fire6"] + FIRES["fire7"],
+        "fire8": FIRES["fire8"],
+        "fire9": FIRES["fire9"],
+        "head": FIRES["conv10"],
+    }
+    conv1 = graph.ops[1]
+    assert conv1.shape == (96, 111, 111)
+    assert "norm" not in graph.counts()
+
+
+def test_squeezenet_1_0_has_the_macs_of_its_authors_but_for_a_padded_1x1():
+    """The published conv10 pads a 1x1 convolution of 13x13 by a pixel: 15x15 outputs.
+
+    With that rim it is the README's 1.72 GFLOPs (two a MAC).
+    """
+    macs = lowered("squeezenet_1.0").macs + 512 * 1000 * (15**2 - 13**2)
+    assert round(2 * macs / 1e9, 2) == 1.72
+
+
+def test_squeezenet_1_0_at_224_pixels():
+    """torchvision 0.29 counts 0.819 GMACs."""
+    space, architecture = published("squeezenet_1.0")
+    graph = replace(space, image_size=224).lower(architecture)
+    assert graph.macs / 1e9 == pytest.approx(0.819, abs=5e-4)
+
+
+def test_bypasses_of_squeezenet():
+    """Section 6: simple ones around fire 3, 5, 7 and 9, complex ones around 2, 4, 6 and 8 too."""
+    vanilla, simple, complex_ = (
+        lowered(f"squeezenet_1.0{end}") for end in ("", "_simple_bypass", "_complex_bypass")
+    )
+    assert [graph.counts()["add"] for graph in (vanilla, simple, complex_)] == [0, 4, 8]
+    assert simple.params == vanilla.params
+    assert simple.macs == vanilla.macs
+    widths = [(96, 128), (128, 256), (256, 384), (384, 512)]
+    sizes = [55, 55, 27, 27]
+    assert complex_.params - vanilla.params == sum(a * b + b for a, b in widths)
+    macs = sum(a * b * size**2 for (a, b), size in zip(widths, sizes, strict=True))
+    assert complex_.macs - vanilla.macs == macs
