@@ -40,6 +40,7 @@ def test_the_example_space_in_the_command_line(example):
     assert '"eight_blocks"' in shown.stdout
 
 
+@pytest.mark.timeout(900)
 def test_the_example_space_through_all_stages_of_a_job(example):
     short = JOB.replace("trials = 30", "trials = 12").replace("measure = 10", "measure = 3")
     Path("job.toml").write_text(f'{short}\n[[space]]\nname = "{example}"\n')

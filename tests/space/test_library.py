@@ -1,7 +1,8 @@
 import pytest
 
 from nas.errors import SpaceError
-from nas.space import load
+from nas.space import load, names
+from nas.space.library import find_reference, reference_of, references
 
 
 def test_an_unknown_name_lists_the_spaces():
@@ -17,10 +18,13 @@ def test_a_missing_file(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("SPACE = (", "line 1"),
-        ("import nowhere_to_be_found", "does not run: ModuleNotFoundError"),
+        ("SPACE = (", r"mine\.py, line 1: "),
+        ("a = 1\nimport nowhere", r"mine\.py, line 2, does not run: ModuleNotFoundError"),
         ("SPACE = 3", "defines no SPACE"),
-        ("from nas.space import *\nSPACE = SearchSpace('a', (Stage('s', 'x'),))", "no block 'x'"),
+        (
+            "from nas.space import *\nSPACE = SearchSpace('a', (Stage('s', 'x'),))",
+            r"mine\.py: Space a, stage s: there is no block 'x'",
+        ),
     ],
 )
 def test_a_bad_space_file(tmp_path, text, message):
@@ -45,3 +49,28 @@ def test_a_file_with_a_block_of_its_own(tmp_path):
     space = load(path).on(image_size=16, channels=3, classes=4)
     assert space.size == 2 * (2 + 4)
     assert space.lower(space.largest).output_shape == (4, 1, 1)
+
+
+def test_reference_names_are_unique_over_all_spaces():
+    found = [reference.name for _, reference in references()]
+    assert len(set(found)) == len(found)
+    assert {space for space, _ in references()} <= set(names())
+
+
+def test_spaces_are_called_like_their_files():
+    assert [load(name).name for name in names()] == names()
+
+
+def test_a_reference_network_is_found_by_name():
+    space, reference = find_reference("shufflenet_v2_1.0")
+    assert (space.name, reference.name) == ("shufflenet", "shufflenet_v2_1.0")
+    assert reference_of(space, reference.name) is reference
+
+
+def test_an_unknown_reference_network_names_those_spelled_alike():
+    with pytest.raises(SpaceError, match=r"no reference network 'mobilnet_v3_larg'.*v3_large"):
+        find_reference("mobilnet_v3_larg")
+    with pytest.raises(SpaceError, match="List them with: nas spaces --references"):
+        find_reference("resnet")
+    with pytest.raises(SpaceError, match=r"in space mobilenet_tiny\. There are: none\."):
+        reference_of(load("mobilenet_tiny"), "resnet")

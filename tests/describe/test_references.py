@@ -1,0 +1,48 @@
+from dataclasses import replace
+
+import pytest
+
+from nas.describe.references import disagreements, references, show_references
+from nas.space import load, names
+
+
+def test_all_published_networks_agree():
+    spaces = [load(name) for name in names()]
+    rows = references(spaces)
+    assert [row["name"] for row in rows] == [r.name for s in spaces for r in s.references]
+    assert all(row["agrees"] and row["is_point"] for row in rows)
+    assert len({row["digest"] for row in rows}) == len(rows)
+    assert disagreements(rows) == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_point"),
+    [
+        ({"params": 3_504_873}, True),
+        ({"macs": 304e6}, True),
+        ({"macs": 300e6, "tolerance": 0.002}, True),
+        ({"choices": {"stage1.width": 17}}, False),
+        ({"choices": {"stage9.width": 16}}, False),
+    ],
+)
+def test_what_is_not_as_published_is_marked(changes, is_point, capsys):
+    space = load("mobilenet")
+    good = next(r for r in space.references if r.name == "mobilenet_v2_1.0")
+    bad = replace(good, name="bad", **changes)
+    rows = references([replace(space, references=(good, bad))])
+    assert [row["agrees"] for row in rows] == [True, False]
+    assert rows[1]["is_point"] == is_point
+    assert bool(rows[1]["error"]) == (not is_point)
+    assert disagreements(rows) == "1 of 2 reference networks disagree: bad."
+    show_references(rows)
+    shown = capsys.readouterr().out
+    assert shown.count("DISAGREES") == 1
+    assert rows[1]["error"] in shown
+
+
+def test_figures_that_were_not_published_are_not_compared():
+    space = load("mobilenet")
+    unknown = replace(space.references[0], params=None, macs=None)
+    (row,) = references([replace(space, references=(unknown,))])
+    assert row["agrees"]
+    assert (row["published_params"], row["published_macs"]) == (None, None)
