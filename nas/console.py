@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Self
 
 from rich.console import Console
@@ -16,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 out = Console()
 """Results; silent where a command prints JSON."""
@@ -24,6 +26,8 @@ err = Console(stderr=True)
 """Progress, warnings and errors."""
 
 _LONGEST_TEXT = 48
+
+_WIDEST = 1000
 
 
 class Bars:
@@ -90,14 +94,40 @@ def say(text: str) -> None:
     out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Prints a table; all columns but the first are right-aligned."""
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any] | None], *, left: Collection[str] = ()
+) -> None:
+    """Prints a table; a row that is None rules a line.
+
+    The first column and those named in `left` are left-aligned, the others right-aligned. Only a
+    terminal makes it narrower than its content.
+    """
     shown = Table(header_style="bold")
     for at, column in enumerate(columns):
-        shown.add_column(column, justify="right" if at else "left", no_wrap=not at)
+        is_left = not at or column in left
+        shown.add_column(column, justify="left" if is_left else "right", no_wrap=not at)
     for row in rows:
-        shown.add_row(*(str(cell) for cell in row))
-    out.print(shown)
+        if row is None:
+            shown.add_section()
+        else:
+            shown.add_row(*(Text(str(cell)) for cell in row))
+    if out.is_terminal:
+        out.print(shown)
+    else:
+        needed = out.measure(shown, options=out.options.update(max_width=_WIDEST)).maximum
+        Console(file=out.file, width=max(out.width, needed)).print(shown)
+
+
+def busy(text: str) -> AbstractContextManager[object]:
+    """A spinner on stderr; nothing where that is no terminal."""
+    return err.status(text)
+
+
+def bars_of(counts: Sequence[int]) -> str:
+    """Counts as a line of small bars, the largest at full height."""
+    ramp = " .:-=+*#" if out.options.ascii_only else " ▁▂▃▄▅▆▇█"
+    most = max(*counts, 1)
+    return "".join(ramp[-(-count * (len(ramp) - 1) // most)] for count in counts)
 
 
 def si(value: float) -> str:
@@ -106,6 +136,12 @@ def si(value: float) -> str:
         if abs(value) >= factor:
             return f"{value / factor:.3g} {letter}"
     return f"{value:.3g}"
+
+
+def size(count: float) -> str:
+    """1234567 bytes as "1.23 MB"."""
+    text = si(count)
+    return f"{text}B" if text[-1].isalpha() else f"{text} B"
 
 
 def duration(seconds: float) -> str:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from nas.cli import main
 from nas.space import load, names
+from nas.space.library import path_of
 from tests.mini_job import write_job
 
 
@@ -17,6 +19,20 @@ def nas(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess
         text=True,
         check=False,
     )
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """Runs a command in this process, which need not start and import everything first."""
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["nas", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return subprocess.CompletedProcess(sys.argv, ended.value.code or 0, out, err)
+
+    return run
 
 
 def document(done: subprocess.CompletedProcess[str]):
@@ -42,6 +58,7 @@ def test_importing_nas_pulls_in_none_of_the_heavy_libraries():
         ("nas.search", ("torch", "tvm", "nas.latency", "nas.supernet")),
         ("nas.latency", ("torch", "tvm", "optuna", "nas.supernet", "nas.search")),
         ("nas.supernet", ("tvm", "optuna", "nas.latency", "nas.search")),
+        ("nas.describe.spaces", ("torch", "tvm", "optuna", "pandas", "matplotlib")),
         ("nas.report.page", ("torch", "tvm", "nas.supernet", "nas.job")),
     ],
 )
@@ -60,18 +77,104 @@ def test_every_command_has_help(command):
     done = nas(*command.split(), "--help")
     assert done.returncode == 0
     assert "Usage:" in done.stdout
-    if " " in command:
+    if " " in command or command in ("spaces", "predict"):
         assert "Example: nas" in " ".join(done.stdout.split())
 
 
 def test_spaces_as_json():
     found = document(nas("spaces", "--json"))
     assert [each["name"] for each in found] == names()
-    one = document(nas("spaces", "mobilenet", "--image-size", "32", "--classes", "7", "--json"))
+    one = document(
+        nas(
+            "spaces", "mobilenet", "--image-size", "32", "--classes", "7", "--no-estimate", "--json"
+        )
+    )
     space = load("mobilenet").on(image_size=32, channels=3, classes=7)
     assert one["size"] == space.size
     assert one["macs"]["largest"] == space.lower(space.largest).macs
     assert one["macs"]["smallest"] <= one["macs"]["median"] <= one["macs"]["largest"]
+    assert one["table"]["tvm"]["kernels"] == one["kernels"]["tvm"]
+    assert one["table"]["tvm"]["estimated_seconds"] is None
+
+
+def test_a_space_is_shown_with_an_estimate_and_a_picture(here, tmp_path):
+    path = tmp_path / "space.png"
+    done = here("spaces", "shufflenet_tiny", "--plot", path, "--json")
+    table = document(done)["table"]["tvm"]
+    assert table["estimated_seconds"] > 0
+    assert 1 <= table["timed_kernels"] <= table["kernels"]
+    assert table["reason"] == ""
+    assert path.read_bytes().startswith(b"\x89PNG")
+    shown = here("spaces", "shufflenet_tiny", "--no-estimate").stdout
+    assert "112 different networks" in shown
+    assert "no estimate of the time to build it: --no-estimate" in shown
+
+
+def test_one_network_layer_by_layer(here, tmp_path):
+    one = document(here("spaces", "--arch", "mobilenet_v2_1.0", "--json"))
+    assert one["settings"] == {"image_size": 224, "channels": 3, "classes": 1000}
+    assert one["params"] == sum(layer["params"] for layer in one["layers"]) == 3_504_872
+    path = tmp_path / "one.json"
+    path.write_text(json.dumps(one))
+    sizes = ("--image-size", 32, "--classes", 10)
+    small = document(here("spaces", "mobilenet", "--arch", path, *sizes, "--json"))
+    assert small["architecture"] == one["architecture"]
+    assert small["digest"] != one["digest"]
+    assert small["published"] is None
+    again = document(here("spaces", "--arch", "mobilenet_v2_1.0", *sizes, "--json"))
+    assert again["digest"] == small["digest"]
+    assert "conv 3x3/2, norm, relu6" in here("spaces", "--arch", "mobilenet_v2_1.0").stdout
+
+
+def test_published_networks(here, tmp_path):
+    rows = document(here("spaces", "--references", "--json"))
+    assert {row["space"] for row in rows} <= set(names())
+    assert all(row["agrees"] for row in rows)
+    own = document(here("spaces", "squeezenet", "--references", "--json"))
+    assert own == [row for row in rows if row["space"] == "squeezenet"]
+    path = tmp_path / "mine.py"
+    text = path_of("mobilenet_v3").read_text()
+    path.write_text(text.replace("params=5_483_032", "params=5_483_031"))
+    done = here("spaces", path, "--references", "--json")
+    assert done.returncode == 1
+    assert "1 of 1 reference networks disagree: mobilenet_v3_large." in done.stderr
+    assert [row["agrees"] for row in json.loads(done.stdout)] == [False]
+
+
+def test_random_architectures_under_limits(here):
+    limits = ("--sample", 5, "--max-macs", "200e6", "--min-macs", "150e6", "--max-params", "3e6")
+    drawn = document(here("spaces", "mobilenet", *limits, "--json"))
+    lines = here("spaces", "mobilenet", *limits).stdout.splitlines()
+    assert [json.loads(line) for line in lines] == drawn
+    assert len(drawn) == 5
+    space = load("mobilenet")
+    for record in drawn:
+        graph = space.lower(space.from_json(record))
+        assert 150e6 <= graph.macs <= 200e6
+        assert graph.params <= 3e6
+    other = here("spaces", "mobilenet", *limits, "--seed", 1, "--json")
+    assert document(other) != drawn
+    none = here("spaces", "mobilenet", "--sample", 1, "--max-macs", 1000)
+    assert none.returncode == 1
+    assert "has macs of at most 1000" in none.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--arch", "mobilenet_v2_1.O"], "Did you mean mobilenet_v2_1"),
+        (["mobilenet", "--plot", "x.pdf"], "ends in .png or .svg"),
+        (["--plot", "x.png"], "Give a NAME, or --arch"),
+        (["mobilenet", "--sample", 2, "--references"], "--references and --sample do not go"),
+        (["mobilenet", "--max-macs", 2], "Give --sample N too"),
+        (["--sample", 2], "Name it"),
+        (["mobilenet_tiny", "--runtime", "abacus"], "Allowed: tvm"),
+    ],
+)
+def test_a_wrong_request_for_spaces(here, arguments, words):
+    done = here("spaces", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -83,7 +186,7 @@ def test_spaces_as_json():
         (["report", "nowhere"], 2, "is not a run"),
         (["table", "show", "nowhere.jsonl"], 2, "There is no file nowhere.jsonl"),
         (["table", "build", "--space", "mobilenet", "--runtime", "abacus"], 2, "Allowed: tvm"),
-        (["predict", "nowhere:12", "--table", "x"], 2, "Give a JSON file, or RUN:ID"),
+        (["predict", "nowhere:12", "--table", "x"], 2, "Or give a JSON file, or RUN:ID"),
         (["table", "check"], 2, "Missing argument"),
         (["dance"], 2, "No such command"),
     ],
@@ -122,6 +225,9 @@ def test_a_run_is_chosen_from_reported_and_predicted(undisturbed):
     found = document(nas("predict", arch, "--table", str(table), "--json", cwd=undisturbed))
     assert found["predicted_us"] == pytest.approx(best["predicted_us"])
     assert found["macs"] == best["macs"]
+    shown = document(nas("spaces", "--arch", arch, "--json", cwd=undisturbed))
+    assert shown["architecture"] == best["architecture"]
+    assert sum(layer["params"] for layer in shown["layers"]) == best["params"]
 
     report = undisturbed / "results/mini/report.html"
     old = report.read_text()

@@ -13,17 +13,17 @@ import typer
 
 from nas import __version__
 from nas.cli.options import (
+    Arch,
     Channels,
     Classes,
     ImageSize,
     Json,
     Out,
-    Runtime,
-    adapted,
     existing,
     print_json,
     show,
 )
+from nas.cli.spaces import spaces
 from nas.cli.table import app as table_app
 from nas.errors import NasError
 
@@ -123,38 +123,16 @@ def doctor(as_json: Json = False) -> None:
     )
 
 
-@app.command()
-def spaces(
-    name: Annotated[str | None, typer.Argument(help="A space's name or Python file.")] = None,
-    image_size: ImageSize = None,
-    channels: Channels = None,
-    classes: Classes = None,
-    runtime: Runtime = "tvm",
-    as_json: Json = False,
-) -> None:
-    """The search spaces; for one of them its choices, size, kernels and range.
-
-    Example: nas spaces mobilenet --image-size 32
-    """
-    from nas import describe
-    from nas.space import names
-
-    chosen = [name] if name else names()
-    found = [
-        describe.space(adapted(each, image_size, channels, classes), runtime) for each in chosen
-    ]
-    if as_json:
-        print_json(found[0] if name else found)
-    elif name:
-        describe.show_space(found[0])
-    else:
-        describe.show_spaces(found)
+app.command()(spaces)
 
 
 @app.command()
 def predict(
-    arch: Annotated[str, typer.Argument(help="An architecture's JSON file, or RUN:ID.")],
+    arch: Arch,
     table: Annotated[Path, typer.Option(help="A latency table, of any device.")],
+    space: Annotated[
+        str | None, typer.Option(help="The Python file of the space, if it is your own.")
+    ] = None,
     image_size: ImageSize = None,
     channels: Channels = None,
     classes: Classes = None,
@@ -162,18 +140,20 @@ def predict(
 ) -> None:
     """Latency of one architecture from a table, by kernel.
 
-    Sizes are taken from the run where ARCH is RUN:ID.
-    Example: nas predict results/quickstart:3f2a --table latency_tables/mine.jsonl
+    Sizes that are not given are those of the run for RUN:ID, and the published ones for a reference
+    network. Example: nas predict results/quickstart:3f2a --table latency_tables/mine.jsonl
     """
-    from nas import describe
+    from nas.describe import tables
+    from nas.describe.architectures import graph_of
     from nas.latency import LatencyTable
 
-    graph = describe.graph_of(arch, lambda name: adapted(name, image_size, channels, classes))
-    found = describe.prediction(LatencyTable.open(existing(table)), graph)
+    sizes = {"image_size": image_size, "channels": channels, "classes": classes}
+    graph = graph_of(arch, sizes, space)
+    found = tables.prediction(LatencyTable.open(existing(table)), graph)
     if as_json:
         print_json(found)
     else:
-        describe.show_prediction(found)
+        tables.show_prediction(found)
 
 
 @app.command()

@@ -31,6 +31,10 @@ Channels = Annotated[
 Classes = Annotated[
     int | None, typer.Option(min=2, help="Classes to tell apart; by default the space's own.")
 ]
+Arch = Annotated[
+    str,
+    typer.Argument(help="An architecture's JSON file, the name of a reference network, or RUN:ID."),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Of whatever is drawn at random.")]
 
 
@@ -38,11 +42,11 @@ def adapted(
     name: str, image_size: int | None, channels: int | None, classes: int | None
 ) -> SearchSpace:
     """A space by name or file, for images of these sizes."""
+    from nas.describe import architectures
     from nas.space import load
 
-    space = load(name)
-    given = {"image_size": image_size, "channels": channels, "classes": classes}
-    return space.on(**{**space.settings, **{k: v for k, v in given.items() if v is not None}})
+    sizes = {"image_size": image_size, "channels": channels, "classes": classes}
+    return architectures.adapted(load(name), sizes)
 
 
 def existing(path: Path) -> Path:

@@ -91,14 +91,14 @@ def tableshow(
 
     Example: nas table show latency_tables/*.jsonl
     """
-    from nas import describe
+    from nas.describe import tables
     from nas.latency import LatencyTable
 
-    found = describe.table(LatencyTable.open(existing(table)))
+    found = tables.table(LatencyTable.open(existing(table)))
     if as_json:
         print_json(found)
     else:
-        describe.show_table(found)
+        tables.show_table(found)
 
 
 @app.command("check")
@@ -165,15 +165,15 @@ def table_diff(
 
     Example: nas table diff old.jsonl latency_tables/mine.jsonl
     """
-    from nas import describe
+    from nas.describe import tables
     from nas.latency import LatencyTable
     from nas.latency.comparison import compare
 
     found = compare(LatencyTable.open(existing(before)), LatencyTable.open(existing(after)))
     if as_json:
-        print_json(describe.comparison(found))
+        print_json(tables.comparison(found))
     else:
-        describe.show_comparison(found, most)
+        tables.show_comparison(found, most)
 
 
 def _check(

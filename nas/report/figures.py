@@ -32,7 +32,7 @@ def unit_for(rows: pd.DataFrame) -> Unit:
     return Unit("µs", 1.0) if rows["predicted_us"].max() < 1000 else Unit("ms", 1000.0)
 
 
-_STYLE: Any = {
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.spines.top": False,
@@ -43,6 +43,7 @@ _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "nas",
 }
+"""What all figures look like."""
 
 
 def colours(spaces: Sequence[str]) -> dict[str, str]:
@@ -52,7 +53,7 @@ def colours(spaces: Sequence[str]) -> dict[str, str]:
 
 def fronts(rows: pd.DataFrame, front: pd.DataFrame, spaces: Sequence[str]) -> str:
     """All scored candidates by family, those timed as whole networks, and the front."""
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         unit = unit_for(rows)
         figure, axes = plt.subplots(figsize=(11, 5))
         complete = rows[rows["state"] == "complete"]
@@ -89,7 +90,7 @@ def fronts(rows: pd.DataFrame, front: pd.DataFrame, spaces: Sequence[str]) -> st
 def agreement(rows: pd.DataFrame, spaces: Sequence[str]) -> str:
     """Predicted against measured latency, with the line where both are equal."""
     both = rows.dropna(subset=["predicted_us", "measured_us"])
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         unit = unit_for(rows)
         figure, axes = plt.subplots(figsize=(5.2, 4.6))
         for at, space in enumerate(spaces):

@@ -1,13 +1,17 @@
-"""Finding a space: by the name of one that ships, or by the path of a Python file."""
+"""Finding a space or a published network: by the name of one that ships, or in a Python file."""
 
 from __future__ import annotations
 
 import runpy
+from difflib import get_close_matches
 from pathlib import Path
 
 from nas import resources
 from nas.errors import SpaceError
+from nas.space.reference import Reference
 from nas.space.space import SearchSpace
+
+_MOST_LISTED = 12
 
 
 def names() -> list[str]:
@@ -36,18 +40,70 @@ def load(name_or_path: str | Path) -> SearchSpace:
 
     A space file is code and is run: load only files that you trust.
 
-    Raises:
-        SpaceError: there is no such space, the file does not run, or it defines no `SPACE`.
+    Raises SpaceError where there is no such space, the file does not run or defines no `SPACE`, or
+    the table makes no network; the message names the file.
     """
     path = path_of(name_or_path)
     try:
         space = runpy.run_path(str(path)).get("SPACE")
     except SyntaxError as error:
         raise SpaceError(f"{path}, line {error.lineno}: {error.msg}.") from error
-    except SpaceError:
-        raise
+    except SpaceError as error:
+        raise SpaceError(f"{path}: {error.message}", remedy=error.remedy) from error
     except Exception as error:
-        raise SpaceError(f"{path} does not run: {type(error).__name__}: {error}.") from error
+        raise SpaceError(
+            f"{path}{_line(error, path)} does not run: {type(error).__name__}: {error}."
+        ) from error
     if not isinstance(space, SearchSpace):
         raise SpaceError(f"{path} defines no SPACE.", remedy="Add SPACE = SearchSpace(...).")
     return space
+
+
+def references() -> list[tuple[str, Reference]]:
+    """The published networks of the spaces that ship, each with its space's name."""
+    return [(space.name, each) for space in map(load, names()) for each in space.references]
+
+
+def find_reference(name: str) -> tuple[SearchSpace, Reference]:
+    """A published network of any space that ships, and the space.
+
+    Raises SpaceError for an unknown name; the message has those that are spelled alike.
+    """
+    spaces = [load(each) for each in names()]
+    for space in spaces:
+        for reference in space.references:
+            if reference.name == name:
+                return space, reference
+    raise _no_reference("", name, [each.name for space in spaces for each in space.references])
+
+
+def reference_of(space: SearchSpace, name: str) -> Reference:
+    """A published network of one space. Raises SpaceError as `find_reference` does."""
+    for reference in space.references:
+        if reference.name == name:
+            return reference
+    raise _no_reference(
+        f" in space {space.name}", name, [reference.name for reference in space.references]
+    )
+
+
+def _no_reference(where: str, name: str, known: list[str]) -> SpaceError:
+    close = get_close_matches(name, known, n=3)
+    if close:
+        remedy = f"Did you mean {', '.join(close)}?"
+    elif len(known) > _MOST_LISTED:
+        remedy = "List them with: nas spaces --references."
+    else:
+        remedy = f"There are: {', '.join(known) or 'none'}."
+    return SpaceError(f"There is no reference network {name!r}{where}.", remedy=remedy)
+
+
+def _line(error: Exception, path: Path) -> str:
+    """Where in a file an error came up: the innermost of its lines that was running."""
+    found = ""
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            found = f", line {trace.tb_lineno},"
+        trace = trace.tb_next
+    return found

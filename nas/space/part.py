@@ -115,23 +115,23 @@ class Part:
 
 
 class Chain(Graph):
-    """The graph of parts in a row, each with the name that its slots get."""
+    """The graph of parts in a row; `parts` has each with the name that its slots get."""
 
     def __init__(self, image: Op, parts: Sequence[tuple[Part, str]]) -> None:
-        self._image, self._parts = image, parts
+        self._image, self.parts = image, parts
 
     @cached_property
     def ops(self) -> tuple[Op, ...]:
         """What runs."""
         ops = [self._image]
-        for part, name in self._parts:
+        for part, name in self.parts:
             ops += part.placed(len(ops) - 1, name)
         return tuple(ops)
 
     @cached_property
     def text(self) -> str:
         """See `Graph.text`."""
-        return "\n".join([self._image.text(0), *[part.text for part, _ in self._parts]])
+        return "\n".join([self._image.text(0), *[part.text for part, _ in self.parts]])
 
     @cached_property
     def digest(self) -> str:
@@ -141,21 +141,21 @@ class Chain(Graph):
     @cached_property
     def macs(self) -> int:
         """See `Graph.macs`."""
-        return sum([part.macs for part, _ in self._parts])
+        return sum([part.macs for part, _ in self.parts])
 
     @cached_property
     def params(self) -> int:
         """See `Graph.params`."""
-        return sum([part.params for part, _ in self._parts])
+        return sum([part.params for part, _ in self.parts])
 
     @cached_property
     def peak_memory_bytes(self) -> int:
         """See `Graph.peak_memory_bytes`."""
-        if any(part.is_view for part, _ in self._parts):
+        if any(part.is_view for part, _ in self.parts):
             # A view keeps alive more than its own shape says.
             return Graph(self.ops).peak_memory_bytes
         c, h, w = self._image.shape
-        return max([4 * c * h * w, *[part.peak_memory_bytes for part, _ in self._parts]])
+        return max([4 * c * h * w, *[part.peak_memory_bytes for part, _ in self.parts]])
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

@@ -45,36 +45,42 @@ def counted(space: SearchSpace) -> Callable[[object], object]:
     return work
 
 
+COLUMNS = (
+    "space", "kernels", "all in, s", "counted, s", "convs", "first/s", "again/s", "with ops/s",
+    "canonical, us", "digest, us", "drawn, us",
+)  # fmt: skip
+
+
+def measured(name: str) -> list[float]:
+    """A row of the table."""
+    space, another, fresh = load(name), load(name), load(name)
+    found: list = []
+    enumerating_s = once_s(lambda: found.extend(kernels(space)))
+    counting_s = once_s(lambda: another.size)
+    rng = np.random.default_rng(0)
+    drawn = [space.sample(rng) for _ in range(DRAWN)]
+    graphs = [space.lower(architecture) for architecture in drawn]
+    # A new space knows no block yet: this is what a sampler meets at first.
+    first_s = once_s(lambda: [counted(fresh)(each) for each in drawn])
+    return [
+        len(found),
+        enumerating_s,
+        counting_s,
+        float(np.mean([graph.counts()["conv"] for graph in graphs])),
+        DRAWN / first_s,
+        1e6 / each_us(counted(space), drawn),
+        1e6 / each_us(lambda architecture: space.lower(architecture).ops, drawn),
+        each_us(space.architecture, [dict(architecture.choices) for architecture in drawn]),
+        1e6 / DRAWN * once_s(lambda: [graph.digest for graph in map(space.lower, drawn)])
+        - each_us(space.lower, drawn),
+        each_us(lambda _: space.sample(rng), drawn),
+    ]
+
+
 def main() -> None:
-    print(
-        f"{'space':<20}{'kernels':>8}{'all in, s':>10}{'size, s':>9}{'convs':>7}"
-        f"{'first/s':>9}{'again/s':>9}{'with ops/s':>11}{'canonical':>11}{'digest':>8}{'draw':>7} us"
-    )
+    print("".join(f"{column:>{20 if at == 0 else 14}}" for at, column in enumerate(COLUMNS)))
     for name in names():
-        space = load(name)
-        found: list = []
-        enumerating_s = once_s(lambda space=space, found=found: found.extend(kernels(space)))
-        counting_s = once_s(lambda space=load(name): space.size)
-        rng = np.random.default_rng(0)
-        drawn = [space.sample(rng) for _ in range(DRAWN)]
-        convolutions = np.mean([space.lower(a).counts()["conv"] for a in drawn[:100]])
-        # A new space knows no block yet: this is what a sampler meets at first.
-        fresh = load(name)
-        first = DRAWN / once_s(lambda: [counted(fresh)(each) for each in drawn])  # noqa: B023
-        again = 1e6 / each_us(counted(space), drawn)
-        with_ops = 1e6 / each_us(lambda a, space=space: space.lower(a).ops, drawn)
-        choices = [dict(architecture.choices) for architecture in drawn]
-        canonical = each_us(space.architecture, choices)
-        graphs = [space.lower(architecture) for architecture in drawn]
-        start = time.perf_counter()
-        for graph in graphs:
-            _ = graph.digest
-        digest = 1e6 * (time.perf_counter() - start) / DRAWN
-        draw = each_us(lambda _, space=space, rng=rng: space.sample(rng), drawn)
-        print(
-            f"{name:<20}{len(found):>8}{enumerating_s:>10.2f}{counting_s:>9.2f}{convolutions:>7.0f}"
-            f"{first:>9.0f}{again:>9.0f}{with_ops:>11.0f}{canonical:>11.1f}{digest:>8.1f}{draw:>7.0f}"
-        )
+        print(f"{name:>20}" + "".join(f"{value:>14.3g}" for value in measured(name)))
 
 
 if __name__ == "__main__":

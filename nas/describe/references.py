@@ -1,0 +1,116 @@
+"""Published networks: what is counted here, beside what was published."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from nas import console
+from nas.errors import SpaceError
+from nas.space import Reference, SearchSpace
+
+
+def references(spaces: Sequence[SearchSpace]) -> list[dict[str, Any]]:
+    """What `nas spaces --references` shows, at the settings that each network was published with.
+
+    A network `agrees` if it is a point of its space, its parameters are the published ones to the
+    digit, and its MACs within the tolerance; what was not published is not compared.
+    """
+    rows = []
+    for space in spaces:
+        held: dict[tuple[int, bool], SearchSpace] = {}
+        rows += [_row(space, reference, held) for reference in space.references]
+    return rows
+
+
+def _row(
+    space: SearchSpace, reference: Reference, held: dict[tuple[int, bool], SearchSpace]
+) -> dict[str, Any]:
+    """A network's row; `held` keeps the space for the settings that its networks share."""
+    row: dict[str, Any] = {
+        "name": reference.name,
+        "space": space.name,
+        "params": None,
+        "macs": None,
+        "published_params": reference.params,
+        "published_macs": None if reference.macs is None else round(reference.macs),
+        "image_size": reference.image_size,
+        "tolerance": reference.tolerance,
+        "source": reference.source,
+        "agrees": False,
+        "is_point": False,
+        "digest": None,
+        "error": "",
+    }
+    try:
+        settings = (reference.image_size, reference.norm)
+        if settings not in held:
+            held[settings] = space.published(reference.name)[0]
+        architecture = held[settings].reference(reference.name)
+        graph = held[settings].lower(architecture)
+        # Reads the choices back, which refuses all that are not among the options.
+        row["is_point"] = held[settings].from_json(architecture.to_json()) == architecture
+    except SpaceError as error:
+        return {**row, "error": str(error)}
+    agrees = row["is_point"]
+    if reference.params is not None:
+        agrees &= graph.params == reference.params
+    if reference.macs is not None:
+        agrees &= math.isclose(
+            graph.macs, reference.macs, rel_tol=0, abs_tol=reference.tolerance * reference.macs
+        )
+    counts = {"params": graph.params, "macs": graph.macs, "digest": graph.digest}
+    return {**row, **counts, "agrees": agrees}
+
+
+def disagreements(rows: Sequence[dict[str, Any]]) -> str:
+    """A short message that names the networks that do not agree; empty if all do."""
+    wrong = [row["name"] for row in rows if not row["agrees"]]
+    if not wrong:
+        return ""
+    return f"{len(wrong)} of {len(rows)} reference networks disagree: {', '.join(wrong)}."
+
+
+def show_references(rows: Sequence[dict[str, Any]]) -> None:
+    """A line a network, marked where it is not what was published."""
+    if not rows:
+        console.say("There are no reference networks here.")
+        return
+    console.table(
+        ["network", "space", "px", "parameters", "published", "MACs", "published", "off", ""],
+        [
+            (
+                row["name"],
+                row["space"],
+                row["image_size"],
+                _exact(row["params"]),
+                _exact(row["published_params"]),
+                _rounded(row["macs"]),
+                _rounded(row["published_macs"]),
+                _off(row),
+                "agrees" if row["agrees"] else "DISAGREES",
+            )
+            for row in rows
+        ],
+        left=("space",),
+    )
+    for row in rows:
+        if row["error"]:
+            console.say(f"{row['name']}: {row['error']}")
+
+
+def _exact(count: int | None) -> str:
+    return "-" if count is None else f"{count:,}"
+
+
+def _rounded(count: float | None) -> str:
+    return "-" if count is None else console.si(count)
+
+
+def _off(row: dict[str, Any]) -> str:
+    """How far the MACs are from the published ones, and how far they may be."""
+    if row["macs"] is None or row["published_macs"] is None:
+        return "-"
+    off = row["macs"] / row["published_macs"] - 1
+    return f"{off:+.1%} of ±{row['tolerance']:.1%}"
