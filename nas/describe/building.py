@@ -49,7 +49,9 @@ def estimate_with(kernels: Sequence[Kernel], runtime: Runtime) -> Estimate:
         start = time.perf_counter()
         for kernel in chosen:
             try:
-                runtime.time_kernel(kernel)
+                # As a build does: twice, and now and then once more.
+                schedule, _ = runtime.time_kernel(kernel)
+                runtime.retime_kernel(kernel, schedule)
             # As in a build, a compiler may raise anything, and the time is spent all the same.
             except Exception as error:
                 failure = f"{kernel} cannot be timed: {type(error).__name__}: {error}"

@@ -168,13 +168,14 @@ def measure_pace(
 
 
 def _kernel_seconds(runtime: Runtime, missing: Sequence[Kernel], rng: np.random.Generator) -> float:
-    """Mean time to tune a kernel, of a few that are spread over the missing ones."""
+    """Mean time to tune a kernel and time it twice, of a few spread over the missing ones."""
     if not missing:
         return 0.0
     chosen = rng.choice(len(missing), size=min(_TIMED_KERNELS, len(missing)), replace=False)
     start = time.perf_counter()
     for position in chosen:
-        runtime.time_kernel(missing[position])
+        schedule, _ = runtime.time_kernel(missing[position])
+        runtime.retime_kernel(missing[position], schedule)
     return (time.perf_counter() - start) / len(chosen)
 
 

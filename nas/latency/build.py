@@ -1,18 +1,24 @@
-"""Builds a latency table: enumerates what spaces need, times what is missing, row by row."""
+"""Builds a latency table: enumerates what spaces need, times what is missing, row by row.
+
+Every kernel is timed at two moments at least, half a minute apart: a busy neighbour slows a machine
+for seconds on end, in which all samples agree and all are wrong.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Protocol
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
+from nas.errors import MeasurementError
 from nas.graph import Graph
 from nas.latency import runtimes
 from nas.latency.kernel import Kernel
 from nas.latency.record import Record
-from nas.latency.runtimes import Runtime
 from nas.latency.table import LatencyTable
+from nas.latency.timing import Timing
 
 
 class Fragmented(Protocol):
@@ -23,9 +29,38 @@ class Fragmented(Protocol):
         ...
 
 
+ROUND = 48
+"""Kernels that are timed for the first time before they are timed again: some twenty seconds."""
+
+AGREEMENT = 0.04
+"""How far apart, as a share, the two fastest timings of a kernel may lie to be believed."""
+
+MOST_TIMINGS = 5
+"""Timings of a kernel before it is called unstable."""
+
+
+class Timer(Protocol):
+    """What a build needs of a `Runtime`; `nas.latency.isolated.IsolatedTimer` is one too."""
+
+    def time_kernel(self, kernel: Kernel) -> tuple[Mapping[str, Any], Timing]:
+        """See `Runtime.time_kernel`."""
+        ...
+
+    def retime_kernel(self, kernel: Kernel, schedule: Mapping[str, Any]) -> Timing:
+        """See `Runtime.retime_kernel`."""
+        ...
+
+    def time_dispatch(self) -> Mapping[str, Timing]:
+        """See `Runtime.time_dispatch`."""
+        ...
+
+
 @dataclass(frozen=True)
 class Progress:
-    """One kernel is done: the `done`-th of `total`, `seconds` after the start."""
+    """A timing is done: the `done`-th of `total`, `seconds` after the start.
+
+    A kernel is timed at least twice; where timings disagree, `total` grows.
+    """
 
     record: Record
     done: int
@@ -40,7 +75,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What a build added, by status, and how long it took."""
+    """The kernels that a build added or settled, by status, and how long it took."""
 
     ok: int
     unstable: int
@@ -49,7 +84,7 @@ class BuildResult:
 
     @property
     def added(self) -> int:
-        """Records added, whatever their status."""
+        """Kernels added or settled, whatever their status."""
         return self.ok + self.unstable + self.failed
 
 
@@ -69,41 +104,110 @@ def space_kernels(space: Fragmented, runtime_name: str) -> list[Kernel]:
 def build_table(
     table: LatencyTable,
     kernels: Iterable[Kernel],
-    runtime: Runtime,
+    timer: Timer,
     *,
     retry_failed: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> BuildResult:
     """Times the kernels that a table does not have; each is on the disk before the next starts.
 
+    A kernel's second timing supersedes its first, and holds samples of both. Where the two disagree
+    it is timed on, until the two fastest do or it is called unstable.
+
     A kernel that cannot be compiled or timed becomes a failed record with its error, and the build
-    goes on. Stopped at any point and started again, a build continues with what is missing.
+    goes on. Stopped at any point and started again, a build continues with what is missing, and
+    times again what was timed once.
 
     Raises TableError where another process writes the table, MeasurementError where the cost of a
     launch cannot be told from noise.
     """
-    counts = {"ok": 0, "unstable": 0, "failed": 0}
-    start = time.monotonic()
+    build = _Build(table, timer, progress)
     with table.writing():
         if table.lacks_dispatch():
-            for part, timing in runtime.time_dispatch().items():
+            for part, timing in timer.time_dispatch().items():
                 table.append(Record.of_timing("dispatch", timing, name=part))
-        missing = table.missing(kernels, failed=retry_failed)
-        for done, kernel in enumerate(missing, start=1):
-            record = table.append(_timed(kernel, runtime))
-            counts[record.status] += 1
-            if progress is not None:
-                seconds = time.monotonic() - start
-                progress(Progress(record, done, len(missing), seconds))
-    return BuildResult(**counts, seconds=time.monotonic() - start)
+        missing = table.missing(kernels := list(kernels), failed=retry_failed)
+        once = [kernel for kernel in dict.fromkeys(kernels) if build.is_unsettled(kernel)]
+        build.expect(2 * len(missing) + len(once))
+        for start in range(0, max(len(missing), 1), ROUND):
+            chunk = missing[start : start + ROUND]
+            for kernel in chunk:
+                build.time(kernel)
+            waiting = [kernel for kernel in (*once, *chunk) if build.is_unsettled(kernel)]
+            once = []
+            while waiting:
+                for kernel in waiting:
+                    build.time_again(kernel)
+                waiting = [kernel for kernel in waiting if build.is_unsettled(kernel)]
+    return build.result()
 
 
-def _timed(kernel: Kernel, runtime: Runtime) -> Record:
-    try:
-        schedule, timing = runtime.time_kernel(kernel)
-    # A compiler may raise anything; whatever it is, it becomes the kernel's record.
-    except Exception as error:
-        lines = str(error).strip().splitlines()
-        text = f"{type(error).__name__}: {lines[0] if lines else ''}"[:500]
-        return Record("kernel", kernel.text, "failed", error=text)
-    return Record.of_timing("kernel", timing, name=kernel.text, schedule=schedule)
+class _Build:
+    """The timings of one build, and how far it is."""
+
+    def __init__(
+        self, table: LatencyTable, timer: Timer, progress: Callable[[Progress], None] | None
+    ) -> None:
+        self._table, self._timer, self._progress = table, timer, progress
+        self._start = time.monotonic()
+        self._done = self._total = 0
+        self._touched: dict[Kernel, str] = {}
+
+    def expect(self, timings: int) -> None:
+        """How many timings there will be if all agree."""
+        self._total = timings
+
+    def is_unsettled(self, kernel: Kernel) -> bool:
+        """Whether a kernel needs another timing."""
+        record = self._table.record(kernel)
+        return record is not None and record.status != "failed" and not record.settled
+
+    def time(self, kernel: Kernel) -> None:
+        """Finds a kernel's schedule and times it for the first time."""
+        try:
+            schedule, timing = self._timer.time_kernel(kernel)
+        # A compiler may raise anything; whatever it is, it becomes the kernel's record.
+        except Exception as error:
+            self._total -= 1
+            self._append(Record("kernel", kernel.text, "failed", error=_words(error)))
+            return
+        first = Record.of_timing("kernel", timing, name=kernel.text, schedule=schedule)
+        self._append(replace(first, medians_us=(timing.latency_us,), settled=False))
+
+    def time_again(self, kernel: Kernel) -> None:
+        """Times a kernel at another moment, with the schedule on record."""
+        before = self._table.record(kernel)
+        assert before is not None
+        try:
+            timing = self._timer.retime_kernel(kernel, before.schedule or {})
+        except Exception as error:
+            self._append(Record("kernel", kernel.text, "failed", error=_words(error)))
+            return
+        found = before.with_timing(timing, AGREEMENT, MOST_TIMINGS)
+        self._total += not found.settled
+        self._append(found)
+
+    def _append(self, record: Record) -> None:
+        record = self._table.append(record)
+        self._touched[Kernel.parse(record.name)] = record.status
+        self._done += 1
+        if self._progress is not None:
+            seconds = time.monotonic() - self._start
+            self._progress(Progress(record, self._done, self._total, seconds))
+
+    def result(self) -> BuildResult:
+        """What was added or settled."""
+        counts = Counter(self._touched.values())
+        return BuildResult(
+            counts["ok"],
+            counts["unstable"],
+            counts["failed"],
+            seconds=time.monotonic() - self._start,
+        )
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, MeasurementError):
+        return str(error)[:500]
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:500]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nas.errors import TableError
@@ -33,6 +34,9 @@ class Record:
         error: of a failed one.
         supersedes: the line of the record that this one replaces.
         calibration: `slope`, `offset_us` and how they were fitted.
+        medians_us: of every timing of a kernel, each at another moment, in their order. The samples
+            are those of the two fastest: other work on a machine only adds time.
+        settled: whether it need not be timed again.
         line: where it stands in its file, the header being line 1; 0 before it is written.
     """
 
@@ -46,6 +50,8 @@ class Record:
     error: str | None = None
     supersedes: int | None = None
     calibration: Mapping[str, Any] | None = None
+    medians_us: tuple[float, ...] = ()
+    settled: bool = True
     line: int = 0
 
     @classmethod
@@ -67,6 +73,37 @@ class Record:
             schedule,
         )
 
+    def with_timing(self, timing: Timing, agreement: float, most_timings: int) -> Record:
+        """This kernel timed once more.
+
+        It is settled once its two fastest timings agree, and called unstable if they do not after
+        `most_timings`, or if their samples spread.
+
+        Args:
+            agreement: how far apart, as a share, two timings may lie.
+            most_timings: that are taken at most.
+        """
+        half = MOST_SAMPLES // 2
+        before = self.samples_us
+        kept = (
+            [before[:half], before[half:]] if len(self.medians_us) > 1 else [_spread(before, half)]
+        )
+        fastest = sorted([*kept, _spread(timing.samples_us, half)], key=statistics.median)[:2]
+        joined = Timing(tuple(sample for samples in fastest for sample in samples))
+        medians = (*self.medians_us, timing.latency_us)
+        low, high = sorted(medians)[:2]
+        agree = high <= (1 + agreement) * low
+        return replace(
+            self,
+            status="unstable" if joined.unstable or not agree else "ok",
+            latency_us=joined.latency_us,
+            samples_us=joined.samples_us,
+            medians_us=medians,
+            settled=agree or len(medians) >= most_timings,
+            supersedes=None,
+            line=0,
+        )
+
     @property
     def key(self) -> str:
         """Two current records of a table never have the same key."""
@@ -84,6 +121,10 @@ class Record:
                 "latency_us": self.latency_us,
                 "samples_us": list(self.samples_us),
             }
+            if self.medians_us:
+                found["medians_us"] = list(self.medians_us)
+            if not self.settled:
+                found["settled"] = False
             if self.schedule is not None:
                 found["schedule"] = dict(self.schedule)
             found["basis"] = self.basis
@@ -123,8 +164,17 @@ class Record:
             value.get("error"),
             value.get("supersedes"),
             None,
+            tuple(value.get("medians_us") or ()),
+            value.get("settled", True),
             line,
         )
+
+
+def _spread(samples: Sequence[float], count: int) -> tuple[float, ...]:
+    """`count` of the samples, evenly over the time that they took."""
+    if len(samples) <= count:
+        return tuple(samples)
+    return tuple(samples[position * len(samples) // count] for position in range(count))
 
 
 def _calibration(value: Mapping[str, Any], where: str, line: int) -> Record:

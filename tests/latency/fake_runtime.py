@@ -13,7 +13,7 @@ from nas.graph import Graph
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes.tvm import fusion
-from nas.latency.timing import Timing
+from nas.latency.timing import Timing, four_digits
 
 
 def device(**changes: Any) -> Fingerprint:
@@ -36,12 +36,17 @@ def latency_us(kernel: Kernel) -> float:
 
 @dataclass
 class FakeRuntime:
-    """Kernels take `latency_us`; a launch 0.5 us, an invocation 2 us."""
+    """Kernels take `latency_us`; a launch 0.5 us, an invocation 2 us.
+
+    `slowed` has, for some kernels, factors for their later timings.
+    """
 
     fingerprint: Fingerprint = field(default_factory=device)
     broken: frozenset[str] = frozenset()
     seconds: float = 0.0
     timed: list[Kernel] = field(default_factory=list)
+    retimed: list[Kernel] = field(default_factory=list)
+    slowed: Mapping[str, Sequence[float]] = field(default_factory=dict)
     name: str = "tvm"
 
     def kernels(self, graph: Graph) -> list[Kernel]:
@@ -55,6 +60,15 @@ class FakeRuntime:
         if kernel.text in self.broken:
             raise RuntimeError("the compiler\nsays no")
         return {"tile": 1}, Timing((latency_us(kernel),) * 10)
+
+    def retime_kernel(self, kernel: Kernel, schedule: Mapping[str, Any]) -> Timing:
+        """By a factor for each time, where `slowed` has some for the kernel."""
+        assert schedule == {"tile": 1}
+        again = self.retimed.count(kernel)
+        self.retimed.append(kernel)
+        factors = self.slowed.get(kernel.text, ())
+        factor = factors[again] if again < len(factors) else 1.0
+        return Timing((four_digits(factor * latency_us(kernel)),) * 10)
 
     def time_dispatch(self) -> Mapping[str, Timing]:
         return {"launch": Timing((0.5,) * 10), "invocation": Timing((2.0,) * 10)}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,17 @@ def runtime() -> FakeRuntime:
 @pytest.fixture
 def table(tmp_path: Path, runtime: FakeRuntime) -> LatencyTable:
     found = LatencyTable.open_or_create(tmp_path, runtime)
-    build_table(found, runtime.kernels(GRAPH), runtime)
+    with found.writing():
+        for part, timing in runtime.time_dispatch().items():
+            found.append(Record.of_timing("dispatch", timing, name=part))
+        for kernel in runtime.kernels(GRAPH):
+            found.append(timed(kernel))
     return found
+
+
+def timed(kernel: Kernel) -> Record:
+    timing = Timing((latency_us(kernel),) * 10)
+    return Record.of_timing("kernel", timing, name=kernel.text, schedule={"tile": 1})
 
 
 def edit(table: LatencyTable, line: int, **changes: Any) -> None:
@@ -196,7 +206,8 @@ def test_every_way_to_tear_the_last_line_is_repaired(
     with pytest.warns(UserWarning, match="half-written"):
         repaired = LatencyTable.open_or_create(table.path, runtime)
     assert table.path.read_bytes() == content[:whole]
-    build_table(repaired, runtime.kernels(GRAPH), runtime)
+    with repaired.writing():
+        repaired.append(timed(runtime.kernels(GRAPH)[-1]))
     assert table.path.read_bytes() == content
 
 
@@ -272,3 +283,39 @@ def test_a_reader_sees_what_a_writer_appends(table: LatencyTable, runtime: FakeR
 def test_appending_needs_the_lock(table: LatencyTable) -> None:
     with pytest.raises(TableError, match="writing"):
         table.append(Record("kernel", "copy 3x1x1 -> 3x1x1", "failed", error="x"))
+
+
+def test_samples_are_those_of_the_two_fastest_timings() -> None:
+    """Other work on a machine only adds time."""
+    kernel = Kernel.parse("copy 3x1x1 -> 3x1x1 relu")
+
+    def steady(us: float) -> Timing:
+        return Timing(tuple(us + 0.001 * n for n in range(10)))
+
+    record = replace(
+        Record.of_timing("kernel", steady(5.0), name=kernel.text),
+        medians_us=(5.004,),
+        settled=False,
+    )
+    for us, settled, latency in ((9.0, False, 7.005), (5.1, True, 5.055)):
+        record = record.with_timing(steady(us), agreement=0.04, most_timings=5)
+        assert record.settled == settled
+        assert record.latency_us == pytest.approx(latency, abs=0.01)
+    assert record.status == "ok"
+    assert len(record.samples_us) == 12
+    assert min(record.samples_us) == 5.0
+    assert max(record.samples_us) < 5.2
+    assert len(record.medians_us) == 3
+    read = Record.from_json(record.to_json(), "here", 0)
+    assert read == record
+
+
+def test_timings_that_never_agree_are_unstable() -> None:
+    record = replace(
+        Record.of_timing("kernel", Timing((5.0,) * 10), name="copy 3x1x1 -> 3x1x1 relu"),
+        medians_us=(5.0,),
+        settled=False,
+    )
+    for us in (6.0, 7.0):
+        record = record.with_timing(Timing((us,) * 10), agreement=0.04, most_timings=3)
+    assert (record.status, record.settled) == ("unstable", True)

@@ -7,7 +7,7 @@ The runtime itself (`Runtime`) compiles and times.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol, cast
@@ -21,7 +21,10 @@ from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
 from nas.latency.timing import Timing
 
-_MODULES = {"tvm": "nas.latency.runtimes.tvm"}
+_MODULES = {
+    "onnxruntime": "nas.latency.runtimes.onnxruntime",
+    "tvm": "nas.latency.runtimes.tvm",
+}
 
 Weights = Mapping[str, NDArray[np.float32]]
 """By slot name, and `<slot>.bias`: what `nas.network.folded_weights` returns."""
@@ -88,6 +91,13 @@ class Runtime(Protocol):
         """
         ...
 
+    def retime_kernel(self, kernel: Kernel, schedule: Mapping[str, Any]) -> Timing:
+        """Times a kernel again, with a schedule that `time_kernel` found.
+
+        Raises MeasurementError, or what the compiler raises, for one that cannot be timed.
+        """
+        ...
+
     def time_dispatch(self) -> Mapping[str, Timing]:
         """What running a network costs beside its kernels, by part; `Fusion` composes them."""
         ...
@@ -125,9 +135,29 @@ def _module(name: str) -> Any:
     return import_module(_MODULES[name])
 
 
-def fusion(name: str) -> Fusion:
-    """The fusion of a runtime. Raises RequestError for an unknown name."""
-    return cast(Fusion, _module(name).fusion)
+def fusion(name: str, features: Collection[str] | None = None) -> Fusion:
+    """The fusion of a runtime. Raises RequestError for an unknown name.
+
+    Args:
+        name: of the runtime.
+        features: of the processor, where a runtime fuses by them; None is this machine's.
+    """
+    module = _module(name)
+    return cast(Fusion, module.fusion_on(features) if _fuses_by_features(module) else module.fusion)
+
+
+def _fuses_by_features(module: Any) -> bool:
+    return hasattr(module, "fusion_on")
+
+
+def fragment_kernels(fusion: Fusion, graph: Graph) -> list[Kernel]:
+    """The kernels that a block, given by itself, can have in any network.
+
+    A fusion whose kernels depend on the layout in which a tensor enters the block says so with a
+    `fragment_kernels` of its own; for all others they are the block's `kernels`.
+    """
+    found: list[Kernel] = getattr(fusion, "fragment_kernels", fusion.kernels)(graph)
+    return found
 
 
 def open_runtime(

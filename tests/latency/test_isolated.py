@@ -1,0 +1,107 @@
+"""A compiler that crashes, hangs, fails or is killed is an error of one kernel; in real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from fake_runtime import FakeRuntime, latency_us
+
+import nas.space
+from nas.errors import MeasurementError
+from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
+from nas.latency.isolated import IsolatedTimer
+from nas.latency.kernel import Kernel
+from nas.latency.runtimes import Runtime
+from nas.latency.timing import Timing
+
+SPACE = nas.space.load("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
+KERNELS = space_kernels(SPACE, "tvm")
+FINE, FAILS, CRASHES, HANGS, EXITS, ALSO_FINE = KERNELS[:6]
+
+
+class Moody(FakeRuntime):
+    """Does to some kernels what compilers do."""
+
+    def time_kernel(self, kernel: Kernel) -> tuple[Mapping[str, Any], Timing]:
+        if kernel == FAILS:
+            raise ValueError("cannot tile this\nat all")
+        if kernel == CRASHES:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if kernel == HANGS:
+            time.sleep(1000)
+        if kernel == EXITS:
+            os._exit(3)
+        return super().time_kernel(kernel)
+
+
+def moody(name: str, target: str, threads: int, dtype: str) -> Runtime:
+    return Moody()
+
+
+def broken(name: str, target: str, threads: int, dtype: str) -> Runtime:
+    raise RuntimeError("no such compiler here")
+
+
+def test_every_failure_is_the_kernels_own(tmp_path: Path) -> None:
+    runtime = FakeRuntime()
+    table = LatencyTable.open_or_create(tmp_path, runtime)
+    with IsolatedTimer(runtime, limit_s=3, opener=moody) as timer:
+        built = build_table(table, KERNELS[:6], timer)
+    assert (built.ok, built.failed) == (2, 4)
+
+    def error(kernel: Kernel) -> str:
+        record = table.record(kernel)
+        assert record is not None
+        return record.error or ""
+
+    assert error(FAILS) == "ValueError: cannot tile this"
+    assert error(CRASHES) == "the compiler's process was ended by SIGSEGV"
+    assert error(EXITS) == "the compiler's process ended with status 3"
+    assert error(HANGS).startswith("compiling and timing took more than 3 s")
+    for kernel in (FINE, ALSO_FINE):
+        assert table.latency_us(kernel) == latency_us(kernel)
+
+
+def test_the_worker_ends_with_its_user() -> None:
+    with IsolatedTimer(FakeRuntime(), opener=moody) as timer:
+        timer.time_kernel(FINE)
+        children = psutil.Process().children(recursive=True)
+        workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        assert len(workers) == 1
+    assert not workers[0].is_running()
+
+
+def test_a_worker_killed_from_outside_is_replaced() -> None:
+    with IsolatedTimer(FakeRuntime(), opener=moody) as timer:
+        timer.time_kernel(FINE)
+        for child in psutil.Process().children():
+            if "spawn_main" in " ".join(child.cmdline()):
+                child.kill()
+                while child.status() != psutil.STATUS_ZOMBIE:
+                    time.sleep(0.01)
+        schedule, timing = timer.time_kernel(ALSO_FINE)
+        assert (schedule, timing.latency_us) == ({"tile": 1}, latency_us(ALSO_FINE))
+        assert timer.retime_kernel(FINE, {"tile": 1}).latency_us == latency_us(FINE)
+
+
+def test_a_runtime_that_does_not_open_says_why() -> None:
+    with (
+        IsolatedTimer(FakeRuntime(), opener=broken) as timer,
+        pytest.raises(MeasurementError, match="did not start: RuntimeError: no such compiler here"),
+    ):
+        timer.time_dispatch()
+
+
+def test_the_real_runtime_in_its_process() -> None:
+    with IsolatedTimer(open_runtime("tvm")) as timer:
+        schedule, timing = timer.time_kernel(FINE)
+        assert timing.latency_us > 0
+        assert timer.retime_kernel(FINE, schedule).latency_us > 0
+        assert set(timer.time_dispatch()) == {"launch", "invocation"}
