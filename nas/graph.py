@@ -136,6 +136,15 @@ class Graph:
         """The shape of the last op: `(classes, 1, 1)` for a whole network."""
         return self.ops[-1].shape
 
+    @property
+    def pieces(self) -> tuple[Graph, ...]:
+        """Graphs that make this one up, in order, each reading only the last tensor before it.
+
+        A network lowered by a space has one for each of its blocks, and blocks that compute alike
+        share one object, so what was worked out for it can be looked up.
+        """
+        return (self,)
+
     @cached_property
     def digest(self) -> str:
         """16 hex digits; two graphs have the same digest exactly when they compute alike."""

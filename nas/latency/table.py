@@ -30,6 +30,9 @@ from nas.latency.runtimes import Runtime
 LOCK_SECONDS = 2.0
 """How long a writer waits for another one before it gives up."""
 
+MOST_PIECES = 1 << 16
+"""Blocks, or networks, whose kernels are remembered."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -81,6 +84,8 @@ class LatencyTable:
         self._unstable: set[Kernel] = set()
         self._estimated: dict[Kernel, str] = {}
         self._dispatch_us: dict[str, float] = {}
+        self._by_piece = getattr(self._fusion, "BY_PIECE", False)
+        self._pieces: dict[Graph, tuple[tuple[Kernel, ...], tuple[float, ...]]] = {}
 
     @classmethod
     def open(cls, path: Path | str, *, runtime: Runtime | None = None) -> LatencyTable:
@@ -161,6 +166,7 @@ class LatencyTable:
         if record.record == "dispatch" and record.latency_us is not None:
             self._dispatch_us[record.name] = record.latency_us
         if record.record == "kernel":
+            self._pieces.clear()
             kernel = Kernel.parse(record.name)
             self._usable_us.pop(kernel, None)
             self._unstable.discard(kernel)
@@ -233,11 +239,7 @@ class LatencyTable:
         Raises MissingKernelError or FailedKernelError, naming the kernel; TableError for a table
         without a dispatch cost.
         """
-        kernels = self._fusion.kernels(graph)
-        try:
-            latencies = [self._usable_us[kernel] for kernel in kernels]
-        except KeyError:
-            latencies = [self.latency_us(kernel) for kernel in kernels]
+        kernels, latencies = self._split(graph)
         if self.lacks_dispatch():
             raise TableError(
                 f"{self.path} does not say what a launch costs.",
@@ -247,8 +249,8 @@ class LatencyTable:
         unstable, estimated, calibration = self._unstable, self._estimated, self._calibration
         return Prediction(
             total,
-            tuple(kernels),
-            tuple(latencies),
+            kernels,
+            latencies,
             total - sum(latencies),
             sum(kernel in unstable for kernel in kernels) if unstable else 0,
             next((estimated[k] for k in kernels if k in estimated), "measured")
@@ -256,6 +258,27 @@ class LatencyTable:
             else "measured",
             calibration[0] * total + calibration[1] if calibration else None,
         )
+
+    def _split(self, graph: Graph) -> tuple[tuple[Kernel, ...], tuple[float, ...]]:
+        """The kernels of a graph and the latency of each; remembered for every piece."""
+        pieces = graph.pieces if self._by_piece else (graph,)
+        if len(pieces) == 1:
+            return self._known(graph)
+        found = [self._known(piece) for piece in pieces]
+        return (
+            tuple([kernel for kernels, _ in found for kernel in kernels]),
+            tuple([latency for _, latencies in found for latency in latencies]),
+        )
+
+    def _known(self, piece: Graph) -> tuple[tuple[Kernel, ...], tuple[float, ...]]:
+        known = self._pieces.get(piece)
+        if known is None:
+            kernels = tuple(self._fusion.kernels(piece))
+            known = kernels, tuple([self.latency_us(kernel) for kernel in kernels])
+            if len(self._pieces) >= MOST_PIECES:
+                self._pieces.clear()
+            self._pieces[piece] = known
+        return known
 
     # Writing
 

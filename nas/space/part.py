@@ -128,6 +128,11 @@ class Chain(Graph):
             ops += part.placed(len(ops) - 1, name)
         return tuple(ops)
 
+    @property
+    def pieces(self) -> tuple[Graph, ...]:
+        """See `Graph.pieces`."""
+        return tuple([part.graph for part, _ in self.parts])
+
     @cached_property
     def text(self) -> str:
         """See `Graph.text`."""

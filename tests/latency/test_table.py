@@ -2,24 +2,29 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_runtime import FakeRuntime, device, latency_us
 from filelock import FileLock
 from networks import inverted_residual
 
+import nas.space
 from nas.errors import (
     FailedKernelError,
     MissingKernelError,
     TableDeviceError,
     TableError,
 )
+from nas.graph import Graph
 from nas.latency import LatencyTable, build_table
 from nas.latency.kernel import Kernel
 from nas.latency.record import Record
+from nas.latency.runtimes.tvm import fusion
 from nas.latency.timing import Timing
 
 GRAPH = inverted_residual()
@@ -319,3 +324,31 @@ def test_timings_that_never_agree_are_unstable() -> None:
     for us in (6.0, 7.0):
         record = record.with_timing(Timing((us,) * 10), agreement=0.04, most_timings=3)
     assert (record.status, record.settled) == ("unstable", True)
+
+
+@pytest.mark.parametrize("name", nas.space.names())
+def test_a_networks_kernels_are_those_of_its_blocks(name: str) -> None:
+    """What predictions rest on: no kernel reaches from one block into the next."""
+    space = nas.space.load(name).on(image_size=32, channels=3, classes=10)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        graph = space.lower(space.sample_choices(rng))
+        by_block = [kernel for piece in graph.pieces for kernel in fusion.kernels(piece)]
+        assert Counter(by_block) == Counter(fusion.kernels(graph))
+        assert Counter(by_block) == Counter(fusion.kernels(Graph(graph.ops)))
+
+
+def test_a_new_timing_changes_what_was_predicted_before(
+    tmp_path: Path, runtime: FakeRuntime
+) -> None:
+    space = nas.space.load("mobilenet_tiny").on(image_size=8, channels=3, classes=10)
+    graph = space.lower(space.largest)
+    table = LatencyTable.open_or_create(tmp_path, runtime)
+    build_table(table, runtime.kernels(graph), runtime)
+    before = table.predict(graph)
+    assert table.predict(Graph(graph.ops)).latency_us == pytest.approx(before.latency_us)
+    kernel = before.kernels[0]
+    with table.writing():
+        slower = Timing((latency_us(kernel) + 100,) * 10)
+        table.append(Record.of_timing("kernel", slower, name=kernel.text, schedule={"tile": 1}))
+    assert table.predict(graph).latency_us == pytest.approx(before.latency_us + 100)

@@ -30,6 +30,9 @@ _KIND = {
 DISPATCH_PARTS = ("launch", "invocation")
 """What `predicted_us` needs to know beside the kernels."""
 
+BY_PIECE = True
+"""No kernel reaches from one block into the next, so `Graph.pieces` split one by one."""
+
 _result = attrgetter("result")
 
 
