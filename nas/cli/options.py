@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,12 +12,20 @@ import typer
 from nas.errors import RequestError
 
 if TYPE_CHECKING:
+    from nas.latency import LatencyTable, runtimes
     from nas.space import SearchSpace
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Out = Annotated[Path | None, typer.Option(help="Run folder; by default results/<job name>.")]
 Spaces = Annotated[
     list[str], typer.Option("--space", help="A space's name or Python file; may be repeated.")
+]
+Table = Annotated[Path, typer.Argument(help="A latency table, of any device.")]
+DeviceTable = Annotated[Path, typer.Argument(help="A latency table of this device.")]
+Plot = Annotated[Path | None, typer.Option(help="Write a picture to this .png or .svg file.")]
+References = Annotated[
+    bool,
+    typer.Option("--references/--no-references", help="Time the spaces' published networks too."),
 ]
 Runtime = Annotated[str, typer.Option(help="What compiles and times the kernels.")]
 Target = Annotated[str, typer.Option(help="The device: cpu.")]
@@ -47,6 +56,38 @@ def adapted(
 
     sizes = {"image_size": image_size, "channels": channels, "classes": classes}
     return architectures.adapted(load(name), sizes)
+
+
+def all_adapted(
+    names: Sequence[str], image_size: int | None, channels: int | None, classes: int | None
+) -> list[SearchSpace]:
+    """Spaces by name or file, for images of these sizes."""
+    return [adapted(name, image_size, channels, classes) for name in names]
+
+
+def opened(path: Path) -> LatencyTable:
+    """A latency table to read. Raises RequestError where there is none."""
+    from nas.latency import LatencyTable
+
+    return LatencyTable.open(existing(path))
+
+
+def runtime_of(path: Path) -> runtimes.Runtime:
+    """The runtime that a table names, with its settings, on this device."""
+    from nas.latency import open_runtime
+
+    device = opened(path).device
+    return open_runtime(
+        device.runtime, target=device.target, threads=device.threads, dtype=device.dtype
+    )
+
+
+def picture(path: Path | None) -> None:
+    """Raises RequestError for a --plot that cannot be written, before any work is done for it."""
+    if path is not None:
+        from nas.describe.figures import check_suffix
+
+        check_suffix(path)
 
 
 def existing(path: Path) -> Path:

@@ -1,37 +1,41 @@
-"""`nas table`: building, showing and checking latency tables."""
+"""`nas table`: building, showing, comparing and merging latency tables.
+
+What holds them against the device is in `nas.cli.table_checks`.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from nas.cli import table_checks
 from nas.cli.options import (
     Channels,
     Classes,
     Dtype,
     ImageSize,
     Json,
+    Plot,
     Runtime,
-    Seed,
     Spaces,
+    Table,
     Target,
     Threads,
-    adapted,
-    existing,
+    all_adapted,
+    opened,
+    picture,
     print_json,
+    runtime_of,
     show,
 )
-
-if TYPE_CHECKING:
-    from nas.latency import Check, LatencyTable
 
 app = typer.Typer(help="Latency tables of this device.", no_args_is_help=True)
 
 
-@app.command("build")
-def table_build(
+@app.command()
+def build(
     space: Spaces,
     image_size: ImageSize = None,
     channels: Channels = None,
@@ -50,17 +54,18 @@ def table_build(
     """
     from nas.console import Bars
     from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
+    from nas.latency.isolated import IsolatedTimer
 
-    spaces = [adapted(each, image_size, channels, classes) for each in space]
-    opened = open_runtime(runtime, target=target, threads=threads, dtype=dtype)
-    table = LatencyTable.open_or_create(out, opened)
+    spaces = all_adapted(space, image_size, channels, classes)
+    device = open_runtime(runtime, target=target, threads=threads, dtype=dtype)
+    table = LatencyTable.open_or_create(out, device)
     kernels = [kernel for each in spaces for kernel in space_kernels(each, runtime)]
-    with Bars() as bars:
-        bars.begin("latency table", "kernel")
+    with Bars() as bars, IsolatedTimer(device) as timer:
+        bars.begin("latency table", "timing")
         built = build_table(
             table,
             kernels,
-            opened,
+            timer,
             retry_failed=retry_failed,
             progress=lambda p: bars.advance(p.done, p.total, p.record.name),
         )
@@ -84,120 +89,95 @@ def table_build(
 
 
 @app.command("show")
-def tableshow(
-    table: Annotated[Path, typer.Argument(help="A latency table.")], as_json: Json = False
+def show_table(
+    table: Table,
+    space: Annotated[
+        list[str] | None,
+        typer.Option("--space", help="Say how many of its kernels the table has; repeatable."),
+    ] = None,
+    image_size: ImageSize = None,
+    channels: Channels = None,
+    classes: Classes = None,
+    peak: Annotated[
+        bool,
+        typer.Option("--peak", help="Measure what this machine can do, beside what kernels do."),
+    ] = False,
+    as_json: Json = False,
 ) -> None:
-    """What is in a table: device, coverage by kind of kernel, noise, failures.
+    """What is in a table: device, kinds of kernels and their speed, noise, failures, coverage.
 
+    \b
     Example: nas table show latency_tables/*.jsonl
+    Example: nas table show latency_tables/mine.jsonl --space mobilenet --image-size 32 --peak
     """
     from nas.describe import tables
-    from nas.latency import LatencyTable
+    from nas.latency.peak import measure_peak
 
-    found = tables.table(LatencyTable.open(existing(table)))
+    spaces = all_adapted(space or [], image_size, channels, classes)
+    read = opened(table)
+    reached = None
+    if peak:
+        read.device.require(runtime_of(table).fingerprint, str(table))
+        reached = measure_peak(read.device.threads)
+    found = tables.table(read, spaces, reached)
     if as_json:
         print_json(found)
     else:
         tables.show_table(found)
 
 
-@app.command("check")
-def table_check(
-    table: Annotated[Path, typer.Argument(help="A latency table of this device.")],
-    space: Spaces,
-    nets: Annotated[int, typer.Option(min=1, help="Networks to compile and time.")] = 20,
-    image_size: ImageSize = None,
-    channels: Channels = None,
-    classes: Classes = None,
-    seed: Seed = 0,
-    plot: Annotated[Path | None, typer.Option(help="Write a scatter plot to this file.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Compiles and times random whole networks and compares them with the table's predictions.
-
-    Example: nas table check latency_tables/*.jsonl --space mobilenet --image-size 32
-    """
-    _, check = _check(table, space, image_size, channels, classes, nets, seed)
-    if plot is not None:
-        check.plot(plot)
-    show(check.to_json(), check.summary(), as_json)
-
-
-@app.command("calibrate")
-def table_calibrate(
-    table: Annotated[Path, typer.Argument(help="A latency table of this device.")],
-    space: Spaces,
-    nets: Annotated[int, typer.Option(min=8, help="Networks to compile and time.")] = 20,
-    image_size: ImageSize = None,
-    channels: Channels = None,
-    classes: Classes = None,
-    seed: Seed = 1,
-    as_json: Json = False,
-) -> None:
-    """Fits a line from predicted to measured on random whole networks and keeps it in the table.
-
-    Predictions stay as they are; the corrected latency is shown beside them.
-    Example: nas table calibrate latency_tables/*.jsonl --space mobilenet --image-size 32
-    """
-    from dataclasses import asdict
-
-    from nas.latency.calibration import calibrate
-
-    opened, check = _check(table, space, image_size, channels, classes, nets, seed)
-    found = calibrate(opened, check)
-    show(
-        asdict(found),
-        f"latency = {found.slope:.4f} x predicted + {found.offset_us:.3g} us; mean error "
-        f"{found.mape_before:.1%} before, {found.mape_after:.1%} after (each network predicted by "
-        "a fit on the others).",
-        as_json,
-    )
-
-
-@app.command("diff")
-def table_diff(
-    before: Annotated[Path, typer.Argument(help="A latency table.")],
-    after: Annotated[Path, typer.Argument(help="Another, of any device.")],
+@app.command()
+def diff(
+    before: Table,
+    after: Annotated[Path, typer.Argument(help="Another, of any device and runtime.")],
     most: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 15,
+    plot: Plot = None,
     as_json: Json = False,
 ) -> None:
-    """What changed between two tables, kernel by kernel.
+    """What changed between two tables, kernel by kernel and by kind of kernel.
 
+    \b
     Example: nas table diff old.jsonl latency_tables/mine.jsonl
+    Example: nas table diff tvm.jsonl onnxruntime.jsonl --plot runtimes.png
     """
-    from nas.describe import tables
-    from nas.latency import LatencyTable
-    from nas.latency.comparison import compare
+    from nas.describe import table_figures, tables
+    from nas.errors import RequestError
+    from nas.latency import compare
 
-    found = compare(LatencyTable.open(existing(before)), LatencyTable.open(existing(after)))
+    picture(plot)
+    found = compare(opened(before), opened(after))
+    if plot is not None:
+        if not found.common:
+            raise RequestError(
+                f"{before} and {after} have no kernel in common, so there is nothing to draw."
+            )
+        table_figures.draw_comparison(found, (before.stem, after.stem), plot)
     if as_json:
         print_json(tables.comparison(found))
     else:
         tables.show_comparison(found, most)
 
 
-def _check(
-    path: Path,
-    names: list[str],
-    image_size: int | None,
-    channels: int | None,
-    classes: int | None,
-    nets: int,
-    seed: int,
-) -> tuple[LatencyTable, Check]:
-    import numpy as np
+@app.command()
+def merge(
+    table: Annotated[list[Path], typer.Argument(help="Two latency tables or more, of one device.")],
+    out: Annotated[Path, typer.Option(help="The new .jsonl file; never one that is there.")],
+    as_json: Json = False,
+) -> None:
+    """Makes one table of several of the same device; for each kernel the row to trust most.
 
-    from nas.console import Bars
-    from nas.latency import LatencyTable, check_table, open_runtime
+    An ok row goes before an unstable one and that before a failed one; among equals the one whose
+    samples spread least. The tables stay as they are.
 
-    device = LatencyTable.open(existing(path)).device
-    runtime = open_runtime(
-        device.runtime, target=device.target, threads=device.threads, dtype=device.dtype
-    )
-    spaces = [adapted(name, image_size, channels, classes) for name in names]
-    table = LatencyTable.open_or_create(path, runtime)
-    with Bars() as bars:
-        bars.begin("whole networks", "step")
-        rng = np.random.default_rng(seed)
-        check = check_table(table, spaces, runtime, nets=nets, rng=rng, progress=bars.advance)
-    return table, check
+    Example: nas table merge mine.jsonl colleagues.jsonl --out latency_tables/both.jsonl
+    """
+    from nas.cli.options import existing
+    from nas.describe import tables
+    from nas.latency import merge as merge_tables
+
+    found = merge_tables([existing(each) for each in table], out)
+    show(found.to_json(), tables.merged(found), as_json)
+
+
+for _command in (table_checks.check, table_checks.calibrate, table_checks.verify):
+    app.command()(_command)

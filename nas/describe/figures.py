@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -75,7 +74,7 @@ def draw_space(found: dict[str, Any], counts: Counts, path: Path) -> None:
             f"{found['name']} at {found['image_size']} px, {found['classes']} classes",
             x=0.01, ha="left", weight="bold",
         )  # fmt: skip
-        _write(figure, path)
+        write(figure, path)
 
 
 def draw_network(found: dict[str, Any], path: Path) -> None:
@@ -114,7 +113,7 @@ def draw_network(found: dict[str, Any], path: Path) -> None:
             f"{name} ({found['space']}) at {found['settings']['image_size']} px",
             x=0.01, ha="left", weight="bold",
         )  # fmt: skip
-        _write(figure, path)
+        write(figure, path)
 
 
 class _Mark(NamedTuple):
@@ -147,46 +146,68 @@ def _marks(references: Sequence[dict[str, Any]]) -> list[_Mark]:
 
 
 def _mark_points(axes: Axes, marks: Sequence[_Mark]) -> None:
-    """Published networks in the scatter, each with its name beside it or as near as there is room.
-
-    A name covers no mark and no other name.
-    """
+    """Published networks in the scatter, each with its name."""
     for mark in marks:
         axes.scatter(
             mark.macs, mark.params, s=62, edgecolors="white", linewidths=0.9, zorder=4, **mark.look
         )
+    name_points(axes, [(m.macs, m.params, m.names, m.look["color"]) for m in marks])
+
+
+def name_points(
+    axes: Axes,
+    points: Sequence[tuple[float, float, str, str]],
+    others: Sequence[tuple[float, float]] = (),
+) -> None:
+    """Writes names beside points that are drawn, or as near as there is room, in their colours.
+
+    A name covers no point and no other name; a line leads to one that had to move.
+
+    Args:
+        axes: with everything but the names.
+        points: x, y, name and colour.
+        others: points without a name.
+    """
     axes.autoscale_view()
     to_axes = axes.transData + axes.transAxes.inverted()
-    places = [to_axes.transform((mark.macs, mark.params)) for mark in marks]
+    places = [to_axes.transform((x, y)) for x, y, _, _ in points]
     # Left, right and middle of what is covered, and half its height, as shares of the axes.
-    taken = [(x - _LETTER, x + _LETTER, y, _LINE / 2) for x, y in places]
-    for at, (mark, (x, y)) in enumerate(zip(marks, places, strict=True)):
-        lines = mark.names.split("\n")
+    covered = [*places, *(to_axes.transform(point) for point in others)]
+    taken = [(x - _LETTER, x + _LETTER, y, _LINE / 2) for x, y in covered]
+    for at, ((_, _, name, colour), (x, y)) in enumerate(zip(points, places, strict=True)):
+        lines = name.split("\n")
         length, half = _LETTER * (2 + max(map(len, lines))), _LINE / 2 * len(lines)
         is_left = x + length > 1
         start, stop = (x - length, x) if is_left else (x, x + length)
-        others = [*taken[:at], *taken[at + 1 :]]
-        y += next(
+        rest = [*taken[:at], *taken[at + 1 :]]
+        free = [
             shift
             for shift in _shifts()
-            if not any(
+            if half < y + shift < 1 - half
+            and not any(
                 start < right and left < stop and abs(y + shift - middle) < half + other_half
-                for left, right, middle, other_half in others
+                for left, right, middle, other_half in rest
             )
-        )
+        ]
+        shift = free[0] if free else 0.0
+        axes.plot(
+            [x, x], [y, y + shift], color=colour, linewidth=0.8, alpha=0.7,
+            transform=axes.transAxes, zorder=2,
+        )  # fmt: skip
+        y += shift
         taken.append((start, stop, y, half))
         axes.annotate(
-            mark.names, (x, y), xycoords="axes fraction", xytext=(-9 if is_left else 9, 0),
+            name, (x, y), xycoords="axes fraction", xytext=(-9 if is_left else 9, 0),
             textcoords="offset points", ha="right" if is_left else "left", va="center",
-            fontsize=9, color=mark.look["color"], weight="bold", zorder=3,
+            fontsize=9, color=colour, weight="bold", zorder=3,
             bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.5},
         )  # fmt: skip
 
 
 def _shifts() -> Iterator[float]:
-    """Ways up and down, ever further."""
+    """Ways up and down, ever further, as far as axes reach."""
     yield 0.0
-    for step in count(1):
+    for step in range(1, round(4 / _LINE)):
         yield step * _LINE / 4
         yield -step * _LINE / 4
 
@@ -231,7 +252,8 @@ def _palette() -> list[str]:
     return COLOURS
 
 
-def _write(figure: Figure, path: Path) -> None:
+def write(figure: Figure, path: Path) -> None:
+    """Saves a picture."""
     # Without the date, equal pictures are equal files.
     metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
     figure.savefig(path, dpi=150, metadata=metadata)

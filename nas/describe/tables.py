@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,55 +11,144 @@ import numpy as np
 
 from nas import console
 from nas.graph import Graph
-from nas.latency import LatencyTable
-from nas.latency.comparison import Comparison
+from nas.latency import LatencyTable, space_kernels
+from nas.latency.comparison import Comparison, Ratios
+from nas.latency.kernel import Kernel
+from nas.latency.kinds import by_kind
+from nas.latency.merge import Merged
+from nas.latency.peak import Peak
+from nas.latency.record import Record
+from nas.latency.timing import Timing
+from nas.space import SearchSpace
+
+_COVERAGE = ("ok", "unstable", "failed", "missing")
 
 
-def table(found: LatencyTable) -> dict[str, Any]:
-    """What `nas table show` shows."""
+def table(
+    found: LatencyTable, spaces: Sequence[SearchSpace] = (), peak: Peak | None = None
+) -> dict[str, Any]:
+    """What `nas table show` shows.
+
+    Args:
+        found: the table.
+        spaces: whose kernels to look for in it.
+        peak: of the device; None where it was not measured.
+    """
     records = [record for record in found.records() if record.record == "kernel"]
-    usable = [r for r in records if r.latency_us is not None and r.status != "failed"]
-    kinds: dict[str, list[float]] = {}
-    for record in usable:
-        kinds.setdefault(record.name.split()[0], []).append(record.latency_us or 0.0)
+    usable = [record for record in records if record.latency_us is not None]
+    total_us = sum(record.latency_us or 0.0 for record in usable)
+    kinds = {kind: _kind(own, total_us) for kind, own in by_kind(usable, _kernel).items()}
     return {
         "table": str(found.path),
         "device": found.device.to_json(),
         "kernels": len(records),
         "status": dict(Counter(record.status for record in records)),
         "dispatch_us": found.dispatch_us,
-        "kinds": {
-            kind: {
-                "kernels": len(values),
-                "smallest_us": min(values),
-                "median_us": float(np.median(values)),
-                "largest_us": max(values),
-            }
-            for kind, values in sorted(kinds.items())
-        },
+        "noise": _noise(usable),
+        "peak": peak and asdict(peak),
+        "kinds": dict(sorted(kinds.items(), key=lambda item: -item[1]["share_of_time"])),
+        "coverage": [coverage(found, space) for space in spaces],
         "failed": {r.name: r.error for r in records if r.status == "failed"},
     }
 
 
+def coverage(found: LatencyTable, space: SearchSpace) -> dict[str, Any]:
+    """How many of a space's kernels a table has, by status."""
+    kernels = space_kernels(space, found.device.runtime)
+    records = [found.record(kernel) for kernel in kernels]
+    counts = Counter("missing" if record is None else record.status for record in records)
+    return {
+        "space": space.name,
+        "image_size": space.image_size,
+        "kernels": len(kernels),
+        **{status: counts[status] for status in _COVERAGE},
+    }
+
+
+def _kernel(record: Record) -> Kernel:
+    return Kernel.parse(record.name)
+
+
+def _kind(records: Sequence[Record], total_us: float) -> dict[str, Any]:
+    """Kernels of one kind: how long they take, and how many operations they do in that time."""
+    latencies = [record.latency_us or 0.0 for record in records]
+    macs = [_kernel(record).macs for record in records]
+    # Two operations a multiply-accumulate; 1e9 of them in a second are 1e3 in a microsecond.
+    gflops = [2 * m / us / 1e3 for m, us in zip(macs, latencies, strict=True) if m]
+    return {
+        "kernels": len(records),
+        "smallest_us": min(latencies),
+        "median_us": float(np.median(latencies)),
+        "largest_us": max(latencies),
+        "share_of_time": sum(latencies) / total_us,
+        "median_gflops": float(np.median(gflops)) if gflops else None,
+        "best_gflops": max(gflops) if gflops else None,
+    }
+
+
+def _noise(records: Sequence[Record]) -> dict[str, float] | None:
+    """Interquartile range over median of the samples: of half the rows, and of 90% of them."""
+    spreads = [Timing(record.samples_us).spread for record in records]
+    if not spreads:
+        return None
+    half, most = np.quantile(spreads, (0.5, 0.9))
+    return {"median_spread": float(half), "spread_of_90_percent": float(most)}
+
+
 def show_table(found: dict[str, Any]) -> None:
     """A table in short."""
-    device = found["device"]
+    device, peak, noise = found["device"], found["peak"], found["noise"]
+    versions = ", ".join(f"{name} {version}" for name, version in device["versions"].items())
     console.say(
-        f"{found['table']}\n{device['processor']}, {device['runtime']}, {device['dtype']}, "
-        f"{device['threads']} thread(s)"
+        f"{found['table']}\n{device['processor']}, {device['runtime']} ({versions}), "
+        f"{device['dtype']}, {device['threads']} thread(s)"
     )
     launch = ", ".join(f"{part} {us:.3g} us" for part, us in found["dispatch_us"].items())
     status = ", ".join(f"{count} {name}" for name, count in found["status"].items())
-    console.say(f"{found['kernels']} kernels ({status}); dispatch: {launch}")
+    console.say(f"{found['kernels']} kernels ({status}); dispatch: {launch or 'not measured'}")
+    if noise:
+        console.say(
+            f"noise: the samples of half the kernels spread by at most "
+            f"{noise['median_spread']:.1%}, of 90% of them by at most "
+            f"{noise['spread_of_90_percent']:.1%} (quartiles over median)"
+        )
+    if peak:
+        console.say(f"this machine reaches {peak['gflops']:.4g} GFLOP/s in {peak['how']}")
+    fastest = ["of that product"] if peak else []
     console.table(
-        ["kind", "kernels", "smallest, us", "median, us", "largest, us"],
-        [
-            (kind, row["kernels"], *(f"{row[key]:.4g}" for key in list(row)[1:]))
-            for kind, row in found["kinds"].items()
-        ],
-    )
+        ["kind", "kernels", "share of time", "smallest, us", "median, us", "largest, us",
+         "median GFLOP/s", "best", *fastest],
+        [_kind_row(kind, row, peak) for kind, row in found["kinds"].items()],
+    )  # fmt: skip
+    if found["coverage"]:
+        columns = ["space", "image_size", "kernels", *_COVERAGE]
+        console.table(
+            [name.replace("_", " ") for name in columns],
+            [[row[name] for name in columns] for row in found["coverage"]],
+        )
     for name, error in found["failed"].items():
         console.say(f"failed: {name}: {error}")
+
+
+def _kind_row(kind: str, row: dict[str, Any], peak: dict[str, Any] | None) -> list[Any]:
+    best, median = row["best_gflops"], row["median_gflops"]
+    shown = [kind, row["kernels"], f"{row['share_of_time']:.1%}"]
+    shown += [f"{row[key]:.4g}" for key in ("smallest_us", "median_us", "largest_us")]
+    shown += ["" if gflops is None else f"{gflops:.3g}" for gflops in (median, best)]
+    if peak:
+        shown.append("" if best is None else f"{best / peak['gflops']:.0%}")
+    return shown
+
+
+def merged(found: Merged) -> str:
+    """What a merge did, in words."""
+    taken = "; ".join(f"{count} rows from {path}" for path, count in found.taken.items())
+    dispatch = found.dispatch_from or "none: no table has all of them, `nas table build` adds them"
+    text = f"{found.path}: {found.kernels} kernels ({found.failed} failed); {taken}; dispatch "
+    text += f"costs from {dispatch}"
+    if found.calibrations:
+        text += "\nA merged table has no calibration: fit one with `nas table calibrate`."
+    return text
 
 
 def comparison(found: Comparison) -> dict[str, Any]:
@@ -66,12 +156,19 @@ def comparison(found: Comparison) -> dict[str, Any]:
     return {
         "devices": list(found.devices),
         "median_ratio": found.median_ratio,
-        "changes": [{**asdict(change), "ratio": change.ratio} for change in found.changes],
+        "common": len(found.common),
+        "only_before": found.only_before,
+        "only_after": found.only_after,
+        "kinds": {kind: asdict(ratios) for kind, ratios in found.kinds.items()},
+        "changes": [
+            {**asdict(change), "kind": change.kind, "ratio": change.ratio}
+            for change in found.changes
+        ],
     }
 
 
 def show_comparison(found: Comparison, most: int) -> None:
-    """The largest changes."""
+    """The largest changes, and those of each kind."""
     for difference in found.devices:
         console.say(f"another device: {difference}")
     rows = [
@@ -79,11 +176,22 @@ def show_comparison(found: Comparison, most: int) -> None:
         for change in found.largest(most)
     ]
     console.table(["changed most", "before, us", "after, us", "ratio"], rows)
-    one_sided = [change for change in found.changes if change.ratio is None]
+    show_ratios(found.kinds)
     median = "no common kernel" if found.median_ratio is None else f"{found.median_ratio:.3f}"
     console.say(
-        f"median ratio {median}; {len(one_sided)} of {len(found.changes)} rows have a latency in "
-        "one table only"
+        f"median ratio {median}; {len(found.common)} rows have a latency in both tables, "
+        f"{found.only_before} are only in the first, {found.only_after} only in the second"
+    )
+
+
+def show_ratios(kinds: Mapping[str, Ratios]) -> None:
+    """How the latencies of each kind changed."""
+    console.table(
+        ["kind", "kernels", "median ratio", "quartiles"],
+        [
+            (kind, own.count, f"{own.median:.3f}", f"{own.low:.3f} to {own.high:.3f}")
+            for kind, own in kinds.items()
+        ],
     )
 
 

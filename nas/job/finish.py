@@ -13,18 +13,13 @@ from nas.errors import MeasurementError
 from nas.job.folder import RunFolder
 from nas.job.opened import Job
 from nas.latency import NetworkTiming, measure_networks
+from nas.latency.networks import MOST_TIMINGS, agree
 from nas.report import candidates
 from nas.search import Trial
 from nas.supernet import Supernet, evaluate
 
 MEASURED_AT_ONCE = 8
 """Whole networks that are timed in common rounds; a killed job loses at most so many timings."""
-
-AGREEMENT = 0.05
-"""How far apart, as a fraction, two timings of a network may lie to be believed."""
-
-MOST_TIMINGS = 5
-"""Timings of one network at most."""
 
 FAMILY_SHARE = 3
 """Members of each space's own front that are timed at least, if the job times that many."""
@@ -75,9 +70,8 @@ def _measure(job: Job, run: RunFolder, chosen: Sequence[Trial]) -> None:
 def unsettled(records: Sequence[Mapping[str, Any]], digests: Sequence[str]) -> set[str]:
     """Which networks need another timing.
 
-    A busy neighbour can slow a machine for many seconds, in which all samples agree and all are
-    wrong. So a network is timed again at another time until its two fastest timings agree within
-    `AGREEMENT`, or it was timed `MOST_TIMINGS` times. One that failed is not tried again.
+    A network is timed again at another time until its timings `agree`, or it was timed
+    `MOST_TIMINGS` times. One that failed is not tried again.
     """
     timed: dict[str, list[float]] = {digest: [] for digest in digests}
     failed = set()
@@ -88,9 +82,7 @@ def unsettled(records: Sequence[Mapping[str, Any]], digests: Sequence[str]) -> s
             timed[record["digest"]].append(record["measured_us"])
     found = set()
     for digest, values in timed.items():
-        fastest = sorted(values)[:2]
-        agree = len(fastest) == 2 and fastest[1] <= (1 + AGREEMENT) * fastest[0]
-        if not agree and len(values) < MOST_TIMINGS and digest not in failed:
+        if not agree(values) and len(values) < MOST_TIMINGS and digest not in failed:
             found.add(digest)
     return found
 

@@ -25,12 +25,18 @@ FEWEST_NETWORKS = 8
 
 @dataclass(frozen=True)
 class Calibration:
-    """`slope * predicted_us + offset_us`, and how well it does.
+    """`slope * predicted_us + offset_us`, and how well it does. Errors are fractions.
+
+    It is never judged on a network that it was fitted on.
 
     Args:
-        nets: how many networks it was fitted on.
-        mape_before: mean absolute error without it, as a fraction.
+        nets: how many networks, drawn at random, it was fitted on.
+        mape_before: mean absolute error on these without it.
         mape_after: the same with it, each network predicted by a fit on the others.
+        references: how many published networks it was judged on beside.
+        references_mape_before, references_mape_after: mean absolute error on these without it and
+            with it; None without any.
+        fitted_on: digests of the networks it was fitted on, so that no check judges it by them.
     """
 
     slope: float
@@ -38,6 +44,10 @@ class Calibration:
     nets: int
     mape_before: float
     mape_after: float
+    references: int = 0
+    references_mape_before: float | None = None
+    references_mape_after: float | None = None
+    fitted_on: tuple[str, ...] = ()
 
     def apply(self, predicted_us: float) -> float:
         """The corrected latency, in microseconds."""
@@ -47,28 +57,49 @@ class Calibration:
 def fit(check: Check) -> Calibration:
     """The line with the least squared relative error; its offset is never below zero.
 
-    Raises RequestError for fewer than `FEWEST_NETWORKS` networks.
+    Fitted on the networks drawn at random, and judged on the published ones as well.
+
+    Raises RequestError for fewer than `FEWEST_NETWORKS` networks to fit on.
     """
-    predicted = np.array([row.predicted_us for row in check.rows])
-    measured = np.array([row.measured_us for row in check.rows])
-    if len(predicted) < FEWEST_NETWORKS:
+    rows = check.random.rows
+    if len(rows) < FEWEST_NETWORKS:
         raise RequestError(
-            f"A calibration needs at least {FEWEST_NETWORKS} networks, not {len(predicted)}.",
-            remedy="Check the table on more networks.",
+            f"A calibration needs at least {FEWEST_NETWORKS} networks, not {len(rows)}.",
+            remedy="Time more networks with --nets, or of larger spaces.",
         )
+    predicted, measured = _latencies(check.random)
     slope, offset = _line(predicted, measured)
     errors = []
-    for index in range(len(predicted)):
-        others = np.arange(len(predicted)) != index
+    for index in range(len(rows)):
+        others = np.arange(len(rows)) != index
         a, b = _line(predicted[others], measured[others])
-        errors.append(abs((a * predicted[index] + b) / measured[index] - 1))
+        errors.append((a * predicted[index] + b) / measured[index] - 1)
+    published, published_us = _latencies(check.references)
     return Calibration(
         four_digits(slope),
         four_digits(offset),
-        len(predicted),
-        four_digits(check.mape),
-        four_digits(float(np.mean(errors))),
+        len(rows),
+        four_digits(_mape(predicted / measured - 1)),
+        four_digits(_mape(np.array(errors))),
+        len(published),
+        four_digits(_mape(published / published_us - 1)) if len(published) else None,
+        four_digits(_mape((slope * published + offset) / published_us - 1))
+        if len(published)
+        else None,
+        tuple(row.digest for row in rows),
     )
+
+
+def _latencies(check: Check) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Predicted and measured, in microseconds."""
+    return (
+        np.array([row.predicted_us for row in check.rows]),
+        np.array([row.measured_us for row in check.rows]),
+    )
+
+
+def _mape(errors: NDArray[np.float64]) -> float:
+    return float(np.abs(errors).mean())
 
 
 def _line(predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> tuple[float, float]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,102 +11,56 @@ import numpy as np
 from nas.errors import MeasurementError, RequestError
 from nas.graph import Graph
 from nas.latency import timing
-from nas.latency.runtimes import CompiledNetwork, Runtime, Schedules
+from nas.latency.agreement import Agreement, agreement
+from nas.latency.networks import Step, measure_until_they_agree, retiming_spread
+from nas.latency.runtimes import Runtime
 from nas.latency.table import LatencyTable
 from nas.latency.timing import Timing
 
 if TYPE_CHECKING:
     from nas.space import Architecture, SearchSpace
 
-ROUNDS = 5
-"""Rounds over all networks; a drift of the machine then shows in every network's samples."""
+TARGET_MAPE = 0.02
+"""Mean error that a table should not exceed, unless the machine itself is noisier than that."""
 
-SAMPLES_A_ROUND = 2
-SAMPLE_SECONDS = 0.002
-
-
-@dataclass(frozen=True)
-class NetworkTiming:
-    """One whole network: its timing, or the error that kept it from one."""
-
-    timing: Timing | None
-    error: str | None = None
-
-    @property
-    def measured_us(self) -> float:
-        """The median. Raises MeasurementError for a network that could not be timed."""
-        if self.timing is None:
-            raise MeasurementError(f"The network could not be timed: {self.error}.")
-        return self.timing.latency_us
-
-
-def measure_networks(
-    graphs: Sequence[Graph],
-    runtime: Runtime,
-    schedules: Schedules,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[NetworkTiming]:
-    """Times whole networks in interleaved rounds: every network once a round.
-
-    Args:
-        graphs: what to compile, with random weights.
-        schedules: of all their kernels; `LatencyTable.schedules()`.
-        progress: called with (steps done, steps in all); a step compiles or times one network.
-
-    A network that cannot be compiled or timed has its error instead of a timing.
-    """
-    errors: dict[int, str] = {}
-    compiled: dict[int, CompiledNetwork] = {}
-    seconds: dict[int, list[float]] = {}
-    steps = itertools.count(1)
-    total = len(graphs) * (1 + ROUNDS)
-
-    def step(index: int, action: Callable[[], None]) -> None:
-        if index not in errors:
-            try:
-                action()
-            # A compiler may raise anything; whatever it is, it is this network's result.
-            except Exception as error:
-                errors[index] = f"{type(error).__name__}: {str(error).strip()[:500]}"
-        done = next(steps)
-        if progress is not None:
-            progress(done, total)
-
-    def compile_network(index: int) -> None:
-        compiled[index] = runtime.compile(graphs[index], schedules)
-
-    def time_round(index: int) -> None:
-        evaluate = compiled[index].evaluate
-        calls = timing.calls_in(evaluate, SAMPLE_SECONDS)
-        found = timing.undisturbed(evaluate, calls, SAMPLES_A_ROUND)
-        seconds.setdefault(index, []).extend(found)
-
-    for index in range(len(graphs)):
-        step(index, partial(compile_network, index))
-    with timing.pinned(runtime.fingerprint.threads):
-        for _ in range(ROUNDS):
-            for index in range(len(graphs)):
-                step(index, partial(time_round, index))
-    return [
-        NetworkTiming(None, errors[i])
-        if i in errors
-        else NetworkTiming(Timing.of_seconds(seconds[i]))
-        for i in range(len(graphs))
-    ]
+_DRAWS = 100
+"""Tries to draw a network that was not drawn before; a small space may have no other."""
 
 
 @dataclass(frozen=True)
 class CheckedNetwork:
-    """One held-out network."""
+    """One held-out network.
+
+    Args:
+        architecture: as `Architecture.to_json` writes it.
+        predicted_us: by the table.
+        timings: of the whole network, at different moments.
+        reference: the name of a published network; None for one drawn at random.
+        digest: of its graph.
+        corrected_us: prediction with the table's calibration; None without one, and for a network
+            that the calibration was fitted on.
+    """
 
     architecture: Mapping[str, Any]
     predicted_us: float
-    timing: Timing
+    timings: tuple[Timing, ...]
+    reference: str | None = None
+    digest: str = ""
+    corrected_us: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The published network's, or `random`."""
+        return self.reference or "random"
+
+    @property
+    def timing(self) -> Timing:
+        """The fastest of the timings: other work on the machine only adds time."""
+        return min(self.timings, key=lambda each: each.latency_us)
 
     @property
     def measured_us(self) -> float:
-        """The median of the timing."""
+        """The median of the fastest timing."""
         return self.timing.latency_us
 
     @property
@@ -117,84 +68,76 @@ class CheckedNetwork:
         """Predicted over measured, less one: negative where the prediction is low."""
         return self.predicted_us / self.measured_us - 1
 
+    def to_json(self) -> dict[str, Any]:
+        """A row of `nas table check --json`."""
+        return {
+            "name": self.name,
+            "architecture": dict(self.architecture),
+            "predicted_us": timing.four_digits(self.predicted_us),
+            "measured_us": self.measured_us,
+            "samples_us": list(self.timing.samples_us),
+            "timings_us": [each.latency_us for each in self.timings],
+        }
+
 
 @dataclass(frozen=True)
 class Check:
-    """Predictions of a table against whole networks."""
+    """Predictions of a table against whole networks, none of which it has seen whole."""
 
     rows: tuple[CheckedNetwork, ...]
 
     @property
-    def mape(self) -> float:
-        """Mean absolute error as a fraction of the measured latency."""
-        return float(np.mean([abs(row.relative_error) for row in self.rows]))
+    def agreement(self) -> Agreement:
+        """Over all networks."""
+        return _agreement(self.rows)
 
     @property
-    def bias(self) -> float:
-        """Mean signed error as a fraction."""
-        return float(np.mean([row.relative_error for row in self.rows]))
-
-    def within(self, fraction: float) -> float:
-        """The share of networks whose prediction is off by at most `fraction`."""
-        return float(np.mean([abs(row.relative_error) <= fraction for row in self.rows]))
+    def random(self) -> Check:
+        """Of the networks drawn at random alone."""
+        return Check(tuple(row for row in self.rows if row.reference is None))
 
     @property
-    def kendall_tau(self) -> float | None:
-        """Kendall's tau-b of predicted against measured; None where it is not defined."""
-        return kendall_tau(
-            [row.predicted_us for row in self.rows], [row.measured_us for row in self.rows]
-        )
+    def references(self) -> Check:
+        """Of the published networks alone."""
+        return Check(tuple(row for row in self.rows if row.reference is not None))
+
+    @property
+    def corrected(self) -> tuple[Agreement, Agreement] | None:
+        """Without and with the table's calibration, over the networks that it was not fitted on.
+
+        None for a table without one, and where it was fitted on all these networks.
+        """
+        judged = [row for row in self.rows if row.corrected_us is not None]
+        if not judged:
+            return None
+        measured = [row.measured_us for row in judged]
+        return _agreement(judged), agreement([row.corrected_us or 0.0 for row in judged], measured)
+
+    @property
+    def retiming_spread(self) -> float | None:
+        """See `nas.latency.networks.retiming_spread`; None where a network was timed once."""
+        timings = [row.timings for row in self.rows]
+        return retiming_spread(timings) if min(map(len, timings)) > 1 else None
+
+    @property
+    def target_mape(self) -> float:
+        """`TARGET_MAPE`, or twice the re-timing spread: no prediction beats a second timing."""
+        return max(TARGET_MAPE, 2 * (self.retiming_spread or 0.0))
 
     def to_json(self) -> dict[str, Any]:
         """What `nas table check --json` prints."""
+        corrected = self.corrected
         return {
-            "nets": len(self.rows),
-            "mape": self.mape,
-            "within_5_percent": self.within(0.05),
-            "within_10_percent": self.within(0.10),
-            "kendall_tau": self.kendall_tau,
-            "rows": [
-                {
-                    "architecture": dict(row.architecture),
-                    "predicted_us": timing.four_digits(row.predicted_us),
-                    "measured_us": row.measured_us,
-                    "samples_us": list(row.timing.samples_us),
-                }
-                for row in self.rows
-            ],
+            **self.agreement.to_json(),
+            "retiming_spread": self.retiming_spread,
+            "target_mape": self.target_mape,
+            "target_met": self.agreement.mape <= self.target_mape,
+            "random": _figures(self.random),
+            "references": _figures(self.references),
+            "calibration": corrected
+            and {"without": corrected[0].to_json(), "with": corrected[1].to_json()},
+            "rows": [row.to_json() for row in self.rows],
         }
-
-    def summary(self) -> str:
-        """A few lines for a person."""
-        worst = max(self.rows, key=lambda row: abs(row.relative_error))
-        tau = self.kendall_tau
-        return (
-            f"{len(self.rows)} networks, none of which the table has seen whole:\n"
-            f"  mean error {self.mape:.1%} (signed {self.bias:+.1%}), "
-            f"{self.within(0.05):.0%} within 5%, {self.within(0.10):.0%} within 10%\n"
-            f"  Kendall tau {'undefined' if tau is None else format(tau, '.3f')}\n"
-            f"  worst: predicted {worst.predicted_us:.0f} us, measured {worst.measured_us:.0f} us "
-            f"({worst.relative_error:+.1%})"
-        )
-
-    def plot(self, path: Path | str) -> None:
-        """Writes a scatter plot, measured over predicted, with lines 10% off."""
-        from matplotlib.figure import Figure
-
-        predicted = np.array([row.predicted_us for row in self.rows])
-        measured = np.array([row.measured_us for row in self.rows])
-        figure = Figure(figsize=(5, 5), layout="constrained")
-        axes = figure.subplots()
-        ends = np.array([0.9 * min(*predicted, *measured), 1.1 * max(*predicted, *measured)])
-        axes.plot(ends, ends, color="0.4", linewidth=1, label="predicted = measured")
-        axes.fill_between(ends, 0.9 * ends, 1.1 * ends, color="0.9", label="within 10%")
-        spaces = [str(row.architecture.get("space", "")) for row in self.rows]
-        for space in dict.fromkeys(spaces):
-            chosen = np.array([each == space for each in spaces])
-            axes.scatter(predicted[chosen], measured[chosen], s=18, label=space or None)
-        axes.set(xscale="log", yscale="log", xlabel="predicted_us", ylabel="measured_us")
-        axes.legend()
-        figure.savefig(path, dpi=150)
 
 
 def check_table(
@@ -204,9 +147,21 @@ def check_table(
     *,
     nets: int,
     rng: np.random.Generator,
-    progress: Callable[[int, int], None] | None = None,
+    references: bool = True,
+    progress: Step | None = None,
 ) -> Check:
-    """Draws networks from the spaces in turn, times each whole, and compares.
+    """Times whole networks and compares them with their predictions.
+
+    Args:
+        table: of this device.
+        spaces: adapted to the images that matter.
+        runtime: what the table was timed with.
+        nets: how many different networks to draw, from the spaces in turn; fewer where the spaces
+            have no more.
+        rng: what draws them.
+        references: whether all published networks of the spaces are timed too, at the spaces' own
+            input sizes.
+        progress: see `nas.latency.networks.Step`.
 
     Raises MissingKernelError for a space that the table does not cover, TableDeviceError for
     another device's table, MeasurementError for a network that cannot be timed.
@@ -214,29 +169,70 @@ def check_table(
     if nets < 1 or not spaces:
         raise RequestError("A check needs at least one network and one space.")
     table.device.require(runtime.fingerprint, str(table.path))
-    drawn: list[tuple[Architecture, Graph]] = []
-    for index in range(nets):
-        space = spaces[index % len(spaces)]
-        architecture = space.sample_choices(rng)
-        drawn.append((architecture, space.lower(architecture)))
-    predictions = [table.predict(graph).latency_us for _, graph in drawn]
-    graphs = [graph for _, graph in drawn]
-    timings = measure_networks(graphs, runtime, table.schedules(), progress=progress)
+    drawn = _draw(spaces, nets, rng, references)
+    predictions = [table.predict(graph) for _, _, graph in drawn]
+    fitted_on = fitted_networks(table)
+    graphs = [graph for _, _, graph in drawn]
+    timed = measure_until_they_agree(graphs, runtime, table.schedules(), progress=progress)
     rows = []
-    for (architecture, _), predicted, found in zip(drawn, predictions, timings, strict=True):
-        if found.timing is None:
-            raise MeasurementError(f"A network could not be timed: {found.error}.")
-        rows.append(CheckedNetwork(architecture.to_json(), predicted, found.timing))
+    for (name, architecture, graph), predicted, found in zip(
+        drawn, predictions, timed, strict=True
+    ):
+        if found.error is not None:
+            raise MeasurementError(
+                f"{name or 'A random network'} could not be timed: {found.error}."
+            )
+        held_out = fitted_on is not None and graph.digest not in fitted_on
+        rows.append(
+            CheckedNetwork(
+                architecture.to_json(),
+                predicted.latency_us,
+                found.timings,
+                name,
+                graph.digest,
+                predicted.calibrated_us if held_out else None,
+            )
+        )
     return Check(tuple(rows))
 
 
-def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Kendall's tau-b (1945), ties corrected for; None if all values of one are equal."""
-    a, b = np.asarray(first, float), np.asarray(second, float)
-    upper = np.triu_indices(len(a), k=1)
-    signs_a = np.sign(a[:, None] - a[None, :])[upper]
-    signs_b = np.sign(b[:, None] - b[None, :])[upper]
-    untied = np.count_nonzero(signs_a) * np.count_nonzero(signs_b)
-    if untied == 0:
-        return None
-    return float(np.sum(signs_a * signs_b) / np.sqrt(untied))
+def fitted_networks(table: LatencyTable) -> Collection[str] | None:
+    """Digests of the networks that a table's calibration was fitted on.
+
+    None where there is no calibration, or it does not say: then it cannot be judged.
+    """
+    for record in table.records():
+        if record.calibration is not None:
+            found: Collection[str] | None = record.calibration.get("fitted_on")
+            return found
+    return None
+
+
+def _draw(
+    spaces: Sequence[SearchSpace], nets: int, rng: np.random.Generator, references: bool
+) -> list[tuple[str | None, Architecture, Graph]]:
+    """Different networks; the published ones first, so that none of them is drawn as well."""
+    found: dict[str, tuple[str | None, Architecture, Graph]] = {}
+    published = [(space, each.name) for space in spaces for each in space.references]
+    for space, name in published:
+        architecture = space.reference(name)
+        graph = space.lower(architecture)
+        found.setdefault(graph.digest, (name, architecture, graph))
+    held_back = set() if references else set(found)
+    for index in range(nets):
+        space = spaces[index % len(spaces)]
+        for _ in range(_DRAWS):
+            architecture = space.sample_choices(rng)
+            graph = space.lower(architecture)
+            if graph.digest not in found:
+                found[graph.digest] = (None, architecture, graph)
+                break
+    return [each for digest, each in found.items() if digest not in held_back]
+
+
+def _agreement(rows: Sequence[CheckedNetwork]) -> Agreement:
+    return agreement([row.predicted_us for row in rows], [row.measured_us for row in rows])
+
+
+def _figures(check: Check) -> dict[str, Any] | None:
+    return check.agreement.to_json() if check.rows else None

@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from nas.latency.kernel import Kernel
+from nas.latency.kinds import kind_of
 from nas.latency.table import LatencyTable
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """How several latencies changed, as after over before: how many, their median and quartiles."""
+
+    count: int
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, ratios: Sequence[float]) -> Ratios | None:
+        """None for no ratios."""
+        if not ratios:
+            return None
+        low, median, high = np.quantile(ratios, (0.25, 0.5, 0.75))
+        return cls(len(ratios), float(median), float(low), float(high))
 
 
 @dataclass(frozen=True)
@@ -18,11 +38,20 @@ class Change:
     Args:
         key: `kernel <text>` or `dispatch <part>`.
         before_us, after_us: its latencies.
+        in_before, in_after: whether a table has a row for it; a failed row has no latency.
     """
 
     key: str
     before_us: float | None
     after_us: float | None
+    in_before: bool = True
+    in_after: bool = True
+
+    @property
+    def kind(self) -> str:
+        """See `nas.latency.kinds.kind_of`; `dispatch` for a part of the dispatch cost."""
+        record, _, name = self.key.partition(" ")
+        return kind_of(Kernel.parse(name)) if record == "kernel" else record
 
     @property
     def ratio(self) -> float | None:
@@ -50,6 +79,31 @@ class Comparison:
         ratios = [change.ratio for change in self.changes if change.ratio is not None]
         return float(np.median(ratios)) if ratios else None
 
+    @property
+    def common(self) -> list[Change]:
+        """What has a latency in both tables."""
+        return [change for change in self.changes if change.ratio is not None]
+
+    @property
+    def only_before(self) -> int:
+        """How many rows only the first table has."""
+        return sum(not change.in_after for change in self.changes)
+
+    @property
+    def only_after(self) -> int:
+        """How many rows only the second table has."""
+        return sum(not change.in_before for change in self.changes)
+
+    @property
+    def kinds(self) -> dict[str, Ratios]:
+        """The ratios of each kind of kernel that is in both tables, and of the dispatch."""
+        groups: dict[str, list[float]] = {}
+        for change in self.changes:
+            if change.ratio is not None:
+                groups.setdefault(change.kind, []).append(change.ratio)
+        found = {kind: Ratios.of(groups[kind]) for kind in sorted(groups)}
+        return {kind: ratios for kind, ratios in found.items() if ratios is not None}
+
     def largest(self, count: int) -> list[Change]:
         """The keys in both tables that changed most, by ratio either way."""
         found = [(change, change.ratio) for change in self.changes]
@@ -68,5 +122,8 @@ def compare(before: LatencyTable, after: LatencyTable) -> Comparison:
     first, second = dict(latencies(before)), dict(latencies(after))
     return Comparison(
         tuple(before.device.differences(after.device)),
-        tuple(Change(key, first.get(key), second.get(key)) for key in {**first, **second}),
+        tuple(
+            Change(key, first.get(key), second.get(key), key in first, key in second)
+            for key in {**first, **second}
+        ),
     )

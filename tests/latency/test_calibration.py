@@ -16,14 +16,14 @@ from nas.latency.timing import Timing
 SPACE = nas.space.load("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
 
 
+def network(predicted: float, measured: float, reference: str | None = None) -> CheckedNetwork:
+    digest = f"{predicted}"
+    return CheckedNetwork({}, predicted, (Timing((measured,) * 3),), reference, digest)
+
+
 def check_of(slope: float, offset: float) -> Check:
     predicted = np.linspace(50, 900, 12)
-    return Check(
-        tuple(
-            CheckedNetwork({}, float(p), Timing((float(slope * p + offset),) * 3))
-            for p in predicted
-        )
-    )
+    return Check(tuple(network(float(p), float(slope * p + offset)) for p in predicted))
 
 
 def test_a_straight_line_is_found_again() -> None:
@@ -38,6 +38,28 @@ def test_no_network_is_ever_corrected_to_nothing() -> None:
     found = fit(check_of(1.25, -20))
     assert found.offset_us == 0
     assert found.apply(1) > 0
+
+
+def test_published_networks_judge_the_line_and_are_in_no_fit() -> None:
+    random = check_of(1.25, 10)
+    published = [network(100, 200, "a"), network(300, 300, "b")]
+    found = fit(Check((*random.rows, *published)))
+    alone = fit(random)
+    assert (found.slope, found.offset_us, found.nets) == (alone.slope, alone.offset_us, 12)
+    assert (found.mape_before, found.mape_after) == (alone.mape_before, alone.mape_after)
+    assert found.references == 2
+    assert found.references_mape_before == pytest.approx((0.5 + 0) / 2)
+    assert found.references_mape_after == pytest.approx((65 / 200 + 85 / 300) / 2, rel=1e-3)
+    assert found.fitted_on == tuple(row.digest for row in random.rows)
+    assert (alone.references, alone.references_mape_after) == (0, None)
+
+
+def test_an_outlier_is_not_in_the_fit_that_judges_it() -> None:
+    rows = list(check_of(1, 0).rows)
+    rows[0] = network(50, 100)
+    found = fit(Check(tuple(rows)))
+    # The eleven others are on the line, so the outlier is missed by half.
+    assert found.mape_after >= 0.5 / 12
 
 
 def test_a_few_networks_are_too_few() -> None:

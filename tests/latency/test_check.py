@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,47 +9,48 @@ from fake_runtime import FakeRuntime, device, latency_us
 
 import nas.space
 from nas.errors import MeasurementError, RequestError, TableDeviceError
-from nas.latency import Check, LatencyTable, build_table, check_table, measure_networks
+from nas.latency import Check, LatencyTable, build_table, check_table
 from nas.latency import space_kernels as kernels_of
-from nas.latency.check import CheckedNetwork, kendall_tau
+from nas.latency.check import CheckedNetwork, fitted_networks
+from nas.latency.record import Record
 from nas.latency.timing import Timing
 
 SPACE = nas.space.load("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
+PUBLISHED = nas.space.load("squeezenet").on(image_size=8, channels=1, classes=10)
 
 
-def test_kendalls_tau_by_counting_pairs() -> None:
-    rng = np.random.default_rng(3)
-    for _ in range(20):
-        a, b = rng.permutation(9), rng.permutation(9)
-        pairs = list(itertools.combinations(range(9), 2))
-        agree = sum(1 if (a[i] - a[j]) * (b[i] - b[j]) > 0 else -1 for i, j in pairs)
-        assert kendall_tau(list(a), list(b)) == pytest.approx(agree / len(pairs))
+def row(predicted: float, *measured: float, reference: str | None = None) -> CheckedNetwork:
+    timings = tuple(Timing((each,) * 10) for each in measured)
+    return CheckedNetwork({"space": "s"}, predicted, timings, reference)
 
 
-def test_kendalls_tau_with_ties() -> None:
-    # One pair tied in the first: (2 concordant - 0) / sqrt(2 * 3).
-    assert kendall_tau([1, 1, 2], [1, 2, 3]) == pytest.approx(2 / 6**0.5)
-    assert kendall_tau([1, 1], [1, 2]) is None
-    assert kendall_tau([1], [1]) is None
-
-
-def row(predicted: float, measured: float) -> CheckedNetwork:
-    return CheckedNetwork({"space": "s"}, predicted, Timing((measured,) * 10))
-
-
-def test_the_figures_of_a_check() -> None:
-    check = Check((row(96, 100), row(208, 200), row(327, 300), row(600, 400)))
+def test_what_a_check_prints_as_json() -> None:
+    check = Check((row(96, 100, 103), row(208, 220, 200), row(320, 302, 300, reference="net")))
     found = check.to_json()
-    assert found["nets"] == 4
-    assert found["mape"] == pytest.approx((0.04 + 0.04 + 0.09 + 0.5) / 4)
-    assert found["within_5_percent"] == 0.5
-    assert found["within_10_percent"] == 0.75
+    assert found["nets"] == 3
+    assert found["mape"] == pytest.approx((0.04 + 0.04 + 20 / 300) / 3)
+    assert found["within_5_percent"] == pytest.approx(2 / 3)
+    assert found["within_10_percent"] == 1
     assert found["kendall_tau"] == 1.0
-    assert found["rows"][0]["architecture"] == {"space": "s"}
-    assert found["rows"][0]["predicted_us"] == 96
-    assert found["rows"][0]["measured_us"] == 100
-    assert check.bias == pytest.approx((-0.04 + 0.04 + 0.09 + 0.5) / 4)
-    assert "predicted 600 us, measured 400 us" in check.summary()
+    assert found["pairs_3_to_10"] is None
+    assert found["retiming_spread"] == pytest.approx(0.03)
+    assert found["target_mape"] == pytest.approx(0.06)
+    assert found["target_met"] is True
+    assert (found["random"]["nets"], found["references"]["nets"]) == (2, 1)
+    assert found["calibration"] is None
+    assert [each["name"] for each in found["rows"]] == ["random", "random", "net"]
+    first, second, _ = found["rows"]
+    assert first["architecture"] == {"space": "s"}
+    assert (first["predicted_us"], first["measured_us"]) == (96, 100)
+    assert (second["measured_us"], second["timings_us"]) == (200, [220, 200])
+    assert second["samples_us"] == [200] * 10
+
+
+def test_a_steady_machine_gets_the_target_of_two_percent() -> None:
+    check = Check((row(98.5, 100, 100.1),))
+    assert check.target_mape == 0.02
+    assert check.to_json()["target_met"] is True
+    assert check.to_json()["references"] is None
 
 
 @pytest.fixture
@@ -60,12 +61,12 @@ def runtime() -> FakeRuntime:
 @pytest.fixture
 def table(tmp_path: Path, runtime: FakeRuntime) -> LatencyTable:
     found = LatencyTable.open_or_create(tmp_path, runtime)
-    build_table(found, kernels_of(SPACE, "tvm"), runtime)
+    build_table(found, [*kernels_of(SPACE, "tvm"), *kernels_of(PUBLISHED, "tvm")], runtime)
     return found
 
 
 def test_a_check_draws_the_same_networks_from_the_same_seed(
-    table: LatencyTable, runtime: FakeRuntime, tmp_path: Path
+    table: LatencyTable, runtime: FakeRuntime
 ) -> None:
     steps: list[tuple[int, int]] = []
     first, second = (
@@ -80,14 +81,62 @@ def test_a_check_draws_the_same_networks_from_the_same_seed(
         for _ in range(2)
     )
     assert first.to_json() == second.to_json()
-    assert steps[: len(steps) // 2] == [(n, 36) for n in range(1, 37)]
+    assert steps[: len(steps) // 2] == [(n, 66) for n in range(1, 67)]
     for each in first.rows:
         graph = SPACE.lower(SPACE.from_json(each.architecture))
         own = sum(latency_us(kernel) for kernel in runtime.kernels(graph))
         assert each.measured_us == pytest.approx(1.1 * own, rel=1e-3)
         assert each.predicted_us == table.predict(graph).latency_us
-    first.plot(tmp_path / "check.png")
-    assert (tmp_path / "check.png").stat().st_size > 1000
+    assert first.retiming_spread == 0
+
+
+def test_published_networks_are_checked_and_never_drawn(
+    table: LatencyTable, runtime: FakeRuntime
+) -> None:
+    def check(references: bool) -> Check:
+        rng = np.random.default_rng(1)
+        spaces = [SPACE, PUBLISHED]
+        return check_table(table, spaces, runtime, nets=8, rng=rng, references=references)
+
+    found = check(True)
+    assert {r.name for r in found.references.rows} == {r.name for r in PUBLISHED.references}
+    assert len(found.random.rows) == 8
+    assert check(False).rows == found.random.rows
+    published = {PUBLISHED.lower(PUBLISHED.reference(r.name)).digest for r in PUBLISHED.references}
+    assert not published & {each.digest for each in found.random.rows}
+
+
+def test_no_network_is_checked_twice(table: LatencyTable, runtime: FakeRuntime) -> None:
+    rng = np.random.default_rng(0)
+    found = check_table(table, [SPACE], runtime, nets=60, rng=rng)
+    digests = [each.digest for each in found.rows]
+    assert len(set(digests)) == len(digests) == min(60, SPACE.size)
+
+
+def test_a_calibration_is_judged_by_networks_that_it_was_not_fitted_on(
+    table: LatencyTable, runtime: FakeRuntime
+) -> None:
+    def check() -> Check:
+        return check_table(table, [SPACE], runtime, nets=6, rng=np.random.default_rng(5))
+
+    assert fitted_networks(table) is None
+    assert check().corrected is None
+    digests = [each.digest for each in check().rows]
+    correction = {"slope": 1.1, "offset_us": 0.0, "fitted_on": digests[:4]}
+    with table.writing():
+        table.append(Record("calibration", calibration=correction))
+    found = check()
+    assert [each.corrected_us is None for each in found.rows] == [True] * 4 + [False] * 2
+    assert found.corrected is not None
+    without, with_it = found.corrected
+    assert without.nets == with_it.nets == 2
+    judged = found.rows[4:]
+    expected = np.mean([abs(1.1 * r.predicted_us / r.measured_us - 1) for r in judged])
+    assert with_it.mape == pytest.approx(expected)
+    assert without.mape == pytest.approx(np.mean([abs(r.relative_error) for r in judged]))
+    with table.writing():
+        table.append(Record("calibration", calibration={**correction, "fitted_on": digests}))
+    assert check().corrected is None
 
 
 def test_a_check_needs_this_devices_table(table: LatencyTable) -> None:
@@ -98,15 +147,10 @@ def test_a_check_needs_this_devices_table(table: LatencyTable) -> None:
         check_table(table, [], other, nets=1, rng=np.random.default_rng(0))
 
 
-def test_a_network_that_fails_has_its_error_and_the_others_their_timing() -> None:
-    graphs = [SPACE.lower(SPACE.smallest), SPACE.lower(SPACE.largest)]
-    runtime = FakeRuntime()
-    only_large = set(runtime.kernels(graphs[1])) - set(runtime.kernels(graphs[0]))
-    runtime.broken = frozenset({next(iter(only_large)).text})
-    small, large = measure_networks(graphs, runtime, {})
-    assert small.timing is not None
-    assert len(small.timing.samples_us) == 10
-    assert large.timing is None
-    assert large.error == "RuntimeError: it crashed"
-    with pytest.raises(MeasurementError, match="it crashed"):
-        _ = large.measured_us
+def test_a_network_that_cannot_be_timed_fails_the_check(
+    table: LatencyTable, runtime: FakeRuntime
+) -> None:
+    broken = {kernel.text for kernel in runtime.kernels(PUBLISHED.lower(PUBLISHED.largest))}
+    crashing = replace(runtime, broken=frozenset(broken))
+    with pytest.raises(MeasurementError, match="could not be timed: RuntimeError: it crashed"):
+        check_table(table, [PUBLISHED], crashing, nets=1, rng=np.random.default_rng(0))

@@ -7,7 +7,7 @@ from fake_runtime import FakeRuntime, device
 from networks import inverted_residual
 
 from nas.latency import LatencyTable, build_table
-from nas.latency.comparison import compare
+from nas.latency.comparison import Ratios, compare
 from nas.latency.record import Record
 from nas.latency.timing import Timing
 
@@ -32,3 +32,25 @@ def test_two_tables_side_by_side(tmp_path: Path) -> None:
     assert found.changes[-1].ratio is None
     assert found.largest(1)[0].ratio == pytest.approx(3)
     assert found.median_ratio == 1
+    assert (len(found.common), found.only_before, found.only_after) == (4, len(kernels) - 2, 0)
+    kinds = [change.kind for change in found.changes]
+    assert kinds == ["dispatch", "dispatch", "pointwise", "depthwise 3x3", "pointwise"]
+    assert found.kinds["pointwise"] == Ratios(1, *(pytest.approx(3),) * 3)
+    assert found.kinds["dispatch"] == Ratios(2, 1, 1, 1)
+
+
+def test_a_failed_row_is_in_a_table_but_has_no_ratio(tmp_path: Path) -> None:
+    runtime = FakeRuntime()
+    kernels = runtime.kernels(inverted_residual())
+    before = LatencyTable.open_or_create(tmp_path / "a.jsonl", runtime)
+    build_table(before, kernels, runtime)
+    broken = FakeRuntime(broken=frozenset({kernels[0].text}))
+    after = LatencyTable.open_or_create(tmp_path / "b.jsonl", broken)
+    build_table(after, kernels, broken)
+    found = compare(before, after)
+    assert (len(found.common), found.only_before, found.only_after) == (4, 0, 0)
+
+
+def test_ratios_are_quartiles() -> None:
+    assert Ratios.of([1, 2, 3, 4, 5]) == Ratios(5, 3, 2, 4)
+    assert Ratios.of([]) is None

@@ -1,0 +1,188 @@
+"""Times whole networks: in interleaved rounds, and again until two timings agree."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from nas.errors import MeasurementError
+from nas.graph import Graph
+from nas.latency import timing
+from nas.latency.runtimes import CompiledNetwork, Runtime, Schedules
+from nas.latency.timing import Timing
+
+ROUNDS = 5
+"""Rounds over all networks in one timing; a drift of the machine shows in every network's."""
+
+SAMPLES_A_ROUND = 2
+SAMPLE_SECONDS = 0.002
+
+AGREEMENT = 0.05
+"""How far apart, as a fraction, two timings of a network may lie to be believed."""
+
+MOST_TIMINGS = 5
+"""Timings of one network at most."""
+
+SECONDS_APART = 2.0
+"""From the start of one timing to the start of the next, at least: another moment."""
+
+Step = Callable[[int, int], None]
+"""Called with (steps done, steps in all); a step compiles or times one network."""
+
+
+@dataclass(frozen=True)
+class NetworkTiming:
+    """One whole network: its timing, or the error that kept it from one."""
+
+    timing: Timing | None
+    error: str | None = None
+
+    @property
+    def measured_us(self) -> float:
+        """The median. Raises MeasurementError for a network that could not be timed."""
+        if self.timing is None:
+            raise MeasurementError(f"The network could not be timed: {self.error}.")
+        return self.timing.latency_us
+
+
+@dataclass(frozen=True)
+class RepeatedTiming:
+    """One whole network, timed at several moments, or the error that kept it from that."""
+
+    timings: tuple[Timing, ...]
+    error: str | None = None
+
+
+def agree(latencies_us: Collection[float]) -> bool:
+    """Whether the two fastest of a network's timings are within `AGREEMENT` of each other.
+
+    A busy neighbour can slow a machine for many seconds, in which all samples agree and all are
+    wrong; it cannot make one faster.
+    """
+    fastest = sorted(latencies_us)[:2]
+    return len(fastest) == 2 and fastest[1] <= (1 + AGREEMENT) * fastest[0]
+
+
+def retiming_spread(timings: Collection[Sequence[Timing]]) -> float:
+    """Median, over networks, of how far the two fastest timings of each are apart, as a fraction.
+
+    That is how well the fastest, the one that counts, is known. Raises ValueError where a network
+    was timed once.
+    """
+    pairs = [sorted(each.latency_us for each in own)[:2] for own in timings]
+    return statistics.median(slow / fast - 1 for fast, slow in pairs)
+
+
+def measure_networks(
+    graphs: Sequence[Graph],
+    runtime: Runtime,
+    schedules: Schedules,
+    *,
+    progress: Step | None = None,
+) -> list[NetworkTiming]:
+    """Times whole networks in interleaved rounds: every network once a round.
+
+    Args:
+        graphs: what to compile, with random weights.
+        schedules: of all their kernels; `LatencyTable.schedules()`.
+        progress: see `Step`.
+
+    A network that cannot be compiled or timed has its error instead of a timing.
+    """
+    batch = _Batch(runtime, len(graphs) * (1 + ROUNDS), progress)
+    batch.compile(graphs, schedules)
+    found = batch.time(range(len(graphs)))
+    return [NetworkTiming(found.get(i), batch.errors.get(i)) for i in range(len(graphs))]
+
+
+def measure_until_they_agree(
+    graphs: Sequence[Graph],
+    runtime: Runtime,
+    schedules: Schedules,
+    *,
+    progress: Step | None = None,
+) -> list[RepeatedTiming]:
+    """As `measure_networks`, but every network at least twice, `SECONDS_APART` in between.
+
+    A network whose two fastest timings do not `agree` is timed again, at most `MOST_TIMINGS` times
+    in all. Networks are compiled once.
+    """
+    batch = _Batch(runtime, len(graphs) * (1 + 2 * ROUNDS), progress)
+    batch.compile(graphs, schedules)
+    timings: list[list[Timing]] = [[] for _ in graphs]
+    waiting = list(range(len(graphs)))
+    for number in range(MOST_TIMINGS):
+        start = time.monotonic()
+        for index, found in batch.time(waiting).items():
+            timings[index].append(found)
+        waiting = [
+            index
+            for index, own in enumerate(timings)
+            if index not in batch.errors and not agree([each.latency_us for each in own])
+        ]
+        if not waiting or number + 1 == MOST_TIMINGS:
+            break
+        batch.expect(len(waiting))
+        time.sleep(max(0.0, SECONDS_APART - (time.monotonic() - start)))
+    return [RepeatedTiming(tuple(own), batch.errors.get(i)) for i, own in enumerate(timings)]
+
+
+class _Batch:
+    """Networks that are compiled and timed together, by their place in the list of graphs.
+
+    Args:
+        runtime: what compiles and times.
+        steps: how many there will be, for the progress.
+        progress: see `Step`.
+    """
+
+    def __init__(self, runtime: Runtime, steps: int, progress: Step | None) -> None:
+        self.errors: dict[int, str] = {}
+        self._steps = steps
+        self._done = 0
+        self._runtime = runtime
+        self._progress = progress
+        self._compiled: dict[int, CompiledNetwork] = {}
+
+    def compile(self, graphs: Sequence[Graph], schedules: Schedules) -> None:
+        """Compiles all of them; one that cannot be compiled has an error."""
+        for index, graph in enumerate(graphs):
+            self._step(index, partial(self._compile, index, graph, schedules))
+
+    def time(self, indices: Iterable[int]) -> dict[int, Timing]:
+        """One timing of each of these, in rounds; none of those with an error, then or now."""
+        chosen = list(indices)
+        seconds: dict[int, list[float]] = {index: [] for index in chosen}
+        with timing.pinned(self._runtime.fingerprint.threads):
+            for _ in range(ROUNDS):
+                for index in chosen:
+                    self._step(index, partial(self._time, index, seconds[index]))
+        return {
+            index: Timing.of_seconds(seconds[index]) for index in chosen if index not in self.errors
+        }
+
+    def expect(self, networks: int) -> None:
+        """Says that so many networks are going to be timed once more, and no others."""
+        self._steps = self._done + networks * ROUNDS
+
+    def _compile(self, index: int, graph: Graph, schedules: Schedules) -> None:
+        self._compiled[index] = self._runtime.compile(graph, schedules)
+
+    def _time(self, index: int, seconds: list[float]) -> None:
+        evaluate = self._compiled[index].evaluate
+        calls = timing.calls_in(evaluate, SAMPLE_SECONDS)
+        seconds += timing.undisturbed(evaluate, calls, SAMPLES_A_ROUND)
+
+    def _step(self, index: int, action: Callable[[], None]) -> None:
+        if index not in self.errors:
+            try:
+                action()
+            # A compiler may raise anything; whatever it is, it is this network's result.
+            except Exception as error:
+                self.errors[index] = f"{type(error).__name__}: {str(error).strip()[:500]}"
+        self._done += 1
+        if self._progress is not None:
+            self._progress(self._done, self._steps)

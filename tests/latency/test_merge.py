@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_runtime import FakeRuntime, device
+from networks import inverted_residual
+
+from nas.errors import RequestError, TableDeviceError, TableError
+from nas.latency import LatencyTable, build_table, merge
+from nas.latency.record import Record
+from nas.latency.timing import Timing
+
+RUNTIME = FakeRuntime()
+GRAPH, OTHER = inverted_residual(), inverted_residual(16)
+KERNELS = RUNTIME.kernels(GRAPH)
+STEADY, WILD = Timing((5.0,) * 4), Timing((4.9, 5.0, 5.0, 5.1))
+
+
+def table(path: Path, *records: Record, runtime: FakeRuntime = RUNTIME) -> Path:
+    found = LatencyTable.open_or_create(path, runtime)
+    with found.writing():
+        for record in records:
+            found.append(record)
+    return path
+
+
+def kernel(at: int, timing: Timing = STEADY, **changes: Any) -> Record:
+    made = Record.of_timing("kernel", timing, name=KERNELS[at].text, schedule={"tile": 1})
+    return replace(made, **changes)
+
+
+def failed(at: int) -> Record:
+    return Record("kernel", KERNELS[at].text, "failed", error="no luck")
+
+
+def dispatch(timing: Timing) -> list[Record]:
+    return [Record.of_timing("dispatch", timing, name=part) for part in ("launch", "invocation")]
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out.jsonl"
+
+
+def test_two_halves_make_a_whole(tmp_path: Path, out: Path) -> None:
+    paths = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    for path, graph in zip(paths, (GRAPH, OTHER), strict=True):
+        build_table(
+            LatencyTable.open_or_create(path, RUNTIME), RUNTIME.kernels(graph), FakeRuntime()
+        )
+    before = [path.read_bytes() for path in paths]
+    found = merge(paths, out)
+    whole = LatencyTable.open(out)
+    for path, graph in zip(paths, (GRAPH, OTHER), strict=True):
+        assert whole.predict(graph).latency_us == LatencyTable.open(path).predict(graph).latency_us
+    kernels = {*KERNELS, *RUNTIME.kernels(OTHER)}
+    assert found.kernels == len(whole) == len(kernels)
+    assert sum(found.taken.values()) == len(kernels)
+    assert found.failed == found.calibrations == 0
+    assert [path.read_bytes() for path in paths] == before
+    # A build goes on from it, and finds nothing to do.
+    again = LatencyTable.open_or_create(out, RUNTIME)
+    assert build_table(again, kernels, FakeRuntime()).added == 0
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        (kernel(0), failed(0)),
+        (kernel(0, WILD, status="unstable"), failed(0)),
+        (kernel(0, WILD), kernel(0, status="unstable")),
+        (kernel(0, WILD), kernel(0, basis="estimated: by a model")),
+        (kernel(0, WILD), kernel(0, settled=False)),
+        (kernel(0, STEADY), kernel(0, WILD)),
+    ],
+)
+def test_the_row_to_trust_most_is_taken(
+    better: Record, worse: Record, tmp_path: Path, out: Path
+) -> None:
+    first, second = table(tmp_path / "a.jsonl", better), table(tmp_path / "b.jsonl", worse)
+    for order, name in (((first, second), "1.jsonl"), ((second, first), "2.jsonl")):
+        merged = LatencyTable.open(merge(order, tmp_path / name).path)
+        record = merged.record(KERNELS[0])
+        assert record is not None
+        assert replace(record, line=0) == better
+
+
+def test_of_equals_the_first_and_of_a_file_the_current_row(tmp_path: Path, out: Path) -> None:
+    old, new = kernel(0, Timing((9.0,) * 4)), kernel(0, WILD)
+    first = table(tmp_path / "a.jsonl", old, new, kernel(1), failed(2))
+    second = table(tmp_path / "b.jsonl", kernel(1, Timing((7.0,) * 4)), failed(2))
+    found = merge([first, second], out)
+    merged = LatencyTable.open(out)
+    assert [merged.latency_us(each) for each in KERNELS[:2]] == [5.0, 5.0]
+    assert found.taken == {str(first): 3, str(second): 0}
+    assert found.failed == 1
+    assert '"supersedes"' not in out.read_text()
+
+
+def test_dispatch_costs_are_one_set_and_a_calibration_none(tmp_path: Path, out: Path) -> None:
+    correction = Record("calibration", calibration={"slope": 1.0, "offset_us": 0.0})
+    half = table(tmp_path / "a.jsonl", dispatch(STEADY)[0], kernel(0))
+    wild = table(tmp_path / "b.jsonl", *dispatch(WILD), correction)
+    steady = table(tmp_path / "c.jsonl", *dispatch(Timing((3.0,) * 4)))
+    found = merge([half, wild, steady], out)
+    assert found.dispatch_from == str(steady)
+    assert LatencyTable.open(out).dispatch_us == {"launch": 3.0, "invocation": 3.0}
+    assert found.calibrations == 1
+    assert all(record.record != "calibration" for record in LatencyTable.open(out).records())
+    neither = merge([half, table(tmp_path / "d.jsonl")], tmp_path / "e.jsonl")
+    assert neither.dispatch_from is None
+    assert LatencyTable.open(neither.path).lacks_dispatch()
+
+
+def test_what_cannot_be_merged_is_refused_and_nothing_written(tmp_path: Path, out: Path) -> None:
+    first = table(tmp_path / "a.jsonl", kernel(0))
+    elsewhere = FakeRuntime(device(processor="Other CPU"))
+    foreign = table(tmp_path / "b.jsonl", kernel(0), runtime=elsewhere)
+    with pytest.raises(TableDeviceError, match=r"b\.jsonl is of another device.*Other CPU"):
+        merge([first, foreign], out)
+    header, *rest = first.read_text().splitlines()
+    value = json.loads(header)
+    value["timing"]["statistic"] = "mean"
+    averaged = tmp_path / "c.jsonl"
+    averaged.write_text("\n".join([json.dumps(value), *rest]) + "\n")
+    with pytest.raises(TableError, match="timed in another way"):
+        merge([first, averaged], out)
+    for paths in ([first], [first, first]):
+        with pytest.raises(RequestError, match="two tables or more"):
+            merge(paths, out)
+    with pytest.raises(RequestError, match=r"Name a \.jsonl file"):
+        merge([first, averaged], tmp_path / "none" / "out.jsonl")
+    with pytest.raises(TableError, match="no latency table"):
+        merge([first, tmp_path / "none.jsonl"], out)
+    assert not out.exists()
+    with pytest.raises(RequestError, match="there already"):
+        merge([first, averaged], first)
+
+
+def test_the_recorded_part_may_differ(tmp_path: Path, out: Path) -> None:
+    first = table(tmp_path / "a.jsonl", kernel(0))
+    updated = FakeRuntime(device(recorded={"system": "newer"}))
+    second = table(tmp_path / "b.jsonl", kernel(1), runtime=updated)
+    assert merge([first, second], out).kernels == 2
+    assert LatencyTable.open(out).device.recorded == {"system": "test"}
