@@ -97,7 +97,7 @@ def space_kernels(space: Fragmented, runtime_name: str) -> list[Kernel]:
     fusion = runtimes.fusion(runtime_name)
     found: dict[Kernel, None] = {}
     for fragment in space.fragments():
-        found.update(dict.fromkeys(fusion.kernels(fragment)))
+        found.update(dict.fromkeys(runtimes.fragment_kernels(fusion, fragment)))
     return list(found)
 
 

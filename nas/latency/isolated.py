@@ -96,10 +96,10 @@ class IsolatedTimer:
 
     def _started(self) -> Connection:
         """The pipe to a worker that is ready."""
-        if self._pipe is not None and self._process is not None:
-            # A worker says nothing unasked: if there is something to read, it is its end.
-            if self._process.is_alive() and not self._pipe.poll(0):
-                return self._pipe
+        pipe, process = self._pipe, self._process
+        # A worker says nothing unasked: if there is something to read, it is its end.
+        if pipe is not None and process is not None and process.is_alive() and not pipe.poll(0):
+            return pipe
         self._stop()
         # Spawned, not forked: threads of torch or TVM do not survive a fork.
         context = multiprocessing.get_context("spawn")

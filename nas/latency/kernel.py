@@ -8,10 +8,12 @@ shuffle. The text parses back, so a table alone is enough to build its kernels a
     conv2d 192x28x28 -> 32x28x28 k1 s1 p0 g1 bias add
     concat 116x14x14[0:58] 58x14x14 -> 116x14x14 shuffle2
     copy 72x14x14 -> 72x14x14 multiply
+    conv2d blocked16 96x14x14 -> 576x14x14 k1 s1 p0 g1 bias relu6
 """
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -29,10 +31,16 @@ What lies outside is not there for a maximum. An average counts the padding, but
 WINDOW_KINDS = POOL_KINDS | {"conv2d"}
 """Kinds with a window: their texts carry kernel size, stride, padding and groups."""
 
-KINDS = WINDOW_KINDS | {"concat", "copy", "global_pool", "linear"}
-"""`copy` moves one tensor, and does whatever its epilogue says on the way."""
+LAYOUT_KINDS = frozenset({"to_blocked", "to_plain"})
+"""Kinds that only turn a tensor from one layout into the other."""
+
+KINDS = WINDOW_KINDS | LAYOUT_KINDS | {"concat", "copy", "global_pool", "linear", "split", "view"}
+"""`copy` moves one tensor, and does whatever its epilogue says on the way. `split` makes a tensor
+of each part that its inputs name, and `view` makes a map a vector, or a vector a map.
+"""
 
 _OPERAND = re.compile(r"(\d+)x(\d+)x(\d+)(?:\[(\d+):(\d+)\])?")
+_BLOCK = re.compile(r"blocked(\d+)")
 _WINDOW = re.compile(r"k(\d+) s(\d+) p(\d+) g(\d+)")
 _SHUFFLE = re.compile(r"shuffle(\d+)")
 
@@ -86,6 +94,8 @@ class Kernel:
         epilogue: steps in order: `bias`, one of `ACTIVATIONS`, `shuffle2` (groups), `add` for a
             tensor shaped like the output, or `add:64x28x28[0:32]` for a part of a larger one, and
             `multiply` for a gate with one value an output channel, or `multiply:64x1x1[0:32]`.
+        block: channels that lie together for each pixel, in a runtime that keeps tensors so; 1 in
+            the runtime's ordinary layout. The channels are filled up to whole blocks.
     """
 
     kind: str
@@ -96,11 +106,13 @@ class Kernel:
     padding: int = 0
     groups: int = 1
     epilogue: tuple[str, ...] = ()
+    block: int = 1
 
     @cached_property
     def text(self) -> str:
         """The canonical text, which `parse` reads."""
-        parts = [self.kind, *(operand.text for operand in self.inputs), "->"]
+        layout = [f"blocked{self.block}"] if self.block > 1 else []
+        parts = [self.kind, *layout, *(operand.text for operand in self.inputs), "->"]
         parts.append("x".join(str(n) for n in self.output))
         if self.kind in WINDOW_KINDS:
             parts.append(f"k{self.kernel} s{self.stride} p{self.padding} g{self.groups}")
@@ -172,6 +184,11 @@ class Kernel:
             return (self.output[0], channels)
         return (self.output[0], channels // self.groups, self.kernel, self.kernel)
 
+    @cached_property
+    def weight_bytes(self) -> int:
+        """Bytes of the weight in float32; 0 without one."""
+        return 4 * math.prod(self.weight_shape) if self.has_weights else 0
+
     @property
     def macs(self) -> int:
         """Multiply-accumulates for one image, as `Graph.macs` counts them."""
@@ -216,6 +233,7 @@ def _parse(text: str) -> Kernel:
     kind, *inputs = head.split(" ")
     if not arrow or kind not in KINDS:
         raise ValueError(f"it should start with one of {', '.join(sorted(KINDS))}")
+    layout = _BLOCK.fullmatch(inputs[0]) if inputs else None
     shape, _, rest = tail.partition(" ")
     window = (1, 1, 0, 1)
     if kind in WINDOW_KINDS:
@@ -226,15 +244,16 @@ def _parse(text: str) -> Kernel:
         rest = rest[found.end() :].strip()
     kernel = Kernel(
         kind,
-        tuple(Operand.parse(operand) for operand in inputs),
+        tuple(Operand.parse(operand) for operand in inputs[layout is not None :]),
         Operand.parse(shape).shape,
         *window,
         epilogue=tuple(rest.split()),
+        block=int(layout[1]) if layout else 1,
     )
     for step in kernel.epilogue:
         known = step in ACTIVATIONS or step == "bias" or _SHUFFLE.fullmatch(step)
         if not known and not _operand_of(step, kernel.output):
             raise ValueError(f"'{step}' is no epilogue step")
-    if kernel.text != text or not inputs:
+    if kernel.text != text or not kernel.inputs:
         raise ValueError(f"its canonical text is '{kernel.text}'")
     return kernel

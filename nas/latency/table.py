@@ -76,7 +76,7 @@ class LatencyTable:
         self.device = device
         self._writable = writable
         self._lock = FileLock(f"{path}.lock")
-        self._fusion = runtimes.fusion(device.runtime)
+        self._fusion = runtimes.fusion(device.runtime, device.features)
         self._offset = 0
         self._lines = 0
         self._current: dict[str, Record] = {}
@@ -245,7 +245,7 @@ class LatencyTable:
                 f"{self.path} does not say what a launch costs.",
                 remedy="Continue it with `nas table build`.",
             )
-        total = self._fusion.predicted_us(latencies, self._dispatch_us)
+        total = runtimes.network_us(self._fusion, kernels, latencies, self._dispatch_us)
         unstable, estimated, calibration = self._unstable, self._estimated, self._calibration
         return Prediction(
             total,

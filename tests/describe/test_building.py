@@ -23,6 +23,10 @@ class Clocked:
         self.timed.append(kernel)
         if self.broken:
             raise RuntimeError("the compiler says no")
+        return {"tile": 1}, None
+
+    def retime_kernel(self, kernel, schedule):
+        assert schedule == {"tile": 1}
 
     def perf_counter(self):
         return self.now

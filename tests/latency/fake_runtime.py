@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from nas.graph import Graph
+from nas.latency import footprint
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes.tvm import fusion
@@ -71,7 +72,8 @@ class FakeRuntime:
         return Timing((four_digits(factor * latency_us(kernel)),) * 10)
 
     def time_dispatch(self) -> Mapping[str, Timing]:
-        return {"launch": Timing((0.5,) * 10), "invocation": Timing((2.0,) * 10)}
+        costs = {"launch": 0.5, "invocation": 2.0, **dict.fromkeys(footprint.PARTS, 30.0)}
+        return {part: Timing((us,) * 10) for part, us in costs.items()}
 
     def compile(self, graph: Graph, schedules: Any, weights: Any = None) -> FakeNetwork:
         return FakeNetwork(self.kernels(graph), self.broken)

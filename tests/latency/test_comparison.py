@@ -9,7 +9,10 @@ from networks import inverted_residual
 from nas.latency import LatencyTable, build_table
 from nas.latency.comparison import Ratios, compare
 from nas.latency.record import Record
+from nas.latency.runtimes.tvm import fusion
 from nas.latency.timing import Timing
+
+PARTS = len(fusion.DISPATCH_PARTS)
 
 
 def test_two_tables_side_by_side(tmp_path: Path) -> None:
@@ -25,18 +28,21 @@ def test_two_tables_side_by_side(tmp_path: Path) -> None:
     found = compare(before, after)
     assert found.devices == ("processor is Other CPU, not Test CPU 1-2-3",)
     assert [change.key for change in found.changes] == [
-        "dispatch launch",
-        "dispatch invocation",
+        *(f"dispatch {part}" for part in fusion.DISPATCH_PARTS),
         *(f"kernel {kernel}" for kernel in kernels),
     ]
     assert found.changes[-1].ratio is None
     assert found.largest(1)[0].ratio == pytest.approx(3)
     assert found.median_ratio == 1
-    assert (len(found.common), found.only_before, found.only_after) == (4, len(kernels) - 2, 0)
+    assert (len(found.common), found.only_before, found.only_after) == (
+        PARTS + 2,
+        len(kernels) - 2,
+        0,
+    )
     kinds = [change.kind for change in found.changes]
-    assert kinds == ["dispatch", "dispatch", "pointwise", "depthwise 3x3", "pointwise"]
+    assert kinds == ["dispatch"] * PARTS + ["pointwise", "depthwise 3x3", "pointwise"]
     assert found.kinds["pointwise"] == Ratios(1, *(pytest.approx(3),) * 3)
-    assert found.kinds["dispatch"] == Ratios(2, 1, 1, 1)
+    assert found.kinds["dispatch"] == Ratios(PARTS, 1, 1, 1)
 
 
 def test_a_failed_row_is_in_a_table_but_has_no_ratio(tmp_path: Path) -> None:
@@ -48,7 +54,7 @@ def test_a_failed_row_is_in_a_table_but_has_no_ratio(tmp_path: Path) -> None:
     after = LatencyTable.open_or_create(tmp_path / "b.jsonl", broken)
     build_table(after, kernels, broken)
     found = compare(before, after)
-    assert (len(found.common), found.only_before, found.only_after) == (4, 0, 0)
+    assert (len(found.common), found.only_before, found.only_after) == (PARTS + 2, 0, 0)
 
 
 def test_ratios_are_quartiles() -> None:

@@ -69,7 +69,7 @@ def test_the_first_line_says_what_was_measured_and_how(table: LatencyTable) -> N
 
 def test_a_kernel_line_has_the_columns_others_build_on(table: LatencyTable) -> None:
     records = [json.loads(line) for line in table.path.read_text().splitlines()[1:]]
-    assert [record["record"] for record in records] == ["dispatch"] * 2 + ["kernel"] * 3
+    assert [record["record"] for record in records] == ["dispatch"] * 6 + ["kernel"] * 3
     text = "conv2d 24x9x9 -> 72x9x9 k1 s1 p0 g1 bias relu6"
     found = next(record for record in records if record.get("kernel") == text)
     assert found["status"] == "ok"
@@ -142,28 +142,28 @@ def test_a_new_timing_supersedes_by_line(table: LatencyTable) -> None:
 
 
 def test_an_estimate_is_labelled_as_one(table: LatencyTable) -> None:
-    edit(table, 5, basis="estimated: by a cycle model")
+    edit(table, 9, basis="estimated: by a cycle model")
     assert LatencyTable.open(table.path).predict(GRAPH).basis == "estimated: by a cycle model"
     assert table.predict(GRAPH).basis == "measured"
 
 
 def test_two_records_of_one_kernel_are_an_error_that_names_the_line(table: LatencyTable) -> None:
     lines = table.path.read_text().splitlines()
-    table.path.write_text("\n".join([*lines, lines[3]]) + "\n")
-    with pytest.raises(TableError, match="line 7.*line 4"):
+    table.path.write_text("\n".join([*lines, lines[7]]) + "\n")
+    with pytest.raises(TableError, match="line 11.*line 8"):
         LatencyTable.open(table.path)
 
 
 def test_superseding_what_is_not_there_is_an_error(table: LatencyTable) -> None:
-    edit(table, 5, supersedes=2)
-    with pytest.raises(TableError, match="line 5.*supersedes line 2"):
+    edit(table, 9, supersedes=2)
+    with pytest.raises(TableError, match="line 9.*supersedes line 2"):
         LatencyTable.open(table.path)
 
 
 @pytest.mark.parametrize("value", [0, -1.0, None, "fast", float("nan"), float("inf")])
 def test_a_value_that_is_no_latency_is_refused_by_line(table: LatencyTable, value: Any) -> None:
-    edit(table, 5, latency_us=value)
-    with pytest.raises(TableError, match=r"line 5.*no latency"):
+    edit(table, 9, latency_us=value)
+    with pytest.raises(TableError, match=r"line 9.*no latency"):
         LatencyTable.open(table.path)
 
 
@@ -182,8 +182,8 @@ def test_a_value_that_is_no_latency_is_refused_by_line(table: LatencyTable, valu
 def test_a_line_that_breaks_the_contract_is_refused(
     table: LatencyTable, changes: dict[str, Any], words: str
 ) -> None:
-    edit(table, 5, **changes)
-    with pytest.raises(TableError, match=f"line 5.*{words}"):
+    edit(table, 9, **changes)
+    with pytest.raises(TableError, match=f"line 9.*{words}"):
         LatencyTable.open(table.path)
 
 
@@ -228,7 +228,7 @@ def test_a_torn_header_starts_the_table_again(tmp_path: Path, runtime: FakeRunti
 def test_a_whole_line_that_is_not_json_is_refused(table: LatencyTable) -> None:
     with table.path.open("a") as file:
         file.write("what?\n")
-    with pytest.raises(TableError, match="line 7 is not JSON"):
+    with pytest.raises(TableError, match="line 11 is not JSON"):
         LatencyTable.open(table.path)
 
 

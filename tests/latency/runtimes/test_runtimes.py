@@ -14,7 +14,7 @@ def test_every_runtime_says_whether_it_can_be_used() -> None:
 
 
 def test_an_unknown_runtime_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(RequestError, match=r"'tensorrt'.*Allowed: tvm"):
+    with pytest.raises(RequestError, match=r"'tensorrt'.*Allowed: onnxruntime, tvm"):
         open_runtime("tensorrt")
 
 

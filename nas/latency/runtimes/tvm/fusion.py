@@ -15,7 +15,19 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from nas.graph import ACTIVATIONS, Graph, Op, Shape
+from nas.latency import footprint
+from nas.latency.footprint import weights_us
 from nas.latency.kernel import WINDOW_KINDS, Kernel, Operand, step_for
+
+__all__ = [
+    "BY_PIECE",
+    "DISPATCH_PARTS",
+    "Launch",
+    "kernels",
+    "launches",
+    "predicted_us",
+    "weights_us",
+]
 
 _KIND = {
     "conv": "conv2d",
@@ -27,8 +39,8 @@ _KIND = {
 }
 
 
-DISPATCH_PARTS = ("launch", "invocation")
-"""What `predicted_us` needs to know beside the kernels."""
+DISPATCH_PARTS = ("launch", "invocation", *footprint.PARTS)
+"""What `predicted_us` and `weights_us` need to know beside the kernels."""
 
 BY_PIECE = True
 """No kernel reaches from one block into the next, so `Graph.pieces` split one by one."""

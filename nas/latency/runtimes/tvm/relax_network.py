@@ -6,6 +6,7 @@ else, so the network launches exactly the functions that the table timed.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 
@@ -23,7 +24,7 @@ from nas.latency.runtimes.tvm.fusion import Launch, launches
 
 _CALL = re.compile(r"^\s*call\s+(kernel_\d+)\s", re.MULTILINE)
 
-_PASSES = tvm.transform.Sequential(
+PASSES = tvm.transform.Sequential(
     [
         relax.transform.ToNonDataflow(),
         relax.transform.RemovePurityChecking(),
@@ -132,7 +133,7 @@ class RelaxNetwork:
             return pack(kernel, schedules[kernel], lanes, weight, bias)
 
         _emit_main(builder, graph, steps, functions, constants)
-        executable = relax.build(builder.get(), target, relax_pipeline=_PASSES, tir_pipeline="tirx")
+        executable = relax.build(builder.get(), target, relax_pipeline=PASSES, tir_pipeline="tirx")
         self._code = executable.as_text()
         self._vm = relax.VirtualMachine(executable, tvm.cpu())
         c, h, w = graph.input_shape
@@ -162,8 +163,9 @@ class RelaxNetwork:
         return [float(value) for value in timer("main").results]
 
 
-def _flat(shape: tuple[int, int, int]) -> relax.TensorType:
-    return relax.TensorType((shape[0] * shape[1] * shape[2],), "float32")
+def flat_type(shape: Sequence[int]) -> relax.TensorType:
+    """The type of a tensor of a shape, as kernels take it: its elements in a row."""
+    return relax.TensorType((math.prod(shape),), "float32")
 
 
 def _emit_main(
@@ -174,7 +176,7 @@ def _emit_main(
     constants: Callable[[Launch], list[NDArray[np.float32]]],
 ) -> None:
     """Adds `main`: every launch a `call_tir`, tensors flat in height, width, channel order."""
-    image = relax.Var("image", _flat(graph.input_shape))
+    image = relax.Var("image", flat_type(graph.input_shape))
     values: dict[int, relax.Expr] = {0: image}
     with builder.function("main", [image]):
         with builder.dataflow():
@@ -184,7 +186,7 @@ def _emit_main(
                 sources = [values[source] for source in launch.sources]
                 weights = [relax.const(array) for array in constants(launch)]
                 arguments = [*sources[:split], *weights, *sources[split:]]
-                call = relax.call_tir(functions[kernel], arguments, _flat(kernel.output))
+                call = relax.call_tir(functions[kernel], arguments, flat_type(kernel.output))
                 values[launch.result] = builder.emit(call)
             result = builder.emit_output(values[steps[-1].result])
         builder.emit_func_output(result)

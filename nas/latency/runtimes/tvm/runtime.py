@@ -16,17 +16,17 @@ from tvm.target import codegen
 
 from nas.errors import MeasurementError, RequestError
 from nas.graph import Channels, Graph, Op, Slot
-from nas.latency import device, timing
+from nas.latency import device, footprint, timing
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes import Schedules, Weights
 from nas.latency.runtimes.tvm import fusion as tvm_fusion
-from nas.latency.runtimes.tvm import nest, schedules
+from nas.latency.runtimes.tvm import nest, rotation, schedules
 from nas.latency.runtimes.tvm.relax_network import RelaxNetwork, pack, random_weights
 from nas.latency.timing import Timing
 
-KERNELS_VERSION = "1"
-"""Of the loop nests and schedules here: kernels timed with another version do not compare."""
+KERNELS_VERSION = "2"
+"""Of the loop nests, the schedules and the way to time them: other versions do not compare."""
 
 TARGETS = ("cpu",)
 DTYPES = ("float32",)
@@ -36,6 +36,9 @@ _DISPATCH_ROUNDS = (1, 5)
 
 _DISPATCH_SETS = 8
 """Sets of samples of the dispatch costs that are taken at most."""
+
+_WEIGHTS_RUNS = 6
+"""Runs over all weights for each one that counts."""
 
 _DISPATCH_CALLS = 100
 """Calls a sample: about two milliseconds of the longer chain."""
@@ -112,13 +115,56 @@ class TvmRuntime:
             if self.threads > 1:
                 # Waking another thread costs more than a small kernel takes.
                 sweep([{**tried[0][1], "threads": 1}])
-            _, schedule, evaluate = tried[0]
-            return schedule, timing.measure(evaluate)
+            us, schedule, alone = tried[0]
+            if not rotation.matters(kernel):
+                return schedule, timing.measure(alone)
+            launches = rotation.launches_of(kernel, 1e-6 * us)
+            return schedule, timing.measure(self._own(self._rotated(kernel, schedule, launches)))
 
     def retime_kernel(self, kernel: Kernel, schedule: Mapping[str, Any]) -> Timing:
         """See `Runtime.retime_kernel`."""
         with timing.pinned(self.threads):
-            return timing.measure(self._compiled(kernel, schedule))
+            if not rotation.matters(kernel):
+                return timing.measure(self._compiled(kernel, schedule))
+            evaluate = self._rotated(kernel, schedule, rotation.FEWEST_LAUNCHES)
+            launches = rotation.launches_of(kernel, min(evaluate(1, 3)))
+            if launches > rotation.FEWEST_LAUNCHES:
+                evaluate = self._rotated(kernel, schedule, launches)
+            return timing.measure(self._own(evaluate))
+
+    def _own(self, evaluate: timing.Evaluate) -> timing.Evaluate:
+        """A kernel that the VM launches, without what launching it costs."""
+
+        def own(calls: int, samples: int) -> Sequence[float]:
+            # A launch costs the VM something; that is in the dispatch costs.
+            return [seconds - self._launch_s for seconds in evaluate(calls, samples)]
+
+        return own
+
+    def _rotated(
+        self, kernel: Kernel, schedule: Mapping[str, Any], launches: int
+    ) -> timing.Evaluate:
+        return rotation.in_turn(
+            kernel,
+            schedule,
+            launches,
+            target=self._target,
+            lanes=self.lanes,
+            threads=self.threads,
+        )
+
+    @cached_property
+    def _launch_s(self) -> float:
+        """What the VM adds to a kernel that it launches again and again."""
+        kernel = next(iter(self.kernels(_chain((self.lanes, 2, 2), 1))))
+        schedule = self.candidates(kernel)[0]
+        alone = self._compiled(kernel, schedule)
+        launched = self._rotated(kernel, schedule, rotation.MOST_LAUNCHES)
+        differences = [
+            _median_s(launched, 40 * _DISPATCH_CALLS) - _median_s(alone, 4 * _DISPATCH_CALLS)
+            for _ in range(timing.SAMPLES)
+        ]
+        return max(0.0, statistics.median(differences))
 
     def _compiled(self, kernel: Kernel, schedule: Mapping[str, Any]) -> timing.Evaluate:
         """A kernel as something to time, on random tensors."""
@@ -139,7 +185,9 @@ class TvmRuntime:
         return evaluate
 
     def time_dispatch(self) -> Mapping[str, Timing]:
-        """The cost of an `invocation` of the VM and of a `launch`, from chains of tiny kernels.
+        """The cost of an `invocation` of the VM, of a `launch`, and of weights far away.
+
+        The first two come from chains of tiny kernels, the third from `nas.latency.footprint`.
 
         The kernels are different ones with weights, as in a network: a chain of one kernel alone
         would keep the processor's caches and branch predictor warmer than any network does. The
@@ -179,7 +227,31 @@ class TvmRuntime:
                     continue
                 if not any(each.unstable for each in sets[-1].values()):
                     break
-        return min(sets, key=lambda found: max(each.spread for each in found.values()))
+            weights = {
+                part: self._time_weights(mib)
+                for mib, part in zip(footprint.MIB, footprint.PARTS, strict=True)
+            }
+        best = min(sets, key=lambda found: max(each.spread for each in found.values()))
+        return {**best, **weights}
+
+    def _time_weights(self, mib: int) -> Timing:
+        """What a MiB of weights takes to read and use in a network of `mib` MiB.
+
+        Other programs push weights out of a shared cache too, so the fastest of many runs count.
+        """
+        probe = rotation.PROBE
+        a_mib = (1 << 20) // probe.weight_bytes
+        evaluate = rotation.in_turn(
+            probe,
+            self.candidates(probe)[0],
+            mib * a_mib,
+            copies=mib * a_mib,
+            target=self._target,
+            lanes=self.lanes,
+            threads=self.threads,
+        )
+        runs = timing.undisturbed(evaluate, 1, _WEIGHTS_RUNS * timing.SAMPLES)
+        return Timing.of_seconds([a_mib * each for each in sorted(runs)[: timing.SAMPLES]])
 
     def compile(
         self, graph: Graph, schedules: Schedules, weights: Weights | None = None

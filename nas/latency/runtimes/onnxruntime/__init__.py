@@ -1,0 +1,46 @@
+"""ONNX Runtime on this machine's processor. Importing this imports no ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from nas.latency import device
+from nas.latency.runtimes import Availability
+from nas.latency.runtimes.onnxruntime.fusion import OnnxRuntimeFusion, block_size, here, on
+
+if TYPE_CHECKING:
+    from nas.latency.runtimes.onnxruntime.runtime import OnnxRuntime
+
+__all__ = ["availability", "fusion_on", "open"]
+
+
+def fusion_on(features: Collection[str] | None) -> OnnxRuntimeFusion:
+    """How ONNX Runtime fuses on a processor with these features; None is this machine's."""
+    return here() if features is None else on(features)
+
+
+def open(*, target: str, threads: int, dtype: str) -> OnnxRuntime:  # noqa: A001
+    """See `nas.latency.runtimes.open_runtime`."""
+    from nas.latency.runtimes.onnxruntime.runtime import OnnxRuntime
+
+    return OnnxRuntime(target=target, threads=threads, dtype=dtype)
+
+
+def availability() -> Availability:
+    """Whether ONNX Runtime is installed, loads, and fuses here by the rules that are known."""
+    try:
+        versions = {"onnxruntime": version("onnxruntime")}
+    except PackageNotFoundError:
+        return Availability("onnxruntime", False, "onnxruntime is not installed")
+    try:
+        import onnxruntime
+    except (ImportError, OSError) as error:
+        return Availability("onnxruntime", False, f"onnxruntime does not load ({error})", versions)
+    if "CPUExecutionProvider" not in onnxruntime.get_available_providers():
+        return Availability("onnxruntime", False, "it was built without its CPU provider", versions)
+    if block_size(device.processor()[1]) == 1:
+        reason = "how it fuses is known for x86 processors only"
+        return Availability("onnxruntime", False, reason, versions)
+    return Availability("onnxruntime", True, "", versions)

@@ -1,0 +1,100 @@
+"""Whole networks: written as ONNX, and optimised by ONNX Runtime as it does for any user."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from nas import onnx_model
+from nas.errors import MeasurementError
+from nas.graph import Graph
+from nas.latency.kernel import Kernel
+from nas.latency.runtimes import Weights
+from nas.latency.runtimes.onnxruntime.fusion import OnnxRuntimeFusion
+from nas.latency.runtimes.onnxruntime.optimised import launched
+from nas.latency.runtimes.onnxruntime.session import Session
+
+
+class OnnxRuntimeNetwork:
+    """A graph in a session. See `nas.latency.runtimes.CompiledNetwork`.
+
+    Args:
+        weights: of the folded graph; random ones if None.
+
+    Raises MeasurementError where ONNX Runtime fuses in another way than `fusion` says: a table
+    would predict kernels that do not run.
+    """
+
+    def __init__(
+        self, graph: Graph, weights: Weights | None, *, fusion: OnnxRuntimeFusion, threads: int
+    ) -> None:
+        if weights is None:
+            weights = random_weights(graph, np.random.default_rng(0))
+        model = _of_one_image(onnx_model.model(graph, weights))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "optimised.onnx"
+            self._session = Session(
+                model,
+                {onnx_model.INPUT: (1, *graph.input_shape)},
+                threads=threads,
+                optimise=True,
+                write=path,
+            )
+            self._launched = launched(model, onnx.load(path), fusion.block)
+        _require_same(self._launched, fusion.kernels(graph))
+
+    @property
+    def launched(self) -> list[Kernel]:
+        """The kernels of the model that ONNX Runtime made of the graph, in its order."""
+        return self._launched
+
+    def run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The output of one image `channels x height x width`, flat and channels first."""
+        return self._session.run({onnx_model.INPUT: image[None]}).reshape(-1)
+
+    def evaluate(self, calls: int, samples: int) -> Sequence[float]:
+        """Seconds of one inference with the input already in place; see `timing.Evaluate`."""
+        return self._session.evaluate(calls, samples)
+
+
+def random_weights(graph: Graph, rng: np.random.Generator) -> dict[str, NDArray[np.float32]]:
+    """Weights that keep activations near one (He et al. 2015), so none is denormal."""
+    found: dict[str, NDArray[np.float32]] = {}
+    for op in graph.folded.ops:
+        if op.kind not in ("conv", "linear") or op.slot is None:
+            continue
+        inputs = graph.folded.input_channels(op) // op.groups
+        shape = (op.shape[0], inputs, op.kernel, op.kernel)[: 4 if op.kind == "conv" else 2]
+        scale = np.float32(np.sqrt(2 / np.prod(shape[1:])))
+        found[op.slot.name] = rng.standard_normal(shape, np.float32) * scale
+        if op.bias:
+            bias = rng.standard_normal(op.shape[0], np.float32) * np.float32(0.1)
+            found[f"{op.slot.name}.bias"] = bias
+    return found
+
+
+def _of_one_image(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its batch size set to one, in place."""
+    for each in (*model.graph.input, *model.graph.output):
+        each.type.tensor_type.shape.dim[0].dim_value = 1
+    return model
+
+
+def _require_same(real: Sequence[Kernel], expected: Sequence[Kernel]) -> None:
+    found, known = Counter(real), Counter(expected)
+    if found == known:
+        return
+    one = next(iter((found - known) or (known - found)))
+    what = "runs" if one in found - known else "does not run"
+    raise MeasurementError(
+        f"onnxruntime {version('onnxruntime')} {what} kernel '{one}', which the table's rules "
+        f"{'do not know of' if what == 'runs' else 'ask for'}.",
+        remedy="Use a version of onnxruntime that this version of nas knows.",
+    )
