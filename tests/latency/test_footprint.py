@@ -13,7 +13,7 @@ POOL = Kernel.parse("max_pool 64x31x31 -> 64x16x16 k3 s2 p1 g1")
 
 
 def test_the_sizes_are_those_of_the_parts() -> None:
-    assert PARTS == tuple(f"weights_{mib}mib" for mib in MIB)
+    assert tuple(f"weights_{mib}mib" for mib in MIB) == PARTS
     assert MEBIBYTE.weight_bytes == 1 << 20
     assert POOL.weight_bytes == 0
 

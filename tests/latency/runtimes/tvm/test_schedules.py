@@ -9,7 +9,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from nas.graph import Channels, Graph, Op, Slot
 from nas.latency.kernel import Kernel
-from nas.latency.runtimes.tvm import schedules
+from nas.latency.runtimes.tvm import fusion, schedules
 from nas.latency.runtimes.tvm.runtime import TvmRuntime
 
 KERNELS = [
