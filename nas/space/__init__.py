@@ -3,8 +3,24 @@
 from nas.space.architecture import Architecture
 from nas.space.choice import IDENTITY
 from nas.space.library import load, names
+from nas.space.limits import Limit, sample_within
 from nas.space.reference import Reference
 from nas.space.space import SearchSpace
 from nas.space.stage import Stage
+from nas.space.variation import crossover, distance, mutate, neighbours
 
-__all__ = ["IDENTITY", "Architecture", "Reference", "SearchSpace", "Stage", "load", "names"]
+__all__ = [
+    "IDENTITY",
+    "Architecture",
+    "Limit",
+    "Reference",
+    "SearchSpace",
+    "Stage",
+    "crossover",
+    "distance",
+    "load",
+    "mutate",
+    "names",
+    "neighbours",
+    "sample_within",
+]
