@@ -2,6 +2,9 @@
 
 Widths are those of the published width multipliers, so each of the six networks is a point.
 Parameters are those of torchvision 0.29 and timm 1.0, MACs those of the authors' README.
+
+Strides are those for 224 px. For smaller images the first ones become 1, one stage after another,
+until the last map keeps `smallest_map` pixels a side.
 """
 
 from nas.space import Reference, SearchSpace, Stage
@@ -24,6 +27,7 @@ def published(multiplier: float, widths: tuple[int, ...], params: int, macs: flo
 
 SPACE = SearchSpace(
     name="mobilenet",
+    smallest_map=3,
     activation="relu6",
     stages=(
         Stage("stem", "conv", width=(16, 24, 32, 40, 48), stride=2, per_stage={"kernel": 3}),

@@ -3,6 +3,9 @@
 The resolution is a choice too: the paper's resolution multiplier, 128 to 224 of 224 pixels.
 The paper writes ReLU; the networks that its authors published (TF-slim) clip it at 6, as here. The
 paper's 4.2, 2.6, 1.3 and 0.5 million parameters are given to the digit, as timm 1.0 counts them.
+
+Strides are those for 224 px. For smaller images the first ones become 1, one stage after another,
+until the last map keeps `smallest_map` pixels a side.
 """
 
 from nas.space import Reference, SearchSpace, Stage
@@ -28,6 +31,7 @@ def published(
 
 SPACE = SearchSpace(
     name="mobilenet_v1",
+    smallest_map=3,
     activation="relu6",
     resolutions=(128 / 224, 160 / 224, 192 / 224, 1.0),
     stages=(

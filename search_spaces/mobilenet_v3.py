@@ -2,6 +2,9 @@
 
 Each stage chooses its activation, and whether its blocks squeeze and excite.
 Expand ratios are those that give the published hidden sizes: 2.3 * 80 = 184, 2.5 * 80 = 200.
+
+Strides are those for 224 px. For smaller images the first ones become 1, one stage after another,
+until the last map keeps `smallest_map` pixels a side.
 """
 
 from nas.space import Reference, SearchSpace, Stage
@@ -12,6 +15,7 @@ KERNEL = {"kernel": (3, 5)}
 
 SPACE = SearchSpace(
     name="mobilenet_v3",
+    smallest_map=3,
     activation="hard_swish",
     stages=(
         Stage("stem", "conv", width=16, stride=2, per_stage={"kernel": 3}),

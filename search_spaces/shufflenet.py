@@ -2,6 +2,9 @@
 
 A unit is the basic one, with a kernel of 3, 5 or 7, or the "xception" one. Widths are those of the
 four published networks. Their parameters are torchvision 0.29's.
+
+Strides are those for 224 px. For smaller images the first ones become 1, one stage after another,
+until the last map keeps `smallest_map` pixels a side.
 """
 
 from nas.space import Reference, SearchSpace, Stage
@@ -28,6 +31,7 @@ def published(multiplier: float, widths: tuple[int, ...], params: int, macs: flo
 
 SPACE = SearchSpace(
     name="shufflenet",
+    smallest_map=3,
     activation="relu",
     stages=(
         Stage("stem", "conv", width=(16, 24), stride=2, per_stage={"kernel": 3}),

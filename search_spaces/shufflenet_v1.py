@@ -1,6 +1,9 @@
 """ShuffleNetV1 style networks (Zhang et al. 2018): grouped 1x1 convolutions and channel shuffle.
 
 The groups and the widths that go with them are one choice for the whole network, as in the paper.
+
+Strides are those for 224 px. For smaller images the first ones become 1, one stage after another,
+until the last map keeps `smallest_map` pixels a side.
 """
 
 from nas.space import Reference, SearchSpace, Stage
@@ -28,6 +31,7 @@ def published(variant: str, params: int, macs: float) -> Reference:
 
 SPACE = SearchSpace(
     name="shufflenet_v1",
+    smallest_map=3,
     activation="relu",
     choices={
         "variant": {

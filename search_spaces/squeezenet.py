@@ -2,6 +2,9 @@
 
 The published networks have no batch norm; a supernet needs it, so the space has it. The places of
 the pooling layers are those of version 1.0 or of version 1.1, which pools earlier.
+
+Strides are those for 224 px. For smaller images the first ones become 1, one stage after another,
+until the last map keeps `smallest_map` pixels a side.
 """
 
 from nas.space import Reference, SearchSpace, Stage
@@ -47,6 +50,7 @@ def published(name: str, **changes) -> Reference:
 
 SPACE = SearchSpace(
     name="squeezenet",
+    smallest_map=3,
     activation="relu",
     choices={"pooling": ("1.0", "1.1"), "bypass": ("none", "simple", "complex")},
     stages=(

@@ -24,7 +24,7 @@ from nas.space.reference import Reference
 from nas.space.stage import Reached, Row, Stage, Values
 
 SMALLEST_FINAL_MAP = 3
-"""Pixels a side that the last feature map keeps at least; see `SearchSpace.strides`."""
+"""Pixels a side that the last feature map keeps at least, unless a space says otherwise."""
 
 Measure = Literal["macs", "params", "peak_memory_bytes"]
 """Counts of a graph that are known for every part of it."""
@@ -41,6 +41,7 @@ class SearchSpace:
         norm: whether convolutions are followed by batch norms.
         image_size, channels: of the input, square.
         classes: what the head tells apart.
+        smallest_map: pixels a side that small images leave the last feature map; see `strides`.
         choices: made once for the whole network; every block that takes their arguments gets them.
         resolutions: shares of the image size that a network can be run at.
         references: published networks that are points of the space.
@@ -55,6 +56,7 @@ class SearchSpace:
     image_size: int = 224
     channels: int = 3
     classes: int = 1000
+    smallest_map: int = SMALLEST_FINAL_MAP
     choices: Mapping[str, Options] = field(default_factory=dict)
     resolutions: tuple[float, ...] = (1.0,)
     references: tuple[Reference, ...] = ()
@@ -107,7 +109,7 @@ class SearchSpace:
 
         The table holds the strides for large images. For small ones the first strides become 1,
         one stage after another, until the map that reaches the last stage, behind the largest
-        kernels, has `SMALLEST_FINAL_MAP` pixels a side: at 32 px a network that shrinks by 32 in
+        kernels, has `smallest_map` pixels a side: at 32 px a network that shrinks by 32 in
         its table shrinks by 8.
         """
         return self.strides_of(tuple(choice.options[0] for choice in self.network))
@@ -118,7 +120,7 @@ class SearchSpace:
             chosen = {c.name: option for c, option in zip(self.network, network, strict=True)}
             strides = [row.stride(chosen) for row in self.rows]
             for index in range(len(strides)):
-                if self._final_map(chosen, strides) >= SMALLEST_FINAL_MAP:
+                if self._final_map(chosen, strides) >= self.smallest_map:
                     break
                 strides[index] = 1
             self._strides[network] = tuple(strides)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -220,3 +221,11 @@ def test_a_fire_module_has_exactly_its_width():
     for width, share in [(12, 0.5), (8, 0.5), (16, 1.0)]:
         with pytest.raises(SpaceError, match="stage one: Width .* 1x1 filters"):
             fire(width, share).lower(fire(width, share).largest)
+
+
+@pytest.mark.parametrize(("least", "final"), [(1, 2), (3, 4), (5, 8), (16, 16)])
+def test_a_space_says_how_small_its_last_map_may_be(least, final):
+    space = replace(adapted("mobilenet"), smallest_map=least)
+    # On a single pixel a kernel of 3 would only meet padding: there is no map of 1.
+    graph = space.lower(space.largest)
+    assert [op.shape[1] for op in graph.ops if op.kind == "conv"][-1] == final
