@@ -57,13 +57,8 @@ class RepeatedTiming:
 
 
 def agree(latencies_us: Collection[float]) -> bool:
-    """Whether the two fastest of a network's timings are within `AGREEMENT` of each other.
-
-    A busy neighbour can slow a machine for many seconds, in which all samples agree and all are
-    wrong; it cannot make one faster.
-    """
-    fastest = sorted(latencies_us)[:2]
-    return len(fastest) == 2 and fastest[1] <= (1 + AGREEMENT) * fastest[0]
+    """Whether a network's timings agree within `AGREEMENT`; see `nas.latency.timing.agree`."""
+    return timing.agree(latencies_us, AGREEMENT)
 
 
 def retiming_spread(timings: Collection[Sequence[Timing]]) -> float:

@@ -10,7 +10,14 @@ from typing import Any
 
 from nas.errors import TableError
 from nas.latency.device import Fingerprint
-from nas.latency.timing import LARGEST_SPREAD, SAMPLE_SECONDS, SAMPLES, Timing, four_digits
+from nas.latency.timing import (
+    LARGEST_SPREAD,
+    SAMPLE_SECONDS,
+    SAMPLES,
+    Timing,
+    agree,
+    four_digits,
+)
 
 SCHEMA = 1
 MOST_SAMPLES = 12
@@ -91,15 +98,14 @@ class Record:
         fastest = sorted([*kept, _spread(timing.samples_us, half)], key=statistics.median)[:2]
         joined = Timing(tuple(sample for samples in fastest for sample in samples))
         medians = (*self.medians_us, timing.latency_us)
-        low, high = sorted(medians)[:2]
-        agree = high <= (1 + agreement) * low
+        agreed = agree(medians, agreement)
         return replace(
             self,
-            status="unstable" if joined.unstable or not agree else "ok",
+            status="unstable" if joined.unstable or not agreed else "ok",
             latency_us=joined.latency_us,
             samples_us=joined.samples_us,
             medians_us=medians,
-            settled=agree or len(medians) >= most_timings,
+            settled=agreed or len(medians) >= most_timings,
             supersedes=None,
             line=0,
         )

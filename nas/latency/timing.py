@@ -11,7 +11,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -88,6 +88,49 @@ def measure(evaluate: Evaluate) -> Timing:
         return timing
     again = Timing.of_seconds(undisturbed(evaluate, calls, SAMPLES))
     return min(timing, again, key=lambda each: each.spread)
+
+
+def agree(latencies_us: Collection[float], tolerance: float) -> bool:
+    """Whether the two fastest of several timings are within `tolerance`, a share, of each other.
+
+    A busy neighbour can slow a machine for many seconds, in which all samples agree and all are
+    wrong; it cannot make one faster.
+    """
+    fastest = sorted(latencies_us)[:2]
+    return len(fastest) == 2 and fastest[1] <= (1 + tolerance) * fastest[0]
+
+
+def steadiest(once: Callable[[], Mapping[str, float]], sets: int) -> dict[str, Timing]:
+    """Parts that are worked out together as differences of timings, `SAMPLES` times.
+
+    Differences of timings are noisier than timings: a set of samples with one that is not above
+    zero, or that spreads, is taken again, and the steadiest set counts.
+
+    Args:
+        once: seconds by part.
+        sets: that are taken at most.
+
+    Raises MeasurementError where noise leaves no set above zero.
+    """
+    found: list[dict[str, Timing]] = []
+    for attempt in range(1, sets + 1):
+        samples = [once() for _ in range(SAMPLES)]
+        try:
+            found.append(
+                {part: Timing.of_seconds([each[part] for each in samples]) for part in samples[0]}
+            )
+        except MeasurementError:
+            if attempt == sets and not found:
+                raise
+            continue
+        if not any(timing.unstable for timing in found[-1].values()):
+            break
+    return min(found, key=lambda parts: max(timing.spread for timing in parts.values()))
+
+
+def median_s(evaluate: Evaluate, calls: int) -> float:
+    """Seconds a call, from a few samples of `calls`: what a difference of timings is made of."""
+    return statistics.median(undisturbed(evaluate, calls, QUICK_SAMPLES))
 
 
 def quick_us(evaluate: Evaluate) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nas.errors import MeasurementError, RequestError
+from nas.errors import RequestError
 from nas.graph import Channels, Graph, Op, Slot
 from nas.latency import device, footprint, timing
 from nas.latency.device import Fingerprint
@@ -162,9 +162,6 @@ class OnnxRuntime:
         latencies. What a MiB of weights costs in networks of more and more of them is
         the time of a small convolution among many copies with weights of their own.
 
-        Differences of timings are noisier than timings: a set of samples with one that is not above
-        zero, or that spreads, is taken again, and the steadiest set counts.
-
         Raises MeasurementError where noise leaves no set above zero.
         """
         chains = [_chain(rounds) for rounds in _DISPATCH_ROUNDS]
@@ -175,28 +172,20 @@ class OnnxRuntime:
             added.remove(kernel)
         alone = {kernel: self._evaluator(kernel, _copies(kernel)) for kernel in set(added)}
 
-        def once() -> tuple[float, float]:
-            own = {kernel: _median_s(each, 4 * _DISPATCH_CALLS) for kernel, each in alone.items()}
-            chained = _median_s(long, _DISPATCH_CALLS) - _median_s(short, _DISPATCH_CALLS)
+        def once() -> dict[str, float]:
+            own = {
+                kernel: timing.median_s(each, 4 * _DISPATCH_CALLS) for kernel, each in alone.items()
+            }
+            chained = timing.median_s(long, _DISPATCH_CALLS) - timing.median_s(
+                short, _DISPATCH_CALLS
+            )
             launch = (chained - sum(own[kernel] for kernel in added)) / len(added)
-            return launch, _invocation_s(*self._idle_sessions)
+            return {"launch": launch, "invocation": _invocation_s(*self._idle_sessions)}
 
         weights = self._time_weights()
-        sets: list[dict[str, Timing]] = []
         with timing.pinned(self.threads):
-            for attempt in range(1, _DISPATCH_SETS + 1):
-                launch, invocation = zip(*(once() for _ in range(timing.SAMPLES)), strict=True)
-                parts = {"launch": launch, "invocation": invocation}
-                try:
-                    sets.append({part: Timing.of_seconds(s) for part, s in parts.items()})
-                except MeasurementError:
-                    if attempt == _DISPATCH_SETS and not sets:
-                        raise
-                    continue
-                if not any(each.unstable for each in sets[-1].values()):
-                    break
-        best = min(sets, key=lambda found: max(each.spread for each in found.values()))
-        return {**best, **weights}
+            found = timing.steadiest(once, _DISPATCH_SETS)
+        return {**found, **weights}
 
     def _time_weights(self) -> dict[str, Timing]:
         """Time a MiB of weights, by `weights_<n>mib`."""
@@ -236,13 +225,9 @@ def _copies(kernel: Kernel) -> dict[str, int]:
 
 def _invocation_s(few: Session, many: Session) -> float:
     """Seconds of a session without nodes."""
-    short, long = (_median_s(each.evaluate, 4 * _DISPATCH_CALLS) for each in (few, many))
+    short, long = (timing.median_s(each.evaluate, 4 * _DISPATCH_CALLS) for each in (few, many))
     nodes = _INVOCATION_NODES
     return short - nodes[0] * (long - short) / (nodes[1] - nodes[0])
-
-
-def _median_s(evaluate: timing.Evaluate, calls: int) -> float:
-    return statistics.median(timing.undisturbed(evaluate, calls, 5))
 
 
 def _chain(rounds: int) -> Graph:

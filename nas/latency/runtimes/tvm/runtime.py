@@ -14,7 +14,7 @@ import numpy as np
 import tvm
 from tvm.target import codegen
 
-from nas.errors import MeasurementError, RequestError
+from nas.errors import RequestError
 from nas.graph import Channels, Graph, Op, Slot
 from nas.latency import device, footprint, timing
 from nas.latency.device import Fingerprint
@@ -161,7 +161,8 @@ class TvmRuntime:
         alone = self._compiled(kernel, schedule)
         launched = self._rotated(kernel, schedule, rotation.MOST_LAUNCHES)
         differences = [
-            _median_s(launched, 40 * _DISPATCH_CALLS) - _median_s(alone, 4 * _DISPATCH_CALLS)
+            timing.median_s(launched, 40 * _DISPATCH_CALLS)
+            - timing.median_s(alone, 4 * _DISPATCH_CALLS)
             for _ in range(timing.SAMPLES)
         ]
         return max(0.0, statistics.median(differences))
@@ -193,9 +194,6 @@ class TvmRuntime:
         would keep the processor's caches and branch predictor warmer than any network does. The
         straight line through a short and a long chain, less the kernels' own times, gives both.
 
-        Differences of timings are noisier than timings: a set of samples with one that is not above
-        zero, or that spreads, is taken again, and the steadiest set counts.
-
         Raises MeasurementError where noise leaves no set above zero.
         """
         if self.threads > 1:
@@ -208,31 +206,19 @@ class TvmRuntime:
         few, many = (len(kernels) * rounds for rounds in _DISPATCH_ROUNDS)
         alone = [self._compiled(kernel, plans[kernel]) for kernel in kernels]
 
-        def once() -> tuple[float, float]:
-            short_s, long_s = (_median_s(chain, _DISPATCH_CALLS) for chain in (short, long))
+        def once() -> dict[str, float]:
+            short_s, long_s = (timing.median_s(chain, _DISPATCH_CALLS) for chain in (short, long))
             slope = (long_s - short_s) / (many - few)
-            own_s = statistics.mean(_median_s(each, 4 * _DISPATCH_CALLS) for each in alone)
-            return slope - own_s, short_s - slope * few
+            own_s = statistics.mean(timing.median_s(each, 4 * _DISPATCH_CALLS) for each in alone)
+            return {"launch": slope - own_s, "invocation": short_s - slope * few}
 
-        sets: list[dict[str, Timing]] = []
         with timing.pinned(self.threads):
-            for attempt in range(1, _DISPATCH_SETS + 1):
-                launch, invocation = zip(*(once() for _ in range(timing.SAMPLES)), strict=True)
-                parts = {"launch": launch, "invocation": invocation}
-                try:
-                    sets.append({part: Timing.of_seconds(s) for part, s in parts.items()})
-                except MeasurementError:
-                    if attempt == _DISPATCH_SETS and not sets:
-                        raise
-                    continue
-                if not any(each.unstable for each in sets[-1].values()):
-                    break
+            found = timing.steadiest(once, _DISPATCH_SETS)
             weights = {
                 part: self._time_weights(mib)
                 for mib, part in zip(footprint.MIB, footprint.PARTS, strict=True)
             }
-        best = min(sets, key=lambda found: max(each.spread for each in found.values()))
-        return {**best, **weights}
+        return {**found, **weights}
 
     def _time_weights(self, mib: int) -> Timing:
         """What a MiB of weights takes to read and use in a network of `mib` MiB.
@@ -266,10 +252,6 @@ class TvmRuntime:
             threads=self.threads,
             rng=np.random.default_rng(0),
         )
-
-
-def _median_s(evaluate: timing.Evaluate, calls: int) -> float:
-    return statistics.median(timing.undisturbed(evaluate, calls, 5))
 
 
 def _chain(shape: tuple[int, int, int], rounds: int) -> Graph:
