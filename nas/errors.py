@@ -26,6 +26,12 @@ class NasError(Exception):
         return f"{self.message} {self.remedy}".strip()
 
 
+def first_line(error: Exception) -> str:
+    """Any error in a line: its kind, and the first line of what it says, at most 500 characters."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:500]
+
+
 class RequestError(NasError):
     """The request itself is wrong: an unknown name, a bad value, a file that is not there."""
 

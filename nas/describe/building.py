@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from nas.errors import NasError
 from nas.latency import open_runtime
 from nas.latency.kernel import Kernel
+from nas.latency.kinds import shares
 from nas.latency.runtimes import Runtime
 
 TIMED_KERNELS = 8
@@ -77,13 +78,8 @@ def _groups(kernels: Sequence[Kernel]) -> dict[Hashable, list[Kernel]]:
 
 def _chosen(groups: dict[Hashable, list[Kernel]]) -> dict[Hashable, list[Kernel]]:
     """A few kernels of the most numerous groups, spread over the sizes in each."""
-    shares = dict.fromkeys(list(groups)[:TIMED_KERNELS], 1)
-    left = min(TIMED_KERNELS, sum(len(groups[kind]) for kind in shares)) - len(shares)
-    for _ in range(left):
-        # The group with the most kernels to one that is timed: highest averages, as with votes.
-        open_groups = [kind for kind in shares if shares[kind] < len(groups[kind])]
-        shares[max(open_groups, key=lambda kind: len(groups[kind]) / (shares[kind] + 1))] += 1
+    sizes = {kind: len(group) for kind, group in groups.items()}
     return {
         kind: [groups[kind][len(groups[kind]) * (2 * i + 1) // (2 * share)] for i in range(share)]
-        for kind, share in shares.items()
+        for kind, share in shares(sizes, TIMED_KERNELS).items()
     }

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
-from nas.errors import MeasurementError
+from nas.errors import MeasurementError, first_line
 from nas.graph import Graph
 from nas.latency import runtimes
 from nas.latency.kernel import Kernel
 from nas.latency.record import Record
+from nas.latency.runtimes import Timer
 from nas.latency.table import LatencyTable
-from nas.latency.timing import Timing
 
 
 class Fragmented(Protocol):
@@ -37,22 +37,6 @@ AGREEMENT = 0.04
 
 MOST_TIMINGS = 5
 """Timings of a kernel before it is called unstable."""
-
-
-class Timer(Protocol):
-    """What a build needs of a `Runtime`; `nas.latency.isolated.IsolatedTimer` is one too."""
-
-    def time_kernel(self, kernel: Kernel) -> tuple[Mapping[str, Any], Timing]:
-        """See `Runtime.time_kernel`."""
-        ...
-
-    def retime_kernel(self, kernel: Kernel, schedule: Mapping[str, Any]) -> Timing:
-        """See `Runtime.retime_kernel`."""
-        ...
-
-    def time_dispatch(self) -> Mapping[str, Timing]:
-        """See `Runtime.time_dispatch`."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -207,7 +191,4 @@ class _Build:
 
 
 def _words(error: Exception) -> str:
-    if isinstance(error, MeasurementError):
-        return str(error)[:500]
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:500]
+    return str(error)[:500] if isinstance(error, MeasurementError) else first_line(error)

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Self
 
-from nas.errors import MeasurementError
+from nas.errors import MeasurementError, first_line
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes import Runtime, open_runtime
 from nas.latency.timing import Timing
@@ -35,7 +35,7 @@ def opened(name: str, target: str, threads: int, dtype: str) -> Runtime:
 
 
 class IsolatedTimer:
-    """The part of a `Runtime` that builds a table, behind a process boundary.
+    """A `Timer` behind a process boundary.
 
     Use it as a context manager; the worker starts with the first kernel.
 
@@ -177,7 +177,4 @@ def _answer(runtime: Runtime, request: str, arguments: list[Any]) -> Any:
 
 def _words(error: Exception) -> str:
     """The first line of an error, with its kind where it is none of ours."""
-    if isinstance(error, MeasurementError):
-        return error.message
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:500]
+    return error.message if isinstance(error, MeasurementError) else first_line(error)

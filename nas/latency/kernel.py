@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import NamedTuple
 
 from nas.errors import KernelError
@@ -196,6 +196,28 @@ class Kernel:
             return 0
         c, h, w = self.output
         return c * h * w * (self.inputs[0].channels // self.groups) * self.kernel**2
+
+
+@lru_cache(maxsize=1 << 20)
+def shared_kernel(
+    kind: str,
+    inputs: tuple[Operand, ...],
+    output: Shape,
+    kernel: int,
+    stride: int,
+    padding: int,
+    groups: int,
+    epilogue: tuple[str, ...],
+    block: int = 1,
+) -> Kernel:
+    """One object a kernel, so that its text and hash are worked out once."""
+    return Kernel(kind, inputs, output, kernel, stride, padding, groups, epilogue, block)
+
+
+@lru_cache(maxsize=1 << 16)
+def whole_operand(shape: Shape) -> Operand:
+    """`Operand.whole`, one object a shape."""
+    return Operand.whole(shape)
 
 
 def step_for(kind: str, operand: Operand, output: Shape) -> str:

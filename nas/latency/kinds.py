@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import TypeVar
 
 from nas.latency.kernel import Kernel
 
 Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
 
 
 def kind_of(kernel: Kernel) -> str:
@@ -23,6 +24,19 @@ def kind_of(kernel: Kernel) -> str:
     if kernel.groups > 1:
         return f"grouped {size}"
     return "pointwise" if kernel.kernel == 1 else f"conv {size}"
+
+
+def shares(sizes: Mapping[Key, int], count: int) -> dict[Key, int]:
+    """`count` shared out among groups of these sizes, none getting more than it has.
+
+    The first `count` groups get one each; the rest goes in proportion to their sizes, by highest
+    averages, as with votes.
+    """
+    found = dict.fromkeys(list(sizes)[:count], 1)
+    for _ in range(min(count, sum(sizes[key] for key in found)) - len(found)):
+        able = [key for key in found if found[key] < sizes[key]]
+        found[max(able, key=lambda key: sizes[key] / (found[key] + 1))] += 1
+    return found
 
 
 def by_kind(items: Iterable[Item], kernel: Callable[[Item], Kernel]) -> dict[str, list[Item]]:

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from nas.errors import RequestError, TableError
-from nas.latency.build import Timer
 from nas.latency.comparison import Ratios
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
-from nas.latency.kinds import by_kind, kind_of
+from nas.latency.kinds import by_kind, kind_of, shares
 from nas.latency.record import Record
+from nas.latency.runtimes import Timer
 from nas.latency.table import LatencyTable
 
 SEED = 0
@@ -213,13 +213,8 @@ def sample(records: Sequence[Record], count: int) -> list[Record]:
     rng = np.random.default_rng(SEED)
     groups = by_kind(records, lambda record: Kernel.parse(record.name))
     largest_first = sorted(groups, key=lambda kind: -len(groups[kind]))
-    shares = dict.fromkeys(largest_first[:count], 1)
-    for _ in range(min(count, len(records)) - len(shares)):
-        # Highest averages, as with votes.
-        able = [kind for kind in shares if shares[kind] < len(groups[kind])]
-        shares[max(able, key=lambda kind: len(groups[kind]) / (shares[kind] + 1))] += 1
     chosen = []
-    for kind, share in shares.items():
+    for kind, share in shares({kind: len(groups[kind]) for kind in largest_first}, count).items():
         own = sorted(groups[kind], key=lambda record: (record.latency_us or 0.0, record.name))
         ends = [len(own) * n // share for n in range(share + 1)]
         chosen += [own[rng.integers(low, high)] for low, high in pairwise(ends)]

@@ -67,22 +67,8 @@ class CompiledNetwork(Protocol):
         ...
 
 
-class Runtime(Protocol):
-    """Compiles and times kernels and networks on one device."""
-
-    @property
-    def name(self) -> str:
-        """The name that `open_runtime` knows it by."""
-        ...
-
-    @property
-    def fingerprint(self) -> Fingerprint:
-        """The device and settings that its latencies are good for."""
-        ...
-
-    def kernels(self, graph: Graph) -> list[Kernel]:
-        """See `Fusion.kernels`."""
-        ...
+class Timer(Protocol):
+    """The part of a `Runtime` that builds a table; `nas.latency.isolated` has it by itself."""
 
     def time_kernel(self, kernel: Kernel) -> tuple[Mapping[str, Any], Timing]:
         """Finds the fastest schedule of a kernel and times it.
@@ -100,6 +86,24 @@ class Runtime(Protocol):
 
     def time_dispatch(self) -> Mapping[str, Timing]:
         """What running a network costs beside its kernels, by part; `Fusion` composes them."""
+        ...
+
+
+class Runtime(Timer, Protocol):
+    """Compiles and times kernels and networks on one device."""
+
+    @property
+    def name(self) -> str:
+        """The name that `open_runtime` knows it by."""
+        ...
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The device and settings that its latencies are good for."""
+        ...
+
+    def kernels(self, graph: Graph) -> list[Kernel]:
+        """See `Fusion.kernels`."""
         ...
 
     def compile(

@@ -20,11 +20,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache
 
-from nas.graph import ACTIVATIONS, Graph, Op, Shape
+from nas.graph import ACTIVATIONS, Graph, Op
 from nas.latency import device, footprint
-from nas.latency.kernel import POOL_KINDS, WINDOW_KINDS, Kernel, Operand, step_for
+from nas.latency.kernel import (
+    POOL_KINDS,
+    WINDOW_KINDS,
+    Kernel,
+    Operand,
+    shared_kernel,
+    step_for,
+    whole_operand,
+)
 
 CHANNEL_ALIGNMENT = 4
 """Channels that turning a layout moves at once; tensors with others stay plain."""
@@ -149,7 +157,7 @@ class _Split:
 
     def _kernel(self, node: _Node) -> Kernel:
         op, windowed = node.op, node.kind in WINDOW_KINDS
-        return _kernel(
+        return shared_kernel(
             node.kind,
             node.operands,
             op.shape,
@@ -322,7 +330,7 @@ class _Split:
         reads: tuple[int, ...] | None = None,
     ) -> _Node:
         sources = op.inputs if reads is None else reads
-        operands = tuple(_whole(self._ops[source].shape) for source in sources)
+        operands = tuple(whole_operand(self._ops[source].shape) for source in sources)
         node = _Node(kind, op, operands, at, list(epilogue))
         self._nodes.append(node)
         return node
@@ -350,7 +358,7 @@ class _Split:
         if source not in self._turned:
             self._turned.add(source)
             op = self._ops[source]
-            node = _Node(kind, op, (_whole(op.shape),), source + 0.5, blocked=True)
+            node = _Node(kind, op, (whole_operand(op.shape),), source + 0.5, blocked=True)
             self._nodes.append(node)
 
     def _alike(self, op: Op) -> bool:
@@ -374,31 +382,10 @@ class _Split:
 
     def _view(self, source: int) -> None:
         op = self._ops[source]
-        self._nodes.append(_Node("view", op, (_whole(op.shape),), source + 0.75))
+        self._nodes.append(_Node("view", op, (whole_operand(op.shape),), source + 0.75))
 
 
 def _join(op: Op) -> str:
     """The epilogue step of an addition or a gate by itself."""
     shape = op.shape if op.kind == "add" else (op.shape[0], 1, 1)
     return step_for(op.kind, Operand.whole(shape), op.shape)
-
-
-@lru_cache(maxsize=1 << 16)
-def _whole(shape: Shape) -> Operand:
-    return Operand.whole(shape)
-
-
-@lru_cache(maxsize=1 << 20)
-def _kernel(
-    kind: str,
-    inputs: tuple[Operand, ...],
-    output: Shape,
-    kernel: int,
-    stride: int,
-    padding: int,
-    groups: int,
-    epilogue: tuple[str, ...],
-    block: int,
-) -> Kernel:
-    """One object a kernel, so that its text and hash are worked out once."""
-    return Kernel(kind, inputs, output, kernel, stride, padding, groups, epilogue, block)

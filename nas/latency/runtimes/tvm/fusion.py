@@ -10,14 +10,20 @@ the neighbouring block, and a space's kernels can be listed from its blocks alon
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from operator import attrgetter
 from typing import NamedTuple
 
-from nas.graph import ACTIVATIONS, Graph, Op, Shape
+from nas.graph import ACTIVATIONS, Graph, Op
 from nas.latency import footprint
 from nas.latency.footprint import weights_us
-from nas.latency.kernel import WINDOW_KINDS, Kernel, Operand, step_for
+from nas.latency.kernel import (
+    WINDOW_KINDS,
+    Kernel,
+    Operand,
+    shared_kernel,
+    step_for,
+    whole_operand,
+)
 
 __all__ = [
     "BY_PIECE",
@@ -118,7 +124,7 @@ def _launch(graph: Graph, index: int, fused: bytearray) -> Launch:
         epilogue.append("bias")
     end = _absorb(graph, index, fused, epilogue, others)
     operands, sources = zip(*[_view(ops, source) for source in read], strict=True)
-    kernel = _kernel(
+    kernel = shared_kernel(
         anchor,
         operands,
         op.shape,
@@ -192,30 +198,10 @@ def _view(ops: Sequence[Op], index: int) -> tuple[Operand, int]:
     """What reading op `index` reads, slices resolved, and the op that holds it."""
     op = ops[index]
     if op.kind != "slice":
-        return _whole(op.shape), index
+        return whole_operand(op.shape), index
     start, stop = op.start, op.start + op.shape[0]
     index = op.inputs[0]
     while ops[index].kind == "slice":
         start, stop = start + ops[index].start, stop + ops[index].start
         index = ops[index].inputs[0]
     return Operand(ops[index].shape, start, stop), index
-
-
-@lru_cache(maxsize=1 << 16)
-def _whole(shape: Shape) -> Operand:
-    return Operand.whole(shape)
-
-
-@lru_cache(maxsize=1 << 20)
-def _kernel(
-    kind: str,
-    inputs: tuple[Operand, ...],
-    output: Shape,
-    kernel: int,
-    stride: int,
-    padding: int,
-    groups: int,
-    epilogue: tuple[str, ...],
-) -> Kernel:
-    """One object a kernel, so that its text and hash are worked out once."""
-    return Kernel(kind, inputs, output, kernel, stride, padding, groups, epilogue)
