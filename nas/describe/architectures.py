@@ -11,7 +11,7 @@ from typing import Any
 from nas.errors import RequestError, SpaceError
 from nas.graph import Graph
 from nas.space import Architecture, Reference, SearchSpace, load
-from nas.space.library import find_reference, names, reference_of
+from nas.space.library import find_reference, names
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def _published(name: str, sizes: Mapping[str, int | None], space: str | None) ->
         if holder is None:
             holder, reference = find_reference(name)
         else:
-            reference = reference_of(holder, name)
+            reference = holder.reference_row(name)
     except SpaceError as error:
         raise RequestError(
             f"{error.message} There is no file and no run of this name either.",

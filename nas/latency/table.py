@@ -84,6 +84,7 @@ class LatencyTable:
         self._unstable: set[Kernel] = set()
         self._estimated: dict[Kernel, str] = {}
         self._dispatch_us: dict[str, float] = {}
+        self._parts = frozenset(self._fusion.DISPATCH_PARTS)
         self._by_piece = getattr(self._fusion, "BY_PIECE", False)
         self._pieces: dict[Graph, tuple[tuple[Kernel, ...], tuple[float, ...]]] = {}
 
@@ -195,7 +196,7 @@ class LatencyTable:
 
     def lacks_dispatch(self) -> bool:
         """Whether a part of the runtime's dispatch cost was not measured yet."""
-        return not self._dispatch_us.keys() >= set(self._fusion.DISPATCH_PARTS)
+        return not self._dispatch_us.keys() >= self._parts
 
     @property
     def dispatch_us(self) -> dict[str, float]:

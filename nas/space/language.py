@@ -158,11 +158,10 @@ class Language:
     def _blocks(self, place: _Place, named: Named) -> Iterator[Move]:
         row, position = self._rows[place.row], place.position
         options = self._all_options(place)
-        network = tuple([options[self._table.network.index(each)] for each in row.network])
         stride = self._table.strides_of(options)[place.row] if position == 0 else 1
         channels = Channels.prefix(place.shape[0], place.shape[0])
         for own in product(*[choice.options for choice in row.own[position]]):
-            values = (*network, *place.shared, *own)
+            values = (*row.taken(options), *place.shared, *own)
             part = row.part(place.shape, channels, position, values, stride, self._table.builder)
             shape = place.shape if part is None else part.shape
             target = self._number(place._replace(position=position + 1, shape=shape))

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import runpy
-from difflib import get_close_matches
 from pathlib import Path
 
 from nas import resources
 from nas.errors import SpaceError
-from nas.space.reference import Reference
+from nas.space.reference import Reference, no_reference
 from nas.space.space import SearchSpace
-
-_MOST_LISTED = 12
 
 
 def names() -> list[str]:
@@ -74,28 +71,7 @@ def find_reference(name: str) -> tuple[SearchSpace, Reference]:
         for reference in space.references:
             if reference.name == name:
                 return space, reference
-    raise _no_reference("", name, [each.name for space in spaces for each in space.references])
-
-
-def reference_of(space: SearchSpace, name: str) -> Reference:
-    """A published network of one space. Raises SpaceError as `find_reference` does."""
-    for reference in space.references:
-        if reference.name == name:
-            return reference
-    raise _no_reference(
-        f" in space {space.name}", name, [reference.name for reference in space.references]
-    )
-
-
-def _no_reference(where: str, name: str, known: list[str]) -> SpaceError:
-    close = get_close_matches(name, known, n=3)
-    if close:
-        remedy = f"Did you mean {', '.join(close)}?"
-    elif len(known) > _MOST_LISTED:
-        remedy = "List them with: nas spaces --references."
-    else:
-        remedy = f"There are: {', '.join(known) or 'none'}."
-    return SpaceError(f"There is no reference network {name!r}{where}.", remedy=remedy)
+    raise no_reference("", name, [each.name for space in spaces for each in space.references])
 
 
 def _line(error: Exception, path: Path) -> str:

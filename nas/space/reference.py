@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from nas.errors import SpaceError
 from nas.space.architecture import Value
+
+_MOST_LISTED = 12
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,18 @@ class Reference:
                 if place in by_place:
                     found[name] = by_place[place]
         return found
+
+
+def no_reference(where: str, name: str, known: list[str]) -> SpaceError:
+    """The error for a network that is not published `where`; names those that are spelled alike."""
+    close = get_close_matches(name, known, n=3)
+    if close:
+        remedy = f"Did you mean {', '.join(close)}?"
+    elif len(known) > _MOST_LISTED:
+        remedy = "List them with: nas spaces --references."
+    else:
+        remedy = f"There are: {', '.join(known) or 'none'}."
+    return SpaceError(f"There is no reference network {name!r}{where}.", remedy=remedy)
 
 
 def _breadth(item: tuple[str, object]) -> tuple[bool, int]:

@@ -20,7 +20,7 @@ from nas.space.builder import Builder
 from nas.space.choice import Choice, Options
 from nas.space.language import Language, Named, Word
 from nas.space.part import Chain, Part, input_token
-from nas.space.reference import Reference
+from nas.space.reference import Reference, no_reference
 from nas.space.stage import Reached, Row, Stage, Values
 
 SMALLEST_FINAL_MAP = 3
@@ -236,27 +236,26 @@ class SearchSpace:
 
         Raises SpaceError for an unknown name, or a row that is no point of the space.
         """
-        for reference in self.references:
-            if reference.name == name:
-                space = replace(
-                    self,
-                    image_size=reference.image_size,
-                    channels=3,
-                    classes=1000,
-                    norm=reference.norm,
-                )
-                return space, space.reference(name)
-        known = ", ".join(reference.name for reference in self.references) or "none"
-        raise SpaceError(
-            f"Space {self.name} has no reference network {name!r}.", remedy=f"There are: {known}."
+        found = self.reference_row(name)
+        space = replace(
+            self, image_size=found.image_size, channels=3, classes=1000, norm=found.norm
         )
+        return space, space.reference(name)
 
     def reference(self, name: str) -> Architecture:
-        """A reference network as an architecture of this space, at this input size."""
-        for reference in self.references:
-            if reference.name == name:
-                return self.architecture(reference.resolved(self.parameters, self.image_size))
-        return self.published(name)[1]
+        """A reference network as an architecture of this space, at this input size.
+
+        Raises SpaceError as `published` does.
+        """
+        found = self.reference_row(name)
+        return self.architecture(found.resolved(self.parameters, self.image_size))
+
+    def reference_row(self, name: str) -> Reference:
+        """A row of `references`. Raises SpaceError for an unknown name, with those like it."""
+        for found in self.references:
+            if found.name == name:
+                return found
+        raise no_reference(f" in space {self.name}", name, [each.name for each in self.references])
 
     # All architectures
 
@@ -288,25 +287,31 @@ class SearchSpace:
         for word in self.language.words():
             yield self._read(word)
 
-    @cached_property
+    @property
     def largest(self) -> Architecture:
         """The architecture with the most MACs; among equals, the one with the earlier options."""
         return self.extreme("macs", "largest")
 
-    @cached_property
+    @property
     def smallest(self) -> Architecture:
         """The architecture with the fewest MACs; among equals, the one with the earlier options."""
         return self.extreme("macs", "smallest")
 
     def extreme(self, measure: Measure, end: Literal["smallest", "largest"]) -> Architecture:
         """The architecture with the smallest or largest count of all, without a search."""
-        named = self.language.extreme(
-            lambda part: getattr(part, measure),
-            (lambda a, b: a > b) if end == "largest" else (lambda a, b: a < b),
-            max if measure == "peak_memory_bytes" else (lambda a, b: a + b),
-        )
-        choices = {name: options[0] for name, options in self.parameters.items()}
-        return self.architecture({**choices, **dict(named)})
+        if (measure, end) not in self._extremes:
+            named = self.language.extreme(
+                lambda part: getattr(part, measure),
+                (lambda a, b: a > b) if end == "largest" else (lambda a, b: a < b),
+                max if measure == "peak_memory_bytes" else (lambda a, b: a + b),
+            )
+            choices = {name: options[0] for name, options in self.parameters.items()}
+            self._extremes[measure, end] = self.architecture({**choices, **dict(named)})
+        return self._extremes[measure, end]
+
+    @cached_property
+    def _extremes(self) -> dict[tuple[Measure, str], Architecture]:
+        return {}
 
     # Lowering
 
@@ -388,8 +393,8 @@ class SearchSpace:
                 shape[0]: (shape, Channels.prefix(shape[0], shape[0]))
             }
             for row, stride in zip(self.rows, self.strides_of(options), strict=True):
-                taken = tuple(options[self.network.index(choice)] for choice in row.network)
                 leaving: dict[int, Reached] = {}
+                taken = row.taken(options)
                 for graph in row.placed_blocks(reached, leaving, taken, stride, self.builder):
                     key = tuple([op._replace(inputs=(), shape=(0, 0, 0)) for op in graph.ops])
                     if key not in seen:

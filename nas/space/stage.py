@@ -88,6 +88,7 @@ class Row:
             for choice in network
             if choice is self.governing or any(known & passed.keys() for passed in choice.passed())
         ]
+        self._taken = [network.index(choice) for choice in self.network]
         self._choices = [[*self.network, *self.shared, *own] for own in self.own]
         self._check_arguments()
         self._ranges = self._argument_ranges()
@@ -140,6 +141,10 @@ class Row:
             return stride
         assert self.governing is not None
         return stride[network[self.governing.name]]
+
+    def taken(self, options: Values) -> Values:
+        """Of options of all network-wide choices, those that this row depends on."""
+        return tuple([options[position] for position in self._taken])
 
     # Lowering
 

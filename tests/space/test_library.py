@@ -2,7 +2,7 @@ import pytest
 
 from nas.errors import SpaceError
 from nas.space import load, names
-from nas.space.library import find_reference, reference_of, references
+from nas.space.library import find_reference, references
 
 
 def test_an_unknown_name_lists_the_spaces():
@@ -64,7 +64,7 @@ def test_spaces_are_called_like_their_files():
 def test_a_reference_network_is_found_by_name():
     space, reference = find_reference("shufflenet_v2_1.0")
     assert (space.name, reference.name) == ("shufflenet", "shufflenet_v2_1.0")
-    assert reference_of(space, reference.name) is reference
+    assert space.reference_row(reference.name) is reference
 
 
 def test_an_unknown_reference_network_names_those_spelled_alike():
@@ -73,4 +73,4 @@ def test_an_unknown_reference_network_names_those_spelled_alike():
     with pytest.raises(SpaceError, match="List them with: nas spaces --references"):
         find_reference("resnet")
     with pytest.raises(SpaceError, match=r"in space mobilenet_tiny\. There are: none\."):
-        reference_of(load("mobilenet_tiny"), "resnet")
+        load("mobilenet_tiny").reference_row("resnet")
