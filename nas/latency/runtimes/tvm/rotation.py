@@ -13,13 +13,12 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import tvm
 from tvm import relax
 
 from nas.latency import footprint
 from nas.latency.kernel import Kernel
-from nas.latency.runtimes.tvm import nest
-from nas.latency.runtimes.tvm.relax_network import PASSES, flat_type, pack, random_weights
+from nas.latency.runtimes.tvm.place import Place
+from nas.latency.runtimes.tvm.templates import Schedule, Templates, flat_type, random_weights
 from nas.latency.timing import Evaluate
 
 ROTATED_BYTES = footprint.MIB[0] << 20
@@ -58,12 +57,11 @@ def _copies(kernel: Kernel) -> int:
 
 def in_turn(
     kernel: Kernel,
-    schedule: nest.Schedule,
+    schedule: Schedule,
     launches: int,
+    templates: Templates,
+    place: Place,
     *,
-    target: tvm.target.Target,
-    lanes: int,
-    threads: int,
     copies: int | None = None,
 ) -> Evaluate:
     """Seconds of one launch, the VM's own work included; `calls` counts launches.
@@ -71,14 +69,20 @@ def in_turn(
     `copies` of the weights take turns, by default as many as fill `ROTATED_BYTES`.
     """
     rng = np.random.default_rng(0)
-    constants = pack(kernel, schedule, lanes, *random_weights(kernel, rng))
+    dtype = templates.dtype
+    constants = templates.pack(kernel, schedule, *random_weights(kernel, rng))
     images = [rng.standard_normal(np.prod(o.shape), np.float32) for o in kernel.operands]
     builder = relax.BlockBuilder()
-    function = builder.add_func(nest.build(kernel, schedule, lanes, threads, "kernel"), "kernel")
-    operands = [relax.Var(f"x{i}", flat_type(o.shape)) for i, o in enumerate(kernel.operands)]
+    function = builder.add_func(templates.function(kernel, schedule, "kernel"), "kernel")
+    operands = [
+        relax.Var(f"x{i}", flat_type(o.shape, dtype)) for i, o in enumerate(kernel.operands)
+    ]
     copies = min(launches, copies or _copies(kernel))
     weights = [
-        [relax.Var(f"w{copy}_{i}", flat_type(each.shape)) for i, each in enumerate(constants)]
+        [
+            relax.Var(f"w{copy}_{i}", flat_type(each.shape, dtype))
+            for i, each in enumerate(constants)
+        ]
         for copy in range(copies)
     ]
     split = len(kernel.inputs)
@@ -86,18 +90,20 @@ def in_turn(
         with builder.dataflow():
             for turn in range(launches):
                 arguments = [*operands[:split], *weights[turn % copies], *operands[split:]]
-                call = relax.call_tir(function, arguments, flat_type(kernel.output))
+                call = relax.call_tir(function, arguments, flat_type(kernel.output, dtype))
                 result = builder.emit(call)
             result = builder.emit_output(result)
         builder.emit_func_output(result)
-    executable = relax.build(builder.get(), target, relax_pipeline=PASSES, tir_pipeline="tirx")
-    vm = relax.VirtualMachine(executable, tvm.cpu())
+    executable = relax.build(
+        builder.get(), templates.target, relax_pipeline=templates.passes(), tir_pipeline="tirx"
+    )
+    vm = place.virtual_machine(executable)
     arrays = [*images, *(each for _ in range(copies) for each in constants)]
-    vm.set_input("main", *[tvm.runtime.tensor(array) for array in arrays])
+    vm.set_input("main", *[place.tensor(array.astype(dtype)) for array in arrays])
 
     def evaluate(calls: int, samples: int) -> Sequence[float]:
         runs = -(-calls // launches)
-        timer = vm.time_evaluator("invoke_stateful", tvm.cpu(), number=runs, repeat=samples)
+        timer = vm.time_evaluator("invoke_stateful", place.device, number=runs, repeat=samples)
         return [float(value) / launches for value in timer("main").results]
 
     return evaluate

@@ -1,9 +1,8 @@
-"""Compiles and times kernels and networks with TVM's LLVM back end, on this machine."""
+"""Compiles kernels and networks with TVM, and times them where a target says."""
 
 from __future__ import annotations
 
 import itertools
-import platform
 import statistics
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -12,24 +11,21 @@ from typing import Any
 
 import numpy as np
 import tvm
-from tvm.target import codegen
 
-from nas.errors import RequestError
 from nas.graph import Channels, Graph, Op, Slot
-from nas.latency import device, footprint, timing
+from nas.latency import footprint, timing
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes import Schedules, Weights
 from nas.latency.runtimes.tvm import fusion as tvm_fusion
-from nas.latency.runtimes.tvm import nest, rotation, schedules
-from nas.latency.runtimes.tvm.relax_network import RelaxNetwork, pack, random_weights
+from nas.latency.runtimes.tvm import rotation, targets
+from nas.latency.runtimes.tvm.place import Place
+from nas.latency.runtimes.tvm.relax_network import RelaxNetwork
+from nas.latency.runtimes.tvm.templates import Templates, random_weights
 from nas.latency.timing import Timing
 
 KERNELS_VERSION = "2"
 """Of the loop nests, the schedules and the way to time them: other versions do not compare."""
-
-TARGETS = ("cpu",)
-DTYPES = ("float32",)
 
 _DISPATCH_ROUNDS = (1, 5)
 """How often the two chains that dispatch costs are worked out from repeat their kernels."""
@@ -40,6 +36,9 @@ _DISPATCH_SETS = 8
 _WEIGHTS_RUNS = 6
 """Runs over all weights for each one that counts."""
 
+_TINY = (16, 2, 2)
+"""Of the tensors in these chains."""
+
 _DISPATCH_CALLS = 100
 """Calls a sample: about two milliseconds of the longer chain."""
 
@@ -48,51 +47,32 @@ class TvmRuntime:
     """See `nas.latency.runtimes.Runtime`. Raises RequestError for settings TVM has not here.
 
     Args:
-        target: `cpu`, this machine's processor.
-        threads: that share the loops of one kernel.
-        dtype: `float32`.
+        target, threads, dtype: see `targets.resolve`.
     """
 
     name = "tvm"
 
     def __init__(self, *, target: str = "cpu", threads: int = 1, dtype: str = "float32") -> None:
-        for setting, value, allowed in (("target", target, TARGETS), ("dtype", dtype, DTYPES)):
-            if value not in allowed:
-                raise RequestError(
-                    f"Runtime 'tvm' has no {setting} '{value}'.",
-                    remedy=f"Allowed: {', '.join(allowed)}.",
-                )
         self.threads = threads
-        self._target_name, self._dtype = target, dtype
-        kind = {"kind": "llvm", "mcpu": codegen.llvm_get_system_cpu()}
-        self._target = tvm.target.Target(kind)
-        bits = codegen.llvm_get_vector_width(self._target)
-        self.lanes = max(4, bits // 32)
-        # AVX-512 and 64-bit Arm have 32 vector registers, other x86 processors 16.
-        arm = platform.machine().lower() in ("aarch64", "arm64")
-        self.registers = 32 if bits >= 512 or arm else 16
-        if threads > 1:
-            big_cores_first = 1
-            tvm.get_global_func("runtime.config_threadpool")(big_cores_first, threads)
+        self._target_name = target
+        self.templates: Templates
+        self.place: Place
+        self.templates, self.place = targets.resolve(target, threads, dtype)
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
-        """This machine with TVM's version and these settings."""
-        model, features = device.processor()
+        """The device with TVM's version and these settings."""
+        model, features = self.place.processor()
         return Fingerprint(
             processor=model,
             features=features,
             runtime=self.name,
             versions={"apache-tvm": version("apache-tvm"), "kernels": KERNELS_VERSION},
             target=self._target_name,
-            dtype=self._dtype,
+            dtype=self.templates.dtype,
             threads=self.threads,
-            recorded={**device.recorded(), "llvm_cpu": str(self._target.attrs["mcpu"])},
+            recorded=self.place.recorded(),
         )
-
-    def candidates(self, kernel: Kernel) -> list[dict[str, Any]]:
-        """The schedules that a sweep starts with."""
-        return schedules.first_candidates(kernel, self.lanes, self.registers)
 
     def kernels(self, graph: Graph) -> list[Kernel]:
         """The kernels of a graph, in launch order."""
@@ -100,7 +80,7 @@ class TvmRuntime:
 
     def time_kernel(self, kernel: Kernel) -> tuple[Mapping[str, Any], Timing]:
         """Sweeps the schedules with quick timings, then times the fastest properly."""
-        with timing.pinned(self.threads):
+        with self.place.timing(self.threads):
             tried: list[tuple[float, dict[str, Any], timing.Evaluate]] = []
 
             def sweep(candidates: Sequence[dict[str, Any]]) -> None:
@@ -110,11 +90,8 @@ class TvmRuntime:
                 tried.sort(key=lambda each: each[0])
                 del tried[1:]
 
-            sweep(self.candidates(kernel))
-            sweep(schedules.refinements(kernel, tried[0][1], self.lanes))
-            if self.threads > 1:
-                # Waking another thread costs more than a small kernel takes.
-                sweep([{**tried[0][1], "threads": 1}])
+            sweep(self.templates.candidates(kernel))
+            sweep(self.templates.refinements(kernel, tried[0][1]))
             us, schedule, alone = tried[0]
             if not rotation.matters(kernel):
                 return schedule, timing.measure(alone)
@@ -123,7 +100,7 @@ class TvmRuntime:
 
     def retime_kernel(self, kernel: Kernel, schedule: Mapping[str, Any]) -> Timing:
         """See `Runtime.retime_kernel`."""
-        with timing.pinned(self.threads):
+        with self.place.timing(self.threads):
             if not rotation.matters(kernel):
                 return timing.measure(self._compiled(kernel, schedule))
             evaluate = self._rotated(kernel, schedule, rotation.FEWEST_LAUNCHES)
@@ -144,20 +121,13 @@ class TvmRuntime:
     def _rotated(
         self, kernel: Kernel, schedule: Mapping[str, Any], launches: int
     ) -> timing.Evaluate:
-        return rotation.in_turn(
-            kernel,
-            schedule,
-            launches,
-            target=self._target,
-            lanes=self.lanes,
-            threads=self.threads,
-        )
+        return rotation.in_turn(kernel, schedule, launches, self.templates, self.place)
 
     @cached_property
     def _launch_s(self) -> float:
         """What the VM adds to a kernel that it launches again and again."""
-        kernel = next(iter(self.kernels(_chain((self.lanes, 2, 2), 1))))
-        schedule = self.candidates(kernel)[0]
+        kernel = next(iter(self.kernels(_chain(_TINY, 1))))
+        schedule = self.templates.candidates(kernel)[0]
         alone = self._compiled(kernel, schedule)
         launched = self._rotated(kernel, schedule, rotation.MOST_LAUNCHES)
         differences = [
@@ -169,18 +139,19 @@ class TvmRuntime:
 
     def _compiled(self, kernel: Kernel, schedule: Mapping[str, Any]) -> timing.Evaluate:
         """A kernel as something to time, on random tensors."""
-        function = nest.build(kernel, schedule, self.lanes, self.threads, "main")
-        library = tvm.tirx.build(tvm.IRModule({"main": function}), self._target, "tirx")
+        function = self.templates.function(kernel, schedule, "main")
+        built = tvm.tirx.build(tvm.IRModule({"main": function}), self.templates.target, "tirx")
+        library = self.place.module(built)
         rng = np.random.default_rng(0)
-        constants = pack(kernel, schedule, self.lanes, *random_weights(kernel, rng))
+        constants = self.templates.pack(kernel, schedule, *random_weights(kernel, rng))
         sources = [rng.standard_normal(np.prod(o.shape), np.float32) for o in kernel.operands]
         split = len(kernel.inputs)
         result = np.zeros(np.prod(kernel.output), np.float32)
         arrays = [*sources[:split], *constants, *sources[split:], result]
-        tensors = [tvm.runtime.tensor(array) for array in arrays]
+        tensors = [self.place.tensor(array.astype(self.templates.dtype)) for array in arrays]
 
         def evaluate(calls: int, samples: int) -> Sequence[float]:
-            timer = library.time_evaluator("main", tvm.cpu(), number=calls, repeat=samples)
+            timer = library.time_evaluator("main", self.place.device, number=calls, repeat=samples)
             return [float(value) for value in timer(*tensors).results]
 
         return evaluate
@@ -198,10 +169,10 @@ class TvmRuntime:
         """
         if self.threads > 1:
             # The VM itself runs on one thread, whatever its kernels do.
-            return TvmRuntime(target=self._target_name, dtype=self._dtype).time_dispatch()
-        chains = [_chain((self.lanes, 2, 2), rounds) for rounds in _DISPATCH_ROUNDS]
+            return TvmRuntime(target=self._target_name, dtype=self.templates.dtype).time_dispatch()
+        chains = [_chain(_TINY, rounds) for rounds in _DISPATCH_ROUNDS]
         kernels = list(dict.fromkeys(self.kernels(chains[0])))
-        plans = {kernel: self.candidates(kernel)[0] for kernel in kernels}
+        plans = {kernel: self.templates.candidates(kernel)[0] for kernel in kernels}
         short, long = (self.compile(chain, plans).evaluate for chain in chains)
         few, many = (len(kernels) * rounds for rounds in _DISPATCH_ROUNDS)
         alone = [self._compiled(kernel, plans[kernel]) for kernel in kernels]
@@ -212,7 +183,7 @@ class TvmRuntime:
             own_s = statistics.mean(timing.median_s(each, 4 * _DISPATCH_CALLS) for each in alone)
             return {"launch": slope - own_s, "invocation": short_s - slope * few}
 
-        with timing.pinned(self.threads):
+        with self.place.timing(self.threads):
             found = timing.steadiest(once, _DISPATCH_SETS)
             weights = {
                 part: self._time_weights(mib)
@@ -227,14 +198,10 @@ class TvmRuntime:
         """
         probe = rotation.PROBE
         a_mib = (1 << 20) // probe.weight_bytes
+        plan = self.templates.candidates(probe)[0]
+        launches = mib * a_mib
         evaluate = rotation.in_turn(
-            probe,
-            self.candidates(probe)[0],
-            mib * a_mib,
-            copies=mib * a_mib,
-            target=self._target,
-            lanes=self.lanes,
-            threads=self.threads,
+            probe, plan, launches, self.templates, self.place, copies=launches
         )
         runs = timing.undisturbed(evaluate, 1, _WEIGHTS_RUNS * timing.SAMPLES)
         return Timing.of_seconds([a_mib * each for each in sorted(runs)[: timing.SAMPLES]])
@@ -243,15 +210,7 @@ class TvmRuntime:
         self, graph: Graph, schedules: Schedules, weights: Weights | None = None
     ) -> RelaxNetwork:
         """See `Runtime.compile`."""
-        return RelaxNetwork(
-            graph,
-            schedules,
-            weights,
-            target=self._target,
-            lanes=self.lanes,
-            threads=self.threads,
-            rng=np.random.default_rng(0),
-        )
+        return RelaxNetwork(graph, schedules, weights, self.templates, self.place)
 
 
 def _chain(shape: tuple[int, int, int], rounds: int) -> Graph:

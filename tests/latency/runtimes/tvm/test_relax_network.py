@@ -17,7 +17,7 @@ from nas.network import Network, folded_weights
 
 
 def plans(runtime: TvmRuntime, graph: Graph) -> dict:
-    return {k: runtime.candidates(k)[0] for k in runtime.kernels(graph)}
+    return {k: runtime.templates.candidates(k)[0] for k in runtime.kernels(graph)}
 
 
 def trained(graph: Graph) -> Network:
@@ -97,7 +97,7 @@ def test_narrower_machines_compute_the_same() -> None:
     """Schedules for AVX2 and for 128-bit vectors, run on whatever this machine is."""
     for lanes in (8, 4):
         runtime = TvmRuntime()
-        runtime.lanes, runtime.registers = lanes, 16
+        runtime.templates.lanes, runtime.templates.registers = lanes, 16
         for name in (
             "inverted_residual",
             "shuffle_unit",

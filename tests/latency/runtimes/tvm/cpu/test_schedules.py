@@ -9,7 +9,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from nas.graph import Channels, Graph, Op, Slot
 from nas.latency.kernel import Kernel
-from nas.latency.runtimes.tvm import fusion, schedules
+from nas.latency.runtimes.tvm import fusion
+from nas.latency.runtimes.tvm.cpu import schedules
 from nas.latency.runtimes.tvm.runtime import TvmRuntime
 
 KERNELS = [
@@ -114,7 +115,7 @@ def test_every_schedule_computes_the_same(text: str) -> None:
     }
     reference = expected(kernel, torch.from_numpy(image)[None], weights["it"], weights["it.bias"])
     assert reference.size == np.prod(kernel.output)
-    candidates = sweep(kernel, runtime.lanes, runtime.registers)
+    candidates = sweep(kernel, runtime.templates.lanes, runtime.templates.registers)
     assert len(candidates) <= 16
     for schedule in candidates:
         found = runtime.compile(graph, {kernel: schedule}, weights).run(image)
@@ -145,7 +146,7 @@ def test_timing_a_kernel_finds_a_schedule_and_a_latency() -> None:
     runtime = TvmRuntime()
     kernel = Kernel.parse("conv2d 20x9x9 -> 48x9x9 k1 s1 p0 g1 bias relu")
     schedule, timing = runtime.time_kernel(kernel)
-    assert schedule in sweep(kernel, runtime.lanes, runtime.registers)
+    assert schedule in sweep(kernel, runtime.templates.lanes, runtime.templates.registers)
     assert timing.latency_us > 0
     assert len(timing.samples_us) == 10
 

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from nas.latency.kernel import Kernel
-from nas.latency.runtimes.tvm import loops
-from nas.latency.runtimes.tvm.loops import Expr, Stmt, Tensor
-from nas.latency.runtimes.tvm.nest import Nest, Schedule, spans, unrolled
+from nas.latency.runtimes.tvm.cpu import loops
+from nas.latency.runtimes.tvm.cpu.loops import Expr, Stmt, Tensor
+from nas.latency.runtimes.tvm.cpu.nest import Nest, spans, unrolled
+from nas.latency.runtimes.tvm.templates import Schedule
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,16 @@ register tile; see `schedules` for what is tried.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from tvm import tirx
 
 from nas.graph import ACTIVATIONS
 from nas.latency.kernel import Kernel
-from nas.latency.runtimes.tvm import loops
-from nas.latency.runtimes.tvm.loops import Expr, Stmt, Tensor
-
-Schedule = Mapping[str, Any]
+from nas.latency.runtimes.tvm.cpu import loops
+from nas.latency.runtimes.tvm.cpu.loops import Expr, Stmt, Tensor
+from nas.latency.runtimes.tvm.templates import Schedule
 
 MAX_ADDRESS = 2**31 - 1
 """Offsets are 32-bit; no tensor of a small network comes near."""
@@ -122,7 +120,7 @@ def build(kernel: Kernel, schedule: Schedule, lanes: int, threads: int, name: st
 
     A schedule with `threads` overrides the number of threads.
     """
-    from nas.latency.runtimes.tvm import dense, movement, window
+    from nas.latency.runtimes.tvm.cpu import dense, movement, window
 
     threads = schedule.get("threads", threads)
     if kernel.is_channelwise:

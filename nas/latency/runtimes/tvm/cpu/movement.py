@@ -5,9 +5,10 @@ from __future__ import annotations
 from tvm import tirx
 
 from nas.latency.kernel import Kernel
-from nas.latency.runtimes.tvm import loops
-from nas.latency.runtimes.tvm.loops import Expr, Stmt, Tensor
-from nas.latency.runtimes.tvm.nest import Nest, Schedule, spans
+from nas.latency.runtimes.tvm.cpu import loops
+from nas.latency.runtimes.tvm.cpu.loops import Expr, Stmt, Tensor
+from nas.latency.runtimes.tvm.cpu.nest import Nest, spans
+from nas.latency.runtimes.tvm.templates import Schedule
 
 
 def global_pool(

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from nas.latency.kernel import Kernel
-from nas.latency.runtimes.tvm import loops
-from nas.latency.runtimes.tvm.loops import Expr, Stmt, Tensor
-from nas.latency.runtimes.tvm.nest import Nest, Schedule, spans
+from nas.latency.runtimes.tvm.cpu import loops
+from nas.latency.runtimes.tvm.cpu.loops import Expr, Stmt, Tensor
+from nas.latency.runtimes.tvm.cpu.nest import Nest, spans
+from nas.latency.runtimes.tvm.templates import Schedule
 
 
 def pack_weight(weight: NDArray[np.float32]) -> NDArray[np.float32]:

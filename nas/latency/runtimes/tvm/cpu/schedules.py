@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from nas.latency.kernel import Kernel
-from nas.latency.runtimes.tvm.dense import Tiling, is_flat
+from nas.latency.runtimes.tvm.cpu.dense import Tiling, is_flat
 
 LARGEST_WASTE = 1.2
 """Tiles that pad the channels by more than this, against whole vectors, are not tried."""

@@ -1,0 +1,103 @@
+"""The kernels of a processor, by its vector width, its registers and its threads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+from tvm import relax, tirx
+from tvm.target import codegen
+
+from nas.latency.kernel import Kernel
+from nas.latency.runtimes.tvm.cpu import dense, nest, schedules, window
+from nas.latency.runtimes.tvm.templates import Schedule
+
+_PASSES = tvm.transform.Sequential(
+    [
+        relax.transform.ToNonDataflow(),
+        relax.transform.RemovePurityChecking(),
+        relax.transform.CallTIRRewrite(),
+        relax.transform.StaticPlanBlockMemory(),
+        relax.transform.LowerAllocTensor(),
+        relax.transform.LowerRuntimeBuiltin(),
+        relax.transform.ComputePrimValue(),
+        relax.transform.VMShapeLower(),
+        relax.transform.AttachGlobalSymbol(),
+    ]
+)
+"""TVM's own lowering for CPUs without the passes that would fuse or rewrite kernels."""
+
+
+@dataclass
+class CpuTemplates:
+    """See `nas.latency.runtimes.tvm.templates.Templates`. One set for x86 and Arm.
+
+    Args:
+        target: an `llvm` target.
+        threads: that share the outermost loop of a kernel.
+        lanes: float32 elements in a vector register.
+        registers: vector registers.
+    """
+
+    target: tvm.target.Target
+    threads: int
+    lanes: int
+    registers: int
+    dtype: str = "float32"
+
+    @classmethod
+    def for_target(cls, target: tvm.target.Target, threads: int) -> CpuTemplates:
+        """With the vector registers that LLVM says the target has."""
+        bits = codegen.llvm_get_vector_width(target)
+        # AVX-512 and 64-bit Arm have 32 vector registers, other x86 processors 16.
+        many = bits >= 512 or bool(target.attrs.get("feature.is_aarch64"))
+        return cls(target, threads, max(4, bits // 32), 32 if many else 16)
+
+    def candidates(self, kernel: Kernel) -> list[dict[str, Any]]:
+        """See `Templates.candidates`."""
+        return schedules.first_candidates(kernel, self.lanes, self.registers)
+
+    def refinements(self, kernel: Kernel, best: dict[str, Any]) -> list[dict[str, Any]]:
+        """See `Templates.refinements`."""
+        found = schedules.refinements(kernel, best, self.lanes)
+        if self.threads == 1:
+            return found
+        # Waking another thread costs more than a small kernel takes.
+        return found + [{**each, "threads": 1} for each in (best, *found)]
+
+    def function(self, kernel: Kernel, schedule: Schedule, name: str) -> tirx.PrimFunc:
+        """See `Templates.function`. A schedule with `threads` overrides the number of threads."""
+        return nest.build(kernel, schedule, self.lanes, schedule.get("threads", self.threads), name)
+
+    def pack(
+        self,
+        kernel: Kernel,
+        schedule: Schedule,
+        weight: NDArray[np.float32] | None,
+        bias: NDArray[np.float32] | None,
+    ) -> list[NDArray[np.float32]]:
+        """See `Templates.pack`."""
+        found = []
+        if kernel.has_weights:
+            assert weight is not None
+            packed = (
+                window.pack_weight(weight)
+                if kernel.is_depthwise
+                else dense.pack_weight(kernel, schedule, self.lanes, weight)
+            )
+            found.append(packed)
+        if kernel.has_bias:
+            assert bias is not None
+            found.append(
+                np.ascontiguousarray(bias)
+                if kernel.is_depthwise
+                else dense.pack_bias(kernel, schedule, self.lanes, bias)
+            )
+        return found
+
+    def passes(self) -> tvm.transform.Pass:
+        """See `Templates.passes`."""
+        return _PASSES

@@ -1,0 +1,83 @@
+"""`Place`: where compiled code is loaded and timed, and what device that is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+from tvm import relax
+from tvm.target import codegen
+
+from nas.latency import device, timing
+
+
+class Place(Protocol):
+    """A device that TVM's runtime can reach.
+
+    Args:
+        device: that tensors and kernels live on.
+    """
+
+    device: tvm.runtime.Device
+
+    def module(self, library: tvm.runtime.Module) -> tvm.runtime.Module:
+        """A compiled library, loaded where it runs."""
+        ...
+
+    def virtual_machine(self, executable: relax.VMExecutable) -> relax.VirtualMachine:
+        """A compiled network, loaded where it runs."""
+        ...
+
+    def tensor(self, array: NDArray[Any]) -> tvm.runtime.Tensor:
+        """An array, copied to the device."""
+        ...
+
+    def timing(self, threads: int) -> AbstractContextManager[None]:
+        """Keeps what would disturb a timing away while inside; `threads` run one kernel."""
+        ...
+
+    def processor(self) -> tuple[str, tuple[str, ...]]:
+        """Model of the device and its features, sorted."""
+        ...
+
+    def recorded(self) -> Mapping[str, Any]:
+        """What is worth knowing about the device, for a table's header."""
+        ...
+
+
+class Here:
+    """This process, on this machine's processor. See `Place`."""
+
+    def __init__(self, threads: int) -> None:
+        self.device = tvm.cpu()
+        if threads > 1:
+            big_cores_first = 1
+            tvm.get_global_func("runtime.config_threadpool")(big_cores_first, threads)
+
+    def module(self, library: tvm.runtime.Module) -> tvm.runtime.Module:
+        """See `Place.module`."""
+        return library
+
+    def virtual_machine(self, executable: relax.VMExecutable) -> relax.VirtualMachine:
+        """See `Place.virtual_machine`."""
+        return relax.VirtualMachine(executable, self.device)
+
+    def tensor(self, array: NDArray[Any]) -> tvm.runtime.Tensor:
+        """See `Place.tensor`."""
+        return tvm.runtime.tensor(np.ascontiguousarray(array), self.device)
+
+    def timing(self, threads: int) -> AbstractContextManager[None]:
+        """See `Place.timing`."""
+        return timing.pinned(threads)
+
+    def processor(self) -> tuple[str, tuple[str, ...]]:
+        """See `Place.processor`."""
+        return device.processor()
+
+    def recorded(self) -> Mapping[str, Any]:
+        """See `Place.recorded`."""
+        return {**device.recorded(), "llvm_cpu": codegen.llvm_get_system_cpu()}
