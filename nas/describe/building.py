@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from nas.errors import NasError
 from nas.latency import open_runtime
 from nas.latency.kernel import Kernel
-from nas.latency.kinds import shares
+from nas.latency.kinds import kind_of, shares
 from nas.latency.runtimes import Runtime
 
 TIMED_KERNELS = 8
@@ -70,7 +70,7 @@ def _groups(kernels: Sequence[Kernel]) -> dict[Hashable, list[Kernel]]:
     """Kernels that are tuned alike, the most numerous first, the smaller ones first in each."""
     found: dict[Hashable, list[Kernel]] = defaultdict(list)
     for kernel in kernels:
-        found[kernel.kind, kernel.is_depthwise, kernel.kernel].append(kernel)
+        found[kind_of(kernel)].append(kernel)
     for group in found.values():
         group.sort(key=lambda kernel: (kernel.macs, kernel.output, kernel.text))
     return dict(sorted(found.items(), key=lambda item: -len(item[1])))

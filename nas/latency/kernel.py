@@ -2,13 +2,17 @@
 
 A kernel is an anchor operation together with what a runtime fuses into it: channel slices folded
 into its reads, and an epilogue of bias, activations, residual additions, gates and a channel
-shuffle. The text parses back, so a table alone is enough to build its kernels again:
+shuffle. A depthwise convolution may be `expanded`: a 1x1 convolution with steps of its own makes
+what its window slides over. The text parses back, so a table alone is enough to build its kernels
+again:
 
     conv2d 116x14x14[58:116] -> 58x14x14 k1 s1 p0 g1 bias relu
     conv2d 192x28x28 -> 32x28x28 k1 s1 p0 g1 bias add
+    conv2d 32x28x28 expanded bias relu6 -> 192x28x28 k3 s1 p1 g192 bias relu6
     concat 116x14x14[0:58] 58x14x14 -> 116x14x14 shuffle2
     copy 72x14x14 -> 72x14x14 multiply
     conv2d blocked16 96x14x14 -> 576x14x14 k1 s1 p0 g1 bias relu6
+    conv2d int8 nhwc 96x14x14 -> 576x14x14 k1 s1 p0 g1 bias
 """
 
 from __future__ import annotations
@@ -31,10 +35,21 @@ What lies outside is not there for a maximum. An average counts the padding, but
 WINDOW_KINDS = POOL_KINDS | {"conv2d"}
 """Kinds with a window: their texts carry kernel size, stride, padding and groups."""
 
-LAYOUT_KINDS = frozenset({"to_blocked", "to_plain"})
+LAYOUT_KINDS = frozenset({"to_blocked", "to_nhwc", "to_plain"})
 """Kinds that only turn a tensor from one layout into the other."""
 
-KINDS = WINDOW_KINDS | LAYOUT_KINDS | {"concat", "copy", "global_pool", "linear", "split", "view"}
+QUANTISING_KINDS = frozenset({"quantize", "dequantize"})
+"""Kinds that only turn a float32 tensor into an int8 one, or back."""
+
+DTYPES = ("float32", "int8")
+"""Of weights and activations; `int8` is any eight bits, with a sign or without."""
+
+KINDS = (
+    WINDOW_KINDS
+    | LAYOUT_KINDS
+    | QUANTISING_KINDS
+    | {"concat", "copy", "global_pool", "linear", "split", "view"}
+)
 """`copy` moves one tensor, and does whatever its epilogue says on the way. `split` makes a tensor
 of each part that its inputs name, and `view` makes a map a vector, or a vector a map.
 """
@@ -96,6 +111,11 @@ class Kernel:
             `multiply` for a gate with one value an output channel, or `multiply:64x1x1[0:32]`.
         block: channels that lie together for each pixel, in a runtime that keeps tensors so; 1 in
             the runtime's ordinary layout. The channels are filled up to whole blocks.
+        dtype: one of `DTYPES`.
+        expansion: the steps behind the 1x1 convolution that makes a depthwise one's input, `bias`
+            and activations; None without one. It has `groups` outputs.
+        channels_last: whether all channels of a pixel lie together, unlike in the runtime's
+            ordinary layout.
     """
 
     kind: str
@@ -107,12 +127,19 @@ class Kernel:
     groups: int = 1
     epilogue: tuple[str, ...] = ()
     block: int = 1
+    dtype: str = "float32"
+    channels_last: bool = False
+    expansion: tuple[str, ...] | None = None
 
     @cached_property
     def text(self) -> str:
         """The canonical text, which `parse` reads."""
-        layout = [f"blocked{self.block}"] if self.block > 1 else []
-        parts = [self.kind, *layout, *(operand.text for operand in self.inputs), "->"]
+        words = [self.dtype] if self.dtype != "float32" else []
+        words += [f"blocked{self.block}"] if self.block > 1 else []
+        words += ["nhwc"] if self.channels_last else []
+        parts = [self.kind, *words, *(operand.text for operand in self.inputs)]
+        parts += ["expanded", *self.expansion] if self.expansion is not None else []
+        parts.append("->")
         parts.append("x".join(str(n) for n in self.output))
         if self.kind in WINDOW_KINDS:
             parts.append(f"k{self.kernel} s{self.stride} p{self.padding} g{self.groups}")
@@ -152,8 +179,17 @@ class Kernel:
     @property
     def is_depthwise(self) -> bool:
         """Whether each channel is convolved by itself, into one channel."""
-        inputs, outputs = self.inputs[0].channels, self.output[0]
-        return self.kind == "conv2d" and 1 < self.groups == inputs == outputs
+        return self.kind == "conv2d" and 1 < self.groups == self._read == self.output[0]
+
+    @property
+    def is_expanded(self) -> bool:
+        """Whether a 1x1 convolution makes what the window slides over."""
+        return self.expansion is not None
+
+    @property
+    def _read(self) -> int:
+        """Channels that the anchor reads."""
+        return self.groups if self.is_expanded else self.inputs[0].channels
 
     @property
     def is_channelwise(self) -> bool:
@@ -179,23 +215,32 @@ class Kernel:
     @property
     def weight_shape(self) -> tuple[int, ...]:
         """`(outputs, inputs / groups, kernel, kernel)`, or `(outputs, inputs)` of a linear."""
-        channels = self.inputs[0].channels
         if self.kind == "linear":
-            return (self.output[0], channels)
-        return (self.output[0], channels // self.groups, self.kernel, self.kernel)
+            return (self.output[0], self._read)
+        return (self.output[0], self._read // self.groups, self.kernel, self.kernel)
+
+    @property
+    def expansion_shape(self) -> tuple[int, ...]:
+        """`(outputs, inputs, 1, 1)` of the weight of the expansion."""
+        return (self.groups, self.inputs[0].channels, 1, 1)
 
     @cached_property
     def weight_bytes(self) -> int:
-        """Bytes of the weight in float32; 0 without one."""
-        return 4 * math.prod(self.weight_shape) if self.has_weights else 0
+        """Bytes of the weight, and of an expansion's; 0 without one."""
+        size = 4 if self.dtype == "float32" else 1
+        expansion = math.prod(self.expansion_shape) if self.is_expanded else 0
+        return size * (math.prod(self.weight_shape) + expansion) if self.has_weights else 0
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates for one image, as `Graph.macs` counts them."""
         if not self.has_weights:
             return 0
-        c, h, w = self.output
-        return c * h * w * (self.inputs[0].channels // self.groups) * self.kernel**2
+        own = math.prod(self.output) * (self._read // self.groups) * self.kernel**2
+        if not self.is_expanded:
+            return own
+        _, height, width = self.inputs[0].shape
+        return own + self.groups * self.inputs[0].channels * height * width
 
 
 @lru_cache(maxsize=1 << 20)
@@ -209,9 +254,25 @@ def shared_kernel(
     groups: int,
     epilogue: tuple[str, ...],
     block: int = 1,
+    dtype: str = "float32",
+    channels_last: bool = False,
+    expansion: tuple[str, ...] | None = None,
 ) -> Kernel:
     """One object a kernel, so that its text and hash are worked out once."""
-    return Kernel(kind, inputs, output, kernel, stride, padding, groups, epilogue, block)
+    return Kernel(
+        kind,
+        inputs,
+        output,
+        kernel,
+        stride,
+        padding,
+        groups,
+        epilogue,
+        block,
+        dtype,
+        channels_last,
+        expansion,
+    )
 
 
 @lru_cache(maxsize=1 << 16)
@@ -255,7 +316,10 @@ def _parse(text: str) -> Kernel:
     kind, *inputs = head.split(" ")
     if not arrow or kind not in KINDS:
         raise ValueError(f"it should start with one of {', '.join(sorted(KINDS))}")
+    dtype = inputs.pop(0) if inputs and inputs[0] in DTYPES else "float32"
     layout = _BLOCK.fullmatch(inputs[0]) if inputs else None
+    channels_last = inputs[:1] == ["nhwc"]
+    inputs, expansion = _split_expansion(inputs)
     shape, _, rest = tail.partition(" ")
     window = (1, 1, 0, 1)
     if kind in WINDOW_KINDS:
@@ -266,12 +330,17 @@ def _parse(text: str) -> Kernel:
         rest = rest[found.end() :].strip()
     kernel = Kernel(
         kind,
-        tuple(Operand.parse(operand) for operand in inputs[layout is not None :]),
+        tuple(Operand.parse(operand) for operand in inputs[layout is not None or channels_last :]),
         Operand.parse(shape).shape,
         *window,
         epilogue=tuple(rest.split()),
         block=int(layout[1]) if layout else 1,
+        dtype=dtype,
+        channels_last=channels_last,
+        expansion=expansion,
     )
+    if expansion is not None and not (kernel.is_depthwise and len(kernel.inputs) == 1):
+        raise ValueError("only a depthwise convolution of one tensor can be expanded")
     for step in kernel.epilogue:
         known = step in ACTIVATIONS or step == "bias" or _SHUFFLE.fullmatch(step)
         if not known and not _operand_of(step, kernel.output):
@@ -279,3 +348,15 @@ def _parse(text: str) -> Kernel:
     if kernel.text != text or not kernel.inputs:
         raise ValueError(f"its canonical text is '{kernel.text}'")
     return kernel
+
+
+def _split_expansion(words: list[str]) -> tuple[list[str], tuple[str, ...] | None]:
+    """The operands among the words before the arrow, and the steps of an expansion."""
+    if "expanded" not in words:
+        return words, None
+    at = words.index("expanded")
+    steps = tuple(words[at + 1 :])
+    for step in steps:
+        if step not in ACTIVATIONS and step != "bias":
+            raise ValueError(f"'{step}' is no step of an expansion")
+    return words[:at], steps

@@ -14,13 +14,14 @@ Key = TypeVar("Key", bound=Hashable)
 def kind_of(kernel: Kernel) -> str:
     """`conv2d` of one kind, with its kernel size, or `Kernel.kind`.
 
-    `pointwise`, `depthwise 3x3`, `grouped 1x1`, `conv 3x3`; `linear`, `concat` and so on.
+    `pointwise`, `depthwise 3x3`, `expanded depthwise 3x3` (with the 1x1 convolution before it),
+    `grouped 1x1`, `conv 3x3`; `linear`, `concat` and so on.
     """
     if kernel.kind != "conv2d":
         return kernel.kind
     size = f"{kernel.kernel}x{kernel.kernel}"
     if kernel.is_depthwise:
-        return f"depthwise {size}"
+        return f"{'expanded ' if kernel.is_expanded else ''}depthwise {size}"
     if kernel.groups > 1:
         return f"grouped {size}"
     return "pointwise" if kernel.kernel == 1 else f"conv {size}"

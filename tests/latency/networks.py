@@ -8,14 +8,21 @@ from nas.graph import Graph, Op, Slot
 from nas.space.builder import Builder
 
 
-def inverted_residual(channels: int = 24, size: int = 9, stride: int = 1) -> Graph:
+def inverted_residual(
+    channels: int = 24, size: int = 9, stride: int = 1, expand: str = "expand"
+) -> Graph:
     build = Builder((channels, size, size), norm=True, activation="relu6", classes=10)
-    x = build.conv_unit(build.input, "expand", 3 * channels)
+    x = build.conv_unit(build.input, expand, 3 * channels)
     x = build.depthwise_unit(x, "depthwise", kernel=3, stride=stride)
     x = build.conv_unit(x, "project", channels, activate=False)
     if stride == 1:
         x = build.add(build.input, x)
     return build.graph()
+
+
+def three_kernels(channels: int = 24, size: int = 9, stride: int = 1) -> Graph:
+    """An inverted residual whose expansion belongs to another block, and so is its own kernel."""
+    return inverted_residual(channels, size, stride, expand="before.expand")
 
 
 def shuffle_unit(channels: int = 58, size: int = 7) -> Graph:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from fake_runtime import FakeRuntime, device
-from networks import inverted_residual
+from networks import three_kernels
 
 from nas.latency import LatencyTable, build_table
 from nas.latency.comparison import Ratios, compare
@@ -18,7 +18,7 @@ PARTS = len(fusion.DISPATCH_PARTS)
 def test_two_tables_side_by_side(tmp_path: Path) -> None:
     here, there = FakeRuntime(), FakeRuntime(device(processor="Other CPU"))
     before, after = (LatencyTable.open_or_create(tmp_path, r) for r in (here, there))
-    kernels = here.kernels(inverted_residual())
+    kernels = here.kernels(three_kernels())
     build_table(before, kernels, here)
     build_table(after, kernels[:2], there)
     first = before.latency_us(kernels[0])
@@ -47,7 +47,7 @@ def test_two_tables_side_by_side(tmp_path: Path) -> None:
 
 def test_a_failed_row_is_in_a_table_but_has_no_ratio(tmp_path: Path) -> None:
     runtime = FakeRuntime()
-    kernels = runtime.kernels(inverted_residual())
+    kernels = runtime.kernels(three_kernels())
     before = LatencyTable.open_or_create(tmp_path / "a.jsonl", runtime)
     build_table(before, kernels, runtime)
     broken = FakeRuntime(broken=frozenset({kernels[0].text}))

@@ -24,6 +24,14 @@ TEXTS = [
     "copy 72x28x28[0:36] -> 36x28x28 multiply:72x1x1[36:72] relu6 add:72x28x28[0:36]",
     "max_pool 96x110x110 -> 96x55x55 k3 s2 p0 g1",
     "avg_pool 240x28x28 -> 240x14x14 k3 s2 p1 g1",
+    "conv2d blocked16 10x5x5 -> 70x5x5 k1 s1 p0 g1 bias relu",
+    "conv2d 116x7x7[58:116] expanded bias relu -> 58x4x4 k3 s2 p1 g58 bias",
+    "conv2d 9x6x6 expanded -> 18x6x6 k3 s1 p1 g18",
+    "conv2d int8 nhwc 40x7x7 -> 72x7x7 k1 s1 p0 g1 bias",
+    "linear int8 576x1x1 -> 10x1x1 bias",
+    "to_nhwc int8 nhwc 3x32x32 -> 3x32x32",
+    "quantize int8 3x32x32 -> 3x32x32",
+    "dequantize int8 10x1x1 -> 10x1x1",
 ]
 
 
@@ -55,6 +63,14 @@ def test_a_text_parses_back(text: str) -> None:
         "copy 3x8x8 -> 3x8x8 multiplying",
         "avg_pool 3x8x8 -> 3x4x4",
         "copy 3x8x8 -> 3x8x8 k1 s1 p0 g1",
+        "conv2d 9x6x6 expanded add -> 18x6x6 k3 s1 p1 g18",
+        "conv2d 9x6x6 expanded bias -> 18x6x6 k3 s1 p1 g1",
+        "conv2d 9x6x6 9x6x6 expanded bias -> 18x6x6 k3 s1 p1 g18",
+        "copy float32 3x8x8 -> 3x8x8",
+        "copy int4 3x8x8 -> 3x8x8",
+        "copy nhwc int8 3x8x8 -> 3x8x8",
+        "copy int8 -> 3x8x8",
+        "copy nhwc -> 3x8x8",
     ],
 )
 def test_a_text_that_no_kernel_has_is_refused_by_name(text: str) -> None:
@@ -80,6 +96,21 @@ def test_the_weight_of_a_grouped_convolution_sees_the_inputs_of_one_group() -> N
     assert kernel.weight_shape == (60, 80, 3, 3)
 
 
+def test_a_quantised_weight_has_a_byte_a_number() -> None:
+    words = "576x1x1 -> 10x1x1 bias"
+    assert Kernel.parse(f"linear {words}").weight_bytes == 4 * 5760
+    assert Kernel.parse(f"linear int8 {words}").weight_bytes == 5760
+
+
+def test_an_expansion_has_weights_and_macs_of_its_own() -> None:
+    kernel = Kernel.parse("conv2d 116x8x8[58:116] expanded bias relu -> 60x4x4 k3 s2 p1 g60 bias")
+    assert kernel.is_depthwise
+    assert kernel.weight_shape == (60, 1, 3, 3)
+    assert kernel.expansion_shape == (60, 58, 1, 1)
+    assert kernel.weight_bytes == 4 * (60 * 9 + 60 * 58)
+    assert kernel.macs == 60 * 4 * 4 * 9 + 60 * 58 * 8 * 8
+
+
 def test_operands_are_the_inputs_and_then_those_of_the_epilogue() -> None:
     kernel = Kernel.parse(TEXTS[3])
     assert kernel.operands == (
@@ -96,7 +127,7 @@ def test_operands_are_the_inputs_and_then_those_of_the_epilogue() -> None:
 
 
 def test_depthwise_means_a_group_a_channel() -> None:
-    assert [Kernel.parse(text).is_depthwise for text in TEXTS].count(True) == 1
+    assert [Kernel.parse(text).is_depthwise for text in TEXTS].count(True) == 3
     assert Kernel.parse(TEXTS[4]).is_depthwise
     assert not Kernel.parse("conv2d 1x8x8 -> 4x8x8 k3 s1 p1 g1").is_depthwise
     assert not Kernel.parse("conv2d 8x8x8 -> 32x8x8 k1 s1 p0 g8").is_depthwise
@@ -105,4 +136,4 @@ def test_depthwise_means_a_group_a_channel() -> None:
 def test_depthwise_convolutions_and_poolings_go_channel_by_channel() -> None:
     found = {text.split(" ")[0] for text in TEXTS if Kernel.parse(text).is_channelwise}
     assert found == {"conv2d", "max_pool", "avg_pool"}
-    assert [Kernel.parse(text).is_channelwise for text in TEXTS].count(True) == 4
+    assert [Kernel.parse(text).is_channelwise for text in TEXTS].count(True) == 6

@@ -11,6 +11,7 @@ from nas.latency.kinds import by_kind, kind_of
     [
         ("conv2d 8x4x4 -> 16x4x4 k1 s1 p0 g1 bias relu", "pointwise"),
         ("conv2d 8x4x4 -> 8x4x4 k3 s1 p1 g8 bias", "depthwise 3x3"),
+        ("conv2d 8x4x4 expanded bias -> 9x4x4 k3 s1 p1 g9 bias", "expanded depthwise 3x3"),
         ("conv2d 8x4x4 -> 16x4x4 k5 s1 p2 g1 bias", "conv 5x5"),
         ("conv2d 8x4x4 -> 16x4x4 k1 s1 p0 g4 bias", "grouped 1x1"),
         ("conv2d 1x4x4 -> 1x4x4 k3 s1 p1 g1 bias", "conv 3x3"),

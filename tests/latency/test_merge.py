@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from fake_runtime import FakeRuntime, device
-from networks import inverted_residual
+from networks import three_kernels
 
 from nas.errors import RequestError, TableDeviceError, TableError
 from nas.latency import LatencyTable, build_table, merge
@@ -16,7 +16,7 @@ from nas.latency.runtimes.tvm import fusion
 from nas.latency.timing import Timing
 
 RUNTIME = FakeRuntime()
-GRAPH, OTHER = inverted_residual(), inverted_residual(16)
+GRAPH, OTHER = three_kernels(), three_kernels(16)
 KERNELS = RUNTIME.kernels(GRAPH)
 STEADY, WILD = Timing((5.0,) * 4), Timing((4.9, 5.0, 5.0, 5.1))
 

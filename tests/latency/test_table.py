@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from fake_runtime import FakeRuntime, device, latency_us
 from filelock import FileLock
-from networks import inverted_residual
+from networks import three_kernels
 
 import nas.space
 from nas.errors import (
@@ -27,7 +27,7 @@ from nas.latency.record import Record
 from nas.latency.runtimes.tvm import fusion
 from nas.latency.timing import Timing
 
-GRAPH = inverted_residual()
+GRAPH = three_kernels()
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_half_a_dispatch_cost_predicts_nothing_and_is_completed(
 
 def test_a_missing_kernel_is_named(table: LatencyTable) -> None:
     with pytest.raises(MissingKernelError, match="conv2d 16x9x9 -> 48x9x9"):
-        table.predict(inverted_residual(16))
+        table.predict(three_kernels(16))
 
 
 def test_a_failed_kernel_is_named_with_its_error(table: LatencyTable) -> None:
@@ -277,7 +277,7 @@ def test_a_second_writer_is_told_to_wait(
 
 def test_a_reader_sees_what_a_writer_appends(table: LatencyTable, runtime: FakeRuntime) -> None:
     reader = LatencyTable.open(table.path)
-    graph = inverted_residual(8)
+    graph = three_kernels(8)
     build_table(table, runtime.kernels(graph), runtime)
     with pytest.raises(MissingKernelError):
         reader.predict(graph)

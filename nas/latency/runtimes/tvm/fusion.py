@@ -2,9 +2,11 @@
 
 The rule is local: a convolution takes its bias, the activations and residual additions that read
 nothing but it; a concatenation takes the channel shuffle behind it; a channel slice is a view that
-its readers fold into their reads. A squeeze-excite's gate is applied by a pass of its own, since
-the tensor that it scales was also averaged to make it. So a kernel never depends on anything beyond
-the neighbouring block, and a space's kernels can be listed from its blocks alone.
+its readers fold into their reads. A depthwise convolution takes the 1x1 convolution of its own
+block that makes its input and nothing else, activations included. A squeeze-excite's gate is
+applied by a pass of its own, since the tensor that it scales was also averaged to make it. So a
+kernel never depends on anything beyond the neighbouring block, and a space's kernels can be listed
+from its blocks alone.
 """
 
 from __future__ import annotations
@@ -62,12 +64,14 @@ class Launch(NamedTuple):
         sources: for each of `kernel.operands`, the op whose output holds it (0 is the input).
         result: the op whose output it makes.
         slot: name of its weights; empty without any.
+        expansion: name of its expansion's weights; empty without one.
     """
 
     kernel: Kernel
     sources: tuple[int, ...]
     result: int
     slot: str
+    expansion: str = ""
 
 
 def kernels(graph: Graph) -> list[Kernel]:
@@ -102,6 +106,7 @@ def launches(graph: Graph) -> list[Launch]:
         and op.kind != "input"
         and (op.kind != "slice" or not graph.consumers[index])
     ]
+    found = _with_expansions(graph, found)
     # A launch is due when its last op is; anchors can come in another order than last ops.
     found.sort(key=_result)
     return found
@@ -136,6 +141,57 @@ def _launch(graph: Graph, index: int, fused: bytearray) -> Launch:
         sources += tuple([_view(ops, source)[1] for source in others])
     slot = op.slot.name if op.slot and kernel.has_weights else ""
     return Launch(kernel, sources, end, slot)
+
+
+def _with_expansions(graph: Graph, found: list[Launch]) -> list[Launch]:
+    """The launches, with 1x1 convolutions as expansions of depthwise ones where they can be."""
+    makers = {launch.result: launch for launch in found}
+    taken: set[int] = set()
+    joined = []
+    for launch in found:
+        before = makers.get(launch.sources[0])
+        if before is not None and _expands(graph, before, launch):
+            taken.add(before.result)
+            launch = _expanded(before, launch)
+        joined.append(launch)
+    return [launch for launch in joined if launch.result not in taken]
+
+
+def _expands(graph: Graph, before: Launch, launch: Launch) -> bool:
+    kernel, after = before.kernel, launch.kernel
+    return (
+        after.is_depthwise
+        and len(after.inputs) == 1
+        and kernel.kind == "conv2d"
+        and (kernel.kernel, kernel.stride, kernel.groups) == (1, 1, 1)
+        and kernel.has_bias
+        and not kernel.epilogue_operands
+        and len(graph.consumers[before.result]) == 1
+        and after.inputs[0] == whole_operand(kernel.output)
+        and _block(before.slot) == _block(launch.slot)
+    )
+
+
+def _block(slot: str) -> str:
+    """The block that a slot belongs to: kernels do not reach from one into the next."""
+    return slot.rpartition(".")[0]
+
+
+def _expanded(before: Launch, launch: Launch) -> Launch:
+    after = launch.kernel
+    kernel = shared_kernel(
+        after.kind,
+        before.kernel.inputs,
+        after.output,
+        after.kernel,
+        after.stride,
+        after.padding,
+        after.groups,
+        after.epilogue,
+        expansion=before.kernel.epilogue,
+    )
+    sources = before.sources + launch.sources[1:]
+    return Launch(kernel, sources, launch.result, launch.slot, before.slot)
 
 
 def _absorb(

@@ -20,7 +20,12 @@ from nas.latency.kernel import Kernel
 from nas.latency.runtimes import Schedules, Weights
 from nas.latency.runtimes.tvm.fusion import Launch, launches
 from nas.latency.runtimes.tvm.place import Place
-from nas.latency.runtimes.tvm.templates import Templates, flat_type, random_weights
+from nas.latency.runtimes.tvm.templates import (
+    Expansion,
+    Templates,
+    flat_type,
+    random_constants,
+)
 
 _CALL = re.compile(r"^\s*call\s+(kernel_\d+)\s", re.MULTILINE)
 
@@ -65,11 +70,16 @@ class RelaxNetwork:
         def constants(launch: Launch) -> list[NDArray[Any]]:
             kernel = launch.kernel
             if weights is None:
-                weight, bias = random_weights(kernel, rng)
-            else:
-                weight = weights[launch.slot] if kernel.has_weights else None
-                bias = weights[f"{launch.slot}.bias"] if kernel.has_bias else None
-            return templates.pack(kernel, schedules[kernel], weight, bias)
+                return random_constants(templates, kernel, schedules[kernel], rng)
+            return templates.pack(
+                kernel,
+                schedules[kernel],
+                weights[launch.slot] if kernel.has_weights else None,
+                weights[f"{launch.slot}.bias"] if kernel.has_bias else None,
+                Expansion(weights[launch.expansion], weights[f"{launch.expansion}.bias"])
+                if kernel.is_expanded
+                else None,
+            )
 
         _emit_main(builder, graph, steps, functions, constants, templates.dtype)
         executable = relax.build(

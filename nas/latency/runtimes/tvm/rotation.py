@@ -9,7 +9,6 @@ them to fill that cache several times.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,7 +17,7 @@ from tvm import relax
 from nas.latency import footprint
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes.tvm.place import Place
-from nas.latency.runtimes.tvm.templates import Schedule, Templates, flat_type, random_weights
+from nas.latency.runtimes.tvm.templates import Schedule, Templates, flat_type, random_constants
 from nas.latency.timing import Evaluate
 
 ROTATED_BYTES = footprint.MIB[0] << 20
@@ -41,7 +40,7 @@ LONGEST_RUN_SECONDS = 4e-3
 
 def matters(kernel: Kernel) -> bool:
     """Whether a kernel is timed on weights that take turns."""
-    return kernel.has_weights and 4 * math.prod(kernel.weight_shape) >= SMALLEST_BYTES
+    return kernel.has_weights and kernel.weight_bytes >= SMALLEST_BYTES
 
 
 def launches_of(kernel: Kernel, kernel_seconds: float) -> int:
@@ -52,7 +51,7 @@ def launches_of(kernel: Kernel, kernel_seconds: float) -> int:
 
 def _copies(kernel: Kernel) -> int:
     """How many copies of a kernel's weights fill `ROTATED_BYTES`."""
-    return min(MOST_LAUNCHES, -(-ROTATED_BYTES // (4 * math.prod(kernel.weight_shape))))
+    return min(MOST_LAUNCHES, -(-ROTATED_BYTES // (kernel.weight_bytes)))
 
 
 def in_turn(
@@ -70,7 +69,7 @@ def in_turn(
     """
     rng = np.random.default_rng(0)
     dtype = templates.dtype
-    constants = templates.pack(kernel, schedule, *random_weights(kernel, rng))
+    constants = random_constants(templates, kernel, schedule, rng)
     images = [rng.standard_normal(np.prod(o.shape), np.float32) for o in kernel.operands]
     builder = relax.BlockBuilder()
     function = builder.add_func(templates.function(kernel, schedule, "kernel"), "kernel")

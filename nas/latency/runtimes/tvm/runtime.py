@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -19,12 +20,13 @@ from nas.latency.kernel import Kernel
 from nas.latency.runtimes import Schedules, Weights
 from nas.latency.runtimes.tvm import fusion as tvm_fusion
 from nas.latency.runtimes.tvm import rotation, targets
+from nas.latency.runtimes.tvm.kept import Kept
 from nas.latency.runtimes.tvm.place import Place
 from nas.latency.runtimes.tvm.relax_network import RelaxNetwork
-from nas.latency.runtimes.tvm.templates import Templates, random_weights
+from nas.latency.runtimes.tvm.templates import Templates, random_constants
 from nas.latency.timing import Timing
 
-KERNELS_VERSION = "2"
+KERNELS_VERSION = "3"
 """Of the loop nests, the schedules and the way to time them: other versions do not compare."""
 
 _DISPATCH_ROUNDS = (1, 5)
@@ -58,6 +60,7 @@ class TvmRuntime:
         self.templates: Templates
         self.place: Place
         self.templates, self.place = targets.resolve(target, threads, dtype)
+        self._kept = Kept()
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
@@ -93,21 +96,33 @@ class TvmRuntime:
             sweep(self.templates.candidates(kernel))
             sweep(self.templates.refinements(kernel, tried[0][1]))
             us, schedule, alone = tried[0]
-            if not rotation.matters(kernel):
-                return schedule, timing.measure(alone)
-            launches = rotation.launches_of(kernel, 1e-6 * us)
-            return schedule, timing.measure(self._own(self._rotated(kernel, schedule, launches)))
+            evaluate, held = alone, _operand_bytes(kernel)
+            if self._takes_turns(kernel):
+                launches = rotation.launches_of(kernel, 1e-6 * us)
+                evaluate = self._own(self._rotated(kernel, schedule, launches))
+                held += launches * kernel.weight_bytes
+            self._kept.add(kernel, schedule, evaluate, held)
+            return schedule, timing.measure(evaluate)
 
     def retime_kernel(self, kernel: Kernel, schedule: Mapping[str, Any]) -> Timing:
         """See `Runtime.retime_kernel`."""
         with self.place.timing(self.threads):
-            if not rotation.matters(kernel):
-                return timing.measure(self._compiled(kernel, schedule))
-            evaluate = self._rotated(kernel, schedule, rotation.FEWEST_LAUNCHES)
-            launches = rotation.launches_of(kernel, min(evaluate(1, 3)))
-            if launches > rotation.FEWEST_LAUNCHES:
-                evaluate = self._rotated(kernel, schedule, launches)
-            return timing.measure(self._own(evaluate))
+            kept = self._kept.get(kernel, schedule)
+            return timing.measure(kept or self._compiled_again(kernel, schedule))
+
+    def _compiled_again(self, kernel: Kernel, schedule: Mapping[str, Any]) -> timing.Evaluate:
+        """A kernel whose schedule is known, as something to time."""
+        if not self._takes_turns(kernel):
+            return self._compiled(kernel, schedule)
+        evaluate = self._rotated(kernel, schedule, rotation.FEWEST_LAUNCHES)
+        launches = rotation.launches_of(kernel, min(evaluate(1, 3)))
+        if launches > rotation.FEWEST_LAUNCHES:
+            evaluate = self._rotated(kernel, schedule, launches)
+        return self._own(evaluate)
+
+    def _takes_turns(self, kernel: Kernel) -> bool:
+        """Whether a kernel is timed on weights that take turns."""
+        return rotation.matters(kernel)
 
     def _own(self, evaluate: timing.Evaluate) -> timing.Evaluate:
         """A kernel that the VM launches, without what launching it costs."""
@@ -143,7 +158,7 @@ class TvmRuntime:
         built = tvm.tirx.build(tvm.IRModule({"main": function}), self.templates.target, "tirx")
         library = self.place.module(built)
         rng = np.random.default_rng(0)
-        constants = self.templates.pack(kernel, schedule, *random_weights(kernel, rng))
+        constants = random_constants(self.templates, kernel, schedule, rng)
         sources = [rng.standard_normal(np.prod(o.shape), np.float32) for o in kernel.operands]
         split = len(kernel.inputs)
         result = np.zeros(np.prod(kernel.output), np.float32)
@@ -170,7 +185,7 @@ class TvmRuntime:
         if self.threads > 1:
             # The VM itself runs on one thread, whatever its kernels do.
             return TvmRuntime(target=self._target_name, dtype=self.templates.dtype).time_dispatch()
-        chains = [_chain(_TINY, rounds) for rounds in _DISPATCH_ROUNDS]
+        chains = dispatch_chains()
         kernels = list(dict.fromkeys(self.kernels(chains[0])))
         plans = {kernel: self.templates.candidates(kernel)[0] for kernel in kernels}
         short, long = (self.compile(chain, plans).evaluate for chain in chains)
@@ -211,6 +226,17 @@ class TvmRuntime:
     ) -> RelaxNetwork:
         """See `Runtime.compile`."""
         return RelaxNetwork(graph, schedules, weights, self.templates, self.place)
+
+
+def _operand_bytes(kernel: Kernel) -> int:
+    return 4 * sum(
+        math.prod(shape) for shape in (kernel.output, *(o.shape for o in kernel.operands))
+    )
+
+
+def dispatch_chains() -> list[Graph]:
+    """A short and a long chain of tiny kernels, from which dispatch costs are worked out."""
+    return [_chain(_TINY, rounds) for rounds in _DISPATCH_ROUNDS]
 
 
 def _chain(shape: tuple[int, int, int], rounds: int) -> Graph:

@@ -8,7 +8,7 @@ are the same for both.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import tvm
@@ -19,6 +19,13 @@ from nas.latency.kernel import Kernel
 
 Schedule = Mapping[str, Any]
 """Numbers and words that JSON can hold: a table's row is enough to build its kernel again."""
+
+
+class Expansion(NamedTuple):
+    """Weight, shaped `kernel.expansion_shape`, and bias of the expansion of a kernel."""
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
 
 
 class Templates(Protocol):
@@ -43,9 +50,9 @@ class Templates(Protocol):
     def function(self, kernel: Kernel, schedule: Schedule, name: str) -> tirx.PrimFunc:
         """The TIR function of a kernel; its symbol is `name`.
 
-        Parameters, all flat in `height, width, channels` order: inputs, weight, bias, the
-        epilogue's operands, output; those there are. Raises ValueError for a kernel that these
-        templates do not have.
+        Parameters, all flat in `height, width, channels` order: inputs, weight and bias of an
+        expansion, weight, bias, the epilogue's operands, output; those there are. Raises ValueError
+        for a kernel that these templates do not have.
         """
         ...
 
@@ -55,13 +62,15 @@ class Templates(Protocol):
         schedule: Schedule,
         weight: NDArray[np.float32] | None,
         bias: NDArray[np.float32] | None,
+        expansion: Expansion | None = None,
     ) -> list[NDArray[Any]]:
-        """The constants of a kernel as its function takes them: weight, then bias, if it has them.
+        """The constants of a kernel in the order of its function's parameters.
 
         Args:
             kernel, schedule: what reads them.
             weight: shaped `kernel.weight_shape`.
             bias: one value an output channel.
+            expansion: of a kernel that has one.
         """
         ...
 
@@ -75,15 +84,25 @@ def flat_type(shape: Sequence[int], dtype: str) -> relax.TensorType:
     return relax.TensorType((int(np.prod(shape)),), dtype)
 
 
-def random_weights(
-    kernel: Kernel, rng: np.random.Generator
-) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
-    """Weight and bias that keep activations near one (He et al. 2015), so none is denormal."""
-    weight = bias = None
-    if kernel.has_weights:
-        shape = kernel.weight_shape
+def random_constants(
+    templates: Templates, kernel: Kernel, schedule: Schedule, rng: np.random.Generator
+) -> list[NDArray[Any]]:
+    """Packed constants that keep activations near one (He et al. 2015), so none is denormal."""
+
+    def weight_of(shape: Sequence[int]) -> NDArray[np.float32]:
         scale = np.sqrt(2 / np.prod(shape[1:]))
-        weight = (rng.standard_normal(shape, np.float32) * scale).astype(np.float32)
-    if kernel.has_bias:
-        bias = rng.standard_normal(kernel.output[0], np.float32) * np.float32(0.1)
-    return weight, bias
+        return (rng.standard_normal(shape, np.float32) * scale).astype(np.float32)
+
+    def bias_of(count: int) -> NDArray[np.float32]:
+        return rng.standard_normal(count, np.float32) * np.float32(0.1)
+
+    expansion = None
+    if kernel.is_expanded:
+        expansion = Expansion(weight_of(kernel.expansion_shape), bias_of(kernel.groups))
+    return templates.pack(
+        kernel,
+        schedule,
+        weight_of(kernel.weight_shape) if kernel.has_weights else None,
+        bias_of(kernel.output[0]) if kernel.has_bias else None,
+        expansion,
+    )

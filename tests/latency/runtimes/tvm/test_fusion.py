@@ -5,19 +5,17 @@ import pytest
 from networks import GRAPHS
 
 import nas.space
-from nas.graph import Graph, Op
+from nas.graph import Channels, Graph, Op, Slot
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes.tvm import fusion
 
 EXPECTED = {
     "inverted_residual": [
-        "conv2d 24x9x9 -> 72x9x9 k1 s1 p0 g1 bias relu6",
-        "conv2d 72x9x9 -> 72x9x9 k3 s1 p1 g72 bias relu6",
+        "conv2d 24x9x9 expanded bias relu6 -> 72x9x9 k3 s1 p1 g72 bias relu6",
         "conv2d 72x9x9 -> 24x9x9 k1 s1 p0 g1 bias add",
     ],
     "shuffle_unit": [
-        "conv2d 116x7x7[58:116] -> 58x7x7 k1 s1 p0 g1 bias relu",
-        "conv2d 58x7x7 -> 58x7x7 k3 s1 p1 g58 bias",
+        "conv2d 116x7x7[58:116] expanded bias relu -> 58x7x7 k3 s1 p1 g58 bias",
         "conv2d 58x7x7 -> 58x7x7 k1 s1 p0 g1 bias relu",
         "concat 116x7x7[0:58] 58x7x7 -> 116x7x7 shuffle2",
     ],
@@ -62,8 +60,7 @@ EXPECTED = {
         "copy 42x5x5[5:14] -> 9x5x5",
     ],
     "squeeze_excite": [
-        "conv2d 24x9x9 -> 72x9x9 k1 s1 p0 g1 bias hard_swish",
-        "conv2d 72x9x9 -> 72x9x9 k5 s1 p2 g72 bias hard_swish",
+        "conv2d 24x9x9 expanded bias hard_swish -> 72x9x9 k5 s1 p2 g72 bias hard_swish",
         "global_pool 72x9x9 -> 72x1x1",
         "conv2d 72x1x1 -> 24x1x1 k1 s1 p0 g1 bias relu",
         "conv2d 24x1x1 -> 72x1x1 k1 s1 p0 g1 bias hard_sigmoid",
@@ -92,8 +89,7 @@ EXPECTED = {
     ],
     "shuffle_v1_downsampling": [
         "avg_pool 24x7x7 -> 24x4x4 k3 s2 p1 g1",
-        "conv2d 24x7x7 -> 15x7x7 k1 s1 p0 g1 bias relu",
-        "conv2d 15x7x7 -> 15x4x4 k3 s2 p1 g15 bias",
+        "conv2d 24x7x7 expanded bias relu -> 15x4x4 k3 s2 p1 g15 bias",
         "conv2d 15x4x4 -> 36x4x4 k1 s1 p0 g3 bias relu",
         "concat 24x4x4 36x4x4 -> 60x4x4",
     ],
@@ -123,6 +119,49 @@ EXPECTED = {
         "linear 33x1x1 -> 11x1x1 bias",
     ],
 }
+
+
+def _pointwise_then_depthwise(
+    *, slots: tuple[str, str], readers: int = 1, inner: str = ""
+) -> Graph:
+    """A 1x1 convolution to 18 channels, then a depthwise one that may or may not take it."""
+    first, second = (Slot(name, Channels.prefix(18, 18)) for name in slots)
+    ops = [
+        Op("input", (), (9, 6, 6)),
+        Op("conv", (0,), (18, 6, 6), bias=True, slot=first),
+    ]
+    if inner:
+        ops.append(Op(inner, (1,) * (2 if inner == "add" else 1), (18, 6, 6), groups=2))
+    at = len(ops) - 1
+    ops.append(Op("conv", (at,), (18, 6, 6), 3, 1, 1, 18, True, slot=second))
+    if readers > 1:
+        ops.append(Op("add", (at, at + 1), (18, 6, 6)))
+    return Graph(tuple(ops))
+
+
+BLOCK = ("stage1.block0.expand", "stage1.block0.depthwise")
+
+
+def test_a_depthwise_convolution_takes_the_pointwise_one_before_it() -> None:
+    assert [kernel.text for kernel in fusion.kernels(_pointwise_then_depthwise(slots=BLOCK))] == [
+        "conv2d 9x6x6 expanded bias -> 18x6x6 k3 s1 p1 g18 bias"
+    ]
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        # of the block before: kernels must not depend on it
+        _pointwise_then_depthwise(slots=("stage0.block1.project", BLOCK[1])),
+        # read by something else too
+        _pointwise_then_depthwise(slots=BLOCK, readers=2),
+        # not as it was made
+        _pointwise_then_depthwise(slots=BLOCK, inner="shuffle"),
+        _pointwise_then_depthwise(slots=BLOCK, inner="add"),
+    ],
+)
+def test_other_pointwise_convolutions_stay_kernels_of_their_own(graph: Graph) -> None:
+    assert not any(kernel.is_expanded for kernel in fusion.kernels(graph))
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -155,7 +194,8 @@ def test_every_graph_splits_soundly(graph: Graph) -> None:
         made.add(launch.result)
     assert launches[-1].result == len(graph.ops) - 1
     weighted = [op.slot.name for op in graph.ops if op.kind in ("conv", "linear") and op.slot]
-    assert sorted(launch.slot for launch in launches if launch.slot) == sorted(weighted)
+    slots = [slot for launch in launches for slot in (launch.slot, launch.expansion) if slot]
+    assert sorted(slots) == sorted(weighted)
 
 
 def test_a_tensor_multiplied_with_itself_is_both_operands() -> None:

@@ -19,7 +19,8 @@ from tvm import tirx
 
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes.tvm.cpu import loops
-from nas.latency.runtimes.tvm.cpu.loops import Expr, Stmt, Tensor
+from nas.latency.runtimes.tvm.cpu.border import Border
+from nas.latency.runtimes.tvm.cpu.loops import Expr, Registers, Stmt
 from nas.latency.runtimes.tvm.cpu.nest import Nest, spans, unrolled
 from nas.latency.runtimes.tvm.templates import Schedule
 
@@ -98,7 +99,7 @@ def function(
     t = Tiling.of(kernel, schedule, lanes)
     bias_size = t.groups * t.tiles * t.channels
     nest = Nest(kernel, lanes, threads, bias_size * t.taps * t.inputs, bias_size)
-    source = _Source(kernel, nest)
+    source = _source(kernel, nest)
     high, wide = schedule["rows"], schedule["columns"]
     whole_tiles, narrow = loops.tiles(t.outputs, t.channels)
 
@@ -165,7 +166,7 @@ class _PixelTile(NamedTuple):
 
 def _tile(
     nest: Nest,
-    source: _Source,
+    source: Border,
     t: Tiling,
     sums: int,
     channels: _ChannelTile,
@@ -178,13 +179,13 @@ def _tile(
     row, column, high, wide = pixels
     stores = loops.vectors(width, lanes)
     position = list(unrolled(high, wide, len(stores)))
-    registers = Tensor("acc", len(position) * sums * lanes, scope="local")
+    registers = Registers("acc", len(position) * sums, lanes)
 
     def register(at: int, part: int) -> int:
-        return (at * sums + part) * lanes
+        return at * sums + part
 
     packed_at = group * t.tiles + index
-    found = [registers.allocate()]
+    found = registers.allocate()
     for at, (_, _, v) in enumerate(position):
         for part in range(sums):
             start = (
@@ -230,66 +231,7 @@ def _tile(
     return [loops.sequence(found)]
 
 
-class _Source:
-    """The input as the tiles see it: by row, column and channel, borders included."""
-
-    def __init__(self, kernel: Kernel, nest: Nest) -> None:
-        self._kernel, self._nest = kernel, nest
-        operand = kernel.inputs[0]
-        _, height, width = kernel.output
-        if kernel.padding:
-            self._width = (width - 1) * kernel.stride + kernel.kernel
-            self._height = (height - 1) * kernel.stride + kernel.kernel
-            self._channels, self._start = operand.channels, 0
-            size = self._height * self._width * self._channels
-            self._tensor = Tensor("padded", size, scope="global")
-        else:
-            self._width, self._channels = operand.shape[2], operand.shape[0]
-            self._start = operand.start
-            self._tensor = nest.inputs[0]
-
-    def load(self, row: Expr, column: Expr, channel: Expr) -> Expr:
-        at = (row * self._width + column) * self._channels + self._start + channel
-        return self._tensor.load(at)
-
-    def prepare(self) -> list[Stmt]:
-        """Copies the input with its border into scratch memory, if there is a border."""
-        if not self._kernel.padding:
-            return []
-        operand, lanes, border = self._kernel.inputs[0], self._nest.lanes, self._kernel.padding
-        _, height, width = operand.shape
-        channels = operand.channels
-        line = self._width * channels
-        copied = min(width, self._width - border)
-
-        def fill(row: Expr) -> list[Stmt]:
-            start = row * line + border * channels
-            above = row - border
-            if channels == operand.shape[0]:
-                moved = loops.copy(
-                    self._tensor, start, self._nest.inputs[0], above * width * channels,
-                    copied * channels, lanes,
-                )  # fmt: skip
-            else:
-                moved = loops.loop(
-                    copied,
-                    lambda column: loops.copy(
-                        self._tensor,
-                        start + column * channels,
-                        self._nest.inputs[0],
-                        (above * width + column) * operand.shape[0] + operand.start,
-                        channels,
-                        lanes,
-                    ),
-                )
-            right = self._width - border - copied
-            edges = loops.zero(self._tensor, row * line, border * channels, lanes)
-            edges += loops.zero(self._tensor, start + copied * channels, right * channels, lanes)
-            empty = loops.sequence(loops.zero(self._tensor, row * line, line, lanes))
-            if isinstance(row, int):
-                return moved + edges if 0 <= above < height else [empty]
-            inside = tirx.all(above >= 0, above < height)
-            return [tirx.IfThenElse(inside, loops.sequence(moved + edges), empty)]
-
-        rows = loops.loop(self._height, fill, parallel=self._nest.parallel)
-        return [self._tensor.allocate(), *rows]
+def _source(kernel: Kernel, nest: Nest) -> Border:
+    _, height, width = kernel.output
+    reach = kernel.kernel - kernel.stride
+    return Border(nest, height * kernel.stride + reach, width * kernel.stride + reach)

@@ -39,6 +39,30 @@ class Tensor:
         return tirx.AllocBuffer(self.buffer)
 
 
+class Registers:
+    """`count` vectors of `lanes` elements that never leave the processor.
+
+    Each is a small buffer of its own, and in no special scope: those TVM keeps on the stack, where
+    LLVM turns them into registers. A buffer of a KiB, or one whose scope is `local`, comes from a
+    pool of workspaces instead, which costs two calls a tile and all stores to it.
+    """
+
+    def __init__(self, name: str, count: int, lanes: int) -> None:
+        self._each = [Tensor(f"{name}{i}", lanes) for i in range(count)]
+
+    def load(self, index: int, width: int) -> Expr:
+        """The first `width` elements of a register."""
+        return self._each[index].load(0, width)
+
+    def store(self, index: int, value: Expr, width: int) -> Stmt:
+        """Writes the first `width` elements of a register."""
+        return self._each[index].store(0, value, width)
+
+    def allocate(self) -> list[Stmt]:
+        """Makes the registers exist for the statements that follow."""
+        return [each.allocate() for each in self._each]
+
+
 def _lanes(offset: Expr, width: int) -> Expr:
     return offset if width == 1 else tirx.Ramp(offset, 1, width)
 
@@ -73,12 +97,35 @@ def loop(
     return [tirx.For(variable, start, extent, kind, sequence(body(variable)))]
 
 
+def within(
+    first: Expr, count: int, extent: int, body: Callable[[Expr], Iterable[Stmt]]
+) -> list[Stmt]:
+    """`body` for each of `count` offsets from `first` on that gives an index in `[0, extent)`.
+
+    The bounds of the loop say it: a condition inside would keep accumulators out of registers.
+    """
+    if isinstance(first, int):
+        start, stop = max(0, -first), min(count, extent - first)
+        return loop(stop - start, body, start=start)
+    start = tirx.max(0, -first)
+    variable = tirx.Var("i", "int32")
+    stop = tirx.min(count, extent - first)
+    return [tirx.For(variable, start, stop - start, tirx.ForKind.SERIAL, sequence(body(variable)))]
+
+
 def guarded(index: Expr, extent: int, body: Iterable[Stmt]) -> list[Stmt]:
     """`body` where `0 <= index < extent`."""
     if isinstance(index, int):
         return list(body) if 0 <= index < extent else []
     inside = tirx.all(index >= 0, index < extent)
     return [tirx.IfThenElse(inside, sequence(body), None)]
+
+
+def divided(index: Expr, size: int) -> tuple[Expr, Expr]:
+    """Quotient and remainder of an index that is not negative."""
+    if isinstance(index, int):
+        return divmod(index, size)
+    return tirx.truncdiv(index, size), tirx.truncmod(index, size)
 
 
 def vectors(count: int, lanes: int) -> list[tuple[int, int]]:

@@ -6,7 +6,7 @@ from tvm import tirx
 
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes.tvm.cpu import loops
-from nas.latency.runtimes.tvm.cpu.loops import Expr, Stmt, Tensor
+from nas.latency.runtimes.tvm.cpu.loops import Expr, Registers, Stmt
 from nas.latency.runtimes.tvm.cpu.nest import Nest, spans
 from nas.latency.runtimes.tvm.templates import Schedule
 
@@ -21,18 +21,16 @@ def global_pool(
 
     def tile(channel: Expr, count: int) -> list[Stmt]:
         parts = loops.vectors(count, lanes)
-        registers = Tensor("acc", len(parts) * lanes, scope="local")
-        found = [registers.allocate()]
-        found += [
-            registers.store(v * lanes, loops.spread(0.0, n), n) for v, (_, n) in enumerate(parts)
-        ]
+        registers = Registers("acc", len(parts), lanes)
+        found = registers.allocate()
+        found += [registers.store(v, loops.spread(0.0, n), n) for v, (_, n) in enumerate(parts)]
 
         def pixel(p: Expr) -> list[Stmt]:
             at = p * total + operand.start + channel
             return [
                 registers.store(
-                    v * lanes,
-                    registers.load(v * lanes, n) + nest.inputs[0].load(at + offset, n),
+                    v,
+                    registers.load(v, n) + nest.inputs[0].load(at + offset, n),
                     n,
                 )
                 for v, (offset, n) in enumerate(parts)
@@ -40,7 +38,7 @@ def global_pool(
 
         found += loops.loop(height * width, pixel)
         for v, (offset, n) in enumerate(parts):
-            mean = registers.load(v * lanes, n) * loops.spread(1.0 / (height * width), n)
+            mean = registers.load(v, n) * loops.spread(1.0 / (height * width), n)
             found.append(nest.finish(mean, 0, channel + offset, n))
         return [loops.sequence(found)]
 

@@ -30,7 +30,8 @@ class Nest:
         kernel: what to compute.
         lanes: float32 elements in a vector of the target.
         threads: more than one makes the outermost loop parallel.
-        weight_size, bias_size: elements of the packed weights and bias; see `packing`.
+        weight_size, bias_size: elements of the packed weights and bias.
+        expansion_size: elements of the packed weights of its expansion.
     """
 
     kernel: Kernel
@@ -38,6 +39,7 @@ class Nest:
     threads: int
     weight_size: int = 0
     bias_size: int = 0
+    expansion_size: int = 0
     inputs: list[Tensor] = field(init=False)
     others: list[Tensor] = field(init=False)
 
@@ -50,6 +52,9 @@ class Nest:
             Tensor(f"a{i}", _size(operand.shape))
             for i, operand in enumerate(kernel.epilogue_operands)
         ]
+        expanded = kernel.is_expanded
+        self.expansion = Tensor("ew", self.expansion_size) if expanded else None
+        self.expansion_bias = Tensor("eb", self.bias_size) if expanded else None
         self.weight = Tensor("w", self.weight_size) if kernel.has_weights else None
         self.bias = Tensor("b", self.bias_size) if kernel.has_bias else None
         self.output = Tensor("y", _size(kernel.output))
@@ -60,8 +65,12 @@ class Nest:
         return self.threads > 1
 
     def function(self, body: list[Stmt], name: str) -> tirx.PrimFunc:
-        """Parameters: inputs, weight, bias, the epilogue's operands, output; those there are."""
-        constants = [tensor for tensor in (self.weight, self.bias) if tensor]
+        """See `Templates.function` for its parameters."""
+        constants = [
+            tensor
+            for tensor in (self.expansion, self.expansion_bias, self.weight, self.bias)
+            if tensor
+        ]
         parameters = [*self.inputs, *constants, *self.others, self.output]
         return loops.function(parameters, body, name)
 
@@ -86,11 +95,11 @@ class Nest:
                 tensor, operand = next(others)
                 value = value * tensor.load(operand.start + channel, width)
             elif step in ACTIVATIONS:
-                value = _activated(step, value, width)
+                value = activated(step, value, width)
         return value
 
 
-def _activated(kind: str, value: Expr, width: int) -> Expr:
+def activated(kind: str, value: Expr, width: int) -> Expr:
     """An activation of `width` elements; see `nas.graph.ACTIVATIONS` for what they are."""
 
     def clipped(x: Expr) -> Expr:
@@ -104,7 +113,7 @@ def _activated(kind: str, value: Expr, width: int) -> Expr:
         case "hard_sigmoid":
             return clipped(value + loops.spread(3.0, width)) * loops.spread(1 / 6, width)
         case "hard_swish":
-            return value * _activated("hard_sigmoid", value, width)
+            return value * activated("hard_sigmoid", value, width)
     raise ValueError(f"the TVM runtime has no activation {kind!r}")
 
 
@@ -116,13 +125,13 @@ def _size(shape: tuple[int, int, int]) -> int:
 
 
 def build(kernel: Kernel, schedule: Schedule, lanes: int, threads: int, name: str) -> tirx.PrimFunc:
-    """The TIR function of a kernel; its symbol is `name`. Raises ValueError if it has none.
+    """The TIR function of a kernel; its symbol is `name`. Raises ValueError if it has none."""
+    from nas.latency.runtimes.tvm.cpu import dense, expanded, movement, window, winograd
 
-    A schedule with `threads` overrides the number of threads.
-    """
-    from nas.latency.runtimes.tvm.cpu import dense, movement, window
-
-    threads = schedule.get("threads", threads)
+    if kernel.is_expanded:
+        return expanded.function(kernel, schedule, lanes, threads, name)
+    if "winograd" in schedule:
+        return winograd.function(kernel, schedule, lanes, threads, name)
     if kernel.is_channelwise:
         return window.function(kernel, schedule, lanes, threads, name)
     if kernel.has_weights:

@@ -12,8 +12,8 @@ from tvm import relax, tirx
 from tvm.target import codegen
 
 from nas.latency.kernel import Kernel
-from nas.latency.runtimes.tvm.cpu import dense, nest, schedules, window
-from nas.latency.runtimes.tvm.templates import Schedule
+from nas.latency.runtimes.tvm.cpu import dense, expanded, nest, schedules, window, winograd
+from nas.latency.runtimes.tvm.templates import Expansion, Schedule
 
 _PASSES = tvm.transform.Sequential(
     [
@@ -78,23 +78,34 @@ class CpuTemplates:
         schedule: Schedule,
         weight: NDArray[np.float32] | None,
         bias: NDArray[np.float32] | None,
+        expansion: Expansion | None = None,
     ) -> list[NDArray[np.float32]]:
         """See `Templates.pack`."""
+        place = kernel, schedule, self.lanes
+        if expansion is not None:
+            assert weight is not None
+            return [
+                expanded.pack_expansion(*place, expansion.weight),
+                expanded.pack_bias(*place, expansion.bias),
+                expanded.pack_weight(*place, weight),
+                *([expanded.pack_bias(*place, bias)] if bias is not None else []),
+            ]
+        if "winograd" in schedule:
+            assert weight is not None
+            packed = [winograd.pack_weight(*place, weight)]
+            return packed + ([winograd.pack_bias(*place, bias)] if bias is not None else [])
         found = []
         if kernel.has_weights:
             assert weight is not None
-            packed = (
+            found.append(
                 window.pack_weight(weight)
                 if kernel.is_depthwise
-                else dense.pack_weight(kernel, schedule, self.lanes, weight)
+                else dense.pack_weight(*place, weight)
             )
-            found.append(packed)
         if kernel.has_bias:
             assert bias is not None
             found.append(
-                np.ascontiguousarray(bias)
-                if kernel.is_depthwise
-                else dense.pack_bias(kernel, schedule, self.lanes, bias)
+                np.ascontiguousarray(bias) if kernel.is_depthwise else dense.pack_bias(*place, bias)
             )
         return found
 

@@ -14,7 +14,7 @@ from tvm import tirx
 
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes.tvm.cpu import loops
-from nas.latency.runtimes.tvm.cpu.loops import Expr, Stmt, Tensor
+from nas.latency.runtimes.tvm.cpu.loops import Expr, Registers, Stmt
 from nas.latency.runtimes.tvm.cpu.nest import Nest, spans
 from nas.latency.runtimes.tvm.templates import Schedule
 
@@ -79,12 +79,12 @@ def _tile(nest: Nest, row: Expr, column: Expr, wide: int, channel: Expr, count: 
     operand = kernel.inputs[0]
     total, height, width = operand.shape
     parts = loops.vectors(count, lanes)
-    registers = Tensor("acc", wide * len(parts) * lanes, scope="local")
+    registers = Registers("acc", wide * len(parts), lanes)
 
     def register(j: int, v: int) -> int:
-        return (j * len(parts) + v) * lanes
+        return j * len(parts) + v
 
-    found = [registers.allocate()]
+    found = registers.allocate()
     for j in range(wide):
         for v, (offset, n) in enumerate(parts):
             start = _initial(nest, channel + offset, n)
@@ -105,9 +105,10 @@ def _tile(nest: Nest, row: Expr, column: Expr, wide: int, channel: Expr, count: 
                     weight_at = (tap_row * kernel.kernel + tap) * operand.channels
                     reduced = _reduced(nest, so_far, value, weight_at + channel + offset, n)
                     done.append(registers.store(register(j, v), reduced, n))
-        return loops.guarded(line, height, done) if done else []
+        return done
 
-    found += loops.loop(kernel.kernel, window_row)
+    top = row * kernel.stride - kernel.padding
+    found += loops.within(top, kernel.kernel, height, window_row)
     for j in range(wide):
         for v, (offset, n) in enumerate(parts):
             result = registers.load(register(j, v), n)

@@ -25,6 +25,16 @@ KERNELS = [
     "max_pool 70x13x13 -> 70x7x7 k3 s2 p1 g1",
     "global_pool 150x3x3 -> 150x1x1",
     "linear 64x1x1 -> 40x1x1 bias",
+    # expanded first
+    "conv2d 20x9x9 expanded bias relu6 -> 70x9x9 k3 s1 p1 g70 bias relu6",
+    "conv2d 7x12x11 expanded bias -> 150x6x6 k5 s2 p2 g150 bias hard_swish",
+    "conv2d 9x3x3 expanded bias hard_swish -> 33x3x3 k7 s1 p3 g33 bias",
+    "conv2d 5x11x8 expanded bias relu -> 20x4x3 k3 s3 p1 g20",
+    "conv2d 12x10x9 expanded bias relu -> 20x4x4 k3 s2 p0 g20 bias",
+    # with Winograd's transforms among the schedules: whole tiles, and tiles that hang over
+    "conv2d 5x8x12 -> 20x8x12 k3 s1 p1 g1 bias relu",
+    "conv2d 37x9x7 -> 70x9x7 k3 s1 p1 g1 bias",
+    "conv2d 20x6x11 -> 16x4x9 k3 s1 p0 g1 relu",
     # unpadded
     "conv2d 3x21x20 -> 20x8x7 k7 s2 p0 g1 bias relu",
     "conv2d 20x10x9 -> 20x4x4 k3 s2 p0 g20 bias hard_swish",
@@ -65,17 +75,30 @@ def graph_of(kernel: Kernel) -> Graph:
     channels = Channels.prefix(kernel.output[0], kernel.output[0])
     window = (kernel.kernel, kernel.stride, kernel.padding, kernel.groups)
     slot = Slot("it", channels) if kernel.has_weights else None
-    ops = [
-        Op("input", (), kernel.inputs[0].shape),
-        Op(kind, (0,), kernel.output, *window, kernel.has_bias, 0, slot),
-    ]
-    ops += [Op(step, (1,), kernel.output) for step in kernel.epilogue if step in ACTIVATIONS]
+    ops = [Op("input", (), kernel.inputs[0].shape)]
+
+    def add(op: Op) -> None:
+        ops.append(op._replace(inputs=(len(ops) - 1,)))
+
+    if kernel.expansion is not None:
+        between = (kernel.groups, *kernel.inputs[0].shape[1:])
+        add(Op("conv", (), between, bias=True, slot=Slot("expand", channels)))
+        for step in kernel.expansion[1:]:
+            add(Op(step, (), between))
+    add(Op(kind, (), kernel.output, *window, kernel.has_bias, 0, slot))
+    for step in kernel.epilogue:
+        if step in ACTIVATIONS:
+            add(Op(step, (), kernel.output))
     return Graph(tuple(ops))
 
 
-def expected(kernel: Kernel, x: torch.Tensor, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    w = torch.from_numpy(weight)
-    b = torch.from_numpy(bias) if kernel.has_bias else None
+def expected(kernel: Kernel, x: torch.Tensor, weights: dict[str, np.ndarray]) -> np.ndarray:
+    if kernel.expansion is not None:
+        x = F.conv2d(x, *(torch.from_numpy(weights[name]) for name in ("expand", "expand.bias")))
+        for step in kernel.expansion[1:]:
+            x = ACTIVATIONS[step](x)
+    w = torch.from_numpy(weights["it"])
+    b = torch.from_numpy(weights["it.bias"]) if kernel.has_bias else None
     if kernel.kind == "conv2d":
         y = F.conv2d(x, w, b, kernel.stride, kernel.padding, 1, kernel.groups)
     elif kernel.kind == "linear":
@@ -113,7 +136,10 @@ def test_every_schedule_computes_the_same(text: str) -> None:
         "it": rng.standard_normal(kernel.weight_shape).astype(np.float32),
         "it.bias": rng.standard_normal(kernel.output[0]).astype(np.float32),
     }
-    reference = expected(kernel, torch.from_numpy(image)[None], weights["it"], weights["it.bias"])
+    if kernel.is_expanded:
+        weights["expand"] = rng.standard_normal(kernel.expansion_shape).astype(np.float32)
+        weights["expand.bias"] = rng.standard_normal(kernel.groups).astype(np.float32)
+    reference = expected(kernel, torch.from_numpy(image)[None], weights)
     assert reference.size == np.prod(kernel.output)
     candidates = sweep(kernel, runtime.templates.lanes, runtime.templates.registers)
     assert len(candidates) <= 16
@@ -138,7 +164,7 @@ def test_there_is_always_a_schedule_that_fits_the_registers(channels: int, lanes
         found = schedules.first_candidates(Kernel.parse(text), lanes, registers)
         assert found
         for schedule in found:
-            pixels = schedule.get("rows", 1) * schedule["columns"]
+            pixels = schedule.get("rows", 1) * schedule.get("columns", schedule.get("pixels"))
             assert pixels * schedule["channels"] <= registers
 
 

@@ -1,0 +1,38 @@
+"""Kernels that were timed a moment ago, still loaded: timing them again compiles nothing."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+
+from nas.latency.kernel import Kernel
+from nas.latency.runtimes.tvm.templates import Schedule
+from nas.latency.timing import Evaluate
+
+LARGEST_BYTES = 256 << 20
+"""Of tensors that kept kernels hold: some sixty kernels, more than a build times before it returns
+to the first."""
+
+
+class Kept:
+    """The kernels timed last, with the tensors that they were timed on."""
+
+    def __init__(self, largest_bytes: int = LARGEST_BYTES) -> None:
+        self._largest_bytes = largest_bytes
+        self._held: OrderedDict[tuple[Kernel, str], tuple[Evaluate, int]] = OrderedDict()
+
+    def add(self, kernel: Kernel, schedule: Schedule, evaluate: Evaluate, held_bytes: int) -> None:
+        """Keeps a kernel with a schedule, and lets the oldest go where that is too much."""
+        self._held[_key(kernel, schedule)] = evaluate, held_bytes
+        self._held.move_to_end(_key(kernel, schedule))
+        while sum(size for _, size in self._held.values()) > self._largest_bytes:
+            self._held.popitem(last=False)
+
+    def get(self, kernel: Kernel, schedule: Schedule) -> Evaluate | None:
+        """What times a kernel with a schedule, if it is still there."""
+        found = self._held.get(_key(kernel, schedule))
+        return found[0] if found else None
+
+
+def _key(kernel: Kernel, schedule: Schedule) -> tuple[Kernel, str]:
+    return kernel, json.dumps(dict(schedule), sort_keys=True)
