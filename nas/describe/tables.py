@@ -54,7 +54,7 @@ def table(
 
 def coverage(found: LatencyTable, space: SearchSpace) -> dict[str, Any]:
     """How many of a space's kernels a table has, by status."""
-    kernels = space_kernels(space, found.device.runtime)
+    kernels = space_kernels(space, found.device.runtime, found.device.dtype)
     records = [found.record(kernel) for kernel in kernels]
     counts = Counter("missing" if record is None else record.status for record in records)
     return {

@@ -70,7 +70,8 @@ class Job:
         """Every kernel that the spaces can need, once each."""
         needed: dict[Kernel, None] = {}
         for space in self.spaces.values():
-            needed.update(dict.fromkeys(space_kernels(space, self.settings.device.runtime)))
+            device = self.settings.device
+            needed.update(dict.fromkeys(space_kernels(space, device.runtime, device.dtype)))
         return list(needed)
 
     def training(self, epochs: int | None = None) -> TrainingSettings:

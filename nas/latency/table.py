@@ -76,7 +76,7 @@ class LatencyTable:
         self.device = device
         self._writable = writable
         self._lock = FileLock(f"{path}.lock")
-        self._fusion = runtimes.fusion(device.runtime, device.features)
+        self._fusion = runtimes.fusion(device.runtime, device.features, device.dtype)
         self._offset = 0
         self._lines = 0
         self._current: dict[str, Record] = {}

@@ -139,29 +139,31 @@ def _module(name: str) -> Any:
     return import_module(_MODULES[name])
 
 
-def fusion(name: str, features: Collection[str] | None = None) -> Fusion:
-    """The fusion of a runtime. Raises RequestError for an unknown name.
+def fusion(name: str, features: Collection[str] | None = None, dtype: str = "float32") -> Fusion:
+    """The fusion of a runtime. Raises RequestError for an unknown name, or dtype.
 
     Args:
         name: of the runtime.
         features: of the processor, where a runtime fuses by them; None is this machine's.
+        dtype: of weights and activations, where a runtime has several.
     """
     module = _module(name)
-    return cast(Fusion, module.fusion_on(features) if _fuses_by_features(module) else module.fusion)
+    has_several = hasattr(module, "fusion_on")
+    return cast(Fusion, module.fusion_on(features, dtype) if has_several else module.fusion)
 
 
-def _fuses_by_features(module: Any) -> bool:
-    return hasattr(module, "fusion_on")
-
-
-def fragment_kernels(fusion: Fusion, graph: Graph) -> list[Kernel]:
+def fragment_kernels(fusion: Fusion, graph: Graph, *, first: bool = False) -> list[Kernel]:
     """The kernels that a block, given by itself, can have in any network.
 
-    A fusion whose kernels depend on the layout in which a tensor enters the block says so with a
+    A fusion whose kernels depend on how a tensor enters the block says so with a
     `fragment_kernels` of its own; for all others they are the block's `kernels`.
+
+    Args:
+        graph: the block.
+        first: whether images may enter it.
     """
-    found: list[Kernel] = getattr(fusion, "fragment_kernels", fusion.kernels)(graph)
-    return found
+    own = getattr(fusion, "fragment_kernels", None)
+    return list(own(graph, first=first)) if own else fusion.kernels(graph)
 
 
 def network_us(

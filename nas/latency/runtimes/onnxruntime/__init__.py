@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from nas.latency import device
 from nas.latency.runtimes import Availability
-from nas.latency.runtimes.onnxruntime.fusion import OnnxRuntimeFusion, block_size, here, on
+from nas.latency.runtimes.onnxruntime.dtypes import fusion_on
+from nas.latency.runtimes.onnxruntime.float32.fusion import block_size
 
 if TYPE_CHECKING:
     from nas.latency.runtimes.onnxruntime.runtime import OnnxRuntime
 
 __all__ = ["availability", "fusion_on", "open"]
-
-
-def fusion_on(features: Collection[str] | None) -> OnnxRuntimeFusion:
-    """How ONNX Runtime fuses on a processor with these features; None is this machine's."""
-    return here() if features is None else on(features)
 
 
 def open(*, target: str, threads: int, dtype: str) -> OnnxRuntime:  # noqa: A001

@@ -15,11 +15,16 @@ from numpy.typing import NDArray
 from nas import onnx_model
 from nas.errors import MeasurementError
 from nas.graph import Graph
+from nas.latency import device
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes import Weights
+from nas.latency.runtimes.onnxruntime.float32 import optimised as float32
 from nas.latency.runtimes.onnxruntime.fusion import OnnxRuntimeFusion
-from nas.latency.runtimes.onnxruntime.optimised import launched
+from nas.latency.runtimes.onnxruntime.int8 import calibration
+from nas.latency.runtimes.onnxruntime.int8 import optimised as int8
+from nas.latency.runtimes.onnxruntime.int8.quantised import quantised
 from nas.latency.runtimes.onnxruntime.session import Session
+from nas.latency.runtimes.onnxruntime.weights import random_weights
 
 
 class OnnxRuntimeNetwork:
@@ -27,17 +32,28 @@ class OnnxRuntimeNetwork:
 
     Args:
         weights: of the folded graph; random ones if None.
+        fusion: how the dtype fuses.
+        dtype: `float32`, or `int8` for a network that is quantised first.
 
     Raises MeasurementError where ONNX Runtime fuses in another way than `fusion` says: a table
     would predict kernels that do not run.
     """
 
     def __init__(
-        self, graph: Graph, weights: Weights | None, *, fusion: OnnxRuntimeFusion, threads: int
+        self,
+        graph: Graph,
+        weights: Weights | None,
+        *,
+        fusion: OnnxRuntimeFusion,
+        threads: int,
+        dtype: str = "float32",
     ) -> None:
         if weights is None:
             weights = random_weights(graph, np.random.default_rng(0))
         model = _of_one_image(onnx_model.model(graph, weights))
+        if dtype == "int8":
+            features = device.processor()[1]
+            model = quantised(model, calibration.images(graph.input_shape), features)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "optimised.onnx"
             self._session = Session(
@@ -47,7 +63,11 @@ class OnnxRuntimeNetwork:
                 optimise=True,
                 write=path,
             )
-            self._launched = launched(model, onnx.load(path), fusion.block)
+            optimised = onnx.load(path)
+        if dtype == "int8":
+            self._launched = int8.launched(optimised)
+        else:
+            self._launched = float32.launched(model, optimised, fusion.block)
         _require_same(self._launched, fusion.kernels(graph))
 
     @property
@@ -62,22 +82,6 @@ class OnnxRuntimeNetwork:
     def evaluate(self, calls: int, samples: int) -> Sequence[float]:
         """Seconds of one inference with the input already in place; see `timing.Evaluate`."""
         return self._session.evaluate(calls, samples)
-
-
-def random_weights(graph: Graph, rng: np.random.Generator) -> dict[str, NDArray[np.float32]]:
-    """Weights that keep activations near one (He et al. 2015), so none is denormal."""
-    found: dict[str, NDArray[np.float32]] = {}
-    for op in graph.folded.ops:
-        if op.kind not in ("conv", "linear") or op.slot is None:
-            continue
-        inputs = graph.folded.input_channels(op) // op.groups
-        shape = (op.shape[0], inputs, op.kernel, op.kernel)[: 4 if op.kind == "conv" else 2]
-        scale = np.float32(np.sqrt(2 / np.prod(shape[1:])))
-        found[op.slot.name] = rng.standard_normal(shape, np.float32) * scale
-        if op.bias:
-            bias = rng.standard_normal(op.shape[0], np.float32) * np.float32(0.1)
-            found[f"{op.slot.name}.bias"] = bias
-    return found
 
 
 def _of_one_image(model: onnx.ModelProto) -> onnx.ModelProto:

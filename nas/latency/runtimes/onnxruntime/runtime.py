@@ -17,14 +17,13 @@ from nas.latency import device, footprint, timing
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes import Schedules, Weights
-from nas.latency.runtimes.onnxruntime.fusion import here
+from nas.latency.runtimes.onnxruntime.dtypes import DTYPES, fusion_on
 from nas.latency.runtimes.onnxruntime.network import OnnxRuntimeNetwork
 from nas.latency.runtimes.onnxruntime.repeated import repeat
 from nas.latency.runtimes.onnxruntime.session import Session
 from nas.latency.timing import Timing
 
 TARGETS = ("cpu",)
-DTYPES = ("float32",)
 
 RUN_SECONDS = 5e-4
 """How long the copies of a kernel in one session should take: the session's call is little then."""
@@ -39,10 +38,16 @@ They are more than a core's own cache holds, as a network's are, and fit the cac
 larger networks cost more is measured by itself; see `nas.latency.footprint`.
 """
 
-_PROBE = "128x3x3 -> 128x3x3 k1 s1 p0 g1 bias relu"
+_PROBES = {
+    "float32": "conv2d {layout}128x3x3 -> 128x3x3 k1 s1 p0 g1 bias relu",
+    "int8": "conv2d int8 nhwc 256x2x2 -> 256x2x2 k1 s1 p0 g1 bias",
+}
 """A convolution whose time is mostly that of reading its weights, a sixteenth of a MiB."""
 
-_MACS_A_SECOND = {"dense": 60e9, "depthwise": 10e9, "plain and grouped": 1e9}
+_MACS_A_SECOND = {
+    "float32": {"dense": 60e9, "depthwise": 10e9, "grouped": 1e9},
+    "int8": {"dense": 150e9, "depthwise": 20e9, "grouped": 20e9},
+}
 """What a core does about, for choosing how many copies fill `RUN_SECONDS`."""
 
 _INVOCATION_NODES = (1, 65)
@@ -64,24 +69,20 @@ class OnnxRuntime:
     A kernel's latency is that of a node among copies of itself: one session runs many, so that its
     call, which is timed by itself and taken off, weighs little; they are written in the ops that
     ONNX Runtime optimises to, so nothing is reordered around them; and they have different weights.
-    ONNX Runtime's own profiler was no alternative: it counts whole microseconds, and profiling adds
-    five to ten of them to a node, by what it does to the caches.
+    Quantised kernels are timed in the same way, as the eight-bit ops that a quantised network is
+    fused to; a function that such a network works out in float32 is timed with the conversions
+    around it. ONNX Runtime's own profiler was no alternative: it counts whole microseconds, and
+    profiling adds five to ten of them to a node, by what it does to the caches.
 
     Args:
         target: `cpu`, this machine's processor.
         threads: that share one kernel.
-        dtype: `float32`.
+        dtype: `float32`, or `int8`: whole networks are quantised, see `int8.quantised`.
     """
 
     name = "onnxruntime"
 
     def __init__(self, *, target: str = "cpu", threads: int = 1, dtype: str = "float32") -> None:
-        if dtype == "int8":
-            raise RequestError(
-                "Runtime 'onnxruntime' has no dtype 'int8' yet: it is not known how quantised "
-                "networks split into kernels, and their kernels cannot be timed.",
-                remedy=f"Allowed: {', '.join(DTYPES)}.",
-            )
         for setting, value, allowed in (("target", target, TARGETS), ("dtype", dtype, DTYPES)):
             if value not in allowed:
                 raise RequestError(
@@ -90,7 +91,7 @@ class OnnxRuntime:
                 )
         self.threads = threads
         self._target_name, self._dtype = target, dtype
-        self._fusion = here()
+        self._fusion = fusion_on(None, dtype)
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
@@ -190,7 +191,7 @@ class OnnxRuntime:
     def _time_weights(self) -> dict[str, Timing]:
         """Time a MiB of weights, by `weights_<n>mib`."""
         layout = f"blocked{self._fusion.block} " if self._fusion.block > 1 else ""
-        kernel = Kernel.parse(f"conv2d {layout}{_PROBE}")
+        kernel = Kernel.parse(_PROBES[self._dtype].format(layout=layout))
         sets_a_mib = (1 << 20) // kernel.weight_bytes
         found = {}
         for mib, part in zip(footprint.MIB, footprint.PARTS, strict=True):
@@ -207,14 +208,19 @@ class OnnxRuntime:
 
         Raises MeasurementError where it does not run the kernels that a table predicts with.
         """
-        return OnnxRuntimeNetwork(graph, weights, fusion=self._fusion, threads=self.threads)
+        return OnnxRuntimeNetwork(
+            graph, weights, fusion=self._fusion, threads=self.threads, dtype=self._dtype
+        )
 
 
 def _copies(kernel: Kernel) -> dict[str, int]:
     """How many copies of a kernel share a session, and how many sets of weights they share."""
-    slow = kernel.groups > 1 and kernel.block == 1
-    rate = "plain and grouped" if slow else "depthwise" if kernel.is_depthwise else "dense"
-    about_s = 1e-6 + kernel.macs / _MACS_A_SECOND[rate]
+    laid = kernel.block > 1 or kernel.channels_last
+    if kernel.is_depthwise and laid:
+        rate = "depthwise"
+    else:
+        rate = "grouped" if kernel.groups > 1 and kernel.block == 1 else "dense"
+    about_s = 1e-6 + kernel.macs / _MACS_A_SECOND[kernel.dtype][rate]
     fewest, most = COPIES
     copies = max(fewest, min(most, math.ceil(RUN_SECONDS / about_s)))
     if not kernel.has_weights:

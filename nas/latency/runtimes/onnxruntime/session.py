@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -50,6 +51,9 @@ class Session:
         options.inter_op_num_threads = 1
         options.log_severity_level = _ERRORS_ONLY
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        if not optimise:
+            # Else each reader of a dequantised tensor would dequantise it for itself.
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         if write is not None:
             options.optimized_model_filepath = str(write)
         with timing.pinned(threads):  # Workers stay where the thread that made them was.
@@ -58,8 +62,9 @@ class Session:
             )
         self._binding = self._session.io_binding()
         rng = np.random.default_rng(0)
+        types = {each.name: each.type.tensor_type.elem_type for each in model.graph.input}
         self._inputs = {
-            name: onnxruntime.OrtValue.ortvalue_from_numpy(rng.random(shape, np.float32))
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(_random(types[name], shape, rng))
             for name, shape in inputs.items()
         }
         for name, value in self._inputs.items():
@@ -90,3 +95,10 @@ class Session:
                 run(binding)
             found.append((time.perf_counter() - start) / calls)
         return found
+
+
+def _random(element_type: int, shape: Sequence[int], rng: np.random.Generator) -> NDArray[Any]:
+    """What an input is filled with: floats below one, or any bytes."""
+    if element_type == onnx.TensorProto.UINT8:
+        return rng.integers(0, 256, shape, np.uint8)
+    return rng.random(shape, np.float32)

@@ -14,7 +14,8 @@ from nas.errors import MeasurementError
 from nas.graph import Graph
 from nas.latency import open_runtime
 from nas.latency.runtimes import Runtime
-from nas.latency.runtimes.onnxruntime.fusion import OnnxRuntimeFusion, here
+from nas.latency.runtimes.onnxruntime.dtypes import fusion_on
+from nas.latency.runtimes.onnxruntime.float32.fusion import BlockedFusion
 from nas.latency.runtimes.onnxruntime.network import OnnxRuntimeNetwork
 from nas.network import Network, folded_weights
 
@@ -88,7 +89,7 @@ def test_random_weights_leave_ordinary_numbers(runtime: Runtime) -> None:
 
 
 def test_a_network_that_is_split_in_another_way_is_refused() -> None:
-    other = OnnxRuntimeFusion(8 if here().block == 16 else 16)
+    other = BlockedFusion(8 if fusion_on(None, "float32").block == 16 else 16)
     graph = GRAPHS["squeezenet_head"]()
     with pytest.raises(MeasurementError, match=r"onnxruntime .* kernel '"):
         OnnxRuntimeNetwork(graph, None, fusion=other, threads=1)

@@ -39,8 +39,7 @@ def test_the_fingerprint_names_version_and_settings() -> None:
     ("settings", "words"),
     [
         ({"target": "abacus"}, r"target 'abacus'.*cpu"),
-        ({"dtype": "int4"}, r"dtype 'int4'.*float32"),
-        ({"dtype": "int8"}, r"dtype 'int8' yet.*quantised.*float32"),
+        ({"dtype": "int4"}, r"dtype 'int4'.*float32, int8"),
         ({"threads": 0}, "threads is 0"),
     ],
 )
@@ -49,25 +48,31 @@ def test_settings_it_does_not_have_are_refused(settings: dict, words: str) -> No
         open_runtime("onnxruntime", **settings)
 
 
-def _kernels(block: int = 16) -> dict[str, Kernel]:
+def test_a_table_of_a_dtype_it_does_not_have_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"dtype 'int4'.*float32, int8"):
+        runtimes.fusion("onnxruntime", dtype="int4")
+
+
+def _kernels(dtype: str) -> dict[str, Kernel]:
     """One small kernel of each kind, epilogue and layout that the spaces or test graphs need."""
-    fusion = runtimes.fusion("onnxruntime")
+    fusion = runtimes.fusion("onnxruntime", dtype=dtype)
     graphs = [make() for make in GRAPHS.values()]
     for name in nas.space.names():
         space = nas.space.load(name).on(image_size=8, channels=3, classes=4)
         graphs += space.fragments()
     found: dict[str, Kernel] = {}
     for graph in graphs:
-        for kernel in fragment_kernels(fusion, graph):
+        for kernel in fragment_kernels(fusion, graph, first=graph.input_shape[0] == 3):
             depthwise = "depthwise" if kernel.is_depthwise else f"{kernel.groups > 1}"
             steps = [step.rstrip("0123456789") for step in kernel.epilogue]
-            key = f"{kernel.kind} {kernel.block > 1} {depthwise} {' '.join(steps)}"
+            layout = f"{kernel.block > 1} {kernel.channels_last}"
+            key = f"{dtype} {kernel.kind} {layout} {depthwise} {' '.join(steps)}"
             if key not in found or kernel.macs < found[key].macs:
                 found[key] = kernel
     return found
 
 
-KERNELS = _kernels()
+KERNELS = _kernels("float32") | _kernels("int8")
 
 
 @pytest.mark.parametrize("key", KERNELS)
@@ -96,7 +101,18 @@ def test_a_repeated_kernel_computes_what_the_network_does(runtime: Runtime) -> N
         np.testing.assert_allclose(found.reshape(9, 16), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_tiny_table_predicts_its_networks(runtime: Runtime, tmp_path: Path) -> None:
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer samples: enough for numbers that are there, not for good ones."""
+    monkeypatch.setattr("nas.latency.timing.SAMPLES", 2)
+    monkeypatch.setattr("nas.latency.build.MOST_TIMINGS", 2)
+    monkeypatch.setattr("nas.latency.runtimes.onnxruntime.runtime._DISPATCH_CALLS", 10)
+
+
+@pytest.mark.usefixtures("brief")
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_a_tiny_table_predicts_its_networks(dtype: str, tmp_path: Path) -> None:
+    runtime = open_runtime("onnxruntime", dtype=dtype)
     space = nas.space.load("squeezenet_tiny").on(image_size=8, channels=1, classes=3)
     graph = space.lower(space.smallest)
     table = LatencyTable.open_or_create(tmp_path, runtime)

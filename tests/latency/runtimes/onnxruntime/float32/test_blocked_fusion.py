@@ -12,9 +12,9 @@ from nas.graph import Graph, Op
 from nas.latency import runtimes
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes.onnxruntime import fusion_on
-from nas.latency.runtimes.onnxruntime.fusion import OnnxRuntimeFusion, block_size
+from nas.latency.runtimes.onnxruntime.float32.fusion import BlockedFusion, block_size
 
-FUSION = OnnxRuntimeFusion(16)
+FUSION = BlockedFusion(16)
 
 EXPECTED = {
     "strided": [
@@ -98,7 +98,7 @@ def test_every_network_splits_soundly(name: str) -> None:
 def test_fragments_have_the_kernels_of_whole_networks(
     name: str, image_size: int, block: int
 ) -> None:
-    fusion = OnnxRuntimeFusion(block)
+    fusion = BlockedFusion(block)
     space = nas.space.load(name).on(image_size=image_size, channels=3, classes=10)
     known = {k for fragment in space.fragments() for k in fusion.fragment_kernels(fragment)}
     rng = np.random.default_rng(0)
@@ -121,7 +121,7 @@ def test_blocks_are_as_wide_as_the_processors_vectors() -> None:
     graph = GRAPHS["squeezenet_head"]()
     narrow = runtimes.fusion("onnxruntime", ("avx2",)).kernels(graph)
     assert narrow[0].text == "to_blocked blocked8 12x4x4 -> 12x4x4"
-    assert all(kernel.block == 1 for kernel in fusion_on(("asimd",)).kernels(graph))
+    assert all(kernel.block == 1 for kernel in fusion_on(("asimd",), "float32").kernels(graph))
 
 
 DISPATCH = {

@@ -1,0 +1,1 @@
+"""Float32 networks: tensors in blocks of channels."""

@@ -1,0 +1,1 @@
+"""Quantised networks: unsigned activations and signed weights of eight bits, channels last."""
