@@ -58,6 +58,10 @@ class DeviceError(NasError):
     """A device or runtime that is missing, or is not the one that was expected."""
 
 
+class BoardLostError(DeviceError):
+    """A device elsewhere that does not answer, or no longer; it may come back."""
+
+
 class TableError(NasError):
     """A latency table that cannot be read or trusted."""
 

@@ -28,9 +28,28 @@ References = Annotated[
     typer.Option("--references/--no-references", help="Time the spaces' published networks too."),
 ]
 Runtime = Annotated[str, typer.Option(help="What compiles and times the kernels.")]
-Target = Annotated[str, typer.Option(help="The device: cpu.")]
+Target = Annotated[
+    str,
+    typer.Option(
+        help="The device: cpu, cuda (an NVIDIA GPU), or rpc://HOST:PORT?triple=T&cpu=C for a "
+        "board; see README."
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        help="Where the device is, for a board's table: rpc://HOST:PORT, or with /KEY a tracker.",
+    ),
+]
 Threads = Annotated[int, typer.Option(min=1, help="Threads that run one network.")]
-Dtype = Annotated[str, typer.Option(help="Of weights and activations.")]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="Of weights and activations: float32, int8 with --runtime onnxruntime, or float16 "
+        "with --target cuda."
+    ),
+]
 ImageSize = Annotated[
     int | None, typer.Option(min=8, help="Pixels a side; by default the space's own.")
 ]
@@ -72,13 +91,22 @@ def opened(path: Path) -> LatencyTable:
     return LatencyTable.open(existing(path))
 
 
-def runtime_of(path: Path) -> runtimes.Runtime:
-    """The runtime that a table names, with its settings, on this device."""
+def runtime_of(path: Path, target: str | None = None) -> runtimes.Runtime:
+    """The runtime that a table names, with its settings, on its device.
+
+    Args:
+        path: the table.
+        target: where the device is, if it is a board elsewhere.
+    """
     from nas.latency import open_runtime
+    from nas.latency.runtimes.tvm.remote.address import at_address
 
     device = opened(path).device
     return open_runtime(
-        device.runtime, target=device.target, threads=device.threads, dtype=device.dtype
+        device.runtime,
+        target=at_address(device.target, target),
+        threads=device.threads,
+        dtype=device.dtype,
     )
 
 

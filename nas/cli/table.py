@@ -54,18 +54,18 @@ def build(
     """
     from nas.console import Bars
     from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
-    from nas.latency.isolated import IsolatedTimer
+    from nas.latency.isolated import timers_for
 
     spaces = all_adapted(space, image_size, channels, classes)
     device = open_runtime(runtime, target=target, threads=threads, dtype=dtype)
     table = LatencyTable.open_or_create(out, device)
-    kernels = [kernel for each in spaces for kernel in space_kernels(each, runtime)]
-    with Bars() as bars, IsolatedTimer(device) as timer:
+    kernels = [kernel for each in spaces for kernel in space_kernels(each, runtime, dtype)]
+    with Bars() as bars, timers_for(device) as timers:
         bars.begin("latency table", "timing")
         built = build_table(
             table,
             kernels,
-            timer,
+            timers,
             retry_failed=retry_failed,
             progress=lambda p: bars.advance(p.done, p.total, p.record.name),
         )
@@ -111,12 +111,19 @@ def show_table(
     Example: nas table show latency_tables/mine.jsonl --space mobilenet --image-size 32 --peak
     """
     from nas.describe import tables
+    from nas.errors import RequestError
     from nas.latency.peak import measure_peak
+    from nas.latency.runtimes.tvm.remote.address import is_remote
 
     spaces = all_adapted(space or [], image_size, channels, classes)
     read = opened(table)
     reached = None
     if peak:
+        if is_remote(read.device.target):
+            raise RequestError(
+                f"{table} belongs to a board elsewhere, and --peak measures this machine.",
+                remedy="Leave it out.",
+            )
         read.device.require(runtime_of(table).fingerprint, str(table))
         reached = measure_peak(read.device.threads)
     found = tables.table(read, spaces, reached)

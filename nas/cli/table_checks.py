@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nas.cli.options import (
+    Address,
     Channels,
     Classes,
     DeviceTable,
@@ -39,6 +40,7 @@ def check(
     channels: Channels = None,
     classes: Classes = None,
     seed: Seed = 0,
+    target: Address = None,
     plot: Plot = None,
     as_json: Json = False,
 ) -> None:
@@ -50,12 +52,13 @@ def check(
     \b
     Example: nas table check latency_tables/*.jsonl --space mobilenet --image-size 32
     Example: nas table check mine.jsonl --space mobilenet --nets 50 --no-references --plot check.png
+    Example: nas table check pi.jsonl --space mobilenet --target rpc://127.0.0.1:9090
     """
     from nas.describe import checks, table_figures
 
     picture(plot)
     spaces = all_adapted(space, image_size, channels, classes)
-    checked, found = _check(table, spaces, nets, seed, references)
+    checked, found = _check(table, target, spaces, nets, seed, references)
     if plot is not None:
         title = f"{checked.path.stem}: mean error {found.agreement.mape:.2%}"
         table_figures.draw_check(found, title, plot)
@@ -74,6 +77,7 @@ def calibrate(
     channels: Channels = None,
     classes: Classes = None,
     seed: Seed = 1,
+    target: Address = None,
     as_json: Json = False,
 ) -> None:
     """Fits a line from predicted to measured on random whole networks and keeps it in the table.
@@ -87,7 +91,7 @@ def calibrate(
     from nas.latency import calibrate as fit_calibration
 
     spaces = all_adapted(space, image_size, channels, classes)
-    calibrated, found = _check(table, spaces, nets, seed, references)
+    calibrated, found = _check(table, target, spaces, nets, seed, references)
     fitted = fit_calibration(calibrated, found)
     if as_json:
         print_json(asdict(fitted))
@@ -98,6 +102,7 @@ def calibrate(
 def verify(
     table: DeviceTable,
     rows: Annotated[int, typer.Option(min=1, help="Rows to time again, at most.")] = 40,
+    target: Address = None,
     as_json: Json = False,
 ) -> None:
     """Times a sample of a table's rows again and says whether it still holds; exits 1 if not.
@@ -116,7 +121,7 @@ def verify(
     from nas.latency import verify as verify_table
     from nas.latency.isolated import IsolatedTimer
 
-    runtime = runtime_of(existing(table))
+    runtime = runtime_of(existing(table), target)
     read = LatencyTable.open(table, runtime=runtime)
     with Bars() as bars, IsolatedTimer(runtime) as timer:
         bars.begin("rows", "timing")
@@ -133,14 +138,19 @@ def verify(
 
 
 def _check(
-    path: Path, spaces: list[SearchSpace], nets: int, seed: int, references: bool
+    path: Path,
+    target: str | None,
+    spaces: list[SearchSpace],
+    nets: int,
+    seed: int,
+    references: bool,
 ) -> tuple[LatencyTable, Check]:
     import numpy as np
 
     from nas.console import Bars
     from nas.latency import LatencyTable, check_table
 
-    runtime = runtime_of(path)
+    runtime = runtime_of(path, target)
     table = LatencyTable.open_or_create(path, runtime)
     with Bars() as bars:
         bars.begin("whole networks", "step")

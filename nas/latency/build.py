@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from nas.errors import MeasurementError, first_line
+from nas.errors import BoardLostError, NasError, first_line
 from nas.graph import Graph
 from nas.latency import runtimes
 from nas.latency.kernel import Kernel
 from nas.latency.record import Record
 from nas.latency.runtimes import Timer
+from nas.latency.shared import SharedTimers
 from nas.latency.table import LatencyTable
+from nas.latency.timing import Timing
 
 
 class Fragmented(Protocol):
@@ -26,6 +28,11 @@ class Fragmented(Protocol):
 
     def fragments(self) -> Iterable[Graph]:
         """Every block by itself, for every input shape that can reach it."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """Of the images."""
         ...
 
 
@@ -72,23 +79,24 @@ class BuildResult:
         return self.ok + self.unstable + self.failed
 
 
-def space_kernels(space: Fragmented, runtime_name: str) -> list[Kernel]:
+def space_kernels(space: Fragmented, runtime_name: str, dtype: str = "float32") -> list[Kernel]:
     """Every kernel that any architecture of a space can launch, once each.
 
     Kernels depend on nothing beyond the neighbouring block, so a space's fragments have them all.
-    Raises RequestError for an unknown runtime.
+    Raises RequestError for an unknown runtime, or a dtype that it does not have.
     """
-    fusion = runtimes.fusion(runtime_name)
+    fusion = runtimes.fusion(runtime_name, dtype=dtype)
     found: dict[Kernel, None] = {}
     for fragment in space.fragments():
-        found.update(dict.fromkeys(runtimes.fragment_kernels(fusion, fragment)))
+        first = fragment.input_shape[0] == space.channels
+        found.update(dict.fromkeys(runtimes.fragment_kernels(fusion, fragment, first=first)))
     return list(found)
 
 
 def build_table(
     table: LatencyTable,
     kernels: Iterable[Kernel],
-    timer: Timer,
+    timer: Timer | Sequence[Timer],
     *,
     retry_failed: bool = False,
     progress: Callable[[Progress], None] | None = None,
@@ -102,26 +110,36 @@ def build_table(
     goes on. Stopped at any point and started again, a build continues with what is missing, and
     times again what was timed once.
 
+    Args:
+        table: of the device.
+        kernels: that it should have.
+        timer: the device's, or several of equal devices, which share the kernels. A kernel in
+            flight on a device that is lost goes to another, once; where none is left it becomes a
+            failed record that says so, or keeps the timing it had.
+        retry_failed: whether kernels with a failed record are timed once more.
+        progress: called after every timing.
+
     Raises TableError where another process writes the table, MeasurementError where the cost of a
-    launch cannot be told from noise.
+    launch cannot be told from noise, BoardLostError where no device is left, DeviceError for
+    devices that are not equal.
     """
-    build = _Build(table, timer, progress)
+    timers = SharedTimers(timer if isinstance(timer, Sequence) else [timer])
+    build = _Build(table, timers, progress)
     with table.writing():
         if table.lacks_dispatch():
-            for part, timing in timer.time_dispatch().items():
+            for part, timing in timers.any(lambda each: each.time_dispatch()).items():
                 table.append(Record.of_timing("dispatch", timing, name=part))
         missing = table.missing(kernels := list(kernels), failed=retry_failed)
         once = [kernel for kernel in dict.fromkeys(kernels) if build.is_unsettled(kernel)]
         build.expect(2 * len(missing) + len(once))
-        for start in range(0, max(len(missing), 1), ROUND):
-            chunk = missing[start : start + ROUND]
-            for kernel in chunk:
-                build.time(kernel)
+        step = ROUND * len(timers)
+        for start in range(0, max(len(missing), 1), step):
+            chunk = missing[start : start + step]
+            build.time(chunk)
             waiting = [kernel for kernel in (*once, *chunk) if build.is_unsettled(kernel)]
             once = []
             while waiting:
-                for kernel in waiting:
-                    build.time_again(kernel)
+                build.time_again(waiting)
                 waiting = [kernel for kernel in waiting if build.is_unsettled(kernel)]
     return build.result()
 
@@ -130,9 +148,12 @@ class _Build:
     """The timings of one build, and how far it is."""
 
     def __init__(
-        self, table: LatencyTable, timer: Timer, progress: Callable[[Progress], None] | None
+        self,
+        table: LatencyTable,
+        timers: SharedTimers,
+        progress: Callable[[Progress], None] | None,
     ) -> None:
-        self._table, self._timer, self._progress = table, timer, progress
+        self._table, self._timers, self._progress = table, timers, progress
         self._start = time.monotonic()
         self._done = self._total = 0
         self._touched: dict[Kernel, str] = {}
@@ -146,30 +167,37 @@ class _Build:
         record = self._table.record(kernel)
         return record is not None and record.status != "failed" and not record.settled
 
-    def time(self, kernel: Kernel) -> None:
-        """Finds a kernel's schedule and times it for the first time."""
-        try:
-            schedule, timing = self._timer.time_kernel(kernel)
-        # A compiler may raise anything; whatever it is, it becomes the kernel's record.
-        except Exception as error:
-            self._total -= 1
-            self._append(Record("kernel", kernel.text, "failed", error=_words(error)))
-            return
-        first = Record.of_timing("kernel", timing, name=kernel.text, schedule=schedule)
-        self._append(replace(first, medians_us=(timing.latency_us,), settled=False))
+    def time(self, kernels: Sequence[Kernel]) -> None:
+        """Finds the schedules of kernels and times them for the first time."""
+        for kernel, found in self._timers.each(kernels, lambda timer, k: timer.time_kernel(k)):
+            if isinstance(found, Exception):
+                self._total -= 1
+                self._append(Record("kernel", kernel.text, "failed", error=_words(found)))
+                continue
+            schedule, timing = found
+            first = Record.of_timing("kernel", timing, name=kernel.text, schedule=schedule)
+            self._append(replace(first, medians_us=(timing.latency_us,), settled=False))
 
-    def time_again(self, kernel: Kernel) -> None:
-        """Times a kernel at another moment, with the schedule on record."""
-        before = self._table.record(kernel)
-        assert before is not None
-        try:
-            timing = self._timer.retime_kernel(kernel, before.schedule or {})
-        except Exception as error:
-            self._append(Record("kernel", kernel.text, "failed", error=_words(error)))
-            return
-        found = before.with_timing(timing, AGREEMENT, MOST_TIMINGS)
-        self._total += not found.settled
-        self._append(found)
+    def time_again(self, kernels: Sequence[Kernel]) -> None:
+        """Times kernels at another moment, with the schedules on record."""
+        before = {kernel: self._table.record(kernel) for kernel in kernels}
+
+        def again(timer: Timer, kernel: Kernel) -> Timing:
+            record = before[kernel]
+            return timer.retime_kernel(kernel, (record and record.schedule) or {})
+
+        for kernel, found in self._timers.each(kernels, again):
+            record = before[kernel]
+            assert record is not None
+            if isinstance(found, BoardLostError) and not self._timers:
+                # It ran before, so it is not what the device was lost by.
+                continue
+            if isinstance(found, Exception):
+                self._append(Record("kernel", kernel.text, "failed", error=_words(found)))
+                continue
+            timed = record.with_timing(found, AGREEMENT, MOST_TIMINGS)
+            self._total += not timed.settled
+            self._append(timed)
 
     def _append(self, record: Record) -> None:
         record = self._table.append(record)
@@ -191,4 +219,4 @@ class _Build:
 
 
 def _words(error: Exception) -> str:
-    return str(error)[:500] if isinstance(error, MeasurementError) else first_line(error)
+    return str(error)[:500] if isinstance(error, NasError) else first_line(error)

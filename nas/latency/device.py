@@ -90,9 +90,7 @@ def processor() -> tuple[str, tuple[str, ...]]:
     """Model of this machine's processor and its vector features, sorted."""
     info = Path("/proc/cpuinfo")
     if info.exists():
-        lines = info.read_text(encoding="utf-8", errors="replace").split("\n\n")[0].splitlines()
-        found = {key.strip(): value.strip() for key, _, value in (s.partition(":") for s in lines)}
-        return _linux_processor(found)
+        return linux_processor(info.read_text("utf-8", errors="replace"), platform.machine())
     model = platform.processor() or platform.machine()
     if platform.system() == "Darwin":
         query = ["sysctl", "-n", "machdep.cpu.brand_string"]
@@ -100,7 +98,15 @@ def processor() -> tuple[str, tuple[str, ...]]:
     return f"{model} {platform.machine()}", ()
 
 
-def _linux_processor(found: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
+def linux_processor(cpuinfo: str, machine: str) -> tuple[str, tuple[str, ...]]:
+    """What a `/proc/cpuinfo` says of its first processor: model, and vector features, sorted.
+
+    Args:
+        cpuinfo: the text of the file.
+        machine: its architecture, which the file does not tell.
+    """
+    lines = cpuinfo.split("\n\n")[0].splitlines()
+    found = {key.strip(): value.strip() for key, _, value in (s.partition(":") for s in lines)}
     flags = (found.get("flags") or found.get("Features") or "").split()
     features = tuple(sorted(flag for flag in flags if _FEATURES.match(flag)))
     if "model name" in found:
@@ -108,7 +114,7 @@ def _linux_processor(found: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
         numbers = "-".join(found.get(key, "?") for key in ("cpu family", "model", "stepping"))
         return f"{found['model name']} {numbers}", features
     numbers = "-".join(found.get(f"CPU {key}", "?") for key in ("implementer", "part", "variant"))
-    return f"{platform.machine()} {numbers}", features
+    return f"{machine} {numbers}", features
 
 
 def recorded() -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 A compiler that runs into its own bug takes its process along. Here that process is a worker: what
 it was asked for becomes an error, the next kernel gets a new worker, and a table's build goes on.
+
+A device elsewhere may vanish and come back. Then the worker is started again, and with it the
+connection, a few times, before the device counts as lost.
 """
 
 from __future__ import annotations
@@ -9,12 +12,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Self
 
-from nas.errors import MeasurementError, first_line
+from nas.errors import BoardLostError, DeviceError, MeasurementError, NasError, first_line
+from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes import Runtime, open_runtime
 from nas.latency.timing import Timing
@@ -22,8 +28,17 @@ from nas.latency.timing import Timing
 LIMIT_SECONDS = 120.0
 """How long one kernel may take to compile and time; the slowest of our spaces take three."""
 
+DISPATCH_LIMIT = 5
+"""How much longer everything beside the kernels may take: megabytes of weights go to the device."""
+
 START_SECONDS = 120.0
 """How long a worker may take to start: it imports the runtime."""
+
+RECONNECTIONS = 3
+"""How often a device that vanished is looked for again before it counts as lost."""
+
+PAUSE_SECONDS = 2.0
+"""Before it is looked for the first time; each later pause is as much longer."""
 
 Opener = Callable[[str, str, int, str], Runtime]
 """Opens a runtime from its name, target, threads and dtype; importable by the worker."""
@@ -41,6 +56,7 @@ class IsolatedTimer:
 
     Args:
         runtime: what the worker opens again, on the same device and settings.
+            A device with one user at a time is released for the worker.
         limit_s: seconds for one kernel.
         opener: how the worker opens it.
     """
@@ -48,9 +64,15 @@ class IsolatedTimer:
     def __init__(
         self, runtime: Runtime, *, limit_s: float = LIMIT_SECONDS, opener: Opener = opened
     ) -> None:
-        device = runtime.fingerprint
-        self._settings = (device.runtime, device.target, device.threads, device.dtype)
+        device = self._device = runtime.fingerprint
+        target = getattr(runtime, "opened_as", device.target)
+        self._settings = (device.runtime, target, device.threads, device.dtype)
+        self._elsewhere = target != device.target
         self._limit_s, self._opener = limit_s, opener
+        self._over = False
+        release = getattr(runtime, "release", None)
+        if release is not None:
+            release()
         self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
 
@@ -58,13 +80,15 @@ class IsolatedTimer:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._over = True
         self._stop()
 
     def time_kernel(self, kernel: Kernel) -> tuple[Mapping[str, Any], Timing]:
         """See `Runtime.time_kernel`.
 
         Raises MeasurementError for a kernel that cannot be timed, or on which the worker died or
-        ran out of time.
+        ran out of time; BoardLostError for a device that is gone, DeviceError for one that is
+        another than the runtime's.
         """
         schedule, samples = self._ask("time_kernel", kernel.text)
         return schedule, Timing(samples)
@@ -78,20 +102,35 @@ class IsolatedTimer:
         return {part: Timing(samples) for part, samples in self._ask("time_dispatch").items()}
 
     def _ask(self, request: str, *arguments: Any) -> Any:
+        for pause in range(RECONNECTIONS):
+            try:
+                return self._asked(request, *arguments)
+            except BoardLostError:
+                self._stop()
+                if self._over:
+                    raise
+                time.sleep(PAUSE_SECONDS * (1 + pause))
+        return self._asked(request, *arguments)
+
+    def _asked(self, request: str, *arguments: Any) -> Any:
         pipe = self._started()
         try:
             pipe.send((request, *arguments))
-            if not pipe.poll(self._limit_s):
+            limit_s = self._limit_s * (DISPATCH_LIMIT if request == "time_dispatch" else 1)
+            if not pipe.poll(limit_s):
                 self._stop()
+                if self._elsewhere:
+                    # Is it the kernel, or does the device not answer any more?
+                    self._started()
                 raise MeasurementError(
-                    f"compiling and timing took more than {self._limit_s:.0f} s",
+                    f"compiling and timing took more than {limit_s:.0f} s",
                     remedy="Time it again with --retry-failed on an idle machine.",
                 )
             kind, answer = pipe.recv()
         except (EOFError, OSError) as error:
             raise MeasurementError(f"the compiler's process {self._ended()}") from error
-        if kind == "error":
-            raise MeasurementError(answer)
+        if kind != "done":
+            raise _error(kind, answer)
         return answer
 
     def _started(self) -> Connection:
@@ -101,6 +140,8 @@ class IsolatedTimer:
         if pipe is not None and process is not None and process.is_alive() and not pipe.poll(0):
             return pipe
         self._stop()
+        if self._over:
+            raise MeasurementError("the timer is closed")
         # Spawned, not forked: threads of torch or TVM do not survive a fork.
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
@@ -110,15 +151,24 @@ class IsolatedTimer:
         self._process.start()
         theirs.close()
         try:
-            ready = self._pipe.poll(START_SECONDS) and self._pipe.recv()
+            in_time = self._pipe.poll(START_SECONDS)
+            found: Any = self._pipe.recv() if in_time else ("error", ("it took too long", ""))
         except (EOFError, OSError) as error:
             raise MeasurementError(
                 f"the compiler's process {self._ended()} at its start"
             ) from error
-        if ready != "ready":
+        kind, answer = found
+        if kind != "ready":
             self._stop()
-            raise MeasurementError(
-                f"the compiler's process did not start: {ready or 'it took too long'}"
+            if kind == "error":
+                answer = (f"the compiler's process did not start: {answer[0]}", answer[1])
+            raise _error(kind, answer)
+        different = self._device.differences(Fingerprint.from_json(answer))
+        if different:
+            self._stop()
+            raise DeviceError(
+                f"A device is not what the others are: {'; '.join(different)}.",
+                remedy="Boards behind one address or tracker key are equal; give others another.",
             )
         return self._pipe
 
@@ -135,12 +185,22 @@ class IsolatedTimer:
         return f"ended with status {code}"
 
     def _stop(self) -> None:
-        if self._pipe is not None:
-            self._pipe.close()
-        if self._process is not None:
-            self._process.kill()
-            self._process.join()
+        pipe, process = self._pipe, self._process
         self._pipe = self._process = None
+        # In this order: another thread that waits for an answer is woken by the end of the worker.
+        if process is not None:
+            process.kill()
+            process.join()
+        if pipe is not None:
+            pipe.close()
+
+
+@contextmanager
+def timers_for(runtime: Runtime) -> Iterator[list[IsolatedTimer]]:
+    """An `IsolatedTimer` for each of the equal devices that a runtime has, stopped at the end."""
+    with ExitStack() as stack:
+        count = getattr(runtime, "boards", 1)
+        yield [stack.enter_context(IsolatedTimer(runtime)) for _ in range(count)]
 
 
 def _serve(pipe: Connection, opener: Opener, settings: tuple[str, str, int, str]) -> None:
@@ -149,20 +209,24 @@ def _serve(pipe: Connection, opener: Opener, settings: tuple[str, str, int, str]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         runtime = opener(*settings)
+        pipe.send(("ready", runtime.fingerprint.to_json()))
     except Exception as error:
-        pipe.send(_words(error))
+        pipe.send(_kind_and_words(error))
         return
-    pipe.send("ready")
     while True:
         try:
             request, *arguments = pipe.recv()
         except (EOFError, OSError):
             os._exit(0)
         try:
-            pipe.send(("done", _answer(runtime, request, arguments)))
+            answer = ("done", _answer(runtime, request, arguments))
         # A compiler may raise anything; it becomes the answer.
         except Exception as error:
-            pipe.send(("error", _words(error)))
+            answer = _kind_and_words(error)
+        try:
+            pipe.send(answer)
+        except OSError:
+            os._exit(0)
 
 
 def _answer(runtime: Runtime, request: str, arguments: list[Any]) -> Any:
@@ -175,6 +239,23 @@ def _answer(runtime: Runtime, request: str, arguments: list[Any]) -> Any:
     return dict(schedule), timing.samples_us
 
 
-def _words(error: Exception) -> str:
-    """The first line of an error, with its kind where it is none of ours."""
-    return error.message if isinstance(error, MeasurementError) else first_line(error)
+_KINDS: Mapping[str, type[NasError]] = {
+    "lost": BoardLostError,
+    "device": DeviceError,
+    "error": MeasurementError,
+}
+"""Errors that the worker's user tells apart, by what they are called on the way; in this order."""
+
+
+def _kind_and_words(error: Exception) -> tuple[str, tuple[str, str]]:
+    """What an error is called on the way, its message in a line, and its remedy."""
+    for kind, category in _KINDS.items():
+        if isinstance(error, category):
+            return kind, (error.message, error.remedy)
+    return "error", (first_line(error), "")
+
+
+def _error(kind: str, words: tuple[str, str]) -> NasError:
+    """The error that `_kind_and_words` took apart."""
+    message, remedy = words
+    return _KINDS[kind](message, remedy=remedy)

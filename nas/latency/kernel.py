@@ -13,13 +13,15 @@ again:
     copy 72x14x14 -> 72x14x14 multiply
     conv2d blocked16 96x14x14 -> 576x14x14 k1 s1 p0 g1 bias relu6
     conv2d int8 nhwc 96x14x14 -> 576x14x14 k1 s1 p0 g1 bias
+    conv2d batch4 32x28x28 -> 192x28x28 k1 s1 p0 g1 bias relu6
 """
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
 from typing import NamedTuple
 
@@ -55,6 +57,7 @@ of each part that its inputs name, and `view` makes a map a vector, or a vector 
 """
 
 _OPERAND = re.compile(r"(\d+)x(\d+)x(\d+)(?:\[(\d+):(\d+)\])?")
+_BATCH = re.compile(r"batch(\d+)")
 _BLOCK = re.compile(r"blocked(\d+)")
 _WINDOW = re.compile(r"k(\d+) s(\d+) p(\d+) g(\d+)")
 _SHUFFLE = re.compile(r"shuffle(\d+)")
@@ -99,7 +102,9 @@ class Operand(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """One launch of a runtime, for one image. Equal texts are equal kernels.
+    """One launch of a runtime, for all images of a batch. Equal texts are equal kernels.
+
+    Shapes are those of one image's tensors; its batch has them one after the other.
 
     Args:
         kind: one of `KINDS`.
@@ -116,6 +121,7 @@ class Kernel:
             and activations; None without one. It has `groups` outputs.
         channels_last: whether all channels of a pixel lie together, unlike in the runtime's
             ordinary layout.
+        batch: images.
     """
 
     kind: str
@@ -130,11 +136,13 @@ class Kernel:
     dtype: str = "float32"
     channels_last: bool = False
     expansion: tuple[str, ...] | None = None
+    batch: int = 1
 
     @cached_property
     def text(self) -> str:
         """The canonical text, which `parse` reads."""
-        words = [self.dtype] if self.dtype != "float32" else []
+        words = [f"batch{self.batch}"] if self.batch > 1 else []
+        words += [self.dtype] if self.dtype != "float32" else []
         words += [f"blocked{self.block}"] if self.block > 1 else []
         words += ["nhwc"] if self.channels_last else []
         parts = [self.kind, *words, *(operand.text for operand in self.inputs)]
@@ -233,14 +241,18 @@ class Kernel:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates for one image, as `Graph.macs` counts them."""
+        """Multiply-accumulates for the whole batch; `Graph.macs` counts those of an image."""
         if not self.has_weights:
             return 0
-        own = math.prod(self.output) * (self._read // self.groups) * self.kernel**2
-        if not self.is_expanded:
-            return own
-        _, height, width = self.inputs[0].shape
-        return own + self.groups * self.inputs[0].channels * height * width
+        found = math.prod(self.output) * (self._read // self.groups) * self.kernel**2
+        if self.is_expanded:
+            _, height, width = self.inputs[0].shape
+            found += self.groups * self.inputs[0].channels * height * width
+        return self.batch * found
+
+    def elements(self, shape: Shape) -> int:
+        """Numbers in a tensor of the kernel's: `shape` for each image."""
+        return self.batch * math.prod(shape)
 
 
 @lru_cache(maxsize=1 << 20)
@@ -273,6 +285,16 @@ def shared_kernel(
         channels_last,
         expansion,
     )
+
+
+def batched(kernels: Iterable[Kernel], batch: int) -> list[Kernel]:
+    """The same kernels for batches of so many images, one object each."""
+    return list(kernels) if batch == 1 else [_batched(kernel, batch) for kernel in kernels]
+
+
+@lru_cache(maxsize=1 << 20)
+def _batched(kernel: Kernel, batch: int) -> Kernel:
+    return replace(kernel, batch=batch)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -316,6 +338,8 @@ def _parse(text: str) -> Kernel:
     kind, *inputs = head.split(" ")
     if not arrow or kind not in KINDS:
         raise ValueError(f"it should start with one of {', '.join(sorted(KINDS))}")
+    images = _BATCH.fullmatch(inputs[0]) if inputs else None
+    inputs = inputs[images is not None :]
     dtype = inputs.pop(0) if inputs and inputs[0] in DTYPES else "float32"
     layout = _BLOCK.fullmatch(inputs[0]) if inputs else None
     channels_last = inputs[:1] == ["nhwc"]
@@ -338,6 +362,7 @@ def _parse(text: str) -> Kernel:
         dtype=dtype,
         channels_last=channels_last,
         expansion=expansion,
+        batch=int(images[1]) if images else 1,
     )
     if expansion is not None and not (kernel.is_depthwise and len(kernel.inputs) == 1):
         raise ValueError("only a depthwise convolution of one tensor can be expanded")

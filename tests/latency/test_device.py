@@ -47,7 +47,10 @@ def test_this_machine_has_a_name() -> None:
 
 
 def test_arm_processors_are_told_apart_by_their_numbers() -> None:
-    lines = {"CPU implementer": "0x41", "CPU part": "0xd0c", "CPU variant": "0x3"}
-    name, features = this_machine._linux_processor({**lines, "Features": "fp asimd asimddp crc32"})
-    assert name.endswith("0x41-0xd0c-0x3")
+    cpuinfo = (
+        "processor\t: 0\nFeatures\t: fp asimd asimddp crc32\nCPU implementer\t: 0x41\n"
+        "CPU variant\t: 0x3\nCPU part\t: 0xd0c\n\nprocessor\t: 1\nFeatures\t: fp\n"
+    )
+    name, features = this_machine.linux_processor(cpuinfo, "aarch64")
+    assert name == "aarch64 0x41-0xd0c-0x3"
     assert features == ("asimd", "asimddp")

@@ -11,12 +11,12 @@ from typing import Any
 
 import psutil
 import pytest
-from fake_runtime import FakeRuntime, latency_us
+from fake_runtime import FakeRuntime, device, latency_us
 
 import nas.space
-from nas.errors import MeasurementError
+from nas.errors import BoardLostError, DeviceError, MeasurementError
 from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
-from nas.latency.isolated import IsolatedTimer
+from nas.latency.isolated import IsolatedTimer, timers_for
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes import Runtime
 from nas.latency.runtimes.tvm import fusion
@@ -106,3 +106,86 @@ def test_the_real_runtime_in_its_process() -> None:
         assert timing.latency_us > 0
         assert timer.retime_kernel(FINE, schedule).latency_us > 0
         assert set(timer.time_dispatch()) == set(fusion.DISPATCH_PARTS)
+
+
+class Elsewhere(FakeRuntime):
+    """A board at an address, which answers while `board` is there, and says what it is."""
+
+    board: Path
+    released = 0
+
+    @property
+    def opened_as(self) -> str:
+        return f"rpc://{self.board}"
+
+    def release(self) -> None:
+        self.released += 1
+
+    def time_kernel(self, kernel: Kernel) -> tuple[Mapping[str, Any], Timing]:
+        if kernel == FAILS:
+            self.board.unlink()
+        if not self.board.exists():
+            raise BoardLostError("The board was lost.", remedy="Plug it in.")
+        return super().time_kernel(kernel)
+
+
+def elsewhere(name: str, target: str, threads: int, dtype: str) -> Runtime:
+    runtime = Elsewhere()
+    runtime.board = Path(target.removeprefix("rpc://"))
+    if not runtime.board.exists():
+        raise BoardLostError("There is no board.")
+    runtime.fingerprint = device(processor=runtime.board.read_text())
+    return runtime
+
+
+@pytest.fixture
+def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
+    monkeypatch.setattr("nas.latency.isolated.PAUSE_SECONDS", 0.01)
+    runtime = Elsewhere()
+    runtime.board = tmp_path / "board"
+    runtime.board.write_text(runtime.fingerprint.processor)
+    return runtime
+
+
+def test_a_board_that_comes_back_is_asked_again(
+    board: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            board.board.write_text(board.fingerprint.processor)
+
+    with IsolatedTimer(board, opener=elsewhere) as timer:
+        assert board.released == 1
+        timer.time_kernel(FINE)
+        board.board.unlink()
+        monkeypatch.setattr("nas.latency.isolated.time.sleep", pause)
+        assert timer.time_kernel(ALSO_FINE)[1].latency_us == latency_us(ALSO_FINE)
+    assert pauses == [0.01, 0.02]
+
+
+def test_a_board_that_stays_away_is_lost(board: Elsewhere) -> None:
+    with IsolatedTimer(board, opener=elsewhere) as timer:
+        timer.time_kernel(FINE)
+        with pytest.raises(BoardLostError, match="There is no board") as caught:
+            timer.time_kernel(FAILS)
+    assert caught.value.exit_status == 1
+
+
+def test_another_board_in_its_place_is_refused(board: Elsewhere) -> None:
+    board.board.write_text("Another CPU 4-5-6")
+    with (
+        IsolatedTimer(board, opener=elsewhere) as timer,
+        pytest.raises(DeviceError, match="processor is Another CPU 4-5-6, not Test CPU 1-2-3"),
+    ):
+        timer.time_kernel(FINE)
+
+
+def test_a_timer_for_each_board(board: Elsewhere, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Elsewhere, "boards", 3, raising=False)
+    with timers_for(board) as timers:
+        assert len(timers) == 3
+    with timers_for(FakeRuntime()) as timers:
+        assert len(timers) == 1

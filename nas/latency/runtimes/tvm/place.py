@@ -16,13 +16,12 @@ from nas.latency import device, timing
 
 
 class Place(Protocol):
-    """A device that TVM's runtime can reach.
+    """A device that TVM's runtime can reach."""
 
-    Args:
-        device: that tensors and kernels live on.
-    """
-
-    device: tvm.runtime.Device
+    @property
+    def device(self) -> tvm.runtime.Device:
+        """What tensors and kernels live on."""
+        ...
 
     def module(self, library: tvm.runtime.Module) -> tvm.runtime.Module:
         """A compiled library, loaded where it runs."""

@@ -7,6 +7,7 @@ else, so the network launches exactly the functions that the table timed.
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -110,10 +111,20 @@ class RelaxNetwork:
 
     def evaluate(self, calls: int, samples: int) -> Sequence[float]:
         """Seconds of one inference with the input already in place; see `timing.Evaluate`."""
+        if self._place.device.type == "cuda":
+            return self._one_by_one(calls, samples)
         timer = self._vm.time_evaluator(
             "invoke_stateful", self._place.device, number=calls, repeat=samples
         )
         return [float(value) for value in timer("main").results]
+
+    def _one_by_one(self, calls: int, samples: int) -> Sequence[float]:
+        """The same where an inference runs on while the host launches the next: each is awaited."""
+        timer = self._vm.time_evaluator(
+            "invoke_stateful", self._place.device, number=1, repeat=calls * samples
+        )
+        seconds = [float(value) for value in timer("main").results]
+        return [statistics.mean(seconds[i : i + calls]) for i in range(0, len(seconds), calls)]
 
 
 def _emit_main(

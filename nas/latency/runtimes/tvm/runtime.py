@@ -23,6 +23,8 @@ from nas.latency.runtimes.tvm import rotation, targets
 from nas.latency.runtimes.tvm.kept import Kept
 from nas.latency.runtimes.tvm.place import Place
 from nas.latency.runtimes.tvm.relax_network import RelaxNetwork
+from nas.latency.runtimes.tvm.remote.address import kind_of
+from nas.latency.runtimes.tvm.remote.place import Remote
 from nas.latency.runtimes.tvm.templates import Templates, random_constants
 from nas.latency.timing import Timing
 
@@ -71,11 +73,28 @@ class TvmRuntime:
             features=features,
             runtime=self.name,
             versions={"apache-tvm": version("apache-tvm"), "kernels": KERNELS_VERSION},
-            target=self._target_name,
+            target=kind_of(self._target_name),
             dtype=self.templates.dtype,
             threads=self.threads,
             recorded=self.place.recorded(),
         )
+
+    @property
+    def opened_as(self) -> str:
+        """The target with its address, which the fingerprint leaves out."""
+        return self._target_name
+
+    @property
+    def boards(self) -> int:
+        """How many equal devices there are. Raises BoardLostError where a tracker is gone."""
+        return self.place.boards if isinstance(self.place, Remote) else 1
+
+    def release(self) -> None:
+        """Lets others use a device that has one user at a time; the next use takes it back."""
+        if isinstance(self.place, Remote):
+            # A kernel that is kept lives there.
+            self._kept = Kept()
+            self.place.release()
 
     def kernels(self, graph: Graph) -> list[Kernel]:
         """The kernels of a graph, in launch order."""
@@ -184,7 +203,12 @@ class TvmRuntime:
         """
         if self.threads > 1:
             # The VM itself runs on one thread, whatever its kernels do.
-            return TvmRuntime(target=self._target_name, dtype=self.templates.dtype).time_dispatch()
+            self.release()
+            one_thread = TvmRuntime(target=self._target_name, dtype=self.templates.dtype)
+            try:
+                return one_thread.time_dispatch()
+            finally:
+                one_thread.release()
         chains = dispatch_chains()
         kernels = list(dict.fromkeys(self.kernels(chains[0])))
         plans = {kernel: self.templates.candidates(kernel)[0] for kernel in kernels}

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import tvm
 from tvm.target import codegen
 
 from nas.errors import RequestError
 from nas.latency.runtimes.tvm.cpu import CpuTemplates
+from nas.latency.runtimes.tvm.cuda import place as cuda
 from nas.latency.runtimes.tvm.place import Here, Place
+from nas.latency.runtimes.tvm.remote import address
+from nas.latency.runtimes.tvm.remote.code import compiled_for
+from nas.latency.runtimes.tvm.remote.place import Remote
 from nas.latency.runtimes.tvm.templates import Templates
 
-TARGETS = ("cpu",)
+BOARD = "rpc://..."
+TARGETS = ("cpu", "cuda", BOARD)
 DTYPES = ("float32",)
 
 
@@ -18,19 +25,39 @@ def resolve(target: str, threads: int, dtype: str) -> tuple[Templates, Place]:
     """Templates and place of a target.
 
     Args:
-        target: `cpu`, this machine's processor.
-        threads: that share the loops of one kernel.
-        dtype: `float32`.
+        target: `cpu`, this machine's processor; `cuda`, its GPU; or a board as `remote.address`
+            reads it.
+        threads: that share the loops of one kernel; 1 for a GPU.
+        dtype: `float32`, or `float16` on a GPU.
 
-    Raises RequestError for settings TVM has not here.
+    Raises RequestError for settings TVM has not here, DeviceError for a GPU that is not there.
     """
-    for setting, value, allowed in (("target", target, TARGETS), ("dtype", dtype, DTYPES)):
+    if target == "cuda":
+        return cuda.resolve(threads, dtype)
+    kind = BOARD if address.is_remote(target) else target
+    for setting, value, allowed in (("target", kind, TARGETS), ("dtype", dtype, DTYPES)):
         if value not in allowed:
             raise RequestError(
                 f"Runtime 'tvm' has no {setting} '{value}'.",
                 remedy=f"Allowed: {', '.join(allowed)}.",
             )
-    return CpuTemplates.for_target(_this_processor(), threads), Here(threads)
+    if kind == BOARD:
+        board = address.parse(target)
+        code = compiled_for(board)
+        return _processor_templates(code, threads), Remote(board, code, threads)
+    return _processor_templates(_this_processor(), threads), Here(threads)
+
+
+def _processor_templates(code: tvm.target.Target, threads: int) -> CpuTemplates:
+    """Templates with the vector registers that a processor has."""
+    found = CpuTemplates.for_target(code, threads)
+    if not str(code.attrs.get("mtriple", "")).startswith(("x86_64", "amd64")):
+        return found
+    # TVM 0.27 takes any x86 processor for one with vectors of 512 bits.
+    for feature, lanes, registers in (("avx512f", 16, 32), ("avx", 8, 16)):
+        if codegen.llvm_cpu_has_features(feature, code):
+            return dataclasses.replace(found, lanes=lanes, registers=registers)
+    return dataclasses.replace(found, lanes=4, registers=16)
 
 
 def _this_processor() -> tvm.target.Target:
