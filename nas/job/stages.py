@@ -12,7 +12,7 @@ from nas.job.folder import RunFolder
 from nas.job.opened import Job
 from nas.job.planning import Plan, settled
 from nas.latency import build_table
-from nas.latency.isolated import IsolatedTimer
+from nas.latency.isolated import timers_for
 from nas.report import page
 from nas.search import Infeasible, Objective, SearchResult, Trial, search
 from nas.search.objectives import Score
@@ -70,11 +70,11 @@ def build_tables(job: Job, run: RunFolder) -> None:
     """Times every kernel of the spaces that the device's table does not have yet."""
     missing = job.table.missing(job.kernels)
     job.watch.begin("latency table", "timing")
-    with IsolatedTimer(job.runtime) as timer:
+    with timers_for(job.runtime) as timers:
         build_table(
             job.table,
             job.kernels,
-            timer,
+            timers,
             progress=lambda p: job.watch.advance(p.done, p.total, p.record.name),
         )
     needed = [job.table.record(kernel) for kernel in job.kernels]

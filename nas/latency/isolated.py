@@ -12,17 +12,20 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Self, cast
 
 from nas.errors import BoardLostError, DeviceError, MeasurementError, NasError, first_line
+from nas.latency import turns
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
-from nas.latency.runtimes import Runtime, open_runtime
+from nas.latency.runtimes import Runtime, Tuner, open_runtime
 from nas.latency.timing import Timing
 
 LIMIT_SECONDS = 120.0
@@ -31,11 +34,17 @@ LIMIT_SECONDS = 120.0
 DISPATCH_LIMIT = 5
 """How much longer everything beside the kernels may take: megabytes of weights go to the device."""
 
+TRIAL_SECONDS = 15.0
+"""How much longer tuning a kernel may take for each candidate; most take one or two."""
+
 START_SECONDS = 120.0
 """How long a worker may take to start: it imports the runtime."""
 
 RECONNECTIONS = 3
 """How often a device that vanished is looked for again before it counts as lost."""
+
+MOST_COMPILERS = 2
+"""Workers beside the one that is timing: compiling a kernel takes about twice as long."""
 
 PAUSE_SECONDS = 2.0
 """Before it is looked for the first time; each later pause is as much longer."""
@@ -59,16 +68,22 @@ class IsolatedTimer:
             A device with one user at a time is released for the worker.
         limit_s: seconds for one kernel.
         opener: how the worker opens it.
+        plan: how workers of one machine share it; None for one that has it to itself.
     """
 
     def __init__(
-        self, runtime: Runtime, *, limit_s: float = LIMIT_SECONDS, opener: Opener = opened
+        self,
+        runtime: Runtime,
+        *,
+        limit_s: float = LIMIT_SECONDS,
+        opener: Opener = opened,
+        plan: turns.Plan | None = None,
     ) -> None:
         device = self._device = runtime.fingerprint
         target = getattr(runtime, "opened_as", device.target)
         self._settings = (device.runtime, target, device.threads, device.dtype)
         self._elsewhere = target != device.target
-        self._limit_s, self._opener = limit_s, opener
+        self._limit_s, self._opener, self._plan = limit_s, opener, plan
         self._over = False
         release = getattr(runtime, "release", None)
         if release is not None:
@@ -97,6 +112,11 @@ class IsolatedTimer:
         """See `Runtime.retime_kernel`. Raises MeasurementError as `time_kernel` does."""
         return Timing(self._ask("retime_kernel", kernel.text, dict(schedule)))
 
+    def tune_kernel(self, kernel: Kernel, trials: int) -> Mapping[str, Any]:
+        """See `Tuner.tune_kernel`. Raises MeasurementError as `time_kernel` does."""
+        found: Mapping[str, Any] = self._ask("tune_kernel", kernel.text, trials)
+        return found
+
     def time_dispatch(self) -> Mapping[str, Timing]:
         """See `Runtime.time_dispatch`. Raises MeasurementError as `time_kernel` does."""
         return {part: Timing(samples) for part, samples in self._ask("time_dispatch").items()}
@@ -117,6 +137,8 @@ class IsolatedTimer:
         try:
             pipe.send((request, *arguments))
             limit_s = self._limit_s * (DISPATCH_LIMIT if request == "time_dispatch" else 1)
+            if request == "tune_kernel":
+                limit_s += TRIAL_SECONDS * arguments[1]
             if not pipe.poll(limit_s):
                 self._stop()
                 if self._elsewhere:
@@ -146,7 +168,7 @@ class IsolatedTimer:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(theirs, self._opener, self._settings), daemon=True
+            target=_serve, args=(theirs, self._opener, self._settings, self._plan), daemon=True
         )
         self._process.start()
         theirs.close()
@@ -197,16 +219,31 @@ class IsolatedTimer:
 
 @contextmanager
 def timers_for(runtime: Runtime) -> Iterator[list[IsolatedTimer]]:
-    """An `IsolatedTimer` for each of the equal devices that a runtime has, stopped at the end."""
+    """An `IsolatedTimer` for each of the equal devices that a runtime has, stopped at the end.
+
+    For this machine's processor there are several where it has the cores: while one of them times,
+    alone on its core, the others compile.
+    """
     with ExitStack() as stack:
-        count = getattr(runtime, "boards", 1)
-        yield [stack.enter_context(IsolatedTimer(runtime)) for _ in range(count)]
+        count, plan = getattr(runtime, "boards", 1), None
+        if count == 1 and runtime.fingerprint.target == "cpu":
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            plan = turns.plan(runtime.fingerprint.threads, str(Path(folder) / "timing"))
+            count = 1 + min(MOST_COMPILERS, len(plan.others)) if plan else 1
+        yield [stack.enter_context(IsolatedTimer(runtime, plan=plan)) for _ in range(count)]
 
 
-def _serve(pipe: Connection, opener: Opener, settings: tuple[str, str, int, str]) -> None:
+def _serve(
+    pipe: Connection,
+    opener: Opener,
+    settings: tuple[str, str, int, str],
+    plan: turns.Plan | None,
+) -> None:
     """The worker: answers until its pipe closes, which it also does when the parent dies."""
     # Ctrl-C goes to all processes of a terminal; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if plan is not None:
+        turns.follow(plan)
     try:
         runtime = opener(*settings)
         pipe.send(("ready", runtime.fingerprint.to_json()))
@@ -235,6 +272,8 @@ def _answer(runtime: Runtime, request: str, arguments: list[Any]) -> Any:
     kernel = Kernel.parse(arguments[0])
     if request == "retime_kernel":
         return runtime.retime_kernel(kernel, arguments[1]).samples_us
+    if request == "tune_kernel":
+        return dict(cast(Tuner, runtime).tune_kernel(kernel, arguments[1]))
     schedule, timing = runtime.time_kernel(kernel)
     return dict(schedule), timing.samples_us
 

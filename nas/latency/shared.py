@@ -29,6 +29,7 @@ class SharedTimers:
         self._alone = len(timers) == 1
         self._left = list(timers)
         self._lost: list[BoardLostError] = []
+        self._had: dict[Kernel, Timer] = {}
 
     def __len__(self) -> int:
         return len(self._left)
@@ -82,8 +83,11 @@ class SharedTimers:
             while running or (todo and self._left):
                 busy = [timer for _, timer in running.values()]
                 for timer in self._left:
-                    if todo and not any(timer is other for other in busy):
-                        kernel = todo.popleft()
+                    if any(timer is other for other in busy):
+                        continue
+                    kernel = self._next(todo, timer)
+                    if kernel is not None:
+                        self._had[kernel] = timer
                         running[pool.submit(_outcome, ask, timer, kernel)] = (kernel, timer)
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
@@ -92,6 +96,15 @@ class SharedTimers:
         finally:
             # Whoever stops here stops the timers as well, which ends what is still running.
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def _next(self, todo: deque[Kernel], timer: Timer) -> Kernel | None:
+        """The next kernel for a timer: none that another one had, and has compiled already."""
+        for kernel in todo:
+            had = self._had.get(kernel, timer)
+            if had is timer or not any(had is left for left in self._left):
+                todo.remove(kernel)
+                return kernel
+        return None
 
     def _lose(self, timer: Timer, error: BoardLostError) -> None:
         self._left = [each for each in self._left if each is not timer]

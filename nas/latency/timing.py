@@ -14,12 +14,11 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
-import psutil
 
 from nas.errors import MeasurementError
+from nas.latency import turns
 
 if sys.platform != "win32":
     import resource
@@ -195,25 +194,20 @@ def four_digits(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-@cache
-def _idlest(cores: frozenset[int], count: int) -> tuple[int, ...]:
-    """The least busy of the cores, found once, so that all timings of a process share them."""
-    load = psutil.cpu_percent(interval=0.1, percpu=True)
-    return tuple(sorted(cores, key=lambda core: load[core])[:count])
-
-
 @contextmanager
 def pinned(threads: int) -> Iterator[None]:
     """Keeps the calling thread on one core, or on as many as it uses threads, while inside.
 
-    Systems without `sched_setaffinity` (macOS, Windows) schedule as they like.
+    Waits for its turn where processes share the machine (`nas.latency.turns`). Systems without
+    `sched_setaffinity` (macOS, Windows) schedule as they like.
     """
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, _idlest(frozenset(before), threads))
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
+    with turns.turn(threads) as cores:
+        os.sched_setaffinity(0, cores)
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, before)

@@ -18,7 +18,7 @@ import torch
 
 from nas.describe.architectures import adapted
 from nas.latency import LatencyTable, build_table, check_table, open_runtime, space_kernels
-from nas.latency.isolated import IsolatedTimer
+from nas.latency.isolated import timers_for
 from nas.network import Network
 from nas.space import Architecture, SearchSpace, load
 
@@ -63,8 +63,8 @@ def checked(given: argparse.Namespace, space: SearchSpace) -> list[tuple[Archite
     runtime = open_runtime("tvm", target="cuda", dtype=given.dtype)
     table = LatencyTable.open_or_create(given.tables, runtime)
     kernels = space_kernels(space, "tvm", given.dtype)
-    with IsolatedTimer(runtime) as timer:
-        built = build_table(table, kernels, timer)
+    with timers_for(runtime) as timers:
+        built = build_table(table, kernels, timers)
     print(f"{table.path}: {len(kernels)} kernels")
     print(
         f"  {built.added} added in {built.seconds:.0f} s, "

@@ -24,7 +24,7 @@ from nas import onnx_model
 from nas.graph import Graph
 from nas.latency import LatencyTable, build_table, open_runtime
 from nas.latency import timing as clock
-from nas.latency.isolated import IsolatedTimer
+from nas.latency.isolated import timers_for
 from nas.latency.kinds import kind_of
 from nas.latency.runtimes.tvm import fusion
 from nas.space import load, names
@@ -104,8 +104,8 @@ def main() -> None:
     tvm = open_runtime("tvm")
     networks = list(references(given.only))
     table = LatencyTable.open_or_create(given.tables, tvm)
-    with IsolatedTimer(tvm) as timer:
-        build_table(table, [k for _, graph in networks for k in tvm.kernels(graph)], timer)
+    with timers_for(tvm) as timers:
+        build_table(table, [k for _, graph in networks for k in tvm.kernels(graph)], timers)
     rows = {}
     for _, graph in networks:
         theirs = by_launch(graph)

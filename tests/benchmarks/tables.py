@@ -16,7 +16,7 @@ import numpy as np
 
 from nas.latency import LatencyTable, build_table, open_runtime
 from nas.latency.build import space_kernels
-from nas.latency.isolated import IsolatedTimer
+from nas.latency.isolated import timers_for
 from nas.space import load
 
 SPACES = ("mobilenet", "shufflenet", "squeezenet")
@@ -43,9 +43,9 @@ def main() -> None:
     runtime = open_runtime(given.runtime)
     tables = []
     for number in (1, 2):
-        with tempfile.TemporaryDirectory() as folder, IsolatedTimer(runtime) as timer:
+        with tempfile.TemporaryDirectory() as folder, timers_for(runtime) as timers:
             table = LatencyTable.open_or_create(Path(folder), runtime)
-            built = build_table(table, chosen, timer)
+            built = build_table(table, chosen, timers)
             records = [record for record in table.records() if record.record == "kernel"]
         timings = Counter(len(record.medians_us or ()) for record in records)
         print(

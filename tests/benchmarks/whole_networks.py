@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nas.latency import LatencyTable, build_table, open_runtime
 from nas.latency import timing as clock
-from nas.latency.isolated import IsolatedTimer
+from nas.latency.isolated import timers_for
 from nas.space import load, names
 
 ROUNDS = 7
@@ -36,8 +36,8 @@ def main() -> None:
     networks = list(references(given.only))
     table = LatencyTable.open_or_create(given.tables, tvm)
     kernels = [kernel for _, graph in networks for kernel in tvm.kernels(graph)]
-    with IsolatedTimer(tvm) as timer:
-        built = build_table(table, kernels, timer)
+    with timers_for(tvm) as timers:
+        built = build_table(table, kernels, timers)
     print(f"{built.added} kernels tuned in {built.seconds:.0f} s, {built.failed} failed")
     print(f"{'network':<32}{'TVM, us':>10}{'ONNX Runtime, us':>18}{'ratio':>8}{'predicted':>11}")
     ratios = []

@@ -15,7 +15,7 @@ from fake_runtime import FakeRuntime, device, latency_us
 
 import nas.space
 from nas.errors import BoardLostError, DeviceError, MeasurementError
-from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
+from nas.latency import LatencyTable, build_table, open_runtime, space_kernels, turns
 from nas.latency.isolated import IsolatedTimer, timers_for
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes import Runtime
@@ -187,5 +187,13 @@ def test_a_timer_for_each_board(board: Elsewhere, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Elsewhere, "boards", 3, raising=False)
     with timers_for(board) as timers:
         assert len(timers) == 3
+
+
+@pytest.mark.parametrize(("others", "workers"), [((), 1), ((1,), 2), ((1, 2, 3, 4), 3)])
+def test_workers_for_the_cores_that_a_processor_has(
+    others: tuple[int, ...], workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = turns.Plan((0,), others, "lock") if others else None
+    monkeypatch.setattr(turns, "plan", lambda threads, path: plan)
     with timers_for(FakeRuntime()) as timers:
-        assert len(timers) == 1
+        assert len(timers) == workers

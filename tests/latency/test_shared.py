@@ -148,3 +148,30 @@ def test_results_that_nobody_waits_for_do_not_keep_a_build_alive() -> None:
         break
     assert time.monotonic() - start < 5
     released.set()
+
+
+def test_a_kernel_goes_back_to_the_device_that_had_it() -> None:
+    boards = [Board("a"), Board("b")]
+    timers = SharedTimers(boards)
+
+    def name(timer: Any, kernel: Kernel) -> str:
+        timer.retime_kernel(kernel, {"tile": 1})
+        return str(timer.board)
+
+    first = dict(timers.each(KERNELS, name))
+    assert set(first.values()) == {"a", "b"}
+    for _ in range(3):
+        assert dict(timers.each(list(reversed(KERNELS)), name)) == first
+
+
+def test_a_kernel_of_a_device_that_is_gone_goes_to_another() -> None:
+    boards = [Board("a"), Board("b")]
+    timers = SharedTimers(boards)
+
+    def name(timer: Any, kernel: Kernel) -> str:
+        timer.retime_kernel(kernel, {"tile": 1})
+        return str(timer.board)
+
+    dict(timers.each(KERNELS, name))
+    boards[0].last = 0
+    assert set(dict(timers.each(KERNELS, name)).values()) == {"b"}

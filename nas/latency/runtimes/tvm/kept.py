@@ -13,6 +13,9 @@ LARGEST_BYTES = 256 << 20
 """Of tensors that kept kernels hold: some sixty kernels, more than a build times before it returns
 to the first."""
 
+LARGEST_BYTES_ON_A_BOARD = 64 << 20
+"""The same where memory may be scarce."""
+
 
 class Kept:
     """The kernels timed last, with the tensors that they were timed on."""
