@@ -192,6 +192,7 @@ def test_a_wrong_request_for_spaces(here, arguments, words):
         (["table", "verify", "nowhere.jsonl"], 2, "There is no file nowhere.jsonl"),
         (["table", "merge", "nowhere.jsonl", "--out", "x.jsonl"], 2, "There is no file"),
         (["table", "diff", "a.jsonl", "b.jsonl", "--plot", "x.pdf"], 2, "ends in .png or .svg"),
+        (["table", "build", "--space", "mobilenet", "--batch", "0"], 2, "Invalid value for"),
         (["dance"], 2, "No such command"),
     ],
 )
@@ -242,6 +243,43 @@ def test_a_run_is_chosen_from_reported_and_predicted(undisturbed):
     report.unlink()
     assert document(nas("report", "results/mini", "--json", cwd=undisturbed))
     assert report.read_text() == old
+
+
+def test_a_table_holds_several_batch_sizes(here, undisturbed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (known,) = (undisturbed / "latency_tables").glob("*.jsonl")
+    Path("mine.jsonl").write_text(known.read_text())
+    Path("small.py").write_text(
+        "from nas.space import SearchSpace, Stage\n"
+        "stem = Stage('stem', 'conv', (4, 8), per_stage={'kernel': 3})\n"
+        "SPACE = SearchSpace('small', (stem, Stage('head', 'linear_classifier')))\n"
+    )
+    of = ("--space", "small.py", "--image-size", 8, "--channels", 1, "--classes", 3)
+    table, out = "mine.jsonl", ("--out", "mine.jsonl", "--json")
+    one = document(here("table", "build", *of, *out))
+    shown = document(here("table", "show", table, *of, "--batch", 4, "--json"))
+    assert shown["coverage"][0]["missing"] == one["kernels_needed"] <= shown["kernels"]
+    space = load("small.py").on(image_size=8, channels=1, classes=3)
+    network = tmp_path / "network.json"
+    network.write_text(json.dumps(space.largest.to_json()))
+    arch = (network, *of, "--table", table, "--json")
+    before = document(here("predict", *arch))
+    missing = here("predict", *arch, "--batch", 4)
+    assert missing.returncode == 1
+    assert "nas table build --batch 4 --space" in missing.stderr
+    four = document(here("table", "build", *of, "--batch", 4, *out))
+    assert (four["table"], four["kernels_needed"]) == (table, one["kernels_needed"])
+    assert four["ok"] + four["unstable"] == one["kernels_needed"]
+    checked = document(here("table", "check", table, *of, "--batch", 4, "--nets", 2, "--json"))
+    assert (checked["batch"], checked["nets"]) == (4, 2)
+    assert all(row["measured_us"] > 0 for row in checked["rows"])
+    after = document(here("predict", *arch, "--batch", 4))
+    assert (before["batch"], after["batch"]) == (1, 4)
+    assert after["macs"] == before["macs"]
+    assert all(" batch4 " in row["kernel"] for row in after["kernels"])
+    # A launch for four images costs no more than one for one; the kernels do.
+    assert before["predicted_us"] < after["predicted_us"] < 8 * before["predicted_us"]
+    assert document(here("predict", *arch)) == before
 
 
 def test_a_table_is_held_against_its_device(undisturbed, here, tmp_path, monkeypatch):

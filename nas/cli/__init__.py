@@ -14,6 +14,7 @@ import typer
 from nas import __version__
 from nas.cli.options import (
     Arch,
+    Batch,
     Channels,
     Classes,
     ImageSize,
@@ -136,6 +137,7 @@ def predict(
     image_size: ImageSize = None,
     channels: Channels = None,
     classes: Classes = None,
+    batch: Batch = 1,
     as_json: Json = False,
 ) -> None:
     """Latency of one architecture from a table, by kernel.
@@ -149,7 +151,7 @@ def predict(
 
     sizes = {"image_size": image_size, "channels": channels, "classes": classes}
     graph = graph_of(arch, sizes, space)
-    found = tables.prediction(LatencyTable.open(existing(table)), graph)
+    found = tables.prediction(LatencyTable.open(existing(table)), graph, batch)
     if as_json:
         print_json(found)
     else:

@@ -50,6 +50,16 @@ Dtype = Annotated[
         "with --target cuda."
     ),
 ]
+Batch = Annotated[
+    int, typer.Option(min=1, help="Images that run at once; latencies are those of all of them.")
+]
+Tuner = Annotated[
+    str, typer.Option(help="What looks for schedules: template, or metaschedule for hours.")
+]
+Trials = Annotated[
+    int | None,
+    typer.Option(min=1, help="Candidates of a kernel with --tuner metaschedule; 64 by default."),
+]
 ImageSize = Annotated[
     int | None, typer.Option(min=8, help="Pixels a side; by default the space's own.")
 ]

@@ -6,12 +6,13 @@ What holds them against the device is in `nas.cli.table_checks`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from nas.cli import table_checks
 from nas.cli.options import (
+    Batch,
     Channels,
     Classes,
     Dtype,
@@ -23,6 +24,8 @@ from nas.cli.options import (
     Table,
     Target,
     Threads,
+    Trials,
+    Tuner,
     all_adapted,
     opened,
     picture,
@@ -44,22 +47,35 @@ def build(
     target: Target = "cpu",
     threads: Threads = 1,
     dtype: Dtype = "float32",
+    batch: Batch = 1,
     out: Annotated[Path, typer.Option(help="Folder or .jsonl file.")] = Path("latency_tables"),
     retry_failed: Annotated[bool, typer.Option(help="Time failed kernels once more.")] = False,
+    tuner: Tuner = "template",
+    trials: Trials = None,
     as_json: Json = False,
 ) -> None:
     """Times every kernel of the spaces that this device's table lacks; safe to stop and start.
 
+    A table holds kernels of several batch sizes side by side. With --tuner metaschedule, kernels
+    with weights are then tuned, which takes minutes each; what is faster stays.
+
+    \b
     Example: nas table build --space mobilenet --space shufflenet --image-size 32
+    Example: nas table build --space mobilenet --image-size 32 --batch 4
+    Example: nas table build --space mobilenet --image-size 32 --tuner metaschedule --trials 64
     """
     from nas.console import Bars
     from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
     from nas.latency.isolated import timers_for
+    from nas.latency.runtimes import require_batch
+    from nas.latency.tuning import check_request, tune_table
 
+    tries = check_request(tuner, trials, runtime, target, dtype)
     spaces = all_adapted(space, image_size, channels, classes)
     device = open_runtime(runtime, target=target, threads=threads, dtype=dtype)
+    require_batch(device, batch)
     table = LatencyTable.open_or_create(out, device)
-    kernels = [kernel for each in spaces for kernel in space_kernels(each, runtime, dtype)]
+    kernels = [kernel for each in spaces for kernel in space_kernels(each, runtime, dtype, batch)]
     with Bars() as bars, timers_for(device) as timers:
         bars.begin("latency table", "timing")
         built = build_table(
@@ -69,9 +85,20 @@ def build(
             retry_failed=retry_failed,
             progress=lambda p: bars.advance(p.done, p.total, p.record.name),
         )
+        tuned = None
+        if tries:
+            bars.begin("metaschedule", "kernel")
+            tuned = tune_table(
+                table,
+                kernels,
+                timers,
+                trials=tries,
+                progress=lambda p: bars.advance(p.done, p.total, f"{p.gain:.1%} faster so far"),
+            )
     mean = built.seconds / built.added if built.added else 0.0
-    record = {
+    record: dict[str, Any] = {
         "table": str(table.path),
+        "batch": batch,
         "kernels_needed": len(set(kernels)),
         "ok": built.ok,
         "unstable": built.unstable,
@@ -80,12 +107,14 @@ def build(
         "seconds_per_kernel": round(mean, 3),
         "dispatch_us": table.dispatch_us,
     }
-    show(
-        record,
+    text = (
         f"{table.path}: {built.added} kernels added ({built.failed} failed, {built.unstable} "
-        f"unstable) of {record['kernels_needed']} needed, {mean:.2f} s a kernel.",
-        as_json,
+        f"unstable) of {record['kernels_needed']} needed, {mean:.2f} s a kernel."
     )
+    if tuned is not None:
+        record["tuning"] = {"trials": tries, **tuned.to_json()}
+        text += f"\n{tuned}"
+    show(record, text, as_json)
 
 
 @app.command("show")
@@ -98,6 +127,7 @@ def show_table(
     image_size: ImageSize = None,
     channels: Channels = None,
     classes: Classes = None,
+    batch: Batch = 1,
     peak: Annotated[
         bool,
         typer.Option("--peak", help="Measure what this machine can do, beside what kernels do."),
@@ -126,7 +156,7 @@ def show_table(
             )
         read.device.require(runtime_of(table).fingerprint, str(table))
         reached = measure_peak(read.device.threads)
-    found = tables.table(read, spaces, reached)
+    found = tables.table(read, spaces, reached, batch)
     if as_json:
         print_json(found)
     else:

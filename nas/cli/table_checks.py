@@ -10,6 +10,7 @@ import typer
 
 from nas.cli.options import (
     Address,
+    Batch,
     Channels,
     Classes,
     DeviceTable,
@@ -39,6 +40,7 @@ def check(
     image_size: ImageSize = None,
     channels: Channels = None,
     classes: Classes = None,
+    batch: Batch = 1,
     seed: Seed = 0,
     target: Address = None,
     plot: Plot = None,
@@ -58,7 +60,7 @@ def check(
 
     picture(plot)
     spaces = all_adapted(space, image_size, channels, classes)
-    checked, found = _check(table, target, spaces, nets, seed, references)
+    checked, found = _check(table, target, spaces, nets, seed, references, batch)
     if plot is not None:
         title = f"{checked.path.stem}: mean error {found.agreement.mape:.2%}"
         table_figures.draw_check(found, title, plot)
@@ -76,6 +78,7 @@ def calibrate(
     image_size: ImageSize = None,
     channels: Channels = None,
     classes: Classes = None,
+    batch: Batch = 1,
     seed: Seed = 1,
     target: Address = None,
     as_json: Json = False,
@@ -83,7 +86,8 @@ def calibrate(
     """Fits a line from predicted to measured on random whole networks and keeps it in the table.
 
     Predictions stay as they are; the corrected latency is shown beside them. Judged on networks
-    that it was not fitted on: each random one by a fit on the others, and the published ones.
+    that it was not fitted on: each random one by a fit on the others, and the published ones. Every
+    batch size has a line of its own.
 
     Example: nas table calibrate latency_tables/*.jsonl --space mobilenet --image-size 32
     """
@@ -91,7 +95,7 @@ def calibrate(
     from nas.latency import calibrate as fit_calibration
 
     spaces = all_adapted(space, image_size, channels, classes)
-    calibrated, found = _check(table, target, spaces, nets, seed, references)
+    calibrated, found = _check(table, target, spaces, nets, seed, references, batch)
     fitted = fit_calibration(calibrated, found)
     if as_json:
         print_json(asdict(fitted))
@@ -144,6 +148,7 @@ def _check(
     nets: int,
     seed: int,
     references: bool,
+    batch: int,
 ) -> tuple[LatencyTable, Check]:
     import numpy as np
 
@@ -161,6 +166,7 @@ def _check(
             nets=nets,
             rng=np.random.default_rng(seed),
             references=references,
+            batch=batch,
             progress=bars.advance,
         )
     return table, check

@@ -37,6 +37,8 @@ def show_check(found: Check) -> None:
     if len(worst) < len(random.rows):
         console.say(f"of {len(random.rows)} random networks the {len(worst)} worst")
     console.say("close pairs: networks whose measured latencies differ by 3% to 10%")
+    if found.batch > 1:
+        console.say(f"latencies are those of {found.batch} images at once")
     spread = found.retiming_spread
     if spread is not None:
         console.say(

@@ -25,7 +25,10 @@ _COVERAGE = ("ok", "unstable", "failed", "missing")
 
 
 def table(
-    found: LatencyTable, spaces: Sequence[SearchSpace] = (), peak: Peak | None = None
+    found: LatencyTable,
+    spaces: Sequence[SearchSpace] = (),
+    peak: Peak | None = None,
+    batch: int = 1,
 ) -> dict[str, Any]:
     """What `nas table show` shows.
 
@@ -33,6 +36,7 @@ def table(
         found: the table.
         spaces: whose kernels to look for in it.
         peak: of the device; None where it was not measured.
+        batch: images at once for which the spaces' kernels are looked for.
     """
     records = [record for record in found.records() if record.record == "kernel"]
     usable = [record for record in records if record.latency_us is not None]
@@ -47,19 +51,20 @@ def table(
         "noise": _noise(usable),
         "peak": peak and asdict(peak),
         "kinds": dict(sorted(kinds.items(), key=lambda item: -item[1]["share_of_time"])),
-        "coverage": [coverage(found, space) for space in spaces],
+        "coverage": [coverage(found, space, batch) for space in spaces],
         "failed": {r.name: r.error for r in records if r.status == "failed"},
     }
 
 
-def coverage(found: LatencyTable, space: SearchSpace) -> dict[str, Any]:
-    """How many of a space's kernels a table has, by status."""
-    kernels = space_kernels(space, found.device.runtime, found.device.dtype)
+def coverage(found: LatencyTable, space: SearchSpace, batch: int = 1) -> dict[str, Any]:
+    """How many of a space's kernels a table has for a batch size, by status."""
+    kernels = space_kernels(space, found.device.runtime, found.device.dtype, batch)
     records = [found.record(kernel) for kernel in kernels]
     counts = Counter("missing" if record is None else record.status for record in records)
     return {
         "space": space.name,
         "image_size": space.image_size,
+        "batch": batch,
         "kernels": len(kernels),
         **{status: counts[status] for status in _COVERAGE},
     }
@@ -121,7 +126,7 @@ def show_table(found: dict[str, Any]) -> None:
         [_kind_row(kind, row, peak) for kind, row in found["kinds"].items()],
     )  # fmt: skip
     if found["coverage"]:
-        columns = ["space", "image_size", "kernels", *_COVERAGE]
+        columns = ["space", "image_size", "batch", "kernels", *_COVERAGE]
         console.table(
             [name.replace("_", " ") for name in columns],
             [[row[name] for name in columns] for row in found["coverage"]],
@@ -195,10 +200,11 @@ def show_ratios(kinds: Mapping[str, Ratios]) -> None:
     )
 
 
-def prediction(found: LatencyTable, graph: Graph) -> dict[str, Any]:
-    """What `nas predict` shows: the latency, and each kernel's share, dearest first."""
-    predicted = found.predict(graph)
+def prediction(found: LatencyTable, graph: Graph, batch: int = 1) -> dict[str, Any]:
+    """What `nas predict` shows: a batch's latency, and each kernel's share, dearest first."""
+    predicted = found.predict(graph, batch)
     return {
+        "batch": batch,
         "predicted_us": predicted.latency_us,
         "launches": predicted.launches,
         "macs": graph.macs,
@@ -216,7 +222,10 @@ def show_prediction(found: dict[str, Any]) -> None:
         ["kernel", "launches", "us"],
         [(row["kernel"], row["launches"], f"{row['latency_us']:.4g}") for row in found["kernels"]],
     )
+    batch = found["batch"]
+    images = f" for {batch} images" if batch > 1 else ""
+    an_image = " an image" if batch > 1 else ""
     console.say(
-        f"predicted {found['predicted_us'] / 1000:.4g} ms: {found['launches']} kernels and their "
-        f"launches, {console.si(found['macs'])} MACs"
+        f"predicted {found['predicted_us'] / 1000:.4g} ms{images}: {found['launches']} kernels and "
+        f"their launches, {console.si(found['macs'])} MACs{an_image}"
     )

@@ -79,8 +79,10 @@ class BuildResult:
         return self.ok + self.unstable + self.failed
 
 
-def space_kernels(space: Fragmented, runtime_name: str, dtype: str = "float32") -> list[Kernel]:
-    """Every kernel that any architecture of a space can launch, once each.
+def space_kernels(
+    space: Fragmented, runtime_name: str, dtype: str = "float32", batch: int = 1
+) -> list[Kernel]:
+    """Every kernel that any architecture of a space can launch, once each, for a batch size.
 
     Kernels depend on nothing beyond the neighbouring block, so a space's fragments have them all.
     Raises RequestError for an unknown runtime, or a dtype that it does not have.
@@ -89,7 +91,8 @@ def space_kernels(space: Fragmented, runtime_name: str, dtype: str = "float32") 
     found: dict[Kernel, None] = {}
     for fragment in space.fragments():
         first = fragment.input_shape[0] == space.channels
-        found.update(dict.fromkeys(runtimes.fragment_kernels(fusion, fragment, first=first)))
+        kernels = runtimes.fragment_kernels(fusion, fragment, first=first, batch=batch)
+        found.update(dict.fromkeys(kernels))
     return list(found)
 
 

@@ -37,6 +37,7 @@ class Calibration:
         references_mape_before, references_mape_after: mean absolute error on these without it and
             with it; None without any.
         fitted_on: digests of the networks it was fitted on, so that no check judges it by them.
+        batch: images at once that it is for.
     """
 
     slope: float
@@ -48,6 +49,7 @@ class Calibration:
     references_mape_before: float | None = None
     references_mape_after: float | None = None
     fitted_on: tuple[str, ...] = ()
+    batch: int = 1
 
     def apply(self, predicted_us: float) -> float:
         """The corrected latency, in microseconds."""
@@ -87,6 +89,7 @@ def fit(check: Check) -> Calibration:
         if len(published)
         else None,
         tuple(row.digest for row in rows),
+        check.batch,
     )
 
 
@@ -114,11 +117,11 @@ def _line(predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> tupl
 
 
 def calibrate(table: LatencyTable, check: Check) -> Calibration:
-    """Fits a correction and records it in the table, superseding an earlier one.
+    """Fits a correction and records it in the table, superseding one for the same batch size.
 
     Raises RequestError as `fit` does, TableError for a table that cannot be written.
     """
     found = fit(check)
     with table.writing():
-        table.append(Record("calibration", calibration=dataclasses.asdict(found)))
+        table.append(Record.of_calibration(dataclasses.asdict(found), found.batch))
     return found

@@ -13,7 +13,7 @@ from nas.graph import Graph
 from nas.latency import timing
 from nas.latency.agreement import Agreement, agreement
 from nas.latency.networks import Step, measure_until_they_agree, retiming_spread
-from nas.latency.runtimes import Runtime
+from nas.latency.runtimes import Runtime, require_batch
 from nas.latency.table import LatencyTable
 from nas.latency.timing import Timing
 
@@ -82,9 +82,15 @@ class CheckedNetwork:
 
 @dataclass(frozen=True)
 class Check:
-    """Predictions of a table against whole networks, none of which it has seen whole."""
+    """Predictions of a table against whole networks, none of which it has seen whole.
+
+    Args:
+        rows: the networks.
+        batch: images at once; latencies are of all of them.
+    """
 
     rows: tuple[CheckedNetwork, ...]
+    batch: int = 1
 
     @property
     def agreement(self) -> Agreement:
@@ -94,12 +100,12 @@ class Check:
     @property
     def random(self) -> Check:
         """Of the networks drawn at random alone."""
-        return Check(tuple(row for row in self.rows if row.reference is None))
+        return Check(tuple(row for row in self.rows if row.reference is None), self.batch)
 
     @property
     def references(self) -> Check:
         """Of the published networks alone."""
-        return Check(tuple(row for row in self.rows if row.reference is not None))
+        return Check(tuple(row for row in self.rows if row.reference is not None), self.batch)
 
     @property
     def corrected(self) -> tuple[Agreement, Agreement] | None:
@@ -128,6 +134,7 @@ class Check:
         """What `nas table check --json` prints."""
         corrected = self.corrected
         return {
+            "batch": self.batch,
             **self.agreement.to_json(),
             "retiming_spread": self.retiming_spread,
             "target_mape": self.target_mape,
@@ -148,6 +155,7 @@ def check_table(
     nets: int,
     rng: np.random.Generator,
     references: bool = True,
+    batch: int = 1,
     progress: Step | None = None,
 ) -> Check:
     """Times whole networks and compares them with their predictions.
@@ -161,19 +169,24 @@ def check_table(
         rng: what draws them.
         references: whether all published networks of the spaces are timed too, at the spaces' own
             input sizes.
+        batch: images that run at once.
         progress: see `nas.latency.networks.Step`.
 
     Raises MissingKernelError for a space that the table does not cover, TableDeviceError for
-    another device's table, MeasurementError for a network that cannot be timed.
+    another device's table, RequestError for a batch size that the runtime does not have,
+    MeasurementError for a network that cannot be timed.
     """
     if nets < 1 or not spaces:
         raise RequestError("A check needs at least one network and one space.")
+    require_batch(runtime, batch)
     table.device.require(runtime.fingerprint, str(table.path))
     drawn = _draw(spaces, nets, rng, references)
-    predictions = [table.predict(graph) for _, _, graph in drawn]
-    fitted_on = fitted_networks(table)
+    predictions = [table.predict(graph, batch) for _, _, graph in drawn]
+    fitted_on = fitted_networks(table, batch)
     graphs = [graph for _, _, graph in drawn]
-    timed = measure_until_they_agree(graphs, runtime, table.schedules(), progress=progress)
+    timed = measure_until_they_agree(
+        graphs, runtime, table.schedules(), batch=batch, progress=progress
+    )
     rows = []
     for (name, architecture, graph), predicted, found in zip(
         drawn, predictions, timed, strict=True
@@ -193,16 +206,16 @@ def check_table(
                 predicted.calibrated_us if held_out else None,
             )
         )
-    return Check(tuple(rows))
+    return Check(tuple(rows), batch)
 
 
-def fitted_networks(table: LatencyTable) -> Collection[str] | None:
-    """Digests of the networks that a table's calibration was fitted on.
+def fitted_networks(table: LatencyTable, batch: int = 1) -> Collection[str] | None:
+    """Digests of the networks that a table's calibration for a batch size was fitted on.
 
     None where there is no calibration, or it does not say: then it cannot be judged.
     """
     for record in table.records():
-        if record.calibration is not None:
+        if record.calibration is not None and record.calibration.get("batch", 1) == batch:
             found: Collection[str] | None = record.calibration.get("fitted_on")
             return found
     return None

@@ -15,16 +15,18 @@ def kind_of(kernel: Kernel) -> str:
     """`conv2d` of one kind, with its kernel size, or `Kernel.kind`.
 
     `pointwise`, `depthwise 3x3`, `expanded depthwise 3x3` (with the 1x1 convolution before it),
-    `grouped 1x1`, `conv 3x3`; `linear`, `concat` and so on.
+    `grouped 1x1`, `conv 3x3`; `linear`, `concat` and so on. With the batch size behind it, if that
+    is another than 1.
     """
+    batch = f" batch{kernel.batch}" if kernel.batch > 1 else ""
     if kernel.kind != "conv2d":
-        return kernel.kind
+        return kernel.kind + batch
     size = f"{kernel.kernel}x{kernel.kernel}"
     if kernel.is_depthwise:
-        return f"{'expanded ' if kernel.is_expanded else ''}depthwise {size}"
+        return f"{'expanded ' if kernel.is_expanded else ''}depthwise {size}{batch}"
     if kernel.groups > 1:
-        return f"grouped {size}"
-    return "pointwise" if kernel.kernel == 1 else f"conv {size}"
+        return f"grouped {size}{batch}"
+    return ("pointwise" if kernel.kernel == 1 else f"conv {size}") + batch
 
 
 def shares(sizes: Mapping[Key, int], count: int) -> dict[Key, int]:

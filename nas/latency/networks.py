@@ -87,10 +87,10 @@ def measure_networks(
 
     A network that cannot be compiled or timed has its error instead of a timing.
     """
-    batch = _Batch(runtime, len(graphs) * (1 + ROUNDS), progress)
-    batch.compile(graphs, schedules)
-    found = batch.time(range(len(graphs)))
-    return [NetworkTiming(found.get(i), batch.errors.get(i)) for i in range(len(graphs))]
+    together = _Together(runtime, len(graphs) * (1 + ROUNDS), progress)
+    together.compile(graphs, schedules, 1)
+    found = together.time(range(len(graphs)))
+    return [NetworkTiming(found.get(i), together.errors.get(i)) for i in range(len(graphs))]
 
 
 def measure_until_they_agree(
@@ -98,34 +98,35 @@ def measure_until_they_agree(
     runtime: Runtime,
     schedules: Schedules,
     *,
+    batch: int = 1,
     progress: Step | None = None,
 ) -> list[RepeatedTiming]:
     """As `measure_networks`, but every network at least twice, `SECONDS_APART` in between.
 
     A network whose two fastest timings do not `agree` is timed again, at most `MOST_TIMINGS` times
-    in all. Networks are compiled once.
+    in all. Networks are compiled once, for batches of `batch` images.
     """
-    batch = _Batch(runtime, len(graphs) * (1 + 2 * ROUNDS), progress)
-    batch.compile(graphs, schedules)
+    together = _Together(runtime, len(graphs) * (1 + 2 * ROUNDS), progress)
+    together.compile(graphs, schedules, batch)
     timings: list[list[Timing]] = [[] for _ in graphs]
     waiting = list(range(len(graphs)))
     for number in range(MOST_TIMINGS):
         start = time.monotonic()
-        for index, found in batch.time(waiting).items():
+        for index, found in together.time(waiting).items():
             timings[index].append(found)
         waiting = [
             index
             for index, own in enumerate(timings)
-            if index not in batch.errors and not agree([each.latency_us for each in own])
+            if index not in together.errors and not agree([each.latency_us for each in own])
         ]
         if not waiting or number + 1 == MOST_TIMINGS:
             break
-        batch.expect(len(waiting))
+        together.expect(len(waiting))
         time.sleep(max(0.0, SECONDS_APART - (time.monotonic() - start)))
-    return [RepeatedTiming(tuple(own), batch.errors.get(i)) for i, own in enumerate(timings)]
+    return [RepeatedTiming(tuple(own), together.errors.get(i)) for i, own in enumerate(timings)]
 
 
-class _Batch:
+class _Together:
     """Networks that are compiled and timed together, by their place in the list of graphs.
 
     Args:
@@ -142,10 +143,10 @@ class _Batch:
         self._progress = progress
         self._compiled: dict[int, CompiledNetwork] = {}
 
-    def compile(self, graphs: Sequence[Graph], schedules: Schedules) -> None:
+    def compile(self, graphs: Sequence[Graph], schedules: Schedules, batch: int) -> None:
         """Compiles all of them; one that cannot be compiled has an error."""
         for index, graph in enumerate(graphs):
-            self._step(index, partial(self._compile, index, graph, schedules))
+            self._step(index, partial(self._compile, index, graph, schedules, batch))
 
     def time(self, indices: Iterable[int]) -> dict[int, Timing]:
         """One timing of each of these, in rounds; none of those with an error, then or now."""
@@ -163,8 +164,8 @@ class _Batch:
         """Says that so many networks are going to be timed once more, and no others."""
         self._steps = self._done + networks * ROUNDS
 
-    def _compile(self, index: int, graph: Graph, schedules: Schedules) -> None:
-        self._compiled[index] = self._runtime.compile(graph, schedules)
+    def _compile(self, index: int, graph: Graph, schedules: Schedules, batch: int) -> None:
+        self._compiled[index] = self._runtime.compile(graph, schedules, batch=batch)
 
     def _time(self, index: int, seconds: list[float]) -> None:
         evaluate = self._compiled[index].evaluate

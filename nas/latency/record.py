@@ -32,7 +32,8 @@ class Record:
 
     Args:
         record: `kernel`, `dispatch` or `calibration`.
-        name: text of the kernel; of a dispatch, the part it measures: `launch`, `invocation`.
+        name: text of the kernel; of a dispatch, the part it measures: `launch`, `invocation`; of a
+            calibration, the batch size that it is for: `batch4`, and nothing for 1.
         status: `unstable` predicts, flagged; `failed` has an error and no latency.
         latency_us: median of `samples_us`; None if failed, and in a calibration.
         samples_us: at most 12, with four digits.
@@ -40,7 +41,7 @@ class Record:
         basis: `measured`, or `estimated: <by what>`.
         error: of a failed one.
         supersedes: the line of the record that this one replaces.
-        calibration: `slope`, `offset_us` and how they were fitted.
+        calibration: `slope`, `offset_us`, `batch` and how they were fitted.
         medians_us: of every timing of a kernel, each at another moment, in their order. The samples
             are those of the two fastest: other work on a machine only adds time.
         settled: whether it need not be timed again.
@@ -79,6 +80,11 @@ class Record:
             timing.samples_us,
             schedule,
         )
+
+    @classmethod
+    def of_calibration(cls, fitted: Mapping[str, Any], batch: int) -> Record:
+        """The record of a correction for networks that take so many images at once."""
+        return cls("calibration", f"batch{batch}" if batch > 1 else "", calibration=fitted)
 
     def with_timing(self, timing: Timing, agreement: float, most_timings: int) -> Record:
         """This kernel timed once more.
@@ -188,7 +194,11 @@ def _calibration(value: Mapping[str, Any], where: str, line: int) -> Record:
         if not isinstance(value.get(name), int | float) or not math.isfinite(value[name]):
             raise _bad(where, f"its {name} is {value.get(name)!r}")
     rest = {name: value[name] for name in value if name not in ("record", "status", "supersedes")}
-    return Record("calibration", calibration=rest, supersedes=value.get("supersedes"), line=line)
+    batch = value.get("batch", 1)
+    if not isinstance(batch, int) or batch < 1:
+        raise _bad(where, f"its batch is {batch!r}")
+    found = Record.of_calibration(rest, batch)
+    return replace(found, supersedes=value.get("supersedes"), line=line)
 
 
 def _check_latency(latency: Any, samples: Any, where: str) -> None:

@@ -85,10 +85,10 @@ class SharedTimers:
                 for timer in self._left:
                     if any(timer is other for other in busy):
                         continue
-                    kernel = self._next(todo, timer)
-                    if kernel is not None:
-                        self._had[kernel] = timer
-                        running[pool.submit(_outcome, ask, timer, kernel)] = (kernel, timer)
+                    chosen = self._next(todo, timer)
+                    if chosen is not None:
+                        self._had[chosen] = timer
+                        running[pool.submit(_outcome, ask, timer, chosen)] = (chosen, timer)
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     kernel, timer = running.pop(future)

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,10 @@ LOCK_SECONDS = 2.0
 """How long a writer waits for another one before it gives up."""
 
 MOST_PIECES = 1 << 16
-"""Blocks, or networks, whose kernels are remembered."""
+"""Blocks, or networks, whose kernels are remembered for one batch size."""
+
+_Known = tuple[tuple[Kernel, ...], tuple[float, ...]]
+"""Kernels in launch order, and microseconds of each."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,9 @@ class Prediction:
         dispatch_us: everything but the kernels: launching them, and starting the network.
         unstable: how many launches rest on a timing that would not settle.
         basis: `measured`, or what the first estimated latency in it is estimated by.
-        calibrated_us: with the table's whole-network correction; None without one.
+        calibrated_us: with the table's whole-network correction for this batch size; None without
+            one.
+        batch: images that run at once; all latencies are those of the whole batch.
     """
 
     latency_us: float
@@ -55,6 +59,7 @@ class Prediction:
     unstable: int
     basis: str = "measured"
     calibrated_us: float | None = None
+    batch: int = 1
 
     @property
     def launches(self) -> int:
@@ -86,7 +91,8 @@ class LatencyTable:
         self._dispatch_us: dict[str, float] = {}
         self._parts = frozenset(self._fusion.DISPATCH_PARTS)
         self._by_piece = getattr(self._fusion, "BY_PIECE", False)
-        self._pieces: dict[Graph, tuple[tuple[Kernel, ...], tuple[float, ...]]] = {}
+        self._pieces: dict[int, dict[Graph, _Known]] = {}
+        self._calibrations: dict[int, tuple[float, float]] = {}
 
     @classmethod
     def open(cls, path: Path | str, *, runtime: Runtime | None = None) -> LatencyTable:
@@ -163,7 +169,9 @@ class LatencyTable:
                 remedy="The table was edited or damaged; build it again.",
             )
         self._current[record.key] = record
-        self.__dict__.pop("_calibration", None)
+        if record.calibration is not None:
+            found = record.calibration
+            self._calibrations[found.get("batch", 1)] = found["slope"], found["offset_us"]
         if record.record == "dispatch" and record.latency_us is not None:
             self._dispatch_us[record.name] = record.latency_us
         if record.record == "kernel":
@@ -186,13 +194,6 @@ class LatencyTable:
     def records(self) -> list[Record]:
         """The current records in the order of the file."""
         return sorted(self._current.values(), key=lambda record: record.line)
-
-    @cached_property
-    def _calibration(self) -> tuple[float, float] | None:
-        found = self._current.get("calibration")
-        if found is None or found.calibration is None:
-            return None
-        return found.calibration["slope"], found.calibration["offset_us"]
 
     def lacks_dispatch(self) -> bool:
         """Whether a part of the runtime's dispatch cost was not measured yet."""
@@ -220,9 +221,10 @@ class LatencyTable:
             return self._usable_us[kernel]
         found = self.record(kernel)
         if found is None:
+            batch = f" --batch {kernel.batch}" if kernel.batch > 1 else ""
             raise MissingKernelError(
                 f"{self.path.name} has no kernel '{kernel}'.",
-                remedy="Add its space with `nas table build --space`.",
+                remedy=f"Add its space with `nas table build{batch} --space`.",
             )
         raise FailedKernelError(f"Kernel '{kernel}' could not be timed: {found.error}.")
 
@@ -234,20 +236,21 @@ class LatencyTable:
             if (found := self.record(kernel)) is not None
         }
 
-    def predict(self, graph: Graph) -> Prediction:
-        """Latency of a whole network.
+    def predict(self, graph: Graph, batch: int = 1) -> Prediction:
+        """Latency of a whole network, for a batch of images at once.
 
         Raises MissingKernelError or FailedKernelError, naming the kernel; TableError for a table
         without a dispatch cost.
         """
-        kernels, latencies = self._split(graph)
+        kernels, latencies = self._split(graph, batch)
         if self.lacks_dispatch():
             raise TableError(
                 f"{self.path} does not say what a launch costs.",
                 remedy="Continue it with `nas table build`.",
             )
         total = runtimes.network_us(self._fusion, kernels, latencies, self._dispatch_us)
-        unstable, estimated, calibration = self._unstable, self._estimated, self._calibration
+        unstable, estimated = self._unstable, self._estimated
+        calibration = self._calibrations.get(batch)
         return Prediction(
             total,
             kernels,
@@ -258,27 +261,29 @@ class LatencyTable:
             if estimated
             else "measured",
             calibration[0] * total + calibration[1] if calibration else None,
+            batch,
         )
 
-    def _split(self, graph: Graph) -> tuple[tuple[Kernel, ...], tuple[float, ...]]:
+    def _split(self, graph: Graph, batch: int) -> _Known:
         """The kernels of a graph and the latency of each; remembered for every piece."""
         pieces = graph.pieces if self._by_piece else (graph,)
         if len(pieces) == 1:
-            return self._known(graph)
-        found = [self._known(piece) for piece in pieces]
+            return self._known(graph, batch)
+        found = [self._known(piece, batch) for piece in pieces]
         return (
             tuple([kernel for kernels, _ in found for kernel in kernels]),
             tuple([latency for _, latencies in found for latency in latencies]),
         )
 
-    def _known(self, piece: Graph) -> tuple[tuple[Kernel, ...], tuple[float, ...]]:
-        known = self._pieces.get(piece)
+    def _known(self, piece: Graph, batch: int) -> _Known:
+        pieces = self._pieces.setdefault(batch, {})
+        known = pieces.get(piece)
         if known is None:
-            kernels = tuple(self._fusion.kernels(piece))
+            kernels = tuple(self._fusion.kernels(piece, batch))
             known = kernels, tuple([self.latency_us(kernel) for kernel in kernels])
-            if len(self._pieces) >= MOST_PIECES:
-                self._pieces.clear()
-            self._pieces[piece] = known
+            if len(pieces) >= MOST_PIECES:
+                pieces.clear()
+            pieces[piece] = known
         return known
 
     # Writing

@@ -50,8 +50,8 @@ class FakeRuntime:
     slowed: Mapping[str, Sequence[float]] = field(default_factory=dict)
     name: str = "tvm"
 
-    def kernels(self, graph: Graph) -> list[Kernel]:
-        return fusion.kernels(graph)
+    def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
+        return fusion.kernels(graph, batch)
 
     def time_kernel(self, kernel: Kernel) -> tuple[Mapping[str, Any], Timing]:
         end = time.monotonic() + self.seconds
@@ -75,8 +75,10 @@ class FakeRuntime:
         costs = {"launch": 0.5, "invocation": 2.0, **dict.fromkeys(footprint.PARTS, 30.0)}
         return {part: Timing((us,) * 10) for part, us in costs.items()}
 
-    def compile(self, graph: Graph, schedules: Any, weights: Any = None) -> FakeNetwork:
-        return FakeNetwork(self.kernels(graph), self.broken)
+    def compile(
+        self, graph: Graph, schedules: Any, weights: Any = None, batch: int = 1
+    ) -> FakeNetwork:
+        return FakeNetwork(self.kernels(graph, batch), self.broken)
 
 
 @dataclass

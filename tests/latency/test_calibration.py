@@ -10,7 +10,7 @@ import nas.space
 from nas.errors import RequestError
 from nas.latency import LatencyTable, build_table, check_table, space_kernels
 from nas.latency.calibration import calibrate, fit
-from nas.latency.check import Check, CheckedNetwork
+from nas.latency.check import Check, CheckedNetwork, fitted_networks
 from nas.latency.timing import Timing
 
 SPACE = nas.space.load("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
@@ -81,3 +81,23 @@ def test_a_calibration_stands_beside_the_prediction(tmp_path: Path) -> None:
     assert again.latency_us == before.latency_us
     assert again.calibrated_us == pytest.approx(first.apply(before.latency_us))
     assert sum(line.count('"calibration"') for line in table.path.read_text().splitlines()) == 2
+
+
+def test_every_batch_size_has_a_line_of_its_own(tmp_path: Path) -> None:
+    runtime, rng = FakeRuntime(), np.random.default_rng(0)
+    table = LatencyTable.open_or_create(tmp_path, runtime)
+    for batch in (1, 4):
+        build_table(table, space_kernels(SPACE, "tvm", batch=batch), runtime)
+    graph = SPACE.lower(SPACE.largest)
+    check = check_table(table, [SPACE], runtime, nets=10, rng=rng, batch=4)
+    assert check.to_json()["batch"] == 4
+    four = calibrate(table, check)
+    assert four.batch == 4
+    assert table.predict(graph).calibrated_us is None, "one image is not what it was fitted on"
+    assert fitted_networks(table) is None
+    assert set(fitted_networks(table, 4) or ()) == set(four.fitted_on)
+    one = calibrate(table, check_table(table, [SPACE], runtime, nets=10, rng=rng))
+    again = LatencyTable.open(table.path)
+    for batch, own in ((1, one), (4, four)):
+        found = again.predict(graph, batch)
+        assert found.calibrated_us == pytest.approx(own.apply(found.latency_us))

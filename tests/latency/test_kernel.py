@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from nas.errors import KernelError
-from nas.latency.kernel import Kernel, Operand
+from nas.latency.kernel import Kernel, Operand, batched
 
 TEXTS = [
     "conv2d 32x28x28 -> 192x28x28 k1 s1 p0 g1 bias relu6",
@@ -32,6 +32,10 @@ TEXTS = [
     "to_nhwc int8 nhwc 3x32x32 -> 3x32x32",
     "quantize int8 3x32x32 -> 3x32x32",
     "dequantize int8 10x1x1 -> 10x1x1",
+    "copy batch4 24x6x6 -> 24x6x6 shuffle2",
+    "concat batch16 116x14x14[0:58] 58x14x14 -> 116x14x14 shuffle2",
+    "split batch2 blocked8 16x4x4[0:8] 16x4x4[8:16] -> 16x4x4",
+    "view batch32 int8 nhwc 8x1x1 -> 8x1x1",
 ]
 
 
@@ -71,6 +75,12 @@ def test_a_text_parses_back(text: str) -> None:
         "copy nhwc int8 3x8x8 -> 3x8x8",
         "copy int8 -> 3x8x8",
         "copy nhwc -> 3x8x8",
+        "copy batch1 3x8x8 -> 3x8x8",
+        "copy batch0 3x8x8 -> 3x8x8",
+        "copy batch 3x8x8 -> 3x8x8",
+        "copy batch4 -> 3x8x8",
+        "copy int8 batch4 3x8x8 -> 3x8x8",
+        "copy nhwc batch4 3x8x8 -> 3x8x8",
     ],
 )
 def test_a_text_that_no_kernel_has_is_refused_by_name(text: str) -> None:
@@ -89,6 +99,29 @@ def test_multiply_accumulates() -> None:
     assert macs["conv2d240x7x7"] == 7 * 7 * 60 * 80
     assert macs["conv2d3x224x224"] == 109 * 109 * 96 * 3 * 49
     assert macs["copy72x28x28"] == macs["avg_pool240x28x28"] == 0
+
+
+def test_a_batch_is_part_of_the_key_and_leaves_that_of_one_image_as_it_is() -> None:
+    one = Kernel.parse("conv2d int8 nhwc 40x7x7 -> 72x7x7 k1 s1 p0 g1 bias")
+    (four,) = batched([one], 4)
+    assert four.text == "conv2d batch4 int8 nhwc 40x7x7 -> 72x7x7 k1 s1 p0 g1 bias"
+    assert four != one
+    assert four == Kernel.parse(four.text)
+    assert batched([four], 1) == [four], "1 leaves kernels as they are"
+    assert batched([one], 4)[0] is four, "one object each"
+
+
+def test_a_batch_multiplies_work_and_tensors_and_leaves_weights_alone() -> None:
+    for text in TEXTS:
+        one = Kernel.parse(text)
+        if one.batch == 1:
+            (three,) = batched([one], 3)
+            assert three.macs == 3 * one.macs
+            assert three.elements(three.output) == 3 * one.elements(one.output)
+            assert three.weight_bytes == one.weight_bytes
+            assert three.operands == one.operands
+    assert Kernel.parse("linear batch5 8x1x1 -> 3x1x1 bias").macs == 5 * 8 * 3
+    assert Kernel.parse("copy batch5 8x2x3 -> 8x2x3 relu").elements((8, 2, 3)) == 240
 
 
 def test_the_weight_of_a_grouped_convolution_sees_the_inputs_of_one_group() -> None:

@@ -17,6 +17,8 @@ from nas.latency.kinds import by_kind, kind_of
         ("conv2d 1x4x4 -> 1x4x4 k3 s1 p1 g1 bias", "conv 3x3"),
         ("max_pool 8x4x4 -> 8x2x2 k3 s2 p1 g1", "max_pool"),
         ("linear 8x1x1 -> 10x1x1 bias", "linear"),
+        ("linear batch4 8x1x1 -> 10x1x1 bias", "linear batch4"),
+        ("conv2d batch2 8x4x4 -> 16x4x4 k1 s1 p0 g1 bias", "pointwise batch2"),
     ],
 )
 def test_convolutions_are_told_apart(text: str, kind: str) -> None:

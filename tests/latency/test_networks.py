@@ -47,7 +47,9 @@ class DriftingRuntime(FakeRuntime):
         self.factors = list(factors)
         self.order: list[str] = []
 
-    def compile(self, graph: Graph, schedules: object, weights: object = None) -> FakeNetwork:
+    def compile(
+        self, graph: Graph, schedules: object, weights: object = None, batch: int = 1
+    ) -> FakeNetwork:
         at = len(self.order)
         self.order.append(f"compile {at}")
         return Drifting(self.kernels(graph), self.broken, self.factors[at], self.order, str(at))

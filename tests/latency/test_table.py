@@ -99,6 +99,24 @@ def test_a_prediction_is_kernels_launches_and_one_invocation(table: LatencyTable
     assert sum(shares) == pytest.approx(total)
 
 
+def test_kernels_of_several_batch_sizes_lie_side_by_side(
+    table: LatencyTable, runtime: FakeRuntime
+) -> None:
+    before = table.predict(GRAPH)
+    with pytest.raises(MissingKernelError, match=r"conv2d batch4 24x9x9 -> 72x9x9") as missing:
+        table.predict(GRAPH, 4)
+    assert "nas table build --batch 4 --space" in missing.value.remedy
+    built = build_table(table, runtime.kernels(GRAPH, 4), runtime)
+    assert (built.ok, len(table)) == (3, 6)
+    assert table.predict(GRAPH) == before
+    for reader in (table, LatencyTable.open(table.path)):
+        four = reader.predict(GRAPH, 4)
+        assert (four.batch, before.batch) == (4, 1)
+        assert list(four.kernels) == runtime.kernels(GRAPH, 4)
+        assert four.latency_us == pytest.approx(sum(map(latency_us, four.kernels)) + 3.5)
+        assert four.latency_us > 3.9 * (before.latency_us - 3.5), "of all images together"
+
+
 def test_half_a_dispatch_cost_predicts_nothing_and_is_completed(
     table: LatencyTable, runtime: FakeRuntime
 ) -> None:

@@ -41,8 +41,8 @@ class Fusion(Protocol):
 
     DISPATCH_PARTS: tuple[str, ...]
 
-    def kernels(self, graph: Graph) -> list[Kernel]:
-        """The kernels of a graph, in launch order."""
+    def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
+        """The kernels of a graph for batches of so many images, in launch order."""
         ...
 
     def predicted_us(self, kernels_us: Sequence[float], dispatch_us: Mapping[str, float]) -> float:
@@ -59,7 +59,11 @@ class CompiledNetwork(Protocol):
         ...
 
     def run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The output vector of one image `channels x height x width`."""
+        """The output vector of one image `channels x height x width`.
+
+        A network compiled for a batch takes `batch x channels x height x width` and gives
+        `batch x outputs`.
+        """
         ...
 
     def evaluate(self, calls: int, samples: int) -> Sequence[float]:
@@ -89,6 +93,17 @@ class Timer(Protocol):
         ...
 
 
+class Tuner(Timer, Protocol):
+    """A `Timer` that can look for a kernel's schedule at length."""
+
+    def tune_kernel(self, kernel: Kernel, trials: int) -> Mapping[str, Any]:
+        """The best schedule among `trials` that are tried, as `retime_kernel` takes it.
+
+        Raises MeasurementError, or what the compiler raises, where there is none.
+        """
+        ...
+
+
 class Runtime(Timer, Protocol):
     """Compiles and times kernels and networks on one device."""
 
@@ -102,14 +117,18 @@ class Runtime(Timer, Protocol):
         """The device and settings that its latencies are good for."""
         ...
 
-    def kernels(self, graph: Graph) -> list[Kernel]:
+    def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
         """See `Fusion.kernels`."""
         ...
 
     def compile(
-        self, graph: Graph, schedules: Schedules, weights: Weights | None = None
+        self,
+        graph: Graph,
+        schedules: Schedules,
+        weights: Weights | None = None,
+        batch: int = 1,
     ) -> CompiledNetwork:
-        """A network ready to run; random weights unless given.
+        """A network ready to run, on so many images at once; random weights unless given.
 
         Raises MissingKernelError for a kernel without a schedule.
         """
@@ -152,7 +171,9 @@ def fusion(name: str, features: Collection[str] | None = None, dtype: str = "flo
     return cast(Fusion, module.fusion_on(features, dtype) if has_several else module.fusion)
 
 
-def fragment_kernels(fusion: Fusion, graph: Graph, *, first: bool = False) -> list[Kernel]:
+def fragment_kernels(
+    fusion: Fusion, graph: Graph, *, first: bool = False, batch: int = 1
+) -> list[Kernel]:
     """The kernels that a block, given by itself, can have in any network.
 
     A fusion whose kernels depend on how a tensor enters the block says so with a
@@ -161,9 +182,12 @@ def fragment_kernels(fusion: Fusion, graph: Graph, *, first: bool = False) -> li
     Args:
         graph: the block.
         first: whether images may enter it.
+        batch: images that run at once.
     """
     own = getattr(fusion, "fragment_kernels", None)
-    return list(own(graph, first=first)) if own else fusion.kernels(graph)
+    if own is None:
+        return fusion.kernels(graph, batch)
+    return list(own(graph, first=first, batch=batch))
 
 
 def network_us(
@@ -196,6 +220,22 @@ def open_runtime(
     if not found.usable:
         raise DeviceError(f"Runtime '{name}' cannot be used here: {found.reason}.")
     return cast(Runtime, module.open(target=target, threads=threads, dtype=dtype))
+
+
+def require_batch(runtime: Runtime, batch: int) -> None:
+    """Raises RequestError for a batch size that a runtime has no kernels for.
+
+    A runtime that cannot have any says so by `MOST_IMAGES`.
+    """
+    most = getattr(runtime, "MOST_IMAGES", batch)
+    if batch < 1:
+        raise RequestError(f"A batch of {batch} images is none.", remedy="Use 1 or more.")
+    if batch > most:
+        raise RequestError(
+            f"Batches of {batch} images are for the CPU, and this is "
+            f"'{runtime.fingerprint.target}'.",
+            remedy="Leave --batch out, or use --target cpu.",
+        )
 
 
 def availability(name: str) -> Availability:

@@ -24,11 +24,13 @@ class OnnxRuntimeFusion(ABC):
     """Channels that lie together where tensors are kept in blocks; 1 where not."""
 
     @abstractmethod
-    def kernels(self, graph: Graph) -> list[Kernel]:
-        """The kernels of a graph, in an order in which they can run."""
+    def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
+        """See `Fusion.kernels`; in an order in which they can run."""
 
     @abstractmethod
-    def fragment_kernels(self, graph: Graph, *, first: bool = False) -> list[Kernel]:
+    def fragment_kernels(
+        self, graph: Graph, *, first: bool = False, batch: int = 1
+    ) -> list[Kernel]:
         """The kernels that a block can have in any network, given the block alone; once each.
 
         What leaves a block is turned where it is read, but for the vector that leaves a network.
@@ -36,6 +38,7 @@ class OnnxRuntimeFusion(ABC):
         Args:
             graph: the block.
             first: whether images may enter it.
+            batch: images that run at once.
         """
 
     def predicted_us(self, kernels_us: Sequence[float], dispatch_us: Mapping[str, float]) -> float:

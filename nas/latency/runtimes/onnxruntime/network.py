@@ -16,7 +16,7 @@ from nas import onnx_model
 from nas.errors import MeasurementError
 from nas.graph import Graph
 from nas.latency import device
-from nas.latency.kernel import Kernel
+from nas.latency.kernel import Kernel, batched
 from nas.latency.runtimes import Weights
 from nas.latency.runtimes.onnxruntime.float32 import optimised as float32
 from nas.latency.runtimes.onnxruntime.fusion import OnnxRuntimeFusion
@@ -34,6 +34,7 @@ class OnnxRuntimeNetwork:
         weights: of the folded graph; random ones if None.
         fusion: how the dtype fuses.
         dtype: `float32`, or `int8` for a network that is quantised first.
+        batch: images that run at once.
 
     Raises MeasurementError where ONNX Runtime fuses in another way than `fusion` says: a table
     would predict kernels that do not run.
@@ -47,28 +48,31 @@ class OnnxRuntimeNetwork:
         fusion: OnnxRuntimeFusion,
         threads: int,
         dtype: str = "float32",
+        batch: int = 1,
     ) -> None:
         if weights is None:
             weights = random_weights(graph, np.random.default_rng(0))
-        model = _of_one_image(onnx_model.model(graph, weights))
+        model = _of_batch(onnx_model.model(graph, weights), batch)
         if dtype == "int8":
             features = device.processor()[1]
-            model = quantised(model, calibration.images(graph.input_shape), features)
+            model = quantised(model, calibration.images(graph.input_shape), features, batch)
+        self._batch = batch
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "optimised.onnx"
             self._session = Session(
                 model,
-                {onnx_model.INPUT: (1, *graph.input_shape)},
+                {onnx_model.INPUT: (batch, *graph.input_shape)},
                 threads=threads,
                 optimise=True,
                 write=path,
             )
             optimised = onnx.load(path)
         if dtype == "int8":
-            self._launched = int8.launched(optimised)
+            found = int8.launched(optimised)
         else:
-            self._launched = float32.launched(model, optimised, fusion.block)
-        _require_same(self._launched, fusion.kernels(graph))
+            found = float32.launched(model, optimised, fusion.block)
+        self._launched = batched(found, batch)
+        _require_same(self._launched, fusion.kernels(graph, batch))
 
     @property
     def launched(self) -> list[Kernel]:
@@ -76,7 +80,12 @@ class OnnxRuntimeNetwork:
         return self._launched
 
     def run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The output of one image `channels x height x width`, flat and channels first."""
+        """The output of one image `channels x height x width`, flat and channels first.
+
+        With a batch, `batch x channels x height x width` becomes a row of these an image.
+        """
+        if self._batch > 1:
+            return self._session.run({onnx_model.INPUT: image}).reshape(self._batch, -1)
         return self._session.run({onnx_model.INPUT: image[None]}).reshape(-1)
 
     def evaluate(self, calls: int, samples: int) -> Sequence[float]:
@@ -84,10 +93,10 @@ class OnnxRuntimeNetwork:
         return self._session.evaluate(calls, samples)
 
 
-def _of_one_image(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with its batch size set to one, in place."""
+def _of_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
+    """The model with its batch size set, in place."""
     for each in (*model.graph.input, *model.graph.output):
-        each.type.tensor_type.shape.dim[0].dim_value = 1
+        each.type.tensor_type.shape.dim[0].dim_value = batch
     return model
 
 

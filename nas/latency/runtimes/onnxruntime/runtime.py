@@ -108,9 +108,9 @@ class OnnxRuntime:
             recorded={**device.recorded(), "block": self._fusion.block},
         )
 
-    def kernels(self, graph: Graph) -> list[Kernel]:
-        """The kernels of a graph, in an order in which they can run."""
-        return self._fusion.kernels(graph)
+    def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
+        """See `Fusion.kernels`; in an order in which they can run."""
+        return self._fusion.kernels(graph, batch)
 
     def time_kernel(self, kernel: Kernel) -> tuple[Mapping[str, Any], Timing]:
         """Times a kernel among copies of itself. ONNX Runtime schedules it as it likes."""
@@ -202,14 +202,23 @@ class OnnxRuntime:
         return found
 
     def compile(
-        self, graph: Graph, schedules: Schedules, weights: Weights | None = None
+        self,
+        graph: Graph,
+        schedules: Schedules,
+        weights: Weights | None = None,
+        batch: int = 1,
     ) -> OnnxRuntimeNetwork:
         """See `Runtime.compile`. ONNX Runtime needs no schedules.
 
         Raises MeasurementError where it does not run the kernels that a table predicts with.
         """
         return OnnxRuntimeNetwork(
-            graph, weights, fusion=self._fusion, threads=self.threads, dtype=self._dtype
+            graph,
+            weights,
+            fusion=self._fusion,
+            threads=self.threads,
+            dtype=self._dtype,
+            batch=batch,
         )
 
 

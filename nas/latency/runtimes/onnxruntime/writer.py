@@ -80,7 +80,8 @@ class Writer(ABC):
     # Tensors
 
     def _input(self, name: str, shape: tuple[int, ...]) -> str:
-        self.inputs[name] = shape
+        """A tensor that the model is given: `shape` for each image."""
+        self.inputs[name] = (self._kernel.batch, *shape)
         return name
 
     def _weights(self) -> list[str]:

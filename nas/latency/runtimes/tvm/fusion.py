@@ -22,6 +22,7 @@ from nas.latency.kernel import (
     WINDOW_KINDS,
     Kernel,
     Operand,
+    batched,
     shared_kernel,
     step_for,
     whole_operand,
@@ -74,9 +75,12 @@ class Launch(NamedTuple):
     expansion: str = ""
 
 
-def kernels(graph: Graph) -> list[Kernel]:
-    """The kernels of a graph in launch order; `graph` and `graph.folded` give the same."""
-    return [launch.kernel for launch in launches(graph)]
+def kernels(graph: Graph, batch: int = 1) -> list[Kernel]:
+    """The kernels of a graph in launch order; `graph` and `graph.folded` give the same.
+
+    How many images run at once changes nothing about how they split.
+    """
+    return batched([launch.kernel for launch in launches(graph)], batch)
 
 
 def predicted_us(kernels_us: Sequence[float], dispatch_us: Mapping[str, float]) -> float:

@@ -17,7 +17,7 @@ from tvm import relax
 
 from nas.errors import MissingKernelError
 from nas.graph import Graph
-from nas.latency.kernel import Kernel
+from nas.latency.kernel import Kernel, batched
 from nas.latency.runtimes import Schedules, Weights
 from nas.latency.runtimes.tvm.fusion import Launch, launches
 from nas.latency.runtimes.tvm.place import Place
@@ -39,6 +39,7 @@ class RelaxNetwork:
         schedules: of its kernels.
         weights: random ones where None is given.
         templates, place: what writes its kernels, and where it runs.
+        batch: images that run at once.
     """
 
     def __init__(
@@ -48,13 +49,15 @@ class RelaxNetwork:
         weights: Weights | None,
         templates: Templates,
         place: Place,
+        batch: int = 1,
     ) -> None:
         self._graph, self._place, self._dtype = graph, place, templates.dtype
+        self._batch = batch
         rng = np.random.default_rng(0)
         self._names: dict[Kernel, str] = {}
         builder = relax.BlockBuilder()
         functions: dict[Kernel, relax.GlobalVar] = {}
-        steps = launches(graph)
+        steps = _batched(launches(graph), batch)
         for launch in steps:
             kernel = launch.kernel
             if kernel in self._names:
@@ -88,8 +91,7 @@ class RelaxNetwork:
         )
         self._code = executable.as_text()
         self._vm = place.virtual_machine(executable)
-        c, h, w = graph.input_shape
-        self._set_input(np.zeros((c, h, w), np.float32))
+        self._set_input(np.zeros((batch, *graph.input_shape), np.float32))
 
     @property
     def launched(self) -> list[Kernel]:
@@ -98,15 +100,19 @@ class RelaxNetwork:
         return [kernels[name] for name in _CALL.findall(self._code)]
 
     def run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The output of one image `channels x height x width`, flat and channels first."""
-        self._set_input(image)
+        """The output of one image `channels x height x width`, flat and channels first.
+
+        With a batch, `batch x channels x height x width` becomes a row of these an image.
+        """
+        self._set_input(image.reshape(self._batch, *self._graph.input_shape))
         self._vm.invoke_stateful("main")
         c, h, w = self._graph.output_shape
-        output = self._vm.get_outputs("main").numpy().astype(np.float32).reshape(h, w, c)
-        return np.ascontiguousarray(output.transpose(2, 0, 1)).reshape(-1)
+        output = self._vm.get_outputs("main").numpy().astype(np.float32)
+        rows = output.reshape(self._batch, h, w, c).transpose(0, 3, 1, 2).reshape(self._batch, -1)
+        return np.ascontiguousarray(rows if self._batch > 1 else rows[0])
 
-    def _set_input(self, image: NDArray[np.float32]) -> None:
-        flat = np.ascontiguousarray(image.transpose(1, 2, 0)).reshape(-1)
+    def _set_input(self, images: NDArray[np.float32]) -> None:
+        flat = np.ascontiguousarray(images.transpose(0, 2, 3, 1)).reshape(-1)
         self._vm.set_input("main", self._place.tensor(flat.astype(self._dtype)))
 
     def evaluate(self, calls: int, samples: int) -> Sequence[float]:
@@ -127,6 +133,12 @@ class RelaxNetwork:
         return [statistics.mean(seconds[i : i + calls]) for i in range(0, len(seconds), calls)]
 
 
+def _batched(steps: Sequence[Launch], batch: int) -> list[Launch]:
+    """The launches with their kernels for a batch of images."""
+    kernels = batched([launch.kernel for launch in steps], batch)
+    return [launch._replace(kernel=kernel) for launch, kernel in zip(steps, kernels, strict=True)]
+
+
 def _emit_main(
     builder: relax.BlockBuilder,
     graph: Graph,
@@ -136,7 +148,8 @@ def _emit_main(
     dtype: str,
 ) -> None:
     """Adds `main`: every launch a `call_tir`, tensors flat in height, width, channel order."""
-    image = relax.Var("image", flat_type(graph.input_shape, dtype))
+    batch = steps[0].kernel.batch
+    image = relax.Var("image", flat_type((batch, *graph.input_shape), dtype))
     values: dict[int, relax.Expr] = {0: image}
     with builder.function("main", [image]):
         with builder.dataflow():
@@ -148,7 +161,8 @@ def _emit_main(
                     relax.const(array.astype(dtype, copy=False)) for array in constants(launch)
                 ]
                 arguments = [*sources[:split], *weights, *sources[split:]]
-                call = relax.call_tir(functions[kernel], arguments, flat_type(kernel.output, dtype))
+                result_type = flat_type((kernel.elements(kernel.output),), dtype)
+                call = relax.call_tir(functions[kernel], arguments, result_type)
                 values[launch.result] = builder.emit(call)
             result = builder.emit_output(values[steps[-1].result])
         builder.emit_func_output(result)

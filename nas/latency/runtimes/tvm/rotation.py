@@ -70,12 +70,14 @@ def in_turn(
     rng = np.random.default_rng(0)
     dtype = templates.dtype
     constants = random_constants(templates, kernel, schedule, rng)
-    images = [rng.standard_normal(np.prod(o.shape), np.float32) for o in kernel.operands]
+    images = [rng.standard_normal(kernel.elements(o.shape), np.float32) for o in kernel.operands]
     builder = relax.BlockBuilder()
     function = builder.add_func(templates.function(kernel, schedule, "kernel"), "kernel")
     operands = [
-        relax.Var(f"x{i}", flat_type(o.shape, dtype)) for i, o in enumerate(kernel.operands)
+        relax.Var(f"x{i}", flat_type((kernel.elements(o.shape),), dtype))
+        for i, o in enumerate(kernel.operands)
     ]
+    result_type = flat_type((kernel.elements(kernel.output),), dtype)
     copies = min(launches, copies or _copies(kernel))
     weights = [
         [
@@ -89,8 +91,7 @@ def in_turn(
         with builder.dataflow():
             for turn in range(launches):
                 arguments = [*operands[:split], *weights[turn % copies], *operands[split:]]
-                call = relax.call_tir(function, arguments, flat_type(kernel.output, dtype))
-                result = builder.emit(call)
+                result = builder.emit(relax.call_tir(function, arguments, result_type))
             result = builder.emit_output(result)
         builder.emit_func_output(result)
     executable = relax.build(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -20,7 +19,7 @@ from nas.latency.kernel import Kernel
 from nas.latency.runtimes import Schedules, Weights
 from nas.latency.runtimes.tvm import fusion as tvm_fusion
 from nas.latency.runtimes.tvm import rotation, targets
-from nas.latency.runtimes.tvm.kept import Kept
+from nas.latency.runtimes.tvm.kept import LARGEST_BYTES_ON_A_BOARD, Kept
 from nas.latency.runtimes.tvm.place import Place
 from nas.latency.runtimes.tvm.relax_network import RelaxNetwork
 from nas.latency.runtimes.tvm.remote.address import kind_of
@@ -62,7 +61,8 @@ class TvmRuntime:
         self.templates: Templates
         self.place: Place
         self.templates, self.place = targets.resolve(target, threads, dtype)
-        self._kept = Kept()
+        remote = isinstance(self.place, Remote)
+        self._kept = Kept(LARGEST_BYTES_ON_A_BOARD) if remote else Kept()
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
@@ -93,48 +93,65 @@ class TvmRuntime:
         """Lets others use a device that has one user at a time; the next use takes it back."""
         if isinstance(self.place, Remote):
             # A kernel that is kept lives there.
-            self._kept = Kept()
+            self._kept = Kept(LARGEST_BYTES_ON_A_BOARD)
             self.place.release()
 
-    def kernels(self, graph: Graph) -> list[Kernel]:
-        """The kernels of a graph, in launch order."""
-        return tvm_fusion.kernels(graph)
+    def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
+        """See `Fusion.kernels`."""
+        return tvm_fusion.kernels(graph, batch)
 
     def time_kernel(self, kernel: Kernel) -> tuple[Mapping[str, Any], Timing]:
         """Sweeps the schedules with quick timings, then times the fastest properly."""
+        tried: list[tuple[float, dict[str, Any], timing.Evaluate]] = []
+
+        def sweep(candidates: Sequence[dict[str, Any]]) -> None:
+            # Compiled before the clock is asked for: others may be timing meanwhile.
+            compiled = [(schedule, self._compiled(kernel, schedule)) for schedule in candidates]
+            with self.place.timing(self.threads):
+                tried.extend((timing.quick_us(each), schedule, each) for schedule, each in compiled)
+            tried.sort(key=lambda each: each[0])
+            del tried[1:]
+
+        sweep(self.templates.candidates(kernel))
+        sweep(self.templates.refinements(kernel, tried[0][1]))
+        us, schedule, evaluate = tried[0]
+        held = _operand_bytes(kernel)
+        if self._takes_turns(kernel):
+            launches = rotation.launches_of(kernel, 1e-6 * us)
+            evaluate = self._own(self._rotated(kernel, schedule, launches))
+            held += launches * kernel.weight_bytes
+        self._kept.add(kernel, schedule, evaluate, held)
         with self.place.timing(self.threads):
-            tried: list[tuple[float, dict[str, Any], timing.Evaluate]] = []
-
-            def sweep(candidates: Sequence[dict[str, Any]]) -> None:
-                for schedule in candidates:
-                    evaluate = self._compiled(kernel, schedule)
-                    tried.append((timing.quick_us(evaluate), schedule, evaluate))
-                tried.sort(key=lambda each: each[0])
-                del tried[1:]
-
-            sweep(self.templates.candidates(kernel))
-            sweep(self.templates.refinements(kernel, tried[0][1]))
-            us, schedule, alone = tried[0]
-            evaluate, held = alone, _operand_bytes(kernel)
-            if self._takes_turns(kernel):
-                launches = rotation.launches_of(kernel, 1e-6 * us)
-                evaluate = self._own(self._rotated(kernel, schedule, launches))
-                held += launches * kernel.weight_bytes
-            self._kept.add(kernel, schedule, evaluate, held)
             return schedule, timing.measure(evaluate)
 
     def retime_kernel(self, kernel: Kernel, schedule: Mapping[str, Any]) -> Timing:
         """See `Runtime.retime_kernel`."""
+        evaluate = self._kept.get(kernel, schedule) or self._compiled_again(kernel, schedule)
         with self.place.timing(self.threads):
-            kept = self._kept.get(kernel, schedule)
-            return timing.measure(kept or self._compiled_again(kernel, schedule))
+            return timing.measure(evaluate)
+
+    def tune_kernel(self, kernel: Kernel, trials: int) -> Mapping[str, Any]:
+        """The schedule of the fastest of `trials` candidates of MetaSchedule.
+
+        Raises MeasurementError where none runs, ValueError for a kernel without weights, and
+        ModuleNotFoundError without the packages of the extra `metaschedule`.
+        """
+        from nas.latency.runtimes.tvm.cpu.metaschedule import program, tuner
+
+        def quick_us(function: tvm.tirx.PrimFunc) -> float:
+            evaluate = self._written(kernel, {"tuner": program.TUNER}, function)
+            with self.place.timing(self.threads):
+                return timing.quick_us(evaluate)
+
+        return tuner.tune(kernel, trials, self.templates.target, self.threads, quick_us)
 
     def _compiled_again(self, kernel: Kernel, schedule: Mapping[str, Any]) -> timing.Evaluate:
         """A kernel whose schedule is known, as something to time."""
         if not self._takes_turns(kernel):
             return self._compiled(kernel, schedule)
         evaluate = self._rotated(kernel, schedule, rotation.FEWEST_LAUNCHES)
-        launches = rotation.launches_of(kernel, min(evaluate(1, 3)))
+        with self.place.timing(self.threads):
+            launches = rotation.launches_of(kernel, min(evaluate(1, 3)))
         if launches > rotation.FEWEST_LAUNCHES:
             evaluate = self._rotated(kernel, schedule, launches)
         return self._own(evaluate)
@@ -173,14 +190,23 @@ class TvmRuntime:
 
     def _compiled(self, kernel: Kernel, schedule: Mapping[str, Any]) -> timing.Evaluate:
         """A kernel as something to time, on random tensors."""
-        function = self.templates.function(kernel, schedule, "main")
+        return self._written(kernel, schedule, self.templates.function(kernel, schedule, "main"))
+
+    def _written(
+        self, kernel: Kernel, schedule: Mapping[str, Any], function: tvm.tirx.PrimFunc
+    ) -> timing.Evaluate:
+        """The same from a function called `main`, whose constants are packed as the schedule's."""
         built = tvm.tirx.build(tvm.IRModule({"main": function}), self.templates.target, "tirx")
         library = self.place.module(built)
+        # Machine code is made when a function is looked up first: now, and not while it is timed.
+        library["main"]
         rng = np.random.default_rng(0)
         constants = random_constants(self.templates, kernel, schedule, rng)
-        sources = [rng.standard_normal(np.prod(o.shape), np.float32) for o in kernel.operands]
+        sources = [
+            rng.standard_normal(kernel.elements(o.shape), np.float32) for o in kernel.operands
+        ]
         split = len(kernel.inputs)
-        result = np.zeros(np.prod(kernel.output), np.float32)
+        result = np.zeros(kernel.elements(kernel.output), np.float32)
         arrays = [*sources[:split], *constants, *sources[split:], result]
         tensors = [self.place.tensor(array.astype(self.templates.dtype)) for array in arrays]
 
@@ -246,16 +272,18 @@ class TvmRuntime:
         return Timing.of_seconds([a_mib * each for each in sorted(runs)[: timing.SAMPLES]])
 
     def compile(
-        self, graph: Graph, schedules: Schedules, weights: Weights | None = None
+        self,
+        graph: Graph,
+        schedules: Schedules,
+        weights: Weights | None = None,
+        batch: int = 1,
     ) -> RelaxNetwork:
         """See `Runtime.compile`."""
-        return RelaxNetwork(graph, schedules, weights, self.templates, self.place)
+        return RelaxNetwork(graph, schedules, weights, self.templates, self.place, batch)
 
 
 def _operand_bytes(kernel: Kernel) -> int:
-    return 4 * sum(
-        math.prod(shape) for shape in (kernel.output, *(o.shape for o in kernel.operands))
-    )
+    return 4 * sum(map(kernel.elements, (kernel.output, *(o.shape for o in kernel.operands))))
 
 
 def dispatch_chains() -> list[Graph]:

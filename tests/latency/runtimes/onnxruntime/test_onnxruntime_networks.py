@@ -45,6 +45,20 @@ def check(runtime: Runtime, graph: Graph) -> None:
         assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
+def check_batch(runtime: Runtime, graph: Graph, batch: int) -> None:
+    network = trained(graph)
+    compiled = runtime.compile(graph, {}, folded_weights(network), batch=batch)
+    assert Counter(compiled.launched) == Counter(runtime.kernels(graph, batch))
+    assert {kernel.batch for kernel in compiled.launched} == {batch}
+    images = np.random.default_rng(0).standard_normal((batch, *graph.input_shape), np.float32)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(images)).numpy().reshape(batch, -1)
+    for _ in range(2):
+        found = compiled.run(images)
+        assert found.shape == expected.shape
+        assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
 @pytest.fixture(scope="module")
 def runtime() -> Runtime:
     return open_runtime("onnxruntime")
@@ -71,6 +85,13 @@ def test_the_rules_are_those_of_the_optimised_models(runtime: Runtime, name: str
         graph = space.lower(architecture)
         compiled = runtime.compile(graph, {})
         assert Counter(compiled.launched) == Counter(runtime.kernels(graph))
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_batch_is_split_as_one_image_and_computed_as_torch_does(
+    runtime: Runtime, name: str
+) -> None:
+    check_batch(runtime, GRAPHS[name](), 3)
 
 
 def test_networks_on_two_threads() -> None:

@@ -10,7 +10,7 @@ from networks import GRAPHS
 import nas.space
 from nas.errors import RequestError
 from nas.latency import LatencyTable, build_table, open_runtime, runtimes
-from nas.latency.kernel import Kernel
+from nas.latency.kernel import Kernel, batched
 from nas.latency.runtimes import Runtime, availability, fragment_kernels
 from nas.latency.runtimes.onnxruntime.repeated import repeat
 from nas.latency.runtimes.onnxruntime.session import Session
@@ -77,13 +77,15 @@ KERNELS = _kernels("float32") | _kernels("int8")
 
 @pytest.mark.parametrize("key", KERNELS)
 def test_every_kind_of_kernel_runs_as_often_as_it_is_repeated(key: str, tmp_path: Path) -> None:
-    kernel, path = KERNELS[key], tmp_path / "model.onnx"
-    model, inputs, copies = repeat(kernel, 3, 2, np.random.default_rng(0))
-    session = Session(model, inputs, threads=1, optimise=False, write=path)
-    nodes = [node.op_type for node in onnx.load(path).graph.node]
-    assert nodes == [node.op_type for node in model.graph.node], "none was dropped or changed"
-    assert len(nodes) % copies == 0
-    assert all(seconds > 0 for seconds in session.evaluate(2, 2))
+    for kernel in (KERNELS[key], *batched([KERNELS[key]], 3)):
+        path = tmp_path / f"{kernel.batch}.onnx"
+        model, inputs, copies = repeat(kernel, 3, 2, np.random.default_rng(0))
+        assert {shape[0] for shape in inputs.values()} == {kernel.batch}
+        session = Session(model, inputs, threads=1, optimise=False, write=path)
+        nodes = [node.op_type for node in onnx.load(path).graph.node]
+        assert nodes == [node.op_type for node in model.graph.node], "none was dropped or changed"
+        assert len(nodes) % copies == 0
+        assert all(seconds > 0 for seconds in session.evaluate(2, 2))
 
 
 def test_a_repeated_kernel_computes_what_the_network_does(runtime: Runtime) -> None:

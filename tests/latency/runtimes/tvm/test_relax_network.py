@@ -16,8 +16,8 @@ from nas.latency.runtimes.tvm.runtime import TvmRuntime
 from nas.network import Network, folded_weights
 
 
-def plans(runtime: TvmRuntime, graph: Graph) -> dict:
-    return {k: runtime.templates.candidates(k)[0] for k in runtime.kernels(graph)}
+def plans(runtime: TvmRuntime, graph: Graph, batch: int = 1) -> dict:
+    return {k: runtime.templates.candidates(k)[0] for k in runtime.kernels(graph, batch)}
 
 
 def trained(graph: Graph) -> Network:
@@ -42,6 +42,22 @@ def check(runtime: TvmRuntime, graph: Graph) -> None:
         expected = network(torch.from_numpy(image)[None])[0].numpy()
     for _ in range(2):
         found = compiled.run(image)
+        assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def check_batch(runtime: TvmRuntime, graph: Graph, batch: int) -> None:
+    """Every image of a batch, whatever the others are."""
+    network = trained(graph)
+    schedules = plans(runtime, graph, batch)
+    compiled = runtime.compile(graph, schedules, folded_weights(network), batch=batch)
+    assert Counter(compiled.launched) == Counter(runtime.kernels(graph, batch))
+    assert {kernel.batch for kernel in compiled.launched} == {batch}
+    images = np.random.default_rng(0).standard_normal((batch, *graph.input_shape), np.float32)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(images)).numpy().reshape(batch, -1)
+    for _ in range(2):
+        found = compiled.run(images)
+        assert found.shape == expected.shape
         assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
@@ -77,6 +93,23 @@ def test_whole_networks_compute_what_torch_computes(runtime: TvmRuntime, name: s
 )
 def test_blocks_on_two_threads(name: str) -> None:
     check(TvmRuntime(threads=2), GRAPHS[name]())
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_batches_compute_what_torch_computes(runtime: TvmRuntime, name: str) -> None:
+    check_batch(runtime, GRAPHS[name](), 3)
+
+
+@pytest.mark.parametrize("threads", [2, 4])
+@pytest.mark.parametrize("name", ["inverted_residual", "shuffle_unit", "squeeze_excite", "fire"])
+def test_batches_on_as_many_threads_as_images_or_more(name: str, threads: int) -> None:
+    check_batch(TvmRuntime(threads=threads), GRAPHS[name](), 3)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_tiny", "shufflenet_tiny", "squeezenet_tiny"])
+def test_whole_networks_compute_a_batch(runtime: TvmRuntime, name: str) -> None:
+    space = nas.space.load(name).on(image_size=16, channels=3, classes=5)
+    check_batch(runtime, space.lower(space.sample_choices(np.random.default_rng(2))), 4)
 
 
 def test_a_kernel_without_a_schedule_is_named(runtime: TvmRuntime) -> None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from nas.graph import ACTIVATIONS, Graph, Op
-from nas.latency.kernel import POOL_KINDS, Kernel
+from nas.latency.kernel import POOL_KINDS, Kernel, batched
 from nas.latency.runtimes.onnxruntime.fusion import OnnxRuntimeFusion
 from nas.latency.runtimes.onnxruntime.walk import Node, Walk, join
 
@@ -48,17 +48,19 @@ class BlockedFusion(OnnxRuntimeFusion):
     def __init__(self, block: int) -> None:
         self.block = block
 
-    def kernels(self, graph: Graph) -> list[Kernel]:
-        """See `Fusion.kernels`."""
-        return _BlockedWalk(graph.folded, self.block, whole=True).kernels()
+    def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
+        """See `Fusion.kernels`; how many images run at once changes nothing about the rules."""
+        return batched(_BlockedWalk(graph.folded, self.block, whole=True).kernels(), batch)
 
-    def fragment_kernels(self, graph: Graph, *, first: bool = False) -> list[Kernel]:
+    def fragment_kernels(
+        self, graph: Graph, *, first: bool = False, batch: int = 1
+    ) -> list[Kernel]:
         """See `OnnxRuntimeFusion.fragment_kernels`; an image is a plain tensor like any other."""
         found: dict[Kernel, None] = {}
         for enters_blocked in (False, True) if self.block > 1 else (False,):
             walk = _BlockedWalk(graph.folded, self.block, enters_preferred=enters_blocked)
             found.update(dict.fromkeys(walk.kernels()))
-        return list(found)
+        return batched(found, batch)
 
 
 class _BlockedWalk(Walk):

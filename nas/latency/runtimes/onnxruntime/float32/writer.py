@@ -44,7 +44,7 @@ class BlockedWriter(Writer):
             case "conv2d":
                 self._conv(before)
             case "linear":
-                x = self._input("x", (1, kernel.inputs[0].channels))
+                x = self._input("x", (kernel.inputs[0].channels,))
                 self._node("Gemm", [x, *self._weights()], transB=1)
             case "max_pool":
                 self._node("MaxPool", [self._x()], self._domain, **self._pool())
@@ -55,7 +55,7 @@ class BlockedWriter(Writer):
             case "global_pool":
                 self._node("GlobalAveragePool", [self._x()], self._domain)
             case "to_blocked":
-                x = self._input("x", (1, *kernel.output))
+                x = self._input("x", kernel.output)
                 self._node("ReorderInput", [x], BLOCKED_DOMAIN, channels_last=0)
             case "to_plain":
                 settings = {"channels": kernel.output[0], "channels_last": 0}
@@ -77,7 +77,7 @@ class BlockedWriter(Writer):
         operands = [self._x(), *self._weights()]
         if "add" in kernel.epilogue:
             operands += [""] * (3 - len(operands))
-            operands.append(before or self._input("sum", (1, *self._filled(kernel.output))))
+            operands.append(before or self._input("sum", self._filled(kernel.output)))
         settings: dict[str, Any] = {
             "group": self._groups,
             **self._window(),
@@ -104,10 +104,10 @@ class BlockedWriter(Writer):
                 ends = [self._integers(f"at{end}", [end]) for end in (part.start, part.stop, 1)]
                 self._node("Slice", [self._x(), *ends])
             case ("add",):
-                other = before or self._input("sum", (1, *self._filled(kernel.output)))
+                other = before or self._input("sum", self._filled(kernel.output))
                 self._node("Add", [self._x(), other])
             case ("multiply",):
-                gate = self._input("gate", (1, *self._filled((c, 1, 1))))
+                gate = self._input("gate", self._filled((c, 1, 1)))
                 self._node("Mul", [self._x(), gate])
             case ("relu",):
                 self._node("Relu", [self._x()])
@@ -150,7 +150,7 @@ class BlockedWriter(Writer):
 
     def _x(self, at: int = 0) -> str:
         shape = self._kernel.inputs[at].shape
-        return self._input(f"x{at}", (1, *(shape if self._reads_plain else self._filled(shape))))
+        return self._input(f"x{at}", shape if self._reads_plain else self._filled(shape))
 
     def _random_parameters(self) -> list[str]:
         """Weights and bias, small enough that nothing overflows, and large enough to be normal."""

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from itertools import product
 
 from nas.graph import Graph, Op
-from nas.latency.kernel import Kernel, shared_kernel, whole_operand
+from nas.latency.kernel import Kernel, batched, shared_kernel, whole_operand
 from nas.latency.runtimes.onnxruntime.fusion import OnnxRuntimeFusion
 from nas.latency.runtimes.onnxruntime.walk import Node, Walk, join
 
@@ -40,21 +40,25 @@ LAYOUT_FREE = frozenset({"add", "relu", "hard_sigmoid", "hard_swish"})
 class QuantisedFusion(OnnxRuntimeFusion):
     """See `nas.latency.runtimes.Fusion`, for int8."""
 
-    def kernels(self, graph: Graph) -> list[Kernel]:
+    def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
         """See `Fusion.kernels`."""
-        return _QuantisedWalk(graph.folded, whole=True).kernels()
+        return batched(_QuantisedWalk(graph.folded, whole=True, batch=batch).kernels(), batch)
 
-    def fragment_kernels(self, graph: Graph, *, first: bool = False) -> list[Kernel]:
+    def fragment_kernels(
+        self, graph: Graph, *, first: bool = False, batch: int = 1
+    ) -> list[Kernel]:
         """See `OnnxRuntimeFusion.fragment_kernels`."""
         graph, found = graph.folded, dict[Kernel, None]()
         for enters, turned_again in product((False, True), repeat=2):
-            walk = _QuantisedWalk(graph, enters_preferred=enters, turned_again=turned_again)
+            walk = _QuantisedWalk(
+                graph, enters_preferred=enters, turned_again=turned_again, batch=batch
+            )
             found.update(dict.fromkeys(walk.kernels()))
         if first:
             image = graph.input_shape
             node = ("quantize", (whole_operand(image),), image, 1, 1, 0, 1, (), 1, "int8")
             found[shared_kernel(*node)] = None
-        return list(found)
+        return batched(found, batch)
 
 
 class _QuantisedWalk(Walk):
@@ -62,6 +66,7 @@ class _QuantisedWalk(Walk):
 
     Args:
         turned_again: whether what leaves the graph is turned to channels last behind it.
+        batch: images that run at once.
     """
 
     TO_PREFERRED = "to_nhwc"
@@ -73,8 +78,10 @@ class _QuantisedWalk(Walk):
         whole: bool = False,
         enters_preferred: bool = False,
         turned_again: bool = False,
+        batch: int = 1,
     ) -> None:
         super().__init__(graph, whole=whole, enters_preferred=enters_preferred)
+        self._batch = batch
         self._turned_again = self._find_turned_again(turned_again)
 
     def _find_turned_again(self, last: bool) -> list[bool]:
@@ -160,7 +167,7 @@ class _QuantisedWalk(Walk):
         return before > (0 if self._turned_again[at] else self._dimensions(at))
 
     def _dimensions(self, at: int) -> int:
-        return sum(size != 1 for size in self._ops[at].shape)
+        return sum(size != 1 for size in (self._batch, *self._ops[at].shape))
 
     def _slices_preferred(self, source: int) -> bool:
         parts = [at for at in self._graph.consumers[source] if self._ops[at].kind == "slice"]

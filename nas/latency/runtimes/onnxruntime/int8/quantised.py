@@ -24,6 +24,7 @@ def quantised(
     model: onnx.ModelProto,
     images: Iterable[NDArray[np.float32]],
     features: Collection[str],
+    batch: int = 1,
 ) -> onnx.ModelProto:
     """The model with its weights and activations in eight bits; inputs and outputs stay float32.
 
@@ -34,10 +35,11 @@ def quantised(
     stay in float32.
 
     Args:
-        model: float32, of one image.
+        model: float32, with a fixed batch size.
         images: `channels x height x width`, from which the ranges of activations are taken.
         features: of the processor. Without VNNI instructions, sums of products of eight bits can
             overflow; weights have seven there, as the documentation recommends.
+        batch: the model's.
     """
     has_vnni = any("vnni" in feature for feature in features)
     with tempfile.TemporaryDirectory() as folder, _quiet():
@@ -47,7 +49,7 @@ def quantised(
         quantize_static(
             before,
             after,
-            _Images(model.graph.input[0].name, images),
+            _Images(model.graph.input[0].name, images, batch),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             reduce_range=not has_vnni,
@@ -59,11 +61,14 @@ def quantised(
 
 
 class _Images(CalibrationDataReader):
-    def __init__(self, name: str, images: Iterable[NDArray[np.float32]]) -> None:
-        self._feeds: Iterator[dict[str, NDArray[np.float32]]] = ({name: x[None]} for x in images)
+    def __init__(self, name: str, images: Iterable[NDArray[np.float32]], batch: int) -> None:
+        # An image repeated has the ranges that it has alone.
+        self._feeds: Iterator[dict[str, NDArray[np.float32]]] = (
+            {name: np.repeat(x[None], batch, axis=0)} for x in images
+        )
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        """The next image by the input's name; None behind the last."""
+        """The next batch by the input's name; None behind the last."""
         return next(self._feeds, None)
 
 

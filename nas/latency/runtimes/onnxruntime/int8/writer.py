@@ -48,7 +48,7 @@ class QuantisedWriter(Writer):
                 operands = [*self._read(), *self._scale("y")]
                 self._own_node("QLinearGlobalAveragePool", operands, {"channels_last": last})
             case "to_nhwc":
-                x = self._input("x0", (1, *kernel.output))
+                x = self._input("x0", kernel.output)
                 self._node("Transpose", [x], perm=[0, 2, 3, 1])
             case "to_plain":
                 self._node("Transpose", [self._x()], perm=[0, 3, 1, 2])
@@ -116,7 +116,7 @@ class QuantisedWriter(Writer):
 
     def _shuffle(self, groups: int, shape: Shape) -> None:
         c, h, w = shape
-        sizes = [1, h, w, groups, c // groups] if self._kernel.channels_last else None
+        sizes = [0, h, w, groups, c // groups] if self._kernel.channels_last else None
         parts = self._integers("parts", sizes or [0, groups, c // groups, h, w])
         x = self._node("Reshape", [self._x(), parts], into="parts")
         perm = [0, 4, 3, 1, 2] if sizes else [0, 2, 1, 3, 4]
@@ -134,12 +134,12 @@ class QuantisedWriter(Writer):
 
     def _laid(self, shape: Shape) -> tuple[int, ...]:
         c, h, w = shape
-        return (1, h, w, c) if self._kernel.channels_last else (1, c, h, w)
+        return (h, w, c) if self._kernel.channels_last else shape
 
     def _x(self, at: int = 0) -> str:
         shape = self._kernel.inputs[at].shape
         vector = self._kernel.kind == "linear"
-        return self._input(f"x{at}", (1, shape[0]) if vector else self._laid(shape))
+        return self._input(f"x{at}", shape[:1] if vector else self._laid(shape))
 
     def _read(self) -> list[str]:
         return [self._x(), *self._scale("x0")]

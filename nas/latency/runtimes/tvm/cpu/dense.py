@@ -21,7 +21,7 @@ from nas.latency.kernel import Kernel
 from nas.latency.runtimes.tvm.cpu import loops
 from nas.latency.runtimes.tvm.cpu.border import Border
 from nas.latency.runtimes.tvm.cpu.loops import Expr, Registers, Stmt
-from nas.latency.runtimes.tvm.cpu.nest import Nest, spans, unrolled
+from nas.latency.runtimes.tvm.cpu.nest import Nest, joined_pixels, spans, unrolled
 from nas.latency.runtimes.tvm.templates import Schedule
 
 
@@ -29,7 +29,7 @@ from nas.latency.runtimes.tvm.templates import Schedule
 class Tiling:
     """Sizes of a dense kernel's loops; `rows` and `columns` count output pixels.
 
-    A convolution of single pixels has one row of `height x width` columns.
+    A convolution of single pixels has one row of all its columns, see `nest.joined_pixels`.
     """
 
     groups: int
@@ -53,7 +53,7 @@ class Tiling:
             inputs=kernel.inputs[0].channels // kernel.groups,
             outputs=per_group,
             rows=1 if flat else height,
-            columns=height * width if flat else width,
+            columns=joined_pixels(kernel) if flat else width,
             taps=kernel.kernel**2,
             channels=channels,
             tiles=-(-per_group // channels),
@@ -99,7 +99,12 @@ def function(
     t = Tiling.of(kernel, schedule, lanes)
     bias_size = t.groups * t.tiles * t.channels
     nest = Nest(kernel, lanes, threads, bias_size * t.taps * t.inputs, bias_size)
-    source = _source(kernel, nest)
+    return nest.function(lambda image: _image(image, schedule, t), name)
+
+
+def _image(nest: Nest, schedule: Schedule, t: Tiling) -> list[Stmt]:
+    """The statements for one image."""
+    source = _source(nest.kernel, nest)
     high, wide = schedule["rows"], schedule["columns"]
     whole_tiles, narrow = loops.tiles(t.outputs, t.channels)
 
@@ -144,7 +149,7 @@ def function(
             lambda pixels: channel_tiles(lambda channels: tile(channels, pixels)),
             parallel=nest.parallel,
         )
-    return nest.function(source.prepare() + body, name)
+    return source.prepare() + body
 
 
 class _ChannelTile(NamedTuple):
@@ -178,6 +183,7 @@ def _tile(
     group, index, width = channels
     row, column, high, wide = pixels
     stores = loops.vectors(width, lanes)
+    sizes = loops.computed(width, lanes)
     position = list(unrolled(high, wide, len(stores)))
     registers = Registers("acc", len(position) * sums, lanes)
 
@@ -187,13 +193,14 @@ def _tile(
     packed_at = group * t.tiles + index
     found = registers.allocate()
     for at, (_, _, v) in enumerate(position):
+        n = sizes[v]
         for part in range(sums):
             start = (
-                nest.initial(packed_at * t.channels + v * lanes, lanes)
+                nest.initial(packed_at * t.channels + v * lanes, n)
                 if part == 0
-                else loops.spread(0.0, lanes)
+                else loops.spread(0.0, n)
             )
-            found.append(registers.store(register(at, part), start, lanes))
+            found.append(registers.store(register(at, part), start, n))
 
     def step(tap_row: Expr, tap_column: Expr, block: Expr) -> list[Stmt]:
         done = []
@@ -202,15 +209,16 @@ def _tile(
             tap = tap_row * kernel.kernel + tap_column
             weights_at = ((packed_at * t.taps + tap) * t.inputs + channel) * t.channels
             for at, (i, j, v) in enumerate(position):
+                n = sizes[v]
                 value = source.load(
                     (row + i) * kernel.stride + tap_row,
                     (column + j) * kernel.stride + tap_column,
                     group * t.inputs + channel,
                 )
-                total = registers.load(register(at, part), lanes)
-                weights = weight.load(weights_at + v * lanes, lanes)
-                total = total + loops.spread(value, lanes) * weights
-                done.append(registers.store(register(at, part), total, lanes))
+                total = registers.load(register(at, part), n)
+                weights = weight.load(weights_at + v * lanes, n)
+                total = total + loops.spread(value, n) * weights
+                done.append(registers.store(register(at, part), total, n))
         return done
 
     found += loops.loop(

@@ -110,23 +110,26 @@ def function(
         bias_size=padded,
         expansion_size=padded * b.inputs,
     )
+    return nest.function(lambda image: _image(image, schedule, b), name)
+
+
+def _image(nest: Nest, schedule: Schedule, b: Blocking) -> list[Stmt]:
+    """The statements for one image."""
     by_rows = schedule["order"] == "rows"
     ring = Tensor("ring", (b.blocks if by_rows else 1) * b.ring, scope="global")
     walk = _Walk(nest, schedule, b, ring, by_rows)
-    rows = kernel.output[1]
+    rows = nest.kernel.output[1]
     if by_rows:
         body = [ring.allocate(), *walk.blocks(walk.begin)]
-        body += loops.loop(rows, lambda row: walk.blocks(lambda block: walk.row(block, row)))
-    else:
-        body = walk.blocks(
-            lambda block: [
-                ring.allocate(),
-                *walk.begin(block),
-                *loops.loop(rows, lambda row: walk.row(block, row)),
-            ],
-            parallel=nest.parallel,
-        )
-    return nest.function(body, name)
+        return body + loops.loop(rows, lambda row: walk.blocks(lambda block: walk.row(block, row)))
+    return walk.blocks(
+        lambda block: [
+            ring.allocate(),
+            *walk.begin(block),
+            *loops.loop(rows, lambda row: walk.row(block, row)),
+        ],
+        parallel=nest.parallel,
+    )
 
 
 class _Block(NamedTuple):
@@ -211,12 +214,13 @@ class _Walk:
         assert steps is not None
         assert weight is not None
         assert bias is not None
-        tile = list(unrolled(count, b.channels // lanes))
+        sizes = loops.computed(block.exist, lanes)
+        tile = list(unrolled(count, len(sizes)))
         registers = Registers("acc", len(tile), lanes)
         found = registers.allocate()
         for at, (_, v) in enumerate(tile):
-            start = bias.load(block.index * b.channels + v * lanes, lanes)
-            found.append(registers.store(at, start, lanes))
+            start = bias.load(block.index * b.channels + v * lanes, sizes[v])
+            found.append(registers.store(at, start, sizes[v]))
 
         def step(channel: Expr) -> list[Stmt]:
             done = []
@@ -224,19 +228,19 @@ class _Walk:
                 pixel = line * operand.shape[2] + column + j
                 value = nest.inputs[0].load(pixel * operand.shape[0] + operand.start + channel)
                 weights_at = (block.index * b.inputs + channel) * b.channels + v * lanes
-                total = registers.load(at, lanes)
-                total = total + loops.spread(value, lanes) * weight.load(weights_at, lanes)
-                done.append(registers.store(at, total, lanes))
+                total = registers.load(at, sizes[v])
+                total = total + loops.spread(value, sizes[v]) * weight.load(weights_at, sizes[v])
+                done.append(registers.store(at, total, sizes[v]))
             return done
 
         found += loops.loop(b.inputs, step)
         for at, (j, v) in enumerate(tile):
-            value = registers.load(at, lanes)
+            value = registers.load(at, sizes[v])
             for kind in steps:
-                value = value if kind == "bias" else activated(kind, value, lanes)
+                value = value if kind == "bias" else activated(kind, value, sizes[v])
             column_at = (nest.kernel.padding + column + j) * b.channels
             target = self._at(block, line) + column_at + v * lanes
-            found.append(self.ring.store(target, value, lanes))
+            found.append(self.ring.store(target, value, sizes[v]))
         return [loops.sequence(found)]
 
     def _slide(self, block: _Block, row: Expr, column: Expr, count: int) -> list[Stmt]:
@@ -246,12 +250,13 @@ class _Walk:
         assert nest.weight is not None
         weight = nest.weight
         parts = loops.vectors(block.exist, lanes)
+        sizes = loops.computed(block.exist, lanes)
         registers = Registers("sum", count * len(parts), lanes)
         tile = list(unrolled(count, len(parts)))
         found = registers.allocate()
         for at, (_, v) in enumerate(tile):
-            start = nest.initial(block.index * b.channels + v * lanes, lanes)
-            found.append(registers.store(at, start, lanes))
+            start = nest.initial(block.index * b.channels + v * lanes, sizes[v])
+            found.append(registers.store(at, start, sizes[v]))
 
         def window_row(tap_row: Expr) -> list[Stmt]:
             line = row * kernel.stride - kernel.padding + tap_row
@@ -259,11 +264,11 @@ class _Walk:
             for tap in range(kernel.kernel):
                 for at, (j, v) in enumerate(tile):
                     x = ((column + j) * kernel.stride + tap) * b.channels + v * lanes
-                    value = self.ring.load(self._at(block, line) + x, lanes)
+                    value = self.ring.load(self._at(block, line) + x, sizes[v])
                     taps_at = (block.index * kernel.kernel + tap_row) * kernel.kernel + tap
-                    taps = weight.load(taps_at * b.channels + v * lanes, lanes)
-                    total = registers.load(at, lanes) + value * taps
-                    done.append(registers.store(at, total, lanes))
+                    taps = weight.load(taps_at * b.channels + v * lanes, sizes[v])
+                    total = registers.load(at, sizes[v]) + value * taps
+                    done.append(registers.store(at, total, sizes[v]))
             return done
 
         top = row * kernel.stride - kernel.padding

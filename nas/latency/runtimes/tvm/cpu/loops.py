@@ -1,6 +1,6 @@
 """A small language for writing a kernel's loop nest as TIR.
 
-Tensors are flat float32 arrays in `height, width, channels` order, vectors are written out
+Tensors are flat float32 arrays in `image, height, width, channels` order, vectors are written out
 explicitly, and everything that must live in registers is unrolled here, in Python. TVM then has
 little left to decide: a nest compiles in a few hundredths of a second, and what is timed is what
 was written. A vector may be narrower than the machine's (the last ten of 58 channels): LLVM splits
@@ -10,6 +10,7 @@ it into loads that stay inside the tensor.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy as copy_of
 from typing import Any
 
 from tvm import tirx
@@ -25,14 +26,21 @@ class Tensor:
 
     def __init__(self, name: str, size: int, *, scope: str = "") -> None:
         self.buffer = tirx.decl_buffer((size,), "float32", name, scope=scope)
+        self._start: Expr = 0
+
+    def after(self, start: Expr) -> Tensor:
+        """The part of the same buffer from `start` on: offsets count from there."""
+        part = copy_of(self)
+        part._start = self._start + start
+        return part
 
     def load(self, offset: Expr, width: int = 1) -> Expr:
         """`width` elements from `offset` on, as a vector."""
-        return tirx.BufferLoad(self.buffer, [_lanes(offset, width)])
+        return tirx.BufferLoad(self.buffer, [_lanes(self._start + offset, width)])
 
     def store(self, offset: Expr, value: Expr, width: int = 1) -> Stmt:
         """Writes a vector of `width` elements from `offset` on."""
-        return tirx.BufferStore(self.buffer, value, [_lanes(offset, width)])
+        return tirx.BufferStore(self.buffer, value, [_lanes(self._start + offset, width)])
 
     def allocate(self) -> Stmt:
         """Makes the buffer exist for the statements that follow."""
@@ -131,6 +139,14 @@ def divided(index: Expr, size: int) -> tuple[Expr, Expr]:
 def vectors(count: int, lanes: int) -> list[tuple[int, int]]:
     """`count` consecutive elements as `(offset, width)` vectors; the last may be narrower."""
     return [(start, min(lanes, count - start)) for start in range(0, count, lanes)]
+
+
+def computed(count: int, lanes: int) -> list[int]:
+    """Elements that are computed for each of `vectors(count, lanes)`; memory has room for them.
+
+    Half a vector costs half, on processors that have twice as many units for it.
+    """
+    return [lanes // 2 if 2 * exist <= lanes else lanes for _, exist in vectors(count, lanes)]
 
 
 def tiles(extent: int, size: int) -> tuple[int, int]:

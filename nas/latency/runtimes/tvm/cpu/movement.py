@@ -7,7 +7,7 @@ from tvm import tirx
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes.tvm.cpu import loops
 from nas.latency.runtimes.tvm.cpu.loops import Expr, Registers, Stmt
-from nas.latency.runtimes.tvm.cpu.nest import Nest, spans
+from nas.latency.runtimes.tvm.cpu.nest import Nest, joined_pixels, spans
 from nas.latency.runtimes.tvm.templates import Schedule
 
 
@@ -17,9 +17,8 @@ def global_pool(
     """The mean over height and width; the schedule has `channels` (vectors) of a register tile."""
     operand = kernel.inputs[0]
     total, height, width = operand.shape
-    nest = Nest(kernel, lanes, threads)
 
-    def tile(channel: Expr, count: int) -> list[Stmt]:
+    def tile(nest: Nest, channel: Expr, count: int) -> list[Stmt]:
         parts = loops.vectors(count, lanes)
         registers = Registers("acc", len(parts), lanes)
         found = registers.allocate()
@@ -42,8 +41,11 @@ def global_pool(
             found.append(nest.finish(mean, 0, channel + offset, n))
         return [loops.sequence(found)]
 
-    body = spans(operand.channels, schedule["channels"] * lanes, tile, parallel=nest.parallel)
-    return nest.function(body, name)
+    def image(nest: Nest) -> list[Stmt]:
+        size = schedule["channels"] * lanes
+        return spans(operand.channels, size, lambda c, n: tile(nest, c, n), parallel=nest.parallel)
+
+    return Nest(kernel, lanes, threads).function(image, name)
 
 
 def concat(kernel: Kernel, lanes: int, threads: int, name: str) -> tirx.PrimFunc:
@@ -52,8 +54,6 @@ def concat(kernel: Kernel, lanes: int, threads: int, name: str) -> tirx.PrimFunc
     A shuffle of g groups interleaves: output channel `i * g + j` is channel `i` of group `j`, so a
     vector of each group becomes g vectors of output.
     """
-    _, height, width = kernel.output
-    nest = Nest(kernel, lanes, threads)
     groups = kernel.shuffle_groups
     per_group = kernel.output[0] // groups
     # Where each concatenated channel comes from: (input, channel of that input's tensor).
@@ -80,7 +80,7 @@ def concat(kernel: Kernel, lanes: int, threads: int, name: str) -> tirx.PrimFunc
         pieces.append((channel, run_length(channel)))
         channel += pieces[-1][1]
 
-    def pixel(p: Expr) -> list[Stmt]:
+    def pixel(nest: Nest, p: Expr) -> list[Stmt]:
         found = []
         for start, n in pieces:
             parts = []
@@ -96,5 +96,8 @@ def concat(kernel: Kernel, lanes: int, threads: int, name: str) -> tirx.PrimFunc
             found.append(nest.finish(mixed, p, start * groups, n * groups))
         return found
 
-    body = loops.loop(height * width, pixel, parallel=nest.parallel)
-    return nest.function(body, name)
+    def image(nest: Nest) -> list[Stmt]:
+        pixels = joined_pixels(kernel)
+        return loops.loop(pixels, lambda p: pixel(nest, p), parallel=nest.parallel)
+
+    return Nest(kernel, lanes, threads).function(image, name)

@@ -1,5 +1,8 @@
 """The loop nests of the kernels: from a kernel and a schedule to a TIR function.
 
+A kernel for a batch is the nest of one image in a loop over images. Where a pixel of the output
+depends on no other pixel, the pixels of all images are those of a single, longer one instead.
+
 A schedule is a small dictionary of numbers and words that JSON can hold, so that a table's row is
 enough to build its kernel again. `channels` counts vectors of channels and `columns` pixels in a
 register tile; see `schedules` for what is tried.
@@ -7,7 +10,9 @@ register tile; see `schedules` for what is tried.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass, field
 
 from tvm import tirx
@@ -46,10 +51,10 @@ class Nest:
     def __post_init__(self) -> None:
         kernel = self.kernel
         self.inputs = [
-            Tensor(f"x{i}", _size(operand.shape)) for i, operand in enumerate(kernel.inputs)
+            Tensor(f"x{i}", _size(kernel, operand.shape)) for i, operand in enumerate(kernel.inputs)
         ]
         self.others = [
-            Tensor(f"a{i}", _size(operand.shape))
+            Tensor(f"a{i}", _size(kernel, operand.shape))
             for i, operand in enumerate(kernel.epilogue_operands)
         ]
         expanded = kernel.is_expanded
@@ -57,22 +62,48 @@ class Nest:
         self.expansion_bias = Tensor("eb", self.bias_size) if expanded else None
         self.weight = Tensor("w", self.weight_size) if kernel.has_weights else None
         self.bias = Tensor("b", self.bias_size) if kernel.has_bias else None
-        self.output = Tensor("y", _size(kernel.output))
+        self.output = Tensor("y", _size(kernel, kernel.output))
 
     @property
     def parallel(self) -> bool:
-        """Whether the outermost loop is shared by threads."""
+        """Whether the outermost loop inside an image is shared by threads."""
         return self.threads > 1
 
-    def function(self, body: list[Stmt], name: str) -> tirx.PrimFunc:
-        """See `Templates.function` for its parameters."""
+    def function(self, body: Callable[[Nest], list[Stmt]], name: str) -> tirx.PrimFunc:
+        """The function whose statements `body` writes for the nest of each image.
+
+        See `Templates.function` for its parameters.
+        """
+        images = 1 if joins_images(self.kernel) else self.kernel.batch
+        shared = images > 1 and images >= self.threads > 1
+        statements = loops.loop(
+            images,
+            # Without a loop there is one nest: this one.
+            lambda image: body(self if images == 1 else self._of_image(image, shared)),
+            parallel=shared,
+        )
         constants = [
             tensor
             for tensor in (self.expansion, self.expansion_bias, self.weight, self.bias)
             if tensor
         ]
         parameters = [*self.inputs, *constants, *self.others, self.output]
-        return loops.function(parameters, body, name)
+        return loops.function(parameters, statements, name)
+
+    def _of_image(self, image: Expr, shared: bool) -> Nest:
+        """The nest of one image of the batch; `shared` if threads have an image each."""
+        kernel, found = self.kernel, copy(self)
+        found.threads = 1 if shared else self.threads
+        found.inputs = [
+            tensor.after(image * math.prod(operand.shape))
+            for tensor, operand in zip(self.inputs, kernel.inputs, strict=True)
+        ]
+        found.others = [
+            tensor.after(image * math.prod(operand.shape))
+            for tensor, operand in zip(self.others, kernel.epilogue_operands, strict=True)
+        ]
+        found.output = self.output.after(image * math.prod(kernel.output))
+        return found
 
     def initial(self, offset: Expr, width: int) -> Expr:
         """What an accumulation starts from: the packed bias at `offset`, or zero."""
@@ -117,8 +148,25 @@ def activated(kind: str, value: Expr, width: int) -> Expr:
     raise ValueError(f"the TVM runtime has no activation {kind!r}")
 
 
-def _size(shape: tuple[int, int, int]) -> int:
-    size = shape[0] * shape[1] * shape[2]
+def joins_images(kernel: Kernel) -> bool:
+    """Whether a nest takes the pixels of all images as those of one.
+
+    It does for what reads, for a pixel, that pixel and nothing else; a gate is an image's own.
+    """
+    flat = (kernel.kernel, kernel.stride, kernel.padding) == (1, 1, 0)
+    dense = kernel.has_weights and flat and not kernel.is_depthwise
+    gated = any(step.startswith("multiply") for step in kernel.epilogue)
+    return (dense or kernel.kind in ("concat", "copy")) and not gated
+
+
+def joined_pixels(kernel: Kernel) -> int:
+    """Pixels of the output that a nest goes through in one row: an image's, or the batch's."""
+    _, height, width = kernel.output
+    return height * width * (kernel.batch if joins_images(kernel) else 1)
+
+
+def _size(kernel: Kernel, shape: tuple[int, int, int]) -> int:
+    size = kernel.elements(shape)
     if size > MAX_ADDRESS:
         raise ValueError(f"a tensor of {size} elements is too large")
     return size

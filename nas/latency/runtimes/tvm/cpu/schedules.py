@@ -2,23 +2,28 @@
 
 The register tile decides almost everything, so the candidates are tile shapes that just fit the
 register file. Compiling one takes far longer than timing it, and those that waste least by a count
-of instructions are within a few percent of each other: two of them are compiled, then the best
-one's other loop order. Schedules are compared by their measured time only.
+of instructions are within a few percent of each other: two are compiled, where there are several
+tiles with different loop orders, and compared by their measured time only.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes.tvm.cpu import winograd
 from nas.latency.runtimes.tvm.cpu.dense import Tiling, is_flat
+from nas.latency.runtimes.tvm.cpu.nest import joined_pixels
 
 BEST = 2
 """Register tiles that are compiled, of all that could be."""
 
 ADDER_CYCLES = 8
 """Multiply-adds that have to be under way to keep a processor's units busy."""
+
+WAYS, WAY_BYTES = 8, 4096
+"""Of a first-level cache of 32 KiB, as most processors have one or a larger one."""
 
 PARTIAL_SUMS = 4
 """Accumulators that share an output where a tile is too small to hide the adder's latency."""
@@ -43,18 +48,8 @@ def first_candidates(kernel: Kernel, lanes: int, registers: int) -> list[dict[st
 
 def refinements(kernel: Kernel, best: dict[str, Any], lanes: int) -> list[dict[str, Any]]:
     """Variations of the best schedule so far that are worth timing."""
-    if kernel.kind == "global_pool" or not best:
+    if not kernel.is_channelwise or kernel.is_expanded:
         return []
-    if kernel.is_expanded:
-        return [{**best, "order": "rows"}] if kernel.groups > best["channels"] * lanes else []
-    if "winograd" in best:
-        return []
-    if not kernel.is_channelwise:
-        t = Tiling.of(kernel, best, lanes)
-        one_tile = t.groups * t.tiles == 1 or (
-            t.rows <= best["rows"] and t.columns <= best["columns"]
-        )
-        return [] if one_tile else [{**best, "order": "channels"}]
     several = kernel.output[0] > best["channels"] * lanes and kernel.output[1] > 1
     return [{**best, "order": "channels"}] if several else []
 
@@ -72,14 +67,34 @@ def _dense_candidates(kernel: Kernel, lanes: int, registers: int) -> list[dict[s
         inputs = kernel.inputs[0].channels // kernel.groups
         small = rows * columns * channels < 2 * PARTIAL_SUMS and inputs % PARTIAL_SUMS == 0
         sums = PARTIAL_SUMS if small else 1
-        size = kernel.output[1] * kernel.output[2] if is_flat(kernel) else kernel.output[2]
-        cycles = _cycles(whole_vectors, channels, size, columns, rows * sums) / rows
+        size = joined_pixels(kernel) if is_flat(kernel) else kernel.output[2]
+        cycles = _cycles(_vectors(outputs, lanes), channels, size, columns, rows * sums) / rows
+        if _collide(kernel, rows * columns):
+            cycles *= 2
         schedule = {"channels": channels, "rows": rows, "columns": columns}
         found.append((cycles, {**schedule, "order": "pixels", "partial_sums": sums}))
-    return _best(found)
+    best = _best(found)
+    t = Tiling.of(kernel, best[0], lanes)
+    if t.groups * t.tiles > 1 and (t.rows > best[0]["rows"] or t.columns > best[0]["columns"]):
+        return [best[0], {**best[0], "order": "channels"}]
+    return best
 
 
-def _cycles(vectors: int, channels: int, size: int, columns: int, repeats: int) -> float:
+def _collide(kernel: Kernel, pixels: int) -> bool:
+    """Whether the pixels of a tile push each other out of the first-level cache.
+
+    Lines a whole number of ways apart share a set of it: pixels of 512 or 1024 channels do.
+    """
+    stride = 4 * kernel.inputs[0].shape[0]
+    return pixels > WAYS * WAY_BYTES // math.gcd(stride, WAY_BYTES)
+
+
+def _vectors(channels: int, lanes: int) -> float:
+    """Vectors that hold so many channels, the last one perhaps half of one."""
+    return -(-2 * channels // lanes) / 2
+
+
+def _cycles(vectors: float, channels: int, size: int, columns: int, repeats: int) -> float:
     """Cycles of one step of the reduction, over all register tiles of a row of pixels.
 
     Args:
@@ -87,7 +102,7 @@ def _cycles(vectors: int, channels: int, size: int, columns: int, repeats: int) 
         size, columns: pixels of the row, and of those in a tile.
         repeats: accumulators for each of the tile's.
     """
-    total = 0
+    total = 0.0
     for v in _parts(vectors, channels):
         for p in _parts(size, columns):
             # Each weight vector is loaded once a step.
@@ -95,9 +110,9 @@ def _cycles(vectors: int, channels: int, size: int, columns: int, repeats: int) 
     return total
 
 
-def _parts(extent: int, size: int) -> list[int]:
+def _parts(extent: float, size: int) -> list[float]:
     whole, rest = divmod(extent, size)
-    return [size] * whole + [rest] * (rest > 0)
+    return [float(size)] * int(whole) + [rest] * (rest > 0)
 
 
 def _best(candidates: list[tuple[float, dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -119,7 +134,7 @@ def _pixel_tile(kernel: Kernel, pixels: int) -> tuple[int, int]:
     """Rows and columns of a tile of at most `pixels` output pixels."""
     _, height, width = kernel.output
     if is_flat(kernel):
-        return 1, _balanced(height * width, pixels)
+        return 1, _balanced(joined_pixels(kernel), pixels)
     if width > pixels:
         return 1, _balanced(width, pixels)
     rows = max(n for n in range(1, height + 1) if height % n == 0 and n * width <= pixels)
@@ -136,7 +151,8 @@ def _window_candidates(kernel: Kernel, lanes: int, registers: int) -> list[dict[
     whole_vectors = -(-channels // lanes)
     found = []
     for vectors in sorted({min(n, whole_vectors) for n in (2, 4)}):
-        columns = _balanced(width, max(1, registers // 2 // vectors))
+        # Wider tiles than these were never faster: their border tiles are written out.
+        columns = _balanced(width, max(1, min(8, registers // 2 // vectors)))
         found.append({"channels": vectors, "columns": columns, "order": "rows"})
     return found
 
@@ -148,7 +164,6 @@ def _expanded_candidates(kernel: Kernel, lanes: int, registers: int) -> list[dic
     for vectors in (1, 2, 3, 4):
         if vectors > whole_vectors:
             continue
-        padded = -(-whole_vectors // vectors) * vectors
         pixels = _balanced(width, (registers - vectors - 1) // vectors)
         schedule = {
             "channels": vectors,
@@ -156,5 +171,7 @@ def _expanded_candidates(kernel: Kernel, lanes: int, registers: int) -> list[dic
             "columns": _balanced(kernel.output[2], max(1, registers // 2 // vectors)),
             "order": "channels",
         }
-        found.append((_cycles(padded, vectors, width, pixels, 1), schedule))
-    return _best(found)
+        cycles = _cycles(_vectors(kernel.groups, lanes), vectors, width, pixels, 1)
+        found.append((cycles, schedule))
+    best, *others = _best(found)
+    return [best, *({**other, "order": "rows"} for other in others)]

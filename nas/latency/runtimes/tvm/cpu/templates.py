@@ -13,6 +13,7 @@ from tvm.target import codegen
 
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes.tvm.cpu import dense, expanded, nest, schedules, window, winograd
+from nas.latency.runtimes.tvm.cpu.metaschedule import definition, program
 from nas.latency.runtimes.tvm.templates import Expansion, Schedule
 
 _PASSES = tvm.transform.Sequential(
@@ -69,7 +70,12 @@ class CpuTemplates:
         return found + [{**each, "threads": 1} for each in (best, *found)]
 
     def function(self, kernel: Kernel, schedule: Schedule, name: str) -> tirx.PrimFunc:
-        """See `Templates.function`. A schedule with `threads` overrides the number of threads."""
+        """See `Templates.function`. A schedule with `threads` overrides the number of threads.
+
+        A schedule that MetaSchedule found has a trace instead of tile sizes.
+        """
+        if program.is_tuned(schedule):
+            return program.function(kernel, schedule, name)
         return nest.build(kernel, schedule, self.lanes, schedule.get("threads", self.threads), name)
 
     def pack(
@@ -81,6 +87,9 @@ class CpuTemplates:
         expansion: Expansion | None = None,
     ) -> list[NDArray[np.float32]]:
         """See `Templates.pack`."""
+        if program.is_tuned(schedule):
+            assert weight is not None
+            return definition.pack(kernel, weight, bias, expansion)
         place = kernel, schedule, self.lanes
         if expansion is not None:
             assert weight is not None

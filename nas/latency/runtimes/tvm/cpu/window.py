@@ -33,22 +33,24 @@ def function(
     which of channels and rows the outer loop walks.
     """
     channels, height, _ = kernel.output
-    nest = Nest(kernel, lanes, threads, kernel.kernel**2 * channels, channels)
     size = schedule["channels"] * lanes
-    if schedule["order"] == "channels":
-        body = spans(
-            channels,
-            size,
-            lambda c, n: loops.loop(height, lambda row: _row(nest, schedule, row, c, n)),
-            parallel=nest.parallel,
-        )
-    else:
-        body = loops.loop(
+
+    def image(nest: Nest) -> list[Stmt]:
+        if schedule["order"] == "channels":
+            return spans(
+                channels,
+                size,
+                lambda c, n: loops.loop(height, lambda row: _row(nest, schedule, row, c, n)),
+                parallel=nest.parallel,
+            )
+        return loops.loop(
             height,
             lambda row: spans(channels, size, lambda c, n: _row(nest, schedule, row, c, n)),
             parallel=nest.parallel,
         )
-    return nest.function(body, name)
+
+    nest = Nest(kernel, lanes, threads, kernel.kernel**2 * channels, channels)
+    return nest.function(image, name)
 
 
 def _row(nest: Nest, schedule: Schedule, row: Expr, channel: Expr, count: int) -> list[Stmt]:

@@ -142,6 +142,11 @@ def function(
     t = Tiling.of(kernel, schedule, lanes)
     padded = t.blocks * t.channels
     nest = Nest(kernel, lanes, threads, padded * t.inputs * t.n**2, padded)
+    return nest.function(lambda image: _image(image, schedule, t), name)
+
+
+def _image(nest: Nest, schedule: Schedule, t: Tiling) -> list[Stmt]:
+    """The statements for one image."""
     border = Border(nest, t.rows * t.m + 2, t.columns * t.m + 2)
     work = _Work(nest, schedule, t, border)
     whole, rest = loops.tiles(t.rows, schedule["bands"])
@@ -151,9 +156,9 @@ def function(
     body += work.band(
         whole * schedule["bands"],
         t.rows - whole * schedule["bands"],
-        kernel.output[1] - (t.rows - 1) * t.m,
+        nest.kernel.output[1] - (t.rows - 1) * t.m,
     )
-    return nest.function([*border.prepare(), work.transformed.allocate(), *body], name)
+    return [*border.prepare(), work.transformed.allocate(), *body]
 
 
 class _Work:

@@ -34,6 +34,9 @@ class CudaRuntime(TvmRuntime):
     `cuda.fusion` for how the one composes to the other.
     """
 
+    MOST_IMAGES = 1
+    """See `nas.latency.runtimes.require_batch`."""
+
     def __init__(self, *, dtype: str = "float32", threads: int = 1) -> None:
         super().__init__(target="cuda", threads=threads, dtype=dtype)
 

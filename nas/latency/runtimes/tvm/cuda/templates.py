@@ -65,6 +65,8 @@ class CudaTemplates:
 
     def function(self, kernel: Kernel, schedule: Schedule, name: str) -> tirx.PrimFunc:
         """See `Templates.function`."""
+        if kernel.batch > 1:
+            raise ValueError("the GPU's kernels are for one image")
         if kernel.is_expanded:
             return expanded.function(kernel, schedule, self.dtype, name)
         if kernel.is_channelwise:

@@ -42,15 +42,30 @@ def one_image(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "images", lambda shape: images(shape, count=1))
 
 
-def check(runtime: Runtime, graph: Graph) -> None:
-    compiled = runtime.compile(graph, {})
-    assert Counter(compiled.launched) == Counter(runtime.kernels(graph))
+def check(runtime: Runtime, graph: Graph, batch: int = 1) -> None:
+    compiled = runtime.compile(graph, {}, batch=batch)
+    assert Counter(compiled.launched) == Counter(runtime.kernels(graph, batch))
 
 
 @pytest.mark.usefixtures("one_image")
 @pytest.mark.parametrize("name", sorted(GRAPHS.keys() - {SLICED_IMAGE}))
 def test_the_rules_are_those_of_the_optimised_blocks(runtime: Runtime, name: str) -> None:
     check(runtime, GRAPHS[name]())
+
+
+@pytest.mark.usefixtures("one_image")
+@pytest.mark.parametrize("name", sorted(GRAPHS.keys() - {SLICED_IMAGE}))
+def test_the_rules_hold_for_batches(runtime: Runtime, name: str) -> None:
+    check(runtime, GRAPHS[name](), 2)
+
+
+def test_a_batch_gives_every_image_what_it_gets_alone(runtime: Runtime) -> None:
+    for graph in (_tiny("shufflenet_tiny"), _tiny("mobilenet_tiny"), _squeeze_excite_network()):
+        images = np.stack(list(calibration.images(graph.input_shape, count=3, start=50)))
+        alone, together = (runtime.compile(graph, {}, batch=n) for n in (1, 3))
+        expected = np.stack([alone.run(image) for image in images])
+        # Equal ranges, equal weights: the same integers, whatever runs beside them.
+        np.testing.assert_array_equal(together.run(images), expected)
 
 
 @pytest.mark.usefixtures("one_image")
@@ -106,11 +121,14 @@ def _hard_swish_of_a_sum(build: Builder) -> int:
     ],
 )
 @pytest.mark.parametrize("size", [8, 1])
-def test_the_rules_hold_for_what_no_space_has(runtime: Runtime, block: Block, size: int) -> None:
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_rules_hold_for_what_no_space_has(
+    runtime: Runtime, block: Block, size: int, batch: int
+) -> None:
     build = Builder((3, size, size), norm=True, activation="relu", classes=10)
     if size > 1 or "pool" not in block.__name__:
         build.linear(build.global_pool(block(build)), "linear", 7)
-        check(runtime, build.graph())
+        check(runtime, build.graph(), batch)
 
 
 def test_a_network_that_stays_in_float32_in_part_is_refused(runtime: Runtime) -> None:

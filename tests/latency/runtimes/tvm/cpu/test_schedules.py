@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -113,7 +115,7 @@ def expected(kernel: Kernel, x: torch.Tensor, weights: dict[str, np.ndarray]) ->
     for step in kernel.epilogue:
         if step in ACTIVATIONS:
             y = ACTIVATIONS[step](y)
-    return y.flatten().numpy()
+    return y.flatten(1).numpy()
 
 
 def sweep(kernel: Kernel, lanes: int, registers: int) -> list[dict]:
@@ -126,12 +128,21 @@ def sweep(kernel: Kernel, lanes: int, registers: int) -> list[dict]:
 
 @pytest.mark.parametrize("text", KERNELS)
 def test_every_schedule_computes_the_same(text: str) -> None:
-    kernel = Kernel.parse(text)
-    graph = graph_of(kernel)
-    runtime = TvmRuntime()
-    assert runtime.kernels(graph) == [kernel]
+    check(Kernel.parse(text), TvmRuntime())
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("text", KERNELS[::4])
+def test_every_schedule_computes_every_image_of_a_batch(text: str, threads: int) -> None:
+    check(replace(Kernel.parse(text), batch=3), TvmRuntime(threads=threads))
+
+
+def check(kernel: Kernel, runtime: TvmRuntime) -> None:
+    """Every schedule of a sweep against torch."""
+    graph, batch = graph_of(kernel), kernel.batch
+    assert runtime.kernels(graph, batch) == [kernel]
     rng = np.random.default_rng(0)
-    image = rng.standard_normal(graph.input_shape).astype(np.float32)
+    images = rng.standard_normal((batch, *graph.input_shape)).astype(np.float32)
     weights = {
         "it": rng.standard_normal(kernel.weight_shape).astype(np.float32),
         "it.bias": rng.standard_normal(kernel.output[0]).astype(np.float32),
@@ -139,12 +150,14 @@ def test_every_schedule_computes_the_same(text: str) -> None:
     if kernel.is_expanded:
         weights["expand"] = rng.standard_normal(kernel.expansion_shape).astype(np.float32)
         weights["expand.bias"] = rng.standard_normal(kernel.groups).astype(np.float32)
-    reference = expected(kernel, torch.from_numpy(image)[None], weights)
-    assert reference.size == np.prod(kernel.output)
+    reference = expected(kernel, torch.from_numpy(images), weights)
+    assert reference.size == kernel.elements(kernel.output)
     candidates = sweep(kernel, runtime.templates.lanes, runtime.templates.registers)
     assert len(candidates) <= 16
     for schedule in candidates:
-        found = runtime.compile(graph, {kernel: schedule}, weights).run(image)
+        found = runtime.compile(graph, {kernel: schedule}, weights, batch).run(
+            images if batch > 1 else images[0]
+        )
         error = np.abs(found - reference).max() / np.abs(reference).max()
         assert error < 1e-5, schedule
 

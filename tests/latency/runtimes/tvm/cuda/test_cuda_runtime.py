@@ -31,6 +31,16 @@ from nas.network import Network, folded_weights
 TINY = Kernel.parse("copy 8x2x2 -> 8x2x2 relu")
 
 
+def test_batches_are_for_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = runtime_on(SimulatedGpu(), monkeypatch, "float32")
+    runtimes.require_batch(runtime, 1)
+    with pytest.raises(RequestError, match="Batches of 4 images are for the CPU, .*'cuda'"):
+        runtimes.require_batch(runtime, 4)
+    four = Kernel.parse("copy batch4 8x2x2 -> 8x2x2 relu")
+    with pytest.raises(ValueError, match="for one image"):
+        runtime.templates.function(four, runtime.templates.candidates(four)[0], "it")
+
+
 def runtime_on(gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch, dtype: str) -> CudaRuntime:
     templates = CudaTemplates.for_arch("sm_80", dtype)
     monkeypatch.setattr(targets, "resolve", lambda *settings: (templates, gpu))

@@ -1,0 +1,195 @@
+"""Tuning keeps the faster of two schedules, says what it tried, and tries nothing twice."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_runtime import FakeRuntime, latency_us
+
+import nas.space
+from nas.errors import MeasurementError, RequestError
+from nas.latency import Kernel, LatencyTable, build_table, space_kernels
+from nas.latency.isolated import IsolatedTimer
+from nas.latency.record import Record
+from nas.latency.timing import Timing, four_digits
+from nas.latency.tuning import TuningProgress, check_request, trials_of, tune_table
+
+SPACE = nas.space.load("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
+KERNELS = [kernel for kernel in space_kernels(SPACE, "tvm") if kernel.has_weights][:6]
+
+
+@dataclass
+class FakeTuner(FakeRuntime):
+    """What it finds takes `factors` times as long as the template, by the kernel's text.
+
+    A kernel without a factor cannot be tuned.
+    """
+
+    factors: dict[str, float] = field(default_factory=dict)
+    tuned: list[Kernel] = field(default_factory=list)
+    turns: list[str] = field(default_factory=list)
+
+    def tune_kernel(self, kernel: Kernel, trials: int) -> Mapping[str, Any]:
+        time.sleep(self.seconds)
+        self.tuned.append(kernel)
+        if kernel.text not in self.factors:
+            raise MeasurementError("none of the candidates runs")
+        return {"tuner": "metaschedule", "trials": trials, "trace": [[], []]}
+
+    def retime_kernel(self, kernel: Kernel, schedule: Mapping[str, Any]) -> Timing:
+        is_trace = "trace" in schedule
+        self.turns.append("found" if is_trace else "present")
+        assert is_trace or schedule["tile"] == 1
+        factor = self.factors[kernel.text] if is_trace else 1.0
+        return Timing((four_digits(factor * latency_us(kernel)),) * 10)
+
+
+def record_of(table: LatencyTable, kernel: Kernel) -> Record:
+    record = table.record(kernel)
+    assert record is not None
+    assert record.settled
+    return record
+
+
+def test_the_faster_schedule_stays_and_the_row_says_what_was_tried(tmp_path: Path) -> None:
+    faster, slower, broken = KERNELS[:3]
+    runtime = FakeTuner(factors={faster.text: 0.5, slower.text: 1.25})
+    table = LatencyTable.open_or_create(tmp_path, runtime)
+    build_table(table, KERNELS[:3], runtime)
+    before = {kernel: record_of(table, kernel) for kernel in KERNELS[:3]}
+    runtime.turns.clear()
+    seen: list[TuningProgress] = []
+    result = tune_table(table, KERNELS[:3], runtime, trials=8, progress=seen.append)
+    assert (result.faster, result.kept, result.skipped) == (1, 1, 0)
+    assert list(result.failed) == [broken]
+    assert "none of the candidates runs" in str(result)
+    assert runtime.turns[:6] == ["present", "found"] * 3
+
+    table = LatencyTable.open(table.path)
+    won, kept = record_of(table, faster), record_of(table, slower)
+    assert won.latency_us == four_digits(0.5 * latency_us(faster))
+    assert won.schedule == {"tuner": "metaschedule", "trials": 8, "trace": [[], []]}
+    assert (won.status, len(won.medians_us)) == ("ok", 2)
+    assert kept.latency_us == before[slower].latency_us
+    assert kept.samples_us == before[slower].samples_us
+    assert kept.schedule is not None
+    assert kept.schedule["tile"] == 1
+    assert kept.schedule["tried"] == {"tuner": "metaschedule", "trials": 8, "speedup": 0.8}
+    assert record_of(table, broken) == before[broken]
+    assert [trials_of(record_of(table, kernel)) for kernel in KERNELS[:3]] == [8, 8, 0]
+
+    last = seen[-1]
+    assert (last.done, last.total) == (3, 3)
+    total_us = latency_us(faster) + latency_us(slower)
+    assert result.gain == pytest.approx(0.5 * latency_us(faster) / total_us, abs=1e-3)
+    assert last.gain == result.gain
+
+
+def test_what_was_tuned_is_not_tuned_again_unless_with_more_trials(tmp_path: Path) -> None:
+    runtime = FakeTuner(factors={kernel.text: 0.9 for kernel in KERNELS[::2]})
+    runtime.factors |= {kernel.text: 1.1 for kernel in KERNELS[1::2]}
+    table = LatencyTable.open_or_create(tmp_path, runtime)
+    build_table(table, KERNELS, runtime)
+
+    def stop(progress: TuningProgress) -> None:
+        if progress.done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune_table(table, KERNELS, runtime, trials=8, progress=stop)
+    assert runtime.tuned == KERNELS[:3]
+    again = LatencyTable.open_or_create(tmp_path, runtime)
+    build_table(again, KERNELS, runtime)
+    result = tune_table(again, KERNELS, runtime, trials=8)
+    assert runtime.tuned == KERNELS
+    assert result.skipped == 3
+    rows = again.path.read_bytes()
+    assert tune_table(again, KERNELS, runtime, trials=4).skipped == len(KERNELS)
+    assert again.path.read_bytes() == rows
+    more = tune_table(again, KERNELS, runtime, trials=16)
+    # A second trace that is no faster than the first replaces nothing.
+    assert (more.faster, more.kept) == (0, len(KERNELS))
+    assert all(trials_of(record_of(again, kernel)) == 16 for kernel in KERNELS)
+
+
+def test_kernels_without_weights_or_latency_are_skipped(tmp_path: Path) -> None:
+    broken = KERNELS[0]
+    pool = Kernel.parse("global_pool 8x4x4 -> 8x1x1")
+    runtime = FakeTuner(broken=frozenset({broken.text}))
+    table = LatencyTable.open_or_create(tmp_path, runtime)
+    build_table(table, [broken, pool], runtime)
+    result = tune_table(table, [broken, pool, KERNELS[1]], runtime, trials=8)
+    assert result.skipped == 3
+    assert runtime.tuned == []
+
+
+def opened(name: str, target: str, threads: int, dtype: str) -> FakeTuner:
+    return FakeTuner(factors={KERNELS[0].text: 0.5}, seconds=0.4)
+
+
+def test_a_worker_tunes_too_and_gets_more_time_for_more_trials(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("nas.latency.isolated.TRIAL_SECONDS", 1.0)
+    with IsolatedTimer(FakeTuner(), opener=opened, limit_s=0.1) as timer:
+        assert timer.tune_kernel(KERNELS[0], 20)["trials"] == 20
+        with pytest.raises(MeasurementError, match="none of the candidates runs"):
+            timer.tune_kernel(KERNELS[1], 20)
+        monkeypatch.setattr("nas.latency.isolated.TRIAL_SECONDS", 0.01)
+        with pytest.raises(MeasurementError, match="took more than"):
+            timer.tune_kernel(KERNELS[0], 2)
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (("template", 64, "tvm", "cpu"), "--trials counts what MetaSchedule tries"),
+        (("mlp", None, "tvm", "cpu"), "There is no tuner 'mlp'"),
+        (("metaschedule", 64, "onnxruntime", "cpu"), "does not tune for runtime 'onnxruntime'"),
+        (("metaschedule", 64, "tvm", "cuda"), "target 'cuda'"),
+        (("metaschedule", None, "tvm", "rpc://host:9090"), "target 'rpc://host:9090'"),
+    ],
+)
+def test_a_wrong_request_says_what_to_do(request_: tuple, words: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        check_request(*request_)
+    assert words in str(caught.value)
+    assert caught.value.remedy
+
+
+def test_the_command_line_refuses_trials_without_a_tuner(tmp_path: Path) -> None:
+    words = ["table", "build", "--space", "mobilenet_tiny", "--trials", "8"]
+    done = subprocess.run(
+        [sys.executable, "-m", "nas", *words], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Add --tuner metaschedule" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_package_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.latency.tuning.find_spec", lambda name: None)
+    with pytest.raises(RequestError, match="needs xgboost") as caught:
+        check_request("metaschedule", 64, "tvm", "cpu")
+    assert caught.value.remedy == "pip install 'hardware-nas[metaschedule]'"
+
+
+def test_how_many_trials_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.latency.tuning.find_spec", lambda name: object())
+    assert check_request("template", None, "onnxruntime", "cpu") == 0
+    assert check_request("metaschedule", None, "tvm", "cpu") == 64
+    assert check_request("metaschedule", 7, "tvm", "cpu") == 7
+
+
+def test_no_trials_are_no_request(tmp_path: Path) -> None:
+    runtime = FakeTuner()
+    table = LatencyTable.open_or_create(tmp_path, runtime)
+    with pytest.raises(RequestError, match="trials is 0"):
+        tune_table(table, KERNELS, runtime, trials=0)
