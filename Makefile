@@ -10,7 +10,7 @@ quickstart: $(INSTALLED)
 	$(BIN)/nas quickstart
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
