@@ -203,11 +203,12 @@ def _tile(
             found.append(registers.store(register(at, part), start, n))
 
     def step(tap_row: Expr, tap_column: Expr, block: Expr) -> list[Stmt]:
-        done = []
+        done: list[Stmt] = []
         for part in range(sums):
             channel = block * sums + part
             tap = tap_row * kernel.kernel + tap_column
             weights_at = ((packed_at * t.taps + tap) * t.inputs + channel) * t.channels
+            done += nest.fetch_ahead(weights_at, t.channels, len(stores))
             for at, (i, j, v) in enumerate(position):
                 n = sizes[v]
                 value = source.load(

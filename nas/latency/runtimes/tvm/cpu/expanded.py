@@ -223,11 +223,13 @@ class _Walk:
             found.append(registers.store(at, start, sizes[v]))
 
         def step(channel: Expr) -> list[Stmt]:
-            done = []
+            done: list[Stmt] = []
+            first = (block.index * b.inputs + channel) * b.channels
+            done += nest.fetch_ahead(first, b.channels, len(sizes), weight)
             for at, (j, v) in enumerate(tile):
                 pixel = line * operand.shape[2] + column + j
                 value = nest.inputs[0].load(pixel * operand.shape[0] + operand.start + channel)
-                weights_at = (block.index * b.inputs + channel) * b.channels + v * lanes
+                weights_at = first + v * lanes
                 total = registers.load(at, sizes[v])
                 total = total + loops.spread(value, sizes[v]) * weight.load(weights_at, sizes[v])
                 done.append(registers.store(at, total, sizes[v]))

@@ -42,6 +42,12 @@ class Tensor:
         """Writes a vector of `width` elements from `offset` on."""
         return tirx.BufferStore(self.buffer, value, [_lanes(self._start + offset, width)])
 
+    def prefetch(self, offset: Expr) -> Stmt:
+        """Asks for the cache line of an element that will be read soon; it need not exist."""
+        address = tirx.address_of(tirx.BufferLoad(self.buffer, [offset]))
+        read, keep, data = (tirx.const(n, "int32") for n in (0, 3, 1))
+        return tirx.Evaluate(tirx.call_intrin("void", "tirx.prefetch", address, read, keep, data))
+
     def allocate(self) -> Stmt:
         """Makes the buffer exist for the statements that follow."""
         return tirx.AllocBuffer(self.buffer)

@@ -222,11 +222,12 @@ class _Work:
             found += [registers.store(k, zero, lanes) for k in range(len(position))]
 
             def step(channel: Expr) -> list[Stmt]:
-                done = []
+                weights_at = ((block * t.n**2 + at) * t.inputs + channel) * t.channels
+                vectors = t.channels // lanes
+                done = self._nest.fetch_ahead(weights_at, t.channels, vectors)
                 for k, (j, v) in enumerate(position):
                     value = self.transformed.load((at * tiles + tile + j) * t.inputs + channel)
-                    weight_at = (block * t.n**2 + at) * t.inputs + channel
-                    weights = weight.load(weight_at * t.channels + v * lanes, lanes)
+                    weights = weight.load(weights_at + v * lanes, lanes)
                     total = registers.load(k, lanes) + loops.spread(value, lanes) * weights
                     done.append(registers.store(k, total, lanes))
                 return done
