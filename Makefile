@@ -10,7 +10,7 @@ quickstart: $(INSTALLED)
 	$(BIN)/nas quickstart
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

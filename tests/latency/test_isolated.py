@@ -87,6 +87,8 @@ def test_a_worker_killed_from_outside_is_replaced() -> None:
                 child.kill()
                 while child.status() != psutil.STATUS_ZOMBIE:
                     time.sleep(0.01)
+                # Its other threads may hold the pipe a little longer.
+                time.sleep(0.5)
         schedule, timing = timer.time_kernel(ALSO_FINE)
         assert (schedule, timing.latency_us) == ({"tile": 1}, latency_us(ALSO_FINE))
         assert timer.retime_kernel(FINE, {"tile": 1}).latency_us == latency_us(FINE)
