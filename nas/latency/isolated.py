@@ -40,11 +40,11 @@ TRIAL_SECONDS = 15.0
 START_SECONDS = 120.0
 """How long a worker may take to start: it imports the runtime."""
 
-RECONNECTIONS = 3
-"""How often a device that vanished is looked for again before it counts as lost."""
-
 MOST_COMPILERS = 2
 """Workers beside the one that is timing: compiling a kernel takes about twice as long."""
+
+RECONNECTIONS = 3
+"""How often a device that vanished is looked for again before it counts as lost."""
 
 PAUSE_SECONDS = 2.0
 """Before it is looked for the first time; each later pause is as much longer."""

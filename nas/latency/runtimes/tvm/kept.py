@@ -9,18 +9,16 @@ from nas.latency.kernel import Kernel
 from nas.latency.runtimes.tvm.templates import Schedule
 from nas.latency.timing import Evaluate
 
-LARGEST_BYTES = 256 << 20
-"""Of tensors that kept kernels hold: some sixty kernels, more than a build times before it returns
-to the first."""
-
-LARGEST_BYTES_ON_A_BOARD = 64 << 20
-"""The same where memory may be scarce."""
-
 
 class Kept:
-    """The kernels timed last, with the tensors that they were timed on."""
+    """The kernels timed last, with the tensors that they were timed on.
 
-    def __init__(self, largest_bytes: int = LARGEST_BYTES) -> None:
+    Args:
+        largest_bytes: of these tensors. A build times some fifty kernels before it returns to the
+            first; they hold some 200 MiB.
+    """
+
+    def __init__(self, largest_bytes: int) -> None:
         self._largest_bytes = largest_bytes
         self._held: OrderedDict[tuple[Kernel, str], tuple[Evaluate, int]] = OrderedDict()
 

@@ -47,15 +47,29 @@ class Place(Protocol):
         """What is worth knowing about the device, for a table's header."""
         ...
 
+    @property
+    def boards(self) -> int:
+        """How many equal devices there are. Raises BoardLostError where a tracker is gone."""
+        ...
 
-class Here:
-    """This process, on this machine's processor. See `Place`."""
+    @property
+    def kept_bytes(self) -> int:
+        """Of tensors that kernels may hold there between two timings."""
+        ...
 
-    def __init__(self, threads: int) -> None:
-        self.device = tvm.cpu()
-        if threads > 1:
-            big_cores_first = 1
-            tvm.get_global_func("runtime.config_threadpool")(big_cores_first, threads)
+    def release(self) -> None:
+        """Lets others use a device that has one user at a time; the next use takes it back."""
+        ...
+
+
+class Local:
+    """This process, on a device of this machine. See `Place`."""
+
+    boards = 1
+    kept_bytes = 256 << 20
+
+    def __init__(self, device: tvm.runtime.Device) -> None:
+        self.device = device
 
     def module(self, library: tvm.runtime.Module) -> tvm.runtime.Module:
         """See `Place.module`."""
@@ -72,6 +86,19 @@ class Here:
     def timing(self, threads: int) -> AbstractContextManager[None]:
         """See `Place.timing`."""
         return timing.pinned(threads)
+
+    def release(self) -> None:
+        """See `Place.release`. A machine's own devices have many users."""
+
+
+class Here(Local):
+    """This machine's processor."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(tvm.cpu())
+        if threads > 1:
+            big_cores_first = 1
+            tvm.get_global_func("runtime.config_threadpool")(big_cores_first, threads)
 
     def processor(self) -> tuple[str, tuple[str, ...]]:
         """See `Place.processor`."""

@@ -24,6 +24,7 @@ from nas.latency.runtimes.tvm.place import Place
 from nas.latency.runtimes.tvm.templates import (
     Expansion,
     Templates,
+    build,
     flat_type,
     random_constants,
 )
@@ -86,9 +87,7 @@ class RelaxNetwork:
             )
 
         _emit_main(builder, graph, steps, functions, constants, templates.dtype)
-        executable = relax.build(
-            builder.get(), templates.target, relax_pipeline=templates.passes(), tir_pipeline="tirx"
-        )
+        executable = build(builder.get(), templates)
         self._code = executable.as_text()
         self._vm = place.virtual_machine(executable)
         self._set_input(np.zeros((batch, *graph.input_shape), np.float32))

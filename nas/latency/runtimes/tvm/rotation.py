@@ -17,7 +17,13 @@ from tvm import relax
 from nas.latency import footprint
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes.tvm.place import Place
-from nas.latency.runtimes.tvm.templates import Schedule, Templates, flat_type, random_constants
+from nas.latency.runtimes.tvm.templates import (
+    Schedule,
+    Templates,
+    build,
+    flat_type,
+    random_constants,
+)
 from nas.latency.timing import Evaluate
 
 ROTATED_BYTES = footprint.MIB[0] << 20
@@ -51,7 +57,7 @@ def launches_of(kernel: Kernel, kernel_seconds: float) -> int:
 
 def _copies(kernel: Kernel) -> int:
     """How many copies of a kernel's weights fill `ROTATED_BYTES`."""
-    return min(MOST_LAUNCHES, -(-ROTATED_BYTES // (kernel.weight_bytes)))
+    return min(MOST_LAUNCHES, -(-ROTATED_BYTES // kernel.weight_bytes))
 
 
 def in_turn(
@@ -94,9 +100,7 @@ def in_turn(
                 result = builder.emit(relax.call_tir(function, arguments, result_type))
             result = builder.emit_output(result)
         builder.emit_func_output(result)
-    executable = relax.build(
-        builder.get(), templates.target, relax_pipeline=templates.passes(), tir_pipeline="tirx"
-    )
+    executable = build(builder.get(), templates)
     vm = place.virtual_machine(executable)
     arrays = [*images, *(each for _ in range(copies) for each in constants)]
     vm.set_input("main", *[place.tensor(array.astype(dtype)) for array in arrays])

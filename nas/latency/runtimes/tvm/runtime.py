@@ -19,11 +19,10 @@ from nas.latency.kernel import Kernel
 from nas.latency.runtimes import Schedules, Weights
 from nas.latency.runtimes.tvm import fusion as tvm_fusion
 from nas.latency.runtimes.tvm import rotation, targets
-from nas.latency.runtimes.tvm.kept import LARGEST_BYTES_ON_A_BOARD, Kept
+from nas.latency.runtimes.tvm.kept import Kept
 from nas.latency.runtimes.tvm.place import Place
 from nas.latency.runtimes.tvm.relax_network import RelaxNetwork
 from nas.latency.runtimes.tvm.remote.address import kind_of
-from nas.latency.runtimes.tvm.remote.place import Remote
 from nas.latency.runtimes.tvm.templates import Templates, random_constants
 from nas.latency.timing import Timing
 
@@ -61,8 +60,7 @@ class TvmRuntime:
         self.templates: Templates
         self.place: Place
         self.templates, self.place = targets.resolve(target, threads, dtype)
-        remote = isinstance(self.place, Remote)
-        self._kept = Kept(LARGEST_BYTES_ON_A_BOARD) if remote else Kept()
+        self._kept = Kept(self.place.kept_bytes)
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
@@ -87,14 +85,13 @@ class TvmRuntime:
     @property
     def boards(self) -> int:
         """How many equal devices there are. Raises BoardLostError where a tracker is gone."""
-        return self.place.boards if isinstance(self.place, Remote) else 1
+        return self.place.boards
 
     def release(self) -> None:
         """Lets others use a device that has one user at a time; the next use takes it back."""
-        if isinstance(self.place, Remote):
-            # A kernel that is kept lives there.
-            self._kept = Kept(LARGEST_BYTES_ON_A_BOARD)
-            self.place.release()
+        # Kernels that are kept live there.
+        self._kept = Kept(self.place.kept_bytes)
+        self.place.release()
 
     def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
         """See `Fusion.kernels`."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import tvm
 from tvm.target import codegen
 
@@ -44,20 +42,8 @@ def resolve(target: str, threads: int, dtype: str) -> tuple[Templates, Place]:
     if kind == BOARD:
         board = address.parse(target)
         code = compiled_for(board)
-        return _processor_templates(code, threads), Remote(board, code, threads)
-    return _processor_templates(_this_processor(), threads), Here(threads)
-
-
-def _processor_templates(code: tvm.target.Target, threads: int) -> CpuTemplates:
-    """Templates with the vector registers that a processor has."""
-    found = CpuTemplates.for_target(code, threads)
-    if not str(code.attrs.get("mtriple", "")).startswith(("x86_64", "amd64")):
-        return found
-    # TVM 0.27 takes any x86 processor for one with vectors of 512 bits.
-    for feature, lanes, registers in (("avx512f", 16, 32), ("avx", 8, 16)):
-        if codegen.llvm_cpu_has_features(feature, code):
-            return dataclasses.replace(found, lanes=lanes, registers=registers)
-    return dataclasses.replace(found, lanes=4, registers=16)
+        return CpuTemplates.for_target(code, threads), Remote(board, code, threads)
+    return CpuTemplates.for_target(_this_processor(), threads), Here(threads)
 
 
 def _this_processor() -> tvm.target.Target:

@@ -74,9 +74,27 @@ class Templates(Protocol):
         """
         ...
 
-    def passes(self) -> tvm.transform.Pass:
-        """What lowers a Relax module that consists of calls of these functions."""
-        ...
+
+_PASSES = tvm.transform.Sequential(
+    [
+        relax.transform.ToNonDataflow(),
+        relax.transform.RemovePurityChecking(),
+        relax.transform.CallTIRRewrite(),
+        relax.transform.StaticPlanBlockMemory(),
+        relax.transform.LowerAllocTensor(),
+        relax.transform.LowerRuntimeBuiltin(),
+        relax.transform.ComputePrimValue(),
+        relax.transform.VMShapeLower(),
+        relax.transform.AttachGlobalSymbol(),
+    ]
+)
+"""TVM's own lowering without the passes that would fuse or rewrite kernels, or replay them as a
+CUDA graph, which launches otherwise than the kernels were timed."""
+
+
+def build(module: tvm.IRModule, templates: Templates) -> relax.VMExecutable:
+    """Compiles a Relax module that consists of calls of these templates' functions."""
+    return relax.build(module, templates.target, relax_pipeline=_PASSES, tir_pipeline="tirx")
 
 
 def flat_type(shape: Sequence[int], dtype: str) -> relax.TensorType:

@@ -8,28 +8,13 @@ from typing import Any
 import numpy as np
 import tvm
 from numpy.typing import NDArray
-from tvm import relax, tirx
+from tvm import tirx
 from tvm.target import codegen
 
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes.tvm.cpu import dense, expanded, nest, schedules, window, winograd
 from nas.latency.runtimes.tvm.cpu.metaschedule import definition, program
 from nas.latency.runtimes.tvm.templates import Expansion, Schedule
-
-_PASSES = tvm.transform.Sequential(
-    [
-        relax.transform.ToNonDataflow(),
-        relax.transform.RemovePurityChecking(),
-        relax.transform.CallTIRRewrite(),
-        relax.transform.StaticPlanBlockMemory(),
-        relax.transform.LowerAllocTensor(),
-        relax.transform.LowerRuntimeBuiltin(),
-        relax.transform.ComputePrimValue(),
-        relax.transform.VMShapeLower(),
-        relax.transform.AttachGlobalSymbol(),
-    ]
-)
-"""TVM's own lowering for CPUs without the passes that would fuse or rewrite kernels."""
 
 
 @dataclass
@@ -51,11 +36,17 @@ class CpuTemplates:
 
     @classmethod
     def for_target(cls, target: tvm.target.Target, threads: int) -> CpuTemplates:
-        """With the vector registers that LLVM says the target has."""
-        bits = codegen.llvm_get_vector_width(target)
-        # AVX-512 and 64-bit Arm have 32 vector registers, other x86 processors 16.
-        many = bits >= 512 or bool(target.attrs.get("feature.is_aarch64"))
-        return cls(target, threads, max(4, bits // 32), 32 if many else 16)
+        """With the vector registers that the target has."""
+        if str(target.attrs.get("mtriple", "")).startswith(("x86_64", "amd64")):
+            # TVM 0.27 takes any x86 processor for one with vectors of 512 bits.
+            for feature, lanes, registers in (("avx512f", 16, 32), ("avx", 8, 16)):
+                if codegen.llvm_cpu_has_features(feature, target):
+                    return cls(target, threads, lanes, registers)
+            return cls(target, threads, 4, 16)
+        lanes = max(4, codegen.llvm_get_vector_width(target) // 32)
+        # 64-bit Arm has 32 vector registers.
+        many = lanes >= 16 or bool(target.attrs.get("feature.is_aarch64"))
+        return cls(target, threads, lanes, 32 if many else 16)
 
     def candidates(self, kernel: Kernel) -> list[dict[str, Any]]:
         """See `Templates.candidates`."""
@@ -117,7 +108,3 @@ class CpuTemplates:
                 np.ascontiguousarray(bias) if kernel.is_depthwise else dense.pack_bias(*place, bias)
             )
         return found
-
-    def passes(self) -> tvm.transform.Pass:
-        """See `Templates.passes`."""
-        return _PASSES

@@ -6,21 +6,18 @@ import importlib.util
 import os
 import subprocess
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tvm
-from numpy.typing import NDArray
-from tvm import relax
 from tvm.support import nvcc
 
 from nas.errors import DeviceError, RequestError
-from nas.latency import device, timing
+from nas.latency import device
 from nas.latency.runtimes.tvm.cuda import fusion
 from nas.latency.runtimes.tvm.cuda.fusion import DTYPES
 from nas.latency.runtimes.tvm.cuda.templates import CudaTemplates
+from nas.latency.runtimes.tvm.place import Local
 
 _SMI_SECONDS = 20
 
@@ -78,27 +75,11 @@ def _choose_compiler() -> None:
         os.environ.setdefault("TVM_CUDA_COMPILE_MODE", "nvcc")
 
 
-class Gpu:
-    """This process, on this machine's first GPU. See `nas.latency.runtimes.tvm.place.Place`."""
+class Gpu(Local):
+    """This machine's first GPU. The thread that launches stays on one core."""
 
     def __init__(self) -> None:
-        self.device = tvm.cuda()
-
-    def module(self, library: tvm.runtime.Module) -> tvm.runtime.Module:
-        """See `Place.module`."""
-        return library
-
-    def virtual_machine(self, executable: relax.VMExecutable) -> relax.VirtualMachine:
-        """See `Place.virtual_machine`. Constants are copied to the GPU here, once."""
-        return relax.VirtualMachine(executable, self.device)
-
-    def tensor(self, array: NDArray[Any]) -> tvm.runtime.Tensor:
-        """See `Place.tensor`."""
-        return tvm.runtime.tensor(np.ascontiguousarray(array), self.device)
-
-    def timing(self, threads: int) -> AbstractContextManager[None]:
-        """See `Place.timing`. The thread that launches stays on one core."""
-        return timing.pinned(threads)
+        super().__init__(tvm.cuda())
 
     def processor(self) -> tuple[str, tuple[str, ...]]:
         """See `Place.processor`: the GPU's name, and its compute capability."""

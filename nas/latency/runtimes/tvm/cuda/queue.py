@@ -21,7 +21,13 @@ from nas.errors import MeasurementError
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes.tvm.cuda import grid
 from nas.latency.runtimes.tvm.place import Place
-from nas.latency.runtimes.tvm.templates import Schedule, Templates, flat_type, random_constants
+from nas.latency.runtimes.tvm.templates import (
+    Schedule,
+    Templates,
+    build,
+    flat_type,
+    random_constants,
+)
 from nas.latency.timing import Evaluate
 
 LAUNCHES = 16
@@ -81,9 +87,7 @@ def behind_a_plug(
     constants = random_constants(templates, kernel, schedule, rng)
     images = [rng.standard_normal(np.prod(o.shape), np.float32) for o in kernel.operands]
     module = _module(kernel, schedule, templates, [c.shape for c in constants], launches, copies)
-    executable = relax.build(
-        module, templates.target, relax_pipeline=templates.passes(), tir_pipeline="tirx"
-    )
+    executable = build(module, templates)
     vm = place.virtual_machine(executable)
     arrays = [*images, *(each for _ in range(copies) for each in constants)]
     tensors = [place.tensor(array.astype(dtype)) for array in arrays]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tvm
 from numpy.typing import NDArray
-from tvm import relax, tirx
+from tvm import tirx
 
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes.tvm.cuda import (
@@ -20,22 +20,6 @@ from nas.latency.runtimes.tvm.cuda import (
     window,
 )
 from nas.latency.runtimes.tvm.templates import Expansion, Schedule
-
-_PASSES = tvm.transform.Sequential(
-    [
-        relax.transform.ToNonDataflow(),
-        relax.transform.RemovePurityChecking(),
-        relax.transform.CallTIRRewrite(),
-        relax.transform.StaticPlanBlockMemory(),
-        relax.transform.LowerAllocTensor(),
-        relax.transform.LowerRuntimeBuiltin(),
-        relax.transform.ComputePrimValue(),
-        relax.transform.VMShapeLower(),
-        relax.transform.AttachGlobalSymbol(),
-    ]
-)
-"""TVM's own lowering for GPUs without the passes that would fuse or rewrite kernels, or replay
-them as a CUDA graph, which launches otherwise than the kernels were timed."""
 
 
 @dataclass
@@ -107,7 +91,3 @@ class CudaTemplates:
             packed = dense.pack_bias(kernel, schedule, self.dtype, bias) if tiled else bias
             found.append(np.ascontiguousarray(packed))
         return [array.astype(self.dtype) for array in found]
-
-    def passes(self) -> tvm.transform.Pass:
-        """See `Templates.passes`."""
-        return _PASSES

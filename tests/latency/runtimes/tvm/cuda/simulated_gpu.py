@@ -35,6 +35,8 @@ class SimulatedGpu:
     blocking: bool = False
     networks: list[dict[str, list[str]]] = field(default_factory=list)
     now: float = 0.0
+    boards: int = 1
+    kept_bytes: int = 1 << 20
 
     @property
     def device(self) -> Any:
@@ -54,6 +56,9 @@ class SimulatedGpu:
     @contextmanager
     def timing(self, threads: int) -> Iterator[None]:
         yield
+
+    def release(self) -> None:
+        pass
 
     def processor(self) -> tuple[str, tuple[str, ...]]:
         return "Simulated GPU", ("cuda", "sm_80")
