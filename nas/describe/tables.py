@@ -11,7 +11,7 @@ import numpy as np
 
 from nas import console
 from nas.graph import Graph
-from nas.latency import LatencyTable, space_kernels
+from nas.latency import LatencyTable, footprint, space_kernels
 from nas.latency.comparison import Comparison, Ratios
 from nas.latency.kernel import Kernel
 from nas.latency.kinds import by_kind
@@ -108,9 +108,19 @@ def show_table(found: dict[str, Any]) -> None:
         f"{found['table']}\n{device['processor']}, {device['runtime']} ({versions}), "
         f"{device['dtype']}, {device['threads']} thread(s)"
     )
-    launch = ", ".join(f"{part} {us:.3g} us" for part, us in found["dispatch_us"].items())
+    launch = ", ".join(
+        f"{part} {us:.3g} us"
+        for part, us in found["dispatch_us"].items()
+        if not part.startswith("weights_")
+    )
+    far = ", ".join(
+        f"{mib:.3g} MiB at {pace:.3g} us a MiB"
+        for pace, mib in footprint.half_far(found["dispatch_us"])
+    )
     status = ", ".join(f"{count} {name}" for name, count in found["status"].items())
     console.say(f"{found['kernels']} kernels ({status}); dispatch: {launch or 'not measured'}")
+    if far:
+        console.say(f"kernels are half way far from their weights in networks of {far}")
     if noise:
         console.say(
             f"noise: the samples of half the kernels spread by at most "

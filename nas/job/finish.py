@@ -13,13 +13,16 @@ from nas.errors import MeasurementError
 from nas.job.folder import RunFolder
 from nas.job.opened import Job
 from nas.latency import NetworkTiming, measure_networks
-from nas.latency.networks import MOST_TIMINGS, agree
+from nas.latency.networks import agree
 from nas.report import candidates
 from nas.search import Trial
 from nas.supernet import Supernet, evaluate
 
 MEASURED_AT_ONCE = 8
-"""Whole networks that are timed in common rounds; a killed job loses at most so many timings."""
+"""Whole networks that are timed together; a killed job loses at most so many timings."""
+
+MOST_TIMINGS = 5
+"""Timings of a network at most."""
 
 FAMILY_SHARE = 3
 """Members of each space's own front that are timed at least, if the job times that many."""

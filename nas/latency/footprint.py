@@ -1,38 +1,120 @@
-"""What a network costs more because its weights do not stay close to the processor.
+"""What a network costs more because it does not fit the caches that its kernels were timed in.
 
-Kernels are timed among a few MiB of weights. From one image to the next a larger network's weights
-are pushed farther away, in the end to the memory, and every kernel waits for its own. How long a
-MiB of weights takes to read in networks of more and more of them is measured once a device, and is
-part of how kernels compose: a kernel's own latency stays the same in all networks.
+A kernel timed over and over finds everything close to the processor: it is *near*. In a network its
+weights were last used an inference ago, and so was the memory that its result goes to. In a small
+network they are near still; in a large one other tensors, and other programs, have pushed them out
+to the memory: they are *far*. So a kernel has two latencies, and a network is a share of the way
+from the one to the other.
+
+The share goes by how many bytes the network touches in an inference, and by how long an inference
+takes: the longer, the more of a shared cache is taken by others meanwhile. Both are measured, once
+a device, with chains of small kernels: what a MiB of weights takes to read and use in chains that
+have more and more of them, and that do more and more in between.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
-from nas.latency.kernel import Kernel
-
-MIB = (4, 8, 16, 32)
-"""Of all weights of a network. The first is what kernels are timed among."""
+MIB = (1, 4, 8, 12, 16, 20, 24, 32, 64)
+"""Of weights in a chain. Among as many as the first all are near; among the last all are far."""
 
 PARTS = tuple(f"weights_{mib}mib" for mib in MIB)
-"""Dispatch costs: microseconds that a MiB of weights takes to read and use among so many."""
+"""Dispatch costs: microseconds for a MiB of weights in chains that do nothing else."""
+
+PACES = (2, 8)
+"""Of slower chains, by what they do in between; the unit is the probe's."""
+
+PARTS_BY_PACE = (PARTS, *(tuple(f"{part}_paced{pace}" for part in PARTS) for pace in PACES))
+"""The same for all chains, from the fastest on. Where a runtime has none of the slower ones, its
+networks are as far at any pace."""
+
+LARGE_LAUNCH = "launch_2mib"
+"""Dispatch cost: of launching a kernel in a network of some MiB, whose code is not at hand."""
+
+LAUNCH_MIB = (1 / 16, 2.0)
+"""Where `launch` and `LARGE_LAUNCH` are measured."""
+
+_BYTES = 1 << 20
 
 
-def weights_us(kernels: Sequence[Kernel], dispatch_us: Mapping[str, float]) -> float:
-    """What a network costs more for having more weights than its kernels were timed among.
+def launch_us(touched_bytes: float, dispatch_us: Mapping[str, float]) -> float:
+    """What launching a kernel costs in a network of some size.
 
-    Between two of the measured sizes the cost of a MiB lies on a straight line, beyond them it
-    stays.
+    In a tiny network all code stays where the processor reads it from; in larger ones that of every
+    kernel is fetched anew. Between the two the cost lies on a straight line, by the logarithm of
+    the size. A runtime without `LARGE_LAUNCH` has one cost for all.
     """
-    mib = sum([kernel.weight_bytes for kernel in kernels]) / (1 << 20)
+    small = dispatch_us["launch"]
+    large = max(small, dispatch_us.get(LARGE_LAUNCH, small))
+    low, high = LAUNCH_MIB
+    mib = min(max(touched_bytes / _BYTES, low), high)
+    return small + (large - small) * math.log(mib / low) / math.log(high / low)
+
+
+def far_share(touched_bytes: float, near_us: float, dispatch_us: Mapping[str, float]) -> float:
+    """How far, from 0 to 1, the kernels of a network are between near and far.
+
+    Between two of the measured sizes the share lies on a straight line, and so it does between two
+    paces, by their logarithm.
+
+    Args:
+        touched_bytes: weights, and the most activations that the network has at once.
+        near_us: what the network takes when all is near.
+        dispatch_us: with `PARTS` at least.
+    """
+    mib = touched_bytes / _BYTES
     if mib <= MIB[0]:
         return 0.0
-    least, *rest = (dispatch_us[part] for part in PARTS)
-    extra = [0.0, *(max(0.0, each - least) for each in rest)]
+    costs = [
+        [dispatch_us[part] for part in parts] for parts in PARTS_BY_PACE if parts[0] in dispatch_us
+    ]
+    paces = [each[0] for each in costs]
+    pace = near_us / mib
+    at = bisect_right(paces, pace)
+    if at in (0, len(paces)):
+        return _share(mib, costs[min(at, len(paces) - 1)])
+    fast, slow = paces[at - 1 : at + 1]
+    weight = math.log(pace / fast) / math.log(slow / fast)
+    return (1 - weight) * _share(mib, costs[at - 1]) + weight * _share(mib, costs[at])
+
+
+def _share(mib: float, costs_us: Sequence[float]) -> float:
+    """The share of a network of so many MiB that is as fast as the chains with these costs."""
+    near, *_, last = costs_us
+    if last <= near:
+        return 0.0
     at = bisect_right(MIB, mib)
     if at == len(MIB):
-        return mib * extra[-1]
+        return 1.0
     low, high = MIB[at - 1 : at + 1]
-    return mib * (extra[at - 1] + (mib - low) / (high - low) * (extra[at] - extra[at - 1]))
+    below, above = costs_us[at - 1 : at + 1]
+    cost = below + (mib - low) / (high - low) * (above - below)
+    return min(1.0, max(0.0, (cost - near) / (last - near)))
+
+
+def half_far(dispatch_us: Mapping[str, float]) -> list[tuple[float, float]]:
+    """For every measured pace, in microseconds for a MiB, the MiB at which the share is a half.
+
+    That is how much of the caches a network has to itself, at that pace. Paces at which nothing is
+    ever far are left out.
+    """
+    found = []
+    for parts in PARTS_BY_PACE:
+        if parts[0] not in dispatch_us:
+            continue
+        costs = [dispatch_us[part] for part in parts]
+        shares = [_share(mib, costs) for mib in MIB]
+        at = next((i for i, share in enumerate(shares) if share >= 0.5), None)
+        if at is not None:
+            below, above = shares[at - 1], shares[at]
+            between = (0.5 - below) / (above - below)
+            found.append((costs[0], MIB[at - 1] + between * (MIB[at] - MIB[at - 1])))
+    return found
+
+
+def far_weights_us(weight_bytes: float, dispatch_us: Mapping[str, float]) -> float:
+    """What weights cost more when they are far, where a kernel was not timed on far ones."""
+    return weight_bytes / _BYTES * max(0.0, dispatch_us[PARTS[-1]] - dispatch_us[PARTS[0]])

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import astuple
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -106,11 +107,11 @@ class IsolatedTimer:
         another than the runtime's.
         """
         schedule, samples = self._ask("time_kernel", kernel.text)
-        return schedule, Timing(samples)
+        return schedule, Timing(*samples)
 
     def retime_kernel(self, kernel: Kernel, schedule: Mapping[str, Any]) -> Timing:
         """See `Runtime.retime_kernel`. Raises MeasurementError as `time_kernel` does."""
-        return Timing(self._ask("retime_kernel", kernel.text, dict(schedule)))
+        return Timing(*self._ask("retime_kernel", kernel.text, dict(schedule)))
 
     def tune_kernel(self, kernel: Kernel, trials: int) -> Mapping[str, Any]:
         """See `Tuner.tune_kernel`. Raises MeasurementError as `time_kernel` does."""
@@ -271,11 +272,11 @@ def _answer(runtime: Runtime, request: str, arguments: list[Any]) -> Any:
         return {part: timing.samples_us for part, timing in runtime.time_dispatch().items()}
     kernel = Kernel.parse(arguments[0])
     if request == "retime_kernel":
-        return runtime.retime_kernel(kernel, arguments[1]).samples_us
+        return astuple(runtime.retime_kernel(kernel, arguments[1]))
     if request == "tune_kernel":
         return dict(cast(Tuner, runtime).tune_kernel(kernel, arguments[1]))
     schedule, timing = runtime.time_kernel(kernel)
-    return dict(schedule), timing.samples_us
+    return dict(schedule), astuple(timing)
 
 
 _KINDS: Mapping[str, type[NasError]] = {

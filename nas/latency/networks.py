@@ -1,4 +1,9 @@
-"""Times whole networks: in interleaved rounds, and again until two timings agree."""
+"""Times whole networks: each at several moments, until the two fastest timings agree.
+
+On a shared machine other programs come and go, within milliseconds and for minutes. The samples of
+one timing follow each other, so that they meet the same company; the timings of one network lie
+apart, with all other networks in between; and of these the fastest counts.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +19,15 @@ from nas.latency import timing
 from nas.latency.runtimes import CompiledNetwork, Runtime, Schedules
 from nas.latency.timing import Timing
 
-ROUNDS = 5
-"""Rounds over all networks in one timing; a drift of the machine shows in every network's."""
-
-SAMPLES_A_ROUND = 2
 SAMPLE_SECONDS = 0.002
 
-AGREEMENT = 0.05
+AGREEMENT = 0.03
 """How far apart, as a fraction, two timings of a network may lie to be believed."""
 
-MOST_TIMINGS = 5
-"""Timings of one network at most."""
+FEWEST_TIMINGS = 8
+MOST_TIMINGS = 16
+"""Timings of one network. Where neighbours are busy half of the time, one of eight moments is
+quiet."""
 
 SECONDS_APART = 2.0
 """From the start of one timing to the start of the next, at least: another moment."""
@@ -78,7 +81,7 @@ def measure_networks(
     *,
     progress: Step | None = None,
 ) -> list[NetworkTiming]:
-    """Times whole networks in interleaved rounds: every network once a round.
+    """Times whole networks, each once.
 
     Args:
         graphs: what to compile, with random weights.
@@ -87,7 +90,7 @@ def measure_networks(
 
     A network that cannot be compiled or timed has its error instead of a timing.
     """
-    together = _Together(runtime, len(graphs) * (1 + ROUNDS), progress)
+    together = _Together(runtime, 2 * len(graphs), progress)
     together.compile(graphs, schedules, 1)
     found = together.time(range(len(graphs)))
     return [NetworkTiming(found.get(i), together.errors.get(i)) for i in range(len(graphs))]
@@ -101,12 +104,12 @@ def measure_until_they_agree(
     batch: int = 1,
     progress: Step | None = None,
 ) -> list[RepeatedTiming]:
-    """As `measure_networks`, but every network at least twice, `SECONDS_APART` in between.
+    """As `measure_networks`, but every network `FEWEST_TIMINGS` times, `SECONDS_APART`.
 
     A network whose two fastest timings do not `agree` is timed again, at most `MOST_TIMINGS` times
     in all. Networks are compiled once, for batches of `batch` images.
     """
-    together = _Together(runtime, len(graphs) * (1 + 2 * ROUNDS), progress)
+    together = _Together(runtime, len(graphs) * (1 + FEWEST_TIMINGS), progress)
     together.compile(graphs, schedules, batch)
     timings: list[list[Timing]] = [[] for _ in graphs]
     waiting = list(range(len(graphs)))
@@ -117,11 +120,12 @@ def measure_until_they_agree(
         waiting = [
             index
             for index, own in enumerate(timings)
-            if index not in together.errors and not agree([each.latency_us for each in own])
+            if index not in together.errors
+            and (number + 1 < FEWEST_TIMINGS or not agree([each.latency_us for each in own]))
         ]
         if not waiting or number + 1 == MOST_TIMINGS:
             break
-        together.expect(len(waiting))
+        together.expect(len(waiting) * max(1, FEWEST_TIMINGS - number - 1))
         time.sleep(max(0.0, SECONDS_APART - (time.monotonic() - start)))
     return [RepeatedTiming(tuple(own), together.errors.get(i)) for i, own in enumerate(timings)]
 
@@ -149,28 +153,24 @@ class _Together:
             self._step(index, partial(self._compile, index, graph, schedules, batch))
 
     def time(self, indices: Iterable[int]) -> dict[int, Timing]:
-        """One timing of each of these, in rounds; none of those with an error, then or now."""
-        chosen = list(indices)
-        seconds: dict[int, list[float]] = {index: [] for index in chosen}
+        """One timing of each of these; none of those with an error, then or now."""
+        found: dict[int, Timing] = {}
         with timing.pinned(self._runtime.fingerprint.threads):
-            for _ in range(ROUNDS):
-                for index in chosen:
-                    self._step(index, partial(self._time, index, seconds[index]))
-        return {
-            index: Timing.of_seconds(seconds[index]) for index in chosen if index not in self.errors
-        }
+            for index in indices:
+                self._step(index, partial(self._time, index, found))
+        return found
 
-    def expect(self, networks: int) -> None:
-        """Says that so many networks are going to be timed once more, and no others."""
-        self._steps = self._done + networks * ROUNDS
+    def expect(self, timings: int) -> None:
+        """Says that so many more timings are going to be taken."""
+        self._steps = self._done + timings
 
     def _compile(self, index: int, graph: Graph, schedules: Schedules, batch: int) -> None:
         self._compiled[index] = self._runtime.compile(graph, schedules, batch=batch)
 
-    def _time(self, index: int, seconds: list[float]) -> None:
+    def _time(self, index: int, found: dict[int, Timing]) -> None:
         evaluate = self._compiled[index].evaluate
         calls = timing.calls_in(evaluate, SAMPLE_SECONDS)
-        seconds += timing.undisturbed(evaluate, calls, SAMPLES_A_ROUND)
+        found[index] = Timing.of_seconds(timing.undisturbed(evaluate, calls, timing.SAMPLES))
 
     def _step(self, index: int, action: Callable[[], None]) -> None:
         if index not in self.errors:

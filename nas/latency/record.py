@@ -45,6 +45,9 @@ class Record:
         medians_us: of every timing of a kernel, each at another moment, in their order. The samples
             are those of the two fastest: other work on a machine only adds time.
         settled: whether it need not be timed again.
+        far_samples_us: of a kernel whose weights and result were far away, see
+            `nas.latency.footprint`; empty where that was not timed. Of the timing whose median of
+            these is the lowest.
         line: where it stands in its file, the header being line 1; 0 before it is written.
     """
 
@@ -60,6 +63,7 @@ class Record:
     calibration: Mapping[str, Any] | None = None
     medians_us: tuple[float, ...] = ()
     settled: bool = True
+    far_samples_us: tuple[float, ...] = ()
     line: int = 0
 
     @classmethod
@@ -79,6 +83,7 @@ class Record:
             timing.latency_us,
             timing.samples_us,
             schedule,
+            far_samples_us=timing.far_samples_us[:MOST_SAMPLES],
         )
 
     @classmethod
@@ -104,6 +109,7 @@ class Record:
         fastest = sorted([*kept, _spread(timing.samples_us, half)], key=statistics.median)[:2]
         joined = Timing(tuple(sample for samples in fastest for sample in samples))
         medians = (*self.medians_us, timing.latency_us)
+        far = [each for each in (self.far_samples_us, timing.far_samples_us) if each]
         agreed = agree(medians, agreement)
         return replace(
             self,
@@ -112,9 +118,15 @@ class Record:
             samples_us=joined.samples_us,
             medians_us=medians,
             settled=agreed or len(medians) >= most_timings,
+            far_samples_us=min(far, key=statistics.median)[:MOST_SAMPLES] if far else (),
             supersedes=None,
             line=0,
         )
+
+    @property
+    def far_us(self) -> float | None:
+        """The median of `far_samples_us`; None without any."""
+        return Timing(self.far_samples_us).latency_us if self.far_samples_us else None
 
     @property
     def key(self) -> str:
@@ -137,6 +149,8 @@ class Record:
                 found["medians_us"] = list(self.medians_us)
             if not self.settled:
                 found["settled"] = False
+            if self.far_samples_us:
+                found |= {"far_us": self.far_us, "far_samples_us": list(self.far_samples_us)}
             if self.schedule is not None:
                 found["schedule"] = dict(self.schedule)
             found["basis"] = self.basis
@@ -165,6 +179,9 @@ class Record:
                 raise _bad(where, "a failed record has an error and no latency")
         else:
             _check_latency(latency, samples, where)
+        far_samples = value.get("far_samples_us") or []
+        if far_samples or value.get("far_us") is not None:
+            _check_latency(value.get("far_us"), far_samples, where)
         return cls(
             kind,
             value[_NAME[kind]],
@@ -178,6 +195,7 @@ class Record:
             None,
             tuple(value.get("medians_us") or ()),
             value.get("settled", True),
+            tuple(far_samples),
             line,
         )
 

@@ -13,14 +13,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
 from nas import jsonl
 from nas.errors import FailedKernelError, MissingKernelError, TableError
 from nas.graph import Graph
-from nas.latency import runtimes
+from nas.latency import footprint, runtimes
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
 from nas.latency.record import Record, header, read_header
@@ -32,8 +32,21 @@ LOCK_SECONDS = 2.0
 MOST_PIECES = 1 << 16
 """Blocks, or networks, whose kernels are remembered for one batch size."""
 
-_Known = tuple[tuple[Kernel, ...], tuple[float, ...]]
-"""Kernels in launch order, and microseconds of each."""
+
+class _Known(NamedTuple):
+    """A network, or a piece of one.
+
+    Args:
+        kernels: in launch order.
+        near_us: latency of each.
+        farther_us: what they take more together when all of them are far.
+        weight_bytes: of all of them.
+    """
+
+    kernels: tuple[Kernel, ...]
+    near_us: tuple[float, ...]
+    farther_us: float
+    weight_bytes: int
 
 
 @dataclass(frozen=True)
@@ -90,6 +103,8 @@ class LatencyTable:
         self._estimated: dict[Kernel, str] = {}
         self._dispatch_us: dict[str, float] = {}
         self._parts = frozenset(self._fusion.DISPATCH_PARTS)
+        # Graphs count four bytes a number.
+        self._activation_scale = 0.25 if device.dtype == "int8" else 1
         self._by_piece = getattr(self._fusion, "BY_PIECE", False)
         self._pieces: dict[int, dict[Graph, _Known]] = {}
         self._calibrations: dict[int, tuple[float, float]] = {}
@@ -228,6 +243,19 @@ class LatencyTable:
             )
         raise FailedKernelError(f"Kernel '{kernel}' could not be timed: {found.error}.")
 
+    def farther_us(self, kernel: Kernel) -> float:
+        """What a kernel takes more when its weights and result are far: 0 or more.
+
+        From its own record, or for one that was not timed so, from what weights cost in general.
+        See `nas.latency.footprint`. 0 for one that the table lacks.
+        """
+        found = self.record(kernel)
+        if found is None or found.latency_us is None:
+            return 0.0
+        if found.far_us is not None:
+            return max(0.0, found.far_us - found.latency_us)
+        return footprint.far_weights_us(kernel.weight_bytes, self._dispatch_us)
+
     def schedules(self) -> dict[Kernel, dict[str, Any]]:
         """How the runtime builds each kernel that has a latency."""
         return {
@@ -242,13 +270,18 @@ class LatencyTable:
         Raises MissingKernelError or FailedKernelError, naming the kernel; TableError for a table
         without a dispatch cost.
         """
-        kernels, latencies = self._split(graph, batch)
+        kernels, latencies, farther_us, weight_bytes = self._split(graph, batch)
         if self.lacks_dispatch():
             raise TableError(
                 f"{self.path} does not say what a launch costs.",
                 remedy="Continue it with `nas table build`.",
             )
-        total = runtimes.network_us(self._fusion, kernels, latencies, self._dispatch_us)
+        activation_bytes = batch * graph.peak_memory_bytes * self._activation_scale
+        touched_bytes = weight_bytes + activation_bytes
+        launch_us = footprint.launch_us(touched_bytes, self._dispatch_us)
+        near_us = self._fusion.predicted_us(latencies, {**self._dispatch_us, "launch": launch_us})
+        share = footprint.far_share(touched_bytes, near_us, self._dispatch_us)
+        total = near_us + share * farther_us
         unstable, estimated = self._unstable, self._estimated
         calibration = self._calibrations.get(batch)
         return Prediction(
@@ -270,9 +303,11 @@ class LatencyTable:
         if len(pieces) == 1:
             return self._known(graph, batch)
         found = [self._known(piece, batch) for piece in pieces]
-        return (
-            tuple([kernel for kernels, _ in found for kernel in kernels]),
-            tuple([latency for _, latencies in found for latency in latencies]),
+        return _Known(
+            tuple([kernel for piece in found for kernel in piece.kernels]),
+            tuple([latency for piece in found for latency in piece.near_us]),
+            sum([piece.farther_us for piece in found]),
+            sum([piece.weight_bytes for piece in found]),
         )
 
     def _known(self, piece: Graph, batch: int) -> _Known:
@@ -280,7 +315,12 @@ class LatencyTable:
         known = pieces.get(piece)
         if known is None:
             kernels = tuple(self._fusion.kernels(piece, batch))
-            known = kernels, tuple([self.latency_us(kernel) for kernel in kernels])
+            known = _Known(
+                kernels,
+                tuple([self.latency_us(kernel) for kernel in kernels]),
+                sum([self.farther_us(kernel) for kernel in kernels]),
+                sum([kernel.weight_bytes for kernel in kernels]),
+            )
             if len(pieces) >= MOST_PIECES:
                 pieces.clear()
             pieces[piece] = known

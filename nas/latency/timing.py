@@ -45,20 +45,28 @@ Evaluate = Callable[[int, int], Sequence[float]]
 
 @dataclass(frozen=True)
 class Timing:
-    """Samples of one latency, in microseconds a call, with four significant digits."""
+    """Samples of one latency, in microseconds a call, with four significant digits.
+
+    Args:
+        samples_us: of a kernel, those of one that is called over and over.
+        far_samples_us: of the same kernel called once with its weights and result far away, see
+            `nas.latency.footprint`; empty where that was not timed.
+    """
 
     samples_us: tuple[float, ...]
+    far_samples_us: tuple[float, ...] = ()
 
     @classmethod
-    def of_seconds(cls, seconds: Sequence[float]) -> Timing:
+    def of_seconds(cls, seconds: Sequence[float], far_seconds: Sequence[float] = ()) -> Timing:
         """Raises MeasurementError for no samples, or one that is not finite and above zero."""
         samples = tuple(four_digits(value * 1e6) for value in seconds)
-        if not samples or not all(math.isfinite(value) and value > 0 for value in samples):
+        far = tuple(four_digits(value * 1e6) for value in far_seconds)
+        if not samples or not all(math.isfinite(each) and each > 0 for each in (*samples, *far)):
             raise MeasurementError(
-                f"Timing gave {list(samples)} us, which is no latency.",
+                f"Timing gave {list(samples + far)} us, which is no latency.",
                 remedy="Time it again on an idle machine.",
             )
-        return cls(samples)
+        return cls(samples, far)
 
     @property
     def latency_us(self) -> float:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from nas.graph import Graph
-from nas.latency import footprint
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes.tvm import fusion
@@ -72,7 +71,8 @@ class FakeRuntime:
         return Timing((four_digits(factor * latency_us(kernel)),) * 10)
 
     def time_dispatch(self) -> Mapping[str, Timing]:
-        costs = {"launch": 0.5, "invocation": 2.0, **dict.fromkeys(footprint.PARTS, 30.0)}
+        costs = dict.fromkeys(fusion.DISPATCH_PARTS, 30.0)
+        costs |= {"launch": 0.5, "launch_2mib": 0.5, "invocation": 2.0}
         return {part: Timing((us,) * 10) for part, us in costs.items()}
 
     def compile(

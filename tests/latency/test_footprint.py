@@ -1,42 +1,101 @@
-"""What weights far away cost, against straight lines worked out by hand."""
+"""How far kernels are from their weights, against straight lines worked out by hand."""
 
 from __future__ import annotations
 
 import pytest
 
-from nas.latency.footprint import MIB, PARTS, weights_us
-from nas.latency.kernel import Kernel
+from nas.latency.footprint import (
+    LARGE_LAUNCH,
+    LAUNCH_MIB,
+    MIB,
+    PARTS,
+    PARTS_BY_PACE,
+    far_share,
+    far_weights_us,
+    half_far,
+    launch_us,
+)
 
-COSTS = dict(zip(PARTS, (20.0, 24.0, 30.0, 50.0), strict=True))
-MEBIBYTE = Kernel.parse("conv2d 512x1x1 -> 512x1x1 k1 s1 p0 g1 bias")
-POOL = Kernel.parse("max_pool 64x31x31 -> 64x16x16 k3 s2 p1 g1")
+COSTS = dict(zip(PARTS, (20.0, 20.0, 24.0, 28.0, 40.0, 50.0, 55.0, 60.0, 60.0), strict=True))
+MEBIBYTE = 1 << 20
 
 
 def test_the_sizes_are_those_of_the_parts() -> None:
     assert tuple(f"weights_{mib}mib" for mib in MIB) == PARTS
-    assert MEBIBYTE.weight_bytes == 1 << 20
-    assert POOL.weight_bytes == 0
+    assert list(MIB) == sorted(MIB)
 
 
 @pytest.mark.parametrize(
-    ("mib", "extra_us"),
+    ("mib", "share"),
     [
         (0, 0),
-        (3, 0),
         (4, 0),
-        (6, 6 * 2),
-        (8, 8 * 4),
-        (12, 12 * 7),
-        (16, 160),
-        (32, 960),
-        (40, 1200),
+        (6, 2 / 40),
+        (8, 4 / 40),
+        (14, 14 / 40),
+        (16, 20 / 40),
+        (28, 37.5 / 40),
+        (32, 1),
+        (64, 1),
+        (1000, 1),
     ],
 )
-def test_a_network_pays_for_each_of_its_mebibytes(mib: int, extra_us: float) -> None:
-    assert weights_us([MEBIBYTE] * mib + [POOL] * 3, COSTS) == pytest.approx(extra_us)
+def test_the_share_follows_the_chains_cost(mib: float, share: float) -> None:
+    assert far_share(mib * MEBIBYTE, 1000, COSTS) == pytest.approx(share)
 
 
-def test_noise_never_makes_weights_far_away_cheaper() -> None:
-    noisy = dict(zip(PARTS, (20.0, 18.0, 19.0, 30.0), strict=True))
-    assert weights_us([MEBIBYTE] * 8, noisy) == 0
-    assert weights_us([MEBIBYTE] * 32, noisy) == 320
+def test_noise_never_makes_a_share_less_than_none_or_more_than_all() -> None:
+    noisy = {**COSTS, "weights_8mib": 18.0, "weights_24mib": 61.0}
+    assert far_share(8 * MEBIBYTE, 1000, noisy) == 0
+    assert far_share(24 * MEBIBYTE, 1000, noisy) == 1
+
+
+def test_without_a_difference_nothing_is_far() -> None:
+    flat = dict.fromkeys(PARTS, 30.0)
+    assert far_share(64 * MEBIBYTE, 1000, flat) == 0
+    assert far_weights_us(MEBIBYTE, flat) == 0
+    assert far_weights_us(MEBIBYTE, {**flat, PARTS[-1]: 29.0}) == 0
+
+
+def test_weights_that_were_not_timed_far_cost_what_the_chains_do() -> None:
+    assert far_weights_us(MEBIBYTE // 2, COSTS) == 20
+
+
+@pytest.mark.parametrize(
+    ("near_us", "share"),
+    [
+        (100, 0.0),
+        (20 * 16, 0.0),
+        (40 * 16, 0.25),  # Half way from 20 to 80 microseconds for a MiB, by the logarithm.
+        (80 * 16, 0.5),
+        (160 * 16, 0.75),
+        (320 * 16, 1.0),
+        (10_000, 1.0),
+    ],
+)
+def test_a_slower_network_is_farther(near_us: float, share: float) -> None:
+    """By hand, for 16 MiB, which are near in fast chains, half far in slower, far in slow ones."""
+    at = MIB.index(16)
+    costs = {}
+    for parts, near, middle in zip(PARTS_BY_PACE, (20, 80, 320), (0, 20, 40), strict=True):
+        values = [near] * at + [near + middle] + [near + 40] * (len(MIB) - at - 1)
+        costs |= dict(zip(parts, map(float, values), strict=True))
+    assert far_share(16 * MEBIBYTE, near_us, costs) == pytest.approx(share)
+
+
+def test_where_networks_are_half_far() -> None:
+    assert half_far(COSTS) == [(20.0, pytest.approx(16.0))]
+    flat = dict.fromkeys(PARTS_BY_PACE[1], 30.0)
+    assert half_far({**COSTS, **flat}) == [(20.0, pytest.approx(16.0))]
+    steep = dict(zip(PARTS, (20.0, 20.0, 60.0, *[60.0] * 6), strict=True))
+    assert half_far(steep) == [(20.0, pytest.approx(6.0))]
+
+
+def test_a_launch_costs_more_in_a_larger_network() -> None:
+    costs = {"launch": 0.2, LARGE_LAUNCH: 0.5}
+    small, large = LAUNCH_MIB
+    middle = (small * large) ** 0.5
+    found = [launch_us(mib * MEBIBYTE, costs) for mib in (0, small, middle, large, 50)]
+    assert found == pytest.approx([0.2, 0.2, 0.35, 0.5, 0.5])
+    assert launch_us(50 * MEBIBYTE, {"launch": 0.2}) == 0.2
+    assert launch_us(50 * MEBIBYTE, {**costs, LARGE_LAUNCH: 0.1}) == 0.2

@@ -11,8 +11,8 @@ from nas.errors import MeasurementError
 from nas.graph import Graph
 from nas.latency import measure_networks
 from nas.latency.networks import (
+    FEWEST_TIMINGS,
     MOST_TIMINGS,
-    ROUNDS,
     agree,
     measure_until_they_agree,
     retiming_spread,
@@ -25,18 +25,18 @@ GRAPHS = [SPACE.lower(SPACE.smallest), SPACE.lower(SPACE.largest)]
 
 @dataclass
 class Drifting(FakeNetwork):
-    """Slower by a factor for each of its timings; names itself in `order` for each round."""
+    """Slower by a factor for each of its timings, at whose start it names itself in `order`."""
 
     factors: Sequence[float] = ()
     order: list[str] = field(default_factory=list)
     name: str = ""
-    rounds: int = 0
+    timed: int = 0
 
     def evaluate(self, calls: int, samples: int) -> Sequence[float]:
-        if samples > 1:  # The first call of a round, to see how many calls fill a sample.
+        if samples > 1:  # The first call of a timing, to see how many calls fill a sample.
             self.order.append(self.name)
-            self.rounds += 1
-        at = (self.rounds - 1) // ROUNDS
+            self.timed += 1
+        at = self.timed - 1
         factor = self.factors[at] if at < len(self.factors) else 1.0
         return [factor * each for each in super().evaluate(calls, samples)]
 
@@ -57,9 +57,9 @@ class DriftingRuntime(FakeRuntime):
 
 def test_the_two_fastest_timings_agree_or_not() -> None:
     assert not agree([10])
-    assert agree([10, 10.5])
-    assert not agree([10, 10.6])
-    assert agree([20, 10, 10.5])
+    assert agree([10, 10.3])
+    assert not agree([10, 10.4])
+    assert agree([20, 10, 10.3])
 
 
 def test_the_spread_is_that_of_the_two_fastest() -> None:
@@ -79,31 +79,34 @@ def test_a_network_that_fails_has_its_error_and_the_others_their_timing() -> Non
     with pytest.raises(MeasurementError, match="it crashed"):
         _ = large.measured_us
     again = measure_until_they_agree(GRAPHS, runtime, {})
-    assert [len(each.timings) for each in again] == [2, 0]
+    assert [len(each.timings) for each in again] == [FEWEST_TIMINGS, 0]
     assert [each.error for each in again] == [None, "RuntimeError: it crashed"]
 
 
 def test_networks_take_turns() -> None:
     runtime = DriftingRuntime((), ())
     measure_until_they_agree(GRAPHS, runtime, {})
-    assert runtime.order == ["compile 0", "compile 1", *["0", "1"] * 2 * ROUNDS]
+    assert runtime.order == ["compile 0", "compile 1", *["0", "1"] * FEWEST_TIMINGS]
 
 
 def test_a_network_is_timed_until_two_timings_agree() -> None:
-    runtime = DriftingRuntime((), (2.0, 1.5, 1.0, 1.01))
+    factors = (2.0, 1.5, 1.8, 1.9, 2.1, 2.2, 2.3, 2.4, 1.0, 1.01)
+    assert len(factors) == FEWEST_TIMINGS + 2
+    runtime = DriftingRuntime((), factors)
     steps: list[tuple[int, int]] = []
     first, second = measure_until_they_agree(
         GRAPHS, runtime, {}, progress=lambda done, total: steps.append((done, total))
     )
-    assert (len(first.timings), len(second.timings)) == (2, 4)
+    assert (len(first.timings), len(second.timings)) == (FEWEST_TIMINGS, len(factors))
     latencies = [timing.latency_us for timing in second.timings]
-    assert latencies == pytest.approx([us * latencies[2] for us in (2, 1.5, 1, 1.01)], rel=1e-3)
+    assert latencies == pytest.approx([us * min(latencies) for us in factors], rel=1e-3)
     assert [done for done, _ in steps] == list(range(1, len(steps) + 1))
-    assert steps[0][1] == 2 * (1 + 2 * ROUNDS)
-    assert steps[-1][0] == steps[-1][1] == 2 + 6 * ROUNDS
+    assert steps[0][1] == 2 * (1 + FEWEST_TIMINGS)
+    assert steps[-1][0] == steps[-1][1] == 2 + 2 * FEWEST_TIMINGS + 2
+    assert all(done <= total for done, total in steps)
 
 
 def test_a_network_that_never_settles_is_given_up() -> None:
-    runtime = DriftingRuntime((), [1.2**n for n in range(9)])
+    runtime = DriftingRuntime((), [1.2**n for n in range(MOST_TIMINGS)])
     _, second = measure_until_they_agree(GRAPHS, runtime, {})
     assert len(second.timings) == MOST_TIMINGS

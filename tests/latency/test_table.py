@@ -21,13 +21,20 @@ from nas.errors import (
     TableError,
 )
 from nas.graph import Graph
-from nas.latency import LatencyTable, build_table
+from nas.latency import LatencyTable, build_table, footprint
 from nas.latency.kernel import Kernel
 from nas.latency.record import Record
 from nas.latency.runtimes.tvm import fusion
 from nas.latency.timing import Timing
 
 GRAPH = three_kernels()
+
+FIRST = 1 + len(fusion.DISPATCH_PARTS) + 1
+"""The line of the first kernel, behind the header and the dispatch costs."""
+
+SECOND = FIRST + 1
+AFTER = FIRST + 3
+"""The line that would follow the last."""
 
 
 @pytest.fixture
@@ -69,7 +76,7 @@ def test_the_first_line_says_what_was_measured_and_how(table: LatencyTable) -> N
 
 def test_a_kernel_line_has_the_columns_others_build_on(table: LatencyTable) -> None:
     records = [json.loads(line) for line in table.path.read_text().splitlines()[1:]]
-    assert [record["record"] for record in records] == ["dispatch"] * 6 + ["kernel"] * 3
+    assert [record["record"] for record in records] == ["dispatch"] * (FIRST - 2) + ["kernel"] * 3
     text = "conv2d 24x9x9 -> 72x9x9 k1 s1 p0 g1 bias relu6"
     found = next(record for record in records if record.get("kernel") == text)
     assert found["status"] == "ok"
@@ -160,28 +167,28 @@ def test_a_new_timing_supersedes_by_line(table: LatencyTable) -> None:
 
 
 def test_an_estimate_is_labelled_as_one(table: LatencyTable) -> None:
-    edit(table, 9, basis="estimated: by a cycle model")
+    edit(table, SECOND, basis="estimated: by a cycle model")
     assert LatencyTable.open(table.path).predict(GRAPH).basis == "estimated: by a cycle model"
     assert table.predict(GRAPH).basis == "measured"
 
 
 def test_two_records_of_one_kernel_are_an_error_that_names_the_line(table: LatencyTable) -> None:
     lines = table.path.read_text().splitlines()
-    table.path.write_text("\n".join([*lines, lines[7]]) + "\n")
-    with pytest.raises(TableError, match="line 11.*line 8"):
+    table.path.write_text("\n".join([*lines, lines[FIRST - 1]]) + "\n")
+    with pytest.raises(TableError, match=f"line {AFTER}.*line {FIRST}"):
         LatencyTable.open(table.path)
 
 
 def test_superseding_what_is_not_there_is_an_error(table: LatencyTable) -> None:
-    edit(table, 9, supersedes=2)
-    with pytest.raises(TableError, match="line 9.*supersedes line 2"):
+    edit(table, SECOND, supersedes=2)
+    with pytest.raises(TableError, match=f"line {SECOND}.*supersedes line 2"):
         LatencyTable.open(table.path)
 
 
 @pytest.mark.parametrize("value", [0, -1.0, None, "fast", float("nan"), float("inf")])
 def test_a_value_that_is_no_latency_is_refused_by_line(table: LatencyTable, value: Any) -> None:
-    edit(table, 9, latency_us=value)
-    with pytest.raises(TableError, match=r"line 9.*no latency"):
+    edit(table, SECOND, latency_us=value)
+    with pytest.raises(TableError, match=rf"line {SECOND}.*no latency"):
         LatencyTable.open(table.path)
 
 
@@ -200,8 +207,8 @@ def test_a_value_that_is_no_latency_is_refused_by_line(table: LatencyTable, valu
 def test_a_line_that_breaks_the_contract_is_refused(
     table: LatencyTable, changes: dict[str, Any], words: str
 ) -> None:
-    edit(table, 9, **changes)
-    with pytest.raises(TableError, match=f"line 9.*{words}"):
+    edit(table, SECOND, **changes)
+    with pytest.raises(TableError, match=f"line {SECOND}.*{words}"):
         LatencyTable.open(table.path)
 
 
@@ -246,7 +253,7 @@ def test_a_torn_header_starts_the_table_again(tmp_path: Path, runtime: FakeRunti
 def test_a_whole_line_that_is_not_json_is_refused(table: LatencyTable) -> None:
     with table.path.open("a") as file:
         file.write("what?\n")
-    with pytest.raises(TableError, match="line 11 is not JSON"):
+    with pytest.raises(TableError, match=f"line {AFTER} is not JSON"):
         LatencyTable.open(table.path)
 
 
@@ -331,6 +338,61 @@ def test_samples_are_those_of_the_two_fastest_timings() -> None:
     assert len(record.medians_us) == 3
     read = Record.from_json(record.to_json(), "here", 0)
     assert read == record
+
+
+def test_what_a_kernel_takes_far_away_is_that_of_the_less_disturbed_timing() -> None:
+    kernel = Kernel.parse("copy 3x1x1 -> 3x1x1 relu")
+    record = Record.of_timing("kernel", Timing((5.0,) * 10, (9.0, 8.0, 30.0)), name=kernel.text)
+    assert record.far_us == 9.0
+    record = replace(record, medians_us=(5.0,), settled=False)
+    record = record.with_timing(Timing((5.0,) * 10, (7.0, 8.0, 9.0)), 0.04, 5)
+    assert record.far_us == 8.0
+    record = record.with_timing(Timing((5.0,) * 10), 0.04, 5)
+    assert record.far_samples_us == (7.0, 8.0, 9.0)
+    line = record.to_json()
+    assert (line["far_us"], line["far_samples_us"]) == (8.0, [7.0, 8.0, 9.0])
+    assert Record.from_json(line, "here", 0) == record
+    assert "far_us" not in timed(kernel).to_json()
+    with pytest.raises(TableError, match="not the median"):
+        Record.from_json({**line, "far_us": 7.0}, "here", 0)
+    with pytest.raises(TableError, match="no latency"):
+        Record.from_json({**line, "far_us": 0.0, "far_samples_us": [0.0]}, "here", 0)
+
+
+def test_a_larger_network_pays_for_what_is_far(table: LatencyTable, runtime: FakeRuntime) -> None:
+    """By hand: half of its kernels' differences where the chains are half way."""
+    costs = {
+        part: us
+        for parts in footprint.PARTS_BY_PACE
+        for part, us in zip(parts, (30, 30, 30, 30, 50, 50, 50, 70, 70), strict=True)
+    }
+    first, second, third = runtime.kernels(GRAPH)
+    near = {kernel: latency_us(kernel) for kernel in (first, second, third)}
+    with table.writing():
+        for part, us in costs.items():
+            table.append(Record.of_timing("dispatch", Timing((float(us),)), name=part))
+        # The third was not timed far away: its weights cost what weights do in the chains.
+        for kernel, far in ((first, near[first] + 7.0), (second, near[second] - 1.0)):
+            timing = Timing((near[kernel],) * 10, (round(far, 1),))
+            table.append(Record.of_timing("kernel", timing, name=kernel.text))
+    weights = third.weight_bytes / 2**20 * 40
+    assert table.farther_us(first) == pytest.approx(7.0)
+    assert table.farther_us(second) == 0
+    assert table.farther_us(third) == pytest.approx(weights)
+    alone = sum(near.values()) + 3 * 0.5 + 2.0
+    assert table.predict(GRAPH).latency_us == pytest.approx(alone), "all of it is near"
+    large = 20 * 2**20 // GRAPH.peak_memory_bytes
+    batched = runtime.kernels(GRAPH, large)
+    build_table(table, batched, runtime)
+    near_us = [table.latency_us(kernel) for kernel in batched]
+    with table.writing():
+        far = Timing((near_us[0],) * 10, (2 * near_us[0],))
+        table.append(Record.of_timing("kernel", far, name=batched[0].text))
+    farther_us = [table.farther_us(kernel) for kernel in batched]
+    assert farther_us[0] == pytest.approx(near_us[0], rel=1e-3)
+    assert 0 < farther_us[1] + farther_us[2] < 1
+    expected = sum(near_us) + 3 * 0.5 + 2.0 + sum(farther_us) / 2
+    assert table.predict(GRAPH, large).latency_us == pytest.approx(expected)
 
 
 def test_timings_that_never_agree_are_unstable() -> None:

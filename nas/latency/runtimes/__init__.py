@@ -190,21 +190,6 @@ def fragment_kernels(
     return list(own(graph, first=first, batch=batch))
 
 
-def network_us(
-    fusion: Fusion,
-    kernels: Sequence[Kernel],
-    kernels_us: Sequence[float],
-    dispatch_us: Mapping[str, float],
-) -> float:
-    """Latency of a network from its kernels, theirs, and what `Runtime.time_dispatch` measured.
-
-    A fusion may have `weights_us`: what a network costs more for its weights than its kernels do.
-    """
-    extra = getattr(fusion, "weights_us", None)
-    found = fusion.predicted_us(kernels_us, dispatch_us)
-    return found + extra(kernels, dispatch_us) if extra else found
-
-
 def open_runtime(
     name: str, *, target: str = "cpu", threads: int = 1, dtype: str = "float32"
 ) -> Runtime:

@@ -50,5 +50,3 @@ class OnnxRuntimeFusion(ABC):
                 the kernel before it was another.
         """
         return sum(kernels_us) + len(kernels_us) * dispatch_us["launch"] + dispatch_us["invocation"]
-
-    weights_us = staticmethod(footprint.weights_us)

@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 from nas.graph import ACTIVATIONS, Graph, Op
 from nas.latency import footprint
-from nas.latency.footprint import weights_us
 from nas.latency.kernel import (
     WINDOW_KINDS,
     Kernel,
@@ -35,7 +34,6 @@ __all__ = [
     "kernels",
     "launches",
     "predicted_us",
-    "weights_us",
 ]
 
 _KIND = {
@@ -48,8 +46,13 @@ _KIND = {
 }
 
 
-DISPATCH_PARTS = ("launch", "invocation", *footprint.PARTS)
-"""What `predicted_us` and `weights_us` need to know beside the kernels."""
+DISPATCH_PARTS = (
+    "launch",
+    "invocation",
+    footprint.LARGE_LAUNCH,
+    *(part for parts in footprint.PARTS_BY_PACE for part in parts),
+)
+"""What a prediction needs to know beside the kernels; see `nas.latency.footprint`."""
 
 BY_PIECE = True
 """No kernel reaches from one block into the next, so `Graph.pieces` split one by one."""

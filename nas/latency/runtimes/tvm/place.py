@@ -57,6 +57,11 @@ class Place(Protocol):
         """Of tensors that kernels may hold there between two timings."""
         ...
 
+    @property
+    def copies_inputs(self) -> bool:
+        """Whether a virtual machine there has copies of its own of the tensors it is given."""
+        ...
+
     def release(self) -> None:
         """Lets others use a device that has one user at a time; the next use takes it back."""
         ...
@@ -67,6 +72,7 @@ class Local:
 
     boards = 1
     kept_bytes = 256 << 20
+    copies_inputs = False
 
     def __init__(self, device: tvm.runtime.Device) -> None:
         self.device = device

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
+import math
 import statistics
+import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
@@ -12,34 +14,34 @@ from typing import Any
 import numpy as np
 import tvm
 
-from nas.graph import Channels, Graph, Op, Slot
+from nas.graph import Graph
 from nas.latency import footprint, timing
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes import Schedules, Weights
+from nas.latency.runtimes.tvm import chains, far, probe, targets
 from nas.latency.runtimes.tvm import fusion as tvm_fusion
-from nas.latency.runtimes.tvm import rotation, targets
-from nas.latency.runtimes.tvm.kept import Kept
+from nas.latency.runtimes.tvm.kept import Kept, Ways
 from nas.latency.runtimes.tvm.place import Place
 from nas.latency.runtimes.tvm.relax_network import RelaxNetwork
 from nas.latency.runtimes.tvm.remote.address import kind_of
 from nas.latency.runtimes.tvm.templates import Templates, random_constants
 from nas.latency.timing import Timing
 
-KERNELS_VERSION = "4"
+KERNELS_VERSION = "5"
 """Of the loop nests, the schedules and the way to time them: other versions do not compare."""
 
-_DISPATCH_ROUNDS = (1, 5)
-"""How often the two chains that dispatch costs are worked out from repeat their kernels."""
+_VARIED_ROUNDS = 5
+"""Timings of the chain of different kernels; the fastest counts."""
 
 _DISPATCH_SETS = 8
 """Sets of samples of the dispatch costs that are taken at most."""
 
-_WEIGHTS_RUNS = 6
-"""Runs over all weights for each one that counts."""
+_WEIGHTS_ROUNDS = 9
+"""Timings of each chain that weights far away are timed with; the fastest counts."""
 
-_TINY = (16, 2, 2)
-"""Of the tensors in these chains."""
+_SECONDS_APART = 0.3
+"""Between two rounds of them."""
 
 _DISPATCH_CALLS = 100
 """Calls a sample: about two milliseconds of the longer chain."""
@@ -89,8 +91,9 @@ class TvmRuntime:
 
     def release(self) -> None:
         """Lets others use a device that has one user at a time; the next use takes it back."""
-        # Kernels that are kept live there.
+        # Kernels that are kept live there, and so does what is read to make them far.
         self._kept = Kept(self.place.kept_bytes)
+        self.__dict__.pop("_arena", None)
         self.place.release()
 
     def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
@@ -111,21 +114,26 @@ class TvmRuntime:
 
         sweep(self.templates.candidates(kernel))
         sweep(self.templates.refinements(kernel, tried[0][1]))
-        us, schedule, evaluate = tried[0]
-        held = _operand_bytes(kernel)
-        if self._takes_turns(kernel):
-            launches = rotation.launches_of(kernel, 1e-6 * us)
-            evaluate = self._own(self._rotated(kernel, schedule, launches))
-            held += launches * kernel.weight_bytes
-        self._kept.add(kernel, schedule, evaluate, held)
-        with self.place.timing(self.threads):
-            return schedule, timing.measure(evaluate)
+        _, schedule, near = tried[0]
+        ways = Ways(near, self._far(kernel, schedule))
+        copied = far.ARENA_BYTES if ways.far and self.place.copies_inputs else 0
+        self._kept.add(kernel, schedule, ways, copied + _held_bytes(kernel))
+        return schedule, self._measured(ways)
 
     def retime_kernel(self, kernel: Kernel, schedule: Mapping[str, Any]) -> Timing:
         """See `Runtime.retime_kernel`."""
-        evaluate = self._kept.get(kernel, schedule) or self._compiled_again(kernel, schedule)
+        ways = self._kept.get(kernel, schedule)
+        if ways is None:
+            ways = Ways(self._compiled(kernel, schedule), self._far(kernel, schedule))
+        return self._measured(ways)
+
+    def _measured(self, ways: Ways) -> Timing:
         with self.place.timing(self.threads):
-            return timing.measure(evaluate)
+            found = timing.measure(ways.near)
+            if ways.far is None:
+                return found
+            far_s = timing.undisturbed(ways.far, 1, far.SAMPLES)
+        return dataclasses.replace(found, far_samples_us=Timing.of_seconds(far_s).samples_us)
 
     def tune_kernel(self, kernel: Kernel, trials: int) -> Mapping[str, Any]:
         """The schedule of the fastest of `trials` candidates of MetaSchedule.
@@ -142,48 +150,18 @@ class TvmRuntime:
 
         return tuner.tune(kernel, trials, self.templates.target, self.threads, quick_us)
 
-    def _compiled_again(self, kernel: Kernel, schedule: Mapping[str, Any]) -> timing.Evaluate:
-        """A kernel whose schedule is known, as something to time."""
-        if not self._takes_turns(kernel):
-            return self._compiled(kernel, schedule)
-        evaluate = self._rotated(kernel, schedule, rotation.FEWEST_LAUNCHES)
-        with self.place.timing(self.threads):
-            launches = rotation.launches_of(kernel, min(evaluate(1, 3)))
-        if launches > rotation.FEWEST_LAUNCHES:
-            evaluate = self._rotated(kernel, schedule, launches)
-        return self._own(evaluate)
-
-    def _takes_turns(self, kernel: Kernel) -> bool:
-        """Whether a kernel is timed on weights that take turns."""
-        return rotation.matters(kernel)
-
-    def _own(self, evaluate: timing.Evaluate) -> timing.Evaluate:
-        """A kernel that the VM launches, without what launching it costs."""
-
-        def own(calls: int, samples: int) -> Sequence[float]:
-            # A launch costs the VM something; that is in the dispatch costs.
-            return [seconds - self._launch_s for seconds in evaluate(calls, samples)]
-
-        return own
-
-    def _rotated(
-        self, kernel: Kernel, schedule: Mapping[str, Any], launches: int
-    ) -> timing.Evaluate:
-        return rotation.in_turn(kernel, schedule, launches, self.templates, self.place)
+    def _far(self, kernel: Kernel, schedule: Mapping[str, Any]) -> timing.Evaluate | None:
+        """What times a kernel far from its weights and result; None where that cannot differ."""
+        clock = far.clock_of(self.templates.target)
+        if clock is None or not far.matters(kernel):
+            return None
+        return far.once(
+            kernel, schedule, self.templates, self.place, clock=clock, arena=self._arena
+        )
 
     @cached_property
-    def _launch_s(self) -> float:
-        """What the VM adds to a kernel that it launches again and again."""
-        kernel = next(iter(self.kernels(_chain(_TINY, 1))))
-        schedule = self.templates.candidates(kernel)[0]
-        alone = self._compiled(kernel, schedule)
-        launched = self._rotated(kernel, schedule, rotation.MOST_LAUNCHES)
-        differences = [
-            timing.median_s(launched, 40 * _DISPATCH_CALLS)
-            - timing.median_s(alone, 4 * _DISPATCH_CALLS)
-            for _ in range(timing.SAMPLES)
-        ]
-        return max(0.0, statistics.median(differences))
+    def _arena(self) -> Any:
+        return far.arena(self.place)
 
     def _compiled(self, kernel: Kernel, schedule: Mapping[str, Any]) -> timing.Evaluate:
         """A kernel as something to time, on random tensors."""
@@ -216,11 +194,10 @@ class TvmRuntime:
     def time_dispatch(self) -> Mapping[str, Timing]:
         """The cost of an `invocation` of the VM, of a `launch`, and of weights far away.
 
-        The first two come from chains of tiny kernels, the third from `nas.latency.footprint`.
-
-        The kernels are different ones with weights, as in a network: a chain of one kernel alone
-        would keep the processor's caches and branch predictor warmer than any network does. The
-        straight line through a short and a long chain, less the kernels' own times, gives both.
+        The first two come from chains of tiny kernels: the straight line through a short and a long
+        chain, less the kernels' own times. A launch in a larger network costs more, see
+        `footprint.launch_us`; that is what a chain of more and larger kernels takes beyond them.
+        For the third see `footprint.far_share`.
 
         Raises MeasurementError where noise leaves no set above zero.
         """
@@ -232,41 +209,73 @@ class TvmRuntime:
                 return one_thread.time_dispatch()
             finally:
                 one_thread.release()
-        chains = dispatch_chains()
-        kernels = list(dict.fromkeys(self.kernels(chains[0])))
-        plans = {kernel: self.templates.candidates(kernel)[0] for kernel in kernels}
-        short, long = (self.compile(chain, plans).evaluate for chain in chains)
-        few, many = (len(kernels) * rounds for rounds in _DISPATCH_ROUNDS)
-        alone = [self._compiled(kernel, plans[kernel]) for kernel in kernels]
+        graphs = chains.tiny()
+        few, many = (len(self.kernels(graph)) for graph in graphs)
+        alone = self._alone(graphs[0])
+        short, long = (self.compile(graph, self._plans(graph)).evaluate for graph in graphs)
 
         def once() -> dict[str, float]:
             short_s, long_s = (timing.median_s(chain, _DISPATCH_CALLS) for chain in (short, long))
             slope = (long_s - short_s) / (many - few)
-            own_s = statistics.mean(timing.median_s(each, 4 * _DISPATCH_CALLS) for each in alone)
+            own_s = statistics.mean(
+                timing.median_s(each, 4 * _DISPATCH_CALLS) for each in alone.values()
+            )
             return {"launch": slope - own_s, "invocation": short_s - slope * few}
 
         with self.place.timing(self.threads):
             found = timing.steadiest(once, _DISPATCH_SETS)
-            weights = {
-                part: self._time_weights(mib)
-                for mib, part in zip(footprint.MIB, footprint.PARTS, strict=True)
-            }
-        return {**found, **weights}
+            weights = self._time_weights()
+        large = self._time_large_launch(1e-6 * found["invocation"].latency_us)
+        return {**found, footprint.LARGE_LAUNCH: large, **weights}
 
-    def _time_weights(self, mib: int) -> Timing:
-        """What a MiB of weights takes to read and use in a network of `mib` MiB.
+    def _plans(self, graph: Graph) -> dict[Kernel, dict[str, Any]]:
+        """The first schedule of each of a graph's kernels."""
+        kernels = dict.fromkeys(self.kernels(graph))
+        return {kernel: self.templates.candidates(kernel)[0] for kernel in kernels}
 
-        Other programs push weights out of a shared cache too, so the fastest of many runs count.
+    def _alone(self, graph: Graph) -> dict[Kernel, timing.Evaluate]:
+        """What times each of a graph's kernels by itself."""
+        return {kernel: self._compiled(kernel, plan) for kernel, plan in self._plans(graph).items()}
+
+    def _time_large_launch(self, invocation_s: float) -> Timing:
+        """What a launch costs in a network of many kernels and some MiB of weights.
+
+        Raises MeasurementError where noise leaves nothing.
         """
-        probe = rotation.PROBE
-        a_mib = (1 << 20) // probe.weight_bytes
-        plan = self.templates.candidates(probe)[0]
-        launches = mib * a_mib
-        evaluate = rotation.in_turn(
-            probe, plan, launches, self.templates, self.place, copies=launches
+        graph = chains.varied()
+        launched, alone = self.kernels(graph), self._alone(graph)
+        network = self.compile(graph, self._plans(graph)).evaluate
+        own_s = dict.fromkeys(alone, math.inf)
+        fastest: Sequence[float] = ()
+        with self.place.timing(self.threads):
+            for _ in range(_VARIED_ROUNDS):
+                for kernel, evaluate in alone.items():
+                    own_s[kernel] = min(
+                        own_s[kernel], timing.median_s(evaluate, 4 * _DISPATCH_CALLS)
+                    )
+                found = timing.undisturbed(network, 4, timing.SAMPLES)
+                fastest = min(fastest or found, found, key=statistics.median)
+                time.sleep(_SECONDS_APART)
+        kernels_s = sum(own_s[kernel] for kernel in launched)
+        return Timing.of_seconds(
+            [(each - invocation_s - kernels_s) / len(launched) for each in fastest]
         )
-        runs = timing.undisturbed(evaluate, 1, _WEIGHTS_RUNS * timing.SAMPLES)
-        return Timing.of_seconds([a_mib * each for each in sorted(runs)[: timing.SAMPLES]])
+
+    def _time_weights(self) -> dict[str, Timing]:
+        """What a MiB of weights takes in chains with more and more of them, by part.
+
+        Other programs push weights out of a shared cache too, as long as they run: the chains are
+        timed in rounds, apart from each other, and the fastest timing of each counts, as it does
+        for a network.
+        """
+        timings: dict[str, list[Timing]] = {}
+        chains = probe.chains(self.templates, self.place)
+        for _ in range(_WEIGHTS_ROUNDS):
+            for part, chain in chains.items():
+                found = Timing.of_seconds(chain(1, timing.SAMPLES))
+                timings.setdefault(part, []).append(found)
+            time.sleep(_SECONDS_APART)
+        return {part: min(each, key=lambda t: t.latency_us) for part, each in timings.items()}
 
     def compile(
         self,
@@ -279,26 +288,7 @@ class TvmRuntime:
         return RelaxNetwork(graph, schedules, weights, self.templates, self.place, batch)
 
 
-def _operand_bytes(kernel: Kernel) -> int:
-    return 4 * sum(map(kernel.elements, (kernel.output, *(o.shape for o in kernel.operands))))
-
-
-def dispatch_chains() -> list[Graph]:
-    """A short and a long chain of tiny kernels, from which dispatch costs are worked out."""
-    return [_chain(_TINY, rounds) for rounds in _DISPATCH_ROUNDS]
-
-
-def _chain(shape: tuple[int, int, int], rounds: int) -> Graph:
-    """`rounds` times the same dozen different convolutions, so small that launching them shows."""
-    channels = shape[0]
-    ops = [Op("input", (), shape)]
-    for _, kernel, groups, activation in itertools.product(
-        range(rounds), (1, 3), (1, channels), ("", "relu", "relu6")
-    ):
-        slot = Slot(str(len(ops)), Channels.prefix(channels, channels))
-        ops.append(
-            Op("conv", (len(ops) - 1,), shape, kernel, 1, kernel // 2, groups, True, 0, slot)
-        )
-        if activation:
-            ops.append(Op(activation, (len(ops) - 1,), shape))
-    return Graph(tuple(ops))
+def _held_bytes(kernel: Kernel) -> int:
+    """Of the tensors that a kernel is timed on, near and far."""
+    tensors = (kernel.output, kernel.output, *(o.shape for o in kernel.operands))
+    return 2 * kernel.weight_bytes + 8 * sum(map(kernel.elements, tensors))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tvm import tirx
 
 from nas.latency.kernel import Kernel
@@ -65,7 +67,9 @@ def concat(kernel: Kernel, lanes: int, threads: int, name: str) -> tirx.PrimFunc
 
     def run_length(channel: int) -> int:
         """Channels of each group, from `channel` on, that lie side by side in one input."""
-        longest = min(max(lanes // groups, 1) if groups > 2 else lanes, per_group - channel)
+        longest = min(lanes, per_group - channel)
+        if groups > 2 and longest > 1:
+            longest -= longest % 2
         for n in range(1, longest):
             if any(
                 origin[j * per_group + channel + n][0] != origin[j * per_group + channel][0]
@@ -88,12 +92,8 @@ def concat(kernel: Kernel, lanes: int, threads: int, name: str) -> tirx.PrimFunc
                 position, at = origin[j * per_group + start]
                 tensor, total = nest.inputs[position], kernel.inputs[position].shape[0]
                 parts.append(tensor.load(p * total + at, n))
-            if groups == 1:
-                found.append(nest.finish(parts[0], p, start, n))
-                continue
-            order = [j * n + i for i in range(n) for j in range(groups)]
-            mixed = tirx.Shuffle(parts, order)
-            found.append(nest.finish(mixed, p, start * groups, n * groups))
+            for v, mixed in enumerate(_interleaved(parts, n)):
+                found.append(nest.finish(mixed, p, start * groups + v * n, n))
         return found
 
     def image(nest: Nest) -> list[Stmt]:
@@ -101,3 +101,39 @@ def concat(kernel: Kernel, lanes: int, threads: int, name: str) -> tirx.PrimFunc
         return loops.loop(pixels, lambda p: pixel(nest, p), parallel=nest.parallel)
 
     return Nest(kernel, lanes, threads).function(image, name)
+
+
+def _interleaved(parts: Sequence[Expr], n: int) -> list[Expr]:
+    """The first elements of all parts, then the second ones and so on, in as many vectors.
+
+    A processor's permutation reads two vectors. Each step here does, too: an even number of parts
+    is two halves, each interleaved by itself and then with the other; an odd number is put in one
+    after the other.
+
+    Args:
+        parts: vectors of `n` elements; an even number, unless there is one part or `n` is 1.
+        n: elements of each.
+    """
+    count = len(parts)
+    if count == 1:
+        return list(parts)
+    if count % 2 == 0 and n % 2 == 0:
+        even, odd = _interleaved(parts[::2], n), _interleaved(parts[1::2], n)
+        order = [n * j + i for i in range(n) for j in range(2)]
+        return [
+            tirx.Shuffle([first, second], half)
+            for first, second in zip(even, odd, strict=True)
+            for half in (order[:n], order[n:])
+        ]
+    found = []
+    for start in range(0, count * n, n):
+        mixed = parts[0]
+        # Where each element comes from; those of a later part are put in when it is its turn.
+        sources = [divmod(place, count) for place in range(start, start + n)]
+        for j in range(1, count):
+            order = [n + i if part == j else k for k, (i, part) in enumerate(sources)]
+            if j == 1:
+                order = [n + i if part == 1 else i for i, part in sources]
+            mixed = tirx.Shuffle([mixed, parts[j]], order)
+        found.append(mixed)
+    return found

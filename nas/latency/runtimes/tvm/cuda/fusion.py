@@ -9,15 +9,15 @@ kernel until the queue is empty again.
 
 Weights come from the second-level cache in both cases, as long as all of a network's fit there:
 what is nearer is emptied between kernels anyway. So kernels are timed on one set of weights, and
-`weights_us` adds what was measured for networks of more of them.
+`nas.latency.footprint` adds what networks of more of them wait for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from nas.latency.footprint import weights_us
-from nas.latency.runtimes.tvm.fusion import BY_PIECE, DISPATCH_PARTS, kernels
+from nas.latency import footprint
+from nas.latency.runtimes.tvm.fusion import BY_PIECE, kernels
 
 __all__ = [
     "BY_PIECE",
@@ -26,8 +26,10 @@ __all__ = [
     "FEATURE",
     "kernels",
     "predicted_us",
-    "weights_us",
 ]
+
+DISPATCH_PARTS = ("launch", "invocation", *footprint.PARTS)
+"""What a prediction needs to know beside the kernels; see `nas.latency.footprint`."""
 
 DTYPES = ("float32", "float16")
 """Of weights and activations; sums are float32 in both."""

@@ -8,14 +8,15 @@ from typing import Any
 
 from nas.latency import footprint, timing
 from nas.latency.kernel import Kernel
+from nas.latency.runtimes.tvm import chains
 from nas.latency.runtimes.tvm.cuda import queue
-from nas.latency.runtimes.tvm.runtime import TvmRuntime, dispatch_chains
+from nas.latency.runtimes.tvm.runtime import TvmRuntime
 from nas.latency.timing import Timing
 
 PROBE = Kernel.parse("conv2d 512x1x1 -> 512x1x1 k1 s1 p0 g1 bias")
 """A kernel whose time is mostly that of reading its weights: a MiB in float32, enough work for all
-of a GPU. In float16 it is half of that, as are all weights of a network, so what
-`footprint.weights_us` calls a MiB is always one of float32."""
+of a GPU. In float16 it is half of that, as are all weights of a network, so what `footprint` calls
+a MiB is always one of float32."""
 
 _SETS = 8
 """Sets of samples of the dispatch costs that are taken at most."""
@@ -40,10 +41,6 @@ class CudaRuntime(TvmRuntime):
     def __init__(self, *, dtype: str = "float32", threads: int = 1) -> None:
         super().__init__(target="cuda", threads=threads, dtype=dtype)
 
-    def _takes_turns(self, kernel: Kernel) -> bool:
-        """Never: between two kernels nothing stays nearer than the second-level cache."""
-        return False
-
     def _compiled(self, kernel: Kernel, schedule: Mapping[str, Any]) -> timing.Evaluate:
         """A kernel as something to time, on random tensors."""
         return queue.behind_a_plug(kernel, schedule, self.templates, self.place)
@@ -59,12 +56,11 @@ class CudaRuntime(TvmRuntime):
 
         Raises MeasurementError where noise leaves no set above zero.
         """
-        chains = dispatch_chains()
-        kernels = list(dict.fromkeys(self.kernels(chains[0])))
-        plans = {kernel: self.templates.candidates(kernel)[0] for kernel in kernels}
-        short, long = (self.compile(chain, plans).evaluate for chain in chains)
-        few, many = (len(self.kernels(chain)) for chain in chains)
-        last = self._compiled(kernels[-1], plans[kernels[-1]])
+        graphs = chains.tiny()
+        plans = self._plans(graphs[0])
+        short, long = (self.compile(graph, plans).evaluate for graph in graphs)
+        few, many = (len(self.kernels(graph)) for graph in graphs)
+        last = self._compiled(*list(plans.items())[-1])
 
         def once() -> dict[str, float]:
             short_s, long_s = (timing.median_s(chain, _CALLS) for chain in (short, long))

@@ -35,7 +35,8 @@ class Remote:
         threads: that share the loops of one kernel.
     """
 
-    kept_bytes = 64 << 20  # Memory may be scarce there.
+    kept_bytes = 128 << 20  # Memory may be scarce there.
+    copies_inputs = True
 
     def __init__(self, target: RpcTarget, code: tvm.target.Target, threads: int) -> None:
         self._target, self._code, self._threads = target, code, threads

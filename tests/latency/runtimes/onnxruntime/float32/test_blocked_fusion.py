@@ -9,7 +9,7 @@ from networks import GRAPHS
 
 import nas.space
 from nas.graph import Graph, Op
-from nas.latency import runtimes
+from nas.latency import footprint, runtimes
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes.onnxruntime import fusion_on
 from nas.latency.runtimes.onnxruntime.float32.fusion import BlockedFusion, block_size
@@ -124,33 +124,10 @@ def test_blocks_are_as_wide_as_the_processors_vectors() -> None:
     assert all(kernel.block == 1 for kernel in fusion_on(("asimd",), "float32").kernels(graph))
 
 
-DISPATCH = {
-    "launch": 0.25,
-    "invocation": 3.0,
-    "weights_4mib": 50.0,
-    "weights_8mib": 49.0,
-    "weights_16mib": 58.0,
-    "weights_32mib": 90.0,
-}
-
-
 def test_a_prediction_is_kernels_launches_and_an_invocation() -> None:
-    assert FUSION.predicted_us([10.0, 20.0], DISPATCH) == 33.5
-    assert set(DISPATCH) == set(FUSION.DISPATCH_PARTS)
-
-
-@pytest.mark.parametrize(
-    ("mib", "expected_us"),
-    [(1, 0.0), (4, 0.0), (8, 0.0), (12, 12 * 4.0), (16, 16 * 8.0), (24, 24 * 24.0), (64, 64 * 40)],
-)
-def test_large_networks_wait_for_their_weights(mib: int, expected_us: float) -> None:
-    kernel = Kernel.parse("linear 512x1x1 -> 512x1x1 bias")
-    assert kernel.weight_bytes == 1 << 20
-    kernels = [kernel, Kernel.parse("view 8x1x1 -> 8x1x1")] * mib
-    assert FUSION.weights_us(kernels, DISPATCH) == pytest.approx(expected_us)
-    latencies = [10.0] * len(kernels)
-    found = runtimes.network_us(FUSION, kernels, latencies, DISPATCH)
-    assert found == pytest.approx(FUSION.predicted_us(latencies, DISPATCH) + expected_us)
+    dispatch = {"launch": 0.25, "invocation": 3.0}
+    assert FUSION.predicted_us([10.0, 20.0], dispatch) == 33.5
+    assert set(FUSION.DISPATCH_PARTS) == {*dispatch, *footprint.PARTS}
 
 
 def test_an_op_that_no_kernel_can_start_with_is_named() -> None:

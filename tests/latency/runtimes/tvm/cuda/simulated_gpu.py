@@ -37,6 +37,7 @@ class SimulatedGpu:
     now: float = 0.0
     boards: int = 1
     kept_bytes: int = 1 << 20
+    copies_inputs: bool = False
 
     @property
     def device(self) -> Any:

@@ -1,0 +1,112 @@
+"""What times kernels far from their weights computes what the kernels compute."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import tvm
+from tvm import relax
+
+from nas.latency import footprint
+from nas.latency.kernel import Kernel
+from nas.latency.runtimes.tvm import far, fusion, probe
+from nas.latency.runtimes.tvm.runtime import TvmRuntime
+from nas.latency.runtimes.tvm.templates import build
+
+LINEAR = Kernel.parse("linear 48x1x1 -> 32x1x1 bias")
+
+
+@pytest.fixture(scope="module")
+def runtime() -> TvmRuntime:
+    return TvmRuntime()
+
+
+def test_the_kernel_runs_on_the_right_tensors(runtime: TvmRuntime) -> None:
+    """Against numpy: on its own weights and the input written anew, after all of the arena."""
+    templates, place = runtime.templates, runtime.place
+    clock = far.clock_of(templates.target)
+    assert clock is not None, "this test runs where there is a clock"
+    rng = np.random.default_rng(0)
+    schedule = templates.candidates(LINEAR)[0]
+    image = rng.standard_normal(48, np.float32)
+    sets = [
+        (rng.standard_normal((32, 48), np.float32), rng.standard_normal(32, np.float32))
+        for _ in range(2)
+    ]
+    weights, others = (templates.pack(LINEAR, schedule, *parts) for parts in sets)
+    vm = place.virtual_machine(build(far.module(LINEAR, schedule, templates, clock), templates))
+    evaluate = far.run(vm, LINEAR, [image], weights, others, place, far.arena(place))
+    evaluate(1, 1)
+    for run in (far.WARM_UPS + 2, far.WARM_UPS + 3):
+        (seconds,) = evaluate(1, 1)
+        assert 0 < seconds < 1
+        seen, before, made, _ = (each.numpy() for each in vm.get_outputs("main"))
+        assert seen.sum() == far.ARENA_BYTES // 4, "every number of the arena, each a 1"
+        sign = (-1) ** run
+        for found, (weight, bias), x in (
+            (made, sets[0], sign * image),
+            (before, sets[1], -sign * image),
+        ):
+            np.testing.assert_allclose(found, weight @ x + bias, rtol=1e-4, atol=1e-4)
+    assert len(evaluate(1, 3)) == 3
+
+
+@pytest.mark.parametrize(
+    ("triple", "clock"),
+    [
+        ("x86_64-unknown-linux-gnu", 1),
+        ("aarch64-linux-gnu", 1),
+        ("arm64-apple-darwin", 6),
+        ("armv7l-linux-gnueabihf", None),
+        ("x86_64-pc-windows-msvc", None),
+    ],
+)
+def test_which_targets_have_a_clock(triple: str, clock: int | None) -> None:
+    target = tvm.target.Target({"kind": "llvm", "mtriple": triple})
+    assert far.clock_of(target) == clock
+
+
+def test_gpus_are_not_timed_so() -> None:
+    assert far.clock_of(tvm.target.Target({"kind": "cuda", "arch": "sm_80"})) is None
+
+
+def test_small_kernels_are_timed_near_alone(runtime: TvmRuntime) -> None:
+    small, large = LINEAR, Kernel.parse("linear 128x1x1 -> 96x1x1 bias")
+    assert not far.matters(small)
+    assert far.matters(large)
+    assert far.matters(Kernel.parse("max_pool 16x48x48 -> 16x24x24 k3 s2 p1 g1"))
+    _, timing = runtime.time_kernel(small)
+    assert timing.far_samples_us == ()
+    schedule, timing = runtime.time_kernel(large)
+    assert len(timing.far_samples_us) == far.SAMPLES
+    runtime.release()
+    again = runtime.retime_kernel(large, schedule)
+    assert len(again.far_samples_us) == far.SAMPLES
+
+
+def test_chains_launch_what_their_parts_say(
+    runtime: TvmRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[relax.VMExecutable] = []
+
+    def kept(*arguments: Any) -> relax.VMExecutable:
+        made.append(build(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(probe, "build", kept)
+    chains = probe.chains(runtime.templates, runtime.place)
+    others = {"launch", "invocation", footprint.LARGE_LAUNCH}
+    assert {*others, *chains} == set(fusion.DISPATCH_PARTS)
+    called = re.compile(r"call\s+(reading|computing)\s")
+    functions = re.findall(r"^@(\w+)(.*?)(?=^@|\Z)", made[0].as_text(), re.MULTILINE | re.DOTALL)
+    calls = {name: Counter(called.findall(code)) for name, code in functions}
+    for parts, pace in zip(footprint.PARTS_BY_PACE, (0, *footprint.PACES), strict=True):
+        for mib, part in zip(footprint.MIB, parts, strict=True):
+            bytes_read = calls[part]["reading"] * probe.READING.weight_bytes
+            assert bytes_read == mib << 20
+            assert calls[part]["computing"] == pace * calls[part]["reading"]
+    assert all(0 < seconds < 1 for seconds in chains[footprint.PARTS[1]](1, 3))
