@@ -50,6 +50,9 @@ def build(
     batch: Batch = 1,
     out: Annotated[Path, typer.Option(help="Folder or .jsonl file.")] = Path("latency_tables"),
     retry_failed: Annotated[bool, typer.Option(help="Time failed kernels once more.")] = False,
+    again: Annotated[
+        bool, typer.Option(help="Time what is there once more; the fastest timings count.")
+    ] = False,
     tuner: Tuner = "template",
     trials: Trials = None,
     as_json: Json = False,
@@ -83,6 +86,7 @@ def build(
             kernels,
             timers,
             retry_failed=retry_failed,
+            again=again,
             progress=lambda p: bars.advance(p.done, p.total, p.record.name),
         )
         tuned = None

@@ -102,6 +102,7 @@ def build_table(
     timer: Timer | Sequence[Timer],
     *,
     retry_failed: bool = False,
+    again: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> BuildResult:
     """Times the kernels that a table does not have; each is on the disk before the next starts.
@@ -120,6 +121,8 @@ def build_table(
             flight on a device that is lost goes to another, once; where none is left it becomes a
             failed record that says so, or keeps the timing it had.
         retry_failed: whether kernels with a failed record are timed once more.
+        again: whether kernels that have a latency are timed once more, at what may be a quieter
+            moment: the fastest timings count.
         progress: called after every timing.
 
     Raises TableError where another process writes the table, MeasurementError where the cost of a
@@ -134,7 +137,10 @@ def build_table(
                 table.append(Record.of_timing("dispatch", timing, name=part))
         missing = table.missing(kernels := list(kernels), failed=retry_failed)
         once = [kernel for kernel in dict.fromkeys(kernels) if build.is_unsettled(kernel)]
-        build.expect(2 * len(missing) + len(once))
+        settled = [kernel for kernel in dict.fromkeys(kernels) if build.is_settled(kernel)]
+        settled = settled if again else []
+        build.expect(2 * len(missing) + len(once) + len(settled))
+        build.time_again(settled)
         step = ROUND * len(timers)
         for start in range(0, max(len(missing), 1), step):
             chunk = missing[start : start + step]
@@ -169,6 +175,11 @@ class _Build:
         """Whether a kernel needs another timing."""
         record = self._table.record(kernel)
         return record is not None and record.status != "failed" and not record.settled
+
+    def is_settled(self, kernel: Kernel) -> bool:
+        """Whether a kernel has a latency and needs no other timing."""
+        record = self._table.record(kernel)
+        return record is not None and record.status != "failed" and record.settled
 
     def time(self, kernels: Sequence[Kernel]) -> None:
         """Finds the schedules of kernels and times them for the first time."""

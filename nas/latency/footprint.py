@@ -1,10 +1,9 @@
 """What a network costs more because it does not fit the caches that its kernels were timed in.
 
-A kernel timed over and over finds everything close to the processor: it is *near*. In a network its
-weights were last used an inference ago, and so was the memory that its result goes to. In a small
-network they are near still; in a large one other tensors, and other programs, have pushed them out
-to the memory: they are *far*. So a kernel has two latencies, and a network is a share of the way
-from the one to the other.
+A kernel timed over and over finds everything close to the processor: it is *near*. In a network
+its weights were last used an inference ago. In a small network they are near still; in a large one
+other tensors, and other programs, have pushed them out to the memory: they are *far*. So a kernel
+has two latencies, and a network is a share of the way from the one to the other.
 
 The share goes by how many bytes the network touches in an inference, and by how long an inference
 takes: the longer, the more of a shared cache is taken by others meanwhile. Both are measured, once

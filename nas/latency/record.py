@@ -45,7 +45,7 @@ class Record:
         medians_us: of every timing of a kernel, each at another moment, in their order. The samples
             are those of the two fastest: other work on a machine only adds time.
         settled: whether it need not be timed again.
-        far_samples_us: of a kernel whose weights and result were far away, see
+        far_samples_us: of a kernel whose weights were far away, see
             `nas.latency.footprint`; empty where that was not timed. Of the timing whose median of
             these is the lowest.
         line: where it stands in its file, the header being line 1; 0 before it is written.
@@ -109,7 +109,7 @@ class Record:
         fastest = sorted([*kept, _spread(timing.samples_us, half)], key=statistics.median)[:2]
         joined = Timing(tuple(sample for samples in fastest for sample in samples))
         medians = (*self.medians_us, timing.latency_us)
-        far = [each for each in (self.far_samples_us, timing.far_samples_us) if each]
+        far = [each for each in (timing.far_samples_us, self.far_samples_us) if each]
         agreed = agree(medians, agreement)
         return replace(
             self,
@@ -118,7 +118,9 @@ class Record:
             samples_us=joined.samples_us,
             medians_us=medians,
             settled=agreed or len(medians) >= most_timings,
-            far_samples_us=min(far, key=statistics.median)[:MOST_SAMPLES] if far else (),
+            far_samples_us=min(far, key=statistics.median)[:MOST_SAMPLES]
+            if timing.far_samples_us
+            else (),
             supersedes=None,
             line=0,
         )

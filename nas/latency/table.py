@@ -244,7 +244,7 @@ class LatencyTable:
         raise FailedKernelError(f"Kernel '{kernel}' could not be timed: {found.error}.")
 
     def farther_us(self, kernel: Kernel) -> float:
-        """What a kernel takes more when its weights and result are far: 0 or more.
+        """What a kernel takes more when its weights are far: 0 or more.
 
         From its own record, or for one that was not timed so, from what weights cost in general.
         See `nas.latency.footprint`. 0 for one that the table lacks.

@@ -49,7 +49,7 @@ class Timing:
 
     Args:
         samples_us: of a kernel, those of one that is called over and over.
-        far_samples_us: of the same kernel called once with its weights and result far away, see
+        far_samples_us: of the same kernel called once with its weights far away, see
             `nas.latency.footprint`; empty where that was not timed.
     """
 

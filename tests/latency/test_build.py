@@ -160,3 +160,23 @@ def test_timings_that_disagree_are_repeated_until_two_agree(tmp_path: Path) -> N
 def test_an_unknown_runtime_is_refused_by_name() -> None:
     with pytest.raises(RequestError, match=r"no runtime 'tensorrt'.*tvm"):
         space_kernels(SPACE, "tensorrt")
+
+
+def test_what_is_there_is_timed_again_when_asked(tmp_path: Path) -> None:
+    """A quieter moment makes a table better; a busier one changes nothing."""
+    kernels = space_kernels(SPACE, "tvm")
+    slow = FakeRuntime(slowed={kernels[0].text: (1.0, 0.97, 3.0)})
+    table = LatencyTable.open_or_create(tmp_path, slow)
+    build_table(table, kernels, slow)
+    before = [table.latency_us(kernel) for kernel in kernels]
+    seen: list[Progress] = []
+    build_table(table, kernels, slow, again=True, progress=seen.append)
+    assert len(slow.retimed) == 2 * len(kernels)
+    assert [each.done for each in seen] == list(range(1, len(seen) + 1))
+    faster = [table.latency_us(kernel) for kernel in kernels]
+    assert faster[0] < before[0]
+    assert faster[1:] == before[1:]
+    build_table(table, kernels, slow, again=True)
+    assert [table.latency_us(kernel) for kernel in kernels] == faster
+    assert len(table.record(kernels[0]).medians_us) == 4
+    assert build_table(table, kernels, slow).added == 0

@@ -347,8 +347,9 @@ def test_what_a_kernel_takes_far_away_is_that_of_the_less_disturbed_timing() -> 
     record = replace(record, medians_us=(5.0,), settled=False)
     record = record.with_timing(Timing((5.0,) * 10, (7.0, 8.0, 9.0)), 0.04, 5)
     assert record.far_us == 8.0
-    record = record.with_timing(Timing((5.0,) * 10), 0.04, 5)
+    record = record.with_timing(Timing((5.0,) * 10, (8.5,)), 0.04, 5)
     assert record.far_samples_us == (7.0, 8.0, 9.0)
+    assert record.with_timing(Timing((5.0,) * 10), 0.04, 5).far_us is None, "not timed any more"
     line = record.to_json()
     assert (line["far_us"], line["far_samples_us"]) == (8.0, [7.0, 8.0, 9.0])
     assert Record.from_json(line, "here", 0) == record

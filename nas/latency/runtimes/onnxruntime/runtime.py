@@ -32,17 +32,20 @@ COPIES = (4, 64)
 """Fewest and most copies of a kernel in one session."""
 
 WEIGHTS_BYTES = footprint.MIB[0] << 20
-"""Weights of different copies together: those of a network of a million parameters.
+"""Weights of different copies together: so few that they stay near.
 
-They are more than a core's own cache holds, as a network's are, and fit the cache behind it. What
-larger networks cost more is measured by itself; see `nas.latency.footprint`.
+What networks of more weights cost beyond that is measured by itself; see `nas.latency.footprint`.
 """
 
 _PROBES = {
-    "float32": "conv2d {layout}128x3x3 -> 128x3x3 k1 s1 p0 g1 bias relu",
-    "int8": "conv2d int8 nhwc 256x2x2 -> 256x2x2 k1 s1 p0 g1 bias",
+    "float32": ("conv2d {layout}128x{n}x{n} -> 128x{n}x{n} k1 s1 p0 g1 bias relu", (3, 6, 12)),
+    "int8": ("conv2d int8 nhwc 256x{n}x{n} -> 256x{n}x{n} k1 s1 p0 g1 bias", (2, 4, 8)),
 }
-"""A convolution whose time is mostly that of reading its weights, a sixteenth of a MiB."""
+"""A convolution with a sixteenth of a MiB of weights, and sizes for the paces of `footprint`: with
+the first, its time is mostly that of reading them; each next does four times as much with them."""
+
+_WEIGHTS_TIMINGS = 4
+"""Of each session of such convolutions; the fastest counts."""
 
 _MACS_A_SECOND = {
     "float32": {"dense": 60e9, "depthwise": 10e9, "grouped": 1e9},
@@ -189,16 +192,23 @@ class OnnxRuntime:
         return {**found, **weights}
 
     def _time_weights(self) -> dict[str, Timing]:
-        """Time a MiB of weights, by `weights_<n>mib`."""
+        """Time a MiB of weights, by part of `footprint.PARTS_BY_PACE`."""
         layout = f"blocked{self._fusion.block} " if self._fusion.block > 1 else ""
-        kernel = Kernel.parse(_PROBES[self._dtype].format(layout=layout))
-        sets_a_mib = (1 << 20) // kernel.weight_bytes
+        text, sizes = _PROBES[self._dtype]
         found = {}
-        for mib, part in zip(footprint.MIB, footprint.PARTS, strict=True):
-            sets = mib * sets_a_mib
-            timed = self.retime_kernel(kernel, {"copies": sets, "weights": sets})
-            seconds = [sets_a_mib * 1e-6 * sample for sample in timed.samples_us]
-            found[part] = Timing.of_seconds(seconds)
+        for size, parts in zip(sizes, footprint.PARTS_BY_PACE, strict=True):
+            kernel = Kernel.parse(text.format(layout=layout, n=size))
+            sets_a_mib = (1 << 20) // kernel.weight_bytes
+            for mib, part in zip(footprint.MIB, parts, strict=True):
+                sets = mib * sets_a_mib
+                evaluate = self._evaluator(kernel, {"copies": sets, "weights": sets})
+                with timing.pinned(self.threads):
+                    timings = [
+                        timing.undisturbed(evaluate, sets, timing.QUICK_SAMPLES)
+                        for _ in range(_WEIGHTS_TIMINGS)
+                    ]
+                fastest = min(timings, key=statistics.median)
+                found[part] = Timing.of_seconds([sets_a_mib * each for each in fastest])
         return found
 
     def compile(

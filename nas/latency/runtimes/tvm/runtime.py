@@ -151,7 +151,7 @@ class TvmRuntime:
         return tuner.tune(kernel, trials, self.templates.target, self.threads, quick_us)
 
     def _far(self, kernel: Kernel, schedule: Mapping[str, Any]) -> timing.Evaluate | None:
-        """What times a kernel far from its weights and result; None where that cannot differ."""
+        """What times a kernel far from its weights; None where that cannot differ."""
         clock = far.clock_of(self.templates.target)
         if clock is None or not far.matters(kernel):
             return None
@@ -272,7 +272,7 @@ class TvmRuntime:
         chains = probe.chains(self.templates, self.place)
         for _ in range(_WEIGHTS_ROUNDS):
             for part, chain in chains.items():
-                found = Timing.of_seconds(chain(1, timing.SAMPLES))
+                found = Timing.of_seconds(chain(1, timing.QUICK_SAMPLES))
                 timings.setdefault(part, []).append(found)
             time.sleep(_SECONDS_APART)
         return {part: min(each, key=lambda t: t.latency_us) for part, each in timings.items()}
