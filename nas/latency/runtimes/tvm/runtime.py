@@ -37,10 +37,12 @@ _VARIED_ROUNDS = 5
 _DISPATCH_SETS = 8
 """Sets of samples of the dispatch costs that are taken at most."""
 
-_WEIGHTS_ROUNDS = 9
-"""Timings of each chain that weights far away are timed with; the fastest counts."""
+_WEIGHTS_ROUNDS = 8
+_WEIGHTS_SAMPLES = 3
+"""Timings of each chain that weights far away are timed with, of which the fastest counts, and
+samples of one."""
 
-_SECONDS_APART = 0.3
+_SECONDS_APART = 0.2
 """Between two rounds of them."""
 
 _DISPATCH_CALLS = 100
@@ -272,7 +274,7 @@ class TvmRuntime:
         chains = probe.chains(self.templates, self.place)
         for _ in range(_WEIGHTS_ROUNDS):
             for part, chain in chains.items():
-                found = Timing.of_seconds(chain(1, timing.QUICK_SAMPLES))
+                found = Timing.of_seconds(chain(1, _WEIGHTS_SAMPLES))
                 timings.setdefault(part, []).append(found)
             time.sleep(_SECONDS_APART)
         return {part: min(each, key=lambda t: t.latency_us) for part, each in timings.items()}
