@@ -18,11 +18,7 @@ from nas.latency.kernel import Kernel
 class OnnxRuntimeFusion(ABC):
     """See `nas.latency.runtimes.Fusion`; with what one dtype's rules have to add."""
 
-    DISPATCH_PARTS = (
-        "launch",
-        "invocation",
-        *(part for parts in footprint.PARTS_BY_PACE for part in parts),
-    )
+    DISPATCH_PARTS = ("launch", "invocation", *footprint.PARTS)
 
     block: int = 1
     """Channels that lie together where tensors are kept in blocks; 1 where not."""

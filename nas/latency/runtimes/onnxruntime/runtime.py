@@ -38,11 +38,10 @@ What networks of more weights cost beyond that is measured by itself; see `nas.l
 """
 
 _PROBES = {
-    "float32": ("conv2d {layout}128x{n}x{n} -> 128x{n}x{n} k1 s1 p0 g1 bias relu", (3, 6, 12)),
-    "int8": ("conv2d int8 nhwc 256x{n}x{n} -> 256x{n}x{n} k1 s1 p0 g1 bias", (2, 4, 8)),
+    "float32": "conv2d {layout}128x3x3 -> 128x3x3 k1 s1 p0 g1 bias relu",
+    "int8": "conv2d int8 nhwc 256x2x2 -> 256x2x2 k1 s1 p0 g1 bias",
 }
-"""A convolution with a sixteenth of a MiB of weights, and sizes for the paces of `footprint`: with
-the first, its time is mostly that of reading them; each next does four times as much with them."""
+"""A convolution whose time is mostly that of reading its weights, a sixteenth of a MiB."""
 
 _WEIGHTS_TIMINGS = 4
 """Of each session of such convolutions; the fastest counts."""
@@ -192,23 +191,21 @@ class OnnxRuntime:
         return {**found, **weights}
 
     def _time_weights(self) -> dict[str, Timing]:
-        """Time a MiB of weights, by part of `footprint.PARTS_BY_PACE`."""
+        """Time a MiB of weights, by part of `footprint.PARTS`."""
         layout = f"blocked{self._fusion.block} " if self._fusion.block > 1 else ""
-        text, sizes = _PROBES[self._dtype]
+        kernel = Kernel.parse(_PROBES[self._dtype].format(layout=layout))
+        sets_a_mib = (1 << 20) // kernel.weight_bytes
         found = {}
-        for size, parts in zip(sizes, footprint.PARTS_BY_PACE, strict=True):
-            kernel = Kernel.parse(text.format(layout=layout, n=size))
-            sets_a_mib = (1 << 20) // kernel.weight_bytes
-            for mib, part in zip(footprint.MIB, parts, strict=True):
-                sets = mib * sets_a_mib
-                evaluate = self._evaluator(kernel, {"copies": sets, "weights": sets})
-                with timing.pinned(self.threads):
-                    timings = [
-                        timing.undisturbed(evaluate, sets, timing.QUICK_SAMPLES)
-                        for _ in range(_WEIGHTS_TIMINGS)
-                    ]
-                fastest = min(timings, key=statistics.median)
-                found[part] = Timing.of_seconds([sets_a_mib * each for each in fastest])
+        for mib, part in zip(footprint.MIB, footprint.PARTS, strict=True):
+            sets = mib * sets_a_mib
+            evaluate = self._evaluator(kernel, {"copies": sets, "weights": sets})
+            with timing.pinned(self.threads):
+                timings = [
+                    timing.undisturbed(evaluate, sets, timing.QUICK_SAMPLES)
+                    for _ in range(_WEIGHTS_TIMINGS)
+                ]
+            fastest = min(timings, key=statistics.median)
+            found[part] = Timing.of_seconds([sets_a_mib * each for each in fastest])
         return found
 
     def compile(

@@ -127,7 +127,7 @@ def test_blocks_are_as_wide_as_the_processors_vectors() -> None:
 def test_a_prediction_is_kernels_launches_and_an_invocation() -> None:
     dispatch = {"launch": 0.25, "invocation": 3.0}
     assert FUSION.predicted_us([10.0, 20.0], dispatch) == 33.5
-    assert set(FUSION.DISPATCH_PARTS) == {*dispatch, *sum(footprint.PARTS_BY_PACE, ())}
+    assert set(FUSION.DISPATCH_PARTS) == {*dispatch, *footprint.PARTS}
 
 
 def test_an_op_that_no_kernel_can_start_with_is_named() -> None:
