@@ -115,7 +115,7 @@ def show_table(found: dict[str, Any]) -> None:
     )
     far = ", ".join(
         f"{mib:.3g} MiB at {pace:.3g} us a MiB"
-        for pace, mib in footprint.half_far(found["dispatch_us"])
+        for pace, mib in footprint.half_far(footprint.curves(found["dispatch_us"]))
     )
     status = ", ".join(f"{count} {name}" for name, count in found["status"].items())
     console.say(f"{found['kernels']} kernels ({status}); dispatch: {launch or 'not measured'}")

@@ -137,8 +137,8 @@ def build_table(
                 table.append(Record.of_timing("dispatch", timing, name=part))
         missing = table.missing(kernels := list(kernels), failed=retry_failed)
         once = [kernel for kernel in dict.fromkeys(kernels) if build.is_unsettled(kernel)]
-        settled = [kernel for kernel in dict.fromkeys(kernels) if build.is_settled(kernel)]
-        settled = settled if again else []
+        timed = dict.fromkeys(kernels) if again else ()
+        settled = [kernel for kernel in timed if build.is_settled(kernel)]
         build.expect(2 * len(missing) + len(once) + len(settled))
         build.time_again(settled)
         step = ROUND * len(timers)

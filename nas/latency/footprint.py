@@ -38,6 +38,16 @@ LAUNCH_MIB = (1 / 16, 2.0)
 
 _BYTES = 1 << 20
 
+Curves = Sequence[Sequence[float]]
+"""For every pace that was measured, from the fastest on, the cost of a MiB by `MIB`."""
+
+
+def curves(dispatch_us: Mapping[str, float]) -> Curves:
+    """The curves among dispatch costs."""
+    return [
+        [dispatch_us[part] for part in parts] for parts in PARTS_BY_PACE if parts[0] in dispatch_us
+    ]
+
 
 def launch_us(touched_bytes: float, dispatch_us: Mapping[str, float]) -> float:
     """What launching a kernel costs in a network of some size.
@@ -53,7 +63,7 @@ def launch_us(touched_bytes: float, dispatch_us: Mapping[str, float]) -> float:
     return small + (large - small) * math.log(mib / low) / math.log(high / low)
 
 
-def far_share(touched_bytes: float, near_us: float, dispatch_us: Mapping[str, float]) -> float:
+def far_share(touched_bytes: float, near_us: float, curves: Curves) -> float:
     """How far, from 0 to 1, the kernels of a network are between near and far.
 
     Between two of the measured sizes the share lies on a straight line, and so it does between two
@@ -62,22 +72,19 @@ def far_share(touched_bytes: float, near_us: float, dispatch_us: Mapping[str, fl
     Args:
         touched_bytes: weights, and the most activations that the network has at once.
         near_us: what the network takes when all is near.
-        dispatch_us: with `PARTS` at least.
+        curves: of one pace or more.
     """
     mib = touched_bytes / _BYTES
     if mib <= MIB[0]:
         return 0.0
-    costs = [
-        [dispatch_us[part] for part in parts] for parts in PARTS_BY_PACE if parts[0] in dispatch_us
-    ]
-    paces = [each[0] for each in costs]
+    paces = [costs[0] for costs in curves]
     pace = near_us / mib
     at = bisect_right(paces, pace)
     if at in (0, len(paces)):
-        return _share(mib, costs[min(at, len(paces) - 1)])
+        return _share(mib, curves[min(at, len(paces) - 1)])
     fast, slow = paces[at - 1 : at + 1]
     weight = math.log(pace / fast) / math.log(slow / fast)
-    return (1 - weight) * _share(mib, costs[at - 1]) + weight * _share(mib, costs[at])
+    return (1 - weight) * _share(mib, curves[at - 1]) + weight * _share(mib, curves[at])
 
 
 def _share(mib: float, costs_us: Sequence[float]) -> float:
@@ -94,17 +101,14 @@ def _share(mib: float, costs_us: Sequence[float]) -> float:
     return min(1.0, max(0.0, (cost - near) / (last - near)))
 
 
-def half_far(dispatch_us: Mapping[str, float]) -> list[tuple[float, float]]:
+def half_far(curves: Curves) -> list[tuple[float, float]]:
     """For every measured pace, in microseconds for a MiB, the MiB at which the share is a half.
 
     That is how much of the caches a network has to itself, at that pace. Paces at which nothing is
     ever far are left out.
     """
     found = []
-    for parts in PARTS_BY_PACE:
-        if parts[0] not in dispatch_us:
-            continue
-        costs = [dispatch_us[part] for part in parts]
+    for costs in curves:
         shares = [_share(mib, costs) for mib in MIB]
         at = next((i for i, share in enumerate(shares) if share >= 0.5), None)
         if at is not None:

@@ -41,12 +41,14 @@ class _Known(NamedTuple):
         near_us: latency of each.
         farther_us: what they take more together when all of them are far.
         weight_bytes: of all of them.
+        unstable: how many rest on a timing that would not settle.
     """
 
     kernels: tuple[Kernel, ...]
     near_us: tuple[float, ...]
     farther_us: float
     weight_bytes: int
+    unstable: int
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class LatencyTable:
         self._unstable: set[Kernel] = set()
         self._estimated: dict[Kernel, str] = {}
         self._dispatch_us: dict[str, float] = {}
+        self._curves: footprint.Curves = ()
         self._parts = frozenset(self._fusion.DISPATCH_PARTS)
         # Graphs count four bytes a number.
         self._activation_scale = 0.25 if device.dtype == "int8" else 1
@@ -189,6 +192,9 @@ class LatencyTable:
             self._calibrations[found.get("batch", 1)] = found["slope"], found["offset_us"]
         if record.record == "dispatch" and record.latency_us is not None:
             self._dispatch_us[record.name] = record.latency_us
+            self._pieces.clear()
+            if not self.lacks_dispatch():
+                self._curves = footprint.curves(self._dispatch_us)
         if record.record == "kernel":
             self._pieces.clear()
             kernel = Kernel.parse(record.name)
@@ -270,7 +276,7 @@ class LatencyTable:
         Raises MissingKernelError or FailedKernelError, naming the kernel; TableError for a table
         without a dispatch cost.
         """
-        kernels, latencies, farther_us, weight_bytes = self._split(graph, batch)
+        kernels, latencies, farther_us, weight_bytes, unstable = self._split(graph, batch)
         if self.lacks_dispatch():
             raise TableError(
                 f"{self.path} does not say what a launch costs.",
@@ -280,16 +286,16 @@ class LatencyTable:
         touched_bytes = weight_bytes + activation_bytes
         launch_us = footprint.launch_us(touched_bytes, self._dispatch_us)
         near_us = self._fusion.predicted_us(latencies, {**self._dispatch_us, "launch": launch_us})
-        share = footprint.far_share(touched_bytes, near_us, self._dispatch_us)
+        share = footprint.far_share(touched_bytes, near_us, self._curves)
         total = near_us + share * farther_us
-        unstable, estimated = self._unstable, self._estimated
+        estimated = self._estimated
         calibration = self._calibrations.get(batch)
         return Prediction(
             total,
             kernels,
             latencies,
             total - sum(latencies),
-            sum(kernel in unstable for kernel in kernels) if unstable else 0,
+            unstable,
             next((estimated[k] for k in kernels if k in estimated), "measured")
             if estimated
             else "measured",
@@ -308,6 +314,7 @@ class LatencyTable:
             tuple([latency for piece in found for latency in piece.near_us]),
             sum([piece.farther_us for piece in found]),
             sum([piece.weight_bytes for piece in found]),
+            sum([piece.unstable for piece in found]),
         )
 
     def _known(self, piece: Graph, batch: int) -> _Known:
@@ -320,6 +327,7 @@ class LatencyTable:
                 tuple([self.latency_us(kernel) for kernel in kernels]),
                 sum([self.farther_us(kernel) for kernel in kernels]),
                 sum([kernel.weight_bytes for kernel in kernels]),
+                sum([kernel in self._unstable for kernel in kernels]),
             )
             if len(pieces) >= MOST_PIECES:
                 pieces.clear()

@@ -10,6 +10,7 @@ from nas.latency.footprint import (
     MIB,
     PARTS,
     PARTS_BY_PACE,
+    curves,
     far_share,
     far_weights_us,
     half_far,
@@ -41,18 +42,18 @@ def test_the_sizes_are_those_of_the_parts() -> None:
     ],
 )
 def test_the_share_follows_the_chains_cost(mib: float, share: float) -> None:
-    assert far_share(mib * MEBIBYTE, 1000, COSTS) == pytest.approx(share)
+    assert far_share(mib * MEBIBYTE, 1000, curves(COSTS)) == pytest.approx(share)
 
 
 def test_noise_never_makes_a_share_less_than_none_or_more_than_all() -> None:
     noisy = {**COSTS, "weights_8mib": 18.0, "weights_24mib": 61.0}
-    assert far_share(8 * MEBIBYTE, 1000, noisy) == 0
-    assert far_share(24 * MEBIBYTE, 1000, noisy) == 1
+    assert far_share(8 * MEBIBYTE, 1000, curves(noisy)) == 0
+    assert far_share(24 * MEBIBYTE, 1000, curves(noisy)) == 1
 
 
 def test_without_a_difference_nothing_is_far() -> None:
     flat = dict.fromkeys(PARTS, 30.0)
-    assert far_share(64 * MEBIBYTE, 1000, flat) == 0
+    assert far_share(64 * MEBIBYTE, 1000, curves(flat)) == 0
     assert far_weights_us(MEBIBYTE, flat) == 0
     assert far_weights_us(MEBIBYTE, {**flat, PARTS[-1]: 29.0}) == 0
 
@@ -80,15 +81,15 @@ def test_a_slower_network_is_farther(near_us: float, share: float) -> None:
     for parts, near, middle in zip(PARTS_BY_PACE, (20, 80, 320), (0, 20, 40), strict=True):
         values = [near] * at + [near + middle] + [near + 40] * (len(MIB) - at - 1)
         costs |= dict(zip(parts, map(float, values), strict=True))
-    assert far_share(16 * MEBIBYTE, near_us, costs) == pytest.approx(share)
+    assert far_share(16 * MEBIBYTE, near_us, curves(costs)) == pytest.approx(share)
 
 
 def test_where_networks_are_half_far() -> None:
-    assert half_far(COSTS) == [(20.0, pytest.approx(16.0))]
+    assert half_far(curves(COSTS)) == [(20.0, pytest.approx(16.0))]
     flat = dict.fromkeys(PARTS_BY_PACE[1], 30.0)
-    assert half_far({**COSTS, **flat}) == [(20.0, pytest.approx(16.0))]
+    assert half_far(curves({**COSTS, **flat})) == [(20.0, pytest.approx(16.0))]
     steep = dict(zip(PARTS, (20.0, 20.0, 60.0, *[60.0] * 6), strict=True))
-    assert half_far(steep) == [(20.0, pytest.approx(6.0))]
+    assert half_far(curves(steep)) == [(20.0, pytest.approx(6.0))]
 
 
 def test_a_launch_costs_more_in_a_larger_network() -> None:

@@ -90,7 +90,9 @@ def once(
     rng = np.random.default_rng(0)
     inputs = [rng.standard_normal(kernel.elements(o.shape), np.float32) for o in kernel.operands]
     weights, others = (random_constants(templates, kernel, schedule, rng) for _ in range(2))
-    vm = place.virtual_machine(build(module(kernel, schedule, templates, clock), templates))
+    shapes = [each.shape for each in weights]
+    made = module(kernel, schedule, templates, clock, shapes)
+    vm = place.virtual_machine(build(made, templates))
     return run(vm, kernel, inputs, weights, others, place, arena)
 
 
@@ -129,12 +131,18 @@ def run(
     return evaluate
 
 
-def module(kernel: Kernel, schedule: Schedule, templates: Templates, clock: int) -> tvm.IRModule:
+def module(
+    kernel: Kernel,
+    schedule: Schedule,
+    templates: Templates,
+    clock: int,
+    shapes: Sequence[tuple[int, ...]],
+) -> tvm.IRModule:
     """A kernel, and `main`, which runs it once when its weights are far.
 
     The parameters of `main` are the inputs, two sets of constants, two results, the arena and the
     clock's readings: of the first, and before and after the kernel. Between the first two nothing
-    is launched that does anything.
+    is launched that does anything. `shapes` are those of a set of constants.
     """
     builder = relax.BlockBuilder()
 
@@ -151,8 +159,6 @@ def module(kernel: Kernel, schedule: Schedule, templates: Templates, clock: int)
 
     made_type = flat_type((made,), "float32")
     clock_type = flat_type((2 * _READINGS,), "int64")
-    constants = random_constants(templates, kernel, schedule, np.random.default_rng(0))
-    shapes = [each.shape for each in constants]
     inputs = [relax.Var(f"x{i}", flat_type((n,), "float32")) for i, n in enumerate(sizes)]
     weights, others = (
         [relax.Var(f"{name}{i}", flat_type(shape, "float32")) for i, shape in enumerate(shapes)]

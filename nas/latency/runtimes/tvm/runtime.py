@@ -271,9 +271,9 @@ class TvmRuntime:
         for a network.
         """
         timings: dict[str, list[Timing]] = {}
-        chains = probe.chains(self.templates, self.place)
+        probes = probe.chains(self.templates, self.place)
         for _ in range(_WEIGHTS_ROUNDS):
-            for part, chain in chains.items():
+            for part, chain in probes.items():
                 found = Timing.of_seconds(chain(1, _WEIGHTS_SAMPLES))
                 timings.setdefault(part, []).append(found)
             time.sleep(_SECONDS_APART)

@@ -38,7 +38,9 @@ def test_the_kernel_runs_on_the_right_tensors(runtime: TvmRuntime) -> None:
         for _ in range(2)
     ]
     weights, others = (templates.pack(LINEAR, schedule, *parts) for parts in sets)
-    vm = place.virtual_machine(build(far.module(LINEAR, schedule, templates, clock), templates))
+    shapes = [each.shape for each in weights]
+    module = far.module(LINEAR, schedule, templates, clock, shapes)
+    vm = place.virtual_machine(build(module, templates))
     evaluate = far.run(vm, LINEAR, [image], weights, others, place, far.arena(place))
     evaluate(1, 1)
     for run in (far.WARM_UPS + 2, far.WARM_UPS + 3):
