@@ -60,7 +60,7 @@ def check(
 
     picture(plot)
     spaces = all_adapted(space, image_size, channels, classes)
-    checked, found = _check(table, target, spaces, nets, seed, references, batch)
+    checked, found = _check(table, target, spaces, nets, seed, references, batch, now=True)
     if plot is not None:
         title = f"{checked.path.stem}: mean error {found.agreement.mape:.2%}"
         table_figures.draw_check(found, title, plot)
@@ -149,6 +149,8 @@ def _check(
     seed: int,
     references: bool,
     batch: int,
+    *,
+    now: bool = False,
 ) -> tuple[LatencyTable, Check]:
     import numpy as np
 
@@ -167,6 +169,7 @@ def _check(
             rng=np.random.default_rng(seed),
             references=references,
             batch=batch,
+            now=now,
             progress=bars.advance,
         )
     return table, check

@@ -49,6 +49,12 @@ def show_check(found: Check) -> None:
         f"mean error {found.agreement.mape:.2%}; the target, 2% or twice that spread, is "
         f"{found.target_mape:.2%}: {met}"
     )
+    if found.now is not None:
+        console.say(
+            "with launches, and what weights cost far away, timed once more after the networks: "
+            f"mean error {found.now.mape:.2%}, signed {found.now.bias:+.2%}; if that is much "
+            "better, the machine was busier or quieter than when the table was built"
+        )
     if corrected is not None:
         without, with_it = corrected
         console.say(

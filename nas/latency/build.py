@@ -6,6 +6,7 @@ for seconds on end, in which all samples agree and all are wrong.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -121,8 +122,8 @@ def build_table(
             flight on a device that is lost goes to another, once; where none is left it becomes a
             failed record that says so, or keeps the timing it had.
         retry_failed: whether kernels with a failed record are timed once more.
-        again: whether kernels that have a latency are timed once more, at what may be a quieter
-            moment: the fastest timings count.
+        again: whether kernels that have a latency, and what lies beside the kernels, are timed once
+            more, at what may be a quieter moment: the fastest timings count.
         progress: called after every timing.
 
     Raises TableError where another process writes the table, MeasurementError where the cost of a
@@ -132,9 +133,8 @@ def build_table(
     timers = SharedTimers(timer if isinstance(timer, Sequence) else [timer])
     build = _Build(table, timers, progress)
     with table.writing():
-        if table.lacks_dispatch():
-            for part, timing in timers.any(lambda each: each.time_dispatch()).items():
-                table.append(Record.of_timing("dispatch", timing, name=part))
+        if again or table.lacks_dispatch():
+            build.time_dispatch()
         missing = table.missing(kernels := list(kernels), failed=retry_failed)
         once = [kernel for kernel in dict.fromkeys(kernels) if build.is_unsettled(kernel)]
         timed = dict.fromkeys(kernels) if again else ()
@@ -180,6 +180,13 @@ class _Build:
         """Whether a kernel has a latency and needs no other timing."""
         record = self._table.record(kernel)
         return record is not None and record.status != "failed" and record.settled
+
+    def time_dispatch(self) -> None:
+        """Times what lies beside the kernels; of two timings of a part the faster one stays."""
+        before = self._table.dispatch_us
+        for part, timing in self._timers.any(lambda each: each.time_dispatch()).items():
+            if timing.latency_us < before.get(part, math.inf):
+                self._table.append(Record.of_timing("dispatch", timing, name=part))
 
     def time(self, kernels: Sequence[Kernel]) -> None:
         """Finds the schedules of kernels and times them for the first time."""

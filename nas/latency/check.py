@@ -39,6 +39,8 @@ class CheckedNetwork:
         digest: of its graph.
         corrected_us: prediction with the table's calibration; None without one, and for a network
             that the calibration was fitted on.
+        now_us: prediction with what lies beside the kernels timed once more, after the networks;
+            None where that was not asked for.
     """
 
     architecture: Mapping[str, Any]
@@ -47,6 +49,7 @@ class CheckedNetwork:
     reference: str | None = None
     digest: str = ""
     corrected_us: float | None = None
+    now_us: float | None = None
 
     @property
     def name(self) -> str:
@@ -74,6 +77,7 @@ class CheckedNetwork:
             "name": self.name,
             "architecture": dict(self.architecture),
             "predicted_us": timing.four_digits(self.predicted_us),
+            "now_us": self.now_us and timing.four_digits(self.now_us),
             "measured_us": self.measured_us,
             "samples_us": list(self.timing.samples_us),
             "timings_us": [each.latency_us for each in self.timings],
@@ -120,6 +124,18 @@ class Check:
         return _agreement(judged), agreement([row.corrected_us or 0.0 for row in judged], measured)
 
     @property
+    def now(self) -> Agreement | None:
+        """With what lies beside the kernels as it was during the check; None if it was not timed.
+
+        How far kernels are from their weights depends on what else the machine does. Where this is
+        much better than `agreement`, the machine was busier, or quieter, than when the table was
+        built.
+        """
+        found = [row.now_us for row in self.rows if row.now_us is not None]
+        measured = [row.measured_us for row in self.rows if row.now_us is not None]
+        return agreement(found, measured) if found else None
+
+    @property
     def retiming_spread(self) -> float | None:
         """See `nas.latency.networks.retiming_spread`; None where a network was timed once."""
         timings = [row.timings for row in self.rows]
@@ -132,7 +148,7 @@ class Check:
 
     def to_json(self) -> dict[str, Any]:
         """What `nas table check --json` prints."""
-        corrected = self.corrected
+        corrected, now = self.corrected, self.now
         return {
             "batch": self.batch,
             **self.agreement.to_json(),
@@ -143,6 +159,7 @@ class Check:
             "references": _figures(self.references),
             "calibration": corrected
             and {"without": corrected[0].to_json(), "with": corrected[1].to_json()},
+            "now": now and now.to_json(),
             "rows": [row.to_json() for row in self.rows],
         }
 
@@ -156,6 +173,7 @@ def check_table(
     rng: np.random.Generator,
     references: bool = True,
     batch: int = 1,
+    now: bool = False,
     progress: Step | None = None,
 ) -> Check:
     """Times whole networks and compares them with their predictions.
@@ -170,6 +188,7 @@ def check_table(
         references: whether all published networks of the spaces are timed too, at the spaces' own
             input sizes.
         batch: images that run at once.
+        now: whether what lies beside the kernels is timed once more; see `Check.now`.
         progress: see `nas.latency.networks.Step`.
 
     Raises MissingKernelError for a space that the table does not cover, TableDeviceError for
@@ -187,6 +206,7 @@ def check_table(
     timed = measure_until_they_agree(
         graphs, runtime, table.schedules(), batch=batch, progress=progress
     )
+    costs = {part: each.latency_us for part, each in runtime.time_dispatch().items()} if now else {}
     rows = []
     for (name, architecture, graph), predicted, found in zip(
         drawn, predictions, timed, strict=True
@@ -204,6 +224,7 @@ def check_table(
                 name,
                 graph.digest,
                 predicted.calibrated_us if held_out else None,
+                table.predict(graph, batch, dispatch_us=costs).latency_us if costs else None,
             )
         )
     return Check(tuple(rows), batch)

@@ -7,8 +7,8 @@ has two latencies, and a network is a share of the way from the one to the other
 
 The share goes by how many bytes the network touches in an inference, and by how long an inference
 takes: the longer, the more of a shared cache is taken by others meanwhile. Both are measured, once
-a device, with chains of small kernels: what a MiB of weights takes to read and use in chains that
-have more and more of them, and that do more and more in between.
+a device, with chains of kernels: what a MiB of weights takes to read and use in chains that have
+more and more of them, and that do more and more with them and in between.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 MIB = (1, 4, 8, 12, 16, 20, 24, 32, 64)
 """Of weights in a chain. Among as many as the first all are near; among the last all are far."""
@@ -23,10 +24,10 @@ MIB = (1, 4, 8, 12, 16, 20, 24, 32, 64)
 PARTS = tuple(f"weights_{mib}mib" for mib in MIB)
 """Dispatch costs: microseconds for a MiB of weights in chains that do nothing else."""
 
-PACES = (2, 8)
-"""Of slower chains, by what they do in between; the unit is the probe's."""
+PACES = ("steady", "slow")
+"""Of chains that do more with each weight, and that do other things in between."""
 
-PARTS_BY_PACE = (PARTS, *(tuple(f"{part}_paced{pace}" for part in PARTS) for pace in PACES))
+PARTS_BY_PACE = (PARTS, *(tuple(f"{part}_{pace}" for part in PARTS) for pace in PACES))
 """The same for all chains, from the fastest on. Where a runtime has none of the slower ones, its
 networks are as far at any pace."""
 
@@ -43,10 +44,20 @@ Curves = Sequence[Sequence[float]]
 
 
 def curves(dispatch_us: Mapping[str, float]) -> Curves:
-    """The curves among dispatch costs."""
+    """The curves among dispatch costs.
+
+    A MiB never takes longer because a chain has fewer of them: where one seems to, the machine was
+    busy then, and what a longer chain took counts.
+    """
     return [
-        [dispatch_us[part] for part in parts] for parts in PARTS_BY_PACE if parts[0] in dispatch_us
+        _least_of_what_follows([dispatch_us[part] for part in parts])
+        for parts in PARTS_BY_PACE
+        if parts[0] in dispatch_us
     ]
+
+
+def _least_of_what_follows(values: Sequence[float]) -> list[float]:
+    return list(accumulate(reversed(values), min))[::-1]
 
 
 def launch_us(touched_bytes: float, dispatch_us: Mapping[str, float]) -> float:

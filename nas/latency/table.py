@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,6 +109,7 @@ class LatencyTable:
         # Graphs count four bytes a number.
         self._activation_scale = 0.25 if device.dtype == "int8" else 1
         self._by_piece = getattr(self._fusion, "BY_PIECE", False)
+        self._packed_bytes = getattr(self._fusion, "packed_bytes", None)
         self._pieces: dict[int, dict[Graph, _Known]] = {}
         self._calibrations: dict[int, tuple[float, float]] = {}
 
@@ -270,8 +271,16 @@ class LatencyTable:
             if (found := self.record(kernel)) is not None
         }
 
-    def predict(self, graph: Graph, batch: int = 1) -> Prediction:
+    def predict(
+        self, graph: Graph, batch: int = 1, *, dispatch_us: Mapping[str, float] | None = None
+    ) -> Prediction:
         """Latency of a whole network, for a batch of images at once.
+
+        Args:
+            graph: the network.
+            batch: images at once.
+            dispatch_us: what lies beside the kernels, if it is not what the table has: how busy the
+                machine is at some other moment.
 
         Raises MissingKernelError or FailedKernelError, naming the kernel; TableError for a table
         without a dispatch cost.
@@ -284,9 +293,12 @@ class LatencyTable:
             )
         activation_bytes = batch * graph.peak_memory_bytes * self._activation_scale
         touched_bytes = weight_bytes + activation_bytes
-        launch_us = footprint.launch_us(touched_bytes, self._dispatch_us)
-        near_us = self._fusion.predicted_us(latencies, {**self._dispatch_us, "launch": launch_us})
-        share = footprint.far_share(touched_bytes, near_us, self._curves)
+        costs, curves = self._dispatch_us, self._curves
+        if dispatch_us is not None:
+            costs, curves = dict(dispatch_us), footprint.curves(dispatch_us)
+        launch_us = footprint.launch_us(touched_bytes, costs)
+        near_us = self._fusion.predicted_us(latencies, {**costs, "launch": launch_us})
+        share = footprint.far_share(touched_bytes, near_us, curves)
         total = near_us + share * farther_us
         estimated = self._estimated
         calibration = self._calibrations.get(batch)
@@ -326,13 +338,21 @@ class LatencyTable:
                 kernels,
                 tuple([self.latency_us(kernel) for kernel in kernels]),
                 sum([self.farther_us(kernel) for kernel in kernels]),
-                sum([kernel.weight_bytes for kernel in kernels]),
+                sum([self._weight_bytes(kernel) for kernel in kernels]),
                 sum([kernel in self._unstable for kernel in kernels]),
             )
             if len(pieces) >= MOST_PIECES:
                 pieces.clear()
             pieces[piece] = known
         return known
+
+    def _weight_bytes(self, kernel: Kernel) -> int:
+        """Of a kernel's weights as the runtime keeps them."""
+        found = self.record(kernel)
+        if self._packed_bytes is None or found is None:
+            return kernel.weight_bytes
+        packed: int = self._packed_bytes(kernel, found.schedule or {})
+        return packed
 
     # Writing
 

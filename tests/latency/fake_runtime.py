@@ -38,7 +38,8 @@ def latency_us(kernel: Kernel) -> float:
 class FakeRuntime:
     """Kernels take `latency_us`; a launch 0.5 us, an invocation 2 us.
 
-    `slowed` has, for some kernels, factors for their later timings.
+    `slowed` has, for some kernels, factors for their later timings; `dispatch_us` what else costs
+    something beside the kernels.
     """
 
     fingerprint: Fingerprint = field(default_factory=device)
@@ -47,6 +48,7 @@ class FakeRuntime:
     timed: list[Kernel] = field(default_factory=list)
     retimed: list[Kernel] = field(default_factory=list)
     slowed: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    dispatch_us: Mapping[str, float] = field(default_factory=dict)
     name: str = "tvm"
 
     def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
@@ -72,7 +74,7 @@ class FakeRuntime:
 
     def time_dispatch(self) -> Mapping[str, Timing]:
         costs = dict.fromkeys(fusion.DISPATCH_PARTS, 30.0)
-        costs |= {"launch": 0.5, "launch_2mib": 0.5, "invocation": 2.0}
+        costs |= {"launch": 0.5, "launch_2mib": 0.5, "invocation": 2.0, **self.dispatch_us}
         return {part: Timing((us,) * 10) for part, us in costs.items()}
 
     def compile(

@@ -180,3 +180,15 @@ def test_what_is_there_is_timed_again_when_asked(tmp_path: Path) -> None:
     assert [table.latency_us(kernel) for kernel in kernels] == faster
     assert len(table.record(kernels[0]).medians_us) == 4
     assert build_table(table, kernels, slow).added == 0
+
+
+def test_what_lies_beside_the_kernels_is_timed_again_too(tmp_path: Path) -> None:
+    kernels = space_kernels(SPACE, "tvm")
+    table = LatencyTable.open_or_create(tmp_path, FakeRuntime())
+    build_table(table, kernels, FakeRuntime())
+    before = table.dispatch_us
+    later = FakeRuntime(dispatch_us={"launch": 0.4, "invocation": 3.0})
+    build_table(table, kernels, later)
+    assert table.dispatch_us == before
+    build_table(table, kernels, later, again=True)
+    assert table.dispatch_us == {**before, "launch": 0.4}

@@ -140,6 +140,25 @@ def test_a_calibration_is_judged_by_networks_that_it_was_not_fitted_on(
     assert check().corrected is None
 
 
+def test_a_busier_moment_is_told_from_a_wrong_table(
+    table: LatencyTable, runtime: FakeRuntime
+) -> None:
+    def check(runtime: FakeRuntime, now: bool = True) -> Check:
+        rng = np.random.default_rng(5)
+        return check_table(table, [SPACE], runtime, nets=6, rng=rng, now=now)
+
+    same = check(runtime)
+    assert same.now == same.agreement
+    assert check(runtime, now=False).now is None
+    slower = check(replace(runtime, dispatch_us={"launch": 1.5, "launch_2mib": 1.5}))
+    for before, after in zip(same.rows, slower.rows, strict=True):
+        graph = SPACE.lower(SPACE.from_json(before.architecture))
+        assert after.predicted_us == before.predicted_us
+        assert after.now_us == pytest.approx(before.predicted_us + len(runtime.kernels(graph)))
+    assert slower.now is not None
+    assert slower.to_json()["now"]["mape"] == slower.now.mape != slower.agreement.mape
+
+
 def test_a_check_needs_this_devices_table(table: LatencyTable) -> None:
     other = FakeRuntime(device(threads=2))
     with pytest.raises(TableDeviceError):

@@ -51,6 +51,11 @@ def test_noise_never_makes_a_share_less_than_none_or_more_than_all() -> None:
     assert far_share(24 * MEBIBYTE, 1000, curves(noisy)) == 1
 
 
+def test_a_chain_that_met_a_busy_moment_counts_as_what_a_longer_one_took() -> None:
+    busy = {**COSTS, "weights_8mib": 45.0, "weights_16mib": 90.0}
+    assert curves(busy) == [[20.0, 20.0, 28.0, 28.0, 50.0, 50.0, 55.0, 60.0, 60.0]]
+
+
 def test_without_a_difference_nothing_is_far() -> None:
     flat = dict.fromkeys(PARTS, 30.0)
     assert far_share(64 * MEBIBYTE, 1000, curves(flat)) == 0

@@ -18,6 +18,14 @@ from numpy.typing import NDArray
 from tvm import relax, tirx
 
 from nas.latency.kernel import Kernel
+from nas.latency.runtimes.tvm.clock import (
+    idle,
+    in_place,
+    nanoseconds,
+    no_readings,
+    reading,
+    readings_type,
+)
 from nas.latency.runtimes.tvm.cpu import loops
 from nas.latency.runtimes.tvm.cpu.loops import Tensor
 from nas.latency.runtimes.tvm.place import Place
@@ -39,26 +47,12 @@ SAMPLES = 6
 SMALLEST_BYTES = 32 << 10
 """Of weights: less is not far for long, and reading the clock would blur it."""
 
-_CLOCKS = {"linux": 1, "darwin": 6}
-"""What `clock_gettime` calls the clock that only goes forward, by operating system."""
-
-_PROCESSORS = ("x86_64", "amd64", "aarch64", "arm64", "riscv64")
-"""On which `clock_gettime` writes two numbers of 64 bits."""
-
 WARM_UPS = 4
 """Calls before the first that counts."""
 
 _READINGS = 3
 _LINE = 16
 """Numbers in a line of a cache."""
-
-
-def clock_of(target: tvm.target.Target) -> int | None:
-    """The clock that a target's code can read by itself; None where none is known."""
-    triple = str(target.attrs.get("mtriple", ""))
-    if not triple.startswith(_PROCESSORS):
-        return None
-    return next((clock for system, clock in _CLOCKS.items() if system in triple), None)
 
 
 def matters(kernel: Kernel) -> bool:
@@ -108,7 +102,7 @@ def run(
     """What times a compiled `module` of a kernel; for the rest, see there."""
     size = kernel.elements(kernel.output)
     result, scratch = (place.tensor(np.zeros(size, np.float32)) for _ in range(2))
-    unread = place.tensor(np.zeros(2 * _READINGS, np.int64))
+    unread = place.tensor(no_readings(_READINGS))
     tensors = [place.tensor(each) for each in (*inputs, *weights, *others)]
     vm.set_input("main", *tensors, result, scratch, arena, unread)
     between_ns: list[float] = []
@@ -117,9 +111,8 @@ def run(
         vm.invoke_stateful("main")
         # A board writes to a copy of its own, so the inputs do not tell.
         *_, readings = vm.get_outputs("main")
-        seconds, nanoseconds = readings.numpy().reshape(-1, 2).T
-        first, start, end = 1_000_000_000 * (seconds - seconds[0]) + nanoseconds
-        between_ns.append(float(start - first))
+        _, start, end = nanoseconds(readings.numpy())
+        between_ns.append(float(start))
         return float(end - start)
 
     def evaluate(calls: int, samples: int) -> Sequence[float]:
@@ -151,14 +144,14 @@ def module(
 
     function = added(templates.function(kernel, schedule, "kernel"))
     numbers = ARENA_BYTES // 4
-    read, idle = added(_read(numbers)), added(_idle())
-    first, start, end = (added(_clock(i, clock)) for i in range(_READINGS))
+    read, nothing = added(_read(numbers)), added(idle(_READINGS))
+    first, start, end = (added(reading(i, _READINGS, clock)) for i in range(_READINGS))
     sizes = [kernel.elements(operand.shape) for operand in kernel.operands]
     made = kernel.elements(kernel.output)
     write = {size: added(_write(size)) for size in dict.fromkeys((*sizes, made))}
 
     made_type = flat_type((made,), "float32")
-    clock_type = flat_type((2 * _READINGS,), "int64")
+    clock_type = readings_type(_READINGS)
     inputs = [relax.Var(f"x{i}", flat_type((n,), "float32")) for i, n in enumerate(sizes)]
     weights, others = (
         [relax.Var(f"{name}{i}", flat_type(shape, "float32")) for i, shape in enumerate(shapes)]
@@ -171,7 +164,7 @@ def module(
 
     def launched(sources: list[Any], constants: list[Any], over: relax.Expr) -> relax.Expr:
         arguments = [*sources[:split], *constants, *sources[split:], over]
-        return builder.emit(_in_place(function, arguments, made_type))
+        return builder.emit(in_place(function, arguments, made_type))
 
     parameters = [*inputs, *weights, *others, result, scratch, arena, readings]
     with builder.function("main", parameters):
@@ -179,23 +172,18 @@ def module(
             seen = builder.emit(relax.call_tir(read, [arena], flat_type((_LINE,), "float32")))
             before = launched(inputs, others, scratch)
             fresh = [
-                builder.emit(_in_place(write[n], [x], flat_type((n,), "float32")))
+                builder.emit(in_place(write[n], [x], flat_type((n,), "float32")))
                 for x, n in zip(inputs, sizes, strict=True)
             ]
-            over = builder.emit(_in_place(write[made], [result], made_type))
-            at = builder.emit(_in_place(first, [readings], clock_type))
-            at = builder.emit(_in_place(idle, [at], clock_type))
-            at = builder.emit(_in_place(start, [at], clock_type))
+            over = builder.emit(in_place(write[made], [result], made_type))
+            at = builder.emit(in_place(first, [readings], clock_type))
+            at = builder.emit(in_place(nothing, [at], clock_type))
+            at = builder.emit(in_place(start, [at], clock_type))
             output = launched(fresh, weights, over)
-            at = builder.emit(_in_place(end, [at], clock_type))
+            at = builder.emit(in_place(end, [at], clock_type))
             found = builder.emit_output(relax.Tuple([seen, before, output, at]))
         builder.emit_func_output(found)
     return builder.get()
-
-
-def _in_place(function: relax.GlobalVar, arguments: list[Any], result: Any) -> relax.Call:
-    """A call that writes over its last argument."""
-    return relax.op.call_tir_inplace(function, arguments, [len(arguments) - 1], result)
 
 
 def _read(size: int) -> tirx.PrimFunc:
@@ -214,22 +202,3 @@ def _write(size: int) -> tirx.PrimFunc:
     tensor = Tensor("x", size)
     body = loops.loop(size, lambda i: [tensor.store(i, -tensor.load(i))])
     return loops.function([tensor], body, f"write_{size}")
-
-
-def _clock(index: int, clock: int) -> tirx.PrimFunc:
-    """Writes seconds and nanoseconds as reading `index`."""
-    readings = _readings()
-    address = tirx.address_of(tirx.BufferLoad(readings, [2 * index]))
-    call = tirx.call_extern("int32", "clock_gettime", clock, address)
-    function = tirx.PrimFunc([readings], tirx.Evaluate(call))
-    return function.with_attr("global_symbol", f"clock_{index}")
-
-
-def _idle() -> tirx.PrimFunc:
-    """Does nothing."""
-    nothing = tirx.Evaluate(tirx.const(0, "int32"))
-    return tirx.PrimFunc([_readings()], nothing).with_attr("global_symbol", "idle")
-
-
-def _readings() -> tirx.Buffer:
-    return tirx.decl_buffer((2 * _READINGS,), "int64", "readings")

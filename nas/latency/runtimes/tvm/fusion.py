@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nas.graph import ACTIVATIONS, Graph, Op
 from nas.latency import footprint
@@ -33,6 +33,7 @@ __all__ = [
     "Launch",
     "kernels",
     "launches",
+    "packed_bytes",
     "predicted_us",
 ]
 
@@ -58,6 +59,16 @@ BY_PIECE = True
 """No kernel reaches from one block into the next, so `Graph.pieces` split one by one."""
 
 _result = attrgetter("result")
+
+
+def packed_bytes(kernel: Kernel, schedule: Mapping[str, Any]) -> int:
+    """Of a kernel's weights as its code reads them: Winograd's transforms make more of them.
+
+    `m x m` outputs of a 3x3 window take `(m + 2) x (m + 2)` numbers instead of nine (Lavin and Gray
+    2016, "Fast algorithms for convolutional neural networks").
+    """
+    m = schedule.get("winograd")
+    return kernel.weight_bytes if m is None else kernel.weight_bytes * (m + 2) ** 2 // 9
 
 
 class Launch(NamedTuple):

@@ -1,107 +1,191 @@
-"""Chains of small kernels that have more and more weights, for `nas.latency.footprint`."""
+"""Chains of kernels that have more and more weights, for `nas.latency.footprint`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from tvm import relax
 
 from nas.latency.footprint import MIB, PACES, PARTS_BY_PACE
 from nas.latency.kernel import Kernel
+from nas.latency.runtimes.tvm.clock import (
+    clock_of,
+    in_place,
+    nanoseconds,
+    no_readings,
+    reading,
+    readings_type,
+)
 from nas.latency.runtimes.tvm.place import Place
 from nas.latency.runtimes.tvm.templates import Templates, build, flat_type, random_constants
 from nas.latency.timing import Evaluate
 
-READING = Kernel.parse("conv2d 256x1x1 -> 256x1x1 k1 s1 p0 g1 bias")
-"""A quarter of a MiB of weights, each used once."""
+ONCE = Kernel.parse("conv2d 256x1x1 -> 256x1x1 k1 s1 p0 g1 bias")
+"""A quarter of a MiB of weights, each used once, as by a linear layer."""
+
+OFTEN = Kernel.parse("conv2d 256x7x7 -> 256x7x7 k1 s1 p0 g1 bias")
+"""As many, each used 49 times: most of a network's weights are in kernels like this one."""
 
 COMPUTING = Kernel.parse("conv2d 64x14x14 -> 64x14x14 k1 s1 p0 g1 bias")
-"""What runs between two of the former, as often as the pace says, always on the same weights.
+"""What runs in between, always on the same weights."""
 
-At a pace of 2 a chain does 7 million multiply-accumulates to a MiB of weights, at 8 it does 27:
-MobileNetV2 does 4 at 96 pixels, and 23 at 224.
-"""
+SETS_A_MIB = (1 << 20) // ONCE.weight_bytes
 
 
-def chains(templates: Templates, place: Place) -> dict[str, Evaluate]:
+class Pace(NamedTuple):
+    """What a chain does with each set of weights, and how often it computes after that.
+
+    To a MiB of weights the chains do 0.3, 13 and 38 million multiply-accumulates; MobileNetV2 does
+    4 at 96 pixels, and 23 at 224.
+    """
+
+    reads: Kernel
+    computes: int
+
+
+_PACES = dict(zip(("", *PACES), (Pace(ONCE, 0), Pace(OFTEN, 0), Pace(OFTEN, 8)), strict=True))
+
+
+class Chain(NamedTuple):
+    """One chain: its pace, the sets of weights in the order of reading, and their MiB."""
+
+    pace: Pace
+    sets: tuple[int, ...]
+    mib: int
+
+
+def chains() -> dict[str, Chain]:
+    """All chains by part.
+
+    All have the same sets, from the first one on. In the shortest all weights are near, whatever
+    the caches: it reads the first set as often as there would be others.
+    """
+    found = {}
+    for pace, parts in zip(_PACES.values(), PARTS_BY_PACE, strict=True):
+        for mib, part in zip(MIB, parts, strict=True):
+            count = mib * SETS_A_MIB
+            sets = (0,) * count if mib == MIB[0] else tuple(range(count))
+            found[part] = Chain(pace, sets, mib)
+    return found
+
+
+def timed(templates: Templates, place: Place) -> dict[str, Evaluate]:
     """Seconds for a MiB of a chain's weights, by part; a call is the whole chain.
 
-    All chains read the same tensors, from the first one on.
+    What a chain computes in between would drown what its weights cost. Where the device has a
+    clock, that part of the time is taken as what it is in the shortest chain.
     """
-    kernels = (READING, COMPUTING)
     rng = np.random.default_rng(0)
-    schedules = {kernel: templates.candidates(kernel)[0] for kernel in kernels}
-
-    def constants(kernel: Kernel) -> list[np.ndarray]:
-        return random_constants(templates, kernel, schedules[kernel], rng)
-
-    sets = [constants(READING) for _ in range(max(MIB) * _SETS_A_MIB)]
-    own = constants(COMPUTING)
+    kernels = {"once": ONCE, "often": OFTEN, "computing": COMPUTING}
+    schedules = {kernel: templates.candidates(kernel)[0] for kernel in kernels.values()}
+    constants = {
+        kernel: random_constants(templates, kernel, schedule, rng)
+        for kernel, schedule in schedules.items()
+    }
+    # Both kernels that read have as many weights, and no vector width divides them otherwise.
+    drawn = [
+        random_constants(templates, OFTEN, schedules[OFTEN], rng)
+        for _ in range(max(MIB) * SETS_A_MIB)
+    ]
+    clock = clock_of(templates.target)
     builder = relax.BlockBuilder()
     functions = {
         kernel: builder.add_func(templates.function(kernel, schedules[kernel], name), name)
-        for kernel, name in zip(kernels, ("reading", "computing"), strict=True)
+        for name, kernel in kernels.items()
     }
-    shapes = [each.shape for each in sets[0]], [each.shape for each in own]
-    paces = {
-        part: (mib, pace)
-        for pace, parts in zip((0, *PACES), PARTS_BY_PACE, strict=True)
-        for mib, part in zip(MIB, parts, strict=True)
-    }
-    for part, (mib, pace) in paces.items():
-        _add(builder, part, functions, mib * _SETS_A_MIB, pace, shapes)
+    stamps: list[relax.GlobalVar] = []
+    if clock is not None:
+        made = [reading(i, _READINGS, clock) for i in range(_READINGS)]
+        stamps = [builder.add_func(each, str(each.attrs["global_symbol"])) for each in made]
+    own, shapes = constants[COMPUTING], [each.shape for each in drawn[0]]
+    for part, chain in chains().items():
+        _add(builder, part, chain, functions, stamps, [each.shape for each in own], shapes)
     vm = place.virtual_machine(build(builder.get(), templates))
-    images = [
-        place.tensor(np.zeros(kernel.elements(kernel.output), np.float32)) for kernel in kernels
-    ]
-    own = [place.tensor(each) for each in own]
-    tensors = [[place.tensor(each) for each in one] for one in sets]
-    for part, (mib, _) in paces.items():
-        used = [each for one in tensors[: mib * _SETS_A_MIB] for each in one]
-        vm.set_input(part, *images, *own, *used)
+    images = [place.tensor(np.zeros(k.elements(k.output), np.float32)) for k in kernels.values()]
+    images += [place.tensor(no_readings(_READINGS)), *(place.tensor(each) for each in own)]
+    sets = [[place.tensor(each) for each in one] for one in drawn]
+    for part, chain in chains().items():
+        vm.set_input(part, *images, *(each for at in sorted(set(chain.sets)) for each in sets[at]))
+    chain_of = chains()
+    computing_s: dict[Pace, float] = {}
 
-    def evaluate(part: str, mib: int, calls: int, samples: int) -> Sequence[float]:
+    def whole(part: str, calls: int, samples: int) -> Sequence[float]:
         timer = vm.time_evaluator("invoke_stateful", place.device, number=calls, repeat=samples)
-        return [float(value) / mib for value in timer(part).results]
+        return [float(value) / chain_of[part].mib for value in timer(part).results]
 
-    return {part: partial(evaluate, part, mib) for part, (mib, _) in paces.items()}
+    def read(part: str) -> float:
+        """What reading a MiB takes, of one call."""
+        chain = chain_of[part]
+        whole(part, 1, 1)
+        *_, readings = vm.get_outputs(part)
+        taken = nanoseconds(readings.numpy())[: 2 * len(chain.sets)]
+        return float((taken[1::2] - taken[::2]).sum()) * 1e-9 / chain.mib
+
+    def evaluate(part: str, calls: int, samples: int) -> Sequence[float]:
+        pace = chain_of[part].pace
+        if not (pace.computes and stamps):
+            return whole(part, calls, samples)
+        if pace not in computing_s:
+            shortest = next(name for name, each in chain_of.items() if each.pace == pace)
+            computing_s[pace] = min(whole(shortest, 1, samples)) - read(shortest)
+        return [computing_s[pace] + read(part) for _ in range(samples)]
+
+    return {part: partial(evaluate, part) for part in chain_of}
 
 
-_SETS_A_MIB = (1 << 20) // READING.weight_bytes
+_READINGS = 2 * max(MIB) * SETS_A_MIB
 
 
 def _add(
     builder: relax.BlockBuilder,
     name: str,
-    functions: dict[Kernel, relax.GlobalVar],
-    count: int,
-    pace: int,
-    shapes: tuple[list[tuple[int, ...]], list[tuple[int, ...]]],
+    chain: Chain,
+    functions: Mapping[Kernel, relax.GlobalVar],
+    stamps: Sequence[relax.GlobalVar],
+    own_shapes: Sequence[tuple[int, ...]],
+    set_shapes: Sequence[tuple[int, ...]],
 ) -> None:
-    """Adds a chain with `count` sets of weights; `shapes` are those of a set, and the other's."""
+    """Adds a chain.
 
-    def variables(name: str, shapes: list[tuple[int, ...]]) -> list[relax.Var]:
+    Its parameters are an image of each kernel, the clock's readings, what `COMPUTING` has of its
+    own, and the sets; `stamps` take the readings before and after each set.
+    """
+
+    def variables(name: str, shapes: Sequence[tuple[int, ...]]) -> list[relax.Var]:
         return [relax.Var(f"{name}_{i}", flat_type(s, "float32")) for i, s in enumerate(shapes)]
 
-    def step(kernel: Kernel) -> Callable[[relax.Expr, list[relax.Var]], relax.Expr]:
-        made = flat_type((kernel.elements(kernel.output),), "float32")
-        return lambda x, w: builder.emit(relax.call_tir(functions[kernel], [x, *w], made))
+    images = {
+        kernel: relax.Var(f"x{i}", flat_type((kernel.elements(kernel.output),), "float32"))
+        for i, kernel in enumerate(functions)
+    }
+    at: relax.Expr = relax.Var("readings", readings_type(_READINGS))
+    own = variables("own", own_shapes)
+    sets = {i: variables(f"set{i}", set_shapes) for i in sorted(set(chain.sets))}
+    values: dict[Kernel, relax.Expr] = dict(images)
+    parameters = [*images.values(), at, *own, *(each for one in sets.values() for each in one)]
+    taking = iter(stamps if chain.pace.computes else ())
 
-    read, compute = step(READING), step(COMPUTING)
-    images = [
-        relax.Var(f"x{i}", flat_type((kernel.elements(kernel.output),), "float32"))
-        for i, kernel in enumerate((READING, COMPUTING))
-    ]
-    own = variables("own", shapes[1])
-    sets = [variables(f"set{i}", shapes[0]) for i in range(count)]
-    with builder.function(name, [*images, *own, *(each for one in sets for each in one)]):
+    def runs(kernel: Kernel, weights: Sequence[relax.Var]) -> None:
+        made = flat_type((kernel.elements(kernel.output),), "float32")
+        call = relax.call_tir(functions[kernel], [values[kernel], *weights], made)
+        values[kernel] = builder.emit(call)
+
+    def looks_at_the_clock(before: relax.Expr) -> relax.Expr:
+        stamp = next(taking, None)
+        if stamp is None:
+            return before
+        return builder.emit(in_place(stamp, [before], readings_type(_READINGS)))
+
+    with builder.function(name, parameters):
         with builder.dataflow():
-            vector, image = images
-            for one in sets:
-                vector = read(vector, one)
-                for _ in range(pace):
-                    image = compute(image, own)
-            found = builder.emit_output(relax.Tuple([vector, image]))
+            for one in chain.sets:
+                at = looks_at_the_clock(at)
+                runs(chain.pace.reads, sets[one])
+                at = looks_at_the_clock(at)
+                for _ in range(chain.pace.computes):
+                    runs(COMPUTING, own)
+            found = builder.emit_output(relax.Tuple([*values.values(), at]))
         builder.emit_func_output(found)

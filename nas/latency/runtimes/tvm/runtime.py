@@ -21,6 +21,7 @@ from nas.latency.kernel import Kernel
 from nas.latency.runtimes import Schedules, Weights
 from nas.latency.runtimes.tvm import chains, far, probe, targets
 from nas.latency.runtimes.tvm import fusion as tvm_fusion
+from nas.latency.runtimes.tvm.clock import clock_of
 from nas.latency.runtimes.tvm.kept import Kept, Ways
 from nas.latency.runtimes.tvm.place import Place
 from nas.latency.runtimes.tvm.relax_network import RelaxNetwork
@@ -154,7 +155,7 @@ class TvmRuntime:
 
     def _far(self, kernel: Kernel, schedule: Mapping[str, Any]) -> timing.Evaluate | None:
         """What times a kernel far from its weights; None where that cannot differ."""
-        clock = far.clock_of(self.templates.target)
+        clock = clock_of(self.templates.target)
         if clock is None or not far.matters(kernel):
             return None
         return far.once(
@@ -271,7 +272,7 @@ class TvmRuntime:
         for a network.
         """
         timings: dict[str, list[Timing]] = {}
-        probes = probe.chains(self.templates, self.place)
+        probes = probe.timed(self.templates, self.place)
         for _ in range(_WEIGHTS_ROUNDS):
             for part, chain in probes.items():
                 found = Timing.of_seconds(chain(1, _WEIGHTS_SAMPLES))

@@ -14,6 +14,7 @@ from tvm import relax
 from nas.latency import footprint
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes.tvm import far, fusion, probe
+from nas.latency.runtimes.tvm.clock import clock_of
 from nas.latency.runtimes.tvm.runtime import TvmRuntime
 from nas.latency.runtimes.tvm.templates import build
 
@@ -28,7 +29,7 @@ def runtime() -> TvmRuntime:
 def test_the_kernel_runs_on_the_right_tensors(runtime: TvmRuntime) -> None:
     """Against numpy: on its own weights and the input written anew, after all of the arena."""
     templates, place = runtime.templates, runtime.place
-    clock = far.clock_of(templates.target)
+    clock = clock_of(templates.target)
     assert clock is not None, "this test runs where there is a clock"
     rng = np.random.default_rng(0)
     schedule = templates.candidates(LINEAR)[0]
@@ -69,11 +70,11 @@ def test_the_kernel_runs_on_the_right_tensors(runtime: TvmRuntime) -> None:
 )
 def test_which_targets_have_a_clock(triple: str, clock: int | None) -> None:
     target = tvm.target.Target({"kind": "llvm", "mtriple": triple})
-    assert far.clock_of(target) == clock
+    assert clock_of(target) == clock
 
 
 def test_gpus_are_not_timed_so() -> None:
-    assert far.clock_of(tvm.target.Target({"kind": "cuda", "arch": "sm_80"})) is None
+    assert clock_of(tvm.target.Target({"kind": "cuda", "arch": "sm_80"})) is None
 
 
 def test_small_kernels_are_timed_near_alone(runtime: TvmRuntime) -> None:
@@ -100,15 +101,20 @@ def test_chains_launch_what_their_parts_say(
         return made[-1]
 
     monkeypatch.setattr(probe, "build", kept)
-    chains = probe.chains(runtime.templates, runtime.place)
+    timed = probe.timed(runtime.templates, runtime.place)
     others = {"launch", "invocation", footprint.LARGE_LAUNCH}
-    assert {*others, *chains} == set(fusion.DISPATCH_PARTS)
-    called = re.compile(r"call\s+(reading|computing)\s")
+    assert {*others, *timed} == set(fusion.DISPATCH_PARTS)
+    called = re.compile(r"call\s+(once|often|computing|clock_\d+)\s")
     functions = re.findall(r"^@(\w+)(.*?)(?=^@|\Z)", made[0].as_text(), re.MULTILINE | re.DOTALL)
     calls = {name: Counter(called.findall(code)) for name, code in functions}
-    for parts, pace in zip(footprint.PARTS_BY_PACE, (0, *footprint.PACES), strict=True):
+    reads = [("once", 0), ("often", 0), ("often", 8)]
+    for parts, (reading, computing) in zip(footprint.PARTS_BY_PACE, reads, strict=True):
         for mib, part in zip(footprint.MIB, parts, strict=True):
-            bytes_read = calls[part]["reading"] * probe.READING.weight_bytes
-            assert bytes_read == mib << 20
-            assert calls[part]["computing"] == pace * calls[part]["reading"]
-    assert all(0 < seconds < 1 for seconds in chains[footprint.PARTS[1]](1, 3))
+            assert calls[part][reading] * probe.ONCE.weight_bytes == mib << 20
+            assert calls[part]["computing"] == computing * calls[part][reading]
+            stamps = sum(count for name, count in calls[part].items() if "clock" in name)
+            assert stamps == (2 * calls[part][reading] if computing else 0)
+    assert all(0 < seconds < 1 for seconds in timed[footprint.PARTS[1]](1, 3))
+    slow = footprint.PARTS_BY_PACE[-1]
+    fast, slower = (min(timed[part](1, 3)) for part in (footprint.PARTS[0], slow[0]))
+    assert slower > 5 * fast

@@ -8,6 +8,8 @@ import nas.space
 from nas.graph import Channels, Graph, Op, Slot
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes.tvm import fusion
+from nas.latency.runtimes.tvm.runtime import TvmRuntime
+from nas.latency.runtimes.tvm.templates import random_constants
 
 EXPECTED = {
     "inverted_residual": [
@@ -217,3 +219,17 @@ def test_an_op_that_no_kernel_can_start_with_is_named(kind: str) -> None:
     graph = Graph((Op("input", (), (4, 2, 2)), Op(kind, (0,), (4, 2, 2))))
     with pytest.raises(ValueError, match=f"no kernel for a {kind} on its own"):
         fusion.kernels(graph)
+
+
+def test_winograds_weights_are_as_many_as_it_reads() -> None:
+    """Against what is really packed, for outputs of 2 x 2 and 4 x 4."""
+    runtime = TvmRuntime()
+    kernel = Kernel.parse("conv2d 64x12x12 -> 64x12x12 k3 s1 p1 g1 bias relu")
+    plain = {"channels": 1}
+    assert fusion.packed_bytes(kernel, plain) == kernel.weight_bytes == 4 * 64 * 64 * 9
+    found = [each for each in runtime.templates.candidates(kernel) if "winograd" in each]
+    assert found
+    rng = np.random.default_rng(0)
+    for schedule in found:
+        weight, _bias = random_constants(runtime.templates, kernel, schedule, rng)
+        assert fusion.packed_bytes(kernel, schedule) == weight.nbytes
