@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.errors import RequestError
+from nas.ranks import kendall_tau
 
 FEWEST_FOR_AN_ORDER = 3
 """The order of fewer networks says nothing, so there is no Kendall tau of it."""
@@ -64,15 +65,6 @@ def agreement(predicted_us: Latencies, measured_us: Latencies) -> Agreement:
         kendall_tau=kendall_tau(predicted_us, measured_us) if ordered else None,
         pairs_3_to_10=close_pairs_in_order(predicted_us, measured_us),
     )
-
-
-def kendall_tau(first: Latencies, second: Latencies) -> float | None:
-    """Kendall's tau-b (1945), ties corrected for; None if all values of one are equal."""
-    signs_a, signs_b = _signs(first), _signs(second)
-    untied = np.count_nonzero(signs_a) * np.count_nonzero(signs_b)
-    if untied == 0:
-        return None
-    return float(np.sum(signs_a * signs_b) / np.sqrt(untied))
 
 
 def close_pairs_in_order(predicted_us: Latencies, measured_us: Latencies) -> float | None:
