@@ -46,6 +46,10 @@ AGREEMENT = 0.04
 MOST_TIMINGS = 5
 """Timings of a kernel before it is called unstable."""
 
+LONG_SECONDS = 60.0
+"""A build that takes longer than this times what lies beside the kernels at its end once more: by
+then the machine may be as quiet as it was for most kernels."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -133,7 +137,7 @@ def build_table(
     timers = SharedTimers(timer if isinstance(timer, Sequence) else [timer])
     build = _Build(table, timers, progress)
     with table.writing():
-        if again or table.lacks_dispatch():
+        if timed_beside := again or table.lacks_dispatch():
             build.time_dispatch()
         missing = table.missing(kernels := list(kernels), failed=retry_failed)
         once = [kernel for kernel in dict.fromkeys(kernels) if build.is_unsettled(kernel)]
@@ -150,6 +154,8 @@ def build_table(
             while waiting:
                 build.time_again(waiting)
                 waiting = [kernel for kernel in waiting if build.is_unsettled(kernel)]
+        if timed_beside and build.seconds > LONG_SECONDS:
+            build.time_dispatch()
     return build.result()
 
 
@@ -225,18 +231,17 @@ class _Build:
         self._touched[Kernel.parse(record.name)] = record.status
         self._done += 1
         if self._progress is not None:
-            seconds = time.monotonic() - self._start
-            self._progress(Progress(record, self._done, self._total, seconds))
+            self._progress(Progress(record, self._done, self._total, self.seconds))
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return time.monotonic() - self._start
 
     def result(self) -> BuildResult:
         """What was added or settled."""
         counts = Counter(self._touched.values())
-        return BuildResult(
-            counts["ok"],
-            counts["unstable"],
-            counts["failed"],
-            seconds=time.monotonic() - self._start,
-        )
+        return BuildResult(counts["ok"], counts["unstable"], counts["failed"], self.seconds)
 
 
 def _words(error: Exception) -> str:

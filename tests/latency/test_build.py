@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import nas.space
 from nas.errors import RequestError
 from nas.latency import LatencyTable, Progress, build_table, space_kernels
 from nas.latency.runtimes.tvm import fusion
+from nas.latency.timing import Timing
 
 SPACE = nas.space.load("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
 
@@ -180,6 +182,29 @@ def test_what_is_there_is_timed_again_when_asked(tmp_path: Path) -> None:
     assert [table.latency_us(kernel) for kernel in kernels] == faster
     assert len(table.record(kernels[0]).medians_us) == 4
     assert build_table(table, kernels, slow).added == 0
+
+
+def test_a_long_build_times_what_lies_beside_the_kernels_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    class Quieter(FakeRuntime):
+        def time_dispatch(self) -> Mapping[str, Timing]:
+            asked.append(1)
+            self.dispatch_us = {"launch": 0.5 - 0.1 * len(asked)}
+            return super().time_dispatch()
+
+    kernels = space_kernels(SPACE, "tvm")
+    for long_seconds, times, launch_us in ((60.0, 1, 0.4), (0.0, 2, 0.3)):
+        monkeypatch.setattr("nas.latency.build.LONG_SECONDS", long_seconds)
+        asked.clear()
+        table = LatencyTable.open_or_create(tmp_path / f"{times}", FakeRuntime())
+        build_table(table, kernels, Quieter())
+        assert len(asked) == times
+        assert table.dispatch_us["launch"] == pytest.approx(launch_us)
+        build_table(table, kernels, Quieter())
+        assert len(asked) == times, "nothing was missing"
 
 
 def test_what_lies_beside_the_kernels_is_timed_again_too(tmp_path: Path) -> None:
