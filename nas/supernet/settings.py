@@ -25,7 +25,7 @@ class TrainingSettings:
         label_smoothing: of the largest network's targets; the others learn from its output.
         random_subnets: sampled anew each step, beside the largest and the smallest.
         gradient_ratio: largest gradient of a weight tensor, as a ratio of the tensor's own norm;
-            see `nas.supernet.training.clip_adaptively`.
+            see `nas.supernet.recipe.clip_adaptively`.
         shift: largest shift of the random crop in pixels; None is an eighth of the image.
         flip: whether images are mirrored; None is whatever suits the data.
         precision: "float32", "bfloat16", or "auto": bfloat16 on a GPU that has it.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -14,19 +15,18 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 from torch.nn import functional as F  # noqa: N812
 
 from nas import files, jsonl
-from nas.errors import CheckpointError, DataError, TrainingError
+from nas.errors import CheckpointError, DataError, TrainingError, first_line
 from nas.graph import Graph
 from nas.space import SearchSpace
 from nas.supernet import checkpoint
-from nas.supernet.batches import TrainingBatches
 from nas.supernet.data import Data
+from nas.supernet.recipe import batches_of, clip_adaptively, learning_rate, move, optimizer_of
 from nas.supernet.settings import TrainingSettings, device_called
 from nas.supernet.threads import threads_for
-from nas.supernet.weights import FILE, Supernet, parameter_groups
+from nas.supernet.weights import FILE, Supernet
 
 CHECKPOINT = "training.safetensors"
 LOG = "training.jsonl"
@@ -34,12 +34,22 @@ LOG_SCHEMA = 1
 _LOG_LINES = 200
 """About how many lines a training writes."""
 
+MOST_ROLLBACKS = 3
+ROLLBACK_SHARE = 0.5
+"""How often a training that diverges goes back to its last checkpoint, and the share of the
+learning rate with which it goes on each time."""
+
+
+class DivergedError(TrainingError):
+    """A loss or gradient that is no number."""
+
 
 @dataclass(frozen=True)
 class Progress:
     """Where training stands after a step; accuracies are those of the step's batch, in [0, 1].
 
-    `seconds` is the time spent in this process.
+    `accuracy_random` is the mean of the random subnets; None where there are none. `seconds` is the
+    time spent in this process.
     """
 
     step: int
@@ -47,6 +57,7 @@ class Progress:
     loss: float
     accuracy_largest: float
     accuracy_smallest: float
+    accuracy_random: float | None
     learning_rate: float
     seconds: float
 
@@ -79,40 +90,115 @@ def train(
     Raises:
         DataError: the space is adapted to other data.
         CheckpointError: the folder holds a training of another space, data set, seed or settings.
-        TrainingError: the loss is no longer a number.
+        TrainingError: the loss is no longer a number, even at a fraction of the learning rate; or
+            the device's memory is too small for the batch, with one that would fit.
     """
     settings = settings or TrainingSettings()
     folder = Path(folder)
     trainer = _Trainer(space, data, settings, seed)
-    identity = trainer.identity()
     if (folder / FILE).is_file():
         record = checkpoint.read(folder / FILE)[1]
-        _must_match(folder / FILE, record, identity)
+        _must_match(folder / FILE, record, trainer.identity())
         return Supernet.load(folder, space).to(trainer.device)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        while True:
+            try:
+                _train_on(trainer, folder, progress)
+                break
+            except DivergedError as error:
+                trainer = _rolled_back(trainer, folder, error)
+    except torch.OutOfMemoryError as error:
+        raise _out_of_memory(space, data, settings, error) from error
+    trainer.supernet.save(folder, {**trainer.identity(), "step": trainer.steps})
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    return trainer.supernet.eval()
+
+
+def _train_on(trainer: _Trainer, folder: Path, progress: Callable[[Progress], None] | None) -> None:
+    """Trains from the last checkpoint, if there is one, to the last step."""
     start = 0
+    identity = trainer.identity()
     if (folder / CHECKPOINT).is_file():
         tensors, record = checkpoint.read(folder / CHECKPOINT)
         _must_match(folder / CHECKPOINT, record, identity)
         trainer.restore(tensors)
         start = record["step"]
-    folder.mkdir(parents=True, exist_ok=True)
+        trainer.rollbacks = max(trainer.rollbacks, record.get("rollbacks", 0))
     _forget(folder / LOG, after_step=start)
     begun = saved = time.monotonic()
     for step in range(start, trainer.steps):
-        loss, largest, smallest = trainer.step(step)
+        found = trainer.step(step)
         now = time.monotonic()
         rate = trainer.learning_rate(step)
-        report = Progress(step + 1, trainer.steps, loss, largest, smallest, rate, now - begun)
+        report = Progress(step + 1, trainer.steps, *found, rate, now - begun)
         if (step + 1) % max(1, trainer.steps // _LOG_LINES) == 0 or step + 1 == trainer.steps:
             jsonl.append(folder / LOG, {"schema": LOG_SCHEMA, **asdict(report)})
         if progress:
             progress(report)
-        if now - saved >= settings.checkpoint_seconds and step + 1 < trainer.steps:
-            checkpoint.write(folder / CHECKPOINT, trainer.state(), {**identity, "step": step + 1})
+        if now - saved >= trainer.settings.checkpoint_seconds and step + 1 < trainer.steps:
+            kept = {**identity, "step": step + 1, "rollbacks": trainer.rollbacks}
+            checkpoint.write(folder / CHECKPOINT, trainer.state(), kept)
             saved = time.monotonic()
-    trainer.supernet.save(folder, {**identity, "step": trainer.steps})
-    (folder / CHECKPOINT).unlink(missing_ok=True)
-    return trainer.supernet.eval()
+
+
+def _rolled_back(trainer: _Trainer, folder: Path, error: DivergedError) -> _Trainer:
+    """A trainer that goes on from the last checkpoint with a smaller learning rate.
+
+    A training that diverges is almost always one whose learning rate was too high for some steps;
+    what was learned before is still good. Raises the error where that was tried often enough.
+    """
+    if trainer.rollbacks == MOST_ROLLBACKS:
+        raise error
+    fresh = _Trainer(trainer.space, trainer.data, trainer.settings, trainer.seed)
+    fresh.rollbacks = trainer.rollbacks + 1
+    step = 0
+    if (folder / CHECKPOINT).is_file():
+        tensors, record = checkpoint.read(folder / CHECKPOINT)
+        step = record["step"]
+        kept = {**trainer.identity(), "step": step, "rollbacks": fresh.rollbacks}
+        checkpoint.write(folder / CHECKPOINT, tensors, kept)
+    warnings.warn(
+        f"{error.message} Going back to step {step} with {fresh.share:g} of the learning rate.",
+        stacklevel=3,
+    )
+    return fresh
+
+
+def _out_of_memory(
+    space: SearchSpace, data: Data, settings: TrainingSettings, error: Exception
+) -> TrainingError:
+    """Says which batch would fit, by trying smaller ones."""
+    size = min(settings.batch_size, len(data.train))
+    fitting = None
+    while fitting is None and size >= 4:
+        size //= 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        try:
+            _Trainer(space, data, replace(settings, batch_size=size), seed=0).step(0)
+            fitting = size
+        except torch.OutOfMemoryError:
+            continue
+    advice = (
+        f"A batch of {fitting} fits: set batch_size = {fitting}."
+        if fitting
+        else "Not even two images fit: use smaller images or a smaller space."
+    )
+    return TrainingError(
+        f"{space.name}: a batch of {settings.batch_size} does not fit into the memory of the "
+        f"training device ({first_line(error)}).",
+        remedy=advice,
+    )
+
+
+class Found(NamedTuple):
+    """What a step found: the largest network's loss, and accuracies on its batch."""
+
+    loss: float
+    accuracy_largest: float
+    accuracy_smallest: float
+    accuracy_random: float | None
 
 
 class StepTime(NamedTuple):
@@ -139,28 +225,6 @@ def measure_step(
     return StepTime(median(samples[1:]), trainer.batches.steps_per_epoch)
 
 
-@torch.no_grad()
-def clip_adaptively(parameters: Iterable[Parameter], ratio: float) -> Tensor:
-    """Shortens each tensor's gradient to at most `ratio` times the tensor's own norm.
-
-    Adaptive gradient clipping (Brock et al. 2021, "High-performance large-scale image recognition
-    without normalization"), for whole tensors. With one limit for all of them the linear layer
-    behind a wide head decides: its gradients grow with the head's width, so a learning rate that
-    suits narrow networks lets wide ones diverge. Vectors count as having a norm of at least one.
-
-    Returns the norm of all gradients together, before, as a tensor without dimensions.
-    """
-    used = [p for p in parameters if p.grad is not None]
-    gradients: list[Tensor] = [p.grad for p in used if p.grad is not None]
-    length = torch.stack(torch._foreach_norm(gradients))
-    least = torch.tensor([1.0 if p.dim() == 1 else 1e-3 for p in used], device=length.device)
-    limit = ratio * torch.maximum(torch.stack(torch._foreach_norm(list[Tensor](used))), least)
-    shorter = (limit / length.clamp_min(1e-12)).clamp_max(1.0)
-    torch._foreach_mul_(gradients, list(shorter.unbind()))
-    norm: Tensor = length.norm()
-    return norm
-
-
 class _Trainer:
     """A supernet, its optimizer and its batches: one step at a time, and the state to resume."""
 
@@ -181,21 +245,10 @@ class _Trainer:
         self.device = device_called(settings.device)
         self.supernet = Supernet(space, torch.Generator().manual_seed(seed)).to(self.device)
         self.supernet.train()
-        self.optimizer = torch.optim.SGD(
-            parameter_groups(self.supernet, settings.weight_decay),
-            lr=settings.learning_rate,
-            momentum=settings.momentum,
-            nesterov=settings.momentum > 0,
-        )
-        self.batches = TrainingBatches(
-            data,
-            batch_size=settings.batch_size,
-            seed=seed,
-            shift=settings.shift_for(data),
-            flip=settings.flip_for(data),
-            device=self.device,
-        )
+        self.optimizer = optimizer_of(self.supernet, settings)
+        self.batches = batches_of(data, settings, seed, self.device)
         self.steps = settings.epochs * self.batches.steps_per_epoch
+        self.rollbacks = 0
         self._largest = space.lower(space.largest)
         self._smallest = space.lower(space.smallest)
 
@@ -209,22 +262,21 @@ class _Trainer:
             "seed": self.seed,
         }
 
-    def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then a cosine to zero (Loshchilov and Hutter 2017)."""
-        warm = math.ceil(self.settings.warmup * self.steps)
-        if step < warm:
-            return self.settings.learning_rate * (step + 1) / (warm + 1)
-        done = (step - warm) / max(1, self.steps - warm)
-        return self.settings.learning_rate * (1 + math.cos(math.pi * done)) / 2
+    @property
+    def share(self) -> float:
+        """Of the learning rate that the settings say: less after every time it diverged."""
+        return ROLLBACK_SHARE**self.rollbacks
 
-    def step(self, step: int) -> tuple[float, float, float]:
-        """One step; the largest's loss, and the batch accuracies of largest and smallest."""
+    def learning_rate(self, step: int) -> float:
+        """Of a step; see `nas.supernet.recipe.learning_rate`."""
+        return self.share * learning_rate(self.settings, step, self.steps)
+
+    def step(self, step: int) -> Found:
+        """One step. Raises DivergedError, the weights as they were, if a number is none."""
         with threads_for(self._largest.macs * self.batches.batch_size):
             return self._step(step)
 
-    def _step(self, step: int) -> tuple[float, float, float]:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(step)
+    def _step(self, step: int) -> Found:
         images, labels = self.batches.batch(step)
         self.optimizer.zero_grad(set_to_none=True)
         logits = self._forward(self._largest, images)
@@ -233,24 +285,24 @@ class _Trainer:
         soft = logits.detach().softmax(1)
         smallest = self._distil(self._smallest, images, soft)
         rng = np.random.default_rng([self.seed, 2, step])
-        for _ in range(self.settings.random_subnets):
+        others = [
             self._distil(self.space.lower(self.space.sample_choices(rng)), images, soft)
+            for _ in range(self.settings.random_subnets)
+        ]
         norm = clip_adaptively(self.supernet.parameters(), self.settings.gradient_ratio)
-        results = (
-            loss.detach(),
-            (logits.argmax(1) == labels).float().mean(),
-            (smallest.argmax(1) == labels).float().mean(),
-            norm,
-        )
-        found, largest_accuracy, smallest_accuracy, length = torch.stack(results).tolist()
+        right = [(each.argmax(1) == labels).float().mean() for each in (logits, smallest, *others)]
+        # Read together: a GPU waits once a step.
+        values: list[float] = torch.stack([loss.detach(), norm, *right]).tolist()
+        found, length, largest_right, smallest_right, *random_right = values
         if not (math.isfinite(found) and math.isfinite(length)):
-            raise TrainingError(
+            raise DivergedError(
                 f"Training {self.space.name} diverged in step {step + 1} of {self.steps}: "
                 f"loss {found}, gradient norm {length}.",
                 remedy=f"Lower learning_rate (it is {self.settings.learning_rate}).",
             )
-        self.optimizer.step()
-        return found, largest_accuracy, smallest_accuracy
+        move(self.optimizer, self.learning_rate(step))
+        mean = sum(random_right) / len(random_right) if random_right else None
+        return Found(found, largest_right, smallest_right, mean)
 
     def _forward(self, graph: Graph, images: Tensor) -> Tensor:
         with self.settings.autocast(self.device):

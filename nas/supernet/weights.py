@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from nas import space as spaces
@@ -235,12 +235,3 @@ def _union(a: Slot, b: Slot) -> Slot:
         inputs = Channels((), max(a.inputs.extent, b.inputs.extent))
     outputs = Channels((), max(a.outputs.extent, b.outputs.extent))
     return Slot(a.name, outputs, inputs, max(a.kernel, b.kernel))
-
-
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Parameters for an optimizer: norms and biases (vectors) are not decayed."""
-    parameters = list(module.parameters())
-    return [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.dim() == 1], "weight_decay": 0.0},
-    ]

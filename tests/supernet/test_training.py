@@ -10,8 +10,17 @@ import torch
 from scrambled_supernet import space_on
 
 from nas.errors import CheckpointError, DataError, DeviceError, RequestError, TrainingError
-from nas.supernet import Images, Supernet, TrainingSettings, evaluate, measure_step, train
-from nas.supernet.training import clip_adaptively
+from nas.supernet import (
+    Images,
+    Supernet,
+    TrainingSettings,
+    checkpoint,
+    evaluate,
+    measure_step,
+    train,
+    training,
+)
+from nas.supernet.recipe import clip_adaptively, learning_rate
 
 SHORT = TrainingSettings(epochs=2, device="cpu")
 
@@ -105,9 +114,89 @@ def test_another_seed_or_space_is_not_resumed(digits, tmp_path):
 
 def test_a_loss_that_is_no_number_is_an_error(digits, tmp_path):
     wild = replace(SHORT, learning_rate=1e30, warmup=0)
-    with pytest.raises(TrainingError, match=r"diverged in step .* Lower learning_rate"):
+    with (
+        pytest.warns(UserWarning, match="Going back to step 0") as told,
+        pytest.raises(TrainingError, match=r"diverged in step .* Lower learning_rate"),
+    ):
         train(space_on(digits, "mobilenet_tiny"), digits, tmp_path, wild, seed=0)
+    assert len(told) == training.MOST_ROLLBACKS
     assert not (tmp_path / "supernet.safetensors").exists()
+
+
+def test_a_training_that_diverges_goes_back_and_on_with_less(digits, tmp_path, monkeypatch):
+    """A gradient that is no number in step 10, once: back to step 9, at half the rate."""
+    space = space_on(digits, "mobilenet_tiny")
+    wrong = [10]
+    clip = clip_adaptively
+    steps: list[int] = []
+
+    def clipped(parameters, ratio):
+        norm = clip(parameters, ratio)
+        if len(steps) + 1 in wrong:
+            wrong.clear()
+            return norm * math.nan
+        return norm
+
+    monkeypatch.setattr(training, "clip_adaptively", clipped)
+    seen = []
+
+    def progress(report):
+        steps.append(report.step)
+        seen.append(report)
+
+    settings = replace(SHORT, checkpoint_seconds=0)
+    with pytest.warns(UserWarning, match="diverged in step 10 .* step 9 with 0.5 of the learning"):
+        found = train(space, digits, tmp_path, settings, seed=3, progress=progress)
+    assert steps == list(range(1, seen[-1].steps + 1))
+    undisturbed = []
+    monkeypatch.setattr(training, "clip_adaptively", clip)
+    train(space, digits, tmp_path / "b", settings, seed=3, progress=undisturbed.append)
+    ratios = [a.learning_rate / b.learning_rate for a, b in zip(seen, undisturbed, strict=True)]
+    assert ratios == pytest.approx([1.0] * 9 + [0.5] * (len(seen) - 9))
+    assert seen[8].loss == undisturbed[8].loss
+    assert all(torch.isfinite(each).all() for each in found.parameters())
+    rows = [json.loads(line) for line in (tmp_path / "training.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == steps
+
+
+def test_a_killed_training_remembers_how_often_it_went_back(digits, tmp_path):
+    space = space_on(digits, "mobilenet_tiny")
+    settings = replace(SHORT, checkpoint_seconds=0)
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(report):
+        if report.step == 9:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        train(space, digits, tmp_path, settings, seed=3, progress=stop)
+    path = tmp_path / training.CHECKPOINT
+    tensors, record = checkpoint.read(path)
+    assert record["rollbacks"] == 0
+    del record["schema"], record["versions"]
+    checkpoint.write(path, tensors, {**record, "rollbacks": 2})
+    rates = []
+    train(space, digits, tmp_path, settings, seed=3, progress=lambda p: rates.append(p))
+    assert rates[0].step == 9
+    assert rates[0].learning_rate == pytest.approx(learning_rate(settings, 8, rates[0].steps) / 4)
+
+
+@pytest.mark.parametrize(("fits", "advice"), [(20, "set batch_size = 16"), (1, "Not even two")])
+def test_too_little_memory_is_answered_with_a_batch_that_fits(
+    digits, tmp_path, monkeypatch, fits, advice
+):
+    forward = training.Supernet.forward
+
+    def limited(self, graph, x, statistics=None):
+        if len(x) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nMore.")
+        return forward(self, graph, x, statistics)
+
+    monkeypatch.setattr(training.Supernet, "forward", limited)
+    with pytest.raises(TrainingError, match=f"batch of 64 does not fit .* 20 GiB.*{advice}"):
+        train(space_on(digits, "mobilenet_tiny"), digits, tmp_path, SHORT, seed=0)
 
 
 def test_progress_and_the_learning_rate(digits, tmp_path):
@@ -132,6 +221,11 @@ def test_progress_and_the_learning_rate(digits, tmp_path):
     assert rates[peak:] == sorted(rates[peak:], reverse=True)
     assert rates[-1] < 0.002
     assert all(0 <= p.accuracy_largest <= 1 for p in seen)
+    assert all(0 <= p.accuracy_random <= 1 for p in seen)
+    alone = replace(settings, random_subnets=0, epochs=1)
+    space = space_on(digits, "squeezenet_tiny")
+    train(space, digits, tmp_path / "b", alone, seed=0, progress=seen.append)
+    assert seen[-1].accuracy_random is None
 
 
 def test_a_space_for_other_data_is_refused(digits, tmp_path):

@@ -13,7 +13,8 @@ from nas.graph import Channels, Graph
 from nas.network import Network, run
 from nas.space import load, names
 from nas.supernet import Supernet
-from nas.supernet.weights import parameter_groups, take
+from nas.supernet.recipe import parameter_groups
+from nas.supernet.weights import take
 
 SPACES = [(name, 8 if name in TINY else 32) for name in names()]
 
