@@ -189,6 +189,15 @@ class Graph:
         return sum([self.op_params(op) for op in self.ops])
 
     @cached_property
+    def depth(self) -> int:
+        """Convolutions and linear layers on the longest way through the graph."""
+        found: list[int] = []
+        for op in self.ops:
+            before = max((found[source] for source in op.inputs), default=0)
+            found.append(before + (op.kind in ("conv", "linear")))
+        return max(found)
+
+    @cached_property
     def peak_memory_bytes(self) -> int:
         """Largest number of bytes of float32 activations alive at once, for one image.
 

@@ -1,10 +1,13 @@
 """The mini job: once to its end for the whole session, or ready to run in an empty folder."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from nas.cli import main
 from nas.job import JobSettings, load_job, run
 from tests.mini_job import write_job
 
@@ -38,3 +41,17 @@ def same_device(job_folder, undisturbed) -> Path:
     """The current folder with the latency table that the undisturbed run built."""
     shutil.copytree(undisturbed / "latency_tables", job_folder / "latency_tables")
     return job_folder
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """Runs a command in this process, which need not start and import everything first."""
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["nas", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return subprocess.CompletedProcess(sys.argv, ended.value.code or 0, out, err)
+
+    return run

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from nas.cli import main
 from nas.space import load, names
 from nas.space.library import path_of
+from tests.commands import document
 from tests.mini_job import write_job
 
 
@@ -19,26 +19,6 @@ def nas(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess
         text=True,
         check=False,
     )
-
-
-@pytest.fixture
-def here(monkeypatch, capsys):
-    """Runs a command in this process, which need not start and import everything first."""
-
-    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        monkeypatch.setattr(sys, "argv", ["nas", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return subprocess.CompletedProcess(sys.argv, ended.value.code or 0, out, err)
-
-    return run
-
-
-def document(done: subprocess.CompletedProcess[str]):
-    """The one JSON document on stdout."""
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def test_importing_nas_pulls_in_none_of_the_heavy_libraries():
@@ -72,6 +52,7 @@ def test_lower_layers_do_not_import_higher_ones(module, forbidden):
     "command",
     ["", "quickstart", "run", "doctor", "spaces", "table", "table build", "table show",
      "table check", "table calibrate", "table diff", "table verify", "table merge",
+     "supernet", "supernet train", "supernet evaluate", "supernet rank",
      "predict", "report", "select"],
 )  # fmt: skip
 def test_every_command_has_help(command):

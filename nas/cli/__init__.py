@@ -25,6 +25,7 @@ from nas.cli.options import (
     show,
 )
 from nas.cli.spaces import spaces
+from nas.cli.supernet import app as supernet_app
 from nas.cli.table import app as table_app
 from nas.errors import NasError
 
@@ -41,6 +42,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(table_app, name="table")
+app.add_typer(supernet_app, name="supernet")
 
 _DEBUG = False
 

@@ -50,6 +50,30 @@ def find(arch: str, sizes: Mapping[str, int | None], space: str | None = None) -
     return _published(arch, sizes, space)
 
 
+def find_for_run(arch: str, run: Path, sizes: Mapping[str, int]) -> Found:
+    """The network that ARCH means to a run: also the start of one of its digests.
+
+    Args:
+        arch: as for `find`, without `RUN:`.
+        run: its folder, which has copies of its spaces.
+        sizes: of the run.
+
+    Raises RequestError as `find` does.
+    """
+    path = Path(arch)
+    if path.is_file():
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            name = str(record.get("architecture", record)["space"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RequestError(f"{path} is not an architecture.") from error
+        kept = run / "spaces" / f"{name}.py"
+        return find(arch, sizes, str(kept) if kept.is_file() else None)
+    if (run / "trials.csv").is_file() and set(arch) <= set("0123456789abcdef"):
+        return find(f"{run}:{arch}", sizes)
+    return find(arch, sizes)
+
+
 def graph_of(arch: str, sizes: Mapping[str, int | None], space: str | None = None) -> Graph:
     """The graph of what `find` finds."""
     found = find(arch, sizes, space)

@@ -120,7 +120,7 @@ def _opened(path: Path, settings: JobSettings, command: str) -> dict[str, Any]:
         "command": command,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "job": settings.model_dump(mode="json"),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": versions(),
         "stages": {},
     }
 
@@ -139,8 +139,9 @@ def _require_same_job(job_file: Path, settings: JobSettings) -> None:
         )
 
 
-def _versions() -> dict[str, str]:
-    found = {}
+def versions() -> dict[str, str]:
+    """Of Python and of what decides a run's results."""
+    found = {"python": platform.python_version()}
     for name in _VERSIONS:
         try:
             found[name] = metadata.version(name)

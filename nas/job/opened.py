@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from nas.errors import JobFileError
 from nas.job.planning import Plan, measure_pace, planned
@@ -18,10 +20,18 @@ from nas.supernet import load as load_data
 
 @dataclass
 class Job:
-    """A job's settings with what they name, each opened when it is first asked for."""
+    """A job's settings with what they name, each opened when it is first asked for.
+
+    Args:
+        settings: of the job.
+        watch: is told what happens.
+        space_files: a run's own copies of its spaces, in the order of `settings.space`; without
+            them spaces are found where the job file says.
+    """
 
     settings: JobSettings
     watch: Watch
+    space_files: Sequence[Path] = ()
 
     @cached_property
     def data(self) -> Data:
@@ -40,8 +50,9 @@ class Job:
         """The spaces by name, adapted to the data."""
         data = self.data
         found = {}
-        for chosen in self.settings.space:
-            space = library.load(chosen.name)
+        named: Sequence[str | Path] = [each.name for each in self.settings.space]
+        for source in self.space_files or named:
+            space = library.load(source)
             if space.name in found:
                 raise JobFileError(
                     f"Two spaces of the job are called {space.name}.",

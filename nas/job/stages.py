@@ -17,11 +17,14 @@ from nas.report import page
 from nas.search import Infeasible, Objective, SearchResult, Trial, search
 from nas.search.objectives import Score
 from nas.space import Architecture, library
-from nas.supernet import Supernet, evaluate, train
+from nas.supernet import Progress, Supernet, evaluate, train
 
 
-def prepare(job: Job, run: RunFolder) -> Plan:
-    """Opens everything that the job names and settles how much it does, once for all starts."""
+def open_data(job: Job, run: RunFolder) -> None:
+    """Opens the data and the spaces; they are the same at every start of a run.
+
+    Raises RunFolderError where they are not.
+    """
     data = job.data
     run.require("data", data.digest, "The data changed: use another folder with --out.")
     run.require(
@@ -29,9 +32,6 @@ def prepare(job: Job, run: RunFolder) -> Plan:
         {name: space.digest for name, space in job.spaces.items()},
         "A space changed: use another folder with --out.",
     )
-    fingerprint = job.runtime.fingerprint.to_json()
-    recorded = fingerprint.pop("recorded")
-    run.require("device", fingerprint, "Continue on the device that the run was started on.")
     _keep_space_files(job, run)
     run.record["data"] = {
         "source": job.settings.data.source,
@@ -43,14 +43,22 @@ def prepare(job: Job, run: RunFolder) -> Plan:
     }
     run.record["spaces"] = {name: space.digest for name, space in job.spaces.items()}
     run.record["settings"] = next(iter(job.spaces.values())).settings
+    if data.skipped:
+        job.watch.note(f"{len(data.skipped)} unreadable images were left out: {data.skipped[0]}")
+
+
+def prepare(job: Job, run: RunFolder) -> Plan:
+    """Opens everything that the job names and settles how much it does, once for all starts."""
+    open_data(job, run)
+    fingerprint = job.runtime.fingerprint.to_json()
+    recorded = fingerprint.pop("recorded")
+    run.require("device", fingerprint, "Continue on the device that the run was started on.")
     run.record["device"] = {
         "summary": f"{fingerprint['processor']}, {fingerprint['threads']} thread(s), "
         f"{fingerprint['runtime']} {fingerprint['dtype']}",
         "must_match": {key: _words(value) for key, value in fingerprint.items()},
         "recorded": {key: _words(value) for key, value in recorded.items()},
     }
-    if data.skipped:
-        job.watch.note(f"{len(data.skipped)} unreadable images were left out: {data.skipped[0]}")
     if "plan" not in run.record:
         missing = job.table.missing(job.kernels)
         plan = settled(job.settings, list(job.spaces), len(missing)) or job.plan()
@@ -105,7 +113,7 @@ def train_supernets(job: Job, run: RunFolder, epochs: dict[str, int]) -> dict[st
                 run.supernet(name),
                 settings,
                 seed=job.settings.seed,
-                progress=lambda p: job.watch.advance(p.step, p.steps, f"loss {p.loss:.3f}"),
+                progress=lambda p: job.watch.advance(p.step, p.steps, _standing(p)),
             )
         largest, smallest = evaluate(supernets[name], [space.largest, space.smallest], job.data)
         kept[name] = {
@@ -157,6 +165,13 @@ def write_report(run: RunFolder) -> Path:
     """The report of what is in the folder."""
     run.save()
     return page.build(run.path)
+
+
+def _standing(found: Progress) -> str:
+    """The loss, and the accuracies of the smallest, some random and the largest subnet."""
+    between = "" if found.accuracy_random is None else f" {found.accuracy_random:.0%}"
+    accuracies = f"{found.accuracy_smallest:.0%}{between} {found.accuracy_largest:.0%}"
+    return f"loss {found.loss:.3f}, small to large {accuracies}"
 
 
 def _predicted(job: Job, architecture: Architecture) -> Score:

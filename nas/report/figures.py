@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -104,6 +104,34 @@ def agreement(rows: pd.DataFrame, spaces: Sequence[str]) -> str:
         axes.set_ylabel(f"predicted, {unit.name} (the table's kernels and launches)")
         axes.legend(fontsize=8, frameon=False)
         return _svg(figure)
+
+
+def ranks(found: Mapping[str, Any]) -> str:
+    """Accuracy of networks trained alone against the supernet's, from `ranking.json`'s spaces."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(5.2, 4.6))
+        draw_ranks(axes, found)
+        return _svg(figure)
+
+
+def draw_ranks(axes: Axes, found: Mapping[str, Any]) -> None:
+    """The same on axes."""
+    for at, (space, ranking) in enumerate(found.items()):
+        networks = ranking["networks"]
+        tau = ranking["kendall_tau"]
+        axes.scatter(
+            [100 * each["supernet_accuracy"] for each in networks],
+            [100 * each["alone_accuracy"] for each in networks],
+            s=30, color=COLOURS[at % len(COLOURS)], marker=MARKERS[at % len(MARKERS)],
+            label=space if tau is None else f"{space}: Kendall tau {tau['value']:.2f}",
+        )  # fmt: skip
+    low, high = (
+        edge(edge(limits) for limits in (axes.get_xlim(), axes.get_ylim())) for edge in (min, max)
+    )
+    axes.plot([low, high], [low, high], color="black", linewidth=0.8, zorder=1)
+    axes.set_xlabel("supernet, % (validation images of the search)")
+    axes.set_ylabel("trained alone, % (hold-out)")
+    axes.legend(fontsize=8, frameon=False)
 
 
 def _diagonal(axes: Axes, both: pd.DataFrame, unit: Unit) -> None:

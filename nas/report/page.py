@@ -20,7 +20,8 @@ SCHEMA = 1
 def build(folder: Path) -> Path:
     """Writes the report of the run in `folder` and returns its path.
 
-    Reads `run.json` and `trials.csv`; writes `front.csv`, `front.json` and `report.html`.
+    Reads `run.json`, `trials.csv` and, where `nas supernet rank` wrote one, `ranking.json`;
+    writes `front.csv`, `front.json` and `report.html`.
     Raises RunFolderError if the folder is no run, or one without scored architectures yet.
     """
     run = read_run(folder)
@@ -37,7 +38,7 @@ def build(folder: Path) -> Path:
     }
     files.replace(folder / "front.json", json.dumps(document, indent=1) + "\n")
     path = folder / "report.html"
-    files.replace(path, _page(run, rows, front, limit_us))
+    files.replace(path, _page(run, rows, front, limit_us, read_ranking(folder)))
     return path
 
 
@@ -57,6 +58,26 @@ def read_run(folder: Path) -> dict[str, Any]:
             remedy="Use the version of the tool that made the run.",
         )
     return run
+
+
+def read_ranking(folder: Path) -> dict[str, Any] | None:
+    """`ranking.json` of a run folder; None where supernets were not put to the proof.
+
+    Raises RunFolderError for a file that is damaged or of an unknown schema.
+    """
+    path = folder / "ranking.json"
+    if not path.is_file():
+        return None
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunFolderError(f"{path} is damaged ({error}).") from error
+    if found.get("schema") != SCHEMA:
+        raise RunFolderError(
+            f"{path} has schema {found.get('schema')!r}; this version reads schema {SCHEMA}.",
+            remedy="Write it again with `nas supernet rank`.",
+        )
+    return found
 
 
 def member(row: pd.Series) -> dict[str, Any]:
@@ -81,7 +102,11 @@ def member(row: pd.Series) -> dict[str, Any]:
 
 
 def _page(
-    run: dict[str, Any], rows: pd.DataFrame, front: pd.DataFrame, limit_us: float | None
+    run: dict[str, Any],
+    rows: pd.DataFrame,
+    front: pd.DataFrame,
+    limit_us: float | None,
+    ranking: dict[str, Any] | None,
 ) -> str:
     spaces = list(run["spaces"])
     timed = rows.dropna(subset=["measured_us"])
@@ -107,6 +132,8 @@ def _page(
         agreement=found,
         fronts_svg=figures.fronts(rows, front, spaces),
         agreement_svg=figures.agreement(rows, spaces) if found else "",
+        ranking=ranking,
+        ranks_svg=figures.ranks(ranking["spaces"]) if ranking else "",
         problems=rows[(rows["error"] != "") & (rows["state"] != "infeasible")]["error"]
         .value_counts()
         .to_dict(),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 
 from nas.errors import DataError
 from nas.graph import Graph
-from nas.network import FoldedWeights, fold, run
+from nas.network import FoldedWeights, Network, fold, run
 from nas.space import Architecture
 from nas.supernet.batches import in_order
 from nas.supernet.data import Data, Images, Part
@@ -19,6 +19,9 @@ from nas.supernet.weights import Supernet
 CALIBRATION_IMAGES = 1024
 """Training images from which an architecture's norm statistics are worked out."""
 
+BATCH_SIZE = 256
+"""Images at once."""
+
 
 def evaluate(
     supernet: Supernet,
@@ -27,7 +30,7 @@ def evaluate(
     part: Part = "search",
     *,
     calibration_images: int = CALIBRATION_IMAGES,
-    batch_size: int = 256,
+    batch_size: int = BATCH_SIZE,
 ) -> list[float]:
     """The accuracy, a fraction in [0, 1], of each architecture on a part of `data`.
 
@@ -39,6 +42,51 @@ def evaluate(
         DataError: the supernet is for other sizes or classes than `data` has.
         RequestError: the part is not one that a search may read.
     """
+    labels = data.part(part).labels
+    answers = _answers(supernet, architectures, data, part, calibration_images, batch_size)
+    return [float((own == labels).mean()) for own in answers]
+
+
+def evaluate_by_class(
+    supernet: Supernet, architecture: Architecture, data: Data, part: Part = "search"
+) -> dict[str, float | None]:
+    """The accuracy of an architecture on the images of each class; None for a class without any.
+
+    Raises what `evaluate` raises.
+    """
+    answers = next(_answers(supernet, [architecture], data, part, CALIBRATION_IMAGES, BATCH_SIZE))
+    labels = data.part(part).labels
+    right = np.bincount(labels, answers == labels, minlength=len(data.classes))
+    count = np.bincount(labels, minlength=len(data.classes))
+    return {
+        name: float(r / n) if n else None
+        for name, r, n in zip(data.classes, right, count, strict=True)
+    }
+
+
+def evaluate_network(network: Network, data: Data, part: Part = "search") -> float:
+    """The accuracy of a network with weights and norm statistics of its own.
+
+    Raises RequestError for a part that is not one that a search may read.
+    """
+    state = network.state_dict()
+    device = next(iter(state.values())).device
+    images = data.part(part)
+    with torch.inference_mode(), threads_for(network.graph.macs * BATCH_SIZE):
+        weights = FoldedWeights(fold(network.graph, state))
+        answers = _classified(network.graph, weights, images, data, BATCH_SIZE, device)
+    return float((answers == images.labels).mean())
+
+
+def _answers(
+    supernet: Supernet,
+    architectures: Iterable[Architecture],
+    data: Data,
+    part: Part,
+    calibration_images: int,
+    batch_size: int,
+) -> Iterator[np.ndarray]:
+    """The class that each architecture takes each image of a part for."""
     images = data.part(part)
     if supernet.space.settings != {
         "image_size": data.image_size,
@@ -51,31 +99,32 @@ def evaluate(
             remedy="Use the data that the supernet was trained on.",
         )
     calibration = _evenly(data.train, calibration_images)
-    scores = []
+    device = next(supernet.parameters()).device
     for architecture in architectures:
         graph = supernet.space.lower(architecture)
         with torch.inference_mode(), threads_for(graph.macs * batch_size):
-            scores.append(_accuracy(supernet, graph, data, images, calibration, batch_size))
-    return scores
+            batches = (x for x, _ in in_order(calibration, data, batch_size, device))
+            statistics = supernet.calibrate(graph, batches)
+            weights = FoldedWeights(fold(graph, supernet.extract(graph, statistics)))
+            found = _classified(graph, weights, images, data, batch_size, device)
+        yield found
 
 
-def _accuracy(
-    supernet: Supernet,
+def _classified(
     graph: Graph,
-    data: Data,
+    weights: FoldedWeights,
     images: Images,
-    calibration: Images,
+    data: Data,
     batch_size: int,
-) -> float:
-    device = next(supernet.parameters()).device
-    batches = (x for x, _ in in_order(calibration, data, batch_size, device))
-    statistics = supernet.calibrate(graph, batches)
-    weights = FoldedWeights(fold(graph, supernet.extract(graph, statistics)))
-    right = sum(
-        int((run(graph.folded, x, weights).flatten(1).argmax(1) == labels).sum())
-        for x, labels in in_order(images, data, batch_size, device)
-    )
-    return right / len(images)
+    device: torch.device,
+) -> np.ndarray:
+    """The class `n` that a folded graph takes each image for."""
+    found = [
+        run(graph.folded, x, weights).flatten(1).argmax(1)
+        for x, _ in in_order(images, data, batch_size, device)
+    ]
+    answers: np.ndarray = torch.cat(found).cpu().numpy()
+    return answers
 
 
 def _evenly(images: Images, count: int) -> Images:

@@ -1,0 +1,165 @@
+"""The supernets of a run by themselves: trained without the rest of a job, and put to the proof."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from nas import files
+from nas.errors import RequestError, RunFolderError
+from nas.job.folder import RunFolder, claim, versions
+from nas.job.opened import Job
+from nas.job.settings import JobSettings
+from nas.job.stages import open_data, train_supernets
+from nas.job.watch import Unwatched, Watch
+from nas.report.page import read_run
+from nas.supernet import Supernet, TrainingSettings, measure_step
+from nas.supernet.ranking import RankedNetwork, pool, rank
+from nas.supernet.truth import Draw, compare, draw
+
+RANKING = "ranking.json"
+RANKING_SCHEMA = 1
+
+
+def train_only(
+    settings: JobSettings, folder: Path, *, command: str = "", watch: Watch | None = None
+) -> dict[str, Supernet]:
+    """Trains the supernets of a job and nothing else; `nas run` on the same folder goes on.
+
+    Where the job does not say how many epochs, its budget is shared by the supernets alone.
+
+    Args:
+        settings: of the job.
+        folder: made if missing; an interrupted training in it continues.
+        command: stands in the run as what made it.
+        watch: is told what happens.
+
+    Raises RunFolderError for a folder in use or of another job, and what the training raises.
+    """
+    watch = watch or Unwatched()
+    kept = _kept(folder)
+    if settings.training.epochs is None and kept is not None:
+        settings = _with_epochs(settings, kept.training.epochs)
+    job = Job(settings, watch)
+    if settings.training.epochs is None:
+        settings = _with_epochs(settings, _epochs_within_budget(job))
+        job = Job(settings, watch)
+    epochs = settings.training.epochs
+    assert epochs is not None
+    with claim(folder, settings, command) as run:
+        open_data(job, run)
+        trained = train_supernets(job, run, dict.fromkeys(job.spaces, epochs))
+        run.save()
+        return trained
+
+
+def opened(folder: Path, watch: Watch | None = None) -> Job:
+    """The job of a run folder, with the spaces that it keeps.
+
+    Raises RunFolderError for a folder that is no run.
+    """
+    settings = _kept(folder)
+    if settings is None:
+        raise RunFolderError(
+            f"{folder} is not a run: it has no job.toml.",
+            remedy="Give the folder that `nas run` or `nas supernet train` wrote.",
+        )
+    names = read_run(folder)["spaces"]
+    files_kept = [folder / "spaces" / f"{name}.py" for name in names]
+    return Job(settings, watch or Unwatched(), files_kept)
+
+
+def supernet_of(job: Job, folder: Path, space: str) -> Supernet:
+    """The trained supernet of a space. Raises RequestError for a space that the run lacks."""
+    if space not in job.spaces:
+        raise RequestError(
+            f"{folder} has no space {space!r}.", remedy=f"It has: {', '.join(job.spaces)}."
+        )
+    return Supernet.load(RunFolder(folder, {}).supernet(space), job.spaces[space])
+
+
+def rank_supernets(
+    folder: Path,
+    *,
+    spaces: Sequence[str] = (),
+    nets: int = 20,
+    how: Draw = "spread",
+    epochs: int | None = None,
+    seed: int = 0,
+    command: str = "",
+    watch: Watch | None = None,
+) -> dict[str, Any]:
+    """Holds the order of a run's supernets against networks trained alone; see `nas.supernet.rank`.
+
+    Networks that were trained alone before, with the same recipe, are not trained again.
+
+    Args:
+        folder: of the run; `ranking.json` in it has what is returned.
+        spaces: some of the run's; all by default.
+        nets: networks a space.
+        how: they are drawn.
+        epochs: of training alone; by default the supernet's.
+        seed: of the draw and of training alone.
+        command: stands in the file as what made it.
+        watch: is told what happens.
+
+    Raises RunFolderError, CheckpointError for a supernet that is not there, TrainingError.
+    """
+    watch = watch or Unwatched()
+    job = opened(folder, watch)
+    found: dict[str, list[RankedNetwork]] = {}
+    recipes: dict[str, TrainingSettings] = {}
+    with claim(folder, job.settings, command) as run:
+        for name in spaces or list(job.spaces):
+            supernet = supernet_of(job, folder, name)
+            recipes[name] = job.training(epochs or run.record["supernets"][name]["epochs"])
+            drawn = draw(supernet.space, nets, seed=seed, how=how)
+            watch.begin(f"{name} alone", "step")
+            found[name] = compare(
+                supernet, drawn, job.data, folder, recipes[name], seed=seed, progress=watch.advance
+            )
+        document = {
+            "schema": RANKING_SCHEMA,
+            "command": command,
+            "versions": versions(),
+            "data": {"source": job.data.source, "digest": job.data.digest, **job.data.counts},
+            "draw": {"how": how, "seed": seed},
+            "recipes": {name: recipe.identity() for name, recipe in recipes.items()},
+            "spaces": {
+                name: {**rank(own).to_json(), "networks": [asdict(each) for each in own]}
+                for name, own in found.items()
+            },
+            "pooled": pool([each for own in found.values() for each in own]).to_json()
+            if len(found) > 1
+            else None,
+        }
+        files.replace(folder / RANKING, json.dumps(document, indent=1) + "\n")
+    return document
+
+
+def _kept(folder: Path) -> JobSettings | None:
+    path = folder / "job.toml"
+    if not path.is_file():
+        return None
+    try:
+        return JobSettings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise RunFolderError(f"{path} is damaged: {error}.") from error
+
+
+def _with_epochs(settings: JobSettings, epochs: int | None) -> JobSettings:
+    training = settings.training.model_copy(update={"epochs": epochs})
+    return settings.model_copy(update={"training": training})
+
+
+def _epochs_within_budget(job: Job) -> int:
+    """The same number for all spaces, so that no family is trained longer than another."""
+    epoch_s = 0.0
+    for space in job.spaces.values():
+        step = measure_step(space, job.data, job.training())
+        epoch_s += step.seconds * step.steps_per_epoch
+    return max(1, int(job.settings.budget_s / epoch_s))

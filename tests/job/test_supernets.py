@@ -1,0 +1,149 @@
+"""`nas supernet`: train, evaluate and rank, on digits and the families of the mini job."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from nas import job as jobs
+from nas.errors import RequestError, RunFolderError
+from nas.job import load_job, supernets
+from nas.report import page
+from nas.supernet import evaluate
+from tests.commands import document
+
+TRAIN = ("supernet", "train", "--space", "squeeze.py", "--data", "digits", "--epochs", "1")
+
+
+@pytest.fixture
+def finished(undisturbed, tmp_path) -> Path:
+    """A copy of a finished run, to rank in."""
+    shutil.copytree(undisturbed / "results" / "mini", tmp_path / "mini")
+    return tmp_path / "mini"
+
+
+def test_supernets_trained_alone_are_those_of_the_whole_job(job, undisturbed, here):
+    """`nas supernet train`, and `nas run` on its folder, end in the undisturbed run's weights."""
+    found = document(here("supernet", "train", "--job", "job.toml", "--out", "run", "--json"))
+    assert found == {"run": "run", "supernets": ["mobile", "shuffle", "squeeze"]}
+    whole = undisturbed / "results" / "mini" / "supernets"
+    for name in found["supernets"]:
+        kept = Path("run", "supernets", name, "supernet.safetensors").read_bytes()
+        assert kept == (whole / name / "supernet.safetensors").read_bytes()
+    shutil.copytree(undisturbed / "latency_tables", "latency_tables")
+    done = jobs.run(job, Path("run"))
+    assert done.front >= 1
+
+
+def test_a_budget_says_how_many_epochs_once(job_folder, here):
+    command = ("supernet", "train", "--space", "squeeze.py", "--data", "digits", "--out", "run")
+    document(here(*command, "--budget", "2s", "--json"))
+    kept = supernets.opened(Path("run")).settings
+    epochs = kept.training.epochs
+    assert epochs >= 1
+    log = Path("run/supernets/squeeze/training.jsonl").read_text()
+    document(here(*command, "--budget", "2s", "--json"))
+    assert Path("run/supernets/squeeze/training.jsonl").read_text() == log, "trained once"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("supernet", "train"), "--space and --data"),
+        (("supernet", "train", "--space", "squeeze.py", "--data", "digits", "--budget", "soon"),
+         "--budget is 'soon'"),
+        (("supernet", "evaluate", "nowhere", "arch.json"), "no job.toml"),
+        (("supernet", "rank", "nowhere"), "no job.toml"),
+        (("supernet", "rank", "nowhere", "--draw", "wild"), "spread or uniform"),
+        (("supernet", "evaluate", "nowhere", "a", "--part", "test"), "search or holdout"),
+    ],
+)  # fmt: skip
+def test_a_wrong_request(job_folder, here, arguments, words):
+    done = here(*arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+
+
+def test_one_architecture_is_scored_as_the_search_scores_it(finished, here, tmp_path):
+    front = json.loads((finished / "front.json").read_text())["front"]
+    member = front[0]
+    by_id = document(here("supernet", "evaluate", finished, member["id"], "--json"))
+    assert by_id["accuracy"] == pytest.approx(member["validation_accuracy"], abs=1e-6)
+    held = document(
+        here("supernet", "evaluate", finished, member["id"], "--part", "holdout", "--json")
+    )
+    assert held["accuracy"] == pytest.approx(member["holdout_accuracy"], abs=1e-6)
+    file = tmp_path / "arch.json"
+    file.write_text(json.dumps(member["architecture"]))
+    assert document(here("supernet", "evaluate", finished, file, "--json")) == by_id
+    shown = here("supernet", "evaluate", finished, member["id"])
+    assert "images of the part 'search'" in shown.stdout
+    file.write_text("[1]")
+    assert here("supernet", "evaluate", finished, file).returncode == 2
+
+
+def test_a_ranking_is_resumed_reported_and_drawn(finished, here, tmp_path):
+    command = ("supernet", "rank", finished, "--nets", "4", "--epochs", "1")
+    first = document(here(*command, "--json", "--plot", tmp_path / "rank.png"))
+    assert (tmp_path / "rank.png").stat().st_size > 10_000
+    assert json.loads((finished / "ranking.json").read_text()) == first
+    trained = (finished / "alone.jsonl").read_text()
+    assert len(trained.splitlines()) == sum(each["nets"] for each in first["spaces"].values())
+    again = document(here(*command, "--json"))
+    assert (finished / "alone.jsonl").read_text() == trained, "nothing was trained twice"
+    assert again["spaces"] == first["spaces"]
+    job = supernets.opened(finished)
+    for name, found in first["spaces"].items():
+        assert found["kendall_tau"] is None, "four networks are no ranking"
+        space = job.spaces[name]
+        one = found["networks"][0]
+        architecture = space.from_json(one["architecture"])
+        score = evaluate(supernets.supernet_of(job, finished, name), [architecture], job.data)
+        assert one["supernet_accuracy"] == score[0]
+        assert one["macs"] == space.lower(architecture).macs
+    assert set(first["pooled"]["offsets"]) == set(first["spaces"])
+    page.build(finished)
+    text = (finished / "report.html").read_text()
+    assert "distinct scores: no ranking" in text
+    assert "trained alone, % (hold-out)" in text
+    one_space = here("supernet", "rank", finished, "--nets", "4", "--epochs", "1",
+                     "--space", "mobile")  # fmt: skip
+    assert one_space.returncode == 0, one_space.stderr
+    assert "scores are no ranking" in one_space.stdout
+    assert here("supernet", "rank", finished, "--space", "other").returncode == 2
+
+
+def test_a_ranking_of_ten_and_more_has_its_figures(finished):
+    found = supernets.rank_supernets(finished, spaces=["mobile"], nets=14, epochs=1)
+    figures = found["spaces"]["mobile"]
+    assert figures["nets"] == 14
+    assert figures["distinct_scores"] >= 10
+    tau = figures["kendall_tau"]
+    assert tau["low"] <= tau["value"] <= tau["high"]
+    assert len(figures["strata"]) == 3
+    assert found["pooled"] is None
+    page.build(finished)
+    assert f"{tau['value']:.2f}</strong>" in (finished / "report.html").read_text()
+
+
+def test_what_is_no_run_or_has_no_such_space(finished, tmp_path):
+    with pytest.raises(RunFolderError, match=r"no job\.toml"):
+        supernets.opened(tmp_path)
+    with pytest.raises(RequestError, match="It has: mobile"):
+        supernets.rank_supernets(finished, spaces=["other"])
+    (finished / "ranking.json").write_text('{"schema": 9}')
+    with pytest.raises(RunFolderError, match="schema 9"):
+        page.build(finished)
+
+
+def test_a_job_without_epochs_shares_its_budget(job_folder):
+    text = Path("job.toml").read_text().replace("epochs = 2", "")
+    Path("job.toml").write_text('budget = "3s"\n' + text)
+    settings = load_job(Path("job.toml"))
+    trained = supernets.train_only(settings, Path("run"))
+    logs = [Path("run/supernets", name, "training.jsonl").read_text() for name in trained]
+    epochs = {json.loads(line)["steps"] for log in logs for line in log.splitlines()}
+    assert len(epochs) == 1, "no family is trained longer than another"
