@@ -37,12 +37,14 @@ class Job:
     def data(self) -> Data:
         """The images, decoded and split."""
         chosen = self.settings.data
+        self.watch.begin("images", "image")
         return load_data(
             chosen.source,
             image_size=chosen.image_size,
             validation_fraction=chosen.validation_fraction,
             seed=self.settings.seed,
             on_bad_image=chosen.on_bad_image,
+            progress=self.watch.advance,
         )
 
     @cached_property

@@ -106,6 +106,28 @@ def agreement(rows: pd.DataFrame, spaces: Sequence[str]) -> str:
         return _svg(figure)
 
 
+def training(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Loss, and accuracies on the training batches, by epoch's share; from `training.jsonl`s."""
+    with plt.rc_context(STYLE):
+        figure, both = plt.subplots(1, 2, figsize=(11, 3.2), layout="constrained")
+        loss, accuracy = both
+        for at, (space, rows) in enumerate(logs.items()):
+            look: Any = {"color": COLOURS[at % len(COLOURS)], "linewidth": 1.2}
+            done = [100 * row["step"] / row["steps"] for row in rows]
+            loss.plot(done, [row["loss"] for row in rows], label=space, **look)
+            for name, style in (("largest", "-"), ("smallest", ":")):
+                accuracy.plot(
+                    done, [100 * row[f"accuracy_{name}"] for row in rows],
+                    linestyle=style, label=f"{space}, {name}", **look,
+                )  # fmt: skip
+        loss.set_ylabel("loss of the largest network")
+        accuracy.set_ylabel("accuracy on training batches, %")
+        for axes in both:
+            axes.set_xlabel("training, %")
+            axes.legend(fontsize=8, frameon=False)
+        return _svg(figure)
+
+
 def ranks(found: Mapping[str, Any]) -> str:
     """Accuracy of networks trained alone against the supernet's, from `ranking.json`'s spaces."""
     with plt.rc_context(STYLE):

@@ -9,19 +9,22 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from nas import files
+from nas import files, jsonl
 from nas.errors import RunFolderError
 from nas.report import candidates, figures
 from nas.report.agreement import agreement
 
 SCHEMA = 1
 
+LOG = "training.jsonl"
+"""Of a supernet's training, in its folder of a run."""
+
 
 def build(folder: Path) -> Path:
     """Writes the report of the run in `folder` and returns its path.
 
-    Reads `run.json`, `trials.csv` and, where `nas supernet rank` wrote one, `ranking.json`;
-    writes `front.csv`, `front.json` and `report.html`.
+    Reads `run.json`, `trials.csv`, the trainings' logs and, where `nas supernet rank` wrote one,
+    `ranking.json`; writes `front.csv`, `front.json` and `report.html`.
     Raises RunFolderError if the folder is no run, or one without scored architectures yet.
     """
     run = read_run(folder)
@@ -38,7 +41,8 @@ def build(folder: Path) -> Path:
     }
     files.replace(folder / "front.json", json.dumps(document, indent=1) + "\n")
     path = folder / "report.html"
-    files.replace(path, _page(run, rows, front, limit_us, read_ranking(folder)))
+    logs = {space: jsonl.read(folder / "supernets" / space / LOG) for space in run["spaces"]}
+    files.replace(path, _page(run, rows, front, limit_us, read_ranking(folder), logs))
     return path
 
 
@@ -107,6 +111,7 @@ def _page(
     front: pd.DataFrame,
     limit_us: float | None,
     ranking: dict[str, Any] | None,
+    logs: dict[str, list[dict[str, Any]]],
 ) -> str:
     spaces = list(run["spaces"])
     timed = rows.dropna(subset=["measured_us"])
@@ -119,6 +124,7 @@ def _page(
     )
     environment.filters["si"] = _si
     found = agreement(rows)
+    drawn = {space: log for space, log in logs.items() if len(log) > 1}
     return environment.get_template("report.html.j2").render(
         run=run,
         states=rows["state"].value_counts().to_dict(),
@@ -133,6 +139,7 @@ def _page(
         fronts_svg=figures.fronts(rows, front, spaces),
         agreement_svg=figures.agreement(rows, spaces) if found else "",
         ranking=ranking,
+        training_svg=figures.training(drawn) if drawn else "",
         ranks_svg=figures.ranks(ranking["spaces"]) if ranking else "",
         problems=rows[(rows["error"] != "") & (rows["state"] != "infeasible")]["error"]
         .value_counts()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from nas.errors import DataError, RequestError
-from nas.supernet.sources import Sample, Source, open_source
+from nas.supernet.decoding import Step, decode
+from nas.supernet.sources import Source, open_source
 
 Part = Literal["train", "search", "holdout"]
 """What training and search may read; the test is not among them."""
@@ -25,9 +24,6 @@ TEST_FRACTION = 0.2
 
 HOLDOUT_FRACTION = 1 / 3
 """Of the validation images: they score the final front, and the search never sees them."""
-
-_BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-"""What Pillow raises for an image that it cannot decode."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +116,11 @@ def load(
     validation_fraction: float = 0.2,
     seed: int = 0,
     on_bad_image: Literal["fail", "skip"] = "fail",
+    progress: Step | None = None,
 ) -> Data:
     """Decodes a whole data set into memory and splits it.
+
+    What was decoded once is read back the next time; see `nas.supernet.decoding`.
 
     The test is the source's own split, or `TEST_FRACTION` of it. The validation images are the
     source's own split, or `validation_fraction` of what is left, and are cut again into a part for
@@ -134,6 +133,7 @@ def load(
         validation_fraction: of the training images, in (0, 1).
         seed: of the cuts.
         on_bad_image: "fail", or "skip" to go on without (`Data.skipped` names them).
+        progress: see `nas.supernet.decoding.Step`.
 
     Raises:
         DataError: nothing there, no labels, images that cannot be decoded, too few of a class.
@@ -147,73 +147,18 @@ def load(
     if on_bad_image not in ("fail", "skip"):
         raise DataError(f"on_bad_image is {on_bad_image!r}.", remedy='Use "fail" or "skip".')
     opened = open_source(source)
-    decoded = _decode_all(opened, image_size or opened.image_size, on_bad_image)
+    decoded = decode(opened, image_size or opened.image_size, progress)
+    if decoded.bad and on_bad_image == "fail":
+        named = "; ".join(decoded.bad[:3]) + ("; ..." if len(decoded.bad) > 3 else "")
+        raise DataError(
+            f"{len(decoded.bad)} of {len(decoded.bad) + len(decoded.labels)} images cannot be "
+            f"used: {named}.",
+            remedy='Replace or remove them, or set on_bad_image = "skip".',
+        )
     classes, labels = _classes(opened, decoded.labels)
     parts = _split(decoded.splits, labels, classes, validation_fraction, seed)
     train, search, holdout, test = (Images(decoded.pixels[at], labels[at]) for at in parts)
-    return Data(opened.name, classes, train, search, holdout, test, opened.natural, decoded.skipped)
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    pixels: np.ndarray
-    labels: list[int | str]
-    splits: np.ndarray
-    skipped: tuple[str, ...]
-
-
-def _decode_all(source: Source, size: int, on_bad_image: str) -> _Decoded:
-    pixels: list[np.ndarray] = []
-    labels: list[int | str] = []
-    splits: list[str] = []
-    bad: list[str] = []
-    for sample in source.samples:
-        image = _decode(sample, size)
-        if isinstance(image, str):
-            bad.append(f"{sample.place} ({image})")
-        elif sample.label is None or sample.label == -1:
-            bad.append(f"{sample.place} (no label)")
-        else:
-            pixels.append(image)
-            labels.append(sample.label)
-            splits.append(sample.split)
-    if bad and on_bad_image == "fail":
-        named = "; ".join(bad[:3]) + ("; ..." if len(bad) > 3 else "")
-        raise DataError(
-            f"{len(bad)} of {len(bad) + len(pixels)} images cannot be used: {named}.",
-            remedy='Replace or remove them, or set on_bad_image = "skip".',
-        )
-    if not pixels:
-        raise DataError(f"{source.name} has no image that can be used.")
-    if any(image.ndim == 3 for image in pixels):
-        pixels = [i if i.ndim == 3 else np.repeat(i[:, :, None], 3, axis=2) for i in pixels]
-        stacked = np.stack(pixels)
-    else:
-        stacked = np.stack(pixels)[:, :, :, None]
-    return _Decoded(stacked, labels, np.array(splits), tuple(bad))
-
-
-def _decode(sample: Sample, size: int) -> np.ndarray | str:
-    """Pixels `size x size` of a grey image, `size x size x 3` of another; or what is wrong."""
-    content = sample.image
-    if content is None:
-        return "no image"
-    try:
-        if isinstance(content, np.ndarray):
-            image = Image.fromarray(content)
-        else:
-            image = Image.open(io.BytesIO(content) if isinstance(content, bytes) else content)
-            # Lets a large JPEG be decoded at a fraction of its size.
-            image.draft(None, (2 * size, 2 * size))
-            image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I;16"):
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
-        if image.size != (size, size):
-            image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-        return np.asarray(image)
-    except _BROKEN as error:
-        return str(error) or type(error).__name__
+    return Data(opened.name, classes, train, search, holdout, test, opened.natural, decoded.bad)
 
 
 def _classes(source: Source, found: list[int | str]) -> tuple[tuple[str, ...], np.ndarray]:

@@ -50,16 +50,20 @@ class Source:
     Attributes:
         name: what a person calls it.
         samples: read once.
+        count: of them.
         classes: names by label where the source has them.
         natural: whether a mirrored image is still of its class.
         image_size: pixels a side that suit the source.
+        files: in which they are; none for a source that is part of a package.
     """
 
     name: str
     samples: Iterable[Sample]
+    count: int
     classes: tuple[str, ...] | None
     natural: bool = True
     image_size: int = 32
+    files: tuple[Path, ...] = ()
 
 
 def open_source(source: str | Path) -> Source:
@@ -92,7 +96,8 @@ def _digits() -> Source:
         Sample("train", f"digit {index}", image, int(label))
         for index, (image, label) in enumerate(zip(pixels, bunch.target, strict=True))
     )
-    return Source("digits", samples, tuple("0123456789"), natural=False, image_size=8)
+    classes = tuple("0123456789")
+    return Source("digits", samples, len(pixels), classes, natural=False, image_size=8)
 
 
 def _parquet(path: Path) -> Source:
@@ -129,7 +134,16 @@ def _parquet(path: Path) -> Source:
         tables.append((file, split or "train", table.select_columns(["image", "label"])))
     label = tables[0][2].features["label"]
     classes = tuple(label.names) if isinstance(label, ClassLabel) else None
-    return Source(str(path), _parquet_samples(tables), classes)
+    rows = sum(_rows(file) for file in files)
+    return Source(str(path), _parquet_samples(tables), rows, classes, files=tuple(files))
+
+
+def _rows(file: Path) -> int:
+    """Of a parquet file."""
+    from pyarrow import parquet
+
+    count: int = parquet.read_metadata(file).num_rows
+    return count
 
 
 def _parquet_samples(tables: list[tuple[Path, str, Any]]) -> Iterator[Sample]:
@@ -171,7 +185,8 @@ def _image_folder(path: Path) -> Source:
         loose = len(_visible(path, *extensions))
         found = f"{loose} images but no sub-folder a class" if loose else "no images"
         raise DataError(f"{path} has {found}.", remedy=LAYOUTS)
-    return Source(str(path), samples, None)
+    files = tuple(sample.image for sample in samples if isinstance(sample.image, Path))
+    return Source(str(path), samples, len(samples), None, files=files)
 
 
 def _split_of(path: Path) -> str | None:

@@ -77,6 +77,7 @@ def test_the_report_is_one_file_that_names_every_front_member(finished):
         assert f"<code>{member['id']}</code>" in text
     for family in FAMILIES:
         assert family in text
+        assert f"{family}, smallest" in text, "the curve of its training"
 
 
 def test_running_again_does_nothing_new(finished, undisturbed, monkeypatch):
