@@ -44,6 +44,10 @@ def show_check(found: Check) -> None:
         console.say(
             f"two timings of the same network at different moments: {spread:.2%} apart (median)"
         )
+    if found.retiming_tau is not None:
+        console.say(
+            f"Kendall tau of half of the timings with the other half: {found.retiming_tau:.3f}"
+        )
     met = "met" if found.agreement.mape <= found.target_mape else "missed"
     console.say(
         f"mean error {found.agreement.mape:.2%}; the target, 2% or twice that spread, is "

@@ -11,11 +11,12 @@ import numpy as np
 from nas.errors import MeasurementError, RequestError
 from nas.graph import Graph
 from nas.latency import timing
-from nas.latency.agreement import Agreement, agreement
+from nas.latency.agreement import FEWEST_FOR_AN_ORDER, Agreement, agreement
 from nas.latency.networks import Step, measure_until_they_agree, retiming_spread
 from nas.latency.runtimes import Runtime, require_batch
 from nas.latency.table import LatencyTable
 from nas.latency.timing import Timing
+from nas.ranks import kendall_tau
 
 if TYPE_CHECKING:
     from nas.space import Architecture, SearchSpace
@@ -142,6 +143,21 @@ class Check:
         return retiming_spread(timings) if min(map(len, timings)) > 1 else None
 
     @property
+    def retiming_tau(self) -> float | None:
+        """Kendall's tau of one half of the timings with the other; no prediction orders better.
+
+        Of every other timing of each network the fastest counts. None where networks were timed
+        once, or have no order.
+        """
+        if min(len(row.timings) for row in self.rows) < 2:
+            return None
+        first, second = (
+            [min(each.latency_us for each in row.timings[start::2]) for row in self.rows]
+            for start in (0, 1)
+        )
+        return kendall_tau(first, second) if len(self.rows) >= FEWEST_FOR_AN_ORDER else None
+
+    @property
     def target_mape(self) -> float:
         """`TARGET_MAPE`, or twice the re-timing spread: no prediction beats a second timing."""
         return max(TARGET_MAPE, 2 * (self.retiming_spread or 0.0))
@@ -153,6 +169,7 @@ class Check:
             "batch": self.batch,
             **self.agreement.to_json(),
             "retiming_spread": self.retiming_spread,
+            "retiming_tau": self.retiming_tau,
             "target_mape": self.target_mape,
             "target_met": self.agreement.mape <= self.target_mape,
             "random": _figures(self.random),

@@ -89,6 +89,21 @@ def test_a_check_draws_the_same_networks_from_the_same_seed(
         assert each.measured_us == pytest.approx(1.1 * own, rel=1e-3)
         assert each.predicted_us == table.predict(graph).latency_us
     assert first.retiming_spread == 0
+    assert first.retiming_tau == 1
+
+
+def test_what_a_second_timing_would_say_of_the_order() -> None:
+    """Every other timing of each network: 10, 30, 20 against 11, 12, 13."""
+    timings = [(10, 11, 50, 60), (30, 12), (20, 13, 25)]
+    rows = tuple(
+        CheckedNetwork({}, 1.0, tuple(Timing((float(us),) * 3) for us in own)) for own in timings
+    )
+    found = Check(rows)
+    assert found.retiming_tau == pytest.approx(1 / 3)
+    assert found.to_json()["retiming_tau"] == found.retiming_tau
+    assert Check(rows[:2]).retiming_tau is None
+    once = tuple(replace(row, timings=row.timings[:1]) for row in rows)
+    assert Check(once).retiming_tau is None
 
 
 def test_published_networks_are_checked_and_never_drawn(
