@@ -42,6 +42,8 @@ class TrainingBatches:
         seed: of order and augmentation.
         shift: largest shift of the random crop, in pixels; the border is repeated outwards.
         flip: whether half of the images are mirrored.
+        colour: largest change of brightness, contrast and saturation, as a share; 0 for none.
+        cutout: side of the square that every image loses, as a share of its own; 0 for none.
         device: where batches are made.
     """
 
@@ -53,6 +55,8 @@ class TrainingBatches:
         seed: int,
         shift: int,
         flip: bool,
+        colour: float = 0.0,
+        cutout: float = 0.0,
         device: torch.device,
     ) -> None:
         self._data = data
@@ -62,6 +66,8 @@ class TrainingBatches:
         self._seed = seed
         self._shift = shift
         self._flip = flip
+        self._colour = colour
+        self._cutout = round(cutout * data.image_size)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -86,4 +92,45 @@ class TrainingBatches:
             for index in (chosen, rows.clip(0, size - 1), columns.clip(0, size - 1))
         )
         pixels = self._pixels[at[:, None, None], rows_at[:, :, None], columns_at[:, None, :]]
-        return normalised(pixels, self._data), self._labels[at]
+        images = normalised(pixels, self._data)
+        if self._colour:
+            images = self._recoloured(images, rng)
+        if self._cutout:
+            images = self._cut(images, rng)
+        return images, self._labels[at]
+
+    def _recoloured(self, images: Tensor, rng: np.random.Generator) -> Tensor:
+        """Brightness, contrast and saturation changed by factors of their own for each image.
+
+        In this order, on the scale of the pixels, from 0 to 1: times a factor; away from or towards
+        the image's mean; away from or towards its grey version (Krizhevsky et al. 2012 and the
+        augmentations that followed). Grey images have no saturation to change.
+        """
+        low, high = 1 - self._colour, 1 + self._colour
+        drawn = rng.uniform(low, high, (3, len(images), 1, 1, 1)).astype(np.float32)
+        brightness, contrast, saturation = torch.from_numpy(drawn).to(images.device)
+        shape = (1, -1, 1, 1)
+        mean, std = (
+            torch.from_numpy(each).to(images.device).view(shape)
+            for each in (self._data.mean, self._data.std)
+        )
+        pixels = (images * std + mean) * brightness
+        level = pixels.mean((1, 2, 3), keepdim=True)
+        pixels = (pixels - level) * contrast + level
+        if pixels.shape[1] == 3:
+            grey = pixels.mean(1, keepdim=True)
+            pixels = (pixels - grey) * saturation + grey
+        return (pixels.clamp(0, 1) - mean) / std
+
+    def _cut(self, images: Tensor, rng: np.random.Generator) -> Tensor:
+        """A square of each image set to the mean colour; it may lie across the edge.
+
+        Cutout (DeVries and Taylor 2017, "Improved regularization of convolutional neural networks
+        with cutout").
+        """
+        size = images.shape[2]
+        centres = torch.from_numpy(rng.integers(0, size, (2, len(images), 1)))
+        away = torch.arange(size) - centres + self._cutout // 2
+        rows, columns = ((away >= 0) & (away < self._cutout)).to(images.device)
+        hidden = rows[:, None, :, None] & columns[:, None, None, :]
+        return images.masked_fill(hidden, 0.0)

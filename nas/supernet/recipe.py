@@ -34,6 +34,8 @@ def batches_of(
         seed=seed,
         shift=settings.shift_for(data),
         flip=settings.flip_for(data),
+        colour=settings.colour,
+        cutout=settings.cutout,
         device=device,
     )
 

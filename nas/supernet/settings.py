@@ -28,6 +28,8 @@ class TrainingSettings:
             see `nas.supernet.recipe.clip_adaptively`.
         shift: largest shift of the random crop in pixels; None is an eighth of the image.
         flip: whether images are mirrored; None is whatever suits the data.
+        colour: largest change of brightness, contrast and saturation, as a share.
+        cutout: side of the square that every training image loses, as a share of its own.
         precision: "float32", "bfloat16", or "auto": bfloat16 on a GPU that has it.
         device: "cpu", "cuda", or "auto": a GPU if there is one.
         checkpoint_seconds: between checkpoints.
@@ -46,6 +48,8 @@ class TrainingSettings:
     gradient_ratio: float = 0.05
     shift: int | None = None
     flip: bool | None = None
+    colour: float = 0.0
+    cutout: float = 0.0
     precision: str = "auto"
     device: str = "auto"
     checkpoint_seconds: float = 30.0
@@ -62,6 +66,8 @@ class TrainingSettings:
             "random_subnets": self.random_subnets >= 0,
             "gradient_ratio": self.gradient_ratio > 0,
             "shift": self.shift is None or self.shift >= 0,
+            "colour": 0 <= self.colour < 1,
+            "cutout": 0 <= self.cutout < 1,
             "precision": self.precision in ("auto", "float32", "bfloat16"),
             "checkpoint_seconds": self.checkpoint_seconds >= 0,
         }

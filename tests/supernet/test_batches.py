@@ -1,6 +1,7 @@
 import numpy as np
 import torch
 
+from nas.supernet import Data, Images
 from nas.supernet.batches import TrainingBatches, in_order
 
 CPU = torch.device("cpu")
@@ -81,3 +82,71 @@ def test_about_half_of_the_images_are_flipped(digits):
     flipped = (plain.flip(3) == mixed).flatten(1).all(1)
     assert (same | flipped).all()
     assert 0.4 < flipped.float().mean() < 0.6
+
+
+def coloured(count=64, size=8):
+    """Data of random colours."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(40, 200, (count, size, size, 3), np.uint8)
+    images = Images(pixels, np.arange(count) % 2)
+    return Data("colours", ("a", "b"), images, images, images, images, True)
+
+
+def pixels_of(data, images):
+    return images.permute(0, 2, 3, 1).numpy() * data.std + data.mean
+
+
+def test_every_image_loses_a_square_to_the_mean(digits):
+    plain, _ = batches(digits).batch(3)
+    cut, _ = batches(digits, cutout=0.5).batch(3)
+    changed = (plain != cut).any(1).numpy()
+    corners = set()
+    for before, after, where in zip(plain.numpy(), cut.numpy(), changed, strict=True):
+        assert (after[:, where] == 0).all()
+        assert (after[:, ~where] == before[:, ~where]).all()
+        rows, columns = np.nonzero(where)
+        if len(rows):
+            assert np.ptp(rows) < 4
+            assert np.ptp(columns) < 4
+            corners.add((rows.min(), columns.min()))
+    assert len(corners) > 15
+    hidden = (cut == 0).flatten(1).sum(1).float().mean() / 64
+    assert 0.12 < hidden <= 0.26, "a quarter, less what lies beyond the edge"
+
+
+def test_colours_change_by_image_and_within_bounds():
+    data = coloured()
+    plain = pixels_of(data, batches(data).batch(0)[0])
+    made = pixels_of(data, batches(data, colour=0.3).batch(0)[0])
+    assert made.min() >= -1e-6
+    assert made.max() <= 1 + 1e-6
+    factors = made.mean((1, 2, 3)) / plain.mean((1, 2, 3))
+    assert 0.65 < factors.min() < 0.85
+    assert 1.1 < factors.max() < 1.35
+    chroma = np.ptp(made, axis=3).mean((1, 2)) / np.ptp(plain, axis=3).mean((1, 2))
+    assert chroma.min() < 0.7
+    assert chroma.max() > 1.3
+    # The contrast of an image, apart from its brightness: the spread of its grey over its mean.
+    contrast = made.mean(3).std((1, 2)) / plain.mean(3).std((1, 2)) / factors
+    assert contrast.min() < 0.85
+    assert contrast.max() > 1.15
+
+
+def test_grey_images_change_in_brightness_and_contrast_alone(digits):
+    """By hand: every pixel is (p - level) * contrast + level, for p times the brightness."""
+    plain = pixels_of(digits, batches(digits).batch(0)[0])[..., 0]
+    made = pixels_of(digits, batches(digits, colour=0.2).batch(0)[0])[..., 0]
+    for before, after in zip(plain, made, strict=True):
+        inside = (after > 1e-3) & (after < 1 - 1e-3)
+        slope, offset = np.polyfit(before[inside], after[inside], 1)
+        assert 0.8 * 0.8 - 1e-3 <= slope <= 1.2 * 1.2 + 1e-3
+        np.testing.assert_allclose(after[inside], slope * before[inside] + offset, atol=1e-4)
+
+
+def test_without_them_nothing_else_changes(digits):
+    """Order, crops and flips are drawn first: a seed means the same with and without colour."""
+    plain = batches(digits, shift=1, flip=True).batch(7)
+    cut = batches(digits, shift=1, flip=True, cutout=0.25).batch(7)
+    assert torch.equal(plain[1], cut[1])
+    same = plain[0] == cut[0]
+    assert same.float().mean() > 0.9
