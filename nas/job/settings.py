@@ -65,6 +65,10 @@ class TrainingOptions(_Table):
     epochs: Annotated[int, Field(ge=1)] | None = None
     batch_size: Annotated[int, Field(ge=2)] | None = None
     learning_rate: Annotated[float, Field(gt=0)] | None = None
+    subnets: Literal["sandwich", "best_up", "worst_up", "single", "fair"] = "sandwich"
+    random_subnets: Annotated[int, Field(ge=0)] | None = None
+    progressive: Annotated[float, Field(ge=0, lt=1)] | None = None
+    average: Annotated[float, Field(ge=0, lt=1)] | None = None
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] | None = None
     weight_decay: Annotated[float, Field(ge=0)] | None = None
     colour: Annotated[float, Field(ge=0, lt=1)] | None = None

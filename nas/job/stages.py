@@ -169,8 +169,8 @@ def write_report(run: RunFolder) -> Path:
 
 def _standing(found: Progress) -> str:
     """The loss, and the accuracies of the smallest, some random and the largest subnet."""
-    between = "" if found.accuracy_random is None else f" {found.accuracy_random:.0%}"
-    accuracies = f"{found.accuracy_smallest:.0%}{between} {found.accuracy_largest:.0%}"
+    known = (found.accuracy_smallest, found.accuracy_random, found.accuracy_largest)
+    accuracies = " ".join(f"{each:.0%}" for each in known if each is not None)
     return f"loss {found.loss:.3f}, small to large {accuracies}"
 
 

@@ -115,7 +115,9 @@ def training(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
             look: Any = {"color": COLOURS[at % len(COLOURS)], "linewidth": 1.2}
             done = [100 * row["step"] / row["steps"] for row in rows]
             loss.plot(done, [row["loss"] for row in rows], label=space, **look)
-            for name, style in (("largest", "-"), ("smallest", ":")):
+            for name, style in (("largest", "-"), ("smallest", ":"), ("random", "--")):
+                if rows[0].get(f"accuracy_{name}") is None:
+                    continue
                 accuracy.plot(
                     done, [100 * row[f"accuracy_{name}"] for row in rows],
                     linestyle=style, label=f"{space}, {name}", **look,

@@ -10,6 +10,9 @@ import torch
 from nas.errors import DeviceError, RequestError
 from nas.supernet.data import Data
 
+SUBNETS = ("sandwich", "best_up", "worst_up", "single", "fair")
+"""Names of the ways to choose the networks of a step."""
+
 
 @dataclass(frozen=True)
 class TrainingSettings:
@@ -23,7 +26,13 @@ class TrainingSettings:
         warmup: share of the steps in which the learning rate rises.
         weight_decay: of convolutions and linear layers; norms and biases have none.
         label_smoothing: of the largest network's targets; the others learn from its output.
+        subnets: which networks a step trains: "sandwich", "best_up", "worst_up", "single" or
+            "fair"; see `nas.supernet.subnets`.
         random_subnets: sampled anew each step, beside the largest and the smallest.
+        distil: whether all but the largest learn from its output; else from the labels.
+        progressive: share of the steps in which networks shrink from the largest one.
+        average: share of itself that the moving average of the weights keeps in a step; it is what
+            is saved. 0 saves the weights themselves.
         gradient_ratio: largest gradient of a weight tensor, as a ratio of the tensor's own norm;
             see `nas.supernet.recipe.clip_adaptively`.
         shift: largest shift of the random crop in pixels; None is an eighth of the image.
@@ -44,7 +53,11 @@ class TrainingSettings:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     label_smoothing: float = 0.1
+    subnets: str = "sandwich"
     random_subnets: int = 2
+    distil: bool = True
+    progressive: float = 0.0
+    average: float = 0.0
     gradient_ratio: float = 0.05
     shift: int | None = None
     flip: bool | None = None
@@ -63,6 +76,9 @@ class TrainingSettings:
             "momentum": 0 <= self.momentum < 1,
             "weight_decay": self.weight_decay >= 0,
             "label_smoothing": 0 <= self.label_smoothing < 1,
+            "subnets": self.subnets in SUBNETS,
+            "progressive": 0 <= self.progressive < 1,
+            "average": 0 <= self.average < 1,
             "random_subnets": self.random_subnets >= 0,
             "gradient_ratio": self.gradient_ratio > 0,
             "shift": self.shift is None or self.shift >= 0,

@@ -12,7 +12,6 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
@@ -25,6 +24,7 @@ from nas.supernet import checkpoint
 from nas.supernet.data import Data
 from nas.supernet.recipe import batches_of, clip_adaptively, learning_rate, move, optimizer_of
 from nas.supernet.settings import TrainingSettings, device_called
+from nas.supernet.subnets import Look, Role, subnets_for
 from nas.supernet.threads import threads_for
 from nas.supernet.weights import FILE, Supernet
 
@@ -33,6 +33,9 @@ LOG = "training.jsonl"
 LOG_SCHEMA = 1
 _LOG_LINES = 200
 """About how many lines a training writes."""
+
+_LOOKED_AT = 4
+"""Of a batch, one part in so many is looked at to choose among networks."""
 
 MOST_ROLLBACKS = 3
 ROLLBACK_SHARE = 0.5
@@ -48,15 +51,16 @@ class DivergedError(TrainingError):
 class Progress:
     """Where training stands after a step; accuracies are those of the step's batch, in [0, 1].
 
-    `accuracy_random` is the mean of the random subnets; None where there are none. `seconds` is the
-    time spent in this process.
+    The loss is that of the first network that the step trains, the largest one if it is among them.
+    `accuracy_random` is the mean of the random subnets; None stands for networks that a step does
+    not train. `seconds` is the time spent in this process.
     """
 
     step: int
     steps: int
     loss: float
-    accuracy_largest: float
-    accuracy_smallest: float
+    accuracy_largest: float | None
+    accuracy_smallest: float | None
     accuracy_random: float | None
     learning_rate: float
     seconds: float
@@ -73,11 +77,12 @@ def train(
 ) -> Supernet:
     """Trains a supernet in `folder`, or goes on where an interrupted training stopped.
 
-    Every step trains the largest network on the labels, then the smallest and some random ones on
-    the largest's soft output, and follows the sum of their gradients: the sandwich rule and
-    in-place distillation (Yu and Huang 2019, "Universally slimmable networks"). Everything random
-    is a function of the seed and the step, so on one machine a training that was killed ends in the
-    same weights as one that was not. A finished training is only loaded.
+    By default every step trains the largest network on the labels, then the smallest and some
+    random ones on the largest's soft output, and follows the sum of their gradients: the sandwich
+    rule and in-place distillation (Yu and Huang 2019, "Universally slimmable networks"); for other
+    ways see `nas.supernet.subnets`. Everything random is a function of the seed and the step, so on
+    one machine a training that was killed ends in the same weights as one that was not. A finished
+    training is only loaded.
 
     Args:
         space: adapted to `data`.
@@ -110,9 +115,10 @@ def train(
                 trainer = _rolled_back(trainer, folder, error)
     except torch.OutOfMemoryError as error:
         raise _out_of_memory(space, data, settings, error) from error
-    trainer.supernet.save(folder, {**trainer.identity(), "step": trainer.steps})
+    supernet = trainer.finished()
+    supernet.save(folder, {**trainer.identity(), "step": trainer.steps})
     (folder / CHECKPOINT).unlink(missing_ok=True)
-    return trainer.supernet.eval()
+    return supernet
 
 
 def _train_on(trainer: _Trainer, folder: Path, progress: Callable[[Progress], None] | None) -> None:
@@ -193,11 +199,11 @@ def _out_of_memory(
 
 
 class Found(NamedTuple):
-    """What a step found: the largest network's loss, and accuracies on its batch."""
+    """What a step found: the first network's loss, and accuracies on its batch, as `Progress`."""
 
     loss: float
-    accuracy_largest: float
-    accuracy_smallest: float
+    accuracy_largest: float | None
+    accuracy_smallest: float | None
     accuracy_random: float | None
 
 
@@ -249,8 +255,9 @@ class _Trainer:
         self.batches = batches_of(data, settings, seed, self.device)
         self.steps = settings.epochs * self.batches.steps_per_epoch
         self.rollbacks = 0
+        self.averages: list[Tensor] = []
         self._largest = space.lower(space.largest)
-        self._smallest = space.lower(space.smallest)
+        self._subnets = subnets_for(space, settings, seed, self.steps)
 
     def identity(self) -> dict[str, object]:
         """What a checkpoint must have in common with this training."""
@@ -279,21 +286,27 @@ class _Trainer:
     def _step(self, step: int) -> Found:
         images, labels = self.batches.batch(step)
         self.optimizer.zero_grad(set_to_none=True)
-        logits = self._forward(self._largest, images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
-        loss.backward()
-        soft = logits.detach().softmax(1)
-        smallest = self._distil(self._smallest, images, soft)
-        rng = np.random.default_rng([self.seed, 2, step])
-        others = [
-            self._distil(self.space.lower(self.space.sample_choices(rng)), images, soft)
-            for _ in range(self.settings.random_subnets)
-        ]
+        soft: Tensor | None = None
+        first: Tensor | None = None
+        right: dict[Role, list[Tensor]] = {"largest": [], "smallest": [], "random": []}
+        for role, graph, distilled in self._subnets.of(step, self._look(images, labels)):
+            logits = self._forward(graph, images)
+            if distilled and soft is not None:
+                loss = F.cross_entropy(logits, soft)
+            else:
+                loss = self._on_labels(logits, labels)
+            loss.backward()
+            logits = logits.detach()
+            soft = logits.softmax(1) if role == "largest" else soft
+            first = loss.detach() if first is None else first
+            right[role].append((logits.argmax(1) == labels).float().mean())
+        assert first is not None
         norm = clip_adaptively(self.supernet.parameters(), self.settings.gradient_ratio)
-        right = [(each.argmax(1) == labels).float().mean() for each in (logits, smallest, *others)]
         # Read together: a GPU waits once a step.
-        values: list[float] = torch.stack([loss.detach(), norm, *right]).tolist()
-        found, length, largest_right, smallest_right, *random_right = values
+        answers = [
+            torch.stack(each).mean() if each else torch.zeros_like(first) for each in right.values()
+        ]
+        found, length, *accuracies = torch.stack([first, norm, *answers]).tolist()
         if not (math.isfinite(found) and math.isfinite(length)):
             raise DivergedError(
                 f"Training {self.space.name} diverged in step {step + 1} of {self.steps}: "
@@ -301,18 +314,45 @@ class _Trainer:
                 remedy=f"Lower learning_rate (it is {self.settings.learning_rate}).",
             )
         move(self.optimizer, self.learning_rate(step))
-        mean = sum(random_right) / len(random_right) if random_right else None
-        return Found(found, largest_right, smallest_right, mean)
+        self._average(step)
+        known = [a if each else None for a, each in zip(accuracies, right.values(), strict=True)]
+        return Found(found, *known)
+
+    def _on_labels(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
+
+    def _look(self, images: Tensor, labels: Tensor) -> Look:
+        """See `nas.supernet.subnets.Look`."""
+        count = max(2, len(images) // _LOOKED_AT)
+
+        @torch.no_grad()
+        def look(graph: Graph) -> float:
+            return self._on_labels(self._forward(graph, images[:count]), labels[:count]).item()
+
+        return look
+
+    @torch.no_grad()
+    def _average(self, step: int) -> None:
+        """Moves the average of the weights; early on it forgets faster, or it would lag behind."""
+        if not self.settings.average:
+            return
+        weights = [parameter.detach() for parameter in self.supernet.parameters()]
+        if not self.averages:
+            self.averages = [each.clone() for each in weights]
+        kept = min(self.settings.average, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.averages, weights, 1 - kept)
+
+    def finished(self) -> Supernet:
+        """The supernet to save: with the average of the weights, where there is one."""
+        with torch.no_grad():
+            for parameter, mean in zip(self.supernet.parameters(), self.averages, strict=False):
+                parameter.copy_(mean)
+        return self.supernet.eval()
 
     def _forward(self, graph: Graph, images: Tensor) -> Tensor:
         with self.settings.autocast(self.device):
             logits: Tensor = self.supernet(graph, images)
         return logits.float()
-
-    def _distil(self, graph: Graph, images: Tensor, soft: Tensor) -> Tensor:
-        logits = self._forward(graph, images)
-        F.cross_entropy(logits, soft).backward()
-        return logits.detach()
 
     def state(self) -> dict[str, Tensor]:
         """Weights and the optimizer's tensors, by parameter."""
@@ -320,10 +360,17 @@ class _Trainer:
         for name, parameter in self.supernet.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{key}.{name}"] = value
+        names = [name for name, _ in self.supernet.named_parameters()]
+        tensors |= {f"average.{n}": t for n, t in zip(names, self.averages, strict=False)}
         return tensors
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Continues from a `state`."""
+        self.averages = [
+            torch.empty_like(parameter).copy_(tensors[f"average.{name}"])
+            for name, parameter in self.supernet.named_parameters()
+            if f"average.{name}" in tensors
+        ]
         for name, parameter in self.supernet.named_parameters():
             with torch.no_grad():
                 parameter.copy_(tensors[f"weights.{name}"])

@@ -20,7 +20,7 @@ from nas.supernet import (
     train,
     training,
 )
-from nas.supernet.recipe import clip_adaptively, learning_rate
+from nas.supernet.recipe import clip_adaptively, learning_rate, parameter_groups
 
 SHORT = TrainingSettings(epochs=2, device="cpu")
 
@@ -226,6 +226,62 @@ def test_progress_and_the_learning_rate(digits, tmp_path):
     space = space_on(digits, "squeezenet_tiny")
     train(space, digits, tmp_path / "b", alone, seed=0, progress=seen.append)
     assert seen[-1].accuracy_random is None
+
+
+@pytest.mark.parametrize(
+    ("name", "trained"),
+    [("single", ["random"]), ("fair", ["random"]), ("worst_up", ["largest", "smallest", "random"])],
+)
+def test_every_way_to_choose_subnets_learns_and_says_what_it_trained(
+    digits, tmp_path, name, trained
+):
+    seen = []
+    settings = replace(SHORT, subnets=name, learning_rate=0.3)
+    train(
+        space_on(digits, "squeezenet_tiny"), digits, tmp_path, settings, seed=0,
+        progress=seen.append,
+    )  # fmt: skip
+    assert seen[-1].loss < seen[0].loss
+    for role in ("largest", "smallest", "random"):
+        assert (getattr(seen[-1], f"accuracy_{role}") is not None) == (role in trained)
+
+
+def test_the_average_of_the_weights_is_what_is_saved(digits, tmp_path, monkeypatch):
+    """By hand: 0.9 of itself and 0.1 of the weights, faster in the first steps; and resumed."""
+    space = space_on(digits, "squeezenet_tiny")
+    settings = replace(SHORT, average=0.9, checkpoint_seconds=0)
+    weights_after = []
+    real = training.move
+
+    def moved(optimizer, rate):
+        real(optimizer, rate)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        weights_after.append([p.detach().clone() for p in parameters])
+
+    monkeypatch.setattr(training, "move", moved)
+    found = train(space, digits, tmp_path / "a", settings, seed=0)
+    mean = weights_after[0]
+    for step, each in enumerate(weights_after):
+        kept = min(0.9, (1 + step) / (10 + step))
+        mean = [kept * m + (1 - kept) * w for m, w in zip(mean, each, strict=True)]
+    order = [id(p) for group in parameter_groups(found, 0.0) for p in group["params"]]
+    saved = {id(p): p for p in found.parameters()}
+    for expected, at in zip(mean, order, strict=True):
+        torch.testing.assert_close(saved[at].detach(), expected, atol=1e-5, rtol=1e-4)
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(report):
+        if report.step == 9:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        train(space, digits, tmp_path / "b", settings, seed=0, progress=stop)
+    resumed = train(space, digits, tmp_path / "b", settings, seed=0)
+    assert same(weights(resumed), weights(found))
+    plain = train(space, digits, tmp_path / "c", replace(settings, average=0.0), seed=0)
+    assert not same(weights(plain), weights(found))
 
 
 def test_a_space_for_other_data_is_refused(digits, tmp_path):
