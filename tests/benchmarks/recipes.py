@@ -2,10 +2,11 @@
 
     python -m tests.benchmarks.recipes --data ../shared/data/cifar10 --minutes 30 --out FOLDER
 
-Draws networks, trains each alone once (kept in FOLDER, for all recipes and the next start), trains a
-supernet by every recipe for as many whole epochs as the minutes allow by its own steps, and prints
-Kendall's tau of its scores with the truth, with a bootstrap interval, beside that of counting. What
-is there is not trained again. On two cores the truth alone takes hours: use fewer images.
+Draws networks, trains each alone once (kept in FOLDER, for all recipes and the next start), trains
+a supernet by every recipe for as many whole epochs as the minutes allow by its own steps, and
+prints Kendall's tau of its scores with the truth, with a bootstrap interval, beside that of
+counting. What is there is not trained again. On two cores the truth alone takes hours: use fewer
+images.
 """
 
 import argparse
