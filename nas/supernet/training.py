@@ -106,15 +106,20 @@ def train(
         _must_match(folder / FILE, record, trainer.identity())
         return Supernet.load(folder, space).to(trainer.device)
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        while True:
-            try:
-                _train_on(trainer, folder, progress)
-                break
-            except DivergedError as error:
-                trainer = _rolled_back(trainer, folder, error)
-    except torch.OutOfMemoryError as error:
-        raise _out_of_memory(space, data, settings, error) from error
+    too_large = ""
+    while True:
+        try:
+            _train_on(trainer, folder, progress)
+            break
+        except DivergedError as error:
+            trainer = _rolled_back(trainer, folder, error)
+        except torch.OutOfMemoryError as error:
+            too_large = first_line(error)
+            break
+    if too_large:
+        # Its tensors, and those that the error holds, would be in the way of a smaller batch.
+        del trainer
+        raise _out_of_memory(space, data, settings, too_large)
     supernet = trainer.finished()
     supernet.save(folder, {**trainer.identity(), "step": trainer.steps})
     (folder / CHECKPOINT).unlink(missing_ok=True)
@@ -172,7 +177,7 @@ def _rolled_back(trainer: _Trainer, folder: Path, error: DivergedError) -> _Trai
 
 
 def _out_of_memory(
-    space: SearchSpace, data: Data, settings: TrainingSettings, error: Exception
+    space: SearchSpace, data: Data, settings: TrainingSettings, reason: str
 ) -> TrainingError:
     """Says which batch would fit, by trying smaller ones."""
     size = min(settings.batch_size, len(data.train))
@@ -193,7 +198,7 @@ def _out_of_memory(
     )
     return TrainingError(
         f"{space.name}: a batch of {settings.batch_size} does not fit into the memory of the "
-        f"training device ({first_line(error)}).",
+        f"training device ({reason}).",
         remedy=advice,
     )
 
