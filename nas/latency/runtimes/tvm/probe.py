@@ -50,26 +50,29 @@ _PACES = dict(zip(("", *PACES), (Pace(ONCE, 0), Pace(OFTEN, 0), Pace(OFTEN, 8)),
 
 
 class Chain(NamedTuple):
-    """One chain: its pace, the sets of weights in the order of reading, and their MiB."""
+    """One chain: its pace, and the MiB of its weights."""
 
     pace: Pace
-    sets: tuple[int, ...]
     mib: int
+
+    @property
+    def sets(self) -> int:
+        """How many it reads, one after the other."""
+        return self.mib * SETS_A_MIB
 
 
 def chains() -> dict[str, Chain]:
-    """All chains by part.
+    """All chains by part; all have the same sets, from the first one on.
 
-    All have the same sets, from the first one on. In the shortest all weights are near, whatever
-    the caches: it reads the first set as often as there would be others.
+    The shortest has a MiB of different ones, too. One set over and over would stay in a core's own
+    cache, and what the next one costs more is no part of being far: kernels of whole networks do
+    not feel it, since their weights are fetched ahead.
     """
-    found = {}
-    for pace, parts in zip(_PACES.values(), PARTS_BY_PACE, strict=True):
-        for mib, part in zip(MIB, parts, strict=True):
-            count = mib * SETS_A_MIB
-            sets = (0,) * count if mib == MIB[0] else tuple(range(count))
-            found[part] = Chain(pace, sets, mib)
-    return found
+    return {
+        part: Chain(pace, mib)
+        for pace, parts in zip(_PACES.values(), PARTS_BY_PACE, strict=True)
+        for mib, part in zip(MIB, parts, strict=True)
+    }
 
 
 def timed(templates: Templates, place: Place) -> dict[str, Evaluate]:
@@ -108,7 +111,7 @@ def timed(templates: Templates, place: Place) -> dict[str, Evaluate]:
     images += [place.tensor(no_readings(_READINGS)), *(place.tensor(each) for each in own)]
     sets = [[place.tensor(each) for each in one] for one in drawn]
     for part, chain in chains().items():
-        vm.set_input(part, *images, *(each for at in sorted(set(chain.sets)) for each in sets[at]))
+        vm.set_input(part, *images, *(each for one in sets[: chain.sets] for each in one))
     chain_of = chains()
     computing_s: dict[Pace, float] = {}
 
@@ -121,7 +124,7 @@ def timed(templates: Templates, place: Place) -> dict[str, Evaluate]:
         chain = chain_of[part]
         whole(part, 1, 1)
         *_, readings = vm.get_outputs(part)
-        taken = nanoseconds(readings.numpy())[: 2 * len(chain.sets)]
+        taken = nanoseconds(readings.numpy())[: 2 * chain.sets]
         return float((taken[1::2] - taken[::2]).sum()) * 1e-9 / chain.mib
 
     def evaluate(part: str, calls: int, samples: int) -> Sequence[float]:
@@ -163,9 +166,9 @@ def _add(
     }
     at: relax.Expr = relax.Var("readings", readings_type(_READINGS))
     own = variables("own", own_shapes)
-    sets = {i: variables(f"set{i}", set_shapes) for i in sorted(set(chain.sets))}
+    sets = [variables(f"set{i}", set_shapes) for i in range(chain.sets)]
     values: dict[Kernel, relax.Expr] = dict(images)
-    parameters = [*images.values(), at, *own, *(each for one in sets.values() for each in one)]
+    parameters = [*images.values(), at, *own, *(each for one in sets for each in one)]
     taking = iter(stamps if chain.pace.computes else ())
 
     def runs(kernel: Kernel, weights: Sequence[relax.Var]) -> None:
@@ -181,9 +184,9 @@ def _add(
 
     with builder.function(name, parameters):
         with builder.dataflow():
-            for one in chain.sets:
+            for one in sets:
                 at = looks_at_the_clock(at)
-                runs(chain.pace.reads, sets[one])
+                runs(chain.pace.reads, one)
                 at = looks_at_the_clock(at)
                 for _ in range(chain.pace.computes):
                     runs(COMPUTING, own)
