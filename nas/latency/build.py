@@ -15,7 +15,7 @@ from typing import Protocol
 
 from nas.errors import BoardLostError, NasError, first_line
 from nas.graph import Graph
-from nas.latency import runtimes
+from nas.latency import footprint, runtimes
 from nas.latency.kernel import Kernel
 from nas.latency.record import Record
 from nas.latency.runtimes import Timer
@@ -188,11 +188,20 @@ class _Build:
         return record is not None and record.status != "failed" and record.settled
 
     def time_dispatch(self) -> None:
-        """Times what lies beside the kernels; of two timings of a part the faster one stays."""
+        """Times what lies beside the kernels; of two timings of a part the faster one stays.
+
+        The chains of one pace stay or go together: one alone would be of another moment than those
+        that it is compared with.
+        """
         before = self._table.dispatch_us
-        for part, timing in self._timers.any(lambda each: each.time_dispatch()).items():
-            if timing.latency_us < before.get(part, math.inf):
-                self._table.append(Record.of_timing("dispatch", timing, name=part))
+        found = self._timers.any(lambda each: each.time_dispatch())
+        chains = [parts for parts in footprint.PARTS_BY_PACE if parts[0] in found]
+        alone = [(part,) for part in found if not any(part in parts for parts in chains)]
+        for parts in (*chains, *alone):
+            known = sum(before.get(part, math.inf) for part in parts)
+            if sum(found[part].latency_us for part in parts) < known:
+                for part in parts:
+                    self._table.append(Record.of_timing("dispatch", found[part], name=part))
 
     def time(self, kernels: Sequence[Kernel]) -> None:
         """Finds the schedules of kernels and times them for the first time."""

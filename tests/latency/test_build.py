@@ -15,7 +15,7 @@ from fake_runtime import FakeRuntime, latency_us
 
 import nas.space
 from nas.errors import RequestError
-from nas.latency import LatencyTable, Progress, build_table, space_kernels
+from nas.latency import LatencyTable, Progress, build_table, footprint, space_kernels
 from nas.latency.runtimes.tvm import fusion
 from nas.latency.timing import Timing
 
@@ -217,3 +217,17 @@ def test_what_lies_beside_the_kernels_is_timed_again_too(tmp_path: Path) -> None
     assert table.dispatch_us == before
     build_table(table, kernels, later, again=True)
     assert table.dispatch_us == {**before, "launch": 0.4}
+
+
+def test_the_chains_of_a_pace_are_all_of_one_moment(tmp_path: Path) -> None:
+    """Faster as a whole, they replace what was there, also where one of them was slower."""
+    kernels = space_kernels(SPACE, "tvm")
+    table = LatencyTable.open_or_create(tmp_path, FakeRuntime())
+    build_table(table, kernels, FakeRuntime())
+    fast, steady, slow = footprint.PARTS_BY_PACE
+    quieter = {steady[0]: 33.0, steady[1]: 20.0, steady[2]: 25.0}
+    busier = {slow[0]: 20.0, slow[1]: 60.0}
+    build_table(table, kernels, FakeRuntime(dispatch_us={**quieter, **busier}), again=True)
+    found = table.dispatch_us
+    assert [found[part] for part in steady[:4]] == [33.0, 20.0, 25.0, 30.0]
+    assert {found[part] for part in (*fast, *slow)} == {30.0}
