@@ -20,6 +20,7 @@ from nas.cli.options import (
     ImageSize,
     Json,
     Out,
+    command_line,
     existing,
     print_json,
     show,
@@ -207,7 +208,7 @@ def _run(settings: JobSettings, out: Path | None, as_json: bool) -> None:
 
     folder = out or Path("results") / settings.name
     with Bars() as bars:
-        done = job.run(settings, folder, command=" ".join(["nas", *sys.argv[1:]]), watch=bars)
+        done = job.run(settings, folder, command=command_line(), watch=bars)
     show(
         {"run": str(done.folder), "report": str(done.report), "front": done.front},
         f"{done.front} networks on the front. Open {done.report} and choose, for example with "

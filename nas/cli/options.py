@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -135,6 +136,11 @@ def existing(path: Path) -> Path:
             f"There is no file {path}.", remedy="Build a table with `nas table build`."
         )
     return path
+
+
+def command_line() -> str:
+    """What was typed; stands in a run as what made it."""
+    return " ".join(["nas", *sys.argv[1:]])
 
 
 def show(record: dict[str, Any], text: str, as_json: bool) -> None:

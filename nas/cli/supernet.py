@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from nas.cli.options import Json, Plot, Seed, picture, print_json, show
+from nas.cli.options import Json, Plot, Seed, command_line, picture, print_json, show
 from nas.errors import RequestError
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ def train(
         )
     folder = out or Path("results") / settings.name
     with Bars() as bars:
-        trained = train_only(settings, folder, command=_command(), watch=bars)
+        trained = train_only(settings, folder, command=command_line(), watch=bars)
     show(
         {"run": str(folder), "supernets": list(trained)},
         f"{', '.join(trained)}: trained, in {folder}. How far to trust the order of their scores: "
@@ -124,7 +123,6 @@ def evaluate(
     from nas import console
     from nas.describe.architectures import find_for_run
     from nas.job.supernets import opened, supernet_of
-    from nas.supernet.evaluation import evaluate as score
     from nas.supernet.evaluation import evaluate_by_class
 
     if part not in ("search", "holdout"):
@@ -134,8 +132,7 @@ def evaluate(
     found = find_for_run(arch, run, next(iter(job.spaces.values())).settings)
     supernet = supernet_of(job, run, found.space.name)
     architecture = supernet.space.from_json(found.architecture.to_json())
-    accuracy = score(supernet, [architecture], job.data, chosen)[0]
-    classes = evaluate_by_class(supernet, architecture, job.data, chosen)
+    accuracy, classes = evaluate_by_class(supernet, architecture, job.data, chosen)
     if as_json:
         print_json(
             {
@@ -198,7 +195,7 @@ def rank(
             how=how,
             epochs=epochs,
             seed=seed,
-            command=_command(),
+            command=command_line(),
             watch=bars,
         )
     if plot is not None:
@@ -226,7 +223,3 @@ def _settings(values: dict[str, object]) -> JobSettings:
         problem = error.errors()[0]
         option = str(problem["loc"][-1]).replace("_", "-")
         raise RequestError(f"--{option} is {problem['input']!r}: {problem['msg']}.") from error
-
-
-def _command() -> str:
-    return " ".join(["nas", *sys.argv[1:]])

@@ -104,8 +104,9 @@ def claim(path: Path, settings: JobSettings, command: str) -> Iterator[RunFolder
 
 def _opened(path: Path, settings: JobSettings, command: str) -> dict[str, Any]:
     job_file = path / "job.toml"
-    if job_file.exists():
-        _require_same_job(job_file, settings)
+    kept = kept_settings(path)
+    if kept is not None:
+        _require_same_job(path, kept, settings)
     elif any(not entry.name.startswith(".") for entry in path.iterdir()):
         raise RunFolderError(
             f"{path} holds other files and no job.", remedy="Use an empty folder with --out."
@@ -125,16 +126,26 @@ def _opened(path: Path, settings: JobSettings, command: str) -> dict[str, Any]:
     }
 
 
-def _require_same_job(job_file: Path, settings: JobSettings) -> None:
+def kept_settings(folder: Path) -> JobSettings | None:
+    """The settings that a run folder keeps; None where it has no job.
+
+    Raises RunFolderError for a job file that is damaged.
+    """
+    path = folder / "job.toml"
+    if not path.is_file():
+        return None
     try:
-        kept = JobSettings.model_validate(tomllib.loads(job_file.read_text(encoding="utf-8")))
+        return JobSettings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
-        raise RunFolderError(f"{job_file} is damaged: {error}.") from error
+        raise RunFolderError(f"{path} is damaged: {error}.") from error
+
+
+def _require_same_job(folder: Path, kept: JobSettings, settings: JobSettings) -> None:
     mine, theirs = settings.model_dump(), kept.model_dump()
     different = [name for name in mine if mine[name] != theirs[name]]
     if different:
         raise RunFolderError(
-            f"{job_file.parent} belongs to a job with another {', '.join(different)}.",
+            f"{folder} belongs to a job with another {', '.join(different)}.",
             remedy="Use another folder with --out, or the job file it was started with.",
         )
 

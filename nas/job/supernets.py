@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from nas import files
 from nas.errors import RequestError, RunFolderError
-from nas.job.folder import RunFolder, claim, versions
+from nas.job.folder import RunFolder, claim, kept_settings, versions
 from nas.job.opened import Job
 from nas.job.settings import JobSettings
 from nas.job.stages import open_data, train_supernets
@@ -41,13 +40,12 @@ def train_only(
     Raises RunFolderError for a folder in use or of another job, and what the training raises.
     """
     watch = watch or Unwatched()
-    kept = _kept(folder)
+    kept = kept_settings(folder)
     if settings.training.epochs is None and kept is not None:
         settings = _with_epochs(settings, kept.training.epochs)
     job = Job(settings, watch)
     if settings.training.epochs is None:
-        settings = _with_epochs(settings, _epochs_within_budget(job))
-        job = Job(settings, watch)
+        job.settings = settings = _with_epochs(settings, _epochs_within_budget(job))
     epochs = settings.training.epochs
     assert epochs is not None
     with claim(folder, settings, command) as run:
@@ -62,7 +60,7 @@ def opened(folder: Path, watch: Watch | None = None) -> Job:
 
     Raises RunFolderError for a folder that is no run.
     """
-    settings = _kept(folder)
+    settings = kept_settings(folder)
     if settings is None:
         raise RunFolderError(
             f"{folder} is not a run: it has no job.toml.",
@@ -93,7 +91,7 @@ def rank_supernets(
     command: str = "",
     watch: Watch | None = None,
 ) -> dict[str, Any]:
-    """Holds the order of a run's supernets against networks trained alone; see `nas.supernet.rank`.
+    """Holds a run's supernets against networks trained alone; see `nas.supernet.ranking.Ranking`.
 
     Networks that were trained alone before, with the same recipe, are not trained again.
 
@@ -139,16 +137,6 @@ def rank_supernets(
         }
         files.replace(folder / RANKING, json.dumps(document, indent=1) + "\n")
     return document
-
-
-def _kept(folder: Path) -> JobSettings | None:
-    path = folder / "job.toml"
-    if not path.is_file():
-        return None
-    try:
-        return JobSettings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise RunFolderError(f"{path} is damaged: {error}.") from error
 
 
 def _with_epochs(settings: JobSettings, epochs: int | None) -> JobSettings:

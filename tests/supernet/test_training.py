@@ -48,6 +48,16 @@ def weights(supernet):
     return {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
 
 
+class StoppedError(Exception):
+    pass
+
+
+def stop(report):
+    """Ends a training in step 9."""
+    if report.step == 9:
+        raise StoppedError
+
+
 def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
@@ -163,13 +173,6 @@ def test_a_killed_training_remembers_how_often_it_went_back(digits, tmp_path):
     space = space_on(digits, "mobilenet_tiny")
     settings = replace(SHORT, checkpoint_seconds=0)
 
-    class StoppedError(Exception):
-        pass
-
-    def stop(report):
-        if report.step == 9:
-            raise StoppedError
-
     with pytest.raises(StoppedError):
         train(space, digits, tmp_path, settings, seed=3, progress=stop)
     path = tmp_path / training.CHECKPOINT
@@ -268,13 +271,6 @@ def test_the_average_of_the_weights_is_what_is_saved(digits, tmp_path, monkeypat
     saved = {id(p): p for p in found.parameters()}
     for expected, at in zip(mean, order, strict=True):
         torch.testing.assert_close(saved[at].detach(), expected, atol=1e-5, rtol=1e-4)
-
-    class StoppedError(Exception):
-        pass
-
-    def stop(report):
-        if report.step == 9:
-            raise StoppedError
 
     with pytest.raises(StoppedError):
         train(space, digits, tmp_path / "b", settings, seed=0, progress=stop)

@@ -93,14 +93,15 @@ def test_classes_make_up_the_whole(digits):
     space = space_on(digits, "mobilenet_tiny")
     supernet = scrambled(space)
     whole = evaluate(supernet, [space.largest], digits)[0]
-    classes = evaluate_by_class(supernet, space.largest, digits)
+    same, classes = evaluate_by_class(supernet, space.largest, digits)
+    assert same == whole
     counts = np.bincount(digits.search.labels, minlength=10)
     assert list(classes) == list(digits.classes)
     total = sum(classes[name] * n for name, n in zip(digits.classes, counts, strict=True))
     assert total / counts.sum() == pytest.approx(whole)
     few = replace(digits, classes=(*digits.classes, "ten"))
     supernet = scrambled(space_on(few, "mobilenet_tiny"))
-    assert evaluate_by_class(supernet, supernet.space.largest, few)["ten"] is None
+    assert evaluate_by_class(supernet, supernet.space.largest, few)[1]["ten"] is None
 
 
 def test_what_was_trained_alone_is_kept(digits, tmp_path, monkeypatch):
