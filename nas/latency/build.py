@@ -197,7 +197,7 @@ class _Build:
         found = self._timers.any(lambda each: each.time_dispatch())
         chains = [parts for parts in footprint.PARTS_BY_PACE if parts[0] in found]
         alone = [(part,) for part in found if not any(part in parts for parts in chains)]
-        for parts in (*chains, *alone):
+        for parts in (*alone, *chains):
             known = sum(before.get(part, math.inf) for part in parts)
             if sum(found[part].latency_us for part in parts) < known:
                 for part in parts:
