@@ -46,9 +46,9 @@ AGREEMENT = 0.04
 MOST_TIMINGS = 5
 """Timings of a kernel before it is called unstable."""
 
-LONG_SECONDS = 60.0
-"""A build that takes longer than this times what lies beside the kernels at its end once more: by
-then the machine may be as quiet as it was for most kernels."""
+BESIDE_SECONDS = 100.0
+"""What lies beside the kernels is timed again after so long: at several moments of a long build,
+since what neighbours leave of a shared cache differs from one to the next."""
 
 
 @dataclass(frozen=True)
@@ -154,13 +154,16 @@ def build_table(
             while waiting:
                 build.time_again(waiting)
                 waiting = [kernel for kernel in waiting if build.is_unsettled(kernel)]
-        if timed_beside and build.seconds > LONG_SECONDS:
-            build.time_dispatch()
+            if timed_beside and build.seconds > build.beside_s + BESIDE_SECONDS:
+                build.time_dispatch()
     return build.result()
 
 
 class _Build:
-    """The timings of one build, and how far it is."""
+    """The timings of one build, and how far it is.
+
+    `beside_s` is when, by `seconds`, what lies beside the kernels was timed last.
+    """
 
     def __init__(
         self,
@@ -170,6 +173,7 @@ class _Build:
     ) -> None:
         self._table, self._timers, self._progress = table, timers, progress
         self._start = time.monotonic()
+        self.beside_s = 0.0
         self._done = self._total = 0
         self._touched: dict[Kernel, str] = {}
 
@@ -202,6 +206,7 @@ class _Build:
             if sum(found[part].latency_us for part in parts) < known:
                 for part in parts:
                     self._table.append(Record.of_timing("dispatch", found[part], name=part))
+        self.beside_s = self.seconds
 
     def time(self, kernels: Sequence[Kernel]) -> None:
         """Finds the schedules of kernels and times them for the first time."""

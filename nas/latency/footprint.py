@@ -19,7 +19,8 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 MIB = (1, 4, 8, 12, 16, 20, 24, 32, 64)
-"""Of weights in a chain. Among as many as the first all are near; among the last all are far."""
+"""Of weights in a chain. Among as many as the first all are near; among the last all are far. The
+second has more than a core's own cache holds, and less than a shared one."""
 
 PARTS = tuple(f"weights_{mib}mib" for mib in MIB)
 """Dispatch costs: microseconds for a MiB of weights in chains that do nothing else."""
@@ -100,7 +101,7 @@ def far_share(touched_bytes: float, near_us: float, curves: Curves) -> float:
 
 def _share(mib: float, costs_us: Sequence[float]) -> float:
     """The share of a network of so many MiB that is as fast as the chains with these costs."""
-    near, *_, last = costs_us
+    near, last = _near(costs_us), costs_us[-1]
     if last <= near:
         return 0.0
     at = bisect_right(MIB, mib)
@@ -110,6 +111,18 @@ def _share(mib: float, costs_us: Sequence[float]) -> float:
     below, above = costs_us[at - 1 : at + 1]
     cost = below + (mib - low) / (high - low) * (above - below)
     return min(1.0, max(0.0, (cost - near) / (last - near)))
+
+
+def _near(costs_us: Sequence[float]) -> float:
+    """What a MiB costs a chain whose weights are near, but not in a core's own cache.
+
+    The chains' sets are small, and the shortest chain has them next to the core. Most of a
+    network's weights are in kernels that are too large for that cache even when they are timed
+    alone: what the shared cache costs is in their near latency already. Where the second chain is
+    far, the device has no such cache behind the first one.
+    """
+    first, second, last = costs_us[0], costs_us[1], costs_us[-1]
+    return second if second - first < (last - first) / 2 else first
 
 
 def half_far(curves: Curves) -> list[tuple[float, float]]:
@@ -131,4 +144,5 @@ def half_far(curves: Curves) -> list[tuple[float, float]]:
 
 def far_weights_us(weight_bytes: float, dispatch_us: Mapping[str, float]) -> float:
     """What weights cost more when they are far, where a kernel was not timed on far ones."""
-    return weight_bytes / _BYTES * max(0.0, dispatch_us[PARTS[-1]] - dispatch_us[PARTS[0]])
+    costs = [dispatch_us[part] for part in PARTS]
+    return weight_bytes / _BYTES * max(0.0, costs[-1] - _near(costs))

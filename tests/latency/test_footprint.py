@@ -45,6 +45,26 @@ def test_the_share_follows_the_chains_cost(mib: float, share: float) -> None:
     assert far_share(mib * MEBIBYTE, 1000, curves(COSTS)) == pytest.approx(share)
 
 
+@pytest.mark.parametrize(
+    ("second", "near"),
+    [
+        (24.0, 24.0),  # The shared cache costs something: that is in the kernels' near latency.
+        (39.0, 39.0),
+        (41.0, 20.0),  # More than half of the way to 60: there is no shared cache.
+        (60.0, 20.0),
+    ],
+)
+def test_a_shared_cache_is_near(second: float, near: float) -> None:
+    costs = dict(zip(PARTS, (20.0, second, *[50.0] * 6, 60.0), strict=True))
+    costs = {part: max(second, cost) if part != PARTS[0] else cost for part, cost in costs.items()}
+    share = far_share(4 * MEBIBYTE, 1000, curves(costs))
+    assert share == pytest.approx((second - near) / (60 - near))
+    middle = max(second, 50.0)
+    share = far_share(16 * MEBIBYTE, 1000, curves(costs))
+    assert share == pytest.approx((middle - near) / (60 - near))
+    assert far_weights_us(MEBIBYTE, costs) == pytest.approx(60 - near)
+
+
 def test_noise_never_makes_a_share_less_than_none_or_more_than_all() -> None:
     noisy = {**COSTS, "weights_8mib": 18.0, "weights_24mib": 61.0}
     assert far_share(8 * MEBIBYTE, 1000, curves(noisy)) == 0
