@@ -24,5 +24,13 @@ def replace(path: Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise named(error, path) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def named(error: OSError, path: Path) -> OSError:
+    """An error that says which file it is about; a full disk's does not."""
+    error.filename = error.filename or str(path)
+    return error

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import NasError
+from nas.files import named
 
 
 def repair(path: Path) -> bool:
@@ -35,12 +36,18 @@ def repair(path: Path) -> bool:
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:
-    """Adds one record as a whole line and waits until it is on the disk."""
+    """Adds one record as a whole line and waits until it is on the disk.
+
+    Raises OSError, what was there kept; a torn line is cut off by the next `repair`.
+    """
     line = json.dumps(record, allow_nan=False) + "\n"
-    with path.open("a", encoding="utf-8") as file:
-        file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise named(error, path) from None
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -240,6 +240,9 @@ def _warn(message: Warning | str, category: type[Warning], *where: Any, **more: 
     print(f"warning: {message}", file=sys.stderr)
 
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
+
+
 def main() -> None:
     """Runs the command line; exits 0 done, 1 failed, 2 for a wrong request."""
     warnings.simplefilter("ignore")
@@ -258,7 +261,7 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
     except OSError as error:
-        if _DEBUG or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if _DEBUG or error.errno not in _NO_ROOM:
             raise
         print(
             f"error: {error.strerror}: {error.filename}. Nothing is half-written: make room or "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -127,6 +129,33 @@ def test_a_ranking_of_ten_and_more_has_its_figures(finished):
     assert found["pooled"] is None
     page.build(finished)
     assert f"{tau['value']:.2f}</strong>" in (finished / "report.html").read_text()
+
+
+FULL_DISK = """
+import resource, sys
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
+from nas.cli import main
+
+main()
+"""
+"""Runs a command that cannot write files of more than so many bytes."""
+
+
+@pytest.mark.parametrize("room", [400, 20_000])
+def test_a_disk_that_fills_loses_nothing(job_folder, here, room):
+    """The log's first lines fit in 400 bytes, nothing but the weights does not in 20,000."""
+    assert here(*TRAIN, "--out", "whole").returncode == 0
+    command = [sys.executable, "-c", FULL_DISK, str(room), *TRAIN, "--out", "run"]
+    full = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert full.returncode == 1, full.stderr
+    assert "Nothing is half-written: make room" in full.stderr
+    assert str(Path("run")) in full.stderr
+    assert not list(Path("run").rglob("*.safetensors"))
+    assert not list(Path("run").rglob(".*unfinished"))
+    assert here(*TRAIN, "--out", "run").returncode == 0
+    name = Path("supernets", "squeeze", "supernet.safetensors")
+    assert Path("run", name).read_bytes() == Path("whole", name).read_bytes()
 
 
 def test_what_is_no_run_or_has_no_such_space(finished, tmp_path):
