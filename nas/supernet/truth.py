@@ -109,6 +109,36 @@ def compare(
     Raises TrainingError if a network alone diverges.
     """
     space = supernet.space
+    alone = train_each_alone(
+        space, architectures, data, folder, settings, seed=seed, progress=progress
+    )
+    scores = evaluate(supernet, architectures, data)
+    return [
+        ranked(space, architecture, score, reached)
+        for architecture, score, reached in zip(architectures, scores, alone, strict=True)
+    ]
+
+
+def ranked(
+    space: SearchSpace, architecture: Architecture, score: float, alone: float
+) -> RankedNetwork:
+    """A network with both its accuracies, and what can be counted on it."""
+    graph = space.lower(architecture)
+    counts = graph.macs, graph.params, graph.depth
+    return RankedNetwork(architecture.to_json(), graph.digest, *counts, score, alone)
+
+
+def train_each_alone(
+    space: SearchSpace,
+    architectures: Sequence[Architecture],
+    data: Data,
+    folder: Path,
+    settings: TrainingSettings,
+    *,
+    seed: int,
+    progress: Step | None = None,
+) -> list[float]:
+    """What each network reaches on the hold-out when it is trained alone; see `compare`."""
     recipe = {
         "space_digest": space.digest,
         "data_digest": data.digest,
@@ -123,17 +153,13 @@ def compare(
     }
     found = []
     for number, architecture in enumerate(architectures):
-        graph = space.lower(architecture)
-        if graph.digest not in known:
+        digest = space.lower(architecture).digest
+        if digest not in known:
             told = _within(number, len(architectures), progress)
             row = _trained(space, architecture, data, settings, seed, told)
             jsonl.append(folder / FILE, {"schema": SCHEMA, **row, **recipe})
-            known[graph.digest] = row
-        score = evaluate(supernet, [architecture], data)[0]
-        alone = known[graph.digest]["holdout_accuracy"]
-        counts = graph.macs, graph.params, graph.depth
-        record = architecture.to_json()
-        found.append(RankedNetwork(record, graph.digest, *counts, score, alone))
+            known[digest] = row
+        found.append(float(known[digest]["holdout_accuracy"]))
     return found
 
 
