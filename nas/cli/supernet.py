@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -111,11 +112,15 @@ def evaluate(
         typer.Argument(help="An architecture's JSON file, a published network's name, or an ID."),
     ],
     part: Annotated[str, typer.Option(help="Validation images: search, or holdout.")] = "search",
+    images: Annotated[
+        int | None, typer.Option(min=1, help="A first look at so many of them, with its error.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Scores one architecture with a run's supernet, in all and by class.
 
     \b
+    Example: nas supernet evaluate results/quickstart 3f2a --images 100
     Example: nas supernet evaluate results/quickstart 3f2a
     Example: nas supernet evaluate results/quickstart arch.json
     Example: nas supernet evaluate results/mine mobilenet_v2_0.5 --part holdout
@@ -124,6 +129,7 @@ def evaluate(
     from nas.describe.architectures import find_for_run
     from nas.job.supernets import opened, supernet_of
     from nas.supernet.evaluation import evaluate_by_class
+    from nas.supernet.first_look import first_look
 
     if part not in ("search", "holdout"):
         raise RequestError(f"--part is {part!r}.", remedy="Use search or holdout.")
@@ -132,17 +138,23 @@ def evaluate(
     found = find_for_run(arch, run, next(iter(job.spaces.values())).settings)
     supernet = supernet_of(job, run, found.space.name)
     architecture = supernet.space.from_json(found.architecture.to_json())
+    record = {
+        "space": found.space.name,
+        "architecture": architecture.to_json(),
+        "part": part,
+    }
+    if images is not None:
+        (look,) = first_look(supernet, [architecture], job.data, chosen, images=images)
+        show(
+            {**record, **asdict(look)},
+            f"accuracy {look.accuracy:.2%} on {look.images} of the images of the part {part!r}; on "
+            f"all {len(job.data.part(chosen))} it is {look.low:.2%} to {look.high:.2%}",
+            as_json,
+        )
+        return
     accuracy, classes = evaluate_by_class(supernet, architecture, job.data, chosen)
     if as_json:
-        print_json(
-            {
-                "space": found.space.name,
-                "architecture": architecture.to_json(),
-                "part": part,
-                "accuracy": accuracy,
-                "class_accuracy": classes,
-            }
-        )
+        print_json({**record, "accuracy": accuracy, "class_accuracy": classes})
         return
     console.table(
         ["class", "accuracy"],

@@ -72,6 +72,8 @@ class TrainingOptions(_Table):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] | None = None
     weight_decay: Annotated[float, Field(ge=0)] | None = None
     colour: Annotated[float, Field(ge=0, lt=1)] | None = None
+    randaugment: Annotated[int, Field(ge=0)] | None = None
+    magnitude: Annotated[float, Field(ge=0, le=1)] | None = None
     cutout: Annotated[float, Field(ge=0, lt=1)] | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 

@@ -16,8 +16,9 @@ from nas.job.settings import JobSettings
 from nas.job.stages import open_data, train_supernets
 from nas.job.watch import Unwatched, Watch
 from nas.report.page import read_run
-from nas.supernet import Supernet, TrainingSettings, measure_step
+from nas.supernet import Supernet, TrainingSettings, measure_step, train
 from nas.supernet.ranking import RankedNetwork, pool, rank
+from nas.supernet.team import team
 from nas.supernet.truth import Draw, compare, draw
 
 RANKING = "ranking.json"
@@ -29,7 +30,8 @@ def train_only(
 ) -> dict[str, Supernet]:
     """Trains the supernets of a job and nothing else; `nas run` on the same folder goes on.
 
-    Where the job does not say how many epochs, its budget is shared by the supernets alone.
+    Where the job does not say how many epochs, its budget is shared by the supernets alone. Of the
+    processes that `torchrun` started, the first one alone writes to the folder.
 
     Args:
         settings: of the job.
@@ -40,7 +42,8 @@ def train_only(
     Raises RunFolderError for a folder in use or of another job, and what the training raises.
     """
     watch = watch or Unwatched()
-    kept = kept_settings(folder)
+    together = team()
+    kept = together.told(kept_settings(folder) if together.leads else None)
     if settings.training.epochs is None and kept is not None:
         settings = _with_epochs(settings, kept.training.epochs)
     job = Job(settings, watch)
@@ -48,6 +51,17 @@ def train_only(
         job.settings = settings = _with_epochs(settings, _epochs_within_budget(job))
     epochs = settings.training.epochs
     assert epochs is not None
+    if not together.leads:
+        return {
+            name: train(
+                space,
+                job.data,
+                RunFolder(folder, {}).supernet(name),
+                job.training(epochs),
+                seed=settings.seed,
+            )
+            for name, space in job.spaces.items()
+        }
     with claim(folder, settings, command) as run:
         open_data(job, run)
         trained = train_supernets(job, run, dict.fromkeys(job.spaces, epochs))

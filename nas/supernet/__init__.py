@@ -2,18 +2,21 @@
 
 from nas.supernet.data import Data, Images, load
 from nas.supernet.evaluation import evaluate
+from nas.supernet.first_look import FirstLook, first_look
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.training import Progress, StepTime, measure_step, train
 from nas.supernet.weights import Supernet
 
 __all__ = [
     "Data",
+    "FirstLook",
     "Images",
     "Progress",
     "StepTime",
     "Supernet",
     "TrainingSettings",
     "evaluate",
+    "first_look",
     "load",
     "measure_step",
     "train",

@@ -8,7 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nas.supernet.augmentation import OPERATIONS, brightened, changed, contrasted, saturated
 from nas.supernet.data import Data, Images
+from nas.supernet.stock import stock_of
+from nas.supernet.team import ALONE, Team
 
 
 def normalised(pixels: Tensor, data: Data) -> Tensor:
@@ -16,9 +19,14 @@ def normalised(pixels: Tensor, data: Data) -> Tensor:
 
     The result has the memory format channels-last, and the mean and spread of `data.train`.
     """
+    return standardised(pixels.float() / 255, data)
+
+
+def standardised(pixels: Tensor, data: Data) -> Tensor:
+    """As `normalised`, of pixels from 0 to 1."""
     mean = torch.from_numpy(data.mean).to(pixels.device)
     std = torch.from_numpy(data.std).to(pixels.device)
-    return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+    return ((pixels - mean) / std).permute(0, 3, 1, 2)
 
 
 def in_order(
@@ -37,14 +45,17 @@ class TrainingBatches:
     So training that resumes at a step needs no state of any random generator.
 
     Args:
-        data: its training part is copied to `device` once.
+        data: its training part is copied to `device` once, or streamed; see `nas.supernet.stock`.
         batch_size: images a step; the incomplete batch at the end of an epoch is dropped.
         seed: of order and augmentation.
         shift: largest shift of the random crop, in pixels; the border is repeated outwards.
         flip: whether half of the images are mirrored.
         colour: largest change of brightness, contrast and saturation, as a share; 0 for none.
+        randaugment: operations on each image; see `nas.supernet.augmentation.changed`.
+        magnitude: of these, from 0 to 1.
         cutout: side of the square that every image loses, as a share of its own; 0 for none.
         device: where batches are made.
+        team: of whose batches this process makes its part; a batch is the same for any team.
     """
 
     def __init__(
@@ -56,18 +67,26 @@ class TrainingBatches:
         shift: int,
         flip: bool,
         colour: float = 0.0,
+        randaugment: int = 0,
+        magnitude: float = 0.0,
         cutout: float = 0.0,
         device: torch.device,
+        team: Team = ALONE,
     ) -> None:
         self._data = data
-        self._pixels = torch.from_numpy(data.train.pixels).to(device)
+        self._device = device
         self._labels = torch.from_numpy(data.train.labels).to(device)
         self.batch_size = min(batch_size, len(data.train))
         self._seed = seed
         self._shift = shift
         self._flip = flip
         self._colour = colour
+        self._operations = randaugment
+        self._magnitude = magnitude
         self._cutout = round(cutout * data.image_size)
+        self._own = team.part_of(self.batch_size)
+        self._orders: tuple[tuple[int, np.ndarray], ...] = ()
+        self._stock = stock_of(data.train, device, self._chosen)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -75,52 +94,69 @@ class TrainingBatches:
         return len(self._labels) // self.batch_size
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Images `batch x channels x height x width`, normalised, and labels, of one step."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        order = np.random.default_rng([self._seed, 0, epoch]).permutation(len(self._labels))
-        start = position * self.batch_size
-        chosen = order[start : start + self.batch_size]
+        """This process's images `n x channels x height x width`, normalised, and labels."""
         rng = np.random.default_rng([self._seed, 1, step])
-        size, count = self._pixels.shape[1], self.batch_size
+        size, count = self._data.image_size, self.batch_size
         rows = np.arange(size) + rng.integers(-self._shift, self._shift + 1, (count, 1))
         columns = np.arange(size) + rng.integers(-self._shift, self._shift + 1, (count, 1))
         if self._flip:
             mirrored = rng.random((count, 1)) < 0.5
             columns = np.where(mirrored, columns[:, ::-1], columns)
-        at, rows_at, columns_at = (
-            torch.from_numpy(index).to(self._pixels.device)
-            for index in (chosen, rows.clip(0, size - 1), columns.clip(0, size - 1))
+        rows, columns = (each.clip(0, size - 1)[self._own] for each in (rows, columns))
+        stock, places = self._stock.of(step)
+        at, rows_at, columns_at, chosen = (
+            torch.from_numpy(index).to(self._device)
+            for index in (places, rows, columns, self._chosen(step))
         )
-        pixels = self._pixels[at[:, None, None], rows_at[:, :, None], columns_at[:, None, :]]
-        images = normalised(pixels, self._data)
-        if self._colour:
-            images = self._recoloured(images, rng)
+        pixels = stock[at[:, None, None], rows_at[:, :, None], columns_at[:, None, :]]
+        if self._colour or self._operations:
+            scaled = (pixels.float() / 255).permute(0, 3, 1, 2)
+            scaled = self._changed(self._recoloured(scaled, rng), rng)
+            images = standardised(scaled.permute(0, 2, 3, 1), self._data)
+        else:
+            images = normalised(pixels, self._data)
         if self._cutout:
             images = self._cut(images, rng)
-        return images, self._labels[at]
+        return images, self._labels[chosen]
+
+    def _chosen(self, step: int) -> np.ndarray:
+        """Positions of a step's images; of a team, this process's."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        start = position * self.batch_size
+        return self._order(epoch)[start : start + self.batch_size][self._own]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        # A reader may ask for the next epoch's while this one's is still in use.
+        for known, order in self._orders:
+            if known == epoch:
+                return order
+        order = np.random.default_rng([self._seed, 0, epoch]).permutation(len(self._labels))
+        self._orders = (*self._orders[-1:], (epoch, order))
+        return order
 
     def _recoloured(self, images: Tensor, rng: np.random.Generator) -> Tensor:
-        """Brightness, contrast and saturation changed by factors of their own for each image.
-
-        In this order, on the scale of the pixels, from 0 to 1: times a factor; away from or towards
-        the image's mean; away from or towards its grey version (Krizhevsky et al. 2012 and the
-        augmentations that followed). Grey images have no saturation to change.
-        """
+        """Brightness, contrast and saturation changed by factors of their own for each image."""
+        if not self._colour:
+            return images
         low, high = 1 - self._colour, 1 + self._colour
-        drawn = rng.uniform(low, high, (3, len(images), 1, 1, 1)).astype(np.float32)
-        brightness, contrast, saturation = torch.from_numpy(drawn).to(images.device)
-        shape = (1, -1, 1, 1)
-        mean, std = (
-            torch.from_numpy(each).to(images.device).view(shape)
-            for each in (self._data.mean, self._data.std)
+        drawn = rng.uniform(low, high, (3, self.batch_size)).astype(np.float32)
+        factors = torch.from_numpy(drawn[:, self._own]).to(images.device)
+        for change, own in zip((brightened, contrasted, saturated), factors, strict=True):
+            images = change(images, own)
+        return images.clamp(0, 1)
+
+    def _changed(self, images: Tensor, rng: np.random.Generator) -> Tensor:
+        """Some operations on each image; see `nas.supernet.augmentation.changed`."""
+        if not self._operations:
+            return images
+        shape = (self._operations, self.batch_size)
+        drawn = rng.integers(len(OPERATIONS), size=shape)
+        sizes = np.where(rng.random(shape) < 0.5, -self._magnitude, self._magnitude)
+        return changed(
+            images,
+            torch.from_numpy(drawn[:, self._own]),
+            torch.from_numpy(sizes[:, self._own]).to(images),
         )
-        pixels = (images * std + mean) * brightness
-        level = pixels.mean((1, 2, 3), keepdim=True)
-        pixels = (pixels - level) * contrast + level
-        if pixels.shape[1] == 3:
-            grey = pixels.mean(1, keepdim=True)
-            pixels = (pixels - grey) * saturation + grey
-        return (pixels.clamp(0, 1) - mean) / std
 
     def _cut(self, images: Tensor, rng: np.random.Generator) -> Tensor:
         """A square of each image set to the mean colour; it may lie across the edge.
@@ -129,7 +165,8 @@ class TrainingBatches:
         with cutout").
         """
         size = images.shape[2]
-        centres = torch.from_numpy(rng.integers(0, size, (2, len(images), 1)))
+        drawn = rng.integers(0, size, (2, self.batch_size, 1))
+        centres = torch.from_numpy(drawn[:, self._own])
         away = torch.arange(size) - centres + self._cutout // 2
         rows, columns = ((away >= 0) & (away < self._cutout)).to(images.device)
         hidden = rows[:, None, :, None] & columns[:, None, None, :]

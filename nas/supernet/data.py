@@ -1,10 +1,9 @@
-"""Images in memory, split once: training, the search's validation, a hold-out, the test."""
+"""Images, decoded and split once: training, the search's validation, a hold-out, the test."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from nas.errors import DataError, RequestError
 from nas.supernet.decoding import Step, decode
+from nas.supernet.kept import Picked, Pixels, in_parts
 from nas.supernet.sources import Source, open_source
 
 Part = Literal["train", "search", "holdout"]
@@ -28,9 +28,9 @@ HOLDOUT_FRACTION = 1 / 3
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Decoded images `n x height x width x channels` (uint8) and their labels `n` (int64)."""
+    """Decoded images and their labels `n` (int64)."""
 
-    pixels: np.ndarray
+    pixels: Pixels
     labels: np.ndarray
 
     def __len__(self) -> int:
@@ -91,12 +91,25 @@ class Data:
     @cached_property
     def mean(self) -> np.ndarray:
         """Mean of the training pixels by channel, in [0, 1]."""
-        return _by_channel(self.train.pixels, np.mean)
+        return self._moments[0]
 
     @cached_property
     def std(self) -> np.ndarray:
         """Standard deviation of the training pixels by channel, in [0, 1], at least 1/255."""
-        return np.maximum(_by_channel(self.train.pixels, np.std), 1 / 255)
+        return np.maximum(self._moments[1], 1 / 255)
+
+    @cached_property
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation by channel, in [0, 1], from how often each level occurs."""
+        counts = np.zeros((self.channels, 256), np.int64)
+        for part in in_parts(self.train.pixels):
+            for channel, own in enumerate(counts):
+                own += np.bincount(part[..., channel].reshape(-1), minlength=256)
+        levels = np.arange(256) / 255
+        share = counts / counts.sum(1, keepdims=True)
+        mean = share @ levels
+        std = np.sqrt((share * (levels - mean[:, None]) ** 2).sum(1))
+        return mean.astype(np.float32), std.astype(np.float32)
 
     @cached_property
     def digest(self) -> str:
@@ -104,7 +117,8 @@ class Data:
         found = hashlib.sha256(repr(self.classes).encode())
         for images in (self.train, self.search, self.holdout, self.test):
             found.update(repr(images.pixels.shape).encode())
-            found.update(np.ascontiguousarray(images.pixels).data)
+            for part in in_parts(images.pixels):
+                found.update(np.ascontiguousarray(part).data)
             found.update(np.ascontiguousarray(images.labels).data)
         return found.hexdigest()[:16]
 
@@ -118,7 +132,7 @@ def load(
     on_bad_image: Literal["fail", "skip"] = "fail",
     progress: Step | None = None,
 ) -> Data:
-    """Decodes a whole data set into memory and splits it.
+    """Decodes a whole data set and splits it: in memory, or on disk where there are many images.
 
     What was decoded once is read back the next time; see `nas.supernet.decoding`.
 
@@ -157,7 +171,11 @@ def load(
         )
     classes, labels = _classes(opened, decoded.labels)
     parts = _split(decoded.splits, labels, classes, validation_fraction, seed)
-    train, search, holdout, test = (Images(decoded.pixels[at], labels[at]) for at in parts)
+    pixels = decoded.pixels
+    train, search, holdout, test = (
+        Images(Picked(pixels, at) if isinstance(pixels, np.memmap) else pixels[at], labels[at])
+        for at in parts
+    )
     return Data(opened.name, classes, train, search, holdout, test, opened.natural, decoded.bad)
 
 
@@ -225,9 +243,3 @@ def _cut(
         count = min(max(1, round(len(mine) * fraction)), len(mine) - 1)
         cut.extend(mine[:count].tolist())
     return np.setdiff1d(positions, cut), np.sort(np.array(cut, np.int64))
-
-
-def _by_channel(pixels: np.ndarray, statistic: Callable[[np.ndarray], float]) -> np.ndarray:
-    # A channel at a time: numpy would hold a float64 copy of all of them at once.
-    values = [float(statistic(pixels[..., c])) / 255 for c in range(pixels.shape[3])]
-    return np.array(values, np.float32)

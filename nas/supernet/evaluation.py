@@ -42,9 +42,9 @@ def evaluate(
         DataError: the supernet is for other sizes or classes than `data` has.
         RequestError: the part is not one that a search may read.
     """
-    labels = data.part(part).labels
-    answers = _answers(supernet, architectures, data, part, calibration_images, batch_size)
-    return [float((own == labels).mean()) for own in answers]
+    images = data.part(part)
+    found = answers(supernet, architectures, data, images, calibration_images, batch_size)
+    return [float((own == images.labels).mean()) for own in found]
 
 
 def evaluate_by_class(
@@ -54,11 +54,12 @@ def evaluate_by_class(
 
     Raises what `evaluate` raises.
     """
-    answers = next(_answers(supernet, [architecture], data, part, CALIBRATION_IMAGES, BATCH_SIZE))
-    labels = data.part(part).labels
-    right = np.bincount(labels, answers == labels, minlength=len(data.classes))
+    images = data.part(part)
+    labels = images.labels
+    found = next(answers(supernet, [architecture], data, images))
+    right = np.bincount(labels, found == labels, minlength=len(data.classes))
     count = np.bincount(labels, minlength=len(data.classes))
-    return float((answers == labels).mean()), {
+    return float((found == labels).mean()), {
         name: float(r / n) if n else None
         for name, r, n in zip(data.classes, right, count, strict=True)
     }
@@ -74,20 +75,22 @@ def evaluate_network(network: Network, data: Data, part: Part = "search") -> flo
     images = data.part(part)
     with torch.inference_mode(), threads_for(network.graph.macs * BATCH_SIZE):
         weights = FoldedWeights(fold(network.graph, state))
-        answers = _classified(network.graph, weights, images, data, BATCH_SIZE, device)
-    return float((answers == images.labels).mean())
+        found = _classified(network.graph, weights, images, data, BATCH_SIZE, device)
+    return float((found == images.labels).mean())
 
 
-def _answers(
+def answers(
     supernet: Supernet,
     architectures: Iterable[Architecture],
     data: Data,
-    part: Part,
-    calibration_images: int,
-    batch_size: int,
+    images: Images,
+    calibration_images: int = CALIBRATION_IMAGES,
+    batch_size: int = BATCH_SIZE,
 ) -> Iterator[np.ndarray]:
-    """The class that each architecture takes each image of a part for."""
-    images = data.part(part)
+    """The class `n` that each architecture takes each of `images`, some of `data`, for.
+
+    See `evaluate`; raises DataError as it does.
+    """
     if supernet.space.settings != {
         "image_size": data.image_size,
         "channels": data.channels,

@@ -12,6 +12,7 @@ from torch.nn import Parameter
 from nas.supernet.batches import TrainingBatches
 from nas.supernet.data import Data
 from nas.supernet.settings import TrainingSettings
+from nas.supernet.team import ALONE, Team
 
 
 def optimizer_of(module: nn.Module, settings: TrainingSettings) -> torch.optim.SGD:
@@ -25,9 +26,13 @@ def optimizer_of(module: nn.Module, settings: TrainingSettings) -> torch.optim.S
 
 
 def batches_of(
-    data: Data, settings: TrainingSettings, seed: int, device: torch.device
+    data: Data,
+    settings: TrainingSettings,
+    seed: int,
+    device: torch.device,
+    team: Team = ALONE,
 ) -> TrainingBatches:
-    """The training images on `device`, augmented as the settings say."""
+    """The training images on `device`, augmented as the settings say; of a team, this one's."""
     return TrainingBatches(
         data,
         batch_size=settings.batch_size,
@@ -35,8 +40,11 @@ def batches_of(
         shift=settings.shift_for(data),
         flip=settings.flip_for(data),
         colour=settings.colour,
+        randaugment=settings.randaugment,
+        magnitude=settings.magnitude,
         cutout=settings.cutout,
         device=device,
+        team=team,
     )
 
 

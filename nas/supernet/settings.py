@@ -38,6 +38,8 @@ class TrainingSettings:
         shift: largest shift of the random crop in pixels; None is an eighth of the image.
         flip: whether images are mirrored; None is whatever suits the data.
         colour: largest change of brightness, contrast and saturation, as a share.
+        randaugment: operations on every training image; see `nas.supernet.augmentation.changed`.
+        magnitude: of these operations, as a share of their ranges.
         cutout: side of the square that every training image loses, as a share of its own.
         precision: "float32", "bfloat16", or "auto": bfloat16 on a GPU that has it.
         device: "cpu", "cuda", or "auto": a GPU if there is one.
@@ -62,6 +64,8 @@ class TrainingSettings:
     shift: int | None = None
     flip: bool | None = None
     colour: float = 0.0
+    randaugment: int = 0
+    magnitude: float = 0.3
     cutout: float = 0.0
     precision: str = "auto"
     device: str = "auto"
@@ -83,6 +87,8 @@ class TrainingSettings:
             "gradient_ratio": self.gradient_ratio > 0,
             "shift": self.shift is None or self.shift >= 0,
             "colour": 0 <= self.colour < 1,
+            "randaugment": self.randaugment >= 0,
+            "magnitude": 0 <= self.magnitude <= 1,
             "cutout": 0 <= self.cutout < 1,
             "precision": self.precision in ("auto", "float32", "bfloat16"),
             "checkpoint_seconds": self.checkpoint_seconds >= 0,
@@ -117,13 +123,19 @@ class TrainingSettings:
         return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
-def device_called(name: str) -> torch.device:
+def device_called(name: str, index: int | None = None) -> torch.device:
     """The torch device of a setting; "auto" is a GPU if there is one.
+
+    Args:
+        name: the setting.
+        index: which of the GPUs, where the setting does not say; by default the first one.
 
     Raises DeviceError for a device that this machine does not have.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and index is not None:
+        name = f"cuda:{index}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

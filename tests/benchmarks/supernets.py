@@ -11,12 +11,17 @@ noise: what they show does not change what they cost.
               over the same networks alone, each with its own
     score     `nas.supernet.evaluate` of one architecture, recalibration on 1,024 images included,
               over the plain forward pass of the same network over the validation images
+    memory    the most that a training of the supernet takes, over that of its largest network
+              alone, each in a process of its own (on a GPU: what torch has allocated)
 """
 
 import argparse
+import resource
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 
 import numpy as np
 import torch
@@ -25,8 +30,10 @@ from torch.nn import functional as F  # noqa: N812
 from nas.network import Network
 from nas.space import load
 from nas.supernet import Data, Images, Supernet, TrainingSettings, evaluate
+from nas.supernet.alone import train_alone
 from nas.supernet.recipe import clip_adaptively, optimizer_of
 from nas.supernet.threads import threads_for
+from nas.supernet.trainer import Trainer
 
 ROUNDS = 5
 
@@ -41,6 +48,36 @@ def noise(size: int, channels: int, train: int, search: int) -> Data:
 
     classes = tuple("0123456789")
     return Data("noise", classes, images(train), images(search), images(64), images(64), True)
+
+
+def most_memory(given: argparse.Namespace, shared: bool) -> int:
+    """Bytes that some steps of training take at most, beyond what was there before."""
+    data = noise(given.image_size, 3, 2048, 64)
+    space = load(given.space).on(image_size=given.image_size, channels=3, classes=10)
+    settings = replace(TrainingSettings(), device=given.device, batch_size=given.batch, epochs=1)
+    steps = 6
+    before = _peak(given.device)
+    if shared:
+        trainer = Trainer(space, data, settings, seed=0)
+        for step in range(steps):
+            trainer.step(step)
+    else:
+        few = replace(data, train=Images(*(each[: steps * given.batch] for each in (
+            data.train.pixels, data.train.labels))))  # fmt: skip
+        train_alone(space.lower(space.largest), few, settings, seed=0)
+    return _peak(given.device) - before
+
+
+def _peak(device: str) -> int:
+    if device == "cpu":
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(torch.cuda.max_memory_allocated(device))
+
+
+def in_a_process(*arguments) -> int:
+    """`most_memory`, by itself."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(most_memory, *arguments).result()
 
 
 def main() -> None:
@@ -123,7 +160,9 @@ def main() -> None:
         optimizers[each].zero_grad(set_to_none=True)
     with threads_for(graphs[0].macs * given.batch):
         shared, alone = interleaved(shared_step, alone_step)
+    memory, least = in_a_process(given, True), in_a_process(given, False)
     print(
+        f"memory {memory / least:.2f} ({memory / 2**20:.0f} over {least / 2**20:.0f} MiB), "
         f"step {shared / alone:.3f} ({1e3 * shared:.0f} over {1e3 * alone:.0f} ms), "
         f"score {statistics.geometric_mean(scores):.2f} (geometric mean)"
     )

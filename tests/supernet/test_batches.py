@@ -150,3 +150,17 @@ def test_without_them_nothing_else_changes(digits):
     assert torch.equal(plain[1], cut[1])
     same = plain[0] == cut[0]
     assert same.float().mean() > 0.9
+
+
+def test_operations_are_drawn_for_every_image_anew():
+    data = coloured()
+    plain = batches(data).batch(0)[0]
+    made = batches(data, randaugment=2, magnitude=0.5)
+    images = made.batch(0)[0]
+    apart = (images - plain).abs().flatten(1).amax(1) > 1e-3
+    assert 0.8 < apart.float().mean() < 1, "one image in 14 x 14 draws the identity twice"
+    assert torch.equal(images, made.batch(0)[0])
+    assert not torch.equal(images, made.batch(1)[0])
+    pixels = pixels_of(data, images)
+    assert pixels.min() >= -1e-5
+    assert pixels.max() <= 1 + 1e-5

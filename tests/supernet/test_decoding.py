@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from nas.errors import DataError
-from nas.supernet import decoding, load
-from nas.supernet.decoding import cache_folder, decode
+from nas.supernet import decoding, kept, load
+from nas.supernet.decoding import decode
+from nas.supernet.kept import MOST_KEPT, cache_folder, path_of
 from nas.supernet.sources import Sample, Source
 
 
@@ -84,14 +85,14 @@ def test_bad_images_are_remembered_as_bad(images, counted):
 @pytest.mark.parametrize("damage", ["torn", "pixels", "nothing"])
 def test_a_damaged_cache_costs_time_only(images, counted, damage):
     first = load(images, image_size=8)
-    (kept,) = cache_folder().iterdir()
-    content = kept.read_bytes()
+    (file,) = cache_folder().iterdir()
+    content = file.read_bytes()
     if damage == "torn":
-        kept.write_bytes(content[:-7])
+        file.write_bytes(content[:-7])
     elif damage == "pixels":
-        kept.write_bytes(content[:-1000] + bytes(900) + content[-100:])
+        file.write_bytes(content[:-1000] + bytes(900) + content[-100:])
     else:
-        kept.write_bytes(b"")
+        file.write_bytes(b"")
     with pytest.warns(UserWarning, match="is damaged"):
         assert same(load(images, image_size=8), first)
     assert len(counted) == 160
@@ -111,22 +112,22 @@ def test_a_full_disk_leaves_nothing_half_written(images, monkeypatch):
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(decoding, "save_file", full)
+    monkeypatch.setattr(kept, "save_file", full)
     with pytest.warns(UserWarning, match="No space left"):
         load(images, image_size=8)
     assert list(cache_folder().iterdir()) == []
 
 
 def test_what_was_used_longest_ago_goes_first(images):
-    for size in range(8, 8 + decoding.MOST_KEPT):
+    for size in range(8, 8 + MOST_KEPT):
         load(images, image_size=size)
     files = sorted(cache_folder().iterdir(), key=lambda each: each.stat().st_mtime_ns)
-    assert len(files) == decoding.MOST_KEPT
+    assert len(files) == MOST_KEPT
     for index, each in enumerate(files):
         os.utime(each, ns=(index, index))
     load(images, image_size=30)
     left = set(cache_folder().iterdir())
-    assert len(left) == decoding.MOST_KEPT
+    assert len(left) == MOST_KEPT
     assert files[0] not in left
     assert set(files[1:]) < left
 
@@ -141,7 +142,7 @@ def test_order_and_progress_are_those_of_the_source():
     assert found.labels == list(range(count))
     assert (found.pixels[:, 0, 0, 0] == np.arange(count) % 256).all()
     assert seen == [(1024, count), (2048, count), (count, count)]
-    assert decoding._kept_path(source, 2) is None, "without files there is nothing to compare"
+    assert path_of(source, 2) is None, "without files there is nothing to compare"
 
 
 def test_a_source_without_a_usable_image():

@@ -18,6 +18,7 @@ from nas.supernet import (
     evaluate,
     measure_step,
     train,
+    trainer,
     training,
 )
 from nas.supernet.recipe import clip_adaptively, learning_rate, parameter_groups
@@ -147,7 +148,7 @@ def test_a_training_that_diverges_goes_back_and_on_with_less(digits, tmp_path, m
             return norm * math.nan
         return norm
 
-    monkeypatch.setattr(training, "clip_adaptively", clipped)
+    monkeypatch.setattr(trainer, "clip_adaptively", clipped)
     seen = []
 
     def progress(report):
@@ -159,7 +160,7 @@ def test_a_training_that_diverges_goes_back_and_on_with_less(digits, tmp_path, m
         found = train(space, digits, tmp_path, settings, seed=3, progress=progress)
     assert steps == list(range(1, seen[-1].steps + 1))
     undisturbed = []
-    monkeypatch.setattr(training, "clip_adaptively", clip)
+    monkeypatch.setattr(trainer, "clip_adaptively", clip)
     train(space, digits, tmp_path / "b", settings, seed=3, progress=undisturbed.append)
     ratios = [a.learning_rate / b.learning_rate for a, b in zip(seen, undisturbed, strict=True)]
     assert ratios == pytest.approx([1.0] * 9 + [0.5] * (len(seen) - 9))
@@ -197,7 +198,7 @@ def test_too_little_memory_is_answered_with_a_batch_that_fits(
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nMore.")
         return forward(self, graph, x, statistics)
 
-    monkeypatch.setattr(training.Supernet, "forward", limited)
+    monkeypatch.setattr(trainer.Supernet, "forward", limited)
     with pytest.raises(TrainingError, match=f"batch of 64 does not fit .* 20 GiB.*{advice}"):
         train(space_on(digits, "mobilenet_tiny"), digits, tmp_path, SHORT, seed=0)
 
@@ -254,14 +255,14 @@ def test_the_average_of_the_weights_is_what_is_saved(digits, tmp_path, monkeypat
     space = space_on(digits, "squeezenet_tiny")
     settings = replace(SHORT, average=0.9, checkpoint_seconds=0)
     weights_after = []
-    real = training.move
+    real = trainer.move
 
     def moved(optimizer, rate):
         real(optimizer, rate)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         weights_after.append([p.detach().clone() for p in parameters])
 
-    monkeypatch.setattr(training, "move", moved)
+    monkeypatch.setattr(trainer, "move", moved)
     found = train(space, digits, tmp_path / "a", settings, seed=0)
     mean = weights_after[0]
     for step, each in enumerate(weights_after):
