@@ -7,6 +7,7 @@ from nas.errors import DataError, RequestError
 from nas.network import Network
 from nas.supernet import evaluate, load
 from nas.supernet.batches import in_order
+from nas.supernet.evaluation import CALIBRATION_BATCH
 
 CPU = torch.device("cpu")
 
@@ -18,12 +19,12 @@ def test_the_score_is_that_of_the_extracted_network(digits, name):
     rng = np.random.default_rng(0)
     for architecture in (space.largest, space.sample(rng)):
         graph = space.lower(architecture)
-        batches = [x for x, _ in in_order(digits.train, digits, 1000, CPU)]
+        batches = [x for x, _ in in_order(digits.train, digits, CALIBRATION_BATCH, CPU)]
         network = Network(graph, torch.Generator()).eval()
         network.load_state_dict(supernet.extract(graph, supernet.calibrate(graph, batches)))
         (batch,) = in_order(digits.search, digits, 1000, CPU)
         right = (network(batch[0]).argmax(1) == batch[1]).float().mean().item()
-        (score,) = evaluate(supernet, [architecture], digits, batch_size=1000)
+        (score,) = evaluate(supernet, [architecture], digits)
         assert score == pytest.approx(right)
         assert supernet.evaluate(architecture, digits) == pytest.approx(right, abs=0.05)
 
