@@ -16,12 +16,13 @@ from nas.supernet.team import ALONE, Team
 
 
 def optimizer_of(module: nn.Module, settings: TrainingSettings) -> torch.optim.SGD:
-    """Stochastic gradient descent with Nesterov's momentum."""
+    """Stochastic gradient descent with Nesterov's momentum, all tensors in one pass."""
     return torch.optim.SGD(
         parameter_groups(module, settings.weight_decay),
         lr=settings.learning_rate,
         momentum=settings.momentum,
         nesterov=settings.momentum > 0,
+        fused=True,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -150,26 +151,25 @@ class _Sliced:
 
     def weight(self, op: Op) -> Tensor:
         slot = slot_of(op)
-        weight = take(self._bank.get_parameter(f"{slot.name}.weight"), 0, slot.outputs)
-        if slot.inputs is not None:
-            weight = take(weight, 1, slot.inputs)
-        margin = (weight.shape[-1] - op.kernel) // 2 if op.kind == "conv" else 0
-        if margin == 0:
-            return weight
-        return weight[:, :, margin : margin + op.kernel, margin : margin + op.kernel]
+        bank = self._bank.get_parameter(f"{slot.name}.weight")
+        if op.kind != "conv":
+            return take(bank, slot.outputs, slot.inputs)
+        margin = (bank.shape[-1] - op.kernel) // 2
+        centre = slice(margin, margin + op.kernel)
+        return take(bank, slot.outputs, slot.inputs, (centre, centre))
 
     def bias(self, op: Op) -> Tensor | None:
         if not op.bias:
             return None
         slot = slot_of(op)
-        return take(self._bank.get_parameter(f"{slot.name}.bias"), 0, slot.outputs)
+        return take(self._bank.get_parameter(f"{slot.name}.bias"), slot.outputs)
 
     def affine(self, op: Op) -> tuple[Tensor, Tensor]:
         """Scale and shift of a norm, `channels` each."""
         slot = slot_of(op)
         scale = self._bank.get_parameter(f"{slot.name}.weight")
         shift = self._bank.get_parameter(f"{slot.name}.bias")
-        return take(scale, 0, slot.outputs), take(shift, 0, slot.outputs)
+        return take(scale, slot.outputs), take(shift, slot.outputs)
 
     def norm(self, op: Op, x: Tensor) -> Tensor:
         scale, shift = self.affine(op)
@@ -212,10 +212,51 @@ class _Calibrating(_Sliced):
         return found
 
 
-def take(weight: Tensor, dim: int, channels: Channels) -> Tensor:
-    """The named channels of a maximal weight along `dim`; a single run is a view."""
-    runs = [weight.narrow(dim, start, stop - start) for start, stop in channels.runs]
-    return runs[0] if len(runs) == 1 else torch.cat(runs, dim)
+Place = tuple[slice, ...]
+"""Of a part in a bank."""
+
+
+def take(
+    bank: Tensor, outputs: Channels, inputs: Channels | None = None, rest: Place = ()
+) -> Tensor:
+    """The named channels of a bank along its first two dimensions, and a part of the others.
+
+    A single run of channels is a view. Its gradient goes to the bank, see `_Slice`.
+    """
+    columns = [slice(*each) for each in inputs.runs] if inputs else [slice(None)]
+    rows = []
+    for each in outputs.runs:
+        parts = [_part(bank, (slice(*each), own, *rest)[: bank.dim()]) for own in columns]
+        rows.append(parts[0] if len(parts) == 1 else torch.cat(parts, 1))
+    return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+
+def _part(bank: Tensor, place: Place) -> Tensor:
+    if not (torch.is_grad_enabled() and bank.requires_grad):
+        return bank[place]
+    found: Tensor = _Slice.apply(bank, place)
+    return found
+
+
+class _Slice(torch.autograd.Function):
+    """A part of a bank, whose gradient is added to that part of the bank's gradient.
+
+    Slicing by torch would make a gradient of the whole bank, zero but for the part, for every
+    network of a step, and then add all of it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, bank: Tensor, place: Place) -> Tensor:
+        ctx.bank, ctx.place = bank, place
+        return bank[place]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None]:
+        bank: Tensor = ctx.bank
+        if bank.grad is None:
+            bank.grad = torch.zeros_like(bank)
+        bank.grad[ctx.place] += gradients[0]
+        return None, None
 
 
 def _widest(space: SearchSpace) -> list[Op]:

@@ -30,7 +30,7 @@ def on(name, size):
 
 def test_a_prefix_is_a_view():
     weight = torch.arange(24.0).reshape(6, 4)
-    part = take(weight, 0, Channels.prefix(3, 6))
+    part = take(weight, Channels.prefix(3, 6))
     assert part.data_ptr() == weight.data_ptr()
     assert part.untyped_storage().nbytes() == weight.untyped_storage().nbytes()
     assert torch.equal(part, weight[:3])
@@ -38,8 +38,38 @@ def test_a_prefix_is_a_view():
 
 def test_runs_are_gathered_in_order():
     weight = torch.arange(24.0).reshape(4, 6)
-    part = take(weight, 1, Channels(((0, 2), (3, 5)), 6))
+    part = take(weight, Channels.prefix(4, 4), Channels(((0, 2), (3, 5)), 6))
     assert torch.equal(part, weight[:, [0, 1, 3, 4]])
+    both = take(weight, Channels(((1, 2), (3, 4)), 4), Channels(((0, 2), (3, 5)), 6))
+    assert torch.equal(both, weight[[1, 3]][:, [0, 1, 3, 4]])
+
+
+def test_gradients_are_those_of_indexing():
+    """Of several parts that overlap, in one bank; a bank of which nothing is used has none."""
+    generator = torch.Generator().manual_seed(0)
+    bank = torch.randn(6, 8, 5, 5, generator=generator).to(memory_format=torch.channels_last)
+    ours, theirs = bank.clone().requires_grad_(), bank.clone().requires_grad_()
+    centre = (slice(1, 4), slice(1, 4))
+    for rows, columns, rest in (
+        ([0, 1, 2], list(range(8)), ()),
+        ([0, 1, 2, 3], [0, 1, 4, 5, 6], centre),
+        ([0, 2, 5], [3], centre),
+    ):
+        outputs, inputs = (
+            Channels(tuple((at, at + 1) for at in each), 8) for each in (rows, columns)
+        )
+        taken = take(ours, outputs, inputs, rest)
+        expected = theirs[rows][:, columns][(slice(None), slice(None), *rest)]
+        assert torch.equal(taken, expected)
+        weight = torch.randn(taken.shape, generator=generator)
+        (taken * weight).sum().backward()
+        (expected * weight).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=1e-6)
+    assert ours.grad.stride() == ours.stride()
+    unused = bank.clone().requires_grad_()
+    with torch.no_grad():
+        take(unused, Channels.prefix(2, 6))
+    assert unused.grad is None
 
 
 @pytest.mark.parametrize(("name", "size"), SPACES)
