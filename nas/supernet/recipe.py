@@ -17,13 +17,18 @@ from nas.supernet.team import ALONE, Team
 
 def optimizer_of(module: nn.Module, settings: TrainingSettings) -> torch.optim.SGD:
     """Stochastic gradient descent with Nesterov's momentum, all tensors in one pass."""
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         parameter_groups(module, settings.weight_decay),
         lr=settings.learning_rate,
         momentum=settings.momentum,
         nesterov=settings.momentum > 0,
         fused=True,
     )
+    if settings.momentum:
+        # Torch moves in one pass only what all has a momentum; networks that come late have none.
+        for parameter in module.parameters():
+            optimizer.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
+    return optimizer
 
 
 def batches_of(
