@@ -12,6 +12,7 @@ from nas.errors import TrainingError
 from nas.graph import Graph
 from nas.network import Network
 from nas.supernet.data import Data
+from nas.supernet.memory import keep_freed_memory
 from nas.supernet.recipe import batches_of, clip_adaptively, learning_rate, move, optimizer_of
 from nas.supernet.settings import TrainingSettings, device_called
 from nas.supernet.threads import threads_for
@@ -40,6 +41,7 @@ def train_alone(
     Raises TrainingError if the loss is no longer a number.
     """
     settings = settings or TrainingSettings()
+    keep_freed_memory()
     device = device_called(settings.device)
     network = Network(graph, torch.Generator().manual_seed(seed)).to(device).train()
     optimizer = optimizer_of(network, settings)

@@ -13,6 +13,7 @@ from nas.errors import DataError, TrainingError
 from nas.graph import Graph
 from nas.space import SearchSpace
 from nas.supernet.data import Data
+from nas.supernet.memory import keep_freed_memory
 from nas.supernet.recipe import batches_of, clip_adaptively, learning_rate, move, optimizer_of
 from nas.supernet.settings import TrainingSettings, device_called
 from nas.supernet.subnets import Look, Role, subnets_for
@@ -66,6 +67,7 @@ class Trainer:
                 f"Space {space.name} is adapted to {space.settings}, the data has {wanted}.",
                 remedy="Use space.on(...) with the data's sizes.",
             )
+        keep_freed_memory()
         self.space, self.data, self.settings, self.seed = space, data, settings, seed
         self.team = team
         self.device = device_called(settings.device, team.local_rank if team.size > 1 else None)

@@ -31,6 +31,7 @@ from nas.network import Network
 from nas.space import load
 from nas.supernet import Data, Images, Supernet, TrainingSettings, evaluate
 from nas.supernet.alone import train_alone
+from nas.supernet.memory import keep_freed_memory
 from nas.supernet.recipe import clip_adaptively, optimizer_of
 from nas.supernet.threads import threads_for
 from nas.supernet.trainer import Trainer
@@ -88,7 +89,10 @@ def main() -> None:
     parser.add_argument("--nets", type=int, default=4)
     parser.add_argument("--images", type=int, default=2000, help="in the validation split")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--return-memory", action="store_true", help="to the system, as usual")
     given = parser.parse_args()
+    if not given.return_memory:
+        keep_freed_memory()
     data = noise(given.image_size, 3, 2048, given.images)
     space = load(given.space).on(image_size=given.image_size, channels=3, classes=10)
     settings = replace(TrainingSettings(), device=given.device)
