@@ -60,10 +60,12 @@ def train(
     \b
     Example: nas supernet train --space mobilenet_tiny --data digits --epochs 20 --out results/mine
     Example: nas supernet train --job overnight.toml --out results/overnight
+    Example: torchrun --nproc-per-node 4 -m nas supernet train --job overnight.toml
     """
     from nas.console import Bars
     from nas.job import job_path, load_job
     from nas.job.supernets import train_only
+    from nas.supernet.team import team
 
     if job is not None:
         settings = load_job(job_path(job))
@@ -94,6 +96,9 @@ def train(
             remedy="Give --space and --data, or --job with a job file.",
         )
     folder = out or Path("results") / settings.name
+    if not team().leads:
+        train_only(settings, folder)
+        return
     with Bars() as bars:
         trained = train_only(settings, folder, command=command_line(), watch=bars)
     show(

@@ -35,13 +35,16 @@ def run(
         command: stands in the report as what made it.
         watch: is told what happens.
 
-    Raises RunFolderError for a folder in use or of another job, and what the stages raise.
+    Raises RunFolderError for a folder in use or of another job, RequestError for one of several
+    processes that `torchrun` started, and what the stages raise.
     """
     from nas.job import finish, stages
     from nas.job.folder import claim
     from nas.job.opened import Job
     from nas.report.select import front_of
+    from nas.supernet.team import require_alone
 
+    require_alone("a job")
     watch = watch or Unwatched()
     job = Job(settings, watch)
     with claim(folder, settings, command) as kept:

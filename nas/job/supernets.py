@@ -18,7 +18,7 @@ from nas.job.watch import Unwatched, Watch
 from nas.report.page import read_run
 from nas.supernet import Supernet, TrainingSettings, measure_step, train
 from nas.supernet.ranking import RankedNetwork, pool, rank
-from nas.supernet.team import team
+from nas.supernet.team import require_alone, team
 from nas.supernet.truth import Draw, compare, draw
 
 RANKING = "ranking.json"
@@ -121,6 +121,7 @@ def rank_supernets(
 
     Raises RunFolderError, CheckpointError for a supernet that is not there, TrainingError.
     """
+    require_alone("a ranking")
     watch = watch or Unwatched()
     job = opened(folder, watch)
     found: dict[str, list[RankedNetwork]] = {}

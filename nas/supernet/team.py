@@ -84,9 +84,23 @@ ALONE = Team()
 
 def team() -> Team:
     """The processes that `torchrun` started along with this one; `ALONE` without it."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if _size() == 1:
         return ALONE
     if not distributed.is_initialized():
         distributed.init_process_group()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     return Team(distributed.get_rank(), distributed.get_world_size(), local_rank)
+
+
+def require_alone(what: str) -> None:
+    """Raises RequestError where `torchrun` started several processes for what one should do."""
+    if _size() > 1:
+        raise RequestError(
+            f"torchrun started {_size()} processes, and {what} is one process's work.",
+            remedy="Train with torchrun and `nas supernet train`, then go on in the same folder "
+            "without torchrun.",
+        )
+
+
+def _size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -81,6 +82,13 @@ def test_one_architecture_is_scored_as_the_search_scores_it(finished, here, tmp_
     file = tmp_path / "arch.json"
     file.write_text(json.dumps(member["architecture"]))
     assert document(here("supernet", "evaluate", finished, file, "--json")) == by_id
+    look = document(
+        here("supernet", "evaluate", finished, member["id"], "--images", "50", "--json")
+    )
+    assert look["images"] == 50
+    assert look["low"] <= by_id["accuracy"] <= look["high"]
+    shown = here("supernet", "evaluate", finished, member["id"], "--images", "50")
+    assert "on 50 of the images of the part 'search'" in shown.stdout
     shown = here("supernet", "evaluate", finished, member["id"])
     assert "images of the part 'search'" in shown.stdout
     file.write_text("[1]")
@@ -129,6 +137,22 @@ def test_a_ranking_of_ten_and_more_has_its_figures(finished):
     assert found["pooled"] is None
     page.build(finished)
     assert f"{tau['value']:.2f}</strong>" in (finished / "report.html").read_text()
+
+
+def test_processes_of_torchrun_train_one_run(job_folder, here):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*torchrun, "-m", "nas", *TRAIN, "--out", "run", "--json"],
+        capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert document(done) == {"run": "run", "supernets": ["squeeze"]}
+    again = document(here(*TRAIN, "--out", "run", "--json"))
+    assert again["supernets"] == ["squeeze"], "one process goes on where several ended"
+    job = supernets.opened(Path("run"))
+    found = supernets.supernet_of(job, Path("run"), "squeeze")
+    record = json.loads(Path("run/run.json").read_text())["supernets"]["squeeze"]
+    largest = evaluate(found, [job.spaces["squeeze"].largest], job.data)[0]
+    assert record["largest_accuracy"] == pytest.approx(largest)
 
 
 FULL_DISK = """

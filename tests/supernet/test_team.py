@@ -15,7 +15,7 @@ from nas.errors import RequestError
 from nas.supernet import Supernet, TrainingSettings, checkpoint, train
 from nas.supernet.recipe import batches_of, clip_adaptively, learning_rate, move, optimizer_of
 from nas.supernet.subnets import subnets_for
-from nas.supernet.team import ALONE, Team
+from nas.supernet.team import ALONE, Team, require_alone
 from nas.supernet.weights import FILE
 
 TRAINS = """
@@ -85,6 +85,13 @@ def test_without_torchrun_there_is_one_process():
     assert ALONE.leads
     assert ALONE.told("this") == "this"
     assert ALONE.part_of(7) == slice(0, 7)
+
+
+def test_what_one_process_should_do(monkeypatch):
+    require_alone("a job")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(RequestError, match="torchrun started 4 processes, and a job is"):
+        require_alone("a job")
 
 
 @pytest.mark.parametrize("count", [2, 7])
