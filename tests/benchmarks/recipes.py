@@ -13,7 +13,7 @@ import argparse
 import json
 import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
+from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -21,6 +21,8 @@ import numpy as np
 import torch
 
 from nas.console import Bars
+from nas.job.folder import versions
+from nas.latency.device import processor
 from nas.space import load as load_space
 from nas.supernet import Images, TrainingSettings, evaluate, load, measure_step, train
 from nas.supernet.ranking import rank
@@ -157,11 +159,40 @@ def main() -> None:
     for name, value in counted.items():
         print(f"counting {name:<17} tau {'undefined' if value is None else f'{value.value:.3f}'}")
     document = {
-        "command": vars(given) | {"out": str(given.out)},
-        "alone": [alone[at] for at in numbers],
+        "command": {**vars(given), "out": None, "data": Path(given.data).name},
+        "versions": versions(),
+        "machine": {"processor": processor()[0], "cores": os.cpu_count()},
+        "images": setting.data.counts,
+        "networks": [
+            {"architecture": each.to_json(), "holdout_accuracy": alone[at]}
+            for at, each in enumerate(setting.drawn)
+        ],
+        "counted_tau": {name: each and asdict(each) for name, each in counted.items()},
         "recipes": {name: rows[name] for name in given.recipes},
     }
     (given.out / "recipes.json").write_text(json.dumps(document, indent=1) + "\n")
+    picture(document, given.out / "recipes.png")
+
+
+def picture(document, path: Path) -> None:
+    """Kendall's tau of every recipe with its interval, and of what can be counted."""
+    from matplotlib import pyplot as plt
+
+    taus = {name: row["kendall_tau"] for name, row in document["recipes"].items()}
+    counted = {f"counting {name}": each for name, each in document["counted_tau"].items()}
+    known = {name: each for name, each in {**taus, **counted}.items() if each}
+    order = sorted(known, key=lambda name: known[name]["value"])
+    figure, axes = plt.subplots(figsize=(7, 0.32 * len(order) + 1))
+    for at, name in enumerate(order):
+        colour = "#999999" if name in counted else "#1f77b4"
+        tau = known[name]
+        axes.plot([tau["low"], tau["high"]], [at, at], color=colour, linewidth=2)
+        axes.plot(tau["value"], at, "o", color=colour)
+    axes.set_yticks(range(len(order)), order)
+    axes.set_xlabel("Kendall's tau with training alone, 95% bootstrap interval")
+    axes.grid(axis="x", alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":
