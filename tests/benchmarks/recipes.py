@@ -35,6 +35,12 @@ RECIPES = {
     "sandwich, averaged": {"average": 0.99},
     "sandwich, no smoothing": {"label_smoothing": 0.0},
     "sandwich, faster": {"learning_rate": 0.3},
+    "sandwich, 1 random, no smoothing": {"random_subnets": 1, "label_smoothing": 0.0},
+    "sandwich, 1 random, no smoothing, faster": {
+        "random_subnets": 1,
+        "label_smoothing": 0.0,
+        "learning_rate": 0.3,
+    },
     "progressive": {"progressive": 0.5},
     "best-up": {"subnets": "best_up", "random_subnets": 1},
     "worst-up": {"subnets": "worst_up", "random_subnets": 1},
@@ -61,6 +67,7 @@ class Setting:
         )
         self.drawn = draw(self.space, given.nets, seed=given.seed, how=given.draw)
         self.out, self.seed, self.minutes = given.out, given.seed, given.minutes
+        self.training_seed = given.seed if given.training_seed is None else given.training_seed
 
     def alone(self, number: int) -> float:
         """What one of the drawn networks reaches."""
@@ -72,6 +79,8 @@ class Setting:
         """Epochs of a recipe's supernet, and its scores of the drawn networks."""
         settings = replace(self.plain, **RECIPES[name])
         folder = self.out / name.replace(", ", "-").replace(" ", "-")
+        if self.training_seed != self.seed:
+            folder = folder.with_name(f"{folder.name}-seed-{self.training_seed}")
         kept = folder / "epochs.json"
         if not kept.is_file():
             step = measure_step(self.space, self.data, settings, steps=12)
@@ -79,7 +88,7 @@ class Setting:
             kept.write_text(json.dumps(step.epochs_within(60 * self.minutes)))
         epochs = json.loads(kept.read_text())
         trained = replace(settings, epochs=epochs)
-        supernet = train(self.space, self.data, folder, trained, seed=self.seed)
+        supernet = train(self.space, self.data, folder, trained, seed=self.training_seed)
         return epochs, evaluate(supernet, self.drawn, self.data)
 
 
@@ -119,6 +128,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--training-seed", type=int, help="of the supernets; by default --seed")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
@@ -151,13 +161,13 @@ def main() -> None:
             rows[name] = {"epochs": epochs, "scores": scores, **found.to_json()}
             bars.advance(len(rows), len(trained), "")
             print(
-                f"{name:<26}{epochs:>4} epochs  tau {text:<26} scores {min(scores):.3f} to "
+                f"{name:<42}{epochs:>4} epochs  tau {text:<26} scores {min(scores):.3f} to "
                 f"{max(scores):.3f}  picking loses {100 * found.regret['supernet']:.2f} points",
                 flush=True,
             )
             counted = found.counted_tau
     for name, value in counted.items():
-        print(f"counting {name:<17} tau {'undefined' if value is None else f'{value.value:.3f}'}")
+        print(f"counting {name:<33} tau {'undefined' if value is None else f'{value.value:.3f}'}")
     document = {
         "command": {**vars(given), "out": None, "data": Path(given.data).name},
         "versions": versions(),
@@ -170,8 +180,9 @@ def main() -> None:
         "counted_tau": {name: each and asdict(each) for name, each in counted.items()},
         "recipes": {name: rows[name] for name in given.recipes},
     }
-    (given.out / "recipes.json").write_text(json.dumps(document, indent=1) + "\n")
-    picture(document, given.out / "recipes.png")
+    file = given.out / f"recipes-{setting.training_seed}.json"
+    file.write_text(json.dumps(document, indent=1) + "\n")
+    picture(document, file.with_suffix(".png"))
 
 
 def picture(document, path: Path) -> None:
