@@ -25,7 +25,8 @@ class TrainingSettings:
             default is safe for deep spaces; those of a few blocks learn faster with 0.3.
         warmup: share of the steps in which the learning rate rises.
         weight_decay: of convolutions and linear layers; norms and biases have none.
-        label_smoothing: of the largest network's targets; the others learn from its output.
+        label_smoothing: of the largest network's targets; the others learn from its output. With
+            any, supernets ranked worse; see docs/supernets.md.
         subnets: which networks a step trains: "sandwich", "best_up", "worst_up", "single" or
             "fair"; see `nas.supernet.subnets`.
         random_subnets: sampled anew each step, beside the largest and the smallest.
@@ -54,7 +55,7 @@ class TrainingSettings:
     warmup: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    label_smoothing: float = 0.1
+    label_smoothing: float = 0.0
     subnets: str = "sandwich"
     random_subnets: int = 2
     distil: bool = True

@@ -63,7 +63,10 @@ class Setting:
             image_size=data.image_size, channels=data.channels, classes=len(data.classes)
         )
         self.plain = TrainingSettings(
-            epochs=given.epochs, batch_size=given.batch, learning_rate=given.learning_rate
+            epochs=given.epochs,
+            batch_size=given.batch,
+            learning_rate=given.learning_rate,
+            label_smoothing=0.1,
         )
         self.drawn = draw(self.space, given.nets, seed=given.seed, how=given.draw)
         self.out, self.seed, self.minutes = given.out, given.seed, given.minutes

@@ -128,7 +128,7 @@ def by_hand(space, data, settings, seed, processes):
                 logits = supernet(graph, images)
                 if role == "largest":
                     soft = logits.detach().softmax(1)
-                    loss = F.cross_entropy(logits, labels, label_smoothing=0.1)
+                    loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
                 else:
                     loss = F.cross_entropy(logits, soft)
                 (loss / processes).backward()
