@@ -16,12 +16,13 @@ noise: what they show does not change what they cost.
 """
 
 import argparse
-import resource
+import re
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -57,7 +58,7 @@ def most_memory(given: argparse.Namespace, shared: bool) -> int:
     space = load(given.space).on(image_size=given.image_size, channels=3, classes=10)
     settings = replace(TrainingSettings(), device=given.device, batch_size=given.batch, epochs=1)
     steps = 6
-    before = _peak(given.device)
+    before = _peak(given.device, fresh=True)
     if shared:
         trainer = Trainer(space, data, settings, seed=0)
         for step in range(steps):
@@ -69,10 +70,16 @@ def most_memory(given: argparse.Namespace, shared: bool) -> int:
     return _peak(given.device) - before
 
 
-def _peak(device: str) -> int:
-    if device == "cpu":
-        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(torch.cuda.max_memory_allocated(device))
+def _peak(device: str, *, fresh: bool = False) -> int:
+    """The most bytes that were taken; with `fresh` it is counted anew from now on."""
+    if device != "cpu":
+        if fresh:
+            torch.cuda.reset_peak_memory_stats(device)
+        return int(torch.cuda.max_memory_allocated(device))
+    if fresh:
+        Path("/proc/self/clear_refs").write_text("5")
+    (line,) = re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    return 1024 * int(line)
 
 
 def in_a_process(*arguments) -> int:
