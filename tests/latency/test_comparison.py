@@ -57,6 +57,27 @@ def test_a_failed_row_is_in_a_table_but_has_no_ratio(tmp_path: Path) -> None:
     assert (len(found.common), found.only_before, found.only_after) == (PARTS + 2, 0, 0)
 
 
+def test_runtimes_are_compared_by_what_their_kernels_compute(tmp_path: Path) -> None:
+    """Whatever the layout: `blocked16` in the first table, twice there, and plain in the second."""
+    blocked, plain = (
+        LatencyTable.open_or_create(tmp_path, FakeRuntime(device(runtime=name)))
+        for name in ("onnxruntime", "tvm")
+    )
+    text = "conv2d {}16x8x8 -> 32x8x8 k1 s1 p0 g1 bias relu6"
+    rows = {blocked: {"blocked16 ": 3.0, "": 4.0}, plain: {"": 6.0}}
+    for table, latencies in rows.items():
+        with table.writing():
+            for layout, latency_us in latencies.items():
+                timing = Timing((latency_us,) * 10)
+                name = text.format(layout)
+                table.append(Record.of_timing("kernel", timing, name=name, schedule={}))
+    (change,) = compare(blocked, plain).common
+    assert change.key == f"kernel {text.format('')}"
+    assert change.ratio == pytest.approx(2)
+    assert compare(blocked, blocked).median_ratio == 1
+    assert len(compare(blocked, blocked).common) == 2
+
+
 def test_ratios_are_quartiles() -> None:
     assert Ratios.of([1, 2, 3, 4, 5]) == Ratios(5, 3, 2, 4)
     assert Ratios.of([]) is None
