@@ -146,6 +146,11 @@ def quick_us(evaluate: Evaluate) -> float:
     return Timing.of_seconds(undisturbed(evaluate, calls, QUICK_SAMPLES)).latency_us
 
 
+_ROUNDS = 8
+SECONDS_APART = 0.2
+"""Of `fastest_of_rounds`, and between two."""
+
+
 def undisturbed(evaluate: Evaluate, calls: int, samples: int) -> list[float]:
     """Seconds a call of `samples` samples that no preemption spoiled.
 
@@ -167,6 +172,20 @@ def _preemptions() -> int:
     if sys.platform != "linux":
         return 0
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+
+
+def fastest_of_rounds(timed: Mapping[str, Callable[[], Timing]]) -> dict[str, Timing]:
+    """Each of several things timed in rounds, apart from each other; the fastest of each counts.
+
+    For what other programs slow by taking a shared cache: how much they leave differs from one
+    moment to the next.
+    """
+    found: dict[str, list[Timing]] = {name: [] for name in timed}
+    for _ in range(_ROUNDS):
+        for name, take in timed.items():
+            found[name].append(take())
+        time.sleep(SECONDS_APART)
+    return {name: min(each, key=lambda t: t.latency_us) for name, each in found.items()}
 
 
 def calls_in(evaluate: Evaluate, sample_seconds: float) -> int:

@@ -3,7 +3,8 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import pytest
 
@@ -96,3 +97,21 @@ def test_the_noise_of_this_machine_is_a_timing() -> None:
     found = timing.noise()
     assert len(found.samples_us) == timing.SAMPLES
     assert found.spread >= 0
+
+
+def test_the_fastest_of_rounds_taken_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "SECONDS_APART", 0.0)
+    taken: list[str] = []
+
+    def take(name: str, latencies: Iterator[float]) -> Timing:
+        taken.append(name)
+        return Timing((next(latencies),) * 3)
+
+    found = timing.fastest_of_rounds(
+        {
+            "a": partial(take, "a", iter([5.0, 3.0, 4.0, *[9.0] * 5])),
+            "b": partial(take, "b", iter([1.0, 2.0, *[7.0] * 6])),
+        }
+    )
+    assert {name: each.latency_us for name, each in found.items()} == {"a": 3.0, "b": 1.0}
+    assert taken == ["a", "b"] * 8

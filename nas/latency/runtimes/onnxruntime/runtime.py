@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from typing import Any
 
@@ -43,10 +42,6 @@ _PROBES = {
     "int8": "conv2d int8 nhwc 256x2x2 -> 256x2x2 k1 s1 p0 g1 bias",
 }
 """A convolution whose time is mostly that of reading its weights, a sixteenth of a MiB."""
-
-_WEIGHTS_ROUNDS = 8
-_SECONDS_APART = 0.2
-"""Timings of each session of such convolutions, the fastest of which counts, and between two."""
 
 _MACS_A_SECOND = {
     "float32": {"dense": 60e9, "depthwise": 10e9, "grouped": 1e9},
@@ -193,33 +188,22 @@ class OnnxRuntime:
         return {**found, **weights}
 
     def _time_weights(self) -> dict[str, Timing]:
-        """Time a MiB of weights, by part of `footprint.PARTS`.
-
-        In rounds, apart from each other, of which the fastest counts: how much of a shared cache
-        others leave is different from one moment to the next.
-        """
+        """Time a MiB of weights, by part of `footprint.PARTS`."""
         layout = f"blocked{self._fusion.block} " if self._fusion.block > 1 else ""
         kernel = Kernel.parse(_PROBES[self._dtype].format(layout=layout))
         sets_a_mib = (1 << 20) // kernel.weight_bytes
-        sets = {
-            part: mib * sets_a_mib for part, mib in zip(footprint.PARTS, footprint.MIB, strict=True)
-        }
-        chains = {
-            part: self._evaluator(kernel, {"copies": each, "weights": each})
-            for part, each in sets.items()
-        }
-        timings: dict[str, list[list[float]]] = {part: [] for part in chains}
+
+        def take(chain: timing.Evaluate, sets: int) -> Timing:
+            found = timing.undisturbed(chain, sets, timing.QUICK_SAMPLES)
+            return Timing.of_seconds([sets_a_mib * each for each in found])
+
+        chains = {}
+        for mib, part in zip(footprint.MIB, footprint.PARTS, strict=True):
+            sets = mib * sets_a_mib
+            chain = self._evaluator(kernel, {"copies": sets, "weights": sets})
+            chains[part] = partial(take, chain, sets)
         with timing.pinned(self.threads):
-            for _ in range(_WEIGHTS_ROUNDS):
-                for part, chain in chains.items():
-                    found = timing.undisturbed(chain, sets[part], timing.QUICK_SAMPLES)
-                    timings[part].append(found)
-                time.sleep(_SECONDS_APART)
-        fastest = {part: min(each, key=statistics.median) for part, each in timings.items()}
-        return {
-            part: Timing.of_seconds([sets_a_mib * each for each in own])
-            for part, own in fastest.items()
-        }
+            return timing.fastest_of_rounds(chains)
 
     def compile(
         self,

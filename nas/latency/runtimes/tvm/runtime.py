@@ -7,7 +7,7 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from typing import Any
 
@@ -38,13 +38,8 @@ _VARIED_ROUNDS = 5
 _DISPATCH_SETS = 8
 """Sets of samples of the dispatch costs that are taken at most."""
 
-_WEIGHTS_ROUNDS = 8
 _WEIGHTS_SAMPLES = 3
-"""Timings of each chain that weights far away are timed with, of which the fastest counts, and
-samples of one."""
-
-_SECONDS_APART = 0.2
-"""Between two rounds of them."""
+"""Samples of each timing of a chain that weights far away are timed with."""
 
 _DISPATCH_CALLS = 100
 """Calls a sample: about two milliseconds of the longer chain."""
@@ -258,7 +253,7 @@ class TvmRuntime:
                     )
                 found = timing.undisturbed(network, 4, timing.SAMPLES)
                 fastest = min(fastest or found, found, key=statistics.median)
-                time.sleep(_SECONDS_APART)
+                time.sleep(timing.SECONDS_APART)
         kernels_s = sum(own_s[kernel] for kernel in launched)
         return Timing.of_seconds(
             [(each - invocation_s - kernels_s) / len(launched) for each in fastest]
@@ -267,18 +262,17 @@ class TvmRuntime:
     def _time_weights(self) -> dict[str, Timing]:
         """What a MiB of weights takes in chains with more and more of them, by part.
 
-        Other programs push weights out of a shared cache too, as long as they run: the chains are
-        timed in rounds, apart from each other, and the fastest timing of each counts, as it does
-        for a network.
+        Other programs push weights out of a shared cache too, as long as they run; see
+        `timing.fastest_of_rounds`.
         """
-        timings: dict[str, list[Timing]] = {}
         probes = probe.timed(self.templates, self.place)
-        for _ in range(_WEIGHTS_ROUNDS):
-            for part, chain in probes.items():
-                found = Timing.of_seconds(chain(1, _WEIGHTS_SAMPLES))
-                timings.setdefault(part, []).append(found)
-            time.sleep(_SECONDS_APART)
-        return {part: min(each, key=lambda t: t.latency_us) for part, each in timings.items()}
+
+        def take(chain: timing.Evaluate) -> Timing:
+            return Timing.of_seconds(chain(1, _WEIGHTS_SAMPLES))
+
+        return timing.fastest_of_rounds(
+            {part: partial(take, chain) for part, chain in probes.items()}
+        )
 
     def compile(
         self,
