@@ -8,6 +8,7 @@ images. Norms use the statistics of a process's own part, as is usual (Goyal et 
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -88,6 +89,8 @@ def team() -> Team:
         return ALONE
     if not distributed.is_initialized():
         distributed.init_process_group()
+        # Threads of gloo that run on while the interpreter ends abort the process now and then.
+        atexit.register(distributed.destroy_process_group)
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     return Team(distributed.get_rank(), distributed.get_world_size(), local_rank)
 
