@@ -100,5 +100,9 @@ class SearchError(NasError):
     """The search cannot go on."""
 
 
+class StorageError(SearchError):
+    """The database that keeps a search's trials does not answer."""
+
+
 class InfeasibleError(SearchError):
     """No architecture meets the limits; the message names the nearest."""

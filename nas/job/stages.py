@@ -15,6 +15,7 @@ from nas.latency import build_table
 from nas.latency.isolated import timers_for
 from nas.report import page
 from nas.search import Infeasible, Objective, SearchResult, Trial, search
+from nas.search import Progress as SearchProgress
 from nas.search.objectives import Score
 from nas.space import Architecture, library
 from nas.supernet import Progress, Supernet, evaluate, train
@@ -133,12 +134,12 @@ def run_search(
     job.watch.begin("search", "trial")
     best: dict[str, float] = {}
 
-    def told(trial: Trial, done: int) -> None:
+    def told(trial: Trial, progress: SearchProgress) -> None:
         if trial.state == "complete":
             space = trial.architecture.space
             best[space] = max(best.get(space, 0.0), 1 - trial.values["validation_error"])
         text = ", ".join(f"{name} {value:.1%}" for name, value in best.items())
-        job.watch.advance(done, trials, text)
+        job.watch.advance(progress.completed, trials, text)
 
     result = search(
         list(job.spaces.values()),
@@ -153,7 +154,7 @@ def run_search(
         ],
         trials=trials,
         seed=job.settings.seed,
-        journal=run.journal,
+        storage=run.journal,
         on_trial=told,
     )
     if len([t for t in result.trials if t.state == "complete"]) < trials:

@@ -1,4 +1,4 @@
-"""What a search minimises: named functions of architectures, cheap ones asked first."""
+"""What a search minimises, and what it must not exceed: named functions of architectures."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ from nas.space import Architecture
 
 @dataclass(frozen=True)
 class Infeasible:
-    """An architecture has no value: why, in words that stand in the trial's row."""
+    """An architecture is ruled out: why, in words that stand in the trial's row.
+
+    `value` is what was found, where a limit rules it out.
+    """
 
     reason: str
+    value: float | None = None
 
 
 Score = float | Infeasible
@@ -30,8 +34,10 @@ class Objective:
         score: a batch of architectures to values in the same order, or `Infeasible`.
         direction: what is better.
         cheap: asked before the expensive ones, which are never spent on an architecture that a
-            cheap one or a limit has ruled out.
+            cheap one or a limit has ruled out. Samplers may ask it of any number of architectures
+            to find one that is worth a trial.
         limit: values beyond it (above, or below if maximised) are infeasible.
+        limit_only: the value is kept and its limit honoured, and no front is made of it.
     """
 
     name: str
@@ -39,6 +45,7 @@ class Objective:
     direction: Literal["minimize", "maximize"] = "minimize"
     cheap: bool = False
     limit: float | None = None
+    limit_only: bool = False
 
     @property
     def sign(self) -> float:
@@ -55,7 +62,8 @@ class Objective:
         if not math.isfinite(score):
             return Infeasible(f"{self.name} is {score}")
         if self.limit is not None and self.sign * score > self.sign * self.limit:
-            return Infeasible(f"{self.name} {score:.6g} is beyond the limit {self.limit:.6g}")
+            reason = f"{self.name} {score:.6g} is beyond the limit {self.limit:.6g}"
+            return Infeasible(reason, float(score))
         return float(score)
 
 
@@ -63,9 +71,9 @@ Objectives = Mapping[str, Callable[[Architecture], float]] | Sequence[Objective]
 
 
 def ready(objectives: Objectives) -> list[Objective]:
-    """Objectives as such; plain callables `Architecture -> float` are wrapped and minimised.
+    """Objectives as such, cheap ones first; plain callables `Architecture -> float` are minimised.
 
-    Raises RequestError if there are none or two have one name.
+    Raises RequestError if there are none, two have one name, or all are limits only.
     """
     if isinstance(objectives, Mapping):
         objectives = [
@@ -75,4 +83,12 @@ def ready(objectives: Objectives) -> list[Objective]:
     names = [objective.name for objective in objectives]
     if not names or len(set(names)) != len(names):
         raise RequestError(f"A search needs objectives with different names, not {names}.")
-    return list(objectives)
+    if all(objective.limit_only for objective in objectives):
+        raise RequestError(
+            f"Of {', '.join(names)} there are only limits.",
+            remedy="Give something to minimise or maximise within them.",
+        )
+    for objective in objectives:
+        if objective.limit_only and objective.limit is None:
+            raise RequestError(f"{objective.name} is only a limit, and has none.")
+    return sorted(objectives, key=lambda objective: not objective.cheap)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import optuna
 
-from nas.errors import InfeasibleError, SearchError
+from nas.errors import InfeasibleError, SearchError, first_line
+from nas.search.budget import Budget, Interrupt, Progress
+from nas.search.liveness import BEAT_S
 from nas.search.objectives import Infeasible, Objective, Objectives, ready
 from nas.search.pareto import non_dominated
-from nas.search.proposals import Proposer
-from nas.search.trials import Trial, TrialLog
-from nas.space import Architecture, SearchSpace
+from nas.search.proposals import Proposal, Proposer, proposer_for
+from nas.search.storage import Storage
+from nas.search.trials import State, Trial, TrialLog
+from nas.space import SearchSpace
 
 MAX_ATTEMPTS = 400
 """Proposals in a row that bring nothing new before a search counts as exhausted."""
@@ -23,25 +27,38 @@ MAX_ATTEMPTS = 400
 PROBES = 400
 """Architectures a space that are tried before a limit is called impossible to meet."""
 
+IDLE_S = 0.2
+"""Between two looks at the others' trials when there is nothing left to start."""
+
 
 @dataclass(frozen=True)
 class SearchResult:
-    """All trials in order, the non-dominated ones, and why the search ended."""
+    """All trials in order, the non-dominated ones, and why the search ended.
+
+    `interrupted` if it was Ctrl-C: the same call goes on.
+    """
 
     trials: list[Trial]
     front: list[Trial]
     ended: str
+    interrupted: bool = False
 
 
 def search(
     spaces: SearchSpace | Sequence[SearchSpace],
     objectives: Objectives,
     *,
-    trials: int,
+    trials: int | None = None,
+    minutes: float | None = None,
+    stall: int | None = None,
     seed: int = 0,
-    journal: Path | None = None,
+    sampler: str = "auto",
+    storage: Path | str | None = None,
+    shared: bool = False,
+    study: str = "search",
     startup: int | None = None,
-    on_trial: Callable[[Trial, int], None] | None = None,
+    on_trial: Callable[[Trial, Progress], None] | None = None,
+    told: Callable[[str], None] | None = None,
 ) -> SearchResult:
     """Searches for the Pareto front of the objectives over one or several spaces.
 
@@ -50,86 +67,181 @@ def search(
         objectives: `Objective`s, or a mapping of names to callables `Architecture -> float`, which
             are minimised.
         trials: distinct architectures to complete, those of an earlier, interrupted call with the
-            same journal included. Repeats, infeasible and failed ones do not count.
-        seed: the same seed gives the same search, interrupted or not.
-        journal: an Optuna journal file to keep the trials in; None keeps them in memory.
-        startup: trials before the model proposes; by default a tenth, at least ten a space.
-        on_trial: called after each new trial with the trial and the number completed.
+            same storage included. Repeats, infeasible and failed ones do not count.
+        minutes: of searching, those that earlier calls' trials took included.
+        stall: completed trials in a row that do not change the front.
+        seed: the same seed gives the same search, interrupted or not, unless it is shared.
+        sampler: one of `nas.search.SAMPLERS`.
+        storage: see `nas.search.storage.Storage`.
+        shared: whether other processes search in the same storage at the same time. All of them
+            make this call; the budget is theirs together.
+        study: name of the study in the storage.
+        startup: trials before the sampler's model proposes; by default what suits the sampler.
+        on_trial: called after each new trial, of this process or another, with the trial and how
+            far the search is.
+        told: called with sentences for the person, such as what is waited for.
+
+    Of `trials`, `minutes` and `stall` at least one is needed; what is used up first ends it.
+    A first Ctrl-C ends it after the trial in flight, a second one at once; nothing is lost.
 
     Raises:
         InfeasibleError: no architecture meets the limits, as far as a few hundred tell.
-        SearchError: the journal is another search's, or nearly every trial fails.
+        SearchError: the storage is another search's, or nearly every trial fails.
+        StorageError: the storage cannot be reached.
     """
+    budget = Budget(trials, minutes, stall)
     spaces = [spaces] if isinstance(spaces, SearchSpace) else list(spaces)
-    asked = sorted(ready(objectives), key=lambda objective: not objective.cheap)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    log = TrialLog(journal, spaces, asked, seed)
-    if startup is None:
-        startup = max(10 * len(spaces), trials // 10)
-    proposer = Proposer(spaces, asked, seed=seed, startup=startup)
-    completed = log.complete
-    for trial in completed:
-        proposer.learn(trial)
-    if not completed:
+    asked = ready(objectives)
+    told = told or (lambda sentence: None)
+    log = TrialLog(
+        Storage(storage, shared=shared, told=told),
+        spaces,
+        asked,
+        seed,
+        facts={"sampler": sampler},
+        study=study,
+    )
+    search = _Search(
+        {space.name: space for space in spaces},
+        asked,
+        log,
+        budget,
+        proposer_for(sampler, spaces, asked, seed=seed, startup=startup),
+        Progress(asked, startup or 10 * len(spaces)),
+        shared,
+        on_trial or (lambda trial, progress: None),
+    )
+    search.look_around(told=False)
+    if not log.complete:
         _probe(spaces, asked, seed)
-    ended = "all trials done"
-    attempt = 0
-    while len(completed) < trials:
-        if attempt == MAX_ATTEMPTS:
-            ended = f"no new feasible architecture in {MAX_ATTEMPTS} proposals"
-            break
-        space, choices = proposer.propose(completed, attempt)
-        attempt += 1
-        architecture = space.architecture(choices)
-        digest = space.lower(architecture).digest
-        if digest in log:
-            continue
-        trial = _evaluate(digest, architecture, choices, asked)
-        log.add(trial)
-        if trial.state == "complete":
-            completed.append(trial)
-            proposer.learn(trial)
-            attempt = 0
-        elif trial.state == "failed":
-            _check_failures(log.trials)
-        if on_trial is not None:
-            on_trial(trial, len(completed))
-    return SearchResult(log.trials, front(completed, asked), ended)
+    with Interrupt().heeded(told) as interrupt, _beating(log, shared):
+        ended = search.until_over(interrupt)
+    return SearchResult(log.trials, front(log.complete, asked), ended, interrupt.asked)
 
 
 def front(trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[Trial]:
-    """The non-dominated trials, in the order of the first objective."""
-    points = [[o.sign * trial.values[o.name] for o in objectives] for trial in trials]
+    """The non-dominated ones of completed trials, in the order of the first objective."""
+    used = [o for o in objectives if not o.limit_only]
+    points = [[o.sign * trial.values[o.name] for o in used] for trial in trials]
     return [trials[position] for position in non_dominated(points)]
 
 
-def _evaluate(
-    digest: str,
-    architecture: Architecture,
-    parameters: dict[str, int | float | str],
-    objectives: Sequence[Objective],
-) -> Trial:
+@dataclass
+class _Search:
+    """A search under way."""
+
+    spaces: Mapping[str, SearchSpace]
+    objectives: Sequence[Objective]
+    log: TrialLog
+    budget: Budget
+    proposer: Proposer
+    progress: Progress
+    shared: bool
+    on_trial: Callable[[Trial, Progress], None]
+    learned: int = 0
+    attempt: int = 0
+
+    def until_over(self, interrupt: Interrupt) -> str:
+        """Makes trials until the budget is used up. Returns why it ended."""
+        start, earlier = time.monotonic(), self.progress.seconds
+        while True:
+            if self.shared:
+                self.log.refresh()
+                self.look_around()
+            used_up = self.progress.used_up(self.budget, earlier + time.monotonic() - start)
+            if used_up or interrupt.asked:
+                return used_up or "interrupted"
+            if self.attempt == MAX_ATTEMPTS:
+                return f"no new feasible architecture in {MAX_ATTEMPTS} proposals"
+            if self._enough_under_way():
+                time.sleep(IDLE_S)
+                continue
+            self._try_one()
+            self.look_around()
+
+    def look_around(self, *, told: bool = True) -> None:
+        """Learns from the trials that ended since the last time, whoever made them."""
+        for trial in self.log.trials[self.learned :]:
+            self.proposer.learn(trial)
+            self.progress.learn(trial)
+            if trial.state == "complete":
+                self.attempt = 0
+            if told:
+                self.on_trial(trial, self.progress)
+                if trial.state == "failed":
+                    _check_failures(self.log.trials)
+        self.learned = len(self.log.trials)
+
+    def _enough_under_way(self) -> bool:
+        """Whether the trials of all processes will be enough, if none of them fails."""
+        wanted = self.budget.trials
+        return wanted is not None and self.progress.completed + self.log.running >= wanted
+
+    def _try_one(self) -> None:
+        """A trial of the next architecture, if nobody has tried it or is at it."""
+        orphan = next(iter(self.log.orphans), None)
+        if orphan is not None:
+            proposal = Proposal(orphan.architecture, orphan.parameters)
+        else:
+            proposal = self.proposer.propose(self.attempt)
+            self.attempt += 1
+        architecture = proposal.architecture
+        digest = self.spaces[architecture.space].lower(architecture).digest
+        if digest in self.log:
+            return
+        blank = Trial(
+            digest, architecture, proposal.parameters, "failed", {}, 0.0, "", proposal.notes
+        )
+        if not self.shared:
+            self.log.add(_evaluated(blank, self.objectives))
+        elif self.log.claim(blank):
+            try:
+                self.log.finish(_evaluated(blank, self.objectives))
+            except KeyboardInterrupt:
+                self.log.abandon(digest)
+                raise
+
+
+def _evaluated(blank: Trial, objectives: Sequence[Objective]) -> Trial:
+    """The trial with what the objectives say, up to the first that rules it out or fails."""
     values: dict[str, float] = {}
     start = time.perf_counter()
-    state, problem = "complete", ""
+    state: State = "complete"
+    problem = ""
     try:
         for objective in objectives:
-            (score,) = objective.ask([architecture])
+            (score,) = objective.ask([blank.architecture])
             if isinstance(score, Infeasible):
                 state, problem = "infeasible", score.reason
+                if score.value is not None:
+                    values[objective.name] = score.value
                 break
             values[objective.name] = score
     except Exception as error:  # an objective is anybody's code: its failure is a row
-        state, problem = "failed", f"{type(error).__name__}: {error}"
-    return Trial(
-        digest=digest,
-        architecture=architecture,
-        parameters=parameters,
-        state=state,  # type: ignore[arg-type]
-        values=values,
-        seconds=round(time.perf_counter() - start, 6),
-        error=problem,
-    )
+        state, problem = "failed", first_line(error)
+    seconds = round(time.perf_counter() - start, 6)
+    return replace(blank, state=state, values=values, seconds=seconds, error=problem)
+
+
+@contextmanager
+def _beating(log: TrialLog, shared: bool) -> Iterator[None]:
+    """While this lasts, other machines see that this process is alive."""
+    if not shared:
+        yield
+        return
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(BEAT_S):
+            log.beat()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _check_failures(trials: Sequence[Trial]) -> None:

@@ -61,7 +61,7 @@ def test_a_search_continued_from_its_journal_equals_an_undisturbed_one(tmp_path)
     whole = search(SPACES, OBJECTIVES, trials=60, seed=3)
     journal = tmp_path / "study.jsonl"
     for trials in (1, 7, 31, 59, 60):
-        result = search(SPACES, OBJECTIVES, trials=trials, seed=3, journal=journal, startup=30)
+        result = search(SPACES, OBJECTIVES, trials=trials, seed=3, storage=journal)
     assert summary(result) == summary(whole)
 
 
@@ -70,10 +70,10 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from tests.search.test_study import OBJECTIVES, SPACES, search
-def stop(trial, count):
-    if count == int(sys.argv[2]):
+def stop(trial, progress):
+    if progress.completed == int(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)
-search(SPACES, OBJECTIVES, trials=50, seed=4, journal=Path(sys.argv[1]), startup=20, on_trial=stop)
+search(SPACES, OBJECTIVES, trials=50, seed=4, storage=Path(sys.argv[1]), startup=20, on_trial=stop)
 """
 
 
@@ -89,7 +89,7 @@ def test_a_killed_search_continues_as_the_undisturbed_one(tmp_path):
             file.write(b'{"op_code": 4, "torn')
         os.sync()
     with pytest.warns(UserWarning, match="half-written"):
-        result = search(SPACES, OBJECTIVES, trials=50, seed=4, journal=journal, startup=20)
+        result = search(SPACES, OBJECTIVES, trials=50, seed=4, storage=journal, startup=20)
     assert summary(result) == summary(search(SPACES, OBJECTIVES, trials=50, seed=4, startup=20))
 
 
@@ -187,11 +187,11 @@ def test_a_small_space_ends_when_all_of_it_is_known():
 
 def test_a_journal_of_another_search_is_refused(tmp_path):
     journal = tmp_path / "study.jsonl"
-    search(SPACES[0], {"macs": macs}, trials=3, journal=journal)
+    search(SPACES[0], {"macs": macs}, trials=3, storage=journal)
     with pytest.raises(SearchError, match="another search: other spaces and objectives"):
-        search(SPACES[1], {"error": error}, trials=3, journal=journal)
+        search(SPACES[1], {"error": error}, trials=3, storage=journal)
     with pytest.raises(SearchError, match="other seed"):
-        search(SPACES[0], {"macs": macs}, trials=3, journal=journal, seed=9)
+        search(SPACES[0], {"macs": macs}, trials=3, storage=journal, seed=9)
 
 
 def test_the_journal_is_an_optuna_study(tmp_path):
@@ -199,7 +199,7 @@ def test_the_journal_is_an_optuna_study(tmp_path):
     from optuna.storages.journal import JournalFileBackend, JournalStorage
 
     journal = tmp_path / "study.jsonl"
-    result = search(SPACES, OBJECTIVES, trials=12, journal=journal)
+    result = search(SPACES, OBJECTIVES, trials=12, storage=journal)
     study = optuna.load_study(
         study_name="search", storage=JournalStorage(JournalFileBackend(str(journal)))
     )

@@ -1,0 +1,199 @@
+"""A Gaussian process over architectures: what an objective is expected to be, and how surely."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve, solve_triangular
+
+from nas.search.encoding import Array, Encoded, Encoding
+
+FITTED = 150
+"""Observations from which the kernel's shape is chosen, at most."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a kernel looks like.
+
+    Attributes:
+        additive: the share of the variance that is a sum over choices and counts.
+        length: how many of the choices, as a share, may differ before two architectures tell
+            nothing about each other.
+        noise: the variance of observations, as a share.
+    """
+
+    additive: float
+    length: float
+    noise: float
+
+
+SHAPES = [
+    Shape(additive, length, noise)
+    for additive, length, noise in product((0.2, 0.5, 0.8), (0.1, 0.3, 1.0), (1e-4, 1e-2, 0.1))
+]
+
+
+class Surrogate:
+    """A Gaussian process (Rasmussen and Williams 2006) fitted to one objective.
+
+    The kernel is a sum: a linear one over bits and counts, in which the effects of choices add up,
+    and one that falls exponentially with the distance of two architectures, in which neighbours
+    are alike. Choices whose effects explain more count more in the distance.
+
+    Args:
+        known: `n` architectures.
+        values: their values, `n`.
+        encoding: says what each bit counts in a distance, and which choice it is of.
+        shape: of the kernel; see `shape_for`.
+    """
+
+    def __init__(self, known: Encoded, values: Array, encoding: Encoding, shape: Shape) -> None:
+        self._mean, self._scale = float(values.mean()), float(values.std()) or 1.0
+        y = (values - self._mean) / self._scale
+        self._features = _Features(known, y, encoding)
+        self._shape = shape
+        self._own = self._features(known)
+        self._factor = cho_factor(self._gram(), lower=True, overwrite_a=True)
+        self._solved = cho_solve(self._factor, y)
+
+    def _gram(self) -> Array:
+        gram = _kernel(self._own, self._own, self._shape)
+        gram[np.diag_indices_from(gram)] += self._shape.noise + 1e-8
+        return gram
+
+    def predict(self, wanted: Encoded) -> tuple[Array, Array]:
+        """Mean and standard deviation of `m` architectures, `m` each, without the noise."""
+        return self.posterior(wanted).marginals()
+
+    def posterior(self, wanted: Encoded) -> Posterior:
+        """What is believed of `m` architectures together."""
+        own = self._features(wanted)
+        cross = _kernel(self._own, own, self._shape)
+        mean = cross.T @ self._solved
+        half = solve_triangular(self._factor[0], cross, lower=True, check_finite=False)
+        return Posterior(self, own, half, mean)
+
+
+class Posterior:
+    """Means and covariances of some architectures, which change as if one of them were observed."""
+
+    def __init__(self, model: Surrogate, own: _Rows, half: Array, mean: Array) -> None:
+        self._model, self._own, self._half = model, own, half
+        self._mean = mean
+        self._variance = 1.0 * own.prior(model._shape) - (half**2).sum(axis=0)
+
+    def marginals(self) -> tuple[Array, Array]:
+        """Mean and standard deviation, `m` each."""
+        model = self._model
+        deviation = np.sqrt(np.maximum(self._variance, 1e-10))
+        return model._mean + model._scale * self._mean, model._scale * deviation
+
+    def suppose(self, position: int) -> None:
+        """Goes on as if one architecture had been observed at its mean: the others get surer."""
+        model = self._model
+        one = self._own.take(position)
+        shared = _kernel(one, self._own, model._shape)[0]
+        shared = shared - self._half[:, position] @ self._half
+        rest = max(self._variance[position], 1e-10) + model._shape.noise
+        self._half = np.vstack([self._half, shared / np.sqrt(rest)])
+        self._variance = self._variance - shared**2 / rest
+
+
+def shape_for(known: Encoded, values: Array, encoding: Encoding) -> Shape:
+    """The kernel shape under which the values are likeliest.
+
+    Compares `SHAPES` by the marginal likelihood (Rasmussen and Williams 2006, equation 5.8) of at
+    most `FITTED` observations, the last ones.
+    """
+    known, values = known.last(FITTED), values[-FITTED:]
+    y = (values - values.mean()) / (values.std() or 1.0)
+    own = _Features(known, y, encoding)(known)
+    linear, distance = own.linear @ own.linear.T, _distances(own, own)
+    best, found = -np.inf, SHAPES[0]
+    alike: dict[float, Array] = {}
+    for shape in SHAPES:
+        near = alike.setdefault(shape.length, np.exp(-distance / shape.length))
+        gram = shape.additive * linear + (1 - shape.additive) * near
+        gram[np.diag_indices_from(gram)] += shape.noise + 1e-8
+        # The overall variance has a closed form, so it is not one of the shape's numbers.
+        lower = np.linalg.cholesky(gram)
+        whitened = solve_triangular(lower, y, lower=True, check_finite=False)
+        variance = float(whitened @ whitened) / len(y)
+        likelihood = -0.5 * len(y) * np.log(variance) - np.log(np.diag(lower)).sum()
+        if likelihood > best:
+            best, found = likelihood, shape
+    return found
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What kernels are worked out from: `n` rows."""
+
+    linear: Array
+    weighted: Array
+    squares: Array
+
+    def take(self, position: int) -> _Rows:
+        rows = slice(position, position + 1)
+        return _Rows(self.linear[rows], self.weighted[rows], self.squares[rows])
+
+    def prior(self, shape: Shape) -> Array:
+        own: Array = shape.additive * (self.linear**2).sum(axis=1) + 1 - shape.additive
+        return own
+
+
+class _Features:
+    """Bits and counts as a linear model and a distance want them, from `n` known architectures."""
+
+    def __init__(self, known: Encoded, y: Array, encoding: Encoding) -> None:
+        self._bits_mean = known.bits.mean(axis=0)
+        self._counts_mean = known.counts.mean(axis=0)
+        self._counts_scale = np.maximum(known.counts.std(axis=0), 1e-6)
+        centred = self._centred(known)
+        self._length = np.sqrt(max(1e-9, float((centred**2).sum(axis=1).mean())))
+        importance = _importance(known.bits - self._bits_mean, y, encoding.choices)
+        self._weights = encoding.weights * importance
+        self._weights = self._weights / max(1e-9, self._spread(known))
+
+    def _centred(self, rows: Encoded) -> Array:
+        counts = (rows.counts - self._counts_mean) / self._counts_scale
+        return np.hstack([rows.bits - self._bits_mean, counts])
+
+    def _spread(self, known: Encoded) -> float:
+        """The mean distance of two known architectures, so that lengths are shares of it."""
+        share = known.bits.mean(axis=0)
+        return float((self._weights * 2 * share * (1 - share)).sum())
+
+    def __call__(self, rows: Encoded) -> _Rows:
+        weighted = rows.bits * np.sqrt(self._weights)
+        return _Rows(self._centred(rows) / self._length, weighted, (weighted**2).sum(axis=1))
+
+
+def _importance(centred: Array, y: Array, choices: Array) -> Array:
+    """How much each bit's choice matters, from 0.1 upwards: the variance it explains by itself.
+
+    A ridge regression on all bits; a choice's share is the variance of its bits' summed effects.
+    """
+    count = len(y)
+    gram = centred.T @ centred + 0.1 * count * 0.25 * np.eye(centred.shape[1])
+    effects = np.linalg.solve(gram, centred.T @ y)
+    by_choice = np.array(
+        [(centred[:, choices == c] @ effects[choices == c]).std() for c in range(choices.max() + 1)]
+    )
+    share = by_choice / max(1e-9, float(by_choice.mean()))
+    importance: Array = (0.2 + share)[choices]
+    return importance
+
+
+def _distances(a: _Rows, b: _Rows) -> Array:
+    apart: Array = a.squares[:, None] + b.squares[None, :] - 2 * a.weighted @ b.weighted.T
+    return np.maximum(apart, 0.0)
+
+
+def _kernel(a: _Rows, b: _Rows, shape: Shape) -> Array:
+    found: Array = shape.additive * (a.linear @ b.linear.T)
+    found += (1 - shape.additive) * np.exp(_distances(a, b) / -shape.length)
+    return found
