@@ -25,6 +25,7 @@ from nas.cli.options import (
     print_json,
     show,
 )
+from nas.cli.search import search
 from nas.cli.spaces import spaces
 from nas.cli.supernet import app as supernet_app
 from nas.cli.table import app as table_app
@@ -128,6 +129,7 @@ def doctor(as_json: Json = False) -> None:
 
 
 app.command()(spaces)
+app.command()(search)
 
 
 @app.command()

@@ -11,8 +11,19 @@ from nas.job.watch import Unwatched, Watch
 
 if TYPE_CHECKING:
     from nas.job.planning import Plan
+    from nas.search import SearchResult
 
-__all__ = ["JobSettings", "Outcome", "Unwatched", "Watch", "job_path", "load_job", "plan", "run"]
+__all__ = [
+    "JobSettings",
+    "Outcome",
+    "Unwatched",
+    "Watch",
+    "job_path",
+    "load_job",
+    "plan",
+    "run",
+    "search",
+]
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,7 @@ def run(
     from nas.job import finish, stages
     from nas.job.folder import claim
     from nas.job.opened import Job
+    from nas.job.searching import run_search
     from nas.report.select import front_of
     from nas.supernet.team import require_alone
 
@@ -54,11 +66,38 @@ def run(
             stages.build_tables(job, kept)
         supernets = stages.train_supernets(job, kept, dict(planned.epochs))
         with kept.stage("search"):
-            result = stages.run_search(job, kept, supernets, planned.trials)
+            result = run_search(job, kept, supernets, planned.trials)
         with kept.stage("measure the front"):
             finish.measure_front(job, kept, supernets, result.trials)
         report = stages.write_report(kept)
         return Outcome(folder, report, len(front_of(folder)))
+
+
+def search(
+    settings: JobSettings, folder: Path, *, command: str = "", watch: Watch | None = None
+) -> SearchResult:
+    """The search of a job and what it needs, without timing the front; `nas run` goes on.
+
+    Args and errors as for `run`.
+    """
+    from nas.job import stages
+    from nas.job.folder import claim
+    from nas.job.opened import Job
+    from nas.job.searching import run_search
+    from nas.supernet.team import require_alone
+
+    require_alone("a search")
+    job = Job(settings, watch or Unwatched())
+    with claim(folder, settings, command) as kept:
+        with kept.stage("prepare"):
+            planned = stages.prepare(job, kept)
+        with kept.stage("latency table"):
+            stages.build_tables(job, kept)
+        supernets = stages.train_supernets(job, kept, dict(planned.epochs))
+        with kept.stage("search"):
+            result = run_search(job, kept, supernets, planned.trials)
+        kept.save()
+        return result
 
 
 def plan(settings: JobSettings) -> Plan:

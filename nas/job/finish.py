@@ -110,7 +110,8 @@ def to_measure(rows: pd.DataFrame, spaces: Sequence[str], count: int) -> list[st
 
     The ends and an even spread of the predicted front, and of each space's own front so that every
     family stands in the report with measured members. What is left of `count` goes to the rest of
-    the front and then to the candidates just behind it, since predictions may be a little off.
+    the front, and then to the candidates that would be on it if their prediction were only a little
+    too high: those first for which the least is enough.
     """
     complete = rows[rows["state"] == "complete"]
     front = candidates.front(complete)
@@ -121,12 +122,23 @@ def to_measure(rows: pd.DataFrame, spaces: Sequence[str], count: int) -> list[st
     rest = front["digest"].tolist()
     chosen.update(dict.fromkeys(_spread(rest, max(0, count - len(chosen)))))
     chosen.update(dict.fromkeys(rest))
-    behind = complete[~complete["digest"].isin(list(chosen))]
-    while len(chosen) < count and len(behind):
-        layer = candidates.front(behind)["digest"].tolist()
-        chosen.update(dict.fromkeys(_spread(layer, count - len(chosen))))
-        behind = behind[~behind["digest"].isin(layer)]
+    chosen.update(dict.fromkeys(_behind(complete, front)))
     return list(chosen)[:count]
+
+
+def _behind(complete: pd.DataFrame, front: pd.DataFrame) -> list[str]:
+    """Digests of the candidates behind the front, the nearest first.
+
+    The distance is by how much a candidate is predicted to be slower than the fastest member of the
+    front that is as accurate: the error of its prediction that would put it on the front.
+    """
+    accuracy = front["validation_accuracy"].to_numpy()
+    latency = front["predicted_us"].to_numpy()
+    as_accurate = accuracy[None, :] >= complete["validation_accuracy"].to_numpy()[:, None]
+    fastest = np.where(as_accurate, latency[None, :], np.inf).min(axis=1)
+    slower = complete["predicted_us"].to_numpy() / fastest
+    order = np.lexsort((np.arange(len(slower)), slower))
+    return complete["digest"].to_numpy()[order].tolist()
 
 
 def _spread(items: Sequence[str], count: int) -> list[str]:

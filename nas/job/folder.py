@@ -107,6 +107,8 @@ def _opened(path: Path, settings: JobSettings, command: str) -> dict[str, Any]:
     kept = kept_settings(path)
     if kept is not None:
         _require_same_job(path, kept, settings)
+        if kept.model_dump() != settings.model_dump():
+            files.replace(job_file, settings.to_toml())
     elif any(not entry.name.startswith(".") for entry in path.iterdir()):
         raise RunFolderError(
             f"{path} holds other files and no job.", remedy="Use an empty folder with --out."
@@ -114,7 +116,7 @@ def _opened(path: Path, settings: JobSettings, command: str) -> dict[str, Any]:
     else:
         files.replace(job_file, settings.to_toml())
     if (path / "run.json").exists():
-        return read_run(path)
+        return {**read_run(path), "job": settings.model_dump(mode="json")}
     return {
         "schema": SCHEMA,
         "name": settings.name,
@@ -141,13 +143,21 @@ def kept_settings(folder: Path) -> JobSettings | None:
 
 
 def _require_same_job(folder: Path, kept: JobSettings, settings: JobSettings) -> None:
-    mine, theirs = settings.model_dump(), kept.model_dump()
+    mine, theirs = _fixed(settings), _fixed(kept)
     different = [name for name in mine if mine[name] != theirs[name]]
     if different:
         raise RunFolderError(
             f"{folder} belongs to a job with another {', '.join(different)}.",
             remedy="Use another folder with --out, or the job file it was started with.",
         )
+
+
+def _fixed(settings: JobSettings) -> dict[str, Any]:
+    """What may not change between starts: all but how long is searched, and by whom."""
+    fixed = settings.model_dump()
+    for name in ("trials", "minutes", "stall", "workers", "storage"):
+        del fixed["search"][name]
+    return fixed
 
 
 def versions() -> dict[str, str]:

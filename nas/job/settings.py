@@ -9,10 +9,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import tomli_w
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+)
 
 from nas import resources
-from nas.errors import JobFileError
+from nas.errors import JobFileError, RequestError
 
 _UNITS_S = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -84,14 +91,47 @@ class SpaceSettings(_Table):
     name: Annotated[str, Field(min_length=1)]
 
 
+class SearchDevice(_Table):
+    """Another device that the networks are for, by its latency table."""
+
+    table: Annotated[str, Field(min_length=1)]
+    max_latency_ms: Annotated[float, Field(gt=0)] | None = None
+
+
+def _storage(value: Any) -> Any:
+    if isinstance(value, str) and value != "journal" and "://" not in value:
+        raise ValueError('allowed are "journal" and addresses such as "postgresql://USER@HOST/DB"')
+    return value
+
+
+Count = Literal["macs", "params", "peak_memory_bytes"]
+"""What is counted from a network's graph."""
+
+
 class SearchSettings(_Table):
-    """How many distinct architectures to score, and the limit that they must meet."""
+    """How long to search and how, the limits that architectures must meet, and with whom."""
 
     trials: Annotated[int, Field(ge=1)] | None = None
-    sampler: Literal["auto"] = "auto"
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    stall: Annotated[int, Field(ge=1)] | None = None
+    sampler: Literal["auto", "guided", "tpe", "nsga2", "nsga3", "gp", "random"] = "auto"
+    also_minimize: Annotated[tuple[Count, ...], Field(strict=False)] = ()
     max_latency_ms: Annotated[float, Field(gt=0)] | None = None
-    workers: Literal[1] = 1
-    storage: Literal["journal"] = "journal"
+    max_macs: Annotated[int, Field(gt=0)] | None = None
+    max_params: Annotated[int, Field(gt=0)] | None = None
+    max_peak_memory_bytes: Annotated[int, Field(gt=0)] | None = None
+    device: Annotated[tuple[SearchDevice, ...], Field(strict=False)] = ()
+    workers: Annotated[int, Field(ge=1)] = 1
+    storage: Annotated[str, BeforeValidator(_storage)] = "journal"
+
+    @field_serializer("storage")
+    def _without_password(self, storage: str) -> str:
+        """A password does not reach a run folder."""
+        if storage == "journal":
+            return storage
+        from nas.search.storage import shown
+
+        return shown(storage)
 
 
 class FinishSettings(_Table):
@@ -156,6 +196,23 @@ def load_job(path: Path) -> JobSettings:
     except ValidationError as error:
         problems = [_explain(dict(problem), text) for problem in error.errors()]
         raise JobFileError(f"{path}: " + "\n".join(problems)) from error
+
+
+def with_search(settings: JobSettings, options: dict[str, Any]) -> JobSettings:
+    """A job with other settings of its search.
+
+    Raises RequestError naming what is wrong with an option.
+    """
+    try:
+        search = SearchSettings.model_validate({**dict(settings.search), **options})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        reason = first["msg"].removeprefix("Value error, ")
+        raise RequestError(
+            f"--{name.replace('_', '-')} is {options[name]!r}: {reason[0].lower()}{reason[1:]}."
+        ) from error
+    return settings.model_copy(update={"search": search})
 
 
 def _explain(problem: dict[str, Any], text: str) -> str:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nas import files
-from nas.errors import KernelError
 from nas.job.folder import RunFolder
 from nas.job.opened import Job
 from nas.job.planning import Plan, settled
 from nas.latency import build_table
 from nas.latency.isolated import timers_for
 from nas.report import page
-from nas.search import Infeasible, Objective, SearchResult, Trial, search
-from nas.search import Progress as SearchProgress
-from nas.search.objectives import Score
-from nas.space import Architecture, library
+from nas.space import library
 from nas.supernet import Progress, Supernet, evaluate, train
 
 
@@ -72,7 +68,13 @@ def prepare(job: Job, run: RunFolder) -> Plan:
                 "epochs and trials that the job file sets"
             )
     run.save()
-    return Plan.from_json(run.record["plan"])
+    plan = Plan.from_json(run.record["plan"])
+    if job.settings.search.trials is not None:
+        # A run may be started again to search longer than it was planned to.
+        plan = replace(plan, trials=job.settings.search.trials)
+        run.record["plan"] = plan.to_json()
+        run.save()
+    return plan
 
 
 def build_tables(job: Job, run: RunFolder) -> None:
@@ -126,42 +128,6 @@ def train_supernets(job: Job, run: RunFolder, epochs: dict[str, int]) -> dict[st
     return supernets
 
 
-def run_search(
-    job: Job, run: RunFolder, supernets: dict[str, Supernet], trials: int
-) -> SearchResult:
-    """Searches all spaces at once for accuracy and predicted latency."""
-    limit_ms = job.settings.search.max_latency_ms
-    job.watch.begin("search", "trial")
-    best: dict[str, float] = {}
-
-    def told(trial: Trial, progress: SearchProgress) -> None:
-        if trial.state == "complete":
-            space = trial.architecture.space
-            best[space] = max(best.get(space, 0.0), 1 - trial.values["validation_error"])
-        text = ", ".join(f"{name} {value:.1%}" for name, value in best.items())
-        job.watch.advance(progress.completed, trials, text)
-
-    result = search(
-        list(job.spaces.values()),
-        [
-            Objective(
-                "predicted_us",
-                lambda batch: [_predicted(job, each) for each in batch],
-                cheap=True,
-                limit=None if limit_ms is None else 1000 * limit_ms,
-            ),
-            Objective("validation_error", lambda batch: _errors(job, supernets, batch)),
-        ],
-        trials=trials,
-        seed=job.settings.seed,
-        storage=run.journal,
-        on_trial=told,
-    )
-    if len([t for t in result.trials if t.state == "complete"]) < trials:
-        job.watch.note(f"search: {result.ended}")
-    return result
-
-
 def write_report(run: RunFolder) -> Path:
     """The report of what is in the folder."""
     run.save()
@@ -173,22 +139,6 @@ def _standing(found: Progress) -> str:
     known = (found.accuracy_smallest, found.accuracy_random, found.accuracy_largest)
     accuracies = " ".join(f"{each:.0%}" for each in known if each is not None)
     return f"loss {found.loss:.3f}, small to large {accuracies}"
-
-
-def _predicted(job: Job, architecture: Architecture) -> Score:
-    graph = job.spaces[architecture.space].lower(architecture)
-    try:
-        return job.table.predict(graph).latency_us
-    except KernelError as error:
-        return Infeasible(error.message)
-
-
-def _errors(
-    job: Job, supernets: dict[str, Supernet], architectures: Sequence[Architecture]
-) -> list[Score]:
-    return [
-        1 - evaluate(supernets[each.space], [each], job.data, "search")[0] for each in architectures
-    ]
 
 
 def _keep_space_files(job: Job, run: RunFolder) -> None:

@@ -1,0 +1,104 @@
+"""`nas search`: the search of a job by itself, and workers that join it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nas.cli.options import Json, Out, command_line, show
+
+if TYPE_CHECKING:
+    from nas.job import JobSettings
+
+
+def search(
+    job: Annotated[
+        str,
+        typer.Argument(metavar="JOB", help="A job file (TOML), one that ships, or a run folder."),
+    ],
+    out: Out = None,
+    worker: Annotated[
+        bool, typer.Option("--worker", help="Join the search that is running for a run folder.")
+    ] = False,
+    trials: Annotated[
+        int | None, typer.Option(help="Distinct architectures to score, in all starts together.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(help="Of searching, at most.")] = None,
+    stall: Annotated[
+        int | None, typer.Option(help="End after so many trials that do not improve the front.")
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="auto, guided, tpe, nsga2, nsga3, gp or random.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes on this machine.")] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(help="Where trials are kept: journal, or postgresql://USER@HOST/DATABASE."),
+    ] = None,
+    max_latency_ms: Annotated[float | None, typer.Option(help="Milliseconds an image.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The search of a job: what it needs is made first, the front is not timed.
+
+    Options stand above the job file's. Ctrl-C ends after the trial in flight, a second one at once;
+    the same command goes on, and `nas run` on the same folder finishes the job. A password of the
+    storage may stand in PGPASSWORD.
+
+    \b
+    Example: nas search overnight.toml --minutes 60
+    Example: nas search results/overnight --trials 4000 --workers 4
+    Example: nas search overnight.toml --storage postgresql://nas@host/nas
+    Example: nas search results/overnight --worker --storage postgresql://nas@host/nas
+    """
+    from nas.console import Bars
+    from nas.job import search as search_job
+
+    folder = Path(job)
+    if worker:
+        _join(folder, storage, as_json)
+        return
+    options = {
+        "trials": trials,
+        "minutes": minutes,
+        "stall": stall,
+        "sampler": sampler,
+        "workers": workers,
+        "storage": storage,
+        "max_latency_ms": max_latency_ms,
+    }
+    settings, kept = _settings(job, {k: v for k, v in options.items() if v is not None})
+    folder = out or kept or Path("results") / settings.name
+    with Bars() as bars:
+        result = search_job(settings, folder, command=command_line(), watch=bars)
+    done = sum(trial.state == "complete" for trial in result.trials)
+    show(
+        {"run": str(folder), "trials": done, "front": len(result.front), "ended": result.ended},
+        f"{done} architectures, {len(result.front)} on the predicted front ({result.ended}). "
+        f"To time them: nas run {folder / 'job.toml'} --out {folder}",
+        as_json,
+    )
+
+
+def _join(folder: Path, storage: str | None, as_json: bool) -> None:
+    from nas.console import Bars
+    from nas.job.searching import join
+    from nas.job.supernets import opened
+
+    with Bars() as bars:
+        trials = join(opened(folder, bars), folder, storage)
+    show({"run": str(folder), "trials": trials}, f"The search is over: {trials} trials.", as_json)
+
+
+def _settings(job: str, options: dict[str, Any]) -> tuple[JobSettings, Path | None]:
+    """The job with the options, and the run folder if that is what was named."""
+    from nas.job import job_path, load_job
+    from nas.job.folder import kept_settings
+    from nas.job.settings import with_search
+
+    folder = Path(job)
+    kept = kept_settings(folder) if folder.is_dir() else None
+    if kept is not None:
+        return with_search(kept, options), folder
+    return with_search(load_job(job_path(job)), options), None
