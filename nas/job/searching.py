@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -79,6 +81,12 @@ class Objectives:
             for name in self._others
         }
 
+    def facts(self) -> dict[str, str]:
+        """The devices whose latencies are searched for: with others it is another search."""
+        tables = {"device": self._job.table}
+        tables |= {f"device of {name}": table for name, table in self._others.items()}
+        return {name: _device_digest(table) for name, table in tables.items()}
+
     def _latency(self, name: str, table: LatencyTable, limit_ms: float | None) -> Objective:
         def score(batch: Sequence[Architecture]) -> list[Score]:
             return [self._predicted(table, each) for each in batch]
@@ -133,6 +141,7 @@ def run_search(
             storage=_where(job.settings, run.path),
             shared=_is_shared(job.settings),
             study=run.record["study"],
+            facts=objectives.facts(),
             on_trial=shown.told,
             told=job.watch.note,
         )
@@ -182,10 +191,11 @@ def join(job: Job, folder: Path, storage: str | None) -> int:
         for name, space in job.spaces.items()
     }
     chosen = job.settings.search
+    objectives = Objectives(job, supernets)
     job.watch.begin("search", "trial")
     found = search(
         list(job.spaces.values()),
-        Objectives(job, supernets).all(),
+        objectives.all(),
         trials=trials,
         minutes=chosen.minutes,
         stall=chosen.stall,
@@ -194,6 +204,7 @@ def join(job: Job, folder: Path, storage: str | None) -> int:
         storage=_journal(folder) if address == "journal" else address,
         shared=True,
         study=record["study"],
+        facts=objectives.facts(),
         on_trial=lambda trial, progress: job.watch.advance(progress.completed, trials),
         told=job.watch.note,
     )
@@ -312,6 +323,14 @@ def _require_kernels(job: Job, table: LatencyTable) -> None:
             f"{', '.join(job.spaces)}, the first: {missing[0]}.",
             remedy="Run `nas table build` for these spaces and sizes on that device.",
         )
+
+
+def _device_digest(table: LatencyTable) -> str:
+    """Of the part of a fingerprint that decides latencies."""
+    device = table.device.to_json()
+    del device["recorded"]
+    text = json.dumps(device, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _write_front(path: Path, members: Sequence[Trial]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,6 +73,11 @@ class Observed:
     def modelled(self) -> list[Objective]:
         """The objectives that cannot be asked of any number of architectures."""
         return [o for o in self.objectives if not o.cheap]
+
+    @property
+    def cheap(self) -> list[Objective]:
+        """The others."""
+        return [o for o in self.objectives if o.cheap]
 
     def scale(self) -> tuple[Array, Array]:
         """The best of each optimised objective, and the way from it to the worst."""
@@ -154,22 +159,22 @@ class Beliefs:
             mean, deviation = self._works.predict(encoded)
             chance = ndtr((mean - 0.5) / np.maximum(deviation, 0.1))
         posteriors = [model.posterior(encoded) for model in self._models]
-        return Prospects(self, architectures, posteriors, chance)
+        values = [self._cheap.values(each) or {} for each in architectures]
+        asked = {o.name: np.array([v[o.name] for v in values]) for o in self._observed.cheap}
+        return Prospects(self, asked, posteriors, chance)
 
     def assembled(
-        self, architectures: Sequence[Architecture], beliefs: Sequence[Posterior]
+        self, asked: Mapping[str, Array], beliefs: Sequence[Posterior], count: int
     ) -> tuple[Array, Array, Array]:
         """Means and deviations, `n x m`, and the chance to meet the limits, `n`."""
-        count = len(architectures)
         means = np.empty((count, len(self._best)))
         deviations = np.zeros_like(means)
         chance = np.ones(count)
-        asked = [self._cheap.values(each) or {} for each in architectures]
         modelled = iter(beliefs)
         column = 0
         for objective in self._observed.objectives:
             if objective.cheap:
-                mean = np.array([each[objective.name] for each in asked])
+                mean = asked[objective.name]
                 deviation = np.zeros(count)
             else:
                 mean, deviation = next(modelled).marginals()
@@ -188,11 +193,11 @@ class Prospects:
     def __init__(
         self,
         beliefs: Beliefs,
-        architectures: Sequence[Architecture],
+        asked: Mapping[str, Array],
         posteriors: Sequence[Posterior],
         works: Array,
     ) -> None:
-        self._beliefs, self._architectures = beliefs, architectures
+        self._beliefs, self._asked = beliefs, asked
         self._posteriors, self._works = posteriors, works
         self._front = beliefs.front
 
@@ -211,7 +216,7 @@ class Prospects:
             posterior.suppose(position)
 
     def _assembled(self) -> tuple[Array, Array, Array]:
-        return self._beliefs.assembled(self._architectures, self._posteriors)
+        return self._beliefs.assembled(self._asked, self._posteriors, len(self._works))
 
 
 def shapes_for(observed: Observed, encoding: Encoding) -> list[Shape]:

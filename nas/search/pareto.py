@@ -20,6 +20,13 @@ def non_dominated(points: ArrayLike) -> list[int]:
     values = np.asarray(points, dtype=float)
     if values.size == 0:
         return []
+    if values.shape[1] == 2:
+        # Sorted by both, a point is on the front if its second value is below all before it.
+        order = np.lexsort((values[:, 1], values[:, 0]))
+        second = values[order, 1]
+        below = np.minimum.accumulate(second)
+        kept_here = np.append(True, second[1:] < below[:-1])
+        return order[kept_here].tolist()
     _, first = np.unique(values, axis=0, return_index=True)  # sorted by the first objective
     kept: list[int] = []
     for position in first:
@@ -37,7 +44,7 @@ def hypervolume(points: ArrayLike, reference: Sequence[float]) -> float:
         reference: `m` values.
 
     Slices along the last objective and adds up volumes of one dimension less, which is exact and
-    fast enough for two or three objectives.
+    fast enough for two to four objectives.
     """
     values = np.asarray(points, dtype=float).reshape(-1, len(reference))
     corner = np.asarray(reference, dtype=float)
@@ -47,6 +54,10 @@ def hypervolume(points: ArrayLike, reference: Sequence[float]) -> float:
     if len(corner) == 1:
         return float(corner[0] - values.min())
     values = values[np.argsort(values[:, -1], kind="stable")]
+    if len(corner) == 2:
+        # Without recursion, since more dimensions end here again and again.
+        lowest = np.minimum.accumulate(values[:, 0])
+        return float(np.diff(values[:, 1], append=corner[1]) @ (corner[0] - lowest))
     tops = np.append(values[1:, -1], corner[-1])
     return float(
         sum(

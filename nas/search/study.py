@@ -56,6 +56,7 @@ def search(
     storage: Path | str | None = None,
     shared: bool = False,
     study: str = "search",
+    facts: Mapping[str, str] | None = None,
     startup: int | None = None,
     on_trial: Callable[[Trial, Progress], None] | None = None,
     told: Callable[[str], None] | None = None,
@@ -76,6 +77,7 @@ def search(
         shared: whether other processes search in the same storage at the same time. All of them
             make this call; the budget is theirs together.
         study: name of the study in the storage.
+        facts: what else must be the same when the search goes on, by what it is called.
         startup: trials before the sampler's model proposes; by default what suits the sampler.
         on_trial: called after each new trial, of this process or another, with the trial and how
             far the search is.
@@ -98,7 +100,7 @@ def search(
         spaces,
         asked,
         seed,
-        facts={"sampler": sampler},
+        facts={"sampler": sampler, **(facts or {})},
         study=study,
     )
     search = _Search(
