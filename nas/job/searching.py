@@ -22,7 +22,7 @@ from nas.job.opened import Job
 from nas.job.planning import Plan
 from nas.job.settings import JobSettings
 from nas.latency import LatencyTable, space_kernels
-from nas.report.page import read_run
+from nas.report.page import HISTORY, read_run
 from nas.search import Infeasible, Objective, Progress, SearchResult, Trial, front, search
 from nas.search.objectives import Score
 from nas.space import Architecture
@@ -33,8 +33,6 @@ STORAGE = "NAS_STORAGE"
 
 HISTORY_S = 30.0
 """Between two writings of the hypervolume's history."""
-
-HISTORY = "hypervolume.csv"
 
 
 class Objectives:

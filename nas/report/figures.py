@@ -130,6 +130,20 @@ def training(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         return _svg(figure)
 
 
+def search(history: pd.DataFrame) -> str:
+    """The front's hypervolume over the completed trials, from a search's history."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
+        known = history.dropna(subset=["hypervolume"])
+        axes.step(
+            known["completed"], known["hypervolume"], where="post", color="black", linewidth=1.2
+        )
+        axes.set_xlabel("architectures scored")
+        axes.set_ylabel("hypervolume of the front")
+        axes.set_xlim(left=0)
+        return _svg(figure)
+
+
 def ranks(found: Mapping[str, Any]) -> str:
     """Accuracy of networks trained alone against the supernet's, from `ranking.json`'s spaces."""
     with plt.rc_context(STYLE):

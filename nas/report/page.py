@@ -19,12 +19,15 @@ SCHEMA = 1
 LOG = "training.jsonl"
 """Of a supernet's training, in its folder of a run."""
 
+HISTORY = "hypervolume.csv"
+"""Of the search, in the folder of a run."""
+
 
 def build(folder: Path) -> Path:
     """Writes the report of the run in `folder` and returns its path.
 
-    Reads `run.json`, `trials.csv`, the trainings' logs and, where `nas supernet rank` wrote one,
-    `ranking.json`; writes `front.csv`, `front.json` and `report.html`.
+    Reads `run.json`, `trials.csv`, the logs of training and search and, where `nas supernet rank`
+    wrote one, `ranking.json`; writes `front.csv`, `front.json` and `report.html`.
     Raises RunFolderError if the folder is no run, or one without scored architectures yet.
     """
     run = read_run(folder)
@@ -42,7 +45,9 @@ def build(folder: Path) -> Path:
     files.replace(folder / "front.json", json.dumps(document, indent=1) + "\n")
     path = folder / "report.html"
     logs = {space: jsonl.read(folder / "supernets" / space / LOG) for space in run["spaces"]}
-    files.replace(path, _page(run, rows, front, limit_us, read_ranking(folder), logs))
+    kept = folder / HISTORY
+    history = pd.read_csv(kept) if kept.is_file() else None
+    files.replace(path, _page(run, rows, front, limit_us, read_ranking(folder), logs, history))
     return path
 
 
@@ -112,6 +117,7 @@ def _page(
     limit_us: float | None,
     ranking: dict[str, Any] | None,
     logs: dict[str, list[dict[str, Any]]],
+    history: pd.DataFrame | None,
 ) -> str:
     spaces = list(run["spaces"])
     timed = rows.dropna(subset=["measured_us"])
@@ -139,6 +145,7 @@ def _page(
         fronts_svg=figures.fronts(rows, front, spaces),
         agreement_svg=figures.agreement(rows, spaces) if found else "",
         ranking=ranking,
+        search_svg=figures.search(history) if history is not None else "",
         training_svg=figures.training(drawn) if drawn else "",
         ranks_svg=figures.ranks(ranking["spaces"]) if ranking else "",
         problems=rows[(rows["error"] != "") & (rows["state"] != "infeasible")]["error"]

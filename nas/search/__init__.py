@@ -4,11 +4,13 @@ from nas.search.budget import Progress
 from nas.search.objectives import Infeasible, Objective
 from nas.search.pareto import hypervolume, non_dominated
 from nas.search.proposals import SAMPLERS
+from nas.search.sampler import GuidedSampler, suggest
 from nas.search.study import SearchResult, front, search
 from nas.search.trials import Trial
 
 __all__ = [
     "SAMPLERS",
+    "GuidedSampler",
     "Infeasible",
     "Objective",
     "Progress",
@@ -18,4 +20,5 @@ __all__ = [
     "hypervolume",
     "non_dominated",
     "search",
+    "suggest",
 ]

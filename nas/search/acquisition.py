@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -72,5 +73,8 @@ def _over_directions(means: Array, deviations: Array, front: Array, corner: Arra
         return far
 
     known = reach(front).max(axis=0) if len(front) else np.zeros(DIRECTIONS)
-    found: Array = np.maximum(reach(means + drawn * deviations) - known, 0.0).mean(axis=(0, 2))
+    # The ball's share of volume that lies in one corner turns the mean of powers into a volume.
+    corner_of_ball = math.pi ** (count / 2) / (2**count * math.gamma(count / 2 + 1))
+    added = np.maximum(reach(means + drawn * deviations) - known, 0.0)
+    found: Array = corner_of_ball * added.mean(axis=(0, 2))
     return found

@@ -40,7 +40,7 @@ class Budget:
             raise RequestError(
                 "This search would never end.", remedy="Give trials, minutes or a stall."
             )
-        if min(given) <= 0:
+        if not all(each > 0 for each in given):
             raise RequestError("A search's trials, minutes and stall must be above nothing.")
 
 

@@ -47,15 +47,13 @@ class Encoding:
         for space in spaces:
             self._family[space.name] = len(weights)
             weights.append(1.0)
-            choices.append(len(choices))
+            choices.append(max(choices, default=-1) + 1)
             for key, options in space.parameters.items():
                 codes, apart = _codes(options)
-                width = len(apart)
                 self._codes[space.name, key] = codes
                 self._first[space.name, key] = len(weights)
-                number = max(choices) + 1
                 weights += apart
-                choices += [number] * width
+                choices += [choices[-1] + 1] * len(apart)
         self.weights = np.array(weights)
         """How much each bit counts in a distance, `d`."""
         self.choices = np.array(choices)
