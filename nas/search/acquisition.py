@@ -12,7 +12,7 @@ from nas.search.encoding import Array
 from nas.search.pareto import non_dominated
 
 DIRECTIONS = 128
-"""Directions in which three and more objectives are looked at."""
+"""Directions in which four and more objectives are looked at."""
 
 
 def expected_improvement(limit: Array, mean: Array, deviation: Array) -> Array:
@@ -36,26 +36,42 @@ def expected_hypervolume_improvement(
         front: `f x m`, what is known.
         reference: `m`, the corner beyond which nothing counts.
 
-    Exact for one and two objectives (a sum over the steps of the front, after Emmerich et al.
-    2011); for more the volume is averaged over random directions (Zhang and Golovin 2020, "Random
-    hypervolume scalarizations"), always the same ones.
+    Exact up to three objectives: a sum over the steps of the front, and of each of its slices
+    (after Emmerich et al. 2011). For more the volume is averaged over random directions (Zhang and
+    Golovin 2020, "Random hypervolume scalarizations"), always the same ones.
     """
     corner = np.asarray(reference, dtype=float)
     front = front.reshape(-1, len(corner))
     front = front[(front < corner).all(axis=1)]
-    if len(corner) > 2:
+    if len(corner) > 3:
         return _over_directions(means, deviations, front, corner)
-    if len(corner) == 1:
-        best = min([float(corner[0]), *front[:, 0]])
-        return expected_improvement(np.array(best), means[:, 0], deviations[:, 0])
     front = front[non_dominated(front)]
-    # Between edges i and i + 1 of the first objective, points below `tops[i]` add to the front.
-    edges = np.append(front[:, 0], corner[0])
-    tops = np.append(corner[1], front[:, 1])
-    widths = expected_improvement(edges[None, :], means[:, :1], deviations[:, :1])
-    widths = np.diff(widths, axis=1, prepend=0.0)
-    heights = expected_improvement(tops[None, :], means[:, 1:], deviations[:, 1:])
-    found: Array = (widths * heights).sum(axis=1)
+    # How far each point is expected to lie below each limit: by objective, `n x (f + 1)`.
+    below = [
+        expected_improvement(limits, means[:, [at]], deviations[:, [at]])
+        for at, limits in enumerate(np.vstack([front, corner]).T)
+    ]
+    if len(corner) == 1:
+        return below[0][:, 0]
+    if len(corner) == 2:
+        return _area(below, list(range(len(front))))
+    order = np.argsort(front[:, 2], kind="stable")
+    depths = np.diff(below[2].take([*order, -1], axis=1), axis=1, prepend=0.0).T
+    steps: list[int] = []
+    found = depths[0] * _area(below, steps)
+    for position, depth in zip(order, depths[1:], strict=True):
+        steps = [*steps, int(position)]
+        steps = [steps[each] for each in non_dominated(front[steps, :2])]
+        found += depth * _area(below, steps)
+    return found
+
+
+def _area(below: Sequence[Array], steps: list[int]) -> Array:
+    """What is added in the first two objectives; the front's steps in the order of the first."""
+    # Between two edges of the first objective, points below the second's top add to the front.
+    edges, tops = [*steps, -1], [-1, *steps]
+    widths = np.diff(below[0].take(edges, axis=1), axis=1, prepend=0.0)
+    found: Array = (widths * below[1].take(tops, axis=1)).sum(axis=1)
     return found
 
 

@@ -22,6 +22,9 @@ MODELLED = 400
 WORKS = Shape(additive=0.5, length=0.3, noise=0.01)
 """Of the model that says whether an architecture has a value at all."""
 
+DOUBTFUL = 0.1
+"""Below this chance to have any values an architecture comes after all others."""
+
 BEYOND = 1.1
 """Where hypervolume ends: so many times the way from each objective's best value to its worst."""
 
@@ -202,11 +205,16 @@ class Prospects:
         self._front = beliefs.front
 
     def promise(self) -> Array:
-        """The hypervolume that each is expected to add, times its chance to be feasible."""
+        """The hypervolume that each is expected to add, times its chance to be feasible.
+
+        Negative, in the same order, where it is doubtful that there would be any values: by the
+        product alone, the space that always fails would be tried whenever the others add little.
+        """
         means, deviations, chance = self._assembled()
         reference = [BEYOND] * means.shape[1]
         added = expected_hypervolume_improvement(means, deviations, self._front, reference)
-        return added * chance * self._works
+        found = added * chance * self._works
+        return np.where(self._works < DOUBTFUL, -1 / (1 + found), found)
 
     def suppose(self, position: int) -> None:
         """Goes on as if one had been observed as it is expected to be."""

@@ -18,10 +18,10 @@ from nas.space.variation import crossover, mutate
 PARENTS = 24
 """Architectures whose neighbours are looked at, at most."""
 
-POOL = 160
+POOL = 100
 """Neighbours that are looked at for a generation, in the first of its rounds."""
 
-DRAWN = 40
+DRAWN = 60
 """Architectures that are drawn anew for a generation."""
 
 ROUNDS = 2
@@ -33,7 +33,7 @@ VARIED = 40
 PLANNED = 100
 """Architectures of a pool that are put in order."""
 
-GROWTH = 20
+GROWTH = 10
 """A generation is one proposal, and one more for every so many trials that were completed."""
 
 RESHAPED = 1.25
@@ -110,7 +110,7 @@ class Guided:
         if attempt < len(left):
             return left[attempt]
         parent = self._completed[int(rng.integers(count))].architecture
-        return _mutated(self._spaces[parent.space], parent, rng, 1 + attempt // 20)
+        return mutated(self._spaces[parent.space], parent, rng, 1 + attempt // 20)
 
     def _first(self, count: int, attempt: int, rng: np.random.Generator) -> Architecture:
         names = list(self._spaces)
@@ -187,7 +187,7 @@ def _in_turn(pool: Sequence[Architecture], beliefs: Beliefs, count: int) -> list
     left = np.ones(len(pool), dtype=bool)
     found: list[int] = []
     for _ in range(min(count, len(pool))):
-        at = int(np.argmax(np.where(left, prospects.promise(), -1.0)))
+        at = int(np.argmax(np.where(left, prospects.promise(), -np.inf)))
         found.append(at)
         left[at] = False
         prospects.suppose(at)
@@ -210,10 +210,10 @@ def _children(
         if len(others) > 1 and rng.random() < 0.3:
             other = others[rng.integers(len(others))]
             parent = crossover(spaces[parent.space], parent, other, rng)
-        yield _mutated(spaces[parent.space], parent, rng, 1 + int(rng.random() < 0.4))
+        yield mutated(spaces[parent.space], parent, rng, 1 + int(rng.random() < 0.4))
 
 
-def _mutated(
+def mutated(
     space: SearchSpace, parent: Architecture, rng: np.random.Generator, changes: int
 ) -> Architecture:
     """A neighbour; the network itself where the space has no other."""

@@ -11,11 +11,10 @@ import numpy as np
 import optuna
 
 from nas.errors import RequestError
-from nas.search.guided import Guided
+from nas.search.guided import Guided, mutated
 from nas.search.objectives import Objective
 from nas.search.trials import Trial, frozen
 from nas.space import Architecture, SearchSpace
-from nas.space.variation import mutate
 
 MODEL_ATTEMPTS = 5
 """Proposals of a sampler of Optuna's for one trial before mutations of completed ones take over."""
@@ -173,7 +172,7 @@ class OptunaProposer:
             return self._sampled(int(rng.integers(2**31)), count)
         parent = self._completed[int(rng.integers(count))].architecture
         space = self._spaces[parent.space]
-        return self._proposal(mutate(space, parent, rng, changes=1 + attempt // 20), rng)
+        return self._proposal(mutated(space, parent, rng, 1 + attempt // 20), rng)
 
     def _first(self, count: int, attempt: int, rng: np.random.Generator) -> Proposal:
         turn = count // len(self._names)

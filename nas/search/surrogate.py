@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -23,17 +23,20 @@ class Shape:
         length: how many of the choices, as a share, may differ before two architectures tell
             nothing about each other.
         noise: the variance of observations, as a share.
+        logarithmic: whether it is the values' logarithms that are modelled.
     """
 
     additive: float
     length: float
     noise: float
+    logarithmic: bool = False
 
 
-SHAPES = [
+KERNELS = [
     Shape(additive, length, noise)
     for additive, length, noise in product((0.2, 0.5, 0.8), (0.1, 0.3, 1.0), (1e-4, 1e-2, 0.1))
 ]
+"""Shapes that are compared, each for the values and for their logarithms."""
 
 
 class Surrogate:
@@ -51,27 +54,37 @@ class Surrogate:
     """
 
     def __init__(self, known: Encoded, values: Array, encoding: Encoding, shape: Shape) -> None:
-        self._mean, self._scale = float(values.mean()), float(values.std()) or 1.0
-        y = (values - self._mean) / self._scale
+        y, self._mean, self._scale = _standardised(values, shape.logarithmic)
         self._features = _Features(known, y, encoding)
-        self._shape = shape
+        self.shape = shape
         self._own = self._features(known)
         self._factor = cho_factor(self._gram(), lower=True, overwrite_a=True)
         self._solved = cho_solve(self._factor, y)
+        # The likeliest variance of the whole process has a closed form.
+        self._spread = self._scale * np.sqrt(max(1e-12, float(y @ self._solved) / len(y)))
 
     def _gram(self) -> Array:
-        gram = _kernel(self._own, self._own, self._shape)
-        gram[np.diag_indices_from(gram)] += self._shape.noise + 1e-8
+        gram = _kernel(self._own, self._own, self.shape)
+        gram[np.diag_indices_from(gram)] += self.shape.noise + 1e-8
         return gram
 
     def predict(self, wanted: Encoded) -> tuple[Array, Array]:
         """Mean and standard deviation of `m` architectures, `m` each, without the noise."""
         return self.posterior(wanted).marginals()
 
+    def unscaled(self, mean: Array, deviation: Array) -> tuple[Array, Array]:
+        """The same in the values' own scale; of a logarithm's normal, the values' two moments."""
+        mean, deviation = self._mean + self._scale * mean, self._spread * deviation
+        if not self.shape.logarithmic:
+            return mean, deviation
+        square = np.minimum(deviation**2, 4.0)
+        typical: Array = np.exp(mean + square / 2)
+        return typical, typical * np.sqrt(np.expm1(square))
+
     def posterior(self, wanted: Encoded) -> Posterior:
         """What is believed of `m` architectures together."""
         own = self._features(wanted)
-        cross = _kernel(self._own, own, self._shape)
+        cross = _kernel(self._own, own, self.shape)
         mean = cross.T @ self._solved
         half = solve_triangular(self._factor[0], cross, lower=True, check_finite=False)
         return Posterior(self, own, half, mean)
@@ -83,21 +96,19 @@ class Posterior:
     def __init__(self, model: Surrogate, own: _Rows, half: Array, mean: Array) -> None:
         self._model, self._own, self._half = model, own, half
         self._mean = mean
-        self._variance = 1.0 * own.prior(model._shape) - (half**2).sum(axis=0)
+        self._variance = 1.0 * own.prior(model.shape) - (half**2).sum(axis=0)
 
     def marginals(self) -> tuple[Array, Array]:
         """Mean and standard deviation, `m` each."""
-        model = self._model
-        deviation = np.sqrt(np.maximum(self._variance, 1e-10))
-        return model._mean + model._scale * self._mean, model._scale * deviation
+        return self._model.unscaled(self._mean, np.sqrt(np.maximum(self._variance, 1e-10)))
 
     def suppose(self, position: int) -> None:
         """Goes on as if one architecture had been observed at its mean: the others get surer."""
         model = self._model
         one = self._own.take(position)
-        shared = _kernel(one, self._own, model._shape)[0]
+        shared = _kernel(one, self._own, model.shape)[0]
         shared = shared - self._half[:, position] @ self._half
-        rest = max(self._variance[position], 1e-10) + model._shape.noise
+        rest = max(self._variance[position], 1e-10) + model.shape.noise
         self._half = np.vstack([self._half, shared / np.sqrt(rest)])
         self._variance = self._variance - shared**2 / rest
 
@@ -105,27 +116,42 @@ class Posterior:
 def shape_for(known: Encoded, values: Array, encoding: Encoding) -> Shape:
     """The kernel shape under which the values are likeliest.
 
-    Compares `SHAPES` by the marginal likelihood (Rasmussen and Williams 2006, equation 5.8) of at
-    most `FITTED` observations, the last ones.
+    Compares `KERNELS` by the marginal likelihood (Rasmussen and Williams 2006, equation 5.8) of at
+    most `FITTED` observations, the last ones; for the values and, where all are above zero, for
+    their logarithms.
     """
     known, values = known.last(FITTED), values[-FITTED:]
-    y = (values - values.mean()) / (values.std() or 1.0)
-    own = _Features(known, y, encoding)(known)
-    linear, distance = own.linear @ own.linear.T, _distances(own, own)
-    best, found = -np.inf, SHAPES[0]
-    alike: dict[float, Array] = {}
-    for shape in SHAPES:
-        near = alike.setdefault(shape.length, np.exp(-distance / shape.length))
-        gram = shape.additive * linear + (1 - shape.additive) * near
-        gram[np.diag_indices_from(gram)] += shape.noise + 1e-8
-        # The overall variance has a closed form, so it is not one of the shape's numbers.
-        lower = np.linalg.cholesky(gram)
-        whitened = solve_triangular(lower, y, lower=True, check_finite=False)
-        variance = float(whitened @ whitened) / len(y)
-        likelihood = -0.5 * len(y) * np.log(variance) - np.log(np.diag(lower)).sum()
-        if likelihood > best:
-            best, found = likelihood, shape
+    best, found = -np.inf, KERNELS[0]
+    for logarithmic in (False, True) if (values > 0).all() else (False,):
+        y, _, scale = _standardised(values, logarithmic)
+        own = _Features(known, y, encoding)(known)
+        linear, distance = own.linear @ own.linear.T, _distances(own, own)
+        # Densities of logarithms are not those of the values.
+        stretched = -len(y) * np.log(scale) - (np.log(values).sum() if logarithmic else 0.0)
+        alike: dict[float, Array] = {}
+        for shape in KERNELS:
+            near = alike.setdefault(shape.length, np.exp(-distance / shape.length))
+            gram = shape.additive * linear + (1 - shape.additive) * near
+            gram[np.diag_indices_from(gram)] += shape.noise + 1e-8
+            likelihood = _likelihood(gram, y) + stretched
+            if likelihood > best:
+                best, found = likelihood, replace(shape, logarithmic=logarithmic)
     return found
+
+
+def _standardised(values: Array, logarithmic: bool) -> tuple[Array, float, float]:
+    """Values or their logarithms with mean 0 and deviation 1, and what these were."""
+    y = np.log(values) if logarithmic else values
+    mean, scale = float(y.mean()), float(y.std()) or 1.0
+    return (y - mean) / scale, mean, scale
+
+
+def _likelihood(gram: Array, y: Array) -> float:
+    """The logarithm of the marginal likelihood with the likeliest variance, less a constant."""
+    lower = np.linalg.cholesky(gram)
+    whitened = solve_triangular(lower, y, lower=True, check_finite=False)
+    variance = max(1e-12, float(whitened @ whitened) / len(y))
+    return float(-0.5 * len(y) * np.log(variance) - np.log(np.diag(lower)).sum())
 
 
 @dataclass(frozen=True)
@@ -173,7 +199,7 @@ class _Features:
 
 
 def _importance(centred: Array, y: Array, choices: Array) -> Array:
-    """How much each bit's choice matters, from 0.1 upwards: the variance it explains by itself.
+    """How much each bit's choice matters, from 0.2 upwards: the variance it explains by itself.
 
     A ridge regression on all bits; a choice's share is the variance of its bits' summed effects.
     """

@@ -71,17 +71,19 @@ def _canonical(space: SearchSpace, choices: dict[str, Any]) -> Iterator[Architec
 def mutate(
     space: SearchSpace, architecture: Architecture, rng: np.random.Generator, *, changes: int = 1
 ) -> Architecture:
-    """Another architecture of the space, `changes` random choices away at most.
+    """Another architecture of the space, `changes` different random choices away at most.
 
     Raises SpaceError for a space of a single network.
     """
     for _ in range(_ATTEMPTS):
         choices: dict[str, Any] = dict(architecture.choices)
+        changed: set[str] = set()
         for _ in range(changes):
-            keys = [key for key in choices if len(space.parameters[key]) > 1]
+            keys = [k for k in choices if len(space.parameters[k]) > 1 and k not in changed]
             if not keys:
                 break
             key = keys[rng.integers(len(keys))]
+            changed.add(key)
             others = [option for option in space.parameters[key] if option != choices[key]]
             choices[key] = others[rng.integers(len(others))]
             choices = _completed(space, choices, rng)
