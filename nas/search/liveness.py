@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -17,11 +19,10 @@ SILENCE_S = 60.0
 """Without a sign of life for so long, a process of another machine counts as dead."""
 
 
-@cache
 def this_process() -> dict[str, Any]:
     """Host, number and start of this process: what tells it from any other."""
-    own = psutil.Process()
-    return {"host": _host(), "pid": own.pid, "started": round(own.create_time(), 2)}
+    # A fork is another process, so this is not kept.
+    return {"host": _host(), "pid": os.getpid(), "started": _started(psutil.Process())}
 
 
 class Watcher:
@@ -35,27 +36,56 @@ class Watcher:
     def __init__(self) -> None:
         self._seen: dict[int, tuple[int, float]] = {}
 
-    def is_dead(self, trial: int, process: Mapping[str, Any], beats: int) -> bool:
-        """Whether the process of a trial is dead, as far as one can tell now."""
+    def is_dead(
+        self, trial: int, process: Mapping[str, Any], beats: int, heard_since: float = -float("inf")
+    ) -> bool:
+        """Whether the process of a trial is dead, as far as one can tell now.
+
+        Args:
+            trial: its number in the storage.
+            process: `this_process()` there.
+            beats: of the trial, as they stand in the storage.
+            heard_since: when the storage began to answer, by `time.monotonic`: before that nobody
+                could be heard, which is no sign of death.
+        """
         if process["host"] == _host():
             return not _lives(process)
         known, since = self._seen.get(trial, (-1, 0.0))
         if beats != known:
             self._seen[trial] = beats, time.monotonic()
             return False
-        return time.monotonic() - since > SILENCE_S
+        return time.monotonic() - max(since, heard_since) > SILENCE_S
 
 
 @cache
 def _host() -> str:
-    """This machine since it was started; in a container of its own, another one."""
-    return f"{socket.gethostname()} {round(psutil.boot_time())}"
+    """This machine since it was started, as far as its processes see each other.
+
+    A container has processes of its own even where it shares the name: it counts as another one.
+    """
+    try:
+        started = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{socket.gethostname()} {started} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # not Linux
+        return f"{socket.gethostname()} {round(psutil.boot_time())}"
+
+
+def _started(process: psutil.Process) -> float:
+    """When a process was started: on Linux by a clock that nobody sets, seconds since the boot."""
+    try:
+        text = Path(f"/proc/{process.pid}/stat").read_text()
+    except OSError:
+        return float(process.create_time())
+    # The name in parentheses may hold anything; the start is the 20th word after it.
+    return int(text.rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def _lives(process: Mapping[str, Any]) -> bool:
     try:
         found = psutil.Process(process["pid"])
-        same = abs(found.create_time() - process["started"]) < 1.0
+        same = abs(_started(found) - process["started"]) < 0.5
         return bool(same and found.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
+    except psutil.AccessDenied:  # another user's: there is one
+        return True

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from nas.search.objectives import Infeasible, Objective, Objectives, ready
 from nas.search.pareto import non_dominated
 from nas.search.proposals import Proposal, Proposer, proposer_for
 from nas.search.storage import Storage
-from nas.search.trials import State, Trial, TrialLog
+from nas.search.trials import MOST_DEATHS, State, Trial, TrialLog
 from nas.space import SearchSpace
 
 MAX_ATTEMPTS = 400
@@ -96,7 +96,7 @@ def search(
     asked = ready(objectives)
     told = told or (lambda sentence: None)
     log = TrialLog(
-        Storage(storage, shared=shared, told=told),
+        Storage(storage, told=told),
         spaces,
         asked,
         seed,
@@ -116,7 +116,7 @@ def search(
     search.look_around(told=False)
     if not log.complete:
         _probe(spaces, asked, seed)
-    with Interrupt().heeded(told) as interrupt, _beating(log, shared):
+    with Interrupt().heeded(told) as interrupt, _taking_part(log, shared):
         ended = search.until_over(interrupt)
     return SearchResult(log.trials, front(log.complete, asked), ended, interrupt.asked)
 
@@ -130,7 +130,7 @@ def front(trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[Tria
 
 @dataclass
 class _Search:
-    """A search under way."""
+    """A search under way; `parting` is what its processes do not have in common."""
 
     spaces: Mapping[str, SearchSpace]
     objectives: Sequence[Objective]
@@ -140,6 +140,7 @@ class _Search:
     progress: Progress
     shared: bool
     on_trial: Callable[[Trial, Progress], None]
+    parting: np.random.Generator = field(default_factory=np.random.default_rng)
     learned: int = 0
     attempt: int = 0
 
@@ -179,16 +180,26 @@ class _Search:
         wanted = self.budget.trials
         return wanted is not None and self.progress.completed + self.log.running >= wanted
 
+    def _apart(self) -> int:
+        """How many proposals are left to the other processes, which would make the same ones."""
+        # A sampler's very first ones, the smallest and the largest networks, must not be left out.
+        if self.attempt == 0 and self.progress.completed < 2 * len(self.spaces):
+            return 0
+        return int(self.parting.integers(self.log.running + 1))
+
     def _try_one(self) -> None:
         """A trial of the next architecture, if nobody has tried it or is at it."""
         orphan = next(iter(self.log.orphans), None)
         if orphan is not None:
             proposal = Proposal(orphan.architecture, orphan.parameters)
         else:
-            proposal = self.proposer.propose(self.attempt)
+            proposal = self.proposer.propose(self.attempt + self._apart())
             self.attempt += 1
         architecture = proposal.architecture
         digest = self.spaces[architecture.space].lower(architecture).digest
+        if self.shared and digest not in self.log:
+            # Others propose the same from the same trials; what they claimed meanwhile is theirs.
+            self.log.refresh()
         if digest in self.log:
             return
         blank = Trial(
@@ -196,12 +207,11 @@ class _Search:
         )
         if not self.shared:
             self.log.add(_evaluated(blank, self.objectives))
-        elif self.log.claim(blank):
-            try:
+        elif self.log.claim(blank, most=self.budget.trials):
+            if self.log.is_deadly(digest):
+                self.log.finish(replace(blank, error=f"{MOST_DEATHS} processes died at it"))
+            else:
                 self.log.finish(_evaluated(blank, self.objectives))
-            except KeyboardInterrupt:
-                self.log.abandon(digest)
-                raise
 
 
 def _evaluated(blank: Trial, objectives: Sequence[Objective]) -> Trial:
@@ -226,8 +236,8 @@ def _evaluated(blank: Trial, objectives: Sequence[Objective]) -> Trial:
 
 
 @contextmanager
-def _beating(log: TrialLog, shared: bool) -> Iterator[None]:
-    """While this lasts, other machines see that this process is alive."""
+def _taking_part(log: TrialLog, shared: bool) -> Iterator[None]:
+    """While this lasts, other machines see that this process is alive; then that it left."""
     if not shared:
         yield
         return
@@ -243,7 +253,9 @@ def _beating(log: TrialLog, shared: bool) -> Iterator[None]:
         yield
     finally:
         over.set()
-        thread.join()
+        log.abandon()
+        # Where the storage hangs, so does the thread; it ends by itself.
+        thread.join(timeout=1)
 
 
 def _check_failures(trials: Sequence[Trial]) -> None:

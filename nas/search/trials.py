@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,7 +12,7 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.errors import SearchError
+from nas.errors import SearchError, StorageError
 from nas.search.liveness import Watcher, this_process
 from nas.search.objectives import Objective
 from nas.search.storage import Storage
@@ -22,10 +23,15 @@ State = Literal["complete", "infeasible", "failed"]
 STUDY = "search"
 """The study's name in its storage, unless a search has one of its own."""
 
-FORMAT = 2
+FORMAT = 3
 """Of what stands in a study."""
 
 _LATE = "another process was first"
+
+_DIED = "its process died"
+
+MOST_DEATHS = 3
+"""So many processes may die at an architecture; then it counts as failed, before it takes all."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,8 @@ class TrialLog:
     one architecture the earlier number holds it. A claim whose process has died is given up and its
     architecture offered again in `orphans`.
 
+    In Optuna's words, trials without all values are pruned, and those that failed were given up.
+
     Args:
         storage: where the study is.
         spaces: what is searched; a log of other spaces is refused.
@@ -97,7 +105,9 @@ class TrialLog:
         self._running: dict[str, int] = {}
         self._ended: set[int] = set()
         self._given_up: dict[str, Trial] = {}
+        self._deaths: Counter[str] = Counter()
         self._own: dict[str, int] = {}
+        self._process = {**this_process(), "log": uuid.uuid4().hex}
         self._beats = 0
         self._watcher = Watcher()
         self.refresh()
@@ -127,76 +137,112 @@ class TrialLog:
         self._ended.add(number)
         self._remember(trial)
 
-    def claim(self, proposed: Trial) -> bool:
-        """Says to all that this process tries an architecture; False if another one does already.
+    def claim(self, proposed: Trial, *, most: int | None = None) -> bool:
+        """Says to all that this process tries an architecture; False if it must not.
+
+        Another one may be at it, or have tried it.
 
         Args:
             proposed: what is known of the trial before it is evaluated.
+            most: trials to complete; those that were claimed earlier may be enough.
         """
-        template = frozen(proposed, self._spaces, self._objectives, running=this_process())
+        template = frozen(proposed, self._spaces, self._objectives, running=self._process)
         number = self._storage.create(self._study, template)
         self.refresh()
+        earlier = sum(other < number for other in self._running.values())
         if proposed.digest in self._known or self._running.get(proposed.digest) != number:
-            self._storage.give_up(number, _LATE)
-            return False
-        self._own[proposed.digest] = number
-        return True
+            refused = _LATE
+        elif most is not None and len(self.complete) + earlier >= most:
+            refused = "there are enough"
+        else:
+            self._own[proposed.digest] = number
+            return True
+        self._storage.give_up(number, refused)
+        self.refresh()
+        return False
 
     def finish(self, trial: Trial) -> None:
         """Ends a claimed trial; it is in the storage when this returns.
 
         If this process was taken for dead meanwhile, what it found is added all the same, unless
-        another one has tried the architecture since.
+        another one has tried the architecture since, or is at it.
         """
-        number = self._own.pop(trial.digest)
-        done = trial.state == "complete"
-        if not self._storage.finish(number, _result(trial), _values(trial, self._objectives, done)):
-            self.refresh()
-            if trial.digest not in self:
-                self.add(trial)
-                return
+        number = self._own[trial.digest]
+        ended = self._storage.finish(number, *_outcome(trial, self._objectives))
+        del self._own[trial.digest]
+        if not ended and self.claim(trial):
+            self.finish(trial)
+            return
         self.refresh()
 
-    def abandon(self, digest: str) -> None:
-        """Takes back a claim of this process."""
-        self._storage.give_up(self._own.pop(digest), "interrupted")
-        self.refresh()
+    def abandon(self) -> None:
+        """Takes back what this log has claimed, if the storage answers at once.
+
+        Of one that does not answer nothing is lost: the others see when this process is gone.
+        """
+        try:
+            for each in self._storage.trials(self._study, patience_s=0):
+                process = each.user_attrs.get("process", {})
+                if each.state == TrialState.RUNNING and process.get("log") == self._process["log"]:
+                    self._storage.give_up(each._trial_id, "interrupted", patience_s=0)
+        except StorageError:
+            return
+        self._own.clear()
 
     def refresh(self) -> list[Trial]:
         """Takes in what other processes did. Returns the trials that ended since the last time."""
+        found = self._unended()
+        dead = [each for each in found if self._is_dead(each)]
+        if dead:
+            for each in dead:
+                self._storage.give_up(each._trial_id, _DIED)
+            # One that was not dead after all may have ended its trial just before.
+            found = self._unended()
         ended: list[Trial] = []
         running: dict[str, int] = {}
-        for each in self._storage.trials(self._study):
-            number = each._trial_id
-            if number in self._ended:
-                continue
-            attributes = each.user_attrs
-            digest = attributes["digest"]
+        for each in found:
+            number, digest = each._trial_id, each.user_attrs["digest"]
             if each.state == TrialState.RUNNING:
-                if number not in self._own.values() and self._watcher.is_dead(
-                    number, attributes["process"], attributes.get("beat", 0)
-                ):
-                    self._storage.give_up(number, "its process died")
-                    continue
                 running.setdefault(digest, number)
-            elif "result" in attributes:
-                self._ended.add(number)
-                if digest not in self._known:
-                    trial = self._thawed(each)
-                    self._remember(trial)
-                    ended.append(trial)
-            else:
-                self._ended.add(number)
-                if attributes.get("given_up") != _LATE:
-                    self._given_up[digest] = self._thawed(each)
+                continue
+            self._ended.add(number)
+            if each.state == TrialState.FAIL:
+                self._given_up[digest] = self._thawed(each)
+                self._deaths[digest] += each.user_attrs.get("given_up") == _DIED
+            elif digest not in self._known:
+                trial = self._thawed(each)
+                self._remember(trial)
+                ended.append(trial)
         self._running = running
         return ended
+
+    def is_deadly(self, digest: str) -> bool:
+        """Whether so many processes died at an architecture that no more should try it."""
+        return self._deaths[digest] >= MOST_DEATHS
 
     def beat(self) -> None:
         """Tells the others that this process is alive and at its trials."""
         self._beats += 1
         for number in list(self._own.values()):
             self._storage.beat(number, self._beats)
+
+    def _unended(self) -> list[FrozenTrial]:
+        """The trials that are not known to have ended, in the order in which they were created."""
+        trials = self._storage.trials(self._study)
+        return [each for each in trials if each._trial_id not in self._ended]
+
+    def _is_dead(self, trial: FrozenTrial) -> bool:
+        number, attributes = trial._trial_id, trial.user_attrs
+        return (
+            trial.state == TrialState.RUNNING
+            and attributes["process"].get("log") != self._process["log"]
+            and self._watcher.is_dead(
+                number,
+                attributes["process"],
+                attributes.get("beat", 0),
+                self._storage.away_until,
+            )
+        )
 
     def _remember(self, trial: Trial) -> None:
         self.trials.append(trial)
@@ -251,11 +297,11 @@ def frozen(
         space, _, key = name.partition(".")
         options = tuple(spaces) if not key else spaces[space].parameters[key]
         distributions[name] = optuna.distributions.CategoricalDistribution(options)
-    done = trial.state == "complete" and running is None
-    state = TrialState.COMPLETE if done else TrialState.FAIL
+    result, values = _outcome(trial, objectives)
+    state = TrialState.PRUNED if values is None else TrialState.COMPLETE
     return optuna.trial.create_trial(
-        state=TrialState.RUNNING if running is not None else state,
-        values=_values(trial, objectives, done),
+        state=state if running is None else TrialState.RUNNING,
+        values=values if running is None else None,
         params=dict(trial.parameters),
         distributions=distributions,
         system_attrs=dict(trial.notes),
@@ -264,7 +310,7 @@ def frozen(
             "space": trial.architecture.space,
             "architecture": trial.architecture.to_json(),
             "token": uuid.uuid4().hex,
-            **({"result": _result(trial)} if running is None else {"process": running}),
+            **({"result": result} if running is None else {"process": running}),
         },
     )
 
@@ -272,15 +318,16 @@ def frozen(
 _NOTHING: dict[str, Any] = {"state": "failed", "values": {}, "seconds": 0.0, "error": ""}
 
 
-def _result(trial: Trial) -> dict[str, Any]:
-    return {
+def _outcome(
+    trial: Trial, objectives: Sequence[Objective]
+) -> tuple[dict[str, Any], list[float] | None]:
+    """What is kept of a trial, and what Optuna sees: the objectives that are no mere limits."""
+    result = {
         "state": trial.state,
         "values": trial.values,
         "seconds": trial.seconds,
         "error": trial.error,
     }
-
-
-def _values(trial: Trial, objectives: Sequence[Objective], done: bool) -> list[float] | None:
-    """What Optuna sees: the objectives that are no mere limits."""
-    return [trial.values[o.name] for o in objectives if not o.limit_only] if done else None
+    if trial.state != "complete":
+        return result, None
+    return result, [trial.values[o.name] for o in objectives if not o.limit_only]
