@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.graph import Graph
 from nas.space import Architecture, SearchSpace
 
 Array = NDArray[np.float64]
+Columns = NDArray[np.int16]
+
+
+BUCKETS = 512
+"""Columns that ops are counted in."""
 
 
 class Encoded(NamedTuple):
-    """`n` architectures: `bits` is `n x d` of zeros and ones, `counts` `n x 3`."""
+    """`n` architectures: `bits` is `n x d` of zeros and ones, `counts` `n x 3`, `ops` `n x 512`."""
 
     bits: Array
     counts: Array
+    ops: Array
 
     def last(self, count: int) -> Encoded:
         """The last `count` of them."""
-        return Encoded(self.bits[-count:], self.counts[-count:])
+        return Encoded(self.bits[-count:], self.counts[-count:], self.ops[-count:])
 
 
 class Encoding:
@@ -33,8 +42,10 @@ class Encoding:
     zeros, and every space and every choice has a bit that says that it is there. Two words, or the
     ends of a row of numbers, are one apart.
 
-    Beside them stand what is counted from the graph: the logarithms of multiply-accumulates,
-    parameters and ops.
+    Beside them stands what is counted from the graph: the logarithms of multiply-accumulates,
+    parameters and ops, and how often each convolution and linear layer occurs, of which latency and
+    energy are all but sums. Its column follows from a hash of its shape and settings (Weinberger et
+    al. 2009), so it is the same for all spaces, and whatever was encoded before.
     """
 
     def __init__(self, spaces: Sequence[SearchSpace]) -> None:
@@ -58,17 +69,22 @@ class Encoding:
         """How much each bit counts in a distance, `d`."""
         self.choices = np.array(choices)
         """Which choice each bit is of, `d`."""
-        self._known: dict[Architecture, tuple[Array, Array]] = {}
+        self._known: dict[Architecture, tuple[Array, Array, Columns]] = {}
+        self._columns = cache(_columns)
 
     def __call__(self, architectures: Sequence[Architecture]) -> Encoded:
         """The vectors of some architectures of these spaces."""
         rows = [self._row(each) for each in architectures]
+        ops = np.zeros((len(rows), BUCKETS))
+        for own, (_, _, columns) in zip(ops, rows, strict=True):
+            np.add.at(own, columns, 1.0)
         return Encoded(
-            np.array([bits for bits, _ in rows]).reshape(-1, len(self.weights)),
-            np.array([counts for _, counts in rows]).reshape(-1, 3),
+            np.array([bits for bits, _, _ in rows]).reshape(-1, len(self.weights)),
+            np.array([counts for _, counts, _ in rows]).reshape(-1, 3),
+            ops,
         )
 
-    def _row(self, architecture: Architecture) -> tuple[Array, Array]:
+    def _row(self, architecture: Architecture) -> tuple[Array, Array, Columns]:
         found = self._known.get(architecture)
         if found is None:
             bits = np.zeros(len(self.weights))
@@ -80,8 +96,23 @@ class Encoding:
                 bits[at : at + len(code)] = code
             graph = self._spaces[name].lower(architecture)
             counts = np.log([1.0 + graph.macs, 1.0 + graph.params, 1.0 + len(graph.ops)])
-            found = self._known[architecture] = bits, counts
+            columns = np.concatenate([self._columns(piece) for piece in graph.pieces])
+            found = self._known[architecture] = bits, counts, columns
         return found
+
+
+def _columns(graph: Graph) -> Columns:
+    """The buckets of a graph's convolutions and linear layers."""
+    found = [
+        _bucket((op.kind, graph.input_channels(op), op.shape, op.kernel, op.stride, op.groups))
+        for op in graph.ops
+        if op.kind in ("conv", "linear")
+    ]
+    return np.array(found, dtype=np.int16)
+
+
+def _bucket(settings: tuple[object, ...]) -> int:
+    return crc32(repr(settings).encode()) % BUCKETS
 
 
 def _codes(options: Sequence[Any]) -> tuple[dict[object, Array], list[float]]:

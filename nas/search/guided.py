@@ -18,16 +18,16 @@ from nas.space.variation import crossover, mutate
 PARENTS = 24
 """Architectures whose neighbours are looked at, at most."""
 
-POOL = 100
+POOL = 70
 """Neighbours that are looked at for a generation, in the first of its rounds."""
 
-DRAWN = 60
+DRAWN = 40
 """Architectures that are drawn anew for a generation."""
 
 ROUNDS = 2
 """Times that the best of a pool are varied once more."""
 
-VARIED = 40
+VARIED = 30
 """Architectures that a further round adds."""
 
 PLANNED = 100
@@ -35,6 +35,9 @@ PLANNED = 100
 
 GROWTH = 10
 """A generation is one proposal, and one more for every so many trials that were completed."""
+
+VAIN = 8
+"""After so many proposals in vain there are others, which know what came of these."""
 
 RESHAPED = 1.25
 """The models' shapes are chosen anew when there are so many times as many observations."""
@@ -79,6 +82,7 @@ class Guided:
         self._known: set[Architecture] = set()
         self._since: list[Architecture] = []
         self._plan: tuple[int, list[Architecture]] = (-1, [])
+        self._replans: dict[tuple[int, int, int], list[Architecture]] = {}
         self._shapes: tuple[int, list[Shape]] = (-1, [])
 
     def learn(self, trial: Trial) -> None:
@@ -92,6 +96,7 @@ class Guided:
             # that it counts its attempts as the undisturbed one did.
             self._known.update(self._since)
             self._since = []
+            self._replans.clear()
 
     def propose(self, attempt: int) -> Architecture:
         """The next architecture.
@@ -103,12 +108,9 @@ class Guided:
         rng = np.random.default_rng((self._seed, count, attempt))
         if count < self._startup:
             return self._first(count, attempt, rng)
-        start = _generation(count, self._startup)
-        if start != self._plan[0]:
-            self._plan = start, self._planned(start)
-        left = [each for each in self._plan[1] if each not in self._known]
-        if attempt < len(left):
-            return left[attempt]
+        ahead = self._ahead(attempt // VAIN)
+        if attempt % VAIN < len(ahead):
+            return ahead[attempt % VAIN]
         parent = self._completed[int(rng.integers(count))].architecture
         return mutated(self._spaces[parent.space], parent, rng, 1 + attempt // 20)
 
@@ -126,11 +128,44 @@ class Guided:
             completed, self._seen[completed - 1]
         )
 
-    def _planned(self, start: int) -> list[Architecture]:
-        """What to try from `start` completed trials on, in this order."""
-        rng = np.random.default_rng((self._seed, start))
-        observed = self._observed(start)
-        reshaped = _reshaped(start, self._startup)
+    def _ahead(self, rounds: int) -> list[Architecture]:
+        """What to try after so many rounds of `VAIN` proposals since the last completed trial.
+
+        Depends on what came of the proposals of these rounds, and not on what came of later ones.
+        """
+        count = len(self._completed)
+        start = _generation(count, self._startup)
+        if start != self._plan[0]:
+            rng = np.random.default_rng((self._seed, start))
+            self._plan = start, self._planned(self._observed(start), rng, _size(start))
+        ahead = [each for each in self._plan[1] if each not in self._known]
+        vain: set[Architecture] = set()
+        learned = 0
+        for number in range(1, rounds + 1):
+            vain.update(ahead[:VAIN])
+            ahead = ahead[VAIN:]
+            since = [t for t in self._trials[self._seen[-1] :] if t.architecture in vain]
+            if len(since) > learned:
+                learned = len(since)
+                ahead = [each for each in self._replanned(number, since) if each not in vain]
+        return ahead
+
+    def _replanned(self, number: int, since: Sequence[Trial]) -> list[Architecture]:
+        """What to try when it is known what came of `since`, after the last completed trial."""
+        count = len(self._completed)
+        key = count, number, len(since)
+        if key not in self._replans:
+            rng = np.random.default_rng((self._seed, count, number, 0))
+            observed = self._observed(count)
+            more = Observed(self._objectives, observed.completed, [*observed.trials, *since])
+            self._replans[key] = self._planned(more, rng, VAIN)
+        return self._replans[key]
+
+    def _planned(
+        self, observed: Observed, rng: np.random.Generator, size: int
+    ) -> list[Architecture]:
+        """What to try in this order, the first `size` as if those before them had been tried."""
+        reshaped = _reshaped(len(observed.completed), self._startup)
         if self._shapes[0] != reshaped:
             shapes = shapes_for(self._observed(reshaped), self._encoding)
             self._shapes = reshaped, shapes
@@ -148,7 +183,7 @@ class Guided:
             promise = np.concatenate([promise, beliefs.about(more).promise()])
             pool += more
         best = [pool[at] for at in np.argsort(-promise, kind="stable")[:PLANNED]]
-        return _in_turn(best, beliefs, _size(start))
+        return _in_turn(best, beliefs, size)
 
     def _pool(self, observed: Observed, rng: np.random.Generator) -> list[Architecture]:
         """Candidates: varied from the best ones, and drawn anew; none is known or ruled out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -19,32 +20,38 @@ class Shape:
     """What a kernel looks like.
 
     Attributes:
-        additive: the share of the variance that is a sum over choices and counts.
+        additive: the share of the variance that is a sum over choices and counts; of what `ops`
+            leaves.
         length: how many of the choices, as a share, may differ before two architectures tell
             nothing about each other.
         noise: the variance of observations, as a share.
+        ops: the share of the variance that is a sum over the network's ops.
         logarithmic: whether it is the values' logarithms that are modelled.
     """
 
     additive: float
     length: float
     noise: float
+    ops: float = 0.0
     logarithmic: bool = False
 
 
-KERNELS = [
-    Shape(additive, length, noise)
-    for additive, length, noise in product((0.2, 0.5, 0.8), (0.1, 0.3, 1.0), (1e-4, 1e-2, 0.1))
-]
-"""Shapes that are compared, each for the values and for their logarithms."""
+FIRST = Shape(additive=0.5, length=0.3, noise=1e-2)
+"""What the search for a shape starts from."""
+
+NOISES = (1e-4, 1e-2, 0.1)
+OPS = (0.0, 0.3, 0.6, 0.95)
+ADDITIVE = (0.2, 0.5, 0.8)
+LENGTHS = (0.1, 0.3, 1.0)
 
 
 class Surrogate:
     """A Gaussian process (Rasmussen and Williams 2006) fitted to one objective.
 
     The kernel is a sum: a linear one over bits and counts, in which the effects of choices add up,
-    and one that falls exponentially with the distance of two architectures, in which neighbours
-    are alike. Choices whose effects explain more count more in the distance.
+    another over the network's ops, as in a sum of their latencies, and one that falls exponentially
+    with the distance of two architectures, in which neighbours are alike. Choices whose effects
+    explain more count more in the distance.
 
     Args:
         known: `n` architectures.
@@ -69,7 +76,10 @@ class Surrogate:
         return gram
 
     def predict(self, wanted: Encoded) -> tuple[Array, Array]:
-        """Mean and standard deviation of `m` architectures, `m` each, without the noise."""
+        """Mean and standard deviation of what `m` architectures would have as value, `m` each.
+
+        The noise is part of it: it is what no choice explains, and a front keeps it.
+        """
         return self.posterior(wanted).marginals()
 
     def unscaled(self, mean: Array, deviation: Array) -> tuple[Array, Array]:
@@ -99,8 +109,9 @@ class Posterior:
         self._variance = 1.0 * own.prior(model.shape) - (half**2).sum(axis=0)
 
     def marginals(self) -> tuple[Array, Array]:
-        """Mean and standard deviation, `m` each."""
-        return self._model.unscaled(self._mean, np.sqrt(np.maximum(self._variance, 1e-10)))
+        """Mean and standard deviation of the values, noise included, `m` each."""
+        variance = np.maximum(self._variance, 1e-10) + self._model.shape.noise
+        return self._model.unscaled(self._mean, np.sqrt(variance))
 
     def suppose(self, position: int) -> None:
         """Goes on as if one architecture had been observed at its mean: the others get surer."""
@@ -116,27 +127,56 @@ class Posterior:
 def shape_for(known: Encoded, values: Array, encoding: Encoding) -> Shape:
     """The kernel shape under which the values are likeliest.
 
-    Compares `KERNELS` by the marginal likelihood (Rasmussen and Williams 2006, equation 5.8) of at
-    most `FITTED` observations, the last ones; for the values and, where all are above zero, for
-    their logarithms.
+    Compares shapes by the marginal likelihood (Rasmussen and Williams 2006, equation 5.8) of at
+    most `FITTED` observations, the last ones: first the share of ops with the noise, for the values
+    and, where all are above zero, for their logarithms; then what is left; then the first again.
     """
     known, values = known.last(FITTED), values[-FITTED:]
-    best, found = -np.inf, KERNELS[0]
-    for logarithmic in (False, True) if (values > 0).all() else (False,):
-        y, _, scale = _standardised(values, logarithmic)
-        own = _Features(known, y, encoding)(known)
-        linear, distance = own.linear @ own.linear.T, _distances(own, own)
+    ways = (False, True) if (values > 0).all() else (False,)
+    likely = {way: _Likelihood(known, values, encoding, way) for way in ways}
+
+    def likeliest(shapes: Iterable[Shape]) -> Shape:
+        return max(shapes, key=lambda shape: likely[shape.logarithmic](shape))
+
+    found = likeliest(
+        replace(FIRST, ops=ops, noise=noise, logarithmic=way)
+        for way, ops, noise in product(ways, OPS, NOISES)
+    )
+    found = likeliest(
+        replace(found, additive=additive, length=length)
+        for additive, length in product(ADDITIVE, LENGTHS)
+    )
+    return likeliest(replace(found, ops=ops, noise=noise) for ops, noise in product(OPS, NOISES))
+
+
+class _Likelihood:
+    """How likely observations are under a shape: the logarithm, less a constant."""
+
+    def __init__(
+        self, known: Encoded, values: Array, encoding: Encoding, logarithmic: bool
+    ) -> None:
+        self._y, _, scale = _standardised(values, logarithmic)
+        own = _Features(known, self._y, encoding)(known)
+        self._linear, self._ops = own.linear @ own.linear.T, own.ops @ own.ops.T
+        distance = _distances(own, own)
+        self._near = {length: np.exp(-distance / length) for length in LENGTHS}
         # Densities of logarithms are not those of the values.
-        stretched = -len(y) * np.log(scale) - (np.log(values).sum() if logarithmic else 0.0)
-        alike: dict[float, Array] = {}
-        for shape in KERNELS:
-            near = alike.setdefault(shape.length, np.exp(-distance / shape.length))
-            gram = shape.additive * linear + (1 - shape.additive) * near
-            gram[np.diag_indices_from(gram)] += shape.noise + 1e-8
-            likelihood = _likelihood(gram, y) + stretched
-            if likelihood > best:
-                best, found = likelihood, replace(shape, logarithmic=logarithmic)
-    return found
+        self._stretched = -len(values) * np.log(scale)
+        if logarithmic:
+            self._stretched -= float(np.log(values).sum())
+
+    def __call__(self, shape: Shape) -> float:
+        gram = shape.additive * self._linear + (1 - shape.additive) * self._near[shape.length]
+        gram *= 1 - shape.ops
+        if shape.ops:
+            gram += shape.ops * self._ops
+        gram[np.diag_indices_from(gram)] += shape.noise + 1e-8
+        lower = np.linalg.cholesky(gram)
+        whitened = solve_triangular(lower, self._y, lower=True, check_finite=False)
+        # The likeliest variance of the whole process has a closed form.
+        variance = max(1e-12, float(whitened @ whitened) / len(self._y))
+        determinant = float(np.log(np.diag(lower)).sum())
+        return -0.5 * len(self._y) * float(np.log(variance)) - determinant + self._stretched
 
 
 def _standardised(values: Array, logarithmic: bool) -> tuple[Array, float, float]:
@@ -146,14 +186,6 @@ def _standardised(values: Array, logarithmic: bool) -> tuple[Array, float, float
     return (y - mean) / scale, mean, scale
 
 
-def _likelihood(gram: Array, y: Array) -> float:
-    """The logarithm of the marginal likelihood with the likeliest variance, less a constant."""
-    lower = np.linalg.cholesky(gram)
-    whitened = solve_triangular(lower, y, lower=True, check_finite=False)
-    variance = max(1e-12, float(whitened @ whitened) / len(y))
-    return float(-0.5 * len(y) * np.log(variance) - np.log(np.diag(lower)).sum())
-
-
 @dataclass(frozen=True)
 class _Rows:
     """What kernels are worked out from: `n` rows."""
@@ -161,13 +193,15 @@ class _Rows:
     linear: Array
     weighted: Array
     squares: Array
+    ops: Array
 
     def take(self, position: int) -> _Rows:
         rows = slice(position, position + 1)
-        return _Rows(self.linear[rows], self.weighted[rows], self.squares[rows])
+        return _Rows(self.linear[rows], self.weighted[rows], self.squares[rows], self.ops[rows])
 
     def prior(self, shape: Shape) -> Array:
-        own: Array = shape.additive * (self.linear**2).sum(axis=1) + 1 - shape.additive
+        rest = shape.additive * (self.linear**2).sum(axis=1) + 1 - shape.additive
+        own: Array = shape.ops * (self.ops**2).sum(axis=1) + (1 - shape.ops) * rest
         return own
 
 
@@ -179,7 +213,9 @@ class _Features:
         self._counts_mean = known.counts.mean(axis=0)
         self._counts_scale = np.maximum(known.counts.std(axis=0), 1e-6)
         centred = self._centred(known)
-        self._length = np.sqrt(max(1e-9, float((centred**2).sum(axis=1).mean())))
+        self._length = _mean_length(centred)
+        self._ops_mean = known.ops.mean(axis=0)
+        self._ops_length = _mean_length(known.ops - self._ops_mean)
         importance = _importance(known.bits - self._bits_mean, y, encoding.choices)
         self._weights = encoding.weights * importance
         self._weights = self._weights / max(1e-9, self._spread(known))
@@ -195,7 +231,17 @@ class _Features:
 
     def __call__(self, rows: Encoded) -> _Rows:
         weighted = rows.bits * np.sqrt(self._weights)
-        return _Rows(self._centred(rows) / self._length, weighted, (weighted**2).sum(axis=1))
+        return _Rows(
+            self._centred(rows) / self._length,
+            weighted,
+            (weighted**2).sum(axis=1),
+            (rows.ops - self._ops_mean) / self._ops_length,
+        )
+
+
+def _mean_length(centred: Array) -> float:
+    """Of the rows, so that their products are one on average."""
+    return float(np.sqrt(max(1e-9, float((centred**2).sum(axis=1).mean()))))
 
 
 def _importance(centred: Array, y: Array, choices: Array) -> Array:
@@ -222,4 +268,7 @@ def _distances(a: _Rows, b: _Rows) -> Array:
 def _kernel(a: _Rows, b: _Rows, shape: Shape) -> Array:
     found: Array = shape.additive * (a.linear @ b.linear.T)
     found += (1 - shape.additive) * np.exp(_distances(a, b) / -shape.length)
+    found *= 1 - shape.ops
+    if shape.ops:
+        found += shape.ops * (a.ops @ b.ops.T)
     return found

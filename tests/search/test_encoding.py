@@ -152,3 +152,36 @@ def test_counts_are_those_of_the_graph(space):
     for architecture, row in zip(some, counts, strict=True):
         graph = space.lower(architecture)
         assert row == pytest.approx([graph.macs, graph.params, len(graph.ops)])
+
+
+@pytest.mark.parametrize("space", ALL, ids=lambda space: space.name)
+def test_sums_over_layers_are_linear_in_the_counts_of_ops(space):
+    """As a latency is that is the sum of its kernels'."""
+    rng = np.random.default_rng(0)
+    cost = {}
+
+    def latency(graph):
+        found = 0.0
+        for op in graph.ops:
+            if op.kind in ("conv", "linear"):
+                layer = (op.kind, graph.input_channels(op), *op[2:7])
+                found += cost.setdefault(layer, rng.random())
+        return found
+
+    some = drawn(space, 300)
+    ops = Encoding(ALL)(some).ops
+    values = np.array([latency(space.lower(each)) for each in some])
+    assert ops.sum(axis=1) == pytest.approx(
+        [sum(space.lower(each).counts()[kind] for kind in ("conv", "linear")) for each in some]
+    )
+    fitted, *_ = np.linalg.lstsq(ops, values)
+    # Layers that share a column by chance are taken for one.
+    assert np.corrcoef(ops @ fitted, values)[0, 1] > 0.995
+
+
+def test_counts_of_ops_do_not_depend_on_what_was_encoded_before():
+    space = SPACES[0]
+    some = drawn(space, 20)
+    later = Encoding([space])
+    later(drawn(space, 50, seed=1))
+    assert (later(some).ops == Encoding(SPACES)(some).ops).all()
