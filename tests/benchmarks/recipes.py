@@ -35,6 +35,7 @@ RECIPES = {
     "sandwich, averaged": {"average": 0.99},
     "sandwich, no smoothing": {"label_smoothing": 0.0},
     "sandwich, faster": {"learning_rate": 0.3},
+    "sandwich, no smoothing, faster": {"label_smoothing": 0.0, "learning_rate": 0.3},
     "sandwich, 1 random, no smoothing": {"random_subnets": 1, "label_smoothing": 0.0},
     "sandwich, 1 random, no smoothing, faster": {
         "random_subnets": 1,
