@@ -23,7 +23,7 @@ from nas.graph import Channels, Shape
 from nas.space.architecture import Value
 from nas.space.builder import Builder
 from nas.space.choice import Choice
-from nas.space.part import Part, input_token
+from nas.space.part import Part, input_token, spelled
 from nas.space.stage import Row, Values
 
 Word = tuple[int, ...]
@@ -319,7 +319,8 @@ class Language:
                 if move.word:
                     by_first.setdefault(move.word[0], {})[move.target, move.word] = None
         found = []
-        for group in by_first.values():
+        # Numbers of states and ops depend on what was asked before: the order must not.
+        for _, group in sorted(by_first.items(), key=lambda each: spelled(each[0])):
             label = _common_beginning([residual for _, residual in group])
             behind = {(state, residual[len(label) :]) for state, residual in group}
             found.append((label, self._closed(behind)))

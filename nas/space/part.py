@@ -19,13 +19,25 @@ from nas.space.builder import Builder, Tensor
 _tokens: dict[tuple[str, int], int] = {}
 """Every op text that occurred, with the channels it reads, as a number."""
 
+_spelled: list[tuple[str, int]] = []
 
 _FUSED = ACTIVATIONS | {"norm", "add", "multiply", "shuffle"}
 
 
 def token(text: str, inputs: int) -> int:
-    """A number for an op: equal for ops that compute alike and cost alike."""
-    return _tokens.setdefault((text, inputs), len(_tokens))
+    """A number for an op: equal for ops that compute alike and cost alike.
+
+    Which number depends on what was met before; `spelled` does not.
+    """
+    number = _tokens.setdefault((text, inputs), len(_tokens))
+    if number == len(_spelled):
+        _spelled.append((text, inputs))
+    return number
+
+
+def spelled(number: int) -> tuple[str, int]:
+    """What a token stands for: the op's text and the channels it reads."""
+    return _spelled[number]
 
 
 def input_token(shape: Shape) -> int:

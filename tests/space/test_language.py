@@ -1,5 +1,7 @@
 """Counting, drawing and listing networks, against every combination of choices written out."""
 
+import subprocess
+import sys
 from itertools import product
 
 import numpy as np
@@ -63,6 +65,32 @@ def test_enumeration_lists_every_network_once(name):
     listed = list(space.enumerate())
     assert len(listed) == len(set(listed)) == space.size
     assert {space.lower(a).digest for a in listed} == set(written(space))
+
+
+@spaces
+def test_what_was_asked_before_changes_neither_order_nor_draws(name):
+    fresh, used = SMALL[name](), SMALL[name]()
+    # Meets all blocks in another order than counting does.
+    list(used.language.visit())
+    assert list(used.enumerate()) == list(fresh.enumerate())
+    draws = [[s.sample(np.random.default_rng(i)) for i in range(20)] for s in (fresh, used)]
+    assert draws[0] == draws[1]
+
+
+def test_other_spaces_in_the_process_change_no_order():
+    code = (
+        "from nas.space import load; import sys, hashlib; "
+        "spaces = [load(n).on(image_size=8, channels=1, classes=10) for n in sys.argv[1:]]; "
+        "listed = [str(list(s.enumerate())) for s in spaces]; "
+        "print(hashlib.sha256(listed[-1].encode()).hexdigest())"
+    )
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", code, *names], capture_output=True, text=True, check=True
+        ).stdout
+        for names in (["mobilenet_tiny"], ["squeezenet_tiny", "shufflenet_tiny", "mobilenet_tiny"])
+    ]
+    assert found[0] == found[1]
 
 
 @spaces
