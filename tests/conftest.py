@@ -1,5 +1,6 @@
-"""The mini job: once to its end for the whole session, or ready to run in an empty folder."""
+"""The mini job: to its end or ready to run; and a PostgreSQL server for the whole session."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from nas.cli import main
 from nas.job import JobSettings, load_job, run
 from tests.mini_job import write_job
+from tests.search.postgresql import Server, binaries, serving
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -64,3 +66,20 @@ def here(monkeypatch, capsys):
         return subprocess.CompletedProcess(sys.argv, ended.value.code or 0, out, err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Server]:
+    found = binaries()
+    if found is None:
+        if os.environ.get("NAS_REQUIRE_POSTGRESQL") == "1":
+            pytest.fail("PostgreSQL is not installed, and NAS_REQUIRE_POSTGRESQL=1 asks for it")
+        pytest.skip("PostgreSQL is not installed")
+    with serving(found) as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgresql) -> str:
+    """The address of an empty database, password included."""
+    return postgresql.new_database()

@@ -53,7 +53,7 @@ def test_lower_layers_do_not_import_higher_ones(module, forbidden):
     ["", "quickstart", "run", "doctor", "spaces", "table", "table build", "table show",
      "table check", "table calibrate", "table diff", "table verify", "table merge",
      "supernet", "supernet train", "supernet evaluate", "supernet rank",
-     "predict", "report", "select"],
+     "search", "predict", "report", "select"],
 )  # fmt: skip
 def test_every_command_has_help(command):
     done = nas(*command.split(), "--help")

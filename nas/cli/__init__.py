@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from nas import __version__
 from nas.cli.options import (
@@ -34,8 +35,22 @@ from nas.errors import NasError
 if TYPE_CHECKING:
     from nas.job import JobSettings
 
+
+class _StoppedError(Exception):
+    """Ctrl-C: `main` answers it. Typer would end without a word."""
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise _StoppedError from error
+
+
 app = typer.Typer(
     name="nas",
+    cls=_Commands,
     help="Finds the most accurate small convolutional network for your images and your device. "
     "Start with: nas quickstart",
     no_args_is_help=True,
@@ -252,7 +267,7 @@ def main() -> None:
     warnings.showwarning = _warn
     try:
         app()
-    except KeyboardInterrupt:
+    except (_StoppedError, KeyboardInterrupt):
         if _DEBUG:
             raise
         print("stopped; the same command continues", file=sys.stderr)

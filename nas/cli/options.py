@@ -139,8 +139,21 @@ def existing(path: Path) -> Path:
 
 
 def command_line() -> str:
-    """What was typed; stands in a run as what made it."""
-    return " ".join(["nas", *sys.argv[1:]])
+    """What was typed, without the storage's password; stands in a run as what made it."""
+    words = ["nas", *sys.argv[1:]]
+    for at, word in enumerate(words):
+        option, _, value = word.partition("=")
+        if option == "--storage" and value:
+            words[at] = f"{option}={_without_password(value)}"
+        elif words[at - 1] == "--storage":
+            words[at] = _without_password(word)
+    return " ".join(words)
+
+
+def _without_password(storage: str) -> str:
+    from nas.search.storage import shown
+
+    return shown(storage)
 
 
 def show(record: dict[str, Any], text: str, as_json: bool) -> None:

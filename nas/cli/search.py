@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas.cli.options import Json, Out, command_line, show
+from nas.errors import RequestError
 
 if TYPE_CHECKING:
     from nas.job import JobSettings
@@ -56,9 +57,6 @@ def search(
     from nas.job import search as search_job
 
     folder = Path(job)
-    if worker:
-        _join(folder, storage, as_json)
-        return
     options = {
         "trials": trials,
         "minutes": minutes,
@@ -68,26 +66,36 @@ def search(
         "storage": storage,
         "max_latency_ms": max_latency_ms,
     }
-    settings, kept = _settings(job, {k: v for k, v in options.items() if v is not None})
+    given = {name: value for name, value in options.items() if value is not None}
+    if worker:
+        _join(folder, given, out, as_json)
+        return
+    settings, kept = _settings(job, given)
     folder = out or kept or Path("results") / settings.name
     with Bars() as bars:
         result = search_job(settings, folder, command=command_line(), watch=bars)
     done = sum(trial.state == "complete" for trial in result.trials)
     show(
         {"run": str(folder), "trials": done, "front": len(result.front), "ended": result.ended},
-        f"{done} architectures, {len(result.front)} on the predicted front ({result.ended}). "
-        f"To time them: nas run {folder / 'job.toml'} --out {folder}",
+        f"{done} architectures, {len(result.front)} on the predicted front ({result.ended}): "
+        f"{folder / 'report.html'}\nTo time them: nas run {folder / 'job.toml'} --out {folder}",
         as_json,
     )
 
 
-def _join(folder: Path, storage: str | None, as_json: bool) -> None:
+def _join(folder: Path, given: dict[str, Any], out: Path | None, as_json: bool) -> None:
     from nas.console import Bars
     from nas.job.searching import join
-    from nas.job.supernets import opened
 
+    others = [name for name in (*given, *(["out"] if out else [])) if name != "storage"]
+    if others:
+        raise RequestError(
+            f"A worker searches as its run does: --worker and --{others[0].replace('_', '-')} do "
+            "not go together.",
+            remedy="Give it to the `nas search` that the worker joins.",
+        )
     with Bars() as bars:
-        trials = join(opened(folder, bars), folder, storage)
+        trials = join(folder, given.get("storage"), bars)
     show({"run": str(folder), "trials": trials}, f"The search is over: {trials} trials.", as_json)
 
 

@@ -10,8 +10,11 @@ from nas.job.settings import JobSettings, job_path, load_job
 from nas.job.watch import Unwatched, Watch
 
 if TYPE_CHECKING:
+    from nas.job.folder import RunFolder
+    from nas.job.opened import Job
     from nas.job.planning import Plan
     from nas.search import SearchResult
+    from nas.supernet import Supernet
 
 __all__ = [
     "JobSettings",
@@ -52,21 +55,13 @@ def run(
     from nas.job import finish, stages
     from nas.job.folder import claim
     from nas.job.opened import Job
-    from nas.job.searching import run_search
     from nas.report.select import front_of
     from nas.supernet.team import require_alone
 
     require_alone("a job")
-    watch = watch or Unwatched()
-    job = Job(settings, watch)
+    job = Job(settings, watch or Unwatched())
     with claim(folder, settings, command) as kept:
-        with kept.stage("prepare"):
-            planned = stages.prepare(job, kept)
-        with kept.stage("latency table"):
-            stages.build_tables(job, kept)
-        supernets = stages.train_supernets(job, kept, dict(planned.epochs))
-        with kept.stage("search"):
-            result = run_search(job, kept, supernets, planned.trials)
+        supernets, result = _searched(job, kept)
         with kept.stage("measure the front"):
             finish.measure_front(job, kept, supernets, result.trials)
         report = stages.write_report(kept)
@@ -78,26 +73,38 @@ def search(
 ) -> SearchResult:
     """The search of a job and what it needs, without timing the front; `nas run` goes on.
 
+    The report shows the predicted front, or what `nas run` measured on an earlier one.
+
     Args and errors as for `run`.
     """
-    from nas.job import stages
+    from nas.job import finish, stages
     from nas.job.folder import claim
     from nas.job.opened import Job
-    from nas.job.searching import run_search
     from nas.supernet.team import require_alone
 
     require_alone("a search")
     job = Job(settings, watch or Unwatched())
     with claim(folder, settings, command) as kept:
-        with kept.stage("prepare"):
-            planned = stages.prepare(job, kept)
-        with kept.stage("latency table"):
-            stages.build_tables(job, kept)
-        supernets = stages.train_supernets(job, kept, dict(planned.epochs))
-        with kept.stage("search"):
-            result = run_search(job, kept, supernets, planned.trials)
-        kept.save()
+        supernets, result = _searched(job, kept)
+        finish.write_candidates(job, kept, supernets, result.trials)
+        stages.write_report(kept)
         return result
+
+
+def _searched(job: Job, run: RunFolder) -> tuple[dict[str, Supernet], SearchResult]:
+    """All stages up to the search."""
+    from nas.job import searching, stages
+
+    with run.stage("prepare"):
+        stages.open_all(job, run)
+        searching.require_possible(job, run)
+        planned = stages.settle(job, run)
+    with run.stage("latency table"):
+        stages.build_tables(job, run)
+        searching.require_possible(job, run)
+    supernets = stages.train_supernets(job, run, dict(planned.epochs))
+    with run.stage("search"):
+        return supernets, searching.run_search(job, run, supernets, planned.trials)
 
 
 def plan(settings: JobSettings) -> Plan:

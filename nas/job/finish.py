@@ -31,12 +31,29 @@ FAMILY_SHARE = 3
 def measure_front(
     job: Job, run: RunFolder, supernets: dict[str, Supernet], trials: Sequence[Trial]
 ) -> None:
-    """Times the best candidates as whole networks, scores them on the hold-out, writes all rows."""
+    """Times the best candidates as whole networks, scores them on the hold-out, writes all rows.
+
+    Raises MeasurementError if none could be timed.
+    """
     by_digest = {trial.digest: trial for trial in trials}
     # Chosen from predictions alone, so that a run resumed here chooses what it chose before.
     predicted = _rows(job, trials, {}, {}, {})
     chosen = to_measure(predicted, list(job.spaces), job.settings.finish.measure)
     _measure(job, run, [by_digest[digest] for digest in chosen])
+    write_candidates(job, run, supernets, trials)
+    measured, problems = kept_measurements(jsonl.read(run.measurements))
+    if problems and not measured:
+        raise MeasurementError(
+            f"No candidate could be timed as a whole network: {next(iter(problems.values()))}",
+            remedy=f"{run.measurements} has the errors; remove its lines to try again.",
+        )
+
+
+def write_candidates(
+    job: Job, run: RunFolder, supernets: dict[str, Supernet], trials: Sequence[Trial]
+) -> None:
+    """Writes all rows, with what was measured so far; what was is scored on the hold-out."""
+    by_digest = {trial.digest: trial for trial in trials}
     measured, problems = kept_measurements(jsonl.read(run.measurements))
     holdout = {}
     for digest in measured.keys() & by_digest.keys():
@@ -46,11 +63,6 @@ def measure_front(
         )
         holdout[digest] = score
     candidates.write(_rows(job, trials, measured, holdout, problems), run.trials)
-    if problems and not measured:
-        raise MeasurementError(
-            f"No candidate could be timed as a whole network: {next(iter(problems.values()))}",
-            remedy=f"{run.measurements} has the errors; remove its lines to try again.",
-        )
 
 
 def _measure(job: Job, run: RunFolder, chosen: Sequence[Trial]) -> None:

@@ -106,7 +106,7 @@ def _opened(path: Path, settings: JobSettings, command: str) -> dict[str, Any]:
     job_file = path / "job.toml"
     kept = kept_settings(path)
     if kept is not None:
-        _require_same_job(path, kept, settings)
+        _require_same_job(path, kept, settings, searched=_has_searched(path))
         if kept.model_dump() != settings.model_dump():
             files.replace(job_file, settings.to_toml())
     elif any(not entry.name.startswith(".") for entry in path.iterdir()):
@@ -142,8 +142,14 @@ def kept_settings(folder: Path) -> JobSettings | None:
         raise RunFolderError(f"{path} is damaged: {error}.") from error
 
 
-def _require_same_job(folder: Path, kept: JobSettings, settings: JobSettings) -> None:
-    mine, theirs = _fixed(settings), _fixed(kept)
+def _has_searched(folder: Path) -> bool:
+    return (folder / "run.json").exists() and "study" in read_run(folder)
+
+
+def _require_same_job(
+    folder: Path, kept: JobSettings, settings: JobSettings, *, searched: bool
+) -> None:
+    mine, theirs = _fixed(settings, searched), _fixed(kept, searched)
     different = [name for name in mine if mine[name] != theirs[name]]
     if different:
         raise RunFolderError(
@@ -152,12 +158,16 @@ def _require_same_job(folder: Path, kept: JobSettings, settings: JobSettings) ->
         )
 
 
-def _fixed(settings: JobSettings) -> dict[str, Any]:
-    """What may not change between starts: all but how long is searched, and by whom."""
+def _fixed(settings: JobSettings, searched: bool) -> dict[str, Any]:
+    """What may not change between starts: all but how long is searched, and by whom.
+
+    Before the search has begun, nothing of it is fixed.
+    """
     fixed = settings.model_dump()
-    for name in ("trials", "minutes", "stall", "workers", "storage"):
-        del fixed["search"][name]
-    return fixed
+    search = fixed.pop("search")
+    for name in ("trials", "minutes", "stall", "workers"):
+        del search[name]
+    return fixed | ({f"search.{key}": search[key] for key in search} if searched else {})
 
 
 def versions() -> dict[str, str]:

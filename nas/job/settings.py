@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -16,6 +17,7 @@ from pydantic import (
     Field,
     ValidationError,
     field_serializer,
+    field_validator,
 )
 
 from nas import resources
@@ -42,7 +44,8 @@ def _duration(value: Any) -> Any:
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    # Of what is refused, a storage's address may hold a password.
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
 
 class DataSettings(_Table):
@@ -99,8 +102,16 @@ class SearchDevice(_Table):
 
 
 def _storage(value: Any) -> Any:
-    if isinstance(value, str) and value != "journal" and "://" not in value:
+    if not isinstance(value, str) or value == "journal":
+        return value
+    if "://" not in value:
         raise ValueError('allowed are "journal" and addresses such as "postgresql://USER@HOST/DB"')
+    from nas.search.storage import shown
+
+    try:
+        shown(value)
+    except RequestError as error:
+        raise ValueError(str(error).rstrip(".")) from None
     return value
 
 
@@ -123,6 +134,15 @@ class SearchSettings(_Table):
     device: Annotated[tuple[SearchDevice, ...], Field(strict=False)] = ()
     workers: Annotated[int, Field(ge=1)] = 1
     storage: Annotated[str, BeforeValidator(_storage)] = "journal"
+
+    @field_validator("device")
+    @classmethod
+    def _named_apart(cls, devices: tuple[SearchDevice, ...]) -> tuple[SearchDevice, ...]:
+        names = [Path(device.table).stem for device in devices]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"two tables are called {twice[0]}, and results are named by them")
+        return devices
 
     @field_serializer("storage")
     def _without_password(self, storage: str) -> str:
@@ -208,10 +228,7 @@ def with_search(settings: JobSettings, options: dict[str, Any]) -> JobSettings:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
-        reason = first["msg"].removeprefix("Value error, ")
-        raise RequestError(
-            f"--{name.replace('_', '-')} is {options[name]!r}: {reason[0].lower()}{reason[1:]}."
-        ) from error
+        raise RequestError(_refused(f"--{name.replace('_', '-')}", first)) from error
     return settings.model_copy(update={"search": search})
 
 
@@ -220,7 +237,7 @@ def _explain(problem: dict[str, Any], text: str) -> str:
     key = ".".join(str(part) for part in location if isinstance(part, str))
     line = _line(text, location)
     where = f"line {line}: {key}" if line else key
-    kind, value = problem["type"], problem["input"]
+    kind = problem["type"]
     if kind == "extra_forbidden":
         allowed = _keys_beside(location)
         close = difflib.get_close_matches(str(location[-1]), allowed, n=1)
@@ -228,13 +245,20 @@ def _explain(problem: dict[str, Any], text: str) -> str:
         return f"{where} is not a key.{hint} Allowed here: {', '.join(allowed)}."
     if kind == "missing":
         return f"{key} is missing: {_MEANING.get(key, 'it has no default')}."
+    return _refused(where, problem)
+
+
+def _refused(where: str, problem: Mapping[str, Any]) -> str:
     reason = problem["msg"].removeprefix("Value error, ")
-    return f"{where} is {value!r}: {reason[0].lower()}{reason[1:]}."
+    is_secret = problem["loc"][-1] == "storage"
+    came = "" if is_secret else f" is {problem['input']!r}"
+    return f"{where}{came}: {reason[0].lower()}{reason[1:]}."
 
 
 _MEANING = {
     "data": 'add [data] with source = "digits" or a path',
     "data.source": '"digits" or the path of parquet files or an image folder',
+    "search.device.table": "a latency table that `nas table build` made on that device",
     "space": 'add [[space]] with name = "mobilenet", one a family',
     "space.name": "the name of a space or the path of a Python file",
 }
@@ -253,15 +277,15 @@ def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
 def _line(text: str, location: tuple[int | str, ...]) -> int | None:
     """The line (from 1) where a key stands, or its table's header; None if it cannot be told."""
     tables = [str(part) for part in location if isinstance(part, str)]
-    element = next((part for part in location if isinstance(part, int)), None)
-    header, key = (tables[0], tables[-1]) if len(tables) > 1 else ("", tables[-1])
+    element = next((part for part in location[:-1] if isinstance(part, int)), None)
+    header, key = ".".join(tables[:-1]), tables[-1]
     current, count, fallback = "", -1, None
     for number, line in enumerate(text.splitlines(), start=1):
         found = re.match(r"\s*\[+\s*([\w.-]+)\s*\]+", line)
         if found:
             current = found.group(1)
             count += current == header and "[[" in line
-            if current == (header or key) and element in (None, count):
+            if current in (header or key, ".".join(tables)) and element in (None, count):
                 fallback = number
         elif current == header and element in (None, count):
             assigned = re.match(r"\s*[\"']?([\w.-]+)[\"']?\s*=", line)

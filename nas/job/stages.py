@@ -44,8 +44,11 @@ def open_data(job: Job, run: RunFolder) -> None:
         job.watch.note(f"{len(data.skipped)} unreadable images were left out: {data.skipped[0]}")
 
 
-def prepare(job: Job, run: RunFolder) -> Plan:
-    """Opens everything that the job names and settles how much it does, once for all starts."""
+def open_all(job: Job, run: RunFolder) -> None:
+    """Opens everything that the job names; it is the same at every start of a run.
+
+    Raises RunFolderError where it is not.
+    """
     open_data(job, run)
     fingerprint = job.runtime.fingerprint.to_json()
     recorded = fingerprint.pop("recorded")
@@ -56,6 +59,10 @@ def prepare(job: Job, run: RunFolder) -> Plan:
         "must_match": {key: _words(value) for key, value in fingerprint.items()},
         "recorded": {key: _words(value) for key, value in recorded.items()},
     }
+
+
+def settle(job: Job, run: RunFolder) -> Plan:
+    """How much the job does: settled once for all starts, but for how long is searched."""
     if "plan" not in run.record:
         missing = job.table.missing(job.kernels)
         plan = settled(job.settings, list(job.spaces), len(missing)) or job.plan()

@@ -72,7 +72,7 @@ def train_only(
 def opened(folder: Path, watch: Watch | None = None) -> Job:
     """The job of a run folder, with the spaces that it keeps.
 
-    Raises RunFolderError for a folder that is no run.
+    Raises RunFolderError for a folder that is no run, or one that has only begun.
     """
     settings = kept_settings(folder)
     if settings is None:
@@ -80,8 +80,13 @@ def opened(folder: Path, watch: Watch | None = None) -> Job:
             f"{folder} is not a run: it has no job.toml.",
             remedy="Give the folder that `nas run` or `nas supernet train` wrote.",
         )
-    names = read_run(folder)["spaces"]
-    files_kept = [folder / "spaces" / f"{name}.py" for name in names]
+    record = read_run(folder) if (folder / "run.json").exists() else {}
+    if "spaces" not in record:
+        raise RunFolderError(
+            f"The job in {folder} has only begun: its data and spaces were not read yet.",
+            remedy="Wait until they are, or run it again.",
+        )
+    files_kept = [folder / "spaces" / f"{name}.py" for name in record["spaces"]]
     return Job(settings, watch or Unwatched(), files_kept)
 
 

@@ -5,7 +5,7 @@ from nas.search.objectives import Infeasible, Objective
 from nas.search.pareto import hypervolume, non_dominated
 from nas.search.proposals import SAMPLERS
 from nas.search.sampler import GuidedSampler, suggest
-from nas.search.study import SearchResult, front, search
+from nas.search.study import SearchResult, front, require_feasible, search
 from nas.search.trials import Trial
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "front",
     "hypervolume",
     "non_dominated",
+    "require_feasible",
     "search",
     "suggest",
 ]

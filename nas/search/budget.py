@@ -50,6 +50,10 @@ class Progress:
     The hypervolume is normalised by the first `startup` completed trials: from the best value of
     each objective to the worst. So it is comparable within a search, and above 1 when the front
     leaves that box behind.
+
+    Attributes:
+        history: after each completed trial how many there are, the seconds that all trials took,
+            and the hypervolume.
     """
 
     def __init__(self, objectives: Sequence[Objective], startup: int) -> None:
@@ -62,6 +66,7 @@ class Progress:
         self.since_gain = 0
         self.seconds = 0.0
         self.hypervolume: float | None = None
+        self.history: list[tuple[int, float, float | None]] = []
 
     def learn(self, trial: Trial) -> None:
         """Takes in a trial of any state, in the order in which they ended."""
@@ -86,6 +91,7 @@ class Progress:
             best, span = self._box
             points = (self._front - best) / span
             self.hypervolume = hypervolume(points, [1.0] * points.shape[1])
+        self.history.append((self.completed, self.seconds, self.hypervolume))
 
     def used_up(self, budget: Budget, seconds: float) -> str | None:
         """Why the search ends now; None if it goes on.

@@ -254,6 +254,12 @@ class Storage:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         return self._patiently(opened)
 
+    def studies(self) -> list[str]:
+        """The names of all studies."""
+        return self._patiently(
+            lambda: [each.study_name for each in self._storage.get_all_studies()]
+        )
+
     def identity(self, study: int, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """What the study was started with; `wanted` if it is new."""
 

@@ -33,13 +33,14 @@ IDLE_S = 0.2
 
 @dataclass(frozen=True)
 class SearchResult:
-    """All trials in order, the non-dominated ones, and why the search ended.
+    """All trials in order, the non-dominated ones, how they came about, and why the search ended.
 
     `interrupted` if it was Ctrl-C: the same call goes on.
     """
 
     trials: list[Trial]
     front: list[Trial]
+    progress: Progress
     ended: str
     interrupted: bool = False
 
@@ -115,10 +116,11 @@ def search(
     )
     search.look_around(told=False)
     if not log.complete:
-        _probe(spaces, asked, seed)
+        require_feasible(spaces, asked, seed)
     with Interrupt().heeded(told) as interrupt, _taking_part(log, shared):
         ended = search.until_over(interrupt)
-    return SearchResult(log.trials, front(log.complete, asked), ended, interrupt.asked)
+    found = front(log.complete, asked)
+    return SearchResult(log.trials, found, search.progress, ended, interrupt.asked)
 
 
 def front(trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[Trial]:
@@ -269,8 +271,14 @@ def _check_failures(trials: Sequence[Trial]) -> None:
         )
 
 
-def _probe(spaces: Sequence[SearchSpace], objectives: Sequence[Objective], seed: int) -> None:
-    """Says at once that a limit cannot be met, instead of failing at it all night."""
+def require_feasible(
+    spaces: Sequence[SearchSpace], objectives: Sequence[Objective], seed: int
+) -> None:
+    """Says at once that a limit cannot be met, instead of failing at it all night.
+
+    Raises InfeasibleError for the limit of a cheap objective that none of some hundred
+    architectures meets, naming the nearest.
+    """
     limited = [o for o in objectives if o.cheap and o.limit is not None]
     if not limited:
         return

@@ -80,6 +80,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, help="folder of samplers.csv")
     given = parser.parse_args()
+    for path in given.truth:
+        read(Path(path))  # raises before anything is searched
     rows = []
     pool = ProcessPoolExecutor(given.processes, get_context("spawn"))
     total = len(given.truth) * len(given.samplers) * given.seeds

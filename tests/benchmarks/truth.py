@@ -39,7 +39,8 @@ def all_of(space):
 
 def scored(space, data, settings, folder, bars):
     """The share of the validation images that each architecture gets wrong."""
-    kept = folder / f"{space.name}.errors.json"
+    everyone, digest = all_of(space)
+    kept = folder / f"{space.name}-{digest}.errors.json"
     if not kept.is_file():
         bars.begin(f"supernet {space.name}", "step")
         supernet = train(
@@ -50,7 +51,6 @@ def scored(space, data, settings, folder, bars):
             seed=0,
             progress=lambda p: bars.advance(p.step, p.steps, f"loss {p.loss:.3f}"),
         )
-        everyone, _ = all_of(space)
         bars.begin(f"scores of {space.name}", "network")
         errors = []
         for start in range(0, len(everyone), 50):

@@ -51,11 +51,13 @@ def test_the_hypervolume_is_that_of_all_points(objectives):
     for count, each in enumerate(trials_of(points), start=1):
         progress.learn(each)
         assert progress.completed == count
+        assert progress.history[-1] == (count, progress.seconds, progress.hypervolume)
         if count < 10:
             assert progress.hypervolume is None
         else:
             expected = hypervolume(boxed(points[:count], 10), [1.0] * objectives)
             assert progress.hypervolume == pytest.approx(expected)
+    assert len(progress.history) == 60
     # Those that leave the box of the first ones behind count beyond 1.
     progress.learn(trials_of([np.full(objectives, -1e4)])[0])
     assert progress.hypervolume > 1

@@ -1,0 +1,124 @@
+"""What a job's search asks of an architecture: latencies from tables, counts, the error."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nas.errors import KernelError, TableError
+from nas.job.opened import Job
+from nas.latency import LatencyTable, space_kernels
+from nas.search import Infeasible, Objective
+from nas.search.objectives import Score
+from nas.space import Architecture
+from nas.supernet import Supernet, evaluate
+
+LATENCY = "predicted_us"
+"""The objective that is read off the table of the job's own device."""
+
+
+class Objectives:
+    """What a job's search asks of an architecture.
+
+    Args:
+        job: its spaces, its table and its settings.
+        supernets: trained, by space; without them only the cheap objectives can be asked.
+
+    Raises TableError for the table of another device that lacks kernels of the spaces.
+    """
+
+    def __init__(self, job: Job, supernets: Mapping[str, Supernet]) -> None:
+        self._job, self._supernets = job, supernets
+        self._others = {
+            Path(device.table).stem: LatencyTable.open(device.table)
+            for device in job.settings.search.device
+        }
+        for table in self._others.values():
+            require_complete(job, table)
+
+    def all(self) -> list[Objective]:
+        """Latency on every device, counts and limits, and the validation error."""
+        chosen = self._job.settings.search
+        found = [self._latency(LATENCY, self._job.table, chosen.max_latency_ms)]
+        for device in chosen.device:
+            name = Path(device.table).stem
+            table = self._others[name]
+            found.append(self._latency(f"predicted_us {name}", table, device.max_latency_ms))
+        limits = {
+            "macs": chosen.max_macs,
+            "params": chosen.max_params,
+            "peak_memory_bytes": chosen.max_peak_memory_bytes,
+        }
+        for count, limit in limits.items():
+            if count in chosen.also_minimize or limit is not None:
+                found.append(self._count(count, limit, only=count not in chosen.also_minimize))
+        return [*found, Objective("validation_error", self._errors)]
+
+    def fronts(self) -> dict[str, list[Objective]]:
+        """For each further device the objectives of its own front: its latency and the error."""
+        return {
+            name: [o for o in self.all() if o.name in (f"predicted_us {name}", "validation_error")]
+            for name in self._others
+        }
+
+    def facts(self) -> dict[str, str]:
+        """The devices whose latencies are searched for: with others it is another search."""
+        tables = {"device": self._job.table}
+        tables |= {f"device of {name}": table for name, table in self._others.items()}
+        return {name: _device_digest(table) for name, table in tables.items()}
+
+    def _latency(self, name: str, table: LatencyTable, limit_ms: float | None) -> Objective:
+        def score(batch: Sequence[Architecture]) -> list[Score]:
+            return [self._predicted(table, each) for each in batch]
+
+        limit = None if limit_ms is None else 1000 * limit_ms
+        return Objective(name, score, cheap=True, limit=limit)
+
+    def _predicted(self, table: LatencyTable, architecture: Architecture) -> Score:
+        graph = self._job.spaces[architecture.space].lower(architecture)
+        try:
+            return table.predict(graph).latency_us
+        except KernelError as error:
+            return Infeasible(error.message)
+
+    def _count(self, name: str, limit: int | None, *, only: bool) -> Objective:
+        def score(batch: Sequence[Architecture]) -> list[Score]:
+            graphs = [self._job.spaces[each.space].lower(each) for each in batch]
+            return [float(getattr(graph, name)) for graph in graphs]
+
+        most = None if limit is None else float(limit)
+        return Objective(name, score, cheap=True, limit=most, limit_only=only)
+
+    def _errors(self, batch: Sequence[Architecture]) -> list[Score]:
+        data = self._job.data
+        return [1 - evaluate(self._supernets[a.space], [a], data, "search")[0] for a in batch]
+
+
+def require_complete(job: Job, table: LatencyTable) -> None:
+    """Raises TableError for a table that cannot predict the spaces."""
+    device = table.device
+    needed = {
+        kernel: None
+        for space in job.spaces.values()
+        for kernel in space_kernels(space, device.runtime, device.dtype)
+    }
+    missing = table.missing(needed)
+    remedy = "Run `nas table build` for these spaces and sizes on that device."
+    if missing:
+        raise TableError(
+            f"{table.path} lacks {len(missing)} of {len(needed)} kernels of "
+            f"{', '.join(job.spaces)}, the first: {missing[0]}.",
+            remedy=remedy,
+        )
+    if table.lacks_dispatch():
+        raise TableError(f"{table.path} does not say what a launch costs.", remedy=remedy)
+
+
+def _device_digest(table: LatencyTable) -> str:
+    """Of the part of a fingerprint that decides latencies."""
+    device = table.device.to_json()
+    del device["recorded"]
+    text = json.dumps(device, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
