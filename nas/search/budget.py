@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,8 +53,8 @@ class Progress:
     leaves that box behind.
 
     Attributes:
-        history: after each completed trial how many there are, the seconds that all trials took,
-            and the hypervolume.
+        seconds: in which any trial was under way.
+        history: after each completed trial how many there are, the seconds, and the hypervolume.
     """
 
     def __init__(self, objectives: Sequence[Objective], startup: int) -> None:
@@ -65,12 +66,13 @@ class Progress:
         self.completed = 0
         self.since_gain = 0
         self.seconds = 0.0
+        self._spans: list[tuple[float, float]] = []
         self.hypervolume: float | None = None
         self.history: list[tuple[int, float, float | None]] = []
 
     def learn(self, trial: Trial) -> None:
         """Takes in a trial of any state, in the order in which they ended."""
-        self.seconds += trial.seconds
+        self._count_seconds(trial.ended - trial.seconds, trial.ended)
         if trial.state != "complete":
             return
         self.completed += 1
@@ -92,6 +94,16 @@ class Progress:
             points = (self._front - best) / span
             self.hypervolume = hypervolume(points, [1.0] * points.shape[1])
         self.history.append((self.completed, self.seconds, self.hypervolume))
+
+    def _count_seconds(self, begun: float, ended: float) -> None:
+        """Trials of several processes overlap, and come in any order."""
+        first = bisect_left(self._spans, begun, key=lambda span: span[1])
+        after = bisect_right(self._spans, ended, key=lambda span: span[0])
+        overlapped = self._spans[first:after]
+        if overlapped:
+            begun, ended = min(begun, overlapped[0][0]), max(ended, overlapped[-1][1])
+        self._spans[first:after] = [(begun, ended)]
+        self.seconds += ended - begun - sum(to - since for since, to in overlapped)
 
     def used_up(self, budget: Budget, seconds: float) -> str | None:
         """Why the search ends now; None if it goes on.

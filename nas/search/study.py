@@ -70,7 +70,7 @@ def search(
             are minimised.
         trials: distinct architectures to complete, those of an earlier, interrupted call with the
             same storage included. Repeats, infeasible and failed ones do not count.
-        minutes: of searching, those that earlier calls' trials took included.
+        minutes: of searching, those included in which trials of earlier calls were under way.
         stall: completed trials in a row that do not change the front.
         seed: the same seed gives the same search, interrupted or not, unless it is shared.
         sampler: one of `nas.search.SAMPLERS`.
@@ -233,8 +233,14 @@ def _evaluated(blank: Trial, objectives: Sequence[Objective]) -> Trial:
             values[objective.name] = score
     except Exception as error:  # an objective is anybody's code: its failure is a row
         state, problem = "failed", first_line(error)
-    seconds = round(time.perf_counter() - start, 6)
-    return replace(blank, state=state, values=values, seconds=seconds, error=problem)
+    return replace(
+        blank,
+        state=state,
+        values=values,
+        seconds=round(time.perf_counter() - start, 6),
+        error=problem,
+        ended=round(time.time(), 6),
+    )
 
 
 @contextmanager

@@ -23,7 +23,7 @@ State = Literal["complete", "infeasible", "failed"]
 STUDY = "search"
 """The study's name in its storage, unless a search has one of its own."""
 
-FORMAT = 3
+FORMAT = 4
 """Of what stands in a study."""
 
 _LATE = "another process was first"
@@ -47,6 +47,7 @@ class Trial:
         seconds: that it took.
         error: why it is not complete.
         notes: what Optuna's sampler noted with the trial.
+        ended: when, in seconds since the epoch.
     """
 
     digest: str
@@ -57,6 +58,7 @@ class Trial:
     seconds: float
     error: str = ""
     notes: Mapping[str, Any] = field(default_factory=dict)
+    ended: float = 0.0
 
 
 class TrialLog:
@@ -276,6 +278,7 @@ class TrialLog:
             seconds=result["seconds"],
             error=result["error"],
             notes=trial.system_attrs,
+            ended=result["ended"],
         )
 
 
@@ -315,7 +318,13 @@ def frozen(
     )
 
 
-_NOTHING: dict[str, Any] = {"state": "failed", "values": {}, "seconds": 0.0, "error": ""}
+_NOTHING: dict[str, Any] = {
+    "state": "failed",
+    "values": {},
+    "seconds": 0.0,
+    "error": "",
+    "ended": 0.0,
+}
 
 
 def _outcome(
@@ -327,6 +336,7 @@ def _outcome(
         "values": trial.values,
         "seconds": trial.seconds,
         "error": trial.error,
+        "ended": trial.ended,
     }
     if trial.state != "complete":
         return result, None

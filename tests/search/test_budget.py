@@ -17,8 +17,10 @@ def objective(name, **settings):
     return Objective(name, lambda batch: [0.0 for _ in batch], **settings)
 
 
-def trial(number, values, state="complete", seconds=0.0):
-    return Trial(str(number), Architecture("s", (("n", number),)), {}, state, values, seconds)
+def trial(number, values, state="complete", seconds=0.0, ended=None):
+    ended = 100.0 * number if ended is None else ended
+    architecture = Architecture("s", (("n", number),))
+    return Trial(str(number), architecture, {}, state, values, seconds, ended=ended)
 
 
 def trials_of(points, names="abcdef"):
@@ -185,3 +187,18 @@ def test_interruptions_are_left_alone_where_python_lets_nobody_heed_them():
     thread.join()
     assert found == [False]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("order", ["begun", "ended", "mixed"])
+def test_seconds_of_several_processes_count_once(order):
+    progress = Progress([objective("a")], startup=2)
+    rng = np.random.default_rng(0)
+    begun = rng.uniform(0, 60, 40)
+    ended = begun + rng.uniform(0, 3, 40)
+    orders = {"begun": np.argsort(begun), "ended": np.argsort(ended), "mixed": rng.permutation(40)}
+    for at in orders[order]:
+        progress.learn(trial(at, {"a": 1.0}, seconds=ended[at] - begun[at], ended=ended[at]))
+    moments = np.linspace(0, 63, 200_001)
+    under_way = ((begun[:, None] <= moments) & (moments < ended[:, None])).any(axis=0)
+    assert 0.5 < under_way.mean() < 0.9
+    assert progress.seconds == pytest.approx(63 * under_way.mean(), abs=0.05)

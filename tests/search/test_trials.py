@@ -431,7 +431,7 @@ def test_of_two_processes_that_end_one_trial_at_once_only_one_does(new_log, open
 
         values = [1.0, 2.0]
         finishing = Storage.finish
-        result = {"state": "complete", "values": {}, "seconds": 0.0, "error": ""}
+        result = {"state": "complete", "values": {}, "seconds": 0.0, "error": "", "ended": 0.0}
         threads = [
             threading.Thread(target=end, args=(partial(finishing, opened(), number, result, v),))
             for v in (values, None)
