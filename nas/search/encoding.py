@@ -43,9 +43,9 @@ class Encoding:
     ends of a row of numbers, are one apart.
 
     Beside them stands what is counted from the graph: the logarithms of multiply-accumulates,
-    parameters and ops, and how often each convolution and linear layer occurs, of which latency and
-    energy are all but sums. Its column follows from a hash of its shape and settings (Weinberger et
-    al. 2009), so it is the same for all spaces, and whatever was encoded before.
+    parameters and layers, and how often each convolution and linear layer occurs, of which latency
+    and energy are all but sums. A layer's column follows from a hash of its shape and settings
+    (Weinberger et al. 2009), so it is the same for all spaces, and whatever was encoded before.
     """
 
     def __init__(self, spaces: Sequence[SearchSpace]) -> None:
@@ -95,8 +95,8 @@ class Encoding:
                 at = self._first[name, key]
                 bits[at : at + len(code)] = code
             graph = self._spaces[name].lower(architecture)
-            counts = np.log([1.0 + graph.macs, 1.0 + graph.params, 1.0 + len(graph.ops)])
             columns = np.concatenate([self._columns(piece) for piece in graph.pieces])
+            counts = np.log([1.0 + graph.macs, 1.0 + graph.params, 1.0 + len(columns)])
             found = self._known[architecture] = bits, counts, columns
         return found
 

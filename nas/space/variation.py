@@ -113,6 +113,8 @@ def _completed(
     found = {c.name: choices[c.name] for c in space.network if c.is_real}
     for row in space.rows:
         for name, options in row.used(choices):
-            drawn = options[rng.integers(len(options))]
-            found[name] = choices.get(name, drawn)
+            if name in choices:
+                found[name] = choices[name]
+            else:
+                found[name] = options[rng.integers(len(options))]
     return found
