@@ -22,7 +22,7 @@ class TrainingSettings:
         epochs: passes over the training images.
         batch_size: images a step; every step trains several subnets on them.
         learning_rate: at its peak, after the warm-up; then it falls to zero as a cosine. The
-            default is safe for deep spaces; those of a few blocks learn faster with 0.3.
+            default ranked best; spaces of a few blocks reach more with 0.3. See docs/supernets.md.
         warmup: share of the steps in which the learning rate rises.
         weight_decay: of convolutions and linear layers; norms and biases have none.
         label_smoothing: of the largest network's targets; the others learn from its output. With

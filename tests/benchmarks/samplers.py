@@ -5,11 +5,11 @@
 Reads what `tests.benchmarks.truth` wrote and prints the hypervolume regret, in percent of the true
 front's hypervolume, after 50, 100, 200 and 500 distinct evaluations: the mean over the seeds with
 a 95% bootstrap interval. With `--cheap` latency may be asked of any number of architectures, as a
-search with a latency table does; without it every objective is an evaluation.
+search with a latency table does; without it every objective is an evaluation. Rows of other runs
+stay in the table, so that a slow sampler can be added later.
 """
 
 import argparse
-import csv
 import gzip
 import json
 import os
@@ -19,7 +19,9 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
+from nas import files
 from nas.console import Bars
 from nas.errors import NasError
 from nas.search import SAMPLERS
@@ -78,7 +80,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--cheap", action="store_true")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--out", type=Path, help="folder of samplers.csv")
+    parser.add_argument("--out", type=Path, help="folder of samplers.csv and its picture")
     given = parser.parse_args()
     for path in given.truth:
         read(Path(path))  # raises before anything is searched
@@ -121,11 +123,43 @@ def main() -> None:
             print(f"{name:<14}{sampler:<8}{'  '.join(texts)}  {seconds:.1f} s", flush=True)
     if given.out:
         given.out.mkdir(parents=True, exist_ok=True)
-        file = given.out / ("samplers-cheap.csv" if given.cheap else "samplers.csv")
-        with file.open("w", newline="") as out:
-            writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        keep(pd.DataFrame(rows), given.out / "samplers.csv")
+
+
+def keep(rows: pd.DataFrame, file: Path) -> None:
+    """Writes the table and its picture; what other runs found of others stays."""
+    who = ["space", "sampler", "latency"]
+    if file.exists():
+        before = pd.read_csv(file)
+        ran = before.set_index(who).index.isin(rows.set_index(who).index)
+        rows = pd.concat([before[~ran], rows])
+    rows = rows.sort_values([*who, "evaluations"])
+    files.replace(file, rows.to_csv(index=False))
+    picture(rows, file.with_suffix(".png"))
+
+
+def picture(rows: pd.DataFrame, path: Path) -> None:
+    """Regret over evaluations, a panel a problem and a line a sampler."""
+    from matplotlib import pyplot as plt
+
+    problems = rows["space"].unique()
+    figure, panels = plt.subplots(1, len(problems), figsize=(4 * len(problems), 3.6), squeeze=False)
+    for axes, problem in zip(panels[0], problems, strict=True):
+        of_problem = rows[rows["space"] == problem].groupby(["sampler", "latency"])
+        for (sampler, latency), own in of_problem:
+            shown = own[["regret_percent", "low", "high"]].clip(lower=0.01)
+            label = f"{sampler}, latency known" if latency == "cheap" else sampler
+            axes.fill_between(own["evaluations"], shown["low"], shown["high"], alpha=0.15, lw=0)
+            axes.plot(own["evaluations"], shown["regret_percent"], "o-", markersize=3, label=label)
+        axes.set(title=problem, xlabel="trials", xscale="log", yscale="log", ylim=(0.008, 60))
+        axes.set_xticks(AT, [str(each) for each in AT])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    panels[0][0].set_ylabel("hypervolume regret, % (0.01: none)")
+    panels[0][-1].legend(fontsize="small")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 if __name__ == "__main__":
