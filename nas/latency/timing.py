@@ -179,12 +179,21 @@ def fastest_of_rounds(timed: Mapping[str, Callable[[], Timing]]) -> dict[str, Ti
 
     For what other programs slow by taking a shared cache: how much they leave differs from one
     moment to the next.
+
+    Raises MeasurementError where no round gave one of the things a latency.
     """
     found: dict[str, list[Timing]] = {name: [] for name in timed}
+    failures: dict[str, MeasurementError] = {}
     for _ in range(_ROUNDS):
         for name, take in timed.items():
-            found[name].append(take())
+            try:
+                found[name].append(take())
+            except MeasurementError as failure:
+                failures[name] = failure
         time.sleep(SECONDS_APART)
+    for name, each in found.items():
+        if not each:
+            raise failures[name]
     return {name: min(each, key=lambda t: t.latency_us) for name, each in found.items()}
 
 

@@ -115,3 +115,19 @@ def test_the_fastest_of_rounds_taken_in_turn(monkeypatch: pytest.MonkeyPatch) ->
     )
     assert {name: each.latency_us for name, each in found.items()} == {"a": 3.0, "b": 1.0}
     assert taken == ["a", "b"] * 8
+
+
+def test_a_round_that_gave_no_latency_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "SECONDS_APART", 0.0)
+    differences = iter([-7.7e-3, 5e-6, -1e-6, 4e-6, *[6e-6] * 4])
+
+    found = timing.fastest_of_rounds({"weights": lambda: Timing.of_seconds([next(differences)])})
+    assert found["weights"].latency_us == 4.0
+
+
+def test_rounds_that_all_gave_none_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "SECONDS_APART", 0.0)
+    with pytest.raises(MeasurementError, match="is no latency"):
+        timing.fastest_of_rounds(
+            {"a": lambda: Timing((1.0,)), "b": lambda: Timing.of_seconds([-1e-6])}
+        )

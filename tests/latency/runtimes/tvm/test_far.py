@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tvm
+from numpy.typing import NDArray
 from tvm import relax
 
 from nas.latency import footprint
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes.tvm import far, fusion, probe
-from nas.latency.runtimes.tvm.clock import clock_of
+from nas.latency.runtimes.tvm.clock import clock_of, nanoseconds
 from nas.latency.runtimes.tvm.runtime import TvmRuntime
 from nas.latency.runtimes.tvm.templates import build
 
@@ -118,3 +119,18 @@ def test_chains_launch_what_their_parts_say(
     slow = footprint.PARTS_BY_PACE[-1]
     fast, slower = (min(timed[part](1, 3)) for part in (footprint.PARTS[0], slow[0]))
     assert slower > 5 * fast
+
+
+def test_a_delay_in_one_read_is_no_part_of_what_chains_compute(
+    runtime: TvmRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delays = iter([50_000_000])
+
+    def delayed(readings: NDArray[np.int64]) -> NDArray[np.int64]:
+        found = nanoseconds(readings).copy()
+        found[1] += next(delays, 0)
+        return found
+
+    monkeypatch.setattr(probe, "nanoseconds", delayed)
+    timed = probe.timed(runtime.templates, runtime.place)
+    assert all(0 < seconds < 0.04 for seconds in timed[footprint.PARTS_BY_PACE[-1][0]](1, 3))
