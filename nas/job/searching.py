@@ -20,7 +20,7 @@ from nas.job.planning import Plan
 from nas.job.settings import with_search
 from nas.job.supernets import opened
 from nas.job.watch import Watch
-from nas.job.workers import STORAGE, Workers
+from nas.job.workers import STORAGE, Workers, ended_with_main
 from nas.latency import LatencyTable
 from nas.report.page import HISTORY, read_run
 from nas.search import Progress, SearchResult, Trial, front, require_feasible, search
@@ -148,15 +148,16 @@ def join(folder: Path, storage: str | None, watch: Watch) -> int:
     }
     trials = Plan.from_json(record["plan"]).trials
     watch.begin("search", "trial")
-    found = _search(
-        job,
-        Objectives(job, supernets),
-        where,
-        record,
-        trials=trials,
-        shared=True,
-        on_trial=lambda trial, progress: watch.advance(progress.completed, trials),
-    )
+    with ended_with_main():
+        found = _search(
+            job,
+            Objectives(job, supernets),
+            where,
+            record,
+            trials=trials,
+            shared=True,
+            on_trial=lambda trial, progress: watch.advance(progress.completed, trials),
+        )
     if found.interrupted:
         raise KeyboardInterrupt
     return len(found.trials)

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import _thread
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from nas.search.liveness import lives, this_process
+
 STORAGE = "NAS_STORAGE"
 """The environment variable with the storage's address, for workers: it may hold a password."""
+
+MAIN = "NAS_MAIN_PROCESS"
+"""The environment variable with what tells the process that started a worker from others."""
+
+LOOK_S = 0.5
+"""Between two looks of a worker at whether that process still lives."""
 
 PATIENCE_S = 20.0
 """For so long workers may be at their last trials when the search is over."""
@@ -37,7 +50,12 @@ class Workers:
         if count == 0:
             return
         threads = max(1, (os.cpu_count() or 1) // (count + 1))
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), STORAGE: str(storage)}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": str(threads),
+            STORAGE: str(storage),
+            MAIN: json.dumps(this_process()),
+        }
         command = [sys.executable, "-m", "nas", "search", str(folder), "--worker"]
         with self.log.open("ab") as out:
             for _ in range(count):
@@ -73,3 +91,31 @@ class Workers:
         for worker in self._started:
             if worker.poll() is None:
                 worker.send_signal(signal.SIGINT)
+
+
+@contextmanager
+def ended_with_main() -> Iterator[None]:
+    """While this lasts, a worker whose main process is gone is told Ctrl-C.
+
+    A main process that was killed could not tell it; nobody would wait for what it finds, and the
+    run may be started again. Workers that somebody started by hand go on.
+    """
+    main = os.environ.get(MAIN)
+    if main is None:
+        yield
+        return
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(LOOK_S):
+            if not lives(json.loads(main)):
+                _thread.interrupt_main()
+                return
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

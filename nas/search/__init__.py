@@ -1,11 +1,12 @@
 """The search: objectives, the loop over Optuna's proposals, and Pareto fronts."""
 
 from nas.search.budget import Progress
+from nas.search.feasible import require_feasible
 from nas.search.objectives import Infeasible, Objective
 from nas.search.pareto import hypervolume, non_dominated
 from nas.search.proposals import SAMPLERS
 from nas.search.sampler import GuidedSampler, suggest
-from nas.search.study import SearchResult, front, require_feasible, search
+from nas.search.study import SearchResult, front, search
 from nas.search.trials import Trial
 
 __all__ = [

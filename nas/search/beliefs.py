@@ -35,7 +35,6 @@ class Cheap:
     def __init__(self, objectives: Sequence[Objective]) -> None:
         self._objectives = [o for o in objectives if o.cheap]
         self._asked: dict[Architecture, dict[str, float] | None] = {}
-        self.limited = any(o.limit is not None for o in self._objectives)
 
     def values(self, architecture: Architecture) -> dict[str, float] | None:
         """By name, smaller is better; None where one rules the architecture out."""

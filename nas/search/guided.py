@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from nas.search.beliefs import Beliefs, Cheap, Observed, shapes_for
 from nas.search.encoding import Array, Encoding
+from nas.search.feasible import Limits
 from nas.search.objectives import Objective
 from nas.search.pareto import non_dominated
+from nas.search.steps import children, mutated
 from nas.search.surrogate import Shape
 from nas.search.trials import Trial
 from nas.space import Architecture, SearchSpace
-from nas.space.variation import crossover, mutate
 
 PARENTS = 24
 """Architectures whose neighbours are looked at, at most."""
@@ -26,6 +27,9 @@ DRAWN = 40
 
 ROUNDS = 2
 """Times that the best of a pool are varied once more."""
+
+APPROACH = 12
+"""Generations of an evolution towards the limits, where none that is drawn meets them."""
 
 VARIED = 30
 """Architectures that a further round adds."""
@@ -76,6 +80,7 @@ class Guided:
         self._startup = max(10, 5 * len(spaces)) if startup is None else max(2, startup)
         self._encoding = Encoding(spaces)
         self._cheap = Cheap(objectives)
+        self._limits = Limits(spaces, objectives)
         self._trials: list[Trial] = []
         self._completed: list[Trial] = []
         self._seen: list[int] = []
@@ -120,8 +125,12 @@ class Guided:
         space = self._spaces[names[(count + attempt) % len(names)]]
         if turn < 2 and not attempt:
             return (space.smallest, space.largest)[turn]
-        drawn = [space.sample_choices(rng) for _ in range(16 if self._cheap.limited else 1)]
-        return next((each for each in drawn if self._cheap.values(each) is not None), drawn[0])
+        if not self._limits.asked:
+            return space.sample_choices(rng)
+        drawn = [space.sample_choices(rng) for _ in range(16)]
+        met = next((each for each in drawn if self._cheap.values(each) is not None), None)
+        # Where limits leave hardly anything, drawing finds nothing.
+        return met or self._limits.approached(drawn, rng, APPROACH)[0]
 
     def _observed(self, completed: int) -> Observed:
         return Observed(self._objectives, self._completed, self._trials).first(
@@ -208,7 +217,7 @@ class Guided:
     ) -> list[Architecture]:
         """New architectures near some parents, fewer than `count` where most are taken."""
         found: dict[Architecture, None] = {}
-        for child in _children(self._spaces, parents, 2 * count, rng):
+        for child in children(self._spaces, parents, 2 * count, rng):
             if child not in taken and child not in found and self._cheap.values(child) is not None:
                 found[child] = None
                 if len(found) == count:
@@ -227,32 +236,6 @@ def _in_turn(pool: Sequence[Architecture], beliefs: Beliefs, count: int) -> list
         left[at] = False
         prospects.suppose(at)
     return [pool[at] for at in (*found, *np.flatnonzero(left))]
-
-
-def _children(
-    spaces: Mapping[str, SearchSpace],
-    parents: Sequence[Architecture],
-    count: int,
-    rng: np.random.Generator,
-) -> Iterator[Architecture]:
-    """Mutations of the parents in turn, a third of them after a crossover within the space."""
-    by_space: dict[str, list[Architecture]] = {}
-    for parent in parents:
-        by_space.setdefault(parent.space, []).append(parent)
-    for number in range(count):
-        parent = parents[number % len(parents)]
-        others = by_space[parent.space]
-        if len(others) > 1 and rng.random() < 0.3:
-            other = others[rng.integers(len(others))]
-            parent = crossover(spaces[parent.space], parent, other, rng)
-        yield mutated(spaces[parent.space], parent, rng, 1 + int(rng.random() < 0.4))
-
-
-def mutated(
-    space: SearchSpace, parent: Architecture, rng: np.random.Generator, changes: int
-) -> Architecture:
-    """A neighbour; the network itself where the space has no other."""
-    return mutate(space, parent, rng, changes=changes) if space.size > 1 else parent
 
 
 def _best(values: Array, count: int, rng: np.random.Generator) -> list[int]:

@@ -25,6 +25,18 @@ def this_process() -> dict[str, Any]:
     return {"host": _host(), "pid": os.getpid(), "started": _started(psutil.Process())}
 
 
+def lives(process: Mapping[str, Any]) -> bool:
+    """Whether what `this_process()` was in a process of this machine is still running."""
+    try:
+        found = psutil.Process(process["pid"])
+        same = abs(_started(found) - process["started"]) < 0.5
+        return bool(same and found.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:  # another user's: there is one
+        return True
+
+
 class Watcher:
     """Judges processes by what they are seen to do, without comparing clocks.
 
@@ -49,7 +61,7 @@ class Watcher:
                 could be heard, which is no sign of death.
         """
         if process["host"] == _host():
-            return not _lives(process)
+            return not lives(process)
         known, since = self._seen.get(trial, (-1, 0.0))
         if beats != known:
             self._seen[trial] = beats, time.monotonic()
@@ -78,14 +90,3 @@ def _started(process: psutil.Process) -> float:
         return float(process.create_time())
     # The name in parentheses may hold anything; the start is the 20th word after it.
     return int(text.rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
-
-
-def _lives(process: Mapping[str, Any]) -> bool:
-    try:
-        found = psutil.Process(process["pid"])
-        same = abs(_started(found) - process["started"]) < 0.5
-        return bool(same and found.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.AccessDenied:  # another user's: there is one
-        return True

@@ -11,13 +11,18 @@ import numpy as np
 import optuna
 
 from nas.errors import RequestError
-from nas.search.guided import Guided, mutated
+from nas.search.feasible import ROUNDS, Limits
+from nas.search.guided import Guided
 from nas.search.objectives import Objective
+from nas.search.steps import mutated
 from nas.search.trials import Trial, frozen
 from nas.space import Architecture, SearchSpace
 
 MODEL_ATTEMPTS = 5
 """Proposals of a sampler of Optuna's for one trial before mutations of completed ones take over."""
+
+DRAWS = 20
+"""Random draws in a row that limits ruled out before a first trial is sought near the limits."""
 
 TURNS = 4
 """Every so many trials the space is not TPE's choice: the spaces take turns."""
@@ -147,6 +152,7 @@ class OptunaProposer:
         self._spaces = {space.name: space for space in spaces}
         self._names = list(self._spaces)
         self._objectives = objectives
+        self._limits = Limits(spaces, objectives)
         self._sampler = sampler
         self._seed = seed
         self._startup = 10 * len(spaces) if startup is None else startup
@@ -179,7 +185,10 @@ class OptunaProposer:
         space = self._spaces[self._names[(count + attempt) % len(self._names)]]
         if turn < 2 and not attempt:
             return self._proposal((space.smallest, space.largest)[turn], rng)
-        return self._proposal(space.sample_choices(rng), rng)
+        drawn = space.sample_choices(rng)
+        if attempt >= DRAWS and self._limits.asked:
+            return self._proposal(self._limits.approached([drawn], rng, ROUNDS)[0], rng)
+        return self._proposal(drawn, rng)
 
     def _proposal(self, architecture: Architecture, rng: np.random.Generator) -> Proposal:
         """With the parameters that the architecture does not use drawn uniformly."""

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nas.errors import InfeasibleError, SearchError, first_line
+from nas.errors import SearchError, first_line
 from nas.search.budget import Budget, Interrupt, Progress
+from nas.search.feasible import require_feasible
 from nas.search.liveness import BEAT_S
 from nas.search.objectives import Infeasible, Objective, Objectives, ready
 from nas.search.pareto import non_dominated
@@ -23,9 +24,6 @@ from nas.space import SearchSpace
 
 MAX_ATTEMPTS = 400
 """Proposals in a row that bring nothing new before a search counts as exhausted."""
-
-PROBES = 400
-"""Architectures a space that are tried before a limit is called impossible to meet."""
 
 IDLE_S = 0.2
 """Between two looks at the others' trials when there is nothing left to start."""
@@ -88,7 +86,7 @@ def search(
     A first Ctrl-C ends it after the trial in flight, a second one at once; nothing is lost.
 
     Raises:
-        InfeasibleError: no architecture meets the limits, as far as a few hundred tell.
+        InfeasibleError: no architecture meets the limits, see `nas.search.feasible`.
         SearchError: the storage is another search's, or nearly every trial fails.
         StorageError: the storage cannot be reached.
     """
@@ -275,36 +273,3 @@ def _check_failures(trials: Sequence[Trial]) -> None:
             f"{failed[-1].error}",
             remedy="Mend the cause and run the same command again; completed trials are kept.",
         )
-
-
-def require_feasible(
-    spaces: Sequence[SearchSpace], objectives: Sequence[Objective], seed: int
-) -> None:
-    """Says at once that a limit cannot be met, instead of failing at it all night.
-
-    Raises InfeasibleError for the limit of a cheap objective that none of some hundred
-    architectures meets, naming the nearest.
-    """
-    limited = [o for o in objectives if o.cheap and o.limit is not None]
-    if not limited:
-        return
-    rng = np.random.default_rng(seed)
-    tried = [
-        architecture
-        for space in spaces
-        for architecture in (space.smallest, *(space.sample_choices(rng) for _ in range(PROBES)))
-    ]
-    for objective in limited:
-        scores = list(zip(objective.score(tried), tried, strict=True))
-        known = [(objective.sign * s, a) for s, a in scores if not isinstance(s, Infeasible)]
-        if not known:
-            reason = next(s.reason for s, _ in scores if isinstance(s, Infeasible))
-            raise InfeasibleError(f"No architecture has a {objective.name}: {reason}.")
-        best, nearest = min(known, key=lambda pair: pair[0])
-        assert objective.limit is not None
-        if best > objective.sign * objective.limit:
-            raise InfeasibleError(
-                f"Nothing meets the limit {objective.name} {objective.limit:.6g}: the nearest of "
-                f"{len(known)} architectures has {objective.sign * best:.6g} ({nearest.space}).",
-                remedy="Raise the limit, or give a smaller space.",
-            )

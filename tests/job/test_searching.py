@@ -19,7 +19,7 @@ import pytest
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 
 from nas import job as jobs
-from nas.errors import InfeasibleError, RunFolderError, SearchError, TableError
+from nas.errors import InfeasibleError, RunFolderError, TableError
 from nas.graph import Graph
 from nas.job import JobSettings, load_job, objectives
 from nas.job.folder import claim
@@ -351,7 +351,7 @@ def test_limits_that_nothing_meets_together_are_told(trained):
     table = LatencyTable.open(path)
     fast = [table.predict(network).latency_us for network in networks(load_job(Path("job.toml")))]
     settings = with_device(path, max_latency_ms=1.01 * min(fast) / 1000)
-    with pytest.raises(SearchError, match="No architecture was scored, of .* beyond the limit"):
+    with pytest.raises(InfeasibleError, match="Nothing meets all limits together: the nearest of"):
         jobs.search(with_search(settings, {"max_macs": int(known["macs"].min())}), OUT)
 
 
@@ -435,6 +435,41 @@ def test_a_worker_that_is_killed_loses_nothing(trained, here, monkeypatch):
     assert done.returncode == 0, done.stderr
     assert "1 of 1 workers ended early; results/mini/workers.log says why" in done.stderr
     assert_nothing_lost_or_repeated(study_in(OUT), 40)
+
+
+SLOW = """
+import time
+from nas.job import objectives
+
+evaluate = objectives.evaluate
+
+def slow(*arguments):
+    time.sleep(0.4)
+    return evaluate(*arguments)
+
+objectives.evaluate = slow
+"""
+
+
+def test_workers_end_with_the_process_that_started_them(trained, here, monkeypatch):
+    Path("sitecustomize.py").write_text(SLOW)
+    paths = [str(trained), *filter(None, [os.environ.get("PYTHONPATH")])]
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(paths))
+        process = started(
+            lambda: (OUT / "study.journal").exists() and len(pids(study_in(OUT))) == 2,
+            *("-m", "nas", "search", "job.toml", "--workers", 2),
+        )
+    (worker,) = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs([worker], timeout=PATIENCE_S)
+    assert not alive
+    assert 0 < Counter(t.state.name for t in study_in(OUT).trials)["COMPLETE"] < 30
+    assert "stopped; the same command continues" in (OUT / "workers.log").read_text()
+    done = here("search", "job.toml")
+    assert done.returncode == 0, done.stderr
+    assert_nothing_lost_or_repeated(study_in(OUT), 30)
 
 
 def test_what_no_worker_can_join(again, job, here):
