@@ -55,6 +55,7 @@ def search(
     """
     from nas.console import Bars
     from nas.job import search as search_job
+    from nas.job.folder import kept_spaces
 
     folder = Path(job)
     options = {
@@ -73,7 +74,14 @@ def search(
     settings, kept = _settings(job, given)
     folder = out or kept or Path("results") / settings.name
     with Bars() as bars:
-        result = search_job(settings, folder, command=command_line(), watch=bars)
+        result = search_job(
+            settings,
+            folder,
+            command=command_line(),
+            watch=bars,
+            # A run goes on with its own spaces, wherever the command is given.
+            space_files=(kept_spaces(kept) if kept else None) or (),
+        )
     done = sum(trial.state == "complete" for trial in result.trials)
     show(
         {"run": str(folder), "trials": done, "front": len(result.front), "ended": result.ended},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,13 +70,18 @@ def run(
 
 
 def search(
-    settings: JobSettings, folder: Path, *, command: str = "", watch: Watch | None = None
+    settings: JobSettings,
+    folder: Path,
+    *,
+    command: str = "",
+    watch: Watch | None = None,
+    space_files: Sequence[Path] = (),
 ) -> SearchResult:
     """The search of a job and what it needs, without timing the front; `nas run` goes on.
 
     The report shows the predicted front, or what `nas run` measured on an earlier one.
 
-    Args and errors as for `run`.
+    Args and errors as for `run`; `space_files` as for `nas.job.opened.Job`.
     """
     from nas.job import finish, stages
     from nas.job.folder import claim
@@ -83,7 +89,7 @@ def search(
     from nas.supernet.team import require_alone
 
     require_alone("a search")
-    job = Job(settings, watch or Unwatched())
+    job = Job(settings, watch or Unwatched(), space_files)
     with claim(folder, settings, command) as kept:
         supernets, result = _searched(job, kept)
         finish.write_candidates(job, kept, supernets, result.trials)

@@ -142,6 +142,14 @@ def kept_settings(folder: Path) -> JobSettings | None:
         raise RunFolderError(f"{path} is damaged: {error}.") from error
 
 
+def kept_spaces(folder: Path) -> list[Path] | None:
+    """A run's own copies of its spaces, in the job's order; None before it has read them."""
+    record = read_run(folder) if (folder / "run.json").exists() else {}
+    if "spaces" not in record:
+        return None
+    return [folder / "spaces" / f"{name}.py" for name in record["spaces"]]
+
+
 def _has_searched(folder: Path) -> bool:
     return (folder / "run.json").exists() and "study" in read_run(folder)
 

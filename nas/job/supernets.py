@@ -10,12 +10,11 @@ from typing import Any
 
 from nas import files
 from nas.errors import RequestError, RunFolderError
-from nas.job.folder import RunFolder, claim, kept_settings, versions
+from nas.job.folder import RunFolder, claim, kept_settings, kept_spaces, versions
 from nas.job.opened import Job
 from nas.job.settings import JobSettings
 from nas.job.stages import open_data, train_supernets
 from nas.job.watch import Unwatched, Watch
-from nas.report.page import read_run
 from nas.supernet import Supernet, TrainingSettings, measure_step, train
 from nas.supernet.ranking import RankedNetwork, pool, rank
 from nas.supernet.team import require_alone, team
@@ -80,14 +79,13 @@ def opened(folder: Path, watch: Watch | None = None) -> Job:
             f"{folder} is not a run: it has no job.toml.",
             remedy="Give the folder that `nas run` or `nas supernet train` wrote.",
         )
-    record = read_run(folder) if (folder / "run.json").exists() else {}
-    if "spaces" not in record:
+    space_files = kept_spaces(folder)
+    if space_files is None:
         raise RunFolderError(
             f"The job in {folder} has only begun: its data and spaces were not read yet.",
             remedy="Wait until they are, or run it again.",
         )
-    files_kept = [folder / "spaces" / f"{name}.py" for name in record["spaces"]]
-    return Job(settings, watch or Unwatched(), files_kept)
+    return Job(settings, watch or Unwatched(), space_files)
 
 
 def supernet_of(job: Job, folder: Path, space: str) -> Supernet:

@@ -148,6 +148,14 @@ def test_a_search_that_is_done_changes_nothing(again, here):
     assert page.read_run(OUT)["search"] == before
 
 
+def test_a_run_goes_on_with_its_own_spaces(again, here):
+    for each in Path().glob("*.py"):
+        each.unlink()
+    done = here("search", OUT, "--trials", 21)
+    assert done.returncode == 0, done.stderr
+    assert len(complete(OUT)) == 21
+
+
 def test_more_trials_and_then_the_rest_of_the_job_are_the_whole_job(again, undisturbed, here):
     first = trials_of(OUT)
     found = document(here("search", OUT, "--trials", 30, "--json"))
@@ -244,6 +252,14 @@ def test_every_trial_meets_a_limit(trained, job, limit):
     others = rows[rows["state"] == "infeasible"]
     assert (others[name] > value).all()
     assert others["validation_accuracy"].isna().all()
+
+
+def test_a_search_that_scored_nothing_says_so(trained, here):
+    done = here("search", "job.toml", "--minutes", "1e-9")
+    assert done.returncode == 1
+    assert "No architecture was scored, of 0 that were tried (1e-09 minutes are over)." in (
+        " ".join(done.stderr.split())
+    )
 
 
 @pytest.mark.parametrize("limit", LIMITS)
