@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from nas.job.folder import RunFolder
 from nas.job.opened import Job
 from nas.latency import NetworkTiming, measure_networks
 from nas.latency.networks import agree
+from nas.latency.verify import LARGEST_SHIFT, Pace
 from nas.report import candidates
 from nas.search import Trial
 from nas.supernet import Supernet, evaluate
@@ -23,6 +25,9 @@ MEASURED_AT_ONCE = 8
 
 MOST_TIMINGS = 5
 """Timings of a network at most."""
+
+PACE_KERNELS = 12
+"""Kernels of the table that are timed again beside the networks."""
 
 FAMILY_SHARE = 3
 """Members of each space's own front that are timed at least, if the job times that many."""
@@ -69,17 +74,30 @@ def _measure(job: Job, run: RunFolder, chosen: Sequence[Trial]) -> None:
     """Times each network until its timings agree; every timing is a line of the measurement log."""
     job.watch.begin("whole networks", "timing")
     done = 0
-    while waiting := unsettled(jsonl.read(run.measurements), [trial.digest for trial in chosen]):
+    graphs = {t.digest: job.spaces[t.architecture.space].lower(t.architecture) for t in chosen}
+    kernels = [kernel for graph in graphs.values() for kernel in job.runtime.kernels(graph)]
+    pace = Pace(job.table, job.runtime, kernels, PACE_KERNELS)
+    while waiting := unsettled(jsonl.read(run.measurements), list(graphs)):
         again = [trial for trial in chosen if trial.digest in waiting]
         total = done + len(again)
+        pace.take()
         for start in range(0, len(again), MEASURED_AT_ONCE):
             batch = again[start : start + MEASURED_AT_ONCE]
-            graphs = [job.spaces[t.architecture.space].lower(t.architecture) for t in batch]
-            timings = measure_networks(graphs, job.runtime, job.table.schedules())
+            timings = measure_networks(
+                [graphs[trial.digest] for trial in batch], job.runtime, job.table.schedules()
+            )
             for trial, found in zip(batch, timings, strict=True):
                 jsonl.append(run.measurements, _measurement(trial, found))
             done += len(batch)
             job.watch.advance(done, total)
+    # Where nothing was left to time, an earlier start has said it.
+    if pace.ratios is not None:
+        run.record["pace"] = asdict(pace.ratios)
+        if abs(pace.ratios.median - 1) > LARGEST_SHIFT:
+            job.watch.note(
+                f"kernels took {pace.ratios.median:.2f} times what the latency table says while "
+                "networks were timed; `nas table verify` tells more"
+            )
 
 
 def unsettled(records: Sequence[Mapping[str, Any]], digests: Sequence[str]) -> set[str]:

@@ -6,7 +6,8 @@ its name. Timing a few dozen rows again takes a minute and tells, without whole 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
@@ -199,6 +200,40 @@ def verify(
             done += 1
             found[at] = min(found[at], timed(chosen[at], done, total), key=_distance)
     return Verification(tuple(found), len(usable), tuple(_recorded_changes(table.device, device)))
+
+
+class Pace:
+    """How fast the device is while networks are timed, beside what its table says.
+
+    A few of the networks' kernels are timed again between them. Like networks, each counts with
+    its fastest timing: other work on the machine only adds time.
+
+    Args:
+        table: of the device.
+        timer: as for `verify`.
+        kernels: of the networks.
+        count: how many of them to time; see `sample`.
+    """
+
+    def __init__(
+        self, table: LatencyTable, timer: Timer, kernels: Collection[Kernel], count: int
+    ) -> None:
+        found = [table.record(kernel) for kernel in dict.fromkeys(kernels)]
+        usable = [record for record in found if record is not None and record.latency_us]
+        self._timer = timer
+        self._records = sample(usable, count) if usable else []
+        self._ratios: list[float] = [math.inf] * len(self._records)
+
+    def take(self) -> None:
+        """Times the kernels once more; one that cannot be timed now is left out."""
+        for at, record in enumerate(self._records):
+            row = _timed(record, self._timer)
+            self._ratios[at] = min(self._ratios[at], row.ratio or math.inf)
+
+    @property
+    def ratios(self) -> Ratios | None:
+        """Now over the table's: above 1 where the device is slower; None before `take`."""
+        return Ratios.of([each for each in self._ratios if math.isfinite(each)])
 
 
 def sample(records: Sequence[Record], count: int) -> list[Record]:

@@ -80,13 +80,35 @@ def test_the_report_is_one_file_that_names_every_front_member(finished):
         assert f"{family}, smallest" in text, "the curve of its training"
 
 
+def test_the_report_says_how_fast_the_device_was_while_networks_were_timed(
+    finished, undisturbed, tmp_path
+):
+    said = page.read_run(finished)["pace"]
+    assert said["count"] == 12
+    assert 0 < said["low"] <= said["median"] <= said["high"]
+    assert "12 of their kernels were timed again" in (finished / "report.html").read_text()
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy)
+    rows = candidates.read(finished / "trials.csv").dropna(subset=["measured_us"])
+    for pace, words in ((1.0, "as fast as when"), (1.25, "25% slower than when")):
+        run = {**page.read_run(finished), "pace": {**said, "median": pace}}
+        (copy / "run.json").write_text(json.dumps(run))
+        text = page.build(copy).read_text()
+        assert words in text
+        off = (pace * rows["predicted_us"] / rows["measured_us"] - 1).abs().mean()
+        taken_off = f"With that taken off, the mean error is <strong>{100 * off:.1f}%<"
+        assert (taken_off in text) == (pace != 1)
+
+
 def test_running_again_does_nothing_new(finished, undisturbed, monkeypatch):
     monkeypatch.chdir(undisturbed)
     before = {name: (finished / name).read_text() for name in ("trials.csv", "front.csv")}
     log = (finished / "measurements.jsonl").read_bytes()
+    pace = page.read_run(finished)["pace"]
     jobs.run(load_job(undisturbed / "job.toml"), Path("results/mini"))
     assert {name: (finished / name).read_text() for name in before} == before
     assert (finished / "measurements.jsonl").read_bytes() == log
+    assert page.read_run(finished)["pace"] == pace
 
 
 def test_the_same_log_gives_the_same_front_in_another_folder(finished, same_device, job):

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_runtime import FakeRuntime, device, latency_us
 
 import nas.space
-from nas.errors import RequestError, TableDeviceError, TableError
+from nas.errors import MeasurementError, RequestError, TableDeviceError, TableError
 from nas.latency import LatencyTable, build_table, space_kernels, verify
 from nas.latency.kernel import Kernel
 from nas.latency.kinds import kind_of
-from nas.latency.verify import MOST_TIMINGS, Verification, VerifiedRow, sample
+from nas.latency.timing import Timing
+from nas.latency.verify import MOST_TIMINGS, Pace, Verification, VerifiedRow, sample
 
 SPACE = nas.space.load("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
 KERNELS = space_kernels(SPACE, "tvm")
@@ -142,3 +145,35 @@ def test_the_sample_is_spread_and_always_the_same(table: LatencyTable) -> None:
         assert every[low] <= latency <= every[high - 1]
     with pytest.raises(RequestError):
         sample(records, 0)
+
+
+def test_the_pace_is_that_of_the_fastest_of_several_timings(table: LatencyTable) -> None:
+    runtime = FakeRuntime(slowed={kernel.text: [1.5, 1.2, 1.3] for kernel in KERNELS})
+    pace = Pace(table, runtime, KERNELS, 12)
+    assert pace.ratios is None
+    medians = []
+    for _ in range(3):
+        pace.take()
+        assert pace.ratios is not None
+        medians.append(pace.ratios.median)
+    assert medians == pytest.approx([1.5, 1.2, 1.2], rel=1e-3)
+    assert (pace.ratios.count, len(runtime.retimed), len(set(runtime.retimed))) == (12, 36, 12)
+
+
+def test_the_pace_is_that_of_kernels_that_can_be_timed(table: LatencyTable) -> None:
+    class Broken(FakeRuntime):
+        def retime_kernel(self, kernel: Kernel, schedule: Mapping[str, Any]) -> Timing:
+            if kernel != KERNELS[0]:
+                raise MeasurementError("gone")
+            return super().retime_kernel(kernel, schedule)
+
+    pace = Pace(table, Broken(), KERNELS[:5], 12)
+    pace.take()
+    assert pace.ratios is not None
+    assert (pace.ratios.count, pace.ratios.median) == (1, 1)
+
+
+def test_there_is_no_pace_without_kernels_in_the_table(table: LatencyTable) -> None:
+    pace = Pace(table, FakeRuntime(), [Kernel.parse("linear 7x1x1 -> 3x1x1 bias")], 12)
+    pace.take()
+    assert pace.ratios is None
