@@ -57,8 +57,8 @@ class Setting:
         data = load(given.data, image_size=given.image_size)
         self.data = replace(
             data,
-            train=_some(data.train, given.images),
-            search=_some(data.search, given.validation),
+            train=some(data.train, given.images),
+            search=some(data.search, given.validation),
         )
         self.space = load_space(given.space).on(
             image_size=data.image_size, channels=data.channels, classes=len(data.classes)
@@ -96,7 +96,7 @@ class Setting:
         return epochs, evaluate(supernet, self.drawn, self.data)
 
 
-def _some(images: Images, count: int | None) -> Images:
+def some(images: Images, count: int | None) -> Images:
     chosen = np.random.default_rng(0).permutation(len(images))[:count]
     return Images(images.pixels[chosen], images.labels[chosen])
 
