@@ -52,6 +52,29 @@ def reading(index: int, count: int, clock: int) -> tirx.PrimFunc:
     return function.with_attr("global_symbol", f"clock_{index}")
 
 
+def counted_type(count: int) -> relax.TensorType:
+    """As `readings_type`, for those that `next_reading` takes: how many there are stands last."""
+    return flat_type((2 * count + 1,), "int64")
+
+
+def next_reading(count: int, clock: int) -> tirx.PrimFunc:
+    """Takes the next reading of a tensor of `count`: the same function for all of many."""
+    readings = tirx.decl_buffer((2 * count + 1,), "int64", "readings")
+    taken = tirx.BufferLoad(readings, [2 * count])
+    address = tirx.address_of(tirx.BufferLoad(readings, [2 * taken]))
+    call = tirx.call_extern("int32", "clock_gettime", clock, address)
+    counted = tirx.BufferStore(readings, taken + 1, [2 * count])
+    body = tirx.SeqStmt([tirx.Evaluate(call), counted])
+    return tirx.PrimFunc([readings], body).with_attr("global_symbol", "clock")
+
+
+def first_reading(count: int) -> tirx.PrimFunc:
+    """Lets `next_reading` begin anew."""
+    readings = tirx.decl_buffer((2 * count + 1,), "int64", "readings")
+    none = tirx.BufferStore(readings, tirx.const(0, "int64"), [2 * count])
+    return tirx.PrimFunc([readings], none).with_attr("global_symbol", "begin")
+
+
 def idle(count: int) -> tirx.PrimFunc:
     """Takes none."""
     nothing = tirx.Evaluate(tirx.const(0, "int32"))

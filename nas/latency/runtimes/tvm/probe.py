@@ -13,11 +13,11 @@ from nas.latency.footprint import MIB, PACES, PARTS_BY_PACE
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes.tvm.clock import (
     clock_of,
+    counted_type,
+    first_reading,
     in_place,
     nanoseconds,
-    no_readings,
-    reading,
-    readings_type,
+    next_reading,
 )
 from nas.latency.runtimes.tvm.place import Place
 from nas.latency.runtimes.tvm.templates import Templates, build, flat_type, random_constants
@@ -101,14 +101,15 @@ def timed(templates: Templates, place: Place) -> dict[str, Evaluate]:
     }
     stamps: list[relax.GlobalVar] = []
     if clock is not None:
-        made = [reading(i, _READINGS, clock) for i in range(_READINGS)]
+        made = (first_reading(_READINGS), next_reading(_READINGS, clock))
         stamps = [builder.add_func(each, str(each.attrs["global_symbol"])) for each in made]
     own, shapes = constants[COMPUTING], [each.shape for each in drawn[0]]
     for part, chain in chains().items():
         _add(builder, part, chain, functions, stamps, [each.shape for each in own], shapes)
     vm = place.virtual_machine(build(builder.get(), templates))
     images = [place.tensor(np.zeros(k.elements(k.output), np.float32)) for k in kernels.values()]
-    images += [place.tensor(no_readings(_READINGS)), *(place.tensor(each) for each in own)]
+    no_readings = np.zeros(2 * _READINGS + 1, np.int64)
+    images += [place.tensor(no_readings), *(place.tensor(each) for each in own)]
     sets = [[place.tensor(each) for each in one] for one in drawn]
     for part, chain in chains().items():
         vm.set_input(part, *images, *(each for one in sets[: chain.sets] for each in one))
@@ -124,7 +125,7 @@ def timed(templates: Templates, place: Place) -> dict[str, Evaluate]:
         chain = chain_of[part]
         whole(part, 1, 1)
         *_, readings = vm.get_outputs(part)
-        taken = nanoseconds(readings.numpy())[: 2 * chain.sets]
+        taken = nanoseconds(readings.numpy()[: 4 * chain.sets])
         return float((taken[1::2] - taken[::2]).sum()) * 1e-9 / chain.mib
 
     def evaluate(part: str, calls: int, samples: int) -> Sequence[float]:
@@ -160,7 +161,8 @@ def _add(
     """Adds a chain.
 
     Its parameters are an image of each kernel, the clock's readings, what `COMPUTING` has of its
-    own, and the sets; `stamps` take the readings before and after each set.
+    own, and the sets. `stamps` are `first_reading` and `next_reading`, which is taken before and
+    after each set.
     """
 
     def variables(name: str, shapes: Sequence[tuple[int, ...]]) -> list[relax.Var]:
@@ -170,26 +172,27 @@ def _add(
         kernel: relax.Var(f"x{i}", flat_type((kernel.elements(kernel.output),), "float32"))
         for i, kernel in enumerate(functions)
     }
-    at: relax.Expr = relax.Var("readings", readings_type(_READINGS))
+    at: relax.Expr = relax.Var("readings", counted_type(_READINGS))
     own = variables("own", own_shapes)
     sets = [variables(f"set{i}", set_shapes) for i in range(chain.sets)]
     values: dict[Kernel, relax.Expr] = dict(images)
     parameters = [*images.values(), at, *own, *(each for one in sets for each in one)]
-    taking = iter(stamps if chain.pace.computes else ())
+    takes = bool(stamps and chain.pace.computes)
 
     def runs(kernel: Kernel, weights: Sequence[relax.Var]) -> None:
         made = flat_type((kernel.elements(kernel.output),), "float32")
         call = relax.call_tir(functions[kernel], [values[kernel], *weights], made)
         values[kernel] = builder.emit(call)
 
-    def looks_at_the_clock(before: relax.Expr) -> relax.Expr:
-        stamp = next(taking, None)
-        if stamp is None:
+    def looks_at_the_clock(before: relax.Expr, *, first: bool = False) -> relax.Expr:
+        if not takes:
             return before
-        return builder.emit(in_place(stamp, [before], readings_type(_READINGS)))
+        stamp = stamps[0] if first else stamps[1]
+        return builder.emit(in_place(stamp, [before], counted_type(_READINGS)))
 
     with builder.function(name, parameters):
         with builder.dataflow():
+            at = looks_at_the_clock(at, first=True)
             for one in sets:
                 at = looks_at_the_clock(at)
                 runs(chain.pace.reads, one)
