@@ -142,7 +142,6 @@ def _page(
         colours=figures.colours(spaces),
         unit=figures.unit_for(rows),
         agreement=found,
-        paced=agreement(rows, pace=run["pace"]["median"]) if run.get("pace") else None,
         fronts_svg=figures.fronts(rows, front, spaces),
         agreement_svg=figures.agreement(rows, spaces) if found else "",
         ranking=ranking,

@@ -89,15 +89,10 @@ def test_the_report_says_how_fast_the_device_was_while_networks_were_timed(
     assert "12 of their kernels were timed again" in (finished / "report.html").read_text()
     copy = tmp_path / "run"
     shutil.copytree(finished, copy)
-    rows = candidates.read(finished / "trials.csv").dropna(subset=["measured_us"])
     for pace, words in ((1.0, "as fast as when"), (1.25, "25% slower than when")):
         run = {**page.read_run(finished), "pace": {**said, "median": pace}}
         (copy / "run.json").write_text(json.dumps(run))
-        text = page.build(copy).read_text()
-        assert words in text
-        off = (pace * rows["predicted_us"] / rows["measured_us"] - 1).abs().mean()
-        taken_off = f"With that taken off, the mean error is <strong>{100 * off:.1f}%<"
-        assert (taken_off in text) == (pace != 1)
+        assert words in page.build(copy).read_text()
 
 
 def test_running_again_does_nothing_new(finished, undisturbed, monkeypatch):
