@@ -224,7 +224,10 @@ def test_a_search_ends_when_its_minutes_are_over(trained, here, monkeypatch):
     found = document(here("search", "job.toml", "--minutes", 0.005, "--json"))
     assert found["ended"] == page.read_run(OUT)["search"]["ended"] == "0.005 minutes are over"
     assert 1 <= found["trials"] == len(complete(OUT)) <= 6
-    assert document(here("search", OUT, "--json")) == found
+    # What passed between trials is not counted again; six that take as long use all of it up.
+    again = document(here("search", OUT, "--json"))
+    assert again["ended"] == found["ended"]
+    assert found["trials"] <= again["trials"] == len(complete(OUT)) <= 6
 
 
 LIMITS = {
