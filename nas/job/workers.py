@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from nas.search.liveness import lives, this_process
+from nas.search.liveness import lives, meanwhile, this_process
 
 STORAGE = "NAS_STORAGE"
 """The environment variable with the storage's address, for workers: it may hold a password."""
@@ -100,22 +99,16 @@ def ended_with_main() -> Iterator[None]:
     A main process that was killed could not tell it; nobody would wait for what it finds, and the
     run may be started again. Workers that somebody started by hand go on.
     """
-    main = os.environ.get(MAIN)
-    if main is None:
+    if MAIN not in os.environ:
         yield
         return
-    over = threading.Event()
+    main = json.loads(os.environ[MAIN])
 
-    def look() -> None:
-        while not over.wait(LOOK_S):
-            if not lives(json.loads(main)):
-                _thread.interrupt_main()
-                return
+    def told() -> bool:
+        if lives(main):
+            return False
+        _thread.interrupt_main()
+        return True
 
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
+    with meanwhile(told, LOOK_S):
         yield
-    finally:
-        over.set()
-        thread.join()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,26 @@ def lives(process: Mapping[str, Any]) -> bool:
         return False
     except psutil.AccessDenied:  # another user's: there is one
         return True
+
+
+@contextmanager
+def meanwhile(action: Callable[[], object], every_s: float) -> Iterator[None]:
+    """While this lasts, a thread calls `action` every so many seconds, until it returns True."""
+    over = threading.Event()
+
+    def repeat() -> None:
+        while not over.wait(every_s):
+            if action() is True:
+                return
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        # Where a storage hangs, so does the thread; it ends by itself.
+        thread.join(timeout=1)
 
 
 class Watcher:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ import numpy as np
 from nas.errors import SearchError, first_line
 from nas.search.budget import Budget, Interrupt, Progress
 from nas.search.feasible import require_feasible
-from nas.search.liveness import BEAT_S
+from nas.search.liveness import BEAT_S, meanwhile
 from nas.search.objectives import Infeasible, Objective, Objectives, ready
 from nas.search.pareto import non_dominated
 from nas.search.proposals import Proposal, Proposer, proposer_for
@@ -247,21 +246,11 @@ def _taking_part(log: TrialLog, shared: bool) -> Iterator[None]:
     if not shared:
         yield
         return
-    over = threading.Event()
-
-    def beat() -> None:
-        while not over.wait(BEAT_S):
-            log.beat()
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
     try:
-        yield
+        with meanwhile(log.beat, BEAT_S):
+            yield
     finally:
-        over.set()
         log.abandon()
-        # Where the storage hangs, so does the thread; it ends by itself.
-        thread.join(timeout=1)
 
 
 def _check_failures(trials: Sequence[Trial]) -> None:

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from nas.search import liveness
-from nas.search.liveness import SILENCE_S, Watcher, this_process
+from nas.search.liveness import SILENCE_S, Watcher, meanwhile, this_process
 
 CHILD = """
 import json, time
@@ -131,3 +131,21 @@ def test_a_silence_in_which_nobody_could_be_heard_is_no_sign_of_death(clock):
     assert not watcher.is_dead(0, elsewhere(), 4, away_until)
     clock[0] += SILENCE_S + 1
     assert watcher.is_dead(0, elsewhere(), 4, away_until)
+
+
+def test_what_is_done_meanwhile_ends_with_it_or_by_itself():
+    calls = {"for ever": 0, "twice": 0}
+
+    def call(name: str, most: float) -> bool:
+        calls[name] += 1
+        return calls[name] == most
+
+    with meanwhile(lambda: call("for ever", -1), 0.01), meanwhile(lambda: call("twice", 2), 0.01):
+        end = time.monotonic() + 60
+        while calls["for ever"] < 5 or calls["twice"] < 2:
+            assert time.monotonic() < end
+            time.sleep(0.005)
+    after = dict(calls)
+    time.sleep(0.05)
+    assert calls == after
+    assert calls["twice"] == 2
