@@ -80,7 +80,7 @@ def search(
             command=command_line(),
             watch=bars,
             # A run goes on with its own spaces, wherever the command is given.
-            space_files=(kept_spaces(kept) if kept else None) or (),
+            space_files=kept_spaces(kept) if kept else None,
         )
     done = sum(trial.state == "complete" for trial in result.trials)
     show(

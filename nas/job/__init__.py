@@ -75,7 +75,7 @@ def search(
     *,
     command: str = "",
     watch: Watch | None = None,
-    space_files: Sequence[Path] = (),
+    space_files: Sequence[Path] | None = None,
 ) -> SearchResult:
     """The search of a job and what it needs, without timing the front; `nas run` goes on.
 
@@ -89,7 +89,7 @@ def search(
     from nas.supernet.team import require_alone
 
     require_alone("a search")
-    job = Job(settings, watch or Unwatched(), space_files)
+    job = Job(settings, watch or Unwatched(), space_files or ())
     with claim(folder, settings, command) as kept:
         supernets, result = _searched(job, kept)
         finish.write_candidates(job, kept, supernets, result.trials)

@@ -106,7 +106,7 @@ def _opened(path: Path, settings: JobSettings, command: str) -> dict[str, Any]:
     job_file = path / "job.toml"
     kept = kept_settings(path)
     if kept is not None:
-        _require_same_job(path, kept, settings, searched=_has_searched(path))
+        _require_same_job(path, kept, settings, searched="study" in _record(path))
         if kept.model_dump() != settings.model_dump():
             files.replace(job_file, settings.to_toml())
     elif any(not entry.name.startswith(".") for entry in path.iterdir()):
@@ -144,14 +144,14 @@ def kept_settings(folder: Path) -> JobSettings | None:
 
 def kept_spaces(folder: Path) -> list[Path] | None:
     """A run's own copies of its spaces, in the job's order; None before it has read them."""
-    record = read_run(folder) if (folder / "run.json").exists() else {}
+    record = _record(folder)
     if "spaces" not in record:
         return None
     return [folder / "spaces" / f"{name}.py" for name in record["spaces"]]
 
 
-def _has_searched(folder: Path) -> bool:
-    return (folder / "run.json").exists() and "study" in read_run(folder)
+def _record(folder: Path) -> dict[str, Any]:
+    return read_run(folder) if (folder / "run.json").exists() else {}
 
 
 def _require_same_job(
