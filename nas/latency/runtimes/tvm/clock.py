@@ -45,7 +45,7 @@ def nanoseconds(readings: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def reading(index: int, count: int, clock: int) -> tirx.PrimFunc:
     """Takes reading `index` of a tensor of `count`."""
-    readings = _buffer(count)
+    readings = _buffer(2 * count)
     address = tirx.address_of(tirx.BufferLoad(readings, [2 * index]))
     call = tirx.call_extern("int32", "clock_gettime", clock, address)
     function = tirx.PrimFunc([readings], tirx.Evaluate(call))
@@ -57,20 +57,30 @@ def counted_type(count: int) -> relax.TensorType:
     return flat_type((2 * count + 1,), "int64")
 
 
+def none_counted(count: int) -> NDArray[np.int64]:
+    """As `no_readings`, for these."""
+    return np.zeros(2 * count + 1, np.int64)
+
+
+def counted(readings: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Those that were taken, as `nanoseconds` reads them."""
+    return readings[: 2 * readings[-1]]
+
+
 def next_reading(count: int, clock: int) -> tirx.PrimFunc:
     """Takes the next reading of a tensor of `count`: the same function for all of many."""
-    readings = tirx.decl_buffer((2 * count + 1,), "int64", "readings")
+    readings = _buffer(2 * count + 1)
     taken = tirx.BufferLoad(readings, [2 * count])
     address = tirx.address_of(tirx.BufferLoad(readings, [2 * taken]))
     call = tirx.call_extern("int32", "clock_gettime", clock, address)
-    counted = tirx.BufferStore(readings, taken + 1, [2 * count])
-    body = tirx.SeqStmt([tirx.Evaluate(call), counted])
+    one_more = tirx.BufferStore(readings, taken + 1, [2 * count])
+    body = tirx.SeqStmt([tirx.Evaluate(call), one_more])
     return tirx.PrimFunc([readings], body).with_attr("global_symbol", "clock")
 
 
 def first_reading(count: int) -> tirx.PrimFunc:
     """Lets `next_reading` begin anew."""
-    readings = tirx.decl_buffer((2 * count + 1,), "int64", "readings")
+    readings = _buffer(2 * count + 1)
     none = tirx.BufferStore(readings, tirx.const(0, "int64"), [2 * count])
     return tirx.PrimFunc([readings], none).with_attr("global_symbol", "begin")
 
@@ -78,7 +88,7 @@ def first_reading(count: int) -> tirx.PrimFunc:
 def idle(count: int) -> tirx.PrimFunc:
     """Takes none."""
     nothing = tirx.Evaluate(tirx.const(0, "int32"))
-    return tirx.PrimFunc([_buffer(count)], nothing).with_attr("global_symbol", "idle")
+    return tirx.PrimFunc([_buffer(2 * count)], nothing).with_attr("global_symbol", "idle")
 
 
 def in_place(function: relax.GlobalVar, arguments: list[Any], result: Any) -> relax.Call:
@@ -86,5 +96,5 @@ def in_place(function: relax.GlobalVar, arguments: list[Any], result: Any) -> re
     return relax.op.call_tir_inplace(function, arguments, [len(arguments) - 1], result)
 
 
-def _buffer(count: int) -> tirx.Buffer:
-    return tirx.decl_buffer((2 * count,), "int64", "readings")
+def _buffer(numbers: int) -> tirx.Buffer:
+    return tirx.decl_buffer((numbers,), "int64", "readings")

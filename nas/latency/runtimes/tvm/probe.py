@@ -13,11 +13,13 @@ from nas.latency.footprint import MIB, PACES, PARTS_BY_PACE
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes.tvm.clock import (
     clock_of,
+    counted,
     counted_type,
     first_reading,
     in_place,
     nanoseconds,
     next_reading,
+    none_counted,
 )
 from nas.latency.runtimes.tvm.place import Place
 from nas.latency.runtimes.tvm.templates import Templates, build, flat_type, random_constants
@@ -108,8 +110,7 @@ def timed(templates: Templates, place: Place) -> dict[str, Evaluate]:
         _add(builder, part, chain, functions, stamps, [each.shape for each in own], shapes)
     vm = place.virtual_machine(build(builder.get(), templates))
     images = [place.tensor(np.zeros(k.elements(k.output), np.float32)) for k in kernels.values()]
-    no_readings = np.zeros(2 * _READINGS + 1, np.int64)
-    images += [place.tensor(no_readings), *(place.tensor(each) for each in own)]
+    images += [place.tensor(none_counted(_READINGS)), *(place.tensor(each) for each in own)]
     sets = [[place.tensor(each) for each in one] for one in drawn]
     for part, chain in chains().items():
         vm.set_input(part, *images, *(each for one in sets[: chain.sets] for each in one))
@@ -122,11 +123,10 @@ def timed(templates: Templates, place: Place) -> dict[str, Evaluate]:
 
     def read(part: str) -> float:
         """What reading a MiB takes, of one call."""
-        chain = chain_of[part]
         whole(part, 1, 1)
         *_, readings = vm.get_outputs(part)
-        taken = nanoseconds(readings.numpy()[: 4 * chain.sets])
-        return float((taken[1::2] - taken[::2]).sum()) * 1e-9 / chain.mib
+        taken = nanoseconds(counted(readings.numpy()))
+        return float((taken[1::2] - taken[::2]).sum()) * 1e-9 / chain_of[part].mib
 
     def evaluate(part: str, calls: int, samples: int) -> Sequence[float]:
         pace = chain_of[part].pace
@@ -177,26 +177,25 @@ def _add(
     sets = [variables(f"set{i}", set_shapes) for i in range(chain.sets)]
     values: dict[Kernel, relax.Expr] = dict(images)
     parameters = [*images.values(), at, *own, *(each for one in sets for each in one)]
-    takes = bool(stamps and chain.pace.computes)
+    begin, stamp = stamps if stamps and chain.pace.computes else (None, None)
 
     def runs(kernel: Kernel, weights: Sequence[relax.Var]) -> None:
         made = flat_type((kernel.elements(kernel.output),), "float32")
         call = relax.call_tir(functions[kernel], [values[kernel], *weights], made)
         values[kernel] = builder.emit(call)
 
-    def looks_at_the_clock(before: relax.Expr, *, first: bool = False) -> relax.Expr:
-        if not takes:
+    def on_readings(function: relax.GlobalVar | None, before: relax.Expr) -> relax.Expr:
+        if function is None:
             return before
-        stamp = stamps[0] if first else stamps[1]
-        return builder.emit(in_place(stamp, [before], counted_type(_READINGS)))
+        return builder.emit(in_place(function, [before], counted_type(_READINGS)))
 
     with builder.function(name, parameters):
         with builder.dataflow():
-            at = looks_at_the_clock(at, first=True)
+            at = on_readings(begin, at)
             for one in sets:
-                at = looks_at_the_clock(at)
+                at = on_readings(stamp, at)
                 runs(chain.pace.reads, one)
-                at = looks_at_the_clock(at)
+                at = on_readings(stamp, at)
                 for _ in range(chain.pace.computes):
                     runs(COMPUTING, own)
             found = builder.emit_output(relax.Tuple([*values.values(), at]))
