@@ -97,6 +97,7 @@ class Setting:
 
 
 def some(images: Images, count: int | None) -> Images:
+    """As many of them, always the same; all for None."""
     chosen = np.random.default_rng(0).permutation(len(images))[:count]
     return Images(images.pixels[chosen], images.labels[chosen])
 

@@ -25,7 +25,8 @@ from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
 from nas.latency.isolated import timers_for
 from nas.search import non_dominated
 from nas.space import load as load_space
-from nas.supernet import Images, TrainingSettings, evaluate, load, train
+from nas.supernet import TrainingSettings, evaluate, load, train
+from tests.benchmarks.recipes import some
 
 SCHEMA = 1
 
@@ -94,7 +95,7 @@ def main() -> None:
         given.data, image_size=given.image_size, validation_fraction=given.validation_fraction
     )
     data = replace(
-        data, train=_some(data.train, given.images), search=_some(data.search, given.validation)
+        data, train=some(data.train, given.images), search=some(data.search, given.validation)
     )
     sizes = {
         "image_size": data.image_size,
@@ -145,11 +146,6 @@ def main() -> None:
         f"{points[:, 0].min():.3f} to {points[:, 0].max():.3f}, latencies "
         f"{points[:, 1].min():.1f} to {points[:, 1].max():.1f} us; {given.out}"
     )
-
-
-def _some(images: Images, count: int | None) -> Images:
-    chosen = np.random.default_rng(0).permutation(len(images))[:count]
-    return Images(images.pixels[chosen], images.labels[chosen])
 
 
 if __name__ == "__main__":
