@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,6 +19,8 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+
+from nas.errors import printable
 
 out = Console()
 """Results; silent where a command prints JSON."""
@@ -66,7 +69,7 @@ class Bars:
         """Starts a bar."""
         self._end()
         self._stage, self._unit, self._done, self._begun = stage, unit, 0, time.monotonic()
-        self._progress.add_task(stage, total=None, unit=f"{unit}s", text="")
+        self._progress.add_task(escape(stage), total=None, unit=f"{unit}s", text="")
         if not err.is_terminal:
             self.note(f"{stage} ...")
 
@@ -74,12 +77,13 @@ class Bars:
         """Moves the current bar."""
         self._done = done
         shown = text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 3]}..."
+        shown = escape(printable(shown))
         task = self._progress.task_ids[-1]
         self._progress.update(task, completed=done, total=total, text=shown)
 
     def note(self, text: str) -> None:
         """A line above the bars."""
-        err.print(text, markup=False, highlight=False, soft_wrap=True)
+        err.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def _end(self) -> None:
         if self._stage and not err.is_terminal:
@@ -90,8 +94,8 @@ class Bars:
 
 
 def say(text: str) -> None:
-    """Prints a line or more as they are."""
-    out.print(text, markup=False, highlight=False, soft_wrap=True)
+    """Print one line or more. Control characters are written as escapes."""
+    out.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def table(
@@ -110,7 +114,7 @@ def table(
         if row is None:
             shown.add_section()
         else:
-            shown.add_row(*(Text(str(cell)) for cell in row))
+            shown.add_row(*(Text(printable(str(cell))) for cell in row))
     if out.is_terminal:
         out.print(shown)
     else:

@@ -16,10 +16,10 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nas.errors import NasError
+from nas.errors import NasError, printable
 
 MAX_BYTES = 256 << 20
-"""Largest file that is read: a journal of 10,000 trials has 40 MB, a table of 1,500 kernels 2 MB."""
+"""Largest file that is read. A journal of 10,000 trials has 40 MB, a large table 2 MB."""
 
 MAX_SHOWN_CHARACTERS = 60
 """Longest part of a value that a message repeats."""
@@ -107,9 +107,11 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     if not stat.S_ISREG(status.st_mode):
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
         raise OSError(0, f"it is {kind}", str(path))
-    with open(path, "rb") as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
+    content = b""
+    if status.st_size <= limit:
+        with open(path, "rb") as file:
+            content = file.read(limit + 1)
+    if max(status.st_size, len(content)) > limit:
         raise OSError(0, f"it has more than {limit >> 20} MiB", str(path))
     return content
 
@@ -148,16 +150,3 @@ def shortened_text(text: str) -> str:
         return text
     half = (MAX_SHOWN_CHARACTERS - 3) // 2
     return f"{text[:half]}...{text[-half:]}"
-
-
-def printable(text: str) -> str:
-    """Return a text whose control characters are written as escapes, all but the line feed.
-
-    Text from files must not move the cursor of a terminal, or change its title.
-    """
-    return "".join(
-        character
-        if character.isprintable() or character == "\n"
-        else character.encode("unicode_escape").decode("ascii")
-        for character in text
-    )

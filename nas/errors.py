@@ -32,6 +32,19 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:500]
 
 
+def printable(text: str) -> str:
+    """Return a text whose control characters are written as escapes, all but the line feed.
+
+    Text from files must not move the cursor of a terminal, or change its title.
+    """
+    return "".join(
+        character
+        if character.isprintable() or character == "\n"
+        else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
+
+
 class RequestError(NasError):
     """The request itself is wrong: an unknown name, a bad value, a file that is not there."""
 

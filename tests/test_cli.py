@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -184,6 +186,58 @@ def test_a_wrong_request_is_one_short_message_and_exit_2(arguments, status, word
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("job.toml", "job.toml is a file"),
+        ("job.toml/run", "Not a directory: job.toml/run"),
+        ("/proc/run", "No such file or directory: /proc/run"),
+        ("x" * 300, "File name too long"),
+    ],
+)
+def test_a_run_folder_that_cannot_be_made_is_a_wrong_request(job_folder, here, out, words):
+    before = sorted(job_folder.rglob("*"))
+    done = here("run", "job.toml", "--out", out)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert sorted(job_folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["plot.png", "nowhere/plot.png", "plot.pdf"])
+def test_a_picture_that_cannot_be_written_is_a_wrong_request(here, tmp_path, name):
+    (tmp_path / "plot.png").mkdir()
+    done = here("spaces", "mobilenet_tiny", "--no-estimate", "--plot", tmp_path / name)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert name.rpartition("/")[2] in done.stderr
+    assert [path.name for path in tmp_path.rglob("*")] == ["plot.png"]
+
+
+def test_a_full_disk_leaves_the_old_picture(here, tmp_path, monkeypatch):
+    path = tmp_path / "plot.png"
+    path.write_bytes(b"old")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    done = here("spaces", "mobilenet_tiny", "--no-estimate", "--plot", path)
+    assert done.returncode == 1
+    assert f"No space left on device: {path}. Nothing is half-written: make room" in done.stderr
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_text_from_files_does_not_reach_the_terminal_as_commands(here, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "job.toml"
+    path.write_text('[data]\nsource = "digits"\n[[space]]\nname = "\\u001b[2Jx"\n')
+    done = here("run", path)
+    assert done.returncode == 2
+    assert "\x1b" not in done.stderr
+    assert "x1b[2Jx" in done.stderr
 
 
 def test_debug_shows_the_traceback():

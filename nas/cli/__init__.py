@@ -30,7 +30,7 @@ from nas.cli.search import search
 from nas.cli.spaces import spaces
 from nas.cli.supernet import app as supernet_app
 from nas.cli.table import app as table_app
-from nas.errors import NasError
+from nas.errors import NasError, printable
 
 if TYPE_CHECKING:
     from nas.job import JobSettings
@@ -205,16 +205,15 @@ def select(
 
     Example: nas select results/quickstart --max-latency-ms 0.05
     """
-    from nas.report.select import Limits, latency_us
+    from nas.report.select import Limits
     from nas.report.select import select as choose
 
     member = choose(run_folder, Limits(max_latency_ms, max_params, min_accuracy))
-    basis = "predicted" if member["measured_us"] is None else "measured"
     show(
-        member,
-        f"{member['id']} ({member['space']}): accuracy {member['validation_accuracy']:.4f}, "
-        f"{latency_us(member) / 1000:.4g} ms {basis}, {member['macs']} MACs, "
-        f"{member['params']} parameters\n" + json.dumps(member["architecture"]),
+        member.model_dump(mode="json"),
+        f"{member.id} ({member.space}): accuracy {member.validation_accuracy:.4f}, "
+        f"{member.latency_us / 1000:.4g} ms {member.latency_basis}, {member.macs} MACs, "
+        f"{member.params} parameters\n" + json.dumps(member.architecture.model_dump()),
         as_json,
     )
 
@@ -240,7 +239,7 @@ def _plan(settings: JobSettings, as_json: bool) -> None:
     with console.err.status("measuring a little of every stage"):
         plan = job.plan(settings)
     if as_json:
-        print_json(plan.to_json())
+        print_json(plan.model_dump(mode="json"))
         return
     work = {
         "table": f"{plan.kernels} kernels to time",
@@ -254,10 +253,35 @@ def _plan(settings: JobSettings, as_json: bool) -> None:
 
 
 def _warn(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    print(printable(f"warning: {message}"), file=sys.stderr)
 
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
+_REMEDIES = {
+    "make room, and run the same command again": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    "name a folder that you can write to": (errno.EACCES, errno.EPERM, errno.EROFS),
+    "name another file or folder": (
+        errno.EEXIST,
+        errno.EINVAL,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.ENOENT,
+        errno.ENOTDIR,
+    ),
+}
+"""What to do where the operating system refuses a file; the last ones are wrong requests."""
+
+
+def _explained(error: OSError) -> tuple[str, int]:
+    """Return the message and the exit status for what the operating system refused."""
+    remedies = {number: remedy for remedy, numbers in _REMEDIES.items() for number in numbers}
+    remedy = remedies.get(error.errno or 0, "run the same command again")
+    is_request = error.errno in _REMEDIES["name another file or folder"]
+    where = "" if error.filename is None else f": {error.filename}"
+    return (
+        f"{error.strerror or error}{where}. Nothing is half-written: {remedy}.",
+        2 if is_request else 1,
+    )
 
 
 def main() -> None:
@@ -275,14 +299,11 @@ def main() -> None:
     except NasError as error:
         if _DEBUG:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         sys.exit(error.exit_status)
     except OSError as error:
-        if _DEBUG or error.errno not in _NO_ROOM:
+        if _DEBUG:
             raise
-        print(
-            f"error: {error.strerror}: {error.filename}. Nothing is half-written: make room or "
-            "choose another folder, and run the same command again.",
-            file=sys.stderr,
-        )
-        sys.exit(1)
+        message, status = _explained(error)
+        print(printable(f"error: {message}"), file=sys.stderr)
+        sys.exit(status)

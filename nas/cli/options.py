@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nas.errors import RequestError
+from nas.errors import RequestError, printable
 
 if TYPE_CHECKING:
     from nas.latency import LatencyTable, runtimes
@@ -161,7 +161,7 @@ def show(record: dict[str, Any], text: str, as_json: bool) -> None:
     if as_json:
         print_json(record)
     else:
-        print(text)
+        print(printable(text))
 
 
 def print_json(record: Any) -> None:

@@ -218,7 +218,7 @@ def rank(
     if plot is not None:
         rankings.draw_ranking(found, plot)
     if as_json:
-        print_json(found)
+        print_json(found.model_dump(mode="json", by_alias=True))
     else:
         rankings.show_ranking(found)
 

@@ -131,10 +131,15 @@ def _in_run(folder: Path, prefix: str, sizes: Mapping[str, int | None]) -> Found
             remedy="Give the start of one digest in trials.csv.",
         )
     record: dict[str, Any] = json.loads(rows.iloc[0]["architecture"])
-    settings = page.read_run(folder)["settings"]
+    settings = page.read_run(folder).settings
+    if settings is None:
+        raise RequestError(
+            f"The job in {folder} has only begun: it does not say yet what its images are.",
+            remedy="Wait until it does, or run it again.",
+        )
     for kept in sorted((folder / "spaces").glob("*.py")):
         chosen = load(kept)
         if chosen.name == record["space"]:
-            chosen = adapted(chosen.on(**settings), sizes)
+            chosen = adapted(chosen.on(**settings.model_dump()), sizes)
             return Found(chosen, chosen.from_json(record))
     raise RequestError(f"{folder} does not hold the space {record['space']}.")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from nas import files
 from nas.errors import RequestError
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ def check_suffix(path: Path) -> None:
         )
     if not path.parent.is_dir():
         raise RequestError(f"There is no folder {path.parent} to write {path.name} to.")
+    if path.is_dir():
+        raise RequestError(f"{path} is a folder.", remedy="Name a file in it.")
 
 
 def draw_space(found: dict[str, Any], counts: Counts, path: Path) -> None:
@@ -253,7 +257,10 @@ def _palette() -> list[str]:
 
 
 def write(figure: Figure, path: Path) -> None:
-    """Saves a picture."""
+    """Replace a picture at once, so that a full disk leaves no half of one."""
     # Without the date, equal pictures are equal files.
-    metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
-    figure.savefig(path, dpi=150, metadata=metadata)
+    kind = path.suffix.lower().removeprefix(".")
+    metadata = {"Date": None} if kind == "svg" else None
+    content = io.BytesIO()
+    figure.savefig(content, format=kind, dpi=150, metadata=metadata)
+    files.replace(path, content.getvalue())

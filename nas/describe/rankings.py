@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from nas import console
+from nas.records import IntervalRecord, RankingRecord
 from nas.supernet.ranking import COUNTS, FEWEST_SCORES
 
 _NAMES = {"macs": "MACs", "params": "parameters", "depth": "depth"}
 
 
-def interval(found: Mapping[str, float] | None, sign: str = "") -> str:
-    """A figure with its interval."""
-    if found is None:
-        return "undefined"
-    return f"{found['value']:{sign}.3f} ({found['low']:{sign}.3f} to {found['high']:{sign}.3f})"
+def interval(result: IntervalRecord | None, sign: str = "") -> str:
+    """Return a statistic with its interval."""
+    return "undefined" if result is None else result.text(3, sign=sign)
 
 
-def show_ranking(document: Mapping[str, Any]) -> None:
-    """The figures of every space, and of all together."""
-    spaces = document["spaces"]
+def show_ranking(ranking: RankingRecord) -> None:
+    """Print the statistics of every space, and of all together."""
     columns = ["space", "networks", "Kendall tau", "Spearman", *(_NAMES[name] for name in COUNTS)]
     console.table(
         [*columns, "lead over the best of them"],
         [
             (
                 name,
-                found["nets"],
-                interval(found["kendall_tau"]),
-                interval(found["spearman"]),
-                *(_value(found["counted_tau"][each]) for each in COUNTS),
-                interval(found["lead"], "+"),
+                own.nets,
+                interval(own.kendall_tau),
+                interval(own.spearman),
+                *(_value(getattr(own.counted_tau, each)) for each in COUNTS),
+                interval(own.lead, "+"),
             )
-            for name, found in spaces.items()
+            for name, own in ranking.spaces.items()
         ],
     )
     console.say("in brackets: 95% bootstrap intervals; the last columns but one: tau of counting")
@@ -43,39 +39,37 @@ def show_ranking(document: Mapping[str, Any]) -> None:
         [
             (
                 name,
-                f"{console.si(stratum['macs'][0])} to {console.si(stratum['macs'][1])}",
-                stratum["nets"],
-                interval(stratum["kendall_tau"]),
+                f"{console.si(stratum.macs[0])} to {console.si(stratum.macs[1])}",
+                stratum.nets,
+                interval(stratum.kendall_tau),
             )
-            for name, found in spaces.items()
-            for stratum in found["strata"]
+            for name, own in ranking.spaces.items()
+            for stratum in own.strata
         ],
     )
-    for name, found in spaces.items():
-        if found["kendall_tau"] is None:
+    for name, own in ranking.spaces.items():
+        if own.kendall_tau is None:
             console.say(
-                f"{name}: {found['distinct_scores']} distinct scores are no ranking; "
+                f"{name}: {own.distinct_scores} distinct scores are no ranking; "
                 f"{FEWEST_SCORES} are needed"
             )
-        offset, regret = found["offset"], found["regret"]
         console.say(
-            f"{name}: alone, networks are {100 * offset['value']:+.2f} points "
-            f"({100 * offset['low']:+.2f} to {100 * offset['high']:+.2f}) from the supernet's "
-            f"score; picking by the supernet loses {100 * regret['supernet']:.2f} points against "
-            f"the best within a budget, by MACs {100 * regret['macs']:.2f}; "
-            f"{found['tied_pairs']} pairs tied"
+            f"{name}: alone, networks are {own.offset.text(scale=100, sign='+')} points from the "
+            f"supernet's score; picking by the supernet loses {100 * own.regret.supernet:.2f} "
+            f"points against the best within a budget, by MACs {100 * own.regret.macs:.2f}; "
+            f"{own.tied_pairs} pairs tied"
         )
-    pooled = document["pooled"]
+    pooled = ranking.pooled
     if pooled is not None:
         console.say(
-            f"all {pooled['nets']} networks on one axis: Kendall tau "
-            f"{interval(pooled['kendall_tau'])}, without the spaces' offsets "
-            f"{interval(pooled['without_offsets'])}"
+            f"all {pooled.nets} networks on one axis: Kendall tau "
+            f"{interval(pooled.kendall_tau)}, without the spaces' offsets "
+            f"{interval(pooled.without_offsets)}"
         )
 
 
-def draw_ranking(document: Mapping[str, Any], path: Path) -> None:
-    """Accuracy alone against the supernet's, a colour a space."""
+def draw_ranking(ranking: RankingRecord, path: Path) -> None:
+    """Draw the accuracy of standalone training against the supernet's, a colour a space."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -84,9 +78,9 @@ def draw_ranking(document: Mapping[str, Any], path: Path) -> None:
 
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.5, 6), layout="constrained")
-        draw_ranks(figure.subplots(), document["spaces"])
+        draw_ranks(figure.subplots(), ranking.spaces)
         write(figure, path)
 
 
-def _value(found: Mapping[str, float] | None) -> str:
-    return "undefined" if found is None else f"{found['value']:.3f}"
+def _value(result: IntervalRecord | None) -> str:
+    return "undefined" if result is None else f"{result.value:.3f}"

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from nas import jsonl
-from nas.errors import MeasurementError
+from nas.errors import KernelError, MeasurementError
 from nas.job.folder import RunFolder
+from nas.job.measurements import MEASUREMENTS, Measurement, fastest, unsettled
 from nas.job.opened import Job
-from nas.latency import NetworkTiming, measure_networks
-from nas.latency.networks import agree
+from nas.latency import measure_networks
 from nas.latency.verify import LARGEST_SHIFT, Pace
+from nas.records import Slowdown
 from nas.report import candidates
 from nas.search import Trial
 from nas.supernet import Supernet, evaluate
 
 MEASURED_AT_ONCE = 8
 """Whole networks that are timed together; a killed job loses at most so many timings."""
-
-MOST_TIMINGS = 5
-"""Timings of a network at most."""
 
 PACE_KERNELS = 12
 """Kernels of the table that are timed again beside the networks."""
@@ -46,7 +43,7 @@ def measure_front(
     chosen = to_measure(predicted, list(job.spaces), job.settings.finish.measure)
     _measure(job, run, [by_digest[digest] for digest in chosen])
     write_candidates(job, run, supernets, trials)
-    measured, problems = kept_measurements(jsonl.read(run.measurements))
+    measured, problems = fastest(jsonl.read(run.measurements, MEASUREMENTS))
     if problems and not measured:
         raise MeasurementError(
             f"No candidate could be timed as a whole network: {next(iter(problems.values()))}",
@@ -59,7 +56,7 @@ def write_candidates(
 ) -> None:
     """Writes all rows, with what was measured so far; what was is scored on the hold-out."""
     by_digest = {trial.digest: trial for trial in trials}
-    measured, problems = kept_measurements(jsonl.read(run.measurements))
+    measured, problems = fastest(jsonl.read(run.measurements, MEASUREMENTS))
     holdout = {}
     for digest in measured.keys() & by_digest.keys():
         trial = by_digest[digest]
@@ -73,11 +70,12 @@ def write_candidates(
 def _measure(job: Job, run: RunFolder, chosen: Sequence[Trial]) -> None:
     """Times each network until its timings agree; every timing is a line of the measurement log."""
     job.watch.begin("whole networks", "timing")
+    jsonl.repair(run.measurements)
     done = 0
     graphs = {t.digest: job.spaces[t.architecture.space].lower(t.architecture) for t in chosen}
     kernels = [kernel for graph in graphs.values() for kernel in job.runtime.kernels(graph)]
     pace = Pace(job.table, job.runtime, kernels, PACE_KERNELS)
-    while waiting := unsettled(jsonl.read(run.measurements), list(graphs)):
+    while waiting := unsettled(jsonl.read(run.measurements, MEASUREMENTS), list(graphs)):
         again = [trial for trial in chosen if trial.digest in waiting]
         total = done + len(again)
         pace.take()
@@ -87,52 +85,18 @@ def _measure(job: Job, run: RunFolder, chosen: Sequence[Trial]) -> None:
                 [graphs[trial.digest] for trial in batch], job.runtime, job.table.schedules()
             )
             for trial, found in zip(batch, timings, strict=True):
-                jsonl.append(run.measurements, _measurement(trial, found))
+                measurement = Measurement.of_timing(trial, found)
+                jsonl.append(run.measurements, measurement.model_dump(mode="json", by_alias=True))
             done += len(batch)
             job.watch.advance(done, total)
     # Where nothing was left to time, an earlier start has said it.
     if pace.ratios is not None:
-        run.record["pace"] = asdict(pace.ratios)
+        run.record.pace = Slowdown(**asdict(pace.ratios))
         if abs(pace.ratios.median - 1) > LARGEST_SHIFT:
             job.watch.note(
                 f"kernels took {pace.ratios.median:.2f} times what the latency table says while "
                 "networks were timed; `nas table verify` tells more"
             )
-
-
-def unsettled(records: Sequence[Mapping[str, Any]], digests: Sequence[str]) -> set[str]:
-    """Which networks need another timing.
-
-    A network is timed again at another time until its timings `agree`, or it was timed
-    `MOST_TIMINGS` times. One that failed is not tried again.
-    """
-    timed: dict[str, list[float]] = {digest: [] for digest in digests}
-    failed = set()
-    for record in records:
-        if record["status"] == "failed":
-            failed.add(record["digest"])
-        elif record["digest"] in timed:
-            timed[record["digest"]].append(record["measured_us"])
-    found = set()
-    for digest, values in timed.items():
-        if not agree(values) and len(values) < MOST_TIMINGS and digest not in failed:
-            found.add(digest)
-    return found
-
-
-def _measurement(trial: Trial, found: NetworkTiming) -> dict[str, Any]:
-    timing = found.timing
-    steady = timing is not None and not timing.unstable
-    return {
-        "schema": 1,
-        "digest": trial.digest,
-        "architecture": trial.architecture.to_json(),
-        "status": "ok" if steady else "unstable" if timing else "failed",
-        "predicted_us": trial.values["predicted_us"],
-        "measured_us": None if timing is None else timing.latency_us,
-        "samples_us": [] if timing is None else list(timing.samples_us),
-        "error": found.error,
-    }
 
 
 def to_measure(rows: pd.DataFrame, spaces: Sequence[str], count: int) -> list[str]:
@@ -179,26 +143,6 @@ def _spread(items: Sequence[str], count: int) -> list[str]:
     return [items[position] for position in dict.fromkeys(at)]
 
 
-def kept_measurements(
-    records: Sequence[Mapping[str, Any]],
-) -> tuple[dict[str, float], dict[str, str]]:
-    """Measured latency, and problems, by digest, from the lines of a measurement log.
-
-    Of several timings of a network the fastest counts: other work on the machine only adds time.
-    A network has a problem only if it was never timed.
-    """
-    measured: dict[str, float] = {}
-    problems: dict[str, str] = {}
-    for record in records:
-        digest = record["digest"]
-        if record["status"] == "failed":
-            problems[digest] = record["error"]
-        else:
-            found = record["measured_us"]
-            measured[digest] = min(found, measured.get(digest, found))
-    return measured, {digest: e for digest, e in problems.items() if digest not in measured}
-
-
 def _rows(
     job: Job,
     trials: Sequence[Trial],
@@ -212,4 +156,18 @@ def _rows(
         measured_us=measured,
         holdout_accuracy=holdout,
         problems=problems,
+        unsure_launches=_unsure_launches(job, trials),
     )
+
+
+def _unsure_launches(job: Job, trials: Sequence[Trial]) -> dict[str, tuple[int, int]]:
+    """Return unstable and estimated launches of each network that the table predicts."""
+    counts = {}
+    for trial in trials:
+        graph = job.spaces[trial.architecture.space].lower(trial.architecture)
+        try:
+            prediction = job.table.predict(graph)
+        except KernelError:
+            continue  # an infeasible candidate, which has no latency
+        counts[trial.digest] = prediction.unstable, int(prediction.basis != "measured")
+    return counts

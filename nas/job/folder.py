@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -18,17 +18,17 @@ import filelock
 from nas import files
 from nas.errors import RunFolderError
 from nas.job.settings import JobSettings
-from nas.report.page import SCHEMA, read_run
+from nas.records import SCHEMA, JobSummary, RunRecord, Stage, to_json
+from nas.report.page import read_run
 
 _VERSIONS = ("hardware-nas", "torch", "optuna", "apache-tvm", "apache-tvm-ffi", "numpy", "datasets")
 
 
-class RunFolder:
-    """The folder of one job; made by `claim`."""
+@dataclass(frozen=True)
+class RunPaths:
+    """The paths in a run folder."""
 
-    def __init__(self, path: Path, record: dict[str, Any]) -> None:
-        self.path = path
-        self.record = record
+    path: Path
 
     @property
     def journal(self) -> Path:
@@ -49,33 +49,41 @@ class RunFolder:
         """The folder of a space's supernet."""
         return self.path / "supernets" / space
 
+
+@dataclass(frozen=True)
+class RunFolder(RunPaths):
+    """The folder of one job, with its `run.json`; made by `claim`."""
+
+    record: RunRecord
+
     def save(self) -> None:
         """Writes `run.json`, replacing it at once."""
-        files.replace(self.path / "run.json", json.dumps(self.record, indent=1) + "\n")
+        files.replace(self.path / "run.json", to_json(self.record))
 
     def require(self, key: str, value: Any, remedy: str) -> None:
         """Keeps a fact of the run, or checks it against the one kept by an earlier start.
 
         Raises RunFolderError if they differ.
         """
-        kept = self.record.setdefault("facts", {}).setdefault(key, value)
+        kept = self.record.facts.get(key, value)
         if kept != value:
             raise RunFolderError(
                 f"{self.path} was started with {key} {kept}; now it is {value}.", remedy=remedy
             )
+        self.record.facts = {**self.record.facts, key: value}
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[dict[str, Any]]:
-        """Times a stage; the yielded record is kept in `run.json`.
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage, for `run.json`.
 
         Seconds add up over interrupted starts, those of a killed process excepted.
         """
-        record: dict[str, Any] = self.record["stages"].setdefault(name, {"seconds": 0.0})
+        stage = self.record.stages.setdefault(name, Stage(seconds=0.0))
         start = time.perf_counter()
         try:
-            yield record
+            yield
         finally:
-            record["seconds"] = round(record["seconds"] + time.perf_counter() - start, 3)
+            stage.seconds = round(stage.seconds + time.perf_counter() - start, 3)
             self.save()
 
 
@@ -86,7 +94,10 @@ def claim(path: Path, settings: JobSettings, command: str) -> Iterator[RunFolder
     Raises RunFolderError if another process works in it, it belongs to another job, or it holds
     something else.
     """
+    if path.exists() and not path.is_dir():
+        raise RunFolderError(f"{path} is a file.", remedy="Name a folder with --out.")
     path.mkdir(parents=True, exist_ok=True)
+    _require_run_or_empty(path)
     lock = filelock.FileLock(path / ".lock", timeout=0)
     try:
         lock.acquire()
@@ -102,30 +113,47 @@ def claim(path: Path, settings: JobSettings, command: str) -> Iterator[RunFolder
         lock.release()
 
 
-def _opened(path: Path, settings: JobSettings, command: str) -> dict[str, Any]:
-    job_file = path / "job.toml"
-    kept = kept_settings(path)
-    if kept is not None:
-        _require_same_job(path, kept, settings, searched="study" in _record(path))
-        if kept.model_dump() != settings.model_dump():
-            files.replace(job_file, settings.to_toml())
-    elif any(not entry.name.startswith(".") for entry in path.iterdir()):
+def _require_run_or_empty(path: Path) -> None:
+    """Raise RunFolderError for a folder with somebody else's files, before any is made in it."""
+    names = [entry.name for entry in path.iterdir()]
+    if "job.toml" not in names and any(not name.startswith(".") for name in names):
         raise RunFolderError(
             f"{path} holds other files and no job.", remedy="Use an empty folder with --out."
         )
+
+
+def _has_results(path: Path) -> bool:
+    """Return whether a run folder holds more than its job and its record."""
+    names = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")}
+    return bool(names - {"job.toml", "run.json"})
+
+
+def _opened(path: Path, settings: JobSettings, command: str) -> RunRecord:
+    job_file = path / "job.toml"
+    kept = kept_settings(path)
+    record = _record(path)
+    job = JobSummary.model_validate(settings.model_dump(mode="json"))
+    # A job that ended before it had read its data made nothing: its file may be corrected.
+    if kept is not None and (_has_results(path) or (record is not None and record.spaces)):
+        searched = record is not None and record.study is not None
+        _require_same_job(path, kept, settings, searched=searched)
     else:
+        record = None
+    if kept is None or kept.model_dump() != settings.model_dump():
         files.replace(job_file, settings.to_toml())
-    if (path / "run.json").exists():
-        return {**read_run(path), "job": settings.model_dump(mode="json")}
-    return {
-        "schema": SCHEMA,
-        "name": settings.name,
-        "command": command,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "job": settings.model_dump(mode="json"),
-        "versions": versions(),
-        "stages": {},
-    }
+    if record is not None:
+        record.job = job
+        return record
+    return RunRecord(
+        schema=SCHEMA,
+        name=settings.name,
+        command=command,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        job=job,
+        versions=versions(),
+        stages={},
+        facts={},
+    )
 
 
 def kept_settings(folder: Path) -> JobSettings | None:
@@ -145,13 +173,13 @@ def kept_settings(folder: Path) -> JobSettings | None:
 def kept_spaces(folder: Path) -> list[Path] | None:
     """A run's own copies of its spaces, in the job's order; None before it has read them."""
     record = _record(folder)
-    if "spaces" not in record:
+    if record is None or record.spaces is None:
         return None
-    return [folder / "spaces" / f"{name}.py" for name in record["spaces"]]
+    return [folder / "spaces" / f"{name}.py" for name in record.spaces]
 
 
-def _record(folder: Path) -> dict[str, Any]:
-    return read_run(folder) if (folder / "run.json").exists() else {}
+def _record(folder: Path) -> RunRecord | None:
+    return read_run(folder) if (folder / "run.json").exists() else None
 
 
 def _require_same_job(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nas.errors import JobFileError
 from nas.job.settings import JobSettings
+from nas.records import Plan
 
 if TYPE_CHECKING:
     from nas.latency.kernel import Kernel
@@ -46,39 +47,19 @@ class Pace:
     network: float
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a job will do, and the seconds that each stage is expected to take, if measured."""
-
-    kernels: int
-    epochs: Mapping[str, int]
-    trials: int
-    measure: int
-    seconds: Mapping[str, float]
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain data; `from_json` reads it back."""
-        return {
-            "kernels": self.kernels,
-            "epochs": dict(self.epochs),
-            "trials": self.trials,
-            "measure": self.measure,
-            "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
-        }
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Plan:
-        """Reads what `to_json` wrote."""
-        return cls(**record)
-
-
 def settled(settings: JobSettings, spaces: Sequence[str], missing_kernels: int) -> Plan | None:
     """The plan of a job whose file sets epochs and trials itself, so that nothing is measured."""
     epochs, trials = settings.training.epochs, settings.search.trials
     if epochs is None or trials is None:
         return None
     by_space = dict.fromkeys(spaces, epochs)
-    return Plan(missing_kernels, by_space, trials, settings.finish.measure, seconds={})
+    return Plan(
+        kernels=missing_kernels,
+        epochs=by_space,
+        trials=trials,
+        measure=settings.finish.measure,
+        seconds={},
+    )
 
 
 def planned(settings: JobSettings, missing_kernels: int, pace: Pace) -> Plan:
@@ -118,10 +99,10 @@ def planned(settings: JobSettings, missing_kernels: int, pace: Pace) -> Plan:
         trials=trials,
         measure=settings.finish.measure,
         seconds={
-            "table": table,
-            "supernets": training_s,
-            "search": trials * pace.trial,
-            "finish": finish,
+            "table": round(table, 1),
+            "supernets": round(training_s, 1),
+            "search": round(trials * pace.trial, 1),
+            "finish": round(finish, 1),
         },
     )
 

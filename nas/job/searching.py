@@ -7,21 +7,20 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from nas import files
 from nas.errors import RequestError, SearchError
-from nas.job.folder import RunFolder
+from nas.job.folder import RunFolder, RunPaths
 from nas.job.objectives import LATENCY, Objectives, require_complete
 from nas.job.opened import Job
-from nas.job.planning import Plan
 from nas.job.settings import with_search
 from nas.job.supernets import opened
 from nas.job.watch import Watch
 from nas.job.workers import STORAGE, Workers, ended_with_main
 from nas.latency import LatencyTable
+from nas.records import SearchSummary
 from nas.report.page import HISTORY, read_run
 from nas.search import Progress, SearchResult, Trial, front, require_feasible, search
 from nas.search.storage import Storage
@@ -39,7 +38,7 @@ def require_possible(job: Job, run: RunFolder) -> None:
     Raises InfeasibleError for a limit that nothing meets, TableError for the table of another
     device that lacks kernels, StorageError for a database that does not answer.
     """
-    if "study" in run.record:
+    if run.record.study is not None:
         return
     if job.settings.search.storage != "journal":
         Storage(job.settings.search.storage)
@@ -63,7 +62,8 @@ def run_search(
     job.watch.begin("search", "trial")
     # A database may hold the searches of many runs.
     name = f"{run.path.resolve().name}-{uuid.uuid4().hex[:8]}"
-    run.record.setdefault("study", "search" if chosen.storage == "journal" else name)
+    if run.record.study is None:
+        run.record.study = "search" if chosen.storage == "journal" else name
     run.save()
     where = _journal(run.path) if chosen.storage == "journal" else chosen.storage
     shared = chosen.workers > 1 or chosen.storage != "journal"
@@ -73,7 +73,7 @@ def run_search(
             job,
             objectives,
             where,
-            run.record,
+            run.record.study,
             trials=trials,
             shared=shared,
             on_trial=shown.told,
@@ -81,12 +81,12 @@ def run_search(
         if result.interrupted:
             workers.interrupt()
     write_history(run.path / HISTORY, result.progress)
-    run.record["search"] = {
-        "ended": result.ended,
-        "sampler": chosen.sampler,
-        "workers": chosen.workers,
-        "hypervolume": result.progress.hypervolume,
-    }
+    run.record.search = SearchSummary(
+        ended=result.ended,
+        sampler=chosen.sampler,
+        workers=chosen.workers,
+        hypervolume=result.progress.hypervolume,
+    )
     done = [trial for trial in result.trials if trial.state == "complete"]
     for name, own in objectives.fronts().items():
         _write_front(run.path / f"front-{name}.csv", front(done, own))
@@ -134,26 +134,26 @@ def join(folder: Path, storage: str | None, watch: Watch) -> int:
             "machines reach.",
         )
     record = read_run(folder)
-    if "study" not in record:
+    if record.study is None or record.table is None or record.plan is None:
         raise RequestError(
             f"The search of {folder} has not begun.",
             remedy="Start the job or `nas search` first, and workers when it searches.",
         )
     if not is_known:
-        _require_study(where, record["study"], folder)
-    job.table = _table(job, record["table"]["file"])
+        _require_study(where, record.study, folder)
+    job.table = _table(job, record.table.file)
     supernets = {
-        name: Supernet.load(RunFolder(folder, {}).supernet(name), space)
+        name: Supernet.load(RunPaths(folder).supernet(name), space)
         for name, space in job.spaces.items()
     }
-    trials = Plan.from_json(record["plan"]).trials
+    trials = record.plan.trials
     watch.begin("search", "trial")
     with ended_with_main():
         found = _search(
             job,
             Objectives(job, supernets),
             where,
-            record,
+            record.study,
             trials=trials,
             shared=True,
             on_trial=lambda trial, progress: watch.advance(progress.completed, trials),
@@ -167,7 +167,7 @@ def _search(
     job: Job,
     objectives: Objectives,
     where: Path | str,
-    record: Mapping[str, Any],
+    study: str,
     *,
     trials: int,
     shared: bool,
@@ -185,7 +185,7 @@ def _search(
         sampler=chosen.sampler,
         storage=where,
         shared=shared,
-        study=record["study"],
+        study=study,
         facts=objectives.facts(),
         on_trial=on_trial,
         told=job.watch.note,
@@ -236,7 +236,7 @@ class _Shown:
 
 
 def _journal(folder: Path) -> Path:
-    return RunFolder(folder, {}).journal
+    return RunPaths(folder).journal
 
 
 def _require_study(where: Path | str, study: str, folder: Path) -> None:

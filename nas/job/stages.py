@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nas import files
 from nas.job.folder import RunFolder
 from nas.job.opened import Job
-from nas.job.planning import Plan, settled
+from nas.job.planning import settled
 from nas.latency import build_table
 from nas.latency.isolated import timers_for
+from nas.records import (
+    DataSummary,
+    DeviceSummary,
+    Plan,
+    Sizes,
+    SupernetSummary,
+    TableSummary,
+)
 from nas.report import page
 from nas.space import library
 from nas.supernet import Progress, Supernet, evaluate, train
@@ -30,16 +37,16 @@ def open_data(job: Job, run: RunFolder) -> None:
         "A space changed: use another folder with --out.",
     )
     _keep_space_files(job, run)
-    run.record["data"] = {
-        "source": job.settings.data.source,
-        "digest": data.digest,
-        "license": job.settings.data.license,
-        "classes": list(data.classes),
-        "counts": data.counts,
-        "skipped": len(data.skipped),
-    }
-    run.record["spaces"] = {name: space.digest for name, space in job.spaces.items()}
-    run.record["settings"] = next(iter(job.spaces.values())).settings
+    run.record.data = DataSummary(
+        source=job.settings.data.source,
+        digest=data.digest,
+        license=job.settings.data.license,
+        classes=list(data.classes),
+        counts=data.counts,
+        skipped=len(data.skipped),
+    )
+    run.record.spaces = {name: space.digest for name, space in job.spaces.items()}
+    run.record.settings = Sizes(**next(iter(job.spaces.values())).settings)
     if data.skipped:
         job.watch.note(f"{len(data.skipped)} unreadable images were left out: {data.skipped[0]}")
 
@@ -53,20 +60,20 @@ def open_all(job: Job, run: RunFolder) -> None:
     fingerprint = job.runtime.fingerprint.to_json()
     recorded = fingerprint.pop("recorded")
     run.require("device", fingerprint, "Continue on the device that the run was started on.")
-    run.record["device"] = {
-        "summary": f"{fingerprint['processor']}, {fingerprint['threads']} thread(s), "
+    run.record.device = DeviceSummary(
+        summary=f"{fingerprint['processor']}, {fingerprint['threads']} thread(s), "
         f"{fingerprint['runtime']} {fingerprint['dtype']}",
-        "must_match": {key: _words(value) for key, value in fingerprint.items()},
-        "recorded": {key: _words(value) for key, value in recorded.items()},
-    }
+        must_match={key: _words(value) for key, value in fingerprint.items()},
+        recorded={key: _words(value) for key, value in recorded.items()},
+    )
 
 
 def settle(job: Job, run: RunFolder) -> Plan:
     """How much the job does: settled once for all starts, but for how long is searched."""
-    if "plan" not in run.record:
+    if run.record.plan is None:
         missing = job.table.missing(job.kernels)
         plan = settled(job.settings, list(job.spaces), len(missing)) or job.plan()
-        run.record["plan"] = plan.to_json()
+        run.record.plan = plan
         over_s = sum(plan.seconds.values()) - job.settings.budget_s
         if over_s > 0.05 * job.settings.budget_s:
             job.watch.note(
@@ -75,13 +82,11 @@ def settle(job: Job, run: RunFolder) -> Plan:
                 "epochs and trials that the job file sets"
             )
     run.save()
-    plan = Plan.from_json(run.record["plan"])
     if job.settings.search.trials is not None:
         # A run may be started again to search longer than it was planned to.
-        plan = replace(plan, trials=job.settings.search.trials)
-        run.record["plan"] = plan.to_json()
+        run.record.plan.trials = job.settings.search.trials
         run.save()
-    return plan
+    return run.record.plan
 
 
 def build_tables(job: Job, run: RunFolder) -> None:
@@ -97,14 +102,14 @@ def build_tables(job: Job, run: RunFolder) -> None:
         )
     needed = [job.table.record(kernel) for kernel in job.kernels]
     failed = [record for record in needed if record is not None and record.status == "failed"]
-    run.record["table"] = {
-        "file": job.table.path.name,
-        "kernels": len(needed),
-        "built": len(missing),
-        "failed": len(failed),
-        "unstable": sum(r is not None and r.status == "unstable" for r in needed),
-        "dispatch_us": job.table.dispatch_us,
-    }
+    run.record.table = TableSummary(
+        file=job.table.path.name,
+        kernels=len(needed),
+        built=len(missing),
+        failed=len(failed),
+        unstable=sum(r is not None and r.status == "unstable" for r in needed),
+        dispatch_us=job.table.dispatch_us,
+    )
     for record in failed:
         job.watch.note(f"failed kernel, its networks are infeasible: {record.name}: {record.error}")
 
@@ -112,7 +117,6 @@ def build_tables(job: Job, run: RunFolder) -> None:
 def train_supernets(job: Job, run: RunFolder, epochs: dict[str, int]) -> dict[str, Supernet]:
     """Trains one supernet a space, and scores its largest and smallest network."""
     supernets: dict[str, Supernet] = {}
-    kept = run.record.setdefault("supernets", {})
     for name, space in job.spaces.items():
         settings = job.training(epochs[name])
         with run.stage(f"supernet {name}"):
@@ -126,11 +130,10 @@ def train_supernets(job: Job, run: RunFolder, epochs: dict[str, int]) -> dict[st
                 progress=lambda p: job.watch.advance(p.step, p.steps, _standing(p)),
             )
         largest, smallest = evaluate(supernets[name], [space.largest, space.smallest], job.data)
-        kept[name] = {
-            "epochs": settings.epochs,
-            "largest_accuracy": largest,
-            "smallest_accuracy": smallest,
-        }
+        summary = SupernetSummary(
+            epochs=settings.epochs, largest_accuracy=largest, smallest_accuracy=smallest
+        )
+        run.record.supernets = {**run.record.supernets, name: summary}
         job.watch.note(f"{name}: largest network {largest:.1%}, smallest {smallest:.1%}")
     return supernets
 

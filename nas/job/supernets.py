@@ -6,22 +6,21 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from nas import files
 from nas.errors import RequestError, RunFolderError
-from nas.job.folder import RunFolder, claim, kept_settings, kept_spaces, versions
+from nas.job.folder import RunPaths, claim, kept_settings, kept_spaces, versions
 from nas.job.opened import Job
 from nas.job.settings import JobSettings
 from nas.job.stages import open_data, train_supernets
 from nas.job.watch import Unwatched, Watch
+from nas.records import RUN, SCHEMA, RankingRecord, to_json
 from nas.supernet import Supernet, TrainingSettings, measure_step, train
 from nas.supernet.ranking import RankedNetwork, pool, rank
 from nas.supernet.team import require_alone, team
 from nas.supernet.truth import Draw, compare, draw
 
 RANKING = "ranking.json"
-RANKING_SCHEMA = 1
 
 
 def train_only(
@@ -55,7 +54,7 @@ def train_only(
             name: train(
                 space,
                 job.data,
-                RunFolder(folder, {}).supernet(name),
+                RunPaths(folder).supernet(name),
                 job.training(epochs),
                 seed=settings.seed,
             )
@@ -94,7 +93,7 @@ def supernet_of(job: Job, folder: Path, space: str) -> Supernet:
         raise RequestError(
             f"{folder} has no space {space!r}.", remedy=f"It has: {', '.join(job.spaces)}."
         )
-    return Supernet.load(RunFolder(folder, {}).supernet(space), job.spaces[space])
+    return Supernet.load(RunPaths(folder).supernet(space), job.spaces[space])
 
 
 def rank_supernets(
@@ -107,7 +106,7 @@ def rank_supernets(
     seed: int = 0,
     command: str = "",
     watch: Watch | None = None,
-) -> dict[str, Any]:
+) -> RankingRecord:
     """Holds a run's supernets against networks trained alone; see `nas.supernet.ranking.Ranking`.
 
     Networks that were trained alone before, with the same recipe, are not trained again.
@@ -132,14 +131,17 @@ def rank_supernets(
     with claim(folder, job.settings, command) as run:
         for name in spaces or list(job.spaces):
             supernet = supernet_of(job, folder, name)
-            recipes[name] = job.training(epochs or run.record["supernets"][name]["epochs"])
+            trained = run.record.supernets.get(name)
+            if trained is None:
+                raise RUN.failure(f"{folder / 'run.json'} has no supernet {name} yet")
+            recipes[name] = job.training(epochs or trained.epochs)
             drawn = draw(supernet.space, nets, seed=seed, how=how)
             watch.begin(f"{name} alone", "step")
             found[name] = compare(
                 supernet, drawn, job.data, folder, recipes[name], seed=seed, progress=watch.advance
             )
         document = {
-            "schema": RANKING_SCHEMA,
+            "schema": SCHEMA,
             "command": command,
             "versions": versions(),
             "data": {"source": job.data.source, "digest": job.data.digest, **job.data.counts},
@@ -153,8 +155,9 @@ def rank_supernets(
             if len(found) > 1
             else None,
         }
-        files.replace(folder / RANKING, json.dumps(document, indent=1) + "\n")
-    return document
+        ranking = RankingRecord.model_validate_json(json.dumps(document))
+        files.replace(folder / RANKING, to_json(ranking))
+    return ranking
 
 
 def _with_epochs(settings: JobSettings, epochs: int | None) -> JobSettings:

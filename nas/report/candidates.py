@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 
 from nas import files
+from nas.documents import Format
 from nas.errors import RunFolderError
+from nas.records import Row, read_csv
 from nas.search import Trial, non_dominated
 from nas.space import SearchSpace
 
@@ -28,14 +30,29 @@ COLUMNS = [
     "seconds",
     "error",
     "holdout_accuracy",
+    "unstable_launches",
+    "estimated_launches",
     "architecture",
 ]
 """`holdout_accuracy` is the score on validation images that the search never saw; only
-architectures that were timed as whole networks have one."""
+architectures that were timed as whole networks have one. `unstable_launches` and
+`estimated_launches` count the launches behind `predicted_us` whose timing did not settle, or is an
+estimate."""
 
-_NUMBERS = ("validation_accuracy", "predicted_us", "measured_us", "holdout_accuracy")
+_NUMBERS = (
+    "validation_accuracy",
+    "predicted_us",
+    "measured_us",
+    "holdout_accuracy",
+    "unstable_launches",
+    "estimated_launches",
+)
 
 SHORTEST_ID = 4
+
+TRIALS = Format(
+    Row, "a table of candidates", RunFolderError, "Run the job again: it writes the table anew."
+)
 
 
 def candidates(
@@ -45,6 +62,7 @@ def candidates(
     measured_us: Mapping[str, float],
     holdout_accuracy: Mapping[str, float],
     problems: Mapping[str, str],
+    unsure_launches: Mapping[str, tuple[int, int]],
 ) -> pd.DataFrame:
     """The trials as a table with `COLUMNS`, in the order in which they ended.
 
@@ -54,12 +72,14 @@ def candidates(
         measured_us: whole-network latency by digest.
         holdout_accuracy: by digest.
         problems: why a whole network could not be timed, by digest.
+        unsure_launches: unstable and estimated launches of each network, by digest.
     """
     ids = short_ids([trial.digest for trial in trials])
     rows = []
     for trial in trials:
         graph = spaces[trial.architecture.space].lower(trial.architecture)
         error = trial.values.get("validation_error")
+        unstable, estimated = unsure_launches.get(trial.digest, (None, None))
         rows.append(
             {
                 "id": ids[trial.digest],
@@ -75,6 +95,8 @@ def candidates(
                 "seconds": trial.seconds,
                 "error": trial.error or problems.get(trial.digest, ""),
                 "holdout_accuracy": holdout_accuracy.get(trial.digest),
+                "unstable_launches": unstable,
+                "estimated_launches": estimated,
                 "architecture": json.dumps(trial.architecture.to_json()),
             }
         )
@@ -118,14 +140,9 @@ def write(rows: pd.DataFrame, path: Path) -> None:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Reads what `write` wrote. Raises RunFolderError for a missing file or another table."""
-    try:
-        rows = pd.read_csv(path, dtype={"id": str, "digest": str, "error": str})
-    except (OSError, ValueError) as error:
-        raise RunFolderError(
-            f"{path} cannot be read: {error}.", remedy="Run the job again to finish it."
-        ) from error
-    missing = [name for name in COLUMNS if name not in rows.columns]
-    if missing:
-        raise RunFolderError(f"{path} has no column {missing[0]!r}.")
-    return rows.fillna({"error": ""})
+    """Return what `write` wrote, with every row checked.
+
+    Raises RunFolderError for a missing or damaged file; the message names the line.
+    """
+    rows = [row.model_dump() for row in read_csv(path, TRIALS)]
+    return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(_NUMBERS, float))

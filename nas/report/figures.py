@@ -15,6 +15,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from nas.records import HistoryRow, SpaceRanking, TrainingRow
+
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 MARKERS = ["o", "^", "s", "D", "v", "P"]
@@ -106,20 +108,21 @@ def agreement(rows: pd.DataFrame, spaces: Sequence[str]) -> str:
         return _svg(figure)
 
 
-def training(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def training(logs: Mapping[str, Sequence[TrainingRow]]) -> str:
     """Loss, and accuracies on the training batches, by epoch's share; from `training.jsonl`s."""
     with plt.rc_context(STYLE):
         figure, both = plt.subplots(1, 2, figsize=(11, 3.2), layout="constrained")
         loss, accuracy = both
         for at, (space, rows) in enumerate(logs.items()):
             look: Any = {"color": COLOURS[at % len(COLOURS)], "linewidth": 1.2}
-            done = [100 * row["step"] / row["steps"] for row in rows]
-            loss.plot(done, [row["loss"] for row in rows], label=space, **look)
+            done = [100 * row.step / row.steps for row in rows]
+            loss.plot(done, [row.loss for row in rows], label=space, **look)
             for name, style in (("largest", "-"), ("smallest", ":"), ("random", "--")):
-                if rows[0].get(f"accuracy_{name}") is None:
+                values = [getattr(row, f"accuracy_{name}") for row in rows]
+                if None in values:
                     continue
                 accuracy.plot(
-                    done, [100 * row[f"accuracy_{name}"] for row in rows],
+                    done, [100 * value for value in values],
                     linestyle=style, label=f"{space}, {name}", **look,
                 )  # fmt: skip
         loss.set_ylabel("loss of the largest network")
@@ -130,21 +133,22 @@ def training(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
         return _svg(figure)
 
 
-def search(history: pd.DataFrame) -> str:
+def search(history: Sequence[HistoryRow]) -> str:
     """The front's hypervolume over the completed trials, from a search's history."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
-        known = history.dropna(subset=["hypervolume"])
+        points = [(r.completed, r.hypervolume) for r in history if r.hypervolume is not None]
         axes.step(
-            known["completed"], known["hypervolume"], where="post", color="black", linewidth=1.2
-        )
+            [completed for completed, _ in points], [volume for _, volume in points],
+            where="post", color="black", linewidth=1.2,
+        )  # fmt: skip
         axes.set_xlabel("architectures scored")
         axes.set_ylabel("hypervolume of the front")
         axes.set_xlim(left=0)
         return _svg(figure)
 
 
-def ranks(found: Mapping[str, Any]) -> str:
+def ranks(found: Mapping[str, SpaceRanking]) -> str:
     """Accuracy of networks trained alone against the supernet's, from `ranking.json`'s spaces."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(5.2, 4.6))
@@ -152,16 +156,15 @@ def ranks(found: Mapping[str, Any]) -> str:
         return _svg(figure)
 
 
-def draw_ranks(axes: Axes, found: Mapping[str, Any]) -> None:
+def draw_ranks(axes: Axes, found: Mapping[str, SpaceRanking]) -> None:
     """The same on axes."""
     for at, (space, ranking) in enumerate(found.items()):
-        networks = ranking["networks"]
-        tau = ranking["kendall_tau"]
+        tau = ranking.kendall_tau
         axes.scatter(
-            [100 * each["supernet_accuracy"] for each in networks],
-            [100 * each["alone_accuracy"] for each in networks],
+            [100 * each.supernet_accuracy for each in ranking.networks],
+            [100 * each.alone_accuracy for each in ranking.networks],
             s=30, color=COLOURS[at % len(COLOURS)], marker=MARKERS[at % len(MARKERS)],
-            label=space if tau is None else f"{space}: Kendall tau {tau['value']:.2f}",
+            label=space if tau is None else f"{space}: Kendall tau {tau.value:.2f}",
         )  # fmt: skip
     low, high = (
         edge(edge(limits) for limits in (axes.get_xlim(), axes.get_ylim())) for edge in (min, max)

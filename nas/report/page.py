@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,116 +10,140 @@ import jinja2
 import pandas as pd
 
 from nas import files, jsonl
+from nas.documents import Format
 from nas.errors import RunFolderError
+from nas.records import (
+    RANKING,
+    RUN,
+    TRAINING,
+    TRAINING_LOG,
+    ArchitectureRecord,
+    Front,
+    HistoryRow,
+    Member,
+    RankingRecord,
+    RunRecord,
+    TrainingRow,
+    read_csv,
+    to_json,
+)
 from nas.report import candidates, figures
 from nas.report.agreement import agreement
 
-SCHEMA = 1
-
-LOG = "training.jsonl"
-"""Of a supernet's training, in its folder of a run."""
-
 HISTORY = "hypervolume.csv"
-"""Of the search, in the folder of a run."""
+"""The hypervolume over the completed trials of the search, in the folder of a run."""
+
+_HISTORY = Format(
+    HistoryRow,
+    "a search's history",
+    RunFolderError,
+    "Move the file away: the report does without, and the job writes it again.",
+)
 
 
 def build(folder: Path) -> Path:
-    """Writes the report of the run in `folder` and returns its path.
+    """Write the report of the run in `folder` and return its path.
 
-    Reads `run.json`, `trials.csv`, the logs of training and search and, where `nas supernet rank`
-    wrote one, `ranking.json`; writes `front.csv`, `front.json` and `report.html`.
-    Raises RunFolderError if the folder is no run, or one without scored architectures yet.
+    Everything is read and checked before anything is written: `run.json`, `trials.csv`, the logs of
+    training and search and, where `nas supernet rank` wrote one, `ranking.json`. Then `front.csv`,
+    `front.json` and `report.html` are replaced.
+
+    Raises RunFolderError for a folder that is no run, one without scored architectures yet, or a
+    file in it that is damaged.
     """
-    run = read_run(folder)
+    run = _finished(folder)
     rows = candidates.read(folder / "trials.csv")
-    limit_ms = run["job"].get("search", {}).get("max_latency_ms")
+    limit_ms = run.job.search.max_latency_ms
     limit_us = None if limit_ms is None else 1000 * limit_ms
     front = candidates.front(rows, max_latency_us=limit_us)
-    candidates.write(front, folder / "front.csv")
-    document = {
-        "schema": SCHEMA,
-        "run": run["name"],
-        "max_latency_ms": limit_ms,
-        "front": [member(row) for _, row in front.iterrows()],
+    members = _members(front)
+    document = Front(schema=1, run=run.name, max_latency_ms=limit_ms, front=members)
+    logs = {
+        space: jsonl.read(folder / "supernets" / space / TRAINING_LOG, TRAINING)
+        for space in run.spaces or {}
     }
-    files.replace(folder / "front.json", json.dumps(document, indent=1) + "\n")
-    path = folder / "report.html"
-    logs = {space: jsonl.read(folder / "supernets" / space / LOG) for space in run["spaces"]}
-    kept = folder / HISTORY
-    history = pd.read_csv(kept) if kept.is_file() else None
-    files.replace(path, _page(run, rows, front, limit_us, read_ranking(folder), logs, history))
-    return path
+    history = folder / HISTORY
+    text = _page(
+        run,
+        rows,
+        front,
+        limit_us,
+        read_ranking(folder),
+        logs,
+        read_csv(history, _HISTORY) if history.is_file() else [],
+    )
+    candidates.write(front, folder / "front.csv")
+    files.replace(folder / "front.json", to_json(document))
+    files.replace(folder / "report.html", text)
+    return folder / "report.html"
 
 
-def read_run(folder: Path) -> dict[str, Any]:
-    """`run.json` of a run folder. Raises RunFolderError if there is none or it is damaged."""
+def read_run(folder: Path) -> RunRecord:
+    """Return `run.json` of a run folder. Raises RunFolderError if there is none or it is bad."""
     path = folder / "run.json"
-    try:
-        run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunFolderError(
-            f"{folder} is not a run: {path.name} cannot be read ({error}).",
-            remedy="Give the folder that `nas run` or `nas quickstart` wrote.",
-        ) from error
-    if run.get("schema") != SCHEMA:
-        raise RunFolderError(
-            f"{path} has schema {run.get('schema')!r}; this version reads schema {SCHEMA}.",
-            remedy="Use the version of the tool that made the run.",
-        )
-    return run
+    if not path.exists():
+        raise RUN.failure(f"{folder} is not a run: there is no {path.name} in it")
+    return RUN.read(path)
 
 
-def read_ranking(folder: Path) -> dict[str, Any] | None:
-    """`ranking.json` of a run folder; None where supernets were not put to the proof.
+def read_ranking(folder: Path) -> RankingRecord | None:
+    """Return `ranking.json` of a run folder; None where supernets were not ranked.
 
     Raises RunFolderError for a file that is damaged or of an unknown schema.
     """
     path = folder / "ranking.json"
-    if not path.is_file():
-        return None
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunFolderError(f"{path} is damaged ({error}).") from error
-    if found.get("schema") != SCHEMA:
-        raise RunFolderError(
-            f"{path} has schema {found.get('schema')!r}; this version reads schema {SCHEMA}.",
-            remedy="Write it again with `nas supernet rank`.",
-        )
-    return found
+    return RANKING.read(path) if path.exists() else None
 
 
-def member(row: pd.Series) -> dict[str, Any]:
-    """A row as the JSON record that `nas select` and `front.json` hold."""
+def _finished(folder: Path) -> RunRecord:
+    """Return the record of a run that has everything a report shows."""
+    run = read_run(folder)
+    for part in ("data", "spaces", "device", "table"):
+        if getattr(run, part) is None:
+            raise RUN.failure(f"{folder / 'run.json'} has no {part} yet: the job has only begun")
+    return run
 
-    def number(name: str) -> float | None:
-        return None if pd.isna(row[name]) else float(row[name])
 
-    return {
-        "id": row["id"],
-        "space": row["space"],
-        "digest": row["digest"],
-        "architecture": json.loads(row["architecture"]),
-        "validation_accuracy": number("validation_accuracy"),
-        "holdout_accuracy": number("holdout_accuracy"),
-        "predicted_us": number("predicted_us"),
-        "measured_us": number("measured_us"),
-        "macs": int(row["macs"]),
-        "params": int(row["params"]),
-        "peak_memory_bytes": int(row["peak_memory_bytes"]),
-    }
+def _members(rows: pd.DataFrame) -> tuple[Member, ...]:
+    return tuple([member(row) for _, row in rows.iterrows()])
+
+
+def member(row: pd.Series) -> Member:
+    """Return a row of the candidates as a member of a front."""
+
+    def known(name: str) -> Any:
+        return None if pd.isna(row[name]) else row[name]
+
+    def count(name: str) -> int | None:
+        return None if pd.isna(row[name]) else int(row[name])
+
+    return Member(
+        id=row["id"],
+        space=row["space"],
+        digest=row["digest"],
+        architecture=ArchitectureRecord.model_validate_json(row["architecture"]),
+        validation_accuracy=row["validation_accuracy"],
+        holdout_accuracy=known("holdout_accuracy"),
+        predicted_us=known("predicted_us"),
+        measured_us=known("measured_us"),
+        unstable_launches=count("unstable_launches"),
+        estimated_launches=count("estimated_launches"),
+        macs=int(row["macs"]),
+        params=int(row["params"]),
+        peak_memory_bytes=int(row["peak_memory_bytes"]),
+    )
 
 
 def _page(
-    run: dict[str, Any],
+    run: RunRecord,
     rows: pd.DataFrame,
     front: pd.DataFrame,
     limit_us: float | None,
-    ranking: dict[str, Any] | None,
-    logs: dict[str, list[dict[str, Any]]],
-    history: pd.DataFrame | None,
+    ranking: RankingRecord | None,
+    logs: Mapping[str, Sequence[TrainingRow]],
+    history: Sequence[HistoryRow],
 ) -> str:
-    spaces = list(run["spaces"])
+    spaces = list(run.spaces or {})
     timed = rows.dropna(subset=["measured_us"])
     families = {
         space: candidates.front(timed[timed["space"] == space], max_latency_us=limit_us)
@@ -134,10 +158,9 @@ def _page(
     return environment.get_template("report.html.j2").render(
         run=run,
         states=rows["state"].value_counts().to_dict(),
-        front=[member(row) for _, row in front.iterrows()],
+        front=_members(front),
         families={
-            space: [member(row) for _, row in own.iterrows() if row["id"] not in set(front["id"])]
-            for space, own in families.items()
+            space: _members(own[~own["id"].isin(front["id"])]) for space, own in families.items()
         },
         colours=figures.colours(spaces),
         unit=figures.unit_for(rows),
@@ -145,9 +168,9 @@ def _page(
         fronts_svg=figures.fronts(rows, front, spaces),
         agreement_svg=figures.agreement(rows, spaces) if found else "",
         ranking=ranking,
-        search_svg=figures.search(history) if history is not None else "",
+        search_svg=figures.search(history) if history else "",
         training_svg=figures.training(drawn) if drawn else "",
-        ranks_svg=figures.ranks(ranking["spaces"]) if ranking else "",
+        ranks_svg=figures.ranks(ranking.spaces) if ranking else "",
         problems=rows[(rows["error"] != "") & (rows["state"] != "infeasible")]["error"]
         .value_counts()
         .to_dict(),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,21 +13,30 @@ from safetensors.torch import save
 from torch import Tensor
 
 from nas import files
+from nas.documents import Format
 from nas.errors import CheckpointError
+from nas.records import SCHEMA, CheckpointRecord
 
-SCHEMA = 1
+_CHECKPOINT = Format(
+    CheckpointRecord, "a checkpoint", CheckpointError, "Delete it and train again."
+)
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, object]) -> None:
-    """Replaces `path` by `tensors` and `record` (JSON); at any moment a whole file is there."""
+    """Replace `path` by `tensors` and `record` (JSON); at any moment a whole file is there.
+
+    A checksum over both is stored with them.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"schema": SCHEMA, "versions": {"torch": torch.__version__}, **record})
-    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    files.replace(path, save(kept, {"record": text}))
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    files.replace(path, save(stored, {"record": text, "sha256": _checksum(stored, text)}))
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the record of a file that `write` wrote.
+def read(path: Path) -> tuple[dict[str, Tensor], CheckpointRecord]:
+    """Return the tensors and the record of a file that `write` wrote.
+
+    A file of an earlier version has no checksum; all numbers must be finite there too.
 
     Raises CheckpointError for a file that is missing, damaged or of an unknown schema.
     """
@@ -37,15 +46,54 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         )
     try:
         with safe_open(str(path), framework="pt") as file:
-            record = json.loads((file.metadata() or {})["record"])
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is no readable checkpoint: {error}.", remedy="Delete it and train again."
-        ) from error
-    if record.get("schema") != SCHEMA:
-        raise CheckpointError(
-            f"{path} has schema {record.get('schema')!r}; this version reads {SCHEMA}.",
-            remedy="Use the version that wrote it, or train again.",
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        raise _CHECKPOINT.failure(f"{path} is no readable checkpoint: {error}") from error
+    text = metadata.get("record", "")
+    record = _CHECKPOINT.parse(text.encode(), f"The record in {path}")
+    if "sha256" in metadata and metadata["sha256"] != _checksum(tensors, text):
+        raise _CHECKPOINT.failure(
+            f"{path} is damaged: its checksum is not that of its weights and its record"
         )
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise _CHECKPOINT.failure(
+                f"{path} is damaged: tensor {name!r} has values that are not finite"
+            )
     return tensors, record
+
+
+def require_tensors(
+    path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> None:
+    """Raise CheckpointError unless `tensors` has every tensor of `expected`, in its shape.
+
+    Args:
+        path: the file that the tensors were read from.
+        tensors: what the file has.
+        expected: tensors of the shapes and types that are needed.
+    """
+    for name, wanted in expected.items():
+        tensor = tensors.get(name)
+        if tensor is None:
+            raise _CHECKPOINT.failure(f"{path} has no tensor {name!r}")
+        if tensor.shape != wanted.shape or tensor.dtype != wanted.dtype:
+            raise _CHECKPOINT.failure(
+                f"{path}: tensor {name!r} is {_described(tensor)}, not {_described(wanted)}"
+            )
+
+
+def _described(tensor: Tensor) -> str:
+    shape = "x".join(map(str, tensor.shape)) or "a single number"
+    return f"{shape} of {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
+    """Return the SHA-256 over names, types, shapes and bytes of the tensors, and the record."""
+    checksum = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        checksum.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        checksum.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return checksum.hexdigest()

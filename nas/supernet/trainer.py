@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 from nas.errors import DataError, TrainingError
 from nas.graph import Graph
 from nas.space import SearchSpace
+from nas.supernet.checkpoint import require_tensors
 from nas.supernet.data import Data
 from nas.supernet.memory import keep_freed_memory
 from nas.supernet.recipe import batches_of, clip_adaptively, learning_rate, move, optimizer_of
@@ -192,8 +194,22 @@ class Trainer:
         tensors |= {f"average.{n}": t for n, t in zip(names, self.averages, strict=False)}
         return tensors
 
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Continues from a `state`."""
+    def restore(self, tensors: dict[str, Tensor], path: Path) -> None:
+        """Continue from a `state`.
+
+        Args:
+            tensors: what `state` returned.
+            path: the file that they were read from.
+
+        Raises CheckpointError for tensors of another training.
+        """
+        parameters = dict(self.supernet.named_parameters())
+        expected = {f"weights.{name}": parameter for name, parameter in parameters.items()}
+        for prefix in ("average", "optimizer.momentum_buffer"):
+            slots = {f"{prefix}.{name}": parameter for name, parameter in parameters.items()}
+            if slots.keys() & tensors.keys():
+                expected |= slots
+        require_tensors(path, tensors, expected)
         self.averages = [
             torch.empty_like(parameter).copy_(tensors[f"average.{name}"])
             for name, parameter in self.supernet.named_parameters()

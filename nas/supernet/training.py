@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from nas import files, jsonl
 from nas.errors import CheckpointError, TrainingError, first_line
+from nas.records import SCHEMA, TRAINING, TRAINING_LOG, CheckpointRecord
 from nas.space import SearchSpace
 from nas.supernet import checkpoint
 from nas.supernet.data import Data
@@ -25,8 +25,6 @@ from nas.supernet.trainer import DivergedError, Trainer
 from nas.supernet.weights import FILE, Supernet
 
 CHECKPOINT = "training.safetensors"
-LOG = "training.jsonl"
-LOG_SCHEMA = 1
 _LOG_LINES = 200
 """About how many lines a training writes."""
 
@@ -93,7 +91,8 @@ def train(
     if together.told((folder / FILE).is_file()):
         tensors, record = together.told(checkpoint.read(folder / FILE) if together.leads else None)
         _must_match(folder / FILE, record, trainer.identity())
-        trainer.supernet.load_state_dict(tensors)
+        checkpoint.require_tensors(folder / FILE, tensors, trainer.supernet.state_dict())
+        trainer.supernet.load_state_dict(tensors, strict=False)
         return trainer.supernet.eval()
     folder.mkdir(parents=True, exist_ok=True)
     too_large = ""
@@ -127,11 +126,11 @@ def _train_on(trainer: Trainer, folder: Path, progress: Callable[[Progress], Non
     start = 0
     if kept is not None:
         tensors, record = kept
-        trainer.restore(tensors)
-        start = record["step"]
-        trainer.rollbacks = max(trainer.rollbacks, record.get("rollbacks", 0))
+        trainer.restore(tensors, folder / CHECKPOINT)
+        start = record.step
+        trainer.rollbacks = max(trainer.rollbacks, record.rollbacks)
     if team.leads:
-        _forget(folder / LOG, after_step=start)
+        _forget(folder / TRAINING_LOG, after_step=start)
     begun = saved = time.monotonic()
     for step in range(start, trainer.steps):
         found = trainer.step(step)
@@ -141,27 +140,30 @@ def _train_on(trainer: Trainer, folder: Path, progress: Callable[[Progress], Non
         rate = trainer.learning_rate(step)
         report = Progress(step + 1, trainer.steps, *found, rate, now - begun)
         if (step + 1) % max(1, trainer.steps // _LOG_LINES) == 0 or step + 1 == trainer.steps:
-            jsonl.append(folder / LOG, {"schema": LOG_SCHEMA, **asdict(report)})
+            jsonl.append(folder / TRAINING_LOG, {"schema": SCHEMA, **asdict(report)})
         if progress:
             progress(report)
         if now - saved >= trainer.settings.checkpoint_seconds and step + 1 < trainer.steps:
-            state = {"step": step + 1, "rollbacks": trainer.rollbacks, "processes": team.size}
-            checkpoint.write(folder / CHECKPOINT, trainer.state(), {**identity, **state})
+            _write_checkpoint(folder, trainer, step + 1)
             saved = time.monotonic()
 
 
 def _checkpoint(
     folder: Path, identity: dict[str, object], team: Team
-) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+) -> tuple[dict[str, Tensor], CheckpointRecord] | None:
     """The last checkpoint of this training in a folder; None where there is none."""
     path = folder / CHECKPOINT
     if not path.is_file():
         return None
     tensors, record = checkpoint.read(path)
     # Norms see a process's part of a batch: another number of them is another training.
-    together = {"processes": record.get("processes", 1)}
-    _must_match(path, {**record, **together}, {**identity, "processes": team.size})
+    _must_match(path, record, {**identity, "processes": team.size})
     return tensors, record
+
+
+def _write_checkpoint(folder: Path, trainer: Trainer, step: int) -> None:
+    state = {"step": step, "rollbacks": trainer.rollbacks, "processes": trainer.team.size}
+    checkpoint.write(folder / CHECKPOINT, trainer.state(), {**trainer.identity(), **state})
 
 
 def _rolled_back(trainer: Trainer, folder: Path, error: DivergedError) -> Trainer:
@@ -179,8 +181,9 @@ def _rolled_back(trainer: Trainer, folder: Path, error: DivergedError) -> Traine
     step = 0
     if (folder / CHECKPOINT).is_file():
         tensors, record = checkpoint.read(folder / CHECKPOINT)
-        step = record["step"]
-        checkpoint.write(folder / CHECKPOINT, tensors, {**record, "rollbacks": fresh.rollbacks})
+        step = record.step
+        fresh.restore(tensors, folder / CHECKPOINT)
+        _write_checkpoint(folder, fresh, step)
     warnings.warn(
         f"{error.message} Going back to step {step} with {fresh.share:g} of the learning rate.",
         stacklevel=3,
@@ -245,14 +248,16 @@ def measure_step(
 
 def _forget(log: Path, *, after_step: int) -> None:
     """Drops the lines that a resumed training writes again."""
-    kept = [row for row in jsonl.read(log) if row["step"] <= after_step]
-    files.replace(log, "".join(json.dumps(row) + "\n" for row in kept))
+    rows = [row for row in jsonl.read(log, TRAINING) if row.step <= after_step]
+    lines = [row.model_dump_json(by_alias=True) + "\n" for row in rows]
+    files.replace(log, "".join(lines))
 
 
-def _must_match(path: Path, record: dict[str, object], identity: dict[str, object]) -> None:
+def _must_match(path: Path, record: CheckpointRecord, identity: dict[str, object]) -> None:
     for key, wanted in identity.items():
-        if record.get(key) != wanted:
+        stored = getattr(record, key)
+        if stored != wanted:
             raise CheckpointError(
-                f"{path} holds a training with {key} = {record.get(key)}, not {wanted}.",
+                f"{path} holds a training with {key} = {stored}, not {wanted}.",
                 remedy="Train in another folder, or delete this one.",
             )

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from nas import jsonl
-from nas.errors import CheckpointError, RequestError
+from nas.errors import RequestError
+from nas.records import SCHEMA, STANDALONE
 from nas.space import Architecture, SearchSpace
 from nas.supernet.alone import train_alone
 from nas.supernet.data import Data
@@ -21,8 +22,6 @@ from nas.supernet.weights import Supernet
 
 FILE = "alone.jsonl"
 """In a run's folder: a line for every network that was trained alone."""
-
-SCHEMA = 1
 
 Draw = Literal["spread", "uniform"]
 """Evenly over the range of multiply-accumulates, or every network of the space equally likely."""
@@ -146,10 +145,11 @@ def train_each_alone(
         "seed": seed,
     }
     folder.mkdir(parents=True, exist_ok=True)
+    jsonl.repair(folder / FILE)
     known = {
-        row["digest"]: row
-        for row in map(_read, jsonl.read(folder / FILE))
-        if all(row[key] == value for key, value in recipe.items())
+        row.digest: row.holdout_accuracy
+        for row in jsonl.read(folder / FILE, STANDALONE)
+        if all(getattr(row, key) == value for key, value in recipe.items())
     }
     found = []
     for number, architecture in enumerate(architectures):
@@ -158,18 +158,9 @@ def train_each_alone(
             told = _within(number, len(architectures), progress)
             row = _trained(space, architecture, data, settings, seed, told)
             jsonl.append(folder / FILE, {"schema": SCHEMA, **row, **recipe})
-            known[digest] = row
-        found.append(float(known[digest]["holdout_accuracy"]))
+            known[digest] = float(row["holdout_accuracy"])
+        found.append(known[digest])
     return found
-
-
-def _read(row: dict[str, Any]) -> dict[str, Any]:
-    if row.get("schema") != SCHEMA:
-        raise CheckpointError(
-            f"{FILE} has a line of schema {row.get('schema')!r}; this version reads {SCHEMA}.",
-            remedy="Use the version that wrote it, or move the file away.",
-        )
-    return row
 
 
 def _trained(

@@ -129,16 +129,17 @@ class Supernet(SlotModule):
         """
         path = Path(folder) / FILE
         tensors, record = checkpoint.read(path)
-        if space is None:
-            space = spaces.load(record["space"]).on(**record["settings"])
-        if record["space_digest"] != space.digest:
+        if space is None and record.settings is not None:
+            space = spaces.load(record.space).on(**record.settings.model_dump())
+        if space is None or record.space_digest != space.digest:
+            other = "an unknown one" if space is None else f"{space.name} ({space.digest})"
             raise CheckpointError(
-                f"{path} belongs to space {record['space']} ({record['space_digest']}), "
-                f"not to {space.name} ({space.digest}).",
+                f"{path} belongs to space {record.space} ({record.space_digest}), not to {other}.",
                 remedy="Use the space it was trained for, or train again in another folder.",
             )
         supernet = cls(space, torch.Generator())
-        supernet.load_state_dict(tensors)
+        checkpoint.require_tensors(path, tensors, supernet.state_dict())
+        supernet.load_state_dict(tensors, strict=False)
         return supernet.eval()
 
 

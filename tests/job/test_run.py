@@ -10,6 +10,7 @@ from nas import job as jobs
 from nas.errors import InfeasibleError, JobFileError, RunFolderError
 from nas.job import finish, load_job
 from nas.job.folder import claim
+from nas.records import to_json
 from nas.report import candidates, page
 from tests.mini_job import write_job
 
@@ -61,11 +62,11 @@ def test_the_front_is_the_measured_one(finished):
 def test_run_json_says_what_was_done_and_how_long_each_stage_took(finished):
     run = page.read_run(finished)
     stages = {"prepare", "latency table", "search", "measure the front"}
-    assert set(run["stages"]) == stages | {f"supernet {name}" for name in FAMILIES}
-    assert all(record["seconds"] > 0 for record in run["stages"].values())
-    assert run["versions"]["apache-tvm"]
-    assert run["data"]["counts"]["test"] > 0
-    assert run["device"]["must_match"]["processor"]
+    assert set(run.stages) == stages | {f"supernet {name}" for name in FAMILIES}
+    assert all(record.seconds > 0 for record in run.stages.values())
+    assert run.versions["apache-tvm"]
+    assert run.data.counts["test"] > 0
+    assert run.device.must_match["processor"]
 
 
 def test_the_report_is_one_file_that_names_every_front_member(finished):
@@ -83,15 +84,16 @@ def test_the_report_is_one_file_that_names_every_front_member(finished):
 def test_the_report_says_how_fast_the_device_was_while_networks_were_timed(
     finished, undisturbed, tmp_path
 ):
-    said = page.read_run(finished)["pace"]
-    assert said["count"] == 12
-    assert 0 < said["low"] <= said["median"] <= said["high"]
+    slowdown = page.read_run(finished).pace
+    assert slowdown.count == 12
+    assert 0 < slowdown.low <= slowdown.median <= slowdown.high
     assert "12 of their kernels were timed again" in (finished / "report.html").read_text()
     copy = tmp_path / "run"
     shutil.copytree(finished, copy)
     for pace, words in ((1.0, "as fast as when"), (1.25, "25% slower than when")):
-        run = {**page.read_run(finished), "pace": {**said, "median": pace}}
-        (copy / "run.json").write_text(json.dumps(run))
+        run = page.read_run(finished)
+        run.pace.median = pace
+        (copy / "run.json").write_text(to_json(run))
         assert words in page.build(copy).read_text()
 
 
@@ -99,11 +101,11 @@ def test_running_again_does_nothing_new(finished, undisturbed, monkeypatch):
     monkeypatch.chdir(undisturbed)
     before = {name: (finished / name).read_text() for name in ("trials.csv", "front.csv")}
     log = (finished / "measurements.jsonl").read_bytes()
-    pace = page.read_run(finished)["pace"]
+    pace = page.read_run(finished).pace
     jobs.run(load_job(undisturbed / "job.toml"), Path("results/mini"))
     assert {name: (finished / name).read_text() for name in before} == before
     assert (finished / "measurements.jsonl").read_bytes() == log
-    assert page.read_run(finished)["pace"] == pace
+    assert page.read_run(finished).pace == pace
 
 
 def test_the_same_log_gives_the_same_front_in_another_folder(finished, same_device, job):
@@ -141,6 +143,18 @@ def test_a_latency_budget_is_met_by_every_member(same_device, finished):
     assert all(member["measured_us"] <= 1000 * limit_ms for member in front)
 
 
+def test_a_job_that_ended_before_it_made_anything_can_be_corrected(same_device, here):
+    path = write_job(same_device)
+    right = path.read_text()
+    path.write_text(right.replace("mobile.py", "mobil.py"))
+    wrong = here("run", path, "--out", "out")
+    assert wrong.returncode == 2
+    assert "There is no space file mobil.py" in wrong.stderr
+    path.write_text(right)
+    done = here("supernet", "train", "--job", path, "--out", "out")
+    assert done.returncode == 0, done.stderr
+
+
 def test_another_job_in_the_same_folder_is_refused(finished, job_folder):
     path = write_job(job_folder)
     path.write_text(path.read_text().replace("seed = 5", "seed = 6"))
@@ -153,7 +167,7 @@ def test_a_folder_with_other_files_is_refused(job_folder, job):
     (job_folder / "thesis" / "chapter1.txt").write_text("mine")
     with pytest.raises(RunFolderError, match="holds other files and no job"):
         jobs.run(job, job_folder / "thesis")
-    assert [path.name for path in (job_folder / "thesis").iterdir()] == [".lock", "chapter1.txt"]
+    assert [path.name for path in (job_folder / "thesis").iterdir()] == ["chapter1.txt"]
 
 
 def test_two_jobs_on_one_folder(job_folder, job):
@@ -199,26 +213,3 @@ def test_what_is_measured_holds_every_family_and_both_ends_of_the_front(finished
     assert {front["digest"].iloc[0], front["digest"].iloc[-1]} <= set(chosen)
     assert len(finish.to_measure(rows, sorted(FAMILIES), 1000)) == 30
     assert finish.to_measure(rows, sorted(FAMILIES), 0) == []
-
-
-def line(digest, measured_us):
-    status = "failed" if measured_us is None else "ok"
-    return {"digest": digest, "status": status, "error": "no", "measured_us": measured_us}
-
-
-def test_the_fastest_of_several_timings_counts():
-    records = [line("a", None), line("b", 2.0), line("a", 3.0), line("b", 1.5), line("c", None)]
-    assert finish.kept_measurements(records) == ({"a": 3.0, "b": 1.5}, {"c": "no"})
-
-
-def test_a_network_is_timed_again_until_two_timings_agree():
-    assert finish.unsettled([], ["a"]) == {"a"}
-    assert finish.unsettled([line("a", 1.0)], ["a"]) == {"a"}
-    assert finish.unsettled([line("a", 1.0), line("a", 1.02)], ["a"]) == set()
-    slow_at_first = [line("a", 1.47), line("a", 1.0)]
-    assert finish.unsettled(slow_at_first, ["a", "b"]) == {"a", "b"}
-    assert finish.unsettled([*slow_at_first, line("a", 1.01)], ["a"]) == set()
-    assert finish.unsettled([line("a", None)], ["a"]) == set()
-    never = [line("a", 1.2**n) for n in range(finish.MOST_TIMINGS)]
-    assert finish.unsettled(never, ["a"]) == set()
-    assert finish.unsettled(never[1:], ["a"]) == {"a"}

@@ -128,15 +128,15 @@ def test_a_ranking_is_resumed_reported_and_drawn(finished, here, tmp_path):
 
 def test_a_ranking_of_ten_and_more_has_its_figures(finished):
     found = supernets.rank_supernets(finished, spaces=["mobile"], nets=14, epochs=1)
-    figures = found["spaces"]["mobile"]
-    assert figures["nets"] == 14
-    assert figures["distinct_scores"] >= 10
-    tau = figures["kendall_tau"]
-    assert tau["low"] <= tau["value"] <= tau["high"]
-    assert len(figures["strata"]) == 3
-    assert found["pooled"] is None
+    mobile = found.spaces["mobile"]
+    assert mobile.nets == 14
+    assert mobile.distinct_scores >= 10
+    tau = mobile.kendall_tau
+    assert tau.low <= tau.value <= tau.high
+    assert len(mobile.strata) == 3
+    assert found.pooled is None
     page.build(finished)
-    assert f"{tau['value']:.2f}</strong>" in (finished / "report.html").read_text()
+    assert f"<strong>{tau.value:.2f} (" in (finished / "report.html").read_text()
 
 
 def test_processes_of_torchrun_train_one_run(job_folder, here):

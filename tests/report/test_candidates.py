@@ -26,7 +26,12 @@ def trials(count: int, seed: int = 0) -> list[Trial]:
 
 def rows(found, measured=None):
     return candidates.candidates(
-        found, {SPACE.name: SPACE}, measured_us=measured or {}, holdout_accuracy={}, problems={}
+        found,
+        {SPACE.name: SPACE},
+        measured_us=measured or {},
+        holdout_accuracy={},
+        problems={},
+        unsure_launches={},
     )
 
 

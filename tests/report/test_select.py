@@ -5,43 +5,56 @@ import pytest
 from nas.errors import InfeasibleError, RequestError, RunFolderError
 from nas.report.select import Limits, select
 
+SLOW, FAST, GUESS = "51ab", "fa57", "9e55"
 
-def member(name, accuracy, measured, predicted=1.0, params=100):
+
+def member(digest, accuracy, measured, predicted=1.0, params=100, **changes):
     return {
-        "id": name,
+        "id": digest,
         "space": "toy",
+        "digest": digest,
+        "architecture": {"space": "toy", "choices": {"stem.width": 8}},
         "validation_accuracy": accuracy,
+        "holdout_accuracy": None,
         "measured_us": measured,
         "predicted_us": predicted,
+        "macs": 1000,
         "params": params,
+        "peak_memory_bytes": 4000,
+        **changes,
     }
+
+
+def write_front(folder, *members, **changes):
+    front = {"schema": 1, "run": "toy", "max_latency_ms": None, "front": members, **changes}
+    (folder / "front.json").write_text(json.dumps(front))
 
 
 @pytest.fixture
 def run(tmp_path):
-    front = [
-        member("slow", 0.9, 900.0, 100.0, params=900),
-        member("fast", 0.7, 300.0, 100.0, params=300),
-        member("guess", 0.8, None, 500.0, params=500),
-    ]
-    (tmp_path / "front.json").write_text(json.dumps({"front": front}))
+    write_front(
+        tmp_path,
+        member(SLOW, 0.9, 900.0, 100.0, params=900),
+        member(FAST, 0.7, 300.0, 100.0, params=300),
+        member(GUESS, 0.8, None, 500.0, params=500),
+    )
     return tmp_path
 
 
 def test_the_most_accurate_member_within_the_limits(run):
-    assert select(run, Limits())["id"] == "slow"
-    assert select(run, Limits(max_params=600))["id"] == "guess"
-    assert select(run, Limits(max_latency_ms=0.4, min_accuracy=0.6))["id"] == "fast"
+    assert select(run, Limits()).id == SLOW
+    assert select(run, Limits(max_params=600)).id == GUESS
+    assert select(run, Limits(max_latency_ms=0.4, min_accuracy=0.6)).id == FAST
 
 
 def test_measured_latency_decides_where_there_is_one(run):
-    """All are predicted within 0.5 ms, but "slow" was measured at 0.9 ms."""
-    assert select(run, Limits(max_latency_ms=0.5))["id"] == "guess"
+    """All are predicted within 0.5 ms, but the slow one was measured at 0.9 ms."""
+    assert select(run, Limits(max_latency_ms=0.5)).id == GUESS
 
 
 def test_nothing_fits_and_the_nearest_is_named(run):
     with pytest.raises(
-        InfeasibleError, match=r"nearest is fast .*0.3 ms measured.*latency by 50.0%"
+        InfeasibleError, match=r"nearest is fa57 .*0.3 ms measured.*latency by 50.0%"
     ):
         select(run, Limits(max_latency_ms=0.2))
     with pytest.raises(InfeasibleError) as error:
@@ -59,6 +72,47 @@ def test_limits_must_make_sense(run):
 def test_a_folder_without_a_front(tmp_path):
     with pytest.raises(RunFolderError, match="has no front"):
         select(tmp_path, Limits())
-    (tmp_path / "front.json").write_text('{"front": []}')
+    write_front(tmp_path)
     with pytest.raises(RunFolderError, match="is empty"):
         select(tmp_path, Limits())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 0.0])
+@pytest.mark.parametrize("name", ["max_latency_ms", "max_params", "min_accuracy"])
+def test_a_limit_is_a_finite_number_above_zero(name, value):
+    with pytest.raises(RequestError, match=f"{name} is {value}"):
+        Limits(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"measured_us": -5.0}, r"front\[0\].measured_us is -5.0"),
+        ({"measured_us": None, "predicted_us": None}, "neither a measured nor a predicted latency"),
+        ({"validation_accuracy": 1.5}, "less than or equal to 1"),
+        ({"validation_accuracy": None}, "validation_accuracy is None"),
+        ({"macs": True}, "macs is True"),
+        ({"params": 10**400}, "params is 1000"),
+        ({"architecture": []}, "architecture"),
+        ({"space": "a/b"}, "space is 'a/b'"),
+    ],
+)
+def test_a_damaged_member_is_named(tmp_path, changes, words):
+    write_front(tmp_path, member(FAST, 0.7, 300.0, **changes))
+    with pytest.raises(RunFolderError, match=rf"front.json is not a front: .*{words}"):
+        select(tmp_path, Limits())
+
+
+def test_an_unknown_schema_is_refused(tmp_path):
+    write_front(tmp_path, member(FAST, 0.7, 300.0), schema=9)
+    with pytest.raises(RunFolderError, match="has schema 9; this version reads schema 1"):
+        select(tmp_path, Limits())
+
+
+def test_a_predicted_latency_says_what_it_rests_on(tmp_path):
+    unsure = member(GUESS, 0.8, None, 500.0, unstable_launches=3, estimated_launches=1)
+    write_front(tmp_path, unsure)
+    chosen = select(tmp_path, Limits())
+    assert chosen.latency_basis == "predicted, of its launches 3 unstable, 1 estimated"
+    write_front(tmp_path, {**unsure, "measured_us": 400.0})
+    assert select(tmp_path, Limits()).latency_basis == "measured"

@@ -144,7 +144,7 @@ def test_two_processes_train_as_one_that_takes_their_parts_in_turn(digits, tmp_p
     settings = TrainingSettings(epochs=1, device="cpu", colour=0.2, cutout=0.2)
     space = space_on(digits, "mobilenet_tiny")
     expected = by_hand(space, digits, settings, 3, processes=2).state_dict()
-    assert record["step"] == len(digits.train) // 64
+    assert record.step == len(digits.train) // 64
     for name, tensor in expected.items():
         np.testing.assert_allclose(found[name], tensor, rtol=1e-3, atol=1e-4, err_msg=name)
     # One process that takes whole batches has norms of whole batches: other weights.
@@ -152,7 +152,7 @@ def test_two_processes_train_as_one_that_takes_their_parts_in_turn(digits, tmp_p
     apart = max(float((alone[name] - tensor).abs().max()) for name, tensor in expected.items())
     assert apart > 1e-2
     lines = [json.loads(line) for line in (tmp_path / "run" / "training.jsonl").open()]
-    assert [line["step"] for line in lines] == list(range(1, record["step"] + 1))
+    assert [line["step"] for line in lines] == list(range(1, record.step + 1))
 
 
 def test_killed_processes_go_on_together(tmp_path, digits):

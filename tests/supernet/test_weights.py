@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from scrambled_supernet import TINY, scrambled
 from torch.nn import functional as F  # noqa: N812
 
@@ -228,7 +229,7 @@ def test_saved_and_loaded(tmp_path):
         assert name == other
         assert torch.equal(a, b)
     with safe_open(tmp_path / "supernet.safetensors", framework="numpy") as file:
-        assert set(file.metadata()) == {"record"}
+        assert set(file.metadata()) == {"record", "sha256"}
 
 
 def test_loading_for_another_space_names_both(tmp_path):
@@ -250,4 +251,72 @@ def test_a_damaged_or_missing_file(tmp_path):
 def test_an_unknown_schema_is_refused_by_name(tmp_path):
     scrambled(on("shufflenet_tiny", 8)).save(tmp_path, {"schema": 99})
     with pytest.raises(CheckpointError, match="schema 99"):
+        Supernet.load(tmp_path)
+
+
+def stored(folder):
+    """The parts of a saved supernet: its path, tensors and metadata."""
+    path = folder / "supernet.safetensors"
+    with safe_open(path, framework="pt") as file:
+        return path, {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+
+
+def test_a_flipped_bit_in_the_weights_is_told(tmp_path):
+    scrambled(on("shufflenet_tiny", 8)).save(tmp_path, {})
+    path = tmp_path / "supernet.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-7] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="checksum is not that of its weights"):
+        Supernet.load(tmp_path)
+
+
+def test_a_changed_record_is_told(tmp_path):
+    scrambled(on("shufflenet_tiny", 8)).save(tmp_path, {"seed": 1})
+    path, tensors, metadata = stored(tmp_path)
+    metadata["record"] = metadata["record"].replace('"seed": 1', '"seed": 2')
+    save_file(tensors, path, metadata)
+    with pytest.raises(CheckpointError, match="checksum"):
+        Supernet.load(tmp_path)
+
+
+def test_a_file_without_a_checksum_is_read_and_must_be_finite(tmp_path):
+    """Earlier versions wrote none."""
+    supernet = scrambled(on("shufflenet_tiny", 8))
+    supernet.save(tmp_path, {})
+    path, tensors, metadata = stored(tmp_path)
+    del metadata["sha256"]
+    save_file(tensors, path, metadata)
+    loaded = Supernet.load(tmp_path)
+    assert all(torch.equal(a, tensors[name]) for name, a in loaded.state_dict().items())
+    name = next(iter(tensors))
+    tensors[name].view(-1)[0] = float("nan")
+    save_file(tensors, path, metadata)
+    with pytest.raises(CheckpointError, match=f"tensor '{name}' has values that are not finite"):
+        Supernet.load(tmp_path)
+
+
+def test_a_missing_or_misshaped_tensor_is_named(tmp_path):
+    scrambled(on("shufflenet_tiny", 8)).save(tmp_path, {})
+    path, tensors, metadata = stored(tmp_path)
+    del metadata["sha256"]
+    name = "stem.weight"
+    save_file({**tensors, name: tensors[name][:1].clone()}, path, metadata)
+    with pytest.raises(CheckpointError, match=f"tensor '{name}' is 1x3x3x3 of float32, not "):
+        Supernet.load(tmp_path)
+    save_file({**tensors, name: tensors[name].double()}, path, metadata)
+    with pytest.raises(CheckpointError, match=f"tensor '{name}' is .* of float64, not "):
+        Supernet.load(tmp_path)
+    del tensors[name]
+    save_file(tensors, path, metadata)
+    with pytest.raises(CheckpointError, match=f"has no tensor '{name}'"):
+        Supernet.load(tmp_path)
+
+
+@pytest.mark.parametrize("record", ["", "[]", "null", '{"schema": 1}', "[" * 100_000])
+def test_a_record_that_is_none_is_told(tmp_path, record):
+    scrambled(on("shufflenet_tiny", 8)).save(tmp_path, {})
+    path, tensors, _ = stored(tmp_path)
+    save_file(tensors, path, {"record": record})
+    with pytest.raises(CheckpointError, match=r"The record in .*supernet.safetensors is not a"):
         Supernet.load(tmp_path)

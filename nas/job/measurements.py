@@ -1,0 +1,113 @@
+"""`measurements.jsonl`: the log of every whole-network timing of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from nas.documents import Document, Format, Positive
+from nas.errors import RunFolderError
+from nas.latency import NetworkTiming
+from nas.latency.networks import agree
+from nas.latency.timing import Timing, four_digits
+from nas.records import ArchitectureRecord, Digest
+from nas.search import Trial
+
+MAX_TIMINGS = 5
+"""Largest number of timings of one network."""
+
+
+class Measurement(Document):
+    """One line of the log: a network that was timed once, or the error that prevented it.
+
+    Attributes:
+        digest: digest of the network's graph.
+        architecture: the network's choices.
+        status: `unstable` where the samples disagree; `failed` without a latency.
+        predicted_us: latency that the table predicted.
+        measured_us: median of `samples_us`; None if the timing failed.
+        samples_us: latencies of single samples.
+        error: reason of a failure.
+    """
+
+    schema_version: Literal[1] = Field(alias="schema")
+    digest: Digest
+    architecture: ArchitectureRecord
+    status: Literal["ok", "unstable", "failed"]
+    predicted_us: Positive | None
+    measured_us: Positive | None
+    samples_us: Annotated[tuple[Positive, ...], Field(max_length=1000)]
+    error: str | None
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Measurement:
+        if self.status == "failed":
+            if self.measured_us is not None or not self.error:
+                raise ValueError("a failed timing has an error and no latency")
+        elif self.measured_us is None or not self.samples_us:
+            raise ValueError("a timing has a latency and its samples")
+        elif four_digits(self.measured_us) != Timing(self.samples_us).latency_us:
+            raise ValueError(f"measured_us is {self.measured_us}, not the median of its samples")
+        return self
+
+    @classmethod
+    def of_timing(cls, trial: Trial, result: NetworkTiming) -> Measurement:
+        """Return the record of one attempt to time a candidate."""
+        timing = result.timing
+        steady = timing is not None and not timing.unstable
+        return cls(
+            schema=1,
+            digest=trial.digest,
+            architecture=ArchitectureRecord(**trial.architecture.to_json()),
+            status="ok" if steady else "unstable" if timing else "failed",
+            predicted_us=trial.values["predicted_us"],
+            measured_us=None if timing is None else timing.latency_us,
+            samples_us=() if timing is None else timing.samples_us,
+            error=result.error,
+        )
+
+
+MEASUREMENTS = Format(
+    Measurement,
+    "a timing of a whole network",
+    RunFolderError,
+    "Remove the line: the network is then timed again.",
+)
+
+
+def fastest(measurements: Sequence[Measurement]) -> tuple[dict[str, float], dict[str, str]]:
+    """Return measured latencies in microseconds, and errors, by digest.
+
+    Of several timings of a network the fastest counts, since other work on the machine only adds
+    time. A network has an error only if it was never timed.
+    """
+    measured: dict[str, float] = {}
+    errors: dict[str, str] = {}
+    for each in measurements:
+        if each.measured_us is None:
+            errors[each.digest] = each.error or ""
+        else:
+            known = measured.get(each.digest, each.measured_us)
+            measured[each.digest] = min(each.measured_us, known)
+    return measured, {digest: e for digest, e in errors.items() if digest not in measured}
+
+
+def unsettled(measurements: Sequence[Measurement], digests: Sequence[str]) -> set[str]:
+    """Return the digests of the networks that need another timing.
+
+    A network is timed again until its timings `agree`, or it was timed `MAX_TIMINGS` times. One
+    that failed is not tried again.
+    """
+    timed: dict[str, list[float]] = {digest: [] for digest in digests}
+    for each in measurements:
+        if each.measured_us is None:
+            timed.pop(each.digest, None)
+        elif each.digest in timed:
+            timed[each.digest].append(each.measured_us)
+    return {
+        digest
+        for digest, values in timed.items()
+        if not agree(values) and len(values) < MAX_TIMINGS
+    }

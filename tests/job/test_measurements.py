@@ -1,0 +1,85 @@
+"""The log of whole-network timings: what counts in it, and what is refused."""
+
+import json
+
+import pytest
+
+from nas import jsonl
+from nas.errors import RunFolderError
+from nas.job.measurements import MAX_TIMINGS, MEASUREMENTS, Measurement, fastest, unsettled
+
+A, B, C = "aaaa", "bbbb", "cccc"
+
+
+def record(digest=A, measured_us=2.0, **changes):
+    """A line of the log; without a latency, that of a failed timing."""
+    is_failed = measured_us is None
+    return {
+        "schema": 1,
+        "digest": digest,
+        "architecture": {"space": "toy", "choices": {"stem.width": 8}},
+        "status": "failed" if is_failed else "ok",
+        "predicted_us": 1.5,
+        "measured_us": measured_us,
+        "samples_us": [] if is_failed else [measured_us] * 3,
+        "error": "no" if is_failed else None,
+        **changes,
+    }
+
+
+def line(digest, measured_us) -> Measurement:
+    return Measurement.model_validate_json(json.dumps(record(digest, measured_us)))
+
+
+def test_the_fastest_of_several_timings_counts():
+    lines = [line(A, None), line(B, 2.0), line(A, 3.0), line(B, 1.5), line(C, None)]
+    assert fastest(lines) == ({A: 3.0, B: 1.5}, {C: "no"})
+
+
+def test_a_network_is_timed_again_until_two_timings_agree():
+    assert unsettled([], [A]) == {A}
+    assert unsettled([line(A, 1.0)], [A]) == {A}
+    assert unsettled([line(A, 1.0), line(A, 1.02)], [A]) == set()
+    slow_at_first = [line(A, 1.47), line(A, 1.0)]
+    assert unsettled(slow_at_first, [A, B]) == {A, B}
+    assert unsettled([*slow_at_first, line(A, 1.01)], [A]) == set()
+    assert unsettled([line(A, None)], [A]) == set()
+    never = [line(A, round(1.2**n, 3)) for n in range(MAX_TIMINGS)]
+    assert unsettled(never, [A]) == set()
+    assert unsettled(never[1:], [A]) == {A}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"measured_us": -5, "samples_us": [-5]}, "greater than 0"),
+        ({"measured_us": 0, "samples_us": [0]}, "greater than 0"),
+        ({"measured_us": float("nan")}, "measured_us is nan"),
+        ({"measured_us": float("inf")}, "measured_us is inf"),
+        ({"measured_us": "2.0"}, "valid number"),
+        ({"measured_us": True}, "valid number"),
+        ({"measured_us": 10**400}, "measured_us is 1000"),
+        ({"measured_us": 3.0, "samples_us": [2.0]}, "not the median of its samples"),
+        ({"measured_us": None, "status": "ok"}, "has a latency and its samples"),
+        ({"samples_us": []}, "has a latency and its samples"),
+        ({"samples_us": [2.0, float("nan")]}, r"samples_us\[1\] is nan"),
+        ({"status": "failed"}, "an error and no latency"),
+        ({"status": "good"}, "status is 'good'"),
+        ({"digest": "../../x"}, "digest"),
+        ({"architecture": {"space": "../x", "choices": {}}}, "architecture.space"),
+        ({"architecture": None}, "architecture"),
+    ],
+)
+def test_an_impossible_timing_is_refused_with_its_line(tmp_path, changes, words):
+    path = tmp_path / "measurements.jsonl"
+    path.write_text("".join(json.dumps(each) + "\n" for each in (record(), record(**changes))))
+    with pytest.raises(RunFolderError, match=rf"measurements.jsonl, line 2 .*{words}"):
+        jsonl.read(path, MEASUREMENTS)
+
+
+@pytest.mark.parametrize("text", ["null", '"text"', "[]", "12", "{}"])
+def test_a_line_that_is_no_record_is_refused(tmp_path, text):
+    path = tmp_path / "measurements.jsonl"
+    path.write_text(text + "\n")
+    with pytest.raises(RunFolderError, match="line 1 is not a timing of a whole network"):
+        jsonl.read(path, MEASUREMENTS)
