@@ -448,6 +448,7 @@ class CheckpointRecord(Document):
     step: Count = 0
     rollbacks: Annotated[int, Field(ge=0, le=1000)] = 0
     processes: Annotated[int, Field(ge=1, lt=1 << 31)] = 1
+    sha256: str | None = None
 
 
 STANDALONE = Format(

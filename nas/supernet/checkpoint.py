@@ -28,9 +28,11 @@ def write(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, object
     A checksum over both is stored with them.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"schema": SCHEMA, "versions": {"torch": torch.__version__}, **record})
+    content = {"schema": SCHEMA, "versions": {"torch": torch.__version__}, **record}
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    files.replace(path, save(stored, {"record": text, "sha256": _checksum(stored, text)}))
+    # One entry of metadata: safetensors writes several in no fixed order.
+    text = json.dumps({**content, "sha256": _checksum(stored, content)})
+    files.replace(path, save(stored, {"record": text}))
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], CheckpointRecord]:
@@ -52,7 +54,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], CheckpointRecord]:
         raise _CHECKPOINT.failure(f"{path} is no readable checkpoint: {error}") from error
     text = metadata.get("record", "")
     record = _CHECKPOINT.parse(text.encode(), f"The record in {path}")
-    if "sha256" in metadata and metadata["sha256"] != _checksum(tensors, text):
+    content = json.loads(text)
+    if record.sha256 is not None and content.pop("sha256") != _checksum(tensors, content):
         raise _CHECKPOINT.failure(
             f"{path} is damaged: its checksum is not that of its weights and its record"
         )
@@ -89,9 +92,9 @@ def _described(tensor: Tensor) -> str:
     return f"{shape} of {str(tensor.dtype).removeprefix('torch.')}"
 
 
-def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
+def _checksum(tensors: Mapping[str, Tensor], record: Mapping[str, object]) -> str:
     """Return the SHA-256 over names, types, shapes and bytes of the tensors, and the record."""
-    checksum = hashlib.sha256(text.encode())
+    checksum = hashlib.sha256(json.dumps(record).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         checksum.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
