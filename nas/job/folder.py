@@ -21,7 +21,7 @@ from nas.job.settings import JobSettings
 from nas.records import SCHEMA, JobSummary, RunRecord, Stage, to_json
 from nas.report.page import read_run
 
-_VERSIONS = ("hardware-nas", "torch", "optuna", "apache-tvm", "apache-tvm-ffi", "numpy", "datasets")
+_VERSIONS = ("hardware-nas", "torch", "optuna", "apache-tvm", "apache-tvm-ffi", "numpy", "pillow")
 
 
 @dataclass(frozen=True)

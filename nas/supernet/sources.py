@@ -1,4 +1,4 @@
-"""Where images come from: each source turns a place into `Sample`s.
+"""Where images come from: each source turns a name or a path into `Sample`s.
 
 A new source is a function that returns a `Source`, and a line in `open_source`. Nothing here uses
 the network.
@@ -6,23 +6,43 @@ the network.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Iterator
+import stat
+import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from nas.errors import DataError
 
 LAYOUTS = (
-    "Expected a folder or file of parquet (columns image, label), or a folder with a sub-folder a "
-    "class (train/ and test/ on top are understood)."
+    "Expected parquet files with the columns image and label, or a folder with a sub-folder for "
+    "each class (train and test folders may be on top)."
 )
 
-_SPLITS = {
+IMAGE_FORMATS = {
+    "BMP": (".bmp", ".dib"),
+    "GIF": (".gif",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png", ".apng"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+"""Pillow's names of the formats that are decoded, and the extensions of their files.
+
+The list is short on purpose: Pillow knows formats that start a program, EPS for example.
+"""
+
+IMAGE_EXTENSIONS = tuple(extension for group in IMAGE_FORMATS.values() for extension in group)
+
+Split = Literal["train", "validation", "test"]
+
+_SPLITS: dict[str, Split] = {
     "train": "train",
     "training": "train",
     "validation": "validation",
@@ -33,11 +53,14 @@ _SPLITS = {
     "testing": "test",
 }
 
+_LONGEST_PATH_SHOWN = 300
+"""Characters of a path in a message."""
+
 
 class Sample(NamedTuple):
     """One image as stored. `image` is a file, an encoded image, or pixels; None where missing."""
 
-    split: str
+    split: Split
     place: str
     image: Path | bytes | np.ndarray | None
     label: int | str | None
@@ -50,11 +73,12 @@ class Source:
     Attributes:
         name: what a person calls it.
         samples: read once.
-        count: of them.
+        count: of the samples.
         classes: names by label where the source has them.
         natural: whether a mirrored image is still of its class.
         image_size: pixels a side that suit the source.
-        files: in which they are; none for a source that is part of a package.
+        root: the file or folder that was opened; None for a source that is part of a package.
+        files: every file that decoding reads, whether it exists or not.
     """
 
     name: str
@@ -63,26 +87,60 @@ class Source:
     classes: tuple[str, ...] | None
     natural: bool = True
     image_size: int = 32
+    root: Path | None = None
     files: tuple[Path, ...] = ()
 
 
 def open_source(source: str | Path) -> Source:
-    """The source called "digits", or at a path.
+    """Open the source called "digits", or the one at a path.
 
-    Raises DataError where there is nothing, or nothing that is understood.
+    Raises DataError if there is nothing, or nothing in a known layout, or a part is unreadable.
     """
     if source == "digits":
         return _digits()
-    path = Path(source).expanduser()
-    if not path.exists():
+    try:
+        if not str(source):
+            raise ValueError("the path is empty")
+        path = Path(source).expanduser()
+        mode = path.stat().st_mode
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise DataError(
-            f"There is no data at {path}.", remedy='Give the path of a folder or file, or "digits".'
-        )
-    if path.suffix == ".parquet" or (path.is_dir() and _visible(path, ".parquet")):
-        return _parquet(path)
-    if path.is_dir():
-        return _image_folder(path)
-    raise DataError(f"{path} is no data set.", remedy=LAYOUTS)
+            f"There is no data at {shown(source)} ({reason}).",
+            remedy='Give the path of a folder or file, or "digits".',
+        ) from error
+    if stat.S_ISDIR(mode):
+        folders, files = _list_tree(path)
+        parquet_files = [file for file in files if file.suffix.lower() == ".parquet"]
+        if not parquet_files:
+            return _image_folder(path, folders, files)
+    elif stat.S_ISREG(mode) and path.suffix.lower() == ".parquet":
+        parquet_files = [path]
+    else:
+        raise DataError(f"{shown(path)} is no data set.", remedy=LAYOUTS)
+    from nas.supernet.parquet import open_parquet  # Imports pyarrow, which few sources need.
+
+    return open_parquet(path, parquet_files)
+
+
+def shown(path: str | Path) -> str:
+    """Return a path as a short line of printable text, for a message or a record."""
+    text = str(path)
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    if len(text) > _LONGEST_PATH_SHOWN:
+        half = _LONGEST_PATH_SHOWN // 2
+        text = f"{text[:half]}...{text[-half:]}"
+    return text
+
+
+def split_named_in(path: Path) -> Split | None:
+    """Return the split that a path names; the file's own name counts before its folders'."""
+    for part in (path.stem, *reversed(path.parent.parts)):
+        for word in re.split(r"[^a-z]+", part.lower()):
+            if word in _SPLITS:
+                return _SPLITS[word]
+    return None
 
 
 def _digits() -> Source:
@@ -100,114 +158,128 @@ def _digits() -> Source:
     return Source("digits", samples, len(pixels), classes, natural=False, image_size=8)
 
 
-def _parquet(path: Path) -> Source:
-    """Parquet in the Hugging Face layout; names of files and folders tell the splits."""
-    from datasets import ClassLabel, IterableDataset
+def _list_tree(root: Path) -> tuple[list[Path], list[Path]]:
+    """Return the folders below a folder and everything else below it, sorted, without hidden ones.
 
-    files = [path] if path.is_file() else _visible(path, ".parquet")
-    splits = [
-        _split_of(file.relative_to(path) if file != path else Path(file.name)) for file in files
-    ]
-    if any(splits):
-        unnamed = [file for file, split in zip(files, splits, strict=True) if split is None]
-        if unnamed:
-            raise DataError(
-                f"{unnamed[0]} has no split in its name, but other files have.",
-                remedy="Put train, validation or test into the name, or move the file away.",
-            )
-    tables = []
-    for file, split in zip(files, splits, strict=True):
+    Links to folders are followed. A link that leads nowhere counts as a file.
+
+    Raises DataError for a folder that cannot be listed, and for links that make a loop.
+    """
+    folders: list[Path] = []
+    files: list[Path] = []
+    pending: list[tuple[Path, set[tuple[int, int]]]] = [(root, set())]
+    while pending:
+        folder, listed = pending.pop()
         try:
-            table = IterableDataset.from_parquet(str(file))
-            columns = set(table.features)
-        except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+            status = folder.stat()
+            with os.scandir(folder) as entries:
+                visible = [entry for entry in entries if not entry.name.startswith(".")]
+        except OSError as error:
             raise DataError(
-                f"{file} is no readable parquet: {error}", remedy="Replace or remove the file."
+                f"The folder {shown(folder)} cannot be listed ({error.strerror}).",
+                remedy="Make it readable, or move it out of the data.",
             ) from error
-        missing = {"image", "label"} - columns
-        if missing:
+        identity = (status.st_dev, status.st_ino)
+        if identity in listed:
             raise DataError(
-                f"{file} has no column {' and no column '.join(sorted(missing))}; "
-                f"it has {', '.join(sorted(columns))}.",
-                remedy="Rename the columns with the images and the classes to image and label.",
+                f"{shown(folder)} is a link to a folder that was listed before: the links make a "
+                "loop or repeat images.",
+                remedy="Remove the link.",
             )
-        tables.append((file, split or "train", table.select_columns(["image", "label"])))
-    label = tables[0][2].features["label"]
-    classes = tuple(label.names) if isinstance(label, ClassLabel) else None
-    rows = sum(_rows(file) for file in files)
-    return Source(str(path), _parquet_samples(tables), rows, classes, files=tuple(files))
+        # Two splits or two classes may link to the same folder. Below a class it may come once.
+        if len(folder.parts) - len(root.parts) <= 2:
+            listed = {*listed, identity}
+        else:
+            listed.add(identity)
+        for entry in visible:
+            if _is_folder(entry):
+                folders.append(folder / entry.name)
+                pending.append((folder / entry.name, listed))
+            else:
+                files.append(folder / entry.name)
+    return sorted(folders), sorted(files)
 
 
-def _rows(file: Path) -> int:
-    """Of a parquet file."""
-    from pyarrow import parquet
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # A link to itself, or to where this user may not look.
+        return False
 
-    count: int = parquet.read_metadata(file).num_rows
-    return count
 
+def _image_folder(root: Path, folders: list[Path], files: list[Path]) -> Source:
+    """Return the source of a folder with a sub-folder for each class, or splits with such folders.
 
-def _parquet_samples(tables: list[tuple[Path, str, Any]]) -> Iterator[Sample]:
-    from datasets import Image as ImageFeature
-
-    for file, split, table in tables:
-        if isinstance(table.features["image"], ImageFeature):
-            # Undecoded, so that a broken image is a row that can be named.
-            table = table.cast_column("image", ImageFeature(decode=False))
-        try:
-            for row, record in enumerate(table):
-                image, label = record["image"], record["label"]
-                content = image.get("bytes") if isinstance(image, dict) else image
-                if content is None and isinstance(image, dict) and image.get("path"):
-                    content = file.parent / image["path"]
-                yield Sample(split, f"{file}, row {row}", content, label)
-        except (OSError, ValueError) as error:
+    Raises DataError if there are no class folders, one has no image, or a link that may stand for
+    a class leads nowhere.
+    """
+    class_folders = _class_folders(root, folders)
+    depth = len(root.parts)
+    class_depth = max((len(folder.parts) for folder in class_folders), default=depth + 1)
+    classes = tuple(sorted({folder.name for folder in class_folders}))
+    label_of = {name: label for label, name in enumerate(classes)}
+    by_parts = {folder.parts: split for folder, split in class_folders.items()}
+    samples: list[Sample] = []
+    left_out: list[Path] = []
+    for file in files:
+        has_extension = file.suffix.lower() in IMAGE_EXTENSIONS
+        is_image = has_extension or (file.is_symlink() and not os.path.exists(file))
+        if not has_extension and is_image and len(file.parts) <= class_depth:
             raise DataError(
-                f"{file} breaks off: {error}", remedy="Replace or remove the file."
-            ) from error
+                f"{shown(file)} is a link that leads nowhere, in the place of a class or split.",
+                remedy="Correct or remove the link.",
+            )
+        split = by_parts.get(file.parts[:class_depth])
+        if split is None or not is_image:
+            left_out.append(file)
+        else:
+            label = label_of[file.parts[class_depth - 1]]
+            samples.append(Sample(split, shown(file), file, label))
+    if not class_folders:
+        images = sum(file.suffix.lower() in IMAGE_EXTENSIONS for file in files)
+        has = f"{images} images but no sub-folder for each class" if images else "no images"
+        raise DataError(f"{shown(root)} has {has}.", remedy=LAYOUTS)
+    used = {sample.label for sample in samples}
+    for folder in class_folders:
+        if label_of[folder.name] not in used:
+            raise DataError(
+                f"The class folder {shown(folder)} has no image.",
+                remedy=f"Add files that end in {', '.join(IMAGE_EXTENSIONS)}, or remove the "
+                "folder.",
+            )
+    _warn_of_left_out(root, left_out)
+    image_files = tuple(sample.image for sample in samples if isinstance(sample.image, Path))
+    return Source(shown(root), samples, len(samples), classes, root=root, files=image_files)
 
 
-def _image_folder(path: Path) -> Source:
-    """A sub-folder a class, with split folders on top where one of them is train."""
-    folders = _folders(path)
-    splits = {folder: _SPLITS.get(folder.name.lower()) for folder in folders}
-    if "train" in splits.values():
-        roots = [(split, folder) for folder, split in splits.items() if split]
-    else:
-        roots = [("train", path)]
-    extensions = tuple(Image.registered_extensions())
-    samples = [
-        Sample(split, str(file), file, folder.name)
-        for split, root in roots
-        for folder in _folders(root)
-        for file in _visible(folder, *extensions)
-    ]
-    if not samples:
-        loose = len(_visible(path, *extensions))
-        found = f"{loose} images but no sub-folder a class" if loose else "no images"
-        raise DataError(f"{path} has {found}.", remedy=LAYOUTS)
-    files = tuple(sample.image for sample in samples if isinstance(sample.image, Path))
-    return Source(str(path), samples, len(samples), None, files=files)
+def _class_folders(root: Path, folders: list[Path]) -> dict[Path, Split]:
+    """Return the class folders with the split of each.
+
+    There are splits where a folder called train has folders of its own; a class may be called
+    train or test too.
+    """
+    depth = len(root.parts)
+    top = [folder for folder in folders if len(folder.parts) == depth + 1]
+    below = [folder for folder in folders if len(folder.parts) == depth + 2]
+    split_of = {folder: _SPLITS.get(folder.name.lower()) for folder in top}
+    if any(split_of[folder.parent] == "train" for folder in below):
+        return {folder: split for folder in below if (split := split_of[folder.parent])}
+    if top and all(split_of.values()):
+        names = ", ".join(folder.name for folder in top)
+        raise DataError(
+            f"{shown(root)} has the split folders {names} only, and no folder train with a "
+            "sub-folder for each class.",
+            remedy=LAYOUTS,
+        )
+    return dict.fromkeys(top, "train")
 
 
-def _split_of(path: Path) -> str | None:
-    """The split that a file's path tells; its own name counts before its folders'."""
-    for part in (path.stem, *reversed(path.parent.parts)):
-        for word in re.split(r"[^a-z]+", part.lower()):
-            if word in _SPLITS:
-                return _SPLITS[word]
-    return None
-
-
-def _folders(path: Path) -> list[Path]:
-    return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def _visible(path: Path, *extensions: str) -> list[Path]:
-    """The files below `path` with one of the extensions, sorted, without hidden ones."""
-    return sorted(
-        file
-        for file in path.rglob("*")
-        if file.suffix.lower() in extensions
-        and file.is_file()
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
-    )
+def _warn_of_left_out(root: Path, files: list[Path]) -> None:
+    if files:
+        first = ", ".join(shown(file.relative_to(root)) for file in files[:3])
+        warnings.warn(
+            f"{len(files)} files in {shown(root)} are left out, because they are in no class "
+            f"folder or their extension is not that of an image: {first}"
+            f"{', ...' if len(files) > 3 else '.'}",
+            stacklevel=2,
+        )

@@ -1,9 +1,9 @@
 import dataclasses
 import io
+import json
 import shutil
 from collections import Counter
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -37,16 +37,11 @@ def image_folder(root, per_class=6, **how):
 
 
 def write_parquet(path, values, labels, names=CLASSES):
-    features = datasets.Features(
-        {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))}
-    )
-    rows = {
-        "image": [
-            {"bytes": v if isinstance(v, bytes) else encoded(v), "path": None} for v in values
-        ],
-        "label": labels,
-    }
-    datasets.Dataset.from_dict(rows, features=features).to_parquet(str(path))
+    images = [{"bytes": v if isinstance(v, bytes) else encoded(v), "path": None} for v in values]
+    label = {"names": list(names), "_type": "ClassLabel"}
+    info = {"info": {"features": {"image": {"_type": "Image"}, "label": label}}}
+    table = pa.table({"image": images, "label": labels})
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(info)}), path)
     return path
 
 
@@ -241,7 +236,7 @@ def test_nothing_there(tmp_path):
 
 def test_images_without_class_folders(tmp_path):
     picture(1).save(tmp_path / "a.png")
-    with pytest.raises(DataError, match="1 images but no sub-folder a class"):
+    with pytest.raises(DataError, match="1 images but no sub-folder for each class"):
         load(tmp_path)
 
 

@@ -1,0 +1,274 @@
+"""Parquet files: whatever a column holds, it is read as it is meant, or the column is named."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from nas.errors import DataError
+from nas.supernet import load
+from nas.supernet.sources import open_source
+
+
+def encoded(value: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (2, 2), value).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write(path: Path, images, labels, metadata=None, **options) -> Path:
+    table = pa.table({"image": images, "label": labels})
+    if metadata is not None:
+        table = table.replace_schema_metadata({"huggingface": metadata})
+    pq.write_table(table, path, **options)
+    return path
+
+
+def class_label(names) -> str:
+    label = {"names": names, "_type": "ClassLabel"}
+    return json.dumps({"info": {"features": {"label": label}}})
+
+
+def rows(source) -> list[tuple]:
+    return [(sample.image, sample.label) for sample in source.samples]
+
+
+IMAGES = [encoded(value) for value in range(12)]
+LABELS = [0, 1] * 6
+
+
+def test_a_file_that_datasets_wrote():
+    """`Dataset.from_dict(rows, features=...).to_parquet(...)` of `datasets` 5.2.0 wrote it.
+
+    It has the grey values 0 to 7 with labels 0 and 1 in turn, and a row without an image.
+    """
+    source = open_source(Path(__file__).with_name("hugging_face.parquet"))
+    assert (source.classes, source.count) == (("ant", "bee"), 9)
+    samples = list(source.samples)
+    values = [np.asarray(Image.open(io.BytesIO(sample.image)))[0, 0] for sample in samples[:8]]
+    assert values == list(range(8))
+    assert [sample.label for sample in samples] == [0, 1] * 4 + [1]
+    assert samples[8].place.endswith("hugging_face.parquet, row 8")
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        pa.array(IMAGES),
+        pa.array(IMAGES, pa.large_binary()),
+        pa.array(IMAGES).dictionary_encode(),
+        pa.array([{"bytes": image} for image in IMAGES]),
+        pa.array([{"path": None, "bytes": image, "size": 1} for image in IMAGES]),
+    ],
+    ids=lambda array: str(array.type)[:30],
+)
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pa.array(LABELS, pa.uint8()),
+        pa.array(["01"[label] for label in LABELS]),
+        pa.array(["01"[label] for label in LABELS], pa.large_string()),
+        pa.array(["01"[label] for label in LABELS]).dictionary_encode(),
+    ],
+    ids=lambda array: str(array.type)[:30],
+)
+def test_columns_that_can_be_read(tmp_path, images, labels):
+    path = write(tmp_path / "a.parquet", images, labels, row_group_size=5)
+    assert rows(open_source(path)) == list(zip(IMAGES, labels.to_pylist(), strict=True))
+    assert load(path).classes == ("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("images", "holds"),
+    [
+        (pa.array(range(12)), "int64"),
+        (pa.array([[1, 2]] * 12), "list<"),
+        (pa.array(["a.png"] * 12), "string"),
+        (pa.array([None] * 12), "null"),
+        (pa.array([{"size": 1}] * 12), "struct<size: int64>"),
+        (pa.array([{"bytes": "text"}] * 12), "struct<bytes: string>"),
+        (pa.array([{"bytes": b"", "path": 1}] * 12), "struct<bytes: binary, path: int64>"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_column_that_holds_no_images(tmp_path, images, holds):
+    path = write(tmp_path / "a.parquet", images, LABELS)
+    with pytest.raises(DataError) as caught:
+        load(path)
+    assert f"The column image of {path} holds {holds}" in str(caught.value)
+    assert "expected binary" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "holds"),
+    [
+        (pa.array([0.0, 1.0] * 6), "double"),
+        (pa.array([[0]] * 12), "list<"),
+        (pa.array([None] * 12), "null"),
+        (pa.array([True, False] * 6), "bool"),
+        (pa.array([b"a"] * 12), "binary"),
+        (pa.array([10**20] * 12, pa.decimal128(38)), "decimal128"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_column_that_holds_no_labels(tmp_path, labels, holds):
+    path = write(tmp_path / "a.parquet", IMAGES, labels)
+    with pytest.raises(DataError) as caught:
+        load(path)
+    assert f"The column label of {path} holds {holds}" in str(caught.value)
+    assert "expected integers or strings" in str(caught.value)
+
+
+def test_huge_labels_are_names_as_any_other(tmp_path):
+    labels = pa.array([2**64 - 1, 7] * 6, pa.uint64())
+    assert load(write(tmp_path / "a.parquet", IMAGES, labels)).classes == ("7", str(2**64 - 1))
+
+
+@pytest.mark.parametrize("label", [2, -2, 2**64 - 1])
+def test_a_label_without_a_class_name(tmp_path, label):
+    kind = pa.uint64() if label > 2 else pa.int64()
+    labels = pa.array([0, 1] * 5 + [0, label], kind)
+    path = write(tmp_path / "a.parquet", IMAGES, labels, class_label(["ant", "bee"]))
+    with pytest.raises(DataError) as caught:
+        load(path)
+    assert f"column label of {path} has the value {label}, but there are only 2" in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        "{",
+        "[]",
+        "[" * 100_000,
+        '{"info": []}',
+        '{"info": {"features": {"label": {"_type": "ClassLabel"}}}}',
+        class_label("ab"),
+        class_label([1, 2]),
+        class_label(["ant", "ant"]),
+    ],
+    ids=range(8),
+)
+def test_class_names_that_cannot_be_used(tmp_path, metadata):
+    path = write(tmp_path / "a.parquet", IMAGES, LABELS, metadata)
+    with pytest.raises(DataError, match=r"class names of the column label in .*a\.parquet"):
+        load(path)
+
+
+def test_class_names_for_a_column_of_strings(tmp_path):
+    path = write(tmp_path / "a.parquet", IMAGES, ["a", "b"] * 6, class_label(["ant", "bee"]))
+    with pytest.raises(DataError, match=r"a\.parquet.*the column holds strings"):
+        load(path)
+
+
+@pytest.mark.parametrize("metadata", ["{}", '{"info": {"features": {"image": {}}}}'])
+def test_metadata_without_class_names(tmp_path, metadata):
+    assert load(write(tmp_path / "a.parquet", IMAGES, LABELS, metadata)).classes == ("0", "1")
+
+
+@pytest.mark.parametrize("other", [class_label(["bee", "ant"]), None])
+def test_files_with_other_class_names_are_not_mixed(tmp_path, other):
+    write(tmp_path / "train.parquet", IMAGES, LABELS, class_label(["ant", "bee"]))
+    write(tmp_path / "test.parquet", IMAGES, LABELS, other)
+    with pytest.raises(DataError, match=r"train\.parquet has another type or other class names"):
+        load(tmp_path)
+
+
+def test_two_columns_of_a_name(tmp_path):
+    table = pa.Table.from_arrays(
+        [pa.array(IMAGES)] * 2 + [pa.array(LABELS)], ["image"] * 2 + ["label"]
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet has 2 columns image"):
+        load(tmp_path)
+
+
+def test_a_file_without_rows(tmp_path):
+    empty = pa.array([], pa.binary())
+    path = write(tmp_path / "a.parquet", empty, pa.array([], pa.int64()))
+    with pytest.raises(DataError, match=r"a\.parquet has no rows"):
+        load(path)
+
+
+@pytest.mark.parametrize("size", [0, 3, 100])
+def test_a_file_that_is_cut_off(tmp_path, size):
+    path = write(tmp_path / "a.parquet", IMAGES, LABELS)
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(DataError, match=r"a\.parquet is no readable parquet"):
+        load(path)
+
+
+def test_a_file_whose_middle_is_damaged(tmp_path):
+    path = write(tmp_path / "a.parquet", IMAGES, LABELS, compression="zstd")
+    content = path.read_bytes()
+    path.write_bytes(content[:4] + b"\xff" * 400 + content[404:])
+    with pytest.raises(DataError, match=r"a\.parquet breaks off at row 0"):
+        load(path)
+
+
+def test_row_groups_that_are_missing(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.parquet", IMAGES, LABELS, row_group_size=4)
+    real = pq.ParquetFile.iter_batches
+
+    def first_two(file, *rest, **options):
+        return real(file, *rest, row_groups=[0, 1], **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", first_two)
+    with pytest.raises(DataError, match=r"a\.parquet ends after 8 rows; its footer states 12"):
+        load(path)
+
+
+@pytest.mark.parametrize("kind", ["dangling", "pipe", "folder"])
+def test_a_name_of_parquet_without_a_file(tmp_path, kind):
+    write(tmp_path / "train-0.parquet", IMAGES, LABELS)
+    other = tmp_path / "train-1.parquet"
+    if kind == "dangling":
+        other.symlink_to("nowhere")
+    elif kind == "pipe":
+        os.mkfifo(other)
+    else:
+        other.mkdir()
+        (other / "part-0.PARQUET").write_bytes(b"")
+    with pytest.raises(DataError, match=r"train-1\.parquet.* is no readable parquet"):
+        load(tmp_path)
+
+
+def test_a_folder_with_the_suffix_and_any_case(tmp_path):
+    (tmp_path / "photos.parquet").mkdir()
+    write(tmp_path / "photos.parquet" / "part-0.PARQUET", IMAGES, LABELS)
+    assert open_source(tmp_path / "photos.parquet").count == 12
+    assert open_source(tmp_path / "photos.parquet" / "part-0.PARQUET").count == 12
+
+
+def red(data) -> list[int]:
+    parts = (data.train, data.search, data.holdout, data.test)
+    return sorted(value for part in parts for value in part.pixels[:, 0, 0, 0].tolist())
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def test_bytes_count_before_paths_and_paths_are_not_looked_at(tmp_path):
+    images = [{"bytes": image, "path": "/dev/null"} for image in IMAGES]
+    source = open_source(write(tmp_path / "a.parquet", images, LABELS))
+    assert source.files == (tmp_path / "a.parquet",)
+    assert [image for image, _ in rows(source)] == IMAGES
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(cache):
+    (cache / "cache").write_text("no folder")
+    path = write(cache / "a.parquet", IMAGES, LABELS)
+    with pytest.warns(UserWarning, match="cannot be kept"):
+        assert red(load(path, image_size=2)) == list(range(12))

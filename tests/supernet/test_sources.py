@@ -1,0 +1,204 @@
+"""Folders of images: nothing that may be a class or an image is left out without a word."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from nas.errors import DataError
+from nas.supernet import load
+from nas.supernet.sources import IMAGE_EXTENSIONS, open_source, shown
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """A folder of three classes, six images each."""
+    for shade, name in enumerate(("ant", "bee", "cow")):
+        add_images(tmp_path / "photos" / name, 6, shade)
+    return tmp_path / "photos"
+
+
+def add_images(folder: Path, count: int, shade: int = 0) -> None:
+    folder.mkdir(parents=True)
+    for index in range(count):
+        Image.new("L", (4, 4), 50 * shade + index).save(folder / f"{index}.png")
+
+
+def labels_by_file(source) -> dict[str, str]:
+    root = str(source.root)
+    return {
+        os.path.relpath(sample.place, root): source.classes[sample.label]
+        for sample in source.samples
+    }
+
+
+def forbid_listing(monkeypatch, folder: Path) -> None:
+    """Refuse to list a folder, as for another user. Permissions do not stop root."""
+    real = os.scandir
+
+    def scandir(path):
+        if Path(path) == folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+
+
+@pytest.mark.parametrize("part", [".", "bee", "bee/deeper"])
+def test_a_folder_that_cannot_be_listed_is_named(photos, monkeypatch, part):
+    add_images(photos / "bee" / "deeper", 1)
+    forbid_listing(monkeypatch, photos / part)
+    with pytest.raises(DataError) as caught:
+        load(photos, on_bad_image="skip")
+    assert f"The folder {photos / part} cannot be listed (Permission denied)" in str(caught.value)
+
+
+def test_a_parquet_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "test").mkdir()
+    (tmp_path / "train" / "0.parquet").touch()
+    forbid_listing(monkeypatch, tmp_path / "test")
+    with pytest.raises(DataError, match=r"/test cannot be listed \(Permission denied\)"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, "notes.txt", "photo.heic"])
+def test_a_class_folder_without_images_is_named(photos, content):
+    (photos / "dog").mkdir()
+    if content:
+        (photos / "dog" / content).write_text("no image")
+    with pytest.raises(DataError, match=r"class folder .*/dog has no image.*\.png.*remove the"):
+        load(photos)
+
+
+def test_a_class_folder_may_be_empty_in_one_split(tmp_path):
+    for name in ("ant", "bee"):
+        add_images(tmp_path / "train" / name, 6)
+    add_images(tmp_path / "test" / "ant", 2)
+    (tmp_path / "test" / "bee").mkdir()
+    assert load(tmp_path).counts["test"] == 2
+
+
+@pytest.mark.parametrize("target", ["nowhere", "bee"])
+def test_a_link_in_the_place_of_a_class_must_lead_somewhere(photos, target):
+    (photos / "dog").symlink_to("nowhere" if target == "nowhere" else "dog")
+    with pytest.raises(DataError, match=r"/dog is a link that leads nowhere"):
+        load(photos)
+
+
+def test_links_to_folders_are_followed(photos, tmp_path):
+    add_images(tmp_path / "elsewhere", 2)
+    (photos / "dog").symlink_to(tmp_path / "elsewhere")
+    (photos / "bee" / "more").symlink_to(tmp_path / "elsewhere")
+    files = labels_by_file(open_source(photos))
+    assert files["dog/0.png"] == "dog"
+    assert files["bee/more/1.png"] == "bee"
+    assert len(files) == 18 + 4
+
+
+@pytest.mark.parametrize("target", [".", "bee"])
+def test_links_that_make_a_loop_are_named(photos, target):
+    (photos / "bee" / "loop").symlink_to(photos / target)
+    with pytest.raises(DataError, match=r"/loop is a link to a folder that was listed before"):
+        open_source(photos)
+
+
+def test_links_that_multiply_folders_are_refused(photos):
+    """Each of 40 folders links twice to the next: 2 to the power of 40 paths."""
+    chain = photos / "bee" / "chain"
+    for index in range(40):
+        (chain / str(index)).mkdir(parents=True)
+        for name in "ab":
+            (chain / str(index) / name).symlink_to(f"../{index + 1}")
+    with pytest.raises(DataError, match="listed before"):
+        open_source(photos)
+
+
+def test_what_is_left_out_is_told(photos):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        open_source(photos)
+    (photos / "bee" / "notes.txt").write_text("hello")
+    (photos / "loose.png").write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"2 files in .* are left out.*bee/notes\.txt, loose\.png"):
+        assert open_source(photos).count == 18
+
+
+def test_folders_beside_splits_are_told(photos, tmp_path):
+    photos.rename(tmp_path / "train")
+    add_images(tmp_path / "unlabelled", 1)
+    (tmp_path / "empty").mkdir()
+    with pytest.warns(UserWarning, match=r"1 files in .* are left out.*unlabelled/0\.png"):
+        assert open_source(tmp_path).classes == ("ant", "bee", "cow")
+
+
+def test_a_class_may_be_called_train(photos):
+    (photos / "ant").rename(photos / "train")
+    assert open_source(photos).classes == ("bee", "cow", "train")
+
+
+def test_split_folders_without_classes_are_no_classes(tmp_path):
+    add_images(tmp_path / "train", 6)
+    add_images(tmp_path / "test", 6)
+    with pytest.raises(DataError, match="the split folders test, train only"):
+        load(tmp_path)
+
+
+def test_split_folders_without_training_images(tmp_path):
+    for split in ("val", "test"):
+        add_images(tmp_path / split / "ant", 6)
+    with pytest.raises(DataError, match="no folder train"):
+        load(tmp_path)
+
+
+def test_extensions_are_those_of_pillow():
+    registered = {name.lower() for name in Image.registered_extensions()}
+    assert set(IMAGE_EXTENSIONS) <= registered | {".apng"}
+    assert not {".eps", ".ps", ".pdf", ".mpeg", ".h5"} & set(IMAGE_EXTENSIONS)
+
+
+@pytest.mark.parametrize("name", ["photo.JPG", "photo.Jpeg", "photo.PNG", "photo.tiff"])
+def test_extensions_count_in_any_case(photos, name):
+    Image.new("L", (4, 4)).save(photos / "bee" / name)
+    assert open_source(photos).count == 19
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("~nosuchuser/photos", "Could not determine home directory"),
+        ("", "the path is empty"),
+        ("photos\0", r"photos\\x00 \(.*null"),
+        ("x" * 5000, r"x{150}\.\.\.x{150} \(File name too long\)"),
+        ("x/" * 3000, r"File name too long"),
+        ("/dev/null/photos", "Not a directory"),
+    ],
+)
+def test_a_path_that_leads_nowhere(path, reason):
+    with pytest.raises(DataError, match=reason) as caught:
+        load(path)
+    assert len(str(caught.value)) < 600
+    assert str(caught.value).isprintable()
+
+
+def test_no_home_folder(monkeypatch):
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda user: {}[user])
+    with pytest.raises(DataError, match="Could not determine home directory"):
+        load("~/photos")
+
+
+@pytest.mark.parametrize("name", ["device", "device.parquet"])
+def test_what_is_neither_file_nor_folder_is_no_data(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match=f"{name} is no data set"):
+        load(tmp_path / name)
+
+
+def test_paths_are_shown_in_a_line():
+    assert shown(os.fsdecode(b"a\nb\xff\x1b[0m")) == r"a\nb\udcff\x1b[0m"
+    assert shown("två 蜂") == "två 蜂"
