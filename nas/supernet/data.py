@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ import numpy as np
 
 from nas.errors import DataError, RequestError
 from nas.supernet.decoding import Step, decode
-from nas.supernet.kept import Picked, Pixels, in_parts
+from nas.supernet.kept import Decoded, Picked, Pixels, in_parts
 from nas.supernet.sources import Source, open_source
 
 Part = Literal["train", "search", "holdout"]
@@ -169,7 +170,7 @@ def load(
             f"used: {named}.",
             remedy='Replace or remove them, or set on_bad_image = "skip".',
         )
-    classes, labels = _classes(opened, decoded.labels)
+    classes, labels = _classes(opened, decoded)
     parts = _split(decoded.splits, labels, classes, validation_fraction, seed)
     pixels = decoded.pixels
     train, search, holdout, test = (
@@ -179,21 +180,34 @@ def load(
     return Data(opened.name, classes, train, search, holdout, test, opened.natural, decoded.bad)
 
 
-def _classes(source: Source, found: list[int | str]) -> tuple[tuple[str, ...], np.ndarray]:
-    """Names of the classes, and for each image its position in them."""
-    if source.classes is not None and all(isinstance(label, int) for label in found):
-        labels = np.array(found, np.int64)
-        unknown = (labels < 0) | (labels >= len(source.classes))
-        if unknown.any():
+def _classes(source: Source, decoded: Decoded) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the names of the classes, and for each image its position among them.
+
+    A class of which no image can be used is still a class. Raises DataError for a label that has no
+    name, and for a name that is no line of text.
+    """
+    if source.classes is not None:
+        classes = source.classes
+        unknown = set(decoded.label_values) - set(range(len(classes)))
+        if unknown:
             raise DataError(
-                f"{source.name} has label {labels[unknown][0]}, but only "
-                f"{len(source.classes)} class names.",
+                f"{source.name} has label {min(unknown, key=str)}, but only {len(classes)} class "
+                "names.",
                 remedy="Correct the labels or the names.",
             )
-        return source.classes, labels
-    values = sorted(set(found), key=lambda value: (isinstance(value, str), value))
-    place = {value: index for index, value in enumerate(values)}
-    return tuple(map(str, values)), np.array([place[label] for label in found], np.int64)
+        labels = np.array(decoded.labels, np.int64)
+    else:
+        classes = tuple(map(str, decoded.label_values))
+        place = {value: index for index, value in enumerate(decoded.label_values)}
+        labels = np.array([place[label] for label in decoded.labels], np.int64)
+    for name in classes:
+        if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+            raise DataError(
+                f"{source.name} has the class name {name!a}, which has control characters or "
+                "is no valid UTF-8.",
+                remedy="Rename the class.",
+            )
+    return classes, labels
 
 
 def _split(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import io
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from nas.errors import DataError
 from nas.supernet import kept
-from nas.supernet.kept import Decoded
-from nas.supernet.sources import Sample, Source
+from nas.supernet.kept import CacheWriteError, Decoded, Record
+from nas.supernet.sources import Sample, Source, Split, shown
 
 LARGE_BYTES = 4 << 30
 """Decoded images of more bytes than this stay on disk, and are read batch by batch."""
@@ -31,60 +33,114 @@ _BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 Step = Callable[[int, int], None]
 """Called with (images decoded, images in all)."""
 
+_Rest = tuple[list[int | str], list[Split], tuple[str, ...], tuple[int | str, ...]]
+"""Labels, splits, bad images and label values, as in `Decoded`."""
+
 
 def decode(source: Source, size: int, progress: Step | None = None) -> Decoded:
-    """The images of a source, scaled and cropped to `size x size`; decoded once, then read back.
+    """Decode the images of a source, scaled and cropped to `size x size`, or read the cache.
 
-    What is kept belongs to the files as they are: one that is changed, added or removed is another
-    source. It is kept in `nas.supernet.kept.cache_folder()`; a cache that cannot be read or written
+    The cache belongs to the files as they are: one that is changed, added or removed is another
+    source. It is in `nas.supernet.kept.cache_folder()`; a cache that cannot be read or written
     costs time only, unless the images are `LARGE_BYTES` or more: then they stay there.
 
     Raises DataError where no image can be used, or there is no room for them.
     """
+    large = source.root is not None and source.count * size * size * 3 > LARGE_BYTES
     path = kept.path_of(source, size)
-    found = None if path is None else kept.read(path)
-    if found is not None:
-        return found
-    if path is not None and source.count * size * size * 3 > LARGE_BYTES:
-        with kept.on_disk(path, source.count, size) as drawer:
-            return drawer.closed(*_sorted(source, size, drawer.add, progress))
+    cached = None if path is None else kept.read(path, size, on_disk=large)
+    if cached is not None:
+        return cached
+    if large and path is not None:
+        return _decode_to_disk(source, size, path, progress)
+    if large:
+        with tempfile.TemporaryDirectory(prefix="nas-images-") as folder:
+            # The pixels stay readable while they are used, also after the file has lost its name.
+            return _decode_to_disk(source, size, Path(folder) / "images", progress)
     pixels: list[np.ndarray] = []
-    rest = _sorted(source, size, pixels.append, progress)
+    labels, splits, bad, values = _decode_all(source, size, pixels.append, progress)
     if any(image.ndim == 3 for image in pixels):
-        pixels = [i if i.ndim == 3 else np.repeat(i[:, :, None], 3, axis=2) for i in pixels]
-        found = Decoded(np.stack(pixels), *rest)
+        stacked = np.stack([image if image.ndim == 3 else _coloured(image) for image in pixels])
     else:
-        found = Decoded(np.stack(pixels)[:, :, :, None], *rest)
+        stacked = np.stack(pixels)[:, :, :, None]
+    decoded = Decoded(stacked, labels, np.array(splits), bad, values)
     if path is not None:
-        kept.write(path, found)
-    return found
+        kept.write(path, decoded)
+    return decoded
 
 
-def _sorted(
+def _decode_to_disk(source: Source, size: int, path: Path, progress: Step | None) -> Decoded:
+    """Decode images into a file of the cache and leave them there.
+
+    Raises DataError where the disk has no room.
+    """
+    total = source.count * size * size * 3
+    grey = True
+    try:
+        with kept.writer(path, total) as file:
+
+            def add(image: np.ndarray) -> None:
+                nonlocal grey
+                grey &= image.ndim == 2
+                file.add(image if image.ndim == 3 else _coloured(image))
+
+            labels, splits, bad, values = _decode_all(source, size, add, progress)
+            record = Record(
+                channels=3,
+                grey=grey,
+                labels=labels,
+                splits=splits,
+                bad=list(bad),
+                label_values=list(values),
+            )
+            file.finish(record)
+        decoded = kept.read(path, size, on_disk=True)
+        if decoded is None:
+            raise CacheWriteError("what was written cannot be read back")
+    except CacheWriteError as error:
+        raise DataError(
+            f"The decoded images need {total / 2**30:.1f} GiB in {shown(path.parent)}: {error}.",
+            remedy="Make room there, set XDG_CACHE_HOME to a folder on a larger disk, or use a "
+            "smaller image_size.",
+        ) from error
+    return decoded
+
+
+def _coloured(grey: np.ndarray) -> np.ndarray:
+    """Return `size x size x 3` pixels for `size x size`."""
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def _decode_all(
     source: Source, size: int, add: Callable[[np.ndarray], None], progress: Step | None
-) -> tuple[list[int | str], np.ndarray, tuple[str, ...]]:
-    """Adds every image that can be used; their labels and splits, and what is wrong with others.
+) -> _Rest:
+    """Add every image that can be used, and return what else is known.
 
     Raises DataError where none can be used.
     """
     labels: list[int | str] = []
-    splits: list[str] = []
+    splits: list[Split] = []
     bad: list[str] = []
+    values: set[int | str] = set()
     for done, (sample, image) in enumerate(_images(source, size), start=1):
+        label = None if sample.label == -1 else sample.label
+        if label is not None:
+            values.add(label)
         if isinstance(image, str):
             bad.append(f"{sample.place} ({image})")
-        elif sample.label is None or sample.label == -1:
+        elif label is None:
             bad.append(f"{sample.place} (no label)")
         else:
             add(image)
-            labels.append(sample.label)
+            labels.append(label)
             splits.append(sample.split)
         if progress and (done % _TOGETHER == 0 or done == source.count):
             progress(done, source.count)
     if not labels:
         reason = f" The first: {bad[0]}." if bad else ""
         raise DataError(f"{source.name} has no image that can be used.{reason}")
-    return labels, np.array(splits), tuple(bad)
+    in_order = sorted(values, key=lambda value: (isinstance(value, str), value))
+    return labels, splits, tuple(bad), tuple(in_order)
 
 
 def _images(source: Source, size: int) -> Iterator[tuple[Sample, np.ndarray | str]]:

@@ -1,33 +1,42 @@
-"""Decoded images on disk: kept for the next time, or because memory is too small for them."""
+"""The cache of decoded images on disk, which also holds images that are too many for the memory.
+
+A cached source is one file: the pixels, then a record in JSON, the record's length, and a SHA-256
+over all that comes before it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Literal
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from pydantic import BaseModel, ConfigDict
 
-from nas import files
-from nas.errors import DataError
-from nas.supernet.sources import Source
+from nas.supernet.sources import Source, Split, shown
 
-VERSION = 1
-"""Of what decoding gives; what another version kept is decoded again."""
+VERSION = 2
+"""Of the decoding and of the file; what another version wrote is decoded again."""
 
 MOST_KEPT = 8
 """Decoded sources in the cache; the one that was used longest ago goes first."""
 
 _CHUNK = 1 << 26
 """Bytes that are read at a time where a whole array need not be in memory."""
+
+_SUFFIX = ".images"
+_FORMER_SUFFIXES = (".safetensors", ".json", ".pixels")
+"""Of the files that version 1 wrote. They go as the others do."""
+
+_LENGTH_BYTES = 8
+_DIGEST_BYTES = 32
 
 
 class Picked:
@@ -72,177 +81,251 @@ class Decoded:
         labels: as stored.
         splits: "train", "validation" or "test" of each.
         bad: place and reason of every image that cannot be used.
+        label_values: every label of the source, also those of which no image can be used.
     """
 
     pixels: np.ndarray
     labels: list[int | str]
     splits: np.ndarray
     bad: tuple[str, ...]
+    label_values: tuple[int | str, ...]
 
 
-def cache_folder() -> Path:
-    """Where decoded images are kept: `nas/images` in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "nas" / "images"
+class Record(BaseModel):
+    """What a file of the cache says about its pixels.
+
+    Attributes:
+        channels: of the pixels as they are stored, 1 or 3.
+        grey: whether the first channel is all there is to know.
+        labels, splits: of each image.
+        bad, label_values: as in `Decoded`.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    channels: Literal[1, 3]
+    grey: bool
+    labels: list[int | str]
+    splits: list[Split]
+    bad: list[str]
+    label_values: list[int | str]
+
+
+class CacheWriteError(Exception):
+    """The cache has no room, or cannot be written; the text is the reason."""
+
+
+def cache_folder() -> Path | None:
+    """Return the folder of the cache, `nas/images` in the user's cache folder; None without one.
+
+    `XDG_CACHE_HOME` counts if it is an absolute path, as the XDG Base Directory Specification says.
+    """
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(base):
+        return Path(base) / "nas" / "images"
+    try:
+        return Path.home() / ".cache" / "nas" / "images"
+    except RuntimeError:  # No HOME, and a user without an account, as in many containers.
+        return None
 
 
 def path_of(source: Source, size: int) -> Path | None:
-    """Where a source's images are kept; None for one without files."""
-    if not source.files:
+    """Return where a source's images are cached; None for one without files, or without a cache.
+
+    The path depends on every file that decoding reads: its path, its size and when it was changed.
+    """
+    if source.root is None:
         return None
-    stated = [(str(path.resolve()), path.stat()) for path in source.files]
-    files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stated]
-    words = json.dumps([VERSION, size, files])
-    return cache_folder() / f"{hashlib.sha256(words.encode()).hexdigest()[:32]}.safetensors"
-
-
-def read(path: Path) -> Decoded | None:
-    """What was kept at a path; None where there is nothing, or not what was written."""
-    try:
-        if path.with_suffix(".json").is_file():
-            return _read_from_disk(path)
-        with safe_open(str(path), framework="numpy") as file:
-            record: dict[str, Any] = json.loads((file.metadata() or {})["record"])
-            pixels, splits = file.get_tensor("pixels"), file.get_tensor("splits")
-        found = _checked(pixels, record, splits)
-        os.utime(path)
-    except FileNotFoundError:
-        return None
-    except (SafetensorError, OSError, KeyError, ValueError, IndexError) as error:
-        warnings.warn(f"{path} is damaged ({error}); the images are decoded again.", stacklevel=4)
-        return None
-    return found
-
-
-def _read_from_disk(path: Path) -> Decoded:
-    record: dict[str, Any] = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    pixels = np.memmap(path.with_suffix(".pixels"), np.uint8, "r", shape=tuple(record["shape"]))
-    found = _checked(pixels[..., : record["channels"]], record, np.array(record["split_of"]))
-    os.utime(path.with_suffix(".json"))
-    return found
-
-
-def _checked(pixels: np.ndarray, record: dict[str, Any], splits: np.ndarray) -> Decoded:
-    if record["digest"] != digest(pixels):
-        raise ValueError("its pixels are not those that were written")
-    names = np.array(record["splits"])
-    return Decoded(pixels, record["labels"], names[splits], tuple(record["bad"]))
-
-
-def write(path: Path, found: Decoded) -> None:
-    """Keeps images for the next time; where that fails, a warning says so."""
-    names, splits = np.unique(found.splits, return_inverse=True)
-    record = {
-        "labels": found.labels,
-        "splits": names.tolist(),
-        "bad": list(found.bad),
-        "digest": digest(found.pixels),
-    }
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {"pixels": found.pixels, "splits": splits.astype(np.uint8)}
-        save_file(tensors, unfinished, {"record": json.dumps(record)})
-        os.replace(unfinished, path)
-        _forget_oldest(path.parent)
-    except (OSError, SafetensorError) as error:
+    folder = cache_folder()
+    if folder is None:
         warnings.warn(
-            f"The decoded images cannot be kept for the next time: {error}.", stacklevel=4
+            "There is no home folder, so decoded images are not kept for the next time. Set "
+            "XDG_CACHE_HOME to a folder where they may be kept.",
+            stacklevel=2,
         )
-    finally:
-        with suppress(OSError):
-            unfinished.unlink()
+        return None
+    # Folder names below the root tell classes and splits, so that another root is another source.
+    states = [os.path.realpath(source.root), *map(_state, source.files)]
+    key = hashlib.sha256(json.dumps([VERSION, size, states]).encode()).hexdigest()[:32]
+    return folder / f"{key}{_SUFFIX}"
 
 
-class Drawer:
-    """Images that are written to disk one by one.
+def _state(path: Path) -> tuple[str, int, int] | tuple[str]:
+    """Return what changes when a file does; of a file that is not there, its path alone."""
+    try:
+        status = path.stat()
+        return os.path.realpath(path), status.st_size, status.st_mtime_ns
+    except (OSError, ValueError):
+        return (str(path),)
+
+
+def read(path: Path, size: int, *, on_disk: bool) -> Decoded | None:
+    """Read a cached source; None where there is none, or it is not what was written.
 
     Args:
-        path: of the source's images; theirs has another suffix.
-        unfinished: where they are until all are there.
-        count, size: how many there are at most, and their pixels a side.
+        path: of the file.
+        size: of the images, pixels a side.
+        on_disk: whether the pixels stay there.
     """
+    try:
+        result = _read(path, size, on_disk=on_disk)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        warnings.warn(
+            f"The cached images {shown(path)} are damaged ({reason}); they are decoded again.",
+            stacklevel=2,
+        )
+        return None
+    with suppress(OSError):  # The cache of somebody else can be read too.
+        os.utime(path)
+    return result
 
-    def __init__(self, path: Path, unfinished: Path, count: int, size: int) -> None:
-        self._path, self._unfinished = path, unfinished
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("wb") as file:
-            file.truncate(count * size * size * 3)
-            if hasattr(os, "posix_fallocate"):
-                # A disk that is too small says so now, not when it is full.
-                os.posix_fallocate(file.fileno(), 0, count * size * size * 3)
-        shape = (count, size, size, 3)
-        self._pixels = np.memmap(unfinished, np.uint8, "r+", shape=shape)
-        self._filled = 0
-        self._grey = True
 
-    def add(self, image: np.ndarray) -> None:
-        """The next image, `size x size` if grey, else with three channels."""
-        self._grey &= image.ndim == 2
-        self._pixels[self._filled] = image[:, :, None] if image.ndim == 2 else image
-        self._filled += 1
+def _read(path: Path, size: int, *, on_disk: bool) -> Decoded:
+    """Read and validate a file of the cache. Raises ValueError if it is damaged."""
+    with path.open("rb") as file:
+        record_end = os.fstat(file.fileno()).st_size - _LENGTH_BYTES - _DIGEST_BYTES
+        if record_end < 0:
+            raise ValueError("the file is too short")
+        digest = hashlib.sha256()
+        left = record_end + _LENGTH_BYTES
+        while left and (chunk := file.read(min(left, _CHUNK))):
+            digest.update(chunk)
+            left -= len(chunk)
+        if digest.digest() != file.read(_DIGEST_BYTES):
+            raise ValueError("its digest is not that of its content")
+        file.seek(record_end)
+        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        if length > record_end:
+            raise ValueError("its record is longer than the file")
+        file.seek(record_end - length)
+        record = Record.model_validate_json(file.read(length))
+    shape = (len(record.labels), size, size, record.channels)
+    if not record.labels or math.prod(shape) != record_end - length:
+        raise ValueError(f"it has {record_end - length} bytes of pixels for {shape[0]} labels")
+    if len(record.splits) != len(record.labels):
+        raise ValueError(f"it has {len(record.splits)} splits for {len(record.labels)} labels")
+    if not set(record.labels) <= set(record.label_values):
+        raise ValueError("it has labels that its list of labels lacks")
+    if on_disk:
+        pixels: np.ndarray = np.memmap(path, np.uint8, "r", shape=shape)
+    else:
+        pixels = np.fromfile(path, np.uint8, math.prod(shape)).reshape(shape)
+    return Decoded(
+        pixels[..., :1] if record.grey else pixels,
+        record.labels,
+        np.array(record.splits),
+        tuple(record.bad),
+        tuple(record.label_values),
+    )
 
-    def closed(self, labels: list[int | str], splits: np.ndarray, bad: tuple[str, ...]) -> Decoded:
-        """What was added, still on disk."""
-        channels = 1 if self._grey else 3
-        shape = (self._filled, *self._pixels.shape[1:])
-        self._pixels.flush()
-        os.truncate(self._unfinished, int(np.prod(shape)))
-        names, split_of = np.unique(splits, return_inverse=True)
-        record = {
-            "shape": shape,
-            "channels": channels,
-            "labels": labels,
-            "splits": names.tolist(),
-            "split_of": split_of.tolist(),
-            "bad": list(bad),
-            "digest": digest(self._pixels[: self._filled, ..., :channels]),
-        }
-        os.replace(self._unfinished, self._path.with_suffix(".pixels"))
-        files.replace(self._path.with_suffix(".json"), json.dumps(record))
-        _forget_oldest(self._path.parent)
-        return _read_from_disk(self._path)
+
+class CacheWriter:
+    """Writes the file of a source: its pixels piece by piece, then the record; see `writer`."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+
+    def add(self, pixels: np.ndarray) -> None:
+        """Write the pixels of one image or of several. Raises CacheWriteError."""
+        self._write(np.ascontiguousarray(pixels).data)
+
+    def finish(self, record: Record) -> None:
+        """Write what comes after the last pixels. Raises CacheWriteError."""
+        text = record.model_dump_json().encode()
+        self._write(text)
+        self._write(len(text).to_bytes(_LENGTH_BYTES, "little"))
+        self._write(self._digest.digest())
+
+    def _write(self, data: bytes | memoryview) -> None:
+        self._digest.update(data)
+        try:
+            self._file.write(data)
+        except OSError as error:
+            raise CacheWriteError(error.strerror) from error
 
 
 @contextmanager
-def on_disk(path: Path, count: int, size: int) -> Iterator[Drawer]:
-    """A drawer for so many images; nothing is left of one that is not closed.
+def writer(path: Path, reserved_bytes: int = 0) -> Iterator[CacheWriter]:
+    """Write a file of the cache, which is there at the end of the block, or not at all.
 
-    Raises DataError where the disk has no room.
+    Args:
+        path: of the file.
+        reserved_bytes: room that is taken before the first pixel is written.
+
+    Raises CacheWriteError where there is no room, or the folder cannot be written.
     """
-    unfinished = path.with_name(f".{path.stem}.pixels.{os.getpid()}")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        with _writing():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = unfinished.open("wb")
         try:
-            drawer = Drawer(path, unfinished, count, size)
-        except OSError as error:
-            raise DataError(
-                f"The decoded images need {count * size * size * 3 / 2**30:.1f} GiB in "
-                f"{path.parent}: {error}.",
-                remedy="Make room there, set XDG_CACHE_HOME to a folder on a larger disk, or use a "
-                "smaller image_size.",
-            ) from error
-        yield drawer
+            if reserved_bytes and hasattr(os, "posix_fallocate"):
+                with _writing():
+                    # A disk that is too small says so now, not when it is full.
+                    os.posix_fallocate(file.fileno(), 0, reserved_bytes)
+            yield CacheWriter(file)
+            with _writing():
+                file.truncate()
+                file.close()
+                os.replace(unfinished, path)
+        finally:
+            with suppress(OSError):
+                file.close()
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink()
+    _forget_oldest(path.parent)
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CacheWriteError(error.strerror) from error
+
+
+def write(path: Path, decoded: Decoded) -> None:
+    """Keep images for the next time; where that fails, a warning says so."""
+    record = Record(
+        channels=3 if decoded.pixels.shape[3] == 3 else 1,
+        grey=decoded.pixels.shape[3] == 1,
+        labels=decoded.labels,
+        splits=decoded.splits.tolist(),
+        bad=list(decoded.bad),
+        label_values=list(decoded.label_values),
+    )
+    try:
+        with writer(path) as file:
+            for part in in_parts(decoded.pixels):
+                file.add(part)
+            file.finish(record)
+    except CacheWriteError as error:
+        warnings.warn(
+            f"The decoded images cannot be kept in {shown(path.parent)} for the next time: "
+            f"{error}.",
+            stacklevel=2,
+        )
 
 
 def _forget_oldest(folder: Path) -> None:
-    found = [*folder.glob("*.safetensors"), *folder.glob("*.json")]
-    for old in sorted(found, key=lambda each: each.stat().st_mtime)[:-MOST_KEPT]:
-        old.unlink(missing_ok=True)
-        old.with_suffix(".pixels").unlink(missing_ok=True)
-
-
-def digest(pixels: np.ndarray) -> str:
-    """16 hex digits over the bytes of an array, read in parts."""
-    found = hashlib.sha256()
-    for part in in_parts(pixels):
-        found.update(np.ascontiguousarray(part).data)
-    return found.hexdigest()[:16]
+    with suppress(OSError):  # Another process may forget them at the same time.
+        cached = [
+            path
+            for suffix in (_SUFFIX, *_FORMER_SUFFIXES)
+            for path in folder.glob("[0-9a-f]" * 32 + suffix)
+        ]
+        for old in sorted(cached, key=lambda path: path.stat().st_mtime)[:-MOST_KEPT]:
+            old.unlink(missing_ok=True)
 
 
 def in_parts(pixels: Pixels) -> Iterator[np.ndarray]:
-    """An array's rows, some at a time."""
+    """Yield an array's rows, some at a time."""
     rows = max(1, _CHUNK // max(1, int(np.prod(pixels.shape[1:]))))
     for start in range(0, len(pixels), rows):
         yield pixels[start : start + rows]

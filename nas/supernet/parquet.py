@@ -248,8 +248,10 @@ def _samples(table: _Table) -> Iterator[Sample]:
             for batch in opened.iter_batches(_IMAGE_ROWS_PER_BATCH, columns=["image", "label"]):
                 images, labels = (batch.column(name).to_pylist() for name in ("image", "label"))
                 for image, label in zip(images, labels, strict=True):
-                    place = f"{shown(table.path)}, row {row}"
-                    yield Sample(table.split, place, _content(table, image), _label(table, label))
+                    place, content = f"{shown(table.path)}, row {row}", _content(table, image)
+                    if isinstance(content, Path):
+                        place = f"{place}: {shown(content)}"
+                    yield Sample(table.split, place, content, _label(table, label))
                     row += 1
     except _UNREADABLE as error:
         raise DataError(

@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import json
+import os
 import shutil
 from collections import Counter
 
@@ -214,6 +215,34 @@ def test_bad_rows_of_parquet_are_named(tmp_path):
     with pytest.raises(DataError, match=r"1 of 24 images .*train\.parquet, row 4"):
         load(path)
     assert len(load(path, on_bad_image="skip").skipped) == 1
+
+
+def test_a_class_without_usable_images_is_not_forgotten(tmp_path):
+    image_folder(tmp_path)
+    for file in (tmp_path / "bee").iterdir():
+        file.write_bytes(b"broken")
+    with pytest.raises(DataError, match="Class 'bee' has 0 training images"):
+        load(tmp_path, on_bad_image="skip")
+    images = [encoded(i) for i in range(10)] + [b"broken"] * 5
+    path = tmp_path / "mine.parquet"
+    pq.write_table(pa.table({"image": images, "label": [*["yes", "no"] * 5, *["maybe"] * 5]}), path)
+    with pytest.raises(DataError, match="Class 'maybe' has 0 training images"):
+        load(path, on_bad_image="skip")
+
+
+@pytest.mark.parametrize("name", [b"be\ne", b"be\xffe", b"be\x1b[31me"])
+def test_class_names_are_lines_of_text(tmp_path, name):
+    image_folder(tmp_path)
+    os.rename(tmp_path / "bee", os.path.join(os.fsencode(tmp_path), name))
+    with pytest.raises(DataError, match="class name 'be.*has control characters or is no valid"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["två ord", "蜂", "bee,'\"%s{}", "👩‍🔬"])
+def test_class_names_may_have_any_characters_of_text(tmp_path, name):
+    image_folder(tmp_path)
+    (tmp_path / "bee").rename(tmp_path / name)
+    assert set(load(tmp_path).classes) == {"ant", "cow", name}
 
 
 def test_rows_without_a_label_are_bad(tmp_path):

@@ -249,6 +249,14 @@ def test_a_folder_with_the_suffix_and_any_case(tmp_path):
     assert open_source(tmp_path / "photos.parquet" / "part-0.PARQUET").count == 12
 
 
+def images_by_path(folder: Path, **options) -> Path:
+    folder.mkdir()
+    for index, image in enumerate(IMAGES):
+        (folder / f"{index}.png").write_bytes(image)
+    images = [{"bytes": None, "path": f"{index}.png"} for index in range(12)]
+    return write(folder / "a.parquet", images, LABELS, **options)
+
+
 def red(data) -> list[int]:
     parts = (data.train, data.search, data.holdout, data.test)
     return sorted(value for part in parts for value in part.pixels[:, 0, 0, 0].tolist())
@@ -260,11 +268,33 @@ def cache(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize("statistics", [True, False])
+def test_images_that_rows_name_are_decoded_again_when_they_change(cache, statistics):
+    path = images_by_path(cache / "photos", write_statistics=statistics)
+    assert red(load(path, image_size=2)) == list(range(12))
+    (path.parent / "3.png").write_bytes(encoded(200))
+    os.utime(path.parent / "3.png", ns=(1, 1))
+    assert red(load(path, image_size=2)) == [0, 1, 2, *range(4, 12), 200]
+    (path.parent / "4.png").unlink()
+    with pytest.raises(DataError, match=r"row 4: .*/4\.png \(.*No such file"):
+        load(path, image_size=2)
+    (path.parent / "4.png").write_bytes(IMAGES[4])
+    assert len(red(load(path, image_size=2))) == 12
+
+
 def test_bytes_count_before_paths_and_paths_are_not_looked_at(tmp_path):
     images = [{"bytes": image, "path": "/dev/null"} for image in IMAGES]
     source = open_source(write(tmp_path / "a.parquet", images, LABELS))
     assert source.files == (tmp_path / "a.parquet",)
     assert [image for image, _ in rows(source)] == IMAGES
+
+
+@pytest.mark.parametrize("path", ["a\0b.png", "x" * 5000, "", "https://example.org/a.png", "."])
+def test_rows_that_name_no_file_are_bad_images(cache, path):
+    images = [{"bytes": image, "path": None} for image in IMAGES]
+    images[3] = {"bytes": None, "path": path}
+    with pytest.raises(DataError, match=r"1 of 12 images cannot be used: .*row 3"):
+        load(write(cache / "a.parquet", images, LABELS))
 
 
 def test_a_cache_that_cannot_be_written_costs_time_only(cache):

@@ -118,6 +118,30 @@ def test_links_that_multiply_folders_are_refused(photos):
         open_source(photos)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("dangling", "extra.png"),
+        ("dangling", "extra"),
+        ("loop", "extra.png"),
+        ("loop", "extra"),
+        ("folder gone", "extra"),
+    ],
+)
+def test_what_cannot_be_opened_is_a_bad_image(photos, kind, name):
+    extra = photos / "bee" / name
+    if kind == "dangling":
+        extra.symlink_to("nowhere.png")
+    elif kind == "loop":
+        extra.symlink_to(name)
+    else:
+        extra.symlink_to("gone/image.png")
+    with pytest.raises(DataError, match=rf"1 of 19 images cannot be used: .*/bee/{name} \("):
+        load(photos)
+    (skipped,) = load(photos, on_bad_image="skip").skipped
+    assert f"/bee/{name} (" in skipped
+
+
 def test_what_is_left_out_is_told(photos):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

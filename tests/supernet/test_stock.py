@@ -75,30 +75,15 @@ def test_streamed_batches_are_the_resident_ones(cache, monkeypatch):
             assert torch.equal(ours, theirs), step
 
 
-@pytest.mark.parametrize("damage", ["pixels", "shorter", "record", "gone"])
-def test_damaged_images_on_disk_are_decoded_again(cache, monkeypatch, damage):
+def test_damaged_images_on_disk_are_decoded_again(cache, monkeypatch):
     images = folder_of(cache / "images", (9, 9, 3))
     large(monkeypatch)
-    first = load(images, image_size=8)
-    digest = first.digest
-    (record,) = cache_folder().glob("*.json")
-    pixels = record.with_suffix(".pixels")
-    content = pixels.read_bytes()
-    if damage == "pixels":
-        pixels.write_bytes(content[:-100] + bytes(100))
-    elif damage == "shorter":
-        pixels.write_bytes(content[:-100])
-    elif damage == "record":
-        record.write_text("{}")
-    else:
-        pixels.unlink()
-    if damage == "gone":
-        again = load(images, image_size=8)
-    else:
-        with pytest.warns(UserWarning, match="is damaged"):
-            again = load(images, image_size=8)
-    assert again.digest == digest
-    assert sorted(each.suffix for each in cache_folder().iterdir()) == [".json", ".pixels"]
+    digest = load(images, image_size=8).digest
+    (file,) = cache_folder().iterdir()
+    file.write_bytes(bytes(100) + file.read_bytes()[100:])
+    with pytest.warns(UserWarning, match="are damaged"):
+        assert load(images, image_size=8).digest == digest
+    assert list(cache_folder().iterdir()) == [file]
 
 
 def test_a_disk_without_room_says_how_much_is_needed(cache, monkeypatch):
