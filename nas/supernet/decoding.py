@@ -3,32 +3,45 @@
 from __future__ import annotations
 
 import io
+import math
 import os
+import stat
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from nas.errors import DataError
+from nas.errors import DataError, first_line
 from nas.supernet import kept
 from nas.supernet.kept import CacheWriteError, Decoded, Record
-from nas.supernet.sources import Sample, Source, Split, shown
+from nas.supernet.sources import IMAGE_FORMATS, Sample, Source, Split, shown
 
 LARGE_BYTES = 4 << 30
 """Decoded images of more bytes than this stay on disk, and are read batch by batch."""
+
+MAX_IMAGE_PIXELS = 1 << 26
+"""Pixels of an image that are decoded, 64 million: at most about 0.5 GB are needed for one.
+
+A JPEG is decoded at a fraction of its size, and that counts. Pillow's own limit is higher, and it
+only warns of images up to twice that.
+"""
+
+_ALONE_PIXELS = 1 << 24
+"""Images of more pixels are decoded one at a time, so that the threads share the memory."""
+
+_ALONE = threading.Lock()
 
 _TOGETHER = 1024
 """Images between two looks at the progress."""
 
 _TASK = 32
 """Images that a thread decodes at a time: handing over one costs as much as decoding it."""
-
-_BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-"""What Pillow raises for an image that it cannot decode."""
 
 Step = Callable[[int, int], None]
 """Called with (images decoded, images in all)."""
@@ -157,23 +170,48 @@ def _images(source: Source, size: int) -> Iterator[tuple[Sample, np.ndarray | st
 
 
 def _pixels(sample: Sample, size: int) -> np.ndarray | str:
-    """Pixels `size x size` of a grey image, `size x size x 3` of another; or what is wrong."""
+    """Return pixels `size x size` of a grey image, `size x size x 3` of another; or what is wrong.
+
+    An animation counts as its first image, and transparency is left out.
+    """
     content = sample.image
     if content is None:
         return "no image"
+    if isinstance(content, np.ndarray):
+        return _scaled(Image.fromarray(content), size)
     try:
-        if isinstance(content, np.ndarray):
-            image = Image.fromarray(content)
-        else:
-            image = Image.open(io.BytesIO(content) if isinstance(content, bytes) else content)
+        if isinstance(content, Path) and not stat.S_ISREG(content.stat().st_mode):
+            return "no regular file"  # Opening a pipe would wait for ever.
+        file = io.BytesIO(content) if isinstance(content, bytes) else content
+        with Image.open(file, formats=tuple(IMAGE_FORMATS)) as image:
             # Lets a large JPEG be decoded at a fraction of its size.
             image.draft(None, (2 * size, 2 * size))
-            image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I;16"):
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
-        if image.size != (size, size):
-            image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-        return np.asarray(image)
-    except _BROKEN as error:
-        return str(error) or type(error).__name__
+            count = math.prod(image.size)
+            if count > MAX_IMAGE_PIXELS:
+                return f"{image.width} x {image.height} pixels, more than {MAX_IMAGE_PIXELS}"
+            with _ALONE if count > _ALONE_PIXELS else nullcontext():
+                ImageOps.exif_transpose(image, in_place=True)
+                return _scaled(image, size)
+    except UnidentifiedImageError:
+        return f"not an image in one of the formats {', '.join(IMAGE_FORMATS)}"
+    except Image.DecompressionBombError:
+        return f"more than {MAX_IMAGE_PIXELS} pixels"
+    except OSError as error:
+        return shown(error.strerror or str(error))
+    except Exception as error:  # Pillow raises nearly anything for a damaged file.
+        return shown(first_line(error))
+
+
+def _scaled(image: Image.Image, size: int) -> np.ndarray:
+    """Return the pixels of an image in 8 bits, scaled and cropped to the centre.
+
+    Raises ValueError for pixels whose range is unknown.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError("pixels of 32 bits a channel; expected 8 or 16")
+    image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+    if image.size != (size, size):
+        image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+    return np.asarray(image)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import os
 import resource
+import struct
+import subprocess
+import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image, ImageFile
 
 from nas.errors import DataError
 from nas.supernet import decoding, load
 from nas.supernet.decoding import decode
 from nas.supernet.kept import MOST_KEPT, cache_folder, path_of
-from nas.supernet.sources import Sample, Source
+from nas.supernet.sources import IMAGE_FORMATS, Sample, Source
 
 
 @pytest.fixture
@@ -150,3 +155,188 @@ def test_a_source_without_a_usable_image():
     empty = Source("nothing", [Sample("train", "here", None, 0)], 1, None)
     with pytest.raises(DataError, match=r"no image that can be used. The first: here \(no image\)"):
         decode(empty, 8)
+
+
+def png(shape, dtype=np.uint8, value=0, **options) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full(shape, value, dtype)).save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that states a size and has almost no pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checksum = zlib.crc32(kind + content).to_bytes(4, "big")
+        return len(content).to_bytes(4, "big") + kind + content + checksum
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(bytes(1000))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels)
+
+
+def in_format(image: Image.Image, name: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, name, **options)
+    return buffer.getvalue()
+
+
+def decoded(content, size=4):
+    return decoding._pixels(Sample("train", "here", content, 0), size)
+
+
+EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
+%%BoundingBox: 0 0 10 10
+%%EndComments
+newpath 0 0 moveto 10 10 lineto stroke
+showpage
+%%EOF
+"""
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+def test_no_image_starts_a_program(images, monkeypatch, as_file):
+    assert Image.open(io.BytesIO(EPS)).format == "EPS", "Pillow would read it"
+
+    def started(*_, **__):
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(subprocess, "Popen", started)
+    monkeypatch.setattr(os, "system", started)
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", started)
+    if as_file:
+        (images / "bee" / "evil.png").write_bytes(EPS)
+        with pytest.raises(DataError, match=r"1 of 81 .*/bee/evil\.png \(not an image in one of"):
+            load(images, image_size=8)
+    else:
+        assert decoded(EPS).startswith("not an image in one of the formats BMP, GIF, JPEG, PNG")
+
+
+@pytest.mark.parametrize("name", sorted(IMAGE_FORMATS))
+def test_every_format_of_the_list_is_decoded(name):
+    content = in_format(Image.new("RGB", (9, 9), (200, 100, 0)), name)
+    np.testing.assert_allclose(decoded(content)[0, 0], (200, 100, 0), atol=3)
+
+
+@pytest.mark.parametrize("name", ["TGA", "PCX", "ICO", "PDF"])
+def test_other_formats_are_no_images(name):
+    assert "not an image in one of" in decoded(in_format(Image.new("RGB", (16, 16)), name))
+
+
+@pytest.mark.parametrize(
+    "side",
+    # Just above the limit; where Pillow only warns; where Pillow refuses; absurd.
+    [8193, 9600, 14000, 65535, 2**31 - 1],
+)
+def test_huge_images_are_bad_before_their_pixels_are_read(monkeypatch, side):
+    def load_pixels(*_):
+        raise AssertionError("pixels were read")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load_pixels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        assert "67108864" in decoded(png_header(side, side))
+
+
+def test_a_large_jpeg_counts_as_it_is_decoded(monkeypatch):
+    content = in_format(Image.new("RGB", (400, 400), (200, 100, 0)), "JPEG")
+    monkeypatch.setattr(decoding, "MAX_IMAGE_PIXELS", 100 * 100)
+    np.testing.assert_allclose(decoded(content, 50)[0, 0], (200, 100, 0), atol=3)
+    assert decoded(content, 60) == "200 x 200 pixels, more than 10000"
+
+
+def test_large_images_are_decoded_one_at_a_time(images, monkeypatch):
+    first = load(images, image_size=8).digest
+    for file in cache_folder().iterdir():
+        file.unlink()
+    monkeypatch.setattr(decoding, "_ALONE_PIXELS", 0)
+    active, most = 0, 0
+    real = decoding._scaled
+
+    def scaled(*arguments):
+        nonlocal active, most
+        active += 1
+        most = max(most, active)
+        result = real(*arguments)
+        active -= 1
+        return result
+
+    monkeypatch.setattr(decoding, "_scaled", scaled)
+    assert load(images, image_size=8).digest == first
+    assert most == 1
+
+
+@pytest.mark.filterwarnings("ignore:::PIL")
+@pytest.mark.parametrize("name", sorted(IMAGE_FORMATS))
+def test_damaged_images_are_bad_or_whole(name):
+    """Whatever is cut off or changed, the answer is an array of the size or a short reason."""
+    rng = np.random.default_rng(0)
+    whole = in_format(Image.fromarray(rng.integers(0, 256, (20, 20, 3), np.uint8)), name)
+    variants = [whole[: len(whole) * part // 20] for part in range(19)]
+    for _ in range(100):
+        changed = bytearray(whole)
+        for at in rng.integers(0, min(len(whole), 200), 3):
+            changed[at] = rng.integers(0, 256)
+        variants.append(bytes(changed))
+    for content in variants:
+        result = decoded(content)
+        if isinstance(result, str):
+            assert 0 < len(result) < 600
+            assert result.isprintable()
+        else:
+            assert result.shape in ((4, 4), (4, 4, 3))
+    assert isinstance(decoded(whole[: len(whole) // 2]), str), "a half is not an image"
+
+
+def test_an_empty_file_is_a_bad_image(images):
+    (images / "bee" / "empty.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"empty\.png \(not an image"):
+        load(images, image_size=8)
+
+
+def palette_with_transparency() -> bytes:
+    image = Image.new("P", (9, 9), 1)
+    image.putpalette([0, 0, 0, 200, 100, 0])
+    return in_format(image, "PNG", transparency=bytes([255, 0]))
+
+
+def animation() -> bytes:
+    frames = [Image.new("RGB", (9, 9), colour) for colour in ((200, 100, 0), (0, 0, 0))]
+    return in_format(frames[0], "GIF", save_all=True, append_images=frames[1:])
+
+
+def turned() -> bytes:
+    image = Image.new("RGB", (9, 18), (200, 100, 0))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return in_format(image, "PNG", exif=exif)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (in_format(Image.new("CMYK", (9, 9), (55, 155, 255, 0)), "TIFF"), (200, 100, 0)),
+        (in_format(Image.new("RGBA", (9, 9), (200, 100, 0, 0)), "PNG"), (200, 100, 0)),
+        (in_format(Image.new("LA", (9, 9), (200, 0)), "PNG"), 200),
+        (in_format(Image.new("1", (9, 9), 1), "PNG"), 255),
+        (palette_with_transparency(), (200, 100, 0)),
+        (animation(), (200, 100, 0)),
+        (turned(), (200, 100, 0)),
+        (png((9, 9), np.uint16, 200 << 8), 200),
+        (in_format(Image.fromarray(np.full((9, 9), 200 << 8, np.uint16)), "TIFF"), 200),
+        (b"P5 2 2 65535 " + bytes([200, 0]) * 4, 200),
+        (png((1, 100_000), value=7), 7),
+        (png((100_000, 1), value=7), 7),
+    ],
+    ids=range(12),
+)
+def test_pixels_of_every_kind(content, expected):
+    result = decoded(content)
+    assert result.shape == ((4, 4) if isinstance(expected, int) else (4, 4, 3))
+    np.testing.assert_allclose(result[0, 0], expected, atol=1)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_pixels_of_an_unknown_range_are_bad(dtype):
+    content = in_format(Image.fromarray(np.full((9, 9), 7, dtype)), "TIFF")
+    assert "32 bits a channel; expected 8 or 16" in decoded(content)

@@ -126,6 +126,7 @@ def test_links_that_multiply_folders_are_refused(photos):
         ("loop", "extra.png"),
         ("loop", "extra"),
         ("folder gone", "extra"),
+        ("pipe", "extra.png"),
     ],
 )
 def test_what_cannot_be_opened_is_a_bad_image(photos, kind, name):
@@ -134,12 +135,27 @@ def test_what_cannot_be_opened_is_a_bad_image(photos, kind, name):
         extra.symlink_to("nowhere.png")
     elif kind == "loop":
         extra.symlink_to(name)
-    else:
+    elif kind == "folder gone":
         extra.symlink_to("gone/image.png")
+    else:
+        os.mkfifo(extra)
     with pytest.raises(DataError, match=rf"1 of 19 images cannot be used: .*/bee/{name} \("):
         load(photos)
     (skipped,) = load(photos, on_bad_image="skip").skipped
     assert f"/bee/{name} (" in skipped
+
+
+def test_an_image_that_may_not_be_read_is_a_bad_image(photos, monkeypatch):
+    real = Image.open
+
+    def denied(file, *rest, **options):
+        if Path(file).name == "3.png" and Path(file).parent.name == "bee":
+            raise PermissionError(13, "Permission denied", str(file))
+        return real(file, *rest, **options)
+
+    monkeypatch.setattr(Image, "open", denied)
+    with pytest.raises(DataError, match=r"/bee/3\.png \(Permission denied\)"):
+        load(photos)
 
 
 def test_what_is_left_out_is_told(photos):
