@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
 import stat
@@ -46,9 +47,6 @@ _TASK = 32
 Step = Callable[[int, int], None]
 """Called with (images decoded, images in all)."""
 
-_Rest = tuple[list[int | str], list[Split], tuple[str, ...], tuple[int | str, ...]]
-"""Labels, splits, bad images and label values, as in `Decoded`."""
-
 
 def decode(source: Source, size: int, progress: Step | None = None) -> Decoded:
     """Decode the images of a source, scaled and cropped to `size x size`, or read the cache.
@@ -71,15 +69,14 @@ def decode(source: Source, size: int, progress: Step | None = None) -> Decoded:
             # The pixels stay readable while they are used, also after the file has lost its name.
             return _decode_to_disk(source, size, Path(folder) / "images", progress)
     pixels: list[np.ndarray] = []
-    labels, splits, bad, values = _decode_all(source, size, pixels.append, progress)
-    if any(image.ndim == 3 for image in pixels):
-        stacked = np.stack([image if image.ndim == 3 else _coloured(image) for image in pixels])
-    else:
+    record = _decode_all(source, size, pixels.append, progress)
+    if record.grey:
         stacked = np.stack(pixels)[:, :, :, None]
-    decoded = Decoded(stacked, labels, np.array(splits), bad, values)
+    else:
+        stacked = np.stack([_coloured(image) for image in pixels])
     if path is not None:
-        kept.write(path, decoded)
-    return decoded
+        kept.write(path, stacked, record)
+    return record.with_pixels(stacked)
 
 
 def _decode_to_disk(source: Source, size: int, path: Path, progress: Step | None) -> Decoded:
@@ -88,28 +85,14 @@ def _decode_to_disk(source: Source, size: int, path: Path, progress: Step | None
     Raises DataError where the disk has no room.
     """
     total = source.count * size * size * 3
-    grey = True
     try:
         with kept.writer(path, total) as file:
-
-            def add(image: np.ndarray) -> None:
-                nonlocal grey
-                grey &= image.ndim == 2
-                file.add(image if image.ndim == 3 else _coloured(image))
-
-            labels, splits, bad, values = _decode_all(source, size, add, progress)
-            record = Record(
-                channels=3,
-                grey=grey,
-                labels=labels,
-                splits=splits,
-                bad=list(bad),
-                label_values=list(values),
+            file.finish(
+                _decode_all(source, size, lambda image: file.add(_coloured(image)), progress)
             )
-            file.finish(record)
         decoded = kept.read(path, size, on_disk=True)
         if decoded is None:
-            raise CacheWriteError("what was written cannot be read back")
+            raise CacheWriteError("what was written cannot be read back, or an image has changed")
     except CacheWriteError as error:
         raise DataError(
             f"The decoded images need {total / 2**30:.1f} GiB in {shown(path.parent)}: {error}.",
@@ -119,15 +102,15 @@ def _decode_to_disk(source: Source, size: int, path: Path, progress: Step | None
     return decoded
 
 
-def _coloured(grey: np.ndarray) -> np.ndarray:
-    """Return `size x size x 3` pixels for `size x size`."""
-    return np.repeat(grey[:, :, None], 3, axis=2)
+def _coloured(image: np.ndarray) -> np.ndarray:
+    """Return `size x size x 3` pixels, also for the `size x size` of a grey image."""
+    return image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)
 
 
 def _decode_all(
     source: Source, size: int, add: Callable[[np.ndarray], None], progress: Step | None
-) -> _Rest:
-    """Add every image that can be used, and return what else is known.
+) -> Record:
+    """Add every image that can be used, and return what else is known of all of them.
 
     Raises DataError where none can be used.
     """
@@ -135,7 +118,9 @@ def _decode_all(
     splits: list[Split] = []
     bad: list[str] = []
     values: set[int | str] = set()
-    for done, (sample, image) in enumerate(_images(source, size), start=1):
+    files: dict[str, str] = {}
+    grey = True
+    for done, (sample, image) in enumerate(_images(source, size, files), start=1):
         label = None if sample.label == -1 else sample.label
         if label is not None:
             values.add(label)
@@ -145,6 +130,7 @@ def _decode_all(
             bad.append(f"{sample.place} (no label)")
         else:
             add(image)
+            grey &= image.ndim == 2
             labels.append(label)
             splits.append(sample.split)
         if progress and (done % _TOGETHER == 0 or done == source.count):
@@ -153,18 +139,29 @@ def _decode_all(
         reason = f" The first: {bad[0]}." if bad else ""
         raise DataError(f"{source.name} has no image that can be used.{reason}")
     in_order = sorted(values, key=lambda value: (isinstance(value, str), value))
-    return labels, splits, tuple(bad), tuple(in_order)
+    return Record(
+        grey=grey, labels=labels, splits=splits, bad=bad, label_values=in_order, files=files
+    )
 
 
-def _images(source: Source, size: int) -> Iterator[tuple[Sample, np.ndarray | str]]:
-    """Samples with their pixels, or with what is wrong with them."""
+def _images(
+    source: Source, size: int, files: dict[str, str]
+) -> Iterator[tuple[Sample, np.ndarray | str]]:
+    """Yield samples with their pixels, or with what is wrong with them.
+
+    Adds the state of image files that the source did not list to `files`; see `Record`.
+    """
 
     def decoded(samples: list[Sample]) -> list[np.ndarray | str]:
         return [_pixels(sample, size) for sample in samples]
 
     left = iter(source.samples)
+    listed = set(source.files)
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         while samples := list(islice(left, _TOGETHER)):
+            for sample in samples:
+                if isinstance(sample.image, Path) and sample.image not in listed:
+                    files[json.dumps(str(sample.image))] = kept.state_of(sample.image)
             tasks = [samples[at : at + _TASK] for at in range(0, len(samples), _TASK)]
             yield from zip(samples, chain.from_iterable(threads.map(decoded, tasks)), strict=True)
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -95,20 +95,31 @@ class Record(BaseModel):
     """What a file of the cache says about its pixels.
 
     Attributes:
-        channels: of the pixels as they are stored, 1 or 3.
-        grey: whether the first channel is all there is to know.
+        grey: whether the first channel of the pixels is all there is to know.
         labels, splits: of each image.
         bad, label_values: as in `Decoded`.
+        files: state, by path as a JSON string, of files that decoding read and that are not among
+            the source's own: they are only known once the rows have been read.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    channels: Literal[1, 3]
     grey: bool
     labels: list[int | str]
     splits: list[Split]
     bad: list[str]
     label_values: list[int | str]
+    files: dict[str, str]
+
+    def with_pixels(self, pixels: np.ndarray) -> Decoded:
+        """Return the decoded images; of `pixels`, one channel is left where all are grey."""
+        return Decoded(
+            pixels[..., :1] if self.grey else pixels,
+            self.labels,
+            np.array(self.splits),
+            tuple(self.bad),
+            tuple(self.label_values),
+        )
 
 
 class CacheWriteError(Exception):
@@ -132,7 +143,7 @@ def cache_folder() -> Path | None:
 def path_of(source: Source, size: int) -> Path | None:
     """Return where a source's images are cached; None for one without files, or without a cache.
 
-    The path depends on every file that decoding reads: its path, its size and when it was changed.
+    The path depends on each of the source's files: its path, its size and when it was changed.
     """
     if source.root is None:
         return None
@@ -144,23 +155,25 @@ def path_of(source: Source, size: int) -> Path | None:
             stacklevel=2,
         )
         return None
-    # Folder names below the root tell classes and splits, so that another root is another source.
-    states = [os.path.realpath(source.root), *map(_state, source.files)]
-    key = hashlib.sha256(json.dumps([VERSION, size, states]).encode()).hexdigest()[:32]
+    # Folder names below the root tell classes and splits, whatever the files are linked to.
+    root = str(source.root)
+    states = [(str(path).removeprefix(root), state_of(path)) for path in source.files]
+    words = json.dumps([VERSION, size, os.path.realpath(root), states])
+    key = hashlib.sha256(words.encode()).hexdigest()[:32]
     return folder / f"{key}{_SUFFIX}"
 
 
-def _state(path: Path) -> tuple[str, int, int] | tuple[str]:
-    """Return what changes when a file does; of a file that is not there, its path alone."""
+def state_of(path: Path) -> str:
+    """Return a text that changes when a file changes, comes or goes."""
     try:
         status = path.stat()
-        return os.path.realpath(path), status.st_size, status.st_mtime_ns
+        return ascii((os.path.realpath(path), status.st_size, status.st_mtime_ns))
     except (OSError, ValueError):
-        return (str(path),)
+        return "not there"
 
 
 def read(path: Path, size: int, *, on_disk: bool) -> Decoded | None:
-    """Read a cached source; None where there is none, or it is not what was written.
+    """Read a cached source; None where there is none, it is out of date, or it is damaged.
 
     Args:
         path: of the file.
@@ -183,8 +196,11 @@ def read(path: Path, size: int, *, on_disk: bool) -> Decoded | None:
     return result
 
 
-def _read(path: Path, size: int, *, on_disk: bool) -> Decoded:
-    """Read and validate a file of the cache. Raises ValueError if it is damaged."""
+def _read(path: Path, size: int, *, on_disk: bool) -> Decoded | None:
+    """Read and validate a file of the cache; None if an image has changed since.
+
+    Raises ValueError if it is damaged.
+    """
     with path.open("rb") as file:
         record_end = os.fstat(file.fileno()).st_size - _LENGTH_BYTES - _DIGEST_BYTES
         if record_end < 0:
@@ -202,24 +218,23 @@ def _read(path: Path, size: int, *, on_disk: bool) -> Decoded:
             raise ValueError("its record is longer than the file")
         file.seek(record_end - length)
         record = Record.model_validate_json(file.read(length))
-    shape = (len(record.labels), size, size, record.channels)
-    if not record.labels or math.prod(shape) != record_end - length:
-        raise ValueError(f"it has {record_end - length} bytes of pixels for {shape[0]} labels")
+    stored = record_end - length
+    count = len(record.labels)
+    channels = stored // max(1, count * size * size)
+    shape = (count, size, size, channels)
+    if math.prod(shape) != stored or channels not in ((1, 3) if record.grey else (3,)):
+        raise ValueError(f"it has {stored} bytes of pixels for {count} labels")
     if len(record.splits) != len(record.labels):
         raise ValueError(f"it has {len(record.splits)} splits for {len(record.labels)} labels")
     if not set(record.labels) <= set(record.label_values):
         raise ValueError("it has labels that its list of labels lacks")
+    if any(state_of(Path(str(json.loads(name)))) != state for name, state in record.files.items()):
+        return None
     if on_disk:
         pixels: np.ndarray = np.memmap(path, np.uint8, "r", shape=shape)
     else:
-        pixels = np.fromfile(path, np.uint8, math.prod(shape)).reshape(shape)
-    return Decoded(
-        pixels[..., :1] if record.grey else pixels,
-        record.labels,
-        np.array(record.splits),
-        tuple(record.bad),
-        tuple(record.label_values),
-    )
+        pixels = np.fromfile(path, np.uint8, stored).reshape(shape)
+    return record.with_pixels(pixels)
 
 
 class CacheWriter:
@@ -290,19 +305,11 @@ def _writing() -> Iterator[None]:
         raise CacheWriteError(error.strerror) from error
 
 
-def write(path: Path, decoded: Decoded) -> None:
+def write(path: Path, pixels: np.ndarray, record: Record) -> None:
     """Keep images for the next time; where that fails, a warning says so."""
-    record = Record(
-        channels=3 if decoded.pixels.shape[3] == 3 else 1,
-        grey=decoded.pixels.shape[3] == 1,
-        labels=decoded.labels,
-        splits=decoded.splits.tolist(),
-        bad=list(decoded.bad),
-        label_values=list(decoded.label_values),
-    )
     try:
         with writer(path) as file:
-            for part in in_parts(decoded.pixels):
+            for part in in_parts(pixels):
                 file.add(part)
             file.finish(record)
     except CacheWriteError as error:

@@ -19,11 +19,10 @@ from pyarrow import parquet
 from nas.errors import DataError, first_line
 from nas.supernet.sources import Sample, Source, Split, shown, split_named_in
 
-_IMAGE_ROWS_PER_BATCH = 64
-_PATH_ROWS_PER_BATCH = 1 << 16
+_ROWS_PER_BATCH = 16
 
-_BUFFER_BYTES = 1 << 20
-"""Bytes of a column in memory at a time; without it, pyarrow reads those of a whole row group."""
+_READ_OPTIONS = {"buffer_size": 1 << 20, "pre_buffer": False, "page_checksum_verification": True}
+"""Read a column some bytes at a time, not a whole row group, and verify checksums if there are."""
 
 _UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError)
 """What pyarrow raises for a damaged file."""
@@ -41,7 +40,6 @@ class _Table:
         rows: how many there are.
         label_kind: what the column label holds.
         classes: names by label; None where the file has none.
-        image_files: files that hold the images of rows without bytes.
     """
 
     path: Path
@@ -49,7 +47,6 @@ class _Table:
     rows: int
     label_kind: Literal["integers", "strings"]
     classes: tuple[str, ...] | None
-    image_files: tuple[Path, ...]
 
 
 def open_parquet(root: Path, files: list[Path]) -> Source:
@@ -83,7 +80,7 @@ def open_parquet(root: Path, files: list[Path]) -> Source:
         sum(table.rows for table in tables),
         first.classes,
         root=root,
-        files=(*files, *(file for table in tables for file in table.image_files)),
+        files=tuple(files),
     )
 
 
@@ -111,7 +108,6 @@ def _read_footer(file: Path, split: Split) -> _Table:
                 metadata.num_rows,
                 label_kind,
                 _class_names(file, schema, label_kind),
-                _image_files(file, opened),
             )
     except _UNREADABLE as error:
         raise DataError(
@@ -204,39 +200,6 @@ def _class_names(file: Path, schema: pa.Schema, label_kind: str) -> tuple[str, .
     return tuple(names)
 
 
-def _image_files(file: Path, opened: parquet.ParquetFile) -> tuple[Path, ...]:
-    """Return the files that hold images of a table; they are only looked for in rows' paths."""
-    if not _reads_paths(opened):
-        return ()
-    batches = opened.iter_batches(_PATH_ROWS_PER_BATCH, columns=["image.path"])
-    return tuple(
-        file.parent / image["path"]
-        for batch in batches
-        for image in batch.column("image").to_pylist()
-        if image and image["path"]
-    )
-
-
-def _reads_paths(opened: parquet.ParquetFile) -> bool:
-    """Return whether rows may lack bytes and name a file, by the statistics of the footer.
-
-    It costs nothing where every row has bytes, and the files of other rows must be known.
-    """
-    image = opened.schema_arrow.field("image").type
-    if not pa.types.is_struct(image) or image.get_field_index("path") < 0:
-        return False
-    metadata = opened.metadata
-    columns = [metadata.schema.column(index).path for index in range(metadata.num_columns)]
-    if "image.bytes" not in columns:
-        return True
-    position = columns.index("image.bytes")
-    for group in range(metadata.num_row_groups):
-        statistics = metadata.row_group(group).column(position).statistics
-        if statistics is None or not statistics.has_null_count or statistics.null_count:
-            return True
-    return False
-
-
 def _samples(table: _Table) -> Iterator[Sample]:
     """Yield every row; one that holds no image or no label has None there.
 
@@ -244,8 +207,8 @@ def _samples(table: _Table) -> Iterator[Sample]:
     """
     row = 0
     try:
-        with parquet.ParquetFile(table.path, buffer_size=_BUFFER_BYTES) as opened:
-            for batch in opened.iter_batches(_IMAGE_ROWS_PER_BATCH, columns=["image", "label"]):
+        with parquet.ParquetFile(table.path, **_READ_OPTIONS) as opened:
+            for batch in opened.iter_batches(_ROWS_PER_BATCH, columns=["image", "label"]):
                 images, labels = (batch.column(name).to_pylist() for name in ("image", "label"))
                 for image, label in zip(images, labels, strict=True):
                     place, content = f"{shown(table.path)}, row {row}", _content(table, image)
@@ -268,10 +231,7 @@ def _content(table: _Table, image: Any) -> bytes | Path | None:
     if not isinstance(image, dict):
         return image
     content, path = image.get("bytes"), image.get("path")
-    # Only files that the cache knows are read: without them, a changed file would go unnoticed.
-    if content is None and path and table.image_files:
-        return table.path.parent / path
-    return content
+    return table.path.parent / path if content is None and path else content
 
 
 def _label(table: _Table, label: Any) -> int | str | None:

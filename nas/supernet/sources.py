@@ -78,7 +78,7 @@ class Source:
         natural: whether a mirrored image is still of its class.
         image_size: pixels a side that suit the source.
         root: the file or folder that was opened; None for a source that is part of a package.
-        files: every file that decoding reads, whether it exists or not.
+        files: every file that is known before the samples are read; a parquet row may name more.
     """
 
     name: str
@@ -104,7 +104,7 @@ def open_source(source: str | Path) -> Source:
         path = Path(source).expanduser()
         mode = path.stat().st_mode
     except (OSError, ValueError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+        reason = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
         raise DataError(
             f"There is no data at {shown(source)} ({reason}).",
             remedy='Give the path of a folder or file, or "digits".',

@@ -215,6 +215,16 @@ def test_a_file_whose_middle_is_damaged(tmp_path):
         load(path)
 
 
+def test_a_label_that_was_damaged_is_noticed_by_its_checksum(tmp_path):
+    options = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
+    path = write(tmp_path / "a.parquet", IMAGES, [2**40 + label for label in LABELS], **options)
+    content = path.read_bytes()
+    at = content.index(b"".join((2**40 + label).to_bytes(8, "little") for label in LABELS))
+    path.write_bytes(content[:at] + b"\x01" + content[at + 1 :])
+    with pytest.raises(DataError, match=r"a\.parquet breaks off at row 0: .*CRC"):
+        load(path)
+
+
 def test_row_groups_that_are_missing(tmp_path, monkeypatch):
     path = write(tmp_path / "a.parquet", IMAGES, LABELS, row_group_size=4)
     real = pq.ParquetFile.iter_batches
@@ -295,6 +305,18 @@ def test_rows_that_name_no_file_are_bad_images(cache, path):
     images[3] = {"bytes": None, "path": path}
     with pytest.raises(DataError, match=r"1 of 12 images cannot be used: .*row 3"):
         load(write(cache / "a.parquet", images, LABELS))
+
+
+def test_a_row_group_is_not_read_at_once(tmp_path):
+    rng = np.random.default_rng(0)
+    images = [rng.bytes(50_000) for _ in range(600)]
+    path = tmp_path / "a.parquet"
+    write(path, images, [0, 1] * 300, write_batch_size=16, use_dictionary=False)
+    del images
+    before = pa.total_allocated_bytes()
+    peak = max(pa.total_allocated_bytes() - before for _ in open_source(path).samples)
+    assert path.stat().st_size > 30e6
+    assert 0 < peak < 15e6
 
 
 def test_a_cache_that_cannot_be_written_costs_time_only(cache):
