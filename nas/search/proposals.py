@@ -14,6 +14,7 @@ from nas.errors import RequestError
 from nas.search.feasible import ROUNDS, Limits
 from nas.search.guided import Guided
 from nas.search.objectives import Objective
+from nas.search.parameters import SPACE, Parameters
 from nas.search.steps import mutated
 from nas.search.trials import Trial, frozen
 from nas.space import Architecture, SearchSpace
@@ -34,7 +35,7 @@ class Proposal:
 
     Attributes:
         architecture: canonical.
-        parameters: by Optuna's names, `space` and `SPACE.CHOICE`.
+        parameters: by the names in `nas.search.parameters`.
         notes: attributes that Optuna's sampler gave its trial.
     """
 
@@ -112,7 +113,7 @@ class OwnProposer:
         startup: int | None,
     ) -> None:
         self._guided = Guided(spaces, objectives, seed=seed, startup=startup)
-        self._several = len(spaces) > 1
+        self._parameters = Parameters(spaces)
 
     def learn(self, trial: Trial) -> None:
         """See `Proposer.learn`."""
@@ -121,7 +122,7 @@ class OwnProposer:
     def propose(self, attempt: int) -> Proposal:
         """See `Proposer.propose`."""
         found = self._guided.propose(attempt)
-        return Proposal(found, _named(found, dict(found.choices), several=self._several))
+        return Proposal(found, self._parameters.of(found))
 
 
 class OptunaProposer:
@@ -151,6 +152,7 @@ class OptunaProposer:
     ) -> None:
         self._spaces = {space.name: space for space in spaces}
         self._names = list(self._spaces)
+        self._parameters = Parameters(spaces)
         self._objectives = objectives
         self._limits = Limits(spaces, objectives)
         self._sampler = sampler
@@ -166,7 +168,7 @@ class OptunaProposer:
         """See `Proposer.learn`."""
         if trial.state == "complete":
             self._completed.append(trial)
-            self._study.add_trial(frozen(trial, self._spaces, self._objectives))
+            self._study.add_trial(frozen(trial, self._parameters, self._objectives))
 
     def propose(self, attempt: int) -> Proposal:
         """See `Proposer.propose`."""
@@ -194,38 +196,30 @@ class OptunaProposer:
         """With the parameters that the architecture does not use drawn uniformly."""
         spaces = self._spaces.values() if self._whole else [self._spaces[architecture.space]]
         drawn = {
-            f"{space.name}.{key}": options[int(rng.integers(len(options)))]
+            self._parameters.names(space.name)[key]: options[int(rng.integers(len(options)))]
             for space in spaces
             for key, options in space.parameters.items()
         }
-        own = _named(architecture, dict(architecture.choices), several=len(self._names) > 1)
-        return Proposal(architecture, {**drawn, **own})
+        return Proposal(architecture, {**drawn, **self._parameters.of(architecture)})
 
     def _sampled(self, seed: int, count: int) -> Proposal:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = self._sampler(seed)
             if not self._whole and len(self._names) > 1 and count % TURNS == 0:
-                fixed = {"space": self._names[(count // TURNS) % len(self._names)]}
+                fixed = {SPACE: self._names[(count // TURNS) % len(self._names)]}
                 sampler = optuna.samplers.PartialFixedSampler(fixed, sampler)
         self._study.sampler = sampler
         trial = self._study.ask()
         name = self._names[0]
         if len(self._names) > 1:
-            name = trial.suggest_categorical("space", self._names)
+            name = trial.suggest_categorical(SPACE, self._names)
         for other in self._names if self._whole else [name]:
+            names = self._parameters.names(other)
             for key, options in self._spaces[other].parameters.items():
-                trial.suggest_categorical(f"{other}.{key}", options)
+                trial.suggest_categorical(names[key], options)
         space = self._spaces[name]
-        found = {key: trial.params[f"{name}.{key}"] for key in space.parameters}
+        found = self._parameters.choices(name, trial.params)
         # The proposal itself must stay invisible: only completed trials shape the next ones.
         told = self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
         return Proposal(space.architecture(found), told.params, told.system_attrs)
-
-
-def _named(
-    architecture: Architecture, choices: Mapping[str, Any], *, several: bool
-) -> dict[str, Any]:
-    """Choices by Optuna's names."""
-    found: dict[str, Any] = {"space": architecture.space} if several else {}
-    return found | {f"{architecture.space}.{key}": value for key, value in choices.items()}

@@ -11,13 +11,14 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.errors import RequestError, SpaceError
 from nas.search.guided import Guided
 from nas.search.objectives import Objective, Score
+from nas.search.parameters import SPACE, Parameters
 from nas.search.study import MAX_ATTEMPTS
 from nas.search.trials import State, Trial
 from nas.space import Architecture, SearchSpace
@@ -34,19 +35,20 @@ def suggest(
 ) -> Architecture:
     """The architecture that a trial of Optuna's is to try.
 
-    Asks for `space`, if there are several, and then for `SPACE.CHOICE` one after another, depths
-    before the blocks that they leave out; what does not matter is not asked for. Any of Optuna's
-    samplers can answer.
+    Asks for `space`, if there are several, and then for one choice after another
+    (`nas.search.parameters` names them), depths before the blocks that they leave out; what does
+    not matter is not asked for. Any of Optuna's samplers can answer.
     """
     spaces = _listed(spaces)
     names = [space.name for space in spaces]
-    name = trial.suggest_categorical("space", names) if len(spaces) > 1 else names[0]
+    name = trial.suggest_categorical(SPACE, names) if len(spaces) > 1 else names[0]
     space = spaces[names.index(name)]
+    parameters = Parameters(spaces).names(name)
     choices: dict[str, Any] = {}
 
     def ask(key: str) -> None:
         if key in space.parameters and key not in choices:
-            choices[key] = trial.suggest_categorical(f"{name}.{key}", space.parameters[key])
+            choices[key] = trial.suggest_categorical(parameters[key], space.parameters[key])
 
     for choice in space.network:
         ask(choice.name)
@@ -87,6 +89,7 @@ class GuidedSampler(optuna.samplers.BaseSampler):
         names: Sequence[str] | None = None,
     ) -> None:
         self._spaces = _listed(spaces)
+        self._parameters = Parameters(self._spaces)
         self._seed = seed
         self._names = names
         self._others = optuna.samplers.RandomSampler(seed)
@@ -109,27 +112,15 @@ class GuidedSampler(optuna.samplers.BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """All parameters of all spaces; see Optuna's `BaseSampler`."""
-        found: dict[str, BaseDistribution] = {
-            f"{space.name}.{key}": CategoricalDistribution(options)
-            for space in self._spaces
-            for key, options in space.parameters.items()
-        }
-        if len(self._spaces) > 1:
-            found["space"] = CategoricalDistribution([space.name for space in self._spaces])
-        return found
+        return dict(self._parameters.distributions)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """The parameters of the next architecture; see Optuna's `BaseSampler`."""
         with self._lock:
-            found = self._next(study, trial.number)
-        named = {f"{found.space}.{key}": value for key, value in found.choices}
-        return {
-            name: value
-            for name, value in {"space": found.space, **named}.items()
-            if name in search_space
-        }
+            values = self._parameters.of(self._next(study, trial.number))
+        return {name: value for name, value in values.items() if name in search_space}
 
     def sample_independent(
         self,
@@ -143,7 +134,9 @@ class GuidedSampler(optuna.samplers.BaseSampler):
 
     def _next(self, study: optuna.Study, number: int) -> Architecture:
         if study not in self._studies:
-            self._studies[study] = _Study(self._spaces, self._objectives(study), self._seed)
+            self._studies[study] = _Study(
+                self._spaces, self._parameters, self._objectives(study), self._seed
+            )
         known = self._studies[study]
         trials = study.get_trials(deepcopy=False)
         known.learn([trial for trial in trials if trial.state.is_finished()])
@@ -167,9 +160,14 @@ class _Study:
     """What is known of a study's trials, and what comes of it."""
 
     def __init__(
-        self, spaces: Sequence[SearchSpace], objectives: Sequence[Objective], seed: int
+        self,
+        spaces: Sequence[SearchSpace],
+        parameters: Parameters,
+        objectives: Sequence[Objective],
+        seed: int,
     ) -> None:
         self._spaces = {space.name: space for space in spaces}
+        self._parameters = parameters
         self._objectives = objectives
         self._guided = Guided(spaces, objectives, seed=seed)
         self._seen: set[int] = set()
@@ -224,13 +222,11 @@ class _Study:
     def _architecture(self, parameters: Mapping[str, Any]) -> Architecture | None:
         """The one that parameters make; None where they make none, or some are missing."""
         only = next(iter(self._spaces)) if len(self._spaces) == 1 else None
-        space = self._spaces.get(only or parameters.get("space", ""))
+        space = self._spaces.get(only or parameters.get(SPACE, ""))
         if space is None:
             return None
-        names = {f"{space.name}.{key}": key for key in space.parameters}
-        choices = {names[name]: value for name, value in parameters.items() if name in names}
         try:
-            return space.architecture(choices)
+            return space.architecture(self._parameters.choices(space.name, parameters))
         except SpaceError:
             return None
 

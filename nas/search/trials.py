@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas.errors import SearchError, StorageError
 from nas.search.liveness import Watcher, this_process
 from nas.search.objectives import Objective
+from nas.search.parameters import Parameters
 from nas.search.storage import Storage
 from nas.space import Architecture, SearchSpace
 
@@ -94,6 +95,7 @@ class TrialLog:
     ) -> None:
         self._storage = storage
         self._spaces = {space.name: space for space in spaces}
+        self._parameters = Parameters(spaces)
         self._objectives = objectives
         directions = [
             StudyDirection.MINIMIZE if o.sign > 0 else StudyDirection.MAXIMIZE
@@ -135,7 +137,8 @@ class TrialLog:
 
     def add(self, trial: Trial) -> None:
         """Remembers a trial of this process alone; it is on the disk when this returns."""
-        number = self._storage.create(self._study, frozen(trial, self._spaces, self._objectives))
+        template = frozen(trial, self._parameters, self._objectives)
+        number = self._storage.create(self._study, template)
         self._ended.add(number)
         self._remember(trial)
 
@@ -148,7 +151,7 @@ class TrialLog:
             proposed: what is known of the trial before it is evaluated.
             most: trials to complete; those that were claimed earlier may be enough.
         """
-        template = frozen(proposed, self._spaces, self._objectives, running=self._process)
+        template = frozen(proposed, self._parameters, self._objectives, running=self._process)
         number = self._storage.create(self._study, template)
         self.refresh()
         earlier = sum(other < number for other in self._running.values())
@@ -284,7 +287,7 @@ class TrialLog:
 
 def frozen(
     trial: Trial,
-    spaces: Mapping[str, SearchSpace],
+    parameters: Parameters,
     objectives: Sequence[Objective],
     *,
     running: Mapping[str, Any] | None = None,
@@ -292,21 +295,19 @@ def frozen(
     """A trial as Optuna keeps it; only complete ones count for Optuna's samplers.
 
     Args:
-        trial, spaces, objectives: of the search.
-        running: for one that is not over: the process that is at it.
+        trial: what is to be kept.
+        parameters, objectives: of the search.
+        running: the process that is at the trial, if it is not over.
+
+    Raises SearchError for a trial with a parameter that the spaces do not have.
     """
-    distributions: dict[str, optuna.distributions.BaseDistribution] = {}
-    for name in trial.parameters:
-        space, _, key = name.partition(".")
-        options = tuple(spaces) if not key else spaces[space].parameters[key]
-        distributions[name] = optuna.distributions.CategoricalDistribution(options)
     result, values = _outcome(trial, objectives)
     state = TrialState.PRUNED if values is None else TrialState.COMPLETE
     return optuna.trial.create_trial(
         state=state if running is None else TrialState.RUNNING,
         values=values if running is None else None,
         params=dict(trial.parameters),
-        distributions=distributions,
+        distributions=parameters.distributions_of(trial.parameters),
         system_attrs=dict(trial.notes),
         user_attrs={
             "digest": trial.digest,
