@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nas.documents import shortened
 from nas.errors import RequestError
+from nas.names import MAX_NAME_CHARACTERS, require_name
 
 Value = int | float | str
 """What one choice can be: a size, a share or the name of an operator."""
+
+
+def is_value(value: object) -> bool:
+    """Whether this can be an option of a choice: a finite number, or a short printable word."""
+    if isinstance(value, str):
+        return 0 < len(value) <= MAX_NAME_CHARACTERS and value.isprintable()
+    return is_number(value)
+
+
+def is_number(value: object) -> bool:
+    """Whether this is a finite number."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -33,10 +50,17 @@ class Architecture:
 
         The choices are taken as they stand; `SearchSpace.from_json` also checks them.
         """
-        try:
-            return cls(str(record["space"]), tuple(dict(record["choices"]).items()))
-        except (KeyError, TypeError, ValueError) as error:
+        choices = record.get("choices") if isinstance(record, Mapping) else None
+        if not isinstance(choices, Mapping):
             raise RequestError(
-                f"This is not an architecture: {str(record)[:80]}",
+                f"This is not an architecture: {shortened(record)}.",
                 remedy='Expected {"space": name, "choices": {choice: value, ...}}.',
-            ) from error
+            )
+        space = require_name(record.get("space"), "The space of an architecture")
+        for key, value in choices.items():
+            if not isinstance(key, str) or not is_value(value):
+                raise RequestError(
+                    f"Choice {shortened(key)} of an architecture is {shortened(value)}.",
+                    remedy="Expected a finite number, or a word.",
+                )
+        return cls(space, tuple(choices.items()))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from nas.documents import shortened
 from nas.errors import SpaceError
-from nas.space.architecture import Value
+from nas.names import MAX_NAME_CHARACTERS, require_identifier
+from nas.space.architecture import Value, is_value
 
 IDENTITY: None = None
 """The option that leaves a block out: `{"skip": IDENTITY, "e3": {"expand": 3}}`."""
@@ -22,32 +24,33 @@ class Choice:
     A mapping is a choice among its names, each of which sets several arguments at once, or with
     `IDENTITY` leaves the block out. The argument `block` picks another block.
 
-    Raises SpaceError for options that repeat, mix words and numbers, or are empty; `where` names
-    the place in the table.
+    Raises SpaceError for a key that is no word, and for options that repeat, mix words and numbers,
+    are infinite, not printable or empty; `where` names the place in the table.
     """
 
     def __init__(self, where: str, name: str, key: str, options: Options) -> None:
-        self.name, self.key = name, key
+        self.name, self.key = name, require_identifier(key, where, SpaceError)
         self._bundles = dict(options) if isinstance(options, Mapping) else None
         given = tuple(options) if isinstance(options, tuple | list | Mapping) else (options,)
         self.options: tuple[Value, ...] = given
+        words = {isinstance(option, str) for option in given}
+        if not all(map(is_value, given)) or len(words) > 1:
+            raise SpaceError(
+                f"{where}: {key} has the options {', '.join(map(shortened, given))}.",
+                remedy="Use finite numbers only, or printable words of at most "
+                f"{MAX_NAME_CHARACTERS} characters only.",
+            )
         if not given or len(set(given)) != len(given):
             raise SpaceError(
-                f"{where}: the options of {key} are {options!r}.",
+                f"{where}: the options of {key} are {shortened(options)}.",
                 remedy="Give one value, or a tuple of different values.",
-            )
-        strange = [o for o in given if isinstance(o, bool) or not isinstance(o, int | float | str)]
-        if strange or len({isinstance(option, str) for option in given}) > 1:
-            raise SpaceError(
-                f"{where}: {key} has the options {', '.join(map(repr, given))}.",
-                remedy="Use numbers only, or words only.",
             )
         if self._bundles is not None and not self.is_words:
             raise SpaceError(f"{where}: the bundles of {key} need names, not numbers.")
         for option, bundle in (self._bundles or {}).items():
             if bundle is not None and not isinstance(bundle, Mapping):
                 raise SpaceError(
-                    f"{where}: {key} {option!r} is {bundle!r}.",
+                    f"{where}: {key} {option!r} is {shortened(bundle)}.",
                     remedy='Give the block\'s arguments, {"expand": 3}, or IDENTITY.',
                 )
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from nas.documents import shortened
 from nas.errors import SpaceError
-from nas.space.architecture import Value
+from nas.names import require_name
+from nas.space.architecture import Value, is_number
 
 _MOST_LISTED = 12
 
@@ -30,6 +32,8 @@ class Reference:
         norm: whether the published network has batch norms.
         tolerance: relative, of the MACs: what the rounding of the paper's figure, or another
             convention of counting, can account for.
+
+    Raises SpaceError for a name that breaks the rule in `nas.names`, or values of other kinds.
     """
 
     name: str
@@ -41,6 +45,24 @@ class Reference:
     resolution: float = 1.0
     norm: bool = True
     tolerance: float = 0.01
+
+    def __post_init__(self) -> None:
+        require_name(self.name, "The name of a reference", SpaceError)
+        if not isinstance(self.choices, Mapping) or not all(
+            isinstance(pattern, str) for pattern in self.choices
+        ):
+            raise SpaceError(
+                f"Reference {self.name}: choices is {shortened(self.choices)}.",
+                remedy='Give a mapping, such as {"stage2.width": 32}.',
+            )
+        for name in ("params", "macs", "image_size", "resolution", "tolerance"):
+            value = getattr(self, name)
+            is_missing = value is None and name in ("params", "macs")
+            if not is_missing and not (is_number(value) and value >= 0):
+                raise SpaceError(
+                    f"Reference {self.name}: {name} is {shortened(value)}.",
+                    remedy="Give a finite number of 0 or more.",
+                )
 
     def resolved(
         self, parameters: Mapping[str, tuple[Value, ...]], image_size: int
@@ -86,7 +108,7 @@ def no_reference(where: str, name: str, known: list[str]) -> SpaceError:
         remedy = "List them with: nas spaces --references."
     else:
         remedy = f"There are: {', '.join(known) or 'none'}."
-    return SpaceError(f"There is no reference network {name!r}{where}.", remedy=remedy)
+    return SpaceError(f"There is no reference network {shortened(name)}{where}.", remedy=remedy)
 
 
 def _breadth(item: tuple[str, object]) -> tuple[bool, int]:

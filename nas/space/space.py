@@ -13,8 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from nas.documents import shortened
 from nas.errors import SpaceError
 from nas.graph import ACTIVATIONS, Channels, Graph, Shape
+from nas.names import require_identifier, require_name
 from nas.space.architecture import Architecture, Value
 from nas.space.builder import Builder
 from nas.space.choice import Choice, Options
@@ -25,6 +27,9 @@ from nas.space.stage import Reached, Row, Stage, Values
 
 SMALLEST_FINAL_MAP = 3
 """Pixels a side that the last feature map keeps at least, unless a space says otherwise."""
+
+MAX_SIZE = 1 << 20
+"""Largest image side and number of channels or classes, so that counts stay numbers to compute."""
 
 Measure = Literal["macs", "params", "peak_memory_bytes"]
 """Counts of a graph that are known for every part of it."""
@@ -62,25 +67,34 @@ class SearchSpace:
     references: tuple[Reference, ...] = ()
 
     def __post_init__(self) -> None:
+        require_name(self.name, "The name of a space", SpaceError)
+        where = f"Space {self.name}"
         if self.activation not in ACTIVATIONS:
             raise SpaceError(
-                f"Space {self.name}: activation {self.activation!r} is unknown.",
+                f"{where}: activation {shortened(self.activation)} is unknown.",
                 remedy=f"Use one of {', '.join(sorted(ACTIVATIONS))}.",
             )
-        if not self.stages:
-            raise SpaceError(f"Space {self.name} has no stages.")
-        _all_different(f"Space {self.name}: two stages are", [stage.name for stage in self.stages])
-        _all_different(f"Space {self.name}: two references are", [r.name for r in self.references])
-        for name in (*(stage.name for stage in self.stages), *self.choices):
-            if not name.isidentifier():
+        for size, value in {**self.settings, "smallest_map": self.smallest_map}.items():
+            if type(value) is not int or not 1 <= value <= MAX_SIZE:
                 raise SpaceError(
-                    f"Space {self.name}: {name!r} is no name.", remedy="Use a word, like stage1."
+                    f"{where}: {size} is {shortened(value)}.",
+                    remedy=f"Use a whole number from 1 to {MAX_SIZE}.",
                 )
+        _all_of(Stage, "stages", self.stages, where)
+        _all_of(Reference, "references", self.references, where)
+        if not self.stages:
+            raise SpaceError(f"{where} has no stages.")
+        _all_different(f"{where}: two references are", [r.name for r in self.references])
+        for name in (*(stage.name for stage in self.stages), *self.choices):
+            require_identifier(name, where, SpaceError)
+        _all_different(f"{where}: two stages are", [stage.name for stage in self.stages])
+        choices = [*self._own_parameters, *(each for row in self.rows for each in row.parameters())]
+        _all_different(f"{where}: two choices are", [name for name, _ in choices])
         taken = {choice.name for row in self.rows for choice in row.network}
         for choice in self.network:
             if choice.key != "resolution" and choice.name not in taken:
                 raise SpaceError(
-                    f"Space {self.name}: no block takes the network-wide {choice.name}.",
+                    f"{where}: no block takes the network-wide {choice.name}.",
                     remedy="Give it to a block as a keyword-only parameter, or to a stride.",
                 )
 
@@ -197,7 +211,7 @@ class SearchSpace:
         unknown = [key for key, _ in found.choices if key not in self.parameters]
         if unknown:
             raise SpaceError(
-                f"Space {self.name} has no choice {unknown[0]!r}.",
+                f"Space {self.name} has no choice {shortened(unknown[0])}.",
                 remedy=f"Its choices: {', '.join(self.parameters)}.",
             )
         return self.architecture(dict(found.choices))
@@ -211,7 +225,7 @@ class SearchSpace:
         for key, options in found:
             value = choices.get(key)
             if value not in options or isinstance(value, bool):
-                came = repr(value) if key in choices else "missing"
+                came = shortened(value) if key in choices else "missing"
                 raise SpaceError(
                     f"Space {self.name}: {key} is {came}.",
                     remedy=f"Allowed: {', '.join(map(str, options))}.",
@@ -436,6 +450,13 @@ class SearchSpace:
             norm=self.norm,
             activation=self.activation,
             channels=channels,
+        )
+
+
+def _all_of(kind: type, name: str, values: object, where: str) -> None:
+    if not isinstance(values, tuple | list) or not all(isinstance(v, kind) for v in values):
+        raise SpaceError(
+            f"{where}: {name} is {shortened(values)}.", remedy=f"Give a tuple of {kind.__name__}s."
         )
 
 

@@ -1,0 +1,56 @@
+"""The rule for names of spaces, published networks and jobs, which become names of files."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from nas.documents import shortened
+from nas.errors import RequestError
+
+MAX_NAME_CHARACTERS = 64
+"""Longest name: file names hold one together with a suffix, and reports and tables show it."""
+
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME_CHARACTERS - 1}}}")
+
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+"""Names that Windows gives to devices, whatever their suffix."""
+
+
+def check_name(name: Any) -> str:
+    """Return a name that any file system and any report can hold.
+
+    Raises ValueError for another one; the message says what is allowed.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name[-1] == ".":
+        raise ValueError(
+            f"use 1 to {MAX_NAME_CHARACTERS} of the characters A-Z, a-z, 0-9, '.', '_' and '-', "
+            "a letter or digit first and no dot last"
+        )
+    if _RESERVED.fullmatch(name):
+        raise ValueError("use a name that Windows does not reserve for a device")
+    return name
+
+
+def require_name(name: object, what: str, error: type[RequestError] = RequestError) -> str:
+    """Return `name`, a valid name.
+
+    Raises `error` for anything else; the message starts with `what` and says what came.
+    """
+    try:
+        return check_name(name)
+    except ValueError as problem:
+        raise error(f"{what} is {shortened(name)}: {problem}.") from None
+
+
+def require_identifier(name: object, where: str, error: type[RequestError] = RequestError) -> str:
+    """Return `name`, a word that can stand between the dots of a longer name.
+
+    Raises `error` for anything else; the message starts with `where`.
+    """
+    if isinstance(name, str) and name.isidentifier() and len(name) <= MAX_NAME_CHARACTERS:
+        return name
+    raise error(
+        f"{where}: {shortened(name)} is no name.",
+        remedy=f"Use a word of at most {MAX_NAME_CHARACTERS} characters, like stage1.",
+    )

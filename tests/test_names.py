@@ -1,0 +1,56 @@
+import pytest
+
+from nas.errors import RequestError, SpaceError
+from nas.names import check_name, require_identifier, require_name
+
+NAMES = ["a", "7", "mobilenet_x0.5", "mobilenet_v2_1.0", "A-b.c_d", "console", "a" * 64]
+NO_NAMES = [
+    "",
+    ".",
+    ".hidden",
+    "-option",
+    "_private",
+    "../../x",
+    "a/b",
+    "a\\b",
+    "$x^{2$",
+    "a b",
+    "a\n",
+    "a\0",
+    "\x1b[31m",
+    "é",
+    "\udc80",
+    "a.",
+    "a" * 65,
+    "a" * 300,
+    "CON",
+    "nul.py",
+    "com1",
+    None,
+    5,
+    ["a"],
+    b"a",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name(name):
+    assert check_name(name) == require_name(name, "The name of a space") == name
+
+
+@pytest.mark.parametrize("name", NO_NAMES, ids=lambda name: ascii(name)[:12])
+def test_no_name(name):
+    with pytest.raises(ValueError, match="^use "):
+        check_name(name)
+    with pytest.raises(SpaceError, match=r"^The name of a space is .*: use ") as error:
+        require_name(name, "The name of a space", SpaceError)
+    assert len(str(error.value)) < 250
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "5", "a" * 65, "a-b", "\x1b", None, 5])
+def test_no_identifier(name):
+    assert require_identifier("stage1", "Space a") == "stage1"
+    with pytest.raises(RequestError, match=r"^Space a: .* is no name\. Use a word") as error:
+        require_identifier(name, "Space a")
+    assert str(error.value).isprintable()
