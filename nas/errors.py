@@ -26,7 +26,7 @@ class NasError(Exception):
         return f"{self.message} {self.remedy}".strip()
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Any error in a line: its kind, and the first line of what it says, at most 500 characters."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:500]

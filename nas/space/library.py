@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import runpy
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
 from pathlib import Path
 
 from nas import resources
+from nas.documents import printable, read_bytes, shortened, shortened_text
 from nas.errors import SpaceError
 from nas.space.reference import Reference, no_reference
 from nas.space.space import SearchSpace
+from nas.space.user_code import user_code
+
+MAX_BYTES = 4 << 20
+"""Largest space file that is read: those that ship have 6 kB at most."""
 
 
 def names() -> list[str]:
@@ -20,14 +28,15 @@ def path_of(name_or_path: str | Path) -> Path:
     """The file of a space. Raises SpaceError, naming the spaces there are."""
     text = str(name_or_path)
     if text.endswith(".py"):
-        path = Path(text)
-        if path.is_file():
-            return path
-        raise SpaceError(f"There is no space file {text}.")
+        if os.path.isfile(text):
+            return Path(text)
+        if os.path.exists(text):
+            raise SpaceError(f"{text} is no regular file.", remedy="Give a Python file.")
+        raise SpaceError(f"There is no space file {shortened_text(printable(text))}.")
     if text in names():
         return resources.folder("search_spaces") / f"{text}.py"
     raise SpaceError(
-        f"There is no space {text!r}.",
+        f"There is no space {shortened(text)}.",
         remedy=f"Spaces: {', '.join(names())}; or give the path of a Python file.",
     )
 
@@ -35,25 +44,42 @@ def path_of(name_or_path: str | Path) -> Path:
 def load(name_or_path: str | Path) -> SearchSpace:
     """Loads a space by its name or from a Python file that defines `SPACE`.
 
-    A space file is code and is run: load only files that you trust.
+    A space file is code and is run: load only files that you trust. That holds for the copies in a
+    run folder that somebody else made, too. Where a file is byte for byte the one of this name that
+    ships with the package, the one that ships is run instead. What a file prints goes to stderr.
 
     Raises SpaceError where there is no such space, the file does not run or defines no `SPACE`, or
     the table makes no network; the message names the file.
     """
     path = path_of(name_or_path)
     try:
-        space = runpy.run_path(str(path)).get("SPACE")
-    except SyntaxError as error:
-        raise SpaceError(f"{path}, line {error.lineno}: {error.msg}.") from error
-    except SpaceError as error:
-        raise SpaceError(f"{path}: {error.message}", remedy=error.remedy) from error
-    except Exception as error:
-        raise SpaceError(
-            f"{path}{_line(error, path)} does not run: {type(error).__name__}: {error}."
-        ) from error
+        content = read_bytes(path, MAX_BYTES)
+    except OSError as error:
+        raise SpaceError(f"{path} cannot be read: {error.strerror}.") from error
+    shipped = resources.folder("search_spaces") / path.name
+    if shipped.is_file() and shipped.read_bytes() == content:
+        path = shipped
+    with user_code(str(path)), _same_working_folder():
+        try:
+            space = runpy.run_path(str(path)).get("SPACE")
+        except SpaceError as error:
+            raise SpaceError(f"{path}: {error.message}", remedy=error.remedy) from error
     if not isinstance(space, SearchSpace):
-        raise SpaceError(f"{path} defines no SPACE.", remedy="Add SPACE = SearchSpace(...).")
+        came = "defines no SPACE" if space is None else f"defines SPACE as {shortened(space)}"
+        raise SpaceError(f"{path} {came}.", remedy="Add SPACE = SearchSpace(...).")
     return space
+
+
+@contextmanager
+def _same_working_folder() -> Iterator[None]:
+    """Return to the working folder afterwards: relative paths of a command are meant in it."""
+    try:
+        folder = os.getcwd()
+    except FileNotFoundError:  # it was deleted, so there are no relative paths
+        yield
+        return
+    with chdir(folder):
+        yield
 
 
 def references() -> list[tuple[str, Reference]]:
@@ -72,14 +98,3 @@ def find_reference(name: str) -> tuple[SearchSpace, Reference]:
             if reference.name == name:
                 return space, reference
     raise no_reference("", name, [each.name for space in spaces for each in space.references])
-
-
-def _line(error: Exception, path: Path) -> str:
-    """Where in a file an error came up: the innermost of its lines that was running."""
-    found = ""
-    trace = error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(path):
-            found = f", line {trace.tb_lineno},"
-        trace = trace.tb_next
-    return found

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 
+from nas.documents import shortened
 from nas.errors import SpaceError
 from nas.graph import ACTIVATIONS, Graph, Op, Shape, Slot
 from nas.space.builder import Builder, Tensor
@@ -53,9 +54,9 @@ class Part:
         out: what the block returned.
         prefix: what its slots' names start with; replaced where the part is placed.
 
-    Raises SpaceError for a block that returns something else than what it added last, whose slots
-    have other names, or that would be fused with the block before: parts could not be put together,
-    or their kernels would not be those of the whole.
+    Raises SpaceError for a block that returns something else than the tensor it added last, whose
+    slots have other names, or that would be fused with the block before: parts could not be put
+    together, or their kernels would not be those of the whole.
     """
 
     __slots__ = (
@@ -74,6 +75,11 @@ class Part:
 
     def __init__(self, graph: Graph, out: Tensor, prefix: str) -> None:
         ops = graph.ops
+        if not isinstance(out, Tensor):
+            raise SpaceError(
+                f"The block returns {shortened(out)}.",
+                remedy="Return the tensor of the last op that it adds.",
+            )
         if out.position != len(ops) - 1:
             raise SpaceError(
                 "The block returns a tensor that is not the last it made.",

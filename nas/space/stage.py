@@ -11,6 +11,7 @@ from itertools import product
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+from nas.documents import printable, shortened
 from nas.errors import SpaceError
 from nas.graph import Channels, Graph, Shape
 from nas.space.architecture import Value
@@ -18,6 +19,7 @@ from nas.space.blocks import BLOCKS, Block
 from nas.space.builder import Builder, Elastic
 from nas.space.choice import Choice, Options
 from nas.space.part import Part
+from nas.space.user_code import user_code
 
 Values = tuple[Any, ...]
 """Options, one for each of a list of choices."""
@@ -249,11 +251,14 @@ class Row:
             given["stride"] = stride
         build = builder(shape, channels)
         try:
-            out = block(build, build.input, name, **given)
-            part = Part(build.graph(), out, self.stage.name)
+            with user_code(_file(block), f"block {block.__name__}"):
+                out = block(build, build.input, name, **given)
+                part = Part(build.graph(), out, self.stage.name)
             return part if part.word else None
         except SpaceError as error:
-            chosen = ", ".join(f"{key} {value}" for key, value in _plain(arguments).items())
+            chosen = ", ".join(
+                f"{key} {printable(str(value))}" for key, value in _plain(arguments).items()
+            )
             raise SpaceError(
                 f"{self.where}: {error.message} (Block {block.__name__} with "
                 f"{chosen or 'no choices'} on {'x'.join(map(str, shape))}.)",
@@ -305,7 +310,7 @@ class Row:
         stride = self.stage.stride
         strides = [stride] if isinstance(stride, int) else list(stride.values())
         if any(each not in (1, 2) for each in strides):
-            raise SpaceError(f"{self.where}: stride is {stride!r}.", remedy="Use 1 or 2.")
+            raise SpaceError(f"{self.where}: stride is {shortened(stride)}.", remedy="Use 1 or 2.")
         if isinstance(stride, int):
             return None
         for choice in network:
@@ -383,14 +388,20 @@ class _Blocks:
         return [f"{block.__module__}.{block.__qualname__}" for block in self._all]
 
     def _found(self, block: str | Block) -> Block:
-        if not isinstance(block, str):
+        if not isinstance(block, str) and callable(block) and hasattr(block, "__qualname__"):
             return block
-        if block not in BLOCKS:
+        if not isinstance(block, str) or block not in BLOCKS:
             raise SpaceError(
-                f"{self._where}: there is no block {block!r}.",
+                f"{self._where}: there is no block {shortened(block)}.",
                 remedy=f"Blocks: {', '.join(BLOCKS)}; or give a function of your own.",
             )
         return BLOCKS[block]
+
+
+def _file(block: Block) -> str:
+    """The file that holds the code of a block; empty where it is not known."""
+    code = getattr(inspect.unwrap(block), "__code__", None)
+    return "" if code is None else str(code.co_filename)
 
 
 def _picker(choices: Sequence[Choice]) -> Callable[[Mapping[str, Any]], Any]:
@@ -404,7 +415,7 @@ def _sizes(where: str, key: str, value: int | tuple[int, ...]) -> tuple[int, ...
     whole = all(isinstance(each, int) and each >= 1 for each in options)
     if not options or not whole or len(set(options)) != len(options):
         raise SpaceError(
-            f"{where}: {key} is {value!r}.",
+            f"{where}: {key} is {shortened(value)}.",
             remedy="Use whole numbers of 1 or more, each once.",
         )
     return options

@@ -1,9 +1,11 @@
 """Wrong tables and wrong choices: every message names the stage and says what would be accepted."""
 
+import sys
+
 import pytest
 
 from nas.errors import SpaceError
-from nas.space import IDENTITY, SearchSpace, Stage, load
+from nas.space import IDENTITY, Reference, SearchSpace, Stage, load
 
 STEM = Stage("stem", "conv", 16, stride=2, per_stage={"kernel": 3})
 BODY = {"kernel": 3, "expand": 6}
@@ -32,10 +34,35 @@ def backwards(build, x, name, *, width):
     return build.conv_unit(build.activate(x), name, width)
 
 
+def mistyped(build, x, name, *, width):
+    return build.conv_unit(x, name, widht)  # noqa: F821
+
+
+def dividing(build, x, name, *, width):
+    return build.conv_unit(x, name, int(width) // 0)
+
+
+def leaving(build, x, name, *, width):
+    sys.exit(0)
+
+
+def endless(build, x, name, *, width):
+    return endless(build, x, name, width=width)
+
+
+def silent(build, x, name, *, width):
+    build.conv_unit(x, name, width)
+
+
 def returns_earlier(build, x, name, *, width):
     first = build.conv_unit(x, f"{name}.first", width)
     build.conv_unit(first, f"{name}.second", width)
     return first
+
+
+def line_of(block):
+    """The line of a function's only statement."""
+    return block.__code__.co_firstlineno + 1
 
 
 BAD = {
@@ -73,6 +100,52 @@ BAD = {
     "a reserved name": (
         lambda: space(Stage("a.b", "conv", 8, per_stage={"kernel": 3})),
         ["'a.b' is no name"],
+    ),
+    "a name of a stage that is too long": (
+        lambda: space(Stage("s" * 65, "conv", 8)),
+        ["is no name"],
+    ),
+    "a name of a stage that is no word": (lambda: space(Stage(5, "conv", 8)), ["5 is no name"]),
+    "a name of a choice that is no word": (
+        lambda: space(Stage("s", "conv", 8, per_block={"a/b": {"x": {"kernel": 3}}})),
+        ["stage s", "'a/b' is no name"],
+    ),
+    "an option with control characters": (
+        lambda: space(Stage("s", "conv", 8, per_block={"op": {"\x1b[31m": {"kernel": 3}}})),
+        ["stage s", r"op has the options '\x1b[31m'", "printable"],
+    ),
+    "an infinite option": (
+        lambda: space(Stage("s", "conv", 8, per_stage={"kernel": (3, float("nan"))})),
+        ["stage s", "kernel has the options 3, nan", "finite"],
+    ),
+    "an option that is a list": (
+        lambda: space(Stage("s", "conv", 8, per_stage={"kernel": ([3],)})),
+        ["stage s", "kernel has the options [3]"],
+    ),
+    "two choices of one name": (
+        lambda: space(STEM, Stage("s", dividing, 8, (1, 2), per_stage={"depth": (1, 2)})),
+        ["stage s", "depth"],
+    ),
+    "a reference of a name with a slash": (
+        lambda: space(STEM, references=(Reference("a/b", {}, source=""),)),
+        ["name of a reference is 'a/b'"],
+    ),
+    "a reference without choices": (
+        lambda: space(STEM, references=(Reference("a", None, source=""),)),
+        ["Reference a", "choices is None"],
+    ),
+    "a reference at no size": (
+        lambda: space(STEM, references=(Reference("a", {}, source="", image_size=None),)),
+        ["Reference a", "image_size is None"],
+    ),
+    "references that are none": (
+        lambda: space(STEM, references=("a",)),
+        ["references is ('a',)", "tuple of References"],
+    ),
+    "a size that is no number": (lambda: space(STEM, image_size="8"), ["image_size is '8'"]),
+    "a size of a thousand digits": (
+        lambda: space(STEM, classes=10**1000),
+        ["classes is 1000", "from 1 to"],
     ),
     "no stages": (lambda: space(), ["has no stages"]),
     "an unknown activation": (lambda: space(STEM, activation="gelu"), ["'gelu'", "relu6"]),
@@ -157,6 +230,41 @@ BAD = {
         lambda: space(Stage("s", returns_earlier, 8)),
         ["stage s", "returns_earlier", "not the last it made"],
     ),
+    "a block with a name that is not defined": (
+        lambda: space(Stage("s", mistyped, 8)),
+        [
+            "stage s",
+            "block mistyped",
+            f"{__file__}, line {line_of(mistyped)}",
+            "NameError",
+            "widht",
+        ],
+    ),
+    "a block that divides by zero": (
+        lambda: space(Stage("s", dividing, 8)),
+        ["stage s", "dividing", f"{__file__}, line {line_of(dividing)}", "ZeroDivisionError"],
+    ),
+    "a block that ends the program": (
+        lambda: space(Stage("s", leaving, 8)),
+        ["stage s", "leaving", f"{__file__}, line {line_of(leaving)}", "SystemExit: 0"],
+    ),
+    "a block that calls itself without end": (
+        lambda: space(Stage("s", endless, 8)),
+        ["stage s", "endless", f"{__file__}, line {line_of(endless)}", "RecursionError"],
+    ),
+    "a block that gives an op a word for a size": (
+        lambda: space(Stage("s", "conv", 8, per_stage={"kernel": "three"})),
+        ["stage s", "block conv", "kernel three", "plain.py, line"],
+    ),
+    "a block that returns nothing": (
+        lambda: space(Stage("s", silent, 8)),
+        ["stage s", "silent", "returns None", "Return the tensor"],
+    ),
+    "a block that returns something else": (
+        lambda: space(Stage("s", lambda build, x, name, *, width: width, 8)),
+        ["stage s", "<lambda>", "returns Elastic(value=8", "Return the tensor"],
+    ),
+    "a block that is no function": (lambda: space(Stage("s", 3, 8)), ["stage s", "no block 3"]),
     "a block with weights of another's name": (
         lambda: space(Stage("s", nameless, 8)),
         ["stage s", "'weights'", "name"],
@@ -174,6 +282,7 @@ def test_a_table_that_makes_no_network(case):
     with pytest.raises(SpaceError) as error:
         visited(make())
     assert not [word for word in words if word not in str(error.value)], str(error.value)
+    assert str(error.value).isprintable()
     assert error.value.exit_status == 2
 
 

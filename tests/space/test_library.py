@@ -1,7 +1,10 @@
+import os
+from pathlib import Path
+
 import pytest
 
 from nas.errors import SpaceError
-from nas.space import load, names
+from nas.space import library, load, names
 from nas.space.library import find_reference, references
 
 
@@ -20,7 +23,18 @@ def test_a_missing_file(tmp_path):
     [
         ("SPACE = (", r"mine\.py, line 1: "),
         ("a = 1\nimport nowhere", r"mine\.py, line 2, does not run: ModuleNotFoundError"),
-        ("SPACE = 3", "defines no SPACE"),
+        ("", "defines no SPACE"),
+        ("SPACE = 3", r"mine\.py defines SPACE as 3"),
+        ("import sys\nsys.exit(0)", r"mine\.py, line 2, does not run: SystemExit: 0"),
+        ("class Stop(BaseException): pass\nraise Stop('no')", r"line 2, does not run: Stop: no"),
+        ("def f():\n    f()\nf()", r"line 2, does not run: RecursionError"),
+        ("raise ValueError('\x1b[31m')", r"ValueError: \\x1b\[31m\."),
+        ("a = 1\0", "source code .*null bytes"),
+        (
+            "from nas.space import *\nSPACE = SearchSpace('../x', (Stage('s', 'conv', 8),))",
+            r"mine\.py: The name of a space is '\.\./x': use 1 to 64",
+        ),
+        ("from nas.space import *\nSPACE = SearchSpace('a', ('s',))", "stages is .*tuple of Stage"),
         (
             "from nas.space import *\nSPACE = SearchSpace('a', (Stage('s', 'x'),))",
             r"mine\.py: Space a, stage s: there is no block 'x'",
@@ -32,6 +46,95 @@ def test_a_bad_space_file(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(SpaceError, match=message):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff\xfe", r"mine\.py.*codec can't decode byte 0xff"),
+        (b" " * (library.MAX_BYTES + 1), r"mine\.py cannot be read: it has more than 4 MiB"),
+    ],
+)
+def test_a_file_that_is_no_python_text(tmp_path, content, message):
+    path = tmp_path / "mine.py"
+    path.write_bytes(content)
+    with pytest.raises(SpaceError, match=message):
+        load(path)
+
+
+def test_a_path_that_is_no_file(tmp_path):
+    folder = tmp_path / "folder.py"
+    folder.mkdir()
+    pipe = tmp_path / "pipe.py"
+    os.mkfifo(pipe)
+    for path in (folder, pipe):
+        with pytest.raises(SpaceError, match=r"\.py is no regular file"):
+            load(path)
+    for name in ("x" * 5000, "\0", "\x1b[31m"):
+        for text in (name, f"{name}.py"):
+            with pytest.raises(SpaceError, match=r"There is no space ") as error:
+                load(text)
+            assert len(str(error.value)) < 500
+            assert str(error.value).isprintable()
+
+
+def test_an_unreadable_file(tmp_path, monkeypatch):
+    path = tmp_path / "mine.py"
+    path.write_text("SPACE = 3")
+
+    def denied(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(library, "read_bytes", denied)
+    with pytest.raises(SpaceError, match=r"mine\.py cannot be read: Permission denied"):
+        load(path)
+
+
+def test_an_interrupt_while_a_file_runs_is_an_interrupt(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        load(path)
+
+
+OWN = """
+import os
+from nas.space import SearchSpace, Stage
+print("loading")
+os.chdir("/")
+def block(build, x, name, *, width):
+    print("building")
+    return build.conv_unit(x, name, width)
+SPACE = SearchSpace("mine", (Stage("body", block, 8), Stage("head", "linear_classifier")))
+"""
+
+
+def test_what_a_file_prints_and_its_working_folder_do_not_reach_the_command(
+    tmp_path, monkeypatch, capsys
+):
+    path = tmp_path / "mine.py"
+    path.write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    space = load("mine.py").on(image_size=8, channels=1, classes=3)
+    space.lower(space.smallest)
+    assert Path.cwd() == tmp_path
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("loading\nbuilding\n")
+
+
+def test_a_copy_of_a_space_that_ships_is_not_run(tmp_path, monkeypatch):
+    """Only a copy that differs is code of somebody else."""
+    run = []
+    run_path = library.runpy.run_path
+    monkeypatch.setattr(library.runpy, "run_path", lambda path: run.append(path) or run_path(path))
+    shipped = library.path_of("mobilenet_tiny")
+    copy = tmp_path / shipped.name
+    copy.write_bytes(shipped.read_bytes())
+    assert load(copy).digest == load("mobilenet_tiny").digest
+    copy.write_bytes(shipped.read_bytes() + b"\n")
+    load(copy)
+    assert run == [str(shipped), str(shipped), str(copy)]
 
 
 def test_a_file_with_a_block_of_its_own(tmp_path):
