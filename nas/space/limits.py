@@ -9,9 +9,10 @@ from typing import cast, get_args
 
 import numpy as np
 
+from nas.documents import shortened
 from nas.errors import InfeasibleError, NasError, RequestError
 from nas.graph import Graph
-from nas.space.architecture import Architecture
+from nas.space.architecture import Architecture, is_number
 from nas.space.space import Measure, SearchSpace
 from nas.space.variation import mutate
 
@@ -26,7 +27,8 @@ class Limit:
         value: works the number out. Where it raises a `NasError`, such as a kernel that the latency
             table lacks, the limit is not met.
 
-    Raises RequestError for a limit without bounds, or with bounds that exclude each other.
+    Raises RequestError for a limit without bounds, or with bounds that exclude each other or are no
+    finite numbers, and for a negative bound of a count.
     """
 
     name: str
@@ -35,11 +37,20 @@ class Limit:
     value: Callable[[Graph], float] | None = None
 
     def __post_init__(self) -> None:
+        for word, bound in (("at least", self.smallest), ("at most", self.largest)):
+            if bound is None:
+                continue
+            if not is_number(bound) or (self.is_count and bound < 0):
+                raise RequestError(
+                    f"The limit on {self.name} is {word} {shortened(bound)}.",
+                    remedy="Give a finite number"
+                    + (" of 0 or more." if self.is_count else ", or None for no bound."),
+                )
         low, high = self._bounds
         if (low, high) == (-math.inf, math.inf) or low > high:
             raise RequestError(
                 f"The limit on {self.name} is {self.smallest} to {self.largest}.",
-                remedy="Give a smallest value, a larger largest one, or both.",
+                remedy="Give a smallest value, a largest one that is not smaller, or both.",
             )
         if self.value is None and not self.is_count:
             raise RequestError(
@@ -62,9 +73,10 @@ class Limit:
         if self.value is None:
             return float(getattr(graph, self.name))
         try:
-            return self.value(graph)
+            number = self.value(graph)
         except NasError:
             return math.inf
+        return math.inf if math.isnan(number) else number
 
     def excess(self, number: float) -> float:
         """How far outside a number lies, as a share of the bound; 0 inside."""

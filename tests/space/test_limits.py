@@ -1,3 +1,4 @@
+import math
 import re
 
 import numpy as np
@@ -85,3 +86,36 @@ def test_a_number_that_cannot_be_worked_out_is_no_small_number():
 def test_a_limit_that_says_nothing(arguments, message):
     with pytest.raises(RequestError, match=message):
         Limit(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "words"),
+    [
+        ({"largest": math.nan}, "macs is at most nan"),
+        ({"smallest": math.nan}, "macs is at least nan"),
+        ({"largest": math.inf}, "macs is at most inf"),
+        ({"smallest": -math.inf}, "macs is at least -inf"),
+        ({"largest": -1}, "macs is at most -1"),
+        ({"smallest": -1.5, "largest": 3}, "macs is at least -1.5"),
+        ({"largest": "3"}, "macs is at most '3'"),
+        ({"largest": True}, "macs is at most True"),
+        ({"smallest": 4, "largest": 3}, "macs is 4 to 3"),
+        ({}, "macs is None to None"),
+    ],
+)
+def test_a_bound_that_is_none(bounds, words):
+    with pytest.raises(RequestError, match=re.escape(words)):
+        Limit("macs", **bounds)
+
+
+def test_other_numbers_than_counts_can_have_negative_bounds():
+    assert Limit("log10 of seconds", largest=-3, value=lambda graph: -4).excess(-4) == 0
+    with pytest.raises(RequestError, match="seconds is at most nan"):
+        Limit("seconds", largest=math.nan, value=lambda graph: 1)
+
+
+def test_a_number_that_is_not_a_number_meets_no_limit():
+    space = SMALL["plain"]()
+    unknown = Limit("seconds", largest=3, value=lambda graph: math.nan)
+    with pytest.raises(InfeasibleError, match="seconds of at most 3"):
+        sample_within(space, np.random.default_rng(0), [unknown], attempts=4)
