@@ -56,12 +56,14 @@ def draw_space(found: dict[str, Any], counts: Counts, path: Path) -> None:
     check_suffix(path)
     marks = _marks(found["references"])
     drawn = found["drawn"]
+    # Integers beyond 64 bits are no numbers to NumPy.
+    points = {measure: [float(value) for value in values] for measure, values in counts.items()}
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(12.5, 6.6), layout="constrained")
         grid = figure.add_gridspec(3, 2, width_ratios=(1.35, 1))
         scatter = figure.add_subplot(grid[:, 0])
         scatter.scatter(
-            counts["macs"], counts["params"], s=9, alpha=0.45, linewidths=0, color=_CLOUD
+            points["macs"], points["params"], s=9, alpha=0.45, linewidths=0, color=_CLOUD
         )
         _mark_points(scatter, marks)
         whose = f"all {drawn} networks" if drawn == found["size"] else f"{drawn} drawn uniformly"
@@ -71,7 +73,7 @@ def draw_space(found: dict[str, Any], counts: Counts, path: Path) -> None:
         _counting(scatter, "macs", "params")
         for row, measure in enumerate(_LABELS):
             axes = figure.add_subplot(grid[row, 1])
-            _distribution(axes, found[measure], counts[measure])
+            _distribution(axes, found[measure], points[measure])
             _mark_values(axes, [(getattr(mark, measure), mark) for mark in marks])
             _counting(axes, measure, None)
         figure.suptitle(
@@ -231,7 +233,7 @@ def _mark_values(axes: Axes, values: Sequence[tuple[int, _Mark]]) -> None:
         )  # fmt: skip
 
 
-def _distribution(axes: Axes, exact: dict[str, Any], values: Sequence[int]) -> None:
+def _distribution(axes: Axes, exact: dict[str, Any], values: Sequence[float]) -> None:
     axes.hist(values, bins=np.linspace(min(values), max(values) + 1, 49).tolist(), color=_CLOUD)
     for end in ("smallest", "largest"):
         axes.axvline(exact[end], color="black", linewidth=1, linestyle=(0, (2, 2)))

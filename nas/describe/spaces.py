@@ -92,7 +92,8 @@ def distribution(space: SearchSpace, measure: Measure, counts: Counts) -> dict[s
     """Exact ends, and the deciles and the median of what was drawn."""
     exact = ends(space, measure)
     # A decile is a network's own count, never something between two.
-    deciles = np.quantile(counts[measure], np.arange(1, 10) / 10, method="inverted_cdf").tolist()
+    ordered = sorted(counts[measure])
+    deciles = [ordered[-(-tenths * len(ordered) // 10) - 1] for tenths in range(1, 10)]
     return {
         "smallest": exact["smallest"],
         "deciles": deciles,
@@ -102,7 +103,8 @@ def distribution(space: SearchSpace, measure: Measure, counts: Counts) -> dict[s
 
 
 def _histogram(values: Sequence[int]) -> dict[str, Any]:
-    counts, edges = np.histogram(values, bins=_BARS)
+    # Integers beyond 64 bits are no numbers to NumPy.
+    counts, edges = np.histogram([float(value) for value in values], bins=_BARS)
     return {"smallest": edges[0], "largest": edges[-1], "counts": counts.tolist()}
 
 

@@ -7,11 +7,14 @@ from typing import Any
 
 from nas.documents import shortened
 from nas.errors import SpaceError
-from nas.names import MAX_NAME_CHARACTERS, require_identifier
+from nas.names import MAX_NAME_CHARACTERS
 from nas.space.architecture import Value, is_value
 
 IDENTITY: None = None
 """The option that leaves a block out: `{"skip": IDENTITY, "e3": {"expand": 3}}`."""
+
+MAX_SIZE = 1 << 20
+"""Largest width, image side, and number of channels or classes; larger ones are slips."""
 
 Options = Value | tuple[Value, ...] | Mapping[str, Mapping[str, Any] | None]
 """One value, a tuple of values, or named bundles of arguments."""
@@ -24,12 +27,12 @@ class Choice:
     A mapping is a choice among its names, each of which sets several arguments at once, or with
     `IDENTITY` leaves the block out. The argument `block` picks another block.
 
-    Raises SpaceError for a key that is no word, and for options that repeat, mix words and numbers,
-    are infinite, not printable or empty; `where` names the place in the table.
+    Raises SpaceError for options that repeat, mix words and numbers, are infinite, not printable or
+    empty; `where` names the place in the table.
     """
 
     def __init__(self, where: str, name: str, key: str, options: Options) -> None:
-        self.name, self.key = name, require_identifier(key, where, SpaceError)
+        self.name, self.key = name, key
         self._bundles = dict(options) if isinstance(options, Mapping) else None
         given = tuple(options) if isinstance(options, tuple | list | Mapping) else (options,)
         self.options: tuple[Value, ...] = given
@@ -93,3 +96,15 @@ class Choice:
 
 def _plain(value: Any) -> Any:
     return value if isinstance(value, int | float | str) else getattr(value, "__name__", str(value))
+
+
+def sizes(where: str, key: str, value: int | tuple[int, ...], most: int) -> tuple[int, ...]:
+    """The options of a size, whole numbers from 1 to `most`. Raises SpaceError for others."""
+    options = tuple(value) if isinstance(value, tuple | list) else (value,)
+    whole = all(isinstance(each, int) and 1 <= each <= most for each in options)
+    if not options or not whole or len(set(options)) != len(options):
+        raise SpaceError(
+            f"{where}: {key} is {shortened(value)}.",
+            remedy=f"Use whole numbers of 1 or more, up to {most}, each once.",
+        )
+    return options

@@ -19,7 +19,7 @@ from nas.graph import ACTIVATIONS, Channels, Graph, Shape
 from nas.names import require_identifier, require_name
 from nas.space.architecture import Architecture, Value
 from nas.space.builder import Builder
-from nas.space.choice import Choice, Options
+from nas.space.choice import MAX_SIZE, Choice, Options
 from nas.space.language import Language, Named, Word
 from nas.space.part import Chain, Part, input_token
 from nas.space.reference import Reference, no_reference
@@ -27,9 +27,6 @@ from nas.space.stage import Reached, Row, Stage, Values
 
 SMALLEST_FINAL_MAP = 3
 """Pixels a side that the last feature map keeps at least, unless a space says otherwise."""
-
-MAX_SIZE = 1 << 20
-"""Largest image side and number of channels or classes, so that counts stay numbers to compute."""
 
 Measure = Literal["macs", "params", "peak_memory_bytes"]
 """Counts of a graph that are known for every part of it."""

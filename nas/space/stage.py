@@ -14,12 +14,16 @@ from typing import Any, NamedTuple
 from nas.documents import printable, shortened
 from nas.errors import SpaceError
 from nas.graph import Channels, Graph, Shape
+from nas.names import require_identifier
 from nas.space.architecture import Value
 from nas.space.blocks import BLOCKS, Block
 from nas.space.builder import Builder, Elastic
-from nas.space.choice import Choice, Options
+from nas.space.choice import MAX_SIZE, Choice, Options, sizes
 from nas.space.part import Part
 from nas.space.user_code import user_code
+
+MAX_DEPTH = 1000
+"""Most blocks of a stage: published networks have fewer than a hundred."""
 
 Values = tuple[Any, ...]
 """Options, one for each of a list of choices."""
@@ -74,7 +78,9 @@ class Row:
     def __init__(self, space: str, stage: Stage, network: Sequence[Choice]) -> None:
         self.stage = stage
         self.where = f"Space {space}, stage {stage.name}"
-        self.depths = _sizes(self.where, "depth", stage.depth)
+        for key in (*stage.per_stage, *stage.per_block):
+            require_identifier(key, self.where, SpaceError)
+        self.depths = sizes(self.where, "depth", stage.depth, MAX_DEPTH)
         self.depth_name = f"{stage.name}.depth"
         self.shared = self._shared_choices()
         body = _Blocks(self.where, stage.block, stage.per_stage, stage.per_block)
@@ -283,7 +289,7 @@ class Row:
     def _shared_choices(self) -> list[Choice]:
         given = dict(self.stage.per_stage)
         if self.stage.width != ():
-            given = {"width": _sizes(self.where, "width", self.stage.width), **given}
+            given = {"width": sizes(self.where, "width", self.stage.width, MAX_SIZE), **given}
         return [
             Choice(self.where, f"{self.stage.name}.{key}", key, options)
             for key, options in given.items()
@@ -408,17 +414,6 @@ def _picker(choices: Sequence[Choice]) -> Callable[[Mapping[str, Any]], Any]:
     """Reads what was chosen as one key."""
     names = [choice.name for choice in choices if choice.is_real]
     return itemgetter(*names) if names else lambda _: None
-
-
-def _sizes(where: str, key: str, value: int | tuple[int, ...]) -> tuple[int, ...]:
-    options = tuple(value) if isinstance(value, tuple | list) else (value,)
-    whole = all(isinstance(each, int) and each >= 1 for each in options)
-    if not options or not whole or len(set(options)) != len(options):
-        raise SpaceError(
-            f"{where}: {key} is {shortened(value)}.",
-            remedy="Use whole numbers of 1 or more, each once.",
-        )
-    return options
 
 
 def _real(choices: Iterable[Choice]) -> Iterator[tuple[str, tuple[Value, ...]]]:

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 
 from nas.describe import spaces, stages
+from nas.describe.figures import draw_space
 from nas.describe.layers import stage_outputs
 from nas.latency import runtimes, space_kernels
 from nas.space import IDENTITY, SearchSpace, Stage, load, names
+from nas.space.choice import MAX_SIZE
 
 MEASURES = ("macs", "params", "peak_memory_bytes")
 
@@ -41,6 +43,15 @@ def test_a_small_space_is_described_by_all_its_networks(name):
         assert found["deciles"] == [
             every[math.ceil(tenth * len(every) / 10) - 1] for tenth in range(1, 10)
         ]
+
+
+def test_counts_beyond_64_bits_are_described_and_drawn(tmp_path):
+    space = load("mobilenet_tiny").on(image_size=MAX_SIZE, channels=MAX_SIZE, classes=10)
+    counts = spaces.draw(space)
+    found = spaces.space(space, counts, {})
+    assert found["macs"]["largest"] == max(counts["macs"]) > 2**64
+    assert sum(found["macs_histogram"]["counts"]) == space.size
+    draw_space(found, counts, tmp_path / "space.png")
 
 
 def test_an_overview_is_exact():

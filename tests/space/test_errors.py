@@ -196,6 +196,10 @@ BAD = {
         lambda: space(Stage("s", "conv", 8, depth=1.5, per_stage={"kernel": 3})),
         ["stage s", "depth is 1.5", "1 or more"],
     ),
+    "a depth of a million": (
+        lambda: space(Stage("s", "conv", 8, depth=10**6, per_stage={"kernel": 3})),
+        ["stage s", "depth is 1000000", "up to 1000"],
+    ),
     "a stride of three": (
         lambda: space(Stage("s", "conv", 8, stride=3, per_stage={"kernel": 3})),
         ["stage s", "stride is 3", "1 or 2"],
