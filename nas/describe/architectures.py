@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import RootModel
+
+from nas.documents import Format, printable, read_bytes, shortened
 from nas.errors import RequestError, SpaceError
 from nas.graph import Graph
 from nas.space import Architecture, Reference, SearchSpace, load
 from nas.space.library import find_reference, names
+
+MAX_BYTES = 4 << 20
+"""Largest file of one architecture: that of the largest network, layer by layer, has 60 kB."""
+
+
+_FILE = Format(
+    RootModel[dict[str, Any]],
+    "an architecture",
+    RequestError,
+    'Give a JSON file with {"space": name, "choices": {choice: value, ...}}.',
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +48,8 @@ def find(arch: str, sizes: Mapping[str, int | None], space: str | None = None) -
 
     Args:
         arch: the path of an architecture's JSON, the name of a reference network, or `RUN:ID` with
-            the start of a digest.
+            the start of a digest. `RUN:ID` runs the run's copy of the space's file, which is code:
+            name only runs that you trust.
         sizes: `image_size`, `channels` and `classes`; None for what is not asked for. A reference
             network that nothing is asked of is as it was published, a member of a run as the run
             had it.
@@ -41,11 +57,10 @@ def find(arch: str, sizes: Mapping[str, int | None], space: str | None = None) -
 
     Raises RequestError for what is none of these or belongs to another space.
     """
-    path = Path(arch)
-    if path.is_file():
-        return _in_file(path, sizes, space)
+    if os.path.isfile(arch):
+        return _in_file(Path(arch), sizes, space)
     folder, colon, prefix = arch.rpartition(":")
-    if colon and Path(folder).is_dir():
+    if colon and os.path.isdir(folder):
         return _in_run(Path(folder), prefix, sizes)
     return _published(arch, sizes, space)
 
@@ -55,19 +70,13 @@ def find_for_run(arch: str, run: Path, sizes: Mapping[str, int]) -> Found:
 
     Args:
         arch: as for `find`, without `RUN:`.
-        run: its folder, which has copies of its spaces.
+        run: its folder, which has copies of its spaces, see `find`.
         sizes: of the run.
 
     Raises RequestError as `find` does.
     """
-    path = Path(arch)
-    if path.is_file():
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            name = str(record.get("architecture", record)["space"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RequestError(f"{path} is not an architecture.") from error
-        kept = run / "spaces" / f"{name}.py"
+    if os.path.isfile(arch):
+        kept = _kept_space(run, read(Path(arch)).space)
         return find(arch, sizes, str(kept) if kept.is_file() else None)
     if (run / "trials.csv").is_file() and set(arch) <= set("0123456789abcdef"):
         return find(f"{run}:{arch}", sizes)
@@ -92,8 +101,9 @@ def _published(name: str, sizes: Mapping[str, int | None], space: str | None) ->
         else:
             reference = holder.reference_row(name)
     except SpaceError as error:
+        there_is = "a folder or device" if os.path.exists(name) else "no file and no run"
         raise RequestError(
-            f"{error.message} There is no file and no run of this name either.",
+            f"{error.message} There is {there_is} of this name.",
             remedy=f"{error.remedy} Or give a JSON file, or RUN:ID.",
         ) from error
     if _given(sizes):
@@ -102,44 +112,90 @@ def _published(name: str, sizes: Mapping[str, int | None], space: str | None) ->
     return Found(*holder.published(name), reference)
 
 
-def _in_file(path: Path, sizes: Mapping[str, int | None], space: str | None) -> Found:
+def read(path: Path) -> Architecture:
+    """The architecture in a JSON file, whose choices are not checked against its space yet.
+
+    The file holds the architecture, or a record with the architecture in it, such as a front member
+    or what `nas spaces --arch` printed. Raises RequestError, naming the file, for any other file.
+    """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        content = read_bytes(path, MAX_BYTES)
+    except OSError as error:
+        raise _FILE.failure(f"{path} cannot be read: {error.strerror}") from None
+    return _parsed(content, str(path))
+
+
+def _parsed(content: bytes, where: str) -> Architecture:
+    record: Any = _FILE.parse(content, where).root
+    try:
+        # Of a key that stands twice, it is not known which value is meant.
+        json.loads(content, object_pairs_hook=_distinct)
     except ValueError as error:
-        raise RequestError(f"{path} is not an architecture: {error}.") from error
-    if isinstance(record, dict) and "choices" not in record:
-        # A front member, or what `nas spaces --arch` printed, has its architecture inside.
+        raise _FILE.failure(f"{where} is not an architecture: {printable(str(error))}") from None
+    if "choices" not in record:
         record = record.get("architecture", record)
-    name = Architecture.from_json(record).space
+    try:
+        return Architecture.from_json(record)
+    except RequestError as error:
+        raise RequestError(f"{where}: {error.message}", remedy=error.remedy) from None
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {shortened(twice)} stands twice")
+    return record
+
+
+def _in_file(path: Path, sizes: Mapping[str, int | None], space: str | None) -> Found:
+    architecture = read(path)
+    name = architecture.space
     if space is None and name not in names():
         raise RequestError(
             f"{path} is of space {name!r}, which is not one that ships.",
             remedy="Say where the space is: nas predict --space FILE.py, or nas spaces FILE.py.",
         )
-    chosen = adapted(load(space or name), sizes)
-    return Found(chosen, chosen.from_json(record))
+    return _placed(load(space or name), architecture, sizes, str(path))
 
 
 def _in_run(folder: Path, prefix: str, sizes: Mapping[str, int | None]) -> Found:
     from nas.report import candidates, page
 
-    rows = candidates.read(folder / "trials.csv")
-    rows = rows[rows["digest"].str.startswith(prefix)]
+    trials = folder / "trials.csv"
+    rows = candidates.read(trials)
+    rows = rows[rows["digest"].str.startswith(prefix, na=False)]
     if not prefix or len(rows) != 1:
         raise RequestError(
-            f"{len(rows)} architectures of {folder} have an id that starts with {prefix!r}.",
+            f"{len(rows)} architectures of {folder} have an id that starts with "
+            f"{shortened(prefix)}.",
             remedy="Give the start of one digest in trials.csv.",
         )
-    record: dict[str, Any] = json.loads(rows.iloc[0]["architecture"])
+    text = str(rows.iloc[0]["architecture"])
+    architecture = _parsed(text.encode(errors="replace"), f"{trials}, {prefix}")
     settings = page.read_run(folder).settings
     if settings is None:
         raise RequestError(
             f"The job in {folder} has only begun: it does not say yet what its images are.",
             remedy="Wait until it does, or run it again.",
         )
-    for kept in sorted((folder / "spaces").glob("*.py")):
-        chosen = load(kept)
-        if chosen.name == record["space"]:
-            chosen = adapted(chosen.on(**settings.model_dump()), sizes)
-            return Found(chosen, chosen.from_json(record))
-    raise RequestError(f"{folder} does not hold the space {record['space']}.")
+    kept = _kept_space(folder, architecture.space)
+    if not kept.is_file():
+        raise RequestError(f"{folder} does not hold the space {architecture.space}.")
+    return _placed(load(kept).on(**settings.model_dump()), architecture, sizes, str(trials))
+
+
+def _kept_space(run: Path, name: str) -> Path:
+    """A run's copy of a space's file; the only one of the run's files that is loaded for it."""
+    return run / "spaces" / f"{name}.py"
+
+
+def _placed(
+    space: SearchSpace, architecture: Architecture, sizes: Mapping[str, int | None], where: str
+) -> Found:
+    space = adapted(space, sizes)
+    try:
+        return Found(space, space.from_json(architecture.to_json()))
+    except SpaceError as error:
+        raise RequestError(f"{where}: {error.message}", remedy=error.remedy) from error

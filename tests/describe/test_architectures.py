@@ -1,9 +1,17 @@
+import csv
 import json
+import os
+import re
+import shutil
+from pathlib import Path
 
 import pytest
 
-from nas.describe.architectures import find, graph_of
-from nas.errors import RequestError
+from nas.describe import architectures
+from nas.describe.architectures import MAX_BYTES, find, graph_of, read
+from nas.errors import RequestError, RunFolderError
+from nas.report import page
+from nas.report.select import Limits, select
 from nas.space import load
 
 OWN = (
@@ -60,8 +68,30 @@ def test_an_architecture_of_a_space_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("", "is not an architecture"),
         ("{", "is not an architecture"),
-        ("[1]", "This is not an architecture"),
+        ("[1]", r"one\.json is not an architecture"),
+        ("[" * 200_000, "is not an architecture"),
+        ('{"choices": ' * 200_000, "is not an architecture"),
+        ('{"space": "a"}', "not an architecture"),
+        ('{"architecture": 3}', "not an architecture"),
+        ('{"space": "a", "choices": [["b", 3]]}', "not an architecture"),
+        ('{"space": 3, "choices": {}}', r"one\.json: The space of an architecture is 3"),
+        ('{"space": {}, "choices": {}}', r"one\.json: The space of an architecture is \{\}"),
+        ('{"space": "../x", "choices": {}}', r"The space of an architecture is '\.\./x'"),
+        ('{"space": "\\u001b[31m", "choices": {}}', r"architecture is '\\x1b\[31m'"),
+        ('{"space": "a", "choices": {"b": NaN}}', r"Choice 'b' of an architecture is nan"),
+        ('{"space": "a", "choices": {"b": [3]}}', r"Choice 'b' of an architecture is \[3\]"),
+        ('{"space": "a", "choices": {"b": {"c": 3}}}', "Choice 'b' of an architecture is "),
+        ('{"space": "a", "choices": {"b": true}}', "Choice 'b' of an architecture is True"),
+        ('{"space": "a", "choices": {"b": null}}', "Choice 'b' of an architecture is None"),
+        ('{"space": "a", "space": "b", "choices": {}}', "the key 'space' stands twice"),
+        ('{"space": "a", "choices": {"\\u001b": 3, "\\u001b": 4}}', r"'\\x1b' stands twice"),
+        (
+            f'{{"space": "mobilenet_tiny", "choices": {{"stem.width": {"9" * 400}}}}}',
+            r"stem\.width is 9{28,30}\.\.\.9{28,30}\.",
+        ),
+        (f'{{"space": "a", "choices": {{"b": {"9" * 5000}}}}}', "is not an architecture"),
         ('{"space": "mobilenet_tiny", "choices": {"stem.width": 5}}', "stem.width is 5"),
         ('{"space": "mobilenet_tiny", "choices": {"root.width": 5}}', "no choice 'root.width'"),
     ],
@@ -69,8 +99,117 @@ def test_an_architecture_of_a_space_of_ones_own(tmp_path):
 def test_a_file_that_is_none(tmp_path, text, words):
     path = tmp_path / "one.json"
     path.write_text(text)
-    with pytest.raises(RequestError, match=words):
+    with pytest.raises(RequestError, match=words) as error:
         find(str(path), {})
+    assert str(path) in str(error.value)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\xff\xfe", "is not an architecture"),
+        ('{"space": "a", "choices": {}}'.encode("utf-16"), "is not an architecture"),
+        (b" " * (MAX_BYTES + 1), "cannot be read: it has more than 4 MiB"),
+    ],
+)
+def test_a_file_that_is_no_text(tmp_path, content, words):
+    path = tmp_path / "one.json"
+    path.write_bytes(content)
+    with pytest.raises(RequestError, match=f"{re.escape(str(path))} {words}"):
+        find(str(path), {})
+
+
+def test_a_path_that_is_no_file(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (tmp_path, pipe, "/dev/zero"):
+        with pytest.raises(RequestError, match="There is a folder or device of this name"):
+            find(str(path), {})
+        with pytest.raises(RequestError, match=r"cannot be read: it is (a folder|no regular file)"):
+            read(Path(path))
+    for name in ("\0", "x" * 5000, "\x1b[31m", f"{tmp_path}:", f"{tmp_path}/\0:a"):
+        with pytest.raises(RequestError) as error:
+            find(name, {})
+        assert str(error.value).isprintable()
+        assert len(str(error.value)) < 500
+
+
+def test_an_unreadable_file(tmp_path, monkeypatch):
+    path = tmp_path / "one.json"
+    path.write_text("{}")
+
+    def denied(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(architectures, "read_bytes", denied)
+    with pytest.raises(RequestError, match=r"one\.json cannot be read: Permission denied"):
+        find(str(path), {})
+
+
+EXAMPLE = Path(__file__).parents[2] / "results" / "example"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder whose spaces write down that they were loaded."""
+    folder = tmp_path / "run"
+    (folder / "spaces").mkdir(parents=True)
+    for name in ("trials.csv", "run.json", "front.json"):
+        shutil.copy(EXAMPLE / name, folder)
+    for kept in (EXAMPLE / "spaces").glob("*.py"):
+        ran = f"open({str(tmp_path / 'ran')!r}, 'a').write({kept.name!r})\n"
+        (folder / "spaces" / kept.name).write_text(ran + kept.read_text())
+    return folder
+
+
+def rows_of(run):
+    with (run / "trials.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_of_a_runs_spaces_only_the_one_that_is_needed_is_loaded(run):
+    row = rows_of(run)[0]
+    found = find(f"{run}:{row['digest']}", {})
+    assert found.architecture.to_json() == json.loads(row["architecture"])
+    assert found.space.lower(found.architecture).digest == row["digest"]
+    assert (run.parent / "ran").read_text() == f"{row['space']}.py"
+
+
+def test_a_runs_report_and_its_front_need_no_code(run):
+    page.build(run)
+    assert select(run, Limits())["space"]
+    assert not (run.parent / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"space": "../../x"}, r"trials\.csv, .*: The space of an architecture is '\.\./\.\./x'"),
+        ({"space": "absent"}, "does not hold the space absent"),
+        ({"choices": {"stem.width": 5}}, r"trials\.csv: Space .* has no choice|is missing|is 5"),
+        ({"choices": 5}, r"trials\.csv, .* not an architecture"),
+    ],
+)
+def test_a_run_with_a_damaged_architecture(run, change, words):
+    rows = rows_of(run)
+    rows[0]["architecture"] = json.dumps({**json.loads(rows[0]["architecture"]), **change})
+    with (run / "trials.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    with pytest.raises(RequestError, match=words):
+        find(f"{run}:{rows[0]['digest']}", {})
+
+
+@pytest.mark.parametrize("settings", [None, {}, [8, 1, 10], {"image_size": 8, "classes": 10}])
+def test_a_run_without_the_sizes_of_its_spaces(run, settings):
+    path = run / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "settings": settings}))
+    with pytest.raises(RunFolderError, match=r"run\.json has the settings .* channels, classes"):
+        find(f"{run}:{rows_of(run)[0]['digest']}", {})
+    assert not (run.parent / "ran").exists()
 
 
 @pytest.mark.parametrize(
