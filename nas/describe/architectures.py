@@ -11,15 +11,14 @@ from typing import Any
 
 from pydantic import RootModel
 
-from nas.documents import Format, printable, read_bytes, shortened
-from nas.errors import RequestError, SpaceError
+from nas.documents import Format, read_bytes, shortened
+from nas.errors import RequestError, SpaceError, printable
 from nas.graph import Graph
 from nas.space import Architecture, Reference, SearchSpace, load
 from nas.space.library import find_reference, names
 
 MAX_BYTES = 4 << 20
 """Largest file of one architecture: that of the largest network, layer by layer, has 60 kB."""
-
 
 _FILE = Format(
     RootModel[dict[str, Any]],

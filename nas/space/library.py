@@ -9,8 +9,8 @@ from contextlib import chdir, contextmanager
 from pathlib import Path
 
 from nas import resources
-from nas.documents import printable, read_bytes, shortened, shortened_text
-from nas.errors import SpaceError
+from nas.documents import read_bytes, shortened, shortened_text
+from nas.errors import SpaceError, printable
 from nas.space.reference import Reference, no_reference
 from nas.space.space import SearchSpace
 from nas.space.user_code import user_code

@@ -11,8 +11,8 @@ from itertools import product
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from nas.documents import printable, shortened
-from nas.errors import SpaceError
+from nas.documents import shortened
+from nas.errors import SpaceError, printable
 from nas.graph import Channels, Graph, Shape
 from nas.names import require_identifier
 from nas.space.architecture import Value

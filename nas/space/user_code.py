@@ -6,8 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
-from nas.documents import printable
-from nas.errors import SpaceError, first_line
+from nas.errors import SpaceError, first_line, printable
 
 
 @contextmanager
