@@ -1,0 +1,1 @@
+"""Fuzzing: damages every file that the tool reads, and checks what the commands do with it."""

@@ -1,0 +1,81 @@
+"""The folder that is fuzzed: a finished run, its latency table, images, and files of one's own."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from tests.fuzz.targets import run
+from tests.mini_job import SPACES
+
+SPACE = """
+from nas.space import SearchSpace, Stage
+
+SPACE = SearchSpace(
+    "mine",
+    (
+        Stage("stem", "conv", (4, 8), per_stage={"kernel": 3}),
+        Stage("head", "linear_classifier"),
+    ),
+    image_size=8,
+    channels=1,
+    classes=10,
+)
+"""
+
+IMAGES = 8
+"""Images of each class."""
+
+
+def make_corpus(finished: Path, folder: Path) -> str:
+    """Fill a folder from one in which the mini job has run to its end.
+
+    Args:
+        finished: with `results/mini` and `latency_tables`.
+        folder: to fill.
+
+    Returns:
+        The digest of a member of the run's front.
+    """
+    shutil.copytree(finished / "results" / "mini", folder / "run")
+    shutil.copytree(finished / "latency_tables", folder / "latency_tables")
+    for name in [*(f"{space}.py" for space in SPACES), "job.toml"]:
+        shutil.copy(finished / name, folder)
+    (table,) = (folder / "latency_tables").glob("*.jsonl")
+    shutil.copy(table, folder / "table.jsonl")
+    shutil.copy(table, folder / "other.jsonl")
+    (folder / "space.py").write_text(SPACE)
+    rank = ("supernet", "rank", "run", "--nets", "3", "--epochs", "1")
+    status, _, err = run(folder, rank)
+    assert status == 0, err
+    status, _, err = run(folder, ("report", "run"))
+    assert status == 0, err
+    member = json.loads((folder / "run/front.json").read_text())["front"][0]
+    (folder / "architecture.json").write_text(json.dumps(member["architecture"]))
+    _make_images(folder)
+    return str(member["digest"])
+
+
+def _make_images(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    contents, labels = [], []
+    for label, name in enumerate(("one", "two")):
+        (folder / "photos" / name).mkdir(parents=True)
+        for number in range(IMAGES):
+            pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            for kind in ("PNG", "JPEG"):
+                content = io.BytesIO()
+                Image.fromarray(pixels).save(content, kind)
+                if kind == "PNG":
+                    (folder / "photos" / name / f"{number}.png").write_bytes(content.getvalue())
+                else:
+                    contents.append({"bytes": content.getvalue(), "path": None})
+                    labels.append(label)
+    pq.write_table(pa.table({"image": contents, "label": labels}), folder / "rows.parquet")

@@ -1,0 +1,212 @@
+"""Hypothesis strategies that damage files: bytes, JSON, JSON Lines, CSV, TOML and Python text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hypothesis import strategies as st
+
+Damage = Callable[[bytes], st.SearchStrategy[bytes]]
+"""Returns a strategy of damaged contents, given the content of a whole file."""
+
+VALUES: Sequence[Any] = (
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    3,
+    0.5,
+    -0.5,
+    1.5,
+    1e308,
+    1e-320,
+    10**19,
+    10**30,
+    -(10**400),
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    "1",
+    "nan",
+    "../../x",
+    "a/b",
+    "x" * 5000,
+    "\x1b[2J\u2028\x00",
+    [],
+    {},
+    [1, 2],
+    {"a": 1},
+    [[[[]]]],
+)
+"""What a field is replaced by."""
+
+DEEP = b"[" * 100_000
+"""JSON that no recursive reader can read."""
+
+
+def of_bytes(content: bytes) -> st.SearchStrategy[bytes]:
+    """Flip, cut, insert, repeat or zero bytes."""
+    at = st.integers(0, max(0, len(content) - 1))
+    length = st.sampled_from([1, 2, 7, 64, 1000])
+
+    def flip(positions: list[int], bit: int) -> bytes:
+        changed = bytearray(content)
+        for position in positions:
+            changed[position] ^= 1 << bit
+        return bytes(changed)
+
+    return st.one_of(
+        st.builds(flip, st.lists(at, min_size=1, max_size=4), st.integers(0, 7)),
+        st.builds(lambda i: content[:i], at),
+        st.builds(lambda i: content[i:], at),
+        st.builds(lambda i, n: content[:i] + content[i + n :], at, length),
+        st.builds(lambda i, n: content[:i] + content[i : i + n] + content[i:], at, length),
+        st.builds(lambda i, n: content[:i] + bytes(n) + content[i + n :], at, length),
+        st.builds(lambda i, more: content[:i] + more + content[i:], at, st.binary(max_size=9)),
+        st.sampled_from(
+            [b"", b"\n", b"\0", b"null\n", b"[]\n", b"{}\n", b"\xef\xbb\xbf" + content, DEEP]
+        ),
+        st.builds(lambda: content.replace(b"\n", b"\r\n")),
+    )
+
+
+def of_json(content: bytes) -> st.SearchStrategy[bytes]:
+    """Drop, retype, rename or repeat a field of a JSON document, or damage its bytes."""
+    return st.one_of(_changed_json(content).map(_dumped), of_bytes(content))
+
+
+def of_json_lines(content: bytes) -> st.SearchStrategy[bytes]:
+    """Change a field of a line, drop, repeat or swap lines, or damage bytes."""
+    lines = content.splitlines(keepends=True)
+    at = st.integers(0, max(0, len(lines) - 1))
+
+    def change(i: int) -> st.SearchStrategy[bytes]:
+        damaged = _changed_json(lines[i]).map(_dumped)
+        return damaged.map(lambda line: b"".join([*lines[:i], line + b"\n", *lines[i + 1 :]]))
+
+    return st.one_of(
+        at.flatmap(change),
+        at.flatmap(change),
+        st.builds(lambda i: b"".join([*lines[:i], *lines[i + 1 :]]), at),
+        st.builds(lambda i, j: b"".join([*lines[:j], lines[i], *lines[j:]]), at, at),
+        st.builds(lambda i: b"".join([*lines[:i], b'{"schema": 1', *lines[i:]]), at),
+        of_bytes(content),
+    )
+
+
+def of_csv(content: bytes) -> st.SearchStrategy[bytes]:
+    """Replace a cell, drop a column, drop or repeat a line, or damage bytes."""
+    rows = list(csv.reader(io.StringIO(content.decode())))
+    row = st.integers(0, len(rows) - 1)
+    column = st.integers(0, len(rows[0]) - 1)
+
+    def written(changed: Sequence[Sequence[str]]) -> bytes:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(changed)
+        return text.getvalue().encode("utf-8", "surrogatepass")
+
+    def replace(i: int, j: int, value: Any) -> bytes:
+        changed = [list(each) for each in rows]
+        changed[i][j] = str(value) if not isinstance(value, int) else f"{value:d}"
+        return written(changed)
+
+    return st.one_of(
+        st.builds(replace, row, column, st.sampled_from(VALUES)),
+        st.builds(lambda j: written([[*r[:j], *r[j + 1 :]] for r in rows]), column),
+        st.builds(lambda i: written([*rows[:i], *rows[i + 1 :]]), row),
+        st.builds(lambda i: written([*rows[:i], rows[i], *rows[i:]]), row),
+        of_bytes(content),
+    )
+
+
+def of_toml(content: bytes) -> st.SearchStrategy[bytes]:
+    """Replace what a key is set to, drop, repeat or rename lines, or damage bytes."""
+    lines = content.decode().splitlines()
+    at = st.integers(0, len(lines) - 1)
+    values = st.sampled_from(
+        [
+            *("true", "0", "-1", "1.5", "nan", "inf", "-inf", "1e400", "1" + "0" * 40, '""', "[]"),
+            *('"x"', '"../../x"', '"\\u0000"', '"~nosuchuser/x"', "{}", "[[]]", "1979-05-27"),
+            *('"postgresql://user:SECRET@host/db"', "[" * 2000 + "]" * 2000, "100000", '"digits"'),
+        ]
+    )
+
+    def replace(i: int, value: str) -> bytes:
+        key = lines[i].partition("=")[0]
+        return "\n".join([*lines[:i], f"{key}= {value}", *lines[i + 1 :]]).encode()
+
+    return st.one_of(
+        st.builds(replace, at, values),
+        st.builds(replace, at, values),
+        st.builds(lambda i: "\n".join([*lines[:i], *lines[i + 1 :]]).encode(), at),
+        st.builds(lambda i, j: "\n".join([*lines[:j], lines[i], *lines[j:]]).encode(), at, at),
+        st.builds(
+            lambda i, v: "\n".join([*lines[:i], f"other = {v}", *lines[i:]]).encode(), at, values
+        ),
+        of_bytes(content),
+    )
+
+
+def of_python(content: bytes) -> st.SearchStrategy[bytes]:
+    """Replace words and numbers of a space file, drop or repeat lines, or damage bytes."""
+    text = content.decode()
+    lines = text.splitlines()
+    at = st.integers(0, len(lines) - 1)
+    words = [
+        word for word in ("conv", "linear_classifier", "kernel", "8", "Stage", "4") if word in text
+    ]
+    others = st.sampled_from(
+        ["", "0", "-1", "10**9", "10**400", "1.5", "None", "nan", "float('nan')", "'x'", "()",
+         "'../../x'", "{}", "[1]", "print(1)", "exit(0)", "1/0", "undefined", "lambda *a, **k: None"]
+    )  # fmt: skip
+    return st.one_of(
+        st.builds(lambda a, b: text.replace(a, b, 1).encode(), st.sampled_from(words), others),
+        st.builds(lambda a, b: text.replace(a, b).encode(), st.sampled_from(words), others),
+        st.builds(lambda i: "\n".join([*lines[:i], *lines[i + 1 :]]).encode(), at),
+        st.builds(lambda i, more: "\n".join([*lines[:i], more, *lines[i:]]).encode(), at, others),
+        of_bytes(content),
+    )
+
+
+@st.composite
+def _changed_json(draw: st.DrawFn, content: bytes) -> Any:
+    """A JSON value with one place changed."""
+    document = json.loads(content)
+    places: list[tuple[Any, Any]] = []
+    pending = [document]
+    while pending:
+        value = pending.pop()
+        keys: Sequence[Any] = ()
+        if isinstance(value, dict):
+            keys = list(value)
+        elif isinstance(value, list):
+            keys = range(len(value))
+        for key in keys:
+            places.append((value, key))
+            pending.append(value[key])
+    if not places:
+        return draw(st.sampled_from(VALUES))
+    parent, key = draw(st.sampled_from(places))
+    how = draw(st.sampled_from(["replace", "replace", "replace", "drop", "wrap", "add", "repeat"]))
+    if how == "replace":
+        parent[key] = draw(st.sampled_from(VALUES))
+    elif how == "drop":
+        del parent[key]
+    elif how == "wrap":
+        parent[key] = [parent[key]]
+    elif isinstance(parent, dict):
+        parent["other" if how == "add" else f"{key}2"] = parent[key]
+    else:
+        parent.insert(key, parent[key])
+    return document
+
+
+def _dumped(document: Any) -> bytes:
+    return json.dumps(document).encode()

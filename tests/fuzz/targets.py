@@ -1,0 +1,373 @@
+"""The files that the tool reads, the commands that read them, and what must hold afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import math
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from nas.cli import main
+from tests.fuzz import damages
+from tests.fuzz.damages import Damage
+
+MAX_SECONDS = 60
+"""Longest time of a command: most need a fraction of a second, on a busy machine a few."""
+
+MAX_GROWTH_BYTES = 1 << 30
+"""Largest amount of memory that a damaged file may cost."""
+
+MAX_MESSAGE_CHARACTERS = 2500
+
+SECRET = "SECRET"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did.
+
+    Attributes:
+        status: exit status.
+        out, err: what it printed.
+        changed: files that it made, changed or removed, relative to the folder.
+    """
+
+    status: int
+    out: str
+    err: str
+    changed: frozenset[str]
+
+    @property
+    def document(self) -> Any:
+        """The JSON document on stdout."""
+        return json.loads(self.out)
+
+
+Check = Callable[[Path, Outcome], None]
+"""Given the folder and the outcome of a command that succeeded, raises AssertionError."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A file and a command that reads it.
+
+    Args:
+        name: of the target.
+        file: that is damaged, relative to the folder.
+        command: arguments of `nas`.
+        damage: how the file is damaged.
+        named: a word that every error message must have, to tell the file.
+        check: what must hold where the command succeeds.
+        writes: files that the command may change where it succeeds.
+        is_slow: whether the command takes seconds.
+    """
+
+    name: str
+    file: str
+    command: tuple[str, ...]
+    damage: Damage
+    named: str
+    check: Check = lambda folder, outcome: None
+    writes: tuple[str, ...] = ()
+    is_slow: bool = False
+
+
+def try_target(target: Target, folder: Path, content: bytes) -> Outcome:
+    """Run a target's command on a folder in which its file has other content.
+
+    Args:
+        target: the target.
+        folder: with whole files; it is whole again afterwards.
+        content: of the target's file.
+
+    Raises AssertionError where the command does what no command may do.
+    """
+    path = folder / target.file
+    whole = path.read_bytes()
+    path.write_bytes(content)
+    before = _states(folder)
+    begun, peak = time.monotonic(), _peak_bytes()
+    try:
+        with _kept(folder, target.writes), _limited(MAX_SECONDS):
+            status, out, err = run(folder, target.command)
+            changed = _changes(before, _states(folder))
+            outcome = Outcome(status, out, err, changed)
+            _check_message(target, outcome)
+            strange = {name for name in changed if not _may_change(target, name)}
+            assert not strange, f"it changed {sorted(strange)}"
+            if status == 0:
+                target.check(folder, outcome)
+    finally:
+        path.write_bytes(whole)
+    assert time.monotonic() - begun < MAX_SECONDS
+    assert _peak_bytes() - peak < MAX_GROWTH_BYTES, "it needed more than a GiB of memory"
+    return outcome
+
+
+def run(folder: Path, arguments: Sequence[str]) -> tuple[int, str, str]:
+    """Run a command in this process. Returns exit status, stdout and stderr.
+
+    Raises AssertionError with the traceback where the command ends in one.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    argv, here = sys.argv, Path.cwd()
+    sys.argv = ["nas", *arguments]
+    os.chdir(folder)
+    status: Any = 0
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main()
+    except SystemExit as error:
+        status = error.code or 0
+    except Exception as error:
+        raise AssertionError(f"a traceback: {traceback.format_exc()}") from error
+    finally:
+        sys.argv = argv
+        os.chdir(here)
+    return status, out.getvalue(), err.getvalue()
+
+
+def _may_change(target: Target, name: str) -> bool:
+    return name != target.file and any(fnmatch(name, pattern) for pattern in target.writes)
+
+
+def _check_message(target: Target, outcome: Outcome) -> None:
+    assert outcome.status in (0, 1, 2), f"exit status {outcome.status}"
+    for text in (outcome.out, outcome.err):
+        assert "Traceback" not in text
+        assert SECRET not in text, "a password was printed"
+        assert "\x1b" not in text, "a control sequence reached the terminal"
+    if outcome.status == 0:
+        return
+    assert not outcome.out.strip(), "a failed command printed a result"
+    _, error, message = outcome.err.rpartition("error: ")
+    assert error, f"no message: {outcome.err!r}"
+    assert len(message) < MAX_MESSAGE_CHARACTERS, f"a message of {len(message)} characters"
+    assert target.named in outcome.err, f"it does not name {target.named}: {outcome.err}"
+
+
+@contextlib.contextmanager
+def _limited(seconds: int) -> Iterator[None]:
+    """Raise AssertionError in a command that hangs."""
+
+    def stop(*_: Any) -> None:
+        raise AssertionError(f"it took more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def _kept(folder: Path, names: Sequence[str]) -> Iterator[None]:
+    """Put back what a command writes, and remove what it makes."""
+    contents = {
+        path: path.read_bytes() for name in names for path in folder.glob(name) if path.is_file()
+    }
+    there = set(folder.rglob("*"))
+    try:
+        yield
+    finally:
+        for path, content in contents.items():
+            path.write_bytes(content)
+        for path in sorted(set(folder.rglob("*")) - there, reverse=True):
+            if path.is_dir():
+                path.rmdir()
+            else:
+                path.unlink()
+
+
+def _states(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of every file, but for locks that hold nothing."""
+    return {
+        str(path.relative_to(folder)): (status.st_size, status.st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+        for status in [path.stat()]
+        if not (path.name.endswith(".lock") and status.st_size == 0)
+    }
+
+
+def _changes(
+    before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]
+) -> frozenset[str]:
+    return frozenset(n for n in {**before, **after} if before.get(n) != after.get(n))
+
+
+def _peak_bytes() -> int:
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+# What must hold where a command succeeds
+
+
+def numbers_in(value: Any) -> Iterator[float]:
+    """Every finite number of a JSON value."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for each in value:
+            yield from numbers_in(each)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield float(value)
+
+
+def _is_a_latency(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and value > 0
+
+
+def chosen_is_in_front(folder: Path, outcome: Outcome) -> None:
+    """`nas select --json` prints a member of the file, with latencies that can be."""
+    member = outcome.document
+    front = json.loads((folder / "run/front.json").read_bytes())["front"]
+    values = [each for each in front if each["digest"] == member["digest"]]
+    assert any(
+        all(each.get(key) == value for key, value in member.items() if value is not None)
+        for each in values
+    )
+    assert _is_a_latency(member["measured_us"] or member["predicted_us"])
+    assert 0 <= member["validation_accuracy"] <= 1
+
+
+def front_is_in_trials(folder: Path, outcome: Outcome) -> None:
+    """`nas report` shows numbers of `trials.csv` alone."""
+    with (folder / "run/trials.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    front = json.loads((folder / "run/front.json").read_text())["front"]
+    assert front, "a front without members"
+    for member in front:
+        fitting = [
+            row
+            for row in rows
+            if row["digest"] == member["digest"]
+            and float(row["validation_accuracy"]) == member["validation_accuracy"]
+            and all(
+                row[name] == "" if member[name] is None else float(row[name]) == member[name]
+                for name in ("predicted_us", "measured_us")
+            )
+        ]
+        assert fitting, f"{member['id']} is not in trials.csv"
+        assert _is_a_latency(member["measured_us"] or member["predicted_us"])
+
+
+def kernels_are_in_table(folder: Path, outcome: Outcome) -> None:
+    """`nas predict --json` sums latencies that stand in the table, each in its last row."""
+    latencies: dict[str, float] = {}
+    for line in (folder / "table.jsonl").read_bytes().split(b"\n"):
+        with contextlib.suppress(ValueError):
+            record = json.loads(line)
+            if isinstance(record, dict) and record.get("record") == "kernel":
+                latencies[record["kernel"]] = record["latency_us"]
+    prediction = outcome.document
+    total = 0.0
+    for row in prediction["kernels"]:
+        latency = latencies[row["kernel"]]
+        assert _is_a_latency(latency)
+        assert math.isclose(row["latency_us"], row["launches"] * latency, rel_tol=1e-9)
+        total += row["latency_us"]
+    assert prediction["predicted_us"] >= 0.999 * total
+
+
+def is_finite_document(folder: Path, outcome: Outcome) -> None:
+    """A JSON document without NaN or infinity."""
+    text = outcome.out
+    assert json.loads(text, parse_constant=lambda word: math.nan) is not None
+    assert not any(math.isnan(each) for each in numbers_in(json.loads(text)))
+
+
+def accuracy_is(expected: float) -> Check:
+    """`nas supernet evaluate --json` gives the accuracy of the whole weights."""
+
+    def check(folder: Path, outcome: Outcome) -> None:
+        assert outcome.document["accuracy"] == expected
+
+    return check
+
+
+REPORT = ("run/front.csv", "run/front.json", "run/report.html")
+
+
+def targets(folder: Path, digest: str) -> list[Target]:
+    """The targets of a folder that `make_corpus` filled.
+
+    Args:
+        folder: with the corpus.
+        digest: of the architecture of the commands.
+    """
+    predict = ("predict", f"run:{digest}", "--table", "table.jsonl", "--json")
+    evaluate = ("supernet", "evaluate", "run", digest, "--json")
+    status, out, err = run(folder, evaluate)
+    assert status == 0, err
+    same_accuracy = accuracy_is(json.loads(out)["accuracy"])
+    space = json.loads((folder / "architecture.json").read_text())["space"]
+    weights = f"run/supernets/{space}/supernet.safetensors"
+    log = f"run/supernets/{space}/training.jsonl"
+    report = ("report", "run")
+    train = ("supernet", "train", "--space", "mobilenet_tiny", "--epochs", "1", "--json")
+    photos = (*train, "--data", "photos", "--image-size", "8", "--out", "new")
+    rows = (*train, "--data", "rows.parquet", "--image-size", "8", "--out", "new")
+    lines, document, table = damages.of_json_lines, damages.of_json, damages.of_csv
+    return [
+        Target("table, predict", "table.jsonl", predict, lines, "table", kernels_are_in_table),
+        Target("table, show", "table.jsonl", ("table", "show", "table.jsonl", "--json"), lines,
+               "table.jsonl", is_finite_document),
+        Target("table, diff", "table.jsonl",
+               ("table", "diff", "other.jsonl", "table.jsonl", "--json"), lines, "table.jsonl",
+               is_finite_document),
+        Target("table, merge", "table.jsonl",
+               ("table", "merge", "other.jsonl", "table.jsonl", "--out", "merged.jsonl", "--json"),
+               lines, "table.jsonl", is_finite_document, ("merged.jsonl",)),
+        Target("architecture, predict", "architecture.json",
+               ("predict", "architecture.json", "--table", "table.jsonl", "--space",
+                f"run/spaces/{space}.py", "--image-size", "8", "--channels", "1", "--classes", "10",
+                "--json"), document, "architecture.json", kernels_are_in_table),
+        Target("run, report", "run/run.json", report, document, "run", front_is_in_trials, REPORT),
+        Target("run, predict", "run/run.json", predict, document, "run", kernels_are_in_table),
+        Target("front, select", "run/front.json", ("select", "run", "--json"), document,
+               "front", chosen_is_in_front),
+        Target("trials, report", "run/trials.csv", report, table, "trials.csv", front_is_in_trials,
+               REPORT),
+        Target("trials, predict", "run/trials.csv", predict, table, "trials.csv",
+               kernels_are_in_table),
+        Target("ranking, report", "run/ranking.json", report, document, "ranking.json",
+               front_is_in_trials, REPORT),
+        Target("training log, report", log, report, lines, "training.jsonl", front_is_in_trials,
+               REPORT),
+        Target("history, report", "run/hypervolume.csv", report, table, "hypervolume.csv",
+               front_is_in_trials, REPORT),
+        Target("weights, evaluate", weights, evaluate, damages.of_bytes, "supernet.safetensors",
+               same_accuracy),
+        Target("job of a run, evaluate", "run/job.toml", evaluate, damages.of_toml, "job.toml"),
+        Target("space of a run, evaluate", f"run/spaces/{space}.py", evaluate, damages.of_python,
+               space),
+        Target("space, spaces", "space.py", ("spaces", "space.py", "--no-estimate", "--json"),
+               damages.of_python, "space.py", is_finite_document),
+        Target("image, train", "photos/one/0.png", photos, damages.of_bytes, "0.png",
+               writes=("new/**/*",)),
+        Target("parquet, train", "rows.parquet", rows, damages.of_bytes, "rows.parquet",
+               writes=("new/**/*",)),
+        Target("measurements, run", "run/measurements.jsonl",
+               ("run", "run/job.toml", "--out", "run"), lines, "measurements.jsonl",
+               front_is_in_trials, ("run/**/*", "latency_tables/*"), is_slow=True),
+        Target("journal, search", "run/study.journal", ("search", "run"), lines, "study.journal",
+               front_is_in_trials, ("run/**/*",), is_slow=True),
+        Target("job, run", "job.toml", ("run", "job.toml", "--plan", "--json"), damages.of_toml,
+               "job.toml", is_finite_document, is_slow=True),
+    ]  # fmt: skip
