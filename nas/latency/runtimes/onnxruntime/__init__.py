@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,10 @@ from nas.latency.runtimes.onnxruntime.float32.fusion import block_size
 
 if TYPE_CHECKING:
     from nas.latency.runtimes.onnxruntime.runtime import OnnxRuntime
+
+# ONNX Runtime, which only modules of this package import, reads it when it is loaded. Without it
+# a device id and a queue of events are written below the user's cache folder.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = ["availability", "fusion_on", "open"]
 
