@@ -61,9 +61,11 @@ class Bars:
         self._progress.start()
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         self._progress.stop()
-        self._end()
+        # A stage that was stopped before its first step was not done already.
+        if kind is None or self._done:
+            self._end()
 
     def begin(self, stage: str, unit: str) -> None:
         """Starts a bar."""

@@ -25,3 +25,14 @@ def test_a_table_that_is_not_on_a_terminal_is_as_wide_as_its_content(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert any(long in line for line in lines)
     assert len(lines) == 7
+
+
+def test_a_stage_that_is_stopped_at_its_start_is_not_called_done(capsys):
+    def stopped():
+        with console.Bars() as bars:
+            bars.begin("latency table", "timing")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert capsys.readouterr().err == "latency table ...\n"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from nas import __version__
+from nas import __version__, processes
 from nas.cli.options import (
     Arch,
     Batch,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class _StoppedError(Exception):
-    """Ctrl-C: `main` answers it. Typer would end without a word."""
+    """Ctrl-C, SIGTERM or SIGHUP: `main` answers it. Typer would end without a word."""
 
 
 class _Commands(TyperGroup):
@@ -289,6 +289,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     warnings.filterwarnings("always", category=UserWarning, module=r"nas\.")
     warnings.showwarning = _warn
+    processes.stop_as_by_ctrl_c()
     try:
         app()
     except (_StoppedError, KeyboardInterrupt):

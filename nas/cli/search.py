@@ -92,6 +92,10 @@ def search(
 
 
 def _join(folder: Path, given: dict[str, Any], out: Path | None, as_json: bool) -> None:
+    from nas.job.workers import end_with_main
+
+    # Before the imports that take seconds.
+    end_with_main()
     from nas.console import Bars
     from nas.job.searching import join
 

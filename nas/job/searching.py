@@ -18,7 +18,7 @@ from nas.job.opened import Job
 from nas.job.settings import with_search
 from nas.job.supernets import opened
 from nas.job.watch import Watch
-from nas.job.workers import STORAGE, Workers, ended_with_main
+from nas.job.workers import STORAGE, Workers
 from nas.latency import LatencyTable
 from nas.records import SearchSummary
 from nas.report.page import HISTORY, read_run
@@ -148,16 +148,15 @@ def join(folder: Path, storage: str | None, watch: Watch) -> int:
     }
     trials = record.plan.trials
     watch.begin("search", "trial")
-    with ended_with_main():
-        found = _search(
-            job,
-            Objectives(job, supernets),
-            where,
-            record.study,
-            trials=trials,
-            shared=True,
-            on_trial=lambda trial, progress: watch.advance(progress.completed, trials),
-        )
+    found = _search(
+        job,
+        Objectives(job, supernets),
+        where,
+        record.study,
+        trials=trials,
+        shared=True,
+        on_trial=lambda trial, progress: watch.advance(progress.completed, trials),
+    )
     if found.interrupted:
         raise KeyboardInterrupt
     return len(found.trials)

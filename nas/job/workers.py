@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import _thread
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from nas.search.liveness import lives, meanwhile, this_process
+from nas import processes
 
 STORAGE = "NAS_STORAGE"
 """The environment variable with the storage's address, for workers: it may hold a password."""
 
 MAIN = "NAS_MAIN_PROCESS"
-"""The environment variable with what tells the process that started a worker from others."""
+"""The environment variable with a worker's pipe to the process that started it."""
 
-LOOK_S = 0.5
-"""Between two looks of a worker at whether that process still lives."""
+_STDIN = 0
 
 PATIENCE_S = 20.0
 """For so long workers may be at their last trials when the search is over."""
@@ -53,7 +48,7 @@ class Workers:
             **os.environ,
             "OMP_NUM_THREADS": str(threads),
             STORAGE: str(storage),
-            MAIN: json.dumps(this_process()),
+            MAIN: str(_STDIN),
         }
         command = [sys.executable, "-m", "nas", "search", str(folder), "--worker"]
         with self.log.open("ab") as out:
@@ -61,7 +56,12 @@ class Workers:
                 self._started.append(
                     # Ctrl-C at the terminal is not theirs: see `interrupt`.
                     subprocess.Popen(
-                        command, env=environment, stdout=out, stderr=out, start_new_session=True
+                        command,
+                        env=environment,
+                        stdin=subprocess.PIPE,
+                        stdout=out,
+                        stderr=out,
+                        start_new_session=True,
                     )
                 )
 
@@ -82,7 +82,7 @@ class Workers:
         finally:
             for worker in self._started:
                 if worker.poll() is None:
-                    worker.terminate()
+                    worker.kill()
                     worker.wait()
 
     def interrupt(self) -> None:
@@ -92,23 +92,12 @@ class Workers:
                 worker.send_signal(signal.SIGINT)
 
 
-@contextmanager
-def ended_with_main() -> Iterator[None]:
-    """While this lasts, a worker whose main process is gone is told Ctrl-C.
+def end_with_main() -> None:
+    """End this process, a worker, as soon as the one does that started it.
 
-    A main process that was killed could not tell it; nobody would wait for what it finds, and the
-    run may be started again. Workers that somebody started by hand go on.
+    Nobody would wait for what it finds, and the run may be started again. Its trial in flight is
+    made again then. A worker that somebody started by hand goes on.
     """
-    if MAIN not in os.environ:
-        yield
-        return
-    main = json.loads(os.environ[MAIN])
-
-    def told() -> bool:
-        if lives(main):
-            return False
-        _thread.interrupt_main()
-        return True
-
-    with meanwhile(told, LOOK_S):
-        yield
+    pipe = os.environ.pop(MAIN, None)
+    if pipe is not None:
+        processes.end_with_parent(int(pipe))

@@ -9,19 +9,20 @@ connection, a few times, before the device counts as lost.
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import signal
-import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import astuple
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any, Self, cast
 
+from nas import processes
 from nas.errors import BoardLostError, DeviceError, MeasurementError, NasError, first_line
 from nas.latency import turns
 from nas.latency.device import Fingerprint
@@ -85,7 +86,7 @@ class IsolatedTimer:
         self._settings = (device.runtime, target, device.threads, device.dtype)
         self._elsewhere = target != device.target
         self._limit_s, self._opener, self._plan = limit_s, opener, plan
-        self._over = False
+        self._over, self._starting = False, threading.Lock()
         release = getattr(runtime, "release", None)
         if release is not None:
             release()
@@ -96,7 +97,8 @@ class IsolatedTimer:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._over = True
+        with self._starting:
+            self._over = True
         self._stop()
 
     def time_kernel(self, kernel: Kernel) -> tuple[Mapping[str, Any], Timing]:
@@ -163,19 +165,10 @@ class IsolatedTimer:
         if pipe is not None and process is not None and process.is_alive() and not pipe.poll(0):
             return pipe
         self._stop()
-        if self._over:
-            raise MeasurementError("the timer is closed")
-        # Spawned, not forked: threads of torch or TVM do not survive a fork.
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, self._opener, self._settings, self._plan), daemon=True
-        )
-        self._process.start()
-        theirs.close()
+        pipe = self._new_worker()
         try:
-            in_time = self._pipe.poll(START_SECONDS)
-            found: Any = self._pipe.recv() if in_time else ("error", ("it took too long", ""))
+            in_time = pipe.poll(START_SECONDS)
+            found: Any = pipe.recv() if in_time else ("error", ("it took too long", ""))
         except (EOFError, OSError) as error:
             raise MeasurementError(
                 f"the compiler's process {self._ended()} at its start"
@@ -193,7 +186,26 @@ class IsolatedTimer:
                 f"A device is not what the others are: {'; '.join(different)}.",
                 remedy="Boards behind one address or tracker key are equal; give others another.",
             )
-        return self._pipe
+        return pipe
+
+    def _new_worker(self) -> Connection:
+        """The pipe to a worker that is starting. Another thread may be closing this timer."""
+        # Spawned, not forked: threads of torch or TVM do not survive a fork.
+        context = multiprocessing.get_context("spawn")
+        # A worker that is half started could not be stopped.
+        with processes.stopping_delayed(), self._starting:
+            if self._over:
+                raise MeasurementError("the timer is closed")
+            pipe, theirs = context.Pipe()
+            process = context.Process(
+                target=_serve, args=(theirs, self._opener, self._settings, self._plan), daemon=True
+            )
+            process.start()
+            # At exit Python sends SIGTERM to what still runs, which a worker never gets, and waits.
+            atexit.register(process.kill)
+            self._pipe, self._process = pipe, process
+        theirs.close()
+        return pipe
 
     def _ended(self) -> str:
         """How the worker ended, in words; it is gone afterwards."""
@@ -214,6 +226,7 @@ class IsolatedTimer:
         if process is not None:
             process.kill()
             process.join()
+            atexit.unregister(process.kill)
         if pipe is not None:
             pipe.close()
 
@@ -228,8 +241,7 @@ def timers_for(runtime: Runtime) -> Iterator[list[IsolatedTimer]]:
     with ExitStack() as stack:
         count, plan = getattr(runtime, "boards", 1), None
         if count == 1 and runtime.fingerprint.target == "cpu":
-            folder = stack.enter_context(tempfile.TemporaryDirectory())
-            plan = turns.plan(runtime.fingerprint.threads, str(Path(folder) / "timing"))
+            plan = turns.plan(runtime.fingerprint.threads)
             count = 1 + min(MOST_COMPILERS, len(plan.others)) if plan else 1
         yield [stack.enter_context(IsolatedTimer(runtime, plan=plan)) for _ in range(count)]
 
@@ -240,31 +252,36 @@ def _serve(
     settings: tuple[str, str, int, str],
     plan: turns.Plan | None,
 ) -> None:
-    """The worker: answers until its pipe closes, which it also does when the parent dies."""
-    # Ctrl-C goes to all processes of a terminal; the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """The worker: answers until its parent ends."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    processes.end_with_parent(parent.sentinel)
     if plan is not None:
         turns.follow(plan)
     try:
+        _answer_all(pipe, opener, settings)
+    # The parent has closed its end.
+    except (EOFError, OSError):
+        os._exit(0)
+
+
+def _answer_all(pipe: Connection, opener: Opener, settings: tuple[str, str, int, str]) -> None:
+    """Open the runtime and answer requests. Raises EOFError or OSError once the pipe is closed."""
+    try:
         runtime = opener(*settings)
-        pipe.send(("ready", runtime.fingerprint.to_json()))
+        start: Any = ("ready", runtime.fingerprint.to_json())
     except Exception as error:
         pipe.send(_kind_and_words(error))
         return
+    pipe.send(start)
     while True:
-        try:
-            request, *arguments = pipe.recv()
-        except (EOFError, OSError):
-            os._exit(0)
+        request, *arguments = pipe.recv()
         try:
             answer = ("done", _answer(runtime, request, arguments))
         # A compiler may raise anything; it becomes the answer.
         except Exception as error:
             answer = _kind_and_words(error)
-        try:
-            pipe.send(answer)
-        except OSError:
-            os._exit(0)
+        pipe.send(answer)
 
 
 def _answer(runtime: Runtime, request: str, arguments: list[Any]) -> Any:

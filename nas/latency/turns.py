@@ -3,19 +3,52 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
+from multiprocessing import reduction
 from pathlib import Path
+from typing import IO, Any
 
 import psutil
-from filelock import FileLock
-
-LOOK_SECONDS = 1e-3
-"""Between two looks at whether it is this process's turn."""
 
 _CORES = Path("/sys/devices/system/cpu")
+
+
+class Lock:
+    """A lock that a process shares with those that it is handed to when they are started.
+
+    The system releases it when its holder dies. It locks a file without a name, so that a killed
+    process leaves none behind. The process that holds the lock may take it again.
+    """
+
+    def __init__(self, file: IO[bytes] | None = None) -> None:
+        self._file = tempfile.TemporaryFile() if file is None else file  # noqa: SIM115
+        self._depth = 0
+
+    def __reduce__(self) -> Any:
+        return _handed_over, (reduction.DupFd(self._file.fileno()),)
+
+    def __enter__(self) -> None:
+        import fcntl
+
+        if self._depth == 0:
+            # Not `flock`, whose lock belongs to the open file: all these processes share it.
+            fcntl.lockf(self._file, fcntl.LOCK_EX)
+        self._depth += 1
+
+    def __exit__(self, *exception: object) -> None:
+        import fcntl
+
+        self._depth -= 1
+        if self._depth == 0:
+            fcntl.lockf(self._file, fcntl.LOCK_UN)
+
+
+def _handed_over(descriptor: Any) -> Lock:
+    return Lock(os.fdopen(descriptor.detach(), "w+b"))
 
 
 @dataclass(frozen=True)
@@ -25,20 +58,19 @@ class Plan:
     Args:
         cores: that timings are taken on, one at a time.
         others: that share nothing with those, for everything else; at least one.
-        lock_path: of a file that whoever is timing has locked. The system unlocks it when a process
-            dies.
+        lock: of whoever is timing.
     """
 
     cores: tuple[int, ...]
     others: tuple[int, ...]
-    lock_path: str
+    lock: Lock = field(default_factory=Lock, compare=False)
 
 
-_joined: tuple[Plan, FileLock] | None = None
+_joined: Plan | None = None
 """What this process follows."""
 
 
-def plan(threads: int, lock_path: str) -> Plan | None:
+def plan(threads: int) -> Plan | None:
     """A plan for timings of `threads`; None where it leaves no core to compile on."""
     if not hasattr(os, "sched_getaffinity"):
         return None
@@ -46,13 +78,13 @@ def plan(threads: int, lock_path: str) -> Plan | None:
     cores = _idlest(allowed, threads)
     # Two hyper-threads of a core are not two cores.
     others = sorted(allowed - {sibling for core in cores for sibling in siblings(core)})
-    return Plan(cores, tuple(others), lock_path) if others else None
+    return Plan(cores, tuple(others)) if others else None
 
 
 def follow(plan: Plan) -> None:
     """Makes this process follow a plan from now on."""
     global _joined
-    _joined = plan, FileLock(plan.lock_path, poll_interval=LOOK_SECONDS)
+    _joined = plan
     os.sched_setaffinity(0, plan.others)
 
 
@@ -62,9 +94,8 @@ def turn(threads: int) -> Iterator[tuple[int, ...]]:
     if _joined is None:
         yield _idlest(frozenset(os.sched_getaffinity(0)), threads)
         return
-    followed, lock = _joined
-    with lock:
-        yield followed.cores
+    with _joined.lock:
+        yield _joined.cores
 
 
 def siblings(core: int, cores: Path = _CORES) -> set[int]:

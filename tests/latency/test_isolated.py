@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,7 +40,7 @@ class Moody(FakeRuntime):
         if kernel == CRASHES:
             os.kill(os.getpid(), signal.SIGSEGV)
         if kernel == HANGS:
-            time.sleep(1000)
+            ctypes.PyDLL(None).sleep(1000)  # type: ignore[attr-defined]  # keeps Python's lock
         if kernel == EXITS:
             os._exit(3)
         return super().time_kernel(kernel)
@@ -92,6 +96,69 @@ def test_a_worker_killed_from_outside_is_replaced() -> None:
         schedule, timing = timer.time_kernel(ALSO_FINE)
         assert (schedule, timing.latency_us) == ({"tile": 1}, latency_us(ALSO_FINE))
         assert timer.retime_kernel(FINE, {"tile": 1}).latency_us == latency_us(FINE)
+
+
+def test_signals_to_a_whole_group_of_processes_leave_a_worker_to_its_user() -> None:
+    with IsolatedTimer(FakeRuntime(), opener=moody) as timer:
+        timer.time_kernel(FINE)
+        worker = timer._process
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(worker.pid, number)
+        assert timer.time_kernel(ALSO_FINE)[1].latency_us == latency_us(ALSO_FINE)
+        assert timer._process is worker
+
+
+def test_a_timer_that_is_closed_while_its_worker_starts_leaves_none() -> None:
+    timer = IsolatedTimer(FakeRuntime(), opener=moody)
+    errors: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            timer.time_kernel(FINE)
+        except MeasurementError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    timer.__exit__()
+    thread.join()
+    assert len(errors) == 1
+    assert timer._process is None
+    with pytest.raises(MeasurementError, match="the timer is closed"):
+        timer.time_kernel(FINE)
+
+
+TIMING_FOR_EVER = """
+from test_isolated import *
+with timers_for(FakeRuntime()), IsolatedTimer(FakeRuntime(), opener=moody) as timer:
+    timer.time_kernel(FINE)
+    print(timer._process.pid, flush=True)
+    timer.time_kernel(HANGS)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux alone ends native code")
+def test_a_user_that_is_killed_takes_its_worker_along_and_leaves_no_file(tmp_path: Path) -> None:
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    process = subprocess.Popen(
+        [sys.executable, "-c", TIMING_FOR_EVER],
+        env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": path},
+        stdout=-1,
+        stderr=-1,
+        text=True,
+    )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, process.communicate()[1]
+    started = psutil.Process(process.pid).children(recursive=True)
+    assert int(line) in [each.pid for each in started]
+    time.sleep(0.1)
+    process.kill()
+    _, said = process.communicate()
+    _, alive = psutil.wait_procs(started, timeout=30)
+    assert not alive
+    assert said == ""
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_runtime_that_does_not_open_says_why() -> None:
@@ -195,7 +262,7 @@ def test_a_timer_for_each_board(board: Elsewhere, monkeypatch: pytest.MonkeyPatc
 def test_workers_for_the_cores_that_a_processor_has(
     others: tuple[int, ...], workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = turns.Plan((0,), others, "lock") if others else None
-    monkeypatch.setattr(turns, "plan", lambda threads, path: plan)
+    plan = turns.Plan((0,), others) if others else None
+    monkeypatch.setattr(turns, "plan", lambda threads: plan)
     with timers_for(FakeRuntime()) as timers:
         assert len(timers) == workers

@@ -30,8 +30,8 @@ def test_a_plan_parts_all_cores_but_hyper_threads(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
     monkeypatch.setattr(turns, "_idlest", lambda cores, count: tuple(sorted(cores)[:count]))
     monkeypatch.setattr(turns, "siblings", lambda core: {core, core ^ 2})
-    assert turns.plan(1, "lock") == turns.Plan((0,), (1, 3), "lock")
-    assert turns.plan(2, "lock") is None
+    assert turns.plan(1) == turns.Plan((0,), (1, 3))
+    assert turns.plan(2) is None
 
 
 def _take_a_turn(plan: turns.Plan, log: Path, stop: float) -> None:
@@ -39,6 +39,8 @@ def _take_a_turn(plan: turns.Plan, log: Path, stop: float) -> None:
     while time.monotonic() < stop:
         outside = os.sched_getaffinity(0)
         with timing.pinned(1):
+            with timing.pinned(1):
+                pass
             with log.open("a") as file:
                 file.write(f"in {os.getpid()} {sorted(os.sched_getaffinity(0))}\n")
             time.sleep(0.002)
@@ -48,7 +50,7 @@ def _take_a_turn(plan: turns.Plan, log: Path, stop: float) -> None:
 
 def test_processes_time_one_at_a_time_on_the_cores_of_the_plan(tmp_path: Path) -> None:
     core = min(os.sched_getaffinity(0))
-    plan = turns.Plan((core,), tuple(sorted(os.sched_getaffinity(0))), str(tmp_path / "lock"))
+    plan = turns.Plan((core,), tuple(sorted(os.sched_getaffinity(0))))
     log = tmp_path / "log"
     context = multiprocessing.get_context("spawn")
     stop = time.monotonic() + 30
