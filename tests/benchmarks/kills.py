@@ -1,4 +1,8 @@
-"""Kills the quickstart at random moments and compares its end with that of an undisturbed run.
+"""Stops the quickstart at random moments and compares its end with that of an undisturbed run.
+
+    python -m tests.benchmarks.kills --kills 20
+
+Every other stop is a SIGKILL, the others are SIGTERM. No process of a stopped run may stay.
 
 Both runs use one latency table and one measurement log, since timings never repeat exactly; the
 training, the search, its proposals, the choice of what to measure and the front must repeat. Kills
@@ -16,6 +20,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
+
+ENDED_WITHIN_S = 1.0
+"""Of all processes of a stopped run. One that is still importing notices at the end of that."""
 
 COMMAND = [sys.executable, "-m", "nas", "quickstart", "--out", "run"]
 
@@ -26,16 +34,21 @@ def finish(folder: Path) -> float:
     return time.monotonic() - start
 
 
-def kill_after(folder: Path, seconds: float) -> str:
-    """Runs the job for so long, kills it, and says in which stage; or that it had ended."""
+def stop_after(folder: Path, seconds: float, number: signal.Signals) -> str:
+    """Runs the job for so long, stops it, and says in which stage; or that it had ended."""
     log = folder / "log"
     with log.open("wb") as out, subprocess.Popen(COMMAND, cwd=folder, stderr=out) as process:
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
+            tree = psutil.Process(process.pid).children(recursive=True)
+            process.send_signal(number)
             process.wait()
-            return log.read_text().strip().splitlines()[-1] if log.stat().st_size else "start"
+            _, alive = psutil.wait_procs(tree, timeout=ENDED_WITHIN_S)
+            said = log.read_text().strip()
+            if alive or "Traceback" in said:
+                sys.exit(f"{number.name} left {alive or said}")
+            return said.splitlines()[-1] if said else "start"
     return "had ended"
 
 
@@ -57,7 +70,9 @@ def main() -> None:
         for kill in range(arguments.kills):
             # On average the kills are spread over the whole job.
             after = float(rng.uniform(2, 2 * seconds / (arguments.kills + 1)))
-            print(f"kill {kill + 1} after {after:.1f} s: {kill_after(killed, after)}", flush=True)
+            number = (signal.SIGKILL, signal.SIGTERM)[kill % 2]
+            stage = stop_after(killed, after, number)
+            print(f"{number.name} {kill + 1} after {after:.1f} s: {stage}", flush=True)
             if (killed / "run" / "job.toml").exists():
                 shutil.copy(calm / "run" / "measurements.jsonl", killed / "run")
         finish(killed)

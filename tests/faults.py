@@ -1,0 +1,24 @@
+"""`nas` on a device whose clock is arithmetic, so that runs compare to the digit.
+
+    python -m tests.faults run job.toml --out out
+
+Timing workers are real processes, and keep the processor busy.
+"""
+
+import nas.latency
+from nas.cli import main
+from nas.latency import isolated
+from tests.latency.fake_runtime import FakeRuntime
+
+SECONDS_PER_KERNEL = 0.02
+
+
+def open_runtime(name: str, **settings: object) -> FakeRuntime:
+    return FakeRuntime(seconds=SECONDS_PER_KERNEL)
+
+
+# The workers import this module, too.
+nas.latency.open_runtime = isolated.open_runtime = open_runtime
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,287 @@
+"""A whole job that is stopped, on a full or read-only disk, and with a clock that jumps.
+
+`NAS_FAULTS=thorough` stops it more often and fills the disk a page at a time.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+
+from nas import job as jobs
+from nas.job import load_job
+from tests.latency.fake_runtime import FakeRuntime
+from tests.mini_job import write_job
+from tests.small_disk import change, mounted, rerun_where_mounting_is_allowed
+
+THOROUGH = os.environ.get("NAS_FAULTS") == "thorough"
+PAGE_KB = 4
+STEP_KB, MOST_KB = (PAGE_KB if THOROUGH else 24), 1200
+ROUNDS_OF_STOPS = 8 if THOROUGH else 1
+PATIENCE_S = 120
+ENDED_WITHIN_S = 5
+"""Of whole process trees; those that are killed are gone within milliseconds, or still starting."""
+
+COMMAND = [sys.executable, "-m", "tests.faults", "run", "job.toml", "--out", "out"]
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def fake_device(monkeypatch):
+    """Timings are arithmetic, so that two runs compare to the digit; and no worker is started."""
+    monkeypatch.setattr("nas.job.opened.open_runtime", lambda *name, **settings: FakeRuntime())
+    monkeypatch.setattr("nas.job.stages.timers_for", lambda runtime: nullcontext([runtime]))
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory):
+    """The run folder of a job on that device that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("calm")
+    path = write_job(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("nas.job.opened.open_runtime", lambda *name, **settings: FakeRuntime())
+        patch.setattr("nas.job.stages.timers_for", lambda runtime: nullcontext([runtime]))
+        jobs.run(load_job(path), folder / "out", command="nas run job.toml --out out")
+    return folder / "out"
+
+
+def result(folder: Path) -> list[pd.DataFrame]:
+    return [
+        pd.read_csv(folder / name).drop(columns="seconds") for name in ("trials.csv", "front.csv")
+    ]
+
+
+def assert_same_result(folder: Path, expected: Path) -> None:
+    for mine, theirs in zip(result(folder), result(expected), strict=True):
+        pd.testing.assert_frame_equal(mine, theirs)
+
+
+def assert_every_file_is_whole(folder: Path) -> None:
+    """All but a torn last line, which the next start cuts off, and the journal of Optuna."""
+    for path in folder.rglob("*"):
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+        elif path.suffix == ".csv":
+            pd.read_csv(path)
+        elif path.suffix in (".jsonl", ".journal"):
+            for line in path.read_text().splitlines(keepends=True):
+                if line.endswith("\n"):
+                    json.loads(line)
+        elif path.suffix == ".html":
+            assert path.read_text().rstrip().endswith("</html>"), path
+        elif path.suffix == ".safetensors":
+            from safetensors import safe_open
+
+            with safe_open(path, "pt") as file:
+                assert file.keys()
+
+
+def test_a_disk_that_fills_again_and_again_only_interrupts_a_job(
+    request, job_folder, fake_device, calm, here, monkeypatch
+):
+    disk = job_folder / "disk"
+    disk.mkdir()
+    if rerun_where_mounting_is_allowed(request, disk):
+        return
+    monkeypatch.setenv("XDG_CACHE_HOME", str(disk / "cache"))
+    keep_tables_in(job_folder, "disk/tables")
+    refused = set()
+    with mounted(disk, f"size={PAGE_KB}k"):
+        for size in range(PAGE_KB, MOST_KB, STEP_KB):
+            change(disk, f"size={size}k")
+            done = here("run", "job.toml", "--out", "disk/out")
+            assert_every_file_is_whole(disk)
+            if done.returncode == 0:
+                break
+            refused.add(refused_file(done))
+        assert done.returncode == 0, done.stderr
+        assert_same_result(disk / "out", calm)
+    assert all(path.startswith("disk/") for path in refused), refused
+    assert len(refused) >= 3
+
+
+@pytest.mark.parametrize("what", ["out", "tables"])
+def test_a_disk_that_cannot_be_written_is_one_message(request, job_folder, fake_device, here, what):
+    disk = job_folder / "disk"
+    disk.mkdir()
+    if rerun_where_mounting_is_allowed(request, disk):
+        return
+    keep_tables_in(job_folder, "disk/tables" if what == "tables" else "tables")
+    with mounted(disk, "size=1m,ro"):
+        out = "disk/out" if what == "out" else "out"
+        assert refused_file(here("run", "job.toml", "--out", out)).startswith("disk/")
+
+
+def keep_tables_in(folder: Path, tables: str) -> None:
+    with (folder / "job.toml").open("a") as file:
+        file.write(f'\n[device]\ntables = "{tables}"\n')
+
+
+def refused_file(done: subprocess.CompletedProcess[str]) -> str:
+    """The file that the one message of a failed command names."""
+    assert done.returncode in (1, 2), done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("error: ") == 1
+    message = done.stderr.splitlines()[-1]
+    assert message.startswith("error: ")
+    (path,) = {word.strip(".,:'") for word in message.split() if "disk/" in word}
+    return path[path.index("disk/") :]
+
+
+@pytest.fixture
+def stoppable(job_folder, monkeypatch) -> Path:
+    """The job's folder, in which `COMMAND` runs; temporary files of its own are in `tmp`."""
+    (job_folder / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(job_folder / "tmp"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *sys.path]))
+    return job_folder
+
+
+def lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def test_a_job_that_is_stopped_in_every_stage_leaves_no_process_and_ends_the_same(stoppable, calm):
+    out, tables = stoppable / "out", stoppable / "latency_tables"
+
+    def timed() -> int:
+        return sum(lines(path) for path in tables.glob("*.jsonl"))
+
+    stops: list[tuple[int, Callable[[], bool]]] = [
+        (signal.SIGKILL, lambda: timed() >= 10),
+        (signal.SIGTERM, lambda: timed() >= 40),
+        (signal.SIGTERM, lambda: lines(out / "supernets" / "shuffle" / "training.jsonl") >= 2),
+        (signal.SIGHUP, lambda: lines(out / "study.journal") >= 12),
+        (signal.SIGKILL, lambda: lines(out / "measurements.jsonl") >= 1),
+    ]
+    rng = np.random.default_rng(0)
+    for number, moment in stops:
+        stop_at(stoppable, number, moment)
+    for _ in range(ROUNDS_OF_STOPS - 1):
+        for entry in (out, tables):
+            shutil.rmtree(entry)
+        for number, moment in stops:
+            stop_at(stoppable, number, moment, pause_s=rng.uniform(0, 1))
+    done = subprocess.run(COMMAND, cwd=stoppable, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert_same_result(out, calm)
+
+
+def stop_at(folder: Path, number: int, moment: Callable[[], bool], pause_s: float = 0.0) -> None:
+    """Start the job and send it a signal at a moment; nothing of it may be left.
+
+    With a pause after that moment, the job may have ended by itself.
+    """
+    with subprocess.Popen(COMMAND, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
+        end = time.monotonic() + PATIENCE_S
+        while not moment() and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.002)
+        time.sleep(pause_s)
+        if pause_s and process.poll() == 0:
+            return
+        tree = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=PATIENCE_S)
+    _, alive = psutil.wait_procs(tree, timeout=ENDED_WITHIN_S)
+    assert not alive, alive
+    assert "Traceback" not in said
+    if number == signal.SIGKILL:
+        assert process.returncode == -number, said
+    else:
+        assert process.returncode == 1, said
+        assert said.endswith("stopped; the same command continues\n")
+    assert_every_file_is_whole(folder)
+    # torch has a cache there, of one name for all processes.
+    left = [path for path in (folder / "tmp").iterdir() if "torchinductor" not in path.name]
+    assert left == []
+
+
+JUMPING_CLOCK = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <sys/time.h>
+#include <time.h>
+
+/* Every third of a second the wall clock is six hours late, right, or six hours early. */
+static time_t offset(void) {
+    struct timespec now;
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
+    real(CLOCK_MONOTONIC, &now);
+    return 6 * 3600 * ((now.tv_sec * 3 + now.tv_nsec / 333333334) % 3 - 1);
+}
+
+int clock_gettime(clockid_t clock, struct timespec *found) {
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
+    int status = real(clock, found);
+    if (status == 0 && clock == CLOCK_REALTIME) found->tv_sec += offset();
+    return status;
+}
+
+int gettimeofday(struct timeval *restrict found, void *restrict zone) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    found->tv_sec = now.tv_sec;
+    found->tv_usec = now.tv_nsec / 1000;
+    return 0;
+}
+
+time_t time(time_t *found) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (found) *found = now.tv_sec;
+    return now.tv_sec;
+}
+"""
+
+PRINT_CLOCK = "import time\nwhile True: print(time.time(), time.monotonic()); time.sleep(0.1)"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the wall clock is replaced by LD_PRELOAD")
+def test_a_wall_clock_that_jumps_by_hours_changes_nothing(stoppable, calm, monkeypatch):
+    (stoppable / "clock.c").write_text(JUMPING_CLOCK)
+    command = ["gcc", "-shared", "-fPIC", "-o", "clock.so", "clock.c", "-ldl"]
+    subprocess.run(command, cwd=stoppable, check=True)
+    monkeypatch.setenv("LD_PRELOAD", str(stoppable / "clock.so"))
+    code = "import time\nfor _ in range(12): print(time.time()); time.sleep(0.1)"
+    clock = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert np.ptp([float(each) for each in clock.stdout.split()]) > 6 * 3600
+
+    done = subprocess.run(COMMAND, cwd=stoppable, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    out = stoppable / "out"
+    assert_same_result(out, calm)
+    found = list(durations(json.loads((out / "run.json").read_text())))
+    for path in out.rglob("training.jsonl"):
+        for line in path.read_text().splitlines():
+            found.extend(durations(json.loads(line)))
+    found.extend(pd.read_csv(out / "trials.csv")["seconds"])
+    found.extend(pd.read_csv(out / "hypervolume.csv")["seconds"].diff().dropna())
+    assert len(found) > 60
+    assert all(0 <= seconds < 3600 for seconds in found), found
+
+
+def durations(record: Any) -> Iterator[float]:
+    """Every number that is called seconds, however deep it is."""
+    if isinstance(record, dict):
+        for key, value in record.items():
+            if isinstance(value, int | float) and (key == "seconds" or key.endswith("_s")):
+                yield value
+            yield from durations(value)
+    elif isinstance(record, list):
+        for value in record:
+            yield from durations(value)
