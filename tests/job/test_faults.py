@@ -31,8 +31,8 @@ PAGE_KB = 4
 STEP_KB, MOST_KB = (PAGE_KB if THOROUGH else 24), 1200
 ROUNDS_OF_STOPS = 8 if THOROUGH else 1
 PATIENCE_S = 120
-ENDED_WITHIN_S = 5
-"""Of whole process trees; those that are killed are gone within milliseconds, or still starting."""
+ENDED_WITHIN_S = 20
+"""Of whole process trees. Milliseconds are usual; a process that is importing ends after that."""
 
 COMMAND = [sys.executable, "-m", "tests.faults", "run", "job.toml", "--out", "out"]
 ROOT = Path(__file__).parents[2]
