@@ -48,7 +48,8 @@ def stop_after(folder: Path, seconds: float, number: signal.Signals) -> str:
             said = log.read_text().strip()
             if alive or "Traceback" in said:
                 sys.exit(f"{number.name} left {alive or said}")
-            return said.splitlines()[-1] if said else "start"
+            stages = [line for line in said.splitlines() if not line.startswith("stopped;")]
+            return stages[-1] if stages else "start"
     return "had ended"
 
 
