@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
 from typing import NamedTuple
 
+from nas.documents import shortened
 from nas.errors import KernelError
 from nas.graph import ACTIVATIONS, Shape
 
@@ -61,6 +62,16 @@ _BATCH = re.compile(r"batch(\d+)")
 _BLOCK = re.compile(r"blocked(\d+)")
 _WINDOW = re.compile(r"k(\d+) s(\d+) p(\d+) g(\d+)")
 _SHUFFLE = re.compile(r"shuffle(\d+)")
+
+
+MAX_ELEMENTS = 1 << 31
+"""Most numbers in a tensor of a kernel: what 32 bits index, far beyond what a device times."""
+
+MAX_WINDOW = 1 << 10
+"""Largest kernel size, stride and padding."""
+
+MAX_TEXT_CHARACTERS = 4096
+"""Longest text of a kernel; most have 60 characters, a concatenation 20 for each input."""
 
 
 class Operand(NamedTuple):
@@ -169,7 +180,7 @@ class Kernel:
             return _parse(text)
         except ValueError as error:
             raise KernelError(
-                f"'{text}' is no kernel: {error}.",
+                f"{shortened(text)} is no kernel: {error}.",
                 remedy="A table is written by `nas table build`; do not edit its kernels.",
             ) from error
 
@@ -334,6 +345,8 @@ def _joined_shape(kind: str, output: Shape) -> Shape:
 
 @cache
 def _parse(text: str) -> Kernel:
+    if len(text) > MAX_TEXT_CHARACTERS:
+        raise ValueError(f"it has more than {MAX_TEXT_CHARACTERS} characters")
     head, arrow, tail = text.partition(" -> ")
     kind, *inputs = head.split(" ")
     if not arrow or kind not in KINDS:
@@ -371,8 +384,52 @@ def _parse(text: str) -> Kernel:
         if not known and not _operand_of(step, kernel.output):
             raise ValueError(f"'{step}' is no epilogue step")
     if kernel.text != text or not kernel.inputs:
-        raise ValueError(f"its canonical text is '{kernel.text}'")
+        raise ValueError(f"its canonical text is {shortened(kernel.text)}")
+    _check_sizes(kernel)
     return kernel
+
+
+def _check_sizes(kernel: Kernel) -> None:
+    """Raises ValueError for a kernel that computes nothing, or whose tensors do not fit."""
+    tensors = [kernel.output, *(operand.shape for operand in kernel.operands)]
+    counts = (kernel.batch, kernel.kernel, kernel.stride, kernel.groups, kernel.shuffle_groups)
+    if min(*counts, *map(min, tensors)) < 1:
+        raise ValueError("it has a size of 0")
+    c, h, w = kernel.output
+    read = kernel.inputs[0]
+    channels = sum(operand.channels for operand in kernel.inputs)
+    plane = read.shape[1:]
+    if kernel.kind in WINDOW_KINDS:
+        if max(kernel.kernel, kernel.stride, kernel.padding) > MAX_WINDOW:
+            raise ValueError("its window does not fit its tensors")
+        _check_window(kernel, plane)
+    if kernel.kind == "conv2d":
+        groups_fit = kernel.is_expanded or channels % kernel.groups == 0
+        fits = groups_fit and c % kernel.groups == 0 and len(kernel.inputs) == 1
+    elif kernel.kind in POOL_KINDS:
+        fits = channels == c and kernel.groups == 1
+    elif kernel.kind == "global_pool":
+        fits = channels == c and (h, w) == (1, 1)
+    elif kernel.kind == "linear":
+        fits = plane == (1, 1) == (h, w) and len(kernel.inputs) == 1
+    elif kernel.kind == "view":
+        fits = channels * math.prod(plane) == math.prod(kernel.output)
+    else:
+        fits = channels == c and all(each.shape[1:] == (h, w) for each in kernel.inputs)
+    if not fits or c % kernel.shuffle_groups:
+        raise ValueError("its tensors do not fit each other")
+    most = max(*map(kernel.elements, tensors), math.prod(kernel.weight_shape))
+    if most > MAX_ELEMENTS:
+        raise ValueError(f"it has a tensor of {shortened(most)} numbers")
+
+
+def _check_window(kernel: Kernel, plane: tuple[int, ...]) -> None:
+    """Raises ValueError for a result that the window does not make; see `POOL_KINDS`."""
+    for size, made in zip(plane, kernel.output[1:], strict=True):
+        steps = size + 2 * kernel.padding - kernel.kernel
+        last = -(-steps // kernel.stride) if kernel.kind in POOL_KINDS else steps // kernel.stride
+        if steps < 0 or not steps // kernel.stride <= made - 1 <= last:
+            raise ValueError("its window does not fit its tensors")
 
 
 def _split_expansion(words: list[str]) -> tuple[list[str], tuple[str, ...] | None]:
