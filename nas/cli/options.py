@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -131,7 +132,7 @@ def picture(path: Path | None) -> None:
 
 def existing(path: Path) -> Path:
     """A latency table that is there. Raises RequestError otherwise."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike `Path.is_file`, raises nothing
         raise RequestError(
             f"There is no file {path}.", remedy="Build a table with `nas table build`."
         )

@@ -77,8 +77,8 @@ def build(
     spaces = all_adapted(space, image_size, channels, classes)
     device = open_runtime(runtime, target=target, threads=threads, dtype=dtype)
     require_batch(device, batch)
-    table = LatencyTable.open_or_create(out, device)
     kernels = [kernel for each in spaces for kernel in space_kernels(each, runtime, dtype, batch)]
+    table = LatencyTable.open_or_create(out, device)
     with Bars() as bars, timers_for(device) as timers:
         bars.begin("latency table", "timing")
         built = build_table(

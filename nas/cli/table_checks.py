@@ -60,7 +60,7 @@ def check(
 
     picture(plot)
     spaces = all_adapted(space, image_size, channels, classes)
-    checked, found = _check(table, target, spaces, nets, seed, references, batch, now=True)
+    checked, found = _check(table, target, spaces, nets, seed, references, batch)
     if plot is not None:
         title = f"{checked.path.stem}: mean error {found.agreement.mape:.2%}"
         table_figures.draw_check(found, title, plot)
@@ -95,7 +95,7 @@ def calibrate(
     from nas.latency import calibrate as fit_calibration
 
     spaces = all_adapted(space, image_size, channels, classes)
-    calibrated, found = _check(table, target, spaces, nets, seed, references, batch)
+    calibrated, found = _check(table, target, spaces, nets, seed, references, batch, keep=True)
     fitted = fit_calibration(calibrated, found)
     if as_json:
         print_json(asdict(fitted))
@@ -150,15 +150,24 @@ def _check(
     references: bool,
     batch: int,
     *,
-    now: bool = False,
+    keep: bool = False,
 ) -> tuple[LatencyTable, Check]:
+    """A table and whole networks held against it.
+
+    Args:
+        keep: whether what they tell is kept in the table: then that it can be written is seen
+            before the networks are timed, and the dispatch costs are not timed once more.
+    """
     import numpy as np
 
     from nas.console import Bars
     from nas.latency import LatencyTable, check_table
 
-    runtime = runtime_of(path, target)
-    table = LatencyTable.open_or_create(path, runtime)
+    runtime = runtime_of(existing(path), target)
+    table = LatencyTable.open(path, runtime=runtime)
+    if keep:
+        with table.writing():
+            pass
     with Bars() as bars:
         bars.begin("whole networks", "step")
         check = check_table(
@@ -169,7 +178,7 @@ def _check(
             rng=np.random.default_rng(seed),
             references=references,
             batch=batch,
-            now=now,
+            now=not keep,
             progress=bars.advance,
         )
     return table, check

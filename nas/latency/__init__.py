@@ -10,8 +10,9 @@ from nas.latency.comparison import Comparison, compare
 from nas.latency.kernel import Kernel
 from nas.latency.merge import Merged, merge
 from nas.latency.networks import NetworkTiming, measure_networks
+from nas.latency.prediction import Prediction
 from nas.latency.runtimes import available_runtimes, open_runtime
-from nas.latency.table import LatencyTable, Prediction
+from nas.latency.table import LatencyTable
 from nas.latency.verify import Verification, verify
 
 __all__ = [

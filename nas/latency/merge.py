@@ -7,6 +7,7 @@ steadier is. Within a file the current row counts, as always.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from nas import files
 from nas.errors import RequestError, TableDeviceError, TableError
-from nas.latency.record import Record
+from nas.latency.record import MEASURED, Record, header
 from nas.latency.table import LatencyTable
 from nas.latency.timing import Timing
 
@@ -63,14 +64,13 @@ def merge(paths: Sequence[Path], out: Path) -> Merged:
     least, then the first. All dispatch costs come from one table, as they were measured together.
 
     Raises RequestError for fewer than two tables, or an `out` that exists; TableDeviceError for
-    tables of different devices; TableError for tables that were timed in different ways, and as
-    `LatencyTable.open` does.
+    tables of different devices; TableError for tables that were timed in different ways, for an
+    `out` that cannot be written, and as `LatencyTable.open` does.
     """
     _check_request(paths, out)
     tables = [LatencyTable.open(path) for path in paths]
-    headers = [_header(path) for path in paths]
-    for table, header in zip(tables[1:], headers[1:], strict=True):
-        _check_alike(tables[0], headers[0], table, header)
+    for table in tables[1:]:
+        _check_alike(tables[0], table)
     dispatch = _dispatch(tables)
     chosen: dict[str, tuple[Record, LatencyTable]] = {}
     for table in tables:
@@ -84,10 +84,15 @@ def merge(paths: Sequence[Path], out: Path) -> Merged:
         [r for r in dispatch.records() if r.record == "dispatch"] if dispatch is not None else []
     )
     lines = [
-        headers[0],
+        {**header(tables[0].device), "timing": tables[0].timing},
         *(replace(record, supersedes=None).to_json() for record in (*parts, *kernels)),
     ]
-    files.replace(out, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
+    try:
+        files.replace(out, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
+    except OSError as error:
+        raise TableError(
+            f"{out} cannot be written: {error.strerror}.", remedy="Choose another place for --out."
+        ) from None
     LatencyTable.open(out)
     return Merged(
         out,
@@ -105,38 +110,34 @@ def _check_request(paths: Sequence[Path], out: Path) -> None:
             "A merge needs two tables or more, each once.",
             remedy="nas table merge A.jsonl B.jsonl --out C.jsonl",
         )
-    if out.suffix != ".jsonl" or not out.parent.is_dir():
+    if out.suffix != ".jsonl" or not os.path.isdir(out.parent):
         raise RequestError(
             f"A table cannot be written to {out}.",
             remedy="Name a .jsonl file in a folder that is there.",
         )
-    if out.exists():
-        raise RequestError(f"{out} is there already.", remedy="Choose another name for --out.")
+    try:
+        os.lstat(out)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RequestError(
+            f"A table cannot be written to {out}: {reason}.", remedy="Choose another name."
+        ) from None
+    raise RequestError(f"{out} is there already.", remedy="Choose another name for --out.")
 
 
-def _header(path: Path) -> dict[str, Any]:
-    """The first line of a table that was opened, so that it is known to be one."""
-    with path.open("rb") as file:
-        found: dict[str, Any] = json.loads(file.readline())
-    return found
-
-
-def _check_alike(
-    first: LatencyTable,
-    header: Mapping[str, Any],
-    other: LatencyTable,
-    other_header: dict[str, Any],
-) -> None:
+def _check_alike(first: LatencyTable, other: LatencyTable) -> None:
     different = first.device.differences(other.device)
     if different:
         raise TableDeviceError(
             f"{other.path} is of another device than {first.path}: {'; '.join(different)}.",
             remedy="Merge tables of one device, runtime, dtype and thread count.",
         )
-    if header.get("timing") != other_header.get("timing"):
+    if first.timing != other.timing:
         raise TableError(
             f"{other.path} was timed in another way than {first.path}: "
-            f"{other_header.get('timing')}, not {header.get('timing')}.",
+            f"{other.timing}, not {first.timing}.",
             remedy="Build the older one again.",
         )
 
@@ -144,7 +145,7 @@ def _check_alike(
 def _doubt(record: Record) -> tuple[int, bool, bool, float]:
     """Sorts the row to trust most first."""
     spread = Timing(record.samples_us).spread if record.samples_us else 0.0
-    return _TRUST.index(record.status), record.basis != "measured", not record.settled, spread
+    return _TRUST.index(record.status), record.basis != MEASURED, not record.settled, spread
 
 
 def _dispatch(tables: Sequence[LatencyTable]) -> LatencyTable | None:

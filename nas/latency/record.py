@@ -6,8 +6,11 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
+from pydantic import AfterValidator, Field, JsonValue, RootModel, model_validator
+
+from nas.documents import Count, Document, Format
 from nas.errors import TableError
 from nas.latency.device import Fingerprint
 from nas.latency.timing import (
@@ -21,9 +24,105 @@ from nas.latency.timing import (
 
 SCHEMA = 1
 MOST_SAMPLES = 12
-KINDS = ("kernel", "dispatch", "calibration")
+MEASURED = "measured"
+ESTIMATED = "estimated: "
 _NAME = {"kernel": "kernel", "dispatch": "part"}
-STATUSES = ("ok", "failed", "unstable")
+
+HEADER_START = b'{"schema": 1, "record": "header", "processor": "'
+ROW_START = b'{"record": "'
+"""How the first line of a table begins as it is written, and how every other one does."""
+
+Latency = Annotated[float, Field(ge=1e-9, le=1e12)]
+"""Microseconds; far beyond what a clock tells, and within what sums and ratios can bear."""
+
+ErrorFraction = Annotated[float, Field(ge=0)]
+
+
+def _with_finite_numbers(value: JsonValue) -> JsonValue:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is no number of JSON")
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for each in inner:
+        _with_finite_numbers(each)
+    return value
+
+
+Object = Annotated[dict[str, JsonValue], AfterValidator(_with_finite_numbers)]
+"""A schedule, or what is recorded of a device: JSON without NaN and infinities."""
+
+
+class _Timed(Document):
+    """Fields that rows of kernels and of dispatch costs share; see `Record`."""
+
+    status: Literal["ok", "failed", "unstable"]
+    latency_us: Latency | None = None
+    samples_us: Annotated[tuple[Latency, ...], Field(max_length=MOST_SAMPLES)] = ()
+    schedule: Object | None = None
+    basis: Annotated[str, Field(pattern=rf"^({MEASURED}|{ESTIMATED}.+)$")] = MEASURED
+    error: str | None = None
+    supersedes: Annotated[int, Field(ge=2)] | None = None
+    medians_us: tuple[Latency, ...] = ()
+    settled: bool = True
+    far_us: Latency | None = None
+    far_samples_us: Annotated[tuple[Latency, ...], Field(max_length=MOST_SAMPLES)] = ()
+
+    @model_validator(mode="after")
+    def _fits_its_status(self) -> Self:
+        if self.status == "failed":
+            if self.latency_us is not None or not self.error:
+                raise ValueError("a failed record has an error and no latency")
+        else:
+            _check_median("latency_us", self.latency_us, self.samples_us)
+        if self.far_us is not None or self.far_samples_us:
+            _check_median("far_us", self.far_us, self.far_samples_us)
+        return self
+
+
+class _KernelRow(_Timed):
+    record: Literal["kernel"]
+    name: str = Field(alias="kernel")
+
+
+class _DispatchRow(_Timed):
+    record: Literal["dispatch"]
+    name: str = Field(alias="part")
+
+
+class _CalibrationRow(Document):
+    """See `nas.latency.calibration.Calibration`. A batch of 2^20 images fits into no device."""
+
+    record: Literal["calibration"]
+    status: Literal["ok"]
+    slope: Annotated[float, Field(gt=0, le=1e6)]
+    offset_us: Annotated[float, Field(ge=0, le=1e12)]
+    nets: Count | None = None
+    mape_before: ErrorFraction | None = None
+    mape_after: ErrorFraction | None = None
+    references: Count | None = None
+    references_mape_before: ErrorFraction | None = None
+    references_mape_after: ErrorFraction | None = None
+    fitted_on: tuple[str, ...] | None = None
+    batch: Annotated[int, Field(ge=1, le=1 << 20)] = 1
+    supersedes: Annotated[int, Field(ge=2)] | None = None
+
+
+_AnyRow = Annotated[_KernelRow | _DispatchRow | _CalibrationRow, Field(discriminator="record")]
+
+
+class _Row(RootModel[_AnyRow]):
+    """Any line behind the header."""
+
+
+_REMEDY = "The table was edited or damaged; build it again."
+_ROWS = Format(_Row, "a row of a latency table", TableError, remedy=_REMEDY)
+
+
+def _check_median(name: str, latency_us: float | None, samples_us: tuple[float, ...]) -> None:
+    if latency_us is None or not samples_us:
+        raise ValueError(f"it should have {name}, and 1 to {MOST_SAMPLES} samples of it")
+    median = Timing(samples_us).latency_us
+    if four_digits(latency_us) != median:
+        raise ValueError(f"{name} is {latency_us}, not the median of its samples, {median}")
 
 
 @dataclass(frozen=True)
@@ -57,7 +156,7 @@ class Record:
     latency_us: float | None = None
     samples_us: tuple[float, ...] = ()
     schedule: Mapping[str, Any] | None = None
-    basis: str = "measured"
+    basis: str = MEASURED
     error: str | None = None
     supersedes: int | None = None
     calibration: Mapping[str, Any] | None = None
@@ -131,6 +230,17 @@ class Record:
         return Timing(self.far_samples_us).latency_us if self.far_samples_us else None
 
     @property
+    def is_estimated(self) -> bool:
+        """Whether the latency was not measured."""
+        return self.latency_us is not None and self.basis != MEASURED
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The reasons to trust the latency less: `unstable`, `estimated: <by what>`."""
+        unstable = ("unstable",) if self.status == "unstable" else ()
+        return (*unstable, self.basis) if self.is_estimated else unstable
+
+    @property
     def key(self) -> str:
         """Two current records of a table never have the same key."""
         return f"{self.record} {self.name}".strip()
@@ -163,41 +273,27 @@ class Record:
         return found
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any], where: str, line: int) -> Record:
-        """Reads and checks a line. Raises TableError that starts with `where` for a bad one."""
-        kind, status = value.get("record"), value.get("status")
-        if kind not in KINDS:
-            raise _bad(where, f"its record is {kind!r}, not one of {', '.join(KINDS)}")
-        if status not in STATUSES:
-            raise _bad(where, f"its status is {status!r}, not one of {', '.join(STATUSES)}")
-        if kind == "calibration":
-            return _calibration(value, where, line)
-        if not isinstance(value.get(_NAME[kind]), str):
-            raise _bad(where, f"it names no {_NAME[kind]}")
-        samples = value.get("samples_us") or []
-        latency = value.get("latency_us")
-        if status == "failed":
-            if latency is not None or not value.get("error"):
-                raise _bad(where, "a failed record has an error and no latency")
-        else:
-            _check_latency(latency, samples, where)
-        far_samples = value.get("far_samples_us") or []
-        if far_samples or value.get("far_us") is not None:
-            _check_latency(value.get("far_us"), far_samples, where)
+    def parse(cls, content: bytes, where: str, line: int) -> Record:
+        """Return the record in a line. Raises TableError that starts with `where` for a bad one."""
+        row = _ROWS.parse(content, where).root
+        if isinstance(row, _CalibrationRow):
+            fitted = row.model_dump(exclude={"record", "status", "supersedes"}, exclude_unset=True)
+            record = cls.of_calibration(fitted, row.batch)
+            return replace(record, supersedes=row.supersedes, line=line)
         return cls(
-            kind,
-            value[_NAME[kind]],
-            status,
-            latency,
-            tuple(samples),
-            value.get("schedule"),
-            value.get("basis", "measured"),
-            value.get("error"),
-            value.get("supersedes"),
+            row.record,
+            row.name,
+            row.status,
+            row.latency_us,
+            row.samples_us,
+            row.schedule,
+            row.basis,
+            row.error,
+            row.supersedes,
             None,
-            tuple(value.get("medians_us") or ()),
-            value.get("settled", True),
-            tuple(far_samples),
+            row.medians_us,
+            row.settled,
+            row.far_samples_us,
             line,
         )
 
@@ -207,35 +303,6 @@ def _spread(samples: Sequence[float], count: int) -> tuple[float, ...]:
     if len(samples) <= count:
         return tuple(samples)
     return tuple(samples[position * len(samples) // count] for position in range(count))
-
-
-def _calibration(value: Mapping[str, Any], where: str, line: int) -> Record:
-    for name in ("slope", "offset_us"):
-        if not isinstance(value.get(name), int | float) or not math.isfinite(value[name]):
-            raise _bad(where, f"its {name} is {value.get(name)!r}")
-    rest = {name: value[name] for name in value if name not in ("record", "status", "supersedes")}
-    batch = value.get("batch", 1)
-    if not isinstance(batch, int) or batch < 1:
-        raise _bad(where, f"its batch is {batch!r}")
-    found = Record.of_calibration(rest, batch)
-    return replace(found, supersedes=value.get("supersedes"), line=line)
-
-
-def _check_latency(latency: Any, samples: Any, where: str) -> None:
-    if not isinstance(samples, Sequence) or not 0 < len(samples) <= MOST_SAMPLES:
-        raise _bad(where, f"it should have 1 to {MOST_SAMPLES} samples")
-    for value in (latency, *samples):
-        if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-            raise _bad(where, f"{value!r} us is no latency")
-    median = Timing(tuple(samples)).latency_us
-    if four_digits(latency) != median:
-        raise _bad(where, f"its latency {latency} us is not the median of its samples, {median}")
-
-
-def _bad(where: str, what: str) -> TableError:
-    return TableError(
-        f"{where}: {what}.", remedy="The table was edited or damaged; build it again."
-    )
 
 
 def header(device: Fingerprint) -> dict[str, Any]:
@@ -254,16 +321,39 @@ def header(device: Fingerprint) -> dict[str, Any]:
     }
 
 
-def read_header(value: Mapping[str, Any], where: str) -> Fingerprint:
-    """The device of a table. Raises TableError for another schema, or no header."""
-    if value.get("schema") != SCHEMA:
-        raise TableError(
-            f"{where} is a table of schema {value.get('schema')!r}; this version reads {SCHEMA}.",
-            remedy="Use the version of nas that wrote it, or build the table again.",
+class Header(Document):
+    """The first line of a table: the fields of `Fingerprint`, and how kernels were timed."""
+
+    schema_number: Literal[1] = Field(alias="schema")
+    record: Literal["header"]
+    processor: str
+    features: tuple[str, ...]
+    runtime: str
+    versions: dict[str, str]
+    target: str
+    dtype: str
+    threads: Annotated[int, Field(ge=1, le=1 << 16)]
+    recorded: Object
+    timing: Object | None = None
+
+    @property
+    def device(self) -> Fingerprint:
+        """The device that the table belongs to."""
+        return Fingerprint(
+            self.processor,
+            self.features,
+            self.runtime,
+            self.versions,
+            self.target,
+            self.dtype,
+            self.threads,
+            self.recorded,
         )
-    try:
-        return Fingerprint.from_json(value)
-    except (KeyError, TypeError) as error:
-        raise TableError(
-            f"{where} has no complete header ({error}).", remedy="Build the table again."
-        ) from error
+
+
+HEADERS = Format(
+    Header,
+    "the header of a latency table",
+    TableError,
+    remedy="If it is a latency table, build it again; otherwise name another file.",
+)

@@ -1,36 +1,49 @@
 """`LatencyTable`: the measured latencies of one device, and predictions from them.
 
-A table is a JSON Lines file that only grows. Readers never change it and may read while another
-process builds; a half-written last line is not theirs to judge. A writer holds a lock, and cuts a
-half-written line off before it appends.
+A table is a JSON Lines file that only grows. Readers change nothing on the disk and may read while
+another process builds; they skip a half-written last line. A writer holds a lock, and removes a
+half-written line before it appends. A file that is no table is never changed.
 """
 
 from __future__ import annotations
 
+import errno
 import json
-from collections import Counter
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
 from nas import jsonl
-from nas.errors import FailedKernelError, MissingKernelError, TableError
+from nas.documents import shortened
+from nas.errors import (
+    FailedKernelError,
+    KernelError,
+    MissingKernelError,
+    RequestError,
+    TableError,
+)
 from nas.graph import Graph
 from nas.latency import footprint, runtimes
-from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
-from nas.latency.record import Record, header, read_header
+from nas.latency.prediction import Prediction, joined_basis
+from nas.latency.record import HEADERS, Header, Record, header
 from nas.latency.runtimes import Runtime
+from nas.latency.table_file import TableFile, can_begin, damaged
 
 LOCK_SECONDS = 2.0
 """How long a writer waits for another one before it gives up."""
 
 MOST_PIECES = 1 << 16
 """Blocks, or networks, whose kernels are remembered for one batch size."""
+
+_FORMER_PART = re.compile(r"weights_\d+mib_paced\d+")
+"""Dispatch costs that earlier versions measured: they stand in tables, and nothing uses them."""
 
 
 class _Known(NamedTuple):
@@ -42,6 +55,7 @@ class _Known(NamedTuple):
         farther_us: what they take more together when all of them are far.
         weight_bytes: of all of them.
         unstable: how many rest on a timing that would not settle.
+        bases: what the latencies of the estimated ones are estimated by.
     """
 
     kernels: tuple[Kernel, ...]
@@ -49,61 +63,33 @@ class _Known(NamedTuple):
     farther_us: float
     weight_bytes: int
     unstable: int
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Predicted latency of one network.
-
-    Args:
-        latency_us: of the whole network.
-        kernels: what it launches, in order.
-        kernels_us: latency of each.
-        dispatch_us: everything but the kernels: launching them, and starting the network.
-        unstable: how many launches rest on a timing that would not settle.
-        basis: `measured`, or what the first estimated latency in it is estimated by.
-        calibrated_us: with the table's whole-network correction for this batch size; None without
-            one.
-        batch: images that run at once; all latencies are those of the whole batch.
-    """
-
-    latency_us: float
-    kernels: tuple[Kernel, ...]
-    kernels_us: tuple[float, ...]
-    dispatch_us: float
-    unstable: int
-    basis: str = "measured"
-    calibrated_us: float | None = None
-    batch: int = 1
-
-    @property
-    def launches(self) -> int:
-        """How many kernels run."""
-        return len(self.kernels)
-
-    def by_kernel(self) -> list[tuple[Kernel, int, float]]:
-        """Every kernel, how often it runs, and its share in microseconds; the dearest first."""
-        latency = dict(zip(self.kernels, self.kernels_us, strict=True))
-        rows = [(k, n, n * latency[k]) for k, n in Counter(self.kernels).items()]
-        return sorted(rows, key=lambda row: -row[2])
+    bases: tuple[str, ...]
 
 
 class LatencyTable:
-    """The kernels of one device, runtime, dtype and thread count. Open it, do not construct it."""
+    """The kernels of one device, runtime, dtype and thread count. Open it, do not construct it.
 
-    def __init__(self, path: Path, device: Fingerprint, *, writable: bool) -> None:
-        self.path = path
+    Attributes:
+        path: the file.
+        device: whose latencies these are.
+        timing: how they were timed, as the header says.
+    """
+
+    def __init__(self, file: TableFile, header: Header, *, writable: bool) -> None:
+        device = header.device
+        self.path = file.path
         self.device = device
+        self.timing = header.timing
+        self._file = file
         self._writable = writable
-        self._lock = FileLock(f"{path}.lock")
+        self._lock = _lock_of(file.path)
         self._fusion = runtimes.fusion(device.runtime, device.features, device.dtype)
-        self._offset = 0
-        self._lines = 0
         self._current: dict[str, Record] = {}
         self._usable_us: dict[Kernel, float] = {}
         self._unstable: set[Kernel] = set()
         self._estimated: dict[Kernel, str] = {}
         self._dispatch_us: dict[str, float] = {}
+        self._dispatch_bases: dict[str, str] = {}
         self._curves: footprint.Curves = ()
         self._parts = frozenset(self._fusion.DISPATCH_PARTS)
         # Graphs count four bytes a number.
@@ -125,39 +111,65 @@ class LatencyTable:
         Raises TableError for a file that cannot be trusted, TableDeviceError for another device's.
         """
         path = Path(path)
-        if not path.is_file():
+        if not os.path.lexists(path):
             raise TableError(
                 f"There is no latency table {path}.", remedy="Make one with `nas table build`."
             )
-        with path.open("rb") as file:
-            first = file.readline()
-        if not first.endswith(b"\n"):
+        file = TableFile(path)
+        table = None
+        for line, where in file.unread():
+            if table is None:
+                header = HEADERS.parse(line, where)
+                if runtime is not None:
+                    header.device.require(runtime.fingerprint, str(path))
+                table = cls._with_header(file, header, where, writable=runtime is not None)
+            else:
+                table._admit(line, where)
+        if table is None:
             raise TableError(f"{path} has no header.", remedy="Build the table again.")
-        device = read_header(_parse(first, f"{path}, line 1"), str(path))
-        if runtime is not None:
-            device.require(runtime.fingerprint, str(path))
-        table = cls(path, device, writable=runtime is not None)
-        table.refresh()
         return table
 
     @classmethod
+    def find(cls, path: Path | str, runtime: Runtime) -> LatencyTable | None:
+        """Return this device's table, or None where `open_or_create` would make one.
+
+        Nothing on the disk is made or changed, no lock either.
+
+        Raises as `open_or_create` does.
+        """
+        path = _path_of(path, runtime)
+        return None if can_begin(path) else cls.open(path, runtime=runtime)
+
+    @classmethod
     def open_or_create(cls, path: Path | str, runtime: Runtime) -> LatencyTable:
-        """Opens this device's table for appending; makes it where there is none.
+        """Opens this device's table for appending; makes it, and its folder, where there is none.
 
         Args:
             path: a `.jsonl` file, or the folder in which the device's own file name is used.
 
-        Raises TableDeviceError for a table of another device, TableError as `open` does.
+        Raises RequestError for a path that no file can have, TableDeviceError for a table of
+        another device, TableError for a file that is no table and as `open` does.
         """
-        path = Path(path)
-        if path.suffix != ".jsonl":
-            path = path / runtime.fingerprint.slug
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(FileLock(f"{path}.lock"), path):
-            jsonl.repair(path)
-            if not path.exists() or path.stat().st_size == 0:
-                jsonl.append(path, header(runtime.fingerprint))
+        path = _path_of(path, runtime)
+        if can_begin(path):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise _unwritable(path, error) from None
+            with _locked(_lock_of(path), path):
+                if can_begin(path):  # unless another process has made it meanwhile
+                    jsonl.repair(path)
+                    jsonl.append(path, header(runtime.fingerprint))
         return cls.open(path, runtime=runtime)
+
+    @classmethod
+    def _with_header(
+        cls, file: TableFile, header: Header, where: str, *, writable: bool
+    ) -> LatencyTable:
+        try:
+            return cls(file, header, writable=writable)
+        except RequestError as error:  # an unknown runtime or dtype
+            raise HEADERS.failure(f"{where}: {error.message.rstrip('.')}") from None
 
     def __len__(self) -> int:
         """How many kernels have a current record, failed ones included."""
@@ -167,47 +179,56 @@ class LatencyTable:
 
     def refresh(self) -> None:
         """Reads what another process appended since. Raises TableError for a line to distrust."""
-        with self.path.open("rb") as file:
-            file.seek(self._offset)
-            content = file.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        for line in whole.splitlines():
-            self._lines += 1
-            if self._lines > 1:
-                where = f"{self.path}, line {self._lines}"
-                self._admit(Record.from_json(_parse(line, where), where, self._lines), where)
-        self._offset += len(whole)
+        for line, where in self._file.unread():
+            self._admit(line, where)
 
-    def _admit(self, record: Record, where: str) -> None:
+    def _admit(self, line: bytes, where: str) -> None:
+        record = Record.parse(line, where, self._file.lines + 1)
         before = self._current.get(record.key)
         if record.supersedes != (before.line if before else None):
-            raise TableError(
-                f"{where}: '{record.key.strip()}' has a record in line {before.line} already."
+            raise damaged(
+                f"{where}: '{record.key.strip()}' has a record in line {before.line} already"
                 if before
-                else f"{where}: it supersedes line {record.supersedes}, which is no such record.",
-                remedy="The table was edited or damaged; build it again.",
+                else f"{where}: it supersedes line {record.supersedes}, which is no such record"
             )
-        self._current[record.key] = record
-        if record.calibration is not None:
-            found = record.calibration
-            self._calibrations[found.get("batch", 1)] = found["slope"], found["offset_us"]
-        if record.record == "dispatch" and record.latency_us is not None:
-            self._dispatch_us[record.name] = record.latency_us
-            self._pieces.clear()
-            if not self.lacks_dispatch():
-                self._curves = footprint.curves(self._dispatch_us)
         if record.record == "kernel":
-            self._pieces.clear()
+            self._admit_kernel(record, where)
+        elif record.record == "dispatch":
+            self._admit_dispatch(record, where)
+        elif record.calibration is not None:
+            fitted = record.calibration
+            self._calibrations[fitted.get("batch", 1)] = fitted["slope"], fitted["offset_us"]
+        self._current[record.key] = record
+        self._pieces.clear()
+
+    def _admit_kernel(self, record: Record, where: str) -> None:
+        try:
             kernel = Kernel.parse(record.name)
-            self._usable_us.pop(kernel, None)
-            self._unstable.discard(kernel)
-            self._estimated.pop(kernel, None)
-            if record.latency_us is not None:
-                self._usable_us[kernel] = record.latency_us
-                if record.basis != "measured":
-                    self._estimated[kernel] = record.basis
-            if record.status == "unstable":
-                self._unstable.add(kernel)
+        except KernelError as error:
+            raise damaged(f"{where}: {error.message.rstrip('.')}") from None
+        self._usable_us.pop(kernel, None)
+        self._unstable.discard(kernel)
+        self._estimated.pop(kernel, None)
+        if record.latency_us is not None:
+            self._usable_us[kernel] = record.latency_us
+        if record.is_estimated:
+            self._estimated[kernel] = record.basis
+        if record.status == "unstable":
+            self._unstable.add(kernel)
+
+    def _admit_dispatch(self, record: Record, where: str) -> None:
+        if record.name not in self._parts and not _FORMER_PART.fullmatch(record.name):
+            raise damaged(
+                f"{where}: {shortened(record.name)} is no dispatch cost of runtime "
+                f"'{self.device.runtime}'"
+            )
+        self._dispatch_us.pop(record.name, None)
+        self._dispatch_bases.pop(record.name, None)
+        if record.latency_us is not None:
+            self._dispatch_us[record.name] = record.latency_us
+        if record.is_estimated:
+            self._dispatch_bases[record.name] = record.basis
+        self._curves = () if self.lacks_dispatch() else footprint.curves(self._dispatch_us)
 
     def record(self, kernel: Kernel) -> Record | None:
         """The current record of a kernel, failed or not."""
@@ -285,12 +306,12 @@ class LatencyTable:
         Raises MissingKernelError or FailedKernelError, naming the kernel; TableError for a table
         without a dispatch cost.
         """
-        kernels, latencies, farther_us, weight_bytes, unstable = self._split(graph, batch)
         if self.lacks_dispatch():
             raise TableError(
                 f"{self.path} does not say what a launch costs.",
                 remedy="Continue it with `nas table build`.",
             )
+        kernels, latencies, farther_us, weight_bytes, unstable, bases = self._split(graph, batch)
         activation_bytes = batch * graph.peak_memory_bytes * self._activation_scale
         touched_bytes = weight_bytes + activation_bytes
         costs, curves = self._dispatch_us, self._curves
@@ -300,7 +321,6 @@ class LatencyTable:
         near_us = self._fusion.predicted_us(latencies, {**costs, "launch": launch_us})
         share = footprint.far_share(touched_bytes, near_us, curves)
         total = near_us + share * farther_us
-        estimated = self._estimated
         calibration = self._calibrations.get(batch)
         return Prediction(
             total,
@@ -308,11 +328,10 @@ class LatencyTable:
             latencies,
             total - sum(latencies),
             unstable,
-            next((estimated[k] for k in kernels if k in estimated), "measured")
-            if estimated
-            else "measured",
+            joined_basis((*bases, *self._dispatch_bases.values())),
             calibration[0] * total + calibration[1] if calibration else None,
             batch,
+            len(bases),
         )
 
     def _split(self, graph: Graph, batch: int) -> _Known:
@@ -327,6 +346,7 @@ class LatencyTable:
             sum([piece.farther_us for piece in found]),
             sum([piece.weight_bytes for piece in found]),
             sum([piece.unstable for piece in found]),
+            tuple([basis for piece in found for basis in piece.bases]) if self._estimated else (),
         )
 
     def _known(self, piece: Graph, batch: int) -> _Known:
@@ -340,6 +360,7 @@ class LatencyTable:
                 sum([self.farther_us(kernel) for kernel in kernels]),
                 sum([self._weight_bytes(kernel) for kernel in kernels]),
                 sum([kernel in self._unstable for kernel in kernels]),
+                tuple([self._estimated[k] for k in kernels if k in self._estimated]),
             )
             if len(pieces) >= MOST_PIECES:
                 pieces.clear()
@@ -367,8 +388,11 @@ class LatencyTable:
                 f"{self.path} was opened for reading only.",
                 remedy="Open it with the runtime it belongs to.",
             )
+        if not os.access(self.path, os.W_OK):
+            raise _unwritable(self.path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
         with _locked(self._lock, self.path):
-            jsonl.repair(self.path)
+            self.refresh()  # before anything is changed: a damaged table stays as it is
+            jsonl.repair(self.path, start=b"{")  # its header was read: it is a table
             self.refresh()
             yield
 
@@ -381,10 +405,10 @@ class LatencyTable:
         if not self._lock.is_locked:
             raise TableError("A latency table grows only inside `with table.writing():`.")
         before = self._current.get(record.key)
-        line = self._lines + 1
+        line = self._file.lines + 1
         record = replace(record, supersedes=before.line if before else None, line=line)
         value = record.to_json()
-        Record.from_json(value, f"{self.path}, line {line}", line)
+        Record.parse(json.dumps(value).encode(), f"{self.path}, line {line}", line)
         jsonl.append(self.path, value)
         self.refresh()
         return record
@@ -393,22 +417,32 @@ class LatencyTable:
 @contextmanager
 def _locked(lock: FileLock, path: Path) -> Iterator[None]:
     try:
-        with lock.acquire(timeout=LOCK_SECONDS):
-            yield
+        lock.acquire(timeout=LOCK_SECONDS)
     except Timeout as error:
         raise TableError(
             f"Another process is writing {path}.",
             remedy="Wait until it is done; what it adds is kept.",
         ) from error
-
-
-def _parse(line: bytes, where: str) -> dict[str, Any]:
+    except OSError as error:
+        raise _unwritable(path, error) from None
     try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise TableError(
-            f"{where} is not JSON: {line[:60]!r}.", remedy="Build the table again."
-        ) from error
-    if not isinstance(value, dict):
-        raise TableError(f"{where} is no JSON object.", remedy="Build the table again.")
-    return value
+        yield
+    finally:
+        lock.release()
+
+
+def _lock_of(path: Path) -> FileLock:
+    """The lock of a table, the same one for all symbolic links to it."""
+    return FileLock(f"{os.path.realpath(path)}.lock")
+
+
+def _path_of(path: Path | str, runtime: Runtime) -> Path:
+    """The file that is meant by a `.jsonl` file, or by a folder of tables."""
+    path = Path(path)
+    return path if path.suffix == ".jsonl" else path / runtime.fingerprint.slug
+
+
+def _unwritable(path: Path, error: OSError) -> TableError:
+    return TableError(
+        f"{path} cannot be written: {error.strerror}.", remedy="Name another file or folder."
+    )

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from nas.errors import TableError
+from nas.latency.kernel import Kernel
+from nas.latency.record import Record
+from nas.latency.timing import Timing
+
+LINE = {
+    "record": "kernel",
+    "kernel": "copy 3x1x1 -> 3x1x1 relu",
+    "status": "ok",
+    "latency_us": 5.0,
+    "samples_us": [4.0, 5.0, 6.0],
+    "schedule": {"tile": 1},
+    "basis": "measured",
+}
+FAILED = {**LINE, "status": "failed", "latency_us": None, "samples_us": [], "error": "no luck"}
+CALIBRATION = {"record": "calibration", "status": "ok", "slope": 1.1, "offset_us": 0.5}
+
+
+def parsed(line: dict[str, Any]) -> Record:
+    return Record.parse(json.dumps(line).encode(), "t.jsonl, line 7", 0)
+
+
+def test_lines_are_read_as_they_are_written() -> None:
+    full = {
+        **LINE,
+        "medians_us": [5.0, 5.5],
+        "settled": False,
+        "far_us": 7.0,
+        "far_samples_us": [6.0, 7.0, 8.0],
+        "supersedes": 3,
+    }
+    for line in (LINE, FAILED, full):
+        assert parsed(line).to_json() == line
+    dispatch = {"record": "dispatch", "part": "launch", **dict(list(LINE.items())[2:5])}
+    assert parsed(dispatch).to_json() == {**dispatch, "basis": "measured"}
+    fitted = {**CALIBRATION, "nets": 20, "fitted_on": ["a", "b"], "batch": 4, "supersedes": 9}
+    assert parsed(fitted).to_json() == {**fitted, "fitted_on": ("a", "b")}
+    assert parsed(fitted).key == "calibration batch4"
+
+
+def test_fields_of_later_versions_are_ignored() -> None:
+    assert parsed({**LINE, "colour": "blue"}) == parsed(LINE)
+
+
+@pytest.mark.parametrize("value", [0, -1.0, "fast", True, [5.0], 10**400, 1e300, 1e-300])
+@pytest.mark.parametrize("field", ["latency_us", "samples_us", "medians_us", "far_us"])
+def test_a_value_that_is_no_latency_is_refused(field: str, value: Any) -> None:
+    changed = [value] * 3 if field.startswith(("samples", "medians")) else value
+    with pytest.raises(TableError, match=rf"^t\.jsonl, line 7 .*{field}") as caught:
+        parsed({**LINE, field: changed})
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity", "1e999"])
+@pytest.mark.parametrize("at", ["5.0", '"tile": 1'])
+def test_numbers_that_json_does_not_have_are_refused(word: str, at: str) -> None:
+    text = json.dumps(LINE).replace(at, f'"tile": {word}' if "tile" in at else word)
+    assert word in text
+    with pytest.raises(TableError, match="line 7"):
+        Record.parse(text.encode(), "t.jsonl, line 7", 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"latency_us": None}, "should have latency_us"),
+        ({"samples_us": [5.0] * 13}, "samples_us.*at most 12"),
+        ({"samples_us": []}, "1 to 12 samples"),
+        ({"samples_us": [1.0] * 10}, "not the median"),
+        ({"samples_us": 5.0}, "samples_us"),
+        ({"medians_us": "all"}, "medians_us"),
+        ({"medians_us": {"a": 1}}, "medians_us"),
+        ({"schedule": [1]}, "schedule"),
+        ({"schedule": "tile"}, "schedule"),
+        ({"settled": 1}, "settled"),
+        ({"status": "fine"}, "status"),
+        ({"status": None}, "status"),
+        ({"status": ["ok"]}, "status"),
+        ({"record": "note"}, "note"),
+        ({"record": "header"}, "header"),
+        ({"record": ["kernel"]}, "record"),
+        ({"kernel": None}, "kernel"),
+        ({"kernel": 5}, "kernel"),
+        ({"status": "failed", "error": "x"}, "failed record"),
+        ({**FAILED, "error": None}, "failed record"),
+        ({**FAILED, "error": ["no"]}, "error"),
+        ({"basis": "guessed"}, "basis"),
+        ({"basis": "estimated"}, "basis"),
+        ({"basis": True}, "basis"),
+        ({"supersedes": True}, "supersedes"),
+        ({"supersedes": 2.0}, "supersedes"),
+        ({"supersedes": 1}, "supersedes"),
+        ({"supersedes": "2"}, "supersedes"),
+        ({"far_us": 9.0}, "far_us"),
+        ({"far_samples_us": [9.0]}, "far_us"),
+    ],
+)
+def test_a_line_that_breaks_the_contract_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(TableError, match=rf"^t\.jsonl, line 7 .*{words}") as caught:
+        parsed({**LINE, **changes})
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"slope": 0},
+        {"slope": -1.0},
+        {"slope": True},
+        {"slope": 10**400},
+        {"offset_us": -0.5},
+        {"offset_us": None},
+        {"status": "failed"},
+        {"status": "unstable"},
+        {"batch": True},
+        {"batch": 0},
+        {"batch": 1 << 40},
+        {"batch": 1.0},
+        {"fitted_on": "abc"},
+        {"fitted_on": [1]},
+        {"nets": -1},
+        {"mape_after": "small"},
+    ],
+    ids=str,
+)
+def test_a_calibration_that_breaks_the_contract_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(TableError, match=f"line 7 .*{next(iter(changes))}"):
+        parsed({**CALIBRATION, **changes})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"what?",
+        b"[]",
+        b"12",
+        b"null",
+        b"\xef\xbb\xbf{}",
+        b"\xff\xfe",
+        b"\0",
+        b"[" * 200_000,
+        b'{"a":' * 200_000,
+        b'{"record": "kernel", "error": "a\0b"}',
+        b'{"record": "kernel", "error": "\\ud800"}',
+        b'{"record": ' + b"9" * 5000 + b"}",
+    ],
+    ids=lambda content: repr(content[:20]),
+)
+def test_what_is_no_json_object_is_refused(content: bytes) -> None:
+    with pytest.raises(TableError, match=r"^t\.jsonl, line 7 ") as caught:
+        Record.parse(content, "t.jsonl, line 7", 0)
+    assert len(str(caught.value)) < 400
+
+
+def test_flags_name_what_weakens_a_latency() -> None:
+    estimate = "estimated: by a model"
+    assert parsed(LINE).flags == ()
+    assert parsed({**LINE, "status": "unstable"}).flags == ("unstable",)
+    assert parsed({**LINE, "basis": estimate}).flags == (estimate,)
+    both = parsed({**LINE, "status": "unstable", "basis": estimate})
+    assert both.flags == ("unstable", estimate)
+    assert not parsed({**FAILED, "basis": estimate}).is_estimated
+
+
+def test_samples_are_those_of_the_two_fastest_timings() -> None:
+    """Other work on a machine only adds time."""
+    kernel = Kernel.parse("copy 3x1x1 -> 3x1x1 relu")
+
+    def steady(us: float) -> Timing:
+        return Timing(tuple(us + 0.001 * n for n in range(10)))
+
+    record = replace(
+        Record.of_timing("kernel", steady(5.0), name=kernel.text),
+        medians_us=(5.004,),
+        settled=False,
+    )
+    for us, settled, latency in ((9.0, False, 7.005), (5.1, True, 5.055)):
+        record = record.with_timing(steady(us), agreement=0.04, most_timings=5)
+        assert record.settled == settled
+        assert record.latency_us == pytest.approx(latency, abs=0.01)
+    assert record.status == "ok"
+    assert len(record.samples_us) == 12
+    assert min(record.samples_us) == 5.0
+    assert max(record.samples_us) < 5.2
+    assert len(record.medians_us) == 3
+    assert parsed(record.to_json()) == record
+
+
+def test_what_a_kernel_takes_far_away_is_that_of_the_less_disturbed_timing() -> None:
+    kernel = Kernel.parse("copy 3x1x1 -> 3x1x1 relu")
+    record = Record.of_timing("kernel", Timing((5.0,) * 10, (9.0, 8.0, 30.0)), name=kernel.text)
+    assert record.far_us == 9.0
+    record = replace(record, medians_us=(5.0,), settled=False)
+    record = record.with_timing(Timing((5.0,) * 10, (7.0, 8.0, 9.0)), 0.04, 5)
+    assert record.far_us == 8.0
+    record = record.with_timing(Timing((5.0,) * 10, (8.5,)), 0.04, 5)
+    assert record.far_samples_us == (7.0, 8.0, 9.0)
+    assert record.with_timing(Timing((5.0,) * 10), 0.04, 5).far_us is None, "not timed any more"
+    line = record.to_json()
+    assert (line["far_us"], line["far_samples_us"]) == (8.0, [7.0, 8.0, 9.0])
+    assert parsed(line) == record
+    assert "far_us" not in LINE
+    with pytest.raises(TableError, match="not the median"):
+        parsed({**line, "far_us": 7.0})
+    with pytest.raises(TableError, match="far_us is 0.0"):
+        parsed({**line, "far_us": 0.0, "far_samples_us": [0.0]})
+
+
+def test_timings_that_never_agree_are_unstable() -> None:
+    record = replace(
+        Record.of_timing("kernel", Timing((5.0,) * 10), name="copy 3x1x1 -> 3x1x1 relu"),
+        medians_us=(5.0,),
+        settled=False,
+    )
+    for us in (6.0, 7.0):
+        record = record.with_timing(Timing((us,) * 10), agreement=0.04, most_timings=3)
+    assert (record.status, record.settled) == ("unstable", True)
