@@ -160,7 +160,7 @@ def predict(
     batch: Batch = 1,
     as_json: Json = False,
 ) -> None:
-    """Latency of one architecture from a table, by kernel.
+    """Latency of one architecture from a table, by kernel, and how many of these are uncertain.
 
     Sizes that are not given are those of the run for RUN:ID, and the published ones for a reference
     network. Example: nas predict results/quickstart:3f2a --table latency_tables/mine.jsonl

@@ -98,9 +98,14 @@ def calibrate(
     calibrated, found = _check(table, target, spaces, nets, seed, references, batch, keep=True)
     fitted = fit_calibration(calibrated, found)
     if as_json:
-        print_json(asdict(fitted))
+        flagged = {
+            "nets_with_unstable_kernels": found.with_unstable,
+            "nets_with_estimated_kernels": found.with_estimated,
+        }
+        print_json({**asdict(fitted), **flagged})
     else:
         checks.show_calibration(fitted)
+        checks.show_flagged(found)
 
 
 def verify(

@@ -37,6 +37,7 @@ def show_check(found: Check) -> None:
     if len(worst) < len(random.rows):
         console.say(f"of {len(random.rows)} random networks the {len(worst)} worst")
     console.say("close pairs: networks whose measured latencies differ by 3% to 10%")
+    show_flagged(found)
     if found.batch > 1:
         console.say(f"latencies are those of {found.batch} images at once")
     spread = found.retiming_spread
@@ -65,6 +66,14 @@ def show_check(found: Check) -> None:
             f"with the table's calibration, on the {with_it.nets} networks that it was not fitted "
             f"on: mean error {with_it.mape:.2%} instead of {without.mape:.2%}"
         )
+
+
+def show_flagged(found: Check) -> None:
+    """How many of the networks are predicted from latencies that are to be trusted less."""
+    console.say(
+        f"of {len(found.rows)} networks, {found.with_unstable} have kernels with unstable "
+        f"timings, {found.with_estimated} have estimated ones"
+    )
 
 
 def show_calibration(found: Calibration) -> None:

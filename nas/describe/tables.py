@@ -17,7 +17,7 @@ from nas.latency.kernel import Kernel
 from nas.latency.kinds import by_kind
 from nas.latency.merge import Merged
 from nas.latency.peak import Peak
-from nas.latency.record import Record
+from nas.latency.record import MEASURED, Record
 from nas.latency.timing import Timing
 from nas.space import SearchSpace
 
@@ -47,7 +47,14 @@ def table(
         "device": found.device.to_json(),
         "kernels": len(records),
         "status": dict(Counter(record.status for record in records)),
+        "basis": dict(Counter(record.basis for record in usable)),
         "dispatch_us": found.dispatch_us,
+        "unstable_dispatch": found.unstable_dispatch,
+        "calibrations": [
+            {"batch": 1, **record.calibration}
+            for record in found.records()
+            if record.calibration is not None
+        ],
         "noise": _noise(usable),
         "peak": peak and asdict(peak),
         "kinds": dict(sorted(kinds.items(), key=lambda item: -item[1]["share_of_time"])),
@@ -119,6 +126,13 @@ def show_table(found: dict[str, Any]) -> None:
     )
     status = ", ".join(f"{count} {name}" for name, count in found["status"].items())
     console.say(f"{found['kernels']} kernels ({status}); dispatch: {launch or 'not measured'}")
+    for basis, count in found["basis"].items():
+        if basis != MEASURED:
+            console.say(f"{count} of the kernels are {basis}")
+    if found["unstable_dispatch"]:
+        console.say(f"unstable dispatch costs: {', '.join(found['unstable_dispatch'])}")
+    for each in found["calibrations"]:
+        console.say(_calibration(each))
     if far:
         console.say(f"kernels are half way far from their weights in networks of {far}")
     if noise:
@@ -143,6 +157,20 @@ def show_table(found: dict[str, Any]) -> None:
         )
     for name, error in found["failed"].items():
         console.say(f"failed: {name}: {error}")
+
+
+def _calibration(fitted: Mapping[str, Any]) -> str:
+    """A calibration in a line; a table need not say how well it was fitted."""
+    text = (
+        f"calibration for a batch of {fitted['batch']}: latency = {fitted['slope']:.4f} x "
+        f"predicted + {fitted['offset_us']:.3g} us"
+    )
+    if fitted.get("mape_before") is not None and fitted.get("mape_after") is not None:
+        text += (
+            f", fitted on {fitted.get('nets')} networks: mean error {fitted['mape_after']:.2%} "
+            f"instead of {fitted['mape_before']:.2%}"
+        )
+    return text
 
 
 def _kind_row(kind: str, row: dict[str, Any], peak: dict[str, Any] | None) -> list[Any]:
@@ -174,6 +202,8 @@ def comparison(found: Comparison) -> dict[str, Any]:
         "common": len(found.common),
         "only_before": found.only_before,
         "only_after": found.only_after,
+        "unstable": list(found.unstable),
+        "estimated": list(found.estimated),
         "kinds": {kind: asdict(ratios) for kind, ratios in found.kinds.items()},
         "changes": [
             {**asdict(change), "kind": change.kind, "ratio": change.ratio}
@@ -187,16 +217,26 @@ def show_comparison(found: Comparison, most: int) -> None:
     for difference in found.devices:
         console.say(f"another device: {difference}")
     rows = [
-        (change.key, f"{change.before_us:.4g}", f"{change.after_us:.4g}", f"{change.ratio:.3f}")
+        (
+            change.key,
+            f"{change.before_us:.4g}",
+            f"{change.after_us:.4g}",
+            f"{change.ratio:.3f}",
+            ", ".join(change.before_flags),
+            ", ".join(change.after_flags),
+        )
         for change in found.largest(most)
     ]
-    console.table(["changed most", "before, us", "after, us", "ratio"], rows)
+    columns = ["changed most", "before, us", "after, us", "ratio", "before is", "after is"]
+    console.table(columns, rows, left=columns[-2:])
     show_ratios(found.kinds)
     median = "no common kernel" if found.median_ratio is None else f"{found.median_ratio:.3f}"
     console.say(
         f"median ratio {median}; {len(found.common)} rows have a latency in both tables, "
         f"{found.only_before} are only in the first, {found.only_after} only in the second"
     )
+    for what, (before, after) in (("unstable", found.unstable), ("estimated", found.estimated)):
+        console.say(f"{what}: {before} rows of the first, {after} of the second")
 
 
 def show_ratios(kinds: Mapping[str, Ratios]) -> None:
@@ -213,29 +253,57 @@ def show_ratios(kinds: Mapping[str, Ratios]) -> None:
 def prediction(found: LatencyTable, graph: Graph, batch: int = 1) -> dict[str, Any]:
     """What `nas predict` shows: a batch's latency, and each kernel's share, dearest first."""
     predicted = found.predict(graph, batch)
+    records = {kernel: found.record(kernel) for kernel in predicted.kernels}
     return {
         "batch": batch,
         "predicted_us": predicted.latency_us,
+        "calibrated_us": predicted.calibrated_us,
+        "basis": predicted.basis,
         "launches": predicted.launches,
+        "unstable_launches": predicted.unstable,
+        "estimated_launches": predicted.estimated,
+        "unstable_dispatch": found.unstable_dispatch,
         "macs": graph.macs,
         "params": graph.params,
         "kernels": [
-            {"kernel": kernel.text, "launches": count, "latency_us": share}
+            {
+                "kernel": kernel.text,
+                "launches": count,
+                "latency_us": share,
+                "status": record.status,
+                "basis": record.basis,
+            }
             for kernel, count, share in predicted.by_kernel()
+            if (record := records[kernel]) is not None
         ],
     }
 
 
 def show_prediction(found: dict[str, Any]) -> None:
-    """A prediction by kernel."""
+    """A prediction by kernel, and what it rests on."""
     console.table(
-        ["kernel", "launches", "us"],
-        [(row["kernel"], row["launches"], f"{row['latency_us']:.4g}") for row in found["kernels"]],
+        ["kernel", "launches", "us", "status"],
+        [
+            (row["kernel"], row["launches"], f"{row['latency_us']:.4g}", _status(row))
+            for row in found["kernels"]
+        ],
+        left=["status"],
     )
     batch = found["batch"]
     images = f" for {batch} images" if batch > 1 else ""
     an_image = " an image" if batch > 1 else ""
     console.say(
-        f"predicted {found['predicted_us'] / 1000:.4g} ms{images}: {found['launches']} kernels and "
+        f"predicted {found['predicted_us'] / 1000:.4g} ms{images}: {found['launches']} kernels "
+        f"({found['unstable_launches']} unstable, {found['estimated_launches']} estimated) and "
         f"their launches, {console.si(found['macs'])} MACs{an_image}"
     )
+    if found["basis"] != MEASURED:
+        console.say(f"not all of it is measured; the rest is {found['basis']}")
+    if found["unstable_dispatch"]:
+        console.say(f"unstable dispatch costs: {', '.join(found['unstable_dispatch'])}")
+    if found["calibrated_us"] is not None:
+        console.say(f"with the table's calibration: {found['calibrated_us'] / 1000:.4g} ms")
+
+
+def _status(row: Mapping[str, Any]) -> str:
+    return row["status"] if row["basis"] == MEASURED else f"{row['status']}, {row['basis']}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.errors import RequestError
+from nas.errors import MeasurementError, RequestError
 from nas.latency.check import Check
 from nas.latency.record import Record
 from nas.latency.table import LatencyTable
@@ -61,7 +61,8 @@ def fit(check: Check) -> Calibration:
 
     Fitted on the networks drawn at random, and judged on the published ones as well.
 
-    Raises RequestError for fewer than `FEWEST_NETWORKS` networks to fit on.
+    Raises RequestError for fewer than `FEWEST_NETWORKS` networks to fit on, MeasurementError where
+    measured latencies fall as predicted ones rise.
     """
     rows = check.random.rows
     if len(rows) < FEWEST_NETWORKS:
@@ -71,6 +72,11 @@ def fit(check: Check) -> Calibration:
         )
     predicted, measured = _latencies(check.random)
     slope, offset = _line(predicted, measured)
+    if slope <= 0:
+        raise MeasurementError(
+            "The networks that are predicted slower were measured faster, so no line fits.",
+            remedy="Build the table again, or time the networks on an idle machine.",
+        )
     errors = []
     for index in range(len(rows)):
         others = np.arange(len(rows)) != index

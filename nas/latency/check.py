@@ -42,6 +42,8 @@ class CheckedNetwork:
             that the calibration was fitted on.
         now_us: prediction with what lies beside the kernels timed once more, after the networks;
             None where that was not asked for.
+        unstable: how many of its launches rest on a timing that would not settle.
+        estimated: how many of its launches have an estimated latency.
     """
 
     architecture: Mapping[str, Any]
@@ -51,6 +53,8 @@ class CheckedNetwork:
     digest: str = ""
     corrected_us: float | None = None
     now_us: float | None = None
+    unstable: int = 0
+    estimated: int = 0
 
     @property
     def name(self) -> str:
@@ -79,6 +83,8 @@ class CheckedNetwork:
             "architecture": dict(self.architecture),
             "predicted_us": timing.four_digits(self.predicted_us),
             "now_us": self.now_us and timing.four_digits(self.now_us),
+            "unstable_launches": self.unstable,
+            "estimated_launches": self.estimated,
             "measured_us": self.measured_us,
             "samples_us": list(self.timing.samples_us),
             "timings_us": [each.latency_us for each in self.timings],
@@ -137,6 +143,16 @@ class Check:
         return agreement(found, measured) if found else None
 
     @property
+    def with_unstable(self) -> int:
+        """How many networks have a kernel that rests on a timing that would not settle."""
+        return sum(row.unstable > 0 for row in self.rows)
+
+    @property
+    def with_estimated(self) -> int:
+        """How many networks have a kernel whose latency is estimated."""
+        return sum(row.estimated > 0 for row in self.rows)
+
+    @property
     def retiming_spread(self) -> float | None:
         """See `nas.latency.networks.retiming_spread`; None where a network was timed once."""
         timings = [row.timings for row in self.rows]
@@ -172,6 +188,8 @@ class Check:
             "retiming_tau": self.retiming_tau,
             "target_mape": self.target_mape,
             "target_met": self.agreement.mape <= self.target_mape,
+            "nets_with_unstable_kernels": self.with_unstable,
+            "nets_with_estimated_kernels": self.with_estimated,
             "random": _figures(self.random),
             "references": _figures(self.references),
             "calibration": corrected
@@ -242,6 +260,8 @@ def check_table(
                 graph.digest,
                 predicted.calibrated_us if held_out else None,
                 table.predict(graph, batch, dispatch_us=costs).latency_us if costs else None,
+                predicted.unstable,
+                predicted.estimated,
             )
         )
     return Check(tuple(rows), batch)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from nas.latency.kernel import Kernel
 from nas.latency.kinds import kind_of
-from nas.latency.record import Record
+from nas.latency.record import UNSTABLE, Record
 from nas.latency.table import LatencyTable
 
 
@@ -40,6 +40,7 @@ class Change:
         key: `kernel <text>` or `dispatch <part>`.
         before_us, after_us: its latencies.
         in_before, in_after: whether a table has a row for it; a failed row has no latency.
+        before_flags, after_flags: see `Record.flags`.
     """
 
     key: str
@@ -47,6 +48,8 @@ class Change:
     after_us: float | None
     in_before: bool = True
     in_after: bool = True
+    before_flags: tuple[str, ...] = ()
+    after_flags: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -96,6 +99,22 @@ class Comparison:
         return sum(not change.in_before for change in self.changes)
 
     @property
+    def unstable(self) -> tuple[int, int]:
+        """How many rows of the first, and of the second, would not settle."""
+        return self._flagged(lambda flag: flag == UNSTABLE)
+
+    @property
+    def estimated(self) -> tuple[int, int]:
+        """How many rows of the first, and of the second, are estimated."""
+        return self._flagged(lambda flag: flag != UNSTABLE)
+
+    def _flagged(self, counts: Callable[[str], bool]) -> tuple[int, int]:
+        return (
+            sum(any(map(counts, change.before_flags)) for change in self.changes),
+            sum(any(map(counts, change.after_flags)) for change in self.changes),
+        )
+
+    @property
     def kinds(self) -> dict[str, Ratios]:
         """The ratios of each kind of kernel that is in both tables, and of the dispatch."""
         groups: dict[str, list[float]] = {}
@@ -120,24 +139,37 @@ def compare(before: LatencyTable, after: LatencyTable) -> Comparison:
     """
     same_runtime = before.device.runtime == after.device.runtime
 
-    def latencies(table: LatencyTable) -> dict[str, float | None]:
-        found: dict[str, float | None] = {}
+    def records(table: LatencyTable) -> dict[str, Record]:
+        chosen: dict[str, Record] = {}
         for record in table.records():
             if record.record == "calibration":
                 continue
             key = record.key if same_runtime else _without_layout(record)
-            known = found.get(key)
-            if known is None or (record.latency_us or math.inf) < known:
-                found[key] = record.latency_us
-        return found
+            known = chosen.get(key)
+            if known is None or _latency_us(record) < _latency_us(known):
+                chosen[key] = record
+        return chosen
 
-    first, second = latencies(before), latencies(after)
+    first, second = records(before), records(after)
     return Comparison(
         tuple(before.device.differences(after.device)),
-        tuple(
-            Change(key, first.get(key), second.get(key), key in first, key in second)
-            for key in {**first, **second}
-        ),
+        tuple(_change(key, first.get(key), second.get(key)) for key in {**first, **second}),
+    )
+
+
+def _latency_us(record: Record) -> float:
+    return math.inf if record.latency_us is None else record.latency_us
+
+
+def _change(key: str, before: Record | None, after: Record | None) -> Change:
+    return Change(
+        key,
+        before.latency_us if before else None,
+        after.latency_us if after else None,
+        before is not None,
+        after is not None,
+        before.flags if before else (),
+        after.flags if after else (),
     )
 
 

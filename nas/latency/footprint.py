@@ -45,7 +45,7 @@ Curves = Sequence[Sequence[float]]
 
 
 def curves(dispatch_us: Mapping[str, float]) -> Curves:
-    """The curves among dispatch costs.
+    """The curves among dispatch costs, of each pace that is complete.
 
     A MiB never takes longer because a chain has fewer of them: where one seems to, the machine was
     busy then, and what a longer chain took counts.
@@ -53,7 +53,7 @@ def curves(dispatch_us: Mapping[str, float]) -> Curves:
     return [
         _least_of_what_follows([dispatch_us[part] for part in parts])
         for parts in PARTS_BY_PACE
-        if parts[0] in dispatch_us
+        if all(part in dispatch_us for part in parts)
     ]
 
 

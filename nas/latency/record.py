@@ -24,6 +24,7 @@ from nas.latency.timing import (
 
 SCHEMA = 1
 MOST_SAMPLES = 12
+UNSTABLE = "unstable"
 MEASURED = "measured"
 ESTIMATED = "estimated: "
 _NAME = {"kernel": "kernel", "dispatch": "part"}
@@ -237,7 +238,7 @@ class Record:
     @property
     def flags(self) -> tuple[str, ...]:
         """The reasons to trust the latency less: `unstable`, `estimated: <by what>`."""
-        unstable = ("unstable",) if self.status == "unstable" else ()
+        unstable = (UNSTABLE,) if self.status == UNSTABLE else ()
         return (*unstable, self.basis) if self.is_estimated else unstable
 
     @property

@@ -247,6 +247,12 @@ class LatencyTable:
         """Microseconds by part of the runtime's dispatch cost; empty before it was measured."""
         return dict(self._dispatch_us)
 
+    @property
+    def unstable_dispatch(self) -> list[str]:
+        """The parts of the dispatch cost that rest on a timing that would not settle."""
+        parts = [self._current.get(f"dispatch {part}") for part in self._fusion.DISPATCH_PARTS]
+        return [part.name for part in parts if part is not None and part.status == "unstable"]
+
     def missing(self, kernels: Iterable[Kernel], *, failed: bool = False) -> list[Kernel]:
         """Those without a record, or, with `failed`, with a failed one; in order, once each."""
         return [

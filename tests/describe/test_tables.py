@@ -1,14 +1,17 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nas.describe import checks, table_figures, tables
+from nas.errors import TableError
 from nas.latency import Check, LatencyTable, Verification, compare
 from nas.latency.calibration import fit
 from nas.latency.check import CheckedNetwork
 from nas.latency.device import Fingerprint
 from nas.latency.peak import Peak
 from nas.latency.record import Record, header
+from nas.latency.runtimes.tvm import fusion
 from nas.latency.timing import Timing
 from nas.latency.verify import VerifiedRow
 from nas.space import SearchSpace, Stage
@@ -82,6 +85,68 @@ def test_a_table_as_a_person_sees_it(tmp_path, capsys):
     assert "dispatch: not measured" in capsys.readouterr().out
 
 
+def uncertain_table(path: Path) -> LatencyTable:
+    """All that the largest network of `SPACE` needs: one kernel estimated, one unstable."""
+    fitted = {"slope": 2.0, "offset_us": 1.0, "nets": 20, "mape_before": 0.5, "mape_after": 0.01}
+    costs = dict.fromkeys(fusion.DISPATCH_PARTS, 30.0) | {"launch": 0.5, "launch_2mib": 0.5}
+    parts = [Record.of_timing("dispatch", Timing((us,)), name=part) for part, us in costs.items()]
+    parts[1] = Record.of_timing("dispatch", Timing((20.0, 30.0, 40.0)), name="invocation")
+    return table(
+        path,
+        *parts,
+        replace(kernel(STEM, 3.0), basis="estimated: by a model"),
+        kernel(POOL, 1.0, spread=0.5),
+        kernel(HEAD, 2.0),
+        Record("calibration", calibration=fitted),
+    )
+
+
+def test_a_prediction_says_what_it_rests_on(tmp_path, capsys):
+    found = uncertain_table(tmp_path / "a.jsonl")
+    graph = SPACE.lower(SPACE.largest)
+    shown = tables.prediction(found, graph)
+    # By hand: 3 + 1 + 2 for the kernels, three launches of 0.5, and an invocation of 30.
+    assert shown["predicted_us"] == pytest.approx(37.5)
+    assert shown["calibrated_us"] == pytest.approx(2 * 37.5 + 1)
+    assert (shown["launches"], shown["unstable_launches"], shown["estimated_launches"]) == (3, 1, 1)
+    assert shown["basis"] == "estimated: by a model"
+    assert shown["unstable_dispatch"] == ["invocation"]
+    by_kernel = {row["kernel"]: (row["status"], row["basis"]) for row in shown["kernels"]}
+    assert by_kernel == {
+        STEM: ("ok", "estimated: by a model"),
+        POOL: ("unstable", "measured"),
+        HEAD: ("ok", "measured"),
+    }
+    tables.show_prediction(shown)
+    text = capsys.readouterr().out
+    assert "ok, estimated: by a model" in text
+    assert "predicted 0.0375 ms: 3 kernels (1 unstable, 1 estimated)" in text
+    assert "the rest is estimated: by a model" in text
+    assert "unstable dispatch costs: invocation" in text
+    assert "with the table's calibration: 0.076 ms" in text
+
+
+def test_a_table_names_estimates_and_calibrations(tmp_path, capsys):
+    shown = tables.table(uncertain_table(tmp_path / "a.jsonl"))
+    assert shown["basis"] == {"estimated: by a model": 1, "measured": 2}
+    assert shown["unstable_dispatch"] == ["invocation"]
+    (fitted,) = shown["calibrations"]
+    assert (fitted["batch"], fitted["slope"], fitted["mape_after"]) == (1, 2.0, 0.01)
+    tables.show_table(shown)
+    text = capsys.readouterr().out
+    assert "1 of the kernels are estimated: by a model" in text
+    assert "latency = 2.0000 x predicted + 1 us, fitted on 20 networks: mean error 1.00%" in text
+
+
+def test_a_table_with_half_of_the_dispatch_costs_is_shown(tmp_path, capsys):
+    part = fusion.DISPATCH_PARTS[3]
+    half = table(tmp_path / "a.jsonl", Record.of_timing("dispatch", Timing((1.0,)), name=part))
+    tables.show_table(tables.table(half))
+    assert "0 kernels" in capsys.readouterr().out
+    with pytest.raises(TableError, match="launch costs"):
+        half.predict(SPACE.lower(SPACE.largest))
+
+
 def test_a_comparison_by_kind_and_as_a_picture(tmp_path, capsys):
     before = table(tmp_path / "a.jsonl", kernel(STEM, 3.0), kernel(POOL, 1.0))
     after = table(tmp_path / "b.jsonl", kernel(STEM, 6.0), kernel(HEAD, 1.0))
@@ -91,7 +156,9 @@ def test_a_comparison_by_kind_and_as_a_picture(tmp_path, capsys):
     assert shown["kinds"] == {"conv 3x3": {"count": 1, "median": 2.0, "low": 2.0, "high": 2.0}}
     assert shown["changes"][0]["kind"] == "conv 3x3"
     tables.show_comparison(found, 5)
-    assert "1 are only in the first, 1 only in the second" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "1 are only in the first, 1 only in the second" in text
+    assert "unstable: 0 rows of the first, 0 of the second" in text
     for suffix in ("png", "svg"):
         table_figures.draw_comparison(found, ("a", "b"), tmp_path / f"diff.{suffix}")
     assert "conv 3x3: 1" in (tmp_path / "diff.svg").read_text()
@@ -103,6 +170,7 @@ def test_a_check_as_a_person_sees_it(tmp_path, capsys):
     assert "published_net" in shown
     assert "two timings of the same network at different moments: 1.00% apart" in shown
     assert f"mean error {CHECK.agreement.mape:.2%}" in shown
+    assert "of 9 networks, 0 have kernels with unstable timings, 0 have estimated ones" in shown
     assert "is 2.00%: missed" in shown
     table_figures.draw_check(CHECK, "a check", tmp_path / "check.svg")
     picture = (tmp_path / "check.svg").read_text()

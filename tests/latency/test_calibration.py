@@ -7,7 +7,7 @@ import pytest
 from fake_runtime import FakeRuntime
 
 import nas.space
-from nas.errors import RequestError
+from nas.errors import MeasurementError, RequestError
 from nas.latency import LatencyTable, build_table, check_table, space_kernels
 from nas.latency.calibration import calibrate, fit
 from nas.latency.check import Check, CheckedNetwork, fitted_networks
@@ -65,6 +65,12 @@ def test_an_outlier_is_not_in_the_fit_that_judges_it() -> None:
 def test_a_few_networks_are_too_few() -> None:
     with pytest.raises(RequestError, match="at least 8"):
         fit(Check(check_of(1, 1).rows[:7]))
+
+
+def test_no_line_is_fitted_where_the_order_is_the_wrong_way_round() -> None:
+    rows = [network(10.0 * n, 1000.0 - 90 * n) for n in range(1, 11)]
+    with pytest.raises(MeasurementError, match="no line fits"):
+        fit(Check(tuple(rows)))
 
 
 def test_a_calibration_stands_beside_the_prediction(tmp_path: Path) -> None:

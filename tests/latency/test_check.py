@@ -53,6 +53,16 @@ def test_a_steady_machine_gets_the_target_of_two_percent() -> None:
     assert check.to_json()["references"] is None
 
 
+def test_a_check_says_how_many_networks_rest_on_uncertain_latencies() -> None:
+    sure = row(96, 100)
+    check = Check((sure, replace(sure, unstable=3), replace(sure, unstable=1, estimated=2)))
+    found = check.to_json()
+    assert found["nets_with_unstable_kernels"] == 2
+    assert found["nets_with_estimated_kernels"] == 1
+    assert [each["unstable_launches"] for each in found["rows"]] == [0, 3, 1]
+    assert [each["estimated_launches"] for each in found["rows"]] == [0, 0, 2]
+
+
 @pytest.fixture
 def runtime() -> FakeRuntime:
     return FakeRuntime()
@@ -120,6 +130,20 @@ def test_published_networks_are_checked_and_never_drawn(
     assert check(False).rows == found.random.rows
     published = {PUBLISHED.lower(PUBLISHED.reference(r.name)).digest for r in PUBLISHED.references}
     assert not published & {each.digest for each in found.random.rows}
+
+
+def test_networks_with_uncertain_kernels_are_counted(
+    table: LatencyTable, runtime: FakeRuntime
+) -> None:
+    kernel = runtime.kernels(SPACE.lower(SPACE.largest))[0]
+    wild = Record.of_timing("kernel", Timing((1.0, 5.0, 9.0)), name=kernel.text)
+    with table.writing():
+        table.append(replace(wild, basis="estimated: by a model"))
+    found = check_table(table, [SPACE], runtime, nets=4, rng=np.random.default_rng(5))
+    for each in found.rows:
+        launches = runtime.kernels(SPACE.lower(SPACE.from_json(each.architecture)))
+        assert each.unstable == each.estimated == launches.count(kernel)
+    assert found.with_unstable == found.with_estimated > 0
 
 
 def test_no_network_is_checked_twice(table: LatencyTable, runtime: FakeRuntime) -> None:

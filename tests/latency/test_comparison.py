@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,30 @@ def test_a_failed_row_is_in_a_table_but_has_no_ratio(tmp_path: Path) -> None:
     build_table(after, kernels, broken)
     found = compare(before, after)
     assert (len(found.common), found.only_before, found.only_after) == (PARTS + 2, 0, 0)
+
+
+def test_unstable_and_estimated_rows_are_named_and_counted(tmp_path: Path) -> None:
+    runtime = FakeRuntime()
+    kernels = runtime.kernels(three_kernels())
+    before, after = (
+        LatencyTable.open_or_create(tmp_path / f"{name}.jsonl", runtime) for name in "ab"
+    )
+    for table in (before, after):
+        build_table(table, kernels, runtime)
+    wild = Record.of_timing("kernel", Timing((1.0, 5.0, 9.0)), name=kernels[0].text)
+    estimate = "estimated: by a model"
+    with before.writing():
+        before.append(wild)
+        part = Record.of_timing("dispatch", Timing((1.0, 2.0, 3.0)), name="launch")
+        before.append(part)
+    with after.writing():
+        after.append(replace(wild, basis=estimate))
+    found = compare(before, after)
+    assert (found.unstable, found.estimated) == ((2, 1), (0, 1))
+    flags = {change.key: (change.before_flags, change.after_flags) for change in found.changes}
+    assert flags.pop(f"kernel {kernels[0]}") == (("unstable",), ("unstable", estimate))
+    assert flags.pop("dispatch launch") == (("unstable",), ())
+    assert set(flags.values()) == {((), ())}
 
 
 def test_runtimes_are_compared_by_what_their_kernels_compute(tmp_path: Path) -> None:

@@ -142,6 +142,37 @@ def test_what_cannot_be_merged_is_refused_and_nothing_written(tmp_path: Path, ou
         merge([first, averaged], first)
 
 
+def test_nothing_is_left_of_a_merge_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (table(tmp_path / f"{name}.jsonl", kernel(0)) for name in "ab")
+    dangling = tmp_path / "dangling.jsonl"
+    dangling.symlink_to(tmp_path / "none.jsonl")
+    before = sorted(tmp_path.iterdir())
+    for out, words in (
+        (dangling, "there already"),
+        (tmp_path / ("n" * 300 + ".jsonl"), "too long"),
+        (first / "out.jsonl", r"Name a \.jsonl file"),
+        (tmp_path / "a\0b.jsonl", "null"),
+    ):
+        with pytest.raises(RequestError, match=words):
+            merge([first, second], out)
+    broken = tmp_path / "b.jsonl"
+    content = broken.read_bytes()
+    broken.write_bytes(content.replace(b'"ok"', b'"fine"'))
+    with pytest.raises(TableError, match=r"b\.jsonl, line 2"):
+        merge([first, second], tmp_path / "out.jsonl")
+    broken.write_bytes(content)
+
+    def refuse(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.replace", refuse)
+    with pytest.raises(TableError, match=r"out\.jsonl cannot be written: Permission denied"):
+        merge([first, second], tmp_path / "out.jsonl")
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_the_recorded_part_may_differ(tmp_path: Path, out: Path) -> None:
     first = table(tmp_path / "a.jsonl", kernel(0))
     updated = FakeRuntime(device(recorded={"system": "newer"}))

@@ -405,7 +405,7 @@ def test_a_symbolic_link_has_the_lock_of_its_table(
 def test_a_table_that_cannot_be_written(
     table: LatencyTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("os.access", lambda path, mode: False)
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)
     with pytest.raises(TableError, match=r"cannot be written: Permission denied"), table.writing():
         pass
 
