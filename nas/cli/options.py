@@ -133,9 +133,8 @@ def picture(path: Path | None) -> None:
 def existing(path: Path) -> Path:
     """A latency table that is there. Raises RequestError otherwise."""
     if not os.path.isfile(path):  # unlike `Path.is_file`, raises nothing
-        raise RequestError(
-            f"There is no file {path}.", remedy="Build a table with `nas table build`."
-        )
+        what = f"{path} is no file." if os.path.lexists(path) else f"There is no file {path}."
+        raise RequestError(what, remedy="Build a table with `nas table build`.")
     return path
 
 

@@ -6,9 +6,9 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, Field, JsonValue, RootModel, model_validator
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from nas.documents import Count, Document, Format
 from nas.errors import TableError
@@ -33,6 +33,9 @@ HEADER_START = b'{"schema": 1, "record": "header", "processor": "'
 ROW_START = b'{"record": "'
 """How the first line of a table begins as it is written, and how every other one does."""
 
+Text = Annotated[str, Field(max_length=4096)]
+"""Names and messages; longer ones would fill a screen."""
+
 Latency = Annotated[float, Field(ge=1e-9, le=1e12)]
 """Microseconds; far beyond what a clock tells, and within what sums and ratios can bear."""
 
@@ -52,15 +55,15 @@ Object = Annotated[dict[str, JsonValue], AfterValidator(_with_finite_numbers)]
 """A schedule, or what is recorded of a device: JSON without NaN and infinities."""
 
 
-class _Timed(Document):
+class _TimedRow(Document):
     """Fields that rows of kernels and of dispatch costs share; see `Record`."""
 
     status: Literal["ok", "failed", "unstable"]
     latency_us: Latency | None = None
     samples_us: Annotated[tuple[Latency, ...], Field(max_length=MOST_SAMPLES)] = ()
     schedule: Object | None = None
-    basis: Annotated[str, Field(pattern=rf"^({MEASURED}|{ESTIMATED}.+)$")] = MEASURED
-    error: str | None = None
+    basis: Annotated[Text, Field(pattern=rf"^({MEASURED}|{ESTIMATED}.+)$")] = MEASURED
+    error: Text | None = None
     supersedes: Annotated[int, Field(ge=2)] | None = None
     medians_us: tuple[Latency, ...] = ()
     settled: bool = True
@@ -79,20 +82,17 @@ class _Timed(Document):
         return self
 
 
-class _KernelRow(_Timed):
-    record: Literal["kernel"]
+class _KernelRow(_TimedRow):
     name: str = Field(alias="kernel")
 
 
-class _DispatchRow(_Timed):
-    record: Literal["dispatch"]
+class _DispatchRow(_TimedRow):
     name: str = Field(alias="part")
 
 
 class _CalibrationRow(Document):
     """See `nas.latency.calibration.Calibration`. A batch of 2^20 images fits into no device."""
 
-    record: Literal["calibration"]
     status: Literal["ok"]
     slope: Annotated[float, Field(gt=0, le=1e6)]
     offset_us: Annotated[float, Field(ge=0, le=1e12)]
@@ -107,15 +107,30 @@ class _CalibrationRow(Document):
     supersedes: Annotated[int, Field(ge=2)] | None = None
 
 
-_AnyRow = Annotated[_KernelRow | _DispatchRow | _CalibrationRow, Field(discriminator="record")]
+class _AnyRow(Document):
+    """What tells the kinds of rows apart."""
+
+    record: Literal["kernel", "dispatch", "calibration"]
 
 
-class _Row(RootModel[_AnyRow]):
-    """Any line behind the header."""
+R = TypeVar("R", bound=Document)
 
 
-_REMEDY = "The table was edited or damaged; build it again."
-_ROWS = Format(_Row, "a row of a latency table", TableError, remedy=_REMEDY)
+def _row_format(model: type[R]) -> Format[R]:
+    return Format(
+        model,
+        "a row of a latency table",
+        TableError,
+        remedy="The table was edited or damaged; build it again.",
+    )
+
+
+_ANY_ROW = _row_format(_AnyRow)
+_TIMED_ROWS: dict[str, Format[_KernelRow] | Format[_DispatchRow]] = {
+    "kernel": _row_format(_KernelRow),
+    "dispatch": _row_format(_DispatchRow),
+}
+_CALIBRATION_ROW = _row_format(_CalibrationRow)
 
 
 def _check_median(name: str, latency_us: float | None, samples_us: tuple[float, ...]) -> None:
@@ -276,13 +291,15 @@ class Record:
     @classmethod
     def parse(cls, content: bytes, where: str, line: int) -> Record:
         """Return the record in a line. Raises TableError that starts with `where` for a bad one."""
-        row = _ROWS.parse(content, where).root
-        if isinstance(row, _CalibrationRow):
-            fitted = row.model_dump(exclude={"record", "status", "supersedes"}, exclude_unset=True)
-            record = cls.of_calibration(fitted, row.batch)
-            return replace(record, supersedes=row.supersedes, line=line)
+        kind = _ANY_ROW.parse(content, where).record
+        if kind == "calibration":
+            fitted = _CALIBRATION_ROW.parse(content, where)
+            fields = fitted.model_dump(exclude={"status", "supersedes"}, exclude_unset=True)
+            record = cls.of_calibration(fields, fitted.batch)
+            return replace(record, supersedes=fitted.supersedes, line=line)
+        row = _TIMED_ROWS[kind].parse(content, where)
         return cls(
-            row.record,
+            kind,
             row.name,
             row.status,
             row.latency_us,
@@ -327,12 +344,12 @@ class Header(Document):
 
     schema_number: Literal[1] = Field(alias="schema")
     record: Literal["header"]
-    processor: str
-    features: tuple[str, ...]
-    runtime: str
-    versions: dict[str, str]
-    target: str
-    dtype: str
+    processor: Text
+    features: tuple[Text, ...]
+    runtime: Text
+    versions: dict[Text, Text]
+    target: Text
+    dtype: Text
     threads: Annotated[int, Field(ge=1, le=1 << 16)]
     recorded: Object
     timing: Object | None = None

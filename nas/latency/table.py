@@ -378,7 +378,10 @@ class LatencyTable:
         found = self.record(kernel)
         if self._packed_bytes is None or found is None:
             return kernel.weight_bytes
-        packed: int = self._packed_bytes(kernel, found.schedule or {})
+        try:
+            packed: int = self._packed_bytes(kernel, found.schedule or {})
+        except ValueError as error:
+            raise damaged(f"{self.path}, line {found.line}: its schedule: {error}") from None
         return packed
 
     # Writing

@@ -130,7 +130,8 @@ def trials_of(record: Record) -> int:
     """How many trials a kernel was tuned with, whether they found something faster or not."""
     schedule = record.schedule or {}
     tried = schedule if schedule.get("tuner") == METASCHEDULE else schedule.get("tried", {})
-    return int(tried.get("trials", 0))
+    trials = tried.get("trials") if isinstance(tried, Mapping) else None
+    return trials if isinstance(trials, int) else 0
 
 
 def tune_table(

@@ -495,6 +495,13 @@ def test_a_dispatch_cost_that_the_runtime_does_not_have_is_refused(table: Latenc
         LatencyTable.open(table.path)
 
 
+@pytest.mark.parametrize("tile", ["4", [4], True, -2, 0, 10**300, 2.5])
+def test_a_schedule_that_no_kernel_has_predicts_nothing(table: LatencyTable, tile: Any) -> None:
+    edit(table, SECOND, schedule={"winograd": tile})
+    with pytest.raises(TableError, match=f"line {SECOND}: its schedule: winograd is"):
+        LatencyTable.open(table.path).predict(GRAPH)
+
+
 def test_an_impossible_kernel_is_refused_by_line(table: LatencyTable) -> None:
     edit(table, SECOND, kernel="conv2d 3x8x8 -> 8x8x8 k1 s1 p0 g0")
     with pytest.raises(TableError, match=f"line {SECOND}.*is no kernel"):

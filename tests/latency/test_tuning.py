@@ -193,3 +193,8 @@ def test_no_trials_are_no_request(tmp_path: Path) -> None:
     table = LatencyTable.open_or_create(tmp_path, runtime)
     with pytest.raises(RequestError, match="trials is 0"):
         tune_table(table, KERNELS, runtime, trials=0)
+
+
+@pytest.mark.parametrize("tried", [{"trials": "8"}, {"trials": None}, [8], 8, None])
+def test_trials_that_cannot_be_read_count_as_none(tried: Any) -> None:
+    assert trials_of(Record("kernel", schedule={"tried": tried})) == 0

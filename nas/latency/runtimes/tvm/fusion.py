@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
+from nas.documents import shortened
 from nas.graph import ACTIVATIONS, Graph, Op
 from nas.latency import footprint
 from nas.latency.kernel import (
@@ -58,6 +59,9 @@ DISPATCH_PARTS = (
 BY_PIECE = True
 """No kernel reaches from one block into the next, so `Graph.pieces` split one by one."""
 
+MAX_WINOGRAD_TILE = 64
+"""Largest tile in a schedule; rounding spoils the results of far smaller ones already."""
+
 _result = attrgetter("result")
 
 
@@ -66,9 +70,15 @@ def packed_bytes(kernel: Kernel, schedule: Mapping[str, Any]) -> int:
 
     `m x m` outputs of a 3x3 window take `(m + 2) x (m + 2)` numbers instead of nine (Lavin and Gray
     2016, "Fast algorithms for convolutional neural networks").
+
+    Raises ValueError for a schedule with no such `m`.
     """
     m = schedule.get("winograd")
-    return kernel.weight_bytes if m is None else kernel.weight_bytes * (m + 2) ** 2 // 9
+    if m is None:
+        return kernel.weight_bytes
+    if type(m) is not int or not 0 < m <= MAX_WINOGRAD_TILE:
+        raise ValueError(f"winograd is {shortened(m)}, not the size of a tile")
+    return kernel.weight_bytes * (m + 2) ** 2 // 9
 
 
 class Launch(NamedTuple):
