@@ -75,11 +75,11 @@ class LatencyTable:
         timing: how they were timed, as the header says.
     """
 
-    def __init__(self, file: TableFile, header: Header, *, writable: bool) -> None:
-        device = header.device
+    def __init__(self, file: TableFile, first: Header, *, writable: bool) -> None:
+        device = first.device
         self.path = file.path
         self.device = device
-        self.timing = header.timing
+        self.timing = first.timing
         self._file = file
         self._writable = writable
         self._lock = _lock_of(file.path)
@@ -119,10 +119,10 @@ class LatencyTable:
         table = None
         for line, where in file.unread():
             if table is None:
-                header = HEADERS.parse(line, where)
+                first = HEADERS.parse(line, where)
                 if runtime is not None:
-                    header.device.require(runtime.fingerprint, str(path))
-                table = cls._with_header(file, header, where, writable=runtime is not None)
+                    first.device.require(runtime.fingerprint, str(path))
+                table = cls._with_header(file, first, where, writable=runtime is not None)
             else:
                 table._admit(line, where)
         if table is None:
@@ -155,7 +155,7 @@ class LatencyTable:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise _unwritable(path, error) from None
+                raise _unwritable(path, error.strerror) from None
             with _locked(_lock_of(path), path):
                 if can_begin(path):  # unless another process has made it meanwhile
                     jsonl.repair(path)
@@ -164,10 +164,10 @@ class LatencyTable:
 
     @classmethod
     def _with_header(
-        cls, file: TableFile, header: Header, where: str, *, writable: bool
+        cls, file: TableFile, first: Header, where: str, *, writable: bool
     ) -> LatencyTable:
         try:
-            return cls(file, header, writable=writable)
+            return cls(file, first, writable=writable)
         except RequestError as error:  # an unknown runtime or dtype
             raise HEADERS.failure(f"{where}: {error.message.rstrip('.')}") from None
 
@@ -398,7 +398,7 @@ class LatencyTable:
                 remedy="Open it with the runtime it belongs to.",
             )
         if not os.access(self.path, os.W_OK):
-            raise _unwritable(self.path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+            raise _unwritable(self.path, os.strerror(errno.EACCES))
         with _locked(self._lock, self.path):
             self.refresh()  # before anything is changed: a damaged table stays as it is
             jsonl.repair(self.path, start=b"{")  # its header was read: it is a table
@@ -433,7 +433,7 @@ def _locked(lock: FileLock, path: Path) -> Iterator[None]:
             remedy="Wait until it is done; what it adds is kept.",
         ) from error
     except OSError as error:
-        raise _unwritable(path, error) from None
+        raise _unwritable(path, error.strerror) from None
     try:
         yield
     finally:
@@ -451,7 +451,5 @@ def _path_of(path: Path | str, runtime: Runtime) -> Path:
     return path if path.suffix == ".jsonl" else path / runtime.fingerprint.slug
 
 
-def _unwritable(path: Path, error: OSError) -> TableError:
-    return TableError(
-        f"{path} cannot be written: {error.strerror}.", remedy="Name another file or folder."
-    )
+def _unwritable(path: Path, reason: str | None) -> TableError:
+    return TableError(f"{path} cannot be written: {reason}.", remedy="Name another file or folder.")
