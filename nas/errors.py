@@ -114,7 +114,7 @@ class SearchError(NasError):
 
 
 class StorageError(SearchError):
-    """The database that keeps a search's trials does not answer."""
+    """The database or journal with a search's trials is damaged, or does not answer."""
 
 
 class InfeasibleError(SearchError):

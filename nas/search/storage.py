@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import re
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import filelock
 import optuna
 from optuna.exceptions import DuplicatedStudyError, StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage, get_storage
 from optuna.storages._rdb.storage import _create_scoped_session
-from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from nas import jsonl
-from nas.errors import RequestError, StorageError, first_line
+from nas.errors import RequestError, StorageError
+from nas.search import address as addresses
+from nas.search.address import shown
+from nas.search.journal import DAMAGE, RESTORE, JournalStorage
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
@@ -38,74 +37,6 @@ LOCKED_S = 60
 _PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 Result = TypeVar("Result")
-
-
-def shown(where: Path | str) -> str:
-    """A storage's address without its password; with PGPASSWORD it can be used as it is.
-
-    Raises RequestError for an address that cannot be read.
-    """
-    if not _is_address(where):
-        return str(where)
-    address = _address(where)
-    secrets = [key for key in address.query if "password" in key]
-    bare = address.difference_update_query(secrets)._replace(password=None)
-    return bare.render_as_string(hide_password=False)
-
-
-def _is_address(where: Path | str) -> TypeGuard[str]:
-    # One with a slash missing, too: it is no file's name, and may hold a password.
-    return isinstance(where, str) and re.match(r"[a-z0-9_+]{2,}:|.*://", where) is not None
-
-
-def _address(where: str) -> URL:
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    found = None
-    with suppress(ArgumentError, ValueError):
-        found = make_url(where)
-    if found is None or "@" in (found.host or ""):
-        # Neither the address nor SQLAlchemy's error: a part of a password may stand in them.
-        raise RequestError(
-            "The storage's address cannot be read.",
-            remedy='Write "postgresql://USER@HOST/DATABASE" or "sqlite:///FILE"; in a password '
-            '"@" is written %40 and "%" %25.',
-        )
-    return found
-
-
-class _Lock:
-    """The journal's lock, held by the operating system: a killed process leaves none behind.
-
-    A process that was killed while it wrote leaves half a line, which is cut off by the next one
-    that holds the lock: nobody else is writing then.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = filelock.FileLock(f"{path}.lock", poll_interval=0.01)
-
-    def acquire(self) -> bool:
-        self._lock.acquire()
-        try:
-            if _is_torn(self._path):
-                jsonl.repair(self._path)
-        except BaseException:
-            self._lock.release()
-            raise
-        return True
-
-    def release(self) -> None:
-        self._lock.release()
-
-
-def _is_torn(path: Path) -> bool:
-    with path.open("rb") as file:
-        if file.seek(0, os.SEEK_END) == 0:
-            return False
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) != b"\n"
 
 
 class _Database(RDBStorage):
@@ -190,7 +121,8 @@ class Storage:
         told: is called with a sentence when there is something to wait for.
 
     A password can stand in the address, or in PGPASSWORD or ~/.pgpass; it is never shown. Raises
-    StorageError for a database that does not answer, RequestError for an address that means none.
+    StorageError for a database that does not answer, or for a damaged one or journal; RequestError
+    for an address that means none.
 
     Attributes:
         name: the address without its password.
@@ -204,15 +136,15 @@ class Storage:
         self.name = "memory" if where is None else shown(where)
         self.away_until = -float("inf")
         self._away = False
+        self._where = where
         self._storage = self._opened(where)
 
     def _opened(self, where: Path | str | None) -> BaseStorage:
         if where is None:
             return InMemoryStorage()
-        if _is_address(where):
-            return get_storage(self._database(_address(where)))
-        path = Path(where)
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=cast(Any, _Lock(path))))
+        if addresses.is_address(where):
+            return get_storage(self._database(addresses.parse(where)))
+        return JournalStorage(Path(where))
 
     def _database(self, address: URL) -> RDBStorage:
         from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
@@ -220,26 +152,27 @@ class Storage:
         for pause in (0.1, 0.3, 0.6, 1.0, None):
             try:
                 return _Database(address)
-            except (ImportError, NoSuchModuleError, ArgumentError) as error:
+            except (ImportError, NoSuchModuleError, ArgumentError, TypeError, ValueError) as error:
                 raise RequestError(
-                    f"{self.name} cannot be opened: {first_line(error).rstrip('.')}.",
-                    remedy="For PostgreSQL: pip install 'hardware-nas[postgresql]'.",
-                ) from error
-            except RuntimeError as error:
-                # Tables that another version of Optuna made; StorageInternalError is none of these.
-                raise StorageError(
-                    f"{self.name} cannot be used: {_reason(error)}.",
-                    remedy="Use another database.",
-                ) from error
+                    f"{self.name} cannot be opened: {self._reason(error)}.",
+                    remedy="Correct the address. For PostgreSQL: "
+                    "pip install 'hardware-nas[postgresql]'.",
+                ) from self._cause(error)
             except (DBAPIError, StorageInternalError) as error:
                 # Processes that make the tables at once disturb each other for a moment.
                 if pause is None:
                     raise StorageError(
-                        f"{self.name} cannot be opened: {_reason(error)}.",
+                        f"{self.name} cannot be opened: {self._reason(error)}.",
                         remedy="Start the database, or correct its address; a password can stand "
                         "in PGPASSWORD. Completed trials are kept.",
-                    ) from error
+                    ) from self._cause(error)
                 time.sleep(pause)
+            except (RuntimeError, *DAMAGE) as error:
+                # Tables that another version of Optuna made, or that hold something else.
+                raise StorageError(
+                    f"{self.name} cannot be used: {self._reason(error)}.",
+                    remedy="Use another database.",
+                ) from self._cause(error)
         raise AssertionError
 
     def study(self, name: str, directions: Sequence[StudyDirection]) -> int:
@@ -254,19 +187,23 @@ class Storage:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         return self._patiently(opened)
 
+    def directions(self, study: int) -> list[StudyDirection]:
+        """What a study minimises and maximises."""
+        return self._patiently(lambda: self._storage.get_study_directions(study))
+
     def studies(self) -> list[str]:
         """The names of all studies."""
         return self._patiently(
             lambda: [each.study_name for each in self._storage.get_all_studies()]
         )
 
-    def identity(self, study: int, wanted: Mapping[str, Any]) -> dict[str, Any]:
-        """What the study was started with; `wanted` if it is new."""
+    def identity(self, study: int, wanted: Mapping[str, Any]) -> Any:
+        """What the study was started with, unchecked; `wanted` if it is new."""
 
-        def read() -> dict[str, Any]:
+        def read() -> Any:
             if "identity" not in self._storage.get_study_user_attrs(study):
                 self._storage.set_study_user_attr(study, "identity", dict(wanted))
-            return dict(self._storage.get_study_user_attrs(study)["identity"])
+            return self._storage.get_study_user_attrs(study)["identity"]
 
         return self._patiently(read)
 
@@ -314,6 +251,9 @@ class Storage:
         except StorageInternalError:
             self._away = True
             return
+        except (StorageError, OSError):
+            # A damaged journal or a full disk; the thread that makes trials meets it, and says so.
+            return
         self._answered()
 
     def trials(self, study: int, *, patience_s: float | None = None) -> list[FrozenTrial]:
@@ -334,25 +274,24 @@ class Storage:
             try:
                 with _undivided():
                     found = work()
-            except json.JSONDecodeError as error:
-                raise StorageError(
-                    f"{self.name} is damaged: {error.doc[:60]!r} is not a line of a journal.",
-                    remedy="Remove the line, or restore the file.",
-                ) from error
+            except (*DAMAGE, RecursionError) as error:
+                raise self._damaged(error) from self._cause(error)
             except StorageInternalError as error:
+                if _is_damage(error):
+                    raise self._damaged(error) from self._cause(error)
                 self._away = True
                 waited = time.monotonic() - start
                 if waited >= patience_s:
                     raise StorageError(
                         f"{self.name} did not answer for {waited / 60:.0f} minutes: "
-                        f"{_reason(error)}.",
+                        f"{self._reason(error)}.",
                         remedy="Run the same command again when it does; completed trials are "
                         "kept.",
-                    ) from error
+                    ) from self._cause(error)
                 if not told:
                     told = True
                     self._told(
-                        f"{self.name} does not answer ({_reason(error)}); waiting up to "
+                        f"{self.name} does not answer ({self._reason(error)}); waiting up to "
                         f"{patience_s / 60:.0f} minutes"
                     )
                 time.sleep(_PAUSES_S[min(attempt, len(_PAUSES_S) - 1)])
@@ -362,6 +301,25 @@ class Storage:
             if told:
                 self._told(f"{self.name} answers again")
             return found
+
+    def _damaged(self, error: BaseException) -> StorageError:
+        return StorageError(f"{self.name} is damaged: {self._reason(error)}.", remedy=RESTORE)
+
+    def _reason(self, error: BaseException) -> str:
+        """What a driver said, without SQL, hints and secrets, in a line without a full stop."""
+        while error.__cause__ is not None:
+            error = error.__cause__
+        error = getattr(error, "orig", None) or error
+        lines = str(error).strip().splitlines()
+        reason = lines[0] if lines else type(error).__name__
+        if isinstance(error, LookupError):
+            reason = f"{reason} is missing"
+        return addresses.without_secrets(reason, self._where)[:300].rstrip(".")
+
+    def _cause(self, error: BaseException) -> BaseException | None:
+        """The error if its traceback can be shown: a driver may repeat a password."""
+        text = "".join(traceback.format_exception(error))
+        return error if text == addresses.without_secrets(text, self._where) else None
 
     def _answered(self) -> None:
         if self._away:
@@ -400,9 +358,9 @@ def _undivided() -> Iterator[None]:
         deliver()
 
 
-def _reason(error: BaseException) -> str:
-    """What a driver said, without SQL and hints, in a line without a full stop."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = str(getattr(error, "orig", error)).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:300].rstrip(".")
+def _is_damage(error: BaseException) -> bool:
+    """Whether a database says that its file is damaged, which waiting does not mend."""
+    from sqlalchemy.exc import DatabaseError
+
+    # Its subclasses are for what passes, such as a lock or a lost connection.
+    return type(error.__cause__) is DatabaseError

@@ -1,4 +1,5 @@
 import re
+import sqlite3
 import sys
 import threading
 import time
@@ -7,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from optuna.study import StudyDirection
 
 from nas.errors import RequestError, StorageError
 from nas.search import liveness, search
@@ -46,6 +48,14 @@ def blank(architecture):
         ),
         (f"postgresql://nas@h/t?password={SECRET}&sslpassword={SECRET}", "postgresql://nas@h/t"),
         (f"postgres://nas:{SECRET}%40:/?#[]@h/t", "postgres://nas@h/t"),
+        *(
+            (
+                f"postgresql://nas@h/t?{key}={SECRET}&sslmode=require",
+                "postgresql://nas@h/t?sslmode=require",
+            )
+            for key in ("passwd", "pwd", "pass", "PASSWORD", "secret", "token", "api_key", "odd")
+        ),
+        (f"postgresql://h/t?sslcert=c.pem&x={SECRET}&x=2", "postgresql://h/t?sslcert=c.pem"),
         ("postgresql://nas@host/trials", "postgresql://nas@host/trials"),
         ("sqlite:///folder/study.db", "sqlite:///folder/study.db"),
         ("results/run/study.journal", "results/run/study.journal"),
@@ -68,6 +78,11 @@ def test_an_address_is_shown_without_its_password(address, expected):
         f"postgresql://host:{SECRET}/trials",
         f"nothing://nas:{SECRET}@host/trials",
         f"https://nas:{SECRET}@host/trials",
+        f"postgresql:///nas:{SECRET}@host/trials",
+        f"POSTGRESQL://nas:{SECRET}@host/trials",
+        f"sqlite://nas:{SECRET}@host/trials",
+        f"sqlite:///a%00?x={SECRET}\0",
+        "sqlite:///x.db?timeout=soon",
         f"redis://nas:{SECRET}@host/trials",
     ],
 )
@@ -107,6 +122,44 @@ def test_a_file_that_cannot_be_opened_is_an_error(tmp_path):
     assert "unable to open" in refused(f"sqlite:///{tmp_path}/missing/study.db")
     (tmp_path / "other.db").write_text("no database at all" * 100)
     assert "not a database" in refused(f"sqlite:///{tmp_path}/other.db")
+
+
+def test_a_driver_that_repeats_a_secret_is_not_quoted(monkeypatch):
+    def repeating(self, address):
+        raise ValueError(f"cannot use {SECRET}, nor {SECRET}") from OSError(SECRET)
+
+    monkeypatch.setattr(storages._Database, "__init__", repeating)
+    for address in (f"sqlite://u:{SECRET}@h/x", f"sqlite:///x.db?token={SECRET}"):
+        with pytest.raises(RequestError) as raised:
+            Storage(address)
+        assert SECRET not in in_full(raised.value)
+
+
+def test_a_database_file_that_is_damaged_is_an_error_at_once(tmp_path):
+    path = tmp_path / "study.db"
+    storage = Storage(f"sqlite:///{path}")
+    study = storage.study("search", [StudyDirection.MINIMIZE])
+    content = path.read_bytes()
+    path.write_bytes(content[:100] + b"\xff" * (len(content) - 100))
+    storage._storage.remove_session()
+    with pytest.raises(StorageError, match=r"study\.db is damaged: .*malformed"):
+        storage.trials(study)
+
+
+def test_a_database_with_rows_that_optuna_cannot_read_is_an_error(tmp_path):
+    path = tmp_path / "study.db"
+    log = TrialLog(Storage(f"sqlite:///{path}"), [SPACE], ready(OBJECTIVES), 0)
+    assert log.claim(blank(SPACE.smallest))
+    for change in (
+        "UPDATE trial_user_attributes SET value_json = '{' WHERE key = 'digest'",
+        "UPDATE trials SET state = 'ODD'",
+        "DROP TABLE trial_user_attributes",
+    ):
+        with sqlite3.connect(path) as connection:
+            connection.execute(change)
+        connection.close()
+        with pytest.raises(StorageError, match=r"study\.db (is damaged|cannot be used)"):
+            TrialLog(Storage(f"sqlite:///{path}"), [SPACE], ready(OBJECTIVES), 0)
 
 
 @pytest.mark.postgresql
