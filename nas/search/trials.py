@@ -5,21 +5,23 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.errors import SearchError, StorageError
+from nas.search import records
+from nas.search.journal import RESTORE
 from nas.search.liveness import Watcher, this_process
 from nas.search.objectives import Objective
 from nas.search.parameters import Parameters
+from nas.search.records import State, StoredTrial, Trial
 from nas.search.storage import Storage
-from nas.space import Architecture, SearchSpace
+from nas.space import SearchSpace
 
-State = Literal["complete", "infeasible", "failed"]
+__all__ = ["FORMAT", "MOST_DEATHS", "STUDY", "State", "Trial", "TrialLog", "frozen"]
 
 STUDY = "search"
 """The study's name in its storage, unless a search has one of its own."""
@@ -33,33 +35,6 @@ _DIED = "its process died"
 
 MOST_DEATHS = 3
 """So many processes may die at an architecture; then it counts as failed, before it takes all."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One distinct architecture and what was found out about it.
-
-    Attributes:
-        digest: of its graph.
-        architecture: canonical.
-        parameters: the sampler's, by Optuna's names; some may not matter to the architecture.
-        state: "complete" with all values.
-        values: of the objectives that were asked, by name.
-        seconds: that it took.
-        error: why it is not complete.
-        notes: what Optuna's sampler noted with the trial.
-        ended: when, in seconds since the epoch.
-    """
-
-    digest: str
-    architecture: Architecture
-    parameters: Mapping[str, Any]
-    state: State
-    values: dict[str, float]
-    seconds: float
-    error: str = ""
-    notes: Mapping[str, Any] = field(default_factory=dict)
-    ended: float = 0.0
 
 
 class TrialLog:
@@ -103,7 +78,7 @@ class TrialLog:
             if not o.limit_only
         ]
         self._study = storage.study(study, directions)
-        self._claim_study(seed, facts or {})
+        self._claim_study(seed, facts or {}, directions)
         self.trials: list[Trial] = []
         self._known: set[str] = set()
         self._running: dict[str, int] = {}
@@ -173,7 +148,8 @@ class TrialLog:
         another one has tried the architecture since, or is at it.
         """
         number = self._own[trial.digest]
-        ended = self._storage.finish(number, *_outcome(trial, self._objectives))
+        result, values = _outcome(trial, self._objectives)
+        ended = self._storage.finish(number, {**result, "digest": trial.digest}, values)
         del self._own[trial.digest]
         if not ended and self.claim(trial):
             self.finish(trial)
@@ -186,36 +162,34 @@ class TrialLog:
         Of one that does not answer nothing is lost: the others see when this process is gone.
         """
         try:
-            for each in self._storage.trials(self._study, patience_s=0):
-                process = each.user_attrs.get("process", {})
-                if each.state == TrialState.RUNNING and process.get("log") == self._process["log"]:
-                    self._storage.give_up(each._trial_id, "interrupted", patience_s=0)
+            for each in self._unended(patience_s=0):
+                if each.state == TrialState.RUNNING and each.log == self._process["log"]:
+                    self._storage.give_up(each.number, "interrupted", patience_s=0)
         except StorageError:
             return
         self._own.clear()
 
     def refresh(self) -> list[Trial]:
         """Takes in what other processes did. Returns the trials that ended since the last time."""
-        found = self._unended()
-        dead = [each for each in found if self._is_dead(each)]
+        unended = self._unended()
+        dead = [each for each in unended if self._is_dead(each)]
         if dead:
             for each in dead:
-                self._storage.give_up(each._trial_id, _DIED)
+                self._storage.give_up(each.number, _DIED)
             # One that was not dead after all may have ended its trial just before.
-            found = self._unended()
+            unended = self._unended()
         ended: list[Trial] = []
         running: dict[str, int] = {}
-        for each in found:
-            number, digest = each._trial_id, each.user_attrs["digest"]
+        for each in unended:
+            trial, digest = each.trial, each.trial.digest
             if each.state == TrialState.RUNNING:
-                running.setdefault(digest, number)
+                running.setdefault(digest, each.number)
                 continue
-            self._ended.add(number)
+            self._ended.add(each.number)
             if each.state == TrialState.FAIL:
-                self._given_up[digest] = self._thawed(each)
-                self._deaths[digest] += each.user_attrs.get("given_up") == _DIED
+                self._given_up[digest] = trial
+                self._deaths[digest] += each.given_up == _DIED
             elif digest not in self._known:
-                trial = self._thawed(each)
                 self._remember(trial)
                 ended.append(trial)
         self._running = running
@@ -231,21 +205,30 @@ class TrialLog:
         for number in list(self._own.values()):
             self._storage.beat(number, self._beats)
 
-    def _unended(self) -> list[FrozenTrial]:
-        """The trials that are not known to have ended, in the order in which they were created."""
-        trials = self._storage.trials(self._study)
-        return [each for each in trials if each._trial_id not in self._ended]
+    def _unended(self, *, patience_s: float | None = None) -> list[StoredTrial]:
+        """The trials that are not known to have ended, in the order in which they were created.
 
-    def _is_dead(self, trial: FrozenTrial) -> bool:
-        number, attributes = trial._trial_id, trial.user_attrs
+        Raises StorageError for one that is damaged.
+        """
+        trials = self._storage.trials(self._study, patience_s=patience_s)
+        return [self._checked(each) for each in trials if each._trial_id not in self._ended]
+
+    def _checked(self, stored: FrozenTrial) -> StoredTrial:
+        try:
+            return records.read(stored, self._spaces, self._objectives)
+        except ValueError as error:
+            raise StorageError(
+                f"{self._storage.name}, trial {stored.number} is damaged: {error}.",
+                remedy=RESTORE,
+            ) from error
+
+    def _is_dead(self, stored: StoredTrial) -> bool:
         return (
-            trial.state == TrialState.RUNNING
-            and attributes["process"].get("log") != self._process["log"]
+            stored.state == TrialState.RUNNING
+            and stored.process is not None
+            and stored.log != self._process["log"]
             and self._watcher.is_dead(
-                number,
-                attributes["process"],
-                attributes.get("beat", 0),
-                self._storage.away_until,
+                stored.number, stored.process, stored.beats, self._storage.away_until
             )
         )
 
@@ -253,7 +236,9 @@ class TrialLog:
         self.trials.append(trial)
         self._known.add(trial.digest)
 
-    def _claim_study(self, seed: int, facts: Mapping[str, str]) -> None:
+    def _claim_study(
+        self, seed: int, facts: Mapping[str, str], directions: Sequence[StudyDirection]
+    ) -> None:
         identity = {
             "format": FORMAT,
             "spaces": {name: space.digest for name, space in self._spaces.items()},
@@ -261,28 +246,31 @@ class TrialLog:
             "seed": seed,
             **facts,
         }
-        found = self._storage.identity(self._study, identity)
-        if found != identity:
-            different = [key for key in identity if found.get(key) != identity[key]]
+        stored = self._storage.identity(self._study, identity)
+        if not isinstance(stored, dict):
+            raise StorageError(
+                f"{self._storage.name} is damaged: it does not say what is searched.",
+                remedy=RESTORE,
+            )
+        if stored.get("format") != FORMAT:
+            raise SearchError(
+                f"{self._storage.name} has format {str(stored.get('format'))[:60]}; this version "
+                f"reads format {FORMAT}.",
+                remedy="Use the version of the tool that began the search, or another folder.",
+            )
+        if stored != identity:
+            keys = {**identity, **stored}
+            different = [key[:60] for key in keys if stored.get(key) != identity.get(key)]
             raise SearchError(
                 f"{self._storage.name} belongs to another search: other {' and '.join(different)}.",
                 remedy="Use another output folder, or the job file that this one was started with.",
             )
-
-    def _thawed(self, trial: FrozenTrial) -> Trial:
-        stored = trial.user_attrs
-        result = stored.get("result", _NOTHING)
-        return Trial(
-            digest=stored["digest"],
-            architecture=self._spaces[stored["space"]].from_json(stored["architecture"]),
-            parameters=trial.params,
-            state=result["state"],
-            values=result["values"],
-            seconds=result["seconds"],
-            error=result["error"],
-            notes=trial.system_attrs,
-            ended=result["ended"],
-        )
+        if self._storage.directions(self._study) != directions:
+            raise StorageError(
+                f"{self._storage.name} is damaged: its study has other directions than its "
+                "objectives.",
+                remedy=RESTORE,
+            )
 
 
 def frozen(
@@ -317,15 +305,6 @@ def frozen(
             **({"result": result} if running is None else {"process": running}),
         },
     )
-
-
-_NOTHING: dict[str, Any] = {
-    "state": "failed",
-    "values": {},
-    "seconds": 0.0,
-    "error": "",
-    "ended": 0.0,
-}
 
 
 def _outcome(

@@ -1,3 +1,5 @@
+import json
+import re
 import signal
 import subprocess
 import sys
@@ -429,12 +431,12 @@ def test_of_two_processes_that_end_one_trial_at_once_only_one_does(new_log, open
             together.wait(60)
             ended.append(work())
 
-        values = [1.0, 2.0]
-        finishing = Storage.finish
-        result = {"state": "complete", "values": {}, "seconds": 0.0, "error": "", "ended": 0.0}
+        result, values = logs._outcome(completed(trial), OBJECTIVES)
         threads = [
-            threading.Thread(target=end, args=(partial(finishing, opened(), number, result, v),))
-            for v in (values, None)
+            threading.Thread(
+                target=end, args=(partial(Storage.finish, opened(), number, result, values),)
+            )
+            for _ in range(2)
         ]
         for thread in threads:
             thread.start()
@@ -660,10 +662,253 @@ def test_a_journal_half_a_line_of_which_was_written_by_a_killed_process(tmp_path
     assert second.trials == make().trials == [completed(a), completed(b), completed(c)]
 
 
-def test_a_journal_with_a_damaged_line_is_an_error_that_names_it(tmp_path):
-    journal = tmp_path / "study.journal"
-    TrialLog(Storage(journal), [SPACE], OBJECTIVES, 0).add(completed(proposals(1)[0]))
+@pytest.fixture
+def journal(tmp_path):
+    """A journal of two trials, the second one claimed and finished."""
+    path = tmp_path / "study.journal"
+    log = TrialLog(Storage(path), [SPACE], OBJECTIVES, 0)
+    first, second = proposals(2)
+    log.add(completed(first))
+    assert log.claim(second)
+    log.finish(completed(second))
+    return path
+
+
+def operations(journal):
+    """The operations of a journal: the study, its identity, a trial, a claim, and its end."""
+    return [json.loads(line) for line in journal.read_text().splitlines()]
+
+
+def line(operation):
+    return json.dumps(operation, separators=(",", ":")).encode()
+
+
+def changed(journal, position, change):
+    """Replaces a line of the journal, by its position, with `change(operation)`."""
+    lines = journal.read_bytes().splitlines()
+    found = change(json.loads(lines[position]))
+    lines[position] = found if isinstance(found, bytes) else line(found)
+    journal.write_bytes(b"\n".join(lines) + b"\n")
+
+
+def reopened(journal):
+    return TrialLog(Storage(journal), [SPACE], OBJECTIVES, 0)
+
+
+def without(key):
+    return lambda operation: {k: v for k, v in operation.items() if k != key}
+
+
+def having(value, *keys):
+    """Sets what is found along the keys."""
+
+    def change(operation):
+        inner = operation
+        for key in keys[:-1]:
+            inner = inner[key]
+        inner[keys[-1]] = value
+        return operation
+
+    return change
+
+
+STUDY, IDENTITY, ADDED, CLAIMED, RESULT, ENDED = range(6)
+
+
+def test_the_operations_are_where_the_tests_below_expect_them(journal):
+    found = operations(journal)
+    assert [each["op_code"] for each in found] == [0, 2, 4, 4, 8, 6]
+    assert "result" in found[ADDED]["user_attrs"]
+    assert "process" in found[CLAIMED]["user_attrs"]
+    assert found[RESULT]["user_attr"]["result"]["digest"] == proposals(2)[1].digest
+    assert reopened(journal).trials == [completed(trial) for trial in proposals(2)]
+
+
+@pytest.mark.parametrize(
+    ("position", "change"),
+    [
+        (ADDED, lambda _: b'{"op_code": 4, damaged'),
+        (ADDED, lambda operation: line(operation).replace(b"squeeze", b"\xff\xfe", 1)),
+        (ADDED, lambda _: b"[4]"),
+        (ADDED, lambda _: b""),
+        (ADDED, lambda _: b"\0" * 300),
+        (ADDED, lambda _: b"[" * 200_000),
+        (ADDED, lambda _: b'{"op_code":4,"a":' + b"[" * 200_000),
+        (ADDED, lambda _: b'{"op_code":4,"a":' + b"9" * 5000 + b"}"),
+        (ADDED, lambda _: b'{"op_code":4,"a":"' + b"x" * 9_000_000 + b'"}'),
+        (ADDED, having(99, "op_code")),
+        (ADDED, having(True, "op_code")),
+        (ADDED, having("4", "op_code")),
+        (ADDED, without("op_code")),
+        (ADDED, without("worker_id")),
+        (ADDED, without("study_id")),
+        (ADDED, having(1, "study_id")),
+        (ADDED, having([], "study_id")),
+        (ADDED, without("datetime_start")),
+        (ADDED, having("yesterday", "datetime_complete")),
+        (ADDED, having(9, "state")),
+        (ADDED, having("x", "distributions")),
+        (ADDED, having({"x": "{"}, "distributions")),
+        (ADDED, having({"unknown": 1}, "params")),
+        (ADDED, having(1, "value")),
+        (ADDED, having(5, "values")),
+        (ADDED, having(float("nan"), "values", 0)),
+        (STUDY, having(["up"], "directions")),
+        (IDENTITY, without("user_attr")),
+        (IDENTITY, having([], "user_attr")),
+        (RESULT, having(7, "trial_id")),
+        (RESULT, having(-1, "trial_id")),
+        (RESULT, without("user_attr")),
+        (ENDED, having(None, "trial_id")),
+        (ENDED, having(4.5, "values")),
+        (ENDED, without("datetime_complete")),
+    ],
+)
+def test_a_damaged_line_of_a_journal_is_an_error_that_names_it(journal, position, change):
+    changed(journal, position, change)
+    content = journal.read_bytes()
+    expected = rf"study\.journal, line {position + 1} is damaged: .*\. Restore it"
+    with pytest.raises(StorageError, match=expected) as raised:
+        reopened(journal)
+    assert len(str(raised.value)) < 700
+    assert journal.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("position", "change", "words"),
+    [
+        (ADDED, having("x", "user_attrs"), "trial 0"),
+        (ADDED, having(None, "user_attrs"), "trial 0"),
+        (ADDED, having({}, "user_attrs"), "digest: field required"),
+        (ADDED, having(5, "user_attrs", "digest"), "digest: "),
+        (ADDED, having("", "user_attrs", "digest"), "digest: "),
+        (ADDED, having("elsewhere", "user_attrs", "space"), "'elsewhere' is not searched"),
+        (ADDED, having([], "user_attrs", "space"), "space: "),
+        (ADDED, having("x", "user_attrs", "architecture"), "architecture: "),
+        (ADDED, having([], "user_attrs", "architecture", "choices"), "architecture.choices: "),
+        (ADDED, having({}, "user_attrs", "architecture", "choices"), "missing"),
+        (ADDED, having({"x": 1}, "user_attrs", "architecture", "choices"), "no choice 'x'"),
+        (ADDED, having({"x": []}, "user_attrs", "architecture", "choices"), "choices.x"),
+        (ADDED, having("y", "user_attrs", "architecture", "space"), "is of space y"),
+        (ADDED, having(None, "user_attrs", "result"), "its result is missing"),
+        (ADDED, having("odd", "user_attrs", "result", "state"), "result.state: "),
+        (ADDED, having("failed", "user_attrs", "result", "state"), "its result is failed"),
+        (ADDED, having([], "user_attrs", "result", "values"), "result.values: "),
+        (ADDED, having("5", "user_attrs", "result", "values", "macs"), "result.values.macs: "),
+        (ADDED, having(True, "user_attrs", "result", "values", "macs"), "result.values.macs: "),
+        (ADDED, having(10**400, "user_attrs", "result", "values", "macs"), "result.values.macs: "),
+        (ADDED, having(6.0, "user_attrs", "result", "values", "macs"), "and Optuna"),
+        (ADDED, having({"macs": 1.0}, "user_attrs", "result", "values"), "no params, no score"),
+        (ADDED, having(1.0, "user_attrs", "result", "values", "odd"), "its values are of"),
+        (ADDED, having(-1, "user_attrs", "result", "seconds"), "result.seconds: "),
+        (ADDED, having("now", "user_attrs", "result", "ended"), "result.ended: "),
+        (ADDED, having("abc", "values"), "and Optuna"),
+        (ADDED, having([1.0], "values"), "and Optuna"),
+        (ADDED, having(4, "state"), "WAITING"),
+        (ADDED, having(0, "state"), "running, and in no process"),
+        (ADDED, having(2, "state"), "its result is complete"),
+        (CLAIMED, having([], "user_attrs", "process"), "process: "),
+        (CLAIMED, having({"log": "x"}, "user_attrs", "process"), "process.host: "),
+        (CLAIMED, having(10**30, "user_attrs", "process", "pid"), "process.pid: "),
+        (CLAIMED, having("x", "user_attrs", "beat"), "beat: "),
+        (RESULT, having("x", "user_attr", "result"), "result: "),
+        (RESULT, having("other", "user_attr", "result", "digest"), "of another architecture"),
+        (ENDED, having([1.0, 2.0], "values"), "and Optuna"),
+        (ENDED, having(None, "values"), "and Optuna"),
+        (ENDED, having(2, "state"), "its result is complete"),
+    ],
+)
+def test_a_damaged_trial_is_an_error_that_names_it(journal, position, change, words):
+    changed(journal, position, change)
+    number = 0 if position == ADDED else 1
+    with pytest.raises(
+        StorageError, match=rf"study\.journal, trial {number} is damaged: "
+    ) as raised:
+        reopened(journal)
+    assert words in str(raised.value)
+    assert len(str(raised.value)) < 700
+
+
+def test_a_number_beyond_all_floats_is_damage(journal):
+    changed(journal, ADDED, lambda o: re.sub(rb'"seconds":[^,]*', b'"seconds":1e999', line(o)))
+    with pytest.raises(StorageError, match=r"trial 0 is damaged: result.seconds: .*finite"):
+        reopened(journal)
+
+
+def test_a_parameter_that_the_spaces_do_not_have_is_damage(journal):
+    def renamed(operation):
+        for part in ("params", "distributions"):
+            operation[part] = {f"odd.{key}": value for key, value in operation[part].items()}
+        return operation
+
+    changed(journal, ADDED, renamed)
+    with pytest.raises(StorageError, match=r"trial 0 is damaged: parameter 'odd\."):
+        reopened(journal)
+
+
+def test_a_lost_line_does_not_give_an_architecture_the_result_of_another(tmp_path):
+    path = tmp_path / "study.journal"
+    log = reopened(path)
+    first, second = proposals(2)
+    assert log.claim(first)
+    assert log.claim(second)
+    log.finish(completed(first))
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert b'"process"' in lines[2]
+    path.write_bytes(b"".join(lines[:2] + lines[3:]))
+    with pytest.raises(StorageError, match="trial 0 is damaged: .* of another architecture"):
+        reopened(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (having("x", "user_attr", "identity"), "does not say what is searched"),
+        (having({}, "user_attr", "identity"), "has format None; this version reads format 4"),
+        (having(99, "user_attr", "identity", "format"), "has format 99; this version reads"),
+        (having("odd", "user_attr", "identity", "added"), "another search: other added"),
+    ],
+)
+def test_a_study_that_another_version_wrote_is_refused(journal, change, words):
+    changed(journal, IDENTITY, change)
+    with pytest.raises(SearchError, match=rf"study\.journal .*{words}"):
+        reopened(journal)
+
+
+def test_a_study_of_other_directions_is_damaged(journal):
+    changed(journal, STUDY, having([2, 2], "directions"))
+    with pytest.raises(StorageError, match=r"study\.journal is damaged: .* other directions"):
+        reopened(journal)
+
+
+def test_a_study_that_was_made_twice_is_one(journal):
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:2], lines[0], *lines[2:]]))
+    assert len(reopened(journal).trials) == 2
+
+
+def test_damage_that_appears_during_a_search_is_told_to_every_caller(journal):
+    log = reopened(journal)
+    assert log.claim(proposals(3)[2])
     with journal.open("ab") as file:
         file.write(b'{"op_code": 4, damaged\n')
-    with pytest.raises(StorageError, match=r"study.journal is damaged: .*op_code.*damaged"):
-        TrialLog(Storage(journal), [SPACE], OBJECTIVES, 0)
+    log.beat()
+    for _ in range(2):
+        with pytest.raises(StorageError, match=r"is damaged: it is not JSON"):
+            log.refresh()
+    log.abandon()
+
+
+def test_a_journal_that_vanishes_is_not_begun_anew(journal):
+    log = reopened(journal)
+    journal.unlink()
+    with pytest.raises(StorageError, match=r"study\.journal cannot be used: No such file"):
+        log.add(completed(proposals(3)[2]))
+    assert not journal.exists()
+
+
+def test_an_operation_of_a_trial_that_was_given_up_may_follow(journal):
+    """What a process that was taken for dead still writes is no damage."""
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines, lines[RESULT], lines[ENDED]]))
+    assert len(reopened(journal).trials) == 2
