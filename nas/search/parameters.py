@@ -27,7 +27,7 @@ class Parameters:
     """
 
     def __init__(self, spaces: Sequence[SearchSpace]) -> None:
-        self.distributions: dict[str, BaseDistribution] = {}
+        self.distributions: dict[str, CategoricalDistribution] = {}
         self._names: dict[str, dict[str, str]] = {}
         self._several = len(spaces) > 1
         if self._several:

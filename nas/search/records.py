@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from nas.documents import Document, explain, shortened
 from nas.errors import RequestError
 from nas.search.objectives import Objective
 from nas.space import Architecture, SearchSpace
@@ -69,20 +70,14 @@ class StoredTrial:
         return None if self.process is None else self.process["log"]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(
-        strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True
-    )
-
-
-class _Process(_Record):
+class _Process(Document):
     host: str
     pid: Annotated[int, Field(gt=0, lt=2**31)]
     started: float
     log: str
 
 
-class _Result(_Record):
+class _Result(Document):
     state: State
     values: dict[str, float]
     seconds: Annotated[float, Field(ge=0)]
@@ -91,12 +86,12 @@ class _Result(_Record):
     digest: str | None = None
 
 
-class _Architecture(_Record):
+class _Architecture(Document):
     space: str
     choices: dict[str, int | float | str]
 
 
-class _Attributes(_Record):
+class _Attributes(Document):
     digest: Annotated[str, Field(min_length=1)]
     space: str
     architecture: _Architecture
@@ -115,18 +110,25 @@ _RESULT_STATES = {
 
 
 def read(
-    stored: FrozenTrial, spaces: Mapping[str, SearchSpace], objectives: Sequence[Objective]
+    stored: FrozenTrial,
+    spaces: Mapping[str, SearchSpace],
+    options: Mapping[str, Sequence[Any]],
+    objectives: Sequence[Objective],
 ) -> StoredTrial:
     """Read a trial of a storage.
+
+    Args:
+        stored: as Optuna returns it.
+        spaces: the spaces of the search, by name.
+        options: of each of Optuna's parameters, by its name.
+        objectives: of the search.
 
     Raises ValueError, saying what is wrong, for one that this search cannot have written.
     """
     try:
         attributes = _Attributes.model_validate(stored.user_attrs)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+        raise ValueError(explain(error.errors(include_url=False)[0])) from None
     result = attributes.result
     if stored.state in _RESULT_STATES:
         result = _checked_result(stored, attributes, objectives)
@@ -138,12 +140,14 @@ def read(
     result = result or _NO_RESULT
     space = spaces.get(attributes.space)
     if space is None:
-        raise ValueError(f"space {attributes.space[:60]!r} is not searched")
+        raise ValueError(f"space {shortened(attributes.space)} is not searched")
     try:
         architecture = space.from_json(attributes.architecture.model_dump())
     except RequestError as error:
         raise ValueError(error.message[:200].rstrip(".")) from error
-    _check_parameters(stored.params, spaces)
+    for name, value in stored.params.items():
+        if value not in options.get(name, ()):
+            raise ValueError(f"parameter {shortened(name)} cannot be {shortened(value)}")
     trial = Trial(
         digest=attributes.digest,
         architecture=architecture,
@@ -174,22 +178,14 @@ def _checked_result(
         raise ValueError("its result is that of another architecture")
     names = {objective.name for objective in objectives}
     if not result.values.keys() <= names:
-        raise ValueError(f"its values are of {sorted(result.values)}, not of {sorted(names)}")
+        raise ValueError(f"its values are of {shortened(sorted(result.values))}")
     if result.state == "complete":
         if result.values.keys() != names:
             raise ValueError(f"it has no {', no '.join(sorted(names - result.values.keys()))}")
         expected = [result.values[o.name] for o in objectives if not o.limit_only]
         if stored.values != expected:
-            raise ValueError(f"its result has the values {expected}, and Optuna {stored.values}")
+            raise ValueError(
+                f"its result has the values {shortened(expected)}, and Optuna "
+                f"{shortened(stored.values)}"
+            )
     return result
-
-
-def _check_parameters(parameters: Mapping[str, Any], spaces: Mapping[str, SearchSpace]) -> None:
-    for name, value in parameters.items():
-        space, _, key = name.partition(".")
-        if not key:
-            allowed: Sequence[Any] = tuple(spaces)
-        else:
-            allowed = spaces[space].parameters.get(key, ()) if space in spaces else ()
-        if value not in allowed:
-            raise ValueError(f"parameter {name[:60]!r} cannot be {str(value)[:60]!r}")

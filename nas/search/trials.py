@@ -11,6 +11,7 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from nas.documents import shortened, shortened_text
 from nas.errors import SearchError, StorageError
 from nas.search import records
 from nas.search.journal import RESTORE
@@ -71,6 +72,10 @@ class TrialLog:
         self._storage = storage
         self._spaces = {space.name: space for space in spaces}
         self._parameters = Parameters(spaces)
+        self._options = {
+            name: distribution.choices
+            for name, distribution in self._parameters.distributions.items()
+        }
         self._objectives = objectives
         directions = [
             StudyDirection.MINIMIZE if o.sign > 0 else StudyDirection.MAXIMIZE
@@ -215,7 +220,7 @@ class TrialLog:
 
     def _checked(self, stored: FrozenTrial) -> StoredTrial:
         try:
-            return records.read(stored, self._spaces, self._objectives)
+            return records.read(stored, self._spaces, self._options, self._objectives)
         except ValueError as error:
             raise StorageError(
                 f"{self._storage.name}, trial {stored.number} is damaged: {error}.",
@@ -254,15 +259,16 @@ class TrialLog:
             )
         if stored.get("format") != FORMAT:
             raise SearchError(
-                f"{self._storage.name} has format {str(stored.get('format'))[:60]}; this version "
+                f"{self._storage.name} has format {shortened(stored.get('format'))}; this version "
                 f"reads format {FORMAT}.",
                 remedy="Use the version of the tool that began the search, or another folder.",
             )
         if stored != identity:
             keys = {**identity, **stored}
-            different = [key[:60] for key in keys if stored.get(key) != identity.get(key)]
+            different = [key for key in keys if stored.get(key) != identity.get(key)]
             raise SearchError(
-                f"{self._storage.name} belongs to another search: other {' and '.join(different)}.",
+                f"{self._storage.name} belongs to another search: other "
+                f"{shortened_text(' and '.join(different))}.",
                 remedy="Use another output folder, or the job file that this one was started with.",
             )
         if self._storage.directions(self._study) != directions:
