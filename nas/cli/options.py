@@ -75,7 +75,8 @@ Arch = Annotated[
     str,
     typer.Argument(help="An architecture's JSON file, the name of a reference network, or RUN:ID."),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Of whatever is drawn at random.")]
+# The limit is that of `nas.job.settings.MAX_SEED`, without what importing it takes.
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of whatever is drawn at random.")]
 
 
 def adapted(
@@ -140,20 +141,25 @@ def existing(path: Path) -> Path:
 
 def command_line() -> str:
     """What was typed, without the storage's password; stands in a run as what made it."""
-    words = ["nas", *sys.argv[1:]]
-    for at, word in enumerate(words):
+    words = ["nas"]
+    for word in sys.argv[1:]:
         option, _, value = word.partition("=")
         if option == "--storage" and value:
-            words[at] = f"{option}={_without_password(value)}"
-        elif words[at - 1] == "--storage":
-            words[at] = _without_password(word)
+            words.append(f"{option}={_without_password(value)}")
+        elif words[-1] == "--storage" or ("://" in word and "@" in word):
+            words.append(_without_password(word))
+        else:
+            words.append(word)
     return " ".join(words)
 
 
-def _without_password(storage: str) -> str:
-    from nas.search.storage import shown
+def _without_password(word: str) -> str:
+    from nas.storage_address import HIDDEN, is_address, may_hold_password, shown
 
-    return shown(storage)
+    try:
+        return HIDDEN if may_hold_password(word) and not is_address(word) else shown(word)
+    except RequestError:
+        return HIDDEN
 
 
 def show(record: dict[str, Any], text: str, as_json: bool) -> None:

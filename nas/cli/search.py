@@ -118,7 +118,7 @@ def _settings(job: str, options: dict[str, Any]) -> tuple[JobSettings, Path | No
     from nas.job.settings import with_search
 
     folder = Path(job)
-    kept = kept_settings(folder) if folder.is_dir() else None
+    kept = kept_settings(folder)
     if kept is not None:
         return with_search(kept, options), folder
     return with_search(load_job(job_path(job)), options), None

@@ -72,7 +72,7 @@ def train(
     elif space and data:
         settings = _settings(
             {
-                "name": f"{'-'.join(Path(each).stem for each in space)}",
+                "name": "-".join(Path(each).stem for each in space)[:64],
                 "seed": seed,
                 "budget": budget,
                 "data": {
@@ -228,6 +228,7 @@ def _settings(values: dict[str, object]) -> JobSettings:
     from pydantic import ValidationError
 
     from nas.job import JobSettings
+    from nas.job.settings import refused_option
 
     def given(table: object) -> object:
         if isinstance(table, dict):
@@ -237,6 +238,4 @@ def _settings(values: dict[str, object]) -> JobSettings:
     try:
         return JobSettings.model_validate(given(values))
     except ValidationError as error:
-        problem = error.errors()[0]
-        option = str(problem["loc"][-1]).replace("_", "-")
-        raise RequestError(f"--{option} is {problem['input']!r}: {problem['msg']}.") from error
+        raise refused_option(error) from None

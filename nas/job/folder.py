@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from typing import Any
 import filelock
 
 from nas import files
-from nas.errors import RunFolderError
-from nas.job.settings import JobSettings
+from nas.errors import JobFileError, RunFolderError
+from nas.job.settings import JobSettings, load_job
 from nas.records import SCHEMA, JobSummary, RunRecord, Stage, to_json
 from nas.report.page import read_run
 
@@ -162,12 +162,15 @@ def kept_settings(folder: Path) -> JobSettings | None:
     Raises RunFolderError for a job file that is damaged.
     """
     path = folder / "job.toml"
-    if not path.is_file():
+    if not os.path.isfile(path):
         return None
     try:
-        return JobSettings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise RunFolderError(f"{path} is damaged: {error}.") from error
+        return load_job(path)
+    except JobFileError as error:
+        raise RunFolderError(
+            f"{folder} keeps a damaged job file. {error.message}",
+            remedy="Restore it, or start again in another folder with --out.",
+        ) from None
 
 
 def kept_spaces(folder: Path) -> list[Path] | None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import tomli_w
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -21,19 +23,36 @@ from pydantic import (
 )
 
 from nas import resources
+from nas.documents import printable, read_bytes, shortened, shortened_text
 from nas.errors import JobFileError, RequestError
+from nas.storage_address import HIDDEN, may_hold_password
+
+MAX_SEED = 2**32 - 1
+"""The largest seed that numpy's `RandomState`, which Optuna's samplers use, accepts."""
+
+MAX_BYTES = 2**20
+"""Largest job file that is read; the ones that ship have some 500 bytes."""
+
+MAX_PROBLEMS = 5
+"""Most problems of a job file that a message lists."""
+
+_MAX_NESTING = 20_000_000
+"""Limit on the sum of the squared numbers of dots in each line: tomllib needs quadratic time."""
+
+_MAX_YEARS_S = 366 * 86400.0
 
 _UNITS_S = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def seconds_of(budget: str) -> float:
     """Seconds of a duration such as "90s", "45m", "8h" or "1h30m". Raises ValueError."""
-    parts = re.findall(r"(\d+(?:\.\d+)?)(min|[smhd])", budget.replace(" ", ""))
-    if not parts or "".join(a + b for a, b in parts) != budget.replace(" ", ""):
-        raise ValueError(f'{budget!r} is no duration; write "45m", "8h" or "1h30m"')
+    text = budget.replace(" ", "")[:100]
+    parts = re.findall(r"(\d+(?:\.\d+)?)(min|[smhd])", text)
+    if not parts or "".join(a + b for a, b in parts) != text:
+        raise ValueError('write a duration such as "45m", "8h" or "1h30m"')
     total = sum(float(number) * _UNITS_S[unit] for number, unit in parts)
-    if total <= 0:
-        raise ValueError("a budget must be longer than nothing")
+    if not 0 < total <= _MAX_YEARS_S:
+        raise ValueError("a budget must be longer than nothing and at most 366 days")
     return total
 
 
@@ -43,46 +62,67 @@ def _duration(value: Any) -> Any:
     return value
 
 
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
+        raise ValueError(
+            "use 1 to 64 of the characters A-Z, a-z, 0-9, '.', '_' and '-', a letter or digit first"
+        )
+    return value
+
+
+def _path(value: str) -> str:
+    if not 0 < len(value) <= 4096 or not value.isprintable():
+        raise ValueError("write 1 to 4096 printable characters")
+    return value
+
+
+PathText = Annotated[str, AfterValidator(_path)]
+"""A path, or the name of something that can also be given by its path."""
+
+
 class _Table(BaseModel):
-    # Of what is refused, a storage's address may hold a password.
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+    # A refused value may be a storage's address, and hold a password.
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, hide_input_in_errors=True, allow_inf_nan=False
+    )
 
 
 class DataSettings(_Table):
     """Where the images are and how they are split."""
 
-    source: Annotated[str, Field(min_length=1)]
+    source: PathText
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     image_size: Annotated[int, Field(ge=8, le=512)] | None = None
     on_bad_image: Literal["fail", "skip"] = "fail"
-    license: str = ""
+    license: Annotated[str, Field(max_length=100_000)] = ""
 
 
 class DeviceSettings(_Table):
     """The device that the networks are for."""
 
     runtime: Literal["tvm"] = "tvm"
-    target: str = "cpu"
-    threads: Annotated[int, Field(ge=1)] = 1
+    target: PathText = "cpu"
+    # `nas.latency.open_runtime` compares it with the processors of this machine.
+    threads: Annotated[int, Field(ge=1, le=4096)] = 1
     dtype: Literal["float32"] = "float32"
-    tables: str = "latency_tables"
+    tables: PathText = "latency_tables"
 
 
 class TrainingOptions(_Table):
     """How the supernets are trained, on which device of the training machine."""
 
-    device: str = "auto"
-    epochs: Annotated[int, Field(ge=1)] | None = None
-    batch_size: Annotated[int, Field(ge=2)] | None = None
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    device: PathText = "auto"
+    epochs: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    batch_size: Annotated[int, Field(ge=2, le=1_000_000)] | None = None
+    learning_rate: Annotated[float, Field(gt=0, le=1000)] | None = None
     subnets: Literal["sandwich", "best_up", "worst_up", "single", "fair"] = "sandwich"
-    random_subnets: Annotated[int, Field(ge=0)] | None = None
+    random_subnets: Annotated[int, Field(ge=0, le=1000)] | None = None
     progressive: Annotated[float, Field(ge=0, lt=1)] | None = None
     average: Annotated[float, Field(ge=0, lt=1)] | None = None
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] | None = None
-    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    weight_decay: Annotated[float, Field(ge=0, le=1000)] | None = None
     colour: Annotated[float, Field(ge=0, lt=1)] | None = None
-    randaugment: Annotated[int, Field(ge=0)] | None = None
+    randaugment: Annotated[int, Field(ge=0, le=100)] | None = None
     magnitude: Annotated[float, Field(ge=0, le=1)] | None = None
     cutout: Annotated[float, Field(ge=0, lt=1)] | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -91,22 +131,22 @@ class TrainingOptions(_Table):
 class SpaceSettings(_Table):
     """A space by name, or the path of a Python file."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: PathText
 
 
 class SearchDevice(_Table):
     """Another device that the networks are for, by its latency table."""
 
-    table: Annotated[str, Field(min_length=1)]
+    table: PathText
     max_latency_ms: Annotated[float, Field(gt=0)] | None = None
 
 
 def _storage(value: Any) -> Any:
     if not isinstance(value, str) or value == "journal":
         return value
-    if "://" not in value:
+    if "://" not in value or len(value) > 4096:
         raise ValueError('allowed are "journal" and addresses such as "postgresql://USER@HOST/DB"')
-    from nas.search.storage import shown
+    from nas.storage_address import shown
 
     try:
         shown(value)
@@ -119,20 +159,24 @@ Count = Literal["macs", "params", "peak_memory_bytes"]
 """What is counted from a network's graph."""
 
 
+Limit = Annotated[int, Field(gt=0, lt=2**63)]
+"""The largest allowed count of something in a network."""
+
+
 class SearchSettings(_Table):
     """How long to search and how, the limits that architectures must meet, and with whom."""
 
-    trials: Annotated[int, Field(ge=1)] | None = None
-    minutes: Annotated[float, Field(gt=0)] | None = None
-    stall: Annotated[int, Field(ge=1)] | None = None
+    trials: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    minutes: Annotated[float, Field(gt=0, le=_MAX_YEARS_S / 60)] | None = None
+    stall: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
     sampler: Literal["auto", "guided", "tpe", "nsga2", "nsga3", "gp", "random"] = "auto"
     also_minimize: Annotated[tuple[Count, ...], Field(strict=False)] = ()
     max_latency_ms: Annotated[float, Field(gt=0)] | None = None
-    max_macs: Annotated[int, Field(gt=0)] | None = None
-    max_params: Annotated[int, Field(gt=0)] | None = None
-    max_peak_memory_bytes: Annotated[int, Field(gt=0)] | None = None
-    device: Annotated[tuple[SearchDevice, ...], Field(strict=False)] = ()
-    workers: Annotated[int, Field(ge=1)] = 1
+    max_macs: Limit | None = None
+    max_params: Limit | None = None
+    max_peak_memory_bytes: Limit | None = None
+    device: Annotated[tuple[SearchDevice, ...], Field(strict=False, max_length=100)] = ()
+    workers: Annotated[int, Field(ge=1, le=1024)] = 1
     storage: Annotated[str, BeforeValidator(_storage)] = "journal"
 
     @field_validator("device")
@@ -141,7 +185,9 @@ class SearchSettings(_Table):
         names = [Path(device.table).stem for device in devices]
         twice = [name for name in names if names.count(name) > 1]
         if twice:
-            raise ValueError(f"two tables are called {twice[0]}, and results are named by them")
+            raise ValueError(
+                f"two tables are called {_shown_text(twice[0])}, and results are named by them"
+            )
         return devices
 
     @field_serializer("storage")
@@ -149,7 +195,7 @@ class SearchSettings(_Table):
         """A password does not reach a run folder."""
         if storage == "journal":
             return storage
-        from nas.search.storage import shown
+        from nas.storage_address import shown
 
         return shown(storage)
 
@@ -157,19 +203,19 @@ class SearchSettings(_Table):
 class FinishSettings(_Table):
     """What is done with the front: how many of its members are timed as whole networks."""
 
-    measure: Annotated[int, Field(ge=0)] = 20
+    measure: Annotated[int, Field(ge=0, le=100_000)] = 20
 
 
 class JobSettings(_Table):
     """A whole job file; see README.md, "Your own job"."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "overnight"
-    seed: Annotated[int, Field(ge=0)] = 0
+    name: Annotated[str, AfterValidator(_name)] = "overnight"
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
     budget: Annotated[str, BeforeValidator(_duration)] = "8h"
     data: DataSettings
     device: DeviceSettings = DeviceSettings()
     training: TrainingOptions = TrainingOptions()
-    space: Annotated[tuple[SpaceSettings, ...], Field(min_length=1, strict=False)]
+    space: Annotated[tuple[SpaceSettings, ...], Field(min_length=1, max_length=100, strict=False)]
     search: SearchSettings = SearchSettings()
     finish: FinishSettings = FinishSettings()
 
@@ -189,33 +235,62 @@ def job_path(name_or_path: str) -> Path:
     Raises JobFileError, naming the jobs that ship.
     """
     path = Path(name_or_path)
-    shipped = resources.folder("jobs") / f"{name_or_path}.toml"
-    if path.is_file():
+    if os.path.isfile(path):
         return path
-    if shipped.is_file():
-        return shipped
-    known = ", ".join(sorted(p.stem for p in resources.folder("jobs").glob("*.toml")))
+    shipped = {each.stem: each for each in resources.folder("jobs").glob("*.toml")}
+    if name_or_path in shipped:
+        return shipped[name_or_path]
+    if os.path.exists(path):  # a folder or a device; reading it says so
+        return path
     raise JobFileError(
-        f"There is no job file {name_or_path}.",
-        remedy=f"Give the path of a TOML file, or one of the jobs that ship: {known}.",
+        f"There is no job file {_shown_text(name_or_path)}.",
+        remedy="Give the path of a TOML file, or one of the jobs that ship: "
+        f"{', '.join(sorted(shipped))}.",
     )
 
 
 def load_job(path: Path) -> JobSettings:
     """Reads and checks a job file.
 
-    Raises JobFileError naming each wrong key with its line, what came and what is allowed.
+    Raises JobFileError naming the first wrong keys with their lines, what came and what is allowed.
     """
+    # Neither the errors of the readers nor their causes are shown: they may repeat a password.
     try:
-        text = path.read_text(encoding="utf-8")
-        return JobSettings.model_validate(tomllib.loads(text))
-    except (OSError, UnicodeDecodeError) as error:
-        raise JobFileError(f"{path} cannot be read: {error}.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise JobFileError(f"{path} is not TOML: {error}.") from error
+        text = read_bytes(path, MAX_BYTES).decode("utf-8-sig")
+    except OSError as error:
+        raise _unreadable(path, f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, f"is not UTF-8 (at byte {error.start})") from None
+    try:
+        return JobSettings.model_validate(_parsed(text))
     except ValidationError as error:
-        problems = [_explain(dict(problem), text) for problem in error.errors()]
-        raise JobFileError(f"{path}: " + "\n".join(problems)) from error
+        problems = error.errors(include_url=False)
+        told = [_explain(dict(problem), text) for problem in problems[:MAX_PROBLEMS]]
+        if len(problems) > MAX_PROBLEMS:
+            told.append(f"There are {len(problems) - MAX_PROBLEMS} more problems.")
+        raise JobFileError(f"{path}: " + "\n".join(told)) from None
+    except ValueError as error:
+        reason = str(error)
+        if may_hold_password(reason):
+            position = re.search(r"\(at [a-z0-9 ,]*\)$", reason)
+            reason = f"it has an error {position.group() if position else ''}".rstrip()
+        raise _unreadable(path, f"is not TOML: {printable(reason)[:200]}") from None
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """What a TOML text holds. Raises ValueError."""
+    if sum(line.count(".") ** 2 for line in text.splitlines()) > _MAX_NESTING:
+        raise ValueError("its keys are nested too deeply")
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _unreadable(path: Path, reason: str) -> JobFileError:
+    return JobFileError(
+        f"{path} {reason}.", remedy="Give a TOML file; README.md shows what is in one."
+    )
 
 
 def with_search(settings: JobSettings, options: dict[str, Any]) -> JobSettings:
@@ -226,21 +301,26 @@ def with_search(settings: JobSettings, options: dict[str, Any]) -> JobSettings:
     try:
         search = SearchSettings.model_validate({**dict(settings.search), **options})
     except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0])
-        raise RequestError(_refused(f"--{name.replace('_', '-')}", first)) from error
+        raise refused_option(error) from None
     return settings.model_copy(update={"search": search})
+
+
+def refused_option(error: ValidationError) -> RequestError:
+    """The error for settings that were given as options of a command."""
+    problem = error.errors(include_url=False)[0]
+    key = next(part for part in reversed(problem["loc"]) if isinstance(part, str))
+    return RequestError(_refused(f"--{key.replace('_', '-')}", problem))
 
 
 def _explain(problem: dict[str, Any], text: str) -> str:
     location: tuple[int | str, ...] = problem["loc"]
-    key = ".".join(str(part) for part in location if isinstance(part, str))
+    key = _key(location)
     line = _line(text, location)
     where = f"line {line}: {key}" if line else key
     kind = problem["type"]
     if kind == "extra_forbidden":
         allowed = _keys_beside(location)
-        close = difflib.get_close_matches(str(location[-1]), allowed, n=1)
+        close = difflib.get_close_matches(str(location[-1])[:60], allowed, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         return f"{where} is not a key.{hint} Allowed here: {', '.join(allowed)}."
     if kind == "missing":
@@ -248,11 +328,37 @@ def _explain(problem: dict[str, Any], text: str) -> str:
     return _refused(where, problem)
 
 
+def _key(location: Sequence[int | str]) -> str:
+    """The key of a location, such as search.device.table."""
+    return ".".join(_shown_text(part) for part in location if isinstance(part, str))
+
+
 def _refused(where: str, problem: Mapping[str, Any]) -> str:
+    location, kind = problem["loc"], problem["type"]
     reason = problem["msg"].removeprefix("Value error, ")
-    is_secret = problem["loc"][-1] == "storage"
-    came = "" if is_secret else f" is {problem['input']!r}"
+    if kind in ("model_type", "tuple_type") and _key(location) in ("space", "search.device"):
+        reason = f"write [[{_key(location)}]] once for each"
+    elif kind == "model_type":
+        reason = f"write one table, [{_key(location)}]"
+    elif kind == "tuple_type":
+        reason = "write a list"
+    came = "" if location[-1] == "storage" else f" is {_shown(problem['input'])}"
     return f"{where}{came}: {reason[0].lower()}{reason[1:]}."
+
+
+def _shown(value: Any) -> str:
+    """A value of a job file as a message shows it: short, and never an address or a part of one."""
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list | tuple):
+        return "a list"
+    if isinstance(value, str) and may_hold_password(value):
+        return "an address"
+    return printable(shortened(value))
+
+
+def _shown_text(text: str) -> str:
+    return HIDDEN if may_hold_password(text) else printable(shortened_text(text))
 
 
 _MEANING = {

@@ -1,11 +1,26 @@
+import errno
+import os
+import re
 import tomllib
 import traceback
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nas import resources
-from nas.errors import JobFileError, RequestError
-from nas.job.settings import JobSettings, job_path, load_job, seconds_of, with_search
+from nas.cli.options import Seed, command_line
+from nas.errors import JobFileError, RequestError, RunFolderError
+from nas.job.folder import claim, kept_settings
+from nas.job.settings import (
+    MAX_PROBLEMS,
+    MAX_SEED,
+    JobSettings,
+    job_path,
+    load_job,
+    seconds_of,
+    with_search,
+)
 
 MINIMAL = """
 [data]
@@ -178,6 +193,11 @@ def test_options_stand_above_the_job_file(tmp_path):
         ({"minutes": -1.0}, "--minutes is -1.0: input should be greater than 0."),
         ({"sampler": "tarot"}, "--sampler is 'tarot': input should be 'auto', 'guided'"),
         ({"max_latency_ms": 0.0}, "--max-latency-ms is 0.0: input should be greater than 0."),
+        ({"minutes": float("nan")}, "--minutes is nan: input should be"),
+        ({"minutes": float("inf")}, "--minutes is inf: input should be a finite number."),
+        ({"max_latency_ms": float("inf")}, "--max-latency-ms is inf: input should be a finite"),
+        ({"max_latency_ms": float("nan")}, "--max-latency-ms is nan: input should be"),
+        ({"trials": 10**30}, "--trials is 1000000000000000000000000000000: input should be less"),
         ({"storage": "trials.db"}, '--storage: allowed are "journal" and addresses such as'),
     ],
 )
@@ -219,18 +239,231 @@ def test_an_address_that_is_none_is_refused_without_a_word_of_it(tmp_path, addre
         assert SECRET not in shown
 
 
+ADDRESS = f"postgresql://nas:{SECRET}@host/trials"
+
+
 @pytest.mark.parametrize(
-    "lines",
+    "text",
     [
-        'trials = 0\nstorage = "ADDRESS"\n',
-        'storag = "ADDRESS"\n',
-        'storage = "ADDRESS"\nsampler = "tarot"\n',
-        'storage = ["ADDRESS"]\n',
-        'storage = "ADDRESS\n',
+        MINIMAL + f'[search]\ntrials = 0\nstorage = "{ADDRESS}"\n',
+        MINIMAL + f'[search]\nstorag = "{ADDRESS}"\n',
+        MINIMAL + f'[search]\nstorage = "{ADDRESS}"\nsampler = "tarot"\n',
+        MINIMAL + f'[search]\nstorage = ["{ADDRESS}"]\n',
+        MINIMAL + f'[search]\nstorage = "{ADDRESS}\n',
+        MINIMAL + f"[search]\nstorage = {ADDRESS}\n",
+        MINIMAL + f'[search]\nstorage = "{ADDRESS}"\nstorage = "{ADDRESS}"\n',
+        MINIMAL + f'[search]\nstorage = {{"{ADDRESS}" = 1, "{ADDRESS}" = 2}}\n',
+        MINIMAL + f'[search]\n"{ADDRESS}" = 1\n',
+        MINIMAL + f'[search."{ADDRESS}"]\n[search."{ADDRESS}"]\n',
+        MINIMAL + f'[search]\ntrials = "{ADDRESS}"\n',
+        MINIMAL + f'[search]\ndevice = "{ADDRESS}"\n',
+        MINIMAL + f'[search]\ntrials = "nas:{SECRET}@host/trials"\n',
+        MINIMAL + f'[search]\ntrials = "postgresql://host:{SECRET}/trials"\n',
+        MINIMAL + f'[search]\ntrials = "postgresql://host/trials?passwd={SECRET}"\n',
+        MINIMAL + f'[[search]]\nstorage = "{ADDRESS}"\n',
+        MINIMAL + f'[[search.device]]\ntable = "{ADDRESS}"\n' * 2,
+        MINIMAL + f'[[search.device]]\ntable = "x@{SECRET}.jsonl"\n' * 2,
+        MINIMAL + f'[search]\ndevice = ["{ADDRESS}"]\n',
+        f'search = "{ADDRESS}"\n' + MINIMAL,
+        f'search = {{storage = "{ADDRESS}", trials = 0}}\n' + MINIMAL,
+        f'storage = "{ADDRESS}"\n' + MINIMAL,
+        f'name = "{ADDRESS}"\n' + MINIMAL,
+        f'budget = "{ADDRESS}"\n' + MINIMAL,
+        f'seed = "{ADDRESS}"\n' + MINIMAL,
+        f'data = "{ADDRESS}"\nspace = "{ADDRESS}"\n',
+        f'data = ["{ADDRESS}"]\nspace = ["{ADDRESS}"]\n',
     ],
 )
-def test_a_mistake_beside_a_password_does_not_show_it(tmp_path, lines):
-    address = f"postgresql://nas:{SECRET}@host/trials"
+def test_a_mistake_does_not_show_a_password_wherever_it_stands(tmp_path, text):
     with pytest.raises(JobFileError) as raised:
-        load(tmp_path, MINIMAL + "[search]\n" + lines.replace("ADDRESS", address))
-    assert SECRET not in "".join(traceback.format_exception(raised.value, limit=0))
+        load(tmp_path, text)
+    error = raised.value
+    shown = "".join(traceback.format_exception(error)) + repr(error.__cause__)
+    assert SECRET not in shown.replace(Path(__file__).read_text(), "")
+    assert len(str(error)) < 1500
+
+
+def test_a_missing_job_that_is_an_address_is_not_shown():
+    with pytest.raises(JobFileError) as raised:
+        job_path(ADDRESS)
+    assert SECRET not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--storage", ADDRESS],
+        [f"--storage={ADDRESS}"],
+        ["--storage", f"{ADDRESS}?passwd={SECRET}"],
+        [f"--storage=postgresql://h/t?sslmode=require&token={SECRET}"],
+        ["--storage", f"nas:{SECRET}@host/trials"],
+        ["--storage", f"{SECRET}@host"],
+        [f"--storage=postgresql://nas:x@{SECRET}@host/trials"],
+        ["--storage", ADDRESS, "--storage", ADDRESS],
+        ["--", ADDRESS],
+        [f"--sampler={ADDRESS}"],
+    ],
+)
+def test_nothing_in_a_run_folder_holds_a_password(tmp_path, words, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["nas", "search", "job.toml", *words])
+    job = load(tmp_path, MINIMAL + f'[search]\nstorage = "{ADDRESS}?pwd={SECRET}"\n')
+    folder = tmp_path / "run"
+    with claim(folder, job, command_line()) as run:
+        run.save()
+    files = {path.name: path.read_text() for path in folder.iterdir()}
+    assert {"job.toml", "run.json"} <= files.keys()
+    assert not any(SECRET in content for content in files.values())
+    assert "postgresql://nas@host/trials" in files["job.toml"]
+
+
+def test_a_command_keeps_everything_but_the_password(monkeypatch):
+    words = ["table", "build", "--target", "rpc://pi:9090?triple=aarch64&cpu=a72", "--space", "a@b"]
+    monkeypatch.setattr("sys.argv", ["nas", *words])
+    assert command_line() == " ".join(["nas", *words])
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("[training]\nlearning_rate = inf\n", "learning_rate is inf: input should be a finite"),
+        ("[training]\nweight_decay = nan\n", "weight_decay is nan: input should be a finite"),
+        ("[search]\nminutes = inf\n", "minutes is inf: input should be a finite"),
+        ("[search]\nmax_latency_ms = inf\n", "max_latency_ms is inf: input should be a finite"),
+        ("[data]\nvalidation_fraction = nan\n", "validation_fraction is nan"),
+        ("[search]\nminutes = 1e9\n", "minutes is 1000000000.0: input should be less than"),
+        ("[search]\ntrials = 1" + "0" * 30 + "\n", "trials is 1000"),
+        ("[search]\nmax_macs = 0x" + "F" * 5000 + "\n", "max_macs is a int of very many digits"),
+        ("[search]\nmax_latency_ms = 0x" + "F" * 5000 + "\n", "max_latency_ms is a int of"),
+        ("[search]\nworkers = 1_000_000_000_000\n", "workers is 1000000000000: input should be"),
+        ("[finish]\nmeasure = 1_000_000_000_000\n", "measure is 1000000000000: input should be"),
+        ("[training]\nepochs = 1_000_000_000_000\n", "epochs is 1000000000000: input should be"),
+        ("[device]\nthreads = 1_000_000_000_000\n", "threads is 1000000000000: input should be"),
+        ("[data]\nimage_size = 1_000_000_000_000\n", "image_size is 1000000000000: input"),
+        ("[device]\ntables = ''\n", "tables is '': write 1 to 4096 printable characters"),
+        ('[device]\ntables = "a\\u0000b"\n', "tables is 'a\\x00b': write 1 to 4096"),
+        (f'[device]\ntables = "{"a" * 5000}"\n', "tables is 'aaaa"),
+        (f'[search]\nsampler = "{"a" * 5000}"\n', "sampler is 'aaaa"),
+        ("[search]\nstorage = 5\n", "search.storage: input should be a valid string"),
+        ("[search]\ndevice = 5\n", "search.device is 5: write [[search.device]] once for each"),
+        ("[[search]]\n", "search is a list: write one table, [search]"),
+        (f"[{'a' * 5000}]\n", "is not a key"),
+        ('["\\u001b]0;title\\u0007"]\n', "\\x1b]0;title\\x07 is not a key"),
+    ],
+)
+def test_a_value_beyond_its_limits_is_told_in_short(tmp_path, lines, words):
+    text = MINIMAL.replace("[data]\n", "") if lines.startswith("[data]") else MINIMAL
+    if lines.startswith("[data]"):
+        text = text.replace('source = "digits"\n', "")
+        lines += 'source = "digits"\n'
+    with pytest.raises(JobFileError) as raised:
+        load(tmp_path, text + lines)
+    assert words in str(raised.value)
+    assert len(str(raised.value)) < 500 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (f"seed = {2**32}", "seed is 4294967296: input should be less than or equal to 4294967295"),
+        (f"seed = {10**28}", "line 1: seed is 10000"),
+        ("seed = " + "9" * 5000, "is not TOML: Exceeds the limit"),
+        ('budget = "inf h"', "budget is 'inf h': write a duration"),
+        ('budget = "99999999999999999999h"', "at most 366 days"),
+        (f'budget = "{"1" * 200_000}"', "write a duration"),
+        (f'name = "{"a" * 65}"', "use 1 to 64 of the characters"),
+        ('name = "a\\n"', "use 1 to 64 of the characters"),
+        ("a = " + "[" * 100_000, "nested too deeply"),
+        ("a = " + "{b = " * 5000, "nested too deeply"),
+        (".".join(["a"] * 10_000) + " = 1", "nested too deeply"),
+        (".".join(["a"] * 2000) + " = 1", "a is not a key"),
+        ("search.storage." + ".".join(["a"] * 2000) + " = 1", "search.storage: input should be"),
+        ("a = '\0'", "is not TOML: Found invalid character '\\x00'"),
+    ],
+)
+def test_a_file_that_is_hard_to_read_is_refused(tmp_path, line, words):
+    with pytest.raises(JobFileError) as raised:
+        load(tmp_path, f"{line}\n{MINIMAL}")
+    assert words in str(raised.value)
+    assert len(str(raised.value)) < 500 + len(str(tmp_path))
+
+
+def test_the_largest_seed_is_one_that_everything_accepts(tmp_path):
+    job = load(tmp_path, f"seed = {MAX_SEED}\n{MINIMAL}")
+    np.random.RandomState(job.seed)
+    with pytest.raises(ValueError, match="Seed must be between"):
+        np.random.RandomState(MAX_SEED + 1)
+    (option,) = Seed.__metadata__
+    assert option.max == MAX_SEED
+
+
+def test_of_many_problems_the_first_ones_are_told(tmp_path):
+    unknown = "".join(f"unknown{number} = 1\n" for number in range(20_000))
+    with pytest.raises(JobFileError) as raised:
+        load(tmp_path, unknown + MINIMAL)
+    told = str(raised.value).splitlines()
+    assert len(told) == MAX_PROBLEMS + 1
+    assert "line 1: unknown0 is not a key" in told[0]
+    assert told[-1] == f"There are {20_000 - MAX_PROBLEMS} more problems."
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\xff\xfe" + MINIMAL.encode("utf-16-le"), "is not UTF-8 (at byte 0)"),
+        (b"a = " + b"1" * 2**20, "cannot be read: it has more than 1 MiB"),
+        (b"\0" * 1000, "is not TOML"),
+        (b"", "data is missing"),
+    ],
+)
+def test_a_file_that_is_no_job_is_refused(tmp_path, content, words):
+    path = tmp_path / "job.toml"
+    path.write_bytes(content)
+    with pytest.raises(JobFileError, match=re.escape(words)):
+        load_job(path)
+
+
+def test_a_huge_file_a_folder_a_pipe_and_a_device_are_refused(tmp_path):
+    (tmp_path / "huge").touch()
+    os.truncate(tmp_path / "huge", 2**40)
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for path in (*tmp_path.iterdir(), Path("/dev/zero")):
+        with pytest.raises(JobFileError, match=rf"{path} cannot be read: it (has|is) "):
+            load_job(job_path(str(path)))
+    for name in ("a" * 5000, "a\0b", "nowhere/job.toml"):
+        with pytest.raises(JobFileError, match="There is no job file"):
+            job_path(name)
+
+
+def test_a_job_file_that_must_not_be_read_is_an_error(tmp_path, monkeypatch):
+    def denied(*arguments, **settings):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    path = tmp_path / "job.toml"
+    path.write_text(MINIMAL)
+    monkeypatch.setattr("builtins.open", denied)
+    with pytest.raises(JobFileError, match=r"job.toml cannot be read: Permission denied\."):
+        load_job(path)
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path):
+    path = tmp_path / "job.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + MINIMAL.encode())
+    assert load_job(path) == load(tmp_path, MINIMAL)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[data", b"\xff", b"a = " + b"[" * 10_000, b"seed = -1\n" + MINIMAL.encode()]
+)
+def test_a_run_with_a_damaged_job_file_is_refused_by_name(tmp_path, content):
+    (tmp_path / "job.toml").write_bytes(content)
+    with pytest.raises(RunFolderError, match=r"keeps a damaged job file\. .*job.toml") as raised:
+        kept_settings(tmp_path)
+    assert raised.value.remedy
+    assert (tmp_path / "job.toml").read_bytes() == content
+
+
+def test_what_is_no_run_folder_keeps_no_job(tmp_path):
+    (tmp_path / "job.toml").mkdir()
+    for folder in (tmp_path, tmp_path / "nowhere", Path("a" * 5000), Path("a\0b")):
+        assert kept_settings(folder) is None
