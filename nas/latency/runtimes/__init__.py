@@ -7,6 +7,7 @@ The runtime itself (`Runtime`) compiles and times.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -201,6 +202,13 @@ def open_runtime(
     module = _module(name)
     if threads < 1:
         raise RequestError(f"threads is {threads}.", remedy="Use 1 or more.")
+    processors = os.cpu_count()
+    # A board or a GPU has processors of its own.
+    if target == "cpu" and processors is not None and threads > processors:
+        raise RequestError(
+            f"{threads} threads cannot run at once on the {processors} processors of this machine.",
+            remedy=f"Use 1 to {processors}.",
+        )
     found = availability(name)
     if not found.usable:
         raise DeviceError(f"Runtime '{name}' cannot be used here: {found.reason}.")
