@@ -114,7 +114,10 @@ def _searched(job: Job, run: RunFolder) -> tuple[dict[str, Supernet], SearchResu
 
 
 def plan(settings: JobSettings) -> Plan:
-    """What a job would do and how long each stage takes, from quick measurements."""
+    """Return what a job would do and how long each stage takes, from quick measurements.
+
+    No file is made or changed.
+    """
     from nas.job.opened import Job
 
-    return Job(settings, Unwatched()).plan()
+    return Job(settings, Unwatched(), read_only=True).plan()

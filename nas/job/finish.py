@@ -169,5 +169,5 @@ def _unsure_launches(job: Job, trials: Sequence[Trial]) -> dict[str, tuple[int, 
             prediction = job.table.predict(graph)
         except KernelError:
             continue  # an infeasible candidate, which has no latency
-        counts[trial.digest] = prediction.unstable, int(prediction.basis != "measured")
+        counts[trial.digest] = prediction.unstable, prediction.estimated
     return counts

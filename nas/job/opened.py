@@ -27,11 +27,13 @@ class Job:
         watch: is told what happens.
         space_files: a run's own copies of its spaces, in the order of `settings.space`; without
             them spaces are found where the job file says.
+        read_only: whether no file may be made or changed, which is enough for `plan`.
     """
 
     settings: JobSettings
     watch: Watch
     space_files: Sequence[Path] = ()
+    read_only: bool = False
 
     @cached_property
     def data(self) -> Data:
@@ -45,6 +47,7 @@ class Job:
             seed=self.settings.seed,
             on_bad_image=chosen.on_bad_image,
             progress=self.watch.advance,
+            keep=not self.read_only,
         )
 
     @cached_property
@@ -94,7 +97,8 @@ class Job:
 
     def plan(self) -> Plan:
         """What the job would do and for how long, from quick measurements on this machine."""
-        missing = self.table.missing(self.kernels)
+        table = LatencyTable.find(self.settings.device.tables, self.runtime)
+        missing = self.kernels if table is None else table.missing(self.kernels)
         pace = measure_pace(
             list(self.spaces.values()),
             self.data,

@@ -23,8 +23,9 @@ from pydantic import (
 )
 
 from nas import resources
-from nas.documents import printable, read_bytes, shortened, shortened_text
-from nas.errors import JobFileError, RequestError
+from nas.documents import read_bytes, shortened, shortened_text
+from nas.errors import JobFileError, RequestError, printable
+from nas.names import check_name
 from nas.storage_address import HIDDEN, may_hold_password
 
 MAX_SEED = 2**32 - 1
@@ -59,14 +60,6 @@ def seconds_of(budget: str) -> float:
 def _duration(value: Any) -> Any:
     if isinstance(value, str):
         seconds_of(value)
-    return value
-
-
-def _name(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
-        raise ValueError(
-            "use 1 to 64 of the characters A-Z, a-z, 0-9, '.', '_' and '-', a letter or digit first"
-        )
     return value
 
 
@@ -209,7 +202,7 @@ class FinishSettings(_Table):
 class JobSettings(_Table):
     """A whole job file; see README.md, "Your own job"."""
 
-    name: Annotated[str, AfterValidator(_name)] = "overnight"
+    name: Annotated[str, AfterValidator(check_name)] = "overnight"
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
     budget: Annotated[str, BeforeValidator(_duration)] = "8h"
     data: DataSettings

@@ -132,6 +132,7 @@ def load(
     seed: int = 0,
     on_bad_image: Literal["fail", "skip"] = "fail",
     progress: Step | None = None,
+    keep: bool = True,
 ) -> Data:
     """Decodes a whole data set and splits it: in memory, or on disk where there are many images.
 
@@ -149,6 +150,7 @@ def load(
         seed: of the cuts.
         on_bad_image: "fail", or "skip" to go on without (`Data.skipped` names them).
         progress: see `nas.supernet.decoding.Step`.
+        keep: whether decoded images are kept for the next time.
 
     Raises:
         DataError: nothing there, no labels, images that cannot be decoded, too few of a class.
@@ -162,7 +164,7 @@ def load(
     if on_bad_image not in ("fail", "skip"):
         raise DataError(f"on_bad_image is {on_bad_image!r}.", remedy='Use "fail" or "skip".')
     opened = open_source(source)
-    decoded = decode(opened, image_size or opened.image_size, progress)
+    decoded = decode(opened, image_size or opened.image_size, progress, keep=keep)
     if decoded.bad and on_bad_image == "fail":
         named = "; ".join(decoded.bad[:3]) + ("; ..." if len(decoded.bad) > 3 else "")
         raise DataError(

@@ -48,21 +48,24 @@ Step = Callable[[int, int], None]
 """Called with (images decoded, images in all)."""
 
 
-def decode(source: Source, size: int, progress: Step | None = None) -> Decoded:
+def decode(
+    source: Source, size: int, progress: Step | None = None, *, keep: bool = True
+) -> Decoded:
     """Decode the images of a source, scaled and cropped to `size x size`, or read the cache.
 
     The cache belongs to the files as they are: one that is changed, added or removed is another
     source. It is in `nas.supernet.kept.cache_folder()`; a cache that cannot be read or written
-    costs time only, unless the images are `LARGE_BYTES` or more: then they stay there.
+    costs time only, unless the images are `LARGE_BYTES` or more: then they stay there. Without
+    `keep` the cache is read, but not changed.
 
     Raises DataError where no image can be used, or there is no room for them.
     """
     large = source.root is not None and source.count * size * size * 3 > LARGE_BYTES
     path = kept.path_of(source, size)
-    cached = None if path is None else kept.read(path, size, on_disk=large)
+    cached = None if path is None else kept.read(path, size, on_disk=large, mark=keep)
     if cached is not None:
         return cached
-    if large and path is not None:
+    if large and path is not None and keep:
         return _decode_to_disk(source, size, path, progress)
     if large:
         with tempfile.TemporaryDirectory(prefix="nas-images-") as folder:
@@ -74,7 +77,7 @@ def decode(source: Source, size: int, progress: Step | None = None) -> Decoded:
         stacked = np.stack(pixels)[:, :, :, None]
     else:
         stacked = np.stack([_coloured(image) for image in pixels])
-    if path is not None:
+    if path is not None and keep:
         kept.write(path, stacked, record)
     return record.with_pixels(stacked)
 

@@ -172,13 +172,14 @@ def state_of(path: Path) -> str:
         return "not there"
 
 
-def read(path: Path, size: int, *, on_disk: bool) -> Decoded | None:
+def read(path: Path, size: int, *, on_disk: bool, mark: bool = True) -> Decoded | None:
     """Read a cached source; None where there is none, it is out of date, or it is damaged.
 
     Args:
         path: of the file.
         size: of the images, pixels a side.
         on_disk: whether the pixels stay there.
+        mark: whether the file is marked as used now, so that others are forgotten before it.
     """
     try:
         result = _read(path, size, on_disk=on_disk)
@@ -191,8 +192,9 @@ def read(path: Path, size: int, *, on_disk: bool) -> Decoded | None:
             stacklevel=2,
         )
         return None
-    with suppress(OSError):  # The cache of somebody else can be read too.
-        os.utime(path)
+    if mark:
+        with suppress(OSError):  # The cache of somebody else can be read too.
+            os.utime(path)
     return result
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from nas import job as jobs
 from nas.errors import InfeasibleError, JobFileError, RunFolderError
@@ -202,6 +203,41 @@ def test_a_plan_shares_out_the_budget(same_device, job):
         assert plans[0].epochs[name] <= plans[1].epochs[name]
     assert plans[0].trials <= plans[1].trials
     assert sum(plans[0].epochs.values()) < sum(plans[1].epochs.values())
+
+
+def test_a_plan_makes_and_changes_no_file(job_folder, here, monkeypatch):
+    cache = job_folder / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    image_folder(job_folder / "photos")
+    path = job_folder / "job.toml"
+    path.write_text(path.read_text().replace('"digits"', '"photos"\nimage_size = 8'))
+    mine = job_folder / "mine.jsonl"
+    mine.write_text('{"some": "notes"}\nno newline')
+
+    def states():
+        return {p: (p.stat().st_size, p.stat().st_mtime_ns) for p in job_folder.rglob("*")}
+
+    before = states()
+    done = here("run", path, "--plan", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["kernels"] > 0
+    assert states() == before
+    path.write_text(path.read_text() + '[device]\ntables = "mine.jsonl"\n')
+    before = states()
+    for arguments in ((), ("--plan",)):
+        refused = here("run", path, "--out", job_folder / "out", *arguments)
+        assert refused.returncode in (1, 2)
+        assert "mine.jsonl" in refused.stderr
+        assert states().items() >= before.items()
+        assert mine.read_text() == '{"some": "notes"}\nno newline'
+
+
+def image_folder(root, per_class=8):
+    """Pictures of two classes."""
+    for value, name in enumerate(("dark", "light")):
+        (root / name).mkdir(parents=True)
+        for number in range(per_class):
+            Image.new("L", (8, 8), 100 * value + number).save(root / name / f"{number}.png")
 
 
 def test_what_is_measured_holds_every_family_and_both_ends_of_the_front(finished):
