@@ -24,6 +24,9 @@ MAX_BYTES = 256 << 20
 MAX_SHOWN_CHARACTERS = 60
 """Longest part of a value that a message repeats."""
 
+MAX_REASON_CHARACTERS = 300
+"""Longest explanation in a message: some repeat the whole value that came."""
+
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 """A number of things: it fits into 64 bits."""
 
@@ -119,7 +122,7 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
 def explain(problem: Any) -> str:
     """Return one of pydantic's problems as a clause: the field, what came, what was expected."""
     reason = problem["msg"].removeprefix("Value error, ").rstrip(".")
-    reason = reason[0].lower() + reason[1:]
+    reason = reason[0].lower() + reason[1:MAX_REASON_CHARACTERS]
     field = field_name(problem["loc"])
     if not field:
         return reason
