@@ -122,6 +122,13 @@ def show_verification(found: Verification, most: int = 10) -> None:
     console.say(
         f"{len(found.rows)} of {found.of} rows timed again, {len(off)} of them off by more than 10%"
     )
+    unsure = {
+        "unstable": sum(row.is_unstable for row in found.rows),
+        "estimated": sum(row.is_estimated for row in found.rows),
+    }
+    for word, count in unsure.items():
+        if count:
+            console.say(f"{count} of the rows that were timed again are {word} in the table")
     for change in found.changes:
         console.say(f"note: {change}")
     console.say(f"The table {found.verdict}.")

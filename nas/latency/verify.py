@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +19,7 @@ from nas.latency.comparison import Ratios
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
 from nas.latency.kinds import by_kind, kind_of, shares
-from nas.latency.record import Record
+from nas.latency.record import MEASURED, Record
 from nas.latency.runtimes import Timer
 from nas.latency.table import LatencyTable
 
@@ -52,6 +52,8 @@ class VerifiedRow:
         before_us: what the table says.
         now_us: what was measured now; None if it could not be timed.
         error: why it could not.
+        is_unstable: whether the table's timing did not settle.
+        is_estimated: whether the table's latency is an estimate.
     """
 
     kernel: str
@@ -59,6 +61,8 @@ class VerifiedRow:
     before_us: float
     now_us: float | None
     error: str | None = None
+    is_unstable: bool = False
+    is_estimated: bool = False
 
     @property
     def ratio(self) -> float | None:
@@ -145,6 +149,8 @@ class Verification:
             "holds": self.holds,
             "rows_timed": len(self.rows),
             "rows_in_table": self.of,
+            "unstable_rows": sum(row.is_unstable for row in self.rows),
+            "estimated_rows": sum(row.is_estimated for row in self.rows),
             "ratio": self.ratios and asdict(self.ratios),
             "kinds": {kind: asdict(ratios) for kind, ratios in self.kinds.items()},
             "off_by_10_percent": [row.kernel for row in self.off],
@@ -258,14 +264,20 @@ def sample(records: Sequence[Record], count: int) -> list[Record]:
 
 def _timed(record: Record, timer: Timer) -> VerifiedRow:
     kernel = Kernel.parse(record.name)
-    before_us = record.latency_us or 0.0
+    row = VerifiedRow(
+        record.name,
+        kind_of(kernel),
+        record.latency_us or 0.0,
+        None,
+        is_unstable=record.status == "unstable",
+        is_estimated=record.basis != MEASURED,
+    )
     try:
         now_us = timer.retime_kernel(kernel, record.schedule or {}).latency_us
     # A compiler may raise anything; whatever it is, it is what became of this row.
     except Exception as error:
-        words = f"{type(error).__name__}: {str(error).strip()[:300]}"
-        return VerifiedRow(record.name, kind_of(kernel), before_us, None, words)
-    return VerifiedRow(record.name, kind_of(kernel), before_us, now_us)
+        return replace(row, error=f"{type(error).__name__}: {str(error).strip()[:300]}")
+    return replace(row, now_us=now_us)
 
 
 def _distance(row: VerifiedRow) -> float:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +178,16 @@ def test_there_is_no_pace_without_kernels_in_the_table(table: LatencyTable) -> N
     pace = Pace(table, FakeRuntime(), [Kernel.parse("linear 7x1x1 -> 3x1x1 bias")], 12)
     pace.take()
     assert pace.ratios is None
+
+
+def test_rows_that_rest_on_unsure_timings_are_counted(table: LatencyTable) -> None:
+    runtime = FakeRuntime()
+    with table.writing():
+        for kernel, changes in zip(
+            KERNELS, ({"status": "unstable"}, {"basis": "estimated: a model"}), strict=False
+        ):
+            record = table.record(kernel)
+            assert record is not None
+            table.append(replace(record, **changes))
+    found = verify(table, runtime, runtime.fingerprint, rows=len(KERNELS)).to_json()
+    assert (found["unstable_rows"], found["estimated_rows"]) == (1, 1)
