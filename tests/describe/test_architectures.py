@@ -9,7 +9,7 @@ import pytest
 
 from nas.describe import architectures
 from nas.describe.architectures import MAX_BYTES, find, graph_of, read
-from nas.errors import RequestError, RunFolderError
+from nas.errors import RequestError
 from nas.report import page
 from nas.report.select import Limits, select
 from nas.space import load
@@ -179,17 +179,17 @@ def test_of_a_runs_spaces_only_the_one_that_is_needed_is_loaded(run):
 
 def test_a_runs_report_and_its_front_need_no_code(run):
     page.build(run)
-    assert select(run, Limits())["space"]
+    assert select(run, Limits()).space
     assert not (run.parent / "ran").exists()
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"space": "../../x"}, r"trials\.csv, .*: The space of an architecture is '\.\./\.\./x'"),
-        ({"space": "absent"}, "does not hold the space absent"),
+        ({"space": "../../x"}, r"trials\.csv, line 2 .*: space is '\.\./\.\./x'"),
+        ({"space": "absent"}, r"trials\.csv, line 2 .* is of space 'absent', not 'mobilenet_tiny'"),
         ({"choices": {"stem.width": 5}}, r"trials\.csv: Space .* has no choice|is missing|is 5"),
-        ({"choices": 5}, r"trials\.csv, .* not an architecture"),
+        ({"choices": 5}, r"trials\.csv, line 2 .*: choices is 5"),
     ],
 )
 def test_a_run_with_a_damaged_architecture(run, change, words):
@@ -203,11 +203,19 @@ def test_a_run_with_a_damaged_architecture(run, change, words):
         find(f"{run}:{rows[0]['digest']}", {})
 
 
-@pytest.mark.parametrize("settings", [None, {}, [8, 1, 10], {"image_size": 8, "classes": 10}])
-def test_a_run_without_the_sizes_of_its_spaces(run, settings):
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (None, "has only begun"),
+        ({}, r"run\.json .* settings\.image_size is missing"),
+        ([8, 1, 10], r"run\.json .* settings is \[8, 1, 10\]"),
+        ({"image_size": 8, "classes": 10}, r"run\.json .* settings\.channels is missing"),
+    ],
+)
+def test_a_run_without_the_sizes_of_its_spaces(run, settings, words):
     path = run / "run.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "settings": settings}))
-    with pytest.raises(RunFolderError, match=r"run\.json has the settings .* channels, classes"):
+    with pytest.raises(RequestError, match=words):
         find(f"{run}:{rows_of(run)[0]['digest']}", {})
     assert not (run.parent / "ran").exists()
 
