@@ -69,7 +69,8 @@ class Target:
         damage: how the file is damaged.
         named: a word that every error message must have, to tell the file.
         check: what must hold where the command succeeds.
-        writes: files, and folders with a slash, that the command may change.
+        writes: files that the command may change where it succeeds, and folders, with a slash, in
+            which it may leave work to go on with.
         is_slow: whether the command takes seconds.
     """
 
@@ -104,7 +105,7 @@ def try_target(target: Target, folder: Path, content: bytes) -> Outcome:
             changed = _changes(before, _states(folder))
             outcome = Outcome(status, out, err, changed)
             _check_message(target, outcome)
-            strange = {name for name in changed if not _may_change(target, name)}
+            strange = {name for name in changed if not _may_change(target, name, status)}
             assert not strange, f"it changed {sorted(strange)}"
             if status == 0:
                 target.check(folder, outcome)
@@ -138,8 +139,9 @@ def run(folder: Path, arguments: Sequence[str]) -> tuple[int, str, str]:
     return status, out.getvalue(), err.getvalue()
 
 
-def _may_change(target: Target, name: str) -> bool:
-    return name != target.file and name.startswith(target.writes)
+def _may_change(target: Target, name: str, status: int) -> bool:
+    is_new = name != target.file and name.startswith(target.writes)
+    return is_new and (status == 0 or name not in target.writes)
 
 
 def _check_message(target: Target, outcome: Outcome) -> None:

@@ -1,0 +1,65 @@
+"""The report of the run in results/example: whole files give a page, a damaged one changes none."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from nas.errors import RunFolderError
+from nas.report import page
+
+EXAMPLE = Path(__file__).parents[2] / "results" / "example"
+WRITTEN = ("front.csv", "front.json", "report.html")
+LOG = "supernets/mobilenet_tiny/training.jsonl"
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    shutil.copytree(EXAMPLE, tmp_path / "run")
+    (tmp_path / "run" / "hypervolume.csv").write_text(
+        "completed,seconds,hypervolume\n1,0.5,\n2,1.0,0.25\n"
+    )
+    return tmp_path / "run"
+
+
+def test_a_run_of_an_earlier_version_has_a_report(run):
+    before = json.loads((run / "front.json").read_text())
+    assert page.build(run) == run / "report.html"
+    after = json.loads((run / "front.json").read_text())
+    assert [(m["id"], m["measured_us"]) for m in after["front"]] == [
+        (m["id"], m["measured_us"]) for m in before["front"]
+    ]
+    text = (run / "report.html").read_text()
+    assert "hypervolume of the front" in text
+    assert "Kendall tau" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "words"),
+    [
+        ("trials.csv", "0.732777", "nan", "line 2 .* validation_accuracy is 'nan'"),
+        ("trials.csv", ",3472,", ",-3472,", "line 2 .* macs is '-3472'"),
+        ("trials.csv", ",complete,", ",good,", "line 2 .* state is 'good'"),
+        ("trials.csv", "digest", "other", "it has no column 'digest'"),
+        ("run.json", '"schema": 1', '"schema": 7', "has schema 7; this version reads schema 1"),
+        ("run.json", '"seconds": 2.281', '"seconds": "2"', "stages.prepare.seconds is '2'"),
+        ("run.json", '"epochs": {\n   "mob', '"epochs": {\n   "../../mob', r"plan\.epochs\.\.\./"),
+        ("run.json", '"table":', '"desk":', "has no table yet: the job has only begun"),
+        (LOG, '"loss": 2.2', '"loss": "', "line 1 is not a training log"),
+        (LOG, '"step": 3', '"step": null', "line 1 .* step is None"),
+        ("hypervolume.csv", "0.25", "inf", "line 3 .* hypervolume is 'inf'"),
+        ("ranking.json", '"nets": 15', '"nets": -1', "nets is -1"),
+        ("ranking.json", '"schema": 1', '"schema": 2', "has schema 2; this version reads schema 1"),
+        ("ranking.json", '"pooled"', '"poled"', "pooled is missing"),
+    ],
+)
+def test_a_damaged_file_is_named_and_nothing_is_written(run, name, before, after, words):
+    path = run / name
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after, 1))
+    contents = {each: (run / each).read_bytes() for each in WRITTEN}
+    with pytest.raises(RunFolderError, match=rf"{Path(name).name}.*{words}"):
+        page.build(run)
+    assert {each: (run / each).read_bytes() for each in WRITTEN} == contents
