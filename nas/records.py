@@ -5,12 +5,10 @@ This module knows no other part of the package, so that all of them can use it.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -18,11 +16,10 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
-    ValidationError,
     model_validator,
 )
 
-from nas.documents import Count, Document, Format, Fraction, Positive, explain
+from nas.documents import Count, Document, Format, Fraction, Positive
 from nas.errors import CheckpointError, RunFolderError
 
 SCHEMA: Final = 1
@@ -238,57 +235,6 @@ class Front(Document):
     front: tuple[Member, ...]
 
 
-def _empty(value: Any) -> Any:
-    return None if value == "" else value
-
-
-Optional = BeforeValidator(_empty)
-"""An empty cell of a CSV file stands for None."""
-
-
-class Row(Document):
-    """A line of `trials.csv` or `front.csv`: one distinct architecture."""
-
-    # A CSV file has texts only.
-    model_config = ConfigDict(strict=False)
-
-    id: Digest
-    space: Name
-    digest: Digest
-    state: Literal["complete", "infeasible", "failed"]
-    validation_accuracy: Annotated[Fraction | None, Optional]
-    predicted_us: Annotated[Positive | None, Optional]
-    measured_us: Annotated[Positive | None, Optional]
-    unstable_launches: Annotated[Count | None, Optional] = None
-    estimated_launches: Annotated[Count | None, Optional] = None
-    macs: Count
-    params: Count
-    peak_memory_bytes: Count
-    seconds: Annotated[float, Field(ge=0)]
-    error: str = ""
-    holdout_accuracy: Annotated[Fraction | None, Optional]
-    architecture: str
-
-    @model_validator(mode="after")
-    def _is_consistent(self) -> Row:
-        record = ArchitectureRecord.model_validate_json(self.architecture)
-        if record.space != self.space:
-            raise ValueError(f"its architecture is of space {record.space!r}, not {self.space!r}")
-        if not self.digest.startswith(self.id):
-            raise ValueError(f"its id {self.id} is not the beginning of its digest {self.digest}")
-        return self
-
-
-class HistoryRow(Document):
-    """A line of `hypervolume.csv`: the front after so many completed trials."""
-
-    model_config = ConfigDict(strict=False)
-
-    completed: Count
-    seconds: Annotated[float, Field(ge=0)]
-    hypervolume: Annotated[float | None, Optional]
-
-
 class TrainingRow(Document):
     """A line of `training.jsonl`; see `nas.supernet.training.Progress`."""
 
@@ -457,30 +403,6 @@ STANDALONE = Format(
     CheckpointError,
     "Move the file away: its networks are then trained again.",
 )
-
-T = TypeVar("T", Row, HistoryRow)
-
-
-def read_csv(path: Path, kind: Format[T]) -> list[T]:
-    """Return the rows of a CSV file. Raises the error of `kind`, naming file and line."""
-    try:
-        text = kind.content(path).decode("utf-8")
-        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        columns = list(reader.fieldnames or [])
-        lines = [(reader.line_num, line) for line in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise kind.failure(f"{path} cannot be read: {error}") from None
-    for name, field in kind.model.model_fields.items():
-        if field.is_required() and name not in columns:
-            raise kind.failure(f"{path} is not {kind.name}: it has no column {name!r}")
-    rows = []
-    for number, line in lines:
-        try:
-            rows.append(kind.model.model_validate(line))
-        except ValidationError as error:
-            problem = explain(error.errors(include_url=False)[0])
-            raise kind.failure(f"{path}, line {number} is not {kind.name}: {problem}") from None
-    return rows
 
 
 def to_json(record: Document) -> str:

@@ -19,16 +19,15 @@ from nas.records import (
     TRAINING_LOG,
     ArchitectureRecord,
     Front,
-    HistoryRow,
     Member,
     RankingRecord,
     RunRecord,
     TrainingRow,
-    read_csv,
     to_json,
 )
 from nas.report import candidates, figures
 from nas.report.agreement import agreement
+from nas.rows import HistoryRow, read_csv
 
 HISTORY = "hypervolume.csv"
 """The hypervolume over the completed trials of the search, in the folder of a run."""

@@ -209,7 +209,7 @@ class JournalFile(BaseJournalBackend):
                 if file.read(1) in (b"\n", b""):
                     return
             self._require_journal()
-        jsonl.repair(self._path)
+        jsonl.repair(self._path, start=b"{")
 
     @contextmanager
     def _usable(self) -> Iterator[None]:

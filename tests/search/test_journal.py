@@ -48,7 +48,7 @@ def test_a_file_that_is_replaced_by_another_program_is_not_changed(tmp_path):
     assert path.read_bytes() == b"a letter to my mother"
 
 
-@pytest.mark.parametrize("length", [1, 5, len(CREATE_STUDY) - 1])
+@pytest.mark.parametrize("length", [1, 5, len(CREATE_STUDY) - 2])
 def test_a_first_line_of_which_a_part_was_written_is_cut_off(tmp_path, length):
     path = tmp_path / "study.journal"
     path.write_bytes(CREATE_STUDY[:length])
