@@ -196,7 +196,7 @@ def test_a_plan_shares_out_the_budget(same_device, job):
     path = write_job(same_device)
     text = path.read_text().replace("epochs = 2", "").replace("trials = 30", "")
     plans = []
-    for budget in ("30s", "20m"):
+    for budget in ("2m", "40m"):
         path.write_text(f'budget = "{budget}"\n' + text)
         plans.append(jobs.plan(load_job(path)))
     for name in FAMILIES:
