@@ -134,7 +134,8 @@ def _opened(path: Path, settings: JobSettings, command: str) -> RunRecord:
     record = _record(path)
     job = JobSummary.model_validate(settings.model_dump(mode="json"))
     # A job that ended before it had read its data made nothing: its file may be corrected.
-    if kept is not None and (_has_results(path) or (record is not None and "spaces" in record.facts)):
+    has_begun = _has_results(path) or (record is not None and "spaces" in record.facts)
+    if kept is not None and has_begun:
         searched = record is not None and record.study is not None
         _require_same_job(path, kept, settings, searched=searched)
     else:
