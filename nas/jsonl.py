@@ -47,7 +47,7 @@ def repair(path: Path, start: bytes = START) -> bool:
         return False
     with path.open("rb+") as file:
         end = file.seek(0, os.SEEK_END)
-        if _is_whole(last):
+        if is_json(last):
             file.write(b"\n")
             what = "had no line feed, which was added"
         else:
@@ -86,7 +86,7 @@ def read(path: Path, kind: Format[D]) -> list[D]:
         return []
     *lines, last = kind.content(path).split(b"\n")
     records = [kind.parse(line, f"{path}, line {at}") for at, line in enumerate(lines, start=1)]
-    if last and _is_whole(last):
+    if last and is_json(last):
         records.append(kind.parse(last, f"{path}, line {len(lines) + 1}"))
     elif last:
         warnings.warn(f"{path}: the last line is half-written and was skipped.", stacklevel=2)
@@ -108,7 +108,8 @@ def _last_line(path: Path, file: Any) -> bytes:
     return line
 
 
-def _is_whole(line: bytes) -> bool:
+def is_json(line: bytes) -> bool:
+    """Return whether a line is one whole JSON value."""
     try:
         json.loads(line)
     except (ValueError, RecursionError):

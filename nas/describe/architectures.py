@@ -127,7 +127,7 @@ def read(path: Path) -> Architecture:
 def _parsed(content: bytes, where: str) -> Architecture:
     record: Any = _FILE.parse(content, where).root
     try:
-        # Of a key that stands twice, it is not known which value is meant.
+        # A key that stands twice has two values, and nobody knows which one is meant.
         json.loads(content, object_pairs_hook=_distinct)
     except ValueError as error:
         raise _FILE.failure(f"{where} is not an architecture: {printable(str(error))}") from None

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from nas.documents import MAX_BYTES
 from nas.errors import RequestError, TableError
+from nas.jsonl import is_json
 from nas.latency.record import HEADER_START, ROW_START
 
 MAX_LINE_BYTES = 1 << 20
@@ -61,7 +62,7 @@ class TableFile:
                 if len(line) > MAX_LINE_BYTES:
                     raise damaged(f"{where} has more than {MAX_LINE_BYTES >> 20} MiB")
                 has_line_feed = line.endswith(b"\n")
-                if not has_line_feed and not _is_json(line):
+                if not has_line_feed and not is_json(line):
                     if _is_torn(line, ROW_START if self.lines else HEADER_START):
                         return
                     raise damaged(f"{where} is not JSON: {line[:60]!r}")
@@ -138,11 +139,3 @@ def _is_torn(line: bytes, start: bytes) -> bool:
     except (ValueError, RecursionError):
         return True
     return False
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return True

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict
 from nas.supernet.sources import Source, Split, shown
 
 VERSION = 2
-"""Of the decoding and of the file; what another version wrote is decoded again."""
+"""Version of the decoding and of the file. What another version wrote is decoded again."""
 
 MOST_KEPT = 8
 """Decoded sources in the cache; the one that was used longest ago goes first."""
@@ -33,7 +33,7 @@ _CHUNK = 1 << 26
 
 _SUFFIX = ".images"
 _FORMER_SUFFIXES = (".safetensors", ".json", ".pixels")
-"""Of the files that version 1 wrote. They go as the others do."""
+"""Suffixes of the files that version 1 wrote. They are removed like the others."""
 
 _LENGTH_BYTES = 8
 _DIGEST_BYTES = 32

@@ -23,7 +23,7 @@ import pandas as pd
 import psutil
 
 ENDED_WITHIN_S = 3.0
-"""Of whole process trees. Milliseconds are usual; a process that is importing ends after that."""
+"""How long a process tree may take to end: a process that is importing ends after the import."""
 
 COMMAND = [sys.executable, "-m", "nas", "quickstart", "--out", "run"]
 

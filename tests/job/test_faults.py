@@ -32,7 +32,7 @@ STEP_KB, MOST_KB = (PAGE_KB if THOROUGH else 24), 1200
 ROUNDS_OF_STOPS = 8 if THOROUGH else 1
 PATIENCE_S = 120
 ENDED_WITHIN_S = 20
-"""Of whole process trees. Milliseconds are usual; a process that is importing ends after that."""
+"""How long a process tree may take to end: a process that is importing ends after the import."""
 
 COMMAND = [sys.executable, "-m", "tests.faults", "run", "job.toml", "--out", "out"]
 ROOT = Path(__file__).parents[2]
