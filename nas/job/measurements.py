@@ -80,7 +80,8 @@ MEASUREMENTS = Format(
 def fastest(measurements: Sequence[Measurement]) -> tuple[dict[str, float], dict[str, str]]:
     """Return measured latencies in microseconds, and errors, by digest.
 
-    The fastest timing of a network counts, since other work on the machine only adds time. A network has an error only if it was never timed.
+    The fastest timing of a network counts, since other work on the machine only adds time. A
+    network has an error only if it was never timed.
     """
     measured: dict[str, float] = {}
     errors: dict[str, str] = {}
