@@ -24,6 +24,7 @@ from nas.records import SearchSummary
 from nas.report.page import HISTORY, read_run
 from nas.search import Progress, SearchResult, Trial, front, require_feasible, search
 from nas.search.storage import Storage
+from nas.storage_address import shown
 from nas.supernet import Supernet
 
 HISTORY_S = 30.0
@@ -239,10 +240,11 @@ def _journal(folder: Path) -> Path:
 
 
 def _require_study(where: Path | str, study: str, folder: Path) -> None:
-    storage = Storage(where)
-    if study not in storage.studies():
+    # Opening a journal that is not there would make one.
+    is_missing = isinstance(where, Path) and not where.exists()
+    if is_missing or study not in Storage(where).studies():
         raise RequestError(
-            f"{storage.name} does not hold the search of {folder}.",
+            f"{shown(where)} does not hold the search of {folder}.",
             remedy="Give the --storage that it was started with.",
         )
 

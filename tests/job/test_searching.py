@@ -513,6 +513,13 @@ def test_what_no_worker_can_join(again, job, here):
     elsewhere = f"sqlite:///{again}/trials.db"
     assert "trials.db does not hold the search of" in refused(OUT, "--storage", elsewhere)
 
+    (OUT / "study.journal").unlink()
+    (OUT / "job.toml").write_text(
+        (OUT / "job.toml").read_text().replace("workers = 1", "workers = 2")
+    )
+    assert "study.journal does not hold the search of" in refused(OUT)
+    assert not (OUT / "study.journal").exists(), "a worker makes no journal"
+
     shared = with_search(job, {"workers": 2})
     with claim(Path("early"), shared, ""):
         assert "has only begun" in refused("early")
