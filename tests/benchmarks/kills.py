@@ -1,8 +1,9 @@
-"""Stops the quickstart at random moments and compares its end with that of an undisturbed run.
+"""Stops the quickstart in every stage and compares its end with that of an undisturbed run.
 
     python -m tests.benchmarks.kills --kills 20
 
-Every other stop is a SIGKILL, the others are SIGTERM. No process of a stopped run may stay.
+Every other stop is a SIGKILL, the others are SIGTERM. The stops are spread over the stages, each at
+a random moment of its stage. No process of a stopped run may stay.
 
 Both runs use one latency table and one measurement log, since timings never repeat exactly; the
 training, the search, its proposals, the choice of what to measure and the front must repeat. Kills
@@ -25,19 +26,34 @@ import psutil
 ENDED_WITHIN_S = 3.0
 """How long a process tree may take to end: a process that is importing ends after the import."""
 
+LONGEST_S = 4.0
+"""A stop comes at most so long after its stage began: many stages take only a few seconds."""
+
+PATIENCE_S = 600.0
+"""How long a stage may take to begin."""
+
 COMMAND = [sys.executable, "-m", "nas", "quickstart", "--out", "run"]
 
 
 def finish(folder: Path) -> float:
     start = time.monotonic()
-    subprocess.run(COMMAND, cwd=folder, check=True)
+    with (folder / "log").open("wb") as out:
+        subprocess.run(COMMAND, cwd=folder, check=True, stderr=out)
     return time.monotonic() - start
 
 
-def stop_after(folder: Path, seconds: float, number: signal.Signals) -> str:
-    """Runs the job for so long, stops it, and says in which stage; or that it had ended."""
+def stages_of(folder: Path) -> list[str]:
+    """The stages that a finished job says to have begun, in order."""
+    return [line for line in (folder / "log").read_text().splitlines() if line.endswith(" ...")]
+
+
+def stop_in(folder: Path, stage: str, seconds: float, number: signal.Signals) -> str:
+    """Runs the job, stops it so long after a stage began, and says where; or that it had ended."""
     log = folder / "log"
+    end = time.monotonic() + PATIENCE_S
     with log.open("wb") as out, subprocess.Popen(COMMAND, cwd=folder, stderr=out) as process:
+        while process.poll() is None and stage not in log.read_text() and time.monotonic() < end:
+            time.sleep(0.01)
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -67,13 +83,14 @@ def main() -> None:
         shutil.copytree(calm / "latency_tables", killed / "latency_tables")
         shutil.rmtree(calm / "run")
         seconds = finish(calm)  # with the table, as the killed run has it
-        print(f"undisturbed: {seconds:.0f} s")
+        stages = stages_of(calm)
+        print(f"undisturbed: {seconds:.0f} s, {len(stages)} stages", flush=True)
         for kill in range(arguments.kills):
-            # On average the kills are spread over the whole job.
-            after = float(rng.uniform(2, 2 * seconds / (arguments.kills + 1)))
+            stage = stages[len(stages) * kill // arguments.kills]
+            after = float(rng.uniform(0, LONGEST_S))
             number = (signal.SIGKILL, signal.SIGTERM)[kill % 2]
-            stage = stop_after(killed, after, number)
-            print(f"{number.name} {kill + 1} after {after:.1f} s: {stage}", flush=True)
+            said = stop_in(killed, stage, after, number)
+            print(f"{number.name} {kill + 1}, {after:.1f} s into {stage} {said}", flush=True)
             if (killed / "run" / "job.toml").exists():
                 shutil.copy(calm / "run" / "measurements.jsonl", killed / "run")
         finish(killed)
