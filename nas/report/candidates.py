@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -44,9 +45,9 @@ _NUMBERS = (
     "predicted_us",
     "measured_us",
     "holdout_accuracy",
-    "unstable_launches",
-    "estimated_launches",
 )
+
+_COUNTS = ("unstable_launches", "estimated_launches")
 
 SHORTEST_ID = 4
 
@@ -100,7 +101,12 @@ def candidates(
                 "architecture": json.dumps(trial.architecture.to_json()),
             }
         )
-    return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(_NUMBERS, float))
+    return _table(rows)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    types: dict[str, Any] = {**dict.fromkeys(_NUMBERS, float), **dict.fromkeys(_COUNTS, "Int64")}
+    return pd.DataFrame(rows, columns=COLUMNS).astype(types)
 
 
 def short_ids(digests: Sequence[str]) -> dict[str, str]:
@@ -145,4 +151,4 @@ def read(path: Path) -> pd.DataFrame:
     Raises RunFolderError for a missing or damaged file; the message names the line.
     """
     rows = [row.model_dump() for row in read_csv(path, TRIALS)]
-    return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(_NUMBERS, float))
+    return _table(rows)

@@ -52,6 +52,8 @@ def fuzz(target: Target, folder: Path, number: int) -> tuple[int, str, bytes]:
     try:
         check()
     except Exception as error:  # whatever it is, it is the finding
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
         return tried, f"{type(error).__name__}: {error}", content
     return tried, "", b""
 
