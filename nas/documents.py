@@ -57,12 +57,14 @@ class Format(Generic[D]):
         name: what the file is called in messages, with its article: "a latency table".
         error: raised for a file that is not of this kind.
         remedy: what the person can do about a bad file.
+        max_bytes: largest file that is read.
     """
 
     model: type[D]
     name: str
     error: type[NasError]
     remedy: str = ""
+    max_bytes: int = MAX_BYTES
 
     def read(self, path: Path) -> D:
         """Return the record of a JSON file. Raises `error`."""
@@ -71,7 +73,7 @@ class Format(Generic[D]):
     def content(self, path: Path) -> bytes:
         """Return the content of a file. Raises `error` if it cannot be read; see `read_bytes`."""
         try:
-            return read_bytes(path)
+            return read_bytes(path, self.max_bytes)
         except OSError as error:
             raise self.failure(f"{path} cannot be read: {error.strerror}") from None
 
@@ -147,9 +149,9 @@ def shortened(value: Any) -> str:
         return f"a {type(value).__name__} of very many digits"
 
 
-def shortened_text(text: str) -> str:
-    """Return a text of at most `MAX_SHOWN_CHARACTERS`, without its middle where it is longer."""
-    if len(text) <= MAX_SHOWN_CHARACTERS:
+def shortened_text(text: str, limit: int = MAX_SHOWN_CHARACTERS) -> str:
+    """Return a text of at most `limit` characters, without its middle where it is longer."""
+    if len(text) <= limit:
         return text
-    half = (MAX_SHOWN_CHARACTERS - 3) // 2
+    half = (limit - 3) // 2
     return f"{text[:half]}...{text[-half:]}"

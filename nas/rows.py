@@ -17,7 +17,7 @@ def _empty(value: Any) -> Any:
     return None if value == "" else value
 
 
-Optional = BeforeValidator(_empty)
+EmptyIsNone = BeforeValidator(_empty)
 """An empty cell of a CSV file stands for None."""
 
 
@@ -31,17 +31,17 @@ class Row(Document):
     space: Name
     digest: Digest
     state: Literal["complete", "infeasible", "failed"]
-    validation_accuracy: Annotated[Fraction | None, Optional]
-    predicted_us: Annotated[Positive | None, Optional]
-    measured_us: Annotated[Positive | None, Optional]
-    unstable_launches: Annotated[Count | None, Optional] = None
-    estimated_launches: Annotated[Count | None, Optional] = None
+    validation_accuracy: Annotated[Fraction | None, EmptyIsNone]
+    predicted_us: Annotated[Positive | None, EmptyIsNone]
+    measured_us: Annotated[Positive | None, EmptyIsNone]
+    unstable_launches: Annotated[Count | None, EmptyIsNone] = None
+    estimated_launches: Annotated[Count | None, EmptyIsNone] = None
     macs: Count
     params: Count
     peak_memory_bytes: Count
     seconds: Annotated[float, Field(ge=0)]
     error: str = ""
-    holdout_accuracy: Annotated[Fraction | None, Optional]
+    holdout_accuracy: Annotated[Fraction | None, EmptyIsNone]
     architecture: str
 
     @model_validator(mode="after")
@@ -61,7 +61,7 @@ class HistoryRow(Document):
 
     completed: Count
     seconds: Annotated[float, Field(ge=0)]
-    hypervolume: Annotated[float | None, Optional]
+    hypervolume: Annotated[float | None, EmptyIsNone]
 
 
 T = TypeVar("T", Row, HistoryRow)

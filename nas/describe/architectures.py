@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import RootModel
 
-from nas.documents import Format, read_bytes, shortened
+from nas.documents import Format, shortened
 from nas.errors import RequestError, SpaceError, printable
 from nas.graph import Graph
 from nas.space import Architecture, Reference, SearchSpace, load
@@ -25,6 +25,7 @@ _FILE = Format(
     "an architecture",
     RequestError,
     'Give a JSON file with {"space": name, "choices": {choice: value, ...}}.',
+    MAX_BYTES,
 )
 
 
@@ -117,11 +118,7 @@ def read(path: Path) -> Architecture:
     The file holds the architecture, or a record with the architecture in it, such as a front member
     or what `nas spaces --arch` printed. Raises RequestError, naming the file, for any other file.
     """
-    try:
-        content = read_bytes(path, MAX_BYTES)
-    except OSError as error:
-        raise _FILE.failure(f"{path} cannot be read: {error.strerror}") from None
-    return _parsed(content, str(path))
+    return _parsed(_FILE.content(path), str(path))
 
 
 def _parsed(content: bytes, where: str) -> Architecture:

@@ -39,7 +39,7 @@ def measure_front(
     """
     by_digest = {trial.digest: trial for trial in trials}
     # Chosen from predictions alone, so that a run resumed here chooses what it chose before.
-    predicted = _rows(job, trials, {}, {}, {})
+    predicted = _rows(job, trials, {}, {}, {}, {})
     chosen = to_measure(predicted, list(job.spaces), job.settings.finish.measure)
     _measure(job, run, [by_digest[digest] for digest in chosen])
     write_candidates(job, run, supernets, trials)
@@ -64,7 +64,8 @@ def write_candidates(
             supernets[trial.architecture.space], [trial.architecture], job.data, "holdout"
         )
         holdout[digest] = score
-    candidates.write(_rows(job, trials, measured, holdout, problems), run.trials)
+    rows = _rows(job, trials, measured, holdout, problems, _unsure_launches(job, trials))
+    candidates.write(rows, run.trials)
 
 
 def _measure(job: Job, run: RunFolder, chosen: Sequence[Trial]) -> None:
@@ -149,6 +150,7 @@ def _rows(
     measured: dict[str, float],
     holdout: dict[str, float],
     problems: dict[str, str],
+    unsure_launches: dict[str, tuple[int, int]],
 ) -> pd.DataFrame:
     return candidates.candidates(
         trials,
@@ -156,7 +158,7 @@ def _rows(
         measured_us=measured,
         holdout_accuracy=holdout,
         problems=problems,
-        unsure_launches=_unsure_launches(job, trials),
+        unsure_launches=unsure_launches,
     )
 
 

@@ -19,7 +19,7 @@ from nas.latency.comparison import Ratios
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
 from nas.latency.kinds import by_kind, kind_of, shares
-from nas.latency.record import MEASURED, Record
+from nas.latency.record import UNSTABLE, Record
 from nas.latency.runtimes import Timer
 from nas.latency.table import LatencyTable
 
@@ -269,8 +269,8 @@ def _timed(record: Record, timer: Timer) -> VerifiedRow:
         kind_of(kernel),
         record.latency_us or 0.0,
         None,
-        is_unstable=record.status == "unstable",
-        is_estimated=record.basis != MEASURED,
+        is_unstable=record.status == UNSTABLE,
+        is_estimated=record.is_estimated,
     )
     try:
         now_us = timer.retime_kernel(kernel, record.schedule or {}).latency_us

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 
 from nas.documents import Document, explain, shortened
 from nas.errors import RequestError
+from nas.records import ArchitectureRecord
 from nas.search.objectives import Objective
 from nas.space import Architecture, SearchSpace
 
@@ -86,15 +87,10 @@ class _Result(Document):
     digest: str | None = None
 
 
-class _Architecture(Document):
-    space: str
-    choices: dict[str, int | float | str]
-
-
 class _Attributes(Document):
     digest: Annotated[str, Field(min_length=1)]
     space: str
-    architecture: _Architecture
+    architecture: ArchitectureRecord
     result: _Result | None = None
     process: _Process | None = None
     beat: int = 0

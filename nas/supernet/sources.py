@@ -17,7 +17,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from nas.errors import DataError
+from nas.documents import shortened_text
+from nas.errors import DataError, printable
 
 LAYOUTS = (
     "Expected parquet files with the columns image and label, or a folder with a sub-folder for "
@@ -53,7 +54,7 @@ _SPLITS: dict[str, Split] = {
     "testing": "test",
 }
 
-_LONGEST_PATH_SHOWN = 300
+_LONGEST_PATH_SHOWN = 303
 """Characters of a path in a message."""
 
 
@@ -125,13 +126,7 @@ def open_source(source: str | Path) -> Source:
 
 def shown(path: str | Path) -> str:
     """Return a path as a short line of printable text, for a message or a record."""
-    text = str(path)
-    if not text.isprintable():
-        text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    if len(text) > _LONGEST_PATH_SHOWN:
-        half = _LONGEST_PATH_SHOWN // 2
-        text = f"{text[:half]}...{text[-half:]}"
-    return text
+    return shortened_text(printable(str(path)).replace("\n", "\\n"), _LONGEST_PATH_SHOWN)
 
 
 def split_named_in(path: Path) -> Split | None:

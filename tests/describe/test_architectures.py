@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.describe import architectures
+from nas import documents
 from nas.describe.architectures import MAX_BYTES, find, graph_of, read
 from nas.errors import RequestError
 from nas.report import page
@@ -143,7 +143,7 @@ def test_an_unreadable_file(tmp_path, monkeypatch):
     def denied(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(architectures, "read_bytes", denied)
+    monkeypatch.setattr(documents, "read_bytes", denied)
     with pytest.raises(RequestError, match=r"one\.json cannot be read: Permission denied"):
         find(str(path), {})
 
