@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_runtime import FakeRuntime, latency_us
+from tests.latency.fake_runtime import FakeRuntime, latency_us
 
 import nas.space
 from nas.errors import RequestError
@@ -73,7 +73,7 @@ def test_a_kernel_that_fails_is_a_record_and_the_build_goes_on(tmp_path: Path) -
 BUILD = """
 import sys
 import nas.space
-from fake_runtime import FakeRuntime, latency_us
+from tests.latency.fake_runtime import FakeRuntime, latency_us
 from nas.latency import LatencyTable, build_table, space_kernels
 
 space = nas.space.load("mobilenet_tiny").on(image_size=8, channels=1, classes=10)

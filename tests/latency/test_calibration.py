@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_runtime import FakeRuntime
+from tests.latency.fake_runtime import FakeRuntime
 
 import nas.space
 from nas.errors import MeasurementError, RequestError

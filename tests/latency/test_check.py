@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_runtime import FakeRuntime, device, latency_us
+from tests.latency.fake_runtime import FakeRuntime, device, latency_us
 
 import nas.space
 from nas.errors import MeasurementError, RequestError, TableDeviceError

@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_runtime import FakeRuntime, device
-from networks import three_kernels
+from tests.latency.fake_runtime import FakeRuntime, device
+from tests.latency.networks import three_kernels
 
 from nas.latency import LatencyTable, build_table
 from nas.latency.comparison import Ratios, compare

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from fake_runtime import device
+from tests.latency.fake_runtime import device
 
 from nas.errors import TableDeviceError
 from nas.latency import device as this_machine

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fake_runtime import FakeRuntime
+from tests.latency.fake_runtime import FakeRuntime
 
 import nas.space
 from nas.latency import LatencyTable, build_table, space_kernels

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from fake_runtime import FakeRuntime, device, latency_us
+from tests.latency.fake_runtime import FakeRuntime, device, latency_us
 
 import nas.space
 from nas.errors import BoardLostError, DeviceError, MeasurementError
@@ -129,7 +129,7 @@ def test_a_timer_that_is_closed_while_its_worker_starts_leaves_none() -> None:
 
 
 TIMING_FOR_EVER = """
-from test_isolated import *
+from tests.latency.test_isolated import *
 with timers_for(FakeRuntime()), IsolatedTimer(FakeRuntime(), opener=moody) as timer:
     timer.time_kernel(FINE)
     print(timer._process.pid, flush=True)

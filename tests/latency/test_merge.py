@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_runtime import FakeRuntime, device
-from networks import three_kernels
+from tests.latency.fake_runtime import FakeRuntime, device
+from tests.latency.networks import three_kernels
 
 from nas.errors import RequestError, TableDeviceError, TableError
 from nas.latency import LatencyTable, build_table, merge

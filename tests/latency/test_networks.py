@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
-from fake_runtime import FakeNetwork, FakeRuntime
+from tests.latency.fake_runtime import FakeNetwork, FakeRuntime
 
 import nas.space
 from nas.errors import MeasurementError

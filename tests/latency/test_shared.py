@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_runtime import FakeRuntime, latency_us
+from tests.latency.fake_runtime import FakeRuntime, latency_us
 
 import nas.space
 from nas.errors import BoardLostError, DeviceError

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_runtime import FakeRuntime, device, latency_us
+from tests.latency.fake_runtime import FakeRuntime, device, latency_us
 from filelock import FileLock
-from networks import three_kernels
+from tests.latency.networks import three_kernels
 
 import nas.space
 from nas.errors import (

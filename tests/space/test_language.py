@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 from scipy.stats import chisquare
-from small_spaces import SMALL, written
+from tests.space.small_spaces import SMALL, written
 
 from nas.graph import Graph
 from nas.space import SearchSpace, load

@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 from scipy.stats import chisquare
-from small_spaces import SMALL
+from tests.space.small_spaces import SMALL
 
 from nas.errors import InfeasibleError, KernelError, RequestError
 from nas.space import load

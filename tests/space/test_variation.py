@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_spaces import SMALL
+from tests.space.small_spaces import SMALL
 
 from nas.errors import SpaceError
 from nas.space import SearchSpace, Stage, load, names

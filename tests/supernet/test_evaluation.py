@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from scrambled_supernet import TINY, scrambled, space_on
+from tests.supernet.scrambled_supernet import TINY, scrambled, space_on
 
 from nas.errors import DataError, RequestError
 from nas.network import Network

@@ -3,7 +3,7 @@ from math import comb
 
 import numpy as np
 import pytest
-from scrambled_supernet import scrambled, space_on
+from tests.supernet.scrambled_supernet import scrambled, space_on
 
 from nas.errors import RequestError
 from nas.supernet import evaluate, first_look

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from scrambled_supernet import space_on
+from tests.supernet.scrambled_supernet import space_on
 
 from nas.errors import RequestError
 from nas.supernet import TrainingSettings

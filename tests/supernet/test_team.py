@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from scrambled_supernet import space_on
+from tests.supernet.scrambled_supernet import space_on
 from torch.nn import functional as F  # noqa: N812
 
 from nas.errors import RequestError

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from scrambled_supernet import space_on
+from tests.supernet.scrambled_supernet import space_on
 
 from nas.errors import CheckpointError, DataError, DeviceError, RequestError, TrainingError
 from nas.supernet import (

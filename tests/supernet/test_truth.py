@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from scrambled_supernet import scrambled, space_on
+from tests.supernet.scrambled_supernet import scrambled, space_on
 
 from nas.errors import CheckpointError, RequestError, TrainingError
 from nas.supernet import TrainingSettings, alone, evaluate, truth

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from scrambled_supernet import TINY, scrambled
+from tests.supernet.scrambled_supernet import TINY, scrambled
 from torch.nn import functional as F  # noqa: N812
 
 from nas.errors import CheckpointError

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from networks import GRAPHS
+from tests.latency.networks import GRAPHS
 
 import nas.space
 from nas.graph import Channels, Graph, Op, Slot

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from networks import GRAPHS
+from tests.latency.networks import GRAPHS
 
 import nas.space
 from nas.errors import MissingKernelError

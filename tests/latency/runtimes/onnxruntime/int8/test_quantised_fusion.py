@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from networks import GRAPHS
+from tests.latency.networks import GRAPHS
 
 import nas.space
 from nas.graph import Graph, Op

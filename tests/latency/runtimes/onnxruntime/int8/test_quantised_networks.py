@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from networks import GRAPHS
+from tests.latency.networks import GRAPHS
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 

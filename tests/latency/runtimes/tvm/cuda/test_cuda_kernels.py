@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cuda_emulated import Emulated, require_compiler
-from kernel_reference import Case, flat
+from tests.latency.runtimes.tvm.cuda.cuda_emulated import Emulated, require_compiler
+from tests.latency.runtimes.tvm.cuda.kernel_reference import Case, flat
 
 from nas.latency.kernel import Kernel
 from nas.latency.runtimes.tvm.cuda.fusion import DTYPES

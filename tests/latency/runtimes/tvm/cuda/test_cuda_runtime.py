@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from cuda_emulated import Emulated
-from kernel_reference import flat
-from networks import GRAPHS
-from simulated_gpu import STEP_S, SimulatedGpu
+from tests.latency.runtimes.tvm.cuda.cuda_emulated import Emulated
+from tests.latency.runtimes.tvm.cuda.kernel_reference import flat
+from tests.latency.networks import GRAPHS
+from tests.latency.runtimes.tvm.cuda.simulated_gpu import STEP_S, SimulatedGpu
 
 import nas.space
 from nas.errors import DeviceError, MeasurementError, RequestError

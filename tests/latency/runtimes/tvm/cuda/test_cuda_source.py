@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cuda_emulated import Emulated, source_of
+from tests.latency.runtimes.tvm.cuda.cuda_emulated import Emulated, source_of
 from tvm import tirx
 
 from nas.latency.kernel import Kernel

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from networks import GRAPHS
+from tests.latency.networks import GRAPHS
 
 import nas.space
 from nas.latency import LatencyTable, build_table, open_runtime, space_kernels

@@ -16,7 +16,7 @@ from nas.latency.runtimes.tvm.remote.address import parse
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from rpc_processes import START_SECONDS, Process, Processes
+from tests.latency.runtimes.tvm.remote.rpc_processes import START_SECONDS, Process, Processes
 
 
 @pytest.fixture(autouse=True)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import rpc_processes
+from tests.latency.runtimes.tvm.remote import rpc_processes
 import torch
 import tvm
-from networks import GRAPHS
+from tests.latency.networks import GRAPHS
 
 import nas.space
 from nas.graph import Graph

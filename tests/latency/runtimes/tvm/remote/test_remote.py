@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from networks import GRAPHS
-from rpc_processes import Processes
+from tests.latency.networks import GRAPHS
+from tests.latency.runtimes.tvm.remote.rpc_processes import Processes
 
 import nas.space
 from nas.errors import BoardLostError, DeviceError, RequestError

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from rpc_processes import Process
+from tests.latency.runtimes.tvm.remote.rpc_processes import Process
 
 import nas.space
 from nas.cli import main
