@@ -1,4 +1,4 @@
-"""Replacing a file so that a reader sees the old one or the new one, never a half."""
+"""Replace files atomically, and find the folders that are shipped with the package."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ import os
 from pathlib import Path
 
 _UNFINISHED = ".unfinished"
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def packaged_folder(name: str) -> Path:
+    """Return a folder of the project, such as `search_spaces`.
+
+    It is inside an installed package, and beside the package in a checkout.
+    """
+    installed = _PACKAGE / name
+    return installed if installed.is_dir() else _PACKAGE.parent / name
 
 
 def discard_unfinished(folder: Path) -> None:

@@ -39,7 +39,7 @@ def model(
 
     Args:
         graph: what to write, folded or not; `graph.folded` is what is written.
-        weights: of `graph.folded`, as `nas.network.folded_weights` returns them. They become
+        weights: of `graph.folded`, as `nas.torch_network.folded_weights` returns them. They become
             initialisers called `<slot>.weight` and `<slot>.bias`.
         name: of the ONNX graph.
 

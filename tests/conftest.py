@@ -15,6 +15,16 @@ from tests.mini_job import write_job
 from tests.search.postgresql import Server, binaries, serving
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests marked `gpu` where TVM finds no NVIDIA GPU."""
+    if item.get_closest_marker("gpu") is None:
+        return
+    import tvm
+
+    if not tvm.cuda().exist:
+        pytest.skip("needs an NVIDIA GPU, and TVM finds none on this machine")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory) -> Iterator[None]:
     """Decoded images are kept for these tests alone."""

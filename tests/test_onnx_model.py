@@ -11,9 +11,9 @@ from onnx import numpy_helper, shape_inference
 
 from nas import onnx_model
 from nas.graph import Graph, Op, Slot
-from nas.network import Network, folded_weights, run
 from nas.space import load, names
 from nas.space.builder import Builder
+from nas.torch_network import Network, folded_weights, run
 from tests.latency.networks import GRAPHS
 
 
@@ -385,7 +385,11 @@ def test_only_onnx_files_are_saved(tmp_path):
 
 @pytest.mark.parametrize(
     ("module", "absent"),
-    [("nas, nas.network, nas.cli", "onnx"), ("nas.onnx_model", "torch"), ("nas.onnx_model", "tvm")],
+    [
+        ("nas, nas.torch_network, nas.cli", "onnx"),
+        ("nas.onnx_model", "torch"),
+        ("nas.onnx_model", "tvm"),
+    ],
 )
 def test_what_an_import_leaves_out(module, absent):
     code = f"import sys, {module}; print({absent!r} in sys.modules)"

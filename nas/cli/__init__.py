@@ -119,7 +119,7 @@ def run(
 def doctor(as_json: Json = False) -> None:
     """What this machine can do: device, runtimes and why others are not usable, timing noise."""
     from nas import console
-    from nas.doctor import examine
+    from nas.describe.machine import examine
 
     found = examine()
     if as_json:

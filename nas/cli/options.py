@@ -14,7 +14,7 @@ import typer
 from nas.errors import RequestError, printable
 
 if TYPE_CHECKING:
-    from nas.latency import LatencyTable, runtimes
+    from nas.latency import LatencyTable, runtime
     from nas.space import SearchSpace
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -104,7 +104,7 @@ def opened(path: Path) -> LatencyTable:
     return LatencyTable.open(existing(path))
 
 
-def runtime_of(path: Path, target: str | None = None) -> runtimes.Runtime:
+def runtime_of(path: Path, target: str | None = None) -> runtime.Runtime:
     """The runtime that a table names, with its settings, on its device.
 
     Args:
@@ -112,7 +112,7 @@ def runtime_of(path: Path, target: str | None = None) -> runtimes.Runtime:
         target: where the device is, if it is a board elsewhere.
     """
     from nas.latency import open_runtime
-    from nas.latency.runtimes.tvm.remote.address import at_address
+    from nas.runtimes.tvm.rpc.address import at_address
 
     device = opened(path).device
     return open_runtime(
@@ -154,7 +154,7 @@ def command_line() -> str:
 
 
 def _without_password(word: str) -> str:
-    from nas.storage_address import HIDDEN, is_address, may_hold_password, shown
+    from nas.search.storage_address import HIDDEN, is_address, may_hold_password, shown
 
     try:
         return HIDDEN if may_hold_password(word) and not is_address(word) else shown(word)

@@ -152,7 +152,7 @@ def _estimates(space: SearchSpace, runtime: str | None, timed: bool) -> dict[str
     from nas import console
     from nas.describe.building import Estimate, estimate
     from nas.latency import space_kernels
-    from nas.latency.runtimes import names
+    from nas.latency.runtime import names
 
     found = {}
     for each in names() if runtime is None else [runtime]:

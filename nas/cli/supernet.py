@@ -14,7 +14,7 @@ from nas.errors import RequestError
 if TYPE_CHECKING:
     from nas.job import JobSettings
     from nas.supernet.data import Part
-    from nas.supernet.truth import Draw
+    from nas.supernet.ground_truth import Draw
 
 app = typer.Typer(
     help="Weight-sharing supernets: what accuracies are read from.", no_args_is_help=True
@@ -65,7 +65,7 @@ def train(
     from nas.console import Bars
     from nas.job import job_path, load_job
     from nas.job.supernets import train_only
-    from nas.supernet.team import team
+    from nas.supernet.distributed import team
 
     if job is not None:
         settings = load_job(job_path(job))
@@ -134,7 +134,7 @@ def evaluate(
     from nas.describe.architectures import find_for_run
     from nas.job.supernets import opened, supernet_of
     from nas.supernet.evaluation import evaluate_by_class
-    from nas.supernet.first_look import first_look
+    from nas.supernet.quick_evaluation import first_look
 
     if part not in ("search", "holdout"):
         raise RequestError(f"--part is {part!r}.", remedy="Use search or holdout.")

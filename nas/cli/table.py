@@ -69,9 +69,9 @@ def build(
     """
     from nas.console import Bars
     from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
-    from nas.latency.isolated import timers_for
-    from nas.latency.runtimes import require_batch
+    from nas.latency.runtime import require_batch
     from nas.latency.tuning import check_request, tune_table
+    from nas.latency.worker_process import timers_for
 
     tries = check_request(tuner, trials, runtime, target, dtype)
     spaces = all_adapted(space, image_size, channels, classes)
@@ -147,7 +147,7 @@ def show_table(
     from nas.describe import tables
     from nas.errors import RequestError
     from nas.latency.peak import measure_peak
-    from nas.latency.runtimes.tvm.remote.address import is_remote
+    from nas.runtimes.tvm.rpc.address import is_remote
 
     spaces = all_adapted(space or [], image_size, channels, classes)
     read = opened(table)

@@ -128,7 +128,7 @@ def verify(
     from nas.errors import TableError
     from nas.latency import LatencyTable
     from nas.latency import verify as verify_table
-    from nas.latency.isolated import IsolatedTimer
+    from nas.latency.worker_process import IsolatedTimer
 
     runtime = runtime_of(existing(table), target)
     read = LatencyTable.open(table, runtime=runtime)

@@ -11,7 +11,7 @@ from nas.errors import NasError
 from nas.latency import open_runtime
 from nas.latency.kernel import Kernel
 from nas.latency.kinds import kind_of, shares
-from nas.latency.runtimes import Runtime
+from nas.latency.runtime import Runtime
 
 TIMED_KERNELS = 8
 """Timed for an estimate, at most."""

@@ -8,8 +8,8 @@ from typing import Any
 from nas import console
 from nas.describe.tables import show_ratios
 from nas.latency import Calibration, Check, Verification
-from nas.latency.agreement import Agreement
 from nas.latency.check import CheckedNetwork
+from nas.statistics import Agreement
 
 _MOST_RANDOM = 5
 """Networks drawn at random that are shown, the worst ones."""

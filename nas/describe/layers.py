@@ -10,7 +10,7 @@ from typing import Any, cast
 from nas import console
 from nas.describe.architectures import Found
 from nas.graph import ACTIVATIONS, Graph, Op
-from nas.space.part import Chain
+from nas.space.block_graph import Chain
 
 _FOLDED = ACTIVATIONS | {"norm"}
 _POOLS = ("max_pool", "avg_pool")

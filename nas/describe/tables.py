@@ -11,7 +11,7 @@ import numpy as np
 
 from nas import console
 from nas.graph import Graph
-from nas.latency import LatencyTable, footprint, space_kernels
+from nas.latency import LatencyTable, cache_model, space_kernels
 from nas.latency.comparison import Comparison, Ratios
 from nas.latency.kernel import Kernel
 from nas.latency.kinds import by_kind
@@ -122,7 +122,7 @@ def show_table(found: dict[str, Any]) -> None:
     )
     far = ", ".join(
         f"{mib:.3g} MiB at {pace:.3g} us a MiB"
-        for pace, mib in footprint.half_far(footprint.curves(found["dispatch_us"]))
+        for pace, mib in cache_model.half_far(cache_model.curves(found["dispatch_us"]))
     )
     status = ", ".join(f"{count} {name}" for name, count in found["status"].items())
     console.say(f"{found['kernels']} kernels ({status}); dispatch: {launch or 'not measured'}")

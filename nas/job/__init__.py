@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nas.job.progress import Unwatched, Watch
 from nas.job.settings import JobSettings, job_path, load_job
-from nas.job.watch import Unwatched, Watch
 
 if TYPE_CHECKING:
+    from nas.job.context import Job
     from nas.job.folder import RunFolder
-    from nas.job.opened import Job
     from nas.job.planning import Plan
     from nas.search import SearchResult
     from nas.supernet import Supernet
@@ -54,10 +54,10 @@ def run(
     processes that `torchrun` started, and what the stages raise.
     """
     from nas.job import finish, stages
+    from nas.job.context import Job
     from nas.job.folder import claim
-    from nas.job.opened import Job
     from nas.report.select import front_of
-    from nas.supernet.team import require_alone
+    from nas.supernet.distributed import require_alone
 
     require_alone("a job")
     job = Job(settings, watch or Unwatched())
@@ -81,12 +81,12 @@ def search(
 
     The report shows the predicted front, or what `nas run` measured on an earlier one.
 
-    Args and errors as for `run`; `space_files` as for `nas.job.opened.Job`.
+    Args and errors as for `run`; `space_files` as for `nas.job.context.Job`.
     """
     from nas.job import finish, stages
+    from nas.job.context import Job
     from nas.job.folder import claim
-    from nas.job.opened import Job
-    from nas.supernet.team import require_alone
+    from nas.supernet.distributed import require_alone
 
     require_alone("a search")
     job = Job(settings, watch or Unwatched(), space_files or ())
@@ -118,6 +118,6 @@ def plan(settings: JobSettings) -> Plan:
 
     No file is made or changed.
     """
-    from nas.job.opened import Job
+    from nas.job.context import Job
 
     return Job(settings, Unwatched(), read_only=True).plan()

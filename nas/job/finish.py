@@ -10,9 +10,9 @@ import pandas as pd
 
 from nas import jsonl
 from nas.errors import KernelError, MeasurementError
+from nas.job.context import Job
 from nas.job.folder import RunFolder
 from nas.job.measurements import MEASUREMENTS, Measurement, fastest, unsettled
-from nas.job.opened import Job
 from nas.latency import measure_networks
 from nas.latency.verify import LARGEST_SHIFT, Pace
 from nas.records import Slowdown

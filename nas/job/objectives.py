@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nas.errors import KernelError, TableError
-from nas.job.opened import Job
+from nas.job.context import Job
 from nas.latency import LatencyTable, space_kernels
 from nas.search import Infeasible, Objective
 from nas.search.objectives import Score

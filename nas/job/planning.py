@@ -15,7 +15,7 @@ from nas.records import Plan
 
 if TYPE_CHECKING:
     from nas.latency.kernel import Kernel
-    from nas.latency.runtimes import Runtime
+    from nas.latency.runtime import Runtime
     from nas.space import SearchSpace
     from nas.supernet import Data, TrainingSettings
 

@@ -12,19 +12,19 @@ import pandas as pd
 
 from nas import files
 from nas.errors import RequestError, SearchError
+from nas.job.context import Job
 from nas.job.folder import RunFolder, RunPaths
 from nas.job.objectives import LATENCY, Objectives, require_complete
-from nas.job.opened import Job
+from nas.job.progress import Watch
 from nas.job.settings import with_search
 from nas.job.supernets import opened
-from nas.job.watch import Watch
 from nas.job.workers import STORAGE, Workers
 from nas.latency import LatencyTable
 from nas.records import SearchSummary
 from nas.report.page import HISTORY, read_run
 from nas.search import Progress, SearchResult, Trial, front, require_feasible, search
 from nas.search.storage import Storage
-from nas.storage_address import shown
+from nas.search.storage_address import shown
 from nas.supernet import Supernet
 
 HISTORY_S = 30.0

@@ -22,11 +22,11 @@ from pydantic import (
     field_validator,
 )
 
-from nas import resources
+from nas import files
 from nas.documents import read_bytes, shortened, shortened_text
 from nas.errors import JobFileError, RequestError, printable
 from nas.names import check_name
-from nas.storage_address import HIDDEN, may_hold_password
+from nas.search.storage_address import HIDDEN, may_hold_password
 
 MAX_SEED = 2**32 - 1
 """The largest seed that numpy's `RandomState`, which Optuna's samplers use, accepts."""
@@ -139,7 +139,7 @@ def _storage(value: Any) -> Any:
         return value
     if "://" not in value or len(value) > 4096:
         raise ValueError('allowed are "journal" and addresses such as "postgresql://USER@HOST/DB"')
-    from nas.storage_address import shown
+    from nas.search.storage_address import shown
 
     try:
         shown(value)
@@ -188,7 +188,7 @@ class SearchSettings(_Table):
         """A password does not reach a run folder."""
         if storage == "journal":
             return storage
-        from nas.storage_address import shown
+        from nas.search.storage_address import shown
 
         return shown(storage)
 
@@ -230,7 +230,7 @@ def job_path(name_or_path: str) -> Path:
     path = Path(name_or_path)
     if os.path.isfile(path):
         return path
-    shipped = {each.stem: each for each in resources.folder("jobs").glob("*.toml")}
+    shipped = {each.stem: each for each in files.packaged_folder("jobs").glob("*.toml")}
     if name_or_path in shipped:
         return shipped[name_or_path]
     if os.path.exists(path):  # a folder or a device; reading it says so

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from nas import files
+from nas.job.context import Job
 from nas.job.folder import RunFolder
-from nas.job.opened import Job
 from nas.job.planning import settled
 from nas.latency import build_table
-from nas.latency.isolated import timers_for
+from nas.latency.worker_process import timers_for
 from nas.records import (
     DataSummary,
     DeviceSummary,

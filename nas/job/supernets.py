@@ -9,16 +9,16 @@ from pathlib import Path
 
 from nas import files
 from nas.errors import RequestError, RunFolderError
+from nas.job.context import Job
 from nas.job.folder import RunPaths, claim, kept_settings, kept_spaces, versions
-from nas.job.opened import Job
+from nas.job.progress import Unwatched, Watch
 from nas.job.settings import JobSettings
 from nas.job.stages import open_data, train_supernets
-from nas.job.watch import Unwatched, Watch
 from nas.records import RUN, SCHEMA, RankingRecord, to_json
 from nas.supernet import Supernet, TrainingSettings, measure_step, train
+from nas.supernet.distributed import require_alone, team
+from nas.supernet.ground_truth import Draw, compare, draw
 from nas.supernet.ranking import RankedNetwork, pool, rank
-from nas.supernet.team import require_alone, team
-from nas.supernet.truth import Draw, compare, draw
 
 RANKING = "ranking.json"
 

@@ -11,7 +11,7 @@ from nas.latency.kernel import Kernel
 from nas.latency.merge import Merged, merge
 from nas.latency.networks import NetworkTiming, measure_networks
 from nas.latency.prediction import Prediction
-from nas.latency.runtimes import available_runtimes, open_runtime
+from nas.latency.runtime import available_runtimes, open_runtime
 from nas.latency.table import LatencyTable
 from nas.latency.verify import Verification, verify
 

@@ -15,12 +15,12 @@ from typing import Protocol
 
 from nas.errors import BoardLostError, NasError, first_line
 from nas.graph import Graph
-from nas.latency import footprint, runtimes
+from nas.latency import cache_model, runtime
 from nas.latency.kernel import Kernel
 from nas.latency.record import Record
-from nas.latency.runtimes import Timer
-from nas.latency.shared import SharedTimers
+from nas.latency.runtime import Timer
 from nas.latency.table import LatencyTable
+from nas.latency.timer_pool import SharedTimers
 from nas.latency.timing import Timing
 
 
@@ -92,11 +92,11 @@ def space_kernels(
     Kernels depend on nothing beyond the neighbouring block, so a space's fragments have them all.
     Raises RequestError for an unknown runtime, or a dtype that it does not have.
     """
-    fusion = runtimes.fusion(runtime_name, dtype=dtype)
+    fusion = runtime.fusion(runtime_name, dtype=dtype)
     found: dict[Kernel, None] = {}
     for fragment in space.fragments():
         first = fragment.input_shape[0] == space.channels
-        kernels = runtimes.fragment_kernels(fusion, fragment, first=first, batch=batch)
+        kernels = runtime.fragment_kernels(fusion, fragment, first=first, batch=batch)
         found.update(dict.fromkeys(kernels))
     return list(found)
 
@@ -199,7 +199,7 @@ class _Build:
         """
         before = self._table.dispatch_us
         found = self._timers.any(lambda each: each.time_dispatch())
-        chains = [parts for parts in footprint.PARTS_BY_PACE if parts[0] in found]
+        chains = [parts for parts in cache_model.PARTS_BY_PACE if parts[0] in found]
         alone = [(part,) for part in found if not any(part in parts for parts in chains)]
         for parts in (*alone, *chains):
             known = sum(before.get(part, math.inf) for part in parts)

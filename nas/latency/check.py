@@ -11,12 +11,11 @@ import numpy as np
 from nas.errors import MeasurementError, RequestError
 from nas.graph import Graph
 from nas.latency import timing
-from nas.latency.agreement import FEWEST_FOR_AN_ORDER, Agreement, agreement
 from nas.latency.networks import Step, measure_until_they_agree, retiming_spread
-from nas.latency.runtimes import Runtime, require_batch
+from nas.latency.runtime import Runtime, require_batch
 from nas.latency.table import LatencyTable
 from nas.latency.timing import Timing
-from nas.ranks import kendall_tau
+from nas.statistics import FEWEST_FOR_AN_ORDER, Agreement, agreement, kendall_tau
 
 if TYPE_CHECKING:
     from nas.space import Architecture, SearchSpace

@@ -16,7 +16,7 @@ from functools import partial
 from nas.errors import MeasurementError
 from nas.graph import Graph
 from nas.latency import timing
-from nas.latency.runtimes import CompiledNetwork, Runtime, Schedules
+from nas.latency.runtime import CompiledNetwork, Runtime, Schedules
 from nas.latency.timing import Timing
 
 SAMPLE_SECONDS = 0.002

@@ -161,7 +161,7 @@ class Record:
             are those of the two fastest: other work on a machine only adds time.
         settled: whether it need not be timed again.
         far_samples_us: of a kernel whose weights were far away, see
-            `nas.latency.footprint`; empty where that was not timed. Of the timing whose median of
+            `nas.latency.cache_model`; empty where that was not timed. Of the timing whose median of
             these is the lowest.
         line: where it stands in its file, the header being line 1; 0 before it is written.
     """

@@ -29,11 +29,11 @@ from nas.errors import (
     TableError,
 )
 from nas.graph import Graph
-from nas.latency import footprint, runtimes
+from nas.latency import cache_model, runtime
 from nas.latency.kernel import Kernel
 from nas.latency.prediction import Prediction, joined_basis
 from nas.latency.record import HEADERS, Header, Record, header
-from nas.latency.runtimes import Runtime
+from nas.latency.runtime import Runtime
 from nas.latency.table_file import TableFile, can_begin, damaged
 
 LOCK_SECONDS = 2.0
@@ -83,14 +83,14 @@ class LatencyTable:
         self._file = file
         self._writable = writable
         self._lock = _lock_of(file.path)
-        self._fusion = runtimes.fusion(device.runtime, device.features, device.dtype)
+        self._fusion = runtime.fusion(device.runtime, device.features, device.dtype)
         self._current: dict[str, Record] = {}
         self._usable_us: dict[Kernel, float] = {}
         self._unstable: set[Kernel] = set()
         self._estimated: dict[Kernel, str] = {}
         self._dispatch_us: dict[str, float] = {}
         self._dispatch_bases: dict[str, str] = {}
-        self._curves: footprint.Curves = ()
+        self._curves: cache_model.Curves = ()
         self._parts = frozenset(self._fusion.DISPATCH_PARTS)
         # Graphs count four bytes a number.
         self._activation_scale = 0.25 if device.dtype == "int8" else 1
@@ -228,7 +228,7 @@ class LatencyTable:
             self._dispatch_us[record.name] = record.latency_us
         if record.is_estimated:
             self._dispatch_bases[record.name] = record.basis
-        self._curves = () if self.lacks_dispatch() else footprint.curves(self._dispatch_us)
+        self._curves = () if self.lacks_dispatch() else cache_model.curves(self._dispatch_us)
 
     def record(self, kernel: Kernel) -> Record | None:
         """The current record of a kernel, failed or not."""
@@ -281,14 +281,14 @@ class LatencyTable:
         """What a kernel takes more when its weights are far: 0 or more.
 
         From its own record, or for one that was not timed so, from what weights cost in general.
-        See `nas.latency.footprint`. 0 for one that the table lacks.
+        See `nas.latency.cache_model`. 0 for one that the table lacks.
         """
         found = self.record(kernel)
         if found is None or found.latency_us is None:
             return 0.0
         if found.far_us is not None:
             return max(0.0, found.far_us - found.latency_us)
-        return footprint.far_weights_us(kernel.weight_bytes, self._dispatch_us)
+        return cache_model.far_weights_us(kernel.weight_bytes, self._dispatch_us)
 
     def schedules(self) -> dict[Kernel, dict[str, Any]]:
         """How the runtime builds each kernel that has a latency."""
@@ -322,10 +322,10 @@ class LatencyTable:
         touched_bytes = weight_bytes + activation_bytes
         costs, curves = self._dispatch_us, self._curves
         if dispatch_us is not None:
-            costs, curves = dict(dispatch_us), footprint.curves(dispatch_us)
-        launch_us = footprint.launch_us(touched_bytes, costs)
+            costs, curves = dict(dispatch_us), cache_model.curves(dispatch_us)
+        launch_us = cache_model.launch_us(touched_bytes, costs)
         near_us = self._fusion.predicted_us(latencies, {**costs, "launch": launch_us})
-        share = footprint.far_share(touched_bytes, near_us, curves)
+        share = cache_model.far_share(touched_bytes, near_us, curves)
         total = near_us + share * farther_us
         calibration = self._calibrations.get(batch)
         return Prediction(

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nas.errors import MeasurementError
-from nas.latency import turns
+from nas.latency import core_scheduling
 
 if sys.platform != "win32":
     import resource
@@ -50,7 +50,7 @@ class Timing:
     Args:
         samples_us: of a kernel, those of one that is called over and over.
         far_samples_us: of the same kernel called once with its weights far away, see
-            `nas.latency.footprint`; empty where that was not timed.
+            `nas.latency.cache_model`; empty where that was not timed.
     """
 
     samples_us: tuple[float, ...]
@@ -234,14 +234,15 @@ def four_digits(value: float) -> float:
 def pinned(threads: int) -> Iterator[None]:
     """Keeps the calling thread on one core, or on as many as it uses threads, while inside.
 
-    Waits for its turn where processes share the machine (`nas.latency.turns`). Systems without
+    Waits for its turn where processes share the machine (`nas.latency.core_scheduling`). Systems
+    without
     `sched_setaffinity` (macOS, Windows) schedule as they like.
     """
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
     before = os.sched_getaffinity(0)
-    with turns.turn(threads) as cores:
+    with core_scheduling.turn(threads) as cores:
         os.sched_setaffinity(0, cores)
         try:
             yield

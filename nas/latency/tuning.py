@@ -18,9 +18,9 @@ from nas.errors import RequestError, first_line
 from nas.latency.build import build_table
 from nas.latency.kernel import Kernel
 from nas.latency.record import Record
-from nas.latency.runtimes import Tuner
-from nas.latency.shared import SharedTimers
+from nas.latency.runtime import Tuner
 from nas.latency.table import LatencyTable
+from nas.latency.timer_pool import SharedTimers
 from nas.latency.timing import Timing
 
 METASCHEDULE = "metaschedule"

@@ -20,7 +20,7 @@ from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
 from nas.latency.kinds import by_kind, kind_of, shares
 from nas.latency.record import UNSTABLE, Record
-from nas.latency.runtimes import Timer
+from nas.latency.runtime import Timer
 from nas.latency.table import LatencyTable
 
 SEED = 0

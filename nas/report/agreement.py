@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from nas.latency.agreement import Agreement
-from nas.latency.agreement import agreement as of_latencies
+from nas.statistics import Agreement
+from nas.statistics import agreement as of_latencies
 
 
 def agreement(rows: pd.DataFrame) -> Agreement | None:

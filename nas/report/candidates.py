@@ -13,7 +13,7 @@ import pandas as pd
 from nas import files
 from nas.documents import Format
 from nas.errors import RunFolderError
-from nas.rows import Row, read_csv
+from nas.report.rows import Row, read_csv
 from nas.search import Trial, non_dominated
 from nas.space import SearchSpace
 

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nas.records import SpaceRanking, TrainingRow
-from nas.rows import HistoryRow
+from nas.report.rows import HistoryRow
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]

@@ -27,7 +27,7 @@ from nas.records import (
 )
 from nas.report import candidates, figures
 from nas.report.agreement import agreement
-from nas.rows import HistoryRow, read_csv
+from nas.report.rows import HistoryRow, read_csv
 
 HISTORY = "hypervolume.csv"
 """The hypervolume over the completed trials of the search, in the folder of a run."""

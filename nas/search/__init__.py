@@ -1,7 +1,7 @@
 """The search: objectives, the loop over Optuna's proposals, and Pareto fronts."""
 
 from nas.search.budget import Progress
-from nas.search.feasible import require_feasible
+from nas.search.feasibility import require_feasible
 from nas.search.objectives import Infeasible, Objective
 from nas.search.pareto import hypervolume, non_dominated
 from nas.search.proposals import SAMPLERS

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nas.search.beliefs import Beliefs, Cheap, Observed, shapes_for
 from nas.search.encoding import Array, Encoding
-from nas.search.feasible import Limits
+from nas.search.evolution import children, mutated
+from nas.search.feasibility import Limits
 from nas.search.objectives import Objective
 from nas.search.pareto import non_dominated
-from nas.search.steps import children, mutated
+from nas.search.posterior import Beliefs, Cheap, Observed, shapes_for
 from nas.search.surrogate import Shape
 from nas.search.trials import Trial
 from nas.space import Architecture, SearchSpace

@@ -11,11 +11,11 @@ import numpy as np
 import optuna
 
 from nas.errors import RequestError
-from nas.search.feasible import ROUNDS, Limits
+from nas.search.evolution import mutated
+from nas.search.feasibility import ROUNDS, Limits
 from nas.search.guided import Guided
 from nas.search.objectives import Objective
 from nas.search.parameters import SPACE, Parameters
-from nas.search.steps import mutated
 from nas.search.trials import Trial, frozen
 from nas.space import Architecture, SearchSpace
 

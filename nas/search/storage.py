@@ -20,10 +20,10 @@ from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from nas import storage_address as addresses
 from nas.errors import RequestError, StorageError
+from nas.search import storage_address as addresses
 from nas.search.journal import DAMAGE, RESTORE, JournalStorage
-from nas.storage_address import shown
+from nas.search.storage_address import shown
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL

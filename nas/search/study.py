@@ -12,7 +12,7 @@ import numpy as np
 
 from nas.errors import SearchError, first_line
 from nas.search.budget import Budget, Interrupt, Progress
-from nas.search.feasible import require_feasible
+from nas.search.feasibility import require_feasible
 from nas.search.liveness import BEAT_S, meanwhile
 from nas.search.objectives import Infeasible, Objective, Objectives, ready
 from nas.search.pareto import non_dominated
@@ -85,7 +85,7 @@ def search(
     A first Ctrl-C ends it after the trial in flight, a second one at once; nothing is lost.
 
     Raises:
-        InfeasibleError: no architecture meets the limits, see `nas.search.feasible`.
+        InfeasibleError: no architecture meets the limits, see `nas.search.feasibility`.
         SearchError: the storage is another search's, or nearly every trial fails.
         StorageError: the storage cannot be reached.
     """

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
 
-from nas import resources
+from nas import files
 from nas.documents import read_bytes, shortened, shortened_text
 from nas.errors import SpaceError, printable
 from nas.space.reference import Reference, no_reference
@@ -21,7 +21,7 @@ MAX_BYTES = 4 << 20
 
 def names() -> list[str]:
     """The spaces that ship with the package."""
-    return sorted(path.stem for path in resources.folder("search_spaces").glob("*.py"))
+    return sorted(path.stem for path in files.packaged_folder("search_spaces").glob("*.py"))
 
 
 def path_of(name_or_path: str | Path) -> Path:
@@ -34,7 +34,7 @@ def path_of(name_or_path: str | Path) -> Path:
             raise SpaceError(f"{text} is no regular file.", remedy="Give a Python file.")
         raise SpaceError(f"There is no space file {shortened_text(printable(text))}.")
     if text in names():
-        return resources.folder("search_spaces") / f"{text}.py"
+        return files.packaged_folder("search_spaces") / f"{text}.py"
     raise SpaceError(
         f"There is no space {shortened(text)}.",
         remedy=f"Spaces: {', '.join(names())}; or give the path of a Python file.",
@@ -56,7 +56,7 @@ def load(name_or_path: str | Path) -> SearchSpace:
         content = read_bytes(path, MAX_BYTES)
     except OSError as error:
         raise SpaceError(f"{path} cannot be read: {error.strerror}.") from error
-    shipped = resources.folder("search_spaces") / path.name
+    shipped = files.packaged_folder("search_spaces") / path.name
     if shipped.is_file() and shipped.read_bytes() == content:
         path = shipped
     with user_code(str(path)), _same_working_folder():

@@ -18,10 +18,10 @@ from nas.errors import SpaceError
 from nas.graph import ACTIVATIONS, Channels, Graph, Shape
 from nas.names import require_identifier, require_name
 from nas.space.architecture import Architecture, Value
+from nas.space.automaton import Language, Named, Word
+from nas.space.block_graph import Chain, Part, input_token
 from nas.space.builder import Builder
 from nas.space.choice import MAX_SIZE, Choice, Options
-from nas.space.language import Language, Named, Word
-from nas.space.part import Chain, Part, input_token
 from nas.space.reference import Reference, no_reference
 from nas.space.stage import Reached, Row, Stage, Values
 

@@ -16,10 +16,10 @@ from nas.errors import SpaceError, printable
 from nas.graph import Channels, Graph, Shape
 from nas.names import require_identifier
 from nas.space.architecture import Value
+from nas.space.block_graph import Part
 from nas.space.blocks import BLOCKS, Block
 from nas.space.builder import Builder, Elastic
 from nas.space.choice import MAX_SIZE, Choice, Options, sizes
-from nas.space.part import Part
 from nas.space.user_code import user_code
 
 MAX_DEPTH = 1000

@@ -2,7 +2,7 @@
 
 from nas.supernet.data import Data, Images, load
 from nas.supernet.evaluation import evaluate
-from nas.supernet.first_look import FirstLook, first_look
+from nas.supernet.quick_evaluation import FirstLook, first_look
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.training import Progress, StepTime, measure_step, train
 from nas.supernet.weights import Supernet

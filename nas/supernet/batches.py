@@ -10,8 +10,8 @@ from torch import Tensor
 
 from nas.supernet.augmentation import OPERATIONS, brightened, changed, contrasted, saturated
 from nas.supernet.data import Data, Images
-from nas.supernet.stock import stock_of
-from nas.supernet.team import ALONE, Team
+from nas.supernet.distributed import ALONE, Team
+from nas.supernet.image_loader import stock_of
 
 
 def normalised(pixels: Tensor, data: Data) -> Tensor:
@@ -45,7 +45,8 @@ class TrainingBatches:
     So training that resumes at a step needs no state of any random generator.
 
     Args:
-        data: its training part is copied to `device` once, or streamed; see `nas.supernet.stock`.
+        data: its training part is copied to `device` once, or streamed; see
+            `nas.supernet.image_loader`.
         batch_size: images a step; the incomplete batch at the end of an epoch is dropped.
         seed: of order and augmentation.
         shift: largest shift of the random crop, in pixels; the border is repeated outwards.

@@ -14,7 +14,7 @@ import numpy as np
 
 from nas.errors import DataError, RequestError
 from nas.supernet.decoding import Step, decode
-from nas.supernet.kept import Decoded, Picked, Pixels, in_parts
+from nas.supernet.image_cache import Decoded, Picked, Pixels, in_parts
 from nas.supernet.sources import Source, open_source
 
 Part = Literal["train", "search", "holdout"]

@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nas.errors import DataError, first_line
-from nas.supernet import kept
-from nas.supernet.kept import CacheWriteError, Decoded, Record
+from nas.supernet import image_cache
+from nas.supernet.image_cache import CacheWriteError, Decoded, Record
 from nas.supernet.sources import IMAGE_FORMATS, Sample, Source, Split, shown
 
 LARGE_BYTES = 4 << 30
@@ -54,15 +54,15 @@ def decode(
     """Decode the images of a source, scaled and cropped to `size x size`, or read the cache.
 
     The cache belongs to the files as they are: one that is changed, added or removed is another
-    source. It is in `nas.supernet.kept.cache_folder()`; a cache that cannot be read or written
+    source. It is in `nas.supernet.image_cache.cache_folder()`; one that cannot be read or written
     costs time only, unless the images are `LARGE_BYTES` or more: then they stay there. Without
     `keep` the cache is read, but not changed.
 
     Raises DataError where no image can be used, or there is no room for them.
     """
     large = source.root is not None and source.count * size * size * 3 > LARGE_BYTES
-    path = kept.path_of(source, size)
-    cached = None if path is None else kept.read(path, size, on_disk=large, mark=keep)
+    path = image_cache.path_of(source, size)
+    cached = None if path is None else image_cache.read(path, size, on_disk=large, mark=keep)
     if cached is not None:
         return cached
     if large and path is not None and keep:
@@ -78,7 +78,7 @@ def decode(
     else:
         stacked = np.stack([_coloured(image) for image in pixels])
     if path is not None and keep:
-        kept.write(path, stacked, record)
+        image_cache.write(path, stacked, record)
     return record.with_pixels(stacked)
 
 
@@ -89,11 +89,11 @@ def _decode_to_disk(source: Source, size: int, path: Path, progress: Step | None
     """
     total = source.count * size * size * 3
     try:
-        with kept.writer(path, total) as file:
+        with image_cache.writer(path, total) as file:
             file.finish(
                 _decode_all(source, size, lambda image: file.add(_coloured(image)), progress)
             )
-        decoded = kept.read(path, size, on_disk=True)
+        decoded = image_cache.read(path, size, on_disk=True)
         if decoded is None:
             raise CacheWriteError("what was written cannot be read back, or an image has changed")
     except CacheWriteError as error:
@@ -164,7 +164,7 @@ def _images(
         while samples := list(islice(left, _TOGETHER)):
             for sample in samples:
                 if isinstance(sample.image, Path) and sample.image not in listed:
-                    files[json.dumps(str(sample.image))] = kept.state_of(sample.image)
+                    files[json.dumps(str(sample.image))] = image_cache.state_of(sample.image)
             tasks = [samples[at : at + _TASK] for at in range(0, len(samples), _TASK)]
             yield from zip(samples, chain.from_iterable(threads.map(decoded, tasks)), strict=True)
 

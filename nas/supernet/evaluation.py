@@ -10,12 +10,12 @@ from torch import Tensor
 
 from nas.errors import DataError
 from nas.graph import Graph
-from nas.network import FoldedWeights, Network, fold, run
 from nas.space import Architecture
 from nas.supernet.batches import in_order
 from nas.supernet.data import Data, Images, Part
 from nas.supernet.threads import threads_for
 from nas.supernet.weights import Supernet
+from nas.torch_network import FoldedWeights, Network, fold, run
 
 CALIBRATION_IMAGES = 1024
 """Training images from which an architecture's norm statistics are worked out."""

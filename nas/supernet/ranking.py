@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas import ranks
-from nas.ranks import Interval
+from nas import statistics
+from nas.statistics import Interval
 
 FEWEST_SCORES = 10
 """Distinct supernet scores below which networks have no order worth a number."""
@@ -126,11 +126,11 @@ def rank(networks: Sequence[RankedNetwork]) -> Ranking:
     chosen = _resamples(len(networks))
     distinct = len(np.unique(scores))
     sure = distinct >= FEWEST_SCORES
-    taus = ranks.kendall_taus(scores, alone, chosen)
-    counted = {name: ranks.kendall_taus(own, alone, chosen) for name, own in counts.items()}
-    found = {name: ranks.kendall_tau(own, alone) for name, own in counts.items()}
-    tau = ranks.kendall_tau(scores, alone) if sure else None
-    rho = ranks.spearman(scores, alone) if sure else None
+    taus = statistics.kendall_taus(scores, alone, chosen)
+    counted = {name: statistics.kendall_taus(own, alone, chosen) for name, own in counts.items()}
+    found = {name: statistics.kendall_tau(own, alone) for name, own in counts.items()}
+    tau = statistics.kendall_tau(scores, alone) if sure else None
+    rho = statistics.spearman(scores, alone) if sure else None
     best = [value for value in found.values() if value is not None]
     lead = None
     if tau is not None and best:
@@ -141,7 +141,7 @@ def rank(networks: Sequence[RankedNetwork]) -> Ranking:
         distinct_scores=distinct,
         tied_pairs=_tied_pairs(scores),
         kendall_tau=_interval(tau, taus),
-        spearman=_interval(rho, ranks.spearmans(scores, alone, chosen)),
+        spearman=_interval(rho, statistics.spearmans(scores, alone, chosen)),
         counted_tau={name: _interval(found[name], counted[name]) for name in COUNTS},
         lead=lead,
         strata=_strata(scores, alone, macs) if sure else (),
@@ -167,8 +167,8 @@ def pool(networks: Sequence[RankedNetwork]) -> Pooled:
     sure = len(np.unique(scores)) >= FEWEST_SCORES
 
     def tau(values: NDArray[np.float64]) -> Interval | None:
-        found = ranks.kendall_tau(values, alone) if sure else None
-        return _interval(found, ranks.kendall_taus(values, alone, chosen))
+        found = statistics.kendall_tau(values, alone) if sure else None
+        return _interval(found, statistics.kendall_taus(values, alone, chosen))
 
     return Pooled(len(networks), tau(scores), tau(moved), offsets)
 
@@ -179,7 +179,7 @@ def _of(networks: Sequence[RankedNetwork], name: str) -> NDArray[np.float64]:
 
 def _resamples(count: int) -> NDArray[np.intp]:
     """The same ones every time, so that a report says the same when it is written again."""
-    return ranks.resamples(count, np.random.default_rng(0))
+    return statistics.resamples(count, np.random.default_rng(0))
 
 
 def _interval(value: float | None, resampled: NDArray[np.float64]) -> Interval | None:
@@ -196,8 +196,8 @@ def _strata(
 ) -> tuple[Stratum, ...]:
     found = []
     for own in np.array_split(np.argsort(macs, kind="stable"), STRATA):
-        tau = ranks.kendall_tau(scores[own], alone[own])
-        taus = ranks.kendall_taus(scores[own], alone[own], _resamples(len(own)))
+        tau = statistics.kendall_tau(scores[own], alone[own])
+        taus = statistics.kendall_taus(scores[own], alone[own], _resamples(len(own)))
         limits = int(macs[own].min()), int(macs[own].max())
         found.append(Stratum(len(own), limits, _interval(tau, taus)))
     return tuple(found)

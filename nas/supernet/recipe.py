@@ -11,8 +11,8 @@ from torch.nn import Parameter
 
 from nas.supernet.batches import TrainingBatches
 from nas.supernet.data import Data
+from nas.supernet.distributed import ALONE, Team
 from nas.supernet.settings import TrainingSettings
-from nas.supernet.team import ALONE, Team
 
 
 def optimizer_of(module: nn.Module, settings: TrainingSettings) -> torch.optim.SGD:

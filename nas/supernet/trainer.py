@@ -15,11 +15,11 @@ from nas.graph import Graph
 from nas.space import SearchSpace
 from nas.supernet.checkpoint import require_tensors
 from nas.supernet.data import Data
+from nas.supernet.distributed import ALONE, Team
 from nas.supernet.memory import keep_freed_memory
 from nas.supernet.recipe import batches_of, clip_adaptively, learning_rate, move, optimizer_of
 from nas.supernet.settings import TrainingSettings, device_called
 from nas.supernet.subnets import Look, Role, subnets_for
-from nas.supernet.team import ALONE, Team
 from nas.supernet.threads import threads_for
 from nas.supernet.weights import Supernet
 

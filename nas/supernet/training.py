@@ -19,8 +19,8 @@ from nas.records import SCHEMA, TRAINING, TRAINING_LOG, CheckpointRecord
 from nas.space import SearchSpace
 from nas.supernet import checkpoint
 from nas.supernet.data import Data
+from nas.supernet.distributed import Team, team
 from nas.supernet.settings import TrainingSettings
-from nas.supernet.team import Team, team
 from nas.supernet.trainer import DivergedError, Trainer
 from nas.supernet.weights import FILE, Supernet
 
@@ -68,7 +68,7 @@ def train(
     ways see `nas.supernet.subnets`. Everything random is a function of the seed and the step, so on
     one machine a training that was killed ends in the same weights as one that was not. A finished
     training is only loaded. Processes that `torchrun` started share every batch; see
-    `nas.supernet.team`.
+    `nas.supernet.distributed`.
 
     Args:
         space: adapted to `data`.

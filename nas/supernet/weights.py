@@ -13,10 +13,10 @@ from torch.nn import functional as F  # noqa: N812
 from nas import space as spaces
 from nas.errors import CheckpointError
 from nas.graph import Channels, Graph, Op, Slot
-from nas.network import NORM_EPS, SlotModule, residual_norms, run, slot_of
 from nas.space import Architecture, SearchSpace
 from nas.supernet import checkpoint
 from nas.supernet.data import Data, Part
+from nas.torch_network import NORM_EPS, SlotModule, residual_norms, run, slot_of
 
 Statistics = Mapping[str, tuple[Tensor, Tensor]]
 """Mean and variance (population) of the input channels of each norm, by slot name."""

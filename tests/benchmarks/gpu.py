@@ -18,9 +18,9 @@ import torch
 
 from nas.describe.architectures import adapted
 from nas.latency import LatencyTable, build_table, check_table, open_runtime, space_kernels
-from nas.latency.isolated import timers_for
-from nas.network import Network
+from nas.latency.worker_process import timers_for
 from nas.space import Architecture, SearchSpace, load
+from nas.torch_network import Network
 
 RUNS = 50
 """Inferences of a network in torch; the median counts."""

@@ -24,9 +24,9 @@ from nas import onnx_model
 from nas.graph import Graph
 from nas.latency import LatencyTable, build_table, open_runtime
 from nas.latency import timing as clock
-from nas.latency.isolated import timers_for
 from nas.latency.kinds import kind_of
-from nas.latency.runtimes.tvm import fusion
+from nas.latency.worker_process import timers_for
+from nas.runtimes.tvm import fusion
 from nas.space import load, names
 
 RUNS = 60

@@ -19,7 +19,7 @@ from nas.job.folder import versions
 from nas.latency.device import processor
 from nas.space import load as load_space
 from nas.supernet import Supernet, TrainingSettings, evaluate, load
-from nas.supernet.truth import train_each_alone
+from nas.supernet.ground_truth import train_each_alone
 from tests.benchmarks.recipes import some
 
 

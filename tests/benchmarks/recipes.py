@@ -25,8 +25,8 @@ from nas.job.folder import versions
 from nas.latency.device import processor
 from nas.space import load as load_space
 from nas.supernet import Images, TrainingSettings, evaluate, load, measure_step, train
+from nas.supernet.ground_truth import draw, ranked, train_each_alone
 from nas.supernet.ranking import rank
-from nas.supernet.truth import draw, ranked, train_each_alone
 
 RECIPES = {
     "sandwich": {},

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from nas.latency.runtimes.tvm import fusion
+from nas.runtimes.tvm import fusion
 from nas.space import SearchSpace, load, names
 
 DRAWN = 2000

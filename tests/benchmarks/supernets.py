@@ -28,14 +28,14 @@ import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from nas.network import Network
 from nas.space import load
 from nas.supernet import Data, Images, Supernet, TrainingSettings, evaluate
-from nas.supernet.alone import train_alone
 from nas.supernet.memory import keep_freed_memory
 from nas.supernet.recipe import clip_adaptively, optimizer_of
+from nas.supernet.standalone import train_alone
 from nas.supernet.threads import threads_for
 from nas.supernet.trainer import Trainer
+from nas.torch_network import Network
 
 ROUNDS = 5
 

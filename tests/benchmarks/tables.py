@@ -16,7 +16,7 @@ import numpy as np
 
 from nas.latency import LatencyTable, build_table, open_runtime
 from nas.latency.build import space_kernels
-from nas.latency.isolated import timers_for
+from nas.latency.worker_process import timers_for
 from nas.space import load
 
 SPACES = ("mobilenet", "shufflenet", "squeezenet")

@@ -22,7 +22,7 @@ from nas import files
 from nas.console import Bars
 from nas.job.folder import versions
 from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
-from nas.latency.isolated import timers_for
+from nas.latency.worker_process import timers_for
 from nas.search import non_dominated
 from nas.space import load as load_space
 from nas.supernet import TrainingSettings, evaluate, load, train

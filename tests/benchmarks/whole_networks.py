@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nas.latency import LatencyTable, build_table, open_runtime
 from nas.latency import timing as clock
-from nas.latency.isolated import timers_for
+from nas.latency.worker_process import timers_for
 from nas.space import load, names
 
 ROUNDS = 7

@@ -11,9 +11,9 @@ from nas.latency.check import CheckedNetwork
 from nas.latency.device import Fingerprint
 from nas.latency.peak import Peak
 from nas.latency.record import Record, header
-from nas.latency.runtimes.tvm import fusion
 from nas.latency.timing import Timing
 from nas.latency.verify import VerifiedRow
+from nas.runtimes.tvm import fusion
 from nas.space import SearchSpace, Stage
 
 DEVICE = Fingerprint("Test CPU", ("fma",), "tvm", {"kernels": "1"}, "cpu", "float32", 1)

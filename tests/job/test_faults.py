@@ -41,7 +41,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def fake_device(monkeypatch):
     """Timings are arithmetic, so that two runs compare to the digit; and no worker is started."""
-    monkeypatch.setattr("nas.job.opened.open_runtime", lambda *name, **settings: FakeRuntime())
+    monkeypatch.setattr("nas.job.context.open_runtime", lambda *name, **settings: FakeRuntime())
     monkeypatch.setattr("nas.job.stages.timers_for", lambda runtime: nullcontext([runtime]))
 
 
@@ -52,7 +52,7 @@ def calm(tmp_path_factory):
     path = write_job(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("nas.job.opened.open_runtime", lambda *name, **settings: FakeRuntime())
+        patch.setattr("nas.job.context.open_runtime", lambda *name, **settings: FakeRuntime())
         patch.setattr("nas.job.stages.timers_for", lambda runtime: nullcontext([runtime]))
         jobs.run(load_job(path), folder / "out", command="nas run job.toml --out out")
     return folder / "out"

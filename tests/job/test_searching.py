@@ -22,10 +22,10 @@ from nas import job as jobs
 from nas.errors import InfeasibleError, RunFolderError, SearchError, TableError
 from nas.graph import Graph
 from nas.job import JobSettings, load_job, objectives
+from nas.job.context import Job
 from nas.job.folder import claim
-from nas.job.opened import Job
+from nas.job.progress import Unwatched
 from nas.job.settings import with_search
-from nas.job.watch import Unwatched
 from nas.latency import LatencyTable
 from nas.latency.record import Record
 from nas.latency.timing import Timing

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nas import resources
+from nas import files
 from nas.cli.options import Seed, command_line
 from nas.errors import JobFileError, RequestError, RunFolderError
 from nas.job.folder import claim, kept_settings
@@ -69,7 +69,7 @@ def test_everything_but_the_data_and_the_spaces_has_a_default(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", sorted(resources.folder("jobs").glob("*.toml")), ids=lambda p: p.stem
+    "path", sorted(files.packaged_folder("jobs").glob("*.toml")), ids=lambda p: p.stem
 )
 def test_the_jobs_that_ship_are_valid(path):
     assert load_job(path).name == path.stem

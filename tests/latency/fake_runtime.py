@@ -12,8 +12,8 @@ import numpy as np
 from nas.graph import Graph
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
-from nas.latency.runtimes.tvm import fusion
 from nas.latency.timing import Timing, four_digits
+from nas.runtimes.tvm import fusion
 
 
 def device(**changes: Any) -> Fingerprint:

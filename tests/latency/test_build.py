@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.latency.fake_runtime import FakeRuntime, latency_us
 
 import nas.space
 from nas.errors import RequestError
-from nas.latency import LatencyTable, Progress, build_table, footprint, space_kernels
-from nas.latency.runtimes.tvm import fusion
+from nas.latency import LatencyTable, Progress, build_table, cache_model, space_kernels
 from nas.latency.timing import Timing
+from nas.runtimes.tvm import fusion
+from tests.latency.fake_runtime import FakeRuntime, latency_us
 
 SPACE = nas.space.load("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
 
@@ -84,7 +84,7 @@ build_table(table, space_kernels(space, "tvm"), runtime)
 
 
 def _build(folder: Path, seconds: float) -> subprocess.Popen[bytes]:
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    path = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
     return subprocess.Popen(
         [sys.executable, "-c", BUILD, str(folder), str(seconds)],
         env={**os.environ, "PYTHONPATH": path},
@@ -224,7 +224,7 @@ def test_the_chains_of_a_pace_are_all_of_one_moment(tmp_path: Path) -> None:
     kernels = space_kernels(SPACE, "tvm")
     table = LatencyTable.open_or_create(tmp_path, FakeRuntime())
     build_table(table, kernels, FakeRuntime())
-    fast, steady, slow = footprint.PARTS_BY_PACE
+    fast, steady, slow = cache_model.PARTS_BY_PACE
     quieter = {steady[0]: 33.0, steady[1]: 20.0, steady[2]: 25.0}
     busier = {slow[0]: 20.0, slow[1]: 60.0}
     build_table(table, kernels, FakeRuntime(dispatch_us={**quieter, **busier}), again=True)

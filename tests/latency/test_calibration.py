@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.latency.fake_runtime import FakeRuntime
 
 import nas.space
 from nas.errors import MeasurementError, RequestError
@@ -12,6 +11,7 @@ from nas.latency import LatencyTable, build_table, check_table, space_kernels
 from nas.latency.calibration import calibrate, fit
 from nas.latency.check import Check, CheckedNetwork, fitted_networks
 from nas.latency.timing import Timing
+from tests.latency.fake_runtime import FakeRuntime
 
 SPACE = nas.space.load("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
 

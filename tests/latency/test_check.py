@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.latency.fake_runtime import FakeRuntime, device, latency_us
 
 import nas.space
 from nas.errors import MeasurementError, RequestError, TableDeviceError
@@ -14,6 +13,7 @@ from nas.latency import space_kernels as kernels_of
 from nas.latency.check import CheckedNetwork, fitted_networks
 from nas.latency.record import Record
 from nas.latency.timing import Timing
+from tests.latency.fake_runtime import FakeRuntime, device, latency_us
 
 SPACE = nas.space.load("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
 PUBLISHED = nas.space.load("squeezenet").on(image_size=8, channels=1, classes=10)

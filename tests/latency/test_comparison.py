@@ -4,14 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.latency.fake_runtime import FakeRuntime, device
-from tests.latency.networks import three_kernels
 
 from nas.latency import LatencyTable, build_table
 from nas.latency.comparison import Ratios, compare
 from nas.latency.record import Record
-from nas.latency.runtimes.tvm import fusion
 from nas.latency.timing import Timing
+from nas.runtimes.tvm import fusion
+from tests.latency.fake_runtime import FakeRuntime, device
+from tests.latency.networks import three_kernels
 
 PARTS = len(fusion.DISPATCH_PARTS)
 

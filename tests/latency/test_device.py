@@ -3,11 +3,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests.latency.fake_runtime import device
 
 from nas.errors import TableDeviceError
 from nas.latency import device as this_machine
 from nas.latency.device import Fingerprint
+from tests.latency.fake_runtime import device
 
 
 def test_a_fingerprint_survives_json() -> None:

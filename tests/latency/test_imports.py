@@ -4,10 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.latency.fake_runtime import FakeRuntime
-
 import nas.space
 from nas.latency import LatencyTable, build_table, space_kernels
+from tests.latency.fake_runtime import FakeRuntime
 
 
 def _run(code: str) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nas.errors import RequestError
-from nas.latency.agreement import agreement, close_pairs_in_order
+from nas.statistics import agreement, close_pairs_in_order
 
 
 def test_close_pairs_by_counting() -> None:

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.latency.fake_runtime import FakeRuntime, device
-from tests.latency.networks import three_kernels
 
 from nas.errors import RequestError, TableDeviceError, TableError
 from nas.latency import LatencyTable, build_table, merge
 from nas.latency.record import Record
-from nas.latency.runtimes.tvm import fusion
 from nas.latency.timing import Timing
+from nas.runtimes.tvm import fusion
+from tests.latency.fake_runtime import FakeRuntime, device
+from tests.latency.networks import three_kernels
 
 RUNTIME = FakeRuntime()
 GRAPH, OTHER = three_kernels(), three_kernels(16)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
-from tests.latency.fake_runtime import FakeNetwork, FakeRuntime
 
 import nas.space
 from nas.errors import MeasurementError
@@ -18,6 +17,7 @@ from nas.latency.networks import (
     retiming_spread,
 )
 from nas.latency.timing import Timing
+from tests.latency.fake_runtime import FakeNetwork, FakeRuntime
 
 SPACE = nas.space.load("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
 GRAPHS = [SPACE.lower(SPACE.smallest), SPACE.lower(SPACE.largest)]

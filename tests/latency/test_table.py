@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.latency.fake_runtime import FakeRuntime, device, latency_us
 from filelock import FileLock
-from tests.latency.networks import three_kernels
 
 import nas.space
 from nas.errors import (
@@ -23,11 +21,13 @@ from nas.errors import (
     TableError,
 )
 from nas.graph import Graph
-from nas.latency import LatencyTable, build_table, footprint
+from nas.latency import LatencyTable, build_table, cache_model
 from nas.latency.kernel import Kernel
 from nas.latency.record import Record, header
-from nas.latency.runtimes.tvm import fusion
 from nas.latency.timing import Timing
+from nas.runtimes.tvm import fusion
+from tests.latency.fake_runtime import FakeRuntime, device, latency_us
+from tests.latency.networks import three_kernels
 
 GRAPH = three_kernels()
 
@@ -577,7 +577,7 @@ def test_a_larger_network_pays_for_what_is_far(table: LatencyTable, runtime: Fak
     """By hand: half of its kernels' differences where the chains are half way."""
     costs = {
         part: us
-        for parts in footprint.PARTS_BY_PACE
+        for parts in cache_model.PARTS_BY_PACE
         for part, us in zip(parts, (30, 30, 30, 30, 50, 50, 50, 70, 70), strict=True)
     }
     first, second, third = runtime.kernels(GRAPH)

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.latency.fake_runtime import FakeRuntime, latency_us
 
 import nas.space
 from nas.errors import MeasurementError, RequestError
 from nas.latency import Kernel, LatencyTable, build_table, space_kernels
-from nas.latency.isolated import IsolatedTimer
 from nas.latency.record import Record
 from nas.latency.timing import Timing, four_digits
 from nas.latency.tuning import TuningProgress, check_request, trials_of, tune_table
+from nas.latency.worker_process import IsolatedTimer
+from tests.latency.fake_runtime import FakeRuntime, latency_us
 
 SPACE = nas.space.load("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
 KERNELS = [kernel for kernel in space_kernels(SPACE, "tvm") if kernel.has_weights][:6]
@@ -137,12 +137,12 @@ def opened(name: str, target: str, threads: int, dtype: str) -> FakeTuner:
 def test_a_worker_tunes_too_and_gets_more_time_for_more_trials(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("nas.latency.isolated.TRIAL_SECONDS", 1.0)
+    monkeypatch.setattr("nas.latency.worker_process.TRIAL_SECONDS", 1.0)
     with IsolatedTimer(FakeTuner(), opener=opened, limit_s=0.1) as timer:
         assert timer.tune_kernel(KERNELS[0], 20)["trials"] == 20
         with pytest.raises(MeasurementError, match="none of the candidates runs"):
             timer.tune_kernel(KERNELS[1], 20)
-        monkeypatch.setattr("nas.latency.isolated.TRIAL_SECONDS", 0.01)
+        monkeypatch.setattr("nas.latency.worker_process.TRIAL_SECONDS", 0.01)
         with pytest.raises(MeasurementError, match="took more than"):
             timer.tune_kernel(KERNELS[0], 2)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.latency.fake_runtime import FakeRuntime, device, latency_us
 
 import nas.space
 from nas.errors import MeasurementError, RequestError, TableDeviceError, TableError
@@ -16,6 +15,7 @@ from nas.latency.kernel import Kernel
 from nas.latency.kinds import kind_of
 from nas.latency.timing import Timing
 from nas.latency.verify import MOST_TIMINGS, Pace, Verification, VerifiedRow, sample
+from tests.latency.fake_runtime import FakeRuntime, device, latency_us
 
 SPACE = nas.space.load("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
 KERNELS = space_kernels(SPACE, "tvm")

@@ -4,11 +4,11 @@ import re
 import numpy as np
 import pytest
 from scipy.stats import chisquare
-from tests.space.small_spaces import SMALL
 
 from nas.errors import InfeasibleError, KernelError, RequestError
 from nas.space import load
 from nas.space.limits import Limit, sample_within
+from tests.space.small_spaces import SMALL
 
 
 def macs(space):

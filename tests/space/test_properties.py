@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from nas.graph import Graph
 from nas.latency import space_kernels
-from nas.latency.runtimes.tvm import fusion
-from nas.network import run
+from nas.runtimes.tvm import fusion
 from nas.space import Architecture, load, names
+from nas.torch_network import run
 
 seeds = st.integers(0, 2**32 - 1)
 spaces = st.sampled_from(sorted(names()))

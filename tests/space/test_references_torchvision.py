@@ -11,8 +11,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from nas.network import NORM_EPS, Network
 from nas.space import load, names
+from nas.torch_network import NORM_EPS, Network
 
 # torchvision's wheel is built for CUDA. Beside a torch without it the compiled operators do not
 # load, which its models can do without, but one module describes them and fails: so an empty one.

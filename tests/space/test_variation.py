@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.space.small_spaces import SMALL
 
 from nas.errors import SpaceError
 from nas.space import SearchSpace, Stage, load, names
 from nas.space.variation import crossover, distance, mutate, neighbours
+from tests.space.small_spaces import SMALL
 
 SPACES = {name: load(name) for name in names()}
 seeds = st.integers(0, 2**32 - 1)

@@ -18,7 +18,7 @@ from PIL import EpsImagePlugin, Image, ImageFile
 from nas.errors import DataError
 from nas.supernet import decoding, load
 from nas.supernet.decoding import decode
-from nas.supernet.kept import MOST_KEPT, cache_folder, path_of
+from nas.supernet.image_cache import MOST_KEPT, cache_folder, path_of
 from nas.supernet.sources import IMAGE_FORMATS, Sample, Source
 
 

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from tests.supernet.scrambled_supernet import TINY, scrambled, space_on
 
 from nas.errors import DataError, RequestError
-from nas.network import Network
 from nas.supernet import evaluate, load
 from nas.supernet.batches import in_order
 from nas.supernet.evaluation import CALIBRATION_BATCH
+from nas.torch_network import Network
+from tests.supernet.scrambled_supernet import TINY, scrambled, space_on
 
 CPU = torch.device("cpu")
 

@@ -7,11 +7,11 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from tests.supernet.scrambled_supernet import space_on
 
 from nas.errors import RequestError
 from nas.supernet import TrainingSettings
 from nas.supernet.subnets import CANDIDATES, Fair, Sandwich, Single, subnets_for
+from tests.supernet.scrambled_supernet import space_on
 
 SETTINGS = TrainingSettings(device="cpu")
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.supernet.scrambled_supernet import space_on
 
 from nas.errors import CheckpointError, DataError, DeviceError, RequestError, TrainingError
 from nas.supernet import (
@@ -22,6 +21,7 @@ from nas.supernet import (
     training,
 )
 from nas.supernet.recipe import clip_adaptively, learning_rate, parameter_groups
+from tests.supernet.scrambled_supernet import space_on
 
 SHORT = TrainingSettings(epochs=2, device="cpu")
 

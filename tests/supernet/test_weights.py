@@ -7,16 +7,16 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tests.supernet.scrambled_supernet import TINY, scrambled
 from torch.nn import functional as F  # noqa: N812
 
 from nas.errors import CheckpointError
 from nas.graph import Channels, Graph
-from nas.network import Network, run
 from nas.space import load, names
 from nas.supernet import Supernet
 from nas.supernet.recipe import parameter_groups
 from nas.supernet.weights import take
+from nas.torch_network import Network, run
+from tests.supernet.scrambled_supernet import TINY, scrambled
 
 SPACES = [(name, 8 if name in TINY else 32) for name in names()]
 

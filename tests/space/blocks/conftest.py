@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from nas.graph import Graph
-from nas.network import Network
 from nas.space.blocks import BLOCKS
 from nas.space.builder import Builder, Elastic
+from nas.torch_network import Network
 
 
 @pytest.fixture

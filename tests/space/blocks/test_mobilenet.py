@@ -3,9 +3,9 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from nas.errors import SpaceError
-from nas.network import run
 from nas.space.blocks import BLOCKS
 from nas.space.builder import Builder, Elastic
+from nas.torch_network import run
 
 
 def kinds(graph):

@@ -3,8 +3,8 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from nas.errors import SpaceError
-from nas.network import run
 from nas.space.builder import Elastic
+from nas.torch_network import run
 
 
 def kinds(graph):

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from nas.errors import SpaceError
-from nas.network import run
+from nas.torch_network import run
 
 
 @pytest.mark.parametrize("norm", [True, False])

@@ -1,0 +1,170 @@
+"""The nodes that ONNX Runtime optimises a float32 network to.
+
+The blocked convolutions, pools and reorders are ops of a domain of ONNX Runtime's own
+(`com.microsoft.nchwc`), with blocked inputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+
+from nas.errors import MeasurementError
+from nas.latency.kernel import Kernel
+from nas.runtimes.onnxruntime.float32.optimised import BLOCKED_DOMAIN
+from nas.runtimes.onnxruntime.writer import MICROSOFT_DOMAIN, Writer
+
+_ACTIVATION: dict[str, tuple[str, list[float]]] = {
+    "relu": ("Relu", []),
+    "relu6": ("Clip", [0.0, 6.0]),
+    "hard_swish": ("HardSwish", []),
+    "hard_sigmoid": ("HardSigmoid", [1 / 6, 0.5]),
+}
+"""As attributes of a convolution."""
+
+
+class BlockedWriter(Writer):
+    """See `Writer`; for float32 kernels, blocked or plain."""
+
+    def __init__(self, kernel: Kernel, weights: int, rng: np.random.Generator) -> None:
+        self._domain = BLOCKED_DOMAIN if kernel.block > 1 else ""
+        super().__init__(kernel, weights, rng)
+
+    def element_type(self, name: str) -> int:
+        """See `Writer`."""
+        return TensorProto.FLOAT
+
+    def _write(self, before: str) -> None:
+        kernel = self._kernel
+        match kernel.kind:
+            case "conv2d":
+                self._conv(before)
+            case "linear":
+                x = self._input("x", (kernel.inputs[0].channels,))
+                self._node("Gemm", [x, *self._weights()], transB=1)
+            case "max_pool":
+                self._node("MaxPool", [self._x()], self._domain, **self._pool())
+            case "avg_pool":
+                padded = int(kernel.padding > 0)
+                settings = {**self._pool(), "count_include_pad": padded}
+                self._node("AveragePool", [self._x()], self._domain, **settings)
+            case "global_pool":
+                self._node("GlobalAveragePool", [self._x()], self._domain)
+            case "to_blocked":
+                x = self._input("x", kernel.output)
+                self._node("ReorderInput", [x], BLOCKED_DOMAIN, channels_last=0)
+            case "to_plain":
+                settings = {"channels": kernel.output[0], "channels_last": 0}
+                self._node("ReorderOutput", [self._x()], BLOCKED_DOMAIN, **settings)
+            case "view":
+                self._node("Flatten", [self._x()], axis=1)
+            case "concat":
+                parts = [self._x(at) for at in range(len(kernel.inputs))]
+                self._node("Concat", parts, axis=1)
+            case "split":
+                sizes = self._integers("sizes", [part.channels for part in kernel.inputs])
+                others = [f"{self.last}_{at}" for at in range(1, len(kernel.inputs))]
+                self._node("Split", [self._x(), sizes], others=others, axis=1)
+            case _:
+                self._copy(before)
+
+    def _conv(self, before: str) -> None:
+        kernel = self._kernel
+        operands = [self._x(), *self._weights()]
+        if "add" in kernel.epilogue:
+            operands += [""] * (3 - len(operands))
+            operands.append(before or self._input("sum", self._filled(kernel.output)))
+        settings: dict[str, Any] = {
+            "group": self._groups,
+            **self._window(),
+            "dilations": [1, 1],
+        }
+        for step in kernel.epilogue:
+            if step in _ACTIVATION:
+                settings["activation"], parameters = _ACTIVATION[step]
+                if parameters:
+                    settings["activation_params"] = parameters
+        if kernel.block > 1:
+            self._node("Conv", operands, BLOCKED_DOMAIN, **settings)
+        elif "activation" in settings or "add" in kernel.epilogue:
+            self._node("FusedConv", operands, MICROSOFT_DOMAIN, **settings)
+        else:
+            self._node("Conv", operands, **settings)
+
+    def _copy(self, before: str) -> None:
+        kernel = self._kernel
+        c, h, w = kernel.output
+        match kernel.epilogue:
+            case ():
+                (part,) = kernel.inputs
+                ends = [self._integers(f"at{end}", [end]) for end in (part.start, part.stop, 1)]
+                self._node("Slice", [self._x(), *ends])
+            case ("add",):
+                other = before or self._input("sum", self._filled(kernel.output))
+                self._node("Add", [self._x(), other])
+            case ("multiply",):
+                gate = self._input("gate", self._filled((c, 1, 1)))
+                self._node("Mul", [self._x(), gate])
+            case ("relu",):
+                self._node("Relu", [self._x()])
+            case ("relu6",):
+                bounds = [self._float("low", 0.0), self._float("high", 6.0)]
+                self._node("Clip", [self._x(), *bounds])
+            case ("hard_sigmoid",):
+                self._node("HardSigmoid", [self._x()], alpha=1 / 6, beta=0.5)
+            case ("hard_swish",):
+                share = self._node("HardSigmoid", [self._x()], alpha=1 / 6, beta=0.5, into="share")
+                self._node("Mul", [self._x(), share])
+            case (_,) if kernel.shuffle_groups > 1:
+                groups = kernel.shuffle_groups
+                parts = self._integers("parts", [0, groups, c // groups, h, w])
+                whole = self._integers("whole", [0, c, h, w])
+                x = self._node("Reshape", [self._x(), parts], into="parts")
+                x = self._node("Transpose", [x], perm=[0, 2, 1, 3, 4], into="interleaved")
+                self._node("Reshape", [x, whole])
+            case _:
+                raise MeasurementError(f"ONNX Runtime has no kernel '{kernel}'.")
+
+    # Tensors
+
+    @property
+    def _reads_plain(self) -> bool:
+        """Whether a convolution reads a plain tensor: all do that have less than a block's."""
+        kernel = self._kernel
+        few = kernel.kind == "conv2d" and kernel.groups == 1
+        return kernel.block == 1 or (few and kernel.inputs[0].channels < kernel.block)
+
+    @property
+    def _groups(self) -> int:
+        kernel = self._kernel
+        return self._filled((kernel.groups,))[0] if kernel.is_depthwise else kernel.groups
+
+    def _filled(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """A shape with its channels filled up to whole blocks."""
+        block = self._kernel.block
+        return (math.ceil(shape[0] / block) * block, *shape[1:])
+
+    def _x(self, at: int = 0) -> str:
+        shape = self._kernel.inputs[at].shape
+        return self._input(f"x{at}", shape if self._reads_plain else self._filled(shape))
+
+    def _random_parameters(self) -> list[str]:
+        """Weights and bias, small enough that nothing overflows, and large enough to be normal."""
+        kernel = self._kernel
+        if not kernel.has_weights:
+            return []
+        shape = kernel.weight_shape
+        if kernel.kind == "conv2d":
+            outputs, inputs = self._filled(shape)[0], shape[1]
+            if kernel.groups == 1 and not self._reads_plain:
+                inputs = self._filled((inputs,))[0]
+            shape = (outputs, inputs, *shape[2:])
+        scale = np.float32(math.sqrt(12 / np.prod(shape[1:])))
+        found = [self._constant((self._rng.random(shape, np.float32) - np.float32(0.5)) * scale)]
+        if kernel.has_bias:
+            found.append(self._constant(self._rng.random(shape[0], np.float32)))
+        return found

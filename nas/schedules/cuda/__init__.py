@@ -1,0 +1,1 @@
+"""TVM schedules for NVIDIA GPUs."""

@@ -1,0 +1,88 @@
+"""Processes that time one after the other, each alone on its core."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from nas.latency import core_scheduling, timing
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity"), reason="the system pins no threads"
+)
+
+
+def test_hyper_threads_of_a_core_are_told(tmp_path: Path) -> None:
+    for core, text in {0: "0,4\n", 1: "1-2", 2: "1-2"}.items():
+        topology = tmp_path / f"cpu{core}" / "topology"
+        topology.mkdir(parents=True)
+        (topology / "thread_siblings_list").write_text(text)
+    assert core_scheduling.siblings(0, tmp_path) == {0, 4}
+    assert core_scheduling.siblings(1, tmp_path) == {1, 2}
+    assert core_scheduling.siblings(7, tmp_path) == {7}
+
+
+def test_a_plan_parts_all_cores_but_hyper_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.setattr(
+        core_scheduling, "_idlest", lambda cores, count: tuple(sorted(cores)[:count])
+    )
+    monkeypatch.setattr(core_scheduling, "siblings", lambda core: {core, core ^ 2})
+    assert core_scheduling.plan(1) == core_scheduling.Plan((0,), (1, 3))
+    assert core_scheduling.plan(2) is None
+
+
+def _take_a_turn(plan: core_scheduling.Plan, log: Path, stop: float) -> None:
+    core_scheduling.follow(plan)
+    while time.monotonic() < stop:
+        outside = os.sched_getaffinity(0)
+        with timing.pinned(1):
+            with timing.pinned(1):
+                pass
+            with log.open("a") as file:
+                file.write(f"in {os.getpid()} {sorted(os.sched_getaffinity(0))}\n")
+            time.sleep(0.002)
+            with log.open("a") as file:
+                file.write(f"out {os.getpid()} {sorted(outside)}\n")
+
+
+def test_processes_time_one_at_a_time_on_the_cores_of_the_plan(tmp_path: Path) -> None:
+    core = min(os.sched_getaffinity(0))
+    plan = core_scheduling.Plan((core,), tuple(sorted(os.sched_getaffinity(0))))
+    log = tmp_path / "log"
+    context = multiprocessing.get_context("spawn")
+    stop = time.monotonic() + 30
+    processes = [context.Process(target=_take_a_turn, args=(plan, log, stop)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    try:
+        while time.monotonic() < stop:
+            lines = log.read_text().split("\n")[:-1] if log.exists() else []
+            if len({line.split()[1] for line in lines}) == 2 and len(lines) > 40:
+                break
+            time.sleep(0.05)
+        # One that is killed while it has its turn does not keep it.
+        processes[0].kill()
+        processes[0].join()
+        before = len(log.read_text())
+        while len(log.read_text()) < before + 400 and time.monotonic() < stop:
+            time.sleep(0.01)
+        assert len(log.read_text()) >= before + 400
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+    entered = ""
+    for line in lines:
+        word, pid, cores = line.split(maxsplit=2)
+        if word == "in":
+            assert not entered
+            assert cores == str([core])
+        else:
+            assert pid == entered
+            assert cores == str(list(plan.others))
+        entered = pid if word == "in" else ""

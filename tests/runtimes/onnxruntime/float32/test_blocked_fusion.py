@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import nas.space
+from nas.graph import Graph, Op
+from nas.latency import cache_model, runtime
+from nas.latency.kernel import Kernel
+from nas.runtimes.onnxruntime import fusion_on
+from nas.runtimes.onnxruntime.float32.fusion import BlockedFusion, block_size
+from tests.latency.networks import GRAPHS
+
+FUSION = BlockedFusion(16)
+
+EXPECTED = {
+    "strided": [
+        "to_blocked blocked16 16x8x8 -> 16x8x8",
+        "conv2d blocked16 16x8x8 -> 48x8x8 k1 s1 p0 g1 bias relu6",
+        "conv2d blocked16 48x8x8 -> 48x4x4 k3 s2 p1 g48 bias relu6",
+        "conv2d blocked16 48x4x4 -> 16x4x4 k1 s1 p0 g1 bias",
+        "to_plain blocked16 16x4x4 -> 16x4x4",
+    ],
+    "shuffle_unit": [
+        "split 116x7x7[0:58] 116x7x7[58:116] -> 116x7x7",
+        "conv2d 58x7x7 -> 58x7x7 k1 s1 p0 g1 bias relu",
+        "conv2d 58x7x7 -> 58x7x7 k3 s1 p1 g58 bias",
+        "conv2d 58x7x7 -> 58x7x7 k1 s1 p0 g1 bias relu",
+        "concat 58x7x7 58x7x7 -> 116x7x7",
+        "copy 116x7x7 -> 116x7x7 shuffle2",
+    ],
+    "classifier": [
+        "conv2d blocked16 10x5x5 -> 70x5x5 k1 s1 p0 g1 bias relu",
+        "to_plain blocked16 70x5x5 -> 70x5x5",
+        "global_pool 70x5x5 -> 70x1x1",
+        "view 70x1x1 -> 70x1x1",
+        "linear 70x1x1 -> 11x1x1 bias",
+    ],
+    "residual_branches": [
+        "conv2d blocked16 8x6x6 -> 16x6x6 k5 s1 p2 g1 bias",
+        "conv2d blocked16 8x6x6 -> 16x6x6 k1 s1 p0 g1 bias add relu",
+        "to_plain blocked16 16x6x6 -> 16x6x6",
+    ],
+    "squeeze_excite_strided": [
+        "to_blocked blocked16 16x8x8 -> 16x8x8",
+        "conv2d blocked16 16x8x8 -> 48x8x8 k1 s1 p0 g1 bias hard_swish",
+        "conv2d blocked16 48x8x8 -> 48x4x4 k5 s2 p2 g48 bias hard_swish",
+        "to_plain blocked16 48x4x4 -> 48x4x4",
+        "global_pool blocked16 48x4x4 -> 48x1x1",
+        "conv2d blocked16 48x1x1 -> 16x1x1 k1 s1 p0 g1 bias relu",
+        "conv2d blocked16 16x1x1 -> 48x1x1 k1 s1 p0 g1 bias hard_sigmoid",
+        "to_plain blocked16 48x1x1 -> 48x1x1",
+        "copy 48x4x4 -> 48x4x4 multiply",
+        "to_blocked blocked16 48x4x4 -> 48x4x4",
+        "conv2d blocked16 48x4x4 -> 16x4x4 k1 s1 p0 g1 bias",
+        "to_plain blocked16 16x4x4 -> 16x4x4",
+    ],
+    "shuffle_v1_unit": [
+        "conv2d 60x6x6 -> 15x6x6 k1 s1 p0 g3 bias relu",
+        "copy 15x6x6 -> 15x6x6 shuffle3",
+        "conv2d 15x6x6 -> 15x6x6 k3 s1 p1 g15 bias",
+        "conv2d 15x6x6 -> 60x6x6 k1 s1 p0 g3 bias add relu",
+    ],
+    "hidden_classifier": [
+        "conv2d blocked16 10x5x5 -> 70x5x5 k1 s1 p0 g1 bias hard_swish",
+        "to_plain blocked16 70x5x5 -> 70x5x5",
+        "global_pool 70x5x5 -> 70x1x1",
+        "view 70x1x1 -> 70x1x1",
+        "linear 70x1x1 -> 33x1x1 bias",
+        "copy 33x1x1 -> 33x1x1 hard_swish",
+        "linear 33x1x1 -> 11x1x1 bias",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_what_fuses(name: str) -> None:
+    assert [kernel.text for kernel in FUSION.kernels(GRAPHS[name]())] == EXPECTED[name]
+
+
+@pytest.mark.parametrize("name", nas.space.names())
+def test_every_network_splits_soundly(name: str) -> None:
+    space = nas.space.load(name).on(image_size=40, channels=3, classes=7)
+    rng = np.random.default_rng(1)
+    for _ in range(10):
+        graph = space.lower(space.sample(rng))
+        kernels = FUSION.kernels(graph)
+        assert kernels == FUSION.kernels(graph.folded), "folding norms changes nothing"
+        assert sum(kernel.macs for kernel in kernels) == graph.macs
+        assert [Kernel.parse(kernel.text) for kernel in kernels] == kernels
+
+
+@pytest.mark.parametrize(("image_size", "block"), [(33, 16), (8, 8)])
+@pytest.mark.parametrize("name", nas.space.names())
+def test_fragments_have_the_kernels_of_whole_networks(
+    name: str, image_size: int, block: int
+) -> None:
+    fusion = BlockedFusion(block)
+    space = nas.space.load(name).on(image_size=image_size, channels=3, classes=10)
+    known = {k for fragment in space.fragments() for k in fusion.fragment_kernels(fragment)}
+    rng = np.random.default_rng(0)
+    drawn = [space.smallest, space.largest, *(space.sample(rng) for _ in range(20))]
+    needed = {kernel for each in drawn for kernel in fusion.kernels(space.lower(each))}
+    assert needed <= known
+
+
+def test_a_fragment_is_enumerated_for_both_layouts_of_what_enters_it() -> None:
+    block = GRAPHS["strided"]()
+    assert set(FUSION.fragment_kernels(block)) == set(FUSION.kernels(block)[:-1])
+    shuffled = {kernel.text for kernel in FUSION.fragment_kernels(GRAPHS["shuffle_unit"]())}
+    assert shuffled == {*EXPECTED["shuffle_unit"], "to_plain blocked16 116x7x7 -> 116x7x7"}
+
+
+def test_blocks_are_as_wide_as_the_processors_vectors() -> None:
+    assert block_size(("avx", "avx2", "avx512f", "fma")) == 16
+    assert block_size(("avx", "avx2", "fma")) == 8
+    assert block_size(("asimd", "dotprod")) == 1
+    graph = GRAPHS["squeezenet_head"]()
+    narrow = runtime.fusion("onnxruntime", ("avx2",)).kernels(graph)
+    assert narrow[0].text == "to_blocked blocked8 12x4x4 -> 12x4x4"
+    assert all(kernel.block == 1 for kernel in fusion_on(("asimd",), "float32").kernels(graph))
+
+
+def test_a_prediction_is_kernels_launches_and_an_invocation() -> None:
+    dispatch = {"launch": 0.25, "invocation": 3.0}
+    assert FUSION.predicted_us([10.0, 20.0], dispatch) == 33.5
+    assert set(FUSION.DISPATCH_PARTS) == {*dispatch, *cache_model.PARTS}
+
+
+def test_an_op_that_no_kernel_can_start_with_is_named() -> None:
+    graph = Graph((Op("input", (), (4, 2, 2)), Op("warp", (0,), (4, 2, 2))))
+    with pytest.raises(ValueError, match="no kernel for a warp on its own"):
+        FUSION.kernels(graph)
+
+
+def test_predicting_imports_no_onnxruntime() -> None:
+    code = (
+        "import sys; from nas.latency import runtimes; runtime.fusion('onnxruntime');"
+        "assert not {'onnx', 'onnxruntime', 'torch', 'tvm'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

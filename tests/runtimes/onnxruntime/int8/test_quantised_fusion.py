@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import nas.space
+from nas.graph import Graph, Op
+from nas.latency import runtime, space_kernels
+from nas.latency.kernel import Kernel
+from nas.runtimes.onnxruntime.int8.fusion import QuantisedFusion
+from tests.latency.networks import GRAPHS
+
+FUSION = QuantisedFusion()
+
+EXPECTED = {
+    "strided": [
+        "quantize int8 16x8x8 -> 16x8x8",
+        "to_nhwc int8 nhwc 16x8x8 -> 16x8x8",
+        "conv2d int8 nhwc 16x8x8 -> 48x8x8 k1 s1 p0 g1 bias",
+        "conv2d int8 nhwc 48x8x8 -> 48x4x4 k3 s2 p1 g48 bias",
+        "conv2d int8 nhwc 48x4x4 -> 16x4x4 k1 s1 p0 g1 bias",
+        "to_plain int8 nhwc 16x4x4 -> 16x4x4",
+        "dequantize int8 16x4x4 -> 16x4x4",
+    ],
+    "shuffle_unit": [
+        "quantize int8 116x7x7 -> 116x7x7",
+        "split int8 116x7x7[0:58] 116x7x7[58:116] -> 116x7x7",
+        "to_nhwc int8 nhwc 58x7x7 -> 58x7x7",
+        "conv2d int8 nhwc 58x7x7 -> 58x7x7 k1 s1 p0 g1 bias",
+        "conv2d int8 nhwc 58x7x7 -> 58x7x7 k3 s1 p1 g58 bias",
+        "conv2d int8 nhwc 58x7x7 -> 58x7x7 k1 s1 p0 g1 bias",
+        "to_plain int8 nhwc 58x7x7 -> 58x7x7",
+        "concat int8 58x7x7 58x7x7 -> 116x7x7",
+        "copy int8 116x7x7 -> 116x7x7 shuffle2",
+        "dequantize int8 116x7x7 -> 116x7x7",
+    ],
+    "shuffle_downsampling": [
+        "quantize int8 24x9x9 -> 24x9x9",
+        "to_nhwc int8 nhwc 24x9x9 -> 24x9x9",
+        "conv2d int8 nhwc 24x9x9 -> 24x5x5 k3 s2 p1 g24 bias",
+        "conv2d int8 nhwc 24x5x5 -> 58x5x5 k1 s1 p0 g1 bias",
+        "conv2d int8 nhwc 24x9x9 -> 58x9x9 k1 s1 p0 g1 bias",
+        "conv2d int8 nhwc 58x9x9 -> 58x5x5 k3 s2 p1 g58 bias",
+        "conv2d int8 nhwc 58x5x5 -> 58x5x5 k1 s1 p0 g1 bias",
+        "concat int8 nhwc 58x5x5 58x5x5 -> 116x5x5",
+        "copy int8 nhwc 116x5x5 -> 116x5x5 shuffle2",
+        "dequantize int8 116x5x5 -> 116x5x5",
+    ],
+    "squeeze_excite_strided": [
+        "quantize int8 16x8x8 -> 16x8x8",
+        "to_nhwc int8 nhwc 16x8x8 -> 16x8x8",
+        "conv2d int8 nhwc 16x8x8 -> 48x8x8 k1 s1 p0 g1 bias",
+        "copy int8 48x8x8 -> 48x8x8 hard_swish",
+        "conv2d int8 nhwc 48x8x8 -> 48x4x4 k5 s2 p2 g48 bias",
+        "copy int8 48x4x4 -> 48x4x4 hard_swish",
+        "global_pool int8 nhwc 48x4x4 -> 48x1x1",
+        "conv2d int8 nhwc 48x1x1 -> 16x1x1 k1 s1 p0 g1 bias",
+        "conv2d int8 nhwc 16x1x1 -> 48x1x1 k1 s1 p0 g1 bias",
+        "copy int8 48x1x1 -> 48x1x1 hard_sigmoid",
+        "copy int8 nhwc 48x4x4 -> 48x4x4 multiply",
+        "conv2d int8 nhwc 48x4x4 -> 16x4x4 k1 s1 p0 g1 bias",
+        "to_plain int8 nhwc 16x4x4 -> 16x4x4",
+        "dequantize int8 16x4x4 -> 16x4x4",
+    ],
+    # Nothing behind the hard swish wants channels last, so they are turned before it.
+    "hidden_classifier": [
+        "quantize int8 10x5x5 -> 10x5x5",
+        "to_nhwc int8 nhwc 10x5x5 -> 10x5x5",
+        "conv2d int8 nhwc 10x5x5 -> 70x5x5 k1 s1 p0 g1 bias",
+        "to_plain int8 nhwc 70x5x5 -> 70x5x5",
+        "copy int8 70x5x5 -> 70x5x5 hard_swish",
+        "global_pool int8 70x5x5 -> 70x1x1",
+        "view int8 70x1x1 -> 70x1x1",
+        "linear int8 70x1x1 -> 33x1x1 bias",
+        "copy int8 33x1x1 -> 33x1x1 hard_swish",
+        "linear int8 33x1x1 -> 11x1x1 bias",
+        "dequantize int8 11x1x1 -> 11x1x1",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_what_fuses(name: str) -> None:
+    assert [kernel.text for kernel in FUSION.kernels(GRAPHS[name]())] == EXPECTED[name]
+
+
+@pytest.mark.parametrize("name", nas.space.names())
+def test_every_network_splits_soundly(name: str) -> None:
+    space = nas.space.load(name).on(image_size=40, channels=3, classes=7)
+    rng = np.random.default_rng(1)
+    for _ in range(10):
+        graph = space.lower(space.sample(rng))
+        kernels = FUSION.kernels(graph)
+        assert kernels == FUSION.kernels(graph.folded), "folding norms changes nothing"
+        assert sum(kernel.macs for kernel in kernels) == graph.macs
+        assert [Kernel.parse(kernel.text) for kernel in kernels] == kernels
+
+
+@pytest.mark.parametrize("image_size", [33, 8])
+@pytest.mark.parametrize("name", nas.space.names())
+def test_a_space_has_the_kernels_of_its_networks(name: str, image_size: int) -> None:
+    space = nas.space.load(name).on(image_size=image_size, channels=3, classes=10)
+    known = set(space_kernels(space, "onnxruntime", "int8"))
+    rng = np.random.default_rng(0)
+    drawn = [space.smallest, space.largest, *(space.sample(rng) for _ in range(20))]
+    needed = {kernel for each in drawn for kernel in FUSION.kernels(space.lower(each))}
+    assert needed <= known
+
+
+def test_a_fragment_is_enumerated_for_all_that_may_surround_it() -> None:
+    block = GRAPHS["hidden_classifier"]()
+    found = {kernel.text for kernel in FUSION.fragment_kernels(block)}
+    assert set(EXPECTED["hidden_classifier"]) - found == {"quantize int8 10x5x5 -> 10x5x5"}
+    first = {kernel.text for kernel in FUSION.fragment_kernels(block, first=True)}
+    assert first - found == {"quantize int8 10x5x5 -> 10x5x5"}
+    unit = {kernel.text for kernel in FUSION.fragment_kernels(GRAPHS["shuffle_unit"]())}
+    assert unit >= {
+        "split int8 116x7x7[0:58] 116x7x7[58:116] -> 116x7x7",
+        "split int8 nhwc 116x7x7[0:58] 116x7x7[58:116] -> 116x7x7",
+    }
+
+
+def test_a_quarter_of_the_weights_is_waited_for() -> None:
+    graph = GRAPHS["classifier"]()
+    floats = runtime.fusion("onnxruntime").kernels(graph)
+    assert sum(kernel.weight_bytes for kernel in floats) == 4 * sum(
+        kernel.weight_bytes for kernel in FUSION.kernels(graph)
+    )
+
+
+def test_an_op_that_no_kernel_can_start_with_is_named() -> None:
+    graph = Graph((Op("input", (), (4, 2, 2)), Op("warp", (0,), (4, 2, 2))))
+    with pytest.raises(ValueError, match="no kernel for a warp on its own"):
+        FUSION.kernels(graph)
+
+
+def test_predicting_imports_no_onnxruntime() -> None:
+    code = (
+        "import sys; from nas.latency import runtimes;"
+        "runtimes.fusion('onnxruntime', dtype='int8');"
+        "assert not {'onnx', 'onnxruntime', 'sklearn', 'torch', 'tvm'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

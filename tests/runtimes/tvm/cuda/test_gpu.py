@@ -1,0 +1,52 @@
+"""On a real GPU: networks against torch, and tables against networks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import nas.space
+from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
+from nas.latency.check import check_table
+from nas.runtimes.tvm.cuda.composition import DTYPES
+from nas.torch_network import Network, folded_weights
+from tests.latency.networks import GRAPHS
+
+pytestmark = pytest.mark.gpu
+
+TOLERANCE = {"float32": 1e-4, "float16": 2e-2}
+"""Largest error over largest value, of a few kernels one after the other."""
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", GRAPHS)
+def test_blocks_compute_what_torch_computes(name: str, dtype: str) -> None:
+    graph = GRAPHS[name]()
+    runtime = open_runtime("tvm", target="cuda", dtype=dtype)
+    network = Network(graph, torch.Generator().manual_seed(0)).eval()
+    schedules = {k: runtime.templates.candidates(k)[0] for k in runtime.kernels(graph)}  # type: ignore[attr-defined]
+    compiled = runtime.compile(graph, schedules, folded_weights(network))
+    assert Counter(compiled.launched) == Counter(runtime.kernels(graph))
+    image = np.random.default_rng(0).standard_normal(graph.input_shape).astype(np.float32)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(image)[None])[0].numpy()
+    error = np.abs(compiled.run(image) - expected).max()
+    assert error <= TOLERANCE[dtype] * np.abs(expected).max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_table_is_built_and_checked(dtype: str, tmp_path: Path) -> None:
+    space = nas.space.load("squeezenet_tiny").on(image_size=16, channels=3, classes=5)
+    runtime = open_runtime("tvm", target="cuda", dtype=dtype)
+    table = LatencyTable.open_or_create(tmp_path, runtime)
+    kernels = space_kernels(space, "tvm", dtype)
+    built = build_table(table, kernels, runtime)
+    assert built.failed == 0
+    rng = np.random.default_rng(0)
+    found = check_table(table, [space], runtime, nets=4, rng=rng, references=False)
+    assert all(row.measured_us > 0 and row.predicted_us > 0 for row in found.rows)

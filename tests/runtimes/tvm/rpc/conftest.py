@@ -1,0 +1,53 @@
+"""A server, and a tracker with two boards, for all tests that need one."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator
+
+import pytest
+from tvm.target import codegen
+
+from nas.runtimes.tvm.rpc import connection
+from nas.runtimes.tvm.rpc.address import parse
+from tests.runtimes.tvm.rpc.rpc_processes import START_SECONDS, Process, Processes
+
+
+@pytest.fixture(autouse=True)
+def end_of_sessions() -> Iterator[None]:
+    """An error that a test caught holds on to the session that it came from."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture(scope="session")
+def code() -> str:
+    """This machine's processor, as a target says it."""
+    return f"triple={codegen.llvm_get_system_triple()}&cpu={codegen.llvm_get_system_cpu()}"
+
+
+@pytest.fixture(scope="session")
+def processes() -> Iterator[Processes]:
+    found = Processes()
+    yield found
+    found.end()
+
+
+@pytest.fixture(scope="session")
+def server(processes: Processes, code: str) -> str:
+    """The target of one board."""
+    return f"rpc://{processes.start('server').address}?{code}"
+
+
+@pytest.fixture(scope="session")
+def farm(processes: Processes, code: str) -> tuple[str, list[Process]]:
+    """The target of a tracker with two boards, and the boards."""
+    tracker = processes.start("tracker")
+    boards = [processes.start("board", str(tracker.port), "pair") for _ in range(2)]
+    target = f"rpc://{tracker.address}/pair?{code}"
+    deadline = time.monotonic() + START_SECONDS
+    while connection.keys(parse(target)).count("pair") < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return target, boards

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+
+from nas.errors import RequestError
+from nas.runtimes.tvm.rpc.address import RpcTarget, at_address, kind_of, parse
+
+PI = "triple=aarch64-linux-gnu&cpu=cortex-a72"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            f"rpc://127.0.0.1:9090?{PI}",
+            RpcTarget("aarch64-linux-gnu", "cortex-a72", (), "127.0.0.1", 9090),
+        ),
+        (
+            f"rpc://farm.local:9190/pi4?{PI}&boards=3",
+            RpcTarget("aarch64-linux-gnu", "cortex-a72", (), "farm.local", 9190, "pi4", boards=3),
+        ),
+        (
+            f"rpc://[::1]:9090?{PI}&features=+dotprod,-crypto&cc=/opt/bin/cc",
+            RpcTarget(
+                "aarch64-linux-gnu",
+                "cortex-a72",
+                ("+dotprod", "-crypto"),
+                "::1",
+                9090,
+                cc="/opt/bin/cc",
+            ),
+        ),
+    ],
+)
+def test_a_target_says_where_a_board_is_and_what(text: str, expected: RpcTarget) -> None:
+    assert parse(text) == expected
+    assert parse(expected.text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("rpc://", "needs a host and a port"),
+        (f"rpc://board?{PI}", "needs a host and a port"),
+        (f"rpc://board:many?{PI}", "Port could not be cast"),
+        (f"rpc://board:99999?{PI}", "Port out of range"),
+        ("rpc://board:9090", "says no triple"),
+        ("rpc://board:9090?triple=aarch64-linux-gnu", "says no cpu"),
+        (f"rpc://board:9090?{PI}&threads=2", "'threads' is none of triple"),
+        (f"rpc://board:9090?{PI}&cpu=cortex-a53", "'cpu' should be given once"),
+        (f"rpc://board:9090?{PI}&cc=", "'cc' should be given once, with a value"),
+        (f"rpc://board:9090/two/keys?{PI}", "no tracker key"),
+        (f"rpc://board:9090?{PI}&boards=2", "only a tracker"),
+        (f"rpc://board:9090/pi4?{PI}&boards=0", "boards is '0'"),
+        (f"rpc://board:9090?{PI}&features=dotprod", "starts with + or -"),
+        (f"rpc://me:secret@board:9090?{PI}", "more than an address"),
+        (f"rpc://board:9090?{PI}#one", "more than an address"),
+    ],
+)
+def test_a_malformed_target_is_refused_with_an_example(text: str, why: str) -> None:
+    with pytest.raises(RequestError, match=r"For example rpc://127\.0\.0\.1:9090\?") as caught:
+        parse(text)
+    assert why in caught.value.message
+    assert caught.value.exit_status == 2
+
+
+def test_the_kind_of_a_board_does_not_depend_on_its_address() -> None:
+    kinds = {
+        kind_of(f"rpc://127.0.0.1:9090?{PI}&cc=gcc"),
+        kind_of("rpc://10.0.0.7:9190/pi4?cpu=cortex-a72&triple=aarch64-linux-gnu&boards=2"),
+    }
+    assert kinds == {f"rpc?{PI}"}
+    assert kind_of("cpu") == "cpu"
+    assert kind_of(f"rpc://b:1?{PI}&features=-b,+a") == kind_of(f"rpc://b:1?{PI}&features=+a,-b")
+
+
+def test_a_table_of_a_board_is_opened_at_an_address() -> None:
+    kind = f"rpc?{PI}"
+    assert at_address(kind, "rpc://127.0.0.1:9090") == f"rpc://127.0.0.1:9090?{PI}"
+    assert at_address(kind, "rpc://h:1/pi4?boards=2") == f"rpc://h:1/pi4?{PI}&boards=2"
+    assert at_address("cpu", None) == at_address("cpu", "cpu") == "cpu"
+    with pytest.raises(RequestError, match=r"Add --target rpc://HOST:PORT"):
+        at_address(kind, None)
+    with pytest.raises(RequestError, match="Leave --target out"):
+        at_address("cpu", "rpc://127.0.0.1:9090")

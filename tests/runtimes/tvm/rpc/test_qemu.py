@@ -1,0 +1,105 @@
+"""Kernels for a Raspberry Pi 4, compiled here and run on an emulated one.
+
+`.ci/arm64-board FOLDER` makes the board, and `NAS_ARM64_BOARD=FOLDER` says where it is. Timings
+there mean nothing, results do.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import tvm
+
+import nas.space
+from nas.graph import Graph
+from nas.latency.kernel import Kernel
+from nas.runtimes.tvm.runtime import TvmRuntime
+from nas.torch_network import Network, folded_weights
+from tests.latency.networks import GRAPHS
+from tests.runtimes.tvm.rpc import rpc_processes
+
+pytestmark = [
+    pytest.mark.qemu,
+    pytest.mark.skipif(
+        "NAS_ARM64_BOARD" not in os.environ, reason="needs an arm64 board of .ci/arm64-board"
+    ),
+]
+
+BLOCKS = [
+    "inverted_residual",
+    "shuffle_unit",
+    "fire",
+    "classifier",
+    "squeeze_excite",
+    "grouped",
+    "shuffle_v1_unit",
+    "unpadded_stem",
+]
+
+
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TvmRuntime]:
+    folder = Path(os.environ["NAS_ARM64_BOARD"])
+    port = rpc_processes.free_port()
+    with (tmp_path_factory.mktemp("qemu") / "log").open("wb") as log:
+        board = subprocess.Popen(
+            [folder / "python", rpc_processes.__file__, str(port), "server"],
+            stdout=log,
+            stderr=log,
+        )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{folder}/tools/usr/bin:{os.environ['PATH']}")
+        patch.setenv("LD_LIBRARY_PATH", f"{folder}/tools/usr/lib/x86_64-linux-gnu")
+        try:
+            rpc_processes.Process(board.pid, port)
+            code = "triple=aarch64-linux-gnu&cpu=cortex-a72"
+            found = TvmRuntime(target=f"rpc://127.0.0.1:{port}?{code}")
+            yield found
+            found.release()
+        finally:
+            rpc_processes.Process(board.pid, port).kill()
+            board.wait()
+
+
+def check(runtime: TvmRuntime, graph: Graph) -> None:
+    network = Network(graph, torch.Generator().manual_seed(0)).eval()
+    plans = {k: runtime.templates.candidates(k)[0] for k in runtime.kernels(graph)}
+    compiled = runtime.compile(graph, plans, folded_weights(network))
+    image = np.random.default_rng(0).standard_normal(graph.input_shape).astype(np.float32)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(image)[None])[0].numpy()
+    assert np.abs(compiled.run(image) - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_blocks_compute_on_arm_what_torch_computes_here(runtime: TvmRuntime, name: str) -> None:
+    check(runtime, GRAPHS[name]())
+
+
+def test_a_network_computes_on_arm_what_torch_computes_here(runtime: TvmRuntime) -> None:
+    space = nas.space.load("mobilenet_tiny").on(image_size=16, channels=3, classes=5)
+    check(runtime, space.lower(space.sample_choices(np.random.default_rng(2))))
+
+
+def test_kernels_are_neon_and_can_be_timed(runtime: TvmRuntime) -> None:
+    kernel = Kernel.parse("conv2d 20x9x9 -> 48x9x9 k1 s1 p0 g1 bias relu")
+    schedule, timing = runtime.time_kernel(kernel)
+    assert timing.latency_us > 0
+    function = runtime.templates.function(kernel, schedule, "main")
+    built = tvm.tirx.build(tvm.IRModule({"main": function}), runtime.templates.target, "tirx")
+    assembly = built.inspect_source("asm")
+    assert "fmla\tv" in assembly
+    assert "v31" in assembly
+
+
+def test_the_board_is_told_apart_from_the_machine_that_emulates_it(runtime: TvmRuntime) -> None:
+    found = runtime.fingerprint
+    assert found.processor == "cortex-a72 (as the target says, not the board)"
+    assert found.target == "rpc?triple=aarch64-linux-gnu&cpu=cortex-a72"
+    assert found.recorded["board_tvm"] == found.versions["apache-tvm"]

@@ -1,0 +1,107 @@
+"""What a kernel computes, in torch and float32, from its text alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from nas.latency.kernel import Kernel, Operand
+from nas.schedules.templates import Expansion
+
+ACTIVATIONS = {
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "hard_swish": F.hardswish,
+    "hard_sigmoid": F.hardsigmoid,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kernel's tensors, channels first, and its constants; all representable in `dtype`."""
+
+    kernel: Kernel
+    tensors: Sequence[np.ndarray]
+    weight: np.ndarray | None
+    bias: np.ndarray | None
+    expansion: Expansion | None
+
+    @classmethod
+    def of(cls, kernel: Kernel, dtype: str) -> Case:
+        """Random values that keep results near one."""
+        rng = np.random.default_rng(0)
+
+        def values(*shape: int, scale: float = 1.0) -> np.ndarray:
+            made = (scale * rng.standard_normal(shape)).astype(dtype)
+            return made.astype(np.float32)
+
+        def weight_of(shape: Sequence[int]) -> np.ndarray:
+            return values(*shape, scale=float(np.sqrt(2 / np.prod(shape[1:]))))
+
+        return cls(
+            kernel,
+            [values(*operand.shape) for operand in kernel.operands],
+            weight_of(kernel.weight_shape) if kernel.has_weights else None,
+            values(kernel.output[0]) if kernel.has_bias else None,
+            Expansion(weight_of(kernel.expansion_shape), values(kernel.groups))
+            if kernel.is_expanded
+            else None,
+        )
+
+    def expected(self) -> np.ndarray:
+        """The output, flat in height, width, channel order."""
+        kernel = self.kernel
+        count = len(kernel.inputs)
+        y = self._anchor([_read(o, t) for o, t in zip(kernel.inputs, self.tensors, strict=False)])
+        others = iter(zip(kernel.epilogue_operands, self.tensors[count:], strict=True))
+        for step in kernel.epilogue:
+            if step in ACTIVATIONS:
+                y = ACTIVATIONS[step](y)
+            elif step.startswith("shuffle"):
+                _, c, h, w = y.shape
+                groups = kernel.shuffle_groups
+                y = y.reshape(1, groups, c // groups, h, w).transpose(1, 2).reshape(1, c, h, w)
+            elif step.startswith("add"):
+                y = y + _read(*next(others))
+            elif step.startswith("multiply"):
+                y = y * _read(*next(others))
+        assert tuple(y.shape[1:]) == kernel.output
+        return y[0].permute(1, 2, 0).reshape(-1).numpy()
+
+    def _anchor(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        kernel, x = self.kernel, inputs[0]
+        w = None if self.weight is None else torch.from_numpy(self.weight)
+        b = None if self.bias is None else torch.from_numpy(self.bias)
+        if self.expansion is not None:
+            has_bias = "bias" in (kernel.expansion or ())
+            first = torch.from_numpy(self.expansion.bias) if has_bias else None
+            x = F.conv2d(x, torch.from_numpy(self.expansion.weight), first)
+            for step in kernel.expansion or ():
+                x = ACTIVATIONS[step](x) if step in ACTIVATIONS else x
+        if kernel.kind == "conv2d":
+            assert w is not None
+            return F.conv2d(x, w, b, kernel.stride, kernel.padding, 1, kernel.groups)
+        if kernel.kind == "linear":
+            assert w is not None
+            return F.linear(x.flatten(1), w, b)[:, :, None, None]
+        if kernel.kind in ("max_pool", "avg_pool"):
+            pool = F.max_pool2d if kernel.kind == "max_pool" else F.avg_pool2d
+            window = (kernel.kernel, kernel.stride, kernel.padding)
+            both = [pool(x, *window, ceil_mode=overhangs) for overhangs in (False, True)]
+            return next(y for y in both if tuple(y.shape[1:]) == kernel.output)
+        if kernel.kind == "global_pool":
+            return x.mean((2, 3), keepdim=True)
+        return torch.cat(list(inputs), 1)
+
+
+def _read(operand: Operand, tensor: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(tensor)[None, operand.start : operand.stop]
+
+
+def flat(tensor: np.ndarray, dtype: str) -> np.ndarray:
+    """A tensor as kernels read it: height, width, channels."""
+    return np.ascontiguousarray(tensor.transpose(1, 2, 0)).reshape(-1).astype(dtype)

@@ -1,0 +1,295 @@
+"""The cache of decoded images: a damaged file costs time, and never gives other labels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nas.errors import DataError
+from nas.supernet import decoding, image_cache, load
+from nas.supernet.image_cache import Picked, cache_folder
+from nas.supernet.sources import open_source
+
+SIZE = 4
+COUNT = 12
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch) -> Path:
+    """Two classes of six coloured images, one of them bad; and a cache that is empty."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for label, name in enumerate(("ant", "bee")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for index in range(6):
+            image = Image.new("RGB", (SIZE, SIZE), (50 * label + index, 0, 255))
+            image.save(tmp_path / "photos" / name / f"{index}.png")
+    (tmp_path / "photos" / "bee" / "bad.png").write_bytes(b"no image")
+    return tmp_path / "photos"
+
+
+@pytest.fixture(params=["memory", "disk"])
+def where(request, monkeypatch) -> str:
+    """Where the pixels are while they are used."""
+    if request.param == "disk":
+        monkeypatch.setattr(decoding, "LARGE_BYTES", 0)
+    return request.param
+
+
+def digest_of(photos: Path) -> tuple:
+    data = load(photos, image_size=SIZE, on_bad_image="skip")
+    return data.digest, data.classes, data.skipped
+
+
+def cached_file() -> Path:
+    (file,) = cache_folder().iterdir()
+    return file
+
+
+def sealed(pixels: bytes, record: bytes, length: int | None = None) -> bytes:
+    """A file of the cache with a digest that is right, as its documentation describes it."""
+    content = pixels + record + (len(record) if length is None else length).to_bytes(8, "little")
+    return content + hashlib.sha256(content).digest()
+
+
+def opened(content: bytes) -> tuple[bytes, dict]:
+    length = int.from_bytes(content[-40:-32], "little")
+    return content[: -40 - length], json.loads(content[-40 - length : -40])
+
+
+def test_the_file_is_as_documented(photos, where):
+    digest_of(photos)
+    content = cached_file().read_bytes()
+    pixels, record = opened(content)
+    images = np.frombuffer(pixels, np.uint8).reshape(COUNT, SIZE, SIZE, 3)
+    assert images[:, 0, 0, 0].tolist() == [*range(6), *range(50, 56)]
+    assert record["labels"] == [0] * 6 + [1] * 6
+    assert record["splits"] == ["train"] * COUNT
+    assert content == sealed(pixels, content[len(pixels) : -40])
+
+
+@pytest.mark.parametrize("position", range(0, 100, 3))
+def test_any_byte_that_changed_is_noticed(photos, where, position):
+    expected = digest_of(photos)
+    file = cached_file()
+    content = bytearray(file.read_bytes())
+    content[len(content) * position // 100] ^= 1
+    file.write_bytes(content)
+    with pytest.warns(UserWarning, match="are damaged"):
+        assert digest_of(photos) == expected
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert digest_of(photos) == expected
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"labels": [0] * 11},
+        {"labels": [1.5] * 12},
+        {"labels": [True] * 12},
+        {"labels": 7},
+        {"labels": []},
+        {"labels": [5] * 12},
+        {"splits": ["train"] * 11},
+        {"splits": ["train"] * 11 + ["holdout"]},
+        {"splits": list(range(12))},
+        {"bad": None},
+        {"bad": [3]},
+        {"grey": 1},
+        {"files": ["a"]},
+        {"files": {"no JSON": "not there"}},
+        {"label_values": [0]},
+        {"unknown": 1},
+    ],
+    ids=str,
+)
+def test_a_record_that_does_not_fit_is_noticed(photos, where, change):
+    expected = digest_of(photos)
+    file = cached_file()
+    pixels, record = opened(file.read_bytes())
+    file.write_bytes(sealed(pixels, json.dumps(record | change).encode()))
+    with pytest.warns(UserWarning, match="are damaged"):
+        assert digest_of(photos) == expected
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"x" * 39,
+        b"x" * 1000,
+        sealed(b"", b""),
+        sealed(b"", b"[]"),
+        sealed(b"", b"{}"),
+        sealed(b"", b"null"),
+        sealed(b"", b"\xff\xfe"),
+        sealed(b"", b"[" * 100_000),
+        sealed(b"pixels", b"{}", length=2**63),
+        sealed(b"pixels", b"{}", length=9),
+    ],
+    ids=range(11),
+)
+def test_a_file_of_something_else_is_noticed(photos, where, content):
+    expected = digest_of(photos)
+    file = cached_file()
+    file.write_bytes(content)
+    with pytest.warns(UserWarning, match=f"{file.name} are damaged"):
+        assert digest_of(photos) == expected
+
+
+def test_a_record_without_a_key_is_noticed(photos, where):
+    expected = digest_of(photos)
+    file = cached_file()
+    pixels, record = opened(file.read_bytes())
+    for key in record:
+        rest = {name: value for name, value in record.items() if name != key}
+        file.write_bytes(sealed(pixels, json.dumps(rest).encode()))
+        with pytest.warns(UserWarning, match="are damaged"):
+            assert digest_of(photos) == expected
+
+
+def test_a_folder_in_the_place_of_the_file(photos):
+    expected = digest_of(photos)
+    file = cached_file()
+    file.unlink()
+    file.mkdir()
+    with (
+        pytest.warns(UserWarning, match=r"are damaged \(Is a directory\)"),
+        pytest.warns(UserWarning, match="cannot be kept"),
+    ):
+        assert digest_of(photos) == expected
+    assert list(cache_folder().iterdir()) == [file]
+
+
+def test_the_cache_of_another_user_is_read(photos, monkeypatch):
+    expected = digest_of(photos)
+
+    def denied(*_, **__):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", denied)
+    monkeypatch.setattr(decoding, "_pixels", None)  # Nothing is decoded.
+    assert digest_of(photos) == expected
+
+
+def test_another_root_is_another_source(tmp_path, photos):
+    """The same files are other classes where another folder is opened."""
+    (tmp_path / "outer").mkdir()
+    photos.rename(tmp_path / "outer" / "photos")
+    with pytest.raises(DataError, match="images of 1 class"):
+        load(tmp_path / "outer", image_size=SIZE, on_bad_image="skip")
+    data = load(tmp_path / "outer" / "photos", image_size=SIZE, on_bad_image="skip")
+    assert data.classes == ("ant", "bee")
+
+
+def test_a_link_to_another_class_is_noticed(photos, tmp_path):
+    """The linked files are the same, in the same order, but one of them changed its class."""
+    for folder in ("ant", "bee"):
+        (tmp_path / "links" / folder).mkdir(parents=True)
+        for file in (photos / folder).glob("[0-9].png"):
+            (tmp_path / "links" / folder / file.name).symlink_to(file)
+    before = decoding.decode(open_source(tmp_path / "links"), SIZE)
+    (tmp_path / "links" / "ant" / "5.png").rename(tmp_path / "links" / "bee" / "-5.png")
+    after = decoding.decode(open_source(tmp_path / "links"), SIZE)
+    assert before.labels == [0] * 6 + [1] * 6
+    assert after.labels == [0] * 5 + [1] * 7
+    assert (before.pixels == after.pixels).all()
+
+
+def test_a_link_to_other_images_is_noticed(photos, tmp_path):
+    for value in (1, 2):
+        Image.new("RGB", (SIZE, SIZE), (value, 0, 0)).save(tmp_path / f"{value}.png")
+        os.utime(tmp_path / f"{value}.png", ns=(1, 1))
+    link = photos / "bee" / "0.png"
+    digests = set()
+    for value in (1, 2):
+        link.unlink()
+        link.symlink_to(tmp_path / f"{value}.png")
+        digests.add(digest_of(photos))
+    assert len(digests) == 2
+
+
+@pytest.mark.parametrize("value", [None, "", "relative/cache"])
+def test_the_cache_is_in_the_home_folder_unless_another_is_named(tmp_path, monkeypatch, value):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    if value is None:
+        monkeypatch.delenv("XDG_CACHE_HOME")
+    else:
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+    assert cache_folder() == tmp_path / "home" / ".cache" / "nas" / "images"
+
+
+@pytest.fixture
+def homeless(photos, monkeypatch):
+    """A user without an account and without HOME, as in many containers."""
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda user: {}[user])
+
+
+def test_without_a_home_folder_nothing_is_cached(photos, homeless, where, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    with pytest.warns(UserWarning, match="no home folder.*XDG_CACHE_HOME"):
+        data = load(photos, image_size=SIZE, on_bad_image="skip")
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert isinstance(data.train.pixels, Picked) == (where == "disk")
+    reds = [int(value) for part in (data.train, data.test) for value in part.pixels[:][:, 0, 0, 0]]
+    assert set(reds) < {*range(6), *range(50, 56)}
+    assert len(data.digest) == 16
+
+
+def test_digits_need_no_cache(homeless):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert image_cache.path_of(open_source("digits"), 8) is None
+
+
+def test_a_cache_folder_that_is_a_file(photos, where, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    if where == "disk":
+        with pytest.raises(DataError, match=r"GiB in .*/file/nas/images: Not a directory"):
+            digest_of(photos)
+    else:
+        with pytest.warns(UserWarning, match=r"cannot be kept in .*: Not a directory"):
+            digest_of(photos)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_disk_that_fills_up_while_images_are_written(photos, monkeypatch):
+    """Some file systems have no room to reserve: then the write fails."""
+    monkeypatch.setattr(decoding, "LARGE_BYTES", 0)
+    monkeypatch.setattr(os, "posix_fallocate", lambda *_: None)
+    os.makedirs(cache_folder())
+    real = Path.open
+
+    def full(path, mode="r", *rest, **options):
+        return real(Path("/dev/full") if mode == "wb" else path, mode, *rest, **options)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(DataError, match=r"need 0\.0 GiB in .*: No space left on device"):
+        digest_of(photos)
+    assert list(cache_folder().iterdir()) == []
+
+
+def test_only_own_files_are_forgotten(photos):
+    folder = cache_folder()
+    folder.mkdir(parents=True)
+    former = [folder / f"{index:032x}.safetensors" for index in range(image_cache.MOST_KEPT + 2)]
+    for index, file in enumerate([folder / "photos.json", folder / "mine.images", *former]):
+        file.touch()
+        os.utime(file, ns=(index, index))
+    digest_of(photos)
+    left = {file.name for file in folder.iterdir()}
+    assert len(left) == image_cache.MOST_KEPT + 2
+    assert {"photos.json", "mine.images"} < left
+    assert left.isdisjoint(file.name for file in former[:3])

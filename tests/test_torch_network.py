@@ -1,0 +1,321 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+from torch.utils.flop_counter import FlopCounterMode
+
+from nas.graph import Graph, Op
+from nas.space import load, names
+from nas.space.builder import Builder, Elastic
+from nas.torch_network import FoldedWeights, Network, folded_weights, residual_norms, run
+
+
+def build(norm=True, activation="relu", image=(3, 9, 9)):
+    return Builder(image, classes=7, norm=norm, activation=activation)
+
+
+def network(builder, seed=0):
+    return Network(builder.graph(), torch.Generator().manual_seed(seed))
+
+
+def with_random_norms(module, seed=0):
+    """Gives every norm scale, shift and statistics that are not those of a new one."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.dim() == 1:
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    return module
+
+
+def images(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def load_torch(modules, state, names_of_slots):
+    """Copies a network's state into plain torch layers, in the order of `names_of_slots`."""
+    for module, slot in zip(modules, names_of_slots, strict=True):
+        prefix = f"{slot}."
+        own = {
+            key.removeprefix(prefix): value
+            for key, value in state.items()
+            if key.startswith(prefix) and ".norm." not in key.removeprefix(prefix[:-1])
+        }
+        if isinstance(module, nn.BatchNorm2d):
+            own = {key: state[f"{slot}.{key}"] for key in ("weight", "bias")}
+            own |= {key: state[f"{slot}.{key}"] for key in ("running_mean", "running_var")}
+        module.load_state_dict(own, strict=False)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_an_inverted_residual_equals_torch_layers(training):
+    b = build(activation="relu6")
+    x = b.conv_unit(b.input, "stem", 8, kernel=3, stride=2)
+    y = b.conv_unit(x, "block.expand", 24)
+    y = b.depthwise_unit(y, "block.depthwise", kernel=5)
+    y = b.conv_unit(y, "block.project", 8, activate=False)
+    b.linear(b.global_pool(b.add(y, x)), "head", 7)
+    net = with_random_norms(network(b)).train(training)
+
+    stem, expand = nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.Conv2d(8, 24, 1, bias=False)
+    depthwise = nn.Conv2d(24, 24, 5, 1, 2, groups=24, bias=False)
+    project, head = nn.Conv2d(24, 8, 1, bias=False), nn.Linear(8, 7)
+    norms = [nn.BatchNorm2d(c) for c in (8, 24, 24, 8)]
+    slots = ["stem", "block.expand", "block.depthwise", "block.project", "head"]
+    state = net.state_dict()
+    load_torch([stem, expand, depthwise, project, head], state, slots)
+    load_torch(norms, state, [f"{slot}.norm" for slot in slots[:-1]])
+    for norm in norms:
+        norm.train(training)
+
+    batch = images(4, 3, 9, 9)
+    x = F.relu6(norms[0](stem(batch)))
+    y = F.relu6(norms[1](expand(x)))
+    y = F.relu6(norms[2](depthwise(y)))
+    expected = head((norms[3](project(y)) + x).mean((2, 3)))
+    torch.testing.assert_close(net(batch), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        net.get_buffer("block.depthwise.norm.running_var"), norms[2].running_var
+    )
+
+
+def test_concat_split_shuffle_and_pool_equal_torch():
+    b = build(norm=False, image=(4, 7, 7))
+    left, right = b.split(b.input)
+    x = b.shuffle(b.concat(b.conv_unit(left, "a", 6), b.conv_unit(right, "b", 6, kernel=3)), 2)
+    b.max_pool(x, "pool", kernel=3, stride=2)
+    net, batch = network(b), images(2, 4, 7, 7)
+    a = F.relu(F.conv2d(batch[:, :2], net.get_parameter("a.weight")))
+    c = F.relu(F.conv2d(batch[:, 2:], net.get_parameter("b.weight"), padding=1))
+    expected = F.max_pool2d(F.channel_shuffle(torch.cat([a, c], 1), 2), 3, 2, 1)
+    torch.testing.assert_close(run(net.graph, batch, net), expected)
+
+
+def squeeze_excite(b, x):
+    """A squeeze-excite that squeezes to a quarter of the channels."""
+    c = x.shape[0]
+    gate = b.conv(b.global_pool(x), "reduce", c // 4, bias=True)
+    gate = b.conv(b.activate(gate, "relu"), "restore", c, bias=True)
+    return b.multiply(x, b.activate(gate, "hard_sigmoid"))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_squeeze_excite_equals_torch_layers(training):
+    b = build(activation="hard_swish", image=(8, 5, 5))
+    x = b.depthwise_unit(b.input, "depthwise", kernel=3)
+    b.activate(b.add(b.input, squeeze_excite(b, x)))
+    net = with_random_norms(network(b)).train(training)
+
+    depthwise, norm = nn.Conv2d(8, 8, 3, 1, 1, groups=8, bias=False), nn.BatchNorm2d(8)
+    gate = nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 2, 1), nn.ReLU(), nn.Conv2d(2, 8, 1), nn.Hardsigmoid()
+    )
+    slots = ["depthwise", "depthwise.norm", "reduce", "restore"]
+    load_torch([depthwise, norm, gate[1], gate[3]], net.state_dict(), slots)
+    norm.train(training)
+    batch = images(3, 8, 5, 5)
+    x = F.hardswish(norm(depthwise(batch)))
+    expected = F.hardswish(batch + x * gate(x))
+    torch.testing.assert_close(run(net.graph, batch, net), expected, rtol=1e-5, atol=1e-5)
+
+
+ACTIVATIONS = {
+    "relu": nn.ReLU(),
+    "relu6": nn.ReLU6(),
+    "hard_swish": nn.Hardswish(),
+    "hard_sigmoid": nn.Hardsigmoid(),
+}
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_activations_equal_torch_modules(kind):
+    b = build(image=(1, 9, 9))
+    b.activate(b.input, kind)
+    batch = torch.linspace(-8, 8, 81).reshape(1, 1, 9, 9)
+    kept = batch.clone()
+    torch.testing.assert_close(run(b.graph(), batch, network(b)), ACTIVATIONS[kind](batch))
+    assert torch.equal(batch, kept)
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+@pytest.mark.parametrize("before", ["conv", "norm", "add", "multiply"])
+def test_writing_over_a_tensor_changes_neither_outputs_nor_gradients(kind, before):
+    """Activations behind every op that they may write over, against autograd's own numbers."""
+    b = build(norm=before == "norm", image=(4, 3, 3))
+    x = b.conv_unit(b.input, "conv", 4, activate=False)
+    if before == "add":
+        x = b.add(x, b.input)
+    if before == "multiply":
+        x = squeeze_excite(b, x)
+    b.conv(b.activate(x, kind), "last", 2)
+    net = network(b).double().train()
+    parameters = dict(net.named_parameters())
+
+    def outputs(batch, *values):
+        of = dict(zip(parameters, values, strict=True))
+        return torch.func.functional_call(net, of, batch)
+
+    batch = images(2, 4, 3, 3).double()
+    assert torch.autograd.gradcheck(outputs, (batch.requires_grad_(), *parameters.values()))
+    with torch.no_grad():
+        overwritten = net(batch)
+    torch.testing.assert_close(overwritten, net(batch))
+
+
+@pytest.mark.parametrize("size", [(7, 7), (8, 8), (7, 8), (8, 7), (3, 3)])
+def test_a_last_window_may_hang_over_the_border(size):
+    b = build(image=(2, *size))
+    b.max_pool(b.input, "pool", kernel=3, stride=2, padding="valid")
+    batch = images(2, 2, *size) - 5
+    expected = nn.MaxPool2d(3, 2, ceil_mode=True)(batch)
+    torch.testing.assert_close(run(b.graph(), batch, network(b)), expected)
+
+
+@pytest.mark.parametrize("size", [(7, 7), (8, 8), (7, 8), (2, 2)])
+def test_pools_with_padding_stop_at_its_end(size):
+    batch = images(2, 2, *size) - 5
+    for kind, pool in (("max_pool", nn.MaxPool2d), ("avg_pool", nn.AvgPool2d)):
+        b = build(image=(2, *size))
+        getattr(b, kind)(b.input, "pool", kernel=3, stride=2)
+        torch.testing.assert_close(run(b.graph(), batch, network(b)), pool(3, 2, 1)(batch))
+
+
+def test_an_average_counts_padding_and_nothing_beyond_it():
+    ones = torch.ones(1, 1, 4, 4)
+    b = build(image=(1, 4, 4))
+    b.avg_pool(b.input, "pool", kernel=3, stride=2)
+    expected = torch.tensor([[4, 6], [6, 9]]) / 9
+    torch.testing.assert_close(run(b.graph(), ones, network(b))[0, 0], expected)
+    b = build(image=(1, 4, 4))
+    b.avg_pool(b.input, "pool", kernel=3, stride=2, padding="valid")
+    torch.testing.assert_close(run(b.graph(), ones, network(b))[0, 0], torch.ones(2, 2))
+
+
+def test_grouped_and_unpadded_convolutions_equal_torch_modules():
+    b = build(norm=False, image=(6, 9, 8))
+    x = b.conv(b.input, "grouped", 9, groups=3, bias=True)
+    b.conv(x, "unpadded", 4, kernel=4, stride=2, padding="valid", bias=True)
+    net, batch = network(b), images(2, 6, 9, 8)
+    layers = nn.Sequential(nn.Conv2d(6, 9, 1, groups=3), nn.Conv2d(9, 4, 4, 2))
+    load_torch(layers, net.state_dict(), ["grouped", "unpadded"])
+    torch.testing.assert_close(run(net.graph, batch, net), layers(batch))
+
+
+def test_tensors_stay_channels_last():
+    class Recording(Network):
+        def norm(self, op, x):
+            assert x.is_contiguous(memory_format=torch.channels_last)
+            self.seen = getattr(self, "seen", 0) + 1
+            return super().norm(op, x)
+
+    space = load("shufflenet_tiny").on(image_size=8, channels=3, classes=10)
+    b = build(activation="hard_swish", image=(3, 8, 8))
+    x = squeeze_excite(b, b.conv_unit(b.input, "stem", 12, kernel=3))
+    x = b.conv_unit(x, "grouped", 12, groups=3)
+    x = b.avg_pool(x, "average", kernel=3, stride=2)
+    x = b.conv_unit(b.max_pool(x, "pool", kernel=3, stride=2, padding="valid"), "last", 6)
+    b.linear(b.global_pool(x), "linear", 7)
+    for graph, norms in ((space.lower(space.largest), 6), (b.graph(), 3)):
+        net = Recording(graph, torch.Generator())
+        net(images(2, 3, 8, 8))
+        assert net.seen == graph.counts()["norm"] >= norms
+
+
+def random_graphs(name, count, image_size):
+    space = load(name).on(image_size=image_size, channels=3, classes=10)
+    rng = np.random.default_rng(0)
+    return [space.lower(space.sample(rng)) for _ in range(count)]
+
+
+@pytest.mark.parametrize("name", names())
+def test_parameters_and_macs_are_what_torch_counts(name):
+    for graph in random_graphs(name, 2, 32):
+        net = Network(graph, torch.Generator())
+        assert sum(p.numel() for p in net.parameters()) == graph.params
+        with FlopCounterMode(display=False) as counter:
+            net.to("meta")(torch.empty(1, 3, 32, 32, device="meta"))
+        assert counter.get_total_flops() == 2 * graph.macs
+
+
+@pytest.mark.parametrize("name", [name for name in names() if name.endswith("_tiny")])
+def test_folded_equals_unfolded(name):
+    for graph in random_graphs(name, 2, 12):
+        net = with_random_norms(Network(graph, torch.Generator().manual_seed(1))).eval()
+        batch = images(3, 3, 12, 12)
+        arrays = folded_weights(net)
+        weights = FoldedWeights({key: torch.from_numpy(array) for key, array in arrays.items()})
+        assert "norm" not in graph.folded.counts()
+        torch.testing.assert_close(
+            run(graph.folded, batch, weights).flatten(1), net(batch), rtol=1e-5, atol=1e-5
+        )
+
+
+def test_folded_weights_fit_the_folded_graph():
+    (graph,) = random_graphs("mobilenet_tiny", 1, 8)
+    arrays = folded_weights(Network(graph, torch.Generator()))
+    weighted = [op for op in graph.folded.ops if op.slot]
+    assert set(arrays) == {op.slot.name + end for op in weighted for end in ("", ".bias")}
+    assert sum(array.size for array in arrays.values()) == graph.folded.params
+    assert {array.dtype for array in arrays.values()} == {np.dtype(np.float32)}
+    assert all(array.flags.c_contiguous for array in arrays.values())
+
+
+def test_folding_keeps_the_bias_of_a_convolution():
+    b = build(image=(2, 3, 3))
+    b.finish_conv(b.conv(b.input, "a", 5, bias=True), "a")
+    net = with_random_norms(network(b)).eval()
+    weights = {key: torch.from_numpy(array) for key, array in folded_weights(net).items()}
+    batch = images(2, 2, 3, 3)
+    folded = run(net.graph.folded, batch, FoldedWeights(weights))
+    torch.testing.assert_close(folded, run(net.graph, batch, net), rtol=1e-5, atol=1e-5)
+
+
+def test_the_generator_decides_the_weights():
+    b = build()
+    b.conv_unit(b.input, "a", Elastic.of(64), kernel=3)
+    first, again, other = network(b), network(b), network(b, seed=1)
+    assert torch.equal(first.get_parameter("a.weight"), again.get_parameter("a.weight"))
+    assert not torch.equal(first.get_parameter("a.weight"), other.get_parameter("a.weight"))
+    # He initialisation: variance 2 / fan-in.
+    assert first.get_parameter("a.weight").var().item() == pytest.approx(2 / 27, rel=0.15)
+
+
+def test_an_unknown_op_is_named():
+    graph = Graph((Op("input", (), (1, 2, 2)), Op("warp", (0,), (1, 2, 2))))
+    with pytest.raises(ValueError, match="'warp'"):
+        Network(graph, torch.Generator())(images(1, 1, 2, 2))
+
+
+@pytest.mark.parametrize("pick", ["largest", "smallest"])
+def test_a_new_network_tells_images_apart_and_every_layer_learns(pick):
+    """Residual branches start at zero scale; nothing else may be silent."""
+    space = load("mobilenet").on(image_size=32, channels=3, classes=10)
+    graph = space.lower(getattr(space, pick))
+    network = Network(graph, torch.Generator().manual_seed(0)).train()
+    x = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    logits = network(x)
+    assert logits.std(0).min() > 1e-3
+    logits.square().sum().backward()
+    silent = {n for n, p in network.named_parameters() if not p.grad.abs().sum()}
+    branches = {name.removesuffix(".project.norm") for name in residual_norms(graph)}
+    assert all(any(name.startswith(f"{branch}.") for branch in branches) for name in silent)
+    kinds = [op.kind for op in graph.ops]
+    assert len(branches) == kinds.count("add")
+
+
+def test_images_are_scaled_to_the_graphs_resolution():
+    """A network for 6 px given 12 px images sees what an antialiased resize makes of them."""
+    build = Builder((3, 6, 6), classes=4, norm=True, activation="relu")
+    x = build.conv_unit(build.input, "conv", 8, kernel=3)
+    build.linear(build.global_pool(x), "linear", 4)
+    network = Network(build.graph(), torch.Generator().manual_seed(0)).eval()
+    large = images(2, 3, 12, 12)
+    small = torch.stack(
+        [
+            torch.nn.functional.interpolate(i[None], (6, 6), mode="bilinear", antialias=True)[0]
+            for i in large
+        ]
+    )
+    torch.testing.assert_close(network(large), network(small))
+    assert not torch.allclose(network(large), network(large[:, :, ::2, ::2]))
