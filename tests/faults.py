@@ -7,7 +7,6 @@ Timing workers are real processes, and keep the processor busy.
 
 import nas.latency
 from nas.cli import main
-from nas.latency import worker_process
 from tests.latency.fake_runtime import FakeRuntime
 
 SECONDS_PER_KERNEL = 0.02
@@ -17,8 +16,7 @@ def open_runtime(name: str, **settings: object) -> FakeRuntime:
     return FakeRuntime(seconds=SECONDS_PER_KERNEL)
 
 
-# The workers import this module, too.
-nas.latency.open_runtime = worker_process.open_runtime = open_runtime
+nas.latency.open_runtime = open_runtime
 
 if __name__ == "__main__":
     main()

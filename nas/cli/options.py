@@ -48,19 +48,21 @@ Threads = Annotated[int, typer.Option(min=1, help="Threads that run one network.
 Dtype = Annotated[
     str,
     typer.Option(
-        help="Of weights and activations: float32, int8 with --runtime onnxruntime, or float16 "
-        "with --target cuda."
+        help="Type of weights and activations: float32, float16 or int8, if the runtime has it."
     ),
 ]
 Batch = Annotated[
     int, typer.Option(min=1, help="Images that run at once; latencies are those of all of them.")
 ]
 Tuner = Annotated[
-    str, typer.Option(help="What looks for schedules: template, or metaschedule for hours.")
+    str,
+    typer.Option(
+        help="What searches schedules: template, or a tuner of the runtime such as metaschedule."
+    ),
 ]
 Trials = Annotated[
     int | None,
-    typer.Option(min=1, help="Candidates of a kernel with --tuner metaschedule; 64 by default."),
+    typer.Option(min=1, help="Schedules of a kernel that the tuner tries; 64 by default."),
 ]
 ImageSize = Annotated[
     int | None, typer.Option(min=8, help="Pixels a side; by default the space's own.")
@@ -112,12 +114,12 @@ def runtime_of(path: Path, target: str | None = None) -> runtime.Runtime:
         target: where the device is, if it is a board elsewhere.
     """
     from nas.latency import open_runtime
-    from nas.runtimes.tvm.rpc.address import at_address
 
-    device = opened(path).device
+    table = opened(path)
+    device = table.device
     return open_runtime(
         device.runtime,
-        target=at_address(device.target, target),
+        target=table.runtime.at_address(device.target, target),
         threads=device.threads,
         dtype=device.dtype,
     )

@@ -152,10 +152,10 @@ def _estimates(space: SearchSpace, runtime: str | None, timed: bool) -> dict[str
     from nas import console
     from nas.describe.building import Estimate, estimate
     from nas.latency import space_kernels
-    from nas.latency.runtime import names
+    from nas.latency.runtime import runtime_names
 
     found = {}
-    for each in names() if runtime is None else [runtime]:
+    for each in runtime_names() if runtime is None else [runtime]:
         kernels = space_kernels(space, each)
         if timed:
             with console.busy(f"timing a few kernels with {each}"):

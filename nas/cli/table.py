@@ -69,15 +69,14 @@ def build(
     """
     from nas.console import Bars
     from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
-    from nas.latency.runtime import require_batch
     from nas.latency.tuning import check_request, tune_table
     from nas.latency.worker_process import timers_for
 
-    tries = check_request(tuner, trials, runtime, target, dtype)
     spaces = all_adapted(space, image_size, channels, classes)
     device = open_runtime(runtime, target=target, threads=threads, dtype=dtype)
-    require_batch(device, batch)
-    kernels = [kernel for each in spaces for kernel in space_kernels(each, runtime, dtype, batch)]
+    device.check_batch(batch)
+    tries = check_request(device, tuner, trials)
+    kernels = [kernel for each in spaces for kernel in space_kernels(each, device, batch)]
     table = LatencyTable.open_or_create(out, device)
     with Bars() as bars, timers_for(device) as timers:
         bars.begin("latency table", "timing")
@@ -91,11 +90,12 @@ def build(
         )
         tuned = None
         if tries:
-            bars.begin("metaschedule", "kernel")
+            bars.begin(tuner, "kernel")
             tuned = tune_table(
                 table,
                 kernels,
                 timers,
+                tuner=tuner,
                 trials=tries,
                 progress=lambda p: bars.advance(p.done, p.total, f"{p.gain:.1%} faster so far"),
             )
@@ -147,13 +147,12 @@ def show_table(
     from nas.describe import tables
     from nas.errors import RequestError
     from nas.latency.peak import measure_peak
-    from nas.runtimes.tvm.rpc.address import is_remote
 
     spaces = all_adapted(space or [], image_size, channels, classes)
     read = opened(table)
     reached = None
     if peak:
-        if is_remote(read.device.target):
+        if read.runtime.is_remote:
             raise RequestError(
                 f"{table} belongs to a board elsewhere, and --peak measures this machine.",
                 remedy="Leave it out.",

@@ -128,11 +128,11 @@ def verify(
     from nas.errors import TableError
     from nas.latency import LatencyTable
     from nas.latency import verify as verify_table
-    from nas.latency.worker_process import IsolatedTimer
+    from nas.latency.worker_process import WorkerTimer
 
     runtime = runtime_of(existing(table), target)
     read = LatencyTable.open(table, runtime=runtime)
-    with Bars() as bars, IsolatedTimer(runtime) as timer:
+    with Bars() as bars, WorkerTimer(runtime) as timer:
         bars.begin("rows", "timing")
         found = verify_table(read, timer, runtime.fingerprint, rows=rows, progress=bars.advance)
     if as_json:

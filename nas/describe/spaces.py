@@ -14,7 +14,7 @@ from nas.describe.building import Estimate
 from nas.describe.stages import network_choices, show_stages, stages
 from nas.errors import SpaceError
 from nas.latency import space_kernels
-from nas.latency.runtime import names as runtime_names
+from nas.latency.runtime import runtime_names
 from nas.space import Architecture, SearchSpace
 from nas.space.space import Measure
 

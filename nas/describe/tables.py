@@ -65,7 +65,7 @@ def table(
 
 def coverage(found: LatencyTable, space: SearchSpace, batch: int = 1) -> dict[str, Any]:
     """How many of a space's kernels a table has for a batch size, by status."""
-    kernels = space_kernels(space, found.device.runtime, found.device.dtype, batch)
+    kernels = space_kernels(space, found.runtime, batch)
     records = [found.record(kernel) for kernel in kernels]
     counts = Counter("missing" if record is None else record.status for record in records)
     return {

@@ -86,8 +86,7 @@ class Job:
         """Every kernel that the spaces can need, once each."""
         needed: dict[Kernel, None] = {}
         for space in self.spaces.values():
-            device = self.settings.device
-            needed.update(dict.fromkeys(space_kernels(space, device.runtime, device.dtype)))
+            needed.update(dict.fromkeys(space_kernels(space, self.runtime)))
         return list(needed)
 
     def training(self, epochs: int | None = None) -> TrainingSettings:

@@ -98,11 +98,10 @@ class Objectives:
 
 def require_complete(job: Job, table: LatencyTable) -> None:
     """Raises TableError for a table that cannot predict the spaces."""
-    device = table.device
     needed = {
         kernel: None
         for space in job.spaces.values()
-        for kernel in space_kernels(space, device.runtime, device.dtype)
+        for kernel in space_kernels(space, table.runtime)
     }
     missing = table.missing(needed)
     remedy = "Run `nas table build` for these spaces and sizes on that device."

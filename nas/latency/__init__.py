@@ -11,7 +11,13 @@ from nas.latency.kernel import Kernel
 from nas.latency.merge import Merged, merge
 from nas.latency.networks import NetworkTiming, measure_networks
 from nas.latency.prediction import Prediction
-from nas.latency.runtime import available_runtimes, open_runtime
+from nas.latency.runtime import (
+    Runtime,
+    available_runtimes,
+    configured_runtime,
+    open_runtime,
+    runtime_names,
+)
 from nas.latency.table import LatencyTable
 from nas.latency.verify import Verification, verify
 
@@ -26,15 +32,18 @@ __all__ = [
     "NetworkTiming",
     "Prediction",
     "Progress",
+    "Runtime",
     "Verification",
     "available_runtimes",
     "build_table",
     "calibrate",
     "check_table",
     "compare",
+    "configured_runtime",
     "measure_networks",
     "merge",
     "open_runtime",
+    "runtime_names",
     "space_kernels",
     "verify",
 ]

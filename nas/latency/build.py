@@ -15,12 +15,12 @@ from typing import Protocol
 
 from nas.errors import BoardLostError, NasError, first_line
 from nas.graph import Graph
-from nas.latency import cache_model, runtime
+from nas.latency import cache_model
 from nas.latency.kernel import Kernel
 from nas.latency.record import Record
-from nas.latency.runtime import Timer
+from nas.latency.runtime import KernelTimer, Runtime, Schedule, configured_runtime
 from nas.latency.table import LatencyTable
-from nas.latency.timer_pool import SharedTimers
+from nas.latency.timer_pool import TimerPool
 from nas.latency.timing import Timing
 
 
@@ -84,27 +84,31 @@ class BuildResult:
         return self.ok + self.unstable + self.failed
 
 
-def space_kernels(
-    space: Fragmented, runtime_name: str, dtype: str = "float32", batch: int = 1
-) -> list[Kernel]:
-    """Every kernel that any architecture of a space can launch, once each, for a batch size.
+def space_kernels(space: Fragmented, runtime: Runtime | str, batch: int = 1) -> list[Kernel]:
+    """Return every kernel that any architecture of a space can launch, once each.
 
-    Kernels depend on nothing beyond the neighbouring block, so a space's fragments have them all.
-    Raises RequestError for an unknown runtime, or a dtype that it does not have.
+    Kernels depend on nothing beyond the neighbouring block, so the fragments of a space have all.
+
+    Args:
+        space: the search space, adapted to the images.
+        runtime: the runtime, opened or not; or the name of one with its default settings.
+        batch: number of images that run at once.
+
+    Raises:
+        RequestError: there is no such runtime.
     """
-    fusion = runtime.fusion(runtime_name, dtype=dtype)
-    found: dict[Kernel, None] = {}
+    configured = configured_runtime(runtime) if isinstance(runtime, str) else runtime
+    kernels: dict[Kernel, None] = {}
     for fragment in space.fragments():
         first = fragment.input_shape[0] == space.channels
-        kernels = runtime.fragment_kernels(fusion, fragment, first=first, batch=batch)
-        found.update(dict.fromkeys(kernels))
-    return list(found)
+        kernels.update(dict.fromkeys(configured.block_kernels(fragment, first=first, batch=batch)))
+    return list(kernels)
 
 
 def build_table(
     table: LatencyTable,
     kernels: Iterable[Kernel],
-    timer: Timer | Sequence[Timer],
+    timer: KernelTimer | Sequence[KernelTimer],
     *,
     retry_failed: bool = False,
     again: bool = False,
@@ -134,7 +138,7 @@ def build_table(
     launch cannot be told from noise, BoardLostError where no device is left, DeviceError for
     devices that are not equal.
     """
-    timers = SharedTimers(timer if isinstance(timer, Sequence) else [timer])
+    timers = TimerPool(timer if isinstance(timer, Sequence) else [timer])
     build = _Build(table, timers, progress)
     with table.writing():
         if timed_beside := again or table.lacks_dispatch():
@@ -168,7 +172,7 @@ class _Build:
     def __init__(
         self,
         table: LatencyTable,
-        timers: SharedTimers,
+        timers: TimerPool,
         progress: Callable[[Progress], None] | None,
     ) -> None:
         self._table, self._timers, self._progress = table, timers, progress
@@ -205,7 +209,7 @@ class _Build:
             known = sum(before.get(part, math.inf) for part in parts)
             if sum(found[part].latency_us for part in parts) < known:
                 for part in parts:
-                    self._table.append(Record.of_timing("dispatch", found[part], name=part))
+                    self._table.append(self._record("dispatch", found[part], part))
         self.beside_s = self.seconds
 
     def time(self, kernels: Sequence[Kernel]) -> None:
@@ -216,14 +220,14 @@ class _Build:
                 self._append(Record("kernel", kernel.text, "failed", error=_words(found)))
                 continue
             schedule, timing = found
-            first = Record.of_timing("kernel", timing, name=kernel.text, schedule=schedule)
+            first = self._record("kernel", timing, kernel.text, schedule)
             self._append(replace(first, medians_us=(timing.latency_us,), settled=False))
 
     def time_again(self, kernels: Sequence[Kernel]) -> None:
         """Times kernels at another moment, with the schedules on record."""
         before = {kernel: self._table.record(kernel) for kernel in kernels}
 
-        def again(timer: Timer, kernel: Kernel) -> Timing:
+        def again(timer: KernelTimer, kernel: Kernel) -> Timing:
             record = before[kernel]
             return timer.retime_kernel(kernel, (record and record.schedule) or {})
 
@@ -239,6 +243,12 @@ class _Build:
             timed = record.with_timing(found, AGREEMENT, MOST_TIMINGS)
             self._total += not timed.settled
             self._append(timed)
+
+    def _record(
+        self, kind: str, timing: Timing, name: str, schedule: Schedule | None = None
+    ) -> Record:
+        basis = self._table.runtime.basis
+        return Record.of_timing(kind, timing, name=name, schedule=schedule, basis=basis)
 
     def _append(self, record: Record) -> None:
         record = self._table.append(record)

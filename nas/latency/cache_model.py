@@ -16,6 +16,8 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 MIB = (1, 4, 8, 12, 16, 20, 24, 32, 64)
@@ -42,6 +44,30 @@ _BYTES = 1 << 20
 
 Curves = Sequence[Sequence[float]]
 """For every pace that was measured, from the fastest on, the cost of a MiB by `MIB`."""
+
+
+@dataclass(frozen=True)
+class DispatchCosts:
+    """What running a network costs beside its kernels.
+
+    Args:
+        parts_us: microseconds by part, as `nas.latency.runtime.Runtime.time_dispatch` names them.
+    """
+
+    parts_us: Mapping[str, float]
+
+    @cached_property
+    def curves(self) -> Curves:
+        """The curves among the parts, see `curves`."""
+        return curves(self.parts_us)
+
+    def launch_us(self, touched_bytes: float) -> float:
+        """Return the cost of launching one kernel in a network of this size; 0 if not measured."""
+        return launch_us(touched_bytes, self.parts_us) if "launch" in self.parts_us else 0.0
+
+    def cold_weights_us(self, weight_bytes: float) -> float:
+        """Return what reading weights from memory costs more than from a cache."""
+        return far_weights_us(weight_bytes, self.parts_us) if self.curves else 0.0
 
 
 def curves(dispatch_us: Mapping[str, float]) -> Curves:
@@ -87,7 +113,7 @@ def far_share(touched_bytes: float, near_us: float, curves: Curves) -> float:
         curves: of one pace or more.
     """
     mib = touched_bytes / _BYTES
-    if mib <= MIB[0]:
+    if not curves or mib <= MIB[0]:
         return 0.0
     paces = [costs[0] for costs in curves]
     pace = near_us / mib

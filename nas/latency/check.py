@@ -12,7 +12,7 @@ from nas.errors import MeasurementError, RequestError
 from nas.graph import Graph
 from nas.latency import timing
 from nas.latency.networks import Step, measure_until_they_agree, retiming_spread
-from nas.latency.runtime import Runtime, require_batch
+from nas.latency.runtime import Runtime
 from nas.latency.table import LatencyTable
 from nas.latency.timing import Timing
 from nas.statistics import FEWEST_FOR_AN_ORDER, Agreement, agreement, kendall_tau
@@ -231,7 +231,7 @@ def check_table(
     """
     if nets < 1 or not spaces:
         raise RequestError("A check needs at least one network and one space.")
-    require_batch(runtime, batch)
+    runtime.check_batch(batch)
     table.device.require(runtime.fingerprint, str(table.path))
     drawn = _draw(spaces, nets, rng, references)
     predictions = [table.predict(graph, batch) for _, _, graph in drawn]

@@ -189,8 +189,9 @@ class Record:
         *,
         name: str,
         schedule: Mapping[str, Any] | None = None,
+        basis: str = MEASURED,
     ) -> Record:
-        """The record of a successful timing."""
+        """Return the record of a successful timing; `basis` is that of the runtime."""
         return cls(
             record,
             name,
@@ -198,6 +199,7 @@ class Record:
             timing.latency_us,
             timing.samples_us,
             schedule,
+            basis,
             far_samples_us=timing.far_samples_us[:MOST_SAMPLES],
         )
 

@@ -1,144 +1,63 @@
-"""The runtimes that can be timed. Adding one means adding a file or folder here, and its name.
+"""The contract of a runtime: all that a runtime must and may provide is in the class `Runtime`.
 
-A runtime has two halves. Its fusion (`Fusion`) says how a graph splits into kernels and how their
-latencies compose; it imports nothing heavy, so a table predicts on machines without the runtime.
-The runtime itself (`Runtime`) compiles and times.
+A runtime compiles kernels and whole networks for one device, and times them there. It also says how
+a network splits into kernels and how the kernels' latencies compose into the network's, so that a
+latency table predicts networks on machines that do not have the runtime.
+
+A package adds a runtime by subclassing `Runtime` and naming the class in the entry point group
+`nas.runtimes`:
+
+    [project.entry-points."nas.runtimes"]
+    profiler = "my_package:ProfilerRuntime"
+
+`docs/runtimes.md` has a worked example.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any, Protocol, cast
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.errors import DeviceError, RequestError
 from nas.graph import Graph
+from nas.latency import cache_model, device, fusion
+from nas.latency.cache_model import DispatchCosts
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
+from nas.latency.record import MEASURED
 from nas.latency.timing import Timing
 
-_MODULES = {
-    "onnxruntime": "nas.runtimes.onnxruntime",
-    "tvm": "nas.runtimes.tvm",
-}
+ENTRY_POINT_GROUP = "nas.runtimes"
+"""Entry point group in which installed packages name their runtimes."""
 
 Weights = Mapping[str, NDArray[np.float32]]
-"""By slot name, and `<slot>.bias`: what `nas.torch_network.folded_weights` returns."""
+"""Weights by slot name and biases by `<slot>.bias`, see `nas.torch_network.folded_weights`."""
 
-Schedules = Mapping[Kernel, Mapping[str, Any]]
-"""How the runtime builds each kernel; from a table's rows."""
+Schedule = Mapping[str, Any]
+"""How a runtime builds a kernel, as JSON can hold it. A table keeps it beside the latency."""
 
-
-class Fusion(Protocol):
-    """How a runtime splits graphs into kernels; a module is one.
-
-    `DISPATCH_PARTS` names the costs beside the kernels that `predicted_us` needs.
-    """
-
-    DISPATCH_PARTS: tuple[str, ...]
-
-    def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
-        """The kernels of a graph for batches of so many images, in launch order."""
-        ...
-
-    def predicted_us(self, kernels_us: Sequence[float], dispatch_us: Mapping[str, float]) -> float:
-        """Latency of a network from its kernels' and what `Runtime.time_dispatch` measured."""
-        ...
-
-
-class CompiledNetwork(Protocol):
-    """A whole network, compiled, with its weights."""
-
-    @property
-    def launched(self) -> list[Kernel]:
-        """The kernels that the compiled network really launches, read from its code."""
-        ...
-
-    def run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The output vector of one image `channels x height x width`.
-
-        A network compiled for a batch takes `batch x channels x height x width` and gives
-        `batch x outputs`.
-        """
-        ...
-
-    def evaluate(self, calls: int, samples: int) -> Sequence[float]:
-        """See `nas.latency.timing.Evaluate`."""
-        ...
-
-
-class Timer(Protocol):
-    """The part of a `Runtime` that builds a table, or of a worker process."""
-
-    def time_kernel(self, kernel: Kernel) -> tuple[Mapping[str, Any], Timing]:
-        """Finds the fastest schedule of a kernel and times it.
-
-        Raises MeasurementError, or what the compiler raises, for one that cannot be timed.
-        """
-        ...
-
-    def retime_kernel(self, kernel: Kernel, schedule: Mapping[str, Any]) -> Timing:
-        """Times a kernel again, with a schedule that `time_kernel` found.
-
-        Raises MeasurementError, or what the compiler raises, for one that cannot be timed.
-        """
-        ...
-
-    def time_dispatch(self) -> Mapping[str, Timing]:
-        """What running a network costs beside its kernels, by part; `Fusion` composes them."""
-        ...
-
-
-class Tuner(Timer, Protocol):
-    """A `Timer` that can look for a kernel's schedule at length."""
-
-    def tune_kernel(self, kernel: Kernel, trials: int) -> Mapping[str, Any]:
-        """The best schedule among `trials` that are tried, as `retime_kernel` takes it.
-
-        Raises MeasurementError, or what the compiler raises, where there is none.
-        """
-        ...
-
-
-class Runtime(Timer, Protocol):
-    """Compiles and times kernels and networks on one device."""
-
-    @property
-    def name(self) -> str:
-        """The name that `open_runtime` knows it by."""
-        ...
-
-    @property
-    def fingerprint(self) -> Fingerprint:
-        """The device and settings that its latencies are good for."""
-        ...
-
-    def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
-        """See `Fusion.kernels`."""
-        ...
-
-    def compile(
-        self,
-        graph: Graph,
-        schedules: Schedules,
-        weights: Weights | None = None,
-        batch: int = 1,
-    ) -> CompiledNetwork:
-        """A network ready to run, on so many images at once; random weights unless given.
-
-        Raises MissingKernelError for a kernel without a schedule.
-        """
-        ...
+Schedules = Mapping[Kernel, Schedule]
+"""The schedule of each kernel, from the rows of a latency table."""
 
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether a runtime can be used here, and why not."""
+    """Whether a runtime can be used on this machine.
+
+    Args:
+        name: name of the runtime.
+        usable: whether it can be used.
+        reason: why it cannot be used; empty if it can.
+        versions: versions of the packages that it needs; None if they are not installed.
+    """
 
     name: str
     usable: bool
@@ -146,96 +65,472 @@ class Availability:
     versions: Mapping[str, str] | None = None
 
 
-def names() -> list[str]:
-    """Names of all runtimes, usable here or not."""
-    return sorted(_MODULES)
-
-
-def _module(name: str) -> Any:
-    if name not in _MODULES:
-        raise RequestError(
-            f"There is no runtime '{name}'.", remedy=f"Allowed: {', '.join(names())}."
-        )
-    return import_module(_MODULES[name])
-
-
-def fusion(name: str, features: Collection[str] | None = None, dtype: str = "float32") -> Fusion:
-    """The fusion of a runtime. Raises RequestError for an unknown name, or dtype.
+@dataclass(frozen=True)
+class NetworkCost:
+    """The kernels of a network, from which `Runtime.network_us` works out the network's latency.
 
     Args:
-        name: of the runtime.
-        features: of the processor, where a runtime fuses by them; None is this machine's.
-        dtype: of weights and activations, where a runtime has several.
+        kernels_us: latency of each kernel with warm caches in microseconds, in launch order.
+        cold_penalty_us: additional microseconds that all kernels together take if their weights
+            are in no cache.
+        weight_bytes: size of all weights as the runtime stores them.
+        activation_bytes: largest size of the activations that are alive at the same time.
     """
-    module = _module(name)
-    has_several = hasattr(module, "fusion_on")
-    return cast(Fusion, module.fusion_on(features, dtype) if has_several else module.fusion)
+
+    kernels_us: Sequence[float]
+    cold_penalty_us: float
+    weight_bytes: float
+    activation_bytes: float
+
+    @property
+    def touched_bytes(self) -> float:
+        """Memory that one inference reads or writes."""
+        return self.weight_bytes + self.activation_bytes
 
 
-def fragment_kernels(
-    fusion: Fusion, graph: Graph, *, first: bool = False, batch: int = 1
-) -> list[Kernel]:
-    """The kernels that a block, given by itself, can have in any network.
+class CompiledNetwork(ABC):
+    """A whole network that is ready to run on the device."""
 
-    A fusion whose kernels depend on how a tensor enters the block says so with a
-    `fragment_kernels` of its own; for all others they are the block's `kernels`.
+    @abstractmethod
+    def evaluate(self, calls: int, samples: int) -> Sequence[float]:
+        """Time the network.
+
+        Args:
+            calls: consecutive inferences of one sample.
+            samples: number of samples.
+
+        Returns:
+            Seconds of one inference, one value a sample, after an untimed warm-up.
+        """
+
+    @property
+    def launched(self) -> Sequence[Kernel] | None:
+        """Kernels that the compiled network launches, read from its code; None if not known.
+
+        Tests compare them with `Runtime.kernels`: a table predicts the kernels that really run.
+        """
+        return None
+
+    def run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the outputs for one image or one batch.
+
+        Args:
+            image: array `channels x height x width`; `batch x channels x height x width` for a
+                network that was compiled for a batch.
+
+        Returns:
+            Array `outputs`, or `batch x outputs`.
+
+        Raises:
+            NotImplementedError: the runtime only times networks.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot compute the outputs of a network")
+
+
+class KernelTimer(Protocol):
+    """The part of a `Runtime` that builds a latency table.
+
+    A `Runtime` is a `KernelTimer`, and so is `nas.latency.worker_process.WorkerTimer`, which runs
+    one in another process.
+    """
+
+    def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
+        """See `Runtime.time_kernel`."""
+        ...
+
+    def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
+        """See `Runtime.retime_kernel`."""
+        ...
+
+    def tune_kernel(self, kernel: Kernel, tuner: str, trials: int) -> Schedule:
+        """See `Runtime.tune_kernel`."""
+        ...
+
+    def time_dispatch(self) -> Mapping[str, Timing]:
+        """See `Runtime.time_dispatch`."""
+        ...
+
+
+class Runtime(ABC):
+    """Compile, time and predict kernels and networks on one device.
+
+    A subclass must define `name`, `availability`, `time_kernel` and `compile`. Everything else has
+    a default that fits a runtime on this machine's processor that launches fused kernels one after
+    the other.
+
+    Creating a runtime must be cheap, touch no device and import nothing heavy: latency tables
+    create one to predict with, also on machines that do not have the runtime. The device is used
+    from `open` on. A runtime can be pickled: its settings travel, and the device is opened anew.
 
     Args:
-        graph: the block.
-        first: whether images may enter it.
-        batch: images that run at once.
+        target: device to compile for: one of `targets`, or what `check_settings` accepts besides.
+        threads: number of threads that run one network.
+        dtype: type of weights and activations, one of `dtypes`.
+        features: features of the processor, for runtimes whose kernels depend on them; None means
+            this machine's processor.
+
+    Attributes:
+        name: name of the runtime, which is also the name of its entry point.
+        targets: targets that it compiles for, for messages and help texts.
+        dtypes: types of weights and activations that it has.
+        tuners: names of the tuners that `tune_kernel` knows, which search schedules at length.
+        max_batch: largest batch that it has kernels for; None means that there is no limit.
+        dispatch_parts: names of the costs beside the kernels that `time_dispatch` measures and
+            `network_us` needs.
+        has_local_kernels: whether the kernels of a block never depend on other blocks. If so, the
+            kernels of each block are remembered and predictions are fast.
     """
-    own = getattr(fusion, "fragment_kernels", None)
-    if own is None:
+
+    name: ClassVar[str]
+    targets: ClassVar[tuple[str, ...]] = ("cpu",)
+    dtypes: ClassVar[tuple[str, ...]] = ("float32",)
+    tuners: ClassVar[tuple[str, ...]] = ()
+    max_batch: ClassVar[int | None] = None
+    dispatch_parts: ClassVar[tuple[str, ...]] = ()
+    has_local_kernels: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        target: str = "cpu",
+        threads: int = 1,
+        dtype: str = "float32",
+        features: Sequence[str] | None = None,
+    ) -> None:
+        self.target = target
+        self.threads = threads
+        self.dtype = dtype
+        self.features = features
+
+    def __reduce__(self) -> Any:
+        settings = (self.target, self.threads, self.dtype, self.features)
+        return _restore, (type(self), *settings)
+
+    # What the runtime can do. Nothing here touches the device.
+
+    @classmethod
+    @abstractmethod
+    def availability(cls) -> Availability:
+        """Return whether the runtime can be used on this machine, found by trying."""
+
+    @classmethod
+    def for_target(cls, target: str) -> type[Runtime]:
+        """Return the class for a target. Override it to have a subclass for some targets."""
+        return cls
+
+    @classmethod
+    def at_address(cls, target: str, address: str | None) -> str:
+        """Return the target under which the device of a latency table is opened.
+
+        Args:
+            target: target in the header of the table, which holds no address.
+            address: what the user gave as the device's target; None if nothing was given.
+
+        Raises:
+            RequestError: the address is missing, or belongs to another device.
+        """
+        if address not in (None, target):
+            raise RequestError(
+                f"The device of the table is '{target}', not '{address}'.",
+                remedy="Leave --target out.",
+            )
+        return target
+
+    def check_settings(self) -> None:
+        """Raise RequestError for a target, a dtype or a number of threads that it does not have."""
+        for setting, value, allowed in (
+            ("target", self.target, self.targets),
+            ("dtype", self.dtype, self.dtypes),
+        ):
+            if value not in allowed:
+                raise self.refusal(setting, value, allowed)
+        if self.threads < 1:
+            raise RequestError(f"threads is {self.threads}.", remedy="Use 1 or more.")
+        processors = os.cpu_count()
+        if self.target == "cpu" and processors is not None and self.threads > processors:
+            raise RequestError(
+                f"{self.threads} threads cannot run at once on the {processors} processors of "
+                "this machine.",
+                remedy=f"Use 1 to {processors}.",
+            )
+
+    def check_dtype(self) -> None:
+        """Raise RequestError for a dtype that it does not have on any target."""
+        if self.dtype not in self.dtypes:
+            raise self.refusal("dtype", self.dtype, self.dtypes)
+
+    def check_batch(self, batch: int) -> None:
+        """Raise RequestError for a batch size that it has no kernels for."""
+        if batch < 1:
+            raise RequestError(f"The batch size is {batch}.", remedy="Use 1 or more.")
+        if self.max_batch is not None and batch > self.max_batch:
+            raise RequestError(
+                f"The batch size is {batch}, but runtime '{self.name}' has kernels for at most "
+                f"{self.max_batch} on target '{self.target}'.",
+                remedy="Use a smaller batch or another target.",
+            )
+
+    def check_tuner(self, tuner: str) -> None:
+        """Raise RequestError for a tuner that cannot tune kernels with these settings."""
+        if tuner not in self.tuners:
+            raise self.refusal("tuner", tuner, self.tuners)
+
+    def refusal(self, setting: str, value: str, allowed: Sequence[str]) -> RequestError:
+        """Return the error for a setting that the runtime does not have."""
+        remedy = f"Allowed: {', '.join(allowed)}." if allowed else "Leave it out."
+        return RequestError(f"Runtime '{self.name}' has no {setting} '{value}'.", remedy=remedy)
+
+    @property
+    def basis(self) -> str:
+        """`measured`, or `estimated: <by what>` if its latencies are those of a model."""
+        return MEASURED
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the device is another machine, which can vanish and come back."""
+        return False
+
+    # How networks split into kernels, and how kernels compose. Nothing here touches the device.
+
+    def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
+        """Return the kernels of a network in launch order, for batches of this size.
+
+        They must equal, as a multiset, what the compiled network launches. The default fuses each
+        convolution with its bias, activations and residual addition, see `nas.latency.fusion`.
+
+        Raises:
+            ValueError: the runtime has no kernel for an op of the graph.
+        """
         return fusion.kernels(graph, batch)
-    return list(own(graph, first=first, batch=batch))
+
+    def block_kernels(self, block: Graph, *, first: bool = False, batch: int = 1) -> list[Kernel]:
+        """Return all kernels that a block can have in any network, from the block alone.
+
+        Override it if kernels depend on the tensor layout in which the input enters a block.
+
+        Args:
+            block: the block.
+            first: whether images may enter it.
+            batch: batch size.
+        """
+        return self.kernels(block, batch)
+
+    def weight_bytes(self, kernel: Kernel, schedule: Schedule) -> int:
+        """Return the size of a kernel's weights as the runtime stores them.
+
+        Raises:
+            ValueError: the schedule is none of this runtime's.
+        """
+        return kernel.weight_bytes
+
+    def activation_bytes(self, graph: Graph, batch: int = 1) -> float:
+        """Return the largest size of the activations that are alive at the same time."""
+        return batch * graph.peak_memory_bytes
+
+    def network_us(self, network: NetworkCost, dispatch: DispatchCosts) -> float:
+        """Return the latency of a network in microseconds.
+
+        The default adds the kernels, `launch` for each and `invocation` once, as far as
+        `dispatch_parts` names them, and what reading weights from memory costs in networks that
+        are larger than the caches (`nas.latency.cache_model`).
+        """
+        launch_us = dispatch.launch_us(network.touched_bytes)
+        warm_us = sum(network.kernels_us) + len(network.kernels_us) * launch_us
+        warm_us += dispatch.parts_us.get("invocation", 0.0)
+        misses = cache_model.far_share(network.touched_bytes, warm_us, dispatch.curves)
+        return warm_us + misses * network.cold_penalty_us
+
+    # The device.
+
+    def open(self) -> None:
+        """Connect to the device.
+
+        Raises:
+            RequestError: the device lacks the settings.
+            DeviceError: the device cannot be used.
+        """
+        return
+
+    def release(self) -> None:
+        """Let other processes use a device that has one user at a time; the next use reopens it."""
+        return
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The device and the settings for which its latencies are valid.
+
+        The default describes this machine's processor with the versions of `availability`.
+        """
+        processor, features = device.processor()
+        return Fingerprint(
+            processor=processor,
+            features=features,
+            runtime=self.name,
+            versions=self.availability().versions or {},
+            target=self.target,
+            dtype=self.dtype,
+            threads=self.threads,
+            recorded=device.recorded(),
+        )
+
+    @property
+    def device_count(self) -> int:
+        """Number of equal devices that can time kernels at the same time."""
+        return 1
+
+    @abstractmethod
+    def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
+        """Find the fastest schedule of a kernel and time it.
+
+        Whatever it raises becomes a failed row of the table, and networks that need the kernel are
+        infeasible.
+
+        Returns:
+            The schedule, from which the kernel can be built again, and its timing.
+
+        Raises:
+            MeasurementError: the kernel cannot be timed.
+        """
+
+    def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
+        """Time a kernel again with a schedule that `time_kernel` or `tune_kernel` returned.
+
+        The default calls `time_kernel`, which fits a runtime that chooses schedules by itself.
+
+        Raises:
+            MeasurementError: the kernel cannot be timed.
+        """
+        return self.time_kernel(kernel)[1]
+
+    def tune_kernel(self, kernel: Kernel, tuner: str, trials: int) -> Schedule:
+        """Return the best of `trials` schedules that a tuner tries.
+
+        Raises:
+            MeasurementError: no schedule ran.
+            NotImplementedError: the runtime has no tuners.
+        """
+        raise NotImplementedError(f"runtime '{self.name}' has no tuner '{tuner}'")
+
+    def time_dispatch(self) -> Mapping[str, Timing]:
+        """Time what running a network costs beside its kernels, by the names of `dispatch_parts`.
+
+        Raises:
+            MeasurementError: noise leaves no cost above zero.
+        """
+        return {}
+
+    @abstractmethod
+    def compile(
+        self,
+        graph: Graph,
+        schedules: Schedules,
+        weights: Weights | None = None,
+        batch: int = 1,
+    ) -> CompiledNetwork:
+        """Compile a whole network.
+
+        Args:
+            graph: the network.
+            schedules: schedule of each of its kernels.
+            weights: weights of the folded graph; None means random weights.
+            batch: number of images of one inference.
+
+        Raises:
+            MissingKernelError: a kernel has no schedule.
+        """
+
+
+def _restore(
+    cls: type[Runtime], target: str, threads: int, dtype: str, features: Sequence[str] | None
+) -> Runtime:
+    """Create an unpickled runtime."""
+    return cls(target=target, threads=threads, dtype=dtype, features=features)
+
+
+@cache
+def _entry_points() -> dict[str, EntryPoint]:
+    return {each.name: each for each in entry_points(group=ENTRY_POINT_GROUP)}
+
+
+def runtime_names() -> list[str]:
+    """Return the names of all installed runtimes, whether they can be used here or not."""
+    return sorted(_entry_points())
+
+
+@cache
+def runtime_class(name: str) -> type[Runtime]:
+    """Return the class of an installed runtime.
+
+    Raises:
+        RequestError: no installed package has a runtime of this name, or its class does not load.
+    """
+    entry_point = _entry_points().get(name)
+    if entry_point is None:
+        raise RequestError(
+            f"There is no runtime '{name}'.",
+            remedy=f"Allowed: {', '.join(runtime_names())}. A package adds one by the entry point "
+            f"group '{ENTRY_POINT_GROUP}'.",
+        )
+    try:
+        loaded = entry_point.load()
+    except (ImportError, AttributeError) as error:
+        raise RequestError(
+            f"Runtime '{name}' does not load from '{entry_point.value}': {error}.",
+            remedy="Install its package again.",
+        ) from error
+    if not (isinstance(loaded, type) and issubclass(loaded, Runtime)):
+        raise RequestError(
+            f"Runtime '{name}': '{entry_point.value}' is no subclass of "
+            "nas.latency.runtime.Runtime.",
+            remedy="Correct the entry point of its package.",
+        )
+    return loaded
+
+
+def configured_runtime(
+    name: str,
+    *,
+    target: str = "cpu",
+    threads: int = 1,
+    dtype: str = "float32",
+    features: Sequence[str] | None = None,
+) -> Runtime:
+    """Return a runtime that is not opened: it lists kernels and predicts, but times nothing.
+
+    Raises:
+        RequestError: there is no such runtime, or it does not have the dtype.
+    """
+    cls = runtime_class(name).for_target(target)
+    runtime = cls(target=target, threads=threads, dtype=dtype, features=features)
+    runtime.check_dtype()
+    return runtime
 
 
 def open_runtime(
     name: str, *, target: str = "cpu", threads: int = 1, dtype: str = "float32"
 ) -> Runtime:
-    """A runtime, ready to compile and time.
+    """Return a runtime that is ready to compile and time.
 
-    Raises RequestError for an unknown runtime, or for settings it does not have; DeviceError for
-    one that cannot be used on this machine.
+    Args:
+        name: name of the runtime, see `runtime_names`.
+        target: device to compile for.
+        threads: number of threads that run one network.
+        dtype: type of weights and activations.
+
+    Raises:
+        RequestError: there is no such runtime, or it does not have the settings.
+        DeviceError: the runtime or the device cannot be used on this machine.
     """
-    module = _module(name)
-    if threads < 1:
-        raise RequestError(f"threads is {threads}.", remedy="Use 1 or more.")
-    processors = os.cpu_count()
-    # A board or a GPU has processors of its own.
-    if target == "cpu" and processors is not None and threads > processors:
-        raise RequestError(
-            f"{threads} threads cannot run at once on the {processors} processors of this machine.",
-            remedy=f"Use 1 to {processors}.",
-        )
-    found = availability(name)
-    if not found.usable:
-        raise DeviceError(f"Runtime '{name}' cannot be used here: {found.reason}.")
-    return cast(Runtime, module.open(target=target, threads=threads, dtype=dtype))
-
-
-def require_batch(runtime: Runtime, batch: int) -> None:
-    """Raises RequestError for a batch size that a runtime has no kernels for.
-
-    A runtime that cannot have any says so by `MOST_IMAGES`.
-    """
-    most = getattr(runtime, "MOST_IMAGES", batch)
-    if batch < 1:
-        raise RequestError(f"A batch of {batch} images is none.", remedy="Use 1 or more.")
-    if batch > most:
-        raise RequestError(
-            f"Batches of {batch} images are for the CPU, and this is "
-            f"'{runtime.fingerprint.target}'.",
-            remedy="Leave --batch out, or use --target cpu.",
-        )
-
-
-def availability(name: str) -> Availability:
-    """Whether a runtime works here, found by trying. Raises RequestError for an unknown name."""
-    return cast(Availability, _module(name).availability())
+    cls = runtime_class(name).for_target(target)
+    runtime = cls(target=target, threads=threads, dtype=dtype)
+    runtime.check_settings()
+    availability = cls.availability()
+    if not availability.usable:
+        raise DeviceError(f"Runtime '{name}' cannot be used here: {availability.reason}.")
+    runtime.open()
+    return runtime
 
 
 def available_runtimes() -> list[Availability]:
-    """Every runtime and whether it works here."""
-    return [availability(name) for name in names()]
+    """Return for every installed runtime whether it can be used on this machine."""
+    return [runtime_class(name).availability() for name in runtime_names()]

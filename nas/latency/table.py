@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from filelock import FileLock, Timeout
 
@@ -29,11 +29,11 @@ from nas.errors import (
     TableError,
 )
 from nas.graph import Graph
-from nas.latency import cache_model, runtime
+from nas.latency.cache_model import DispatchCosts
 from nas.latency.kernel import Kernel
 from nas.latency.prediction import Prediction, joined_basis
 from nas.latency.record import HEADERS, Header, Record, header
-from nas.latency.runtime import Runtime
+from nas.latency.runtime import NetworkCost, Runtime, configured_runtime
 from nas.latency.table_file import TableFile, can_begin, damaged
 
 LOCK_SECONDS = 2.0
@@ -44,6 +44,15 @@ MOST_PIECES = 1 << 16
 
 _FORMER_PART = re.compile(r"weights_\d+mib_paced\d+")
 """Dispatch costs that earlier versions measured: they stand in tables, and nothing uses them."""
+
+
+class HasGraph(Protocol):
+    """What has a graph, such as a `nas.space.Architecture`."""
+
+    @property
+    def graph(self) -> Graph:
+        """The network's ops."""
+        ...
 
 
 class _Known(NamedTuple):
@@ -83,19 +92,21 @@ class LatencyTable:
         self._file = file
         self._writable = writable
         self._lock = _lock_of(file.path)
-        self._fusion = runtime.fusion(device.runtime, device.features, device.dtype)
+        self._runtime = configured_runtime(
+            device.runtime,
+            target=device.target,
+            threads=device.threads,
+            dtype=device.dtype,
+            features=device.features,
+        )
         self._current: dict[str, Record] = {}
         self._usable_us: dict[Kernel, float] = {}
         self._unstable: set[Kernel] = set()
         self._estimated: dict[Kernel, str] = {}
         self._dispatch_us: dict[str, float] = {}
         self._dispatch_bases: dict[str, str] = {}
-        self._curves: cache_model.Curves = ()
-        self._parts = frozenset(self._fusion.DISPATCH_PARTS)
-        # Graphs count four bytes a number.
-        self._activation_scale = 0.25 if device.dtype == "int8" else 1
-        self._by_piece = getattr(self._fusion, "BY_PIECE", False)
-        self._packed_bytes = getattr(self._fusion, "packed_bytes", None)
+        self._dispatch = DispatchCosts({})
+        self._parts = frozenset(self._runtime.dispatch_parts)
         self._pieces: dict[int, dict[Graph, _Known]] = {}
         self._calibrations: dict[int, tuple[float, float]] = {}
 
@@ -171,6 +182,11 @@ class LatencyTable:
         except RequestError as error:  # an unknown runtime or dtype
             raise HEADERS.failure(f"{where}: {error.message.rstrip('.')}") from None
 
+    @property
+    def runtime(self) -> Runtime:
+        """The runtime that the table was timed with, not opened: it predicts, and times nothing."""
+        return self._runtime
+
     def __len__(self) -> int:
         """How many kernels have a current record, failed ones included."""
         return sum(record.record == "kernel" for record in self._current.values())
@@ -228,7 +244,7 @@ class LatencyTable:
             self._dispatch_us[record.name] = record.latency_us
         if record.is_estimated:
             self._dispatch_bases[record.name] = record.basis
-        self._curves = () if self.lacks_dispatch() else cache_model.curves(self._dispatch_us)
+        self._dispatch = DispatchCosts(dict(self._dispatch_us))
 
     def record(self, kernel: Kernel) -> Record | None:
         """The current record of a kernel, failed or not."""
@@ -250,7 +266,7 @@ class LatencyTable:
     @property
     def unstable_dispatch(self) -> list[str]:
         """The parts of the dispatch cost that rest on a timing that would not settle."""
-        parts = [self._current.get(f"dispatch {part}") for part in self._fusion.DISPATCH_PARTS]
+        parts = [self._current.get(f"dispatch {part}") for part in self._runtime.dispatch_parts]
         return [part.name for part in parts if part is not None and part.status == "unstable"]
 
     def missing(self, kernels: Iterable[Kernel], *, failed: bool = False) -> list[Kernel]:
@@ -288,7 +304,7 @@ class LatencyTable:
             return 0.0
         if found.far_us is not None:
             return max(0.0, found.far_us - found.latency_us)
-        return cache_model.far_weights_us(kernel.weight_bytes, self._dispatch_us)
+        return self._dispatch.cold_weights_us(kernel.weight_bytes)
 
     def schedules(self) -> dict[Kernel, dict[str, Any]]:
         """How the runtime builds each kernel that has a latency."""
@@ -299,12 +315,16 @@ class LatencyTable:
         }
 
     def predict(
-        self, graph: Graph, batch: int = 1, *, dispatch_us: Mapping[str, float] | None = None
+        self,
+        network: Graph | HasGraph,
+        batch: int = 1,
+        *,
+        dispatch_us: Mapping[str, float] | None = None,
     ) -> Prediction:
-        """Latency of a whole network, for a batch of images at once.
+        """Return the predicted latency of a whole network, for a batch of images at once.
 
         Args:
-            graph: the network.
+            network: a graph, or an architecture, whose graph is predicted.
             batch: images at once.
             dispatch_us: what lies beside the kernels, if it is not what the table has: how busy the
                 machine is at some other moment.
@@ -312,21 +332,18 @@ class LatencyTable:
         Raises MissingKernelError or FailedKernelError, naming the kernel; TableError for a table
         without a dispatch cost.
         """
+        graph = network if isinstance(network, Graph) else network.graph
         if self.lacks_dispatch():
             raise TableError(
                 f"{self.path} does not say what a launch costs.",
                 remedy="Continue it with `nas table build`.",
             )
         kernels, latencies, farther_us, weight_bytes, unstable, bases = self._split(graph, batch)
-        activation_bytes = batch * graph.peak_memory_bytes * self._activation_scale
-        touched_bytes = weight_bytes + activation_bytes
-        costs, curves = self._dispatch_us, self._curves
-        if dispatch_us is not None:
-            costs, curves = dict(dispatch_us), cache_model.curves(dispatch_us)
-        launch_us = cache_model.launch_us(touched_bytes, costs)
-        near_us = self._fusion.predicted_us(latencies, {**costs, "launch": launch_us})
-        share = cache_model.far_share(touched_bytes, near_us, curves)
-        total = near_us + share * farther_us
+        cost = NetworkCost(
+            latencies, farther_us, weight_bytes, self._runtime.activation_bytes(graph, batch)
+        )
+        dispatch = self._dispatch if dispatch_us is None else DispatchCosts(dispatch_us)
+        total = self._runtime.network_us(cost, dispatch)
         calibration = self._calibrations.get(batch)
         return Prediction(
             total,
@@ -342,7 +359,7 @@ class LatencyTable:
 
     def _split(self, graph: Graph, batch: int) -> _Known:
         """The kernels of a graph and the latency of each; remembered for every piece."""
-        pieces = graph.pieces if self._by_piece else (graph,)
+        pieces = graph.pieces if self._runtime.has_local_kernels else (graph,)
         if len(pieces) == 1:
             return self._known(graph, batch)
         found = [self._known(piece, batch) for piece in pieces]
@@ -359,7 +376,7 @@ class LatencyTable:
         pieces = self._pieces.setdefault(batch, {})
         known = pieces.get(piece)
         if known is None:
-            kernels = tuple(self._fusion.kernels(piece, batch))
+            kernels = tuple(self._runtime.kernels(piece, batch))
             known = _Known(
                 kernels,
                 tuple([self.latency_us(kernel) for kernel in kernels]),
@@ -376,13 +393,11 @@ class LatencyTable:
     def _weight_bytes(self, kernel: Kernel) -> int:
         """Of a kernel's weights as the runtime keeps them."""
         found = self.record(kernel)
-        if self._packed_bytes is None or found is None:
-            return kernel.weight_bytes
         try:
-            packed: int = self._packed_bytes(kernel, found.schedule or {})
+            return self._runtime.weight_bytes(kernel, (found and found.schedule) or {})
         except ValueError as error:
-            raise damaged(f"{self.path}, line {found.line}: its schedule: {error}") from None
-        return packed
+            line = found.line if found else 0
+            raise damaged(f"{self.path}, line {line}: its schedule: {error}") from None
 
     # Writing
 

@@ -13,28 +13,28 @@ from typing import TypeVar
 
 from nas.errors import BoardLostError, DeviceError
 from nas.latency.kernel import Kernel
-from nas.latency.runtime import Timer
+from nas.latency.runtime import KernelTimer
 
 T = TypeVar("T")
 
 
-class SharedTimers:
+class TimerPool:
     """Timers of equal devices, less those that are lost.
 
     Args:
         timers: one or more. A single one is only ever called from the caller's own thread.
     """
 
-    def __init__(self, timers: Sequence[Timer]) -> None:
+    def __init__(self, timers: Sequence[KernelTimer]) -> None:
         self._alone = len(timers) == 1
         self._left = list(timers)
         self._lost: list[BoardLostError] = []
-        self._had: dict[Kernel, Timer] = {}
+        self._had: dict[Kernel, KernelTimer] = {}
 
     def __len__(self) -> int:
         return len(self._left)
 
-    def any(self, ask: Callable[[Timer], T]) -> T:
+    def any(self, ask: Callable[[KernelTimer], T]) -> T:
         """What the first device that is not lost answers. Raises BoardLostError if all are."""
         while self._left:
             try:
@@ -44,7 +44,7 @@ class SharedTimers:
         raise self._none_left()
 
     def each(
-        self, kernels: Sequence[Kernel], ask: Callable[[Timer, Kernel], T]
+        self, kernels: Sequence[Kernel], ask: Callable[[KernelTimer, Kernel], T]
     ) -> Iterator[tuple[Kernel, T | Exception]]:
         """Every kernel with what became of it, as they are done.
 
@@ -70,15 +70,15 @@ class SharedTimers:
             raise self._none_left()
 
     def _answers(
-        self, todo: deque[Kernel], ask: Callable[[Timer, Kernel], T]
-    ) -> Iterator[tuple[Kernel, Timer, T | Exception]]:
+        self, todo: deque[Kernel], ask: Callable[[KernelTimer, Kernel], T]
+    ) -> Iterator[tuple[Kernel, KernelTimer, T | Exception]]:
         if self._alone:
             while todo and self._left:
                 kernel, timer = todo.popleft(), self._left[0]
                 yield kernel, timer, _outcome(ask, timer, kernel)
             return
         pool = ThreadPoolExecutor(max(1, len(self._left)))
-        running: dict[Future[T | Exception], tuple[Kernel, Timer]] = {}
+        running: dict[Future[T | Exception], tuple[Kernel, KernelTimer]] = {}
         try:
             while running or (todo and self._left):
                 busy = [timer for _, timer in running.values()]
@@ -97,7 +97,7 @@ class SharedTimers:
             # Whoever stops here stops the timers as well, which ends what is still running.
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _next(self, todo: deque[Kernel], timer: Timer) -> Kernel | None:
+    def _next(self, todo: deque[Kernel], timer: KernelTimer) -> Kernel | None:
         """The next kernel for a timer: none that another one had, and has compiled already."""
         for kernel in todo:
             had = self._had.get(kernel, timer)
@@ -106,7 +106,7 @@ class SharedTimers:
                 return kernel
         return None
 
-    def _lose(self, timer: Timer, error: BoardLostError) -> None:
+    def _lose(self, timer: KernelTimer, error: BoardLostError) -> None:
         self._left = [each for each in self._left if each is not timer]
         self._lost.append(error)
 
@@ -118,7 +118,9 @@ class SharedTimers:
         )
 
 
-def _outcome(ask: Callable[[Timer, Kernel], T], timer: Timer, kernel: Kernel) -> T | Exception:
+def _outcome(
+    ask: Callable[[KernelTimer, Kernel], T], timer: KernelTimer, kernel: Kernel
+) -> T | Exception:
     """What a timer answers, or the error that it raises.
 
     A compiler may raise anything; whatever it is, it is what became of the kernel.

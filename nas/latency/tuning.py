@@ -11,24 +11,19 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from typing import Any
 
 from nas.errors import RequestError, first_line
 from nas.latency.build import build_table
 from nas.latency.kernel import Kernel
 from nas.latency.record import Record
-from nas.latency.runtime import Tuner
+from nas.latency.runtime import KernelTimer, Runtime
 from nas.latency.table import LatencyTable
-from nas.latency.timer_pool import SharedTimers
+from nas.latency.timer_pool import TimerPool
 from nas.latency.timing import Timing
 
-METASCHEDULE = "metaschedule"
-
-COST_MODEL_PACKAGE = "xgboost"
-"""What MetaSchedule ranks candidates with before it times some of them."""
-
-TUNERS = ("template", METASCHEDULE)
+DEFAULT_TUNER = "template"
+"""Sweep the few schedules of each kernel that the runtime tries in any case."""
 
 TRIALS = 64
 """Candidates of a kernel, unless asked for another number."""
@@ -97,39 +92,27 @@ class TuningResult:
         return "\n".join([*lines, *(f"{k}: {error}" for k, error in self.failed.items())])
 
 
-def check_request(
-    tuner: str, trials: int | None, runtime: str, target: str, dtype: str = "float32"
-) -> int:
-    """How many trials a build is to tune kernels with; 0 for the templates alone.
+def check_request(runtime: Runtime, tuner: str, trials: int | None) -> int:
+    """Return how many trials a build tunes each kernel with; 0 for `DEFAULT_TUNER`.
 
-    Raises RequestError for a tuner that there is not, or that the device does not have.
+    Raises:
+        RequestError: the runtime does not have the tuner, or trials were given without one.
     """
-    if tuner not in TUNERS:
-        raise RequestError(f"There is no tuner '{tuner}'.", remedy=f"Allowed: {', '.join(TUNERS)}.")
-    if tuner != METASCHEDULE:
+    if tuner == DEFAULT_TUNER:
         if trials is not None:
             raise RequestError(
-                "--trials counts what MetaSchedule tries, which was not asked for.",
-                remedy="Add --tuner metaschedule, or leave --trials out.",
+                f"--trials counts the schedules that a tuner tries, and --tuner is '{tuner}'.",
+                remedy="Name a tuner with --tuner, or leave --trials out.",
             )
         return 0
-    if (runtime, target, dtype) != ("tvm", "cpu", "float32"):
-        raise RequestError(
-            f"MetaSchedule does not tune for runtime '{runtime}', target '{target}', {dtype}.",
-            remedy="Use it with --runtime tvm --target cpu --dtype float32, or leave --tuner out.",
-        )
-    if find_spec(COST_MODEL_PACKAGE) is None:
-        raise RequestError(
-            f"MetaSchedule needs {COST_MODEL_PACKAGE}, which is not installed.",
-            remedy="pip install 'hardware-nas[metaschedule]'",
-        )
+    runtime.check_tuner(tuner)
     return TRIALS if trials is None else trials
 
 
-def trials_of(record: Record) -> int:
-    """How many trials a kernel was tuned with, whether they found something faster or not."""
+def trials_of(record: Record, tuner: str) -> int:
+    """Return how many trials of a tuner a kernel was tuned with, successful or not."""
     schedule = record.schedule or {}
-    tried = schedule if schedule.get("tuner") == METASCHEDULE else schedule.get("tried", {})
+    tried = schedule if schedule.get("tuner") == tuner else schedule.get("tried", {})
     trials = tried.get("trials") if isinstance(tried, Mapping) else None
     return trials if isinstance(trials, int) else 0
 
@@ -137,8 +120,9 @@ def trials_of(record: Record) -> int:
 def tune_table(
     table: LatencyTable,
     kernels: Iterable[Kernel],
-    tuner: Tuner | Sequence[Tuner],
+    timer: KernelTimer | Sequence[KernelTimer],
     *,
+    tuner: str,
     trials: int,
     progress: Callable[[TuningProgress], None] | None = None,
 ) -> TuningResult:
@@ -150,7 +134,8 @@ def tune_table(
     Args:
         table: of the device.
         kernels: that may get faster.
-        tuner: the device's, or several of equal devices, which share the kernels.
+        timer: the device's, or several of equal devices, which share the kernels.
+        tuner: one of the tuners of the runtime.
         trials: candidates for each kernel, 1 or more.
         progress: called after every kernel.
 
@@ -158,20 +143,20 @@ def tune_table(
     """
     if trials < 1:
         raise RequestError(f"trials is {trials}.", remedy="Use 1 or more.")
-    tuners = list(tuner) if isinstance(tuner, Sequence) else [tuner]
-    tuning = _Tuning(table, tuners, trials)
+    timers = list(timer) if isinstance(timer, Sequence) else [timer]
+    tuning = _Tuning(table, timers, tuner, trials)
     begun = time.monotonic()
     with table.writing():
         asked = list(dict.fromkeys(kernels))
         todo = [kernel for kernel in asked if tuning.is_due(kernel)]
-        step = CHUNK * len(tuners)
+        step = CHUNK * len(timers)
         for start in range(0, len(todo), step):
             chunk = todo[start : start + step]
             for kernel in tuning.each(chunk):
                 if progress is not None:
                     progress(tuning.progress(kernel, len(todo)))
             # What got faster was timed at one moment only; this times it at another.
-            build_table(table, chunk, tuners)
+            build_table(table, chunk, timers)
     return tuning.result(len(asked) - len(todo), time.monotonic() - begun)
 
 
@@ -193,10 +178,11 @@ class _Compared:
 class _Tuning:
     """How far a tuning is."""
 
-    def __init__(self, table: LatencyTable, tuners: list[Tuner], trials: int) -> None:
-        self._table, self._trials = table, trials
-        self._timers = SharedTimers(tuners)
-        self._tuners = tuners
+    def __init__(
+        self, table: LatencyTable, timers: list[KernelTimer], tuner: str, trials: int
+    ) -> None:
+        self._table, self._tuner, self._trials = table, tuner, trials
+        self._timers = TimerPool(timers)
         self._before_us = self._after_us = 0.0
         self._faster = self._kept = 0
         self._failed: dict[Kernel, str] = {}
@@ -208,16 +194,16 @@ class _Tuning:
             kernel.has_weights
             and record is not None
             and record.status != "failed"
-            and trials_of(record) < self._trials
+            and trials_of(record, self._tuner) < self._trials
         )
 
     def each(self, kernels: Sequence[Kernel]) -> Iterable[Kernel]:
         """Tunes kernels, and adds what became of them to the table."""
         records = {kernel: self._record(kernel) for kernel in kernels}
 
-        def compare(timer: Any, kernel: Kernel) -> _Compared:
+        def compare(timer: KernelTimer, kernel: Kernel) -> _Compared:
             present = records[kernel].schedule or {}
-            schedule = timer.tune_kernel(kernel, self._trials)
+            schedule = timer.tune_kernel(kernel, self._tuner, self._trials)
             found: list[Timing] = []
             before: list[Timing] = []
             for _ in range(TURNS):
@@ -245,14 +231,20 @@ class _Tuning:
             self._faster += 1
             self._after_us += record.latency_us / speedup
             best = min(compared.found, key=lambda each: each.latency_us)
-            tuned = Record.of_timing("kernel", best, name=record.name, schedule=compared.schedule)
+            tuned = Record.of_timing(
+                "kernel",
+                best,
+                name=record.name,
+                schedule=compared.schedule,
+                basis=self._table.runtime.basis,
+            )
             self._table.append(replace(tuned, medians_us=(best.latency_us,), settled=False))
             return
         self._kept += 1
         self._after_us += record.latency_us
-        tried = {"tuner": METASCHEDULE, "trials": self._trials, "speedup": round(speedup, 3)}
+        tried = {"tuner": self._tuner, "trials": self._trials, "speedup": round(speedup, 3)}
         schedule = {**(record.schedule or {})}
-        if schedule.get("tuner") == METASCHEDULE:
+        if schedule.get("tuner") == self._tuner:
             schedule["trials"] = self._trials
         else:
             schedule["tried"] = tried

@@ -20,7 +20,7 @@ from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
 from nas.latency.kinds import by_kind, kind_of, shares
 from nas.latency.record import UNSTABLE, Record
-from nas.latency.runtime import Timer
+from nas.latency.runtime import KernelTimer
 from nas.latency.table import LatencyTable
 
 SEED = 0
@@ -161,7 +161,7 @@ class Verification:
 
 def verify(
     table: LatencyTable,
-    timer: Timer,
+    timer: KernelTimer,
     device: Fingerprint,
     *,
     rows: int = 40,
@@ -222,7 +222,7 @@ class Pace:
     """
 
     def __init__(
-        self, table: LatencyTable, timer: Timer, kernels: Collection[Kernel], count: int
+        self, table: LatencyTable, timer: KernelTimer, kernels: Collection[Kernel], count: int
     ) -> None:
         found = [table.record(kernel) for kernel in dict.fromkeys(kernels)]
         usable = [record for record in found if record is not None and record.latency_us]
@@ -262,7 +262,7 @@ def sample(records: Sequence[Record], count: int) -> list[Record]:
     return sorted(chosen, key=lambda record: record.line)
 
 
-def _timed(record: Record, timer: Timer) -> VerifiedRow:
+def _timed(record: Record, timer: KernelTimer) -> VerifiedRow:
     kernel = Kernel.parse(record.name)
     row = VerifiedRow(
         record.name,

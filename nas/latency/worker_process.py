@@ -15,19 +15,19 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import astuple
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from nas import processes
 from nas.errors import BoardLostError, DeviceError, MeasurementError, NasError, first_line
 from nas.latency import core_scheduling
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
-from nas.latency.runtime import Runtime, Tuner, open_runtime
+from nas.latency.runtime import Runtime
 from nas.latency.timing import Timing
 
 LIMIT_SECONDS = 120.0
@@ -51,25 +51,16 @@ RECONNECTIONS = 3
 PAUSE_SECONDS = 2.0
 """Before it is looked for the first time; each later pause is as much longer."""
 
-Opener = Callable[[str, str, int, str], Runtime]
-"""Opens a runtime from its name, target, threads and dtype; importable by the worker."""
 
-
-def opened(name: str, target: str, threads: int, dtype: str) -> Runtime:
-    """The usual opener: `nas.latency.runtime.open_runtime`."""
-    return open_runtime(name, target=target, threads=threads, dtype=dtype)
-
-
-class IsolatedTimer:
+class WorkerTimer:
     """A `Timer` behind a process boundary.
 
     Use it as a context manager; the worker starts with the first kernel.
 
     Args:
-        runtime: what the worker opens again, on the same device and settings.
-            A device with one user at a time is released for the worker.
+        runtime: is sent to the worker, which opens it there. A device with one user at a time is
+            released for the worker.
         limit_s: seconds for one kernel.
-        opener: how the worker opens it.
         plan: how workers of one machine share it; None for one that has it to itself.
     """
 
@@ -78,18 +69,13 @@ class IsolatedTimer:
         runtime: Runtime,
         *,
         limit_s: float = LIMIT_SECONDS,
-        opener: Opener = opened,
         plan: core_scheduling.Plan | None = None,
     ) -> None:
-        device = self._device = runtime.fingerprint
-        target = getattr(runtime, "opened_as", device.target)
-        self._settings = (device.runtime, target, device.threads, device.dtype)
-        self._elsewhere = target != device.target
-        self._limit_s, self._opener, self._plan = limit_s, opener, plan
+        self._device = runtime.fingerprint
+        self._runtime = runtime
+        self._limit_s, self._plan = limit_s, plan
         self._over, self._starting = False, threading.Lock()
-        release = getattr(runtime, "release", None)
-        if release is not None:
-            release()
+        runtime.release()
         self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
 
@@ -115,9 +101,9 @@ class IsolatedTimer:
         """See `Runtime.retime_kernel`. Raises MeasurementError as `time_kernel` does."""
         return Timing(*self._ask("retime_kernel", kernel.text, dict(schedule)))
 
-    def tune_kernel(self, kernel: Kernel, trials: int) -> Mapping[str, Any]:
-        """See `Tuner.tune_kernel`. Raises MeasurementError as `time_kernel` does."""
-        found: Mapping[str, Any] = self._ask("tune_kernel", kernel.text, trials)
+    def tune_kernel(self, kernel: Kernel, tuner: str, trials: int) -> Mapping[str, Any]:
+        """See `Runtime.tune_kernel`. Raises MeasurementError as `time_kernel` does."""
+        found: Mapping[str, Any] = self._ask("tune_kernel", kernel.text, tuner, trials)
         return found
 
     def time_dispatch(self) -> Mapping[str, Timing]:
@@ -141,10 +127,10 @@ class IsolatedTimer:
             pipe.send((request, *arguments))
             limit_s = self._limit_s * (DISPATCH_LIMIT if request == "time_dispatch" else 1)
             if request == "tune_kernel":
-                limit_s += TRIAL_SECONDS * arguments[1]
+                limit_s += TRIAL_SECONDS * arguments[2]
             if not pipe.poll(limit_s):
                 self._stop()
-                if self._elsewhere:
+                if self._runtime.is_remote:
                     # Is it the kernel, or does the device not answer any more?
                     self._started()
                 raise MeasurementError(
@@ -198,7 +184,7 @@ class IsolatedTimer:
                 raise MeasurementError("the timer is closed")
             pipe, theirs = context.Pipe()
             process = context.Process(
-                target=_serve, args=(theirs, self._opener, self._settings, self._plan), daemon=True
+                target=_serve, args=(theirs, self._runtime, self._plan), daemon=True
             )
             process.start()
             # At exit Python sends SIGTERM to what still runs, which a worker never gets, and waits.
@@ -232,26 +218,21 @@ class IsolatedTimer:
 
 
 @contextmanager
-def timers_for(runtime: Runtime) -> Iterator[list[IsolatedTimer]]:
-    """An `IsolatedTimer` for each of the equal devices that a runtime has, stopped at the end.
+def timers_for(runtime: Runtime) -> Iterator[list[WorkerTimer]]:
+    """An `WorkerTimer` for each of the equal devices that a runtime has, stopped at the end.
 
     For this machine's processor there are several where it has the cores: while one of them times,
     alone on its core, the others compile.
     """
     with ExitStack() as stack:
-        count, plan = getattr(runtime, "boards", 1), None
+        count, plan = runtime.device_count, None
         if count == 1 and runtime.fingerprint.target == "cpu":
             plan = core_scheduling.plan(runtime.fingerprint.threads)
             count = 1 + min(MOST_COMPILERS, len(plan.others)) if plan else 1
-        yield [stack.enter_context(IsolatedTimer(runtime, plan=plan)) for _ in range(count)]
+        yield [stack.enter_context(WorkerTimer(runtime, plan=plan)) for _ in range(count)]
 
 
-def _serve(
-    pipe: Connection,
-    opener: Opener,
-    settings: tuple[str, str, int, str],
-    plan: core_scheduling.Plan | None,
-) -> None:
+def _serve(pipe: Connection, runtime: Runtime, plan: core_scheduling.Plan | None) -> None:
     """The worker: answers until its parent ends."""
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -259,16 +240,16 @@ def _serve(
     if plan is not None:
         core_scheduling.follow(plan)
     try:
-        _answer_all(pipe, opener, settings)
+        _answer_all(pipe, runtime)
     # The parent has closed its end.
     except (EOFError, OSError):
         os._exit(0)
 
 
-def _answer_all(pipe: Connection, opener: Opener, settings: tuple[str, str, int, str]) -> None:
+def _answer_all(pipe: Connection, runtime: Runtime) -> None:
     """Open the runtime and answer requests. Raises EOFError or OSError once the pipe is closed."""
     try:
-        runtime = opener(*settings)
+        runtime.open()
         start: Any = ("ready", runtime.fingerprint.to_json())
     except Exception as error:
         pipe.send(_kind_and_words(error))
@@ -291,7 +272,7 @@ def _answer(runtime: Runtime, request: str, arguments: list[Any]) -> Any:
     if request == "retime_kernel":
         return astuple(runtime.retime_kernel(kernel, arguments[1]))
     if request == "tune_kernel":
-        return dict(cast(Tuner, runtime).tune_kernel(kernel, arguments[1]))
+        return dict(runtime.tune_kernel(kernel, arguments[1], arguments[2]))
     schedule, timing = runtime.time_kernel(kernel)
     return dict(schedule), astuple(timing)
 

@@ -62,7 +62,7 @@ def checked(given: argparse.Namespace, space: SearchSpace) -> list[tuple[Archite
     """Builds and checks the table, prints both, and returns networks with their latencies."""
     runtime = open_runtime("tvm", target="cuda", dtype=given.dtype)
     table = LatencyTable.open_or_create(given.tables, runtime)
-    kernels = space_kernels(space, "tvm", given.dtype)
+    kernels = space_kernels(space, runtime)
     with timers_for(runtime) as timers:
         built = build_table(table, kernels, timers)
     print(f"{table.path}: {len(kernels)} kernels")

@@ -22,11 +22,10 @@ import onnxruntime
 
 from nas import onnx_model
 from nas.graph import Graph
-from nas.latency import LatencyTable, build_table, open_runtime
+from nas.latency import LatencyTable, build_table, fusion, open_runtime
 from nas.latency import timing as clock
 from nas.latency.kinds import kind_of
 from nas.latency.worker_process import timers_for
-from nas.runtimes.tvm import fusion
 from nas.space import load, names
 
 RUNS = 60
@@ -85,7 +84,7 @@ def by_launch(graph: Graph) -> dict[int, float]:
         position[f"{op.kind}_{index}"] = index
         if op.slot is not None:
             position[op.slot.name] = index
-    results = [launch.result for launch in fusion.launches(graph)]
+    results = [launch.result for launch in fusion.launches(graph, fuse_expansions=True)]
     found = defaultdict(float)
     for name, us in nodes_us(graph).items():
         index = position.get(name.removesuffix("_nchwc"))
@@ -109,7 +108,7 @@ def main() -> None:
     rows = {}
     for _, graph in networks:
         theirs = by_launch(graph)
-        for launch in fusion.launches(graph):
+        for launch in fusion.launches(graph, fuse_expansions=True):
             us = theirs.get(launch.result, 0.0)
             if us >= SHORTEST_US:
                 rows.setdefault(launch.kernel, []).append(us)

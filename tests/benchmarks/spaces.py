@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from nas.runtimes.tvm import fusion
+from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.space import SearchSpace, load, names
 
 DRAWN = 2000
@@ -34,7 +34,7 @@ def once_s(work: Callable[[], object]) -> float:
 
 
 def kernels(space: SearchSpace) -> set:
-    return {kernel for fragment in space.fragments() for kernel in fusion.kernels(fragment)}
+    return {kernel for fragment in space.fragments() for kernel in TvmRuntime().kernels(fragment)}
 
 
 def counted(space: SearchSpace) -> Callable[[object], object]:

@@ -7,7 +7,7 @@ import pytest
 from nas.describe import spaces, stages
 from nas.describe.figures import draw_space
 from nas.describe.layers import stage_outputs
-from nas.latency import runtime, space_kernels
+from nas.latency import runtime_names, space_kernels
 from nas.space import IDENTITY, SearchSpace, Stage, load, names
 from nas.space.choice import MAX_SIZE
 
@@ -59,7 +59,7 @@ def test_an_overview_is_exact():
     found = json.loads(json.dumps(spaces.overview(space)))
     assert found["size"] == space.size
     assert found["image_size"] == 32
-    assert found["kernels"] == {each: len(space_kernels(space, each)) for each in runtime.names()}
+    assert found["kernels"] == {each: len(space_kernels(space, each)) for each in runtime_names()}
     assert found["macs"]["largest"] == space.lower(space.largest).macs
     assert found["params"]["smallest"] == space.lower(space.extreme("params", "smallest")).params
     assert [each["name"] for each in found["references"]] == [r.name for r in space.references]

@@ -13,7 +13,7 @@ from nas.latency.peak import Peak
 from nas.latency.record import Record, header
 from nas.latency.timing import Timing
 from nas.latency.verify import VerifiedRow
-from nas.runtimes.tvm import fusion
+from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.space import SearchSpace, Stage
 
 DEVICE = Fingerprint("Test CPU", ("fma",), "tvm", {"kernels": "1"}, "cpu", "float32", 1)
@@ -88,7 +88,7 @@ def test_a_table_as_a_person_sees_it(tmp_path, capsys):
 def uncertain_table(path: Path) -> LatencyTable:
     """All that the largest network of `SPACE` needs: one kernel estimated, one unstable."""
     fitted = {"slope": 2.0, "offset_us": 1.0, "nets": 20, "mape_before": 0.5, "mape_after": 0.01}
-    costs = dict.fromkeys(fusion.DISPATCH_PARTS, 30.0) | {"launch": 0.5, "launch_2mib": 0.5}
+    costs = dict.fromkeys(TvmRuntime.dispatch_parts, 30.0) | {"launch": 0.5, "launch_2mib": 0.5}
     parts = [Record.of_timing("dispatch", Timing((us,)), name=part) for part, us in costs.items()]
     parts[1] = Record.of_timing("dispatch", Timing((20.0, 30.0, 40.0)), name="invocation")
     return table(
@@ -139,7 +139,7 @@ def test_a_table_names_estimates_and_calibrations(tmp_path, capsys):
 
 
 def test_a_table_with_half_of_the_dispatch_costs_is_shown(tmp_path, capsys):
-    part = fusion.DISPATCH_PARTS[3]
+    part = TvmRuntime.dispatch_parts[3]
     half = table(tmp_path / "a.jsonl", Record.of_timing("dispatch", Timing((1.0,)), name=part))
     tables.show_table(tables.table(half))
     assert "0 kernels" in capsys.readouterr().out

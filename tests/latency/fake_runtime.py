@@ -12,8 +12,9 @@ import numpy as np
 from nas.graph import Graph
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
+from nas.latency.runtime import CompiledNetwork
 from nas.latency.timing import Timing, four_digits
-from nas.runtimes.tvm import fusion
+from nas.runtimes.tvm.runtime import TvmRuntime
 
 
 def device(**changes: Any) -> Fingerprint:
@@ -30,29 +31,48 @@ def device(**changes: Any) -> Fingerprint:
     return Fingerprint(**{**values, **changes})
 
 
+DEVICE = device()
+
+
 def latency_us(kernel: Kernel) -> float:
     return round(1 + kernel.macs / 1000, 1)
 
 
+def _rebuild(cls: type[FakeRuntime], state: dict[str, Any]) -> FakeRuntime:
+    runtime = cls.__new__(cls)
+    runtime.__dict__.update(state)
+    return runtime
+
+
 @dataclass
-class FakeRuntime:
+class FakeRuntime(TvmRuntime):
     """Kernels take `latency_us`; a launch 0.5 us, an invocation 2 us.
 
     `slowed` has, for some kernels, factors for their later timings; `dispatch_us` what else costs
     something beside the kernels.
     """
 
-    fingerprint: Fingerprint = field(default_factory=device)
+    fingerprint: Fingerprint = DEVICE  # type: ignore[assignment]
     broken: frozenset[str] = frozenset()
     seconds: float = 0.0
     timed: list[Kernel] = field(default_factory=list)
     retimed: list[Kernel] = field(default_factory=list)
     slowed: Mapping[str, Sequence[float]] = field(default_factory=dict)
     dispatch_us: Mapping[str, float] = field(default_factory=dict)
-    name: str = "tvm"
 
-    def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
-        return fusion.kernels(graph, batch)
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def __reduce__(self) -> Any:
+        return _rebuild, (type(self), self.__dict__)
+
+    def open(self) -> None:
+        """There is no device."""
+
+    def release(self) -> None:
+        """There is no device."""
+
+    device_count = 1  # type: ignore[assignment]
 
     def time_kernel(self, kernel: Kernel) -> tuple[Mapping[str, Any], Timing]:
         end = time.monotonic() + self.seconds
@@ -73,7 +93,7 @@ class FakeRuntime:
         return Timing((four_digits(factor * latency_us(kernel)),) * 10)
 
     def time_dispatch(self) -> Mapping[str, Timing]:
-        costs = dict.fromkeys(fusion.DISPATCH_PARTS, 30.0)
+        costs = dict.fromkeys(self.dispatch_parts, 30.0)
         costs |= {"launch": 0.5, "launch_2mib": 0.5, "invocation": 2.0, **self.dispatch_us}
         return {part: Timing((us,) * 10) for part, us in costs.items()}
 
@@ -84,11 +104,11 @@ class FakeRuntime:
 
 
 @dataclass
-class FakeNetwork:
+class FakeNetwork(CompiledNetwork):
     """Takes a tenth longer than its kernels; one with a broken kernel cannot be timed."""
 
-    launched: list[Kernel]
-    broken: frozenset[str]
+    launched: list[Kernel] = field(default=())  # type: ignore[assignment]
+    broken: frozenset[str] = frozenset()
 
     def run(self, image: np.ndarray) -> np.ndarray:
         raise NotImplementedError("a fake network computes nothing")

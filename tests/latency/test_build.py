@@ -16,7 +16,7 @@ import nas.space
 from nas.errors import RequestError
 from nas.latency import LatencyTable, Progress, build_table, cache_model, space_kernels
 from nas.latency.timing import Timing
-from nas.runtimes.tvm import fusion
+from nas.runtimes.tvm.runtime import TvmRuntime
 from tests.latency.fake_runtime import FakeRuntime, latency_us
 
 SPACE = nas.space.load("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
@@ -30,7 +30,7 @@ def test_a_spaces_kernels_cover_its_architectures(name: str, image_size: int) ->
     assert len(set(known)) == len(known)
     rng = np.random.default_rng(0)
     drawn = [space.smallest, space.largest, *(space.sample(rng) for _ in range(60))]
-    needed = {kernel for each in drawn for kernel in fusion.kernels(space.lower(each))}
+    needed = {kernel for each in drawn for kernel in TvmRuntime().kernels(space.lower(each))}
     assert needed <= set(known)
 
 

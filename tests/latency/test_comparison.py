@@ -9,11 +9,11 @@ from nas.latency import LatencyTable, build_table
 from nas.latency.comparison import Ratios, compare
 from nas.latency.record import Record
 from nas.latency.timing import Timing
-from nas.runtimes.tvm import fusion
+from nas.runtimes.tvm.runtime import TvmRuntime
 from tests.latency.fake_runtime import FakeRuntime, device
 from tests.latency.networks import three_kernels
 
-PARTS = len(fusion.DISPATCH_PARTS)
+PARTS = len(TvmRuntime.dispatch_parts)
 
 
 def test_two_tables_side_by_side(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_two_tables_side_by_side(tmp_path: Path) -> None:
     found = compare(before, after)
     assert found.devices == ("processor is Other CPU, not Test CPU 1-2-3",)
     assert [change.key for change in found.changes] == [
-        *(f"dispatch {part}" for part in fusion.DISPATCH_PARTS),
+        *(f"dispatch {part}" for part in TvmRuntime.dispatch_parts),
         *(f"kernel {kernel}" for kernel in kernels),
     ]
     assert found.changes[-1].ratio is None

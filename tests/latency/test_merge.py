@@ -11,7 +11,7 @@ from nas.errors import RequestError, TableDeviceError, TableError
 from nas.latency import LatencyTable, build_table, merge
 from nas.latency.record import Record
 from nas.latency.timing import Timing
-from nas.runtimes.tvm import fusion
+from nas.runtimes.tvm.runtime import TvmRuntime
 from tests.latency.fake_runtime import FakeRuntime, device
 from tests.latency.networks import three_kernels
 
@@ -39,7 +39,7 @@ def failed(at: int) -> Record:
 
 
 def dispatch(timing: Timing) -> list[Record]:
-    return [Record.of_timing("dispatch", timing, name=part) for part in fusion.DISPATCH_PARTS]
+    return [Record.of_timing("dispatch", timing, name=part) for part in TvmRuntime.dispatch_parts]
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_dispatch_costs_are_one_set_and_a_calibration_none(tmp_path: Path, out: 
     steady = table(tmp_path / "c.jsonl", *dispatch(Timing((3.0,) * 4)))
     found = merge([half, wild, steady], out)
     assert found.dispatch_from == str(steady)
-    assert LatencyTable.open(out).dispatch_us == dict.fromkeys(fusion.DISPATCH_PARTS, 3.0)
+    assert LatencyTable.open(out).dispatch_us == dict.fromkeys(TvmRuntime.dispatch_parts, 3.0)
     assert found.calibrations == 1
     assert all(record.record != "calibration" for record in LatencyTable.open(out).records())
     neither = merge([half, table(tmp_path / "d.jsonl")], tmp_path / "e.jsonl")

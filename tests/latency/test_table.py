@@ -25,13 +25,13 @@ from nas.latency import LatencyTable, build_table, cache_model
 from nas.latency.kernel import Kernel
 from nas.latency.record import Record, header
 from nas.latency.timing import Timing
-from nas.runtimes.tvm import fusion
+from nas.runtimes.tvm.runtime import TvmRuntime
 from tests.latency.fake_runtime import FakeRuntime, device, latency_us
 from tests.latency.networks import three_kernels
 
 GRAPH = three_kernels()
 
-FIRST = 1 + len(fusion.DISPATCH_PARTS) + 1
+FIRST = 1 + len(TvmRuntime.dispatch_parts) + 1
 """The line of the first kernel, behind the header and the dispatch costs."""
 
 SECOND = FIRST + 1
@@ -616,9 +616,9 @@ def test_a_networks_kernels_are_those_of_its_blocks(name: str) -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         graph = space.lower(space.sample_choices(rng))
-        by_block = [kernel for piece in graph.pieces for kernel in fusion.kernels(piece)]
-        assert Counter(by_block) == Counter(fusion.kernels(graph))
-        assert Counter(by_block) == Counter(fusion.kernels(Graph(graph.ops)))
+        by_block = [kernel for piece in graph.pieces for kernel in TvmRuntime().kernels(piece)]
+        assert Counter(by_block) == Counter(TvmRuntime().kernels(graph))
+        assert Counter(by_block) == Counter(TvmRuntime().kernels(Graph(graph.ops)))
 
 
 def test_a_new_timing_changes_what_was_predicted_before(

@@ -14,7 +14,7 @@ import nas.space
 from nas.errors import BoardLostError, DeviceError
 from nas.latency import LatencyTable, Progress, build_table, space_kernels
 from nas.latency.kernel import Kernel
-from nas.latency.timer_pool import SharedTimers
+from nas.latency.timer_pool import TimerPool
 from nas.latency.timing import Timing
 from tests.latency.fake_runtime import FakeRuntime, latency_us
 
@@ -144,7 +144,7 @@ def test_results_that_nobody_waits_for_do_not_keep_a_build_alive() -> None:
         return kernel.text
 
     start = time.monotonic()
-    for _ in SharedTimers([Board("a"), Board("b")]).each(KERNELS[:2], ask):
+    for _ in TimerPool([Board("a"), Board("b")]).each(KERNELS[:2], ask):
         break
     assert time.monotonic() - start < 5
     released.set()
@@ -152,7 +152,7 @@ def test_results_that_nobody_waits_for_do_not_keep_a_build_alive() -> None:
 
 def test_a_kernel_goes_back_to_the_device_that_had_it() -> None:
     boards = [Board("a"), Board("b")]
-    timers = SharedTimers(boards)
+    timers = TimerPool(boards)
 
     def name(timer: Any, kernel: Kernel) -> str:
         timer.retime_kernel(kernel, {"tile": 1})
@@ -166,7 +166,7 @@ def test_a_kernel_goes_back_to_the_device_that_had_it() -> None:
 
 def test_a_kernel_of_a_device_that_is_gone_goes_to_another() -> None:
     boards = [Board("a"), Board("b")]
-    timers = SharedTimers(boards)
+    timers = TimerPool(boards)
 
     def name(timer: Any, kernel: Kernel) -> str:
         timer.retime_kernel(kernel, {"tile": 1})

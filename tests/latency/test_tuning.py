@@ -16,9 +16,12 @@ import nas.space
 from nas.errors import MeasurementError, RequestError
 from nas.latency import Kernel, LatencyTable, build_table, space_kernels
 from nas.latency.record import Record
+from nas.latency.runtime import Runtime
 from nas.latency.timing import Timing, four_digits
 from nas.latency.tuning import TuningProgress, check_request, trials_of, tune_table
-from nas.latency.worker_process import IsolatedTimer
+from nas.latency.worker_process import WorkerTimer
+from nas.runtimes.onnxruntime.runtime import OnnxRuntime
+from nas.runtimes.tvm.runtime import METASCHEDULE, CudaRuntime, TvmRuntime
 from tests.latency.fake_runtime import FakeRuntime, latency_us
 
 SPACE = nas.space.load("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
@@ -36,12 +39,12 @@ class FakeTuner(FakeRuntime):
     tuned: list[Kernel] = field(default_factory=list)
     turns: list[str] = field(default_factory=list)
 
-    def tune_kernel(self, kernel: Kernel, trials: int) -> Mapping[str, Any]:
+    def tune_kernel(self, kernel: Kernel, tuner: str, trials: int) -> Mapping[str, Any]:
         time.sleep(self.seconds)
         self.tuned.append(kernel)
         if kernel.text not in self.factors:
             raise MeasurementError("none of the candidates runs")
-        return {"tuner": "metaschedule", "trials": trials, "trace": [[], []]}
+        return {"tuner": tuner, "trials": trials, "trace": [[], []]}
 
     def retime_kernel(self, kernel: Kernel, schedule: Mapping[str, Any]) -> Timing:
         is_trace = "trace" in schedule
@@ -66,7 +69,9 @@ def test_the_faster_schedule_stays_and_the_row_says_what_was_tried(tmp_path: Pat
     before = {kernel: record_of(table, kernel) for kernel in KERNELS[:3]}
     runtime.turns.clear()
     seen: list[TuningProgress] = []
-    result = tune_table(table, KERNELS[:3], runtime, trials=8, progress=seen.append)
+    result = tune_table(
+        table, KERNELS[:3], runtime, tuner=METASCHEDULE, trials=8, progress=seen.append
+    )
     assert (result.faster, result.kept, result.skipped) == (1, 1, 0)
     assert list(result.failed) == [broken]
     assert "none of the candidates runs" in str(result)
@@ -83,7 +88,11 @@ def test_the_faster_schedule_stays_and_the_row_says_what_was_tried(tmp_path: Pat
     assert kept.schedule["tile"] == 1
     assert kept.schedule["tried"] == {"tuner": "metaschedule", "trials": 8, "speedup": 0.8}
     assert record_of(table, broken) == before[broken]
-    assert [trials_of(record_of(table, kernel)) for kernel in KERNELS[:3]] == [8, 8, 0]
+    assert [trials_of(record_of(table, kernel), METASCHEDULE) for kernel in KERNELS[:3]] == [
+        8,
+        8,
+        0,
+    ]
 
     last = seen[-1]
     assert (last.done, last.total) == (3, 3)
@@ -103,20 +112,20 @@ def test_what_was_tuned_is_not_tuned_again_unless_with_more_trials(tmp_path: Pat
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tune_table(table, KERNELS, runtime, trials=8, progress=stop)
+        tune_table(table, KERNELS, runtime, tuner=METASCHEDULE, trials=8, progress=stop)
     assert runtime.tuned == KERNELS[:3]
     again = LatencyTable.open_or_create(tmp_path, runtime)
     build_table(again, KERNELS, runtime)
-    result = tune_table(again, KERNELS, runtime, trials=8)
+    result = tune_table(again, KERNELS, runtime, tuner=METASCHEDULE, trials=8)
     assert runtime.tuned == KERNELS
     assert result.skipped == 3
     rows = again.path.read_bytes()
-    assert tune_table(again, KERNELS, runtime, trials=4).skipped == len(KERNELS)
+    assert tune_table(again, KERNELS, runtime, tuner=METASCHEDULE, trials=4).skipped == len(KERNELS)
     assert again.path.read_bytes() == rows
-    more = tune_table(again, KERNELS, runtime, trials=16)
+    more = tune_table(again, KERNELS, runtime, tuner=METASCHEDULE, trials=16)
     # A second trace that is no faster than the first replaces nothing.
     assert (more.faster, more.kept) == (0, len(KERNELS))
-    assert all(trials_of(record_of(again, kernel)) == 16 for kernel in KERNELS)
+    assert all(trials_of(record_of(again, kernel), METASCHEDULE) == 16 for kernel in KERNELS)
 
 
 def test_kernels_without_weights_or_latency_are_skipped(tmp_path: Path) -> None:
@@ -125,41 +134,39 @@ def test_kernels_without_weights_or_latency_are_skipped(tmp_path: Path) -> None:
     runtime = FakeTuner(broken=frozenset({broken.text}))
     table = LatencyTable.open_or_create(tmp_path, runtime)
     build_table(table, [broken, pool], runtime)
-    result = tune_table(table, [broken, pool, KERNELS[1]], runtime, trials=8)
+    result = tune_table(table, [broken, pool, KERNELS[1]], runtime, tuner=METASCHEDULE, trials=8)
     assert result.skipped == 3
     assert runtime.tuned == []
-
-
-def opened(name: str, target: str, threads: int, dtype: str) -> FakeTuner:
-    return FakeTuner(factors={KERNELS[0].text: 0.5}, seconds=0.4)
 
 
 def test_a_worker_tunes_too_and_gets_more_time_for_more_trials(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("nas.latency.worker_process.TRIAL_SECONDS", 1.0)
-    with IsolatedTimer(FakeTuner(), opener=opened, limit_s=0.1) as timer:
-        assert timer.tune_kernel(KERNELS[0], 20)["trials"] == 20
+    with WorkerTimer(FakeTuner(factors={KERNELS[0].text: 0.5}, seconds=0.4), limit_s=0.1) as timer:
+        assert timer.tune_kernel(KERNELS[0], METASCHEDULE, 20)["trials"] == 20
         with pytest.raises(MeasurementError, match="none of the candidates runs"):
-            timer.tune_kernel(KERNELS[1], 20)
+            timer.tune_kernel(KERNELS[1], METASCHEDULE, 20)
         monkeypatch.setattr("nas.latency.worker_process.TRIAL_SECONDS", 0.01)
         with pytest.raises(MeasurementError, match="took more than"):
-            timer.tune_kernel(KERNELS[0], 2)
+            timer.tune_kernel(KERNELS[0], METASCHEDULE, 2)
 
 
 @pytest.mark.parametrize(
-    ("request_", "words"),
+    ("runtime", "tuner", "trials", "words"),
     [
-        (("template", 64, "tvm", "cpu"), "--trials counts what MetaSchedule tries"),
-        (("mlp", None, "tvm", "cpu"), "There is no tuner 'mlp'"),
-        (("metaschedule", 64, "onnxruntime", "cpu"), "does not tune for runtime 'onnxruntime'"),
-        (("metaschedule", 64, "tvm", "cuda"), "target 'cuda'"),
-        (("metaschedule", None, "tvm", "rpc://host:9090"), "target 'rpc://host:9090'"),
+        (TvmRuntime(), "template", 64, "--trials counts the schedules that a tuner tries"),
+        (TvmRuntime(), "mlp", None, "Runtime 'tvm' has no tuner 'mlp'"),
+        (OnnxRuntime(), METASCHEDULE, 64, "Runtime 'onnxruntime' has no tuner 'metaschedule'"),
+        (CudaRuntime(target="cuda"), METASCHEDULE, 64, "Runtime 'tvm' has no tuner"),
+        (TvmRuntime(target="rpc://host:9090"), METASCHEDULE, 9, "target 'rpc://host:9090'"),
     ],
 )
-def test_a_wrong_request_says_what_to_do(request_: tuple, words: str) -> None:
+def test_a_wrong_request_says_what_to_do(
+    runtime: Runtime, tuner: str, trials: int | None, words: str
+) -> None:
     with pytest.raises(RequestError) as caught:
-        check_request(*request_)
+        check_request(runtime, tuner, trials)
     assert words in str(caught.value)
     assert caught.value.remedy
 
@@ -170,31 +177,31 @@ def test_the_command_line_refuses_trials_without_a_tuner(tmp_path: Path) -> None
         [sys.executable, "-m", "nas", *words], cwd=tmp_path, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert "Add --tuner metaschedule" in done.stderr
+    assert "Name a tuner with --tuner" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_package_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nas.latency.tuning.find_spec", lambda name: None)
+    monkeypatch.setattr("nas.runtimes.tvm.runtime.find_spec", lambda name: None)
     with pytest.raises(RequestError, match="needs xgboost") as caught:
-        check_request("metaschedule", 64, "tvm", "cpu")
+        check_request(TvmRuntime(), METASCHEDULE, 64)
     assert caught.value.remedy == "pip install 'hardware-nas[metaschedule]'"
 
 
 def test_how_many_trials_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nas.latency.tuning.find_spec", lambda name: object())
-    assert check_request("template", None, "onnxruntime", "cpu") == 0
-    assert check_request("metaschedule", None, "tvm", "cpu") == 64
-    assert check_request("metaschedule", 7, "tvm", "cpu") == 7
+    monkeypatch.setattr("nas.runtimes.tvm.runtime.find_spec", lambda name: object())
+    assert check_request(OnnxRuntime(), "template", None) == 0
+    assert check_request(TvmRuntime(), METASCHEDULE, None) == 64
+    assert check_request(TvmRuntime(), METASCHEDULE, 7) == 7
 
 
 def test_no_trials_are_no_request(tmp_path: Path) -> None:
     runtime = FakeTuner()
     table = LatencyTable.open_or_create(tmp_path, runtime)
     with pytest.raises(RequestError, match="trials is 0"):
-        tune_table(table, KERNELS, runtime, trials=0)
+        tune_table(table, KERNELS, runtime, tuner=METASCHEDULE, trials=0)
 
 
 @pytest.mark.parametrize("tried", [{"trials": "8"}, {"trials": None}, [8], 8, None])
 def test_trials_that_cannot_be_read_count_as_none(tried: Any) -> None:
-    assert trials_of(Record("kernel", schedule={"tried": tried})) == 0
+    assert trials_of(Record("kernel", schedule={"tried": tried}), METASCHEDULE) == 0

@@ -18,12 +18,17 @@ import pytest
 
 import nas.space
 from nas.errors import BoardLostError, DeviceError, MeasurementError
-from nas.latency import LatencyTable, build_table, core_scheduling, open_runtime, space_kernels
+from nas.latency import (
+    LatencyTable,
+    build_table,
+    core_scheduling,
+    open_runtime,
+    space_kernels,
+)
 from nas.latency.kernel import Kernel
-from nas.latency.runtime import Runtime
 from nas.latency.timing import Timing
-from nas.latency.worker_process import IsolatedTimer, timers_for
-from nas.runtimes.tvm import fusion
+from nas.latency.worker_process import WorkerTimer, timers_for
+from nas.runtimes.tvm.runtime import TvmRuntime
 from tests.latency.fake_runtime import FakeRuntime, device, latency_us
 
 SPACE = nas.space.load("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
@@ -46,18 +51,17 @@ class Moody(FakeRuntime):
         return super().time_kernel(kernel)
 
 
-def moody(name: str, target: str, threads: int, dtype: str) -> Runtime:
-    return Moody()
+class Broken(FakeRuntime):
+    """Cannot be opened in the worker."""
 
-
-def broken(name: str, target: str, threads: int, dtype: str) -> Runtime:
-    raise RuntimeError("no such compiler here")
+    def open(self) -> None:
+        raise RuntimeError("no such compiler here")
 
 
 def test_every_failure_is_the_kernels_own(tmp_path: Path) -> None:
     runtime = FakeRuntime()
     table = LatencyTable.open_or_create(tmp_path, runtime)
-    with IsolatedTimer(runtime, limit_s=3, opener=moody) as timer:
+    with WorkerTimer(Moody(), limit_s=3) as timer:
         built = build_table(table, KERNELS[:6], timer)
     assert (built.ok, built.failed) == (2, 4)
 
@@ -75,7 +79,7 @@ def test_every_failure_is_the_kernels_own(tmp_path: Path) -> None:
 
 
 def test_the_worker_ends_with_its_user() -> None:
-    with IsolatedTimer(FakeRuntime(), opener=moody) as timer:
+    with WorkerTimer(Moody()) as timer:
         timer.time_kernel(FINE)
         children = psutil.Process().children(recursive=True)
         workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
@@ -84,7 +88,7 @@ def test_the_worker_ends_with_its_user() -> None:
 
 
 def test_a_worker_killed_from_outside_is_replaced() -> None:
-    with IsolatedTimer(FakeRuntime(), opener=moody) as timer:
+    with WorkerTimer(Moody()) as timer:
         timer.time_kernel(FINE)
         for child in psutil.Process().children():
             if "spawn_main" in " ".join(child.cmdline()):
@@ -99,7 +103,7 @@ def test_a_worker_killed_from_outside_is_replaced() -> None:
 
 
 def test_signals_to_a_whole_group_of_processes_leave_a_worker_to_its_user() -> None:
-    with IsolatedTimer(FakeRuntime(), opener=moody) as timer:
+    with WorkerTimer(Moody()) as timer:
         timer.time_kernel(FINE)
         worker = timer._process
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -109,7 +113,7 @@ def test_signals_to_a_whole_group_of_processes_leave_a_worker_to_its_user() -> N
 
 
 def test_a_timer_that_is_closed_while_its_worker_starts_leaves_none() -> None:
-    timer = IsolatedTimer(FakeRuntime(), opener=moody)
+    timer = WorkerTimer(Moody())
     errors: list[Exception] = []
 
     def ask() -> None:
@@ -130,7 +134,7 @@ def test_a_timer_that_is_closed_while_its_worker_starts_leaves_none() -> None:
 
 TIMING_FOR_EVER = """
 from tests.latency.test_worker_process import *
-with timers_for(FakeRuntime()), IsolatedTimer(FakeRuntime(), opener=moody) as timer:
+with timers_for(FakeRuntime()), WorkerTimer(Moody()) as timer:
     timer.time_kernel(FINE)
     print(timer._process.pid, flush=True)
     timer.time_kernel(HANGS)
@@ -163,18 +167,18 @@ def test_a_user_that_is_killed_takes_its_worker_along_and_leaves_no_file(tmp_pat
 
 def test_a_runtime_that_does_not_open_says_why() -> None:
     with (
-        IsolatedTimer(FakeRuntime(), opener=broken) as timer,
+        WorkerTimer(Broken()) as timer,
         pytest.raises(MeasurementError, match="did not start: RuntimeError: no such compiler here"),
     ):
         timer.time_dispatch()
 
 
 def test_the_real_runtime_in_its_process() -> None:
-    with IsolatedTimer(open_runtime("tvm")) as timer:
+    with WorkerTimer(open_runtime("tvm")) as timer:
         schedule, timing = timer.time_kernel(FINE)
         assert timing.latency_us > 0
         assert timer.retime_kernel(FINE, schedule).latency_us > 0
-        assert set(timer.time_dispatch()) == set(fusion.DISPATCH_PARTS)
+        assert set(timer.time_dispatch()) == set(TvmRuntime.dispatch_parts)
 
 
 class Elsewhere(FakeRuntime):
@@ -182,10 +186,12 @@ class Elsewhere(FakeRuntime):
 
     board: Path
     released = 0
+    is_remote = True  # type: ignore[assignment]
 
-    @property
-    def opened_as(self) -> str:
-        return f"rpc://{self.board}"
+    def open(self) -> None:
+        if not self.board.exists():
+            raise BoardLostError("There is no board.")
+        self.fingerprint = device(processor=self.board.read_text())
 
     def release(self) -> None:
         self.released += 1
@@ -196,15 +202,6 @@ class Elsewhere(FakeRuntime):
         if not self.board.exists():
             raise BoardLostError("The board was lost.", remedy="Plug it in.")
         return super().time_kernel(kernel)
-
-
-def elsewhere(name: str, target: str, threads: int, dtype: str) -> Runtime:
-    runtime = Elsewhere()
-    runtime.board = Path(target.removeprefix("rpc://"))
-    if not runtime.board.exists():
-        raise BoardLostError("There is no board.")
-    runtime.fingerprint = device(processor=runtime.board.read_text())
-    return runtime
 
 
 @pytest.fixture
@@ -226,7 +223,7 @@ def test_a_board_that_comes_back_is_asked_again(
         if len(pauses) == 2:
             board.board.write_text(board.fingerprint.processor)
 
-    with IsolatedTimer(board, opener=elsewhere) as timer:
+    with WorkerTimer(board) as timer:
         assert board.released == 1
         timer.time_kernel(FINE)
         board.board.unlink()
@@ -236,7 +233,7 @@ def test_a_board_that_comes_back_is_asked_again(
 
 
 def test_a_board_that_stays_away_is_lost(board: Elsewhere) -> None:
-    with IsolatedTimer(board, opener=elsewhere) as timer:
+    with WorkerTimer(board) as timer:
         timer.time_kernel(FINE)
         with pytest.raises(BoardLostError, match="There is no board") as caught:
             timer.time_kernel(FAILS)
@@ -246,14 +243,14 @@ def test_a_board_that_stays_away_is_lost(board: Elsewhere) -> None:
 def test_another_board_in_its_place_is_refused(board: Elsewhere) -> None:
     board.board.write_text("Another CPU 4-5-6")
     with (
-        IsolatedTimer(board, opener=elsewhere) as timer,
+        WorkerTimer(board) as timer,
         pytest.raises(DeviceError, match="processor is Another CPU 4-5-6, not Test CPU 1-2-3"),
     ):
         timer.time_kernel(FINE)
 
 
 def test_a_timer_for_each_board(board: Elsewhere, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Elsewhere, "boards", 3, raising=False)
+    monkeypatch.setattr(Elsewhere, "device_count", 3)
     with timers_for(board) as timers:
         assert len(timers) == 3
 

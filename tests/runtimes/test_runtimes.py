@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from nas.errors import DeviceError, RequestError
-from nas.latency import available_runtimes, open_runtime, runtime
+from nas.latency import available_runtimes, open_runtime
 from nas.latency.runtime import Availability
+from nas.runtimes.tvm.runtime import TvmRuntime
 
 
 def test_every_runtime_says_whether_it_can_be_used() -> None:
@@ -34,6 +35,6 @@ def test_settings_a_runtime_does_not_have_are_refused(settings: dict, words: str
 
 def test_a_runtime_that_cannot_be_used_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = Availability("tvm", False, "apache-tvm is not installed")
-    monkeypatch.setattr(runtime, "availability", lambda name: absent)
+    monkeypatch.setattr(TvmRuntime, "availability", lambda: absent)
     with pytest.raises(DeviceError, match="apache-tvm is not installed"):
         open_runtime("tvm")

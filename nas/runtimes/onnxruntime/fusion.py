@@ -8,29 +8,23 @@ kernels compose.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
 
 from nas.graph import Graph
-from nas.latency import cache_model
 from nas.latency.kernel import Kernel
 
 
 class OnnxRuntimeFusion(ABC):
-    """See `nas.latency.runtime.Fusion`; with what one dtype's rules have to add."""
-
-    DISPATCH_PARTS = ("launch", "invocation", *cache_model.PARTS)
+    """See `nas.latency.runtime.Runtime`; with what one dtype's rules have to add."""
 
     block: int = 1
     """Channels that lie together where tensors are kept in blocks; 1 where not."""
 
     @abstractmethod
     def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
-        """See `Fusion.kernels`; in an order in which they can run."""
+        """See `Runtime.kernels`; in an order in which they can run."""
 
     @abstractmethod
-    def fragment_kernels(
-        self, graph: Graph, *, first: bool = False, batch: int = 1
-    ) -> list[Kernel]:
+    def block_kernels(self, graph: Graph, *, first: bool = False, batch: int = 1) -> list[Kernel]:
         """The kernels that a block can have in any network, given the block alone; once each.
 
         What leaves a block is turned where it is read, but for the vector that leaves a network.
@@ -40,13 +34,3 @@ class OnnxRuntimeFusion(ABC):
             first: whether images may enter it.
             batch: images that run at once.
         """
-
-    def predicted_us(self, kernels_us: Sequence[float], dispatch_us: Mapping[str, float]) -> float:
-        """Latency of a network.
-
-        Args:
-            kernels_us: latency of each kernel, with what running a node costs at least.
-            dispatch_us: of one `invocation` of the session, and what a `launch` costs more where
-                the kernel before it was another.
-        """
-        return sum(kernels_us) + len(kernels_us) * dispatch_us["launch"] + dispatch_us["invocation"]

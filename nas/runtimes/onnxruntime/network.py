@@ -17,7 +17,7 @@ from nas.errors import MeasurementError
 from nas.graph import Graph
 from nas.latency import device
 from nas.latency.kernel import Kernel, batched
-from nas.latency.runtime import Weights
+from nas.latency.runtime import CompiledNetwork, Weights
 from nas.runtimes.onnxruntime.float32 import optimised as float32
 from nas.runtimes.onnxruntime.fusion import OnnxRuntimeFusion
 from nas.runtimes.onnxruntime.int8 import calibration
@@ -27,7 +27,7 @@ from nas.runtimes.onnxruntime.session import Session
 from nas.runtimes.onnxruntime.weights import random_weights
 
 
-class OnnxRuntimeNetwork:
+class OnnxRuntimeNetwork(CompiledNetwork):
     """A graph in a session. See `nas.latency.runtime.CompiledNetwork`.
 
     Args:

@@ -1,209 +1,106 @@
-"""Times kernels and networks with ONNX Runtime's processor provider, on this machine."""
+"""`OnnxRuntime`: ONNX Runtime on this machine's processor. Importing this imports no ONNX Runtime.
+
+How it fuses is known from its source and compared with its optimised models, in float32 and int8,
+on x86 processors.
+"""
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
-from importlib.metadata import version
-from typing import Any
+from collections.abc import Mapping
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from nas.errors import RequestError
-from nas.graph import Channels, Graph, Op, Slot
-from nas.latency import cache_model, device, timing
+from nas.graph import Graph
+from nas.latency import cache_model, device
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
-from nas.latency.runtime import Schedules, Weights
+from nas.latency.runtime import Availability, Runtime, Schedule, Schedules, Weights
 from nas.latency.timing import Timing
-from nas.runtimes.onnxruntime.dtypes import DTYPES, fusion_on
-from nas.runtimes.onnxruntime.network import OnnxRuntimeNetwork
-from nas.runtimes.onnxruntime.repeated import repeat
-from nas.runtimes.onnxruntime.session import Session
+from nas.runtimes.onnxruntime.float32.fusion import BlockedFusion, block_size
+from nas.runtimes.onnxruntime.fusion import OnnxRuntimeFusion
+from nas.runtimes.onnxruntime.int8.fusion import QuantisedFusion
 
-TARGETS = ("cpu",)
-
-RUN_SECONDS = 5e-4
-"""How long the copies of a kernel in one session should take: the session's call is little then."""
-
-COPIES = (4, 64)
-"""Fewest and most copies of a kernel in one session."""
-
-WEIGHTS_BYTES = cache_model.MIB[0] << 20
-"""Weights of different copies together: so few that they stay near.
-
-What networks of more weights cost beyond that is measured by itself; see `nas.latency.cache_model`.
-"""
-
-_PROBES = {
-    "float32": "conv2d {layout}128x3x3 -> 128x3x3 k1 s1 p0 g1 bias relu",
-    "int8": "conv2d int8 nhwc 256x2x2 -> 256x2x2 k1 s1 p0 g1 bias",
-}
-"""A convolution whose time is mostly that of reading its weights, a sixteenth of a MiB."""
-
-_MACS_A_SECOND = {
-    "float32": {"dense": 60e9, "depthwise": 10e9, "grouped": 1e9},
-    "int8": {"dense": 150e9, "depthwise": 20e9, "grouped": 20e9},
-}
-"""What a core does about, for choosing how many copies fill `RUN_SECONDS`."""
-
-_INVOCATION_NODES = (1, 65)
-"""Nodes of the two sessions from which the cost of a call is worked out."""
-
-_DISPATCH_ROUNDS = (1, 5)
-"""How often the two chains that launches are timed with repeat their kernels."""
-
-_DISPATCH_SETS = 8
-"""Sets of samples of the dispatch costs that are taken at most."""
-
-_DISPATCH_CALLS = 50
-"""Calls a sample."""
+if TYPE_CHECKING:
+    from nas.runtimes.onnxruntime.kernel_timer import OnnxKernelTimer
+    from nas.runtimes.onnxruntime.network import OnnxRuntimeNetwork
 
 
-class OnnxRuntime:
-    """See `nas.latency.runtime.Runtime`. Raises RequestError for settings it does not have.
+class OnnxRuntime(Runtime):
+    """Kernels and networks of ONNX Runtime's CPU execution provider.
 
-    A kernel's latency is that of a node among copies of itself: one session runs many, so that its
-    call, which is timed by itself and taken off, weighs little; they are written in the ops that
-    ONNX Runtime optimises to, so nothing is reordered around them; and they have different weights.
-    Quantised kernels are timed in the same way, as the eight-bit ops that a quantised network is
-    fused to; a function that such a network works out in float32 is timed with the conversions
-    around it. ONNX Runtime's own profiler was no alternative: it counts whole microseconds, and
-    profiling adds five to ten of them to a node, by what it does to the caches.
-
-    Args:
-        target: `cpu`, this machine's processor.
-        threads: that share one kernel.
-        dtype: `float32`, or `int8`: whole networks are quantised, see `int8.quantised`.
+    See `nas.latency.runtime.Runtime` for the arguments. Networks of dtype `int8` are quantised
+    statically, see `nas.runtimes.onnxruntime.int8.quantised`.
     """
 
     name = "onnxruntime"
+    dtypes = ("float32", "int8")
+    dispatch_parts = ("launch", "invocation", *cache_model.PARTS)
+    has_local_kernels = False
 
-    def __init__(self, *, target: str = "cpu", threads: int = 1, dtype: str = "float32") -> None:
-        for setting, value, allowed in (("target", target, TARGETS), ("dtype", dtype, DTYPES)):
-            if value not in allowed:
-                raise RequestError(
-                    f"Runtime 'onnxruntime' has no {setting} '{value}'.",
-                    remedy=f"Allowed: {', '.join(allowed)}.",
-                )
-        self.threads = threads
-        self._target_name, self._dtype = target, dtype
-        self._fusion = fusion_on(None, dtype)
+    @classmethod
+    def availability(cls) -> Availability:
+        """Return whether ONNX Runtime is installed, loads, and fuses here by known rules."""
+        try:
+            versions = {"onnxruntime": version("onnxruntime")}
+        except PackageNotFoundError:
+            return Availability(cls.name, False, "onnxruntime is not installed")
+        try:
+            import onnxruntime
+        except (ImportError, OSError) as error:
+            reason = f"onnxruntime does not load ({error})"
+            return Availability(cls.name, False, reason, versions)
+        if "CPUExecutionProvider" not in onnxruntime.get_available_providers():
+            reason = "it was built without its CPU provider"
+            return Availability(cls.name, False, reason, versions)
+        if block_size(device.processor()[1]) == 1:
+            reason = "how it fuses is known for x86 processors only"
+            return Availability(cls.name, False, reason, versions)
+        return Availability(cls.name, True, "", versions)
 
     @cached_property
-    def fingerprint(self) -> Fingerprint:
-        """This machine with ONNX Runtime's version and these settings."""
-        model, features = device.processor()
-        return Fingerprint(
-            processor=model,
-            features=features,
-            runtime=self.name,
-            versions={"onnxruntime": version("onnxruntime")},
-            target=self._target_name,
-            dtype=self._dtype,
-            threads=self.threads,
-            recorded={**device.recorded(), "block": self._fusion.block},
-        )
+    def fusion(self) -> OnnxRuntimeFusion:
+        """The rules by which ONNX Runtime fuses this dtype on a processor with these features."""
+        if self.dtype == "int8":
+            return QuantisedFusion()
+        features = device.processor()[1] if self.features is None else self.features
+        return BlockedFusion(block_size(features))
 
     def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
-        """See `Fusion.kernels`; in an order in which they can run."""
-        return self._fusion.kernels(graph, batch)
+        """Return the kernels of a network in an order in which they can run."""
+        return self.fusion.kernels(graph, batch)
 
-    def time_kernel(self, kernel: Kernel) -> tuple[Mapping[str, Any], Timing]:
-        """Times a kernel among copies of itself. ONNX Runtime schedules it as it likes."""
-        schedule = _copies(kernel)
-        return schedule, self.retime_kernel(kernel, schedule)
+    def block_kernels(self, block: Graph, *, first: bool = False, batch: int = 1) -> list[Kernel]:
+        """Return the kernels of a block for every tensor layout in which its input can come."""
+        return self.fusion.block_kernels(block, first=first, batch=batch)
 
-    def retime_kernel(self, kernel: Kernel, schedule: Mapping[str, Any]) -> Timing:
-        """See `Runtime.retime_kernel`; the schedule says how many copies, with how many weights."""
-        with timing.pinned(self.threads):
-            return timing.measure(self._evaluator(kernel, schedule))
-
-    def _evaluator(self, kernel: Kernel, schedule: Mapping[str, Any]) -> timing.Evaluate:
-        """A kernel as something to time; a call is one copy, less its share of the session's."""
-        copies = schedule["copies"]
-        model = repeat(kernel, copies, schedule["weights"], np.random.default_rng(0))
-        session = Session(model.model, model.inputs, threads=self.threads, optimise=False)
-        invocation_s = self._invocation_s
-
-        def evaluate(calls: int, samples: int) -> Sequence[float]:
-            found = session.evaluate(math.ceil(calls / copies), samples)
-            return [(seconds - invocation_s) / copies for seconds in found]
-
-        return evaluate
+    def activation_bytes(self, graph: Graph, batch: int = 1) -> float:
+        """Return the largest size of the activations alive at once; graphs count float32."""
+        return super().activation_bytes(graph, batch) / (4 if self.dtype == "int8" else 1)
 
     @cached_property
-    def _invocation_s(self) -> float:
-        """Seconds of a session's call, from two with few and many tiny nodes."""
-        with timing.pinned(self.threads):
-            few, many = self._idle_sessions
-            return statistics.median(_invocation_s(few, many) for _ in range(5))
+    def timer(self) -> OnnxKernelTimer:
+        """What times on this machine; imports ONNX Runtime when first used."""
+        from nas.runtimes.onnxruntime.kernel_timer import OnnxKernelTimer
 
-    @cached_property
-    def _idle_sessions(self) -> tuple[Session, Session]:
-        kernel = Kernel.parse("copy 16x1x1 -> 16x1x1 relu")
-        few, many = (
-            repeat(kernel, nodes, 1, np.random.default_rng(0)) for nodes in _INVOCATION_NODES
-        )
-        return (
-            Session(few.model, few.inputs, threads=self.threads, optimise=False),
-            Session(many.model, many.inputs, threads=self.threads, optimise=False),
-        )
+        return OnnxKernelTimer(self.fusion, self.dtype, self.threads)
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """This machine with ONNX Runtime's version and the settings."""
+        return self.timer.fingerprint
+
+    def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
+        """Time a kernel among copies of itself. ONNX Runtime chooses its schedule."""
+        return self.timer.time_kernel(kernel)
+
+    def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
+        """Time a kernel again with as many copies and sets of weights as before."""
+        return self.timer.retime_kernel(kernel, schedule)
 
     def time_dispatch(self) -> Mapping[str, Timing]:
-        """The cost of an `invocation` of a session, and what a `launch` costs beyond its kernel.
-
-        An invocation is what a straight line through sessions of few and of many tiny nodes leaves
-        for none. A kernel's latency contains what running a node costs among copies of itself;
-        among different ones the caches and branch predictor are colder. That is the launch: the
-        straight line through a short and a long chain of different small kernels, less their own
-        latencies. What a MiB of weights costs in networks of more and more of them is
-        the time of a small convolution among many copies with weights of their own.
-
-        Raises MeasurementError where noise leaves no set above zero.
-        """
-        chains = [_chain(rounds) for rounds in _DISPATCH_ROUNDS]
-        short, long = (self.compile(chain, {}).evaluate for chain in chains)
-        few, many = (self.kernels(chain) for chain in chains)
-        added = list(many)
-        for kernel in few:
-            added.remove(kernel)
-        alone = {kernel: self._evaluator(kernel, _copies(kernel)) for kernel in set(added)}
-
-        def once() -> dict[str, float]:
-            own = {
-                kernel: timing.median_s(each, 4 * _DISPATCH_CALLS) for kernel, each in alone.items()
-            }
-            chained = timing.median_s(long, _DISPATCH_CALLS) - timing.median_s(
-                short, _DISPATCH_CALLS
-            )
-            launch = (chained - sum(own[kernel] for kernel in added)) / len(added)
-            return {"launch": launch, "invocation": _invocation_s(*self._idle_sessions)}
-
-        weights = self._time_weights()
-        with timing.pinned(self.threads):
-            found = timing.steadiest(once, _DISPATCH_SETS)
-        return {**found, **weights}
-
-    def _time_weights(self) -> dict[str, Timing]:
-        """Time a MiB of weights, by part of `cache_model.PARTS`."""
-        layout = f"blocked{self._fusion.block} " if self._fusion.block > 1 else ""
-        kernel = Kernel.parse(_PROBES[self._dtype].format(layout=layout))
-        sets_a_mib = (1 << 20) // kernel.weight_bytes
-
-        def take(chain: timing.Evaluate, sets: int) -> Timing:
-            found = timing.undisturbed(chain, sets, timing.QUICK_SAMPLES)
-            return Timing.of_seconds([sets_a_mib * each for each in found])
-
-        chains = {}
-        for mib, part in zip(cache_model.MIB, cache_model.PARTS, strict=True):
-            sets = mib * sets_a_mib
-            chain = self._evaluator(kernel, {"copies": sets, "weights": sets})
-            chains[part] = partial(take, chain, sets)
-        with timing.pinned(self.threads):
-            return timing.fastest_of_rounds(chains)
+        """Time what running a network costs beside its kernels."""
+        return self.timer.time_dispatch()
 
     def compile(
         self,
@@ -212,73 +109,9 @@ class OnnxRuntime:
         weights: Weights | None = None,
         batch: int = 1,
     ) -> OnnxRuntimeNetwork:
-        """See `Runtime.compile`. ONNX Runtime needs no schedules.
+        """Create a session for a network. ONNX Runtime needs no schedules.
 
-        Raises MeasurementError where it does not run the kernels that a table predicts with.
+        Raises:
+            MeasurementError: ONNX Runtime does not run the kernels that a table predicts with.
         """
-        return OnnxRuntimeNetwork(
-            graph,
-            weights,
-            fusion=self._fusion,
-            threads=self.threads,
-            dtype=self._dtype,
-            batch=batch,
-        )
-
-
-def _copies(kernel: Kernel) -> dict[str, int]:
-    """How many copies of a kernel share a session, and how many sets of weights they share."""
-    laid = kernel.block > 1 or kernel.channels_last
-    if kernel.is_depthwise and laid:
-        rate = "depthwise"
-    else:
-        rate = "grouped" if kernel.groups > 1 and kernel.block == 1 else "dense"
-    about_s = 1e-6 + kernel.macs / _MACS_A_SECOND[kernel.dtype][rate]
-    fewest, most = COPIES
-    copies = max(fewest, min(most, math.ceil(RUN_SECONDS / about_s)))
-    if not kernel.has_weights:
-        return {"copies": copies, "weights": 1}
-    weights = math.ceil(WEIGHTS_BYTES / kernel.weight_bytes)
-    return {"copies": copies, "weights": min(copies, weights)}
-
-
-def _invocation_s(few: Session, many: Session) -> float:
-    """Seconds of a session without nodes."""
-    short, long = (timing.median_s(each.evaluate, 4 * _DISPATCH_CALLS) for each in (few, many))
-    nodes = _INVOCATION_NODES
-    return short - nodes[0] * (long - short) / (nodes[1] - nodes[0])
-
-
-def _chain(rounds: int) -> Graph:
-    """`rounds` times the same different kernels of a shuffle unit and a residual, both tiny.
-
-    They are plain and blocked convolutions, reorders and all kinds of copies, as they alternate in
-    a network, and so small that launching them shows.
-    """
-    width, size = 32, 2
-    half, wide, shape = width // 2, 3 * width, (width, size, size)
-    ops = [Op("input", (), shape)]
-
-    def add(kind: str, inputs: tuple[int, ...], channels: int, **settings: Any) -> int:
-        slot = None
-        if kind == "conv":
-            extent = Channels.prefix(channels, channels)
-            slot, settings["bias"] = Slot(f"conv{len(ops)}", extent), True
-        ops.append(Op(kind, inputs, (channels, size, size), slot=slot, **settings))
-        return len(ops) - 1
-
-    x = 0
-    for _ in range(rounds):
-        kept = add("slice", (x,), half)
-        y = add("slice", (x,), half, start=half)
-        y = add("relu", (add("conv", (y,), half),), half)
-        y = add("conv", (y,), half, kernel=3, padding=1, groups=half)
-        y = add("relu", (add("conv", (y,), half),), half)
-        x = add("shuffle", (add("concat", (kept, y), width),), width, groups=2)
-        entered = x
-        x = add("relu6", (add("conv", (x,), wide),), wide)
-        x = add("conv", (x,), wide, kernel=5, padding=2, groups=wide)
-        x = add("relu6", (x,), wide)
-        x = add("add", (entered, add("conv", (x,), width)), width)
-        x = add("max_pool", (x,), width, kernel=3, padding=1)
-    return Graph(tuple(ops))
+        return self.timer.compile(graph, weights, batch)

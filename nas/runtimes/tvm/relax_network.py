@@ -17,16 +17,16 @@ from tvm import relax
 
 from nas.errors import MissingKernelError
 from nas.graph import Graph
+from nas.latency.fusion import Launch, launches
 from nas.latency.kernel import Kernel, batched
-from nas.latency.runtime import Schedules, Weights
+from nas.latency.runtime import CompiledNetwork, Schedules, Weights
 from nas.runtimes.tvm.device import Place
-from nas.runtimes.tvm.fusion import Launch, launches
 from nas.schedules.templates import Expansion, Templates, build, flat_type, random_constants
 
 _CALL = re.compile(r"^\s*call\s+(kernel_\d+)\s", re.MULTILINE)
 
 
-class RelaxNetwork:
+class RelaxNetwork(CompiledNetwork):
     """A graph compiled for the Relax VM. See `nas.latency.runtime.CompiledNetwork`.
 
     Args:
@@ -52,7 +52,7 @@ class RelaxNetwork:
         self._names: dict[Kernel, str] = {}
         builder = relax.BlockBuilder()
         functions: dict[Kernel, relax.GlobalVar] = {}
-        steps = _batched(launches(graph), batch)
+        steps = _batched(launches(graph, fuse_expansions=True), batch)
         for launch in steps:
             kernel = launch.kernel
             if kernel in self._names:

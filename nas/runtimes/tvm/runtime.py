@@ -1,278 +1,182 @@
-"""Compiles kernels and networks with TVM, and times them where a target says."""
+"""`TvmRuntime`: Apache TVM on this machine's processor, its NVIDIA GPU, or boards behind TVM RPC.
+
+Importing this imports no TVM: a table of a TVM device predicts on machines without TVM.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import statistics
-import time
 from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
-from importlib.metadata import version
-from typing import Any
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-import tvm
-
+from nas.documents import shortened
+from nas.errors import RequestError
 from nas.graph import Graph
-from nas.latency import cache_model, timing
+from nas.latency import cache_model, fusion
+from nas.latency.cache_model import DispatchCosts
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
-from nas.latency.runtime import Schedules, Weights
+from nas.latency.runtime import (
+    Availability,
+    NetworkCost,
+    Runtime,
+    Schedule,
+    Schedules,
+    Weights,
+)
 from nas.latency.timing import Timing
-from nas.runtimes.tvm import cache_benchmark, cold_cache, launch_benchmark, targets
-from nas.runtimes.tvm import fusion as tvm_fusion
-from nas.runtimes.tvm.clock import clock_of
-from nas.runtimes.tvm.device import Place
-from nas.runtimes.tvm.kernel_cache import Kept, Ways
-from nas.runtimes.tvm.relax_network import RelaxNetwork
-from nas.runtimes.tvm.rpc.address import kind_of
-from nas.schedules.templates import Templates, random_constants
+from nas.runtimes.tvm.rpc import address as rpc_address
 
-KERNELS_VERSION = "5"
-"""Of the loop nests, the schedules and the way to time them: other versions do not compare."""
+if TYPE_CHECKING:
+    from nas.runtimes.tvm.kernel_timer import TvmKernelTimer
+    from nas.runtimes.tvm.relax_network import RelaxNetwork
 
-_VARIED_ROUNDS = 5
-"""Timings of the chain of different kernels; the fastest counts."""
+METASCHEDULE = "metaschedule"
 
-_DISPATCH_SETS = 8
-"""Sets of samples of the dispatch costs that are taken at most."""
+COST_MODEL_PACKAGE = "xgboost"
+"""Package with which MetaSchedule ranks candidates before it times some of them."""
 
-_WEIGHTS_SAMPLES = 3
-"""Samples of each timing of a chain that weights far away are timed with."""
-
-_DISPATCH_CALLS = 100
-"""Calls a sample: about two milliseconds of the longer chain."""
+MAX_WINOGRAD_TILE = 64
+"""Largest tile in a schedule. Rounding errors spoil the results of much smaller tiles already."""
 
 
-class TvmRuntime:
-    """See `nas.latency.runtime.Runtime`. Raises RequestError for settings TVM has not here.
+class TvmRuntime(Runtime):
+    """Kernels compiled by Apache TVM from the schedules in `nas.schedules`.
 
-    Args:
-        target, threads, dtype: see `targets.resolve`.
+    See `nas.latency.runtime.Runtime` for the arguments. A target is `cpu`, this machine's
+    processor; `cuda`, its first GPU (`CudaRuntime`); or boards, see `nas.runtimes.tvm.rpc.address`.
     """
 
     name = "tvm"
+    targets = ("cpu", "cuda", "rpc://...")
+    tuners: ClassVar[tuple[str, ...]] = (METASCHEDULE,)
+    dispatch_parts = (
+        "launch",
+        "invocation",
+        cache_model.LARGE_LAUNCH,
+        *(part for parts in cache_model.PARTS_BY_PACE for part in parts),
+    )
 
-    def __init__(self, *, target: str = "cpu", threads: int = 1, dtype: str = "float32") -> None:
-        self.threads = threads
-        self._target_name = target
-        self.templates: Templates
-        self.place: Place
-        self.templates, self.place = targets.resolve(target, threads, dtype)
-        self._kept = Kept(self.place.kept_bytes)
+    @classmethod
+    def availability(cls) -> Availability:
+        """Return whether TVM is installed, loads, and has an LLVM code generator."""
+        try:
+            versions = {"apache-tvm": version("apache-tvm")}
+        except PackageNotFoundError:
+            return Availability(cls.name, False, "apache-tvm is not installed")
+        try:
+            import tvm
+        except (ImportError, OSError) as error:
+            return Availability(cls.name, False, f"apache-tvm does not load ({error})", versions)
+        if not tvm.runtime.enabled("llvm"):
+            return Availability(cls.name, False, "apache-tvm was built without LLVM", versions)
+        return Availability(cls.name, True, "", versions)
 
-    @cached_property
-    def fingerprint(self) -> Fingerprint:
-        """The device with TVM's version and these settings."""
-        model, features = self.place.processor()
-        return Fingerprint(
-            processor=model,
-            features=features,
-            runtime=self.name,
-            versions={"apache-tvm": version("apache-tvm"), "kernels": KERNELS_VERSION},
-            target=kind_of(self._target_name),
-            dtype=self.templates.dtype,
-            threads=self.threads,
-            recorded=self.place.recorded(),
-        )
+    @classmethod
+    def for_target(cls, target: str) -> type[Runtime]:
+        """Return `CudaRuntime` for `cuda`, and this class for all other targets."""
+        return CudaRuntime if target == "cuda" else TvmRuntime
+
+    @classmethod
+    def at_address(cls, target: str, address: str | None) -> str:
+        """Return the target of a table with the address that the user gave."""
+        return rpc_address.at_address(target, address)
+
+    def check_settings(self) -> None:
+        """Raise RequestError for settings that TVM does not have."""
+        if self.is_remote:
+            rpc_address.parse(self.target)
+            self.check_dtype()
+        else:
+            super().check_settings()
+
+    def check_tuner(self, tuner: str) -> None:
+        """Raise RequestError if MetaSchedule cannot tune for this target or is not installed."""
+        super().check_tuner(tuner)
+        if find_spec(COST_MODEL_PACKAGE) is None:
+            raise RequestError(
+                f"MetaSchedule needs {COST_MODEL_PACKAGE}, which is not installed.",
+                remedy="pip install 'hardware-nas[metaschedule]'",
+            )
+        if self.target != "cpu":
+            raise RequestError(
+                f"MetaSchedule does not tune for target '{self.target}'.",
+                remedy="Use it with --target cpu, or leave --tuner out.",
+            )
 
     @property
-    def opened_as(self) -> str:
-        """The target with its address, which the fingerprint leaves out."""
-        return self._target_name
-
-    @property
-    def boards(self) -> int:
-        """How many equal devices there are. Raises BoardLostError where a tracker is gone."""
-        return self.place.boards
-
-    def release(self) -> None:
-        """Lets others use a device that has one user at a time; the next use takes it back."""
-        # Kernels that are kept live there, and so does what is read to make them far.
-        self._kept = Kept(self.place.kept_bytes)
-        self.__dict__.pop("_arena", None)
-        self.place.release()
+    def is_remote(self) -> bool:
+        """Whether the target is a board behind TVM RPC."""
+        return rpc_address.is_remote(self.target)
 
     def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
-        """See `Fusion.kernels`."""
-        return tvm_fusion.kernels(graph, batch)
+        """Return the kernels of a network; depthwise convolutions take their expansion."""
+        return fusion.kernels(graph, batch, fuse_expansions=True)
 
-    def time_kernel(self, kernel: Kernel) -> tuple[Mapping[str, Any], Timing]:
-        """Sweeps the schedules with quick timings, then times the fastest properly."""
-        tried: list[tuple[float, dict[str, Any], timing.Evaluate]] = []
+    def weight_bytes(self, kernel: Kernel, schedule: Schedule) -> int:
+        """Return the size of a kernel's weights as its code reads them.
 
-        def sweep(candidates: Sequence[dict[str, Any]]) -> None:
-            # Compiled before the clock is asked for: others may be timing meanwhile.
-            compiled = [(schedule, self._compiled(kernel, schedule)) for schedule in candidates]
-            with self.place.timing(self.threads):
-                tried.extend((timing.quick_us(each), schedule, each) for schedule, each in compiled)
-            tried.sort(key=lambda each: each[0])
-            del tried[1:]
+        Winograd's transform of a 3x3 window for `m x m` outputs has `(m + 2) x (m + 2)` numbers
+        instead of nine (Lavin and Gray 2016, "Fast algorithms for convolutional neural networks").
 
-        sweep(self.templates.candidates(kernel))
-        sweep(self.templates.refinements(kernel, tried[0][1]))
-        _, schedule, near = tried[0]
-        ways = Ways(near, self._far(kernel, schedule))
-        copied = cold_cache.ARENA_BYTES if ways.far and self.place.copies_inputs else 0
-        self._kept.add(kernel, schedule, ways, copied + _held_bytes(kernel))
-        return schedule, self._measured(ways)
-
-    def retime_kernel(self, kernel: Kernel, schedule: Mapping[str, Any]) -> Timing:
-        """See `Runtime.retime_kernel`."""
-        ways = self._kept.get(kernel, schedule)
-        if ways is None:
-            ways = Ways(self._compiled(kernel, schedule), self._far(kernel, schedule))
-        return self._measured(ways)
-
-    def _measured(self, ways: Ways) -> Timing:
-        with self.place.timing(self.threads):
-            found = timing.measure(ways.near)
-            if ways.far is None:
-                return found
-            far_s = timing.undisturbed(ways.far, 1, cold_cache.SAMPLES)
-        return dataclasses.replace(found, far_samples_us=Timing.of_seconds(far_s).samples_us)
-
-    def tune_kernel(self, kernel: Kernel, trials: int) -> Mapping[str, Any]:
-        """The schedule of the fastest of `trials` candidates of MetaSchedule.
-
-        Raises MeasurementError where none runs, ValueError for a kernel without weights, and
-        ModuleNotFoundError without the packages of the extra `metaschedule`.
+        Raises:
+            ValueError: the schedule has a tile that no kernel has.
         """
-        from nas.schedules.metaschedule import program, tuner
-
-        def quick_us(function: tvm.tirx.PrimFunc) -> float:
-            evaluate = self._written(kernel, {"tuner": program.TUNER}, function)
-            with self.place.timing(self.threads):
-                return timing.quick_us(evaluate)
-
-        return tuner.tune(kernel, trials, self.templates.target, self.threads, quick_us)
-
-    def _far(self, kernel: Kernel, schedule: Mapping[str, Any]) -> timing.Evaluate | None:
-        """What times a kernel far from its weights; None where that cannot differ."""
-        clock = clock_of(self.templates.target)
-        if clock is None or not cold_cache.matters(kernel):
-            return None
-        return cold_cache.once(
-            kernel, schedule, self.templates, self.place, clock=clock, arena=self._arena
-        )
+        m = schedule.get("winograd")
+        if m is None:
+            return kernel.weight_bytes
+        if type(m) is not int or not 0 < m <= MAX_WINOGRAD_TILE:
+            raise ValueError(f"winograd is {shortened(m)}, not the size of a tile")
+        return kernel.weight_bytes * (m + 2) ** 2 // 9
 
     @cached_property
-    def _arena(self) -> Any:
-        return cold_cache.arena(self.place)
+    def timer(self) -> TvmKernelTimer:
+        """What compiles and times on the device; imports TVM and connects when first used.
 
-    def _compiled(self, kernel: Kernel, schedule: Mapping[str, Any]) -> timing.Evaluate:
-        """A kernel as something to time, on random tensors."""
-        return self._written(kernel, schedule, self.templates.function(kernel, schedule, "main"))
+        Raises:
+            RequestError: the device lacks the settings.
+            DeviceError: the device is not there.
+        """
+        from nas.runtimes.tvm.kernel_timer import TvmKernelTimer
 
-    def _written(
-        self, kernel: Kernel, schedule: Mapping[str, Any], function: tvm.tirx.PrimFunc
-    ) -> timing.Evaluate:
-        """The same from a function called `main`, whose constants are packed as the schedule's."""
-        built = tvm.tirx.build(tvm.IRModule({"main": function}), self.templates.target, "tirx")
-        library = self.place.module(built)
-        # Machine code is made when a function is looked up first: now, and not while it is timed.
-        library["main"]
-        rng = np.random.default_rng(0)
-        constants = random_constants(self.templates, kernel, schedule, rng)
-        sources = [
-            rng.standard_normal(kernel.elements(o.shape), np.float32) for o in kernel.operands
-        ]
-        split = len(kernel.inputs)
-        result = np.zeros(kernel.elements(kernel.output), np.float32)
-        arrays = [*sources[:split], *constants, *sources[split:], result]
-        tensors = [self.place.tensor(array.astype(self.templates.dtype)) for array in arrays]
+        return TvmKernelTimer(self.target, self.threads, self.dtype)
 
-        def evaluate(calls: int, samples: int) -> Sequence[float]:
-            timer = library.time_evaluator("main", self.place.device, number=calls, repeat=samples)
-            return [float(value) for value in timer(*tensors).results]
+    def open(self) -> None:
+        """Load TVM and choose the device. See `timer` for the errors."""
+        _ = self.timer
 
-        return evaluate
+    def release(self) -> None:
+        """Let other processes use the board; the next use connects again."""
+        if "timer" in self.__dict__:
+            self.timer.release()
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The device with TVM's version and the settings, without the address of a board."""
+        return self.timer.fingerprint
+
+    @property
+    def device_count(self) -> int:
+        """Number of equal boards. Raises BoardLostError if their tracker is gone."""
+        return self.timer.place.boards
+
+    def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
+        """Sweep the schedules with quick timings, then time the fastest properly."""
+        return self.timer.time_kernel(kernel)
+
+    def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
+        """Time a kernel again with a schedule of `time_kernel` or `tune_kernel`."""
+        return self.timer.retime_kernel(kernel, schedule)
+
+    def tune_kernel(self, kernel: Kernel, tuner: str, trials: int) -> Schedule:
+        """Return the fastest of `trials` schedules that MetaSchedule tries."""
+        return self.timer.tune_kernel(kernel, trials)
 
     def time_dispatch(self) -> Mapping[str, Timing]:
-        """The cost of an `invocation` of the VM, of a `launch`, and of weights far away.
-
-        The first two come from chains of tiny kernels: the straight line through a short and a long
-        chain, less the kernels' own times. A launch in a larger network costs more, see
-        `cache_model.launch_us`; that is what a chain of more and larger kernels takes beyond them.
-        For the third see `cache_model.far_share`.
-
-        Raises MeasurementError where noise leaves no set above zero.
-        """
-        if self.threads > 1:
-            # The VM itself runs on one thread, whatever its kernels do.
-            self.release()
-            one_thread = TvmRuntime(target=self._target_name, dtype=self.templates.dtype)
-            try:
-                return one_thread.time_dispatch()
-            finally:
-                one_thread.release()
-        graphs = launch_benchmark.tiny()
-        few, many = (len(self.kernels(graph)) for graph in graphs)
-        alone = self._alone(graphs[0])
-        short, long = (self.compile(graph, self._plans(graph)).evaluate for graph in graphs)
-
-        def once() -> dict[str, float]:
-            short_s, long_s = (timing.median_s(chain, _DISPATCH_CALLS) for chain in (short, long))
-            slope = (long_s - short_s) / (many - few)
-            own_s = statistics.mean(
-                timing.median_s(each, 4 * _DISPATCH_CALLS) for each in alone.values()
-            )
-            return {"launch": slope - own_s, "invocation": short_s - slope * few}
-
-        with self.place.timing(self.threads):
-            found = timing.steadiest(once, _DISPATCH_SETS)
-            weights = self._time_weights()
-        large = self._time_large_launch(1e-6 * found["invocation"].latency_us)
-        return {**found, cache_model.LARGE_LAUNCH: large, **weights}
-
-    def _plans(self, graph: Graph) -> dict[Kernel, dict[str, Any]]:
-        """The first schedule of each of a graph's kernels."""
-        kernels = dict.fromkeys(self.kernels(graph))
-        return {kernel: self.templates.candidates(kernel)[0] for kernel in kernels}
-
-    def _alone(self, graph: Graph) -> dict[Kernel, timing.Evaluate]:
-        """What times each of a graph's kernels by itself."""
-        return {kernel: self._compiled(kernel, plan) for kernel, plan in self._plans(graph).items()}
-
-    def _time_large_launch(self, invocation_s: float) -> Timing:
-        """What a launch costs in a network of many kernels and some MiB of weights.
-
-        Raises MeasurementError where noise leaves nothing.
-        """
-        graph = launch_benchmark.varied()
-        launched, alone = self.kernels(graph), self._alone(graph)
-        network = self.compile(graph, self._plans(graph)).evaluate
-        own_s = dict.fromkeys(alone, math.inf)
-        fastest: Sequence[float] = ()
-        with self.place.timing(self.threads):
-            for _ in range(_VARIED_ROUNDS):
-                for kernel, evaluate in alone.items():
-                    own_s[kernel] = min(
-                        own_s[kernel], timing.median_s(evaluate, 4 * _DISPATCH_CALLS)
-                    )
-                found = timing.undisturbed(network, 4, timing.SAMPLES)
-                fastest = min(fastest or found, found, key=statistics.median)
-                time.sleep(timing.SECONDS_APART)
-        kernels_s = sum(own_s[kernel] for kernel in launched)
-        return Timing.of_seconds(
-            [(each - invocation_s - kernels_s) / len(launched) for each in fastest]
-        )
-
-    def _time_weights(self) -> dict[str, Timing]:
-        """What a MiB of weights takes in chains with more and more of them, by part.
-
-        Other programs push weights out of a shared cache too, as long as they run; see
-        `timing.fastest_of_rounds`.
-        """
-        probes = cache_benchmark.timed(self.templates, self.place)
-
-        def take(chain: timing.Evaluate) -> Timing:
-            return Timing.of_seconds(chain(1, _WEIGHTS_SAMPLES))
-
-        return timing.fastest_of_rounds(
-            {part: partial(take, chain) for part, chain in probes.items()}
-        )
+        """Time what running a network costs beside its kernels."""
+        return self.timer.time_dispatch()
 
     def compile(
         self,
@@ -281,11 +185,61 @@ class TvmRuntime:
         weights: Weights | None = None,
         batch: int = 1,
     ) -> RelaxNetwork:
-        """See `Runtime.compile`."""
-        return RelaxNetwork(graph, schedules, weights, self.templates, self.place, batch)
+        """Compile a network for TVM's Relax virtual machine."""
+        return self.timer.compile(graph, schedules, weights, batch)
 
 
-def _held_bytes(kernel: Kernel) -> int:
-    """Of the tensors that a kernel is timed on, near and far."""
-    tensors = (kernel.output, kernel.output, *(o.shape for o in kernel.operands))
-    return 2 * kernel.weight_bytes + 8 * sum(map(kernel.elements, tensors))
+class CudaRuntime(TvmRuntime):
+    """TVM on this machine's first NVIDIA GPU.
+
+    A GPU works while the host already launches the next kernels. The latency of a kernel is what it
+    adds to a queue that never runs empty, including the gap to the next kernel (see
+    `nas.runtimes.tvm.cuda.queue`). In a network the queue can run empty, so latencies compose as in
+    a line of two machines, see `network_us`.
+
+    The weights are read from the second-level cache in both cases if the weights of the whole
+    network fit there, because the first-level cache is emptied between kernels. So kernels are
+    timed with one set of weights, and the cache model adds what larger networks wait for.
+    """
+
+    dtypes = ("float32", "float16")
+    tuners: ClassVar[tuple[str, ...]] = ()
+    max_batch = 1
+    dispatch_parts = ("launch", "invocation", *cache_model.PARTS)
+
+    @cached_property
+    def timer(self) -> TvmKernelTimer:
+        """What compiles and times on the GPU; imports TVM when first used."""
+        from nas.runtimes.tvm.cuda.kernel_timer import CudaKernelTimer
+
+        return CudaKernelTimer(self.threads, self.dtype)
+
+    def network_us(self, network: NetworkCost, dispatch: DispatchCosts) -> float:
+        """Return the latency from entering the virtual machine to the end of the last kernel.
+
+        A kernel starts when the host has launched it and the kernel before it has ended, whichever
+        is later. A network of short kernels takes as long as launching them, one of long kernels as
+        long as the kernels, and launches hide behind a long kernel until the queue is empty again.
+        """
+        warm_us = pipeline_us(
+            network.kernels_us,
+            dispatch.launch_us(network.touched_bytes),
+            dispatch.parts_us["invocation"],
+        )
+        misses = cache_model.far_share(network.touched_bytes, warm_us, dispatch.curves)
+        return warm_us + misses * network.cold_penalty_us
+
+
+def pipeline_us(kernels_us: Sequence[float], launch_us: float, invocation_us: float) -> float:
+    """Return when the last kernel of a queue ends, in microseconds.
+
+    Args:
+        kernels_us: latency of each kernel, in launch order.
+        launch_us: time that the host takes to launch a kernel.
+        invocation_us: time after which the first kernel can start.
+    """
+    launched = end = invocation_us
+    for kernel_us in kernels_us:
+        end = max(end, launched) + kernel_us
+        launched += launch_us
+    return end

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tvm
 from tvm.target import codegen
 
-from nas.errors import RequestError
 from nas.runtimes.tvm.cuda import device as cuda
 from nas.runtimes.tvm.device import Here, Place
 from nas.runtimes.tvm.rpc import address
@@ -13,10 +12,6 @@ from nas.runtimes.tvm.rpc.code import compiled_for
 from nas.runtimes.tvm.rpc.device import Remote
 from nas.schedules.cpu import CpuTemplates
 from nas.schedules.templates import Templates
-
-BOARD = "rpc://..."
-TARGETS = ("cpu", "cuda", BOARD)
-DTYPES = ("float32",)
 
 
 def resolve(target: str, threads: int, dtype: str) -> tuple[Templates, Place]:
@@ -32,14 +27,7 @@ def resolve(target: str, threads: int, dtype: str) -> tuple[Templates, Place]:
     """
     if target == "cuda":
         return cuda.resolve(threads, dtype)
-    kind = BOARD if address.is_remote(target) else target
-    for setting, value, allowed in (("target", kind, TARGETS), ("dtype", dtype, DTYPES)):
-        if value not in allowed:
-            raise RequestError(
-                f"Runtime 'tvm' has no {setting} '{value}'.",
-                remedy=f"Allowed: {', '.join(allowed)}.",
-            )
-    if kind == BOARD:
+    if address.is_remote(target):
         board = address.parse(target)
         code = compiled_for(board)
         return CpuTemplates.for_target(code, threads), Remote(board, code, threads)

@@ -13,9 +13,9 @@ from nas.errors import MeasurementError
 from nas.graph import Graph
 from nas.latency import open_runtime
 from nas.latency.runtime import Runtime
-from nas.runtimes.onnxruntime.dtypes import fusion_on
 from nas.runtimes.onnxruntime.float32.fusion import BlockedFusion
 from nas.runtimes.onnxruntime.network import OnnxRuntimeNetwork
+from nas.runtimes.onnxruntime.runtime import OnnxRuntime
 from nas.torch_network import Network, folded_weights
 from tests.latency.networks import GRAPHS
 
@@ -110,7 +110,7 @@ def test_random_weights_leave_ordinary_numbers(runtime: Runtime) -> None:
 
 
 def test_a_network_that_is_split_in_another_way_is_refused() -> None:
-    other = BlockedFusion(8 if fusion_on(None, "float32").block == 16 else 16)
+    other = BlockedFusion(8 if OnnxRuntime().fusion.block == 16 else 16)
     graph = GRAPHS["squeezenet_head"]()
     with pytest.raises(MeasurementError, match=r"onnxruntime .* kernel '"):
         OnnxRuntimeNetwork(graph, None, fusion=other, threads=1)

@@ -10,8 +10,9 @@ import nas.space
 from nas.errors import RequestError
 from nas.latency import LatencyTable, build_table, open_runtime
 from nas.latency.kernel import Kernel, batched
-from nas.latency.runtime import Runtime, availability, fragment_kernels, fusion
+from nas.latency.runtime import Runtime, configured_runtime
 from nas.runtimes.onnxruntime.repeated import repeat
+from nas.runtimes.onnxruntime.runtime import OnnxRuntime
 from nas.runtimes.onnxruntime.session import Session
 from tests.latency.networks import GRAPHS
 
@@ -22,7 +23,7 @@ def runtime() -> Runtime:
 
 
 def test_it_can_be_used_here() -> None:
-    found = availability("onnxruntime")
+    found = OnnxRuntime.availability()
     assert found.usable
     assert set(found.versions or ()) == {"onnxruntime"}
 
@@ -50,19 +51,19 @@ def test_settings_it_does_not_have_are_refused(settings: dict, words: str) -> No
 
 def test_a_table_of_a_dtype_it_does_not_have_is_refused() -> None:
     with pytest.raises(RequestError, match=r"dtype 'int4'.*float32, int8"):
-        fusion("onnxruntime", dtype="int4")
+        configured_runtime("onnxruntime", dtype="int4")
 
 
 def _kernels(dtype: str) -> dict[str, Kernel]:
     """One small kernel of each kind, epilogue and layout that the spaces or test graphs need."""
-    rules = fusion("onnxruntime", dtype=dtype)
+    rules = OnnxRuntime(dtype=dtype)
     graphs = [make() for make in GRAPHS.values()]
     for name in nas.space.names():
         space = nas.space.load(name).on(image_size=8, channels=3, classes=4)
         graphs += space.fragments()
     found: dict[str, Kernel] = {}
     for graph in graphs:
-        for kernel in fragment_kernels(rules, graph, first=graph.input_shape[0] == 3):
+        for kernel in rules.block_kernels(graph, first=graph.input_shape[0] == 3):
             depthwise = "depthwise" if kernel.is_depthwise else f"{kernel.groups > 1}"
             steps = [step.rstrip("0123456789") for step in kernel.epilogue]
             layout = f"{kernel.block > 1} {kernel.channels_last}"
@@ -96,7 +97,7 @@ def test_a_repeated_kernel_computes_what_the_network_does(runtime: Runtime) -> N
     x = np.random.default_rng(1).standard_normal((1, 16, 3, 3)).astype(np.float32)
     found = Session(model, inputs, threads=1, optimise=False).run({"x0": x})
     weight, bias = (onnx.numpy_helper.to_array(each) for each in model.graph.initializer[2:])
-    if fusion("onnxruntime").kernels(GRAPHS["strided"]())[0].block == 16:
+    if OnnxRuntime().kernels(GRAPHS["strided"]())[0].block == 16:
         pixels = x.reshape(9, 16)  # One block: the channels of a pixel lie together.
         # Weights lie input channel by input channel, a vector of outputs each.
         expected = np.maximum(pixels @ weight.reshape(16, 16) + bias, 0)
@@ -108,7 +109,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer samples: enough for numbers that are there, not for good ones."""
     monkeypatch.setattr("nas.latency.timing.SAMPLES", 2)
     monkeypatch.setattr("nas.latency.build.MOST_TIMINGS", 2)
-    monkeypatch.setattr("nas.runtimes.onnxruntime.runtime._DISPATCH_CALLS", 10)
+    monkeypatch.setattr("nas.runtimes.onnxruntime.kernel_timer._DISPATCH_CALLS", 10)
 
 
 @pytest.mark.usefixtures("brief")

@@ -14,7 +14,7 @@ from tvm import relax
 
 from nas.latency import cache_model
 from nas.latency.kernel import Kernel
-from nas.runtimes.tvm import cache_benchmark, cold_cache, fusion
+from nas.runtimes.tvm import cache_benchmark, cold_cache
 from nas.runtimes.tvm.clock import clock_of, nanoseconds
 from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.schedules.templates import build
@@ -29,7 +29,7 @@ def runtime() -> TvmRuntime:
 
 def test_the_kernel_runs_on_the_right_tensors(runtime: TvmRuntime) -> None:
     """Against numpy: on its own weights and the input written anew, after all of the arena."""
-    templates, place = runtime.templates, runtime.place
+    templates, place = runtime.timer.templates, runtime.timer.place
     clock = clock_of(templates.target)
     assert clock is not None, "this test runs where there is a clock"
     rng = np.random.default_rng(0)
@@ -102,9 +102,9 @@ def test_chains_launch_what_their_parts_say(
         return made[-1]
 
     monkeypatch.setattr(cache_benchmark, "build", kept)
-    timed = cache_benchmark.timed(runtime.templates, runtime.place)
+    timed = cache_benchmark.timed(runtime.timer.templates, runtime.timer.place)
     others = {"launch", "invocation", cache_model.LARGE_LAUNCH}
-    assert {*others, *timed} == set(fusion.DISPATCH_PARTS)
+    assert {*others, *timed} == set(TvmRuntime.dispatch_parts)
     called = re.compile(r"call\s+(once|often|computing|begin|clock)\s")
     functions = re.findall(r"^@(\w+)(.*?)(?=^@|\Z)", made[0].as_text(), re.MULTILINE | re.DOTALL)
     calls = {name: Counter(called.findall(code)) for name, code in functions}
@@ -132,5 +132,5 @@ def test_a_delay_in_one_read_is_no_part_of_what_chains_compute(
         return found
 
     monkeypatch.setattr(cache_benchmark, "nanoseconds", delayed)
-    timed = cache_benchmark.timed(runtime.templates, runtime.place)
+    timed = cache_benchmark.timed(runtime.timer.templates, runtime.timer.place)
     assert all(0 < seconds < 0.04 for seconds in timed[cache_model.PARTS_BY_PACE[-1][0]](1, 3))

@@ -17,7 +17,7 @@ from tests.latency.networks import GRAPHS
 
 
 def plans(runtime: TvmRuntime, graph: Graph, batch: int = 1) -> dict:
-    return {k: runtime.templates.candidates(k)[0] for k in runtime.kernels(graph, batch)}
+    return {k: runtime.timer.templates.candidates(k)[0] for k in runtime.kernels(graph, batch)}
 
 
 def trained(graph: Graph) -> Network:
@@ -130,7 +130,7 @@ def test_narrower_machines_compute_the_same() -> None:
     """Schedules for AVX2 and for 128-bit vectors, run on whatever this machine is."""
     for lanes in (8, 4):
         runtime = TvmRuntime()
-        runtime.templates.lanes, runtime.templates.registers = lanes, 16
+        runtime.timer.templates.lanes, runtime.timer.templates.registers = lanes, 16
         for name in (
             "inverted_residual",
             "shuffle_unit",

@@ -54,7 +54,7 @@ ACTIVATIONS = {
 
 def run(runtime: TvmRuntime, kernel: Kernel, schedule: dict, arrays: dict) -> np.ndarray:
     """A kernel's result as images x channels x height x width."""
-    templates = runtime.templates
+    templates = runtime.timer.templates
     function = templates.function(kernel, schedule, "main")
     library = tvm.tirx.build(tvm.IRModule({"main": function}), templates.target, "tirx")
     expansion = Expansion(arrays["ew"], arrays["eb"]) if kernel.is_expanded else None
@@ -131,7 +131,7 @@ def test_a_trace_of_another_kernel_is_refused() -> None:
     kernel = Kernel.parse(KERNELS[0])
     schedule = {**UNSCHEDULED, "trace": [[["GetSBlock", [], ["other", "main"], ["b0"]]], []]}
     with pytest.raises(ValueError, match="its trace is not one of this kernel"):
-        runtime.templates.function(kernel, schedule, "main")
+        runtime.timer.templates.function(kernel, schedule, "main")
 
 
 def test_what_is_found_survives_json_and_computes_right_in_a_network(
@@ -161,7 +161,7 @@ def test_what_is_found_survives_json_and_computes_right_in_a_network(
         "1": rng.standard_normal((24, 24, 1, 1)).astype(np.float32),
         "1.bias": rng.standard_normal(24).astype(np.float32),
     }
-    schedules = {first: found, second: runtime.templates.candidates(second)[0]}
+    schedules = {first: found, second: runtime.timer.templates.candidates(second)[0]}
     image = rng.standard_normal((8, 9, 9)).astype(np.float32)
     network = TvmRuntime().compile(graph, schedules, weights)
     assert network.launched == [first, second]

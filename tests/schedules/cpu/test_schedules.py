@@ -11,7 +11,6 @@ from torch.nn import functional as F  # noqa: N812
 
 from nas.graph import Channels, Graph, Op, Slot
 from nas.latency.kernel import Kernel
-from nas.runtimes.tvm import fusion
 from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.schedules.cpu import candidates
 
@@ -152,7 +151,7 @@ def check(kernel: Kernel, runtime: TvmRuntime) -> None:
         weights["expand.bias"] = rng.standard_normal(kernel.groups).astype(np.float32)
     reference = expected(kernel, torch.from_numpy(images), weights)
     assert reference.size == kernel.elements(kernel.output)
-    candidates = sweep(kernel, runtime.templates.lanes, runtime.templates.registers)
+    candidates = sweep(kernel, runtime.timer.templates.lanes, runtime.timer.templates.registers)
     assert len(candidates) <= 16
     for schedule in candidates:
         found = runtime.compile(graph, {kernel: schedule}, weights, batch).run(
@@ -185,13 +184,15 @@ def test_timing_a_kernel_finds_a_schedule_and_a_latency() -> None:
     runtime = TvmRuntime()
     kernel = Kernel.parse("conv2d 20x9x9 -> 48x9x9 k1 s1 p0 g1 bias relu")
     schedule, timing = runtime.time_kernel(kernel)
-    assert schedule in sweep(kernel, runtime.templates.lanes, runtime.templates.registers)
+    assert schedule in sweep(
+        kernel, runtime.timer.templates.lanes, runtime.timer.templates.registers
+    )
     assert timing.latency_us > 0
     assert len(timing.samples_us) == 10
 
 
 def test_the_cost_of_a_launch_is_above_zero_and_far_below_a_millisecond() -> None:
     found = TvmRuntime().time_dispatch()
-    assert set(found) == set(fusion.DISPATCH_PARTS)
+    assert set(found) == set(TvmRuntime.dispatch_parts)
     for timing in found.values():
         assert 0 < timing.latency_us < 1000

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from nas.latency.kernel import Kernel
-from nas.runtimes.tvm.cuda.composition import DTYPES
+from nas.runtimes.tvm.runtime import CudaRuntime
 from nas.schedules.cuda.templates import CudaTemplates
 from tests.schedules.cuda.cuda_emulated import Emulated, require_compiler
 from tests.schedules.cuda.kernel_reference import Case, flat
@@ -94,7 +94,7 @@ def spread(schedules: list[dict]) -> list[dict]:
     return kept
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", CudaRuntime.dtypes)
 @pytest.mark.parametrize("text", KERNELS)
 def test_kernels_compute_what_torch_computes(text: str, dtype: str, tmp_path: Path) -> None:
     kernel = Kernel.parse(text)

@@ -11,7 +11,7 @@ import pytest
 from tvm import tirx
 
 from nas.latency.kernel import Kernel
-from nas.runtimes.tvm.cuda import composition
+from nas.runtimes.tvm.runtime import CudaRuntime
 from nas.schedules.cuda import grid
 from nas.schedules.cuda.grid import Grid, Tensor
 from nas.schedules.cuda.templates import CudaTemplates
@@ -45,7 +45,7 @@ def sources(dtype: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("dtype", composition.DTYPES)
+@pytest.mark.parametrize("dtype", CudaRuntime.dtypes)
 def test_all_gpus_get_the_same_source(dtype: str) -> None:
     """So what is emulated for one holds for all of them."""
     first, *others = sources(dtype)

@@ -9,7 +9,7 @@ come in. Every other op reads plain tensors, and a tensor that is needed in the 
 turned by a kernel of its own.
 
 So whether the tensor that enters a block of the network is plain or blocked is all that the
-kernels of that block depend on beyond itself. `BlockedFusion.fragment_kernels` has those of
+kernels of that block depend on beyond itself. `BlockedFusion.block_kernels` has those of
 both cases, for enumerating a space; a tensor is turned where it is read.
 
 The rules were read from models that onnxruntime 1.31 had optimised. Compiling a network compares
@@ -43,19 +43,17 @@ def block_size(features: Collection[str]) -> int:
 
 
 class BlockedFusion(OnnxRuntimeFusion):
-    """See `nas.latency.runtime.Fusion`, for float32 and one block size."""
+    """See `nas.latency.runtime.Runtime`, for float32 and one block size."""
 
     def __init__(self, block: int) -> None:
         self.block = block
 
     def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
-        """See `Fusion.kernels`; how many images run at once changes nothing about the rules."""
+        """See `Runtime.kernels`; how many images run at once changes nothing about the rules."""
         return batched(_BlockedWalk(graph.folded, self.block, whole=True).kernels(), batch)
 
-    def fragment_kernels(
-        self, graph: Graph, *, first: bool = False, batch: int = 1
-    ) -> list[Kernel]:
-        """See `OnnxRuntimeFusion.fragment_kernels`; an image is a plain tensor like any other."""
+    def block_kernels(self, graph: Graph, *, first: bool = False, batch: int = 1) -> list[Kernel]:
+        """See `OnnxRuntimeFusion.block_kernels`; an image is a plain tensor like any other."""
         found: dict[Kernel, None] = {}
         for enters_blocked in (False, True) if self.block > 1 else (False,):
             walk = _BlockedWalk(graph.folded, self.block, enters_preferred=enters_blocked)

@@ -8,7 +8,7 @@ maximum is always taken in the layout that comes. A channel shuffle turns a tens
 is at it.
 
 So, beyond itself, the kernels of a block depend on the layout in which a tensor enters it, and on
-whether what leaves it will be turned again. `QuantisedFusion.fragment_kernels` has those of all
+whether what leaves it will be turned again. `QuantisedFusion.block_kernels` has those of all
 cases.
 
 ReLU and ReLU6 cost nothing behind a kernel whose result nothing else reads: the range of its eight
@@ -38,16 +38,14 @@ LAYOUT_FREE = frozenset({"add", "relu", "hard_sigmoid", "hard_swish"})
 
 
 class QuantisedFusion(OnnxRuntimeFusion):
-    """See `nas.latency.runtime.Fusion`, for int8."""
+    """See `nas.latency.runtime.Runtime`, for int8."""
 
     def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
-        """See `Fusion.kernels`."""
+        """See `Runtime.kernels`."""
         return batched(_QuantisedWalk(graph.folded, whole=True, batch=batch).kernels(), batch)
 
-    def fragment_kernels(
-        self, graph: Graph, *, first: bool = False, batch: int = 1
-    ) -> list[Kernel]:
-        """See `OnnxRuntimeFusion.fragment_kernels`."""
+    def block_kernels(self, graph: Graph, *, first: bool = False, batch: int = 1) -> list[Kernel]:
+        """See `OnnxRuntimeFusion.block_kernels`."""
         graph, found = graph.folded, dict[Kernel, None]()
         for enters, turned_again in product((False, True), repeat=2):
             walk = _QuantisedWalk(

@@ -1,4 +1,1 @@
-"""NVIDIA GPUs: kernels with thread bindings, how they are timed, and how their latencies compose.
-
-Importing this imports no TVM; `fusion` does not either.
-"""
+"""NVIDIA GPUs: the device, and how kernels and dispatch costs are timed on it."""

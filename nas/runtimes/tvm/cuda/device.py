@@ -14,8 +14,6 @@ from tvm.support import nvcc
 
 from nas.errors import DeviceError, RequestError
 from nas.latency import device
-from nas.runtimes.tvm.cuda import composition
-from nas.runtimes.tvm.cuda.composition import DTYPES
 from nas.runtimes.tvm.device import Local
 from nas.schedules.cuda.templates import CudaTemplates
 
@@ -27,16 +25,11 @@ def resolve(threads: int, dtype: str) -> tuple[CudaTemplates, Gpu]:
 
     Args:
         threads: 1; a GPU has its own.
-        dtype: one of `DTYPES`.
+        dtype: `float32` or `float16`.
 
     Raises RequestError for other settings, DeviceError where there is no GPU, or nothing that
     compiles for it.
     """
-    if dtype not in DTYPES:
-        raise RequestError(
-            f"Runtime 'tvm' has no dtype '{dtype}' for target 'cuda'.",
-            remedy=f"Allowed: {', '.join(DTYPES)}.",
-        )
     if threads != 1:
         raise RequestError(
             f"threads is {threads}, but target 'cuda' uses one, which launches the kernels.",
@@ -83,7 +76,7 @@ class Gpu(Local):
 
     def processor(self) -> tuple[str, tuple[str, ...]]:
         """See `Place.processor`: the GPU's name, and its compute capability."""
-        return str(self.device.device_name), (composition.FEATURE, _arch(self.device))
+        return str(self.device.device_name), ("cuda", _arch(self.device))
 
     def recorded(self) -> Mapping[str, Any]:
         """See `Place.recorded`: the machine, the GPU's sizes, its driver and its clocks."""

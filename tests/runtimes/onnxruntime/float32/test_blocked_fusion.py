@@ -8,10 +8,12 @@ import pytest
 
 import nas.space
 from nas.graph import Graph, Op
-from nas.latency import cache_model, runtime
+from nas.latency import cache_model
+from nas.latency.cache_model import DispatchCosts
 from nas.latency.kernel import Kernel
-from nas.runtimes.onnxruntime import fusion_on
+from nas.latency.runtime import NetworkCost
 from nas.runtimes.onnxruntime.float32.fusion import BlockedFusion, block_size
+from nas.runtimes.onnxruntime.runtime import OnnxRuntime
 from tests.latency.networks import GRAPHS
 
 FUSION = BlockedFusion(16)
@@ -100,7 +102,7 @@ def test_fragments_have_the_kernels_of_whole_networks(
 ) -> None:
     fusion = BlockedFusion(block)
     space = nas.space.load(name).on(image_size=image_size, channels=3, classes=10)
-    known = {k for fragment in space.fragments() for k in fusion.fragment_kernels(fragment)}
+    known = {k for fragment in space.fragments() for k in fusion.block_kernels(fragment)}
     rng = np.random.default_rng(0)
     drawn = [space.smallest, space.largest, *(space.sample(rng) for _ in range(20))]
     needed = {kernel for each in drawn for kernel in fusion.kernels(space.lower(each))}
@@ -109,8 +111,8 @@ def test_fragments_have_the_kernels_of_whole_networks(
 
 def test_a_fragment_is_enumerated_for_both_layouts_of_what_enters_it() -> None:
     block = GRAPHS["strided"]()
-    assert set(FUSION.fragment_kernels(block)) == set(FUSION.kernels(block)[:-1])
-    shuffled = {kernel.text for kernel in FUSION.fragment_kernels(GRAPHS["shuffle_unit"]())}
+    assert set(FUSION.block_kernels(block)) == set(FUSION.kernels(block)[:-1])
+    shuffled = {kernel.text for kernel in FUSION.block_kernels(GRAPHS["shuffle_unit"]())}
     assert shuffled == {*EXPECTED["shuffle_unit"], "to_plain blocked16 116x7x7 -> 116x7x7"}
 
 
@@ -119,15 +121,16 @@ def test_blocks_are_as_wide_as_the_processors_vectors() -> None:
     assert block_size(("avx", "avx2", "fma")) == 8
     assert block_size(("asimd", "dotprod")) == 1
     graph = GRAPHS["squeezenet_head"]()
-    narrow = runtime.fusion("onnxruntime", ("avx2",)).kernels(graph)
+    narrow = OnnxRuntime(features=("avx2",)).kernels(graph)
     assert narrow[0].text == "to_blocked blocked8 12x4x4 -> 12x4x4"
-    assert all(kernel.block == 1 for kernel in fusion_on(("asimd",), "float32").kernels(graph))
+    assert all(kernel.block == 1 for kernel in OnnxRuntime(features=("asimd",)).kernels(graph))
 
 
 def test_a_prediction_is_kernels_launches_and_an_invocation() -> None:
     dispatch = {"launch": 0.25, "invocation": 3.0}
-    assert FUSION.predicted_us([10.0, 20.0], dispatch) == 33.5
-    assert set(FUSION.DISPATCH_PARTS) == {*dispatch, *cache_model.PARTS}
+    cost = NetworkCost([10.0, 20.0], 0.0, 0.0, 0.0)
+    assert OnnxRuntime().network_us(cost, DispatchCosts(dispatch)) == 33.5
+    assert set(OnnxRuntime.dispatch_parts) == {*dispatch, *cache_model.PARTS}
 
 
 def test_an_op_that_no_kernel_can_start_with_is_named() -> None:
@@ -138,7 +141,7 @@ def test_an_op_that_no_kernel_can_start_with_is_named() -> None:
 
 def test_predicting_imports_no_onnxruntime() -> None:
     code = (
-        "import sys; from nas.latency import runtimes; runtime.fusion('onnxruntime');"
+        "import sys; from nas.latency import configured_runtime; configured_runtime('onnxruntime');"
         "assert not {'onnx', 'onnxruntime', 'torch', 'tvm'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,9 +8,10 @@ import pytest
 
 import nas.space
 from nas.graph import Graph, Op
-from nas.latency import runtime, space_kernels
+from nas.latency import space_kernels
 from nas.latency.kernel import Kernel
 from nas.runtimes.onnxruntime.int8.fusion import QuantisedFusion
+from nas.runtimes.onnxruntime.runtime import OnnxRuntime
 from tests.latency.networks import GRAPHS
 
 FUSION = QuantisedFusion()
@@ -103,7 +104,7 @@ def test_every_network_splits_soundly(name: str) -> None:
 @pytest.mark.parametrize("name", nas.space.names())
 def test_a_space_has_the_kernels_of_its_networks(name: str, image_size: int) -> None:
     space = nas.space.load(name).on(image_size=image_size, channels=3, classes=10)
-    known = set(space_kernels(space, "onnxruntime", "int8"))
+    known = set(space_kernels(space, OnnxRuntime(dtype="int8")))
     rng = np.random.default_rng(0)
     drawn = [space.smallest, space.largest, *(space.sample(rng) for _ in range(20))]
     needed = {kernel for each in drawn for kernel in FUSION.kernels(space.lower(each))}
@@ -112,11 +113,11 @@ def test_a_space_has_the_kernels_of_its_networks(name: str, image_size: int) -> 
 
 def test_a_fragment_is_enumerated_for_all_that_may_surround_it() -> None:
     block = GRAPHS["hidden_classifier"]()
-    found = {kernel.text for kernel in FUSION.fragment_kernels(block)}
+    found = {kernel.text for kernel in FUSION.block_kernels(block)}
     assert set(EXPECTED["hidden_classifier"]) - found == {"quantize int8 10x5x5 -> 10x5x5"}
-    first = {kernel.text for kernel in FUSION.fragment_kernels(block, first=True)}
+    first = {kernel.text for kernel in FUSION.block_kernels(block, first=True)}
     assert first - found == {"quantize int8 10x5x5 -> 10x5x5"}
-    unit = {kernel.text for kernel in FUSION.fragment_kernels(GRAPHS["shuffle_unit"]())}
+    unit = {kernel.text for kernel in FUSION.block_kernels(GRAPHS["shuffle_unit"]())}
     assert unit >= {
         "split int8 116x7x7[0:58] 116x7x7[58:116] -> 116x7x7",
         "split int8 nhwc 116x7x7[0:58] 116x7x7[58:116] -> 116x7x7",
@@ -125,7 +126,7 @@ def test_a_fragment_is_enumerated_for_all_that_may_surround_it() -> None:
 
 def test_a_quarter_of_the_weights_is_waited_for() -> None:
     graph = GRAPHS["classifier"]()
-    floats = runtime.fusion("onnxruntime").kernels(graph)
+    floats = OnnxRuntime().kernels(graph)
     assert sum(kernel.weight_bytes for kernel in floats) == 4 * sum(
         kernel.weight_bytes for kernel in FUSION.kernels(graph)
     )
@@ -139,8 +140,8 @@ def test_an_op_that_no_kernel_can_start_with_is_named() -> None:
 
 def test_predicting_imports_no_onnxruntime() -> None:
     code = (
-        "import sys; from nas.latency import runtimes;"
-        "runtimes.fusion('onnxruntime', dtype='int8');"
+        "import sys; from nas.latency import configured_runtime;"
+        "configured_runtime('onnxruntime', dtype='int8');"
         "assert not {'onnx', 'onnxruntime', 'sklearn', 'torch', 'tvm'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

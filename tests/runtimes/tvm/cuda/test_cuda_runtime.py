@@ -13,14 +13,15 @@ import torch
 import nas.space
 from nas.errors import DeviceError, MeasurementError, RequestError
 from nas.graph import Graph
+from nas.latency import fusion
+from nas.latency.cache_model import DispatchCosts
 from nas.latency.kernel import Kernel
-from nas.latency.runtime import fusion, require_batch
-from nas.runtimes.tvm import fusion as processor_fusion
+from nas.latency.runtime import NetworkCost, configured_runtime
 from nas.runtimes.tvm import targets
-from nas.runtimes.tvm.cuda import composition, queue
 from nas.runtimes.tvm.cuda import device as cuda_device
-from nas.runtimes.tvm.cuda.runtime import CudaRuntime
+from nas.runtimes.tvm.cuda import queue
 from nas.runtimes.tvm.relax_network import RelaxNetwork
+from nas.runtimes.tvm.runtime import CudaRuntime, TvmRuntime, pipeline_us
 from nas.schedules.cuda.templates import CudaTemplates
 from nas.schedules.templates import Expansion
 from nas.torch_network import Network, folded_weights
@@ -34,46 +35,43 @@ TINY = Kernel.parse("copy 8x2x2 -> 8x2x2 relu")
 
 def test_batches_are_for_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = runtime_on(SimulatedGpu(), monkeypatch, "float32")
-    require_batch(runtime, 1)
-    with pytest.raises(RequestError, match="Batches of 4 images are for the CPU, .*'cuda'"):
-        require_batch(runtime, 4)
+    runtime.check_batch(1)
+    with pytest.raises(RequestError, match="batch size is 4, .* at most 1 on target 'cuda'"):
+        runtime.check_batch(4)
     four = Kernel.parse("copy batch4 8x2x2 -> 8x2x2 relu")
     with pytest.raises(ValueError, match="for one image"):
-        runtime.templates.function(four, runtime.templates.candidates(four)[0], "it")
+        runtime.timer.templates.function(four, runtime.timer.templates.candidates(four)[0], "it")
 
 
 def runtime_on(gpu: SimulatedGpu, monkeypatch: pytest.MonkeyPatch, dtype: str) -> CudaRuntime:
     templates = CudaTemplates.for_arch("sm_80", dtype)
     monkeypatch.setattr(targets, "resolve", lambda *settings: (templates, gpu))
     monkeypatch.setattr(queue, "time", SimpleNamespace(perf_counter=lambda: gpu.now))
-    return CudaRuntime(dtype=dtype)
+    return CudaRuntime(target="cuda", dtype=dtype)
 
 
-def test_a_network_of_short_kernels_takes_as_long_as_launching_them() -> None:
-    found = composition.predicted_us([1.0, 2.0, 1.5], {"launch": 4.0, "invocation": 10.0})
-    assert found == pytest.approx(10 + 2 * 4 + 1.5)
+def test_network_of_short_kernels_takes_as_long_as_launching_them() -> None:
+    assert pipeline_us([1.0, 2.0, 1.5], 4.0, 10.0) == pytest.approx(10 + 2 * 4 + 1.5)
 
 
-def test_a_network_of_long_kernels_takes_as_long_as_these() -> None:
-    found = composition.predicted_us([50.0, 20.0, 9.0], {"launch": 4.0, "invocation": 10.0})
-    assert found == pytest.approx(10 + 79)
+def test_network_of_long_kernels_takes_as_long_as_the_kernels() -> None:
+    assert pipeline_us([50.0, 20.0, 9.0], 4.0, 10.0) == pytest.approx(10 + 79)
 
 
 def test_launches_hide_behind_a_long_kernel() -> None:
-    dispatch = {"launch": 4.0, "invocation": 10.0}
     # The second and third are queued when the first ends; the last is launched at 10 + 3 * 4.
-    assert composition.predicted_us([8.5, 1.0, 1.0, 1.0], dispatch) == pytest.approx(23.0)
-    assert composition.predicted_us([20.0, 1.0, 1.0, 1.0], dispatch) == pytest.approx(33.0)
+    assert pipeline_us([8.5, 1.0, 1.0, 1.0], 4.0, 10.0) == pytest.approx(23.0)
+    assert pipeline_us([20.0, 1.0, 1.0, 1.0], 4.0, 10.0) == pytest.approx(33.0)
 
 
-def test_tables_of_gpus_compose_as_gpus_do() -> None:
-    assert fusion("tvm", ("cuda", "sm_80"), "float16") is composition
-    assert fusion("tvm", ("avx2",)) is processor_fusion
-    assert fusion("tvm") is processor_fusion
+def test_tables_of_gpus_predict_with_the_gpu_runtime() -> None:
+    gpu = configured_runtime("tvm", target="cuda", dtype="float16", features=("cuda", "sm_80"))
+    assert type(gpu) is CudaRuntime
+    assert type(configured_runtime("tvm", features=("avx2",))) is TvmRuntime
     graph = GRAPHS["inverted_residual"]()
-    assert composition.kernels(graph) == processor_fusion.kernels(graph)
+    assert gpu.kernels(graph) == TvmRuntime().kernels(graph)
     with pytest.raises(RequestError, match="no dtype 'int4'"):
-        fusion("tvm", dtype="int4")
+        configured_runtime("tvm", target="cuda", dtype="int4")
 
 
 def test_a_kernel_shorter_than_its_launch_is_timed_without_it() -> None:
@@ -124,14 +122,15 @@ def test_dispatch_costs_and_kernels_add_up_to_a_network(
     gpu = SimulatedGpu(kernel_s=kernel_s)
     runtime = runtime_on(gpu, monkeypatch, "float32")
     dispatch = {part: found.latency_us for part, found in runtime.time_dispatch().items()}
-    assert set(dispatch) == set(composition.DISPATCH_PARTS)
+    assert set(dispatch) == set(CudaRuntime.dispatch_parts)
     assert dispatch["launch"] == pytest.approx(1e6 * max(gpu.launch_s, kernel_s), rel=1e-3)
     assert dispatch["invocation"] == pytest.approx(1e6 * gpu.invocation_s, rel=1e-2)
     graph = GRAPHS["shuffle_unit"]()
-    schedules = {k: runtime.templates.candidates(k)[0] for k in runtime.kernels(graph)}
+    schedules = {k: runtime.timer.templates.candidates(k)[0] for k in runtime.kernels(graph)}
     network = runtime.compile(graph, schedules)
     (measured,) = network.evaluate(3, 1)
-    predicted = composition.predicted_us([1e6 * kernel_s] * len(network.launched), dispatch)
+    cost = NetworkCost([1e6 * kernel_s] * len(network.launched), 0.0, 0.0, 0.0)
+    predicted = runtime.network_us(cost, DispatchCosts(dispatch))
     assert predicted == pytest.approx(1e6 * measured, rel=5e-3)
 
 
@@ -139,18 +138,17 @@ def test_a_kernel_is_swept_and_timed_again(monkeypatch: pytest.MonkeyPatch) -> N
     runtime = runtime_on(SimulatedGpu(kernel_s=2.5e-6), monkeypatch, "float16")
     kernel = Kernel.parse("linear 256x1x1 -> 64x1x1 bias")
     schedule, timing = runtime.time_kernel(kernel)
-    assert schedule in runtime.templates.candidates(kernel)
+    assert schedule in runtime.timer.templates.candidates(kernel)
     assert timing.latency_us == runtime.retime_kernel(kernel, schedule).latency_us == 2.5
     fingerprint = runtime.fingerprint
     assert (fingerprint.target, fingerprint.dtype) == ("cuda", "float16")
-    assert fusion("tvm", fingerprint.features, fingerprint.dtype) is composition
 
 
-@pytest.mark.parametrize("dtype", composition.DTYPES)
+@pytest.mark.parametrize("dtype", CudaRuntime.dtypes)
 @pytest.mark.parametrize("name", ["squeeze_excite", "shuffle_unit", "gates"])
 def test_compiled_networks_launch_the_kernels_of_their_graph(name: str, dtype: str) -> None:
     graph, templates = GRAPHS[name](), CudaTemplates.for_arch("sm_90", dtype)
-    kernels = composition.kernels(graph)
+    kernels = CudaRuntime().kernels(graph)
     schedules = {kernel: templates.candidates(kernel)[0] for kernel in kernels}
     network = RelaxNetwork(graph, schedules, None, templates, SimulatedGpu())
     assert Counter(network.launched) == Counter(kernels)
@@ -165,7 +163,7 @@ def test_networks_of_kernels_compute_what_torch_computes(name: str, tmp_path: Pa
     network = Network(graph, torch.Generator().manual_seed(0)).eval()
     weights = folded_weights(network)
     templates = CudaTemplates.for_arch("sm_80", "float32")
-    launches = processor_fusion.launches(graph)
+    launches = fusion.launches(graph, fuse_expansions=True)
     kernels = list(dict.fromkeys(launch.kernel for launch in launches))
     plans = {kernel: templates.candidates(kernel)[-1] for kernel in kernels}
     names = {kernel: f"k{i}" for i, kernel in enumerate(kernels)}
@@ -206,8 +204,8 @@ def test_every_kernel_of_a_space_has_schedules_that_fit(name: str) -> None:
     space = nas.space.load(name)
     rng = np.random.default_rng(0)
     graphs: list[Graph] = [space.lower(space.sample(rng)) for _ in range(1)]
-    for kernel in dict.fromkeys(k for graph in graphs for k in composition.kernels(graph)):
-        for dtype in composition.DTYPES:
+    for kernel in dict.fromkeys(k for graph in graphs for k in CudaRuntime().kernels(graph)):
+        for dtype in CudaRuntime.dtypes:
             templates = CudaTemplates.for_arch("sm_80", dtype)
             schedules = templates.candidates(kernel)
             assert 1 <= len(schedules) <= 5
@@ -221,7 +219,7 @@ def test_settings_that_a_gpu_does_not_have_are_named(monkeypatch: pytest.MonkeyP
     with pytest.raises(RequestError, match="threads is 4"):
         targets.resolve("cuda", 4, "float16")
     with pytest.raises(RequestError, match="no dtype 'float16'"):
-        targets.resolve("cpu", 1, "float16")
+        TvmRuntime(dtype="float16").check_settings()
     nothing = SimpleNamespace(exist=False)
     monkeypatch.setattr(cuda_device, "tvm", SimpleNamespace(cuda=lambda: nothing))
     with pytest.raises(DeviceError, match="needs an NVIDIA GPU.*--target cpu"):

@@ -12,7 +12,7 @@ import torch
 import nas.space
 from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
 from nas.latency.check import check_table
-from nas.runtimes.tvm.cuda.composition import DTYPES
+from nas.runtimes.tvm.runtime import CudaRuntime
 from nas.torch_network import Network, folded_weights
 from tests.latency.networks import GRAPHS
 
@@ -22,13 +22,13 @@ TOLERANCE = {"float32": 1e-4, "float16": 2e-2}
 """Largest error over largest value, of a few kernels one after the other."""
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", CudaRuntime.dtypes)
 @pytest.mark.parametrize("name", GRAPHS)
 def test_blocks_compute_what_torch_computes(name: str, dtype: str) -> None:
     graph = GRAPHS[name]()
     runtime = open_runtime("tvm", target="cuda", dtype=dtype)
     network = Network(graph, torch.Generator().manual_seed(0)).eval()
-    schedules = {k: runtime.templates.candidates(k)[0] for k in runtime.kernels(graph)}  # type: ignore[attr-defined]
+    schedules = {k: runtime.timer.templates.candidates(k)[0] for k in runtime.kernels(graph)}  # type: ignore[attr-defined]
     compiled = runtime.compile(graph, schedules, folded_weights(network))
     assert Counter(compiled.launched) == Counter(runtime.kernels(graph))
     image = np.random.default_rng(0).standard_normal(graph.input_shape).astype(np.float32)
@@ -39,12 +39,12 @@ def test_blocks_compute_what_torch_computes(name: str, dtype: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", CudaRuntime.dtypes)
 def test_a_table_is_built_and_checked(dtype: str, tmp_path: Path) -> None:
     space = nas.space.load("squeezenet_tiny").on(image_size=16, channels=3, classes=5)
     runtime = open_runtime("tvm", target="cuda", dtype=dtype)
     table = LatencyTable.open_or_create(tmp_path, runtime)
-    kernels = space_kernels(space, "tvm", dtype)
+    kernels = space_kernels(space, runtime)
     built = build_table(table, kernels, runtime)
     assert built.failed == 0
     rng = np.random.default_rng(0)

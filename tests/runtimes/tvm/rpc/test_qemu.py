@@ -69,7 +69,7 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TvmRuntime]:
 
 def check(runtime: TvmRuntime, graph: Graph) -> None:
     network = Network(graph, torch.Generator().manual_seed(0)).eval()
-    plans = {k: runtime.templates.candidates(k)[0] for k in runtime.kernels(graph)}
+    plans = {k: runtime.timer.templates.candidates(k)[0] for k in runtime.kernels(graph)}
     compiled = runtime.compile(graph, plans, folded_weights(network))
     image = np.random.default_rng(0).standard_normal(graph.input_shape).astype(np.float32)
     with torch.no_grad():
@@ -91,8 +91,8 @@ def test_kernels_are_neon_and_can_be_timed(runtime: TvmRuntime) -> None:
     kernel = Kernel.parse("conv2d 20x9x9 -> 48x9x9 k1 s1 p0 g1 bias relu")
     schedule, timing = runtime.time_kernel(kernel)
     assert timing.latency_us > 0
-    function = runtime.templates.function(kernel, schedule, "main")
-    built = tvm.tirx.build(tvm.IRModule({"main": function}), runtime.templates.target, "tirx")
+    function = runtime.timer.templates.function(kernel, schedule, "main")
+    built = tvm.tirx.build(tvm.IRModule({"main": function}), runtime.timer.templates.target, "tirx")
     assembly = built.inspect_source("asm")
     assert "fmla\tv" in assembly
     assert "v31" in assembly

@@ -35,7 +35,7 @@ def runtime(server: str) -> Iterator[TvmRuntime]:
 def check(runtime: TvmRuntime, graph: Graph) -> None:
     """A network of a graph computes what torch computes."""
     network = Network(graph, torch.Generator().manual_seed(0)).eval()
-    plans = {k: runtime.templates.candidates(k)[0] for k in runtime.kernels(graph)}
+    plans = {k: runtime.timer.templates.candidates(k)[0] for k in runtime.kernels(graph)}
     compiled = runtime.compile(graph, plans, folded_weights(network))
     assert compiled.launched == runtime.kernels(graph)
     image = np.random.default_rng(0).standard_normal(graph.input_shape).astype(np.float32)
@@ -141,10 +141,10 @@ def test_something_that_never_answers_is_given_up(
 def test_a_tracker_without_such_boards_names_those_it_has(farm: tuple[str, list]) -> None:
     target = farm[0].replace("/pair?", "/pi4?")
     with pytest.raises(BoardLostError, match=r"has no board 'pi4', only: pair\.") as caught:
-        _ = TvmRuntime(target=target).boards
+        _ = TvmRuntime(target=target).device_count
     assert "--key pi4" in caught.value.remedy
-    assert TvmRuntime(target=farm[0]).boards == 2
-    assert TvmRuntime(target=farm[0] + "&boards=1").boards == 1
+    assert TvmRuntime(target=farm[0]).device_count == 2
+    assert TvmRuntime(target=farm[0] + "&boards=1").device_count == 1
 
 
 def test_a_board_of_another_architecture_is_refused(server: str, code: str) -> None:
@@ -157,6 +157,6 @@ def test_a_board_of_another_architecture_is_refused(server: str, code: str) -> N
 
 def test_settings_are_refused_before_anything_is_connected(code: str) -> None:
     with pytest.raises(RequestError, match="no dtype 'int3'"):
-        TvmRuntime(target=f"rpc://127.0.0.1:1?{code}", dtype="int3")
+        TvmRuntime(target=f"rpc://127.0.0.1:1?{code}", dtype="int3").check_settings()
     with pytest.raises(RequestError, match="needs a host and a port"):
-        TvmRuntime(target=f"rpc?{code}")
+        TvmRuntime(target=f"rpc?{code}").check_settings()

@@ -18,7 +18,6 @@ from nas.latency import LatencyTable, Progress, build_table, space_kernels
 from nas.latency.record import Record
 from nas.latency.timing import Timing
 from nas.latency.worker_process import timers_for
-from nas.runtimes.tvm import fusion
 from nas.runtimes.tvm.runtime import TvmRuntime
 from tests.runtimes.tvm.rpc.rpc_processes import Process
 
@@ -112,7 +111,7 @@ def test_two_boards_of_which_one_dies(
     table = LatencyTable.open_or_create(tmp_path, runtime)
     with table.writing():
         # They take ten seconds, and are no part of this.
-        for part in fusion.DISPATCH_PARTS:
+        for part in TvmRuntime.dispatch_parts:
             table.append(Record.of_timing("dispatch", Timing((1.0,) * 10), name=part))
     rows_at_death: list[int] = []
 

@@ -1,23 +1,24 @@
-"""How the TVM runtime splits a graph into kernels. Imports no TVM, so tables predict anywhere.
+"""The default fusion: split a graph into kernels by rules that hold for most compilers.
 
-The rule is local: a convolution takes its bias, the activations and residual additions that read
-nothing but it; a concatenation takes the channel shuffle behind it; a channel slice is a view that
-its readers fold into their reads. A depthwise convolution takes the 1x1 convolution of its own
-block that makes its input and nothing else, activations included. A squeeze-excite's gate is
-applied by a pass of its own, since the tensor that it scales was also averaged to make it. So a
-kernel never depends on anything beyond the neighbouring block, and a space's kernels can be listed
-from its blocks alone.
+A convolution is fused with its bias and with the activations and residual additions that read only
+its result. A concatenation is fused with the channel shuffle that follows it. A channel slice is a
+view: the kernels that read it read a range of channels. The gate of a squeeze-and-excitation layer
+is a kernel of its own, because the tensor that it scales is also averaged to compute the gate.
+
+On request, a depthwise convolution is also fused with the 1x1 convolution of the same block that
+computes its input, if nothing else reads that input (`fuse_expansions`).
+
+All rules are local: a kernel never depends on anything beyond the neighbouring block, so the
+kernels of a search space can be listed from its blocks alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from nas.documents import shortened
 from nas.graph import ACTIVATIONS, Graph, Op
-from nas.latency import cache_model
 from nas.latency.kernel import (
     WINDOW_KINDS,
     Kernel,
@@ -28,16 +29,6 @@ from nas.latency.kernel import (
     whole_operand,
 )
 
-__all__ = [
-    "BY_PIECE",
-    "DISPATCH_PARTS",
-    "Launch",
-    "kernels",
-    "launches",
-    "packed_bytes",
-    "predicted_us",
-]
-
 _KIND = {
     "conv": "conv2d",
     "linear": "linear",
@@ -47,38 +38,7 @@ _KIND = {
     "concat": "concat",
 }
 
-
-DISPATCH_PARTS = (
-    "launch",
-    "invocation",
-    cache_model.LARGE_LAUNCH,
-    *(part for parts in cache_model.PARTS_BY_PACE for part in parts),
-)
-"""What a prediction needs to know beside the kernels; see `nas.latency.cache_model`."""
-
-BY_PIECE = True
-"""No kernel reaches from one block into the next, so `Graph.pieces` split one by one."""
-
-MAX_WINOGRAD_TILE = 64
-"""Largest tile in a schedule; rounding spoils the results of far smaller ones already."""
-
 _result = attrgetter("result")
-
-
-def packed_bytes(kernel: Kernel, schedule: Mapping[str, Any]) -> int:
-    """Of a kernel's weights as its code reads them: Winograd's transforms make more of them.
-
-    `m x m` outputs of a 3x3 window take `(m + 2) x (m + 2)` numbers instead of nine (Lavin and Gray
-    2016, "Fast algorithms for convolutional neural networks").
-
-    Raises ValueError for a schedule with no such `m`.
-    """
-    m = schedule.get("winograd")
-    if m is None:
-        return kernel.weight_bytes
-    if type(m) is not int or not 0 < m <= MAX_WINOGRAD_TILE:
-        raise ValueError(f"winograd is {shortened(m)}, not the size of a tile")
-    return kernel.weight_bytes * (m + 2) ** 2 // 9
 
 
 class Launch(NamedTuple):
@@ -99,25 +59,23 @@ class Launch(NamedTuple):
     expansion: str = ""
 
 
-def kernels(graph: Graph, batch: int = 1) -> list[Kernel]:
-    """The kernels of a graph in launch order; `graph` and `graph.folded` give the same.
+def kernels(graph: Graph, batch: int = 1, *, fuse_expansions: bool = False) -> list[Kernel]:
+    """Return the kernels of a graph in launch order.
 
-    How many images run at once changes nothing about how they split.
-    """
-    return batched([launch.kernel for launch in launches(graph)], batch)
-
-
-def predicted_us(kernels_us: Sequence[float], dispatch_us: Mapping[str, float]) -> float:
-    """Latency of a network: the VM is entered once, and launches one kernel after the other.
+    `graph` and `graph.folded` have the same kernels, and the batch size does not change the fusion.
 
     Args:
-        kernels_us: latency of each kernel.
-        dispatch_us: cost of an `invocation` of the VM, and of one `launch`.
+        graph: the network, or a block of one.
+        batch: number of images that each kernel works on.
+        fuse_expansions: whether depthwise convolutions take the 1x1 convolution before them.
+
+    Raises:
+        ValueError: no kernel starts with one of the ops, such as a normalisation on its own.
     """
-    return sum(kernels_us) + len(kernels_us) * dispatch_us["launch"] + dispatch_us["invocation"]
+    return batched([launch.kernel for launch in launches(graph, fuse_expansions)], batch)
 
 
-def launches(graph: Graph) -> list[Launch]:
+def launches(graph: Graph, fuse_expansions: bool = False) -> list[Launch]:
     """The launches of a graph, in an order in which they can run.
 
     A launch takes ops along a chain whose links nothing else reads, so that what its epilogue reads
@@ -134,7 +92,8 @@ def launches(graph: Graph) -> list[Launch]:
         and op.kind != "input"
         and (op.kind != "slice" or not graph.consumers[index])
     ]
-    found = _with_expansions(graph, found)
+    if fuse_expansions:
+        found = _with_expansions(graph, found)
     # A launch is due when its last op is; anchors can come in another order than last ops.
     found.sort(key=_result)
     return found
@@ -274,7 +233,7 @@ def _step(ops: Sequence[Op], op: Op, other: int) -> str:
     if op.kind in ACTIVATIONS:
         return op.kind
     if op.kind not in ("add", "multiply"):
-        raise ValueError(f"the TVM runtime has no kernel for a {op.kind} on its own")
+        raise ValueError(f"no kernel starts with the op {op.kind}")
     return step_for(op.kind, _view(ops, other)[0], op.shape)
 
 

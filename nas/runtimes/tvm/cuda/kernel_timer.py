@@ -1,4 +1,4 @@
-"""`CudaRuntime`: compiles kernels and networks for a GPU, and times them there."""
+"""`CudaKernelTimer`: compile kernels and networks for a GPU, and time them there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nas.latency.kernel import Kernel
 from nas.latency.timing import Timing
 from nas.runtimes.tvm import launch_benchmark
 from nas.runtimes.tvm.cuda import queue
-from nas.runtimes.tvm.runtime import TvmRuntime
+from nas.runtimes.tvm.kernel_timer import TvmKernelTimer, tvm_kernels
 
 PROBE = Kernel.parse("conv2d 512x1x1 -> 512x1x1 k1 s1 p0 g1 bias")
 """A kernel whose time is mostly that of reading its weights: a MiB in float32, enough work for all
@@ -28,18 +28,15 @@ _RUNS = 3
 """Timings of a probe for each one that counts."""
 
 
-class CudaRuntime(TvmRuntime):
-    """See `nas.latency.runtime.Runtime`. Raises what `cuda.device.resolve` does.
+class CudaKernelTimer(TvmKernelTimer):
+    """Compiles and times for `nas.runtimes.tvm.runtime.CudaRuntime`.
 
     A kernel is timed in a full queue, and a network from an empty one to its end; see
-    `cuda.fusion` for how the one composes to the other.
+    `CudaRuntime.network_us` for how the one composes to the other.
     """
 
-    MOST_IMAGES = 1
-    """See `nas.latency.runtime.require_batch`."""
-
-    def __init__(self, *, dtype: str = "float32", threads: int = 1) -> None:
-        super().__init__(target="cuda", threads=threads, dtype=dtype)
+    def __init__(self, threads: int = 1, dtype: str = "float32") -> None:
+        super().__init__("cuda", threads, dtype)
 
     def _compiled(self, kernel: Kernel, schedule: Mapping[str, Any]) -> timing.Evaluate:
         """A kernel as something to time, on random tensors."""
@@ -59,7 +56,7 @@ class CudaRuntime(TvmRuntime):
         graphs = launch_benchmark.tiny()
         plans = self._plans(graphs[0])
         short, long = (self.compile(graph, plans).evaluate for graph in graphs)
-        few, many = (len(self.kernels(graph)) for graph in graphs)
+        few, many = (len(tvm_kernels(graph)) for graph in graphs)
         last = self._compiled(*list(plans.items())[-1])
 
         def once() -> dict[str, float]:
