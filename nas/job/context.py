@@ -11,7 +11,13 @@ from nas.errors import JobFileError
 from nas.job.planning import Plan, measure_pace, planned
 from nas.job.progress import Watch
 from nas.job.settings import JobSettings
-from nas.latency import Kernel, LatencyTable, open_runtime, space_kernels
+from nas.latency import (
+    Kernel,
+    LatencyTable,
+    configured_runtime,
+    open_runtime,
+    space_kernels,
+)
 from nas.latency.runtime import Runtime
 from nas.space import SearchSpace, library
 from nas.supernet import Data, TrainingSettings
@@ -34,6 +40,19 @@ class Job:
     watch: Watch
     space_files: Sequence[Path] = ()
     read_only: bool = False
+
+    def __post_init__(self) -> None:
+        device = self.settings.device
+        runtime = configured_runtime(
+            device.runtime, target=device.target, threads=device.threads, dtype=device.dtype
+        )
+        runtime.check_settings()
+        runtime.check_batch(device.batch)
+
+    @property
+    def batch(self) -> int:
+        """Number of images that run at once in every latency of the job."""
+        return self.settings.device.batch
 
     @cached_property
     def data(self) -> Data:
@@ -86,7 +105,7 @@ class Job:
         """Every kernel that the spaces can need, once each."""
         needed: dict[Kernel, None] = {}
         for space in self.spaces.values():
-            needed.update(dict.fromkeys(space_kernels(space, self.runtime)))
+            needed.update(dict.fromkeys(space_kernels(space, self.runtime, self.batch)))
         return list(needed)
 
     def training(self, epochs: int | None = None) -> TrainingSettings:
@@ -105,5 +124,6 @@ class Job:
             self.runtime,
             missing,
             seed=self.settings.seed,
+            batch=self.batch,
         )
         return planned(self.settings, len(missing), pace)

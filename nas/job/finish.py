@@ -74,7 +74,9 @@ def _measure(job: Job, run: RunFolder, chosen: Sequence[Trial]) -> None:
     jsonl.repair(run.measurements)
     done = 0
     graphs = {t.digest: job.spaces[t.architecture.space].lower(t.architecture) for t in chosen}
-    kernels = [kernel for graph in graphs.values() for kernel in job.runtime.kernels(graph)]
+    kernels = [
+        kernel for graph in graphs.values() for kernel in job.runtime.kernels(graph, job.batch)
+    ]
     pace = Pace(job.table, job.runtime, kernels, PACE_KERNELS)
     while waiting := unsettled(jsonl.read(run.measurements, MEASUREMENTS), list(graphs)):
         again = [trial for trial in chosen if trial.digest in waiting]
@@ -83,7 +85,10 @@ def _measure(job: Job, run: RunFolder, chosen: Sequence[Trial]) -> None:
         for start in range(0, len(again), MEASURED_AT_ONCE):
             batch = again[start : start + MEASURED_AT_ONCE]
             timings = measure_networks(
-                [graphs[trial.digest] for trial in batch], job.runtime, job.table.schedules()
+                [graphs[trial.digest] for trial in batch],
+                job.runtime,
+                job.table.schedules(),
+                batch=job.batch,
             )
             for trial, found in zip(batch, timings, strict=True):
                 measurement = Measurement.of_timing(trial, found)
@@ -168,7 +173,7 @@ def _unsure_launches(job: Job, trials: Sequence[Trial]) -> dict[str, tuple[int, 
     for trial in trials:
         graph = job.spaces[trial.architecture.space].lower(trial.architecture)
         try:
-            prediction = job.table.predict(graph)
+            prediction = job.table.predict(graph, job.batch)
         except KernelError:
             continue  # an infeasible candidate, which has no latency
         counts[trial.digest] = prediction.unstable, prediction.estimated

@@ -21,7 +21,8 @@ from nas.job.settings import JobSettings, load_job
 from nas.records import SCHEMA, JobSummary, RunRecord, Stage, to_json
 from nas.report.page import read_run
 
-_VERSIONS = ("hardware-nas", "torch", "optuna", "apache-tvm", "apache-tvm-ffi", "numpy", "pillow")
+_VERSIONS = ("hardware-nas", "torch", "optuna", "numpy", "pillow")
+"""Packages that decide a run's results; the runtime adds its own when it is opened."""
 
 
 @dataclass(frozen=True)

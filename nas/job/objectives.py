@@ -67,7 +67,9 @@ class Objectives:
         """The devices whose latencies are searched for: with others it is another search."""
         tables = {"device": self._job.table}
         tables |= {f"device of {name}": table for name, table in self._others.items()}
-        return {name: _device_digest(table) for name, table in tables.items()}
+        facts = {name: _device_digest(table) for name, table in tables.items()}
+        # Searches of single images were recorded without it before batches could be searched.
+        return facts if self._job.batch == 1 else {**facts, "batch": str(self._job.batch)}
 
     def _latency(self, name: str, table: LatencyTable, limit_ms: float | None) -> Objective:
         def score(batch: Sequence[Architecture]) -> list[Score]:
@@ -79,7 +81,7 @@ class Objectives:
     def _predicted(self, table: LatencyTable, architecture: Architecture) -> Score:
         graph = self._job.spaces[architecture.space].lower(architecture)
         try:
-            return table.predict(graph).latency_us
+            return table.predict(graph, self._job.batch).latency_us
         except KernelError as error:
             return Infeasible(error.message)
 
@@ -101,7 +103,7 @@ def require_complete(job: Job, table: LatencyTable) -> None:
     needed = {
         kernel: None
         for space in job.spaces.values()
-        for kernel in space_kernels(space, table.runtime)
+        for kernel in space_kernels(space, table.runtime, job.batch)
     }
     missing = table.missing(needed)
     remedy = "Run `nas table build` for these spaces and sizes on that device."

@@ -115,6 +115,7 @@ def measure_pace(
     missing: Sequence[Kernel],
     *,
     seed: int,
+    batch: int = 1,
 ) -> Pace:
     """Times a little of each stage; nothing that it measures enters a table or a score."""
     import torch
@@ -135,7 +136,7 @@ def measure_pace(
     kernel = _kernel_seconds(runtime, missing, rng)
     launched = np.mean(
         [
-            len(set(runtime.kernels(space.lower(space.sample_choices(rng)))))
+            len(set(runtime.kernels(space.lower(space.sample_choices(rng)), batch)))
             for space in spaces
             for _ in range(_SPREAD_NETS)
         ]
@@ -144,7 +145,7 @@ def measure_pace(
         kernel=kernel,
         epoch=epoch,
         trial=float(np.mean(trial)),
-        network=_network_seconds(runtime, spaces[0], rng) * float(launched),
+        network=_network_seconds(runtime, spaces[0], rng, batch) * float(launched),
     )
 
 
@@ -160,14 +161,16 @@ def _kernel_seconds(runtime: Runtime, missing: Sequence[Kernel], rng: np.random.
     return (time.perf_counter() - start) / len(chosen)
 
 
-def _network_seconds(runtime: Runtime, space: SearchSpace, rng: np.random.Generator) -> float:
+def _network_seconds(
+    runtime: Runtime, space: SearchSpace, rng: np.random.Generator, batch: int
+) -> float:
     """Time a kernel to compile and time a whole network, from one block compiled by itself."""
     from nas.latency.timing import measure
 
     fragments = list(space.fragments())
     fragment = fragments[int(rng.integers(len(fragments)))]
-    kernels = list(dict.fromkeys(runtime.kernels(fragment)))
+    kernels = list(dict.fromkeys(runtime.kernels(fragment, batch)))
     schedules = {kernel: runtime.time_kernel(kernel)[0] for kernel in kernels}
     start = time.perf_counter()
-    measure(runtime.compile(fragment, schedules).evaluate)
+    measure(runtime.compile(fragment, schedules, batch=batch).evaluate)
     return (time.perf_counter() - start) / len(kernels)

@@ -90,14 +90,22 @@ class DataSettings(_Table):
     license: Annotated[str, Field(max_length=100_000)] = ""
 
 
-class DeviceSettings(_Table):
-    """The device that the networks are for."""
+DeviceText = Annotated[str, Field(min_length=1, max_length=64)]
+"""Name of a runtime or of a dtype."""
 
-    runtime: Literal["tvm"] = "tvm"
+
+class DeviceSettings(_Table):
+    """The device that the networks are for, and how they run on it.
+
+    `runtime`, `target` and `dtype` are what the installed runtimes say, see
+    `nas.latency.open_runtime`; all latencies are those of `batch` images at once.
+    """
+
+    runtime: DeviceText = "tvm"
     target: PathText = "cpu"
-    # `nas.latency.open_runtime` compares it with the processors of this machine.
     threads: Annotated[int, Field(ge=1, le=4096)] = 1
-    dtype: Literal["float32"] = "float32"
+    dtype: DeviceText = "float32"
+    batch: Annotated[int, Field(ge=1, le=1 << 20)] = 1
     tables: PathText = "latency_tables"
 
 

@@ -60,9 +60,10 @@ def open_all(job: Job, run: RunFolder) -> None:
     fingerprint = job.runtime.fingerprint.to_json()
     recorded = fingerprint.pop("recorded")
     run.require("device", fingerprint, "Continue on the device that the run was started on.")
+    run.record.versions = {**run.record.versions, **job.runtime.fingerprint.versions}
     run.record.device = DeviceSummary(
         summary=f"{fingerprint['processor']}, {fingerprint['threads']} thread(s), "
-        f"{fingerprint['runtime']} {fingerprint['dtype']}",
+        f"{fingerprint['runtime']} {fingerprint['dtype']}{_batch(job.batch)}",
         must_match={key: _words(value) for key, value in fingerprint.items()},
         recorded={key: _words(value) for key, value in recorded.items()},
     )
@@ -159,6 +160,10 @@ def _keep_space_files(job: Job, run: RunFolder) -> None:
         copy = kept / f"{name}.py"
         if not copy.exists():
             files.replace(copy, library.path_of(chosen.name).read_bytes())
+
+
+def _batch(batch: int) -> str:
+    return f", batches of {batch} images" if batch > 1 else ""
 
 
 def _words(value: Any) -> str:

@@ -79,6 +79,7 @@ def measure_networks(
     runtime: Runtime,
     schedules: Schedules,
     *,
+    batch: int = 1,
     progress: Step | None = None,
 ) -> list[NetworkTiming]:
     """Times whole networks, each once.
@@ -86,12 +87,13 @@ def measure_networks(
     Args:
         graphs: what to compile, with random weights.
         schedules: of all their kernels; `LatencyTable.schedules()`.
+        batch: number of images of one inference.
         progress: see `Step`.
 
     A network that cannot be compiled or timed has its error instead of a timing.
     """
     together = _Together(runtime, 2 * len(graphs), progress)
-    together.compile(graphs, schedules, 1)
+    together.compile(graphs, schedules, batch)
     found = together.time(range(len(graphs)))
     return [NetworkTiming(found.get(i), together.errors.get(i)) for i in range(len(graphs))]
 

@@ -246,13 +246,6 @@ class Runtime(ABC):
                 raise self.refusal(setting, value, allowed)
         if self.threads < 1:
             raise RequestError(f"threads is {self.threads}.", remedy="Use 1 or more.")
-        processors = os.cpu_count()
-        if self.target == "cpu" and processors is not None and self.threads > processors:
-            raise RequestError(
-                f"{self.threads} threads cannot run at once on the {processors} processors of "
-                "this machine.",
-                remedy=f"Use 1 to {processors}.",
-            )
 
     def check_dtype(self) -> None:
         """Raise RequestError for a dtype that it does not have on any target."""
@@ -524,6 +517,13 @@ def open_runtime(
     cls = runtime_class(name).for_target(target)
     runtime = cls(target=target, threads=threads, dtype=dtype)
     runtime.check_settings()
+    processors = os.cpu_count()
+    # Boards and GPUs have processors of their own.
+    if target == "cpu" and processors is not None and threads > processors:
+        raise RequestError(
+            f"{threads} threads cannot run at once on the {processors} processors of this machine.",
+            remedy=f"Use 1 to {processors}.",
+        )
     availability = cls.availability()
     if not availability.usable:
         raise DeviceError(f"Runtime '{name}' cannot be used here: {availability.reason}.")

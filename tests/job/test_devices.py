@@ -1,0 +1,90 @@
+"""A job runs on every runtime, dtype, batch size and target that can build a latency table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nas.errors import DeviceError, RequestError
+from nas.job import load_job, run
+from nas.latency import LatencyTable
+from nas.report import candidates
+from tests.mini_job import write_job
+
+
+def small_job(folder: Path, device: str) -> Path:
+    path = write_job(folder, extra=f"\n[device]\n{device}\n")
+    text = (
+        path.read_text()
+        .replace("trials = 30", "trials = 12")
+        .replace("measure = 10", "measure = 3")
+    )
+    path.write_text(text)
+    return path
+
+
+def run_job(folder: Path, device: str) -> Path:
+    return run(load_job(small_job(folder, device)), folder / "out").folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("device", "runtime", "dtype", "batch"),
+    [
+        ('runtime = "onnxruntime"', "onnxruntime", "float32", 1),
+        ('runtime = "onnxruntime"\ndtype = "int8"', "onnxruntime", "int8", 1),
+        ("batch = 4", "tvm", "float32", 4),
+    ],
+)
+def test_job_measures_its_front_on_the_device(
+    device: str,
+    runtime: str,
+    dtype: str,
+    batch: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = run_job(tmp_path, device)
+    rows = candidates.read(out / "trials.csv")
+    assert rows["measured_us"].notna().sum() == 3
+    (path,) = (tmp_path / "latency_tables").glob("*.jsonl")
+    table = LatencyTable.open(path)
+    assert (table.device.runtime, table.device.dtype) == (runtime, dtype)
+    kernels = {kernel.batch for kernel in table.schedules()}
+    assert kernels == {batch}
+    report = (out / "report.html").read_text()
+    assert f"{runtime} {dtype}" in report
+    assert ("batches of 4 images" in report) == (batch == 4)
+
+
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [
+        ('runtime = "abacus"', "There is no runtime 'abacus'"),
+        ('dtype = "int3"', "Runtime 'tvm' has no dtype 'int3'"),
+        ('target = "toaster"', "Runtime 'tvm' has no target 'toaster'"),
+        ('target = "cuda"\nbatch = 2', "batch size is 2"),
+        ('runtime = "onnxruntime"\ntarget = "cuda"', "Runtime 'onnxruntime' has no target 'cuda'"),
+    ],
+)
+def test_settings_that_the_device_does_not_have_are_refused_before_any_work(
+    device: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RequestError, match=words):
+        run_job(tmp_path, device)
+    assert not (tmp_path / "out").exists()
+
+
+def test_job_without_the_gpu_it_names_fails_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tvm
+
+    if tvm.cuda().exist:
+        pytest.skip("this machine has an NVIDIA GPU")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DeviceError, match="needs an NVIDIA GPU"):
+        run_job(tmp_path, 'target = "cuda"')

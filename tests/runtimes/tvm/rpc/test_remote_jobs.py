@@ -1,0 +1,20 @@
+"""A whole job for a board: its table is built there, and its front is measured there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nas.report import candidates
+from tests.job.test_devices import run_job
+
+
+@pytest.mark.slow
+def test_job_measures_its_front_on_the_board(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = run_job(tmp_path, f'target = "{server}"')
+    rows = candidates.read(out / "trials.csv")
+    assert rows["measured_us"].notna().sum() == 3
