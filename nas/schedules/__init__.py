@@ -1,1 +1,4 @@
-"""The hand-written TVM schedules of kernels, for processors (`cpu`) and NVIDIA GPUs (`cuda`)."""
+"""Hand-written TVM schedules of kernels, for CPUs (`cpu`) and NVIDIA GPUs (`cuda`).
+
+`docs/schedules.md` describes how a schedule is made and measured.
+"""

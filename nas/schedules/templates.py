@@ -1,8 +1,10 @@
-"""`Templates`: the kernels of a kind of device, as the runtime needs them.
+"""Schedule templates: what the runtime needs to know about the kernels of a kind of device.
 
-A processor's and a graphics card's kernels have nothing in common but this: candidates to sweep, a
-TIR function for each, and weights packed as it reads them. Fusion, sweep, timing and whole networks
-are the same for both.
+A template writes a kernel as a TIR function from a *schedule*: a small dictionary of tile sizes and
+other settings. CPU and GPU templates differ in everything but this interface: they name candidate
+schedules to measure, write the function of each, and pack weights in the order in which the
+function reads them. Fusion, the sweep over candidates, timing and whole networks are the same for
+all devices.
 """
 
 from __future__ import annotations
@@ -18,41 +20,58 @@ from tvm import relax, tirx
 from nas.latency.kernel import Kernel
 
 Schedule = Mapping[str, Any]
-"""Numbers and words that JSON can hold: a table's row is enough to build its kernel again."""
+"""Tile sizes and other settings of a kernel, as JSON can hold them.
+
+A latency table's row has the schedule of its kernel, and is enough to build the kernel again. Keys
+and values are therefore a file format.
+"""
 
 
 class Expansion(NamedTuple):
-    """Weight, shaped `kernel.expansion_shape`, and bias of the expansion of a kernel."""
+    """Constants of the 1x1 convolution in front of a depthwise convolution.
+
+    Args:
+        weight: weights, shaped `Kernel.expansion_shape`: `(channels, inputs, 1, 1)`.
+        bias: bias, one value for each of the depthwise convolution's channels.
+    """
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
 
 
 class Templates(Protocol):
-    """Writes kernels for one TVM target.
+    """Write kernels for one TVM target.
 
-    Args:
-        target: what the functions are compiled for.
-        dtype: of weights and activations, as numpy and TVM name it.
+    Attributes:
+        target: TVM target that the functions are compiled for.
+        dtype: type of weights and activations, as numpy and TVM name it.
     """
 
     target: tvm.target.Target
     dtype: str
 
     def candidates(self, kernel: Kernel) -> list[dict[str, Any]]:
-        """Schedules to time first; at least one."""
+        """Return the schedules to measure first; at least one."""
         ...
 
     def refinements(self, kernel: Kernel, best: dict[str, Any]) -> list[dict[str, Any]]:
-        """Variations of the best schedule so far that are worth timing; may be none."""
+        """Return variations of the fastest schedule so far to measure next; there may be none."""
         ...
 
     def function(self, kernel: Kernel, schedule: Schedule, name: str) -> tirx.PrimFunc:
-        """The TIR function of a kernel; its symbol is `name`.
+        """Return the TIR function of a kernel.
 
-        Parameters, all flat in `height, width, channels` order: inputs, weight and bias of an
-        expansion, weight, bias, the epilogue's operands, output; those there are. Raises ValueError
-        for a kernel that these templates do not have.
+        The function's parameters are flat arrays, tensors in `image, height, width, channels`
+        order, constants as `pack` returns them: inputs, weight and bias of the expansion, weight,
+        bias, operands of the epilogue, output. What a kernel does not have is left out.
+
+        Args:
+            kernel: kernel to write.
+            schedule: tile sizes, from `candidates`, `refinements` or a latency table.
+            name: symbol of the function.
+
+        Raises:
+            ValueError: these templates do not have the kernel, or its tiles do not fit.
         """
         ...
 
@@ -64,18 +83,22 @@ class Templates(Protocol):
         bias: NDArray[np.float32] | None,
         expansion: Expansion | None = None,
     ) -> list[NDArray[Any]]:
-        """The constants of a kernel in the order of its function's parameters.
+        """Return the constants of a kernel as its function reads them.
 
         Args:
-            kernel, schedule: what reads them.
-            weight: shaped `kernel.weight_shape`.
-            bias: one value an output channel.
-            expansion: of a kernel that has one.
+            kernel: kernel that the constants are for.
+            schedule: schedule of the function.
+            weight: weights, shaped `Kernel.weight_shape`; None for a kernel without weights.
+            bias: bias, one value for each output channel; None for a kernel without bias.
+            expansion: constants of the expansion; None for a kernel without one.
+
+        Returns:
+            Flat arrays in the order of the function's parameters.
         """
         ...
 
 
-_PASSES = tvm.transform.Sequential(
+_RELAX_PASSES = tvm.transform.Sequential(
     [
         relax.transform.ToNonDataflow(),
         relax.transform.RemovePurityChecking(),
@@ -88,39 +111,46 @@ _PASSES = tvm.transform.Sequential(
         relax.transform.AttachGlobalSymbol(),
     ]
 )
-"""TVM's own lowering without the passes that would fuse or rewrite kernels, or replay them as a
-CUDA graph, which launches otherwise than the kernels were timed."""
+"""TVM's default lowering, without the passes that change what is launched.
+
+Left out are those that fuse or rewrite kernels, and those that replay kernels as a CUDA graph:
+a network would then launch other work than the kernels that were timed.
+"""
 
 
 def build(module: tvm.IRModule, templates: Templates) -> relax.VMExecutable:
-    """Compiles a Relax module that consists of calls of these templates' functions."""
-    return relax.build(module, templates.target, relax_pipeline=_PASSES, tir_pipeline="tirx")
+    """Compile a Relax module that consists of calls of functions from `templates`."""
+    return relax.build(module, templates.target, relax_pipeline=_RELAX_PASSES, tir_pipeline="tirx")
 
 
 def flat_type(shape: Sequence[int], dtype: str) -> relax.TensorType:
-    """The type of a tensor of a shape, as kernels take it: its elements in a row."""
+    """Return the Relax type of a tensor as kernels take it: one dimension with all elements."""
     return relax.TensorType((int(np.prod(shape)),), dtype)
 
 
 def random_constants(
     templates: Templates, kernel: Kernel, schedule: Schedule, rng: np.random.Generator
 ) -> list[NDArray[Any]]:
-    """Packed constants that keep activations near one (He et al. 2015), so none is denormal."""
+    """Return random packed constants of a kernel, see `Templates.pack`.
 
-    def weight_of(shape: Sequence[int]) -> NDArray[np.float32]:
+    Weights have the variance of He et al. (2015), "Delving deep into rectifiers". Activations then
+    stay near one through a network, and no denormal number slows a measurement down.
+    """
+
+    def random_weight(shape: Sequence[int]) -> NDArray[np.float32]:
         scale = np.sqrt(2 / np.prod(shape[1:]))
         return (rng.standard_normal(shape, np.float32) * scale).astype(np.float32)
 
-    def bias_of(count: int) -> NDArray[np.float32]:
+    def random_bias(count: int) -> NDArray[np.float32]:
         return rng.standard_normal(count, np.float32) * np.float32(0.1)
 
     expansion = None
     if kernel.is_expanded:
-        expansion = Expansion(weight_of(kernel.expansion_shape), bias_of(kernel.groups))
+        expansion = Expansion(random_weight(kernel.expansion_shape), random_bias(kernel.groups))
     return templates.pack(
         kernel,
         schedule,
-        weight_of(kernel.weight_shape) if kernel.has_weights else None,
-        bias_of(kernel.output[0]) if kernel.has_bias else None,
+        random_weight(kernel.weight_shape) if kernel.has_weights else None,
+        random_bias(kernel.output[0]) if kernel.has_bias else None,
         expansion,
     )

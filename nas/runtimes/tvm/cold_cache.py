@@ -28,8 +28,7 @@ from nas.runtimes.tvm.clock import (
     readings_type,
 )
 from nas.runtimes.tvm.device import Place
-from nas.schedules.cpu import loops
-from nas.schedules.cpu.loops import Tensor
+from nas.schedules import tir
 from nas.schedules.templates import Schedule, Templates, build, flat_type, random_constants
 
 ARENA_BYTES = 64 << 20
@@ -182,17 +181,17 @@ def module(
 
 def _read(size: int) -> tirx.PrimFunc:
     """Reads all of the arena."""
-    arena, seen = Tensor("arena", size), Tensor("seen", _LINE)
+    arena, seen = tir.Buffer("arena", size), tir.Buffer("seen", _LINE)
 
-    def line(index: loops.Expr) -> list[loops.Stmt]:
+    def line(index: tir.Expr) -> list[tir.Stmt]:
         return [seen.store(0, seen.load(0, _LINE) + arena.load(index * _LINE, _LINE), _LINE)]
 
-    body = [seen.store(0, loops.spread(0.0, _LINE), _LINE), *loops.loop(size // _LINE, line)]
-    return loops.function([arena, seen], body, "read")
+    body = [seen.store(0, tir.broadcast(0.0, _LINE), _LINE), *tir.loop(size // _LINE, line)]
+    return tir.function([arena, seen], body, "read")
 
 
 def _write(size: int) -> tirx.PrimFunc:
     """Writes a tensor anew: changes the sign of every number."""
-    tensor = Tensor("x", size)
-    body = loops.loop(size, lambda i: [tensor.store(i, -tensor.load(i))])
-    return loops.function([tensor], body, f"write_{size}")
+    tensor = tir.Buffer("x", size)
+    body = tir.loop(size, lambda i: [tensor.store(i, -tensor.load(i))])
+    return tir.function([tensor], body, f"write_{size}")

@@ -125,10 +125,10 @@ class TvmKernelTimer:
         Raises MeasurementError where none runs, ValueError for a kernel without weights, and
         ModuleNotFoundError without the packages of the extra `metaschedule`.
         """
-        from nas.schedules.metaschedule import program, tuner
+        from nas.schedules.metaschedule import trace, tuner
 
         def quick_us(function: tvm.tirx.PrimFunc) -> float:
-            evaluate = self._written(kernel, {"tuner": program.TUNER}, function)
+            evaluate = self._written(kernel, {"tuner": trace.TUNER}, function)
             with self.place.timing(self.threads):
                 return timing.quick_us(evaluate)
 

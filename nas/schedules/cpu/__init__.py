@@ -1,4 +1,4 @@
-"""Kernels for processors: loop nests written as TIR, and the sweep that finds their tile sizes."""
+"""Schedules for CPUs: loop nests written as TIR, and the candidates for their tile sizes."""
 
 from nas.schedules.cpu.templates import CpuTemplates
 

@@ -1,16 +1,17 @@
 """Dense and grouped convolutions and linear layers as register-tiled matrix products.
 
-A tile of pixels by channel vectors is accumulated in registers over the whole reduction: each step
-loads one packed weight vector a channel vector, and multiplies it with one input value a pixel
-(Goto and van de Geijn 2008, "Anatomy of high-performance matrix multiplication"). A convolution
-with padding first copies its input into scratch memory with the border around it, so that the
-inner loops have no conditions. Weights are packed by tile, and padded with zeros to whole vectors.
+A tile of pixels by vectors of output channels stays in registers over the whole reduction. Each
+step loads one packed weight vector for each channel vector and multiplies it with one input value
+for each pixel (Goto and van de Geijn 2008, "Anatomy of high-performance matrix multiplication").
+A convolution with padding first copies its input into scratch memory with the padding around it.
+Weights are packed by tile, output channels padded with zeros to whole vectors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -18,61 +19,73 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from nas.latency.kernel import Kernel
-from nas.schedules.cpu import loops
-from nas.schedules.cpu.loop_nest import Nest, joined_pixels, spans, unrolled
-from nas.schedules.cpu.loops import Expr, Registers, Stmt
-from nas.schedules.cpu.padding import Border
+from nas.schedules.cpu.loop_nest import LoopNest, flattened_pixels
+from nas.schedules.cpu.loops import (
+    VectorRegisters,
+    computed_widths,
+    split_into_vectors,
+    tiled_loop,
+)
+from nas.schedules.cpu.padding import PaddedInput
 from nas.schedules.templates import Schedule
+from nas.schedules.tir import Expr, Stmt, broadcast, loop, sequence
 
 
 @dataclass(frozen=True)
-class Tiling:
-    """Sizes of a dense kernel's loops; `rows` and `columns` count output pixels.
+class DenseTiling:
+    """Sizes of the loops of a dense kernel.
 
-    A convolution of single pixels has one row of all its columns, see `nest.joined_pixels`.
+    Args:
+        groups: groups of the convolution.
+        inputs: input channels of one group.
+        outputs: output channels of one group.
+        rows: rows of output pixels; 1 for a pointwise kernel.
+        columns: output pixels of a row; all pixels for a pointwise kernel, see `flattened_pixels`.
+        taps: pixels of the kernel's window.
+        channels: output channels of a tile, a multiple of the vector width.
+        tiles: tiles of output channels in one group.
     """
 
     groups: int
-    inputs: int  # channels of one group
-    outputs: int  # channels of one group
+    inputs: int
+    outputs: int
     rows: int
     columns: int
-    taps: int  # pixels of the window
-    channels: int  # output channels of a tile, a multiple of the vector width
-    tiles: int  # tiles of output channels in one group
+    taps: int
+    channels: int
+    tiles: int
 
     @classmethod
-    def of(cls, kernel: Kernel, schedule: Schedule, lanes: int) -> Tiling:
-        """The loops of a kernel with a schedule, for vectors of `lanes` elements."""
+    def of(cls, kernel: Kernel, schedule: Schedule, lanes: int) -> DenseTiling:
+        """Return the loop sizes of a kernel with a schedule, for vectors of `lanes` elements."""
         outputs, height, width = kernel.output
-        flat = is_flat(kernel)
+        pointwise = is_pointwise(kernel)
         channels = schedule["channels"] * lanes
-        per_group = outputs // kernel.groups
+        outputs_per_group = outputs // kernel.groups
         return cls(
             groups=kernel.groups,
             inputs=kernel.inputs[0].channels // kernel.groups,
-            outputs=per_group,
-            rows=1 if flat else height,
-            columns=joined_pixels(kernel) if flat else width,
+            outputs=outputs_per_group,
+            rows=1 if pointwise else height,
+            columns=flattened_pixels(kernel) if pointwise else width,
             taps=kernel.kernel**2,
             channels=channels,
-            tiles=-(-per_group // channels),
+            tiles=-(-outputs_per_group // channels),
         )
 
 
-def is_flat(kernel: Kernel) -> bool:
-    """Whether every output pixel reads exactly the input pixel in its place."""
+def is_pointwise(kernel: Kernel) -> bool:
+    """Return whether every output pixel reads only the input pixel at its own position."""
     return kernel.kernel == 1 and kernel.stride == 1 and kernel.padding == 0
 
 
 def pack_weight(
     kernel: Kernel, schedule: Schedule, lanes: int, weight: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """From `kernel.weight_shape` to groups x tiles x taps x inputs x tile channels, flat."""
-    t = Tiling.of(kernel, schedule, lanes)
-    grouped = weight.reshape(t.groups, t.outputs, t.inputs, t.taps)
+    """Pack weights from `Kernel.weight_shape` to `groups, tiles, taps, inputs, channels`, flat."""
+    t = DenseTiling.of(kernel, schedule, lanes)
     padded = np.zeros((t.groups, t.tiles * t.channels, t.inputs, t.taps), np.float32)
-    padded[:, : t.outputs] = grouped
+    padded[:, : t.outputs] = weight.reshape(t.groups, t.outputs, t.inputs, t.taps)
     tiled = padded.reshape(t.groups, t.tiles, t.channels, t.inputs, t.taps)
     return np.ascontiguousarray(tiled.transpose(0, 1, 4, 3, 2)).reshape(-1)
 
@@ -80,8 +93,8 @@ def pack_weight(
 def pack_bias(
     kernel: Kernel, schedule: Schedule, lanes: int, bias: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """From one value an output channel to groups x tiles x tile channels, flat."""
-    t = Tiling.of(kernel, schedule, lanes)
+    """Pack a bias of one value for each output channel to `groups, tiles, channels`, flat."""
+    t = DenseTiling.of(kernel, schedule, lanes)
     padded = np.zeros((t.groups, t.tiles * t.channels), np.float32)
     padded[:, : t.outputs] = bias.reshape(t.groups, t.outputs)
     return padded.reshape(-1)
@@ -90,70 +103,34 @@ def pack_bias(
 def function(
     kernel: Kernel, schedule: Schedule, lanes: int, threads: int, name: str
 ) -> tirx.PrimFunc:
-    """The TIR function of a dense kernel.
+    """Return the TIR function of a dense or grouped convolution or of a linear layer.
 
-    The schedule has `channels` (vectors) by `rows` x `columns` (pixels) of a register tile;
-    `order`, which of channels and pixels the outer loops walk; `partial_sums`, how many
-    accumulators share one output, to hide the latency of additions in tiny tiles.
+    The loops, from the outermost: groups, tiles of output channels and tiles of pixels (in the
+    schedule's order), kernel rows, kernel columns, input channels, register tile (unrolled).
+
+    Args:
+        kernel: kernel to write.
+        schedule: `channels` (vectors) by `rows` x `columns` (output pixels) of a register tile;
+            `order`, whether the outer loops walk `channels` or `pixels` first; `partial_sums`, how
+            many accumulators share one output, to hide the latency of additions in small tiles.
+        lanes: float32 elements of a vector.
+        threads: number of threads that share the outermost loop.
+        name: symbol of the function.
     """
-    t = Tiling.of(kernel, schedule, lanes)
+    t = DenseTiling.of(kernel, schedule, lanes)
     bias_size = t.groups * t.tiles * t.channels
-    nest = Nest(kernel, lanes, threads, bias_size * t.taps * t.inputs, bias_size)
-    return nest.function(lambda image: _image(image, schedule, t), name)
-
-
-def _image(nest: Nest, schedule: Schedule, t: Tiling) -> list[Stmt]:
-    """The statements for one image."""
-    source = _source(nest.kernel, nest)
-    high, wide = schedule["rows"], schedule["columns"]
-    whole_tiles, narrow = loops.tiles(t.outputs, t.channels)
-
-    def channel_tiles(
-        body: Callable[[_ChannelTile], list[Stmt]], *, parallel: bool = False
-    ) -> list[Stmt]:
-        def of_group(group: Expr) -> list[Stmt]:
-            found = loops.loop(
-                whole_tiles,
-                lambda index: body(_ChannelTile(group, index, t.channels)),
-                parallel=parallel and t.groups == 1,
-            )
-            return found + (body(_ChannelTile(group, whole_tiles, narrow)) if narrow else [])
-
-        return loops.loop(t.groups, of_group, parallel=parallel)
-
-    def pixel_tiles(
-        body: Callable[[_PixelTile], list[Stmt]], *, parallel: bool = False
-    ) -> list[Stmt]:
-        bands = t.rows // high
-
-        def of_band(band: Expr) -> list[Stmt]:
-            return spans(
-                t.columns,
-                wide,
-                lambda column, count: body(_PixelTile(band * high, column, high, count)),
-                parallel=parallel and bands == 1,
-            )
-
-        return loops.loop(bands, of_band, parallel=parallel)
-
-    def tile(channels: _ChannelTile, pixels: _PixelTile) -> list[Stmt]:
-        return _tile(nest, source, t, schedule["partial_sums"], channels, pixels)
-
-    if schedule["order"] == "channels":
-        body = channel_tiles(
-            lambda channels: pixel_tiles(lambda pixels: tile(channels, pixels)),
-            parallel=nest.parallel,
-        )
-    else:
-        body = pixel_tiles(
-            lambda pixels: channel_tiles(lambda channels: tile(channels, pixels)),
-            parallel=nest.parallel,
-        )
-    return source.prepare() + body
+    nest = LoopNest(kernel, lanes, threads, bias_size * t.taps * t.inputs, bias_size)
+    return nest.function(lambda image: _DenseLoops(image, schedule, t).image(), name)
 
 
 class _ChannelTile(NamedTuple):
-    """Tile `index` of a group's output channels, of which `width` exist; the rest is padding."""
+    """A tile of output channels.
+
+    Args:
+        group: group of the convolution.
+        index: number of the tile in its group.
+        width: channels of the tile that exist; the rest is padding.
+    """
 
     group: Expr
     index: Expr
@@ -161,86 +138,131 @@ class _ChannelTile(NamedTuple):
 
 
 class _PixelTile(NamedTuple):
-    """`high x wide` output pixels from `row` and `column` on."""
+    """A tile of `height x width` output pixels from (`row`, `column`) on."""
 
     row: Expr
     column: Expr
-    high: int
-    wide: int
+    height: int
+    width: int
 
 
-def _tile(
-    nest: Nest,
-    source: Border,
-    t: Tiling,
-    sums: int,
-    channels: _ChannelTile,
-    pixels: _PixelTile,
-) -> list[Stmt]:
-    """One register tile: accumulators set, reduced and stored; `sums` share an output."""
-    kernel, lanes, weight = nest.kernel, nest.lanes, nest.weight
-    assert weight is not None
-    group, index, width = channels
-    row, column, high, wide = pixels
-    stores = loops.vectors(width, lanes)
-    sizes = loops.computed(width, lanes)
-    position = list(unrolled(high, wide, len(stores)))
-    registers = Registers("acc", len(position) * sums, lanes)
+class _DenseLoops:
+    """Statements of a dense kernel for one image."""
 
-    def register(at: int, part: int) -> int:
-        return at * sums + part
+    def __init__(self, nest: LoopNest, schedule: Schedule, t: DenseTiling) -> None:
+        self._nest, self._schedule, self._t = nest, schedule, t
+        kernel = nest.kernel
+        _, height, width = kernel.output
+        overlap = kernel.kernel - kernel.stride
+        self._input = PaddedInput(
+            nest, height * kernel.stride + overlap, width * kernel.stride + overlap
+        )
 
-    packed_at = group * t.tiles + index
-    found = registers.allocate()
-    for at, (_, _, v) in enumerate(position):
-        n = sizes[v]
-        for part in range(sums):
-            start = (
-                nest.initial(packed_at * t.channels + v * lanes, n)
-                if part == 0
-                else loops.spread(0.0, n)
+    def image(self) -> list[Stmt]:
+        """Return all statements."""
+        parallel = self._nest.is_parallel
+        if self._schedule["order"] == "channels":
+            tiles = self._channel_tiles(
+                lambda channels: self._pixel_tiles(lambda pixels: self._tile(channels, pixels)),
+                parallel=parallel,
             )
-            found.append(registers.store(register(at, part), start, n))
+        else:
+            tiles = self._pixel_tiles(
+                lambda pixels: self._channel_tiles(lambda channels: self._tile(channels, pixels)),
+                parallel=parallel,
+            )
+        return self._input.fill() + tiles
 
-    def step(tap_row: Expr, tap_column: Expr, block: Expr) -> list[Stmt]:
-        done: list[Stmt] = []
-        for part in range(sums):
-            channel = block * sums + part
-            tap = tap_row * kernel.kernel + tap_column
-            weights_at = ((packed_at * t.taps + tap) * t.inputs + channel) * t.channels
-            done += nest.fetch_ahead(weights_at, t.channels, len(stores))
-            for at, (i, j, v) in enumerate(position):
-                n = sizes[v]
-                value = source.load(
-                    (row + i) * kernel.stride + tap_row,
-                    (column + j) * kernel.stride + tap_column,
-                    group * t.inputs + channel,
+    def _channel_tiles(
+        self, body: Callable[[_ChannelTile], list[Stmt]], *, parallel: bool = False
+    ) -> list[Stmt]:
+        """Return the loops over groups and their tiles of output channels."""
+        t = self._t
+        whole, rest = divmod(t.outputs, t.channels)
+
+        def tiles_of_group(group: Expr) -> list[Stmt]:
+            tiles = loop(
+                whole,
+                lambda index: body(_ChannelTile(group, index, t.channels)),
+                parallel=parallel and t.groups == 1,
+            )
+            return tiles + (body(_ChannelTile(group, whole, rest)) if rest else [])
+
+        return loop(t.groups, tiles_of_group, parallel=parallel)
+
+    def _pixel_tiles(
+        self, body: Callable[[_PixelTile], list[Stmt]], *, parallel: bool = False
+    ) -> list[Stmt]:
+        """Return the loops over tiles of output pixels, row by row."""
+        height = self._schedule["rows"]
+        tile_rows = self._t.rows // height
+
+        def tiles_of_row(tile_row: Expr) -> list[Stmt]:
+            return tiled_loop(
+                self._t.columns,
+                self._schedule["columns"],
+                lambda column, width: body(_PixelTile(tile_row * height, column, height, width)),
+                parallel=parallel and tile_rows == 1,
+            )
+
+        return loop(tile_rows, tiles_of_row, parallel=parallel)
+
+    def _tile(self, channels: _ChannelTile, pixels: _PixelTile) -> list[Stmt]:
+        """Return the statements of one register tile: initialise, reduce, and store."""
+        nest, t, partial_sums = self._nest, self._t, self._schedule["partial_sums"]
+        kernel, lanes, weight = nest.kernel, nest.lanes, nest.weight
+        assert weight is not None
+        vectors = split_into_vectors(channels.width, lanes)
+        widths = computed_widths(channels.width, lanes)
+        accumulators = list(product(range(pixels.height), range(pixels.width), range(len(vectors))))
+        registers = VectorRegisters("acc", len(accumulators) * partial_sums, lanes)
+
+        def register(accumulator: int, part: int) -> int:
+            return accumulator * partial_sums + part
+
+        tile_index = channels.group * t.tiles + channels.index
+        statements = registers.allocate()
+        for k, (_, _, v) in enumerate(accumulators):
+            for part in range(partial_sums):
+                start = (
+                    nest.initial_sum(tile_index * t.channels + v * lanes, widths[v])
+                    if part == 0
+                    else broadcast(0.0, widths[v])
                 )
-                total = registers.load(register(at, part), n)
-                weights = weight.load(weights_at + v * lanes, n)
-                total = total + loops.spread(value, n) * weights
-                done.append(registers.store(register(at, part), total, n))
-        return done
+                statements.append(registers.store(register(k, part), start, widths[v]))
 
-    found += loops.loop(
-        kernel.kernel,
-        lambda y: loops.loop(
+        def step(tap_row: Expr, tap_column: Expr, block: Expr) -> list[Stmt]:
+            body: list[Stmt] = []
+            for part in range(partial_sums):
+                channel = block * partial_sums + part
+                tap = tap_row * kernel.kernel + tap_column
+                weights_at = ((tile_index * t.taps + tap) * t.inputs + channel) * t.channels
+                body += nest.prefetch_weights(weights_at, t.channels, len(vectors))
+                for k, (i, j, v) in enumerate(accumulators):
+                    value = self._input.load(
+                        (pixels.row + i) * kernel.stride + tap_row,
+                        (pixels.column + j) * kernel.stride + tap_column,
+                        channels.group * t.inputs + channel,
+                    )
+                    total = registers.load(register(k, part), widths[v])
+                    weights = weight.load(weights_at + v * lanes, widths[v])
+                    total = total + broadcast(value, widths[v]) * weights
+                    body.append(registers.store(register(k, part), total, widths[v]))
+            return body
+
+        statements += loop(
             kernel.kernel,
-            lambda x: loops.loop(t.inputs // sums, lambda block: step(y, x, block)),
-        ),
-    )
-    for at, (i, j, v) in enumerate(position):
-        offset, exist = stores[v]
-        total = registers.load(register(at, 0), exist)
-        for part in range(1, sums):
-            total = total + registers.load(register(at, part), exist)
-        pixel = (row + i) * t.columns + column + j
-        channel = group * t.outputs + index * t.channels + offset
-        found.append(nest.finish(total, pixel, channel, exist))
-    return [loops.sequence(found)]
-
-
-def _source(kernel: Kernel, nest: Nest) -> Border:
-    _, height, width = kernel.output
-    reach = kernel.kernel - kernel.stride
-    return Border(nest, height * kernel.stride + reach, width * kernel.stride + reach)
+            lambda y: loop(
+                kernel.kernel,
+                lambda x: loop(t.inputs // partial_sums, lambda block: step(y, x, block)),
+            ),
+        )
+        for k, (i, j, v) in enumerate(accumulators):
+            offset, width = vectors[v]
+            total = registers.load(register(k, 0), width)
+            for part in range(1, partial_sums):
+                total = total + registers.load(register(k, part), width)
+            pixel = (pixels.row + i) * t.columns + pixels.column + j
+            channel = channels.group * t.outputs + channels.index * t.channels + offset
+            statements.append(nest.store_result(total, pixel, channel, width))
+        return [sequence(statements)]

@@ -1,9 +1,9 @@
 """Depthwise convolutions and pooling: each channel slides a window over itself.
 
-A tile of neighbouring columns by channel vectors is kept in registers while the window's rows pass.
-Tiles at the left and right border are written out separately, knowing which of their taps fall
-outside, be it in the padding or where a last window hangs over it; rows outside are skipped by one
-condition a window row.
+A tile of neighbouring columns by channel vectors stays in registers while the rows of the window
+pass. The tiles at the left and right edge of the image are unrolled and leave out the taps that
+fall outside the image, be it in the padding or where a last window exceeds it. Window rows outside
+the image are left out by the bounds of the loop over window rows.
 """
 
 from __future__ import annotations
@@ -13,140 +13,137 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from nas.latency.kernel import Kernel
-from nas.schedules.cpu import loops
-from nas.schedules.cpu.loop_nest import Nest, spans
-from nas.schedules.cpu.loops import Expr, Registers, Stmt
+from nas.schedules import window
+from nas.schedules.cpu.loop_nest import LoopNest
+from nas.schedules.cpu.loops import (
+    VectorRegisters,
+    clipped_loop,
+    split_into_vectors,
+    tiled_loop,
+)
 from nas.schedules.templates import Schedule
+from nas.schedules.tir import Expr, Stmt, broadcast, loop, sequence
 
 
 def pack_weight(weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """From `channels x 1 x kernel x kernel` to `kernel x kernel x channels`, flat."""
+    """Pack weights from `channels, 1, kernel, kernel` to `kernel, kernel, channels`, flat."""
     return np.ascontiguousarray(weight[:, 0].transpose(1, 2, 0)).reshape(-1)
 
 
 def function(
     kernel: Kernel, schedule: Schedule, lanes: int, threads: int, name: str
 ) -> tirx.PrimFunc:
-    """The TIR function of a depthwise convolution or a pooling.
+    """Return the TIR function of a depthwise convolution or a pooling.
 
-    The schedule has `channels` (vectors) by `columns` (pixels) of a register tile, and `order`:
-    which of channels and rows the outer loop walks.
+    The loops, from the outermost: rows and tiles of channels (in the schedule's order), tiles of
+    columns, window rows, window columns and register tile (both unrolled).
+
+    Args:
+        kernel: kernel to write.
+        schedule: `channels` (vectors) by `columns` (output pixels) of a register tile, and `order`,
+            whether the outermost loop walks `channels` or `rows`.
+        lanes: float32 elements of a vector.
+        threads: number of threads that share the outermost loop.
+        name: symbol of the function.
     """
     channels, height, _ = kernel.output
-    size = schedule["channels"] * lanes
+    tile_channels = schedule["channels"] * lanes
 
-    def image(nest: Nest) -> list[Stmt]:
+    def image(nest: LoopNest) -> list[Stmt]:
         if schedule["order"] == "channels":
-            return spans(
+            return tiled_loop(
                 channels,
-                size,
-                lambda c, n: loops.loop(height, lambda row: _row(nest, schedule, row, c, n)),
-                parallel=nest.parallel,
+                tile_channels,
+                lambda c, n: loop(height, lambda row: _row(nest, schedule, row, c, n)),
+                parallel=nest.is_parallel,
             )
-        return loops.loop(
+        return loop(
             height,
-            lambda row: spans(channels, size, lambda c, n: _row(nest, schedule, row, c, n)),
-            parallel=nest.parallel,
+            lambda row: tiled_loop(
+                channels, tile_channels, lambda c, n: _row(nest, schedule, row, c, n)
+            ),
+            parallel=nest.is_parallel,
         )
 
-    nest = Nest(kernel, lanes, threads, kernel.kernel**2 * channels, channels)
+    nest = LoopNest(kernel, lanes, threads, kernel.kernel**2 * channels, channels)
     return nest.function(image, name)
 
 
-def _row(nest: Nest, schedule: Schedule, row: Expr, channel: Expr, count: int) -> list[Stmt]:
-    """One output row of `count` channels: border tiles written out, those between in a loop."""
-    kernel, wide = nest.kernel, schedule["columns"]
-    width = kernel.output[2]
+def _row(nest: LoopNest, schedule: Schedule, row: Expr, channel: Expr, count: int) -> list[Stmt]:
+    """Return the statements of `count` channels of one output row.
 
-    def tile(column: Expr, n: int) -> list[Stmt]:
-        return _tile(nest, row, column, n, channel, count)
+    Tiles whose windows leave the image are unrolled; the tiles between them are a loop.
+    """
+    kernel, columns = nest.kernel, schedule["columns"]
 
-    whole, rest = loops.tiles(width, wide)
-    reach = kernel.inputs[0].shape[2] + kernel.padding - kernel.kernel
+    def tile(column: Expr, width: int) -> list[Stmt]:
+        return _tile(nest, row, column, width, channel, count)
+
+    whole, rest = divmod(kernel.output[2], columns)
+    last_start = kernel.inputs[0].shape[2] + kernel.padding - kernel.kernel
     inside = [
         i
         for i in range(whole)
-        if i * wide * kernel.stride >= kernel.padding
-        and ((i + 1) * wide - 1) * kernel.stride <= reach
+        if i * columns * kernel.stride >= kernel.padding
+        and ((i + 1) * columns - 1) * kernel.stride <= last_start
     ]
-    first, last = (inside[0], inside[-1] + 1) if inside else (whole, whole)
-    found = [statement for i in range(first) for statement in tile(i * wide, wide)]
-    found += loops.loop(last - first, lambda i: tile(i * wide, wide), start=first)
-    found += [statement for i in range(last, whole) for statement in tile(i * wide, wide)]
-    return found + (tile(whole * wide, rest) if rest else [])
+    first, stop = (inside[0], inside[-1] + 1) if inside else (whole, whole)
+    statements = [statement for i in range(first) for statement in tile(i * columns, columns)]
+    statements += loop(stop - first, lambda i: tile(i * columns, columns), start=first)
+    for i in range(stop, whole):
+        statements += tile(i * columns, columns)
+    return statements + (tile(whole * columns, rest) if rest else [])
 
 
-def _tile(nest: Nest, row: Expr, column: Expr, wide: int, channel: Expr, count: int) -> list[Stmt]:
+def _tile(
+    nest: LoopNest, row: Expr, column: Expr, columns: int, channel: Expr, count: int
+) -> list[Stmt]:
+    """Return the statements of one register tile: initialise, reduce, and store."""
     kernel, lanes = nest.kernel, nest.lanes
     operand = kernel.inputs[0]
-    total, height, width = operand.shape
-    parts = loops.vectors(count, lanes)
-    registers = Registers("acc", wide * len(parts), lanes)
+    total_channels, height, width = operand.shape
+    vectors = split_into_vectors(count, lanes)
+    registers = VectorRegisters("acc", columns * len(vectors), lanes)
 
     def register(j: int, v: int) -> int:
-        return j * len(parts) + v
+        return j * len(vectors) + v
 
-    found = registers.allocate()
-    for j in range(wide):
-        for v, (offset, n) in enumerate(parts):
-            start = _initial(nest, channel + offset, n)
-            found.append(registers.store(register(j, v), start, n))
+    def initial(offset: int, n: int) -> Expr:
+        if kernel.has_weights:
+            return nest.initial_sum(channel + offset, n)
+        return broadcast(window.initial_value(kernel), n)
+
+    statements = registers.allocate()
+    for j in range(columns):
+        for v, (offset, n) in enumerate(vectors):
+            statements.append(registers.store(register(j, v), initial(offset, n), n))
 
     def window_row(tap_row: Expr) -> list[Stmt]:
         line = row * kernel.stride - kernel.padding + tap_row
-        done = []
+        body = []
         for tap in range(kernel.kernel):
-            for j in range(wide):
+            for j in range(columns):
                 x = (column + j) * kernel.stride - kernel.padding + tap
                 if isinstance(x, int) and not 0 <= x < width:
                     continue
-                for v, (offset, n) in enumerate(parts):
-                    at = (line * width + x) * total + operand.start + channel + offset
+                for v, (offset, n) in enumerate(vectors):
+                    at = (line * width + x) * total_channels + operand.start + channel + offset
                     value = nest.inputs[0].load(at, n)
-                    so_far = registers.load(register(j, v), n)
-                    weight_at = (tap_row * kernel.kernel + tap) * operand.channels
-                    reduced = _reduced(nest, so_far, value, weight_at + channel + offset, n)
-                    done.append(registers.store(register(j, v), reduced, n))
-        return done
+                    weight = None
+                    if nest.weight is not None:
+                        tap_at = (tap_row * kernel.kernel + tap) * operand.channels
+                        weight = nest.weight.load(tap_at + channel + offset, n)
+                    total = registers.load(register(j, v), n)
+                    total = window.accumulate(kernel, total, value, weight)
+                    body.append(registers.store(register(j, v), total, n))
+        return body
 
     top = row * kernel.stride - kernel.padding
-    found += loops.within(top, kernel.kernel, height, window_row)
-    for j in range(wide):
-        for v, (offset, n) in enumerate(parts):
-            result = registers.load(register(j, v), n)
-            if kernel.kind == "avg_pool":
-                result = result * loops.spread(_share(kernel, row, column + j), n)
+    statements += clipped_loop(top, kernel.kernel, height, window_row)
+    for j in range(columns):
+        for v, (offset, n) in enumerate(vectors):
+            total = registers.load(register(j, v), n)
+            result = window.finish(kernel, total, row, column + j, n)
             pixel = row * kernel.output[2] + column + j
-            found.append(nest.finish(result, pixel, channel + offset, n))
-    return [loops.sequence(found)]
-
-
-def _initial(nest: Nest, channel: Expr, width: int) -> Expr:
-    """What the reduction of a window starts from, for `width` channels."""
-    if nest.kernel.kind == "max_pool":
-        return loops.spread(float(np.finfo(np.float32).min), width)
-    return nest.initial(channel, width)
-
-
-def _share(kernel: Kernel, row: Expr, column: Expr) -> Expr:
-    """What a pixel counts in an average: pixels of the padding count, none are beyond it."""
-    _, height, width = kernel.inputs[0].shape
-
-    def counted(at: Expr, size: int, outputs: int) -> Expr:
-        padded = size + 2 * kernel.padding
-        if (outputs - 1) * kernel.stride + kernel.kernel <= padded:
-            return kernel.kernel
-        return tirx.min(kernel.kernel, padded - at * kernel.stride)
-
-    pixels = counted(row, height, kernel.output[1]) * counted(column, width, kernel.output[2])
-    return 1 / pixels if isinstance(pixels, int) else 1 / tirx.Cast("float32", pixels)
-
-
-def _reduced(nest: Nest, so_far: Expr, value: Expr, weight_at: Expr, width: int) -> Expr:
-    """The reduction of a window with one more of its pixels."""
-    if nest.kernel.kind == "max_pool":
-        return tirx.max(so_far, value)
-    if nest.kernel.kind == "avg_pool":
-        return so_far + value
-    assert nest.weight is not None
-    return so_far + value * nest.weight.load(weight_at, width)
+            statements.append(nest.store_result(result, pixel, channel + offset, n))
+    return [sequence(statements)]

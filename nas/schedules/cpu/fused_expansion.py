@@ -1,17 +1,18 @@
-"""A 1x1 convolution and the depthwise convolution behind it, as one nest.
+"""A 1x1 convolution and the depthwise convolution behind it, as one loop nest.
 
-Expanded maps are the largest tensors of a mobile network: written by one kernel and read by the
-next, they go through the second-level cache or the memory twice. Here a few rows of a block of
+Expanded maps are the largest tensors of a mobile network. Written by one kernel and read by the
+next, they pass through the second-level cache or main memory twice. Here a few rows of a block of
 channels are expanded into scratch memory that stays in the first-level cache, the depthwise window
-passes over them, and only its result is written. Rows are kept in a ring of as many as the window
-is high, so none is expanded twice. (Line buffers, as in Alwani et al. 2016, "Fused-layer CNN
-accelerators".)
+slides over them, and only its result is written. The rows form a ring buffer as high as the window,
+so that no row is expanded twice (line buffers, as in Alwani et al. 2016, "Fused-layer CNN
+accelerators").
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -19,266 +20,283 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from nas.latency.kernel import Kernel
-from nas.schedules.cpu import loops
-from nas.schedules.cpu.loop_nest import Nest, activated, spans, unrolled
-from nas.schedules.cpu.loops import Expr, Registers, Stmt, Tensor
+from nas.schedules.cpu.loop_nest import LoopNest
+from nas.schedules.cpu.loops import (
+    VectorRegisters,
+    clipped_loop,
+    computed_widths,
+    div_mod,
+    split_into_vectors,
+    tiled_loop,
+    zero_elements,
+)
+from nas.schedules.epilogue import apply_steps, expansion_steps
 from nas.schedules.templates import Schedule
+from nas.schedules.tir import Buffer, Expr, Stmt, broadcast, in_range, loop, run_if, sequence
 
 
 @dataclass(frozen=True)
-class Blocking:
-    """Sizes of an expanded kernel's loops.
+class ExpansionTiling:
+    """Sizes of the loops of a depthwise convolution with an expansion.
 
     Args:
-        inputs: channels that are expanded.
-        channels: expanded channels of a block, a multiple of the vector width.
-        blocks: of channels.
-        width: columns of a row in the ring, the window's border included.
-        ring: elements of the ring of a block.
+        inputs: input channels of the 1x1 convolution.
+        channels: depthwise channels of a block, a multiple of the vector width.
+        blocks: blocks of depthwise channels.
+        width: pixels of a row in the ring buffer, padding included.
+        ring_size: elements of the ring buffer of one block, `kernel x width x channels`.
     """
 
     inputs: int
     channels: int
     blocks: int
     width: int
-    ring: int
+    ring_size: int
 
     @classmethod
-    def of(cls, kernel: Kernel, schedule: Schedule, lanes: int) -> Blocking:
-        """The loops of a kernel with a schedule, for vectors of `lanes` elements."""
+    def of(cls, kernel: Kernel, schedule: Schedule, lanes: int) -> ExpansionTiling:
+        """Return the loop sizes of a kernel with a schedule, for vectors of `lanes` elements."""
         channels = schedule["channels"] * lanes
-        read = (kernel.output[2] - 1) * kernel.stride + kernel.kernel
-        width = max(kernel.inputs[0].shape[2] + kernel.padding, read)
+        columns_read = (kernel.output[2] - 1) * kernel.stride + kernel.kernel
+        width = max(kernel.inputs[0].shape[2] + kernel.padding, columns_read)
         return cls(
             inputs=kernel.inputs[0].channels,
             channels=channels,
             blocks=-(-kernel.groups // channels),
             width=width,
-            ring=kernel.kernel * width * channels,
+            ring_size=kernel.kernel * width * channels,
         )
 
 
 def pack_expansion(
     kernel: Kernel, schedule: Schedule, lanes: int, weight: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """From `kernel.expansion_shape` to blocks x inputs x block channels, flat."""
-    b = Blocking.of(kernel, schedule, lanes)
-    padded = np.zeros((b.blocks * b.channels, b.inputs), np.float32)
-    padded[: kernel.groups] = weight.reshape(kernel.groups, b.inputs)
-    blocked = padded.reshape(b.blocks, b.channels, b.inputs)
+    """Pack the 1x1 weights from `Kernel.expansion_shape` to `blocks, inputs, channels`, flat."""
+    t = ExpansionTiling.of(kernel, schedule, lanes)
+    padded = np.zeros((t.blocks * t.channels, t.inputs), np.float32)
+    padded[: kernel.groups] = weight.reshape(kernel.groups, t.inputs)
+    blocked = padded.reshape(t.blocks, t.channels, t.inputs)
     return np.ascontiguousarray(blocked.transpose(0, 2, 1)).reshape(-1)
 
 
 def pack_weight(
     kernel: Kernel, schedule: Schedule, lanes: int, weight: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """From `channels x 1 x kernel x kernel` to blocks x taps x block channels, flat."""
-    b = Blocking.of(kernel, schedule, lanes)
+    """Pack weights from `channels, 1, kernel, kernel` to `blocks, taps, channels`, flat."""
+    t = ExpansionTiling.of(kernel, schedule, lanes)
     taps = kernel.kernel**2
-    padded = np.zeros((b.blocks * b.channels, taps), np.float32)
+    padded = np.zeros((t.blocks * t.channels, taps), np.float32)
     padded[: kernel.groups] = weight.reshape(kernel.groups, taps)
-    blocked = padded.reshape(b.blocks, b.channels, taps)
+    blocked = padded.reshape(t.blocks, t.channels, taps)
     return np.ascontiguousarray(blocked.transpose(0, 2, 1)).reshape(-1)
 
 
 def pack_bias(
     kernel: Kernel, schedule: Schedule, lanes: int, bias: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """One value a channel, filled up to whole blocks."""
-    b = Blocking.of(kernel, schedule, lanes)
-    padded = np.zeros(b.blocks * b.channels, np.float32)
-    padded[: kernel.groups] = bias
-    return padded
+    """Pad a bias of one value for each channel with zeros to whole blocks."""
+    t = ExpansionTiling.of(kernel, schedule, lanes)
+    return np.pad(bias, (0, t.blocks * t.channels - len(bias)))
 
 
 def function(
     kernel: Kernel, schedule: Schedule, lanes: int, threads: int, name: str
 ) -> tirx.PrimFunc:
-    """The TIR function of an expanded depthwise convolution.
+    """Return the TIR function of a depthwise convolution with an expansion.
 
-    The schedule has `channels` (vectors) of a block, `pixels` of a register tile of the expansion,
-    `columns` of one of the window, and `order`: whether all rows of a block of `channels` come
-    first, or all blocks of a row (`rows`), which reads the input once but keeps more in the ring.
+    The loops, from the outermost: blocks of channels and output rows (in the schedule's order);
+    then, for each new input row, tiles of pixels, input channels, register tile (unrolled); and,
+    for the output row, tiles of pixels, window rows, window columns and register tile (unrolled).
+
+    Args:
+        kernel: kernel to write.
+        schedule: `channels` (vectors) of a block; `pixels` of a register tile of the expansion;
+            `columns` of a register tile of the window; and `order`. With `channels`, all rows of a
+            block come first. With `rows`, all blocks of a row do, which reads the input once but
+            needs a ring buffer for every block.
+        lanes: float32 elements of a vector.
+        threads: number of threads that share the loop over blocks.
+        name: symbol of the function.
     """
-    b = Blocking.of(kernel, schedule, lanes)
-    padded = b.blocks * b.channels
-    nest = Nest(
+    t = ExpansionTiling.of(kernel, schedule, lanes)
+    padded_channels = t.blocks * t.channels
+    nest = LoopNest(
         kernel,
         lanes,
         threads,
-        weight_size=padded * kernel.kernel**2,
-        bias_size=padded,
-        expansion_size=padded * b.inputs,
+        weight_size=padded_channels * kernel.kernel**2,
+        bias_size=padded_channels,
+        expansion_size=padded_channels * t.inputs,
     )
-    return nest.function(lambda image: _image(image, schedule, b), name)
-
-
-def _image(nest: Nest, schedule: Schedule, b: Blocking) -> list[Stmt]:
-    """The statements for one image."""
-    by_rows = schedule["order"] == "rows"
-    ring = Tensor("ring", (b.blocks if by_rows else 1) * b.ring, scope="global")
-    walk = _Walk(nest, schedule, b, ring, by_rows)
-    rows = nest.kernel.output[1]
-    if by_rows:
-        body = [ring.allocate(), *walk.blocks(walk.begin)]
-        return body + loops.loop(rows, lambda row: walk.blocks(lambda block: walk.row(block, row)))
-    return walk.blocks(
-        lambda block: [
-            ring.allocate(),
-            *walk.begin(block),
-            *loops.loop(rows, lambda row: walk.row(block, row)),
-        ],
-        parallel=nest.parallel,
-    )
+    return nest.function(lambda image: _FusedLoops(image, schedule, t).image(), name)
 
 
 class _Block(NamedTuple):
-    """Block `index` of the expanded channels, of which `exist` are no padding."""
+    """A block of channels, by its index and the number of its channels that are not padding."""
 
     index: Expr
-    exist: int
+    width: int
 
 
-@dataclass(frozen=True)
-class _Walk:
-    """Statements of one kernel, over blocks of channels and rows.
+class _FusedLoops:
+    """Statements of a depthwise convolution with an expansion, for one image."""
 
-    Args:
-        by_rows: whether each block has a ring of its own.
-    """
+    def __init__(self, nest: LoopNest, schedule: Schedule, t: ExpansionTiling) -> None:
+        self._nest, self._schedule, self._t = nest, schedule, t
+        self._by_rows = schedule["order"] == "rows"
+        self._ring = Buffer("ring", (t.blocks if self._by_rows else 1) * t.ring_size)
 
-    nest: Nest
-    schedule: Schedule
-    b: Blocking
-    ring: Tensor
-    by_rows: bool
+    def image(self) -> list[Stmt]:
+        """Return all statements."""
+        rows = self._nest.kernel.output[1]
+        if self._by_rows:
+            return [
+                self._ring.allocate(),
+                *self._blocks(self._begin),
+                *loop(rows, lambda row: self._blocks(lambda block: self._row(block, row))),
+            ]
+        return self._blocks(
+            lambda block: [
+                self._ring.allocate(),
+                *self._begin(block),
+                *loop(rows, lambda row: self._row(block, row)),
+            ],
+            parallel=self._nest.is_parallel,
+        )
 
-    def blocks(self, body: Callable[[_Block], list[Stmt]], *, parallel: bool = False) -> list[Stmt]:
-        """`body` for every block of channels."""
-        size = self.b.channels
-        return spans(
-            self.nest.kernel.groups,
+    def _blocks(
+        self, body: Callable[[_Block], list[Stmt]], *, parallel: bool = False
+    ) -> list[Stmt]:
+        """Return the loop over blocks of channels."""
+        size = self._t.channels
+        return tiled_loop(
+            self._nest.kernel.groups,
             size,
-            lambda start, count: body(_Block(loops.divided(start, size)[0], count)),
+            lambda start, count: body(_Block(div_mod(start, size)[0], count)),
             parallel=parallel,
         )
 
-    def begin(self, block: _Block) -> list[Stmt]:
-        """Clears a block's ring, for the borders, and expands the rows before the first own one."""
-        kernel = self.nest.kernel
-        found = []
-        if kernel.padding or self.b.width > kernel.inputs[0].shape[2]:
-            found += loops.zero(self.ring, self._start(block), self.b.ring, self.nest.lanes)
-        ahead = max(0, kernel.kernel - kernel.padding - kernel.stride)
-        return found + loops.loop(
-            min(ahead, kernel.inputs[0].shape[1]), lambda line: self._expand(block, line)
+    def _begin(self, block: _Block) -> list[Stmt]:
+        """Return the statements before the first output row of a block.
+
+        They clear the ring buffer, for the padding, and expand the input rows that the first output
+        row needs beyond those that `_row` expands.
+        """
+        kernel = self._nest.kernel
+        statements = []
+        if kernel.padding or self._t.width > kernel.inputs[0].shape[2]:
+            statements += zero_elements(
+                self._ring, self._ring_start(block), self._t.ring_size, self._nest.lanes
+            )
+        rows = max(0, kernel.kernel - kernel.padding - kernel.stride)
+        return statements + loop(
+            min(rows, kernel.inputs[0].shape[1]), lambda line: self._expand_row(block, line)
         )
 
-    def row(self, block: _Block, row: Expr) -> list[Stmt]:
-        """One output row of a block, and the rows that have to be expanded for it."""
-        kernel = self.nest.kernel
+    def _row(self, block: _Block, row: Expr) -> list[Stmt]:
+        """Return the statements of one output row: expand the new input rows, slide the window."""
+        kernel = self._nest.kernel
         first = row * kernel.stride + kernel.kernel - kernel.padding - kernel.stride
-        found = []
+        statements = []
         for new in range(kernel.stride):
-            line = first + new
-            inside = loops.guarded(line, kernel.inputs[0].shape[1], self._expand(block, line))
-            found += inside
-        return found + spans(
+            exists = in_range(first + new, kernel.inputs[0].shape[1])
+            statements += run_if(exists, self._expand_row(block, first + new))
+        return statements + tiled_loop(
             kernel.output[2],
-            self.schedule["columns"],
-            lambda column, count: self._slide(block, row, column, count),
+            self._schedule["columns"],
+            lambda column, count: self._depthwise_tile(block, row, column, count),
         )
 
-    def _start(self, block: _Block) -> Expr:
-        return block.index * self.b.ring if self.by_rows else 0
+    def _ring_start(self, block: _Block) -> Expr:
+        """Return the offset of a block's ring buffer."""
+        return block.index * self._t.ring_size if self._by_rows else 0
 
-    def _at(self, block: _Block, line: Expr) -> Expr:
-        """Where a line of the expanded map is kept in the ring."""
-        size = self.b.width * self.b.channels
-        height = self.nest.kernel.kernel
-        _, slot = loops.divided(line, height)
-        return self._start(block) + slot * size
+    def _ring_row(self, block: _Block, line: Expr) -> Expr:
+        """Return the offset of an expanded row in the ring buffer."""
+        _, slot = div_mod(line, self._nest.kernel.kernel)
+        return self._ring_start(block) + slot * (self._t.width * self._t.channels)
 
-    def _expand(self, block: _Block, line: Expr) -> list[Stmt]:
-        """Expands a line of the input into the ring."""
-        return spans(
-            self.nest.kernel.inputs[0].shape[2],
-            self.schedule["pixels"],
-            lambda column, count: self._expand_tile(block, line, column, count),
+    def _expand_row(self, block: _Block, line: Expr) -> list[Stmt]:
+        """Return the statements that expand an input row into the ring buffer."""
+        return tiled_loop(
+            self._nest.kernel.inputs[0].shape[2],
+            self._schedule["pixels"],
+            lambda column, count: self._expansion_tile(block, line, column, count),
         )
 
-    def _expand_tile(self, block: _Block, line: Expr, column: Expr, count: int) -> list[Stmt]:
-        nest, b, lanes = self.nest, self.b, self.nest.lanes
+    def _expansion_tile(self, block: _Block, line: Expr, column: Expr, count: int) -> list[Stmt]:
+        """Return the statements of a register tile of the 1x1 convolution, `count` pixels wide."""
+        nest, t, lanes = self._nest, self._t, self._nest.lanes
         operand = nest.kernel.inputs[0]
-        steps, weight, bias = nest.kernel.expansion, nest.expansion, nest.expansion_bias
-        assert steps is not None
+        weight, bias = nest.expansion, nest.expansion_bias
         assert weight is not None
         assert bias is not None
-        sizes = loops.computed(block.exist, lanes)
-        tile = list(unrolled(count, len(sizes)))
-        registers = Registers("acc", len(tile), lanes)
-        found = registers.allocate()
-        for at, (_, v) in enumerate(tile):
-            start = bias.load(block.index * b.channels + v * lanes, sizes[v])
-            found.append(registers.store(at, start, sizes[v]))
+        widths = computed_widths(block.width, lanes)
+        tile = list(product(range(count), range(len(widths))))
+        registers = VectorRegisters("acc", len(tile), lanes)
+        statements = registers.allocate()
+        for k, (_, v) in enumerate(tile):
+            start = bias.load(block.index * t.channels + v * lanes, widths[v])
+            statements.append(registers.store(k, start, widths[v]))
 
         def step(channel: Expr) -> list[Stmt]:
-            done: list[Stmt] = []
-            first = (block.index * b.inputs + channel) * b.channels
-            done += nest.fetch_ahead(first, b.channels, len(sizes), weight)
-            for at, (j, v) in enumerate(tile):
+            weights_at = (block.index * t.inputs + channel) * t.channels
+            body = nest.prefetch_weights(weights_at, t.channels, len(widths), weight)
+            for k, (j, v) in enumerate(tile):
                 pixel = line * operand.shape[2] + column + j
                 value = nest.inputs[0].load(pixel * operand.shape[0] + operand.start + channel)
-                weights_at = first + v * lanes
-                total = registers.load(at, sizes[v])
-                total = total + loops.spread(value, sizes[v]) * weight.load(weights_at, sizes[v])
-                done.append(registers.store(at, total, sizes[v]))
-            return done
+                weights = weight.load(weights_at + v * lanes, widths[v])
+                total = registers.load(k, widths[v])
+                total = total + broadcast(value, widths[v]) * weights
+                body.append(registers.store(k, total, widths[v]))
+            return body
 
-        found += loops.loop(b.inputs, step)
-        for at, (j, v) in enumerate(tile):
-            value = registers.load(at, sizes[v])
-            for kind in steps:
-                value = value if kind == "bias" else activated(kind, value, sizes[v])
-            column_at = (nest.kernel.padding + column + j) * b.channels
-            target = self._at(block, line) + column_at + v * lanes
-            found.append(self.ring.store(target, value, sizes[v]))
-        return [loops.sequence(found)]
+        statements += loop(t.inputs, step)
+        for k, (j, v) in enumerate(tile):
+            value = apply_steps(
+                expansion_steps(nest.kernel),
+                registers.load(k, widths[v]),
+                lambda step: None,  # The accumulators started from the bias.
+                widths[v],
+            )
+            column_at = (nest.kernel.padding + column + j) * t.channels
+            target = self._ring_row(block, line) + column_at + v * lanes
+            statements.append(self._ring.store(target, value, widths[v]))
+        return [sequence(statements)]
 
-    def _slide(self, block: _Block, row: Expr, column: Expr, count: int) -> list[Stmt]:
-        """The window over `count` columns of an output row."""
-        nest, b, lanes = self.nest, self.b, self.nest.lanes
-        kernel = nest.kernel
-        assert nest.weight is not None
-        weight = nest.weight
-        parts = loops.vectors(block.exist, lanes)
-        sizes = loops.computed(block.exist, lanes)
-        registers = Registers("sum", count * len(parts), lanes)
-        tile = list(unrolled(count, len(parts)))
-        found = registers.allocate()
-        for at, (_, v) in enumerate(tile):
-            start = nest.initial(block.index * b.channels + v * lanes, sizes[v])
-            found.append(registers.store(at, start, sizes[v]))
+    def _depthwise_tile(self, block: _Block, row: Expr, column: Expr, count: int) -> list[Stmt]:
+        """Return the statements of a register tile of the window, `count` output pixels wide."""
+        nest, t, lanes = self._nest, self._t, self._nest.lanes
+        kernel, weight = nest.kernel, nest.weight
+        assert weight is not None
+        vectors = split_into_vectors(block.width, lanes)
+        widths = computed_widths(block.width, lanes)
+        registers = VectorRegisters("sum", count * len(vectors), lanes)
+        tile = list(product(range(count), range(len(vectors))))
+        statements = registers.allocate()
+        for k, (_, v) in enumerate(tile):
+            start = nest.initial_sum(block.index * t.channels + v * lanes, widths[v])
+            statements.append(registers.store(k, start, widths[v]))
 
         def window_row(tap_row: Expr) -> list[Stmt]:
             line = row * kernel.stride - kernel.padding + tap_row
-            done = []
+            body = []
             for tap in range(kernel.kernel):
-                for at, (j, v) in enumerate(tile):
-                    x = ((column + j) * kernel.stride + tap) * b.channels + v * lanes
-                    value = self.ring.load(self._at(block, line) + x, sizes[v])
-                    taps_at = (block.index * kernel.kernel + tap_row) * kernel.kernel + tap
-                    taps = weight.load(taps_at * b.channels + v * lanes, sizes[v])
-                    total = registers.load(at, sizes[v]) + value * taps
-                    done.append(registers.store(at, total, sizes[v]))
-            return done
+                for k, (j, v) in enumerate(tile):
+                    x = ((column + j) * kernel.stride + tap) * t.channels + v * lanes
+                    value = self._ring.load(self._ring_row(block, line) + x, widths[v])
+                    tap_at = (block.index * kernel.kernel + tap_row) * kernel.kernel + tap
+                    weights = weight.load(tap_at * t.channels + v * lanes, widths[v])
+                    total = registers.load(k, widths[v]) + value * weights
+                    body.append(registers.store(k, total, widths[v]))
+            return body
 
         top = row * kernel.stride - kernel.padding
-        found += loops.within(top, kernel.kernel, kernel.inputs[0].shape[1], window_row)
-        for at, (j, v) in enumerate(tile):
-            offset, exist = parts[v]
-            result = registers.load(at, exist)
+        statements += clipped_loop(top, kernel.kernel, kernel.inputs[0].shape[1], window_row)
+        for k, (j, v) in enumerate(tile):
+            offset, width = vectors[v]
             pixel = row * kernel.output[2] + column + j
-            channel = block.index * b.channels + offset
-            found.append(nest.finish(result, pixel, channel, exist))
-        return [loops.sequence(found)]
+            channel = block.index * t.channels + offset
+            result = registers.load(k, width)
+            statements.append(nest.store_result(result, pixel, channel, width))
+        return [sequence(statements)]

@@ -1,192 +1,125 @@
-"""A small language for writing a kernel's loop nest as TIR.
+"""Vectors, registers and tiled loops of a CPU kernel, on top of `nas.schedules.tir`.
 
-Tensors are flat float32 arrays in `image, height, width, channels` order, vectors are written out
-explicitly, and everything that must live in registers is unrolled here, in Python. TVM then has
-little left to decide: a nest compiles in a few hundredths of a second, and what is timed is what
-was written. A vector may be narrower than the machine's (the last ten of 58 channels): LLVM splits
-it into loads that stay inside the tensor.
+Vectors are written explicitly, and everything that must stay in registers is unrolled in Python.
+TVM then has little left to decide: a kernel compiles in a few hundredths of a second, and the code
+that is timed is the code that was written. A vector may be narrower than the machine's, as for the
+last 10 of 58 channels: LLVM splits its loads so that they stay inside the tensor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from copy import copy as copy_of
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from tvm import tirx
 
-Expr = Any
-"""A TIR expression, or a Python int where it is known now."""
-
-Stmt = Any
+from nas.schedules.tir import Buffer, Expr, Stmt, broadcast, loop, sequence
 
 
-class Tensor:
-    """A flat float32 buffer: a parameter of the kernel, scratch memory, or registers."""
+class VectorRegisters:
+    """Vector registers that a kernel accumulates in.
 
-    def __init__(self, name: str, size: int, *, scope: str = "") -> None:
-        self.buffer = tirx.decl_buffer((size,), "float32", name, scope=scope)
-        self._start: Expr = 0
+    Each register is a buffer of its own in the default scope. TVM keeps such a small buffer on the
+    stack, where LLVM turns it into a register. One buffer of 1 KiB, or one in the scope `local`,
+    would come from TVM's pool of workspaces instead: two calls for every tile, and a memory access
+    for every use.
 
-    def after(self, start: Expr) -> Tensor:
-        """The part of the same buffer from `start` on: offsets count from there."""
-        part = copy_of(self)
-        part._start = self._start + start
-        return part
-
-    def load(self, offset: Expr, width: int = 1) -> Expr:
-        """`width` elements from `offset` on, as a vector."""
-        return tirx.BufferLoad(self.buffer, [_lanes(self._start + offset, width)])
-
-    def store(self, offset: Expr, value: Expr, width: int = 1) -> Stmt:
-        """Writes a vector of `width` elements from `offset` on."""
-        return tirx.BufferStore(self.buffer, value, [_lanes(self._start + offset, width)])
-
-    def prefetch(self, offset: Expr) -> Stmt:
-        """Asks for the cache line of an element that will be read soon; it need not exist."""
-        address = tirx.address_of(tirx.BufferLoad(self.buffer, [offset]))
-        read, keep, data = (tirx.const(n, "int32") for n in (0, 3, 1))
-        return tirx.Evaluate(tirx.call_intrin("void", "tirx.prefetch", address, read, keep, data))
-
-    def allocate(self) -> Stmt:
-        """Makes the buffer exist for the statements that follow."""
-        return tirx.AllocBuffer(self.buffer)
-
-
-class Registers:
-    """`count` vectors of `lanes` elements that never leave the processor.
-
-    Each is a small buffer of its own, and in no special scope: those TVM keeps on the stack, where
-    LLVM turns them into registers. A buffer of a KiB, or one whose scope is `local`, comes from a
-    pool of workspaces instead, which costs two calls a tile and all stores to it.
+    Args:
+        name: prefix of the buffers' names.
+        count: number of registers.
+        lanes: float32 elements of each.
     """
 
     def __init__(self, name: str, count: int, lanes: int) -> None:
-        self._each = [Tensor(f"{name}{i}", lanes) for i in range(count)]
+        self._registers = [Buffer(f"{name}{i}", lanes) for i in range(count)]
 
     def load(self, index: int, width: int) -> Expr:
-        """The first `width` elements of a register."""
-        return self._each[index].load(0, width)
+        """Return the first `width` elements of a register."""
+        return self._registers[index].load(0, width)
 
     def store(self, index: int, value: Expr, width: int) -> Stmt:
-        """Writes the first `width` elements of a register."""
-        return self._each[index].store(0, value, width)
+        """Write the first `width` elements of a register."""
+        return self._registers[index].store(0, value, width)
 
     def allocate(self) -> list[Stmt]:
-        """Makes the registers exist for the statements that follow."""
-        return [each.allocate() for each in self._each]
+        """Allocate the registers for the statements that follow."""
+        return [register.allocate() for register in self._registers]
 
 
-def _lanes(offset: Expr, width: int) -> Expr:
-    return offset if width == 1 else tirx.Ramp(offset, 1, width)
-
-
-def spread(value: Expr, width: int) -> Expr:
-    """A scalar in every lane."""
-    if isinstance(value, int | float):
-        value = tirx.const(float(value), "float32")
-    return value if width == 1 else tirx.Broadcast(value, width)
-
-
-def sequence(statements: Iterable[Stmt]) -> Stmt:
-    """The statements as one."""
-    found = list(statements)
-    return found[0] if len(found) == 1 else tirx.SeqStmt(found)
-
-
-def loop(
-    extent: int,
-    body: Callable[[Expr], Iterable[Stmt]],
-    *,
-    start: int = 0,
-    parallel: bool = False,
+def tiled_loop(
+    extent: int, size: int, body: Callable[[Expr, int], list[Stmt]], *, parallel: bool = False
 ) -> list[Stmt]:
-    """`body` for each of `extent` values from `start`; a single turn needs no loop."""
-    if extent <= 0:
-        return []
-    if extent == 1:
-        return list(body(start))
-    variable = tirx.Var("i", "int32")
-    kind = tirx.ForKind.PARALLEL if parallel else tirx.ForKind.SERIAL
-    return [tirx.For(variable, start, extent, kind, sequence(body(variable)))]
+    """Return a loop over tiles of `size` elements, and the remainder behind it.
+
+    Args:
+        extent: number of elements.
+        size: elements of a whole tile.
+        body: returns the statements for `(first element, number of elements)`.
+        parallel: whether threads share the whole tiles.
+    """
+    whole, rest = divmod(extent, size)
+    tiles = loop(whole, lambda i: body(i * size, size), parallel=parallel)
+    return tiles + (body(whole * size, rest) if rest else [])
 
 
-def within(
+def clipped_loop(
     first: Expr, count: int, extent: int, body: Callable[[Expr], Iterable[Stmt]]
 ) -> list[Stmt]:
-    """`body` for each of `count` offsets from `first` on that gives an index in `[0, extent)`.
+    """Return a loop over those offsets in `[0, count)` for which `first + offset` has an element.
 
-    The bounds of the loop say it: a condition inside would keep accumulators out of registers.
+    The loop's bounds do the clipping: a condition in the body would force the accumulators out of
+    registers.
+
+    Args:
+        first: index that offset 0 stands for; may be negative.
+        count: number of offsets.
+        extent: number of elements; indices outside `[0, extent)` have none.
+        body: returns the statements of one offset.
     """
     if isinstance(first, int):
         start, stop = max(0, -first), min(count, extent - first)
         return loop(stop - start, body, start=start)
     start = tirx.max(0, -first)
-    variable = tirx.Var("i", "int32")
+    offset = tirx.Var("i", "int32")
     stop = tirx.min(count, extent - first)
-    return [tirx.For(variable, start, stop - start, tirx.ForKind.SERIAL, sequence(body(variable)))]
+    return [tirx.For(offset, start, stop - start, tirx.ForKind.SERIAL, sequence(body(offset)))]
 
 
-def guarded(index: Expr, extent: int, body: Iterable[Stmt]) -> list[Stmt]:
-    """`body` where `0 <= index < extent`."""
-    if isinstance(index, int):
-        return list(body) if 0 <= index < extent else []
-    inside = tirx.all(index >= 0, index < extent)
-    return [tirx.IfThenElse(inside, sequence(body), None)]
-
-
-def divided(index: Expr, size: int) -> tuple[Expr, Expr]:
-    """Quotient and remainder of an index that is not negative."""
+def div_mod(index: Expr, size: int) -> tuple[Expr, Expr]:
+    """Return quotient and remainder of an index that is not negative."""
     if isinstance(index, int):
         return divmod(index, size)
     return tirx.truncdiv(index, size), tirx.truncmod(index, size)
 
 
-def vectors(count: int, lanes: int) -> list[tuple[int, int]]:
-    """`count` consecutive elements as `(offset, width)` vectors; the last may be narrower."""
+def split_into_vectors(count: int, lanes: int) -> list[tuple[int, int]]:
+    """Return `(offset, width)` of the vectors of `count` elements; the last may be narrower."""
     return [(start, min(lanes, count - start)) for start in range(0, count, lanes)]
 
 
-def computed(count: int, lanes: int) -> list[int]:
-    """Elements that are computed for each of `vectors(count, lanes)`; memory has room for them.
+def computed_widths(count: int, lanes: int) -> list[int]:
+    """Return how many elements to compute for each of `split_into_vectors(count, lanes)`.
 
-    Half a vector costs half, on processors that have twice as many units for it.
+    A last vector is computed whole, on padded weights, or as half a vector where its elements fit
+    one: half a vector costs half on CPUs with twice as many units for it.
     """
-    return [lanes // 2 if 2 * exist <= lanes else lanes for _, exist in vectors(count, lanes)]
+    return [
+        lanes // 2 if 2 * width <= lanes else lanes for _, width in split_into_vectors(count, lanes)
+    ]
 
 
-def tiles(extent: int, size: int) -> tuple[int, int]:
-    """How many tiles of `size` fit, and how many elements are left over."""
-    return extent // size, extent % size
-
-
-def copy(
-    target: Tensor, target_at: Expr, source: Tensor, source_at: Expr, count: int, lanes: int
+def copy_elements(
+    target: Buffer, target_at: Expr, source: Buffer, source_at: Expr, count: int, lanes: int
 ) -> list[Stmt]:
-    """Copies `count` consecutive elements."""
-    whole, rest = tiles(count, lanes)
-    moved = loop(
-        whole,
-        lambda i: [
-            target.store(target_at + i * lanes, source.load(source_at + i * lanes, lanes), lanes)
-        ],
+    """Return statements that copy `count` consecutive elements, `lanes` at a time."""
+    return tiled_loop(
+        count,
+        lanes,
+        lambda at, width: [target.store(target_at + at, source.load(source_at + at, width), width)],
     )
-    if rest:
-        at = whole * lanes
-        moved.append(target.store(target_at + at, source.load(source_at + at, rest), rest))
-    return moved
 
 
-def zero(target: Tensor, at: Expr, count: int, lanes: int) -> list[Stmt]:
-    """Clears `count` consecutive elements."""
-    whole, rest = tiles(count, lanes)
-    cleared = loop(whole, lambda i: [target.store(at + i * lanes, spread(0.0, lanes), lanes)])
-    if rest:
-        cleared.append(target.store(at + whole * lanes, spread(0.0, rest), rest))
-    return cleared
-
-
-def function(parameters: Sequence[Tensor], body: Iterable[Stmt], name: str) -> tirx.PrimFunc:
-    """The kernel as a function of its tensors, the output last; none overlaps another."""
-    made = tirx.PrimFunc([tensor.buffer for tensor in parameters], sequence(body))
-    return made.with_attr({"global_symbol": name, "tirx.noalias": True})
+def zero_elements(target: Buffer, start: Expr, count: int, lanes: int) -> list[Stmt]:
+    """Return statements that clear `count` elements from `start` on, `lanes` at a time."""
+    return tiled_loop(
+        count, lanes, lambda at, width: [target.store(start + at, broadcast(0.0, width), width)]
+    )

@@ -1,82 +1,87 @@
-"""The input of a convolution with its border around it, so that inner loops have no conditions."""
+"""The input of a convolution with its padding, so that inner loops need no conditions."""
 
 from __future__ import annotations
 
 from tvm import tirx
 
-from nas.schedules.cpu import loops
-from nas.schedules.cpu.loop_nest import Nest
-from nas.schedules.cpu.loops import Expr, Stmt, Tensor
+from nas.schedules.cpu.loop_nest import LoopNest
+from nas.schedules.cpu.loops import copy_elements, zero_elements
+from nas.schedules.tir import Buffer, Expr, Stmt, in_range, loop, sequence
 
 
-class Border:
-    """A kernel's first input by row, column and channel, counted from the corner of its border.
+class PaddedInput:
+    """A kernel's first input, indexed by row, column and channel of the padded image.
 
-    Where the input is enough it is read in place, else from a copy in scratch memory.
+    The input is copied into scratch memory, with zeros around it, where windows read padding or
+    beyond the image; else it is read in place.
 
     Args:
-        nest: of the kernel.
-        height, width: rows and columns that will be read, the border included.
+        nest: loop nest of the kernel.
+        height: rows that will be read, padding included.
+        width: columns that will be read, padding included.
     """
 
-    def __init__(self, nest: Nest, height: int, width: int) -> None:
+    def __init__(self, nest: LoopNest, height: int, width: int) -> None:
         self._nest = nest
-        self._padding = nest.kernel.padding
         operand = nest.kernel.inputs[0]
         self._height, self._width = height, width
-        reads_beyond = height > operand.shape[1] or width > operand.shape[2]
-        self._copied = self._padding > 0 or reads_beyond
-        if self._copied:
+        exceeds_input = height > operand.shape[1] or width > operand.shape[2]
+        self._is_copied = nest.kernel.padding > 0 or exceeds_input
+        if self._is_copied:
             self._channels, self._start = operand.channels, 0
-            self._tensor = Tensor("padded", height * width * operand.channels)
+            self._buffer = Buffer("padded", height * width * operand.channels)
         else:
             self._width, self._channels = operand.shape[2], operand.shape[0]
             self._start = operand.start
-            self._tensor = nest.inputs[0]
+            self._buffer = nest.inputs[0]
 
     def load(self, row: Expr, column: Expr, channel: Expr, width: int = 1) -> Expr:
-        """`width` channels of a pixel."""
+        """Return `width` channels of a pixel."""
         at = (row * self._width + column) * self._channels + self._start + channel
-        return self._tensor.load(at, width)
+        return self._buffer.load(at, width)
 
-    def prepare(self) -> list[Stmt]:
-        """Makes the copy, if there is one."""
-        if not self._copied:
+    def fill(self) -> list[Stmt]:
+        """Return the statements that make the copy; none where the input is read in place."""
+        if not self._is_copied:
             return []
-        operand, lanes, border = self._nest.kernel.inputs[0], self._nest.lanes, self._padding
-        _, height, width = operand.shape
+        return [
+            self._buffer.allocate(),
+            *loop(self._height, self._fill_row, parallel=self._nest.is_parallel),
+        ]
+
+    def _fill_row(self, row: Expr) -> list[Stmt]:
+        """Return the statements that copy one row, or clear it if the row is padding."""
+        nest, lanes = self._nest, self._nest.lanes
+        operand, padding = nest.kernel.inputs[0], nest.kernel.padding
+        total, height, width = operand.shape
         channels = operand.channels
-        line = self._width * channels
-        copied = min(width, self._width - border)
-
-        def fill(row: Expr) -> list[Stmt]:
-            start = row * line + border * channels
-            above = row - border
-            if channels == operand.shape[0]:
-                moved = loops.copy(
-                    self._tensor, start, self._nest.inputs[0], above * width * channels,
-                    copied * channels, lanes,
-                )  # fmt: skip
-            else:
-                moved = loops.loop(
-                    copied,
-                    lambda column: loops.copy(
-                        self._tensor,
-                        start + column * channels,
-                        self._nest.inputs[0],
-                        (above * width + column) * operand.shape[0] + operand.start,
-                        channels,
-                        lanes,
-                    ),
-                )
-            right = self._width - border - copied
-            edges = loops.zero(self._tensor, row * line, border * channels, lanes)
-            edges += loops.zero(self._tensor, start + copied * channels, right * channels, lanes)
-            empty = loops.sequence(loops.zero(self._tensor, row * line, line, lanes))
-            if isinstance(row, int):
-                return moved + edges if 0 <= above < height else [empty]
-            inside = tirx.all(above >= 0, above < height)
-            return [tirx.IfThenElse(inside, loops.sequence(moved + edges), empty)]
-
-        rows = loops.loop(self._height, fill, parallel=self._nest.parallel)
-        return [self._tensor.allocate(), *rows]
+        row_size = self._width * channels
+        copied_columns = min(width, self._width - padding)
+        start = row * row_size + padding * channels
+        source_row = row - padding
+        if channels == total:
+            pixels = copy_elements(
+                self._buffer, start, nest.inputs[0], source_row * width * channels,
+                copied_columns * channels, lanes,
+            )  # fmt: skip
+        else:
+            pixels = loop(
+                copied_columns,
+                lambda column: copy_elements(
+                    self._buffer,
+                    start + column * channels,
+                    nest.inputs[0],
+                    (source_row * width + column) * total + operand.start,
+                    channels,
+                    lanes,
+                ),
+            )
+        right = self._width - padding - copied_columns
+        edges = zero_elements(self._buffer, row * row_size, padding * channels, lanes)
+        edges += zero_elements(
+            self._buffer, start + copied_columns * channels, right * channels, lanes
+        )
+        empty = sequence(zero_elements(self._buffer, row * row_size, row_size, lanes))
+        if isinstance(row, int):
+            return pixels + edges if 0 <= source_row < height else [empty]
+        return [tirx.IfThenElse(in_range(source_row, height), sequence(pixels + edges), empty)]

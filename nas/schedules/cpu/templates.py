@@ -1,4 +1,4 @@
-"""The kernels of a processor, by its vector width, its registers and its threads."""
+"""Schedule templates of CPUs, by vector width, number of vector registers and threads."""
 
 from __future__ import annotations
 
@@ -12,20 +12,28 @@ from tvm import tirx
 from tvm.target import codegen
 
 from nas.latency.kernel import Kernel
-from nas.schedules.cpu import candidates, dense, depthwise, fused_expansion, loop_nest, winograd
-from nas.schedules.metaschedule import definition, program
+from nas.schedules.cpu import (
+    candidates,
+    data_movement,
+    dense,
+    depthwise,
+    fused_expansion,
+    winograd,
+)
+from nas.schedules.metaschedule import definition, trace
 from nas.schedules.templates import Expansion, Schedule
 
 
 @dataclass
 class CpuTemplates:
-    """See `nas.schedules.templates.Templates`. One set for x86 and Arm.
+    """Write kernels for x86 and Arm CPUs; see `nas.schedules.templates.Templates`.
 
     Args:
         target: an `llvm` target.
-        threads: that share the outermost loop of a kernel.
-        lanes: float32 elements in a vector register.
-        registers: vector registers.
+        threads: number of threads that share the outermost loop of a kernel.
+        lanes: float32 elements of a vector register.
+        registers: number of vector registers.
+        dtype: always `float32`.
     """
 
     target: tvm.target.Target
@@ -36,40 +44,59 @@ class CpuTemplates:
 
     @classmethod
     def for_target(cls, target: tvm.target.Target, threads: int) -> CpuTemplates:
-        """With the vector registers that the target has."""
+        """Return templates with the vector registers of a target.
+
+        AVX-512 has 32 registers of 16 float32 elements, AVX 16 of 8, SSE 16 of 4, and 64-bit Arm
+        32 of at least 4.
+        """
         if str(target.attrs.get("mtriple", "")).startswith(("x86_64", "amd64")):
-            # TVM 0.27 takes any x86 processor for one with vectors of 512 bits.
+            # `llvm_get_vector_width` of TVM 0.27 says 512 bits for every x86 CPU.
             for feature, lanes, registers in (("avx512f", 16, 32), ("avx", 8, 16)):
                 if codegen.llvm_cpu_has_features(feature, target):
                     return cls(target, threads, lanes, registers)
             return cls(target, threads, 4, 16)
         lanes = max(4, codegen.llvm_get_vector_width(target) // 32)
-        # 64-bit Arm has 32 vector registers.
-        many = lanes >= 16 or bool(target.attrs.get("feature.is_aarch64"))
-        return cls(target, threads, lanes, 32 if many else 16)
+        has_32_registers = lanes >= 16 or bool(target.attrs.get("feature.is_aarch64"))
+        return cls(target, threads, lanes, 32 if has_32_registers else 16)
 
     def candidates(self, kernel: Kernel) -> list[dict[str, Any]]:
-        """See `Templates.candidates`."""
+        """Return the schedules to measure first; see `Templates.candidates`."""
         return candidates.first_candidates(kernel, self.lanes, self.registers)
 
     def refinements(self, kernel: Kernel, best: dict[str, Any]) -> list[dict[str, Any]]:
-        """See `Templates.refinements`."""
-        found = candidates.refinements(kernel, best, self.lanes)
+        """Return variations of the fastest schedule so far; see `Templates.refinements`.
+
+        With several threads, every schedule is also tried on one: waking another thread takes
+        longer than a small kernel.
+        """
+        varied = candidates.refinements(kernel, best, self.lanes)
         if self.threads == 1:
-            return found
-        # Waking another thread costs more than a small kernel takes.
-        return found + [{**each, "threads": 1} for each in (best, *found)]
+            return varied
+        return varied + [{**schedule, "threads": 1} for schedule in (best, *varied)]
 
     def function(self, kernel: Kernel, schedule: Schedule, name: str) -> tirx.PrimFunc:
-        """See `Templates.function`. A schedule with `threads` overrides the number of threads.
+        """Return the TIR function of a kernel; see `Templates.function`.
 
-        A schedule that MetaSchedule found has a trace instead of tile sizes.
+        A schedule may have `threads`, which overrides the templates' number of threads. A schedule
+        that MetaSchedule found has a trace in place of tile sizes.
         """
-        if program.is_tuned(schedule):
-            return program.function(kernel, schedule, name)
-        return loop_nest.build(
-            kernel, schedule, self.lanes, schedule.get("threads", self.threads), name
-        )
+        if trace.has_trace(schedule):
+            return trace.function(kernel, schedule, name)
+        threads = schedule.get("threads", self.threads)
+        arguments = kernel, schedule, self.lanes, threads, name
+        if kernel.is_expanded:
+            return fused_expansion.function(*arguments)
+        if "winograd" in schedule:
+            return winograd.function(*arguments)
+        if kernel.is_channelwise:
+            return depthwise.function(*arguments)
+        if kernel.has_weights:
+            return dense.function(*arguments)
+        if kernel.kind == "global_pool":
+            return data_movement.global_pool(*arguments)
+        if kernel.kind in ("concat", "copy"):
+            return data_movement.concat(kernel, self.lanes, threads, name)
+        raise ValueError(f"no CPU kernel is written for a {kernel.kind}")
 
     def pack(
         self,
@@ -79,34 +106,38 @@ class CpuTemplates:
         bias: NDArray[np.float32] | None,
         expansion: Expansion | None = None,
     ) -> list[NDArray[np.float32]]:
-        """See `Templates.pack`."""
-        if program.is_tuned(schedule):
+        """Return the constants of a kernel as its function reads them; see `Templates.pack`."""
+        if trace.has_trace(schedule):
             assert weight is not None
             return definition.pack(kernel, weight, bias, expansion)
-        place = kernel, schedule, self.lanes
+        if not kernel.has_weights:
+            return []
+        assert weight is not None
+        arguments = kernel, schedule, self.lanes
         if expansion is not None:
-            assert weight is not None
-            return [
-                fused_expansion.pack_expansion(*place, expansion.weight),
-                fused_expansion.pack_bias(*place, expansion.bias),
-                fused_expansion.pack_weight(*place, weight),
-                *([fused_expansion.pack_bias(*place, bias)] if bias is not None else []),
+            constants = [
+                fused_expansion.pack_expansion(*arguments, expansion.weight),
+                fused_expansion.pack_bias(*arguments, expansion.bias),
+                fused_expansion.pack_weight(*arguments, weight),
             ]
-        if "winograd" in schedule:
-            assert weight is not None
-            packed = [winograd.pack_weight(*place, weight)]
-            return packed + ([winograd.pack_bias(*place, bias)] if bias is not None else [])
-        found = []
-        if kernel.has_weights:
-            assert weight is not None
-            found.append(
-                depthwise.pack_weight(weight)
-                if kernel.is_depthwise
-                else dense.pack_weight(*place, weight)
-            )
+        elif "winograd" in schedule:
+            constants = [winograd.pack_weight(*arguments, weight)]
+        elif kernel.is_depthwise:
+            constants = [depthwise.pack_weight(weight)]
+        else:
+            constants = [dense.pack_weight(*arguments, weight)]
         if kernel.has_bias:
             assert bias is not None
-            found.append(
-                np.ascontiguousarray(bias) if kernel.is_depthwise else dense.pack_bias(*place, bias)
-            )
-        return found
+            constants.append(self._pack_bias(kernel, schedule, bias))
+        return constants
+
+    def _pack_bias(
+        self, kernel: Kernel, schedule: Schedule, bias: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        if kernel.is_expanded:
+            return fused_expansion.pack_bias(kernel, schedule, self.lanes, bias)
+        if "winograd" in schedule:
+            return winograd.pack_bias(kernel, schedule, self.lanes, bias)
+        if kernel.is_depthwise:
+            return np.ascontiguousarray(bias)
+        return dense.pack_bias(kernel, schedule, self.lanes, bias)

@@ -1,32 +1,42 @@
 """3x3 convolutions with fewer multiplications: Winograd's minimal filtering.
 
-A tile of `m x m` output pixels is the inverse transform of a product, element by element, of the
-transformed `(m + 2) x (m + 2)` input tile and the transformed window: summed over the input
-channels, `(m + 2)^2` matrix products in place of `9 m^2` (Lavin and Gray 2016, "Fast algorithms for
-convolutional neural networks"; matrices of sections 4.1 and 4.3). The sums are those of the direct
-convolution, rounded elsewhere: in float32 they differ by some 1e-6 of the largest output for
-`m = 2`, some 1e-5 for `m = 4`.
+A tile of `m x m` output pixels is computed from the `n x n` input pixels that it reads, with
+`n = m + 2`. Input tile and 3x3 filter are transformed to `n x n` matrices, multiplied element by
+element, summed over the input channels, and the sum is transformed back:
+
+    Y = A^T [ sum over channels of (G g G^T) * (B^T d B) ] A
+
+That takes `n^2` multiplications for each pair of channels and tile, where a direct convolution
+takes `9 m^2`: 16 in place of 36 for m = 2, 36 in place of 144 for m = 4. Filters are transformed
+when they are packed.
+
+Results are those of the direct convolution up to rounding: in float32 they differ by about 1e-6 of
+the largest output for m = 2, and by about 1e-5 for m = 4.
+
+Reference: Lavin and Gray 2016, "Fast algorithms for convolutional neural networks"; the matrices
+are those of its sections 4.1 and 4.3.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
 from nas.latency.kernel import Kernel
-from nas.schedules.cpu import loops
-from nas.schedules.cpu.loop_nest import Nest, spans, unrolled
-from nas.schedules.cpu.loops import Expr, Registers, Stmt, Tensor
-from nas.schedules.cpu.padding import Border
+from nas.schedules.cpu.loop_nest import LoopNest
+from nas.schedules.cpu.loops import VectorRegisters, div_mod, tiled_loop
+from nas.schedules.cpu.padding import PaddedInput
 from nas.schedules.templates import Schedule
+from nas.schedules.tir import Buffer, Expr, Stmt, broadcast, loop, sequence
 
 Matrix = Sequence[Sequence[float]]
 
-_INPUT: dict[int, Matrix] = {
+_INPUT_TRANSFORM: dict[int, Matrix] = {
     2: ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
     4: (
         (4, 0, -5, 0, 1, 0),
@@ -37,7 +47,9 @@ _INPUT: dict[int, Matrix] = {
         (0, 4, 0, -5, 0, 1),
     ),
 }
-_WINDOW: dict[int, Matrix] = {
+"""`B^T` of the paper, `n x n`, by the side m of an output tile."""
+
+_FILTER_TRANSFORM: dict[int, Matrix] = {
     2: ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1)),
     4: (
         (1 / 4, 0, 0),
@@ -48,7 +60,9 @@ _WINDOW: dict[int, Matrix] = {
         (0, 0, 1),
     ),
 }
-_OUTPUT: dict[int, Matrix] = {
+"""`G` of the paper, `n x 3`, by m."""
+
+_OUTPUT_TRANSFORM: dict[int, Matrix] = {
     2: ((1, 1, 1, 0), (0, 1, -1, -1)),
     4: (
         (1, 1, 1, 1, 1, 0),
@@ -57,13 +71,18 @@ _OUTPUT: dict[int, Matrix] = {
         (0, 1, -1, 8, -8, 1),
     ),
 }
+"""`A^T` of the paper, `m x n`, by m."""
 
-TILES = tuple(_INPUT)
-"""Sizes of output tiles that there are transforms for."""
+TILE_SIZES = tuple(_INPUT_TRANSFORM)
+"""Sides m of an output tile, in pixels, for which there are transforms.
+
+Larger tiles save more multiplications, but their transforms have larger factors and lose accuracy.
+"""
 
 
 def applies(kernel: Kernel) -> bool:
-    """Whether a kernel can be computed so."""
+    """Return whether a kernel is a dense 3x3 convolution of stride 1 with more than one row and
+    column."""
     return (
         kernel.kind == "conv2d"
         and (kernel.kernel, kernel.stride, kernel.groups) == (3, 1, 1)
@@ -72,15 +91,17 @@ def applies(kernel: Kernel) -> bool:
 
 
 @dataclass(frozen=True)
-class Tiling:
-    """Sizes of a kernel's loops.
+class WinogradTiling:
+    """Sizes of the loops of a Winograd convolution.
 
     Args:
-        m, n: pixels of a side of an output tile and of an input tile.
-        inputs: channels.
+        m: side of an output tile in pixels.
+        n: side of an input tile in pixels, m + 2.
+        inputs: input channels.
         channels: output channels of a block, a multiple of the vector width.
-        blocks: of output channels.
-        rows, columns: tiles that cover the output.
+        blocks: blocks of output channels.
+        rows: tiles that cover the height of the output; the last may exceed it.
+        columns: tiles that cover its width.
     """
 
     m: int
@@ -92,8 +113,8 @@ class Tiling:
     columns: int
 
     @classmethod
-    def of(cls, kernel: Kernel, schedule: Schedule, lanes: int) -> Tiling:
-        """The loops of a kernel with a schedule, for vectors of `lanes` elements."""
+    def of(cls, kernel: Kernel, schedule: Schedule, lanes: int) -> WinogradTiling:
+        """Return the loop sizes of a kernel with a schedule, for vectors of `lanes` elements."""
         m, channels = schedule["winograd"], schedule["channels"] * lanes
         outputs, height, width = kernel.output
         return cls(
@@ -110,12 +131,12 @@ class Tiling:
 def pack_weight(
     kernel: Kernel, schedule: Schedule, lanes: int, weight: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """From `outputs x inputs x 3 x 3` to blocks x n x n x inputs x block channels, flat."""
-    t = Tiling.of(kernel, schedule, lanes)
-    window = np.array(_WINDOW[t.m])
+    """Transform weights of `outputs, inputs, 3, 3` to `blocks, n, n, inputs, channels`, flat."""
+    t = WinogradTiling.of(kernel, schedule, lanes)
+    transform = np.array(_FILTER_TRANSFORM[t.m])
     padded = np.zeros((t.blocks * t.channels, t.inputs, 3, 3))
     padded[: kernel.output[0]] = weight
-    transformed = np.einsum("ap,oipq,bq->abio", window, padded, window)
+    transformed = np.einsum("ap,oipq,bq->abio", transform, padded, transform)
     blocked = transformed.reshape(t.n, t.n, t.inputs, t.blocks, t.channels)
     packed = blocked.transpose(3, 0, 1, 2, 4).astype(np.float32)
     return np.ascontiguousarray(packed).reshape(-1)
@@ -124,150 +145,177 @@ def pack_weight(
 def pack_bias(
     kernel: Kernel, schedule: Schedule, lanes: int, bias: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """One value an output channel, filled up to whole blocks."""
-    t = Tiling.of(kernel, schedule, lanes)
-    padded = np.zeros(t.blocks * t.channels, np.float32)
-    padded[: kernel.output[0]] = bias
-    return padded
+    """Pad a bias of one value for each output channel with zeros to whole blocks."""
+    t = WinogradTiling.of(kernel, schedule, lanes)
+    return np.pad(bias, (0, t.blocks * t.channels - len(bias)))
 
 
 def function(
     kernel: Kernel, schedule: Schedule, lanes: int, threads: int, name: str
 ) -> tirx.PrimFunc:
-    """The TIR function of a 3x3 convolution.
+    """Return the TIR function of a 3x3 convolution.
 
-    The schedule has `winograd`, the pixels of a side of an output tile; `bands`, rows of tiles that
-    are worked on together; `channels` (vectors) by `pixels` (tiles) of a register tile.
+    For each band of tiles: transform all input tiles; then, for each block of output channels,
+    multiply the `n^2` elements one after the other (tiles of pixels, input channels, register tile
+    unrolled), and transform the products back.
+
+    Args:
+        kernel: kernel to write, for which `applies` holds.
+        schedule: `winograd`, the side m of an output tile in pixels; `bands`, rows of tiles that
+            are transformed together; `channels` (vectors) by `pixels` (tiles) of a register tile.
+        lanes: float32 elements of a vector.
+        threads: number of threads that share the tiles, then the blocks of channels, of a band.
+        name: symbol of the function.
     """
-    t = Tiling.of(kernel, schedule, lanes)
-    padded = t.blocks * t.channels
-    nest = Nest(kernel, lanes, threads, padded * t.inputs * t.n**2, padded)
-    return nest.function(lambda image: _image(image, schedule, t), name)
+    t = WinogradTiling.of(kernel, schedule, lanes)
+    padded_channels = t.blocks * t.channels
+    nest = LoopNest(kernel, lanes, threads, padded_channels * t.inputs * t.n**2, padded_channels)
+    return nest.function(lambda image: _WinogradLoops(image, schedule, t).image(), name)
 
 
-def _image(nest: Nest, schedule: Schedule, t: Tiling) -> list[Stmt]:
-    """The statements for one image."""
-    border = Border(nest, t.rows * t.m + 2, t.columns * t.m + 2)
-    work = _Work(nest, schedule, t, border)
-    whole, rest = loops.tiles(t.rows, schedule["bands"])
-    # The last band may have a row of tiles that hangs over the output.
-    whole -= rest == 0
-    body = loops.loop(whole, lambda i: work.band(i * schedule["bands"], schedule["bands"], None))
-    body += work.band(
-        whole * schedule["bands"],
-        t.rows - whole * schedule["bands"],
-        nest.kernel.output[1] - (t.rows - 1) * t.m,
-    )
-    return [*border.prepare(), work.transformed.allocate(), *body]
+class _WinogradLoops:
+    """Statements of a Winograd convolution, for one image."""
 
-
-class _Work:
-    """Statements of one kernel, a band of tiles after the other."""
-
-    def __init__(self, nest: Nest, schedule: Schedule, t: Tiling, border: Border) -> None:
-        self._nest, self._schedule, self._t, self._border = nest, schedule, t, border
+    def __init__(self, nest: LoopNest, schedule: Schedule, t: WinogradTiling) -> None:
+        self._nest, self._schedule, self._t = nest, schedule, t
+        self._input = PaddedInput(nest, t.rows * t.m + 2, t.columns * t.m + 2)
         tiles = schedule["bands"] * t.columns
-        self.transformed = Tensor("v", t.n**2 * tiles * t.inputs)
-        self._products = Tensor("m", t.n**2 * tiles * t.channels)
+        # Layouts: n^2, tiles of a band, inputs; and n^2, tiles of a band, channels of a block.
+        self._transformed = Buffer("v", t.n**2 * tiles * t.inputs)
+        self._products = Buffer("m", t.n**2 * tiles * t.channels)
 
-    def band(self, row: Expr, rows: int, last_height: int | None) -> list[Stmt]:
-        """`rows` of tiles from `row` on; `last_height` pixels of the last one exist, if given."""
-        t, parallel = self._t, self._nest.parallel
+    def image(self) -> list[Stmt]:
+        """Return all statements."""
+        t, rows = self._t, self._schedule["bands"]
+        whole, rest = divmod(t.rows, rows)
+        # The last band is written apart: its last tiles may exceed the output.
+        whole -= rest == 0
+        bands = loop(whole, lambda i: self._band(i * rows, rows, None))
+        last_height = self._nest.kernel.output[1] - (t.rows - 1) * t.m
+        bands += self._band(whole * rows, t.rows - whole * rows, last_height)
+        return [*self._input.fill(), self._transformed.allocate(), *bands]
+
+    def _band(self, row: Expr, rows: int, last_height: int | None) -> list[Stmt]:
+        """Return the statements of a band of tiles.
+
+        Args:
+            row: first row of tiles.
+            rows: number of rows of tiles.
+            last_height: output rows of the last row of tiles; None where all `m` exist.
+        """
+        t, parallel = self._t, self._nest.is_parallel
         tiles = rows * t.columns
 
-        def block(start: Expr, count: int) -> list[Stmt]:
-            index, _ = loops.divided(start, t.channels)
-            return [
-                self._products.allocate(),
-                *loops.loop(t.n**2, lambda at: self._multiply(index, at, tiles)),
-                *self._finish(start, count, row, rows, last_height),
-            ]
-
-        def tile(index: Expr) -> list[Stmt]:
-            at_row, at_column = loops.divided(index, t.columns)
-            return spans(
+        def transform_tile(index: Expr) -> list[Stmt]:
+            tile_row, tile_column = div_mod(index, t.columns)
+            return tiled_loop(
                 t.inputs,
                 self._nest.lanes,
-                lambda c, n: self._transform(row + at_row, at_column, index, tiles, c, n),
+                lambda c, n: self._transform_input(row + tile_row, tile_column, index, tiles, c, n),
             )
 
-        found = loops.loop(tiles, tile, parallel=parallel)
-        return found + spans(self._nest.kernel.output[0], t.channels, block, parallel=parallel)
+        def compute_block(start: Expr, count: int) -> list[Stmt]:
+            block, _ = div_mod(start, t.channels)
+            return [
+                self._products.allocate(),
+                *loop(t.n**2, lambda element: self._multiply(block, element, tiles)),
+                *self._transform_block_back(start, count, row, rows, last_height),
+            ]
 
-    def _transform(
+        statements = loop(tiles, transform_tile, parallel=parallel)
+        return statements + tiled_loop(
+            self._nest.kernel.output[0], t.channels, compute_block, parallel=parallel
+        )
+
+    def _transform_input(
         self, row: Expr, column: Expr, tile: Expr, tiles: int, channel: Expr, width: int
     ) -> list[Stmt]:
-        """Transforms `width` channels of an input tile."""
-        t, matrix = self._t, _INPUT[self._t.m]
+        """Return the statements that transform `width` channels of an input tile.
+
+        Args:
+            row, column: position of the tile, in tiles.
+            tile: number of the tile in its band.
+            tiles: tiles of the band.
+            channel: first channel.
+            width: number of channels.
+        """
+        t, matrix = self._t, _INPUT_TRANSFORM[self._t.m]
         pixels = [
-            [self._border.load(row * t.m + i, column * t.m + j, channel, width) for j in range(t.n)]
+            [self._input.load(row * t.m + i, column * t.m + j, channel, width) for j in range(t.n)]
             for i in range(t.n)
         ]
-        found, results = _sandwich(matrix, matrix, pixels, width, self._nest.lanes)
-        for i, j in unrolled(t.n, t.n):
+        statements, results = _matrix_sandwich(matrix, matrix, pixels, width, self._nest.lanes)
+        for i, j in product(range(t.n), range(t.n)):
             at = ((i * t.n + j) * tiles + tile) * t.inputs + channel
-            found.append(self.transformed.store(at, results[i][j], width))
-        return [loops.sequence(found)]
+            statements.append(self._transformed.store(at, results[i][j], width))
+        return [sequence(statements)]
 
-    def _multiply(self, block: Expr, at: Expr, tiles: int) -> list[Stmt]:
-        """The products of one element of all tiles with a block of channels, summed over inputs."""
+    def _multiply(self, block: Expr, element: Expr, tiles: int) -> list[Stmt]:
+        """Return the matrix product of one of the `n^2` elements: tiles by a block of channels."""
         t, lanes, weight = self._t, self._nest.lanes, self._nest.weight
         assert weight is not None
+        vectors = t.channels // lanes
 
-        def register_tile(tile: Expr, count: int) -> list[Stmt]:
-            position = list(unrolled(count, t.channels // lanes))
-            registers = Registers("acc", len(position), lanes)
-            found = registers.allocate()
-            zero = loops.spread(0.0, lanes)
-            found += [registers.store(k, zero, lanes) for k in range(len(position))]
+        def register_tile(first: Expr, count: int) -> list[Stmt]:
+            accumulators = list(product(range(count), range(vectors)))
+            registers = VectorRegisters("acc", len(accumulators), lanes)
+            statements = registers.allocate()
+            for k in range(len(accumulators)):
+                statements.append(registers.store(k, broadcast(0.0, lanes), lanes))
 
             def step(channel: Expr) -> list[Stmt]:
-                weights_at = ((block * t.n**2 + at) * t.inputs + channel) * t.channels
-                vectors = t.channels // lanes
-                done = self._nest.fetch_ahead(weights_at, t.channels, vectors)
-                for k, (j, v) in enumerate(position):
-                    value = self.transformed.load((at * tiles + tile + j) * t.inputs + channel)
+                weights_at = ((block * t.n**2 + element) * t.inputs + channel) * t.channels
+                body = self._nest.prefetch_weights(weights_at, t.channels, vectors)
+                for k, (j, v) in enumerate(accumulators):
+                    value_at = (element * tiles + first + j) * t.inputs + channel
+                    value = self._transformed.load(value_at)
                     weights = weight.load(weights_at + v * lanes, lanes)
-                    total = registers.load(k, lanes) + loops.spread(value, lanes) * weights
-                    done.append(registers.store(k, total, lanes))
-                return done
+                    total = registers.load(k, lanes) + broadcast(value, lanes) * weights
+                    body.append(registers.store(k, total, lanes))
+                return body
 
-            found += loops.loop(t.inputs, step)
-            for k, (j, v) in enumerate(position):
-                target = (at * tiles + tile + j) * t.channels + v * lanes
-                found.append(self._products.store(target, registers.load(k, lanes), lanes))
-            return [loops.sequence(found)]
+            statements += loop(t.inputs, step)
+            for k, (j, v) in enumerate(accumulators):
+                target = (element * tiles + first + j) * t.channels + v * lanes
+                statements.append(self._products.store(target, registers.load(k, lanes), lanes))
+            return [sequence(statements)]
 
-        return spans(tiles, self._schedule["pixels"], register_tile)
+        return tiled_loop(tiles, self._schedule["pixels"], register_tile)
 
-    def _finish(
+    def _transform_block_back(
         self, start: Expr, count: int, row: Expr, rows: int, last_height: int | None
     ) -> list[Stmt]:
-        """Transforms the products of a block of `count` channels back, and stores what exists."""
-        t, width = self._t, self._nest.kernel.output[2]
-        last_width = width - (t.columns - 1) * t.m
+        """Return the statements that transform the products of a block of channels back.
+
+        Args:
+            start: first output channel of the block.
+            count: channels of the block that exist.
+            row, rows, last_height: band of tiles, see `_band`.
+        """
+        t = self._t
+        last_width = self._nest.kernel.output[2] - (t.columns - 1) * t.m
         tiles = rows * t.columns
 
-        def of_row(at_row: Expr, high: int) -> list[Stmt]:
-            def tile(column: Expr, wide: int) -> list[Stmt]:
-                return spans(
+        def tile_row(index: Expr, height: int) -> list[Stmt]:
+            def tile(column: Expr, width: int) -> list[Stmt]:
+                return tiled_loop(
                     count,
                     self._nest.lanes,
-                    lambda c, n: self._inverse(
-                        start, c, n, row + at_row, column, at_row * t.columns + column, tiles,
-                        (high, wide),
+                    lambda c, n: self._transform_back(
+                        start, c, n, row + index, column, index * t.columns + column, tiles,
+                        (height, width),
                     ),
                 )  # fmt: skip
 
-            found = loops.loop(t.columns - 1, lambda column: tile(column, t.m))
-            return found + tile(t.columns - 1, last_width)
+            whole = loop(t.columns - 1, lambda column: tile(column, t.m))
+            return whole + tile(t.columns - 1, last_width)
 
         if last_height is None:
-            return loops.loop(rows, lambda at_row: of_row(at_row, t.m))
-        found = loops.loop(rows - 1, lambda at_row: of_row(at_row, t.m))
-        return found + of_row(rows - 1, last_height)
+            return loop(rows, lambda index: tile_row(index, t.m))
+        whole = loop(rows - 1, lambda index: tile_row(index, t.m))
+        return whole + tile_row(rows - 1, last_height)
 
-    def _inverse(
+    def _transform_back(
         self,
         start: Expr,
         channel: Expr,
@@ -276,9 +324,20 @@ class _Work:
         column: Expr,
         tile: Expr,
         tiles: int,
-        exist: tuple[int, int],
+        size: tuple[int, int],
     ) -> list[Stmt]:
-        t, nest, matrix = self._t, self._nest, _OUTPUT[self._t.m]
+        """Return the statements that transform `width` channels of a tile back and store them.
+
+        Args:
+            start: first output channel of the block.
+            channel: first channel, counted from `start`.
+            width: number of channels.
+            row, column: position of the tile, in tiles.
+            tile: number of the tile in its band.
+            tiles: tiles of the band.
+            size: rows and columns of output pixels of the tile that exist.
+        """
+        t, nest, matrix = self._t, self._nest, _OUTPUT_TRANSFORM[self._t.m]
         products = [
             [
                 self._products.load(((i * t.n + j) * tiles + tile) * t.channels + channel, width)
@@ -286,52 +345,65 @@ class _Work:
             ]
             for i in range(t.n)
         ]
-        high, wide = exist
-        found, results = _sandwich(matrix[:high], matrix[:wide], products, width, self._nest.lanes)
-        for i, j in unrolled(high, wide):
+        rows, columns = size
+        statements, results = _matrix_sandwich(
+            matrix[:rows], matrix[:columns], products, width, nest.lanes
+        )
+        for i, j in product(range(rows), range(columns)):
             pixel = (row * t.m + i) * nest.kernel.output[2] + column * t.m + j
-            value = results[i][j] + nest.initial(start + channel, width)
-            found.append(nest.finish(value, pixel, start + channel, width))
-        return [loops.sequence(found)]
+            value = results[i][j] + nest.initial_sum(start + channel, width)
+            statements.append(nest.store_result(value, pixel, start + channel, width))
+        return [sequence(statements)]
 
 
-def _sandwich(
+def _matrix_sandwich(
     left: Matrix, right: Matrix, values: Sequence[Sequence[Expr]], width: int, lanes: int
 ) -> tuple[list[Stmt], list[list[Expr]]]:
-    """`left @ values @ right.T`: statements to run first, and the elements."""
+    """Return `left @ values @ right.T` for a matrix of vectors.
+
+    Args:
+        left, right: constant matrices.
+        values: matrix of vectors of `width` elements.
+        width: elements of each vector.
+        lanes: elements of a vector register.
+
+    Returns:
+        Statements to run first, and the elements of the result.
+    """
     columns = len(values[0])
-    kept = Registers("t", len(values) * columns + len(left) * columns, lanes)
-    found = kept.allocate()
-    for k, (i, j) in enumerate(unrolled(len(values), columns)):
-        found.append(kept.store(k, values[i][j], width))
+    registers = VectorRegisters("t", len(values) * columns + len(left) * columns, lanes)
+    statements = registers.allocate()
+    for k, (i, j) in enumerate(product(range(len(values)), range(columns))):
+        statements.append(registers.store(k, values[i][j], width))
     offset = len(values) * columns
-    for i, j in unrolled(len(left), columns):
-        total = _combined(left[i], [kept.load(k * columns + j, width) for k in range(len(values))])
-        found.append(kept.store(offset + i * columns + j, total, width))
+    for i, j in product(range(len(left)), range(columns)):
+        column = [registers.load(k * columns + j, width) for k in range(len(values))]
+        total = _linear_combination(left[i], column)
+        statements.append(registers.store(offset + i * columns + j, total, width))
     results = [
         [
-            _combined(each, [kept.load(offset + i * columns + k, width) for k in range(columns)])
-            for each in right
+            _linear_combination(
+                factors,
+                [registers.load(offset + i * columns + k, width) for k in range(columns)],
+            )
+            for factors in right
         ]
         for i in range(len(left))
     ]
-    return found, results
+    return statements, results
 
 
-def _combined(factors: Sequence[float], values: Sequence[Expr]) -> Expr:
-    """The sum of values times factors, few of which are neither zero nor one."""
+def _linear_combination(factors: Sequence[float], values: Sequence[Expr]) -> Expr:
+    """Return the sum of values times factors, without multiplying by 0, 1 and -1."""
     total = None
     for factor, value in zip(factors, values, strict=True):
         if factor == 0:
             continue
+        constant = broadcast(float(factor), value.ty.dtype.lanes)
         if total is None:
-            total = value if factor == 1 else value * _constant(factor, value)
+            total = value if factor == 1 else value * constant
         elif abs(factor) == 1:
             total = total + value if factor == 1 else total - value
         else:
-            total = total + value * _constant(factor, value)
+            total = total + value * constant
     return total
-
-
-def _constant(factor: float, like: Expr) -> Expr:
-    return loops.spread(float(factor), like.ty.dtype.lanes)

@@ -1,1 +1,1 @@
-"""TVM schedules for NVIDIA GPUs."""
+"""Schedules for NVIDIA GPUs: kernels written as TIR, and the candidates for their tile sizes."""

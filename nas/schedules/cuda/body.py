@@ -1,28 +1,34 @@
-"""What every GPU kernel shares: its tensors, and the epilogue behind its anchor."""
+"""What all CUDA kernels share: their parameters, and the epilogue behind the anchor."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 
 from tvm import tirx
 
-from nas.graph import ACTIVATIONS
 from nas.latency.kernel import Kernel
 from nas.schedules.cuda import grid
-from nas.schedules.cuda.grid import Expr, Grid, Registers, Stmt, Tensor
+from nas.schedules.cuda.grid import Grid, RegisterAllocator
+from nas.schedules.epilogue import Step, apply_step, epilogue_steps
+from nas.schedules.tir import Buffer, Expr, Stmt
 
-MAX_ADDRESS = 2**31 - 1
-"""Offsets are 32-bit; no tensor of a small network comes near."""
 
-
-class Body:
-    """The tensors of a kernel and its epilogue.
+class KernelBody:
+    """Parameters, registers and epilogue of a kernel for one image.
 
     Args:
-        kernel: what to compute.
-        dtype: of weights and activations; sums are float32.
-        weight_size, bias_size: elements of the packed weights and bias.
-        constants: parameters of the kernel's own, between its inputs and its weight.
+        kernel: kernel to write.
+        dtype: type of weights and activations; sums are in float32.
+        weight_size: elements of the packed weights.
+        bias_size: elements of the packed bias.
+        constants: further parameters, between the inputs and the weight.
+
+    Attributes:
+        registers: allocator of the kernel's register arrays.
+        inputs: parameters that the anchor reads.
+        epilogue_operands: parameters that the epilogue reads.
+        weight, bias, output: the other parameters.
     """
 
     def __init__(
@@ -31,107 +37,107 @@ class Body:
         dtype: str,
         weight_size: int = 0,
         bias_size: int = 0,
-        constants: Sequence[Tensor] = (),
+        constants: Sequence[Buffer] = (),
     ) -> None:
-        self._constants = constants
         self.kernel, self.dtype = kernel, dtype
-        self.registers = Registers()
+        self.registers = RegisterAllocator()
         self.inputs = [
-            Tensor(f"x{i}", size(operand.shape), dtype) for i, operand in enumerate(kernel.inputs)
+            Buffer(f"x{i}", math.prod(operand.shape), dtype)
+            for i, operand in enumerate(kernel.inputs)
         ]
-        self.others = [
-            Tensor(f"a{i}", size(operand.shape), dtype)
+        self.epilogue_operands = [
+            Buffer(f"a{i}", math.prod(operand.shape), dtype)
             for i, operand in enumerate(kernel.epilogue_operands)
         ]
-        self.weight = Tensor("w", weight_size, dtype)
-        self.bias = Tensor("b", bias_size, dtype)
-        self.output = Tensor("y", size(kernel.output), dtype)
+        self.weight = Buffer("w", weight_size, dtype)
+        self.bias = Buffer("b", bias_size, dtype)
+        self.output = Buffer("y", math.prod(kernel.output), dtype)
+        self._constants = constants
+        self._steps = epilogue_steps(kernel)
 
-    def function(self, grid_of: Grid, body: Iterable[Stmt], name: str) -> tirx.PrimFunc:
-        """Parameters: inputs, constants, weight, bias, the epilogue's operands, output."""
+    def function(self, launch: Grid, body: Iterable[Stmt], name: str) -> tirx.PrimFunc:
+        """Return the kernel's function; see `Templates.function` for its parameters.
+
+        Args:
+            launch: blocks and threads.
+            body: statements of one thread.
+            name: symbol of the function.
+        """
         parameters = [*self.inputs, *self._constants]
         parameters += [self.weight] if self.kernel.has_weights else []
         parameters += [self.bias] if self.kernel.has_bias else []
-        parameters += [*self.others, self.output]
-        return grid.function(parameters, grid_of, body, name)
+        parameters += [*self.epilogue_operands, self.output]
+        return grid.function(parameters, launch, body, name)
 
-    def width(self, *extents: int, most: int = grid.VECTOR_BYTES) -> int:
-        """Channels that the epilogue can read and the output can store at once.
+    def channel_vector(self, *extents: int, max_bytes: int = grid.MAX_VECTOR_BYTES) -> int:
+        """Return how many channels the epilogue can read and the output can store as one vector.
 
         Args:
-            extents: other numbers that it must divide.
-            most: bytes.
+            extents: further sizes and offsets that the width must divide.
+            max_bytes: largest size of the vector.
         """
-        found = [self.kernel.output[0], *extents]
-        for step, operand in self._steps():
-            found += [operand.start] if step == "multiply" else [operand.start, operand.shape[0]]
-        return grid.vector_width(self.dtype, *found, most=most)
+        divided = [self.kernel.output[0], *extents]
+        for step in self._steps:
+            if step.operand is not None:
+                operand = self.kernel.epilogue_operands[step.operand]
+                divided.append(operand.start)
+                if step.kind != "multiply":
+                    divided.append(operand.shape[0])
+        return grid.vector_width(self.dtype, *divided, max_bytes=max_bytes)
 
-    def finish(
+    def store_result(
         self, values: Sequence[Expr], pixel: Expr, channel: Expr, *, bias_at: Expr = None
     ) -> list[Stmt]:
-        """Runs the epilogue on neighbouring channels of an output pixel and stores them.
+        """Return statements that run the epilogue on channels of an output pixel and store them.
 
         Args:
-            values: float32, one a channel; `width` must allow as many.
-            pixel, channel: where the first of them goes.
-            bias_at: where the bias of the first is packed; None where there is none to add.
+            values: float32 values of consecutive channels, as many as `channel_vector` allows.
+            pixel: index of the output pixel, `row * width + column`.
+            channel: channel of the first value.
+            bias_at: offset of the first channel in the packed bias; None if no bias is added.
         """
-        wide = len(values)
-        found: list[Stmt] = []
-        values = list(values)
-        others = iter(zip(self.others, self.kernel.epilogue_operands, strict=True))
-        if bias_at is not None and self.kernel.has_bias:
-            read, bias = self.registers.read(self.bias, bias_at, wide)
-            found += read
-            values = [value + each for value, each in zip(values, bias, strict=True)]
-        for step in self.kernel.epilogue:
-            if step.startswith(("add", "multiply")):
-                tensor, operand = next(others)
-                adds = step.startswith("add")
-                at = operand.start + channel + (pixel * operand.shape[0] if adds else 0)
-                read, terms = self.registers.read(tensor, at, wide)
-                found += read
-                values = [
-                    value + term if adds else value * term
-                    for value, term in zip(values, terms, strict=True)
-                ]
-            elif step in ACTIVATIONS:
-                # Kept in registers, so that what an activation names twice is worked out once.
-                allocation, kept = self.registers.make(wide)
-                found.append(allocation)
-                found += [kept.put(i, value) for i, value in enumerate(values)]
-                values = [activated(step, kept.load(i)) for i in range(wide)]
+        width = len(values)
+
+        def load_term(step: Step) -> tuple[list[Stmt], list[Expr]]:
+            if step.operand is None:
+                return self.registers.load(self.bias, bias_at, width)
+            operand = self.kernel.epilogue_operands[step.operand]
+            pixel_at = 0 if step.kind == "multiply" else pixel * operand.shape[0]
+            buffer = self.epilogue_operands[step.operand]
+            return self.registers.load(buffer, operand.start + channel + pixel_at, width)
+
+        statements, results = self.apply_steps(self._steps, values, load_term)
         at = pixel * self.kernel.output[0] + channel
-        return [*found, *self.registers.write(self.output, at, values)]
+        return [*statements, *self.registers.store(self.output, at, results)]
 
-    def _steps(self) -> Iterable[tuple[str, grid.Any]]:
-        joins = [step for step in self.kernel.epilogue if step.startswith(("add", "multiply"))]
-        for step, operand in zip(joins, self.kernel.epilogue_operands, strict=True):
-            yield step.partition(":")[0], operand
+    def apply_steps(
+        self,
+        steps: Iterable[Step],
+        values: Sequence[Expr],
+        load_term: Callable[[Step], tuple[list[Stmt], list[Expr]]],
+    ) -> tuple[list[Stmt], list[Expr]]:
+        """Run steps of an epilogue on values of consecutive channels.
 
+        Args:
+            steps: steps in order.
+            values: float32 values.
+            load_term: loads what a `bias`, an `add` or a `multiply` reads, one value for each of
+                `values`; see `RegisterAllocator.load` for the result.
 
-def activated(kind: str, value: Expr) -> Expr:
-    """An activation of a float32 value; see `nas.graph.ACTIVATIONS` for what they are."""
-
-    def clipped(x: Expr) -> Expr:
-        return tirx.min(tirx.max(x, grid.real(0)), grid.real(6))
-
-    match kind:
-        case "relu":
-            return tirx.max(value, grid.real(0))
-        case "relu6":
-            return clipped(value)
-        case "hard_sigmoid":
-            return clipped(value + grid.real(3)) * grid.real(1 / 6)
-        case "hard_swish":
-            return value * activated("hard_sigmoid", value)
-    raise ValueError(f"the TVM runtime has no activation {kind!r}")
-
-
-def size(shape: tuple[int, int, int]) -> int:
-    """Elements of a tensor. Raises ValueError for more than can be addressed."""
-    found = shape[0] * shape[1] * shape[2]
-    if found > MAX_ADDRESS:
-        raise ValueError(f"a tensor of {found} elements is too large")
-    return found
+        Returns:
+            Statements to run first, and the results.
+        """
+        statements: list[Stmt] = []
+        results = list(values)
+        for step in steps:
+            if step.has_term:
+                loads, terms = load_term(step)
+                statements += loads
+                results = [apply_step(step, v, t) for v, t in zip(results, terms, strict=True)]
+            else:
+                # An activation may use its argument twice; a register keeps it computed once.
+                allocation, arguments = self.registers.allocate(len(results))
+                statements.append(allocation)
+                statements += [arguments.store_float32(i, v) for i, v in enumerate(results)]
+                results = [apply_step(step, arguments.load(i)) for i in range(len(results))]
+        return statements, results

@@ -1,4 +1,4 @@
-"""Kernels that move or average tensors: concatenation, shuffle, copies and global pooling."""
+"""Kernels that move or average tensors: concatenation, shuffle, copy and global pooling."""
 
 from __future__ import annotations
 
@@ -6,113 +6,146 @@ from tvm import tirx
 
 from nas.latency.kernel import Kernel
 from nas.schedules.cuda import grid
-from nas.schedules.cuda.body import Body
-from nas.schedules.cuda.grid import Expr, Grid, Stmt, Tensor
+from nas.schedules.cuda.body import KernelBody
+from nas.schedules.cuda.grid import Grid
 from nas.schedules.templates import Schedule
+from nas.schedules.tir import Buffer, Expr, Stmt, all_of, broadcast, loop, run_if, select
 
 
 def global_pool(kernel: Kernel, schedule: Schedule, dtype: str, name: str) -> tirx.PrimFunc:
-    """The mean over height and width.
+    """Return the TIR function of the mean over height and width.
 
-    The schedule has `vectors` of channels of a block, of `bytes` at most, and `slices`: threads
-    that share the pixels of each. They leave their sums in shared memory, where the first threads
-    add them up.
+    Threads that share the pixels of a channel leave their sums in shared memory, where the first of
+    them adds the sums up.
+
+    Args:
+        kernel: kernel to write.
+        schedule: `vectors` of channels of a block, of at most `bytes` each; and `slices`, threads
+            that share the pixels of a vector.
+        dtype: type of the activations.
+        name: symbol of the function.
     """
     operand = kernel.inputs[0]
-    total, height, width = operand.shape
+    total_channels, height, width = operand.shape
     pixels, channels = height * width, operand.channels
-    body = Body(kernel, dtype)
-    wide = body.width(total, operand.start, most=schedule["bytes"])
-    vectors, slices = min(schedule["vectors"], channels // wide), schedule["slices"]
-    launch = Grid((-(-channels // (vectors * wide)), 1, 1), (vectors, slices, 1))
-    lane, part, _ = launch.thread
-    channel = (launch.block[0] * vectors + lane) * wide
-    exists = None if channels % (vectors * wide) == 0 else channel < channels
-    allocation, sums = body.registers.make(wide)
-    shared = Tensor("shared_sums", slices * vectors * wide, "float32", "shared")
-    found = [shared.allocate(), allocation, *(sums.put(v, grid.real(0)) for v in range(wide))]
+    body = KernelBody(kernel, dtype)
+    lanes = body.channel_vector(total_channels, operand.start, max_bytes=schedule["bytes"])
+    vectors, slices = min(schedule["vectors"], channels // lanes), schedule["slices"]
+    launch = Grid((-(-channels // (vectors * lanes)), 1, 1), (vectors, slices, 1))
+    vector, part, _ = launch.thread
+    channel = (launch.block[0] * vectors + vector) * lanes
+    exists = None if channels % (vectors * lanes) == 0 else channel < channels
+    allocation, sums = body.registers.allocate(lanes)
+    shared = Buffer("shared_sums", slices * vectors * lanes, scope="shared")
+    statements = [shared.allocate(), allocation]
+    statements += [sums.store_float32(v, broadcast(0)) for v in range(lanes)]
 
-    def add(turn: Expr) -> list[Stmt]:
-        pixel = turn * slices + part
-        at = pixel * total + operand.start + channel
+    def add_pixel(iteration: Expr) -> list[Stmt]:
+        pixel = iteration * slices + part
+        at = pixel * total_channels + operand.start + channel
         inside = None if pixels % slices == 0 else pixel < pixels
-        read, values = body.registers.read(body.inputs[0], at, wide, grid.every(exists, inside))
-        return read + [sums.put(v, sums.load(v) + value) for v, value in enumerate(values)]
+        loads, values = body.registers.load(body.inputs[0], at, lanes, all_of(exists, inside))
+        return loads + [sums.store_float32(v, sums.load(v) + x) for v, x in enumerate(values)]
 
-    found += grid.loop(-(-pixels // slices), add)
-    own = (part * vectors + lane) * wide
-    found += [shared.put(own + v, sums.load(v)) for v in range(wide)]
-    found.append(grid.barrier())
+    statements += loop(-(-pixels // slices), add_pixel)
+    own = (part * vectors + vector) * lanes
+    statements += [shared.store_float32(own + v, sums.load(v)) for v in range(lanes)]
+    statements.append(grid.barrier())
     means = []
-    for v in range(wide):
-        value = shared.load(lane * wide + v)
+    for v in range(lanes):
+        total = shared.load(vector * lanes + v)
         for other in range(1, slices):
-            value = value + shared.load((other * vectors + lane) * wide + v)
-        means.append(value * grid.real(1 / pixels))
-    first = None if slices == 1 else part == 0
-    found += grid.when(grid.every(first, exists), body.finish(means, 0, channel))
-    return body.function(launch, found, name)
+            total = total + shared.load((other * vectors + vector) * lanes + v)
+        means.append(total * broadcast(1 / pixels))
+    is_first_slice = None if slices == 1 else part == 0
+    store = body.store_result(means, 0, channel)
+    return body.function(launch, statements + run_if(all_of(is_first_slice, exists), store), name)
 
 
 def concat(kernel: Kernel, schedule: Schedule, dtype: str, name: str) -> tirx.PrimFunc:
-    """Concatenation, channel shuffle and epilogue in one pass, a thread a few channels of a pixel.
+    """Return the TIR function of concatenation, channel shuffle and epilogue in one pass.
 
-    A shuffle of g groups interleaves: output channel `i * g + j` is channel `i` of group `j`, so a
-    vector of each group becomes g vectors of output. The schedule has `threads` of a block and
-    `bytes` of a vector at most.
+    Each thread moves a few channels of one pixel. A shuffle of g groups interleaves them: output
+    channel `i * g + j` is channel `i` of group `j`, so one vector of each group becomes g vectors
+    of the output.
+
+    Args:
+        kernel: `concat` of several inputs, or `copy` of one.
+        schedule: `threads` of a block, and `bytes` of a vector at most.
+        dtype: type of the activations.
+        name: symbol of the function.
     """
     channels, height, width = kernel.output
-    body = Body(kernel, dtype)
+    body = KernelBody(kernel, dtype)
     groups = kernel.shuffle_groups
-    per_group = channels // groups
-    starts = _starts(kernel)
-    # A vector lies in one input, wherever it starts.
-    edges = [edge - group * per_group for group in range(groups) for edge in (*starts, channels)]
-    sources = [n for operand in kernel.inputs for n in (operand.shape[0], operand.start)]
-    wide = grid.vector_width(dtype, per_group, *edges, *sources, most=schedule["bytes"])
-    vectors = per_group // wide
-    launch, item, exists = grid.flat_grid(vectors * height * width, schedule["threads"])
-    pixel, index = item // vectors, item % vectors * wide
-    found: list[Stmt] = []
+    channels_per_group = channels // groups
+    starts = _input_starts(kernel)
+    # These extents keep every vector inside one input.
+    boundaries = [
+        boundary - group * channels_per_group
+        for group in range(groups)
+        for boundary in (*starts, channels)
+    ]
+    inputs = [n for operand in kernel.inputs for n in (operand.shape[0], operand.start)]
+    lanes = grid.vector_width(
+        dtype, channels_per_group, *boundaries, *inputs, max_bytes=schedule["bytes"]
+    )
+    vectors = channels_per_group // lanes
+    launch, item, exists = grid.linear_grid(vectors * height * width, schedule["threads"])
+    pixel, channel = item // vectors, item % vectors * lanes
+    statements: list[Stmt] = []
     parts: list[list[Expr]] = []
     for group in range(groups):
-        allocation, register = body.registers.make(wide, dtype)
-        value = _source(body, pixel, index, group * per_group, per_group, wide, starts)
-        found += [allocation, register.store(0, value, wide)]
-        parts.append([register.real(i) for i in range(wide)])
-    mixed = [parts[j][i] for i in range(wide) for j in range(groups)]
-    step = body.width(wide * groups)
-    for at in range(0, len(mixed), step):
-        found += body.finish(mixed[at : at + step], pixel, index * groups + at)
-    return body.function(launch, grid.when(exists, found), name)
+        allocation, array = body.registers.allocate(lanes, dtype)
+        value = _load_concatenated(
+            body, pixel, channel, group * channels_per_group, channels_per_group, lanes, starts
+        )
+        statements += [allocation, array.store(0, value, lanes)]
+        parts.append([array.load_float32(i) for i in range(lanes)])
+    shuffled = [parts[j][i] for i in range(lanes) for j in range(groups)]
+    store_width = body.channel_vector(lanes * groups)
+    for at in range(0, len(shuffled), store_width):
+        values = shuffled[at : at + store_width]
+        statements += body.store_result(values, pixel, channel * groups + at)
+    return body.function(launch, run_if(exists, statements), name)
 
 
-def _starts(kernel: Kernel) -> list[int]:
-    """The channel of the concatenation with which each input begins."""
-    found = [0]
+def _input_starts(kernel: Kernel) -> list[int]:
+    """Return the channel of the concatenation at which each input begins."""
+    starts = [0]
     for operand in kernel.inputs[:-1]:
-        found.append(found[-1] + operand.channels)
-    return found
+        starts.append(starts[-1] + operand.channels)
+    return starts
 
 
-def _source(
-    body: Body,
+def _load_concatenated(
+    body: KernelBody,
     pixel: Expr,
-    index: Expr,
+    channel: Expr,
     offset: int,
     extent: int,
-    wide: int,
+    width: int,
     starts: list[int],
 ) -> Expr:
-    """`wide` channels of the concatenation from `offset + index` on; `index` is below `extent`."""
+    """Return a vector of consecutive channels of the concatenated inputs.
+
+    Args:
+        body: body of the kernel.
+        pixel: index of the pixel.
+        channel: first channel, counted from `offset`; less than `extent`.
+        offset: first channel of the group.
+        extent: channels of the group.
+        width: channels of the vector, all in one input.
+        starts: first channel of each input.
+    """
     value = None
-    for tensor, operand, start in reversed(
+    for buffer, operand, start in reversed(
         list(zip(body.inputs, body.kernel.inputs, starts, strict=True))
     ):
         if start >= offset + extent or start + operand.channels <= offset:
             continue
-        at = pixel * operand.shape[0] + operand.start + (offset - start) + index
-        loaded = tensor.load(at, wide)
+        at = pixel * operand.shape[0] + operand.start + (offset - start) + channel
+        loaded = buffer.load(at, width)
         stop = start + operand.channels - offset
-        value = loaded if value is None else grid.chosen(index < stop, loaded, value)
+        value = loaded if value is None else select(channel < stop, loaded, value)
     return value

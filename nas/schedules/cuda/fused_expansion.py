@@ -1,10 +1,11 @@
-"""A depthwise convolution behind the 1x1 convolution that makes its input, in one kernel.
+"""A 1x1 convolution and the depthwise convolution behind it, in one kernel.
 
-A block computes a tile of output pixels for some channels: first the 1x1 convolution of all pixels
-that its windows reach, as a matrix product (see `product`), into shared memory; then the windows
-slide over that. What lies outside the image is zero there, whatever the 1x1 convolution's bias and
-activation are. Windows of neighbouring tiles overlap, so some pixels are made more than once; the
-expanded tensor, the largest of its block, never travels through memory, and one launch is saved.
+A block computes a tile of output pixels for some channels. First it runs the 1x1 convolution on all
+input pixels that the tile's windows cover, the halo included, as a matrix product into shared
+memory (see `matrix_product`). Then the windows slide over that. Pixels outside the image are zero
+there, whatever bias and activation the 1x1 convolution has. Windows of neighbouring tiles overlap,
+so some pixels are expanded more than once. In return the expanded tensor, the largest of its block,
+never goes through global memory, and there is one launch less.
 """
 
 from __future__ import annotations
@@ -13,193 +14,248 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from nas.graph import ACTIVATIONS
 from nas.latency.kernel import Kernel
+from nas.schedules import window
 from nas.schedules.cuda import grid
-from nas.schedules.cuda.body import Body, activated
-from nas.schedules.cuda.grid import Expr, Grid, Stmt, Tensor
-from nas.schedules.cuda.matrix_product import Product, Tiling
+from nas.schedules.cuda.body import KernelBody
+from nas.schedules.cuda.grid import Grid
+from nas.schedules.cuda.matrix_product import MatrixProduct, MatrixProductTiling
+from nas.schedules.epilogue import expansion_steps
 from nas.schedules.templates import Expansion, Schedule
+from nas.schedules.tir import (
+    Buffer,
+    Expr,
+    Stmt,
+    all_of,
+    broadcast,
+    in_range,
+    loop,
+    run_if,
+    select,
+)
 
-_COLUMNS = 4
-"""Channels of a thread in the product."""
+_THREAD_CHANNELS = 4
+"""Channels of a thread in the matrix product."""
 
 
-def reach(kernel: Kernel, schedule: Schedule) -> tuple[int, int]:
-    """Rows and columns of input pixels that the windows of a tile cover."""
+def covered_pixels(kernel: Kernel, schedule: Schedule) -> tuple[int, int]:
+    """Return the rows and columns of input pixels that the windows of a tile cover."""
     return (
         (schedule["high"] - 1) * kernel.stride + kernel.kernel,
         (schedule["wide"] - 1) * kernel.stride + kernel.kernel,
     )
 
 
-def tiling(kernel: Kernel, schedule: Schedule, dtype: str) -> Tiling:
-    """The product behind a tile. Raises ValueError for a tile that does not fit.
+def tiling(kernel: Kernel, schedule: Schedule, dtype: str) -> MatrixProductTiling:
+    """Return the loop sizes of the matrix product that makes a tile of the expanded tensor.
 
-    The schedule has `high` x `wide` output pixels and `channels` of a block's tile, `along`, the
-    rows of threads that share the pixels, and `depth` of a piece of the reduction.
+    Args:
+        kernel: a depthwise convolution with an expansion.
+        schedule: `high` x `wide` output pixels and `channels` of a block's tile; `along`, rows of
+            threads that share the covered pixels; and `depth` of a chunk of the reduction.
+        dtype: type of weights and activations.
+
+    Raises:
+        ValueError: threads cannot share the tile evenly.
     """
-    high, wide = reach(kernel, schedule)
-    rows = -(-high * wide // schedule["along"])
-    return Tiling(
+    covered_rows, covered_columns = covered_pixels(kernel, schedule)
+    rows = -(-covered_rows * covered_columns // schedule["along"])
+    return MatrixProductTiling(
         pixels=rows * schedule["along"],
         channels=schedule["channels"],
         rows=rows,
-        columns=_COLUMNS,
+        columns=_THREAD_CHANNELS,
         depth=schedule["depth"],
         slices=1,
         groups=1,
         outputs=kernel.groups,
         positions=rows * schedule["along"],
         reduction=kernel.inputs[0].channels,
-        item=np.dtype(dtype).itemsize,
+        item_bytes=np.dtype(dtype).itemsize,
     )
 
 
 def shared_bytes(kernel: Kernel, schedule: Schedule, dtype: str) -> int:
-    """Shared memory of a block: for the product, and for its result."""
+    """Return the bytes of shared memory of a block, for the product and for its result."""
     t = tiling(kernel, schedule, dtype)
-    return t.shared_bytes + t.pixels * t.channels * t.item
+    return t.shared_bytes + t.pixels * t.channels * t.item_bytes
 
 
-def pack(
+def pack_expansion(
     kernel: Kernel, schedule: Schedule, dtype: str, expansion: Expansion
 ) -> list[NDArray[np.float32]]:
-    """The constants of the expansion: its weight, and its bias where it has one."""
+    """Pack the constants of the expansion: its weight, and its bias where it has one.
+
+    The weight becomes `tiles of channels, inputs, channels of a tile`, the bias `tiles of channels,
+    channels of a tile`, both flat.
+    """
     t = tiling(kernel, schedule, dtype)
-    found = [t.packed(expansion.weight.reshape(1, t.outputs, t.reduction))]
     assert kernel.expansion is not None
-    return found + ([t.packed_bias(expansion.bias)] if "bias" in kernel.expansion else [])
+    constants = [t.pack_weight(expansion.weight.reshape(1, t.outputs, t.reduction))]
+    return constants + ([t.pack_bias(expansion.bias)] if "bias" in kernel.expansion else [])
 
 
 def function(kernel: Kernel, schedule: Schedule, dtype: str, name: str) -> tirx.PrimFunc:
-    """The TIR function of an expanded depthwise convolution; see `tiling` for its schedule."""
-    if shared_bytes(kernel, schedule, dtype) > grid.SHARED_BYTES:
+    """Return the TIR function of a depthwise convolution with an expansion.
+
+    Args:
+        kernel: kernel to write.
+        schedule: tile sizes, see `tiling`.
+        dtype: type of weights and activations.
+        name: symbol of the function.
+
+    Raises:
+        ValueError: the tile does not fit, or threads cannot share it evenly.
+    """
+    if shared_bytes(kernel, schedule, dtype) > grid.MAX_SHARED_BYTES:
         raise ValueError(f"a tile of {dict(schedule)} does not fit into shared memory")
     t = tiling(kernel, schedule, dtype)
     operand = kernel.inputs[0]
-    _, out_height, out_width = kernel.output
-    tiles_down, tiles_across = -(-out_height // schedule["high"]), -(-out_width // schedule["wide"])
+    _, output_height, output_width = kernel.output
+    tile_rows = -(-output_height // schedule["high"])
+    tile_columns = -(-output_width // schedule["wide"])
     assert kernel.expansion is not None
-    weight = Tensor("ew", t.weight_size, dtype)
-    bias = Tensor("eb", t.blocks[0] * t.channels, dtype)
+    weight = Buffer("ew", t.weight_size, dtype)
+    bias = Buffer("eb", t.bias_size, dtype)
     constants = [weight, bias] if "bias" in kernel.expansion else [weight]
-    body = Body(kernel, dtype, kernel.kernel**2 * kernel.groups, kernel.groups, constants)
-    launch = Grid((t.blocks[0], tiles_down * tiles_across, 1), t.threads)
+    body = KernelBody(kernel, dtype, kernel.kernel**2 * kernel.groups, kernel.groups, constants)
+    launch = Grid((t.blocks[0], tile_rows * tile_columns, 1), t.threads)
     tile = launch.block[1]
-    row, column = tile // tiles_across * schedule["high"], tile % tiles_across * schedule["wide"]
-    vector = grid.vector_width(dtype, operand.channels, operand.start, operand.shape[0], t.depth)
-    halo = _Halo(kernel, schedule, row, column)
-    product = Product(body, t, launch, weight, halo.source, vector)
-    shared = Tensor("shared_expanded", t.pixels * t.channels, dtype, "shared")
-    found = [shared.allocate(), *product.reduce()]
-    found += _keep(product, halo, bias, shared)
-    found.append(grid.barrier())
-    return body.function(launch, found + _slide(product, schedule, shared, row, column), name)
+    row, column = tile // tile_columns * schedule["high"], tile % tile_columns * schedule["wide"]
+    input_vector = grid.vector_width(
+        dtype, operand.channels, operand.start, operand.shape[0], t.depth
+    )
+    covered = _CoveredPixels(kernel, schedule, row, column)
+    product = MatrixProduct(body, t, launch, weight, covered.locate, input_vector)
+    expanded = Buffer("shared_expanded", t.pixels * t.channels, dtype, scope="shared")
+    statements = [expanded.allocate(), *product.reduce()]
+    statements += _store_expanded(product, covered, bias, expanded)
+    statements.append(grid.barrier())
+    statements += _depthwise(product, schedule, expanded, row, column)
+    return body.function(launch, statements, name)
 
 
-class _Halo:
-    """The input pixels of a tile, numbered row by row from 0.
+class _CoveredPixels:
+    """The input pixels that the windows of a tile cover, numbered row by row from 0.
 
     Args:
-        kernel, schedule: which say how far windows reach.
-        row, column: of the tile's first output pixel.
+        kernel: kernel that is written.
+        schedule: tile sizes, see `tiling`.
+        row, column: first output pixel of the tile.
     """
 
     def __init__(self, kernel: Kernel, schedule: Schedule, row: Expr, column: Expr) -> None:
         self._operand = kernel.inputs[0]
-        self._high, self._wide = reach(kernel, schedule)
+        self._rows, self._columns = covered_pixels(kernel, schedule)
         self._line = row * kernel.stride - kernel.padding
         self._column = column * kernel.stride - kernel.padding
 
     def exists(self, index: Expr) -> Expr:
-        """Whether pixel `index` is of the tile, and inside the image."""
+        """Return the condition that the tile has pixel `index`, and it lies inside the image."""
         _, height, width = self._operand.shape
-        return grid.every(
-            index < self._high * self._wide,
-            grid.within(self._line + index // self._wide, height),
-            grid.within(self._column + index % self._wide, width),
+        return all_of(
+            index < self._rows * self._columns,
+            in_range(self._line + index // self._columns, height),
+            in_range(self._column + index % self._columns, width),
         )
 
-    def source(self, index: Expr, at: Expr) -> tuple[Expr, Expr]:
-        """Offset of channel `at` of a pixel, and whether it exists."""
-        total, _, width = self._operand.shape
-        line, column = self._line + index // self._wide, self._column + index % self._wide
-        return (line * width + column) * total + self._operand.start + at, self.exists(index)
+    def locate(self, index: Expr, channel: Expr) -> tuple[Expr, Expr]:
+        """Return the offset of a channel of a pixel, and the condition that the pixel exists."""
+        total_channels, _, width = self._operand.shape
+        line, column = self._line + index // self._columns, self._column + index % self._columns
+        offset = (line * width + column) * total_channels + self._operand.start + channel
+        return offset, self.exists(index)
 
 
-def _keep(product: Product, halo: _Halo, bias: Tensor, shared: Tensor) -> list[Stmt]:
-    """Runs the expansion's steps on the sums, and leaves them in shared memory."""
-    t, registers = product.t, product.body.registers
-    steps = product.body.kernel.expansion or ()
-    first = product.launch.block[0] * t.channels
-    found: list[Stmt] = []
-    for pixel, channel, values in product.tile_of(product.column_vector):
-        if "bias" in steps:
-            read, terms = registers.read(bias, first + channel, len(values))
-            found += read
-            values = [value + term for value, term in zip(values, terms, strict=True)]
-        for step in steps:
-            if step in ACTIVATIONS:
-                allocation, kept = registers.make(len(values))
-                found.append(allocation)
-                found += [kept.put(i, value) for i, value in enumerate(values)]
-                values = [activated(step, kept.load(i)) for i in range(len(values))]
-        exists = halo.exists(pixel)
-        values = [grid.chosen(exists, value, grid.real(0)) for value in values]
-        found += registers.write(shared, pixel * t.channels + channel, values)
-    return found
-
-
-def _slide(
-    product: Product, schedule: Schedule, shared: Tensor, row: Expr, column: Expr
+def _store_expanded(
+    product: MatrixProduct, covered: _CoveredPixels, bias: Buffer, expanded: Buffer
 ) -> list[Stmt]:
-    """The depthwise convolution over what is in shared memory; threads share pixels x vectors."""
+    """Return the statements that run the expansion's steps on the sums and store the results.
+
+    Args:
+        product: matrix product of the expansion.
+        covered: pixels of the product.
+        bias: packed bias of the expansion.
+        expanded: target in shared memory, `pixels, channels` of the tile.
+    """
+    t, body = product.t, product.body
+    first = product.launch.block[0] * t.channels
+
+    def store_vector(pixel: Expr, channel: Expr, values: list[Expr]) -> list[Stmt]:
+        statements, results = body.apply_steps(
+            expansion_steps(body.kernel),
+            values,
+            lambda step: body.registers.load(bias, first + channel, len(values)),
+        )
+        exists = covered.exists(pixel)
+        inside = [select(exists, value, broadcast(0)) for value in results]
+        at = pixel * t.channels + channel
+        return [*statements, *body.registers.store(expanded, at, inside)]
+
+    vectors = product.results(product.column_vector)
+    return [statement for vector in vectors for statement in store_vector(*vector)]
+
+
+def _depthwise(
+    product: MatrixProduct, schedule: Schedule, expanded: Buffer, row: Expr, column: Expr
+) -> list[Stmt]:
+    """Return the statements of the depthwise convolution over the tile in shared memory.
+
+    The threads of a block share the pixels and channel vectors of the tile.
+
+    Args:
+        product: matrix product of the expansion.
+        schedule: tile sizes, see `tiling`.
+        expanded: expanded tile in shared memory, `pixels, channels`.
+        row, column: first output pixel of the tile.
+    """
     body, t = product.body, product.t
     kernel, registers = body.kernel, body.registers
-    channels, out_height, out_width = kernel.output
-    high, across = schedule["high"], schedule["wide"]
-    _, halo_wide = reach(kernel, schedule)
-    wide = body.width(t.channels, most=16)
-    vectors, threads = t.channels // wide, product.launch.count
+    channels, output_height, output_width = kernel.output
+    tile_height, tile_width = schedule["high"], schedule["wide"]
+    _, covered_columns = covered_pixels(kernel, schedule)
+    lanes = body.channel_vector(t.channels)
+    vectors, threads = t.channels // lanes, product.launch.block_threads
+    items = tile_height * tile_width * vectors
     first = product.launch.block[0] * t.channels
 
-    def item(turn: Expr) -> list[Stmt]:
-        number = turn * threads + product.mate
-        inner = number % vectors * wide
-        y, x = number // vectors // across, number // vectors % across
-        channel = first + inner
-        allocation, sums = registers.make(wide)
-        done = [allocation, *(sums.put(v, grid.real(0)) for v in range(wide))]
+    def compute_item(iteration: Expr) -> list[Stmt]:
+        item = iteration * threads + product.thread_in_slice
+        tile_channel = item % vectors * lanes
+        y, x = item // vectors // tile_width, item // vectors % tile_width
+        channel = first + tile_channel
+        allocation, sums = registers.allocate(lanes)
+        statements = [allocation, *(sums.store_float32(v, broadcast(0)) for v in range(lanes))]
 
-        def tap(tap_row: Expr, tap_column: int) -> list[Stmt]:
-            pixel = (y * kernel.stride + tap_row) * halo_wide + x * kernel.stride + tap_column
-            read, values = registers.read(shared, pixel * t.channels + inner, wide)
-            at = (tap_row * kernel.kernel + tap_column) * channels + channel
-            more, weights = registers.read(body.weight, at, wide)
-            return [
-                *read,
-                *more,
-                *(
-                    sums.put(v, sums.load(v) + value * weight)
-                    for v, (value, weight) in enumerate(zip(values, weights, strict=True))
-                ),
+        def add_tap(tap_row: Expr, tap_column: int) -> list[Stmt]:
+            line = y * kernel.stride + tap_row
+            pixel = line * covered_columns + x * kernel.stride + tap_column
+            load_values, values = registers.load(expanded, pixel * t.channels + tile_channel, lanes)
+            tap_at = (tap_row * kernel.kernel + tap_column) * channels + channel
+            load_weights, weights = registers.load(body.weight, tap_at, lanes)
+            products = [
+                sums.store_float32(v, window.accumulate(kernel, sums.load(v), value, weight))
+                for v, (value, weight) in enumerate(zip(values, weights, strict=True))
             ]
+            return [*load_values, *load_weights, *products]
 
-        done += grid.loop(
+        statements += loop(
             kernel.kernel,
             lambda tap_row: [
-                each for tap_column in range(kernel.kernel) for each in tap(tap_row, tap_column)
+                statement
+                for tap_column in range(kernel.kernel)
+                for statement in add_tap(tap_row, tap_column)
             ],
         )
-        pixel = (row + y) * out_width + column + x
-        done += body.finish([sums.load(v) for v in range(wide)], pixel, channel, bias_at=channel)
-        exists = grid.every(
-            None if high * across * vectors % threads == 0 else number < high * across * vectors,
-            None if out_height % high == 0 else row + y < out_height,
-            None if out_width % across == 0 else column + x < out_width,
+        pixel = (row + y) * output_width + column + x
+        values = [sums.load(v) for v in range(lanes)]
+        statements += body.store_result(values, pixel, channel, bias_at=channel)
+        exists = all_of(
+            None if items % threads == 0 else item < items,
+            None if output_height % tile_height == 0 else row + y < output_height,
+            None if output_width % tile_width == 0 else column + x < output_width,
             None if channels % t.channels == 0 else channel < channels,
         )
-        return grid.when(exists, done)
+        return run_if(exists, statements)
 
-    return grid.loop(-(-high * across * vectors // threads), item)
+    return loop(-(-items // threads), compute_item)

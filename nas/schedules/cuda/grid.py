@@ -1,14 +1,14 @@
-"""A small language for writing a GPU kernel as TIR: blocks and threads, shared memory, registers.
+"""Blocks, threads, shared memory and registers of a CUDA kernel, on top of `nas.schedules.tir`.
 
-Tensors are flat arrays in `height, width, channels` order. Vectors exist only where memory is read
-or written (up to 16 bytes at once); all arithmetic is scalar and in float32, as the hardware does
-it, on registers that are small local arrays with indices known here, in Python.
+Vectors exist only where memory is read or written, up to 16 bytes at once, and their offsets must
+be multiples of their width. All arithmetic is scalar and in float32, as the hardware does it, on
+registers: small local arrays whose indices are known while the kernel is written.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import gcd
 from typing import Any
@@ -16,156 +16,59 @@ from typing import Any
 import tvm
 from tvm import tirx
 
-Expr = Any
-"""A TIR expression, or a Python int where it is known now."""
+from nas.schedules import tir
+from nas.schedules.tir import Buffer, Expr, Stmt, broadcast, select, sequence
 
-Stmt = Any
+MAX_VECTOR_BYTES = 16
+"""Most bytes that a thread reads or writes with one instruction."""
 
-VECTOR_BYTES = 16
-"""What a thread reads or writes at most with one instruction."""
+MAX_BLOCK_THREADS = 1024
+"""Most threads of a block, on every GPU that CUDA 13 supports."""
 
-MOST_THREADS = 1024
-"""In a block, on every GPU that CUDA 13 supports."""
+MAX_SHARED_BYTES = 48 << 10
+"""Most bytes of shared memory of a block, on every GPU, without asking the driver for more."""
 
-SHARED_BYTES = 48 << 10
-"""Of shared memory in a block, on every GPU, without asking the driver for more."""
+WARP_THREADS = 32
+"""Threads of a warp: they run in step, and can read each other's registers."""
 
-WARP = 32
-"""Threads that run in step, and can read each other's registers."""
-
-_BYTES = {"float32": 4, "float16": 2, "int32": 4}
+_DTYPE_BYTES = {"float32": 4, "float16": 2, "int32": 4}
 
 
-class Tensor:
-    """A flat buffer: a parameter of the kernel, shared memory of a block, or registers.
+def vector_width(dtype: str, *extents: int, max_bytes: int = MAX_VECTOR_BYTES) -> int:
+    """Return the elements of the widest vector whose width divides every extent.
 
     Args:
-        name: in the generated source.
-        size: elements.
-        dtype: of them.
-        scope: `global`, `shared` or `local`.
+        dtype: type of the elements.
+        extents: sizes and offsets that the width must divide; 0 is a multiple of any width.
+        max_bytes: largest size of the vector.
     """
-
-    def __init__(self, name: str, size: int, dtype: str, scope: str = "global") -> None:
-        self.size, self.dtype = size, dtype
-        self.bytes = size * _BYTES[dtype]
-        self.buffer = tirx.decl_buffer((size,), dtype, name, scope=scope)
-
-    def load(self, offset: Expr, width: int = 1) -> Expr:
-        """`width` elements from `offset` on, which must be a multiple of `width`."""
-        return tirx.BufferLoad(self.buffer, [_lanes(offset, width)])
-
-    def store(self, offset: Expr, value: Expr, width: int = 1) -> Stmt:
-        """Writes `width` elements from `offset` on, which must be a multiple of `width`."""
-        return tirx.BufferStore(self.buffer, value, [_lanes(offset, width)])
-
-    def real(self, offset: Expr) -> Expr:
-        """One element, in float32."""
-        value = self.load(offset)
-        return value if self.dtype == "float32" else tirx.Cast("float32", value)
-
-    def put(self, offset: Expr, value: Expr) -> Stmt:
-        """Writes one float32 value, rounded to the buffer's type."""
-        return self.store(offset, _rounded(value, self.dtype))
-
-    def allocate(self) -> Stmt:
-        """Makes shared memory or registers exist for the statements that follow."""
-        return tirx.AllocBuffer(self.buffer)
-
-
-def _lanes(offset: Expr, width: int) -> Expr:
-    return offset if width == 1 else tirx.Ramp(offset, 1, width)
-
-
-def _rounded(value: Expr, dtype: str) -> Expr:
-    return value if dtype == "float32" else tirx.Cast(dtype, value)
-
-
-def zeros(dtype: str, width: int) -> Expr:
-    """A vector of zeros."""
-    zero = tirx.const(0, dtype)
-    return zero if width == 1 else tirx.Broadcast(zero, width)
-
-
-def real(value: float) -> Expr:
-    """A float32 constant."""
-    return tirx.const(float(value), "float32")
-
-
-def vector_width(dtype: str, *extents: int, most: int = VECTOR_BYTES) -> int:
-    """Elements of the widest vector that divides every one of `extents`, of `most` bytes.
-
-    Zeros divide by anything, so offsets can be given too.
-    """
-    return gcd(most // _BYTES[dtype], *extents)
-
-
-def sequence(statements: Iterable[Stmt]) -> Stmt:
-    """The statements as one."""
-    found = list(statements)
-    return found[0] if len(found) == 1 else tirx.SeqStmt(found)
-
-
-def loop(extent: int, body: Callable[[Expr], Iterable[Stmt]], *, start: int = 0) -> list[Stmt]:
-    """`body` for each of `extent` values from `start`; a single turn needs no loop."""
-    if extent <= 0:
-        return []
-    if extent == 1:
-        return list(body(start))
-    variable = tirx.Var("i", "int32")
-    return [tirx.For(variable, start, extent, tirx.ForKind.SERIAL, sequence(body(variable)))]
-
-
-def within(at: Expr, stop: int) -> Expr:
-    """Whether `0 <= at < stop`; for a number known now, True or False."""
-    return 0 <= at < stop if isinstance(at, int) else tirx.all(at >= 0, at < stop)
-
-
-def every(*conditions: Expr) -> Expr:
-    """Whether all conditions hold; those that are None or True always do, and None is returned."""
-    unknown = [each for each in conditions if each is not None and each is not True]
-    if any(each is False for each in unknown):
-        return False
-    return tirx.all(*unknown) if unknown else None
-
-
-def when(condition: Expr, body: Iterable[Stmt]) -> list[Stmt]:
-    """`body` where `condition` holds; without one, always."""
-    if condition is None:
-        return list(body)
-    if condition is False:
-        return []
-    return [tirx.IfThenElse(condition, sequence(body), None)]
-
-
-def chosen(condition: Expr, value: Expr, otherwise: Expr) -> Expr:
-    """`value` where `condition` holds, which is not worked out elsewhere; without one, always."""
-    if condition is None or condition is False:
-        return otherwise if condition is False else value
-    return tirx.if_then_else(condition, value, otherwise)
+    return gcd(max_bytes // _DTYPE_BYTES[dtype], *extents)
 
 
 def barrier() -> Stmt:
-    """Waits until all threads of the block are here and what they wrote can be read by all."""
+    """Return a barrier: all threads of the block wait, and see what the others wrote before."""
     return tirx.Evaluate(tirx.op.tvm_storage_sync("shared"))
 
 
-def from_lane(value: Expr, flipped: int) -> Expr:
-    """The value of the thread of this warp whose number differs in the bits `flipped`.
+def shuffle_xor(value: Expr, lane_mask: int) -> Expr:
+    """Return `value` of the thread of this warp whose lane differs in the bits `lane_mask`.
 
-    All threads of the warp must get here together.
+    All threads of the warp must call it together.
     """
-    everyone = tirx.const(0xFFFFFFFF, "uint32")
-    return tirx.op.tvm_warp_shuffle_xor(everyone, value, flipped, WARP, WARP)
+    all_lanes = tirx.const(0xFFFFFFFF, "uint32")
+    return tirx.op.tvm_warp_shuffle_xor(all_lanes, value, lane_mask, WARP_THREADS, WARP_THREADS)
 
 
 @dataclass
 class Grid:
-    """The blocks of a launch and the threads of each; `x` varies fastest.
+    """The blocks of a launch and the threads of each block; `x` varies fastest.
 
     Args:
-        blocks: along x, y and z.
-        threads: of a block, along x, y and z.
+        blocks: number of blocks along x, y and z.
+        threads: number of threads of a block along x, y and z.
+
+    Raises:
+        ValueError: a block has more than `MAX_BLOCK_THREADS` threads.
     """
 
     blocks: tuple[int, int, int]
@@ -173,8 +76,10 @@ class Grid:
     _axes: list[tuple[str, Any, int]] = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.count > MOST_THREADS:
-            raise ValueError(f"a block has no {self.count} threads")
+        if self.block_threads > MAX_BLOCK_THREADS:
+            raise ValueError(
+                f"a block has at most {MAX_BLOCK_THREADS} threads, not {self.block_threads}"
+            )
         names = [f"{kind}.{axis}" for kind in ("blockIdx", "threadIdx") for axis in "xyz"]
         extents = (*self.blocks, *self.threads)
         self._axes = [
@@ -183,23 +88,23 @@ class Grid:
         ]
 
     @property
-    def count(self) -> int:
-        """Threads of a block."""
+    def block_threads(self) -> int:
+        """Number of threads of a block."""
         x, y, z = self.threads
         return x * y * z
 
     @property
     def block(self) -> list[Expr]:
-        """The block's x, y and z; a plain 0 where there is but one."""
+        """x, y and z of the block; a plain 0 along an axis with one block."""
         return [variable if extent > 1 else 0 for _, variable, extent in self._axes[:3]]
 
     @property
     def thread(self) -> list[Expr]:
-        """The thread's x, y and z; a plain 0 where there is but one."""
+        """x, y and z of the thread in its block; a plain 0 along an axis with one thread."""
         return [variable if extent > 1 else 0 for _, variable, extent in self._axes[3:]]
 
     def bind(self, body: Stmt) -> Stmt:
-        """`body`, run by every thread of every block."""
+        """Return a statement that runs `body` in every thread of every block."""
         for name, variable, extent in self._axes:
             if extent > 1 or name in ("blockIdx.x", "threadIdx.x"):
                 axis = tirx.IterVar(
@@ -209,48 +114,79 @@ class Grid:
         return body
 
 
-def flat_grid(items: int, threads: int) -> tuple[Grid, Expr, Expr]:
-    """A thread an item: the grid, the item's number, and whether it exists (None: always)."""
-    threads = min(threads, -(-items // WARP) * WARP)
-    blocks = -(-items // threads)
-    grid = Grid((blocks, 1, 1), (threads, 1, 1))
+def linear_grid(items: int, threads: int) -> tuple[Grid, Expr, Expr]:
+    """Return a grid with one thread for each item.
+
+    Args:
+        items: number of items.
+        threads: most threads of a block, a multiple of a warp.
+
+    Returns:
+        The grid, the number of the thread's item, and the condition that there is such an item
+        (None if there always is).
+    """
+    threads = min(threads, -(-items // WARP_THREADS) * WARP_THREADS)
+    grid = Grid((-(-items // threads), 1, 1), (threads, 1, 1))
     item = grid.block[0] * threads + grid.thread[0]
     return grid, item, item < items if items % threads else None
 
 
-class Registers:
-    """Makes the small local arrays of one kernel, each with a name of its own."""
+class RegisterAllocator:
+    """Allocate the register arrays of one kernel, each under a name of its own."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count()
 
-    def make(self, size: int, dtype: str = "float32") -> tuple[Stmt, Tensor]:
-        """An array of `size` elements, and the statement that allocates it."""
-        tensor = Tensor(f"r{next(self._numbers)}", size, dtype, "local")
-        return tensor.allocate(), tensor
+    def allocate(self, size: int, dtype: str = "float32") -> tuple[Stmt, Buffer]:
+        """Return the statement that allocates an array of `size` elements, and the array."""
+        array = Buffer(f"r{next(self._numbers)}", size, dtype, scope="local")
+        return array.allocate(), array
 
-    def read(
-        self, source: Tensor, offset: Expr, width: int, condition: Expr = None
+    def load(
+        self, source: Buffer, offset: Expr, width: int, condition: Expr = None
     ) -> tuple[list[Stmt], list[Expr]]:
-        """`width` elements in one load, as float32 values; zeros where `condition` fails."""
-        value = chosen(condition, source.load(offset, width), zeros(source.dtype, width))
-        allocation, register = self.make(width, source.dtype)
-        found = [allocation, register.store(0, value, width)]
-        return found, [register.real(i) for i in range(width)]
+        """Load a vector into registers.
 
-    def write(self, target: Tensor, offset: Expr, values: Sequence[Expr]) -> list[Stmt]:
-        """Stores float32 values side by side, rounded to the target's type, in one store."""
+        Args:
+            source: buffer to read.
+            offset: first element, a multiple of `width`.
+            width: number of elements.
+            condition: condition on which the elements exist; zeros replace missing ones.
+
+        Returns:
+            Statements to run first, and the elements as float32 values.
+        """
+        zeros = broadcast(0, width, source.dtype)
+        value = select(condition, source.load(offset, width), zeros)
+        allocation, array = self.allocate(width, source.dtype)
+        statements = [allocation, array.store(0, value, width)]
+        return statements, [array.load_float32(i) for i in range(width)]
+
+    def store(self, target: Buffer, offset: Expr, values: Sequence[Expr]) -> list[Stmt]:
+        """Return statements that store float32 values as one vector of the target's type.
+
+        Args:
+            target: buffer to write.
+            offset: first element, a multiple of the number of values.
+            values: values of consecutive elements.
+        """
         width = len(values)
         if width == 1:
-            return [target.put(offset, values[0])]
-        allocation, register = self.make(width, target.dtype)
-        found = [allocation, *(register.put(i, value) for i, value in enumerate(values))]
-        return [*found, target.store(offset, register.load(0, width), width)]
+            return [target.store_float32(offset, values[0])]
+        allocation, array = self.allocate(width, target.dtype)
+        statements = [allocation, *(array.store_float32(i, v) for i, v in enumerate(values))]
+        return [*statements, target.store(offset, array.load(0, width), width)]
 
 
 def function(
-    parameters: Sequence[Tensor], grid: Grid, body: Iterable[Stmt], name: str
+    parameters: Sequence[Buffer], grid: Grid, body: Iterable[Stmt], name: str
 ) -> tirx.PrimFunc:
-    """The kernel as a function of its tensors, the output last; none overlaps another."""
-    made = tirx.PrimFunc([tensor.buffer for tensor in parameters], grid.bind(sequence(body)))
-    return made.with_attr({"global_symbol": name, "tirx.noalias": True})
+    """Return a kernel as a TIR function whose symbol is `name`.
+
+    Args:
+        parameters: buffers that the caller passes, the output last; none overlaps another.
+        grid: blocks and threads of the launch.
+        body: statements of one thread.
+        name: symbol of the function.
+    """
+    return tir.function(parameters, [grid.bind(sequence(body))], name)

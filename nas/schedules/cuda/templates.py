@@ -1,4 +1,4 @@
-"""The kernels of an NVIDIA GPU."""
+"""Schedule templates of NVIDIA GPUs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,24 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from nas.latency.kernel import Kernel
-from nas.schedules.cuda import candidates, data_movement, dense, depthwise, fused_expansion, vector
+from nas.schedules.cuda import (
+    candidates,
+    data_movement,
+    dense,
+    depthwise,
+    fused_expansion,
+    matrix_vector,
+)
 from nas.schedules.templates import Expansion, Schedule
 
 
 @dataclass
 class CudaTemplates:
-    """See `nas.schedules.templates.Templates`.
+    """Write kernels for one image on an NVIDIA GPU; see `nas.schedules.templates.Templates`.
 
     Args:
-        target: a `cuda` target with its host's.
-        dtype: one of `DTYPES`.
+        target: a `cuda` target with a host target.
+        dtype: `float32` or `float16`, of weights and activations; sums are in float32.
     """
 
     target: tvm.target.Target
@@ -29,34 +36,35 @@ class CudaTemplates:
 
     @classmethod
     def for_arch(cls, arch: str, dtype: str) -> CudaTemplates:
-        """For a compute capability such as `sm_80`; compiling for one needs no GPU."""
+        """Return templates for a compute capability such as `sm_80`; no GPU is needed."""
         return cls(tvm.target.Target({"kind": "cuda", "arch": arch}, host="llvm"), dtype)
 
     def candidates(self, kernel: Kernel) -> list[dict[str, Any]]:
-        """See `Templates.candidates`."""
+        """Return the schedules to measure first; see `Templates.candidates`."""
         return candidates.first_candidates(kernel, self.dtype)
 
     def refinements(self, kernel: Kernel, best: dict[str, Any]) -> list[dict[str, Any]]:
-        """See `Templates.refinements`."""
+        """Return variations of the fastest schedule so far; see `Templates.refinements`."""
         return candidates.refinements(kernel, best, self.dtype)
 
     def function(self, kernel: Kernel, schedule: Schedule, name: str) -> tirx.PrimFunc:
-        """See `Templates.function`."""
+        """Return the TIR function of a kernel; see `Templates.function`."""
         if kernel.batch > 1:
-            raise ValueError("the GPU's kernels are for one image")
+            raise ValueError("CUDA kernels are written for one image, not for a batch")
+        arguments = kernel, schedule, self.dtype, name
         if kernel.is_expanded:
-            return fused_expansion.function(kernel, schedule, self.dtype, name)
+            return fused_expansion.function(*arguments)
         if kernel.is_channelwise:
-            return depthwise.function(kernel, schedule, self.dtype, name)
-        if vector.fits(kernel):
-            return vector.function(kernel, schedule, self.dtype, name)
+            return depthwise.function(*arguments)
+        if matrix_vector.applies(kernel):
+            return matrix_vector.function(*arguments)
         if kernel.has_weights:
-            return dense.function(kernel, schedule, self.dtype, name)
+            return dense.function(*arguments)
         if kernel.kind == "global_pool":
-            return data_movement.global_pool(kernel, schedule, self.dtype, name)
+            return data_movement.global_pool(*arguments)
         if kernel.kind in ("concat", "copy"):
-            return data_movement.concat(kernel, schedule, self.dtype, name)
-        raise ValueError(f"no GPU kernel is written for a {kernel.kind}")
+            return data_movement.concat(*arguments)
+        raise ValueError(f"no CUDA kernel is written for a {kernel.kind}")
 
     def pack(
         self,
@@ -66,21 +74,21 @@ class CudaTemplates:
         bias: NDArray[np.float32] | None,
         expansion: Expansion | None = None,
     ) -> list[NDArray[Any]]:
-        """See `Templates.pack`."""
-        found: list[NDArray[Any]] = []
+        """Return the constants of a kernel as its function reads them; see `Templates.pack`."""
+        constants: list[NDArray[Any]] = []
+        arguments = kernel, schedule, self.dtype
         if expansion is not None:
-            found += fused_expansion.pack(kernel, schedule, self.dtype, expansion)
-        tiled = not kernel.is_channelwise and not vector.fits(kernel)
+            constants += fused_expansion.pack_expansion(*arguments, expansion)
+        is_dense = not kernel.is_channelwise and not matrix_vector.applies(kernel)
         if kernel.has_weights:
             assert weight is not None
             if kernel.is_channelwise:
-                found.append(depthwise.pack_weight(weight))
-            elif tiled:
-                found.append(dense.pack_weight(kernel, schedule, self.dtype, weight))
+                constants.append(depthwise.pack_weight(weight))
+            elif is_dense:
+                constants.append(dense.pack_weight(*arguments, weight))
             else:
-                found.append(vector.pack_weight(kernel, schedule, self.dtype, weight))
+                constants.append(matrix_vector.pack_weight(*arguments, weight))
         if kernel.has_bias:
             assert bias is not None
-            packed = dense.pack_bias(kernel, schedule, self.dtype, bias) if tiled else bias
-            found.append(np.ascontiguousarray(packed))
-        return [array.astype(self.dtype) for array in found]
+            constants.append(dense.pack_bias(*arguments, bias) if is_dense else bias)
+        return [np.ascontiguousarray(array).astype(self.dtype) for array in constants]

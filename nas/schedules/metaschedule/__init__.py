@@ -1,1 +1,1 @@
-"""Kernels tuned by TVM's MetaSchedule instead of chosen from templates; it takes minutes each."""
+"""MetaSchedule, TVM's tuner, as a slower alternative to the hand-written CPU schedules."""

@@ -1,36 +1,38 @@
-"""What a kernel with weights computes, as tensor expressions without any schedule.
+"""What a kernel with weights computes, as tensor expressions without a schedule.
 
-One expression a step: the border, the expansion, the anchor, the epilogue. MetaSchedule decides how
-they are tiled, fused, vectorised and unrolled. The tensors are those of `Templates.function` with
-their dimensions kept apart, so that the tuner can split them: an unpadded convolution of single
-pixels has one dimension of pixels, a grouped one has groups and the channels of each, and a batch
-has images.
+There is one expression for each stage: padding, expansion, anchor, epilogue. MetaSchedule decides
+how they are tiled, fused, vectorised and unrolled. Parameters are those of `Templates.function`,
+with their dimensions kept apart so that the tuner can split them: a pointwise convolution has one
+dimension of pixels, a grouped convolution has groups and the channels of each, and a batch has
+images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tvm import te, tirx
 
-from nas.graph import ACTIVATIONS
 from nas.latency.kernel import Kernel
-from nas.schedules.cpu.loop_nest import activated
+from nas.schedules.epilogue import Step, apply_steps, epilogue_steps, expansion_steps
 from nas.schedules.templates import Expansion
+from nas.schedules.tir import Expr
 
-Expr = Any
-Tensor = Any
+TensorExpr = Any
+"""A tensor of TVM's tensor expression language, `tvm.te`."""
 
 
 def definition(kernel: Kernel) -> tirx.PrimFunc:
-    """The function of a kernel that has weights; its symbol is `main`.
+    """Return the unscheduled function of a kernel with weights; its symbol is `main`.
 
-    Its parameters are those of `Templates.function`, in the same order; each has the elements of
-    its flat counterpart in the same order. Raises ValueError for a kernel without weights.
+    Its parameters are those of `Templates.function`, in the same order, with their elements in the
+    same order.
+
+    Raises:
+        ValueError: the kernel has no weights, or is not in float32.
     """
     if not kernel.has_weights or kernel.dtype != "float32":
         raise ValueError("MetaSchedule tunes float32 convolutions and linear layers")
@@ -43,104 +45,102 @@ def pack(
     bias: NDArray[np.float32] | None,
     expansion: Expansion | None,
 ) -> list[NDArray[np.float32]]:
-    """See `Templates.pack`: output channels last, so that neighbours make a vector."""
-    found = []
+    """Return the constants of a kernel as `definition` reads them; see `Templates.pack`.
+
+    Weights have their output channels last, so that neighbouring channels make a vector: `groups,
+    taps, inputs, channels`, `taps, channels` for a depthwise convolution, and `inputs, channels`
+    for an expansion.
+    """
+    constants = []
     if expansion is not None:
-        found += [expansion.weight.reshape(kernel.expansion_shape[:2]).T, expansion.bias]
+        constants += [expansion.weight.reshape(kernel.expansion_shape[:2]).T, expansion.bias]
     if kernel.is_depthwise:
-        found.append(weight.reshape(kernel.groups, -1).T)
+        constants.append(weight.reshape(kernel.groups, -1).T)
     else:
-        per_group = kernel.output[0] // kernel.groups
-        grouped = weight.reshape(kernel.groups, per_group, -1, kernel.kernel**2)
-        found.append(grouped.transpose(0, 3, 2, 1))
+        outputs = kernel.output[0] // kernel.groups
+        grouped = weight.reshape(kernel.groups, outputs, -1, kernel.kernel**2)
+        constants.append(grouped.transpose(0, 3, 2, 1))
     if bias is not None:
-        found.append(bias)
-    return [np.ascontiguousarray(each).reshape(-1) for each in found]
+        constants.append(bias)
+    return [np.ascontiguousarray(constant).reshape(-1) for constant in constants]
 
 
-@dataclass
 class _Definition:
-    """The tensors of one kernel.
+    """Tensor expressions of one kernel.
 
-    Args:
-        kernel: what they compute.
+    The names of the computed tensors are part of every stored trace: renaming one makes the traces
+    in latency tables unusable.
     """
 
-    kernel: Kernel
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._image_dimensions = (kernel.batch,) if kernel.batch > 1 else ()
+        self._has_groups = kernel.groups > 1 and not kernel.is_depthwise
+        self._outputs_per_group = kernel.output[0] // kernel.groups
+        window = (kernel.kernel, kernel.stride, kernel.padding, kernel.batch)
+        self._has_flat_pixels = window == (1, 1, 0, 1)
 
-    def tensors(self) -> list[Tensor]:
-        """Parameters, the result last."""
-        kernel = self.kernel
-        source = kernel.inputs[0]
-        image = te.placeholder(self._pixels(source.shape), name="x0")
-        # Of a single pixel, an addition and a gate read the same: a value a channel.
-        others = [
+    def tensors(self) -> list[TensorExpr]:
+        """Return the parameters, the output last."""
+        kernel = self._kernel
+        operand = kernel.inputs[0]
+        image = te.placeholder(self._dimensions(operand.shape), name="x0")
+        # An operand of a single pixel has only channels: a gate and an addition then read alike.
+        epilogue_operands = [
             te.placeholder(
-                (*self._images, operand.shape[0])
+                (*self._image_dimensions, operand.shape[0])
                 if operand.shape[1:] == (1, 1)
-                else self._pixels(operand.shape),
+                else self._dimensions(operand.shape),
                 name=f"a{i}",
             )
             for i, operand in enumerate(kernel.epilogue_operands)
         ]
-        constants: list[Tensor] = []
-        data, start = image, source.start
+        constants: list[TensorExpr] = []
+        data, start = image, operand.start
         if kernel.is_expanded:
-            data, start = self._expanded(image, start, constants), 0
+            data, start = self._expansion(image, start, constants), 0
         if kernel.padding:
-            data, start = self._padded(data, start), 0
+            data, start = self._padding(data, start), 0
         anchor = self._depthwise if kernel.is_depthwise else self._dense
-        found = anchor(data, start, constants)
+        result = anchor(data, start, constants)
         bias = None
         if kernel.has_bias:
             bias = te.placeholder(kernel.output[:1], name="b")
             constants.append(bias)
-        return [image, *constants, *others, self._finished(found, bias, others)]
+        output = self._epilogue(result, bias, epilogue_operands)
+        return [image, *constants, *epilogue_operands, output]
 
-    @property
-    def _per_group(self) -> int:
-        return self.kernel.output[0] // self.kernel.groups
-
-    @property
-    def _has_groups(self) -> bool:
-        return self.kernel.groups > 1 and not self.kernel.is_depthwise
-
-    @property
-    def _images(self) -> tuple[int, ...]:
-        return (self.kernel.batch,) if self.kernel.batch > 1 else ()
-
-    @property
-    def _is_flat(self) -> bool:
-        """Whether the pixels of a tensor are one dimension."""
-        kernel = self.kernel
-        return (kernel.kernel, kernel.stride, kernel.padding, kernel.batch) == (1, 1, 0, 1)
-
-    def _pixels(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The dimensions of a tensor."""
+    def _dimensions(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the dimensions of a tensor of shape `(channels, height, width)`."""
         channels, height, width = shape
-        if self._is_flat:
+        if self._has_flat_pixels:
             return (height * width, channels)
-        return (*self._images, height, width, channels)
+        return (*self._image_dimensions, height, width, channels)
 
-    def _result(self) -> tuple[int, ...]:
-        """The dimensions of the anchor's result: images, pixels, channels."""
-        *pixels, channels = self._pixels(self.kernel.output)
+    def _output_dimensions(self) -> tuple[int, ...]:
+        """Return the dimensions of the output: images, pixels, groups, channels."""
+        *pixels, channels = self._dimensions(self._kernel.output)
         if self._has_groups:
-            return (*pixels, self.kernel.groups, self._per_group)
+            return (*pixels, self._kernel.groups, self._outputs_per_group)
         return (*pixels, channels)
 
-    def _split(self, index: Sequence[Expr]) -> tuple[list[Expr], Expr]:
-        """Pixel and channel of a position in the result."""
+    def _pixel_and_channel(self, index: Sequence[Expr]) -> tuple[list[Expr], Expr]:
+        """Return the indices of the pixel, and the channel, of a position in the output."""
         if self._has_groups:
             *pixel, group, channel = index
-            return pixel, group * self._per_group + channel
+            return pixel, group * self._outputs_per_group + channel
         *pixel, channel = index
         return pixel, channel
 
-    def _expanded(self, image: Tensor, start: int, constants: list[Tensor]) -> Tensor:
-        """The 1x1 convolution in front of the window, with its steps."""
-        kernel = self.kernel
-        assert kernel.expansion is not None
+    def _expansion(self, image: TensorExpr, start: int, constants: list[TensorExpr]) -> TensorExpr:
+        """Return the 1x1 convolution in front of the depthwise window, with its steps.
+
+        Args:
+            image: input of the kernel.
+            start: first input channel.
+            constants: parameters so far; weight and bias of the expansion are appended.
+        """
+        kernel = self._kernel
         channels, inputs = kernel.expansion_shape[:2]
         weight = te.placeholder((inputs, channels), name="ew")
         bias = te.placeholder((channels,), name="eb")
@@ -153,16 +153,14 @@ class _Definition:
             name="expansion",
         )
 
-        def steps(*index: Expr) -> Expr:
-            value = summed[index]
-            for step in kernel.expansion or ():
-                value = value + bias[index[-1]] if step == "bias" else activated(step, value, 1)
-            return value
+        def with_steps(*index: Expr) -> Expr:
+            return apply_steps(expansion_steps(kernel), summed[index], lambda step: bias[index[-1]])
 
-        return te.compute(shape, steps, name="expanded")
+        return te.compute(shape, with_steps, name="expanded")
 
-    def _padded(self, data: Tensor, start: int) -> Tensor:
-        kernel = self.kernel
+    def _padding(self, data: TensorExpr, start: int) -> TensorExpr:
+        """Return the anchor's input with zeros around it, its channels counted from `start`."""
+        kernel = self._kernel
         _, height, width = kernel.inputs[0].shape
         channels = kernel.groups if kernel.is_expanded else kernel.inputs[0].channels
         rows, columns = (
@@ -176,32 +174,34 @@ class _Definition:
             value = data[(*image, y - p, x - p, start + c)]
             return tirx.if_then_else(inside, value, tirx.const(0.0, "float32"))
 
-        return te.compute((*self._images, rows, columns, channels), pixel, name="border")
+        shape = (*self._image_dimensions, rows, columns, channels)
+        return te.compute(shape, pixel, name="border")
 
     def _window(self) -> tuple[list[Expr], list[Expr]]:
-        """Loops over the rows and columns of the window, and the position in it."""
-        size = self.kernel.kernel
+        """Return the reduction axes over the window's rows and columns, and the tap's position."""
+        size = self._kernel.kernel
         if size == 1:
             return [], [0, 0]
         axes = [te.reduce_axis((0, size), name=name) for name in ("ky", "kx")]
         return axes, axes
 
-    def _read(self, pixel: Sequence[Expr], tap: Sequence[Expr]) -> list[Expr]:
-        """The pixel under a tap of the window of an output pixel."""
-        if self._is_flat:
+    def _input_pixel(self, pixel: Sequence[Expr], tap: Sequence[Expr]) -> list[Expr]:
+        """Return the indices of the input pixel under a tap of an output pixel's window."""
+        if self._has_flat_pixels:
             return list(pixel)
         *image, y, x = pixel
-        stride = self.kernel.stride
+        stride = self._kernel.stride
         return [*image, y * stride + tap[0], x * stride + tap[1]]
 
-    def _dense(self, data: Tensor, start: int, constants: list[Tensor]) -> Tensor:
-        kernel = self.kernel
+    def _dense(self, data: TensorExpr, start: int, constants: list[TensorExpr]) -> TensorExpr:
+        """Return a dense or grouped convolution of `data`, whose channels begin at `start`."""
+        kernel = self._kernel
         inputs = kernel.weight_shape[1]
         axes, tap = self._window()
         c = te.reduce_axis((0, inputs), name="c")
         groups = (kernel.groups,) if self._has_groups else ()
         weight = te.placeholder(
-            (*groups, *[kernel.kernel] * len(axes), inputs, self._per_group), name="w"
+            (*groups, *[kernel.kernel] * len(axes), inputs, self._outputs_per_group), name="w"
         )
         constants.append(weight)
 
@@ -209,44 +209,44 @@ class _Definition:
             *pixel, channel = index
             group = [pixel.pop()] if self._has_groups else []
             first = start + group[0] * inputs if group else start
-            value = data[(*self._read(pixel, tap), first + c)]
+            value = data[(*self._input_pixel(pixel, tap), first + c)]
             return te.sum(value * weight[(*group, *axes, c, channel)], axis=[*axes, c])
 
-        return te.compute(self._result(), product, name="anchor")
+        return te.compute(self._output_dimensions(), product, name="anchor")
 
-    def _depthwise(self, data: Tensor, start: int, constants: list[Tensor]) -> Tensor:
+    def _depthwise(self, data: TensorExpr, start: int, constants: list[TensorExpr]) -> TensorExpr:
+        """Return a depthwise convolution of `data`, whose channels begin at `start`."""
         axes, tap = self._window()
-        weight = te.placeholder((*[self.kernel.kernel] * len(axes), self.kernel.groups), name="w")
+        weight = te.placeholder((*[self._kernel.kernel] * len(axes), self._kernel.groups), name="w")
         constants.append(weight)
 
         def product(*index: Expr) -> Expr:
             *pixel, channel = index
-            value = data[(*self._read(pixel, tap), start + channel)] * weight[(*axes, channel)]
+            value = data[(*self._input_pixel(pixel, tap), start + channel)]
+            value = value * weight[(*axes, channel)]
             return te.sum(value, axis=axes) if axes else value
 
-        return te.compute(self._result(), product, name="anchor")
+        return te.compute(self._output_dimensions(), product, name="anchor")
 
-    def _finished(self, anchor: Tensor, bias: Tensor | None, others: list[Tensor]) -> Tensor:
-        """The epilogue; without one, the anchor itself."""
-        kernel = self.kernel
+    def _epilogue(
+        self, anchor: TensorExpr, bias: TensorExpr | None, operands: list[TensorExpr]
+    ) -> TensorExpr:
+        """Return the anchor's result after the epilogue; without steps, the result itself."""
+        kernel = self._kernel
         if not kernel.epilogue:
             return anchor
 
-        def steps(*index: Expr) -> Expr:
-            pixel, channel = self._split(index)
-            value = anchor[index]
-            operands = iter(zip(others, kernel.epilogue_operands, strict=True))
-            for step in kernel.epilogue:
-                if step == "bias":
-                    assert bias is not None
-                    value = value + bias[channel]
-                elif step in ACTIVATIONS:
-                    value = activated(step, value, 1)
-                else:
-                    tensor, operand = next(operands)
-                    at = pixel[: len(tensor.shape) - 1]
-                    other = tensor[(*at, operand.start + channel)]
-                    value = value + other if step.startswith("add") else value * other
-            return value
+        def with_steps(*index: Expr) -> Expr:
+            pixel, channel = self._pixel_and_channel(index)
 
-        return te.compute(self._result(), steps, name="result")
+            def term(step: Step) -> Expr:
+                if step.operand is None:
+                    assert bias is not None
+                    return bias[channel]
+                tensor = operands[step.operand]
+                start = kernel.epilogue_operands[step.operand].start
+                return tensor[(*pixel[: len(tensor.shape) - 1], start + channel)]
+
+            return apply_steps(epilogue_steps(kernel), anchor[index], term)
+
+        return te.compute(self._output_dimensions(), with_steps, name="result")

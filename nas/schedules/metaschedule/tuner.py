@@ -1,8 +1,8 @@
-"""Finds the trace of a kernel with MetaSchedule, in this process and without files.
+"""Tune a kernel with MetaSchedule, in this process and without files.
 
-MetaSchedule's own builder and runner start processes that hand over libraries in files. Here
-candidates are compiled as tables compile kernels, and timed as tables time them: what is tuned is
-what will be measured, and whoever ends this process ends all of it.
+MetaSchedule's own builder and runner start worker processes that exchange libraries as files. Here
+candidates are compiled as latency tables compile kernels, and timed as they time them. The tuner
+thus optimises what is measured later, and ends with its process.
 """
 
 from __future__ import annotations
@@ -21,110 +21,121 @@ from tvm.s_tir import meta_schedule as ms
 from nas.errors import MeasurementError, first_line
 from nas.latency.kernel import Kernel
 from nas.schedules.metaschedule.definition import definition
-from nas.schedules.metaschedule.program import TUNER, lowered
+from nas.schedules.metaschedule.trace import TUNER, lower
 
-POPULATION = 256
-"""Most candidates that one generation breeds without timing them; breeding is what takes long."""
+MAX_POPULATION = 256
+"""Largest population of the evolutionary search, which breeds candidates without timing them.
 
-BRED_PER_TRIAL = 8
-"""Fewer trials are worth a smaller population."""
+Breeding takes longer than anything else in a generation.
+"""
 
-BATCH = 16
+POPULATION_PER_TRIAL = 8
+"""Size of the population for each trial: few trials are not worth a large one."""
+
+TRIALS_PER_ROUND = 16
 """Candidates that are timed before the cost model learns from them."""
 
-INNERMOST = 64
-"""Most iterations of an innermost tile, and most elements that are vectorised together."""
+MAX_INNERMOST_ITERATIONS = 64
+"""Largest innermost tile, and most elements that are vectorised together."""
 
-UNROLLED = (0, 16, 64, 512)
-"""Steps of a loop that a candidate may unroll."""
+UNROLL_STEPS = (0, 16, 64, 512)
+"""Numbers of loop iterations, in all nested loops together, that a candidate may unroll."""
 
-JOBS_PER_THREAD = 16
-"""Most parts that a parallel loop may have for each thread."""
+MAX_PARALLEL_PARTS_PER_THREAD = 16
+"""Most iterations of a parallel loop for each thread."""
 
 SEED = 1
 
+FAILED_SECONDS = 1e9
+"""Latencies from here on mean a failure: MetaSchedule's database stores 1e10 for one."""
+
 QuickUs = Callable[[tirx.PrimFunc], float]
-"""Compiles a function and takes a first look at its latency, in microseconds."""
+"""Compiles a function, times it briefly, and returns its latency in microseconds."""
 
 
 def tune(
     kernel: Kernel, trials: int, target: tvm.target.Target, threads: int, quick_us: QuickUs
 ) -> dict[str, Any]:
-    """The schedule of the fastest of `trials` candidates, as JSON can hold it.
+    """Return the schedule of the fastest of `trials` candidates.
 
     Args:
-        kernel: one that `definition` has.
-        trials: candidates to compile and time.
-        target: what they are compiled for.
-        threads: that share a parallel loop; with one, no loop is parallel.
-        quick_us: how they are compiled and timed.
+        kernel: a kernel that `definition` accepts.
+        trials: number of candidates to compile and time.
+        target: target that they are compiled for.
+        threads: number of threads that share a parallel loop; with 1, no loop is parallel.
+        quick_us: compiles a candidate and returns its latency in microseconds.
 
-    Raises MeasurementError where no candidate can be compiled and timed, ValueError for a kernel
-    without a definition.
+    Returns:
+        A schedule of `tuner`, `trials` and `trace`, as JSON can hold it.
+
+    Raises:
+        MeasurementError: no candidate could be compiled and timed.
+        ValueError: the kernel has no definition.
     """
-    population = min(POPULATION, BRED_PER_TRIAL * trials)
+    population = min(MAX_POPULATION, POPULATION_PER_TRIAL * trials)
     strategy = ms.search_strategy.EvolutionarySearch(
         population_size=population, init_min_unmeasured=population // 4
     )
-    task = _task(definition(kernel), target, threads, strategy)
-    bench = _Bench(quick_us)
+    context = _tune_context(definition(kernel), target, threads, strategy)
+    timer = _CandidateTimer(quick_us)
     with redirect_stdout(StringIO()):
         database = ms.tune_tasks(
-            tasks=[task],
+            tasks=[context],
             task_weights=[1.0],
             work_dir="",
             max_trials_global=trials,
-            num_trials_per_iter=BATCH,
-            builder=bench.builder(),
-            runner=bench.runner(),
+            num_trials_per_iter=TRIALS_PER_ROUND,
+            builder=timer.builder(),
+            runner=timer.runner(),
             database=ms.database.MemoryDatabase(),
-            # By default it would start to learn after more candidates than most tune.
-            cost_model=ms.cost_model.XGBModel(num_warmup_samples=BATCH, num_tuning_cores=1),
+            # The default number of warm-up samples is larger than most numbers of trials.
+            cost_model=ms.cost_model.XGBModel(
+                num_warmup_samples=TRIALS_PER_ROUND, num_tuning_cores=1
+            ),
             measure_callbacks=[
                 ms.measure_callback.AddToDatabase(),
                 ms.measure_callback.UpdateCostModel(),
             ],
             task_scheduler="round-robin",
         )
-    records = [each for each in database.get_all_tuning_records() if each.run_secs]
-    usable = [each for each in records if float(each.run_secs[0]) < _FAILED_SECONDS]
-    if not usable:
+    records = [
+        record
+        for record in database.get_all_tuning_records()
+        if record.run_secs and float(record.run_secs[0]) < FAILED_SECONDS
+    ]
+    if not records:
         raise MeasurementError(
-            f"none of MetaSchedule's candidates runs ({bench.error or 'it found none'})"
+            f"none of MetaSchedule's candidates runs ({timer.error or 'it found none'})"
         )
-    best = min(usable, key=lambda each: float(each.run_secs[0]))
-    return {"tuner": TUNER, "trials": trials, "trace": _plain(best.trace.as_json())}
+    best = min(records, key=lambda record: float(record.run_secs[0]))
+    return {"tuner": TUNER, "trials": trials, "trace": _to_json(best.trace.as_json())}
 
 
-def _task(
+def _tune_context(
     function: tirx.PrimFunc, target: tvm.target.Target, threads: int, strategy: Any
 ) -> ms.TuneContext:
-    """What MetaSchedule is to tune."""
+    """Return MetaSchedule's description of what to tune."""
     api = ms.tune_context._ffi_api
-    # `TuneContext(...)` does this too, but first parses the tensor instructions of all GPUs, for
-    # half a minute, none of which the rules for processors use.
-    task = api.TuneContext(
+    # `TuneContext(...)` does the same, but first parses the tensor instructions of all GPUs. That
+    # takes half a minute, and the rules for CPUs use none of them.
+    context = api.TuneContext(
         tvm.IRModule({"main": function.with_attr("global_symbol", "main")}),
         tvm.target.Target({**target.export(), "num-cores": threads}),
-        _space(threads),
+        _design_space(threads),
         strategy,
         "kernel",
         1,
         SEED,
-        ms.logging.get_logging_func(_silent()),
+        ms.logging.get_logging_func(_silent_logger()),
     )
-    api.TuneContextInitialize(task)
-    return task
+    api.TuneContextInitialize(context)
+    return context
 
 
-_FAILED_SECONDS = 1e9
-"""What MetaSchedule's database has for a candidate that could not be timed; it is 1e10."""
-
-
-def _space(threads: int) -> ms.space_generator.SpaceGenerator:
-    """TVM's rules for processors; with one thread, without parallel loops."""
+def _design_space(threads: int) -> ms.space_generator.SpaceGenerator:
+    """Return TVM's scheduling rules for CPUs; with one thread, without those for parallel loops."""
     rule = ms.schedule_rule
-    jobs = JOBS_PER_THREAD if threads > 1 else -1
+    parts = MAX_PARALLEL_PARTS_PER_THREAD if threads > 1 else -1
     return ms.space_generator.PostOrderApply(
         sch_rules=[
             rule.AutoInline(
@@ -136,16 +147,16 @@ def _space(threads: int) -> ms.space_generator.SpaceGenerator:
                 require_ordered=True,
                 disallow_op=["tirx.exp"],
             ),
-            *([rule.AddRFactor(jobs, INNERMOST)] if threads > 1 else []),
+            *([rule.AddRFactor(parts, MAX_INNERMOST_ITERATIONS)] if threads > 1 else []),
             rule.MultiLevelTiling(
                 structure="SSRSRS",
-                max_innermost_factor=INNERMOST,
+                max_innermost_factor=MAX_INNERMOST_ITERATIONS,
                 reuse_write=rule.ReuseType(req="may", levels=[1, 2], scope="global"),
             ),
             rule.ParallelizeVectorizeUnroll(
-                max_jobs_per_core=jobs,
-                max_vectorize_extent=INNERMOST,
-                unroll_max_steps=list(UNROLLED),
+                max_jobs_per_core=parts,
+                max_vectorize_extent=MAX_INNERMOST_ITERATIONS,
+                unroll_max_steps=list(UNROLL_STEPS),
                 unroll_explicit=True,
             ),
             rule.RandomComputeLocation(),
@@ -159,45 +170,54 @@ def _space(threads: int) -> ms.space_generator.SpaceGenerator:
             ms.mutator.MutateTileSize(): 0.9,
             ms.mutator.MutateComputeLocation(): 0.05,
             ms.mutator.MutateUnroll(): 0.03,
-            **({ms.mutator.MutateParallel(jobs): 0.02} if threads > 1 else {}),
+            **({ms.mutator.MutateParallel(parts): 0.02} if threads > 1 else {}),
         },
     )
 
 
-class _Bench:
-    """Compiles and times candidates one by one, for MetaSchedule."""
+class _CandidateTimer:
+    """Compile and time MetaSchedule's candidates one by one.
+
+    Attributes:
+        error: first line of the last error, or an empty string.
+    """
 
     def __init__(self, quick_us: QuickUs) -> None:
         self._quick_us = quick_us
         self._seconds: list[float | None] = []
         self.error = ""
 
-    def _time(self, module: tvm.IRModule) -> float | None:
+    def _measure(self, module: tvm.IRModule) -> float | None:
+        """Return the latency of a candidate in seconds, or None if it does not run."""
         try:
-            return 1e-6 * self._quick_us(lowered(module, "main"))
-        # A candidate may run into any of the compiler's bugs; the next one need not.
+            return 1e-6 * self._quick_us(lower(module, "main"))
+        # A candidate may run into any bug of the compiler; the next candidate need not.
         except Exception as error:
             self.error = first_line(error)
             return None
 
     def builder(self) -> ms.Builder:
-        """Times each candidate as soon as it is compiled; the name of its file is its number."""
-        bench = self
+        """Return a builder that also times each candidate.
+
+        What MetaSchedule takes for the path of a compiled library is the candidate's number.
+        """
+        timer = self
 
         @derived_object
         class Builder(ms.builder.PyBuilder):
             def build(self, build_inputs: list[Any]) -> list[Any]:
-                found = []
-                for each in build_inputs:
-                    bench._seconds.append(bench._time(each.mod))
-                    found.append(ms.builder.BuilderResult(str(len(bench._seconds) - 1), None))
-                return found
+                results = []
+                for candidate in build_inputs:
+                    timer._seconds.append(timer._measure(candidate.mod))
+                    number = str(len(timer._seconds) - 1)
+                    results.append(ms.builder.BuilderResult(number, None))
+                return results
 
         return Builder()
 
     def runner(self) -> ms.Runner:
-        """Hands over what the builder found."""
-        bench = self
+        """Return a runner that reports what the builder measured."""
+        timer = self
 
         @derived_object
         class Future(ms.runner.PyRunnerFuture):
@@ -216,21 +236,21 @@ class _Bench:
         @derived_object
         class Runner(ms.runner.PyRunner):
             def run(self, runner_inputs: list[Any]) -> list[Any]:
-                return [Future(bench._seconds[int(each.artifact_path)]) for each in runner_inputs]
+                return [Future(timer._seconds[int(each.artifact_path)]) for each in runner_inputs]
 
         return Runner()
 
 
-def _silent() -> logging.Logger:
-    """A logger of which nothing is seen: the table's rows say what was found."""
+def _silent_logger() -> logging.Logger:
+    """Return a logger that prints nothing: the result is in the latency table's row."""
     logger = logging.getLogger(f"{__name__}.silent")
     logger.propagate = False
     logger.handlers = [logging.NullHandler()]
     return logger
 
 
-def _plain(value: Any) -> Any:
-    """TVM's containers and numbers as Python's, for JSON."""
+def _to_json(value: Any) -> Any:
+    """Convert TVM's containers and numbers to Python's, which JSON can hold."""
     if isinstance(value, tirx.IntImm | tirx.FloatImm):
         return value.value
     if isinstance(value, str):
@@ -238,5 +258,5 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, Mapping):
-        return {_plain(key): _plain(each) for key, each in value.items()}
-    return [_plain(each) for each in value]
+        return {_to_json(key): _to_json(item) for key, item in value.items()}
+    return [_to_json(item) for item in value]

@@ -21,6 +21,7 @@ from nas.errors import MeasurementError
 from nas.latency.kernel import Kernel
 from nas.latency.timing import Evaluate
 from nas.runtimes.tvm.device import Place
+from nas.schedules import tir
 from nas.schedules.cuda import grid
 from nas.schedules.templates import Schedule, Templates, build, flat_type, random_constants
 
@@ -41,8 +42,8 @@ def plug(name: str) -> tirx.PrimFunc:
     Each step needs the result of the one before (a linear congruential generator), so no compiler
     can shorten it.
     """
-    steps, out = grid.Tensor("steps", 1, "int32"), grid.Tensor("out", 1, "int32")
-    allocation, state = grid.Registers().make(1, "int32")
+    steps, out = tir.Buffer("steps", 1, "int32"), tir.Buffer("out", 1, "int32")
+    allocation, state = grid.RegisterAllocator().allocate(1, "int32")
     step = tirx.Var("i", "int32")
     multiplier, increment = tirx.const(1103515245, "int32"), tirx.const(12345, "int32")
     body = [

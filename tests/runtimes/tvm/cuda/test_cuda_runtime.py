@@ -27,8 +27,8 @@ from nas.schedules.templates import Expansion
 from nas.torch_network import Network, folded_weights
 from tests.latency.networks import GRAPHS
 from tests.runtimes.tvm.cuda.simulated_gpu import STEP_S, SimulatedGpu
-from tests.schedules.cuda.cuda_emulated import Emulated
-from tests.schedules.cuda.kernel_reference import flat
+from tests.schedules.cuda.cuda_emulator import EmulatedKernels
+from tests.schedules.kernel_reference import flat
 
 TINY = Kernel.parse("copy 8x2x2 -> 8x2x2 relu")
 
@@ -105,7 +105,7 @@ def test_launches_that_wait_for_the_gpu_are_an_error(monkeypatch: pytest.MonkeyP
 
 def test_a_plug_counts(tmp_path: Path) -> None:
     templates = CudaTemplates.for_arch("sm_80", "float32")
-    emulated = Emulated({"plug": queue.plug("plug")}, templates.target, tmp_path)
+    emulated = EmulatedKernels({"plug": queue.plug("plug")}, templates.target, tmp_path)
     steps, out = np.array([1000], np.int32), np.zeros(1, np.int32)
     emulated.run("plug", {"steps": steps, "out": out, "y": out})
     state = 1000
@@ -168,7 +168,7 @@ def test_networks_of_kernels_compute_what_torch_computes(name: str, tmp_path: Pa
     plans = {kernel: templates.candidates(kernel)[-1] for kernel in kernels}
     names = {kernel: f"k{i}" for i, kernel in enumerate(kernels)}
     functions = {names[k]: templates.function(k, plans[k], names[k]) for k in kernels}
-    emulated = Emulated(functions, templates.target, tmp_path)
+    emulated = EmulatedKernels(functions, templates.target, tmp_path)
     image = np.random.default_rng(0).standard_normal(graph.input_shape).astype(np.float32)
     values = {0: flat(image, "float32")}
     for launch in launches:

@@ -1,10 +1,10 @@
-// CUDA on a processor: just enough to run the kernels that TVM generates, as they are, without a GPU.
+// CUDA on a CPU: enough of it to run the kernels that TVM generates, unchanged, without a GPU.
 //
-// Every thread of a block is a fibre. A barrier ends a fibre's turn until all others have reached
-// the same barrier; so does a shuffle, which then reads what the other thread offered. Threads that
-// do not all meet at a barrier, and memory touched outside of a tensor, are errors and end the run.
-// Shared memory is filled with NaNs before each block. Threads can run in either order, so that a
-// missing barrier shows in one of them at least.
+// Every thread of a block is a fibre. A barrier suspends a fibre until all others have reached the
+// same barrier. A warp shuffle does the same, and then reads the value of the other thread. It is an
+// error, which ends the run, when not all threads reach a barrier, and when a thread touches memory
+// outside of the tensors. Shared memory is filled with NaNs before each block. Threads can run in
+// either order: with a missing barrier, at least one order gives a wrong result.
 #pragma once
 
 #include <setjmp.h>
@@ -33,7 +33,7 @@ extern "C" char __stop_shared_memory[] __attribute__((weak));
 struct dim3 { unsigned x, y, z; };
 static dim3 threadIdx, blockIdx, blockDim, gridDim;
 
-// Vectors are aligned as on the device, so that the compiler may assume it and we can check it.
+// TVM reads a vector only where it can prove that its offset is a multiple of its width.
 struct float2 { float x, y; };
 struct float4 { float x, y, z, w; };
 struct uint2 { uint32_t x, y; };
@@ -100,7 +100,7 @@ static inline bool __hlt(half a, half b) { return (float)a < (float)b; }
 
 namespace cuda_on_cpu {
 
-// A copy of a tensor with forbidden pages around it: it ends, or begins, where one does.
+// A copy of a tensor between inaccessible pages: it ends, or begins, right beside one of them.
 struct Tensor {
   char *pages, *data;
   size_t bytes, mapped;
@@ -111,7 +111,7 @@ struct Tensor {
     mapped = inner + 2 * page;
     pages = (char*)mmap(nullptr, mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     mprotect(pages + page, inner, PROT_READ | PROT_WRITE);
-    // Tensors are aligned for the widest vector, so up to 15 bytes behind one stay unwatched.
+    // Tensors are aligned for the widest vector, so accesses up to 15 bytes behind one go unnoticed.
     data = pages + page + (at_the_end ? (inner - size) & ~(size_t)15 : 0);
     memcpy(data, array, size);
   }
@@ -121,15 +121,15 @@ struct Tensor {
   }
 };
 
-enum Place { RUNNING, BARRIER, SHUFFLE, DONE };
+enum State { RUNNING, BARRIER, SHUFFLE, DONE };
 
 struct Fibre {
   ucontext_t context;
   char* stack;
-  Place place;
+  State state;
   dim3 index;
-  float offered[2];
-  int turn;
+  float shuffled[2];
+  int parity;
 };
 
 static const size_t STACK_BYTES = 64 << 10;
@@ -142,14 +142,14 @@ static Tensor** arguments;
 static sigjmp_buf outside;
 static char message[256];
 
-static void pause(Place place) {
-  current->place = place;
+static void suspend(State state) {
+  current->state = state;
   swapcontext(&current->context, &scheduler);
 }
 
 static void enter() {
   kernel(arguments);
-  current->place = DONE;
+  current->state = DONE;
   swapcontext(&current->context, &scheduler);
 }
 
@@ -157,8 +157,8 @@ static bool run_block(bool reversed) {
   if (__start_shared_memory) memset(__start_shared_memory, 0xff, __stop_shared_memory - __start_shared_memory);
   for (size_t i = 0; i < count; ++i) {
     Fibre& fibre = fibres[i];
-    fibre.place = RUNNING;
-    fibre.turn = 0;
+    fibre.state = RUNNING;
+    fibre.parity = 0;
     getcontext(&fibre.context);
     fibre.context.uc_stack.ss_sp = fibre.stack;
     fibre.context.uc_stack.ss_size = STACK_BYTES;
@@ -172,23 +172,23 @@ static bool run_block(bool reversed) {
       swapcontext(&scheduler, &current->context);
     }
     for (size_t i = 1; i < count; ++i) {
-      if (fibres[i].place != fibres[0].place) {
-        snprintf(message, sizeof message, "threads 0 and %zu of block %u,%u,%u part: %d and %d", i,
-                 blockIdx.x, blockIdx.y, blockIdx.z, fibres[0].place, fibres[i].place);
+      if (fibres[i].state != fibres[0].state) {
+        snprintf(message, sizeof message, "threads 0 and %zu of block %u,%u,%u diverge: %d and %d", i,
+                 blockIdx.x, blockIdx.y, blockIdx.z, fibres[0].state, fibres[i].state);
         return false;
       }
     }
-    if (fibres[0].place == DONE) return true;
+    if (fibres[0].state == DONE) return true;
   }
 }
 
-static void faulted(int, siginfo_t* info, void*) {
+static void on_fault(int, siginfo_t* info, void*) {
   snprintf(message, sizeof message, "block %u,%u,%u thread %u,%u,%u touches %p, outside its tensors",
            blockIdx.x, blockIdx.y, blockIdx.z, threadIdx.x, threadIdx.y, threadIdx.z, info->si_addr);
   siglongjmp(outside, 1);
 }
 
-// Runs all blocks; returns null, or what went wrong.
+// Runs all blocks. Returns null, or a message about what went wrong.
 static const char* launch(const unsigned* blocks, const unsigned* threads, bool reversed,
                           void (*body)(Tensor**), Tensor** tensors) {
   gridDim = {blocks[0], blocks[1], blocks[2]};
@@ -205,7 +205,7 @@ static const char* launch(const unsigned* blocks, const unsigned* threads, bool 
   arguments = tensors;
   struct sigaction caught, segv, bus;
   memset(&caught, 0, sizeof caught);
-  caught.sa_sigaction = faulted;
+  caught.sa_sigaction = on_fault;
   caught.sa_flags = SA_SIGINFO | SA_NODEFER;
   sigaction(SIGSEGV, &caught, &segv);
   sigaction(SIGBUS, &caught, &bus);
@@ -229,14 +229,14 @@ static const char* launch(const unsigned* blocks, const unsigned* threads, bool 
 
 }  // namespace cuda_on_cpu
 
-static inline void __syncthreads() { cuda_on_cpu::pause(cuda_on_cpu::BARRIER); }
+static inline void __syncthreads() { cuda_on_cpu::suspend(cuda_on_cpu::BARRIER); }
 
-static inline float __shfl_xor_sync(unsigned, float value, int flipped, int) {
+static inline float __shfl_xor_sync(unsigned, float value, int lane_mask, int) {
   using namespace cuda_on_cpu;
   Fibre* self = current;
-  int turn = self->turn ^= 1;
-  self->offered[turn] = value;
-  pause(SHUFFLE);
-  // The other thread's next offer goes to the other of its two places.
-  return fibres[(self - fibres) ^ flipped].offered[turn];
+  int parity = self->parity ^= 1;
+  self->shuffled[parity] = value;
+  suspend(SHUFFLE);
+  // The next shuffle writes the other element, so that a slow thread still reads this one.
+  return fibres[(self - fibres) ^ lane_mask].shuffled[parity];
 }

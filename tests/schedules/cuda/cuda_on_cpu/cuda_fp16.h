@@ -1,3 +1,3 @@
-// Nothing: cuda.h beside this file has the half-precision types too.
+// Empty: cuda.h in this folder also has the half-precision types.
 #pragma once
 #include "cuda.h"

@@ -1,6 +1,6 @@
-"""Runs the CUDA source that TVM generates on this machine's processor, by `cuda_on_cpu/cuda.h`.
+"""Run the CUDA source that TVM generates on the CPU, by means of `cuda_on_cpu/cuda.h`.
 
-What runs is the very text that a GPU's compiler would get; only the compiler (g++) and the threads
+The source is exactly what the compiler of a GPU would get. Only the compiler (g++) and the threads
 (fibres) differ.
 """
 
@@ -17,65 +17,83 @@ import numpy as np
 import tvm
 from tvm import tirx
 
-SHIM = Path(__file__).parent / "cuda_on_cpu"
+EMULATION_HEADERS = Path(__file__).parent / "cuda_on_cpu"
 
 _SIGNATURE = re.compile(r'extern "C" __global__ void [^;{]*?(\w+)_kernel\(([^)]*)\) \{')
 
 
 @dataclass(frozen=True)
 class Launch:
-    """Blocks and threads along x, y and z."""
+    """Numbers of blocks, and of threads in a block, along x, y and z."""
 
     blocks: tuple[int, int, int]
     threads: tuple[int, int, int]
 
 
 def launch_of(function: tirx.PrimFunc) -> Launch:
-    """The launch that a function's thread bindings ask for."""
-    found: dict[str, int] = {}
+    """Return the launch that a function's thread bindings describe."""
+    extents: dict[str, int] = {}
     statement = function.body
     while isinstance(statement, tirx.AttrStmt):
         if statement.attr_key == "thread_extent":
-            found[str(statement.node.thread_tag)] = int(statement.value)
+            extents[str(statement.node.thread_tag)] = int(statement.value)
         statement = statement.body
     sizes = [
-        tuple(found.get(f"{kind}.{axis}", 1) for axis in "xyz")
+        tuple(extents.get(f"{kind}.{axis}", 1) for axis in "xyz")
         for kind in ("blockIdx", "threadIdx")
     ]
     return Launch(*sizes)  # type: ignore[arg-type]
 
 
-def source_of(functions: Mapping[str, tirx.PrimFunc], target: tvm.target.Target) -> str:
-    """The CUDA source of functions; all of them in one file."""
+def cuda_source(functions: Mapping[str, tirx.PrimFunc], target: tvm.target.Target) -> str:
+    """Return the CUDA source of functions, all in one file."""
     built = tvm.tirx.build(tvm.IRModule(dict(functions)), target, "tirx")
     (device,) = built.imports
     return str(device.inspect_source())
 
 
-class Emulated:
-    """Kernels compiled with g++, ready to run. Raises RuntimeError where g++ refuses the source."""
+class EmulatedKernels:
+    """CUDA kernels compiled with g++, ready to run on the CPU.
+
+    Args:
+        functions: TIR functions by their symbols.
+        target: CUDA target to generate source for.
+        folder: folder for source and library.
+
+    Raises:
+        RuntimeError: g++ cannot compile the source.
+    """
 
     def __init__(
         self, functions: Mapping[str, tirx.PrimFunc], target: tvm.target.Target, folder: Path
     ) -> None:
         self._launches = {name: launch_of(function) for name, function in functions.items()}
-        source = source_of(functions, target)
+        source = cuda_source(functions, target)
         self._parameters = {}
         runners = []
         for name, parameters in _SIGNATURE.findall(source):
             declared = [each.strip().rsplit(" ", 1) for each in parameters.split(",")]
             self._parameters[name] = [word.removesuffix("_ptr") for _, word in declared]
             types = [kind.replace("__restrict__", "").strip() for kind, _ in declared]
-            runners.append(_runner(name, types))
+            runners.append(_runner_source(name, types))
         if set(self._parameters) != set(functions):
             raise RuntimeError(f"the source has kernels {sorted(self._parameters)}")
         path = folder / "kernels.cpp"
         path.write_text(source + "\n".join(runners))
         library = folder / "kernels.so"
-        # The source reads vectors through pointers to scalars, which the CUDA compilers allow.
-        options = ["-O1", "-w", "-fno-strict-aliasing", "-ffp-contract=off", "-shared", "-fPIC"]
+        # The source reads vectors through pointers to scalars, which CUDA compilers allow.
+        options = ["-std=c++17", "-O1", "-w", "-shared", "-fPIC", f"-I{EMULATION_HEADERS}"]
+        options += ["-fno-strict-aliasing", "-ffp-contract=off"]
         done = subprocess.run(
-            ["g++", "-std=c++17", *options, f"-I{SHIM}", str(path), "-o", str(library)],
+            [
+                "g++",
+                "-std=c++17",
+                *options,
+                f"-I{EMULATION_HEADERS}",
+                str(path),
+                "-o",
+                str(library),
+            ],
             capture_output=True,
             text=True,
         )
@@ -84,26 +102,31 @@ class Emulated:
         self._library = ctypes.CDLL(str(library))
 
     def run(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Runs a kernel in both orders of its threads; the output is among `arrays`, by name.
+        """Run a kernel twice, with its threads in either order.
 
-        Raises RuntimeError for a kernel that leaves its tensors, parts at a barrier, or computes
-        something else in the other order.
+        Args:
+            name: symbol of the kernel.
+            arrays: arrays by parameter name; the output `y` is overwritten.
+
+        Raises:
+            RuntimeError: the kernel touches memory outside its tensors, its threads diverge at a
+                barrier, or its output depends on the order of threads.
         """
         output = arrays["y"]
-        found = []
+        outputs = []
         for reverse in (0, 1):
-            # Every byte set is a NaN, or -1.
+            # A float with all bits set is a NaN, and an int is -1.
             output.view(np.uint8).fill(0xFF)
-            self._once(name, arrays, reverse)
-            found.append(output.copy())
-        if not np.array_equal(*found):
+            self._run_once(name, arrays, reverse)
+            outputs.append(output.copy())
+        if not np.array_equal(*outputs):
             raise RuntimeError(f"{name} depends on the order of its threads")
 
-    def _once(self, name: str, arrays: Mapping[str, np.ndarray], reverse: int) -> None:
-        given = [arrays[word] for word in self._parameters[name]]
+    def _run_once(self, name: str, arrays: Mapping[str, np.ndarray], reverse: int) -> None:
+        ordered = [arrays[word] for word in self._parameters[name]]
         launch = self._launches[name]
-        pointers = (ctypes.c_void_p * len(given))(*[array.ctypes.data for array in given])
-        sizes = (ctypes.c_size_t * len(given))(*[array.nbytes for array in given])
+        pointers = (ctypes.c_void_p * len(ordered))(*[array.ctypes.data for array in ordered])
+        sizes = (ctypes.c_size_t * len(ordered))(*[array.nbytes for array in ordered])
         run = getattr(self._library, f"run_{name}")
         run.restype = ctypes.c_char_p
         blocks, threads = ((ctypes.c_uint * 3)(*each) for each in (launch.blocks, launch.threads))
@@ -112,7 +135,8 @@ class Emulated:
             raise RuntimeError(f"{name}: {problem.decode()}")
 
 
-def _runner(name: str, types: Sequence[str]) -> str:
+def _runner_source(name: str, types: Sequence[str]) -> str:
+    """Return a C function that runs the kernel `name`, whose parameters have these types."""
     arguments = ", ".join(f"({kind})tensors[{i}]->data" for i, kind in enumerate(types))
     return f"""
 extern "C" const char* run_{name}(void** arrays, size_t* sizes, unsigned* blocks, unsigned* threads,
@@ -129,7 +153,11 @@ extern "C" const char* run_{name}(void** arrays, size_t* sizes, unsigned* blocks
 
 
 def require_compiler() -> None:
-    """Fails, and does not skip, where there is no g++: nothing else here runs these kernels."""
+    """Fail where there is no g++, and do not skip: no other test runs these kernels without a GPU.
+
+    Raises:
+        RuntimeError: g++ cannot be started.
+    """
     try:
         subprocess.run(["g++", "--version"], capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:

@@ -1,4 +1,4 @@
-"""What a kernel computes, in torch and float32, from its text alone."""
+"""What a kernel computes according to its text, in torch and float32."""
 
 from __future__ import annotations
 
@@ -21,8 +21,17 @@ ACTIVATIONS = {
 
 
 @dataclass(frozen=True)
-class Case:
-    """A kernel's tensors, channels first, and its constants; all representable in `dtype`."""
+class KernelCase:
+    """A kernel with tensors and constants, all of which its dtype can represent.
+
+    Args:
+        kernel: kernel to compute.
+        tensors: what the kernel reads at run time, `batch x channels x height x width` each: the
+            anchor's inputs, then the epilogue's operands.
+        weight: shaped `Kernel.weight_shape`; None for a kernel without weights.
+        bias: one value for each output channel; None for a kernel without bias.
+        expansion: constants of the expansion; None for a kernel without one.
+    """
 
     kernel: Kernel
     tensors: Sequence[np.ndarray]
@@ -31,20 +40,20 @@ class Case:
     expansion: Expansion | None
 
     @classmethod
-    def of(cls, kernel: Kernel, dtype: str) -> Case:
-        """Random values that keep results near one."""
+    def random(cls, kernel: Kernel, dtype: str = "float32") -> KernelCase:
+        """Return a case whose weights keep the results near one."""
         rng = np.random.default_rng(0)
 
         def values(*shape: int, scale: float = 1.0) -> np.ndarray:
-            made = (scale * rng.standard_normal(shape)).astype(dtype)
-            return made.astype(np.float32)
+            drawn = (scale * rng.standard_normal(shape)).astype(dtype)
+            return drawn.astype(np.float32)
 
         def weight_of(shape: Sequence[int]) -> np.ndarray:
             return values(*shape, scale=float(np.sqrt(2 / np.prod(shape[1:]))))
 
         return cls(
             kernel,
-            [values(*operand.shape) for operand in kernel.operands],
+            [values(kernel.batch, *operand.shape) for operand in kernel.operands],
             weight_of(kernel.weight_shape) if kernel.has_weights else None,
             values(kernel.output[0]) if kernel.has_bias else None,
             Expansion(weight_of(kernel.expansion_shape), values(kernel.groups))
@@ -53,35 +62,40 @@ class Case:
         )
 
     def expected(self) -> np.ndarray:
-        """The output, flat in height, width, channel order."""
+        """Return the output, `batch x channels x height x width`."""
         kernel = self.kernel
         count = len(kernel.inputs)
-        y = self._anchor([_read(o, t) for o, t in zip(kernel.inputs, self.tensors, strict=False)])
-        others = iter(zip(kernel.epilogue_operands, self.tensors[count:], strict=True))
+        y = self._anchor(
+            [_read(o, t) for o, t in zip(kernel.inputs, self.tensors[:count], strict=True)]
+        )
+        operands = iter(zip(kernel.epilogue_operands, self.tensors[count:], strict=True))
         for step in kernel.epilogue:
             if step in ACTIVATIONS:
                 y = ACTIVATIONS[step](y)
             elif step.startswith("shuffle"):
-                _, c, h, w = y.shape
+                n, c, h, w = y.shape
                 groups = kernel.shuffle_groups
-                y = y.reshape(1, groups, c // groups, h, w).transpose(1, 2).reshape(1, c, h, w)
+                y = y.reshape(n, groups, c // groups, h, w).transpose(1, 2).reshape(n, c, h, w)
             elif step.startswith("add"):
-                y = y + _read(*next(others))
+                y = y + _read(*next(operands))
             elif step.startswith("multiply"):
-                y = y * _read(*next(others))
-        assert tuple(y.shape[1:]) == kernel.output
-        return y[0].permute(1, 2, 0).reshape(-1).numpy()
+                y = y * _read(*next(operands))
+            else:
+                assert step == "bias"  # The anchor has added it.
+        assert y.shape == (kernel.batch, *kernel.output)
+        return y.numpy()
 
     def _anchor(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         kernel, x = self.kernel, inputs[0]
         w = None if self.weight is None else torch.from_numpy(self.weight)
         b = None if self.bias is None else torch.from_numpy(self.bias)
         if self.expansion is not None:
-            has_bias = "bias" in (kernel.expansion or ())
+            steps = kernel.expansion or ()
+            has_bias = "bias" in steps
             first = torch.from_numpy(self.expansion.bias) if has_bias else None
             x = F.conv2d(x, torch.from_numpy(self.expansion.weight), first)
-            for step in kernel.expansion or ():
-                x = ACTIVATIONS[step](x) if step in ACTIVATIONS else x
+            for step in steps:
+                x = x if step == "bias" else ACTIVATIONS[step](x)
         if kernel.kind == "conv2d":
             assert w is not None
             return F.conv2d(x, w, b, kernel.stride, kernel.padding, 1, kernel.groups)
@@ -91,17 +105,18 @@ class Case:
         if kernel.kind in ("max_pool", "avg_pool"):
             pool = F.max_pool2d if kernel.kind == "max_pool" else F.avg_pool2d
             window = (kernel.kernel, kernel.stride, kernel.padding)
-            both = [pool(x, *window, ceil_mode=overhangs) for overhangs in (False, True)]
+            both = [pool(x, *window, ceil_mode=ceil_mode) for ceil_mode in (False, True)]
             return next(y for y in both if tuple(y.shape[1:]) == kernel.output)
         if kernel.kind == "global_pool":
             return x.mean((2, 3), keepdim=True)
+        assert kernel.kind in ("concat", "copy")
         return torch.cat(list(inputs), 1)
 
 
 def _read(operand: Operand, tensor: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(tensor)[None, operand.start : operand.stop]
+    return torch.from_numpy(tensor)[:, operand.start : operand.stop]
 
 
-def flat(tensor: np.ndarray, dtype: str) -> np.ndarray:
-    """A tensor as kernels read it: height, width, channels."""
-    return np.ascontiguousarray(tensor.transpose(1, 2, 0)).reshape(-1).astype(dtype)
+def flat(tensor: np.ndarray, dtype: str = "float32") -> np.ndarray:
+    """Return `... x channels x height x width` as kernels read it: flat, channels last."""
+    return np.moveaxis(tensor, -3, -1).reshape(-1).astype(dtype)
