@@ -1,12 +1,13 @@
-"""Kernel by kernel: TVM's table against ONNX Runtime's nodes in context. Wants an idle machine.
+"""Compare TVM's kernels with ONNX Runtime's, kernel by kernel. Needs an idle machine.
 
     python -m tests.benchmarks.kernels [--only mobilenet_v2] [--tables FOLDER] [--plot kernels.png]
 
-ONNX Runtime runs each published network whole, optimised as it does for any user, and its own
-profile says what each node took: no session call, and no layout change of an isolated node, is in
-that. A kernel of ours that does the work of two nodes is held against both. Its profile counts
-whole microseconds, so a node's time is a mean over the faster half of many runs. Kernels are tuned
-first, into the device's table in FOLDER, where a second run finds them.
+Kernels of the published networks are first timed with TVM, into the device's latency table in
+FOLDER, where a second run finds them. ONNX Runtime then runs each network as a whole, optimised as
+for any user, and its profile says how long each node took. Such times contain no session calls, and
+no layout changes that a node by itself would need. A kernel of ours that does the work of several
+nodes is compared with their sum. The profile counts whole microseconds, so the time of a node is
+the mean of the faster half of many runs.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import math
 import statistics
 import tempfile
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,29 +24,38 @@ import onnxruntime
 
 from nas import onnx_model
 from nas.graph import Graph
-from nas.latency import LatencyTable, build_table, fusion, open_runtime
+from nas.latency import LatencyTable, build_table, open_runtime
 from nas.latency import timing as clock
+from nas.latency.kernel import Kernel
 from nas.latency.kinds import kind_of
 from nas.latency.worker_process import timers_for
+from nas.latency import fusion
 from nas.space import load, names
 
-RUNS = 60
-"""Of each network under the profiler."""
+PROFILED_RUNS = 60
+"""Runs of each network under ONNX Runtime's profiler."""
 
-SHORTEST_US = 3.0
-"""Nodes shorter than this are mostly the profiler's own work and rounding, and are left out."""
+MIN_NODE_US = 3.0
+"""Shortest nodes that are compared, in microseconds.
+
+The time of a shorter node is mostly that of the profiler itself, and rounding.
+"""
+
+Ratios = list[tuple[float, Kernel]]
+"""Latency with TVM over the time with ONNX Runtime, of each kernel."""
 
 
-def references(only: str):
+def published_networks(prefix: str) -> Iterator[Graph]:
+    """Yield the folded graphs of the published networks whose names start with `prefix`."""
     for space in map(load, names()):
         for reference in space.references:
-            if reference.name.startswith(only):
+            if reference.name.startswith(prefix):
                 adapted, architecture = space.published(reference.name)
-                yield reference.name, adapted.lower(architecture).folded
+                yield adapted.lower(architecture).folded
 
 
-def nodes_us(graph: Graph) -> dict[str, float]:
-    """Microseconds of every node of the optimised model of a graph, by its name."""
+def node_times_us(graph: Graph) -> dict[str, float]:
+    """Return the microseconds of each node of ONNX Runtime's optimised model, by node name."""
     weights = {}
     rng = np.random.default_rng(0)
     for op in graph.ops:
@@ -67,80 +78,96 @@ def nodes_us(graph: Graph) -> dict[str, float]:
             providers=["CPUExecutionProvider"],
         )
         with clock.pinned(1):
-            for _ in range(RUNS):
+            for _ in range(PROFILED_RUNS):
                 session.run(None, image)
         events = json.loads(Path(session.end_profiling()).read_text())
-    found = defaultdict(list)
+    times_us = defaultdict(list)
     for event in events:
         if event["name"].endswith("_kernel_time"):
-            found[event["name"].removesuffix("_kernel_time")].append(event["dur"])
-    return {name: statistics.mean(sorted(us)[: RUNS // 2]) for name, us in found.items()}
+            times_us[event["name"].removesuffix("_kernel_time")].append(event["dur"])
+    faster_half = PROFILED_RUNS // 2
+    return {name: statistics.mean(sorted(us)[:faster_half]) for name, us in times_us.items()}
 
 
-def by_launch(graph: Graph) -> dict[int, float]:
-    """Microseconds of ONNX Runtime's nodes by the result of the launch that does their work."""
-    position = {}
+def node_times_by_launch_us(graph: Graph) -> dict[int, float]:
+    """Return the microseconds of ONNX Runtime's nodes for each of our launches, by its result.
+
+    The nodes of a launch are those between the result of the launch before and its own.
+    """
+    op_index = {}
     for index, op in enumerate(graph.ops):
-        position[f"{op.kind}_{index}"] = index
+        op_index[f"{op.kind}_{index}"] = index
         if op.slot is not None:
-            position[op.slot.name] = index
+            op_index[op.slot.name] = index
     results = [launch.result for launch in fusion.launches(graph, fuse_expansions=True)]
-    found = defaultdict(float)
-    for name, us in nodes_us(graph).items():
-        index = position.get(name.removesuffix("_nchwc"))
+    times_us = defaultdict(float)
+    for name, us in node_times_us(graph).items():
+        index = op_index.get(name.removesuffix("_nchwc"))
         if index is None:
-            continue  # a change of layout, which no kernel of ours answers for
-        found[next(result for result in results if result >= index)] += us
-    return found
+            continue  # A layout change: none of our kernels does its work.
+        times_us[next(result for result in results if result >= index)] += us
+    return times_us
+
+
+def onnxruntime_times_us(graphs: list[Graph]) -> dict[Kernel, float]:
+    """Return the microseconds of ONNX Runtime for each kernel: the least of all its launches."""
+    times_us: dict[Kernel, float] = {}
+    for graph in graphs:
+        by_launch_us = node_times_by_launch_us(graph)
+        for launch in fusion.launches(graph, fuse_expansions=True):
+            us = by_launch_us.get(launch.result, 0.0)
+            if us >= MIN_NODE_US:
+                times_us[launch.kernel] = min(us, times_us.get(launch.kernel, us))
+    return times_us
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", default="", help="start of the networks' names")
     parser.add_argument("--tables", type=Path, default=Path("latency_tables"))
-    parser.add_argument("--plot", type=Path)
-    given = parser.parse_args()
+    parser.add_argument("--plot", type=Path, help="figure to write")
+    options = parser.parse_args()
     tvm = open_runtime("tvm")
-    networks = list(references(given.only))
-    table = LatencyTable.open_or_create(given.tables, tvm)
+    graphs = list(published_networks(options.only))
+    if not graphs:
+        parser.error(f"no published network has a name that starts with '{options.only}'")
+    table = LatencyTable.open_or_create(options.tables, tvm)
     with timers_for(tvm) as timers:
-        build_table(table, [k for _, graph in networks for k in tvm.kernels(graph)], timers)
-    rows = {}
-    for _, graph in networks:
-        theirs = by_launch(graph)
-        for launch in fusion.launches(graph, fuse_expansions=True):
-            us = theirs.get(launch.result, 0.0)
-            if us >= SHORTEST_US:
-                rows.setdefault(launch.kernel, []).append(us)
-    kinds = defaultdict(list)
-    for kernel, us in rows.items():
-        kinds[kind_of(kernel)].append((table.latency_us(kernel) / min(us), kernel))
+        build_table(table, [kernel for graph in graphs for kernel in tvm.kernels(graph)], timers)
+    ratios: dict[str, Ratios] = defaultdict(list)
+    for kernel, us in onnxruntime_times_us(graphs).items():
+        ratios[kind_of(kernel)].append((table.latency_us(kernel) / us, kernel))
+    print_summary(table, ratios)
+    if options.plot is not None:
+        plot(ratios, options.plot)
+
+
+def print_summary(table: LatencyTable, ratios: dict[str, Ratios]) -> None:
     print(f"{'kind':<28}{'kernels':>8}{'geometric mean':>16}{'largest':>9}{'above 1.1':>11}")
-    everything = [each for found in kinds.values() for each in found]
-    for kind, found in [*sorted(kinds.items()), ("all", everything)]:
-        ratios = [ratio for ratio, _ in found]
-        mean = math.exp(statistics.mean(map(math.log, ratios)))
-        above = sum(ratio > 1.1 for ratio in ratios)
-        print(f"{kind:<28}{len(ratios):>8}{mean:>16.2f}{max(ratios):>9.2f}{above:>11}")
-    print("slowest beside ONNX Runtime:")
-    for ratio, kernel in sorted(everything, key=lambda each: -each[0])[:10]:
+    all_ratios = [ratio for of_kind in ratios.values() for ratio in of_kind]
+    for kind, of_kind in [*sorted(ratios.items()), ("all", all_ratios)]:
+        values = [ratio for ratio, _ in of_kind]
+        mean = math.exp(statistics.mean(map(math.log, values)))
+        above = sum(value > 1.1 for value in values)
+        print(f"{kind:<28}{len(values):>8}{mean:>16.2f}{max(values):>9.2f}{above:>11}")
+    print("slowest compared with ONNX Runtime:")
+    for ratio, kernel in sorted(all_ratios, key=lambda each: -each[0])[:10]:
         print(f"{ratio:>8.2f}  {table.latency_us(kernel):>8.1f} us  {kernel}")
-    if given.plot is not None:
-        _draw(kinds, given.plot)
 
 
-def _draw(kinds, path: Path) -> None:
+def plot(ratios: dict[str, Ratios], path: Path) -> None:
+    """Draw the ratios of every kind of kernel on one line each."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    for row, (_, found) in enumerate(sorted(kinds.items())):
-        axes.plot([ratio for ratio, _ in found], [row] * len(found), "|", markersize=14)
+    for row, (_, of_kind) in enumerate(sorted(ratios.items())):
+        axes.plot([ratio for ratio, _ in of_kind], [row] * len(of_kind), "|", markersize=14)
     axes.axvline(1.0, color="grey", linewidth=1)
     axes.set(
-        yticks=range(len(kinds)),
-        yticklabels=sorted(kinds),
+        yticks=range(len(ratios)),
+        yticklabels=sorted(ratios),
         xscale="log",
-        xlabel="TVM / ONNX Runtime, time of the same work in a network",
+        xlabel="latency of TVM / ONNX Runtime for the same work in a network",
     )
     figure.savefig(path, dpi=120)
 

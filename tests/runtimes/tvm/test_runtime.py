@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from nas.latency.kernel import Kernel
-from nas.runtimes.tvm import fusion
-from nas.runtimes.tvm.runtime import TvmRuntime
+from nas.runtimes.tvm.runtime import METASCHEDULE, TvmRuntime
 
 
 def test_time_kernel_returns_a_candidate_and_its_latency() -> None:
     runtime = TvmRuntime()
     kernel = Kernel.parse("conv2d 20x9x9 -> 48x9x9 k1 s1 p0 g1 bias relu")
-    first = runtime.templates.candidates(kernel)
+    first = runtime.timer.templates.candidates(kernel)
     schedules = [
         *first,
-        *(more for each in first for more in runtime.templates.refinements(kernel, each)),
+        *(more for each in first for more in runtime.timer.templates.refinements(kernel, each)),
     ]
     schedule, timing = runtime.time_kernel(kernel)
     assert schedule in schedules
@@ -23,5 +22,5 @@ def test_time_kernel_returns_a_candidate_and_its_latency() -> None:
 
 def test_time_dispatch_returns_a_cost_above_zero_for_every_part() -> None:
     timings = TvmRuntime().time_dispatch()
-    assert set(timings) == set(fusion.DISPATCH_PARTS)
+    assert set(timings) == set(TvmRuntime.dispatch_parts)
     assert all(timing.latency_us > 0 for timing in timings.values())

@@ -10,7 +10,7 @@ import tvm
 
 from nas.graph import ACTIVATIONS, Channels, Graph, Op, Slot
 from nas.latency.kernel import Kernel
-from nas.runtimes.tvm.runtime import TvmRuntime
+from nas.runtimes.tvm.runtime import METASCHEDULE, TvmRuntime
 from nas.schedules.cpu import CpuTemplates
 from tests.schedules.kernel_reference import KernelCase
 
@@ -85,7 +85,7 @@ def check_all_schedules(kernel: Kernel, runtime: TvmRuntime) -> None:
         weights |= {"expand": case.expansion.weight, "expand.bias": case.expansion.bias}
     (images,) = case.tensors
     expected = case.expected().reshape(-1)
-    schedules = sweep(runtime.templates, kernel)
+    schedules = sweep(runtime.timer.templates, kernel)
     assert len(schedules) <= 16
     for schedule in schedules:
         network = runtime.compile(
@@ -135,7 +135,7 @@ def test_one_thread_is_tried_where_there_are_several() -> None:
 def test_a_kernel_without_a_template_is_refused() -> None:
     kernel = Kernel.parse("view 8x2x2 -> 32x1x1")
     with pytest.raises(ValueError, match="no CPU kernel is written for a view"):
-        TvmRuntime().templates.function(kernel, {}, "main")
+        TvmRuntime().timer.templates.function(kernel, {}, "main")
 
 
 @pytest.mark.parametrize(

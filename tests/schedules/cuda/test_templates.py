@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from nas.latency.kernel import Kernel
-from nas.runtimes.tvm.cuda.composition import DTYPES
+from nas.runtimes.tvm.runtime import CudaRuntime
 from nas.schedules.cuda.templates import CudaTemplates
 from tests.schedules.cuda.cuda_emulator import EmulatedKernels, cuda_source, require_compiler
 from tests.schedules.kernel_reference import KernelCase, flat
@@ -113,7 +113,7 @@ def cover_settings(schedules: list[dict]) -> list[dict]:
     return chosen
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", CudaRuntime.dtypes)
 @pytest.mark.parametrize("text", KERNELS)
 def test_kernels_compute_what_torch_computes(text: str, dtype: str, tmp_path: Path) -> None:
     kernel = Kernel.parse(text)
@@ -147,7 +147,7 @@ def source_of_one_of_each_kind(arch: str, dtype: str) -> str:
     return cuda_source(functions, templates.target)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", CudaRuntime.dtypes)
 def test_all_gpus_get_the_same_source(dtype: str) -> None:
     """What is emulated for one architecture therefore holds for all of them."""
     first, *others = (source_of_one_of_each_kind(arch, dtype) for arch in ARCHITECTURES)

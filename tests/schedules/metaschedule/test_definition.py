@@ -7,7 +7,7 @@ import pytest
 import tvm
 
 from nas.latency.kernel import Kernel
-from nas.runtimes.tvm.runtime import TvmRuntime
+from nas.runtimes.tvm.runtime import METASCHEDULE, TvmRuntime
 from nas.schedules.metaschedule.definition import definition
 from nas.schedules.metaschedule.trace import TUNER
 from tests.schedules.kernel_reference import KernelCase, flat
@@ -45,7 +45,7 @@ KERNELS = [
 def test_definition_computes_what_torch_computes(text: str) -> None:
     kernel = Kernel.parse(text)
     case = KernelCase.random(kernel)
-    templates = TvmRuntime().templates
+    templates = TvmRuntime().timer.templates
     function = templates.function(kernel, UNSCHEDULED, "main")
     library = tvm.tirx.build(tvm.IRModule({"main": function}), templates.target, "tirx")
     constants = templates.pack(kernel, UNSCHEDULED, case.weight, case.bias, case.expansion)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nas.latency.kernel import Kernel
-from nas.runtimes.tvm.runtime import TvmRuntime
+from nas.runtimes.tvm.runtime import METASCHEDULE, TvmRuntime
 from nas.schedules.metaschedule import trace
 
 KERNEL = Kernel.parse("conv2d 20x5x7 -> 24x5x7 k1 s1 p0 g1 bias relu")
@@ -23,4 +23,4 @@ def test_trace_of_another_kernel_is_refused() -> None:
         "trace": [[["GetSBlock", [], ["other", "main"], ["b0"]]], []],
     }
     with pytest.raises(ValueError, match="the trace does not belong to this kernel"):
-        TvmRuntime().templates.function(KERNEL, schedule, "main")
+        TvmRuntime().timer.templates.function(KERNEL, schedule, "main")

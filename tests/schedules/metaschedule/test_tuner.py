@@ -12,13 +12,13 @@ from torch.nn import functional as F  # noqa: N812
 
 from nas.graph import Channels, Graph, Op, Slot
 from nas.latency.kernel import Kernel
-from nas.runtimes.tvm.runtime import TvmRuntime
+from nas.runtimes.tvm.runtime import METASCHEDULE, TvmRuntime
 
 
 def test_kernels_without_weights_are_not_tuned() -> None:
     kernel = Kernel.parse("max_pool 8x6x6 -> 8x3x3 k2 s2 p0 g1")
     with pytest.raises(ValueError, match="convolutions and linear layers"):
-        TvmRuntime().tune_kernel(kernel, 1)
+        TvmRuntime().tune_kernel(kernel, METASCHEDULE, 1)
 
 
 def test_tuned_schedule_survives_json_and_computes_right_in_a_network(
@@ -38,7 +38,7 @@ def test_tuned_schedule_survives_json_and_computes_right_in_a_network(
     )
     runtime = TvmRuntime()
     first, second = runtime.kernels(graph)
-    tuned = json.loads(json.dumps(dict(runtime.tune_kernel(first, 3))))
+    tuned = json.loads(json.dumps(dict(runtime.tune_kernel(first, METASCHEDULE, 3))))
     assert (tuned["tuner"], tuned["trials"]) == ("metaschedule", 3)
     assert tuned["trace"] != [[], []]
     rng = np.random.default_rng(0)
@@ -48,7 +48,7 @@ def test_tuned_schedule_survives_json_and_computes_right_in_a_network(
         "1": rng.standard_normal((24, 24, 1, 1)).astype(np.float32),
         "1.bias": rng.standard_normal(24).astype(np.float32),
     }
-    schedules = {first: tuned, second: runtime.templates.candidates(second)[0]}
+    schedules = {first: tuned, second: runtime.timer.templates.candidates(second)[0]}
     image = rng.standard_normal((8, 9, 9)).astype(np.float32)
     network = TvmRuntime().compile(graph, schedules, weights)
     assert network.launched == [first, second]
