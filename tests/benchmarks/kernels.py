@@ -24,12 +24,11 @@ import onnxruntime
 
 from nas import onnx_model
 from nas.graph import Graph
-from nas.latency import LatencyTable, build_table, open_runtime
+from nas.latency import LatencyTable, build_table, fusion, open_runtime
 from nas.latency import timing as clock
 from nas.latency.kernel import Kernel
 from nas.latency.kinds import kind_of
 from nas.latency.worker_process import timers_for
-from nas.latency import fusion
 from nas.space import load, names
 
 PROFILED_RUNS = 60

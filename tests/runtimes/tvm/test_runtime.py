@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nas.latency.kernel import Kernel
-from nas.runtimes.tvm.runtime import METASCHEDULE, TvmRuntime
+from nas.runtimes.tvm.runtime import TvmRuntime
 
 
 def test_time_kernel_returns_a_candidate_and_its_latency() -> None:

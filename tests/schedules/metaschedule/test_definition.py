@@ -7,7 +7,7 @@ import pytest
 import tvm
 
 from nas.latency.kernel import Kernel
-from nas.runtimes.tvm.runtime import METASCHEDULE, TvmRuntime
+from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.schedules.metaschedule.definition import definition
 from nas.schedules.metaschedule.trace import TUNER
 from tests.schedules.kernel_reference import KernelCase, flat

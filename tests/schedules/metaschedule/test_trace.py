@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nas.latency.kernel import Kernel
-from nas.runtimes.tvm.runtime import METASCHEDULE, TvmRuntime
+from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.schedules.metaschedule import trace
 
 KERNEL = Kernel.parse("conv2d 20x5x7 -> 24x5x7 k1 s1 p0 g1 bias relu")
