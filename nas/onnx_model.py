@@ -66,6 +66,30 @@ def model(
     )
 
 
+def random_weights(graph: Graph, rng: np.random.Generator) -> dict[str, NDArray[np.float32]]:
+    """Return random weights for timing a network that is not trained.
+
+    They keep activations near one (He et al. 2015, "Delving deep into rectifiers"), so that no
+    number is denormal, which would be slow.
+
+    Args:
+        graph: the network; the weights are those of the folded graph.
+        rng: generator of the random numbers.
+    """
+    weights: dict[str, NDArray[np.float32]] = {}
+    for op in graph.folded.ops:
+        if op.kind not in ("conv", "linear") or op.slot is None:
+            continue
+        inputs = graph.folded.input_channels(op) // op.groups
+        shape = (op.shape[0], inputs, op.kernel, op.kernel)[: 4 if op.kind == "conv" else 2]
+        scale = np.float32(np.sqrt(2 / np.prod(shape[1:])))
+        weights[op.slot.name] = rng.standard_normal(shape, np.float32) * scale
+        if op.bias:
+            bias = rng.standard_normal(op.shape[0], np.float32) * np.float32(0.1)
+            weights[f"{op.slot.name}.bias"] = bias
+    return weights
+
+
 def save(model: onnx.ModelProto, path: Path) -> None:
     """Replaces `path`, an `.onnx` file, so that no reader sees a half.
 

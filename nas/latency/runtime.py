@@ -19,7 +19,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar, Protocol
 
@@ -348,7 +348,7 @@ class Runtime(ABC):
         """Let other processes use a device that has one user at a time; the next use reopens it."""
         return
 
-    @property
+    @cached_property
     def fingerprint(self) -> Fingerprint:
         """The device and the settings for which its latencies are valid.
 

@@ -24,7 +24,6 @@ from nas.runtimes.onnxruntime.int8 import calibration
 from nas.runtimes.onnxruntime.int8 import optimised as int8
 from nas.runtimes.onnxruntime.int8.quantised import quantised
 from nas.runtimes.onnxruntime.session import Session
-from nas.runtimes.onnxruntime.weights import random_weights
 
 
 class OnnxRuntimeNetwork(CompiledNetwork):
@@ -51,7 +50,7 @@ class OnnxRuntimeNetwork(CompiledNetwork):
         batch: int = 1,
     ) -> None:
         if weights is None:
-            weights = random_weights(graph, np.random.default_rng(0))
+            weights = onnx_model.random_weights(graph, np.random.default_rng(0))
         model = _of_batch(onnx_model.model(graph, weights), batch)
         if dtype == "int8":
             features = device.processor()[1]

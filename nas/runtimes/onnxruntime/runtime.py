@@ -85,7 +85,7 @@ class OnnxRuntime(Runtime):
 
         return OnnxKernelTimer(self.fusion, self.dtype, self.threads)
 
-    @property
+    @cached_property
     def fingerprint(self) -> Fingerprint:
         """This machine with ONNX Runtime's version and the settings."""
         return self.timer.fingerprint

@@ -152,7 +152,7 @@ class TvmRuntime(Runtime):
         if "timer" in self.__dict__:
             self.timer.release()
 
-    @property
+    @cached_property
     def fingerprint(self) -> Fingerprint:
         """The device with TVM's version and the settings, without the address of a board."""
         return self.timer.fingerprint

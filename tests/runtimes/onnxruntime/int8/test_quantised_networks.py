@@ -21,7 +21,6 @@ from nas.latency import open_runtime
 from nas.latency.runtime import Runtime
 from nas.runtimes.onnxruntime.int8 import calibration
 from nas.runtimes.onnxruntime.int8.quantised import quantised
-from nas.runtimes.onnxruntime.weights import random_weights
 from nas.space.builder import Builder
 from nas.torch_network import Network, folded_weights
 from tests.latency.networks import GRAPHS
@@ -211,7 +210,7 @@ def test_a_quantised_network_tells_digits_apart_like_the_float32_one(
 
 def test_the_model_is_quantised_as_recommended_for_x64() -> None:
     graph = GRAPHS["classifier"]()
-    model = onnx_model.model(graph, random_weights(graph, np.random.default_rng(0)))
+    model = onnx_model.model(graph, onnx_model.random_weights(graph, np.random.default_rng(0)))
     level = logging.getLogger().level
     found = {}
     for features in ("avx512_vnni",), ("avx2",):
