@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from nas.cli import main
+from nas.data import ImageDataset, load_dataset
 from nas.job import JobSettings, load_job, run
 from tests.mini_job import write_job
 from tests.search.postgresql import Server, binaries, serving
@@ -31,6 +32,12 @@ def _own_cache(tmp_path_factory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def digits() -> ImageDataset:
+    """Return the digits dataset, with half of its training images for validation."""
+    return load_dataset("digits", validation_fraction=0.5)
 
 
 @pytest.fixture

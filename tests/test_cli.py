@@ -39,6 +39,8 @@ def test_importing_nas_pulls_in_none_of_the_heavy_libraries():
         ("nas.space", ("torch", "tvm", "optuna", "pandas")),
         ("nas.search", ("torch", "tvm", "nas.latency", "nas.supernet")),
         ("nas.latency", ("torch", "tvm", "optuna", "nas.supernet", "nas.search")),
+        ("nas.data", ("torch", "tvm", "optuna", "pyarrow", "nas.supernet", "nas.space")),
+        ("nas.data.batches", ("tvm", "optuna", "nas.supernet", "nas.space")),
         ("nas.supernet", ("tvm", "optuna", "nas.latency", "nas.search")),
         ("nas.describe.spaces", ("torch", "tvm", "optuna", "pandas", "matplotlib")),
         ("nas.report.page", ("torch", "tvm", "nas.supernet", "nas.job")),

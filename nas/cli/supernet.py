@@ -12,8 +12,8 @@ from nas.cli.options import Json, Plot, Seed, command_line, picture, print_json,
 from nas.errors import RequestError
 
 if TYPE_CHECKING:
+    from nas.data import Part
     from nas.job import JobSettings
-    from nas.supernet.data import Part
     from nas.supernet.ground_truth import Draw
 
 app = typer.Typer(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from nas.data import ImageDataset, load_dataset
 from nas.errors import JobFileError
 from nas.job.planning import Plan, measure_pace, planned
 from nas.job.progress import Watch
@@ -20,8 +21,7 @@ from nas.latency import (
 )
 from nas.latency.runtime import Runtime
 from nas.space import SearchSpace, library
-from nas.supernet import Data, TrainingSettings
-from nas.supernet import load as load_data
+from nas.supernet import TrainingSettings
 
 
 @dataclass
@@ -55,11 +55,11 @@ class Job:
         return self.settings.device.batch
 
     @cached_property
-    def data(self) -> Data:
+    def data(self) -> ImageDataset:
         """The images, decoded and split."""
         chosen = self.settings.data
         self.watch.begin("images", "image")
-        return load_data(
+        return load_dataset(
             chosen.source,
             image_size=chosen.image_size,
             validation_fraction=chosen.validation_fraction,

@@ -14,10 +14,11 @@ from nas.job.settings import JobSettings
 from nas.records import Plan
 
 if TYPE_CHECKING:
+    from nas.data import ImageDataset
     from nas.latency.kernel import Kernel
     from nas.latency.runtime import Runtime
     from nas.space import SearchSpace
-    from nas.supernet import Data, TrainingSettings
+    from nas.supernet import TrainingSettings
 
 MAX_EPOCHS = 200
 MAX_TRIALS = 2000
@@ -109,7 +110,7 @@ def planned(settings: JobSettings, missing_kernels: int, pace: Pace) -> Plan:
 
 def measure_pace(
     spaces: Sequence[SearchSpace],
-    data: Data,
+    data: ImageDataset,
     training: TrainingSettings,
     runtime: Runtime,
     missing: Sequence[Kernel],

@@ -1,6 +1,5 @@
-"""The accuracy half: data, one weight-sharing supernet a family, its training and its scores."""
+"""The accuracy half: one weight-sharing supernet a family, its training and its scores."""
 
-from nas.supernet.data import Data, Images, load
 from nas.supernet.evaluation import evaluate
 from nas.supernet.quick_evaluation import FirstLook, first_look
 from nas.supernet.settings import TrainingSettings
@@ -8,16 +7,13 @@ from nas.supernet.training import Progress, StepTime, measure_step, train
 from nas.supernet.weights import Supernet
 
 __all__ = [
-    "Data",
     "FirstLook",
-    "Images",
     "Progress",
     "StepTime",
     "Supernet",
     "TrainingSettings",
     "evaluate",
     "first_look",
-    "load",
     "measure_step",
     "train",
 ]

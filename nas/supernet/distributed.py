@@ -39,20 +39,6 @@ class Team:
         """Whether this process is the one that writes."""
         return self.rank == 0
 
-    def part_of(self, count: int) -> slice:
-        """Which of a batch's images are this process's.
-
-        Raises RequestError for a batch that cannot be shared equally, two images or more each.
-        """
-        own, left = divmod(count, self.size)
-        if self.size > 1 and (left or own < 2):
-            raise RequestError(
-                f"A batch of {count} images cannot be shared by {self.size} processes.",
-                remedy=f"Use a batch size that is a multiple of {self.size}, two images or more "
-                "for each process.",
-            )
-        return slice(self.rank * own, (self.rank + 1) * own)
-
     @torch.no_grad()
     def average(self, tensors: Iterable[Tensor]) -> None:
         """Replaces each tensor by its mean over the processes, in one exchange."""

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nas.data import ImageDataset, Images, Part
+from nas.data.batches import in_order
 from nas.errors import DataError
 from nas.graph import Graph
 from nas.space import Architecture
-from nas.supernet.batches import in_order
-from nas.supernet.data import Data, Images, Part
 from nas.supernet.threads import threads_for
 from nas.supernet.weights import Supernet
 from nas.torch_network import FoldedWeights, Network, fold, run
@@ -32,7 +32,7 @@ at least and at most. A batch of 256 takes up to three times as long as eight of
 def evaluate(
     supernet: Supernet,
     architectures: Iterable[Architecture],
-    data: Data,
+    data: ImageDataset,
     part: Part = "search",
     *,
     calibration_images: int = CALIBRATION_IMAGES,
@@ -53,7 +53,7 @@ def evaluate(
 
 
 def evaluate_by_class(
-    supernet: Supernet, architecture: Architecture, data: Data, part: Part = "search"
+    supernet: Supernet, architecture: Architecture, data: ImageDataset, part: Part = "search"
 ) -> tuple[float, dict[str, float | None]]:
     """What `evaluate` gives, and the same by class; None for a class without images.
 
@@ -70,7 +70,7 @@ def evaluate_by_class(
     }
 
 
-def evaluate_network(network: Network, data: Data, part: Part = "search") -> float:
+def evaluate_network(network: Network, data: ImageDataset, part: Part = "search") -> float:
     """The accuracy of a network with weights and norm statistics of its own.
 
     Raises RequestError for a part that is not one that a search may read.
@@ -86,7 +86,7 @@ def evaluate_network(network: Network, data: Data, part: Part = "search") -> flo
 def answers(
     supernet: Supernet,
     architectures: Iterable[Architecture],
-    data: Data,
+    data: ImageDataset,
     images: Images,
     calibration_images: int = CALIBRATION_IMAGES,
 ) -> Iterator[np.ndarray]:
@@ -121,7 +121,7 @@ def _classified(
     graph: Graph,
     folded: Mapping[str, Tensor],
     images: Images,
-    data: Data,
+    data: ImageDataset,
     device: torch.device,
 ) -> np.ndarray:
     """The class `n` that a network with folded weights takes each image for."""

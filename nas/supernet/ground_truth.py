@@ -10,10 +10,10 @@ from typing import Any, Literal
 import numpy as np
 
 from nas import jsonl
+from nas.data import ImageDataset
 from nas.errors import RequestError
 from nas.records import SCHEMA, STANDALONE
 from nas.space import Architecture, SearchSpace
-from nas.supernet.data import Data
 from nas.supernet.evaluation import evaluate, evaluate_network
 from nas.supernet.ranking import RankedNetwork
 from nas.supernet.settings import TrainingSettings
@@ -86,7 +86,7 @@ def _distinct(
 def compare(
     supernet: Supernet,
     architectures: Sequence[Architecture],
-    data: Data,
+    data: ImageDataset,
     folder: Path,
     settings: TrainingSettings,
     *,
@@ -130,7 +130,7 @@ def ranked(
 def train_each_alone(
     space: SearchSpace,
     architectures: Sequence[Architecture],
-    data: Data,
+    data: ImageDataset,
     folder: Path,
     settings: TrainingSettings,
     *,
@@ -166,7 +166,7 @@ def train_each_alone(
 def _trained(
     space: SearchSpace,
     architecture: Architecture,
-    data: Data,
+    data: ImageDataset,
     settings: TrainingSettings,
     seed: int,
     progress: Callable[[int, int], None] | None,

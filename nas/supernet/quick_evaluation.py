@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import hypergeom
 
+from nas.data import ImageDataset, Images, Part
 from nas.errors import RequestError
 from nas.space import Architecture
-from nas.supernet.data import Data, Images, Part
 from nas.supernet.evaluation import CALIBRATION_IMAGES, answers
 from nas.supernet.weights import Supernet
 
@@ -38,7 +38,7 @@ class FirstLook:
 def first_look(
     supernet: Supernet,
     architectures: Iterable[Architecture],
-    data: Data,
+    data: ImageDataset,
     part: Part = "search",
     *,
     images: int = 500,

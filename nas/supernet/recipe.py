@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from nas.supernet.batches import TrainingBatches
-from nas.supernet.data import Data
+from nas.data import ImageDataset
+from nas.data.batches import TrainingBatches
 from nas.supernet.distributed import ALONE, Team
 from nas.supernet.settings import TrainingSettings
 
@@ -32,7 +32,7 @@ def optimizer_of(module: nn.Module, settings: TrainingSettings) -> torch.optim.S
 
 
 def batches_of(
-    data: Data,
+    data: ImageDataset,
     settings: TrainingSettings,
     seed: int,
     device: torch.device,
@@ -50,7 +50,8 @@ def batches_of(
         magnitude=settings.magnitude,
         cutout=settings.cutout,
         device=device,
-        team=team,
+        rank=team.rank,
+        world_size=team.size,
     )
 
 

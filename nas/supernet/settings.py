@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from nas.data import ImageDataset
 from nas.errors import DeviceError, RequestError
-from nas.supernet.data import Data
 
 SUBNETS = ("sandwich", "best_up", "worst_up", "single", "fair")
 """Names of the ways to choose the networks of a step."""
@@ -39,7 +39,7 @@ class TrainingSettings:
         shift: largest shift of the random crop in pixels; None is an eighth of the image.
         flip: whether images are mirrored; None is whatever suits the data.
         colour: largest change of brightness, contrast and saturation, as a share.
-        randaugment: operations on every training image; see `nas.supernet.augmentation.changed`.
+        randaugment: operations on every training image; see `nas.data.augmentation.changed`.
         magnitude: of these operations, as a share of their ranges.
         cutout: side of the square that every training image loses, as a share of its own.
         precision: "float32", "bfloat16", or "auto": bfloat16 on a GPU that has it.
@@ -108,11 +108,11 @@ class TrainingSettings:
             del record[name]
         return record
 
-    def shift_for(self, data: Data) -> int:
+    def shift_for(self, data: ImageDataset) -> int:
         """Pixels."""
         return data.image_size // 8 if self.shift is None else self.shift
 
-    def flip_for(self, data: Data) -> bool:
+    def flip_for(self, data: ImageDataset) -> bool:
         """Whether images of `data` are mirrored."""
         return data.natural if self.flip is None else self.flip
 

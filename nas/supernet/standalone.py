@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F  # noqa: N812
 
+from nas.data import ImageDataset
 from nas.errors import TrainingError
 from nas.graph import Graph
-from nas.supernet.data import Data
 from nas.supernet.memory import keep_freed_memory
 from nas.supernet.recipe import batches_of, clip_adaptively, learning_rate, move, optimizer_of
 from nas.supernet.settings import TrainingSettings, device_called
@@ -20,7 +20,7 @@ from nas.torch_network import Network
 
 def train_alone(
     graph: Graph,
-    data: Data,
+    data: ImageDataset,
     settings: TrainingSettings | None = None,
     *,
     seed: int,

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from nas.data import ImageDataset
 from nas.errors import DataError, TrainingError
 from nas.graph import Graph
 from nas.space import SearchSpace
 from nas.supernet.checkpoint import require_tensors
-from nas.supernet.data import Data
 from nas.supernet.distributed import ALONE, Team
 from nas.supernet.memory import keep_freed_memory
 from nas.supernet.recipe import batches_of, clip_adaptively, learning_rate, move, optimizer_of
@@ -54,7 +54,7 @@ class Trainer:
     def __init__(
         self,
         space: SearchSpace,
-        data: Data,
+        data: ImageDataset,
         settings: TrainingSettings,
         seed: int,
         team: Team = ALONE,

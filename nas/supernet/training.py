@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from nas import files, jsonl
+from nas.data import ImageDataset
 from nas.errors import CheckpointError, TrainingError, first_line
 from nas.records import SCHEMA, TRAINING, TRAINING_LOG, CheckpointRecord
 from nas.space import SearchSpace
 from nas.supernet import checkpoint
-from nas.supernet.data import Data
 from nas.supernet.distributed import Team, team
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.trainer import DivergedError, Trainer
@@ -53,7 +53,7 @@ class Progress:
 
 def train(
     space: SearchSpace,
-    data: Data,
+    data: ImageDataset,
     folder: str | Path,
     settings: TrainingSettings | None = None,
     *,
@@ -192,7 +192,7 @@ def _rolled_back(trainer: Trainer, folder: Path, error: DivergedError) -> Traine
 
 
 def _out_of_memory(
-    space: SearchSpace, data: Data, settings: TrainingSettings, reason: str
+    space: SearchSpace, data: ImageDataset, settings: TrainingSettings, reason: str
 ) -> TrainingError:
     """Says which batch would fit, by trying smaller ones in this process."""
     size = min(settings.batch_size, len(data.train))
@@ -230,7 +230,11 @@ class StepTime(NamedTuple):
 
 
 def measure_step(
-    space: SearchSpace, data: Data, settings: TrainingSettings | None = None, *, steps: int = 3
+    space: SearchSpace,
+    data: ImageDataset,
+    settings: TrainingSettings | None = None,
+    *,
+    steps: int = 3,
 ) -> StepTime:
     """Times some training steps (median, after one that is not counted), for planning.
 

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from nas import space as spaces
+from nas.data import ImageDataset, Part
 from nas.errors import CheckpointError
 from nas.graph import Channels, Graph, Op, Slot
 from nas.space import Architecture, SearchSpace
 from nas.supernet import checkpoint
-from nas.supernet.data import Data, Part
 from nas.torch_network import NORM_EPS, SlotModule, residual_norms, run, slot_of
 
 Statistics = Mapping[str, tuple[Tensor, Tensor]]
@@ -102,7 +102,9 @@ class Supernet(SlotModule):
                 state[f"{name}.bias"] = bias.clone()
         return state
 
-    def evaluate(self, architecture: Architecture, data: Data, part: Part = "search") -> float:
+    def evaluate(
+        self, architecture: Architecture, data: ImageDataset, part: Part = "search"
+    ) -> float:
         """Accuracy of an architecture on a part of `data`; see `nas.supernet.evaluate`."""
         from nas.supernet.evaluation import evaluate
 

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import torch
 
+from nas.data import load_dataset
 from nas.job.folder import versions
 from nas.latency.device import processor
 from nas.space import load as load_space
-from nas.supernet import Supernet, TrainingSettings, evaluate, load
+from nas.supernet import Supernet, TrainingSettings, evaluate
 from nas.supernet.ground_truth import train_each_alone
 from tests.benchmarks.recipes import some
 
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    data = load(given.data, image_size=given.image_size)
+    data = load_dataset(given.data, image_size=given.image_size)
     data = replace(data, train=some(data.train, given.images))
     space = load_space(given.space).on(
         image_size=data.image_size, channels=data.channels, classes=len(data.classes)

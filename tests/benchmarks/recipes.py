@@ -21,10 +21,11 @@ import numpy as np
 import torch
 
 from nas.console import Bars
+from nas.data import Images, load_dataset
 from nas.job.folder import versions
 from nas.latency.device import processor
 from nas.space import load as load_space
-from nas.supernet import Images, TrainingSettings, evaluate, load, measure_step, train
+from nas.supernet import TrainingSettings, evaluate, measure_step, train
 from nas.supernet.ground_truth import draw, ranked, train_each_alone
 from nas.supernet.ranking import rank
 
@@ -54,7 +55,7 @@ class Setting:
     """What all recipes have in common: the same in every process."""
 
     def __init__(self, given: argparse.Namespace) -> None:
-        data = load(given.data, image_size=given.image_size)
+        data = load_dataset(given.data, image_size=given.image_size)
         self.data = replace(
             data,
             train=some(data.train, given.images),

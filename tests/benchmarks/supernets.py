@@ -28,8 +28,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812
 
+from nas.data import ImageDataset, Images
 from nas.space import load
-from nas.supernet import Data, Images, Supernet, TrainingSettings, evaluate
+from nas.supernet import Supernet, TrainingSettings, evaluate
 from nas.supernet.memory import keep_freed_memory
 from nas.supernet.recipe import clip_adaptively, optimizer_of
 from nas.supernet.standalone import train_alone
@@ -40,7 +41,7 @@ from nas.torch_network import Network
 ROUNDS = 5
 
 
-def noise(size: int, channels: int, train: int, search: int) -> Data:
+def noise(size: int, channels: int, train: int, search: int) -> ImageDataset:
     """Images of a data set of 10 classes that is nothing but noise."""
     rng = np.random.default_rng(0)
 
@@ -49,7 +50,9 @@ def noise(size: int, channels: int, train: int, search: int) -> Data:
         return Images(pixels, rng.integers(0, 10, count))
 
     classes = tuple("0123456789")
-    return Data("noise", classes, images(train), images(search), images(64), images(64), True)
+    return ImageDataset(
+        "noise", classes, images(train), images(search), images(64), images(64), True
+    )
 
 
 def most_memory(given: argparse.Namespace, shared: bool) -> int:

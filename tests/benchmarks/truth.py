@@ -20,12 +20,13 @@ import numpy as np
 
 from nas import files
 from nas.console import Bars
+from nas.data import load_dataset
 from nas.job.folder import versions
 from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
 from nas.latency.worker_process import timers_for
 from nas.search import non_dominated
 from nas.space import load as load_space
-from nas.supernet import TrainingSettings, evaluate, load, train
+from nas.supernet import TrainingSettings, evaluate, train
 from tests.benchmarks.recipes import some
 
 SCHEMA = 1
@@ -91,7 +92,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder of what lies between")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
-    data = load(
+    data = load_dataset(
         given.data, image_size=given.image_size, validation_fraction=given.validation_fraction
     )
     data = replace(

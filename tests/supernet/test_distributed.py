@@ -21,10 +21,11 @@ from tests.supernet.scrambled_supernet import space_on
 TRAINS = """
 import os, signal, sys, torch
 from nas.space import load as load_space
-from nas.supernet import TrainingSettings, load, train
+from nas.data import load_dataset
+from nas.supernet import TrainingSettings, train
 
 torch.set_num_threads(1)
-data = load("digits", validation_fraction=0.5)
+data = load_dataset("digits", validation_fraction=0.5)
 space = load_space("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
 settings = TrainingSettings(epochs=1, device="cpu", checkpoint_seconds=0, colour=0.2, cutout=0.2)
 
@@ -48,8 +49,7 @@ from nas.supernet.distributed import team
 us = team()
 tensors = [torch.full((2, 3), float(us.rank)), torch.tensor(10.0 * us.rank)]
 us.average(tensors)
-part = us.part_of(6)
-found = [us.size, us.leads, us.told(f"from {us.rank}"), part.start, part.stop]
+found = [us.size, us.leads, us.told(f"from {us.rank}")]
 Path(sys.argv[1], str(us.rank)).write_text(repr([*found, *[t.tolist() for t in tensors]]))
 us.meet()
 """
@@ -73,8 +73,8 @@ def test_average_and_told(tmp_path):
     done = two_processes(AVERAGES, tmp_path, tmp_path)
     assert done.returncode == 0, done.stderr
     halves = [[0.5] * 3] * 2
-    assert eval((tmp_path / "0").read_text()) == [2, True, "from 0", 0, 3, halves, 5.0]
-    assert eval((tmp_path / "1").read_text()) == [2, False, "from 0", 3, 6, halves, 5.0]
+    assert eval((tmp_path / "0").read_text()) == [2, True, "from 0", halves, 5.0]
+    assert eval((tmp_path / "1").read_text()) == [2, False, "from 0", halves, 5.0]
 
 
 def test_without_torchrun_there_is_one_process():
@@ -84,7 +84,6 @@ def test_without_torchrun_there_is_one_process():
     assert alone[0].tolist() == [1.0, 2.0]
     assert ALONE.leads
     assert ALONE.told("this") == "this"
-    assert ALONE.part_of(7) == slice(0, 7)
 
 
 def test_what_one_process_should_do(monkeypatch):
@@ -92,12 +91,6 @@ def test_what_one_process_should_do(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(RequestError, match="torchrun started 4 processes, and a job is"):
         require_alone("a job")
-
-
-@pytest.mark.parametrize("count", [2, 7])
-def test_batch_that_cannot_be_shared(count):
-    with pytest.raises(RequestError, match=f"batch of {count} images cannot be shared by 2"):
-        Team(1, 2).part_of(count)
 
 
 def test_parts_of_a_batch_make_the_whole(digits):

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from nas.data import load_dataset
+from nas.data.batches import in_order
 from nas.errors import DataError, RequestError
-from nas.supernet import evaluate, load
-from nas.supernet.batches import in_order
+from nas.supernet import evaluate
 from nas.supernet.evaluation import CALIBRATION_BATCH
 from nas.torch_network import Network
 from tests.supernet.scrambled_supernet import TINY, scrambled, space_on
@@ -47,7 +48,7 @@ def test_the_test_split_is_refused(digits):
 
 
 def test_data_of_another_size_is_refused():
-    data = load("digits", image_size=12)
+    data = load_dataset("digits", image_size=12)
     space = space_on(data, "mobilenet_tiny").on(image_size=8, channels=1, classes=10)
     with pytest.raises(DataError, match="12 px"):
         evaluate(scrambled(space), [space.smallest], data)

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from nas.data import Images
 from nas.errors import CheckpointError, DataError, DeviceError, RequestError, TrainingError
 from nas.supernet import (
-    Images,
     Supernet,
     TrainingSettings,
     checkpoint,
@@ -28,10 +28,11 @@ SHORT = TrainingSettings(epochs=2, device="cpu")
 KILLED_IN_STEP_9 = """
 import os, signal, sys, torch
 from nas.space import load as load_space
-from nas.supernet import TrainingSettings, load, train
+from nas.data import load_dataset
+from nas.supernet import TrainingSettings, train
 
 torch.set_num_threads(1)
-data = load("digits", validation_fraction=0.5)
+data = load_dataset("digits", validation_fraction=0.5)
 space = load_space("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
 settings = TrainingSettings(epochs=2, device="cpu", checkpoint_seconds=0)
 

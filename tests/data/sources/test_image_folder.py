@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from nas.data import load_dataset
+from nas.data.sources import IMAGE_EXTENSIONS, open_source, shown
 from nas.errors import DataError
-from nas.supernet import load
-from nas.supernet.sources import IMAGE_EXTENSIONS, open_source, shown
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_folder_that_cannot_be_listed_is_named(photos, monkeypatch, part):
     add_images(photos / "bee" / "deeper", 1)
     forbid_listing(monkeypatch, photos / part)
     with pytest.raises(DataError) as caught:
-        load(photos, on_bad_image="skip")
+        load_dataset(photos, on_bad_image="skip")
     assert f"The folder {photos / part} cannot be listed (Permission denied)" in str(caught.value)
 
 
@@ -63,7 +63,7 @@ def test_a_parquet_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
     (tmp_path / "train" / "0.parquet").touch()
     forbid_listing(monkeypatch, tmp_path / "test")
     with pytest.raises(DataError, match=r"/test cannot be listed \(Permission denied\)"):
-        load(tmp_path)
+        load_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("content", [None, "notes.txt", "photo.heic"])
@@ -72,7 +72,7 @@ def test_a_class_folder_without_images_is_named(photos, content):
     if content:
         (photos / "dog" / content).write_text("no image")
     with pytest.raises(DataError, match=r"class folder .*/dog has no image.*\.png.*remove the"):
-        load(photos)
+        load_dataset(photos)
 
 
 def test_a_class_folder_may_be_empty_in_one_split(tmp_path):
@@ -80,14 +80,14 @@ def test_a_class_folder_may_be_empty_in_one_split(tmp_path):
         add_images(tmp_path / "train" / name, 6)
     add_images(tmp_path / "test" / "ant", 2)
     (tmp_path / "test" / "bee").mkdir()
-    assert load(tmp_path).counts["test"] == 2
+    assert load_dataset(tmp_path).counts["test"] == 2
 
 
 @pytest.mark.parametrize("target", ["nowhere", "bee"])
 def test_a_link_in_the_place_of_a_class_must_lead_somewhere(photos, target):
     (photos / "dog").symlink_to("nowhere" if target == "nowhere" else "dog")
     with pytest.raises(DataError, match=r"/dog is a link that leads nowhere"):
-        load(photos)
+        load_dataset(photos)
 
 
 def test_links_to_folders_are_followed(photos, tmp_path):
@@ -140,8 +140,8 @@ def test_what_cannot_be_opened_is_a_bad_image(photos, kind, name):
     else:
         os.mkfifo(extra)
     with pytest.raises(DataError, match=rf"1 of 19 images cannot be used: .*/bee/{name} \("):
-        load(photos)
-    (skipped,) = load(photos, on_bad_image="skip").skipped
+        load_dataset(photos)
+    (skipped,) = load_dataset(photos, on_bad_image="skip").skipped
     assert f"/bee/{name} (" in skipped
 
 
@@ -155,7 +155,7 @@ def test_an_image_that_may_not_be_read_is_a_bad_image(photos, monkeypatch):
 
     monkeypatch.setattr(Image, "open", denied)
     with pytest.raises(DataError, match=r"/bee/3\.png \(Permission denied\)"):
-        load(photos)
+        load_dataset(photos)
 
 
 def test_what_is_left_out_is_told(photos):
@@ -185,14 +185,14 @@ def test_split_folders_without_classes_are_no_classes(tmp_path):
     add_images(tmp_path / "train", 6)
     add_images(tmp_path / "test", 6)
     with pytest.raises(DataError, match="the split folders test, train only"):
-        load(tmp_path)
+        load_dataset(tmp_path)
 
 
 def test_split_folders_without_training_images(tmp_path):
     for split in ("val", "test"):
         add_images(tmp_path / split / "ant", 6)
     with pytest.raises(DataError, match="no folder train"):
-        load(tmp_path)
+        load_dataset(tmp_path)
 
 
 def test_extensions_are_those_of_pillow():
@@ -220,7 +220,7 @@ def test_extensions_count_in_any_case(photos, name):
 )
 def test_a_path_that_leads_nowhere(path, reason):
     with pytest.raises(DataError, match=reason) as caught:
-        load(path)
+        load_dataset(path)
     assert len(str(caught.value)) < 600
     assert str(caught.value).isprintable()
 
@@ -229,14 +229,14 @@ def test_no_home_folder(monkeypatch):
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", lambda user: {}[user])
     with pytest.raises(DataError, match="Could not determine home directory"):
-        load("~/photos")
+        load_dataset("~/photos")
 
 
 @pytest.mark.parametrize("name", ["device", "device.parquet"])
 def test_what_is_neither_file_nor_folder_is_no_data(tmp_path, name):
     os.mkfifo(tmp_path / name)
     with pytest.raises(DataError, match=f"{name} is no data set"):
-        load(tmp_path / name)
+        load_dataset(tmp_path / name)
 
 
 def test_paths_are_shown_in_a_line():

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas.supernet.data import Images
+from nas.data.dataset import Images
 
 GPU_SHARE = 0.5
 """Of a GPU's free memory: larger data sets are not kept there."""

@@ -12,10 +12,10 @@ from typing import Literal
 
 import numpy as np
 
+from nas.data.decoding import Step, decode
+from nas.data.image_cache import Decoded, Picked, Pixels, in_parts
+from nas.data.sources import Source, open_source
 from nas.errors import DataError, RequestError
-from nas.supernet.decoding import Step, decode
-from nas.supernet.image_cache import Decoded, Picked, Pixels, in_parts
-from nas.supernet.sources import Source, open_source
 
 Part = Literal["train", "search", "holdout"]
 """What training and search may read; the test is not among them."""
@@ -39,7 +39,7 @@ class Images:
 
 
 @dataclass(frozen=True, eq=False)
-class Data:
+class ImageDataset:
     """A classified image set, decoded and split.
 
     Attributes:
@@ -124,7 +124,7 @@ class Data:
         return found.hexdigest()[:16]
 
 
-def load(
+def load_dataset(
     source: str | Path,
     *,
     image_size: int | None = None,
@@ -133,10 +133,10 @@ def load(
     on_bad_image: Literal["fail", "skip"] = "fail",
     progress: Step | None = None,
     keep: bool = True,
-) -> Data:
+) -> ImageDataset:
     """Decodes a whole data set and splits it: in memory, or on disk where there are many images.
 
-    What was decoded once is read back the next time; see `nas.supernet.decoding`.
+    What was decoded once is read back the next time; see `nas.data.decoding`.
 
     The test is the source's own split, or `TEST_FRACTION` of it. The validation images are the
     source's own split, or `validation_fraction` of what is left, and are cut again into a part for
@@ -148,8 +148,8 @@ def load(
             Without it, what suits the source.
         validation_fraction: of the training images, in (0, 1).
         seed: of the cuts.
-        on_bad_image: "fail", or "skip" to go on without (`Data.skipped` names them).
-        progress: see `nas.supernet.decoding.Step`.
+        on_bad_image: "fail", or "skip" to go on without (`ImageDataset.skipped` names them).
+        progress: see `nas.data.decoding.Step`.
         keep: whether decoded images are kept for the next time.
 
     Raises:
@@ -179,7 +179,9 @@ def load(
         Images(Picked(pixels, at) if isinstance(pixels, np.memmap) else pixels[at], labels[at])
         for at in parts
     )
-    return Data(opened.name, classes, train, search, holdout, test, opened.natural, decoded.bad)
+    return ImageDataset(
+        opened.name, classes, train, search, holdout, test, opened.natural, decoded.bad
+    )
 
 
 def _classes(source: Source, decoded: Decoded) -> tuple[tuple[str, ...], np.ndarray]:

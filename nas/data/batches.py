@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas.supernet.augmentation import OPERATIONS, brightened, changed, contrasted, saturated
-from nas.supernet.data import Data, Images
-from nas.supernet.distributed import ALONE, Team
-from nas.supernet.image_loader import stock_of
+from nas.data.augmentation import OPERATIONS, brightened, changed, contrasted, saturated
+from nas.data.dataset import ImageDataset, Images
+from nas.data.image_loader import stock_of
+from nas.errors import RequestError
 
 
-def normalised(pixels: Tensor, data: Data) -> Tensor:
+def normalised(pixels: Tensor, data: ImageDataset) -> Tensor:
     """`n x height x width x channels` (uint8) to `n x channels x height x width`, standardised.
 
     The result has the memory format channels-last, and the mean and spread of `data.train`.
@@ -22,7 +22,7 @@ def normalised(pixels: Tensor, data: Data) -> Tensor:
     return standardised(pixels.float() / 255, data)
 
 
-def standardised(pixels: Tensor, data: Data) -> Tensor:
+def standardised(pixels: Tensor, data: ImageDataset) -> Tensor:
     """As `normalised`, of pixels from 0 to 1."""
     mean = torch.from_numpy(data.mean).to(pixels.device)
     std = torch.from_numpy(data.std).to(pixels.device)
@@ -30,13 +30,34 @@ def standardised(pixels: Tensor, data: Data) -> Tensor:
 
 
 def in_order(
-    images: Images, data: Data, batch_size: int, device: torch.device
+    images: Images, data: ImageDataset, batch_size: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Normalised batches and labels, in order, the last one smaller."""
     for start in range(0, len(images), batch_size):
         at = slice(start, start + batch_size)
         pixels = torch.from_numpy(images.pixels[at]).to(device)
         yield normalised(pixels, data), torch.from_numpy(images.labels[at]).to(device)
+
+
+def share_of_batch(batch_size: int, rank: int, world_size: int) -> slice:
+    """Return which images of a batch belong to one of the processes that train together.
+
+    Args:
+        batch_size: Images of the batch, over all processes.
+        rank: Number of the process, from 0.
+        world_size: Number of processes.
+
+    Raises:
+        RequestError: The batch cannot be shared equally, with two images or more for each process.
+    """
+    share, rest = divmod(batch_size, world_size)
+    if world_size > 1 and (rest or share < 2):
+        raise RequestError(
+            f"A batch of {batch_size} images cannot be shared by {world_size} processes.",
+            remedy=f"Use a batch size that is a multiple of {world_size}, two images or more "
+            "for each process.",
+        )
+    return slice(rank * share, (rank + 1) * share)
 
 
 class TrainingBatches:
@@ -46,22 +67,23 @@ class TrainingBatches:
 
     Args:
         data: its training part is copied to `device` once, or streamed; see
-            `nas.supernet.image_loader`.
+            `nas.data.image_loader`.
         batch_size: images a step; the incomplete batch at the end of an epoch is dropped.
         seed: of order and augmentation.
         shift: largest shift of the random crop, in pixels; the border is repeated outwards.
         flip: whether half of the images are mirrored.
         colour: largest change of brightness, contrast and saturation, as a share; 0 for none.
-        randaugment: operations on each image; see `nas.supernet.augmentation.changed`.
+        randaugment: operations on each image; see `nas.data.augmentation.changed`.
         magnitude: of these, from 0 to 1.
         cutout: side of the square that every image loses, as a share of its own; 0 for none.
         device: where batches are made.
-        team: of whose batches this process makes its part; a batch is the same for any team.
+        rank, world_size: which of the processes that train together this is, and how many there
+            are. Each makes its share of every batch; the batch does not depend on their number.
     """
 
     def __init__(
         self,
-        data: Data,
+        data: ImageDataset,
         *,
         batch_size: int,
         seed: int,
@@ -72,7 +94,8 @@ class TrainingBatches:
         magnitude: float = 0.0,
         cutout: float = 0.0,
         device: torch.device,
-        team: Team = ALONE,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self._data = data
         self._device = device
@@ -85,7 +108,7 @@ class TrainingBatches:
         self._operations = randaugment
         self._magnitude = magnitude
         self._cutout = round(cutout * data.image_size)
-        self._own = team.part_of(self.batch_size)
+        self._own = share_of_batch(self.batch_size, rank, world_size)
         self._orders: tuple[tuple[int, np.ndarray], ...] = ()
         self._stock = stock_of(data.train, device, self._chosen)
 
@@ -147,7 +170,7 @@ class TrainingBatches:
         return images.clamp(0, 1)
 
     def _changed(self, images: Tensor, rng: np.random.Generator) -> Tensor:
-        """Some operations on each image; see `nas.supernet.augmentation.changed`."""
+        """Some operations on each image; see `nas.data.augmentation.changed`."""
         if not self._operations:
             return images
         shape = (self._operations, self.batch_size)

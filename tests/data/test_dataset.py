@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from nas.data import load_dataset
 from nas.errors import DataError, RequestError
-from nas.supernet import load
 
 CLASSES = ("ant", "bee", "cow")
 
@@ -79,8 +79,8 @@ def test_cuts_are_stratified_and_sized(digits):
 
 
 def test_the_seed_decides_the_cuts(digits):
-    again = load("digits", validation_fraction=0.5)
-    other = load("digits", validation_fraction=0.5, seed=1)
+    again = load_dataset("digits", validation_fraction=0.5)
+    other = load_dataset("digits", validation_fraction=0.5, seed=1)
     assert again.digest == digits.digest != other.digest
     assert np.array_equal(again.search.pixels, digits.search.pixels)
     changed = digits.train.pixels.copy()
@@ -90,7 +90,7 @@ def test_the_seed_decides_the_cuts(digits):
 
 
 def test_parts_do_not_overlap(tmp_path):
-    data = load(image_folder(tmp_path, per_class=40), image_size=8)
+    data = load_dataset(image_folder(tmp_path, per_class=40), image_size=8)
     parts = [values_of(p) for p in (data.train, data.search, data.holdout, data.test)]
     labels = [p.labels.tolist() for p in (data.train, data.search, data.holdout, data.test)]
     everything = [
@@ -109,7 +109,7 @@ def test_the_test_part_is_not_offered(digits):
 
 
 def test_mean_and_std_are_those_of_the_training_part(tmp_path):
-    data = load(image_folder(tmp_path), image_size=4)
+    data = load_dataset(image_folder(tmp_path), image_size=4)
     pixels = data.train.pixels.reshape(-1, 3) / 255
     np.testing.assert_allclose(data.mean, pixels.mean(0), rtol=1e-5)
     np.testing.assert_allclose(data.std, np.maximum(pixels.std(0), 1 / 255), rtol=1e-5)
@@ -119,7 +119,7 @@ def test_split_folders(tmp_path):
     image_folder(tmp_path / "train")
     image_folder(tmp_path / "val", per_class=3)
     image_folder(tmp_path / "test", per_class=2)
-    data = load(tmp_path, image_size=8)
+    data = load_dataset(tmp_path, image_size=8)
     assert data.counts == {"train": 18, "search": 6, "holdout": 3, "test": 6}
     assert sorted(values_of(data.test)) == [0, 1, 50, 51, 100, 101]
 
@@ -127,7 +127,7 @@ def test_split_folders(tmp_path):
 def test_a_class_may_be_called_test(tmp_path):
     image_folder(tmp_path)
     (tmp_path / "ant").rename(tmp_path / "test")
-    assert load(tmp_path, image_size=8).classes == ("bee", "cow", "test")
+    assert load_dataset(tmp_path, image_size=8).classes == ("bee", "cow", "test")
 
 
 @pytest.mark.parametrize("layout", ["names", "folders"])
@@ -140,7 +140,7 @@ def test_parquet_splits(tmp_path, layout):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         values = [50 * c + i for i in range(count) for c in range(3)]
         write_parquet(tmp_path / path, values, [0, 1, 2] * count)
-    data = load(tmp_path, image_size=8)
+    data = load_dataset(tmp_path, image_size=8)
     assert data.counts == {"train": 18, "search": 4, "holdout": 2, "test": 6}
     assert sorted(values_of(data.test)) == [0, 1, 50, 51, 100, 101]
     assert (data.classes, data.channels, data.image_size) == (CLASSES, 3, 8)
@@ -150,7 +150,7 @@ def test_a_single_parquet_file_without_the_image_feature(tmp_path):
     path = tmp_path / "mine.parquet"
     images = [{"bytes": encoded(i, mode="L"), "path": None} for i in range(20)]
     pq.write_table(pa.table({"image": images, "label": ["yes", "no"] * 10}), path)
-    data = load(path)
+    data = load_dataset(path)
     assert data.classes == ("no", "yes")
     assert data.channels == 1
     assert data.image_size == 32
@@ -161,7 +161,7 @@ def test_mixed_modes_become_rgb(tmp_path):
     picture(200, mode="L").save(tmp_path / "ant" / "grey.png")
     picture(3, mode="RGB").quantize().save(tmp_path / "ant" / "palette.png")
     Image.fromarray(np.full((10, 10), 99 << 8, np.uint16)).save(tmp_path / "ant" / "deep.png")
-    data = load(tmp_path, image_size=8)
+    data = load_dataset(tmp_path, image_size=8)
     parts = (data.train, data.search, data.holdout, data.test)
     pixels = np.concatenate([part.pixels for part in parts])
     assert pixels.shape[3] == 3
@@ -176,7 +176,7 @@ def test_oblong_images_are_cropped_to_the_centre(tmp_path):
             image = Image.new("RGB", (30, 10), (255, 0, 0))
             image.paste((0, 0, 200 + i), (10, 0, 20, 10))
             image.save(tmp_path / name / f"{i}.png")
-    data = load(tmp_path, image_size=10)
+    data = load_dataset(tmp_path, image_size=10)
     assert (data.train.pixels[..., 0] == 0).all()
     assert (data.train.pixels[..., 2] >= 200).all()
 
@@ -192,7 +192,7 @@ def broken(tmp_path):
 
 def test_bad_images_fail(broken):
     with pytest.raises(DataError) as found:
-        load(broken)
+        load_dataset(broken)
     message = str(found.value)
     assert "2 of 18 images" in message
     assert "bee/1.png" in message
@@ -201,7 +201,7 @@ def test_bad_images_fail(broken):
 
 
 def test_bad_images_are_skipped_and_named(broken):
-    data = load(broken, on_bad_image="skip")
+    data = load_dataset(broken, on_bad_image="skip")
     assert sum(data.counts.values()) == 16
     assert len(data.skipped) == 2
     assert "bee/1.png" in data.skipped[0]
@@ -213,8 +213,8 @@ def test_bad_rows_of_parquet_are_named(tmp_path):
     values[4] = b"broken"
     path = write_parquet(tmp_path / "train.parquet", values, [0, 1, 2] * 8)
     with pytest.raises(DataError, match=r"1 of 24 images .*train\.parquet, row 4"):
-        load(path)
-    assert len(load(path, on_bad_image="skip").skipped) == 1
+        load_dataset(path)
+    assert len(load_dataset(path, on_bad_image="skip").skipped) == 1
 
 
 def test_a_class_without_usable_images_is_not_forgotten(tmp_path):
@@ -222,12 +222,12 @@ def test_a_class_without_usable_images_is_not_forgotten(tmp_path):
     for file in (tmp_path / "bee").iterdir():
         file.write_bytes(b"broken")
     with pytest.raises(DataError, match="Class 'bee' has 0 training images"):
-        load(tmp_path, on_bad_image="skip")
+        load_dataset(tmp_path, on_bad_image="skip")
     images = [encoded(i) for i in range(10)] + [b"broken"] * 5
     path = tmp_path / "mine.parquet"
     pq.write_table(pa.table({"image": images, "label": [*["yes", "no"] * 5, *["maybe"] * 5]}), path)
     with pytest.raises(DataError, match="Class 'maybe' has 0 training images"):
-        load(path, on_bad_image="skip")
+        load_dataset(path, on_bad_image="skip")
 
 
 @pytest.mark.parametrize("name", [b"be\ne", b"be\xffe", b"be\x1b[31me"])
@@ -235,14 +235,14 @@ def test_class_names_are_lines_of_text(tmp_path, name):
     image_folder(tmp_path)
     os.rename(tmp_path / "bee", os.path.join(os.fsencode(tmp_path), name))
     with pytest.raises(DataError, match="class name 'be.*has control characters or is no valid"):
-        load(tmp_path)
+        load_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["två ord", "蜂", "bee,'\"%s{}", "👩‍🔬"])
 def test_class_names_may_have_any_characters_of_text(tmp_path, name):
     image_folder(tmp_path)
     (tmp_path / "bee").rename(tmp_path / name)
-    assert set(load(tmp_path).classes) == {"ant", "cow", name}
+    assert set(load_dataset(tmp_path).classes) == {"ant", "cow", name}
 
 
 def test_rows_without_a_label_are_bad(tmp_path):
@@ -250,43 +250,43 @@ def test_rows_without_a_label_are_bad(tmp_path):
     labels = [None, *([0, 1, 2] * 8)[1:]]
     path = write_parquet(tmp_path / "train.parquet", values, labels)
     with pytest.raises(DataError, match=r"row 0 \(no label\)"):
-        load(path)
+        load_dataset(path)
 
 
 def test_nothing_there(tmp_path):
     with pytest.raises(DataError, match=r"no data at .*nowhere"):
-        load(tmp_path / "nowhere")
+        load_dataset(tmp_path / "nowhere")
     with pytest.raises(DataError, match="no images"):
-        load(tmp_path)
+        load_dataset(tmp_path)
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(DataError, match="is no data set"):
-        load(tmp_path / "notes.txt")
+        load_dataset(tmp_path / "notes.txt")
 
 
 def test_images_without_class_folders(tmp_path):
     picture(1).save(tmp_path / "a.png")
     with pytest.raises(DataError, match="1 images but no sub-folder for each class"):
-        load(tmp_path)
+        load_dataset(tmp_path)
 
 
 def test_parquet_without_labels(tmp_path):
     table = pa.table({"image": [{"bytes": encoded(1), "path": None}], "text": ["a"]})
     pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(DataError, match="no column label; it has image, text"):
-        load(tmp_path)
+        load_dataset(tmp_path)
 
 
 def test_damaged_parquet(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 nonsense PAR1")
     with pytest.raises(DataError, match=r"a\.parquet is no readable parquet"):
-        load(tmp_path)
+        load_dataset(tmp_path)
 
 
 def test_a_file_without_split_beside_others(tmp_path):
     for name in ("train-0", "more"):
         write_parquet(tmp_path / f"{name}.parquet", range(9), [0, 1, 2] * 3)
     with pytest.raises(DataError, match=r"more\.parquet has no split in its name"):
-        load(tmp_path)
+        load_dataset(tmp_path)
 
 
 def test_too_few_images_of_a_class(tmp_path):
@@ -294,11 +294,11 @@ def test_too_few_images_of_a_class(tmp_path):
     for i in range(1, 6):
         (tmp_path / "bee" / f"{i}.png").unlink()
     with pytest.raises(DataError, match="Class 'bee' has 1 training images; at least 3"):
-        load(tmp_path)
+        load_dataset(tmp_path)
     shutil.rmtree(tmp_path / "ant")
     shutil.rmtree(tmp_path / "bee")
     with pytest.raises(DataError, match="1 class; two are needed"):
-        load(tmp_path)
+        load_dataset(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -306,4 +306,4 @@ def test_too_few_images_of_a_class(tmp_path):
 )
 def test_wrong_settings_are_named(wrong):
     with pytest.raises(DataError, match=next(iter(wrong))):
-        load("digits", **wrong)
+        load_dataset("digits", **wrong)

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image, ImageFile
 
+from nas.data import decoding, load_dataset
+from nas.data.decoding import decode
+from nas.data.image_cache import MOST_KEPT, cache_folder, path_of
+from nas.data.sources import IMAGE_FORMATS, Sample, Source
 from nas.errors import DataError
-from nas.supernet import decoding, load
-from nas.supernet.decoding import decode
-from nas.supernet.image_cache import MOST_KEPT, cache_folder, path_of
-from nas.supernet.sources import IMAGE_FORMATS, Sample, Source
 
 
 @pytest.fixture
@@ -54,17 +54,17 @@ def same(a, b):
 
 
 def test_the_second_time_nothing_is_decoded(images, counted):
-    first = load(images, image_size=8)
+    first = load_dataset(images, image_size=8)
     assert len(counted) == 80
-    assert same(load(images, image_size=8), first)
+    assert same(load_dataset(images, image_size=8), first)
     assert len(counted) == 80
-    load(images, image_size=9)
+    load_dataset(images, image_size=9)
     assert len(counted) == 160, "another size is decoded anew"
 
 
 @pytest.mark.parametrize("change", ["content", "time", "more", "less"])
 def test_files_that_changed_are_decoded_again(images, counted, change):
-    load(images, image_size=8)
+    load_dataset(images, image_size=8)
     file = images / "bee" / "3.png"
     if change == "content":
         Image.new("L", (30, 30)).save(file)
@@ -74,7 +74,7 @@ def test_files_that_changed_are_decoded_again(images, counted, change):
         Image.new("L", (8, 8)).save(images / "bee" / "new.png")
     else:
         file.unlink()
-    load(images, image_size=8)
+    load_dataset(images, image_size=8)
     assert len(counted) == 160 + (change == "more") - (change == "less")
 
 
@@ -82,15 +82,15 @@ def test_bad_images_are_remembered_as_bad(images, counted):
     (images / "bee" / "3.png").write_bytes(b"no image")
     for _ in range(2):
         with pytest.raises(DataError, match=r"1 of 80 images cannot be used: .*3\.png"):
-            load(images, image_size=8)
-    found = load(images, image_size=8, on_bad_image="skip")
+            load_dataset(images, image_size=8)
+    found = load_dataset(images, image_size=8, on_bad_image="skip")
     assert len(found.skipped) == 1
     assert len(counted) == 80
 
 
 @pytest.mark.parametrize("damage", ["torn", "pixels", "nothing"])
 def test_a_damaged_cache_costs_time_only(images, counted, damage):
-    first = load(images, image_size=8)
+    first = load_dataset(images, image_size=8)
     (file,) = cache_folder().iterdir()
     content = file.read_bytes()
     if damage == "torn":
@@ -100,9 +100,9 @@ def test_a_damaged_cache_costs_time_only(images, counted, damage):
     else:
         file.write_bytes(b"")
     with pytest.warns(UserWarning, match="are damaged"):
-        assert same(load(images, image_size=8), first)
+        assert same(load_dataset(images, image_size=8), first)
     assert len(counted) == 160
-    assert same(load(images, image_size=8), first)
+    assert same(load_dataset(images, image_size=8), first)
     assert len(counted) == 160
 
 
@@ -110,7 +110,7 @@ def test_a_cache_that_cannot_be_written_costs_time_only(images, monkeypatch, tmp
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.warns(UserWarning, match="cannot be kept"):
-        assert load(images, image_size=8).counts["train"] > 0
+        assert load_dataset(images, image_size=8).counts["train"] > 0
 
 
 def test_a_full_disk_leaves_nothing_half_written(images):
@@ -118,7 +118,7 @@ def test_a_full_disk_leaves_nothing_half_written(images):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
         with pytest.warns(UserWarning, match="cannot be kept .*File too large"):
-            load(images, image_size=8)
+            load_dataset(images, image_size=8)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(cache_folder().iterdir()) == []
@@ -126,12 +126,12 @@ def test_a_full_disk_leaves_nothing_half_written(images):
 
 def test_what_was_used_longest_ago_goes_first(images):
     for size in range(8, 8 + MOST_KEPT):
-        load(images, image_size=size)
+        load_dataset(images, image_size=size)
     files = sorted(cache_folder().iterdir(), key=lambda each: each.stat().st_mtime_ns)
     assert len(files) == MOST_KEPT
     for index, each in enumerate(files):
         os.utime(each, ns=(index, index))
-    load(images, image_size=30)
+    load_dataset(images, image_size=30)
     left = set(cache_folder().iterdir())
     assert len(left) == MOST_KEPT
     assert files[0] not in left
@@ -207,7 +207,7 @@ def test_no_image_starts_a_program(images, monkeypatch, as_file):
     if as_file:
         (images / "bee" / "evil.png").write_bytes(EPS)
         with pytest.raises(DataError, match=r"1 of 81 .*/bee/evil\.png \(not an image in one of"):
-            load(images, image_size=8)
+            load_dataset(images, image_size=8)
     else:
         assert decoded(EPS).startswith("not an image in one of the formats BMP, GIF, JPEG, PNG")
 
@@ -246,7 +246,7 @@ def test_a_large_jpeg_counts_as_it_is_decoded(monkeypatch):
 
 
 def test_large_images_are_decoded_one_at_a_time(images, monkeypatch):
-    first = load(images, image_size=8).digest
+    first = load_dataset(images, image_size=8).digest
     for file in cache_folder().iterdir():
         file.unlink()
     monkeypatch.setattr(decoding, "_ALONE_PIXELS", 0)
@@ -262,7 +262,7 @@ def test_large_images_are_decoded_one_at_a_time(images, monkeypatch):
         return result
 
     monkeypatch.setattr(decoding, "_scaled", scaled)
-    assert load(images, image_size=8).digest == first
+    assert load_dataset(images, image_size=8).digest == first
     assert most == 1
 
 
@@ -291,7 +291,7 @@ def test_damaged_images_are_bad_or_whole(name):
 def test_an_empty_file_is_a_bad_image(images):
     (images / "bee" / "empty.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"empty\.png \(not an image"):
-        load(images, image_size=8)
+        load_dataset(images, image_size=8)
 
 
 def palette_with_transparency() -> bytes:

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from nas.data import load_dataset
+from nas.data.sources import open_source
 from nas.errors import DataError
-from nas.supernet import load
-from nas.supernet.sources import open_source
 
 
 def encoded(value: int) -> bytes:
@@ -83,7 +83,7 @@ def test_a_file_that_datasets_wrote():
 def test_columns_that_can_be_read(tmp_path, images, labels):
     path = write(tmp_path / "a.parquet", images, labels, row_group_size=5)
     assert rows(open_source(path)) == list(zip(IMAGES, labels.to_pylist(), strict=True))
-    assert load(path).classes == ("0", "1")
+    assert load_dataset(path).classes == ("0", "1")
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_columns_that_can_be_read(tmp_path, images, labels):
 def test_a_column_that_holds_no_images(tmp_path, images, holds):
     path = write(tmp_path / "a.parquet", images, LABELS)
     with pytest.raises(DataError) as caught:
-        load(path)
+        load_dataset(path)
     assert f"The column image of {path} holds {holds}" in str(caught.value)
     assert "expected binary" in str(caught.value)
 
@@ -122,14 +122,17 @@ def test_a_column_that_holds_no_images(tmp_path, images, holds):
 def test_a_column_that_holds_no_labels(tmp_path, labels, holds):
     path = write(tmp_path / "a.parquet", IMAGES, labels)
     with pytest.raises(DataError) as caught:
-        load(path)
+        load_dataset(path)
     assert f"The column label of {path} holds {holds}" in str(caught.value)
     assert "expected integers or strings" in str(caught.value)
 
 
 def test_huge_labels_are_names_as_any_other(tmp_path):
     labels = pa.array([2**64 - 1, 7] * 6, pa.uint64())
-    assert load(write(tmp_path / "a.parquet", IMAGES, labels)).classes == ("7", str(2**64 - 1))
+    assert load_dataset(write(tmp_path / "a.parquet", IMAGES, labels)).classes == (
+        "7",
+        str(2**64 - 1),
+    )
 
 
 @pytest.mark.parametrize("label", [2, -2, 2**64 - 1])
@@ -138,7 +141,7 @@ def test_a_label_without_a_class_name(tmp_path, label):
     labels = pa.array([0, 1] * 5 + [0, label], kind)
     path = write(tmp_path / "a.parquet", IMAGES, labels, class_label(["ant", "bee"]))
     with pytest.raises(DataError) as caught:
-        load(path)
+        load_dataset(path)
     assert f"column label of {path} has the value {label}, but there are only 2" in str(
         caught.value
     )
@@ -161,18 +164,21 @@ def test_a_label_without_a_class_name(tmp_path, label):
 def test_class_names_that_cannot_be_used(tmp_path, metadata):
     path = write(tmp_path / "a.parquet", IMAGES, LABELS, metadata)
     with pytest.raises(DataError, match=r"class names of the column label in .*a\.parquet"):
-        load(path)
+        load_dataset(path)
 
 
 def test_class_names_for_a_column_of_strings(tmp_path):
     path = write(tmp_path / "a.parquet", IMAGES, ["a", "b"] * 6, class_label(["ant", "bee"]))
     with pytest.raises(DataError, match=r"a\.parquet.*the column holds strings"):
-        load(path)
+        load_dataset(path)
 
 
 @pytest.mark.parametrize("metadata", ["{}", '{"info": {"features": {"image": {}}}}'])
 def test_metadata_without_class_names(tmp_path, metadata):
-    assert load(write(tmp_path / "a.parquet", IMAGES, LABELS, metadata)).classes == ("0", "1")
+    assert load_dataset(write(tmp_path / "a.parquet", IMAGES, LABELS, metadata)).classes == (
+        "0",
+        "1",
+    )
 
 
 @pytest.mark.parametrize("other", [class_label(["bee", "ant"]), None])
@@ -180,7 +186,7 @@ def test_files_with_other_class_names_are_not_mixed(tmp_path, other):
     write(tmp_path / "train.parquet", IMAGES, LABELS, class_label(["ant", "bee"]))
     write(tmp_path / "test.parquet", IMAGES, LABELS, other)
     with pytest.raises(DataError, match=r"train\.parquet has another type or other class names"):
-        load(tmp_path)
+        load_dataset(tmp_path)
 
 
 def test_two_columns_of_a_name(tmp_path):
@@ -189,14 +195,14 @@ def test_two_columns_of_a_name(tmp_path):
     )
     pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"a\.parquet has 2 columns image"):
-        load(tmp_path)
+        load_dataset(tmp_path)
 
 
 def test_a_file_without_rows(tmp_path):
     empty = pa.array([], pa.binary())
     path = write(tmp_path / "a.parquet", empty, pa.array([], pa.int64()))
     with pytest.raises(DataError, match=r"a\.parquet has no rows"):
-        load(path)
+        load_dataset(path)
 
 
 @pytest.mark.parametrize("size", [0, 3, 100])
@@ -204,7 +210,7 @@ def test_a_file_that_is_cut_off(tmp_path, size):
     path = write(tmp_path / "a.parquet", IMAGES, LABELS)
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(DataError, match=r"a\.parquet is no readable parquet"):
-        load(path)
+        load_dataset(path)
 
 
 def test_a_file_whose_middle_is_damaged(tmp_path):
@@ -212,7 +218,7 @@ def test_a_file_whose_middle_is_damaged(tmp_path):
     content = path.read_bytes()
     path.write_bytes(content[:4] + b"\xff" * 400 + content[404:])
     with pytest.raises(DataError, match=r"a\.parquet breaks off at row 0"):
-        load(path)
+        load_dataset(path)
 
 
 def test_a_label_that_was_damaged_is_noticed_by_its_checksum(tmp_path):
@@ -222,7 +228,7 @@ def test_a_label_that_was_damaged_is_noticed_by_its_checksum(tmp_path):
     at = content.index(b"".join((2**40 + label).to_bytes(8, "little") for label in LABELS))
     path.write_bytes(content[:at] + b"\x01" + content[at + 1 :])
     with pytest.raises(DataError, match=r"a\.parquet breaks off at row 0: .*CRC"):
-        load(path)
+        load_dataset(path)
 
 
 def test_row_groups_that_are_missing(tmp_path, monkeypatch):
@@ -234,7 +240,7 @@ def test_row_groups_that_are_missing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", first_two)
     with pytest.raises(DataError, match=r"a\.parquet ends after 8 rows; its footer states 12"):
-        load(path)
+        load_dataset(path)
 
 
 @pytest.mark.parametrize("kind", ["dangling", "pipe", "folder"])
@@ -249,7 +255,7 @@ def test_a_name_of_parquet_without_a_file(tmp_path, kind):
         other.mkdir()
         (other / "part-0.PARQUET").write_bytes(b"")
     with pytest.raises(DataError, match=r"train-1\.parquet.* is no readable parquet"):
-        load(tmp_path)
+        load_dataset(tmp_path)
 
 
 def test_a_folder_with_the_suffix_and_any_case(tmp_path):
@@ -281,15 +287,15 @@ def cache(tmp_path, monkeypatch) -> Path:
 @pytest.mark.parametrize("statistics", [True, False])
 def test_images_that_rows_name_are_decoded_again_when_they_change(cache, statistics):
     path = images_by_path(cache / "photos", write_statistics=statistics)
-    assert red(load(path, image_size=2)) == list(range(12))
+    assert red(load_dataset(path, image_size=2)) == list(range(12))
     (path.parent / "3.png").write_bytes(encoded(200))
     os.utime(path.parent / "3.png", ns=(1, 1))
-    assert red(load(path, image_size=2)) == [0, 1, 2, *range(4, 12), 200]
+    assert red(load_dataset(path, image_size=2)) == [0, 1, 2, *range(4, 12), 200]
     (path.parent / "4.png").unlink()
     with pytest.raises(DataError, match=r"row 4: .*/4\.png \(.*No such file"):
-        load(path, image_size=2)
+        load_dataset(path, image_size=2)
     (path.parent / "4.png").write_bytes(IMAGES[4])
-    assert len(red(load(path, image_size=2))) == 12
+    assert len(red(load_dataset(path, image_size=2))) == 12
 
 
 def test_bytes_count_before_paths_and_paths_are_not_looked_at(tmp_path):
@@ -304,7 +310,7 @@ def test_rows_that_name_no_file_are_bad_images(cache, path):
     images = [{"bytes": image, "path": None} for image in IMAGES]
     images[3] = {"bytes": None, "path": path}
     with pytest.raises(DataError, match=r"1 of 12 images cannot be used: .*row 3"):
-        load(write(cache / "a.parquet", images, LABELS))
+        load_dataset(write(cache / "a.parquet", images, LABELS))
 
 
 def test_a_row_group_is_not_read_at_once(tmp_path):
@@ -323,4 +329,4 @@ def test_a_cache_that_cannot_be_written_costs_time_only(cache):
     (cache / "cache").write_text("no folder")
     path = write(cache / "a.parquet", IMAGES, LABELS)
     with pytest.warns(UserWarning, match="cannot be kept"):
-        assert red(load(path, image_size=2)) == list(range(12))
+        assert red(load_dataset(path, image_size=2)) == list(range(12))

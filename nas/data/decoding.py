@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from nas.data import image_cache
+from nas.data.image_cache import CacheWriteError, Decoded, Record
+from nas.data.sources import IMAGE_FORMATS, Sample, Source, Split, shown
 from nas.errors import DataError, first_line
-from nas.supernet import image_cache
-from nas.supernet.image_cache import CacheWriteError, Decoded, Record
-from nas.supernet.sources import IMAGE_FORMATS, Sample, Source, Split, shown
 
 LARGE_BYTES = 4 << 30
 """Decoded images of more bytes than this stay on disk, and are read batch by batch."""
@@ -54,7 +54,7 @@ def decode(
     """Decode the images of a source, scaled and cropped to `size x size`, or read the cache.
 
     The cache belongs to the files as they are: one that is changed, added or removed is another
-    source. It is in `nas.supernet.image_cache.cache_folder()`; one that cannot be read or written
+    source. It is in `nas.data.image_cache.cache_folder()`; one that cannot be read or written
     costs time only, unless the images are `LARGE_BYTES` or more: then they stay there. Without
     `keep` the cache is read, but not changed.
 

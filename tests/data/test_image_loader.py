@@ -5,11 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
+from nas.data import decoding, image_cache, load_dataset
+from nas.data.batches import TrainingBatches
+from nas.data.image_cache import Picked, cache_folder
+from nas.data.image_loader import Resident, Streamed, stock_of
 from nas.errors import DataError
-from nas.supernet import decoding, image_cache, load
-from nas.supernet.batches import TrainingBatches
-from nas.supernet.image_cache import Picked, cache_folder
-from nas.supernet.image_loader import Resident, Streamed, stock_of
 
 CPU = torch.device("cpu")
 
@@ -40,14 +40,14 @@ def test_images_on_disk_are_those_in_memory(cache, monkeypatch, shape):
     images = folder_of(cache / "images", shape)
     (images / "cow" / "7.png").write_bytes(b"broken")
     monkeypatch.setattr(image_cache, "_CHUNK", 1000)  # Read in several parts.
-    in_memory = load(images, image_size=8, on_bad_image="skip")
+    in_memory = load_dataset(images, image_size=8, on_bad_image="skip")
     assert isinstance(in_memory.train.pixels, np.ndarray)
     for file in cache_folder().iterdir():
         file.unlink()
     large(monkeypatch)
-    first = load(images, image_size=8, on_bad_image="skip")
+    first = load_dataset(images, image_size=8, on_bad_image="skip")
     monkeypatch.setattr(decoding, "_pixels", None)  # Nothing is decoded any more.
-    again = load(images, image_size=8, on_bad_image="skip")
+    again = load_dataset(images, image_size=8, on_bad_image="skip")
     for found in (first, again):
         assert isinstance(found.train.pixels, Picked)
         assert found.train.pixels.shape == in_memory.train.pixels.shape
@@ -60,11 +60,11 @@ def test_images_on_disk_are_those_in_memory(cache, monkeypatch, shape):
 
 def test_streamed_batches_are_the_resident_ones(cache, monkeypatch):
     images = folder_of(cache / "images", (9, 9, 3))
-    in_memory = load(images, image_size=8)
+    in_memory = load_dataset(images, image_size=8)
     for file in cache_folder().iterdir():
         file.unlink()
     large(monkeypatch)
-    on_disk = load(images, image_size=8)
+    on_disk = load_dataset(images, image_size=8)
     settings = {"batch_size": 8, "seed": 3, "shift": 1, "flip": True, "colour": 0.3, "device": CPU}
     resident, streamed = (TrainingBatches(data, **settings) for data in (in_memory, on_disk))
     assert isinstance(stock_of(on_disk.train, CPU, resident._chosen), Streamed)
@@ -78,11 +78,11 @@ def test_streamed_batches_are_the_resident_ones(cache, monkeypatch):
 def test_damaged_images_on_disk_are_decoded_again(cache, monkeypatch):
     images = folder_of(cache / "images", (9, 9, 3))
     large(monkeypatch)
-    digest = load(images, image_size=8).digest
+    digest = load_dataset(images, image_size=8).digest
     (file,) = cache_folder().iterdir()
     file.write_bytes(bytes(100) + file.read_bytes()[100:])
     with pytest.warns(UserWarning, match="are damaged"):
-        assert load(images, image_size=8).digest == digest
+        assert load_dataset(images, image_size=8).digest == digest
     assert list(cache_folder().iterdir()) == [file]
 
 
@@ -95,7 +95,7 @@ def test_a_disk_without_room_says_how_much_is_needed(cache, monkeypatch):
 
     monkeypatch.setattr(image_cache.os, "posix_fallocate", full)
     with pytest.raises(DataError, match=r"need 0\.0 GiB in .*No space left"):
-        load(images, image_size=8)
+        load_dataset(images, image_size=8)
     assert list(cache_folder().iterdir()) == []
 
 
@@ -107,5 +107,5 @@ def test_an_interrupted_decoding_leaves_nothing(cache, monkeypatch):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        load(images, image_size=8, progress=interrupted)
+        load_dataset(images, image_size=8, progress=interrupted)
     assert list(cache_folder().iterdir()) == []

@@ -1,8 +1,10 @@
 import numpy as np
+import pytest
 import torch
 
-from nas.supernet import Data, Images
-from nas.supernet.batches import TrainingBatches, in_order
+from nas.data import ImageDataset, Images
+from nas.data.batches import TrainingBatches, in_order, share_of_batch
+from nas.errors import RequestError
 
 CPU = torch.device("cpu")
 
@@ -89,7 +91,7 @@ def coloured(count=64, size=8):
     rng = np.random.default_rng(0)
     pixels = rng.integers(40, 200, (count, size, size, 3), np.uint8)
     images = Images(pixels, np.arange(count) % 2)
-    return Data("colours", ("a", "b"), images, images, images, images, True)
+    return ImageDataset("colours", ("a", "b"), images, images, images, images, True)
 
 
 def pixels_of(data, images):
@@ -164,3 +166,14 @@ def test_operations_are_drawn_for_every_image_anew():
     pixels = pixels_of(data, images)
     assert pixels.min() >= -1e-5
     assert pixels.max() <= 1 + 1e-5
+
+
+def test_share_of_batch_is_the_same_number_of_images_for_each_process():
+    assert share_of_batch(7, 0, 1) == slice(0, 7)
+    assert [share_of_batch(6, rank, 2) for rank in range(2)] == [slice(0, 3), slice(3, 6)]
+
+
+@pytest.mark.parametrize("count", [2, 7])
+def test_share_of_batch_refuses_a_batch_that_cannot_be_shared_equally(count):
+    with pytest.raises(RequestError, match=f"batch of {count} images cannot be shared by 2"):
+        share_of_batch(count, 1, 2)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-from nas.supernet.augmentation import (
+from nas.data.augmentation import (
     OPERATIONS,
     brightened,
     changed,

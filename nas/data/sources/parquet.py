@@ -16,8 +16,8 @@ from typing import Any, Literal
 import pyarrow as pa
 from pyarrow import parquet
 
+from nas.data.sources.base import Sample, Source, Split, shown, split_named_in
 from nas.errors import DataError, first_line
-from nas.supernet.sources import Sample, Source, Split, shown, split_named_in
 
 _ROWS_PER_BATCH = 16
 

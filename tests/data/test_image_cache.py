@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nas.data import decoding, image_cache, load_dataset
+from nas.data.image_cache import Picked, cache_folder
+from nas.data.sources import open_source
 from nas.errors import DataError
-from nas.supernet import decoding, image_cache, load
-from nas.supernet.image_cache import Picked, cache_folder
-from nas.supernet.sources import open_source
 
 SIZE = 4
 COUNT = 12
@@ -43,7 +43,7 @@ def where(request, monkeypatch) -> str:
 
 
 def digest_of(photos: Path) -> tuple:
-    data = load(photos, image_size=SIZE, on_bad_image="skip")
+    data = load_dataset(photos, image_size=SIZE, on_bad_image="skip")
     return data.digest, data.classes, data.skipped
 
 
@@ -184,8 +184,8 @@ def test_another_root_is_another_source(tmp_path, photos):
     (tmp_path / "outer").mkdir()
     photos.rename(tmp_path / "outer" / "photos")
     with pytest.raises(DataError, match="images of 1 class"):
-        load(tmp_path / "outer", image_size=SIZE, on_bad_image="skip")
-    data = load(tmp_path / "outer" / "photos", image_size=SIZE, on_bad_image="skip")
+        load_dataset(tmp_path / "outer", image_size=SIZE, on_bad_image="skip")
+    data = load_dataset(tmp_path / "outer" / "photos", image_size=SIZE, on_bad_image="skip")
     assert data.classes == ("ant", "bee")
 
 
@@ -239,7 +239,7 @@ def test_without_a_home_folder_nothing_is_cached(photos, homeless, where, tmp_pa
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     with pytest.warns(UserWarning, match="no home folder.*XDG_CACHE_HOME"):
-        data = load(photos, image_size=SIZE, on_bad_image="skip")
+        data = load_dataset(photos, image_size=SIZE, on_bad_image="skip")
     assert list((tmp_path / "temporary").iterdir()) == []
     assert isinstance(data.train.pixels, Picked) == (where == "disk")
     reds = [int(value) for part in (data.train, data.test) for value in part.pixels[:][:, 0, 0, 0]]

@@ -20,7 +20,7 @@ from typing import IO
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from nas.supernet.sources import Source, Split, shown
+from nas.data.sources import Source, Split, shown
 
 VERSION = 2
 """Version of the decoding and of the file. What another version wrote is decoded again."""

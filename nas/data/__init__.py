@@ -1,0 +1,9 @@
+"""Image datasets: sources, decoding, the cache, splits, and augmented training batches.
+
+A new kind of dataset is a module in `nas.data.sources`. Importing `nas.data` does not import torch;
+`nas.data.batches` and `nas.data.augmentation` do.
+"""
+
+from nas.data.dataset import ImageDataset, Images, Part, load_dataset
+
+__all__ = ["ImageDataset", "Images", "Part", "load_dataset"]

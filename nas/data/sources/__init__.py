@@ -1,0 +1,71 @@
+"""Dataset sources: each module opens one kind of dataset as a `Source` of `Sample`s.
+
+To add a dataset source:
+
+1. Write a module here with a function that takes a path (or nothing) and returns a `Source`.
+   `nas.data.sources.digits` is the shortest example, `nas.data.sources.parquet` reads files.
+2. Call the function in `open_source`, which chooses the source for a name or path.
+3. Test it in `tests/data/sources`.
+
+Decoding, caching, splitting and training work for every source. No source uses the network.
+"""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from nas.data.sources.base import (
+    IMAGE_EXTENSIONS,
+    IMAGE_FORMATS,
+    LAYOUTS,
+    Sample,
+    Source,
+    Split,
+    shown,
+)
+from nas.data.sources.digits import open_digits
+from nas.data.sources.image_folder import list_tree, open_image_folder
+from nas.errors import DataError
+
+__all__ = [
+    "IMAGE_EXTENSIONS",
+    "IMAGE_FORMATS",
+    "Sample",
+    "Source",
+    "Split",
+    "open_source",
+    "shown",
+]
+
+
+def open_source(source: str | Path) -> Source:
+    """Open the source called "digits", or the one at a path.
+
+    Raises DataError if there is nothing, or nothing in a known layout, or a part is unreadable.
+    """
+    if source == "digits":
+        return open_digits()
+    try:
+        if not str(source):
+            raise ValueError("the path is empty")
+        path = Path(source).expanduser()
+        mode = path.stat().st_mode
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
+        raise DataError(
+            f"There is no data at {shown(source)} ({reason}).",
+            remedy='Give the path of a folder or file, or "digits".',
+        ) from error
+    if stat.S_ISDIR(mode):
+        folders, files = list_tree(path)
+        parquet_files = [file for file in files if file.suffix.lower() == ".parquet"]
+        if not parquet_files:
+            return open_image_folder(path, folders, files)
+    elif stat.S_ISREG(mode) and path.suffix.lower() == ".parquet":
+        parquet_files = [path]
+    else:
+        raise DataError(f"{shown(path)} is no data set.", remedy=LAYOUTS)
+    from nas.data.sources.parquet import open_parquet  # Imports pyarrow, which few sources need.
+
+    return open_parquet(path, parquet_files)
