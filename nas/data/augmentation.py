@@ -1,7 +1,11 @@
-"""Changes to training images, whole batches at a time, on the device that they are on.
+"""Augmentation of whole batches of training images, on the device that holds them.
 
-All functions take images `n x channels x height x width` whose pixels lie in [0, 1], and numbers
-drawn by the caller, one for each image. Where they change tones, what they give may lie outside.
+Names and ranges follow torchvision and RandAugment. torchvision applies one magnitude to a whole
+batch; the functions here take one for each image.
+
+All functions take images of shape `n x channels x height x width` with pixels in [0, 1], and random
+numbers that the caller drew, one for each image. The functions that change tones may return pixels
+outside [0, 1].
 """
 
 from __future__ import annotations
@@ -13,162 +17,167 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-_GREY = (0.299, 0.587, 0.114)
-"""What red, green and blue are worth to the eye (ITU-R BT.601)."""
+_LUMA_WEIGHTS = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in the brightness of a pixel (ITU-R BT.601)."""
 
 
-def blended(images: Tensor, plain: Tensor, factors: Tensor) -> Tensor:
-    """Away from a plainer version of each image, or, with a factor below 1, towards it."""
-    return plain + factors[:, None, None, None] * (images - plain)
+def blend(images: Tensor, base: Tensor, factors: Tensor) -> Tensor:
+    """Interpolate between `base` (factor 0) and `images` (factor 1); above 1, extrapolate."""
+    return base + factors[:, None, None, None] * (images - base)
 
 
-def brightened(images: Tensor, factors: Tensor) -> Tensor:
-    """Pixels times a factor."""
-    return blended(images, torch.zeros_like(images), factors)
+def adjust_brightness(images: Tensor, factors: Tensor) -> Tensor:
+    """Multiply the pixels of each image by a factor."""
+    return blend(images, torch.zeros_like(images), factors)
 
 
-def contrasted(images: Tensor, factors: Tensor) -> Tensor:
-    """Away from, or towards, the image's mean brightness."""
-    level = grey(images).mean((1, 2, 3), keepdim=True)
-    return blended(images, level.expand_as(images), factors)
+def adjust_contrast(images: Tensor, factors: Tensor) -> Tensor:
+    """Scale the distance of the pixels from the image's mean brightness by a factor."""
+    mean = rgb_to_grayscale(images).mean((1, 2, 3), keepdim=True)
+    return blend(images, mean.expand_as(images), factors)
 
 
-def saturated(images: Tensor, factors: Tensor) -> Tensor:
-    """Away from, or towards, the image without its colours; a grey image stays as it is."""
-    return blended(images, grey(images).expand_as(images), factors)
+def adjust_saturation(images: Tensor, factors: Tensor) -> Tensor:
+    """Scale the distance of the pixels from the grey image; a grey image does not change."""
+    return blend(images, rgb_to_grayscale(images).expand_as(images), factors)
 
 
-def sharpened(images: Tensor, factors: Tensor) -> Tensor:
-    """Away from, or towards, a smoothed image, whose border pixels are not smoothed."""
+def adjust_sharpness(images: Tensor, factors: Tensor) -> Tensor:
+    """Scale the distance of the pixels from a smoothed image; border pixels do not change."""
     kernel = images.new_tensor([[1, 1, 1], [1, 5, 1], [1, 1, 1]]) / 13
     channels = images.shape[1]
-    inner = F.conv2d(images, kernel.expand(channels, 1, 3, 3), groups=channels)
-    smooth = images.clone()
-    smooth[:, :, 1:-1, 1:-1] = inner
-    return blended(images, smooth, factors)
+    smoothed = images.clone()
+    smoothed[:, :, 1:-1, 1:-1] = F.conv2d(images, kernel.expand(channels, 1, 3, 3), groups=channels)
+    return blend(images, smoothed, factors)
 
 
-def grey(images: Tensor) -> Tensor:
-    """One channel with the images' brightness."""
+def rgb_to_grayscale(images: Tensor) -> Tensor:
+    """Return the brightness of the images as one channel."""
     if images.shape[1] == 1:
         return images
-    weights = images.new_tensor(_GREY)[:, None, None]
+    weights = images.new_tensor(_LUMA_WEIGHTS)[:, None, None]
     return (images * weights).sum(1, keepdim=True)
 
 
-def posterised(images: Tensor, bits: Tensor) -> Tensor:
-    """Of each pixel's eight bits the upper `bits`."""
+def posterize(images: Tensor, bits: Tensor) -> Tensor:
+    """Keep the upper `bits` of the eight bits of each pixel."""
     levels = (images * 255).round().to(torch.int32)
-    kept = (0xFF << (8 - bits.to(torch.int32))) & 0xFF
-    return (levels & kept[:, None, None, None]).to(images.dtype) / 255
+    masks = (0xFF << (8 - bits.to(torch.int32))) & 0xFF
+    return (levels & masks[:, None, None, None]).to(images.dtype) / 255
 
 
-def solarised(images: Tensor, thresholds: Tensor) -> Tensor:
-    """Pixels at a threshold and above it inverted."""
+def solarize(images: Tensor, thresholds: Tensor) -> Tensor:
+    """Invert the pixels that are not below a threshold."""
     return torch.where(images < thresholds[:, None, None, None], images, 1 - images)
 
 
-def stretched(images: Tensor) -> Tensor:
-    """Every channel from its darkest to its lightest pixel spread over the whole range."""
+def autocontrast(images: Tensor) -> Tensor:
+    """Stretch each channel so that its darkest pixel becomes 0 and its lightest 1."""
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
-    spread = (images - low) / (high - low).clamp_min(1e-6)
-    return torch.where(high > low, spread, images)
+    stretched = (images - low) / (high - low).clamp_min(1e-6)
+    return torch.where(high > low, stretched, images)
 
 
-def equalised(images: Tensor) -> Tensor:
-    """Every channel's histogram made level, as Pillow's `ImageOps.equalize` does it."""
+def equalize(images: Tensor) -> Tensor:
+    """Equalise the histogram of each channel, as Pillow's `ImageOps.equalize` does."""
     n, channels, height, width = images.shape
     levels = (images * 255).round().long().reshape(n * channels, height * width)
     counts = torch.zeros(n * channels, 256, device=images.device, dtype=torch.long)
     counts.scatter_add_(1, levels, torch.ones_like(levels))
     lightest = levels.amax(1, keepdim=True)
     step = (height * width - counts.gather(1, lightest)) // 255
-    below = counts.cumsum(1) - counts
-    table = ((below + step // 2) // step.clamp_min(1)).clamp_max(255)
-    found = torch.where(step > 0, table.gather(1, levels), levels)
-    return (found.to(images.dtype) / 255).reshape(images.shape)
+    darker = counts.cumsum(1) - counts
+    lookup = ((darker + step // 2) // step.clamp_min(1)).clamp_max(255)
+    equalized = torch.where(step > 0, lookup.gather(1, levels), levels)
+    return (equalized.to(images.dtype) / 255).reshape(images.shape)
 
 
-def turned(images: Tensor, angles: Tensor) -> Tensor:
-    """Turned about the middle, anticlockwise, by radians."""
-    maps = _in_place(images)
-    maps[:, 0, 0] = maps[:, 1, 1] = angles.cos()
-    maps[:, 1, 0] = angles.sin()
-    maps[:, 0, 1] = -maps[:, 1, 0]
-    return _seen_through(maps, images)
+def rotate(images: Tensor, angles: Tensor) -> Tensor:
+    """Rotate each image about its centre, anticlockwise, by an angle in radians."""
+    matrices = _identity_matrices(images)
+    matrices[:, 0, 0] = matrices[:, 1, 1] = angles.cos()
+    matrices[:, 1, 0] = angles.sin()
+    matrices[:, 0, 1] = -matrices[:, 1, 0]
+    return _apply_affine(images, matrices)
 
 
-def sheared(images: Tensor, tangents: Tensor, axis: int) -> Tensor:
-    """Every line moved along `axis` (0 across, 1 down) by its distance from the middle."""
-    maps = _in_place(images)
-    maps[:, axis, 1 - axis] = tangents
-    return _seen_through(maps, images)
+def shear(images: Tensor, tangents: Tensor, axis: int) -> Tensor:
+    """Shear each image along `axis` (0 is horizontal, 1 vertical) by the tangent of an angle."""
+    matrices = _identity_matrices(images)
+    matrices[:, axis, 1 - axis] = tangents
+    return _apply_affine(images, matrices)
 
 
-def shifted(images: Tensor, shares: Tensor, axis: int) -> Tensor:
-    """Moved along `axis` (0 leftwards, 1 upwards) by a share of the image's side."""
-    maps = _in_place(images)
-    maps[:, axis, 2] = 2 * shares
-    return _seen_through(maps, images)
+def translate(images: Tensor, fractions: Tensor, axis: int) -> Tensor:
+    """Move each image along `axis` (0 is to the left, 1 upwards) by a fraction of its side."""
+    matrices = _identity_matrices(images)
+    matrices[:, axis, 2] = 2 * fractions
+    return _apply_affine(images, matrices)
 
 
-def _in_place(images: Tensor) -> Tensor:
+def _identity_matrices(images: Tensor) -> Tensor:
     return torch.eye(2, 3, device=images.device).repeat(len(images), 1, 1)
 
 
-def _seen_through(maps: Tensor, images: Tensor) -> Tensor:
-    """Affine maps `n x 2 x 3` from places in the result to places in the image, from -1 to 1.
+def _apply_affine(images: Tensor, matrices: Tensor) -> Tensor:
+    """Resample images; outside an image, its border pixels are repeated.
 
-    Beyond the border its pixels are repeated.
+    Args:
+        images: Images, `n x channels x height x width`.
+        matrices: Affine maps, `n x 2 x 3`, from positions in the result to positions in the image.
+            Positions run from -1 to 1 along each side.
     """
-    grid = F.affine_grid(maps, list(images.shape), align_corners=False)
+    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 Operation = Callable[[Tensor, Tensor], Tensor]
-"""Changes images by magnitudes from -1 to 1, one each."""
+"""Changes images by magnitudes in [-1, 1], one for each image."""
 
 
-def _toned(change: Callable[[Tensor, Tensor], Tensor]) -> Operation:
-    return lambda images, sizes: change(images, 1 + 0.9 * sizes)
+def _by_factor(adjust: Callable[[Tensor, Tensor], Tensor]) -> Operation:
+    return lambda images, magnitudes: adjust(images, 1 + 0.9 * magnitudes)
 
 
-OPERATIONS: dict[str, Operation] = {
-    "identity": lambda images, sizes: images,
-    "brightness": _toned(brightened),
-    "contrast": _toned(contrasted),
-    "colour": _toned(saturated),
-    "sharpness": _toned(sharpened),
-    "posterise": lambda images, sizes: posterised(images, 8 - (4 * sizes.abs()).round()),
-    "solarise": lambda images, sizes: solarised(images, 1 - sizes.abs()),
-    "autocontrast": lambda images, sizes: stretched(images),
-    "equalise": lambda images, sizes: equalised(images),
-    "turn": lambda images, sizes: turned(images, math.radians(30) * sizes),
-    "shear across": lambda images, sizes: sheared(images, 0.3 * sizes, 0),
-    "shear down": lambda images, sizes: sheared(images, 0.3 * sizes, 1),
-    "shift across": lambda images, sizes: shifted(images, 0.45 * sizes, 0),
-    "shift down": lambda images, sizes: shifted(images, 0.45 * sizes, 1),
+RANDAUGMENT_OPERATIONS: dict[str, Operation] = {
+    "identity": lambda images, magnitudes: images,
+    "brightness": _by_factor(adjust_brightness),
+    "contrast": _by_factor(adjust_contrast),
+    "color": _by_factor(adjust_saturation),
+    "sharpness": _by_factor(adjust_sharpness),
+    "posterize": lambda images, magnitudes: posterize(images, 8 - (4 * magnitudes.abs()).round()),
+    "solarize": lambda images, magnitudes: solarize(images, 1 - magnitudes.abs()),
+    "autocontrast": lambda images, magnitudes: autocontrast(images),
+    "equalize": lambda images, magnitudes: equalize(images),
+    "rotate": lambda images, magnitudes: rotate(images, math.radians(30) * magnitudes),
+    "shear_x": lambda images, magnitudes: shear(images, 0.3 * magnitudes, 0),
+    "shear_y": lambda images, magnitudes: shear(images, 0.3 * magnitudes, 1),
+    "translate_x": lambda images, magnitudes: translate(images, 0.45 * magnitudes, 0),
+    "translate_y": lambda images, magnitudes: translate(images, 0.45 * magnitudes, 1),
 }
-"""Those of RandAugment, with the same ranges."""
+"""The operations of RandAugment with its ranges. Their order decides which one a number draws."""
 
 
-def changed(images: Tensor, drawn: Tensor, sizes: Tensor) -> Tensor:
-    """Every image after the operations that were drawn for it, one after the other.
+def apply_randaugment(images: Tensor, operations: Tensor, magnitudes: Tensor) -> Tensor:
+    """Apply to each image the operations that were drawn for it, one after the other.
 
-    RandAugment (Cubuk et al. 2020): all operations equally likely, one magnitude for all of them.
-    Here all images that drew an operation go through it together.
+    RandAugment (Cubuk et al. 2020) draws each operation with equal probability and uses one
+    magnitude for all. All images that drew an operation go through it together.
 
     Args:
-        images: `n x channels x height x width`, from 0 to 1.
-        drawn: `operations x n`, numbers of `OPERATIONS`; on the CPU, so that nothing waits for a
-            GPU.
-        sizes: `operations x n`, magnitudes from -1 to 1.
+        images: Images with pixels in [0, 1], `n x channels x height x width`.
+        operations: Positions in `RANDAUGMENT_OPERATIONS`, `rounds x n`; on the CPU, so that no step
+            waits for a GPU.
+        magnitudes: Magnitudes in [-1, 1], `rounds x n`, on the device of the images.
+
+    Returns:
+        Images with pixels in [0, 1], `n x channels x height x width`.
     """
-    for own, magnitudes in zip(drawn, sizes, strict=True):
-        found = images.clone()
-        for number, operation in enumerate(OPERATIONS.values()):
-            at = (own == number).nonzero().flatten().to(images.device, non_blocking=True)
-            if number and len(at):
-                found[at] = operation(images[at], magnitudes[at]).clamp(0, 1)
-        images = found
+    for drawn, strengths in zip(operations, magnitudes, strict=True):
+        changed = images.clone()
+        for number, operation in enumerate(RANDAUGMENT_OPERATIONS.values()):
+            indices = (drawn == number).nonzero().flatten().to(images.device, non_blocking=True)
+            if number and len(indices):
+                changed[indices] = operation(images[indices], strengths[indices]).clamp(0, 1)
+        images = changed
     return images

@@ -1,4 +1,4 @@
-"""Training images on the device: order, augmentation and normalisation of whole batches."""
+"""Batches of images on the training device: order, augmentation and normalisation."""
 
 from __future__ import annotations
 
@@ -8,35 +8,43 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas.data.augmentation import OPERATIONS, brightened, changed, contrasted, saturated
+from nas.data.augmentation import (
+    RANDAUGMENT_OPERATIONS,
+    adjust_brightness,
+    adjust_contrast,
+    adjust_saturation,
+    apply_randaugment,
+)
 from nas.data.dataset import ImageDataset, Images
-from nas.data.image_loader import stock_of
+from nas.data.image_loader import make_loader
 from nas.errors import RequestError
 
 
-def normalised(pixels: Tensor, data: ImageDataset) -> Tensor:
-    """`n x height x width x channels` (uint8) to `n x channels x height x width`, standardised.
+def normalize(images: Tensor, data: ImageDataset) -> Tensor:
+    """Subtract the mean of `data.train` from images and divide them by its standard deviation.
 
-    The result has the memory format channels-last, and the mean and spread of `data.train`.
+    Args:
+        images: Pixels, `n x height x width x channels`: uint8, or floats in [0, 1].
+        data: Dataset whose training images give mean and standard deviation by channel.
+
+    Returns:
+        Images `n x channels x height x width` (float32) in the memory format channels-last.
     """
-    return standardised(pixels.float() / 255, data)
+    if images.dtype == torch.uint8:
+        images = images.float() / 255
+    mean = torch.from_numpy(data.mean).to(images.device)
+    std = torch.from_numpy(data.std).to(images.device)
+    return ((images - mean) / std).permute(0, 3, 1, 2)
 
 
-def standardised(pixels: Tensor, data: ImageDataset) -> Tensor:
-    """As `normalised`, of pixels from 0 to 1."""
-    mean = torch.from_numpy(data.mean).to(pixels.device)
-    std = torch.from_numpy(data.std).to(pixels.device)
-    return ((pixels - mean) / std).permute(0, 3, 1, 2)
-
-
-def in_order(
+def sequential_batches(
     images: Images, data: ImageDataset, batch_size: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Normalised batches and labels, in order, the last one smaller."""
+    """Yield normalised batches and their labels, in order; the last batch may be smaller."""
     for start in range(0, len(images), batch_size):
-        at = slice(start, start + batch_size)
-        pixels = torch.from_numpy(images.pixels[at]).to(device)
-        yield normalised(pixels, data), torch.from_numpy(images.labels[at]).to(device)
+        batch = slice(start, start + batch_size)
+        pixels = torch.from_numpy(images.pixels[batch]).to(device)
+        yield normalize(pixels, data), torch.from_numpy(images.labels[batch]).to(device)
 
 
 def share_of_batch(batch_size: int, rank: int, world_size: int) -> slice:
@@ -61,24 +69,31 @@ def share_of_batch(batch_size: int, rank: int, world_size: int) -> slice:
 
 
 class TrainingBatches:
-    """Shuffled, augmented batches of `data.train`; a batch is a function of seed and step alone.
+    """Shuffled and augmented batches of the training images.
 
-    So training that resumes at a step needs no state of any random generator.
+    A batch depends on the seed and the step alone, so that training resumes at any step without the
+    state of a random generator.
 
     Args:
-        data: its training part is copied to `device` once, or streamed; see
+        data: Dataset whose part `train` is used. It is copied to the device once, or streamed; see
             `nas.data.image_loader`.
-        batch_size: images a step; the incomplete batch at the end of an epoch is dropped.
-        seed: of order and augmentation.
-        shift: largest shift of the random crop, in pixels; the border is repeated outwards.
-        flip: whether half of the images are mirrored.
-        colour: largest change of brightness, contrast and saturation, as a share; 0 for none.
-        randaugment: operations on each image; see `nas.data.augmentation.changed`.
-        magnitude: of these, from 0 to 1.
-        cutout: side of the square that every image loses, as a share of its own; 0 for none.
-        device: where batches are made.
-        rank, world_size: which of the processes that train together this is, and how many there
-            are. Each makes its share of every batch; the batch does not depend on their number.
+        batch_size: Images of a step, over all processes. The incomplete batch at the end of an
+            epoch is dropped.
+        seed: Seed of the order and the augmentation.
+        shift: Largest shift of the random crop, in pixels; the border is repeated outwards.
+        flip: Whether half of the images are mirrored.
+        colour: Largest relative change of brightness, contrast and saturation; 0 for none.
+        randaugment: Operations on each image; see `nas.data.augmentation.apply_randaugment`.
+        magnitude: Magnitude of these operations, in [0, 1].
+        cutout: Side of the square that is hidden in each image, as a fraction of the image's side;
+            0 for none.
+        device: Device on which the batches are made.
+        rank: Number of this process among those that train together.
+        world_size: Number of processes that train together. Each makes its share of every batch,
+            and the whole batch does not depend on the number of processes.
+
+    Raises:
+        RequestError: The processes cannot share a batch equally.
     """
 
     def __init__(
@@ -107,18 +122,23 @@ class TrainingBatches:
         self._colour = colour
         self._operations = randaugment
         self._magnitude = magnitude
-        self._cutout = round(cutout * data.image_size)
-        self._own = share_of_batch(self.batch_size, rank, world_size)
-        self._orders: tuple[tuple[int, np.ndarray], ...] = ()
-        self._stock = stock_of(data.train, device, self._chosen)
+        self._cutout_pixels = round(cutout * data.image_size)
+        self._share = share_of_batch(self.batch_size, rank, world_size)
+        self._recent_orders: tuple[tuple[int, np.ndarray], ...] = ()
+        self._loader = make_loader(data.train, device, self._batch_indices)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches an epoch."""
+        """Number of batches in an epoch."""
         return len(self._labels) // self.batch_size
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """This process's images `n x channels x height x width`, normalised, and labels."""
+        """Return the images and labels of a step, or this process's share of them.
+
+        Returns:
+            Normalised images `n x channels x height x width` and labels `n`, on the device.
+        """
+        # Random numbers are drawn for the whole batch, so that each process draws the same ones.
         rng = np.random.default_rng([self._seed, 1, step])
         size, count = self._data.image_size, self.batch_size
         rows = np.arange(size) + rng.integers(-self._shift, self._shift + 1, (count, 1))
@@ -126,72 +146,75 @@ class TrainingBatches:
         if self._flip:
             mirrored = rng.random((count, 1)) < 0.5
             columns = np.where(mirrored, columns[:, ::-1], columns)
-        rows, columns = (each.clip(0, size - 1)[self._own] for each in (rows, columns))
-        stock, places = self._stock.of(step)
-        at, rows_at, columns_at, chosen = (
-            torch.from_numpy(index).to(self._device)
-            for index in (places, rows, columns, self._chosen(step))
-        )
-        pixels = stock[at[:, None, None], rows_at[:, :, None], columns_at[:, None, :]]
+        rows, columns = (axis.clip(0, size - 1)[self._share] for axis in (rows, columns))
+        loaded, positions = self._loader.load(step)
+        pixels = loaded[
+            self._to_device(positions)[:, None, None],
+            self._to_device(rows)[:, :, None],
+            self._to_device(columns)[:, None, :],
+        ]
         if self._colour or self._operations:
-            scaled = (pixels.float() / 255).permute(0, 3, 1, 2)
-            scaled = self._changed(self._recoloured(scaled, rng), rng)
-            images = standardised(scaled.permute(0, 2, 3, 1), self._data)
+            images = (pixels.float() / 255).permute(0, 3, 1, 2)
+            images = self._augment(self._jitter_colours(images, rng), rng)
+            images = normalize(images.permute(0, 2, 3, 1), self._data)
         else:
-            images = normalised(pixels, self._data)
-        if self._cutout:
-            images = self._cut(images, rng)
-        return images, self._labels[chosen]
+            images = normalize(pixels, self._data)
+        if self._cutout_pixels:
+            images = self._cut_out(images, rng)
+        return images, self._labels[self._to_device(self._batch_indices(step))]
 
-    def _chosen(self, step: int) -> np.ndarray:
-        """Positions of a step's images; of a team, this process's."""
+    def _to_device(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self._device)
+
+    def _batch_indices(self, step: int) -> np.ndarray:
+        """Return the positions, among the training images, of this process's images of a step."""
         epoch, position = divmod(step, self.steps_per_epoch)
         start = position * self.batch_size
-        return self._order(epoch)[start : start + self.batch_size][self._own]
+        return self._order(epoch)[start : start + self.batch_size][self._share]
 
     def _order(self, epoch: int) -> np.ndarray:
-        # A reader may ask for the next epoch's while this one's is still in use.
-        for known, order in self._orders:
-            if known == epoch:
+        # The loader may ask for the next epoch's order while this epoch's is still in use.
+        for known_epoch, order in self._recent_orders:
+            if known_epoch == epoch:
                 return order
         order = np.random.default_rng([self._seed, 0, epoch]).permutation(len(self._labels))
-        self._orders = (*self._orders[-1:], (epoch, order))
+        self._recent_orders = (*self._recent_orders[-1:], (epoch, order))
         return order
 
-    def _recoloured(self, images: Tensor, rng: np.random.Generator) -> Tensor:
-        """Brightness, contrast and saturation changed by factors of their own for each image."""
+    def _jitter_colours(self, images: Tensor, rng: np.random.Generator) -> Tensor:
+        """Change brightness, contrast and saturation of each image by random factors."""
         if not self._colour:
             return images
         low, high = 1 - self._colour, 1 + self._colour
-        drawn = rng.uniform(low, high, (3, self.batch_size)).astype(np.float32)
-        factors = torch.from_numpy(drawn[:, self._own]).to(images.device)
-        for change, own in zip((brightened, contrasted, saturated), factors, strict=True):
-            images = change(images, own)
+        factors = rng.uniform(low, high, (3, self.batch_size)).astype(np.float32)
+        on_device = torch.from_numpy(factors[:, self._share]).to(images.device)
+        adjustments = (adjust_brightness, adjust_contrast, adjust_saturation)
+        for adjust, own_factors in zip(adjustments, on_device, strict=True):
+            images = adjust(images, own_factors)
         return images.clamp(0, 1)
 
-    def _changed(self, images: Tensor, rng: np.random.Generator) -> Tensor:
-        """Some operations on each image; see `nas.data.augmentation.changed`."""
+    def _augment(self, images: Tensor, rng: np.random.Generator) -> Tensor:
+        """Apply random operations to each image; see `apply_randaugment`."""
         if not self._operations:
             return images
         shape = (self._operations, self.batch_size)
-        drawn = rng.integers(len(OPERATIONS), size=shape)
-        sizes = np.where(rng.random(shape) < 0.5, -self._magnitude, self._magnitude)
-        return changed(
+        operations = rng.integers(len(RANDAUGMENT_OPERATIONS), size=shape)
+        magnitudes = np.where(rng.random(shape) < 0.5, -self._magnitude, self._magnitude)
+        return apply_randaugment(
             images,
-            torch.from_numpy(drawn[:, self._own]),
-            torch.from_numpy(sizes[:, self._own]).to(images),
+            torch.from_numpy(operations[:, self._share]),
+            torch.from_numpy(magnitudes[:, self._share]).to(images),
         )
 
-    def _cut(self, images: Tensor, rng: np.random.Generator) -> Tensor:
-        """A square of each image set to the mean colour; it may lie across the edge.
+    def _cut_out(self, images: Tensor, rng: np.random.Generator) -> Tensor:
+        """Set a square of each image to the mean colour; the square may cross the border.
 
         Cutout (DeVries and Taylor 2017, "Improved regularization of convolutional neural networks
         with cutout").
         """
         size = images.shape[2]
-        drawn = rng.integers(0, size, (2, self.batch_size, 1))
-        centres = torch.from_numpy(drawn[:, self._own])
-        away = torch.arange(size) - centres + self._cutout // 2
-        rows, columns = ((away >= 0) & (away < self._cutout)).to(images.device)
+        centres = torch.from_numpy(rng.integers(0, size, (2, self.batch_size, 1))[:, self._share])
+        offsets = torch.arange(size) - centres + self._cutout_pixels // 2
+        rows, columns = ((offsets >= 0) & (offsets < self._cutout_pixels)).to(images.device)
         hidden = rows[:, None, :, None] & columns[:, None, None, :]
         return images.masked_fill(hidden, 0.0)

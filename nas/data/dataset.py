@@ -1,4 +1,4 @@
-"""Images, decoded and split once: training, the search's validation, a hold-out, the test."""
+"""The decoded dataset with its four parts: training, search, hold-out and test images."""
 
 from __future__ import annotations
 
@@ -12,24 +12,32 @@ from typing import Literal
 
 import numpy as np
 
-from nas.data.decoding import Step, decode
-from nas.data.image_cache import Decoded, Picked, Pixels, in_parts
+from nas.data.decoding import DecodingProgress, decode
+from nas.data.image_cache import DecodedImages, Pixels, PixelsOnDisk, iter_chunks
 from nas.data.sources import Source, open_source
 from nas.errors import DataError, RequestError
 
 Part = Literal["train", "search", "holdout"]
-"""What training and search may read; the test is not among them."""
+"""The parts that training and search may read; the test images are not among them."""
 
 TEST_FRACTION = 0.2
-"""Of a source without a test split of its own."""
+"""Fraction of the images that become test images if the source has no test split."""
 
 HOLDOUT_FRACTION = 1 / 3
-"""Of the validation images: they score the final front, and the search never sees them."""
+"""Fraction of the validation images that score the final Pareto front.
+
+The search never sees these images.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Decoded images and their labels `n` (int64)."""
+    """Decoded images with their labels.
+
+    Attributes:
+        pixels: Images, `n x height x width x channels` (uint8).
+        labels: Positions in `ImageDataset.classes`, `n` (int64).
+    """
 
     pixels: Pixels
     labels: np.ndarray
@@ -40,15 +48,17 @@ class Images:
 
 @dataclass(frozen=True, eq=False)
 class ImageDataset:
-    """A classified image set, decoded and split.
+    """A labelled image dataset, decoded and split.
 
     Attributes:
-        source: where it came from.
-        classes: names; a label is a position in them.
-        train, search, holdout: the parts that training, search and the final scores use.
-        test: read once, for the final model; never by training or search.
-        natural: whether a mirrored image is still of its class.
-        skipped: place and reason of every image that was left out.
+        source: Name or path of the source.
+        classes: Class names by label.
+        train: Images for training.
+        search: Images that score the candidates of a search.
+        holdout: Images that score the final Pareto front.
+        test: Images that are read once, for the final model; never by training or search.
+        flip_preserves_class: Whether a mirrored image still belongs to its class.
+        skipped: Location and reason of each image that was skipped.
     """
 
     source: str
@@ -57,22 +67,22 @@ class ImageDataset:
     search: Images
     holdout: Images
     test: Images
-    natural: bool
+    flip_preserves_class: bool
     skipped: tuple[str, ...] = ()
 
     @property
     def image_size(self) -> int:
-        """Pixels a side."""
+        """Side of the images, in pixels."""
         return int(self.train.pixels.shape[1])
 
     @property
     def channels(self) -> int:
-        """1 where every image is grey, else 3."""
+        """Number of channels: 1 if all images are grey, otherwise 3."""
         return int(self.train.pixels.shape[3])
 
     @property
     def counts(self) -> dict[str, int]:
-        """Images by part."""
+        """Number of images by part."""
         return {
             "train": len(self.train),
             "search": len(self.search),
@@ -81,7 +91,7 @@ class ImageDataset:
         }
 
     def part(self, name: Part) -> Images:
-        """A part that training and search may read. Raises RequestError for any other."""
+        """Return a part that training and search may read. Raises RequestError for any other."""
         if name not in ("train", "search", "holdout"):
             raise RequestError(
                 f"Part {name!r} cannot be used here.", remedy="Parts: train, search, holdout."
@@ -91,37 +101,41 @@ class ImageDataset:
 
     @cached_property
     def mean(self) -> np.ndarray:
-        """Mean of the training pixels by channel, in [0, 1]."""
+        """Mean of the training pixels by channel, in [0, 1]; `channels` (float32)."""
         return self._moments[0]
 
     @cached_property
     def std(self) -> np.ndarray:
-        """Standard deviation of the training pixels by channel, in [0, 1], at least 1/255."""
+        """Standard deviation of the training pixels by channel; `channels` (float32).
+
+        Pixels count as numbers in [0, 1]. The value is at least 1/255, so that one can divide by
+        it.
+        """
         return np.maximum(self._moments[1], 1 / 255)
 
     @cached_property
     def _moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation by channel, in [0, 1], from how often each level occurs."""
+        """Mean and standard deviation by channel, worked out from the histogram of each channel."""
         counts = np.zeros((self.channels, 256), np.int64)
-        for part in in_parts(self.train.pixels):
-            for channel, own in enumerate(counts):
-                own += np.bincount(part[..., channel].reshape(-1), minlength=256)
+        for chunk in iter_chunks(self.train.pixels):
+            for channel, histogram in enumerate(counts):
+                histogram += np.bincount(chunk[..., channel].reshape(-1), minlength=256)
         levels = np.arange(256) / 255
-        share = counts / counts.sum(1, keepdims=True)
-        mean = share @ levels
-        std = np.sqrt((share * (levels - mean[:, None]) ** 2).sum(1))
+        frequencies = counts / counts.sum(1, keepdims=True)
+        mean = frequencies @ levels
+        std = np.sqrt((frequencies * (levels - mean[:, None]) ** 2).sum(1))
         return mean.astype(np.float32), std.astype(np.float32)
 
     @cached_property
     def digest(self) -> str:
-        """16 hex digits over pixels, labels, class names and splits."""
-        found = hashlib.sha256(repr(self.classes).encode())
+        """Digest of pixels, labels, class names and parts: 16 hexadecimal digits."""
+        digest = hashlib.sha256(repr(self.classes).encode())
         for images in (self.train, self.search, self.holdout, self.test):
-            found.update(repr(images.pixels.shape).encode())
-            for part in in_parts(images.pixels):
-                found.update(np.ascontiguousarray(part).data)
-            found.update(np.ascontiguousarray(images.labels).data)
-        return found.hexdigest()[:16]
+            digest.update(repr(images.pixels.shape).encode())
+            for chunk in iter_chunks(images.pixels):
+                digest.update(np.ascontiguousarray(chunk).data)
+            digest.update(np.ascontiguousarray(images.labels).data)
+        return digest.hexdigest()[:16]
 
 
 def load_dataset(
@@ -131,29 +145,35 @@ def load_dataset(
     validation_fraction: float = 0.2,
     seed: int = 0,
     on_bad_image: Literal["fail", "skip"] = "fail",
-    progress: Step | None = None,
-    keep: bool = True,
+    progress: DecodingProgress | None = None,
+    write_cache: bool = True,
 ) -> ImageDataset:
-    """Decodes a whole data set and splits it: in memory, or on disk where there are many images.
+    """Decode and split a dataset, or read the decoded images from the cache.
 
-    What was decoded once is read back the next time; see `nas.data.decoding`.
-
-    The test is the source's own split, or `TEST_FRACTION` of it. The validation images are the
-    source's own split, or `validation_fraction` of what is left, and are cut again into a part for
-    the search and a hold-out. Cuts are stratified and depend on `seed` alone.
+    The test images are the source's test split, or `TEST_FRACTION` of its images. The validation
+    images are the source's validation split, or `validation_fraction` of the rest; they are divided
+    into the parts `search` and `holdout`. Random splits are stratified by class.
 
     Args:
-        source: "digits", or a path: parquet in the Hugging Face layout, or a folder a class.
-        image_size: pixels a side; larger or oblong images are scaled and cropped to the centre.
-            Without it, what suits the source.
-        validation_fraction: of the training images, in (0, 1).
-        seed: of the cuts.
-        on_bad_image: "fail", or "skip" to go on without (`ImageDataset.skipped` names them).
-        progress: see `nas.data.decoding.Step`.
-        keep: whether decoded images are kept for the next time.
+        source: "digits", or a path: parquet files in the Hugging Face layout, or a folder with a
+            sub-folder for each class.
+        image_size: Side of the images, in pixels; larger and oblong images are scaled and cropped
+            to the centre. The default depends on the source.
+        validation_fraction: Fraction of the training images that are used for validation, in
+            (0, 1).
+        seed: Seed of the random splits.
+        on_bad_image: What to do about images that cannot be used: "fail", or "skip" to leave them
+            out and list them in `ImageDataset.skipped`.
+        progress: Called with (images decoded, images in all) while images are decoded.
+        write_cache: Whether to add decoded images to the cache.
+
+    Returns:
+        The dataset; its pixels are in memory, or on disk if they need more than
+        `nas.data.decoding.MAX_BYTES_IN_MEMORY`.
 
     Raises:
-        DataError: nothing there, no labels, images that cannot be decoded, too few of a class.
+        DataError: There is no dataset, an argument is out of range, images have no labels or cannot
+            be decoded, or a class has too few images.
     """
     if not 0 < validation_fraction < 1:
         raise DataError(
@@ -164,31 +184,43 @@ def load_dataset(
     if on_bad_image not in ("fail", "skip"):
         raise DataError(f"on_bad_image is {on_bad_image!r}.", remedy='Use "fail" or "skip".')
     opened = open_source(source)
-    decoded = decode(opened, image_size or opened.image_size, progress, keep=keep)
+    decoded = decode(opened, image_size or opened.image_size, progress, write_cache=write_cache)
     if decoded.bad and on_bad_image == "fail":
-        named = "; ".join(decoded.bad[:3]) + ("; ..." if len(decoded.bad) > 3 else "")
+        examples = "; ".join(decoded.bad[:3]) + ("; ..." if len(decoded.bad) > 3 else "")
         raise DataError(
             f"{len(decoded.bad)} of {len(decoded.bad) + len(decoded.labels)} images cannot be "
-            f"used: {named}.",
+            f"used: {examples}.",
             remedy='Replace or remove them, or set on_bad_image = "skip".',
         )
-    classes, labels = _classes(opened, decoded)
+    classes, labels = _number_classes(opened, decoded)
     parts = _split(decoded.splits, labels, classes, validation_fraction, seed)
-    pixels = decoded.pixels
     train, search, holdout, test = (
-        Images(Picked(pixels, at) if isinstance(pixels, np.memmap) else pixels[at], labels[at])
-        for at in parts
+        Images(_select(decoded.pixels, positions), labels[positions]) for positions in parts
     )
     return ImageDataset(
-        opened.name, classes, train, search, holdout, test, opened.natural, decoded.bad
+        source=opened.name,
+        classes=classes,
+        train=train,
+        search=search,
+        holdout=holdout,
+        test=test,
+        flip_preserves_class=opened.flip_preserves_class,
+        skipped=decoded.bad,
     )
 
 
-def _classes(source: Source, decoded: Decoded) -> tuple[tuple[str, ...], np.ndarray]:
-    """Return the names of the classes, and for each image its position among them.
+def _select(pixels: np.ndarray, positions: np.ndarray) -> Pixels:
+    """Return some images of an array; images on disk stay there."""
+    return PixelsOnDisk(pixels, positions) if isinstance(pixels, np.memmap) else pixels[positions]
 
-    A class of which no image can be used is still a class. Raises DataError for a label that has no
-    name, and for a name that is no line of text.
+
+def _number_classes(source: Source, decoded: DecodedImages) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the class names, and for each image the position of its class among them.
+
+    A class without an image that can be used is still a class.
+
+    Raises:
+        DataError: A label has no class name, or a class name is not one line of text.
     """
     if source.classes is not None:
         classes = source.classes
@@ -202,62 +234,73 @@ def _classes(source: Source, decoded: Decoded) -> tuple[tuple[str, ...], np.ndar
         labels = np.array(decoded.labels, np.int64)
     else:
         classes = tuple(map(str, decoded.label_values))
-        place = {value: index for index, value in enumerate(decoded.label_values)}
-        labels = np.array([place[label] for label in decoded.labels], np.int64)
+        positions = {value: index for index, value in enumerate(decoded.label_values)}
+        labels = np.array([positions[label] for label in decoded.labels], np.int64)
     for name in classes:
         if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
             raise DataError(
                 f"{source.name} has the class name {name!a}, which has control characters or "
-                "is no valid UTF-8.",
+                "is not valid UTF-8.",
                 remedy="Rename the class.",
             )
     return classes, labels
 
 
 def _split(
-    given: np.ndarray,
+    source_splits: np.ndarray,
     labels: np.ndarray,
     classes: tuple[str, ...],
     validation_fraction: float,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Positions of the training, search, hold-out and test images."""
+    """Return the sorted positions of the training, search, hold-out and test images.
+
+    Raises:
+        DataError: There is only one class, or a class has too few training images to be split.
+    """
     train, validation, test = (
-        np.flatnonzero(given == name) for name in ("train", "validation", "test")
+        np.flatnonzero(source_splits == name) for name in ("train", "validation", "test")
     )
     if len(classes) < 2:
         raise DataError(
             f"There are images of {len(classes)} class; two are needed.",
             remedy="Check that each class has its own label or sub-folder.",
         )
-    # What is cut off each class needs an image of it, and one must stay for training.
-    needed = 1 + (len(validation) == 0) + (len(test) == 0)
-    have = Counter(labels[train].tolist())
+    # Each random split takes at least one image of each class, and one must stay for training.
+    required = 1 + (len(validation) == 0) + (len(test) == 0)
+    class_counts = Counter(labels[train].tolist())
     for label, name in enumerate(classes):
-        if have[label] < needed:
+        if class_counts[label] < required:
             raise DataError(
-                f"Class {name!r} has {have[label]} training images; at least {needed} are needed.",
+                f"Class {name!r} has {class_counts[label]} training images; at least {required} "
+                "are needed.",
                 remedy="Add images of this class, or remove the class.",
             )
     rng = np.random.default_rng(seed)
     if len(test) == 0:
-        train, test = _cut(train, labels, TEST_FRACTION, rng)
+        train, test = _stratified_split(train, labels, TEST_FRACTION, rng)
     if len(validation) == 0:
-        train, validation = _cut(train, labels, validation_fraction, rng)
-    # Class after class in random order, every third: right for classes of a few images too.
-    mixed = rng.permutation(validation)
-    mixed = mixed[np.argsort(labels[mixed], kind="stable")]
-    held = np.diff(np.floor(np.arange(len(mixed) + 1) * HOLDOUT_FRACTION + 0.5)) > 0
-    return train, np.sort(mixed[~held]), np.sort(mixed[held]), test
+        train, validation = _stratified_split(train, labels, validation_fraction, rng)
+    # Take every third image of the shuffled images sorted by class. Unlike a split of each class
+    # alone, this gives the right fraction even if each class has only a few images.
+    by_class = rng.permutation(validation)
+    by_class = by_class[np.argsort(labels[by_class], kind="stable")]
+    thresholds = np.floor(np.arange(len(by_class) + 1) * HOLDOUT_FRACTION + 0.5)
+    in_holdout = np.diff(thresholds) > 0
+    return train, np.sort(by_class[~in_holdout]), np.sort(by_class[in_holdout]), test
 
 
-def _cut(
+def _stratified_split(
     positions: np.ndarray, labels: np.ndarray, fraction: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts `fraction` off each class, at least one and never all; a single image stays."""
-    cut: list[int] = []
+    """Split off a random fraction of each class: at least one image, but never all of them.
+
+    Returns:
+        The sorted positions of the rest, and those of the fraction.
+    """
+    chosen: list[int] = []
     for label in np.unique(labels[positions]):
-        mine = rng.permutation(positions[labels[positions] == label])
-        count = min(max(1, round(len(mine) * fraction)), len(mine) - 1)
-        cut.extend(mine[:count].tolist())
-    return np.setdiff1d(positions, cut), np.sort(np.array(cut, np.int64))
+        shuffled = rng.permutation(positions[labels[positions] == label])
+        count = min(max(1, round(len(shuffled) * fraction)), len(shuffled) - 1)
+        chosen.extend(shuffled[:count].tolist())
+    return np.setdiff1d(positions, chosen), np.sort(np.array(chosen, np.int64))

@@ -1,7 +1,7 @@
-"""The cache of decoded images on disk, which also holds images that are too many for the memory.
+"""Cache of decoded images on disk. It also holds the images that do not fit in memory.
 
-A cached source is one file: the pixels, then a record in JSON, the record's length, and a SHA-256
-over all that comes before it.
+A cached dataset is one file: the pixels, a record in JSON, the length of the record (8 bytes,
+little-endian), and a SHA-256 digest of everything before it.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ from typing import IO
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from nas.data.sources import Source, Split, shown
+from nas.data.sources import Source, Split, printable_line
 
 VERSION = 2
-"""Version of the decoding and of the file. What another version wrote is decoded again."""
+"""Version of the decoding and of the file format. Files of another version are never read."""
 
-MOST_KEPT = 8
-"""Decoded sources in the cache; the one that was used longest ago goes first."""
+MAX_CACHED_DATASETS = 8
+"""Files in the cache. When there are more, the least recently used one is removed."""
 
-_CHUNK = 1 << 26
-"""Bytes that are read at a time where a whole array need not be in memory."""
+_CHUNK_BYTES = 1 << 26
+"""Bytes that are read or copied at a time (64 MiB) where the whole array need not be in memory."""
 
 _SUFFIX = ".images"
-_FORMER_SUFFIXES = (".safetensors", ".json", ".pixels")
-"""Suffixes of the files that version 1 wrote. They are removed like the others."""
+_VERSION_1_SUFFIXES = (".safetensors", ".json", ".pixels")
+"""Suffixes of the files of version 1. They count as cached datasets when files are removed."""
 
 _LENGTH_BYTES = 8
 _DIGEST_BYTES = 32
 
 
-class Picked:
-    """Some of the images of an array on disk, in an order: read when they are asked for.
+class PixelsOnDisk:
+    """A selection of the images of an array on disk, each read when it is indexed.
 
     Args:
-        stored: the array.
-        positions: `n`, in it.
+        stored: Array of images, `m x height x width x channels` (uint8).
+        positions: Positions in `stored` of the selected images, `n`.
     """
 
     def __init__(self, stored: np.ndarray, positions: np.ndarray) -> None:
@@ -52,36 +52,36 @@ class Picked:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As of an array."""
+        """The shape of the selection, `n x height x width x channels`."""
         return (len(self._positions), *self._stored.shape[1:])
 
     @property
     def nbytes(self) -> int:
-        """If they were all in memory."""
+        """The bytes that the selection would take in memory."""
         return int(np.prod(self.shape))
 
     def __len__(self) -> int:
         return len(self._positions)
 
-    def __getitem__(self, at: slice | np.ndarray) -> np.ndarray:
-        return np.asarray(self._stored[self._positions[at]])
+    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+        return np.asarray(self._stored[self._positions[index]])
 
 
-Pixels = np.ndarray | Picked
+Pixels = np.ndarray | PixelsOnDisk
 """Images `n x height x width x channels` (uint8), in memory or on disk."""
 
 
 @dataclass(frozen=True, eq=False)
-class Decoded:
-    """The usable images of a source, in its order.
+class DecodedImages:
+    """The images of a source that can be used, in the order of the source.
 
-    Args:
-        pixels: `n x size x size x channels`, uint8; one channel where every image is grey. On disk,
-            a `numpy.memmap`, where there are many.
-        labels: as stored.
-        splits: "train", "validation" or "test" of each.
-        bad: place and reason of every image that cannot be used.
-        label_values: every label of the source, also those of which no image can be used.
+    Attributes:
+        pixels: Images `n x size x size x channels` (uint8), with one channel if all images are
+            grey. A large array stays on disk, as a `numpy.memmap`.
+        labels: Label of each image, as the source stores it.
+        splits: Split of each image: "train", "validation" or "test".
+        bad: Location and reason of each image that cannot be used.
+        label_values: All labels of the source, also those without an image that can be used.
     """
 
     pixels: np.ndarray
@@ -91,15 +91,17 @@ class Decoded:
     label_values: tuple[int | str, ...]
 
 
-class Record(BaseModel):
+class CacheRecord(BaseModel):
     """What a file of the cache says about its pixels.
 
     Attributes:
-        grey: whether the first channel of the pixels is all there is to know.
-        labels, splits: of each image.
-        bad, label_values: as in `Decoded`.
-        files: state, by path as a JSON string, of files that decoding read and that are not among
-            the source's own: they are only known once the rows have been read.
+        grey: Whether all images are grey, so that all channels of the pixels are equal.
+        labels: As in `DecodedImages`.
+        splits: As in `DecodedImages`.
+        bad: As in `DecodedImages`.
+        label_values: As in `DecodedImages`.
+        files: State of each file that is not among `Source.files`, by path as a JSON string. These
+            files are known only after the rows that name them have been read.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid")
@@ -111,9 +113,9 @@ class Record(BaseModel):
     label_values: list[int | str]
     files: dict[str, str]
 
-    def with_pixels(self, pixels: np.ndarray) -> Decoded:
-        """Return the decoded images; of `pixels`, one channel is left where all are grey."""
-        return Decoded(
+    def with_pixels(self, pixels: np.ndarray) -> DecodedImages:
+        """Return the decoded images; grey images keep one channel of `pixels`."""
+        return DecodedImages(
             pixels[..., :1] if self.grey else pixels,
             self.labels,
             np.array(self.splits),
@@ -123,13 +125,14 @@ class Record(BaseModel):
 
 
 class CacheWriteError(Exception):
-    """The cache has no room, or cannot be written; the text is the reason."""
+    """The cache cannot be written; the message is the reason."""
 
 
 def cache_folder() -> Path | None:
-    """Return the folder of the cache, `nas/images` in the user's cache folder; None without one.
+    """Return the folder of the cache, or None if there is no home folder.
 
-    `XDG_CACHE_HOME` counts if it is an absolute path, as the XDG Base Directory Specification says.
+    The folder is `nas/images` in `XDG_CACHE_HOME`, if that is an absolute path, as the XDG Base
+    Directory Specification demands, otherwise in `~/.cache`.
     """
     base = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(base):
@@ -140,31 +143,37 @@ def cache_folder() -> Path | None:
         return None
 
 
-def path_of(source: Source, size: int) -> Path | None:
-    """Return where a source's images are cached; None for one without files, or without a cache.
+def cache_path(source: Source, size: int) -> Path | None:
+    """Return the path of a source's cached images, which depends on the state of all its files.
 
-    The path depends on each of the source's files: its path, its size and when it was changed.
+    Args:
+        source: Opened source.
+        size: Side of the decoded images, in pixels.
+
+    Returns:
+        The path, whether or not the file exists; None for a source without files, and without a
+        cache folder.
     """
     if source.root is None:
         return None
     folder = cache_folder()
     if folder is None:
         warnings.warn(
-            "There is no home folder, so decoded images are not kept for the next time. Set "
-            "XDG_CACHE_HOME to a folder where they may be kept.",
+            "There is no home folder, so decoded images are not cached. Set XDG_CACHE_HOME to a "
+            "folder for the cache.",
             stacklevel=2,
         )
         return None
-    # Folder names below the root tell classes and splits, whatever the files are linked to.
+    # A class or split may be a link to another folder, so the path as listed counts as well.
     root = str(source.root)
-    states = [(str(path).removeprefix(root), state_of(path)) for path in source.files]
-    words = json.dumps([VERSION, size, os.path.realpath(root), states])
-    key = hashlib.sha256(words.encode()).hexdigest()[:32]
+    states = [(str(path).removeprefix(root), file_state(path)) for path in source.files]
+    content = json.dumps([VERSION, size, os.path.realpath(root), states])
+    key = hashlib.sha256(content.encode()).hexdigest()[:32]
     return folder / f"{key}{_SUFFIX}"
 
 
-def state_of(path: Path) -> str:
-    """Return a text that changes when a file changes, comes or goes."""
+def file_state(path: Path) -> str:
+    """Return a text that changes when a file is changed, created or removed."""
     try:
         status = path.stat()
         return ascii((os.path.realpath(path), status.st_size, status.st_mtime_ns))
@@ -172,46 +181,49 @@ def state_of(path: Path) -> str:
         return "not there"
 
 
-def read(path: Path, size: int, *, on_disk: bool, mark: bool = True) -> Decoded | None:
-    """Read a cached source; None where there is none, it is out of date, or it is damaged.
+def read(path: Path, size: int, *, on_disk: bool, touch: bool = True) -> DecodedImages | None:
+    """Read cached images; return None if there are none, or they are outdated or damaged.
 
     Args:
-        path: of the file.
-        size: of the images, pixels a side.
-        on_disk: whether the pixels stay there.
-        mark: whether the file is marked as used now, so that others are forgotten before it.
+        path: Path of the file.
+        size: Side of the images, in pixels.
+        on_disk: Whether the pixels stay on disk.
+        touch: Whether to mark the file as used now, so that others are removed before it.
     """
     try:
-        result = _read(path, size, on_disk=on_disk)
+        decoded = _read(path, size, on_disk=on_disk)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
         warnings.warn(
-            f"The cached images {shown(path)} are damaged ({reason}); they are decoded again.",
+            f"The cached images {printable_line(path)} are damaged ({reason}); they are decoded "
+            "again.",
             stacklevel=2,
         )
         return None
-    if mark:
-        with suppress(OSError):  # The cache of somebody else can be read too.
+    if touch:
+        with suppress(OSError):  # The cache may belong to another user.
             os.utime(path)
-    return result
+    return decoded
 
 
-def _read(path: Path, size: int, *, on_disk: bool) -> Decoded | None:
-    """Read and validate a file of the cache; None if an image has changed since.
+def _read(path: Path, size: int, *, on_disk: bool) -> DecodedImages | None:
+    """Read and validate a file of the cache; return None if an image has changed since.
 
-    Raises ValueError if it is damaged.
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: The file is damaged.
     """
     with path.open("rb") as file:
         record_end = os.fstat(file.fileno()).st_size - _LENGTH_BYTES - _DIGEST_BYTES
         if record_end < 0:
             raise ValueError("the file is too short")
         digest = hashlib.sha256()
-        left = record_end + _LENGTH_BYTES
-        while left and (chunk := file.read(min(left, _CHUNK))):
+        remaining = record_end + _LENGTH_BYTES
+        while remaining and (chunk := file.read(min(remaining, _CHUNK_BYTES))):
             digest.update(chunk)
-            left -= len(chunk)
+            remaining -= len(chunk)
         if digest.digest() != file.read(_DIGEST_BYTES):
             raise ValueError("its digest is not that of its content")
         file.seek(record_end)
@@ -219,28 +231,28 @@ def _read(path: Path, size: int, *, on_disk: bool) -> Decoded | None:
         if length > record_end:
             raise ValueError("its record is longer than the file")
         file.seek(record_end - length)
-        record = Record.model_validate_json(file.read(length))
-    stored = record_end - length
+        record = CacheRecord.model_validate_json(file.read(length))
+    pixel_bytes = record_end - length
     count = len(record.labels)
-    channels = stored // max(1, count * size * size)
+    channels = pixel_bytes // max(1, count * size * size)
     shape = (count, size, size, channels)
-    if math.prod(shape) != stored or channels not in ((1, 3) if record.grey else (3,)):
-        raise ValueError(f"it has {stored} bytes of pixels for {count} labels")
+    if math.prod(shape) != pixel_bytes or channels not in ((1, 3) if record.grey else (3,)):
+        raise ValueError(f"it has {pixel_bytes} bytes of pixels for {count} labels")
     if len(record.splits) != len(record.labels):
         raise ValueError(f"it has {len(record.splits)} splits for {len(record.labels)} labels")
     if not set(record.labels) <= set(record.label_values):
         raise ValueError("it has labels that its list of labels lacks")
-    if any(state_of(Path(str(json.loads(name)))) != state for name, state in record.files.items()):
+    if any(file_state(Path(str(json.loads(key)))) != state for key, state in record.files.items()):
         return None
     if on_disk:
         pixels: np.ndarray = np.memmap(path, np.uint8, "r", shape=shape)
     else:
-        pixels = np.fromfile(path, np.uint8, stored).reshape(shape)
+        pixels = np.fromfile(path, np.uint8, pixel_bytes).reshape(shape)
     return record.with_pixels(pixels)
 
 
 class CacheWriter:
-    """Writes the file of a source: its pixels piece by piece, then the record; see `writer`."""
+    """Writes a file of the cache: first the pixels, in pieces, then the record; see `writer`."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -250,8 +262,8 @@ class CacheWriter:
         """Write the pixels of one image or of several. Raises CacheWriteError."""
         self._write(np.ascontiguousarray(pixels).data)
 
-    def finish(self, record: Record) -> None:
-        """Write what comes after the last pixels. Raises CacheWriteError."""
+    def finish(self, record: CacheRecord) -> None:
+        """Write the record, its length and the digest. Raises CacheWriteError."""
         text = record.model_dump_json().encode()
         self._write(text)
         self._write(len(text).to_bytes(_LENGTH_BYTES, "little"))
@@ -259,34 +271,33 @@ class CacheWriter:
 
     def _write(self, data: bytes | memoryview) -> None:
         self._digest.update(data)
-        try:
+        with _cache_write_errors():
             self._file.write(data)
-        except OSError as error:
-            raise CacheWriteError(error.strerror) from error
 
 
 @contextmanager
 def writer(path: Path, reserved_bytes: int = 0) -> Iterator[CacheWriter]:
-    """Write a file of the cache, which is there at the end of the block, or not at all.
+    """Yield a writer of a file that appears only when the block ends without an error.
 
     Args:
-        path: of the file.
-        reserved_bytes: room that is taken before the first pixel is written.
+        path: Path of the file.
+        reserved_bytes: Disk space to reserve before the first pixel is written.
 
-    Raises CacheWriteError where there is no room, or the folder cannot be written.
+    Raises:
+        CacheWriteError: The disk is full, or the folder cannot be written.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with _writing():
+        with _cache_write_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
             file = unfinished.open("wb")
         try:
             if reserved_bytes and hasattr(os, "posix_fallocate"):
-                with _writing():
-                    # A disk that is too small says so now, not when it is full.
+                with _cache_write_errors():
+                    # Reports a disk that is too small now, not after hours of decoding.
                     os.posix_fallocate(file.fileno(), 0, reserved_bytes)
             yield CacheWriter(file)
-            with _writing():
+            with _cache_write_errors():
                 file.truncate()
                 file.close()
                 os.replace(unfinished, path)
@@ -296,45 +307,46 @@ def writer(path: Path, reserved_bytes: int = 0) -> Iterator[CacheWriter]:
     finally:
         with suppress(OSError):
             unfinished.unlink()
-    _forget_oldest(path.parent)
+    _evict_least_recently_used(path.parent)
 
 
 @contextmanager
-def _writing() -> Iterator[None]:
+def _cache_write_errors() -> Iterator[None]:
+    """Turn each OSError of the block into a CacheWriteError."""
     try:
         yield
     except OSError as error:
         raise CacheWriteError(error.strerror) from error
 
 
-def write(path: Path, pixels: np.ndarray, record: Record) -> None:
-    """Keep images for the next time; where that fails, a warning says so."""
+def write(path: Path, pixels: np.ndarray, record: CacheRecord) -> None:
+    """Write images to the cache; if that fails, warn and go on."""
     try:
         with writer(path) as file:
-            for part in in_parts(pixels):
-                file.add(part)
+            for chunk in iter_chunks(pixels):
+                file.add(chunk)
             file.finish(record)
     except CacheWriteError as error:
         warnings.warn(
-            f"The decoded images cannot be kept in {shown(path.parent)} for the next time: "
-            f"{error}.",
+            f"The decoded images cannot be cached in {printable_line(path.parent)}: {error}.",
             stacklevel=2,
         )
 
 
-def _forget_oldest(folder: Path) -> None:
-    with suppress(OSError):  # Another process may forget them at the same time.
+def _evict_least_recently_used(folder: Path) -> None:
+    with suppress(OSError):  # Another process may remove the same files.
         cached = [
             path
-            for suffix in (_SUFFIX, *_FORMER_SUFFIXES)
+            for suffix in (_SUFFIX, *_VERSION_1_SUFFIXES)
             for path in folder.glob("[0-9a-f]" * 32 + suffix)
         ]
-        for old in sorted(cached, key=lambda path: path.stat().st_mtime)[:-MOST_KEPT]:
-            old.unlink(missing_ok=True)
+        by_last_use = sorted(cached, key=lambda path: path.stat().st_mtime)
+        for path in by_last_use[:-MAX_CACHED_DATASETS]:
+            path.unlink(missing_ok=True)
 
 
-def in_parts(pixels: Pixels) -> Iterator[np.ndarray]:
-    """Yield an array's rows, some at a time."""
-    rows = max(1, _CHUNK // max(1, int(np.prod(pixels.shape[1:]))))
+def iter_chunks(pixels: Pixels) -> Iterator[np.ndarray]:
+    """Yield the images of an array in order, about 64 MiB at a time."""
+    rows = max(1, _CHUNK_BYTES // max(1, int(np.prod(pixels.shape[1:]))))
     for start in range(0, len(pixels), rows):
         yield pixels[start : start + rows]

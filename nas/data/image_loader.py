@@ -1,4 +1,10 @@
-"""Where training takes its images from: all of them on the device, or batch by batch from disk."""
+"""Loaders that bring the pixels of each training step to the device.
+
+`ResidentLoader` holds all images on the device. `PrefetchLoader` reads the images of one step at a
+time and reads the next step in a thread meanwhile. torch's `DataLoader` does not replace it: from a
+warm page cache it delivered less than a quarter of the images per second with worker processes,
+because each batch crosses a process boundary, and without worker processes it does not prefetch.
+"""
 
 from __future__ import annotations
 
@@ -11,49 +17,60 @@ from torch import Tensor
 
 from nas.data.dataset import Images
 
-GPU_SHARE = 0.5
-"""Of a GPU's free memory: larger data sets are not kept there."""
+MAX_FREE_GPU_MEMORY_FRACTION = 0.5
+"""Images that need a larger part of a GPU's free memory are streamed. The rest is for training."""
 
-Chosen = Callable[[int], np.ndarray]
-"""Positions, among the training images, of those of a step."""
+BatchIndices = Callable[[int], np.ndarray]
+"""Returns the positions, among the training images, of the images of a step."""
 
 
-def stock_of(images: Images, device: torch.device, chosen: Chosen) -> Resident | Streamed:
-    """On the device where there is room, streamed where not, and where images lie on disk."""
+def make_loader(
+    images: Images, device: torch.device, batch_indices: BatchIndices
+) -> ResidentLoader | PrefetchLoader:
+    """Return a `ResidentLoader` if the images fit on the device, else a `PrefetchLoader`.
+
+    Images on disk do not fit.
+    """
     in_memory = isinstance(images.pixels, np.ndarray)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
-    if in_memory and (free is None or images.pixels.nbytes <= GPU_SHARE * free):
-        return Resident(images, device, chosen)
-    return Streamed(images, device, chosen)
+    free_bytes = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+    if in_memory and (
+        free_bytes is None or images.pixels.nbytes <= MAX_FREE_GPU_MEMORY_FRACTION * free_bytes
+    ):
+        return ResidentLoader(images, device, batch_indices)
+    return PrefetchLoader(images, device, batch_indices)
 
 
-class Resident:
-    """All images on the device, copied there once."""
+class ResidentLoader:
+    """Holds all images on the device, where they are copied once."""
 
-    def __init__(self, images: Images, device: torch.device, chosen: Chosen) -> None:
+    def __init__(self, images: Images, device: torch.device, batch_indices: BatchIndices) -> None:
         self._pixels = torch.from_numpy(np.asarray(images.pixels)).to(device)
-        self._chosen = chosen
+        self._batch_indices = batch_indices
 
-    def of(self, step: int) -> tuple[Tensor, np.ndarray]:
-        """Pixels on the device, and where among them the images of a step are."""
-        return self._pixels, self._chosen(step)
+    def load(self, step: int) -> tuple[Tensor, np.ndarray]:
+        """Return pixels on the device, and the positions of the step's images among them.
+
+        Returns:
+            Pixels `m x height x width x channels` (uint8) and positions `batch` in [0, m).
+        """
+        return self._pixels, self._batch_indices(step)
 
 
-class Streamed:
-    """The images of one step at a time; while a step is trained, those of the next are read."""
+class PrefetchLoader:
+    """Reads the images of one step, and meanwhile those of the step after it in a thread."""
 
-    def __init__(self, images: Images, device: torch.device, chosen: Chosen) -> None:
-        self._images, self._device, self._chosen = images, device, chosen
-        self._reader = ThreadPoolExecutor(1, "images")
-        self._coming: dict[int, Future[Tensor]] = {}
+    def __init__(self, images: Images, device: torch.device, batch_indices: BatchIndices) -> None:
+        self._images, self._device, self._batch_indices = images, device, batch_indices
+        self._thread = ThreadPoolExecutor(1, "images")
+        self._prefetched: dict[int, Future[Tensor]] = {}
 
-    def of(self, step: int) -> tuple[Tensor, np.ndarray]:
-        """As `Resident.of`."""
-        coming = self._coming.pop(step, None) or self._reader.submit(self._read, step)
-        self._coming = {step + 1: self._reader.submit(self._read, step + 1)}
-        pixels = coming.result().to(self._device, non_blocking=True)
+    def load(self, step: int) -> tuple[Tensor, np.ndarray]:
+        """Return what `ResidentLoader.load` returns; here the pixels are those of the step only."""
+        batch = self._prefetched.pop(step, None) or self._thread.submit(self._read, step)
+        self._prefetched = {step + 1: self._thread.submit(self._read, step + 1)}
+        pixels = batch.result().to(self._device, non_blocking=True)
         return pixels, np.arange(len(pixels))
 
     def _read(self, step: int) -> Tensor:
-        found = torch.from_numpy(self._images.pixels[self._chosen(step)])
-        return found.pin_memory() if self._device.type == "cuda" else found
+        pixels = torch.from_numpy(self._images.pixels[self._batch_indices(step)])
+        return pixels.pin_memory() if self._device.type == "cuda" else pixels

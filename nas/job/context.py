@@ -66,7 +66,7 @@ class Job:
             seed=self.settings.seed,
             on_bad_image=chosen.on_bad_image,
             progress=self.watch.advance,
-            keep=not self.read_only,
+            write_cache=not self.read_only,
         )
 
     @cached_property

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nas.data import ImageDataset, Images, Part
-from nas.data.batches import in_order
+from nas.data.batches import sequential_batches
 from nas.errors import DataError
 from nas.graph import Graph
 from nas.space import Architecture
@@ -110,7 +110,9 @@ def answers(
         graph = supernet.space.lower(architecture)
         with torch.inference_mode():
             with threads_for(graph.macs * CALIBRATION_BATCH):
-                batches = (x for x, _ in in_order(calibration, data, CALIBRATION_BATCH, device))
+                batches = (
+                    x for x, _ in sequential_batches(calibration, data, CALIBRATION_BATCH, device)
+                )
                 statistics = supernet.calibrate(graph, batches)
             folded = fold(graph, supernet.extract(graph, statistics))
             found = _classified(graph, folded, images, data, device)
@@ -130,7 +132,7 @@ def _classified(
     with threads_for(graph.macs * size):
         found = [
             run(graph.folded, x, weights).flatten(1).argmax(1)
-            for x, _ in in_order(images, data, size, device)
+            for x, _ in sequential_batches(images, data, size, device)
         ]
     classes: np.ndarray = torch.cat(found).cpu().numpy()
     return classes

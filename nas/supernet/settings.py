@@ -39,7 +39,8 @@ class TrainingSettings:
         shift: largest shift of the random crop in pixels; None is an eighth of the image.
         flip: whether images are mirrored; None is whatever suits the data.
         colour: largest change of brightness, contrast and saturation, as a share.
-        randaugment: operations on every training image; see `nas.data.augmentation.changed`.
+        randaugment: operations on every training image; see
+            `nas.data.augmentation.apply_randaugment`.
         magnitude: of these operations, as a share of their ranges.
         cutout: side of the square that every training image loses, as a share of its own.
         precision: "float32", "bfloat16", or "auto": bfloat16 on a GPU that has it.
@@ -114,7 +115,7 @@ class TrainingSettings:
 
     def flip_for(self, data: ImageDataset) -> bool:
         """Whether images of `data` are mirrored."""
-        return data.natural if self.flip is None else self.flip
+        return data.flip_preserves_class if self.flip is None else self.flip
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """The context in which the networks run."""

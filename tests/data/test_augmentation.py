@@ -8,19 +8,19 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 
 from nas.data.augmentation import (
-    OPERATIONS,
-    brightened,
-    changed,
-    contrasted,
-    equalised,
-    posterised,
-    saturated,
-    sharpened,
-    sheared,
-    shifted,
-    solarised,
-    stretched,
-    turned,
+    RANDAUGMENT_OPERATIONS,
+    adjust_brightness,
+    adjust_contrast,
+    adjust_saturation,
+    adjust_sharpness,
+    apply_randaugment,
+    autocontrast,
+    equalize,
+    posterize,
+    rotate,
+    shear,
+    solarize,
+    translate,
 )
 
 FACTORS = (0.1, 0.6, 1.0, 1.3, 1.9)
@@ -51,10 +51,10 @@ def by_pillow(images, change):
 @pytest.mark.parametrize(
     ("ours", "enhancer"),
     [
-        (brightened, ImageEnhance.Brightness),
-        (contrasted, ImageEnhance.Contrast),
-        (saturated, ImageEnhance.Color),
-        (sharpened, ImageEnhance.Sharpness),
+        (adjust_brightness, ImageEnhance.Brightness),
+        (adjust_contrast, ImageEnhance.Contrast),
+        (adjust_saturation, ImageEnhance.Color),
+        (adjust_sharpness, ImageEnhance.Sharpness),
     ],
 )
 def test_tones(images, ours, enhancer):
@@ -67,70 +67,72 @@ def test_levels(images):
     exactly = {"rtol": 0, "atol": 1e-6}
     bits = [1, 3, 4, 6, 8]
     expected = by_pillow(images, lambda image, i: ImageOps.posterize(image, bits[i]))
-    found = posterised(batch(images), torch.tensor(bits))
+    found = posterize(batch(images), torch.tensor(bits))
     torch.testing.assert_close(found, expected, **exactly)
     limits = [0, 60, 128, 200, 256]
     expected = by_pillow(images, lambda image, i: ImageOps.solarize(image, limits[i]))
-    found = solarised(batch(images), (torch.tensor(limits) - 0.5) / 255)
+    found = solarize(batch(images), (torch.tensor(limits) - 0.5) / 255)
     torch.testing.assert_close(found, expected, **exactly)
     expected = by_pillow(images, lambda image, i: ImageOps.equalize(image))
-    torch.testing.assert_close(equalised(batch(images)), expected, **exactly)
+    torch.testing.assert_close(equalize(batch(images)), expected, **exactly)
     expected = by_pillow(images, lambda image, i: ImageOps.autocontrast(image))
-    torch.testing.assert_close(stretched(batch(images)), expected, rtol=0, atol=STEP)
+    torch.testing.assert_close(autocontrast(batch(images)), expected, rtol=0, atol=STEP)
 
 
 def test_shifts_repeat_the_border(images):
     x = batch(images)
-    found = shifted(x, torch.full((5,), 2 / 12), 0)
+    found = translate(x, torch.full((5,), 2 / 12), 0)
     torch.testing.assert_close(found[..., :10], x[..., 2:], rtol=0, atol=1e-5)
     torch.testing.assert_close(
         found[..., 10:], x[..., 11:].expand(-1, -1, -1, 2), rtol=0, atol=1e-5
     )
-    found = shifted(x, torch.full((5,), -3 / 12), 1)
+    found = translate(x, torch.full((5,), -3 / 12), 1)
     torch.testing.assert_close(found[:, :, 3:], x[:, :, :9], rtol=0, atol=1e-5)
 
 
 def test_turns(images):
     x = batch(images)
     quarter = torch.full((5,), math.pi / 2)
-    torch.testing.assert_close(turned(x, quarter), torch.rot90(x, 1, (2, 3)), rtol=0, atol=1e-4)
-    torch.testing.assert_close(turned(x, 0 * quarter), x, rtol=0, atol=1e-5)
+    torch.testing.assert_close(rotate(x, quarter), torch.rot90(x, 1, (2, 3)), rtol=0, atol=1e-4)
+    torch.testing.assert_close(rotate(x, 0 * quarter), x, rtol=0, atol=1e-5)
 
 
 def test_shears_move_lines_by_their_distance_from_the_middle(images):
     x = batch(images)
-    found = sheared(x, torch.full((5,), 2.0), 0)
+    found = shear(x, torch.full((5,), 2.0), 0)
     for row in range(12):
         by = 2 * row - 11  # 2 times the row's distance from the middle, 5.5.
         columns = (np.arange(12) + by).clip(0, 11)
         torch.testing.assert_close(found[:, :, row], x[:, :, row][..., columns], rtol=0, atol=1e-4)
-    down = sheared(x.transpose(2, 3), torch.full((5,), 2.0), 1)
+    down = shear(x.transpose(2, 3), torch.full((5,), 2.0), 1)
     torch.testing.assert_close(down, found.transpose(2, 3), rtol=0, atol=1e-4)
 
 
 def test_every_image_goes_through_what_was_drawn_for_it(images):
     x = batch(images)
-    names = list(OPERATIONS)
+    names = list(RANDAUGMENT_OPERATIONS)
     first = torch.tensor(
-        [names.index(n) for n in ("identity", "solarise", "turn", "turn", "colour")]
+        [names.index(n) for n in ("identity", "solarize", "rotate", "rotate", "color")]
     )
-    second = torch.tensor([names.index(n) for n in ("identity", "turn", *["identity"] * 3)])
+    second = torch.tensor([names.index(n) for n in ("identity", "rotate", *["identity"] * 3)])
     sizes = torch.tensor([[0.5, 0.5, 0.5, -0.5, 0.5]]).expand(2, -1)
-    found = changed(x, torch.stack([first, second]), sizes)
+    found = apply_randaugment(x, torch.stack([first, second]), sizes)
     assert torch.equal(found[0], x[0])
     own = slice(1, 2)
     half = torch.tensor([math.radians(15)])
-    torch.testing.assert_close(found[own], turned(solarised(x[own], torch.tensor([0.5])), half))
-    torch.testing.assert_close(found[2:4], turned(x[2:4], torch.cat([half, -half])))
-    torch.testing.assert_close(found[4:], saturated(x[4:], torch.tensor([1.45])).clamp(0, 1))
+    torch.testing.assert_close(found[own], rotate(solarize(x[own], torch.tensor([0.5])), half))
+    torch.testing.assert_close(found[2:4], rotate(x[2:4], torch.cat([half, -half])))
+    torch.testing.assert_close(
+        found[4:], adjust_saturation(x[4:], torch.tensor([1.45])).clamp(0, 1)
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_all_operations_keep_shape_and_range(channels):
     x = torch.rand(8, channels, 9, 9)
     sizes = torch.tensor([[1.0, -1.0] * 4])
-    for number, name in enumerate(OPERATIONS):
-        found = changed(x, torch.full((1, 8), number), sizes)
+    for number, name in enumerate(RANDAUGMENT_OPERATIONS):
+        found = apply_randaugment(x, torch.full((1, 8), number), sizes)
         assert found.shape == x.shape, name
         assert found.min() >= 0, name
         assert found.max() <= 1, name

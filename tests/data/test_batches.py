@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from nas.data import ImageDataset, Images
-from nas.data.batches import TrainingBatches, in_order, share_of_batch
+from nas.data.batches import TrainingBatches, sequential_batches, share_of_batch
 from nas.errors import RequestError
 
 CPU = torch.device("cpu")
@@ -22,7 +22,7 @@ def expected(data, pixels):
 
 
 def test_in_order_is_everything_normalised(digits):
-    found = list(in_order(digits.search, digits, 100, CPU))
+    found = list(sequential_batches(digits.search, digits, 100, CPU))
     images = torch.cat([x for x, _ in found])
     np.testing.assert_allclose(images, expected(digits, digits.search.pixels), atol=1e-5)
     assert torch.cat([y for _, y in found]).tolist() == digits.search.labels.tolist()

@@ -63,7 +63,7 @@ def test_digits_are_scikit_learns(digits):
     original = np.round(bunch.images * 255 / 16).astype(np.uint8)
     assert multiset(found, labels) == multiset(original, bunch.target)
     assert digits.classes == tuple("0123456789")
-    assert (digits.image_size, digits.channels, digits.natural) == (8, 1, False)
+    assert (digits.image_size, digits.channels, digits.flip_preserves_class) == (8, 1, False)
     assert digits.skipped == ()
 
 
@@ -99,7 +99,7 @@ def test_parts_do_not_overlap(tmp_path):
     assert len(set(everything)) == len(everything) == 120
     assert all((v - 50 * y) in range(40) for v, y in everything)
     assert data.classes == CLASSES
-    assert data.natural
+    assert data.flip_preserves_class
 
 
 def test_the_test_part_is_not_offered(digits):
@@ -234,7 +234,7 @@ def test_a_class_without_usable_images_is_not_forgotten(tmp_path):
 def test_class_names_are_lines_of_text(tmp_path, name):
     image_folder(tmp_path)
     os.rename(tmp_path / "bee", os.path.join(os.fsencode(tmp_path), name))
-    with pytest.raises(DataError, match="class name 'be.*has control characters or is no valid"):
+    with pytest.raises(DataError, match="class name 'be.*has control characters or is not valid"):
         load_dataset(tmp_path)
 
 
@@ -259,7 +259,7 @@ def test_nothing_there(tmp_path):
     with pytest.raises(DataError, match="no images"):
         load_dataset(tmp_path)
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(DataError, match="is no data set"):
+    with pytest.raises(DataError, match="is not a dataset"):
         load_dataset(tmp_path / "notes.txt")
 
 
@@ -278,7 +278,7 @@ def test_parquet_without_labels(tmp_path):
 
 def test_damaged_parquet(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 nonsense PAR1")
-    with pytest.raises(DataError, match=r"a\.parquet is no readable parquet"):
+    with pytest.raises(DataError, match=r"a\.parquet is not a readable parquet file"):
         load_dataset(tmp_path)
 
 

@@ -17,7 +17,7 @@ from PIL import EpsImagePlugin, Image, ImageFile
 
 from nas.data import decoding, load_dataset
 from nas.data.decoding import decode
-from nas.data.image_cache import MOST_KEPT, cache_folder, path_of
+from nas.data.image_cache import MAX_CACHED_DATASETS, cache_folder, cache_path
 from nas.data.sources import IMAGE_FORMATS, Sample, Source
 from nas.errors import DataError
 
@@ -39,13 +39,13 @@ def images(tmp_path, monkeypatch) -> Path:
 def counted(monkeypatch) -> list[str]:
     """The places of the images that are decoded."""
     places: list[str] = []
-    real = decoding._pixels
+    real = decoding._decode_image
 
     def pixels(sample, size):
-        places.append(sample.place)
+        places.append(sample.location)
         return real(sample, size)
 
-    monkeypatch.setattr(decoding, "_pixels", pixels)
+    monkeypatch.setattr(decoding, "_decode_image", pixels)
     return places
 
 
@@ -109,7 +109,7 @@ def test_a_damaged_cache_costs_time_only(images, counted, damage):
 def test_a_cache_that_cannot_be_written_costs_time_only(images, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.warns(UserWarning, match="cannot be kept"):
+    with pytest.warns(UserWarning, match="cannot be cached"):
         assert load_dataset(images, image_size=8).counts["train"] > 0
 
 
@@ -117,7 +117,7 @@ def test_a_full_disk_leaves_nothing_half_written(images):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        with pytest.warns(UserWarning, match="cannot be kept .*File too large"):
+        with pytest.warns(UserWarning, match="cannot be cached .*File too large"):
             load_dataset(images, image_size=8)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -125,15 +125,15 @@ def test_a_full_disk_leaves_nothing_half_written(images):
 
 
 def test_what_was_used_longest_ago_goes_first(images):
-    for size in range(8, 8 + MOST_KEPT):
+    for size in range(8, 8 + MAX_CACHED_DATASETS):
         load_dataset(images, image_size=size)
     files = sorted(cache_folder().iterdir(), key=lambda each: each.stat().st_mtime_ns)
-    assert len(files) == MOST_KEPT
+    assert len(files) == MAX_CACHED_DATASETS
     for index, each in enumerate(files):
         os.utime(each, ns=(index, index))
     load_dataset(images, image_size=30)
     left = set(cache_folder().iterdir())
-    assert len(left) == MOST_KEPT
+    assert len(left) == MAX_CACHED_DATASETS
     assert files[0] not in left
     assert set(files[1:]) < left
 
@@ -148,7 +148,7 @@ def test_order_and_progress_are_those_of_the_source():
     assert found.labels == list(range(count))
     assert (found.pixels[:, 0, 0, 0] == np.arange(count) % 256).all()
     assert seen == [(1024, count), (2048, count), (count, count)]
-    assert path_of(source, 2) is None, "without files there is nothing to compare"
+    assert cache_path(source, 2) is None, "without files there is nothing to compare"
 
 
 def test_a_source_without_a_usable_image():
@@ -182,7 +182,7 @@ def in_format(image: Image.Image, name: str, **options) -> bytes:
 
 
 def decoded(content, size=4):
-    return decoding._pixels(Sample("train", "here", content, 0), size)
+    return decoding._decode_image(Sample("train", "here", content, 0), size)
 
 
 EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
@@ -249,9 +249,9 @@ def test_large_images_are_decoded_one_at_a_time(images, monkeypatch):
     first = load_dataset(images, image_size=8).digest
     for file in cache_folder().iterdir():
         file.unlink()
-    monkeypatch.setattr(decoding, "_ALONE_PIXELS", 0)
+    monkeypatch.setattr(decoding, "_MAX_CONCURRENT_IMAGE_PIXELS", 0)
     active, most = 0, 0
-    real = decoding._scaled
+    real = decoding._scale_and_crop
 
     def scaled(*arguments):
         nonlocal active, most
@@ -261,7 +261,7 @@ def test_large_images_are_decoded_one_at_a_time(images, monkeypatch):
         active -= 1
         return result
 
-    monkeypatch.setattr(decoding, "_scaled", scaled)
+    monkeypatch.setattr(decoding, "_scale_and_crop", scaled)
     assert load_dataset(images, image_size=8).digest == first
     assert most == 1
 

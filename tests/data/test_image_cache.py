@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from nas.data import decoding, image_cache, load_dataset
-from nas.data.image_cache import Picked, cache_folder
+from nas.data.image_cache import PixelsOnDisk, cache_folder
 from nas.data.sources import open_source
 from nas.errors import DataError
 
@@ -38,7 +38,7 @@ def photos(tmp_path, monkeypatch) -> Path:
 def where(request, monkeypatch) -> str:
     """Where the pixels are while they are used."""
     if request.param == "disk":
-        monkeypatch.setattr(decoding, "LARGE_BYTES", 0)
+        monkeypatch.setattr(decoding, "MAX_BYTES_IN_MEMORY", 0)
     return request.param
 
 
@@ -162,7 +162,7 @@ def test_a_folder_in_the_place_of_the_file(photos):
     file.mkdir()
     with (
         pytest.warns(UserWarning, match=r"are damaged \(Is a directory\)"),
-        pytest.warns(UserWarning, match="cannot be kept"),
+        pytest.warns(UserWarning, match="cannot be cached"),
     ):
         assert digest_of(photos) == expected
     assert list(cache_folder().iterdir()) == [file]
@@ -175,7 +175,7 @@ def test_the_cache_of_another_user_is_read(photos, monkeypatch):
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "utime", denied)
-    monkeypatch.setattr(decoding, "_pixels", None)  # Nothing is decoded.
+    monkeypatch.setattr(decoding, "_decode_image", None)  # Nothing is decoded.
     assert digest_of(photos) == expected
 
 
@@ -241,7 +241,7 @@ def test_without_a_home_folder_nothing_is_cached(photos, homeless, where, tmp_pa
     with pytest.warns(UserWarning, match="no home folder.*XDG_CACHE_HOME"):
         data = load_dataset(photos, image_size=SIZE, on_bad_image="skip")
     assert list((tmp_path / "temporary").iterdir()) == []
-    assert isinstance(data.train.pixels, Picked) == (where == "disk")
+    assert isinstance(data.train.pixels, PixelsOnDisk) == (where == "disk")
     reds = [int(value) for part in (data.train, data.test) for value in part.pixels[:][:, 0, 0, 0]]
     assert set(reds) < {*range(6), *range(50, 56)}
     assert len(data.digest) == 16
@@ -250,7 +250,7 @@ def test_without_a_home_folder_nothing_is_cached(photos, homeless, where, tmp_pa
 def test_digits_need_no_cache(homeless):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert image_cache.path_of(open_source("digits"), 8) is None
+        assert image_cache.cache_path(open_source("digits"), 8) is None
 
 
 def test_a_cache_folder_that_is_a_file(photos, where, tmp_path, monkeypatch):
@@ -260,14 +260,14 @@ def test_a_cache_folder_that_is_a_file(photos, where, tmp_path, monkeypatch):
         with pytest.raises(DataError, match=r"GiB in .*/file/nas/images: Not a directory"):
             digest_of(photos)
     else:
-        with pytest.warns(UserWarning, match=r"cannot be kept in .*: Not a directory"):
+        with pytest.warns(UserWarning, match=r"cannot be cached in .*: Not a directory"):
             digest_of(photos)
     assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_disk_that_fills_up_while_images_are_written(photos, monkeypatch):
     """Some file systems have no room to reserve: then the write fails."""
-    monkeypatch.setattr(decoding, "LARGE_BYTES", 0)
+    monkeypatch.setattr(decoding, "MAX_BYTES_IN_MEMORY", 0)
     monkeypatch.setattr(os, "posix_fallocate", lambda *_: None)
     os.makedirs(cache_folder())
     real = Path.open
@@ -284,12 +284,14 @@ def test_a_disk_that_fills_up_while_images_are_written(photos, monkeypatch):
 def test_only_own_files_are_forgotten(photos):
     folder = cache_folder()
     folder.mkdir(parents=True)
-    former = [folder / f"{index:032x}.safetensors" for index in range(image_cache.MOST_KEPT + 2)]
+    former = [
+        folder / f"{index:032x}.safetensors" for index in range(image_cache.MAX_CACHED_DATASETS + 2)
+    ]
     for index, file in enumerate([folder / "photos.json", folder / "mine.images", *former]):
         file.touch()
         os.utime(file, ns=(index, index))
     digest_of(photos)
     left = {file.name for file in folder.iterdir()}
-    assert len(left) == image_cache.MOST_KEPT + 2
+    assert len(left) == image_cache.MAX_CACHED_DATASETS + 2
     assert {"photos.json", "mine.images"} < left
     assert left.isdisjoint(file.name for file in former[:3])

@@ -7,8 +7,8 @@ from PIL import Image
 
 from nas.data import decoding, image_cache, load_dataset
 from nas.data.batches import TrainingBatches
-from nas.data.image_cache import Picked, cache_folder
-from nas.data.image_loader import Resident, Streamed, stock_of
+from nas.data.image_cache import PixelsOnDisk, cache_folder
+from nas.data.image_loader import PrefetchLoader, ResidentLoader, make_loader
 from nas.errors import DataError
 
 CPU = torch.device("cpu")
@@ -32,24 +32,24 @@ def cache(tmp_path, monkeypatch):
 
 def large(monkeypatch):
     """From now on all images are too many for the memory."""
-    monkeypatch.setattr(decoding, "LARGE_BYTES", 0)
+    monkeypatch.setattr(decoding, "MAX_BYTES_IN_MEMORY", 0)
 
 
 @pytest.mark.parametrize("shape", [(9, 9), (9, 9, 3)])
 def test_images_on_disk_are_those_in_memory(cache, monkeypatch, shape):
     images = folder_of(cache / "images", shape)
     (images / "cow" / "7.png").write_bytes(b"broken")
-    monkeypatch.setattr(image_cache, "_CHUNK", 1000)  # Read in several parts.
+    monkeypatch.setattr(image_cache, "_CHUNK_BYTES", 1000)  # Read in several parts.
     in_memory = load_dataset(images, image_size=8, on_bad_image="skip")
     assert isinstance(in_memory.train.pixels, np.ndarray)
     for file in cache_folder().iterdir():
         file.unlink()
     large(monkeypatch)
     first = load_dataset(images, image_size=8, on_bad_image="skip")
-    monkeypatch.setattr(decoding, "_pixels", None)  # Nothing is decoded any more.
+    monkeypatch.setattr(decoding, "_decode_image", None)  # Nothing is decoded any more.
     again = load_dataset(images, image_size=8, on_bad_image="skip")
     for found in (first, again):
-        assert isinstance(found.train.pixels, Picked)
+        assert isinstance(found.train.pixels, PixelsOnDisk)
         assert found.train.pixels.shape == in_memory.train.pixels.shape
         assert found.train.pixels.nbytes == in_memory.train.pixels.nbytes
         assert found.digest == in_memory.digest
@@ -67,8 +67,8 @@ def test_streamed_batches_are_the_resident_ones(cache, monkeypatch):
     on_disk = load_dataset(images, image_size=8)
     settings = {"batch_size": 8, "seed": 3, "shift": 1, "flip": True, "colour": 0.3, "device": CPU}
     resident, streamed = (TrainingBatches(data, **settings) for data in (in_memory, on_disk))
-    assert isinstance(stock_of(on_disk.train, CPU, resident._chosen), Streamed)
-    assert isinstance(stock_of(in_memory.train, CPU, resident._chosen), Resident)
+    assert isinstance(make_loader(on_disk.train, CPU, resident._batch_indices), PrefetchLoader)
+    assert isinstance(make_loader(in_memory.train, CPU, resident._batch_indices), ResidentLoader)
     # In order across two epochs, and then back, as a resumed training would ask.
     for step in [*range(2 * resident.steps_per_epoch + 1), 2, 3, 0]:
         for ours, theirs in zip(streamed.batch(step), resident.batch(step), strict=True):

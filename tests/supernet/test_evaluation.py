@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from nas.data import load_dataset
-from nas.data.batches import in_order
+from nas.data.batches import sequential_batches
 from nas.errors import DataError, RequestError
 from nas.supernet import evaluate
 from nas.supernet.evaluation import CALIBRATION_BATCH
@@ -20,10 +20,10 @@ def test_the_score_is_that_of_the_extracted_network(digits, name):
     rng = np.random.default_rng(0)
     for architecture in (space.largest, space.sample(rng)):
         graph = space.lower(architecture)
-        batches = [x for x, _ in in_order(digits.train, digits, CALIBRATION_BATCH, CPU)]
+        batches = [x for x, _ in sequential_batches(digits.train, digits, CALIBRATION_BATCH, CPU)]
         network = Network(graph, torch.Generator()).eval()
         network.load_state_dict(supernet.extract(graph, supernet.calibrate(graph, batches)))
-        (batch,) = in_order(digits.search, digits, 1000, CPU)
+        (batch,) = sequential_batches(digits.search, digits, 1000, CPU)
         right = (network(batch[0]).argmax(1) == batch[1]).float().mean().item()
         (score,) = evaluate(supernet, [architecture], digits)
         assert score == pytest.approx(right)

@@ -2,10 +2,10 @@
 
 To add a dataset source:
 
-1. Write a module here with a function that takes a path (or nothing) and returns a `Source`.
-   `nas.data.sources.digits` is the shortest example, `nas.data.sources.parquet` reads files.
+1. Write a module here with a function that returns a `Source`. `nas.data.sources.digits` is the
+   shortest example; `nas.data.sources.image_folder` and `nas.data.sources.parquet` read files.
 2. Call the function in `open_source`, which chooses the source for a name or path.
-3. Test it in `tests/data/sources`.
+3. Test the module in `tests/data/sources`.
 
 Decoding, caching, splitting and training work for every source. No source uses the network.
 """
@@ -16,13 +16,13 @@ import stat
 from pathlib import Path
 
 from nas.data.sources.base import (
+    EXPECTED_LAYOUTS,
     IMAGE_EXTENSIONS,
     IMAGE_FORMATS,
-    LAYOUTS,
     Sample,
     Source,
     Split,
-    shown,
+    printable_line,
 )
 from nas.data.sources.digits import open_digits
 from nas.data.sources.image_folder import list_tree, open_image_folder
@@ -35,14 +35,16 @@ __all__ = [
     "Source",
     "Split",
     "open_source",
-    "shown",
+    "printable_line",
 ]
 
 
 def open_source(source: str | Path) -> Source:
-    """Open the source called "digits", or the one at a path.
+    """Open a dataset: "digits", or the parquet file, parquet folder or image folder at a path.
 
-    Raises DataError if there is nothing, or nothing in a known layout, or a part is unreadable.
+    Raises:
+        DataError: There is nothing at the path, nothing in a known layout, or a part cannot be
+            read.
     """
     if source == "digits":
         return open_digits()
@@ -54,7 +56,7 @@ def open_source(source: str | Path) -> Source:
     except (OSError, ValueError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
         raise DataError(
-            f"There is no data at {shown(source)} ({reason}).",
+            f"There is no data at {printable_line(source)} ({reason}).",
             remedy='Give the path of a folder or file, or "digits".',
         ) from error
     if stat.S_ISDIR(mode):
@@ -65,7 +67,7 @@ def open_source(source: str | Path) -> Source:
     elif stat.S_ISREG(mode) and path.suffix.lower() == ".parquet":
         parquet_files = [path]
     else:
-        raise DataError(f"{shown(path)} is no data set.", remedy=LAYOUTS)
+        raise DataError(f"{printable_line(path)} is not a dataset.", remedy=EXPECTED_LAYOUTS)
     from nas.data.sources.parquet import open_parquet  # Imports pyarrow, which few sources need.
 
     return open_parquet(path, parquet_files)

@@ -1,8 +1,4 @@
-"""Where images come from: each source turns a name or a path into `Sample`s.
-
-A new source is a function that returns a `Source`, and a line in `open_source`. Nothing here uses
-the network.
-"""
+"""What every dataset source returns: a `Source` of `Sample`s; and what sources share."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ import numpy as np
 from nas.documents import shortened_text
 from nas.errors import printable
 
-LAYOUTS = (
+EXPECTED_LAYOUTS = (
     "Expected parquet files with the columns image and label, or a folder with a sub-folder for "
     "each class (train and test folders may be on top)."
 )
@@ -31,14 +27,15 @@ IMAGE_FORMATS = {
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),
 }
-"""Pillow's names of the formats that are decoded, and the extensions of their files.
+"""Formats that are decoded, by Pillow's names, with the extensions of their files.
 
-The list is short on purpose: Pillow knows formats that start a program, EPS for example.
+All other formats are refused, because Pillow starts a program to read some of them, such as EPS.
 """
 
 IMAGE_EXTENSIONS = tuple(extension for group in IMAGE_FORMATS.values() for extension in group)
 
 Split = Literal["train", "validation", "test"]
+"""The splits that a source may have."""
 
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
@@ -50,52 +47,65 @@ SPLIT_NAMES: dict[str, Split] = {
     "test": "test",
     "testing": "test",
 }
+"""Words that name a split in the name of a file or folder."""
 
-_LONGEST_PATH_SHOWN = 303
-"""Characters of a path in a message."""
+_MAX_LINE_CHARACTERS = 303
+"""Characters of a path or reason in a message: enough for usual paths, short enough to read."""
 
 
 class Sample(NamedTuple):
-    """One image as stored. `image` is a file, an encoded image, or pixels; None where missing."""
+    """One image of a source, not yet decoded.
+
+    Attributes:
+        split: Split of the image.
+        location: Where the image is, for messages: a path, or a file and a row.
+        image: Path of an image file, content of one, or pixels `height x width [x 3]` (uint8);
+            None if the image is missing.
+        label: Label as stored; None or -1 if the label is missing.
+    """
 
     split: Split
-    place: str
+    location: str
     image: Path | bytes | np.ndarray | None
     label: int | str | None
 
 
 @dataclass(frozen=True)
 class Source:
-    """Samples in a fixed order.
+    """An opened dataset: samples in a fixed order, and what is known about them.
 
     Attributes:
-        name: what a person calls it.
-        samples: read once.
-        count: of the samples.
-        classes: names by label where the source has them.
-        natural: whether a mirrored image is still of its class.
-        image_size: pixels a side that suit the source.
-        root: the file or folder that was opened; None for a source that is part of a package.
-        files: every file that is known before the samples are read; a parquet row may name more.
+        name: Name for messages and reports.
+        samples: Samples; they can be iterated once.
+        count: Number of samples.
+        classes: Class names by label; None if the source has labels only.
+        flip_preserves_class: Whether a mirrored image still belongs to its class.
+        image_size: Default side of the decoded images, in pixels.
+        root: File or folder that was opened; None for a source that is part of a package.
+        files: Files that are known before the samples are read. Their state decides whether cached
+            images are up to date. Rows of a parquet file may name more files.
     """
 
     name: str
     samples: Iterable[Sample]
     count: int
     classes: tuple[str, ...] | None
-    natural: bool = True
+    flip_preserves_class: bool = True
     image_size: int = 32
     root: Path | None = None
     files: tuple[Path, ...] = ()
 
 
-def shown(path: str | Path) -> str:
-    """Return a path as a short line of printable text, for a message or a record."""
-    return shortened_text(printable(str(path)).replace("\n", "\\n"), _LONGEST_PATH_SHOWN)
+def printable_line(text: str | Path) -> str:
+    """Return a path or another text as one short line of printable characters."""
+    return shortened_text(printable(str(text)).replace("\n", "\\n"), _MAX_LINE_CHARACTERS)
 
 
-def split_named_in(path: Path) -> Split | None:
-    """Return the split that a path names; the file's own name counts before its folders'."""
+def split_from_path(path: Path) -> Split | None:
+    """Return the split that a path names, or None.
+
+    The name of the file comes before the names of its folders.
+    """
     for part in (path.stem, *reversed(path.parent.parts)):
         for word in re.split(r"[^a-z]+", part.lower()):
             if word in SPLIT_NAMES:

@@ -1,4 +1,4 @@
-"""The digits dataset that ships with scikit-learn."""
+"""The digits dataset that scikit-learn ships."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ from nas.data.sources.base import Sample, Source
 
 
 def open_digits() -> Source:
-    """1,797 handwritten digits of 8 x 8 pixels (Alpaydin and Kaynak 1998), with scikit-learn."""
-    from sklearn.datasets import load_digits
+    """Return 1,797 handwritten digits of 8 x 8 pixels (Alpaydin and Kaynak 1998)."""
+    from sklearn.datasets import load_digits  # Takes a second, which other sources need not spend.
 
-    bunch = load_digits()
-    # Sixteen levels of grey, spread over a byte.
-    pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    digits = load_digits()
+    # The pixels have 17 levels of grey, from 0 to 16.
+    pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     samples = (
         Sample("train", f"digit {index}", image, int(label))
-        for index, (image, label) in enumerate(zip(pixels, bunch.target, strict=True))
+        for index, (image, label) in enumerate(zip(pixels, digits.target, strict=True))
     )
-    classes = tuple("0123456789")
-    return Source("digits", samples, len(pixels), classes, natural=False, image_size=8)
+    return Source(
+        name="digits",
+        samples=samples,
+        count=len(pixels),
+        classes=tuple("0123456789"),
+        flip_preserves_class=False,
+        image_size=8,
+    )

@@ -1,8 +1,8 @@
-"""Reads images from parquet files in the Hugging Face layout: one row is one image.
+"""Parquet files in the layout of Hugging Face `datasets`: each row is one image.
 
-The column `image` holds the encoded image, or a struct of `bytes` and `path`; the path is relative
-to the parquet file and counts only where there are no bytes. The column `label` holds integers or
-strings. The names of the classes are in the schema's metadata, where `datasets` writes them.
+The column `image` holds an encoded image, or a struct of `bytes` and `path`. The path is relative
+to the parquet file; it is used only if there are no bytes. The column `label` holds integers or
+strings. The class names are in the metadata of the schema, where `datasets` writes them.
 """
 
 from __future__ import annotations
@@ -16,30 +16,31 @@ from typing import Any, Literal
 import pyarrow as pa
 from pyarrow import parquet
 
-from nas.data.sources.base import Sample, Source, Split, shown, split_named_in
+from nas.data.sources.base import Sample, Source, Split, printable_line, split_from_path
 from nas.errors import DataError, first_line
 
 _ROWS_PER_BATCH = 16
+"""Rows that are in memory at a time: few, because one may hold a photo of many megabytes."""
 
 _READ_OPTIONS = {"buffer_size": 1 << 20, "pre_buffer": False, "page_checksum_verification": True}
-"""Read a column some bytes at a time, not a whole row group, and verify checksums if there are."""
+"""Columns are read in pieces instead of whole row groups, and page checksums are verified."""
 
-_UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError)
-"""What pyarrow raises for a damaged file."""
+_READ_ERRORS = (pa.ArrowException, OSError, ValueError, OverflowError)
+"""The exceptions that pyarrow raises for a damaged file."""
 
-_REPLACE = "Make the file readable, replace it or remove it."
+_REPLACE_FILE = "Make the file readable, replace it or remove it."
 
 
 @dataclass(frozen=True)
-class _Table:
+class _Footer:
     """What the footer of a parquet file states, validated.
 
     Attributes:
-        path: of the file.
-        split: of its rows.
-        rows: how many there are.
-        label_kind: what the column label holds.
-        classes: names by label; None where the file has none.
+        path: Path of the file.
+        split: Split of its rows.
+        rows: Number of rows.
+        label_kind: What the column label holds.
+        classes: Class names by label; None if the file has none.
     """
 
     path: Path
@@ -50,91 +51,100 @@ class _Table:
 
 
 def open_parquet(root: Path, files: list[Path]) -> Source:
-    """Return the source of a parquet file, or of those in a folder; their names tell the splits.
+    """Return the source of a parquet file, or of all parquet files in a folder.
 
-    Raises DataError for a file that is damaged, empty, or has other columns than expected.
+    Args:
+        root: The file or folder that was opened.
+        files: The parquet files, `[root]` for a single file. Names of files and folders below
+            `root` tell the splits; without such names all rows are training images.
+
+    Raises:
+        DataError: A file is damaged, empty or lacks the expected columns, or the files disagree.
     """
     splits = [
-        split_named_in(file.relative_to(root) if file != root else Path(file.name))
+        split_from_path(file.relative_to(root) if file != root else Path(file.name))
         for file in files
     ]
     if any(splits) and None in splits:
         raise DataError(
-            f"{shown(files[splits.index(None)])} has no split in its name, but other files have.",
+            f"{printable_line(files[splits.index(None)])} has no split in its name, but other "
+            "files have.",
             remedy="Put train, validation or test into the name, or move the file away.",
         )
-    tables = [
+    footers = [
         _read_footer(file, split or "train") for file, split in zip(files, splits, strict=True)
     ]
-    first = tables[0]
-    for table in tables[1:]:
-        if (table.label_kind, table.classes) != (first.label_kind, first.classes):
+    first = footers[0]
+    for footer in footers[1:]:
+        if (footer.label_kind, footer.classes) != (first.label_kind, first.classes):
             raise DataError(
-                f"The column label of {shown(table.path)} has another type or other class names "
-                f"than that of {shown(first.path)}.",
+                f"The column label of {printable_line(footer.path)} has another type or other "
+                f"class names than that of {printable_line(first.path)}.",
                 remedy="Write all files with the same type and the same class names.",
             )
     return Source(
-        shown(root),
-        (sample for table in tables for sample in _samples(table)),
-        sum(table.rows for table in tables),
+        printable_line(root),
+        (sample for footer in footers for sample in _read_samples(footer)),
+        sum(footer.rows for footer in footers),
         first.classes,
         root=root,
         files=tuple(files),
     )
 
 
-def _read_footer(file: Path, split: Split) -> _Table:
+def _read_footer(file: Path, split: Split) -> _Footer:
+    """Read and validate the footer of a file. Raises DataError if the file cannot be used."""
     try:
         if file.exists() and not file.is_file():
-            raise ValueError("it is no regular file")  # Opening a pipe would wait for ever.
+            raise ValueError("it is not a regular file")  # Opening a pipe blocks.
         with parquet.ParquetFile(file) as opened:
             metadata, schema = opened.metadata, opened.schema_arrow
-            in_groups = sum(
+            group_rows = sum(
                 metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)
             )
-            if metadata.num_rows != in_groups:
+            if metadata.num_rows != group_rows:
                 raise DataError(
-                    f"{shown(file)} is damaged: its footer states {metadata.num_rows} rows, its "
-                    f"row groups {in_groups}.",
-                    remedy=_REPLACE,
+                    f"{printable_line(file)} is damaged: its footer states {metadata.num_rows} "
+                    f"rows, its row groups {group_rows}.",
+                    remedy=_REPLACE_FILE,
                 )
             if metadata.num_rows < 1:
-                raise DataError(f"{shown(file)} has no rows.", remedy="Remove the file.")
+                raise DataError(f"{printable_line(file)} has no rows.", remedy="Remove the file.")
             label_kind = _validate_columns(file, schema)
-            return _Table(
+            return _Footer(
                 file,
                 split,
                 metadata.num_rows,
                 label_kind,
-                _class_names(file, schema, label_kind),
+                _read_class_names(file, schema, label_kind),
             )
-    except _UNREADABLE as error:
+    except _READ_ERRORS as error:
         raise DataError(
-            f"{shown(file)} is no readable parquet: {first_line(error)}.", remedy=_REPLACE
+            f"{printable_line(file)} is not a readable parquet file: {first_line(error)}.",
+            remedy=_REPLACE_FILE,
         ) from error
 
 
 def _validate_columns(file: Path, schema: pa.Schema) -> Literal["integers", "strings"]:
-    """Return what the column label holds. Raises DataError for columns that cannot be used."""
+    """Return what the column label holds. Raises DataError if a column cannot be used."""
     missing = [name for name in ("image", "label") if name not in schema.names]
     if missing:
         raise DataError(
-            f"{shown(file)} has no column {' and no column '.join(missing)}; "
-            f"it has {', '.join(shown(name) for name in sorted(schema.names))[:300]}.",
+            f"{printable_line(file)} has no column {' and no column '.join(missing)}; "
+            f"it has {', '.join(printable_line(name) for name in sorted(schema.names))[:300]}.",
             remedy="Rename the columns with the images and the classes to image and label.",
         )
     for name in ("image", "label"):
         if schema.names.count(name) > 1:
             raise DataError(
-                f"{shown(file)} has {schema.names.count(name)} columns {name}.",
+                f"{printable_line(file)} has {schema.names.count(name)} columns {name}.",
                 remedy="Rename or remove the others.",
             )
     image, label = schema.field("image").type, _value_type(schema.field("label").type)
-    if not _holds_images(image):
+    if not _can_hold_images(image):
         raise DataError(
-            f"The column image of {shown(file)} holds {_name_of(image)}; expected binary, or a "
-            "struct of bytes (binary) and path (string).",
+            f"The column image of {printable_line(file)} holds {_type_name(image)}; expected "
+            "binary, or a struct of bytes (binary) and path (string).",
             remedy="Store each image as the content of a PNG or JPEG file.",
         )
     if pa.types.is_integer(label):
@@ -142,12 +152,13 @@ def _validate_columns(file: Path, schema: pa.Schema) -> Literal["integers", "str
     if _is_string(label):
         return "strings"
     raise DataError(
-        f"The column label of {shown(file)} holds {_name_of(label)}; expected integers or strings.",
+        f"The column label of {printable_line(file)} holds {_type_name(label)}; expected integers "
+        "or strings.",
         remedy="Store the class of each image as an integer or a name.",
     )
 
 
-def _holds_images(column: pa.DataType) -> bool:
+def _can_hold_images(column: pa.DataType) -> bool:
     if not pa.types.is_struct(column):
         return _is_binary(_value_type(column))
     fields = [(f.name, _value_type(f.type)) for f in column if f.name in ("bytes", "path")]
@@ -172,12 +183,16 @@ def _is_string(kind: pa.DataType) -> bool:
     return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
 
 
-def _name_of(kind: pa.DataType) -> str:
-    return shown(str(kind))[:100]
+def _type_name(kind: pa.DataType) -> str:
+    return printable_line(str(kind))[:100]
 
 
-def _class_names(file: Path, schema: pa.Schema, label_kind: str) -> tuple[str, ...] | None:
-    """Return the names of a `ClassLabel` of the library `datasets`; None for another label."""
+def _read_class_names(file: Path, schema: pa.Schema, label_kind: str) -> tuple[str, ...] | None:
+    """Return the names of a `ClassLabel` feature of `datasets`; None if the label is not one.
+
+    Raises:
+        DataError: The class names cannot be used.
+    """
     text = (schema.metadata or {}).get(b"huggingface")
     if text is None:
         return None
@@ -193,52 +208,58 @@ def _class_names(file: Path, schema: pa.Schema, label_kind: str) -> tuple[str, .
             raise ValueError(f"the column holds {label_kind}, not positions among the names")
     except (ValueError, AttributeError, KeyError, RecursionError) as error:
         raise DataError(
-            f"The class names of the column label in {shown(file)} cannot be used (metadata "
-            f"huggingface: {first_line(error)}).",
+            f"The class names of the column label in {printable_line(file)} cannot be used "
+            f"(metadata huggingface: {first_line(error)}).",
             remedy="Write the file again, or remove this metadata.",
         ) from error
     return tuple(names)
 
 
-def _samples(table: _Table) -> Iterator[Sample]:
-    """Yield every row; one that holds no image or no label has None there.
+def _read_samples(footer: _Footer) -> Iterator[Sample]:
+    """Yield a sample for each row; the image or label of a sample is None if the row has none.
 
-    Raises DataError for a label without a class name, and a file that ends early.
+    Raises:
+        DataError: A label has no class name, or the file is damaged or ends early.
     """
     row = 0
     try:
-        with parquet.ParquetFile(table.path, **_READ_OPTIONS) as opened:
+        with parquet.ParquetFile(footer.path, **_READ_OPTIONS) as opened:
             for batch in opened.iter_batches(_ROWS_PER_BATCH, columns=["image", "label"]):
                 images, labels = (batch.column(name).to_pylist() for name in ("image", "label"))
                 for image, label in zip(images, labels, strict=True):
-                    place, content = f"{shown(table.path)}, row {row}", _content(table, image)
+                    location = f"{printable_line(footer.path)}, row {row}"
+                    content = _image_content(footer, image)
                     if isinstance(content, Path):
-                        place = f"{place}: {shown(content)}"
-                    yield Sample(table.split, place, content, _label(table, label))
+                        location = f"{location}: {printable_line(content)}"
+                    yield Sample(footer.split, location, content, _valid_label(footer, label))
                     row += 1
-    except _UNREADABLE as error:
+    except _READ_ERRORS as error:
         raise DataError(
-            f"{shown(table.path)} breaks off at row {row}: {first_line(error)}.", remedy=_REPLACE
+            f"{printable_line(footer.path)} cannot be read from row {row} on: {first_line(error)}.",
+            remedy=_REPLACE_FILE,
         ) from error
-    if row != table.rows:
+    if row != footer.rows:
         raise DataError(
-            f"{shown(table.path)} ends after {row} rows; its footer states {table.rows}.",
-            remedy=_REPLACE,
+            f"{printable_line(footer.path)} ends after {row} rows; its footer states "
+            f"{footer.rows}.",
+            remedy=_REPLACE_FILE,
         )
 
 
-def _content(table: _Table, image: Any) -> bytes | Path | None:
+def _image_content(footer: _Footer, image: Any) -> bytes | Path | None:
+    """Return the content or path of an image, given a value of the column image."""
     if not isinstance(image, dict):
         return image
     content, path = image.get("bytes"), image.get("path")
-    return table.path.parent / path if content is None and path else content
+    return footer.path.parent / path if content is None and path else content
 
 
-def _label(table: _Table, label: Any) -> int | str | None:
-    if table.classes is not None and label is not None and not -1 <= label < len(table.classes):
+def _valid_label(footer: _Footer, label: Any) -> int | str | None:
+    """Return a label. Raises DataError if it has no class name."""
+    if footer.classes is not None and label is not None and not -1 <= label < len(footer.classes):
         raise DataError(
-            f"The column label of {shown(table.path)} has the value {label}, but there are only "
-            f"{len(table.classes)} class names.",
+            f"The column label of {printable_line(footer.path)} has the value {label}, but there "
+            f"are only {len(footer.classes)} class names.",
             remedy="Correct the labels or the names.",
         )
     return label

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from nas.data import load_dataset
-from nas.data.sources import IMAGE_EXTENSIONS, open_source, shown
+from nas.data.sources import IMAGE_EXTENSIONS, open_source, printable_line
 from nas.errors import DataError
 
 
@@ -31,7 +31,7 @@ def add_images(folder: Path, count: int, shade: int = 0) -> None:
 def labels_by_file(source) -> dict[str, str]:
     root = str(source.root)
     return {
-        os.path.relpath(sample.place, root): source.classes[sample.label]
+        os.path.relpath(sample.location, root): source.classes[sample.label]
         for sample in source.samples
     }
 
@@ -86,7 +86,7 @@ def test_a_class_folder_may_be_empty_in_one_split(tmp_path):
 @pytest.mark.parametrize("target", ["nowhere", "bee"])
 def test_a_link_in_the_place_of_a_class_must_lead_somewhere(photos, target):
     (photos / "dog").symlink_to("nowhere" if target == "nowhere" else "dog")
-    with pytest.raises(DataError, match=r"/dog is a link that leads nowhere"):
+    with pytest.raises(DataError, match=r"/dog is a broken link"):
         load_dataset(photos)
 
 
@@ -164,7 +164,7 @@ def test_what_is_left_out_is_told(photos):
         open_source(photos)
     (photos / "bee" / "notes.txt").write_text("hello")
     (photos / "loose.png").write_bytes(b"")
-    with pytest.warns(UserWarning, match=r"2 files in .* are left out.*bee/notes\.txt, loose\.png"):
+    with pytest.warns(UserWarning, match=r"2 files in .* are ignored.*bee/notes\.txt, loose\.png"):
         assert open_source(photos).count == 18
 
 
@@ -172,7 +172,7 @@ def test_folders_beside_splits_are_told(photos, tmp_path):
     photos.rename(tmp_path / "train")
     add_images(tmp_path / "unlabelled", 1)
     (tmp_path / "empty").mkdir()
-    with pytest.warns(UserWarning, match=r"1 files in .* are left out.*unlabelled/0\.png"):
+    with pytest.warns(UserWarning, match=r"1 files in .* are ignored.*unlabelled/0\.png"):
         assert open_source(tmp_path).classes == ("ant", "bee", "cow")
 
 
@@ -235,10 +235,10 @@ def test_no_home_folder(monkeypatch):
 @pytest.mark.parametrize("name", ["device", "device.parquet"])
 def test_what_is_neither_file_nor_folder_is_no_data(tmp_path, name):
     os.mkfifo(tmp_path / name)
-    with pytest.raises(DataError, match=f"{name} is no data set"):
+    with pytest.raises(DataError, match=f"{name} is not a dataset"):
         load_dataset(tmp_path / name)
 
 
 def test_paths_are_shown_in_a_line():
-    assert shown(os.fsdecode(b"a\nb\xff\x1b[0m")) == r"a\nb\udcff\x1b[0m"
-    assert shown("två 蜂") == "två 蜂"
+    assert printable_line(os.fsdecode(b"a\nb\xff\x1b[0m")) == r"a\nb\udcff\x1b[0m"
+    assert printable_line("två 蜂") == "två 蜂"

@@ -56,7 +56,7 @@ def test_a_file_that_datasets_wrote():
     values = [np.asarray(Image.open(io.BytesIO(sample.image)))[0, 0] for sample in samples[:8]]
     assert values == list(range(8))
     assert [sample.label for sample in samples] == [0, 1] * 4 + [1]
-    assert samples[8].place.endswith("hugging_face.parquet, row 8")
+    assert samples[8].location.endswith("hugging_face.parquet, row 8")
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_a_file_without_rows(tmp_path):
 def test_a_file_that_is_cut_off(tmp_path, size):
     path = write(tmp_path / "a.parquet", IMAGES, LABELS)
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(DataError, match=r"a\.parquet is no readable parquet"):
+    with pytest.raises(DataError, match=r"a\.parquet is not a readable parquet file"):
         load_dataset(path)
 
 
@@ -217,7 +217,7 @@ def test_a_file_whose_middle_is_damaged(tmp_path):
     path = write(tmp_path / "a.parquet", IMAGES, LABELS, compression="zstd")
     content = path.read_bytes()
     path.write_bytes(content[:4] + b"\xff" * 400 + content[404:])
-    with pytest.raises(DataError, match=r"a\.parquet breaks off at row 0"):
+    with pytest.raises(DataError, match=r"a\.parquet cannot be read from row 0 on"):
         load_dataset(path)
 
 
@@ -227,7 +227,7 @@ def test_a_label_that_was_damaged_is_noticed_by_its_checksum(tmp_path):
     content = path.read_bytes()
     at = content.index(b"".join((2**40 + label).to_bytes(8, "little") for label in LABELS))
     path.write_bytes(content[:at] + b"\x01" + content[at + 1 :])
-    with pytest.raises(DataError, match=r"a\.parquet breaks off at row 0: .*CRC"):
+    with pytest.raises(DataError, match=r"a\.parquet cannot be read from row 0 on: .*CRC"):
         load_dataset(path)
 
 
@@ -254,7 +254,7 @@ def test_a_name_of_parquet_without_a_file(tmp_path, kind):
     else:
         other.mkdir()
         (other / "part-0.PARQUET").write_bytes(b"")
-    with pytest.raises(DataError, match=r"train-1\.parquet.* is no readable parquet"):
+    with pytest.raises(DataError, match=r"train-1\.parquet.* is not a readable parquet file"):
         load_dataset(tmp_path)
 
 
@@ -328,5 +328,5 @@ def test_a_row_group_is_not_read_at_once(tmp_path):
 def test_a_cache_that_cannot_be_written_costs_time_only(cache):
     (cache / "cache").write_text("no folder")
     path = write(cache / "a.parquet", IMAGES, LABELS)
-    with pytest.warns(UserWarning, match="cannot be kept"):
+    with pytest.warns(UserWarning, match="cannot be cached"):
         assert red(load_dataset(path, image_size=2)) == list(range(12))
