@@ -7,18 +7,20 @@ import sys
 from functools import cache
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-"""Parameters of `mallopt` (malloc.h of the GNU C library)."""
+"""Parameters of `mallopt`, from malloc.h of the GNU C library."""
 
 
 @cache
 def keep_freed_memory() -> bool:
-    """Asks the C library to keep what is freed, for as long as this process lives.
+    """Make the C library keep freed memory for the rest of this process's life.
 
-    A training step frees all activations and asks for as many again. By default large ones go back
-    to the system each time, which then hands out pages full of zeros one by one: a sixth of the
-    time of a step on the processor it was measured on (`tests.benchmarks.supernets`).
+    A training step frees all its activations, and the next step needs as many again. By default,
+    large blocks go back to the system each time, which then has to map and zero every page again:
+    a sixth of the time of a step on the processor where it was measured
+    (`tests.benchmarks.supernets`).
 
-    Returns whether it does: only the GNU C library can be asked.
+    Returns:
+        Whether freed memory is kept: only the GNU C library can do so.
     """
     if sys.platform != "linux":
         return False

@@ -1,4 +1,14 @@
+from pathlib import Path
+
+import pytest
 import torch
 
 # Two threads that wait for each other are many times slower where other tests run beside them.
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch) -> Path:
+    """Use an empty cache for decoded images; return the folder that is XDG_CACHE_HOME."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"

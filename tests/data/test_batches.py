@@ -9,59 +9,61 @@ from nas.errors import RequestError
 CPU = torch.device("cpu")
 
 
-def batches(data, **changes):
+def make_batches(data, **changes):
     settings = {"batch_size": 64, "seed": 0, "shift": 0, "flip": False, "device": CPU} | changes
     return TrainingBatches(data, **settings)
 
 
-def expected(data, pixels):
+def normalize_with_numpy(data, pixels):
     scaled = pixels / 255
     mean = (data.train.pixels / 255).mean((0, 1, 2))
     std = (data.train.pixels / 255).std((0, 1, 2))
     return ((scaled - mean) / std).transpose(0, 3, 1, 2)
 
 
-def test_in_order_is_everything_normalised(digits):
-    found = list(sequential_batches(digits.search, digits, 100, CPU))
-    images = torch.cat([x for x, _ in found])
-    np.testing.assert_allclose(images, expected(digits, digits.search.pixels), atol=1e-5)
-    assert torch.cat([y for _, y in found]).tolist() == digits.search.labels.tolist()
+def test_sequential_batches_yield_all_images_normalised(digits):
+    batches = list(sequential_batches(digits.search, digits, 100, CPU))
+    images = torch.cat([x for x, _ in batches])
+    np.testing.assert_allclose(
+        images, normalize_with_numpy(digits, digits.search.pixels), atol=1e-5
+    )
+    assert torch.cat([y for _, y in batches]).tolist() == digits.search.labels.tolist()
 
 
-def test_an_epoch_shows_an_image_at_most_once_and_epochs_differ(digits):
-    made = batches(digits)
-    assert made.steps_per_epoch == len(digits.train) // 64
-    known = {image.tobytes(): i for i, image in enumerate(digits.train.pixels)}
+def test_epoch_has_each_image_at_most_once_and_epochs_differ(digits):
+    batches = make_batches(digits)
+    assert batches.steps_per_epoch == len(digits.train) // 64
+    position_of = {image.tobytes(): i for i, image in enumerate(digits.train.pixels)}
 
-    def shown(epoch):
-        steps = range(epoch * made.steps_per_epoch, (epoch + 1) * made.steps_per_epoch)
-        found = []
+    def positions_of_epoch(epoch):
+        steps = range(epoch * batches.steps_per_epoch, (epoch + 1) * batches.steps_per_epoch)
+        seen = []
         for step in steps:
-            images, labels = made.batch(step)
+            images, labels = batches.batch(step)
             pixels = images.permute(0, 2, 3, 1).numpy() * digits.std + digits.mean
             rounded = np.rint(pixels * 255).astype(np.uint8)
-            positions = [known[image.tobytes()] for image in rounded]
+            positions = [position_of[image.tobytes()] for image in rounded]
             assert labels.tolist() == digits.train.labels[positions].tolist()
-            found += positions
-        return found
+            seen += positions
+        return seen
 
-    first, second = shown(0), shown(1)
-    assert len(set(first)) == len(first) == made.steps_per_epoch * 64
+    first, second = positions_of_epoch(0), positions_of_epoch(1)
+    assert len(set(first)) == len(first) == batches.steps_per_epoch * 64
     assert first != second
 
 
-def test_a_batch_depends_on_seed_and_step_alone(digits):
-    a = batches(digits, shift=1, flip=True)
+def test_batch_depends_on_seed_and_step_alone(digits):
+    a = make_batches(digits, shift=1, flip=True)
     late = a.batch(30)[0]
     a.batch(2)
-    assert torch.equal(late, batches(digits, shift=1, flip=True).batch(30)[0])
+    assert torch.equal(late, make_batches(digits, shift=1, flip=True).batch(30)[0])
     assert not torch.equal(late, a.batch(31)[0])
-    assert not torch.equal(late, batches(digits, shift=1, flip=True, seed=1).batch(30)[0])
+    assert not torch.equal(late, make_batches(digits, shift=1, flip=True, seed=1).batch(30)[0])
 
 
-def test_shifted_images_are_crops_with_the_border_repeated(digits):
-    plain, labels = batches(digits).batch(5)
-    moved, same = batches(digits, shift=2).batch(5)
+def test_shift_crops_images_with_the_border_repeated(digits):
+    plain, labels = make_batches(digits).batch(5)
+    moved, same = make_batches(digits, shift=2).batch(5)
     assert torch.equal(labels, same)
     used = set()
     for before, after in zip(plain.numpy(), moved.numpy(), strict=True):
@@ -77,17 +79,17 @@ def test_shifted_images_are_crops_with_the_border_repeated(digits):
     assert len(used) > 10
 
 
-def test_about_half_of_the_images_are_flipped(digits):
-    plain, _ = batches(digits, batch_size=700).batch(0)
-    mixed, _ = batches(digits, batch_size=700, flip=True).batch(0)
+def test_flip_mirrors_about_half_of_the_images(digits):
+    plain, _ = make_batches(digits, batch_size=700).batch(0)
+    mixed, _ = make_batches(digits, batch_size=700, flip=True).batch(0)
     same = (plain == mixed).flatten(1).all(1)
     flipped = (plain.flip(3) == mixed).flatten(1).all(1)
     assert (same | flipped).all()
     assert 0.4 < flipped.float().mean() < 0.6
 
 
-def coloured(count=64, size=8):
-    """Data of random colours."""
+def random_colours(count=64, size=8):
+    """Return a dataset of random colours."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(40, 200, (count, size, size, 3), np.uint8)
     images = Images(pixels, np.arange(count) % 2)
@@ -95,12 +97,13 @@ def coloured(count=64, size=8):
 
 
 def pixels_of(data, images):
+    """Return the pixels in [0, 1] of normalised images."""
     return images.permute(0, 2, 3, 1).numpy() * data.std + data.mean
 
 
-def test_every_image_loses_a_square_to_the_mean(digits):
-    plain, _ = batches(digits).batch(3)
-    cut, _ = batches(digits, cutout=0.5).batch(3)
+def test_cutout_sets_a_square_of_each_image_to_the_mean(digits):
+    plain, _ = make_batches(digits).batch(3)
+    cut, _ = make_batches(digits, cutout=0.5).batch(3)
     changed = (plain != cut).any(1).numpy()
     corners = set()
     for before, after, where in zip(plain.numpy(), cut.numpy(), changed, strict=True):
@@ -116,53 +119,53 @@ def test_every_image_loses_a_square_to_the_mean(digits):
     assert 0.12 < hidden <= 0.26, "a quarter, less what lies beyond the edge"
 
 
-def test_colours_change_by_image_and_within_bounds():
-    data = coloured()
-    plain = pixels_of(data, batches(data).batch(0)[0])
-    made = pixels_of(data, batches(data, colour=0.3).batch(0)[0])
-    assert made.min() >= -1e-6
-    assert made.max() <= 1 + 1e-6
-    factors = made.mean((1, 2, 3)) / plain.mean((1, 2, 3))
+def test_colour_changes_each_image_within_the_range():
+    data = random_colours()
+    plain = pixels_of(data, make_batches(data).batch(0)[0])
+    jittered = pixels_of(data, make_batches(data, colour=0.3).batch(0)[0])
+    assert jittered.min() >= -1e-6
+    assert jittered.max() <= 1 + 1e-6
+    factors = jittered.mean((1, 2, 3)) / plain.mean((1, 2, 3))
     assert 0.65 < factors.min() < 0.85
     assert 1.1 < factors.max() < 1.35
-    chroma = np.ptp(made, axis=3).mean((1, 2)) / np.ptp(plain, axis=3).mean((1, 2))
+    chroma = np.ptp(jittered, axis=3).mean((1, 2)) / np.ptp(plain, axis=3).mean((1, 2))
     assert chroma.min() < 0.7
     assert chroma.max() > 1.3
-    # The contrast of an image, apart from its brightness: the spread of its grey over its mean.
-    contrast = made.mean(3).std((1, 2)) / plain.mean(3).std((1, 2)) / factors
+    # The contrast of an image, independent of its brightness: standard deviation over mean.
+    contrast = jittered.mean(3).std((1, 2)) / plain.mean(3).std((1, 2)) / factors
     assert contrast.min() < 0.85
     assert contrast.max() > 1.15
 
 
-def test_grey_images_change_in_brightness_and_contrast_alone(digits):
-    """By hand: every pixel is (p - level) * contrast + level, for p times the brightness."""
-    plain = pixels_of(digits, batches(digits).batch(0)[0])[..., 0]
-    made = pixels_of(digits, batches(digits, colour=0.2).batch(0)[0])[..., 0]
-    for before, after in zip(plain, made, strict=True):
+def test_colour_changes_only_brightness_and_contrast_of_grey_images(digits):
+    """Each pixel p becomes (b * p - level) * c + level, with factors b and c."""
+    plain = pixels_of(digits, make_batches(digits).batch(0)[0])[..., 0]
+    jittered = pixels_of(digits, make_batches(digits, colour=0.2).batch(0)[0])[..., 0]
+    for before, after in zip(plain, jittered, strict=True):
         inside = (after > 1e-3) & (after < 1 - 1e-3)
         slope, offset = np.polyfit(before[inside], after[inside], 1)
         assert 0.8 * 0.8 - 1e-3 <= slope <= 1.2 * 1.2 + 1e-3
         np.testing.assert_allclose(after[inside], slope * before[inside] + offset, atol=1e-4)
 
 
-def test_without_them_nothing_else_changes(digits):
-    """Order, crops and flips are drawn first: a seed means the same with and without colour."""
-    plain = batches(digits, shift=1, flip=True).batch(7)
-    cut = batches(digits, shift=1, flip=True, cutout=0.25).batch(7)
+def test_order_and_crops_do_not_depend_on_other_augmentations(digits):
+    """Order, crops and flips are drawn first, so that a seed gives the same ones with cutout."""
+    plain = make_batches(digits, shift=1, flip=True).batch(7)
+    cut = make_batches(digits, shift=1, flip=True, cutout=0.25).batch(7)
     assert torch.equal(plain[1], cut[1])
     same = plain[0] == cut[0]
     assert same.float().mean() > 0.9
 
 
-def test_operations_are_drawn_for_every_image_anew():
-    data = coloured()
-    plain = batches(data).batch(0)[0]
-    made = batches(data, randaugment=2, magnitude=0.5)
-    images = made.batch(0)[0]
-    apart = (images - plain).abs().flatten(1).amax(1) > 1e-3
-    assert 0.8 < apart.float().mean() < 1, "one image in 14 x 14 draws the identity twice"
-    assert torch.equal(images, made.batch(0)[0])
-    assert not torch.equal(images, made.batch(1)[0])
+def test_randaugment_draws_operations_for_each_image_and_step():
+    data = random_colours()
+    plain = make_batches(data).batch(0)[0]
+    batches = make_batches(data, randaugment=2, magnitude=0.5)
+    images = batches.batch(0)[0]
+    has_changed = (images - plain).abs().flatten(1).amax(1) > 1e-3
+    assert 0.8 < has_changed.float().mean() < 1, "one image in 14 x 14 draws the identity twice"
+    assert torch.equal(images, batches.batch(0)[0])
+    assert not torch.equal(images, batches.batch(1)[0])
     pixels = pixels_of(data, images)
     assert pixels.min() >= -1e-5
     assert pixels.max() <= 1 + 1e-5

@@ -3,7 +3,6 @@ import io
 import json
 import os
 import shutil
-from collections import Counter
 
 import numpy as np
 import pyarrow as pa
@@ -18,14 +17,14 @@ from nas.errors import DataError, RequestError
 CLASSES = ("ant", "bee", "cow")
 
 
-def picture(value, size=(10, 10), mode="RGB"):
-    """A picture of one colour, which survives scaling."""
+def plain_image(value, size=(10, 10), mode="RGB"):
+    """Return an image of one colour, which scaling does not change."""
     return Image.new(mode, size, (value, 255 - value, 7) if mode == "RGB" else value)
 
 
 def encoded(value, **how):
     buffer = io.BytesIO()
-    picture(value, **how).save(buffer, "PNG")
+    plain_image(value, **how).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -47,27 +46,11 @@ def write_parquet(path, values, labels, names=CLASSES):
 
 
 def values_of(images):
-    """The red of each image: which image it is."""
+    """Return the red of each image, which identifies it."""
     return images.pixels[:, 0, 0, 0].tolist()
 
 
-def test_digits_are_scikit_learns(digits):
-    bunch = load_digits()
-    parts = (digits.train, digits.search, digits.holdout, digits.test)
-    found = np.concatenate([part.pixels[..., 0] for part in parts])
-    labels = np.concatenate([part.labels for part in parts])
-
-    def multiset(images, targets):
-        return Counter((i.tobytes(), t) for i, t in zip(images, targets, strict=True))
-
-    original = np.round(bunch.images * 255 / 16).astype(np.uint8)
-    assert multiset(found, labels) == multiset(original, bunch.target)
-    assert digits.classes == tuple("0123456789")
-    assert (digits.image_size, digits.channels, digits.flip_preserves_class) == (8, 1, False)
-    assert digits.skipped == ()
-
-
-def test_cuts_are_stratified_and_sized(digits):
+def test_random_splits_are_stratified_and_have_the_requested_sizes(digits):
     counts = digits.counts
     assert sum(counts.values()) == 1797
     assert counts["test"] == pytest.approx(1797 / 5, abs=5)
@@ -78,7 +61,7 @@ def test_cuts_are_stratified_and_sized(digits):
         np.testing.assert_allclose(shares, np.bincount(load_digits().target) / 1797, atol=0.01)
 
 
-def test_the_seed_decides_the_cuts(digits):
+def test_random_splits_depend_on_the_seed_alone(digits):
     again = load_dataset("digits", validation_fraction=0.5)
     other = load_dataset("digits", validation_fraction=0.5, seed=1)
     assert again.digest == digits.digest != other.digest
@@ -102,20 +85,20 @@ def test_parts_do_not_overlap(tmp_path):
     assert data.flip_preserves_class
 
 
-def test_the_test_part_is_not_offered(digits):
+def test_part_refuses_the_test_images(digits):
     assert digits.part("search") is digits.search
     with pytest.raises(RequestError, match="'test' cannot be used"):
         digits.part("test")
 
 
-def test_mean_and_std_are_those_of_the_training_part(tmp_path):
+def test_mean_and_std_equal_those_of_the_training_pixels(tmp_path):
     data = load_dataset(image_folder(tmp_path), image_size=4)
     pixels = data.train.pixels.reshape(-1, 3) / 255
     np.testing.assert_allclose(data.mean, pixels.mean(0), rtol=1e-5)
     np.testing.assert_allclose(data.std, np.maximum(pixels.std(0), 1 / 255), rtol=1e-5)
 
 
-def test_split_folders(tmp_path):
+def test_split_folders_give_the_splits(tmp_path):
     image_folder(tmp_path / "train")
     image_folder(tmp_path / "val", per_class=3)
     image_folder(tmp_path / "test", per_class=2)
@@ -124,14 +107,14 @@ def test_split_folders(tmp_path):
     assert sorted(values_of(data.test)) == [0, 1, 50, 51, 100, 101]
 
 
-def test_a_class_may_be_called_test(tmp_path):
+def test_class_may_be_called_test(tmp_path):
     image_folder(tmp_path)
     (tmp_path / "ant").rename(tmp_path / "test")
     assert load_dataset(tmp_path, image_size=8).classes == ("bee", "cow", "test")
 
 
 @pytest.mark.parametrize("layout", ["names", "folders"])
-def test_parquet_splits(tmp_path, layout):
+def test_parquet_file_and_folder_names_give_the_splits(tmp_path, layout):
     paths = {
         "names": ("train-00000-of-00001.parquet", "test-00000-of-00001.parquet"),
         "folders": ("train/0.parquet", "test/0.parquet"),
@@ -146,7 +129,7 @@ def test_parquet_splits(tmp_path, layout):
     assert (data.classes, data.channels, data.image_size) == (CLASSES, 3, 8)
 
 
-def test_a_single_parquet_file_without_the_image_feature(tmp_path):
+def test_single_parquet_file_without_metadata_is_split_at_random(tmp_path):
     path = tmp_path / "mine.parquet"
     images = [{"bytes": encoded(i, mode="L"), "path": None} for i in range(20)]
     pq.write_table(pa.table({"image": images, "label": ["yes", "no"] * 10}), path)
@@ -156,10 +139,10 @@ def test_a_single_parquet_file_without_the_image_feature(tmp_path):
     assert data.image_size == 32
 
 
-def test_mixed_modes_become_rgb(tmp_path):
+def test_images_of_mixed_modes_become_rgb(tmp_path):
     image_folder(tmp_path)
-    picture(200, mode="L").save(tmp_path / "ant" / "grey.png")
-    picture(3, mode="RGB").quantize().save(tmp_path / "ant" / "palette.png")
+    plain_image(200, mode="L").save(tmp_path / "ant" / "grey.png")
+    plain_image(3, mode="RGB").quantize().save(tmp_path / "ant" / "palette.png")
     Image.fromarray(np.full((10, 10), 99 << 8, np.uint16)).save(tmp_path / "ant" / "deep.png")
     data = load_dataset(tmp_path, image_size=8)
     parts = (data.train, data.search, data.holdout, data.test)
@@ -190,10 +173,10 @@ def broken(tmp_path):
     return tmp_path
 
 
-def test_bad_images_fail(broken):
-    with pytest.raises(DataError) as found:
+def test_bad_images_are_an_error_by_default(broken):
+    with pytest.raises(DataError) as caught:
         load_dataset(broken)
-    message = str(found.value)
+    message = str(caught.value)
     assert "2 of 18 images" in message
     assert "bee/1.png" in message
     assert "cow/2.png" in message
@@ -208,7 +191,7 @@ def test_bad_images_are_skipped_and_named(broken):
     assert "cow/2.png" in data.skipped[1]
 
 
-def test_bad_rows_of_parquet_are_named(tmp_path):
+def test_bad_parquet_rows_are_named(tmp_path):
     values = [50 * c + i for i in range(8) for c in range(3)]
     values[4] = b"broken"
     path = write_parquet(tmp_path / "train.parquet", values, [0, 1, 2] * 8)
@@ -217,7 +200,7 @@ def test_bad_rows_of_parquet_are_named(tmp_path):
     assert len(load_dataset(path, on_bad_image="skip").skipped) == 1
 
 
-def test_a_class_without_usable_images_is_not_forgotten(tmp_path):
+def test_class_without_usable_images_is_an_error(tmp_path):
     image_folder(tmp_path)
     for file in (tmp_path / "bee").iterdir():
         file.write_bytes(b"broken")
@@ -231,7 +214,7 @@ def test_a_class_without_usable_images_is_not_forgotten(tmp_path):
 
 
 @pytest.mark.parametrize("name", [b"be\ne", b"be\xffe", b"be\x1b[31me"])
-def test_class_names_are_lines_of_text(tmp_path, name):
+def test_class_name_with_control_characters_is_an_error(tmp_path, name):
     image_folder(tmp_path)
     os.rename(tmp_path / "bee", os.path.join(os.fsencode(tmp_path), name))
     with pytest.raises(DataError, match="class name 'be.*has control characters or is not valid"):
@@ -239,13 +222,13 @@ def test_class_names_are_lines_of_text(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["två ord", "蜂", "bee,'\"%s{}", "👩‍🔬"])
-def test_class_names_may_have_any_characters_of_text(tmp_path, name):
+def test_class_name_may_have_any_printable_characters(tmp_path, name):
     image_folder(tmp_path)
     (tmp_path / "bee").rename(tmp_path / name)
     assert set(load_dataset(tmp_path).classes) == {"ant", "cow", name}
 
 
-def test_rows_without_a_label_are_bad(tmp_path):
+def test_row_without_label_is_a_bad_image(tmp_path):
     values = [50 * c + i for i in range(8) for c in range(3)]
     labels = [None, *([0, 1, 2] * 8)[1:]]
     path = write_parquet(tmp_path / "train.parquet", values, labels)
@@ -253,7 +236,7 @@ def test_rows_without_a_label_are_bad(tmp_path):
         load_dataset(path)
 
 
-def test_nothing_there(tmp_path):
+def test_path_without_a_dataset_is_an_error(tmp_path):
     with pytest.raises(DataError, match=r"no data at .*nowhere"):
         load_dataset(tmp_path / "nowhere")
     with pytest.raises(DataError, match="no images"):
@@ -263,33 +246,33 @@ def test_nothing_there(tmp_path):
         load_dataset(tmp_path / "notes.txt")
 
 
-def test_images_without_class_folders(tmp_path):
-    picture(1).save(tmp_path / "a.png")
+def test_images_without_class_folders_are_an_error(tmp_path):
+    plain_image(1).save(tmp_path / "a.png")
     with pytest.raises(DataError, match="1 images but no sub-folder for each class"):
         load_dataset(tmp_path)
 
 
-def test_parquet_without_labels(tmp_path):
+def test_parquet_without_label_column_is_an_error(tmp_path):
     table = pa.table({"image": [{"bytes": encoded(1), "path": None}], "text": ["a"]})
     pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(DataError, match="no column label; it has image, text"):
         load_dataset(tmp_path)
 
 
-def test_damaged_parquet(tmp_path):
+def test_damaged_parquet_is_an_error(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 nonsense PAR1")
     with pytest.raises(DataError, match=r"a\.parquet is not a readable parquet file"):
         load_dataset(tmp_path)
 
 
-def test_a_file_without_split_beside_others(tmp_path):
+def test_parquet_file_without_split_beside_others_is_an_error(tmp_path):
     for name in ("train-0", "more"):
         write_parquet(tmp_path / f"{name}.parquet", range(9), [0, 1, 2] * 3)
     with pytest.raises(DataError, match=r"more\.parquet has no split in its name"):
         load_dataset(tmp_path)
 
 
-def test_too_few_images_of_a_class(tmp_path):
+def test_too_few_images_of_a_class_are_an_error(tmp_path):
     image_folder(tmp_path)
     for i in range(1, 6):
         (tmp_path / "bee" / f"{i}.png").unlink()
@@ -304,6 +287,6 @@ def test_too_few_images_of_a_class(tmp_path):
 @pytest.mark.parametrize(
     "wrong", [{"validation_fraction": 1.0}, {"image_size": 0}, {"on_bad_image": "ignore"}]
 )
-def test_wrong_settings_are_named(wrong):
+def test_invalid_argument_is_named_in_the_error(wrong):
     with pytest.raises(DataError, match=next(iter(wrong))):
         load_dataset("digits", **wrong)

@@ -1,4 +1,4 @@
-"""What is decoded once is read back, as long as the files are the same."""
+"""Decoding: which images are good, and when the cache is used instead."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image, ImageFile
 
-from nas.data import decoding, load_dataset
+from nas.data import decoding, image_cache, load_dataset
 from nas.data.decoding import decode
-from nas.data.image_cache import MAX_CACHED_DATASETS, cache_folder, cache_path
+from nas.data.image_cache import MAX_CACHED_DATASETS, PixelsOnDisk, cache_folder, cache_path
 from nas.data.sources import IMAGE_FORMATS, Sample, Source
 from nas.errors import DataError
+from tests.data.noise_images import write_images
 
 
 @pytest.fixture
-def images(tmp_path, monkeypatch) -> Path:
-    """A folder of grey and coloured images of two classes, with a cache that is empty."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def images(tmp_path, empty_cache) -> Path:
+    """Return a folder of grey and coloured images of two classes."""
     rng = np.random.default_rng(0)
     for name, shape in (("bee", (12, 9)), ("cow", (10, 10, 3))):
         folder = tmp_path / "images" / name
@@ -36,34 +36,34 @@ def images(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def counted(monkeypatch) -> list[str]:
-    """The places of the images that are decoded."""
-    places: list[str] = []
+def decoded_locations(monkeypatch) -> list[str]:
+    """Return a list that receives the location of each image that is decoded."""
+    locations: list[str] = []
     real = decoding._decode_image
 
-    def pixels(sample, size):
-        places.append(sample.location)
+    def decode_image(sample, size):
+        locations.append(sample.location)
         return real(sample, size)
 
-    monkeypatch.setattr(decoding, "_decode_image", pixels)
-    return places
+    monkeypatch.setattr(decoding, "_decode_image", decode_image)
+    return locations
 
 
-def same(a, b):
+def is_same(a, b):
     return a.digest == b.digest and a.classes == b.classes and a.skipped == b.skipped
 
 
-def test_the_second_time_nothing_is_decoded(images, counted):
+def test_decoded_images_are_read_from_the_cache(images, decoded_locations):
     first = load_dataset(images, image_size=8)
-    assert len(counted) == 80
-    assert same(load_dataset(images, image_size=8), first)
-    assert len(counted) == 80
+    assert len(decoded_locations) == 80
+    assert is_same(load_dataset(images, image_size=8), first)
+    assert len(decoded_locations) == 80
     load_dataset(images, image_size=9)
-    assert len(counted) == 160, "another size is decoded anew"
+    assert len(decoded_locations) == 160, "another size is decoded again"
 
 
 @pytest.mark.parametrize("change", ["content", "time", "more", "less"])
-def test_files_that_changed_are_decoded_again(images, counted, change):
+def test_images_are_decoded_again_after_a_change(images, decoded_locations, change):
     load_dataset(images, image_size=8)
     file = images / "bee" / "3.png"
     if change == "content":
@@ -75,21 +75,21 @@ def test_files_that_changed_are_decoded_again(images, counted, change):
     else:
         file.unlink()
     load_dataset(images, image_size=8)
-    assert len(counted) == 160 + (change == "more") - (change == "less")
+    assert len(decoded_locations) == 160 + (change == "more") - (change == "less")
 
 
-def test_bad_images_are_remembered_as_bad(images, counted):
+def test_bad_images_are_cached_as_bad(images, decoded_locations):
     (images / "bee" / "3.png").write_bytes(b"no image")
     for _ in range(2):
         with pytest.raises(DataError, match=r"1 of 80 images cannot be used: .*3\.png"):
             load_dataset(images, image_size=8)
-    found = load_dataset(images, image_size=8, on_bad_image="skip")
-    assert len(found.skipped) == 1
-    assert len(counted) == 80
+    data = load_dataset(images, image_size=8, on_bad_image="skip")
+    assert len(data.skipped) == 1
+    assert len(decoded_locations) == 80
 
 
 @pytest.mark.parametrize("damage", ["torn", "pixels", "nothing"])
-def test_a_damaged_cache_costs_time_only(images, counted, damage):
+def test_damaged_cache_is_decoded_again(images, decoded_locations, damage):
     first = load_dataset(images, image_size=8)
     (file,) = cache_folder().iterdir()
     content = file.read_bytes()
@@ -100,20 +100,20 @@ def test_a_damaged_cache_costs_time_only(images, counted, damage):
     else:
         file.write_bytes(b"")
     with pytest.warns(UserWarning, match="are damaged"):
-        assert same(load_dataset(images, image_size=8), first)
-    assert len(counted) == 160
-    assert same(load_dataset(images, image_size=8), first)
-    assert len(counted) == 160
+        assert is_same(load_dataset(images, image_size=8), first)
+    assert len(decoded_locations) == 160
+    assert is_same(load_dataset(images, image_size=8), first)
+    assert len(decoded_locations) == 160
 
 
-def test_a_cache_that_cannot_be_written_costs_time_only(images, monkeypatch, tmp_path):
+def test_unwritable_cache_is_a_warning(images, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.warns(UserWarning, match="cannot be cached"):
         assert load_dataset(images, image_size=8).counts["train"] > 0
 
 
-def test_a_full_disk_leaves_nothing_half_written(images):
+def test_full_disk_leaves_no_partial_file(images):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
@@ -124,7 +124,7 @@ def test_a_full_disk_leaves_nothing_half_written(images):
     assert list(cache_folder().iterdir()) == []
 
 
-def test_what_was_used_longest_ago_goes_first(images):
+def test_least_recently_used_file_is_evicted(images):
     for size in range(8, 8 + MAX_CACHED_DATASETS):
         load_dataset(images, image_size=size)
     files = sorted(cache_folder().iterdir(), key=lambda each: each.stat().st_mtime_ns)
@@ -138,20 +138,20 @@ def test_what_was_used_longest_ago_goes_first(images):
     assert set(files[1:]) < left
 
 
-def test_order_and_progress_are_those_of_the_source():
-    """Also where images are decoded in several tasks at once."""
+def test_decode_keeps_the_order_of_the_source_and_reports_progress():
+    """The order holds although several threads decode."""
     count = 2500
     samples = [Sample("train", str(i), np.full((2, 2), i % 256, np.uint8), i) for i in range(count)]
     seen = []
     source = Source("numbers", iter(samples), count, None)
-    found = decode(source, 2, lambda *step: seen.append(step))
-    assert found.labels == list(range(count))
-    assert (found.pixels[:, 0, 0, 0] == np.arange(count) % 256).all()
+    images = decode(source, 2, lambda *step: seen.append(step))
+    assert images.labels == list(range(count))
+    assert (images.pixels[:, 0, 0, 0] == np.arange(count) % 256).all()
     assert seen == [(1024, count), (2048, count), (count, count)]
-    assert cache_path(source, 2) is None, "without files there is nothing to compare"
+    assert cache_path(source, 2) is None, "a source without files is not cached"
 
 
-def test_a_source_without_a_usable_image():
+def test_source_without_usable_image_is_an_error():
     empty = Source("nothing", [Sample("train", "here", None, 0)], 1, None)
     with pytest.raises(DataError, match=r"no image that can be used. The first: here \(no image\)"):
         decode(empty, 8)
@@ -164,7 +164,7 @@ def png(shape, dtype=np.uint8, value=0, **options) -> bytes:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that states a size and has almost no pixels."""
+    """Return a PNG whose header states a size, with almost no pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         checksum = zlib.crc32(kind + content).to_bytes(4, "big")
@@ -181,7 +181,7 @@ def in_format(image: Image.Image, name: str, **options) -> bytes:
     return buffer.getvalue()
 
 
-def decoded(content, size=4):
+def decode_content(content, size=4):
     return decoding._decode_image(Sample("train", "here", content, 0), size)
 
 
@@ -195,7 +195,7 @@ showpage
 
 
 @pytest.mark.parametrize("as_file", [True, False])
-def test_no_image_starts_a_program(images, monkeypatch, as_file):
+def test_decoding_never_starts_a_program(images, monkeypatch, as_file):
     assert Image.open(io.BytesIO(EPS)).format == "EPS", "Pillow would read it"
 
     def started(*_, **__):
@@ -209,18 +209,20 @@ def test_no_image_starts_a_program(images, monkeypatch, as_file):
         with pytest.raises(DataError, match=r"1 of 81 .*/bee/evil\.png \(not an image in one of"):
             load_dataset(images, image_size=8)
     else:
-        assert decoded(EPS).startswith("not an image in one of the formats BMP, GIF, JPEG, PNG")
+        assert decode_content(EPS).startswith(
+            "not an image in one of the formats BMP, GIF, JPEG, PNG"
+        )
 
 
 @pytest.mark.parametrize("name", sorted(IMAGE_FORMATS))
-def test_every_format_of_the_list_is_decoded(name):
+def test_every_listed_format_is_decoded(name):
     content = in_format(Image.new("RGB", (9, 9), (200, 100, 0)), name)
-    np.testing.assert_allclose(decoded(content)[0, 0], (200, 100, 0), atol=3)
+    np.testing.assert_allclose(decode_content(content)[0, 0], (200, 100, 0), atol=3)
 
 
 @pytest.mark.parametrize("name", ["TGA", "PCX", "ICO", "PDF"])
-def test_other_formats_are_no_images(name):
-    assert "not an image in one of" in decoded(in_format(Image.new("RGB", (16, 16)), name))
+def test_other_formats_are_bad_images(name):
+    assert "not an image in one of" in decode_content(in_format(Image.new("RGB", (16, 16)), name))
 
 
 @pytest.mark.parametrize(
@@ -228,21 +230,21 @@ def test_other_formats_are_no_images(name):
     # Just above the limit; where Pillow only warns; where Pillow refuses; absurd.
     [8193, 9600, 14000, 65535, 2**31 - 1],
 )
-def test_huge_images_are_bad_before_their_pixels_are_read(monkeypatch, side):
+def test_huge_images_are_bad_and_their_pixels_are_not_read(monkeypatch, side):
     def load_pixels(*_):
         raise AssertionError("pixels were read")
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", load_pixels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        assert "67108864" in decoded(png_header(side, side))
+        assert "67108864" in decode_content(png_header(side, side))
 
 
-def test_a_large_jpeg_counts_as_it_is_decoded(monkeypatch):
+def test_pixel_limit_counts_a_jpeg_at_its_decoded_size(monkeypatch):
     content = in_format(Image.new("RGB", (400, 400), (200, 100, 0)), "JPEG")
     monkeypatch.setattr(decoding, "MAX_IMAGE_PIXELS", 100 * 100)
-    np.testing.assert_allclose(decoded(content, 50)[0, 0], (200, 100, 0), atol=3)
-    assert decoded(content, 60) == "200 x 200 pixels, more than 10000"
+    np.testing.assert_allclose(decode_content(content, 50)[0, 0], (200, 100, 0), atol=3)
+    assert decode_content(content, 60) == "200 x 200 pixels, more than 10000"
 
 
 def test_large_images_are_decoded_one_at_a_time(images, monkeypatch):
@@ -268,8 +270,8 @@ def test_large_images_are_decoded_one_at_a_time(images, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:::PIL")
 @pytest.mark.parametrize("name", sorted(IMAGE_FORMATS))
-def test_damaged_images_are_bad_or_whole(name):
-    """Whatever is cut off or changed, the answer is an array of the size or a short reason."""
+def test_damaged_image_gives_a_short_reason_or_a_full_array(name):
+    """Truncated or changed content gives an array of the right size, or a short reason."""
     rng = np.random.default_rng(0)
     whole = in_format(Image.fromarray(rng.integers(0, 256, (20, 20, 3), np.uint8)), name)
     variants = [whole[: len(whole) * part // 20] for part in range(19)]
@@ -279,16 +281,18 @@ def test_damaged_images_are_bad_or_whole(name):
             changed[at] = rng.integers(0, 256)
         variants.append(bytes(changed))
     for content in variants:
-        result = decoded(content)
+        result = decode_content(content)
         if isinstance(result, str):
             assert 0 < len(result) < 600
             assert result.isprintable()
         else:
             assert result.shape in ((4, 4), (4, 4, 3))
-    assert isinstance(decoded(whole[: len(whole) // 2]), str), "a half is not an image"
+    assert isinstance(decode_content(whole[: len(whole) // 2]), str), (
+        "half of an image is not an image"
+    )
 
 
-def test_an_empty_file_is_a_bad_image(images):
+def test_empty_file_is_a_bad_image(images):
     (images / "bee" / "empty.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"empty\.png \(not an image"):
         load_dataset(images, image_size=8)
@@ -305,7 +309,7 @@ def animation() -> bytes:
     return in_format(frames[0], "GIF", save_all=True, append_images=frames[1:])
 
 
-def turned() -> bytes:
+def rotated_by_exif() -> bytes:
     image = Image.new("RGB", (9, 18), (200, 100, 0))
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -321,7 +325,7 @@ def turned() -> bytes:
         (in_format(Image.new("1", (9, 9), 1), "PNG"), 255),
         (palette_with_transparency(), (200, 100, 0)),
         (animation(), (200, 100, 0)),
-        (turned(), (200, 100, 0)),
+        (rotated_by_exif(), (200, 100, 0)),
         (png((9, 9), np.uint16, 200 << 8), 200),
         (in_format(Image.fromarray(np.full((9, 9), 200 << 8, np.uint16)), "TIFF"), 200),
         (b"P5 2 2 65535 " + bytes([200, 0]) * 4, 200),
@@ -330,13 +334,77 @@ def turned() -> bytes:
     ],
     ids=range(12),
 )
-def test_pixels_of_every_kind(content, expected):
-    result = decoded(content)
+def test_images_of_every_mode_are_decoded(content, expected):
+    result = decode_content(content)
     assert result.shape == ((4, 4) if isinstance(expected, int) else (4, 4, 3))
     np.testing.assert_allclose(result[0, 0], expected, atol=1)
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
-def test_pixels_of_an_unknown_range_are_bad(dtype):
+def test_pixels_of_32_bits_are_bad(dtype):
     content = in_format(Image.fromarray(np.full((9, 9), 7, dtype)), "TIFF")
-    assert "32 bits a channel; expected 8 or 16" in decoded(content)
+    assert "32 bits a channel; expected 8 or 16" in decode_content(content)
+
+
+def keep_on_disk(monkeypatch):
+    """Keep the images of all datasets on disk."""
+    monkeypatch.setattr(decoding, "MAX_BYTES_IN_MEMORY", 0)
+
+
+@pytest.mark.parametrize("shape", [(9, 9), (9, 9, 3)])
+def test_images_on_disk_equal_those_in_memory(tmp_path, empty_cache, monkeypatch, shape):
+    images = write_images(tmp_path / "images", shape)
+    (images / "cow" / "7.png").write_bytes(b"broken")
+    monkeypatch.setattr(image_cache, "_CHUNK_BYTES", 1000)  # Read in several parts.
+    in_memory = load_dataset(images, image_size=8, on_bad_image="skip")
+    assert isinstance(in_memory.train.pixels, np.ndarray)
+    for file in cache_folder().iterdir():
+        file.unlink()
+    keep_on_disk(monkeypatch)
+    first = load_dataset(images, image_size=8, on_bad_image="skip")
+    monkeypatch.setattr(decoding, "_decode_image", None)  # Nothing is decoded any more.
+    again = load_dataset(images, image_size=8, on_bad_image="skip")
+    for on_disk in (first, again):
+        assert isinstance(on_disk.train.pixels, PixelsOnDisk)
+        assert on_disk.train.pixels.shape == in_memory.train.pixels.shape
+        assert on_disk.train.pixels.nbytes == in_memory.train.pixels.nbytes
+        assert on_disk.digest == in_memory.digest
+        assert on_disk.skipped == in_memory.skipped
+        np.testing.assert_array_equal(on_disk.mean, in_memory.mean)
+        np.testing.assert_array_equal(on_disk.std, in_memory.std)
+
+
+def test_damaged_images_on_disk_are_decoded_again(tmp_path, empty_cache, monkeypatch):
+    images = write_images(tmp_path / "images", (9, 9, 3))
+    keep_on_disk(monkeypatch)
+    digest = load_dataset(images, image_size=8).digest
+    (file,) = cache_folder().iterdir()
+    file.write_bytes(bytes(100) + file.read_bytes()[100:])
+    with pytest.warns(UserWarning, match="are damaged"):
+        assert load_dataset(images, image_size=8).digest == digest
+    assert list(cache_folder().iterdir()) == [file]
+
+
+def test_full_disk_error_states_the_required_space(tmp_path, empty_cache, monkeypatch):
+    images = write_images(tmp_path / "images", (9, 9, 3))
+    keep_on_disk(monkeypatch)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(image_cache.os, "posix_fallocate", full)
+    with pytest.raises(DataError, match=r"need 0\.0 GiB in .*No space left"):
+        load_dataset(images, image_size=8)
+    assert list(cache_folder().iterdir()) == []
+
+
+def test_interrupted_decoding_leaves_no_file(tmp_path, empty_cache, monkeypatch):
+    images = write_images(tmp_path / "images", (9, 9, 3))
+    keep_on_disk(monkeypatch)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load_dataset(images, image_size=8, progress=interrupted)
+    assert list(cache_folder().iterdir()) == []

@@ -1,4 +1,4 @@
-"""The cache of decoded images: a damaged file costs time, and never gives other labels."""
+"""The cache of decoded images: a damaged file costs time and never gives wrong images or labels."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ COUNT = 12
 
 
 @pytest.fixture
-def photos(tmp_path, monkeypatch) -> Path:
-    """Two classes of six coloured images, one of them bad; and a cache that is empty."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def photos(tmp_path, empty_cache) -> Path:
+    """Return a folder of two classes with six coloured images each, and one bad image."""
     for label, name in enumerate(("ant", "bee")):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for index in range(6):
@@ -35,8 +34,8 @@ def photos(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture(params=["memory", "disk"])
-def where(request, monkeypatch) -> str:
-    """Where the pixels are while they are used."""
+def location(request, monkeypatch) -> str:
+    """Where the decoded pixels are: in memory or on disk."""
     if request.param == "disk":
         monkeypatch.setattr(decoding, "MAX_BYTES_IN_MEMORY", 0)
     return request.param
@@ -52,30 +51,31 @@ def cached_file() -> Path:
     return file
 
 
-def sealed(pixels: bytes, record: bytes, length: int | None = None) -> bytes:
-    """A file of the cache with a digest that is right, as its documentation describes it."""
+def file_content(pixels: bytes, record: bytes, length: int | None = None) -> bytes:
+    """Return the content of a file of the cache, with a correct digest."""
     content = pixels + record + (len(record) if length is None else length).to_bytes(8, "little")
     return content + hashlib.sha256(content).digest()
 
 
-def opened(content: bytes) -> tuple[bytes, dict]:
+def split_content(content: bytes) -> tuple[bytes, dict]:
+    """Return the pixels and the record of a file of the cache."""
     length = int.from_bytes(content[-40:-32], "little")
     return content[: -40 - length], json.loads(content[-40 - length : -40])
 
 
-def test_the_file_is_as_documented(photos, where):
+def test_file_has_the_documented_format(photos, location):
     digest_of(photos)
     content = cached_file().read_bytes()
-    pixels, record = opened(content)
+    pixels, record = split_content(content)
     images = np.frombuffer(pixels, np.uint8).reshape(COUNT, SIZE, SIZE, 3)
     assert images[:, 0, 0, 0].tolist() == [*range(6), *range(50, 56)]
     assert record["labels"] == [0] * 6 + [1] * 6
     assert record["splits"] == ["train"] * COUNT
-    assert content == sealed(pixels, content[len(pixels) : -40])
+    assert content == file_content(pixels, content[len(pixels) : -40])
 
 
 @pytest.mark.parametrize("position", range(0, 100, 3))
-def test_any_byte_that_changed_is_noticed(photos, where, position):
+def test_any_changed_byte_is_detected(photos, location, position):
     expected = digest_of(photos)
     file = cached_file()
     content = bytearray(file.read_bytes())
@@ -110,11 +110,11 @@ def test_any_byte_that_changed_is_noticed(photos, where, position):
     ],
     ids=str,
 )
-def test_a_record_that_does_not_fit_is_noticed(photos, where, change):
+def test_record_that_does_not_fit_is_detected(photos, location, change):
     expected = digest_of(photos)
     file = cached_file()
-    pixels, record = opened(file.read_bytes())
-    file.write_bytes(sealed(pixels, json.dumps(record | change).encode()))
+    pixels, record = split_content(file.read_bytes())
+    file.write_bytes(file_content(pixels, json.dumps(record | change).encode()))
     with pytest.warns(UserWarning, match="are damaged"):
         assert digest_of(photos) == expected
 
@@ -125,18 +125,18 @@ def test_a_record_that_does_not_fit_is_noticed(photos, where, change):
         b"",
         b"x" * 39,
         b"x" * 1000,
-        sealed(b"", b""),
-        sealed(b"", b"[]"),
-        sealed(b"", b"{}"),
-        sealed(b"", b"null"),
-        sealed(b"", b"\xff\xfe"),
-        sealed(b"", b"[" * 100_000),
-        sealed(b"pixels", b"{}", length=2**63),
-        sealed(b"pixels", b"{}", length=9),
+        file_content(b"", b""),
+        file_content(b"", b"[]"),
+        file_content(b"", b"{}"),
+        file_content(b"", b"null"),
+        file_content(b"", b"\xff\xfe"),
+        file_content(b"", b"[" * 100_000),
+        file_content(b"pixels", b"{}", length=2**63),
+        file_content(b"pixels", b"{}", length=9),
     ],
     ids=range(11),
 )
-def test_a_file_of_something_else_is_noticed(photos, where, content):
+def test_file_of_another_format_is_detected(photos, location, content):
     expected = digest_of(photos)
     file = cached_file()
     file.write_bytes(content)
@@ -144,18 +144,18 @@ def test_a_file_of_something_else_is_noticed(photos, where, content):
         assert digest_of(photos) == expected
 
 
-def test_a_record_without_a_key_is_noticed(photos, where):
+def test_record_without_a_key_is_detected(photos, location):
     expected = digest_of(photos)
     file = cached_file()
-    pixels, record = opened(file.read_bytes())
+    pixels, record = split_content(file.read_bytes())
     for key in record:
         rest = {name: value for name, value in record.items() if name != key}
-        file.write_bytes(sealed(pixels, json.dumps(rest).encode()))
+        file.write_bytes(file_content(pixels, json.dumps(rest).encode()))
         with pytest.warns(UserWarning, match="are damaged"):
             assert digest_of(photos) == expected
 
 
-def test_a_folder_in_the_place_of_the_file(photos):
+def test_folder_in_place_of_the_file_is_a_damaged_cache(photos):
     expected = digest_of(photos)
     file = cached_file()
     file.unlink()
@@ -168,7 +168,7 @@ def test_a_folder_in_the_place_of_the_file(photos):
     assert list(cache_folder().iterdir()) == [file]
 
 
-def test_the_cache_of_another_user_is_read(photos, monkeypatch):
+def test_cache_of_another_user_is_read(photos, monkeypatch):
     expected = digest_of(photos)
 
     def denied(*_, **__):
@@ -179,8 +179,8 @@ def test_the_cache_of_another_user_is_read(photos, monkeypatch):
     assert digest_of(photos) == expected
 
 
-def test_another_root_is_another_source(tmp_path, photos):
-    """The same files are other classes where another folder is opened."""
+def test_cache_depends_on_the_root_folder(tmp_path, photos):
+    """The class of a file depends on the folder that was opened."""
     (tmp_path / "outer").mkdir()
     photos.rename(tmp_path / "outer" / "photos")
     with pytest.raises(DataError, match="images of 1 class"):
@@ -189,8 +189,8 @@ def test_another_root_is_another_source(tmp_path, photos):
     assert data.classes == ("ant", "bee")
 
 
-def test_a_link_to_another_class_is_noticed(photos, tmp_path):
-    """The linked files are the same, in the same order, but one of them changed its class."""
+def test_cache_detects_an_image_that_moved_to_another_class(photos, tmp_path):
+    """The linked files and their order stay the same, but one of them changes its class."""
     for folder in ("ant", "bee"):
         (tmp_path / "links" / folder).mkdir(parents=True)
         for file in (photos / folder).glob("[0-9].png"):
@@ -203,7 +203,7 @@ def test_a_link_to_another_class_is_noticed(photos, tmp_path):
     assert (before.pixels == after.pixels).all()
 
 
-def test_a_link_to_other_images_is_noticed(photos, tmp_path):
+def test_cache_detects_a_link_that_points_to_another_image(photos, tmp_path):
     for value in (1, 2):
         Image.new("RGB", (SIZE, SIZE), (value, 0, 0)).save(tmp_path / f"{value}.png")
         os.utime(tmp_path / f"{value}.png", ns=(1, 1))
@@ -217,7 +217,7 @@ def test_a_link_to_other_images_is_noticed(photos, tmp_path):
 
 
 @pytest.mark.parametrize("value", [None, "", "relative/cache"])
-def test_the_cache_is_in_the_home_folder_unless_another_is_named(tmp_path, monkeypatch, value):
+def test_cache_folder_ignores_empty_and_relative_xdg_cache_home(tmp_path, monkeypatch, value):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     if value is None:
@@ -228,35 +228,45 @@ def test_the_cache_is_in_the_home_folder_unless_another_is_named(tmp_path, monke
 
 
 @pytest.fixture
-def homeless(photos, monkeypatch):
+def no_home_folder(photos, monkeypatch):
     """A user without an account and without HOME, as in many containers."""
     monkeypatch.delenv("HOME")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr("pwd.getpwuid", lambda user: {}[user])
 
 
-def test_without_a_home_folder_nothing_is_cached(photos, homeless, where, tmp_path, monkeypatch):
+def test_images_are_not_cached_without_a_home_folder(
+    photos, no_home_folder, location, tmp_path, monkeypatch
+):
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     with pytest.warns(UserWarning, match="no home folder.*XDG_CACHE_HOME"):
         data = load_dataset(photos, image_size=SIZE, on_bad_image="skip")
     assert list((tmp_path / "temporary").iterdir()) == []
-    assert isinstance(data.train.pixels, PixelsOnDisk) == (where == "disk")
+    assert isinstance(data.train.pixels, PixelsOnDisk) == (location == "disk")
     reds = [int(value) for part in (data.train, data.test) for value in part.pixels[:][:, 0, 0, 0]]
     assert set(reds) < {*range(6), *range(50, 56)}
     assert len(data.digest) == 16
 
 
-def test_digits_need_no_cache(homeless):
+def test_another_version_has_another_path(photos, monkeypatch):
+    """So a file of an older format is never misread; its images are decoded again."""
+    source = open_source(photos)
+    path = image_cache.cache_path(source, SIZE)
+    monkeypatch.setattr(image_cache, "VERSION", image_cache.VERSION + 1)
+    assert image_cache.cache_path(source, SIZE) != path
+
+
+def test_digits_are_not_cached(no_home_folder):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert image_cache.cache_path(open_source("digits"), 8) is None
 
 
-def test_a_cache_folder_that_is_a_file(photos, where, tmp_path, monkeypatch):
+def test_file_in_place_of_the_cache_folder_is_reported(photos, location, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("mine")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    if where == "disk":
+    if location == "disk":
         with pytest.raises(DataError, match=r"GiB in .*/file/nas/images: Not a directory"):
             digest_of(photos)
     else:
@@ -265,8 +275,8 @@ def test_a_cache_folder_that_is_a_file(photos, where, tmp_path, monkeypatch):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_disk_that_fills_up_while_images_are_written(photos, monkeypatch):
-    """Some file systems have no room to reserve: then the write fails."""
+def test_disk_that_fills_up_while_writing_is_an_error(photos, monkeypatch):
+    """Some file systems cannot reserve space, so that the error comes while images are written."""
     monkeypatch.setattr(decoding, "MAX_BYTES_IN_MEMORY", 0)
     monkeypatch.setattr(os, "posix_fallocate", lambda *_: None)
     os.makedirs(cache_folder())
@@ -281,17 +291,19 @@ def test_a_disk_that_fills_up_while_images_are_written(photos, monkeypatch):
     assert list(cache_folder().iterdir()) == []
 
 
-def test_only_own_files_are_forgotten(photos):
+def test_eviction_removes_only_files_of_the_cache(photos):
     folder = cache_folder()
     folder.mkdir(parents=True)
-    former = [
+    version_1_files = [
         folder / f"{index:032x}.safetensors" for index in range(image_cache.MAX_CACHED_DATASETS + 2)
     ]
-    for index, file in enumerate([folder / "photos.json", folder / "mine.images", *former]):
+    for index, file in enumerate(
+        [folder / "photos.json", folder / "mine.images", *version_1_files]
+    ):
         file.touch()
         os.utime(file, ns=(index, index))
     digest_of(photos)
     left = {file.name for file in folder.iterdir()}
     assert len(left) == image_cache.MAX_CACHED_DATASETS + 2
     assert {"photos.json", "mine.images"} < left
-    assert left.isdisjoint(file.name for file in former[:3])
+    assert left.isdisjoint(file.name for file in version_1_files[:3])

@@ -3,35 +3,35 @@ import sys
 
 import pytest
 
-FAULTS = """
+from nas.supernet import memory
+
+COUNT_PAGE_FAULTS = """
 import resource, torch
 from nas.supernet.memory import keep_freed_memory
 
 
-def faults():
+def page_faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):
         torch.ones(16 << 20)  # 64 MiB: 16,384 pages.
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
-usual = faults()
+default = page_faults()
 assert keep_freed_memory()
-faults()
-print(usual, faults())
+page_faults()
+print(default, page_faults())
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the GNU C library's malloc")
-def test_what_is_freed_is_not_fetched_from_the_system_again():
-    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True)
+@pytest.mark.skipif(sys.platform != "linux", reason="needs malloc of the GNU C library")
+def test_keep_freed_memory_avoids_page_faults():
+    done = subprocess.run([sys.executable, "-c", COUNT_PAGE_FAULTS], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    usual, kept = map(int, done.stdout.split())
-    assert kept < usual / 100
+    default, kept = map(int, done.stdout.split())
+    assert kept < default / 100
 
 
-def test_other_systems_are_left_alone(monkeypatch):
-    from nas.supernet import memory
-
+def test_keep_freed_memory_does_nothing_on_other_systems(monkeypatch):
     monkeypatch.setattr(memory.sys, "platform", "darwin")
     assert memory.keep_freed_memory.__wrapped__() is False

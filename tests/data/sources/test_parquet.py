@@ -1,4 +1,4 @@
-"""Parquet files: whatever a column holds, it is read as it is meant, or the column is named."""
+"""Parquet files: a column of any type is read correctly or named in an error."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ IMAGES = [encoded(value) for value in range(12)]
 LABELS = [0, 1] * 6
 
 
-def test_a_file_that_datasets_wrote():
-    """`Dataset.from_dict(rows, features=...).to_parquet(...)` of `datasets` 5.2.0 wrote it.
+def test_file_written_by_hugging_face_datasets_is_read():
+    """`Dataset.from_dict(rows, features=...).to_parquet(...)` of `datasets` 5.2.0 wrote the file.
 
-    It has the grey values 0 to 7 with labels 0 and 1 in turn, and a row without an image.
+    The file has the grey values 0 to 7 with the labels 0 and 1 in turn, and a row without an image.
     """
     source = open_source(Path(__file__).with_name("hugging_face.parquet"))
     assert (source.classes, source.count) == (("ant", "bee"), 9)
@@ -80,7 +80,7 @@ def test_a_file_that_datasets_wrote():
     ],
     ids=lambda array: str(array.type)[:30],
 )
-def test_columns_that_can_be_read(tmp_path, images, labels):
+def test_image_and_label_columns_of_every_supported_type_are_read(tmp_path, images, labels):
     path = write(tmp_path / "a.parquet", images, labels, row_group_size=5)
     assert rows(open_source(path)) == list(zip(IMAGES, labels.to_pylist(), strict=True))
     assert load_dataset(path).classes == ("0", "1")
@@ -99,7 +99,7 @@ def test_columns_that_can_be_read(tmp_path, images, labels):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_column_that_holds_no_images(tmp_path, images, holds):
+def test_image_column_of_another_type_is_an_error(tmp_path, images, holds):
     path = write(tmp_path / "a.parquet", images, LABELS)
     with pytest.raises(DataError) as caught:
         load_dataset(path)
@@ -119,7 +119,7 @@ def test_a_column_that_holds_no_images(tmp_path, images, holds):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_column_that_holds_no_labels(tmp_path, labels, holds):
+def test_label_column_of_another_type_is_an_error(tmp_path, labels, holds):
     path = write(tmp_path / "a.parquet", IMAGES, labels)
     with pytest.raises(DataError) as caught:
         load_dataset(path)
@@ -127,7 +127,7 @@ def test_a_column_that_holds_no_labels(tmp_path, labels, holds):
     assert "expected integers or strings" in str(caught.value)
 
 
-def test_huge_labels_are_names_as_any_other(tmp_path):
+def test_labels_of_64_bits_are_read(tmp_path):
     labels = pa.array([2**64 - 1, 7] * 6, pa.uint64())
     assert load_dataset(write(tmp_path / "a.parquet", IMAGES, labels)).classes == (
         "7",
@@ -136,7 +136,7 @@ def test_huge_labels_are_names_as_any_other(tmp_path):
 
 
 @pytest.mark.parametrize("label", [2, -2, 2**64 - 1])
-def test_a_label_without_a_class_name(tmp_path, label):
+def test_label_without_class_name_is_an_error(tmp_path, label):
     kind = pa.uint64() if label > 2 else pa.int64()
     labels = pa.array([0, 1] * 5 + [0, label], kind)
     path = write(tmp_path / "a.parquet", IMAGES, labels, class_label(["ant", "bee"]))
@@ -161,20 +161,20 @@ def test_a_label_without_a_class_name(tmp_path, label):
     ],
     ids=range(8),
 )
-def test_class_names_that_cannot_be_used(tmp_path, metadata):
+def test_invalid_class_name_metadata_is_an_error(tmp_path, metadata):
     path = write(tmp_path / "a.parquet", IMAGES, LABELS, metadata)
     with pytest.raises(DataError, match=r"class names of the column label in .*a\.parquet"):
         load_dataset(path)
 
 
-def test_class_names_for_a_column_of_strings(tmp_path):
+def test_class_names_for_string_labels_are_an_error(tmp_path):
     path = write(tmp_path / "a.parquet", IMAGES, ["a", "b"] * 6, class_label(["ant", "bee"]))
     with pytest.raises(DataError, match=r"a\.parquet.*the column holds strings"):
         load_dataset(path)
 
 
 @pytest.mark.parametrize("metadata", ["{}", '{"info": {"features": {"image": {}}}}'])
-def test_metadata_without_class_names(tmp_path, metadata):
+def test_metadata_without_class_names_is_ignored(tmp_path, metadata):
     assert load_dataset(write(tmp_path / "a.parquet", IMAGES, LABELS, metadata)).classes == (
         "0",
         "1",
@@ -182,14 +182,14 @@ def test_metadata_without_class_names(tmp_path, metadata):
 
 
 @pytest.mark.parametrize("other", [class_label(["bee", "ant"]), None])
-def test_files_with_other_class_names_are_not_mixed(tmp_path, other):
+def test_files_with_different_class_names_are_an_error(tmp_path, other):
     write(tmp_path / "train.parquet", IMAGES, LABELS, class_label(["ant", "bee"]))
     write(tmp_path / "test.parquet", IMAGES, LABELS, other)
     with pytest.raises(DataError, match=r"train\.parquet has another type or other class names"):
         load_dataset(tmp_path)
 
 
-def test_two_columns_of_a_name(tmp_path):
+def test_duplicate_column_is_an_error(tmp_path):
     table = pa.Table.from_arrays(
         [pa.array(IMAGES)] * 2 + [pa.array(LABELS)], ["image"] * 2 + ["label"]
     )
@@ -198,7 +198,7 @@ def test_two_columns_of_a_name(tmp_path):
         load_dataset(tmp_path)
 
 
-def test_a_file_without_rows(tmp_path):
+def test_file_without_rows_is_an_error(tmp_path):
     empty = pa.array([], pa.binary())
     path = write(tmp_path / "a.parquet", empty, pa.array([], pa.int64()))
     with pytest.raises(DataError, match=r"a\.parquet has no rows"):
@@ -206,14 +206,14 @@ def test_a_file_without_rows(tmp_path):
 
 
 @pytest.mark.parametrize("size", [0, 3, 100])
-def test_a_file_that_is_cut_off(tmp_path, size):
+def test_truncated_file_is_an_error(tmp_path, size):
     path = write(tmp_path / "a.parquet", IMAGES, LABELS)
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(DataError, match=r"a\.parquet is not a readable parquet file"):
         load_dataset(path)
 
 
-def test_a_file_whose_middle_is_damaged(tmp_path):
+def test_damaged_page_is_an_error_with_the_row(tmp_path):
     path = write(tmp_path / "a.parquet", IMAGES, LABELS, compression="zstd")
     content = path.read_bytes()
     path.write_bytes(content[:4] + b"\xff" * 400 + content[404:])
@@ -221,7 +221,7 @@ def test_a_file_whose_middle_is_damaged(tmp_path):
         load_dataset(path)
 
 
-def test_a_label_that_was_damaged_is_noticed_by_its_checksum(tmp_path):
+def test_damaged_label_is_detected_by_the_page_checksum(tmp_path):
     options = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
     path = write(tmp_path / "a.parquet", IMAGES, [2**40 + label for label in LABELS], **options)
     content = path.read_bytes()
@@ -231,7 +231,7 @@ def test_a_label_that_was_damaged_is_noticed_by_its_checksum(tmp_path):
         load_dataset(path)
 
 
-def test_row_groups_that_are_missing(tmp_path, monkeypatch):
+def test_missing_row_group_is_an_error(tmp_path, monkeypatch):
     path = write(tmp_path / "a.parquet", IMAGES, LABELS, row_group_size=4)
     real = pq.ParquetFile.iter_batches
 
@@ -244,7 +244,7 @@ def test_row_groups_that_are_missing(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["dangling", "pipe", "folder"])
-def test_a_name_of_parquet_without_a_file(tmp_path, kind):
+def test_parquet_name_of_a_link_pipe_or_folder_is_an_error(tmp_path, kind):
     write(tmp_path / "train-0.parquet", IMAGES, LABELS)
     other = tmp_path / "train-1.parquet"
     if kind == "dangling":
@@ -258,7 +258,7 @@ def test_a_name_of_parquet_without_a_file(tmp_path, kind):
         load_dataset(tmp_path)
 
 
-def test_a_folder_with_the_suffix_and_any_case(tmp_path):
+def test_folder_may_have_the_parquet_suffix_in_any_case(tmp_path):
     (tmp_path / "photos.parquet").mkdir()
     write(tmp_path / "photos.parquet" / "part-0.PARQUET", IMAGES, LABELS)
     assert open_source(tmp_path / "photos.parquet").count == 12
@@ -278,15 +278,11 @@ def red(data) -> list[int]:
     return sorted(value for part in parts for value in part.pixels[:, 0, 0, 0].tolist())
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path
-
-
 @pytest.mark.parametrize("statistics", [True, False])
-def test_images_that_rows_name_are_decoded_again_when_they_change(cache, statistics):
-    path = images_by_path(cache / "photos", write_statistics=statistics)
+def test_image_files_named_by_rows_are_decoded_again_after_a_change(
+    tmp_path, empty_cache, statistics
+):
+    path = images_by_path(tmp_path / "photos", write_statistics=statistics)
     assert red(load_dataset(path, image_size=2)) == list(range(12))
     (path.parent / "3.png").write_bytes(encoded(200))
     os.utime(path.parent / "3.png", ns=(1, 1))
@@ -298,7 +294,7 @@ def test_images_that_rows_name_are_decoded_again_when_they_change(cache, statist
     assert len(red(load_dataset(path, image_size=2))) == 12
 
 
-def test_bytes_count_before_paths_and_paths_are_not_looked_at(tmp_path):
+def test_path_is_not_read_if_there_are_bytes(tmp_path):
     images = [{"bytes": image, "path": "/dev/null"} for image in IMAGES]
     source = open_source(write(tmp_path / "a.parquet", images, LABELS))
     assert source.files == (tmp_path / "a.parquet",)
@@ -306,14 +302,14 @@ def test_bytes_count_before_paths_and_paths_are_not_looked_at(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["a\0b.png", "x" * 5000, "", "https://example.org/a.png", "."])
-def test_rows_that_name_no_file_are_bad_images(cache, path):
+def test_row_with_an_invalid_path_is_a_bad_image(tmp_path, empty_cache, path):
     images = [{"bytes": image, "path": None} for image in IMAGES]
     images[3] = {"bytes": None, "path": path}
     with pytest.raises(DataError, match=r"1 of 12 images cannot be used: .*row 3"):
-        load_dataset(write(cache / "a.parquet", images, LABELS))
+        load_dataset(write(tmp_path / "a.parquet", images, LABELS))
 
 
-def test_a_row_group_is_not_read_at_once(tmp_path):
+def test_row_group_is_read_in_pieces(tmp_path):
     rng = np.random.default_rng(0)
     images = [rng.bytes(50_000) for _ in range(600)]
     path = tmp_path / "a.parquet"
@@ -325,8 +321,8 @@ def test_a_row_group_is_not_read_at_once(tmp_path):
     assert 0 < peak < 15e6
 
 
-def test_a_cache_that_cannot_be_written_costs_time_only(cache):
-    (cache / "cache").write_text("no folder")
-    path = write(cache / "a.parquet", IMAGES, LABELS)
+def test_unwritable_cache_is_a_warning(tmp_path, empty_cache):
+    empty_cache.write_text("no folder")
+    path = write(tmp_path / "a.parquet", IMAGES, LABELS)
     with pytest.warns(UserWarning, match="cannot be cached"):
         assert red(load_dataset(path, image_size=2)) == list(range(12))
