@@ -1,9 +1,10 @@
 """Loaders that bring the pixels of each training step to the device.
 
 `ResidentLoader` holds all images on the device. `PrefetchLoader` reads the images of one step at a
-time and reads the next step in a thread meanwhile. torch's `DataLoader` does not replace it: from a
-warm page cache it delivered less than a quarter of the images per second with worker processes,
-because each batch crosses a process boundary, and without worker processes it does not prefetch.
+time and reads the next step in a thread meanwhile. torch's `DataLoader` does not replace it: it
+was slower. With worker processes it delivered less than a quarter of the images per second from a
+warm page cache, because each batch crosses a process boundary. Without worker processes it does not
+prefetch, and delivered 77 to 90% of the images per second from disk while a device was busy.
 """
 
 from __future__ import annotations
