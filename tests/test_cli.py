@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.space import load, names
+from nas.space import load_definition, load_space, space_names
 from nas.space.library import path_of
 from tests.commands import document
 from tests.mini_job import write_job
@@ -69,15 +69,15 @@ def test_every_command_has_help(command):
 
 def test_spaces_as_json():
     found = document(nas("spaces", "--json"))
-    assert [each["name"] for each in found] == names()
+    assert [each["name"] for each in found] == space_names()
     one = document(
         nas(
             "spaces", "mobilenet", "--image-size", "32", "--classes", "7", "--no-estimate", "--json"
         )
     )
-    space = load("mobilenet").on(image_size=32, channels=3, classes=7)
+    space = load_space("mobilenet", image_size=32, classes=7)
     assert one["size"] == space.size
-    assert one["macs"]["largest"] == space.lower(space.largest).macs
+    assert one["macs"]["largest"] == space.largest.macs
     assert one["macs"]["smallest"] <= one["macs"]["median"] <= one["macs"]["largest"]
     assert one["table"]["tvm"]["kernels"] == one["kernels"]["tvm"]
     assert one["table"]["tvm"]["estimated_seconds"] is None
@@ -114,7 +114,7 @@ def test_one_network_layer_by_layer(here, tmp_path):
 
 def test_published_networks(here, tmp_path):
     rows = document(here("spaces", "--references", "--json"))
-    assert {row["space"] for row in rows} <= set(names())
+    assert {row["space"] for row in rows} <= set(space_names())
     assert all(row["agrees"] for row in rows)
     own = document(here("spaces", "squeezenet", "--references", "--json"))
     assert own == [row for row in rows if row["space"] == "squeezenet"]
@@ -133,9 +133,9 @@ def test_random_architectures_under_limits(here):
     lines = here("spaces", "mobilenet", *limits).stdout.splitlines()
     assert [json.loads(line) for line in lines] == drawn
     assert len(drawn) == 5
-    space = load("mobilenet")
+    space = load_definition("mobilenet")
     for record in drawn:
-        graph = space.lower(space.from_json(record))
+        graph = space.from_json(record).graph
         assert 150e6 <= graph.macs <= 200e6
         assert graph.params <= 3e6
     other = here("spaces", "mobilenet", *limits, "--seed", 1, "--json")
@@ -296,7 +296,7 @@ def test_a_table_holds_several_batch_sizes(here, undisturbed, tmp_path, monkeypa
     one = document(here("table", "build", *of, *out))
     shown = document(here("table", "show", table, *of, "--batch", 4, "--json"))
     assert shown["coverage"][0]["missing"] == one["kernels_needed"] <= shown["kernels"]
-    space = load("small.py").on(image_size=8, channels=1, classes=3)
+    space = load_space("small.py", image_size=8, channels=1, classes=3)
     network = tmp_path / "network.json"
     network.write_text(json.dumps(space.largest.to_json()))
     arch = (network, *of, "--table", table, "--json")

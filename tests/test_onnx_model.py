@@ -11,7 +11,7 @@ from onnx import numpy_helper, shape_inference
 
 from nas import onnx_model
 from nas.graph import Graph, Op, Slot
-from nas.space import load, names
+from nas.space import load_space, space_names
 from nas.space.builder import Builder
 from nas.torch_network import Network, folded_weights, run
 from tests.latency.networks import GRAPHS
@@ -154,13 +154,13 @@ def assert_runs_as_torch_does(graph):
 
 def lowered(name):
     size = 8 if name.endswith("_tiny") else 32
-    space = load(name).on(image_size=size, channels=3, classes=10)
+    space = load_space(name, image_size=size)
     rng = np.random.default_rng(0)
     picked = [space.largest, space.smallest, *(space.sample(rng) for _ in range(3))]
-    return [space.lower(architecture) for architecture in picked]
+    return [architecture.graph for architecture in picked]
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", space_names())
 def test_the_networks_of_a_space(name):
     for graph in lowered(name):
         assert_runs_as_torch_does(graph)

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from nas.cli import app
 from nas.job import load_job, run
-from nas.space import SearchSpace, Stage, load
+from nas.space import SearchSpace, Stage, load_definition, load_space
 from nas.space.library import path_of
 from tests.mini_job import JOB
 
@@ -31,7 +31,7 @@ def example(tmp_path, monkeypatch):
 def test_the_example_space_is_short_and_counted_by_hand(example):
     assert len([line for line in Path(example).read_text().splitlines() if line.strip()]) <= 36
     # First blocks have two options; of the others n in a row make sum(2^k, k = 0..n) networks.
-    assert load(example).size == (2 * 7) * (2 * 2 * 7) * (2 * 3) * 2
+    assert load_definition(example).size == (2 * 7) * (2 * 2 * 7) * (2 * 3) * 2
 
 
 def test_the_example_space_in_the_command_line(example):
@@ -59,13 +59,13 @@ def test_a_block_of_ones_own_in_a_space():
     )
     space = SearchSpace("own", stages, image_size=32, classes=4)
     assert space.size == 2 * (2 + 4)
-    assert space.lower(space.largest).output_shape == (4, 1, 1)
+    assert space.largest.graph.output_shape == (4, 1, 1)
 
 
 def test_a_shipped_space_with_changes(tmp_path):
     line = re.search(r"`(SPACE = dataclasses.replace\(.*?\))`", README.read_text())
     path = tmp_path / "mine.py"
     path.write_text(f"import dataclasses\nimport nas.space\n\n{line[1]}\n")
-    space = load(path).on(image_size=32, channels=3, classes=10)
+    space = load_space(path, image_size=32)
     assert space.parameters["resolution"] == (24, 32)
     assert path_of(path) == path

@@ -6,7 +6,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas.graph import Graph, Op
-from nas.space import load, names
+from nas.space import load_space, space_names
 from nas.space.builder import Builder, Elastic
 from nas.torch_network import FoldedWeights, Network, folded_weights, residual_norms, run
 
@@ -209,26 +209,26 @@ def test_tensors_stay_channels_last():
             self.seen = getattr(self, "seen", 0) + 1
             return super().norm(op, x)
 
-    space = load("shufflenet_tiny").on(image_size=8, channels=3, classes=10)
+    space = load_space("shufflenet_tiny", image_size=8)
     b = build(activation="hard_swish", image=(3, 8, 8))
     x = squeeze_excite(b, b.conv_unit(b.input, "stem", 12, kernel=3))
     x = b.conv_unit(x, "grouped", 12, groups=3)
     x = b.avg_pool(x, "average", kernel=3, stride=2)
     x = b.conv_unit(b.max_pool(x, "pool", kernel=3, stride=2, padding="valid"), "last", 6)
     b.linear(b.global_pool(x), "linear", 7)
-    for graph, norms in ((space.lower(space.largest), 6), (b.graph(), 3)):
+    for graph, norms in ((space.largest.graph, 6), (b.graph(), 3)):
         net = Recording(graph, torch.Generator())
         net(images(2, 3, 8, 8))
         assert net.seen == graph.counts()["norm"] >= norms
 
 
 def random_graphs(name, count, image_size):
-    space = load(name).on(image_size=image_size, channels=3, classes=10)
+    space = load_space(name, image_size=image_size)
     rng = np.random.default_rng(0)
-    return [space.lower(space.sample(rng)) for _ in range(count)]
+    return [space.sample(rng).graph for _ in range(count)]
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", space_names())
 def test_parameters_and_macs_are_what_torch_counts(name):
     for graph in random_graphs(name, 2, 32):
         net = Network(graph, torch.Generator())
@@ -238,7 +238,7 @@ def test_parameters_and_macs_are_what_torch_counts(name):
         assert counter.get_total_flops() == 2 * graph.macs
 
 
-@pytest.mark.parametrize("name", [name for name in names() if name.endswith("_tiny")])
+@pytest.mark.parametrize("name", [name for name in space_names() if name.endswith("_tiny")])
 def test_folded_equals_unfolded(name):
     for graph in random_graphs(name, 2, 12):
         net = with_random_norms(Network(graph, torch.Generator().manual_seed(1))).eval()
@@ -290,8 +290,8 @@ def test_an_unknown_op_is_named():
 @pytest.mark.parametrize("pick", ["largest", "smallest"])
 def test_a_new_network_tells_images_apart_and_every_layer_learns(pick):
     """Residual branches start at zero scale; nothing else may be silent."""
-    space = load("mobilenet").on(image_size=32, channels=3, classes=10)
-    graph = space.lower(getattr(space, pick))
+    space = load_space("mobilenet", image_size=32)
+    graph = getattr(space, pick).graph
     network = Network(graph, torch.Generator().manual_seed(0)).train()
     x = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     logits = network(x)

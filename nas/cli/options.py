@@ -86,10 +86,10 @@ def adapted(
 ) -> SearchSpace:
     """A space by name or file, for images of these sizes."""
     from nas.describe import architectures
-    from nas.space import load
+    from nas.space import load_definition
 
     sizes = {"image_size": image_size, "channels": channels, "classes": classes}
-    return architectures.adapted(load(name), sizes)
+    return architectures.adapted(load_definition(name), sizes)
 
 
 def all_adapted(

@@ -112,16 +112,16 @@ def _check(
 
 def _adapted(name: str, sizes: Sizes) -> SearchSpace:
     from nas.describe.architectures import adapted
-    from nas.space import load
+    from nas.space import load_definition
 
-    return adapted(load(name), sizes)
+    return adapted(load_definition(name), sizes)
 
 
 def _list(sizes: Sizes, as_json: bool) -> None:
     from nas.describe import spaces as described
-    from nas.space import names
+    from nas.space import space_names
 
-    found = [described.overview(_adapted(each, sizes)) for each in names()]
+    found = [described.overview(_adapted(each, sizes)) for each in space_names()]
     if as_json:
         print_json(found)
     else:
@@ -183,9 +183,11 @@ def _network(name: str | None, arch: str, sizes: Sizes, plot: Path | None, as_js
 def _references(name: str | None, as_json: bool) -> None:
     """Prints all, and fails where one is not what was published."""
     from nas.describe import references as described
-    from nas.space import load, names
+    from nas.space import load_definition, space_names
 
-    rows = described.references([load(each) for each in ([name] if name else names())])
+    rows = described.references(
+        [load_definition(each) for each in ([name] if name else space_names())]
+    )
     if as_json:
         print_json(rows)
     else:

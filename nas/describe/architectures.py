@@ -14,8 +14,9 @@ from pydantic import RootModel
 from nas.documents import Format, shortened
 from nas.errors import RequestError, SpaceError, printable
 from nas.graph import Graph
-from nas.space import Architecture, Reference, SearchSpace, load
-from nas.space.library import find_reference, names
+from nas.space import Architecture, Reference, SearchSpace, load_definition, load_space
+from nas.space.architecture import parse_record
+from nas.space.library import find_reference, space_names
 
 MAX_BYTES = 4 << 20
 """Largest file of one architecture: that of the largest network, layer by layer, has 60 kB."""
@@ -76,7 +77,7 @@ def find_for_run(arch: str, run: Path, sizes: Mapping[str, int]) -> Found:
     Raises RequestError as `find` does.
     """
     if os.path.isfile(arch):
-        kept = _kept_space(run, read(Path(arch)).space)
+        kept = _kept_space(run, read(Path(arch))["space"])
         return find(arch, sizes, str(kept) if kept.is_file() else None)
     if (run / "trials.csv").is_file() and set(arch) <= set("0123456789abcdef"):
         return find(f"{run}:{arch}", sizes)
@@ -86,7 +87,7 @@ def find_for_run(arch: str, run: Path, sizes: Mapping[str, int]) -> Found:
 def graph_of(arch: str, sizes: Mapping[str, int | None], space: str | None = None) -> Graph:
     """The graph of what `find` finds."""
     found = find(arch, sizes, space)
-    return found.space.lower(found.architecture)
+    return found.architecture.graph
 
 
 def _given(sizes: Mapping[str, int | None]) -> dict[str, int]:
@@ -94,7 +95,7 @@ def _given(sizes: Mapping[str, int | None]) -> dict[str, int]:
 
 
 def _published(name: str, sizes: Mapping[str, int | None], space: str | None) -> Found:
-    holder = None if space is None else load(space)
+    holder = None if space is None else load_definition(space)
     try:
         if holder is None:
             holder, reference = find_reference(name)
@@ -109,10 +110,11 @@ def _published(name: str, sizes: Mapping[str, int | None], space: str | None) ->
     if _given(sizes):
         holder = adapted(holder, sizes)
         return Found(holder, holder.reference(name), reference)
-    return Found(*holder.published(name), reference)
+    published = holder.published(name)
+    return Found(published.space, published, reference)
 
 
-def read(path: Path) -> Architecture:
+def read(path: Path) -> dict[str, Any]:
     """The architecture in a JSON file, whose choices are not checked against its space yet.
 
     The file holds the architecture, or a record with the architecture in it, such as a front member
@@ -121,7 +123,7 @@ def read(path: Path) -> Architecture:
     return _parsed(_FILE.content(path), str(path))
 
 
-def _parsed(content: bytes, where: str) -> Architecture:
+def _parsed(content: bytes, where: str) -> dict[str, Any]:
     record: Any = _FILE.parse(content, where).root
     try:
         # A key that stands twice has two values, and nobody knows which one is meant.
@@ -131,9 +133,10 @@ def _parsed(content: bytes, where: str) -> Architecture:
     if "choices" not in record:
         record = record.get("architecture", record)
     try:
-        return Architecture.from_json(record)
+        space, choices = parse_record(record)
     except RequestError as error:
         raise RequestError(f"{where}: {error.message}", remedy=error.remedy) from None
+    return {"space": space, "choices": dict(choices)}
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -146,14 +149,14 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _in_file(path: Path, sizes: Mapping[str, int | None], space: str | None) -> Found:
-    architecture = read(path)
-    name = architecture.space
-    if space is None and name not in names():
+    record = read(path)
+    name = record["space"]
+    if space is None and name not in space_names():
         raise RequestError(
             f"{path} is of space {name!r}, which is not one that ships.",
             remedy="Say where the space is: nas predict --space FILE.py, or nas spaces FILE.py.",
         )
-    return _placed(load(space or name), architecture, sizes, str(path))
+    return _placed(load_definition(space or name), record, sizes, str(path))
 
 
 def _in_run(folder: Path, prefix: str, sizes: Mapping[str, int | None]) -> Found:
@@ -169,17 +172,17 @@ def _in_run(folder: Path, prefix: str, sizes: Mapping[str, int | None]) -> Found
             remedy="Give the start of one digest in trials.csv.",
         )
     text = str(rows.iloc[0]["architecture"])
-    architecture = _parsed(text.encode(errors="replace"), f"{trials}, {prefix}")
+    record = _parsed(text.encode(errors="replace"), f"{trials}, {prefix}")
     settings = page.read_run(folder).settings
     if settings is None:
         raise RequestError(
             f"The job in {folder} has only begun: it does not say yet what its images are.",
             remedy="Wait until it does, or run it again.",
         )
-    kept = _kept_space(folder, architecture.space)
+    kept = _kept_space(folder, record["space"])
     if not kept.is_file():
-        raise RequestError(f"{folder} does not hold the space {architecture.space}.")
-    return _placed(load(kept).on(**settings.model_dump()), architecture, sizes, str(trials))
+        raise RequestError(f"{folder} does not hold the space {record['space']}.")
+    return _placed(load_space(kept, **settings.model_dump()), record, sizes, str(trials))
 
 
 def _kept_space(run: Path, name: str) -> Path:
@@ -188,10 +191,10 @@ def _kept_space(run: Path, name: str) -> Path:
 
 
 def _placed(
-    space: SearchSpace, architecture: Architecture, sizes: Mapping[str, int | None], where: str
+    space: SearchSpace, record: Mapping[str, Any], sizes: Mapping[str, int | None], where: str
 ) -> Found:
     space = adapted(space, sizes)
     try:
-        return Found(space, space.from_json(architecture.to_json()))
+        return Found(space, space.from_json(record))
     except SpaceError as error:
         raise RequestError(f"{where}: {error.message}", remedy=error.remedy) from error

@@ -135,7 +135,7 @@ def _operation(graph: Graph, op: Op) -> str:
 
 def network(found: Found) -> dict[str, Any]:
     """What `nas spaces --arch` shows; `published` are the figures of a reference network."""
-    graph = found.space.lower(found.architecture)
+    graph = found.architecture.graph
     reference = found.reference
     return {
         "space": found.space.name,

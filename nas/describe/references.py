@@ -46,9 +46,9 @@ def _row(
     try:
         settings = (reference.image_size, reference.norm)
         if settings not in held:
-            held[settings] = space.published(reference.name)[0]
+            held[settings] = space.published(reference.name).space
         architecture = held[settings].reference(reference.name)
-        graph = held[settings].lower(architecture)
+        graph = architecture.graph
         # Reads the choices back, which refuses all that are not among the options.
         row["is_point"] = held[settings].from_json(architecture.to_json()) == architecture
     except SpaceError as error:

@@ -75,15 +75,14 @@ def draw(space: SearchSpace, seed: int = 0) -> Counts:
         while len(different) < DRAWN:
             different[space.sample(rng)] = None
         architectures = list(different)
-    graphs = [space.lower(architecture) for architecture in architectures]
+    graphs = [architecture.graph for architecture in architectures]
     return {measure: [getattr(g, measure) for g in graphs] for measure in get_args(Measure)}
 
 
 def ends(space: SearchSpace, measure: Measure) -> dict[str, int]:
     """The smallest and the largest count of all networks."""
     low, high = (
-        getattr(space.lower(space.extreme(measure, end)), measure)
-        for end in ("smallest", "largest")
+        getattr(space.extreme(measure, end).graph, measure) for end in ("smallest", "largest")
     )
     return {"smallest": low, "largest": high}
 
@@ -115,7 +114,7 @@ def references_here(space: SearchSpace) -> list[dict[str, Any]]:
 
 def _reference_here(space: SearchSpace, name: str) -> dict[str, Any]:
     try:
-        graph = space.lower(space.reference(name))
+        graph = space.reference(name).graph
     except SpaceError as error:
         return {"name": name, **dict.fromkeys(get_args(Measure)), "error": str(error)}
     return {

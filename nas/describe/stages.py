@@ -91,7 +91,7 @@ def _output_sizes(space: SearchSpace) -> dict[str, list[list[int]]]:
             if name not in network
         ]
         for choices in (base, *changed):
-            graph = space.lower(space.architecture(choices))
+            graph = space.architecture(choices).graph
             outputs = stage_outputs(graph)
             _, *size = graph.input_shape
             for name, sizes in found.items():

@@ -76,7 +76,7 @@ class Job:
         found = {}
         named: Sequence[str | Path] = [each.name for each in self.settings.space]
         for source in self.space_files or named:
-            space = library.load(source)
+            space = library.load_definition(source)
             if space.name in found:
                 raise JobFileError(
                     f"Two spaces of the job are called {space.name}.",

@@ -61,7 +61,7 @@ def write_candidates(
     for digest in measured.keys() & by_digest.keys():
         trial = by_digest[digest]
         (score,) = evaluate(
-            supernets[trial.architecture.space], [trial.architecture], job.data, "holdout"
+            supernets[trial.architecture.space.name], [trial.architecture], job.data, "holdout"
         )
         holdout[digest] = score
     rows = _rows(job, trials, measured, holdout, problems, _unsure_launches(job, trials))
@@ -73,7 +73,7 @@ def _measure(job: Job, run: RunFolder, chosen: Sequence[Trial]) -> None:
     job.watch.begin("whole networks", "timing")
     jsonl.repair(run.measurements)
     done = 0
-    graphs = {t.digest: job.spaces[t.architecture.space].lower(t.architecture) for t in chosen}
+    graphs = {t.digest: t.architecture.graph for t in chosen}
     kernels = [
         kernel for graph in graphs.values() for kernel in job.runtime.kernels(graph, job.batch)
     ]
@@ -159,7 +159,6 @@ def _rows(
 ) -> pd.DataFrame:
     return candidates.candidates(
         trials,
-        job.spaces,
         measured_us=measured,
         holdout_accuracy=holdout,
         problems=problems,
@@ -171,7 +170,7 @@ def _unsure_launches(job: Job, trials: Sequence[Trial]) -> dict[str, tuple[int, 
     """Return unstable and estimated launches of each network that the table predicts."""
     counts = {}
     for trial in trials:
-        graph = job.spaces[trial.architecture.space].lower(trial.architecture)
+        graph = trial.architecture.graph
         try:
             prediction = job.table.predict(graph, job.batch)
         except KernelError:

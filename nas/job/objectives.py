@@ -79,7 +79,7 @@ class Objectives:
         return Objective(name, score, cheap=True, limit=limit)
 
     def _predicted(self, table: LatencyTable, architecture: Architecture) -> Score:
-        graph = self._job.spaces[architecture.space].lower(architecture)
+        graph = architecture.graph
         try:
             return table.predict(graph, self._job.batch).latency_us
         except KernelError as error:
@@ -87,7 +87,7 @@ class Objectives:
 
     def _count(self, name: str, limit: int | None, *, only: bool) -> Objective:
         def score(batch: Sequence[Architecture]) -> list[Score]:
-            graphs = [self._job.spaces[each.space].lower(each) for each in batch]
+            graphs = [each.graph for each in batch]
             return [float(getattr(graph, name)) for graph in graphs]
 
         most = None if limit is None else float(limit)
@@ -95,7 +95,7 @@ class Objectives:
 
     def _errors(self, batch: Sequence[Architecture]) -> list[Score]:
         data = self._job.data
-        return [1 - evaluate(self._supernets[a.space], [a], data, "search")[0] for a in batch]
+        return [1 - evaluate(self._supernets[a.space.name], [a], data, "search")[0] for a in batch]
 
 
 def require_complete(job: Job, table: LatencyTable) -> None:

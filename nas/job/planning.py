@@ -129,7 +129,7 @@ def measure_pace(
         step = measure_step(space, data, training)
         epoch[space.name] = step.seconds * step.steps_per_epoch
         supernet = Supernet(space, torch.Generator().manual_seed(seed))
-        architectures = [space.sample_choices(rng) for _ in range(3)]
+        architectures = [space.sample(rng, uniform_over="choices") for _ in range(3)]
         evaluate(supernet, architectures[:1], data)
         start = time.perf_counter()
         evaluate(supernet, architectures[1:], data)
@@ -137,7 +137,7 @@ def measure_pace(
     kernel = _kernel_seconds(runtime, missing, rng)
     launched = np.mean(
         [
-            len(set(runtime.kernels(space.lower(space.sample_choices(rng)), batch)))
+            len(set(runtime.kernels(space.sample(rng, uniform_over="choices").graph, batch)))
             for space in spaces
             for _ in range(_SPREAD_NETS)
         ]

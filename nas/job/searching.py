@@ -222,7 +222,7 @@ class _Shown:
         if trial.state != "complete":
             return
         self._here += 1
-        space = trial.architecture.space
+        space = trial.architecture.space.name
         accuracy = 1 - trial.values["validation_error"]
         self._best[space] = max(self._best.get(space, 0.0), accuracy)
         rate = self._here / max(1e-9, time.monotonic() - self._start)
@@ -261,7 +261,7 @@ def _write_front(path: Path, members: Sequence[Trial]) -> None:
     rows = [
         {
             "digest": trial.digest,
-            "space": trial.architecture.space,
+            "space": trial.architecture.space.name,
             "validation_accuracy": round(1 - trial.values["validation_error"], 6),
             **{name: value for name, value in trial.values.items() if name != "validation_error"},
         }

@@ -286,14 +286,14 @@ def _draw(
     published = [(space, each.name) for space in spaces for each in space.references]
     for space, name in published:
         architecture = space.reference(name)
-        graph = space.lower(architecture)
+        graph = architecture.graph
         found.setdefault(graph.digest, (name, architecture, graph))
     held_back = set() if references else set(found)
     for index in range(nets):
         space = spaces[index % len(spaces)]
         for _ in range(_DRAWS):
-            architecture = space.sample_choices(rng)
-            graph = space.lower(architecture)
+            architecture = space.sample(rng, uniform_over="choices")
+            graph = architecture.graph
             if graph.digest not in found:
                 found[graph.digest] = (None, architecture, graph)
                 break

@@ -15,7 +15,6 @@ from nas.documents import Format
 from nas.errors import RunFolderError
 from nas.report.rows import Row, read_csv
 from nas.search import Trial, non_dominated
-from nas.space import SearchSpace
 
 COLUMNS = [
     "id",
@@ -58,7 +57,6 @@ TRIALS = Format(
 
 def candidates(
     trials: Sequence[Trial],
-    spaces: Mapping[str, SearchSpace],
     *,
     measured_us: Mapping[str, float],
     holdout_accuracy: Mapping[str, float],
@@ -69,7 +67,6 @@ def candidates(
 
     Args:
         trials: with values `predicted_us` and `validation_error` where these are known.
-        spaces: by name; counts are read off their graphs.
         measured_us: whole-network latency by digest.
         holdout_accuracy: by digest.
         problems: why a whole network could not be timed, by digest.
@@ -78,13 +75,13 @@ def candidates(
     ids = short_ids([trial.digest for trial in trials])
     rows = []
     for trial in trials:
-        graph = spaces[trial.architecture.space].lower(trial.architecture)
+        graph = trial.architecture.graph
         error = trial.values.get("validation_error")
         unstable, estimated = unsure_launches.get(trial.digest, (None, None))
         rows.append(
             {
                 "id": ids[trial.digest],
-                "space": trial.architecture.space,
+                "space": trial.architecture.space.name,
                 "digest": trial.digest,
                 "state": trial.state,
                 "validation_accuracy": None if error is None else round(1 - error, 6),

@@ -49,7 +49,6 @@ class Encoding:
     """
 
     def __init__(self, spaces: Sequence[SearchSpace]) -> None:
-        self._spaces = {space.name: space for space in spaces}
         self._codes: dict[tuple[str, str], dict[object, Array]] = {}
         self._first: dict[tuple[str, str], int] = {}
         self._family: dict[str, int] = {}
@@ -88,13 +87,13 @@ class Encoding:
         found = self._known.get(architecture)
         if found is None:
             bits = np.zeros(len(self.weights))
-            name = architecture.space
+            name = architecture.space.name
             bits[self._family[name]] = 1.0
             for key, value in architecture.choices:
                 code = self._codes[name, key][value]
                 at = self._first[name, key]
                 bits[at : at + len(code)] = code
-            graph = self._spaces[name].lower(architecture)
+            graph = architecture.graph
             columns = np.concatenate([self._columns(piece) for piece in graph.pieces])
             counts = np.log([1.0 + graph.macs, 1.0 + graph.params, 1.0 + len(columns)])
             found = self._known[architecture] = bits, counts, columns

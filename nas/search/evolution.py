@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from nas.space import Architecture, SearchSpace
+from nas.space import Architecture
 from nas.space.variation import crossover, mutate
 
 
 def children(
-    spaces: Mapping[str, SearchSpace],
     parents: Sequence[Architecture],
     count: int,
     rng: np.random.Generator,
@@ -19,18 +18,16 @@ def children(
     """Mutations of the parents in turn, a third of them after a crossover within the space."""
     by_space: dict[str, list[Architecture]] = {}
     for parent in parents:
-        by_space.setdefault(parent.space, []).append(parent)
+        by_space.setdefault(parent.space.name, []).append(parent)
     for number in range(count):
         parent = parents[number % len(parents)]
-        others = by_space[parent.space]
+        others = by_space[parent.space.name]
         if len(others) > 1 and rng.random() < 0.3:
             other = others[rng.integers(len(others))]
-            parent = crossover(spaces[parent.space], parent, other, rng)
-        yield mutated(spaces[parent.space], parent, rng, 1 + int(rng.random() < 0.4))
+            parent = crossover(parent, other, rng)
+        yield mutated(parent, rng, 1 + int(rng.random() < 0.4))
 
 
-def mutated(
-    space: SearchSpace, parent: Architecture, rng: np.random.Generator, changes: int
-) -> Architecture:
+def mutated(parent: Architecture, rng: np.random.Generator, changes: int) -> Architecture:
     """A neighbour; the network itself where the space has no other."""
-    return mutate(space, parent, rng, changes=changes) if space.size > 1 else parent
+    return mutate(parent, rng, changes=changes) if parent.space.size > 1 else parent

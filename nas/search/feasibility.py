@@ -29,11 +29,10 @@ class Limits:
     """The limits that can be asked of any architecture, and how far one is beyond them.
 
     Args:
-        spaces, objectives: of the search; only cheap objectives with a limit are asked.
+        objectives: of the search; only cheap objectives with a limit are asked.
     """
 
-    def __init__(self, spaces: Sequence[SearchSpace], objectives: Sequence[Objective]) -> None:
-        self.spaces = {space.name: space for space in spaces}
+    def __init__(self, objectives: Sequence[Objective]) -> None:
         self.asked = [o for o in objectives if o.cheap and o.limit is not None]
 
     def beyond(self, architectures: Sequence[Architecture]) -> list[float]:
@@ -60,7 +59,7 @@ class Limits:
             nearest = sorted(found, key=lambda each: found[each])
             if not found[nearest[0]]:
                 break
-            varied = dict.fromkeys(children(self.spaces, nearest[:parents], VARIED, rng))
+            varied = dict.fromkeys(children(nearest[:parents], VARIED, rng))
             new = [each for each in varied if each not in found]
             found.update(zip(new, self.beyond(new), strict=True))
             # Where all around the nearest ones is known, their circle must be wider.
@@ -85,12 +84,12 @@ def require_feasible(
     itself or all together, naming the nearest: none of some hundred drawn ones, and none that an
     evolution from these finds.
     """
-    limits = Limits(spaces, objectives)
+    limits = Limits(objectives)
     ends = [end for space in spaces for end in (space.smallest, space.largest)]
     if not limits.asked or not all(limits.beyond(ends)):
         return
     rng = np.random.default_rng(seed)
-    drawn = [space.sample_choices(rng) for space in spaces for _ in range(PROBES)]
+    drawn = [space.sample(rng, uniform_over="choices") for space in spaces for _ in range(PROBES)]
     tried = limits.approached([*ends, *drawn], rng, ROUNDS)
     if not limits.beyond(tried[:1])[0]:
         return
@@ -98,7 +97,7 @@ def require_feasible(
         _require_one(objective, tried)
     raise InfeasibleError(
         f"Nothing meets all limits together: the nearest of {len(tried)} architectures has "
-        f"{_values(limits.asked, tried[0])} ({tried[0].space}).",
+        f"{_values(limits.asked, tried[0])} ({tried[0].space.name}).",
         remedy="Raise a limit, or give a space with smaller networks.",
     )
 
@@ -115,7 +114,7 @@ def _require_one(objective: Objective, tried: Sequence[Architecture]) -> None:
     if best > objective.sign * objective.limit:
         raise InfeasibleError(
             f"Nothing meets the limit {objective.name} {objective.limit:.6g}: the nearest of "
-            f"{len(known)} architectures has {objective.sign * best:.6g} ({nearest.space}).",
+            f"{len(known)} architectures has {objective.sign * best:.6g} ({nearest.space.name}).",
             remedy="Raise the limit, or give a space with smaller networks.",
         )
 

@@ -80,7 +80,7 @@ class Guided:
         self._startup = max(10, 5 * len(spaces)) if startup is None else max(2, startup)
         self._encoding = Encoding(spaces)
         self._cheap = Cheap(objectives)
-        self._limits = Limits(spaces, objectives)
+        self._limits = Limits(objectives)
         self._trials: list[Trial] = []
         self._completed: list[Trial] = []
         self._seen: list[int] = []
@@ -117,7 +117,7 @@ class Guided:
         if attempt % VAIN < len(ahead):
             return ahead[attempt % VAIN]
         parent = self._completed[int(rng.integers(count))].architecture
-        return mutated(self._spaces[parent.space], parent, rng, 1 + attempt // 20)
+        return mutated(parent, rng, 1 + attempt // 20)
 
     def _first(self, count: int, attempt: int, rng: np.random.Generator) -> Architecture:
         names = list(self._spaces)
@@ -126,8 +126,8 @@ class Guided:
         if turn < 2 and not attempt:
             return (space.smallest, space.largest)[turn]
         if not self._limits.asked:
-            return space.sample_choices(rng)
-        drawn = [space.sample_choices(rng) for _ in range(16)]
+            return space.sample(rng, uniform_over="choices")
+        drawn = [space.sample(rng, uniform_over="choices") for _ in range(16)]
         met = next((each for each in drawn if self._cheap.values(each) is not None), None)
         # Where limits leave hardly anything, drawing finds nothing.
         return met or self._limits.approached(drawn, rng, APPROACH)[0]
@@ -203,7 +203,7 @@ class Guided:
         found = dict.fromkeys(self._varied(parents, POOL, taken, rng))
         names = list(self._spaces)
         for number in range(DRAWN):
-            drawn = self._spaces[names[number % len(names)]].sample_choices(rng)
+            drawn = self._spaces[names[number % len(names)]].sample(rng, uniform_over="choices")
             if drawn not in taken and self._cheap.values(drawn) is not None:
                 found[drawn] = None
         return list(found)
@@ -217,7 +217,7 @@ class Guided:
     ) -> list[Architecture]:
         """New architectures near some parents, fewer than `count` where most are taken."""
         found: dict[Architecture, None] = {}
-        for child in children(self._spaces, parents, 2 * count, rng):
+        for child in children(parents, 2 * count, rng):
             if child not in taken and child not in found and self._cheap.values(child) is not None:
                 found[child] = None
                 if len(found) == count:

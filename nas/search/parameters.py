@@ -46,8 +46,8 @@ class Parameters:
 
     def of(self, architecture: Architecture) -> dict[str, Any]:
         """The parameters of an architecture, without those that it does not use."""
-        own = self._names[architecture.space]
-        values: dict[str, Any] = {SPACE: architecture.space} if self._several else {}
+        own = self._names[architecture.space.name]
+        values: dict[str, Any] = {SPACE: architecture.space.name} if self._several else {}
         return values | {own[key]: value for key, value in architecture.choices}
 
     def choices(self, space: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -154,7 +154,7 @@ class OptunaProposer:
         self._names = list(self._spaces)
         self._parameters = Parameters(spaces)
         self._objectives = objectives
-        self._limits = Limits(spaces, objectives)
+        self._limits = Limits(objectives)
         self._sampler = sampler
         self._seed = seed
         self._startup = 10 * len(spaces) if startup is None else startup
@@ -179,22 +179,21 @@ class OptunaProposer:
         if attempt < MODEL_ATTEMPTS:
             return self._sampled(int(rng.integers(2**31)), count)
         parent = self._completed[int(rng.integers(count))].architecture
-        space = self._spaces[parent.space]
-        return self._proposal(mutated(space, parent, rng, 1 + attempt // 20), rng)
+        return self._proposal(mutated(parent, rng, 1 + attempt // 20), rng)
 
     def _first(self, count: int, attempt: int, rng: np.random.Generator) -> Proposal:
         turn = count // len(self._names)
         space = self._spaces[self._names[(count + attempt) % len(self._names)]]
         if turn < 2 and not attempt:
             return self._proposal((space.smallest, space.largest)[turn], rng)
-        drawn = space.sample_choices(rng)
+        drawn = space.sample(rng, uniform_over="choices")
         if attempt >= DRAWS and self._limits.asked:
             return self._proposal(self._limits.approached([drawn], rng, ROUNDS)[0], rng)
         return self._proposal(drawn, rng)
 
     def _proposal(self, architecture: Architecture, rng: np.random.Generator) -> Proposal:
         """With the parameters that the architecture does not use drawn uniformly."""
-        spaces = self._spaces.values() if self._whole else [self._spaces[architecture.space]]
+        spaces = self._spaces.values() if self._whole else [architecture.space]
         drawn = {
             self._parameters.names(space.name)[key]: options[int(rng.integers(len(options)))]
             for space in spaces

@@ -211,7 +211,7 @@ class _Study:
             state = "failed"
         values = {o.name: v for o, v in zip(self._objectives, trial.values or (), strict=False)}
         return Trial(
-            self._spaces[architecture.space].lower(architecture).digest,
+            architecture.digest,
             architecture,
             trial.params,
             state,

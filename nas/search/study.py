@@ -195,7 +195,7 @@ class _Search:
             proposal = self.proposer.propose(self.attempt + self._apart())
             self.attempt += 1
         architecture = proposal.architecture
-        digest = self.spaces[architecture.space].lower(architecture).digest
+        digest = architecture.digest
         if self.shared and digest not in self.log:
             # Others propose the same from the same trials; what they claimed meanwhile is theirs.
             self.log.refresh()

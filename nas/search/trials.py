@@ -305,7 +305,7 @@ def frozen(
         system_attrs=dict(trial.notes),
         user_attrs={
             "digest": trial.digest,
-            "space": trial.architecture.space,
+            "space": trial.architecture.space.name,
             "architecture": trial.architecture.to_json(),
             "token": uuid.uuid4().hex,
             **({"result": result} if running is None else {"process": running}),

@@ -2,7 +2,7 @@
 
 from nas.space.architecture import Architecture
 from nas.space.choice import IDENTITY
-from nas.space.library import load, names
+from nas.space.library import load_definition, load_space, space_names
 from nas.space.limits import Limit, sample_within
 from nas.space.reference import Reference
 from nas.space.space import SearchSpace
@@ -18,9 +18,10 @@ __all__ = [
     "Stage",
     "crossover",
     "distance",
-    "load",
+    "load_definition",
+    "load_space",
     "mutate",
-    "names",
     "neighbours",
     "sample_within",
+    "space_names",
 ]

@@ -1,66 +1,155 @@
-"""`Architecture`: the canonical choices that make one network of a space."""
+"""`Architecture`: one network of a search space, as its canonical choices."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nas.documents import shortened
 from nas.errors import RequestError
+from nas.graph import Graph
 from nas.names import MAX_NAME_CHARACTERS, require_name
 
+if TYPE_CHECKING:
+    from nas.space.space import SearchSpace
+
 Value = int | float | str
-"""What one choice can be: a size, a share or the name of an operator."""
+"""One option of a choice: a size, a ratio or the name of an operator."""
+
+Choices = tuple[tuple[str, Value], ...]
+"""The name of each choice with the option that was chosen, in the order of the space's table."""
+
+
+class Architecture:
+    """One network of a search space: the choices that it uses, in the order of the space's table.
+
+    Search spaces make architectures (`SearchSpace.sample`, `SearchSpace.architecture`) and leave
+    out the choices that a network does not use, so that equal networks are equal architectures.
+    Creating one does not build its graph. Architectures are immutable, hashable and equal where
+    their choices, the names of their spaces and the settings that these are adapted to are equal.
+
+    Attributes:
+        space: the `SearchSpace`, adapted to an input size and a number of classes.
+        choices: pairs of a choice's name and the chosen option.
+
+    Example:
+        >>> from nas.space import load_space
+        >>> space = load_space("mobilenet", image_size=32)
+        >>> architecture = space.sample(seed=0)
+        >>> architecture.space is space
+        True
+        >>> architecture == space.from_json(architecture.to_json())
+        True
+    """
+
+    __slots__ = ("_hash", "choices", "space")
+
+    space: SearchSpace
+    choices: Choices
+    _hash: int | None
+
+    def __init__(self, space: SearchSpace, choices: Choices) -> None:
+        assign = object.__setattr__
+        assign(self, "space", space)
+        assign(self, "choices", choices)
+        assign(self, "_hash", None)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"an Architecture is immutable: {name} cannot be set")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"an Architecture is immutable: {name} cannot be deleted")
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if not isinstance(other, Architecture):
+            return NotImplemented
+        return self.choices == other.choices and (
+            self.space is other.space or self.space.identity == other.space.identity
+        )
+
+    def __hash__(self) -> int:
+        # Searches look architectures up by the hundred thousand; hashing all choices takes longer.
+        if self._hash is None:
+            object.__setattr__(self, "_hash", hash((self.space.name, self.choices)))
+        return self._hash  # type: ignore[return-value]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The hashes of strings differ between processes, so the hash must not be pickled.
+        return Architecture, (self.space, self.choices)
+
+    def __repr__(self) -> str:
+        return f"Architecture({self.space.name!r}, {dict(self.choices)!r})"
+
+    @property
+    def graph(self) -> Graph:
+        """The network: its ops with their shapes.
+
+        The space caches the graphs of the architectures that were asked for last.
+
+        Raises SpaceError where the choices make no network.
+        """
+        return self.space.graph_cache(self)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for one image."""
+        return self.graph.macs
+
+    @property
+    def params(self) -> int:
+        """The number of trainable parameters."""
+        return self.graph.params
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """The largest number of bytes of float32 activations alive at once, for one image."""
+        return self.graph.peak_memory_bytes
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits; two architectures have the same digest if their graphs compute alike."""
+        return self.graph.digest
+
+    def to_json(self) -> dict[str, Any]:
+        """Return `{"space": name, "choices": {...}}`, which `SearchSpace.from_json` reads back."""
+        return {"space": self.space.name, "choices": dict(self.choices)}
+
+
+def parse_record(record: object) -> tuple[str, Choices]:
+    """Return the space's name and the choices in what `Architecture.to_json` wrote.
+
+    The choices are not compared with those of the space; `SearchSpace.from_json` does that.
+
+    Raises RequestError for anything else than such a record.
+    """
+    choices = record.get("choices") if isinstance(record, Mapping) else None
+    if not isinstance(record, Mapping) or not isinstance(choices, Mapping):
+        raise RequestError(
+            f"This is not an architecture: {shortened(record)}.",
+            remedy='Expected {"space": name, "choices": {choice: value, ...}}.',
+        )
+    space = require_name(record.get("space"), "The space of an architecture")
+    for key, value in choices.items():
+        if not isinstance(key, str) or not is_value(value):
+            raise RequestError(
+                f"Choice {shortened(key)} of an architecture is {shortened(value)}.",
+                remedy="Expected a finite number, or a word.",
+            )
+    return space, tuple(choices.items())
 
 
 def is_value(value: object) -> bool:
-    """Whether this can be an option of a choice: a finite number, or a short printable word."""
+    """Return whether `value` can be an option: a finite number, or a short printable string."""
     if isinstance(value, str):
         return 0 < len(value) <= MAX_NAME_CHARACTERS and value.isprintable()
     return is_number(value)
 
 
 def is_number(value: object) -> bool:
-    """Whether this is a finite number."""
+    """Return whether `value` is a finite number."""
     if isinstance(value, float):
         return math.isfinite(value)
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """The choices of one network, in the order of its space, without those that it does not use.
-
-    Made by a `SearchSpace` (`sample`, `architecture`), which leaves out unused choices, so equal
-    choices are equal records. Two architectures that lower to equal graphs share `Graph.digest`.
-    """
-
-    space: str
-    choices: tuple[tuple[str, Value], ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """`{"space": ..., "choices": {...}}`; `SearchSpace.from_json` reads it back, checked."""
-        return {"space": self.space, "choices": dict(self.choices)}
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Architecture:
-        """Reads what `to_json` wrote. Raises RequestError for anything else.
-
-        The choices are taken as they stand; `SearchSpace.from_json` also checks them.
-        """
-        choices = record.get("choices") if isinstance(record, Mapping) else None
-        if not isinstance(choices, Mapping):
-            raise RequestError(
-                f"This is not an architecture: {shortened(record)}.",
-                remedy='Expected {"space": name, "choices": {choice: value, ...}}.',
-            )
-        space = require_name(record.get("space"), "The space of an architecture")
-        for key, value in choices.items():
-            if not isinstance(key, str) or not is_value(value):
-                raise RequestError(
-                    f"Choice {shortened(key)} of an architecture is {shortened(value)}.",
-                    remedy="Expected a finite number, or a word.",
-                )
-        return cls(space, tuple(choices.items()))

@@ -19,8 +19,8 @@ MAX_BYTES = 4 << 20
 """Largest space file that is read: those that ship have 6 kB at most."""
 
 
-def names() -> list[str]:
-    """The spaces that ship with the package."""
+def space_names() -> list[str]:
+    """Return the names of the spaces that ship with the package."""
     return sorted(path.stem for path in files.packaged_folder("search_spaces").glob("*.py"))
 
 
@@ -33,16 +33,44 @@ def path_of(name_or_path: str | Path) -> Path:
         if os.path.exists(text):
             raise SpaceError(f"{text} is no regular file.", remedy="Give a Python file.")
         raise SpaceError(f"There is no space file {shortened_text(printable(text))}.")
-    if text in names():
+    if text in space_names():
         return files.packaged_folder("search_spaces") / f"{text}.py"
     raise SpaceError(
         f"There is no space {shortened(text)}.",
-        remedy=f"Spaces: {', '.join(names())}; or give the path of a Python file.",
+        remedy=f"Spaces: {', '.join(space_names())}; or give the path of a Python file.",
     )
 
 
-def load(name_or_path: str | Path) -> SearchSpace:
-    """Loads a space by its name or from a Python file that defines `SPACE`.
+def load_space(
+    name_or_path: str | Path,
+    *,
+    image_size: int | None = None,
+    channels: int = 3,
+    classes: int = 10,
+) -> SearchSpace:
+    """Load a search space and adapt it to the images and classes of a dataset.
+
+    Args:
+        name_or_path: the name of a space that ships with the package (see `space_names`), or the
+            path of a Python file that defines `SPACE`. Such a file is run; see `load_definition`.
+        image_size: height and width of the images in pixels; by default that of the space's file.
+        channels: channels of the images.
+        classes: how many classes the networks tell apart.
+
+    Raises SpaceError as `load_definition` does.
+
+    Example:
+        >>> load_space("mobilenet", image_size=32).input_shape
+        (3, 32, 32)
+    """
+    space = load_definition(name_or_path)
+    if image_size is None:
+        image_size = space.image_size
+    return space.on(image_size=image_size, channels=channels, classes=classes)
+
+
+def load_definition(name_or_path: str | Path) -> SearchSpace:
+    """Load a search space as its file defines it, with the file's own input size and classes.
 
     A space file is code and is run: load only files that you trust. That holds for the copies in a
     run folder that somebody else made, too. Where a file is byte for byte the one of this name that
@@ -84,7 +112,11 @@ def _same_working_folder() -> Iterator[None]:
 
 def references() -> list[tuple[str, Reference]]:
     """The published networks of the spaces that ship, each with its space's name."""
-    return [(space.name, each) for space in map(load, names()) for each in space.references]
+    return [
+        (space.name, each)
+        for space in map(load_definition, space_names())
+        for each in space.references
+    ]
 
 
 def find_reference(name: str) -> tuple[SearchSpace, Reference]:
@@ -92,7 +124,7 @@ def find_reference(name: str) -> tuple[SearchSpace, Reference]:
 
     Raises SpaceError for an unknown name; the message has those that are spelled alike.
     """
-    spaces = [load(each) for each in names()]
+    spaces = [load_definition(each) for each in space_names()]
     for space in spaces:
         for reference in space.references:
             if reference.name == name:

@@ -121,8 +121,8 @@ def sample_within(
         elif attempt == attempts // 2:
             candidate = _nearest_extreme(space, limits)
         else:
-            candidate = mutate(space, nearest, rng, changes=1 + int(rng.integers(3)))
-        excess = _excess(space, candidate, limits)
+            candidate = mutate(nearest, rng, changes=1 + int(rng.integers(3)))
+        excess = _excess(candidate, limits)
         if excess == 0:
             return candidate
         if excess <= least:
@@ -132,7 +132,7 @@ def sample_within(
     raise InfeasibleError(
         f"No architecture of space {space.name} was found with "
         f"{' and '.join(limit.text() for limit in limits)} in {attempts} attempts. "
-        + _described(space, nearest, limits),
+        + _described(nearest, limits),
         remedy="Loosen the limits, or give more attempts.",
     )
 
@@ -143,27 +143,27 @@ def _check_range(space: SearchSpace, limit: Limit) -> None:
     measure = cast(Measure, limit.name)
     for end, missed in (("smallest", limit.largest), ("largest", limit.smallest)):
         nearest = space.extreme(measure, end)  # type: ignore[arg-type]
-        number = limit.of(space.lower(nearest))
+        number = limit.of(nearest.graph)
         beyond = missed is not None and (number > missed if end == "smallest" else number < missed)
         if beyond:
             raise InfeasibleError(
                 f"No architecture of space {space.name} has {limit.text()}. "
-                + _described(space, nearest, [limit]),
+                + _described(nearest, [limit]),
                 remedy="Loosen the limit, or use another space.",
             )
 
 
 def _nearest_extreme(space: SearchSpace, limits: Sequence[Limit]) -> Architecture:
     ends = [space.extreme(m, end) for m in get_args(Measure) for end in ("smallest", "largest")]
-    return min(ends, key=lambda each: _excess(space, each, limits))
+    return min(ends, key=lambda each: _excess(each, limits))
 
 
-def _excess(space: SearchSpace, architecture: Architecture, limits: Sequence[Limit]) -> float:
-    graph = space.lower(architecture)
+def _excess(architecture: Architecture, limits: Sequence[Limit]) -> float:
+    graph = architecture.graph
     return sum(limit.excess(limit.of(graph)) for limit in limits)
 
 
-def _described(space: SearchSpace, nearest: Architecture, limits: Sequence[Limit]) -> str:
-    graph = space.lower(nearest)
+def _described(nearest: Architecture, limits: Sequence[Limit]) -> str:
+    graph = nearest.graph
     numbers = ", ".join(f"{limit.name} {limit.of(graph):.6g}" for limit in limits)
     return f"The nearest has {numbers}: {dict(nearest.choices)}."

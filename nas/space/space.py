@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property, lru_cache
 from itertools import product
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from nas.documents import shortened
 from nas.errors import SpaceError
 from nas.graph import ACTIVATIONS, Channels, Graph, Shape
 from nas.names import require_identifier, require_name
-from nas.space.architecture import Architecture, Value
+from nas.space.architecture import Architecture, Value, parse_record
 from nas.space.automaton import Language, Named, Word
 from nas.space.block_graph import Chain, Part, input_token
 from nas.space.builder import Builder
@@ -27,6 +27,9 @@ from nas.space.stage import Reached, Row, Stage, Values
 
 SMALLEST_FINAL_MAP = 3
 """Pixels a side that the last feature map keeps at least, unless a space says otherwise."""
+
+GRAPH_CACHE_SIZE = 1024
+"""Graphs that a space keeps for `Architecture.graph`; a graph with its ops takes about 10 kB."""
 
 Measure = Literal["macs", "params", "peak_memory_bytes"]
 """Counts of a graph that are known for every part of it."""
@@ -194,7 +197,7 @@ class SearchSpace:
         """
         used = self._used(choices)
         if self._all_differ:
-            return Architecture(self.name, used)
+            return Architecture(self, used)
         return self._read(self._word(choices))
 
     def from_json(self, record: Mapping[str, Any]) -> Architecture:
@@ -202,16 +205,16 @@ class SearchSpace:
 
         Raises SpaceError for another space's architecture, or an unknown or impossible choice.
         """
-        found = Architecture.from_json(record)
-        if found.space != self.name:
-            raise SpaceError(f"This architecture is of space {found.space}, not {self.name}.")
-        unknown = [key for key, _ in found.choices if key not in self.parameters]
+        space, choices = parse_record(record)
+        if space != self.name:
+            raise SpaceError(f"This architecture is of space {space}, not {self.name}.")
+        unknown = [key for key, _ in choices if key not in self.parameters]
         if unknown:
             raise SpaceError(
                 f"Space {self.name} has no choice {shortened(unknown[0])}.",
                 remedy=f"Its choices: {', '.join(self.parameters)}.",
             )
-        return self.architecture(dict(found.choices))
+        return self.architecture(dict(choices))
 
     def _used(self, choices: Mapping[str, Any]) -> Named:
         """The choices that matter, checked, in the order of the table."""
@@ -242,16 +245,17 @@ class SearchSpace:
 
     # Published networks
 
-    def published(self, name: str) -> tuple[SearchSpace, Architecture]:
-        """A reference network, and this space as it was published: image size, ImageNet, norms.
+    def published(self, name: str) -> Architecture:
+        """Return a reference network as it was published: its image size, ImageNet, its norms.
+
+        The space of the architecture is this one, adapted to these settings.
 
         Raises SpaceError for an unknown name, or a row that is no point of the space.
         """
-        found = self.reference_row(name)
-        space = replace(
-            self, image_size=found.image_size, channels=3, classes=1000, norm=found.norm
-        )
-        return space, space.reference(name)
+        row = self.reference_row(name)
+        return replace(
+            self, image_size=row.image_size, channels=3, classes=1000, norm=row.norm
+        ).reference(name)
 
     def reference(self, name: str) -> Architecture:
         """A reference network as an architecture of this space, at this input size.
@@ -280,15 +284,32 @@ class SearchSpace:
         """The number of different networks."""
         return self.language.size
 
-    def sample(self, rng: np.random.Generator) -> Architecture:
-        """An architecture, every one of the space equally likely.
+    def sample(
+        self,
+        seed: int | np.random.Generator = 0,
+        *,
+        uniform_over: Literal["networks", "choices"] = "networks",
+    ) -> Architecture:
+        """Draw an architecture at random.
 
-        Deep networks are most of a space; `sample_choices` gives every option its share instead.
+        Args:
+            seed: a seed, or a generator to draw from; the same seed gives the same architecture.
+            uniform_over: with "networks", every network of the space is equally likely. Most
+                networks of a space are deep ones; with "choices", every option of every choice is
+                equally likely instead, which gives shallow networks a larger share.
+
+        Example:
+            >>> from nas.space import load_space
+            >>> space = load_space("mobilenet", image_size=32)
+            >>> space.sample(seed=0) == space.sample(seed=0)
+            True
+            >>> rng = np.random.default_rng(0)
+            >>> space.sample(rng) == space.sample(rng)
+            False
         """
-        return self._read(self.language.draw(rng))
-
-    def sample_choices(self, rng: np.random.Generator) -> Architecture:
-        """An architecture with every choice drawn uniformly from its options."""
+        rng = seed if isinstance(seed, np.random.Generator) else np.random.default_rng(seed)
+        if uniform_over == "networks":
+            return self._read(self.language.draw(rng))
         return self.architecture(
             {key: options[rng.integers(len(options))] for key, options in self.parameters.items()}
         )
@@ -327,7 +348,9 @@ class SearchSpace:
     # Lowering
 
     def lower(self, architecture: Architecture) -> Graph:
-        """The graph of an architecture of this space, without checking its choices again.
+        """Build the graph of an architecture of this space, without checking its choices again.
+
+        `Architecture.graph` is the same graph from a cache.
 
         Raises SpaceError where the choices make no network.
         """
@@ -335,11 +358,16 @@ class SearchSpace:
             image, parts = self._walk(dict(architecture.choices))
         except KeyError as error:
             raise SpaceError(
-                f"This architecture of space {architecture.space} has no choice {error}, which "
-                f"space {self.name} needs.",
+                f"This architecture of space {architecture.space.name} has no choice {error}, "
+                f"which space {self.name} needs.",
                 remedy="Make architectures with the space that lowers them.",
             ) from error
         return Chain(image.graph.ops[0], parts)
+
+    @cached_property
+    def graph_cache(self) -> Callable[[Architecture], Graph]:
+        """`lower` with a cache of the last `GRAPH_CACHE_SIZE` graphs."""
+        return lru_cache(GRAPH_CACHE_SIZE)(self.lower)
 
     def _walk(self, choices: Mapping[str, Any]) -> tuple[Part, list[tuple[Part, str]]]:
         network = tuple([choice.value(choices) for choice in self.network])
@@ -370,7 +398,7 @@ class SearchSpace:
         return tuple(word)
 
     def _read(self, word: Word) -> Architecture:
-        return Architecture(self.name, self._ordered(self.language.read(word)))
+        return Architecture(self, self._ordered(self.language.read(word)))
 
     def _ordered(self, named: Named) -> Named:
         """Choices in the order of the table."""
@@ -414,6 +442,15 @@ class SearchSpace:
                 reached = leaving
 
     # Identity
+
+    @cached_property
+    def identity(self) -> tuple[Any, ...]:
+        """What tells the spaces of a program apart: the name, the settings and the norms."""
+        return self.name, self.image_size, self.channels, self.classes, self.norm
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What a space caches holds functions that cannot be pickled; its table can be.
+        return SearchSpace, tuple([getattr(self, each.name) for each in fields(self)])
 
     @property
     def settings(self) -> dict[str, int]:

@@ -22,8 +22,9 @@ _ATTEMPTS = 1000
 """Changes that are tried before a mutation gives up: canonical forms can undo a change."""
 
 
-def distance(space: SearchSpace, a: Architecture, b: Architecture) -> int:
+def distance(a: Architecture, b: Architecture) -> int:
     """The smallest number of steps from one architecture to another of the same space."""
+    space = a.space
     first, second = dict(a.choices), dict(b.choices)
     steps = sum(first[c.name] != second[c.name] for c in space.network if c.is_real)
     return steps + sum(_stage_distance(row, first, second) for row in space.rows)
@@ -42,13 +43,13 @@ def _stage_distance(row: Row, first: Mapping[str, Any], second: Mapping[str, Any
     return shared + min(ways)
 
 
-def neighbours(space: SearchSpace, architecture: Architecture) -> Iterator[Architecture]:
+def neighbours(architecture: Architecture) -> Iterator[Architecture]:
     """Every architecture at distance one, once.
 
     A stage that can grow by several blocks at once has as many neighbours as these blocks have
     choices; take what is needed from the iterator.
     """
-    choices = dict(architecture.choices)
+    space, choices = architecture.space, dict(architecture.choices)
     for key, value in architecture.choices:
         for option in space.parameters[key]:
             if option != value:
@@ -69,12 +70,13 @@ def _canonical(space: SearchSpace, choices: dict[str, Any]) -> Iterator[Architec
 
 
 def mutate(
-    space: SearchSpace, architecture: Architecture, rng: np.random.Generator, *, changes: int = 1
+    architecture: Architecture, rng: np.random.Generator, *, changes: int = 1
 ) -> Architecture:
     """Another architecture of the space, `changes` different random choices away at most.
 
     Raises SpaceError for a space of a single network.
     """
+    space = architecture.space
     for _ in range(_ATTEMPTS):
         choices: dict[str, Any] = dict(architecture.choices)
         changed: set[str] = set()
@@ -93,11 +95,9 @@ def mutate(
     raise SpaceError(f"Space {space.name} has no other network within {changes} changes.")
 
 
-def crossover(
-    space: SearchSpace, a: Architecture, b: Architecture, rng: np.random.Generator
-) -> Architecture:
+def crossover(a: Architecture, b: Architecture, rng: np.random.Generator) -> Architecture:
     """A child of two architectures: every choice from either of the parents that have it."""
-    first, second = dict(a.choices), dict(b.choices)
+    space, first, second = a.space, dict(a.choices), dict(b.choices)
     merged: dict[str, Any] = {}
     for key in space.parameters:
         parents = [parent[key] for parent in (first, second) if key in parent]

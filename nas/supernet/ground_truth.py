@@ -47,9 +47,9 @@ def draw(space: SearchSpace, nets: int, *, seed: int, how: Draw = "spread") -> l
         raise RequestError("A ranking needs networks.", remedy="Give --nets 20 or so.")
     rng = np.random.default_rng(seed)
     if how == "uniform":
-        return _distinct(space, nets, lambda: space.sample(rng))
-    pool = _distinct(space, max(_POOL, 4 * nets), lambda: space.sample_choices(rng))
-    sizes = np.log([space.lower(each).macs for each in pool])
+        return _distinct(nets, lambda: space.sample(rng))
+    pool = _distinct(max(_POOL, 4 * nets), lambda: space.sample(rng, uniform_over="choices"))
+    sizes = np.log([each.macs for each in pool])
     found: list[Architecture] = []
     free = np.ones(len(pool), bool)
     for position in range(min(nets, len(pool))):
@@ -70,14 +70,12 @@ def van_der_corput(position: int) -> float:
     return value
 
 
-def _distinct(
-    space: SearchSpace, count: int, sample: Callable[[], Architecture]
-) -> list[Architecture]:
+def _distinct(count: int, sample: Callable[[], Architecture]) -> list[Architecture]:
     found: dict[str, Architecture] = {}
     misses = 0
     while len(found) < count and misses < _MOST_MISSES:
         architecture = sample()
-        digest = space.lower(architecture).digest
+        digest = architecture.digest
         misses = misses + 1 if digest in found else 0
         found[digest] = architecture
     return list(found.values())
@@ -113,16 +111,14 @@ def compare(
     )
     scores = evaluate(supernet, architectures, data)
     return [
-        ranked(space, architecture, score, reached)
+        ranked(architecture, score, reached)
         for architecture, score, reached in zip(architectures, scores, alone, strict=True)
     ]
 
 
-def ranked(
-    space: SearchSpace, architecture: Architecture, score: float, alone: float
-) -> RankedNetwork:
+def ranked(architecture: Architecture, score: float, alone: float) -> RankedNetwork:
     """A network with both its accuracies, and what can be counted on it."""
-    graph = space.lower(architecture)
+    graph = architecture.graph
     counts = graph.macs, graph.params, graph.depth
     return RankedNetwork(architecture.to_json(), graph.digest, *counts, score, alone)
 
@@ -153,10 +149,10 @@ def train_each_alone(
     }
     found = []
     for number, architecture in enumerate(architectures):
-        digest = space.lower(architecture).digest
+        digest = architecture.digest
         if digest not in known:
             told = _within(number, len(architectures), progress)
-            row = _trained(space, architecture, data, settings, seed, told)
+            row = _trained(architecture, data, settings, seed, told)
             jsonl.append(folder / FILE, {"schema": SCHEMA, **row, **recipe})
             known[digest] = float(row["holdout_accuracy"])
         found.append(known[digest])
@@ -164,7 +160,6 @@ def train_each_alone(
 
 
 def _trained(
-    space: SearchSpace,
     architecture: Architecture,
     data: ImageDataset,
     settings: TrainingSettings,
@@ -172,10 +167,10 @@ def _trained(
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
     begun = time.monotonic()
-    graph = space.lower(architecture)
+    graph = architecture.graph
     network = train_alone(graph, data, settings, seed=seed, progress=progress)
     return {
-        "space": space.name,
+        "space": architecture.space.name,
         "digest": graph.digest,
         "architecture": architecture.to_json(),
         "search_accuracy": evaluate_network(network, data, "search"),

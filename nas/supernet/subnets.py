@@ -72,8 +72,8 @@ class Sandwich:
         distilled = self._settings.distil
         smallest = self._mixed(self._smallest, step, rng)
         return [
-            Lesson("largest", self._space.lower(self._largest), False),
-            Lesson("smallest", self._space.lower(smallest), distilled),
+            Lesson("largest", self._largest.graph, False),
+            Lesson("smallest", smallest.graph, distilled),
             *(
                 Lesson("random", self._random(step, rng, look), distilled)
                 for _ in range(self._settings.random_subnets)
@@ -90,7 +90,7 @@ class Sandwich:
         return chosen(similar, key=look)
 
     def _drawn(self, step: int, rng: np.random.Generator) -> Graph:
-        return self._space.lower(self._mixed(self._space.sample_choices(rng), step, rng))
+        return self._mixed(self._space.sample(rng, uniform_over="choices"), step, rng).graph
 
     def _mixed(
         self, architecture: Architecture, step: int, rng: np.random.Generator
@@ -118,7 +118,7 @@ class Single:
     def of(self, step: int, look: Look) -> Sequence[Lesson]:
         """See `Subnets.of`."""
         rng = np.random.default_rng([self._seed, 2, step])
-        return [Lesson("random", self._space.lower(self._space.sample_choices(rng)), False)]
+        return [Lesson("random", self._space.sample(rng, uniform_over="choices").graph, False)]
 
 
 class Fair:
@@ -141,7 +141,7 @@ class Fair:
             order = np.concatenate([rng.permutation(len(options)) for _ in range(rounds)])
             columns[key] = [options[at] for at in order[: self._count]]
         return [
-            Lesson("random", self._space.lower(self._space.architecture(choices)), False)
+            Lesson("random", self._space.architecture(choices).graph, False)
             for choices in (
                 {key: column[number] for key, column in columns.items()}
                 for number in range(self._count)

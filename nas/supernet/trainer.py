@@ -80,7 +80,7 @@ class Trainer:
         self.steps = settings.epochs * self.batches.steps_per_epoch
         self.rollbacks = 0
         self.averages: list[Tensor] = []
-        self._largest = space.lower(space.largest)
+        self._largest = space.largest.graph
         self._subnets = subnets_for(space, settings, seed, self.steps)
 
     def identity(self) -> dict[str, object]:

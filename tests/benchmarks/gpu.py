@@ -19,7 +19,7 @@ import torch
 from nas.describe.architectures import adapted
 from nas.latency import LatencyTable, build_table, check_table, open_runtime, space_kernels
 from nas.latency.worker_process import timers_for
-from nas.space import Architecture, SearchSpace, load
+from nas.space import Architecture, SearchSpace, load_definition
 from nas.torch_network import Network
 
 RUNS = 50
@@ -78,7 +78,7 @@ def checked(given: argparse.Namespace, space: SearchSpace) -> list[tuple[Archite
         f"{len(found.rows)} networks: mean error {agreement.mape:.1%}, "
         f"Kendall tau {agreement.kendall_tau:.3f}"
     )
-    return [(Architecture.from_json(row.architecture), row.measured_us) for row in found.rows]
+    return [(space.from_json(row.architecture), row.measured_us) for row in found.rows]
 
 
 def main() -> None:
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tables", type=Path, default=Path("latency_tables"))
     given = parser.parse_args()
-    space = adapted(load(given.space), {"image_size": given.image_size})
+    space = adapted(load_definition(given.space), {"image_size": given.image_size})
     networks = checked(given, space)
     if not torch.cuda.is_available():
         print("torch sees no GPU, so there is nothing to compare with.")
@@ -98,7 +98,7 @@ def main() -> None:
     print(f"{'TVM, us':>10}{'torch, us':>12}{'as graph, us':>14}{'ratio':>8}{'to graph':>10}")
     ratios: dict[str, list[float]] = {"eager": [], "graph": []}
     for architecture, ours in networks:
-        graph = space.lower(architecture)
+        graph = architecture.graph
         network = Network(graph, torch.Generator().manual_seed(0))
         theirs = torch_us(network, graph.input_shape, getattr(torch, given.dtype))
         for way, us in theirs.items():

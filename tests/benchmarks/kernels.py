@@ -29,7 +29,7 @@ from nas.latency import timing as clock
 from nas.latency.kernel import Kernel
 from nas.latency.kinds import kind_of
 from nas.latency.worker_process import timers_for
-from nas.space import load, names
+from nas.space import load_definition, space_names
 
 PROFILED_RUNS = 60
 """Runs of each network under ONNX Runtime's profiler."""
@@ -46,11 +46,10 @@ Ratios = list[tuple[float, Kernel]]
 
 def published_networks(prefix: str) -> Iterator[Graph]:
     """Yield the folded graphs of the published networks whose names start with `prefix`."""
-    for space in map(load, names()):
+    for space in map(load_definition, space_names()):
         for reference in space.references:
             if reference.name.startswith(prefix):
-                adapted, architecture = space.published(reference.name)
-                yield adapted.lower(architecture).folded
+                yield space.published(reference.name).graph.folded
 
 
 def node_times_us(graph: Graph) -> dict[str, float]:

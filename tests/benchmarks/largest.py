@@ -18,7 +18,7 @@ import torch
 from nas.data import load_dataset
 from nas.job.folder import versions
 from nas.latency.device import processor
-from nas.space import load as load_space
+from nas.space import load_space
 from nas.supernet import Supernet, TrainingSettings, evaluate
 from nas.supernet.ground_truth import train_each_alone
 from tests.benchmarks.recipes import some
@@ -40,8 +40,8 @@ def main() -> None:
     torch.set_num_threads(1)
     data = load_dataset(given.data, image_size=given.image_size)
     data = replace(data, train=some(data.train, given.images))
-    space = load_space(given.space).on(
-        image_size=data.image_size, channels=data.channels, classes=len(data.classes)
+    space = load_space(
+        given.space, image_size=data.image_size, channels=data.channels, classes=len(data.classes)
     )
     supernet = Supernet.load(given.supernet, space)
     epochs = json.loads((given.supernet / "epochs.json").read_text())

@@ -24,7 +24,7 @@ from nas.console import Bars
 from nas.data import Images, load_dataset
 from nas.job.folder import versions
 from nas.latency.device import processor
-from nas.space import load as load_space
+from nas.space import load_space
 from nas.supernet import TrainingSettings, evaluate, measure_step, train
 from nas.supernet.ground_truth import draw, ranked, train_each_alone
 from nas.supernet.ranking import rank
@@ -61,8 +61,11 @@ class Setting:
             train=some(data.train, given.images),
             search=some(data.search, given.validation),
         )
-        self.space = load_space(given.space).on(
-            image_size=data.image_size, channels=data.channels, classes=len(data.classes)
+        self.space = load_space(
+            given.space,
+            image_size=data.image_size,
+            channels=data.channels,
+            classes=len(data.classes),
         )
         self.plain = TrainingSettings(
             epochs=given.epochs,
@@ -159,9 +162,7 @@ def main() -> None:
         for done in as_completed(trained):
             name = trained[done]
             epochs, scores = done.result()
-            found = rank(
-                [ranked(setting.space, setting.drawn[at], scores[at], alone[at]) for at in numbers]
-            )
+            found = rank([ranked(setting.drawn[at], scores[at], alone[at]) for at in numbers])
             tau = found.kendall_tau
             text = f"{tau.value:.3f} ({tau.low:.3f} to {tau.high:.3f})" if tau else "no ranking"
             rows[name] = {"epochs": epochs, "scores": scores, **found.to_json()}

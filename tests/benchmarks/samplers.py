@@ -26,7 +26,7 @@ from nas.console import Bars
 from nas.errors import NasError
 from nas.search import SAMPLERS
 from nas.search.regret import Known, hypervolume_regret
-from nas.space import load
+from nas.space import load_space
 from tests.benchmarks.truth import SCHEMA, all_of
 
 AT = (50, 100, 200, 500)
@@ -40,13 +40,13 @@ def read(path: Path, *, cheap: bool = False) -> Known:
     names = document["objectives"]
     spaces, values = [], {}
     for part in document["spaces"]:
-        space = load(part["space"]).on(**document["sizes"])
+        space = load_space(part["space"], **document["sizes"])
         everyone, digest = all_of(space)
         if digest != part["digest"]:
             raise NasError(f"{part['space']} is not the space that {path} is about.")
         columns = zip(*(part[name] for name in names), strict=True)
         for architecture, found in zip(everyone, columns, strict=True):
-            values[space.lower(architecture).digest] = found
+            values[architecture.digest] = found
         spaces.append(space)
     return Known(spaces, values, names, names[1:] if cheap else ())
 

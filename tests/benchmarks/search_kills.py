@@ -20,7 +20,7 @@ import numpy as np
 
 from nas.errors import NasError
 from nas.search import Infeasible, Objective, search
-from nas.space import load
+from nas.space import load_space
 
 SPACES = ("mobilenet_tiny", "shufflenet_tiny", "squeezenet_tiny")
 SECONDS = 0.01
@@ -29,15 +29,14 @@ SECONDS = 0.01
 
 def searched(journal: Path | None, trials: int, calls: Path | None = None):
     """A search of three families with a limit, failures and infeasible networks in between."""
-    spaces = [load(name).on(image_size=8, channels=1, classes=10) for name in SPACES]
-    by_name = {space.name: space for space in spaces}
+    spaces = [load_space(name, image_size=8, channels=1) for name in SPACES]
 
     def macs(batch):
-        return [float(by_name[each.space].lower(each).macs) for each in batch]
+        return [float(each.macs) for each in batch]
 
     def error(batch):
         (architecture,) = batch
-        graph = by_name[architecture.space].lower(architecture)
+        graph = architecture.graph
         if calls is not None:
             time.sleep(SECONDS)
             with calls.open("a") as file:

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from nas.search import Objective, search
-from nas.space import load
+from nas.space import load_definition
 
 
 def main() -> None:
@@ -25,14 +25,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--profile", action="store_true", help="show where the time goes")
     given = parser.parse_args()
-    space = load(given.space)
+    space = load_definition(given.space)
     spent = 0.0
 
     def timed(work):
         def score(batch):
             nonlocal spent
             start = time.perf_counter()
-            found = [work(space.lower(each)) for each in batch]
+            found = [work(each.graph) for each in batch]
             spent += time.perf_counter() - start
             return found
 

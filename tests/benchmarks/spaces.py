@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from nas.runtimes.tvm.runtime import TvmRuntime
-from nas.space import SearchSpace, load, names
+from nas.space import SearchSpace, load_definition, space_names
 
 DRAWN = 2000
 ROUNDS = 3
@@ -53,7 +53,7 @@ COLUMNS = (
 
 def measured(name: str) -> list[float]:
     """A row of the table."""
-    space, another, fresh = load(name), load(name), load(name)
+    space, another, fresh = load_definition(name), load_definition(name), load_definition(name)
     found: list = []
     enumerating_s = once_s(lambda: found.extend(kernels(space)))
     counting_s = once_s(lambda: another.size)
@@ -79,7 +79,7 @@ def measured(name: str) -> list[float]:
 
 def main() -> None:
     print("".join(f"{column:>{20 if at == 0 else 14}}" for at, column in enumerate(COLUMNS)))
-    for name in names():
+    for name in space_names():
         print(f"{name:>20}" + "".join(f"{value:>14.3g}" for value in measured(name)))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
-from nas.space import load
+from nas.space import load_space
 
 RUNS = 7
 ARCHITECTURES = 500
@@ -33,8 +33,8 @@ def main() -> None:
     runtime = open_runtime("tvm")
     rng = np.random.default_rng(0)
     for name in ("mobilenet", "shufflenet", "squeezenet"):
-        space = load(name).on(image_size=32, channels=3, classes=10)
-        drawn = [space.sample_choices(rng) for _ in range(ARCHITECTURES)]
+        space = load_space(name, image_size=32)
+        drawn = [space.sample(rng, uniform_over="choices") for _ in range(ARCHITECTURES)]
         start = time.perf_counter()
         graphs = [space.lower(architecture) for architecture in drawn]
         print(f"{name:<12} lowering  {ARCHITECTURES / (time.perf_counter() - start):.0f} a second")

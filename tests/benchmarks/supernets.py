@@ -29,7 +29,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from nas.data import ImageDataset, Images
-from nas.space import load
+from nas.space import load_space
 from nas.supernet import Supernet, TrainingSettings, evaluate
 from nas.supernet.memory import keep_freed_memory
 from nas.supernet.recipe import clip_adaptively, optimizer_of
@@ -58,7 +58,7 @@ def noise(size: int, channels: int, train: int, search: int) -> ImageDataset:
 def most_memory(given: argparse.Namespace, shared: bool) -> int:
     """Bytes that some steps of training take at most, beyond what was there before."""
     data = noise(given.image_size, 3, 2048, 64)
-    space = load(given.space).on(image_size=given.image_size, channels=3, classes=10)
+    space = load_space(given.space, image_size=given.image_size)
     settings = replace(TrainingSettings(), device=given.device, batch_size=given.batch, epochs=1)
     steps = 6
     before = _peak(given.device, fresh=True)
@@ -69,7 +69,7 @@ def most_memory(given: argparse.Namespace, shared: bool) -> int:
     else:
         few = replace(data, train=Images(*(each[: steps * given.batch] for each in (
             data.train.pixels, data.train.labels))))  # fmt: skip
-        train_alone(space.lower(space.largest), few, settings, seed=0)
+        train_alone(space.largest.graph, few, settings, seed=0)
     return _peak(given.device) - before
 
 
@@ -104,17 +104,17 @@ def main() -> None:
     if not given.return_memory:
         keep_freed_memory()
     data = noise(given.image_size, 3, 2048, given.images)
-    space = load(given.space).on(image_size=given.image_size, channels=3, classes=10)
+    space = load_space(given.space, image_size=given.image_size)
     settings = replace(TrainingSettings(), device=given.device)
     device = torch.device(given.device)
     supernet = Supernet(space, torch.Generator().manual_seed(0)).to(device)
     rng = np.random.default_rng(0)
     chosen = [space.largest, space.smallest]
-    chosen += [space.sample_choices(rng) for _ in range(max(0, given.nets - 2))]
+    chosen += [space.sample(rng, uniform_over="choices") for _ in range(max(0, given.nets - 2))]
     x = torch.randn(given.batch, 3, given.image_size, given.image_size, device=device)
     x = x.contiguous(memory_format=torch.channels_last)
     labels = torch.randint(10, (given.batch,), device=device)
-    graphs = [space.lower(each) for each in chosen]
+    graphs = [each.graph for each in chosen]
     networks = [Network(graph, torch.Generator().manual_seed(0)).to(device) for graph in graphs]
 
     def backward(run) -> None:

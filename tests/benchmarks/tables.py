@@ -17,7 +17,7 @@ import numpy as np
 from nas.latency import LatencyTable, build_table, open_runtime
 from nas.latency.build import space_kernels
 from nas.latency.worker_process import timers_for
-from nas.space import load
+from nas.space import load_space
 
 SPACES = ("mobilenet", "shufflenet", "squeezenet")
 
@@ -31,7 +31,7 @@ def main() -> None:
     given = parser.parse_args()
     everything = {}
     for name in SPACES:
-        space = load(name).on(image_size=given.image_size, channels=3, classes=1000)
+        space = load_space(name, image_size=given.image_size, classes=1000)
         found = space_kernels(space, given.runtime)
         print(f"{name}: {len(found)} kernels at {given.image_size} px")
         everything.update(dict.fromkeys(found))

@@ -25,7 +25,7 @@ from nas.job.folder import versions
 from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
 from nas.latency.worker_process import timers_for
 from nas.search import non_dominated
-from nas.space import load as load_space
+from nas.space import load_space
 from nas.supernet import TrainingSettings, evaluate, train
 from tests.benchmarks.recipes import some
 
@@ -35,7 +35,7 @@ SCHEMA = 1
 def all_of(space):
     """Every architecture of a space, and a digest of them in this order."""
     found = list(space.enumerate())
-    text = "".join(space.lower(each).digest for each in found)
+    text = "".join(each.digest for each in found)
     return found, hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -74,9 +74,7 @@ def timed(spaces, folder, bars):
     found = {}
     for space in spaces:
         everyone, _ = all_of(space)
-        found[space.name] = [
-            round(table.predict(space.lower(each)).latency_us, 3) for each in everyone
-        ]
+        found[space.name] = [round(table.predict(each.graph).latency_us, 3) for each in everyone]
     return found, runtime.fingerprint.to_json()
 
 
@@ -103,7 +101,7 @@ def main() -> None:
         "channels": data.channels,
         "classes": len(data.classes),
     }
-    spaces = [load_space(name).on(**sizes) for name in given.space]
+    spaces = [load_space(name, **sizes) for name in given.space]
     given.work.mkdir(parents=True, exist_ok=True)
     settings = TrainingSettings(epochs=given.epochs)
     with Bars() as bars:

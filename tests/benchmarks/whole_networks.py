@@ -13,17 +13,16 @@ from pathlib import Path
 from nas.latency import LatencyTable, build_table, open_runtime
 from nas.latency import timing as clock
 from nas.latency.worker_process import timers_for
-from nas.space import load, names
+from nas.space import load_definition, space_names
 
 ROUNDS = 7
 
 
 def references(only: str):
-    for space in map(load, names()):
+    for space in map(load_definition, space_names()):
         for reference in space.references:
             if reference.name.startswith(only):
-                adapted, architecture = space.published(reference.name)
-                yield reference.name, adapted.lower(architecture)
+                yield reference.name, space.published(reference.name).graph
 
 
 def main() -> None:

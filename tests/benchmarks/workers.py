@@ -25,21 +25,21 @@ import numpy as np
 from nas.errors import NasError
 from nas.search import Infeasible, Objective, search
 from nas.search.storage import Storage
-from nas.space import load
+from nas.space import load_space
 from tests.search.postgresql import Server, binaries, serving
 
-SPACE = load("squeezenet_tiny").on(image_size=8, channels=1, classes=10)
+SPACE = load_space("squeezenet_tiny", image_size=8, channels=1)
 
 
 def objectives(calls: Path, seconds: float):
     """With failures and infeasible networks in between; every evaluation leaves a line."""
 
     def macs(batch):
-        return [float(SPACE.lower(each).macs) for each in batch]
+        return [float(each.macs) for each in batch]
 
     def error(batch):
         (architecture,) = batch
-        graph = SPACE.lower(architecture)
+        graph = architecture.graph
         with calls.open("a") as file:
             file.write(f"{graph.digest} {os.getpid()}\n")
         time.sleep(seconds)

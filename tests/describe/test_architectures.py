@@ -12,7 +12,7 @@ from nas.describe.architectures import MAX_BYTES, find, graph_of, read
 from nas.errors import RequestError
 from nas.report import page
 from nas.report.select import Limits, select
-from nas.space import load
+from nas.space import load_definition, load_space
 
 OWN = (
     "from nas.space import Reference, SearchSpace, Stage\n"
@@ -29,12 +29,12 @@ def test_a_reference_network_is_as_it_was_published():
         227,
         False,
     )
-    assert found.space.lower(found.architecture).params == 1_248_424
+    assert found.architecture.params == 1_248_424
 
 
 def test_a_reference_network_for_other_images_is_a_point_of_the_space():
     sizes = {"image_size": 32, "channels": None, "classes": 10}
-    space = load("squeezenet").on(image_size=32, channels=3, classes=10)
+    space = load_space("squeezenet", image_size=32)
     found = find("squeezenet_1.0", sizes)
     assert found.space.digest == space.digest
     assert found.architecture == space.reference("squeezenet_1.0")
@@ -42,7 +42,7 @@ def test_a_reference_network_for_other_images_is_a_point_of_the_space():
 
 
 def test_a_file(tmp_path):
-    space = load("mobilenet_tiny")
+    space = load_definition("mobilenet_tiny")
     path = tmp_path / "one.json"
     record = space.smallest.to_json()
     path.write_text(json.dumps(record))
@@ -56,10 +56,10 @@ def test_an_architecture_of_a_space_of_ones_own(tmp_path):
     own = tmp_path / "own.py"
     own.write_text(OWN)
     path = tmp_path / "one.json"
-    path.write_text(json.dumps(load(own).largest.to_json()))
+    path.write_text(json.dumps(load_definition(own).largest.to_json()))
     with pytest.raises(RequestError, match=r"space 'own', which is not one that ships.*FILE\.py"):
         find(str(path), {})
-    assert find(str(path), {}, str(own)).architecture == load(own).largest
+    assert find(str(path), {}, str(own)).architecture == load_definition(own).largest
     assert dict(find("own_small", {"classes": 5}, str(own)).architecture.choices)["body.width"] == 8
     with pytest.raises(RequestError, match="of space own, not mobilenet"):
         find(str(path), {}, "mobilenet")
@@ -173,7 +173,7 @@ def test_of_a_runs_spaces_only_the_one_that_is_needed_is_loaded(run):
     row = rows_of(run)[0]
     found = find(f"{run}:{row['digest']}", {})
     assert found.architecture.to_json() == json.loads(row["architecture"])
-    assert found.space.lower(found.architecture).digest == row["digest"]
+    assert found.architecture.digest == row["digest"]
     assert (run.parent / "ran").read_text() == f"{row['space']}.py"
 
 

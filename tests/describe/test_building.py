@@ -4,9 +4,9 @@ from nas.describe import building
 from nas.describe.building import TIMED_KERNELS, estimate, estimate_with
 from nas.errors import DeviceError
 from nas.latency import space_kernels
-from nas.space import load
+from nas.space import load_space
 
-KERNELS = space_kernels(load("squeezenet").on(image_size=32, channels=3, classes=10), "tvm")
+KERNELS = space_kernels(load_space("squeezenet", image_size=32), "tvm")
 
 
 class Clocked:

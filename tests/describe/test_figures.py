@@ -3,11 +3,11 @@ import pytest
 from nas.describe import figures, layers, spaces
 from nas.describe.architectures import find
 from nas.errors import RequestError
-from nas.space import load
+from nas.space import load_definition, load_space
 
 
 def test_a_picture_of_a_space_names_its_published_networks(tmp_path):
-    space = load("squeezenet").on(image_size=32, channels=3, classes=10)
+    space = load_space("squeezenet", image_size=32)
     counts = spaces.draw(space)
     found = spaces.space(space, counts, {})
     path = tmp_path / "space.svg"
@@ -21,7 +21,7 @@ def test_a_picture_of_a_space_names_its_published_networks(tmp_path):
 
 
 def test_a_picture_of_a_small_space_without_published_networks(tmp_path):
-    space = load("mobilenet_tiny")
+    space = load_definition("mobilenet_tiny")
     counts = spaces.draw(space)
     path = tmp_path / "space.png"
     figures.draw_space(spaces.space(space, counts, {}), counts, path)

@@ -3,17 +3,17 @@ import pytest
 
 from nas.describe.architectures import find
 from nas.describe.layers import layers, network, peak_layer, show_network
-from nas.space import SearchSpace, Stage, load, names
+from nas.space import SearchSpace, Stage, load_definition, space_names
 
-SPACES = {name: load(name) for name in names()}
+SPACES = {name: load_definition(name) for name in space_names()}
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", space_names())
 def test_layers_add_up_to_the_graph(name):
     space = SPACES[name].on(image_size=33, channels=3, classes=7)
     rng = np.random.default_rng(0)
     for architecture in (space.smallest, space.largest, *(space.sample(rng) for _ in range(8))):
-        graph = space.lower(architecture)
+        graph = architecture.graph
         found = layers(graph)
         assert sum(layer.macs for layer in found) == graph.macs
         assert sum(layer.params for layer in found) == graph.params
@@ -48,8 +48,7 @@ def test_a_convolution_with_norm_and_activation_is_one_line():
 
 def test_the_peak_is_where_the_largest_tensors_meet():
     """MobileNetV2 halves 96 channels of 112x112 in its second stage: both maps are alive."""
-    space, architecture = load("mobilenet").published("mobilenet_v2_1.0")
-    graph = space.lower(architecture)
+    graph = load_definition("mobilenet").published("mobilenet_v2_1.0").graph
     peak = layers(graph)[peak_layer(graph)]
     assert peak.name == "stage2.0.depthwise"
     assert graph.peak_memory_bytes == 4 * (96 * 112**2 + 96 * 56**2)
@@ -69,7 +68,7 @@ def test_the_peak_counts_what_is_read_again_later():
         channels=1,
         classes=3,
     )
-    graph = space.lower(space.largest)
+    graph = space.largest.graph
     assert graph.peak_memory_bytes == 4 * (8 + 48 + 48) * 16**2
     assert layers(graph)[peak_layer(graph)].name == "body.depthwise"
 
@@ -86,7 +85,7 @@ def test_an_activation_of_a_tensor_that_others_read_has_a_line_of_its_own():
         channels=2,
         classes=3,
     )
-    found = layers(space.lower(space.largest))
+    found = layers(space.largest.graph)
     assert [layer.kind for layer in found[1:4]] == ["conv", "relu", "add"]
     assert found[1].folded == ["bias"]
     assert found[2].name == "body.relu"

@@ -3,11 +3,11 @@ from dataclasses import replace
 import pytest
 
 from nas.describe.references import disagreements, references, show_references
-from nas.space import load, names
+from nas.space import load_definition, space_names
 
 
 def test_all_published_networks_agree():
-    spaces = [load(name) for name in names()]
+    spaces = [load_definition(name) for name in space_names()]
     rows = references(spaces)
     assert [row["name"] for row in rows] == [r.name for s in spaces for r in s.references]
     assert all(row["agrees"] and row["is_point"] for row in rows)
@@ -26,7 +26,7 @@ def test_all_published_networks_agree():
     ],
 )
 def test_what_is_not_as_published_is_marked(changes, is_point, capsys):
-    space = load("mobilenet")
+    space = load_definition("mobilenet")
     good = next(r for r in space.references if r.name == "mobilenet_v2_1.0")
     bad = replace(good, name="bad", **changes)
     rows = references([replace(space, references=(good, bad))])
@@ -41,7 +41,7 @@ def test_what_is_not_as_published_is_marked(changes, is_point, capsys):
 
 
 def test_figures_that_were_not_published_are_not_compared():
-    space = load("mobilenet")
+    space = load_definition("mobilenet")
     unknown = replace(space.references[0], params=None, macs=None)
     (row,) = references([replace(space, references=(unknown,))])
     assert row["agrees"]

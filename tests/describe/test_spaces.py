@@ -8,7 +8,7 @@ from nas.describe import spaces, stages
 from nas.describe.figures import draw_space
 from nas.describe.layers import stage_outputs
 from nas.latency import runtime_names, space_kernels
-from nas.space import IDENTITY, SearchSpace, Stage, load, names
+from nas.space import IDENTITY, SearchSpace, Stage, load_definition, load_space, space_names
 from nas.space.choice import MAX_SIZE
 
 MEASURES = ("macs", "params", "peak_memory_bytes")
@@ -16,7 +16,7 @@ MEASURES = ("macs", "params", "peak_memory_bytes")
 
 @pytest.mark.parametrize("name", ["mobilenet", "shufflenet_v1", "squeezenet"])
 def test_a_distribution_lies_within_the_exact_range(name):
-    space = load(name).on(image_size=32, channels=3, classes=10)
+    space = load_space(name, image_size=32)
     counts = spaces.draw(space)
     assert counts == spaces.draw(space)
     for measure in MEASURES:
@@ -32,8 +32,8 @@ def test_a_distribution_lies_within_the_exact_range(name):
 
 @pytest.mark.parametrize("name", ["mobilenet_tiny", "shufflenet_tiny"])
 def test_a_small_space_is_described_by_all_its_networks(name):
-    space = load(name)
-    graphs = [space.lower(architecture) for architecture in space.enumerate()]
+    space = load_definition(name)
+    graphs = [architecture.graph for architecture in space.enumerate()]
     counts = spaces.draw(space)
     for measure in MEASURES:
         every = sorted(getattr(graph, measure) for graph in graphs)
@@ -46,7 +46,7 @@ def test_a_small_space_is_described_by_all_its_networks(name):
 
 
 def test_counts_beyond_64_bits_are_described_and_drawn(tmp_path):
-    space = load("mobilenet_tiny").on(image_size=MAX_SIZE, channels=MAX_SIZE, classes=10)
+    space = load_space("mobilenet_tiny", image_size=MAX_SIZE, channels=MAX_SIZE)
     counts = spaces.draw(space)
     found = spaces.space(space, counts, {})
     assert found["macs"]["largest"] == max(counts["macs"]) > 2**64
@@ -55,32 +55,32 @@ def test_counts_beyond_64_bits_are_described_and_drawn(tmp_path):
 
 
 def test_an_overview_is_exact():
-    space = load("mobilenet").on(image_size=32, channels=3, classes=7)
+    space = load_space("mobilenet", image_size=32, classes=7)
     found = json.loads(json.dumps(spaces.overview(space)))
     assert found["size"] == space.size
     assert found["image_size"] == 32
     assert found["kernels"] == {each: len(space_kernels(space, each)) for each in runtime_names()}
-    assert found["macs"]["largest"] == space.lower(space.largest).macs
-    assert found["params"]["smallest"] == space.lower(space.extreme("params", "smallest")).params
+    assert found["macs"]["largest"] == space.largest.macs
+    assert found["params"]["smallest"] == space.extreme("params", "smallest").params
     assert [each["name"] for each in found["references"]] == [r.name for r in space.references]
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", space_names())
 @pytest.mark.parametrize("image_size", [32, 224])
 def test_stages_say_what_sizes_leave_them(name, image_size):
-    space = load(name).on(image_size=image_size, channels=3, classes=10)
+    space = load_space(name, image_size=image_size)
     found = {row["name"]: row["output_sizes"] for row in stages.stages(space)}
     assert list(found) == [stage.name for stage in space.stages]
     assert found["head"] == [[1, 1]]
     rng = np.random.default_rng(0)
     for _ in range(50):
-        for stage, shape in stage_outputs(space.lower(space.sample(rng))).items():
+        for stage, shape in stage_outputs(space.sample(rng).graph).items():
             assert list(shape[1:]) in found[stage]
 
 
 def test_a_stage_without_ops_passes_its_input_on():
     """SqueezeNet 1.1 pools behind fire3, version 1.0 does not."""
-    rows = {row["name"]: row for row in stages.stages(load("squeezenet"))}
+    rows = {row["name"]: row for row in stages.stages(load_definition("squeezenet"))}
     assert rows["stem"]["output_sizes"] == [[111, 111], [109, 109]]
     assert [27, 27] in rows["pool3"]["output_sizes"]
     assert [55, 55] in rows["pool3"]["output_sizes"]
@@ -132,6 +132,6 @@ def test_the_table_of_a_space(capsys):
 
 
 def test_sizes_beyond_a_float_are_shown(capsys):
-    found = spaces.overview(load("mobilenet_tiny")) | {"size": 825 * 10**400}
+    found = spaces.overview(load_definition("mobilenet_tiny")) | {"size": 825 * 10**400}
     spaces.show_spaces([found])
     assert "8.25e402" in capsys.readouterr().out

@@ -103,7 +103,7 @@ def uncertain_table(path: Path) -> LatencyTable:
 
 def test_a_prediction_says_what_it_rests_on(tmp_path, capsys):
     found = uncertain_table(tmp_path / "a.jsonl")
-    graph = SPACE.lower(SPACE.largest)
+    graph = SPACE.largest.graph
     shown = tables.prediction(found, graph)
     # By hand: 3 + 1 + 2 for the kernels, three launches of 0.5, and an invocation of 30.
     assert shown["predicted_us"] == pytest.approx(37.5)
@@ -144,7 +144,7 @@ def test_a_table_with_half_of_the_dispatch_costs_is_shown(tmp_path, capsys):
     tables.show_table(tables.table(half))
     assert "0 kernels" in capsys.readouterr().out
     with pytest.raises(TableError, match="launch costs"):
-        half.predict(SPACE.lower(SPACE.largest))
+        half.predict(SPACE.largest.graph)
 
 
 def test_a_comparison_by_kind_and_as_a_picture(tmp_path, capsys):

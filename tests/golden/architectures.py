@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nas.space import load, names
+from nas.space import load_definition, load_space, space_names
 
 PATH = Path(__file__).with_name("architectures.json")
 DRAWN = 3
@@ -18,25 +18,28 @@ DRAWN = 3
 def records():
     """Ends, references and random architectures, at 32 px and as published."""
     found = []
-    for name in names():
-        space = load(name).on(image_size=32, channels=3, classes=10)
+    for name in space_names():
+        space = load_space(name, image_size=32)
         rng = np.random.default_rng(0)
-        drawn = [space.sample_choices(rng) for _ in range(DRAWN)]
+        drawn = [space.sample(rng, uniform_over="choices") for _ in range(DRAWN)]
         for architecture in (space.smallest, space.largest, *drawn):
-            found.append(record(space, architecture))
-        for reference in load(name).references:
+            found.append(record(architecture))
+        for reference in load_definition(name).references:
             found.append(
-                {"reference": reference.name, **record(*load(name).published(reference.name))}
+                {
+                    "reference": reference.name,
+                    **record(load_definition(name).published(reference.name)),
+                }
             )
     return found
 
 
-def record(space, architecture):
+def record(architecture):
     return {
         **architecture.to_json(),
-        "settings": space.settings,
-        "norm": space.norm,
-        "digest": space.lower(architecture).digest,
+        "settings": architecture.space.settings,
+        "norm": architecture.space.norm,
+        "digest": architecture.digest,
     }
 
 

@@ -79,9 +79,9 @@ def networks(settings: JobSettings) -> list[Graph]:
     """All networks of the mini job's spaces."""
     rng = np.random.default_rng(0)
     found = {
-        space.lower(architecture)
+        architecture.graph
         for space in opened(settings).spaces.values()
-        for architecture in (space.sample_choices(rng) for _ in range(500))
+        for architecture in (space.sample(rng, uniform_over="choices") for _ in range(500))
     }
     assert len(found) == 50
     return sorted(found, key=lambda network: network.macs)
@@ -312,7 +312,7 @@ def another_device(path: Path, lacks=lambda record: False) -> Path:
     (source,) = Path("latency_tables").glob("*.jsonl")
     known = LatencyTable.open(source)
     mobile = opened(load_job(Path("job.toml"))).spaces["mobile"]
-    slow = {kernel.text for kernel in known.predict(mobile.lower(mobile.smallest)).kernels}
+    slow = {kernel.text for kernel in known.predict(mobile.smallest.graph).kernels}
     device = replace(known.device, processor="Cray-1")
     table = LatencyTable.open_or_create(path, SimpleNamespace(fingerprint=device))
     with table.writing():
@@ -339,15 +339,12 @@ def test_another_device_is_one_more_objective_with_its_own_front(trained):
     table = LatencyTable.open(path)
     settings = with_device(path)
     result = jobs.search(with_search(settings, {"trials": 12}), OUT)
-    spaces = opened(settings).spaces
     rows = pd.DataFrame(
         {
             "digest": trial.digest,
             "error": trial.values["validation_error"],
             "here": trial.values["predicted_us"],
-            "there": table.predict(
-                spaces[trial.architecture.space].lower(trial.architecture)
-            ).latency_us,
+            "there": table.predict(trial.architecture.graph).latency_us,
         }
         for trial in result.trials
     )

@@ -19,18 +19,18 @@ from nas.latency.timing import Timing
 from nas.runtimes.tvm.runtime import TvmRuntime
 from tests.latency.fake_runtime import FakeRuntime, latency_us
 
-SPACE = nas.space.load("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
+SPACE = nas.space.load_space("mobilenet_tiny", image_size=8, channels=1)
 
 
 @pytest.mark.parametrize("image_size", [8, 33])
-@pytest.mark.parametrize("name", nas.space.names())
+@pytest.mark.parametrize("name", nas.space.space_names())
 def test_a_spaces_kernels_cover_its_architectures(name: str, image_size: int) -> None:
-    space = nas.space.load(name).on(image_size=image_size, channels=3, classes=10)
+    space = nas.space.load_space(name, image_size=image_size)
     known = space_kernels(space, "tvm")
     assert len(set(known)) == len(known)
     rng = np.random.default_rng(0)
     drawn = [space.smallest, space.largest, *(space.sample(rng) for _ in range(60))]
-    needed = {kernel for each in drawn for kernel in TvmRuntime().kernels(space.lower(each))}
+    needed = {kernel for each in drawn for kernel in TvmRuntime().kernels(each.graph)}
     assert needed <= set(known)
 
 
@@ -76,7 +76,7 @@ import nas.space
 from tests.latency.fake_runtime import FakeRuntime, latency_us
 from nas.latency import LatencyTable, build_table, space_kernels
 
-space = nas.space.load("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
+space = nas.space.load_space("mobilenet_tiny", image_size=8, channels=1, classes=10)
 runtime = FakeRuntime(seconds=float(sys.argv[2]))
 table = LatencyTable.open_or_create(sys.argv[1], runtime)
 build_table(table, space_kernels(space, "tvm"), runtime)

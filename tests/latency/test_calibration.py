@@ -13,7 +13,7 @@ from nas.latency.check import Check, CheckedNetwork, fitted_networks
 from nas.latency.timing import Timing
 from tests.latency.fake_runtime import FakeRuntime
 
-SPACE = nas.space.load("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
+SPACE = nas.space.load_space("mobilenet_tiny", image_size=8, channels=1)
 
 
 def network(predicted: float, measured: float, reference: str | None = None) -> CheckedNetwork:
@@ -77,7 +77,7 @@ def test_a_calibration_stands_beside_the_prediction(tmp_path: Path) -> None:
     runtime = FakeRuntime()
     table = LatencyTable.open_or_create(tmp_path, runtime)
     build_table(table, space_kernels(SPACE, "tvm"), runtime)
-    graph = SPACE.lower(SPACE.largest)
+    graph = SPACE.largest.graph
     before = table.predict(graph)
     check = check_table(table, [SPACE], runtime, nets=10, rng=np.random.default_rng(0))
     first = calibrate(table, check)
@@ -94,7 +94,7 @@ def test_every_batch_size_has_a_line_of_its_own(tmp_path: Path) -> None:
     table = LatencyTable.open_or_create(tmp_path, runtime)
     for batch in (1, 4):
         build_table(table, space_kernels(SPACE, "tvm", batch=batch), runtime)
-    graph = SPACE.lower(SPACE.largest)
+    graph = SPACE.largest.graph
     check = check_table(table, [SPACE], runtime, nets=10, rng=rng, batch=4)
     assert check.to_json()["batch"] == 4
     four = calibrate(table, check)

@@ -15,8 +15,8 @@ from nas.latency.record import Record
 from nas.latency.timing import Timing
 from tests.latency.fake_runtime import FakeRuntime, device, latency_us
 
-SPACE = nas.space.load("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
-PUBLISHED = nas.space.load("squeezenet").on(image_size=8, channels=1, classes=10)
+SPACE = nas.space.load_space("mobilenet_tiny", image_size=8, channels=1)
+PUBLISHED = nas.space.load_space("squeezenet", image_size=8, channels=1)
 
 
 def row(predicted: float, *measured: float, reference: str | None = None) -> CheckedNetwork:
@@ -94,7 +94,7 @@ def test_a_check_draws_the_same_networks_from_the_same_seed(
     half = len(steps) // 2
     assert steps[:half] == [(n, half) for n in range(1, half + 1)]
     for each in first.rows:
-        graph = SPACE.lower(SPACE.from_json(each.architecture))
+        graph = SPACE.from_json(each.architecture).graph
         own = sum(latency_us(kernel) for kernel in runtime.kernels(graph))
         assert each.measured_us == pytest.approx(1.1 * own, rel=1e-3)
         assert each.predicted_us == table.predict(graph).latency_us
@@ -128,20 +128,20 @@ def test_published_networks_are_checked_and_never_drawn(
     assert {r.name for r in found.references.rows} == {r.name for r in PUBLISHED.references}
     assert len(found.random.rows) == 8
     assert check(False).rows == found.random.rows
-    published = {PUBLISHED.lower(PUBLISHED.reference(r.name)).digest for r in PUBLISHED.references}
+    published = {PUBLISHED.reference(r.name).digest for r in PUBLISHED.references}
     assert not published & {each.digest for each in found.random.rows}
 
 
 def test_networks_with_uncertain_kernels_are_counted(
     table: LatencyTable, runtime: FakeRuntime
 ) -> None:
-    kernel = runtime.kernels(SPACE.lower(SPACE.largest))[0]
+    kernel = runtime.kernels(SPACE.largest.graph)[0]
     wild = Record.of_timing("kernel", Timing((1.0, 5.0, 9.0)), name=kernel.text)
     with table.writing():
         table.append(replace(wild, basis="estimated: by a model"))
     found = check_table(table, [SPACE], runtime, nets=4, rng=np.random.default_rng(5))
     for each in found.rows:
-        launches = runtime.kernels(SPACE.lower(SPACE.from_json(each.architecture)))
+        launches = runtime.kernels(SPACE.from_json(each.architecture).graph)
         assert each.unstable == each.estimated == launches.count(kernel)
     assert found.with_unstable == found.with_estimated > 0
 
@@ -191,7 +191,7 @@ def test_a_busier_moment_is_told_from_a_wrong_table(
     assert check(runtime, now=False).now is None
     slower = check(replace(runtime, dispatch_us={"launch": 1.5, "launch_2mib": 1.5}))
     for before, after in zip(same.rows, slower.rows, strict=True):
-        graph = SPACE.lower(SPACE.from_json(before.architecture))
+        graph = SPACE.from_json(before.architecture).graph
         assert after.predicted_us == before.predicted_us
         assert after.now_us == pytest.approx(before.predicted_us + len(runtime.kernels(graph)))
     assert slower.now is not None
@@ -209,7 +209,7 @@ def test_a_check_needs_this_devices_table(table: LatencyTable) -> None:
 def test_a_network_that_cannot_be_timed_fails_the_check(
     table: LatencyTable, runtime: FakeRuntime
 ) -> None:
-    broken = {kernel.text for kernel in runtime.kernels(PUBLISHED.lower(PUBLISHED.largest))}
+    broken = {kernel.text for kernel in runtime.kernels(PUBLISHED.largest.graph)}
     crashing = replace(runtime, broken=frozenset(broken))
     with pytest.raises(MeasurementError, match="could not be timed: RuntimeError: it crashed"):
         check_table(table, [PUBLISHED], crashing, nets=1, rng=np.random.default_rng(0))

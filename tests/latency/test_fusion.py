@@ -174,9 +174,9 @@ def test_what_fuses(name: str) -> None:
 def _graphs() -> list[Graph]:
     found = [make() for make in GRAPHS.values()]
     rng = np.random.default_rng(1)
-    for name in nas.space.names():
-        space = nas.space.load(name).on(image_size=40, channels=3, classes=7)
-        found += [space.lower(space.sample(rng)) for _ in range(10)]
+    for name in nas.space.space_names():
+        space = nas.space.load_space(name, image_size=40, classes=7)
+        found += [space.sample(rng).graph for _ in range(10)]
     return found
 
 

@@ -21,17 +21,17 @@ def test_importing_latency_brings_in_nothing_heavy() -> None:
 
 
 def test_a_table_predicts_where_tvm_is_not_installed(tmp_path: Path) -> None:
-    space = nas.space.load("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
+    space = nas.space.load_space("mobilenet_tiny", image_size=8, channels=1)
     runtime = FakeRuntime()
     table = LatencyTable.open_or_create(tmp_path, runtime)
     build_table(table, space_kernels(space, "tvm"), runtime)
-    expected = table.predict(space.lower(space.largest)).latency_us
+    expected = table.predict(space.largest.graph).latency_us
     code = f"""
 import sys
 sys.modules["tvm"] = None
 import nas.space
 from nas.latency import LatencyTable
-space = nas.space.load("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
-print(LatencyTable.open({str(table.path)!r}).predict(space.lower(space.largest)).latency_us)
+space = nas.space.load_space("mobilenet_tiny", image_size=8, channels=1, classes=10)
+print(LatencyTable.open({str(table.path)!r}).predict(space.largest.graph).latency_us)
 """
     assert float(_run(code)) == expected

@@ -19,8 +19,8 @@ from nas.latency.networks import (
 from nas.latency.timing import Timing
 from tests.latency.fake_runtime import FakeNetwork, FakeRuntime
 
-SPACE = nas.space.load("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
-GRAPHS = [SPACE.lower(SPACE.smallest), SPACE.lower(SPACE.largest)]
+SPACE = nas.space.load_space("mobilenet_tiny", image_size=8, channels=1)
+GRAPHS = [SPACE.smallest.graph, SPACE.largest.graph]
 
 
 @dataclass

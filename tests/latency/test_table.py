@@ -609,13 +609,13 @@ def test_a_larger_network_pays_for_what_is_far(table: LatencyTable, runtime: Fak
     assert table.predict(GRAPH, large).latency_us == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("name", nas.space.names())
+@pytest.mark.parametrize("name", nas.space.space_names())
 def test_a_networks_kernels_are_those_of_its_blocks(name: str) -> None:
     """What predictions rest on: no kernel reaches from one block into the next."""
-    space = nas.space.load(name).on(image_size=32, channels=3, classes=10)
+    space = nas.space.load_space(name, image_size=32)
     rng = np.random.default_rng(0)
     for _ in range(20):
-        graph = space.lower(space.sample_choices(rng))
+        graph = space.sample(rng, uniform_over="choices").graph
         by_block = [kernel for piece in graph.pieces for kernel in TvmRuntime().kernels(piece)]
         assert Counter(by_block) == Counter(TvmRuntime().kernels(graph))
         assert Counter(by_block) == Counter(TvmRuntime().kernels(Graph(graph.ops)))
@@ -624,8 +624,8 @@ def test_a_networks_kernels_are_those_of_its_blocks(name: str) -> None:
 def test_a_new_timing_changes_what_was_predicted_before(
     tmp_path: Path, runtime: FakeRuntime
 ) -> None:
-    space = nas.space.load("mobilenet_tiny").on(image_size=8, channels=3, classes=10)
-    graph = space.lower(space.largest)
+    space = nas.space.load_space("mobilenet_tiny", image_size=8)
+    graph = space.largest.graph
     table = LatencyTable.open_or_create(tmp_path, runtime)
     build_table(table, runtime.kernels(graph), runtime)
     before = table.predict(graph)

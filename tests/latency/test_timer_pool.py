@@ -18,7 +18,7 @@ from nas.latency.timer_pool import TimerPool
 from nas.latency.timing import Timing
 from tests.latency.fake_runtime import FakeRuntime, latency_us
 
-SPACE = nas.space.load("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
+SPACE = nas.space.load_space("mobilenet_tiny", image_size=8, channels=1)
 KERNELS = space_kernels(SPACE, "tvm")[:12]
 
 

@@ -24,7 +24,7 @@ from nas.runtimes.onnxruntime.runtime import OnnxRuntime
 from nas.runtimes.tvm.runtime import METASCHEDULE, CudaRuntime, TvmRuntime
 from tests.latency.fake_runtime import FakeRuntime, latency_us
 
-SPACE = nas.space.load("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
+SPACE = nas.space.load_space("mobilenet_tiny", image_size=8, channels=1)
 KERNELS = [kernel for kernel in space_kernels(SPACE, "tvm") if kernel.has_weights][:6]
 
 

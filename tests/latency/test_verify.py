@@ -17,7 +17,7 @@ from nas.latency.timing import Timing
 from nas.latency.verify import MOST_TIMINGS, Pace, Verification, VerifiedRow, sample
 from tests.latency.fake_runtime import FakeRuntime, device, latency_us
 
-SPACE = nas.space.load("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
+SPACE = nas.space.load_space("mobilenet_tiny", image_size=8, channels=1)
 KERNELS = space_kernels(SPACE, "tvm")
 
 

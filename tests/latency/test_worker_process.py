@@ -31,7 +31,7 @@ from nas.latency.worker_process import WorkerTimer, timers_for
 from nas.runtimes.tvm.runtime import TvmRuntime
 from tests.latency.fake_runtime import FakeRuntime, device, latency_us
 
-SPACE = nas.space.load("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
+SPACE = nas.space.load_space("mobilenet_tiny", image_size=8, channels=1)
 KERNELS = space_kernels(SPACE, "tvm")
 FINE, FAILS, CRASHES, HANGS, EXITS, ALSO_FINE = KERNELS[:6]
 

@@ -5,9 +5,9 @@ import pytest
 from nas.errors import RunFolderError
 from nas.report import candidates
 from nas.search import Trial
-from nas.space import load
+from nas.space import load_definition
 
-SPACE = load("mobilenet_tiny")
+SPACE = load_definition("mobilenet_tiny")
 
 
 def trials(count: int, seed: int = 0) -> list[Trial]:
@@ -15,7 +15,7 @@ def trials(count: int, seed: int = 0) -> list[Trial]:
     found = {}
     while len(found) < count:
         architecture = SPACE.sample(rng)
-        digest = SPACE.lower(architecture).digest
+        digest = architecture.digest
         values = {
             "predicted_us": float(rng.uniform(10, 50)),
             "validation_error": float(rng.uniform()),
@@ -27,7 +27,6 @@ def trials(count: int, seed: int = 0) -> list[Trial]:
 def rows(found, measured=None):
     return candidates.candidates(
         found,
-        {SPACE.name: SPACE},
         measured_us=measured or {},
         holdout_accuracy={},
         problems={},
@@ -38,7 +37,7 @@ def rows(found, measured=None):
 def test_a_row_has_the_counts_of_its_graph_and_fractions():
     (trial,) = trials(1)
     (row,) = rows([trial]).to_dict("records")
-    graph = SPACE.lower(trial.architecture)
+    graph = trial.architecture.graph
     assert (row["macs"], row["params"]) == (graph.macs, graph.params)
     assert row["validation_accuracy"] == pytest.approx(
         1 - trial.values["validation_error"], abs=1e-6

@@ -10,7 +10,9 @@ from nas.errors import RequestError
 from nas.search import Objective, hypervolume, non_dominated
 from nas.search.budget import Budget, Interrupt, Progress
 from nas.search.trials import Trial
-from nas.space import Architecture
+from nas.space import Architecture, SearchSpace, Stage
+
+SPACE = SearchSpace("s", (Stage("head", "linear_classifier"),))
 
 
 def objective(name, **settings):
@@ -19,7 +21,7 @@ def objective(name, **settings):
 
 def trial(number, values, state="complete", seconds=0.0, ended=None):
     ended = 100.0 * number if ended is None else ended
-    architecture = Architecture("s", (("n", number),))
+    architecture = Architecture(SPACE, (("n", number),))
     return Trial(str(number), architecture, {}, state, values, seconds, ended=ended)
 
 

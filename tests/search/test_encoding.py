@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from nas.search.encoding import Encoding
-from nas.space import Architecture, load, neighbours
+from nas.space import Architecture, load_space, neighbours
 from tests.search.test_study import SPACES
 
-DEEP = load("mobilenet_v3_small").on(image_size=32, channels=3, classes=10)
+DEEP = load_space("mobilenet_v3_small", image_size=32)
 ALL = [*SPACES, DEEP]
 
 
@@ -32,7 +32,7 @@ def counted(space, a, b):
 
 def drawn(space, count, seed=0):
     rng = np.random.default_rng(seed)
-    return [space.sample_choices(rng) for _ in range(count)]
+    return [space.sample(rng, uniform_over="choices") for _ in range(count)]
 
 
 @pytest.mark.parametrize("space", ALL, ids=lambda space: space.name)
@@ -57,7 +57,7 @@ def test_a_choice_that_one_architecture_lacks_sets_them_further_apart(space):
 
 
 def test_words_are_one_apart_and_numbers_by_their_rank():
-    space = load("squeezenet_tiny").on(image_size=8, channels=1, classes=10)
+    space = load_space("squeezenet_tiny", image_size=8, channels=1)
     encoding = Encoding([space])
     named = {key: options[0] for key, options in space.parameters.items()}
 
@@ -68,7 +68,7 @@ def test_words_are_one_apart_and_numbers_by_their_rank():
     low, middle, high = (of(stage1_width=width) for width in (16, 32, 64))
     assert apart(encoding, low, high) == pytest.approx(1)
     assert apart(encoding, low, middle) == apart(encoding, middle, high) == pytest.approx(0.5)
-    shuffle = load("shufflenet_tiny").on(image_size=8, channels=1, classes=10)
+    shuffle = load_space("shufflenet_tiny", image_size=8, channels=1)
     words = {key: options[0] for key, options in shuffle.parameters.items()}
     basic = shuffle.architecture(words | {"stage1.depth": 2, "stage1.1.unit": "basic"})
     other = shuffle.architecture(words | {"stage1.depth": 2, "stage1.1.unit": "xception"})
@@ -137,7 +137,7 @@ def test_every_bit_knows_its_choice():
 
 def differing(encoding, space, first):
     """The choices of the bits that change with a single choice."""
-    for second in neighbours(space, first):
+    for second in neighbours(first):
         changed = dict(first.choices).items() ^ dict(second.choices).items()
         if len({key for key, _ in changed}) == 1:
             bits = encoding([first, second]).bits
@@ -150,7 +150,7 @@ def test_counts_are_those_of_the_graph(space):
     some = drawn(space, 20)
     counts = np.exp(Encoding(ALL)(some).counts) - 1
     for architecture, row in zip(some, counts, strict=True):
-        graph = space.lower(architecture)
+        graph = architecture.graph
         layers = graph.counts()["conv"] + graph.counts()["linear"]
         assert row == pytest.approx([graph.macs, graph.params, layers])
 
@@ -171,9 +171,9 @@ def test_sums_over_layers_are_linear_in_the_counts_of_ops(space):
 
     some = drawn(space, 300)
     ops = Encoding(ALL)(some).ops
-    values = np.array([latency(space.lower(each)) for each in some])
+    values = np.array([latency(each.graph) for each in some])
     assert ops.sum(axis=1) == pytest.approx(
-        [sum(space.lower(each).counts()[kind] for kind in ("conv", "linear")) for each in some]
+        [sum(each.graph.counts()[kind] for kind in ("conv", "linear")) for each in some]
     )
     fitted, *_ = np.linalg.lstsq(ops, values)
     # Layers that share a column by chance are taken for one.

@@ -6,9 +6,9 @@ import pytest
 from nas.errors import InfeasibleError
 from nas.search import Infeasible, Objective, require_feasible, search
 from nas.search.pareto import non_dominated
-from nas.space import load
+from nas.space import load_space
 
-SPACE = load("squeezenet_tiny").on(image_size=8, channels=1, classes=10)
+SPACE = load_space("squeezenet_tiny", image_size=8, channels=1)
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def everyone():
     return {
         each: (float(graph.macs), float(graph.params))
         for each in SPACE.enumerate()
-        for graph in [SPACE.lower(each)]
+        for graph in [each.graph]
     }
 
 

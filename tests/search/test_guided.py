@@ -17,12 +17,11 @@ _ADDED = {space.name: additive(space) for space in SPACES}
 
 def added(architecture):
     """Something that is learned from choices, and has nothing to do with sizes."""
-    return _ADDED[architecture.space](architecture)
+    return _ADDED[architecture.space.name](architecture)
 
 
 def params(architecture):
-    space = next(each for each in SPACES if each.name == architecture.space)
-    return float(space.lower(architecture).params)
+    return float(architecture.params)
 
 
 def of(name, function, **settings):
@@ -102,7 +101,7 @@ def test_the_first_ones_are_the_ends_of_every_space():
     found = architectures(search(SPACES, OBJECTIVES, trials=12))
     for space in SPACES:
         assert {space.smallest, space.largest} <= set(found[:6])
-    assert len({each.space for each in found[6:9]}) == 3
+    assert len({each.space.name for each in found[6:9]}) == 3
 
 
 @pytest.mark.parametrize("objectives", [{"macs": macs}, OBJECTIVES], ids=["one", "two"])
@@ -124,7 +123,13 @@ def share(trials, good):
 
 
 RARE = float(
-    np.quantile([macs(SQUEEZE.sample_choices(np.random.default_rng(i))) for i in range(400)], 0.9)
+    np.quantile(
+        [
+            macs(SQUEEZE.sample(np.random.default_rng(i), uniform_over="choices"))
+            for i in range(400)
+        ],
+        0.9,
+    )
 )
 
 
@@ -152,7 +157,7 @@ def failing_in(spaces, function):
     names = {space.name for space in spaces}
 
     def score(architecture):
-        if architecture.space in names:
+        if architecture.space.name in names:
             raise ValueError("no luck")
         return function(architecture)
 
@@ -214,11 +219,11 @@ def test_a_space_of_one_network_beside_another_space():
     one = tiny("one", 8)
 
     def score(architecture):
-        return 1.0 if architecture.space == "one" else error(architecture)
+        return 1.0 if architecture.space.name == "one" else error(architecture)
 
     found = architectures(search([one, SHUFFLE], {"a": score}, trials=60))
     assert len(found) == len(set(found)) == 60
-    assert sum(each.space == "one" for each in found) == 1
+    assert sum(each.space.name == "one" for each in found) == 1
 
 
 PROBLEMS = {
@@ -236,7 +241,7 @@ def test_fronts_are_better_than_random_ones(problem):
     rng = np.random.default_rng(0)
     scale = np.array(
         [
-            [o.sign * o.ask([space.sample_choices(rng)])[0] for o in objectives]
+            [o.sign * o.ask([space.sample(rng, uniform_over="choices")])[0] for o in objectives]
             for space in SPACES
             for _ in range(100)
         ]
@@ -288,7 +293,7 @@ def test_objectives_that_are_the_same_for_all(varied):
 
 def test_a_space_without_values_is_left_alone_as_one_that_fails():
     def score(batch):
-        return [Infeasible("not here") if a.space == SQUEEZE.name else added(a) for a in batch]
+        return [Infeasible("not here") if a.space.name == SQUEEZE.name else added(a) for a in batch]
 
     trials = search(SPACES, [Objective("a", score), of("macs", macs)], trials=70).trials
     infeasible = [trial.state == "infeasible" for trial in trials]

@@ -18,7 +18,7 @@ COUNTS = dict.fromkeys(SAMPLERS, (40, 20)) | {"gp": (14, 12)}
 
 def added(architecture):
     """Something that is learned from choices, and has nothing to do with sizes."""
-    return _ADDED[architecture.space](architecture)
+    return _ADDED[architecture.space.name](architecture)
 
 
 def searched(sampler, objectives=OBJECTIVES, **settings):
@@ -37,9 +37,9 @@ def test_every_sampler_searches_several_spaces(undisturbed, sampler):
     found = undisturbed[sampler].trials
     assert [trial.state for trial in found] == ["complete"] * COUNTS[sampler][0]
     assert len({trial.architecture for trial in found}) == len(found)
-    assert {trial.architecture.space for trial in found} == {space.name for space in SPACES}
+    assert {trial.architecture.space.name for trial in found} == {space.name for space in SPACES}
     for trial in found:
-        space = next(each for each in SPACES if each.name == trial.architecture.space)
+        space = trial.architecture.space
         chosen = {
             key: trial.parameters[f"{space.name}.{key}"] for key, _ in trial.architecture.choices
         }
@@ -113,14 +113,16 @@ def test_later_proposals_are_better_than_random_ones(sampler):
 
     found = np.mean([late(sampler, seed) for seed in range(2)])
     rng = np.random.default_rng(0)
-    random = [added(space.sample_choices(rng)) for space in SPACES for _ in range(300)]
+    random = [
+        added(space.sample(rng, uniform_over="choices")) for space in SPACES for _ in range(300)
+    ]
     assert found < np.mean(random) - 0.5 * np.std(random)
 
 
 def test_later_proposals_of_optunas_gaussian_process_are_better_than_random_ones():
     found = search(MOBILE, {"added": added}, trials=18, sampler="gp", startup=8).trials
     rng = np.random.default_rng(0)
-    random = [added(MOBILE.sample_choices(rng)) for _ in range(300)]
+    random = [added(MOBILE.sample(rng, uniform_over="choices")) for _ in range(300)]
     late = np.mean([trial.values["added"] for trial in found[8:]])
     assert late < np.mean(random) - 0.5 * np.std(random)
 

@@ -18,23 +18,23 @@ from nas.search.liveness import this_process
 from nas.search.objectives import ready
 from nas.search.storage import Storage, shown
 from nas.search.trials import Trial, TrialLog
-from nas.space import load
+from nas.space import load_space
 from tests.search.postgresql import PASSWORD
 
-SPACE = load("squeezenet_tiny").on(image_size=8, channels=1, classes=10)
+SPACE = load_space("squeezenet_tiny", image_size=8, channels=1)
 
 
 def macs(architecture):
-    return float(SPACE.lower(architecture).macs)
+    return float(architecture.macs)
 
 
-OBJECTIVES = {"macs": macs, "params": lambda a: float(SPACE.lower(a).params)}
+OBJECTIVES = {"macs": macs, "params": lambda a: float(a.params)}
 
 SECRET = "open-sesame"
 
 
 def blank(architecture):
-    digest = SPACE.lower(architecture).digest
+    digest = architecture.digest
     return Trial(digest, architecture, {}, "failed", {}, 0.0)
 
 
@@ -229,7 +229,7 @@ def test_a_search_waits_for_a_database_that_goes_away_and_goes_on(
     said, calls = [], Counter()
 
     def counted(architecture):
-        calls[SPACE.lower(architecture).digest] += 1
+        calls[architecture.digest] += 1
         return macs(architecture)
 
     outage = Outage(postgresql, after=12, seconds=1.0, mode=mode)

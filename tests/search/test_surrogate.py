@@ -10,10 +10,10 @@ from sklearn.gaussian_process.kernels import Kernel
 from nas.search import surrogate
 from nas.search.encoding import Encoding
 from nas.search.surrogate import ADDITIVE, LENGTHS, NOISES, OPS, Shape, Surrogate, shape_for
-from nas.space import load
+from nas.space import load_space
 from tests.search.test_study import SPACES
 
-SPACE = load("squeezenet_tiny").on(image_size=8, channels=1, classes=10)
+SPACE = load_space("squeezenet_tiny", image_size=8, channels=1)
 ENCODING = Encoding([SPACE])
 PLAIN = [
     Shape(additive=0.5, length=0.3, noise=0.01),
@@ -29,7 +29,7 @@ def drawn(space, count, seed=0):
     rng = np.random.default_rng(seed)
     found = {}
     while len(found) < count:
-        found[space.sample_choices(rng)] = None
+        found[space.sample(rng, uniform_over="choices")] = None
     return list(found)
 
 
@@ -289,7 +289,7 @@ RANKED = {"squeezenet_tiny": (8, 0.9), "mobilenet_v3_small": (32, 0.8), "shuffle
 @pytest.mark.parametrize("name", RANKED)
 def test_unseen_architectures_are_ranked_by_what_their_choices_add_up_to(name):
     size, bound = RANKED[name]
-    space = load(name).on(image_size=size, channels=1, classes=10)
+    space = load_space(name, image_size=size, channels=1)
     encoding = Encoding([space])
     some = drawn(space, 200)
     known, wanted = encoding(some[:100]), encoding(some[100:])

@@ -21,11 +21,11 @@ from nas.search.liveness import this_process
 from nas.search.objectives import Objective
 from nas.search.storage import Storage
 from nas.search.trials import MOST_DEATHS, Trial, TrialLog
-from nas.space import load
+from nas.space import load_space
 
-SPACE = load("squeezenet_tiny").on(image_size=8, channels=1, classes=10)
+SPACE = load_space("squeezenet_tiny", image_size=8, channels=1)
 OBJECTIVES = [
-    Objective("macs", lambda batch: [float(SPACE.lower(each).macs) for each in batch]),
+    Objective("macs", lambda batch: [float(each.macs) for each in batch]),
     Objective("params", lambda batch: [0.0 for _ in batch], limit=1e9, limit_only=True),
     Objective("score", lambda batch: [0.5 for _ in batch], direction="maximize"),
 ]
@@ -74,8 +74,8 @@ def proposals(count, seed=0):
     rng = np.random.default_rng(seed)
     found = {}
     while len(found) < count:
-        architecture = SPACE.sample_choices(rng)
-        digest = SPACE.lower(architecture).digest
+        architecture = SPACE.sample(rng, uniform_over="choices")
+        digest = architecture.digest
         parameters = {f"{SPACE.name}.{key}": value for key, value in architecture.choices}
         notes = {"drawn": [1, 2]}
         found[digest] = Trial(digest, architecture, parameters, "failed", {}, 0.0, "", notes)
@@ -83,7 +83,7 @@ def proposals(count, seed=0):
 
 
 def completed(trial, score=0.5):
-    values = {"macs": float(SPACE.lower(trial.architecture).macs), "params": 7.0, "score": score}
+    values = {"macs": float(trial.architecture.macs), "params": 7.0, "score": score}
     return replace(trial, state="complete", values=values, seconds=1.25)
 
 
@@ -595,7 +595,7 @@ def test_another_search_is_refused(new_log):
 @backends(SHARED)
 def test_another_search_of_other_spaces_and_objectives_is_refused(new_log, opened):
     new_log()
-    other = load("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
+    other = load_space("mobilenet_tiny", image_size=8, channels=1)
     with pytest.raises(SearchError, match="other spaces and objectives"):
         TrialLog(opened(), [other], OBJECTIVES[:2], 0, facts={"sampler": "x"})
 

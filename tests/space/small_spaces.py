@@ -114,5 +114,5 @@ def written(found: SearchSpace) -> dict[str, set[Architecture]]:
     digests: dict[str, set[Architecture]] = {}
     for options in product(*found.parameters.values()):
         architecture = found.architecture(dict(zip(found.parameters, options, strict=True)))
-        digests.setdefault(found.lower(architecture).digest, set()).add(architecture)
+        digests.setdefault(architecture.digest, set()).add(architecture)
     return digests

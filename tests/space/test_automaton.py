@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import chisquare
 
 from nas.graph import Graph
-from nas.space import SearchSpace, load
+from nas.space import SearchSpace, load_space
 from tests.space.small_spaces import SMALL, written
 
 spaces = pytest.mark.parametrize("name", SMALL)
@@ -39,7 +39,7 @@ def test_equal_networks_are_equal_records(name):
     by_digest = {}
     for choices, graph in raw(space):
         architecture = space.architecture(choices)
-        assert space.lower(architecture).digest == graph.digest
+        assert architecture.digest == graph.digest
         assert by_digest.setdefault(graph.digest, architecture) == architecture
         assert space.architecture(dict(architecture.choices)) == architecture
     assert len(set(by_digest.values())) == space.size
@@ -64,7 +64,7 @@ def test_enumeration_lists_every_network_once(name):
     space = SMALL[name]()
     listed = list(space.enumerate())
     assert len(listed) == len(set(listed)) == space.size
-    assert {space.lower(a).digest for a in listed} == set(written(space))
+    assert {a.digest for a in listed} == set(written(space))
 
 
 @spaces
@@ -79,8 +79,8 @@ def test_what_was_asked_before_changes_neither_order_nor_draws(name):
 
 def test_other_spaces_in_the_process_change_no_order():
     code = (
-        "from nas.space import load; import sys, hashlib; "
-        "spaces = [load(n).on(image_size=8, channels=1, classes=10) for n in sys.argv[1:]]; "
+        "from nas.space import load_space; import sys, hashlib; "
+        "spaces = [load_space(n, image_size=8, channels=1) for n in sys.argv[1:]]; "
         "listed = [str(list(s.enumerate())) for s in spaces]; "
         "print(hashlib.sha256(listed[-1].encode()).hexdigest())"
     )
@@ -109,7 +109,7 @@ def test_drawing_every_choice_uniformly_is_another_distribution():
     space = SMALL["plain"]()
     rng = np.random.default_rng(11)
     position = {architecture: i for i, architecture in enumerate(space.enumerate())}
-    drawn = [position[space.sample_choices(rng)] for _ in range(20 * space.size)]
+    drawn = [position[space.sample(rng, uniform_over="choices")] for _ in range(20 * space.size)]
     assert chisquare(np.bincount(drawn, minlength=space.size)).pvalue < 1e-6
 
 
@@ -119,7 +119,7 @@ def test_extremes_are_those_of_brute_force(name, measure):
     space = SMALL[name]()
     values = [getattr(graph, measure) for _, graph in raw(space)]
     for end, best in (("smallest", min), ("largest", max)):
-        found = space.lower(space.extreme(measure, end))
+        found = space.extreme(measure, end).graph
         assert getattr(found, measure) == best(values)
 
 
@@ -131,7 +131,7 @@ def test_rows_of_left_out_blocks_in_closed_form():
 
 def test_a_large_space_is_counted_exactly():
     """Depths 2 to 4 of blocks with 4 units, and so on: products and sums of powers."""
-    space = load("shufflenet").on(image_size=32, channels=3, classes=10)
+    space = load_space("shufflenet", image_size=32)
     count = 1
     for row in space.rows:
         blocks = [np.prod([len(choice.options) for choice in own]) for own in row.own]
@@ -151,7 +151,7 @@ def test_counts_of_parts_add_up(name):
     space = SMALL[name]()
     rng = np.random.default_rng(3)
     for _ in range(30):
-        graph = space.lower(space.sample(rng))
+        graph = space.sample(rng).graph
         whole = Graph(graph.ops)
         assert graph == whole
         for key in ("digest", "macs", "params", "peak_memory_bytes", "input_shape", "text"):

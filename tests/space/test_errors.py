@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from nas.errors import SpaceError
-from nas.space import IDENTITY, Reference, SearchSpace, Stage, load
+from nas.space import IDENTITY, Reference, SearchSpace, Stage, load_definition
 
 STEM = Stage("stem", "conv", 16, stride=2, per_stage={"kernel": 3})
 BODY = {"kernel": 3, "expand": 6}
@@ -294,7 +294,7 @@ def test_strides_never_shrink_a_map_away():
     """However many there are: a small image drops the first of them."""
     halves = [Stage(f"s{i}", "conv", 8, stride=2, per_stage={"kernel": 3}) for i in range(9)]
     found = visited(space(*halves, Stage("head", "linear_classifier")))
-    graph = found.lower(found.largest)
+    graph = found.largest.graph
     assert min(op.shape[1] for op in graph.ops if op.kind == "conv") == 4
 
 
@@ -308,14 +308,14 @@ def test_strides_never_shrink_a_map_away():
     ],
 )
 def test_a_choice_outside_the_space(changes, words):
-    found = load("mobilenet")
+    found = load_definition("mobilenet")
     with pytest.raises(SpaceError) as error:
         found.architecture({**dict(found.smallest.choices), **changes})
     assert not [word for word in words if word not in str(error.value)], str(error.value)
 
 
 def test_a_choice_that_is_missing():
-    found = load("mobilenet")
+    found = load_definition("mobilenet")
     choices = dict(found.smallest.choices)
     del choices["stem.width"]
     with pytest.raises(SpaceError, match=r"stem.width is missing. Allowed: 16"):
@@ -324,7 +324,7 @@ def test_a_choice_that_is_missing():
 
 def test_an_equal_number_of_another_kind_is_the_option():
     """JSON from elsewhere may hold 3.0 for 3."""
-    found = load("mobilenet")
+    found = load_definition("mobilenet")
     choices = {key: float(value) for key, value in found.smallest.choices}
     assert found.architecture(choices) == found.smallest
     assert all(isinstance(value, int) for _, value in found.architecture(choices).choices)
@@ -332,4 +332,4 @@ def test_an_equal_number_of_another_kind_is_the_option():
 
 def test_an_architecture_of_another_space_is_not_lowered():
     with pytest.raises(SpaceError, match="of space squeezenet has no choice .* mobilenet needs"):
-        load("mobilenet").lower(load("squeezenet").smallest)
+        load_definition("mobilenet").lower(load_definition("squeezenet").smallest)

@@ -4,18 +4,18 @@ from pathlib import Path
 import pytest
 
 from nas.errors import SpaceError
-from nas.space import library, load, names
+from nas.space import library, load_definition, load_space, space_names
 from nas.space.library import find_reference, references
 
 
 def test_an_unknown_name_lists_the_spaces():
     with pytest.raises(SpaceError, match=r"no space 'mobilnet'\. Spaces: .*mobilenet"):
-        load("mobilnet")
+        load_definition("mobilnet")
 
 
 def test_a_missing_file(tmp_path):
     with pytest.raises(SpaceError, match="no space file"):
-        load(tmp_path / "mine.py")
+        load_definition(tmp_path / "mine.py")
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_a_bad_space_file(tmp_path, text, message):
     path = tmp_path / "mine.py"
     path.write_text(text)
     with pytest.raises(SpaceError, match=message):
-        load(path)
+        load_definition(path)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_file_that_is_no_python_text(tmp_path, content, message):
     path = tmp_path / "mine.py"
     path.write_bytes(content)
     with pytest.raises(SpaceError, match=message):
-        load(path)
+        load_definition(path)
 
 
 def test_a_path_that_is_no_file(tmp_path):
@@ -69,11 +69,11 @@ def test_a_path_that_is_no_file(tmp_path):
     os.mkfifo(pipe)
     for path in (folder, pipe):
         with pytest.raises(SpaceError, match=r"\.py is no regular file"):
-            load(path)
+            load_definition(path)
     for name in ("x" * 5000, "\0", "\x1b[31m"):
         for text in (name, f"{name}.py"):
             with pytest.raises(SpaceError, match=r"There is no space ") as error:
-                load(text)
+                load_definition(text)
             assert len(str(error.value)) < 500
             assert str(error.value).isprintable()
 
@@ -87,14 +87,14 @@ def test_an_unreadable_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(library, "read_bytes", denied)
     with pytest.raises(SpaceError, match=r"mine\.py cannot be read: Permission denied"):
-        load(path)
+        load_definition(path)
 
 
 def test_an_interrupt_while_a_file_runs_is_an_interrupt(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
-        load(path)
+        load_definition(path)
 
 
 OWN = """
@@ -115,8 +115,8 @@ def test_what_a_file_prints_and_its_working_folder_do_not_reach_the_command(
     path = tmp_path / "mine.py"
     path.write_text(OWN)
     monkeypatch.chdir(tmp_path)
-    space = load("mine.py").on(image_size=8, channels=1, classes=3)
-    space.lower(space.smallest)
+    space = load_space("mine.py", image_size=8, channels=1, classes=3)
+    _ = space.smallest.graph
     assert Path.cwd() == tmp_path
     out, err = capsys.readouterr()
     assert out == ""
@@ -131,9 +131,9 @@ def test_a_copy_of_a_space_that_ships_is_not_run(tmp_path, monkeypatch):
     shipped = library.path_of("mobilenet_tiny")
     copy = tmp_path / shipped.name
     copy.write_bytes(shipped.read_bytes())
-    assert load(copy).digest == load("mobilenet_tiny").digest
+    assert load_definition(copy).digest == load_definition("mobilenet_tiny").digest
     copy.write_bytes(shipped.read_bytes() + b"\n")
-    load(copy)
+    load_definition(copy)
     assert run == [str(shipped), str(shipped), str(copy)]
 
 
@@ -149,19 +149,19 @@ def test_a_file_with_a_block_of_its_own(tmp_path):
         "    Stage('body', separable, (8, 16), (1, 2), 2, per_block={'kernel': (3, 5)}),\n"
         "    Stage('head', 'pool_classifier', 16)))\n"
     )
-    space = load(path).on(image_size=16, channels=3, classes=4)
+    space = load_space(path, image_size=16, classes=4)
     assert space.size == 2 * (2 + 4)
-    assert space.lower(space.largest).output_shape == (4, 1, 1)
+    assert space.largest.graph.output_shape == (4, 1, 1)
 
 
 def test_reference_names_are_unique_over_all_spaces():
     found = [reference.name for _, reference in references()]
     assert len(set(found)) == len(found)
-    assert {space for space, _ in references()} <= set(names())
+    assert {space for space, _ in references()} <= set(space_names())
 
 
 def test_spaces_are_called_like_their_files():
-    assert [load(name).name for name in names()] == names()
+    assert [load_definition(name).name for name in space_names()] == space_names()
 
 
 def test_a_reference_network_is_found_by_name():
@@ -176,4 +176,4 @@ def test_an_unknown_reference_network_names_those_spelled_alike():
     with pytest.raises(SpaceError, match="List them with: nas spaces --references"):
         find_reference("resnet")
     with pytest.raises(SpaceError, match=r"in space mobilenet_tiny\. There are: none\."):
-        load("mobilenet_tiny").reference_row("resnet")
+        load_definition("mobilenet_tiny").reference_row("resnet")

@@ -6,19 +6,19 @@ import pytest
 from scipy.stats import chisquare
 
 from nas.errors import InfeasibleError, KernelError, RequestError
-from nas.space import load
+from nas.space import load_definition
 from nas.space.limits import Limit, sample_within
 from tests.space.small_spaces import SMALL
 
 
 def macs(space):
-    return sorted(space.lower(a).macs for a in space.enumerate())
+    return sorted(a.macs for a in space.enumerate())
 
 
 def test_all_architectures_within_a_limit_are_equally_likely():
     space, rng = SMALL["plain"](), np.random.default_rng(0)
     bound = macs(space)[space.size // 2]
-    within = [a for a in space.enumerate() if space.lower(a).macs <= bound]
+    within = [a for a in space.enumerate() if a.macs <= bound]
     position = {a: i for i, a in enumerate(within)}
     limits = [Limit("macs", largest=bound)]
     drawn = [position[sample_within(space, rng, limits)] for _ in range(20 * len(within))]
@@ -28,20 +28,20 @@ def test_all_architectures_within_a_limit_are_equally_likely():
 @pytest.mark.parametrize(("rank", "side"), [(0, "largest"), (-1, "smallest")])
 def test_a_limit_that_one_architecture_meets_finds_it(rank, side):
     """One network in 10^13 has the fewest MACs; uniform draws would never meet it."""
-    space = load("mobilenet")
+    space = load_definition("mobilenet")
     end = space.smallest if rank == 0 else space.largest
-    limit = Limit("macs", **{side: space.lower(end).macs})
+    limit = Limit("macs", **{side: end.macs})
     found = sample_within(space, np.random.default_rng(1), [limit])
-    assert space.lower(found).macs == space.lower(end).macs
+    assert found.macs == end.macs
 
 
 def test_a_count_out_of_range_is_known_at_once_with_the_nearest():
-    space = load("squeezenet")
-    least = space.lower(space.smallest).macs
+    space = load_definition("squeezenet")
+    least = space.smallest.macs
     nearest = re.escape(f"nearest has macs {least:.6g}")
     with pytest.raises(InfeasibleError, match=rf"macs of at most .* {nearest}"):
         sample_within(space, np.random.default_rng(0), [Limit("macs", largest=least / 2)])
-    most = space.lower(space.extreme("params", "largest")).params
+    most = space.extreme("params", "largest").params
     with pytest.raises(InfeasibleError, match="params of at least"):
         sample_within(space, np.random.default_rng(0), [Limit("params", smallest=most + 1)])
 
@@ -58,7 +58,7 @@ def test_any_number_of_a_graph_can_be_limited():
     space, rng = SMALL["plain"](), np.random.default_rng(0)
     deep = Limit("convolutions", smallest=9, value=lambda graph: graph.counts()["conv"])
     for _ in range(10):
-        assert space.lower(sample_within(space, rng, [deep])).counts()["conv"] >= 9
+        assert sample_within(space, rng, [deep]).graph.counts()["conv"] >= 9
 
 
 def test_a_number_that_cannot_be_worked_out_is_no_small_number():
@@ -72,7 +72,7 @@ def test_a_number_that_cannot_be_worked_out_is_no_small_number():
 
     limit = Limit("latency_us", largest=10, value=latency_us)
     for _ in range(10):
-        assert space.lower(sample_within(space, rng, [limit])).counts()["conv"] <= 8
+        assert sample_within(space, rng, [limit]).graph.counts()["conv"] <= 8
 
 
 @pytest.mark.parametrize(

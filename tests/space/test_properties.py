@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from nas.graph import Graph
 from nas.latency import space_kernels
 from nas.runtimes.tvm.runtime import TvmRuntime
-from nas.space import Architecture, load, names
+from nas.space import load_space, space_names
 from nas.torch_network import run
 
 seeds = st.integers(0, 2**32 - 1)
-spaces = st.sampled_from(sorted(names()))
+spaces = st.sampled_from(sorted(space_names()))
 sizes = st.sampled_from([8, 11, 16, 28, 32, 33, 64, 97, 224])
 
 
 @cache
 def on(name, size, channels=3, classes=10):
-    return load(name).on(image_size=size, channels=channels, classes=classes)
+    return load_space(name, image_size=size, channels=channels, classes=classes)
 
 
 @cache
@@ -54,7 +54,7 @@ class Meta:
 def test_torch_finds_the_same_shapes(name, size, seed):
     """Every op's, by running the graph up to it on tensors without data."""
     space = on(name, size)
-    graph = space.lower(space.sample_choices(np.random.default_rng(seed)))
+    graph = space.sample(np.random.default_rng(seed), uniform_over="choices").graph
     image = torch.empty(1, *graph.input_shape, device="meta")
     assert run(graph, image, Meta(graph)).shape == (1, 10, 1, 1)
     for end in np.random.default_rng(seed).choice(len(graph.ops) - 1, 2) + 1:
@@ -68,9 +68,9 @@ def test_torch_finds_the_same_shapes(name, size, seed):
 def test_an_architecture_survives_json_and_is_canonical(name, size, seed):
     space = on(name, size)
     rng = np.random.default_rng(seed)
-    for architecture in (space.sample(rng), space.sample_choices(rng)):
+    for architecture in (space.sample(rng), space.sample(rng, uniform_over="choices")):
         record = json.loads(json.dumps(architecture.to_json()))
-        assert Architecture.from_json(record) == space.from_json(record) == architecture
+        assert space.from_json(record) == architecture
         assert list(dict(architecture.choices)) == [
             key for key in space.parameters if key in dict(architecture.choices)
         ]
@@ -89,23 +89,22 @@ def test_equal_graphs_and_only_they_are_equal_architectures(name, size, seed):
     one, other = (
         space.architecture({**choices, key: space.parameters[key][end]}) for end in (0, -1)
     )
-    same = space.lower(one).digest == space.lower(other).digest
+    same = one.digest == other.digest
     assert same == (one == other)
-    assert same == (space.lower(one) == space.lower(other))
+    assert same == (one.graph == other.graph)
 
 
 @settings(max_examples=80, deadline=None)
 @given(name=spaces, size=sizes, seed=seeds)
 def test_counts_are_those_of_the_ops_and_within_the_range(name, size, seed):
     space = on(name, size)
-    graph = space.lower(space.sample_choices(np.random.default_rng(seed)))
+    graph = space.sample(np.random.default_rng(seed), uniform_over="choices").graph
     whole = Graph(graph.ops)
     for measure in ("macs", "params", "peak_memory_bytes"):
         count = getattr(graph, measure)
         assert count == getattr(whole, measure)
         low, high = (
-            getattr(space.lower(space.extreme(measure, end)), measure)
-            for end in ("smallest", "largest")
+            getattr(space.extreme(measure, end).graph, measure) for end in ("smallest", "largest")
         )
         assert low <= count <= high
     assert graph.digest == whole.digest
@@ -116,16 +115,16 @@ def test_counts_are_those_of_the_ops_and_within_the_range(name, size, seed):
 @given(name=spaces, size=st.sampled_from([8, 32, 33]), seed=seeds)
 def test_a_networks_kernels_are_among_its_spaces(name, size, seed):
     space = on(name, size)
-    graph = space.lower(space.sample_choices(np.random.default_rng(seed)))
+    graph = space.sample(np.random.default_rng(seed), uniform_over="choices").graph
     assert set(TvmRuntime().kernels(graph)) <= kernels(name, size)
 
 
-@pytest.mark.parametrize("name", sorted(names()))
+@pytest.mark.parametrize("name", sorted(space_names()))
 def test_any_number_of_classes_and_channels(name):
     for size, channels, classes in [(32, 1, 2), (28, 4, 37)]:
         space = on(name, size, channels, classes)
         for architecture in (space.smallest, space.largest):
-            graph = space.lower(architecture)
+            graph = architecture.graph
             assert graph.input_shape[0] == channels
             assert graph.input_shape[1] in space.parameters.get("resolution", (size,))
             assert graph.output_shape == (classes, 1, 1)

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from nas.space import load, names
+from nas.space import load_definition, space_names
 
 REFERENCES = {
     reference.name: (space, reference)
-    for space in map(load, names())
+    for space in map(load_definition, space_names())
     for reference in space.references
 }
 
@@ -18,8 +18,7 @@ def published(name):
 
 
 def lowered(name):
-    space, architecture = published(name)
-    return space.lower(architecture)
+    return published(name).graph
 
 
 def stages(graph):
@@ -47,7 +46,7 @@ def test_every_published_network_is_there():
     squeezenets = ["1.0", "1.1", "1.0_simple_bypass", "1.0_complex_bypass"]
     expected = multipliers + large_and_small + [f"squeezenet_{end}" for end in squeezenets]
     assert set(expected) <= set(REFERENCES)
-    assert len(REFERENCES) == sum(len(load(name).references) for name in names())
+    assert len(REFERENCES) == sum(len(load_definition(name).references) for name in space_names())
 
 
 @pytest.mark.parametrize("name", REFERENCES)
@@ -62,10 +61,11 @@ def test_published_figures(name):
 
 @pytest.mark.parametrize("name", REFERENCES)
 def test_a_published_network_is_a_point_of_its_space(name):
-    space, architecture = published(name)
+    architecture = published(name)
+    space = architecture.space
     assert space.from_json(architecture.to_json()) == architecture
     small = replace(space, image_size=32, classes=10)
-    assert small.lower(small.reference(name)).output_shape == (10, 1, 1)
+    assert small.reference(name).graph.output_shape == (10, 1, 1)
 
 
 # Channels and pixels a side that leave each stage. The papers give them for a multiplier of 1.0.
@@ -241,8 +241,8 @@ def test_squeezenet_1_0_has_the_macs_of_its_authors_but_for_a_padded_1x1():
 
 def test_squeezenet_1_0_at_224_pixels():
     """torchvision 0.29 counts 0.819 GMACs."""
-    space, architecture = published("squeezenet_1.0")
-    graph = replace(space, image_size=224).lower(architecture)
+    architecture = published("squeezenet_1.0")
+    graph = replace(architecture.space, image_size=224).lower(architecture)
     assert graph.macs / 1e9 == pytest.approx(0.819, abs=5e-4)
 
 

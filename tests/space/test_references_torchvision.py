@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from nas.space import load, names
+from nas.space import load_definition, space_names
 from nas.torch_network import NORM_EPS, Network
 
 # torchvision's wheel is built for CUDA. Beside a torch without it the compiled operators do not
@@ -86,9 +86,8 @@ def test_timm_has_the_same_mobilenet_v2(multiplier):
 
 
 def network(name):
-    for space in map(load, names()):
+    for space in map(load_definition, space_names()):
         if any(reference.name == name for reference in space.references):
-            adapted, architecture = space.published(name)
-            graph = adapted.lower(architecture)
+            graph = space.published(name).graph
             return Network(graph, torch.Generator().manual_seed(0)).eval()
     raise KeyError(name)

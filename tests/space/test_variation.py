@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.errors import SpaceError
-from nas.space import SearchSpace, Stage, load, names
+from nas.space import SearchSpace, Stage, load_definition, space_names
 from nas.space.variation import crossover, distance, mutate, neighbours
 from tests.space.small_spaces import SMALL
 
-SPACES = {name: load(name) for name in names()}
+SPACES = {name: load_definition(name) for name in space_names()}
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -58,7 +58,7 @@ def test_the_distance_is_the_shortest_way(name):
     for start in rng.choice(len(everything), 3, replace=False):
         found = by_search(space, everything[start])
         for other in everything:
-            assert distance(space, everything[start], other) == found[other.choices]
+            assert distance(everything[start], other) == found[other.choices]
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -67,9 +67,9 @@ def test_neighbours_are_all_at_distance_one(name):
     everything = list(space.enumerate())
     rng = np.random.default_rng(1)
     for start in rng.choice(len(everything), min(4, len(everything)), replace=False):
-        found = list(neighbours(space, everything[start]))
+        found = list(neighbours(everything[start]))
         assert len(found) == len(set(found))
-        at_one = {a for a in everything if distance(space, everything[start], a) == 1}
+        at_one = {a for a in everything if distance(everything[start], a) == 1}
         assert set(found) == at_one
 
 
@@ -79,24 +79,24 @@ def test_the_distance_is_a_metric(name):
     rng = np.random.default_rng(2)
     drawn = [space.sample(rng) for _ in range(9)]
     for a, b in combinations(drawn, 2):
-        assert distance(space, a, b) == distance(space, b, a)
-        assert (distance(space, a, b) == 0) == (a == b)
+        assert distance(a, b) == distance(b, a)
+        assert (distance(a, b) == 0) == (a == b)
         for c in drawn:
-            assert distance(space, a, b) <= distance(space, a, c) + distance(space, c, b)
+            assert distance(a, b) <= distance(a, c) + distance(c, b)
 
 
 @settings(max_examples=60, deadline=None)
 @given(name=st.sampled_from(sorted(SPACES)), seed=seeds, changes=st.integers(1, 4))
 def test_mutation_and_crossover_stay_inside(name, seed, changes):
     space, rng = SPACES[name], np.random.default_rng(seed)
-    a, b = space.sample(rng), space.sample_choices(rng)
-    mutant = mutate(space, a, rng, changes=changes)
-    child = crossover(space, a, b, rng)
+    a, b = space.sample(rng), space.sample(rng, uniform_over="choices")
+    mutant = mutate(a, rng, changes=changes)
+    child = crossover(a, b, rng)
     for found in (mutant, child):
         assert space.architecture(dict(found.choices)) == found
     assert mutant != a
-    assert distance(space, a, mutant) >= 1
-    assert crossover(space, a, a, rng) == a
+    assert distance(a, mutant) >= 1
+    assert crossover(a, a, rng) == a
     first, second = dict(a.choices), dict(b.choices)
     for key, value in child.choices:
         # A canonical form may say the same with other values.
@@ -110,12 +110,12 @@ def test_a_single_change_is_a_neighbour_where_choices_all_differ(name, seed):
     space, rng = SPACES[name], np.random.default_rng(seed)
     a = space.sample(rng)
     if space._all_differ:
-        assert distance(space, a, mutate(space, a, rng)) == 1
+        assert distance(a, mutate(a, rng)) == 1
 
 
 def test_a_space_of_one_network_has_no_mutants():
     stages = (Stage("stem", "conv", 8, per_stage={"kernel": 3}), Stage("head", "linear_classifier"))
     space = SearchSpace("one", stages, image_size=8)
     with pytest.raises(SpaceError, match="no other network"):
-        mutate(space, space.largest, np.random.default_rng(0))
-    assert list(neighbours(space, space.largest)) == []
+        mutate(space.largest, np.random.default_rng(0))
+    assert list(neighbours(space.largest)) == []

@@ -2,15 +2,15 @@
 
 import torch
 
-from nas.space import load as load_space
+from nas.space import load_space
 from nas.supernet import Supernet
 
 TINY = ("mobilenet_tiny", "shufflenet_tiny", "squeezenet_tiny")
 
 
 def space_on(data, name):
-    return load_space(name).on(
-        image_size=data.image_size, channels=data.channels, classes=len(data.classes)
+    return load_space(
+        name, image_size=data.image_size, channels=data.channels, classes=len(data.classes)
     )
 
 

@@ -19,7 +19,7 @@ def test_the_score_is_that_of_the_extracted_network(digits, name):
     supernet = scrambled(space)
     rng = np.random.default_rng(0)
     for architecture in (space.largest, space.sample(rng)):
-        graph = space.lower(architecture)
+        graph = architecture.graph
         batches = [x for x, _ in sequential_batches(digits.train, digits, CALIBRATION_BATCH, CPU)]
         network = Network(graph, torch.Generator()).eval()
         network.load_state_dict(supernet.extract(graph, supernet.calibrate(graph, batches)))

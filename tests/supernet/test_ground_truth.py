@@ -30,9 +30,9 @@ def test_van_der_corputs_sequence_by_hand():
 def test_spread_networks_lie_over_the_whole_range(digits):
     space = space_on(digits, "mobilenet_tiny")
     found = draw(space, 16, seed=0)
-    sizes = np.log([space.lower(each).macs for each in found])
-    assert len({space.lower(each).digest for each in found}) == 16
-    low, high = (np.log(space.lower(each).macs) for each in (space.smallest, space.largest))
+    sizes = np.log([each.macs for each in found])
+    assert len({each.digest for each in found}) == 16
+    low, high = (np.log(each.macs) for each in (space.smallest, space.largest))
     counts, _ = np.histogram(sizes, bins=4, range=(sizes.min(), sizes.max()))
     assert counts.tolist() == pytest.approx([4, 4, 4, 4], abs=1)
     assert sizes.max() - sizes.min() > 0.7 * (high - low)
@@ -45,7 +45,7 @@ def test_uniform_networks_are_those_of_the_space(digits):
     found = draw(space, 6, seed=3, how="uniform")
     rng = np.random.default_rng(3)
     assert found[0] == space.sample(rng)
-    assert len({space.lower(each).digest for each in found}) == 6
+    assert len({each.digest for each in found}) == 6
     with pytest.raises(RequestError):
         draw(space, 0, seed=0)
 
@@ -61,7 +61,7 @@ def test_a_small_space_has_no_more_networks_than_it_has(digits):
 
 def test_a_network_alone_learns_and_is_a_function_of_its_seed(digits):
     space = space_on(digits, "squeezenet_tiny")
-    graph = space.lower(space.largest)
+    graph = space.largest.graph
     settings = replace(ONE, epochs=12, learning_rate=0.3)
     steps = []
     network = train_alone(
@@ -80,7 +80,7 @@ def test_a_network_alone_learns_and_is_a_function_of_its_seed(digits):
 
 def test_an_accuracy_is_the_share_of_right_answers(digits):
     space = space_on(digits, "squeezenet_tiny")
-    network = train_alone(space.lower(space.smallest), digits, ONE, seed=0)
+    network = train_alone(space.smallest.graph, digits, ONE, seed=0)
     images = digits.search
     mean, std = (torch.from_numpy(each) for each in (digits.mean, digits.std))
     x = ((torch.from_numpy(images.pixels).float() / 255 - mean) / std).permute(0, 3, 1, 2)
@@ -119,7 +119,7 @@ def test_what_was_trained_alone_is_kept(digits, tmp_path, monkeypatch):
     assert [row["digest"] for row in rows] == [each.digest for each in first]
     assert [row["holdout_accuracy"] for row in rows] == [each.alone_accuracy for each in first]
     for each, architecture in zip(first, drawn, strict=False):
-        graph = space.lower(architecture)
+        graph = architecture.graph
         assert (each.macs, each.params, each.depth) == (graph.macs, graph.params, graph.depth)
         assert each.supernet_accuracy == evaluate(supernet, [architecture], digits)[0]
         assert each.space == "squeezenet_tiny"

@@ -11,14 +11,14 @@ from torch.nn import functional as F  # noqa: N812
 
 from nas.errors import CheckpointError
 from nas.graph import Channels, Graph
-from nas.space import load, names
+from nas.space import load_space, space_names
 from nas.supernet import Supernet
 from nas.supernet.recipe import parameter_groups
 from nas.supernet.weights import take
 from nas.torch_network import Network, run
 from tests.supernet.scrambled_supernet import TINY, scrambled
 
-SPACES = [(name, 8 if name in TINY else 32) for name in names()]
+SPACES = [(name, 8 if name in TINY else 32) for name in space_names()]
 
 
 def images(count, size, channels=3, seed=0):
@@ -27,7 +27,7 @@ def images(count, size, channels=3, seed=0):
 
 
 def on(name, size):
-    return load(name).on(image_size=size, channels=3, classes=10)
+    return load_space(name, image_size=size)
 
 
 def test_a_prefix_is_a_view():
@@ -79,9 +79,9 @@ def test_an_extracted_network_equals_the_supernet(name, size):
     space = on(name, size)
     supernet = scrambled(space)
     rng = np.random.default_rng(0)
-    drawn = [space.sample(rng), *(space.sample_choices(rng) for _ in range(3))]
+    drawn = [space.sample(rng), *(space.sample(rng, uniform_over="choices") for _ in range(3))]
     for architecture in [space.smallest, space.largest, *drawn]:
-        graph = space.lower(architecture)
+        graph = architecture.graph
         statistics = supernet.calibrate(graph, [images(8, size, seed=1)])
         network = Network(graph, torch.Generator()).eval()
         network.load_state_dict(supernet.extract(architecture, statistics))
@@ -95,7 +95,7 @@ def test_an_extracted_network_equals_the_supernet(name, size):
 def test_a_space_without_norms(name):
     space = replace(on(name, 8), norm=False)
     supernet = scrambled(space)
-    graph = space.lower(space.smallest)
+    graph = space.smallest.graph
     assert supernet.calibrate(graph, [images(4, 8)]) == {}
     network = Network(graph, torch.Generator())
     network.load_state_dict(supernet.extract(graph))
@@ -167,7 +167,7 @@ def test_narrowing_is_masking(name, size, narrow):
     if "bypass" in choices:
         # Widths that coincide when narrowed would add another bypass.
         choices["bypass"] = "none"
-    narrowed = space.lower(space.architecture(choices))
+    narrowed = space.architecture(choices).graph
     supernet = scrambled(space)
     wide = widened(narrowed, supernet)
     assert narrowed.macs < wide.macs
@@ -190,7 +190,7 @@ def test_a_smaller_kernel_is_the_centre():
 def test_calibrated_on_a_batch_equals_batch_statistics(name):
     space = on(name, 8)
     supernet = scrambled(space)
-    graph, batch = space.lower(space.largest), images(16, 8)
+    graph, batch = space.largest.graph, images(16, 8)
     statistics = supernet.calibrate(graph, [batch])
     torch.testing.assert_close(
         supernet(graph, batch, statistics), supernet(graph, batch), rtol=1e-5, atol=1e-5
@@ -200,7 +200,7 @@ def test_calibrated_on_a_batch_equals_batch_statistics(name):
 def test_statistics_are_those_of_all_images():
     space = on("mobilenet_tiny", 8)
     supernet = scrambled(space)
-    graph, batch = space.lower(space.largest), images(20, 8)
+    graph, batch = space.largest.graph, images(20, 8)
     stem = F.conv2d(batch, supernet.get_parameter("stem.weight"), padding=1).detach().numpy()
     mean, variance = supernet.calibrate(graph, batch.split([11, 2, 7]))["stem.norm"]
     np.testing.assert_allclose(mean, stem.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)

@@ -69,20 +69,20 @@ def test_blocks_compute_what_torch_computes(runtime: Runtime, name: str) -> None
     check(runtime, GRAPHS[name]())
 
 
-@pytest.mark.parametrize("name", nas.space.names())
+@pytest.mark.parametrize("name", nas.space.space_names())
 def test_whole_networks_compute_what_torch_computes(runtime: Runtime, name: str) -> None:
-    space = nas.space.load(name).on(image_size=24, channels=3, classes=5)
-    check(runtime, space.lower(space.sample_choices(np.random.default_rng(2))))
+    space = nas.space.load_space(name, image_size=24, classes=5)
+    check(runtime, space.sample(np.random.default_rng(2), uniform_over="choices").graph)
 
 
-@pytest.mark.parametrize("name", nas.space.names())
+@pytest.mark.parametrize("name", nas.space.space_names())
 def test_the_rules_are_those_of_the_optimised_models(runtime: Runtime, name: str) -> None:
-    space = nas.space.load(name).on(image_size=33, channels=3, classes=10)
+    space = nas.space.load_space(name, image_size=33)
     rng = np.random.default_rng(3)
     drawn = [space.sample(rng) for _ in range(4)]
     drawn += [space.reference(reference.name) for reference in space.references]
     for architecture in drawn:
-        graph = space.lower(architecture)
+        graph = architecture.graph
         compiled = runtime.compile(graph, {})
         assert Counter(compiled.launched) == Counter(runtime.kernels(graph))
 

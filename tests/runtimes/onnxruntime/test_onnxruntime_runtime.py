@@ -58,8 +58,8 @@ def _kernels(dtype: str) -> dict[str, Kernel]:
     """One small kernel of each kind, epilogue and layout that the spaces or test graphs need."""
     rules = OnnxRuntime(dtype=dtype)
     graphs = [make() for make in GRAPHS.values()]
-    for name in nas.space.names():
-        space = nas.space.load(name).on(image_size=8, channels=3, classes=4)
+    for name in nas.space.space_names():
+        space = nas.space.load_space(name, image_size=8, classes=4)
         graphs += space.fragments()
     found: dict[str, Kernel] = {}
     for graph in graphs:
@@ -116,8 +116,8 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_a_tiny_table_predicts_its_networks(dtype: str, tmp_path: Path) -> None:
     runtime = open_runtime("onnxruntime", dtype=dtype)
-    space = nas.space.load("squeezenet_tiny").on(image_size=8, channels=1, classes=3)
-    graph = space.lower(space.smallest)
+    space = nas.space.load_space("squeezenet_tiny", image_size=8, channels=1, classes=3)
+    graph = space.smallest.graph
     table = LatencyTable.open_or_create(tmp_path, runtime)
     result = build_table(table, runtime.kernels(graph), runtime)
     assert result.failed == 0

@@ -17,8 +17,8 @@ TIMED_AND_QUANTISED = """
 import numpy as np
 from nas import onnx_model, space
 from nas.latency import open_runtime
-tiny = space.load("squeezenet_tiny").on(image_size=8, channels=1, classes=3)
-graph = tiny.lower(tiny.smallest)
+tiny = space.load_space("squeezenet_tiny", image_size=8, channels=1, classes=3)
+graph = tiny.smallest.graph
 for dtype in ("float32", "int8"):
     runtime = open_runtime("onnxruntime", dtype=dtype)
     runtime.compile(graph, {}).evaluate(1, 1)

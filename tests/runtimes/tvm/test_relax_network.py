@@ -71,12 +71,12 @@ def test_blocks_compute_what_torch_computes(runtime: TvmRuntime, name: str) -> N
     check(runtime, GRAPHS[name]())
 
 
-@pytest.mark.parametrize("name", nas.space.names())
+@pytest.mark.parametrize("name", nas.space.space_names())
 def test_whole_networks_compute_what_torch_computes(runtime: TvmRuntime, name: str) -> None:
-    space = nas.space.load(name).on(image_size=16, channels=3, classes=5)
+    space = nas.space.load_space(name, image_size=16, classes=5)
     rng = np.random.default_rng(2)
     for _ in range(2 if name.endswith("_tiny") else 1):
-        check(runtime, space.lower(space.sample_choices(rng)))
+        check(runtime, space.sample(rng, uniform_over="choices").graph)
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,8 @@ def test_batches_on_as_many_threads_as_images_or_more(name: str, threads: int) -
 
 @pytest.mark.parametrize("name", ["mobilenet_tiny", "shufflenet_tiny", "squeezenet_tiny"])
 def test_whole_networks_compute_a_batch(runtime: TvmRuntime, name: str) -> None:
-    space = nas.space.load(name).on(image_size=16, channels=3, classes=5)
-    check_batch(runtime, space.lower(space.sample_choices(np.random.default_rng(2))), 4)
+    space = nas.space.load_space(name, image_size=16, classes=5)
+    check_batch(runtime, space.sample(np.random.default_rng(2), uniform_over="choices").graph, 4)
 
 
 def test_a_kernel_without_a_schedule_is_named(runtime: TvmRuntime) -> None:

@@ -83,12 +83,12 @@ def test_what_fuses(name: str) -> None:
     assert [kernel.text for kernel in FUSION.kernels(GRAPHS[name]())] == EXPECTED[name]
 
 
-@pytest.mark.parametrize("name", nas.space.names())
+@pytest.mark.parametrize("name", nas.space.space_names())
 def test_every_network_splits_soundly(name: str) -> None:
-    space = nas.space.load(name).on(image_size=40, channels=3, classes=7)
+    space = nas.space.load_space(name, image_size=40, classes=7)
     rng = np.random.default_rng(1)
     for _ in range(10):
-        graph = space.lower(space.sample(rng))
+        graph = space.sample(rng).graph
         kernels = FUSION.kernels(graph)
         assert kernels == FUSION.kernels(graph.folded), "folding norms changes nothing"
         assert sum(kernel.macs for kernel in kernels) == graph.macs
@@ -96,16 +96,16 @@ def test_every_network_splits_soundly(name: str) -> None:
 
 
 @pytest.mark.parametrize(("image_size", "block"), [(33, 16), (8, 8)])
-@pytest.mark.parametrize("name", nas.space.names())
+@pytest.mark.parametrize("name", nas.space.space_names())
 def test_fragments_have_the_kernels_of_whole_networks(
     name: str, image_size: int, block: int
 ) -> None:
     fusion = BlockedFusion(block)
-    space = nas.space.load(name).on(image_size=image_size, channels=3, classes=10)
+    space = nas.space.load_space(name, image_size=image_size)
     known = {k for fragment in space.fragments() for k in fusion.block_kernels(fragment)}
     rng = np.random.default_rng(0)
     drawn = [space.smallest, space.largest, *(space.sample(rng) for _ in range(20))]
-    needed = {kernel for each in drawn for kernel in fusion.kernels(space.lower(each))}
+    needed = {kernel for each in drawn for kernel in fusion.kernels(each.graph)}
     assert needed <= known
 
 

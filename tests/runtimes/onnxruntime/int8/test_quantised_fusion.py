@@ -88,12 +88,12 @@ def test_what_fuses(name: str) -> None:
     assert [kernel.text for kernel in FUSION.kernels(GRAPHS[name]())] == EXPECTED[name]
 
 
-@pytest.mark.parametrize("name", nas.space.names())
+@pytest.mark.parametrize("name", nas.space.space_names())
 def test_every_network_splits_soundly(name: str) -> None:
-    space = nas.space.load(name).on(image_size=40, channels=3, classes=7)
+    space = nas.space.load_space(name, image_size=40, classes=7)
     rng = np.random.default_rng(1)
     for _ in range(10):
-        graph = space.lower(space.sample(rng))
+        graph = space.sample(rng).graph
         kernels = FUSION.kernels(graph)
         assert kernels == FUSION.kernels(graph.folded), "folding norms changes nothing"
         assert sum(kernel.macs for kernel in kernels) == graph.macs
@@ -101,13 +101,13 @@ def test_every_network_splits_soundly(name: str) -> None:
 
 
 @pytest.mark.parametrize("image_size", [33, 8])
-@pytest.mark.parametrize("name", nas.space.names())
+@pytest.mark.parametrize("name", nas.space.space_names())
 def test_a_space_has_the_kernels_of_its_networks(name: str, image_size: int) -> None:
-    space = nas.space.load(name).on(image_size=image_size, channels=3, classes=10)
+    space = nas.space.load_space(name, image_size=image_size)
     known = set(space_kernels(space, OnnxRuntime(dtype="int8")))
     rng = np.random.default_rng(0)
     drawn = [space.smallest, space.largest, *(space.sample(rng) for _ in range(20))]
-    needed = {kernel for each in drawn for kernel in FUSION.kernels(space.lower(each))}
+    needed = {kernel for each in drawn for kernel in FUSION.kernels(each.graph)}
     assert needed <= known
 
 

@@ -68,14 +68,14 @@ def test_a_batch_gives_every_image_what_it_gets_alone(runtime: Runtime) -> None:
 
 
 @pytest.mark.usefixtures("one_image")
-@pytest.mark.parametrize("name", nas.space.names())
+@pytest.mark.parametrize("name", nas.space.space_names())
 def test_the_rules_are_those_of_the_optimised_networks(runtime: Runtime, name: str) -> None:
     """Published ones, of those that differ in nothing but widths and sizes one, and random ones."""
-    space = nas.space.load(name).on(image_size=24, channels=3, classes=10)
-    graphs = [space.lower(space.reference(each.name)) for each in space.references]
+    space = nas.space.load_space(name, image_size=24)
+    graphs = [space.reference(each.name).graph for each in space.references]
     alike = {tuple((op.kind, op.inputs) for op in graph.ops): graph for graph in graphs}
     rng = np.random.default_rng(3)
-    for graph in (*alike.values(), space.lower(space.sample(rng))):
+    for graph in (*alike.values(), space.sample(rng).graph):
         check(runtime, graph)
 
 
@@ -154,8 +154,8 @@ def _squeeze_excite_network() -> Graph:
 
 
 def _tiny(name: str) -> Graph:
-    space = nas.space.load(name).on(image_size=8, channels=3, classes=10)
-    return space.lower(space.sample(np.random.default_rng(0)))
+    space = nas.space.load_space(name, image_size=8)
+    return space.sample(np.random.default_rng(0)).graph
 
 
 def _digits(shape: Shape) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

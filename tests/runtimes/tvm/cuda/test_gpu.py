@@ -41,7 +41,7 @@ def test_blocks_compute_what_torch_computes(name: str, dtype: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", CudaRuntime.dtypes)
 def test_a_table_is_built_and_checked(dtype: str, tmp_path: Path) -> None:
-    space = nas.space.load("squeezenet_tiny").on(image_size=16, channels=3, classes=5)
+    space = nas.space.load_space("squeezenet_tiny", image_size=16, classes=5)
     runtime = open_runtime("tvm", target="cuda", dtype=dtype)
     table = LatencyTable.open_or_create(tmp_path, runtime)
     kernels = space_kernels(space, runtime)

@@ -83,8 +83,8 @@ def test_blocks_compute_on_arm_what_torch_computes_here(runtime: TvmRuntime, nam
 
 
 def test_a_network_computes_on_arm_what_torch_computes_here(runtime: TvmRuntime) -> None:
-    space = nas.space.load("mobilenet_tiny").on(image_size=16, channels=3, classes=5)
-    check(runtime, space.lower(space.sample_choices(np.random.default_rng(2))))
+    space = nas.space.load_space("mobilenet_tiny", image_size=16, classes=5)
+    check(runtime, space.sample(np.random.default_rng(2), uniform_over="choices").graph)
 
 
 def test_kernels_are_neon_and_can_be_timed(runtime: TvmRuntime) -> None:

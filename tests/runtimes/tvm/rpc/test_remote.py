@@ -54,8 +54,8 @@ def test_blocks_compute_there_what_torch_computes_here(runtime: TvmRuntime, name
 
 
 def test_a_whole_network_there_computes_what_torch_computes_here(runtime: TvmRuntime) -> None:
-    space = nas.space.load("mobilenet_tiny").on(image_size=16, channels=3, classes=5)
-    check(runtime, space.lower(space.sample_choices(np.random.default_rng(2))))
+    space = nas.space.load_space("mobilenet_tiny", image_size=16, classes=5)
+    check(runtime, space.sample(np.random.default_rng(2), uniform_over="choices").graph)
 
 
 @pytest.mark.parametrize("kernel", [CONV, ROTATED])

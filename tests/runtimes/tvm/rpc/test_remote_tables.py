@@ -103,7 +103,7 @@ def test_two_boards_of_which_one_dies(
 ) -> None:
     monkeypatch.setattr("nas.latency.worker_process.RECONNECTIONS", 0)
     target, boards = farm
-    space = nas.space.load("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
+    space = nas.space.load_space("mobilenet_tiny", image_size=8, channels=1)
     small = {k for k in space_kernels(space, "tvm") if not k.has_weights or k.weight_bytes < 4096}
     kernels = sorted(small, key=lambda kernel: kernel.text)[:10]
     assert len(kernels) == 10
