@@ -40,8 +40,8 @@ class Found:
 
 
 def adapted(space: SearchSpace, sizes: Mapping[str, int | None]) -> SearchSpace:
-    """A space for the sizes (`SearchSpace.on`) that are given; the others stay its own."""
-    return space.on(**{**space.settings, **_given(sizes)})
+    """A space for the sizes (`SearchSpace.adapt`) that are given; the others stay its own."""
+    return space.adapt(**sizes)
 
 
 def find(arch: str, sizes: Mapping[str, int | None], space: str | None = None) -> Found:

@@ -10,7 +10,7 @@ from typing import Any, cast
 from nas import console
 from nas.describe.architectures import Found
 from nas.graph import ACTIVATIONS, Graph, Op
-from nas.space.block_graph import Chain
+from nas.space.block_graph import CompositeGraph
 
 _FOLDED = ACTIVATIONS | {"norm"}
 _POOLS = ("max_pool", "avg_pool")
@@ -42,15 +42,15 @@ class Layer:
 def blocks(graph: Graph) -> Iterator[tuple[str, range]]:
     """The names of a lowered network's blocks, each with the positions of its ops."""
     start = 1
-    for part, name in cast(Chain, graph).parts:
-        stop = start + len(part.graph.ops) - 1
+    for block, name in cast(CompositeGraph, graph).blocks:
+        stop = start + len(block.graph.ops) - 1
         yield name, range(start, stop)
         start = stop
 
 
 def stage_outputs(graph: Graph) -> dict[str, tuple[int, int, int]]:
     """The shape that leaves each stage; a stage whose blocks are all left out has none."""
-    return {name.split(".")[0]: part.shape for part, name in cast(Chain, graph).parts}
+    return {name.split(".")[0]: block.shape for block, name in cast(CompositeGraph, graph).blocks}
 
 
 def layers(graph: Graph) -> list[Layer]:

@@ -16,7 +16,7 @@ from nas.errors import SpaceError
 from nas.latency import space_kernels
 from nas.latency.runtime import runtime_names
 from nas.space import Architecture, SearchSpace
-from nas.space.space import Measure
+from nas.space.space import GraphCount
 
 DRAWN = 1000
 """Networks that a distribution is of, or all of a smaller space."""
@@ -37,7 +37,7 @@ def overview(space: SearchSpace) -> dict[str, Any]:
         "size": space.size,
         "choices": {key: list(options) for key, options in space.parameters.items()},
         "kernels": {name: len(space_kernels(space, name)) for name in runtime_names()},
-        **{measure: ends(space, measure) for measure in get_args(Measure)},
+        **{measure: ends(space, measure) for measure in get_args(GraphCount)},
         "references": references_here(space),
         "digest": space.digest,
     }
@@ -59,7 +59,7 @@ def space(found: SearchSpace, counts: Counts, estimates: Mapping[str, Estimate])
         "network": network_choices(found),
         "stages": stages(found),
         "drawn": drawn,
-        **{measure: distribution(found, measure, counts) for measure in get_args(Measure)},
+        **{measure: distribution(found, measure, counts) for measure in get_args(GraphCount)},
         "macs_histogram": _histogram(counts["macs"]),
         "table": {name: asdict(estimate) for name, estimate in estimates.items()},
     }
@@ -76,10 +76,10 @@ def draw(space: SearchSpace, seed: int = 0) -> Counts:
             different[space.sample(rng)] = None
         architectures = list(different)
     graphs = [architecture.graph for architecture in architectures]
-    return {measure: [getattr(g, measure) for g in graphs] for measure in get_args(Measure)}
+    return {measure: [getattr(g, measure) for g in graphs] for measure in get_args(GraphCount)}
 
 
-def ends(space: SearchSpace, measure: Measure) -> dict[str, int]:
+def ends(space: SearchSpace, measure: GraphCount) -> dict[str, int]:
     """The smallest and the largest count of all networks."""
     low, high = (
         getattr(space.extreme(measure, end).graph, measure) for end in ("smallest", "largest")
@@ -87,7 +87,7 @@ def ends(space: SearchSpace, measure: Measure) -> dict[str, int]:
     return {"smallest": low, "largest": high}
 
 
-def distribution(space: SearchSpace, measure: Measure, counts: Counts) -> dict[str, Any]:
+def distribution(space: SearchSpace, measure: GraphCount, counts: Counts) -> dict[str, Any]:
     """Exact ends, and the deciles and the median of what was drawn."""
     exact = ends(space, measure)
     # A decile is a network's own count, never something between two.
@@ -116,10 +116,10 @@ def _reference_here(space: SearchSpace, name: str) -> dict[str, Any]:
     try:
         graph = space.reference(name).graph
     except SpaceError as error:
-        return {"name": name, **dict.fromkeys(get_args(Measure)), "error": str(error)}
+        return {"name": name, **dict.fromkeys(get_args(GraphCount)), "error": str(error)}
     return {
         "name": name,
-        **{measure: getattr(graph, measure) for measure in get_args(Measure)},
+        **{measure: getattr(graph, measure) for measure in get_args(GraphCount)},
         "error": "",
     }
 

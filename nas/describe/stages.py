@@ -23,7 +23,7 @@ def stages(space: SearchSpace) -> list[dict[str, Any]]:
     leave the stage.
     """
     strides = [
-        (options, space.strides_of(tuple(options.values())))
+        (options, space.strides_for(tuple(options.values())))
         for options in _all_network_options(space)
     ]
     outputs = _output_sizes(space)
@@ -46,7 +46,7 @@ def stages(space: SearchSpace) -> list[dict[str, Any]]:
 
 def network_choices(space: SearchSpace) -> dict[str, Described]:
     """The choices made once for the whole network."""
-    return {choice.name: choice.describe() for choice in space.network}
+    return {choice.name: choice.to_json() for choice in space.network_choices}
 
 
 def show_stages(rows: list[dict[str, Any]], network: Mapping[str, Described]) -> None:
@@ -102,8 +102,8 @@ def _output_sizes(space: SearchSpace) -> dict[str, list[list[int]]]:
 
 
 def _all_network_options(space: SearchSpace) -> Iterator[dict[str, Any]]:
-    for options in product(*[choice.options for choice in space.network]):
-        yield {choice.name: o for choice, o in zip(space.network, options, strict=True)}
+    for options in product(*[choice.options for choice in space.network_choices]):
+        yield {choice.name: o for choice, o in zip(space.network_choices, options, strict=True)}
 
 
 def _strides_here(
@@ -112,7 +112,7 @@ def _strides_here(
     own = [(chosen, all_strides[index]) for chosen, all_strides in strides]
     if len({stride for _, stride in own}) == 1:
         return own[0][1]
-    for choice in space.network:
+    for choice in space.network_choices:
         by_option = {chosen[choice.name]: stride for chosen, stride in own}
         if all(by_option[chosen[choice.name]] == stride for chosen, stride in own):
             return by_option
@@ -124,7 +124,7 @@ def _name(block: Any) -> str:
 
 
 def _described(options: Options) -> Described:
-    return Choice("", "", "", options).describe()
+    return Choice("", "", "", options).to_json()
 
 
 def _all_described(choices: Mapping[str, Options]) -> dict[str, Described]:

@@ -82,7 +82,7 @@ class Job:
                     f"Two spaces of the job are called {space.name}.",
                     remedy="Give each [[space]] once, and each SPACE a name of its own.",
                 )
-            found[space.name] = space.on(
+            found[space.name] = space.adapt(
                 image_size=data.image_size, channels=data.channels, classes=len(data.classes)
             )
         return found

@@ -168,7 +168,7 @@ def _network_seconds(
     """Time a kernel to compile and time a whole network, from one block compiled by itself."""
     from nas.latency.timing import measure
 
-    fragments = list(space.fragments())
+    fragments = list(space.block_graphs())
     fragment = fragments[int(rng.integers(len(fragments)))]
     kernels = list(dict.fromkeys(runtime.kernels(fragment, batch)))
     schedules = {kernel: runtime.time_kernel(kernel)[0] for kernel in kernels}

@@ -27,7 +27,7 @@ from nas.latency.timing import Timing
 class Fragmented(Protocol):
     """What this module needs of a `nas.space.SearchSpace`."""
 
-    def fragments(self) -> Iterable[Graph]:
+    def block_graphs(self) -> Iterable[Graph]:
         """Every block by itself, for every input shape that can reach it."""
         ...
 
@@ -99,7 +99,7 @@ def space_kernels(space: Fragmented, runtime: Runtime | str, batch: int = 1) -> 
     """
     configured = configured_runtime(runtime) if isinstance(runtime, str) else runtime
     kernels: dict[Kernel, None] = {}
-    for fragment in space.fragments():
+    for fragment in space.block_graphs():
         first = fragment.input_shape[0] == space.channels
         kernels.update(dict.fromkeys(configured.block_kernels(fragment, first=first, batch=batch)))
     return list(kernels)

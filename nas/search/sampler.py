@@ -50,11 +50,11 @@ def suggest(
         if key in space.parameters and key not in choices:
             choices[key] = trial.suggest_categorical(parameters[key], space.parameters[key])
 
-    for choice in space.network:
+    for choice in space.network_choices:
         ask(choice.name)
-    for row in space.rows:
-        ask(row.depth_name)
-        for key, _ in row.used(choices):
+    for stage in space.compiled_stages:
+        ask(stage.depth_name)
+        for key, _ in stage.active_parameters(choices):
             ask(key)
     return space.architecture(choices)
 

@@ -1,455 +1,351 @@
-"""The networks of a space as the words of a finite language: counted, drawn and listed exactly.
+"""`NetworkAutomaton`: the networks of a space as the language of a finite automaton.
 
-A network is a sequence of ops, so a space is a set of words, and its table is an automaton that
-accepts them: a state is a place in the table with the tensor that arrives there, a move is a block
-that writes its ops. Different choices can write one word: rounding makes two ratios equal, a
-left-out block may stand before or after another, neighbouring stages may share their blocks out
-differently. Counting choices counts such networks twice. Counting words does not, and that takes
-only the subset construction (Rabin and Scott 1959): at most one state of the deterministic
-automaton is reached by each beginning of a word, so its paths are the networks, each once.
+A network is a sequence of ops, so a space is a finite set of op sequences, and its table is a
+nondeterministic finite automaton that accepts them. A state is a position in the table together
+with the shape of the tensor that arrives there; a transition is a block, labelled with its ops.
+
+Different choices can make one op sequence: rounding makes two ratios equal, a left-out block may
+stand before or after another one, and neighbouring stages may distribute the same blocks in several
+ways. The automaton therefore can have several paths for one network, of which one is canonical.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import product
-from typing import NamedTuple, Protocol
-
-import numpy as np
+from typing import NamedTuple
 
 from nas.graph import Channels, Shape
-from nas.space.architecture import Value
-from nas.space.block_graph import Part, input_token, spelled
-from nas.space.builder import Builder
+from nas.space.architecture import Choices
+from nas.space.block_graph import BlockGraph, OpSequence, input_op_id
 from nas.space.choice import Choice
-from nas.space.stage import Row, Values
-
-Word = tuple[int, ...]
-"""Ops as the numbers that `nas.space.block_graph.token` gives them."""
-
-Named = tuple[tuple[str, Value], ...]
-"""Choices with what was chosen."""
+from nas.space.compiled_stage import ChosenOptions
+from nas.space.lowering import Lowering
 
 
-class Table(Protocol):
-    """What a language is made from: a `SearchSpace`."""
+class Transition(NamedTuple):
+    """An edge of the automaton.
 
-    @property
-    def rows(self) -> tuple[Row, ...]:
-        """The stages."""
-        ...
+    Attributes:
+        ops: the label; empty where nothing is added to the network.
+        target: number of the state that the edge leads to.
+        choices: what taking the edge decides.
+        block: the block that adds the ops, if any.
+    """
 
-    @property
-    def network(self) -> tuple[Choice, ...]:
-        """The choices made once for the whole network."""
-        ...
-
-    def image_shape(self, network: Values) -> Shape:
-        """What enters, for options of `network`."""
-        ...
-
-    def strides_of(self, network: Values) -> tuple[int, ...]:
-        """The rows' strides, for options of `network`."""
-        ...
-
-    def builder(self, shape: Shape, channels: Channels) -> Builder:
-        """Starts a block."""
-        ...
-
-
-class Move(NamedTuple):
-    """A step of the automaton: writes `word` and decides `values`; `part` is the block if any."""
-
-    word: Word
+    ops: OpSequence
     target: int
-    values: Named
-    part: Part | None = None
+    choices: Choices
+    block: BlockGraph | None = None
 
 
-class _Place(NamedTuple):
-    """A state: before the block at `position` of a row, with what decides the rest."""
+class _State(NamedTuple):
+    """A position in the table, with everything that decides what can follow.
 
-    row: int
+    Attributes:
+        stage: index of the stage; one more than the last in the final state.
+        position: of the next block in the stage.
+        network_options: of the network-wide choices, None for those that no longer matter.
+        stage_options: of the stage's own choices, empty before its first block.
+        shape: of the tensor that arrives.
+    """
+
+    stage: int
     position: int
-    network: Values
-    shared: Values
+    network_options: ChosenOptions
+    stage_options: ChosenOptions
     shape: Shape
 
 
-class Language:
-    """The words of a space, and what can be asked of all of them at once.
+class NetworkAutomaton:
+    """The automaton of a space: its states and transitions, and what follows from all of them.
 
-    States and moves are worked out when they are first met. Raises SpaceError, on the first visit,
-    for blocks that cannot be built.
+    States have numbers. States and transitions are worked out on the first visit, which raises
+    SpaceError for blocks that cannot be built.
     """
 
-    def __init__(self, table: Table) -> None:
-        self._table = table
-        self._rows = table.rows
-        self._places: list[_Place] = []
-        self._numbers: dict[_Place, int] = {}
-        self._moves: dict[int, list[Move]] = {}
-        self._by_word: dict[int, _ByWord] = {}
-        self._subsets: dict[frozenset[_Item], _Subset] = {}
-        # Choices that a later row still depends on; others need not be remembered. Which strides
-        # a small image drops depends on all strides, so what governs one row concerns every row.
-        governing = [row.governing for row in self._rows]
-        self._needed = [
+    def __init__(self, lowering: Lowering) -> None:
+        self._lowering = lowering
+        self._stages = lowering.stages
+        self._states: list[_State] = []
+        self._state_numbers: dict[_State, int] = {}
+        self._transitions: dict[int, list[Transition]] = {}
+        self._indexes: dict[int, _TransitionIndex] = {}
+        # Network-wide choices that a later stage depends on; a state forgets the others. Which
+        # strides a small image drops depends on all strides, so a choice that decides the stride of
+        # one stage matters to every stage.
+        stride_choices = [stage.stride_choice for stage in self._stages]
+        self._remembered = [
             [
                 position
-                for position, choice in enumerate(table.network)
-                if any(choice in row.network for row in self._rows[index:])
-                or (choice in governing and index < len(self._rows))
+                for position, choice in enumerate(lowering.network_choices)
+                if any(choice in stage.network_choices for stage in self._stages[index:])
+                or (choice in stride_choices and index < len(self._stages))
             ]
-            for index in range(len(self._rows) + 1)
+            for index in range(len(self._stages) + 1)
         ]
 
-    # The automaton
+    # States and transitions
 
     @cached_property
-    def starts(self) -> list[Move]:
-        """The first moves, which write the input: one for each network-wide combination."""
-        found = []
-        for options in product(*[choice.options for choice in self._table.network]):
-            shape = self._table.image_shape(options)
-            values = _named(self._table.network, options)
-            found.append(Move((input_token(shape),), self._enter(0, options, shape), values))
-        return found
+    def initial_transitions(self) -> list[Transition]:
+        """The transitions that add the input op, one for each network-wide combination."""
+        choices = self._lowering.network_choices
+        transitions = []
+        for options in product(*[choice.options for choice in choices]):
+            shape = self._lowering.input_shape_at(options)
+            target = self._enter(0, options, shape)
+            transitions.append(
+                Transition((input_op_id(shape),), target, _real_choices(choices, options))
+            )
+        return transitions
 
-    def moves(self, state: int) -> list[Move]:
-        """The moves from a state, preferred ones first: leave the stage, a block, no block.
+    def transitions(self, state: int) -> list[Transition]:
+        """Return the transitions from a state in the order of preference of canonical forms.
 
-        Of moves that write one word and lead to one state only the first is kept.
+        Leaving the stage comes first, then adding a block, then leaving a block out. Of transitions
+        with one label and one target only the first is kept.
         """
-        if state not in self._moves:
-            found: dict[tuple[Word, int], Move] = {}
-            for move in self._from(self._places[state]):
-                found.setdefault((move.word, move.target), move)
-            self._moves[state] = sorted(found.values(), key=lambda m: self._rank(state, m))
-        return self._moves[state]
+        if state not in self._transitions:
+            distinct: dict[tuple[OpSequence, int], Transition] = {}
+            for transition in self._make_transitions(self._states[state]):
+                distinct.setdefault((transition.ops, transition.target), transition)
+            self._transitions[state] = sorted(
+                distinct.values(), key=lambda each: self._preference(state, each)
+            )
+        return self._transitions[state]
 
-    def _rank(self, state: int, move: Move) -> int:
-        if move.word:
+    def _preference(self, state: int, transition: Transition) -> int:
+        if transition.ops:
             return 1
-        return 0 if self._places[move.target].row > self._places[state].row else 2
+        return 0 if self._states[transition.target].stage > self._states[state].stage else 2
 
-    def is_end(self, state: int) -> bool:
-        """Whether a word may end here."""
-        return self._places[state].row == len(self._rows)
+    def is_final(self, state: int) -> bool:
+        """Return whether a network may end in a state."""
+        return self._states[state].stage == len(self._stages)
 
-    def _from(self, place: _Place) -> Iterator[Move]:
-        if place.row == len(self._rows):
+    def _make_transitions(self, state: _State) -> Iterator[Transition]:
+        if state.stage == len(self._stages):
             return
-        row = self._rows[place.row]
-        if place.position == 0:
-            for shared in product(*[choice.options for choice in row.shared]):
-                named = _named(row.shared, shared)
-                yield from self._blocks(place._replace(shared=shared), named)
+        stage = self._stages[state.stage]
+        if state.position == 0:
+            for options in product(*[choice.options for choice in stage.stage_choices]):
+                chosen = _real_choices(stage.stage_choices, options)
+                yield from self._block_transitions(state._replace(stage_options=options), chosen)
             return
-        if place.position in row.depths:
-            depth = ((row.depth_name, place.position),) if len(row.depths) > 1 else ()
-            after = self._enter(place.row + 1, self._all_options(place), place.shape)
-            yield Move((), after, depth)
-        if place.position < max(row.depths):
-            yield from self._blocks(place, ())
+        if state.position in stage.depths:
+            depth = ((stage.depth_name, state.position),) if len(stage.depths) > 1 else ()
+            after = self._enter(state.stage + 1, self._network_options(state), state.shape)
+            yield Transition((), after, depth)
+        if state.position < max(stage.depths):
+            yield from self._block_transitions(state, ())
 
-    def _blocks(self, place: _Place, named: Named) -> Iterator[Move]:
-        row, position = self._rows[place.row], place.position
-        options = self._all_options(place)
-        stride = self._table.strides_of(options)[place.row] if position == 0 else 1
-        channels = Channels.prefix(place.shape[0], place.shape[0])
-        for own in product(*[choice.options for choice in row.own[position]]):
-            values = (*row.taken(options), *place.shared, *own)
-            part = row.part(place.shape, channels, position, values, stride, self._table.builder)
-            shape = place.shape if part is None else part.shape
-            target = self._number(place._replace(position=position + 1, shape=shape))
-            chosen = named + _named(row.own[position], own)
-            yield Move(() if part is None else part.word, target, chosen, part)
+    def _block_transitions(self, state: _State, stage_choices: Choices) -> Iterator[Transition]:
+        stage, position = self._stages[state.stage], state.position
+        network_options = self._network_options(state)
+        stride = self._lowering.strides_for(network_options)[state.stage] if position == 0 else 1
+        x = state.shape, Channels.prefix(state.shape[0], state.shape[0])
+        shared = (*stage.relevant_options(network_options), *state.stage_options)
+        for own in product(*[choice.options for choice in stage.block_choices[position]]):
+            block = stage.block_graph(
+                x, position, (*shared, *own), stride, self._lowering.new_builder
+            )
+            shape = state.shape if block is None else block.shape
+            target = self._number(state._replace(position=position + 1, shape=shape))
+            chosen = stage_choices + _real_choices(stage.block_choices[position], own)
+            yield Transition(() if block is None else block.op_sequence, target, chosen, block)
 
-    def _enter(self, row: int, options: Values, shape: Shape) -> int:
-        needed = self._needed[row]
-        network = tuple([options[i] if i in needed else None for i in range(len(options))])
-        return self._number(_Place(row, 0, network, (), shape))
+    def _enter(self, stage: int, network_options: ChosenOptions, shape: Shape) -> int:
+        """Return the number of the state before the first block of a stage."""
+        remembered = self._remembered[stage]
+        options = tuple(
+            [
+                option if position in remembered else None
+                for position, option in enumerate(network_options)
+            ]
+        )
+        return self._number(_State(stage, 0, options, (), shape))
 
-    def _all_options(self, place: _Place) -> Values:
-        """Options of the network-wide choices; any will do for those that no longer matter."""
+    def _network_options(self, state: _State) -> ChosenOptions:
+        """Return all network-wide options, the first one for choices that no longer matter."""
         return tuple(
             [
                 choice.options[0] if option is None else option
-                for choice, option in zip(self._table.network, place.network, strict=True)
+                for choice, option in zip(
+                    self._lowering.network_choices, state.network_options, strict=True
+                )
             ]
         )
 
-    def _number(self, place: _Place) -> int:
-        number = self._numbers.setdefault(place, len(self._places))
-        if number == len(self._places):
-            self._places.append(place)
+    def _number(self, state: _State) -> int:
+        number = self._state_numbers.setdefault(state, len(self._states))
+        if number == len(self._states):
+            self._states.append(state)
         return number
 
-    def visit(self) -> Iterator[tuple[int, Move]]:
-        """Every move of the automaton, once, with the state it starts from."""
-        reached = list(dict.fromkeys(move.target for move in self.starts))
-        known = set(reached)
-        while reached:
-            state = reached.pop()
-            for move in self.moves(state):
-                yield state, move
-                if move.target not in known:
-                    known.add(move.target)
-                    reached.append(move.target)
+    def all_transitions(self) -> Iterator[Transition]:
+        """Iterate over every transition behind the initial ones, each once."""
+        waiting = list(dict.fromkeys(each.target for each in self.initial_transitions))
+        reached = set(waiting)
+        while waiting:
+            for transition in self.transitions(waiting.pop()):
+                yield transition
+                if transition.target not in reached:
+                    reached.add(transition.target)
+                    waiting.append(transition.target)
 
-    # Reading
+    # Canonical choices
 
-    def read(self, word: Word) -> Named:
-        """The choices that write a word: of several, those preferred at the first difference.
+    def canonical_choices(self, ops: OpSequence) -> Choices:
+        """Return the choices that make an op sequence, the preferred ones of several.
 
-        Raises ValueError for a word that is no network of the space.
+        Of two ways the one is preferred whose transition is preferred at the first difference; see
+        `transitions`. The choices are in the order of the path, not of the table.
+
+        Raises ValueError for an op sequence that is no network of the space.
         """
-        tried: set[tuple[int, int]] = set()
-        # Depth first; an entry is a move to make, where it ends, and the moves before it.
-        waiting: list[tuple[Move, int, _Made]] = [
-            (move, 1, None) for move in reversed(self.starts) if move.word[0] == word[0]
+        visited: set[tuple[int, int]] = set()
+        # Depth first. An entry is a transition to take, the offset behind its label, and the
+        # transitions before it.
+        waiting: list[tuple[Transition, int, _Path]] = [
+            (each, 1, None) for each in reversed(self.initial_transitions) if each.ops[0] == ops[0]
         ]
         while waiting:
-            move, offset, before = waiting.pop()
-            state = move.target
-            if (state, offset) in tried:
+            transition, offset, before = waiting.pop()
+            state = transition.target
+            if (state, offset) in visited:
                 continue
-            tried.add((state, offset))
-            is_end, first, blocks, lengths, last = self._by_word.get(state) or self._index(state)
-            made = (move, before)
-            for following in last:
-                waiting.append((following, offset, made))
+            visited.add((state, offset))
+            is_final, leaving, by_ops, lengths, skipping = self._indexes.get(state) or self._index(
+                state
+            )
+            path = (transition, before)
+            for following in skipping:
+                waiting.append((following, offset, path))
             for length in lengths:
-                for following in blocks.get(word[offset : offset + length], ()):
-                    waiting.append((following, offset + length, made))
-            for following in first:
-                waiting.append((following, offset, made))
-            if is_end and offset == len(word):
-                return _in_order(made)
-        raise ValueError("no network of the space is written so")
+                for following in by_ops.get(ops[offset : offset + length], ()):
+                    waiting.append((following, offset + length, path))
+            for following in leaving:
+                waiting.append((following, offset, path))
+            if is_final and offset == len(ops):
+                return _choices_along(path)
+        raise ValueError("no network of the space has these ops")
 
-    def _index(self, state: int) -> _ByWord:
-        """The moves from a state by what they write, those preferred last."""
-        first: list[Move] = []
-        last: list[Move] = []
-        blocks: dict[Word, list[Move]] = {}
-        for move in reversed(self.moves(state)):
-            if move.word:
-                blocks.setdefault(move.word, []).append(self._carried_on(move))
+    def _index(self, state: int) -> _TransitionIndex:
+        leaving: list[Transition] = []
+        skipping: list[Transition] = []
+        by_ops: dict[OpSequence, list[Transition]] = {}
+        # The search takes from the end of its list, so the preferred transitions come last.
+        for transition in reversed(self.transitions(state)):
+            extended = self._extended(transition)
+            if transition.ops:
+                by_ops.setdefault(transition.ops, []).append(extended)
             else:
-                (last if self._rank(state, move) else first).append(self._carried_on(move))
-        lengths = sorted({len(word) for word in blocks}, reverse=True)
-        self._by_word[state] = _ByWord(self.is_end(state), first, blocks, lengths, last)
-        return self._by_word[state]
+                (skipping if self._preference(state, transition) else leaving).append(extended)
+        lengths = sorted({len(ops) for ops in by_ops}, reverse=True)
+        self._indexes[state] = _TransitionIndex(
+            self.is_final(state), leaving, by_ops, lengths, skipping
+        )
+        return self._indexes[state]
 
-    def _carried_on(self, move: Move) -> Move:
-        """A move together with those behind it that have no alternative and write nothing."""
-        while len(self.moves(move.target)) == 1:
-            (only,) = self.moves(move.target)
-            if only.word:
+    def _extended(self, transition: Transition) -> Transition:
+        """Return a transition merged with those behind it that are unlabelled and the only way."""
+        while len(self.transitions(transition.target)) == 1:
+            (only,) = self.transitions(transition.target)
+            if only.ops:
                 break
-            move = Move(move.word, only.target, move.values + only.values)
-        return move
-
-    # Counting, drawing and listing
-
-    @cached_property
-    def size(self) -> int:
-        """The number of words."""
-        return self._start.count
-
-    def draw(self, rng: np.random.Generator) -> Word:
-        """A word, every one equally likely."""
-        found: list[int] = []
-        subset = self._start
-        while True:
-            pick = _below(rng, subset.count) - subset.is_end
-            if pick < 0:
-                return tuple(found)
-            edge = bisect_right(subset.cumulated, pick)
-            found += subset.labels[edge]
-            subset = subset.targets[edge]
-
-    def words(self) -> Iterator[Word]:
-        """Every word once."""
-        waiting: list[tuple[Word, _Subset]] = [((), self._start)]
-        while waiting:
-            word, subset = waiting.pop()
-            if subset.is_end:
-                yield word
-            edges = list(zip(subset.labels, subset.targets, strict=True))
-            waiting += [(word + label, target) for label, target in reversed(edges)]
-
-    @cached_property
-    def _start(self) -> _Subset:
-        items = frozenset((move.target, move.word) for move in self.starts)
-        return self._determined(items)
-
-    def _determined(self, start: frozenset[_Item]) -> _Subset:
-        """The subset for some items, with everything behind it, built without recursion."""
-        waiting = [start]
-        met: dict[frozenset[_Item], list[tuple[Word, frozenset[_Item]]]] = {}
-        while waiting:
-            items = waiting[-1]
-            if items in self._subsets:
-                waiting.pop()
-                continue
-            if items not in met:
-                met[items] = self._edges(items)
-                waiting += [target for _, target in met[items]]
-                continue
-            waiting.pop()
-            edges = met.pop(items)
-            ends = any(not residual and self.is_end(state) for state, residual in items)
-            targets = [self._subsets[target] for _, target in edges]
-            self._subsets[items] = _Subset(ends, [label for label, _ in edges], targets)
-        return self._subsets[start]
-
-    def _edges(self, items: frozenset[_Item]) -> list[tuple[Word, frozenset[_Item]]]:
-        """What can follow, by first op: the longest common beginning, and where it leads."""
-        by_first: dict[int, dict[_Item, None]] = {}
-        for state, residual in sorted(items):
-            if residual:
-                by_first.setdefault(residual[0], {})[state, residual] = None
-                continue
-            for move in self.moves(state):
-                if move.word:
-                    by_first.setdefault(move.word[0], {})[move.target, move.word] = None
-        found = []
-        # Numbers of states and ops depend on what was asked before: the order must not.
-        for _, group in sorted(by_first.items(), key=lambda each: spelled(each[0])):
-            label = _common_beginning([residual for _, residual in group])
-            behind = {(state, residual[len(label) :]) for state, residual in group}
-            found.append((label, self._closed(behind)))
-        return found
-
-    def _closed(self, items: set[_Item]) -> frozenset[_Item]:
-        """The items with all that is reached from them without writing anything."""
-        reached = list(items)
-        found = set(items)
-        while reached:
-            state, residual = reached.pop()
-            if residual:
-                continue
-            for move in self.moves(state):
-                item = (move.target, ())
-                if not move.word and item not in found:
-                    found.add(item)
-                    reached.append(item)
-        return frozenset(found)
+            transition = Transition(transition.ops, only.target, transition.choices + only.choices)
+        return transition
 
     # Extremes
 
     def extreme(
         self,
-        cost: Callable[[Part], int],
-        better: Callable[[int, int], bool],
-        joined: Callable[[int, int], int],
-    ) -> Named:
-        """Choices of the best network; of equals the first in the order of the options.
+        cost: Callable[[BlockGraph], int],
+        is_better: Callable[[int, int], bool],
+        combine: Callable[[int, int], int],
+    ) -> Choices:
+        """Return the choices of the best network; of equals the first in the order of the options.
 
         Args:
-            cost: of a part.
-            better: whether the first of two costs is strictly the better one.
-            joined: the cost of two pieces together: a sum, or the larger.
+            cost: of a block.
+            is_better: whether the first of two costs is strictly better than the second.
+            combine: returns the cost of two parts together: a sum, or the larger one.
         """
-        best: dict[int, tuple[int, Move | None]] = {}
+        best: dict[int, tuple[int, Transition | None]] = {}
 
-        def settled(state: int) -> bool:
-            chosen: tuple[int, Move | None] | None = (0, None) if self.is_end(state) else None
-            for move in self.moves(state):
-                if move.target not in best:
+        def settle(state: int) -> bool:
+            """Find the best way from a state to an end, if those of its targets are known."""
+            chosen: tuple[int, Transition | None] | None = None
+            if self.is_final(state):
+                chosen = (0, None)
+            for transition in self.transitions(state):
+                if transition.target not in best:
                     return False
-                own = cost(move.part) if move.part is not None else 0
-                value = joined(own, best[move.target][0])
-                if chosen is None or better(value, chosen[0]):
-                    chosen = (value, move)
+                own = cost(transition.block) if transition.block is not None else 0
+                total = combine(own, best[transition.target][0])
+                if chosen is None or is_better(total, chosen[0]):
+                    chosen = (total, transition)
             assert chosen is not None
             best[state] = chosen
             return True
 
-        for start in self.starts:
+        for start in self.initial_transitions:
             waiting = [start.target]
             while waiting:
-                if waiting[-1] in best or settled(waiting[-1]):
+                if waiting[-1] in best or settle(waiting[-1]):
                     waiting.pop()
                     continue
-                waiting += [m.target for m in self.moves(waiting[-1]) if m.target not in best]
-        winner = self.starts[0]
-        for start in self.starts[1:]:
-            if better(best[start.target][0], best[winner.target][0]):
+                targets = [each.target for each in self.transitions(waiting[-1])]
+                waiting += [target for target in targets if target not in best]
+        winner = self.initial_transitions[0]
+        for start in self.initial_transitions[1:]:
+            if is_better(best[start.target][0], best[winner.target][0]):
                 winner = start
-        values, move = list(winner.values), best[winner.target][1]
-        while move is not None:
-            values += move.values
-            move = best[move.target][1]
-        return tuple(values)
+        choices, transition = list(winner.choices), best[winner.target][1]
+        while transition is not None:
+            choices += transition.choices
+            transition = best[transition.target][1]
+        return tuple(choices)
 
 
-_Item = tuple[int, Word]
-"""A state, and what is still to be written before it is reached."""
+_Path = tuple[Transition, "_Path"] | None
+"""Transitions as a linked list, the last one first."""
 
 
-_Made = tuple[Move, "_Made"] | None
-"""Moves, the newest first."""
+def _choices_along(path: _Path) -> Choices:
+    transitions: list[Transition] = []
+    while path is not None:
+        transition, path = path
+        transitions.append(transition)
+    return tuple([pair for each in reversed(transitions) for pair in each.choices])
 
 
-def _in_order(made: _Made) -> Named:
-    moves: list[Move] = []
-    while made is not None:
-        move, made = made
-        moves.append(move)
-    return tuple([pair for move in reversed(moves) for pair in move.values])
+class _TransitionIndex(NamedTuple):
+    """The transitions from a state by their labels, in each list the preferred ones last.
 
+    Attributes:
+        is_final: whether a network may end in the state.
+        leaving: unlabelled transitions that leave the stage.
+        by_ops: labelled transitions by their labels.
+        lengths: of the labels, the longest first.
+        skipping: unlabelled transitions that leave a block out.
+    """
 
-class _ByWord(NamedTuple):
-    is_end: bool
-    first: list[Move]
-    blocks: dict[Word, list[Move]]
+    is_final: bool
+    leaving: list[Transition]
+    by_ops: dict[OpSequence, list[Transition]]
     lengths: list[int]
-    last: list[Move]
+    skipping: list[Transition]
 
 
-class _Subset:
-    """A state of the deterministic automaton: edges, and how many words begin here."""
-
-    def __init__(self, is_end: bool, labels: list[Word], targets: list[_Subset]) -> None:
-        self.is_end, self.labels, self.targets = is_end, labels, targets
-        self.cumulated: list[int] = []
-        total = 0
-        for target in targets:
-            total += target.count
-            self.cumulated.append(total)
-        self.count: int = total + is_end
-
-
-def _named(choices: Sequence[Choice], options: Values) -> Named:
+def _real_choices(choices: Sequence[Choice], options: ChosenOptions) -> Choices:
+    """Return names and options without the choices that have a single option."""
     return tuple(
         [
             (choice.name, option)
             for choice, option in zip(choices, options, strict=True)
-            if choice.is_real
+            if choice.has_alternatives
         ]
     )
-
-
-def _common_beginning(words: list[Word]) -> Word:
-    shortest, *others = sorted(set(words), key=len)
-    for length, op in enumerate(shortest):
-        if any(other[length] != op for other in others):
-            return shortest[:length]
-    return shortest
-
-
-def _below(rng: np.random.Generator, bound: int) -> int:
-    """A whole number from 0 up to `bound`, every one equally likely, however large it is."""
-    if bound < 2**63:
-        return int(rng.integers(bound))
-    size = (bound.bit_length() + 7) // 8
-    while True:
-        drawn = int.from_bytes(rng.bytes(size)) >> (8 * size - bound.bit_length())
-        if drawn < bound:
-            return drawn

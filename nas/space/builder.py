@@ -1,9 +1,9 @@
-"""What a block writes with: `Elastic` sizes and the `Builder` that turns calls into ops.
+"""`Builder` and `Elastic`: what a block function writes its ops with.
 
-A block never sees a whole network. It gets a `Builder`, the incoming `Tensor` and its choices, adds
-ops, and returns the outgoing `Tensor`. Every size a search can vary is an `Elastic`: the value of
-this architecture together with the smallest and largest that any architecture of the space has, so
-that the builder can say which part of a supernet's maximal weights each op uses.
+A block function never sees a whole network. It receives a `Builder`, its input tensor and its
+choices, adds ops, and returns its output tensor. Every size that a search can vary is an `Elastic`
+number: the value of this architecture together with the smallest and the largest value in the
+space, from which the builder knows which part of a supernet's weights each op uses.
 """
 
 from __future__ import annotations
@@ -18,10 +18,16 @@ from nas.graph import ACTIVATIONS, Channels, Graph, Op, Shape, Slot
 
 @dataclass(frozen=True)
 class Elastic:
-    """A number of one architecture, with the range it has over the space.
+    """A number of one architecture, with the range that it has over the space.
 
-    Products and differences keep the range (interval arithmetic), so a block computes sizes as if
-    they were plain numbers: `hidden = (x.width * expand).rounded(8)`.
+    Products and complements keep the range (interval arithmetic), so a block computes sizes as if
+    they were plain numbers.
+
+    Example:
+        >>> width = Elastic(16, smallest=8, largest=32)
+        >>> expand_ratio = Elastic(3, smallest=3, largest=6)
+        >>> (width * expand_ratio).rounded(8)
+        Elastic(value=48, smallest=24, largest=192)
     """
 
     value: float
@@ -30,12 +36,12 @@ class Elastic:
 
     @classmethod
     def of(cls, value: Elastic | float) -> Elastic:
-        """A plain number as an `Elastic` that does not vary."""
+        """Return a plain number as an `Elastic` that does not vary."""
         return value if isinstance(value, Elastic) else cls(value, value, value)
 
     @classmethod
     def among(cls, value: float, options: Sequence[float]) -> Elastic:
-        """`value`, chosen from `options`."""
+        """Return `value` with the range of the options that it was chosen from."""
         return cls(value, min(options), max(options))
 
     def __mul__(self, other: Elastic | float) -> Elastic:
@@ -50,11 +56,11 @@ class Elastic:
     __rmul__ = __mul__
 
     def complement(self) -> Elastic:
-        """One minus a share."""
+        """Return one minus this fraction."""
         return Elastic(1 - self.value, 1 - self.largest, 1 - self.smallest)
 
     def rounded(self, divisor: int) -> Elastic:
-        """To a multiple of `divisor`, at least one of them and never more than a tenth down."""
+        """Return the nearest multiple of `divisor`, at least one and at least 0.9 of the value."""
         return Elastic(
             _round_channels(self.value, divisor),
             _round_channels(self.smallest, divisor),
@@ -66,13 +72,25 @@ class Elastic:
 
 
 def _round_channels(value: float, divisor: int) -> int:
-    """The channel rounding of the MobileNet papers' reference code (`make_divisible`)."""
+    """Round as the reference code of the MobileNet papers does (`make_divisible`)."""
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * value else rounded
 
 
-class Tensor(NamedTuple):
-    """The output of an op while a graph is being built."""
+def require_option(name: str, option: str, known: tuple[str, ...]) -> None:
+    """Raise SpaceError if the argument `name` of a block is none of the options that it knows."""
+    if option not in known:
+        raise SpaceError(f"{name} is {option!r}.", remedy=f"Use one of {', '.join(known)}.")
+
+
+class SymbolicTensor(NamedTuple):
+    """The output of an op while a graph is being built: a shape without values.
+
+    Attributes:
+        position: of the op in the graph.
+        shape: `(channels, height, width)`.
+        channels: which channels of the widest version of the tensor these are.
+    """
 
     position: int
     shape: Shape
@@ -80,20 +98,20 @@ class Tensor(NamedTuple):
 
     @property
     def width(self) -> Elastic:
-        """Its channel count, with the largest over the space."""
+        """The number of channels, with the largest number in the space."""
         return Elastic(self.shape[0], 1, self.channels.extent)
 
 
 class _Window(NamedTuple):
-    """How a kernel slides over a map."""
+    """How a convolution or a pooling slides over a map: sizes in pixels."""
 
     kernel: int
     padding: int
-    size: tuple[int, int]
+    output: tuple[int, int]
 
 
-def _grouped(count: int, extent: int, groups: int) -> Channels:
-    """The first channels of each of `groups` equal parts of the widest version."""
+def _grouped_channels(count: int, extent: int, groups: int) -> Channels:
+    """Return the first channels of each of `groups` equal parts of the widest version."""
     if groups == 1 or count == extent:
         return Channels.prefix(count, extent)
     part, whole = count // groups, extent // groups
@@ -101,14 +119,15 @@ def _grouped(count: int, extent: int, groups: int) -> Channels:
 
 
 class Builder:
-    """Adds ops to a graph; every method returns the `Tensor` it made.
+    """Adds ops to a graph; every method returns the output tensor of the op that it added.
 
-    Args:
-        image: input shape `(channels, height, width)`.
-        classes: what a head ends with.
-        norm: whether `conv_unit` puts a batch norm behind its convolution.
-        activation: the op kind that `conv_unit` ends with.
-        channels: which channels of its widest version the input is; by default all of them.
+    Example:
+        >>> build = Builder((3, 32, 32), classes=10, norm=True, activation="relu")
+        >>> x = build.conv_unit(build.input, "stem", 16, kernel=3, stride=2)
+        >>> x.shape
+        (16, 16, 16)
+        >>> [op.kind for op in build.graph().ops]
+        ['input', 'conv', 'norm', 'relu']
     """
 
     def __init__(
@@ -120,19 +139,28 @@ class Builder:
         activation: str,
         channels: Channels | None = None,
     ) -> None:
+        """Start a graph with its input op.
+
+        Args:
+            image: shape of the input, `(channels, height, width)`.
+            classes: number of classes, for the blocks that end a network.
+            norm: whether `conv_unit` adds a batch norm behind its convolution.
+            activation: the activation that `conv_unit` ends with unless it is told another one.
+            channels: which channels of its widest version the input is; by default all of them.
+        """
         self.classes = classes
         self.norm = norm
         self.activation = activation
         self._ops: list[Op] = [Op("input", (), image)]
-        self.input = Tensor(0, image, channels or Channels.prefix(image[0], image[0]))
+        self.input = SymbolicTensor(0, image, channels or Channels.prefix(image[0], image[0]))
 
     def graph(self) -> Graph:
-        """What was built so far."""
+        """Return the graph of the ops added so far."""
         return Graph(tuple(self._ops))
 
     def conv(
         self,
-        x: Tensor,
+        x: SymbolicTensor,
         name: str,
         out: Elastic | int,
         *,
@@ -141,10 +169,20 @@ class Builder:
         groups: int = 1,
         padding: str = "same",
         bias: bool = False,
-    ) -> Tensor:
-        """A convolution, dense or in `groups`; `name` is unique in the graph.
+    ) -> SymbolicTensor:
+        """Add a convolution, dense or in `groups`.
 
-        Padding is "same", or "valid" for none.
+        Args:
+            x: input.
+            name: of the slot that holds the weights; unique in the graph.
+            out: number of output channels.
+            kernel: height and width of the kernel.
+            stride: in both directions.
+            groups: a divisor of the input and of the output channels.
+            padding: "same", or "valid" for none.
+            bias: whether the convolution adds a bias.
+
+        Raises SpaceError for channels that `groups` does not divide, or a kernel larger than `x`.
         """
         out, kernel = Elastic.of(out), Elastic.of(kernel)
         for count, end in ((x.shape[0], "incoming"), (int(out), "outgoing")):
@@ -153,7 +191,7 @@ class Builder:
                     f"{name}: {count} {end} channels cannot be divided into {groups} groups.",
                     remedy=f"Use multiples of {groups}.",
                 )
-        channels = _grouped(int(out), int(out.largest), groups)
+        channels = _grouped_channels(int(out), int(out.largest), groups)
         inputs = x.channels
         if groups > 1:
             inputs = Channels.prefix(x.shape[0] // groups, inputs.extent // groups)
@@ -163,7 +201,7 @@ class Builder:
             Op(
                 "conv",
                 (x.position,),
-                (int(out), *window.size),
+                (int(out), *window.output),
                 window.kernel,
                 stride,
                 window.padding,
@@ -177,14 +215,14 @@ class Builder:
 
     def depthwise(
         self,
-        x: Tensor,
+        x: SymbolicTensor,
         name: str,
         *,
         kernel: Elastic | int,
         stride: int = 1,
         bias: bool = False,
-    ) -> Tensor:
-        """A convolution of each channel by itself, with "same" padding."""
+    ) -> SymbolicTensor:
+        """Add a convolution of each channel by itself, with "same" padding; see `conv`."""
         kernel = Elastic.of(kernel)
         c = x.shape[0]
         window = self._window(x, name, kernel, stride, "same")
@@ -193,7 +231,7 @@ class Builder:
             Op(
                 "conv",
                 (x.position,),
-                (c, *window.size),
+                (c, *window.output),
                 window.kernel,
                 stride,
                 window.padding,
@@ -205,10 +243,12 @@ class Builder:
             x.channels,
         )
 
-    def finish_conv(self, x: Tensor, name: str, *, activate: bool | str = True) -> Tensor:
-        """The space's norm (if it has one) and an activation behind a convolution called `name`.
+    def norm_and_activate(
+        self, x: SymbolicTensor, name: str, *, activate: bool | str = True
+    ) -> SymbolicTensor:
+        """Add the norm, if the space has norms, and the activation behind the convolution `name`.
 
-        `activate` is True for the space's activation, False for none, or an activation's name.
+        `activate` is True for the space's activation, False for none, or the name of another one.
         """
         if self.norm:
             slot = Slot(f"{name}.norm", x.channels)
@@ -219,7 +259,7 @@ class Builder:
 
     def conv_unit(
         self,
-        x: Tensor,
+        x: SymbolicTensor,
         name: str,
         out: Elastic | int,
         *,
@@ -228,8 +268,11 @@ class Builder:
         groups: int = 1,
         padding: str = "same",
         activate: bool | str = True,
-    ) -> Tensor:
-        """Convolution, norm and activation as the space has them (a bias where it has no norm)."""
+    ) -> SymbolicTensor:
+        """Add a convolution, norm and activation, or with a bias where the space has no norms.
+
+        See `conv` and `norm_and_activate` for the arguments.
+        """
         x = self.conv(
             x,
             name,
@@ -240,23 +283,23 @@ class Builder:
             padding=padding,
             bias=not self.norm,
         )
-        return self.finish_conv(x, name, activate=activate)
+        return self.norm_and_activate(x, name, activate=activate)
 
     def depthwise_unit(
         self,
-        x: Tensor,
+        x: SymbolicTensor,
         name: str,
         *,
         kernel: Elastic | int,
         stride: int = 1,
         activate: bool | str = True,
-    ) -> Tensor:
-        """Depthwise convolution, norm and activation as the space has them."""
+    ) -> SymbolicTensor:
+        """Add a depthwise convolution, norm and activation; see `conv_unit`."""
         x = self.depthwise(x, name, kernel=kernel, stride=stride, bias=not self.norm)
-        return self.finish_conv(x, name, activate=activate)
+        return self.norm_and_activate(x, name, activate=activate)
 
-    def activate(self, x: Tensor, kind: str | None = None) -> Tensor:
-        """The space's activation, or the one that is named (`nas.graph.ACTIVATIONS`)."""
+    def activate(self, x: SymbolicTensor, kind: str | None = None) -> SymbolicTensor:
+        """Add the space's activation, or the one named by `kind` (see `nas.graph.ACTIVATIONS`)."""
         kind = self.activation if kind is None else kind
         if kind not in ACTIVATIONS:
             raise SpaceError(
@@ -265,20 +308,23 @@ class Builder:
             )
         return self._add(Op(kind, (x.position,), x.shape), x.channels)
 
-    def add(self, a: Tensor, b: Tensor) -> Tensor:
-        """The sum of two tensors of one shape."""
+    def add(self, a: SymbolicTensor, b: SymbolicTensor) -> SymbolicTensor:
+        """Add the sum of two tensors of one shape."""
         if a.shape != b.shape:
             raise SpaceError(f"An addition needs equal shapes, not {a.shape} and {b.shape}.")
         return self._add(Op("add", (a.position, b.position), a.shape), a.channels)
 
-    def multiply(self, x: Tensor, gate: Tensor) -> Tensor:
-        """Each channel of `x` times the value that `gate` (`channels x 1 x 1`) has for it."""
+    def multiply(self, x: SymbolicTensor, gate: SymbolicTensor) -> SymbolicTensor:
+        """Add the product of each channel of `x` and its value in `gate` (`channels x 1 x 1`)."""
         if gate.shape != (x.shape[0], 1, 1):
             raise SpaceError(f"A gate of {x.shape} needs {(x.shape[0], 1, 1)}, not {gate.shape}.")
         return self._add(Op("multiply", (x.position, gate.position), x.shape), x.channels)
 
-    def concat(self, a: Tensor, b: Tensor) -> Tensor:
-        """Channels of `a`, then those of `b`; each keeps its place in the widest version."""
+    def concat(self, a: SymbolicTensor, b: SymbolicTensor) -> SymbolicTensor:
+        """Add the concatenation of the channels of `a` and `b`.
+
+        Each channel keeps its place in the widest version of the concatenation.
+        """
         if a.shape[1:] != b.shape[1:]:
             raise SpaceError(f"A concatenation needs equal sizes, not {a.shape} and {b.shape}.")
         offset = a.channels.extent
@@ -289,11 +335,11 @@ class Builder:
         shape = (a.shape[0] + b.shape[0], *a.shape[1:])
         return self._add(Op("concat", (a.position, b.position), shape), channels)
 
-    def shuffle(self, x: Tensor, groups: int) -> Tensor:
-        """Channel shuffle (ShuffleNet): interleaves `groups` equal parts.
+    def shuffle(self, x: SymbolicTensor, groups: int) -> SymbolicTensor:
+        """Add a channel shuffle (Zhang et al. 2018, ShuffleNet), which interleaves `groups` parts.
 
         The parts of `x` must be equally narrowed prefixes of equal parts of the widest version:
-        interleaved, they are then a prefix of it again.
+        interleaved, they are then a prefix of the widest version again.
         """
         c = x.shape[0]
         if c % groups:
@@ -301,8 +347,8 @@ class Builder:
         channels = Channels.prefix(c, x.channels.extent)
         return self._add(Op("shuffle", (x.position,), x.shape, groups=groups), channels)
 
-    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The two halves of the channels, each numbered afresh as a prefix of its widest half."""
+    def split(self, x: SymbolicTensor) -> tuple[SymbolicTensor, SymbolicTensor]:
+        """Add both halves of the channels, each numbered anew as a prefix of its widest half."""
         c, h, w = x.shape
         if c % 2:
             raise SpaceError(f"{c} channels cannot be split in two.")
@@ -314,30 +360,30 @@ class Builder:
         return first, second
 
     def max_pool(
-        self, x: Tensor, name: str, *, kernel: int, stride: int, padding: str = "same"
-    ) -> Tensor:
-        """Max pooling; with "valid" padding a last window may hang over the border."""
+        self, x: SymbolicTensor, name: str, *, kernel: int, stride: int, padding: str = "same"
+    ) -> SymbolicTensor:
+        """Add a max pooling; with "valid" padding the last window may overhang the border."""
         return self._pool("max_pool", x, name, kernel, stride, padding)
 
     def avg_pool(
-        self, x: Tensor, name: str, *, kernel: int, stride: int, padding: str = "same"
-    ) -> Tensor:
-        """Average pooling; the padding's zeros count."""
+        self, x: SymbolicTensor, name: str, *, kernel: int, stride: int, padding: str = "same"
+    ) -> SymbolicTensor:
+        """Add an average pooling, in which the zeros of the padding count."""
         return self._pool("avg_pool", x, name, kernel, stride, padding)
 
     def _pool(
-        self, kind: str, x: Tensor, name: str, kernel: int, stride: int, padding: str
-    ) -> Tensor:
+        self, kind: str, x: SymbolicTensor, name: str, kernel: int, stride: int, padding: str
+    ) -> SymbolicTensor:
         w = self._window(x, name, Elastic.of(kernel), stride, padding, crop=False, ceil=True)
-        op = Op(kind, (x.position,), (x.shape[0], *w.size), w.kernel, stride, w.padding)
+        op = Op(kind, (x.position,), (x.shape[0], *w.output), w.kernel, stride, w.padding)
         return self._add(op, x.channels)
 
-    def global_pool(self, x: Tensor) -> Tensor:
-        """The mean over height and width."""
+    def global_pool(self, x: SymbolicTensor) -> SymbolicTensor:
+        """Add the mean over height and width."""
         return self._add(Op("global_pool", (x.position,), (x.shape[0], 1, 1)), x.channels)
 
-    def linear(self, x: Tensor, name: str, out: Elastic | int) -> Tensor:
-        """A fully connected layer with bias, on a vector."""
+    def linear(self, x: SymbolicTensor, name: str, out: Elastic | int) -> SymbolicTensor:
+        """Add a fully connected layer with a bias, on a vector."""
         out = Elastic.of(out)
         channels = Channels.prefix(int(out), int(out.largest))
         op = Op("linear", (x.position,), (int(out), 1, 1), bias=True)
@@ -345,7 +391,7 @@ class Builder:
 
     def _window(
         self,
-        x: Tensor,
+        x: SymbolicTensor,
         name: str,
         kernel: Elastic,
         stride: int,
@@ -354,11 +400,20 @@ class Builder:
         crop: bool = True,
         ceil: bool = False,
     ) -> _Window:
-        """Kernel size, padding and output size of a sliding window.
+        """Return the kernel size, padding and output size of a sliding window.
 
-        A kernel of `k` reaches `k // 2` pixels to each side; on a map of `n` pixels everything
-        beyond `n - 1` only ever meets "same" padding. A choice of a larger kernel is cropped to
+        A kernel of `k` reaches `k // 2` pixels to each side. On a map of `n` pixels, taps further
+        than `n - 1` from the centre only ever meet "same" padding, so a larger kernel is cropped to
         `2n - 1`, which computes exactly the same.
+
+        Args:
+            x: input.
+            name: of the op, for messages.
+            kernel: height and width.
+            stride: in both directions.
+            padding: "same" or "valid".
+            crop: whether a kernel may be cropped.
+            ceil: whether the last window may overhang the border.
         """
         _, h, w = x.shape
         size = int(kernel)
@@ -368,15 +423,15 @@ class Builder:
                 remedy='Use an odd kernel, or padding "valid".',
             )
         if padding == "same":
-            seen = 2 * min(h, w) - 1
-            if kernel.smallest > seen:
+            largest_useful = 2 * min(h, w) - 1
+            if kernel.smallest > largest_useful:
                 raise SpaceError(
                     f"{name}: a kernel of {int(kernel.smallest)} is larger than its {h}x{w} input: "
                     "its outer taps would only ever meet padding.",
-                    remedy=f"Use at most {seen}, fewer strides, or larger images.",
+                    remedy=f"Use at most {largest_useful}, fewer strides, or larger images.",
                 )
             if crop:
-                size = min(size, seen)
+                size = min(size, largest_useful)
             return _Window(size, size // 2, (-(-h // stride), -(-w // stride)))
         if padding != "valid":
             raise SpaceError(f'{name}: padding is {padding!r}. Use "same" or "valid".')
@@ -389,11 +444,11 @@ class Builder:
         def windows(extent: int) -> int:
             if not ceil:
                 return (extent - size) // stride + 1
-            # A last window may hang over the border, but has to start inside it.
+            # The last window may overhang the border, but has to start inside it.
             return min(-(-(extent - size) // stride) + 1, -(-extent // stride))
 
         return _Window(size, 0, (windows(h), windows(w)))
 
-    def _add(self, op: Op, channels: Channels) -> Tensor:
+    def _add(self, op: Op, channels: Channels) -> SymbolicTensor:
         self._ops.append(op)
-        return Tensor(len(self._ops) - 1, op.shape, channels)
+        return SymbolicTensor(len(self._ops) - 1, op.shape, channels)

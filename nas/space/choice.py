@@ -1,4 +1,4 @@
-"""`Choice`: a named decision among options, each of which gives a block its arguments."""
+"""`Choice`: a named decision among options, each of which gives arguments to a block."""
 
 from __future__ import annotations
 
@@ -14,78 +14,97 @@ IDENTITY: None = None
 """The option that leaves a block out: `{"skip": IDENTITY, "e3": {"expand": 3}}`."""
 
 MAX_SIZE = 1 << 20
-"""Largest width, image side, and number of channels or classes; larger ones are slips."""
+"""Largest width, image side, and number of channels or classes; a larger one is a typing error."""
 
 Options = Value | tuple[Value, ...] | Mapping[str, Mapping[str, Any] | None]
-"""One value, a tuple of values, or named bundles of arguments."""
+"""One value, a tuple of values, or a mapping from names to block arguments."""
 
 
 class Choice:
-    """A decision called `name` in an architecture, which sets the argument `key` of a block.
+    """A decision called `name` in an architecture, which sets an argument of a block.
 
-    A tuple of values is a choice among them; a single value is none, and no architecture holds it.
-    A mapping is a choice among its names, each of which sets several arguments at once, or with
-    `IDENTITY` leaves the block out. The argument `block` picks another block.
+    A tuple of values is a choice among them. A single value leaves nothing to choose, and no
+    architecture contains it. A mapping is a choice among its names, each of which sets several
+    arguments at once, or with `IDENTITY` leaves the block out; the argument `block` selects another
+    block.
 
-    Raises SpaceError for options that repeat, mix words and numbers, are infinite, not printable or
-    empty; `where` names the place in the table.
+    Attributes:
+        name: in an architecture, such as `stage2.0.kernel`.
+        argument: the keyword of the block function that a value is passed as.
+        options: what can be chosen.
+
+    Example:
+        >>> kernel = Choice("Stage stage2", "stage2.0.kernel", "kernel", (3, 5))
+        >>> kernel.arguments(5)
+        {'kernel': 5}
     """
 
-    def __init__(self, where: str, name: str, key: str, options: Options) -> None:
-        self.name, self.key = name, key
+    def __init__(self, where: str, name: str, argument: str, options: Options) -> None:
+        """Check the options.
+
+        Args:
+            where: place in the table, for messages.
+            name: in an architecture.
+            argument: of the block.
+            options: as the table gives them.
+
+        Raises SpaceError for options that repeat, mix strings and numbers, are infinite, are not
+        printable or are empty.
+        """
+        self.name, self.argument = name, argument
         self._bundles = dict(options) if isinstance(options, Mapping) else None
         given = tuple(options) if isinstance(options, tuple | list | Mapping) else (options,)
         self.options: tuple[Value, ...] = given
-        words = {isinstance(option, str) for option in given}
-        if not all(map(is_value, given)) or len(words) > 1:
+        string_and_number = len({isinstance(option, str) for option in given}) > 1
+        if not all(map(is_value, given)) or string_and_number:
             raise SpaceError(
-                f"{where}: {key} has the options {', '.join(map(shortened, given))}.",
+                f"{where}: {argument} has the options {', '.join(map(shortened, given))}.",
                 remedy="Use finite numbers only, or printable words of at most "
                 f"{MAX_NAME_CHARACTERS} characters only.",
             )
         if not given or len(set(given)) != len(given):
             raise SpaceError(
-                f"{where}: the options of {key} are {shortened(options)}.",
+                f"{where}: the options of {argument} are {shortened(options)}.",
                 remedy="Give one value, or a tuple of different values.",
             )
-        if self._bundles is not None and not self.is_words:
-            raise SpaceError(f"{where}: the bundles of {key} need names, not numbers.")
+        if self._bundles is not None and not self.is_categorical:
+            raise SpaceError(f"{where}: the bundles of {argument} need names, not numbers.")
         for option, bundle in (self._bundles or {}).items():
             if bundle is not None and not isinstance(bundle, Mapping):
                 raise SpaceError(
-                    f"{where}: {key} {option!r} is {shortened(bundle)}.",
+                    f"{where}: {argument} {option!r} is {shortened(bundle)}.",
                     remedy='Give the block\'s arguments, {"expand": 3}, or IDENTITY.',
                 )
 
     @property
-    def is_real(self) -> bool:
-        """Whether there is anything to choose."""
+    def has_alternatives(self) -> bool:
+        """Whether there is more than one option."""
         return len(self.options) > 1
 
     @property
-    def is_words(self) -> bool:
+    def is_categorical(self) -> bool:
         """Whether the options are names of operators rather than sizes."""
         return isinstance(self.options[0], str)
 
-    def value(self, choices: Mapping[str, Any]) -> Any:
-        """The option in `choices`; the only one there is where nothing is to be chosen."""
+    def selected(self, choices: Mapping[str, Any]) -> Any:
+        """Return the option in `choices`, or the only one where there are no alternatives."""
         return choices.get(self.name) if len(self.options) > 1 else self.options[0]
 
-    def arguments(self, value: Value) -> Mapping[str, Any] | None:
-        """What an option passes to the block; None leaves the block out."""
+    def arguments(self, option: Value) -> Mapping[str, Any] | None:
+        """Return what an option passes to the block; None leaves the block out."""
         if self._bundles is None:
-            return {self.key: value}
-        return self._bundles[value]  # type: ignore[index]
+            return {self.argument: option}
+        return self._bundles[option]  # type: ignore[index]
 
-    def passed(self) -> Iterator[Mapping[str, Any]]:
-        """The arguments of every option that has a block."""
+    def all_arguments(self) -> Iterator[Mapping[str, Any]]:
+        """Iterate over the arguments of every option that does not leave the block out."""
         for option in self.options:
             arguments = self.arguments(option)
             if arguments is not None:
                 yield arguments
 
-    def describe(self) -> Any:
-        """As plain data, for the space's digest."""
+    def to_json(self) -> Any:
+        """Return the options as plain data: a list, or a mapping from names to arguments."""
         if self._bundles is None:
             return list(self.options)
         return {
@@ -98,13 +117,18 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, int | float | str) else getattr(value, "__name__", str(value))
 
 
-def sizes(where: str, key: str, value: int | tuple[int, ...], most: int) -> tuple[int, ...]:
-    """The options of a size, whole numbers from 1 to `most`. Raises SpaceError for others."""
+def size_options(
+    where: str, name: str, value: int | tuple[int, ...], largest: int
+) -> tuple[int, ...]:
+    """Return the options of a size that the table gives as one number or as several.
+
+    Raises SpaceError for anything but different whole numbers from 1 to `largest`.
+    """
     options = tuple(value) if isinstance(value, tuple | list) else (value,)
-    whole = all(isinstance(each, int) and 1 <= each <= most for each in options)
+    whole = all(isinstance(each, int) and 1 <= each <= largest for each in options)
     if not options or not whole or len(set(options)) != len(options):
         raise SpaceError(
-            f"{where}: {key} is {shortened(value)}.",
-            remedy=f"Use whole numbers of 1 or more, up to {most}, each once.",
+            f"{where}: {name} is {shortened(value)}.",
+            remedy=f"Use whole numbers of 1 or more, up to {largest}, each once.",
         )
     return options

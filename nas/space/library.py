@@ -1,4 +1,4 @@
-"""Finding a space or a published network: by the name of one that ships, or in a Python file."""
+"""Loads a search space by name or from a Python file, and finds published networks by name."""
 
 from __future__ import annotations
 
@@ -11,21 +11,26 @@ from pathlib import Path
 from nas import files
 from nas.documents import read_bytes, shortened, shortened_text
 from nas.errors import SpaceError, printable
-from nas.space.reference import Reference, no_reference
+from nas.space.reference import Reference, unknown_reference_error
 from nas.space.space import SearchSpace
 from nas.space.user_code import user_code
 
-MAX_BYTES = 4 << 20
-"""Largest space file that is read: those that ship have 6 kB at most."""
+MAX_FILE_BYTES = 4 << 20
+"""Largest space file that is read: the files that ship with the package have at most 6 kB."""
 
 
 def space_names() -> list[str]:
-    """Return the names of the spaces that ship with the package."""
+    """Return the names of the spaces that ship with the package.
+
+    Example:
+        >>> "mobilenet" in space_names()
+        True
+    """
     return sorted(path.stem for path in files.packaged_folder("search_spaces").glob("*.py"))
 
 
 def path_of(name_or_path: str | Path) -> Path:
-    """The file of a space. Raises SpaceError, naming the spaces there are."""
+    """Return the path of a space's file. Raises SpaceError, naming the spaces there are."""
     text = str(name_or_path)
     if text.endswith(".py"):
         if os.path.isfile(text):
@@ -63,25 +68,31 @@ def load_space(
         >>> load_space("mobilenet", image_size=32).input_shape
         (3, 32, 32)
     """
-    space = load_definition(name_or_path)
-    if image_size is None:
-        image_size = space.image_size
-    return space.on(image_size=image_size, channels=channels, classes=classes)
+    return load_definition(name_or_path).adapt(
+        image_size=image_size, channels=channels, classes=classes
+    )
 
 
 def load_definition(name_or_path: str | Path) -> SearchSpace:
     """Load a search space as its file defines it, with the file's own input size and classes.
 
-    A space file is code and is run: load only files that you trust. That holds for the copies in a
-    run folder that somebody else made, too. Where a file is byte for byte the one of this name that
-    ships with the package, the one that ships is run instead. What a file prints goes to stderr.
+    A space file is code and is run: load only files that you trust, which also holds for the copies
+    in a run folder that somebody else made. If a file equals the one of its name that ships with
+    the package, the shipped one is run instead. What a file prints goes to stderr.
+
+    Args:
+        name_or_path: see `load_space`.
 
     Raises SpaceError where there is no such space, the file does not run or defines no `SPACE`, or
     the table makes no network; the message names the file.
+
+    Example:
+        >>> load_definition("mobilenet").classes
+        1000
     """
     path = path_of(name_or_path)
     try:
-        content = read_bytes(path, MAX_BYTES)
+        content = read_bytes(path, MAX_FILE_BYTES)
     except OSError as error:
         raise SpaceError(f"{path} cannot be read: {error.strerror}.") from error
     shipped = files.packaged_folder("search_spaces") / path.name
@@ -100,33 +111,30 @@ def load_definition(name_or_path: str | Path) -> SearchSpace:
 
 @contextmanager
 def _same_working_folder() -> Iterator[None]:
-    """Return to the working folder afterwards: relative paths of a command are meant in it."""
+    """Return to the working folder afterwards, which the relative paths of a command refer to."""
     try:
         folder = os.getcwd()
-    except FileNotFoundError:  # it was deleted, so there are no relative paths
+    except FileNotFoundError:  # the folder was deleted, so there are no relative paths
         yield
         return
     with chdir(folder):
         yield
 
 
-def references() -> list[tuple[str, Reference]]:
-    """The published networks of the spaces that ship, each with its space's name."""
-    return [
-        (space.name, each)
-        for space in map(load_definition, space_names())
-        for each in space.references
-    ]
-
-
 def find_reference(name: str) -> tuple[SearchSpace, Reference]:
-    """A published network of any space that ships, and the space.
+    """Return a published network of any space that ships, with the space as its file defines it.
 
-    Raises SpaceError for an unknown name; the message has those that are spelled alike.
+    Raises SpaceError for an unknown name; the message has known names that are spelled alike.
+
+    Example:
+        >>> space, reference = find_reference("mobilenet_v2_1.0")
+        >>> space.name, reference.params
+        ('mobilenet', 3504872)
     """
     spaces = [load_definition(each) for each in space_names()]
     for space in spaces:
         for reference in space.references:
             if reference.name == name:
                 return space, reference
-    raise no_reference("", name, [each.name for space in spaces for each in space.references])
+    known = [each.name for space in spaces for each in space.references]
+    raise unknown_reference_error("", name, known)

@@ -1,4 +1,4 @@
-"""Drawing architectures under limits: on MACs, parameters, predicted latency, or anything else."""
+"""`Limit` and `sample_within`: random architectures under limits on MACs, latency or the like."""
 
 from __future__ import annotations
 
@@ -13,28 +13,35 @@ from nas.documents import shortened
 from nas.errors import InfeasibleError, NasError, RequestError
 from nas.graph import Graph
 from nas.space.architecture import Architecture, is_number
-from nas.space.space import Measure, SearchSpace
+from nas.space.space import GraphCount, SearchSpace
 from nas.space.variation import mutate
 
 
 @dataclass(frozen=True)
 class Limit:
-    """A number of a graph that is to lie between `smallest` and `largest`.
+    """Bounds on a number of a graph.
 
     Args:
-        name: with its unit; `macs`, `params` and `peak_memory_bytes` need no `value`.
-        smallest, largest: inclusive; None for no bound.
-        value: works the number out. Where it raises a `NasError`, such as a kernel that the latency
-            table lacks, the limit is not met.
+        name: of the number, with its unit; `macs`, `params` and `peak_memory_bytes` need no
+            `compute`.
+        smallest: lower bound, inclusive; None for none.
+        largest: upper bound, inclusive; None for none.
+        compute: returns the number of a graph. A graph for which it raises a `NasError`, such as
+            one with a kernel that the latency table lacks, does not meet the limit.
 
     Raises RequestError for a limit without bounds, or with bounds that exclude each other or are no
     finite numbers, and for a negative bound of a count.
+
+    Example:
+        >>> limit = Limit("macs", largest=30e6)
+        >>> limit.violation(45e6)
+        0.5
     """
 
     name: str
     smallest: float | None = None
     largest: float | None = None
-    value: Callable[[Graph], float] | None = None
+    compute: Callable[[Graph], float] | None = None
 
     def __post_init__(self) -> None:
         for word, bound in (("at least", self.smallest), ("at most", self.largest)):
@@ -52,47 +59,47 @@ class Limit:
                 f"The limit on {self.name} is {self.smallest} to {self.largest}.",
                 remedy="Give a smallest value, a largest one that is not smaller, or both.",
             )
-        if self.value is None and not self.is_count:
+        if self.compute is None and not self.is_count:
             raise RequestError(
                 f"A limit on {self.name} needs to know how it is worked out.",
-                remedy=f"Give `value`, or limit one of {', '.join(get_args(Measure))}.",
+                remedy=f"Give `compute`, or limit one of {', '.join(get_args(GraphCount))}.",
             )
 
     @property
     def is_count(self) -> bool:
         """Whether the number is a count of the graph, whose range over a space is known exactly."""
-        return self.value is None and self.name in get_args(Measure)
+        return self.compute is None and self.name in get_args(GraphCount)
 
     @property
     def _bounds(self) -> tuple[float, float]:
         low = -math.inf if self.smallest is None else self.smallest
         return low, math.inf if self.largest is None else self.largest
 
-    def of(self, graph: Graph) -> float:
-        """The number; infinite where it cannot be worked out."""
-        if self.value is None:
+    def value_of(self, graph: Graph) -> float:
+        """Return the number of a graph; infinity where it cannot be computed."""
+        if self.compute is None:
             return float(getattr(graph, self.name))
         try:
-            number = self.value(graph)
+            value = self.compute(graph)
         except NasError:
             return math.inf
-        return math.inf if math.isnan(number) else number
+        return math.inf if math.isnan(value) else value
 
-    def excess(self, number: float) -> float:
-        """How far outside a number lies, as a share of the bound; 0 inside."""
+    def violation(self, value: float) -> float:
+        """Return how far outside the bounds a value is, relative to the bound; 0 inside."""
         low, high = self._bounds
-        outside = low - number if number < low else max(0.0, number - high)
-        bound = low if number < low else high
-        return outside if outside in (0, math.inf) else outside / (abs(bound) or 1)
+        distance = low - value if value < low else max(0.0, value - high)
+        bound = low if value < low else high
+        return distance if distance in (0, math.inf) else distance / (abs(bound) or 1)
 
-    def text(self) -> str:
-        """The limit in words."""
-        words = [
+    def describe(self) -> str:
+        """Return the limit in words."""
+        bounds = [
             f"{word} {bound:.6g}"
             for word, bound in (("at least", self.smallest), ("at most", self.largest))
             if bound is not None
         ]
-        return f"{self.name} of {' and '.join(words)}"
+        return f"{self.name} of {' and '.join(bounds)}"
 
 
 def sample_within(
@@ -102,15 +109,28 @@ def sample_within(
     *,
     attempts: int = 2000,
 ) -> Architecture:
-    """An architecture that meets all limits.
+    """Draw a random architecture that meets all limits.
 
-    Half of the attempts draw uniformly, so where limits are met now and then, all architectures
-    that meet them are equally likely. After that the nearest one drawn is changed step by step
-    while it comes no further away, which finds rare ones, not equally likely any more.
+    Half of the attempts draw uniformly over the networks of the space. Where these meet the limits,
+    all architectures that meet them are equally likely. The other attempts mutate the architecture
+    that violates the limits least, which also finds rare architectures, but not equally likely.
+
+    Args:
+        space: to draw from.
+        rng: source of randomness.
+        limits: all are to be met.
+        attempts: how many architectures are looked at.
 
     Raises:
-        InfeasibleError: a count of the space never meets its limit, or no attempt met them all; the
-            message says which, and names the nearest architecture.
+        InfeasibleError: no architecture of the space meets the limit on a count, or no attempt met
+            all limits; the message says which, and describes the nearest architecture.
+
+    Example:
+        >>> from nas.space import load_space
+        >>> space = load_space("mobilenet", image_size=32)
+        >>> rng = np.random.default_rng(0)
+        >>> sample_within(space, rng, [Limit("macs", largest=30e6)]).macs <= 30e6
+        True
     """
     for limit in limits:
         _check_range(space, limit)
@@ -122,48 +142,48 @@ def sample_within(
             candidate = _nearest_extreme(space, limits)
         else:
             candidate = mutate(nearest, rng, changes=1 + int(rng.integers(3)))
-        excess = _excess(candidate, limits)
-        if excess == 0:
+        violation = _total_violation(candidate, limits)
+        if violation == 0:
             return candidate
-        if excess <= least:
-            nearest, least = candidate, excess
+        if violation <= least:
+            nearest, least = candidate, violation
         if space.size == 1:
             break
     raise InfeasibleError(
         f"No architecture of space {space.name} was found with "
-        f"{' and '.join(limit.text() for limit in limits)} in {attempts} attempts. "
-        + _described(nearest, limits),
+        f"{' and '.join(limit.describe() for limit in limits)} in {attempts} attempts. "
+        + _describe_nearest(nearest, limits),
         remedy="Loosen the limits, or give more attempts.",
     )
 
 
 def _check_range(space: SearchSpace, limit: Limit) -> None:
+    """Raise InfeasibleError if no architecture of the space can meet a limit on a count."""
     if not limit.is_count:
         return
-    measure = cast(Measure, limit.name)
-    for end, missed in (("smallest", limit.largest), ("largest", limit.smallest)):
-        nearest = space.extreme(measure, end)  # type: ignore[arg-type]
-        number = limit.of(nearest.graph)
-        beyond = missed is not None and (number > missed if end == "smallest" else number < missed)
-        if beyond:
+    count = cast(GraphCount, limit.name)
+    for end, bound in (("smallest", limit.largest), ("largest", limit.smallest)):
+        nearest = space.extreme(count, end)  # type: ignore[arg-type]
+        value = limit.value_of(nearest.graph)
+        if bound is not None and (value > bound if end == "smallest" else value < bound):
             raise InfeasibleError(
-                f"No architecture of space {space.name} has {limit.text()}. "
-                + _described(nearest, [limit]),
+                f"No architecture of space {space.name} has {limit.describe()}. "
+                + _describe_nearest(nearest, [limit]),
                 remedy="Loosen the limit, or use another space.",
             )
 
 
 def _nearest_extreme(space: SearchSpace, limits: Sequence[Limit]) -> Architecture:
-    ends = [space.extreme(m, end) for m in get_args(Measure) for end in ("smallest", "largest")]
-    return min(ends, key=lambda each: _excess(each, limits))
+    ends = [space.extreme(c, end) for c in get_args(GraphCount) for end in ("smallest", "largest")]
+    return min(ends, key=lambda each: _total_violation(each, limits))
 
 
-def _excess(architecture: Architecture, limits: Sequence[Limit]) -> float:
+def _total_violation(architecture: Architecture, limits: Sequence[Limit]) -> float:
     graph = architecture.graph
-    return sum(limit.excess(limit.of(graph)) for limit in limits)
+    return sum(limit.violation(limit.value_of(graph)) for limit in limits)
 
 
-def _described(nearest: Architecture, limits: Sequence[Limit]) -> str:
+def _describe_nearest(nearest: Architecture, limits: Sequence[Limit]) -> str:
     graph = nearest.graph
-    numbers = ", ".join(f"{limit.name} {limit.of(graph):.6g}" for limit in limits)
-    return f"The nearest has {numbers}: {dict(nearest.choices)}."
+    values = ", ".join(f"{limit.name} {limit.value_of(graph):.6g}" for limit in limits)
+    return f"The nearest has {values}: {dict(nearest.choices)}."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -11,29 +11,36 @@ from nas.errors import SpaceError
 from nas.names import require_name
 from nas.space.architecture import Value, is_number
 
-_MOST_LISTED = 12
+_MAX_NAMES_IN_MESSAGE = 12
+"""With more networks than this, an error names a command that lists them instead."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A published network, as choices of the space in whose file it stands.
+    """A published network, as choices of the space in whose file the row stands.
 
     Args:
         name: unique among all spaces, such as `mobilenet_v2_1.0`.
-        choices: a parameter's full name (`stage2.width`, `stage2.0.kernel`); `stage2.kernel` for
-            all blocks of a stage, with one value or a tuple of one a block; `*.kernel` for all
-            stages that have the choice, with one value or a tuple of one a stage. A longer name
-            goes before a shorter one.
-        source: where it was published.
-        params, macs: published figures; None where there is none.
-        image_size: pixels a side that the space is adapted to for the figures.
-        resolution: the share of the image size that the network is run at, where the space has
+        choices: from patterns to options. A pattern is a parameter's full name (`stage2.width`,
+            `stage2.0.kernel`); or `stage2.kernel`, for all blocks of a stage, with one option or a
+            tuple of one for each block; or `*.kernel`, for all stages that have the choice, with
+            one option or a tuple of one for each stage. A longer pattern goes before a shorter one.
+        source: where the network was published.
+        params: published number of parameters; None where none was published.
+        macs: published number of multiply-accumulates; None where none was published.
+        image_size: height and width in pixels of the images that the figures are for.
+        resolution: fraction of the image size that the network is run at, where the space has
             several `resolutions`.
         norm: whether the published network has batch norms.
-        tolerance: relative, of the MACs: what the rounding of the paper's figure, or another
-            convention of counting, can account for.
+        tolerance: relative deviation of the MACs that the rounding of the published figure, or
+            another convention of counting, can account for.
 
     Raises SpaceError for a name that breaks the rule in `nas.names`, or values of other kinds.
+
+    Example:
+        >>> row = Reference("tiny_1.0", {"*.width": (16, 32)}, source="an example")
+        >>> row.resolve({"stem.width": (8, 16), "body.width": (32, 64)}, image_size=32)
+        {'stem.width': 16, 'body.width': 32}
     """
 
     name: str
@@ -64,18 +71,24 @@ class Reference:
                     remedy="Give a finite number of 0 or more.",
                 )
 
-    def resolved(
+    def resolve(
         self, parameters: Mapping[str, tuple[Value, ...]], image_size: int
     ) -> dict[str, Value]:
-        """All parameters of a space for images of a size, with this network's choices.
+        """Return an option for each parameter of a space: those of this network.
 
-        A parameter that the row does not name gets its first option: it had better be one that the
-        network does not use. Raises SpaceError for a name that no parameter has.
+        Parameters that no pattern matches get their first option, so they should be parameters
+        that the network does not use.
+
+        Args:
+            parameters: the options of each parameter of the space, by name.
+            image_size: height and width in pixels of the images that the space is adapted to.
+
+        Raises SpaceError for a pattern that no parameter matches.
         """
-        found = {name: options[0] for name, options in parameters.items()}
-        if "resolution" in found:
-            found["resolution"] = round(self.resolution * image_size)
-        for pattern, value in sorted(self.choices.items(), key=_breadth):
+        chosen = {name: options[0] for name, options in parameters.items()}
+        if "resolution" in chosen:
+            chosen["resolution"] = round(self.resolution * image_size)
+        for pattern, value in sorted(self.choices.items(), key=_specificity):
             names = [name for name in parameters if _matches(pattern, name)]
             if not names:
                 raise SpaceError(
@@ -83,7 +96,7 @@ class Reference:
                     remedy=f"Choices: {', '.join(parameters)}.",
                 )
             if not isinstance(value, tuple):
-                found.update(dict.fromkeys(names, value))
+                chosen.update(dict.fromkeys(names, value))
                 continue
             places = list(dict.fromkeys(_place(pattern, name) for name in names))
             if len(value) > len(places) or (pattern[0] == "*" and len(value) < len(places)):
@@ -95,24 +108,30 @@ class Reference:
             for name in names:
                 place = _place(pattern, name)
                 if place in by_place:
-                    found[name] = by_place[place]
-        return found
+                    chosen[name] = by_place[place]
+        return chosen
 
 
-def no_reference(where: str, name: str, known: list[str]) -> SpaceError:
-    """The error for a network that is not published `where`; names those that are spelled alike."""
+def unknown_reference_error(where: str, name: str, known: Sequence[str]) -> SpaceError:
+    """Return the error for an unknown name, with the known names that are spelled alike.
+
+    Args:
+        where: the end of the message's sentence, such as " in space mobilenet", or empty.
+        name: as it was asked for.
+        known: the names there are.
+    """
     close = get_close_matches(name, known, n=3)
     if close:
         remedy = f"Did you mean {', '.join(close)}?"
-    elif len(known) > _MOST_LISTED:
+    elif len(known) > _MAX_NAMES_IN_MESSAGE:
         remedy = "List them with: nas spaces --references."
     else:
         remedy = f"There are: {', '.join(known) or 'none'}."
     return SpaceError(f"There is no reference network {shortened(name)}{where}.", remedy=remedy)
 
 
-def _breadth(item: tuple[str, object]) -> tuple[bool, int]:
-    """Sorts the broadest patterns first, so that narrower ones have the last word."""
+def _specificity(item: tuple[str, object]) -> tuple[bool, int]:
+    """Return a key that sorts broad patterns before narrow ones, which overwrite them."""
     pattern = item[0]
     return (not pattern.startswith("*."), pattern.count("."))
 
@@ -127,5 +146,5 @@ def _matches(pattern: str, name: str) -> bool:
 
 
 def _place(pattern: str, name: str) -> str:
-    """What one value of a tuple stands for: a stage for `*.x`, a block for `stage.x`."""
+    """Return what one value of a tuple is for: a stage for `*.x`, a block for `stage.x`."""
     return name.split(".")[0] if pattern.startswith("*.") else name

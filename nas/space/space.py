@@ -1,4 +1,4 @@
-"""`SearchSpace`: a literal table of stages, and the walk from choices to a `Graph`."""
+"""`SearchSpace`: a table of stages, the networks in it, and their graphs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
-from itertools import product
 from typing import Any, Literal
 
 import numpy as np
@@ -17,41 +16,65 @@ from nas.documents import shortened
 from nas.errors import SpaceError
 from nas.graph import ACTIVATIONS, Channels, Graph, Shape
 from nas.names import require_identifier, require_name
-from nas.space.architecture import Architecture, Value, parse_record
-from nas.space.automaton import Language, Named, Word
-from nas.space.block_graph import Chain, Part, input_token
+from nas.space.architecture import Architecture, Choices, Value, parse_record
+from nas.space.automaton import NetworkAutomaton
+from nas.space.block_graph import CompositeGraph, OpSequence
 from nas.space.builder import Builder
 from nas.space.choice import MAX_SIZE, Choice, Options
-from nas.space.reference import Reference, no_reference
-from nas.space.stage import Reached, Row, Stage, Values
+from nas.space.compiled_stage import ChosenOptions, CompiledStage
+from nas.space.counting import DeterministicAutomaton
+from nas.space.lowering import Lowering
+from nas.space.reference import Reference, unknown_reference_error
+from nas.space.stage import Stage
 
-SMALLEST_FINAL_MAP = 3
-"""Pixels a side that the last feature map keeps at least, unless a space says otherwise."""
+DEFAULT_SMALLEST_MAP = 3
+"""Height and width in pixels that the last feature map keeps: a kernel of 3 still fits on it."""
 
 GRAPH_CACHE_SIZE = 1024
 """Graphs that a space keeps for `Architecture.graph`; a graph with its ops takes about 10 kB."""
 
-Measure = Literal["macs", "params", "peak_memory_bytes"]
-"""Counts of a graph that are known for every part of it."""
+GraphCount = Literal["macs", "params", "peak_memory_bytes"]
+"""The counts of a graph whose range over a space is known exactly."""
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """A table of stages, adapted to an input size and a number of classes by `on`.
+    """A table of stages, adapted to an input size and a number of classes.
 
     Args:
         name: of the space.
         stages: the rows of the table.
-        activation: the op kind that blocks end their convolutions with unless they say otherwise.
+        activation: what blocks end their convolutions with unless they name another activation.
         norm: whether convolutions are followed by batch norms.
-        image_size, channels: of the input, square.
-        classes: what the head tells apart.
-        smallest_map: pixels a side that small images leave the last feature map; see `strides`.
+        image_size: height and width of the images in pixels.
+        channels: channels of the images.
+        classes: how many classes the networks tell apart.
+        smallest_map: height and width in pixels that small images leave the last feature map; see
+            `strides`.
         choices: made once for the whole network; every block that takes their arguments gets them.
-        resolutions: shares of the image size that a network can be run at.
+        resolutions: fractions of the image size that a network can be run at.
         references: published networks that are points of the space.
 
     Raises SpaceError for a table that makes no network, naming the stage.
+
+    Example:
+        >>> space = SearchSpace(
+        ...     "small",
+        ...     stages=(
+        ...         Stage("stem", "conv", width=16, stride=2, per_stage={"kernel": 3}),
+        ...         Stage("body", "inverted_residual", width=16, depth=(1, 2),
+        ...               per_block={"kernel": (3, 5), "expand": 3}),
+        ...         Stage("head", "linear_classifier"),
+        ...     ),
+        ...     image_size=32,
+        ...     classes=10,
+        ... )
+        >>> space.size
+        6
+        >>> space.largest.choices
+        (('body.depth', 2), ('body.0.kernel', 5), ('body.1.kernel', 5))
+        >>> space.largest.graph.output_shape
+        (10, 1, 1)
     """
 
     name: str
@@ -61,7 +84,7 @@ class SearchSpace:
     image_size: int = 224
     channels: int = 3
     classes: int = 1000
-    smallest_map: int = SMALLEST_FINAL_MAP
+    smallest_map: int = DEFAULT_SMALLEST_MAP
     choices: Mapping[str, Options] = field(default_factory=dict)
     resolutions: tuple[float, ...] = (1.0,)
     references: tuple[Reference, ...] = ()
@@ -80,89 +103,84 @@ class SearchSpace:
                     f"{where}: {size} is {shortened(value)}.",
                     remedy=f"Use a whole number from 1 to {MAX_SIZE}.",
                 )
-        _all_of(Stage, "stages", self.stages, where)
-        _all_of(Reference, "references", self.references, where)
+        _require_all(Stage, "stages", self.stages, where)
+        _require_all(Reference, "references", self.references, where)
         if not self.stages:
             raise SpaceError(f"{where} has no stages.")
-        _all_different(f"{where}: two references are", [r.name for r in self.references])
+        _require_unique(f"{where}: two references are", [each.name for each in self.references])
         for name in (*(stage.name for stage in self.stages), *self.choices):
             require_identifier(name, where, SpaceError)
-        _all_different(f"{where}: two stages are", [stage.name for stage in self.stages])
-        choices = [*self._own_parameters, *(each for row in self.rows for each in row.parameters())]
-        _all_different(f"{where}: two choices are", [name for name, _ in choices])
-        taken = {choice.name for row in self.rows for choice in row.network}
-        for choice in self.network:
-            if choice.key != "resolution" and choice.name not in taken:
+        _require_unique(f"{where}: two stages are", [stage.name for stage in self.stages])
+        in_stages = [each for stage in self.compiled_stages for each in stage.parameters()]
+        names = [name for name, _ in (*self._network_parameters, *in_stages)]
+        _require_unique(f"{where}: two choices are", names)
+        taken = {each.name for stage in self.compiled_stages for each in stage.network_choices}
+        for choice in self.network_choices:
+            if choice.argument != "resolution" and choice.name not in taken:
                 raise SpaceError(
                     f"{where}: no block takes the network-wide {choice.name}.",
                     remedy="Give it to a block as a keyword-only parameter, or to a stride.",
                 )
 
-    # Adapting
+    # Adapting to a dataset
 
-    def on(self, *, image_size: int, channels: int, classes: int) -> SearchSpace:
-        """This space for square images of `image_size` pixels and `classes` classes."""
-        return replace(self, image_size=image_size, channels=channels, classes=classes)
+    def adapt(
+        self,
+        *,
+        image_size: int | None = None,
+        channels: int | None = None,
+        classes: int | None = None,
+    ) -> SearchSpace:
+        """Return this space for other images or classes; what is None stays as it is.
+
+        Args:
+            image_size: height and width of the images in pixels.
+            channels: channels of the images.
+            classes: how many classes the networks tell apart.
+        """
+        return replace(
+            self,
+            image_size=self.image_size if image_size is None else image_size,
+            channels=self.channels if channels is None else channels,
+            classes=self.classes if classes is None else classes,
+        )
+
+    @property
+    def settings(self) -> dict[str, int]:
+        """The arguments of `adapt`: with the space's file they rebuild the adapted space."""
+        return {
+            "image_size": self.image_size,
+            "channels": self.channels,
+            "classes": self.classes,
+        }
 
     @property
     def input_shape(self) -> Shape:
         """Channels, height and width of the images."""
         return (self.channels, self.image_size, self.image_size)
 
-    def image_shape(self, network: Values) -> Shape:
-        """What enters the network, for options of `network`: the images at its resolution."""
-        size = self.image_size
-        for choice, option in zip(self.network, network, strict=True):
-            if choice.key == "resolution":
-                size = int(option)
-        return (self.channels, size, size)
-
     @cached_property
     def strides(self) -> tuple[int, ...]:
         """The stride of each stage at this input size, for the first network-wide options.
 
-        The table holds the strides for large images. For small ones the first strides become 1,
-        one stage after another, until the map that reaches the last stage, behind the largest
-        kernels, has `smallest_map` pixels a side: at 32 px a network that shrinks by 32 in
-        its table shrinks by 8.
+        The table holds the strides for large images. For small images the first strides become 1,
+        one stage after another, until the map that reaches the last stage keeps `smallest_map`
+        pixels a side behind the largest kernels. A network whose table shrinks the image by 32
+        shrinks one of 32 pixels by 8.
         """
-        return self.strides_of(tuple(choice.options[0] for choice in self.network))
+        return self.strides_for(tuple(choice.options[0] for choice in self.network_choices))
 
-    def strides_of(self, network: Values) -> tuple[int, ...]:
-        """See `strides`; for options of `network`."""
-        if network not in self._strides:
-            chosen = {c.name: option for c, option in zip(self.network, network, strict=True)}
-            strides = [row.stride(chosen) for row in self.rows]
-            for index in range(len(strides)):
-                if self._final_map(chosen, strides) >= self.smallest_map:
-                    break
-                strides[index] = 1
-            self._strides[network] = tuple(strides)
-        return self._strides[network]
-
-    def _final_map(self, network: Mapping[str, Value], strides: Sequence[int]) -> int:
-        """Pixels a side of what reaches the last stage; 0 where a block does not fit."""
-        choices = {name: options[0] for name, options in self.parameters.items()}
-        for name, options in self.parameters.items():
-            if not isinstance(options[0], str):
-                choices[name] = min(options) if name.endswith(".depth") else max(options)
-        choices |= network
-        x = self._image(self.input_shape)
-        try:
-            for row, stride in list(zip(self.rows, strides, strict=True))[:-1]:
-                for part, _ in row.lower(x, choices, stride, self.builder):
-                    x = part
-        except SpaceError:
-            return 0
-        return min(x.shape[1:])
+    def strides_for(self, network_options: ChosenOptions) -> tuple[int, ...]:
+        """Return the stride of each stage for options of `network_choices`; see `strides`."""
+        return self._lowering.strides_for(network_options)
 
     # Choices
 
     @cached_property
-    def network(self) -> tuple[Choice, ...]:
+    def network_choices(self) -> tuple[Choice, ...]:
         """The choices made once for the whole network."""
         where = f"Space {self.name}"
-        found = [Choice(where, name, name, options) for name, options in self.choices.items()]
+        choices = [Choice(where, name, name, options) for name, options in self.choices.items()]
         sizes = tuple(dict.fromkeys(round(share * self.image_size) for share in self.resolutions))
         if not sizes or min(sizes) < 1:
             raise SpaceError(
@@ -170,38 +188,42 @@ class SearchSpace:
                 remedy="Give shares of the image size, such as (0.75, 1.0).",
             )
         if sizes != (self.image_size,):
-            found.append(Choice(where, "resolution", "resolution", sizes))
-        return tuple(found)
+            choices.append(Choice(where, "resolution", "resolution", sizes))
+        return tuple(choices)
 
     @cached_property
-    def rows(self) -> tuple[Row, ...]:
-        """The stages, made ready."""
-        return tuple(Row(self.name, stage, self.network) for stage in self.stages)
+    def compiled_stages(self) -> tuple[CompiledStage, ...]:
+        """The stages, ready to lower."""
+        return tuple(CompiledStage(self.name, stage, self.network_choices) for stage in self.stages)
 
     @cached_property
     def parameters(self) -> dict[str, tuple[Value, ...]]:
-        """Every choice with its options, those of blocks that a small depth leaves out included."""
-        found = dict(self._own_parameters)
-        for row in self.rows:
-            found.update(row.parameters())
-        return found
+        """The options of every choice by name, including choices of blocks that may be left out."""
+        parameters = dict(self._network_parameters)
+        for stage in self.compiled_stages:
+            parameters.update(stage.parameters())
+        return parameters
 
     def architecture(self, choices: Mapping[str, Any]) -> Architecture:
-        """The canonical architecture of `choices`; those it does not use are left out.
+        """Return the canonical architecture of `choices`.
 
-        Choices that make one graph make one architecture: of several ways to write a network, the
-        shallowest with the first options, blocks that are left out standing last.
+        Choices that make one graph make one architecture, without the choices that the network
+        does not use. Of several ways to write a network, the canonical one is the shallowest with
+        the first options, in which left-out blocks stand last.
+
+        Args:
+            choices: an option for each parameter that the network uses; others are ignored.
 
         Raises SpaceError for a choice that is missing or not among the options, or that makes no
         network.
         """
-        used = self._used(choices)
-        if self._all_differ:
+        used = self._used_choices(choices)
+        if self._is_injective:
             return Architecture(self, used)
-        return self._read(self._word(choices))
+        return self._canonical(self._lowering.op_sequence(choices))
 
     def from_json(self, record: Mapping[str, Any]) -> Architecture:
-        """Reads and checks what `Architecture.to_json` wrote.
+        """Read what `Architecture.to_json` wrote, and check it.
 
         Raises SpaceError for another space's architecture, or an unknown or impossible choice.
         """
@@ -216,32 +238,38 @@ class SearchSpace:
             )
         return self.architecture(dict(choices))
 
-    def _used(self, choices: Mapping[str, Any]) -> Named:
-        """The choices that matter, checked, in the order of the table."""
-        found = list(self._own_parameters)
-        for row in self.rows:
-            found += row.used(choices)
-        named = []
-        for key, options in found:
-            value = choices.get(key)
+    def _used_choices(self, choices: Mapping[str, Any]) -> Choices:
+        """Return the choices that the network uses, checked, in the order of the table."""
+        active = list(self._network_parameters)
+        for stage in self.compiled_stages:
+            active += stage.active_parameters(choices)
+        used = []
+        for name, options in active:
+            value = choices.get(name)
             if value not in options or isinstance(value, bool):
-                came = shortened(value) if key in choices else "missing"
+                came = shortened(value) if name in choices else "missing"
                 raise SpaceError(
-                    f"Space {self.name}: {key} is {came}.",
+                    f"Space {self.name}: {name} is {came}.",
                     remedy=f"Allowed: {', '.join(map(str, options))}.",
                 )
-            named.append((key, options[options.index(value)]))
-        return tuple(named)
+            used.append((name, options[options.index(value)]))
+        return tuple(used)
 
     @cached_property
-    def _own_parameters(self) -> list[tuple[str, tuple[Value, ...]]]:
-        return [(choice.name, choice.options) for choice in self.network if choice.is_real]
+    def _network_parameters(self) -> list[tuple[str, tuple[Value, ...]]]:
+        return [(each.name, each.options) for each in self.network_choices if each.has_alternatives]
 
     @cached_property
-    def _all_differ(self) -> bool:
-        """Whether choices that are different where it matters always make different networks."""
-        network = math.prod(len(choice.options) for choice in self.network)
-        return self.size == network * math.prod(row.combinations() for row in self.rows)
+    def _is_injective(self) -> bool:
+        """Whether used choices that differ always make different networks."""
+        network_wide = math.prod(len(choice.options) for choice in self.network_choices)
+        in_stages = math.prod(stage.count_combinations() for stage in self.compiled_stages)
+        return self.size == network_wide * in_stages
+
+    def _canonical(self, ops: OpSequence) -> Architecture:
+        chosen = dict(self.automaton.canonical_choices(ops))
+        ordered = tuple([(name, chosen[name]) for name in self.parameters if name in chosen])
+        return Architecture(self, ordered)
 
     # Published networks
 
@@ -258,31 +286,27 @@ class SearchSpace:
         ).reference(name)
 
     def reference(self, name: str) -> Architecture:
-        """A reference network as an architecture of this space, at this input size.
+        """Return a reference network as an architecture of this space, at this input size.
 
         Raises SpaceError as `published` does.
         """
-        found = self.reference_row(name)
-        return self.architecture(found.resolved(self.parameters, self.image_size))
+        row = self.reference_row(name)
+        return self.architecture(row.resolve(self.parameters, self.image_size))
 
     def reference_row(self, name: str) -> Reference:
-        """A row of `references`. Raises SpaceError for an unknown name, with those like it."""
-        for found in self.references:
-            if found.name == name:
-                return found
-        raise no_reference(f" in space {self.name}", name, [each.name for each in self.references])
+        """Return a row of `references`. Raises SpaceError for an unknown name."""
+        for row in self.references:
+            if row.name == name:
+                return row
+        known = [row.name for row in self.references]
+        raise unknown_reference_error(f" in space {self.name}", name, known)
 
     # All architectures
-
-    @cached_property
-    def language(self) -> Language:
-        """The networks of the space as words, for exact counting."""
-        return Language(self)
 
     @property
     def size(self) -> int:
         """The number of different networks."""
-        return self.language.size
+        return self._deterministic_automaton.size
 
     def sample(
         self,
@@ -309,15 +333,15 @@ class SearchSpace:
         """
         rng = seed if isinstance(seed, np.random.Generator) else np.random.default_rng(seed)
         if uniform_over == "networks":
-            return self._read(self.language.draw(rng))
+            return self._canonical(self._deterministic_automaton.sample(rng))
         return self.architecture(
             {key: options[rng.integers(len(options))] for key, options in self.parameters.items()}
         )
 
     def enumerate(self) -> Iterator[Architecture]:
-        """Every architecture once. Look at `size` first."""
-        for word in self.language.words():
-            yield self._read(word)
+        """Iterate over every architecture once. Look at `size` first."""
+        for ops in self._deterministic_automaton.op_sequences():
+            yield self._canonical(ops)
 
     @property
     def largest(self) -> Architecture:
@@ -329,23 +353,32 @@ class SearchSpace:
         """The architecture with the fewest MACs; among equals, the one with the earlier options."""
         return self.extreme("macs", "smallest")
 
-    def extreme(self, measure: Measure, end: Literal["smallest", "largest"]) -> Architecture:
-        """The architecture with the smallest or largest count of all, without a search."""
-        if (measure, end) not in self._extremes:
-            named = self.language.extreme(
-                lambda part: getattr(part, measure),
+    def extreme(self, count: GraphCount, end: Literal["smallest", "largest"]) -> Architecture:
+        """Return the architecture with the smallest or largest count of all, without a search."""
+        if (count, end) not in self._extremes:
+            best = self.automaton.extreme(
+                lambda block: getattr(block, count),
                 (lambda a, b: a > b) if end == "largest" else (lambda a, b: a < b),
-                max if measure == "peak_memory_bytes" else (lambda a, b: a + b),
+                max if count == "peak_memory_bytes" else (lambda a, b: a + b),
             )
             choices = {name: options[0] for name, options in self.parameters.items()}
-            self._extremes[measure, end] = self.architecture({**choices, **dict(named)})
-        return self._extremes[measure, end]
+            self._extremes[count, end] = self.architecture({**choices, **dict(best)})
+        return self._extremes[count, end]
 
     @cached_property
-    def _extremes(self) -> dict[tuple[Measure, str], Architecture]:
+    def automaton(self) -> NetworkAutomaton:
+        """The networks of the space as op sequences that a finite automaton accepts."""
+        return NetworkAutomaton(self._lowering)
+
+    @cached_property
+    def _deterministic_automaton(self) -> DeterministicAutomaton:
+        return DeterministicAutomaton(self.automaton)
+
+    @cached_property
+    def _extremes(self) -> dict[tuple[GraphCount, str], Architecture]:
         return {}
 
-    # Lowering
+    # Graphs
 
     def lower(self, architecture: Architecture) -> Graph:
         """Build the graph of an architecture of this space, without checking its choices again.
@@ -355,129 +388,53 @@ class SearchSpace:
         Raises SpaceError where the choices make no network.
         """
         try:
-            image, parts = self._walk(dict(architecture.choices))
+            input_block, blocks = self._lowering.walk(dict(architecture.choices))
         except KeyError as error:
             raise SpaceError(
                 f"This architecture of space {architecture.space.name} has no choice {error}, "
                 f"which space {self.name} needs.",
                 remedy="Make architectures with the space that lowers them.",
             ) from error
-        return Chain(image.graph.ops[0], parts)
+        return CompositeGraph(input_block.graph.ops[0], blocks)
 
     @cached_property
     def graph_cache(self) -> Callable[[Architecture], Graph]:
         """`lower` with a cache of the last `GRAPH_CACHE_SIZE` graphs."""
         return lru_cache(GRAPH_CACHE_SIZE)(self.lower)
 
-    def _walk(self, choices: Mapping[str, Any]) -> tuple[Part, list[tuple[Part, str]]]:
-        network = tuple([choice.value(choices) for choice in self.network])
-        image = self._image(self.image_shape(network))
-        x = image
-        parts: list[tuple[Part, str]] = []
-        for row, stride in zip(self.rows, self.strides_of(network), strict=True):
-            for part, name in row.lower(x, choices, stride, self.builder):
-                parts.append((part, name))
-                x = part
-        return image, parts
+    def block_graphs(self) -> Iterator[Graph]:
+        """Iterate over every block by itself, for every input shape that can reach it.
 
-    def _image(self, shape: Shape) -> Part:
-        if shape not in self._images:
-            builder = self.builder(shape, Channels.prefix(shape[0], shape[0]))
-            self._images[shape] = Part.image(builder)
-        return self._images[shape]
-
-    @cached_property
-    def _images(self) -> dict[Shape, Part]:
-        return {}
-
-    def _word(self, choices: Mapping[str, Any]) -> Word:
-        image, parts = self._walk(choices)
-        word = [input_token(image.shape)]
-        for part, _ in parts:
-            word += part.word
-        return tuple(word)
-
-    def _read(self, word: Word) -> Architecture:
-        return Architecture(self, self._ordered(self.language.read(word)))
-
-    def _ordered(self, named: Named) -> Named:
-        """Choices in the order of the table."""
-        chosen = dict(named)
-        return tuple([(key, chosen[key]) for key in self.parameters if key in chosen])
-
-    def fragments(self) -> Iterator[Graph]:
-        """Every block of the space by itself, for every input shape that can reach it.
-
-        Kernels depend on nothing beyond the neighbouring block, so the kernels of the fragments are
+        Kernels depend on nothing beyond the neighbouring block, so the kernels of these graphs are
         those of all architectures, found without enumerating the architectures.
         """
         seen: set[Any] = set()
-        for _, move in self.language.visit():
-            if move.part is not None:
-                key = (move.part.graph.input_shape, move.word)
+        for transition in self.automaton.all_transitions():
+            if transition.block is not None:
+                key = (transition.block.graph.input_shape, transition.ops)
                 if key not in seen:
                     seen.add(key)
-                    yield move.part.graph
+                    yield transition.block.graph
 
-    def placed_blocks(self) -> Iterator[Graph]:
-        """Blocks in their places, with the space's own slots: together they use every slot.
+    def block_graphs_with_slots(self) -> Iterator[Graph]:
+        """Iterate over blocks with the slots of the space; together they use every slot.
 
-        How large the widest version of a slot is depends on the table and on the widest version of
-        the incoming tensor, not on what is chosen, so one tensor a widest version is enough.
+        The weights of a supernet are allocated from these graphs.
         """
-        seen: set[Any] = set()
-        for options in product(*[choice.options for choice in self.network]):
-            shape = self.image_shape(options)
-            reached: Mapping[int, Reached] = {
-                shape[0]: (shape, Channels.prefix(shape[0], shape[0]))
-            }
-            for row, stride in zip(self.rows, self.strides_of(options), strict=True):
-                leaving: dict[int, Reached] = {}
-                taken = row.taken(options)
-                for graph in row.placed_blocks(reached, leaving, taken, stride, self.builder):
-                    key = tuple([op._replace(inputs=(), shape=(0, 0, 0)) for op in graph.ops])
-                    if key not in seen:
-                        seen.add(key)
-                        yield graph
-                reached = leaving
-
-    # Identity
+        return self._lowering.block_graphs_with_slots()
 
     @cached_property
-    def identity(self) -> tuple[Any, ...]:
-        """What tells the spaces of a program apart: the name, the settings and the norms."""
-        return self.name, self.image_size, self.channels, self.classes, self.norm
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # What a space caches holds functions that cannot be pickled; its table can be.
-        return SearchSpace, tuple([getattr(self, each.name) for each in fields(self)])
-
-    @property
-    def settings(self) -> dict[str, int]:
-        """What `on` takes; a space and its settings rebuild the adapted space."""
-        return {
-            "image_size": self.image_size,
-            "channels": self.channels,
-            "classes": self.classes,
-        }
-
-    @cached_property
-    def digest(self) -> str:
-        """16 hex digits over the table, the settings, and what the blocks make of them."""
-        table = [row.describe() for row in self.rows]
-        wide = [[choice.name, choice.describe()] for choice in self.network]
-        blocks = [graph.text for graph in self.placed_blocks()]
-        text = json.dumps(
-            [self.name, self.activation, self.norm, self.settings, wide, table, blocks]
+    def _lowering(self) -> Lowering:
+        return Lowering(
+            self.compiled_stages,
+            self.network_choices,
+            self.parameters,
+            self.input_shape,
+            self.smallest_map,
+            self._new_builder,
         )
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    @cached_property
-    def _strides(self) -> dict[Values, tuple[int, ...]]:
-        return {}
-
-    def builder(self, shape: Shape, channels: Channels) -> Builder:
-        """Starts a block behind a tensor."""
+    def _new_builder(self, shape: Shape, channels: Channels) -> Builder:
         return Builder(
             shape,
             classes=self.classes,
@@ -486,15 +443,37 @@ class SearchSpace:
             channels=channels,
         )
 
+    # Identity
 
-def _all_of(kind: type, name: str, values: object, where: str) -> None:
+    @cached_property
+    def identity(self) -> tuple[Any, ...]:
+        """What tells the spaces of a program apart: the name, the settings and the norms."""
+        return self.name, self.image_size, self.channels, self.classes, self.norm
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hex digits over the table, the settings, and what the blocks make of them."""
+        table = [stage.to_json() for stage in self.compiled_stages]
+        wide = [[choice.name, choice.to_json()] for choice in self.network_choices]
+        blocks = [graph.text for graph in self.block_graphs_with_slots()]
+        text = json.dumps(
+            [self.name, self.activation, self.norm, self.settings, wide, table, blocks]
+        )
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What a space caches holds functions that cannot be pickled; its table can be.
+        return SearchSpace, tuple([getattr(self, each.name) for each in fields(self)])
+
+
+def _require_all(kind: type, name: str, values: object, where: str) -> None:
     if not isinstance(values, tuple | list) or not all(isinstance(v, kind) for v in values):
         raise SpaceError(
             f"{where}: {name} is {shortened(values)}.", remedy=f"Give a tuple of {kind.__name__}s."
         )
 
 
-def _all_different(message: str, names: Sequence[str]) -> None:
+def _require_unique(message: str, names: Sequence[str]) -> None:
     for position, name in enumerate(names):
         if name in names[:position]:
             raise SpaceError(f"{message} called {name!r}.", remedy="Give each a name of its own.")

@@ -1,4 +1,4 @@
-"""Runs code of a space file so that it can neither end a command nor write into its output."""
+"""`user_code`: runs code of a space file without letting it end or garble a command."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from nas.errors import SpaceError, first_line, printable
 
 
 @contextmanager
-def user_code(file: str, where: str = "") -> Iterator[None]:
-    """Run the code of a space file, with what it prints on stderr instead of stdout.
+def user_code(file: str, description: str = "") -> Iterator[None]:
+    """Run code of a space file, with what it prints on stderr instead of stdout.
 
-    A command's output on stdout may be one JSON document, so nothing else may stand there.
+    The output of a command on stdout may be one JSON document, so user code must not print there.
 
     Args:
-        file: the file that holds the code, as tracebacks call it.
-        where: what runs, for messages; by default the file.
+        file: path of the file that holds the code, as tracebacks show it.
+        description: what runs, for messages; by default the file.
 
-    Raises SpaceError for whatever the code raises, `SystemExit` included, with the innermost line
-    of the file that was running. A SpaceError passes as it is, and so does KeyboardInterrupt.
+    Raises SpaceError for whatever the code raises, including `SystemExit`, with the innermost line
+    of the file that was running. A SpaceError and a KeyboardInterrupt pass unchanged.
     """
     try:
         with redirect_stdout(sys.stderr):
@@ -28,22 +28,22 @@ def user_code(file: str, where: str = "") -> Iterator[None]:
     except (SpaceError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        raise SpaceError(_message(error, file, where)) from error
+        raise SpaceError(_message(error, file, description)) from error
 
 
-def _message(error: BaseException, file: str, where: str) -> str:
+def _message(error: BaseException, file: str, description: str) -> str:
     if isinstance(error, SyntaxError) and error.filename == file:
         return f"{file}, line {error.lineno or 1}: {printable(error.msg)}."
-    line = _line(error, file)
-    at = f"{file}, line {line}" if line else file
+    line = _innermost_line(error, file)
+    place = f"{file}, line {line}" if line else file
     reason = printable(first_line(error)).rstrip(": .")
-    if where:
-        return f"{where} fails at {at}: {reason}."
-    return f"{at}, does not run: {reason}." if line else f"{at} does not run: {reason}."
+    if description:
+        return f"{description} fails at {place}: {reason}."
+    return f"{place}, does not run: {reason}." if line else f"{place} does not run: {reason}."
 
 
-def _line(error: BaseException, file: str) -> int | None:
-    """The innermost line of a file that was running; None where none was."""
+def _innermost_line(error: BaseException, file: str) -> int | None:
+    """Return the innermost line of a file that was running; None where none was."""
     line = None
     trace = error.__traceback__
     while trace is not None:

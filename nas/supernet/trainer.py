@@ -67,7 +67,7 @@ class Trainer:
         if space.settings != wanted:
             raise DataError(
                 f"Space {space.name} is adapted to {space.settings}, the data has {wanted}.",
-                remedy="Use space.on(...) with the data's sizes.",
+                remedy="Use space.adapt(...) with the data's sizes.",
             )
         keep_freed_memory()
         self.space, self.data, self.settings, self.seed = space, data, settings, seed

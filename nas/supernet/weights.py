@@ -40,7 +40,7 @@ class Supernet(SlotModule):
     def __init__(self, space: SearchSpace, generator: torch.Generator) -> None:
         super().__init__()
         self.space = space
-        silent = set().union(*(residual_norms(graph) for graph in space.placed_blocks()))
+        silent = set().union(*(residual_norms(graph) for graph in space.block_graphs_with_slots()))
         for op in _widest(space):
             slot = slot_of(op)
             inputs = slot.inputs.extent if slot.inputs else 1
@@ -265,7 +265,7 @@ class _Slice(torch.autograd.Function):
 def _widest(space: SearchSpace) -> list[Op]:
     """One op a slot of the space, its slot grown to the largest extents that occur."""
     found: dict[str, Op] = {}
-    for graph in space.placed_blocks():
+    for graph in space.block_graphs_with_slots():
         for op in graph.ops:
             if op.slot is not None:
                 known = found.get(op.slot.name, op)

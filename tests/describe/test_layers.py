@@ -10,7 +10,7 @@ SPACES = {name: load_definition(name) for name in space_names()}
 
 @pytest.mark.parametrize("name", space_names())
 def test_layers_add_up_to_the_graph(name):
-    space = SPACES[name].on(image_size=33, channels=3, classes=7)
+    space = SPACES[name].adapt(image_size=33, channels=3, classes=7)
     rng = np.random.default_rng(0)
     for architecture in (space.smallest, space.largest, *(space.sample(rng) for _ in range(8))):
         graph = architecture.graph

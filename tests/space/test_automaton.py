@@ -19,10 +19,10 @@ def raw(space: SearchSpace):
     """The graph of every combination of options, without canonical forms."""
     for options in product(*space.parameters.values()):
         choices = dict(zip(space.parameters, options, strict=True))
-        image, parts = space._walk(choices)
-        ops = list(image.graph.ops)
-        for part, name in parts:
-            ops += part.placed(len(ops) - 1, name)
+        input_block, blocks = space._lowering.walk(choices)
+        ops = list(input_block.graph.ops)
+        for block, name in blocks:
+            ops += block.ops_at(len(ops) - 1, name)
         yield choices, Graph(tuple(ops))
 
 
@@ -49,13 +49,13 @@ def test_equal_networks_are_equal_records(name):
 def test_the_canonical_form_has_blocks_left_out_last(name):
     space = SMALL[name]()
     for (architecture,) in written(space).values():
-        for row in space.rows:
-            words = [
+        for stage in space.compiled_stages:
+            operators = [
                 value
                 for key, value in architecture.choices
-                if key.startswith(f"{row.stage.name}.") and key.endswith(".op")
+                if key.startswith(f"{stage.stage.name}.") and key.endswith(".op")
             ]
-            left_out = [word in ("skip", "none") for word in words]
+            left_out = [operator in ("skip", "none") for operator in operators]
             assert left_out == sorted(left_out)
 
 
@@ -71,7 +71,7 @@ def test_enumeration_lists_every_network_once(name):
 def test_what_was_asked_before_changes_neither_order_nor_draws(name):
     fresh, used = SMALL[name](), SMALL[name]()
     # Meets all blocks in another order than counting does.
-    list(used.language.visit())
+    list(used.automaton.all_transitions())
     assert list(used.enumerate()) == list(fresh.enumerate())
     draws = [[s.sample(np.random.default_rng(i)) for i in range(20)] for s in (fresh, used)]
     assert draws[0] == draws[1]
@@ -133,16 +133,16 @@ def test_a_large_space_is_counted_exactly():
     """Depths 2 to 4 of blocks with 4 units, and so on: products and sums of powers."""
     space = load_space("shufflenet", image_size=32)
     count = 1
-    for row in space.rows:
-        blocks = [np.prod([len(choice.options) for choice in own]) for own in row.own]
-        shared = int(np.prod([len(choice.options) for choice in row.shared]))
-        count *= shared * sum(int(np.prod(blocks[:depth])) for depth in row.depths)
+    for stage in space.compiled_stages:
+        blocks = [np.prod([len(choice.options) for choice in own]) for own in stage.block_choices]
+        shared = int(np.prod([len(choice.options) for choice in stage.stage_choices]))
+        count *= shared * sum(int(np.prod(blocks[:depth])) for depth in stage.depths)
     assert space.size == count > 10**12
 
 
 def test_a_word_of_no_network_is_refused():
     with pytest.raises(ValueError, match="no network"):
-        SMALL["plain"]().language.read((10**9,))
+        SMALL["plain"]().automaton.canonical_choices((10**9,))
 
 
 @spaces

@@ -17,7 +17,7 @@ def space(*stages, **settings):
 
 def visited(found):
     """All blocks of a space built, as `nas spaces` and every job do first."""
-    list(found.fragments())
+    list(found.block_graphs())
     return found
 
 

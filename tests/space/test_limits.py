@@ -56,7 +56,7 @@ def test_limits_that_exclude_each_other_end_with_the_nearest():
 
 def test_any_number_of_a_graph_can_be_limited():
     space, rng = SMALL["plain"](), np.random.default_rng(0)
-    deep = Limit("convolutions", smallest=9, value=lambda graph: graph.counts()["conv"])
+    deep = Limit("convolutions", smallest=9, compute=lambda graph: graph.counts()["conv"])
     for _ in range(10):
         assert sample_within(space, rng, [deep]).graph.counts()["conv"] >= 9
 
@@ -70,7 +70,7 @@ def test_a_number_that_cannot_be_worked_out_is_no_small_number():
             raise KernelError("the table has no such kernel")
         return 5.0
 
-    limit = Limit("latency_us", largest=10, value=latency_us)
+    limit = Limit("latency_us", largest=10, compute=latency_us)
     for _ in range(10):
         assert sample_within(space, rng, [limit]).graph.counts()["conv"] <= 8
 
@@ -109,13 +109,13 @@ def test_a_bound_that_is_none(bounds, words):
 
 
 def test_other_numbers_than_counts_can_have_negative_bounds():
-    assert Limit("log10 of seconds", largest=-3, value=lambda graph: -4).excess(-4) == 0
+    assert Limit("log10 of seconds", largest=-3, compute=lambda graph: -4).violation(-4) == 0
     with pytest.raises(RequestError, match="seconds is at most nan"):
-        Limit("seconds", largest=math.nan, value=lambda graph: 1)
+        Limit("seconds", largest=math.nan, compute=lambda graph: 1)
 
 
 def test_a_number_that_is_not_a_number_meets_no_limit():
     space = SMALL["plain"]()
-    unknown = Limit("seconds", largest=3, value=lambda graph: math.nan)
+    unknown = Limit("seconds", largest=3, compute=lambda graph: math.nan)
     with pytest.raises(InfeasibleError, match="seconds of at most 3"):
         sample_within(space, np.random.default_rng(0), [unknown], attempts=4)

@@ -101,7 +101,7 @@ def test_the_placed_blocks_use_every_slot_at_its_widest(name):
             if op.slot
         }
 
-    placed = set().union(*map(slots, space.placed_blocks()))
+    placed = set().union(*map(slots, space.block_graphs_with_slots()))
     for _ in range(100):
         assert slots(space.sample(rng, uniform_over="choices").graph) <= placed
 
@@ -133,7 +133,7 @@ def test_fragments_hold_every_block_of_random_architectures(name):
             if op.kind == "conv"
         }
 
-    known = set().union(*map(convs, space.fragments()))
+    known = set().union(*map(convs, space.block_graphs()))
     rng = np.random.default_rng(5)
     for _ in range(50):
         assert convs(space.sample(rng).graph) <= known
@@ -145,7 +145,7 @@ def test_the_space_digest_follows_table_and_settings():
         toy(width=8),
         toy(depth=2),
         toy(stride=1),
-        toy().on(image_size=32, channels=1, classes=10),
+        toy().adapt(image_size=32, channels=1, classes=10),
     ]
     assert len({toy().digest, *(space.digest for space in others)}) == 5
 

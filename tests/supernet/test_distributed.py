@@ -26,7 +26,7 @@ from nas.supernet import TrainingSettings, train
 
 torch.set_num_threads(1)
 data = load_dataset("digits", validation_fraction=0.5)
-space = load_space("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
+space = load_space("mobilenet_tiny", image_size=8, channels=1)
 settings = TrainingSettings(epochs=1, device="cpu", checkpoint_seconds=0, colour=0.2, cutout=0.2)
 
 

@@ -49,6 +49,6 @@ def test_the_test_split_is_refused(digits):
 
 def test_data_of_another_size_is_refused():
     data = load_dataset("digits", image_size=12)
-    space = space_on(data, "mobilenet_tiny").on(image_size=8, channels=1, classes=10)
+    space = space_on(data, "mobilenet_tiny").adapt(image_size=8, channels=1, classes=10)
     with pytest.raises(DataError, match="12 px"):
         evaluate(scrambled(space), [space.smallest], data)

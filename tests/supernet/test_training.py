@@ -33,7 +33,7 @@ from nas.supernet import TrainingSettings, train
 
 torch.set_num_threads(1)
 data = load_dataset("digits", validation_fraction=0.5)
-space = load_space("mobilenet_tiny").on(image_size=8, channels=1, classes=10)
+space = load_space("mobilenet_tiny", image_size=8, channels=1)
 settings = TrainingSettings(epochs=2, device="cpu", checkpoint_seconds=0)
 
 
@@ -283,7 +283,7 @@ def test_the_average_of_the_weights_is_what_is_saved(digits, tmp_path, monkeypat
 
 
 def test_a_space_for_other_data_is_refused(digits, tmp_path):
-    space = space_on(digits, "mobilenet_tiny").on(image_size=16, channels=1, classes=10)
+    space = space_on(digits, "mobilenet_tiny").adapt(image_size=16, channels=1, classes=10)
     with pytest.raises(DataError, match="adapted to"):
         train(space, digits, tmp_path, SHORT, seed=0)
 

@@ -1,10 +1,10 @@
 """Blocks by name: a block is one function that adds ops to a graph.
 
-A block is called as `block(build, x, name, width=..., stride=..., **choices)`. `x` is the incoming
-tensor and `name` a prefix that is unique in the network; the sizes of `choices` arrive as
-`Elastic`, operator names as strings. Its keyword-only parameters say which choices it understands:
-`width` and `stride` only where the signature has them, and one with a default may be left out of
-the table. It returns the outgoing tensor.
+A block function is called as `block(build, x, name, **choices)` and returns its output tensor. `x`
+is the input tensor, and `name` is the prefix of the names of its weights, unique in the network.
+Sizes among the choices arrive as `Elastic`, names of operators as strings. The keyword-only
+parameters of the function say which choices it takes, including `width` and `stride`; a table may
+leave out a choice whose parameter has a default.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ from nas.space.blocks.shufflenet import (
     shuffle_v1_unit,
 )
 from nas.space.blocks.squeezenet import fire
-from nas.space.builder import Tensor
+from nas.space.builder import SymbolicTensor
 
-Block = Callable[..., Tensor]
+Block = Callable[..., SymbolicTensor]
+"""A block function."""
 
 BLOCKS: dict[str, Block] = {
     block.__name__: block
@@ -60,3 +61,4 @@ BLOCKS: dict[str, Block] = {
         shuffle_v1_unit,
     )
 }
+"""The block functions by the names that tables use."""

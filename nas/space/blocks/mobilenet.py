@@ -1,38 +1,38 @@
-"""MobileNet blocks, versions 1 to 3."""
+"""Blocks of MobileNet, versions 1 to 3."""
 
 from __future__ import annotations
 
-from nas.space.blocks.words import check_word
-from nas.space.builder import Builder, Elastic, Tensor
+from nas.space.builder import Builder, Elastic, SymbolicTensor, require_option
 
 
 def separable(
     build: Builder,
-    x: Tensor,
+    x: SymbolicTensor,
     name: str,
     *,
     width: Elastic,
     stride: int,
     kernel: Elastic,
-) -> Tensor:
-    """MobileNetV1's block (Howard et al. 2017, figure 3): depthwise, then 1x1, both activated."""
+) -> SymbolicTensor:
+    """Add MobileNetV1's block (Howard et al. 2017, figure 3): depthwise and 1x1, both activated."""
     x = build.depthwise_unit(x, f"{name}.depthwise", kernel=kernel, stride=stride)
     return build.conv_unit(x, f"{name}.project", width)
 
 
 def inverted_residual(
     build: Builder,
-    x: Tensor,
+    x: SymbolicTensor,
     name: str,
     *,
     width: Elastic,
     stride: int,
     kernel: Elastic,
     expand: Elastic,
-) -> Tensor:
-    """MobileNetV2's block (Sandler et al. 2018, figure 4d): expand 1x1, depthwise, linear 1x1.
+) -> SymbolicTensor:
+    """Add MobileNetV2's block (Sandler et al. 2018, figure 4d): 1x1, depthwise, linear 1x1.
 
-    An expand ratio of 1 has no expansion. The input is added where the shapes allow it.
+    An expand ratio of 1 has no first 1x1 convolution. The input is added to the output where their
+    shapes are equal.
     """
     y = linear_bottleneck(build, x, name, width=width, stride=stride, kernel=kernel, expand=expand)
     return build.add(y, x) if y.shape == x.shape else y
@@ -40,18 +40,19 @@ def inverted_residual(
 
 def linear_bottleneck(
     build: Builder,
-    x: Tensor,
+    x: SymbolicTensor,
     name: str,
     *,
     width: Elastic,
     stride: int,
     kernel: Elastic,
     expand: Elastic,
-) -> Tensor:
-    """The inverted residual without its addition: the first block of a stage.
+) -> SymbolicTensor:
+    """Add an inverted residual without its addition: the first block of a stage.
 
-    The published stages change the width there, so they add nothing. In a space neighbouring widths
-    can coincide; an addition that comes and goes with a width would share its weights badly.
+    The published networks change the width there, so they have no addition. In a space the widths
+    of two stages can coincide; a block with an addition at some widths only would share its weights
+    between two different functions.
     """
     if expand.value != 1:
         x = build.conv_unit(x, f"{name}.expand", (x.width * expand).rounded(1))
@@ -61,7 +62,7 @@ def linear_bottleneck(
 
 def inverted_residual_v3(
     build: Builder,
-    x: Tensor,
+    x: SymbolicTensor,
     name: str,
     *,
     width: Elastic,
@@ -70,10 +71,11 @@ def inverted_residual_v3(
     expand: Elastic,
     se: str,
     activation: str,
-) -> Tensor:
-    """MobileNetV3's block (Howard et al. 2019, figure 4): `linear_bottleneck_v3` plus its input.
+) -> SymbolicTensor:
+    """Add MobileNetV3's block (Howard et al. 2019, figure 4).
 
-    The input is added where the shapes allow it.
+    The block is a `linear_bottleneck_v3` whose input is added to its output where their shapes are
+    equal.
     """
     y = linear_bottleneck_v3(
         build,
@@ -91,7 +93,7 @@ def inverted_residual_v3(
 
 def linear_bottleneck_v3(
     build: Builder,
-    x: Tensor,
+    x: SymbolicTensor,
     name: str,
     *,
     width: Elastic,
@@ -100,14 +102,14 @@ def linear_bottleneck_v3(
     expand: Elastic,
     se: str,
     activation: str,
-) -> Tensor:
-    """MobileNetV3's block without the addition; see `linear_bottleneck` for where it stands.
+) -> SymbolicTensor:
+    """Add MobileNetV3's block without the addition; see `linear_bottleneck` for where it stands.
 
-    The expansion has a multiple of 8 channels, and none at a ratio of 1. `se` is "se" for squeeze
-    and excitation behind the depthwise convolution, or "none". Each pair of `se` and `activation`
-    has weights of its own.
+    The expansion has a multiple of 8 channels; at an expand ratio of 1 there is none. `se` is "se"
+    for squeeze and excitation behind the depthwise convolution, or "none". Each pair of `se` and
+    `activation` has weights of its own.
     """
-    check_word("se", se, ("none", "se"))
+    require_option("se", se, ("none", "se"))
     name = f"{name}.{activation}.{se}"
     if expand.value != 1:
         hidden = (x.width * expand).rounded(8)
@@ -120,10 +122,11 @@ def linear_bottleneck_v3(
     return build.conv_unit(x, f"{name}.project", width, activate=False)
 
 
-def _squeeze_excite(build: Builder, x: Tensor, name: str) -> Tensor:
-    """Squeeze and excitation as in MobileNetV3 (section 5.3): to a quarter, gated by hard sigmoid.
+def _squeeze_excite(build: Builder, x: SymbolicTensor, name: str) -> SymbolicTensor:
+    """Add squeeze and excitation as in MobileNetV3 (section 5.3), gated by a hard sigmoid.
 
-    The quarter is rounded to a multiple of 8, as in the networks that were published.
+    The squeeze layer has a quarter of the channels, rounded to a multiple of 8 as in the published
+    networks.
     """
     gate = build.conv(
         build.global_pool(x), f"{name}.reduce", (x.width * 0.25).rounded(8), bias=True
@@ -133,11 +136,11 @@ def _squeeze_excite(build: Builder, x: Tensor, name: str) -> Tensor:
 
 
 def mobilenet_v3_head(
-    build: Builder, x: Tensor, name: str, *, width: Elastic, hidden: Elastic
-) -> Tensor:
-    """MobileNetV3's last stage (figure 5): 1x1 to `width`, global mean, 1x1 to `hidden`, classes.
+    build: Builder, x: SymbolicTensor, name: str, *, width: Elastic, hidden: Elastic
+) -> SymbolicTensor:
+    """Add MobileNetV3's last stage (figure 5): 1x1 to `width`, global mean, `hidden`, classes.
 
-    Both layers to `width` and `hidden` end with hard swish; behind the mean there is no norm.
+    The layers to `width` and `hidden` end with a hard swish. There is no norm behind the mean.
     """
     x = build.conv_unit(x, f"{name}.conv", width, activate="hard_swish")
     x = build.linear(build.global_pool(x), f"{name}.hidden", hidden)

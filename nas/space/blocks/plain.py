@@ -1,13 +1,13 @@
-"""The blocks around the families' own: stem convolution, pooling, heads."""
+"""Blocks that all families use: stem convolution, pooling and heads."""
 
 from __future__ import annotations
 
-from nas.space.builder import Builder, Elastic, Tensor
+from nas.space.builder import Builder, Elastic, SymbolicTensor
 
 
 def conv(
     build: Builder,
-    x: Tensor,
+    x: SymbolicTensor,
     name: str,
     *,
     width: Elastic,
@@ -15,12 +15,12 @@ def conv(
     kernel: Elastic,
     padding: str = "same",
     activation: str | None = None,
-) -> Tensor:
-    """A dense convolution with norm and activation: the stem of every family.
+) -> SymbolicTensor:
+    """Add a dense convolution with norm and activation: the stem of every family.
 
-    Padding "valid" holds where the convolution shrinks the map: where a small image dropped the
-    stride, padding is "same". `activation` is the space's unless it is named; a named one has
-    weights of its own.
+    Padding "valid" applies only where the convolution has a stride; where a small image dropped the
+    stride, the padding is "same". With an `activation` other than the space's, the convolution has
+    weights of its own for each activation.
     """
     if activation is not None:
         name = f"{name}.{activation}"
@@ -36,28 +36,36 @@ def conv(
 
 
 def max_pool(
-    build: Builder, x: Tensor, name: str, *, stride: int, kernel: Elastic, padding: str = "same"
-) -> Tensor:
-    """Max pooling that only shrinks the map: where the stride is dropped, so is the pooling."""
+    build: Builder,
+    x: SymbolicTensor,
+    name: str,
+    *,
+    stride: int,
+    kernel: Elastic,
+    padding: str = "same",
+) -> SymbolicTensor:
+    """Add a max pooling; nothing where a small image dropped the stride."""
     if stride == 1:
         return x
     return build.max_pool(x, name, kernel=int(kernel), stride=stride, padding=padding)
 
 
-def pool_classifier(build: Builder, x: Tensor, name: str, *, width: Elastic) -> Tensor:
-    """1x1 convolution to `width`, global mean, linear layer (MobileNetV2, ShuffleNetV2)."""
+def pool_classifier(
+    build: Builder, x: SymbolicTensor, name: str, *, width: Elastic
+) -> SymbolicTensor:
+    """Add a 1x1 convolution, global mean and linear layer (MobileNetV2, ShuffleNetV2)."""
     return linear_classifier(build, build.conv_unit(x, f"{name}.conv", width), name)
 
 
-def linear_classifier(build: Builder, x: Tensor, name: str) -> Tensor:
-    """Global mean and linear layer (MobileNetV1)."""
+def linear_classifier(build: Builder, x: SymbolicTensor, name: str) -> SymbolicTensor:
+    """Add a global mean and a linear layer (MobileNetV1)."""
     return build.linear(build.global_pool(x), f"{name}.linear", build.classes)
 
 
-def conv_classifier(build: Builder, x: Tensor, name: str) -> Tensor:
-    """1x1 convolution to the classes, then the global mean (SqueezeNet, section 3.1).
+def conv_classifier(build: Builder, x: SymbolicTensor, name: str) -> SymbolicTensor:
+    """Add a 1x1 convolution to the classes and the global mean (SqueezeNet, section 3.1).
 
-    The published network has a ReLU between them, which this leaves out: a class whose scores are
-    all negative then gets no gradient and is lost for good.
+    The published network has a ReLU between them, which this block leaves out: with it, a class
+    whose scores are all negative gets no gradient and is never predicted again.
     """
     return build.global_pool(build.conv(x, f"{name}.conv", build.classes, bias=True))

@@ -1,26 +1,25 @@
-"""ShuffleNet blocks, versions 1 and 2."""
+"""Blocks of ShuffleNet, versions 1 and 2."""
 
 from __future__ import annotations
 
 from nas.errors import SpaceError
 from nas.space.blocks.plain import linear_classifier
-from nas.space.blocks.words import check_word
-from nas.space.builder import Builder, Elastic, Tensor
+from nas.space.builder import Builder, Elastic, SymbolicTensor, require_option
 
 
 def shuffle_entry(
     build: Builder,
-    x: Tensor,
+    x: SymbolicTensor,
     name: str,
     *,
     width: Elastic,
     stride: int,
     unit: str,
     kernel: Elastic,
-) -> Tensor:
-    """The first unit of a ShuffleNetV2 stage (Ma et al. 2018, figure 3d), at any stride.
+) -> SymbolicTensor:
+    """Add the first unit of a ShuffleNetV2 stage (Ma et al. 2018, figure 3d), at any stride.
 
-    Both branches see the whole input and give half of the output channels each.
+    Both branches read the whole input and make half of the output channels each.
     """
     half = width * 0.5
     side = build.depthwise_unit(x, f"{name}.side", kernel=kernel, stride=stride, activate=False)
@@ -31,13 +30,13 @@ def shuffle_entry(
 
 def shuffle_unit(
     build: Builder,
-    x: Tensor,
+    x: SymbolicTensor,
     name: str,
     *,
     unit: str,
     kernel: Elastic,
-) -> Tensor:
-    """ShuffleNetV2's basic unit (figure 3c): half of the channels pass, half are convolved."""
+) -> SymbolicTensor:
+    """Add ShuffleNetV2's basic unit (figure 3c), which convolves half of the channels."""
     side, main = build.split(x)
     main = _branch(build, main, f"{name}.{unit}", main.width, 1, unit, kernel)
     return build.shuffle(build.concat(side, main), 2)
@@ -45,19 +44,19 @@ def shuffle_unit(
 
 def _branch(
     build: Builder,
-    x: Tensor,
+    x: SymbolicTensor,
     name: str,
     half: Elastic,
     stride: int,
     unit: str,
     kernel: Elastic,
-) -> Tensor:
-    """The convolved branch, to `half` channels.
+) -> SymbolicTensor:
+    """Add the convolved branch of a unit, with `half` output channels.
 
-    `basic` is 1x1, depthwise, 1x1; `xception` three separable convolutions (Single Path One-Shot,
-    Guo et al. 2020, figure 3).
+    The unit "basic" is 1x1, depthwise, 1x1; "xception" is three separable convolutions (Single Path
+    One-Shot, Guo et al. 2020, figure 3).
     """
-    check_word("unit", unit, ("basic", "xception"))
+    require_option("unit", unit, ("basic", "xception"))
     if unit == "basic":
         x = build.conv_unit(x, f"{name}.expand", half)
         x = build.depthwise_unit(
@@ -75,7 +74,7 @@ def _branch(
 
 def shuffle_v1_entry(
     build: Builder,
-    x: Tensor,
+    x: SymbolicTensor,
     name: str,
     *,
     stride: int,
@@ -84,16 +83,18 @@ def shuffle_v1_entry(
     multiple: Elastic,
     kernel: Elastic,
     first: str = "grouped",
-) -> Tensor:
-    """The first unit of a ShuffleNetV1 stage (Zhang et al. 2018, figure 2c).
+) -> SymbolicTensor:
+    """Add the first unit of a ShuffleNetV1 stage (Zhang et al. 2018, figure 2c).
 
     The unit has `base * multiple` output channels: those of the input, averaged where the stride
-    shrinks the map, and as many convolved ones as are missing. `first` is "dense" for the network's
-    first unit, whose 1x1 convolution sees only the stem's few channels, or "grouped". A narrower
-    version of a grouped convolution has other groups, not fewer channels of each, so a stage's
-    width is no choice; every pair of `groups` and `base` has weights of its own.
+    shrinks the map, and convolved channels for the rest. `first` is "dense" for the network's first
+    unit, whose 1x1 convolution reads only the few channels of the stem, or "grouped".
+
+    A narrower version of a grouped convolution has different groups rather than fewer channels in
+    each, so the width of a stage is not a choice, and every pair of `groups` and `base` has weights
+    of its own.
     """
-    check_word("first", first, ("dense", "grouped"))
+    require_option("first", first, ("dense", "grouped"))
     if multiple.smallest != multiple.largest:
         raise SpaceError(
             f"multiple is {multiple.value:g}, out of {multiple.smallest:g} to "
@@ -117,17 +118,17 @@ def shuffle_v1_entry(
 
 
 def shuffle_v1_unit(
-    build: Builder, x: Tensor, name: str, *, groups: Elastic, base: Elastic, kernel: Elastic
-) -> Tensor:
-    """ShuffleNetV1's unit (figure 2b): the input plus what grouped convolutions make of it."""
+    build: Builder, x: SymbolicTensor, name: str, *, groups: Elastic, base: Elastic, kernel: Elastic
+) -> SymbolicTensor:
+    """Add ShuffleNetV1's unit (figure 2b): the input plus a branch of grouped convolutions."""
     name, g, c = _variant(name, groups, base), int(groups), x.shape[0]
     return build.activate(build.add(x, _grouped_branch(build, x, name, c, c, 1, g, g, kernel)))
 
 
 def shuffle_v1_head(
-    build: Builder, x: Tensor, name: str, *, groups: Elastic, base: Elastic
-) -> Tensor:
-    """Global mean and linear layer, with weights of its own for each variant."""
+    build: Builder, x: SymbolicTensor, name: str, *, groups: Elastic, base: Elastic
+) -> SymbolicTensor:
+    """Add a global mean and a linear layer, with weights of its own for each variant."""
     return linear_classifier(build, x, _variant(name, groups, base))
 
 
@@ -137,7 +138,7 @@ def _variant(name: str, groups: Elastic, base: Elastic) -> str:
 
 def _grouped_branch(
     build: Builder,
-    x: Tensor,
+    x: SymbolicTensor,
     name: str,
     width: int,
     out: int,
@@ -145,10 +146,11 @@ def _grouped_branch(
     first_groups: int,
     groups: int,
     kernel: Elastic,
-) -> Tensor:
-    """Grouped 1x1, channel shuffle, depthwise, grouped 1x1; a quarter of `width` in between.
+) -> SymbolicTensor:
+    """Add a grouped 1x1, a channel shuffle, a depthwise and a grouped 1x1 convolution.
 
-    Behind a dense 1x1 convolution a shuffle would only rename channels, so there is none.
+    The inner layers have a quarter of `width` channels. Behind a dense 1x1 convolution a shuffle
+    would only rename channels, so there is none.
     """
     hidden = Elastic.of(width * 0.25).rounded(groups)
     x = build.conv_unit(x, f"{name}.expand", hidden, groups=first_groups)

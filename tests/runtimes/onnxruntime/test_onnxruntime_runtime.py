@@ -60,7 +60,7 @@ def _kernels(dtype: str) -> dict[str, Kernel]:
     graphs = [make() for make in GRAPHS.values()]
     for name in nas.space.space_names():
         space = nas.space.load_space(name, image_size=8, classes=4)
-        graphs += space.fragments()
+        graphs += space.block_graphs()
     found: dict[str, Kernel] = {}
     for graph in graphs:
         for kernel in rules.block_kernels(graph, first=graph.input_shape[0] == 3):

@@ -102,7 +102,7 @@ def test_fragments_have_the_kernels_of_whole_networks(
 ) -> None:
     fusion = BlockedFusion(block)
     space = nas.space.load_space(name, image_size=image_size)
-    known = {k for fragment in space.fragments() for k in fusion.block_kernels(fragment)}
+    known = {k for fragment in space.block_graphs() for k in fusion.block_kernels(fragment)}
     rng = np.random.default_rng(0)
     drawn = [space.smallest, space.largest, *(space.sample(rng) for _ in range(20))]
     needed = {kernel for each in drawn for kernel in fusion.kernels(each.graph)}

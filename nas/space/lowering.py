@@ -1,0 +1,149 @@
+"""`Lowering`: the walk through the stages of a space from choices to block graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+from nas.errors import SpaceError
+from nas.graph import Channels, Graph, Shape
+from nas.space.architecture import Value
+from nas.space.block_graph import BlockGraph, OpSequence, input_op_id
+from nas.space.choice import Choice
+from nas.space.compiled_stage import BuilderFactory, ChosenOptions, CompiledStage, InputTensor
+
+
+class Lowering:
+    """Turns the choices of a space into block graphs, one stage after another.
+
+    Attributes:
+        stages: the stages of the space.
+        network_choices: the choices made once for the whole network.
+        new_builder: returns a builder with the settings of the space.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[CompiledStage],
+        network_choices: Sequence[Choice],
+        parameters: Mapping[str, tuple[Value, ...]],
+        input_shape: Shape,
+        smallest_map: int,
+        new_builder: BuilderFactory,
+    ) -> None:
+        """Prepare to lower networks of a space.
+
+        Args:
+            stages: the stages of the space.
+            network_choices: the choices made once for the whole network.
+            parameters: the options of every choice by name.
+            input_shape: `(channels, height, width)` of the images.
+            smallest_map: height and width that the last feature map keeps at least, in pixels.
+            new_builder: returns a builder with the settings of the space.
+        """
+        self.stages, self.network_choices, self.new_builder = stages, network_choices, new_builder
+        self._parameters = parameters
+        self._input_shape = input_shape
+        self._smallest_map = smallest_map
+        self._input_blocks: dict[Shape, BlockGraph] = {}
+        self._strides: dict[ChosenOptions, tuple[int, ...]] = {}
+
+    def walk(self, choices: Mapping[str, Any]) -> tuple[BlockGraph, list[tuple[BlockGraph, str]]]:
+        """Return the graph of the input, and the block graphs with the prefixes of their slots.
+
+        Raises:
+            KeyError: a choice is missing.
+            SpaceError: the choices make no network.
+        """
+        network_options = tuple([choice.selected(choices) for choice in self.network_choices])
+        input_block = self._input_block(self.input_shape_at(network_options))
+        last = input_block
+        blocks: list[tuple[BlockGraph, str]] = []
+        strides = self.strides_for(network_options)
+        for stage, stride in zip(self.stages, strides, strict=True):
+            for block, name in stage.lower(last, choices, stride, self.new_builder):
+                blocks.append((block, name))
+                last = block
+        return input_block, blocks
+
+    def op_sequence(self, choices: Mapping[str, Any]) -> OpSequence:
+        """Return the ops of the network that choices make. Raises what `walk` raises."""
+        input_block, blocks = self.walk(choices)
+        ops = [input_op_id(input_block.shape)]
+        for block, _ in blocks:
+            ops += block.op_sequence
+        return tuple(ops)
+
+    def input_shape_at(self, network_options: ChosenOptions) -> Shape:
+        """Return the shape of the network's input at the resolution among network-wide options."""
+        channels, size, _ = self._input_shape
+        for choice, option in zip(self.network_choices, network_options, strict=True):
+            if choice.argument == "resolution":
+                size = int(option)
+        return (channels, size, size)
+
+    def strides_for(self, network_options: ChosenOptions) -> tuple[int, ...]:
+        """Return the stride of each stage for network-wide options; see `SearchSpace.strides`."""
+        if network_options not in self._strides:
+            chosen = {
+                choice.name: option
+                for choice, option in zip(self.network_choices, network_options, strict=True)
+            }
+            strides = [stage.table_stride(chosen) for stage in self.stages]
+            for index in range(len(strides)):
+                if self._last_map_size(chosen, strides) >= self._smallest_map:
+                    break
+                strides[index] = 1
+            self._strides[network_options] = tuple(strides)
+        return self._strides[network_options]
+
+    def _last_map_size(self, network_options: Mapping[str, Value], strides: Sequence[int]) -> int:
+        """Return the height in pixels of what reaches the last stage; 0 where a block is too large.
+
+        The network is the one that shrinks its input most: the shallowest with the largest kernels.
+        """
+        choices = {name: options[0] for name, options in self._parameters.items()}
+        for name, options in self._parameters.items():
+            if not isinstance(options[0], str):
+                choices[name] = min(options) if name.endswith(".depth") else max(options)
+        choices |= network_options
+        last = self._input_block(self._input_shape)
+        try:
+            for stage, stride in list(zip(self.stages, strides, strict=True))[:-1]:
+                for block, _ in stage.lower(last, choices, stride, self.new_builder):
+                    last = block
+        except SpaceError:
+            return 0
+        return min(last.shape[1:])
+
+    def _input_block(self, shape: Shape) -> BlockGraph:
+        if shape not in self._input_blocks:
+            builder = self.new_builder(shape, Channels.prefix(shape[0], shape[0]))
+            self._input_blocks[shape] = BlockGraph.of_input(builder)
+        return self._input_blocks[shape]
+
+    def block_graphs_with_slots(self) -> Iterator[Graph]:
+        """Iterate over blocks with the slots of the space; together they use every slot.
+
+        The size of the widest version of a slot depends on the table and on the widest version of
+        the input tensor, not on the choices, so one input tensor for each widest version is enough.
+        """
+        seen: set[Any] = set()
+        for network_options in product(*[choice.options for choice in self.network_choices]):
+            shape = self.input_shape_at(network_options)
+            inputs: Mapping[int, InputTensor] = {
+                shape[0]: (shape, Channels.prefix(shape[0], shape[0]))
+            }
+            strides = self.strides_for(network_options)
+            for stage, stride in zip(self.stages, strides, strict=True):
+                outputs: dict[int, InputTensor] = {}
+                options = stage.relevant_options(network_options)
+                for graph in stage.block_graphs_with_slots(
+                    inputs, outputs, options, stride, self.new_builder
+                ):
+                    key = tuple([op._replace(inputs=(), shape=(0, 0, 0)) for op in graph.ops])
+                    if key not in seen:
+                        seen.add(key)
+                        yield graph
+                inputs = outputs
