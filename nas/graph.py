@@ -21,20 +21,29 @@ ACTIVATIONS = frozenset({"relu", "relu6", "hard_swish", "hard_sigmoid"})
 section 5.2).
 """
 
-KINDS = ACTIVATIONS | {
-    "input",
-    "conv",
-    "norm",
-    "add",
-    "concat",
-    "slice",
-    "multiply",
-    "shuffle",
-    "avg_pool",
-    "max_pool",
-    "global_pool",
-    "linear",
-}
+POOLING_KINDS = frozenset({"max_pool", "avg_pool"})
+"""Op kinds that reduce each channel over a sliding window, with kernel, stride and padding.
+
+The last window may overhang the border: a maximum ignores what lies outside, an average counts the
+zeros of the padding but nothing beyond it.
+"""
+
+KINDS = (
+    ACTIVATIONS
+    | POOLING_KINDS
+    | {
+        "input",
+        "conv",
+        "norm",
+        "add",
+        "concat",
+        "slice",
+        "multiply",
+        "shuffle",
+        "global_pool",
+        "linear",
+    }
+)
 
 
 class Channels(NamedTuple):

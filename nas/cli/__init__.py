@@ -166,11 +166,11 @@ def predict(
     network. Example: nas predict results/quickstart:3f2a --table latency_tables/mine.jsonl
     """
     from nas.describe import tables
-    from nas.describe.architectures import graph_of
+    from nas.describe.architectures import resolve_architecture
     from nas.latency import LatencyTable
 
     sizes = {"image_size": image_size, "channels": channels, "classes": classes}
-    graph = graph_of(arch, sizes, space)
+    graph = resolve_architecture(arch, sizes, space).architecture.graph
     found = tables.prediction(LatencyTable.open(existing(table)), graph, batch)
     if as_json:
         print_json(found)

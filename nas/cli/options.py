@@ -85,11 +85,9 @@ def adapted(
     name: str, image_size: int | None, channels: int | None, classes: int | None
 ) -> SearchSpace:
     """A space by name or file, for images of these sizes."""
-    from nas.describe import architectures
     from nas.space import load_definition
 
-    sizes = {"image_size": image_size, "channels": channels, "classes": classes}
-    return architectures.adapted(load_definition(name), sizes)
+    return load_definition(name).adapt(image_size=image_size, channels=channels, classes=classes)
 
 
 def all_adapted(

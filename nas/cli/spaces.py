@@ -1,4 +1,4 @@
-"""`nas spaces`: the search spaces, one of them in full, its networks, and the published ones."""
+"""`nas spaces`: lists the search spaces, or shows one space, its networks or published networks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nas.cli.options import Channels, Classes, ImageSize, Json, Seed, print_json
+from nas.cli.options import Channels, Classes, ImageSize, Json, Seed, adapted, print_json
 from nas.errors import NasError, RequestError
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nas.space import SearchSpace
 
 Sizes = Mapping[str, int | None]
+"""The options --image-size, --channels and --classes, None where they are not given."""
 
 
 def spaces(
@@ -25,7 +26,7 @@ def spaces(
     channels: Channels = None,
     classes: Classes = None,
     runtime: Annotated[
-        str | None, typer.Option(help="Estimate this runtime's table only; by default every one's.")
+        str | None, typer.Option(help="Estimate only this runtime's table; by default every one's.")
     ] = None,
     estimate: Annotated[
         bool,
@@ -44,18 +45,18 @@ def spaces(
         bool, typer.Option("--references", help="Compare published networks with their papers.")
     ] = False,
     sample: Annotated[
-        int | None, typer.Option(min=1, help="Print so many random architectures instead.")
+        int | None, typer.Option(min=1, help="Print this many random architectures instead.")
     ] = None,
     max_macs: Annotated[float | None, typer.Option(help="Most MACs for --sample.")] = None,
     min_macs: Annotated[float | None, typer.Option(help="Fewest MACs for --sample.")] = None,
     max_params: Annotated[float | None, typer.Option(help="Most parameters for --sample.")] = None,
     seed: Seed = 0,
     plot: Annotated[
-        Path | None, typer.Option(help="Write a picture, .png or .svg, of what is shown.")
+        Path | None, typer.Option(help="Write a figure of what is shown, .png or .svg.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """The search spaces; for one of them its table, size, range, kernels and published networks.
+    """List the search spaces, or show one: table, size, ranges, kernels and published networks.
 
     \b
     Example: nas spaces mobilenet --image-size 32 --plot mobilenet.png
@@ -65,20 +66,20 @@ def spaces(
     """
     sizes = {"image_size": image_size, "channels": channels, "classes": classes}
     limits = {"max_macs": max_macs, "min_macs": min_macs, "max_params": max_params}
-    _check(name, arch, references, sample, limits, plot)
+    _check_options(name, arch, references, sample, limits, plot)
     if references:
-        _references(name, as_json)
+        _show_references(name, as_json)
     elif arch is not None:
-        _network(name, arch, sizes, plot, as_json)
+        _show_architecture(name, arch, sizes, plot, as_json)
     elif name is None:
-        _list(sizes, as_json)
+        _show_spaces(sizes, as_json)
     elif sample is not None:
-        _sample(_adapted(name, sizes), sample, limits, seed, as_json)
+        _print_sample(adapted(name, **sizes), sample, limits, seed, as_json)
     else:
-        _space(_adapted(name, sizes), runtime, estimate, plot, as_json)
+        _show_space(adapted(name, **sizes), runtime, estimate, plot, as_json)
 
 
-def _check(
+def _check_options(
     name: str | None,
     arch: str | None,
     references: bool,
@@ -86,9 +87,9 @@ def _check(
     limits: Mapping[str, float | None],
     plot: Path | None,
 ) -> None:
-    """Raises RequestError for options that do not go together, before any work is done."""
-    asked = {"--arch": arch is not None, "--references": references, "--sample": sample is not None}
-    chosen = [option for option, given in asked.items() if given]
+    """Raise RequestError for options that exclude each other, before any work is done."""
+    modes = {"--arch": arch is not None, "--references": references, "--sample": sample is not None}
+    chosen = [option for option, is_given in modes.items() if is_given]
     if len(chosen) > 1:
         raise RequestError(f"{' and '.join(chosen)} do not go together.", remedy="Give one.")
     limiting = [f"--{key.replace('_', '-')}" for key, limit in limits.items() if limit is not None]
@@ -110,116 +111,114 @@ def _check(
         check_suffix(plot)
 
 
-def _adapted(name: str, sizes: Sizes) -> SearchSpace:
-    from nas.describe.architectures import adapted
-    from nas.space import load_definition
-
-    return adapted(load_definition(name), sizes)
-
-
-def _list(sizes: Sizes, as_json: bool) -> None:
-    from nas.describe import spaces as described
+def _show_spaces(sizes: Sizes, as_json: bool) -> None:
+    from nas.describe.spaces import describe_briefly, show_spaces
     from nas.space import space_names
 
-    found = [described.overview(_adapted(each, sizes)) for each in space_names()]
+    descriptions = [describe_briefly(adapted(name, **sizes)) for name in space_names()]
     if as_json:
-        print_json(found)
+        print_json(descriptions)
     else:
-        described.show_spaces(found)
+        show_spaces(descriptions)
 
 
-def _space(
-    space: SearchSpace, runtime: str | None, timed: bool, plot: Path | None, as_json: bool
+def _show_space(
+    space: SearchSpace, runtime: str | None, is_timed: bool, plot: Path | None, as_json: bool
 ) -> None:
     from nas import console
-    from nas.describe import spaces as described
+    from nas.describe.spaces import MAX_SAMPLES, describe_space, sample_counts, show_space
 
-    estimates = _estimates(space, runtime, timed)
-    with console.busy(f"drawing {described.DRAWN} networks"):
-        counts = described.draw(space)
-        found = described.space(space, counts, estimates)
+    estimates = _estimates(space, runtime, is_timed)
+    with console.busy(f"drawing {MAX_SAMPLES} networks"):
+        counts = sample_counts(space)
+        description = describe_space(space, counts, estimates)
     if plot is not None:
         from nas.describe.figures import draw_space
 
-        draw_space(found, counts, plot)
+        draw_space(description, counts, plot)
     if as_json:
-        print_json(found)
+        print_json(description)
     else:
-        described.show_space(found)
+        show_space(description)
 
 
-def _estimates(space: SearchSpace, runtime: str | None, timed: bool) -> dict[str, Estimate]:
+def _estimates(space: SearchSpace, runtime: str | None, is_timed: bool) -> dict[str, Estimate]:
+    """Return how long the latency table of each runtime takes to build."""
     from nas import console
     from nas.describe.building import Estimate, estimate
     from nas.latency import space_kernels
     from nas.latency.runtime import runtime_names
 
-    found = {}
-    for each in runtime_names() if runtime is None else [runtime]:
-        kernels = space_kernels(space, each)
-        if timed:
-            with console.busy(f"timing a few kernels with {each}"):
-                found[each] = estimate(kernels, each)
+    estimates = {}
+    for name in runtime_names() if runtime is None else [runtime]:
+        kernels = space_kernels(space, name)
+        if is_timed:
+            with console.busy(f"timing a few kernels with {name}"):
+                estimates[name] = estimate(kernels, name)
         else:
-            found[each] = Estimate(len(kernels), reason="--no-estimate")
-    return found
+            estimates[name] = Estimate(len(kernels), reason="--no-estimate")
+    return estimates
 
 
-def _network(name: str | None, arch: str, sizes: Sizes, plot: Path | None, as_json: bool) -> None:
-    from nas.describe import layers
-    from nas.describe.architectures import find
+def _show_architecture(
+    name: str | None, arch: str, sizes: Sizes, plot: Path | None, as_json: bool
+) -> None:
+    from nas.describe.architectures import (
+        describe_architecture,
+        resolve_architecture,
+        show_architecture,
+    )
 
-    found = layers.network(find(arch, sizes, name))
+    description = describe_architecture(resolve_architecture(arch, sizes, name))
     if plot is not None:
-        from nas.describe.figures import draw_network
+        from nas.describe.figures import draw_architecture
 
-        draw_network(found, plot)
+        draw_architecture(description, plot)
     if as_json:
-        print_json(found)
+        print_json(description)
     else:
-        layers.show_network(found)
+        show_architecture(description)
 
 
-def _references(name: str | None, as_json: bool) -> None:
-    """Prints all, and fails where one is not what was published."""
-    from nas.describe import references as described
+def _show_references(name: str | None, as_json: bool) -> None:
+    """Print all published networks. Raises NasError if one differs from what was published."""
+    from nas.describe.references import describe_references, disagreements, show_references
     from nas.space import load_definition, space_names
 
-    rows = described.references(
-        [load_definition(each) for each in ([name] if name else space_names())]
-    )
+    names = [name] if name else space_names()
+    rows = describe_references([load_definition(each) for each in names])
     if as_json:
         print_json(rows)
     else:
-        described.show_references(rows)
-    wrong = described.disagreements(rows)
+        show_references(rows)
+    wrong = disagreements(rows)
     if wrong:
         raise NasError(wrong)
 
 
-def _sample(
+def _print_sample(
     space: SearchSpace,
     count: int,
     limits: Mapping[str, float | None],
     seed: int,
     as_json: bool,
 ) -> None:
-    """Prints architectures, a line each or as one list."""
+    """Print random architectures, a line each or as one list."""
     import numpy as np
 
-    from nas.space.limits import Limit, sample_within
+    from nas.space import Limit, sample_within
 
     bounds = [
-        Limit(measure, smallest=limits.get(f"min_{measure}"), largest=limits[f"max_{measure}"])
-        for measure in ("macs", "params")
-        if limits.get(f"min_{measure}") is not None or limits[f"max_{measure}"] is not None
+        Limit(name, smallest=limits.get(f"min_{name}"), largest=limits[f"max_{name}"])
+        for name in ("macs", "params")
+        if limits.get(f"min_{name}") is not None or limits[f"max_{name}"] is not None
     ]
     rng = np.random.default_rng(seed)
-    drawn: list[dict[str, Any]] = [
+    records: list[dict[str, Any]] = [
         sample_within(space, rng, bounds).to_json() for _ in range(count)
     ]
     if as_json:
-        print_json(drawn)
+        print_json(records)
     else:
-        for each in drawn:
-            print(json.dumps(each))
+        for record in records:
+            print(json.dumps(record))

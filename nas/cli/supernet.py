@@ -131,7 +131,7 @@ def evaluate(
     Example: nas supernet evaluate results/mine mobilenet_v2_0.5 --part holdout
     """
     from nas import console
-    from nas.describe.architectures import find_for_run
+    from nas.describe.architectures import resolve_architecture_of_run
     from nas.job.supernets import opened, supernet_of
     from nas.supernet.evaluation import evaluate_by_class
     from nas.supernet.quick_evaluation import first_look
@@ -140,11 +140,12 @@ def evaluate(
         raise RequestError(f"--part is {part!r}.", remedy="Use search or holdout.")
     chosen = cast("Part", part)
     job = opened(run)
-    found = find_for_run(arch, run, next(iter(job.spaces.values())).settings)
-    supernet = supernet_of(job, run, found.space.name)
-    architecture = supernet.space.from_json(found.architecture.to_json())
+    settings = next(iter(job.spaces.values())).settings
+    resolved = resolve_architecture_of_run(arch, run, settings).architecture
+    supernet = supernet_of(job, run, resolved.space.name)
+    architecture = supernet.space.from_json(resolved.to_json())
     record = {
-        "space": found.space.name,
+        "space": resolved.space.name,
         "architecture": architecture.to_json(),
         "part": part,
     }

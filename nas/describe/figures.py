@@ -1,4 +1,4 @@
-"""Pictures of a space and of a network, written as PNG or SVG."""
+"""Figures of a space and of an architecture, written as PNG or SVG."""
 
 from __future__ import annotations
 
@@ -10,28 +10,32 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nas import files
+from nas.describe.spaces import COUNT_LABELS, Counts, sample_text
 from nas.errors import RequestError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from nas.describe.spaces import Counts
-
 SUFFIXES = (".png", ".svg")
+"""Endings of the files that a figure can be written to."""
 
-_CLOUD = "#8da9c4"
-_LETTER, _LINE = 0.013, 0.032
-"""Width and height of the names' letters, as shares of the scatter's."""
+_SAMPLE_COLOUR = "#8da9c4"
+_LETTER_WIDTH = 0.013
+"""Width of a letter as a fraction of the width of the axes, in the scatter plots' font."""
 
-_LABELS = {"macs": "MACs", "params": "parameters", "peak_memory_bytes": "peak memory"}
+_LINE_HEIGHT = 0.032
+"""Height of a line of text as a fraction of the height of the axes."""
 
 
 def check_suffix(path: Path) -> None:
-    """Raises RequestError for a file that is no picture, before anything is worked out for it."""
+    """Raise RequestError for a path that no figure can be written to.
+
+    Commands check the path before they compute what the figure shows.
+    """
     if path.suffix.lower() not in SUFFIXES:
         raise RequestError(
-            f"A picture cannot be written to {path}.",
+            f"A figure cannot be written to {path}.",
             remedy=f"Use a name that ends in {' or '.join(SUFFIXES)}.",
         )
     if not path.parent.is_dir():
@@ -40,13 +44,13 @@ def check_suffix(path: Path) -> None:
         raise RequestError(f"{path} is a folder.", remedy="Name a file in it.")
 
 
-def draw_space(found: dict[str, Any], counts: Counts, path: Path) -> None:
-    """How MACs, parameters and peak memory are distributed, with the published networks.
+def draw_space(description: dict[str, Any], counts: Counts, path: Path) -> None:
+    """Draw how MACs, parameters and peak memory are distributed, with the published networks.
 
     Args:
-        found: what `nas.describe.spaces.space` returned.
-        counts: of the drawn networks, from `nas.describe.spaces.draw`.
-        path: of the picture.
+        description: from `nas.describe.spaces.describe_space`.
+        counts: of the sampled networks, from `nas.describe.spaces.sample_counts`.
+        path: of the figure.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -54,39 +58,41 @@ def draw_space(found: dict[str, Any], counts: Counts, path: Path) -> None:
     from nas.report.figures import STYLE
 
     check_suffix(path)
-    marks = _marks(found["references"])
-    drawn = found["drawn"]
-    # Integers beyond 64 bits are no numbers to NumPy.
-    points = {measure: [float(value) for value in values] for measure, values in counts.items()}
+    marks = _marks(description["references"])
+    # NumPy has no integers of more than 64 bits, which the counts of a network can have.
+    points = {count: [float(value) for value in values] for count, values in counts.items()}
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(12.5, 6.6), layout="constrained")
         grid = figure.add_gridspec(3, 2, width_ratios=(1.35, 1))
         scatter = figure.add_subplot(grid[:, 0])
         scatter.scatter(
-            points["macs"], points["params"], s=9, alpha=0.45, linewidths=0, color=_CLOUD
+            points["macs"], points["params"], s=9, alpha=0.45, linewidths=0, color=_SAMPLE_COLOUR
         )
         _mark_points(scatter, marks)
-        whose = f"all {drawn} networks" if drawn == found["size"] else f"{drawn} drawn uniformly"
         scatter.set_title(
-            f"{whose}; dashed: the smallest and the largest of all", loc="left", fontsize=10
-        )
-        _counting(scatter, "macs", "params")
-        for row, measure in enumerate(_LABELS):
+            f"{sample_text(description)}; dashed: the smallest and the largest of all",
+            loc="left", fontsize=10,
+        )  # fmt: skip
+        _label_axes(scatter, "macs", "params")
+        for row, count in enumerate(COUNT_LABELS):
             axes = figure.add_subplot(grid[row, 1])
-            _distribution(axes, found[measure], points[measure])
-            _mark_values(axes, [(getattr(mark, measure), mark) for mark in marks])
-            _counting(axes, measure, None)
+            _draw_distribution(axes, description[count], points[count])
+            _mark_values(axes, [(getattr(mark, count), mark) for mark in marks])
+            _label_axes(axes, count, None)
         figure.suptitle(
-            f"{found['name']} at {found['image_size']} px, {found['classes']} classes",
+            f"{description['name']} at {description['image_size']} px, "
+            f"{description['classes']} classes",
             x=0.01, ha="left", weight="bold",
         )  # fmt: skip
         write(figure, path)
 
 
-def draw_network(found: dict[str, Any], path: Path) -> None:
-    """Where a network's MACs, parameters and activations are, layer by layer.
+def draw_architecture(description: dict[str, Any], path: Path) -> None:
+    """Draw the MACs, parameters and activations of a network, layer by layer.
 
-    `found` is what `nas.describe.layers.network` returned.
+    Args:
+        description: from `nas.describe.architectures.describe_architecture`.
+        path: of the figure.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -94,7 +100,7 @@ def draw_network(found: dict[str, Any], path: Path) -> None:
     from nas.report.figures import STYLE
 
     check_suffix(path)
-    layers = found["layers"]
+    layers = description["layers"]
     stages = list(dict.fromkeys(layer["stage"] for layer in layers if layer["stage"]))
     palette = [*_palette(), "#332288", "#882255", "#44AA99", "#999999"]
     with mpl.rc_context(STYLE):
@@ -107,57 +113,64 @@ def draw_network(found: dict[str, Any], path: Path) -> None:
                     [layer["index"] for layer in own], [layer[key] for layer in own],
                     color=palette[at % len(palette)], width=0.85, label=stage,
                 )  # fmt: skip
-            _counting(axes, None, key)
+            _label_axes(axes, None, key)
             axes.grid(axis="x", visible=False)
         all_axes[-1].set_xlabel("layer")
         all_axes[-1].set_xlim(0, len(layers))
         figure.align_ylabels()
         handles, labels = all_axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=9)
-        name = found["published"]["name"] if found["published"] else found["digest"]
+        published = description["published"]
+        name = description["digest"] if published is None else published["name"]
         figure.suptitle(
-            f"{name} ({found['space']}) at {found['settings']['image_size']} px",
+            f"{name} ({description['space']}) at {description['settings']['image_size']} px",
             x=0.01, ha="left", weight="bold",
         )  # fmt: skip
         write(figure, path)
 
 
 class _Mark(NamedTuple):
-    """Published networks of equal counts, and what they look like."""
+    """Published networks of equal counts.
+
+    Attributes:
+        names: of the networks, a line each.
+        macs, params, peak_memory_bytes: of each of them.
+        style: colour and marker, as arguments of matplotlib.
+    """
 
     names: str
     macs: int
     params: int
     peak_memory_bytes: int
-    look: dict[str, Any]
+    style: dict[str, Any]
 
 
 def _marks(references: Sequence[dict[str, Any]]) -> list[_Mark]:
-    """Colours and markers for the published networks, from the fewest MACs to the most."""
+    """Return the published networks with colours and markers, from the fewest MACs to the most."""
     from nas.report.figures import MARKERS
 
     names: dict[tuple[int, ...], list[str]] = {}
     for each in references:
         if not each["error"]:
-            names.setdefault(tuple(each[measure] for measure in _LABELS), []).append(each["name"])
+            names.setdefault(tuple(each[count] for count in COUNT_LABELS), []).append(each["name"])
     colours = _palette()
     marks = []
     for at, counts in enumerate(sorted(names)):
-        # Colours and markers come in one number: shifted, they pair up anew in each round.
+        # There are as many colours as markers: shifting the markers gives new pairs in each round.
         marker = MARKERS[(at + at // len(colours)) % len(MARKERS)]
-        look = {"color": colours[at % len(colours)], "marker": marker}
+        style = {"color": colours[at % len(colours)], "marker": marker}
         macs, params, peak_memory_bytes = counts
-        marks.append(_Mark("\n".join(names[counts]), macs, params, peak_memory_bytes, look))
+        marks.append(_Mark("\n".join(names[counts]), macs, params, peak_memory_bytes, style))
     return marks
 
 
 def _mark_points(axes: Axes, marks: Sequence[_Mark]) -> None:
-    """Published networks in the scatter, each with its name."""
+    """Draw the published networks in the scatter plot, each with its name."""
     for mark in marks:
         axes.scatter(
-            mark.macs, mark.params, s=62, edgecolors="white", linewidths=0.9, zorder=4, **mark.look
+            mark.macs, mark.params, s=62, edgecolors="white", linewidths=0.9, zorder=4, **mark.style
         )
-    name_points(axes, [(m.macs, m.params, m.names, m.look["color"]) for m in marks])
+    name_points(axes, [(m.macs, m.params, m.names, m.style["color"]) for m in marks])
 
 
 def name_points(
@@ -165,24 +178,25 @@ def name_points(
     points: Sequence[tuple[float, float, str, str]],
     others: Sequence[tuple[float, float]] = (),
 ) -> None:
-    """Writes names beside points that are drawn, or as near as there is room, in their colours.
+    """Write names beside points, or as near as there is room, in the colours of the points.
 
-    A name covers no point and no other name; a line leads to one that had to move.
+    A name covers no point and no other name. A line connects a name that had to move to its point.
 
     Args:
         axes: with everything but the names.
-        points: x, y, name and colour.
+        points: x, y, name and colour of each point; the points are drawn already.
         others: points without a name.
     """
     axes.autoscale_view()
     to_axes = axes.transData + axes.transAxes.inverted()
-    places = [to_axes.transform((x, y)) for x, y, _, _ in points]
-    # Left, right and middle of what is covered, and half its height, as shares of the axes.
-    covered = [*places, *(to_axes.transform(point) for point in others)]
-    taken = [(x - _LETTER, x + _LETTER, y, _LINE / 2) for x, y in covered]
-    for at, ((_, _, name, colour), (x, y)) in enumerate(zip(points, places, strict=True)):
+    positions = [to_axes.transform((x, y)) for x, y, _, _ in points]
+    # Left, right, middle and half the height of what is covered, as fractions of the axes.
+    covered = [*positions, *(to_axes.transform(point) for point in others)]
+    taken = [(x - _LETTER_WIDTH, x + _LETTER_WIDTH, y, _LINE_HEIGHT / 2) for x, y in covered]
+    for at, ((_, _, name, colour), (x, y)) in enumerate(zip(points, positions, strict=True)):
         lines = name.split("\n")
-        length, half = _LETTER * (2 + max(map(len, lines))), _LINE / 2 * len(lines)
+        length = _LETTER_WIDTH * (2 + max(map(len, lines)))
+        half = _LINE_HEIGHT / 2 * len(lines)
         is_left = x + length > 1
         start, stop = (x - length, x) if is_left else (x, x + length)
         rest = [*taken[:at], *taken[at + 1 :]]
@@ -211,30 +225,32 @@ def name_points(
 
 
 def _shifts() -> Iterator[float]:
-    """Ways up and down, ever further, as far as axes reach."""
+    """Iterate over distances up and down, the nearest first, as far as the axes reach."""
     yield 0.0
-    for step in range(1, round(4 / _LINE)):
-        yield step * _LINE / 4
-        yield -step * _LINE / 4
+    for step in range(1, round(4 / _LINE_HEIGHT)):
+        yield step * _LINE_HEIGHT / 4
+        yield -step * _LINE_HEIGHT / 4
 
 
 def _mark_values(axes: Axes, values: Sequence[tuple[int, _Mark]]) -> None:
-    """Published networks above a histogram, those that are close to each other in a pile."""
+    """Mark the published networks above a histogram, stacked where they are close together."""
     span = axes.get_xlim()[1]
-    piles: list[tuple[float, int]] = []
+    levels: list[tuple[float, int]] = []
     for value, mark in sorted(values, key=lambda each: each[0]):
-        axes.axvline(value, color=mark.look["color"], linewidth=1)
-        near = [level for other, level in piles if value - other < 0.025 * span]
-        level = next(level for level in range(len(piles) + 1) if level not in near)
-        piles.append((value, level))
+        axes.axvline(value, color=mark.style["color"], linewidth=1)
+        near = [level for other, level in levels if value - other < 0.025 * span]
+        level = next(level for level in range(len(levels) + 1) if level not in near)
+        levels.append((value, level))
         axes.plot(
             value, 1.07 + 0.1 * level, transform=axes.get_xaxis_transform(), clip_on=False,
-            markersize=7, linestyle="", markeredgecolor="white", markeredgewidth=0.6, **mark.look,
+            markersize=7, linestyle="", markeredgecolor="white", markeredgewidth=0.6, **mark.style,
         )  # fmt: skip
 
 
-def _distribution(axes: Axes, exact: dict[str, Any], values: Sequence[float]) -> None:
-    axes.hist(values, bins=np.linspace(min(values), max(values) + 1, 49).tolist(), color=_CLOUD)
+def _draw_distribution(axes: Axes, exact: dict[str, Any], values: Sequence[float]) -> None:
+    axes.hist(
+        values, bins=np.linspace(min(values), max(values) + 1, 49).tolist(), color=_SAMPLE_COLOUR
+    )
     for end in ("smallest", "largest"):
         axes.axvline(exact[end], color="black", linewidth=1, linestyle=(0, (2, 2)))
     axes.set_xlim(0, 1.04 * exact["largest"])
@@ -242,14 +258,14 @@ def _distribution(axes: Axes, exact: dict[str, Any], values: Sequence[float]) ->
     axes.spines["left"].set_visible(False)
 
 
-def _counting(axes: Axes, x: str | None, y: str | None) -> None:
-    """Labels for what is counted on the axes, with ticks like 300M and 2MB."""
+def _label_axes(axes: Axes, x: str | None, y: str | None) -> None:
+    """Label the axes with what they count, with ticks like 300M and 2MB."""
     from matplotlib.ticker import EngFormatter
 
     for axis, key in ((axes.xaxis, x), (axes.yaxis, y)):
         if key is not None:
             axis.set_major_formatter(EngFormatter("B" if key.endswith("_bytes") else "", sep=""))
-            axis.set_label_text(_LABELS.get(key, "activations"))
+            axis.set_label_text(COUNT_LABELS.get(key, "activations"))
 
 
 def _palette() -> list[str]:
@@ -259,8 +275,11 @@ def _palette() -> list[str]:
 
 
 def write(figure: Figure, path: Path) -> None:
-    """Replace a picture at once, so that a full disk leaves no half of one."""
-    # Without the date, equal pictures are equal files.
+    """Write a figure to a file.
+
+    The file is replaced at once, so that a full disk leaves no half of a figure.
+    """
+    # Without the date, equal figures are equal files.
     kind = path.suffix.lower().removeprefix(".")
     metadata = {"Date": None} if kind == "svg" else None
     content = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Published networks: what is counted here, beside what was published."""
+"""Published networks: what this package counts, beside what was published."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from nas.errors import SpaceError
 from nas.space import Reference, SearchSpace
 
 
-def references(spaces: Sequence[SearchSpace]) -> list[dict[str, Any]]:
-    """What `nas spaces --references` shows, at the settings that each network was published with.
+def describe_references(spaces: Sequence[SearchSpace]) -> list[dict[str, Any]]:
+    """Return what `nas spaces --references` shows, at the settings of each published network.
 
     A network `agrees` if it is a point of its space, its parameters are the published ones to the
     digit, and its MACs within the tolerance; what was not published is not compared.
     """
     rows = []
     for space in spaces:
-        held: dict[tuple[int, bool], SearchSpace] = {}
-        rows += [_row(space, reference, held) for reference in space.references]
+        # Networks of one space that share their settings share the adapted space, too.
+        adapted: dict[tuple[int, bool], SearchSpace] = {}
+        rows += [_describe_reference(space, reference, adapted) for reference in space.references]
     return rows
 
 
-def _row(
-    space: SearchSpace, reference: Reference, held: dict[tuple[int, bool], SearchSpace]
+def _describe_reference(
+    space: SearchSpace, reference: Reference, adapted: dict[tuple[int, bool], SearchSpace]
 ) -> dict[str, Any]:
-    """A network's row; `held` keeps the space for the settings that its networks share."""
     row: dict[str, Any] = {
         "name": reference.name,
         "space": space.name,
@@ -39,21 +39,21 @@ def _row(
         "tolerance": reference.tolerance,
         "source": reference.source,
         "agrees": False,
-        "is_point": False,
+        "is_in_space": False,
         "digest": None,
         "error": "",
     }
     try:
         settings = (reference.image_size, reference.norm)
-        if settings not in held:
-            held[settings] = space.published(reference.name).space
-        architecture = held[settings].reference(reference.name)
+        if settings not in adapted:
+            adapted[settings] = space.published(reference.name).space
+        architecture = adapted[settings].reference(reference.name)
         graph = architecture.graph
-        # Reads the choices back, which refuses all that are not among the options.
-        row["is_point"] = held[settings].from_json(architecture.to_json()) == architecture
+        # Reading the choices back refuses all that are not among the options.
+        row["is_in_space"] = adapted[settings].from_json(architecture.to_json()) == architecture
     except SpaceError as error:
         return {**row, "error": str(error)}
-    agrees = row["is_point"]
+    agrees = row["is_in_space"]
     if reference.params is not None:
         agrees &= graph.params == reference.params
     if reference.macs is not None:
@@ -65,7 +65,7 @@ def _row(
 
 
 def disagreements(rows: Sequence[dict[str, Any]]) -> str:
-    """A short message that names the networks that do not agree; empty if all do."""
+    """Return a short message that names the networks that do not agree; empty if all do."""
     wrong = [row["name"] for row in rows if not row["agrees"]]
     if not wrong:
         return ""
@@ -73,7 +73,7 @@ def disagreements(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def show_references(rows: Sequence[dict[str, Any]]) -> None:
-    """A line a network, marked where it is not what was published."""
+    """Print a line for each network, marked where it differs from what was published."""
     if not rows:
         console.say("There are no reference networks here.")
         return
@@ -88,7 +88,7 @@ def show_references(rows: Sequence[dict[str, Any]]) -> None:
                 _exact(row["published_params"]),
                 _rounded(row["macs"]),
                 _rounded(row["published_macs"]),
-                _off(row),
+                _deviation(row),
                 "agrees" if row["agrees"] else "DISAGREES",
             )
             for row in rows
@@ -108,9 +108,9 @@ def _rounded(count: float | None) -> str:
     return "-" if count is None else console.si(count)
 
 
-def _off(row: dict[str, Any]) -> str:
-    """How far the MACs are from the published ones, and how far they may be."""
+def _deviation(row: dict[str, Any]) -> str:
+    """Return how far the MACs are from the published ones, and the tolerance."""
     if row["macs"] is None or row["published_macs"] is None:
         return "-"
-    off = row["macs"] / row["published_macs"] - 1
-    return f"{off:+.1%} of ±{row['tolerance']:.1%}"
+    deviation = row["macs"] / row["published_macs"] - 1
+    return f"{deviation:+.1%} of ±{row['tolerance']:.1%}"

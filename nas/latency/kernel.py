@@ -27,15 +27,9 @@ from typing import NamedTuple
 
 from nas.documents import shortened
 from nas.errors import KernelError
-from nas.graph import ACTIVATIONS, Shape
+from nas.graph import ACTIVATIONS, POOLING_KINDS, Shape
 
-POOL_KINDS = frozenset({"max_pool", "avg_pool"})
-"""Kinds that reduce a window of each channel; a last one may hang over the border.
-
-What lies outside is not there for a maximum. An average counts the padding, but nothing beyond it.
-"""
-
-WINDOW_KINDS = POOL_KINDS | {"conv2d"}
+WINDOW_KINDS = POOLING_KINDS | {"conv2d"}
 """Kinds with a window: their texts carry kernel size, stride, padding and groups."""
 
 LAYOUT_KINDS = frozenset({"to_blocked", "to_nhwc", "to_plain"})
@@ -213,7 +207,7 @@ class Kernel:
     @property
     def is_channelwise(self) -> bool:
         """Whether each channel slides a window over itself: depthwise convolution and pooling."""
-        return self.is_depthwise or self.kind in POOL_KINDS
+        return self.is_depthwise or self.kind in POOLING_KINDS
 
     @property
     def has_weights(self) -> bool:
@@ -406,7 +400,7 @@ def _check_sizes(kernel: Kernel) -> None:
     if kernel.kind == "conv2d":
         groups_fit = kernel.is_expanded or channels % kernel.groups == 0
         fits = groups_fit and c % kernel.groups == 0 and len(kernel.inputs) == 1
-    elif kernel.kind in POOL_KINDS:
+    elif kernel.kind in POOLING_KINDS:
         fits = channels == c and kernel.groups == 1
     elif kernel.kind == "global_pool":
         fits = channels == c and (h, w) == (1, 1)
@@ -424,10 +418,12 @@ def _check_sizes(kernel: Kernel) -> None:
 
 
 def _check_window(kernel: Kernel, plane: tuple[int, ...]) -> None:
-    """Raises ValueError for a result that the window does not make; see `POOL_KINDS`."""
+    """Raises ValueError for a result that the window does not make; see `POOLING_KINDS`."""
     for size, made in zip(plane, kernel.output[1:], strict=True):
         steps = size + 2 * kernel.padding - kernel.kernel
-        last = -(-steps // kernel.stride) if kernel.kind in POOL_KINDS else steps // kernel.stride
+        last = (
+            -(-steps // kernel.stride) if kernel.kind in POOLING_KINDS else steps // kernel.stride
+        )
         if steps < 0 or not steps // kernel.stride <= made - 1 <= last:
             raise ValueError("its window does not fit its tensors")
 

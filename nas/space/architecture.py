@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from nas.documents import shortened
 from nas.errors import RequestError
-from nas.graph import Graph
 from nas.names import MAX_NAME_CHARACTERS, require_name
 
 if TYPE_CHECKING:
+    from nas.space.block_graph import CompositeGraph
     from nas.space.space import SearchSpace
 
 Value = int | float | str
@@ -84,7 +84,7 @@ class Architecture:
         return f"Architecture({self.space.name!r}, {dict(self.choices)!r})"
 
     @property
-    def graph(self) -> Graph:
+    def graph(self) -> CompositeGraph:
         """The network: its ops with their shapes.
 
         The space caches the graphs of the architectures that were asked for last.

@@ -380,7 +380,7 @@ class SearchSpace:
 
     # Graphs
 
-    def lower(self, architecture: Architecture) -> Graph:
+    def lower(self, architecture: Architecture) -> CompositeGraph:
         """Build the graph of an architecture of this space, without checking its choices again.
 
         `Architecture.graph` is the same graph from a cache.
@@ -398,7 +398,7 @@ class SearchSpace:
         return CompositeGraph(input_block.graph.ops[0], blocks)
 
     @cached_property
-    def graph_cache(self) -> Callable[[Architecture], Graph]:
+    def graph_cache(self) -> Callable[[Architecture], CompositeGraph]:
         """`lower` with a cache of the last `GRAPH_CACHE_SIZE` graphs."""
         return lru_cache(GRAPH_CACHE_SIZE)(self.lower)
 

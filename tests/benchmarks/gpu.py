@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nas.describe.architectures import adapted
 from nas.latency import LatencyTable, build_table, check_table, open_runtime, space_kernels
 from nas.latency.worker_process import timers_for
 from nas.space import Architecture, SearchSpace, load_definition
@@ -90,7 +89,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tables", type=Path, default=Path("latency_tables"))
     given = parser.parse_args()
-    space = adapted(load_definition(given.space), {"image_size": given.image_size})
+    space = load_definition(given.space).adapt(image_size=given.image_size)
     networks = checked(given, space)
     if not torch.cuda.is_available():
         print("torch sees no GPU, so there is nothing to compare with.")

@@ -34,7 +34,7 @@ def once_s(work: Callable[[], object]) -> float:
 
 
 def kernels(space: SearchSpace) -> set:
-    return {kernel for fragment in space.block_graphs() for kernel in TvmRuntime().kernels(fragment)}
+    return {kernel for block in space.block_graphs() for kernel in TvmRuntime().kernels(block)}
 
 
 def counted(space: SearchSpace) -> Callable[[object], object]:

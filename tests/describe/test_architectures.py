@@ -5,14 +5,23 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nas import documents
-from nas.describe.architectures import MAX_BYTES, find, graph_of, read
+from nas.describe.architectures import (
+    MAX_FILE_BYTES,
+    describe_architecture,
+    layers,
+    peak_layer,
+    read_architecture,
+    resolve_architecture,
+    show_architecture,
+)
 from nas.errors import RequestError
 from nas.report import page
 from nas.report.select import Limits, select
-from nas.space import load_definition, load_space
+from nas.space import SearchSpace, Stage, load_definition, load_space, space_names
 
 OWN = (
     "from nas.space import Reference, SearchSpace, Stage\n"
@@ -22,47 +31,56 @@ OWN = (
 )
 
 
-def test_a_reference_network_is_as_it_was_published():
-    found = find("squeezenet_1.0", {"image_size": None})
-    assert (found.space.name, found.space.image_size, found.space.norm) == (
-        "squeezenet",
-        227,
-        False,
-    )
-    assert found.architecture.params == 1_248_424
+def resolve(arch, sizes, space=None):
+    return resolve_architecture(arch, sizes, space).architecture
 
 
-def test_a_reference_network_for_other_images_is_a_point_of_the_space():
+def test_a_reference_resolves_to_the_published_network():
+    architecture = resolve("squeezenet_1.0", {"image_size": None})
+    space = architecture.space
+    assert (space.name, space.image_size, space.norm) == ("squeezenet", 227, False)
+    assert architecture.params == 1_248_424
+
+
+def test_a_reference_at_other_sizes_resolves_to_a_network_of_the_adapted_space():
     sizes = {"image_size": 32, "channels": None, "classes": 10}
     space = load_space("squeezenet", image_size=32)
-    found = find("squeezenet_1.0", sizes)
-    assert found.space.digest == space.digest
-    assert found.architecture == space.reference("squeezenet_1.0")
-    assert graph_of("squeezenet_1.0", sizes).output_shape == (10, 1, 1)
+    architecture = resolve("squeezenet_1.0", sizes)
+    assert architecture.space.digest == space.digest
+    assert architecture == space.reference("squeezenet_1.0")
+    assert resolve("squeezenet_1.0", sizes).graph.output_shape == (
+        10,
+        1,
+        1,
+    )
 
 
-def test_a_file(tmp_path):
+def test_a_file_holds_an_architecture_or_a_record_with_one(tmp_path):
     space = load_definition("mobilenet_tiny")
     path = tmp_path / "one.json"
     record = space.smallest.to_json()
     path.write_text(json.dumps(record))
-    assert find(str(path), {}).architecture == space.smallest
-    assert graph_of(str(path), {"classes": 4}).output_shape == (4, 1, 1)
+    assert resolve(str(path), {}) == space.smallest
+    assert resolve(str(path), {"classes": 4}).graph.output_shape == (
+        4,
+        1,
+        1,
+    )
     path.write_text(json.dumps({"id": "abc", "architecture": record}))
-    assert find(str(path), {}).architecture == space.smallest
+    assert resolve(str(path), {}) == space.smallest
 
 
-def test_an_architecture_of_a_space_of_ones_own(tmp_path):
+def test_an_architecture_of_a_users_space_needs_the_space_file(tmp_path):
     own = tmp_path / "own.py"
     own.write_text(OWN)
     path = tmp_path / "one.json"
     path.write_text(json.dumps(load_definition(own).largest.to_json()))
     with pytest.raises(RequestError, match=r"space 'own', which is not one that ships.*FILE\.py"):
-        find(str(path), {})
-    assert find(str(path), {}, str(own)).architecture == load_definition(own).largest
-    assert dict(find("own_small", {"classes": 5}, str(own)).architecture.choices)["body.width"] == 8
+        resolve(str(path), {})
+    assert resolve(str(path), {}, str(own)) == load_definition(own).largest
+    assert dict(resolve("own_small", {"classes": 5}, str(own)).choices)["body.width"] == 8
     with pytest.raises(RequestError, match="of space own, not mobilenet"):
-        find(str(path), {}, "mobilenet")
+        resolve(str(path), {}, "mobilenet")
 
 
 @pytest.mark.parametrize(
@@ -96,11 +114,11 @@ def test_an_architecture_of_a_space_of_ones_own(tmp_path):
         ('{"space": "mobilenet_tiny", "choices": {"root.width": 5}}', "no choice 'root.width'"),
     ],
 )
-def test_a_file_that_is_none(tmp_path, text, words):
+def test_a_file_without_a_valid_architecture_is_refused_by_name(tmp_path, text, words):
     path = tmp_path / "one.json"
     path.write_text(text)
     with pytest.raises(RequestError, match=words) as error:
-        find(str(path), {})
+        resolve(str(path), {})
     assert str(path) in str(error.value)
     assert str(error.value).isprintable()
     assert len(str(error.value)) < 600
@@ -111,32 +129,32 @@ def test_a_file_that_is_none(tmp_path, text, words):
     [
         (b"\xff\xfe", "is not an architecture"),
         ('{"space": "a", "choices": {}}'.encode("utf-16"), "is not an architecture"),
-        (b" " * (MAX_BYTES + 1), "cannot be read: it has more than 4 MiB"),
+        (b" " * (MAX_FILE_BYTES + 1), "cannot be read: it has more than 4 MiB"),
     ],
 )
-def test_a_file_that_is_no_text(tmp_path, content, words):
+def test_a_file_that_is_not_text_is_refused(tmp_path, content, words):
     path = tmp_path / "one.json"
     path.write_bytes(content)
     with pytest.raises(RequestError, match=f"{re.escape(str(path))} {words}"):
-        find(str(path), {})
+        resolve(str(path), {})
 
 
-def test_a_path_that_is_no_file(tmp_path):
+def test_a_path_that_is_not_a_regular_file_is_refused(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for path in (tmp_path, pipe, "/dev/zero"):
         with pytest.raises(RequestError, match="There is a folder or device of this name"):
-            find(str(path), {})
+            resolve(str(path), {})
         with pytest.raises(RequestError, match=r"cannot be read: it is (a folder|no regular file)"):
-            read(Path(path))
+            read_architecture(Path(path))
     for name in ("\0", "x" * 5000, "\x1b[31m", f"{tmp_path}:", f"{tmp_path}/\0:a"):
         with pytest.raises(RequestError) as error:
-            find(name, {})
+            resolve(name, {})
         assert str(error.value).isprintable()
         assert len(str(error.value)) < 500
 
 
-def test_an_unreadable_file(tmp_path, monkeypatch):
+def test_an_unreadable_file_is_an_error_with_the_reason(tmp_path, monkeypatch):
     path = tmp_path / "one.json"
     path.write_text("{}")
 
@@ -145,7 +163,7 @@ def test_an_unreadable_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(documents, "read_bytes", denied)
     with pytest.raises(RequestError, match=r"one\.json cannot be read: Permission denied"):
-        find(str(path), {})
+        resolve(str(path), {})
 
 
 EXAMPLE = Path(__file__).parents[2] / "results" / "example"
@@ -153,14 +171,14 @@ EXAMPLE = Path(__file__).parents[2] / "results" / "example"
 
 @pytest.fixture
 def run(tmp_path):
-    """A run folder whose spaces write down that they were loaded."""
+    """A run folder whose space files record that they were loaded."""
     folder = tmp_path / "run"
     (folder / "spaces").mkdir(parents=True)
     for name in ("trials.csv", "run.json", "front.json"):
         shutil.copy(EXAMPLE / name, folder)
-    for kept in (EXAMPLE / "spaces").glob("*.py"):
-        ran = f"open({str(tmp_path / 'ran')!r}, 'a').write({kept.name!r})\n"
-        (folder / "spaces" / kept.name).write_text(ran + kept.read_text())
+    for file in (EXAMPLE / "spaces").glob("*.py"):
+        ran = f"open({str(tmp_path / 'ran')!r}, 'a').write({file.name!r})\n"
+        (folder / "spaces" / file.name).write_text(ran + file.read_text())
     return folder
 
 
@@ -169,15 +187,15 @@ def rows_of(run):
         return list(csv.DictReader(file))
 
 
-def test_of_a_runs_spaces_only_the_one_that_is_needed_is_loaded(run):
+def test_resolving_a_run_member_loads_only_its_space(run):
     row = rows_of(run)[0]
-    found = find(f"{run}:{row['digest']}", {})
-    assert found.architecture.to_json() == json.loads(row["architecture"])
-    assert found.architecture.digest == row["digest"]
+    architecture = resolve(f"{run}:{row['digest']}", {})
+    assert architecture.to_json() == json.loads(row["architecture"])
+    assert architecture.digest == row["digest"]
     assert (run.parent / "ran").read_text() == f"{row['space']}.py"
 
 
-def test_a_runs_report_and_its_front_need_no_code(run):
+def test_report_and_select_of_a_run_load_no_space(run):
     page.build(run)
     assert select(run, Limits()).space
     assert not (run.parent / "ran").exists()
@@ -192,7 +210,7 @@ def test_a_runs_report_and_its_front_need_no_code(run):
         ({"choices": 5}, r"trials\.csv, line 2 .*: choices is 5"),
     ],
 )
-def test_a_run_with_a_damaged_architecture(run, change, words):
+def test_a_damaged_architecture_in_a_run_is_refused(run, change, words):
     rows = rows_of(run)
     rows[0]["architecture"] = json.dumps({**json.loads(rows[0]["architecture"]), **change})
     with (run / "trials.csv").open("w", newline="") as file:
@@ -200,7 +218,7 @@ def test_a_run_with_a_damaged_architecture(run, change, words):
         table.writeheader()
         table.writerows(rows)
     with pytest.raises(RequestError, match=words):
-        find(f"{run}:{rows[0]['digest']}", {})
+        resolve(f"{run}:{rows[0]['digest']}", {})
 
 
 @pytest.mark.parametrize(
@@ -212,11 +230,11 @@ def test_a_run_with_a_damaged_architecture(run, change, words):
         ({"image_size": 8, "classes": 10}, r"run\.json .* settings\.channels is missing"),
     ],
 )
-def test_a_run_without_the_sizes_of_its_spaces(run, settings, words):
+def test_a_run_without_settings_is_refused_before_code_is_loaded(run, settings, words):
     path = run / "run.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "settings": settings}))
     with pytest.raises(RequestError, match=words):
-        find(f"{run}:{rows_of(run)[0]['digest']}", {})
+        resolve(f"{run}:{rows_of(run)[0]['digest']}", {})
     assert not (run.parent / "ran").exists()
 
 
@@ -229,6 +247,104 @@ def test_a_run_without_the_sizes_of_its_spaces(run, settings, words):
         ("zzz", "mobilnet", "There is no space 'mobilnet'"),
     ],
 )
-def test_what_is_nothing_says_what_there_is(arch, space, words):
+def test_an_unknown_name_is_refused_with_what_there_is(arch, space, words):
     with pytest.raises(RequestError, match=words):
-        find(arch, {}, space)
+        resolve(arch, {}, space)
+
+
+# Layer by layer
+
+
+@pytest.mark.parametrize("name", space_names())
+def test_layers_add_up_to_the_graph(name):
+    space = load_space(name, image_size=33, classes=7)
+    rng = np.random.default_rng(0)
+    for architecture in (space.smallest, space.largest, *(space.sample(rng) for _ in range(8))):
+        graph = architecture.graph
+        lines = layers(graph)
+        assert sum(layer.macs for layer in lines) == graph.macs
+        assert sum(layer.params for layer in lines) == graph.params
+        assert [layer.index for layer in lines] == list(range(len(lines)))
+        fused = [kind for layer in lines for kind in layer.fused if kind != "bias"]
+        assert len(lines) + len(fused) == len(graph.ops)
+        assert lines[0].output == graph.input_shape
+        assert lines[-1].output == graph.output_shape
+        stages = dict.fromkeys(layer.stage for layer in lines[1:])
+        assert list(stages) == [stage.name for stage in space.stages if stage.name in stages]
+        assert all(
+            layer.activation_bytes == 4 * np.prod(layer.output, dtype=int) for layer in lines
+        )
+
+
+def test_a_convolution_with_norm_and_activation_is_one_line():
+    """The first block of MobileNetV2, table 2: 3x224x224 to 32x112x112, then 16x112x112."""
+    description = describe_architecture(resolve_architecture("mobilenet_v2_1.0", {}))
+    stem, depthwise, project = description["layers"][1:4]
+    assert (stem["name"], stem["operation"], stem["fused"]) == (
+        *("stem", "conv 3x3/2", ["norm", "relu6"]),
+    )
+    assert stem["output"] == (32, 112, 112)
+    assert stem["macs"] == 27 * 32 * 112**2
+    assert stem["params"] == 27 * 32 + 2 * 32
+    assert (depthwise["operation"], depthwise["groups"]) == ("depthwise 3x3", 32)
+    assert depthwise["params"] == 9 * 32 + 2 * 32
+    assert project["fused"] == ["norm"]
+    assert (description["macs"], description["params"]) == (300_774_272, 3_504_872)
+    assert description["published"]["params"] == 3_504_872
+
+
+def test_peak_layer_is_where_the_largest_tensors_are_alive():
+    """MobileNetV2 halves 96 channels of 112x112 in its second stage: both maps are alive."""
+    graph = load_definition("mobilenet").published("mobilenet_v2_1.0").graph
+    peak = layers(graph)[peak_layer(graph)]
+    assert peak.name == "stage2.0.depthwise"
+    assert graph.peak_memory_bytes == 4 * (96 * 112**2 + 96 * 56**2)
+
+
+def test_peak_layer_counts_tensors_that_are_read_later():
+    """A residual input stays alive next to the widest map of its block."""
+    block = {"kernel": 3, "expand": 6}
+    space = SearchSpace(
+        "residual",
+        (
+            Stage("stem", "conv", 8, per_stage={"kernel": 3}),
+            Stage("body", "inverted_residual", 8, per_block=block),
+            Stage("head", "linear_classifier"),
+        ),
+        image_size=16,
+        channels=1,
+        classes=3,
+    )
+    graph = space.largest.graph
+    assert graph.peak_memory_bytes == 4 * (8 + 48 + 48) * 16**2
+    assert layers(graph)[peak_layer(graph)].name == "body.depthwise"
+
+
+def test_an_activation_of_a_shared_tensor_has_its_own_line():
+    def gated(build, x, name, *, width):
+        x = build.conv(x, f"{name}.conv", width, bias=True)
+        return build.add(x, build.activate(x))
+
+    space = SearchSpace(
+        "gated",
+        (Stage("body", gated, 4), Stage("head", "linear_classifier")),
+        image_size=8,
+        channels=2,
+        classes=3,
+    )
+    lines = layers(space.largest.graph)
+    assert [layer.kind for layer in lines[1:4]] == ["conv", "relu", "add"]
+    assert lines[1].fused == ["bias"]
+    assert lines[2].name == "body.relu"
+
+
+def test_the_layer_table_is_printed_with_published_figures(capsys):
+    show_architecture(
+        describe_architecture(resolve_architecture("shufflenet_v1_g3", {"image_size": 64}))
+    )
+    shown = capsys.readouterr().out
+    assert "shufflenet_v1_g3 (shufflenet_v1) at 64 px" in shown
+    assert "conv 1x1 in 3 groups, norm, relu" in shown
+    assert "shuffle 3 groups" in shown
+    assert "(published: 1,865,728, at 224 px and 1000 classes)" in shown
+    assert "avg pool 3x3/2" in shown

@@ -2,21 +2,21 @@ from dataclasses import replace
 
 import pytest
 
-from nas.describe.references import disagreements, references, show_references
+from nas.describe.references import describe_references, disagreements, show_references
 from nas.space import load_definition, space_names
 
 
 def test_all_published_networks_agree():
     spaces = [load_definition(name) for name in space_names()]
-    rows = references(spaces)
+    rows = describe_references(spaces)
     assert [row["name"] for row in rows] == [r.name for s in spaces for r in s.references]
-    assert all(row["agrees"] and row["is_point"] for row in rows)
+    assert all(row["agrees"] and row["is_in_space"] for row in rows)
     assert len({row["digest"] for row in rows}) == len(rows)
     assert disagreements(rows) == ""
 
 
 @pytest.mark.parametrize(
-    ("changes", "is_point"),
+    ("changes", "is_in_space"),
     [
         ({"params": 3_504_873}, True),
         ({"macs": 304e6}, True),
@@ -25,14 +25,14 @@ def test_all_published_networks_agree():
         ({"choices": {"stage9.width": 16}}, False),
     ],
 )
-def test_what_is_not_as_published_is_marked(changes, is_point, capsys):
+def test_a_network_that_differs_from_its_figures_is_marked(changes, is_in_space, capsys):
     space = load_definition("mobilenet")
     good = next(r for r in space.references if r.name == "mobilenet_v2_1.0")
     bad = replace(good, name="bad", **changes)
-    rows = references([replace(space, references=(good, bad))])
+    rows = describe_references([replace(space, references=(good, bad))])
     assert [row["agrees"] for row in rows] == [True, False]
-    assert rows[1]["is_point"] == is_point
-    assert bool(rows[1]["error"]) == (not is_point)
+    assert rows[1]["is_in_space"] == is_in_space
+    assert bool(rows[1]["error"]) == (not is_in_space)
     assert disagreements(rows) == "1 of 2 reference networks disagree: bad."
     show_references(rows)
     shown = capsys.readouterr().out
@@ -40,9 +40,9 @@ def test_what_is_not_as_published_is_marked(changes, is_point, capsys):
     assert rows[1]["error"] in shown
 
 
-def test_figures_that_were_not_published_are_not_compared():
+def test_missing_published_figures_are_not_compared():
     space = load_definition("mobilenet")
     unknown = replace(space.references[0], params=None, macs=None)
-    (row,) = references([replace(space, references=(unknown,))])
+    (row,) = describe_references([replace(space, references=(unknown,))])
     assert row["agrees"]
     assert (row["published_params"], row["published_macs"]) == (None, None)

@@ -52,7 +52,7 @@ def test_a_bad_space_file(tmp_path, text, message):
     ("content", "message"),
     [
         (b"\xff\xfe", r"mine\.py.*codec can't decode byte 0xff"),
-        (b" " * (library.MAX_BYTES + 1), r"mine\.py cannot be read: it has more than 4 MiB"),
+        (b" " * (library.MAX_FILE_BYTES + 1), r"mine\.py cannot be read: it has more than 4 MiB"),
     ],
 )
 def test_a_file_that_is_no_python_text(tmp_path, content, message):

@@ -20,8 +20,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from nas.graph import ACTIVATIONS, Graph, Op
-from nas.latency.kernel import POOL_KINDS, Kernel, batched
+from nas.graph import ACTIVATIONS, POOLING_KINDS, Graph, Op
+from nas.latency.kernel import Kernel, batched
 from nas.runtimes.onnxruntime.fusion import OnnxRuntimeFusion
 from nas.runtimes.onnxruntime.walk import Node, Walk, join
 
@@ -116,7 +116,7 @@ class _BlockedWalk(Walk):
         node = self._emit(op.kind, at, op)
         # A global pool takes blocks as it finds them, but of an image; the others ask for them.
         image = self._whole and source == 0
-        wanted = op.kind in POOL_KINDS or source in self._preferred or image
+        wanted = op.kind in POOLING_KINDS or source in self._preferred or image
         node.preferred = wanted and self._whole_blocks(source)
         (self._need_preferred if node.preferred else self._need_plain)(source)
         self._made(at, node)
