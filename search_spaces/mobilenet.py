@@ -1,10 +1,10 @@
-"""MobileNetV2 style networks (Sandler et al. 2018): inverted residuals, elastic in every stage.
+"""MobileNetV2 style networks (Sandler et al. 2018): inverted residuals, with choices in all stages.
 
-Widths are those of the published width multipliers, so each of the six networks is a point.
+The widths are those of the published width multipliers, so that all six networks are in the space.
 Parameters are those of torchvision 0.29 and timm 1.0, MACs those of the authors' README.
 
-Strides are those for 224 px. For smaller images the first ones become 1, one stage after another,
-until the last map keeps `smallest_map` pixels a side.
+Strides are those for 224 px. For smaller images the first strides become 1, one stage after
+another, until the last map keeps `smallest_map` pixels a side.
 """
 
 from nas.space import Reference, SearchSpace, Stage
@@ -15,7 +15,7 @@ SLIM = "Sandler et al. 2018; TF-slim, research/slim/nets/mobilenet/README.md"
 
 
 def published(multiplier: float, widths: tuple[int, ...], params: int, macs: float) -> Reference:
-    """The network with a width multiplier; 17 blocks, kernels of 3, expand ratios of 6."""
+    """Return the network with a width multiplier: 17 blocks, kernels of 3, expand ratios of 6."""
     return Reference(
         f"mobilenet_v2_{multiplier}",
         {"*.width": widths, "*.depth": (2, 3, 4, 3, 3), "*.kernel": 3, "*.expand": 6},

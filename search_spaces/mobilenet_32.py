@@ -1,6 +1,6 @@
 """MobileNetV2 style networks (Sandler et al. 2018) for images of 24 to 64 pixels.
 
-A supernet of them is trained in an hour on a few processor cores.
+Training a supernet of this space takes an hour on a few processor cores.
 """
 
 from nas.space import SearchSpace, Stage

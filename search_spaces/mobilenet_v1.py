@@ -1,11 +1,12 @@
-"""MobileNetV1 style networks (Howard et al. 2017): separable convolutions, elastic in every stage.
+"""MobileNetV1 style networks (Howard et al. 2017): separable convolutions.
 
-The resolution is a choice too: the paper's resolution multiplier, 128 to 224 of 224 pixels.
-The paper writes ReLU; the networks that its authors published (TF-slim) clip it at 6, as here. The
-paper's 4.2, 2.6, 1.3 and 0.5 million parameters are given to the digit, as timm 1.0 counts them.
+The resolution is a choice too: the paper's resolution multiplier, 128 to 224 of 224 pixels. The
+paper's activation is ReLU; the networks that its authors published (TF-slim) and this space have
+ReLU6. The paper rounds the parameters to 4.2, 2.6, 1.3 and 0.5 million; the references have the
+exact numbers of timm 1.0.
 
-Strides are those for 224 px. For smaller images the first ones become 1, one stage after another,
-until the last map keeps `smallest_map` pixels a side.
+Strides are those for 224 px. For smaller images the first strides become 1, one stage after
+another, until the last map keeps `smallest_map` pixels a side.
 """
 
 from nas.space import Reference, SearchSpace, Stage
@@ -18,7 +19,7 @@ FULL = (32, 64, 128, 256, 512, 1024)
 def published(
     name: str, widths: tuple[int, ...], params: int, macs: float, pixels: int = 224
 ) -> Reference:
-    """The network with a width and a resolution multiplier; 13 blocks, kernels of 3."""
+    """Return the network with a width and a resolution multiplier: 13 blocks, kernels of 3."""
     return Reference(
         f"mobilenet_v1_{name}",
         {"*.width": widths, "*.kernel": 3, "*.depth": (2, 2, 6, 2)},

@@ -1,10 +1,10 @@
 """MobileNetV3-Large style networks (Howard et al. 2019).
 
-Each stage chooses its activation, and whether its blocks squeeze and excite.
-Expand ratios are those that give the published hidden sizes: 2.3 * 80 = 184, 2.5 * 80 = 200.
+Each stage has a choice of activation and of squeeze-and-excitation. The expand ratios are those
+that give the published hidden sizes: 2.3 * 80 = 184, 2.5 * 80 = 200.
 
-Strides are those for 224 px. For smaller images the first ones become 1, one stage after another,
-until the last map keeps `smallest_map` pixels a side.
+Strides are those for 224 px. For smaller images the first strides become 1, one stage after
+another, until the last map keeps `smallest_map` pixels a side.
 """
 
 from nas.space import Reference, SearchSpace, Stage
@@ -90,8 +90,7 @@ SPACE = SearchSpace(
                 "stage6.0.kernel": 5,
                 "head.hidden": 1280,
             },
-            # Table 3 of the paper has 219M, which is 1.1% more than its layers' multiplications;
-            # the authors' own README has 217M.
+            # The authors' README. Table 3 of the paper has 219M, 1.1% more than its layers have.
             source="Howard et al. 2019, table 1; TF-slim, research/slim/nets/mobilenet/README.md; "
             "parameters: torchvision 0.29",
             params=5_483_032,

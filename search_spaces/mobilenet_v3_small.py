@@ -1,10 +1,10 @@
 """MobileNetV3-Small style networks (Howard et al. 2019).
 
-Each stage chooses its activation, and whether its blocks squeeze and excite.
-Expand ratios are those that give the published hidden sizes: 4.5 * 16 = 72, 3.7 * 24 = 88.8.
+Each stage has a choice of activation and of squeeze-and-excitation. The expand ratios are those
+that give the published hidden sizes: 4.5 * 16 = 72, 3.7 * 24 = 88.8.
 
-Strides are those for 224 px. For smaller images the first ones become 1, one stage after another,
-until the last map keeps `smallest_map` pixels a side.
+Strides are those for 224 px. For smaller images the first strides become 1, one stage after
+another, until the last map keeps `smallest_map` pixels a side.
 """
 
 from nas.space import Reference, SearchSpace, Stage

@@ -1,10 +1,10 @@
 """ShuffleNetV2 style networks (Ma et al. 2018), with Single Path One-Shot's units.
 
-A unit is the basic one, with a kernel of 3, 5 or 7, or the "xception" one. Widths are those of the
-four published networks. Their parameters are torchvision 0.29's.
+A unit is "basic", with a kernel of 3, 5 or 7, or "xception". The widths are those of the four
+published networks, whose parameters are those of torchvision 0.29.
 
-Strides are those for 224 px. For smaller images the first ones become 1, one stage after another,
-until the last map keeps `smallest_map` pixels a side.
+Strides are those for 224 px. For smaller images the first strides become 1, one stage after
+another, until the last map keeps `smallest_map` pixels a side.
 """
 
 from nas.space import Reference, SearchSpace, Stage
@@ -14,10 +14,10 @@ UNIT = {"unit": ("basic", "xception"), "kernel": (3, 5, 7)}
 
 
 def published(multiplier: float, widths: tuple[int, ...], params: int, macs: float) -> Reference:
-    """The network of the paper's table 5; 16 basic units, kernels of 3.
+    """Return the network of the paper's table 5: 16 basic units, kernels of 3.
 
-    The paper's MACs are up to 1.4% above those of the layers in that table; torchvision counts 40,
-    145, 296 and 583 million, as here.
+    The paper's MACs are up to 1.4% above those of the layers in that table. This package and
+    torchvision count 40, 145, 296 and 583 million.
     """
     return Reference(
         f"shufflenet_v2_{multiplier}",

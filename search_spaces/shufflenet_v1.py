@@ -2,8 +2,8 @@
 
 The groups and the widths that go with them are one choice for the whole network, as in the paper.
 
-Strides are those for 224 px. For smaller images the first ones become 1, one stage after another,
-until the last map keeps `smallest_map` pixels a side.
+Strides are those for 224 px. For smaller images the first strides become 1, one stage after
+another, until the last map keeps `smallest_map` pixels a side.
 """
 
 from nas.space import Reference, SearchSpace, Stage
@@ -13,11 +13,11 @@ KERNEL = {"kernel": (3, 5, 7)}
 
 
 def published(variant: str, params: int, macs: float) -> Reference:
-    """The network of the paper's table 1 with a number of groups; 16 units, kernels of 3.
+    """Return the network of the paper's table 1 with a number of groups: 16 units, kernels of 3.
 
-    The paper's MACs are those of the convolutions, rounded to millions. The linear layer, which is
-    counted here, has up to 1.5 million more, 1.1%. Parameters are those of the authors' code
-    (megvii-model/ShuffleNet-Series), and the classifier's 1,000 biases, which that leaves out.
+    The paper counts the MACs of the convolutions, rounded to millions. This package also counts the
+    linear layer, which has up to 1.5 million, 1.1%. Parameters are those of the authors' code
+    (megvii-model/ShuffleNet-Series) plus the 1,000 biases of the classifier, which it lacks.
     """
     return Reference(
         f"shufflenet_v1_{variant}",

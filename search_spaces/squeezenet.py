@@ -1,10 +1,10 @@
-"""SqueezeNet style networks (Iandola et al. 2016): fire modules with elastic ratios.
+"""SqueezeNet style networks (Iandola et al. 2016): fire modules with choices of their ratios.
 
-The published networks have no batch norm; a supernet needs it, so the space has it. The places of
-the pooling layers are those of version 1.0 or of version 1.1, which pools earlier.
+The published networks have no batch norm; the space has it, because a supernet needs it. The
+pooling layers stand where version 1.0 has them, or earlier, where version 1.1 has them.
 
-Strides are those for 224 px. For smaller images the first ones become 1, one stage after another,
-until the last map keeps `smallest_map` pixels a side.
+Strides are those for 224 px. For smaller images the first strides become 1, one stage after
+another, until the last map keeps `smallest_map` pixels a side.
 """
 
 from nas.space import Reference, SearchSpace, Stage
@@ -15,10 +15,11 @@ README = "Iandola et al. 2016; github.com/forresti/SqueezeNet"
 
 
 def published(name: str, **changes) -> Reference:
-    """Version 1.0, for the 227 pixels that its own data layer crops, with changes.
+    """Return version 1.0 with changes, for the 227 pixels that its data layer crops.
 
-    Its README's 1.72 GFLOPs are 0.861 GMACs. Its conv10 pads a 1x1 convolution by a pixel: a rim of
-    56 positions that hold nothing but biases, and 29 million MACs, 3.3%, that are not done here.
+    The README of the network has 1.72 GFLOPs, which are 0.861 GMACs. The network pads its last 1x1
+    convolution by a pixel, which adds 56 positions that hold nothing but biases and 29 million
+    MACs, 3.3%. This package has no such padding.
     """
     settings = {
         "choices": {},
@@ -90,8 +91,8 @@ SPACE = SearchSpace(
             choices={"bypass": "simple"},
             source="Iandola et al. 2016, section 6 and table 3",
         ),
-        # Section 6 and figure 2 ask for 1x1 convolutions around fire2, 4, 6 and 8: 341,248 more
-        # parameters, 6.1 MiB in all. Table 3 has 7.7 MB, which no reading of the text gives.
+        # Section 6 and figure 2 describe 1x1 convolutions around fire2, 4, 6 and 8: 341,248 more
+        # parameters, 6.1 MiB in all. Table 3 has 7.7 MB, which does not follow from the text.
         published(
             "squeezenet_1.0_complex_bypass",
             choices={"bypass": "complex"},

@@ -1,7 +1,7 @@
-"""Records the digests of some architectures of every space, in architectures.json.
+"""Records the digests of some architectures of every space in architectures.json.
 
-A digest names a network in run folders and reports for good, so it must not change with the code.
-Record again only where a change is meant: python -m tests.golden.architectures
+A digest identifies a network in run folders and reports, so it must not change with the code.
+Record the digests again only where a change is intended: python -m tests.golden.architectures
 """
 
 import json
@@ -12,26 +12,27 @@ import numpy as np
 from nas.space import load_definition, load_space, space_names
 
 PATH = Path(__file__).with_name("architectures.json")
-DRAWN = 3
+RANDOM_ARCHITECTURES = 3
+"""Random architectures of each space that are recorded beside the others."""
 
 
 def records():
-    """Ends, references and random architectures, at 32 px and as published."""
-    found = []
+    """Return the smallest, the largest and random architectures at 32 px, and the references."""
+    rows = []
     for name in space_names():
         space = load_space(name, image_size=32)
         rng = np.random.default_rng(0)
-        drawn = [space.sample(rng, uniform_over="choices") for _ in range(DRAWN)]
+        drawn = [space.sample(rng, uniform_over="choices") for _ in range(RANDOM_ARCHITECTURES)]
         for architecture in (space.smallest, space.largest, *drawn):
-            found.append(record(architecture))
+            rows.append(record(architecture))
         for reference in load_definition(name).references:
-            found.append(
+            rows.append(
                 {
                     "reference": reference.name,
                     **record(load_definition(name).published(reference.name)),
                 }
             )
-    return found
+    return rows
 
 
 def record(architecture):

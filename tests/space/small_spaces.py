@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 
+from nas.graph import Graph
 from nas.space import IDENTITY, Architecture, SearchSpace, Stage
 
 STEM = Stage("stem", "conv", 16, stride=2, per_stage={"kernel": 3})
@@ -109,10 +110,21 @@ SMALL = {
 }
 
 
-def written(found: SearchSpace) -> dict[str, set[Architecture]]:
-    """By brute force: every combination of options, by the digest of the network it makes."""
+def architectures_by_digest(space_: SearchSpace) -> dict[str, set[Architecture]]:
+    """Return the architecture of every combination of options, by the digest of its graph."""
     digests: dict[str, set[Architecture]] = {}
-    for options in product(*found.parameters.values()):
-        architecture = found.architecture(dict(zip(found.parameters, options, strict=True)))
+    for options in product(*space_.parameters.values()):
+        architecture = space_.architecture(dict(zip(space_.parameters, options, strict=True)))
         digests.setdefault(architecture.digest, set()).add(architecture)
     return digests
+
+
+def raw_graphs(space_: SearchSpace):
+    """Iterate over every combination of options and its graph, without canonical forms."""
+    for options in product(*space_.parameters.values()):
+        choices = dict(zip(space_.parameters, options, strict=True))
+        input_block, blocks = space_._lowering.walk(choices)
+        ops = list(input_block.graph.ops)
+        for block, name in blocks:
+            ops += block.ops_at(len(ops) - 1, name)
+        yield choices, Graph(tuple(ops))

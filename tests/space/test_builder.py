@@ -22,7 +22,7 @@ def builder() -> Builder:
     return Builder((3, 8, 8), classes=10, norm=False, activation="relu")
 
 
-def test_concatenation_keeps_each_parts_place_in_the_widest_version():
+def test_concatenation_keeps_the_place_of_each_part_in_the_widest_version():
     build = builder()
     a = build.conv(build.input, "a", Elastic(4, 4, 8))
     b = build.conv(build.input, "b", Elastic(6, 2, 6))
@@ -44,7 +44,7 @@ def test_shuffling_equal_prefixes_gives_a_prefix():
     assert mixed.channels.extent == 2 * wide
 
 
-def test_a_split_starts_a_fresh_numbering():
+def test_split_numbers_the_channels_of_each_half_anew():
     build = builder()
     first, second = build.split(build.conv(build.input, "a", Elastic(8, 4, 16)))
     assert first.channels == second.channels

@@ -15,10 +15,10 @@ def space(*stages, **settings):
     return SearchSpace("mine", stages, **{"image_size": 32, "classes": 4, **settings})
 
 
-def visited(found):
+def visited(checked):
     """All blocks of a space built, as `nas spaces` and every job do first."""
-    list(found.block_graphs())
-    return found
+    list(checked.block_graphs())
+    return checked
 
 
 def own(build, x, name, *, width):
@@ -281,7 +281,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_table_that_makes_no_network(case):
+def test_a_table_that_makes_no_network_is_refused(case):
     make, words = BAD[case]
     with pytest.raises(SpaceError) as error:
         visited(make())
@@ -290,11 +290,11 @@ def test_a_table_that_makes_no_network(case):
     assert error.value.exit_status == 2
 
 
-def test_strides_never_shrink_a_map_away():
+def test_strides_keep_a_map_of_one_pixel_at_least():
     """However many there are: a small image drops the first of them."""
     halves = [Stage(f"s{i}", "conv", 8, stride=2, per_stage={"kernel": 3}) for i in range(9)]
-    found = visited(space(*halves, Stage("head", "linear_classifier")))
-    graph = found.largest.graph
+    strided = visited(space(*halves, Stage("head", "linear_classifier")))
+    graph = strided.largest.graph
     assert min(op.shape[1] for op in graph.ops if op.kind == "conv") == 4
 
 
@@ -307,27 +307,27 @@ def test_strides_never_shrink_a_map_away():
         ({"stage2.0.kernel": "3"}, ["stage2.0.kernel is '3'", "3, 5"]),
     ],
 )
-def test_a_choice_outside_the_space(changes, words):
-    found = load_definition("mobilenet")
+def test_a_choice_outside_the_options_is_refused(changes, words):
+    mobilenet = load_definition("mobilenet")
     with pytest.raises(SpaceError) as error:
-        found.architecture({**dict(found.smallest.choices), **changes})
+        mobilenet.architecture({**dict(mobilenet.smallest.choices), **changes})
     assert not [word for word in words if word not in str(error.value)], str(error.value)
 
 
-def test_a_choice_that_is_missing():
-    found = load_definition("mobilenet")
-    choices = dict(found.smallest.choices)
+def test_a_missing_choice_is_refused():
+    mobilenet = load_definition("mobilenet")
+    choices = dict(mobilenet.smallest.choices)
     del choices["stem.width"]
     with pytest.raises(SpaceError, match=r"stem.width is missing. Allowed: 16"):
-        found.architecture(choices)
+        mobilenet.architecture(choices)
 
 
-def test_an_equal_number_of_another_kind_is_the_option():
+def test_an_equal_float_stands_for_an_integer_option():
     """JSON from elsewhere may hold 3.0 for 3."""
-    found = load_definition("mobilenet")
-    choices = {key: float(value) for key, value in found.smallest.choices}
-    assert found.architecture(choices) == found.smallest
-    assert all(isinstance(value, int) for _, value in found.architecture(choices).choices)
+    mobilenet = load_definition("mobilenet")
+    choices = {key: float(value) for key, value in mobilenet.smallest.choices}
+    assert mobilenet.architecture(choices) == mobilenet.smallest
+    assert all(isinstance(value, int) for _, value in mobilenet.architecture(choices).choices)
 
 
 def test_an_architecture_of_another_space_is_not_lowered():

@@ -13,7 +13,7 @@ def test_an_unknown_name_lists_the_spaces():
         load_definition("mobilnet")
 
 
-def test_a_missing_file(tmp_path):
+def test_a_missing_space_file_is_refused(tmp_path):
     with pytest.raises(SpaceError, match="no space file"):
         load_definition(tmp_path / "mine.py")
 
@@ -41,7 +41,7 @@ def test_a_missing_file(tmp_path):
         ),
     ],
 )
-def test_a_bad_space_file(tmp_path, text, message):
+def test_a_space_file_without_a_valid_space_is_refused(tmp_path, text, message):
     path = tmp_path / "mine.py"
     path.write_text(text)
     with pytest.raises(SpaceError, match=message):
@@ -55,14 +55,14 @@ def test_a_bad_space_file(tmp_path, text, message):
         (b" " * (library.MAX_FILE_BYTES + 1), r"mine\.py cannot be read: it has more than 4 MiB"),
     ],
 )
-def test_a_file_that_is_no_python_text(tmp_path, content, message):
+def test_a_space_file_that_is_not_text_is_refused(tmp_path, content, message):
     path = tmp_path / "mine.py"
     path.write_bytes(content)
     with pytest.raises(SpaceError, match=message):
         load_definition(path)
 
 
-def test_a_path_that_is_no_file(tmp_path):
+def test_a_path_that_is_not_a_regular_file_is_refused(tmp_path):
     folder = tmp_path / "folder.py"
     folder.mkdir()
     pipe = tmp_path / "pipe.py"
@@ -78,7 +78,7 @@ def test_a_path_that_is_no_file(tmp_path):
             assert str(error.value).isprintable()
 
 
-def test_an_unreadable_file(tmp_path, monkeypatch):
+def test_an_unreadable_space_file_is_an_error_with_the_reason(tmp_path, monkeypatch):
     path = tmp_path / "mine.py"
     path.write_text("SPACE = 3")
 
@@ -90,7 +90,7 @@ def test_an_unreadable_file(tmp_path, monkeypatch):
         load_definition(path)
 
 
-def test_an_interrupt_while_a_file_runs_is_an_interrupt(tmp_path):
+def test_an_interrupt_passes_through_a_space_file(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
@@ -109,7 +109,7 @@ SPACE = SearchSpace("mine", (Stage("body", block, 8), Stage("head", "linear_clas
 """
 
 
-def test_what_a_file_prints_and_its_working_folder_do_not_reach_the_command(
+def test_output_and_working_folder_of_a_space_file_do_not_reach_the_command(
     tmp_path, monkeypatch, capsys
 ):
     path = tmp_path / "mine.py"
@@ -123,7 +123,7 @@ def test_what_a_file_prints_and_its_working_folder_do_not_reach_the_command(
     assert err.startswith("loading\nbuilding\n")
 
 
-def test_a_copy_of_a_space_that_ships_is_not_run(tmp_path, monkeypatch):
+def test_the_shipped_file_is_run_in_place_of_an_equal_copy(tmp_path, monkeypatch):
     """Only a copy that differs is code of somebody else."""
     run = []
     run_path = library.runpy.run_path
@@ -137,7 +137,7 @@ def test_a_copy_of_a_space_that_ships_is_not_run(tmp_path, monkeypatch):
     assert run == [str(shipped), str(shipped), str(copy)]
 
 
-def test_a_file_with_a_block_of_its_own(tmp_path):
+def test_a_space_file_can_define_a_block(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(
         "from nas.space import SearchSpace, Stage\n"

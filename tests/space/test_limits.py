@@ -26,16 +26,16 @@ def test_all_architectures_within_a_limit_are_equally_likely():
 
 
 @pytest.mark.parametrize(("rank", "side"), [(0, "largest"), (-1, "smallest")])
-def test_a_limit_that_one_architecture_meets_finds_it(rank, side):
+def test_sample_within_finds_the_only_architecture_that_meets_a_limit(rank, side):
     """One network in 10^13 has the fewest MACs; uniform draws would never meet it."""
     space = load_definition("mobilenet")
     end = space.smallest if rank == 0 else space.largest
     limit = Limit("macs", **{side: end.macs})
-    found = sample_within(space, np.random.default_rng(1), [limit])
-    assert found.macs == end.macs
+    architecture = sample_within(space, np.random.default_rng(1), [limit])
+    assert architecture.macs == end.macs
 
 
-def test_a_count_out_of_range_is_known_at_once_with_the_nearest():
+def test_a_limit_outside_the_range_of_a_count_names_the_nearest():
     space = load_definition("squeezenet")
     least = space.smallest.macs
     nearest = re.escape(f"nearest has macs {least:.6g}")
@@ -46,7 +46,7 @@ def test_a_count_out_of_range_is_known_at_once_with_the_nearest():
         sample_within(space, np.random.default_rng(0), [Limit("params", smallest=most + 1)])
 
 
-def test_limits_that_exclude_each_other_end_with_the_nearest():
+def test_limits_that_exclude_each_other_name_the_nearest():
     space, rng = SMALL["plain"](), np.random.default_rng(0)
     counts = macs(space)
     limits = [Limit("macs", smallest=counts[-1]), Limit("params", largest=700)]
@@ -61,7 +61,7 @@ def test_any_number_of_a_graph_can_be_limited():
         assert sample_within(space, rng, [deep]).graph.counts()["conv"] >= 9
 
 
-def test_a_number_that_cannot_be_worked_out_is_no_small_number():
+def test_a_number_that_cannot_be_computed_meets_no_limit():
     """A kernel without a latency makes its networks unfit, not fast."""
     space, rng = SMALL["plain"](), np.random.default_rng(0)
 
@@ -83,7 +83,7 @@ def test_a_number_that_cannot_be_worked_out_is_no_small_number():
         ({"name": "latency_us", "largest": 1}, "needs to know how"),
     ],
 )
-def test_a_limit_that_says_nothing(arguments, message):
+def test_a_limit_without_bounds_or_computation_is_refused(arguments, message):
     with pytest.raises(RequestError, match=message):
         Limit(**arguments)
 
@@ -103,7 +103,7 @@ def test_a_limit_that_says_nothing(arguments, message):
         ({}, "macs is None to None"),
     ],
 )
-def test_a_bound_that_is_none(bounds, words):
+def test_an_invalid_bound_is_refused(bounds, words):
     with pytest.raises(RequestError, match=re.escape(words)):
         Limit("macs", **bounds)
 
@@ -114,7 +114,7 @@ def test_other_numbers_than_counts_can_have_negative_bounds():
         Limit("seconds", largest=math.nan, compute=lambda graph: 1)
 
 
-def test_a_number_that_is_not_a_number_meets_no_limit():
+def test_nan_meets_no_limit():
     space = SMALL["plain"]()
     unknown = Limit("seconds", largest=3, compute=lambda graph: math.nan)
     with pytest.raises(InfeasibleError, match="seconds of at most 3"):

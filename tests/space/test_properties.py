@@ -51,7 +51,7 @@ class Meta:
 
 @settings(max_examples=50, deadline=None)
 @given(name=spaces, size=sizes, seed=seeds)
-def test_torch_finds_the_same_shapes(name, size, seed):
+def test_shapes_equal_those_of_torch(name, size, seed):
     """Every op's, by running the graph up to it on tensors without data."""
     space = on(name, size)
     graph = space.sample(np.random.default_rng(seed), uniform_over="choices").graph
@@ -65,7 +65,7 @@ def test_torch_finds_the_same_shapes(name, size, seed):
 
 @settings(max_examples=120, deadline=None)
 @given(name=spaces, size=sizes, seed=seeds)
-def test_an_architecture_survives_json_and_is_canonical(name, size, seed):
+def test_json_round_trip_keeps_the_canonical_architecture(name, size, seed):
     space = on(name, size)
     rng = np.random.default_rng(seed)
     for architecture in (space.sample(rng), space.sample(rng, uniform_over="choices")):
@@ -78,7 +78,7 @@ def test_an_architecture_survives_json_and_is_canonical(name, size, seed):
 
 @settings(max_examples=120, deadline=None)
 @given(name=spaces, size=sizes, seed=seeds)
-def test_equal_graphs_and_only_they_are_equal_architectures(name, size, seed):
+def test_architectures_are_equal_exactly_when_their_graphs_are(name, size, seed):
     """Two writings of a network, one choice apart, are one architecture or two graphs."""
     space = on(name, size)
     rng = np.random.default_rng(seed)
@@ -96,7 +96,7 @@ def test_equal_graphs_and_only_they_are_equal_architectures(name, size, seed):
 
 @settings(max_examples=80, deadline=None)
 @given(name=spaces, size=sizes, seed=seeds)
-def test_counts_are_those_of_the_ops_and_within_the_range(name, size, seed):
+def test_counts_equal_those_of_the_ops_and_lie_within_the_range(name, size, seed):
     space = on(name, size)
     graph = space.sample(np.random.default_rng(seed), uniform_over="choices").graph
     whole = Graph(graph.ops)
@@ -113,14 +113,14 @@ def test_counts_are_those_of_the_ops_and_within_the_range(name, size, seed):
 
 @settings(max_examples=60, deadline=None)
 @given(name=spaces, size=st.sampled_from([8, 32, 33]), seed=seeds)
-def test_a_networks_kernels_are_among_its_spaces(name, size, seed):
+def test_the_kernels_of_a_network_are_among_those_of_its_space(name, size, seed):
     space = on(name, size)
     graph = space.sample(np.random.default_rng(seed), uniform_over="choices").graph
     assert set(TvmRuntime().kernels(graph)) <= kernels(name, size)
 
 
 @pytest.mark.parametrize("name", sorted(space_names()))
-def test_any_number_of_classes_and_channels(name):
+def test_spaces_adapt_to_any_number_of_classes_and_channels(name):
     for size, channels, classes in [(32, 1, 2), (28, 4, 37)]:
         space = on(name, size, channels, classes)
         for architecture in (space.smallest, space.largest):

@@ -27,17 +27,17 @@ def stages(graph):
     Layers without weights have no name. Max pooling ends the stage before it, as in the papers'
     tables; average pooling begins the next.
     """
-    found = []
+    rows = []
     for op in graph.ops:
         name = op.slot.name.split(".")[0] if op.slot else None
-        if name and (not found or found[-1][0] != name):
-            found.append((name, []))
-        if found and op.kind not in ("avg_pool", "global_pool"):
-            found[-1][1].append(op)
-    return {name: (ops, ops[-1].shape) for name, ops in found}
+        if name and (not rows or rows[-1][0] != name):
+            rows.append((name, []))
+        if rows and op.kind not in ("avg_pool", "global_pool"):
+            rows[-1][1].append(op)
+    return {name: (ops, ops[-1].shape) for name, ops in rows}
 
 
-def test_every_published_network_is_there():
+def test_every_published_network_ships():
     multipliers = [f"mobilenet_v1_{m}" for m in (0.25, 0.5, 0.75, 1.0)]
     multipliers += [f"mobilenet_v2_{m}" for m in (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)]
     multipliers += [f"shufflenet_v1_g{g}" for g in (1, 2, 3, 4, 8)]
@@ -50,7 +50,7 @@ def test_every_published_network_is_there():
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_published_figures(name):
+def test_params_and_macs_equal_the_published_figures(name):
     reference, graph = REFERENCES[name][1], lowered(name)
     assert graph.output_shape == (1000, 1, 1)
     if reference.params is not None:
@@ -105,9 +105,9 @@ STAGES = {
 
 @pytest.mark.parametrize("name", STAGES)
 def test_stages_are_those_of_the_paper(name):
-    found = stages(lowered(name))
-    assert list(found)[-1] == "head"
-    shapes = [shape for stage, (_, shape) in found.items() if stage != "head"]
+    by_stage = stages(lowered(name))
+    assert list(by_stage)[-1] == "head"
+    shapes = [shape for stage, (_, shape) in by_stage.items() if stage != "head"]
     assert shapes == [(c, size, size) for c, size in STAGES[name]]
 
 
@@ -212,10 +212,10 @@ FIRES = {
 @pytest.mark.parametrize("version", ["1.0", "1.0_simple_bypass"])
 def test_squeezenet_has_the_parameters_of_the_paper_layer_by_layer(version):
     graph = lowered(f"squeezenet_{version}")
-    found = {
+    counted = {
         stage: sum(graph.op_params(op) for op in ops) for stage, (ops, _) in stages(graph).items()
     }
-    assert found == {
+    assert counted == {
         "stem": FIRES["conv1"],
         "fire2": FIRES["fire2"] + FIRES["fire3"],
         "fire4": FIRES["fire4"],
@@ -239,14 +239,14 @@ def test_squeezenet_1_0_has_the_macs_of_its_authors_but_for_a_padded_1x1():
     assert round(2 * macs / 1e9, 2) == 1.72
 
 
-def test_squeezenet_1_0_at_224_pixels():
+def test_squeezenet_1_0_at_224_pixels_has_the_macs_of_torchvision():
     """torchvision 0.29 counts 0.819 GMACs."""
     architecture = published("squeezenet_1.0")
     graph = replace(architecture.space, image_size=224).lower(architecture)
     assert graph.macs / 1e9 == pytest.approx(0.819, abs=5e-4)
 
 
-def test_bypasses_of_squeezenet():
+def test_bypasses_of_squeezenet_add_the_counted():
     """Section 6: simple ones around fire 3, 5, 7 and 9, complex ones around 2, 4, 6 and 8 too."""
     vanilla, simple, complex_ = (
         lowered(f"squeezenet_1.0{end}") for end in ("", "_simple_bypass", "_complex_bypass")

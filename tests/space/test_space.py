@@ -53,14 +53,14 @@ def test_a_left_out_block_has_no_choices():
 def test_the_digest_tells_all_canonical_architectures_of_a_small_space_apart():
     space = toy()
     rng = np.random.default_rng(0)
-    found = {space.sample(rng) for _ in range(4000)}
+    sampled = {space.sample(rng) for _ in range(4000)}
     # 2 widths, and 4 options a block for one, two or three blocks
-    assert space.size == 2 * (4 + 16 + 64) == len(found)
-    assert len({a.digest for a in found}) == space.size
+    assert space.size == 2 * (4 + 16 + 64) == len(sampled)
+    assert len({a.digest for a in sampled}) == space.size
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_json_round_trip(name):
+def test_from_json_reads_what_to_json_wrote(name):
     space = adapted(name)
     rng = np.random.default_rng(1)
     for _ in range(20):
@@ -81,7 +81,7 @@ def test_every_sample_lies_between_the_smallest_and_the_largest(name):
 
 
 @pytest.mark.parametrize("name", ["mobilenet_tiny", "shufflenet_tiny"])
-def test_the_extremes_are_those_of_brute_force(name):
+def test_smallest_and_largest_equal_those_of_a_large_sample(name):
     space = adapted(name)
     rng = np.random.default_rng(3)
     macs = [space.sample(rng).macs for _ in range(3000)]
@@ -90,7 +90,7 @@ def test_the_extremes_are_those_of_brute_force(name):
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_the_placed_blocks_use_every_slot_at_its_widest(name):
+def test_block_graphs_with_slots_use_every_slot_at_its_widest(name):
     space = adapted(name)
     rng = np.random.default_rng(4)
 
@@ -122,8 +122,8 @@ def test_strides_are_dropped_from_the_front_for_small_images(size, final):
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_fragments_hold_every_block_of_random_architectures(name):
-    """Each convolution of a network is found, with its shapes, in some fragment."""
+def test_block_graphs_contain_the_convolutions_of_random_architectures(name):
+    """Each convolution of a network, with its shapes, is in one of the block graphs."""
     space = adapted(name)
 
     def convs(graph):
@@ -157,7 +157,7 @@ def test_the_space_digest_follows_table_and_settings():
         ({"stride": 3}, ["stage body", "stride", "1 or 2"]),
     ],
 )
-def test_a_bad_stage_is_named(changes, words):
+def test_an_error_names_the_invalid_stage(changes, words):
     with pytest.raises(SpaceError) as error:
         toy(**changes)
     assert all(word in str(error.value) for word in words)
@@ -224,7 +224,7 @@ def test_a_fire_module_has_exactly_its_width():
 
 
 @pytest.mark.parametrize(("least", "final"), [(1, 2), (3, 4), (5, 8), (16, 16)])
-def test_a_space_says_how_small_its_last_map_may_be(least, final):
+def test_smallest_map_bounds_the_last_map(least, final):
     space = replace(adapted("mobilenet"), smallest_map=least)
     # On a single pixel a kernel of 3 would only meet padding: there is no map of 1.
     graph = space.largest.graph

@@ -41,15 +41,15 @@ def completed(space, choices):
 
 def by_search(space, start):
     """Distances from an architecture to all ways to write a network, breadth first."""
-    found = {start.choices: 0}
+    distances = {start.choices: 0}
     waiting = deque([start.choices])
     while waiting:
         at = waiting.popleft()
         for after in steps(space, at):
-            if after not in found:
-                found[after] = found[at] + 1
+            if after not in distances:
+                distances[after] = distances[at] + 1
                 waiting.append(after)
-    return found
+    return distances
 
 
 @pytest.mark.parametrize("name", ["plain", "rounded", "skipping", "skipping_deep", "wide_choices"])
@@ -58,9 +58,9 @@ def test_the_distance_is_the_shortest_way(name):
     everything = list(space.enumerate())
     rng = np.random.default_rng(0)
     for start in rng.choice(len(everything), 3, replace=False):
-        found = by_search(space, everything[start])
+        distances = by_search(space, everything[start])
         for other in everything:
-            assert distance(everything[start], other) == found[other.choices]
+            assert distance(everything[start], other) == distances[other.choices]
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -69,10 +69,10 @@ def test_neighbours_are_all_at_distance_one(name):
     everything = list(space.enumerate())
     rng = np.random.default_rng(1)
     for start in rng.choice(len(everything), min(4, len(everything)), replace=False):
-        found = list(neighbours(everything[start]))
-        assert len(found) == len(set(found))
+        adjacent = list(neighbours(everything[start]))
+        assert len(adjacent) == len(set(adjacent))
         at_one = {a for a in everything if distance(everything[start], a) == 1}
-        assert set(found) == at_one
+        assert set(adjacent) == at_one
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -94,8 +94,8 @@ def test_mutation_and_crossover_stay_inside(name, seed, changes):
     a, b = space.sample(rng), space.sample(rng, uniform_over="choices")
     mutant = mutate(a, rng, changes=changes)
     child = crossover(a, b, rng)
-    for found in (mutant, child):
-        assert space.architecture(dict(found.choices)) == found
+    for architecture in (mutant, child):
+        assert space.architecture(dict(architecture.choices)) == architecture
     assert mutant != a
     assert distance(a, mutant) >= 1
     assert crossover(a, a, rng) == a
@@ -108,7 +108,7 @@ def test_mutation_and_crossover_stay_inside(name, seed, changes):
 
 @settings(max_examples=20, deadline=None)
 @given(name=st.sampled_from(sorted(SPACES)), seed=seeds)
-def test_a_single_change_is_a_neighbour_where_choices_is_injective(name, seed):
+def test_a_single_change_makes_a_neighbour_where_choices_are_injective(name, seed):
     space, rng = SPACES[name], np.random.default_rng(seed)
     a = space.sample(rng)
     if space._is_injective:

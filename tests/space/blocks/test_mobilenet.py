@@ -13,7 +13,7 @@ def kinds(graph):
 
 
 @pytest.mark.parametrize(("stride", "size"), [(1, 8), (2, 4)])
-def test_separable(place, stride, size):
+def test_separable_block_has_the_ops_of_the_paper(place, stride, size):
     graph = place("separable", (8, 8, 8), width=16, stride=stride, kernel=3)
     assert graph.output_shape == (16, size, size)
     assert graph.params == 8 * 9 + 2 * 8 + 8 * 16 + 2 * 16
@@ -23,7 +23,7 @@ def test_separable(place, stride, size):
 
 @pytest.mark.parametrize("block", ["inverted_residual", "linear_bottleneck"])
 @pytest.mark.parametrize(("stride", "size"), [(1, 8), (2, 4)])
-def test_version_2(place, block, stride, size):
+def test_version_2_block_has_the_ops_of_the_paper(place, block, stride, size):
     graph = place(block, (8, 8, 8), width=8, stride=stride, kernel=5, expand=6)
     hidden = 6 * 8
     assert graph.output_shape == (8, size, size)
@@ -44,7 +44,7 @@ def test_an_expand_ratio_of_1_has_no_expansion(place):
 )
 @pytest.mark.parametrize(("stride", "size"), [(1, 6), (2, 3)])
 @pytest.mark.parametrize("se", ["none", "se"])
-def test_version_3(place, expand, hidden, reduced, stride, size, se):
+def test_version_3_block_has_the_ops_of_the_paper(place, expand, hidden, reduced, stride, size, se):
     graph = place(
         "inverted_residual_v3",
         (40, 6, 6),
@@ -71,7 +71,7 @@ def test_version_3(place, expand, hidden, reduced, stride, size, se):
     assert kinds(graph) == expected
 
 
-def test_version_3_without_addition(place):
+def test_version_3_bottleneck_has_no_addition(place):
     choices = {"width": 40, "stride": 1, "kernel": 3, "expand": 3, "se": "se", "activation": "relu"}
     with_addition = place("inverted_residual_v3", (40, 6, 6), **choices)
     without = place("linear_bottleneck_v3", (40, 6, 6), **choices)
@@ -95,8 +95,8 @@ def test_operators_of_version_3_have_weights_of_their_own(place):
         return {op.slot.name for op in graph.ops if op.slot}
 
     pairs = [(se, activation) for se in ("none", "se") for activation in ("relu", "hard_swish")]
-    found = [slots(*pair) for pair in pairs]
-    assert len(set().union(*found)) == sum(map(len, found))
+    names = [slots(*pair) for pair in pairs]
+    assert len(set().union(*names)) == sum(map(len, names))
     with pytest.raises(SpaceError, match=r"se is 'yes'\. Use one of none, se"):
         slots("yes", "relu")
 
@@ -129,7 +129,7 @@ def test_squeeze_and_excitation_equals_torch(place, network):
     torch.testing.assert_close(run(graph, x, net), conv(y, "project") + x, rtol=1e-4, atol=1e-4)
 
 
-def test_the_head_of_version_3(place):
+def test_version_3_head_has_the_ops_of_the_paper(place):
     graph = place("mobilenet_v3_head", (8, 5, 5), width=48, hidden=64)
     assert graph.output_shape == (10, 1, 1)
     assert graph.params == 8 * 48 + 2 * 48 + 48 * 64 + 64 + 64 * 10 + 10

@@ -6,7 +6,7 @@ from nas.errors import SpaceError
 @pytest.mark.parametrize(
     ("stride", "padding", "size"), [(1, "same", 9), (2, "same", 5), (2, "valid", 4)]
 )
-def test_a_convolution(place, stride, padding, size):
+def test_convolution_pads_as_it_is_told(place, stride, padding, size):
     graph = place("conv", (3, 9, 9), width=8, stride=stride, kernel=3, padding=padding)
     assert graph.output_shape == (8, size, size)
     assert graph.params == 3 * 8 * 9 + 2 * 8
@@ -14,7 +14,7 @@ def test_a_convolution(place, stride, padding, size):
     assert [op.kind for op in graph.ops] == ["input", "conv", "norm", "relu"]
 
 
-def test_valid_padding_ends_with_the_stride(place):
+def test_padding_is_same_where_the_stride_is_dropped(place):
     """Small images drop strides; a map that is not to shrink keeps its border."""
     graph = place("conv", (3, 9, 9), width=8, stride=1, kernel=7, padding="valid")
     assert graph.output_shape == (8, 9, 9)
@@ -36,17 +36,17 @@ def test_a_named_activation_has_weights_of_its_own(place):
     ("padding", "size", "pooled"),
     [("same", 9, 5), ("same", 8, 4), ("valid", 9, 4), ("valid", 8, 4), ("valid", 111, 55)],
 )
-def test_pooling(place, padding, size, pooled):
+def test_pooling_has_the_output_size_of_its_padding(place, padding, size, pooled):
     graph = place("max_pool", (4, size, size), stride=2, kernel=3, padding=padding)
     assert graph.output_shape == (4, pooled, pooled)
     assert graph.params == graph.macs == 0
 
 
-def test_pooling_without_its_stride_is_nothing(place):
+def test_pooling_without_stride_adds_nothing(place):
     assert len(place("max_pool", (4, 9, 9), stride=1, kernel=3, padding="valid").ops) == 1
 
 
-def test_heads(place):
+def test_heads_end_with_the_classes(place):
     graph = place("pool_classifier", (4, 5, 5), width=16)
     assert graph.output_shape == (10, 1, 1)
     assert graph.params == 4 * 16 + 2 * 16 + 16 * 10 + 10
@@ -57,6 +57,6 @@ def test_heads(place):
     assert (graph.params, graph.macs) == (4 * 10 + 10, 4 * 10 * 25)
 
 
-def test_padding_is_named(place):
+def test_an_unknown_padding_is_refused_by_name(place):
     with pytest.raises(SpaceError, match='padding is \'half\'. Use "same" or "valid"'):
         place("conv", (3, 9, 9), width=8, stride=2, kernel=3, padding="half")

@@ -17,7 +17,7 @@ def kinds(graph):
 @pytest.mark.parametrize(("groups", "base"), [(1, 144), (2, 200), (3, 240), (4, 272), (8, 384)])
 @pytest.mark.parametrize(("stride", "size"), [(1, 8), (2, 4)])
 @pytest.mark.parametrize("first", ["dense", "grouped"])
-def test_the_entry_of_version_1(place, groups, base, stride, size, first):
+def test_version_1_entry_has_the_ops_of_the_paper(place, groups, base, stride, size, first):
     graph = place(
         "shuffle_v1_entry",
         (24, 8, 8),
@@ -43,7 +43,7 @@ def test_the_entry_of_version_1(place, groups, base, stride, size, first):
 
 
 @pytest.mark.parametrize(("groups", "base"), [(1, 144), (3, 240), (8, 384)])
-def test_the_unit_of_version_1(place, groups, base):
+def test_version_1_unit_has_the_ops_of_the_paper(place, groups, base):
     graph = place("shuffle_v1_unit", (base, 8, 8), groups=groups, base=base, kernel=5)
     hidden = base // 4
     weights = base * hidden // groups + hidden * 25 + hidden * base // groups
@@ -134,12 +134,12 @@ def test_variants_of_version_1_have_weights_of_their_own(place):
     assert len(set().union(*slots)) == sum(map(len, slots))
 
 
-def test_the_head_of_version_1(place):
+def test_version_1_head_has_the_ops_of_the_paper(place):
     graph = place("shuffle_v1_head", (48, 8, 8), groups=1, base=48)
     assert (graph.params, graph.macs) == (48 * 10 + 10, 48 * 10)
 
 
-def test_an_entry_of_version_1_has_room_for_its_input(place):
+def test_version_1_entry_refuses_fewer_channels_than_its_input(place):
     choices = {"stride": 2, "groups": 3, "base": 24, "kernel": 3}
     with pytest.raises(SpaceError, match="24 channels cannot keep its 24 incoming"):
         place("shuffle_v1_entry", (24, 8, 8), multiple=1, **choices)
@@ -153,7 +153,7 @@ def test_an_entry_of_version_1_has_room_for_its_input(place):
 
 
 @pytest.mark.parametrize(("stride", "size"), [(1, 8), (2, 4)])
-def test_the_entry_of_version_2(place, stride, size):
+def test_version_2_entry_has_the_ops_of_the_paper(place, stride, size):
     graph = place("shuffle_entry", (24, 8, 8), width=96, stride=stride, unit="basic", kernel=3)
     half = 48
     side = 24 * 9 + 24 * half
@@ -165,7 +165,7 @@ def test_the_entry_of_version_2(place, stride, size):
 
 
 @pytest.mark.parametrize(("unit", "depthwise"), [("basic", 1), ("xception", 3)])
-def test_the_unit_of_version_2(place, unit, depthwise):
+def test_version_2_unit_has_the_ops_of_the_paper(place, unit, depthwise):
     graph = place("shuffle_unit", (96, 8, 8), unit=unit, kernel=5)
     half = 48
     dense = 2 if unit == "basic" else 3
@@ -175,6 +175,6 @@ def test_the_unit_of_version_2(place, unit, depthwise):
     assert graph.macs == weights * 64
 
 
-def test_an_unknown_unit_is_named(place):
+def test_an_unknown_unit_is_refused_by_name(place):
     with pytest.raises(SpaceError, match="unit is 'ghost'. Use one of basic, xception"):
         place("shuffle_unit", (96, 8, 8), unit="ghost", kernel=3)

@@ -9,7 +9,7 @@ from nas.torch_network import run
 @pytest.mark.parametrize("norm", [True, False])
 @pytest.mark.parametrize("bypass", ["none", "simple", "complex"])
 @pytest.mark.parametrize("channels", [64, 48])
-def test_fire(place, norm, bypass, channels):
+def test_fire_module_has_the_ops_of_the_paper(place, norm, bypass, channels):
     graph = place(
         "fire", (channels, 5, 5), norm=norm, width=64, squeeze=0.125, share3x3=0.75, bypass=bypass
     )
@@ -52,6 +52,6 @@ def test_fire_equals_torch(place, network, bypass, channels):
     torch.testing.assert_close(run(graph, x, net), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_an_unknown_bypass_is_named(place):
+def test_an_unknown_bypass_is_refused_by_name(place):
     with pytest.raises(SpaceError, match="bypass is 'all'. Use one of none, simple, complex"):
         place("fire", (16, 5, 5), width=16, squeeze=0.5, share3x3=0.5, bypass="all")
