@@ -1,8 +1,8 @@
-"""Runs a `Graph` in torch: one interpreter, whoever owns the weights.
+"""Networks in torch: one interpreter of a `Graph`, for own weights and for shared weights.
 
-`run` executes the ops and asks a `Weights` for every convolution, linear layer and norm. A
-`Network` is a graph with weights of its own; a supernet (`nas.supernet`) answers the same questions
-with slices of shared weights.
+`run_graph` executes the ops of a graph and asks a `Weights` object for the weights of every
+convolution, linear layer and batch norm. A `Network` holds weights of its own (`to_torch` makes
+one); a supernet (`nas.supernet`) returns slices of weights that all architectures share.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from nas.graph import Graph, Op, Slot
+from nas.space import Architecture
 
 NORM_EPS = 1e-5
-"""Added to the variance by every batch norm, here and where one is folded."""
+"""Epsilon that batch norms add to the variance; PyTorch's default."""
 
 NORM_MOMENTUM = 0.1
-"""Share of the newest batch in a standalone network's running statistics."""
+"""Weight of the newest batch in the running statistics of a `Network`; PyTorch's default."""
 
-_FRESH = frozenset({"conv", "norm", "add", "multiply"})
-"""Ops whose output is a new tensor that nothing needs again for the backward pass.
+_OVERWRITABLE_KINDS = frozenset({"conv", "norm", "add", "multiply"})
+"""Kinds of ops whose output an activation may overwrite.
 
-A multiplication's, like a convolution's, needs what went in, not what came out.
+The output is a new tensor, and the backward pass of these ops needs their inputs only.
 """
 
 _ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
@@ -39,27 +40,41 @@ _ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
 
 
 class Weights(Protocol):
-    """What `run` asks for. `op.slot` says where the weights are kept."""
+    """Provider of the weights of a graph's ops. `op.slot` names the weights of an op."""
 
     def weight(self, op: Op) -> Tensor:
-        """Of a convolution `out x in/groups x kernel x kernel`, of a linear layer `out x in`."""
+        """Return the weight of an op.
+
+        Its shape is `C_out x C_in/groups x K x K` for a convolution and `C_out x C_in` for a
+        linear layer.
+        """
         ...
 
     def bias(self, op: Op) -> Tensor | None:
-        """`out` values, or None for an op without a bias."""
+        """Return the bias `C_out` of a convolution or linear layer, or None if it has no bias."""
         ...
 
     def norm(self, op: Op, x: Tensor) -> Tensor:
-        """`x` (`batch x channels x height x width`), batch-normalised."""
+        """Return the batch-normalised `x` (`N x C x H x W`)."""
         ...
 
 
-def run(graph: Graph, x: Tensor, weights: Weights) -> Tensor:
-    """Runs a graph on a batch `batch x channels x height x width`; so is the output.
+def run_graph(graph: Graph, x: Tensor, weights: Weights) -> Tensor:
+    """Run a graph on a batch of images.
 
-    A vector comes out as `batch x features x 1 x 1`. Images of another size than the graph's are
-    scaled to it. Tensors are channels-last in memory, which is several times faster on a CPU, and
-    are dropped after the last op that reads them.
+    Intermediate tensors are channels-last in memory, which is several times faster on a CPU, and
+    are freed after the last op that reads them.
+
+    Args:
+        graph: the graph to run.
+        x: images `N x C x H x W`; images of another size than the graph's input are resized.
+        weights: provider of the weights of each op.
+
+    Returns:
+        The output of the last op, `N x C x H x W`; a linear layer gives `N x C x 1 x 1`.
+
+    Raises:
+        ValueError: the graph has an op of an unknown kind.
     """
     size = graph.input_shape[1:]
     if x.shape[2:] != size:
@@ -70,7 +85,9 @@ def run(graph: Graph, x: Tensor, weights: Weights) -> Tensor:
             continue
         inputs = [values[source] for source in op.inputs]
         source = op.inputs[0]
-        overwrite = graph.ops[source].kind in _FRESH and len(graph.consumers[source]) == 1
+        overwrite = (
+            graph.ops[source].kind in _OVERWRITABLE_KINDS and len(graph.consumers[source]) == 1
+        )
         values[position] = _apply(op, inputs, weights, overwrite)
         for source in set(op.inputs):
             if graph.consumers[source][-1] == position:
@@ -102,66 +119,84 @@ def _apply(op: Op, inputs: list[Tensor], weights: Weights, overwrite: bool) -> T
         case "shuffle":
             return _shuffle(x, op.groups)
         case "max_pool":
-            return F.max_pool2d(x, op.kernel, op.stride, op.padding, ceil_mode=_overhangs(op, x))
+            return F.max_pool2d(
+                x, op.kernel, op.stride, op.padding, ceil_mode=_needs_ceil_mode(op, x)
+            )
         case "avg_pool":
-            return F.avg_pool2d(x, op.kernel, op.stride, op.padding, ceil_mode=_overhangs(op, x))
+            return F.avg_pool2d(
+                x, op.kernel, op.stride, op.padding, ceil_mode=_needs_ceil_mode(op, x)
+            )
         case "global_pool":
             return x.mean((2, 3), keepdim=True)
-    raise ValueError(f"torch has no implementation of the op kind {op.kind!r}")
+    raise ValueError(f"ops of kind {op.kind!r} have no implementation in torch")
 
 
 def _activate(kind: str, x: Tensor, overwrite: bool) -> Tensor:
-    """An activation, written over `x` where that saves work.
+    """Apply an activation, in place where `x` may be overwritten and that saves time.
 
-    The backward pass of a relu needs only its output. Those of the others need their input, which
-    autograd copies before it is written over: in training that costs more than a new tensor.
+    The backward pass of a ReLU needs only its output. The other activations need their input, which
+    autograd would copy before overwriting it; in training that costs more than a new tensor.
     """
     inplace = overwrite and (kind == "relu" or not torch.is_grad_enabled())
     return _ACTIVATIONS[kind](x, inplace=inplace)
 
 
-def _overhangs(op: Op, x: Tensor) -> bool:
-    """Whether the last window of a pooling reaches beyond the padding."""
-    fitting = [(size + 2 * op.padding - op.kernel) // op.stride + 1 for size in x.shape[2:]]
-    return fitting != list(op.shape[1:])
+def _needs_ceil_mode(op: Op, x: Tensor) -> bool:
+    """Whether the last pooling window reaches beyond the padding."""
+    floor_size = [(size + 2 * op.padding - op.kernel) // op.stride + 1 for size in x.shape[2:]]
+    return floor_size != list(op.shape[1:])
 
 
 def _shuffle(x: Tensor, groups: int) -> Tensor:
-    """ShuffleNet's channel shuffle, written so that the tensor stays channels-last."""
+    """Shuffle channels as ShuffleNet does, keeping the tensor `N x C x H x W` channels-last."""
     n, c, h, w = x.shape
     parts = x.permute(0, 2, 3, 1).reshape(n, h, w, groups, c // groups)
     return parts.transpose(3, 4).reshape(n, h, w, c).permute(0, 3, 1, 2)
 
 
 class SlotModule(nn.Module):
-    """A module whose parameters are called by slot: `<slot>.weight`, `<slot>.bias`."""
+    """Module whose parameters are named by slot: `<slot>.weight` and `<slot>.bias`."""
 
     def add_weight(self, op: Op, shape: tuple[int, ...], generator: torch.Generator) -> None:
-        """Adds the weight and bias of a convolution or linear layer, initialised.
+        """Add the initialised weight and bias of a convolution or linear layer.
 
-        Normal with variance `gain / fan-in` (He et al. 2015): gain 2 before a rectifier, 1 for a
-        linear layer; biases are zero.
+        Weights are normally distributed with variance `gain / fan_in` (He et al. 2015, "Delving
+        deep into rectifiers"); the gain is 2 for a convolution, 1 for a linear layer. Biases are
+        zero.
+
+        Args:
+            op: the convolution or linear layer.
+            shape: `C_out x C_in/groups x K x K`, or `C_out x C_in` for a linear layer.
+            generator: source of the random weights.
         """
         fan_in = math.prod(shape[1:])
         gain = 2.0 if op.kind == "conv" else 1.0
         weight = torch.randn(shape, generator=generator) * math.sqrt(gain / fan_in)
         if len(shape) == 4:
             weight = weight.contiguous(memory_format=torch.channels_last)
-        leaf = self._leaf(slot_of(op).name)
+        leaf = self._add_submodules(slot_of(op).name)
         leaf.register_parameter("weight", nn.Parameter(weight))
         if op.bias:
             leaf.register_parameter("bias", nn.Parameter(torch.zeros(shape[0])))
 
     def add_norm(self, op: Op, channels: int, *, scale: float, statistics: bool) -> None:
-        """Adds scale and shift of a batch norm, with running statistics if asked for."""
-        leaf = self._leaf(slot_of(op).name)
+        """Add the scale and shift of a batch norm.
+
+        Args:
+            op: the batch norm.
+            channels: number of channels.
+            scale: initial value of the scale; the shift starts at zero.
+            statistics: whether to add the buffers `running_mean` and `running_var`.
+        """
+        leaf = self._add_submodules(slot_of(op).name)
         leaf.register_parameter("weight", nn.Parameter(torch.full((channels,), scale)))
         leaf.register_parameter("bias", nn.Parameter(torch.zeros(channels)))
         if statistics:
             leaf.register_buffer("running_mean", torch.zeros(channels))
             leaf.register_buffer("running_var", torch.ones(channels))
 
-    def _leaf(self, path: str) -> nn.Module:
+    def _add_submodules(self, path: str) -> nn.Module:
+        """Return the submodule at a dotted path, adding the modules that are missing on it."""
         module: nn.Module = self
         for part in path.split("."):
             children = dict(module.named_children())
@@ -172,11 +207,11 @@ class SlotModule(nn.Module):
 
 
 class Network(SlotModule):
-    """A graph with weights of its own: for training alone, folding and export.
+    """A network with weights of its own, for standalone training, folding and export.
 
     Args:
-        graph: what to run; every weighted op has a slot of its own.
-        generator: draws the initial weights.
+        graph: the network's graph; every op with weights has its own slot.
+        generator: source of the initial weights.
     """
 
     def __init__(self, graph: Graph, generator: torch.Generator) -> None:
@@ -195,8 +230,8 @@ class Network(SlotModule):
                 self.add_norm(op, c, scale=scale, statistics=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits `batch x classes` of normalised images `batch x channels x height x width`."""
-        return run(self.graph, x, self).flatten(1)
+        """Return the logits `N x classes` of normalised images `N x C x H x W`."""
+        return run_graph(self.graph, x, self).flatten(1)
 
     def weight(self, op: Op) -> Tensor:
         """See `Weights`."""
@@ -207,7 +242,7 @@ class Network(SlotModule):
         return self.get_parameter(f"{slot_of(op).name}.bias") if op.bias else None
 
     def norm(self, op: Op, x: Tensor) -> Tensor:
-        """See `Weights`. In training mode it updates the running statistics."""
+        """See `Weights`. In training mode the running statistics are updated."""
         name = slot_of(op).name
         return F.batch_norm(
             x,
@@ -221,26 +256,51 @@ class Network(SlotModule):
         )
 
 
+def to_torch(network: Architecture | Graph, *, seed: int = 0) -> Network:
+    """Return a network as a torch module with newly initialised weights of its own.
+
+    Example:
+        >>> space = nas.space.load_space("mobilenet", image_size=32)
+        >>> model = to_torch(space.largest)
+        >>> model(torch.randn(8, 3, 32, 32)).shape
+        torch.Size([8, 10])
+
+    Args:
+        network: an architecture, or its graph.
+        seed: seed of the initial weights.
+
+    Returns:
+        A module in training mode that maps normalised images `N x C x H x W` to logits
+        `N x classes`.
+    """
+    graph = network.graph if isinstance(network, Architecture) else network
+    return Network(graph, torch.Generator().manual_seed(seed))
+
+
 def residual_norms(graph: Graph) -> set[str]:
-    """Slots of the norms that end a residual branch.
+    """Return the slot names of the batch norms that end a residual branch.
 
     Their scales start at zero, so that every residual block starts as the identity and deep
-    networks train at large learning rates (Goyal et al. 2017, section 5.1). The branch is the
-    newest operand of an addition; the other is what it is added to.
+    networks train at large learning rates (Goyal et al. 2017, section 5.1). Of the two operands of
+    an addition the branch is the one that was computed later.
     """
     sources = {max(op.inputs) for op in graph.ops if op.kind == "add"}
     return {slot_of(graph.ops[at]).name for at in sources if graph.ops[at].kind == "norm"}
 
 
 def slot_of(op: Op) -> Slot:
-    """The slot of a weighted op. Raises ValueError for an op without one."""
+    """Return the slot of an op that has weights. Raises ValueError for an op without a slot."""
     if op.slot is None:
         raise ValueError(f"an op of kind {op.kind!r} has no slot")
     return op.slot
 
 
 class FoldedWeights:
-    """The weights of `graph.folded`: by slot name, and `<slot>.bias`."""
+    """Weights of a folded graph (`Graph.folded`).
+
+    Args:
+        tensors: weights by slot name and biases by `<slot>.bias`, as `fold_norms` returns them.
+    """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._tensors = tensors
@@ -254,19 +314,24 @@ class FoldedWeights:
         return self._tensors[f"{slot_of(op).name}.bias"] if op.bias else None
 
     def norm(self, op: Op, x: Tensor) -> Tensor:
-        """Raises ValueError: a folded graph has no norms."""
-        raise ValueError("a folded graph has no norms")
+        """Raise ValueError, because a folded graph has no batch norms."""
+        raise ValueError("a folded graph has no batch norms")
 
 
-def fold(graph: Graph, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights for `graph.folded` from the `state_dict` of a `Network` of `graph`.
+def fold_norms(graph: Graph, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of `graph.folded`, with the batch norms folded into the convolutions.
 
-    A norm behind a convolution scales its output channels and shifts them, so it becomes part of
-    the weight and of a bias (Jacob et al. 2018, section 3.2). Computed in float64.
+    A batch norm behind a convolution scales and shifts its output channels, so that it can become
+    part of the weight and of a bias (Jacob et al. 2018, "Quantization and training of neural
+    networks", section 3.2). The arithmetic is float64.
+
+    Args:
+        graph: the graph with its batch norms.
+        state: the `state_dict` of a `Network` of that graph.
 
     Returns:
-        float32 tensors by slot name (`out x in/groups x kernel x kernel`, linear `out x in`), and
-        by `<slot>.bias` for every op of `graph.folded` that has a bias.
+        float32 tensors: the weights by slot name (`C_out x C_in/groups x K x K`, linear layers
+        `C_out x C_in`), and the biases `C_out` by `<slot>.bias`.
     """
     folded: dict[str, Tensor] = {}
     for op in graph.ops:
@@ -288,6 +353,10 @@ def fold(graph: Graph, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def folded_weights(network: Network) -> dict[str, np.ndarray]:
-    """`fold` of a network's own weights as float32 arrays, for runtimes and exporters."""
+    """Return the weights of `network.graph.folded` as float32 arrays, for runtimes and exporters.
+
+    See `fold_norms` for the names and shapes.
+    """
     state = {key: tensor.detach().cpu() for key, tensor in network.state_dict().items()}
-    return {key: tensor.contiguous().numpy() for key, tensor in fold(network.graph, state).items()}
+    folded = fold_norms(network.graph, state)
+    return {key: tensor.contiguous().numpy() for key, tensor in folded.items()}

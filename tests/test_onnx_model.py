@@ -13,7 +13,7 @@ from nas import onnx_model
 from nas.graph import Graph, Op, Slot
 from nas.space import load_space, space_names
 from nas.space.builder import Builder
-from nas.torch_network import Network, folded_weights, run
+from nas.torch_network import Network, folded_weights, run_graph
 from tests.latency.networks import GRAPHS
 
 
@@ -143,7 +143,7 @@ def assert_runs_as_torch_does(graph):
     vector = graph.output_shape[1:] == (1, 1)
     for count in (1, 3):
         batch = images(count, graph)
-        expected = run(graph, batch, net).numpy()
+        expected = run_graph(graph, batch, net).numpy()
         expected = expected[:, :, 0, 0] if vector else expected
         (found,) = runtime.run(["logits"], {"image": batch.numpy()})
         assert found.shape == expected.shape

@@ -8,7 +8,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from nas.graph import Graph, Op
 from nas.space import load_space, space_names
 from nas.space.builder import Builder, Elastic
-from nas.torch_network import FoldedWeights, Network, folded_weights, residual_norms, run
+from nas.torch_network import (
+    FoldedWeights,
+    Network,
+    folded_weights,
+    residual_norms,
+    run_graph,
+    to_torch,
+)
 
 
 def build(norm=True, activation="relu", image=(3, 9, 9)):
@@ -20,7 +27,7 @@ def network(builder, seed=0):
 
 
 def with_random_norms(module, seed=0):
-    """Gives every norm scale, shift and statistics that are not those of a new one."""
+    """Give every batch norm random scale, shift and statistics, unlike a new one."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in (*module.parameters(), *module.buffers()):
@@ -33,9 +40,9 @@ def images(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def load_torch(modules, state, names_of_slots):
-    """Copies a network's state into plain torch layers, in the order of `names_of_slots`."""
-    for module, slot in zip(modules, names_of_slots, strict=True):
+def load_torch(modules, state, slots):
+    """Copy a network's state into plain torch layers, in the order of `slots`."""
+    for module, slot in zip(modules, slots, strict=True):
         prefix = f"{slot}."
         own = {
             key.removeprefix(prefix): value
@@ -49,7 +56,7 @@ def load_torch(modules, state, names_of_slots):
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_an_inverted_residual_equals_torch_layers(training):
+def test_inverted_residual_equals_torch_layers(training):
     b = build(activation="relu6")
     x = b.conv_unit(b.input, "stem", 8, kernel=3, stride=2)
     y = b.conv_unit(x, "block.expand", 24)
@@ -89,11 +96,11 @@ def test_concat_split_shuffle_and_pool_equal_torch():
     a = F.relu(F.conv2d(batch[:, :2], net.get_parameter("a.weight")))
     c = F.relu(F.conv2d(batch[:, 2:], net.get_parameter("b.weight"), padding=1))
     expected = F.max_pool2d(F.channel_shuffle(torch.cat([a, c], 1), 2), 3, 2, 1)
-    torch.testing.assert_close(run(net.graph, batch, net), expected)
+    torch.testing.assert_close(run_graph(net.graph, batch, net), expected)
 
 
 def squeeze_excite(b, x):
-    """A squeeze-excite that squeezes to a quarter of the channels."""
+    """Return a squeeze-excite that squeezes to a quarter of the channels."""
     c = x.shape[0]
     gate = b.conv(b.global_pool(x), "reduce", c // 4, bias=True)
     gate = b.conv(b.activate(gate, "relu"), "restore", c, bias=True)
@@ -117,7 +124,7 @@ def test_squeeze_excite_equals_torch_layers(training):
     batch = images(3, 8, 5, 5)
     x = F.hardswish(norm(depthwise(batch)))
     expected = F.hardswish(batch + x * gate(x))
-    torch.testing.assert_close(run(net.graph, batch, net), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(run_graph(net.graph, batch, net), expected, rtol=1e-5, atol=1e-5)
 
 
 ACTIVATIONS = {
@@ -133,15 +140,15 @@ def test_activations_equal_torch_modules(kind):
     b = build(image=(1, 9, 9))
     b.activate(b.input, kind)
     batch = torch.linspace(-8, 8, 81).reshape(1, 1, 9, 9)
-    kept = batch.clone()
-    torch.testing.assert_close(run(b.graph(), batch, network(b)), ACTIVATIONS[kind](batch))
-    assert torch.equal(batch, kept)
+    original = batch.clone()
+    torch.testing.assert_close(run_graph(b.graph(), batch, network(b)), ACTIVATIONS[kind](batch))
+    assert torch.equal(batch, original)
 
 
 @pytest.mark.parametrize("kind", ACTIVATIONS)
 @pytest.mark.parametrize("before", ["conv", "norm", "add", "multiply"])
-def test_writing_over_a_tensor_changes_neither_outputs_nor_gradients(kind, before):
-    """Activations behind every op that they may write over, against autograd's own numbers."""
+def test_overwriting_changes_neither_outputs_nor_gradients(kind, before):
+    """Activations behind each op that they may overwrite, against numerical gradients."""
     b = build(norm=before == "norm", image=(4, 3, 3))
     x = b.conv_unit(b.input, "conv", 4, activate=False)
     if before == "add":
@@ -164,32 +171,32 @@ def test_writing_over_a_tensor_changes_neither_outputs_nor_gradients(kind, befor
 
 
 @pytest.mark.parametrize("size", [(7, 7), (8, 8), (7, 8), (8, 7), (3, 3)])
-def test_a_last_window_may_hang_over_the_border(size):
+def test_valid_pooling_has_a_last_window_beyond_the_border(size):
     b = build(image=(2, *size))
     b.max_pool(b.input, "pool", kernel=3, stride=2, padding="valid")
     batch = images(2, 2, *size) - 5
     expected = nn.MaxPool2d(3, 2, ceil_mode=True)(batch)
-    torch.testing.assert_close(run(b.graph(), batch, network(b)), expected)
+    torch.testing.assert_close(run_graph(b.graph(), batch, network(b)), expected)
 
 
 @pytest.mark.parametrize("size", [(7, 7), (8, 8), (7, 8), (2, 2)])
-def test_pools_with_padding_stop_at_its_end(size):
+def test_padded_pooling_has_no_window_beyond_the_padding(size):
     batch = images(2, 2, *size) - 5
     for kind, pool in (("max_pool", nn.MaxPool2d), ("avg_pool", nn.AvgPool2d)):
         b = build(image=(2, *size))
         getattr(b, kind)(b.input, "pool", kernel=3, stride=2)
-        torch.testing.assert_close(run(b.graph(), batch, network(b)), pool(3, 2, 1)(batch))
+        torch.testing.assert_close(run_graph(b.graph(), batch, network(b)), pool(3, 2, 1)(batch))
 
 
-def test_an_average_counts_padding_and_nothing_beyond_it():
+def test_average_pooling_counts_the_padding_only():
     ones = torch.ones(1, 1, 4, 4)
     b = build(image=(1, 4, 4))
     b.avg_pool(b.input, "pool", kernel=3, stride=2)
     expected = torch.tensor([[4, 6], [6, 9]]) / 9
-    torch.testing.assert_close(run(b.graph(), ones, network(b))[0, 0], expected)
+    torch.testing.assert_close(run_graph(b.graph(), ones, network(b))[0, 0], expected)
     b = build(image=(1, 4, 4))
     b.avg_pool(b.input, "pool", kernel=3, stride=2, padding="valid")
-    torch.testing.assert_close(run(b.graph(), ones, network(b))[0, 0], torch.ones(2, 2))
+    torch.testing.assert_close(run_graph(b.graph(), ones, network(b))[0, 0], torch.ones(2, 2))
 
 
 def test_grouped_and_unpadded_convolutions_equal_torch_modules():
@@ -199,17 +206,17 @@ def test_grouped_and_unpadded_convolutions_equal_torch_modules():
     net, batch = network(b), images(2, 6, 9, 8)
     layers = nn.Sequential(nn.Conv2d(6, 9, 1, groups=3), nn.Conv2d(9, 4, 4, 2))
     load_torch(layers, net.state_dict(), ["grouped", "unpadded"])
-    torch.testing.assert_close(run(net.graph, batch, net), layers(batch))
+    torch.testing.assert_close(run_graph(net.graph, batch, net), layers(batch))
 
 
-def test_tensors_stay_channels_last():
+def test_run_graph_keeps_tensors_channels_last():
     class Recording(Network):
         def norm(self, op, x):
             assert x.is_contiguous(memory_format=torch.channels_last)
             self.seen = getattr(self, "seen", 0) + 1
             return super().norm(op, x)
 
-    space = load_space("shufflenet_tiny", image_size=8)
+    space = load_space("shufflenet_tiny", image_size=8, channels=3, classes=10)
     b = build(activation="hard_swish", image=(3, 8, 8))
     x = squeeze_excite(b, b.conv_unit(b.input, "stem", 12, kernel=3))
     x = b.conv_unit(x, "grouped", 12, groups=3)
@@ -223,13 +230,13 @@ def test_tensors_stay_channels_last():
 
 
 def random_graphs(name, count, image_size):
-    space = load_space(name, image_size=image_size)
+    space = load_space(name, image_size=image_size, channels=3, classes=10)
     rng = np.random.default_rng(0)
     return [space.sample(rng).graph for _ in range(count)]
 
 
 @pytest.mark.parametrize("name", space_names())
-def test_parameters_and_macs_are_what_torch_counts(name):
+def test_parameters_and_macs_equal_the_counts_of_torch(name):
     for graph in random_graphs(name, 2, 32):
         net = Network(graph, torch.Generator())
         assert sum(p.numel() for p in net.parameters()) == graph.params
@@ -239,7 +246,7 @@ def test_parameters_and_macs_are_what_torch_counts(name):
 
 
 @pytest.mark.parametrize("name", [name for name in space_names() if name.endswith("_tiny")])
-def test_folded_equals_unfolded(name):
+def test_folded_network_equals_the_network(name):
     for graph in random_graphs(name, 2, 12):
         net = with_random_norms(Network(graph, torch.Generator().manual_seed(1))).eval()
         batch = images(3, 3, 12, 12)
@@ -247,7 +254,7 @@ def test_folded_equals_unfolded(name):
         weights = FoldedWeights({key: torch.from_numpy(array) for key, array in arrays.items()})
         assert "norm" not in graph.folded.counts()
         torch.testing.assert_close(
-            run(graph.folded, batch, weights).flatten(1), net(batch), rtol=1e-5, atol=1e-5
+            run_graph(graph.folded, batch, weights).flatten(1), net(batch), rtol=1e-5, atol=1e-5
         )
 
 
@@ -261,17 +268,28 @@ def test_folded_weights_fit_the_folded_graph():
     assert all(array.flags.c_contiguous for array in arrays.values())
 
 
-def test_folding_keeps_the_bias_of_a_convolution():
+def test_folding_includes_the_bias_of_a_convolution():
     b = build(image=(2, 3, 3))
-    b.finish_conv(b.conv(b.input, "a", 5, bias=True), "a")
+    b.norm_and_activate(b.conv(b.input, "a", 5, bias=True), "a")
     net = with_random_norms(network(b)).eval()
     weights = {key: torch.from_numpy(array) for key, array in folded_weights(net).items()}
     batch = images(2, 2, 3, 3)
-    folded = run(net.graph.folded, batch, FoldedWeights(weights))
-    torch.testing.assert_close(folded, run(net.graph, batch, net), rtol=1e-5, atol=1e-5)
+    folded = run_graph(net.graph.folded, batch, FoldedWeights(weights))
+    torch.testing.assert_close(folded, run_graph(net.graph, batch, net), rtol=1e-5, atol=1e-5)
 
 
-def test_the_generator_decides_the_weights():
+def test_to_torch_returns_a_module_that_its_seed_decides():
+    architecture = load_space("mobilenet_tiny", image_size=8).largest
+    model, same = to_torch(architecture, seed=1), to_torch(architecture.graph, seed=1)
+    other = to_torch(architecture)
+    assert isinstance(model, nn.Module)
+    assert model(images(4, 3, 8, 8)).shape == (4, 10)
+    weights = [network.get_parameter("stem.weight") for network in (model, same, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_initial_weights_depend_on_the_generator():
     b = build()
     b.conv_unit(b.input, "a", Elastic.of(64), kernel=3)
     first, again, other = network(b), network(b), network(b, seed=1)
@@ -281,31 +299,31 @@ def test_the_generator_decides_the_weights():
     assert first.get_parameter("a.weight").var().item() == pytest.approx(2 / 27, rel=0.15)
 
 
-def test_an_unknown_op_is_named():
+def test_unknown_op_kind_is_named():
     graph = Graph((Op("input", (), (1, 2, 2)), Op("warp", (0,), (1, 2, 2))))
     with pytest.raises(ValueError, match="'warp'"):
         Network(graph, torch.Generator())(images(1, 1, 2, 2))
 
 
 @pytest.mark.parametrize("pick", ["largest", "smallest"])
-def test_a_new_network_tells_images_apart_and_every_layer_learns(pick):
-    """Residual branches start at zero scale; nothing else may be silent."""
-    space = load_space("mobilenet", image_size=32)
+def test_new_network_distinguishes_images_and_every_layer_learns(pick):
+    """Only layers in residual branches, which start at scale zero, may have zero gradients."""
+    space = load_space("mobilenet", image_size=32, channels=3, classes=10)
     graph = getattr(space, pick).graph
     network = Network(graph, torch.Generator().manual_seed(0)).train()
     x = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     logits = network(x)
     assert logits.std(0).min() > 1e-3
     logits.square().sum().backward()
-    silent = {n for n, p in network.named_parameters() if not p.grad.abs().sum()}
+    zero_gradients = {n for n, p in network.named_parameters() if not p.grad.abs().sum()}
     branches = {name.removesuffix(".project.norm") for name in residual_norms(graph)}
-    assert all(any(name.startswith(f"{branch}.") for branch in branches) for name in silent)
+    assert all(any(name.startswith(f"{branch}.") for branch in branches) for name in zero_gradients)
     kinds = [op.kind for op in graph.ops]
     assert len(branches) == kinds.count("add")
 
 
-def test_images_are_scaled_to_the_graphs_resolution():
-    """A network for 6 px given 12 px images sees what an antialiased resize makes of them."""
+def test_images_are_resized_to_the_input_size_of_the_graph():
+    """A network for 6 px resizes images of 12 px with antialiasing."""
     build = Builder((3, 6, 6), classes=4, norm=True, activation="relu")
     x = build.conv_unit(build.input, "conv", 8, kernel=3)
     build.linear(build.global_pool(x), "linear", 4)

@@ -1,4 +1,4 @@
-"""`nas supernet`: training, scoring and proving weight-sharing supernets by themselves."""
+"""`nas supernet`: train supernets, score architectures, and measure the ranking quality."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from nas.errors import RequestError
 if TYPE_CHECKING:
     from nas.data import Part
     from nas.job import JobSettings
-    from nas.supernet.ground_truth import Draw
+    from nas.supernet.ground_truth import DrawMethod
 
 app = typer.Typer(
-    help="Weight-sharing supernets: what accuracies are read from.", no_args_is_help=True
+    help="Weight-sharing supernets, which score the accuracy of architectures.",
+    no_args_is_help=True,
 )
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
@@ -27,35 +28,38 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 def train(
     space: Annotated[
         list[str] | None,
-        typer.Option("--space", help="A space's name or Python file; may be repeated."),
+        typer.Option("--space", help="Name or Python file of a search space; may be repeated."),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help='"digits", parquet files, or a folder a class.')
+        str | None,
+        typer.Option(help='"digits", parquet files, or a folder with a folder for each class.'),
     ] = None,
     job: Annotated[
         str | None, typer.Option(help="A job file instead of the other options.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder; by default results/<name>.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; results/<name> by default.")] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over the images; else what --budget allows.")
+        int | None,
+        typer.Option(min=1, help="Passes over the images; what --budget allows by default."),
     ] = None,
     budget: Annotated[str, typer.Option(help="Time for all supernets, such as 30m.")] = "30m",
     image_size: Annotated[
-        int | None, typer.Option(min=8, help="Pixels a side; by default what suits the data.")
+        int | None,
+        typer.Option(min=8, help="Side of the images in pixels; the data's own by default."),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=2, help="Images a step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="At its peak.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Images in a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     validation_fraction: Annotated[
-        float, typer.Option(help="Of the training images, for scores.")
+        float, typer.Option(help="Share of the training images that is kept for validation.")
     ] = 0.2,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
-    precision: Annotated[str, typer.Option(help="float32, bfloat16, or auto.")] = "auto",
+    device: Annotated[str, typer.Option(help="Training device: cpu, cuda, or auto.")] = "auto",
+    precision: Annotated[str, typer.Option(help="Precision: float32, bfloat16, or auto.")] = "auto",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Trains one supernet a space; started again on the same folder, it goes on.
+    """Train one supernet for each space. Repeat the command to resume an interrupted training.
 
-    `nas run` on the folder, with the job.toml in it, does the rest of a job.
+    `nas run` with the job.toml in the run folder does the other stages of a job.
 
     \b
     Example: nas supernet train --space mobilenet_tiny --data digits --epochs 20 --out results/mine
@@ -65,7 +69,7 @@ def train(
     from nas.console import Bars
     from nas.job import job_path, load_job
     from nas.job.supernets import train_only
-    from nas.supernet.distributed import team
+    from nas.supernet.distributed import current_process_group
 
     if job is not None:
         settings = load_job(job_path(job))
@@ -96,14 +100,14 @@ def train(
             remedy="Give --space and --data, or --job with a job file.",
         )
     folder = out or Path("results") / settings.name
-    if not team().leads:
+    if not current_process_group().is_main:
         train_only(settings, folder)
         return
     with Bars() as bars:
         trained = train_only(settings, folder, command=command_line(), watch=bars)
     show(
         {"run": str(folder), "supernets": list(trained)},
-        f"{', '.join(trained)}: trained, in {folder}. How far to trust the order of their scores: "
+        f"Trained {', '.join(trained)} in {folder}. To measure how well they rank networks: "
         f"nas supernet rank {folder}",
         as_json,
     )
@@ -114,15 +118,16 @@ def evaluate(
     run: Run,
     arch: Annotated[
         str,
-        typer.Argument(help="An architecture's JSON file, a published network's name, or an ID."),
+        typer.Argument(help="Architecture: a JSON file, a reference network's name, or an ID."),
     ],
-    part: Annotated[str, typer.Option(help="Validation images: search, or holdout.")] = "search",
+    part: Annotated[str, typer.Option(help="Validation split: search, or holdout.")] = "search",
     images: Annotated[
-        int | None, typer.Option(min=1, help="A first look at so many of them, with its error.")
+        int | None,
+        typer.Option(min=1, help="Evaluate a sample of so many images, with its interval."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Scores one architecture with a run's supernet, in all and by class.
+    """Print the accuracy of one architecture with a run's supernet, in all and by class.
 
     \b
     Example: nas supernet evaluate results/quickstart 3f2a --images 100
@@ -134,11 +139,11 @@ def evaluate(
     from nas.describe.architectures import resolve_architecture_of_run
     from nas.job.supernets import opened, supernet_of
     from nas.supernet.evaluation import evaluate_by_class
-    from nas.supernet.quick_evaluation import first_look
+    from nas.supernet.quick_evaluation import evaluate_quickly
 
     if part not in ("search", "holdout"):
         raise RequestError(f"--part is {part!r}.", remedy="Use search or holdout.")
-    chosen = cast("Part", part)
+    split = cast("Part", part)
     job = opened(run)
     settings = next(iter(job.spaces.values())).settings
     resolved = resolve_architecture_of_run(arch, run, settings).architecture
@@ -149,49 +154,53 @@ def evaluate(
         "architecture": architecture.to_json(),
         "part": part,
     }
+    total = len(job.data.part(split))
     if images is not None:
-        (look,) = first_look(supernet, [architecture], job.data, chosen, images=images)
+        (quick,) = evaluate_quickly(supernet, [architecture], job.data, split, images=images)
         show(
-            {**record, **asdict(look)},
-            f"accuracy {look.accuracy:.2%} on {look.images} of the images of the part {part!r}; on "
-            f"all {len(job.data.part(chosen))} it is {look.low:.2%} to {look.high:.2%}",
+            {**record, **asdict(quick)},
+            f"Accuracy {quick.accuracy:.2%} on {quick.images} of the {total} images of the "
+            f"{part} split. On all of them it is between {quick.low:.2%} and {quick.high:.2%}.",
             as_json,
         )
         return
-    accuracy, classes = evaluate_by_class(supernet, architecture, job.data, chosen)
+    accuracy, class_accuracy = evaluate_by_class(supernet, architecture, job.data, split)
     if as_json:
-        print_json({**record, "accuracy": accuracy, "class_accuracy": classes})
+        print_json({**record, "accuracy": accuracy, "class_accuracy": class_accuracy})
         return
     console.table(
         ["class", "accuracy"],
-        [(each, "no images" if a is None else f"{a:.1%}") for each, a in classes.items()],
+        [
+            (name, "no images" if value is None else f"{value:.1%}")
+            for name, value in class_accuracy.items()
+        ],
     )
-    images = len(job.data.part(chosen))
-    console.say(f"accuracy {accuracy:.2%} on the {images} images of the part {part!r}")
+    console.say(f"Accuracy {accuracy:.2%} on the {total} images of the {part} split.")
 
 
 @app.command()
 def rank(
     run: Run,
     space: Annotated[
-        list[str] | None, typer.Option("--space", help="Some of the run's spaces; else all.")
+        list[str] | None, typer.Option("--space", help="Spaces to rank; all by default.")
     ] = None,
-    nets: Annotated[int, typer.Option(min=3, help="Networks to train alone, a space.")] = 20,
+    nets: Annotated[int, typer.Option(min=3, help="Networks to train, for each space.")] = 20,
     draw: Annotated[
-        str, typer.Option(help="How they are drawn: spread over the sizes, or uniform.")
+        str, typer.Option(help="How networks are drawn: spread over the sizes, or uniform.")
     ] = "spread",
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Of training alone; by default the supernet's.")
+        int | None,
+        typer.Option(min=1, help="Epochs of standalone training; the supernet's by default."),
     ] = None,
     seed: Seed = 0,
     plot: Plot = None,
     as_json: Json = False,
 ) -> None:
-    """Is the supernet's order the order that training gives? Trains networks alone and compares.
+    """Measure how well supernets rank networks, against networks that are trained standalone.
 
-    Kendall's tau of both orders, beside what counting multiply-accumulates, parameters or layers
-    reaches. Networks that were trained are kept; stopped and started again, it goes on. The run's
-    report then says how far its accuracies are to be trusted.
+    Prints Kendall's tau between the two orders, and as baselines that of multiply-accumulates,
+    parameters and depth. Repeat the command to resume it: trained networks are kept. Afterwards
+    `nas report` adds the ranking quality to the run's report.
 
     \b
     Example: nas supernet rank results/quickstart --nets 20
@@ -204,39 +213,41 @@ def rank(
     picture(plot)
     if draw not in ("spread", "uniform"):
         raise RequestError(f"--draw is {draw!r}.", remedy="Use spread or uniform.")
-    how = cast("Draw", draw)
     with Bars() as bars:
-        found = rank_supernets(
+        ranking = rank_supernets(
             run,
             spaces=space or (),
             nets=nets,
-            how=how,
+            how=cast("DrawMethod", draw),
             epochs=epochs,
             seed=seed,
             command=command_line(),
             watch=bars,
         )
     if plot is not None:
-        rankings.draw_ranking(found, plot)
+        rankings.draw_ranking(ranking, plot)
     if as_json:
-        print_json(found.model_dump(mode="json", by_alias=True))
+        print_json(ranking.model_dump(mode="json", by_alias=True))
     else:
-        rankings.show_ranking(found)
+        rankings.print_ranking(ranking)
 
 
 def _settings(values: dict[str, object]) -> JobSettings:
-    """A job from options; what was not given keeps its default."""
+    """Return the settings of a job from options; those that are None keep their defaults.
+
+    Raises RequestError for a value that is not allowed, naming the option.
+    """
     from pydantic import ValidationError
 
     from nas.job import JobSettings
     from nas.job.settings import refused_option
 
-    def given(table: object) -> object:
+    def without_none(table: object) -> object:
         if isinstance(table, dict):
-            return {key: given(value) for key, value in table.items() if value is not None}
+            return {key: without_none(value) for key, value in table.items() if value is not None}
         return table
 
     try:
-        return JobSettings.model_validate(given(values))
+        return JobSettings.model_validate(without_none(values))
     except ValidationError as error:
         raise refused_option(error) from None

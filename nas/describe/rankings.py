@@ -1,4 +1,4 @@
-"""How far a supernet's order can be trusted, as the command line prints and draws it."""
+"""Ranking quality of supernets, as tables for the terminal and as a figure."""
 
 from __future__ import annotations
 
@@ -6,34 +6,47 @@ from pathlib import Path
 
 from nas import console
 from nas.records import IntervalRecord, RankingRecord
-from nas.supernet.ranking import COUNTS, FEWEST_SCORES
-
-_NAMES = {"macs": "MACs", "params": "parameters", "depth": "depth"}
+from nas.supernet.ranking import MIN_DISTINCT_SCORES
 
 
-def interval(result: IntervalRecord | None, sign: str = "") -> str:
-    """Return a statistic with its interval."""
-    return "undefined" if result is None else result.text(3, sign=sign)
+def format_interval(statistic: IntervalRecord | None, sign: str = "") -> str:
+    """Return a statistic with its interval, or "undefined".
+
+    Args:
+        statistic: the statistic.
+        sign: "+" to give positive numbers a sign.
+    """
+    return "undefined" if statistic is None else statistic.text(3, sign=sign)
 
 
-def show_ranking(ranking: RankingRecord) -> None:
-    """Print the statistics of every space, and of all together."""
-    columns = ["space", "networks", "Kendall tau", "Spearman", *(_NAMES[name] for name in COUNTS)]
+def print_ranking(ranking: RankingRecord) -> None:
+    """Print the ranking quality of each space's supernet, and of all together."""
     console.table(
-        [*columns, "lead over the best of them"],
+        [
+            "space",
+            "networks",
+            "Kendall tau",
+            "Spearman",
+            "tau of MACs",
+            "tau of parameters",
+            "tau of depth",
+            "lead over the best of them",
+        ],
         [
             (
                 name,
-                own.nets,
-                interval(own.kendall_tau),
-                interval(own.spearman),
-                *(_value(getattr(own.counted_tau, each)) for each in COUNTS),
-                interval(own.lead, "+"),
+                space.nets,
+                format_interval(space.kendall_tau),
+                format_interval(space.spearman),
+                _format_value(space.counted_tau.macs),
+                _format_value(space.counted_tau.params),
+                _format_value(space.counted_tau.depth),
+                format_interval(space.lead, "+"),
             )
-            for name, own in ranking.spaces.items()
+            for name, space in ranking.spaces.items()
         ],
     )
-    console.say("in brackets: 95% bootstrap intervals; the last columns but one: tau of counting")
+    console.say("In brackets: 95% bootstrap intervals.")
     console.table(
         ["space", "MACs", "networks", "Kendall tau"],
         [
@@ -41,35 +54,40 @@ def show_ranking(ranking: RankingRecord) -> None:
                 name,
                 f"{console.si(stratum.macs[0])} to {console.si(stratum.macs[1])}",
                 stratum.nets,
-                interval(stratum.kendall_tau),
+                format_interval(stratum.kendall_tau),
             )
-            for name, own in ranking.spaces.items()
-            for stratum in own.strata
+            for name, space in ranking.spaces.items()
+            for stratum in space.strata
         ],
     )
-    for name, own in ranking.spaces.items():
-        if own.kendall_tau is None:
+    for name, space in ranking.spaces.items():
+        if space.kendall_tau is None:
             console.say(
-                f"{name}: {own.distinct_scores} distinct scores are no ranking; "
-                f"{FEWEST_SCORES} are needed"
+                f"{name}: the supernet has {space.distinct_scores} distinct scores; a rank "
+                f"correlation needs at least {MIN_DISTINCT_SCORES}."
             )
         console.say(
-            f"{name}: alone, networks are {own.offset.text(scale=100, sign='+')} points from the "
-            f"supernet's score; picking by the supernet loses {100 * own.regret.supernet:.2f} "
-            f"points against the best within a budget, by MACs {100 * own.regret.macs:.2f}; "
-            f"{own.tied_pairs} pairs tied"
+            f"{name}: standalone training minus supernet score is "
+            f"{space.offset.text(scale=100, sign='+')} points. Choosing by the supernet under a "
+            f"MACs budget loses {100 * space.regret.supernet:.2f} points of accuracy, choosing by "
+            f"MACs {100 * space.regret.macs:.2f}. {space.tied_pairs} pairs have equal scores."
         )
     pooled = ranking.pooled
     if pooled is not None:
         console.say(
-            f"all {pooled.nets} networks on one axis: Kendall tau "
-            f"{interval(pooled.kendall_tau)}, without the spaces' offsets "
-            f"{interval(pooled.without_offsets)}"
+            f"All {pooled.nets} networks together: Kendall tau "
+            f"{format_interval(pooled.kendall_tau)}, without the offsets of the spaces "
+            f"{format_interval(pooled.without_offsets)}."
         )
 
 
 def draw_ranking(ranking: RankingRecord, path: Path) -> None:
-    """Draw the accuracy of standalone training against the supernet's, a colour a space."""
+    """Draw the standalone accuracy against the supernet's, one colour for each space.
+
+    Args:
+        ranking: the ranking quality of a run's supernets.
+        path: image file to write; its suffix is the format.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -82,5 +100,5 @@ def draw_ranking(ranking: RankingRecord, path: Path) -> None:
         write(figure, path)
 
 
-def _value(result: IntervalRecord | None) -> str:
-    return "undefined" if result is None else f"{result.value:.3f}"
+def _format_value(statistic: IntervalRecord | None) -> str:
+    return "undefined" if statistic is None else f"{statistic.value:.3f}"

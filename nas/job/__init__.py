@@ -57,9 +57,9 @@ def run(
     from nas.job.context import Job
     from nas.job.folder import claim
     from nas.report.select import front_of
-    from nas.supernet.distributed import require_alone
+    from nas.supernet.distributed import require_single_process
 
-    require_alone("a job")
+    require_single_process("a job")
     job = Job(settings, watch or Unwatched())
     with claim(folder, settings, command) as kept:
         supernets, result = _searched(job, kept)
@@ -86,9 +86,9 @@ def search(
     from nas.job import finish, stages
     from nas.job.context import Job
     from nas.job.folder import claim
-    from nas.supernet.distributed import require_alone
+    from nas.supernet.distributed import require_single_process
 
-    require_alone("a search")
+    require_single_process("a search")
     job = Job(settings, watch or Unwatched(), space_files or ())
     with claim(folder, settings, command) as kept:
         supernets, result = _searched(job, kept)

@@ -21,7 +21,7 @@ from nas.records import (
 )
 from nas.report import page
 from nas.space import library
-from nas.supernet import Progress, Supernet, evaluate, train
+from nas.supernet import Supernet, TrainingProgress, evaluate, train
 
 
 def open_data(job: Job, run: RunFolder) -> None:
@@ -145,7 +145,7 @@ def write_report(run: RunFolder) -> Path:
     return page.build(run.path)
 
 
-def _standing(found: Progress) -> str:
+def _standing(found: TrainingProgress) -> str:
     """The loss, and the accuracies of the smallest, some random and the largest subnet."""
     known = (found.accuracy_smallest, found.accuracy_random, found.accuracy_largest)
     accuracies = " ".join(f"{each:.0%}" for each in known if each is not None)

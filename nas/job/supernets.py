@@ -16,9 +16,9 @@ from nas.job.settings import JobSettings
 from nas.job.stages import open_data, train_supernets
 from nas.records import RUN, SCHEMA, RankingRecord, to_json
 from nas.supernet import Supernet, TrainingSettings, measure_step, train
-from nas.supernet.distributed import require_alone, team
-from nas.supernet.ground_truth import Draw, compare, draw
-from nas.supernet.ranking import RankedNetwork, pool, rank
+from nas.supernet.distributed import current_process_group, require_single_process
+from nas.supernet.ground_truth import DrawMethod, compare_with_standalone, draw_architectures
+from nas.supernet.ranking import RankedNetwork, compute_pooled_ranking, compute_ranking
 
 RANKING = "ranking.json"
 
@@ -40,8 +40,8 @@ def train_only(
     Raises RunFolderError for a folder in use or of another job, and what the training raises.
     """
     watch = watch or Unwatched()
-    together = team()
-    kept = together.told(kept_settings(folder) if together.leads else None)
+    together = current_process_group()
+    kept = together.broadcast(kept_settings(folder) if together.is_main else None)
     if settings.training.epochs is None and kept is not None:
         settings = _with_epochs(settings, kept.training.epochs)
     job = Job(settings, watch)
@@ -49,7 +49,7 @@ def train_only(
         job.settings = settings = _with_epochs(settings, _epochs_within_budget(job))
     epochs = settings.training.epochs
     assert epochs is not None
-    if not together.leads:
+    if not together.is_main:
         return {
             name: train(
                 space,
@@ -101,7 +101,7 @@ def rank_supernets(
     *,
     spaces: Sequence[str] = (),
     nets: int = 20,
-    how: Draw = "spread",
+    how: DrawMethod = "spread",
     epochs: int | None = None,
     seed: int = 0,
     command: str = "",
@@ -123,7 +123,7 @@ def rank_supernets(
 
     Raises RunFolderError, CheckpointError for a supernet that is not there, TrainingError.
     """
-    require_alone("a ranking")
+    require_single_process("a ranking")
     watch = watch or Unwatched()
     job = opened(folder, watch)
     found: dict[str, list[RankedNetwork]] = {}
@@ -135,9 +135,9 @@ def rank_supernets(
             if trained is None:
                 raise RUN.failure(f"{folder / 'run.json'} has no supernet {name} yet")
             recipes[name] = job.training(epochs or trained.epochs)
-            drawn = draw(supernet.space, nets, seed=seed, how=how)
+            drawn = draw_architectures(supernet.space, nets, seed=seed, method=how)
             watch.begin(f"{name} alone", "step")
-            found[name] = compare(
+            found[name] = compare_with_standalone(
                 supernet, drawn, job.data, folder, recipes[name], seed=seed, progress=watch.advance
             )
         document = {
@@ -148,10 +148,12 @@ def rank_supernets(
             "draw": {"how": how, "seed": seed},
             "recipes": {name: recipe.identity() for name, recipe in recipes.items()},
             "spaces": {
-                name: {**rank(own).to_json(), "networks": [asdict(each) for each in own]}
+                name: {**compute_ranking(own).to_json(), "networks": [asdict(each) for each in own]}
                 for name, own in found.items()
             },
-            "pooled": pool([each for own in found.values() for each in own]).to_json()
+            "pooled": compute_pooled_ranking(
+                [each for own in found.values() for each in own]
+            ).to_json()
             if len(found) > 1
             else None,
         }

@@ -1,19 +1,21 @@
-"""The accuracy half: one weight-sharing supernet a family, its training and its scores."""
+"""Weight-sharing supernets: shared weights, training, evaluation and ranking quality."""
 
 from nas.supernet.evaluation import evaluate
-from nas.supernet.quick_evaluation import FirstLook, first_look
+from nas.supernet.quick_evaluation import QuickEvaluation, evaluate_quickly
 from nas.supernet.settings import TrainingSettings
-from nas.supernet.training import Progress, StepTime, measure_step, train
+from nas.supernet.standalone import train_standalone
+from nas.supernet.training import StepTime, TrainingProgress, measure_step, train
 from nas.supernet.weights import Supernet
 
 __all__ = [
-    "FirstLook",
-    "Progress",
+    "QuickEvaluation",
     "StepTime",
     "Supernet",
+    "TrainingProgress",
     "TrainingSettings",
     "evaluate",
-    "first_look",
+    "evaluate_quickly",
     "measure_step",
     "train",
+    "train_standalone",
 ]

@@ -1,4 +1,4 @@
-"""Tensors with a JSON record in one safetensors file, replaced only as a whole."""
+"""Checkpoint files: tensors and a JSON record in one safetensors file, with a checksum."""
 
 from __future__ import annotations
 
@@ -23,24 +23,31 @@ _CHECKPOINT = Format(
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, object]) -> None:
-    """Replace `path` by `tensors` and `record` (JSON); at any moment a whole file is there.
+    """Replace the file `path` by `tensors` and `record`, in one step.
 
-    A checksum over both is stored with them.
+    The file also gets the schema number, the version of torch, and a SHA-256 over all content. A
+    process that is killed meanwhile leaves the previous file.
+
+    Args:
+        path: the safetensors file; its folder is made if missing.
+        tensors: tensors by name, on any device.
+        record: metadata, the fields of `nas.records.CheckpointRecord`; must be JSON.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"schema": SCHEMA, "versions": {"torch": torch.__version__}, **record}
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    # One entry of metadata: safetensors writes several in no fixed order.
+    # All metadata is one entry, because safetensors writes several entries in no fixed order.
     text = json.dumps({**content, "sha256": _checksum(stored, content)})
     files.replace(path, save(stored, {"record": text}))
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], CheckpointRecord]:
-    """Return the tensors and the record of a file that `write` wrote.
+    """Return the tensors, on the CPU, and the record of a file that `write` wrote.
 
-    A file of an earlier version has no checksum; all numbers must be finite there too.
+    Files of early versions have no checksum; those are only checked for finite values.
 
-    Raises CheckpointError for a file that is missing, damaged or of an unknown schema.
+    Raises:
+        CheckpointError: the file is missing, damaged or of an unknown schema.
     """
     if not path.is_file():
         raise CheckpointError(
@@ -51,13 +58,13 @@ def read(path: Path) -> tuple[dict[str, Tensor], CheckpointRecord]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        raise _CHECKPOINT.failure(f"{path} is no readable checkpoint: {error}") from error
+        raise _CHECKPOINT.failure(f"{path} is not a readable checkpoint: {error}") from error
     text = metadata.get("record", "")
     record = _CHECKPOINT.parse(text.encode(), f"The record in {path}")
     content = json.loads(text)
     if record.sha256 is not None and content.pop("sha256") != _checksum(tensors, content):
         raise _CHECKPOINT.failure(
-            f"{path} is damaged: its checksum is not that of its weights and its record"
+            f"{path} is damaged: its checksum does not match its weights and its record"
         )
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
@@ -70,30 +77,30 @@ def read(path: Path) -> tuple[dict[str, Tensor], CheckpointRecord]:
 def require_tensors(
     path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
 ) -> None:
-    """Raise CheckpointError unless `tensors` has every tensor of `expected`, in its shape.
+    """Raise CheckpointError unless `tensors` has every tensor of `expected`.
 
     Args:
-        path: the file that the tensors were read from.
-        tensors: what the file has.
-        expected: tensors of the shapes and types that are needed.
+        path: file that the tensors were read from, for the message.
+        tensors: tensors of the file by name.
+        expected: tensors with the required names, shapes and dtypes; their values are not read.
     """
-    for name, wanted in expected.items():
+    for name, required in expected.items():
         tensor = tensors.get(name)
         if tensor is None:
             raise _CHECKPOINT.failure(f"{path} has no tensor {name!r}")
-        if tensor.shape != wanted.shape or tensor.dtype != wanted.dtype:
+        if tensor.shape != required.shape or tensor.dtype != required.dtype:
             raise _CHECKPOINT.failure(
-                f"{path}: tensor {name!r} is {_described(tensor)}, not {_described(wanted)}"
+                f"{path}: tensor {name!r} is {_describe(tensor)}, not {_describe(required)}"
             )
 
 
-def _described(tensor: Tensor) -> str:
+def _describe(tensor: Tensor) -> str:
     shape = "x".join(map(str, tensor.shape)) or "a single number"
     return f"{shape} of {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def _checksum(tensors: Mapping[str, Tensor], record: Mapping[str, object]) -> str:
-    """Return the SHA-256 over names, types, shapes and bytes of the tensors, and the record."""
+    """Return the SHA-256 of the record and of each tensor's name, dtype, shape and bytes."""
     checksum = hashlib.sha256(json.dumps(record).encode())
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -1,9 +1,11 @@
-"""Processes that train one supernet together: `torchrun` starts them, each has a part of a batch.
+"""Data-parallel training: several processes, started by `torchrun`, train one supernet.
 
     torchrun --nproc-per-node 4 -m nas supernet train --space mobilenet --data images --epochs 60
 
-Every process makes the same draws, so all train the same networks in a step; they differ in the
-images. Norms use the statistics of a process's own part, as is usual (Goyal et al. 2017).
+Each process computes gradients on its own shard of every batch, and the gradients are averaged.
+All processes draw the same subnets, because the draws depend on the seed and the step alone. Batch
+norms use the statistics of a process's own shard, as is usual (Goyal et al. 2017, "Accurate, large
+minibatch SGD").
 """
 
 from __future__ import annotations
@@ -21,75 +23,83 @@ from nas.errors import RequestError
 
 
 @dataclass(frozen=True)
-class Team:
-    """The processes of a training, and which of them this one is.
+class ProcessGroup:
+    """The processes that train together, seen from one of them.
 
-    Args:
-        rank: of this process; the first one, 0, writes all files.
-        size: how many there are.
-        local_rank: of this process on its machine: which GPU it takes.
+    Attributes:
+        rank: number of this process; the process with rank 0 writes all files.
+        world_size: number of processes.
+        local_rank: number of this process on its machine, which selects the GPU.
     """
 
     rank: int = 0
-    size: int = 1
+    world_size: int = 1
     local_rank: int = 0
 
     @property
-    def leads(self) -> bool:
-        """Whether this process is the one that writes."""
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files, rank 0."""
         return self.rank == 0
 
     @torch.no_grad()
     def average(self, tensors: Iterable[Tensor]) -> None:
-        """Replaces each tensor by its mean over the processes, in one exchange."""
-        if self.size == 1:
+        """Replace each tensor in place by its mean over the processes, in one all-reduce."""
+        if self.world_size == 1:
             return
-        kept = list(tensors)
-        flat = torch.cat([each.flatten() for each in kept])
+        targets = list(tensors)
+        flat = torch.cat([tensor.flatten() for tensor in targets])
         distributed.all_reduce(flat)
-        flat /= self.size
-        parts = flat.split([each.numel() for each in kept])
-        for each, part in zip(kept, parts, strict=True):
-            each.copy_(part.view_as(each))
+        flat /= self.world_size
+        means = flat.split([tensor.numel() for tensor in targets])
+        for tensor, mean in zip(targets, means, strict=True):
+            tensor.copy_(mean.view_as(tensor))
 
-    def told(self, value: Any) -> Any:
-        """What the first process calls this with, in all of them."""
-        if self.size == 1:
+    def broadcast(self, value: Any) -> Any:
+        """Return the `value` of the main process in every process."""
+        if self.world_size == 1:
             return value
-        box = [value]
-        distributed.broadcast_object_list(box, src=0)
-        return box[0]
+        values = [value]
+        distributed.broadcast_object_list(values, src=0)
+        return values[0]
 
-    def meet(self) -> None:
-        """Waits until all have come here."""
-        if self.size > 1:
+    def barrier(self) -> None:
+        """Wait until every process has called this."""
+        if self.world_size > 1:
             distributed.barrier()
 
 
-ALONE = Team()
+SINGLE_PROCESS = ProcessGroup()
+"""The group of a process that was not started by `torchrun`."""
 
 
-def team() -> Team:
-    """The processes that `torchrun` started along with this one; `ALONE` without it."""
-    if _size() == 1:
-        return ALONE
+def current_process_group() -> ProcessGroup:
+    """Return the group that `torchrun` started this process in; `SINGLE_PROCESS` without it.
+
+    The first call connects the processes.
+    """
+    if _world_size() == 1:
+        return SINGLE_PROCESS
     if not distributed.is_initialized():
         distributed.init_process_group()
-        # Threads of gloo that run on while the interpreter ends abort the process now and then.
+        # Gloo's threads sometimes abort the process if they still run when the interpreter ends.
         atexit.register(distributed.destroy_process_group)
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    return Team(distributed.get_rank(), distributed.get_world_size(), local_rank)
+    return ProcessGroup(distributed.get_rank(), distributed.get_world_size(), local_rank)
 
 
-def require_alone(what: str) -> None:
-    """Raises RequestError where `torchrun` started several processes for what one should do."""
-    if _size() > 1:
+def require_single_process(task: str) -> None:
+    """Raise RequestError where `torchrun` started several processes.
+
+    Args:
+        task: name of the task that only one process can do, such as "a search".
+    """
+    if _world_size() > 1:
         raise RequestError(
-            f"torchrun started {_size()} processes, and {what} is one process's work.",
+            f"torchrun started {_world_size()} processes, but {task} runs in one process.",
             remedy="Train with torchrun and `nas supernet train`, then go on in the same folder "
             "without torchrun.",
         )
 
 
-def _size() -> int:
+def _world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))

@@ -1,4 +1,4 @@
-"""Scores architectures with a supernet's weights."""
+"""Accuracies of subnets with a supernet's weights, and of standalone networks."""
 
 from __future__ import annotations
 
@@ -13,20 +13,27 @@ from nas.data.batches import sequential_batches
 from nas.errors import DataError
 from nas.graph import Graph
 from nas.space import Architecture
-from nas.supernet.threads import threads_for
+from nas.supernet.device import limit_threads
 from nas.supernet.weights import Supernet
-from nas.torch_network import FoldedWeights, Network, fold, run
+from nas.torch_network import FoldedWeights, Network, fold_norms, run_graph
 
 CALIBRATION_IMAGES = 1024
-"""Training images from which an architecture's norm statistics are worked out."""
+"""Number of training images from which the batch-norm statistics of a subnet are computed."""
 
-CALIBRATION_BATCH = 64
-"""Of these, images at once: their own statistics normalise them, so scores depend on it."""
+CALIBRATION_BATCH_SIZE = 64
+"""Images in a calibration batch.
 
-_CACHED_BYTES = 16 << 20
-_BATCHES = (16, 256)
-"""On a processor, images are answered so many at a time that their activations stay in its caches,
-at least and at most. A batch of 256 takes up to three times as long as eight of 32."""
+Each batch is normalised by its own statistics, so scores depend on this number.
+"""
+
+_MIN_CPU_BATCH_SIZE, _MAX_BATCH_SIZE = 16, 256
+"""Limits of the images in an evaluation batch; a GPU gets the largest batch."""
+
+_CACHE_BYTES = 16 << 20
+"""Activations of a CPU batch that fit into the processor's caches.
+
+A batch of 256 images took up to three times as long as eight batches of 32.
+"""
 
 
 def evaluate(
@@ -37,62 +44,85 @@ def evaluate(
     *,
     calibration_images: int = CALIBRATION_IMAGES,
 ) -> list[float]:
-    """The accuracy, a fraction in [0, 1], of each architecture on a part of `data`.
+    """Return the accuracy of each architecture with a supernet's weights.
 
-    Norm statistics are worked out anew for each architecture on training images that are always the
-    same, without augmentation, and then folded into the weights. A score depends on nothing but
-    the supernet, the architecture and the data: not on order or on what was scored before.
+    The batch-norm statistics of each architecture are computed on training images without
+    augmentation, always the same ones, and folded into its weights. A score depends on the
+    supernet, the architecture and the data alone, not on the other architectures or their order.
+
+    Args:
+        supernet: trained supernet.
+        architectures: architectures of the supernet's space.
+        data: data that the supernet was trained on.
+        part: split whose images are classified: "train", "search" or "holdout".
+        calibration_images: number of training images for the batch-norm statistics.
+
+    Returns:
+        Accuracies in [0, 1], in the order of `architectures`.
 
     Raises:
-        DataError: the supernet is for other sizes or classes than `data` has.
-        RequestError: the part is not one that a search may read.
+        DataError: the supernet is for other image sizes or classes than `data` has.
+        RequestError: `part` is another split, such as "test".
     """
     images = data.part(part)
-    found = answers(supernet, architectures, data, images, calibration_images)
-    return [float((own == images.labels).mean()) for own in found]
+    predictions = predict(supernet, architectures, data, images, calibration_images)
+    return [float((classes == images.labels).mean()) for classes in predictions]
 
 
 def evaluate_by_class(
     supernet: Supernet, architecture: Architecture, data: ImageDataset, part: Part = "search"
 ) -> tuple[float, dict[str, float | None]]:
-    """What `evaluate` gives, and the same by class; None for a class without images.
+    """Return the accuracy of an architecture, in all and for each class.
 
-    Raises what `evaluate` raises.
+    See `evaluate` for the arguments and the errors.
+
+    Returns:
+        The accuracy in [0, 1], and the accuracies by class name; None for a class without images.
     """
     images = data.part(part)
     labels = images.labels
-    found = next(answers(supernet, [architecture], data, images))
-    right = np.bincount(labels, found == labels, minlength=len(data.classes))
-    count = np.bincount(labels, minlength=len(data.classes))
-    return float((found == labels).mean()), {
-        name: float(r / n) if n else None
-        for name, r, n in zip(data.classes, right, count, strict=True)
+    predictions = next(predict(supernet, [architecture], data, images))
+    correct = np.bincount(labels, predictions == labels, minlength=len(data.classes))
+    counts = np.bincount(labels, minlength=len(data.classes))
+    return float((predictions == labels).mean()), {
+        name: float(class_correct / count) if count else None
+        for name, class_correct, count in zip(data.classes, correct, counts, strict=True)
     }
 
 
 def evaluate_network(network: Network, data: ImageDataset, part: Part = "search") -> float:
-    """The accuracy of a network with weights and norm statistics of its own.
+    """Return the accuracy in [0, 1] of a standalone network, with its running statistics.
 
-    Raises RequestError for a part that is not one that a search may read.
+    Raises:
+        RequestError: `part` is not one of "train", "search" and "holdout".
     """
     state = network.state_dict()
     device = next(iter(state.values())).device
     images = data.part(part)
     with torch.inference_mode():
-        found = _classified(network.graph, fold(network.graph, state), images, data, device)
-    return float((found == images.labels).mean())
+        weights = fold_norms(network.graph, state)
+        predictions = _predict_folded(network.graph, weights, images, data, device)
+    return float((predictions == images.labels).mean())
 
 
-def answers(
+def predict(
     supernet: Supernet,
     architectures: Iterable[Architecture],
     data: ImageDataset,
     images: Images,
     calibration_images: int = CALIBRATION_IMAGES,
 ) -> Iterator[np.ndarray]:
-    """The class `n` that each architecture takes each of `images`, some of `data`, for.
+    """Yield the predicted classes `N` (int64) of some images, for each architecture.
 
-    See `evaluate`; raises DataError as it does.
+    Args:
+        supernet: trained supernet.
+        architectures: architectures of the supernet's space.
+        data: data that the supernet was trained on.
+        images: `N` images of `data` to classify.
+        calibration_images: number of training images for the batch-norm statistics.
+
+    Raises:
+        DataError: the supernet is for other image sizes or classes than `data` has.
     """
     if supernet.space.settings != {
         "image_size": data.image_size,
@@ -104,50 +134,48 @@ def answers(
             f"{data.image_size} px, {data.channels} channels, {len(data.classes)} classes.",
             remedy="Use the data that the supernet was trained on.",
         )
-    calibration = _evenly(data.train, calibration_images)
+    calibration = _choose_calibration_images(data.train, calibration_images)
     device = next(supernet.parameters()).device
     for architecture in architectures:
-        graph = supernet.space.lower(architecture)
+        graph = architecture.graph
         with torch.inference_mode():
-            with threads_for(graph.macs * CALIBRATION_BATCH):
-                batches = (
-                    x for x, _ in sequential_batches(calibration, data, CALIBRATION_BATCH, device)
-                )
-                statistics = supernet.calibrate(graph, batches)
-            folded = fold(graph, supernet.extract(graph, statistics))
-            found = _classified(graph, folded, images, data, device)
-        yield found
+            with limit_threads(graph.macs * CALIBRATION_BATCH_SIZE):
+                batches = sequential_batches(calibration, data, CALIBRATION_BATCH_SIZE, device)
+                statistics = supernet.calibrate(graph, (x for x, _ in batches))
+            weights = fold_norms(graph, supernet.extract(graph, statistics))
+            predictions = _predict_folded(graph, weights, images, data, device)
+        yield predictions
 
 
-def _classified(
+def _predict_folded(
     graph: Graph,
-    folded: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
     images: Images,
     data: ImageDataset,
     device: torch.device,
 ) -> np.ndarray:
-    """The class `n` that a network with folded weights takes each image for."""
-    weights = FoldedWeights(folded)
-    size = _batch_size(graph, device)
-    with threads_for(graph.macs * size):
-        found = [
-            run(graph.folded, x, weights).flatten(1).argmax(1)
-            for x, _ in sequential_batches(images, data, size, device)
+    """Return the predicted classes `N` of images, with the weights of `graph.folded`."""
+    folded_weights = FoldedWeights(weights)
+    batch_size = _batch_size(graph, device)
+    with limit_threads(graph.macs * batch_size):
+        batches = [
+            run_graph(graph.folded, x, folded_weights).flatten(1).argmax(1)
+            for x, _ in sequential_batches(images, data, batch_size, device)
         ]
-    classes: np.ndarray = torch.cat(found).cpu().numpy()
-    return classes
+    predictions: np.ndarray = torch.cat(batches).cpu().numpy()
+    return predictions
 
 
 def _batch_size(graph: Graph, device: torch.device) -> int:
-    least, most = _BATCHES
     if device.type != "cpu":
-        return most
-    fitting = _CACHED_BYTES // graph.peak_memory_bytes
-    return min(most, max(least, 1 << max(0, fitting.bit_length() - 1)))
+        return _MAX_BATCH_SIZE
+    fitting = _CACHE_BYTES // graph.peak_memory_bytes
+    power_of_two = 1 << max(0, fitting.bit_length() - 1)
+    return min(_MAX_BATCH_SIZE, max(_MIN_CPU_BATCH_SIZE, power_of_two))
 
 
-def _evenly(images: Images, count: int) -> Images:
-    """`count` images spread over all of them, in an order that mixes the classes."""
+def _choose_calibration_images(images: Images, count: int) -> Images:
+    """Return `count` images, evenly spaced in the data set and shuffled to mix the classes."""
     chosen = np.linspace(0, len(images) - 1, min(count, len(images))).astype(np.int64)
     chosen = np.random.default_rng(0).permutation(chosen)
     return Images(images.pixels[chosen], images.labels[chosen])

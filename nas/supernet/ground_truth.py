@@ -1,4 +1,4 @@
-"""What a supernet's scores are held against: networks drawn from a space and trained alone."""
+"""Ground truth for a supernet's scores: networks of its space, each trained standalone."""
 
 from __future__ import annotations
 
@@ -17,71 +17,93 @@ from nas.space import Architecture, SearchSpace
 from nas.supernet.evaluation import evaluate, evaluate_network
 from nas.supernet.ranking import RankedNetwork
 from nas.supernet.settings import TrainingSettings
-from nas.supernet.standalone import train_alone
+from nas.supernet.standalone import train_standalone
 from nas.supernet.weights import Supernet
 
-FILE = "alone.jsonl"
-"""In a run's folder: a line for every network that was trained alone."""
+STANDALONE_FILE = "standalone.jsonl"
+"""Name of the file with a line for each network that was trained standalone, in a run's folder."""
 
-Draw = Literal["spread", "uniform"]
-"""Evenly over the range of multiply-accumulates, or every network of the space equally likely."""
+EARLIER_STANDALONE_FILE = "alone.jsonl"
+"""Name of that file in earlier versions; its networks are not trained again."""
 
-_POOL = 2048
-"""Networks from which those that are spread are chosen."""
+DrawMethod = Literal["spread", "uniform"]
+"""How architectures are drawn: "spread" evenly over the range of log MACs, or "uniform" over all
+architectures of the space."""
 
-_MOST_MISSES = 200
-"""Networks in a row that were drawn before: then a space is taken to have no more."""
+_MIN_POOL_SIZE = 2048
+"""Architectures from which those spread over the range of MACs are chosen."""
 
-Step = Callable[[int, int, str], None]
-"""Called with (steps done, steps in all, what is being done)."""
+_MAX_REPEATED_DRAWS = 200
+"""Draws in a row that give known networks, after which a space is taken to have no others."""
+
+ProgressCallback = Callable[[int, int, str], None]
+"""Called with the number of steps done, the number of all steps, and what is being done."""
 
 
-def draw(space: SearchSpace, nets: int, *, seed: int, how: Draw = "spread") -> list[Architecture]:
-    """Different networks; the first ones of a larger draw are those of a smaller one.
+def draw_architectures(
+    space: SearchSpace, count: int, *, seed: int, method: DrawMethod = "spread"
+) -> list[Architecture]:
+    """Draw different architectures of a space.
 
-    Spread ones lie at the positions of van der Corput's sequence between the smallest and the
-    largest of a pool, by the logarithm of their multiply-accumulates. Fewer where the space has no
-    more.
+    Spread ones lie at the positions of the van der Corput sequence between the smallest and the
+    largest of a random pool, by the logarithm of their MACs. A smaller draw with the same seed is
+    the beginning of a larger one.
+
+    Args:
+        space: the search space.
+        count: number of architectures, at least 1; fewer are returned if the space has no more.
+        seed: seed of the draw.
+        method: see `DrawMethod`.
+
+    Raises:
+        RequestError: `count` is less than 1.
     """
-    if nets < 1:
-        raise RequestError("A ranking needs networks.", remedy="Give --nets 20 or so.")
+    if count < 1:
+        raise RequestError(
+            f"A ranking needs at least 1 network, not {count}.", remedy="Give --nets 20 or so."
+        )
     rng = np.random.default_rng(seed)
-    if how == "uniform":
-        return _distinct(nets, lambda: space.sample(rng))
-    pool = _distinct(max(_POOL, 4 * nets), lambda: space.sample(rng, uniform_over="choices"))
-    sizes = np.log([each.macs for each in pool])
-    found: list[Architecture] = []
-    free = np.ones(len(pool), bool)
-    for position in range(min(nets, len(pool))):
+    if method == "uniform":
+        return _draw_distinct(count, lambda: space.sample(rng))
+    pool_size = max(_MIN_POOL_SIZE, 4 * count)
+    pool = _draw_distinct(pool_size, lambda: space.sample(rng, uniform_over="choices"))
+    sizes = np.log([architecture.macs for architecture in pool])
+    architectures: list[Architecture] = []
+    unused = np.ones(len(pool), bool)
+    for position in range(min(count, len(pool))):
         target = sizes.min() + van_der_corput(position) * (sizes.max() - sizes.min())
-        nearest = int(np.argmin(np.where(free, np.abs(sizes - target), np.inf)))
-        free[nearest] = False
-        found.append(pool[nearest])
-    return found
+        nearest = int(np.argmin(np.where(unused, np.abs(sizes - target), np.inf)))
+        unused[nearest] = False
+        architectures.append(pool[nearest])
+    return architectures
 
 
 def van_der_corput(position: int) -> float:
-    """The binary digits of `position`, mirrored at the point: 0, 1/2, 1/4, 3/4, 1/8, ..."""
-    value, step = 0.0, 0.5
+    """Return an element of the van der Corput sequence in base 2: 0, 1/2, 1/4, 3/4, 1/8, ...
+
+    The binary digits of the position are mirrored at the binary point, which fills [0, 1) evenly.
+    """
+    value, digit_value = 0.0, 0.5
     while position:
-        value += step * (position & 1)
+        value += digit_value * (position & 1)
         position >>= 1
-        step /= 2
+        digit_value /= 2
     return value
 
 
-def _distinct(count: int, sample: Callable[[], Architecture]) -> list[Architecture]:
-    found: dict[str, Architecture] = {}
-    misses = 0
-    while len(found) < count and misses < _MOST_MISSES:
+def _draw_distinct(count: int, sample: Callable[[], Architecture]) -> list[Architecture]:
+    """Return architectures whose graphs differ, `count` or as many as are found."""
+    architectures: dict[str, Architecture] = {}
+    repeats = 0
+    while len(architectures) < count and repeats < _MAX_REPEATED_DRAWS:
         architecture = sample()
         digest = architecture.digest
-        misses = misses + 1 if digest in found else 0
-        found[digest] = architecture
-    return list(found.values())
+        repeats = repeats + 1 if digest in architectures else 0
+        architectures[digest] = architecture
+    return list(architectures.values())
 
 
-def compare(
+def compare_with_standalone(
     supernet: Supernet,
     architectures: Sequence[Architecture],
     data: ImageDataset,
@@ -89,41 +111,54 @@ def compare(
     settings: TrainingSettings,
     *,
     seed: int,
-    progress: Step | None = None,
+    progress: ProgressCallback | None = None,
 ) -> list[RankedNetwork]:
-    """Scores networks with a supernet, and trains each alone.
+    """Score architectures with a supernet and train each of them standalone.
 
-    The supernet's scores are those of a search: on its validation images. What a network reaches
-    alone is measured on the hold-out, other images, so that both do not err alike.
+    The supernet scores on the search split, as in a search; the standalone accuracy is measured on
+    the hold-out split, so that the two do not share the errors of one sample of images.
 
     Args:
-        supernet: trained, on `data`.
-        architectures: of its space.
-        folder: keeps `FILE`; networks that are in it with the same recipe are not trained again.
-        settings, seed: the recipe of training alone.
-        progress: see `Step`.
+        supernet: supernet that was trained on `data`.
+        architectures: architectures of the supernet's space.
+        data: data for training and evaluation.
+        folder: folder with `STANDALONE_FILE`; networks in it that were trained with the same
+            recipe are not trained again.
+        settings: settings of the standalone training.
+        seed: seed of the standalone training.
+        progress: called after every training step; see `ProgressCallback`.
 
-    Raises TrainingError if a network alone diverges.
+    Raises:
+        TrainingError: a standalone training diverges.
+        CheckpointError: `STANDALONE_FILE` has a line that is not a record.
     """
-    space = supernet.space
-    alone = train_each_alone(
-        space, architectures, data, folder, settings, seed=seed, progress=progress
+    accuracies = train_each_standalone(
+        supernet.space, architectures, data, folder, settings, seed=seed, progress=progress
     )
     scores = evaluate(supernet, architectures, data)
     return [
-        ranked(architecture, score, reached)
-        for architecture, score, reached in zip(architectures, scores, alone, strict=True)
+        make_ranked_network(architecture, score, accuracy)
+        for architecture, score, accuracy in zip(architectures, scores, accuracies, strict=True)
     ]
 
 
-def ranked(architecture: Architecture, score: float, alone: float) -> RankedNetwork:
-    """A network with both its accuracies, and what can be counted on it."""
+def make_ranked_network(
+    architecture: Architecture, score: float, standalone_accuracy: float
+) -> RankedNetwork:
+    """Return a network with its supernet score, its standalone accuracy and its counts."""
     graph = architecture.graph
-    counts = graph.macs, graph.params, graph.depth
-    return RankedNetwork(architecture.to_json(), graph.digest, *counts, score, alone)
+    return RankedNetwork(
+        architecture=architecture.to_json(),
+        digest=graph.digest,
+        macs=graph.macs,
+        params=graph.params,
+        depth=graph.depth,
+        supernet_accuracy=score,
+        alone_accuracy=standalone_accuracy,
+    )
 
 
-def train_each_alone(
+def train_each_standalone(
     space: SearchSpace,
     architectures: Sequence[Architecture],
     data: ImageDataset,
@@ -131,9 +166,12 @@ def train_each_alone(
     settings: TrainingSettings,
     *,
     seed: int,
-    progress: Step | None = None,
+    progress: ProgressCallback | None = None,
 ) -> list[float]:
-    """What each network reaches on the hold-out when it is trained alone; see `compare`."""
+    """Return the hold-out accuracy of each architecture after standalone training, in [0, 1].
+
+    See `compare_with_standalone` for the arguments and the errors.
+    """
     recipe = {
         "space_digest": space.digest,
         "data_digest": data.digest,
@@ -141,47 +179,49 @@ def train_each_alone(
         "seed": seed,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    jsonl.repair(folder / FILE)
-    known = {
+    path = folder / STANDALONE_FILE
+    jsonl.repair(path)
+    accuracies = {
         row.digest: row.holdout_accuracy
-        for row in jsonl.read(folder / FILE, STANDALONE)
-        if all(getattr(row, key) == value for key, value in recipe.items())
+        for file in (folder / EARLIER_STANDALONE_FILE, path)
+        for row in jsonl.read(file, STANDALONE)
+        if row.model_dump(include=set(recipe)) == recipe
     }
-    found = []
-    for number, architecture in enumerate(architectures):
-        digest = architecture.digest
-        if digest not in known:
-            told = _within(number, len(architectures), progress)
-            row = _trained(architecture, data, settings, seed, told)
-            jsonl.append(folder / FILE, {"schema": SCHEMA, **row, **recipe})
-            known[digest] = float(row["holdout_accuracy"])
-        found.append(known[digest])
-    return found
+    digests = [architecture.digest for architecture in architectures]
+    for number, (digest, architecture) in enumerate(zip(digests, architectures, strict=True)):
+        if digest not in accuracies:
+            step_progress = _network_progress(number, len(architectures), progress)
+            row = _train_and_evaluate(architecture, data, settings, seed, step_progress)
+            jsonl.append(path, {"schema": SCHEMA, **row, **recipe})
+            accuracies[digest] = float(row["holdout_accuracy"])
+    return [accuracies[digest] for digest in digests]
 
 
-def _trained(
+def _train_and_evaluate(
     architecture: Architecture,
     data: ImageDataset,
     settings: TrainingSettings,
     seed: int,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
-    begun = time.monotonic()
+    started = time.monotonic()
     graph = architecture.graph
-    network = train_alone(graph, data, settings, seed=seed, progress=progress)
+    network = train_standalone(graph, data, settings, seed=seed, progress=progress)
     return {
         "space": architecture.space.name,
         "digest": graph.digest,
         "architecture": architecture.to_json(),
         "search_accuracy": evaluate_network(network, data, "search"),
         "holdout_accuracy": evaluate_network(network, data, "holdout"),
-        "seconds": round(time.monotonic() - begun, 3),
+        "seconds": round(time.monotonic() - started, 3),
     }
 
 
-def _within(number: int, count: int, progress: Step | None) -> Callable[[int, int], None] | None:
-    """Steps of one network among those of all."""
+def _network_progress(
+    number: int, count: int, progress: ProgressCallback | None
+) -> Callable[[int, int], None] | None:
+    """Return a callback for one network's training that reports steps out of all networks'."""
     if progress is None:
         return None
-    name = f"network {number + 1} of {count}"
-    return lambda done, steps: progress(number * steps + done, count * steps, name)
+    description = f"network {number + 1} of {count}"
+    return lambda done, steps: progress(number * steps + done, count * steps, description)

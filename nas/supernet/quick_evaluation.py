@@ -1,4 +1,7 @@
-"""A cheap look at a candidate: its score on a few of the validation images, with an error bar."""
+"""Quick evaluation: the accuracy on a sample of the validation images, with a confidence interval.
+
+A cheap first score of a candidate architecture.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +14,22 @@ from scipy.stats import hypergeom
 from nas.data import ImageDataset, Images, Part
 from nas.errors import RequestError
 from nas.space import Architecture
-from nas.supernet.evaluation import CALIBRATION_IMAGES, answers
+from nas.supernet.evaluation import CALIBRATION_IMAGES, predict
 from nas.supernet.weights import Supernet
 
 CONFIDENCE = 0.95
-"""How often the whole part's accuracy lies within the interval, at least."""
+"""Smallest probability with which an interval contains the accuracy on all images."""
 
 
 @dataclass(frozen=True)
-class FirstLook:
-    """What some of a part's images say about the accuracy on all of them; fractions in [0, 1].
+class QuickEvaluation:
+    """Accuracy on a sample of images, with an interval for the accuracy on all of them.
 
-    Args:
-        accuracy: on the images that were looked at.
-        low, high: between them lies what `nas.supernet.evaluate` gives, in at least `CONFIDENCE` of
-            all cases.
-        images: how many were looked at.
+    Attributes:
+        accuracy: accuracy on the sample, in [0, 1].
+        low, high: ends of the interval of what `nas.supernet.evaluate` returns, with a coverage of
+            at least `CONFIDENCE`.
+        images: number of images in the sample.
     """
 
     accuracy: float
@@ -35,7 +38,7 @@ class FirstLook:
     images: int
 
 
-def first_look(
+def evaluate_quickly(
     supernet: Supernet,
     architectures: Iterable[Architecture],
     data: ImageDataset,
@@ -43,42 +46,72 @@ def first_look(
     *,
     images: int = 500,
     calibration_images: int = CALIBRATION_IMAGES,
-) -> list[FirstLook]:
-    """As `nas.supernet.evaluate`, on some images of a part: always the same, every class's share.
+) -> list[QuickEvaluation]:
+    """Return the accuracy of each architecture on a sample of images, with its interval.
 
-    The interval is the exact one for a sample without replacement: those numbers of right answers
-    among all images of which this sample's is not in either tail (the hypergeometric counterpart of
-    Clopper and Pearson 1934). It is about the score, which is an estimate itself: what a network
-    reaches when it is trained alone is another question, see `nas supernet rank`.
+    The sample is stratified by class and always the same. The interval is about the supernet's
+    score, which is itself an estimate; `nas supernet rank` compares scores with the accuracies of
+    networks that are trained standalone.
 
-    Raises RequestError for no image, and what `evaluate` raises.
+    Args:
+        supernet: trained supernet.
+        architectures: architectures of the supernet's space.
+        data: data that the supernet was trained on.
+        part: split of the images: "train", "search" or "holdout".
+        images: number of images in the sample; all images of the split if it has fewer.
+        calibration_images: number of training images for the batch-norm statistics.
+
+    Raises:
+        RequestError: `images` is less than 1, or `part` is another split.
+        DataError: the supernet is for other image sizes or classes than `data` has.
     """
     if images < 1:
-        raise RequestError(f"A first look at {images} images sees nothing.")
-    whole = data.part(part)
-    chosen = sample_of(whole, images)
-    seen = Images(whole.pixels[chosen], whole.labels[chosen])
-    found = []
-    for own in answers(supernet, architectures, data, seen, calibration_images):
-        right = int((own == seen.labels).sum())
-        low, high = interval(right, len(seen), len(whole))
-        found.append(FirstLook(right / len(seen), low, high, len(seen)))
-    return found
+        raise RequestError(
+            f"A quick evaluation needs at least 1 image, not {images}.",
+            remedy="Give a positive number of images.",
+        )
+    population = data.part(part)
+    chosen = stratified_sample(population, images)
+    sample = Images(population.pixels[chosen], population.labels[chosen])
+    evaluations = []
+    for predictions in predict(supernet, architectures, data, sample, calibration_images):
+        correct = int((predictions == sample.labels).sum())
+        low, high = accuracy_interval(correct, len(sample), len(population))
+        evaluations.append(QuickEvaluation(correct / len(sample), low, high, len(sample)))
+    return evaluations
 
 
-def sample_of(images: Images, count: int) -> np.ndarray:
-    """Positions of so many images, in order, at most all: every class has its share of them."""
-    mixed = np.random.default_rng(0).permutation(len(images))
-    by_class = mixed[np.argsort(images.labels[mixed], kind="stable")]
+def stratified_sample(images: Images, count: int) -> np.ndarray:
+    """Return the sorted positions of a sample with the class frequencies of all images.
+
+    Args:
+        images: images to sample from.
+        count: size of the sample; at most all images are returned.
+    """
+    shuffled = np.random.default_rng(0).permutation(len(images))
+    by_class = shuffled[np.argsort(images.labels[shuffled], kind="stable")]
     spread = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(np.int64)
     return np.sort(by_class[spread])
 
 
-def interval(right: int, sample: int, population: int) -> tuple[float, float]:
-    """Limits of the share of right answers in a population of which a sample has so many right."""
+def accuracy_interval(correct: int, sample_size: int, population_size: int) -> tuple[float, float]:
+    """Return the exact confidence interval of an accuracy, from a sample without replacement.
+
+    The interval has every number of correct answers in the population for which the sample lies in
+    neither tail of the hypergeometric distribution: the counterpart of Clopper and Pearson 1934 for
+    finite populations.
+
+    Args:
+        correct: number of correct answers in the sample.
+        sample_size: number of images in the sample.
+        population_size: number of all images.
+
+    Returns:
+        The ends of the interval, accuracies in [0, 1].
+    """
     tail = (1 - CONFIDENCE) / 2
-    possible = np.arange(right, population - sample + right + 1)
-    at_least = hypergeom.sf(right - 1, population, possible, sample)
-    at_most = hypergeom.cdf(right, population, possible, sample)
-    within = possible[(at_least > tail) & (at_most > tail)]
-    return float(within[0] / population), float(within[-1] / population)
+    totals = np.arange(correct, population_size - sample_size + correct + 1)
+    at_least = hypergeom.sf(correct - 1, population_size, totals, sample_size)
+    at_most = hypergeom.cdf(correct, population_size, totals, sample_size)
+    inside = totals[(at_least > tail) & (at_most > tail)]
+    return float(inside[0] / population_size), float(inside[-1] / population_size)

@@ -1,7 +1,7 @@
-"""How well the order of a supernet's scores is the order that training alone gives.
+"""Ranking quality: how well a supernet's scores order networks by their standalone accuracy.
 
-A search spends its trials on what a supernet ranks high, so the order is what must be right. It is
-held against what costs nothing: counting multiply-accumulates, parameters or layers.
+A search spends its trials on the architectures that a supernet scores highest, so the order of the
+scores matters more than their values. The baselines are counts that need no training at all.
 """
 
 from __future__ import annotations
@@ -16,26 +16,23 @@ from numpy.typing import NDArray
 from nas import statistics
 from nas.statistics import Interval
 
-FEWEST_SCORES = 10
-"""Distinct supernet scores below which networks have no order worth a number."""
+MIN_DISTINCT_SCORES = 10
+"""Number of distinct scores below which no rank correlation is reported."""
 
-STRATA = 3
-"""Parts, by multiply-accumulates, in which the order is looked at by itself."""
-
-COUNTS = ("macs", "params", "depth")
-"""What could be counted instead of training a supernet."""
+NUM_STRATA = 3
+"""Number of groups of similar MACs for which Kendall's tau is reported separately."""
 
 
 @dataclass(frozen=True)
 class RankedNetwork:
-    """One architecture: what a supernet says of it, and what training it alone gave.
+    """A network with its score from a supernet and its accuracy after standalone training.
 
-    Args:
-        architecture: as `Architecture.to_json` writes it.
-        digest: of its graph.
-        macs, params, depth: counted on the graph.
-        supernet_accuracy: on the search's validation images.
-        alone_accuracy: after training alone, on the hold-out.
+    Attributes:
+        architecture: the architecture as `Architecture.to_json` returns it.
+        digest: digest of the network's graph.
+        macs, params, depth: counts of the network's graph.
+        supernet_accuracy: accuracy with the supernet's weights on the search split, in [0, 1].
+        alone_accuracy: accuracy after standalone training on the hold-out split, in [0, 1].
     """
 
     architecture: Mapping[str, Any]
@@ -48,13 +45,19 @@ class RankedNetwork:
 
     @property
     def space(self) -> str:
-        """Name of the space."""
+        """Name of the search space."""
         return str(self.architecture["space"])
 
 
 @dataclass(frozen=True)
 class Stratum:
-    """The order among networks of similar size; `kendall_tau` is None where it is not defined."""
+    """Ranking quality among networks of similar size.
+
+    Attributes:
+        nets: number of networks.
+        macs: smallest and largest number of multiply-accumulates.
+        kendall_tau: rank correlation; None where it is undefined.
+    """
 
     nets: int
     macs: tuple[int, int]
@@ -63,22 +66,23 @@ class Stratum:
 
 @dataclass(frozen=True)
 class Ranking:
-    """What a supernet's order is worth; intervals are bootstrap intervals over the networks.
+    """Ranking quality of one supernet; intervals are bootstrap intervals over the networks.
 
-    Args:
-        nets: how many networks.
-        distinct_scores: of the supernet.
-        tied_pairs: pairs of networks that the supernet scores alike.
-        kendall_tau, spearman: of supernet and training alone; None for fewer than `FEWEST_SCORES`
-            distinct scores, which are no ranking.
-        counted_tau: Kendall's tau of each of `COUNTS` with training alone on the same networks.
-        lead: Kendall's tau less that of the best count; the best one is chosen anew in every
-            resample, so a lower end above zero is a lead over all of them.
-        strata: from small to large networks.
-        regret: of the network that the supernet calls best, how far its accuracy alone is below
-            that of the truly best one, a mean over all budgets that one of the networks just meets;
-            the same for picking by each count.
-        offset: mean of the accuracy alone less the supernet's.
+    Attributes:
+        nets: number of networks.
+        distinct_scores: number of distinct supernet scores.
+        tied_pairs: number of pairs of networks with equal supernet scores.
+        kendall_tau, spearman: rank correlation of the supernet scores with the standalone
+            accuracies; None below `MIN_DISTINCT_SCORES` distinct scores.
+        counted_tau: Kendall's tau of each baseline with the standalone accuracies, by name: "macs",
+            "params" and "depth".
+        lead: Kendall's tau less that of the best baseline. Each resample chooses its best baseline
+            anew, so that a lower end above zero is a lead over all baselines.
+        strata: ranking quality by network size, from small to large.
+        regret: accuracy lost by choosing the network with the highest score instead of the truly
+            best one under a MACs budget, averaged over the budgets that one of the networks just
+            meets; of the supernet and of each baseline.
+        offset: mean standalone accuracy less mean supernet accuracy.
     """
 
     nets: int
@@ -93,18 +97,20 @@ class Ranking:
     offset: Interval
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return the figures as plain data."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
-class Pooled:
-    """Networks of several spaces on one axis, as a front over all of them has them.
+class PooledRanking:
+    """Ranking quality over the networks of several spaces, as on a front with all of them.
 
-    Args:
-        kendall_tau: of the scores as they are.
-        without_offsets: of scores that are moved by the mean offset of their space.
-        offsets: by space; where their intervals lie apart, one supernet flatters its networks.
+    Attributes:
+        nets: number of networks.
+        kendall_tau: rank correlation of the supernet scores with the standalone accuracies.
+        without_offsets: rank correlation after adding the mean offset of its space to each score.
+        offsets: `Ranking.offset` of each space. Where the intervals of two spaces lie apart, one
+            supernet overestimates its networks against the other.
     """
 
     nets: int
@@ -113,72 +119,91 @@ class Pooled:
     offsets: Mapping[str, Interval]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return the figures as plain data."""
         return asdict(self)
 
 
-def rank(networks: Sequence[RankedNetwork]) -> Ranking:
-    """The figures of one space's networks, of which there is at least one."""
-    scores = _of(networks, "supernet_accuracy")
-    alone = _of(networks, "alone_accuracy")
-    macs = _of(networks, "macs")
-    counts = {name: _of(networks, name) for name in COUNTS}
-    chosen = _resamples(len(networks))
+def compute_ranking(networks: Sequence[RankedNetwork]) -> Ranking:
+    """Return the ranking quality of one supernet.
+
+    Args:
+        networks: at least one network, all of one space.
+    """
+    scores, standalone = _accuracies(networks)
+    macs = np.array([network.macs for network in networks], float)
+    baselines = {
+        "macs": macs,
+        "params": np.array([network.params for network in networks], float),
+        "depth": np.array([network.depth for network in networks], float),
+    }
+    resamples = _resamples(len(networks))
     distinct = len(np.unique(scores))
-    sure = distinct >= FEWEST_SCORES
-    taus = statistics.kendall_taus(scores, alone, chosen)
-    counted = {name: statistics.kendall_taus(own, alone, chosen) for name, own in counts.items()}
-    found = {name: statistics.kendall_tau(own, alone) for name, own in counts.items()}
-    tau = statistics.kendall_tau(scores, alone) if sure else None
-    rho = statistics.spearman(scores, alone) if sure else None
-    best = [value for value in found.values() if value is not None]
+    is_ranking = distinct >= MIN_DISTINCT_SCORES
+    tau = statistics.kendall_tau(scores, standalone) if is_ranking else None
+    rho = statistics.spearman(scores, standalone) if is_ranking else None
+    taus = statistics.kendall_taus(scores, standalone, resamples)
+    baseline_tau = {
+        name: statistics.kendall_tau(counts, standalone) for name, counts in baselines.items()
+    }
+    baseline_taus = {
+        name: statistics.kendall_taus(counts, standalone, resamples)
+        for name, counts in baselines.items()
+    }
+    defined = [value for value in baseline_tau.values() if value is not None]
     lead = None
-    if tau is not None and best:
-        apart = taus - np.fmax.reduce(list(counted.values()))
-        lead = Interval.of(tau - max(best), apart)
+    if tau is not None and defined:
+        leads = taus - np.fmax.reduce(list(baseline_taus.values()))
+        lead = Interval.of(tau - max(defined), leads)
     return Ranking(
         nets=len(networks),
         distinct_scores=distinct,
-        tied_pairs=_tied_pairs(scores),
+        tied_pairs=_count_tied_pairs(scores),
         kendall_tau=_interval(tau, taus),
-        spearman=_interval(rho, statistics.spearmans(scores, alone, chosen)),
-        counted_tau={name: _interval(found[name], counted[name]) for name in COUNTS},
-        lead=lead,
-        strata=_strata(scores, alone, macs) if sure else (),
-        regret={
-            name: _regret(own, alone, macs) for name, own in {"supernet": scores, **counts}.items()
+        spearman=_interval(rho, statistics.spearmans(scores, standalone, resamples)),
+        counted_tau={
+            name: _interval(baseline_tau[name], baseline_taus[name]) for name in baselines
         },
-        offset=_offset(scores, alone),
+        lead=lead,
+        strata=_strata(scores, standalone, macs) if is_ranking else (),
+        regret={
+            name: _regret(values, standalone, macs)
+            for name, values in {"supernet": scores, **baselines}.items()
+        },
+        offset=_offset(scores, standalone),
     )
 
 
-def pool(networks: Sequence[RankedNetwork]) -> Pooled:
-    """The figures of networks of several spaces together."""
-    scores = _of(networks, "supernet_accuracy")
-    alone = _of(networks, "alone_accuracy")
+def compute_pooled_ranking(networks: Sequence[RankedNetwork]) -> PooledRanking:
+    """Return the ranking quality over the networks of several spaces together."""
+    scores, standalone = _accuracies(networks)
     spaces = np.array([network.space for network in networks])
-    chosen = _resamples(len(networks))
-    moved = scores.copy()
+    resamples = _resamples(len(networks))
+    shifted = scores.copy()
     offsets = {}
     for space in dict.fromkeys(spaces.tolist()):
-        own = spaces == space
-        offsets[space] = _offset(scores[own], alone[own])
-        moved[own] += offsets[space].value
-    sure = len(np.unique(scores)) >= FEWEST_SCORES
+        in_space = spaces == space
+        offsets[space] = _offset(scores[in_space], standalone[in_space])
+        shifted[in_space] += offsets[space].value
+    is_ranking = len(np.unique(scores)) >= MIN_DISTINCT_SCORES
 
     def tau(values: NDArray[np.float64]) -> Interval | None:
-        found = statistics.kendall_tau(values, alone) if sure else None
-        return _interval(found, statistics.kendall_taus(values, alone, chosen))
+        value = statistics.kendall_tau(values, standalone) if is_ranking else None
+        return _interval(value, statistics.kendall_taus(values, standalone, resamples))
 
-    return Pooled(len(networks), tau(scores), tau(moved), offsets)
+    return PooledRanking(len(networks), tau(scores), tau(shifted), offsets)
 
 
-def _of(networks: Sequence[RankedNetwork], name: str) -> NDArray[np.float64]:
-    return np.array([getattr(network, name) for network in networks], float)
+def _accuracies(
+    networks: Sequence[RankedNetwork],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the supernet and the standalone accuracies, an array each."""
+    supernet = np.array([network.supernet_accuracy for network in networks], float)
+    standalone = np.array([network.alone_accuracy for network in networks], float)
+    return supernet, standalone
 
 
 def _resamples(count: int) -> NDArray[np.intp]:
-    """The same ones every time, so that a report says the same when it is written again."""
+    """Return bootstrap resamples, always the same, so that a report can be reproduced."""
     return statistics.resamples(count, np.random.default_rng(0))
 
 
@@ -186,35 +211,37 @@ def _interval(value: float | None, resampled: NDArray[np.float64]) -> Interval |
     return None if value is None else Interval.of(value, resampled)
 
 
-def _tied_pairs(scores: NDArray[np.float64]) -> int:
+def _count_tied_pairs(scores: NDArray[np.float64]) -> int:
     _, counts = np.unique(scores, return_counts=True)
     return int((counts * (counts - 1) // 2).sum())
 
 
 def _strata(
-    scores: NDArray[np.float64], alone: NDArray[np.float64], macs: NDArray[np.float64]
+    scores: NDArray[np.float64], standalone: NDArray[np.float64], macs: NDArray[np.float64]
 ) -> tuple[Stratum, ...]:
-    found = []
-    for own in np.array_split(np.argsort(macs, kind="stable"), STRATA):
-        tau = statistics.kendall_tau(scores[own], alone[own])
-        taus = statistics.kendall_taus(scores[own], alone[own], _resamples(len(own)))
-        limits = int(macs[own].min()), int(macs[own].max())
-        found.append(Stratum(len(own), limits, _interval(tau, taus)))
-    return tuple(found)
+    strata = []
+    for chosen in np.array_split(np.argsort(macs, kind="stable"), NUM_STRATA):
+        tau = statistics.kendall_tau(scores[chosen], standalone[chosen])
+        resamples = _resamples(len(chosen))
+        taus = statistics.kendall_taus(scores[chosen], standalone[chosen], resamples)
+        limits = int(macs[chosen].min()), int(macs[chosen].max())
+        strata.append(Stratum(len(chosen), limits, _interval(tau, taus)))
+    return tuple(strata)
 
 
 def _regret(
-    scores: NDArray[np.float64], alone: NDArray[np.float64], macs: NDArray[np.float64]
+    scores: NDArray[np.float64], standalone: NDArray[np.float64], macs: NDArray[np.float64]
 ) -> float:
-    """See `Ranking.regret`; of networks with equal scores any is as likely to be picked."""
-    lost = []
+    """Return `Ranking.regret` of some scores; networks with equal scores are equally likely."""
+    losses = []
     for budget in macs:
-        within = macs <= budget
-        best = scores[within] == scores[within].max()
-        lost.append(alone[within].max() - alone[within][best].mean())
-    return float(np.mean(lost))
+        in_budget = macs <= budget
+        top = scores[in_budget] == scores[in_budget].max()
+        losses.append(standalone[in_budget].max() - standalone[in_budget][top].mean())
+    return float(np.mean(losses))
 
 
-def _offset(scores: NDArray[np.float64], alone: NDArray[np.float64]) -> Interval:
-    apart = alone - scores
-    return Interval.of(float(apart.mean()), apart[_resamples(len(apart))].mean(axis=1))
+def _offset(scores: NDArray[np.float64], standalone: NDArray[np.float64]) -> Interval:
+    differences = standalone - scores
+    resampled_means = differences[_resamples(len(differences))].mean(axis=1)
+    return Interval.of(float(differences.mean()), resampled_means)

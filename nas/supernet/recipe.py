@@ -1,4 +1,8 @@
-"""What a supernet and a network that is trained alone have in common: how weights are moved."""
+"""Optimizer, learning rate, gradient clipping and batches, shared by all training.
+
+A supernet and a network that is trained standalone use the same recipe, so that their accuracies
+can be compared.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,12 @@ from torch.nn import Parameter
 
 from nas.data import ImageDataset
 from nas.data.batches import TrainingBatches
-from nas.supernet.distributed import ALONE, Team
+from nas.supernet.distributed import SINGLE_PROCESS, ProcessGroup
 from nas.supernet.settings import TrainingSettings
 
 
-def optimizer_of(module: nn.Module, settings: TrainingSettings) -> torch.optim.SGD:
-    """Stochastic gradient descent with Nesterov's momentum, all tensors in one pass."""
+def make_optimizer(module: nn.Module, settings: TrainingSettings) -> torch.optim.SGD:
+    """Return SGD with Nesterov momentum and weight decay for all parameters of a module."""
     optimizer = torch.optim.SGD(
         parameter_groups(module, settings.weight_decay),
         lr=settings.learning_rate,
@@ -25,76 +29,106 @@ def optimizer_of(module: nn.Module, settings: TrainingSettings) -> torch.optim.S
         fused=True,
     )
     if settings.momentum:
-        # Torch moves in one pass only what all has a momentum; networks that come late have none.
+        # The fused step needs a momentum buffer for every parameter or for none. Subnets use some
+        # parameters later than others, so all buffers are made now.
         for parameter in module.parameters():
             optimizer.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
     return optimizer
 
 
-def batches_of(
+def make_batches(
     data: ImageDataset,
     settings: TrainingSettings,
     seed: int,
     device: torch.device,
-    team: Team = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> TrainingBatches:
-    """The training images on `device`, augmented as the settings say; of a team, this one's."""
+    """Return the shuffled and augmented training images, as the settings say.
+
+    Args:
+        data: only its training split is used.
+        settings: batch size and augmentation.
+        seed: seed of the order and of the augmentation.
+        device: device of the batches.
+        group: processes that train together; this process gets its shard of every batch.
+    """
     return TrainingBatches(
         data,
         batch_size=settings.batch_size,
         seed=seed,
-        shift=settings.shift_for(data),
-        flip=settings.flip_for(data),
+        shift=settings.resolve_shift(data),
+        flip=settings.resolve_flip(data),
         colour=settings.colour,
         randaugment=settings.randaugment,
         magnitude=settings.magnitude,
         cutout=settings.cutout,
         device=device,
-        rank=team.rank,
-        world_size=team.size,
+        rank=group.rank,
+        world_size=group.world_size,
     )
 
 
 def learning_rate(settings: TrainingSettings, step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine to zero (Loshchilov and Hutter 2017)."""
-    warm = math.ceil(settings.warmup * steps)
-    if step < warm:
-        return settings.learning_rate * (step + 1) / (warm + 1)
-    done = (step - warm) / max(1, steps - warm)
-    return settings.learning_rate * (1 + math.cos(math.pi * done)) / 2
+    """Return the learning rate of a step: linear warm-up, then cosine decay to zero.
+
+    The decay is that of Loshchilov and Hutter 2017, "SGDR", without restarts.
+
+    Args:
+        settings: `learning_rate` is the peak, `warmup` the share of steps that warm up.
+        step: number of the step, from 0.
+        steps: number of steps of the whole training.
+    """
+    warmup_steps = math.ceil(settings.warmup * steps)
+    if step < warmup_steps:
+        return settings.learning_rate * (step + 1) / (warmup_steps + 1)
+    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
+    return settings.learning_rate * (1 + math.cos(math.pi * progress)) / 2
 
 
-def move(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Takes a step of the optimizer at a learning rate."""
+def optimizer_step(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Update the weights with the given learning rate."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = learning_rate
     optimizer.step()
 
 
 @torch.no_grad()
-def clip_adaptively(parameters: Iterable[Parameter], ratio: float) -> Tensor:
-    """Shortens each tensor's gradient to at most `ratio` times the tensor's own norm.
+def adaptive_clip_grad(parameters: Iterable[Parameter], ratio: float) -> Tensor:
+    """Clip the gradient of each tensor, in place, to `ratio` times the norm of the tensor itself.
 
     Adaptive gradient clipping (Brock et al. 2021, "High-performance large-scale image recognition
-    without normalization"), for whole tensors. With one limit for all of them the linear layer
-    behind a wide head decides: its gradients grow with the head's width, so a learning rate that
-    suits narrow networks lets wide ones diverge. Vectors count as having a norm of at least one.
+    without normalization"), with one norm for a whole tensor. Clipping all gradients by their
+    common norm would be decided by the linear layer behind a wide head: its gradients grow with the
+    width of the head, so wide subnets would diverge at a learning rate that suits narrow ones.
 
-    Returns the norm of all gradients together, before, as a tensor without dimensions.
+    Args:
+        parameters: parameters; those without a gradient are left out.
+        ratio: largest ratio of the norms of gradient and tensor. The norm of a vector (a bias, or
+            the scale of a batch norm) counts as at least 1, that of another tensor as at least
+            0.001, so that tensors of zeros can change.
+
+    Returns:
+        The norm of all gradients together before clipping, a scalar tensor.
     """
     used = [p for p in parameters if p.grad is not None]
     gradients: list[Tensor] = [p.grad for p in used if p.grad is not None]
-    length = torch.stack(torch._foreach_norm(gradients))
-    least = torch.tensor([1.0 if p.dim() == 1 else 1e-3 for p in used], device=length.device)
-    limit = ratio * torch.maximum(torch.stack(torch._foreach_norm(list[Tensor](used))), least)
-    shorter = (limit / length.clamp_min(1e-12)).clamp_max(1.0)
-    torch._foreach_mul_(gradients, list(shorter.unbind()))
-    norm: Tensor = length.norm()
-    return norm
+    gradient_norms = torch.stack(torch._foreach_norm(gradients))
+    min_norms = torch.tensor(
+        [1.0 if p.dim() == 1 else 1e-3 for p in used], device=gradient_norms.device
+    )
+    norms = torch.stack(torch._foreach_norm(list[Tensor](used)))
+    max_gradient_norms = ratio * torch.maximum(norms, min_norms)
+    factors = (max_gradient_norms / gradient_norms.clamp_min(1e-12)).clamp_max(1.0)
+    torch._foreach_mul_(gradients, list(factors.unbind()))
+    total_norm: Tensor = gradient_norms.norm()
+    return total_norm
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Parameters for an optimizer: norms and biases (vectors) are not decayed."""
+    """Return two parameter groups for an optimizer: with weight decay, and without.
+
+    Vectors (biases, and the scales and shifts of batch norms) have no weight decay.
+    """
     parameters = list(module.parameters())
     return [
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},

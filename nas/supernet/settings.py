@@ -1,4 +1,4 @@
-"""How a supernet is trained."""
+"""Settings of the training of supernets and standalone networks."""
 
 from __future__ import annotations
 
@@ -8,46 +8,55 @@ from typing import Any
 import torch
 
 from nas.data import ImageDataset
-from nas.errors import DeviceError, RequestError
+from nas.errors import RequestError
 
 SUBNETS = ("sandwich", "best_up", "worst_up", "single", "fair")
-"""Names of the ways to choose the networks of a step."""
+"""Names of the methods that choose the subnets of a training step."""
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Settings of `nas.supernet.train`; the defaults suit a few minutes to an hour of training.
+    """Settings of `nas.supernet.train` and `train_standalone`.
+
+    The defaults suit a training of a few minutes to an hour. docs/supernets.md compares other
+    values by how well the supernet then ranks networks.
 
     Attributes:
         epochs: passes over the training images.
-        batch_size: images a step; every step trains several subnets on them.
-        learning_rate: at its peak, after the warm-up; then it falls to zero as a cosine. The
-            default ranked best; spaces of a few blocks reach more with 0.3. See docs/supernets.md.
-        warmup: share of the steps in which the learning rate rises.
-        weight_decay: of convolutions and linear layers; norms and biases have none.
-        label_smoothing: of the largest network's targets; the others learn from its output. With
-            any, supernets ranked worse; see docs/supernets.md.
-        subnets: which networks a step trains: "sandwich", "best_up", "worst_up", "single" or
-            "fair"; see `nas.supernet.subnets`.
-        random_subnets: sampled anew each step, beside the largest and the smallest.
-        distil: whether all but the largest learn from its output; else from the labels.
-        progressive: share of the steps in which networks shrink from the largest one.
-        average: share of itself that the moving average of the weights keeps in a step; it is what
-            is saved. 0 saves the weights themselves.
-        gradient_ratio: largest gradient of a weight tensor, as a ratio of the tensor's own norm;
-            see `nas.supernet.recipe.clip_adaptively`.
-        shift: largest shift of the random crop in pixels; None is an eighth of the image.
-        flip: whether images are mirrored; None is whatever suits the data.
-        colour: largest change of brightness, contrast and saturation, as a share.
-        randaugment: operations on every training image; see
+        batch_size: images in a step, at least 2; every step trains several subnets on them.
+        learning_rate: peak of the learning rate, reached after the warm-up and followed by a cosine
+            decay to zero. The default ranks best; small spaces get higher accuracies with 0.3.
+        warmup: share of the steps in which the learning rate rises, in [0, 1).
+        momentum: Nesterov momentum, in [0, 1).
+        weight_decay: decay of the weights of convolutions and linear layers; biases and batch norms
+            have none.
+        label_smoothing: label smoothing of the largest subnet's loss, in [0, 1); the others learn
+            from its output. The default is 0, because supernets ranked worse with 0.1.
+        subnets: method that chooses the subnets of a step: "sandwich", "best_up", "worst_up",
+            "single" or "fair"; see `nas.supernet.subnets`.
+        random_subnets: number of random subnets in a step, beside the largest and the smallest.
+        distil: whether all subnets but the largest learn from its output (in-place distillation);
+            otherwise they learn from the labels.
+        progressive: share of the steps, from the first, in which subnets shrink from the largest
+            one (progressive shrinking), in [0, 1).
+        average: decay of the exponential moving average of the weights, in [0, 1); the average is
+            saved as the result. 0 saves the weights themselves.
+        gradient_ratio: largest norm of the gradient of a weight tensor, divided by the norm of the
+            tensor; see `nas.supernet.recipe.adaptive_clip_grad`.
+        shift: largest shift of the random crop in pixels; None is an eighth of the image size.
+        flip: whether images are mirrored at random; None is yes where a mirrored image of the data
+            is still of its class.
+        colour: largest relative change of brightness, contrast and saturation, in [0, 1).
+        randaugment: number of RandAugment operations on each training image; see
             `nas.data.augmentation.apply_randaugment`.
-        magnitude: of these operations, as a share of their ranges.
-        cutout: side of the square that every training image loses, as a share of its own.
-        precision: "float32", "bfloat16", or "auto": bfloat16 on a GPU that has it.
+        magnitude: magnitude of these operations, a share of their ranges, in [0, 1].
+        cutout: side of the square that Cutout hides, a share of the image's side, in [0, 1).
+        precision: "float32", "bfloat16", or "auto": bfloat16 on a GPU that supports it.
         device: "cpu", "cuda", or "auto": a GPU if there is one.
-        checkpoint_seconds: between checkpoints.
+        checkpoint_seconds: seconds between checkpoints.
 
-    Raises RequestError for a value that makes no training.
+    Raises:
+        RequestError: a value is outside its range.
     """
 
     epochs: int = 60
@@ -74,7 +83,7 @@ class TrainingSettings:
     checkpoint_seconds: float = 30.0
 
     def __post_init__(self) -> None:
-        limits = {
+        valid = {
             "epochs": self.epochs >= 1,
             "batch_size": self.batch_size >= 2,
             "learning_rate": self.learning_rate > 0,
@@ -95,55 +104,35 @@ class TrainingSettings:
             "precision": self.precision in ("auto", "float32", "bfloat16"),
             "checkpoint_seconds": self.checkpoint_seconds >= 0,
         }
-        for name, fits in limits.items():
-            if not fits:
+        for name, is_valid in valid.items():
+            if not is_valid:
                 raise RequestError(
-                    f"Training setting {name} cannot be {getattr(self, name)!r}.",
-                    remedy="See the description of TrainingSettings for what is allowed.",
+                    f"Training setting {name} cannot be {asdict(self)[name]!r}.",
+                    remedy="See nas.supernet.TrainingSettings for the values that are allowed.",
                 )
 
     def identity(self) -> dict[str, Any]:
-        """What decides the result; training resumes only where it is equal."""
+        """Return the settings that decide the trained weights.
+
+        Training resumes only from a checkpoint with equal ones. Not among them are the device and
+        the time between checkpoints.
+        """
         record = asdict(self)
         for name in ("device", "checkpoint_seconds"):
             del record[name]
         return record
 
-    def shift_for(self, data: ImageDataset) -> int:
-        """Pixels."""
+    def resolve_shift(self, data: ImageDataset) -> int:
+        """Return the largest shift of the random crop in pixels."""
         return data.image_size // 8 if self.shift is None else self.shift
 
-    def flip_for(self, data: ImageDataset) -> bool:
-        """Whether images of `data` are mirrored."""
+    def resolve_flip(self, data: ImageDataset) -> bool:
+        """Return whether training images are mirrored at random."""
         return data.flip_preserves_class if self.flip is None else self.flip
 
     def autocast(self, device: torch.device) -> torch.autocast:
-        """The context in which the networks run."""
+        """Return the context manager in which networks compute with `precision`."""
         enabled = self.precision == "bfloat16"
         if self.precision == "auto":
             enabled = device.type == "cuda" and torch.cuda.is_bf16_supported()
         return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
-
-
-def device_called(name: str, index: int | None = None) -> torch.device:
-    """The torch device of a setting; "auto" is a GPU if there is one.
-
-    Args:
-        name: the setting.
-        index: which of the GPUs, where the setting does not say; by default the first one.
-
-    Raises DeviceError for a device that this machine does not have.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and index is not None:
-        name = f"cuda:{index}"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise DeviceError(
-            f"Torch cannot use the device {name!r}: {str(error).splitlines()[0]}",
-            remedy='Use "cpu", "cuda" or "auto".',
-        ) from error
-    return device

@@ -1,4 +1,8 @@
-"""Which networks a training step trains, on what: the ways that were published, to compare."""
+"""Subnet sampling: which subnets a training step trains, and on which targets.
+
+Published methods to choose subnets, so that they can be compared. `TrainingSettings.subnets` names
+one of them; `make_subnet_sampler` returns it.
+"""
 
 from __future__ import annotations
 
@@ -13,137 +17,161 @@ from nas.space import Architecture, SearchSpace
 from nas.supernet.settings import TrainingSettings
 
 Role = Literal["largest", "smallest", "random"]
+"""Why a subnet is in a step; accuracies are logged by role."""
 
-Look = Callable[[Graph], float]
-"""The loss of a network on a part of the step's batch, without training it."""
+ProbeLoss = Callable[[Graph], float]
+"""Returns the loss of a subnet on a part of the step's batch, without training it."""
 
-CANDIDATES = 3
-"""Networks of similar size among which attention chooses one."""
+CANDIDATES_PER_CHOICE = 3
+"""Subnets of similar size of which "best_up" and "worst_up" train one."""
 
-_DRAWN = 8
-"""Networks from which those of similar size are taken."""
+_DRAWS_PER_CHOICE = 8
+"""Random subnets of which those with the most similar sizes are the candidates."""
 
 
-class Lesson(NamedTuple):
-    """A network that a step trains; `distilled` from the largest one's output, or on the labels."""
+class SubnetTask(NamedTuple):
+    """A subnet that a step trains.
+
+    Attributes:
+        role: why the subnet is in the step.
+        graph: the subnet.
+        distil: whether the target is the output of the largest subnet, instead of the labels.
+    """
 
     role: Role
     graph: Graph
-    distilled: bool
+    distil: bool
 
 
-class Subnets(Protocol):
-    """A function of the step alone, and of what `look` says."""
+class SubnetSampler(Protocol):
+    """Chooses the subnets of each training step."""
 
-    def of(self, step: int, look: Look) -> Sequence[Lesson]:
-        """The networks of a step in the order of training; the largest one first."""
+    def sample(self, step: int, probe_loss: ProbeLoss) -> Sequence[SubnetTask]:
+        """Return the subnets of a step in the order of training, the largest one first.
+
+        The result depends on the step and on `probe_loss` alone.
+        """
         ...
 
 
-def subnets_for(space: SearchSpace, settings: TrainingSettings, seed: int, steps: int) -> Subnets:
-    """What `settings.subnets` names, for a training of so many steps."""
+def make_subnet_sampler(
+    space: SearchSpace, settings: TrainingSettings, seed: int, steps: int
+) -> SubnetSampler:
+    """Return the sampler that `settings.subnets` names.
+
+    Args:
+        space: space of the subnets.
+        settings: training settings.
+        seed: seed of the random subnets.
+        steps: number of steps of the whole training, for progressive shrinking.
+    """
     if settings.subnets == "fair":
-        return Fair(space, seed)
+        return FairSampler(space, seed)
     if settings.subnets == "single":
-        return Single(space, seed)
-    return Sandwich(space, settings, seed, steps)
+        return SinglePathSampler(space, seed)
+    return SandwichSampler(space, settings, seed, steps)
 
 
-class Sandwich:
-    """The largest, the smallest and some random networks (Yu and Huang 2019).
+class SandwichSampler:
+    """The largest, the smallest and some random subnets (the sandwich rule).
 
-    All but the largest learn from its output in place, unless the settings say otherwise. With
-    `best_up` or `worst_up` every random network is the one with the smallest or largest loss of
-    `CANDIDATES` of similar size (Wang et al. 2021, "AttentiveNAS", with the loss on a part of the
-    batch instead of a predictor). While `progressive` of the steps last, networks are mixed with
-    the largest one, less and less (after Cai et al. 2020, "Once-for-All": progressive shrinking).
+    All but the largest subnet learn from its output, unless the settings say otherwise (Yu and
+    Huang 2019, "Universally slimmable networks": the sandwich rule and in-place distillation).
+
+    With "best_up" or "worst_up" each random subnet is the one with the smallest or the largest
+    probe loss among `CANDIDATES_PER_CHOICE` of similar size (Wang et al. 2021, "AttentiveNAS", with
+    the loss on a part of the batch in place of an accuracy predictor).
+
+    With progressive shrinking, subnets have many choices of the largest one at first, and ever
+    fewer (after Cai et al. 2020, "Once-for-All").
     """
 
     def __init__(
         self, space: SearchSpace, settings: TrainingSettings, seed: int, steps: int
     ) -> None:
         self._space, self._settings, self._seed = space, settings, seed
-        self._shrinking = math.ceil(settings.progressive * steps)
+        self._shrinking_steps = math.ceil(settings.progressive * steps)
         self._largest, self._smallest = space.largest, space.smallest
 
-    def of(self, step: int, look: Look) -> Sequence[Lesson]:
-        """See `Subnets.of`."""
+    def sample(self, step: int, probe_loss: ProbeLoss) -> Sequence[SubnetTask]:
+        """See `SubnetSampler.sample`."""
         rng = np.random.default_rng([self._seed, 2, step])
-        distilled = self._settings.distil
-        smallest = self._mixed(self._smallest, step, rng)
+        distil = self._settings.distil
+        smallest = self._enlarge(self._smallest, step, rng)
         return [
-            Lesson("largest", self._largest.graph, False),
-            Lesson("smallest", smallest.graph, distilled),
+            SubnetTask("largest", self._largest.graph, False),
+            SubnetTask("smallest", smallest.graph, distil),
             *(
-                Lesson("random", self._random(step, rng, look), distilled)
+                SubnetTask("random", self._sample_random(step, rng, probe_loss), distil)
                 for _ in range(self._settings.random_subnets)
             ),
         ]
 
-    def _random(self, step: int, rng: np.random.Generator, look: Look) -> Graph:
+    def _sample_random(self, step: int, rng: np.random.Generator, probe_loss: ProbeLoss) -> Graph:
         if self._settings.subnets == "sandwich":
-            return self._drawn(step, rng)
-        drawn = [self._drawn(step, rng) for _ in range(_DRAWN)]
-        aim = drawn[0].macs
-        similar = sorted(drawn, key=lambda graph: abs(math.log(graph.macs / aim)))[:CANDIDATES]
-        chosen = min if self._settings.subnets == "best_up" else max
-        return chosen(similar, key=look)
+            return self._draw(step, rng)
+        graphs = [self._draw(step, rng) for _ in range(_DRAWS_PER_CHOICE)]
+        target_macs = graphs[0].macs
+        graphs.sort(key=lambda graph: abs(math.log(graph.macs / target_macs)))
+        select = min if self._settings.subnets == "best_up" else max
+        return select(graphs[:CANDIDATES_PER_CHOICE], key=probe_loss)
 
-    def _drawn(self, step: int, rng: np.random.Generator) -> Graph:
-        return self._mixed(self._space.sample(rng, uniform_over="choices"), step, rng).graph
+    def _draw(self, step: int, rng: np.random.Generator) -> Graph:
+        architecture = self._space.sample(rng, uniform_over="choices")
+        return self._enlarge(architecture, step, rng).graph
 
-    def _mixed(
+    def _enlarge(
         self, architecture: Architecture, step: int, rng: np.random.Generator
     ) -> Architecture:
-        """An architecture as it is trained now: early on with choices of the largest one."""
-        if step >= self._shrinking:
+        """Replace random choices by the largest architecture's, ever fewer while shrinking."""
+        if step >= self._shrinking_steps:
             return architecture
         own, largest = dict(architecture.choices), dict(self._largest.choices)
-        kept = 1 - step / self._shrinking
+        replaced_share = 1 - step / self._shrinking_steps
         choices = {
             key: largest[key]
-            if key in largest and (key not in own or rng.random() < kept)
+            if key in largest and (key not in own or rng.random() < replaced_share)
             else own.get(key, options[0])
             for key, options in self._space.parameters.items()
         }
         return self._space.architecture(choices)
 
 
-class Single:
-    """One random network a step, on the labels (Guo et al. 2020, "Single path one-shot")."""
+class SinglePathSampler:
+    """One random subnet a step, trained on the labels (Guo et al. 2020, "Single path one-shot")."""
 
     def __init__(self, space: SearchSpace, seed: int) -> None:
         self._space, self._seed = space, seed
 
-    def of(self, step: int, look: Look) -> Sequence[Lesson]:
-        """See `Subnets.of`."""
+    def sample(self, step: int, probe_loss: ProbeLoss) -> Sequence[SubnetTask]:
+        """See `SubnetSampler.sample`."""
         rng = np.random.default_rng([self._seed, 2, step])
-        return [Lesson("random", self._space.sample(rng, uniform_over="choices").graph, False)]
+        return [SubnetTask("random", self._space.sample(rng, uniform_over="choices").graph, False)]
 
 
-class Fair:
-    """Networks in which every option of every choice occurs equally often, on the labels.
+class FairSampler:
+    """Subnets in which every option of every choice is used equally often, trained on the labels.
 
-    As many as the largest choice has options; smaller choices repeat theirs, in another order (Chu
-    et al. 2021, "FairNAS": strict fairness, which knows choices of one size only).
+    A step has as many subnets as the choice with the most options has options. Choices with fewer
+    options repeat theirs in a new order. This extends the strict fairness of Chu et al. 2021,
+    "FairNAS", which assumes that all choices have equally many options.
     """
 
     def __init__(self, space: SearchSpace, seed: int) -> None:
         self._space, self._seed = space, seed
-        self._count = max(len(options) for options in space.parameters.values())
+        self._subnets_per_step = max(len(options) for options in space.parameters.values())
 
-    def of(self, step: int, look: Look) -> Sequence[Lesson]:
-        """See `Subnets.of`."""
+    def sample(self, step: int, probe_loss: ProbeLoss) -> Sequence[SubnetTask]:
+        """See `SubnetSampler.sample`."""
         rng = np.random.default_rng([self._seed, 2, step])
         columns = {}
         for key, options in self._space.parameters.items():
-            rounds = math.ceil(self._count / len(options))
-            order = np.concatenate([rng.permutation(len(options)) for _ in range(rounds)])
-            columns[key] = [options[at] for at in order[: self._count]]
-        return [
-            Lesson("random", self._space.architecture(choices).graph, False)
-            for choices in (
-                {key: column[number] for key, column in columns.items()}
-                for number in range(self._count)
-            )
-        ]
+            repeats = math.ceil(self._subnets_per_step / len(options))
+            order = np.concatenate([rng.permutation(len(options)) for _ in range(repeats)])
+            columns[key] = [options[index] for index in order[: self._subnets_per_step]]
+        tasks = []
+        for number in range(self._subnets_per_step):
+            choices = {key: column[number] for key, column in columns.items()}
+            graph = self._space.architecture(choices).graph
+            tasks.append(SubnetTask("random", graph, False))
+        return tasks

@@ -1,4 +1,4 @@
-"""A training of a supernet, one step at a time, and the state to go on from."""
+"""`Trainer`: the training steps of a supernet, and the state from which a training resumes."""
 
 from __future__ import annotations
 
@@ -15,27 +15,39 @@ from nas.errors import DataError, TrainingError
 from nas.graph import Graph
 from nas.space import SearchSpace
 from nas.supernet.checkpoint import require_tensors
-from nas.supernet.distributed import ALONE, Team
-from nas.supernet.memory import keep_freed_memory
-from nas.supernet.recipe import batches_of, clip_adaptively, learning_rate, move, optimizer_of
-from nas.supernet.settings import TrainingSettings, device_called
-from nas.supernet.subnets import Look, Role, subnets_for
-from nas.supernet.threads import threads_for
+from nas.supernet.device import keep_freed_memory, limit_threads, resolve_device
+from nas.supernet.distributed import SINGLE_PROCESS, ProcessGroup
+from nas.supernet.recipe import (
+    adaptive_clip_grad,
+    learning_rate,
+    make_batches,
+    make_optimizer,
+    optimizer_step,
+)
+from nas.supernet.settings import TrainingSettings
+from nas.supernet.subnets import ProbeLoss, Role, make_subnet_sampler
 from nas.supernet.weights import Supernet
 
-ROLLBACK_SHARE = 0.5
-"""The share of the learning rate with which a training that diverged goes on, each time."""
+ROLLBACK_LEARNING_RATE_FACTOR = 0.5
+"""Factor by which the learning rate falls each time that a training diverged."""
 
-_LOOKED_AT = 4
-"""Of a batch, one part in so many is looked at to choose among networks."""
+_PROBE_SHARE = 1 / 4
+"""Share of a step's batch on which the loss is probed to choose among subnets."""
 
 
 class DivergedError(TrainingError):
-    """A loss or gradient that is no number."""
+    """The loss or the gradient is not finite."""
 
 
-class Found(NamedTuple):
-    """What a step found: the first network's loss, and accuracies on its batch, as `Progress`."""
+class StepResult(NamedTuple):
+    """Loss and accuracies of one training step, on its own batch.
+
+    Attributes:
+        loss: loss of the subnet that the step trains first, the largest one if it is trained.
+        accuracy_largest, accuracy_smallest: accuracies in [0, 1]; None for a subnet that the step
+            does not train.
+        accuracy_random: mean accuracy of the random subnets in [0, 1], or None without any.
+    """
 
     loss: float
     accuracy_largest: float | None
@@ -44,11 +56,23 @@ class Found(NamedTuple):
 
 
 class Trainer:
-    """A supernet, its optimizer and its batches: one step at a time, and the state to resume.
+    """A supernet with its optimizer and its batches.
 
     Args:
-        space, data, settings, seed: as for `nas.supernet.train`.
-        team: the processes that train together; all of them hold the same weights.
+        space: search space, adapted to `data`.
+        data: only its training split is used.
+        settings: training settings.
+        seed: seed of the weights, the order of the images, the augmentation and the subnets.
+        group: processes that train together; all of them have the same weights at any step.
+
+    Attributes:
+        supernet: the supernet in training mode.
+        steps: number of steps of the whole training.
+        rollbacks: how often the training went back to a checkpoint because it diverged.
+
+    Raises:
+        DataError: the space is adapted to other data.
+        DeviceError: this machine does not have the device of the settings.
     """
 
     def __init__(
@@ -57,34 +81,35 @@ class Trainer:
         data: ImageDataset,
         settings: TrainingSettings,
         seed: int,
-        team: Team = ALONE,
+        group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
-        wanted = {
+        data_sizes = {
             "image_size": data.image_size,
             "channels": data.channels,
             "classes": len(data.classes),
         }
-        if space.settings != wanted:
+        if space.settings != data_sizes:
             raise DataError(
-                f"Space {space.name} is adapted to {space.settings}, the data has {wanted}.",
+                f"Space {space.name} is adapted to {space.settings}, the data has {data_sizes}.",
                 remedy="Use space.adapt(...) with the data's sizes.",
             )
         keep_freed_memory()
         self.space, self.data, self.settings, self.seed = space, data, settings, seed
-        self.team = team
-        self.device = device_called(settings.device, team.local_rank if team.size > 1 else None)
+        self.group = group
+        gpu = group.local_rank if group.world_size > 1 else None
+        self.device = resolve_device(settings.device, gpu)
         self.supernet = Supernet(space, torch.Generator().manual_seed(seed)).to(self.device)
         self.supernet.train()
-        self.optimizer = optimizer_of(self.supernet, settings)
-        self.batches = batches_of(data, settings, seed, self.device, team)
+        self.optimizer = make_optimizer(self.supernet, settings)
+        self.batches = make_batches(data, settings, seed, self.device, group)
         self.steps = settings.epochs * self.batches.steps_per_epoch
         self.rollbacks = 0
-        self.averages: list[Tensor] = []
+        self._averaged_weights: list[Tensor] = []
         self._largest = space.largest.graph
-        self._subnets = subnets_for(space, settings, seed, self.steps)
+        self._subnets = make_subnet_sampler(space, settings, seed, self.steps)
 
     def identity(self) -> dict[str, object]:
-        """What a checkpoint must have in common with this training."""
+        """Return what a checkpoint must have in common with this training, as plain data."""
         return {
             "space": self.space.name,
             "space_digest": self.space.digest,
@@ -94,132 +119,153 @@ class Trainer:
         }
 
     @property
-    def share(self) -> float:
-        """Of the learning rate that the settings say: less after every time it diverged."""
-        return ROLLBACK_SHARE**self.rollbacks
+    def learning_rate_factor(self) -> float:
+        """Factor on the learning rate of the settings; it falls with every rollback."""
+        return ROLLBACK_LEARNING_RATE_FACTOR**self.rollbacks
 
     def learning_rate(self, step: int) -> float:
-        """Of a step; see `nas.supernet.recipe.learning_rate`."""
-        return self.share * learning_rate(self.settings, step, self.steps)
+        """Return the learning rate of a step, counted from 0."""
+        return self.learning_rate_factor * learning_rate(self.settings, step, self.steps)
 
-    def step(self, step: int) -> Found:
-        """One step. Raises DivergedError, the weights as they were, if a number is none."""
-        own = self.batches.batch_size // self.team.size
-        with threads_for(self._largest.macs * own):
+    def step(self, step: int) -> StepResult:
+        """Do one training step, counted from 0.
+
+        The gradients of all subnets of the step are summed before the weights are updated.
+
+        Raises:
+            DivergedError: the loss or the gradient is not finite; the weights were not updated.
+        """
+        images_per_process = self.batches.batch_size // self.group.world_size
+        with limit_threads(self._largest.macs * images_per_process):
             return self._step(step)
 
-    def _step(self, step: int) -> Found:
+    def _step(self, step: int) -> StepResult:
         images, labels = self.batches.batch(step)
         self.optimizer.zero_grad(set_to_none=True)
-        soft: Tensor | None = None
-        first: Tensor | None = None
-        right: dict[Role, list[Tensor]] = {"largest": [], "smallest": [], "random": []}
-        for role, graph, distilled in self._subnets.of(step, self._look(images, labels)):
+        soft_targets: Tensor | None = None
+        first_loss: Tensor | None = None
+        accuracies: dict[Role, list[Tensor]] = {"largest": [], "smallest": [], "random": []}
+        tasks = self._subnets.sample(step, self._make_probe_loss(images, labels))
+        for role, graph, distil in tasks:
             logits = self._forward(graph, images)
-            if distilled and soft is not None:
-                loss = F.cross_entropy(logits, soft)
+            if distil and soft_targets is not None:
+                loss = F.cross_entropy(logits, soft_targets)
             else:
-                loss = self._on_labels(logits, labels)
+                loss = self._label_loss(logits, labels)
             loss.backward()
             logits = logits.detach()
-            soft = logits.softmax(1) if role == "largest" else soft
-            first = loss.detach() if first is None else first
-            right[role].append((logits.argmax(1) == labels).float().mean())
-        assert first is not None
-        self.team.average([p.grad for p in self.supernet.parameters() if p.grad is not None])
-        norm = clip_adaptively(self.supernet.parameters(), self.settings.gradient_ratio)
-        # Read together: a GPU waits once a step.
-        answers = [
-            torch.stack(each).mean() if each else torch.zeros_like(first) for each in right.values()
+            soft_targets = logits.softmax(1) if role == "largest" else soft_targets
+            first_loss = loss.detach() if first_loss is None else first_loss
+            accuracies[role].append((logits.argmax(1) == labels).float().mean())
+        assert first_loss is not None
+        self.group.average([p.grad for p in self.supernet.parameters() if p.grad is not None])
+        gradient_norm = adaptive_clip_grad(self.supernet.parameters(), self.settings.gradient_ratio)
+        mean_accuracies = [
+            torch.stack(values).mean() if values else torch.zeros_like(first_loss)
+            for values in accuracies.values()
         ]
-        read = torch.stack([first, norm, *answers])
-        self.team.average([read])
-        found, length, *accuracies = read.tolist()
-        if not (math.isfinite(found) and math.isfinite(length)):
+        # One transfer for all figures, because a GPU waits at each.
+        figures = torch.stack([first_loss, gradient_norm, *mean_accuracies])
+        self.group.average([figures])
+        loss_value, norm_value, *accuracy_values = figures.tolist()
+        if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
             raise DivergedError(
                 f"Training {self.space.name} diverged in step {step + 1} of {self.steps}: "
-                f"loss {found}, gradient norm {length}.",
+                f"loss {loss_value}, gradient norm {norm_value}.",
                 remedy=f"Lower learning_rate (it is {self.settings.learning_rate}).",
             )
-        move(self.optimizer, self.learning_rate(step))
-        self._average(step)
-        known = [a if each else None for a, each in zip(accuracies, right.values(), strict=True)]
-        return Found(found, *known)
+        optimizer_step(self.optimizer, self.learning_rate(step))
+        self._update_average(step)
+        return StepResult(
+            loss_value,
+            *(
+                value if values else None
+                for value, values in zip(accuracy_values, accuracies.values(), strict=True)
+            ),
+        )
 
-    def _on_labels(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
 
-    def _look(self, images: Tensor, labels: Tensor) -> Look:
-        """See `nas.supernet.subnets.Look`."""
-        count = max(2, len(images) // _LOOKED_AT)
+    def _make_probe_loss(self, images: Tensor, labels: Tensor) -> ProbeLoss:
+        """Return the probe loss on the first images of a batch `N x C x H x W`."""
+        count = max(2, int(len(images) * _PROBE_SHARE))
 
         @torch.no_grad()
-        def look(graph: Graph) -> float:
-            loss = self._on_labels(self._forward(graph, images[:count]), labels[:count])
-            self.team.average([loss])
+        def probe_loss(graph: Graph) -> float:
+            loss = self._label_loss(self._forward(graph, images[:count]), labels[:count])
+            self.group.average([loss])
             return loss.item()
 
-        return look
+        return probe_loss
 
     @torch.no_grad()
-    def _average(self, step: int) -> None:
-        """Moves the average of the weights; early on it forgets faster, or it would lag behind."""
+    def _update_average(self, step: int) -> None:
+        """Update the moving average of the weights.
+
+        The decay grows over the first steps, so that the initial weights are soon forgotten.
+        """
         if not self.settings.average:
             return
         weights = [parameter.detach() for parameter in self.supernet.parameters()]
-        if not self.averages:
-            self.averages = [each.clone() for each in weights]
-        kept = min(self.settings.average, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.averages, weights, 1 - kept)
+        if not self._averaged_weights:
+            self._averaged_weights = [weight.clone() for weight in weights]
+        decay = min(self.settings.average, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self._averaged_weights, weights, 1 - decay)
 
-    def finished(self) -> Supernet:
-        """The supernet to save: with the average of the weights, where there is one."""
+    def finish(self) -> Supernet:
+        """Return the supernet in evaluation mode, with the averaged weights if there are any."""
         with torch.no_grad():
-            for parameter, mean in zip(self.supernet.parameters(), self.averages, strict=False):
-                parameter.copy_(mean)
+            for parameter, average in zip(
+                self.supernet.parameters(), self._averaged_weights, strict=False
+            ):
+                parameter.copy_(average)
         return self.supernet.eval()
 
     def _forward(self, graph: Graph, images: Tensor) -> Tensor:
+        """Return the float32 logits `N x classes` of images `N x C x H x W`."""
         with self.settings.autocast(self.device):
             logits: Tensor = self.supernet(graph, images)
         return logits.float()
 
-    def state(self) -> dict[str, Tensor]:
-        """Weights and the optimizer's tensors, by parameter."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the weights, the optimizer's tensors and the averaged weights, by name."""
         tensors = {f"weights.{name}": t for name, t in self.supernet.state_dict().items()}
         for name, parameter in self.supernet.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{key}.{name}"] = value
         names = [name for name, _ in self.supernet.named_parameters()]
-        tensors |= {f"average.{n}": t for n, t in zip(names, self.averages, strict=False)}
-        return tensors
+        averages = zip(names, self._averaged_weights, strict=False)
+        return tensors | {f"average.{name}": average for name, average in averages}
 
-    def restore(self, tensors: dict[str, Tensor], path: Path) -> None:
-        """Continue from a `state`.
+    def load_state_dict(self, tensors: dict[str, Tensor], path: Path) -> None:
+        """Restore what `state_dict` returned.
 
         Args:
-            tensors: what `state` returned.
-            path: the file that they were read from.
+            tensors: tensors by name.
+            path: file that the tensors were read from, for error messages.
 
-        Raises CheckpointError for tensors of another training.
+        Raises:
+            CheckpointError: the tensors belong to another training.
         """
         parameters = dict(self.supernet.named_parameters())
         expected = {f"weights.{name}": parameter for name, parameter in parameters.items()}
         for prefix in ("average", "optimizer.momentum_buffer"):
-            slots = {f"{prefix}.{name}": parameter for name, parameter in parameters.items()}
-            if slots.keys() & tensors.keys():
-                expected |= slots
+            optional = {f"{prefix}.{name}": parameter for name, parameter in parameters.items()}
+            if optional.keys() & tensors.keys():
+                expected |= optional
         require_tensors(path, tensors, expected)
-        self.averages = [
+        # `copy_` into an empty tensor keeps the parameter's memory format, which decides the
+        # rounding.
+        self._averaged_weights = [
             torch.empty_like(parameter).copy_(tensors[f"average.{name}"])
-            for name, parameter in self.supernet.named_parameters()
+            for name, parameter in parameters.items()
             if f"average.{name}" in tensors
         ]
-        for name, parameter in self.supernet.named_parameters():
+        for name, parameter in parameters.items():
             with torch.no_grad():
                 parameter.copy_(tensors[f"weights.{name}"])
             momentum = tensors.get(f"optimizer.momentum_buffer.{name}")
             if momentum is not None:
-                # `copy_` keeps the parameter's memory format, which decides the rounding.
-                kept = torch.empty_like(parameter).copy_(momentum)
-                self.optimizer.state[parameter] = {"momentum_buffer": kept}
+                buffer = torch.empty_like(parameter).copy_(momentum)
+                self.optimizer.state[parameter] = {"momentum_buffer": buffer}

@@ -1,4 +1,4 @@
-"""Trains a supernet: the sandwich rule, with distillation from the largest network in place."""
+"""Training of a supernet: the loop over the steps, its log, its checkpoints and its rollbacks."""
 
 from __future__ import annotations
 
@@ -19,26 +19,39 @@ from nas.errors import CheckpointError, TrainingError, first_line
 from nas.records import SCHEMA, TRAINING, TRAINING_LOG, CheckpointRecord
 from nas.space import SearchSpace
 from nas.supernet import checkpoint
-from nas.supernet.distributed import Team, team
+from nas.supernet.distributed import ProcessGroup, current_process_group
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.trainer import DivergedError, Trainer
-from nas.supernet.weights import FILE, Supernet
+from nas.supernet.weights import SUPERNET_FILE, Supernet
 
-CHECKPOINT = "training.safetensors"
+CHECKPOINT_FILE = "training.safetensors"
+"""Name of the checkpoint of an unfinished training, in the supernet's folder."""
+
+MAX_ROLLBACKS = 3
+"""How often a training that diverges goes back to its last checkpoint.
+
+The learning rate is then an eighth of what was asked for; a training that still diverges has
+another cause.
+"""
+
 _LOG_LINES = 200
-"""About how many lines a training writes."""
-
-MOST_ROLLBACKS = 3
-"""How often a training that diverges goes back to its last checkpoint."""
+"""Approximate number of lines in a training log; enough for a plot, and small."""
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where training stands after a step; accuracies are those of the step's batch, in [0, 1].
+class TrainingProgress:
+    """Progress of a training after a step.
 
-    The loss is that of the first network that the step trains, the largest one if it is among them.
-    `accuracy_random` is the mean of the random subnets; None stands for networks that a step does
-    not train. `seconds` is the time spent in this process.
+    Attributes:
+        step: number of steps done.
+        steps: number of steps of the whole training.
+        loss: loss of the subnet that the step trained first, the largest one if it was trained.
+        accuracy_largest: accuracy of the largest subnet on the step's batch, in [0, 1]; None if the
+            step did not train it.
+        accuracy_smallest: likewise of the smallest subnet.
+        accuracy_random: likewise of the random subnets, their mean.
+        learning_rate: learning rate of the step.
+        seconds: time since this process started or resumed the training.
     """
 
     step: int
@@ -58,174 +71,201 @@ def train(
     settings: TrainingSettings | None = None,
     *,
     seed: int,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[TrainingProgress], None] | None = None,
 ) -> Supernet:
-    """Trains a supernet in `folder`, or goes on where an interrupted training stopped.
+    """Train a supernet, or resume an interrupted training.
 
-    By default every step trains the largest network on the labels, then the smallest and some
-    random ones on the largest's soft output, and follows the sum of their gradients: the sandwich
-    rule and in-place distillation (Yu and Huang 2019, "Universally slimmable networks"); for other
-    ways see `nas.supernet.subnets`. Everything random is a function of the seed and the step, so on
-    one machine a training that was killed ends in the same weights as one that was not. A finished
-    training is only loaded. Processes that `torchrun` started share every batch; see
-    `nas.supernet.distributed`.
+    By default every step trains the largest subnet on the labels, then the smallest and some random
+    ones on the output of the largest, and updates the weights with the sum of their gradients: the
+    sandwich rule with in-place distillation (Yu and Huang 2019, "Universally slimmable networks").
+    `nas.supernet.subnets` has other methods.
+
+    Every random draw depends on the seed and the step alone, so that on one machine a training that
+    was killed and resumed ends with the same weights as an uninterrupted one. If the folder has a
+    finished training, its supernet is loaded. Processes that `torchrun` started share every batch;
+    see `nas.supernet.distributed`.
 
     Args:
-        space: adapted to `data`.
-        data: only its training part is read.
-        folder: gets `training.jsonl`, checkpoints, and at the end `supernet.safetensors`.
-        settings: how to train; by default `TrainingSettings()`.
-        seed: of weights, order, augmentation and sampled networks.
+        space: search space, adapted to `data`.
+        data: only its training split is used.
+        folder: folder for `training.jsonl`, checkpoints and finally `supernet.safetensors`.
+        settings: training settings; `TrainingSettings()` by default.
+        seed: seed of the weights, the order of the images, the augmentation and the subnets.
         progress: called after every step.
+
+    Returns:
+        The trained supernet in evaluation mode.
 
     Raises:
         DataError: the space is adapted to other data.
-        CheckpointError: the folder holds a training of another space, data set, seed or settings.
-        TrainingError: the loss is no longer a number, even at a fraction of the learning rate; or
-            the device's memory is too small for the batch, with one that would fit.
+        CheckpointError: the folder has a training of another space, data set, seed or settings.
+        TrainingError: the loss is not finite even at a fraction of the learning rate, or a batch
+            does not fit into the device's memory; the message then names a batch size that does.
     """
     settings = settings or TrainingSettings()
     folder = Path(folder)
-    together = team()
-    trainer = Trainer(space, data, settings, seed, together)
-    if together.told((folder / FILE).is_file()):
-        tensors, record = together.told(checkpoint.read(folder / FILE) if together.leads else None)
-        _must_match(folder / FILE, record, trainer.identity())
-        checkpoint.require_tensors(folder / FILE, tensors, trainer.supernet.state_dict())
+    group = current_process_group()
+    trainer = Trainer(space, data, settings, seed, group)
+    supernet_path = folder / SUPERNET_FILE
+    if group.broadcast(supernet_path.is_file()):
+        tensors, record = group.broadcast(checkpoint.read(supernet_path) if group.is_main else None)
+        _require_match(supernet_path, record, trainer.identity())
+        checkpoint.require_tensors(supernet_path, tensors, trainer.supernet.state_dict())
         trainer.supernet.load_state_dict(tensors, strict=False)
         return trainer.supernet.eval()
     folder.mkdir(parents=True, exist_ok=True)
-    too_large = ""
+    memory_error = ""
     while True:
         try:
-            _train_on(trainer, folder, progress)
+            _run_steps(trainer, folder, progress)
             break
         except DivergedError as error:
-            trainer = _rolled_back(trainer, folder, error)
+            trainer = _roll_back(trainer, folder, error)
         except torch.OutOfMemoryError as error:
-            too_large = first_line(error)
+            memory_error = first_line(error)
             break
-    if too_large:
-        # Its tensors, and those that the error holds, would be in the way of a smaller batch.
+    if memory_error:
+        # Free the trainer's tensors here, outside of the `except` block: the exception holds them
+        # too, and they would leave no memory to try smaller batches.
         del trainer
-        raise _out_of_memory(space, data, settings, too_large)
-    supernet = trainer.finished()
-    if trainer.team.leads:
+        raise _out_of_memory_error(space, data, settings, memory_error)
+    supernet = trainer.finish()
+    if group.is_main:
         supernet.save(folder, {**trainer.identity(), "step": trainer.steps})
-        (folder / CHECKPOINT).unlink(missing_ok=True)
-    trainer.team.meet()
+        (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+    group.barrier()
     return supernet
 
 
-def _train_on(trainer: Trainer, folder: Path, progress: Callable[[Progress], None] | None) -> None:
-    """Trains from the last checkpoint, if there is one, to the last step."""
-    team = trainer.team
-    identity = trainer.identity()
-    # Read by the first process alone: the others may be on machines without this folder.
-    kept = team.told(_checkpoint(folder, identity, team) if team.leads else None)
-    start = 0
-    if kept is not None:
-        tensors, record = kept
-        trainer.restore(tensors, folder / CHECKPOINT)
-        start = record.step
+def _run_steps(
+    trainer: Trainer, folder: Path, progress: Callable[[TrainingProgress], None] | None
+) -> None:
+    """Do all steps from the last checkpoint, or from the first, to the last one."""
+    group = trainer.group
+    # The main process reads for all, because the others may be on machines without this folder.
+    saved = group.broadcast(
+        _read_checkpoint(folder, trainer.identity(), group) if group.is_main else None
+    )
+    first_step = 0
+    if saved is not None:
+        tensors, record = saved
+        trainer.load_state_dict(tensors, folder / CHECKPOINT_FILE)
+        first_step = record.step
         trainer.rollbacks = max(trainer.rollbacks, record.rollbacks)
-    if team.leads:
-        _forget(folder / TRAINING_LOG, after_step=start)
-    begun = saved = time.monotonic()
-    for step in range(start, trainer.steps):
-        found = trainer.step(step)
-        if not team.leads:
+    if group.is_main:
+        _truncate_log(folder / TRAINING_LOG, first_step)
+    started = last_checkpoint = time.monotonic()
+    log_interval = max(1, trainer.steps // _LOG_LINES)
+    for step in range(first_step, trainer.steps):
+        result = trainer.step(step)
+        if not group.is_main:
             continue
         now = time.monotonic()
-        rate = trainer.learning_rate(step)
-        report = Progress(step + 1, trainer.steps, *found, rate, now - begun)
-        if (step + 1) % max(1, trainer.steps // _LOG_LINES) == 0 or step + 1 == trainer.steps:
-            jsonl.append(folder / TRAINING_LOG, {"schema": SCHEMA, **asdict(report)})
+        is_last = step + 1 == trainer.steps
+        state = TrainingProgress(
+            step + 1, trainer.steps, *result, trainer.learning_rate(step), now - started
+        )
+        if (step + 1) % log_interval == 0 or is_last:
+            jsonl.append(folder / TRAINING_LOG, {"schema": SCHEMA, **asdict(state)})
         if progress:
-            progress(report)
-        if now - saved >= trainer.settings.checkpoint_seconds and step + 1 < trainer.steps:
+            progress(state)
+        if now - last_checkpoint >= trainer.settings.checkpoint_seconds and not is_last:
             _write_checkpoint(folder, trainer, step + 1)
-            saved = time.monotonic()
+            last_checkpoint = time.monotonic()
 
 
-def _checkpoint(
-    folder: Path, identity: dict[str, object], team: Team
+def _read_checkpoint(
+    folder: Path, identity: dict[str, object], group: ProcessGroup
 ) -> tuple[dict[str, Tensor], CheckpointRecord] | None:
-    """The last checkpoint of this training in a folder; None where there is none."""
-    path = folder / CHECKPOINT
+    """Return the last checkpoint of this training, or None if the folder has no checkpoint.
+
+    Raises CheckpointError for the checkpoint of another training.
+    """
+    path = folder / CHECKPOINT_FILE
     if not path.is_file():
         return None
     tensors, record = checkpoint.read(path)
-    # Norms see a process's part of a batch: another number of them is another training.
-    _must_match(path, record, {**identity, "processes": team.size})
+    # Batch norms see the shard of one process, so the number of processes changes the training.
+    _require_match(path, record, {**identity, "processes": group.world_size})
     return tensors, record
 
 
 def _write_checkpoint(folder: Path, trainer: Trainer, step: int) -> None:
-    state = {"step": step, "rollbacks": trainer.rollbacks, "processes": trainer.team.size}
-    checkpoint.write(folder / CHECKPOINT, trainer.state(), {**trainer.identity(), **state})
+    record = {
+        **trainer.identity(),
+        "step": step,
+        "rollbacks": trainer.rollbacks,
+        "processes": trainer.group.world_size,
+    }
+    checkpoint.write(folder / CHECKPOINT_FILE, trainer.state_dict(), record)
 
 
-def _rolled_back(trainer: Trainer, folder: Path, error: DivergedError) -> Trainer:
-    """A trainer that goes on from the last checkpoint with a smaller learning rate.
+def _roll_back(trainer: Trainer, folder: Path, error: DivergedError) -> Trainer:
+    """Return a trainer that continues from the last checkpoint with a lower learning rate.
 
-    A training that diverges is almost always one whose learning rate was too high for some steps;
-    what was learned before is still good. Raises the error where that was tried often enough.
+    A training usually diverges because its learning rate was too high for some steps; the weights
+    of the last checkpoint are still good. Raises `error` after `MAX_ROLLBACKS` rollbacks.
     """
-    if trainer.rollbacks == MOST_ROLLBACKS:
+    if trainer.rollbacks == MAX_ROLLBACKS:
         raise error
-    fresh = Trainer(trainer.space, trainer.data, trainer.settings, trainer.seed, trainer.team)
-    fresh.rollbacks = trainer.rollbacks + 1
-    if not trainer.team.leads:
-        return fresh
+    restarted = Trainer(trainer.space, trainer.data, trainer.settings, trainer.seed, trainer.group)
+    restarted.rollbacks = trainer.rollbacks + 1
+    if not trainer.group.is_main:
+        return restarted
     step = 0
-    if (folder / CHECKPOINT).is_file():
-        tensors, record = checkpoint.read(folder / CHECKPOINT)
+    if (folder / CHECKPOINT_FILE).is_file():
+        tensors, record = checkpoint.read(folder / CHECKPOINT_FILE)
         step = record.step
-        fresh.restore(tensors, folder / CHECKPOINT)
-        _write_checkpoint(folder, fresh, step)
+        restarted.load_state_dict(tensors, folder / CHECKPOINT_FILE)
+        _write_checkpoint(folder, restarted, step)
     warnings.warn(
-        f"{error.message} Going back to step {step} with {fresh.share:g} of the learning rate.",
+        f"{error.message} Going back to step {step} with {restarted.learning_rate_factor:g} of the "
+        "learning rate.",
         stacklevel=3,
     )
-    return fresh
+    return restarted
 
 
-def _out_of_memory(
+def _out_of_memory_error(
     space: SearchSpace, data: ImageDataset, settings: TrainingSettings, reason: str
 ) -> TrainingError:
-    """Says which batch would fit, by trying smaller ones in this process."""
+    """Return an error that names a batch size that fits, found by trying smaller ones."""
     size = min(settings.batch_size, len(data.train))
-    fitting = None
-    while fitting is None and size >= 4:
+    fitting_size = None
+    while fitting_size is None and size >= 4:
         size //= 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         try:
             Trainer(space, data, replace(settings, batch_size=size), seed=0).step(0)
-            fitting = size
+            fitting_size = size
         except torch.OutOfMemoryError:
             continue
-    advice = (
-        f"A batch of {fitting} fits: set batch_size = {fitting}."
-        if fitting
+    remedy = (
+        f"A batch of {fitting_size} fits: set batch_size = {fitting_size}."
+        if fitting_size
         else "Not even two images fit: use smaller images or a smaller space."
     )
     return TrainingError(
         f"{space.name}: a batch of {settings.batch_size} does not fit into the memory of the "
         f"training device ({reason}).",
-        remedy=advice,
+        remedy=remedy,
     )
 
 
 class StepTime(NamedTuple):
-    """What one training step takes, and how many there are."""
+    """Measured duration of a training step.
+
+    Attributes:
+        seconds: median duration of a step.
+        steps_per_epoch: number of steps in an epoch.
+    """
 
     seconds: float
     steps_per_epoch: int
 
     def epochs_within(self, seconds: float) -> int:
-        """Whole epochs that fit into a budget, at least one."""
+        """Return the number of whole epochs that fit into a time budget, at least one."""
         return max(1, int(seconds / (self.seconds * self.steps_per_epoch)))
 
 
@@ -236,32 +276,39 @@ def measure_step(
     *,
     steps: int = 3,
 ) -> StepTime:
-    """Times some training steps (median, after one that is not counted), for planning.
+    """Measure the duration of a training step, to plan a training.
 
-    Processes that train together all call this, and get the same answer.
+    All processes that train together must call this; they get the same result.
+
+    Args:
+        space: search space, adapted to `data`.
+        data: only its training split is used.
+        settings: training settings; `TrainingSettings()` by default.
+        steps: number of steps that are timed, after a warm-up step that is not.
     """
-    together = team()
-    trainer = Trainer(space, data, settings or TrainingSettings(), 0, together)
-    samples = []
+    group = current_process_group()
+    trainer = Trainer(space, data, settings or TrainingSettings(), 0, group)
+    durations = []
     for step in range(steps + 1):
-        begun = time.perf_counter()
-        trainer.step(step)  # its result is read back, so a GPU has finished too
-        samples.append(time.perf_counter() - begun)
-    return StepTime(together.told(median(samples[1:])), trainer.batches.steps_per_epoch)
+        started = time.perf_counter()
+        trainer.step(step)  # Reads its figures back from the device, so a GPU has finished too.
+        durations.append(time.perf_counter() - started)
+    return StepTime(group.broadcast(median(durations[1:])), trainer.batches.steps_per_epoch)
 
 
-def _forget(log: Path, *, after_step: int) -> None:
-    """Drops the lines that a resumed training writes again."""
-    rows = [row for row in jsonl.read(log, TRAINING) if row.step <= after_step]
+def _truncate_log(log: Path, last_step: int) -> None:
+    """Remove the lines behind `last_step`, which a resumed training writes again."""
+    rows = [row for row in jsonl.read(log, TRAINING) if row.step <= last_step]
     lines = [row.model_dump_json(by_alias=True) + "\n" for row in rows]
     files.replace(log, "".join(lines))
 
 
-def _must_match(path: Path, record: CheckpointRecord, identity: dict[str, object]) -> None:
-    for key, wanted in identity.items():
-        stored = getattr(record, key)
-        if stored != wanted:
+def _require_match(path: Path, record: CheckpointRecord, identity: dict[str, object]) -> None:
+    """Raise CheckpointError unless a checkpoint is of the training with this identity."""
+    stored = record.model_dump()
+    for key, expected in identity.items():
+        if stored[key] != expected:
             raise CheckpointError(
-                f"{path} holds a training with {key} = {stored}, not {wanted}.",
+                f"{path} holds a training with {key} = {stored[key]}, not {expected}.",
                 remedy="Train in another folder, or delete this one.",
             )

@@ -1,4 +1,4 @@
-"""`Supernet`: one bank of maximal weights a space, from which every architecture takes slices."""
+"""`Supernet`: shared weights of a search space, from which every architecture takes slices."""
 
 from __future__ import annotations
 
@@ -10,42 +10,46 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from nas import space as spaces
-from nas.data import ImageDataset, Part
 from nas.errors import CheckpointError
 from nas.graph import Channels, Graph, Op, Slot
-from nas.space import Architecture, SearchSpace
+from nas.space import Architecture, SearchSpace, load_space
 from nas.supernet import checkpoint
-from nas.torch_network import NORM_EPS, SlotModule, residual_norms, run, slot_of
+from nas.torch_network import NORM_EPS, SlotModule, residual_norms, run_graph, slot_of
 
-Statistics = Mapping[str, tuple[Tensor, Tensor]]
-"""Mean and variance (population) of the input channels of each norm, by slot name."""
+NormStatistics = Mapping[str, tuple[Tensor, Tensor]]
+"""Mean `C` and population variance `C` of the input of each batch norm, by slot name."""
 
-FILE = "supernet.safetensors"
+SUPERNET_FILE = "supernet.safetensors"
+"""Name of the file with a trained supernet, in the supernet's folder."""
 
 
 class Supernet(SlotModule):
     """Weights for all architectures of a space, shared by slicing.
 
-    A slot's bank holds the weight of its widest version, `outputs x inputs x kernel x kernel`; an
-    architecture uses the channels that its graph names and the centre of a larger kernel
-    (Once-for-All, Cai et al. 2020; BigNAS, Yu et al. 2020). Norms share scale and shift; statistics
-    belong to an architecture and are worked out for it (`calibrate`).
+    Each slot has one weight `C_out x C_in x K x K` in the largest size that occurs in the space. An
+    architecture uses the channels that its graph names, and the centre of a larger kernel, as in
+    Once-for-All (Cai et al. 2020) and BigNAS (Yu et al. 2020). Scale and shift of batch norms are
+    shared; the statistics belong to an architecture and are computed for it (`calibrate`).
 
     Args:
-        space: adapted to the data (`SearchSpace.on`).
-        generator: draws the initial weights.
+        space: search space, adapted to the data (`SearchSpace.adapt`).
+        generator: source of the initial weights.
+
+    Attributes:
+        space: the search space.
     """
 
     def __init__(self, space: SearchSpace, generator: torch.Generator) -> None:
         super().__init__()
         self.space = space
-        silent = set().union(*(residual_norms(graph) for graph in space.block_graphs_with_slots()))
-        for op in _widest(space):
+        zero_norms = set().union(
+            *(residual_norms(graph) for graph in space.block_graphs_with_slots())
+        )
+        for op in _largest_ops(space):
             slot = slot_of(op)
             inputs = slot.inputs.extent if slot.inputs else 1
             if op.kind == "norm":
-                scale = float(slot.name not in silent)
+                scale = float(slot.name not in zero_norms)
                 self.add_norm(op, slot.outputs.extent, scale=scale, statistics=False)
             elif op.kind == "linear":
                 self.add_weight(op, (slot.outputs.extent, inputs), generator)
@@ -53,35 +57,50 @@ class Supernet(SlotModule):
                 shape = (slot.outputs.extent, inputs, slot.kernel, slot.kernel)
                 self.add_weight(op, shape, generator)
 
-    def forward(self, graph: Graph, x: Tensor, statistics: Statistics | None = None) -> Tensor:
-        """Logits `batch x classes` of normalised images `batch x channels x height x width`.
+    def forward(self, graph: Graph, x: Tensor, statistics: NormStatistics | None = None) -> Tensor:
+        """Return the logits of a subnet.
 
-        Norms use `statistics`, or those of the batch where there are none (training).
+        Args:
+            graph: graph of an architecture of the space.
+            x: normalised images `N x C x H x W`.
+            statistics: statistics of the batch norms; by default those of the batch, as in
+                training.
+
+        Returns:
+            Logits `N x classes`.
         """
-        return run(graph, x, _Sliced(self, statistics)).flatten(1)
+        return run_graph(graph, x, _SlicedWeights(self, statistics)).flatten(1)
 
     @torch.no_grad()
-    def calibrate(self, graph: Graph, batches: Iterable[Tensor]) -> Statistics:
-        """The statistics of a graph's norms over all images of `batches` together.
+    def calibrate(self, graph: Graph, batches: Iterable[Tensor]) -> NormStatistics:
+        """Return the statistics of a subnet's batch norms over all images of some batches.
 
-        Every batch runs with its own statistics, and the moments are averaged exactly instead of
-        by a moving average ("precise batch norm", Wu and Johnson 2021).
+        Every batch is normalised by its own statistics, and the moments of all batches are averaged
+        exactly, instead of by a moving average ("precise batch norm", Wu and Johnson 2021,
+        "Rethinking batch in batchnorm").
+
+        Args:
+            graph: graph of an architecture of the space.
+            batches: normalised images `N x C x H x W`; the batches may have different sizes.
         """
-        weights = _Calibrating(self)
+        weights = _CalibratingWeights(self)
         for batch in batches:
-            run(graph, batch, weights)
+            run_graph(graph, batch, weights)
         return weights.statistics()
 
     @torch.no_grad()
     def extract(
-        self, network: Architecture | Graph, statistics: Statistics | None = None
+        self, network: Architecture | Graph, statistics: NormStatistics | None = None
     ) -> dict[str, Tensor]:
-        """Copies of a network's slices, for `Network(graph).load_state_dict`.
+        """Return copies of a subnet's weights, for `Network(graph).load_state_dict`.
 
-        Without `statistics` the norms' running statistics are those of a new network.
+        Args:
+            network: architecture of the space, or its graph.
+            statistics: statistics of the batch norms, from `calibrate`; by default mean 0 and
+                variance 1, as in a new network.
         """
-        graph = network if isinstance(network, Graph) else self.space.lower(network)
-        weights = _Sliced(self, None)
+        graph = network if isinstance(network, Graph) else network.graph
+        weights = _SlicedWeights(self, None)
         state: dict[str, Tensor] = {}
         for op in graph.ops:
             if op.slot is None:
@@ -102,37 +121,36 @@ class Supernet(SlotModule):
                 state[f"{name}.bias"] = bias.clone()
         return state
 
-    def evaluate(
-        self, architecture: Architecture, data: ImageDataset, part: Part = "search"
-    ) -> float:
-        """Accuracy of an architecture on a part of `data`; see `nas.supernet.evaluate`."""
-        from nas.supernet.evaluation import evaluate
-
-        return evaluate(self, [architecture], data, part=part)[0]
-
-    # Files
-
     def save(self, folder: Path, metadata: Mapping[str, object]) -> None:
-        """Writes the weights to `folder`; `metadata` is kept with them and must be JSON."""
-        space = {"space": self.space.name, "settings": self.space.settings}
-        record = {**metadata, **space, "space_digest": self.space.digest}
-        checkpoint.write(Path(folder) / FILE, self.state_dict(), record)
+        """Write the weights to `supernet.safetensors` in a folder.
+
+        Args:
+            folder: the folder; made if missing.
+            metadata: further fields of `nas.records.CheckpointRecord`; must be JSON.
+        """
+        record = {
+            **metadata,
+            "space": self.space.name,
+            "settings": self.space.settings,
+            "space_digest": self.space.digest,
+        }
+        checkpoint.write(Path(folder) / SUPERNET_FILE, self.state_dict(), record)
 
     @classmethod
     def load(cls, folder: str | Path, space: SearchSpace | None = None) -> Supernet:
-        """Reads what `save` or training wrote.
+        """Return a supernet that `save` or `train` wrote, in evaluation mode, on the CPU.
 
         Args:
-            folder: the folder, `supernets/<space>` in a run.
-            space: needed only for a space that does not ship with the package.
+            folder: folder of the supernet, `supernets/<space>` in a run.
+            space: the search space; needed only for a space that does not ship with the package.
 
         Raises:
-            CheckpointError: there is none, it is damaged, or it belongs to another space.
+            CheckpointError: the file is missing, damaged, or belongs to another space.
         """
-        path = Path(folder) / FILE
+        path = Path(folder) / SUPERNET_FILE
         tensors, record = checkpoint.read(path)
         if space is None and record.settings is not None:
-            space = spaces.load_space(record.space, **record.settings.model_dump())
+            space = load_space(record.space, **record.settings.model_dump())
         if space is None or record.space_digest != space.digest:
             other = "an unknown one" if space is None else f"{space.name} ({space.digest})"
             raise CheckpointError(
@@ -145,34 +163,39 @@ class Supernet(SlotModule):
         return supernet.eval()
 
 
-class _Sliced:
-    """Answers `run` with slices of a bank; norms use given statistics or the batch's."""
+class _SlicedWeights:
+    """Weights of a subnet, for `run_graph`: slices of the shared weights.
 
-    def __init__(self, bank: SlotModule, statistics: Statistics | None) -> None:
-        self._bank = bank
+    Args:
+        supernet: module with the shared weights.
+        statistics: statistics of the batch norms; None for those of the batch.
+    """
+
+    def __init__(self, supernet: SlotModule, statistics: NormStatistics | None) -> None:
+        self._supernet = supernet
         self._statistics = statistics
 
     def weight(self, op: Op) -> Tensor:
         slot = slot_of(op)
-        bank = self._bank.get_parameter(f"{slot.name}.weight")
+        shared = self._supernet.get_parameter(f"{slot.name}.weight")
         if op.kind != "conv":
-            return take(bank, slot.outputs, slot.inputs)
-        margin = (bank.shape[-1] - op.kernel) // 2
+            return slice_weight(shared, slot.outputs, slot.inputs)
+        margin = (shared.shape[-1] - op.kernel) // 2
         centre = slice(margin, margin + op.kernel)
-        return take(bank, slot.outputs, slot.inputs, (centre, centre))
+        return slice_weight(shared, slot.outputs, slot.inputs, (centre, centre))
 
     def bias(self, op: Op) -> Tensor | None:
         if not op.bias:
             return None
         slot = slot_of(op)
-        return take(self._bank.get_parameter(f"{slot.name}.bias"), slot.outputs)
+        return slice_weight(self._supernet.get_parameter(f"{slot.name}.bias"), slot.outputs)
 
     def affine(self, op: Op) -> tuple[Tensor, Tensor]:
-        """Scale and shift of a norm, `channels` each."""
+        """Return scale `C` and shift `C` of a batch norm."""
         slot = slot_of(op)
-        scale = self._bank.get_parameter(f"{slot.name}.weight")
-        shift = self._bank.get_parameter(f"{slot.name}.bias")
-        return take(scale, slot.outputs), take(shift, slot.outputs)
+        scale = self._supernet.get_parameter(f"{slot.name}.weight")
+        shift = self._supernet.get_parameter(f"{slot.name}.bias")
+        return slice_weight(scale, slot.outputs), slice_weight(shift, slot.outputs)
 
     def norm(self, op: Op, x: Tensor) -> Tensor:
         scale, shift = self.affine(op)
@@ -182,98 +205,108 @@ class _Sliced:
         return F.batch_norm(x, mean, variance, scale, shift, False, 0.0, NORM_EPS)
 
 
-class _Calibrating(_Sliced):
-    """Normalises by the batch and adds up every norm's moments, in float64."""
+class _CalibratingWeights(_SlicedWeights):
+    """Weights of a subnet that also sum up the moments of every batch norm's input, in float64."""
 
-    def __init__(self, bank: SlotModule) -> None:
-        super().__init__(bank, None)
+    def __init__(self, supernet: SlotModule) -> None:
+        super().__init__(supernet, None)
         self._sums: dict[str, tuple[int, Tensor, Tensor]] = {}
+        """By slot name: number of values, sum of the values, sum of their squares; by channel."""
 
     def norm(self, op: Op, x: Tensor) -> Tensor:
         scale, shift = self.affine(op)
         mean, variance = torch.empty_like(scale), torch.empty_like(scale)
-        # Momentum 1 leaves the batch's own statistics behind, without a second pass over x.
+        # Momentum 1 stores the batch's own statistics, which saves a second pass over x.
         y = F.batch_norm(x, mean.zero_(), variance.zero_(), scale, shift, True, 1.0, NORM_EPS)
         count = x.numel() // x.shape[1]
-        # Torch keeps the unbiased variance.
+        # Torch stores the unbiased variance.
         square = variance.double() * (count - 1) / count + mean.double().square()
         name = slot_of(op).name
-        before = self._sums.get(name, (0, torch.zeros_like(square), torch.zeros_like(square)))
+        zeros = torch.zeros_like(square)
+        counts, sums, squares = self._sums.get(name, (0, zeros, zeros))
         self._sums[name] = (
-            before[0] + count,
-            before[1] + count * mean.double(),
-            before[2] + count * square,
+            counts + count,
+            sums + count * mean.double(),
+            squares + count * square,
         )
         return y
 
-    def statistics(self) -> Statistics:
-        found = {}
-        for name, (count, total, square) in self._sums.items():
+    def statistics(self) -> NormStatistics:
+        statistics = {}
+        for name, (count, total, squares) in self._sums.items():
             mean = total / count
-            variance = (square / count - mean.square()).clamp_min(0)
-            found[name] = (mean.float(), variance.float())
-        return found
+            variance = (squares / count - mean.square()).clamp_min(0)
+            statistics[name] = (mean.float(), variance.float())
+        return statistics
 
 
-Place = tuple[slice, ...]
-"""Of a part in a bank."""
+_Index = tuple[slice, ...]
+"""Index of a rectangular part of a weight, a slice for each dimension."""
 
 
-def take(
-    bank: Tensor, outputs: Channels, inputs: Channels | None = None, rest: Place = ()
+def slice_weight(
+    weight: Tensor, outputs: Channels, inputs: Channels | None = None, rest: _Index = ()
 ) -> Tensor:
-    """The named channels of a bank along its first two dimensions, and a part of the others.
+    """Return some channels of a shared weight, so that gradients flow back to it.
 
-    A single run of channels is a view. Its gradient goes to the bank, see `_Slice`.
+    The result is a view if the channels are contiguous, and a copy otherwise.
+
+    Args:
+        weight: shared weight `C_out x C_in x K x K`, `C_out x C_in` or `C_out`.
+        outputs: channels along the first dimension.
+        inputs: channels along the second dimension; all by default.
+        rest: slices of the further dimensions; all of them by default.
     """
-    columns = [slice(*each) for each in inputs.runs] if inputs else [slice(None)]
+    columns = [slice(*run) for run in inputs.runs] if inputs else [slice(None)]
     rows = []
-    for each in outputs.runs:
-        parts = [_part(bank, (slice(*each), own, *rest)[: bank.dim()]) for own in columns]
+    for run in outputs.runs:
+        indices = [(slice(*run), column, *rest)[: weight.dim()] for column in columns]
+        parts = [_slice(weight, index) for index in indices]
         rows.append(parts[0] if len(parts) == 1 else torch.cat(parts, 1))
     return rows[0] if len(rows) == 1 else torch.cat(rows)
 
 
-def _part(bank: Tensor, place: Place) -> Tensor:
-    if not (torch.is_grad_enabled() and bank.requires_grad):
-        return bank[place]
-    found: Tensor = _Slice.apply(bank, place)
-    return found
+def _slice(weight: Tensor, index: _Index) -> Tensor:
+    if not (torch.is_grad_enabled() and weight.requires_grad):
+        return weight[index]
+    part: Tensor = _Slice.apply(weight, index)
+    return part
 
 
 class _Slice(torch.autograd.Function):
-    """A part of a bank, whose gradient is added to that part of the bank's gradient.
+    """A part of a weight, whose gradient is added in place to that part of the weight's gradient.
 
-    Slicing by torch would make a gradient of the whole bank, zero but for the part, for every
-    network of a step, and then add all of it.
+    Slicing by torch would make a gradient of the size of the whole weight, zero but for the part,
+    for every subnet of a step, and add them all up.
     """
 
     @staticmethod
-    def forward(ctx: Any, bank: Tensor, place: Place) -> Tensor:
-        ctx.bank, ctx.place = bank, place
-        return bank[place]
+    def forward(ctx: Any, weight: Tensor, index: _Index) -> Tensor:
+        ctx.weight, ctx.index = weight, index
+        return weight[index]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None]:
-        bank: Tensor = ctx.bank
-        if bank.grad is None:
-            bank.grad = torch.zeros_like(bank)
-        bank.grad[ctx.place] += gradients[0]
+        weight: Tensor = ctx.weight
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+        weight.grad[ctx.index] += gradients[0]
         return None, None
 
 
-def _widest(space: SearchSpace) -> list[Op]:
-    """One op a slot of the space, its slot grown to the largest extents that occur."""
-    found: dict[str, Op] = {}
+def _largest_ops(space: SearchSpace) -> list[Op]:
+    """Return one op for each slot of a space, with the slot in its largest size."""
+    ops: dict[str, Op] = {}
     for graph in space.block_graphs_with_slots():
         for op in graph.ops:
             if op.slot is not None:
-                known = found.get(op.slot.name, op)
-                found[op.slot.name] = known._replace(slot=_union(slot_of(known), op.slot))
-    return list(found.values())
+                known = ops.get(op.slot.name, op)
+                ops[op.slot.name] = known._replace(slot=_union(slot_of(known), op.slot))
+    return list(ops.values())
 
 
 def _union(a: Slot, b: Slot) -> Slot:
+    """Return a slot as large as the larger one of two slots with one name, in each dimension."""
     inputs = None
     if a.inputs and b.inputs:
         inputs = Channels((), max(a.inputs.extent, b.inputs.extent))

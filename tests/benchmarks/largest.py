@@ -1,11 +1,11 @@
-"""How far a supernet's largest network is from the same network trained alone as long.
+"""Accuracy of a supernet's largest and smallest subnet, against standalone training.
 
     python -m tests.benchmarks.largest SUPERNET --data ../shared/data/cifar10 \
         --space mobilenet_32 --images 10000 --out FOLDER
 
-SUPERNET is a folder that `tests.benchmarks.recipes` trained, on as many of the same images. The
-network alone has the supernet's recipe and epochs, and both are scored on the hold-out images,
-which neither has seen. What is in FOLDER is not trained again.
+SUPERNET is a folder that `tests.benchmarks.recipes` trained, with the same data options. Standalone
+training uses the recipe and the epochs of the supernet. Both are evaluated on the hold-out images,
+which neither training has seen. Networks in FOLDER are not trained again.
 """
 
 import argparse
@@ -20,8 +20,8 @@ from nas.job.folder import versions
 from nas.latency.device import processor
 from nas.space import load_space
 from nas.supernet import Supernet, TrainingSettings, evaluate
-from nas.supernet.ground_truth import train_each_alone
-from tests.benchmarks.recipes import some
+from nas.supernet.ground_truth import train_each_standalone
+from tests.benchmarks.recipes import take_images
 
 
 def main() -> None:
@@ -30,45 +30,52 @@ def main() -> None:
     parser.add_argument("--data", default="digits")
     parser.add_argument("--space", default="mobilenet")
     parser.add_argument("--image-size", type=int)
-    parser.add_argument("--images", type=int, help="of the training split; all by default")
+    parser.add_argument("--images", type=int, help="number of training images; all by default")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=0.1)
     parser.add_argument("--label-smoothing", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    data = load_dataset(given.data, image_size=given.image_size)
-    data = replace(data, train=some(data.train, given.images))
+    data = load_dataset(options.data, image_size=options.image_size)
+    data = replace(data, train=take_images(data.train, options.images))
     space = load_space(
-        given.space, image_size=data.image_size, channels=data.channels, classes=len(data.classes)
+        options.space, image_size=data.image_size, channels=data.channels, classes=len(data.classes)
     )
-    supernet = Supernet.load(given.supernet, space)
-    epochs = json.loads((given.supernet / "epochs.json").read_text())
+    supernet = Supernet.load(options.supernet, space)
+    epochs = json.loads((options.supernet / "epochs.json").read_text())
     settings = TrainingSettings(
         epochs=epochs,
-        batch_size=given.batch,
-        learning_rate=given.learning_rate,
-        label_smoothing=given.label_smoothing,
+        batch_size=options.batch,
+        learning_rate=options.learning_rate,
+        label_smoothing=options.label_smoothing,
     )
-    ends = [space.largest, space.smallest]
-    shared = evaluate(supernet, ends, data, "holdout")
-    alone = train_each_alone(space, ends, data, given.out, settings, seed=given.seed)
-    for name, one, other in zip(("largest", "smallest"), shared, alone, strict=True):
+    architectures = [space.largest, space.smallest]
+    shared = evaluate(supernet, architectures, data, "holdout")
+    standalone = train_each_standalone(
+        space, architectures, data, options.out, settings, seed=options.seed
+    )
+    for name, ours, theirs in zip(("largest", "smallest"), shared, standalone, strict=True):
         print(
-            f"{name}: {one:.2%} in the supernet, {other:.2%} alone, {100 * (one - other):+.2f} "
-            f"points, {epochs} epochs"
+            f"{name}: {ours:.2%} in the supernet, {theirs:.2%} standalone, "
+            f"{100 * (ours - theirs):+.2f} points, {epochs} epochs"
         )
     document = {
-        "command": {**vars(given), "out": None, "supernet": None, "data": Path(given.data).name},
+        "command": {
+            **vars(options),
+            "out": None,
+            "supernet": None,
+            "data": Path(options.data).name,
+        },
         "versions": versions(),
         "machine": processor()[0],
         "settings": asdict(settings),
         "images": data.counts,
-        "largest": {"supernet": shared[0], "alone": alone[0]},
-        "smallest": {"supernet": shared[1], "alone": alone[1]},
+        "largest": {"supernet": shared[0], "standalone": standalone[0]},
+        "smallest": {"supernet": shared[1], "standalone": standalone[1]},
     }
-    (given.out / "largest.json").write_text(json.dumps(document, indent=1) + "\n")
+    (options.out / "largest.json").write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
-"""What sharing weights costs: a supernet's steps and scores against standalone networks.
+"""Time and memory of a supernet's training and evaluation, against standalone networks.
 
     python -m tests.benchmarks.supernets [--space mobilenet] [--image-size 32] [--batch 64]
 
-Both run the same subnets in torch, channels-last, in the same precision, batch and threads, and are
-interleaved in rounds; a ratio is of the fastest rounds. Wants an idle machine. The images are
-noise: what they show does not change what they cost.
+Both run the same subnets in torch, channels-last, with the same precision, batch size and threads.
+Their runs are interleaved, and a ratio is of the fastest rounds. Run this on an idle machine. The
+images are noise, because the content of images does not change the time.
 
-    subnet    forward and backward of one subnet, from the supernet over standing alone
-    step      those of the largest, the smallest and random ones with one step of the optimizer,
-              over the same networks alone, each with its own
-    score     `nas.supernet.evaluate` of one architecture, recalibration on 1,024 images included,
-              over the plain forward pass of the same network over the validation images
-    memory    the most that a training of the supernet takes, over that of its largest network
-              alone, each in a process of its own (on a GPU: what torch has allocated)
+    subnet    forward and backward pass of one subnet, supernet over standalone network
+    step      forward and backward passes of the largest, the smallest and random subnets and one
+              optimizer step, over the same of standalone networks with an optimizer step each
+    score     `nas.supernet.evaluate` of one architecture with its calibration on 1,024 images, over
+              a forward pass of the same standalone network on the validation images
+    memory    peak memory of training the supernet, over that of training its largest network
+              standalone, each in its own process (on a GPU: memory allocated by torch)
 """
 
 import argparse
@@ -31,10 +31,9 @@ from torch.nn import functional as F  # noqa: N812
 from nas.data import ImageDataset, Images
 from nas.space import load_space
 from nas.supernet import Supernet, TrainingSettings, evaluate
-from nas.supernet.memory import keep_freed_memory
-from nas.supernet.recipe import clip_adaptively, optimizer_of
-from nas.supernet.standalone import train_alone
-from nas.supernet.threads import threads_for
+from nas.supernet.device import keep_freed_memory, limit_threads
+from nas.supernet.recipe import adaptive_clip_grad, make_optimizer
+from nas.supernet.standalone import train_standalone
 from nas.supernet.trainer import Trainer
 from nas.torch_network import Network
 
@@ -42,7 +41,7 @@ ROUNDS = 5
 
 
 def noise(size: int, channels: int, train: int, search: int) -> ImageDataset:
-    """Images of a data set of 10 classes that is nothing but noise."""
+    """Return a data set of 10 classes whose images are noise."""
     rng = np.random.default_rng(0)
 
     def images(count: int) -> Images:
@@ -55,40 +54,42 @@ def noise(size: int, channels: int, train: int, search: int) -> ImageDataset:
     )
 
 
-def most_memory(given: argparse.Namespace, shared: bool) -> int:
-    """Bytes that some steps of training take at most, beyond what was there before."""
-    data = noise(given.image_size, 3, 2048, 64)
-    space = load_space(given.space, image_size=given.image_size)
-    settings = replace(TrainingSettings(), device=given.device, batch_size=given.batch, epochs=1)
+def measure_peak_memory(options: argparse.Namespace, shared: bool) -> int:
+    """Return the peak memory in bytes of some training steps, less the memory in use before."""
+    data = noise(options.image_size, 3, 2048, 64)
+    space = load_space(options.space, image_size=options.image_size, channels=3, classes=10)
+    settings = replace(
+        TrainingSettings(), device=options.device, batch_size=options.batch, epochs=1
+    )
     steps = 6
-    before = _peak(given.device, fresh=True)
+    before = _peak_memory(options.device, reset=True)
     if shared:
         trainer = Trainer(space, data, settings, seed=0)
         for step in range(steps):
             trainer.step(step)
     else:
-        few = replace(data, train=Images(*(each[: steps * given.batch] for each in (
-            data.train.pixels, data.train.labels))))  # fmt: skip
-        train_alone(space.largest.graph, few, settings, seed=0)
-    return _peak(given.device) - before
+        count = steps * options.batch
+        images = Images(data.train.pixels[:count], data.train.labels[:count])
+        train_standalone(space.largest.graph, replace(data, train=images), settings, seed=0)
+    return _peak_memory(options.device) - before
 
 
-def _peak(device: str, *, fresh: bool = False) -> int:
-    """The most bytes that were taken; with `fresh` it is counted anew from now on."""
+def _peak_memory(device: str, *, reset: bool = False) -> int:
+    """Return the peak memory in bytes; with `reset`, since now."""
     if device != "cpu":
-        if fresh:
+        if reset:
             torch.cuda.reset_peak_memory_stats(device)
         return int(torch.cuda.max_memory_allocated(device))
-    if fresh:
+    if reset:
         Path("/proc/self/clear_refs").write_text("5")
     (line,) = re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
     return 1024 * int(line)
 
 
-def in_a_process(*arguments) -> int:
-    """`most_memory`, by itself."""
+def measure_in_new_process(*arguments) -> int:
+    """Run `measure_peak_memory` in a process of its own."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(most_memory, *arguments).result()
+        return pool.submit(measure_peak_memory, *arguments).result()
 
 
 def main() -> None:
@@ -97,23 +98,23 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--nets", type=int, default=4)
-    parser.add_argument("--images", type=int, default=2000, help="in the validation split")
+    parser.add_argument("--images", type=int, default=2000, help="number of validation images")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--return-memory", action="store_true", help="to the system, as usual")
-    given = parser.parse_args()
-    if not given.return_memory:
+    parser.add_argument("--return-memory", action="store_true", help="free memory to the system")
+    options = parser.parse_args()
+    if not options.return_memory:
         keep_freed_memory()
-    data = noise(given.image_size, 3, 2048, given.images)
-    space = load_space(given.space, image_size=given.image_size)
-    settings = replace(TrainingSettings(), device=given.device)
-    device = torch.device(given.device)
+    data = noise(options.image_size, 3, 2048, options.images)
+    space = load_space(options.space, image_size=options.image_size, channels=3, classes=10)
+    settings = replace(TrainingSettings(), device=options.device)
+    device = torch.device(options.device)
     supernet = Supernet(space, torch.Generator().manual_seed(0)).to(device)
     rng = np.random.default_rng(0)
     chosen = [space.largest, space.smallest]
-    chosen += [space.sample(rng, uniform_over="choices") for _ in range(max(0, given.nets - 2))]
-    x = torch.randn(given.batch, 3, given.image_size, given.image_size, device=device)
+    chosen += [space.sample(rng, uniform_over="choices") for _ in range(max(0, options.nets - 2))]
+    x = torch.randn(options.batch, 3, options.image_size, options.image_size, device=device)
     x = x.contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(10, (given.batch,), device=device)
+    labels = torch.randint(10, (options.batch,), device=device)
     graphs = [each.graph for each in chosen]
     networks = [Network(graph, torch.Generator().manual_seed(0)).to(device) for graph in graphs]
 
@@ -122,36 +123,38 @@ def main() -> None:
             logits = run(x)
         F.cross_entropy(logits.float(), labels).backward()
 
-    def moved(module) -> None:
-        clip_adaptively(module.parameters(), settings.gradient_ratio)
+    def update(module) -> None:
+        adaptive_clip_grad(module.parameters(), settings.gradient_ratio)
         optimizers[module].step()
         optimizers[module].zero_grad(set_to_none=True)
 
     def shared_step() -> None:
         for graph in graphs:
             backward(lambda images, g=graph: supernet(g, images))
-        moved(supernet)
+        update(supernet)
 
-    def alone_step() -> None:
+    def standalone_step() -> None:
         for network in networks:
             backward(network)
-            moved(network)
+            update(network)
 
-    optimizers = {each: optimizer_of(each, settings) for each in (supernet, *networks)}
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {given.device}")
-    print(f"{'MACs':>12}{'alone, ms':>12}{'subnet':>8}{'forward, ms':>13}{'score':>8}")
+    optimizers = {each: make_optimizer(each, settings) for each in (supernet, *networks)}
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {options.device}")
+    print(f"{'MACs':>12}{'standalone, ms':>16}{'subnet':>8}{'forward, ms':>13}{'score':>8}")
     scores = []
     for architecture, graph, network in zip(chosen, graphs, networks, strict=True):
         supernet.train()
         network.train()
-        with threads_for(graph.macs * given.batch):
-            shared, alone = interleaved(
+        with limit_threads(graph.macs * options.batch):
+            shared, standalone = time_interleaved(
                 lambda g=graph: backward(lambda images: supernet(g, images)),
                 lambda n=network: backward(n),
             )
         network.eval()
         supernet.eval()
-        pixels = torch.randn(given.images, 3, given.image_size, given.image_size, device=device)
+        pixels = torch.randn(
+            options.images, 3, options.image_size, options.image_size, device=device
+        )
         pixels = pixels.contiguous(memory_format=torch.channels_last)
 
         @torch.inference_mode()
@@ -159,40 +162,44 @@ def main() -> None:
             for part in pixels.split(256):
                 network(part)
 
-        with threads_for(graph.macs * 256):
-            score, forward = interleaved(
+        with limit_threads(graph.macs * 256):
+            score, forward = time_interleaved(
                 lambda a=architecture: evaluate(supernet, [a], data), plain
             )
         scores.append(score / forward)
         print(
-            f"{graph.macs:>12}{1e3 * alone:>12.1f}{shared / alone:>8.3f}{1e3 * forward:>13.0f}"
-            f"{scores[-1]:>8.2f}",
+            f"{graph.macs:>12}{1e3 * standalone:>16.1f}{shared / standalone:>8.3f}"
+            f"{1e3 * forward:>13.0f}{scores[-1]:>8.2f}",
             flush=True,
         )
     for each in (supernet, *networks):
         each.train()
         optimizers[each].zero_grad(set_to_none=True)
-    with threads_for(graphs[0].macs * given.batch):
-        shared, alone = interleaved(shared_step, alone_step)
-    memory, least = in_a_process(given, True), in_a_process(given, False)
+    with limit_threads(graphs[0].macs * options.batch):
+        shared, standalone = time_interleaved(shared_step, standalone_step)
+    shared_memory, standalone_memory = (
+        measure_in_new_process(options, True),
+        measure_in_new_process(options, False),
+    )
     print(
-        f"memory {memory / least:.2f} ({memory / 2**20:.0f} over {least / 2**20:.0f} MiB), "
-        f"step {shared / alone:.3f} ({1e3 * shared:.0f} over {1e3 * alone:.0f} ms), "
+        f"memory {shared_memory / standalone_memory:.2f} ({shared_memory / 2**20:.0f} over "
+        f"{standalone_memory / 2**20:.0f} MiB), "
+        f"step {shared / standalone:.3f} ({1e3 * shared:.0f} over {1e3 * standalone:.0f} ms), "
         f"score {statistics.geometric_mean(scores):.2f} (geometric mean)"
     )
 
 
-def interleaved(first, second) -> tuple[float, float]:
-    """Seconds of the fastest of some rounds of each, after one that is not counted."""
+def time_interleaved(first, second) -> tuple[float, float]:
+    """Return the seconds of the fastest round of each function, after a warm-up round."""
     best = [float("inf")] * 2
-    for number in range(ROUNDS + 1):
-        for at, each in enumerate((first, second)):
-            begun = time.perf_counter()
-            each()
+    for round_number in range(ROUNDS + 1):
+        for index, function in enumerate((first, second)):
+            started = time.perf_counter()
+            function()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            if number:
-                best[at] = min(best[at], time.perf_counter() - begun)
+            if round_number:
+                best[index] = min(best[index], time.perf_counter() - started)
     return best[0], best[1]
 
 

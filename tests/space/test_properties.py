@@ -13,7 +13,7 @@ from nas.graph import Graph
 from nas.latency import space_kernels
 from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.space import load_space, space_names
-from nas.torch_network import run
+from nas.torch_network import run_graph
 
 seeds = st.integers(0, 2**32 - 1)
 spaces = st.sampled_from(sorted(space_names()))
@@ -56,11 +56,11 @@ def test_shapes_equal_those_of_torch(name, size, seed):
     space = on(name, size)
     graph = space.sample(np.random.default_rng(seed), uniform_over="choices").graph
     image = torch.empty(1, *graph.input_shape, device="meta")
-    assert run(graph, image, Meta(graph)).shape == (1, 10, 1, 1)
+    assert run_graph(graph, image, Meta(graph)).shape == (1, 10, 1, 1)
     for end in np.random.default_rng(seed).choice(len(graph.ops) - 1, 2) + 1:
         beginning = Graph(graph.ops[: end + 1])
         # Only what the last op needs: torch has to agree on every shape on the way.
-        assert run(beginning, image, Meta(beginning)).shape[1:] == graph.ops[end].shape
+        assert run_graph(beginning, image, Meta(beginning)).shape[1:] == graph.ops[end].shape
 
 
 @settings(max_examples=120, deadline=None)
@@ -129,4 +129,4 @@ def test_spaces_adapt_to_any_number_of_classes_and_channels(name):
             assert graph.input_shape[1] in space.parameters.get("resolution", (size,))
             assert graph.output_shape == (classes, 1, 1)
             image = torch.empty(1, channels, size, size, device="meta")
-            assert run(graph, image, Meta(graph)).shape[1] == classes
+            assert run_graph(graph, image, Meta(graph)).shape[1] == classes

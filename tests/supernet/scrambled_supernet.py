@@ -1,4 +1,4 @@
-"""Supernets and spaces for the tests beside this file."""
+"""Spaces and supernets for the tests in this folder."""
 
 import torch
 
@@ -9,13 +9,14 @@ TINY = ("mobilenet_tiny", "shufflenet_tiny", "squeezenet_tiny")
 
 
 def space_on(data, name):
+    """Return a space that is adapted to some data."""
     return load_space(
         name, image_size=data.image_size, channels=data.channels, classes=len(data.classes)
     )
 
 
 def scrambled(space, seed=0):
-    """A supernet whose norms and biases are not those of a new one."""
+    """Return a supernet with random scales, shifts and biases, unlike a new one."""
     generator = torch.Generator().manual_seed(seed)
     supernet = Supernet(space, generator)
     with torch.no_grad():

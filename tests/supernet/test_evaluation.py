@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,8 +7,9 @@ import torch
 from nas.data import load_dataset
 from nas.data.batches import sequential_batches
 from nas.errors import DataError, RequestError
-from nas.supernet import evaluate
-from nas.supernet.evaluation import CALIBRATION_BATCH
+from nas.supernet import TrainingSettings, evaluate
+from nas.supernet.evaluation import CALIBRATION_BATCH_SIZE, evaluate_by_class, evaluate_network
+from nas.supernet.standalone import train_standalone
 from nas.torch_network import Network
 from tests.supernet.scrambled_supernet import TINY, scrambled, space_on
 
@@ -14,41 +17,69 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_the_score_is_that_of_the_extracted_network(digits, name):
+def test_evaluate_returns_the_accuracy_of_the_extracted_network(digits, name):
     space = space_on(digits, name)
     supernet = scrambled(space)
     rng = np.random.default_rng(0)
     for architecture in (space.largest, space.sample(rng)):
         graph = architecture.graph
-        batches = [x for x, _ in sequential_batches(digits.train, digits, CALIBRATION_BATCH, CPU)]
+        batches = [
+            x for x, _ in sequential_batches(digits.train, digits, CALIBRATION_BATCH_SIZE, CPU)
+        ]
         network = Network(graph, torch.Generator()).eval()
         network.load_state_dict(supernet.extract(graph, supernet.calibrate(graph, batches)))
         (batch,) = sequential_batches(digits.search, digits, 1000, CPU)
-        right = (network(batch[0]).argmax(1) == batch[1]).float().mean().item()
+        accuracy = (network(batch[0]).argmax(1) == batch[1]).float().mean().item()
         (score,) = evaluate(supernet, [architecture], digits)
-        assert score == pytest.approx(right)
-        assert supernet.evaluate(architecture, digits) == pytest.approx(right, abs=0.05)
+        assert score == pytest.approx(accuracy)
 
 
-def test_scores_do_not_depend_on_order(digits):
+def test_evaluate_does_not_depend_on_the_other_architectures(digits):
     space = space_on(digits, "mobilenet_tiny")
     supernet = scrambled(space)
     rng = np.random.default_rng(0)
     architectures = [space.sample(rng) for _ in range(5)]
     together = evaluate(supernet, architectures, digits, "holdout")
-    alone = [evaluate(supernet, [a], digits, "holdout")[0] for a in reversed(architectures)]
-    assert together == alone[::-1]
+    one_by_one = [evaluate(supernet, [a], digits, "holdout")[0] for a in reversed(architectures)]
+    assert together == one_by_one[::-1]
     assert all(0 <= score <= 1 for score in together)
 
 
-def test_the_test_split_is_refused(digits):
+def test_evaluate_refuses_the_test_split(digits):
     space = space_on(digits, "mobilenet_tiny")
     with pytest.raises(RequestError, match="'test' cannot be used"):
         evaluate(scrambled(space), [space.smallest], digits, "test")
 
 
-def test_data_of_another_size_is_refused():
+def test_evaluate_refuses_data_of_another_size():
     data = load_dataset("digits", image_size=12)
     space = space_on(data, "mobilenet_tiny").adapt(image_size=8, channels=1, classes=10)
     with pytest.raises(DataError, match="12 px"):
         evaluate(scrambled(space), [space.smallest], data)
+
+
+def test_evaluate_network_returns_the_share_of_correct_answers(digits):
+    space = space_on(digits, "squeezenet_tiny")
+    settings = TrainingSettings(epochs=1, device="cpu")
+    network = train_standalone(space.smallest.graph, digits, settings, seed=0)
+    images = digits.search
+    mean, std = (torch.from_numpy(each) for each in (digits.mean, digits.std))
+    x = ((torch.from_numpy(images.pixels).float() / 255 - mean) / std).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        right = network(x).argmax(1).numpy() == images.labels
+    assert evaluate_network(network, digits, "search") == pytest.approx(right.mean())
+
+
+def test_class_accuracies_average_to_the_accuracy(digits):
+    space = space_on(digits, "mobilenet_tiny")
+    supernet = scrambled(space)
+    whole = evaluate(supernet, [space.largest], digits)[0]
+    same, classes = evaluate_by_class(supernet, space.largest, digits)
+    assert same == whole
+    counts = np.bincount(digits.search.labels, minlength=10)
+    assert list(classes) == list(digits.classes)
+    total = sum(classes[name] * n for name, n in zip(digits.classes, counts, strict=True))
+    assert total / counts.sum() == pytest.approx(whole)
+    few = replace(digits, classes=(*digits.classes, "ten"))
+    supernet = scrambled(space_on(few, "mobilenet_tiny"))
+    assert evaluate_by_class(supernet, supernet.space.largest, few)[1]["ten"] is None

@@ -5,61 +5,65 @@ import numpy as np
 import pytest
 
 from nas.errors import RequestError
-from nas.supernet import evaluate, first_look
-from nas.supernet.quick_evaluation import interval, sample_of
+from nas.supernet import evaluate, evaluate_quickly
+from nas.supernet.quick_evaluation import accuracy_interval, stratified_sample
 from tests.supernet.scrambled_supernet import scrambled, space_on
 
 
-def chance(right, sample, population, all_right):
-    """Of so many right answers in a sample, by counting the ways to draw it."""
-    wrong = population - all_right
-    return Fraction(comb(all_right, right) * comb(wrong, sample - right), comb(population, sample))
+def probability(correct, sample, population, all_correct):
+    """Return the probability of so many correct answers in a sample, by counting samples."""
+    samples = comb(all_correct, correct) * comb(population - all_correct, sample - correct)
+    return Fraction(samples, comb(population, sample))
 
 
 @pytest.mark.parametrize(("sample", "population"), [(5, 12), (10, 30), (12, 12), (1, 4)])
-def test_the_interval_covers_what_it_says(sample, population):
-    """Whatever the truth is, it is in the interval of at least 95% of the samples."""
+def test_interval_covers_the_truth_in_95_percent_of_samples(sample, population):
+    """For every true number of correct answers."""
     for truth in range(population + 1):
         covered = Fraction(0)
-        for right in range(max(0, sample - (population - truth)), min(sample, truth) + 1):
-            low, high = interval(right, sample, population)
+        for correct in range(max(0, sample - (population - truth)), min(sample, truth) + 1):
+            low, high = accuracy_interval(correct, sample, population)
             if low <= truth / population <= high:
-                covered += chance(right, sample, population, truth)
+                covered += probability(correct, sample, population, truth)
         assert covered >= Fraction(95, 100), (truth, float(covered))
 
 
-def test_the_interval_is_no_wider_than_it_must_be():
-    low, high = interval(80, 100, 1000)
-    # Wald's, with the finite population's correction.
+def test_interval_is_about_as_wide_as_the_normal_approximation():
+    low, high = accuracy_interval(80, 100, 1000)
+    # Wald accuracy_interval with finite population correction.
     half = 1.96 * np.sqrt(0.8 * 0.2 / 100 * 900 / 999)
     assert high - low == pytest.approx(2 * half, rel=0.1)
-    assert interval(7, 10, 10) == (0.7, 0.7)
+    assert accuracy_interval(7, 10, 10) == (0.7, 0.7)
 
 
-def test_every_class_has_its_share_of_the_sample(digits):
+def test_sample_has_the_class_frequencies_of_all_images(digits):
     labels = digits.search.labels
-    chosen = sample_of(digits.search, 90)
+    chosen = stratified_sample(digits.search, 90)
     assert len(set(chosen.tolist())) == 90
     expected = np.bincount(labels) * 90 / len(labels)
     assert np.abs(np.bincount(labels[chosen]) - expected).max() <= 1.0
-    assert np.array_equal(sample_of(digits.search, 10_000), np.arange(len(labels)))
+    assert np.array_equal(stratified_sample(digits.search, 10_000), np.arange(len(labels)))
 
 
-def test_a_look_at_all_images_is_the_score(digits):
+def test_quick_evaluation_of_all_images_equals_evaluate(digits):
     space = space_on(digits, "mobilenet_tiny")
     supernet = scrambled(space)
     chosen = [space.largest, space.smallest]
     scores = evaluate(supernet, chosen, digits)
-    for score, look in zip(scores, first_look(supernet, chosen, digits, images=10**6), strict=True):
-        assert look.accuracy == look.low == look.high == pytest.approx(score)
-        assert look.images == len(digits.search)
-    for score, look in zip(scores, first_look(supernet, chosen, digits, images=60), strict=True):
-        assert look.images == 60
-        assert look.low <= look.accuracy <= look.high
-        assert look.low <= score <= look.high
+    for score, quick in zip(
+        scores, evaluate_quickly(supernet, chosen, digits, images=10**6), strict=True
+    ):
+        assert quick.accuracy == quick.low == quick.high == pytest.approx(score)
+        assert quick.images == len(digits.search)
+    for score, quick in zip(
+        scores, evaluate_quickly(supernet, chosen, digits, images=60), strict=True
+    ):
+        assert quick.images == 60
+        assert quick.low <= quick.accuracy <= quick.high
+        assert quick.low <= score <= quick.high
 
 
-def test_no_image_is_no_look(digits):
+def test_quick_evaluation_needs_an_image(digits):
     space = space_on(digits, "mobilenet_tiny")
-    with pytest.raises(RequestError, match="sees nothing"):
-        first_look(scrambled(space), [space.smallest], digits, images=0)
+    with pytest.raises(RequestError, match="at least 1 image"):
+        evaluate_quickly(scrambled(space), [space.smallest], digits, images=0)

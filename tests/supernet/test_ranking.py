@@ -1,4 +1,4 @@
-"""What a supernet's order is worth, on scores whose figures are known or counted by hand."""
+"""Ranking quality, on scores whose figures are known or computed by hand."""
 
 from __future__ import annotations
 
@@ -7,94 +7,100 @@ import itertools
 import numpy as np
 import pytest
 
-from nas.supernet.ranking import FEWEST_SCORES, RankedNetwork, pool, rank
+from nas.supernet.ranking import (
+    MIN_DISTINCT_SCORES,
+    RankedNetwork,
+    compute_pooled_ranking,
+    compute_ranking,
+)
 
 
-def networks(scores, alone, macs=None, space="a"):
+def networks(scores, standalone, macs=None, space="a"):
     macs = range(1, len(scores) + 1) if macs is None else macs
     return [
         RankedNetwork({"space": space}, str(i), int(m), int(m) * 2, 7, float(s), float(t))
-        for i, (s, t, m) in enumerate(zip(scores, alone, macs, strict=True))
+        for i, (s, t, m) in enumerate(zip(scores, standalone, macs, strict=True))
     ]
 
 
-def test_an_order_that_is_right_and_one_that_is_reversed():
+def test_ranking_of_equal_and_of_reversed_orders():
     truth = np.linspace(0.5, 0.9, 15)
-    right, wrong = rank(networks(truth - 0.1, truth)), rank(networks(-truth, truth))
-    assert right.kendall_tau.value == right.spearman.value == 1
-    assert (right.kendall_tau.low, right.kendall_tau.high) == (1, 1)
-    assert wrong.kendall_tau.value == pytest.approx(-1)
-    assert right.offset.value == pytest.approx(0.1)
-    assert right.regret["supernet"] == 0
-    assert wrong.regret["supernet"] > 0.1
+    equal = compute_ranking(networks(truth - 0.1, truth))
+    assert equal.kendall_tau.value == equal.spearman.value == 1
+    assert (equal.kendall_tau.low, equal.kendall_tau.high) == (1, 1)
+    assert equal.offset.value == pytest.approx(0.1)
+    assert equal.regret["supernet"] == 0
+    reversed_order = compute_ranking(networks(-truth, truth))
+    assert reversed_order.kendall_tau.value == pytest.approx(-1)
+    assert reversed_order.regret["supernet"] > 0.1
 
 
-def test_counting_is_judged_on_the_same_networks():
-    """Depth is the same for all: it orders nothing. MACs and parameters order all of them."""
+def test_baselines_are_ranked_on_the_same_networks():
+    """All networks have the same depth; MACs and parameters order all of them correctly."""
     rng = np.random.default_rng(1)
     truth = np.linspace(0.5, 0.9, 30)
-    found = rank(networks(truth + rng.normal(0, 0.1, 30), truth))
-    assert found.counted_tau["depth"] is None
-    assert found.counted_tau["macs"].value == found.counted_tau["params"].value == 1
-    assert found.lead.value == pytest.approx(found.kendall_tau.value - 1)
-    assert found.lead.high < 0, "the best count is surely ahead"
+    ranking = compute_ranking(networks(truth + rng.normal(0, 0.1, 30), truth))
+    assert ranking.counted_tau["depth"] is None
+    assert ranking.counted_tau["macs"].value == ranking.counted_tau["params"].value == 1
+    assert ranking.lead.value == pytest.approx(ranking.kendall_tau.value - 1)
+    assert ranking.lead.high < 0, "the best baseline leads"
 
 
-def test_a_lead_is_sure_only_where_it_is_large_against_chance():
+def test_lead_excludes_zero_only_for_a_clearly_better_supernet():
     rng = np.random.default_rng(2)
     truth = rng.uniform(0.5, 0.9, 60)
     macs = rng.permutation(60) + 1
-    good = rank(networks(truth + rng.normal(0, 0.02, 60), truth, macs))
+    good = compute_ranking(networks(truth + rng.normal(0, 0.02, 60), truth, macs))
     assert good.lead.low > 0.4
-    poor = rank(networks(rng.uniform(0.5, 0.9, 60), truth, macs))
+    poor = compute_ranking(networks(rng.uniform(0.5, 0.9, 60), truth, macs))
     assert poor.lead.low < 0 < poor.lead.high + 0.3
 
 
-def test_few_distinct_scores_are_no_ranking():
+def test_ranking_has_no_correlation_for_few_distinct_scores():
     truth = np.linspace(0.5, 0.9, 30)
     scores = np.floor(truth * 20) / 20
-    found = rank(networks(scores, truth))
-    assert found.distinct_scores < FEWEST_SCORES
-    assert found.kendall_tau is found.spearman is found.lead is None
-    assert found.strata == ()
+    ranking = compute_ranking(networks(scores, truth))
+    assert ranking.distinct_scores < MIN_DISTINCT_SCORES
+    assert ranking.kendall_tau is ranking.spearman is ranking.lead is None
+    assert ranking.strata == ()
     ties = sum(a == b for a, b in itertools.combinations(scores, 2))
-    assert found.tied_pairs == ties > 0
+    assert ranking.tied_pairs == ties > 0
 
 
-def test_strata_are_networks_of_similar_size():
-    """The supernet knows sizes and nothing else: right over all, useless within a stratum."""
+def test_strata_show_a_supernet_that_knows_only_sizes():
+    """The scores are right over all networks, but useless among networks of similar size."""
     rng = np.random.default_rng(3)
     macs = np.arange(1, 91)
     truth = np.repeat([0.5, 0.7, 0.9], 30) + rng.uniform(0, 0.1, 90)
     scores = np.repeat([0.5, 0.7, 0.9], 30) + rng.uniform(0, 0.1, 90)
-    found = rank(networks(scores, truth, macs))
-    assert found.kendall_tau.value > 0.6
-    assert [each.nets for each in found.strata] == [30, 30, 30]
-    assert [each.macs for each in found.strata] == [(1, 30), (31, 60), (61, 90)]
-    for each in found.strata:
-        assert abs(each.kendall_tau.value) < 0.35
-        assert each.kendall_tau.low < 0 < each.kendall_tau.high
+    ranking = compute_ranking(networks(scores, truth, macs))
+    assert ranking.kendall_tau.value > 0.6
+    assert [stratum.nets for stratum in ranking.strata] == [30, 30, 30]
+    assert [stratum.macs for stratum in ranking.strata] == [(1, 30), (31, 60), (61, 90)]
+    for stratum in ranking.strata:
+        assert abs(stratum.kendall_tau.value) < 0.35
+        assert stratum.kendall_tau.low < 0 < stratum.kendall_tau.high
 
 
-def test_regret_is_what_a_budget_loses():
-    """By hand: within budgets of 1, 2, 3 the supernet picks networks 0, 1, 1."""
-    found = rank(networks([0.1, 0.9, 0.5], [0.6, 0.5, 0.8], [1, 2, 3]))
-    assert found.regret["supernet"] == pytest.approx((0 + 0.1 + 0.3) / 3)
-    assert found.regret["macs"] == pytest.approx((0 + 0.1 + 0) / 3)
-    tied = rank(networks([0.9, 0.9], [0.6, 0.8], [1, 1]))
+def test_regret_is_the_mean_loss_over_budgets():
+    """By hand: under budgets of 1, 2 and 3 the supernet chooses networks 0, 1 and 1."""
+    ranking = compute_ranking(networks([0.1, 0.9, 0.5], [0.6, 0.5, 0.8], [1, 2, 3]))
+    assert ranking.regret["supernet"] == pytest.approx((0 + 0.1 + 0.3) / 3)
+    assert ranking.regret["macs"] == pytest.approx((0 + 0.1 + 0) / 3)
+    tied = compute_ranking(networks([0.9, 0.9], [0.6, 0.8], [1, 1]))
     assert tied.regret["supernet"] == pytest.approx(0.1)
 
 
-def test_supernets_that_flatter_are_told_from_supernets_that_err():
+def test_pooled_ranking_removes_the_offsets_of_the_spaces():
     truth = np.linspace(0.5, 0.9, 20)
     first = networks(truth[::2] - 0.3, truth[::2], space="a")
     second = networks(truth[1::2], truth[1::2], space="b")
-    found = pool([*first, *second])
-    assert found.nets == 20
-    assert found.offsets["a"].value == pytest.approx(0.3)
-    assert found.offsets["b"].value == pytest.approx(0)
-    assert found.without_offsets.value == 1
-    assert found.kendall_tau.value < 0.8
-    few = pool([*first[:4], *second[:4]])
+    pooled = compute_pooled_ranking([*first, *second])
+    assert pooled.nets == 20
+    assert pooled.offsets["a"].value == pytest.approx(0.3)
+    assert pooled.offsets["b"].value == pytest.approx(0)
+    assert pooled.without_offsets.value == 1
+    assert pooled.kendall_tau.value < 0.8
+    few = compute_pooled_ranking([*first[:4], *second[:4]])
     assert few.kendall_tau is None
     assert few.offsets["a"].value == pytest.approx(0.3)

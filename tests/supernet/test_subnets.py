@@ -1,4 +1,4 @@
-"""Which networks a step trains, against the rules that were published."""
+"""Subnets of a training step, against the published rules."""
 
 from __future__ import annotations
 
@@ -10,14 +10,20 @@ import pytest
 
 from nas.errors import RequestError
 from nas.supernet import TrainingSettings
-from nas.supernet.subnets import CANDIDATES, Fair, Sandwich, Single, subnets_for
+from nas.supernet.subnets import (
+    CANDIDATES_PER_CHOICE,
+    FairSampler,
+    SandwichSampler,
+    SinglePathSampler,
+    make_subnet_sampler,
+)
 from tests.supernet.scrambled_supernet import space_on
 
 SETTINGS = TrainingSettings(device="cpu")
 
 
-def never(graph):
-    raise AssertionError("no network is looked at")
+def no_probe(graph):
+    raise AssertionError("the loss was probed")
 
 
 @pytest.fixture
@@ -25,31 +31,31 @@ def space(digits):
     return space_on(digits, "mobilenet_tiny")
 
 
-def test_a_sandwich_has_both_ends_and_random_networks(space):
-    made = subnets_for(space, replace(SETTINGS, random_subnets=3), seed=0, steps=10)
-    lessons = made.of(4, never)
-    assert [each.role for each in lessons] == ["largest", "smallest", *["random"] * 3]
-    assert [each.distilled for each in lessons] == [False, *[True] * 4]
-    ends = [space.lower(space.largest), space.lower(space.smallest)]
-    assert [each.graph for each in lessons[:2]] == ends
-    assert made.of(4, never) == lessons
-    assert made.of(5, never) != lessons
-    assert subnets_for(space, SETTINGS, seed=1, steps=10).of(4, never) != lessons
-    plain = Sandwich(space, replace(SETTINGS, distil=False), 0, 10).of(4, never)
-    assert not any(each.distilled for each in plain)
+def test_sandwich_has_the_largest_the_smallest_and_random_subnets(space):
+    sampler = make_subnet_sampler(space, replace(SETTINGS, random_subnets=3), seed=0, steps=10)
+    tasks = sampler.sample(4, no_probe)
+    assert [task.role for task in tasks] == ["largest", "smallest", *["random"] * 3]
+    assert [task.distil for task in tasks] == [False, *[True] * 4]
+    ends = [space.largest.graph, space.smallest.graph]
+    assert [task.graph for task in tasks[:2]] == ends
+    assert sampler.sample(4, no_probe) == tasks
+    assert sampler.sample(5, no_probe) != tasks
+    assert make_subnet_sampler(space, SETTINGS, seed=1, steps=10).sample(4, no_probe) != tasks
+    plain = SandwichSampler(space, replace(SETTINGS, distil=False), 0, 10).sample(4, no_probe)
+    assert not any(task.distil for task in plain)
 
 
-def test_a_single_path_is_one_random_network_on_the_labels(space):
-    made = subnets_for(space, replace(SETTINGS, subnets="single"), seed=0, steps=10)
-    assert isinstance(made, Single)
-    drawn = [made.of(step, never) for step in range(30)]
-    assert all(len(each) == 1 and not each[0].distilled for each in drawn)
-    assert len({each[0].graph.digest for each in drawn}) > 20
+def test_single_path_is_one_random_subnet_trained_on_the_labels(space):
+    sampler = make_subnet_sampler(space, replace(SETTINGS, subnets="single"), seed=0, steps=10)
+    assert isinstance(sampler, SinglePathSampler)
+    steps = [sampler.sample(step, no_probe) for step in range(30)]
+    assert all(len(tasks) == 1 and not tasks[0].distil for tasks in steps)
+    assert len({tasks[0].graph.digest for tasks in steps}) > 20
 
 
-def test_fair_steps_use_every_option_equally_often(space):
-    made = subnets_for(space, replace(SETTINGS, subnets="fair"), seed=0, steps=10)
-    assert isinstance(made, Fair)
+def test_fair_uses_every_option_equally_often(space):
+    sampler = make_subnet_sampler(space, replace(SETTINGS, subnets="fair"), seed=0, steps=10)
+    assert isinstance(sampler, FairSampler)
     count = max(map(len, space.parameters.values()))
     seen = []
     real = type(space).architecture
@@ -61,12 +67,9 @@ def test_fair_steps_use_every_option_equally_often(space):
             seen.append(choices)
             return real(space, choices)
 
-        def lower(self, architecture):
-            return space.lower(architecture)
-
-    found = Fair(Spy(), 0).of(0, never)
-    assert found == made.of(0, never)
-    assert len(found) == len(seen) == count
+    tasks = FairSampler(Spy(), 0).sample(0, no_probe)
+    assert tasks == sampler.sample(0, no_probe)
+    assert len(tasks) == len(seen) == count
     for key, options in space.parameters.items():
         counts = Counter(choices[key] for choices in seen)
         assert max(counts.values()) - min(counts[each] for each in options) <= 1
@@ -75,41 +78,47 @@ def test_fair_steps_use_every_option_equally_often(space):
 
 
 @pytest.mark.parametrize(("name", "best"), [("best_up", min), ("worst_up", max)])
-def test_attention_chooses_among_networks_of_similar_size(space, name, best):
-    looked = []
+def test_best_up_and_worst_up_choose_among_subnets_of_similar_size(space, name, best):
+    probed = []
 
-    def look(graph):
-        looked.append(graph)
+    def probe_loss(graph):
+        probed.append(graph)
         return math.sin(graph.params)
 
     settings = replace(SETTINGS, subnets=name, random_subnets=1)
-    *_, chosen = subnets_for(space, settings, seed=3, steps=10).of(2, look)
-    assert len(looked) == CANDIDATES
-    assert chosen.graph == best(looked, key=lambda graph: math.sin(graph.params))
-    assert chosen.distilled
+    *_, chosen = make_subnet_sampler(space, settings, seed=3, steps=10).sample(2, probe_loss)
+    assert len(probed) == CANDIDATES_PER_CHOICE
+    assert chosen.graph == best(probed, key=lambda graph: math.sin(graph.params))
+    assert chosen.distil
     spread = [
         max(g.macs for g in group) / min(g.macs for g in group)
-        for group in (looked, [e.graph for e in subnets_for(space, SETTINGS, 3, 10).of(2, never)])
+        for group in (
+            probed,
+            [e.graph for e in make_subnet_sampler(space, SETTINGS, 3, 10).sample(2, no_probe)],
+        )
     ]
     assert spread[0] < spread[1]
 
 
-def test_networks_shrink_from_the_largest_one(space):
+def test_progressive_shrinking_starts_from_the_largest_subnet(space):
     settings = replace(SETTINGS, progressive=0.5, random_subnets=8)
-    made = subnets_for(space, settings, seed=0, steps=100)
-    largest = space.lower(space.largest)
-    assert {each.graph for each in made.of(0, never)} == {largest}
+    sampler = make_subnet_sampler(space, settings, seed=0, steps=100)
+    largest = space.largest.graph
+    assert {task.graph for task in sampler.sample(0, no_probe)} == {largest}
     means = [
-        sum(each.graph.macs for each in made.of(step, never)[2:]) / 8 for step in (5, 25, 45, 75)
+        sum(task.graph.macs for task in sampler.sample(step, no_probe)[2:]) / 8
+        for step in (5, 25, 45, 75)
     ]
     assert largest.macs > means[0] > means[1] > means[2]
-    plain = subnets_for(space, replace(settings, progressive=0.0), seed=0, steps=100)
-    assert made.of(50, never) == plain.of(50, never), "at the end nothing is left of it"
-    smallest = [made.of(step, never)[1].graph.macs for step in (0, 25, 50)]
+    plain = make_subnet_sampler(space, replace(settings, progressive=0.0), seed=0, steps=100)
+    assert sampler.sample(50, no_probe) == plain.sample(50, no_probe), (
+        "shrinking ends after half of the steps"
+    )
+    smallest = [sampler.sample(step, no_probe)[1].graph.macs for step in (0, 25, 50)]
     assert smallest[0] == largest.macs > smallest[1] > smallest[2]
-    assert smallest[2] == space.lower(space.smallest).macs
+    assert smallest[2] == space.smallest.macs
 
 
-def test_an_unknown_way_is_refused():
+def test_unknown_method_is_refused():
     with pytest.raises(RequestError, match="subnets cannot be 'clever'"):
         TrainingSettings(subnets="clever")

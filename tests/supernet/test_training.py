@@ -1,3 +1,5 @@
+"""Training of supernets: results, resuming, rollbacks, errors and progress."""
+
 import json
 import math
 import signal
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from nas.data import Images
-from nas.errors import CheckpointError, DataError, DeviceError, RequestError, TrainingError
+from nas.errors import CheckpointError, DataError, DeviceError, TrainingError
 from nas.supernet import (
     Supernet,
     TrainingSettings,
@@ -20,20 +22,20 @@ from nas.supernet import (
     trainer,
     training,
 )
-from nas.supernet.recipe import clip_adaptively, learning_rate, parameter_groups
+from nas.supernet.recipe import adaptive_clip_grad, learning_rate, parameter_groups
 from tests.supernet.scrambled_supernet import space_on
 
 SHORT = TrainingSettings(epochs=2, device="cpu")
 
 KILLED_IN_STEP_9 = """
 import os, signal, sys, torch
-from nas.space import load as load_space
+from nas.space import load_space
 from nas.data import load_dataset
 from nas.supernet import TrainingSettings, train
 
 torch.set_num_threads(1)
 data = load_dataset("digits", validation_fraction=0.5)
-space = load_space("mobilenet_tiny", image_size=8, channels=1)
+space = load_space("mobilenet_tiny", image_size=8, channels=1, classes=10)
 settings = TrainingSettings(epochs=2, device="cpu", checkpoint_seconds=0)
 
 
@@ -55,7 +57,7 @@ class StoppedError(Exception):
 
 
 def stop(report):
-    """Ends a training in step 9."""
+    """Interrupt a training in step 9."""
     if report.step == 9:
         raise StoppedError
 
@@ -64,7 +66,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_a_killed_training_ends_in_the_same_weights(digits, tmp_path):
+def test_killed_training_resumes_to_the_same_weights(digits, tmp_path):
     space = space_on(digits, "mobilenet_tiny")
     undisturbed = weights(train(space, digits, tmp_path / "a", SHORT, seed=3))
 
@@ -76,7 +78,7 @@ def test_a_killed_training_ends_in_the_same_weights(digits, tmp_path):
     resumed = train(
         space, digits, tmp_path / "b", SHORT, seed=3, progress=lambda p: steps.append(p.step)
     )
-    assert steps[0] == 9  # the eighth step was the last to be kept
+    assert steps[0] == 9  # The checkpoint of step 8 was the last one.
     assert same(weights(resumed), undisturbed)
     assert same(weights(Supernet.load(tmp_path / "b")), undisturbed)
     assert {path.suffix for path in (tmp_path / "b").iterdir()} <= {
@@ -94,7 +96,7 @@ def test_a_killed_training_ends_in_the_same_weights(digits, tmp_path):
     assert logs[0] == logs[1]
 
 
-def test_training_learns_and_a_finished_training_is_loaded(digits, tmp_path):
+def test_train_learns_and_loads_a_finished_training(digits, tmp_path):
     space = space_on(digits, "squeezenet_tiny")
     settings = replace(SHORT, epochs=12, learning_rate=0.3)
     supernet = train(space, digits, tmp_path, settings, seed=0)
@@ -105,7 +107,7 @@ def test_training_learns_and_a_finished_training_is_loaded(digits, tmp_path):
     assert same(weights(again), weights(supernet))
 
 
-def test_only_the_training_part_is_read(digits, tmp_path):
+def test_train_reads_only_the_training_split(digits, tmp_path):
     space = space_on(digits, "mobilenet_tiny")
     one = replace(SHORT, epochs=1)
     nothing = Images(digits.test.pixels[:0], digits.test.labels[:0])
@@ -114,7 +116,7 @@ def test_only_the_training_part_is_read(digits, tmp_path):
     assert same(weights(seeing), weights(train(space, blind, tmp_path / "b", one, seed=0)))
 
 
-def test_another_seed_or_space_is_not_resumed(digits, tmp_path):
+def test_train_refuses_a_folder_of_another_seed_or_space(digits, tmp_path):
     space = space_on(digits, "mobilenet_tiny")
     one = replace(SHORT, epochs=1)
     train(space, digits, tmp_path, one, seed=0)
@@ -124,32 +126,32 @@ def test_another_seed_or_space_is_not_resumed(digits, tmp_path):
         train(space_on(digits, "squeezenet_tiny"), digits, tmp_path, one, seed=0)
 
 
-def test_a_loss_that_is_no_number_is_an_error(digits, tmp_path):
+def test_train_gives_up_after_too_many_rollbacks(digits, tmp_path):
     wild = replace(SHORT, learning_rate=1e30, warmup=0)
     with (
-        pytest.warns(UserWarning, match="Going back to step 0") as told,
+        pytest.warns(UserWarning, match="Going back to step 0") as warned,
         pytest.raises(TrainingError, match=r"diverged in step .* Lower learning_rate"),
     ):
         train(space_on(digits, "mobilenet_tiny"), digits, tmp_path, wild, seed=0)
-    assert len(told) == training.MOST_ROLLBACKS
+    assert len(warned) == training.MAX_ROLLBACKS
     assert not (tmp_path / "supernet.safetensors").exists()
 
 
-def test_a_training_that_diverges_goes_back_and_on_with_less(digits, tmp_path, monkeypatch):
-    """A gradient that is no number in step 10, once: back to step 9, at half the rate."""
+def test_diverged_training_resumes_with_a_lower_learning_rate(digits, tmp_path, monkeypatch):
+    """The gradient is NaN in step 10, once: back to step 9 with half of the learning rate."""
     space = space_on(digits, "mobilenet_tiny")
-    wrong = [10]
-    clip = clip_adaptively
+    nan_steps = [10]
+    clip = adaptive_clip_grad
     steps: list[int] = []
 
     def clipped(parameters, ratio):
         norm = clip(parameters, ratio)
-        if len(steps) + 1 in wrong:
-            wrong.clear()
+        if len(steps) + 1 in nan_steps:
+            nan_steps.clear()
             return norm * math.nan
         return norm
 
-    monkeypatch.setattr(trainer, "clip_adaptively", clipped)
+    monkeypatch.setattr(trainer, "adaptive_clip_grad", clipped)
     seen = []
 
     def progress(report):
@@ -158,26 +160,26 @@ def test_a_training_that_diverges_goes_back_and_on_with_less(digits, tmp_path, m
 
     settings = replace(SHORT, checkpoint_seconds=0)
     with pytest.warns(UserWarning, match="diverged in step 10 .* step 9 with 0.5 of the learning"):
-        found = train(space, digits, tmp_path, settings, seed=3, progress=progress)
+        supernet = train(space, digits, tmp_path, settings, seed=3, progress=progress)
     assert steps == list(range(1, seen[-1].steps + 1))
     undisturbed = []
-    monkeypatch.setattr(trainer, "clip_adaptively", clip)
+    monkeypatch.setattr(trainer, "adaptive_clip_grad", clip)
     train(space, digits, tmp_path / "b", settings, seed=3, progress=undisturbed.append)
     ratios = [a.learning_rate / b.learning_rate for a, b in zip(seen, undisturbed, strict=True)]
     assert ratios == pytest.approx([1.0] * 9 + [0.5] * (len(seen) - 9))
     assert seen[8].loss == undisturbed[8].loss
-    assert all(torch.isfinite(each).all() for each in found.parameters())
+    assert all(torch.isfinite(each).all() for each in supernet.parameters())
     rows = [json.loads(line) for line in (tmp_path / "training.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == steps
 
 
-def test_a_killed_training_remembers_how_often_it_went_back(digits, tmp_path):
+def test_killed_training_remembers_its_rollbacks(digits, tmp_path):
     space = space_on(digits, "mobilenet_tiny")
     settings = replace(SHORT, checkpoint_seconds=0)
 
     with pytest.raises(StoppedError):
         train(space, digits, tmp_path, settings, seed=3, progress=stop)
-    path = tmp_path / training.CHECKPOINT
+    path = tmp_path / training.CHECKPOINT_FILE
     tensors, record = checkpoint.read(path)
     assert record.rollbacks == 0
     stored = record.model_dump(exclude={"schema_version", "rollbacks", "sha256"}, exclude_none=True)
@@ -189,7 +191,7 @@ def test_a_killed_training_remembers_how_often_it_went_back(digits, tmp_path):
 
 
 @pytest.mark.parametrize(("fits", "advice"), [(20, "set batch_size = 16"), (1, "Not even two")])
-def test_too_little_memory_is_answered_with_a_batch_that_fits(
+def test_out_of_memory_error_names_a_batch_size_that_fits(
     digits, tmp_path, monkeypatch, fits, advice
 ):
     forward = training.Supernet.forward
@@ -204,7 +206,7 @@ def test_too_little_memory_is_answered_with_a_batch_that_fits(
         train(space_on(digits, "mobilenet_tiny"), digits, tmp_path, SHORT, seed=0)
 
 
-def test_progress_and_the_learning_rate(digits, tmp_path):
+def test_progress_reports_steps_accuracies_and_learning_rate(digits, tmp_path):
     seen = []
     settings = replace(SHORT, warmup=0.2, learning_rate=0.1)
     train(
@@ -227,9 +229,9 @@ def test_progress_and_the_learning_rate(digits, tmp_path):
     assert rates[-1] < 0.002
     assert all(0 <= p.accuracy_largest <= 1 for p in seen)
     assert all(0 <= p.accuracy_random <= 1 for p in seen)
-    alone = replace(settings, random_subnets=0, epochs=1)
+    no_random = replace(settings, random_subnets=0, epochs=1)
     space = space_on(digits, "squeezenet_tiny")
-    train(space, digits, tmp_path / "b", alone, seed=0, progress=seen.append)
+    train(space, digits, tmp_path / "b", no_random, seed=0, progress=seen.append)
     assert seen[-1].accuracy_random is None
 
 
@@ -237,9 +239,7 @@ def test_progress_and_the_learning_rate(digits, tmp_path):
     ("name", "trained"),
     [("single", ["random"]), ("fair", ["random"]), ("worst_up", ["largest", "smallest", "random"])],
 )
-def test_every_way_to_choose_subnets_learns_and_says_what_it_trained(
-    digits, tmp_path, name, trained
-):
+def test_every_subnet_method_learns_and_reports_what_it_trained(digits, tmp_path, name, trained):
     seen = []
     settings = replace(SHORT, subnets=name, learning_rate=0.3)
     train(
@@ -251,60 +251,52 @@ def test_every_way_to_choose_subnets_learns_and_says_what_it_trained(
         assert (getattr(seen[-1], f"accuracy_{role}") is not None) == (role in trained)
 
 
-def test_the_average_of_the_weights_is_what_is_saved(digits, tmp_path, monkeypatch):
-    """By hand: 0.9 of itself and 0.1 of the weights, faster in the first steps; and resumed."""
+def test_averaged_weights_are_saved_and_resumed(digits, tmp_path, monkeypatch):
+    """Against an average by hand: decay 0.9, less in the first steps."""
     space = space_on(digits, "squeezenet_tiny")
     settings = replace(SHORT, average=0.9, checkpoint_seconds=0)
     weights_after = []
-    real = trainer.move
+    real_step = trainer.optimizer_step
 
-    def moved(optimizer, rate):
-        real(optimizer, rate)
+    def recorded_step(optimizer, rate):
+        real_step(optimizer, rate)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         weights_after.append([p.detach().clone() for p in parameters])
 
-    monkeypatch.setattr(trainer, "move", moved)
-    found = train(space, digits, tmp_path / "a", settings, seed=0)
+    monkeypatch.setattr(trainer, "optimizer_step", recorded_step)
+    supernet = train(space, digits, tmp_path / "a", settings, seed=0)
     mean = weights_after[0]
     for step, each in enumerate(weights_after):
-        kept = min(0.9, (1 + step) / (10 + step))
-        mean = [kept * m + (1 - kept) * w for m, w in zip(mean, each, strict=True)]
-    order = [id(p) for group in parameter_groups(found, 0.0) for p in group["params"]]
-    saved = {id(p): p for p in found.parameters()}
+        decay = min(0.9, (1 + step) / (10 + step))
+        mean = [decay * m + (1 - decay) * w for m, w in zip(mean, each, strict=True)]
+    order = [id(p) for group in parameter_groups(supernet, 0.0) for p in group["params"]]
+    saved = {id(p): p for p in supernet.parameters()}
     for expected, at in zip(mean, order, strict=True):
         torch.testing.assert_close(saved[at].detach(), expected, atol=1e-5, rtol=1e-4)
 
     with pytest.raises(StoppedError):
         train(space, digits, tmp_path / "b", settings, seed=0, progress=stop)
     resumed = train(space, digits, tmp_path / "b", settings, seed=0)
-    assert same(weights(resumed), weights(found))
+    assert same(weights(resumed), weights(supernet))
     plain = train(space, digits, tmp_path / "c", replace(settings, average=0.0), seed=0)
-    assert not same(weights(plain), weights(found))
+    assert not same(weights(plain), weights(supernet))
 
 
-def test_a_space_for_other_data_is_refused(digits, tmp_path):
+def test_train_refuses_a_space_for_other_data(digits, tmp_path):
     space = space_on(digits, "mobilenet_tiny").adapt(image_size=16, channels=1, classes=10)
     with pytest.raises(DataError, match="adapted to"):
         train(space, digits, tmp_path, SHORT, seed=0)
 
 
-def test_measured_steps_plan_epochs(digits):
-    found = measure_step(space_on(digits, "squeezenet_tiny"), digits, SHORT, steps=1)
-    assert found.seconds > 0
-    assert found.steps_per_epoch == len(digits.train) // 64
-    assert found._replace(seconds=0.5, steps_per_epoch=10).epochs_within(26) == 5
-    assert found._replace(seconds=0.5, steps_per_epoch=10).epochs_within(1) == 1
+def test_step_time_plans_epochs(digits):
+    step_time = measure_step(space_on(digits, "squeezenet_tiny"), digits, SHORT, steps=1)
+    assert step_time.seconds > 0
+    assert step_time.steps_per_epoch == len(digits.train) // 64
+    assert step_time._replace(seconds=0.5, steps_per_epoch=10).epochs_within(26) == 5
+    assert step_time._replace(seconds=0.5, steps_per_epoch=10).epochs_within(1) == 1
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"epochs": 0}, {"precision": "int4"}, {"label_smoothing": 1.0}, {"batch_size": 1}]
-)
-def test_wrong_settings_are_named(wrong):
-    with pytest.raises(RequestError, match=next(iter(wrong))):
-        TrainingSettings(**wrong)
-
-
-def test_a_device_that_is_not_there(digits, tmp_path):
+def test_train_refuses_a_missing_device(digits, tmp_path):
     with pytest.raises(DeviceError, match="'nonsense'"):
         train(
             space_on(digits, "mobilenet_tiny"),
@@ -313,23 +305,3 @@ def test_a_device_that_is_not_there(digits, tmp_path):
             replace(SHORT, device="nonsense"),
             seed=0,
         )
-
-
-def test_adaptive_clipping_limits_each_tensor_by_its_own_norm():
-    generator = torch.Generator().manual_seed(0)
-    shapes = [(8, 4, 3, 3), (10, 8), (8,), (8,)]
-    parameters = [torch.nn.Parameter(torch.randn(s, generator=generator)) for s in shapes]
-    parameters[3].data.zero_()  # a silent norm must be able to move
-    parameters.append(torch.nn.Parameter(torch.randn(5)))  # has no gradient: not in this subnet
-    scales = [1e-3, 100.0, 100.0, 100.0]
-    for parameter, scale in zip(parameters, scales, strict=False):
-        parameter.grad = scale * torch.randn(parameter.shape, generator=generator)
-    before = [p.grad.clone() for p in parameters[:4]]
-    total = clip_adaptively(iter(parameters), 0.1)
-    assert total.item() == pytest.approx(math.sqrt(sum(g.square().sum().item() for g in before)))
-    for parameter, gradient in zip(parameters[:4], before, strict=True):
-        own = parameter.detach().norm().item()
-        limit = 0.1 * (max(own, 1.0) if parameter.dim() == 1 else own)
-        length = min(gradient.norm().item(), limit)
-        torch.testing.assert_close(parameter.grad, gradient / gradient.norm() * length)
-    assert parameters[4].grad is None

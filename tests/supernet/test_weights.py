@@ -1,4 +1,5 @@
-import json
+"""Shared weights: slices, extraction, calibration and files."""
+
 import re
 from dataclasses import replace
 
@@ -6,16 +7,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch.nn import functional as F  # noqa: N812
 
 from nas.errors import CheckpointError
 from nas.graph import Channels, Graph
 from nas.space import load_space, space_names
 from nas.supernet import Supernet
-from nas.supernet.recipe import parameter_groups
-from nas.supernet.weights import take
-from nas.torch_network import Network, run
+from nas.supernet.weights import slice_weight
+from nas.torch_network import Network, run_graph
 from tests.supernet.scrambled_supernet import TINY, scrambled
 
 SPACES = [(name, 8 if name in TINY else 32) for name in space_names()]
@@ -27,27 +26,27 @@ def images(count, size, channels=3, seed=0):
 
 
 def on(name, size):
-    return load_space(name, image_size=size)
+    return load_space(name, image_size=size, channels=3, classes=10)
 
 
-def test_a_prefix_is_a_view():
+def test_slice_of_contiguous_channels_is_a_view():
     weight = torch.arange(24.0).reshape(6, 4)
-    part = take(weight, Channels.prefix(3, 6))
+    part = slice_weight(weight, Channels.prefix(3, 6))
     assert part.data_ptr() == weight.data_ptr()
     assert part.untyped_storage().nbytes() == weight.untyped_storage().nbytes()
     assert torch.equal(part, weight[:3])
 
 
-def test_runs_are_gathered_in_order():
+def test_slice_concatenates_runs_of_channels():
     weight = torch.arange(24.0).reshape(4, 6)
-    part = take(weight, Channels.prefix(4, 4), Channels(((0, 2), (3, 5)), 6))
+    part = slice_weight(weight, Channels.prefix(4, 4), Channels(((0, 2), (3, 5)), 6))
     assert torch.equal(part, weight[:, [0, 1, 3, 4]])
-    both = take(weight, Channels(((1, 2), (3, 4)), 4), Channels(((0, 2), (3, 5)), 6))
+    both = slice_weight(weight, Channels(((1, 2), (3, 4)), 4), Channels(((0, 2), (3, 5)), 6))
     assert torch.equal(both, weight[[1, 3]][:, [0, 1, 3, 4]])
 
 
-def test_gradients_are_those_of_indexing():
-    """Of several parts that overlap, in one bank; a bank of which nothing is used has none."""
+def test_slice_has_the_gradients_of_indexing():
+    """For several overlapping slices of one weight; an unused weight gets no gradient."""
     generator = torch.Generator().manual_seed(0)
     bank = torch.randn(6, 8, 5, 5, generator=generator).to(memory_format=torch.channels_last)
     ours, theirs = bank.clone().requires_grad_(), bank.clone().requires_grad_()
@@ -60,7 +59,7 @@ def test_gradients_are_those_of_indexing():
         outputs, inputs = (
             Channels(tuple((at, at + 1) for at in each), 8) for each in (rows, columns)
         )
-        taken = take(ours, outputs, inputs, rest)
+        taken = slice_weight(ours, outputs, inputs, rest)
         expected = theirs[rows][:, columns][(slice(None), slice(None), *rest)]
         assert torch.equal(taken, expected)
         weight = torch.randn(taken.shape, generator=generator)
@@ -70,12 +69,12 @@ def test_gradients_are_those_of_indexing():
     assert ours.grad.stride() == ours.stride()
     unused = bank.clone().requires_grad_()
     with torch.no_grad():
-        take(unused, Channels.prefix(2, 6))
+        slice_weight(unused, Channels.prefix(2, 6))
     assert unused.grad is None
 
 
 @pytest.mark.parametrize(("name", "size"), SPACES)
-def test_an_extracted_network_equals_the_supernet(name, size):
+def test_extracted_network_equals_the_supernet(name, size):
     space = on(name, size)
     supernet = scrambled(space)
     rng = np.random.default_rng(0)
@@ -92,7 +91,7 @@ def test_an_extracted_network_equals_the_supernet(name, size):
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_a_space_without_norms(name):
+def test_supernet_of_a_space_without_norms(name):
     space = replace(on(name, 8), norm=False)
     supernet = scrambled(space)
     graph = space.smallest.graph
@@ -103,7 +102,7 @@ def test_a_space_without_norms(name):
 
 
 def widened(graph, supernet):
-    """The graph with every convolution as wide as the bank: the widest network there is."""
+    """Return the graph with every convolution as wide as the shared weights."""
     ops = []
     for op in graph.ops:
         c, h, w = op.shape
@@ -119,10 +118,10 @@ def widened(graph, supernet):
     return Graph(tuple(ops))
 
 
-class Masked:
-    """The bank's weights with the outputs that a narrowed network lacks set to zero.
+class MaskedWeights:
+    """Shared weights in which the output channels that a narrow subnet lacks are zero.
 
-    Knows nothing of slices: only how many channels each op of the narrowed network has.
+    An implementation without slices: it knows only the number of channels of each op.
     """
 
     def __init__(self, supernet, narrowed):
@@ -148,7 +147,7 @@ class Masked:
     ("name", "size", "narrow"),
     [
         ("mobilenet_tiny", 8, "width$"),
-        # Maps of 4 px: on smaller ones, kernels of 7 are cropped, which masking does not know of.
+        # The smallest maps have 4 px; on smaller ones kernels of 7 are cropped, unlike the masks.
         ("mobilenet", 128, r"(stage\d|head)\.width$"),
         ("mobilenet", 128, r"^stage.*(width|expand)$"),
         ("mobilenet_v1", 32, "width$"),
@@ -158,25 +157,25 @@ class Masked:
         ("squeezenet", 32, "width$|squeeze$"),
     ],
 )
-def test_narrowing_is_masking(name, size, narrow):
+def test_narrow_subnet_equals_the_wide_one_with_masked_channels(name, size, narrow):
     space = on(name, size)
     choices = {
         key: min(space.parameters[key]) if re.search(narrow, key) else value
         for key, value in space.largest.choices
     }
     if "bypass" in choices:
-        # Widths that coincide when narrowed would add another bypass.
+        # Narrowed widths can become equal, which would add another bypass.
         choices["bypass"] = "none"
     narrowed = space.architecture(choices).graph
     supernet = scrambled(space)
     wide = widened(narrowed, supernet)
     assert narrowed.macs < wide.macs
     batch = images(4, size)
-    masked = run(wide, batch, Masked(supernet, narrowed)).flatten(1)
+    masked = run_graph(wide, batch, MaskedWeights(supernet, narrowed)).flatten(1)
     torch.testing.assert_close(supernet(narrowed, batch), masked, rtol=1e-4, atol=1e-4)
 
 
-def test_a_smaller_kernel_is_the_centre():
+def test_small_kernel_is_the_centre_of_the_large_one():
     space = on("mobilenet", 32)
     supernet = scrambled(space)
     choices = dict(space.largest.choices) | {"stage2.0.kernel": 3}
@@ -187,7 +186,7 @@ def test_a_smaller_kernel_is_the_centre():
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_calibrated_on_a_batch_equals_batch_statistics(name):
+def test_calibration_on_one_batch_gives_batch_statistics(name):
     space = on(name, 8)
     supernet = scrambled(space)
     graph, batch = space.largest.graph, images(16, 8)
@@ -197,7 +196,7 @@ def test_calibrated_on_a_batch_equals_batch_statistics(name):
     )
 
 
-def test_statistics_are_those_of_all_images():
+def test_calibration_averages_over_all_images():
     space = on("mobilenet_tiny", 8)
     supernet = scrambled(space)
     graph, batch = space.largest.graph, images(20, 8)
@@ -207,18 +206,7 @@ def test_statistics_are_those_of_all_images():
     np.testing.assert_allclose(variance, stem.var((0, 2, 3)), rtol=1e-5)
 
 
-def test_vectors_are_not_decayed():
-    supernet = scrambled(on("squeezenet_tiny", 8))
-    decayed, free = parameter_groups(supernet, 0.1)
-    assert decayed["weight_decay"] == 0.1
-    assert free["weight_decay"] == 0
-    names_of = {id(p): name for name, p in supernet.named_parameters()}
-    assert all(names_of[id(p)].endswith(".weight") for p in decayed["params"])
-    assert not any(".norm." in names_of[id(p)] for p in decayed["params"])
-    assert len(decayed["params"]) + len(free["params"]) == len(names_of)
-
-
-def test_saved_and_loaded(tmp_path):
+def test_load_returns_what_save_wrote(tmp_path):
     space = on("shufflenet_tiny", 8)
     supernet = scrambled(space)
     supernet.save(tmp_path, {"seed": 3})
@@ -233,98 +221,7 @@ def test_saved_and_loaded(tmp_path):
         assert set(file.metadata()) == {"record"}
 
 
-def test_loading_for_another_space_names_both(tmp_path):
+def test_load_for_another_space_names_both_spaces(tmp_path):
     scrambled(on("shufflenet_tiny", 8)).save(tmp_path, {})
     with pytest.raises(CheckpointError, match=r"shufflenet_tiny .* not to mobilenet_tiny"):
         Supernet.load(tmp_path, on("mobilenet_tiny", 8))
-
-
-def test_a_damaged_or_missing_file(tmp_path):
-    with pytest.raises(CheckpointError, match="There is no"):
-        Supernet.load(tmp_path)
-    scrambled(on("shufflenet_tiny", 8)).save(tmp_path, {})
-    path = tmp_path / "supernet.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="no readable checkpoint"):
-        Supernet.load(tmp_path)
-
-
-def test_an_unknown_schema_is_refused_by_name(tmp_path):
-    scrambled(on("shufflenet_tiny", 8)).save(tmp_path, {"schema": 99})
-    with pytest.raises(CheckpointError, match="schema 99"):
-        Supernet.load(tmp_path)
-
-
-def stored(folder):
-    """The parts of a saved supernet: its path, tensors and metadata."""
-    path = folder / "supernet.safetensors"
-    with safe_open(path, framework="pt") as file:
-        return path, {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
-
-
-def without_checksum(metadata):
-    """What earlier versions wrote."""
-    record = json.loads(metadata["record"])
-    del record["sha256"]
-    return {"record": json.dumps(record)}
-
-
-def test_a_flipped_bit_in_the_weights_is_told(tmp_path):
-    scrambled(on("shufflenet_tiny", 8)).save(tmp_path, {})
-    path = tmp_path / "supernet.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-7] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="checksum is not that of its weights"):
-        Supernet.load(tmp_path)
-
-
-def test_a_changed_record_is_told(tmp_path):
-    scrambled(on("shufflenet_tiny", 8)).save(tmp_path, {"seed": 1})
-    path, tensors, metadata = stored(tmp_path)
-    metadata["record"] = metadata["record"].replace('"seed": 1', '"seed": 2')
-    save_file(tensors, path, metadata)
-    with pytest.raises(CheckpointError, match="checksum"):
-        Supernet.load(tmp_path)
-
-
-def test_a_file_without_a_checksum_is_read_and_must_be_finite(tmp_path):
-    """Earlier versions wrote none."""
-    supernet = scrambled(on("shufflenet_tiny", 8))
-    supernet.save(tmp_path, {})
-    path, tensors, metadata = stored(tmp_path)
-    unsigned = without_checksum(metadata)
-    save_file(tensors, path, unsigned)
-    loaded = Supernet.load(tmp_path)
-    assert all(torch.equal(a, tensors[name]) for name, a in loaded.state_dict().items())
-    name = next(iter(tensors))
-    tensors[name].view(-1)[0] = float("nan")
-    save_file(tensors, path, unsigned)
-    with pytest.raises(CheckpointError, match=f"tensor '{name}' has values that are not finite"):
-        Supernet.load(tmp_path)
-
-
-def test_a_missing_or_misshaped_tensor_is_named(tmp_path):
-    scrambled(on("shufflenet_tiny", 8)).save(tmp_path, {})
-    path, tensors, metadata = stored(tmp_path)
-    metadata = without_checksum(metadata)
-    name = "stem.weight"
-    save_file({**tensors, name: tensors[name][:1].clone()}, path, metadata)
-    with pytest.raises(CheckpointError, match=f"tensor '{name}' is 1x3x3x3 of float32, not "):
-        Supernet.load(tmp_path)
-    save_file({**tensors, name: tensors[name].double()}, path, metadata)
-    with pytest.raises(CheckpointError, match=f"tensor '{name}' is .* of float64, not "):
-        Supernet.load(tmp_path)
-    del tensors[name]
-    save_file(tensors, path, metadata)
-    with pytest.raises(CheckpointError, match=f"has no tensor '{name}'"):
-        Supernet.load(tmp_path)
-
-
-@pytest.mark.parametrize("record", ["", "[]", "null", '{"schema": 1}', "[" * 100_000])
-def test_a_record_that_is_none_is_told(tmp_path, record):
-    scrambled(on("shufflenet_tiny", 8)).save(tmp_path, {})
-    path, tensors, _ = stored(tmp_path)
-    save_file(tensors, path, {"record": record})
-    with pytest.raises(CheckpointError, match=r"The record in .*supernet.safetensors is not a"):
-        Supernet.load(tmp_path)

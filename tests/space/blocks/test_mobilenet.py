@@ -5,7 +5,7 @@ from torch.nn import functional as F  # noqa: N812
 from nas.errors import SpaceError
 from nas.space.blocks import BLOCKS
 from nas.space.builder import Builder, Elastic
-from nas.torch_network import run
+from nas.torch_network import run_graph
 
 
 def kinds(graph):
@@ -126,7 +126,9 @@ def test_squeeze_and_excitation_equals_torch(place, network):
     y = F.hardswish(conv(y, "depthwise", padding=1, groups=16))
     gate = F.relu(conv(F.adaptive_avg_pool2d(y, 1), "se.reduce"))
     y = y * F.hardsigmoid(conv(gate, "se.expand"))
-    torch.testing.assert_close(run(graph, x, net), conv(y, "project") + x, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        run_graph(graph, x, net), conv(y, "project") + x, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_version_3_head_has_the_ops_of_the_paper(place):

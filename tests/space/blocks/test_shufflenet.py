@@ -4,7 +4,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from nas.errors import SpaceError
 from nas.space.builder import Elastic
-from nas.torch_network import run
+from nas.torch_network import run_graph
 
 
 def kinds(graph):
@@ -72,7 +72,7 @@ def test_the_entry_of_version_1_equals_torch(place, network, stride):
     main = version_1_branch(net, x, 3, stride)
     side = F.avg_pool2d(x, 3, 2, 1) if stride == 2 else x
     expected = torch.cat([side, F.relu(main)], 1)
-    torch.testing.assert_close(run(graph, x, net), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(run_graph(graph, x, net), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_unit_of_version_1_equals_torch(place, network):
@@ -80,7 +80,7 @@ def test_the_unit_of_version_1_equals_torch(place, network):
     net = network(graph)
     x = torch.randn(2, 24, 8, 8, generator=torch.Generator().manual_seed(1))
     expected = F.relu(x + version_1_branch(net, x, 3, 1))
-    torch.testing.assert_close(run(graph, x, net), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(run_graph(graph, x, net), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_dense_first_convolution_needs_no_shuffle(place, network):
@@ -98,7 +98,7 @@ def test_a_dense_first_convolution_needs_no_shuffle(place, network):
     )
     net = network(graph)
     x = torch.randn(2, 6, 8, 8, generator=torch.Generator().manual_seed(1))
-    ours = run(graph, x, net)
+    ours = run_graph(graph, x, net)
     # The channel that the shuffle puts in each place; our filters in the places they come from.
     order = F.channel_shuffle(torch.arange(6.0).reshape(1, 6, 1, 1), 3).flatten().long()
     with torch.no_grad():

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from nas.errors import SpaceError
-from nas.torch_network import run
+from nas.torch_network import run_graph
 
 
 @pytest.mark.parametrize("norm", [True, False])
@@ -49,7 +49,7 @@ def test_fire_equals_torch(place, network, bypass, channels):
         expected = expected + conv(x, "bypass")
     elif bypass == "simple" and channels == 16:
         expected = expected + x
-    torch.testing.assert_close(run(graph, x, net), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(run_graph(graph, x, net), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_an_unknown_bypass_is_refused_by_name(place):

@@ -1,0 +1,85 @@
+"""Where training and evaluation run: the torch device, CPU threads and the memory allocator."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import torch
+
+from nas.errors import DeviceError
+
+MULTITHREADING_MIN_MACS = 100_000_000
+"""Multiply-accumulates of a batch below which a second CPU thread gains next to nothing."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+"""Parameters of `mallopt`, from malloc.h of the GNU C library."""
+
+
+def resolve_device(name: str, index: int | None = None) -> torch.device:
+    """Return the torch device that a setting names.
+
+    Args:
+        name: "cpu", "cuda", another name that torch knows, or "auto": a GPU if there is one.
+        index: number of the GPU if `name` does not have one; torch's current GPU by default.
+
+    Raises:
+        DeviceError: this machine does not have the device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and index is not None:
+        name = f"cuda:{index}"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise DeviceError(
+            f"Torch cannot use the device {name!r}: {str(error).splitlines()[0]}",
+            remedy='Use "cpu", "cuda" or "auto".',
+        ) from error
+    return device
+
+
+@contextmanager
+def limit_threads(batch_macs: int) -> Iterator[None]:
+    """Run a block on one CPU thread if its batches take few multiply-accumulates.
+
+    Below `MULTITHREADING_MIN_MACS` a second thread gains a tenth at most. It makes a batch up to a
+    hundred times slower if another process keeps that core busy, because the threads wait for each
+    other at every op. The choice depends on the work alone, never on the load of the machine,
+    because the number of threads can change how sums are rounded.
+
+    Args:
+        batch_macs: multiply-accumulates of one forward pass of a batch.
+    """
+    previous = torch.get_num_threads()
+    if batch_macs < MULTITHREADING_MIN_MACS:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(previous)
+
+
+@cache
+def keep_freed_memory() -> bool:
+    """Let the C library keep freed memory for as long as this process lives.
+
+    A training step frees all activations, and the next step allocates as much again. By default
+    the C library returns large blocks to the operating system, which then has to provide and clear
+    every page anew. On a CPU that took a sixth of a step's time (`tests.benchmarks.supernets`).
+
+    Returns:
+        Whether the C library supports it; only the GNU C library does.
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))

@@ -1,0 +1,38 @@
+import math
+
+import pytest
+import torch
+
+from nas.supernet.recipe import adaptive_clip_grad, parameter_groups
+from tests.supernet.scrambled_supernet import scrambled, space_on
+
+
+def test_adaptive_clip_grad_limits_each_gradient_by_its_tensor():
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(8, 4, 3, 3), (10, 8), (8,), (8,)]
+    parameters = [torch.nn.Parameter(torch.randn(s, generator=generator)) for s in shapes]
+    parameters[3].data.zero_()  # The scale of a norm that starts at zero must be able to grow.
+    parameters.append(torch.nn.Parameter(torch.randn(5)))  # No gradient: not in this subnet.
+    scales = [1e-3, 100.0, 100.0, 100.0]
+    for parameter, scale in zip(parameters, scales, strict=False):
+        parameter.grad = scale * torch.randn(parameter.shape, generator=generator)
+    before = [p.grad.clone() for p in parameters[:4]]
+    total = adaptive_clip_grad(iter(parameters), 0.1)
+    assert total.item() == pytest.approx(math.sqrt(sum(g.square().sum().item() for g in before)))
+    for parameter, gradient in zip(parameters[:4], before, strict=True):
+        own = parameter.detach().norm().item()
+        limit = 0.1 * (max(own, 1.0) if parameter.dim() == 1 else own)
+        length = min(gradient.norm().item(), limit)
+        torch.testing.assert_close(parameter.grad, gradient / gradient.norm() * length)
+    assert parameters[4].grad is None
+
+
+def test_parameter_groups_do_not_decay_vectors(digits):
+    supernet = scrambled(space_on(digits, "squeezenet_tiny"))
+    decayed, not_decayed = parameter_groups(supernet, 0.1)
+    assert decayed["weight_decay"] == 0.1
+    assert not_decayed["weight_decay"] == 0
+    names_of = {id(p): name for name, p in supernet.named_parameters()}
+    assert all(names_of[id(p)].endswith(".weight") for p in decayed["params"])
+    assert not any(".norm." in names_of[id(p)] for p in decayed["params"])
+    assert len(decayed["params"]) + len(not_decayed["params"]) == len(names_of)
