@@ -13,7 +13,7 @@ from nas.cli import main
 from nas.data import ImageDataset, load_dataset
 from nas.job import JobSettings, load_job, run
 from tests.mini_job import write_job
-from tests.search.postgresql import Server, binaries, serving
+from tests.search.postgresql import Server, find_binaries, running_server
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -87,12 +87,12 @@ def here(monkeypatch, capsys):
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Server]:
-    found = binaries()
-    if found is None:
+    folder = find_binaries()
+    if folder is None:
         if os.environ.get("NAS_REQUIRE_POSTGRESQL") == "1":
             pytest.fail("PostgreSQL is not installed, and NAS_REQUIRE_POSTGRESQL=1 asks for it")
         pytest.skip("PostgreSQL is not installed")
-    with serving(found) as server:
+    with running_server(folder) as server:
         yield server
 
 

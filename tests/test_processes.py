@@ -102,11 +102,11 @@ def test_a_signal_goes_to_what_handles_ctrl_c_at_that_moment():
     code = """
     import os, signal
     from nas import processes
-    from nas.search.budget import Interrupt
+    from nas.search.budget import InterruptHandler
     processes.stop_as_by_ctrl_c()
-    with Interrupt().heeded(print) as interrupt:
+    with InterruptHandler().installed(print) as interrupt:
         os.kill(os.getpid(), signal.SIGTERM)
-        print(interrupt.asked)
+        print(interrupt.is_requested)
         try:
             os.kill(os.getpid(), signal.SIGTERM)
         except KeyboardInterrupt:

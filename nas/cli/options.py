@@ -154,12 +154,13 @@ def command_line() -> str:
 
 
 def _without_password(word: str) -> str:
-    from nas.search.storage_address import HIDDEN, is_address, may_hold_password, shown
+    from nas.search.storage_address import REDACTED, is_address, may_hold_password, redact_address
 
     try:
-        return HIDDEN if may_hold_password(word) and not is_address(word) else shown(word)
+        is_unclear = may_hold_password(word) and not is_address(word)
+        return REDACTED if is_unclear else redact_address(word)
     except RequestError:
-        return HIDDEN
+        return REDACTED
 
 
 def show(record: dict[str, Any], text: str, as_json: bool) -> None:

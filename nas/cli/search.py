@@ -84,8 +84,13 @@ def search(
         )
     done = sum(trial.state == "complete" for trial in result.trials)
     show(
-        {"run": str(folder), "trials": done, "front": len(result.front), "ended": result.ended},
-        f"{done} architectures, {len(result.front)} on the predicted front ({result.ended}): "
+        {
+            "run": str(folder),
+            "trials": done,
+            "front": len(result.front),
+            "ended": result.stop_reason,
+        },
+        f"{done} architectures, {len(result.front)} on the predicted front ({result.stop_reason}): "
         f"{folder / 'report.html'}\nTo time them: nas run {folder / 'job.toml'} --out {folder}",
         as_json,
     )

@@ -22,9 +22,9 @@ from nas.job.workers import STORAGE, Workers
 from nas.latency import LatencyTable
 from nas.records import SearchSummary
 from nas.report.page import HISTORY, read_run
-from nas.search import Progress, SearchResult, Trial, front, require_feasible, search
+from nas.search import SearchProgress, SearchResult, Trial, front, require_feasible, search
 from nas.search.storage import Storage
-from nas.search.storage_address import shown
+from nas.search.storage_address import redact_address
 from nas.supernet import Supernet
 
 HISTORY_S = 30.0
@@ -83,7 +83,7 @@ def run_search(
             workers.interrupt()
     write_history(run.path / HISTORY, result.progress)
     run.record.search = SearchSummary(
-        ended=result.ended,
+        ended=result.stop_reason,
         sampler=chosen.sampler,
         workers=chosen.workers,
         hypervolume=result.progress.hypervolume,
@@ -96,14 +96,14 @@ def run_search(
             f"{workers.lost} of {chosen.workers - 1} workers ended early; {workers.log} says why"
         )
     if len(done) < trials:
-        job.watch.note(f"search: {result.ended}")
+        job.watch.note(f"search: {result.stop_reason}")
     if result.interrupted:
         raise KeyboardInterrupt
     if not done:
         last = f" The last one: {result.trials[-1].error}." if result.trials else ""
         raise SearchError(
             f"No architecture was scored, of {len(result.trials)} that were tried "
-            f"({result.ended}).{last}",
+            f"({result.stop_reason}).{last}",
             remedy="Raise the limits, or give it longer.",
         )
     return result
@@ -171,7 +171,7 @@ def _search(
     *,
     trials: int,
     shared: bool,
-    on_trial: Callable[[Trial, Progress], None],
+    on_trial: Callable[[Trial, SearchProgress], None],
 ) -> SearchResult:
     """What all processes of a run's search call alike."""
     chosen = job.settings.search
@@ -185,14 +185,14 @@ def _search(
         sampler=chosen.sampler,
         storage=where,
         shared=shared,
-        study=study,
-        facts=objectives.facts(),
+        study_name=study,
+        fixed_settings=objectives.facts(),
         on_trial=on_trial,
-        told=job.watch.note,
+        on_message=job.watch.note,
     )
 
 
-def write_history(path: Path, progress: Progress) -> None:
+def write_history(path: Path, progress: SearchProgress) -> None:
     """Replaces `hypervolume.csv`: a row a completed trial."""
     rows = [
         {
@@ -217,7 +217,7 @@ class _Shown:
         self._start = self._written = time.monotonic()
         self._here = 0
 
-    def told(self, trial: Trial, progress: Progress) -> None:
+    def told(self, trial: Trial, progress: SearchProgress) -> None:
         """See `nas.search.search`."""
         if trial.state != "complete":
             return
@@ -242,9 +242,9 @@ def _journal(folder: Path) -> Path:
 def _require_study(where: Path | str, study: str, folder: Path) -> None:
     # Opening a journal that is not there would make one.
     is_missing = isinstance(where, Path) and not where.exists()
-    if is_missing or study not in Storage(where).studies():
+    if is_missing or study not in Storage(where).get_study_names():
         raise RequestError(
-            f"{shown(where)} does not hold the search of {folder}.",
+            f"{redact_address(where)} does not hold the search of {folder}.",
             remedy="Give the --storage that it was started with.",
         )
 

@@ -26,7 +26,7 @@ from nas import files
 from nas.documents import read_bytes, shortened, shortened_text
 from nas.errors import JobFileError, RequestError, printable
 from nas.names import check_name
-from nas.search.storage_address import HIDDEN, may_hold_password
+from nas.search.storage_address import REDACTED, may_hold_password
 
 MAX_SEED = 2**32 - 1
 """The largest seed that numpy's `RandomState`, which Optuna's samplers use, accepts."""
@@ -147,10 +147,10 @@ def _storage(value: Any) -> Any:
         return value
     if "://" not in value or len(value) > 4096:
         raise ValueError('allowed are "journal" and addresses such as "postgresql://USER@HOST/DB"')
-    from nas.search.storage_address import shown
+    from nas.search.storage_address import redact_address
 
     try:
-        shown(value)
+        redact_address(value)
     except RequestError as error:
         raise ValueError(str(error).rstrip(".")) from None
     return value
@@ -196,9 +196,9 @@ class SearchSettings(_Table):
         """A password does not reach a run folder."""
         if storage == "journal":
             return storage
-        from nas.search.storage_address import shown
+        from nas.search.storage_address import redact_address
 
-        return shown(storage)
+        return redact_address(storage)
 
 
 class FinishSettings(_Table):
@@ -359,7 +359,7 @@ def _shown(value: Any) -> str:
 
 
 def _shown_text(text: str) -> str:
-    return HIDDEN if may_hold_password(text) else printable(shortened_text(text))
+    return REDACTED if may_hold_password(text) else printable(shortened_text(text))
 
 
 _MEANING = {

@@ -1,4 +1,4 @@
-"""When a search ends: after so many trials or minutes, when nothing gets better, when told to."""
+"""When a search stops: its budget, its progress, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ import numpy as np
 from nas.errors import RequestError
 from nas.search.objectives import Objective
 from nas.search.pareto import hypervolume
-from nas.search.trials import Trial
+from nas.search.trial import Trial
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a search may spend; it ends with whatever is used up first.
+    """Limits of a search, which stops at the first one that it reaches.
 
     Args:
-        trials: distinct architectures to complete.
-        minutes: of searching, those of earlier starts included.
-        stall: completed trials in a row that do not change the front.
+        trials: number of distinct architectures to complete.
+        minutes: duration of the search, including the time before it was resumed.
+        stall: number of consecutive completed trials that do not change the Pareto front.
 
-    Raises RequestError for no limit at all, or one of nothing.
+    Raises RequestError if there is no limit, or one that is not positive.
     """
 
     trials: int | None = None
@@ -36,112 +36,132 @@ class Budget:
     stall: int | None = None
 
     def __post_init__(self) -> None:
-        given = [each for each in (self.trials, self.minutes, self.stall) if each is not None]
-        if not given:
+        limits = [each for each in (self.trials, self.minutes, self.stall) if each is not None]
+        if not limits:
             raise RequestError(
                 "This search would never end.", remedy="Give trials, minutes or a stall."
             )
-        if not all(each > 0 for each in given):
-            raise RequestError("A search's trials, minutes and stall must be above nothing.")
+        if not all(limit > 0 for limit in limits):
+            raise RequestError("A search's trials, minutes and stall must be positive.")
 
 
-class Progress:
-    """How far a search is: its front, and the hypervolume over the completed trials.
+class SearchProgress:
+    """The Pareto front of a search so far, its hypervolume, and the time that it took.
 
-    The hypervolume is normalised by the first `startup` completed trials: from the best value of
-    each objective to the worst. So it is comparable within a search, and above 1 when the front
-    leaves that box behind.
+    The first `startup` completed trials normalise the hypervolume: the best value of each objective
+    among them becomes 0, the worst one becomes 1 and is the reference point. Hypervolumes of one
+    search are therefore comparable. It exceeds 1 if the front goes far enough beyond these values.
+
+    Args:
+        objectives: objectives of the search.
+        startup: number of completed trials before there is a hypervolume.
 
     Attributes:
-        seconds: in which any trial was under way.
-        history: after each completed trial how many there are, the seconds, and the hypervolume.
+        completed: number of completed trials.
+        trials_since_improvement: number of completed trials since the front last changed.
+        seconds: time during which at least one trial was being evaluated.
+        hypervolume: normalised hypervolume, or None before `startup` trials are completed.
+        history: `(completed, seconds, hypervolume)` after each completed trial.
     """
 
     def __init__(self, objectives: Sequence[Objective], startup: int) -> None:
         self._objectives = [o for o in objectives if not o.limit_only]
         self._startup = startup
-        self._first: list[list[float]] = []
-        self._box: tuple[np.ndarray, np.ndarray] | None = None
+        self._first_points: list[list[float]] = []
+        self._normalisation: tuple[np.ndarray, np.ndarray] | None = None
         self._front = np.empty((0, len(self._objectives)))
+        self._intervals: list[tuple[float, float]] = []
         self.completed = 0
-        self.since_gain = 0
+        self.trials_since_improvement = 0
         self.seconds = 0.0
-        self._spans: list[tuple[float, float]] = []
         self.hypervolume: float | None = None
         self.history: list[tuple[int, float, float | None]] = []
 
-    def learn(self, trial: Trial) -> None:
-        """Takes in a trial of any state, in the order in which they ended."""
-        self._count_seconds(trial.ended - trial.seconds, trial.ended)
+    def update(self, trial: Trial) -> None:
+        """Include a trial that has ended, whatever its state."""
+        self._add_interval(trial.ended_at - trial.seconds, trial.ended_at)
         if trial.state != "complete":
             return
         self.completed += 1
         point = np.array([o.sign * trial.values[o.name] for o in self._objectives])
-        gained = not (self._front <= point).all(axis=1).any()
-        self.since_gain = 0 if gained else self.since_gain + 1
-        if gained:
-            kept = self._front[~(point <= self._front).all(axis=1)]
-            self._front = np.vstack([kept, point])
-        if self._box is None:
-            self._first.append(point.tolist())
+        has_changed = not (self._front <= point).all(axis=1).any()
+        self.trials_since_improvement = 0 if has_changed else self.trials_since_improvement + 1
+        if has_changed:
+            not_dominated = self._front[~(point <= self._front).all(axis=1)]
+            self._front = np.vstack([not_dominated, point])
+        if self._normalisation is None:
+            self._first_points.append(point.tolist())
             if self.completed >= self._startup:
-                values = np.array(self._first)
-                best, worst = values.min(axis=0), values.max(axis=0)
-                self._box = best, np.where(worst > best, worst - best, 1.0)
-                gained = True
-        if gained and self._box is not None:
-            best, span = self._box
+                first_points = np.array(self._first_points)
+                best, worst = first_points.min(axis=0), first_points.max(axis=0)
+                self._normalisation = best, np.where(worst > best, worst - best, 1.0)
+                has_changed = True
+        if has_changed and self._normalisation is not None:
+            best, span = self._normalisation
             points = (self._front - best) / span
             self.hypervolume = hypervolume(points, [1.0] * points.shape[1])
         self.history.append((self.completed, self.seconds, self.hypervolume))
 
-    def _count_seconds(self, begun: float, ended: float) -> None:
-        """Trials of several processes overlap, and come in any order."""
-        first = bisect_left(self._spans, begun, key=lambda span: span[1])
-        after = bisect_right(self._spans, ended, key=lambda span: span[0])
-        overlapped = self._spans[first:after]
-        if overlapped:
-            begun, ended = min(begun, overlapped[0][0]), max(ended, overlapped[-1][1])
-        self._spans[first:after] = [(begun, ended)]
-        self.seconds += ended - begun - sum(to - since for since, to in overlapped)
+    def _add_interval(self, begin: float, end: float) -> None:
+        """Add the time of a trial, and count once what overlaps with trials of other processes.
 
-    def used_up(self, budget: Budget, seconds: float) -> str | None:
-        """Why the search ends now; None if it goes on.
+        The trials come in any order. `_intervals` holds disjoint intervals in ascending order.
+        """
+        first = bisect_left(self._intervals, begin, key=lambda interval: interval[1])
+        after = bisect_right(self._intervals, end, key=lambda interval: interval[0])
+        overlapping = self._intervals[first:after]
+        if overlapping:
+            begin, end = min(begin, overlapping[0][0]), max(end, overlapping[-1][1])
+        self._intervals[first:after] = [(begin, end)]
+        self.seconds += end - begin - sum(upper - lower for lower, upper in overlapping)
+
+    def stop_reason(self, budget: Budget, seconds: float) -> str | None:
+        """Return the reason to stop the search now, or None if its budget is not used up.
 
         Args:
-            budget: of the search.
-            seconds: since this start, without the trials of earlier ones.
+            budget: budget of the search.
+            seconds: duration of the search, including the time before it was resumed.
         """
         if budget.trials is not None and self.completed >= budget.trials:
             return "all trials done"
         if budget.minutes is not None and seconds >= 60 * budget.minutes:
             return f"{budget.minutes:g} minutes are over"
-        if budget.stall is not None and self.since_gain >= budget.stall:
+        if budget.stall is not None and self.trials_since_improvement >= budget.stall:
             return f"{budget.stall} trials in a row have not improved the front"
         return None
 
 
-class Interrupt:
-    """Ctrl-C: the first one asks to end after the trial in flight, the second ends at once."""
+class InterruptHandler:
+    """Turns a first Ctrl-C into a request to stop. A second Ctrl-C stops at once.
+
+    Attributes:
+        is_requested: whether a stop was requested.
+    """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.is_requested = False
 
     @contextmanager
-    def heeded(self, told: Callable[[str], None]) -> Iterator[Interrupt]:
-        """While this lasts, a first Ctrl-C is only remembered, where Python lets one do that."""
+    def installed(self, on_message: Callable[[str], None]) -> Iterator[InterruptHandler]:
+        """Handle SIGINT while the context is active.
+
+        In a thread other than the main one nothing is handled, because Python does not allow it.
+
+        Args:
+            on_message: called with a sentence when a stop is requested.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
 
-        def ask(number: int, frame: FrameType | None) -> None:
-            if self.asked:
+        def request_stop(number: int, frame: FrameType | None) -> None:
+            if self.is_requested:
                 raise KeyboardInterrupt
-            self.asked = True
-            told("ending after the trial in flight; Ctrl-C again ends at once")
+            self.is_requested = True
+            on_message("stopping after the running trial; press Ctrl-C again to stop at once")
 
-        before: Any = signal.signal(signal.SIGINT, ask)
+        previous: Any = signal.signal(signal.SIGINT, request_stop)
         try:
             yield self
         finally:
-            signal.signal(signal.SIGINT, before)
+            signal.signal(signal.SIGINT, previous)

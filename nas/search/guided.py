@@ -13,7 +13,7 @@ from nas.search.objectives import Objective
 from nas.search.pareto import non_dominated
 from nas.search.posterior import Beliefs, Cheap, Observed, shapes_for
 from nas.search.surrogate import Shape
-from nas.search.trials import Trial
+from nas.search.trial import Trial
 from nas.space import Architecture, SearchSpace
 
 PARENTS = 24

@@ -1,4 +1,4 @@
-"""Whether the process that is at a trial still lives."""
+"""Detection of dead processes: whether the process that evaluates a trial is still alive."""
 
 from __future__ import annotations
 
@@ -14,38 +14,43 @@ from typing import Any
 
 import psutil
 
-BEAT_S = 10.0
-"""Between two signs of life of a process that is at a trial."""
+HEARTBEAT_INTERVAL_SECONDS = 10.0
 
-SILENCE_S = 60.0
-"""Without a sign of life for so long, a process of another machine counts as dead."""
+HEARTBEAT_TIMEOUT_SECONDS = 60.0
+"""A process on another machine counts as dead after so long without a heartbeat."""
 
 
 def this_process() -> dict[str, Any]:
-    """Host, number and start of this process: what tells it from any other."""
-    # A fork is another process, so this is not kept.
-    return {"host": _host(), "pid": os.getpid(), "started": _started(psutil.Process())}
+    """Return the host, the process ID and the start time of this process.
+
+    Together they identify the process among all processes of all machines.
+    """
+    # Not cached: a fork is another process.
+    return {"host": _host(), "pid": os.getpid(), "started": _start_time(psutil.Process())}
 
 
-def lives(process: Mapping[str, Any]) -> bool:
-    """Whether what `this_process()` was in a process of this machine is still running."""
+def is_alive(process: Mapping[str, Any]) -> bool:
+    """Whether a process of this machine, as `this_process` described it, is still running."""
     try:
-        found = psutil.Process(process["pid"])
-        same = abs(_started(found) - process["started"]) < 0.5
-        return bool(same and found.status() != psutil.STATUS_ZOMBIE)
+        candidate = psutil.Process(process["pid"])
+        is_same = abs(_start_time(candidate) - process["started"]) < 0.5
+        return bool(is_same and candidate.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
-    except psutil.AccessDenied:  # another user's: there is one
+    except psutil.AccessDenied:  # The process exists and belongs to another user.
         return True
 
 
 @contextmanager
-def meanwhile(action: Callable[[], object], every_s: float) -> Iterator[None]:
-    """While this lasts, a thread calls `action` every so many seconds, until it returns True."""
-    over = threading.Event()
+def repeat_in_background(action: Callable[[], object], interval_seconds: float) -> Iterator[None]:
+    """Call `action` at regular intervals from a thread while the context is active.
+
+    The thread ends earlier if `action` returns True.
+    """
+    is_over = threading.Event()
 
     def repeat() -> None:
-        while not over.wait(every_s):
+        while not is_over.wait(interval_seconds):
             if action() is True:
                 return
 
@@ -54,61 +59,72 @@ def meanwhile(action: Callable[[], object], every_s: float) -> Iterator[None]:
     try:
         yield
     finally:
-        over.set()
-        # Where a storage hangs, so does the thread; it ends by itself.
+        is_over.set()
+        # A thread that waits for a storage is left behind; it ends when the storage answers.
         thread.join(timeout=1)
 
 
-class Watcher:
-    """Judges processes by what they are seen to do, without comparing clocks.
+class LivenessMonitor:
+    """Decides whether the processes that evaluate trials are dead.
 
-    A process of this machine is dead when the operating system does not know it. Of another one,
-    only the beats in the storage are seen: when their number has not changed for `SILENCE_S` of
-    this process's own clock, it counts as dead.
+    A process of this machine is dead if the operating system no longer lists it. Of a process on
+    another machine, only the heartbeats in the storage are known. It counts as dead if their number
+    has not changed for `HEARTBEAT_TIMEOUT_SECONDS`. This process's own clock measures that time, so
+    the clocks of the machines need not agree.
     """
 
     def __init__(self) -> None:
-        self._seen: dict[int, tuple[int, float]] = {}
+        self._last_change: dict[int, tuple[int, float]] = {}
 
     def is_dead(
-        self, trial: int, process: Mapping[str, Any], beats: int, heard_since: float = -float("inf")
+        self,
+        trial_id: int,
+        process: Mapping[str, Any],
+        heartbeats: int,
+        available_since: float = -float("inf"),
     ) -> bool:
-        """Whether the process of a trial is dead, as far as one can tell now.
+        """Whether the process that evaluates a trial counts as dead.
 
         Args:
-            trial: its number in the storage.
-            process: `this_process()` there.
-            beats: of the trial, as they stand in the storage.
-            heard_since: when the storage began to answer, by `time.monotonic`: before that nobody
-                could be heard, which is no sign of death.
+            trial_id: the trial's ID in the storage.
+            process: the process's description of itself, see `this_process`.
+            heartbeats: number of the trial's heartbeats in the storage.
+            available_since: time from which on the storage has been available, by
+                `time.monotonic`. No process can record heartbeats in a storage that is not
+                available, so the timeout starts at this time at the earliest.
         """
         if process["host"] == _host():
-            return not lives(process)
-        known, since = self._seen.get(trial, (-1, 0.0))
-        if beats != known:
-            self._seen[trial] = beats, time.monotonic()
+            return not is_alive(process)
+        last_heartbeats, changed_at = self._last_change.get(trial_id, (-1, 0.0))
+        if heartbeats != last_heartbeats:
+            self._last_change[trial_id] = heartbeats, time.monotonic()
             return False
-        return time.monotonic() - max(since, heard_since) > SILENCE_S
+        silence_seconds = time.monotonic() - max(changed_at, available_since)
+        return silence_seconds > HEARTBEAT_TIMEOUT_SECONDS
 
 
 @cache
 def _host() -> str:
-    """This machine since it was started, as far as its processes see each other.
+    """Return an identifier of the set of processes that this process can see.
 
-    A container has processes of its own even where it shares the name: it counts as another one.
+    It contains the name of the machine and its last boot. A container has process IDs of its own
+    even if it shares the machine's name, so it counts as another host.
     """
     try:
-        started = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{socket.gethostname()} {started} {os.readlink('/proc/self/ns/pid')}"
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{socket.gethostname()} {boot_id} {os.readlink('/proc/self/ns/pid')}"
     except OSError:  # not Linux
         return f"{socket.gethostname()} {round(psutil.boot_time())}"
 
 
-def _started(process: psutil.Process) -> float:
-    """When a process was started: on Linux by a clock that nobody sets, seconds since the boot."""
+def _start_time(process: psutil.Process) -> float:
+    """Return the start time of a process in seconds.
+
+    On Linux the time counts from the boot, so a change of the wall clock does not affect it.
+    """
     try:
         text = Path(f"/proc/{process.pid}/stat").read_text()
     except OSError:
         return float(process.create_time())
-    # The name in parentheses may hold anything; the start is the 20th word after it.
+    # The process name in parentheses may contain spaces. The start time is the 20th field after it.
     return int(text.rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")

@@ -11,26 +11,30 @@ from nas.errors import SearchError
 from nas.space import Architecture, SearchSpace
 
 SPACE = "space"
-"""Name of the parameter that says which of several spaces an architecture is of."""
+"""Name of the parameter that selects the space if a study has several."""
 
 
 class Parameters:
     """Optuna's names and distributions for all choices of the spaces of a study.
 
-    A choice is called `SPACE.CHOICE`. Both parts can hold dots, so choices of two spaces can get
-    one name: `b.width` of the space `a` and `width` of the space `a.b`. The space with the shorter
-    name keeps it, and the choice of the other one is called `SPACE:CHOICE`, which no other choice
-    can be called. Names are looked up and never taken apart.
+    The parameter of a choice is called `SPACE.CHOICE`. Both parts may contain dots, so choices of
+    two spaces could get the same name: `b.width` of the space `a` and `width` of the space `a.b`.
+    In that case the space with the shorter name keeps `SPACE.CHOICE`, and the choice of the other
+    space is called `SPACE:CHOICE`, which no other choice can have. Names are looked up and never
+    split.
 
     Args:
-        spaces: the spaces of the study. If there are several, the space is a parameter too.
+        spaces: spaces of the study. If there are several, the space is a parameter too.
+
+    Attributes:
+        distributions: distribution of each parameter by name.
     """
 
     def __init__(self, spaces: Sequence[SearchSpace]) -> None:
         self.distributions: dict[str, CategoricalDistribution] = {}
         self._names: dict[str, dict[str, str]] = {}
-        self._several = len(spaces) > 1
-        if self._several:
+        self._has_several_spaces = len(spaces) > 1
+        if self._has_several_spaces:
             names = [space.name for space in spaces]
             self.distributions[SPACE] = CategoricalDistribution(names)
         for space in sorted(spaces, key=lambda each: len(each.name)):
@@ -41,23 +45,30 @@ class Parameters:
                 self.distributions[own[key]] = CategoricalDistribution(options)
 
     def names(self, space: str) -> Mapping[str, str]:
-        """The parameter of each choice of a space."""
+        """Return the parameter name of each choice of a space, by the name of the choice."""
         return self._names[space]
 
-    def of(self, architecture: Architecture) -> dict[str, Any]:
-        """The parameters of an architecture, without those that it does not use."""
+    def from_architecture(self, architecture: Architecture) -> dict[str, Any]:
+        """Return the parameters that an architecture uses, with their values."""
         own = self._names[architecture.space.name]
-        values: dict[str, Any] = {SPACE: architecture.space.name} if self._several else {}
+        values: dict[str, Any] = (
+            {SPACE: architecture.space.name} if self._has_several_spaces else {}
+        )
         return values | {own[key]: value for key, value in architecture.choices}
 
     def choices(self, space: str, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The choices of a space among the parameters of a trial."""
+        """Return the choices of a space that are among the parameters of a trial.
+
+        Args:
+            space: name of the space.
+            values: values of the trial's parameters by name.
+        """
         return {key: values[name] for key, name in self._names[space].items() if name in values}
 
     def distributions_of(self, values: Mapping[str, Any]) -> dict[str, BaseDistribution]:
-        """The distributions of the parameters of a trial.
+        """Return the distributions of the parameters of a trial.
 
-        Raises SearchError for a parameter that no choice of the spaces has.
+        Raises SearchError for a parameter that is no choice of the spaces.
         """
         unknown = [name for name in values if name not in self.distributions]
         if unknown:

@@ -13,7 +13,7 @@ from nas.search.encoding import Array, Encoding
 from nas.search.objectives import Infeasible, Objective
 from nas.search.pareto import non_dominated
 from nas.search.surrogate import Posterior, Shape, Surrogate, shape_for
-from nas.search.trials import Trial
+from nas.search.trial import Trial
 from nas.space import Architecture
 
 MODELLED = 400

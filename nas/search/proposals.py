@@ -16,7 +16,7 @@ from nas.search.feasibility import ROUNDS, Limits
 from nas.search.guided import Guided
 from nas.search.objectives import Objective
 from nas.search.parameters import SPACE, Parameters
-from nas.search.trials import Trial, frozen
+from nas.search.trial import Trial, to_frozen_trial
 from nas.space import Architecture, SearchSpace
 
 MODEL_ATTEMPTS = 5
@@ -122,7 +122,7 @@ class OwnProposer:
     def propose(self, attempt: int) -> Proposal:
         """See `Proposer.propose`."""
         found = self._guided.propose(attempt)
-        return Proposal(found, self._parameters.of(found))
+        return Proposal(found, self._parameters.from_architecture(found))
 
 
 class OptunaProposer:
@@ -168,7 +168,7 @@ class OptunaProposer:
         """See `Proposer.learn`."""
         if trial.state == "complete":
             self._completed.append(trial)
-            self._study.add_trial(frozen(trial, self._parameters, self._objectives))
+            self._study.add_trial(to_frozen_trial(trial, self._parameters, self._objectives))
 
     def propose(self, attempt: int) -> Proposal:
         """See `Proposer.propose`."""
@@ -199,7 +199,7 @@ class OptunaProposer:
             for space in spaces
             for key, options in space.parameters.items()
         }
-        return Proposal(architecture, {**drawn, **self._parameters.of(architecture)})
+        return Proposal(architecture, {**drawn, **self._parameters.from_architecture(architecture)})
 
     def _sampled(self, seed: int, count: int) -> Proposal:
         with warnings.catch_warnings():

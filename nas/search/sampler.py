@@ -19,8 +19,8 @@ from nas.errors import RequestError, SpaceError
 from nas.search.guided import Guided
 from nas.search.objectives import Objective, Score
 from nas.search.parameters import SPACE, Parameters
-from nas.search.study import MAX_ATTEMPTS
-from nas.search.trials import State, Trial
+from nas.search.study import MAX_ATTEMPTS_WITHOUT_NEW_ARCHITECTURE
+from nas.search.trial import State, Trial
 from nas.space import Architecture, SearchSpace
 
 _STATES: dict[TrialState, State] = {
@@ -119,7 +119,7 @@ class GuidedSampler(optuna.samplers.BaseSampler):
     ) -> dict[str, Any]:
         """The parameters of the next architecture; see Optuna's `BaseSampler`."""
         with self._lock:
-            values = self._parameters.of(self._next(study, trial.number))
+            values = self._parameters.from_architecture(self._next(study, trial.number))
         return {name: value for name, value in values.items() if name in search_space}
 
     def sample_independent(
@@ -195,7 +195,7 @@ class _Study:
         numbers = {trial.number for trial in running}
         self._proposed = {n: each for n, each in self._proposed.items() if n in numbers}
         busy = {self._architecture(trial.params) for trial in running} | {*self._proposed.values()}
-        for attempt in range(MAX_ATTEMPTS):
+        for attempt in range(MAX_ATTEMPTS_WITHOUT_NEW_ARCHITECTURE):
             found = self._guided.propose(attempt)
             if found not in self._tried and found not in busy:
                 break

@@ -1,4 +1,4 @@
-"""Where the trials of a search are kept: memory, a journal file, or a database through Optuna."""
+"""Storage of a search's trials: memory, a journal file, or a database, through Optuna."""
 
 from __future__ import annotations
 
@@ -14,63 +14,77 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import optuna
-from optuna.exceptions import DuplicatedStudyError, StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage, get_storage
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.errors import RequestError, StorageError
-from nas.search import storage_address as addresses
-from nas.search.journal import DAMAGE, RESTORE, JournalStorage
-from nas.search.storage_address import shown
+from nas.search.journal import DAMAGE_ERRORS, RESTORE_REMEDY, JournalStorage
+from nas.search.storage_address import is_address, parse_address, redact, redact_address
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
-PATIENCE_S = 600.0
-"""For so long a search waits for a database that does not answer any more."""
+STORAGE_RETRY_SECONDS = 600.0
+"""A search waits at most so long for a database that does not answer."""
 
-LOCKED_S = 60
-"""For so long others wait at most for a process that came to a halt while it wrote."""
+MAX_LOCK_SECONDS = 60
+"""A PostgreSQL server ends a transaction that has been idle for so long, and frees its locks.
 
-_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+A process that is stopped while it writes would otherwise block all others.
+"""
+
+_RETRY_PAUSES_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Pauses between the attempts of an operation; the last one is repeated."""
+
+_OPENING_PAUSES_SECONDS = (0.1, 0.3, 0.6, 1.0)
+"""Pauses between the attempts to open a database.
+
+Optuna creates its tables without a lock, so processes that do it at the same time can fail.
+"""
 
 Result = TypeVar("Result")
 
 
-class _Database(RDBStorage):
-    """Optuna's, which adds a trial once even if the connection breaks while it is added.
+class _DatabaseStorage(RDBStorage):
+    """Optuna's database storage, with safe concurrent writes and retries.
 
-    Optuna's own tries several times, for seconds, and does not look whether the first time it was
-    added. Here `Storage` tries again, and a trial with the token of the last one is not added.
+    Optuna repeats a failed creation of a trial without a check whether the first attempt reached
+    the database. This class makes one attempt, and `Storage` repeats it. Each trial has a user
+    attribute `token`, by which a repeated attempt recognises its own trial.
     """
 
-    _tried = ""
+    _last_token = ""
 
-    def __init__(self, address: URL) -> None:
+    def __init__(self, url: URL) -> None:
         from sqlalchemy import event
 
-        if address.drivername in ("postgresql", "postgres"):
-            address = address.set(drivername="postgresql+psycopg")
-        backend = address.get_backend_name()
-        wishes: dict[str, Any] = {}
+        if url.drivername in ("postgresql", "postgres"):
+            url = url.set(drivername="postgresql+psycopg")
+        backend = url.get_backend_name()
+        connect_args: dict[str, Any] = {}
         if backend == "sqlite":
-            wishes = {"timeout": 20}
-        elif address.drivername in ("postgresql+psycopg", "postgresql+psycopg2"):
-            # A host that vanishes would otherwise be waited for without end.
-            wishes = {"connect_timeout": 10, "keepalives_idle": 30, "tcp_user_timeout": 30_000}
-        wishes = {key: value for key, value in wishes.items() if key not in address.query}
+            connect_args = {"timeout": 20}
+        elif url.drivername in ("postgresql+psycopg", "postgresql+psycopg2"):
+            # Without these, a client waits forever for a server that disappears.
+            connect_args = {
+                "connect_timeout": 10,
+                "keepalives_idle": 30,
+                "tcp_user_timeout": 30_000,
+            }
+        connect_args = {key: value for key, value in connect_args.items() if key not in url.query}
         super().__init__(
-            address.render_as_string(hide_password=False),
-            engine_kwargs={"pool_pre_ping": backend != "sqlite", "connect_args": wishes},
+            url.render_as_string(hide_password=False),
+            engine_kwargs={"pool_pre_ping": backend != "sqlite", "connect_args": connect_args},
         )
         if backend == "sqlite":
-            # It does not lock what was read, so that of two processes that end a trial at once
-            # both would believe that they did: let one wait until the other one is through.
+            # SQLite has no row locks: two processes that end one trial at the same time can both
+            # read that it is running. With an immediate transaction the second one waits.
             event.listen(self.engine, "begin", lambda c: c.exec_driver_sql("BEGIN IMMEDIATE"))
         if backend == "postgresql":
-            event.listen(self.engine, "connect", _let_nobody_wait)
+            event.listen(self.engine, "connect", _limit_lock_time)
             self.engine.dispose()
 
     def _create_new_trial(
@@ -81,18 +95,20 @@ class _Database(RDBStorage):
         assert template_trial is not None
         token = template_trial.user_attrs["token"]
         with _create_scoped_session(self.scoped_session) as session:
-            # The study stays locked: trials are numbered in the order in which others see them,
-            # and what a broken connection still did is over.
+            # The lock on the study gives trials their IDs in the order in which other processes
+            # see them, and waits for the transaction of an earlier connection that was lost.
             StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
-            made: Any = self._made(study_id, token, session) if token == self._tried else None
-            self._tried = token
-            made = made or self._get_prepared_new_trial(study_id, template_trial, session)
-            found = copy.deepcopy(template_trial)
-            found.number, found._trial_id = made.number, made.trial_id
-            return found
+            trial: Any = None
+            if token == self._last_token:
+                trial = self._find_by_token(study_id, token, session)
+            self._last_token = token
+            trial = trial or self._get_prepared_new_trial(study_id, template_trial, session)
+            frozen = copy.deepcopy(template_trial)
+            frozen.number, frozen._trial_id = trial.number, trial.trial_id
+            return frozen
 
-    def _made(self, study_id: int, token: str, session: Any) -> Any:
-        """The trial with a token, if there is one."""
+    def _find_by_token(self, study_id: int, token: str, session: Any) -> Any:
+        """Return Optuna's database row of the trial with a token, or None."""
         from optuna.storages._rdb.models import TrialModel, TrialUserAttributeModel
 
         attribute = TrialUserAttributeModel
@@ -105,53 +121,54 @@ class _Database(RDBStorage):
         )
 
 
-def _let_nobody_wait(connection: Any, record: Any) -> None:
-    """A process that is stopped, or a machine that vanishes, keeps no locks for hours."""
+def _limit_lock_time(connection: Any, record: Any) -> None:
     with connection.cursor() as cursor:
-        cursor.execute(f"SET idle_in_transaction_session_timeout = '{LOCKED_S}s'")
+        cursor.execute(f"SET idle_in_transaction_session_timeout = '{MAX_LOCK_SECONDS}s'")
     connection.commit()
 
 
 class Storage:
-    """One of Optuna's storages, which waits for a database that is away for a while.
+    """An Optuna storage that waits while its database is not available.
 
     Args:
-        where: a path of a journal file, which `optuna-dashboard PATH` opens; an SQLAlchemy address
-            such as `postgresql://USER@HOST/DATABASE`; None keeps trials in memory.
-        told: is called with a sentence when there is something to wait for.
-
-    A password can stand in the address, or in PGPASSWORD or ~/.pgpass; it is never shown. Raises
-    StorageError for a database that does not answer, or for a damaged one or journal; RequestError
-    for an address that means none.
+        location: path of a journal file, which `optuna-dashboard PATH` can open; or an SQLAlchemy
+            address such as `postgresql://USER@HOST/DATABASE`; or None to keep trials in memory.
+            The address may contain the password; otherwise PGPASSWORD or ~/.pgpass provides it.
+            Messages never show it.
+        on_message: called with a sentence when the storage starts or stops to wait.
 
     Attributes:
-        name: the address without its password.
-        away_until: when it last began to answer again, by `time.monotonic`.
+        name: the location without secrets, for messages.
+        available_since: time at which the storage became available again after its last outage,
+            by `time.monotonic`.
+
+    Raises StorageError for a database that does not answer and for a damaged database or journal,
+    and RequestError for an address that cannot be used.
     """
 
     def __init__(
-        self, where: Path | str | None, *, told: Callable[[str], None] | None = None
+        self, location: Path | str | None, *, on_message: Callable[[str], None] | None = None
     ) -> None:
-        self._told = told or (lambda sentence: None)
-        self.name = "memory" if where is None else shown(where)
-        self.away_until = -float("inf")
-        self._away = False
-        self._where = where
-        self._storage = self._opened(where)
+        self._on_message = on_message or (lambda sentence: None)
+        self.name = "memory" if location is None else redact_address(location)
+        self.available_since = -float("inf")
+        self._is_away = False
+        self._location = location
+        self._storage = self._open()
 
-    def _opened(self, where: Path | str | None) -> BaseStorage:
-        if where is None:
+    def _open(self) -> BaseStorage:
+        if self._location is None:
             return InMemoryStorage()
-        if addresses.is_address(where):
-            return get_storage(self._database(addresses.parse(where)))
-        return JournalStorage(Path(where))
+        if is_address(self._location):
+            return get_storage(self._open_database(parse_address(self._location)))
+        return JournalStorage(Path(self._location))
 
-    def _database(self, address: URL) -> RDBStorage:
+    def _open_database(self, url: URL) -> RDBStorage:
         from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
-        for pause in (0.1, 0.3, 0.6, 1.0, None):
+        for pause in (*_OPENING_PAUSES_SECONDS, None):
             try:
-                return _Database(address)
+                return _DatabaseStorage(url)
             except (ImportError, NoSuchModuleError, ArgumentError, TypeError, ValueError) as error:
                 raise RequestError(
                     f"{self.name} cannot be opened: {self._reason(error)}.",
@@ -159,7 +176,6 @@ class Storage:
                     "pip install 'hardware-nas[postgresql]'.",
                 ) from self._cause(error)
             except (DBAPIError, StorageInternalError) as error:
-                # Processes that make the tables at once disturb each other for a moment.
                 if pause is None:
                     raise StorageError(
                         f"{self.name} cannot be opened: {self._reason(error)}.",
@@ -167,146 +183,173 @@ class Storage:
                         "in PGPASSWORD. Completed trials are kept.",
                     ) from self._cause(error)
                 time.sleep(pause)
-            except (RuntimeError, *DAMAGE) as error:
-                # Tables that another version of Optuna made, or that hold something else.
+            except (RuntimeError, *DAMAGE_ERRORS) as error:
+                # The tables belong to another version of Optuna, or to another program.
                 raise StorageError(
                     f"{self.name} cannot be used: {self._reason(error)}.",
                     remedy="Use another database.",
                 ) from self._cause(error)
         raise AssertionError
 
-    def study(self, name: str, directions: Sequence[StudyDirection]) -> int:
-        """The study of this name, made if there is none."""
-
-        def opened() -> int:
-            try:
-                return self._storage.create_new_study(directions, name)
-            except DuplicatedStudyError:
-                return self._storage.get_study_id_from_name(name)
-
+    def create_study(self, name: str, directions: Sequence[StudyDirection]) -> int:
+        """Return the ID of the study with a name. The study is created if it does not exist."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        return self._patiently(opened)
-
-    def directions(self, study: int) -> list[StudyDirection]:
-        """What a study minimises and maximises."""
-        return self._patiently(lambda: self._storage.get_study_directions(study))
-
-    def studies(self) -> list[str]:
-        """The names of all studies."""
-        return self._patiently(
-            lambda: [each.study_name for each in self._storage.get_all_studies()]
+        study = self._retry(
+            lambda: optuna.create_study(
+                study_name=name,
+                storage=self._storage,
+                directions=directions,
+                load_if_exists=True,
+            )
         )
+        return study._study_id
 
-    def identity(self, study: int, wanted: Mapping[str, Any]) -> Any:
-        """What the study was started with, unchecked; `wanted` if it is new."""
+    def get_directions(self, study_id: int) -> list[StudyDirection]:
+        """Return the directions of a study's objectives."""
+        return self._retry(lambda: self._storage.get_study_directions(study_id))
 
-        def read() -> Any:
-            if "identity" not in self._storage.get_study_user_attrs(study):
-                self._storage.set_study_user_attr(study, "identity", dict(wanted))
-            return self._storage.get_study_user_attrs(study)["identity"]
+    def get_study_names(self) -> list[str]:
+        """Return the names of all studies."""
+        return self._retry(lambda: optuna.get_all_study_names(self._storage))
 
-        return self._patiently(read)
+    def get_identity(self, study_id: int, default: Mapping[str, Any]) -> Any:
+        """Return what a study says of the search that it belongs to, without validation.
 
-    def create(self, study: int, trial: FrozenTrial) -> int:
-        """Adds a trial, once, and gives its number in the storage; its `token` is its own."""
-        return self._patiently(lambda: self._storage.create_new_trial(study, template_trial=trial))
-
-    def finish(
-        self, number: int, result: Mapping[str, Any], values: Sequence[float] | None
-    ) -> bool:
-        """Ends a running trial with its result; False if it was ended already.
-
-        A trial without values is pruned in Optuna's words; those that failed were given up. So its
-        state alone, which is set once, tells whether its result counts.
+        Args:
+            study_id: ID of the study.
+            default: the identity that a study without one receives.
         """
 
-        def ended() -> bool:
+        def read() -> Any:
+            if "identity" not in self._storage.get_study_user_attrs(study_id):
+                self._storage.set_study_user_attr(study_id, "identity", dict(default))
+            return self._storage.get_study_user_attrs(study_id)["identity"]
+
+        return self._retry(read)
+
+    def create_trial(self, study_id: int, trial: FrozenTrial) -> int:
+        """Store a trial exactly once and return its ID.
+
+        The trial needs a user attribute `token` that no other trial has.
+        """
+        return self._retry(lambda: self._storage.create_new_trial(study_id, template_trial=trial))
+
+    def finish_trial(
+        self, trial_id: int, result: Mapping[str, Any], values: Sequence[float] | None
+    ) -> bool:
+        """Store the result of a running trial.
+
+        Optuna's state of the trial is set once. It alone says whether the result counts: complete
+        or pruned if it does, failed if the trial was released before.
+
+        Args:
+            trial_id: ID of the trial.
+            result: the result, for the user attribute of that name.
+            values: values for Optuna's samplers; None for a trial that is not complete, which
+                becomes a pruned one.
+
+        Returns:
+            False if the trial had ended already.
+        """
+
+        def finish() -> bool:
             try:
-                self._storage.set_trial_user_attr(number, "result", dict(result))
+                self._storage.set_trial_user_attr(trial_id, "result", dict(result))
                 state = TrialState.PRUNED if values is None else TrialState.COMPLETE
-                return self._storage.set_trial_state_values(number, state, values)
+                return self._storage.set_trial_state_values(trial_id, state, values)
             except UpdateFinishedTrialError:
                 return False
 
-        return self._patiently(ended)
+        return self._retry(finish)
 
-    def give_up(self, number: int, why: str, *, patience_s: float | None = None) -> None:
-        """Ends a running trial without a result; nothing happens if it was ended already."""
+    def release_trial(
+        self, trial_id: int, reason: str, *, retry_seconds: float | None = None
+    ) -> None:
+        """End a running trial without a result. A trial that has ended already is left as it is."""
 
-        def ended() -> None:
+        def release() -> None:
             try:
-                self._storage.set_trial_user_attr(number, "given_up", why)
-                self._storage.set_trial_state_values(number, TrialState.FAIL)
+                self._storage.set_trial_user_attr(trial_id, "given_up", reason)
+                self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
             except UpdateFinishedTrialError:
                 pass
 
-        self._patiently(ended, patience_s)
+        self._retry(release, retry_seconds)
 
-    def beat(self, number: int, count: int) -> None:
-        """Writes a sign of life to a running trial, if the storage answers at once."""
+    def record_heartbeat(self, trial_id: int, count: int) -> None:
+        """Store the number of heartbeats of a running trial.
+
+        The call does not wait for a storage that is not available, and ignores a storage that is
+        damaged or full: the thread that stores the trial's result reports that.
+        """
         try:
-            self._storage.set_trial_user_attr(number, "beat", count)
+            self._storage.set_trial_user_attr(trial_id, "beat", count)
         except UpdateFinishedTrialError:
             pass
         except StorageInternalError:
-            self._away = True
+            self._is_away = True
             return
         except (StorageError, OSError):
-            # A damaged journal or a full disk; the thread that makes trials meets it, and says so.
             return
-        self._answered()
+        self._note_answer()
 
-    def trials(self, study: int, *, patience_s: float | None = None) -> list[FrozenTrial]:
-        """All trials in the order in which they were created. They are not copies."""
-        return self._patiently(
-            lambda: self._storage.get_all_trials(study, deepcopy=False), patience_s
+    def get_trials(self, study_id: int, *, retry_seconds: float | None = None) -> list[FrozenTrial]:
+        """Return all trials in the order of their creation. They must not be changed."""
+        return self._retry(
+            lambda: self._storage.get_all_trials(study_id, deepcopy=False), retry_seconds
         )
 
-    def _patiently(self, work: Callable[[], Result], patience_s: float | None = None) -> Result:
-        """Repeats what fails because the database is away, for `PATIENCE_S` if nothing is said.
+    def _retry(self, operation: Callable[[], Result], retry_seconds: float | None = None) -> Result:
+        """Call an operation again until the storage is available.
 
-        Raises StorageError in the end, or for a journal that cannot be read.
+        Args:
+            operation: the operation, which may be called several times.
+            retry_seconds: longest time to wait, by default `STORAGE_RETRY_SECONDS`.
+
+        Raises StorageError if the storage is still not available, or is damaged.
         """
-        patience_s = PATIENCE_S if patience_s is None else patience_s
-        start, told = time.monotonic(), False
-        attempt = 0
+        retry_seconds = STORAGE_RETRY_SECONDS if retry_seconds is None else retry_seconds
+        start = time.monotonic()
+        num_failures = 0
         while True:
             try:
-                with _undivided():
-                    found = work()
-            except (*DAMAGE, RecursionError) as error:
-                raise self._damaged(error) from self._cause(error)
+                with _interrupt_deferred():
+                    result = operation()
+            except (*DAMAGE_ERRORS, RecursionError) as error:
+                raise self._damage_error(error) from self._cause(error)
             except StorageInternalError as error:
                 if _is_damage(error):
-                    raise self._damaged(error) from self._cause(error)
-                self._away = True
+                    raise self._damage_error(error) from self._cause(error)
+                self._is_away = True
                 waited = time.monotonic() - start
-                if waited >= patience_s:
+                if waited >= retry_seconds:
                     raise StorageError(
                         f"{self.name} did not answer for {waited / 60:.0f} minutes: "
                         f"{self._reason(error)}.",
                         remedy="Run the same command again when it does; completed trials are "
                         "kept.",
                     ) from self._cause(error)
-                if not told:
-                    told = True
-                    self._told(
+                if not num_failures:
+                    self._on_message(
                         f"{self.name} does not answer ({self._reason(error)}); waiting up to "
-                        f"{patience_s / 60:.0f} minutes"
+                        f"{retry_seconds / 60:.0f} minutes"
                     )
-                time.sleep(_PAUSES_S[min(attempt, len(_PAUSES_S) - 1)])
-                attempt += 1
+                last = len(_RETRY_PAUSES_SECONDS) - 1
+                time.sleep(_RETRY_PAUSES_SECONDS[min(num_failures, last)])
+                num_failures += 1
                 continue
-            self._answered()
-            if told:
-                self._told(f"{self.name} answers again")
-            return found
+            self._note_answer()
+            if num_failures:
+                self._on_message(f"{self.name} answers again")
+            return result
 
-    def _damaged(self, error: BaseException) -> StorageError:
-        return StorageError(f"{self.name} is damaged: {self._reason(error)}.", remedy=RESTORE)
+    def _damage_error(self, error: BaseException) -> StorageError:
+        return StorageError(
+            f"{self.name} is damaged: {self._reason(error)}.", remedy=RESTORE_REMEDY
+        )
 
     def _reason(self, error: BaseException) -> str:
-        """What a driver said, without SQL, hints and secrets, in a line without a full stop."""
+        """Return the first line of a driver's message without secrets and without a full stop."""
         while error.__cause__ is not None:
             error = error.__cause__
         error = getattr(error, "orig", None) or error
@@ -314,53 +357,53 @@ class Storage:
         reason = lines[0] if lines else type(error).__name__
         if isinstance(error, LookupError):
             reason = f"{reason} is missing"
-        return addresses.without_secrets(reason, self._where)[:300].rstrip(".")
+        return redact(reason, self._location)[:300].rstrip(".")
 
     def _cause(self, error: BaseException) -> BaseException | None:
-        """The error if its traceback can be shown: a driver may repeat a password."""
+        """Return the error, or None if its traceback would show a secret."""
         text = "".join(traceback.format_exception(error))
-        return error if text == addresses.without_secrets(text, self._where) else None
+        return error if text == redact(text, self._location) else None
 
-    def _answered(self) -> None:
-        if self._away:
-            self._away, self.away_until = False, time.monotonic()
+    def _note_answer(self) -> None:
+        if self._is_away:
+            self._is_away, self.available_since = False, time.monotonic()
 
 
 @contextmanager
-def _undivided() -> Iterator[None]:
-    """Ctrl-C waits until this is over: half an operation would leave a storage of no use.
+def _interrupt_deferred() -> Iterator[None]:
+    """Defer Ctrl-C to the end of the context: half an operation would leave a useless storage.
 
-    A second one meanwhile does not wait, in case that the storage hangs.
+    A second Ctrl-C is not deferred, because the storage may never answer.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before: Any = signal.getsignal(signal.SIGINT)
-    if not callable(before):
+    handler: Any = signal.getsignal(signal.SIGINT)
+    if not callable(handler):
         yield
         return
-    waiting: list[tuple[Any, ...]] = []
+    deferred: list[tuple[Any, ...]] = []
 
-    def later(*received: Any) -> None:
-        waiting.append(received)
-        if len(waiting) > 1:
+    def defer(*arguments: Any) -> None:
+        deferred.append(arguments)
+        if len(deferred) > 1:
             deliver()
 
     def deliver() -> None:
-        while waiting:
-            before(*waiting.pop(0))
+        while deferred:
+            handler(*deferred.pop(0))
 
-    signal.signal(signal.SIGINT, later)
+    signal.signal(signal.SIGINT, defer)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, handler)
         deliver()
 
 
 def _is_damage(error: BaseException) -> bool:
-    """Whether a database says that its file is damaged, which waiting does not mend."""
+    """Whether a database reports that its file is damaged, which waiting does not mend."""
     from sqlalchemy.exc import DatabaseError
 
-    # Its subclasses are for what passes, such as a lock or a lost connection.
+    # The subclasses of DatabaseError are temporary problems, such as a lost connection.
     return type(error.__cause__) is DatabaseError

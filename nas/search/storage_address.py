@@ -1,4 +1,4 @@
-"""The address of a search's database: reading it, and showing it without its secrets."""
+"""The address of a storage: parsing it, and showing it without its secrets."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from nas.errors import RequestError
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
-HIDDEN = "***"
-"""Stands in messages for text that may hold a password."""
+REDACTED = "***"
+"""Replacement in messages for text that may hold a password."""
 
 # PostgreSQL: https://www.postgresql.org/docs/current/libpq-connect.html
 _POSTGRESQL_KEYS = """
@@ -31,68 +31,73 @@ _OTHER_KEYS = """
     ssl_key timeout unix_socket uri vfs
 """
 
-_SHOWN_KEYS = frozenset(_POSTGRESQL_KEYS.split()) | frozenset(_OTHER_KEYS.split())
-"""The keys of a query that are known to hold no secret; all others are left out."""
+_HARMLESS_KEYS = frozenset(_POSTGRESQL_KEYS.split()) | frozenset(_OTHER_KEYS.split())
+"""Keys of an address's query that are known to hold no secret. All other keys are redacted."""
 
 
-def shown(where: Path | str) -> str:
-    """Return a storage's address without its secrets; PGPASSWORD can supply the password.
+def redact_address(location: Path | str) -> str:
+    """Return the location of a storage without secrets, to show or to store.
 
-    Raises RequestError for an address that cannot be read.
+    The address still opens the storage if PGPASSWORD or ~/.pgpass provides the password.
+
+    Raises RequestError for an address that cannot be parsed.
     """
-    if not is_address(where):
-        return str(where)
-    address = parse(where)
-    secret_keys = [key for key in address.query if key not in _SHOWN_KEYS]
+    if not is_address(location):
+        return str(location)
+    address = parse_address(location)
+    secret_keys = [key for key in address.query if key not in _HARMLESS_KEYS]
     bare = address.difference_update_query(secret_keys)._replace(password=None)
     return bare.render_as_string(hide_password=False)
 
 
-def may_hold_password(text: str) -> bool:
-    """Whether a text of unknown meaning looks like an address, or a part of one."""
-    return "@" in text or "://" in text
-
-
-def is_address(where: Path | str | None) -> TypeGuard[str]:
-    """Whether this is the address of a database rather than the path of a journal."""
-    # An address with a slash missing counts: it names no file, and may hold a password.
-    return isinstance(where, str) and re.match(r"[a-z0-9_+]{2,}:|.*://", where) is not None
-
-
-def parse(where: str) -> URL:
-    """Read an address. Raises RequestError, without a word of the address."""
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    address = None
-    with suppress(ArgumentError, ValueError):
-        address = make_url(where)
-    if address is None or _is_misread(address):
-        # Neither the address nor SQLAlchemy's error: a part of a password may stand in them.
-        raise RequestError(
-            "The storage's address cannot be read.",
-            remedy='Write "postgresql://USER@HOST/DATABASE" or "sqlite:///FILE"; in a password '
-            '"@" is written %40 and "%" %25.',
-        )
-    return address
-
-
-def _is_misread(address: URL) -> bool:
-    """Whether a part of the address that is shown may hold the password."""
-    is_file = address.get_backend_name() == "sqlite"
-    return "@" in (address.host or "") or ("@" in (address.database or "") and not is_file)
-
-
-def without_secrets(text: str, where: Path | str | None) -> str:
-    """Return a text, such as a driver's message, with the secrets of an address hidden."""
-    if not is_address(where):
+def redact(text: str, location: Path | str | None) -> str:
+    """Return a text, such as a driver's message, with the secrets of an address redacted."""
+    if not is_address(location):
         return text
-    address = parse(where)
+    address = parse_address(location)
     secrets = [str(address.password)] if address.password else []
     for key, values in address.normalized_query.items():
-        if key not in _SHOWN_KEYS:
+        if key not in _HARMLESS_KEYS:
             secrets += values
     for secret in filter(None, secrets):
         for form in (secret, quote(secret, safe=""), quote_plus(secret), quote(secret)):
-            text = text.replace(form, HIDDEN)
+            text = text.replace(form, REDACTED)
     return text
+
+
+def may_hold_password(text: str) -> bool:
+    """Whether a text of unknown meaning looks like an address or a part of one."""
+    return "@" in text or "://" in text
+
+
+def is_address(location: Path | str | None) -> TypeGuard[str]:
+    """Whether a location is the address of a database, and not the path of a journal file."""
+    # An address that lacks a slash counts too: it names no file, and it may hold a password.
+    return isinstance(location, str) and re.match(r"[a-z0-9_+]{2,}:|.*://", location) is not None
+
+
+def parse_address(address: str) -> URL:
+    """Parse an address.
+
+    Raises RequestError, which does not repeat any part of the address.
+    """
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    url = None
+    with suppress(ArgumentError, ValueError):
+        url = make_url(address)
+    if url is None or _may_show_password(url):
+        # Neither the address nor SQLAlchemy's error is shown: both may hold a part of a password.
+        raise RequestError(
+            "The storage's address cannot be parsed.",
+            remedy='Write "postgresql://USER@HOST/DATABASE" or "sqlite:///FILE". In a password, '
+            'write %40 for "@" and %25 for "%".',
+        )
+    return url
+
+
+def _may_show_password(url: URL) -> bool:
+    """Whether SQLAlchemy may have taken a part of the password for the host or the database."""
+    is_file = url.get_backend_name() == "sqlite"
+    return "@" in (url.host or "") or ("@" in (url.database or "") and not is_file)

@@ -1,4 +1,4 @@
-"""The search loop: propose, look up what is known, ask the cheap objectives, then the others."""
+"""The search loop: propose an architecture, evaluate the objectives, store the trial."""
 
 from __future__ import annotations
 
@@ -11,34 +11,47 @@ from pathlib import Path
 import numpy as np
 
 from nas.errors import SearchError, first_line
-from nas.search.budget import Budget, Interrupt, Progress
+from nas.search.budget import Budget, InterruptHandler, SearchProgress
 from nas.search.feasibility import require_feasible
-from nas.search.liveness import BEAT_S, meanwhile
+from nas.search.liveness import HEARTBEAT_INTERVAL_SECONDS, repeat_in_background
 from nas.search.objectives import Infeasible, Objective, Objectives, ready
 from nas.search.pareto import non_dominated
 from nas.search.proposals import Proposal, Proposer, proposer_for
 from nas.search.storage import Storage
-from nas.search.trials import MOST_DEATHS, State, Trial, TrialLog
+from nas.search.trial import State, Trial
+from nas.search.trial_log import DEFAULT_STUDY_NAME, MAX_PROCESS_DEATHS, TrialLog
 from nas.space import SearchSpace
 
-MAX_ATTEMPTS = 400
-"""Proposals in a row that bring nothing new before a search counts as exhausted."""
+MAX_ATTEMPTS_WITHOUT_NEW_ARCHITECTURE = 400
+"""Proposals since the last completed trial after which the spaces count as exhausted."""
 
-IDLE_S = 0.2
-"""Between two looks at the others' trials when there is nothing left to start."""
+POLL_SECONDS = 0.2
+"""Interval at which a process that has nothing to start reads the trials of the others."""
+
+FAILURE_WINDOW = 20
+"""Number of latest trials of which more than `MAX_FAILED_SHARE` must not have failed."""
+
+MIN_TRIALS_TO_JUDGE_FAILURES = 10
+
+MAX_FAILED_SHARE = 0.9
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """All trials in order, the non-dominated ones, how they came about, and why the search ended.
+    """The result of a search.
 
-    `interrupted` if it was Ctrl-C: the same call goes on.
+    Attributes:
+        trials: all trials in the order in which they ended.
+        front: the non-dominated ones of the completed trials, see `front`.
+        progress: history of the hypervolume, and time that the search took.
+        stop_reason: reason why the search stopped, for messages.
+        interrupted: whether Ctrl-C stopped the search. The same call resumes it.
     """
 
     trials: list[Trial]
     front: list[Trial]
-    progress: Progress
-    ended: str
+    progress: SearchProgress
+    stop_reason: str
     interrupted: bool = False
 
 
@@ -53,212 +66,238 @@ def search(
     sampler: str = "auto",
     storage: Path | str | None = None,
     shared: bool = False,
-    study: str = "search",
-    facts: Mapping[str, str] | None = None,
+    study_name: str = DEFAULT_STUDY_NAME,
+    fixed_settings: Mapping[str, str] | None = None,
     startup: int | None = None,
-    on_trial: Callable[[Trial, Progress], None] | None = None,
-    told: Callable[[str], None] | None = None,
+    on_trial: Callable[[Trial, SearchProgress], None] | None = None,
+    on_message: Callable[[str], None] | None = None,
 ) -> SearchResult:
-    """Searches for the Pareto front of the objectives over one or several spaces.
+    """Search for the Pareto front of the objectives over one or several spaces.
+
+    At least one of `trials`, `minutes` and `stall` is needed; the search stops at the first limit
+    that it reaches. A first Ctrl-C stops it after the running trial, a second one at once. In both
+    cases no completed trial is lost, and the same call resumes the search.
 
     Args:
-        spaces: what to search; several are one study, the space being a choice.
-        objectives: `Objective`s, or a mapping of names to callables `Architecture -> float`, which
-            are minimised.
-        trials: distinct architectures to complete, those of an earlier, interrupted call with the
-            same storage included. Repeats, infeasible and failed ones do not count.
-        minutes: of searching, those included in which trials of earlier calls were under way.
-        stall: completed trials in a row that do not change the front.
-        seed: the same seed gives the same search, interrupted or not, unless it is shared.
+        spaces: spaces to search. Several spaces are one study, in which the space is a choice.
+        objectives: `Objective`s, or a mapping of names to callables `Architecture -> float` to
+            minimise.
+        trials: number of distinct architectures to complete, including those of earlier calls with
+            the same storage. Infeasible and failed trials do not count.
+        minutes: duration of the search, including the time of earlier calls during which trials
+            were evaluated.
+        stall: number of consecutive completed trials that do not change the front.
+        seed: seed of the sampler. The same seed gives the same search, interrupted or not, unless
+            processes share it.
         sampler: one of `nas.search.SAMPLERS`.
-        storage: see `nas.search.storage.Storage`.
-        shared: whether other processes search in the same storage at the same time. All of them
-            make this call; the budget is theirs together.
-        study: name of the study in the storage.
-        facts: what else must be the same when the search goes on, by what it is called.
-        startup: trials before the sampler's model proposes; by default what suits the sampler.
-        on_trial: called after each new trial, of this process or another, with the trial and how
-            far the search is.
-        told: called with sentences for the person, such as what is waited for.
-
-    Of `trials`, `minutes` and `stall` at least one is needed; what is used up first ends it.
-    A first Ctrl-C ends it after the trial in flight, a second one at once; nothing is lost.
+        storage: see `nas.search.storage.Storage`. By default trials are kept in memory.
+        shared: whether other processes may make the same call with the same storage at the same
+            time. They share the budget.
+        study_name: name of the study in the storage.
+        fixed_settings: further settings that must not change when the search is resumed, by name.
+        startup: number of trials before the sampler's model proposes. The default depends on the
+            sampler.
+        on_trial: called with each new trial of any process and with the progress of the search.
+        on_message: called with messages for the user, for example that the storage is not
+            available.
 
     Raises:
         InfeasibleError: no architecture meets the limits, see `nas.search.feasibility`.
-        SearchError: the storage is another search's, or nearly every trial fails.
-        StorageError: the storage cannot be reached.
+        SearchError: the storage belongs to another search, or nearly all trials fail.
+        StorageError: the storage is damaged or not available.
     """
     budget = Budget(trials, minutes, stall)
     spaces = [spaces] if isinstance(spaces, SearchSpace) else list(spaces)
-    asked = ready(objectives)
-    told = told or (lambda sentence: None)
+    objectives = ready(objectives)
+    on_message = on_message or (lambda sentence: None)
     log = TrialLog(
-        Storage(storage, told=told),
+        Storage(storage, on_message=on_message),
         spaces,
-        asked,
+        objectives,
         seed,
-        facts={"sampler": sampler, **(facts or {})},
-        study=study,
+        fixed_settings={"sampler": sampler, **(fixed_settings or {})},
+        study_name=study_name,
     )
-    search = _Search(
+    loop = _SearchLoop(
         {space.name: space for space in spaces},
-        asked,
+        objectives,
         log,
         budget,
-        proposer_for(sampler, spaces, asked, seed=seed, startup=startup),
-        Progress(asked, startup or 10 * len(spaces)),
+        proposer_for(sampler, spaces, objectives, seed=seed, startup=startup),
+        SearchProgress(objectives, startup or 10 * len(spaces)),
         shared,
         on_trial or (lambda trial, progress: None),
     )
-    search.look_around(told=False)
-    if not log.complete:
-        require_feasible(spaces, asked, seed)
-    with Interrupt().heeded(told) as interrupt, _taking_part(log, shared):
-        ended = search.until_over(interrupt)
-    found = front(log.complete, asked)
-    return SearchResult(log.trials, found, search.progress, ended, interrupt.asked)
+    loop.process_ended_trials(are_new=False)
+    if not log.completed_trials:
+        require_feasible(spaces, objectives, seed)
+    with InterruptHandler().installed(on_message) as interrupt, _claims_kept_alive(log, shared):
+        stop_reason = loop.run(interrupt)
+    return SearchResult(
+        trials=log.trials,
+        front=front(log.completed_trials, objectives),
+        progress=loop.progress,
+        stop_reason=stop_reason,
+        interrupted=interrupt.is_requested,
+    )
 
 
 def front(trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[Trial]:
-    """The non-dominated ones of completed trials, in the order of the first objective."""
+    """Return the non-dominated ones of completed trials, sorted by the first objective."""
     used = [o for o in objectives if not o.limit_only]
     points = [[o.sign * trial.values[o.name] for o in used] for trial in trials]
     return [trials[position] for position in non_dominated(points)]
 
 
 @dataclass
-class _Search:
-    """A search under way; `parting` is what its processes do not have in common."""
+class _SearchLoop:
+    """A search in progress.
+
+    Attributes:
+        offset_rng: generator with a different seed in each process, see `_attempt_offset`.
+        num_processed: number of trials of the log that the sampler and the progress know.
+        attempt: number of proposals since the last completed trial.
+    """
 
     spaces: Mapping[str, SearchSpace]
     objectives: Sequence[Objective]
     log: TrialLog
     budget: Budget
     proposer: Proposer
-    progress: Progress
+    progress: SearchProgress
     shared: bool
-    on_trial: Callable[[Trial, Progress], None]
-    parting: np.random.Generator = field(default_factory=np.random.default_rng)
-    learned: int = 0
+    on_trial: Callable[[Trial, SearchProgress], None]
+    offset_rng: np.random.Generator = field(default_factory=np.random.default_rng)
+    num_processed: int = 0
     attempt: int = 0
 
-    def until_over(self, interrupt: Interrupt) -> str:
-        """Makes trials until the budget is used up. Returns why it ended."""
-        start, earlier = time.monotonic(), self.progress.seconds
+    def run(self, interrupt: InterruptHandler) -> str:
+        """Evaluate trials until the budget is used up. Return the reason to stop."""
+        start, earlier_seconds = time.monotonic(), self.progress.seconds
         while True:
             if self.shared:
                 self.log.refresh()
-                self.look_around()
-            used_up = self.progress.used_up(self.budget, earlier + time.monotonic() - start)
-            if used_up or interrupt.asked:
-                return used_up or "interrupted"
-            if self.attempt == MAX_ATTEMPTS:
-                return f"no new feasible architecture in {MAX_ATTEMPTS} proposals"
-            if self._enough_under_way():
-                time.sleep(IDLE_S)
+                self.process_ended_trials()
+            seconds = earlier_seconds + time.monotonic() - start
+            stop_reason = self.progress.stop_reason(self.budget, seconds)
+            if stop_reason or interrupt.is_requested:
+                return stop_reason or "interrupted"
+            if self.attempt == MAX_ATTEMPTS_WITHOUT_NEW_ARCHITECTURE:
+                return f"no new feasible architecture in {self.attempt} proposals"
+            if self._are_enough_running():
+                time.sleep(POLL_SECONDS)
                 continue
-            self._try_one()
-            self.look_around()
+            self._run_trial()
+            self.process_ended_trials()
 
-    def look_around(self, *, told: bool = True) -> None:
-        """Learns from the trials that ended since the last time, whoever made them."""
-        for trial in self.log.trials[self.learned :]:
+    def process_ended_trials(self, *, are_new: bool = True) -> None:
+        """Update the sampler and the progress with the trials that have ended since the last call.
+
+        Args:
+            are_new: whether to report the trials to the caller of the search.
+        """
+        for trial in self.log.trials[self.num_processed :]:
             self.proposer.learn(trial)
-            self.progress.learn(trial)
+            self.progress.update(trial)
             if trial.state == "complete":
                 self.attempt = 0
-            if told:
+            if are_new:
                 self.on_trial(trial, self.progress)
                 if trial.state == "failed":
-                    _check_failures(self.log.trials)
-        self.learned = len(self.log.trials)
+                    _require_successes(self.log.trials)
+        self.num_processed = len(self.log.trials)
 
-    def _enough_under_way(self) -> bool:
-        """Whether the trials of all processes will be enough, if none of them fails."""
-        wanted = self.budget.trials
-        return wanted is not None and self.progress.completed + self.log.running >= wanted
+    def _are_enough_running(self) -> bool:
+        """Whether the running trials are enough to complete the search if none of them fails."""
+        target = self.budget.trials
+        return target is not None and self.progress.completed + self.log.num_running >= target
 
-    def _apart(self) -> int:
-        """How many proposals are left to the other processes, which would make the same ones."""
-        # A sampler's very first ones, the smallest and the largest networks, must not be left out.
+    def _attempt_offset(self) -> int:
+        """Return the number of next proposals that this process leaves to the others.
+
+        All processes make the same proposals from the same trials.
+        """
+        # The first proposals, the smallest and the largest network of a space, are never skipped.
         if self.attempt == 0 and self.progress.completed < 2 * len(self.spaces):
             return 0
-        return int(self.parting.integers(self.log.running + 1))
+        return int(self.offset_rng.integers(self.log.num_running + 1))
 
-    def _try_one(self) -> None:
-        """A trial of the next architecture, if nobody has tried it or is at it."""
-        orphan = next(iter(self.log.orphans), None)
+    def _run_trial(self) -> None:
+        """Evaluate the next architecture, unless a process has tried or claimed it."""
+        orphan = next(iter(self.log.orphaned_trials), None)
         if orphan is not None:
             proposal = Proposal(orphan.architecture, orphan.parameters)
         else:
-            proposal = self.proposer.propose(self.attempt + self._apart())
+            proposal = self.proposer.propose(self.attempt + self._attempt_offset())
             self.attempt += 1
         architecture = proposal.architecture
         digest = architecture.digest
         if self.shared and digest not in self.log:
-            # Others propose the same from the same trials; what they claimed meanwhile is theirs.
+            # Another process may have claimed the same proposal since the last refresh.
             self.log.refresh()
         if digest in self.log:
             return
-        blank = Trial(
+        proposed = Trial(
             digest, architecture, proposal.parameters, "failed", {}, 0.0, "", proposal.notes
         )
         if not self.shared:
-            self.log.add(_evaluated(blank, self.objectives))
-        elif self.log.claim(blank, most=self.budget.trials):
-            if self.log.is_deadly(digest):
-                self.log.finish(replace(blank, error=f"{MOST_DEATHS} processes died at it"))
+            self.log.add(_evaluate(proposed, self.objectives))
+        elif self.log.claim(proposed, max_trials=self.budget.trials):
+            if self.log.has_too_many_deaths(digest):
+                error = f"{MAX_PROCESS_DEATHS} processes died while they evaluated it"
+                self.log.finish(replace(proposed, error=error))
             else:
-                self.log.finish(_evaluated(blank, self.objectives))
+                self.log.finish(_evaluate(proposed, self.objectives))
 
 
-def _evaluated(blank: Trial, objectives: Sequence[Objective]) -> Trial:
-    """The trial with what the objectives say, up to the first that rules it out or fails."""
+def _evaluate(proposed: Trial, objectives: Sequence[Objective]) -> Trial:
+    """Return the trial with its values, up to the first objective that rules it out or fails."""
     values: dict[str, float] = {}
     start = time.perf_counter()
     state: State = "complete"
-    problem = ""
+    error = ""
     try:
         for objective in objectives:
-            (score,) = objective.ask([blank.architecture])
+            (score,) = objective.ask([proposed.architecture])
             if isinstance(score, Infeasible):
-                state, problem = "infeasible", score.reason
+                state, error = "infeasible", score.reason
                 if score.value is not None:
                     values[objective.name] = score.value
                 break
             values[objective.name] = score
-    except Exception as error:  # an objective is anybody's code: its failure is a row
-        state, problem = "failed", first_line(error)
+    except Exception as exception:  # An objective is the user's code; its failure is a result.
+        state, error = "failed", first_line(exception)
     return replace(
-        blank,
+        proposed,
         state=state,
         values=values,
         seconds=round(time.perf_counter() - start, 6),
-        error=problem,
-        ended=round(time.time(), 6),
+        error=error,
+        ended_at=round(time.time(), 6),
     )
 
 
 @contextmanager
-def _taking_part(log: TrialLog, shared: bool) -> Iterator[None]:
-    """While this lasts, other machines see that this process is alive; then that it left."""
+def _claims_kept_alive(log: TrialLog, shared: bool) -> Iterator[None]:
+    """Record heartbeats of this process's claims during the context, and release them after it."""
     if not shared:
         yield
         return
     try:
-        with meanwhile(log.beat, BEAT_S):
+        with repeat_in_background(log.record_heartbeat, HEARTBEAT_INTERVAL_SECONDS):
             yield
     finally:
-        log.abandon()
+        log.release_claims()
 
 
-def _check_failures(trials: Sequence[Trial]) -> None:
-    last = trials[-20:]
-    failed = [trial for trial in last if trial.state == "failed"]
-    if len(last) >= 10 and len(failed) > 0.9 * len(last):
+def _require_successes(trials: Sequence[Trial]) -> None:
+    """Raise SearchError if nearly all of the latest trials have failed."""
+    latest = trials[-FAILURE_WINDOW:]
+    failed = [trial for trial in latest if trial.state == "failed"]
+    is_judged = len(latest) >= MIN_TRIALS_TO_JUDGE_FAILURES
+    if is_judged and len(failed) > MAX_FAILED_SHARE * len(latest):
         raise SearchError(
-            f"{len(failed)} of the last {len(last)} trials failed; the last with "
+            f"{len(failed)} of the last {len(latest)} trials failed. The last one failed with "
             f"{failed[-1].error}",
-            remedy="Mend the cause and run the same command again; completed trials are kept.",
+            remedy="Correct the cause and run the same command again; completed trials are kept.",
         )

@@ -1,12 +1,12 @@
-"""Kills workers of one search at random moments, replaces them, and looks at what they left.
+"""Kill workers of one search at random moments, replace them, and check the storage at the end.
 
     python -m tests.benchmarks.workers --workers 8 --trials 300 --kills 30 --outages 2
     python -m tests.benchmarks.workers --storage journal
 
-Every worker is a process of its own that searches in the same storage; a kill is a SIGKILL. Without
---storage a PostgreSQL server of its own is started, which --outages stops for a second each. In the
-end exactly the wanted number of architectures must be completed, none twice, and none left running.
-Prints what it cost, and exits with 1 if anything is wrong.
+Every worker is a process that searches in the same storage; a kill is a SIGKILL. Without --storage
+the benchmark starts a PostgreSQL server, and each of the --outages stops it for a second. At the
+end exactly --trials architectures must be completed, none of them twice, and none may be running.
+The benchmark prints the repeated evaluations, and exits with status 1 if anything is wrong.
 """
 
 import argparse
@@ -25,14 +25,20 @@ import numpy as np
 from nas.errors import NasError
 from nas.search import Infeasible, Objective, search
 from nas.search.storage import Storage
+from nas.search.trial_log import DEFAULT_STUDY_NAME
 from nas.space import load_space
-from tests.search.postgresql import Server, binaries, serving
+from tests.search.postgresql import Server, find_binaries, running_server
 
 SPACE = load_space("squeezenet_tiny", image_size=8, channels=1)
 
 
-def objectives(calls: Path, seconds: float):
-    """With failures and infeasible networks in between; every evaluation leaves a line."""
+def make_objectives(evaluation_log: Path, seconds: float) -> list[Objective]:
+    """Return objectives with which some trials fail and some are infeasible.
+
+    Args:
+        evaluation_log: a file to which each evaluation appends a line.
+        seconds: duration of an evaluation.
+    """
 
     def macs(batch):
         return [float(each.macs) for each in batch]
@@ -40,7 +46,7 @@ def objectives(calls: Path, seconds: float):
     def error(batch):
         (architecture,) = batch
         graph = architecture.graph
-        with calls.open("a") as file:
+        with evaluation_log.open("a") as file:
             file.write(f"{graph.digest} {os.getpid()}\n")
         time.sleep(seconds)
         if graph.params % 11 == 0:
@@ -52,88 +58,98 @@ def objectives(calls: Path, seconds: float):
     return [Objective("macs", macs, cheap=True), Objective("error", error)]
 
 
-def work(where: Path | str, trials: int, sampler: str, calls: Path, seconds: float) -> None:
+def run_worker(
+    location: Path | str, trials: int, sampler: str, evaluation_log: Path, seconds: float
+) -> None:
     search(
         SPACE,
-        objectives(calls, seconds),
+        make_objectives(evaluation_log, seconds),
         trials=trials,
         seed=1,
         sampler=sampler,
-        storage=where,
+        storage=location,
         shared=True,
-        told=lambda sentence: print(f"{os.getpid()}: {sentence}", file=sys.stderr),
+        on_message=lambda sentence: print(f"{os.getpid()}: {sentence}", file=sys.stderr),
     )
 
 
 @dataclass
-class Account:
-    """What is in a storage after a search.
+class StorageCheck:
+    """The content of a storage after a search.
 
     Attributes:
-        states: of Optuna's trials.
-        given_up: why, and how often.
-        problems: sentences, none if all is well.
+        states: number of trials by Optuna's state.
+        releases: number of released trials by the reason of the release.
+        problems: a sentence for each problem.
     """
 
     states: Counter[str] = field(default_factory=Counter)
-    given_up: Counter[str] = field(default_factory=Counter)
+    releases: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
 
 
-def account(where: Path | str, trials: int, workers: int) -> Account:
-    """Checks that nothing was lost, duplicated or left behind.
+def check_storage(location: Path | str, trials: int, workers: int) -> StorageCheck:
+    """Check that nothing was lost, duplicated or left running.
 
     Args:
-        where: the storage.
-        trials: that should be completed.
-        workers: at the same time.
+        location: location of the storage.
+        trials: number of trials that should be completed.
+        workers: number of workers that searched at the same time.
     """
-    storage = Storage(where)
-    found = storage.trials(storage._storage.get_study_id_from_name("search"))
-    told = Account()
+    storage = Storage(location)
+    stored = storage.get_trials(storage._storage.get_study_id_from_name(DEFAULT_STUDY_NAME))
+    check = StorageCheck()
     ended, completed = Counter(), set()
     claims: dict[str, list] = {}
-    for each in found:
+    for each in stored:
         digest = each.user_attrs["digest"]
         claims.setdefault(digest, []).append(each)
-        told.states[each.state.name] += 1
+        check.states[each.state.name] += 1
         if each.state.name == "FAIL":
-            told.given_up[each.user_attrs.get("given_up", "for no reason")] += 1
+            check.releases[each.user_attrs.get("given_up", "without a reason")] += 1
         elif each.state.name != "RUNNING":
             ended[digest] += 1
             if each.state.name == "COMPLETE":
                 completed.add(digest)
-    if len(completed) != trials or told.states["COMPLETE"] != trials:
-        told.problems.append(f"{len(completed)} architectures are completed, not {trials}")
-    twice = [digest for digest, count in ended.items() if count > 1]
-    if twice:
-        told.problems.append(f"{len(twice)} architectures have ended twice")
-    if told.states["RUNNING"]:
-        told.problems.append(f"{told.states['RUNNING']} trials are running")
-    for digest, tried in claims.items():
-        if ended[digest]:
+    if len(completed) != trials or check.states["COMPLETE"] != trials:
+        check.problems.append(f"{len(completed)} architectures are completed, not {trials}")
+    repeated = [digest for digest, count in ended.items() if count > 1]
+    if repeated:
+        check.problems.append(f"{len(repeated)} architectures have ended twice")
+    if check.states["RUNNING"]:
+        check.problems.append(f"{check.states['RUNNING']} trials are running")
+    for digest, released in claims.items():
+        if ended[digest] or any(each.state.name == "RUNNING" for each in released):
             continue
-        # What was given up comes next, unless the search was over: then nothing new came either.
-        since = max(each.datetime_complete for each in tried)
-        later = sum(each.datetime_start > since for each in found)
+        # A released architecture is tried next, unless the search was over.
+        since = max(each.datetime_complete for each in released)
+        later = sum(each.datetime_start > since for each in stored)
         if later > workers:
-            told.problems.append(f"{digest} was given up and not tried again in {later} trials")
-    return told
+            check.problems.append(f"{digest} was released and not tried again in {later} trials")
+    return check
 
 
 @dataclass
-class Survived:
-    """How a search went: seconds, kills that met a worker, evaluations and those made again."""
+class KilledSearch:
+    """A search whose workers were killed and replaced.
+
+    Attributes:
+        seconds: duration of the search.
+        kills: number of kills that met a running worker.
+        evaluations: number of evaluations that began.
+        repeated: number of evaluations of an architecture that had been evaluated before.
+        failed_workers: number of workers that ended with an error.
+    """
 
     seconds: float
     kills: int
     evaluations: int
     repeated: int
-    failed: int
+    failed_workers: int
 
 
-def survived(
-    where: Path | str,
+def search_with_kills(
+    location: Path | str,
     *,
     workers: int,
     trials: int,
@@ -143,37 +159,42 @@ def survived(
     seconds: float = 0.05,
     server: Server | None = None,
     outages: int = 0,
-) -> Survived:
-    """Searches with so many workers at a time, which are killed and replaced; waits for the end.
+) -> KilledSearch:
+    """Search with several workers, which are killed and replaced, and wait for the end.
 
     Args:
-        where: the storage.
-        workers, trials, kills, outages: how many.
-        seed: of who is killed and when.
-        sampler: of the search.
-        seconds: that an evaluation takes.
-        server: what `outages` stop for a second.
+        location: location of the storage.
+        workers: number of workers at a time.
+        trials: number of trials to complete.
+        kills: number of kills.
+        seed: seed of the moments of the kills and of the choice of the workers.
+        sampler: sampler of the search.
+        seconds: duration of an evaluation.
+        server: the server that each outage stops for a second.
+        outages: number of outages.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     rng = np.random.default_rng(seed)
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        calls = Path(folder) / "calls"
-        calls.touch()
+        evaluation_log = Path(folder) / "evaluations"
+        evaluation_log.touch()
 
-        def started():
-            process = context.Process(target=work, args=(where, trials, sampler, calls, seconds))
+        def start_worker():
+            process = context.Process(
+                target=run_worker, args=(location, trials, sampler, evaluation_log, seconds)
+            )
             process.start()
             return process
 
-        running = [started() for _ in range(workers)]
-        # Each event falls within the share of the search that is its own.
+        running = [start_worker() for _ in range(workers)]
+        # The events are spread evenly over the evaluations.
         events = rng.permutation(["kill"] * kills + ["outage"] * outages)
-        made = 0
+        num_killed = 0
         for number, event in enumerate(events):
-            wanted = trials * (number + 1) / (len(events) + 2)
-            while len(calls.read_text().splitlines()) < wanted and any(
+            target = trials * (number + 1) / (len(events) + 2)
+            while len(evaluation_log.read_text().splitlines()) < target and any(
                 each.is_alive() for each in running
             ):
                 time.sleep(0.002)
@@ -187,19 +208,19 @@ def survived(
             victim = int(rng.integers(workers))
             running[victim].kill()
             running[victim].join()
-            made += running[victim].exitcode == -9
-            running[victim] = started()
+            num_killed += running[victim].exitcode == -9
+            running[victim] = start_worker()
             if sys.stderr.isatty():
                 print(f"\revent {number + 1} of {len(events)}", end="", file=sys.stderr)
         for each in running:
             each.join()
-        digests = Counter(line.split()[0] for line in calls.read_text().splitlines())
-    return Survived(
+        digests = Counter(line.split()[0] for line in evaluation_log.read_text().splitlines())
+    return KilledSearch(
         seconds=time.monotonic() - start,
-        kills=made,
+        kills=num_killed,
         evaluations=sum(digests.values()),
         repeated=sum(digests.values()) - len(digests),
-        failed=sum(each.exitcode != 0 for each in running),
+        failed_workers=sum(each.exitcode != 0 for each in running),
     )
 
 
@@ -211,49 +232,51 @@ def main() -> None:
     parser.add_argument("--outages", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sampler", default="auto")
-    parser.add_argument("--seconds", type=float, default=0.2, help="that an evaluation takes")
-    parser.add_argument("--storage", help="an address, or `journal`; by default a server is made")
-    given = parser.parse_args()
+    parser.add_argument("--seconds", type=float, default=0.2, help="duration of an evaluation")
+    parser.add_argument("--storage", help="an address or `journal`; by default a server is started")
+    arguments = parser.parse_args()
     with ExitStack() as stack:
         server = None
-        if given.storage == "journal":
+        if arguments.storage == "journal":
             folder = stack.enter_context(tempfile.TemporaryDirectory())
-            where: Path | str = Path(folder) / "study.journal"
-        elif given.storage:
-            where = given.storage
+            location: Path | str = Path(folder) / "study.journal"
+        elif arguments.storage:
+            location = arguments.storage
         else:
-            found = binaries()
-            if found is None:
+            bin_folder = find_binaries()
+            if bin_folder is None:
                 parser.error("PostgreSQL is not installed; give --storage")
-            server = stack.enter_context(serving(found))
-            where = server.new_database()
-        result = survived(
-            where,
-            workers=given.workers,
-            trials=given.trials,
-            kills=given.kills,
-            seed=given.seed,
-            sampler=given.sampler,
-            seconds=given.seconds,
+            server = stack.enter_context(running_server(bin_folder))
+            location = server.new_database()
+        result = search_with_kills(
+            location,
+            workers=arguments.workers,
+            trials=arguments.trials,
+            kills=arguments.kills,
+            seed=arguments.seed,
+            sampler=arguments.sampler,
+            seconds=arguments.seconds,
             server=server,
-            outages=given.outages if server else 0,
+            outages=arguments.outages if server else 0,
         )
-        left = account(where, given.trials, given.workers)
-        backend = where.split(":")[0] if isinstance(where, str) else "journal"
+        check = check_storage(location, arguments.trials, arguments.workers)
+        backend = location.split(":")[0] if isinstance(location, str) else "journal"
     rows = {
         "storage": backend,
-        "workers": given.workers,
+        "workers": arguments.workers,
         "kills": result.kills,
         "seconds": f"{result.seconds:.1f}",
         "evaluations": result.evaluations,
-        "of these made again": result.repeated,
-        **{f"trials {state.lower()}": count for state, count in sorted(left.states.items())},
-        **{f"given up: {why}": count for why, count in left.given_up.most_common()},
+        "of these repeated": result.repeated,
+        **{f"trials {state.lower()}": count for state, count in sorted(check.states.items())},
+        **{f"released: {reason}": n for reason, n in check.releases.most_common()},
     }
     for name, value in rows.items():
         print(f"{name:40} {value:>12}")
-    problems = left.problems + ([f"{result.failed} workers failed"] if result.failed else [])
-    print("\n".join(problems) or "nothing lost, duplicated or left behind")
+    problems = check.problems
+    if result.failed_workers:
+        problems.append(f"{result.failed_workers} workers failed")
+    print("\n".join(problems) or "nothing was lost, duplicated or left running")
     sys.exit(1 if problems else 0)
 
 

@@ -30,7 +30,7 @@ from nas.latency import LatencyTable
 from nas.latency.record import Record
 from nas.latency.timing import Timing
 from nas.report import candidates, page
-from nas.search.storage import shown
+from nas.search.storage_address import redact_address
 from tests.commands import document
 from tests.mini_job import write_job
 from tests.search.postgresql import PASSWORD
@@ -590,7 +590,7 @@ def test_a_worker_joins_through_a_database(trained, here, database, monkeypatch)
     for secret in (PASSWORD, quoted):
         assert holding(OUT, secret) == []
         assert secret not in done.stdout + done.stderr + said
-    assert shown(database) in (OUT / "report.html").read_text()
+    assert redact_address(database) in (OUT / "report.html").read_text()
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     assert document(here("search", OUT, "--trials", 14, "--json"))["trials"] == 14
     assert_nothing_lost_or_repeated(study_in(OUT, database), 14)
@@ -660,7 +660,7 @@ def test_ctrl_c_ends_after_the_trial_in_flight_and_the_same_command_goes_on(trai
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1, said
-    assert "ending after the trial in flight" in said
+    assert "stopping after the running trial" in said
     assert said.endswith("stopped; the same command continues\n")
     assert "Traceback" not in said
     kept = [trial.user_attrs["digest"] for trial in study_in(OUT).trials]

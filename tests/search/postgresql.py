@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own: empty, on a socket in a temporary folder."""
+"""A PostgreSQL server for tests, with its data and its socket in a temporary folder."""
 
 import os
 import pwd
@@ -16,54 +16,65 @@ import psycopg
 PASSWORD = "pass/word: 100%"
 
 
-def binaries() -> Path | None:
-    """The folder with initdb and pg_ctl, which Debian does not put on the PATH."""
-    found = shutil.which("pg_ctl")
-    if found:
-        return Path(found).resolve().parent
-    folders = Path("/usr/lib/postgresql").glob("*/bin/pg_ctl")
-    newest = max(folders, key=lambda path: float(path.parts[-3]), default=None)
+def find_binaries() -> Path | None:
+    """Return the folder with initdb and pg_ctl, which Debian does not put on the PATH, or None."""
+    on_path = shutil.which("pg_ctl")
+    if on_path:
+        return Path(on_path).resolve().parent
+    programs = Path("/usr/lib/postgresql").glob("*/bin/pg_ctl")
+    newest = max(programs, key=lambda path: float(path.parts[-3]), default=None)
     return newest.parent if newest else None
 
 
 class Server:
-    """A server that can be stopped and started again; clients need its password."""
+    """A running server, which can be stopped and started again. Clients need `PASSWORD`.
+
+    Args:
+        folder: an empty folder for its data and its socket.
+        bin_folder: folder of PostgreSQL's programs, see `find_binaries`.
+    """
 
     def __init__(self, folder: Path, bin_folder: Path) -> None:
-        self._folder, self._bin = folder, bin_folder
+        self._folder, self._bin_folder = folder, bin_folder
         # PostgreSQL refuses to run as root.
         self._user = "postgres" if os.getuid() == 0 else None
         if self._user:
             os.chown(folder, pwd.getpwnam(self._user).pw_uid, -1)
-        secret = folder / "password"
-        secret.write_text(PASSWORD)
-        secret.chmod(0o644)
+        password_file = folder / "password"
+        password_file.write_text(PASSWORD)
+        password_file.chmod(0o644)
         self._run(
             "initdb",
             "--no-sync",
             "--username=nas",
             "--auth=scram-sha-256",
-            f"--pwfile={secret}",
+            f"--pwfile={password_file}",
             "--encoding=UTF8",
             "--locale=C",
         )
         self.start()
 
     def start(self) -> None:
-        # Only the machine's own crash is not survived without fsync.
+        # Without fsync, data are lost only if the machine itself crashes.
         options = f"-c listen_addresses='' -c unix_socket_directories={self._folder} -c fsync=off"
         log = self._folder / "log"
         self._run("pg_ctl", "start", "--wait", f"--log={log}", f"--options={options}")
 
     def stop(self, mode: str = "fast") -> None:
-        """With "fast", clients are told; with "immediate", all processes end at once."""
+        """Stop the server.
+
+        Args:
+            mode: with "fast" the server informs its clients, with "immediate" it ends as in a
+                crash.
+        """
         self._run("pg_ctl", "stop", "--wait", f"--mode={mode}")
 
     def address(self, database: str, password: str = PASSWORD) -> str:
+        """Return the SQLAlchemy address of a database."""
         return f"postgresql://nas:{quote(password, safe='')}@/{database}?host={self._folder}"
 
     def new_database(self) -> str:
-        """The address of a database without any tables."""
+        """Create a database and return its address."""
         name = f"d{uuid4().hex[:12]}"
         self.run_sql("postgres", f"CREATE DATABASE {name}")
         return self.address(name)
@@ -74,8 +85,8 @@ class Server:
 
     def _run(self, program: str, *arguments: str) -> None:
         data = self._folder / "data"
-        done = subprocess.run(
-            [self._bin / program, *arguments, f"--pgdata={data}"],
+        process = subprocess.run(
+            [self._bin_folder / program, *arguments, f"--pgdata={data}"],
             user=self._user,
             group=pwd.getpwnam(self._user).pw_gid if self._user else None,
             extra_groups=[] if self._user else None,
@@ -85,16 +96,16 @@ class Server:
             stderr=subprocess.PIPE if program == "initdb" else subprocess.DEVNULL,
             text=True,
         )
-        if done.returncode:
+        if process.returncode:
             log = self._folder / "log"
             raise RuntimeError(
-                f"{program}: {done.stderr or ''}{log.read_text() if log.exists() else ''}"
+                f"{program}: {process.stderr or ''}{log.read_text() if log.exists() else ''}"
             )
 
 
 @contextmanager
-def serving(bin_folder: Path) -> Iterator[Server]:
-    """A server while this lasts."""
+def running_server(bin_folder: Path) -> Iterator[Server]:
+    """Start a server with empty databases, and stop and delete it at the end of the context."""
     folder = Path(tempfile.mkdtemp(prefix="nas-postgresql-"))
     try:
         server = Server(folder, bin_folder)

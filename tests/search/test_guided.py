@@ -212,7 +212,7 @@ def test_a_space_of_a_few_networks_is_searched_to_its_end(widths, startup):
     assert space.size == len(widths)
     result = search(space, {"a": lambda each: len(str(each))}, trials=10, startup=startup)
     assert len(result.trials) == space.size
-    assert "no new feasible architecture" in result.ended
+    assert "no new feasible architecture" in result.stop_reason
 
 
 def test_a_space_of_one_network_beside_another_space():

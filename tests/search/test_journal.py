@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import resource
 import subprocess
@@ -9,6 +10,20 @@ import pytest
 
 from nas.errors import StorageError
 from nas.search.journal import MAX_LINE_BYTES, JournalFile, JournalStorage
+from tests.search.journal_edits import (
+    ADDED,
+    CLAIMED,
+    ENDED,
+    IDENTITY,
+    RESULT,
+    STUDY,
+    edit_line,
+    open_log,
+    put,
+    remove,
+    to_line,
+)
+from tests.search.trials import completed, proposed_trials
 
 CREATE_STUDY = b'{"op_code":0,"worker_id":"w","study_name":"search","directions":[1]}\n'
 
@@ -27,7 +42,7 @@ CREATE_STUDY = b'{"op_code":0,"worker_id":"w","study_name":"search","directions"
         b"x" * (MAX_LINE_BYTES + 10),
     ],
 )
-def test_a_file_that_is_no_journal_is_refused_and_not_changed(tmp_path, content):
+def test_file_that_is_no_journal_is_refused_and_not_changed(tmp_path, content):
     path = tmp_path / "study.journal"
     path.write_bytes(content)
     with pytest.raises(
@@ -39,7 +54,7 @@ def test_a_file_that_is_no_journal_is_refused_and_not_changed(tmp_path, content)
     assert [each.name for each in tmp_path.iterdir()] == ["study.journal"]
 
 
-def test_a_file_that_is_replaced_by_another_program_is_not_changed(tmp_path):
+def test_file_that_another_program_replaced_is_not_changed(tmp_path):
     path = tmp_path / "study.journal"
     storage = JournalStorage(path)
     path.write_bytes(b"a letter to my mother")
@@ -49,7 +64,7 @@ def test_a_file_that_is_replaced_by_another_program_is_not_changed(tmp_path):
 
 
 @pytest.mark.parametrize("length", [1, 5, len(CREATE_STUDY) - 2])
-def test_a_first_line_of_which_a_part_was_written_is_cut_off(tmp_path, length):
+def test_torn_first_line_is_removed_before_the_next_write(tmp_path, length):
     path = tmp_path / "study.journal"
     path.write_bytes(CREATE_STUDY[:length])
     storage = JournalStorage(path)
@@ -59,7 +74,7 @@ def test_a_first_line_of_which_a_part_was_written_is_cut_off(tmp_path, length):
     assert len(JournalStorage(path).get_all_studies()) == 1
 
 
-def test_a_folder_and_a_pipe_are_refused(tmp_path):
+def test_folder_and_pipe_are_refused(tmp_path):
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     for name in ("folder", "pipe"):
@@ -67,24 +82,24 @@ def test_a_folder_and_a_pipe_are_refused(tmp_path):
             JournalStorage(tmp_path / name)
 
 
-def test_a_path_below_nothing_is_an_error(tmp_path):
+def test_path_in_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(StorageError, match=r"study\.journal cannot be used: No such file"):
         JournalStorage(tmp_path / "missing" / "study.journal")
 
 
-def test_a_journal_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
+def test_unreadable_journal_is_an_error(tmp_path, monkeypatch):
     path = tmp_path / "study.journal"
     path.write_bytes(CREATE_STUDY)
 
-    def denied(*arguments, **settings):
+    def deny(*arguments, **settings):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(Path, "open", denied)
+    monkeypatch.setattr(Path, "open", deny)
     with pytest.raises(StorageError, match=r"study\.journal cannot be used: Permission denied"):
         JournalStorage(path)
 
 
-def test_a_journal_that_cannot_be_locked_is_an_error_that_changes_nothing(tmp_path):
+def test_journal_that_cannot_be_locked_is_an_error_and_not_changed(tmp_path):
     path = tmp_path / "study.journal"
     (tmp_path / "study.journal.lock").mkdir()
     storage = JournalStorage(path)
@@ -93,7 +108,7 @@ def test_a_journal_that_cannot_be_locked_is_an_error_that_changes_nothing(tmp_pa
     assert path.read_bytes() == b""
 
 
-def test_a_journal_that_loses_lines_while_it_is_in_use_is_an_error(tmp_path):
+def test_journal_that_loses_lines_while_it_is_in_use_is_an_error(tmp_path):
     path = tmp_path / "study.journal"
     path.write_bytes(CREATE_STUDY)
     storage = JournalStorage(path)
@@ -102,7 +117,7 @@ def test_a_journal_that_loses_lines_while_it_is_in_use_is_an_error(tmp_path):
         storage.get_all_studies()
 
 
-def test_a_line_is_read_when_it_is_whole(tmp_path, monkeypatch):
+def test_line_is_read_once_it_is_complete(tmp_path, monkeypatch):
     monkeypatch.setattr("nas.search.journal.MAX_LINE_BYTES", len(CREATE_STUDY) - 1)
     path = tmp_path / "study.journal"
     path.write_bytes(CREATE_STUDY * 3 + CREATE_STUDY[:10])
@@ -114,7 +129,7 @@ def test_a_line_is_read_when_it_is_whole(tmp_path, monkeypatch):
     assert len(list(file.read_logs(3))) == 1
 
 
-HUGE = """
+OPEN_JOURNAL = """
 import sys
 from pathlib import Path
 from nas.errors import StorageError
@@ -126,15 +141,141 @@ except StorageError as error:
 """
 
 
-def test_a_line_without_an_end_needs_little_memory(tmp_path):
+def test_line_without_an_end_needs_little_memory(tmp_path):
     path = tmp_path / "study.journal"
     path.write_bytes(CREATE_STUDY)
     os.truncate(path, 4 * 2**30)
-    found = subprocess.run(
-        [sys.executable, "-c", HUGE, path],
+    process = subprocess.run(
+        [sys.executable, "-c", OPEN_JOURNAL, path],
         capture_output=True,
         text=True,
         check=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (2**30, 2**30)),
     )
-    assert "line 2 is damaged: it is longer than" in found.stdout
+    assert "line 2 is damaged: it is longer than" in process.stdout
+
+
+def test_fixture_journal_holds_the_operations_at_the_expected_positions(journal):
+    operations = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert [each["op_code"] for each in operations] == [0, 2, 4, 4, 8, 6]
+    assert "result" in operations[ADDED]["user_attrs"]
+    assert "process" in operations[CLAIMED]["user_attrs"]
+    assert operations[RESULT]["user_attr"]["result"]["digest"] == proposed_trials(2)[1].digest
+    assert open_log(journal).trials == [completed(trial) for trial in proposed_trials(2)]
+
+
+@pytest.mark.parametrize(
+    ("position", "edit"),
+    [
+        (ADDED, lambda _: b'{"op_code": 4, damaged'),
+        (ADDED, lambda operation: to_line(operation).replace(b"squeeze", b"\xff\xfe", 1)),
+        (ADDED, lambda _: b"[4]"),
+        (ADDED, lambda _: b""),
+        (ADDED, lambda _: b"\0" * 300),
+        (ADDED, lambda _: b"[" * 200_000),
+        (ADDED, lambda _: b'{"op_code":4,"a":' + b"[" * 200_000),
+        (ADDED, lambda _: b'{"op_code":4,"a":' + b"9" * 5000 + b"}"),
+        (ADDED, lambda _: b'{"op_code":4,"a":"' + b"x" * 9_000_000 + b'"}'),
+        (ADDED, put(99, "op_code")),
+        (ADDED, put(True, "op_code")),
+        (ADDED, put("4", "op_code")),
+        (ADDED, remove("op_code")),
+        (ADDED, remove("worker_id")),
+        (ADDED, remove("study_id")),
+        (ADDED, put(1, "study_id")),
+        (ADDED, put([], "study_id")),
+        (ADDED, remove("datetime_start")),
+        (ADDED, put("yesterday", "datetime_complete")),
+        (ADDED, put(9, "state")),
+        (ADDED, put("x", "distributions")),
+        (ADDED, put({"x": "{"}, "distributions")),
+        (ADDED, put({"unknown": 1}, "params")),
+        (ADDED, put(1, "value")),
+        (ADDED, put(5, "values")),
+        (ADDED, put(float("nan"), "values", 0)),
+        (STUDY, put(["up"], "directions")),
+        (IDENTITY, remove("user_attr")),
+        (IDENTITY, put([], "user_attr")),
+        (RESULT, put(7, "trial_id")),
+        (RESULT, put(-1, "trial_id")),
+        (RESULT, remove("user_attr")),
+        (ENDED, put(None, "trial_id")),
+        (ENDED, put(4.5, "values")),
+        (ENDED, remove("datetime_complete")),
+    ],
+)
+def test_damaged_line_is_named_and_not_changed(journal, position, edit):
+    edit_line(journal, position, edit)
+    content = journal.read_bytes()
+    expected = rf"study\.journal, line {position + 1} is damaged: .*\. Restore it"
+    with pytest.raises(StorageError, match=expected) as raised:
+        open_log(journal)
+    assert len(str(raised.value)) < 700
+    assert journal.read_bytes() == content
+
+
+def test_line_that_creates_the_study_again_is_ignored(journal):
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:2], lines[STUDY], *lines[2:]]))
+    assert len(open_log(journal).trials) == 2
+
+
+def test_operation_of_a_trial_that_has_ended_is_ignored(journal):
+    """A process that was taken for dead may still write such operations."""
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines, lines[RESULT], lines[ENDED]]))
+    assert len(open_log(journal).trials) == 2
+
+
+def test_torn_line_of_a_killed_process_is_removed_by_the_next_writer(tmp_path):
+    journal = tmp_path / "study.journal"
+    first, second = open_log(journal), open_log(journal)
+    a, b, c = proposed_trials(3)
+    assert first.claim(a)
+    with journal.open("ab") as file:
+        file.write(b'{"op_code": 4, "torn')
+    # A reader leaves the torn line: another process may be writing the rest.
+    second.refresh()
+    assert journal.read_bytes().endswith(b"torn")
+    with pytest.warns(UserWarning, match="half-written"):
+        assert second.claim(b)
+    first.finish(completed(a))
+    second.finish(completed(b))
+    assert first.claim(c)
+    first.finish(completed(c))
+    second.refresh()
+    expected = [completed(a), completed(b), completed(c)]
+    assert second.trials == open_log(journal).trials == expected
+
+
+KILLED_WHILE_LOCKED = """
+import os, signal, sys
+from pathlib import Path
+from nas.search.journal import JournalFile
+JournalFile(Path(sys.argv[1]))._lock.acquire()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_process_that_is_killed_while_it_holds_the_lock_leaves_no_lock(tmp_path):
+    path = tmp_path / "study.journal"
+    subprocess.run([sys.executable, "-c", KILLED_WHILE_LOCKED, path], check=False)
+    waiting = JournalFile(path)._lock._lock
+    waiting.acquire(timeout=0)
+    waiting.release()
+
+
+def test_read_only_journal_is_an_error(tmp_path, monkeypatch):
+    path = tmp_path / "study.journal"
+    storage = JournalStorage(path)
+    open_file = Path.open
+
+    def refuse_to_write(self, mode="r", **settings):
+        if mode != "rb":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return open_file(self, mode, **settings)
+
+    monkeypatch.setattr(Path, "open", refuse_to_write)
+    with pytest.raises(StorageError, match=r"study\.journal cannot be used: Read-only file system"):
+        storage.create_new_study([1], "search")
+    assert path.read_bytes() == b""

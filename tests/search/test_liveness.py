@@ -8,7 +8,12 @@ import time
 import pytest
 
 from nas.search import liveness
-from nas.search.liveness import SILENCE_S, Watcher, meanwhile, this_process
+from nas.search.liveness import (
+    HEARTBEAT_TIMEOUT_SECONDS,
+    LivenessMonitor,
+    repeat_in_background,
+    this_process,
+)
 
 CHILD = """
 import json, time
@@ -20,7 +25,7 @@ time.sleep(600)
 
 @pytest.fixture
 def child():
-    """A process that sleeps, and how it calls itself."""
+    """A sleeping process, and its description of itself."""
     with subprocess.Popen([sys.executable, "-c", CHILD], stdout=subprocess.PIPE) as process:
         yield process, json.loads(process.stdout.readline())
         process.kill()
@@ -28,57 +33,57 @@ def child():
 
 @pytest.fixture
 def clock(monkeypatch):
-    """This process's own clock, which the test sets."""
+    """The monotonic clock of this process, as a list whose item the test sets."""
     now = [1000.0]
     monkeypatch.setattr(liveness.time, "monotonic", lambda: now[0])
     return now
 
 
-def elsewhere(**changes):
-    return {**this_process(), "host": "another one", **changes}
+def remote_process(**changes):
+    return {**this_process(), "host": "another machine", **changes}
 
 
-def test_this_process_lives():
-    assert not Watcher().is_dead(0, this_process(), 0)
+def test_this_process_is_alive():
+    assert not LivenessMonitor().is_dead(0, this_process(), 0)
 
 
-def test_a_process_is_described_the_same_by_itself_at_any_time():
+def test_description_of_a_process_does_not_change():
     first = this_process()
     time.sleep(0.05)
     assert this_process() == first
 
 
-def test_a_killed_child_is_dead_at_once_even_while_nobody_has_waited_for_it(child):
+def test_killed_child_is_dead_at_once_even_as_a_zombie(child):
     process, described = child
     assert described["pid"] == process.pid
-    watcher = Watcher()
-    assert not watcher.is_dead(0, described, 0)
+    monitor = LivenessMonitor()
+    assert not monitor.is_dead(0, described, 0)
     process.send_signal(signal.SIGKILL)
-    # A zombie until its parent asks how it ended.
+    # The child is a zombie until its parent reads its exit status.
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    assert watcher.is_dead(0, described, 0)
+    assert monitor.is_dead(0, described, 0)
     process.wait()
-    assert watcher.is_dead(0, described, 0)
+    assert monitor.is_dead(0, described, 0)
 
 
-def test_a_stopped_child_lives(child):
+def test_stopped_child_is_alive(child):
     process, described = child
     process.send_signal(signal.SIGSTOP)
-    assert not Watcher().is_dead(0, described, 0)
+    assert not LivenessMonitor().is_dead(0, described, 0)
 
 
-def test_another_process_with_the_number_of_a_dead_one_is_not_taken_for_it():
+def test_process_that_reuses_an_id_is_not_taken_for_the_dead_one():
     own = this_process()
-    assert Watcher().is_dead(0, {**own, "started": own["started"] - 60}, 0)
+    assert LivenessMonitor().is_dead(0, {**own, "started": own["started"] - 60}, 0)
 
 
-def test_a_fork_is_another_process_than_its_parent():
+def test_fork_is_another_process_than_its_parent():
     own = this_process()
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        found = this_process()
-        os.write(writing, b"%d %d" % (found["pid"], found["host"] == own["host"]))
+        fork = this_process()
+        os.write(writing, b"%d %d" % (fork["pid"], fork["host"] == own["host"]))
         os._exit(0)
     os.waitpid(child, 0)
     assert os.read(reading, 100).split() == [b"%d" % child, b"1"]
@@ -86,66 +91,69 @@ def test_a_fork_is_another_process_than_its_parent():
     os.close(writing)
 
 
-def test_the_clock_on_the_wall_may_be_set(monkeypatch):
+def test_change_of_the_wall_clock_has_no_effect(monkeypatch):
     described = this_process()
     monkeypatch.setattr(liveness.psutil, "boot_time", lambda: 12345.0)
     monkeypatch.setattr(liveness.time, "time", lambda: 99.0)
     liveness._host.cache_clear()
     assert this_process() == described
-    assert not Watcher().is_dead(0, described, 0)
+    assert not LivenessMonitor().is_dead(0, described, 0)
 
 
-def test_a_process_elsewhere_is_dead_after_a_silence(clock):
-    watcher = Watcher()
-    assert not watcher.is_dead(7, elsewhere(), 0)
-    clock[0] += SILENCE_S
-    assert not watcher.is_dead(7, elsewhere(), 0)
+def test_remote_process_is_dead_after_the_timeout(clock):
+    monitor = LivenessMonitor()
+    assert not monitor.is_dead(7, remote_process(), 0)
+    clock[0] += HEARTBEAT_TIMEOUT_SECONDS
+    assert not monitor.is_dead(7, remote_process(), 0)
     clock[0] += 0.1
-    assert watcher.is_dead(7, elsewhere(), 0)
+    assert monitor.is_dead(7, remote_process(), 0)
 
 
-def test_a_process_elsewhere_whose_beats_change_lives(clock):
-    watcher = Watcher()
-    for beat in range(5):
-        assert not watcher.is_dead(7, elsewhere(), beat)
-        clock[0] += 10 * SILENCE_S
-    # Its number of beats counts, not by how much it grew, and not that of another trial.
-    assert not watcher.is_dead(7, elsewhere(), 3)
-    assert not watcher.is_dead(8, elsewhere(), 3)
-    clock[0] += SILENCE_S + 1
-    assert watcher.is_dead(7, elsewhere(), 3)
+def test_remote_process_is_alive_while_its_heartbeats_change(clock):
+    monitor = LivenessMonitor()
+    for heartbeats in range(5):
+        assert not monitor.is_dead(7, remote_process(), heartbeats)
+        clock[0] += 10 * HEARTBEAT_TIMEOUT_SECONDS
+    # Any change of the number counts, and heartbeats of another trial do not.
+    assert not monitor.is_dead(7, remote_process(), 3)
+    assert not monitor.is_dead(8, remote_process(), 3)
+    clock[0] += HEARTBEAT_TIMEOUT_SECONDS + 1
+    assert monitor.is_dead(7, remote_process(), 3)
 
 
-def test_the_number_of_a_process_elsewhere_says_nothing(clock):
-    watcher = Watcher()
-    nobody = elsewhere(pid=2**22 + 1)
-    assert not watcher.is_dead(0, nobody, 0)
-    assert not watcher.is_dead(0, nobody, 1)
+def test_process_id_of_a_remote_process_is_ignored(clock):
+    monitor = LivenessMonitor()
+    process = remote_process(pid=2**22 + 1)
+    assert not monitor.is_dead(0, process, 0)
+    assert not monitor.is_dead(0, process, 1)
 
 
-def test_a_silence_in_which_nobody_could_be_heard_is_no_sign_of_death(clock):
-    watcher = Watcher()
-    watcher.is_dead(0, elsewhere(), 4)
-    clock[0] += 20 * SILENCE_S
-    away_until = clock[0]
-    assert not watcher.is_dead(0, elsewhere(), 4, away_until)
-    clock[0] += SILENCE_S + 1
-    assert watcher.is_dead(0, elsewhere(), 4, away_until)
+def test_timeout_starts_when_the_storage_is_available_again(clock):
+    monitor = LivenessMonitor()
+    monitor.is_dead(0, remote_process(), 4)
+    clock[0] += 20 * HEARTBEAT_TIMEOUT_SECONDS
+    available_since = clock[0]
+    assert not monitor.is_dead(0, remote_process(), 4, available_since)
+    clock[0] += HEARTBEAT_TIMEOUT_SECONDS + 1
+    assert monitor.is_dead(0, remote_process(), 4, available_since)
 
 
-def test_what_is_done_meanwhile_ends_with_it_or_by_itself():
-    calls = {"for ever": 0, "twice": 0}
+def test_background_action_ends_with_the_context_or_when_it_returns_true():
+    calls = {"forever": 0, "twice": 0}
 
-    def call(name: str, most: float) -> bool:
+    def call(name: str, last: int) -> bool:
         calls[name] += 1
-        return calls[name] == most
+        return calls[name] == last
 
-    with meanwhile(lambda: call("for ever", -1), 0.01), meanwhile(lambda: call("twice", 2), 0.01):
+    with (
+        repeat_in_background(lambda: call("forever", -1), 0.01),
+        repeat_in_background(lambda: call("twice", 2), 0.01),
+    ):
         end = time.monotonic() + 60
-        while calls["for ever"] < 5 or calls["twice"] < 2:
+        while calls["forever"] < 5 or calls["twice"] < 2:
             assert time.monotonic() < end
             time.sleep(0.005)
-    after = dict(calls)
+    calls_before = dict(calls)
     time.sleep(0.05)
-    assert calls == after
+    assert calls == calls_before
     assert calls["twice"] == 2

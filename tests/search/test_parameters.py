@@ -10,8 +10,8 @@ HEAD = Stage("head", "linear_classifier")
 SIZES = {"image_size": 8, "channels": 1, "classes": 3}
 
 
-def staged(name, widths):
-    """A space with the choices `b.width`, `c.width` and `b.kernel`."""
+def space_with_stages(name, widths):
+    """Return a space with the choices `b.width`, `c.width` and `b.kernel`."""
     stages = (
         Stage("b", "conv", widths, per_stage={"kernel": (1, 3, 5)}),
         Stage("c", "conv", (8, 16, 24), per_stage={"kernel": 1}),
@@ -20,15 +20,15 @@ def staged(name, widths):
     return SearchSpace(name, stages, **SIZES)
 
 
-def wide(name, widths):
-    """A space with the choices `width` and `b.kernel`."""
+def space_with_width(name, widths):
+    """Return a space with the choices `width` and `b.kernel`."""
     stages = (Stage("b", "conv", per_stage={"kernel": (1, 3, 5, 7)}), HEAD)
     return SearchSpace(name, stages, choices={"width": widths}, **SIZES)
 
 
-DOTTED = [staged("net_x0.5", (8, 16)), staged("net_x0.75", (8, 16, 24))]
-ALIKE = [wide("a.b", (4, 12, 20)), staged("a", (8, 16))]
-"""`width` of the first and `b.width` of the second make one name with the spaces' names."""
+DOTTED = [space_with_stages("net_x0.5", (8, 16)), space_with_stages("net_x0.75", (8, 16, 24))]
+AMBIGUOUS = [space_with_width("a.b", (4, 12, 20)), space_with_stages("a", (8, 16))]
+"""`width` of the first space and `b.width` of the second would get the same parameter name."""
 
 
 def macs(architecture):
@@ -44,39 +44,41 @@ def summary(result):
 
 
 @pytest.mark.parametrize("sampler", ["guided", "tpe", "nsga2"])
-@pytest.mark.parametrize("spaces", [DOTTED, DOTTED[:1], ALIKE], ids=["several", "one", "alike"])
-def test_spaces_with_dots_in_their_names_are_searched(spaces, sampler, tmp_path):
-    def searched(trials, **settings):
+@pytest.mark.parametrize(
+    "spaces", [DOTTED, DOTTED[:1], AMBIGUOUS], ids=["several", "one", "ambiguous"]
+)
+def test_search_resumes_over_spaces_with_dots_in_their_names(spaces, sampler, tmp_path):
+    def run_search(trials, **settings):
         objectives = {"offset": offset, "macs": macs}
         return search(spaces, objectives, trials=trials, sampler=sampler, startup=4, **settings)
 
-    expected = searched(12)
+    expected = run_search(12)
     assert {trial.architecture.space.name for trial in expected.trials} == {s.name for s in spaces}
-    searched(5, storage=tmp_path / "study.journal")
-    again = searched(12, storage=tmp_path / "study.journal")
-    assert summary(again) == summary(expected)
+    run_search(5, storage=tmp_path / "study.journal")
+    resumed = run_search(12, storage=tmp_path / "study.journal")
+    assert summary(resumed) == summary(expected)
 
 
-@pytest.mark.parametrize("spaces", [DOTTED, ALIKE], ids=["several", "alike"])
+@pytest.mark.parametrize("spaces", [DOTTED, AMBIGUOUS], ids=["several", "ambiguous"])
 @pytest.mark.parametrize("make", [GuidedSampler, lambda _: optuna.samplers.RandomSampler(seed=0)])
 def test_trials_of_a_study_are_read_back_as_their_architectures(spaces, make):
-    tried = {}
+    architectures = {}
 
     def objective(trial):
-        tried[trial.number] = suggest(trial, spaces)
-        return macs(tried[trial.number])
+        architectures[trial.number] = suggest(trial, spaces)
+        return macs(architectures[trial.number])
 
     study = optuna.create_study(sampler=make(spaces))
     study.optimize(objective, n_trials=15)
     parameters, by_name = Parameters(spaces), {space.name: space for space in spaces}
-    assert {each.space.name for each in tried.values()} == set(by_name)
+    assert {each.space.name for each in architectures.values()} == set(by_name)
     for trial in study.trials:
         space = by_name[trial.params["space"]]
-        read = space.architecture(parameters.choices(space.name, trial.params))
-        assert read == tried[trial.number]
+        choices = parameters.choices(space.name, trial.params)
+        assert space.architecture(choices) == architectures[trial.number]
 
 
-def test_names_are_those_of_earlier_versions_where_these_tell_choices_apart():
+def test_unambiguous_names_are_those_of_earlier_versions():
     names = Parameters(DOTTED).distributions
     assert "net_x0.5.b.width" in names
     assert all(name == "space" or name.startswith(("net_x0.5.", "net_x0.75.")) for name in names)
@@ -85,20 +87,19 @@ def test_names_are_those_of_earlier_versions_where_these_tell_choices_apart():
     }
 
 
-@pytest.mark.parametrize("spaces", [ALIKE, ALIKE[::-1]])
-def test_choices_that_would_be_called_alike_get_different_names(spaces):
+@pytest.mark.parametrize("spaces", [AMBIGUOUS, AMBIGUOUS[::-1]])
+def test_ambiguous_choices_get_different_names(spaces):
     parameters = Parameters(spaces)
     assert parameters.names("a")["b.width"] == "a.b.width"
     assert parameters.names("a.b")["width"] == "a.b:width"
     assert len(parameters.distributions) == 1 + sum(len(space.parameters) for space in spaces)
     assert parameters.distributions["a.b.width"].choices == (8, 16)
     assert parameters.distributions["a.b:width"].choices == (4, 12, 20)
-    of_both = parameters.of(
-        Architecture(spaces[[s.name for s in spaces].index("a.b")], (("width", 4),))
-    )
-    assert of_both == {"space": "a.b", "a.b:width": 4}
+    (space,) = (space for space in spaces if space.name == "a.b")
+    values = parameters.from_architecture(Architecture(space, (("width", 4),)))
+    assert values == {"space": "a.b", "a.b:width": 4}
 
 
-def test_a_parameter_of_no_space_is_refused_by_name():
+def test_parameter_of_no_space_is_refused_by_name():
     with pytest.raises(SearchError, match=r"parameter 'net_x0\.b\.width'.*net_x0\.5, net_x0\.75"):
         Parameters(DOTTED).distributions_of({"space": "net_x0.5", "net_x0.b.width": 8})

@@ -138,4 +138,4 @@ def test_a_space_of_a_few_networks_is_searched_to_its_end(sampler, widths):
             space, {"a": lambda each: len(str(each))}, trials=9, sampler=sampler, startup=startup
         )
         assert len(result.trials) == space.size == len(widths)
-        assert "no new feasible architecture" in result.ended
+        assert "no new feasible architecture" in result.stop_reason

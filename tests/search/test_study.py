@@ -24,7 +24,7 @@ def macs(architecture):
 
 
 def error(architecture):
-    """A made-up accuracy with a structure: some operators are worth their cost, some are not."""
+    """Return a synthetic error to which some operators contribute more than their cost."""
     choices = dict(architecture.choices)
     penalty = sum(0.08 for key, value in choices.items() if value == "xception")
     penalty += sum(0.05 for key, value in choices.items() if key.endswith("kernel") and value == 5)
@@ -39,25 +39,25 @@ def summary(result):
     return [(trial.digest, trial.state, trial.values) for trial in result.trials]
 
 
-def test_no_architecture_is_evaluated_twice_and_all_families_are_tried():
+def test_search_evaluates_each_architecture_once_and_tries_all_spaces():
     calls = []
 
-    def counted(architecture):
+    def counted_error(architecture):
         calls.append(architecture.digest)
         return error(architecture)
 
-    result = search(SPACES, {"error": counted, "macs": macs}, trials=80)
+    result = search(SPACES, {"error": counted_error, "macs": macs}, trials=80)
     assert len(calls) == len(set(calls)) == 80
     assert {trial.architecture.space.name for trial in result.trials} == set(BY_NAME)
 
 
-def test_the_same_seed_gives_the_same_search_and_another_another():
+def test_search_depends_on_the_seed_alone():
     first = search(SPACES, OBJECTIVES, trials=50, seed=1)
     assert summary(first) == summary(search(SPACES, OBJECTIVES, trials=50, seed=1))
     assert summary(first) != summary(search(SPACES, OBJECTIVES, trials=50, seed=2))
 
 
-def test_a_search_continued_from_its_journal_equals_an_undisturbed_one(tmp_path):
+def test_search_resumed_from_its_journal_equals_an_uninterrupted_one(tmp_path):
     whole = search(SPACES, OBJECTIVES, trials=60, seed=3)
     journal = tmp_path / "study.jsonl"
     for trials in (1, 7, 31, 59, 60):
@@ -65,26 +65,26 @@ def test_a_search_continued_from_its_journal_equals_an_undisturbed_one(tmp_path)
     assert summary(result) == summary(whole)
 
 
-KILLED = """
+SEARCH_THAT_KILLS_ITSELF = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from tests.search.test_study import OBJECTIVES, SPACES, search
-def stop(trial, progress):
+def kill(trial, progress):
     if progress.completed == int(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)
-search(SPACES, OBJECTIVES, trials=50, seed=4, storage=Path(sys.argv[1]), startup=20, on_trial=stop)
+search(SPACES, OBJECTIVES, trials=50, seed=4, storage=Path(sys.argv[1]), startup=20, on_trial=kill)
 """
 
 
-def test_a_killed_search_continues_as_the_undisturbed_one(tmp_path):
+def test_search_resumed_after_kills_equals_an_uninterrupted_one(tmp_path):
     journal = tmp_path / "study.jsonl"
     root = Path(__file__).parents[2]
     for count in (9, 24, 43):
-        done = subprocess.run(
-            [sys.executable, "-c", KILLED, journal, str(count), root], check=False
+        process = subprocess.run(
+            [sys.executable, "-c", SEARCH_THAT_KILLS_ITSELF, journal, str(count), root], check=False
         )
-        assert done.returncode == -signal.SIGKILL
+        assert process.returncode == -signal.SIGKILL
         with journal.open("ab") as file:
             file.write(b'{"op_code": 4, "torn')
         os.sync()
@@ -93,8 +93,8 @@ def test_a_killed_search_continues_as_the_undisturbed_one(tmp_path):
     assert summary(result) == summary(search(SPACES, OBJECTIVES, trials=50, seed=4, startup=20))
 
 
-def test_later_proposals_are_better_than_random_ones():
-    """Same number of evaluations, mean over seeds; an uninformed search would win half of them."""
+def test_guided_search_beats_random_search_at_equal_evaluations():
+    """A search that learns nothing would win for half of the seeds."""
     reference = (0.5, max(macs(space.largest) for space in SPACES))
 
     def volume(startup, seed):
@@ -108,12 +108,12 @@ def test_later_proposals_are_better_than_random_ones():
     assert (guided[:, 1] < random[:, 1]).all()
 
 
-def test_expensive_objectives_are_not_spent_on_infeasible_architectures():
+def test_expensive_objectives_are_not_evaluated_for_infeasible_architectures():
     limit = float(np.median([macs(SPACES[0].sample(np.random.default_rng(i))) for i in range(99)]))
-    spent = []
+    evaluated = []
 
     def expensive(batch):
-        spent.extend(batch)
+        evaluated.extend(batch)
         return [error(a) for a in batch]
 
     result = search(
@@ -124,21 +124,21 @@ def test_expensive_objectives_are_not_spent_on_infeasible_architectures():
         ],
         trials=40,
     )
-    assert spent
-    assert all(macs(a) <= limit for a in spent)
-    ruled_out = [trial for trial in result.trials if trial.state == "infeasible"]
-    assert ruled_out
-    assert all("beyond the limit" in t.error and "error" not in t.values for t in ruled_out)
+    assert evaluated
+    assert all(macs(a) <= limit for a in evaluated)
+    infeasible = [trial for trial in result.trials if trial.state == "infeasible"]
+    assert infeasible
+    assert all("beyond the limit" in t.error and "error" not in t.values for t in infeasible)
 
 
-def test_a_limit_that_nothing_meets_names_the_nearest():
+def test_error_for_a_limit_that_nothing_meets_names_the_nearest_value():
     objective = Objective("macs", lambda b: [macs(a) for a in b], cheap=True, limit=1000.0)
     nearest = min(macs(space.smallest) for space in SPACES)
     with pytest.raises(InfeasibleError, match=f"nearest of .* has {nearest:.6g}"):
         search(SPACES, [objective], trials=10)
 
 
-def test_a_reason_is_kept_in_the_row():
+def test_reason_of_an_infeasible_architecture_is_in_its_trial():
     def score(batch):
         return [
             Infeasible("kernel missing") if a.space.name == "squeezenet_tiny" else macs(a)
@@ -146,32 +146,34 @@ def test_a_reason_is_kept_in_the_row():
         ]
 
     result = search(SPACES, [Objective("us", score, cheap=True)], trials=20)
-    rows = [trial for trial in result.trials if trial.architecture.space.name == "squeezenet_tiny"]
-    assert rows
-    assert all((row.state, row.error) == ("infeasible", "kernel missing") for row in rows)
+    trials = [
+        trial for trial in result.trials if trial.architecture.space.name == "squeezenet_tiny"
+    ]
+    assert trials
+    assert all((trial.state, trial.error) == ("infeasible", "kernel missing") for trial in trials)
 
 
-def test_a_failing_trial_is_a_row_and_the_search_goes_on():
-    def sometimes(architecture):
+def test_search_continues_after_a_failed_trial():
+    def fail_for_shufflenet(architecture):
         if architecture.space.name == "shufflenet_tiny":
             raise ValueError("no luck")
         return macs(architecture)
 
-    result = search(SPACES, {"a": sometimes}, trials=30)
+    result = search(SPACES, {"a": fail_for_shufflenet}, trials=30)
     failed = [trial for trial in result.trials if trial.state == "failed"]
     assert failed
     assert {trial.error for trial in failed} == {"ValueError: no luck"}
 
 
-def test_a_search_in_which_nearly_all_fails_stops():
-    def never(architecture):
+def test_search_stops_if_nearly_all_trials_fail():
+    def fail(architecture):
         raise ValueError("no luck")
 
     with pytest.raises(SearchError, match=r"10 of the last 10 trials failed.*no luck"):
-        search(SPACES, {"a": never}, trials=30)
+        search(SPACES, {"a": fail}, trials=30)
 
 
-def test_not_a_number_is_infeasible():
+def test_nan_is_infeasible():
     result = search(
         SPACES[0], {"a": lambda a: float("nan") if macs(a) > 100_000 else macs(a)}, trials=10
     )
@@ -179,23 +181,23 @@ def test_not_a_number_is_infeasible():
     assert len(result.trials) > 10
 
 
-def test_a_small_space_ends_when_all_of_it_is_known():
+def test_search_of_a_small_space_stops_when_it_is_exhausted():
     space = SPACES[1]
     result = search(space, {"macs": macs}, trials=1000)
     assert len(result.trials) >= 0.9 * space.size
-    assert "no new feasible architecture" in result.ended
+    assert "no new feasible architecture" in result.stop_reason
 
 
-def test_a_journal_of_another_search_is_refused(tmp_path):
+def test_journal_of_another_search_is_refused(tmp_path):
     journal = tmp_path / "study.jsonl"
     search(SPACES[0], {"macs": macs}, trials=3, storage=journal)
-    with pytest.raises(SearchError, match="another search: other spaces and objectives"):
+    with pytest.raises(SearchError, match="These settings differ: spaces, objectives"):
         search(SPACES[1], {"error": error}, trials=3, storage=journal)
-    with pytest.raises(SearchError, match="other seed"):
+    with pytest.raises(SearchError, match="These settings differ: seed"):
         search(SPACES[0], {"macs": macs}, trials=3, storage=journal, seed=9)
 
 
-def test_the_journal_is_an_optuna_study(tmp_path):
+def test_optuna_can_load_the_journal(tmp_path):
     import optuna
     from optuna.storages.journal import JournalFileBackend, JournalStorage
 
@@ -209,6 +211,6 @@ def test_the_journal_is_an_optuna_study(tmp_path):
     assert all(json.loads(line) for line in journal.read_text().splitlines())
 
 
-def test_objectives_need_names_of_their_own():
+def test_search_without_objectives_is_refused():
     with pytest.raises(RequestError, match="different names"):
         search(SPACES[0], [], trials=1)

@@ -1,0 +1,263 @@
+"""A trial of a search, and its conversion to and from a trial in an Optuna storage."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from pydantic import Field, ValidationError
+
+from nas.documents import Document, explain, shortened
+from nas.errors import RequestError
+from nas.records import ArchitectureRecord
+from nas.search.objectives import Objective
+from nas.search.parameters import Parameters
+from nas.space import Architecture, SearchSpace
+
+State = Literal["complete", "infeasible", "failed"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One distinct architecture and the result of its evaluation.
+
+    Attributes:
+        digest: digest of the architecture's graph.
+        architecture: canonical architecture.
+        parameters: values of Optuna's parameters by name, including parameters that the
+            architecture does not use.
+        state: "complete" if every objective has a value, "infeasible" if a limit or an objective
+            ruled the architecture out, "failed" if an objective raised an exception.
+        values: values by objective name. A trial that is not complete has the values that were
+            known when it ended.
+        seconds: duration of the evaluation.
+        error: reason why the trial is not complete, or an empty string.
+        system_attrs: attributes that Optuna's sampler attached to the trial.
+        ended_at: end of the evaluation in seconds since the epoch.
+    """
+
+    digest: str
+    architecture: Architecture
+    parameters: Mapping[str, Any]
+    state: State
+    values: dict[str, float]
+    seconds: float
+    error: str = ""
+    system_attrs: Mapping[str, Any] = field(default_factory=dict)
+    ended_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class StoredTrial:
+    """A trial with its status in a storage.
+
+    Attributes:
+        trial_id: Optuna's ID of the trial, which is unique in the storage.
+        state: Optuna's state. `TrialState.FAIL` means that the trial was released without a
+            result.
+        trial: the trial itself; its state is "failed", without values, if there is no result.
+        process: the process that claimed the trial, see `nas.search.liveness.this_process`, or
+            None for a trial that was added after its evaluation.
+        heartbeats: number of heartbeats of that process.
+        release_reason: reason why the trial was released, or an empty string.
+    """
+
+    trial_id: int
+    state: TrialState
+    trial: Trial
+    process: Mapping[str, Any] | None
+    heartbeats: int
+    release_reason: str
+
+    @property
+    def log_id(self) -> str | None:
+        """Identifier of the `TrialLog` that claimed the trial."""
+        return None if self.process is None else self.process["log"]
+
+
+def to_frozen_trial(
+    trial: Trial,
+    parameters: Parameters,
+    objectives: Sequence[Objective],
+    *,
+    running_in: Mapping[str, Any] | None = None,
+) -> FrozenTrial:
+    """Convert a trial to Optuna's form.
+
+    Infeasible and failed trials become pruned ones, which Optuna's samplers ignore.
+
+    Args:
+        trial: the trial to convert.
+        parameters: parameters of the search.
+        objectives: objectives of the search.
+        running_in: the process that evaluates the trial; None if the evaluation has ended.
+
+    Raises SearchError for a trial with a parameter that the spaces do not have.
+    """
+    result, values = to_result(trial, objectives)
+    state = TrialState.PRUNED if values is None else TrialState.COMPLETE
+    is_running = running_in is not None
+    return optuna.trial.create_trial(
+        state=TrialState.RUNNING if is_running else state,
+        values=None if is_running else values,
+        params=dict(trial.parameters),
+        distributions=parameters.distributions_of(trial.parameters),
+        system_attrs=dict(trial.system_attrs),
+        user_attrs={
+            "digest": trial.digest,
+            "space": trial.architecture.space.name,
+            "architecture": trial.architecture.to_json(),
+            "token": uuid.uuid4().hex,
+            **({"process": running_in} if is_running else {"result": result}),
+        },
+    )
+
+
+def to_result(
+    trial: Trial, objectives: Sequence[Objective]
+) -> tuple[dict[str, Any], list[float] | None]:
+    """Return the stored result of a trial, and the values that Optuna's samplers see.
+
+    The values are those of the objectives that are not only limits, in their order; None for a
+    trial that is not complete.
+    """
+    result = {
+        "state": trial.state,
+        "values": trial.values,
+        "seconds": trial.seconds,
+        "error": trial.error,
+        "ended": trial.ended_at,
+    }
+    if trial.state != "complete":
+        return result, None
+    return result, [trial.values[o.name] for o in objectives if not o.limit_only]
+
+
+class _Process(Document):
+    host: str
+    pid: Annotated[int, Field(gt=0, lt=2**31)]
+    started: float
+    log: str
+
+
+class _Result(Document):
+    state: State
+    values: dict[str, float]
+    seconds: Annotated[float, Field(ge=0)]
+    error: str
+    ended: float
+    digest: str | None = None
+
+
+class _UserAttributes(Document):
+    """Optuna's user attributes of a trial. The stored keys are a file format."""
+
+    digest: Annotated[str, Field(min_length=1)]
+    space: str
+    architecture: ArchitectureRecord
+    result: _Result | None = None
+    process: _Process | None = None
+    heartbeats: int = Field(0, alias="beat")
+    release_reason: str = Field("", alias="given_up")
+
+
+_NO_RESULT = _Result(state="failed", values={}, seconds=0.0, error="", ended=0.0)
+
+_RESULT_STATES = {
+    TrialState.COMPLETE: ("complete",),
+    TrialState.PRUNED: ("infeasible", "failed"),
+}
+
+
+def read_stored_trial(
+    stored: FrozenTrial,
+    spaces: Mapping[str, SearchSpace],
+    options: Mapping[str, Sequence[Any]],
+    objectives: Sequence[Objective],
+) -> StoredTrial:
+    """Convert a trial from Optuna's form and validate it.
+
+    Args:
+        stored: the trial as Optuna returns it.
+        spaces: spaces of the search by name.
+        options: possible values of each of Optuna's parameters by parameter name.
+        objectives: objectives of the search.
+
+    Raises ValueError, with the reason, for a trial that this search cannot have written.
+    """
+    try:
+        attributes = _UserAttributes.model_validate(stored.user_attrs)
+    except ValidationError as error:
+        raise ValueError(explain(error.errors(include_url=False)[0])) from None
+    result = attributes.result
+    if stored.state in _RESULT_STATES:
+        result = _validated_result(stored, attributes, objectives)
+    elif stored.state == TrialState.RUNNING:
+        if attributes.process is None:
+            raise ValueError("its state is RUNNING, but it names no process")
+    elif stored.state != TrialState.FAIL:
+        raise ValueError(f"its state is {stored.state.name}")
+    result = result or _NO_RESULT
+    space = spaces.get(attributes.space)
+    if space is None:
+        raise ValueError(f"this search does not have the space {shortened(attributes.space)}")
+    try:
+        architecture = space.from_json(attributes.architecture.model_dump())
+    except RequestError as error:
+        raise ValueError(error.message[:200].rstrip(".")) from error
+    for name, value in stored.params.items():
+        if value not in options.get(name, ()):
+            raise ValueError(f"parameter {shortened(name)} cannot be {shortened(value)}")
+    trial = Trial(
+        digest=attributes.digest,
+        architecture=architecture,
+        parameters=stored.params,
+        state=result.state,
+        values=result.values,
+        seconds=result.seconds,
+        error=result.error,
+        system_attrs=stored.system_attrs,
+        ended_at=result.ended,
+    )
+    return StoredTrial(
+        trial_id=stored._trial_id,
+        state=stored.state,
+        trial=trial,
+        process=None if attributes.process is None else attributes.process.model_dump(),
+        heartbeats=attributes.heartbeats,
+        release_reason=attributes.release_reason,
+    )
+
+
+def _validated_result(
+    stored: FrozenTrial, attributes: _UserAttributes, objectives: Sequence[Objective]
+) -> _Result:
+    """Return the result of a finished trial, which must agree with Optuna's state and values."""
+    result = attributes.result
+    if result is None or result.state not in _RESULT_STATES[stored.state]:
+        state = "missing" if result is None else result.state
+        raise ValueError(f"its result is {state}, but its state in Optuna is {stored.state.name}")
+    # A journal refers to a trial by its position, so a lost line would shift all later results.
+    if result.digest not in (None, attributes.digest):
+        raise ValueError("its result belongs to another architecture")
+    names = {objective.name for objective in objectives}
+    if not result.values.keys() <= names:
+        raise ValueError(
+            f"it has values of the objectives {shortened(sorted(result.values))}, but the search "
+            f"has {shortened(sorted(names))}"
+        )
+    if result.state == "complete":
+        if result.values.keys() != names:
+            missing = ", ".join(sorted(names - result.values.keys()))
+            raise ValueError(f"it is complete, but has no value of {missing}")
+        expected = [result.values[o.name] for o in objectives if not o.limit_only]
+        if stored.values != expected:
+            raise ValueError(
+                f"its result has the values {shortened(expected)}, but Optuna has "
+                f"{shortened(stored.values)}"
+            )
+    return result

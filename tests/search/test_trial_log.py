@@ -1,0 +1,297 @@
+import shutil
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import tests.golden
+from nas.errors import SearchError, StorageError
+from nas.search.storage import Storage
+from nas.search.trial_log import TrialLog
+from nas.space import load_space
+from tests.search.trials import (
+    BACKENDS,
+    OBJECTIVES,
+    PERSISTENT,
+    SETTINGS,
+    SPACE,
+    completed,
+    digests,
+    for_backends,
+    optuna_states,
+    proposed_trials,
+    trials_of_every_state,
+)
+
+
+@for_backends(BACKENDS)
+def test_added_trials_are_read_back_unchanged(new_log):
+    log = new_log()
+    trials = trials_of_every_state()
+    for trial in trials:
+        log.add(trial)
+    again = new_log()
+    assert log.trials == again.trials == trials
+    assert again.completed_trials == [trials[0], trials[3]]
+    assert all(trial.digest in again for trial in trials)
+    assert proposed_trials(5)[4].digest not in again
+    assert (again.num_running, again.orphaned_trials, again.refresh()) == (0, [], [])
+
+
+@for_backends(PERSISTENT)
+def test_optuna_sees_complete_trials_with_their_values_and_others_as_pruned(new_log, open_storage):
+    log = new_log()
+    for trial in trials_of_every_state():
+        log.add(trial)
+    claimed = trials_of_every_state(seed=1)
+    for trial in claimed:
+        assert log.claim(trial)
+        log.finish(trial)
+    stored = open_storage().get_trials(log._study_id)
+    names = ["COMPLETE", "PRUNED", "PRUNED", "COMPLETE"]
+    assert [each.state.name for each in stored] == names * 2
+    assert [each.values for each in stored if each.values] == [
+        [trial.values["macs"], trial.values["score"]]
+        for trial in trials_of_every_state() + claimed
+        if trial.state == "complete"
+    ]
+    assert [dict(each.params) for each in stored[4:]] == [dict(t.parameters) for t in claimed]
+
+
+@for_backends(BACKENDS)
+def test_refresh_returns_trials_that_another_log_finished(new_log):
+    first, second = new_log(), new_log()
+    trials = trials_of_every_state()
+    for trial in trials:
+        assert first.claim(trial)
+        assert second.refresh() == []
+        assert second.num_running == 1
+        assert trial.digest in second
+        first.finish(trial)
+        assert second.refresh() == [trial]
+        assert second.num_running == first.num_running == 0
+    assert first.trials == second.trials == new_log().trials == trials
+    assert second.orphaned_trials == []
+
+
+@for_backends(BACKENDS)
+def test_second_claim_of_an_architecture_is_refused(new_log, open_storage):
+    first, second = new_log(), new_log()
+    (proposed,) = proposed_trials(1)
+    assert first.claim(proposed)
+    assert not second.claim(proposed)
+    first.finish(completed(proposed))
+    assert not second.claim(proposed)
+    assert optuna_states(open_storage(), first) == {proposed.digest: ["COMPLETE", "FAIL", "FAIL"]}
+    assert second.refresh() == []
+    assert second.trials == first.trials
+    assert second.orphaned_trials == first.orphaned_trials == []
+
+
+@for_backends(BACKENDS)
+def test_at_most_one_of_simultaneous_claims_succeeds(new_log, open_storage):
+    proposed = proposed_trials(6)
+    barrier = threading.Barrier(3)
+    successful = []
+
+    def contend():
+        log = new_log()
+        for trial in proposed:
+            barrier.wait(60)
+            if log.claim(trial):
+                successful.append(trial.digest)
+                log.finish(completed(trial))
+
+    threads = [threading.Thread(target=contend) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    log = new_log()
+    assert sorted(successful) == sorted(digests(log.completed_trials))
+    # All three may release their claims in favour of one another; then the trial is orphaned.
+    orphaned = set(digests(log.orphaned_trials))
+    assert orphaned | set(successful) == set(digests(proposed))
+    assert not orphaned & set(successful)
+    states = optuna_states(open_storage(), log)
+    assert all(names.count("COMPLETE") <= 1 for names in states.values())
+    assert log.num_running == 0
+
+
+@for_backends(BACKENDS)
+def test_claims_beyond_max_trials_are_refused(new_log):
+    first, second = new_log(), new_log()
+    a, b, c, d = proposed_trials(4)
+    first.add(completed(a))
+    assert first.claim(b, max_trials=3)
+    assert second.claim(c, max_trials=3)
+    assert not first.claim(d, max_trials=3)
+    # The refused trial is orphaned, because one of the others may fail.
+    assert second.orphaned_trials == []
+    second.refresh()
+    assert digests(second.orphaned_trials) == [d.digest]
+    second.finish(replace(c, state="infeasible", error="too big"))
+    assert first.claim(d, max_trials=3)
+    first.finish(completed(b))
+    first.finish(completed(d))
+    assert len(new_log().completed_trials) == 3
+    assert not second.claim(proposed_trials(5)[4], max_trials=3)
+
+
+@for_backends(BACKENDS)
+def test_released_claim_is_orphaned_until_another_log_claims_it(new_log):
+    first, second = new_log(), new_log()
+    proposed, other = proposed_trials(2)
+    assert first.claim(proposed)
+    assert second.claim(other)
+    first.release_claims()
+    second.refresh()
+    assert second.num_running == 1
+    (orphan,) = second.orphaned_trials
+    assert (orphan.architecture, dict(orphan.parameters)) == (
+        proposed.architecture,
+        dict(proposed.parameters),
+    )
+    assert second.claim(proposed)
+    assert second.orphaned_trials == []
+    second.finish(completed(proposed))
+    second.finish(completed(other))
+    first.refresh()
+    assert set(digests(first.completed_trials)) == {proposed.digest, other.digest}
+    assert first.orphaned_trials == second.orphaned_trials == []
+
+
+@for_backends(PERSISTENT)
+def test_interrupted_claim_is_released(new_log, monkeypatch):
+    """Ctrl-C can arrive after the claim was stored and before the log knows its trial ID."""
+    log = new_log()
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log, "refresh", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            log.claim(proposed_trials(1)[0])
+    log.release_claims()
+    assert digests(new_log().orphaned_trials) == digests(proposed_trials(1))
+
+
+@for_backends(PERSISTENT)
+def test_heartbeats_and_trials_can_be_stored_at_the_same_time(new_log):
+    log = new_log()
+    is_over = threading.Event()
+
+    def record_heartbeats():
+        while not is_over.wait(0.001):
+            log.record_heartbeat()
+
+    thread = threading.Thread(target=record_heartbeats)
+    thread.start()
+    try:
+        for trial in proposed_trials(25):
+            assert log.claim(trial)
+            log.finish(completed(trial))
+    finally:
+        is_over.set()
+        thread.join()
+    expected = [completed(trial) for trial in proposed_trials(25)]
+    assert log.trials == new_log().trials == expected
+    assert log._num_heartbeats > 0
+
+
+@for_backends(BACKENDS)
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [({"seed": 1}, "seed"), ({"fixed_settings": {"sampler": "y"}}, "sampler")],
+)
+def test_study_with_other_settings_is_refused(new_log, settings, name):
+    new_log()
+    with pytest.raises(
+        SearchError, match=rf"belongs to another search. These settings differ: {name}\."
+    ):
+        new_log(**settings)
+    new_log(study_name="another study", seed=1)
+
+
+@for_backends(PERSISTENT)
+def test_study_of_other_spaces_and_objectives_is_refused(new_log, open_storage):
+    new_log()
+    other = load_space("mobilenet_tiny", image_size=8, channels=1)
+    with pytest.raises(SearchError, match="These settings differ: spaces, objectives"):
+        TrialLog(open_storage(), [other], OBJECTIVES[:2], 0, fixed_settings=SETTINGS)
+
+
+@for_backends(PERSISTENT)
+def test_logs_that_are_opened_at_the_same_time_share_a_study(new_log):
+    logs = []
+    barrier = threading.Barrier(4)
+
+    def open_log():
+        barrier.wait(60)
+        logs.append(new_log())
+
+    threads = [threading.Thread(target=open_log) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({log._study_id for log in logs}) == 1
+    assert len(logs) == 4
+
+
+GOLDEN_JOURNAL = Path(tests.golden.__file__).parent / "study_format_4.journal"
+"""A journal that an earlier version wrote.
+
+It holds trials of all states that were added, a claimed and finished trial with heartbeats, a
+released claim, and a running trial of a process on another machine.
+"""
+
+
+def test_journal_of_an_earlier_version_is_read_and_continued(tmp_path, expire_heartbeats):
+    journal = tmp_path / "study.journal"
+    shutil.copy(GOLDEN_JOURNAL, journal)
+    log = TrialLog(Storage(journal), [SPACE], OBJECTIVES, 0, fixed_settings=SETTINGS)
+    assert [(t.state, t.seconds, t.error, t.ended_at) for t in log.trials] == [
+        ("complete", 1.25, "", 1700000000.25),
+        ("infeasible", 0.5, "macs 5 is beyond the limit 4", 1700000001.0),
+        ("failed", 0.0, "ValueError: no luck", 1700000002.0),
+        ("complete", 1.25, "", 1700000003.0),
+    ]
+    for trial in log.trials:
+        assert trial.architecture.digest == trial.digest
+        assert dict(trial.system_attrs) == {"drawn": [1, 2]}
+    assert [t.values["macs"] for t in log.completed_trials] == [
+        t.architecture.macs for t in log.completed_trials
+    ]
+    assert (len(log.orphaned_trials), log.num_running) == (1, 1)
+    expire_heartbeats()
+    log.refresh()
+    assert (len(log.orphaned_trials), log.num_running) == (2, 0)
+    for trial in log.orphaned_trials:
+        assert log.claim(trial)
+        log.finish(completed(trial))
+    assert (len(log.completed_trials), log.orphaned_trials) == (4, [])
+
+
+def test_damage_that_appears_during_a_search_is_reported_by_every_call(tmp_path):
+    journal = tmp_path / "study.journal"
+    log = TrialLog(Storage(journal), [SPACE], OBJECTIVES, 0)
+    assert log.claim(proposed_trials(1)[0])
+    with journal.open("ab") as file:
+        file.write(b'{"op_code": 4, damaged\n')
+    log.record_heartbeat()
+    for _ in range(2):
+        with pytest.raises(StorageError, match=r"is damaged: it is not JSON"):
+            log.refresh()
+    log.release_claims()
+
+
+def test_missing_journal_is_not_created_again_during_a_search(tmp_path):
+    journal = tmp_path / "study.journal"
+    log = TrialLog(Storage(journal), [SPACE], OBJECTIVES, 0)
+    journal.unlink()
+    with pytest.raises(StorageError, match=r"study\.journal cannot be used: No such file"):
+        log.add(completed(proposed_trials(1)[0]))
+    assert not journal.exists()

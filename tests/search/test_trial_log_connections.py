@@ -1,0 +1,139 @@
+"""Tests of a trial log whose connection to the database breaks or stops."""
+
+import threading
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+
+from nas.search import storage as storage_module
+from tests.search.trials import (
+    DATABASES,
+    completed,
+    digests,
+    for_backends,
+    optuna_states,
+    proposed_trials,
+)
+
+POSTGRESQL = DATABASES[1:]
+
+
+@contextmanager
+def breaking_commits(log, count, *, when, disconnect):
+    """Break the connection of a number of commits "before" or "after" they reach the database."""
+    engine = log._storage._storage._backend.engine
+    commit, remaining = engine.dialect.do_commit, [count]
+
+    def break_commit(connection):
+        if remaining[0] > 0:
+            remaining[0] -= 1
+            if when == "after":
+                commit(connection)
+            disconnect(connection)
+            if when == "after":
+                raise engine.dialect.dbapi.OperationalError("connection lost")
+        commit(connection)
+
+    engine.dialect.do_commit = break_commit
+    try:
+        yield
+    finally:
+        del engine.dialect.do_commit
+    assert remaining == [0]
+
+
+@pytest.fixture
+def short_pauses(monkeypatch):
+    monkeypatch.setattr(storage_module, "_RETRY_PAUSES_SECONDS", (0.01,))
+
+
+@for_backends(DATABASES)
+@pytest.mark.parametrize("count", [1, 6])
+def test_connection_that_breaks_after_a_commit_duplicates_nothing(
+    new_log, open_storage, short_pauses, count
+):
+    log = new_log()
+    breaking = partial(
+        breaking_commits,
+        log,
+        count,
+        when="after",
+        disconnect=lambda connection: connection.driver_connection.close(),
+    )
+    first, second, third = proposed_trials(3)
+    with breaking():
+        log.add(completed(first))
+    with breaking():
+        assert log.claim(second)
+    with breaking():
+        log.finish(completed(second))
+    with breaking():
+        assert log.claim(third)
+    with breaking():
+        log._storage.release_trial(log._claimed_ids.pop(third.digest), "a reason")
+    assert log.trials == new_log().trials == [completed(first), completed(second)]
+    assert optuna_states(open_storage(), log) == {
+        first.digest: ["COMPLETE"],
+        second.digest: ["COMPLETE"],
+        third.digest: ["FAIL"],
+    }
+
+
+@pytest.mark.postgresql
+@for_backends(POSTGRESQL)
+@pytest.mark.parametrize("count", [1, 6])
+def test_connection_that_the_server_ends_before_a_commit_loses_nothing(
+    new_log, open_storage, short_pauses, postgresql, count
+):
+    log = new_log()
+
+    def terminate(connection):
+        pid = connection.driver_connection.info.backend_pid
+        postgresql.run_sql("postgres", f"SELECT pg_terminate_backend({pid}, 10000)")
+
+    breaking = partial(breaking_commits, log, count, when="before", disconnect=terminate)
+    first, second = proposed_trials(2)
+    with breaking():
+        log.add(completed(first))
+    with breaking():
+        assert log.claim(second)
+    with breaking():
+        log.finish(completed(second))
+    with breaking():
+        log.refresh()
+    assert log.trials == new_log().trials == [completed(first), completed(second)]
+    assert optuna_states(open_storage(), log) == {
+        first.digest: ["COMPLETE"],
+        second.digest: ["COMPLETE"],
+    }
+
+
+@pytest.mark.postgresql
+@for_backends(POSTGRESQL)
+def test_process_that_stops_during_a_commit_does_not_block_the_others(new_log, monkeypatch):
+    monkeypatch.setattr(storage_module, "MAX_LOCK_SECONDS", 1)
+    stopped, working = new_log(), new_log()
+    first, second = proposed_trials(2)
+    dialect = stopped._storage._storage._backend.engine.dialect
+    has_begun, may_continue = threading.Event(), threading.Event()
+
+    def commit_late(connection):
+        del dialect.do_commit
+        has_begun.set()
+        may_continue.wait(60)
+        dialect.do_commit(connection)
+
+    dialect.do_commit = commit_late
+    thread = threading.Thread(target=stopped.claim, args=(first,))
+    thread.start()
+    assert has_begun.wait(60)
+    assert working.claim(second)
+    working.finish(completed(second))
+    may_continue.set()
+    thread.join()
+    # The server has undone the transaction of the stopped process, which then repeated it.
+    working.refresh()
+    assert working.num_running == 1
+    stopped.finish(completed(first))
+    assert digests(new_log().completed_trials) == [second.digest, first.digest]
