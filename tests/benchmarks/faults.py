@@ -1,4 +1,4 @@
-"""Runs tests/job/test_faults.py at length: more stops, and a disk that fills a page at a time.
+"""Run tests/job/test_faults.py with more stops, and with a disk that fills page by page.
 
 python -m tests.benchmarks.faults
 """
@@ -11,5 +11,5 @@ import pytest
 
 if __name__ == "__main__":
     os.environ["NAS_FAULTS"] = "thorough"
-    tests = Path(__file__).parents[1] / "job" / "test_faults.py"
-    sys.exit(pytest.main([str(tests), "-p", "no:xdist", "-o", "timeout=3600"]))
+    test_file = Path(__file__).parents[1] / "job" / "test_faults.py"
+    sys.exit(pytest.main([str(test_file), "-p", "no:xdist", "-o", "timeout=3600"]))

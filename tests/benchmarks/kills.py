@@ -1,13 +1,13 @@
-"""Stops the quickstart in every stage and compares its end with that of an undisturbed run.
+"""Stop the quickstart in every stage and compare its result with that of an uninterrupted run.
 
     python -m tests.benchmarks.kills --kills 20
 
-Every other stop is a SIGKILL, the others are SIGTERM. The stops are spread over the stages, each at
-a random moment of its stage. No process of a stopped run may stay.
+SIGKILL and SIGTERM alternate. The stops are spread over the stages, each at a random moment of its
+stage. No process of a stopped run may be left.
 
-Both runs use one latency table and one measurement log, since timings never repeat exactly; the
-training, the search, its proposals, the choice of what to measure and the front must repeat. Kills
-while the table is built or networks are timed are tested in tests/job/test_kill.py.
+Both runs use one latency table and one measurement log, because timings never repeat exactly. The
+training, the search, the choice of the networks to measure and the front must be equal. Kills while
+the table is built or networks are timed are tested in tests/job/test_kill.py.
 """
 
 import argparse
@@ -23,83 +23,96 @@ import numpy as np
 import pandas as pd
 import psutil
 
-ENDED_WITHIN_S = 3.0
-"""How long a process tree may take to end: a process that is importing ends after the import."""
+MAX_EXIT_SECONDS = 3.0
+"""Time in which all processes of a stopped run must end. An import cannot be interrupted."""
 
-LONGEST_S = 4.0
-"""A stop comes at most so long after its stage began: many stages take only a few seconds."""
+MAX_STOP_DELAY_SECONDS = 4.0
+"""Latest moment of a stop after the begin of its stage. Many stages take only a few seconds."""
 
-PATIENCE_S = 600.0
-"""How long a stage may take to begin."""
+MAX_WAIT_SECONDS = 600.0
+"""Longest time to wait for the begin of a stage."""
 
 COMMAND = [sys.executable, "-m", "nas", "quickstart", "--out", "run"]
 
 
-def finish(folder: Path) -> float:
+def run_to_end(folder: Path) -> float:
+    """Run the job, or the rest of it, and return its duration in seconds."""
     start = time.monotonic()
     with (folder / "log").open("wb") as out:
         subprocess.run(COMMAND, cwd=folder, check=True, stderr=out)
     return time.monotonic() - start
 
 
-def stages_of(folder: Path) -> list[str]:
-    """The stages that a finished job says to have begun, in order."""
+def stages_in_log(folder: Path) -> list[str]:
+    """Return the stages that a finished job has begun, in order, as its log names them."""
     return [line for line in (folder / "log").read_text().splitlines() if line.endswith(" ...")]
 
 
-def stop_in(folder: Path, stage: str, seconds: float, number: signal.Signals) -> str:
-    """Runs the job, stops it so long after a stage began, and says where; or that it had ended."""
+def run_and_stop(folder: Path, stage: str, delay_seconds: float, number: signal.Signals) -> str:
+    """Run the job and stop it some seconds after a stage has begun.
+
+    Ends the benchmark with a message if a process or a traceback is left.
+
+    Returns:
+        The stage in which the job was stopped, or "had ended".
+    """
     log = folder / "log"
-    end = time.monotonic() + PATIENCE_S
+    end = time.monotonic() + MAX_WAIT_SECONDS
     with log.open("wb") as out, subprocess.Popen(COMMAND, cwd=folder, stderr=out) as process:
         while process.poll() is None and stage not in log.read_text() and time.monotonic() < end:
             time.sleep(0.01)
         try:
-            process.wait(seconds)
+            process.wait(delay_seconds)
         except subprocess.TimeoutExpired:
-            tree = psutil.Process(process.pid).children(recursive=True)
+            children = psutil.Process(process.pid).children(recursive=True)
             process.send_signal(number)
             process.wait()
-            _, alive = psutil.wait_procs(tree, timeout=ENDED_WITHIN_S)
-            said = log.read_text().strip()
-            if alive or "Traceback" in said:
-                sys.exit(f"{number.name} left {alive or said}")
-            stages = [line for line in said.splitlines() if not line.startswith("stopped;")]
+            _, alive = psutil.wait_procs(children, timeout=MAX_EXIT_SECONDS)
+            messages = log.read_text().strip()
+            if alive or "Traceback" in messages:
+                sys.exit(f"{number.name} left {alive or messages}")
+            stages = [line for line in messages.splitlines() if not line.startswith("stopped;")]
             return stages[-1] if stages else "start"
     return "had ended"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.seed)
     with tempfile.TemporaryDirectory() as name:
-        calm, killed = Path(name) / "calm", Path(name) / "killed"
-        calm.mkdir()
-        killed.mkdir()
-        finish(calm)
-        shutil.copytree(calm / "latency_tables", killed / "latency_tables")
-        shutil.rmtree(calm / "run")
-        seconds = finish(calm)  # with the table, as the killed run has it
-        stages = stages_of(calm)
-        print(f"undisturbed: {seconds:.0f} s, {len(stages)} stages", flush=True)
+        uninterrupted, stopped = Path(name) / "uninterrupted", Path(name) / "stopped"
+        uninterrupted.mkdir()
+        stopped.mkdir()
+        run_to_end(uninterrupted)
+        shutil.copytree(uninterrupted / "latency_tables", stopped / "latency_tables")
+        shutil.rmtree(uninterrupted / "run")
+        seconds = run_to_end(uninterrupted)  # The stopped run has the table, too.
+        stages = stages_in_log(uninterrupted)
+        print(f"uninterrupted: {seconds:.0f} s, {len(stages)} stages", flush=True)
         for kill in range(arguments.kills):
             stage = stages[len(stages) * kill // arguments.kills]
-            after = float(rng.uniform(0, LONGEST_S))
+            delay_seconds = float(rng.uniform(0, MAX_STOP_DELAY_SECONDS))
             number = (signal.SIGKILL, signal.SIGTERM)[kill % 2]
-            said = stop_in(killed, stage, after, number)
-            print(f"{number.name} {kill + 1}, {after:.1f} s into {stage} {said}", flush=True)
-            if (killed / "run" / "job.toml").exists():
-                shutil.copy(calm / "run" / "measurements.jsonl", killed / "run")
-        finish(killed)
-        same = True
+            where = run_and_stop(stopped, stage, delay_seconds, number)
+            print(
+                f"{number.name} {kill + 1}, {delay_seconds:.1f} s into {stage} {where}", flush=True
+            )
+            if (stopped / "run" / "job.toml").exists():
+                shutil.copy(uninterrupted / "run" / "measurements.jsonl", stopped / "run")
+        run_to_end(stopped)
+        is_equal = True
         for table in ("trials.csv", "front.csv"):
-            a, b = (pd.read_csv(f / "run" / table).drop(columns="seconds") for f in (calm, killed))
-            print(f"{table}: {len(a)} and {len(b)} rows, {'equal' if a.equals(b) else 'DIFFERENT'}")
-            same &= a.equals(b)
-        sys.exit(0 if same else 1)
+            expected, rows = (
+                pd.read_csv(folder / "run" / table).drop(columns="seconds")
+                for folder in (uninterrupted, stopped)
+            )
+            comparison = "equal" if expected.equals(rows) else "DIFFERENT"
+            print(f"{table}: {len(expected)} and {len(rows)} rows, {comparison}")
+            is_equal &= expected.equals(rows)
+        sys.exit(0 if is_equal else 1)
 
 
 if __name__ == "__main__":
