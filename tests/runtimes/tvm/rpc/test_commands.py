@@ -1,11 +1,9 @@
-"""The commands that the README gives for boards and trackers are those that TVM has."""
+"""The commands that docs/remote-boards.md gives for boards and trackers are those that TVM has."""
 
 from __future__ import annotations
 
-import re
 import runpy
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,12 +11,20 @@ import pytest
 import tvm.rpc
 import tvm.rpc.tracker
 
-README = Path(__file__).parents[4] / "README.md"
-COMMANDS = re.findall(r"python -m (tvm\.exec\.rpc_\w+) ([^\n`#]*)", README.read_text("utf-8"))
+from tests import markdown
+
+COMMANDS = [
+    (words[at + 1], words[at + 2 :])
+    for block in markdown.blocks("docs/remote-boards.md")
+    for words in block.commands
+    for at, word in enumerate(words)
+    if word == "-m" and words[at + 1].startswith("tvm.exec.")
+]
+"""Modules of TVM that the page starts, and the options of each."""
 
 
 class Recorder:
-    """In the place of a server or tracker: what it would have been started with."""
+    """Stands in for a server or tracker, and records the arguments that it is started with."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self.host, *_ = arguments
@@ -30,21 +36,21 @@ started: list[Recorder] = []
 
 
 @pytest.mark.parametrize(("module", "options"), COMMANDS)
-def test_a_command_starts_what_listens_on_this_machine_only(
-    module: str, options: str, monkeypatch: pytest.MonkeyPatch
+def test_command_listens_on_loopback_interface_only(
+    module: str, options: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tvm.rpc, "Server", Recorder)
     monkeypatch.setattr(tvm.rpc.tracker, "Tracker", Recorder)
-    monkeypatch.setattr(sys, "argv", [module, *options.split()])
+    monkeypatch.setattr(sys, "argv", [module, *options])
     monkeypatch.delitem(sys.modules, module, raising=False)
     started.clear()
     runpy.run_module(module, run_name="__main__")
-    (found,) = started
-    assert found.host == "127.0.0.1"
+    (process,) = started
+    assert process.host == "127.0.0.1"
     if "--tracker" in options:
-        assert found.options["tracker_addr"] == ("127.0.0.1", 9190)
-        assert found.options["key"] == "pi4"
+        assert process.options["tracker_addr"] == ("127.0.0.1", 9190)
+        assert process.options["key"] == "pi4"
 
 
-def test_the_readme_has_a_server_and_a_tracker() -> None:
+def test_page_has_a_server_and_a_tracker() -> None:
     assert {module.rpartition("_")[2] for module, _ in COMMANDS} == {"server", "tracker"}
