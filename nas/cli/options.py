@@ -34,7 +34,7 @@ Target = Annotated[
     str,
     typer.Option(
         help="The device: cpu, cuda (an NVIDIA GPU), or rpc://HOST:PORT?triple=T&cpu=C for a "
-        "board; see README."
+        "board; see docs/remote-boards.md."
     ),
 ]
 Address = Annotated[

@@ -208,7 +208,7 @@ class FinishSettings(_Table):
 
 
 class JobSettings(_Table):
-    """A whole job file; see README.md, "Your own job"."""
+    """A whole job file; jobs/overnight.toml shows every key."""
 
     name: Annotated[str, AfterValidator(check_name)] = "overnight"
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
@@ -290,7 +290,7 @@ def _parsed(text: str) -> dict[str, Any]:
 
 def _unreadable(path: Path, reason: str) -> JobFileError:
     return JobFileError(
-        f"{path} {reason}.", remedy="Give a TOML file; README.md shows what is in one."
+        f"{path} {reason}.", remedy="Give a TOML file; jobs/overnight.toml shows every key."
     )
 
 

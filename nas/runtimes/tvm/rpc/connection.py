@@ -104,7 +104,8 @@ def _session(where: str, host: str, port: int, key: str) -> rpc.RPCSession:
     except (RuntimeError, OSError) as error:
         raise BoardLostError(
             f"There is no TVM RPC server at {where} ({first_line(error)}).",
-            remedy="Start one on the board with `python -m tvm.exec.rpc_server`; see README.md.",
+            remedy="Start one on the board with `python -m tvm.exec.rpc_server`; see "
+            "docs/remote-boards.md.",
         ) from error
 
 
@@ -157,7 +158,7 @@ def _no_tracker(target: RpcTarget, error: Exception) -> NoReturn:
     raise BoardLostError(
         f"There is no TVM RPC tracker at {target.host}:{target.port} ({first_line(error)}).",
         remedy="Start one with `python -m tvm.exec.rpc_tracker`; a server without a tracker is a "
-        "target without a key. See README.md.",
+        "target without a key. See docs/remote-boards.md.",
     ) from error
 
 
