@@ -9,8 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
-LANGUAGES = {"bash", "python", "toml", "json", "text"}
-"""Languages of fenced blocks; each says how the block is tested."""
+LANGUAGES = {"bash", "python", "toml", "diff", "text"}
+"""Languages of fenced blocks. The tests run the first two and read the third."""
 
 _FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _NOT_RUN = re.compile(r"<!-- not run: (.+?) -->\n\Z")
