@@ -1,8 +1,25 @@
-"""A network as plain data: `Op` and `Graph`, immutable, with every shape worked out.
+"""A network as plain data: a `Graph` of `Op`s, immutable, with every shape worked out.
 
-A `Graph` is the one description that all other parts read: the counts here, the torch network,
-the supernet, the kernels of a runtime and the exporters. Shapes are `(channels, height, width)`
-without the batch; a vector is `(features, 1, 1)`.
+Lowering turns an architecture (the choices) into a `Graph`. Every other part of the package reads
+that graph and none walks the network in its own way: the counts in this module, the torch network,
+the supernet, the kernels of a runtime, and the exporters.
+
+The module from top to bottom:
+
+- `OP_KINDS` declares the kinds of ops and activations, with what each needs.
+- `Channels` and `Slot` say which part of a supernet's shared weights an op uses.
+- `Op` is one operation with the shape of its output.
+- `Graph` is a sequence of ops with counts (MACs, parameters, peak memory), a digest, and the form
+  with folded batch norms that runtimes and exporters read.
+
+Shapes are `(channels, height, width)` without the batch; a vector is `(features, 1, 1)`.
+
+For example, a convolution with its activation on RGB images of 32x32 pixels:
+
+    >>> convolution = Op("conv", (0,), (16, 32, 32), kernel=3, padding=1, bias=True)
+    >>> graph = Graph((Op("input", (), (3, 32, 32)), convolution, Op("relu", (1,), (16, 32, 32))))
+    >>> graph.macs, graph.params
+    (442368, 448)
 """
 
 from __future__ import annotations
@@ -10,47 +27,99 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 Shape = tuple[int, int, int]
+"""Channels, height and width of a tensor, without the batch."""
 
-ACTIVATIONS = frozenset({"relu", "relu6", "hard_swish", "hard_sigmoid"})
-"""Element-wise op kinds without weights or settings.
 
-`hard_sigmoid(x) = relu6(x + 3) / 6` and `hard_swish(x) = x * hard_sigmoid(x)` (Howard et al. 2019,
-section 5.2).
-"""
+class OpKind(NamedTuple):
+    """What the ops of one kind need, and where their output is kept.
 
-POOLING_KINDS = frozenset({"max_pool", "avg_pool"})
-"""Op kinds that reduce each channel over a sliding window, with kernel, stride and padding.
+    Attributes:
+        inputs: number of tensors that an op reads; None for any number.
+        fields: fields of `Op` that an op uses beside `kind`, `inputs` and `shape`; the others keep
+            their defaults.
+        parameters: trainable parameters. `weight` is a weight tensor, and a bias where `Op.bias`
+            says so; `scale_and_shift` is two values a channel. An op with parameters has a slot.
+        output_buffer: memory of the output. `new` is a buffer of its own; `first_input` and
+            `newest_input` (the input that was computed last) write over that input or are views
+            of it.
+        is_activation: whether the op applies one function to each element.
+    """
 
-The last window may overhang the border: a maximum ignores what lies outside, an average counts the
-zeros of the padding but nothing beyond it.
-"""
+    inputs: int | None = 1
+    fields: tuple[str, ...] = ()
+    parameters: Literal["none", "weight", "scale_and_shift"] = "none"
+    output_buffer: Literal["new", "first_input", "newest_input"] = "new"
+    is_activation: bool = False
 
-KINDS = (
-    ACTIVATIONS
-    | POOLING_KINDS
-    | {
-        "input",
-        "conv",
-        "norm",
-        "add",
-        "concat",
-        "slice",
-        "multiply",
-        "shuffle",
-        "global_pool",
-        "linear",
-    }
+
+_WINDOW = ("kernel", "stride", "padding")
+
+_ACTIVATION = OpKind(output_buffer="first_input", is_activation=True)
+
+OP_KINDS: dict[str, OpKind] = {
+    # The images: the first op of a graph, and only that one.
+    "input": OpKind(inputs=0),
+    # Cross-correlation with zero padding; depthwise where `groups` is the number of channels.
+    "conv": OpKind(fields=(*_WINDOW, "groups", "bias", "slot"), parameters="weight"),
+    # A fully connected layer on a vector.
+    "linear": OpKind(fields=("bias", "slot"), parameters="weight"),
+    # Batch norm over the channels.
+    "norm": OpKind(fields=("slot",), parameters="scale_and_shift", output_buffer="first_input"),
+    # The maximum of each window. A last window may overhang the border, see `Op.overhangs`.
+    "max_pool": OpKind(fields=_WINDOW),
+    # The mean of each window. It counts the zeros of the padding, and nothing beyond the padding.
+    "avg_pool": OpKind(fields=_WINDOW),
+    # The mean over height and width.
+    "global_pool": OpKind(),
+    # The sum of two tensors of one shape. It writes over the operand that was computed last: the
+    # other one, which a residual connection carries, may be read again.
+    "add": OpKind(inputs=2, output_buffer="newest_input"),
+    # The first input, with each channel scaled by the value that the second input, of shape
+    # `(channels, 1, 1)`, has for it.
+    "multiply": OpKind(inputs=2, output_buffer="first_input"),
+    # The channels of all inputs, one input after the other.
+    "concat": OpKind(inputs=None),
+    # `shape[0]` channels of the input from channel `start` on: a view.
+    "slice": OpKind(fields=("start",), output_buffer="first_input"),
+    # Channel shuffle (Zhang et al. 2018): interleaves `groups` equal parts of the channels.
+    "shuffle": OpKind(fields=("groups",)),
+    # max(x, 0)
+    "relu": _ACTIVATION,
+    # min(max(x, 0), 6)
+    "relu6": _ACTIVATION,
+    # x * hard_sigmoid(x) (Howard et al. 2019, section 5.2)
+    "hard_swish": _ACTIVATION,
+    # relu6(x + 3) / 6 (Howard et al. 2019, section 5.2)
+    "hard_sigmoid": _ACTIVATION,
+}
+"""All kinds of ops. A new kind is declared here; then each reader of graphs implements it."""
+
+ACTIVATIONS = frozenset(kind for kind, needs in OP_KINDS.items() if needs.is_activation)
+"""Kinds of ops that apply one function to each element, without parameters or fields."""
+
+WEIGHTED_KINDS = frozenset(kind for kind, needs in OP_KINDS.items() if needs.parameters == "weight")
+"""Kinds of ops with a weight tensor: the layers whose multiply-accumulates papers count."""
+
+POOLING_KINDS = frozenset(
+    kind
+    for kind, needs in OP_KINDS.items()
+    if "kernel" in needs.fields and needs.parameters == "none"
 )
+"""Kinds of ops that reduce each channel over a sliding window."""
+
+_OUTPUT_BUFFERS = {kind: needs.output_buffer for kind, needs in OP_KINDS.items()}
 
 
 class Channels(NamedTuple):
-    """Which channels of a supernet's widest version of a tensor these channels are.
+    """Which channels of a tensor in a supernet's widest network the channels of a tensor are.
 
-    `runs` are half-open ranges in order; `extent` is the channel count of the widest version.
-    A narrowed chain is `runs=((0, n),)`; concatenation makes several runs.
+    Attributes:
+        runs: half-open ranges of positions in the widest tensor, in order. A tensor that is only
+            narrowed has the single run `(0, n)`; a concatenation has several runs.
+        extent: number of channels of the widest tensor.
     """
 
     runs: tuple[tuple[int, int], ...]
@@ -58,20 +127,27 @@ class Channels(NamedTuple):
 
     @classmethod
     def prefix(cls, count: int, extent: int) -> Channels:
-        """The first `count` of `extent` channels."""
+        """Return the first `count` of `extent` channels."""
         return cls(((0, count),), extent)
 
     @property
     def is_prefix(self) -> bool:
-        """Whether these are the first channels of the widest version, without gaps."""
+        """Whether these are the first channels of the widest tensor, without gaps."""
         return len(self.runs) == 1 and self.runs[0][0] == 0
 
 
 class Slot(NamedTuple):
-    """Where a weighted op finds its weights in a supernet's bank.
+    """The name of an op's parameters, and which part of a supernet's shared parameters they are.
 
-    The bank holds one maximal weight a name: `outputs.extent x inputs.extent x kernel x kernel`.
-    A depthwise convolution and a norm follow their input, and have `inputs=None`.
+    A supernet holds one weight a name, as large as the widest network needs it:
+    `outputs.extent x inputs.extent x kernel x kernel`.
+
+    Attributes:
+        name: name of the parameters, unique in a graph: `stage1.0.expand`.
+        outputs: which output channels of the shared weight the op uses.
+        inputs: which input channels it uses; None for a depthwise convolution or a norm, whose
+            channels are those of its input.
+        kernel: kernel size of the shared weight; a smaller kernel is its middle.
     """
 
     name: str
@@ -81,14 +157,19 @@ class Slot(NamedTuple):
 
 
 class Op(NamedTuple):
-    """One operation. `inputs` are positions of earlier ops; `shape` is that of the output.
+    """One operation of a graph; `OP_KINDS` says which fields its kind uses.
 
-    `conv` uses kernel, stride, padding, groups, bias; `max_pool` and `avg_pool` kernel, stride,
-    padding, and a last window may hang over the border where `shape` says so; an average counts
-    the padding's zeros, but nothing beyond them. `multiply` scales each channel of its first input
-    by the value that its second, shaped `(channels, 1, 1)`, has for it. `slice` takes `shape[0]`
-    channels from channel `start`; `shuffle` interleaves `groups` equal parts of the channels;
-    `linear` has a bias if `bias`; `norm` is a batch norm over channels.
+    Attributes:
+        kind: a key of `OP_KINDS`.
+        inputs: positions in the graph of the ops whose outputs are read.
+        shape: shape of the output.
+        kernel: height and width of the window, in pixels.
+        stride: step of the window, in pixels.
+        padding: rows and columns of zeros on each side of the input.
+        groups: number of equal parts of the channels that are convolved apart, or interleaved.
+        bias: whether there is a bias, one value an output channel.
+        start: first channel of a slice.
+        slot: name and extent of the parameters; None for an op without parameters.
     """
 
     kind: str
@@ -102,10 +183,21 @@ class Op(NamedTuple):
     start: int = 0
     slot: Slot | None = None
 
-    def text(self, position: int) -> str:
-        """Everything that decides what is computed, slots aside; `position` is the op's own.
+    @property
+    def slot_name(self) -> str:
+        """Name of the op's parameters. Raises ValueError for an op without a slot."""
+        if self.slot is None:
+            raise ValueError(f"an op of kind {self.kind!r} has no slot")
+        return self.slot.name
 
-        Inputs count backwards from the op, so a block has one text wherever it stands.
+    def text(self, position: int) -> str:
+        """Return everything that decides what the op computes, without its slot.
+
+        Inputs are counted backwards from the op, so that a block has the same text at every
+        position.
+
+        Args:
+            position: position of this op in its graph.
         """
         c, h, w = self.shape
         sources = ",".join([str(position - source) for source in self.inputs])
@@ -114,9 +206,34 @@ class Op(NamedTuple):
             f"{self.groups},{self.bias:d},{self.start}"
         )
 
+    def overhangs(self, source: Shape) -> bool:
+        """Return whether the last windows of a pooling reach beyond the padding of its input.
+
+        Args:
+            source: shape of the input.
+
+        Raises ValueError if neither whole windows nor overhanging ones make the op's shape of the
+        input's. A window that starts beyond the border of the input makes none.
+        """
+        beyond = [
+            (count - 1) * self.stride + self.kernel - size - 2 * self.padding
+            for count, size in zip(self.shape[1:], source[1:], strict=True)
+        ]
+        if all(-self.stride < pixels <= 0 for pixels in beyond):
+            return False
+        if all(0 <= pixels < min(self.stride, self.kernel - self.padding) for pixels in beyond):
+            return True
+        raise ValueError(f"{self.kind} cannot turn {source} into {self.shape}")
+
 
 class Graph:
-    """Ops in an order in which they can run: the first is the input, the last the output."""
+    """A network, or a part of one, as a sequence of ops.
+
+    Graphs are equal if their ops are; `digest` compares what they compute, whatever their slots.
+
+    Args:
+        ops: ops in an order in which they can run. The first is the input, the last the output.
+    """
 
     def __init__(self, ops: tuple[Op, ...]) -> None:
         self._ops = ops
@@ -132,7 +249,7 @@ class Graph:
 
     @cached_property
     def ops(self) -> tuple[Op, ...]:
-        """What runs."""
+        """The ops in an order in which they can run, input first and output last."""
         return self._ops
 
     @property
@@ -142,34 +259,37 @@ class Graph:
 
     @property
     def output_shape(self) -> Shape:
-        """The shape of the last op: `(classes, 1, 1)` for a whole network."""
+        """Shape of the output: `(classes, 1, 1)` for a whole network."""
         return self.ops[-1].shape
 
     @property
     def pieces(self) -> tuple[Graph, ...]:
-        """Graphs that make this one up, in order, each reading only the last tensor before it.
+        """Consecutive parts of the graph, each of which reads only the output of the one before.
 
-        A network lowered by a space has one for each of its blocks, and blocks that compute alike
-        share one object, so what was worked out for it can be looked up.
+        The graph of a search space has a piece for each block. Blocks that compute the same share
+        one object, so that results can be cached for each piece.
         """
         return (self,)
 
     @cached_property
     def digest(self) -> str:
-        """16 hex digits; two graphs have the same digest exactly when they compute alike."""
+        """16 hex digits, equal for two graphs exactly when their ops are equal, slots aside."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
     @cached_property
     def text(self) -> str:
-        """The texts of the ops, a line each."""
+        """The texts of the ops, one a line."""
         return "\n".join([op.text(position) for position, op in enumerate(self.ops)])
 
     def input_channels(self, op: Op) -> int:
-        """Channels of the first tensor that `op` reads."""
+        """Return the number of channels of the first tensor that an op of this graph reads."""
         return self.ops[op.inputs[0]].shape[0]
 
     def op_macs(self, op: Op) -> int:
-        """Multiply-accumulates of one op: convolutions and linear layers only, as papers count."""
+        """Return the multiply-accumulates of an op for one image.
+
+        Only convolutions and linear layers have any, as papers count.
+        """
         c, h, w = op.shape
         if op.kind == "conv":
             return c * h * w * (self.input_channels(op) // op.groups) * op.kernel * op.kernel
@@ -178,7 +298,7 @@ class Graph:
         return 0
 
     def op_params(self, op: Op) -> int:
-        """Trainable parameters of one op; a norm has a scale and a shift per channel."""
+        """Return the number of trainable parameters of an op."""
         c = op.shape[0]
         if op.kind == "conv":
             weights = c * (self.input_channels(op) // op.groups) * op.kernel * op.kernel
@@ -194,35 +314,35 @@ class Graph:
 
     @cached_property
     def params(self) -> int:
-        """Trainable parameters."""
+        """Number of trainable parameters."""
         return sum([self.op_params(op) for op in self.ops])
 
     @cached_property
     def depth(self) -> int:
-        """Convolutions and linear layers on the longest way through the graph."""
-        found: list[int] = []
+        """Number of convolutions and linear layers on the longest path through the graph."""
+        depths: list[int] = []
         for op in self.ops:
-            before = max((found[source] for source in op.inputs), default=0)
-            found.append(before + (op.kind in ("conv", "linear")))
-        return max(found)
+            before = max((depths[source] for source in op.inputs), default=0)
+            depths.append(before + (op.kind in WEIGHTED_KINDS))
+        return max(depths)
 
     @cached_property
     def peak_memory_bytes(self) -> int:
         """Largest number of bytes of float32 activations alive at once, for one image.
 
-        Ops run in order. Norms, activations and additions write over an input and slices are
-        views, as in a fused runtime; a tensor is released after the last op that reads it.
+        Ops run in order. `OpKind.output_buffer` says which ones need a buffer of their own, as in
+        a runtime that fuses ops; a buffer is released after the last op that reads it.
         """
-        owner: list[int] = []  # the op whose buffer each op's output lives in
+        owner: list[int] = []  # the op whose buffer holds the output of each op
         last_use: dict[int, int] = {}
         for index, op in enumerate(self.ops):
-            if op.kind == "add":
-                # An addition writes over its newest operand: the other may be read again.
-                owner.append(owner[max(op.inputs)])
-            elif op.kind in ACTIVATIONS or op.kind in ("norm", "multiply", "slice"):
+            output_buffer = _OUTPUT_BUFFERS[op.kind]
+            if output_buffer == "new":
+                owner.append(index)
+            elif output_buffer == "first_input":
                 owner.append(owner[op.inputs[0]])
             else:
-                owner.append(index)
+                owner.append(owner[max(op.inputs)])
             for source in op.inputs:
                 last_use[owner[source]] = index
             last_use[owner[index]] = index
@@ -239,19 +359,19 @@ class Graph:
 
     @cached_property
     def consumers(self) -> tuple[tuple[int, ...], ...]:
-        """For each op, the positions of the ops that read it."""
-        readers: list[list[int]] = [[] for _ in self.ops]
+        """For each op, the positions of the ops that read its output."""
+        consumers: list[list[int]] = [[] for _ in self.ops]
         for index, op in enumerate(self.ops):
             for source in op.inputs:
-                readers[source].append(index)
-        return tuple(tuple(found) for found in readers)
+                consumers[source].append(index)
+        return tuple([tuple(positions) for positions in consumers])
 
     @cached_property
     def folded(self) -> Graph:
         """The graph with every norm folded into the convolution before it, which gains a bias.
 
-        Runtimes and exporters read this one. Raises ValueError for a norm that does not follow a
-        convolution of its own; no block makes one.
+        Runtimes and exporters read this graph. Raises ValueError for a norm whose input is not a
+        convolution, or is read by another op too; no block makes one.
         """
         position: list[int] = []
         ops: list[Op] = []
@@ -269,7 +389,7 @@ class Graph:
         return Graph(tuple(ops))
 
     def counts(self) -> Counter[str]:
-        """How many ops of each kind."""
+        """Return the number of ops of each kind."""
         return Counter(op.kind for op in self.ops)
 
 

@@ -225,7 +225,7 @@ class _Writer:
 
     def _pool(self, at: int, op: Op, kind: str, **attributes: int) -> None:
         source = op.inputs[0]
-        overhangs = _overhangs(op, self._graph.ops[source].shape)
+        overhangs = op.overhangs(self._graph.ops[source].shape)
         arguments, attributes = [self._map(source)], {**attributes, "ceil_mode": int(overhangs)}
         self._maps[at] = self._node(kind, arguments, self._label(at), **attributes, **_window(op))
 
@@ -236,7 +236,7 @@ class _Writer:
         it is told only where there is padding, and padding that is hung over, which no block makes,
         is refused: whether it is right would depend on the runtime.
         """
-        if op.padding and _overhangs(op, self._graph.ops[op.inputs[0]].shape):
+        if op.padding and op.overhangs(self._graph.ops[op.inputs[0]].shape):
             raise ValueError("ONNX runtimes differ in averages that hang over their padding")
         self._pool(at, op, "AveragePool", count_include_pad=int(op.padding > 0))
 
@@ -277,7 +277,7 @@ class _Writer:
 
     def _parameters(self, op: Op, shape: tuple[int, ...]) -> list[str]:
         """The initialisers with the weight, and the bias if there is one, of an op."""
-        slot = _slot_name(op)
+        slot = op.slot_name
         found = [self._parameter(slot, f"{slot}.weight", shape)]
         if op.bias:
             found.append(self._parameter(f"{slot}.bias", f"{slot}.bias", shape[:1]))
@@ -318,12 +318,6 @@ class _Writer:
         return name
 
 
-def _slot_name(op: Op) -> str:
-    if op.slot is None:
-        raise ValueError(f"an op of kind {op.kind!r} has no slot")
-    return op.slot.name
-
-
 def _window(op: Op) -> dict[str, list[int]]:
     """How the kernel of a convolution or pool slides, as ONNX attributes."""
     return {
@@ -331,20 +325,3 @@ def _window(op: Op) -> dict[str, list[int]]:
         "strides": [op.stride] * 2,
         "pads": [op.padding] * 4,
     }
-
-
-def _overhangs(op: Op, source: Shape) -> bool:
-    """Whether the last windows of a pool hang over the border and its padding.
-
-    Raises ValueError for a shape that neither whole windows nor overhanging ones explain; one that
-    begins beyond the border explains none.
-    """
-    beyond = [
-        (count - 1) * op.stride + op.kernel - size - 2 * op.padding
-        for count, size in zip(op.shape[1:], source[1:], strict=True)
-    ]
-    if all(-op.stride < pixels <= 0 for pixels in beyond):
-        return False
-    if all(0 <= pixels < min(op.stride, op.kernel - op.padding) for pixels in beyond):
-        return True
-    raise ValueError(f"{op.kind} cannot turn {source} into {op.shape}")

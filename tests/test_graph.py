@@ -1,6 +1,11 @@
+import doctest
+
+import numpy as np
 import pytest
 
-from nas.graph import Graph
+import nas.graph
+from nas.graph import ACTIVATIONS, OP_KINDS, WEIGHTED_KINDS, Graph, Op
+from nas.space import load, names
 from nas.space.builder import Builder
 
 
@@ -14,26 +19,26 @@ def inverted_residual(norm: bool = True) -> Graph:
     return build.graph()
 
 
-def test_counts_in_closed_form():
+def test_macs_and_params_equal_closed_form():
     graph = inverted_residual()
     assert graph.macs == 36 * (4 * 12 + 9 * 12 + 12 * 4) + 4 * 3
     assert graph.params == (48 + 24) + (108 + 24) + (48 + 8) + (12 + 3)
 
 
-def test_peak_memory_is_the_depthwise_layers_with_the_waiting_residual():
+def test_peak_memory_counts_depthwise_layer_and_waiting_residual():
     assert inverted_residual().peak_memory_bytes == 4 * 36 * (4 + 12 + 12)
 
 
-def test_slices_are_views_and_released_with_their_parent():
+def test_peak_memory_counts_slices_as_views_of_their_input():
     build = Builder((4, 5, 5), classes=2, norm=False, activation="relu")
     side, main = build.split(build.input)
     main = build.conv_unit(main, "conv", 2)
     build.concat(side, main)
-    # 4 channels in, 2 convolved, and 4 concatenated while both are read
+    # 4 input channels, 2 convolved channels, and their concatenation while both are read
     assert build.graph().peak_memory_bytes == 4 * 25 * (4 + 2 + 4)
 
 
-def test_folding_removes_every_norm_and_leaves_a_bias():
+def test_folded_graph_has_biases_instead_of_norms():
     graph, folded = inverted_residual(), inverted_residual().folded
     assert folded.counts()["norm"] == 0
     assert len(folded.ops) == len(graph.ops) - 3
@@ -44,14 +49,14 @@ def test_folding_removes_every_norm_and_leaves_a_bias():
         assert all(source < index for source in op.inputs)
 
 
-def test_a_norm_without_a_convolution_of_its_own_cannot_be_folded():
+def test_folding_refuses_norm_that_does_not_follow_a_convolution():
     build = Builder((4, 5, 5), classes=2, norm=True, activation="relu")
     build.finish_conv(build.input, "norm")
     with pytest.raises(ValueError, match="folded only into a convolution"):
         _ = build.graph().folded
 
 
-def test_the_digest_ignores_slots_and_sees_everything_else():
+def test_digest_ignores_slots_and_nothing_else():
     def graph(name="conv", kernel=3, out=8, stride=1):
         build = Builder((4, 9, 9), classes=2, norm=True, activation="relu")
         build.conv_unit(build.input, name, out, kernel=kernel, stride=stride)
@@ -62,7 +67,7 @@ def test_the_digest_ignores_slots_and_sees_everything_else():
 
 
 def squeeze_excite() -> Graph:
-    """MobileNetV3's block on a 5x7 map: 4 channels, 12 expanded, 3 squeezed."""
+    """Return a MobileNetV3 block on a 5x7 map with 4 channels, 12 expanded and 3 squeezed."""
     build = Builder((4, 5, 7), classes=3, norm=True, activation="hard_swish")
     x = build.conv_unit(build.input, "expand", 12)
     x = build.depthwise_unit(x, "depthwise", kernel=3)
@@ -73,24 +78,24 @@ def squeeze_excite() -> Graph:
     return build.graph()
 
 
-def test_a_gate_counts_its_two_layers_and_nothing_else():
+def test_squeeze_excite_counts_only_its_two_layers():
     graph = squeeze_excite()
     assert graph.macs == 35 * (4 * 12 + 9 * 12 + 12 * 4) + (12 * 3 + 3 * 12)
     assert graph.params == (48 + 24) + (108 + 24) + (48 + 8) + (36 + 3) + (36 + 12)
 
 
-def test_a_gate_is_applied_in_place_while_the_residual_waits():
-    # the waiting input, what the depthwise convolution reads, and what it makes
+def test_peak_memory_applies_gate_in_place():
+    # the input for the residual, and the depthwise convolution's input and output
     assert squeeze_excite().peak_memory_bytes == 4 * 35 * (4 + 12 + 12)
 
 
-def test_a_gate_is_kept_until_it_is_applied():
+def test_peak_memory_counts_gate_until_it_is_applied():
     build = Builder((6, 3, 3), classes=2, norm=False, activation="relu")
     build.multiply(build.input, build.global_pool(build.input))
     assert build.graph().peak_memory_bytes == 4 * (6 * 9 + 6)
 
 
-def test_an_average_has_a_buffer_and_neither_weights_nor_multiply_accumulates():
+def test_average_pooling_has_a_buffer_and_no_macs_or_params():
     build = Builder((8, 7, 7), classes=2, norm=False, activation="relu")
     pooled = build.avg_pool(build.input, "pool", kernel=3, stride=2)
     graph = build.graph()
@@ -99,10 +104,67 @@ def test_an_average_has_a_buffer_and_neither_weights_nor_multiply_accumulates():
     assert graph.peak_memory_bytes == 4 * 8 * (49 + 16)
 
 
-def test_a_grouped_convolution_sees_the_channels_of_its_group():
+def test_grouped_convolution_reads_the_channels_of_its_group():
     build = Builder((12, 4, 4), classes=2, norm=False, activation="relu")
     build.conv(build.input, "conv", 30, kernel=3, groups=3, padding="valid", bias=True)
     graph = build.graph()
     assert graph.output_shape == (30, 2, 2)
     assert graph.macs == 4 * 30 * 4 * 9
     assert graph.params == 30 * 4 * 9 + 30
+
+
+def test_module_example_is_right():
+    assert doctest.testmod(nas.graph).failed == 0
+    assert doctest.testmod(nas.graph).attempted > 0
+
+
+def test_op_kinds_declare_only_fields_of_op():
+    for kind, needs in OP_KINDS.items():
+        assert set(needs.fields) <= set(Op._field_defaults), kind
+        assert ("slot" in needs.fields) == (needs.parameters != "none"), kind
+
+
+def test_kind_sets_follow_from_the_table():
+    assert {"relu", "relu6", "hard_swish", "hard_sigmoid"} == ACTIVATIONS
+    assert {"conv", "linear"} == WEIGHTED_KINDS
+
+
+@pytest.mark.parametrize("name", names())
+def test_networks_of_a_space_keep_to_the_table_of_op_kinds(name):
+    space = load(name)
+    rng = np.random.default_rng(0)
+    for architecture in (space.largest, space.smallest, *(space.sample(rng) for _ in range(3))):
+        for op in space.lower(architecture).ops:
+            needs = OP_KINDS[op.kind]
+            assert needs.inputs in (None, len(op.inputs))
+            for field, default in Op._field_defaults.items():
+                assert field in needs.fields or getattr(op, field) == default, (op.kind, field)
+
+
+def test_parameters_are_counted_exactly_for_kinds_that_declare_them():
+    graph = Graph((Op("input", (), (8, 1, 1)),))
+    for kind, needs in OP_KINDS.items():
+        count = 0 if kind == "input" else graph.op_params(Op(kind, (0,), (8, 1, 1)))
+        assert (count > 0) == (needs.parameters != "none"), kind
+
+
+def test_slot_name_of_op_without_slot_is_an_error():
+    with pytest.raises(ValueError, match="'add' has no slot"):
+        _ = Op("add", (0, 0), (1, 2, 2)).slot_name
+
+
+@pytest.mark.parametrize(
+    ("source", "shape", "expected"),
+    [
+        ((1, 9, 9), (1, 4, 4), False),
+        ((1, 8, 8), (1, 4, 4), True),
+        ((1, 8, 8), (1, 3, 3), False),
+    ],
+)
+def test_overhangs_says_whether_last_windows_cross_the_border(source, shape, expected):
+    assert Op("max_pool", (0,), shape, kernel=3, stride=2).overhangs(source) is expected
+
+
+def test_overhangs_refuses_shape_that_no_windows_make():
+    with pytest.raises(ValueError, match=r"max_pool cannot turn \(1, 8, 8\) into \(1, 5, 5\)"):
+        Op("max_pool", (0,), (1, 5, 5), kernel=3, stride=2).overhangs((1, 8, 8))
