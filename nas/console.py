@@ -21,23 +21,28 @@ from rich.table import Table
 from rich.text import Text
 
 from nas.errors import printable
+from nas.formatting import format_duration
 
 out = Console()
-"""Results; silent where a command prints JSON."""
+"""Writes results to stdout; silent in a command that prints JSON."""
 
 err = Console(stderr=True)
-"""Progress, warnings and errors."""
+"""Writes progress, warnings and errors to stderr."""
 
-_LONGEST_TEXT = 48
+MAX_BAR_TEXT_CHARACTERS = 48
+"""Longest text beside a progress bar, so that bar and text fit into 120 columns."""
 
-_WIDEST = 1000
+MAX_TABLE_COLUMNS = 1000
+"""Widest table, in characters, that is written to a file or a pipe."""
 
 
-class Bars:
-    """Draws work on stderr, one bar a stage with its ETA; a `nas.job.Watch`.
+class ProgressBars:
+    """Shows the progress of a job on stderr: one bar a stage, with the time that remains.
 
-    Where stderr is no terminal there are no bars but a line when a stage begins and one when it
-    ends, so that a log stays readable.
+    If stderr is not a terminal, a line at the start and a line at the end of a stage are written
+    instead of a bar, so that a log stays readable.
+
+    The methods are those of `nas.job.Watch`.
     """
 
     def __init__(self) -> None:
@@ -55,7 +60,7 @@ class Bars:
         )
         self._stage = self._unit = ""
         self._done = 0
-        self._begun = 0.0
+        self._started = 0.0
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -63,96 +68,82 @@ class Bars:
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         self._progress.stop()
-        # A stage that was stopped before its first step was not done already.
+        # A stage that was interrupted before its first step is not reported as finished.
         if kind is None or self._done:
             self._end()
 
     def begin(self, stage: str, unit: str) -> None:
-        """Starts a bar."""
+        """Start a bar for a stage whose progress is counted in `unit`s."""
         self._end()
-        self._stage, self._unit, self._done, self._begun = stage, unit, 0, time.monotonic()
+        self._stage, self._unit, self._done, self._started = stage, unit, 0, time.monotonic()
         self._progress.add_task(escape(stage), total=None, unit=f"{unit}s", text="")
         if not err.is_terminal:
             self.note(f"{stage} ...")
 
     def advance(self, done: int, total: int, text: str = "") -> None:
-        """Moves the current bar."""
+        """Set the current bar to `done` of `total`, with a text beside it."""
         self._done = done
-        shown = text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 3]}..."
-        shown = escape(printable(shown))
+        if len(text) > MAX_BAR_TEXT_CHARACTERS:
+            text = f"{text[: MAX_BAR_TEXT_CHARACTERS - 3]}..."
         task = self._progress.task_ids[-1]
-        self._progress.update(task, completed=done, total=total, text=shown)
+        self._progress.update(task, completed=done, total=total, text=escape(printable(text)))
 
     def note(self, text: str) -> None:
-        """A line above the bars."""
+        """Print a line above the bars."""
         err.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def _end(self) -> None:
         if self._stage and not err.is_terminal:
-            took = duration(time.monotonic() - self._begun)
-            done = f"{self._done} {self._unit}s in {took}" if self._done else "nothing left to do"
+            duration = format_duration(time.monotonic() - self._started)
+            done = (
+                f"{self._done} {self._unit}s in {duration}" if self._done else "nothing left to do"
+            )
             self.note(f"{self._stage}: {done}")
         self._stage = ""
 
 
 def say(text: str) -> None:
-    """Print one line or more. Control characters are written as escapes."""
+    """Print one or more lines. Control characters are written as escapes."""
     out.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
-def table(
+def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[Any] | None], *, left: Collection[str] = ()
 ) -> None:
-    """Prints a table; a row that is None rules a line.
+    """Print a table.
 
-    The first column and those named in `left` are left-aligned, the others right-aligned. Only a
-    terminal makes it narrower than its content.
+    A terminal narrower than the table wraps its cells; a file or a pipe gets the full width.
+
+    Args:
+        columns: titles of the columns.
+        rows: cells of each row; None draws a line between rows.
+        left: titles of left-aligned columns. The first column always is; the others are
+            right-aligned.
     """
-    shown = Table(header_style="bold")
-    for at, column in enumerate(columns):
-        is_left = not at or column in left
-        shown.add_column(column, justify="left" if is_left else "right", no_wrap=not at)
+    printed = Table(header_style="bold")
+    for index, column in enumerate(columns):
+        is_left = not index or column in left
+        printed.add_column(column, justify="left" if is_left else "right", no_wrap=not index)
     for row in rows:
         if row is None:
-            shown.add_section()
+            printed.add_section()
         else:
-            shown.add_row(*(Text(printable(str(cell))) for cell in row))
+            printed.add_row(*(Text(printable(str(cell))) for cell in row))
     if out.is_terminal:
-        out.print(shown)
+        out.print(printed)
     else:
-        needed = out.measure(shown, options=out.options.update(max_width=_WIDEST)).maximum
-        Console(file=out.file, width=max(out.width, needed)).print(shown)
+        options = out.options.update(max_width=MAX_TABLE_COLUMNS)
+        needed = out.measure(printed, options=options).maximum
+        Console(file=out.file, width=max(out.width, needed)).print(printed)
 
 
-def busy(text: str) -> AbstractContextManager[object]:
-    """A spinner on stderr; nothing where that is no terminal."""
+def spinner(text: str) -> AbstractContextManager[object]:
+    """Return a context in which a spinner turns on stderr; nothing if that is not a terminal."""
     return err.status(text)
 
 
-def bars_of(counts: Sequence[int]) -> str:
-    """Counts as a line of small bars, the largest at full height."""
+def format_histogram(counts: Sequence[int]) -> str:
+    """Return counts as a line of small bars, one character a count, the largest at full height."""
     ramp = " .:-=+*#" if out.options.ascii_only else " ▁▂▃▄▅▆▇█"
     most = max(*counts, 1)
     return "".join(ramp[-(-count * (len(ramp) - 1) // most)] for count in counts)
-
-
-def si(value: float) -> str:
-    """1234567 as "1.23 M"."""
-    for factor, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor:
-            return f"{value / factor:.3g} {letter}"
-    return f"{value:.3g}"
-
-
-def size(count: float) -> str:
-    """1234567 bytes as "1.23 MB"."""
-    text = si(count)
-    return f"{text}B" if text[-1].isalpha() else f"{text} B"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -1,4 +1,4 @@
-"""Statistics that reports show: rank correlations, bootstrap intervals, errors of predictions."""
+"""Statistics of reports: rank correlations, bootstrap intervals, and errors of predictions."""
 
 from __future__ import annotations
 
@@ -13,108 +13,142 @@ from nas.errors import RequestError
 
 Values = Sequence[float] | NDArray[np.float64]
 
-RESAMPLES = 2000
-"""Of a bootstrap."""
+BOOTSTRAP_RESAMPLES = 2000
+"""Number of resamples of a bootstrap: the ends of a 95% interval are then set by 50 of them."""
 
-CONFIDENCE = 0.95
-"""Of its intervals."""
+CONFIDENCE_LEVEL = 0.95
+"""Probability with which a bootstrap interval holds the true value."""
+
+MIN_NETS_FOR_KENDALL_TAU = 3
+"""Fewest networks whose Kendall tau is reported: an order of two is right or wrong by chance."""
+
+CLOSE_PAIR_RANGE = (0.03, 0.10)
+"""Relative difference of the measured latencies of a pair that is close.
+
+Pairs below 3% differ by less than timing noise; a pair above 10% is ordered by any model.
+"""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with the ends of its bootstrap interval, which holds it with `CONFIDENCE`."""
+    """A statistic with its bootstrap interval at `CONFIDENCE_LEVEL`.
+
+    Args:
+        value: statistic of the sample.
+        low, high: ends of the interval.
+    """
 
     value: float
     low: float
     high: float
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return the interval as plain data."""
         return asdict(self)
 
     @classmethod
-    def of(cls, value: float, resampled: Values) -> Interval:
-        """The percentile interval (Efron 1979) of a figure's values in resamples.
+    def from_resamples(cls, value: float, resampled: Values) -> Interval:
+        """Return the percentile interval (Efron 1979) of a statistic.
 
-        Resamples in which the figure is not defined (NaN) are left out; without any that are left
-        the interval is unbounded.
+        Args:
+            value: statistic of the sample.
+            resampled: statistic of each bootstrap resample. Resamples in which it is undefined
+                (NaN) are ignored; if no others are left, the interval is unbounded.
         """
-        found = np.asarray(resampled, float)
-        found = found[~np.isnan(found)]
-        if not len(found):
+        defined = np.asarray(resampled, float)
+        defined = defined[~np.isnan(defined)]
+        if not len(defined):
             return cls(value, -np.inf, np.inf)
-        tail = (1 - CONFIDENCE) / 2
-        low, high = np.quantile(found, [tail, 1 - tail])
+        tail = (1 - CONFIDENCE_LEVEL) / 2
+        low, high = np.quantile(defined, [tail, 1 - tail])
         return cls(value, float(low), float(high))
 
 
-def resamples(count: int, rng: np.random.Generator, number: int = RESAMPLES) -> NDArray[np.intp]:
-    """Positions `number x count` of bootstrap resamples: things drawn with replacement."""
-    return rng.integers(count, size=(number, count))
+def bootstrap_indices(
+    count: int, rng: np.random.Generator, resamples: int = BOOTSTRAP_RESAMPLES
+) -> NDArray[np.intp]:
+    """Return positions `resamples x count` of bootstrap resamples, drawn with replacement."""
+    return rng.integers(count, size=(resamples, count))
 
 
 def kendall_tau(first: Values, second: Values) -> float | None:
-    """Kendall's tau-b (1945), ties corrected for; None if all values of one are equal."""
-    found = float(kendall_taus(first, second, np.arange(len(first))[None])[0])
-    return None if np.isnan(found) else found
+    """Return Kendall's tau-b (1945), which corrects for ties.
 
-
-def kendall_taus(first: Values, second: Values, chosen: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Kendall's tau-b of every row of positions `resamples x n`; NaN where it is not defined.
-
-    Equals that of the chosen values themselves, but the signs of all pairs are worked out once: a
-    thing that was drawn twice counts twice, and is tied with itself.
+    Returns None if tau is undefined: all values of `first`, or all of `second`, are equal.
     """
-    a, b = _signs(first), _signs(second)
-    counts = np.zeros((len(chosen), len(a)))
-    np.add.at(counts, (np.arange(len(chosen))[:, None], chosen), 1)
+    tau = float(kendall_taus(first, second, np.arange(len(first))[None])[0])
+    return None if np.isnan(tau) else tau
 
-    def pairs(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-        found: NDArray[np.float64] = ((counts @ matrix) * counts).sum(axis=1)
-        return found
+
+def kendall_taus(first: Values, second: Values, indices: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Return Kendall's tau-b of each resample; NaN where it is undefined.
+
+    The result equals tau-b of the resampled values, but the order of each pair of values is
+    determined only once. A value that was drawn twice counts twice, and is tied with itself.
+
+    Args:
+        first: values, `n`.
+        second: values, `n`.
+        indices: positions of the values of each resample, `resamples x n`.
+    """
+    a, b = _pairwise_order(first), _pairwise_order(second)
+    counts = np.zeros((len(indices), len(a)))
+    np.add.at(counts, (np.arange(len(indices))[:, None], indices), 1)
+
+    def sum_over_pairs(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+        total: NDArray[np.float64] = ((counts @ matrix) * counts).sum(axis=1)
+        return total
 
     with np.errstate(invalid="ignore"):
-        taus: NDArray[np.float64] = pairs(a * b) / np.sqrt(pairs(a * a) * pairs(b * b))
+        taus: NDArray[np.float64] = sum_over_pairs(a * b) / np.sqrt(
+            sum_over_pairs(a * a) * sum_over_pairs(b * b)
+        )
     return taus
 
 
 def spearman(first: Values, second: Values) -> float | None:
-    """Spearman's rank correlation (1904), ties at their mean rank; None as for `kendall_tau`."""
-    found = float(spearmans(first, second, np.arange(len(first))[None])[0])
-    return None if np.isnan(found) else found
+    """Return Spearman's rank correlation (1904); tied values have their mean rank.
+
+    Returns None if it is undefined: all values of `first`, or all of `second`, are equal.
+    """
+    rho = float(spearmans(first, second, np.arange(len(first))[None])[0])
+    return None if np.isnan(rho) else rho
 
 
-def spearmans(first: Values, second: Values, chosen: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Spearman's rank correlation of every row of positions; NaN where it is not defined."""
+def spearmans(first: Values, second: Values, indices: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Return Spearman's rank correlation of each resample; NaN where it is undefined.
+
+    Args:
+        first: values, `n`.
+        second: values, `n`.
+        indices: positions of the values of each resample, `resamples x n`.
+    """
     from scipy.stats import rankdata
 
-    ranks = [rankdata(np.asarray(each, float)[chosen], axis=1) for each in (first, second)]
+    ranks = [rankdata(np.asarray(values, float)[indices], axis=1) for values in (first, second)]
     a, b = (each - each.mean(axis=1, keepdims=True) for each in ranks)
     with np.errstate(invalid="ignore"):
-        found: NDArray[np.float64] = (a * b).sum(axis=1) / np.sqrt(
+        rhos: NDArray[np.float64] = (a * b).sum(axis=1) / np.sqrt(
             (a * a).sum(axis=1) * (b * b).sum(axis=1)
         )
-    return found
-
-
-FEWEST_FOR_AN_ORDER = 3
-"""The order of fewer networks says nothing, so there is no Kendall tau of it."""
-
-CLOSE = (0.03, 0.10)
-"""Relative difference of measured latencies that makes a pair hard to order, and worth it."""
+    return rhos
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """Predicted against measured latency of `nets` networks; errors are fractions of the measured.
+class LatencyAgreement:
+    """Agreement of predicted and measured latencies of networks.
+
+    Errors are fractions of the measured latency.
 
     Args:
-        nets: how many networks.
-        mape: mean absolute error.
-        bias: mean signed error; negative where predictions are low.
-        within_5_percent, within_10_percent: share of networks whose prediction is that close.
-        kendall_tau: tau-b; None for fewer than `FEWEST_FOR_AN_ORDER` networks, or equal latencies.
-        pairs_3_to_10: see `close_pairs_in_order`.
+        nets: number of networks.
+        mape: mean absolute percentage error, as a fraction.
+        bias: mean signed error; negative where predictions are too low.
+        within_5_percent: share of networks whose prediction is at most 5% off.
+        within_10_percent: share of networks whose prediction is at most 10% off.
+        kendall_tau: Kendall's tau-b; None for fewer than `MIN_NETS_FOR_KENDALL_TAU` networks, or
+            where tau is undefined.
+        pairs_3_to_10: share of close pairs in order, see `close_pairs_in_order`.
     """
 
     nets: int
@@ -126,48 +160,68 @@ class Agreement:
     pairs_3_to_10: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return the statistics as plain data."""
         return asdict(self)
 
 
-def agreement(predicted_us: Values, measured_us: Values) -> Agreement:
-    """The figures for networks with these latencies. Raises RequestError for no network."""
+def latency_agreement(predicted_us: Values, measured_us: Values) -> LatencyAgreement:
+    """Compare the predicted with the measured latencies of the same networks.
+
+    Raises RequestError if there is no network.
+    """
     if not len(measured_us):
-        raise RequestError("No network has both a predicted and a measured latency.")
-    error = np.asarray(predicted_us, float) / np.asarray(measured_us, float) - 1
-    ordered = len(error) >= FEWEST_FOR_AN_ORDER
-    return Agreement(
-        nets=len(error),
-        mape=float(np.abs(error).mean()),
-        bias=float(error.mean()),
-        within_5_percent=float((np.abs(error) <= 0.05).mean()),
-        within_10_percent=float((np.abs(error) <= 0.10).mean()),
-        kendall_tau=kendall_tau(predicted_us, measured_us) if ordered else None,
+        raise RequestError(
+            "Expected networks with a predicted and a measured latency, and there are none.",
+            remedy="Measure at least one network.",
+        )
+    errors = relative_errors(predicted_us, measured_us)
+    has_order = len(errors) >= MIN_NETS_FOR_KENDALL_TAU
+    return LatencyAgreement(
+        nets=len(errors),
+        mape=mape(predicted_us, measured_us),
+        bias=float(errors.mean()),
+        within_5_percent=float((np.abs(errors) <= 0.05).mean()),
+        within_10_percent=float((np.abs(errors) <= 0.10).mean()),
+        kendall_tau=kendall_tau(predicted_us, measured_us) if has_order else None,
         pairs_3_to_10=close_pairs_in_order(predicted_us, measured_us),
     )
 
 
-def close_pairs_in_order(predicted_us: Values, measured_us: Values) -> float | None:
-    """The share of close pairs that are predicted in the measured order; None without any.
+def relative_errors(predicted: Values, measured: Values) -> NDArray[np.float64]:
+    """Return the signed error of each prediction as a fraction of the measured value."""
+    errors: NDArray[np.float64] = np.asarray(predicted, float) / np.asarray(measured, float) - 1
+    return errors
 
-    A pair is close if the slower network's measured latency is 3% to 10% above the faster one's.
-    Kendall's tau over a space is made of pairs that any model orders; these are the pairs that a
-    search chooses between. Predicted equal is not in order.
+
+def mape(predicted: Values, measured: Values) -> float:
+    """Return the mean absolute percentage error of predictions, as a fraction."""
+    return float(np.abs(relative_errors(predicted, measured)).mean())
+
+
+def close_pairs_in_order(predicted_us: Values, measured_us: Values) -> float | None:
+    """Return the share of close pairs whose predictions are in the measured order.
+
+    A pair of networks is close if the measured latency of the slower one is 3% to 10%
+    (`CLOSE_PAIR_RANGE`) above that of the faster one: those are the pairs that a search has to
+    choose between, while most pairs that Kendall's tau counts are ordered by any model. Equal
+    predictions are not in order.
+
+    Returns None if no pair is close.
     """
     measured = np.asarray(measured_us, float)
     upper = np.triu_indices(len(measured), k=1)
     fast = np.minimum.outer(measured, measured)[upper]
     slow = np.maximum.outer(measured, measured)[upper]
-    apart = slow / fast - 1
-    close = (apart >= CLOSE[0]) & (apart <= CLOSE[1])
-    if not close.any():
+    difference = slow / fast - 1
+    is_close = (difference >= CLOSE_PAIR_RANGE[0]) & (difference <= CLOSE_PAIR_RANGE[1])
+    if not is_close.any():
         return None
-    in_order = _signs(predicted_us)[upper] == _signs(measured_us)[upper]
-    return float(in_order[close].mean())
+    in_order = _pairwise_order(predicted_us)[upper] == _pairwise_order(measured_us)[upper]
+    return float(in_order[is_close].mean())
 
 
-def _signs(values: Values) -> NDArray[np.float64]:
-    """Which of each pair is larger, `n x n`: -1, 0 or 1."""
+def _pairwise_order(values: Values) -> NDArray[np.float64]:
+    """Return the sign of the difference of each pair, `n x n`: -1, 0 or 1."""
     array = np.asarray(values, float)
-    found: NDArray[np.float64] = np.sign(array[:, None] - array[None, :])
-    return found
+    signs: NDArray[np.float64] = np.sign(array[:, None] - array[None, :])
+    return signs

@@ -1,3 +1,5 @@
+"""Statistics against their definitions, SciPy, and the coverage that an interval promises."""
+
 from __future__ import annotations
 
 import itertools
@@ -7,10 +9,22 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nas.statistics import Interval, kendall_tau, kendall_taus, resamples, spearman, spearmans
+from nas.errors import RequestError
+from nas.statistics import (
+    Interval,
+    bootstrap_indices,
+    close_pairs_in_order,
+    kendall_tau,
+    kendall_taus,
+    latency_agreement,
+    mape,
+    relative_errors,
+    spearman,
+    spearmans,
+)
 
 
-def test_kendalls_tau_by_counting_pairs() -> None:
+def test_kendall_tau_equals_counting_pairs() -> None:
     rng = np.random.default_rng(3)
     for _ in range(20):
         a, b = rng.permutation(9), rng.permutation(9)
@@ -19,44 +33,98 @@ def test_kendalls_tau_by_counting_pairs() -> None:
         assert kendall_tau(list(a), list(b)) == pytest.approx(agree / len(pairs))
 
 
-def test_kendalls_tau_with_ties() -> None:
-    # One pair tied in the first: (2 concordant - 0) / sqrt(2 * 3).
+def test_kendall_tau_corrects_for_ties() -> None:
+    # One of three pairs is tied in the first: (2 concordant - 0 discordant) / sqrt(2 * 3).
     assert kendall_tau([1, 1, 2], [1, 2, 3]) == pytest.approx(2 / 6**0.5)
-    assert kendall_tau([1, 1], [1, 2]) is None
-    assert kendall_tau([1], [1]) is None
 
 
-def test_correlations_equal_scipys_with_ties_and_in_every_resample() -> None:
+@pytest.mark.parametrize(("first", "second"), [([1, 1], [1, 2]), ([1, 2], [1, 1]), ([1], [1])])
+def test_rank_correlations_without_an_order_are_none(first, second) -> None:
+    assert kendall_tau(first, second) is None
+    assert spearman(first, second) is None
+
+
+def test_rank_correlations_of_resamples_equal_scipy() -> None:
     rng = np.random.default_rng(5)
     a = rng.integers(6, size=12).astype(float)
     b = a + rng.integers(4, size=12)
     assert kendall_tau(a, b) == pytest.approx(stats.kendalltau(a, b).statistic)
     assert spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic)
-    chosen = resamples(12, rng, 40)
-    taus, rhos = kendall_taus(a, b, chosen), spearmans(a, b, chosen)
-    for at, tau, rho in zip(chosen, taus, rhos, strict=True):
+    indices = bootstrap_indices(12, rng, 40)
+    taus, rhos = kendall_taus(a, b, indices), spearmans(a, b, indices)
+    for at, tau, rho in zip(indices, taus, rhos, strict=True):
         assert tau == pytest.approx(stats.kendalltau(a[at], b[at]).statistic)
         assert rho == pytest.approx(stats.spearmanr(a[at], b[at]).statistic)
 
 
-def test_what_has_no_order_has_no_correlation() -> None:
-    assert spearman([1, 1], [1, 2]) is None
+def test_rank_correlation_of_resample_without_an_order_is_nan() -> None:
     assert math.isnan(kendall_taus([1, 2], [1, 2], np.array([[0, 0]]))[0])
+    assert math.isnan(spearmans([1, 2], [1, 2], np.array([[0, 0]]))[0])
 
 
-def test_an_interval_holds_the_true_value_about_as_often_as_it_says() -> None:
+def test_bootstrap_interval_covers_true_value_as_often_as_promised() -> None:
     # The mean of 30 normal values: the percentile bootstrap's coverage is a little below 95%.
     rng = np.random.default_rng(6)
     hits = 0
     for _ in range(300):
         values = rng.normal(1.0, 2.0, 30)
-        found = Interval.of(values.mean(), values[resamples(30, rng, 400)].mean(axis=1))
-        hits += found.low <= 1.0 <= found.high
+        resampled = values[bootstrap_indices(30, rng, 400)].mean(axis=1)
+        interval = Interval.from_resamples(values.mean(), resampled)
+        hits += interval.low <= 1.0 <= interval.high
     assert 0.89 <= hits / 300 <= 0.98
 
 
-def test_an_interval_leaves_undefined_resamples_out() -> None:
-    found = Interval.of(0.5, [math.nan, 0.4, 0.6])
-    assert (found.low, found.high) == (pytest.approx(0.405), pytest.approx(0.595))
-    unknown = Interval.of(0.5, [math.nan])
+def test_bootstrap_interval_ignores_undefined_resamples() -> None:
+    interval = Interval.from_resamples(0.5, [math.nan, 0.4, 0.6])
+    assert (interval.low, interval.high) == (pytest.approx(0.405), pytest.approx(0.595))
+    unknown = Interval.from_resamples(0.5, [math.nan])
     assert (unknown.low, unknown.high) == (-math.inf, math.inf)
+
+
+def test_relative_errors_are_fractions_of_the_measured_value() -> None:
+    assert relative_errors([90, 300], [100, 200]).tolist() == pytest.approx([-0.1, 0.5])
+    assert mape([90, 300], [100, 200]) == pytest.approx(0.3)
+
+
+def test_latency_agreement_equals_its_definition() -> None:
+    agreement = latency_agreement([96, 208, 327, 600], [100, 200, 300, 400])
+    assert agreement.nets == 4
+    assert agreement.mape == pytest.approx((0.04 + 0.04 + 0.09 + 0.5) / 4)
+    assert agreement.bias == pytest.approx((-0.04 + 0.04 + 0.09 + 0.5) / 4)
+    assert (agreement.within_5_percent, agreement.within_10_percent) == (0.5, 0.75)
+    assert (agreement.kendall_tau, agreement.pairs_3_to_10) == (1.0, None)
+    assert agreement.to_json()["mape"] == agreement.mape
+
+
+def test_latency_agreement_of_two_networks_has_no_kendall_tau() -> None:
+    assert latency_agreement([1, 2], [1, 2]).kendall_tau is None
+
+
+def test_latency_agreement_of_no_network_is_an_error() -> None:
+    with pytest.raises(RequestError, match="there are none"):
+        latency_agreement([], [])
+
+
+def test_close_pairs_in_order_equals_counting_pairs() -> None:
+    rng = np.random.default_rng(4)
+    measured = rng.uniform(100, 130, 15)
+    predicted = measured * rng.uniform(0.95, 1.05, 15)
+    in_order = []
+    for i, j in itertools.combinations(range(15), 2):
+        low, high = sorted((measured[i], measured[j]))
+        if 1.03 <= high / low <= 1.10:
+            in_order.append((predicted[i] < predicted[j]) == (measured[i] < measured[j]))
+    assert 0 < sum(in_order) < len(in_order)
+    expected = pytest.approx(sum(in_order) / len(in_order))
+    assert close_pairs_in_order(predicted, measured) == expected
+
+
+def test_only_pairs_3_to_10_percent_apart_are_close() -> None:
+    assert close_pairs_in_order([1, 2], [100, 102]) is None
+    assert close_pairs_in_order([1, 2], [100, 111]) is None
+    assert close_pairs_in_order([1, 2], [100, 105]) == 1
+    assert close_pairs_in_order([2, 1], [100, 105]) == 0
+
+
+def test_equal_predictions_are_not_in_order() -> None:
+    assert close_pairs_in_order([1, 1], [100, 105]) == 0

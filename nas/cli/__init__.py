@@ -31,6 +31,7 @@ from nas.cli.spaces import spaces
 from nas.cli.supernet import app as supernet_app
 from nas.cli.table import app as table_app
 from nas.errors import NasError, printable
+from nas.formatting import format_duration
 
 if TYPE_CHECKING:
     from nas.job import JobSettings
@@ -211,19 +212,17 @@ def select(
     member = choose(run_folder, Limits(max_latency_ms, max_params, min_accuracy))
     show(
         member.model_dump(mode="json"),
-        f"{member.id} ({member.space}): accuracy {member.validation_accuracy:.4f}, "
-        f"{member.latency_us / 1000:.4g} ms {member.latency_basis}, {member.macs} MACs, "
-        f"{member.params} parameters\n" + json.dumps(member.architecture.model_dump()),
+        f"{member.summary}\n{json.dumps(member.architecture.model_dump())}",
         as_json,
     )
 
 
 def _run(settings: JobSettings, out: Path | None, as_json: bool) -> None:
     from nas import job
-    from nas.console import Bars
+    from nas.console import ProgressBars
 
     folder = out or Path("results") / settings.name
-    with Bars() as bars:
+    with ProgressBars() as bars:
         done = job.run(settings, folder, command=command_line(), watch=bars)
     show(
         {"run": str(done.folder), "report": str(done.report), "front": done.front},
@@ -236,7 +235,7 @@ def _run(settings: JobSettings, out: Path | None, as_json: bool) -> None:
 def _plan(settings: JobSettings, as_json: bool) -> None:
     from nas import console, job
 
-    with console.err.status("measuring a little of every stage"):
+    with console.spinner("measuring a little of every stage"):
         plan = job.plan(settings)
     if as_json:
         print_json(plan.model_dump(mode="json"))
@@ -247,9 +246,9 @@ def _plan(settings: JobSettings, as_json: bool) -> None:
         "search": f"{plan.trials} architectures",
         "finish": f"{plan.measure} whole networks",
     }
-    rows = [(name, work[name], console.duration(s)) for name, s in plan.seconds.items()]
-    total = ("together", "", console.duration(sum(plan.seconds.values())))
-    console.table(["stage", "work", "about"], [*rows, total])
+    rows = [(name, work[name], format_duration(s)) for name, s in plan.seconds.items()]
+    total = ("together", "", format_duration(sum(plan.seconds.values())))
+    console.print_table(["stage", "work", "about"], [*rows, total])
 
 
 def _warn(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:

@@ -126,9 +126,9 @@ def runtime_of(path: Path, target: str | None = None) -> runtime.Runtime:
 def picture(path: Path | None) -> None:
     """Raises RequestError for a --plot that cannot be written, before any work is done for it."""
     if path is not None:
-        from nas.describe.figures import check_suffix
+        from nas.plotting import check_picture_path
 
-        check_suffix(path)
+        check_picture_path(path)
 
 
 def existing(path: Path) -> Path:

@@ -53,7 +53,7 @@ def search(
     Example: nas search overnight.toml --storage postgresql://nas@host/nas
     Example: nas search results/overnight --worker --storage postgresql://nas@host/nas
     """
-    from nas.console import Bars
+    from nas.console import ProgressBars
     from nas.job import search as search_job
     from nas.job.folder import kept_spaces
 
@@ -73,7 +73,7 @@ def search(
         return
     settings, kept = _settings(job, given)
     folder = out or kept or Path("results") / settings.name
-    with Bars() as bars:
+    with ProgressBars() as bars:
         result = search_job(
             settings,
             folder,
@@ -101,7 +101,7 @@ def _join(folder: Path, given: dict[str, Any], out: Path | None, as_json: bool) 
 
     # Before the imports that take seconds.
     end_with_main()
-    from nas.console import Bars
+    from nas.console import ProgressBars
     from nas.job.searching import join
 
     others = [name for name in (*given, *(["out"] if out else [])) if name != "storage"]
@@ -111,7 +111,7 @@ def _join(folder: Path, given: dict[str, Any], out: Path | None, as_json: bool) 
             "not go together.",
             remedy="Give it to the `nas search` that the worker joins.",
         )
-    with Bars() as bars:
+    with ProgressBars() as bars:
         trials = join(folder, given.get("storage"), bars)
     show({"run": str(folder), "trials": trials}, f"The search is over: {trials} trials.", as_json)
 

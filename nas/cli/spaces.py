@@ -106,9 +106,9 @@ def _check_options(
             raise RequestError(
                 "--plot draws one space or one network.", remedy="Give a NAME, or --arch."
             )
-        from nas.describe.figures import check_suffix
+        from nas.plotting import check_picture_path
 
-        check_suffix(plot)
+        check_picture_path(plot)
 
 
 def _show_spaces(sizes: Sizes, as_json: bool) -> None:
@@ -129,7 +129,7 @@ def _show_space(
     from nas.describe.spaces import MAX_SAMPLES, describe_space, sample_counts, show_space
 
     estimates = _estimates(space, runtime, is_timed)
-    with console.busy(f"drawing {MAX_SAMPLES} networks"):
+    with console.spinner(f"drawing {MAX_SAMPLES} networks"):
         counts = sample_counts(space)
         description = describe_space(space, counts, estimates)
     if plot is not None:
@@ -153,7 +153,7 @@ def _estimates(space: SearchSpace, runtime: str | None, is_timed: bool) -> dict[
     for name in runtime_names() if runtime is None else [runtime]:
         kernels = space_kernels(space, name)
         if is_timed:
-            with console.busy(f"timing a few kernels with {name}"):
+            with console.spinner(f"timing a few kernels with {name}"):
                 estimates[name] = estimate(kernels, name)
         else:
             estimates[name] = Estimate(len(kernels), reason="--no-estimate")

@@ -66,7 +66,7 @@ def train(
     Example: nas supernet train --job overnight.toml --out results/overnight
     Example: torchrun --nproc-per-node 4 -m nas supernet train --job overnight.toml
     """
-    from nas.console import Bars
+    from nas.console import ProgressBars
     from nas.job import job_path, load_job
     from nas.job.supernets import train_only
     from nas.supernet.distributed import current_process_group
@@ -103,7 +103,7 @@ def train(
     if not current_process_group().is_main:
         train_only(settings, folder)
         return
-    with Bars() as bars:
+    with ProgressBars() as bars:
         trained = train_only(settings, folder, command=command_line(), watch=bars)
     show(
         {"run": str(folder), "supernets": list(trained)},
@@ -168,7 +168,7 @@ def evaluate(
     if as_json:
         print_json({**record, "accuracy": accuracy, "class_accuracy": class_accuracy})
         return
-    console.table(
+    console.print_table(
         ["class", "accuracy"],
         [
             (name, "no images" if value is None else f"{value:.1%}")
@@ -206,14 +206,14 @@ def rank(
     Example: nas supernet rank results/quickstart --nets 20
     Example: nas supernet rank results/mine --nets 50 --draw uniform --plot rank.png
     """
-    from nas.console import Bars
+    from nas.console import ProgressBars
     from nas.describe import rankings
     from nas.job.supernets import rank_supernets
 
     picture(plot)
     if draw not in ("spread", "uniform"):
         raise RequestError(f"--draw is {draw!r}.", remedy="Use spread or uniform.")
-    with Bars() as bars:
+    with ProgressBars() as bars:
         ranking = rank_supernets(
             run,
             spaces=space or (),

@@ -67,7 +67,7 @@ def build(
     Example: nas table build --space mobilenet --image-size 32 --batch 4
     Example: nas table build --space mobilenet --image-size 32 --tuner metaschedule --trials 64
     """
-    from nas.console import Bars
+    from nas.console import ProgressBars
     from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
     from nas.latency.tuning import check_request, tune_table
     from nas.latency.worker_process import timers_for
@@ -78,7 +78,7 @@ def build(
     tries = check_request(device, tuner, trials)
     kernels = [kernel for each in spaces for kernel in space_kernels(each, device, batch)]
     table = LatencyTable.open_or_create(out, device)
-    with Bars() as bars, timers_for(device) as timers:
+    with ProgressBars() as bars, timers_for(device) as timers:
         bars.begin("latency table", "timing")
         built = build_table(
             table,

@@ -123,7 +123,7 @@ def verify(
     Example: nas table verify latency_tables/*.jsonl
     Example: nas table verify latency_tables/mine.jsonl --rows 100 --json
     """
-    from nas.console import Bars
+    from nas.console import ProgressBars
     from nas.describe import checks
     from nas.errors import TableError
     from nas.latency import LatencyTable
@@ -132,7 +132,7 @@ def verify(
 
     runtime = runtime_of(existing(table), target)
     read = LatencyTable.open(table, runtime=runtime)
-    with Bars() as bars, WorkerTimer(runtime) as timer:
+    with ProgressBars() as bars, WorkerTimer(runtime) as timer:
         bars.begin("rows", "timing")
         found = verify_table(read, timer, runtime.fingerprint, rows=rows, progress=bars.advance)
     if as_json:
@@ -165,7 +165,7 @@ def _check(
     """
     import numpy as np
 
-    from nas.console import Bars
+    from nas.console import ProgressBars
     from nas.latency import LatencyTable, check_table
 
     runtime = runtime_of(existing(path), target)
@@ -173,7 +173,7 @@ def _check(
     if keep:
         with table.writing():
             pass
-    with Bars() as bars:
+    with ProgressBars() as bars:
         bars.begin("whole networks", "step")
         check = check_table(
             table,

@@ -15,6 +15,7 @@ from pydantic import RootModel
 from nas import console
 from nas.documents import Format, shortened
 from nas.errors import RequestError, SpaceError, printable
+from nas.formatting import format_bytes, format_count
 from nas.graph import ACTIVATIONS, POOLING_KINDS, Graph, Op
 from nas.space import Architecture, Reference, SearchSpace, load_definition, load_space
 from nas.space.architecture import parse_record
@@ -141,7 +142,8 @@ def _from_file(
 
 
 def _from_run(folder: Path, prefix: str, sizes: Mapping[str, int | None]) -> ResolvedArchitecture:
-    from nas.report import candidates, page
+    from nas.records import read_run
+    from nas.report import candidates
 
     trials = folder / "trials.csv"
     rows = candidates.read(trials)
@@ -154,7 +156,7 @@ def _from_run(folder: Path, prefix: str, sizes: Mapping[str, int | None]) -> Res
         )
     text = str(rows.iloc[0]["architecture"])
     record = _parse(text.encode(errors="replace"), f"{trials}, {prefix}")
-    settings = page.read_run(folder).settings
+    settings = read_run(folder).settings
     if settings is None:
         raise RequestError(
             f"The job in {folder} has only begun: it does not say yet what its images are.",
@@ -355,7 +357,7 @@ def show_architecture(description: dict[str, Any]) -> None:
         f"{title} at {settings['image_size']} px, {settings['channels']} channels, "
         f"{settings['classes']} classes{'' if description['norm'] else ', without norms'}"
     )
-    console.table(
+    console.print_table(
         ["#", "layer", "operation", "output", "MACs", "parameters", "activations"],
         _table_rows(description["layers"]),
         left=("layer", "operation"),
@@ -364,7 +366,7 @@ def show_architecture(description: dict[str, Any]) -> None:
     console.say(f"{description['macs']:,} MACs{_published_figure(published, 'macs')}")
     console.say(f"{description['params']:,} parameters{_published_figure(published, 'params')}")
     console.say(
-        f"peak memory {console.size(description['peak_memory_bytes'])} of float32 activations, "
+        f"peak memory {format_bytes(description['peak_memory_bytes'])} of float32 activations, "
         f"at layer {peak['index']} ({peak['name']})"
     )
     console.say(f"digest {description['digest']}")
@@ -380,7 +382,7 @@ def _table_rows(all_layers: list[dict[str, Any]]) -> Iterator[Sequence[Any] | No
         if len(own) > 1:
             macs, params = (sum(layer[key] for layer in own) for key in ("macs", "params"))
             output = _shape_text(own[-1]["output"])
-            yield ("", stage, "", output, console.si(macs), f"{params:,}", "")
+            yield ("", stage, "", output, format_count(macs), f"{params:,}", "")
         for layer in own:
             name = layer["name"].removeprefix(f"{stage}.")
             yield (
@@ -388,9 +390,9 @@ def _table_rows(all_layers: list[dict[str, Any]]) -> Iterator[Sequence[Any] | No
                 f"  {name}" if stage and name != stage else name,
                 ", ".join([layer["operation"], *layer["fused"]]),
                 _shape_text(layer["output"]),
-                console.si(layer["macs"]) if layer["macs"] else "",
+                format_count(layer["macs"]) if layer["macs"] else "",
                 f"{layer['params']:,}" if layer["params"] else "",
-                console.size(layer["activation_bytes"]),
+                format_bytes(layer["activation_bytes"]),
             )
 
 
@@ -403,5 +405,5 @@ def _published_figure(published: dict[str, Any] | None, key: str) -> str:
     if published is None or published[key] is None:
         return ""
     figure = published[key]
-    text = f"{figure:,}" if isinstance(figure, int) else console.si(figure)
+    text = f"{figure:,}" if isinstance(figure, int) else format_count(figure)
     return f" (published: {text}, at {published['image_size']} px and 1000 classes)"

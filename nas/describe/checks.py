@@ -9,7 +9,7 @@ from nas import console
 from nas.describe.tables import show_ratios
 from nas.latency import Calibration, Check, Verification
 from nas.latency.check import CheckedNetwork
-from nas.statistics import Agreement
+from nas.statistics import LatencyAgreement
 
 _MOST_RANDOM = 5
 """Networks drawn at random that are shown, the worst ones."""
@@ -22,7 +22,7 @@ def show_check(found: Check) -> None:
     if references.rows and random.rows:
         rows.append(_figures("random", random.agreement))
         rows.append(_figures("published", references.agreement))
-    console.table(
+    console.print_table(
         ["networks", "timed", "mean error", "signed", "within 5%", "within 10%", "Kendall tau",
          "close pairs in order"],
         rows,
@@ -30,7 +30,7 @@ def show_check(found: Check) -> None:
     worst = sorted(random.rows, key=lambda row: -abs(row.relative_error))[:_MOST_RANDOM]
     shown: list[CheckedNetwork | None] = [*references.rows]
     shown += [None, *worst] if shown and worst else worst
-    console.table(
+    console.print_table(
         ["network", "predicted, us", "measured, us", "error"],
         [None if row is None else _network(row) for row in shown],
     )
@@ -99,7 +99,7 @@ def show_calibration(found: Calibration) -> None:
                 f"{found.references_mape_after:.2%}",
             )
         )
-    console.table(["networks", "timed", "mean error without", "with"], rows)
+    console.print_table(["networks", "timed", "mean error without", "with"], rows)
 
 
 def show_verification(found: Verification, most: int = 10) -> None:
@@ -107,7 +107,7 @@ def show_verification(found: Verification, most: int = 10) -> None:
     show_ratios({**found.kinds, **({"all": found.ratios} if found.ratios else {})})
     off = found.off
     if off:
-        console.table(
+        console.print_table(
             ["off by more than 10%", "table, us", "now, us", "ratio"],
             [
                 (
@@ -134,7 +134,7 @@ def show_verification(found: Verification, most: int = 10) -> None:
     console.say(f"The table {found.verdict}.")
 
 
-def _figures(name: str, found: Agreement) -> list[Any]:
+def _figures(name: str, found: LatencyAgreement) -> list[Any]:
     return [
         name,
         found.nets,

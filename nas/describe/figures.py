@@ -2,46 +2,20 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from nas import files
+from nas import plotting
 from nas.describe.spaces import COUNT_LABELS, Counts, sample_text
-from nas.errors import RequestError
+from nas.plotting import COLOURS, STYLE, check_picture_path, group_style, label_points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-SUFFIXES = (".png", ".svg")
-"""Endings of the files that a figure can be written to."""
 
 _SAMPLE_COLOUR = "#8da9c4"
-_LETTER_WIDTH = 0.013
-"""Width of a letter as a fraction of the width of the axes, in the scatter plots' font."""
-
-_LINE_HEIGHT = 0.032
-"""Height of a line of text as a fraction of the height of the axes."""
-
-
-def check_suffix(path: Path) -> None:
-    """Raise RequestError for a path that no figure can be written to.
-
-    Commands check the path before they compute what the figure shows.
-    """
-    if path.suffix.lower() not in SUFFIXES:
-        raise RequestError(
-            f"A figure cannot be written to {path}.",
-            remedy=f"Use a name that ends in {' or '.join(SUFFIXES)}.",
-        )
-    if not path.parent.is_dir():
-        raise RequestError(f"There is no folder {path.parent} to write {path.name} to.")
-    if path.is_dir():
-        raise RequestError(f"{path} is a folder.", remedy="Name a file in it.")
 
 
 def draw_space(description: dict[str, Any], counts: Counts, path: Path) -> None:
@@ -55,9 +29,7 @@ def draw_space(description: dict[str, Any], counts: Counts, path: Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    from nas.report.figures import STYLE
-
-    check_suffix(path)
+    check_picture_path(path)
     marks = _marks(description["references"])
     # NumPy has no integers of more than 64 bits, which the counts of a network can have.
     points = {count: [float(value) for value in values] for count, values in counts.items()}
@@ -84,7 +56,7 @@ def draw_space(description: dict[str, Any], counts: Counts, path: Path) -> None:
             f"{description['classes']} classes",
             x=0.01, ha="left", weight="bold",
         )  # fmt: skip
-        write(figure, path)
+        plotting.save(figure, path)
 
 
 def draw_architecture(description: dict[str, Any], path: Path) -> None:
@@ -97,12 +69,10 @@ def draw_architecture(description: dict[str, Any], path: Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    from nas.report.figures import STYLE
-
-    check_suffix(path)
+    check_picture_path(path)
     layers = description["layers"]
     stages = list(dict.fromkeys(layer["stage"] for layer in layers if layer["stage"]))
-    palette = [*_palette(), "#332288", "#882255", "#44AA99", "#999999"]
+    palette = [*COLOURS, "#332288", "#882255", "#44AA99", "#999999"]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(12.5, 6.6), layout="constrained")
         all_axes = figure.subplots(3, 1, sharex=True)
@@ -126,7 +96,7 @@ def draw_architecture(description: dict[str, Any], path: Path) -> None:
             f"{name} ({description['space']}) at {description['settings']['image_size']} px",
             x=0.01, ha="left", weight="bold",
         )  # fmt: skip
-        write(figure, path)
+        plotting.save(figure, path)
 
 
 class _Mark(NamedTuple):
@@ -147,20 +117,15 @@ class _Mark(NamedTuple):
 
 def _marks(references: Sequence[dict[str, Any]]) -> list[_Mark]:
     """Return the published networks with colours and markers, from the fewest MACs to the most."""
-    from nas.report.figures import MARKERS
-
     names: dict[tuple[int, ...], list[str]] = {}
     for each in references:
         if not each["error"]:
             names.setdefault(tuple(each[count] for count in COUNT_LABELS), []).append(each["name"])
-    colours = _palette()
     marks = []
     for at, counts in enumerate(sorted(names)):
-        # There are as many colours as markers: shifting the markers gives new pairs in each round.
-        marker = MARKERS[(at + at // len(colours)) % len(MARKERS)]
-        style = {"color": colours[at % len(colours)], "marker": marker}
         macs, params, peak_memory_bytes = counts
-        marks.append(_Mark("\n".join(names[counts]), macs, params, peak_memory_bytes, style))
+        label = "\n".join(names[counts])
+        marks.append(_Mark(label, macs, params, peak_memory_bytes, group_style(at)))
     return marks
 
 
@@ -170,66 +135,7 @@ def _mark_points(axes: Axes, marks: Sequence[_Mark]) -> None:
         axes.scatter(
             mark.macs, mark.params, s=62, edgecolors="white", linewidths=0.9, zorder=4, **mark.style
         )
-    name_points(axes, [(m.macs, m.params, m.names, m.style["color"]) for m in marks])
-
-
-def name_points(
-    axes: Axes,
-    points: Sequence[tuple[float, float, str, str]],
-    others: Sequence[tuple[float, float]] = (),
-) -> None:
-    """Write names beside points, or as near as there is room, in the colours of the points.
-
-    A name covers no point and no other name. A line connects a name that had to move to its point.
-
-    Args:
-        axes: with everything but the names.
-        points: x, y, name and colour of each point; the points are drawn already.
-        others: points without a name.
-    """
-    axes.autoscale_view()
-    to_axes = axes.transData + axes.transAxes.inverted()
-    positions = [to_axes.transform((x, y)) for x, y, _, _ in points]
-    # Left, right, middle and half the height of what is covered, as fractions of the axes.
-    covered = [*positions, *(to_axes.transform(point) for point in others)]
-    taken = [(x - _LETTER_WIDTH, x + _LETTER_WIDTH, y, _LINE_HEIGHT / 2) for x, y in covered]
-    for at, ((_, _, name, colour), (x, y)) in enumerate(zip(points, positions, strict=True)):
-        lines = name.split("\n")
-        length = _LETTER_WIDTH * (2 + max(map(len, lines)))
-        half = _LINE_HEIGHT / 2 * len(lines)
-        is_left = x + length > 1
-        start, stop = (x - length, x) if is_left else (x, x + length)
-        rest = [*taken[:at], *taken[at + 1 :]]
-        free = [
-            shift
-            for shift in _shifts()
-            if half < y + shift < 1 - half
-            and not any(
-                start < right and left < stop and abs(y + shift - middle) < half + other_half
-                for left, right, middle, other_half in rest
-            )
-        ]
-        shift = free[0] if free else 0.0
-        axes.plot(
-            [x, x], [y, y + shift], color=colour, linewidth=0.8, alpha=0.7,
-            transform=axes.transAxes, zorder=2,
-        )  # fmt: skip
-        y += shift
-        taken.append((start, stop, y, half))
-        axes.annotate(
-            name, (x, y), xycoords="axes fraction", xytext=(-9 if is_left else 9, 0),
-            textcoords="offset points", ha="right" if is_left else "left", va="center",
-            fontsize=9, color=colour, weight="bold", zorder=3,
-            bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.5},
-        )  # fmt: skip
-
-
-def _shifts() -> Iterator[float]:
-    """Iterate over distances up and down, the nearest first, as far as the axes reach."""
-    yield 0.0
-    for step in range(1, round(4 / _LINE_HEIGHT)):
-        yield step * _LINE_HEIGHT / 4
-        yield -step * _LINE_HEIGHT / 4
+    label_points(axes, [(m.macs, m.params, m.names, m.style["color"]) for m in marks])
 
 
 def _mark_values(axes: Axes, values: Sequence[tuple[int, _Mark]]) -> None:
@@ -266,22 +172,3 @@ def _label_axes(axes: Axes, x: str | None, y: str | None) -> None:
         if key is not None:
             axis.set_major_formatter(EngFormatter("B" if key.endswith("_bytes") else "", sep=""))
             axis.set_label_text(COUNT_LABELS.get(key, "activations"))
-
-
-def _palette() -> list[str]:
-    from nas.report.figures import COLOURS
-
-    return COLOURS
-
-
-def write(figure: Figure, path: Path) -> None:
-    """Write a figure to a file.
-
-    The file is replaced at once, so that a full disk leaves no half of a figure.
-    """
-    # Without the date, equal figures are equal files.
-    kind = path.suffix.lower().removeprefix(".")
-    metadata = {"Date": None} if kind == "svg" else None
-    content = io.BytesIO()
-    figure.savefig(content, format=kind, dpi=150, metadata=metadata)
-    files.replace(path, content.getvalue())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nas import console
+from nas.formatting import format_count
 from nas.records import IntervalRecord, RankingRecord
 from nas.supernet.ranking import MIN_DISTINCT_SCORES
 
@@ -21,7 +22,7 @@ def format_interval(statistic: IntervalRecord | None, sign: str = "") -> str:
 
 def print_ranking(ranking: RankingRecord) -> None:
     """Print the ranking quality of each space's supernet, and of all together."""
-    console.table(
+    console.print_table(
         [
             "space",
             "networks",
@@ -38,21 +39,21 @@ def print_ranking(ranking: RankingRecord) -> None:
                 space.nets,
                 format_interval(space.kendall_tau),
                 format_interval(space.spearman),
-                _format_value(space.counted_tau.macs),
-                _format_value(space.counted_tau.params),
-                _format_value(space.counted_tau.depth),
+                _format_value(space.baseline_tau.macs),
+                _format_value(space.baseline_tau.params),
+                _format_value(space.baseline_tau.depth),
                 format_interval(space.lead, "+"),
             )
             for name, space in ranking.spaces.items()
         ],
     )
     console.say("In brackets: 95% bootstrap intervals.")
-    console.table(
+    console.print_table(
         ["space", "MACs", "networks", "Kendall tau"],
         [
             (
                 name,
-                f"{console.si(stratum.macs[0])} to {console.si(stratum.macs[1])}",
+                f"{format_count(stratum.macs[0])} to {format_count(stratum.macs[1])}",
                 stratum.nets,
                 format_interval(stratum.kendall_tau),
             )
@@ -91,13 +92,14 @@ def draw_ranking(ranking: RankingRecord, path: Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    from nas.describe.figures import write
-    from nas.report.figures import STYLE, draw_ranks
+    from nas import plotting
+    from nas.plotting import STYLE
+    from nas.report.figures import plot_ranking
 
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.5, 6), layout="constrained")
-        draw_ranks(figure.subplots(), ranking.spaces)
-        write(figure, path)
+        plot_ranking(figure.subplots(), ranking.spaces)
+        plotting.save(figure, path)
 
 
 def _format_value(statistic: IntervalRecord | None) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from nas import console
 from nas.errors import SpaceError
+from nas.formatting import format_count
 from nas.space import Reference, SearchSpace
 
 
@@ -77,7 +78,7 @@ def show_references(rows: Sequence[dict[str, Any]]) -> None:
     if not rows:
         console.say("There are no reference networks here.")
         return
-    console.table(
+    console.print_table(
         ["network", "space", "px", "parameters", "published", "MACs", "published", "off", ""],
         [
             (
@@ -105,7 +106,7 @@ def _exact(count: int | None) -> str:
 
 
 def _rounded(count: float | None) -> str:
-    return "-" if count is None else console.si(count)
+    return "-" if count is None else format_count(count)
 
 
 def _deviation(row: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from nas import console
 from nas.describe.building import Estimate
 from nas.errors import SpaceError
+from nas.formatting import format_bytes, format_count, format_duration
 from nas.latency import space_kernels
 from nas.latency.runtime import runtime_names
 from nas.space import Architecture, SearchSpace
@@ -226,7 +227,7 @@ def _plain_options(options: Options) -> PlainOptions:
 def show_spaces(descriptions: Sequence[dict[str, Any]]) -> None:
     """Print a line for each space."""
     runtimes = list(descriptions[0]["kernels"]) if descriptions else []
-    console.table(
+    console.print_table(
         [
             *("space", "px", "choices", "size", "MACs", "parameters"),
             *(f"{name} kernels" for name in runtimes),
@@ -260,14 +261,14 @@ def show_space(description: dict[str, Any]) -> None:
     )
     _show_stages(description["stages"], description["network_choices"])
     columns = ["", "smallest", "10%", "median", "90%", "largest"]
-    console.table(columns, [_distribution_row(description, count) for count in COUNT_LABELS])
+    console.print_table(columns, [_distribution_row(description, count) for count in COUNT_LABELS])
     sample = sample_text(description)
     console.say(f"10%, median and 90% of {sample}; the smallest and the largest of all")
     histogram = description["macs_histogram"]
-    low, high = console.si(histogram["smallest"]), console.si(histogram["largest"])
-    console.say(f"MACs of {sample}: {low} |{console.bars_of(histogram['counts'])}| {high}")
+    low, high = format_count(histogram["smallest"]), format_count(histogram["largest"])
+    console.say(f"MACs of {sample}: {low} |{console.format_histogram(histogram['counts'])}| {high}")
     if description["references"]:
-        console.table(
+        console.print_table(
             ["published network, at this size", *COUNT_LABELS.values()],
             [(each["name"], *_reference_cells(each)) for each in description["references"]],
         )
@@ -296,11 +297,11 @@ def _reference_cells(reference: dict[str, Any]) -> list[str]:
 
 
 def _count_text(count: str, value: float) -> str:
-    return console.size(value) if count.endswith("_bytes") else console.si(value)
+    return format_bytes(value) if count.endswith("_bytes") else format_count(value)
 
 
 def _range_text(ends: dict[str, int]) -> str:
-    return f"{console.si(ends['smallest'])} to {console.si(ends['largest'])}"
+    return f"{format_count(ends['smallest'])} to {format_count(ends['largest'])}"
 
 
 def _size_text(size: int) -> str:
@@ -313,14 +314,14 @@ def _estimate_text(estimate: dict[str, Any]) -> str:
     if estimate["estimated_seconds"] is None:
         return f"{kernels}; no estimate of the time to build it: {estimate['reason']}"
     return (
-        f"{kernels}; an estimate: about {console.duration(estimate['estimated_seconds'])} to build "
+        f"{kernels}; an estimate: about {format_duration(estimate['estimated_seconds'])} to build "
         f"on this machine, from {estimate['timed_kernels']} kernels timed now"
     )
 
 
 def _show_stages(rows: list[dict[str, Any]], network_choices: Mapping[str, PlainOptions]) -> None:
     """Print the table, then what the names of bundles pass to the blocks."""
-    console.table(
+    console.print_table(
         ["stage", "block", "width", "depth", "stride", "further choices", "output"],
         [
             (

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nas.describe.figures import name_points, write
+from nas import plotting
+from nas.plotting import STYLE, group_style, label_points, set_plain_ticks, shade_band
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,16 +21,11 @@ if TYPE_CHECKING:
 _MOST_KINDS = 11
 """Kinds with a look of their own; what is left of them shares one."""
 
-_NARROW = 4
-"""End over start of an axis below which 1, 2 and 5 times powers of ten are too few ticks."""
-
 
 def draw_check(found: Check, title: str, path: Path) -> None:
     """Predicted against measured latency, and the errors, with the published networks' names."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
-
-    from nas.report.figures import STYLE
 
     spaces = list(dict.fromkeys(_space(row) for row in found.rows))
     with mpl.rc_context(STYLE):
@@ -44,28 +40,29 @@ def draw_check(found: Check, title: str, path: Path) -> None:
         both = [*measured, *(row.predicted_us for row in found.rows)]
         line = np.array([0.85 * min(both), 1.15 * max(both)])
         scatter.plot(line, line, color="black", linewidth=0.8, zorder=1)
-        _band(scatter, line, 0.9 * line, 1.1 * line, "±10%")
+        shade_band(scatter, line, 0.9 * line, 1.1 * line, "±10%")
         scatter.set(xscale="log", yscale="log", xlim=line, ylim=line, aspect="equal")
         scatter.set_ylabel("predicted, µs (the table's kernels and launches)")
         scatter.legend(fontsize=8, frameon=False, loc="upper left")
         ends = np.array([0.85 * min(measured), 1.3 * max(measured)])
         target = 100 * found.target_mape
         errors.axhline(0, color="black", linewidth=0.8, zorder=1)
-        _band(errors, ends, np.full(2, -target), np.full(2, target), "target of the mean error")
+        band = np.full(2, target)
+        shade_band(errors, ends, -band, band, "target of the mean error")
         errors.set(xscale="log", xlim=ends, ylabel="predicted over measured, less one, %")
         errors.margins(y=0.15)
         for axes in (scatter, errors):
             axes.set_xlabel("measured, µs (whole network)")
-            _plain_ticks(axes, "x")
-        _plain_ticks(scatter, "y")
+            set_plain_ticks(axes, "x")
+        set_plain_ticks(scatter, "y")
         named = [
             (*_error_at(row), row.name, _look(spaces.index(_space(row)))["color"])
             for row in found.references.rows
         ]
-        name_points(errors, named, [_error_at(row) for row in found.random.rows])
+        label_points(errors, named, [_error_at(row) for row in found.random.rows])
         errors.legend(fontsize=8, frameon=False, loc="best")
         figure.suptitle(title, x=0.01, ha="left", weight="bold")
-        write(figure, path)
+        plotting.save(figure, path)
 
 
 def draw_comparison(found: Comparison, names: tuple[str, str], path: Path) -> None:
@@ -78,8 +75,6 @@ def draw_comparison(found: Comparison, names: tuple[str, str], path: Path) -> No
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
-
-    from nas.report.figures import STYLE
 
     groups: dict[str, list[Change]] = {}
     for change in found.common:
@@ -99,7 +94,7 @@ def draw_comparison(found: Comparison, names: tuple[str, str], path: Path) -> No
         scatter.plot(line, line, color="black", linewidth=0.8, zorder=1)
         scatter.set(xscale="log", yscale="log", xlim=line, ylim=line, aspect="equal")
         scatter.set(xlabel=f"{names[0]}, µs", ylabel=f"{names[1]}, µs")
-        _plain_ticks(scatter, "both")
+        set_plain_ticks(scatter, "both")
         scatter.legend(fontsize=8, frameon=False, loc="upper left")
         _draw_ratios(ratios, groups)
         ratios.set_xlabel(f"{names[1]} over {names[0]}; box: quartiles, line: median")
@@ -108,7 +103,7 @@ def draw_comparison(found: Comparison, names: tuple[str, str], path: Path) -> No
             f"{found.only_before} only in the first, {found.only_after} only in the second",
             x=0.01, ha="left", weight="bold",
         )  # fmt: skip
-        write(figure, path)
+        plotting.save(figure, path)
 
 
 def _draw_networks(
@@ -155,25 +150,7 @@ def _draw_ratios(axes: Axes, groups: dict[str, list[Change]]) -> None:
     axes.axvline(1, color="black", linewidth=0.8, zorder=1)
     axes.set_yticks([-at for at in range(len(groups))], list(groups))
     axes.set_xscale("log")
-    _plain_ticks(axes, "x")
-
-
-def _band(axes: Axes, x: Any, low: Any, high: Any, label: str) -> None:
-    axes.fill_between(x, low, high, color="black", alpha=0.06, linewidth=0, label=label, zorder=0)
-
-
-def _plain_ticks(axes: Axes, which: str) -> None:
-    """Numbers instead of powers of ten on logarithmic axes, no more than can be told apart."""
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
-
-    for axis in [axes.xaxis] * (which != "y") + [axes.yaxis] * (which != "x"):
-        low, high = axis.get_view_interval()
-        narrow = high < _NARROW * low
-        axis.set_major_locator(
-            MaxNLocator(6, steps=[1, 2, 5, 10]) if narrow else LogLocator(subs=(1.0, 2.0, 5.0))
-        )
-        axis.set_major_formatter("{x:g}")
-        axis.set_minor_formatter(NullFormatter())
+    set_plain_ticks(axes, "x")
 
 
 def _space(row: CheckedNetwork) -> str:
@@ -182,11 +159,4 @@ def _space(row: CheckedNetwork) -> str:
 
 def _look(at: int) -> dict[str, Any]:
     """A colour and a marker for the `at`-th group."""
-    from nas.report.figures import COLOURS, MARKERS
-
-    at = min(at, _MOST_KINDS)
-    # Shifted, colours and markers pair up anew in each round.
-    return {
-        "color": COLOURS[at % len(COLOURS)],
-        "marker": MARKERS[(at + at // len(COLOURS)) % len(MARKERS)],
-    }
+    return group_style(min(at, _MOST_KINDS))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from nas import console
+from nas.formatting import format_count, format_latency
 from nas.graph import Graph
 from nas.latency import LatencyTable, cache_model, space_kernels
 from nas.latency.comparison import Comparison, Ratios
@@ -144,14 +145,14 @@ def show_table(found: dict[str, Any]) -> None:
     if peak:
         console.say(f"this machine reaches {peak['gflops']:.4g} GFLOP/s in {peak['how']}")
     fastest = ["of that product"] if peak else []
-    console.table(
+    console.print_table(
         ["kind", "kernels", "share of time", "smallest, us", "median, us", "largest, us",
          "median GFLOP/s", "best", *fastest],
         [_kind_row(kind, row, peak) for kind, row in found["kinds"].items()],
     )  # fmt: skip
     if found["coverage"]:
         columns = ["space", "image_size", "batch", "kernels", *_COVERAGE]
-        console.table(
+        console.print_table(
             [name.replace("_", " ") for name in columns],
             [[row[name] for name in columns] for row in found["coverage"]],
         )
@@ -228,7 +229,7 @@ def show_comparison(found: Comparison, most: int) -> None:
         for change in found.largest(most)
     ]
     columns = ["changed most", "before, us", "after, us", "ratio", "before is", "after is"]
-    console.table(columns, rows, left=columns[-2:])
+    console.print_table(columns, rows, left=columns[-2:])
     show_ratios(found.kinds)
     median = "no common kernel" if found.median_ratio is None else f"{found.median_ratio:.3f}"
     console.say(
@@ -241,7 +242,7 @@ def show_comparison(found: Comparison, most: int) -> None:
 
 def show_ratios(kinds: Mapping[str, Ratios]) -> None:
     """How the latencies of each kind changed."""
-    console.table(
+    console.print_table(
         ["kind", "kernels", "median ratio", "quartiles"],
         [
             (kind, own.count, f"{own.median:.3f}", f"{own.low:.3f} to {own.high:.3f}")
@@ -281,7 +282,7 @@ def prediction(found: LatencyTable, graph: Graph, batch: int = 1) -> dict[str, A
 
 def show_prediction(found: dict[str, Any]) -> None:
     """A prediction by kernel, and what it rests on."""
-    console.table(
+    console.print_table(
         ["kernel", "launches", "us", "status"],
         [
             (row["kernel"], row["launches"], f"{row['latency_us']:.4g}", _status(row))
@@ -293,16 +294,16 @@ def show_prediction(found: dict[str, Any]) -> None:
     images = f" for {batch} images" if batch > 1 else ""
     an_image = " an image" if batch > 1 else ""
     console.say(
-        f"predicted {found['predicted_us'] / 1000:.4g} ms{images}: {found['launches']} kernels "
+        f"predicted {format_latency(found['predicted_us'])}{images}: {found['launches']} kernels "
         f"({found['unstable_launches']} unstable, {found['estimated_launches']} estimated) and "
-        f"their launches, {console.si(found['macs'])} MACs{an_image}"
+        f"their launches, {format_count(found['macs'])} MACs{an_image}"
     )
     if found["basis"] != MEASURED:
         console.say(f"not all of it is measured; the rest is {found['basis']}")
     if found["unstable_dispatch"]:
         console.say(f"unstable dispatch costs: {', '.join(found['unstable_dispatch'])}")
     if found["calibrated_us"] is not None:
-        console.say(f"with the table's calibration: {found['calibrated_us'] / 1000:.4g} ms")
+        console.say(f"with the table's calibration: {format_latency(found['calibrated_us'])}")
 
 
 def _status(row: Mapping[str, Any]) -> str:

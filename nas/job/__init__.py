@@ -13,7 +13,7 @@ from nas.job.settings import JobSettings, job_path, load_job
 if TYPE_CHECKING:
     from nas.job.context import Job
     from nas.job.folder import RunFolder
-    from nas.job.planning import Plan
+    from nas.job.planning import JobPlan
     from nas.search import SearchResult
     from nas.supernet import Supernet
 
@@ -56,7 +56,7 @@ def run(
     from nas.job import finish, stages
     from nas.job.context import Job
     from nas.job.folder import claim
-    from nas.report.select import front_of
+    from nas.records import read_front
     from nas.supernet.distributed import require_single_process
 
     require_single_process("a job")
@@ -66,7 +66,7 @@ def run(
         with kept.stage("measure the front"):
             finish.measure_front(job, kept, supernets, result.trials)
         report = stages.write_report(kept)
-        return Outcome(folder, report, len(front_of(folder)))
+        return Outcome(folder, report, len(read_front(folder)))
 
 
 def search(
@@ -113,7 +113,7 @@ def _searched(job: Job, run: RunFolder) -> tuple[dict[str, Supernet], SearchResu
         return supernets, searching.run_search(job, run, supernets, planned.trials)
 
 
-def plan(settings: JobSettings) -> Plan:
+def plan(settings: JobSettings) -> JobPlan:
     """Return what a job would do and how long each stage takes, from quick measurements.
 
     No file is made or changed.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nas.data import ImageDataset, load_dataset
 from nas.errors import JobFileError
-from nas.job.planning import Plan, measure_pace, planned
+from nas.job.planning import JobPlan, measure_pace, planned
 from nas.job.progress import Watch
 from nas.job.settings import JobSettings
 from nas.latency import (
@@ -113,7 +113,7 @@ class Job:
         chosen = self.settings.training.model_dump(exclude_none=True)
         return TrainingSettings(**(chosen if epochs is None else {**chosen, "epochs": epochs}))
 
-    def plan(self) -> Plan:
+    def plan(self) -> JobPlan:
         """What the job would do and for how long, from quick measurements on this machine."""
         table = LatencyTable.find(self.settings.device.tables, self.runtime)
         missing = self.kernels if table is None else table.missing(self.kernels)

@@ -15,7 +15,7 @@ from nas.job.folder import RunFolder
 from nas.job.measurements import MEASUREMENTS, Measurement, fastest, unsettled
 from nas.latency import measure_networks
 from nas.latency.verify import LARGEST_SHIFT, Pace
-from nas.records import Slowdown
+from nas.records import KernelSlowdown
 from nas.report import candidates
 from nas.search import Trial
 from nas.supernet import Supernet, evaluate
@@ -97,7 +97,7 @@ def _measure(job: Job, run: RunFolder, chosen: Sequence[Trial]) -> None:
             job.watch.advance(done, total)
     # Where nothing was left to time, an earlier start has said it.
     if pace.ratios is not None:
-        run.record.pace = Slowdown(**asdict(pace.ratios))
+        run.record.slowdown = KernelSlowdown(**asdict(pace.ratios))
         if abs(pace.ratios.median - 1) > LARGEST_SHIFT:
             job.watch.note(
                 f"kernels took {pace.ratios.median:.2f} times what the latency table says while "
@@ -157,7 +157,7 @@ def _rows(
     problems: dict[str, str],
     unsure_launches: dict[str, tuple[int, int]],
 ) -> pd.DataFrame:
-    return candidates.candidates(
+    return candidates.from_trials(
         trials,
         measured_us=measured,
         holdout_accuracy=holdout,

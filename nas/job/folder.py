@@ -18,8 +18,7 @@ import filelock
 from nas import files
 from nas.errors import JobFileError, RunFolderError
 from nas.job.settings import JobSettings, load_job
-from nas.records import SCHEMA, JobSummary, RunRecord, Stage, to_json
-from nas.report.page import read_run
+from nas.records import SCHEMA, JobSummary, RunRecord, StageRecord, read_run, to_json
 
 _VERSIONS = ("hardware-nas", "torch", "optuna", "numpy", "pillow")
 """Packages that decide a run's results; the runtime adds its own when it is opened."""
@@ -79,7 +78,7 @@ class RunFolder(RunPaths):
 
         Seconds add up over interrupted starts, those of a killed process excepted.
         """
-        stage = self.record.stages.setdefault(name, Stage(seconds=0.0))
+        stage = self.record.stages.setdefault(name, StageRecord(seconds=0.0))
         start = time.perf_counter()
         try:
             yield

@@ -11,7 +11,7 @@ import numpy as np
 
 from nas.errors import JobFileError
 from nas.job.settings import JobSettings
-from nas.records import Plan
+from nas.records import JobPlan
 
 if TYPE_CHECKING:
     from nas.data import ImageDataset
@@ -48,13 +48,13 @@ class Pace:
     network: float
 
 
-def settled(settings: JobSettings, spaces: Sequence[str], missing_kernels: int) -> Plan | None:
+def settled(settings: JobSettings, spaces: Sequence[str], missing_kernels: int) -> JobPlan | None:
     """The plan of a job whose file sets epochs and trials itself, so that nothing is measured."""
     epochs, trials = settings.training.epochs, settings.search.trials
     if epochs is None or trials is None:
         return None
     by_space = dict.fromkeys(spaces, epochs)
-    return Plan(
+    return JobPlan(
         kernels=missing_kernels,
         epochs=by_space,
         trials=trials,
@@ -63,7 +63,7 @@ def settled(settings: JobSettings, spaces: Sequence[str], missing_kernels: int) 
     )
 
 
-def planned(settings: JobSettings, missing_kernels: int, pace: Pace) -> Plan:
+def planned(settings: JobSettings, missing_kernels: int, pace: Pace) -> JobPlan:
     """Shares the budget out; epochs and trials that the job file sets stay as they are.
 
     Raises JobFileError if the table and the finish alone need more than the budget while epochs or
@@ -94,7 +94,7 @@ def planned(settings: JobSettings, missing_kernels: int, pace: Pace) -> Plan:
     trials = trials_set
     if trials is None:
         trials = int(np.clip((left - training_s) / pace.trial, 20 * len(names), MAX_TRIALS))
-    return Plan(
+    return JobPlan(
         kernels=missing_kernels,
         epochs=epochs,
         trials=trials,

@@ -20,8 +20,8 @@ from nas.job.settings import with_search
 from nas.job.supernets import opened
 from nas.job.workers import STORAGE, Workers
 from nas.latency import LatencyTable
-from nas.records import SearchSummary
-from nas.report.page import HISTORY, read_run
+from nas.records import SearchSummary, read_run
+from nas.report.page import HISTORY
 from nas.search import SearchProgress, SearchResult, Trial, front, require_feasible, search
 from nas.search.storage import Storage
 from nas.search.storage_address import redact_address

@@ -14,8 +14,8 @@ from nas.latency.worker_process import timers_for
 from nas.records import (
     DataSummary,
     DeviceSummary,
-    Plan,
-    Sizes,
+    JobPlan,
+    SpaceSettings,
     SupernetSummary,
     TableSummary,
 )
@@ -46,7 +46,7 @@ def open_data(job: Job, run: RunFolder) -> None:
         skipped=len(data.skipped),
     )
     run.record.spaces = {name: space.digest for name, space in job.spaces.items()}
-    run.record.settings = Sizes(**next(iter(job.spaces.values())).settings)
+    run.record.settings = SpaceSettings(**next(iter(job.spaces.values())).settings)
     if data.skipped:
         job.watch.note(f"{len(data.skipped)} unreadable images were left out: {data.skipped[0]}")
 
@@ -69,7 +69,7 @@ def open_all(job: Job, run: RunFolder) -> None:
     )
 
 
-def settle(job: Job, run: RunFolder) -> Plan:
+def settle(job: Job, run: RunFolder) -> JobPlan:
     """How much the job does: settled once for all starts, but for how long is searched."""
     if run.record.plan is None:
         missing = job.table.missing(job.kernels)

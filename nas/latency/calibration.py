@@ -18,6 +18,7 @@ from nas.latency.check import Check
 from nas.latency.record import Record
 from nas.latency.table import LatencyTable
 from nas.latency.timing import four_digits
+from nas.statistics import mape
 
 FEWEST_NETWORKS = 8
 """Fewer than this say little about a line."""
@@ -77,23 +78,21 @@ def fit(check: Check) -> Calibration:
             "The networks that are predicted slower were measured faster, so no line fits.",
             remedy="Build the table again, or time the networks on an idle machine.",
         )
-    errors = []
+    held_out = np.empty(len(rows))
     for index in range(len(rows)):
         others = np.arange(len(rows)) != index
         a, b = _line(predicted[others], measured[others])
-        errors.append((a * predicted[index] + b) / measured[index] - 1)
+        held_out[index] = a * predicted[index] + b
     published, published_us = _latencies(check.references)
     return Calibration(
         four_digits(slope),
         four_digits(offset),
         len(rows),
-        four_digits(_mape(predicted / measured - 1)),
-        four_digits(_mape(np.array(errors))),
+        four_digits(mape(predicted, measured)),
+        four_digits(mape(held_out, measured)),
         len(published),
-        four_digits(_mape(published / published_us - 1)) if len(published) else None,
-        four_digits(_mape((slope * published + offset) / published_us - 1))
-        if len(published)
-        else None,
+        four_digits(mape(published, published_us)) if len(published) else None,
+        four_digits(mape(slope * published + offset, published_us)) if len(published) else None,
         tuple(row.digest for row in rows),
         check.batch,
     )
@@ -105,10 +104,6 @@ def _latencies(check: Check) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         np.array([row.predicted_us for row in check.rows]),
         np.array([row.measured_us for row in check.rows]),
     )
-
-
-def _mape(errors: NDArray[np.float64]) -> float:
-    return float(np.abs(errors).mean())
 
 
 def _line(predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> tuple[float, float]:

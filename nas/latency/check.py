@@ -15,7 +15,12 @@ from nas.latency.networks import Step, measure_until_they_agree, retiming_spread
 from nas.latency.runtime import Runtime
 from nas.latency.table import LatencyTable
 from nas.latency.timing import Timing
-from nas.statistics import FEWEST_FOR_AN_ORDER, Agreement, agreement, kendall_tau
+from nas.statistics import (
+    MIN_NETS_FOR_KENDALL_TAU,
+    LatencyAgreement,
+    kendall_tau,
+    latency_agreement,
+)
 
 if TYPE_CHECKING:
     from nas.space import Architecture, SearchSpace
@@ -103,7 +108,7 @@ class Check:
     batch: int = 1
 
     @property
-    def agreement(self) -> Agreement:
+    def agreement(self) -> LatencyAgreement:
         """Over all networks."""
         return _agreement(self.rows)
 
@@ -118,7 +123,7 @@ class Check:
         return Check(tuple(row for row in self.rows if row.reference is not None), self.batch)
 
     @property
-    def corrected(self) -> tuple[Agreement, Agreement] | None:
+    def corrected(self) -> tuple[LatencyAgreement, LatencyAgreement] | None:
         """Without and with the table's calibration, over the networks that it was not fitted on.
 
         None for a table without one, and where it was fitted on all these networks.
@@ -127,10 +132,11 @@ class Check:
         if not judged:
             return None
         measured = [row.measured_us for row in judged]
-        return _agreement(judged), agreement([row.corrected_us or 0.0 for row in judged], measured)
+        corrected = [row.corrected_us or 0.0 for row in judged]
+        return _agreement(judged), latency_agreement(corrected, measured)
 
     @property
-    def now(self) -> Agreement | None:
+    def now(self) -> LatencyAgreement | None:
         """With what lies beside the kernels as it was during the check; None if it was not timed.
 
         How far kernels are from their weights depends on what else the machine does. Where this is
@@ -139,7 +145,7 @@ class Check:
         """
         found = [row.now_us for row in self.rows if row.now_us is not None]
         measured = [row.measured_us for row in self.rows if row.now_us is not None]
-        return agreement(found, measured) if found else None
+        return latency_agreement(found, measured) if found else None
 
     @property
     def with_unstable(self) -> int:
@@ -170,7 +176,7 @@ class Check:
             [min(each.latency_us for each in row.timings[start::2]) for row in self.rows]
             for start in (0, 1)
         )
-        return kendall_tau(first, second) if len(self.rows) >= FEWEST_FOR_AN_ORDER else None
+        return kendall_tau(first, second) if len(self.rows) >= MIN_NETS_FOR_KENDALL_TAU else None
 
     @property
     def target_mape(self) -> float:
@@ -300,8 +306,8 @@ def _draw(
     return [each for digest, each in found.items() if digest not in held_back]
 
 
-def _agreement(rows: Sequence[CheckedNetwork]) -> Agreement:
-    return agreement([row.predicted_us for row in rows], [row.measured_us for row in rows])
+def _agreement(rows: Sequence[CheckedNetwork]) -> LatencyAgreement:
+    return latency_agreement([row.predicted_us for row in rows], [row.measured_us for row in rows])
 
 
 def _figures(check: Check) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""The rows of a run: one a distinct architecture, and the front among them."""
+"""The candidates of a run, one row for each distinct architecture, and the front among them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nas import files
+from nas import files, statistics
 from nas.documents import Format
 from nas.errors import RunFolderError
-from nas.report.rows import Row, read_csv
+from nas.report.rows import CandidateRow, read_csv
 from nas.search import Trial, non_dominated
+from nas.statistics import LatencyAgreement
 
 COLUMNS = [
     "id",
@@ -34,28 +35,24 @@ COLUMNS = [
     "estimated_launches",
     "architecture",
 ]
-"""`holdout_accuracy` is the score on validation images that the search never saw; only
-architectures that were timed as whole networks have one. `unstable_launches` and
-`estimated_launches` count the launches behind `predicted_us` whose timing did not settle, or is an
-estimate."""
+"""Columns of `trials.csv` and `front.csv`; `nas.report.rows.CandidateRow` describes them."""
 
-_NUMBERS = (
-    "validation_accuracy",
-    "predicted_us",
-    "measured_us",
-    "holdout_accuracy",
-)
+_FLOAT_COLUMNS = ("validation_accuracy", "predicted_us", "measured_us", "holdout_accuracy")
 
-_COUNTS = ("unstable_launches", "estimated_launches")
+_INTEGER_COLUMNS = ("unstable_launches", "estimated_launches")
 
-SHORTEST_ID = 4
+MIN_ID_CHARACTERS = 4
+"""Shortest id: in a run of few candidates, ids stay recognisable as digests."""
 
 TRIALS = Format(
-    Row, "a table of candidates", RunFolderError, "Run the job again: it writes the table anew."
+    CandidateRow,
+    "a table of candidates",
+    RunFolderError,
+    "Run the job again: it writes the table anew.",
 )
 
 
-def candidates(
+def from_trials(
     trials: Sequence[Trial],
     *,
     measured_us: Mapping[str, float],
@@ -63,14 +60,14 @@ def candidates(
     problems: Mapping[str, str],
     unsure_launches: Mapping[str, tuple[int, int]],
 ) -> pd.DataFrame:
-    """The trials as a table with `COLUMNS`, in the order in which they ended.
+    """Return the trials of a search as a table with `COLUMNS`, in their order.
 
     Args:
-        trials: with values `predicted_us` and `validation_error` where these are known.
-        measured_us: whole-network latency by digest.
-        holdout_accuracy: by digest.
-        problems: why a whole network could not be timed, by digest.
-        unsure_launches: unstable and estimated launches of each network, by digest.
+        trials: trials with the values `predicted_us` and `validation_error` where they are known.
+        measured_us: latency of whole networks by digest, in microseconds.
+        holdout_accuracy: accuracy on images that the search did not use, by digest.
+        problems: reason why a whole network could not be timed, by digest.
+        unsure_launches: number of unstable and of estimated launches by digest.
     """
     ids = short_ids([trial.digest for trial in trials])
     rows = []
@@ -102,25 +99,31 @@ def candidates(
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    types: dict[str, Any] = {**dict.fromkeys(_NUMBERS, float), **dict.fromkeys(_COUNTS, "Int64")}
+    types: dict[str, Any] = {
+        **dict.fromkeys(_FLOAT_COLUMNS, float),
+        **dict.fromkeys(_INTEGER_COLUMNS, "Int64"),
+    }
     return pd.DataFrame(rows, columns=COLUMNS).astype(types)
 
 
 def short_ids(digests: Sequence[str]) -> dict[str, str]:
-    """For each digest its shortest prefix, of one length for all, that no other digest shares."""
+    """Return the shortest prefixes, all of one length, that tell the digests apart."""
     distinct = set(digests)
-    length = SHORTEST_ID
+    length = MIN_ID_CHARACTERS
     while len({digest[:length] for digest in distinct}) < len(distinct):
         length += 1
     return {digest: digest[:length] for digest in distinct}
 
 
 def front(rows: pd.DataFrame, *, max_latency_us: float | None = None) -> pd.DataFrame:
-    """The Pareto front of accuracy and latency, fastest first.
+    """Return the rows on the Pareto front of accuracy and latency, the fastest first.
 
-    Only complete rows compete. Where any of them was timed as a whole network, only those that were
-    compete, with the measured latency: a prediction never beats a measurement. Rows beyond the
-    limit are left out.
+    Only complete rows are compared. If any of them has a measured latency, only those that have one
+    are compared, so that a prediction never beats a measurement.
+
+    Args:
+        rows: candidates of a run.
+        max_latency_us: highest latency of a row, in microseconds; None is no limit.
     """
     latency = latency_us(rows)
     keep = (rows["state"] == "complete") & latency.notna() & rows["validation_accuracy"].notna()
@@ -132,20 +135,29 @@ def front(rows: pd.DataFrame, *, max_latency_us: float | None = None) -> pd.Data
 
 
 def latency_us(rows: pd.DataFrame) -> pd.Series:
-    """Measured latency if any row has one (missing for the others), else predicted."""
+    """Return the measured latencies if any row has one, else the predicted ones."""
     name = "measured_us" if rows["measured_us"].notna().any() else "predicted_us"
     return rows[name]
 
 
+def latency_agreement(rows: pd.DataFrame) -> LatencyAgreement | None:
+    """Compare predicted with measured latencies; None if no row has both."""
+    both = rows.dropna(subset=["predicted_us", "measured_us"])
+    if both.empty:
+        return None
+    return statistics.latency_agreement(
+        both["predicted_us"].to_numpy(float), both["measured_us"].to_numpy(float)
+    )
+
+
 def write(rows: pd.DataFrame, path: Path) -> None:
-    """Writes rows as CSV, replacing the file at once."""
+    """Replace a CSV file of candidates atomically. Raises OSError; the old file is kept."""
     files.replace(path, rows.to_csv(index=False))
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Return what `write` wrote, with every row checked.
+    """Return the table in a CSV file of candidates, every row checked.
 
     Raises RunFolderError for a missing or damaged file; the message names the line.
     """
-    rows = [row.model_dump() for row in read_csv(path, TRIALS)]
-    return _table(rows)
+    return _table([row.model_dump() for row in read_csv(path, TRIALS)])

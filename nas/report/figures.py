@@ -1,143 +1,148 @@
-"""The report's pictures, as SVG text that stands inside the page."""
+"""The pictures of the report, as SVG elements for the page.
+
+Every space has the colour and marker of its position in the list of spaces, in all pictures.
+"""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
+import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from nas.plotting import STYLE, group_style, shade_band, to_svg
 from nas.records import SpaceRanking, TrainingRow
+from nas.report.candidates import latency_us
 from nas.report.rows import HistoryRow
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
-MARKERS = ["o", "^", "s", "D", "v", "P"]
+MIN_RATIO_FOR_LOG_AXIS = 8
+"""Slowest over fastest candidate from which the latency axis is logarithmic."""
+
+_SMALL_LEGEND = {"fontsize": 8, "frameon": False}
 
 
-class Unit(NamedTuple):
-    """What latencies are shown in: a name, and microseconds in one of it."""
+class LatencyUnit(NamedTuple):
+    """The unit of the latencies in a report.
+
+    Attributes:
+        name: name of the unit.
+        us: microseconds in one unit.
+    """
 
     name: str
     us: float
 
 
-def unit_for(rows: pd.DataFrame) -> Unit:
-    """Microseconds where all networks are faster than a millisecond, else milliseconds."""
-    return Unit("µs", 1.0) if rows["predicted_us"].max() < 1000 else Unit("ms", 1000.0)
+def latency_unit(rows: pd.DataFrame) -> LatencyUnit:
+    """Return microseconds if all networks are faster than a millisecond, else milliseconds."""
+    is_fast = rows["predicted_us"].max() < 1000
+    return LatencyUnit("µs", 1.0) if is_fast else LatencyUnit("ms", 1000.0)
 
 
-STYLE: Any = {
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "axes.axisbelow": True,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "nas",
-}
-"""What all figures look like."""
+def space_colours(spaces: Sequence[str]) -> dict[str, str]:
+    """Return the colour of each space."""
+    return {space: group_style(index)["color"] for index, space in enumerate(spaces)}
 
 
-def colours(spaces: Sequence[str]) -> dict[str, str]:
-    """A colour for each space, in order."""
-    return {space: COLOURS[at % len(COLOURS)] for at, space in enumerate(spaces)}
-
-
-def fronts(rows: pd.DataFrame, front: pd.DataFrame, spaces: Sequence[str]) -> str:
-    """All scored candidates by family, those timed as whole networks, and the front."""
-    with plt.rc_context(STYLE):
-        unit = unit_for(rows)
-        figure, axes = plt.subplots(figsize=(11, 5))
+def draw_front(rows: pd.DataFrame, front: pd.DataFrame, spaces: Sequence[str]) -> str:
+    """Draw accuracy over latency: all scored candidates, the measured ones, and the front."""
+    with mpl.rc_context(STYLE):
+        unit = latency_unit(rows)
+        figure = Figure(figsize=(11, 5))
+        axes = figure.subplots()
         complete = rows[rows["state"] == "complete"]
-        for at, space in enumerate(spaces):
-            own = complete[complete["space"] == space]
-            look: Any = {"color": COLOURS[at % len(COLOURS)], "marker": MARKERS[at % len(MARKERS)]}
+        for index, space in enumerate(spaces):
+            scored = complete[complete["space"] == space]
             axes.scatter(
-                own["predicted_us"] / unit.us, 100 * own["validation_accuracy"],
-                s=16, alpha=0.35, linewidths=0, label=f"{space}: {len(own)} scored", **look,
+                scored["predicted_us"] / unit.us, 100 * scored["validation_accuracy"],
+                s=16, alpha=0.35, linewidths=0, label=f"{space}: {len(scored)} scored",
+                **group_style(index),
             )  # fmt: skip
-            timed = own.dropna(subset=["measured_us"])
+            measured = scored.dropna(subset=["measured_us"])
             axes.scatter(
-                timed["measured_us"] / unit.us, 100 * timed["validation_accuracy"],
+                measured["measured_us"] / unit.us, 100 * measured["validation_accuracy"],
                 s=42, edgecolors="black", linewidths=0.8, zorder=3,
-                label=f"{space}: {len(timed)} measured", **look,
+                label=f"{space}: {len(measured)} measured", **group_style(index),
             )  # fmt: skip
-        latency = (
-            front["measured_us"] if front["measured_us"].notna().any() else front["predicted_us"]
-        )
         axes.step(
-            latency / unit.us, 100 * front["validation_accuracy"],
+            latency_us(front) / unit.us, 100 * front["validation_accuracy"],
             where="post", color="black", linewidth=1.2, zorder=2, label="Pareto front",
         )  # fmt: skip
-        axes.set_xlabel(f"latency, {unit.name} (with an edge: measured; pale: predicted)")
+        axes.set_xlabel(f"latency, {unit.name} (black edge: measured; pale: predicted)")
         axes.set_ylabel("validation accuracy, % (supernet)")
-        if len(complete) and complete["predicted_us"].max() > 8 * complete["predicted_us"].min():
+        predicted = complete["predicted_us"]
+        if len(complete) and predicted.max() > MIN_RATIO_FOR_LOG_AXIS * predicted.min():
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_minor_formatter("{x:g}")
-        axes.legend(fontsize=8, frameon=False, loc="lower right")
-        return _svg(figure)
+        axes.legend(**_SMALL_LEGEND, loc="lower right")
+        return to_svg(figure)
 
 
-def agreement(rows: pd.DataFrame, spaces: Sequence[str]) -> str:
-    """Predicted against measured latency, with the line where both are equal."""
+def draw_latency_agreement(rows: pd.DataFrame, spaces: Sequence[str]) -> str:
+    """Draw predicted over measured latency, with the line where both are equal."""
     both = rows.dropna(subset=["predicted_us", "measured_us"])
-    with plt.rc_context(STYLE):
-        unit = unit_for(rows)
-        figure, axes = plt.subplots(figsize=(5.2, 4.6))
-        for at, space in enumerate(spaces):
+    with mpl.rc_context(STYLE):
+        unit = latency_unit(rows)
+        figure = Figure(figsize=(5.2, 4.6))
+        axes = figure.subplots()
+        for index, space in enumerate(spaces):
             own = both[both["space"] == space]
             axes.scatter(
                 own["measured_us"] / unit.us, own["predicted_us"] / unit.us, s=30, label=space,
-                color=COLOURS[at % len(COLOURS)], marker=MARKERS[at % len(MARKERS)],
+                **group_style(index),
             )  # fmt: skip
-        _diagonal(axes, both, unit)
+        limit = 1.05 * max(both["measured_us"].max(), both["predicted_us"].max()) / unit.us
+        axes.plot([0, limit], [0, limit], color="black", linewidth=0.8)
+        shade_band(axes, [0, limit], [0, 0.9 * limit], [0, 1.1 * limit], "±10%")
+        axes.set(xlim=(0, limit), ylim=(0, limit))
         axes.set_xlabel(f"measured, {unit.name} (whole network)")
-        axes.set_ylabel(f"predicted, {unit.name} (the table's kernels and launches)")
-        axes.legend(fontsize=8, frameon=False)
-        return _svg(figure)
+        axes.set_ylabel(f"predicted, {unit.name} (kernels and launches of the table)")
+        axes.legend(**_SMALL_LEGEND)
+        return to_svg(figure)
 
 
-def training(logs: Mapping[str, Sequence[TrainingRow]]) -> str:
-    """Loss, and accuracies on the training batches, by epoch's share; from `training.jsonl`s."""
-    with plt.rc_context(STYLE):
-        figure, both = plt.subplots(1, 2, figsize=(11, 3.2), layout="constrained")
-        loss, accuracy = both
-        for at, (space, rows) in enumerate(logs.items()):
-            look: Any = {"color": COLOURS[at % len(COLOURS)], "linewidth": 1.2}
-            done = [100 * row.step / row.steps for row in rows]
-            loss.plot(done, [row.loss for row in rows], label=space, **look)
-            for name, style in (("largest", "-"), ("smallest", ":"), ("random", "--")):
-                values = [getattr(row, f"accuracy_{name}") for row in rows]
-                if None in values:
-                    continue
-                accuracy.plot(
-                    done, [100 * value for value in values],
-                    linestyle=style, label=f"{space}, {name}", **look,
-                )  # fmt: skip
+def draw_training(logs: Mapping[str, Sequence[TrainingRow]]) -> str:
+    """Draw loss and accuracies of the supernets over the progress of their training.
+
+    Args:
+        logs: rows of `training.jsonl` by space.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(11, 3.2), layout="constrained")
+        loss, accuracy = figure.subplots(1, 2)
+        for index, (space, rows) in enumerate(logs.items()):
+            colour = group_style(index)["color"]
+            progress = [100 * row.step / row.steps for row in rows]
+            loss.plot(progress, [row.loss for row in rows], label=space, color=colour, lw=1.2)
+            accuracies = {
+                ("largest", "-"): [row.accuracy_largest for row in rows],
+                ("smallest", ":"): [row.accuracy_smallest for row in rows],
+                ("random", "--"): [row.accuracy_random for row in rows],
+            }
+            for (subnet, line), values in accuracies.items():
+                known = [100 * value for value in values if value is not None]
+                if len(known) == len(values):
+                    accuracy.plot(
+                        progress, known, linestyle=line, label=f"{space}, {subnet}", color=colour,
+                        lw=1.2,
+                    )  # fmt: skip
         loss.set_ylabel("loss of the largest network")
         accuracy.set_ylabel("accuracy on training batches, %")
-        for axes in both:
+        for axes in (loss, accuracy):
             axes.set_xlabel("training, %")
-            axes.legend(fontsize=8, frameon=False)
-        return _svg(figure)
+            axes.legend(**_SMALL_LEGEND)
+        return to_svg(figure)
 
 
-def search(history: Sequence[HistoryRow]) -> str:
-    """The front's hypervolume over the completed trials, from a search's history."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
+def draw_hypervolume(history: Sequence[HistoryRow]) -> str:
+    """Draw the hypervolume of the front over the completed trials of a search."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 3.2), layout="constrained")
+        axes = figure.subplots()
         points = [(r.completed, r.hypervolume) for r in history if r.hypervolume is not None]
         axes.step(
             [completed for completed, _ in points], [volume for _, volume in points],
@@ -146,50 +151,30 @@ def search(history: Sequence[HistoryRow]) -> str:
         axes.set_xlabel("architectures scored")
         axes.set_ylabel("hypervolume of the front")
         axes.set_xlim(left=0)
-        return _svg(figure)
+        return to_svg(figure)
 
 
-def ranks(found: Mapping[str, SpaceRanking]) -> str:
-    """Accuracy of networks trained alone against the supernet's, from `ranking.json`'s spaces."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(5.2, 4.6))
-        draw_ranks(axes, found)
-        return _svg(figure)
+def draw_ranking(rankings: Mapping[str, SpaceRanking]) -> str:
+    """Draw the accuracy of standalone training over the supernet's, for the spaces of a ranking."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 4.6))
+        plot_ranking(figure.subplots(), rankings)
+        return to_svg(figure)
 
 
-def draw_ranks(axes: Axes, found: Mapping[str, SpaceRanking]) -> None:
-    """The same on axes."""
-    for at, (space, ranking) in enumerate(found.items()):
+def plot_ranking(axes: Axes, rankings: Mapping[str, SpaceRanking]) -> None:
+    """Plot the accuracy of standalone training over the supernet's on axes."""
+    for index, (space, ranking) in enumerate(rankings.items()):
         tau = ranking.kendall_tau
         axes.scatter(
-            [100 * each.supernet_accuracy for each in ranking.networks],
-            [100 * each.alone_accuracy for each in ranking.networks],
-            s=30, color=COLOURS[at % len(COLOURS)], marker=MARKERS[at % len(MARKERS)],
-            label=space if tau is None else f"{space}: Kendall tau {tau.value:.2f}",
+            [100 * network.supernet_accuracy for network in ranking.networks],
+            [100 * network.standalone_accuracy for network in ranking.networks],
+            s=30, label=space if tau is None else f"{space}: Kendall tau {tau.value:.2f}",
+            **group_style(index),
         )  # fmt: skip
-    low, high = (
-        edge(edge(limits) for limits in (axes.get_xlim(), axes.get_ylim())) for edge in (min, max)
-    )
-    axes.plot([low, high], [low, high], color="black", linewidth=0.8, zorder=1)
+    limits = (*axes.get_xlim(), *axes.get_ylim())
+    diagonal = [min(limits), max(limits)]
+    axes.plot(diagonal, diagonal, color="black", linewidth=0.8, zorder=1)
     axes.set_xlabel("supernet, % (validation images of the search)")
-    axes.set_ylabel("trained alone, % (hold-out)")
-    axes.legend(fontsize=8, frameon=False)
-
-
-def _diagonal(axes: Axes, both: pd.DataFrame, unit: Unit) -> None:
-    top = 1.05 * max(both["measured_us"].max(), both["predicted_us"].max()) / unit.us
-    line = [0, top]
-    axes.plot(line, line, color="black", linewidth=0.8)
-    axes.fill_between(
-        line, [0, 0.9 * top], [0, 1.1 * top], color="black", alpha=0.06, linewidth=0, label="±10%"
-    )
-    axes.set_xlim(0, top)
-    axes.set_ylim(0, top)
-
-
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-    plt.close(figure)
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    axes.set_ylabel("standalone training, % (hold-out images)")
+    axes.legend(**_SMALL_LEGEND)

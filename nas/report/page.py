@@ -1,8 +1,9 @@
-"""`report.html`, `front.csv` and `front.json` of a run, from the files in its folder."""
+"""Writes `report.html`, `front.csv` and `front.json` of a run from the files in its folder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,57 +13,57 @@ import pandas as pd
 from nas import files, jsonl
 from nas.documents import Format
 from nas.errors import RunFolderError
+from nas.formatting import format_count
 from nas.records import (
-    RANKING,
     RUN,
     TRAINING,
     TRAINING_LOG,
     ArchitectureRecord,
-    Front,
-    Member,
+    FrontMember,
+    FrontRecord,
     RankingRecord,
     RunRecord,
     TrainingRow,
+    read_ranking,
+    read_run,
     to_json,
 )
 from nas.report import candidates, figures
-from nas.report.agreement import agreement
 from nas.report.rows import HistoryRow, read_csv
 
 HISTORY = "hypervolume.csv"
-"""The hypervolume over the completed trials of the search, in the folder of a run."""
+"""Name of the file with the hypervolume over the completed trials, in the run folder."""
 
 _HISTORY = Format(
     HistoryRow,
     "a search's history",
     RunFolderError,
-    "Move the file away: the report does without, and the job writes it again.",
+    "Move the file away: the report can be made without it, and the job writes it again.",
 )
 
 
 def build(folder: Path) -> Path:
-    """Write the report of the run in `folder` and return its path.
+    """Write the report of a run and return the path of `report.html`.
 
     Everything is read and checked before anything is written: `run.json`, `trials.csv`, the logs of
-    training and search and, where `nas supernet rank` wrote one, `ranking.json`. Then `front.csv`,
+    training and search and, if `nas supernet rank` wrote one, `ranking.json`. Then `front.csv`,
     `front.json` and `report.html` are replaced.
 
-    Raises RunFolderError for a folder that is no run, one without scored architectures yet, or a
-    file in it that is damaged.
+    Raises RunFolderError if the folder is not a run, its architectures are not scored yet, or a
+    file in it is damaged.
     """
-    run = _finished(folder)
+    run = _read_reportable_run(folder)
     rows = candidates.read(folder / "trials.csv")
     limit_ms = run.job.search.max_latency_ms
     limit_us = None if limit_ms is None else 1000 * limit_ms
     front = candidates.front(rows, max_latency_us=limit_us)
-    members = _members(front)
-    document = Front(schema=1, run=run.name, max_latency_ms=limit_ms, front=members)
+    record = FrontRecord(schema=1, run=run.name, max_latency_ms=limit_ms, front=_members(front))
     logs = {
         space: jsonl.read(folder / "supernets" / space / TRAINING_LOG, TRAINING)
         for space in run.spaces or {}
     }
     history = folder / HISTORY
-    text = _page(
+    page = _render(
         run,
         rows,
         front,
@@ -72,68 +73,50 @@ def build(folder: Path) -> Path:
         read_csv(history, _HISTORY) if history.is_file() else [],
     )
     candidates.write(front, folder / "front.csv")
-    files.replace(folder / "front.json", to_json(document))
-    files.replace(folder / "report.html", text)
+    files.replace(folder / "front.json", to_json(record))
+    files.replace(folder / "report.html", page)
     return folder / "report.html"
 
 
-def read_run(folder: Path) -> RunRecord:
-    """Return `run.json` of a run folder. Raises RunFolderError if there is none or it is bad."""
-    path = folder / "run.json"
-    if not path.exists():
-        raise RUN.failure(f"{folder} is not a run: there is no {path.name} in it")
-    return RUN.read(path)
-
-
-def read_ranking(folder: Path) -> RankingRecord | None:
-    """Return `ranking.json` of a run folder; None where supernets were not ranked.
-
-    Raises RunFolderError for a file that is damaged or of an unknown schema.
-    """
-    path = folder / "ranking.json"
-    return RANKING.read(path) if path.exists() else None
-
-
-def _finished(folder: Path) -> RunRecord:
-    """Return the record of a run that has everything a report shows."""
+def _read_reportable_run(folder: Path) -> RunRecord:
+    """Return the record of a run that has got far enough for a report."""
     run = read_run(folder)
-    for part in ("data", "spaces", "device", "table"):
-        if getattr(run, part) is None:
-            raise RUN.failure(f"{folder / 'run.json'} has no {part} yet: the job has only begun")
+    parts = {"data": run.data, "spaces": run.spaces, "device": run.device, "table": run.table}
+    for name, part in parts.items():
+        if part is None:
+            raise RUN.failure(f"{folder / 'run.json'} has no {name} yet: the job has only begun")
     return run
 
 
-def _members(rows: pd.DataFrame) -> tuple[Member, ...]:
-    return tuple([member(row) for _, row in rows.iterrows()])
+def _members(rows: pd.DataFrame) -> tuple[FrontMember, ...]:
+    return tuple([_member(row) for _, row in rows.iterrows()])
 
 
-def member(row: pd.Series) -> Member:
-    """Return a row of the candidates as a member of a front."""
-
-    def known(name: str) -> Any:
+def _member(row: pd.Series) -> FrontMember:
+    def number_or_none(name: str) -> Any:
         return None if pd.isna(row[name]) else row[name]
 
-    def count(name: str) -> int | None:
+    def count_or_none(name: str) -> int | None:
         return None if pd.isna(row[name]) else int(row[name])
 
-    return Member(
+    return FrontMember(
         id=row["id"],
         space=row["space"],
         digest=row["digest"],
         architecture=ArchitectureRecord.model_validate_json(row["architecture"]),
         validation_accuracy=row["validation_accuracy"],
-        holdout_accuracy=known("holdout_accuracy"),
-        predicted_us=known("predicted_us"),
-        measured_us=known("measured_us"),
-        unstable_launches=count("unstable_launches"),
-        estimated_launches=count("estimated_launches"),
+        holdout_accuracy=number_or_none("holdout_accuracy"),
+        predicted_us=number_or_none("predicted_us"),
+        measured_us=number_or_none("measured_us"),
+        unstable_launches=count_or_none("unstable_launches"),
+        estimated_launches=count_or_none("estimated_launches"),
         macs=int(row["macs"]),
         params=int(row["params"]),
         peak_memory_bytes=int(row["peak_memory_bytes"]),
     )
 
 
-def _page(
+def _render(
     run: RunRecord,
     rows: pd.DataFrame,
     front: pd.DataFrame,
@@ -142,43 +125,46 @@ def _page(
     logs: Mapping[str, Sequence[TrainingRow]],
     history: Sequence[HistoryRow],
 ) -> str:
+    """Return the HTML page.
+
+    Args:
+        run: record of the run.
+        rows: all candidates.
+        front: candidates on the front of all spaces.
+        limit_us: latency limit of the job, in microseconds.
+        ranking: comparison of the supernets with standalone training.
+        logs: training logs by space.
+        history: hypervolume over the completed trials; empty without a search.
+    """
     spaces = list(run.spaces or {})
-    timed = rows.dropna(subset=["measured_us"])
-    families = {
-        space: candidates.front(timed[timed["space"] == space], max_latency_us=limit_us)
+    measured = rows.dropna(subset=["measured_us"])
+    space_fronts = {
+        space: candidates.front(measured[measured["space"] == space], max_latency_us=limit_us)
         for space in spaces
     }
+    drawable_logs = {space: log for space, log in logs.items() if len(log) > 1}
+    agreement = candidates.latency_agreement(rows)
+    is_problem = (rows["error"] != "") & (rows["state"] != "infeasible")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("nas.report", ""), autoescape=True, trim_blocks=True
     )
-    environment.filters["si"] = _si
-    found = agreement(rows)
-    drawn = {space: log for space, log in logs.items() if len(log) > 1}
+    environment.filters["count"] = partial(format_count, space="")
     return environment.get_template("report.html.j2").render(
         run=run,
         states=rows["state"].value_counts().to_dict(),
         front=_members(front),
-        families={
-            space: _members(own[~own["id"].isin(front["id"])]) for space, own in families.items()
+        other_members={
+            space: _members(own[~own["id"].isin(front["id"])])
+            for space, own in space_fronts.items()
         },
-        colours=figures.colours(spaces),
-        unit=figures.unit_for(rows),
-        agreement=found,
-        fronts_svg=figures.fronts(rows, front, spaces),
-        agreement_svg=figures.agreement(rows, spaces) if found else "",
+        colours=figures.space_colours(spaces),
+        unit=figures.latency_unit(rows),
+        agreement=agreement,
         ranking=ranking,
-        search_svg=figures.search(history) if history else "",
-        training_svg=figures.training(drawn) if drawn else "",
-        ranks_svg=figures.ranks(ranking.spaces) if ranking else "",
-        problems=rows[(rows["error"] != "") & (rows["state"] != "infeasible")]["error"]
-        .value_counts()
-        .to_dict(),
+        problems=rows[is_problem]["error"].value_counts().to_dict(),
+        front_svg=figures.draw_front(rows, front, spaces),
+        agreement_svg=figures.draw_latency_agreement(rows, spaces) if agreement else "",
+        hypervolume_svg=figures.draw_hypervolume(history) if history else "",
+        training_svg=figures.draw_training(drawable_logs) if drawable_logs else "",
+        ranking_svg=figures.draw_ranking(ranking.spaces) if ranking else "",
     )
-
-
-def _si(value: float) -> str:
-    """1234567 as "1.23M"."""
-    for factor, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor:
-            return f"{value / factor:.3g}{letter}"
-    return f"{value:.3g}"

@@ -7,24 +7,44 @@ import io
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from nas.documents import Count, Document, Format, Fraction, Positive, explain
-from nas.records import ArchitectureRecord, Digest, Name
+from nas.records import ArchitectureRecord, Digest, Name, Seconds
 
 
-def _empty(value: Any) -> Any:
+def _none_if_empty(value: Any) -> Any:
     return None if value == "" else value
 
 
-EmptyIsNone = BeforeValidator(_empty)
-"""An empty cell of a CSV file stands for None."""
+EmptyIsNone = BeforeValidator(_none_if_empty)
+"""Reads an empty cell of a CSV file as None."""
 
 
-class Row(Document):
-    """A line of `trials.csv` or `front.csv`: one distinct architecture."""
+class CandidateRow(Document):
+    """A row of `trials.csv` or `front.csv`: one distinct architecture.
 
-    # A CSV file has texts only.
+    Attributes:
+        id: shortest beginning of the digest that is unique in the run.
+        space: name of the space.
+        digest: digest of the network's graph.
+        state: `complete`, `infeasible` (a limit or a failed kernel excludes it) or `failed`.
+        validation_accuracy: accuracy on the search's validation images, by the supernet.
+        predicted_us: latency predicted by the table, in microseconds.
+        measured_us: latency of the whole network, in microseconds; only some are measured.
+        unstable_launches: number of launches predicted from timings that did not agree.
+        estimated_launches: number of launches predicted from estimates.
+        macs: multiply-accumulates for one image.
+        params: number of trainable parameters.
+        peak_memory_bytes: largest number of bytes of activations alive at once.
+        seconds: time that scoring took.
+        error: reason why the architecture is infeasible or failed, or could not be measured.
+        holdout_accuracy: accuracy on validation images that the search did not use; only of
+            measured networks.
+        architecture: the architecture as JSON.
+    """
+
+    # The cells of a CSV file are texts.
     model_config = ConfigDict(strict=False)
 
     id: Digest
@@ -39,13 +59,13 @@ class Row(Document):
     macs: Count
     params: Count
     peak_memory_bytes: Count
-    seconds: Annotated[float, Field(ge=0)]
+    seconds: Seconds
     error: str = ""
     holdout_accuracy: Annotated[Fraction | None, EmptyIsNone]
     architecture: str
 
     @model_validator(mode="after")
-    def _is_consistent(self) -> Row:
+    def _is_consistent(self) -> CandidateRow:
         record = ArchitectureRecord.model_validate_json(self.architecture)
         if record.space != self.space:
             raise ValueError(f"its architecture is of space {record.space!r}, not {self.space!r}")
@@ -55,20 +75,30 @@ class Row(Document):
 
 
 class HistoryRow(Document):
-    """A line of `hypervolume.csv`: the front after so many completed trials."""
+    """A row of `hypervolume.csv`: the front of a search after a number of completed trials.
+
+    Attributes:
+        completed: number of completed trials.
+        seconds: duration of the search so far.
+        hypervolume: hypervolume of the front; None while it is undefined.
+    """
 
     model_config = ConfigDict(strict=False)
 
     completed: Count
-    seconds: Annotated[float, Field(ge=0)]
+    seconds: Seconds
     hypervolume: Annotated[float | None, EmptyIsNone]
 
 
-T = TypeVar("T", Row, HistoryRow)
+RowType = TypeVar("RowType", CandidateRow, HistoryRow)
 
 
-def read_csv(path: Path, kind: Format[T]) -> list[T]:
-    """Return the rows of a CSV file. Raises the error of `kind`, naming file and line."""
+def read_csv(path: Path, kind: Format[RowType]) -> list[RowType]:
+    """Return the rows of a CSV file.
+
+    Raises the error of `kind` for a file that cannot be read, lacks a column, or has a bad row; the
+    message names the file and the line.
+    """
     try:
         text = kind.content(path).decode("utf-8")
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)

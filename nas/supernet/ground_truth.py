@@ -154,7 +154,7 @@ def make_ranked_network(
         params=graph.params,
         depth=graph.depth,
         supernet_accuracy=score,
-        alone_accuracy=standalone_accuracy,
+        standalone_accuracy=standalone_accuracy,
     )
 
 

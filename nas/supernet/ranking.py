@@ -32,7 +32,7 @@ class RankedNetwork:
         digest: digest of the network's graph.
         macs, params, depth: counts of the network's graph.
         supernet_accuracy: accuracy with the supernet's weights on the search split, in [0, 1].
-        alone_accuracy: accuracy after standalone training on the hold-out split, in [0, 1].
+        standalone_accuracy: accuracy after standalone training on the hold-out split, in [0, 1].
     """
 
     architecture: Mapping[str, Any]
@@ -41,7 +41,7 @@ class RankedNetwork:
     params: int
     depth: int
     supernet_accuracy: float
-    alone_accuracy: float
+    standalone_accuracy: float
 
     @property
     def space(self) -> str:
@@ -74,8 +74,8 @@ class Ranking:
         tied_pairs: number of pairs of networks with equal supernet scores.
         kendall_tau, spearman: rank correlation of the supernet scores with the standalone
             accuracies; None below `MIN_DISTINCT_SCORES` distinct scores.
-        counted_tau: Kendall's tau of each baseline with the standalone accuracies, by name: "macs",
-            "params" and "depth".
+        baseline_tau: Kendall's tau of each baseline with the standalone accuracies, by name:
+            "macs", "params" and "depth".
         lead: Kendall's tau less that of the best baseline. Each resample chooses its best baseline
             anew, so that a lower end above zero is a lead over all baselines.
         strata: ranking quality by network size, from small to large.
@@ -90,7 +90,7 @@ class Ranking:
     tied_pairs: int
     kendall_tau: Interval | None
     spearman: Interval | None
-    counted_tau: Mapping[str, Interval | None]
+    baseline_tau: Mapping[str, Interval | None]
     lead: Interval | None
     strata: tuple[Stratum, ...]
     regret: Mapping[str, float]
@@ -153,14 +153,14 @@ def compute_ranking(networks: Sequence[RankedNetwork]) -> Ranking:
     lead = None
     if tau is not None and defined:
         leads = taus - np.fmax.reduce(list(baseline_taus.values()))
-        lead = Interval.of(tau - max(defined), leads)
+        lead = Interval.from_resamples(tau - max(defined), leads)
     return Ranking(
         nets=len(networks),
         distinct_scores=distinct,
         tied_pairs=_count_tied_pairs(scores),
         kendall_tau=_interval(tau, taus),
         spearman=_interval(rho, statistics.spearmans(scores, standalone, resamples)),
-        counted_tau={
+        baseline_tau={
             name: _interval(baseline_tau[name], baseline_taus[name]) for name in baselines
         },
         lead=lead,
@@ -198,17 +198,17 @@ def _accuracies(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the supernet and the standalone accuracies, an array each."""
     supernet = np.array([network.supernet_accuracy for network in networks], float)
-    standalone = np.array([network.alone_accuracy for network in networks], float)
+    standalone = np.array([network.standalone_accuracy for network in networks], float)
     return supernet, standalone
 
 
 def _resamples(count: int) -> NDArray[np.intp]:
     """Return bootstrap resamples, always the same, so that a report can be reproduced."""
-    return statistics.resamples(count, np.random.default_rng(0))
+    return statistics.bootstrap_indices(count, np.random.default_rng(0))
 
 
 def _interval(value: float | None, resampled: NDArray[np.float64]) -> Interval | None:
-    return None if value is None else Interval.of(value, resampled)
+    return None if value is None else Interval.from_resamples(value, resampled)
 
 
 def _count_tied_pairs(scores: NDArray[np.float64]) -> int:
@@ -244,4 +244,4 @@ def _regret(
 def _offset(scores: NDArray[np.float64], standalone: NDArray[np.float64]) -> Interval:
     differences = standalone - scores
     resampled_means = differences[_resamples(len(differences))].mean(axis=1)
-    return Interval.of(float(differences.mean()), resampled_means)
+    return Interval.from_resamples(float(differences.mean()), resampled_means)

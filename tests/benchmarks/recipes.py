@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nas.console import Bars
+from nas.console import ProgressBars
 from nas.data import Images, load_dataset
 from nas.job.folder import versions
 from nas.latency.device import processor
@@ -160,7 +160,7 @@ def main() -> None:
     )
     numbers = range(len(experiment.drawn))
     pool = ProcessPoolExecutor(options.processes, get_context("spawn"), _prepare, (options,))
-    with pool, Bars() as bars:
+    with pool, ProgressBars() as bars:
         bars.begin("standalone", "network")
         waiting = {pool.submit(_train_network, number): number for number in numbers}
         standalone = {}
@@ -188,7 +188,7 @@ def main() -> None:
                 f"{max(scores):.3f}  choosing loses {100 * ranking.regret['supernet']:.2f} points",
                 flush=True,
             )
-            baselines = ranking.counted_tau
+            baselines = ranking.baseline_tau
     for name, value in baselines.items():
         print(f"baseline {name:<33} tau {'undefined' if value is None else f'{value.value:.3f}'}")
     document = {

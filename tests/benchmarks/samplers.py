@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from nas import files
-from nas.console import Bars
+from nas.console import ProgressBars
 from nas.errors import NasError
 from nas.search import SAMPLERS
 from nas.search.regret import Known, hypervolume_regret
@@ -87,7 +87,7 @@ def main() -> None:
     rows = []
     pool = ProcessPoolExecutor(given.processes, get_context("spawn"))
     total = len(given.truth) * len(given.samplers) * given.seeds
-    with pool, Bars() as bars:
+    with pool, ProgressBars() as bars:
         bars.begin("searches", "search")
         waiting = {
             (path, sampler): [

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from nas import files
-from nas.console import Bars
+from nas.console import ProgressBars
 from nas.data import load_dataset
 from nas.job.folder import versions
 from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
@@ -108,7 +108,7 @@ def main() -> None:
     spaces = [load_space(name, **sizes) for name in options.space]
     options.work.mkdir(parents=True, exist_ok=True)
     settings = TrainingSettings(epochs=options.epochs)
-    with Bars() as bars:
+    with ProgressBars() as bars:
         errors = {s.name: score_all(s, data, settings, options.work, bars) for s in spaces}
         latencies, device = predict_latencies(spaces, options.work, bars)
     points = np.array(

@@ -86,7 +86,7 @@ def test_the_net_catches_a_traceback(corpus, monkeypatch):
     def broken(*_):
         raise KeyError("front")
 
-    monkeypatch.setattr("nas.report.select.front_of", broken)
+    monkeypatch.setattr("nas.report.select.read_front", broken)
     with pytest.raises(AssertionError, match="a traceback"):
         try_target(target, folder, b"{}")
     monkeypatch.undo()

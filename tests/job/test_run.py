@@ -11,7 +11,7 @@ from nas import job as jobs
 from nas.errors import InfeasibleError, JobFileError, RunFolderError
 from nas.job import finish, load_job
 from nas.job.folder import claim
-from nas.records import to_json
+from nas.records import read_run, to_json
 from nas.report import candidates, page
 from tests.mini_job import write_job
 
@@ -61,7 +61,7 @@ def test_the_front_is_the_measured_one(finished):
 
 
 def test_run_json_says_what_was_done_and_how_long_each_stage_took(finished):
-    run = page.read_run(finished)
+    run = read_run(finished)
     stages = {"prepare", "latency table", "search", "measure the front"}
     assert set(run.stages) == stages | {f"supernet {name}" for name in FAMILIES}
     assert all(record.seconds > 0 for record in run.stages.values())
@@ -85,15 +85,15 @@ def test_the_report_is_one_file_that_names_every_front_member(finished):
 def test_the_report_says_how_fast_the_device_was_while_networks_were_timed(
     finished, undisturbed, tmp_path
 ):
-    slowdown = page.read_run(finished).pace
+    slowdown = read_run(finished).slowdown
     assert slowdown.count == 12
     assert 0 < slowdown.low <= slowdown.median <= slowdown.high
     assert "12 of their kernels were timed again" in (finished / "report.html").read_text()
     copy = tmp_path / "run"
     shutil.copytree(finished, copy)
-    for pace, words in ((1.0, "as fast as when"), (1.25, "25% slower than when")):
-        run = page.read_run(finished)
-        run.pace.median = pace
+    for ratio, words in ((1.0, "as fast as when"), (1.25, "25% slower than when")):
+        run = read_run(finished)
+        run.slowdown.median = ratio
         (copy / "run.json").write_text(to_json(run))
         assert words in page.build(copy).read_text()
 
@@ -102,11 +102,11 @@ def test_running_again_does_nothing_new(finished, undisturbed, monkeypatch):
     monkeypatch.chdir(undisturbed)
     before = {name: (finished / name).read_text() for name in ("trials.csv", "front.csv")}
     log = (finished / "measurements.jsonl").read_bytes()
-    pace = page.read_run(finished).pace
+    slowdown = read_run(finished).slowdown
     jobs.run(load_job(undisturbed / "job.toml"), Path("results/mini"))
     assert {name: (finished / name).read_text() for name in before} == before
     assert (finished / "measurements.jsonl").read_bytes() == log
-    assert page.read_run(finished).pace == pace
+    assert read_run(finished).slowdown == slowdown
 
 
 def test_the_same_log_gives_the_same_front_in_another_folder(finished, same_device, job):

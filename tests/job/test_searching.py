@@ -29,6 +29,7 @@ from nas.job.settings import with_search
 from nas.latency import LatencyTable
 from nas.latency.record import Record
 from nas.latency.timing import Timing
+from nas.records import read_run
 from nas.report import candidates, page
 from nas.search.storage_address import redact_address
 from tests.commands import document
@@ -116,7 +117,7 @@ def study_in(run: Path, address: str | None = None) -> optuna.Study:
         storage = JournalStorage(JournalFileBackend(str(run / "study.journal")))
     else:
         storage = address.replace("postgresql://", "postgresql+psycopg://")
-    return optuna.load_study(study_name=page.read_run(run).study, storage=storage)
+    return optuna.load_study(study_name=read_run(run).study, storage=storage)
 
 
 def test_a_search_leaves_its_trials_and_a_predicted_front(searched):
@@ -131,21 +132,21 @@ def test_a_search_leaves_its_trials_and_a_predicted_front(searched):
     text = (run / "report.html").read_text()
     assert "nas search job.toml --trials 20" in text
     assert "all latencies are predictions" in text
-    record = page.read_run(run)
+    record = read_run(run)
     assert record.search.ended == "all trials done"
     assert "measure the front" not in record.stages
 
 
 def test_a_search_that_is_done_changes_nothing(again, here):
     kept = {name: (OUT / name).read_bytes() for name in ("trials.csv", page.HISTORY)}
-    before = page.read_run(OUT).search
+    before = read_run(OUT).search
     done = here("search", OUT)
     assert done.returncode == 0, done.stderr
     assert "20 architectures" in done.stdout
     assert f"nas run {OUT / 'job.toml'} --out {OUT}" in done.stdout
     assert "search: nothing left to do" in done.stderr
     assert {name: (OUT / name).read_bytes() for name in kept} == kept
-    assert page.read_run(OUT).search == before
+    assert read_run(OUT).search == before
 
 
 def test_a_run_goes_on_with_its_own_spaces(again, here):
@@ -205,7 +206,7 @@ def test_a_search_ends_when_nothing_gets_better(trained, here):
         front_of(rows[:count], "predicted_us", "error") for count in (len(rows) - 3, len(rows))
     ]
     assert fronts[0] == fronts[1]
-    assert page.read_run(OUT).search.ended == found["ended"]
+    assert read_run(OUT).search.ended == found["ended"]
     assert found["ended"] in (OUT / "report.html").read_text()
     repeated = here("search", OUT)
     assert found["ended"] in repeated.stdout
@@ -223,7 +224,7 @@ def test_a_search_ends_when_its_minutes_are_over(trained, here, monkeypatch, sec
 
     monkeypatch.setattr(objectives, "evaluate", slow)
     found = document(here("search", "job.toml", "--minutes", 0.005, "--json"))
-    assert found["ended"] == page.read_run(OUT).search.ended == "0.005 minutes are over"
+    assert found["ended"] == read_run(OUT).search.ended == "0.005 minutes are over"
     assert 1 <= found["trials"] == len(complete(OUT)) <= most
     again = document(here("search", OUT, "--json"))
     # What passed between trials is not counted again: what is left of the minutes is searched.
@@ -447,7 +448,7 @@ def test_workers_share_the_trials(trained, here, monkeypatch):
     assert_nothing_lost_or_repeated(study_in(OUT), 30)
     assert pids(study_in(OUT)).keys() == {os.getpid(), *others}
     assert "The search is over" in (OUT / "workers.log").read_text()
-    assert page.read_run(OUT).search.workers == 2
+    assert read_run(OUT).search.workers == 2
 
 
 def test_a_worker_that_is_killed_loses_nothing(trained, here, monkeypatch):
@@ -665,7 +666,7 @@ def test_ctrl_c_ends_after_the_trial_in_flight_and_the_same_command_goes_on(trai
     assert "Traceback" not in said
     kept = [trial.user_attrs["digest"] for trial in study_in(OUT).trials]
     assert 3 <= len(kept) < 45
-    assert page.read_run(OUT).search.ended == "interrupted"
+    assert read_run(OUT).search.ended == "interrupted"
     assert len(history_of(OUT)) == len(kept)
     done = here(*command)
     assert done.returncode == 0, done.stderr

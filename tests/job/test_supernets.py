@@ -118,7 +118,7 @@ def test_a_ranking_is_resumed_reported_and_drawn(finished, here, tmp_path):
     page.build(finished)
     text = (finished / "report.html").read_text()
     assert "distinct scores: no ranking" in text
-    assert "trained alone, % (hold-out)" in text
+    assert "standalone training, % (hold-out images)" in text
     one_space = here("supernet", "rank", finished, "--nets", "4", "--epochs", "1",
                      "--space", "mobile")  # fmt: skip
     assert one_space.returncode == 0, one_space.stderr

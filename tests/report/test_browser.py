@@ -1,4 +1,4 @@
-"""The report in a real browser: its script runs, and all that it should show is there."""
+"""The report in a real browser: its script runs and shows what it should."""
 
 import json
 import os
@@ -21,7 +21,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def dom(undisturbed, tmp_path_factory) -> str:
-    """The page as it stands after its script has run."""
+    """Return the page after its script has run."""
     assert CHROMIUM, "chromium is missing: apt-get install chromium"
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     flags += ["--disable-component-update", "--disable-sync", "--no-first-run"]
@@ -37,17 +37,17 @@ def dom(undisturbed, tmp_path_factory) -> str:
     return done.stdout
 
 
-def test_all_families_stand_in_the_report_with_measured_members(dom):
+def test_report_shows_measured_members_of_every_family(dom):
     for family in ("mobile", "shuffle", "squeeze"):
         rows = re.findall(rf"<tr data-latency[^>]*>(?:(?!</tr>).)*</span>{family}<", dom, re.DOTALL)
         assert rows, f"no member of {family}"
         assert not any("not measured" in row for row in rows)
 
 
-def test_the_slider_picks_the_most_accurate_member(dom, undisturbed):
+def test_slider_picks_the_most_accurate_member(dom, undisturbed):
     front = json.loads((undisturbed / "results" / "mini" / "front.json").read_text())["front"]
     shown = re.search(r'<span id="best">([^<]*)</span>', dom)
     assert shown
-    assert f"Best within it: {front[-1]['id']} ({front[-1]['space']})" in shown[1]
+    assert f"Best network within the budget: {front[-1]['id']} ({front[-1]['space']})" in shown[1]
     picked = re.findall(r'<tr[^>]*class="picked"[^>]*>|<tr class="picked"[^>]*>', dom)
     assert len(picked) == 1

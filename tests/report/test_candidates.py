@@ -10,23 +10,23 @@ from nas.space import load_definition
 SPACE = load_definition("mobilenet_tiny")
 
 
-def trials(count: int, seed: int = 0) -> list[Trial]:
+def make_trials(count: int, seed: int = 0) -> list[Trial]:
     rng = np.random.default_rng(seed)
-    found = {}
-    while len(found) < count:
+    trials = {}
+    while len(trials) < count:
         architecture = SPACE.sample(rng)
         digest = architecture.digest
         values = {
             "predicted_us": float(rng.uniform(10, 50)),
             "validation_error": float(rng.uniform()),
         }
-        found[digest] = Trial(digest, architecture, {}, "complete", values, 0.1)
-    return list(found.values())
+        trials[digest] = Trial(digest, architecture, {}, "complete", values, 0.1)
+    return list(trials.values())
 
 
-def rows(found, measured=None):
-    return candidates.candidates(
-        found,
+def rows(trials, measured=None):
+    return candidates.from_trials(
+        trials,
         measured_us=measured or {},
         holdout_accuracy={},
         problems={},
@@ -34,8 +34,8 @@ def rows(found, measured=None):
     )
 
 
-def test_a_row_has_the_counts_of_its_graph_and_fractions():
-    (trial,) = trials(1)
+def test_row_has_counts_of_its_graph_and_accuracy_as_fraction():
+    (trial,) = make_trials(1)
     (row,) = rows([trial]).to_dict("records")
     graph = trial.architecture.graph
     assert (row["macs"], row["params"]) == (graph.macs, graph.params)
@@ -45,14 +45,14 @@ def test_a_row_has_the_counts_of_its_graph_and_fractions():
     assert row["digest"].startswith(row["id"])
 
 
-def test_ids_are_the_shortest_prefixes_that_differ():
+def test_ids_are_shortest_distinct_prefixes():
     ids = candidates.short_ids(["abcdef00", "abcdee00", "12345600"])
     assert ids == {"abcdef00": "abcdef", "abcdee00": "abcdee", "12345600": "123456"}
     assert set(candidates.short_ids(["aaaa1111", "bbbb1111"]).values()) == {"aaaa", "bbbb"}
 
 
-def test_the_front_is_that_of_brute_force():
-    table = rows(trials(60))
+def test_front_equals_brute_force():
+    table = rows(make_trials(60))
     points = list(zip(table["predicted_us"], table["validation_accuracy"], strict=True))
     best = {p for p in points if not any(q[0] <= p[0] and q[1] >= p[1] and q != p for q in points)}
     front = candidates.front(table)
@@ -61,46 +61,54 @@ def test_the_front_is_that_of_brute_force():
     assert front["validation_accuracy"].is_monotonic_increasing
 
 
-def test_a_prediction_never_beats_a_measurement():
-    found = trials(10)
-    measured = {trial.digest: 1000.0 + at for at, trial in enumerate(found[:4])}
-    front = candidates.front(rows(found, measured))
+def test_front_has_only_measured_rows_if_any_row_is_measured():
+    trials = make_trials(10)
+    measured = {trial.digest: 1000.0 + at for at, trial in enumerate(trials[:4])}
+    front = candidates.front(rows(trials, measured))
     assert set(front["digest"]) <= set(measured)
 
 
-def test_the_limit_holds_for_the_measured_latency():
-    found = trials(10)
-    measured = {trial.digest: 1000.0 + at for at, trial in enumerate(found)}
-    front = candidates.front(rows(found, measured), max_latency_us=1004)
+def test_front_keeps_to_limit_of_measured_latency():
+    trials = make_trials(10)
+    measured = {trial.digest: 1000.0 + at for at, trial in enumerate(trials)}
+    front = candidates.front(rows(trials, measured), max_latency_us=1004)
     assert len(front)
     assert front["measured_us"].max() <= 1004
-    assert candidates.front(rows(found, measured), max_latency_us=10).empty
+    assert candidates.front(rows(trials, measured), max_latency_us=10).empty
 
 
-def test_infeasible_and_failed_trials_are_rows_but_never_on_the_front():
-    good, bad = trials(2)
+def test_failed_trials_are_rows_but_not_on_the_front():
+    good, bad = make_trials(2)
     bad = Trial(bad.digest, bad.architecture, {}, "failed", {"predicted_us": 1.0}, 0.1, "broke")
     table = rows([good, bad])
     assert table["error"].tolist() == ["", "broke"]
     assert candidates.front(table)["digest"].tolist() == [good.digest]
 
 
-def test_writing_and_reading_gives_the_same_table(tmp_path):
-    table = rows(trials(5), {})
+def test_table_is_read_as_it_was_written(tmp_path):
+    table = rows(make_trials(5), {})
     candidates.write(table, tmp_path / "trials.csv")
     pd.testing.assert_frame_equal(candidates.read(tmp_path / "trials.csv"), table)
 
 
-def test_an_id_of_digits_stays_text(tmp_path):
-    table = rows(trials(1)).assign(id="0012", digest="0012000000000000")
+def test_id_of_digits_is_read_as_text(tmp_path):
+    table = rows(make_trials(1)).assign(id="0012", digest="0012000000000000")
     candidates.write(table, tmp_path / "trials.csv")
     assert candidates.read(tmp_path / "trials.csv")["id"].tolist() == ["0012"]
 
 
-def test_another_table_is_refused(tmp_path):
+def test_missing_file_and_other_table_are_refused(tmp_path):
     path = tmp_path / "trials.csv"
     with pytest.raises(RunFolderError, match="cannot be read"):
         candidates.read(path)
     path.write_text("a,b\n1,2\n")
     with pytest.raises(RunFolderError, match="no column 'state'|no column 'id'"):
         candidates.read(path)
+
+
+def test_latency_agreement_uses_rows_with_both_latencies():
+    table = pd.DataFrame({"measured_us": [10.0, np.nan, 20.0], "predicted_us": [11.0, 5.0, 20.0]})
+    agreement = candidates.latency_agreement(table)
+    assert agreement is not None
+    assert (agreement.nets, agreement.mape) == (2, pytest.approx(0.05))
+    assert candidates.latency_agreement(table.iloc[1:2]) is None

@@ -1,4 +1,4 @@
-"""The report of the run in results/example: whole files give a page, a damaged one changes none."""
+"""The report of the run in results/example, with whole and with damaged files."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ def run(tmp_path) -> Path:
     return tmp_path / "run"
 
 
-def test_a_run_of_an_earlier_version_has_a_report(run):
+def test_report_of_run_of_an_earlier_version_is_built(run):
     before = json.loads((run / "front.json").read_text())
     assert page.build(run) == run / "report.html"
     after = json.loads((run / "front.json").read_text())
@@ -54,7 +54,7 @@ def test_a_run_of_an_earlier_version_has_a_report(run):
         ("ranking.json", '"pooled"', '"poled"', "pooled is missing"),
     ],
 )
-def test_a_damaged_file_is_named_and_nothing_is_written(run, name, before, after, words):
+def test_damaged_file_is_named_and_nothing_is_written(run, name, before, after, words):
     path = run / name
     text = path.read_text()
     assert before in text

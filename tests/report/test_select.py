@@ -41,18 +41,18 @@ def run(tmp_path):
     return tmp_path
 
 
-def test_the_most_accurate_member_within_the_limits(run):
+def test_select_returns_most_accurate_member_within_limits(run):
     assert select(run, Limits()).id == SLOW
     assert select(run, Limits(max_params=600)).id == GUESS
     assert select(run, Limits(max_latency_ms=0.4, min_accuracy=0.6)).id == FAST
 
 
-def test_measured_latency_decides_where_there_is_one(run):
-    """All are predicted within 0.5 ms, but the slow one was measured at 0.9 ms."""
+def test_select_prefers_measured_to_predicted_latency(run):
+    """All three are predicted within 0.5 ms, but the slow one was measured at 0.9 ms."""
     assert select(run, Limits(max_latency_ms=0.5)).id == GUESS
 
 
-def test_nothing_fits_and_the_nearest_is_named(run):
+def test_select_names_nearest_member_when_nothing_fits(run):
     with pytest.raises(
         InfeasibleError, match=r"nearest is fa57 .*0.3 ms measured.*latency by 50.0%"
     ):
@@ -62,14 +62,14 @@ def test_nothing_fits_and_the_nearest_is_named(run):
     assert error.value.exit_status == 1
 
 
-def test_limits_must_make_sense(run):
+def test_impossible_limits_are_refused(run):
     with pytest.raises(RequestError, match="max_latency_ms is -1"):
         select(run, Limits(max_latency_ms=-1))
     with pytest.raises(RequestError, match=r"fraction, such as 0.95"):
         select(run, Limits(min_accuracy=95))
 
 
-def test_a_folder_without_a_front(tmp_path):
+def test_missing_or_empty_front_is_an_error(tmp_path):
     with pytest.raises(RunFolderError, match="has no front"):
         select(tmp_path, Limits())
     write_front(tmp_path)
@@ -79,7 +79,7 @@ def test_a_folder_without_a_front(tmp_path):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 0.0])
 @pytest.mark.parametrize("name", ["max_latency_ms", "max_params", "min_accuracy"])
-def test_a_limit_is_a_finite_number_above_zero(name, value):
+def test_limit_must_be_a_finite_number_above_zero(name, value):
     with pytest.raises(RequestError, match=f"{name} is {value}"):
         Limits(**{name: value})
 
@@ -97,19 +97,19 @@ def test_a_limit_is_a_finite_number_above_zero(name, value):
         ({"space": "a/b"}, "space is 'a/b'"),
     ],
 )
-def test_a_damaged_member_is_named(tmp_path, changes, words):
+def test_damaged_member_is_named_with_its_field(tmp_path, changes, words):
     write_front(tmp_path, member(FAST, 0.7, 300.0, **changes))
     with pytest.raises(RunFolderError, match=rf"front.json is not a front: .*{words}"):
         select(tmp_path, Limits())
 
 
-def test_an_unknown_schema_is_refused(tmp_path):
+def test_unknown_schema_is_refused(tmp_path):
     write_front(tmp_path, member(FAST, 0.7, 300.0), schema=9)
     with pytest.raises(RunFolderError, match="has schema 9; this version reads schema 1"):
         select(tmp_path, Limits())
 
 
-def test_a_predicted_latency_says_what_it_rests_on(tmp_path):
+def test_selected_member_names_the_basis_of_its_latency(tmp_path):
     unsure = member(GUESS, 0.8, None, 500.0, unstable_launches=3, estimated_launches=1)
     write_front(tmp_path, unsure)
     chosen = select(tmp_path, Limits())

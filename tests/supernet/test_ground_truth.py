@@ -86,7 +86,7 @@ def test_networks_trained_standalone_are_not_trained_again(digits, tmp_path, mon
     assert text == "network 2 of 2"
     rows = [json.loads(line) for line in (tmp_path / STANDALONE_FILE).read_text().splitlines()]
     assert [row["digest"] for row in rows] == [each.digest for each in first]
-    assert [row["holdout_accuracy"] for row in rows] == [each.alone_accuracy for each in first]
+    assert [row["holdout_accuracy"] for row in rows] == [each.standalone_accuracy for each in first]
     for each, architecture in zip(first, drawn, strict=False):
         graph = architecture.graph
         assert (each.macs, each.params, each.depth) == (graph.macs, graph.params, graph.depth)

@@ -1,0 +1,35 @@
+"""Numbers with units as people read them: in the terminal, messages, pictures and the report."""
+
+from __future__ import annotations
+
+
+def format_count(value: float, *, space: str = " ") -> str:
+    """Return a number with three digits and an SI prefix: 1234567 as "1.23 M".
+
+    Args:
+        value: any number, negative ones included.
+        space: text between the number and the prefix.
+    """
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.3g}{space}{prefix}"
+    return f"{value:.3g}"
+
+
+def format_bytes(count: float) -> str:
+    """Return a number of bytes with an SI prefix: 1234567 as "1.23 MB"."""
+    text = format_count(count)
+    return f"{text}B" if text[-1].isalpha() else f"{text} B"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration in seconds, minutes or hours: 5400 seconds as "1.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def format_latency(latency_us: float) -> str:
+    """Return a latency given in microseconds in milliseconds: 1234.56 as "1.235 ms"."""
+    return f"{latency_us / 1000:.4g} ms"

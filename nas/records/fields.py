@@ -1,0 +1,35 @@
+"""Fields that the records of several files have in common."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, Field
+
+from nas.documents import Document
+
+SCHEMA: Final = 1
+"""Version of the files' formats; a file of another version is refused."""
+
+
+def _check_file_name(name: str) -> str:
+    if name != Path(name).name or name in ("", ".", "..") or not name.isprintable():
+        raise ValueError("it should be the name of a file, without its folder")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_check_file_name), Field(max_length=200)]
+"""The name of a space or a file. It cannot lead out of the run folder."""
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{4,64}$")]
+"""A digest in hexadecimal digits, or its beginning."""
+
+Seconds = Annotated[float, Field(ge=0)]
+
+
+def to_json(record: Document) -> str:
+    """Return a record as the text of its file."""
+    value = record.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"

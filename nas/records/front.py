@@ -1,0 +1,133 @@
+"""The Pareto front of a run, `front.json`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from nas.documents import Count, Document, Format, Fraction, Positive
+from nas.errors import RunFolderError
+from nas.formatting import format_latency
+from nas.records.fields import Digest, Name
+
+
+class ArchitectureRecord(Document):
+    """An architecture: the choices that make one network of a space.
+
+    Attributes:
+        space: name of the space.
+        choices: chosen value by name of the choice.
+    """
+
+    space: Name
+    choices: dict[str, int | float | str]
+
+
+class FrontMember(Document):
+    """A network of a Pareto front, as `nas select` prints it.
+
+    Attributes:
+        id: shortest beginning of the digest that is unique in the run.
+        space: name of the space.
+        digest: digest of the network's graph.
+        architecture: the architecture.
+        validation_accuracy: accuracy on the search's validation images.
+        holdout_accuracy: accuracy on validation images that the search did not use.
+        predicted_us: latency predicted by the table, in microseconds.
+        measured_us: latency of the whole network, in microseconds. At least one of both latencies
+            is known.
+        unstable_launches: number of launches predicted from timings that did not agree.
+        estimated_launches: number of launches predicted from estimates.
+        macs: multiply-accumulates for one image.
+        params: number of trainable parameters.
+        peak_memory_bytes: largest number of bytes of activations alive at once.
+    """
+
+    id: Digest
+    space: Name
+    digest: Digest
+    architecture: ArchitectureRecord
+    validation_accuracy: Fraction
+    holdout_accuracy: Fraction | None = None
+    predicted_us: Positive | None = None
+    measured_us: Positive | None = None
+    unstable_launches: Count | None = None
+    estimated_launches: Count | None = None
+    macs: Count
+    params: Count
+    peak_memory_bytes: Count
+
+    @model_validator(mode="after")
+    def _has_latency(self) -> FrontMember:
+        if self.measured_us is None and self.predicted_us is None:
+            raise ValueError("it has neither a measured nor a predicted latency")
+        return self
+
+    @property
+    def latency_us(self) -> float:
+        """Measured latency if it is known, else predicted latency, in microseconds."""
+        latency = self.predicted_us if self.measured_us is None else self.measured_us
+        assert latency is not None
+        return latency
+
+    @property
+    def latency_basis(self) -> str:
+        """What `latency_us` is: `measured`, or `predicted` with its unsure launches."""
+        if self.measured_us is not None:
+            return "measured"
+        unsure = self.unsure_launches
+        return f"predicted, of its launches {unsure}" if unsure else "predicted"
+
+    @property
+    def unsure_launches(self) -> str:
+        """Number of unstable and estimated launches: `3 unstable, 1 estimated`; may be empty."""
+        counts = {"unstable": self.unstable_launches, "estimated": self.estimated_launches}
+        return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+
+    @property
+    def summary(self) -> str:
+        """The network in one line: id, space, accuracy, latency, MACs and parameters."""
+        return (
+            f"{self.id} ({self.space}): accuracy {self.validation_accuracy:.4f}, "
+            f"{format_latency(self.latency_us)} {self.latency_basis}, {self.macs} MACs, "
+            f"{self.params} parameters"
+        )
+
+
+class FrontRecord(Document):
+    """`front.json`: the Pareto front of a run.
+
+    Attributes:
+        run: name of the run.
+        max_latency_ms: latency limit of the job, in milliseconds; None without one.
+        front: members of the front, the fastest first.
+    """
+
+    schema_version: Literal[1] = Field(alias="schema")
+    run: str
+    max_latency_ms: Positive | None = None
+    front: tuple[FrontMember, ...]
+
+
+FRONT = Format(
+    FrontRecord, "a front", RunFolderError, "Write it again with `nas report` on the run folder."
+)
+
+
+def read_front(folder: Path) -> tuple[FrontMember, ...]:
+    """Return the members in `front.json` of a run folder. Raises RunFolderError without any."""
+    path = folder / "front.json"
+    if not path.exists():
+        raise RunFolderError(
+            f"{folder} has no front: there is no {path.name} in it.",
+            remedy="Run the job to its end first, or `nas report` to write it again.",
+        )
+    members = FRONT.read(path).front
+    if not members:
+        raise RunFolderError(
+            f"The front of {folder} is empty: no network met the limits of the job.",
+            remedy="Raise max_latency_ms in the job, and run it again.",
+        )
+    return members

@@ -1,0 +1,244 @@
+"""The record of a run, `run.json`: the job, its stages, and what each of them made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, ConfigDict, Field, JsonValue
+
+from nas.documents import Count, Document, Format, Fraction, Positive
+from nas.errors import RunFolderError
+from nas.records.fields import Name, Seconds
+
+
+class _RunSection(Document):
+    """A section of `run.json`: it can be changed, and keeps fields that this version does not know.
+
+    A later start of the job reads the file and writes it again.
+    """
+
+    model_config = ConfigDict(frozen=False, extra="allow")
+
+
+class StageRecord(_RunSection):
+    """One stage of a job.
+
+    Attributes:
+        seconds: duration, summed over all starts of the job.
+    """
+
+    seconds: Seconds = 0.0
+
+
+class DataSummary(_RunSection):
+    """The images that a run uses.
+
+    Attributes:
+        source: name or path of the data source.
+        digest: digest of all images and labels.
+        license: license of the data; empty if it is not stated.
+        classes: names of the classes.
+        counts: number of images by part: `train`, `search`, `holdout` and `test`.
+        skipped: number of images that could not be read.
+    """
+
+    source: str
+    digest: str
+    license: str = ""
+    classes: list[str]
+    counts: dict[str, Count]
+    skipped: Count = 0
+
+
+class SpaceSettings(_RunSection):
+    """What the spaces of a run are adapted to: the arguments of `SearchSpace.on`.
+
+    Attributes:
+        image_size: height and width of the images, in pixels.
+        channels: number of channels of the images.
+        classes: number of classes.
+    """
+
+    image_size: Annotated[int, Field(ge=1, le=1 << 16)]
+    channels: Annotated[int, Field(ge=1, le=1 << 16)]
+    classes: Annotated[int, Field(ge=1, le=1 << 24)]
+
+
+class DeviceSummary(_RunSection):
+    """The device that latencies are for.
+
+    Attributes:
+        summary: description in one line.
+        must_match: part of the fingerprint that another device would differ in.
+        recorded: part of the fingerprint that is only recorded.
+    """
+
+    summary: str
+    must_match: dict[str, str]
+    recorded: dict[str, str]
+
+
+class JobPlan(_RunSection):
+    """What a job will do.
+
+    Attributes:
+        kernels: number of kernels to compile and time.
+        epochs: number of training epochs by space.
+        trials: number of architectures to score.
+        measure: number of whole networks to time.
+        seconds: expected duration by stage; empty if it was not estimated.
+    """
+
+    kernels: Count
+    epochs: dict[Name, Count]
+    trials: Annotated[int, Field(ge=1, lt=1 << 63)]
+    measure: Count
+    seconds: dict[str, Seconds]
+
+
+class TableSummary(_RunSection):
+    """The latency table of a run, at the end of the stage that completed it.
+
+    Attributes:
+        file: name of the table's file.
+        kernels: number of kernels with a row.
+        built: number of kernels that this run added.
+        failed: number of kernels that could not be compiled or timed.
+        unstable: number of kernels whose timings did not agree.
+        dispatch_us: costs beside the kernels by name, in microseconds.
+    """
+
+    file: Name
+    kernels: Count
+    built: Count
+    failed: Count
+    unstable: Count
+    dispatch_us: dict[str, float]
+
+
+class SupernetSummary(_RunSection):
+    """A trained supernet.
+
+    Attributes:
+        epochs: number of epochs of its training.
+        largest_accuracy: accuracy of its largest network on the search's validation images.
+        smallest_accuracy: accuracy of its smallest network on the same images.
+    """
+
+    epochs: Annotated[int, Field(ge=1, lt=1 << 31)]
+    largest_accuracy: Fraction
+    smallest_accuracy: Fraction
+
+
+class SearchSummary(_RunSection):
+    """The end of a search.
+
+    Attributes:
+        ended: why it ended.
+        sampler: name of the sampler.
+        workers: number of processes that took part.
+        hypervolume: hypervolume of the front; None if it is undefined.
+    """
+
+    ended: str
+    sampler: str
+    workers: Count
+    hypervolume: float | None = None
+
+
+class KernelSlowdown(_RunSection):
+    """Latency of kernels while whole networks were timed, divided by the latency in the table.
+
+    Attributes:
+        count: number of kernels that were timed again.
+        median: median ratio.
+        low: first quartile of the ratios.
+        high: third quartile of the ratios.
+    """
+
+    count: Count
+    median: Positive
+    low: Positive
+    high: Positive
+
+
+class JobLimits(_RunSection):
+    """The search settings of a job that a report shows.
+
+    Attributes:
+        max_latency_ms: highest latency of a network of the front, in milliseconds.
+    """
+
+    max_latency_ms: Positive | None = None
+
+
+class JobSummary(_RunSection):
+    """The resolved job; `nas.job.JobSettings` describes all of it.
+
+    Attributes:
+        seed: seed of the job.
+        search: search settings.
+    """
+
+    seed: Count = 0
+    search: JobLimits = JobLimits()
+
+
+class RunRecord(_RunSection):
+    """`run.json`: what a run did so far.
+
+    Only fields that were assigned are written. Assign a new dictionary rather than change one.
+
+    Attributes:
+        name: name of the job.
+        command: command line that started the run.
+        started: date and time of the first start.
+        job: the resolved job.
+        versions: versions of Python and the libraries by name.
+        stages: stages that began, by name.
+        facts: values that later starts must agree with, by name.
+        data, spaces, settings, device, plan, table: results of the first stages; None before them.
+        spaces: digest of each space's file by name.
+        supernets: trained supernets by space.
+        study: name of the Optuna study; None before the search.
+        search: end of the search; None before it.
+        slowdown: speed of the device while networks were timed; None if it was not measured.
+    """
+
+    schema_version: Literal[1] = Field(alias="schema")
+    name: str
+    command: str
+    started: str
+    job: JobSummary
+    versions: dict[str, str]
+    stages: dict[str, StageRecord]
+    facts: dict[str, JsonValue] = Field(default_factory=dict)
+    data: DataSummary | None = None
+    spaces: dict[Name, str] | None = None
+    settings: SpaceSettings | None = None
+    device: DeviceSummary | None = None
+    plan: JobPlan | None = None
+    table: TableSummary | None = None
+    supernets: dict[Name, SupernetSummary] = Field(default_factory=dict)
+    study: str | None = None
+    search: SearchSummary | None = None
+    slowdown: KernelSlowdown | None = Field(
+        default=None, validation_alias=AliasChoices("slowdown", "pace")
+    )
+
+
+RUN = Format(
+    RunRecord,
+    "a run's record",
+    RunFolderError,
+    "Give the folder that `nas run` or `nas quickstart` wrote, or restore the file.",
+)
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Return `run.json` of a run folder. Raises RunFolderError if it is missing or damaged."""
+    path = folder / "run.json"
+    if not path.exists():
+        raise RUN.failure(f"{folder} is not a run: there is no {path.name} in it")
+    return RUN.read(path)

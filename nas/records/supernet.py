@@ -1,0 +1,247 @@
+"""Records of supernets: `training.jsonl`, checkpoints, `alone.jsonl` and `ranking.json`."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BeforeValidator, Field, JsonValue
+
+from nas.documents import Count, Document, Format, Fraction
+from nas.errors import CheckpointError, RunFolderError
+from nas.records.fields import Digest, Name, Seconds
+from nas.records.front import ArchitectureRecord
+from nas.records.run import SpaceSettings
+
+TRAINING_LOG = "training.jsonl"
+"""Name of the log of a supernet's training, in the supernet's folder."""
+
+
+class TrainingRow(Document):
+    """A line of `training.jsonl`: the state of a supernet's training at one step.
+
+    Attributes:
+        step: number of the step, from 1.
+        steps: number of all steps.
+        loss: loss of the first network that the step trained, the largest one if it was trained.
+        accuracy_largest: accuracy of the largest network on the step's batch; None if the step did
+            not train that network.
+        accuracy_smallest: accuracy of the smallest network, likewise.
+        accuracy_random: accuracy of the random networks, likewise.
+        learning_rate: learning rate of the step.
+        seconds: duration of the training so far.
+    """
+
+    schema_version: Literal[1] = Field(alias="schema")
+    step: Annotated[int, Field(ge=1, lt=1 << 63)]
+    steps: Annotated[int, Field(ge=1, lt=1 << 63)]
+    loss: float
+    accuracy_largest: Fraction | None
+    accuracy_smallest: Fraction | None
+    accuracy_random: Fraction | None
+    learning_rate: float
+    seconds: Seconds
+
+
+class CheckpointRecord(Document):
+    """The metadata of a supernet's weights: what was trained, on what, and how far.
+
+    Attributes:
+        space: name of the space.
+        settings: what the space is adapted to.
+        space_digest: digest of the space.
+        data_digest: digest of the data.
+        training: settings of the training.
+        seed: seed of the training.
+        step: number of completed steps.
+        rollbacks: number of times that the training went back after it diverged.
+        processes: number of processes that trained.
+        sha256: digest of the weights.
+    """
+
+    schema_version: Literal[1] = Field(alias="schema")
+    space: Name
+    settings: SpaceSettings | None = None
+    space_digest: str
+    data_digest: str | None = None
+    training: dict[str, JsonValue] | None = None
+    seed: Count | None = None
+    step: Count = 0
+    rollbacks: Annotated[int, Field(ge=0, le=1000)] = 0
+    processes: Annotated[int, Field(ge=1, lt=1 << 31)] = 1
+    sha256: str | None = None
+
+
+class StandaloneRow(Document):
+    """A line of `alone.jsonl`: a network that was trained on its own, and how it was trained.
+
+    Attributes:
+        space: name of the space.
+        digest: digest of the network's graph.
+        architecture: the architecture.
+        search_accuracy: accuracy on the search's validation images.
+        holdout_accuracy: accuracy on validation images that the search did not use.
+        seconds: duration of the training.
+        space_digest: digest of the space.
+        data_digest: digest of the data.
+        training: settings of the training.
+        seed: seed of the training.
+    """
+
+    schema_version: Literal[1] = Field(alias="schema")
+    space: Name
+    digest: Digest
+    architecture: ArchitectureRecord
+    search_accuracy: Fraction
+    holdout_accuracy: Fraction
+    seconds: Seconds
+    space_digest: str
+    data_digest: str
+    training: dict[str, JsonValue]
+    seed: Count
+
+
+def _none_if_infinite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class IntervalRecord(Document):
+    """A statistic with its bootstrap interval; see `nas.statistics.Interval`.
+
+    Attributes:
+        value: statistic of the sample.
+        low, high: ends of the interval; None for an unbounded end.
+    """
+
+    value: float
+    low: Annotated[float | None, BeforeValidator(_none_if_infinite)]
+    high: Annotated[float | None, BeforeValidator(_none_if_infinite)]
+
+    def text(self, digits: int = 2, *, scale: float = 1.0, sign: str = "") -> str:
+        """Return the statistic with its interval: `0.68 (0.57 to 0.80)`.
+
+        Args:
+            digits: number of digits behind the point.
+            scale: factor of all three numbers.
+            sign: "+" if positive numbers have a sign, too.
+        """
+        low = "unbounded" if self.low is None else f"{scale * self.low:{sign}.{digits}f}"
+        high = "unbounded" if self.high is None else f"{scale * self.high:{sign}.{digits}f}"
+        return f"{scale * self.value:{sign}.{digits}f} ({low} to {high})"
+
+
+class RankedNetworkRecord(Document):
+    """One network of a ranking; see `nas.supernet.ranking.RankedNetwork`."""
+
+    architecture: ArchitectureRecord
+    digest: Digest
+    macs: Count
+    params: Count
+    depth: Count
+    supernet_accuracy: Fraction
+    standalone_accuracy: Fraction = Field(
+        validation_alias=AliasChoices("standalone_accuracy", "alone_accuracy")
+    )
+
+
+class StratumRecord(Document):
+    """The ranking of networks of similar size; see `nas.supernet.ranking.Stratum`."""
+
+    nets: Count
+    macs: tuple[Count, Count]
+    kendall_tau: IntervalRecord | None
+
+
+class BaselineTaus(Document):
+    """Kendall's tau of the order that a count gives with the order of standalone training."""
+
+    macs: IntervalRecord | None
+    params: IntervalRecord | None
+    depth: IntervalRecord | None
+
+
+class Regrets(Document):
+    """Accuracy lost by choosing networks with the supernet, or by a count."""
+
+    supernet: float
+    macs: float
+    params: float
+    depth: float
+
+
+class SpaceRanking(Document):
+    """The ranking of one space; see `nas.supernet.ranking.Ranking`."""
+
+    nets: Count
+    distinct_scores: Count
+    tied_pairs: Count
+    kendall_tau: IntervalRecord | None
+    spearman: IntervalRecord | None
+    baseline_tau: BaselineTaus = Field(validation_alias=AliasChoices("baseline_tau", "counted_tau"))
+    lead: IntervalRecord | None
+    strata: tuple[StratumRecord, ...]
+    regret: Regrets
+    offset: IntervalRecord
+    networks: tuple[RankedNetworkRecord, ...]
+
+
+class PooledRanking(Document):
+    """The ranking of the networks of all spaces together; see `nas.supernet.ranking.Pooled`."""
+
+    nets: Count
+    kendall_tau: IntervalRecord | None
+    without_offsets: IntervalRecord | None
+    offsets: dict[Name, IntervalRecord]
+
+
+class RankingRecord(Document):
+    """`ranking.json`: the supernets of a run compared with standalone training.
+
+    Attributes:
+        command: command line that made the file.
+        versions: versions of Python and the libraries by name.
+        data: the images that networks were trained and scored on.
+        draw: how networks were drawn.
+        recipes: settings of the standalone training by space.
+        spaces: ranking by space.
+        pooled: ranking of all spaces together; None for a single space.
+    """
+
+    schema_version: Literal[1] = Field(alias="schema")
+    command: str
+    versions: dict[str, str]
+    data: dict[str, JsonValue]
+    draw: dict[str, JsonValue]
+    recipes: dict[Name, dict[str, JsonValue]]
+    spaces: dict[Name, SpaceRanking]
+    pooled: PooledRanking | None
+
+
+TRAINING = Format(
+    TrainingRow,
+    "a training log",
+    RunFolderError,
+    "Restore the file, or move it away: the report can be made without it.",
+)
+STANDALONE = Format(
+    StandaloneRow,
+    "a log of standalone training",
+    CheckpointError,
+    "Move the file away: its networks are then trained again.",
+)
+RANKING = Format(
+    RankingRecord,
+    "a ranking",
+    RunFolderError,
+    "Write it again with `nas supernet rank`, or move it away.",
+)
+
+
+def read_ranking(folder: Path) -> RankingRecord | None:
+    """Return `ranking.json` of a run folder; None if the supernets were not ranked.
+
+    Raises RunFolderError for a damaged file or one of another schema.
+    """
+    path = folder / "ranking.json"
+    return RANKING.read(path) if path.exists() else None
