@@ -1,8 +1,8 @@
-"""Reads JSON files into checked records, whatever the files hold.
+"""Reads JSON files into checked records.
 
-Every file that the tool reads has one record class, a `Document`. A file that is missing,
-unreadable, too large, damaged or of another kind becomes one `NasError` that names the file, the
-line where there are lines, and the field.
+Every kind of file has a record class, a subclass of `Document`, and a `Format`. A file that is
+missing, unreadable, too large, damaged or of another kind raises one `NasError` that names the
+file, the line if there are lines, and the field.
 """
 
 from __future__ import annotations
@@ -19,66 +19,67 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from nas.errors import NasError, printable
 
 MAX_BYTES = 256 << 20
-"""Largest file that is read. A journal of 10,000 trials has 40 MB, a large table 2 MB."""
+"""Largest file that is read: a journal of 10,000 trials has 40 MB, a large latency table 2 MB."""
 
 MAX_SHOWN_CHARACTERS = 60
 """Longest part of a value that a message repeats."""
 
 MAX_REASON_CHARACTERS = 300
-"""Longest explanation in a message: some repeat the whole value that came."""
+"""Longest explanation in a message: some explanations of pydantic repeat the whole value."""
 
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
-"""A number of things: it fits into 64 bits."""
+"""A number of things, which fits into 64 bits."""
 
 Positive = Annotated[float, Field(gt=0)]
+"""A latency, a ratio or a limit."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-"""An accuracy, an error or a share."""
+"""An accuracy, an error or a share, from 0 to 1."""
 
 
 class Document(BaseModel):
     """Base class of the records in files.
 
-    Types are strict, numbers are finite, and fields that this version does not know are ignored.
+    Types are not converted, numbers are finite, and unknown fields are ignored.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False, extra="ignore")
 
 
-D = TypeVar("D", bound=BaseModel)
+DocumentType = TypeVar("DocumentType", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class Format(Generic[D]):
-    """A kind of file: its record class, and the error that a bad file becomes.
+class Format(Generic[DocumentType]):
+    """A kind of file: its record class, and the error that a bad file raises.
 
     Args:
         model: record class of the whole file, or of each line of a JSON Lines file.
-        name: what the file is called in messages, with its article: "a latency table".
-        error: raised for a file that is not of this kind.
-        remedy: what the person can do about a bad file.
-        max_bytes: largest file that is read.
+        name: name of the file in messages, with its article: "a latency table".
+        error: class of the error for a bad file.
+        remedy: what the user can do about a bad file.
+        max_bytes: size of the largest file that is read.
     """
 
-    model: type[D]
+    model: type[DocumentType]
     name: str
     error: type[NasError]
     remedy: str = ""
     max_bytes: int = MAX_BYTES
 
-    def read(self, path: Path) -> D:
-        """Return the record of a JSON file. Raises `error`."""
+    def read(self, path: Path) -> DocumentType:
+        """Return the record in a JSON file. Raises `error` for a bad file."""
         return self.parse(self.content(path), str(path))
 
     def content(self, path: Path) -> bytes:
-        """Return the content of a file. Raises `error` if it cannot be read; see `read_bytes`."""
+        """Return the content of a file. Raises `error` if it cannot be read (`read_bytes`)."""
         try:
             return read_bytes(path, self.max_bytes)
         except OSError as error:
             raise self.failure(f"{path} cannot be read: {error.strerror}") from None
 
-    def parse(self, content: bytes, where: str) -> D:
-        """Return the record in a JSON text. Raises `error`; the message starts with `where`."""
+    def parse(self, content: bytes, where: str) -> DocumentType:
+        """Return the record in a JSON text. Raises `error`; its message starts with `where`."""
         try:
             return self.model.model_validate_json(content)
         except ValidationError as error:
@@ -102,15 +103,15 @@ class Format(Generic[D]):
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     """Return the content of a regular file.
 
-    Raises OSError with a message of its own for a path that is no regular file or no path at all,
-    or a file of more than `limit` bytes.
+    Raises OSError if the file cannot be read, is not a regular file, or has more than `limit`
+    bytes, and for a path that no file can have.
     """
     try:
         status = os.stat(path)
     except ValueError as error:  # a path with a null character
         raise OSError(0, str(error), str(path)) from None
     if not stat.S_ISREG(status.st_mode):
-        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
         raise OSError(0, f"it is {kind}", str(path))
     content = b""
     if status.st_size <= limit:
@@ -122,7 +123,7 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
 
 
 def explain(problem: Any) -> str:
-    """Return one of pydantic's problems as a clause: the field, what came, what was expected."""
+    """Return a problem that pydantic reports as a clause: field, actual and expected value."""
     reason = problem["msg"].removeprefix("Value error, ").rstrip(".")
     reason = reason[0].lower() + reason[1:MAX_REASON_CHARACTERS]
     field = field_name(problem["loc"])
@@ -134,7 +135,7 @@ def explain(problem: Any) -> str:
 
 
 def field_name(location: Sequence[int | str]) -> str:
-    """Return where a field stands: `front[2].macs`."""
+    """Return the path of a field in its record: `front[2].macs`."""
     name = ""
     for part in location:
         name += f"[{part}]" if isinstance(part, int) else f".{part}"
@@ -142,7 +143,7 @@ def field_name(location: Sequence[int | str]) -> str:
 
 
 def shortened(value: Any) -> str:
-    """Return a value as Python writes it, without its middle where it is long."""
+    """Return the `repr` of a value, without its middle if it is long."""
     try:
         return shortened_text(repr(value))
     except ValueError:  # an integer of more digits than Python converts
@@ -150,7 +151,7 @@ def shortened(value: Any) -> str:
 
 
 def shortened_text(text: str, limit: int = MAX_SHOWN_CHARACTERS) -> str:
-    """Return a text of at most `limit` characters, without its middle where it is longer."""
+    """Return a text of at most `limit` characters, without its middle if it is longer."""
     if len(text) <= limit:
         return text
     half = (limit - 3) // 2

@@ -1,18 +1,19 @@
-"""The error tree: what was expected, what came, and what to do about it.
+"""The errors that a user can meet, as one tree.
 
-Every error a person can meet is a `NasError`. Its text is one short message with the remedy;
-`exit_status` is what the command line exits with: 2 for a wrong request, 1 for a failed job.
+Every error is a `NasError`. Its text says what was expected, what came, and what to do about it.
+The command line prints that text and exits with `exit_status`: 2 for a wrong request, 1 for a job
+that failed.
 """
 
 from __future__ import annotations
 
 
 class NasError(Exception):
-    """Something failed; `str(error)` is the message followed by the remedy.
+    """Base class of all errors; `str(error)` is the message followed by the remedy.
 
     Args:
         message: what was expected and what came.
-        remedy: what the person can do about it.
+        remedy: what the user can do about it.
     """
 
     exit_status = 1
@@ -26,75 +27,56 @@ class NasError(Exception):
         return f"{self.message} {self.remedy}".strip()
 
 
-def first_line(error: BaseException) -> str:
-    """Any error in a line: its kind, and the first line of what it says, at most 500 characters."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:500]
-
-
-def printable(text: str) -> str:
-    """Return a text whose control characters are written as escapes, all but the line feed.
-
-    Text from files must not move the cursor of a terminal, or change its title.
-    """
-    return "".join(
-        character
-        if character.isprintable() or character == "\n"
-        else character.encode("unicode_escape").decode("ascii")
-        for character in text
-    )
-
-
 class RequestError(NasError):
-    """The request itself is wrong: an unknown name, a bad value, a file that is not there."""
+    """The request is wrong: an unknown name, an invalid value, or a missing file."""
 
     exit_status = 2
 
 
 class JobFileError(RequestError):
-    """A job file that cannot be used; the message names the key, the line and what is allowed."""
+    """A job file is invalid; the message names the key, the line and the allowed values."""
 
 
 class SpaceError(RequestError):
-    """A search space, or a choice made in one, that makes no network."""
+    """A search space, or an architecture of one, does not describe a network."""
 
 
 class DataError(RequestError):
-    """A data source that is missing, unreadable or too small for what was asked."""
+    """A data source is missing, unreadable, or too small for the request."""
 
 
 class RunFolderError(RequestError):
-    """A folder that is not a run, or belongs to another job, or is in use."""
+    """A folder is not a run, belongs to another job, or is used by another process."""
 
 
 class DeviceError(NasError):
-    """A device or runtime that is missing, or is not the one that was expected."""
+    """A device or runtime is missing, or is not the expected one."""
 
 
 class BoardLostError(DeviceError):
-    """A device elsewhere that does not answer, or no longer; it may come back."""
+    """A remote device does not answer; it may come back."""
 
 
 class TableError(NasError):
-    """A latency table that cannot be read or trusted."""
+    """A latency table cannot be read, written or trusted."""
 
 
 class TableDeviceError(TableError):
-    """A latency table that was measured on another device, runtime, dtype or thread count."""
+    """A latency table was measured on another device, runtime, dtype or number of threads."""
 
     exit_status = 2
 
 
 class KernelError(NasError):
-    """A kernel without a usable latency; architectures that need it are infeasible, not fast."""
+    """A kernel has no usable latency; architectures that need it are infeasible."""
 
 
 class MissingKernelError(KernelError):
-    """The table has no row for a kernel."""
+    """The latency table has no row for a kernel."""
 
 
 class FailedKernelError(KernelError):
-    """The table's row for a kernel says that it could not be compiled or timed."""
+    """A kernel could not be compiled or timed, as its row in the latency table says."""
 
 
 class MeasurementError(NasError):
@@ -106,16 +88,35 @@ class TrainingError(NasError):
 
 
 class CheckpointError(NasError):
-    """A checkpoint that cannot be read, or belongs to another space, data set or version."""
+    """A checkpoint cannot be read, or belongs to another space, dataset or version."""
 
 
 class SearchError(NasError):
-    """The search cannot go on."""
+    """A search cannot continue."""
 
 
 class StorageError(SearchError):
-    """The database or journal with a search's trials is damaged, or does not answer."""
+    """The database or journal of a search is damaged, or does not answer."""
 
 
 class InfeasibleError(SearchError):
-    """No architecture meets the limits; the message names the nearest."""
+    """No architecture meets the limits; the message names the nearest one."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the class of an error and the first line of its message, at most 500 characters."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:500]
+
+
+def printable(text: str) -> str:
+    """Return a text whose control characters, except the line feed, are written as escapes.
+
+    Text from files must not move the cursor of a terminal, or change its title.
+    """
+    return "".join(
+        character
+        if character.isprintable() or character == "\n"
+        else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )

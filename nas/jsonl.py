@@ -1,4 +1,7 @@
-"""JSON Lines files that survive a killed process: whole lines, flushed and synced to the disk."""
+"""Reads and appends JSON Lines files; a killed process leaves at most its last line unfinished.
+
+Every line is written as a whole, flushed, and synced to the disk.
+"""
 
 from __future__ import annotations
 
@@ -9,38 +12,38 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nas.documents import D, Format
+from nas.documents import DocumentType, Format
 from nas.errors import NasError
-from nas.files import named
+from nas.files import with_path
 
-START = b'{"schema": '
-"""How the first line of these files begins, unless the file says otherwise."""
+DEFAULT_START = b'{"schema": '
+"""Start of the first line of most files."""
 
 
-def repair(path: Path, start: bytes = START) -> bool:
-    """Mend the last line of a file that a killed process left without its line feed.
+def repair(path: Path, start: bytes = DEFAULT_START) -> bool:
+    """Repair a file whose last line a killed process left without a line feed.
 
-    A line that is whole JSON gets its line feed; another one is removed. A warning says so.
+    If that line is whole JSON, the line feed is added; otherwise the line is removed. A warning
+    says which.
 
     Args:
-        path: the file; a missing file is left missing.
-        start: how the first line of such a file begins. A file that begins otherwise belongs to
-            somebody else.
+        path: path of the file, which may be missing.
+        start: start of the first line. A file that starts otherwise is of another kind.
 
     Returns:
         Whether the file was changed.
 
-    Raises NasError for a file that begins otherwise; nothing in it is changed.
+    Raises NasError for a file of another kind; it is not changed.
     """
     if not path.exists():
         return False
     with path.open("rb") as file:
-        beginning = file.read(len(start))
-        if beginning != start[: len(beginning)]:
+        actual = file.read(len(start))
+        if actual != start[: len(actual)]:
             raise NasError(
-                f"{path} begins with {beginning!r}, not with {start!r}: it is another kind of "
+                f"{path} begins with {actual!r}, not with {start!r}: it is another kind of "
                 "file, and was not changed.",
-                remedy="Name another file.",
+                remedy="Name another file, or move this one away.",
             )
         last = _last_line(path, file)
     if not last:
@@ -49,20 +52,21 @@ def repair(path: Path, start: bytes = START) -> bool:
         end = file.seek(0, os.SEEK_END)
         if is_json(last):
             file.write(b"\n")
-            what = "had no line feed, which was added"
+            change = "had no line feed, which was added"
         else:
             file.truncate(end - len(last))
-            what = f"was half-written ({len(last)} bytes) and was removed"
+            change = f"was half-written ({len(last)} bytes) and was removed"
         file.flush()
         os.fsync(file.fileno())
-    warnings.warn(f"{path}: the last line {what}.", stacklevel=2)
+    warnings.warn(f"{path}: the last line {change}.", stacklevel=2)
     return True
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:
-    """Add one record as a whole line and wait until it is on the disk.
+    """Append a record as one line, and wait until it is on the disk.
 
-    Raises OSError; the lines before stay, and the next `repair` removes a half-written one.
+    Raises OSError if that fails. The lines before are kept; `repair` removes a line that was
+    written in part. Raises ValueError for a record with a number that is not finite.
     """
     line = json.dumps(record, allow_nan=False) + "\n"
     try:
@@ -71,16 +75,16 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise named(error, path) from None
+        raise with_path(error, path) from None
 
 
-def read(path: Path, kind: Format[D]) -> list[D]:
-    """Return the records of a file; none for a missing file. The file is not changed.
+def read(path: Path, kind: Format[DocumentType]) -> list[DocumentType]:
+    """Return the records of a file, which may be missing. The file is not changed.
 
-    A last line without a line feed may still be written by another process: it counts if it is a
-    record, and is skipped with a warning otherwise.
+    Another process may still be writing a last line without a line feed. That line is read if it is
+    whole JSON, and skipped with a warning otherwise.
 
-    Raises the error of `kind` for a line that is no record; the message names file and line.
+    Raises the error of `kind` for a line that is not a record; the message names file and line.
     """
     if not path.exists():
         return []
@@ -94,16 +98,16 @@ def read(path: Path, kind: Format[D]) -> list[D]:
 
 
 def _last_line(path: Path, file: Any) -> bytes:
-    """Return what stands behind the last line feed of an open file."""
+    """Return everything after the last line feed of an open file."""
     end = file.seek(0, os.SEEK_END)
     line = b""
     while len(line) < end:
         step = min(1 << 16, end - len(line))
         file.seek(end - len(line) - step)
         block = file.read(step)
-        _, found, rest = block.rpartition(b"\n")
-        line = (rest if found else block) + line
-        if found:
+        _, line_feed, rest = block.rpartition(b"\n")
+        line = (rest if line_feed else block) + line
+        if line_feed:
             break
     return line
 

@@ -1,4 +1,4 @@
-"""The rule for names of spaces, published networks and jobs, which become names of files."""
+"""Checks the names of spaces, published networks and jobs, which become names of files."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from nas.documents import shortened
 from nas.errors import RequestError
 
 MAX_NAME_CHARACTERS = 64
-"""Longest name: file names hold one together with a suffix, and reports and tables show it."""
+"""Longest name: with a suffix it fits into a file name, and it fits into a column of a table."""
 
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME_CHARACTERS - 1}}}")
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
-"""Names that Windows gives to devices, whatever their suffix."""
+"""Names that Windows reserves for devices, with any suffix."""
 
 
 def check_name(name: Any) -> str:
-    """Return a name that any file system and any report can hold.
+    """Return a name, after checking that it is valid on every file system and in every report.
 
-    Raises ValueError for another one; the message says what is allowed.
+    Raises ValueError for an invalid name; the message says what is allowed.
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name[-1] == ".":
         raise ValueError(
@@ -33,9 +33,14 @@ def check_name(name: Any) -> str:
 
 
 def require_name(name: object, what: str, error: type[RequestError] = RequestError) -> str:
-    """Return `name`, a valid name.
+    """Return a name, after checking that it is valid.
 
-    Raises `error` for anything else; the message starts with `what` and says what came.
+    Args:
+        name: any value.
+        what: start of the message: "The name of a space".
+        error: class of the error.
+
+    Raises `error` for an invalid name; the message says what came and what is allowed.
     """
     try:
         return check_name(name)
@@ -44,13 +49,18 @@ def require_name(name: object, what: str, error: type[RequestError] = RequestErr
 
 
 def require_identifier(name: object, where: str, error: type[RequestError] = RequestError) -> str:
-    """Return `name`, a word that can stand between the dots of a longer name.
+    """Return a name, after checking that it can be a part of a dotted name.
 
-    Raises `error` for anything else; the message starts with `where`.
+    Args:
+        name: any value.
+        where: start of the message: "Space mobilenet".
+        error: class of the error.
+
+    Raises `error` for anything but an identifier of at most `MAX_NAME_CHARACTERS` characters.
     """
     if isinstance(name, str) and name.isidentifier() and len(name) <= MAX_NAME_CHARACTERS:
         return name
     raise error(
-        f"{where}: {shortened(name)} is no name.",
+        f"{where}: {shortened(name)} is not a name.",
         remedy=f"Use a word of at most {MAX_NAME_CHARACTERS} characters, like stage1.",
     )

@@ -1,4 +1,4 @@
-"""How a command is stopped, and how the processes that it started end with it."""
+"""Signals that stop a command, and child processes that end with the process that started them."""
 
 from __future__ import annotations
 
@@ -11,64 +11,65 @@ from contextlib import contextmanager
 from multiprocessing.connection import wait
 from types import FrameType
 
-_STOPPING = tuple(
+_STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
-"""Ctrl-C; the request of `kill`, service managers and batch systems; a terminal that closes."""
+"""Signals of Ctrl-C; of `kill`, service managers and batch systems; and of a closed terminal."""
 
 
-def stop_as_by_ctrl_c() -> None:
-    """Make SIGTERM and SIGHUP do what Ctrl-C does at that moment, from now on.
+def handle_stop_signals_like_ctrl_c() -> None:
+    """Make SIGTERM and SIGHUP do what Ctrl-C does at the moment they arrive.
 
-    A signal that whoever started this process had it ignore, as `nohup` does, stays ignored.
+    A signal that is ignored when this process starts, as by `nohup`, stays ignored.
     """
-    for number in _STOPPING:
+    for number in _STOP_SIGNALS:
         if number != signal.SIGINT and signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, _interrupt)
+            signal.signal(number, _handle_like_ctrl_c)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
+def _handle_like_ctrl_c(number: int, frame: FrameType | None) -> None:
     handler = signal.getsignal(signal.SIGINT)
-    # A shell lets its background jobs ignore Ctrl-C, but not SIGTERM.
+    # A shell makes its background jobs ignore Ctrl-C. They still have to obey SIGTERM.
     (handler if callable(handler) else signal.default_int_handler)(signal.SIGINT, frame)
 
 
 @contextmanager
-def stopping_delayed() -> Iterator[None]:
-    """Let signals that stop this process wait for the end of the block.
+def delayed_stop_signals() -> Iterator[None]:
+    """Delay signals that stop this process until the end of the block.
 
-    A process that is started in the block never gets them: its parent decides what they mean.
+    A process that is started in the block never receives them: its parent decides what they mean.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def end_with_parent(pipe: int) -> None:
-    """End this process as soon as the parent does, which alone holds the other end of a pipe.
+def exit_with_parent(pipe: int) -> None:
+    """End this process as soon as its parent ends.
 
-    On Linux the kernel kills this process, whatever it does. Elsewhere a thread ends it, which must
-    wait for native code that holds the interpreter's lock.
+    On Linux the kernel kills this process, whatever it does. On other systems a thread ends it,
+    which has to wait for native code that holds the interpreter's lock.
 
     Args:
-        pipe: the descriptor of the end to read from; nothing is ever written to the other one.
+        pipe: descriptor of the reading end of a pipe. Only the parent holds the writing end, and
+            never writes to it.
     """
 
-    def end() -> None:
+    def exit_at_end_of_pipe() -> None:
         wait([pipe])
         os._exit(1)
 
     if sys.platform != "linux":
-        threading.Thread(target=end, daemon=True).start()
+        threading.Thread(target=exit_at_end_of_pipe, daemon=True).start()
         return
     import fcntl
 
-    # Not PR_SET_PDEATHSIG: it kills as soon as the thread ends that started this process.
+    # PR_SET_PDEATHSIG would kill this process when the thread that started it ends.
     fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)

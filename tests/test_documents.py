@@ -17,7 +17,7 @@ class Thing(Document):
 THING = Format(Thing, "a thing", RunFolderError, "Restore it.")
 
 
-def test_a_record_comes_back(tmp_path):
+def test_record_is_read_and_unknown_fields_are_ignored(tmp_path):
     path = tmp_path / "thing.json"
     path.write_text('{"name": "a", "count": 3, "parts": [1, 2.5], "more": "ignored"}')
     assert THING.read(path) == Thing(name="a", count=3, parts=(1.0, 2.5))
@@ -45,7 +45,7 @@ def test_a_record_comes_back(tmp_path):
         (b'{"name": "a", "parts": {"0": 1}}', "parts is "),
     ],
 )
-def test_a_bad_file_is_named_with_the_field(tmp_path, text, words):
+def test_bad_file_is_named_with_its_field(tmp_path, text, words):
     path = tmp_path / "thing.json"
     path.write_bytes(text)
     with pytest.raises(RunFolderError, match=rf"thing.json is not a thing: {words}") as error:
@@ -54,12 +54,12 @@ def test_a_bad_file_is_named_with_the_field(tmp_path, text, words):
     assert len(str(error.value)) < 500
 
 
-def test_what_is_no_regular_file_is_not_read(tmp_path):
+def test_only_regular_files_are_read(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     for path, words in (
         (tmp_path / "none", "No such file"),
         (tmp_path, "it is a folder"),
-        (tmp_path / "fifo", "it is no regular file"),
+        (tmp_path / "fifo", "it is not a regular file"),
         (tmp_path / "a\0b", "null"),
         (tmp_path / ("x" * 300), "name too long"),
     ):
@@ -67,7 +67,7 @@ def test_what_is_no_regular_file_is_not_read(tmp_path):
             THING.read(path)
 
 
-def test_a_file_that_is_too_large_is_not_read_whole(tmp_path):
+def test_too_large_file_is_refused(tmp_path):
     path = tmp_path / "thing.json"
     with path.open("wb") as file:
         file.truncate(documents.MAX_BYTES + 1)
@@ -75,7 +75,7 @@ def test_a_file_that_is_too_large_is_not_read_whole(tmp_path):
         THING.read(path)
 
 
-def test_a_message_repeats_the_ends_of_a_long_value():
+def test_message_repeats_only_the_ends_of_a_long_value():
     assert documents.shortened("a" * 10) == repr("a" * 10)
     assert len(documents.shortened("a" * 10_000)) <= documents.MAX_SHOWN_CHARACTERS
     assert documents.shortened(10**10_000) == "a int of very many digits"

@@ -8,7 +8,7 @@ import pytest
 from nas import files
 
 
-def test_a_file_is_replaced(tmp_path):
+def test_replace_writes_text_and_bytes(tmp_path):
     path = tmp_path / "file"
     files.replace(path, "old")
     files.replace(path, b"new")
@@ -16,7 +16,7 @@ def test_a_file_is_replaced(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
+def test_failed_replace_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
     files.replace(path, "old")
 
@@ -30,7 +30,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_a_killed_process_left_is_discarded(tmp_path):
+def test_file_that_a_killed_process_left_is_removed(tmp_path):
     path = tmp_path / "deep" / "file"
     path.parent.mkdir()
     files.replace(path, "old")
@@ -42,6 +42,6 @@ def test_what_a_killed_process_left_is_discarded(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, path], check=False)
     assert done.returncode == -signal.SIGKILL
     assert len(list(path.parent.iterdir())) == 2
-    files.discard_unfinished(tmp_path)
+    files.remove_unfinished(tmp_path)
     assert list(path.parent.iterdir()) == [path]
     assert path.read_text() == "old"

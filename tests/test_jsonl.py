@@ -22,7 +22,7 @@ def record(value):
     return {"schema": 1, "value": value}
 
 
-def test_records_come_back_in_order(tmp_path):
+def test_records_are_read_in_order(tmp_path):
     path = tmp_path / "log.jsonl"
     assert values(path) == []
     for value in (1, 2.5, None):
@@ -34,15 +34,15 @@ WHOLE = json.dumps(record(3)).encode()
 
 
 @pytest.mark.parametrize("cut", range(1, len(WHOLE)))
-def test_a_torn_last_line_is_skipped_by_readers_and_removed_by_writers(tmp_path, cut):
+def test_half_written_last_line_is_skipped_by_read_and_removed_by_repair(tmp_path, cut):
     path = tmp_path / "log.jsonl"
     jsonl.append(path, record(1))
     whole = path.read_bytes()
-    torn = whole + WHOLE[:cut]
-    path.write_bytes(torn)
+    half_written = whole + WHOLE[:cut]
+    path.write_bytes(half_written)
     with pytest.warns(UserWarning, match="half-written and was skipped"):
         assert values(path) == [1]
-    assert path.read_bytes() == torn, "a reader changes nothing"
+    assert path.read_bytes() == half_written, "read does not change the file"
     with pytest.warns(UserWarning, match="half-written .* removed"):
         assert jsonl.repair(path)
     assert path.read_bytes() == whole
@@ -51,7 +51,7 @@ def test_a_torn_last_line_is_skipped_by_readers_and_removed_by_writers(tmp_path,
     assert values(path) == [1, 2]
 
 
-def test_a_whole_last_line_without_its_line_feed_is_kept(tmp_path):
+def test_whole_last_line_without_line_feed_is_kept(tmp_path):
     path = tmp_path / "log.jsonl"
     jsonl.append(path, record(1))
     path.write_bytes(path.read_bytes() + WHOLE)
@@ -65,7 +65,7 @@ def test_a_whole_last_line_without_its_line_feed_is_kept(tmp_path):
 @pytest.mark.parametrize(
     "content", [b"my notes", b"a,b\n1,2", b'{"mine": 1}\n{"mine": 2', b"\xff\xfe", b"\0" * 9]
 )
-def test_a_file_of_another_kind_is_not_changed(tmp_path, content):
+def test_file_of_another_kind_is_not_changed(tmp_path, content):
     path = tmp_path / "mine.jsonl"
     path.write_bytes(content)
     with pytest.raises(NasError, match=r"mine.jsonl begins with .* was not changed"):
@@ -73,7 +73,7 @@ def test_a_file_of_another_kind_is_not_changed(tmp_path, content):
     assert path.read_bytes() == content
 
 
-def test_a_long_torn_line_is_removed_whole(tmp_path):
+def test_long_half_written_line_is_removed_whole(tmp_path):
     path = tmp_path / "log.jsonl"
     jsonl.append(path, record(1))
     whole = path.read_bytes()
@@ -83,14 +83,14 @@ def test_a_long_torn_line_is_removed_whole(tmp_path):
     assert path.read_bytes() == whole
 
 
-def test_a_missing_or_empty_file_needs_no_repair(tmp_path):
+def test_missing_or_empty_file_needs_no_repair(tmp_path):
     assert not jsonl.repair(tmp_path / "none.jsonl")
     (tmp_path / "empty.jsonl").touch()
     assert not jsonl.repair(tmp_path / "empty.jsonl")
     assert list(tmp_path.iterdir()) == [tmp_path / "empty.jsonl"]
 
 
-def test_a_damaged_line_is_named(tmp_path):
+def test_damaged_line_is_named(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"value": 1}\nnonsense\n')
     with pytest.raises(RunFolderError, match="line 2 is not a log of values: invalid JSON"):
@@ -100,15 +100,15 @@ def test_a_damaged_line_is_named(tmp_path):
         jsonl.read(path, LINES)
 
 
-def test_only_line_feeds_end_lines(tmp_path):
-    """Python also splits texts at U+2028 and others, which JSON allows inside of strings."""
+def test_only_line_feeds_separate_lines(tmp_path):
+    """`str.splitlines` also splits at U+2028 and others, which JSON allows in strings."""
     path = tmp_path / "log.jsonl"
     text = '{"value": 1, "text": "a\u2028b\x85c"}\n{"value": 2}\r\n'
     path.write_bytes(text.encode())
     assert values(path) == [1, 2]
 
 
-def test_not_a_number_is_never_written(tmp_path):
+def test_numbers_that_are_not_finite_are_refused(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
         jsonl.append(tmp_path / "log.jsonl", {"value": float("nan")})
     assert not (tmp_path / "log.jsonl").exists()

@@ -3,8 +3,8 @@ import pytest
 from nas.errors import RequestError, SpaceError
 from nas.names import check_name, require_identifier, require_name
 
-NAMES = ["a", "7", "mobilenet_x0.5", "mobilenet_v2_1.0", "A-b.c_d", "console", "a" * 64]
-NO_NAMES = [
+VALID_NAMES = ["a", "7", "mobilenet_x0.5", "mobilenet_v2_1.0", "A-b.c_d", "console", "a" * 64]
+INVALID_NAMES = [
     "",
     ".",
     ".hidden",
@@ -33,13 +33,13 @@ NO_NAMES = [
 ]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_name(name):
+@pytest.mark.parametrize("name", VALID_NAMES)
+def test_valid_names_are_returned(name):
     assert check_name(name) == require_name(name, "The name of a space") == name
 
 
-@pytest.mark.parametrize("name", NO_NAMES, ids=lambda name: ascii(name)[:12])
-def test_no_name(name):
+@pytest.mark.parametrize("name", INVALID_NAMES, ids=lambda name: ascii(name)[:12])
+def test_invalid_names_are_refused(name):
     with pytest.raises(ValueError, match="^use "):
         check_name(name)
     with pytest.raises(SpaceError, match=r"^The name of a space is .*: use ") as error:
@@ -49,8 +49,8 @@ def test_no_name(name):
 
 
 @pytest.mark.parametrize("name", ["", "a.b", "5", "a" * 65, "a-b", "\x1b", None, 5])
-def test_no_identifier(name):
+def test_invalid_identifiers_are_refused(name):
     assert require_identifier("stage1", "Space a") == "stage1"
-    with pytest.raises(RequestError, match=r"^Space a: .* is no name\. Use a word") as error:
+    with pytest.raises(RequestError, match=r"^Space a: .* is not a name\. Use a word") as error:
         require_identifier(name, "Space a")
     assert str(error.value).isprintable()

@@ -288,7 +288,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     warnings.filterwarnings("always", category=UserWarning, module=r"nas\.")
     warnings.showwarning = _warn
-    processes.stop_as_by_ctrl_c()
+    processes.handle_stop_signals_like_ctrl_c()
     try:
         app()
     except (_StoppedError, KeyboardInterrupt):

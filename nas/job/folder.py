@@ -107,7 +107,7 @@ def claim(path: Path, settings: JobSettings, command: str) -> Iterator[RunFolder
             remedy="Wait for it, or use another folder with --out.",
         ) from error
     try:
-        files.discard_unfinished(path)
+        files.remove_unfinished(path)
         yield RunFolder(path, _opened(path, settings, command))
     finally:
         lock.release()

@@ -100,4 +100,4 @@ def end_with_main() -> None:
     """
     pipe = os.environ.pop(MAIN, None)
     if pipe is not None:
-        processes.end_with_parent(int(pipe))
+        processes.exit_with_parent(int(pipe))

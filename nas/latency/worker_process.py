@@ -179,7 +179,7 @@ class WorkerTimer:
         # Spawned, not forked: threads of torch or TVM do not survive a fork.
         context = multiprocessing.get_context("spawn")
         # A worker that is half started could not be stopped.
-        with processes.stopping_delayed(), self._starting:
+        with processes.delayed_stop_signals(), self._starting:
             if self._over:
                 raise MeasurementError("the timer is closed")
             pipe, theirs = context.Pipe()
@@ -236,7 +236,7 @@ def _serve(pipe: Connection, runtime: Runtime, plan: core_scheduling.Plan | None
     """The worker: answers until its parent ends."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    processes.end_with_parent(parent.sentinel)
+    processes.exit_with_parent(parent.sentinel)
     if plan is not None:
         core_scheduling.follow(plan)
     try:

@@ -17,7 +17,7 @@ from optuna.storages.journal._storage import JournalOperation
 
 from nas import jsonl
 from nas.errors import StorageError, first_line
-from nas.files import named
+from nas.files import with_path
 
 MAX_LINE_BYTES = 4 * 2**20
 """Longest valid line. A trial of the largest space takes about ten thousand bytes."""
@@ -137,7 +137,7 @@ class JournalFile(optuna_journal.JournalFileBackend):
             try:
                 super().append_logs(logs)
             except OSError as error:
-                raise named(error, self._path) from None
+                raise with_path(error, self._path) from None
 
     def damage_error(self, reason: str) -> StorageError:
         """Return the error for the line that was read last."""

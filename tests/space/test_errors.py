@@ -99,16 +99,16 @@ BAD = {
     "a stage called twice": (lambda: space(STEM, STEM), ["two stages", "'stem'"]),
     "a reserved name": (
         lambda: space(Stage("a.b", "conv", 8, per_stage={"kernel": 3})),
-        ["'a.b' is no name"],
+        ["'a.b' is not a name"],
     ),
     "a name of a stage that is too long": (
         lambda: space(Stage("s" * 65, "conv", 8)),
-        ["is no name"],
+        ["is not a name"],
     ),
-    "a name of a stage that is no word": (lambda: space(Stage(5, "conv", 8)), ["5 is no name"]),
+    "a name of a stage that is no word": (lambda: space(Stage(5, "conv", 8)), ["5 is not a name"]),
     "a name of a choice that is no word": (
         lambda: space(Stage("s", "conv", 8, per_block={"a/b": {"x": {"kernel": 3}}})),
-        ["stage s", "'a/b' is no name"],
+        ["stage s", "'a/b' is not a name"],
     ),
     "an option with control characters": (
         lambda: space(Stage("s", "conv", 8, per_block={"op": {"\x1b[31m": {"kernel": 3}}})),
