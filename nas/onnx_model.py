@@ -1,7 +1,4 @@
-"""The ONNX model of a `Graph`, written node by node from the folded graph: no torch, no tracing.
-
-This is the only module that imports onnx.
-"""
+"""Writes a `Graph` as an ONNX model, node by node, without torch and without tracing."""
 
 from __future__ import annotations
 
@@ -18,47 +15,52 @@ from nas import __version__, files
 from nas.graph import Graph, Op, Shape
 
 OPSET = 17
-"""The oldest that has every op here as it is used: what old runtimes and converters still read."""
+"""The oldest operator set that has all ops used here: old runtimes and converters can read it."""
 
 IR_VERSION = 8
-"""The file format that came with `OPSET`; ONNX Runtime reads it since 1.12."""
+"""Version of the file format that came with `OPSET`; ONNX Runtime reads it since 1.12."""
 
 INPUT = "image"
+"""Name of the model's input."""
+
 OUTPUT = "logits"
+"""Name of the model's output."""
+
 BATCH = "batch"
+"""Name of the model's dynamic dimension."""
 
 
 def model(
     graph: Graph, weights: Mapping[str, NDArray[np.float32]], *, name: str = "network"
 ) -> onnx.ModelProto:
-    """The ONNX model of a graph, for any batch size.
+    """Return the ONNX model of a graph, for any batch size.
 
-    Its input is `image`, float32 `batch x channels x height x width`. Its output is `logits`,
-    `batch x classes`; a graph that does not end in a vector gives
+    The input is `image`, float32 `batch x channels x height x width`. The output is `logits`,
+    `batch x classes`; a graph whose output is not a vector has an output
     `batch x channels x height x width`.
 
     Args:
-        graph: what to write, folded or not; `graph.folded` is what is written.
-        weights: of `graph.folded`, as `nas.torch_network.folded_weights` returns them. They become
-            initialisers called `<slot>.weight` and `<slot>.bias`.
-        name: of the ONNX graph.
+        graph: graph to write. Norms are folded before it is written (`graph.folded`).
+        weights: weights of `graph.folded`, as `nas.torch_network.folded_weights` returns them. They
+            become initialisers called `<slot>.weight` and `<slot>.bias`.
+        name: name of the ONNX graph.
 
     Raises:
         KeyError: the weights of a slot are missing.
-        ValueError: an op of unknown kind or impossible shape, an average that runtimes disagree
-            about, or weights that do not fit their op.
+        ValueError: an op has an unknown kind, an impossible shape or no slot, weights do not fit
+            their op, or runtimes disagree about an average.
     """
     folded = graph.folded
     writer = _Writer(folded, weights)
-    written = helper.make_graph(
+    onnx_graph = helper.make_graph(
         writer.nodes,
         name,
-        [_declare(INPUT, folded.input_shape)],
-        [_declare(OUTPUT, folded.output_shape, vector=_is_vector(folded.output_shape))],
+        [_value_info(INPUT, folded.input_shape)],
+        [_value_info(OUTPUT, folded.output_shape, is_vector=_is_vector(folded.output_shape))],
         list(writer.initializers.values()),
     )
     return helper.make_model(
-        written,
+        onnx_graph,
         producer_name="nas",
         producer_version=__version__,
         opset_imports=[helper.make_opsetid("", OPSET)],
@@ -91,19 +93,19 @@ def random_weights(graph: Graph, rng: np.random.Generator) -> dict[str, NDArray[
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
-    """Replaces `path`, an `.onnx` file, so that no reader sees a half.
+    """Replace an `.onnx` file atomically.
 
     Raises:
-        ValueError: the file would not end in `.onnx`, by which runtimes know the format.
-        OSError: it could not be written; the old file is kept.
+        ValueError: the file's name does not end in `.onnx`, by which runtimes know the format.
+        OSError: the file cannot be written; the old file is kept.
     """
     if path.suffix != ".onnx":
         raise ValueError(f"an ONNX model is saved as .onnx, not as {path.name!r}")
     files.replace(path, model.SerializeToString())
 
 
-def _declare(name: str, shape: Shape, *, vector: bool = False) -> onnx.ValueInfoProto:
-    sizes = [BATCH, *(shape[:1] if vector else shape)]
+def _value_info(name: str, shape: Shape, *, is_vector: bool = False) -> onnx.ValueInfoProto:
+    sizes = [BATCH, *(shape[:1] if is_vector else shape)]
     return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, sizes)
 
 
@@ -114,8 +116,10 @@ def _is_vector(shape: Shape) -> bool:
 class _Writer:
     """Writes the nodes and initialisers of a folded graph.
 
-    A tensor is a map (`batch x channels x height x width`) or a vector (`batch x features`); each
-    is turned into the other only where an op needs that, and only once.
+    The output of an op is a map (`batch x channels x height x width`) or a vector
+    (`batch x features`). It is converted into the other form only if an op needs that, and once.
+
+    Positions (`at`) are those of ops in the graph.
     """
 
     def __init__(self, graph: Graph, weights: Mapping[str, NDArray[np.float32]]) -> None:
@@ -123,91 +127,95 @@ class _Writer:
         self.initializers: dict[str, onnx.TensorProto] = {}
         self._graph = graph
         self._weights = weights
-        self._taken = {INPUT, OUTPUT}
+        self._used_names = {INPUT, OUTPUT}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._maps = {0: INPUT}
         self._vectors: dict[int, str] = {}
         for position, op in enumerate(graph.ops):
             if op.kind != "input":
                 self._write(position, op)
-        self._name_output()
+        self._rename_output()
 
     def _write(self, at: int, op: Op) -> None:
         match op.kind:
             case "conv":
-                self._conv(at, op)
+                self._write_conv(at, op)
             case "linear":
-                self._linear(at, op)
+                self._write_linear(at, op)
             case "relu":
-                self._by_channel(at, op, "Relu")
+                self._write_by_channel(at, op, "Relu")
             case "relu6":
                 bounds = [self._constant(np.array(bound, np.float32)) for bound in (0, 6)]
-                self._by_channel(at, op, "Clip", bounds)
+                self._write_by_channel(at, op, "Clip", bounds)
             case "hard_swish":
-                self._by_channel(at, op, "HardSwish")
+                self._write_by_channel(at, op, "HardSwish")
             case "hard_sigmoid":
-                self._by_channel(at, op, "HardSigmoid", alpha=1 / 6, beta=0.5)
+                self._write_by_channel(at, op, "HardSigmoid", alpha=1 / 6, beta=0.5)
             case "add":
-                self._by_channel(at, op, "Add")
+                self._write_by_channel(at, op, "Add")
             case "multiply":
-                self._by_channel(at, op, "Mul")
+                self._write_by_channel(at, op, "Mul")
             case "concat":
-                self._by_channel(at, op, "Concat", axis=1)
+                self._write_by_channel(at, op, "Concat", axis=1)
             case "slice":
-                self._slice(at, op)
+                self._write_slice(at, op)
             case "shuffle":
-                self._shuffle(at, op)
+                self._write_shuffle(at, op)
             case "max_pool":
-                self._pool(at, op, "MaxPool")
+                self._write_pool(at, op, "MaxPool")
             case "avg_pool":
-                self._avg_pool(at, op)
+                self._write_avg_pool(at, op)
             case "global_pool":
                 x = self._map(op.inputs[0])
-                self._maps[at] = self._node("GlobalAveragePool", [x], self._label(at))
+                self._maps[at] = self._add_node("GlobalAveragePool", [x], self._label(at))
             case _:
-                raise ValueError(f"ONNX has no implementation of the op kind {op.kind!r}")
+                raise ValueError(f"ops of kind {op.kind!r} have no implementation in ONNX")
 
     # Ops
 
-    def _conv(self, at: int, op: Op) -> None:
+    def _write_conv(self, at: int, op: Op) -> None:
         inputs = self._graph.input_channels(op) // op.groups
         shape = (op.shape[0], inputs, op.kernel, op.kernel)
         arguments = [self._map(op.inputs[0]), *self._parameters(op, shape)]
-        self._maps[at] = self._node(
-            "Conv", arguments, self._label(at), group=op.groups, **_window(op)
+        self._maps[at] = self._add_node(
+            "Conv", arguments, self._label(at), group=op.groups, **_window_attributes(op)
         )
 
-    def _linear(self, at: int, op: Op) -> None:
+    def _write_linear(self, at: int, op: Op) -> None:
         shape = (op.shape[0], self._graph.input_channels(op))
         arguments = [self._vector(op.inputs[0]), *self._parameters(op, shape)]
-        self._vectors[at] = self._node("Gemm", arguments, self._label(at), transB=1)
+        self._vectors[at] = self._add_node("Gemm", arguments, self._label(at), transB=1)
 
-    def _by_channel(
-        self, at: int, op: Op, kind: str, constants: Sequence[str] = (), **attributes: Any
+    def _write_by_channel(
+        self, at: int, op: Op, onnx_op: str, constants: Sequence[str] = (), **attributes: Any
     ) -> None:
-        """An op that works on channels, whatever is behind them: on vectors if all inputs are."""
-        inputs, found = self._alike(op)
+        """Write an op that ONNX applies to maps and vectors alike; vectors stay vectors."""
+        inputs, outputs = self._inputs_of_one_form(op)
         arguments = [*inputs, *constants]
-        found[at] = self._node(kind, arguments, self._label(at), **attributes)
+        outputs[at] = self._add_node(onnx_op, arguments, self._label(at), **attributes)
 
-    def _slice(self, at: int, op: Op) -> None:
-        """Slices that share out a tensor among them are one Split, which copies it only once."""
+    def _write_slice(self, at: int, op: Op) -> None:
+        """Write a slice.
+
+        Slices that together have each channel of a tensor once are written as one Split, which
+        copies the tensor only once.
+        """
         if at in self._maps or at in self._vectors:
             return
-        (x,), found = self._alike(op)
+        (x,), outputs = self._inputs_of_one_form(op)
         parts = self._parts(op.inputs[0])
         if not parts:
             bounds = [self._integers(end) for end in (op.start, op.start + op.shape[0], 1)]
-            found[at] = self._node("Slice", [x, *bounds], self._label(at))
+            outputs[at] = self._add_node("Slice", [x, *bounds], self._label(at))
             return
         sizes = self._integers(*[self._graph.ops[part].shape[0] for part in parts])
-        names = [self._take(self._label(part)) for part in parts]
-        name = self._take(f"split_{at}")
+        names = [self._unused_name(self._label(part)) for part in parts]
+        name = self._unused_name(f"split_{at}")
         self.nodes.append(helper.make_node("Split", [x, sizes], names, name=name, axis=1))
-        found.update(zip(parts, names, strict=True))
+        outputs.update(zip(parts, names, strict=True))
 
     def _parts(self, source: int) -> list[int]:
-        """The slices of a tensor, in order, if they have each of its channels exactly once."""
+        """Return the slices of a tensor in order if they have each channel once, else nothing."""
         ops = self._graph.ops
         slices = [at for at in self._graph.consumers[source] if ops[at].kind == "slice"]
         slices.sort(key=lambda at: ops[at].start)
@@ -215,53 +223,63 @@ class _Writer:
         ends = [0] + [ops[at].start + ops[at].shape[0] for at in slices]
         return slices if starts == ends else []
 
-    def _shuffle(self, at: int, op: Op) -> None:
+    def _write_shuffle(self, at: int, op: Op) -> None:
         c, h, w = op.shape
         label = self._label(at)
         parts = self._integers(0, op.groups, c // op.groups, h, w)  # 0 keeps the batch size.
-        x = self._node("Reshape", [self._map(op.inputs[0]), parts], f"{label}.parts")
-        x = self._node("Transpose", [x], f"{label}.interleaved", perm=[0, 2, 1, 3, 4])
-        self._maps[at] = self._node("Reshape", [x, self._integers(0, c, h, w)], label)
+        x = self._add_node("Reshape", [self._map(op.inputs[0]), parts], f"{label}.parts")
+        x = self._add_node("Transpose", [x], f"{label}.interleaved", perm=[0, 2, 1, 3, 4])
+        self._maps[at] = self._add_node("Reshape", [x, self._integers(0, c, h, w)], label)
 
-    def _pool(self, at: int, op: Op, kind: str, **attributes: int) -> None:
+    def _write_pool(self, at: int, op: Op, onnx_op: str, **attributes: int) -> None:
         source = op.inputs[0]
-        overhangs = op.overhangs(self._graph.ops[source].shape)
-        arguments, attributes = [self._map(source)], {**attributes, "ceil_mode": int(overhangs)}
-        self._maps[at] = self._node(kind, arguments, self._label(at), **attributes, **_window(op))
+        attributes["ceil_mode"] = int(op.overhangs(self._graph.ops[source].shape))
+        self._maps[at] = self._add_node(
+            onnx_op, [self._map(source)], self._label(at), **attributes, **_window_attributes(op)
+        )
 
-    def _avg_pool(self, at: int, op: Op) -> None:
-        """Counts the padding and nothing beyond it, in old runtimes too.
+    def _write_avg_pool(self, at: int, op: Op) -> None:
+        """Write an average that counts the zeros of the padding, and nothing beyond the padding.
 
-        ONNX Runtime 1.20, told to count padding, also counts what hangs over (its issue 16203). So
-        it is told only where there is padding, and padding that is hung over, which no block makes,
-        is refused: whether it is right would depend on the runtime.
+        If ONNX Runtime 1.20 is asked to count the padding, it also counts what lies beyond it (its
+        issue 16203). Therefore it is asked only if there is padding. An average with padding and
+        overhanging windows would depend on the runtime; no block makes one.
         """
         if op.padding and op.overhangs(self._graph.ops[op.inputs[0]].shape):
-            raise ValueError("ONNX runtimes differ in averages that hang over their padding")
-        self._pool(at, op, "AveragePool", count_include_pad=int(op.padding > 0))
+            raise ValueError(
+                "ONNX runtimes differ in averages whose windows overhang the padding; use windows "
+                "that end within the padding, or no padding"
+            )
+        self._write_pool(at, op, "AveragePool", count_include_pad=int(op.padding > 0))
 
     # Tensors
 
     def _map(self, at: int) -> str:
+        """Return the name of an op's output as a map."""
         if at not in self._maps:
             x = self._vectors[at]
             sizes = self._integers(0, *self._graph.ops[at].shape)
-            self._maps[at] = self._node("Reshape", [x, sizes], f"{x}.map")
+            self._maps[at] = self._add_node("Reshape", [x, sizes], f"{x}.map")
         return self._maps[at]
 
     def _vector(self, at: int) -> str:
+        """Return the name of an op's output as a vector."""
         if at not in self._vectors:
             x = self._maps[at]
-            self._vectors[at] = self._node("Flatten", [x], f"{x}.flat")
+            self._vectors[at] = self._add_node("Flatten", [x], f"{x}.flat")
         return self._vectors[at]
 
-    def _alike(self, op: Op) -> tuple[list[str], dict[int, str]]:
-        """The inputs of an op, all maps or all vectors, and where its outputs belong then."""
+    def _inputs_of_one_form(self, op: Op) -> tuple[list[str], dict[int, str]]:
+        """Return the inputs of an op, as vectors if all are vectors, else as maps.
+
+        Returns:
+            The names of the inputs, and the dictionary (of maps or vectors) for the op's outputs.
+        """
         if all(source in self._vectors for source in op.inputs):
             return [self._vectors[source] for source in op.inputs], self._vectors
         return [self._map(source) for source in op.inputs], self._maps
 
-    def _name_output(self) -> None:
+    def _rename_output(self) -> None:
         last = len(self._graph.ops) - 1
         result = self._vector(last) if _is_vector(self._graph.output_shape) else self._map(last)
         for node in self.nodes:
@@ -269,57 +287,57 @@ class _Writer:
 
     # Nodes, initialisers and their names
 
-    def _node(self, kind: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
-        """Adds a node with one output; both have the name that is returned."""
-        name = self._take(name)
-        self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
+    def _add_node(self, onnx_op: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
+        """Add a node with one output, and return the name of both."""
+        name = self._unused_name(name)
+        self.nodes.append(helper.make_node(onnx_op, inputs, [name], name=name, **attributes))
         return name
 
     def _parameters(self, op: Op, shape: tuple[int, ...]) -> list[str]:
-        """The initialisers with the weight, and the bias if there is one, of an op."""
+        """Return the initialisers of an op's weight and, if it has one, of its bias."""
         slot = op.slot_name
-        found = [self._parameter(slot, f"{slot}.weight", shape)]
+        names = [self._parameter(slot, f"{slot}.weight", shape)]
         if op.bias:
-            found.append(self._parameter(f"{slot}.bias", f"{slot}.bias", shape[:1]))
-        return found
+            names.append(self._parameter(f"{slot}.bias", f"{slot}.bias", shape[:1]))
+        return names
 
     def _parameter(self, key: str, name: str, shape: tuple[int, ...]) -> str:
         array = self._weights[key]
         if array.shape != shape or array.dtype != np.float32:
             raise ValueError(f"{name} is {array.dtype} {array.shape}, not float32 {shape}")
-        return self._initializer(name, array)
+        return self._add_initializer(name, array)
 
     def _integers(self, *values: int) -> str:
         return self._constant(np.array(values, np.int64))
 
     def _constant(self, array: NDArray[Any]) -> str:
-        """The initialiser with a value that is no weight; equal ones are one."""
+        """Return the initialiser of a value that is not a weight; equal values share one."""
         key = (array.dtype.name, array.shape, array.tobytes())
         if key not in self._constants:
             values = "_".join(map(str, array.flat))
-            self._constants[key] = self._initializer(f"{array.dtype.name}_{values}", array)
+            self._constants[key] = self._add_initializer(f"{array.dtype.name}_{values}", array)
         return self._constants[key]
 
-    def _initializer(self, name: str, array: NDArray[Any]) -> str:
-        name = self._take(name)
+    def _add_initializer(self, name: str, array: NDArray[Any]) -> str:
+        name = self._unused_name(name)
         self.initializers[name] = numpy_helper.from_array(array, name)
         return name
 
     def _label(self, at: int) -> str:
-        """What an op is called: its slot, or its kind and position."""
+        """Return the name of an op's node: its slot, or its kind and position."""
         op = self._graph.ops[at]
         return op.slot.name if op.slot else f"{op.kind}_{at}"
 
-    def _take(self, name: str) -> str:
-        """`name`, or one like it: a slot may be called like anything else in the model."""
-        while name in self._taken:
+    def _unused_name(self, name: str) -> str:
+        """Return a name that nothing else in the model has: a slot may have any name."""
+        while name in self._used_names:
             name += "_"
-        self._taken.add(name)
+        self._used_names.add(name)
         return name
 
 
-def _window(op: Op) -> dict[str, list[int]]:
-    """How the kernel of a convolution or pool slides, as ONNX attributes."""
+def _window_attributes(op: Op) -> dict[str, list[int]]:
+    """Return the ONNX attributes of the window of a convolution or pooling."""
     return {
         "kernel_shape": [op.kernel] * 2,
         "strides": [op.stride] * 2,

@@ -10,7 +10,7 @@ import torch
 from onnx import numpy_helper, shape_inference
 
 from nas import onnx_model
-from nas.graph import Graph, Op, Slot
+from nas.graph import OP_KINDS, Graph, Op, Slot
 from nas.space import load_space, space_names
 from nas.space.builder import Builder
 from nas.torch_network import Network, folded_weights, run_graph
@@ -28,7 +28,7 @@ def activation(kind):
 
 
 def gated():
-    """A gate that a channel can fully close, between convolutions (Howard et al. 2019)."""
+    """Return a squeeze-excite between convolutions (Howard et al. 2019)."""
     b = build()
     x = b.conv_unit(b.input, "in", 16, activate="hard_swish")
     gate = b.conv(b.global_pool(x), "reduce", 4, bias=True)
@@ -39,7 +39,7 @@ def gated():
 
 
 def vectors():
-    """Linear layers that others read: as vectors, and as a gate on a map."""
+    """Return a graph in which linear layers are read as vectors, and as a gate of a map."""
     b = build()
     x = b.conv_unit(b.input, "in", 6)
     hidden = b.activate(b.linear(b.global_pool(x), "hidden", 6), "hard_swish")
@@ -56,7 +56,7 @@ def pool(kind, kernel, stride, padding, image=(4, 8, 8)):
 
 
 def grouped():
-    """Grouped convolutions with a shuffle of three groups between them, as in ShuffleNetV1."""
+    """Return grouped convolutions with a shuffle of three groups between, as in ShuffleNetV1."""
     b = build()
     x = b.shuffle(b.conv_unit(b.input, "a", 18, groups=3), 3)
     b.conv_unit(x, "b", 30, kernel=3, stride=2, groups=3, activate=False)
@@ -71,7 +71,7 @@ def unpadded():
 
 
 def three_parts():
-    """Slices that are all channels once, out of order, and one that spoils it for another."""
+    """Return slices of one tensor with each channel once, and slices of another that overlap."""
     shape = (6, 4, 4)
     return Graph(
         (
@@ -87,7 +87,7 @@ def three_parts():
     )
 
 
-MADE = {
+EXAMPLES = {
     **GRAPHS,
     "relu": lambda: activation("relu"),
     "relu6": lambda: activation("relu6"),
@@ -109,7 +109,7 @@ MADE = {
 
 
 def network(graph, seed=0):
-    """A network whose norms all do something, so that folding them wrongly is seen."""
+    """Return a network whose norms all change their input, so that a wrong folding shows."""
     generator = torch.Generator().manual_seed(seed)
     net = Network(graph, generator)
     with torch.no_grad():
@@ -135,7 +135,7 @@ def session(model):
 
 @torch.inference_mode()
 def assert_runs_as_torch_does(graph):
-    """Checks the file, its shapes, and what it computes for batches of one and of three."""
+    """Check the model, its shapes, and its output for batches of one and of three."""
     net = network(graph)
     model = onnx_model.model(graph, folded_weights(net))
     onnx.checker.check_model(model, full_check=True)
@@ -145,11 +145,11 @@ def assert_runs_as_torch_does(graph):
         batch = images(count, graph)
         expected = run_graph(graph, batch, net).numpy()
         expected = expected[:, :, 0, 0] if vector else expected
-        (found,) = runtime.run(["logits"], {"image": batch.numpy()})
-        assert found.shape == expected.shape
+        (actual,) = runtime.run(["logits"], {"image": batch.numpy()})
+        assert actual.shape == expected.shape
         scale = max(1.0, float(np.abs(expected).max()))
-        assert count == 1 or expected.std(0).max() > 0.01 * scale  # else anything would be close
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * scale)
+        assert count == 1 or expected.std(0).max() > 0.01 * scale  # else all outputs are close
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4 * scale)
 
 
 def lowered(name):
@@ -161,17 +161,23 @@ def lowered(name):
 
 
 @pytest.mark.parametrize("name", space_names())
-def test_the_networks_of_a_space(name):
+def test_networks_of_a_space_run_as_in_torch(name):
     for graph in lowered(name):
         assert_runs_as_torch_does(graph)
 
 
-@pytest.mark.parametrize("name", MADE)
-def test_one_op_after_another(name):
-    assert_runs_as_torch_does(MADE[name]())
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_small_graphs_run_as_in_torch(name):
+    assert_runs_as_torch_does(EXAMPLES[name]())
 
 
-def made(graph, name="network"):
+def test_examples_have_every_op_kind():
+    """A new kind needs an implementation in ONNX and torch, and an example that compares them."""
+    kinds = {op.kind for example in EXAMPLES.values() for op in example().ops}
+    assert kinds == set(OP_KINDS)
+
+
+def exported(graph, name="network"):
     return onnx_model.model(graph, folded_weights(network(graph)), name=name)
 
 
@@ -179,13 +185,13 @@ def kinds(model):
     return [node.op_type for node in model.graph.node]
 
 
-def node(model, kind):
-    (found,) = [node for node in model.graph.node if node.op_type == kind]
-    return {a.name: onnx.helper.get_attribute_value(a) for a in found.attribute}
+def attributes(model, kind):
+    (node,) = [node for node in model.graph.node if node.op_type == kind]
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
 
 
-def test_the_file_says_what_goes_in_and_out():
-    model = made(MADE["gated"](), name="gated")
+def test_model_declares_version_input_and_output():
+    model = exported(EXAMPLES["gated"](), name="gated")
     assert model.graph.name == "gated"
     assert (model.ir_version, [(o.domain, o.version) for o in model.opset_import]) == (
         onnx_model.IR_VERSION,
@@ -201,11 +207,11 @@ def test_the_file_says_what_goes_in_and_out():
     assert sizes == [("image", ["batch", 12, 9, 9]), ("logits", ["batch", 7])]
 
 
-def test_nothing_but_the_batch_size_is_left_open():
-    """A dynamic size inside, as a shuffle or a pool could make, keeps runtimes from planning."""
+def test_only_the_batch_size_is_dynamic():
+    """A runtime cannot plan its memory if a shuffle or a pool makes another size dynamic."""
     for name in ("shuffle_unit_twice", "max_pool_overhanging", "squeezenet_head", "vectors"):
         inferred = shape_inference.infer_shapes(
-            made(MADE[name]()), strict_mode=True, data_prop=True
+            exported(EXAMPLES[name]()), strict_mode=True, data_prop=True
         )
         values = [*inferred.graph.value_info, *inferred.graph.output]
         assert {output for n in inferred.graph.node for output in n.output} == {
@@ -217,8 +223,8 @@ def test_nothing_but_the_batch_size_is_left_open():
             assert all(size.dim_value > 0 for size in sizes), value.name
 
 
-def test_names_come_from_slots_and_none_is_used_twice():
-    model = made(MADE["inverted_residual"]())
+def test_nodes_and_initialisers_are_named_after_slots():
+    model = exported(EXAMPLES["inverted_residual"]())
     assert [n.name for n in model.graph.node] == [
         "expand",
         "relu6_2",
@@ -237,7 +243,7 @@ def test_names_come_from_slots_and_none_is_used_twice():
     ]
 
 
-def test_slots_may_be_called_like_anything_else():
+def test_slots_may_have_the_name_of_anything_else():
     b = build((2, 3, 3), norm=False)
     slots = ["a", "a.weight", "a.bias", "image", "logits", "relu6_3", "float32_6.0"]
     x = b.input
@@ -255,8 +261,8 @@ def test_slots_may_be_called_like_anything_else():
     assert len({n.name for n in model.graph.node}) == len(model.graph.node)
 
 
-def test_weights_are_those_of_the_folded_graph():
-    graph = MADE["classifier"]()
+def test_initialisers_are_weights_of_the_folded_graph():
+    graph = EXAMPLES["classifier"]()
     weights = folded_weights(network(graph))
     model = onnx_model.model(graph, weights)
     written = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
@@ -268,8 +274,8 @@ def test_weights_are_those_of_the_folded_graph():
     assert again.SerializeToString() == model.SerializeToString()
 
 
-def test_equal_constants_are_one():
-    model = made(MADE["shuffle_unit_twice"]())
+def test_equal_constants_share_one_initialiser():
+    model = exported(EXAMPLES["shuffle_unit_twice"]())
     constants = [t for t in model.graph.initializer if not t.name.endswith((".weight", ".bias"))]
     assert [numpy_helper.to_array(t).tolist() for t in constants] == [
         [10, 10],
@@ -278,22 +284,22 @@ def test_equal_constants_are_one():
     ]
 
 
-def test_slices_that_share_out_a_tensor_are_one_split():
-    assert kinds(made(MADE["shuffle_unit_twice"]())).count("Split") == 2
-    assert "Slice" not in kinds(made(MADE["shuffle_unit_twice"]()))
-    assert kinds(made(three_parts())) == ["Split", "Relu", "Slice", "Slice", "Concat"]
+def test_slices_with_each_channel_once_are_one_split():
+    assert kinds(exported(EXAMPLES["shuffle_unit_twice"]())).count("Split") == 2
+    assert "Slice" not in kinds(exported(EXAMPLES["shuffle_unit_twice"]()))
+    assert kinds(exported(three_parts())) == ["Split", "Relu", "Slice", "Slice", "Concat"]
 
 
-def test_only_an_overhanging_pool_rounds_up():
+def test_only_overhanging_pool_has_ceil_mode():
     ends = ("", "_fitting", "_overhanging")
-    maximum = [node(made(MADE[f"max_pool{end}"]()), "MaxPool") for end in ends]
-    assert [(found["ceil_mode"], found["pads"]) for found in maximum] == [
+    maximum = [attributes(exported(EXAMPLES[f"max_pool{end}"]()), "MaxPool") for end in ends]
+    assert [(pool["ceil_mode"], pool["pads"]) for pool in maximum] == [
         (0, [1, 1, 1, 1]),
         (0, [0, 0, 0, 0]),
         (1, [0, 0, 0, 0]),
     ]
-    average = [node(made(MADE[f"avg_pool{end}"]()), "AveragePool") for end in ends]
-    assert [(found["ceil_mode"], found["pads"]) for found in average] == [
+    average = [attributes(exported(EXAMPLES[f"avg_pool{end}"]()), "AveragePool") for end in ends]
+    assert [(pool["ceil_mode"], pool["pads"]) for pool in average] == [
         (0, [1, 1, 1, 1]),
         (0, [0, 0, 0, 0]),
         (1, [0, 0, 0, 0]),
@@ -301,7 +307,7 @@ def test_only_an_overhanging_pool_rounds_up():
 
 
 @pytest.mark.parametrize("size", [2, 5])
-def test_a_pool_of_impossible_shape_is_an_error(size):
+def test_pool_of_impossible_shape_is_an_error(size):
     graph = Graph(
         (Op("input", (), (1, 8, 8)), Op("max_pool", (0,), (1, size, size), kernel=3, stride=2))
     )
@@ -309,19 +315,19 @@ def test_a_pool_of_impossible_shape_is_an_error(size):
         onnx_model.model(graph, {})
 
 
-def test_a_window_that_begins_beyond_the_border_is_an_error():
+def test_window_that_starts_beyond_the_border_is_an_error():
     ops = (Op("input", (), (1, 4, 4)), Op("max_pool", (0,), (1, 3, 3), kernel=1, stride=2))
     with pytest.raises(ValueError, match="max_pool cannot turn"):
         onnx_model.model(Graph(ops), {})
 
 
-def test_an_average_that_hangs_over_padding_is_refused():
+def test_average_that_overhangs_its_padding_is_refused():
     ops = (Op("input", (), (4, 8, 8)), Op("avg_pool", (0,), (4, 5, 5), 3, 2, 1))
-    with pytest.raises(ValueError, match="hang over their padding"):
+    with pytest.raises(ValueError, match="overhang the padding"):
         onnx_model.model(Graph(ops), {})
 
 
-def test_an_unknown_op_is_named():
+def test_unknown_op_is_named():
     graph = Graph((Op("input", (), (1, 2, 2)), Op("warp", (0,), (1, 2, 2))))
     with pytest.raises(ValueError, match="'warp'"):
         onnx_model.model(graph, {})
@@ -335,7 +341,7 @@ def test_an_unknown_op_is_named():
     ],
 )
 def test_weights_that_do_not_fit_are_named(spoil):
-    graph = MADE["classifier"]()
+    graph = EXAMPLES["classifier"]()
     weights = folded_weights(network(graph))
     with pytest.raises(ValueError, match=r"last\.weight is .*, not float32 \(70, 10, 1, 1\)"):
         onnx_model.model(graph, spoil(weights))
@@ -344,7 +350,7 @@ def test_weights_that_do_not_fit_are_named(spoil):
         onnx_model.model(graph, weights)
 
 
-def test_a_weighted_op_without_a_slot_is_an_error():
+def test_op_with_weights_and_without_slot_is_an_error():
     graph = Graph((Op("input", (), (1, 2, 2)), Op("conv", (0,), (1, 2, 2), slot=None)))
     with pytest.raises(ValueError, match="'conv' has no slot"):
         onnx_model.model(graph, {})
@@ -353,18 +359,18 @@ def test_a_weighted_op_without_a_slot_is_an_error():
         onnx_model.model(Graph((graph.ops[0], with_slot)), {})
 
 
-def test_a_saved_model_is_the_model(tmp_path):
-    graph = MADE["classifier"]()
+def test_saved_model_is_read_back_equal(tmp_path):
+    graph = EXAMPLES["classifier"]()
     path = tmp_path / "network.onnx"
-    onnx_model.save(made(graph), path)
-    onnx_model.save(made(graph, name="newer"), path)
-    assert onnx.load(path) == made(graph, name="newer")
+    onnx_model.save(exported(graph), path)
+    onnx_model.save(exported(graph, name="newer"), path)
+    assert onnx.load(path) == exported(graph, name="newer")
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_failed_save_keeps_the_old_file_and_leaves_nothing(tmp_path, monkeypatch):
+def test_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "network.onnx"
-    onnx_model.save(made(MADE["classifier"]()), path)
+    onnx_model.save(exported(EXAMPLES["classifier"]()), path)
     old = path.read_bytes()
 
     def full(*_):
@@ -372,14 +378,14 @@ def test_a_failed_save_keeps_the_old_file_and_leaves_nothing(tmp_path, monkeypat
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        onnx_model.save(made(MADE["stem"]()), path)
+        onnx_model.save(exported(EXAMPLES["stem"]()), path)
     assert path.read_bytes() == old
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_only_onnx_files_are_saved(tmp_path):
+def test_save_refuses_other_suffixes(tmp_path):
     with pytest.raises(ValueError, match=r"'network\.pb'"):
-        onnx_model.save(made(MADE["classifier"]()), tmp_path / "network.pb")
+        onnx_model.save(exported(EXAMPLES["classifier"]()), tmp_path / "network.pb")
     assert not list(tmp_path.iterdir())
 
 
@@ -391,7 +397,7 @@ def test_only_onnx_files_are_saved(tmp_path):
         ("nas.onnx_model", "tvm"),
     ],
 )
-def test_what_an_import_leaves_out(module, absent):
+def test_import_leaves_heavy_libraries_out(module, absent):
     code = f"import sys, {module}; print({absent!r} in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("False\n", 0), done.stderr
