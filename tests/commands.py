@@ -1,10 +1,24 @@
-"""What commands print, read back."""
+"""Runs the command line in a process of its own, and reads what a command prints."""
 
 import json
 import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 
-def document(done: subprocess.CompletedProcess[str]):
-    """The one JSON document on stdout."""
+def run_nas(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `nas` in a process of its own; the `here` fixture runs it in this process."""
+    return subprocess.run(
+        [sys.executable, "-m", "nas", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def document(done: subprocess.CompletedProcess[str]) -> Any:
+    """Return the JSON document that a successful command printed."""
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

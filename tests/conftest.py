@@ -1,4 +1,4 @@
-"""The mini job: to its end or ready to run; and a PostgreSQL server for the whole session."""
+"""Fixtures for many tests: the mini job, commands in this process, and a PostgreSQL server."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ from tests.search.postgresql import Server, find_binaries, running_server
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip tests marked `gpu` where TVM finds no NVIDIA GPU."""
+    """Skip tests marked `gpu` if TVM finds no NVIDIA GPU."""
     if item.get_closest_marker("gpu") is None:
         return
     import tvm
@@ -28,7 +28,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory) -> Iterator[None]:
-    """Decoded images are kept for these tests alone."""
+    """Give the session an image cache of its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -42,7 +42,7 @@ def digits() -> ImageDataset:
 
 @pytest.fixture
 def job_folder(tmp_path, monkeypatch) -> Path:
-    """An empty current folder with the mini job in it."""
+    """Return an empty current folder with the mini job in it."""
     monkeypatch.chdir(tmp_path)
     write_job(tmp_path)
     return tmp_path
@@ -50,12 +50,13 @@ def job_folder(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def job(job_folder) -> JobSettings:
+    """Return the settings of the mini job in the current folder."""
     return load_job(job_folder / "job.toml")
 
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory) -> Path:
-    """A folder in which the mini job ran to its end: `results/mini` and `latency_tables`."""
+    """Return a folder in which the mini job has finished: `results/mini` and `latency_tables`."""
     folder = tmp_path_factory.mktemp("undisturbed")
     path = write_job(folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -66,14 +67,14 @@ def undisturbed(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def same_device(job_folder, undisturbed) -> Path:
-    """The current folder with the latency table that the undisturbed run built."""
+    """Return the current folder with the mini job and the latency table of the finished job."""
     shutil.copytree(undisturbed / "latency_tables", job_folder / "latency_tables")
     return job_folder
 
 
 @pytest.fixture
 def here(monkeypatch, capsys):
-    """Runs a command in this process, which need not start and import everything first."""
+    """Return a function that runs `nas` in this process, which is faster than in a new one."""
 
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
         monkeypatch.setattr(sys, "argv", ["nas", *map(str, arguments)])
@@ -87,6 +88,7 @@ def here(monkeypatch, capsys):
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Server]:
+    """Return a PostgreSQL server; skip the test if PostgreSQL is not installed."""
     folder = find_binaries()
     if folder is None:
         if os.environ.get("NAS_REQUIRE_POSTGRESQL") == "1":
@@ -98,5 +100,5 @@ def postgresql() -> Iterator[Server]:
 
 @pytest.fixture
 def database(postgresql) -> str:
-    """The address of an empty database, password included."""
+    """Return the address of an empty database, with its password."""
     return postgresql.new_database()

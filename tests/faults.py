@@ -1,8 +1,8 @@
-"""`nas` on a device whose clock is arithmetic, so that runs compare to the digit.
+"""Runs `nas` with a device whose latencies are computed, so that runs can be compared exactly.
 
     python -m tests.faults run job.toml --out out
 
-Timing workers are real processes, and keep the processor busy.
+The timing workers are real processes that use the processor.
 """
 
 import nas.latency

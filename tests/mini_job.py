@@ -1,4 +1,4 @@
-"""A whole job small enough for a test: three families of a few kernels each, on digits."""
+"""The mini job: a whole job that is small enough for a test, with three families, on digits."""
 
 from pathlib import Path
 
@@ -43,7 +43,12 @@ measure = 10
 
 
 def write_job(folder: Path, *, extra: str = "") -> Path:
-    """A job file with its three space files, in `folder`; paths in it are relative to it."""
+    """Write the mini job and its three space files, and return the path of the job file.
+
+    Args:
+        folder: folder of the files. Paths in the job are relative to it.
+        extra: text that is appended to the job file.
+    """
     text = JOB
     for name, rows in SPACES.items():
         source = f"SPACE = SearchSpace({name!r}, ({rows}))\n"

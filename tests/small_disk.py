@@ -1,4 +1,4 @@
-"""A file system of a given size, which a job can fill."""
+"""Mounts file systems of a given size, which a job can fill."""
 
 import os
 import subprocess
@@ -13,13 +13,14 @@ _INSIDE = "NAS_IN_OWN_NAMESPACE"
 
 
 def mount(folder: Path, options: str) -> subprocess.CompletedProcess[str]:
+    """Mount an empty tmpfs at a folder; `options` are those of `mount`."""
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @contextmanager
 def mounted(folder: Path, options: str) -> Iterator[None]:
-    """Mount an empty tmpfs at `folder`; `options` are those of `mount`."""
+    """Mount an empty tmpfs at a folder for the block; `options` are those of `mount`."""
     done = mount(folder, options)
     assert done.returncode == 0, done.stderr
     try:
@@ -34,10 +35,16 @@ def change(folder: Path, options: str) -> None:
 
 
 def rerun_where_mounting_is_allowed(request: pytest.FixtureRequest, folder: Path) -> bool:
-    """Run the calling test again in a namespace of its own, if this process may not mount.
+    """Run the calling test again in a namespace of its own if this process may not mount.
 
-    Returns whether that was done; the test is over then. Without any way to mount, the test is
-    skipped, or fails where NAS_REQUIRE_MOUNT=1.
+    If no namespace may mount either, the test is skipped, or fails if NAS_REQUIRE_MOUNT is 1.
+
+    Args:
+        request: fixture of the calling test.
+        folder: a folder at which a file system may be mounted.
+
+    Returns:
+        Whether the test ran again; the calling test then has nothing left to do.
     """
     refused = mount(folder, "size=64k")
     if refused.returncode == 0:

@@ -9,21 +9,11 @@ import pytest
 
 from nas.space import load_definition, load_space, space_names
 from nas.space.library import path_of
-from tests.commands import document
+from tests.commands import document, run_nas
 from tests.mini_job import write_job
 
 
-def nas(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "nas", *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_importing_nas_pulls_in_none_of_the_heavy_libraries():
+def test_importing_nas_imports_no_heavy_library():
     code = (
         "import sys, nas, nas.cli; "
         "print([m for m in ('torch', 'tvm', 'optuna', 'pandas', 'matplotlib', 'numpy', 'pyarrow') "
@@ -59,19 +49,19 @@ def test_lower_layers_do_not_import_higher_ones(module, forbidden):
      "supernet", "supernet train", "supernet evaluate", "supernet rank",
      "search", "predict", "report", "select"],
 )  # fmt: skip
-def test_every_command_has_help(command):
-    done = nas(*command.split(), "--help")
+def test_every_command_has_help_with_an_example(command):
+    done = run_nas(*command.split(), "--help")
     assert done.returncode == 0
     assert "Usage:" in done.stdout
     if " " in command or command in ("spaces", "predict"):
         assert "Example: nas" in " ".join(done.stdout.split())
 
 
-def test_spaces_as_json():
-    found = document(nas("spaces", "--json"))
-    assert [each["name"] for each in found] == space_names()
+def test_spaces_prints_json():
+    spaces = document(run_nas("spaces", "--json"))
+    assert [each["name"] for each in spaces] == space_names()
     one = document(
-        nas(
+        run_nas(
             "spaces", "mobilenet", "--image-size", "32", "--classes", "7", "--no-estimate", "--json"
         )
     )
@@ -83,7 +73,7 @@ def test_spaces_as_json():
     assert one["table"]["tvm"]["estimated_seconds"] is None
 
 
-def test_a_space_is_shown_with_an_estimate_and_a_picture(here, tmp_path):
+def test_spaces_estimates_table_and_draws_picture(here, tmp_path):
     path = tmp_path / "space.png"
     done = here("spaces", "shufflenet_tiny", "--plot", path, "--json")
     table = document(done)["table"]["tvm"]
@@ -96,7 +86,7 @@ def test_a_space_is_shown_with_an_estimate_and_a_picture(here, tmp_path):
     assert "no estimate of the time to build it: --no-estimate" in shown
 
 
-def test_one_network_layer_by_layer(here, tmp_path):
+def test_spaces_shows_layers_of_one_network(here, tmp_path):
     one = document(here("spaces", "--arch", "mobilenet_v2_1.0", "--json"))
     assert one["settings"] == {"image_size": 224, "channels": 3, "classes": 1000}
     assert one["params"] == sum(layer["params"] for layer in one["layers"]) == 3_504_872
@@ -112,7 +102,7 @@ def test_one_network_layer_by_layer(here, tmp_path):
     assert "conv 3x3/2, norm, relu6" in here("spaces", "--arch", "mobilenet_v2_1.0").stdout
 
 
-def test_published_networks(here, tmp_path):
+def test_spaces_compares_published_networks(here, tmp_path):
     rows = document(here("spaces", "--references", "--json"))
     assert {row["space"] for row in rows} <= set(space_names())
     assert all(row["agrees"] for row in rows)
@@ -127,7 +117,7 @@ def test_published_networks(here, tmp_path):
     assert [row["agrees"] for row in json.loads(done.stdout)] == [False]
 
 
-def test_random_architectures_under_limits(here):
+def test_spaces_samples_architectures_within_limits(here):
     limits = ("--sample", 5, "--max-macs", "200e6", "--min-macs", "150e6", "--max-params", "3e6")
     drawn = document(here("spaces", "mobilenet", *limits, "--json"))
     lines = here("spaces", "mobilenet", *limits).stdout.splitlines()
@@ -157,7 +147,7 @@ def test_random_architectures_under_limits(here):
         (["mobilenet_tiny", "--runtime", "abacus"], "Allowed: onnxruntime, tvm"),
     ],
 )
-def test_a_wrong_request_for_spaces(here, arguments, words):
+def test_wrong_request_for_spaces_exits_2(here, arguments, words):
     done = here("spaces", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert words in done.stderr
@@ -181,8 +171,8 @@ def test_a_wrong_request_for_spaces(here, arguments, words):
         (["dance"], 2, "No such command"),
     ],
 )
-def test_a_wrong_request_is_one_short_message_and_exit_2(arguments, status, words, tmp_path):
-    done = nas(*arguments, cwd=tmp_path)
+def test_wrong_request_prints_one_message_and_exits_2(arguments, status, words, tmp_path):
+    done = run_nas(*arguments, cwd=tmp_path)
     assert done.returncode == status
     assert words in done.stderr
     assert "Traceback" not in done.stderr
@@ -199,7 +189,7 @@ def test_a_wrong_request_is_one_short_message_and_exit_2(arguments, status, word
         ("x" * 300, "File name too long"),
     ],
 )
-def test_a_run_folder_that_cannot_be_made_is_a_wrong_request(job_folder, here, out, words):
+def test_run_folder_that_cannot_be_made_is_a_wrong_request(job_folder, here, out, words):
     before = sorted(job_folder.rglob("*"))
     done = here("run", "job.toml", "--out", out)
     assert (done.returncode, done.stdout) == (2, "")
@@ -209,7 +199,7 @@ def test_a_run_folder_that_cannot_be_made_is_a_wrong_request(job_folder, here, o
 
 
 @pytest.mark.parametrize("name", ["plot.png", "nowhere/plot.png", "plot.pdf"])
-def test_a_picture_that_cannot_be_written_is_a_wrong_request(here, tmp_path, name):
+def test_picture_that_cannot_be_written_is_a_wrong_request(here, tmp_path, name):
     (tmp_path / "plot.png").mkdir()
     done = here("spaces", "mobilenet_tiny", "--no-estimate", "--plot", tmp_path / name)
     assert (done.returncode, done.stdout) == (2, "")
@@ -217,7 +207,7 @@ def test_a_picture_that_cannot_be_written_is_a_wrong_request(here, tmp_path, nam
     assert [path.name for path in tmp_path.rglob("*")] == ["plot.png"]
 
 
-def test_a_full_disk_leaves_the_old_picture(here, tmp_path, monkeypatch):
+def test_full_disk_keeps_the_old_picture(here, tmp_path, monkeypatch):
     path = tmp_path / "plot.png"
     path.write_bytes(b"old")
 
@@ -232,7 +222,7 @@ def test_a_full_disk_leaves_the_old_picture(here, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_text_from_files_does_not_reach_the_terminal_as_commands(here, tmp_path, monkeypatch):
+def test_control_characters_from_files_do_not_reach_the_terminal(here, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "job.toml"
     path.write_text('[data]\nsource = "digits"\n[[space]]\nname = "\\u001b[2Jx"\n')
@@ -242,47 +232,50 @@ def test_text_from_files_does_not_reach_the_terminal_as_commands(here, tmp_path,
     assert "x1b[2Jx" in done.stderr
 
 
-def test_debug_shows_the_traceback():
-    assert "Traceback" in nas("--debug", "spaces", "mobilnet").stderr
+def test_debug_prints_the_traceback():
+    assert "Traceback" in run_nas("--debug", "spaces", "mobilnet").stderr
 
 
-def test_a_run_is_chosen_from_reported_and_predicted(undisturbed):
+def test_select_predict_and_report_read_a_finished_run(undisturbed):
     table = next((undisturbed / "latency_tables").glob("*.jsonl"))
     front = json.loads((undisturbed / "results/mini/front.json").read_text())["front"]
-    best = document(nas("select", "results/mini", "--json", cwd=undisturbed))
+    best = document(run_nas("select", "results/mini", "--json", cwd=undisturbed))
     assert best == front[-1]
     limit = str(front[0]["measured_us"] / 1000 * 1.0001)
-    fastest = nas("select", "results/mini", "--max-latency-ms", limit, "--json", cwd=undisturbed)
+    select = ("select", "results/mini", "--max-latency-ms")
+    fastest = run_nas(*select, limit, "--json", cwd=undisturbed)
     assert document(fastest) == front[0]
-    none = nas("select", "results/mini", "--max-latency-ms", "1e-5", cwd=undisturbed)
+    none = run_nas(*select, "1e-5", cwd=undisturbed)
     assert none.returncode == 1
     assert "The nearest is" in none.stderr
 
-    shown = document(nas("table", "show", str(table), "--json", cwd=undisturbed))
+    shown = document(run_nas("table", "show", str(table), "--json", cwd=undisturbed))
     assert shown["status"].keys() <= {"ok", "unstable"}
-    again = document(nas("table", "show", str(table), "--space", "mobile.py", "--json",
+    again = document(run_nas("table", "show", str(table), "--space", "mobile.py", "--json",
                          cwd=undisturbed))  # fmt: skip
     assert again.pop("coverage")[0]["missing"] >= 0
     assert again == {key: value for key, value in shown.items() if key != "coverage"}
-    same = document(nas("table", "diff", str(table), str(table), "--json", cwd=undisturbed))
+    same = document(run_nas("table", "diff", str(table), str(table), "--json", cwd=undisturbed))
     assert same["median_ratio"] == 1
     assert len(same["changes"]) == shown["kernels"] + len(shown["dispatch_us"])
     arch = f"results/mini:{best['digest'][:9]}"
-    found = document(nas("predict", arch, "--table", str(table), "--json", cwd=undisturbed))
-    assert found["predicted_us"] == pytest.approx(best["predicted_us"])
-    assert found["macs"] == best["macs"]
-    shown = document(nas("spaces", "--arch", arch, "--json", cwd=undisturbed))
+    prediction = document(
+        run_nas("predict", arch, "--table", str(table), "--json", cwd=undisturbed)
+    )
+    assert prediction["predicted_us"] == pytest.approx(best["predicted_us"])
+    assert prediction["macs"] == best["macs"]
+    shown = document(run_nas("spaces", "--arch", arch, "--json", cwd=undisturbed))
     assert shown["architecture"] == best["architecture"]
     assert sum(layer["params"] for layer in shown["layers"]) == best["params"]
 
     report = undisturbed / "results/mini/report.html"
     old = report.read_text()
     report.unlink()
-    assert document(nas("report", "results/mini", "--json", cwd=undisturbed))
+    assert document(run_nas("report", "results/mini", "--json", cwd=undisturbed))
     assert report.read_text() == old
 
 
-def test_a_table_holds_several_batch_sizes(here, undisturbed, tmp_path, monkeypatch):
+def test_table_has_rows_of_several_batch_sizes(here, undisturbed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (known,) = (undisturbed / "latency_tables").glob("*.jsonl")
     Path("mine.jsonl").write_text(known.read_text())
@@ -314,12 +307,12 @@ def test_a_table_holds_several_batch_sizes(here, undisturbed, tmp_path, monkeypa
     assert (before["batch"], after["batch"]) == (1, 4)
     assert after["macs"] == before["macs"]
     assert all(" batch4 " in row["kernel"] for row in after["kernels"])
-    # A launch for four images costs no more than one for one; the kernels do.
+    # Kernels for four images take longer than for one; a launch costs the same.
     assert before["predicted_us"] < after["predicted_us"] < 8 * before["predicted_us"]
     assert document(here("predict", *arch)) == before
 
 
-def test_a_table_is_held_against_its_device(undisturbed, here, tmp_path, monkeypatch):
+def test_table_check_and_verify_time_the_device(undisturbed, here, tmp_path, monkeypatch):
     monkeypatch.chdir(undisturbed)
     (table,) = Path("latency_tables").glob("*.jsonl")
     sizes = ("--image-size", 8, "--channels", 1, "--classes", 10)
@@ -328,24 +321,24 @@ def test_a_table_is_held_against_its_device(undisturbed, here, tmp_path, monkeyp
         "table", "check", table, "--space", "mobile.py", *sizes, "--nets", 3, "--plot", picture,
         "--json",
     )  # fmt: skip
-    found = document(done)
-    assert found["nets"] == len(found["rows"]) == 3
+    check = document(done)
+    assert check["nets"] == len(check["rows"]) == 3
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert found["retiming_spread"] >= 0
-    # On a busy machine a table may not hold; what is tested is that both answers are consistent.
+    assert check["retiming_spread"] >= 0
+    # On a busy machine the table may not hold. The test is that all parts of the answer agree.
     done = here("table", "verify", table, "--rows", 3, "--json")
-    found = json.loads(done.stdout)
-    assert len(found["rows"]) == 3
-    assert done.returncode == (0 if found["holds"] else 1)
-    assert found["holds"] or found["verdict"] in done.stderr
+    verification = json.loads(done.stdout)
+    assert len(verification["rows"]) == 3
+    assert done.returncode == (0 if verification["holds"] else 1)
+    assert verification["holds"] or verification["verdict"] in done.stderr
 
 
-def test_tables_are_merged_into_a_new_one(undisturbed, here, tmp_path):
+def test_table_merge_writes_a_new_table(undisturbed, here, tmp_path):
     (table,) = (undisturbed / "latency_tables").glob("*.jsonl")
     copy, out = tmp_path / "copy.jsonl", tmp_path / "out.jsonl"
     copy.write_text(table.read_text())
-    found = document(here("table", "merge", table, copy, "--out", out, "--json"))
-    assert found["taken"] == {str(table): found["kernels"], str(copy): 0}
+    merged = document(here("table", "merge", table, copy, "--out", out, "--json"))
+    assert merged["taken"] == {str(table): merged["kernels"], str(copy): 0}
     picture = tmp_path / "diff.svg"
     same = document(here("table", "diff", table, out, "--plot", picture, "--json"))
     assert (same["median_ratio"], same["only_before"], same["only_after"]) == (1, 0, 0)
@@ -355,36 +348,36 @@ def test_tables_are_merged_into_a_new_one(undisturbed, here, tmp_path):
     assert "is there already" in again.stderr
 
 
-def test_a_table_of_another_machine_is_never_taken_for_this_ones(undisturbed, tmp_path):
+def test_table_of_another_machine_is_refused(undisturbed, tmp_path):
     (table,) = (undisturbed / "latency_tables").glob("*.jsonl")
     path = write_job(tmp_path)
     header, rest = table.read_text().split("\n", 1)
     foreign = json.loads(header) | {"processor": "Cray-1"}
     (tmp_path / "latency_tables").mkdir()
     (tmp_path / "latency_tables" / table.name).write_text(json.dumps(foreign) + "\n" + rest)
-    done = nas("run", path.name, "--out", "out", cwd=tmp_path)
+    done = run_nas("run", path.name, "--out", "out", cwd=tmp_path)
     assert done.returncode == 2
     assert "measured on another device" in done.stderr
     assert "Cray-1" in done.stderr
     foreign_table = str(tmp_path / "latency_tables" / table.name)
     for command in (["verify"], ["show", "--peak"], ["check", "--space", "mobilenet_tiny"]):
-        done = nas("table", *command, foreign_table, cwd=tmp_path)
+        done = run_nas("table", *command, foreign_table, cwd=tmp_path)
         assert done.returncode == 2
         assert "processor is" in done.stderr
         assert "Cray-1" in done.stderr
 
 
-def test_a_job_says_what_is_wrong_with_its_data(tmp_path):
+def test_missing_data_is_named(tmp_path):
     path = write_job(tmp_path)
     path.write_text(path.read_text().replace('"digits"', '"photos"'))
-    done = nas("run", path.name, "--out", "out", cwd=tmp_path)
+    done = run_nas("run", path.name, "--out", "out", cwd=tmp_path)
     assert done.returncode == 2
     assert "There is no data at photos" in done.stderr
 
 
-def test_doctor_tells_device_runtimes_and_noise():
-    found = document(nas("doctor", "--json"))
-    assert found["processor"]
-    assert {runtime["name"] for runtime in found["runtimes"]} >= {"tvm", "onnxruntime"}
-    assert found["noise"]["spread"] >= 0
-    assert found["noise"]["worst"] >= 1
+def test_doctor_prints_device_runtimes_and_noise():
+    doctor = document(run_nas("doctor", "--json"))
+    assert doctor["processor"]
+    assert {runtime["name"] for runtime in doctor["runtimes"]} >= {"tvm", "onnxruntime"}
+    assert doctor["noise"]["spread"] >= 0
+    assert doctor["noise"]["worst"] >= 1

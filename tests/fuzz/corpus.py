@@ -1,4 +1,4 @@
-"""The folder that is fuzzed: a finished run, its latency table, images, and files of one's own."""
+"""Makes the folder that is fuzzed: a finished run, its latency table, a space file and images."""
 
 from __future__ import annotations
 
@@ -30,16 +30,15 @@ SPACE = SearchSpace(
 )
 """
 
-IMAGES = 8
-"""Images of each class."""
+IMAGES_PER_CLASS = 8
 
 
 def make_corpus(finished: Path, folder: Path) -> str:
-    """Fill a folder from one in which the mini job has run to its end.
+    """Fill a folder with the files to damage.
 
     Args:
-        finished: with `results/mini` and `latency_tables`.
-        folder: to fill.
+        finished: folder of the finished mini job, with `results/mini` and `latency_tables`.
+        folder: empty folder.
 
     Returns:
         The digest of a member of the run's front.
@@ -68,7 +67,7 @@ def _make_images(folder: Path) -> None:
     contents, labels = [], []
     for label, name in enumerate(("one", "two")):
         (folder / "photos" / name).mkdir(parents=True)
-        for number in range(IMAGES):
+        for number in range(IMAGES_PER_CLASS):
             pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
             for kind in ("PNG", "JPEG"):
                 content = io.BytesIO()

@@ -11,7 +11,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 Damage = Callable[[bytes], st.SearchStrategy[bytes]]
-"""Returns a strategy of damaged contents, given the content of a whole file."""
+"""Function that returns a strategy of damaged contents for the content of a whole file."""
 
 VALUES: Sequence[Any] = (
     None,
@@ -45,14 +45,14 @@ VALUES: Sequence[Any] = (
     {"a": 1},
     [[[[]]]],
 )
-"""What a field is replaced by."""
+"""Values that replace a field."""
 
 DEEP = b"[" * 100_000
-"""JSON that no recursive reader can read."""
+"""JSON that is nested too deeply for a recursive reader."""
 
 
 def of_bytes(content: bytes) -> st.SearchStrategy[bytes]:
-    """Flip, cut, insert, repeat or zero bytes."""
+    """Return a strategy that flips, cuts, inserts, repeats or zeroes bytes."""
     at = st.integers(0, max(0, len(content) - 1))
     length = st.sampled_from([1, 2, 7, 64, 1000])
 
@@ -78,12 +78,12 @@ def of_bytes(content: bytes) -> st.SearchStrategy[bytes]:
 
 
 def of_json(content: bytes) -> st.SearchStrategy[bytes]:
-    """Drop, retype, rename or repeat a field of a JSON document, or damage its bytes."""
+    """Return a strategy that drops, retypes, renames or repeats a JSON field, or damages bytes."""
     return st.one_of(_changed_json(content).map(_dumped), of_bytes(content))
 
 
 def of_json_lines(content: bytes) -> st.SearchStrategy[bytes]:
-    """Change a field of a line, drop, repeat or swap lines, or damage bytes."""
+    """Return a strategy that changes a field, drops or repeats lines, or damages bytes."""
     lines = content.splitlines(keepends=True)
     at = st.integers(0, max(0, len(lines) - 1))
 
@@ -102,7 +102,7 @@ def of_json_lines(content: bytes) -> st.SearchStrategy[bytes]:
 
 
 def of_csv(content: bytes) -> st.SearchStrategy[bytes]:
-    """Replace a cell, drop a column, drop or repeat a line, or damage bytes."""
+    """Return a strategy that replaces a cell, drops a column or a line, or damages bytes."""
     rows = list(csv.reader(io.StringIO(content.decode())))
     row = st.integers(0, len(rows) - 1)
     column = st.integers(0, len(rows[0]) - 1)
@@ -127,7 +127,7 @@ def of_csv(content: bytes) -> st.SearchStrategy[bytes]:
 
 
 def of_toml(content: bytes) -> st.SearchStrategy[bytes]:
-    """Replace what a key is set to, drop, repeat or rename lines, or damage bytes."""
+    """Return a strategy that replaces a value, drops or repeats lines, or damages bytes."""
     lines = content.decode().splitlines()
     at = st.integers(0, len(lines) - 1)
     values = st.sampled_from(
@@ -155,7 +155,7 @@ def of_toml(content: bytes) -> st.SearchStrategy[bytes]:
 
 
 def of_python(content: bytes) -> st.SearchStrategy[bytes]:
-    """Replace words and numbers of a space file, drop or repeat lines, or damage bytes."""
+    """Return a strategy that replaces words of a space file, drops lines, or damages bytes."""
     text = content.decode()
     lines = text.splitlines()
     at = st.integers(0, len(lines) - 1)
@@ -177,7 +177,7 @@ def of_python(content: bytes) -> st.SearchStrategy[bytes]:
 
 @st.composite
 def _changed_json(draw: st.DrawFn, content: bytes) -> Any:
-    """A JSON value with one place changed."""
+    """Draw a JSON value with one change."""
     document = json.loads(content)
     places: list[tuple[Any, Any]] = []
     pending = [document]

@@ -1,4 +1,4 @@
-"""The files that the tool reads, the commands that read them, and what must hold afterwards."""
+"""The files that `nas` reads, the commands that read them, and the checks of their results."""
 
 from __future__ import annotations
 
@@ -22,27 +22,28 @@ from tests.fuzz import damages
 from tests.fuzz.damages import Damage
 
 MAX_SECONDS = 60
-"""Longest time of a command: most need a fraction of a second, on a busy machine a few."""
+"""Time limit of a command: most take a fraction of a second, on a busy machine a few seconds."""
 
 MAX_SLOW_SECONDS = 240
-"""Longest time of a command that may have work to do again, such as timing networks."""
+"""Time limit of a command that may repeat work, such as timing networks."""
 
 MAX_GROWTH_BYTES = 1 << 30
-"""Largest amount of memory that a damaged file may cost."""
+"""Largest increase of memory that a damaged file may cause."""
 
 MAX_MESSAGE_CHARACTERS = 2500
 
 SECRET = "SECRET"
+"""Password in damaged job files, which no command may print."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command did.
+    """The result of a command.
 
     Attributes:
         status: exit status.
-        out, err: what it printed.
-        changed: files that it made, changed or removed, relative to the folder.
+        out, err: text on stdout and stderr.
+        changed: files that the command made, changed or removed, relative to the folder.
     """
 
     status: int
@@ -57,7 +58,7 @@ class Outcome:
 
 
 Check = Callable[[Path, Outcome], None]
-"""Given the folder and the outcome of a command that succeeded, raises AssertionError."""
+"""Function that raises AssertionError for a wrong outcome of a successful command in a folder."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +66,15 @@ class Target:
     """A file and a command that reads it.
 
     Args:
-        name: of the target.
-        file: that is damaged, relative to the folder.
+        name: name of the target.
+        file: damaged file, relative to the folder.
         command: arguments of `nas`.
-        damage: how the file is damaged.
-        named: a word that every error message must have, to tell the file; a job file may also
-            name something else that is wrong.
-        check: what must hold where the command succeeds.
-        writes: files that the command may change where it succeeds, and folders, with a slash, in
-            which it may leave work to go on with. A log in such a folder may only grow.
+        damage: way in which the file is damaged.
+        named: word that every error message must contain, to identify the file; empty if the
+            message may be about something else that the file names.
+        check: check of a successful command.
+        writes: files that a successful command may change, and folders, with a slash at the end, in
+            which a failed one may leave unfinished work. A log in such a folder may only grow.
         is_slow: whether the command takes seconds.
     """
 
@@ -88,14 +89,15 @@ class Target:
 
 
 def try_target(target: Target, folder: Path, content: bytes) -> Outcome:
-    """Run a target's command on a folder in which its file has other content.
+    """Run the command of a target while its file has another content.
 
     Args:
-        target: the target.
-        folder: with whole files; it is whole again afterwards.
-        content: of the target's file.
+        target: file and command.
+        folder: folder with whole files; all are restored afterwards.
+        content: content of the target's file.
 
-    Raises AssertionError where the command does what no command may do.
+    Raises AssertionError if the command does what no command may do: end in a traceback, take too
+    long, print a password, change other files, or succeed with a wrong result.
     """
     path = folder / target.file
     whole = path.read_bytes()
@@ -104,7 +106,7 @@ def try_target(target: Target, folder: Path, content: bytes) -> Outcome:
     peak = _peak_bytes()
     seconds = MAX_SLOW_SECONDS if target.is_slow else MAX_SECONDS
     try:
-        with _kept(folder, target.writes), _limited(seconds):
+        with _restored(folder, target.writes), _limited(seconds):
             status, out, err = run(folder, target.command)
             changed = _changes(before, _states(folder))
             outcome = Outcome(status, out, err, changed)
@@ -122,9 +124,9 @@ def try_target(target: Target, folder: Path, content: bytes) -> Outcome:
 
 
 def run(folder: Path, arguments: Sequence[str]) -> tuple[int, str, str]:
-    """Run a command in this process. Returns exit status, stdout and stderr.
+    """Run a command in this process, and return its exit status, stdout and stderr.
 
-    Raises AssertionError with the traceback where the command ends in one.
+    Raises AssertionError with the traceback if the command ends in one.
     """
     out, err = io.StringIO(), io.StringIO()
     argv, here = sys.argv, Path.cwd()
@@ -145,7 +147,7 @@ def run(folder: Path, arguments: Sequence[str]) -> tuple[int, str, str]:
 
 
 def _has_grown(path: Path, content: bytes) -> bool:
-    """Whether a log still has all its whole lines; a last line that was torn may be gone."""
+    """Return whether a log has kept all its whole lines; a half-written last line may be gone."""
     return path.read_bytes().startswith(content[: content.rfind(b"\n") + 1])
 
 
@@ -171,7 +173,7 @@ def _check_message(target: Target, outcome: Outcome) -> None:
 
 @contextlib.contextmanager
 def _limited(seconds: int) -> Iterator[None]:
-    """Raise AssertionError in a command that hangs."""
+    """Raise AssertionError if the block takes longer."""
 
     def stop(*_: Any) -> None:
         raise AssertionError(f"it took more than {seconds} s")
@@ -186,21 +188,21 @@ def _limited(seconds: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _kept(folder: Path, names: Sequence[str]) -> Iterator[None]:
-    """Put back what a command writes, and remove what it makes."""
+def _restored(folder: Path, names: Sequence[str]) -> Iterator[None]:
+    """Restore the files that a command writes in the block, and remove those that it makes."""
     contents = {
         path: path.read_bytes()
         for name in names
         for path in [folder / name, *(folder / name).rglob("*")]
         if path.is_file()
     }
-    there = set(folder.rglob("*"))
+    existing = set(folder.rglob("*"))
     try:
         yield
     finally:
         for path, content in contents.items():
             path.write_bytes(content)
-        for path in sorted(set(folder.rglob("*")) - there, reverse=True):
+        for path in sorted(set(folder.rglob("*")) - existing, reverse=True):
             if path.is_dir():
                 path.rmdir()
             else:
@@ -208,7 +210,7 @@ def _kept(folder: Path, names: Sequence[str]) -> Iterator[None]:
 
 
 def _states(folder: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of every file, but for locks that hold nothing."""
+    """Return size and modification time of every file, empty locks excepted."""
     return {
         str(path.relative_to(folder)): (status.st_size, status.st_mtime_ns)
         for path in folder.rglob("*")
@@ -228,11 +230,11 @@ def _peak_bytes() -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-# What must hold where a command succeeds
+# Checks of successful commands
 
 
 def numbers_in(value: Any) -> Iterator[float]:
-    """Every finite number of a JSON value."""
+    """Yield every number of a JSON value."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):
@@ -248,7 +250,7 @@ def _is_a_latency(value: Any) -> bool:
 
 
 def chosen_is_in_front(folder: Path, outcome: Outcome) -> None:
-    """`nas select --json` prints a member of the file, with latencies that can be."""
+    """Check that `nas select --json` printed a member of the front, with possible latencies."""
     member = outcome.document
     front = json.loads((folder / "run/front.json").read_bytes())["front"]
     values = [each for each in front if each["digest"] == member["digest"]]
@@ -261,7 +263,7 @@ def chosen_is_in_front(folder: Path, outcome: Outcome) -> None:
 
 
 def front_is_in_trials(folder: Path, outcome: Outcome) -> None:
-    """`nas report` shows numbers of `trials.csv` alone."""
+    """Check that all numbers of `nas report` are those of `trials.csv`."""
     with (folder / "run/trials.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     front = json.loads((folder / "run/front.json").read_text())["front"]
@@ -282,7 +284,7 @@ def front_is_in_trials(folder: Path, outcome: Outcome) -> None:
 
 
 def kernels_are_in_table(folder: Path, outcome: Outcome) -> None:
-    """`nas predict --json` sums latencies that stand in the table, each in its last row."""
+    """Check that `nas predict --json` added up the latest latencies of the table."""
     latencies: dict[str, float] = {}
     for line in (folder / "table.jsonl").read_bytes().split(b"\n"):
         with contextlib.suppress(ValueError):
@@ -300,14 +302,14 @@ def kernels_are_in_table(folder: Path, outcome: Outcome) -> None:
 
 
 def is_finite_document(folder: Path, outcome: Outcome) -> None:
-    """A JSON document without NaN or infinity."""
+    """Check that stdout is a JSON document without NaN and infinity."""
     text = outcome.out
     assert json.loads(text, parse_constant=lambda word: math.nan) is not None
     assert not any(math.isnan(each) for each in numbers_in(json.loads(text)))
 
 
 def accuracy_is(expected: float) -> Check:
-    """`nas supernet evaluate --json` gives the accuracy of the whole weights."""
+    """Return a check that `nas supernet evaluate --json` printed an accuracy."""
 
     def check(folder: Path, outcome: Outcome) -> None:
         assert outcome.document["accuracy"] == expected
@@ -319,11 +321,11 @@ REPORT = ("run/front.csv", "run/front.json", "run/report.html")
 
 
 def targets(folder: Path, digest: str) -> list[Target]:
-    """The targets of a folder that `make_corpus` filled.
+    """Return the targets of a folder that `make_corpus` filled.
 
     Args:
-        folder: with the corpus.
-        digest: of the architecture of the commands.
+        folder: folder with the corpus.
+        digest: digest of the architecture that the commands are given.
     """
     predict = ("predict", f"run:{digest}", "--table", "table.jsonl", "--json")
     evaluate = ("supernet", "evaluate", "run", digest, "--json")

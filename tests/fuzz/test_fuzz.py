@@ -1,4 +1,4 @@
-"""Damaged files, a short budget of each kind; `tests/benchmarks/fuzz.py` has a long one."""
+"""Damages files of every kind, a few times each; `tests/benchmarks/fuzz.py` does so for hours."""
 
 from pathlib import Path
 
@@ -45,13 +45,13 @@ def corpus(undisturbed, tmp_path_factory) -> tuple[Path, dict[str, Target]]:
     return folder, {target.name: target for target in targets(folder, digest)}
 
 
-def test_every_target_is_tried(corpus):
+def test_names_are_those_of_all_targets(corpus):
     assert list(corpus[1]) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_whole_file_is_read(corpus, name):
-    """What fails on every file would pass every check of damaged ones."""
+def test_whole_file_is_read(corpus, name):
+    """A command that refuses every file would pass all checks of damaged files."""
     folder, by_name = corpus
     target = by_name[name]
     outcome = try_target(target, folder, (folder / target.file).read_bytes())
@@ -59,7 +59,7 @@ def test_a_whole_file_is_read(corpus, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_damaged_file_is_read_rightly_or_named(corpus, name):
+def test_damaged_file_is_read_correctly_or_named(corpus, name):
     folder, by_name = corpus
     target = by_name[name]
     whole = (folder / target.file).read_bytes()
@@ -78,8 +78,8 @@ def test_a_damaged_file_is_read_rightly_or_named(corpus, name):
     check()
 
 
-def test_the_net_catches_a_traceback(corpus, monkeypatch):
-    """A fuzz test that cannot fail is worth nothing."""
+def test_traceback_is_caught(corpus, monkeypatch):
+    """A fuzz test that cannot fail would find nothing."""
     folder, by_name = corpus
     target = by_name["front, select"]
 
