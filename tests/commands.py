@@ -8,7 +8,7 @@ from typing import Any
 
 
 def run_nas(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run `nas` in a process of its own; the `here` fixture runs it in this process."""
+    """Run `nas` in a process of its own; the `invoke` fixture runs it in this process."""
     return subprocess.run(
         [sys.executable, "-m", "nas", *map(str, arguments)],
         cwd=cwd,

@@ -55,9 +55,9 @@ def job(job_folder) -> JobSettings:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory) -> Path:
+def finished_job(tmp_path_factory) -> Path:
     """Return a folder in which the mini job has finished: `results/mini` and `latency_tables`."""
-    folder = tmp_path_factory.mktemp("undisturbed")
+    folder = tmp_path_factory.mktemp("finished_job")
     path = write_job(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -66,14 +66,14 @@ def undisturbed(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def same_device(job_folder, undisturbed) -> Path:
+def job_folder_with_table(job_folder, finished_job) -> Path:
     """Return the current folder with the mini job and the latency table of the finished job."""
-    shutil.copytree(undisturbed / "latency_tables", job_folder / "latency_tables")
+    shutil.copytree(finished_job / "latency_tables", job_folder / "latency_tables")
     return job_folder
 
 
 @pytest.fixture
-def here(monkeypatch, capsys):
+def invoke(monkeypatch, capsys):
     """Return a function that runs `nas` in this process, which is faster than in a new one."""
 
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -73,54 +73,54 @@ def test_spaces_prints_json():
     assert one["table"]["tvm"]["estimated_seconds"] is None
 
 
-def test_spaces_estimates_table_and_draws_picture(here, tmp_path):
+def test_spaces_estimates_table_and_draws_picture(invoke, tmp_path):
     path = tmp_path / "space.png"
-    done = here("spaces", "shufflenet_tiny", "--plot", path, "--json")
+    done = invoke("spaces", "shufflenet_tiny", "--plot", path, "--json")
     table = document(done)["table"]["tvm"]
     assert table["estimated_seconds"] > 0
     assert 1 <= table["timed_kernels"] <= table["kernels"]
     assert table["reason"] == ""
     assert path.read_bytes().startswith(b"\x89PNG")
-    shown = here("spaces", "shufflenet_tiny", "--no-estimate").stdout
+    shown = invoke("spaces", "shufflenet_tiny", "--no-estimate").stdout
     assert "112 different networks" in shown
     assert "no estimate of the time to build it: --no-estimate" in shown
 
 
-def test_spaces_shows_layers_of_one_network(here, tmp_path):
-    one = document(here("spaces", "--arch", "mobilenet_v2_1.0", "--json"))
+def test_spaces_shows_layers_of_one_network(invoke, tmp_path):
+    one = document(invoke("spaces", "--arch", "mobilenet_v2_1.0", "--json"))
     assert one["settings"] == {"image_size": 224, "channels": 3, "classes": 1000}
     assert one["params"] == sum(layer["params"] for layer in one["layers"]) == 3_504_872
     path = tmp_path / "one.json"
     path.write_text(json.dumps(one))
     sizes = ("--image-size", 32, "--classes", 10)
-    small = document(here("spaces", "mobilenet", "--arch", path, *sizes, "--json"))
+    small = document(invoke("spaces", "mobilenet", "--arch", path, *sizes, "--json"))
     assert small["architecture"] == one["architecture"]
     assert small["digest"] != one["digest"]
     assert small["published"] is None
-    again = document(here("spaces", "--arch", "mobilenet_v2_1.0", *sizes, "--json"))
+    again = document(invoke("spaces", "--arch", "mobilenet_v2_1.0", *sizes, "--json"))
     assert again["digest"] == small["digest"]
-    assert "conv 3x3/2, norm, relu6" in here("spaces", "--arch", "mobilenet_v2_1.0").stdout
+    assert "conv 3x3/2, norm, relu6" in invoke("spaces", "--arch", "mobilenet_v2_1.0").stdout
 
 
-def test_spaces_compares_published_networks(here, tmp_path):
-    rows = document(here("spaces", "--references", "--json"))
+def test_spaces_compares_published_networks(invoke, tmp_path):
+    rows = document(invoke("spaces", "--references", "--json"))
     assert {row["space"] for row in rows} <= set(space_names())
     assert all(row["agrees"] for row in rows)
-    own = document(here("spaces", "squeezenet", "--references", "--json"))
+    own = document(invoke("spaces", "squeezenet", "--references", "--json"))
     assert own == [row for row in rows if row["space"] == "squeezenet"]
     path = tmp_path / "mine.py"
     text = path_of("mobilenet_v3").read_text()
     path.write_text(text.replace("params=5_483_032", "params=5_483_031"))
-    done = here("spaces", path, "--references", "--json")
+    done = invoke("spaces", path, "--references", "--json")
     assert done.returncode == 1
     assert "1 of 1 reference networks disagree: mobilenet_v3_large." in done.stderr
     assert [row["agrees"] for row in json.loads(done.stdout)] == [False]
 
 
-def test_spaces_samples_architectures_within_limits(here):
+def test_spaces_samples_architectures_within_limits(invoke):
     limits = ("--sample", 5, "--max-macs", "200e6", "--min-macs", "150e6", "--max-params", "3e6")
-    drawn = document(here("spaces", "mobilenet", *limits, "--json"))
-    lines = here("spaces", "mobilenet", *limits).stdout.splitlines()
+    drawn = document(invoke("spaces", "mobilenet", *limits, "--json"))
+    lines = invoke("spaces", "mobilenet", *limits).stdout.splitlines()
     assert [json.loads(line) for line in lines] == drawn
     assert len(drawn) == 5
     space = load_definition("mobilenet")
@@ -128,9 +128,9 @@ def test_spaces_samples_architectures_within_limits(here):
         graph = space.from_json(record).graph
         assert 150e6 <= graph.macs <= 200e6
         assert graph.params <= 3e6
-    other = here("spaces", "mobilenet", *limits, "--seed", 1, "--json")
+    other = invoke("spaces", "mobilenet", *limits, "--seed", 1, "--json")
     assert document(other) != drawn
-    none = here("spaces", "mobilenet", "--sample", 1, "--max-macs", 1000)
+    none = invoke("spaces", "mobilenet", "--sample", 1, "--max-macs", 1000)
     assert none.returncode == 1
     assert "has macs of at most 1000" in none.stderr
 
@@ -147,8 +147,8 @@ def test_spaces_samples_architectures_within_limits(here):
         (["mobilenet_tiny", "--runtime", "abacus"], "Allowed: onnxruntime, tvm"),
     ],
 )
-def test_wrong_request_for_spaces_exits_2(here, arguments, words):
-    done = here("spaces", *arguments)
+def test_wrong_request_for_spaces_exits_2(invoke, arguments, words):
+    done = invoke("spaces", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert words in done.stderr
 
@@ -189,9 +189,9 @@ def test_wrong_request_prints_one_message_and_exits_2(arguments, status, words, 
         ("x" * 300, "File name too long"),
     ],
 )
-def test_run_folder_that_cannot_be_made_is_a_wrong_request(job_folder, here, out, words):
+def test_run_folder_that_cannot_be_made_is_a_wrong_request(job_folder, invoke, out, words):
     before = sorted(job_folder.rglob("*"))
-    done = here("run", "job.toml", "--out", out)
+    done = invoke("run", "job.toml", "--out", out)
     assert (done.returncode, done.stdout) == (2, "")
     assert words in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -199,15 +199,15 @@ def test_run_folder_that_cannot_be_made_is_a_wrong_request(job_folder, here, out
 
 
 @pytest.mark.parametrize("name", ["plot.png", "nowhere/plot.png", "plot.pdf"])
-def test_picture_that_cannot_be_written_is_a_wrong_request(here, tmp_path, name):
+def test_picture_that_cannot_be_written_is_a_wrong_request(invoke, tmp_path, name):
     (tmp_path / "plot.png").mkdir()
-    done = here("spaces", "mobilenet_tiny", "--no-estimate", "--plot", tmp_path / name)
+    done = invoke("spaces", "mobilenet_tiny", "--no-estimate", "--plot", tmp_path / name)
     assert (done.returncode, done.stdout) == (2, "")
     assert name.rpartition("/")[2] in done.stderr
     assert [path.name for path in tmp_path.rglob("*")] == ["plot.png"]
 
 
-def test_full_disk_keeps_the_old_picture(here, tmp_path, monkeypatch):
+def test_full_disk_keeps_the_old_picture(invoke, tmp_path, monkeypatch):
     path = tmp_path / "plot.png"
     path.write_bytes(b"old")
 
@@ -215,18 +215,18 @@ def test_full_disk_keeps_the_old_picture(here, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    done = here("spaces", "mobilenet_tiny", "--no-estimate", "--plot", path)
+    done = invoke("spaces", "mobilenet_tiny", "--no-estimate", "--plot", path)
     assert done.returncode == 1
     assert f"No space left on device: {path}. Nothing is half-written: make room" in done.stderr
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_control_characters_from_files_do_not_reach_the_terminal(here, tmp_path, monkeypatch):
+def test_control_characters_from_files_do_not_reach_the_terminal(invoke, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "job.toml"
     path.write_text('[data]\nsource = "digits"\n[[space]]\nname = "\\u001b[2Jx"\n')
-    done = here("run", path)
+    done = invoke("run", path)
     assert done.returncode == 2
     assert "\x1b" not in done.stderr
     assert "x1b[2Jx" in done.stderr
@@ -236,48 +236,48 @@ def test_debug_prints_the_traceback():
     assert "Traceback" in run_nas("--debug", "spaces", "mobilnet").stderr
 
 
-def test_select_predict_and_report_read_a_finished_run(undisturbed):
-    table = next((undisturbed / "latency_tables").glob("*.jsonl"))
-    front = json.loads((undisturbed / "results/mini/front.json").read_text())["front"]
-    best = document(run_nas("select", "results/mini", "--json", cwd=undisturbed))
+def test_select_predict_and_report_read_a_finished_run(finished_job):
+    table = next((finished_job / "latency_tables").glob("*.jsonl"))
+    front = json.loads((finished_job / "results/mini/front.json").read_text())["front"]
+    best = document(run_nas("select", "results/mini", "--json", cwd=finished_job))
     assert best == front[-1]
     limit = str(front[0]["measured_us"] / 1000 * 1.0001)
     select = ("select", "results/mini", "--max-latency-ms")
-    fastest = run_nas(*select, limit, "--json", cwd=undisturbed)
+    fastest = run_nas(*select, limit, "--json", cwd=finished_job)
     assert document(fastest) == front[0]
-    none = run_nas(*select, "1e-5", cwd=undisturbed)
+    none = run_nas(*select, "1e-5", cwd=finished_job)
     assert none.returncode == 1
     assert "The nearest is" in none.stderr
 
-    shown = document(run_nas("table", "show", str(table), "--json", cwd=undisturbed))
+    shown = document(run_nas("table", "show", str(table), "--json", cwd=finished_job))
     assert shown["status"].keys() <= {"ok", "unstable"}
     again = document(run_nas("table", "show", str(table), "--space", "mobile.py", "--json",
-                         cwd=undisturbed))  # fmt: skip
+                         cwd=finished_job))  # fmt: skip
     assert again.pop("coverage")[0]["missing"] >= 0
     assert again == {key: value for key, value in shown.items() if key != "coverage"}
-    same = document(run_nas("table", "diff", str(table), str(table), "--json", cwd=undisturbed))
+    same = document(run_nas("table", "diff", str(table), str(table), "--json", cwd=finished_job))
     assert same["median_ratio"] == 1
     assert len(same["changes"]) == shown["kernels"] + len(shown["dispatch_us"])
     arch = f"results/mini:{best['digest'][:9]}"
     prediction = document(
-        run_nas("predict", arch, "--table", str(table), "--json", cwd=undisturbed)
+        run_nas("predict", arch, "--table", str(table), "--json", cwd=finished_job)
     )
     assert prediction["predicted_us"] == pytest.approx(best["predicted_us"])
     assert prediction["macs"] == best["macs"]
-    shown = document(run_nas("spaces", "--arch", arch, "--json", cwd=undisturbed))
+    shown = document(run_nas("spaces", "--arch", arch, "--json", cwd=finished_job))
     assert shown["architecture"] == best["architecture"]
     assert sum(layer["params"] for layer in shown["layers"]) == best["params"]
 
-    report = undisturbed / "results/mini/report.html"
+    report = finished_job / "results/mini/report.html"
     old = report.read_text()
     report.unlink()
-    assert document(run_nas("report", "results/mini", "--json", cwd=undisturbed))
+    assert document(run_nas("report", "results/mini", "--json", cwd=finished_job))
     assert report.read_text() == old
 
 
-def test_table_has_rows_of_several_batch_sizes(here, undisturbed, tmp_path, monkeypatch):
+def test_table_has_rows_of_several_batch_sizes(invoke, finished_job, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (known,) = (undisturbed / "latency_tables").glob("*.jsonl")
+    (known,) = (finished_job / "latency_tables").glob("*.jsonl")
     Path("mine.jsonl").write_text(known.read_text())
     Path("small.py").write_text(
         "from nas.space import SearchSpace, Stage\n"
@@ -286,38 +286,38 @@ def test_table_has_rows_of_several_batch_sizes(here, undisturbed, tmp_path, monk
     )
     of = ("--space", "small.py", "--image-size", 8, "--channels", 1, "--classes", 3)
     table, out = "mine.jsonl", ("--out", "mine.jsonl", "--json")
-    one = document(here("table", "build", *of, *out))
-    shown = document(here("table", "show", table, *of, "--batch", 4, "--json"))
+    one = document(invoke("table", "build", *of, *out))
+    shown = document(invoke("table", "show", table, *of, "--batch", 4, "--json"))
     assert shown["coverage"][0]["missing"] == one["kernels_needed"] <= shown["kernels"]
     space = load_space("small.py", image_size=8, channels=1, classes=3)
     network = tmp_path / "network.json"
     network.write_text(json.dumps(space.largest.to_json()))
     arch = (network, *of, "--table", table, "--json")
-    before = document(here("predict", *arch))
-    missing = here("predict", *arch, "--batch", 4)
+    before = document(invoke("predict", *arch))
+    missing = invoke("predict", *arch, "--batch", 4)
     assert missing.returncode == 1
     assert "nas table build --batch 4 --space" in missing.stderr
-    four = document(here("table", "build", *of, "--batch", 4, *out))
+    four = document(invoke("table", "build", *of, "--batch", 4, *out))
     assert (four["table"], four["kernels_needed"]) == (table, one["kernels_needed"])
     assert four["ok"] + four["unstable"] == one["kernels_needed"]
-    checked = document(here("table", "check", table, *of, "--batch", 4, "--nets", 2, "--json"))
+    checked = document(invoke("table", "check", table, *of, "--batch", 4, "--nets", 2, "--json"))
     assert (checked["batch"], checked["nets"]) == (4, 2)
     assert all(row["measured_us"] > 0 for row in checked["rows"])
-    after = document(here("predict", *arch, "--batch", 4))
+    after = document(invoke("predict", *arch, "--batch", 4))
     assert (before["batch"], after["batch"]) == (1, 4)
     assert after["macs"] == before["macs"]
     assert all(" batch4 " in row["kernel"] for row in after["kernels"])
     # Kernels for four images take longer than for one; a launch costs the same.
     assert before["predicted_us"] < after["predicted_us"] < 8 * before["predicted_us"]
-    assert document(here("predict", *arch)) == before
+    assert document(invoke("predict", *arch)) == before
 
 
-def test_table_check_and_verify_time_the_device(undisturbed, here, tmp_path, monkeypatch):
-    monkeypatch.chdir(undisturbed)
+def test_table_check_and_verify_time_the_device(finished_job, invoke, tmp_path, monkeypatch):
+    monkeypatch.chdir(finished_job)
     (table,) = Path("latency_tables").glob("*.jsonl")
     sizes = ("--image-size", 8, "--channels", 1, "--classes", 10)
     picture = tmp_path / "check.png"
-    done = here(
+    done = invoke(
         "table", "check", table, "--space", "mobile.py", *sizes, "--nets", 3, "--plot", picture,
         "--json",
     )  # fmt: skip
@@ -326,30 +326,30 @@ def test_table_check_and_verify_time_the_device(undisturbed, here, tmp_path, mon
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert check["retiming_spread"] >= 0
     # On a busy machine the table may not hold. The test is that all parts of the answer agree.
-    done = here("table", "verify", table, "--rows", 3, "--json")
+    done = invoke("table", "verify", table, "--rows", 3, "--json")
     verification = json.loads(done.stdout)
     assert len(verification["rows"]) == 3
     assert done.returncode == (0 if verification["holds"] else 1)
     assert verification["holds"] or verification["verdict"] in done.stderr
 
 
-def test_table_merge_writes_a_new_table(undisturbed, here, tmp_path):
-    (table,) = (undisturbed / "latency_tables").glob("*.jsonl")
+def test_table_merge_writes_a_new_table(finished_job, invoke, tmp_path):
+    (table,) = (finished_job / "latency_tables").glob("*.jsonl")
     copy, out = tmp_path / "copy.jsonl", tmp_path / "out.jsonl"
     copy.write_text(table.read_text())
-    merged = document(here("table", "merge", table, copy, "--out", out, "--json"))
+    merged = document(invoke("table", "merge", table, copy, "--out", out, "--json"))
     assert merged["taken"] == {str(table): merged["kernels"], str(copy): 0}
     picture = tmp_path / "diff.svg"
-    same = document(here("table", "diff", table, out, "--plot", picture, "--json"))
+    same = document(invoke("table", "diff", table, out, "--plot", picture, "--json"))
     assert (same["median_ratio"], same["only_before"], same["only_after"]) == (1, 0, 0)
     assert "<svg" in picture.read_text()
-    again = here("table", "merge", table, copy, "--out", out)
+    again = invoke("table", "merge", table, copy, "--out", out)
     assert again.returncode == 2
     assert "is there already" in again.stderr
 
 
-def test_table_of_another_machine_is_refused(undisturbed, tmp_path):
-    (table,) = (undisturbed / "latency_tables").glob("*.jsonl")
+def test_table_of_another_machine_is_refused(finished_job, tmp_path):
+    (table,) = (finished_job / "latency_tables").glob("*.jsonl")
     path = write_job(tmp_path)
     header, rest = table.read_text().split("\n", 1)
     foreign = json.loads(header) | {"processor": "Cray-1"}

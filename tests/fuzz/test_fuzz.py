@@ -39,9 +39,9 @@ NAMES = [
 
 
 @pytest.fixture(scope="session")
-def corpus(undisturbed, tmp_path_factory) -> tuple[Path, dict[str, Target]]:
+def corpus(finished_job, tmp_path_factory) -> tuple[Path, dict[str, Target]]:
     folder = tmp_path_factory.mktemp("corpus")
-    digest = make_corpus(undisturbed, folder)
+    digest = make_corpus(finished_job, folder)
     return folder, {target.name: target for target in targets(folder, digest)}
 
 

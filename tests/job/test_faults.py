@@ -90,7 +90,7 @@ def assert_every_file_is_whole(folder: Path) -> None:
 
 
 def test_a_disk_that_fills_again_and_again_only_interrupts_a_job(
-    request, job_folder, fake_device, calm, here, monkeypatch
+    request, job_folder, fake_device, calm, invoke, monkeypatch
 ):
     disk = job_folder / "disk"
     disk.mkdir()
@@ -102,7 +102,7 @@ def test_a_disk_that_fills_again_and_again_only_interrupts_a_job(
     with mounted(disk, f"size={PAGE_KB}k"):
         for size in range(PAGE_KB, MOST_KB, STEP_KB):
             change(disk, f"size={size}k")
-            done = here("run", "job.toml", "--out", "disk/out")
+            done = invoke("run", "job.toml", "--out", "disk/out")
             assert_every_file_is_whole(disk)
             if done.returncode == 0:
                 break
@@ -114,7 +114,9 @@ def test_a_disk_that_fills_again_and_again_only_interrupts_a_job(
 
 
 @pytest.mark.parametrize("what", ["out", "tables"])
-def test_a_disk_that_cannot_be_written_is_one_message(request, job_folder, fake_device, here, what):
+def test_a_disk_that_cannot_be_written_is_one_message(
+    request, job_folder, fake_device, invoke, what
+):
     disk = job_folder / "disk"
     disk.mkdir()
     if rerun_where_mounting_is_allowed(request, disk):
@@ -122,7 +124,7 @@ def test_a_disk_that_cannot_be_written_is_one_message(request, job_folder, fake_
     keep_tables_in(job_folder, "disk/tables" if what == "tables" else "tables")
     with mounted(disk, "size=1m,ro"):
         out = "disk/out" if what == "out" else "out"
-        assert refused_file(here("run", "job.toml", "--out", out)).startswith("disk/")
+        assert refused_file(invoke("run", "job.toml", "--out", out)).startswith("disk/")
 
 
 def keep_tables_in(folder: Path, tables: str) -> None:

@@ -41,7 +41,7 @@ def finish(folder: Path) -> str:
     return done.stderr
 
 
-def test_a_job_killed_in_every_stage_ends_like_the_undisturbed_one(job_folder, undisturbed):
+def test_a_job_killed_in_every_stage_ends_like_the_undisturbed_one(job_folder, finished_job):
     out = job_folder / "out"
     tables = job_folder / "latency_tables"
 
@@ -57,31 +57,31 @@ def test_a_job_killed_in_every_stage_ends_like_the_undisturbed_one(job_folder, u
     assert table.read_bytes().startswith(timed), "a row that was measured was lost"
 
     # From here on the undisturbed run's table and measurements: timings never repeat exactly.
-    shutil.copy(undisturbed / "latency_tables" / table.name, table)
+    shutil.copy(finished_job / "latency_tables" / table.name, table)
     kill_when(job_folder, lambda: lines(out / "supernets" / "shuffle" / "training.jsonl") >= 2)
     kill_when(job_folder, lambda: lines(out / "study.journal") >= 12)
     with (out / "study.journal").open("ab") as file:
         file.write(b'{"op_code": 4, "study')
-    shutil.copy(undisturbed / "results" / "mini" / "measurements.jsonl", out)
+    shutil.copy(finished_job / "results" / "mini" / "measurements.jsonl", out)
     with (out / "measurements.jsonl").open("ab") as file:
         file.write(b'{"schema": 1, "dig')
     message = finish(job_folder)
     assert message.count("half-written") == 2
 
     for name in ("trials.csv", "front.csv"):
-        expected = pd.read_csv(undisturbed / "results" / "mini" / name).drop(columns="seconds")
+        expected = pd.read_csv(finished_job / "results" / "mini" / name).drop(columns="seconds")
         found = pd.read_csv(out / name).drop(columns="seconds")
         pd.testing.assert_frame_equal(found, expected)
 
 
-def test_a_job_killed_while_it_measures_keeps_what_it_measured(same_device, undisturbed):
-    out = same_device / "out"
-    kill_when(same_device, lambda: lines(out / "measurements.jsonl") >= 1)
+def test_a_job_killed_while_it_measures_keeps_what_it_measured(job_folder_with_table, finished_job):
+    out = job_folder_with_table / "out"
+    kill_when(job_folder_with_table, lambda: lines(out / "measurements.jsonl") >= 1)
     log = (out / "measurements.jsonl").read_bytes()
     whole = log[: log.rindex(b"\n") + 1]
-    finish(same_device)
+    finish(job_folder_with_table)
     assert (out / "measurements.jsonl").read_bytes().startswith(whole)
-    calm = undisturbed / "results" / "mini"
+    calm = finished_job / "results" / "mini"
     digests, expected = (pd.read_csv(f / "trials.csv")["digest"].tolist() for f in (out, calm))
     assert digests == expected
     measured, wanted = (

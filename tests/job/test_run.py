@@ -19,8 +19,8 @@ FAMILIES = {"mobile", "shuffle", "squeeze"}
 
 
 @pytest.fixture
-def finished(undisturbed) -> Path:
-    return undisturbed / "results" / "mini"
+def finished(finished_job) -> Path:
+    return finished_job / "results" / "mini"
 
 
 def test_the_folder_holds_what_results_readme_promises(finished):
@@ -83,7 +83,7 @@ def test_the_report_is_one_file_that_names_every_front_member(finished):
 
 
 def test_the_report_says_how_fast_the_device_was_while_networks_were_timed(
-    finished, undisturbed, tmp_path
+    finished, finished_job, tmp_path
 ):
     slowdown = read_run(finished).slowdown
     assert slowdown.count == 12
@@ -98,20 +98,20 @@ def test_the_report_says_how_fast_the_device_was_while_networks_were_timed(
         assert words in page.build(copy).read_text()
 
 
-def test_running_again_does_nothing_new(finished, undisturbed, monkeypatch):
-    monkeypatch.chdir(undisturbed)
+def test_running_again_does_nothing_new(finished, finished_job, monkeypatch):
+    monkeypatch.chdir(finished_job)
     before = {name: (finished / name).read_text() for name in ("trials.csv", "front.csv")}
     log = (finished / "measurements.jsonl").read_bytes()
     slowdown = read_run(finished).slowdown
-    jobs.run(load_job(undisturbed / "job.toml"), Path("results/mini"))
+    jobs.run(load_job(finished_job / "job.toml"), Path("results/mini"))
     assert {name: (finished / name).read_text() for name in before} == before
     assert (finished / "measurements.jsonl").read_bytes() == log
     assert read_run(finished).slowdown == slowdown
 
 
-def test_the_same_log_gives_the_same_front_in_another_folder(finished, same_device, job):
+def test_the_same_log_gives_the_same_front_in_another_folder(finished, job_folder_with_table, job):
     """Training, search and report are repeatable; only timings are not, and those are in a log."""
-    out = same_device / "again"
+    out = job_folder_with_table / "again"
     with claim(out, job, ""):
         shutil.copy(finished / "measurements.jsonl", out)
     jobs.run(job, out)
@@ -120,39 +120,39 @@ def test_the_same_log_gives_the_same_front_in_another_folder(finished, same_devi
         pd.testing.assert_frame_equal(old, new)
 
 
-def test_a_latency_budget_nothing_can_meet(same_device):
-    path = write_job(same_device)
+def test_a_latency_budget_nothing_can_meet(job_folder_with_table):
+    path = write_job(job_folder_with_table)
     text = path.read_text().replace("trials = 30", "trials = 30\nmax_latency_ms = 1e-6")
     path.write_text(text)
     with pytest.raises(InfeasibleError, match=r"Nothing meets the limit predicted_us 0.001: .*"):
-        jobs.run(load_job(path), same_device / "out")
+        jobs.run(load_job(path), job_folder_with_table / "out")
 
 
-def test_a_latency_budget_is_met_by_every_member(same_device, finished):
+def test_a_latency_budget_is_met_by_every_member(job_folder_with_table, finished):
     rows = candidates.read(finished / "trials.csv")
     limit_ms = float(rows["predicted_us"].quantile(0.5)) / 1000
-    path = write_job(same_device)
+    path = write_job(job_folder_with_table)
     text = path.read_text().replace("trials = 30", f"trials = 20\nmax_latency_ms = {limit_ms}")
     path.write_text(text)
-    jobs.run(load_job(path), same_device / "out")
-    found = candidates.read(same_device / "out" / "trials.csv")
+    jobs.run(load_job(path), job_folder_with_table / "out")
+    found = candidates.read(job_folder_with_table / "out" / "trials.csv")
     complete = found[found["state"] == "complete"]
     assert complete["predicted_us"].max() <= 1000 * limit_ms
     ruled_out = found[found["state"] == "infeasible"]
     assert ruled_out["validation_accuracy"].isna().all()
-    front = json.loads((same_device / "out" / "front.json").read_text())["front"]
+    front = json.loads((job_folder_with_table / "out" / "front.json").read_text())["front"]
     assert all(member["measured_us"] <= 1000 * limit_ms for member in front)
 
 
-def test_a_job_that_ended_before_it_made_anything_can_be_corrected(same_device, here):
-    path = write_job(same_device)
+def test_a_job_that_ended_before_it_made_anything_can_be_corrected(job_folder_with_table, invoke):
+    path = write_job(job_folder_with_table)
     right = path.read_text()
     path.write_text(right.replace("mobile.py", "mobil.py"))
-    wrong = here("run", path, "--out", "out")
+    wrong = invoke("run", path, "--out", "out")
     assert wrong.returncode == 2
     assert "There is no space file mobil.py" in wrong.stderr
     path.write_text(right)
-    done = here("supernet", "train", "--job", path, "--out", "out")
+    done = invoke("supernet", "train", "--job", path, "--out", "out")
     assert done.returncode == 0, done.stderr
 
 
@@ -176,24 +176,24 @@ def test_two_jobs_on_one_folder(job_folder, job):
         jobs.run(job, job_folder / "out")
 
 
-def test_a_space_that_changed_is_refused(same_device, job):
-    with claim(same_device / "out", job, "") as kept:
+def test_a_space_that_changed_is_refused(job_folder_with_table, job):
+    with claim(job_folder_with_table / "out", job, "") as kept:
         kept.require("spaces", {"mobile": "another"}, "")
         kept.save()
     with pytest.raises(RunFolderError, match=r"A space changed: use another folder"):
-        jobs.run(job, same_device / "out")
+        jobs.run(job, job_folder_with_table / "out")
 
 
-def test_two_spaces_of_one_name_are_refused(same_device):
-    path = write_job(same_device, extra='\n[[space]]\nname = "mobile.py"\n')
+def test_two_spaces_of_one_name_are_refused(job_folder_with_table):
+    path = write_job(job_folder_with_table, extra='\n[[space]]\nname = "mobile.py"\n')
     with pytest.raises(JobFileError, match="Two spaces of the job are called mobile"):
-        jobs.run(load_job(path), same_device / "out")
+        jobs.run(load_job(path), job_folder_with_table / "out")
 
 
-def test_a_plan_shares_out_the_budget(same_device, job):
+def test_a_plan_shares_out_the_budget(job_folder_with_table, job):
     fixed = jobs.plan(job)
     assert (fixed.trials, set(fixed.epochs.values()), fixed.kernels) == (30, {2}, 0)
-    path = write_job(same_device)
+    path = write_job(job_folder_with_table)
     text = path.read_text().replace("epochs = 2", "").replace("trials = 30", "")
     plans = []
     for budget in ("2m", "40m"):
@@ -205,7 +205,7 @@ def test_a_plan_shares_out_the_budget(same_device, job):
     assert sum(plans[0].epochs.values()) < sum(plans[1].epochs.values())
 
 
-def test_a_plan_makes_and_changes_no_file(job_folder, here, monkeypatch):
+def test_a_plan_makes_and_changes_no_file(job_folder, invoke, monkeypatch):
     cache = job_folder / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     image_folder(job_folder / "photos")
@@ -218,14 +218,14 @@ def test_a_plan_makes_and_changes_no_file(job_folder, here, monkeypatch):
         return {p: (p.stat().st_size, p.stat().st_mtime_ns) for p in job_folder.rglob("*")}
 
     before = states()
-    done = here("run", path, "--plan", "--json")
+    done = invoke("run", path, "--plan", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["kernels"] > 0
     assert states() == before
     path.write_text(path.read_text() + '[device]\ntables = "mine.jsonl"\n')
     before = states()
     for arguments in ((), ("--plan",)):
-        refused = here("run", path, "--out", job_folder / "out", *arguments)
+        refused = invoke("run", path, "--out", job_folder / "out", *arguments)
         assert refused.returncode in (1, 2)
         assert "mine.jsonl" in refused.stderr
         assert states().items() >= before.items()

@@ -44,10 +44,10 @@ OUT = Path("results/mini")
 
 
 @pytest.fixture(scope="module")
-def searched(undisturbed, tmp_path_factory) -> Path:
+def searched(finished_job, tmp_path_factory) -> Path:
     """A folder in which the mini job was searched by itself, for two thirds of its trials."""
     folder = tmp_path_factory.mktemp("searched")
-    shutil.copytree(undisturbed / "latency_tables", folder / "latency_tables")
+    shutil.copytree(finished_job / "latency_tables", folder / "latency_tables")
     settings = with_search(load_job(write_job(folder)), {"trials": 20})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -137,10 +137,10 @@ def test_a_search_leaves_its_trials_and_a_predicted_front(searched):
     assert "measure the front" not in record.stages
 
 
-def test_a_search_that_is_done_changes_nothing(again, here):
+def test_a_search_that_is_done_changes_nothing(again, invoke):
     kept = {name: (OUT / name).read_bytes() for name in ("trials.csv", page.HISTORY)}
     before = read_run(OUT).search
-    done = here("search", OUT)
+    done = invoke("search", OUT)
     assert done.returncode == 0, done.stderr
     assert "20 architectures" in done.stdout
     assert f"nas run {OUT / 'job.toml'} --out {OUT}" in done.stdout
@@ -149,33 +149,33 @@ def test_a_search_that_is_done_changes_nothing(again, here):
     assert read_run(OUT).search == before
 
 
-def test_a_run_goes_on_with_its_own_spaces(again, here):
+def test_a_run_goes_on_with_its_own_spaces(again, invoke):
     for each in Path().glob("*.py"):
         each.unlink()
-    done = here("search", OUT, "--trials", 21)
+    done = invoke("search", OUT, "--trials", 21)
     assert done.returncode == 0, done.stderr
     assert len(complete(OUT)) == 21
 
 
-def test_more_trials_and_then_the_rest_of_the_job_are_the_whole_job(again, undisturbed, here):
+def test_more_trials_and_then_the_rest_of_the_job_are_the_whole_job(again, finished_job, invoke):
     first = trials_of(OUT)
-    found = document(here("search", OUT, "--trials", 30, "--json"))
+    found = document(invoke("search", OUT, "--trials", 30, "--json"))
     assert (found["trials"], found["ended"]) == (30, "all trials done")
     more = trials_of(OUT)
     pd.testing.assert_frame_equal(more[: len(first)].drop(columns="id"), first.drop(columns="id"))
-    shutil.copy(undisturbed / OUT / "measurements.jsonl", OUT)
-    done = here("run", OUT / "job.toml", "--out", OUT)
+    shutil.copy(finished_job / OUT / "measurements.jsonl", OUT)
+    done = invoke("run", OUT / "job.toml", "--out", OUT)
     assert done.returncode == 0, done.stderr
     for name in ("trials.csv", "front.csv"):
         expected, rows = (
-            pd.read_csv(f / name).drop(columns="seconds") for f in (undisturbed / OUT, OUT)
+            pd.read_csv(f / name).drop(columns="seconds") for f in (finished_job / OUT, OUT)
         )
         pd.testing.assert_frame_equal(rows, expected)
-    expected, rows = (history_of(f).drop(columns="seconds") for f in (undisturbed / OUT, OUT))
+    expected, rows = (history_of(f).drop(columns="seconds") for f in (finished_job / OUT, OUT))
     pd.testing.assert_frame_equal(rows, expected)
     # What was measured stays when more is searched.
     measured = trials_of(OUT).dropna(subset=["measured_us"])
-    assert document(here("search", OUT, "--trials", 32, "--json"))["trials"] == 32
+    assert document(invoke("search", OUT, "--trials", 32, "--json"))["trials"] == 32
     columns = ["digest", "measured_us", "holdout_accuracy"]
     still = trials_of(OUT).dropna(subset=["measured_us"])
     pd.testing.assert_frame_equal(still[columns], measured[columns])
@@ -197,8 +197,8 @@ def test_the_history_of_the_hypervolume_has_a_row_a_trial_whatever_was_lost(agai
     assert known.is_monotonic_increasing
 
 
-def test_a_search_ends_when_nothing_gets_better(trained, here):
-    found = document(here("search", "job.toml", "--stall", 3, "--json"))
+def test_a_search_ends_when_nothing_gets_better(trained, invoke):
+    found = document(invoke("search", "job.toml", "--stall", 3, "--json"))
     assert found["ended"] == "3 trials in a row have not improved the front"
     rows = complete(OUT).assign(error=lambda found: 1 - found["validation_accuracy"])
     assert found["trials"] == len(rows) < 30
@@ -208,14 +208,14 @@ def test_a_search_ends_when_nothing_gets_better(trained, here):
     assert fronts[0] == fronts[1]
     assert read_run(OUT).search.ended == found["ended"]
     assert found["ended"] in (OUT / "report.html").read_text()
-    repeated = here("search", OUT)
+    repeated = invoke("search", OUT)
     assert found["ended"] in repeated.stdout
     assert f"search: {found['ended']}" in repeated.stderr
     assert len(complete(OUT)) == len(rows)
 
 
 @pytest.mark.parametrize(("seconds", "most"), [(0.05, 6), (0.35, 1)])
-def test_a_search_ends_when_its_minutes_are_over(trained, here, monkeypatch, seconds, most):
+def test_a_search_ends_when_its_minutes_are_over(trained, invoke, monkeypatch, seconds, most):
     evaluate = objectives.evaluate
 
     def slow(*arguments):
@@ -223,10 +223,10 @@ def test_a_search_ends_when_its_minutes_are_over(trained, here, monkeypatch, sec
         return evaluate(*arguments)
 
     monkeypatch.setattr(objectives, "evaluate", slow)
-    found = document(here("search", "job.toml", "--minutes", 0.005, "--json"))
+    found = document(invoke("search", "job.toml", "--minutes", 0.005, "--json"))
     assert found["ended"] == read_run(OUT).search.ended == "0.005 minutes are over"
     assert 1 <= found["trials"] == len(complete(OUT)) <= most
-    again = document(here("search", OUT, "--json"))
+    again = document(invoke("search", OUT, "--json"))
     # What passed between trials is not counted again: what is left of the minutes is searched.
     assert found["trials"] <= again["trials"] == len(complete(OUT)) <= most
     if found["trials"] == most:
@@ -260,8 +260,8 @@ def test_every_trial_meets_a_limit(trained, job, limit):
     assert others["validation_accuracy"].isna().all()
 
 
-def test_a_search_that_scored_nothing_says_so(trained, here):
-    done = here("search", "job.toml", "--minutes", "1e-9")
+def test_a_search_that_scored_nothing_says_so(trained, invoke):
+    done = invoke("search", "job.toml", "--minutes", "1e-9")
     assert done.returncode == 1
     assert "No architecture was scored, of 0 that were tried (1e-09 minutes are over)." in (
         " ".join(done.stderr.split())
@@ -269,7 +269,9 @@ def test_a_search_that_scored_nothing_says_so(trained, here):
 
 
 @pytest.mark.parametrize("limit", LIMITS)
-def test_a_limit_that_nothing_meets_is_told_before_anything_is_trained(same_device, job, limit):
+def test_a_limit_that_nothing_meets_is_told_before_anything_is_trained(
+    job_folder_with_table, job, limit
+):
     name = LIMITS[limit]
     if name == "predicted_us":
         table = opened(job).table
@@ -289,10 +291,10 @@ def test_a_limit_that_nothing_meets_is_told_before_anything_is_trained(same_devi
         assert "study" not in kept.record, "the limit may still be raised"
 
 
-def test_limits_on_counts_are_told_before_anything_is_timed(job_folder, here):
+def test_limits_on_counts_are_told_before_anything_is_timed(job_folder, invoke):
     text = Path("job.toml").read_text().replace("trials = 30", "trials = 30\nmax_macs = 1")
     Path("job.toml").write_text(text)
-    done = here("search", "job.toml")
+    done = invoke("search", "job.toml")
     assert done.returncode == 1
     assert "Nothing meets the limit macs 1: the nearest of" in done.stderr
     (table,) = Path("latency_tables").glob("*.jsonl")
@@ -390,7 +392,7 @@ def test_limits_that_nothing_meets_together_are_told(trained, monkeypatch):
         (None, "There is no latency table cray.jsonl"),
     ],
 )
-def test_the_table_of_another_device_must_be_complete(same_device, lacks, words):
+def test_the_table_of_another_device_must_be_complete(job_folder_with_table, lacks, words):
     path = Path("cray.jsonl")
     if lacks is not None:
         another_device(path, lacks)
@@ -440,9 +442,9 @@ def assert_nothing_lost_or_repeated(study: optuna.Study, count: int) -> None:
     assert history_of(OUT)["completed"].tolist() == list(range(1, count + 1))
 
 
-def test_workers_share_the_trials(trained, here, monkeypatch):
+def test_workers_share_the_trials(trained, invoke, monkeypatch):
     others = when_others_search(monkeypatch, lambda: study_in(OUT))
-    done = here("search", "job.toml", "--workers", 2)
+    done = invoke("search", "job.toml", "--workers", 2)
     assert done.returncode == 0, done.stderr
     assert "ended early" not in done.stderr
     assert_nothing_lost_or_repeated(study_in(OUT), 30)
@@ -451,11 +453,11 @@ def test_workers_share_the_trials(trained, here, monkeypatch):
     assert read_run(OUT).search.workers == 2
 
 
-def test_a_worker_that_is_killed_loses_nothing(trained, here, monkeypatch):
+def test_a_worker_that_is_killed_loses_nothing(trained, invoke, monkeypatch):
     when_others_search(
         monkeypatch, lambda: study_in(OUT), then=lambda pid: os.kill(pid, signal.SIGKILL)
     )
-    done = here("search", "job.toml", "--workers", 2, "--trials", 40)
+    done = invoke("search", "job.toml", "--workers", 2, "--trials", 40)
     assert done.returncode == 0, done.stderr
     assert "1 of 1 workers ended early; results/mini/workers.log says why" in done.stderr
     assert_nothing_lost_or_repeated(study_in(OUT), 40)
@@ -475,7 +477,7 @@ objectives.evaluate = slow
 """
 
 
-def test_workers_end_with_the_process_that_started_them(trained, here, monkeypatch):
+def test_workers_end_with_the_process_that_started_them(trained, invoke, monkeypatch):
     Path("sitecustomize.py").write_text(SLOW)
     paths = [str(trained), *filter(None, [os.environ.get("PYTHONPATH")])]
     with monkeypatch.context() as patch:
@@ -491,14 +493,14 @@ def test_workers_end_with_the_process_that_started_them(trained, here, monkeypat
     assert not alive
     assert 0 < Counter(t.state.name for t in study_in(OUT).trials)["COMPLETE"] < 30
     assert "Traceback" not in (OUT / "workers.log").read_text()
-    done = here("search", "job.toml")
+    done = invoke("search", "job.toml")
     assert done.returncode == 0, done.stderr
     assert_nothing_lost_or_repeated(study_in(OUT), 30)
 
 
-def test_what_no_worker_can_join(again, job, here):
+def test_what_no_worker_can_join(again, job, invoke):
     def refused(*arguments: object) -> str:
-        done = here("search", *arguments, "--worker")
+        done = invoke("search", *arguments, "--worker")
         assert (done.returncode, done.stdout) == (2, "")
         assert "Traceback" not in done.stderr
         return done.stderr
@@ -527,16 +529,16 @@ def test_what_no_worker_can_join(again, job, here):
         assert "The search of unsearched has not begun" in refused("unsearched")
 
 
-def test_a_worker_needs_the_tables_of_the_run(again, job, here):
+def test_a_worker_needs_the_tables_of_the_run(again, job, invoke):
     with claim(OUT, with_search(job, {"trials": 20, "workers": 2}), ""):
         pass
     (table,) = Path("latency_tables").glob("*.jsonl")
     table.write_text("".join(table.read_text().splitlines(keepends=True)[:9]))
-    done = here("search", OUT, "--worker")
+    done = invoke("search", OUT, "--worker")
     assert done.returncode == 1
     assert "lacks" in done.stderr
     shutil.rmtree("latency_tables")
-    done = here("search", OUT, "--worker")
+    done = invoke("search", OUT, "--worker")
     assert done.returncode == 1
     assert "There is no latency table" in done.stderr
     assert not Path("latency_tables").exists()
@@ -551,15 +553,15 @@ def holding(folder: Path, word: str) -> list[Path]:
 
 @pytest.mark.parametrize("way", ["--storage ADDRESS", "--storage=ADDRESS", "job file"])
 def test_a_database_that_does_not_answer_is_told_at_once_and_without_its_password(
-    same_device, here, way
+    job_folder_with_table, invoke, way
 ):
     address = f"postgresql://nas:{SECRET}@127.0.0.1:9/trials"
     if way == "job file":
         path = Path("job.toml")
         path.write_text(path.read_text().replace("[search]", f'[search]\nstorage = "{address}"'))
-        done = here("search", "job.toml")
+        done = invoke("search", "job.toml")
     else:
-        done = here("search", "job.toml", *way.replace("ADDRESS", address).split())
+        done = invoke("search", "job.toml", *way.replace("ADDRESS", address).split())
     assert done.returncode == 1
     assert "postgresql://nas@127.0.0.1:9/trials cannot be opened" in done.stderr
     assert SECRET not in done.stderr + done.stdout
@@ -569,7 +571,7 @@ def test_a_database_that_does_not_answer_is_told_at_once_and_without_its_passwor
 
 
 @pytest.mark.postgresql
-def test_a_worker_joins_through_a_database(trained, here, database, monkeypatch):
+def test_a_worker_joins_through_a_database(trained, invoke, database, monkeypatch):
     command = [sys.executable, "-m", "nas", "search", OUT, "--worker", "--storage", database]
     joined = []
 
@@ -578,7 +580,7 @@ def test_a_worker_joins_through_a_database(trained, here, database, monkeypatch)
         return study_in(OUT, database)
 
     others = when_others_search(monkeypatch, study)
-    done = here("search", "job.toml", "--trials", 12, "--storage", database)
+    done = invoke("search", "job.toml", "--trials", 12, "--storage", database)
     assert done.returncode == 0, done.stderr
     said, _ = joined[0].communicate(timeout=PATIENCE_S)
     assert joined[0].returncode == 0, said
@@ -593,22 +595,22 @@ def test_a_worker_joins_through_a_database(trained, here, database, monkeypatch)
         assert secret not in done.stdout + done.stderr + said
     assert redact_address(database) in (OUT / "report.html").read_text()
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
-    assert document(here("search", OUT, "--trials", 14, "--json"))["trials"] == 14
+    assert document(invoke("search", OUT, "--trials", 14, "--json"))["trials"] == 14
     assert_nothing_lost_or_repeated(study_in(OUT, database), 14)
-    moved = here("search", OUT, "--storage", "journal")
+    moved = invoke("search", OUT, "--storage", "journal")
     assert moved.returncode == 2
     assert "belongs to a job with another search.storage" in moved.stderr
 
 
-def test_what_is_searched_for_is_fixed_once_the_search_has_begun(again, here):
-    done = here("search", OUT, "--max-latency-ms", 1, "--sampler", "random")
+def test_what_is_searched_for_is_fixed_once_the_search_has_begun(again, invoke):
+    done = invoke("search", OUT, "--max-latency-ms", 1, "--sampler", "random")
     assert done.returncode == 2
     assert "belongs to a job with another search.sampler, search.max_latency_ms." in done.stderr
 
 
-def test_two_searches_in_one_folder(again, job, here):
+def test_two_searches_in_one_folder(again, job, invoke):
     with claim(OUT, job, ""):
-        done = here("search", OUT)
+        done = invoke("search", OUT)
         assert done.returncode == 2
         assert "Another process is running a job in results/mini. Wait for it" in done.stderr
         with pytest.raises(RunFolderError, match="Another process"):
@@ -649,7 +651,7 @@ def started(until, *command: object) -> subprocess.Popen[str]:
     return process
 
 
-def test_ctrl_c_ends_after_the_trial_in_flight_and_the_same_command_goes_on(trained, here):
+def test_ctrl_c_ends_after_the_trial_in_flight_and_the_same_command_goes_on(trained, invoke):
     command = ("search", "job.toml", "--trials", 45)
     journal = OUT / "study.journal"
     process = started(
@@ -668,7 +670,7 @@ def test_ctrl_c_ends_after_the_trial_in_flight_and_the_same_command_goes_on(trai
     assert 3 <= len(kept) < 45
     assert read_run(OUT).search.ended == "interrupted"
     assert len(history_of(OUT)) == len(kept)
-    done = here(*command)
+    done = invoke(*command)
     assert done.returncode == 0, done.stderr
     assert trials_of(OUT)["digest"].tolist()[: len(kept)] == kept
     assert len(complete(OUT)) == 45

@@ -22,33 +22,33 @@ TRAIN = ("supernet", "train", "--space", "squeeze.py", "--data", "digits", "--ep
 
 
 @pytest.fixture
-def finished(undisturbed, tmp_path) -> Path:
+def finished(finished_job, tmp_path) -> Path:
     """A copy of a finished run, to rank in."""
-    shutil.copytree(undisturbed / "results" / "mini", tmp_path / "mini")
+    shutil.copytree(finished_job / "results" / "mini", tmp_path / "mini")
     return tmp_path / "mini"
 
 
-def test_supernets_trained_alone_are_those_of_the_whole_job(job, undisturbed, here):
+def test_supernets_trained_alone_are_those_of_the_whole_job(job, finished_job, invoke):
     """`nas supernet train`, and `nas run` on its folder, end in the undisturbed run's weights."""
-    found = document(here("supernet", "train", "--job", "job.toml", "--out", "run", "--json"))
+    found = document(invoke("supernet", "train", "--job", "job.toml", "--out", "run", "--json"))
     assert found == {"run": "run", "supernets": ["mobile", "shuffle", "squeeze"]}
-    whole = undisturbed / "results" / "mini" / "supernets"
+    whole = finished_job / "results" / "mini" / "supernets"
     for name in found["supernets"]:
         kept = Path("run", "supernets", name, "supernet.safetensors").read_bytes()
         assert kept == (whole / name / "supernet.safetensors").read_bytes()
-    shutil.copytree(undisturbed / "latency_tables", "latency_tables")
+    shutil.copytree(finished_job / "latency_tables", "latency_tables")
     done = jobs.run(job, Path("run"))
     assert done.front >= 1
 
 
-def test_a_budget_says_how_many_epochs_once(job_folder, here):
+def test_a_budget_says_how_many_epochs_once(job_folder, invoke):
     command = ("supernet", "train", "--space", "squeeze.py", "--data", "digits", "--out", "run")
-    document(here(*command, "--budget", "2s", "--json"))
+    document(invoke(*command, "--budget", "2s", "--json"))
     kept = supernets.opened(Path("run")).settings
     epochs = kept.training.epochs
     assert epochs >= 1
     log = Path("run/supernets/squeeze/training.jsonl").read_text()
-    document(here(*command, "--budget", "2s", "--json"))
+    document(invoke(*command, "--budget", "2s", "--json"))
     assert Path("run/supernets/squeeze/training.jsonl").read_text() == log, "trained once"
 
 
@@ -64,45 +64,45 @@ def test_a_budget_says_how_many_epochs_once(job_folder, here):
         (("supernet", "evaluate", "nowhere", "a", "--part", "test"), "search or holdout"),
     ],
 )  # fmt: skip
-def test_a_wrong_request(job_folder, here, arguments, words):
-    done = here(*arguments)
+def test_a_wrong_request(job_folder, invoke, arguments, words):
+    done = invoke(*arguments)
     assert done.returncode == 2
     assert words in done.stderr
 
 
-def test_one_architecture_is_scored_as_the_search_scores_it(finished, here, tmp_path):
+def test_one_architecture_is_scored_as_the_search_scores_it(finished, invoke, tmp_path):
     front = json.loads((finished / "front.json").read_text())["front"]
     member = front[0]
-    by_id = document(here("supernet", "evaluate", finished, member["id"], "--json"))
+    by_id = document(invoke("supernet", "evaluate", finished, member["id"], "--json"))
     assert by_id["accuracy"] == pytest.approx(member["validation_accuracy"], abs=1e-6)
     held = document(
-        here("supernet", "evaluate", finished, member["id"], "--part", "holdout", "--json")
+        invoke("supernet", "evaluate", finished, member["id"], "--part", "holdout", "--json")
     )
     assert held["accuracy"] == pytest.approx(member["holdout_accuracy"], abs=1e-6)
     file = tmp_path / "arch.json"
     file.write_text(json.dumps(member["architecture"]))
-    assert document(here("supernet", "evaluate", finished, file, "--json")) == by_id
+    assert document(invoke("supernet", "evaluate", finished, file, "--json")) == by_id
     look = document(
-        here("supernet", "evaluate", finished, member["id"], "--images", "50", "--json")
+        invoke("supernet", "evaluate", finished, member["id"], "--images", "50", "--json")
     )
     assert look["images"] == 50
     assert look["low"] <= by_id["accuracy"] <= look["high"]
-    shown = here("supernet", "evaluate", finished, member["id"], "--images", "50")
+    shown = invoke("supernet", "evaluate", finished, member["id"], "--images", "50")
     assert "on 50 of the " in shown.stdout
-    shown = here("supernet", "evaluate", finished, member["id"])
+    shown = invoke("supernet", "evaluate", finished, member["id"])
     assert "images of the search split" in shown.stdout
     file.write_text("[1]")
-    assert here("supernet", "evaluate", finished, file).returncode == 2
+    assert invoke("supernet", "evaluate", finished, file).returncode == 2
 
 
-def test_a_ranking_is_resumed_reported_and_drawn(finished, here, tmp_path):
+def test_a_ranking_is_resumed_reported_and_drawn(finished, invoke, tmp_path):
     command = ("supernet", "rank", finished, "--nets", "4", "--epochs", "1")
-    first = document(here(*command, "--json", "--plot", tmp_path / "rank.png"))
+    first = document(invoke(*command, "--json", "--plot", tmp_path / "rank.png"))
     assert (tmp_path / "rank.png").stat().st_size > 10_000
     assert json.loads((finished / "ranking.json").read_text()) == first
     trained = (finished / "standalone.jsonl").read_text()
     assert len(trained.splitlines()) == sum(each["nets"] for each in first["spaces"].values())
-    again = document(here(*command, "--json"))
+    again = document(invoke(*command, "--json"))
     assert (finished / "standalone.jsonl").read_text() == trained, "nothing was trained twice"
     assert again["spaces"] == first["spaces"]
     job = supernets.opened(finished)
@@ -119,11 +119,11 @@ def test_a_ranking_is_resumed_reported_and_drawn(finished, here, tmp_path):
     text = (finished / "report.html").read_text()
     assert "distinct scores: no ranking" in text
     assert "standalone training, % (hold-out images)" in text
-    one_space = here("supernet", "rank", finished, "--nets", "4", "--epochs", "1",
+    one_space = invoke("supernet", "rank", finished, "--nets", "4", "--epochs", "1",
                      "--space", "mobile")  # fmt: skip
     assert one_space.returncode == 0, one_space.stderr
     assert "a rank correlation needs at least 10" in one_space.stdout
-    assert here("supernet", "rank", finished, "--space", "other").returncode == 2
+    assert invoke("supernet", "rank", finished, "--space", "other").returncode == 2
 
 
 def test_a_ranking_of_ten_and_more_has_its_figures(finished):
@@ -139,14 +139,14 @@ def test_a_ranking_of_ten_and_more_has_its_figures(finished):
     assert f"<strong>{tau.value:.2f} (" in (finished / "report.html").read_text()
 
 
-def test_processes_of_torchrun_train_one_run(job_folder, here):
+def test_processes_of_torchrun_train_one_run(job_folder, invoke):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [*torchrun, "-m", "nas", *TRAIN, "--out", "run", "--json"],
         capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert document(done) == {"run": "run", "supernets": ["squeeze"]}
-    again = document(here(*TRAIN, "--out", "run", "--json"))
+    again = document(invoke(*TRAIN, "--out", "run", "--json"))
     assert again["supernets"] == ["squeeze"], "one process goes on where several ended"
     job = supernets.opened(Path("run"))
     found = supernets.supernet_of(job, Path("run"), "squeeze")
@@ -167,9 +167,9 @@ main()
 
 
 @pytest.mark.parametrize("room", [400, 20_000])
-def test_a_disk_that_fills_loses_nothing(job_folder, here, room):
+def test_a_disk_that_fills_loses_nothing(job_folder, invoke, room):
     """The log's first lines fit in 400 bytes, nothing but the weights does not in 20,000."""
-    assert here(*TRAIN, "--out", "whole").returncode == 0
+    assert invoke(*TRAIN, "--out", "whole").returncode == 0
     command = [sys.executable, "-c", FULL_DISK, str(room), *TRAIN, "--out", "run"]
     full = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert full.returncode == 1, full.stderr
@@ -177,7 +177,7 @@ def test_a_disk_that_fills_loses_nothing(job_folder, here, room):
     assert str(Path("run")) in full.stderr
     assert not list(Path("run").rglob("*.safetensors"))
     assert not list(Path("run").rglob(".*unfinished"))
-    assert here(*TRAIN, "--out", "run").returncode == 0
+    assert invoke(*TRAIN, "--out", "run").returncode == 0
     name = Path("supernets", "squeeze", "supernet.safetensors")
     assert Path("run", name).read_bytes() == Path("whole", name).read_bytes()
 

@@ -20,13 +20,13 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def dom(undisturbed, tmp_path_factory) -> str:
+def dom(finished_job, tmp_path_factory) -> str:
     """Return the page after its script has run."""
     assert CHROMIUM, "chromium is missing: apt-get install chromium"
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     flags += ["--disable-component-update", "--disable-sync", "--no-first-run"]
     profile = tmp_path_factory.mktemp("profile")
-    url = (undisturbed / "results" / "mini" / "report.html").as_uri()
+    url = (finished_job / "results" / "mini" / "report.html").as_uri()
     done = subprocess.run(
         [CHROMIUM, *flags, f"--user-data-dir={profile}", "--dump-dom", url],
         capture_output=True,
@@ -44,8 +44,8 @@ def test_report_shows_measured_members_of_every_family(dom):
         assert not any("not measured" in row for row in rows)
 
 
-def test_slider_picks_the_most_accurate_member(dom, undisturbed):
-    front = json.loads((undisturbed / "results" / "mini" / "front.json").read_text())["front"]
+def test_slider_picks_the_most_accurate_member(dom, finished_job):
+    front = json.loads((finished_job / "results" / "mini" / "front.json").read_text())["front"]
     shown = re.search(r'<span id="best">([^<]*)</span>', dom)
     assert shown
     assert f"Best network within the budget: {front[-1]['id']} ({front[-1]['space']})" in shown[1]
