@@ -1,4 +1,4 @@
-"""Architectures as vectors, for models that predict objectives from choices."""
+"""Encode architectures as vectors, for models that predict objectives from choices."""
 
 from __future__ import annotations
 
@@ -11,111 +11,132 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.graph import Graph
+from nas.search.pareto import Array
 from nas.space import Architecture, SearchSpace
 
-Array = NDArray[np.float64]
-Columns = NDArray[np.int16]
+BucketIndices = NDArray[np.int16]
+
+NUM_OP_BUCKETS = 512
+"""Buckets that the ops of a network are hashed into.
+
+The spaces of this project have between 50 and 600 different ops. Ops that share a bucket are taken
+for one op.
+"""
 
 
-BUCKETS = 512
-"""Columns that ops are counted in."""
+class EncodedArchitectures(NamedTuple):
+    """The vectors of `n` architectures.
 
-
-class Encoded(NamedTuple):
-    """`n` architectures: `bits` is `n x d` of zeros and ones, `counts` `n x 3`, `ops` `n x 512`."""
+    Attributes:
+        bits: `n x d` zeros and ones that say which options were chosen.
+        log_sizes: `n x 3` logarithms of multiply-accumulates, parameters and number of layers.
+        op_counts: `n x NUM_OP_BUCKETS`, how often each op occurs in the network.
+    """
 
     bits: Array
-    counts: Array
-    ops: Array
+    log_sizes: Array
+    op_counts: Array
 
-    def last(self, count: int) -> Encoded:
-        """The last `count` of them."""
-        return Encoded(self.bits[-count:], self.counts[-count:], self.ops[-count:])
+    def tail(self, count: int) -> EncodedArchitectures:
+        """Return the last `count` architectures."""
+        return EncodedArchitectures(
+            self.bits[-count:], self.log_sizes[-count:], self.op_counts[-count:]
+        )
 
 
-class Encoding:
-    """Bits that say what was chosen, so that the number of different bits is a distance.
+class ArchitectureEncoder:
+    """Encodes architectures as bits, whose weighted differences are a distance, and as counts.
 
-    Of numbers (widths, kernel sizes) there is a bit for every step between two options, so options
-    far apart differ in more bits; of words there is a bit for every option. A choice that an
-    architecture does not have, since its stage is shallower or it is of another space, has only
-    zeros, and every space and every choice has a bit that says that it is there. Two words, or the
-    ends of a row of numbers, are one apart.
+    A numeric choice (a width, a kernel size) has a bit for every step between two neighbouring
+    options (a thermometer code), so options that are further apart differ in more bits. A
+    categorical choice has a bit for every option (a one-hot code). Every space and every choice
+    also has a bit that says whether the architecture has it: a choice of a block beyond a stage's
+    depth, or of another space, has only zeros. The weights of the bits are such that two different
+    categories, and the smallest and the largest option of a number, have distance 1.
 
-    Beside them stands what is counted from the graph: the logarithms of multiply-accumulates,
-    parameters and layers, and how often each convolution and linear layer occurs, of which latency
-    and energy are all but sums. A layer's column follows from a hash of its shape and settings
-    (Weinberger et al. 2009), so it is the same for all spaces, and whatever was encoded before.
+    The counts follow from the graph: the logarithms of its sizes, and how often each convolution
+    and linear layer occurs, because latency and energy are nearly sums over layers. The bucket of
+    a layer is a hash of its shape and settings (feature hashing, Weinberger et al. 2009), so it is
+    the same in all spaces and does not depend on what was encoded before.
+
+    Args:
+        spaces: the spaces whose architectures are encoded.
+
+    Attributes:
+        bit_weights: `d`, the weight of each bit in a distance.
+        choice_of_bit: `d`, the number of the choice that each bit belongs to; the bit of a space
+            counts as a choice of its own.
     """
 
     def __init__(self, spaces: Sequence[SearchSpace]) -> None:
         self._codes: dict[tuple[str, str], dict[object, Array]] = {}
-        self._first: dict[tuple[str, str], int] = {}
-        self._family: dict[str, int] = {}
+        self._first_bit: dict[tuple[str, str], int] = {}
+        self._space_bit: dict[str, int] = {}
         weights: list[float] = []
         choices: list[int] = []
         for space in spaces:
-            self._family[space.name] = len(weights)
+            self._space_bit[space.name] = len(weights)
             weights.append(1.0)
             choices.append(max(choices, default=-1) + 1)
             for key, options in space.parameters.items():
-                codes, apart = _codes(options)
+                codes, code_weights = _codes(options)
                 self._codes[space.name, key] = codes
-                self._first[space.name, key] = len(weights)
-                weights += apart
-                choices += [choices[-1] + 1] * len(apart)
-        self.weights = np.array(weights)
-        """How much each bit counts in a distance, `d`."""
-        self.choices = np.array(choices)
-        """Which choice each bit is of, `d`."""
-        self._known: dict[Architecture, tuple[Array, Array, Columns]] = {}
-        self._columns = cache(_columns)
+                self._first_bit[space.name, key] = len(weights)
+                weights += code_weights
+                choices += [choices[-1] + 1] * len(code_weights)
+        self.bit_weights = np.array(weights)
+        self.choice_of_bit = np.array(choices)
+        self._rows: dict[Architecture, tuple[Array, Array, BucketIndices]] = {}
+        self._buckets = cache(_buckets)
 
-    def __call__(self, architectures: Sequence[Architecture]) -> Encoded:
-        """The vectors of some architectures of these spaces."""
+    def encode(self, architectures: Sequence[Architecture]) -> EncodedArchitectures:
+        """Return the vectors of `n` architectures, in the same order."""
         rows = [self._row(each) for each in architectures]
-        ops = np.zeros((len(rows), BUCKETS))
-        for own, (_, _, columns) in zip(ops, rows, strict=True):
-            np.add.at(own, columns, 1.0)
-        return Encoded(
-            np.array([bits for bits, _, _ in rows]).reshape(-1, len(self.weights)),
-            np.array([counts for _, counts, _ in rows]).reshape(-1, 3),
-            ops,
+        op_counts = np.zeros((len(rows), NUM_OP_BUCKETS))
+        for counts, (_, _, buckets) in zip(op_counts, rows, strict=True):
+            np.add.at(counts, buckets, 1.0)
+        return EncodedArchitectures(
+            np.array([bits for bits, _, _ in rows]).reshape(-1, len(self.bit_weights)),
+            np.array([log_sizes for _, log_sizes, _ in rows]).reshape(-1, 3),
+            op_counts,
         )
 
-    def _row(self, architecture: Architecture) -> tuple[Array, Array, Columns]:
-        found = self._known.get(architecture)
-        if found is None:
-            bits = np.zeros(len(self.weights))
+    def _row(self, architecture: Architecture) -> tuple[Array, Array, BucketIndices]:
+        row = self._rows.get(architecture)
+        if row is None:
+            bits = np.zeros(len(self.bit_weights))
             name = architecture.space.name
-            bits[self._family[name]] = 1.0
+            bits[self._space_bit[name]] = 1.0
             for key, value in architecture.choices:
                 code = self._codes[name, key][value]
-                at = self._first[name, key]
-                bits[at : at + len(code)] = code
+                first = self._first_bit[name, key]
+                bits[first : first + len(code)] = code
             graph = architecture.graph
-            columns = np.concatenate([self._columns(piece) for piece in graph.pieces])
-            counts = np.log([1.0 + graph.macs, 1.0 + graph.params, 1.0 + len(columns)])
-            found = self._known[architecture] = bits, counts, columns
-        return found
+            buckets = np.concatenate([self._buckets(piece) for piece in graph.pieces])
+            log_sizes = np.log([1.0 + graph.macs, 1.0 + graph.params, 1.0 + len(buckets)])
+            row = self._rows[architecture] = bits, log_sizes, buckets
+        return row
 
 
-def _columns(graph: Graph) -> Columns:
-    """The buckets of a graph's convolutions and linear layers."""
-    found = [
+def _buckets(graph: Graph) -> BucketIndices:
+    """Return the bucket of each convolution and linear layer of a graph."""
+    buckets = [
         _bucket((op.kind, graph.input_channels(op), op.shape, op.kernel, op.stride, op.groups))
         for op in graph.ops
         if op.kind in ("conv", "linear")
     ]
-    return np.array(found, dtype=np.int16)
+    return np.array(buckets, dtype=np.int16)
 
 
 def _bucket(settings: tuple[object, ...]) -> int:
-    return crc32(repr(settings).encode()) % BUCKETS
+    return crc32(repr(settings).encode()) % NUM_OP_BUCKETS
 
 
 def _codes(options: Sequence[Any]) -> tuple[dict[object, Array], list[float]]:
-    """The bits of every option, the first of which says that the choice is there; their weights."""
+    """Return the bits of every option of a choice, and the weights of these bits.
+
+    The first bit says that the architecture has the choice.
+    """
     if isinstance(options[0], str):
         codes = {each: np.array([1.0] + [float(each == o) for o in options]) for each in options}
         return codes, [0.5] + [0.5] * len(options)

@@ -1,69 +1,99 @@
-"""Proposals of our own: a model of every objective, and the choices that improve the front most."""
+"""The guided optimizer: Bayesian optimization of several objectives over search spaces."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from nas.search.encoding import Array, Encoding
-from nas.search.evolution import children, mutated
-from nas.search.feasibility import Limits
+from nas.search.encoding import ArchitectureEncoder
+from nas.search.evolution import generate_offspring, mutate_if_possible, repair
+from nas.search.feasibility import Constraints
 from nas.search.objectives import Objective
-from nas.search.pareto import non_dominated
-from nas.search.posterior import Beliefs, Cheap, Observed, shapes_for
-from nas.search.surrogate import Shape
+from nas.search.pareto import Array, non_dominated
+from nas.search.posterior import (
+    CheapObjectives,
+    Observations,
+    PosteriorModel,
+    fit_all_hyperparameters,
+)
+from nas.search.surrogate import Hyperparameters
 from nas.search.trial import Trial
 from nas.space import Architecture, SearchSpace
 
-PARENTS = 24
-"""Architectures whose neighbours are looked at, at most."""
+STARTUP_TRIALS_PER_SPACE = 5
+"""Default of completed trials before there is a model, for each space."""
 
-POOL = 70
-"""Neighbours that are looked at for a generation, in the first of its rounds."""
+MIN_STARTUP_TRIALS = 10
+"""Default of completed trials before there is a model, at least."""
 
-DRAWN = 40
-"""Architectures that are drawn anew for a generation."""
+STARTUP_DRAWS = 16
+"""Random architectures that a startup trial takes the first feasible one of."""
 
-ROUNDS = 2
-"""Times that the best of a pool are varied once more."""
+MAX_STARTUP_REPAIR_GENERATIONS = 12
+"""Generations of the repair of a startup trial when no random architecture is feasible.
 
-APPROACH = 12
-"""Generations of an evolution towards the limits, where none that is drawn meets them."""
+Less than in `nas.search.evolution`: `require_feasible` has shown already that limits can be met.
+"""
 
-VARIED = 30
-"""Architectures that a further round adds."""
+NUM_PARENTS = 24
+"""Completed architectures whose offspring become candidates; the whole front if it is larger."""
 
-PLANNED = 100
-"""Architectures of a pool that are put in order."""
+POOL_OFFSPRING = 70
+"""Offspring of the parents in a pool of candidates."""
 
-GROWTH = 10
-"""A generation is one proposal, and one more for every so many trials that were completed."""
+POOL_RANDOM = 40
+"""Random architectures in a pool of candidates."""
 
-VAIN = 8
-"""After so many proposals in vain there are others, which know what came of these."""
+REFINEMENT_ROUNDS = 2
+"""Times that offspring of the best candidates are added to a pool."""
 
-RESHAPED = 1.25
-"""The models' shapes are chosen anew when there are so many times as many observations."""
+REFINEMENT_PARENTS = 10
+"""Candidates whose offspring are added to a pool."""
+
+REFINEMENT_OFFSPRING = 30
+"""Offspring that a refinement adds to a pool."""
+
+MAX_PLAN_LENGTH = 100
+"""Candidates of a pool that a plan keeps, the best ones."""
+
+TRIALS_PER_PLANNED_PROPOSAL = 10
+"""A plan serves one completed trial, and one more for every so many completed before it.
+
+The time of a plan grows with the trials, and so does the number of trials that share it.
+"""
+
+PROPOSALS_PER_ROUND = 8
+"""Rejected proposals in a row before a new plan takes into account why they were rejected."""
+
+REFIT_GROWTH = 1.25
+"""Hyperparameters are fitted again when the completed trials have grown by this factor."""
 
 
-class Guided:
-    """Proposes the architectures that are expected to add most to the front's hypervolume.
+class GuidedOptimizer:
+    """Proposes the architectures that are expected to add most hypervolume to the Pareto front.
 
-    The first trials are each space's smallest and largest network and architectures drawn choice by
-    choice. Then a Gaussian process an objective (`nas.search.surrogate`) learns from what was
-    completed. Candidates are varied from the best ones with the space's own mutation and crossover,
-    some are drawn anew; of these the best by expected hypervolume improvement are varied again, as
-    in an evolution that costs no evaluation. Cheap objectives are not modelled but asked, limits on
-    them included; expensive ones with a limit weigh by their chance to meet it.
+    The first trials are the smallest and the largest network of each space, then random ones.
+    After that a Gaussian process for each expensive objective (`nas.search.surrogate`) learns from
+    the trials. The acquisition function is the expected hypervolume improvement times the
+    probability that the architecture is feasible. An evolution maximises it: its first generation
+    are offspring of the best architectures so far and random ones, further generations are
+    offspring of the best candidates. Cheap objectives and their limits are evaluated instead of
+    modelled.
 
-    All follows from the completed trials, the ones that were ruled out before them and the seed,
-    so a search that is continued proposes what the undisturbed one would.
+    The candidates are ranked one after another, each as if those before it had been observed at
+    their means, so that a plan of several proposals is diverse (Ginsbourger et al. 2010).
+
+    All proposals follow from the seed, the completed trials and the trials that were rejected
+    before them. A search that is continued therefore proposes what the uninterrupted one would.
 
     Args:
-        spaces, objectives: of the search.
-        seed: of the search.
-        startup: trials before there is a model; by default five a space, ten at least.
+        spaces: the spaces of the search.
+        objectives: the objectives of the search.
+        seed: the seed of all random choices.
+        startup: completed trials before there is a model, at least 2; by default five for each
+            space, and at least ten.
     """
 
     def __init__(
@@ -74,200 +104,240 @@ class Guided:
         seed: int,
         startup: int | None = None,
     ) -> None:
+        if startup is None:
+            startup = max(MIN_STARTUP_TRIALS, STARTUP_TRIALS_PER_SPACE * len(spaces))
         self._spaces = {space.name: space for space in spaces}
         self._objectives = objectives
         self._seed = seed
-        self._startup = max(10, 5 * len(spaces)) if startup is None else max(2, startup)
-        self._encoding = Encoding(spaces)
-        self._cheap = Cheap(objectives)
-        self._limits = Limits(objectives)
+        self._startup = max(2, startup)
+        self._encoder = ArchitectureEncoder(spaces)
+        self._cheap = CheapObjectives(objectives)
+        self._constraints = Constraints(objectives)
         self._trials: list[Trial] = []
         self._completed: list[Trial] = []
-        self._seen: list[int] = []
+        # For each completed trial, how many trials there were when it ended.
+        self._trials_at_completion: list[int] = []
+        # The architectures of the trials up to the last completed one, and of those since then.
         self._known: set[Architecture] = set()
-        self._since: list[Architecture] = []
+        self._latest: list[Architecture] = []
+        # The plan, the revised plans since the last completed trial, and the hyperparameters, with
+        # the number of completed trials that they were made from.
         self._plan: tuple[int, list[Architecture]] = (-1, [])
-        self._replans: dict[tuple[int, int, int], list[Architecture]] = {}
-        self._shapes: tuple[int, list[Shape]] = (-1, [])
+        self._revised_plans: dict[tuple[int, int, int], list[Architecture]] = {}
+        self._hyperparameters: tuple[int, list[Hyperparameters]] = (-1, [])
 
     def learn(self, trial: Trial) -> None:
-        """Takes in a trial of any state, in the order in which they ended."""
+        """Add a trial of any state. Trials are added in the order in which they ended."""
         self._trials.append(trial)
-        self._since.append(trial.architecture)
+        self._latest.append(trial.architecture)
         if trial.state == "complete":
             self._completed.append(trial)
-            self._seen.append(len(self._trials))
-            # What was ruled out since is proposed once more to a search that is continued here, so
-            # that it counts its attempts as the undisturbed one did.
-            self._known.update(self._since)
-            self._since = []
-            self._replans.clear()
+            self._trials_at_completion.append(len(self._trials))
+            # Trials since the last completed one are proposed once more to a continued search, so
+            # that it counts its attempts as the uninterrupted one did.
+            self._known.update(self._latest)
+            self._latest = []
+            self._revised_plans.clear()
 
     def propose(self, attempt: int) -> Architecture:
-        """The next architecture.
+        """Return the next architecture to try.
 
         Args:
-            attempt: how many proposals since the last completed trial were known or ruled out.
+            attempt: number of proposals since the last completed trial, none of which led to a
+                completed trial.
         """
         count = len(self._completed)
         rng = np.random.default_rng((self._seed, count, attempt))
         if count < self._startup:
-            return self._first(count, attempt, rng)
-        ahead = self._ahead(attempt // VAIN)
-        if attempt % VAIN < len(ahead):
-            return ahead[attempt % VAIN]
+            return self._propose_startup(count, attempt, rng)
+        round_number, index = divmod(attempt, PROPOSALS_PER_ROUND)
+        plan = self._current_plan(round_number)
+        if index < len(plan):
+            return plan[index]
         parent = self._completed[int(rng.integers(count))].architecture
-        return mutated(parent, rng, 1 + attempt // 20)
+        return mutate_if_possible(parent, rng, 1 + attempt // 20)
 
-    def _first(self, count: int, attempt: int, rng: np.random.Generator) -> Architecture:
+    def _propose_startup(self, count: int, attempt: int, rng: np.random.Generator) -> Architecture:
         names = list(self._spaces)
         turn = count // len(names)
         space = self._spaces[names[(count + attempt) % len(names)]]
         if turn < 2 and not attempt:
             return (space.smallest, space.largest)[turn]
-        if not self._limits.asked:
+        if not self._constraints.objectives:
             return space.sample(rng, uniform_over="choices")
-        drawn = [space.sample(rng, uniform_over="choices") for _ in range(16)]
-        met = next((each for each in drawn if self._cheap.values(each) is not None), None)
-        # Where limits leave hardly anything, drawing finds nothing.
-        return met or self._limits.approached(drawn, rng, APPROACH)[0]
+        drawn = [space.sample(rng, uniform_over="choices") for _ in range(STARTUP_DRAWS)]
+        feasible = next((each for each in drawn if self._cheap.values(each) is not None), None)
+        if feasible is not None:
+            return feasible
+        violations = self._constraints.violations
+        generations = MAX_STARTUP_REPAIR_GENERATIONS
+        return repair(drawn, violations, rng, max_generations=generations)[0]
 
-    def _observed(self, completed: int) -> Observed:
-        return Observed(self._objectives, self._completed, self._trials).first(
-            completed, self._seen[completed - 1]
-        )
+    def _observations(self, completed: int) -> Observations:
+        """Return what was known when so many trials were completed."""
+        everything = Observations(self._objectives, self._completed, self._trials)
+        return everything.head(completed, self._trials_at_completion[completed - 1])
 
-    def _ahead(self, rounds: int) -> list[Architecture]:
-        """What to try after so many rounds of `VAIN` proposals since the last completed trial.
+    def _current_plan(self, round_number: int) -> list[Architecture]:
+        """Return the proposals of a round, the first `PROPOSALS_PER_ROUND` of the result.
 
-        Depends on what came of the proposals of these rounds, and not on what came of later ones.
+        The proposals of a round depend on what came of the rounds before it since the last
+        completed trial, and not on what came of later ones.
         """
         count = len(self._completed)
-        start = _generation(count, self._startup)
+        start = _plan_start(count, self._startup)
         if start != self._plan[0]:
             rng = np.random.default_rng((self._seed, start))
-            self._plan = start, self._planned(self._observed(start), rng, _size(start))
-        ahead = [each for each in self._plan[1] if each not in self._known]
-        vain: set[Architecture] = set()
-        learned = 0
-        for number in range(1, rounds + 1):
-            vain.update(ahead[:VAIN])
-            ahead = ahead[VAIN:]
-            since = [t for t in self._trials[self._seen[-1] :] if t.architecture in vain]
-            if len(since) > learned:
-                learned = len(since)
-                ahead = [each for each in self._replanned(number, since) if each not in vain]
-        return ahead
+            self._plan = start, self._make_plan(self._observations(start), rng, _plan_size(start))
+        plan = [each for each in self._plan[1] if each not in self._known]
+        proposed: set[Architecture] = set()
+        num_rejected = 0
+        for number in range(1, round_number + 1):
+            proposed.update(plan[:PROPOSALS_PER_ROUND])
+            plan = plan[PROPOSALS_PER_ROUND:]
+            since = self._trials[self._trials_at_completion[-1] :]
+            rejected = [trial for trial in since if trial.architecture in proposed]
+            if len(rejected) > num_rejected:
+                num_rejected = len(rejected)
+                revised = self._revise_plan(number, rejected)
+                plan = [each for each in revised if each not in proposed]
+        return plan
 
-    def _replanned(self, number: int, since: Sequence[Trial]) -> list[Architecture]:
-        """What to try when it is known what came of `since`, after the last completed trial."""
+    def _revise_plan(self, number: int, rejected: Sequence[Trial]) -> list[Architecture]:
+        """Plan a round with what is known of trials that were rejected after the last completed."""
         count = len(self._completed)
-        key = count, number, len(since)
-        if key not in self._replans:
+        key = count, number, len(rejected)
+        if key not in self._revised_plans:
             rng = np.random.default_rng((self._seed, count, number, 0))
-            observed = self._observed(count)
-            more = Observed(self._objectives, observed.completed, [*observed.trials, *since])
-            self._replans[key] = self._planned(more, rng, VAIN)
-        return self._replans[key]
+            known = self._observations(count)
+            trials = [*known.trials, *rejected]
+            observations = Observations(self._objectives, known.completed, trials)
+            self._revised_plans[key] = self._make_plan(observations, rng, PROPOSALS_PER_ROUND)
+        return self._revised_plans[key]
 
-    def _planned(
-        self, observed: Observed, rng: np.random.Generator, size: int
+    def _make_plan(
+        self, observations: Observations, rng: np.random.Generator, batch_size: int
     ) -> list[Architecture]:
-        """What to try in this order, the first `size` as if those before them had been tried."""
-        reshaped = _reshaped(len(observed.completed), self._startup)
-        if self._shapes[0] != reshaped:
-            shapes = shapes_for(self._observed(reshaped), self._encoding)
-            self._shapes = reshaped, shapes
-        beliefs = Beliefs(observed, self._encoding, self._cheap, self._shapes[1])
-        pool = self._pool(observed, rng)
+        """Return new architectures in the order in which they are to be proposed.
+
+        Args:
+            observations: what the models learn from.
+            rng: the generator of all random choices.
+            batch_size: proposals that are chosen jointly; the others follow by their own
+                acquisition values.
+        """
+        model = self._model(observations)
+        known = {trial.architecture for trial in observations.trials}
+        pool = self._pool(observations, known, rng)
         if not pool:
             return []
-        promise = beliefs.about(pool).promise()
-        taken = {each.architecture for each in observed.trials}
-        for _ in range(ROUNDS):
-            top = [pool[at] for at in np.argsort(-promise, kind="stable")[:10]]
-            more = self._varied(top, VARIED, taken | set(pool), rng)
-            if not more:
+        values = model.candidates(pool).acquisition_values()
+        for _ in range(REFINEMENT_ROUNDS):
+            best = [pool[index] for index in _largest_first(values)[:REFINEMENT_PARENTS]]
+            offspring = self._new_offspring(best, REFINEMENT_OFFSPRING, known | set(pool), rng)
+            if not offspring:
                 break
-            promise = np.concatenate([promise, beliefs.about(more).promise()])
-            pool += more
-        best = [pool[at] for at in np.argsort(-promise, kind="stable")[:PLANNED]]
-        return _in_turn(best, beliefs, size)
+            more = model.candidates(offspring).acquisition_values()
+            values = np.concatenate([values, more])
+            pool += offspring
+        ranked = [pool[index] for index in _largest_first(values)[:MAX_PLAN_LENGTH]]
+        return _rank_jointly(ranked, model, batch_size)
 
-    def _pool(self, observed: Observed, rng: np.random.Generator) -> list[Architecture]:
-        """Candidates: varied from the best ones, and drawn anew; none is known or ruled out."""
-        taken = {each.architecture for each in observed.trials}
-        parents = [
-            observed.completed[at].architecture for at in _best(observed.values(), PARENTS, rng)
-        ]
-        found = dict.fromkeys(self._varied(parents, POOL, taken, rng))
+    def _model(self, observations: Observations) -> PosteriorModel:
+        fitted_at = _last_refit(len(observations.completed), self._startup)
+        if self._hyperparameters[0] != fitted_at:
+            fitted = fit_all_hyperparameters(self._observations(fitted_at), self._encoder)
+            self._hyperparameters = fitted_at, fitted
+        return PosteriorModel(observations, self._encoder, self._cheap, self._hyperparameters[1])
+
+    def _pool(
+        self, observations: Observations, known: set[Architecture], rng: np.random.Generator
+    ) -> list[Architecture]:
+        """Return feasible candidates: offspring of the best architectures, and random ones."""
+        best = _best_layers(observations.values(), NUM_PARENTS, rng)
+        parents = [observations.completed[index].architecture for index in best]
+        pool = dict.fromkeys(self._new_offspring(parents, POOL_OFFSPRING, known, rng))
         names = list(self._spaces)
-        for number in range(DRAWN):
+        for number in range(POOL_RANDOM):
             drawn = self._spaces[names[number % len(names)]].sample(rng, uniform_over="choices")
-            if drawn not in taken and self._cheap.values(drawn) is not None:
-                found[drawn] = None
-        return list(found)
+            if drawn not in known and self._cheap.values(drawn) is not None:
+                pool[drawn] = None
+        return list(pool)
 
-    def _varied(
+    def _new_offspring(
         self,
         parents: Sequence[Architecture],
         count: int,
-        taken: set[Architecture],
+        known: set[Architecture],
         rng: np.random.Generator,
     ) -> list[Architecture]:
-        """New architectures near some parents, fewer than `count` where most are taken."""
-        found: dict[Architecture, None] = {}
-        for child in children(parents, 2 * count, rng):
-            if child not in taken and child not in found and self._cheap.values(child) is not None:
-                found[child] = None
-                if len(found) == count:
+        """Return at most `count` feasible offspring that are not known, fewer if most are known."""
+        offspring: dict[Architecture, None] = {}
+        for each in generate_offspring(parents, 2 * count, rng):
+            is_new = each not in known and each not in offspring
+            if is_new and self._cheap.values(each) is not None:
+                offspring[each] = None
+                if len(offspring) == count:
                     break
-        return list(found)
+        return list(offspring)
 
 
-def _in_turn(pool: Sequence[Architecture], beliefs: Beliefs, count: int) -> list[Architecture]:
-    """The first `count` each as if those before it had been tried; then the others as they come."""
-    prospects = beliefs.about(pool)
-    left = np.ones(len(pool), dtype=bool)
-    found: list[int] = []
-    for _ in range(min(count, len(pool))):
-        at = int(np.argmax(np.where(left, prospects.promise(), -np.inf)))
-        found.append(at)
-        left[at] = False
-        prospects.suppose(at)
-    return [pool[at] for at in (*found, *np.flatnonzero(left))]
+def _largest_first(values: Array) -> NDArray[np.intp]:
+    return np.argsort(-values, kind="stable")
 
 
-def _best(values: Array, count: int, rng: np.random.Generator) -> list[int]:
-    """Positions of the front, and of the layers behind it, until there are `count`; mixed."""
-    left = np.arange(len(values))
-    found: list[int] = []
-    while len(found) < count and len(left):
-        layer = left[non_dominated(values[left])]
-        if len(found) + len(layer) > count and found:
-            layer = rng.permutation(layer)[: count - len(found)]
-        found += layer.tolist()
-        left = np.setdiff1d(left, layer)
-    mixed: list[int] = rng.permutation(found).tolist()
-    return mixed
+def _rank_jointly(
+    pool: Sequence[Architecture], model: PosteriorModel, batch_size: int
+) -> list[Architecture]:
+    """Rank a pool, the first `batch_size` each as if those before it had been observed."""
+    candidates = model.candidates(pool)
+    is_left = np.ones(len(pool), dtype=bool)
+    batch: list[int] = []
+    for _ in range(min(batch_size, len(pool))):
+        values = candidates.acquisition_values()
+        index = int(np.argmax(np.where(is_left, values, -np.inf)))
+        batch.append(index)
+        is_left[index] = False
+        candidates.fantasize(index)
+    return [pool[index] for index in (*batch, *np.flatnonzero(is_left))]
 
 
-def _size(start: int) -> int:
-    """How many proposals a generation has that begins with `start` completed trials."""
-    return 1 + start // GROWTH
+def _best_layers(values: Array, count: int, rng: np.random.Generator) -> list[int]:
+    """Return the indices of the points of the best non-dominated layers, shuffled.
+
+    Args:
+        values: `n x m`, smaller is better.
+        count: number of points; more if the first layer is larger, fewer if there are fewer points.
+        rng: chooses within the last layer, and shuffles.
+    """
+    remaining = np.arange(len(values))
+    best: list[int] = []
+    while len(best) < count and len(remaining):
+        layer = remaining[non_dominated(values[remaining])]
+        if len(best) + len(layer) > count and best:
+            layer = rng.permutation(layer)[: count - len(best)]
+        best += layer.tolist()
+        remaining = np.setdiff1d(remaining, layer)
+    shuffled: list[int] = rng.permutation(best).tolist()
+    return shuffled
 
 
-def _generation(count: int, startup: int) -> int:
-    """The number of completed trials with which the present generation began."""
+def _plan_size(start: int) -> int:
+    """Return how many completed trials a plan serves that was made after `start` of them."""
+    return 1 + start // TRIALS_PER_PLANNED_PROPOSAL
+
+
+def _plan_start(count: int, startup: int) -> int:
+    """Return after how many completed trials the plan was made that serves trial `count`."""
     start = startup
-    while start + _size(start) <= count:
-        start += _size(start)
+    while start + _plan_size(start) <= count:
+        start += _plan_size(start)
     return start
 
 
-def _reshaped(start: int, startup: int) -> int:
-    """The number of completed trials from which the models' shapes are chosen."""
-    found = startup
-    while int(found * RESHAPED) + 1 <= start:
-        found = int(found * RESHAPED) + 1
-    return found
+def _last_refit(count: int, startup: int) -> int:
+    """Return after how many completed trials the hyperparameters for trial `count` are fitted."""
+    fitted_at = startup
+    while int(fitted_at * REFIT_GROWTH) + 1 <= count:
+        fitted_at = int(fitted_at * REFIT_GROWTH) + 1
+    return fitted_at

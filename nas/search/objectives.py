@@ -1,4 +1,4 @@
-"""What a search minimises, and what it must not exceed: named functions of architectures."""
+"""The objectives of a search: named functions of architectures, with a direction and a limit."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from nas.space import Architecture
 
 @dataclass(frozen=True)
 class Infeasible:
-    """An architecture is ruled out: why, in words that stand in the trial's row.
+    """The score of an architecture that has no value, or whose value is beyond a limit.
 
-    `value` is what was found, where a limit rules it out.
+    Attributes:
+        reason: why, as a text for the trial's record.
+        value: the value that is beyond the limit; None if there is no value.
     """
 
     reason: str
@@ -27,17 +29,20 @@ Score = float | Infeasible
 
 @dataclass(frozen=True)
 class Objective:
-    """A named number for each architecture.
+    """A named value of every architecture, to minimise, to maximise or to limit.
 
-    Args:
-        name: carries its unit (`predicted_us`).
-        score: a batch of architectures to values in the same order, or `Infeasible`.
-        direction: what is better.
-        cheap: asked before the expensive ones, which are never spent on an architecture that a
-            cheap one or a limit has ruled out. Samplers may ask it of any number of architectures
-            to find one that is worth a trial.
-        limit: values beyond it (above, or below if maximised) are infeasible.
-        limit_only: the value is kept and its limit honoured, and no front is made of it.
+    Attributes:
+        name: the name, with the unit (`predicted_us`).
+        score: a function from a batch of architectures to their values, or `Infeasible`, in the
+            same order.
+        direction: "minimize" or "maximize".
+        cheap: whether the objective may be evaluated for any number of architectures. Cheap
+            objectives are evaluated before the expensive ones, and no expensive one is evaluated
+            for an architecture that a cheap one or a limit has ruled out.
+        limit: architectures with a value beyond it (above; below if the objective is maximised)
+            are infeasible.
+        limit_only: whether the objective only limits the search. Its values are recorded, but are
+            no dimension of the Pareto front.
     """
 
     name: str
@@ -49,14 +54,17 @@ class Objective:
 
     @property
     def sign(self) -> float:
-        """What a value is multiplied with so that smaller is better."""
+        """The factor that turns values into ones that are minimised: 1 or -1."""
         return 1.0 if self.direction == "minimize" else -1.0
 
-    def ask(self, architectures: Sequence[Architecture]) -> list[Score]:
-        """Values within the limit, or `Infeasible`; a value that is no number is infeasible."""
-        return [self._judged(score) for score in self.score(architectures)]
+    def evaluate(self, architectures: Sequence[Architecture]) -> list[Score]:
+        """Return the value of each architecture, or `Infeasible`.
 
-    def _judged(self, score: Score) -> Score:
+        A value beyond the limit, and one that is infinite or not a number, is infeasible.
+        """
+        return [self._checked(score) for score in self.score(architectures)]
+
+    def _checked(self, score: Score) -> Score:
         if isinstance(score, Infeasible):
             return score
         if not math.isfinite(score):
@@ -67,13 +75,20 @@ class Objective:
         return float(score)
 
 
-Objectives = Mapping[str, Callable[[Architecture], float]] | Sequence[Objective]
+ObjectivesLike = Mapping[str, Callable[[Architecture], float]] | Sequence[Objective]
+"""Objectives, or functions from an architecture to a value that is minimised, by name."""
 
 
-def ready(objectives: Objectives) -> list[Objective]:
-    """Objectives as such, cheap ones first; plain callables `Architecture -> float` are minimised.
+def prepare_objectives(objectives: ObjectivesLike) -> list[Objective]:
+    """Check objectives and return them, the cheap ones first.
 
-    Raises RequestError if there are none, two have one name, or all are limits only.
+    Args:
+        objectives: `Objective`s, or a mapping of names to functions `Architecture -> float`, which
+            become expensive objectives that are minimised.
+
+    Raises:
+        RequestError: there are no objectives, two have the same name, all are limits only, or one
+            that is a limit only has no limit.
     """
     if isinstance(objectives, Mapping):
         objectives = [
@@ -85,10 +100,10 @@ def ready(objectives: Objectives) -> list[Objective]:
         raise RequestError(f"A search needs objectives with different names, not {names}.")
     if all(objective.limit_only for objective in objectives):
         raise RequestError(
-            f"Of {', '.join(names)} there are only limits.",
-            remedy="Give something to minimise or maximise within them.",
+            f"All objectives ({', '.join(names)}) are limits only.",
+            remedy="Add an objective to minimise or maximise within them.",
         )
     for objective in objectives:
         if objective.limit_only and objective.limit is None:
-            raise RequestError(f"{objective.name} is only a limit, and has none.")
+            raise RequestError(f"The objective {objective.name} is a limit only and has no limit.")
     return sorted(objectives, key=lambda objective: not objective.cheap)

@@ -1,4 +1,4 @@
-"""What is believed of architectures that were not tried: each objective, exactly or by a model."""
+"""The posterior model of a search: what is predicted for architectures that were not tried."""
 
 from __future__ import annotations
 
@@ -9,57 +9,73 @@ import numpy as np
 from scipy.special import ndtr
 
 from nas.search.acquisition import expected_hypervolume_improvement
-from nas.search.encoding import Array, Encoding
+from nas.search.encoding import ArchitectureEncoder
 from nas.search.objectives import Infeasible, Objective
-from nas.search.pareto import non_dominated
-from nas.search.surrogate import Posterior, Shape, Surrogate, shape_for
+from nas.search.pareto import Array, non_dominated
+from nas.search.surrogate import (
+    GaussianProcess,
+    Hyperparameters,
+    Posterior,
+    fit_hyperparameters,
+)
 from nas.search.trial import Trial
 from nas.space import Architecture
 
-MODELLED = 400
-"""Observations that a model is made from at most: the best layers, and the last ones."""
+MAX_MODEL_OBSERVATIONS = 400
+"""Observations that a Gaussian process is conditioned on; its time grows with their cube.
 
-WORKS = Shape(additive=0.5, length=0.3, noise=0.01)
-"""Of the model that says whether an architecture has a value at all."""
+Beyond that number the model keeps the best non-dominated layers and the latest quarter.
+"""
 
-DOUBTFUL = 0.1
-"""Below this chance to have any values an architecture comes after all others."""
+SUCCESS_HYPERPARAMETERS = Hyperparameters(linear_share=0.5, lengthscale=0.3, noise_variance=0.01)
+"""Of the model that predicts whether the evaluation of an architecture succeeds.
 
-BEYOND = 1.1
-"""Where hypervolume ends: so many times the way from each objective's best value to its worst."""
+They are fixed, because labels of 0 and 1 are not normally distributed: their marginal likelihood
+would not say which hyperparameters predict them well.
+"""
+
+MIN_SUCCESS_PROBABILITY = 0.1
+"""Candidates with a smaller probability of success rank below all others."""
+
+REFERENCE_VALUE = 1.1
+"""The reference point of the hypervolume in every objective.
+
+Zero is the best observed value of the objective and one the worst. The margin lets the extremes of
+the front count.
+"""
 
 
-class Cheap:
-    """Asks the cheap objectives, and remembers."""
+class CheapObjectives:
+    """Evaluates the cheap objectives of a search, each architecture once."""
 
     def __init__(self, objectives: Sequence[Objective]) -> None:
         self._objectives = [o for o in objectives if o.cheap]
-        self._asked: dict[Architecture, dict[str, float] | None] = {}
+        self._cache: dict[Architecture, dict[str, float] | None] = {}
 
     def values(self, architecture: Architecture) -> dict[str, float] | None:
-        """By name, smaller is better; None where one rules the architecture out."""
-        if architecture not in self._asked:
-            self._asked[architecture] = self._found(architecture)
-        return self._asked[architecture]
+        """Return the values by name, smaller is better; None if the architecture is infeasible."""
+        if architecture not in self._cache:
+            self._cache[architecture] = self._evaluate(architecture)
+        return self._cache[architecture]
 
-    def _found(self, architecture: Architecture) -> dict[str, float] | None:
-        found: dict[str, float] = {}
+    def _evaluate(self, architecture: Architecture) -> dict[str, float] | None:
+        values: dict[str, float] = {}
         for objective in self._objectives:
-            (score,) = objective.ask([architecture])
+            (score,) = objective.evaluate([architecture])
             if isinstance(score, Infeasible):
                 return None
-            found[objective.name] = objective.sign * score
-        return found
+            values[objective.name] = objective.sign * score
+        return values
 
 
 @dataclass(frozen=True)
-class Observed:
-    """Completed trials, and all that have some values, as models take them.
+class Observations:
+    """The trials of a search, as the models read them. All values are minimised.
 
-    Args:
-        objectives: of the search.
-        completed: those that make the front.
-        trials: these, and those that a limit ruled out.
+    Attributes:
+        objectives: the `k` objectives of the search, of which `m` are more than limits.
+        completed: the completed trials, which make the Pareto front.
+        trials: all trials that ended, with the values of those that a limit ruled out.
     """
 
     objectives: Sequence[Objective]
@@ -68,183 +84,234 @@ class Observed:
 
     @property
     def optimised(self) -> list[Objective]:
-        """The objectives that are no mere limits."""
+        """The `m` objectives that are more than limits."""
         return [o for o in self.objectives if not o.limit_only]
 
     @property
-    def modelled(self) -> list[Objective]:
-        """The objectives that cannot be asked of any number of architectures."""
+    def expensive(self) -> list[Objective]:
+        """The objectives that need a model."""
         return [o for o in self.objectives if not o.cheap]
 
     @property
     def cheap(self) -> list[Objective]:
-        """The others."""
+        """The objectives that can be evaluated for any architecture."""
         return [o for o in self.objectives if o.cheap]
 
+    def values(self) -> Array:
+        """Return the values of the completed trials in the optimised objectives, `n x m`."""
+        used = self.optimised
+        return np.array([[o.sign * t.values[o.name] for o in used] for t in self.completed])
+
     def scale(self) -> tuple[Array, Array]:
-        """The best of each optimised objective, and the way from it to the worst."""
+        """Return the best value of each optimised objective and its range, `m` each."""
         values = self.values()
         best, worst = values.min(axis=0), values.max(axis=0)
         return best, np.where(worst > best, worst - best, 1.0)
 
-    def values(self) -> Array:
-        """Of the completed trials, `n x m`, smaller is better."""
-        used = self.optimised
-        return np.array([[o.sign * t.values[o.name] for o in used] for t in self.completed])
-
-    def known(self, objective: Objective) -> tuple[list[Architecture], Array]:
-        """The architectures of which a modelled objective is known, and its values."""
-        found = [t for t in self.trials if objective.name in t.values]
+    def of_objective(self, objective: Objective) -> tuple[list[Architecture], Array]:
+        """Return the architectures with a value of an objective, and these values."""
+        trials = [t for t in self.trials if objective.name in t.values]
         return (
-            [t.architecture for t in found],
-            np.array([objective.sign * t.values[objective.name] for t in found]),
+            [t.architecture for t in trials],
+            np.array([objective.sign * t.values[objective.name] for t in trials]),
         )
 
-    def worked(self) -> tuple[list[Architecture], Array] | None:
-        """The architectures, and 1 where objectives had values, 0 where not; None if all had."""
-        values = np.array([float(self._worked(trial)) for trial in self.trials])
-        return None if values.all() else ([t.architecture for t in self.trials], values)
+    def successes(self) -> tuple[list[Architecture], Array] | None:
+        """Return all architectures and 1 for each evaluation that succeeded, 0 for the others.
 
-    def _worked(self, trial: Trial) -> bool:
-        beyond = any(
+        An evaluation succeeds if it gives values, even if one is beyond its limit.
+
+        Returns:
+            The architectures and labels, `n` each; None if all evaluations succeeded.
+        """
+        labels = np.array([float(self._has_succeeded(trial)) for trial in self.trials])
+        return None if labels.all() else ([t.architecture for t in self.trials], labels)
+
+    def _has_succeeded(self, trial: Trial) -> bool:
+        is_beyond_limit = any(
             o.limit is not None and o.sign * trial.values[o.name] > o.sign * o.limit
             for o in self.objectives
             if o.name in trial.values
         )
-        return trial.state == "complete" or beyond
+        return trial.state == "complete" or is_beyond_limit
 
-    def first(self, completed: int, trials: int) -> Observed:
-        """What was observed earlier."""
-        return Observed(self.objectives, self.completed[:completed], self.trials[:trials])
+    def head(self, completed: int, trials: int) -> Observations:
+        """Return the first `completed` completed trials and the first `trials` trials."""
+        return Observations(self.objectives, self.completed[:completed], self.trials[:trials])
 
 
-class Beliefs:
-    """A Gaussian process an expensive objective, the front, and what would add to it.
+class PosteriorModel:
+    """A Gaussian process for each expensive objective, and one for the success of evaluations.
 
     Args:
-        observed: what the models are made from.
-        encoding: of the architectures.
-        cheap: asked instead of modelled.
-        shapes: of the models' kernels, in the order of `observed.modelled`.
+        observations: the trials that the models are conditioned on.
+        encoder: the encoder of the search's spaces.
+        cheap: the objectives that are evaluated instead of modelled.
+        hyperparameters: of the models, in the order of `observations.expensive`.
+
+    Attributes:
+        front: `f x m`, the normalised Pareto front of the completed trials.
     """
 
     def __init__(
-        self, observed: Observed, encoding: Encoding, cheap: Cheap, shapes: Sequence[Shape]
+        self,
+        observations: Observations,
+        encoder: ArchitectureEncoder,
+        cheap: CheapObjectives,
+        hyperparameters: Sequence[Hyperparameters],
     ) -> None:
-        self._observed, self._encoding, self._cheap = observed, encoding, cheap
-        self._best, self._span = observed.scale()
-        values = (observed.values() - self._best) / self._span
+        self._observations, self._encoder, self._cheap = observations, encoder, cheap
+        self._best, self._range = observations.scale()
+        values = (observations.values() - self._best) / self._range
         self.front = values[non_dominated(values)]
         self._models = [
-            self._model(objective, shape)
-            for objective, shape in zip(observed.modelled, shapes, strict=True)
+            self._fitted_model(objective, own)
+            for objective, own in zip(observations.expensive, hyperparameters, strict=True)
         ]
-        worked = observed.worked()
-        self._works: Surrogate | None = None
-        if worked is not None:
-            tried, values = worked
-            known = encoding(tried[-MODELLED:])
-            self._works = Surrogate(known, values[-MODELLED:], encoding, WORKS)
+        self._success_model = self._fitted_success_model()
 
-    def _model(self, objective: Objective, shape: Shape) -> Surrogate:
-        architectures, values = self._observed.known(objective)
-        if len(values) > MODELLED:
-            kept = _most_telling(self._observed, architectures)
-            architectures, values = [architectures[at] for at in kept], values[kept]
-        return Surrogate(self._encoding(architectures), values, self._encoding, shape)
+    def _fitted_model(
+        self, objective: Objective, hyperparameters: Hyperparameters
+    ) -> GaussianProcess:
+        architectures, values = self._observations.of_objective(objective)
+        if len(values) > MAX_MODEL_OBSERVATIONS:
+            kept = _most_informative(self._observations, architectures)
+            architectures, values = [architectures[index] for index in kept], values[kept]
+        observed = self._encoder.encode(architectures)
+        return GaussianProcess(observed, values, self._encoder, hyperparameters)
 
-    def about(self, architectures: Sequence[Architecture]) -> Prospects:
-        """What is believed of some architectures, none of which a cheap objective rules out."""
-        encoded = self._encoding(architectures)
-        chance = np.ones(len(architectures))
-        if self._works is not None:
-            mean, deviation = self._works.predict(encoded)
-            chance = ndtr((mean - 0.5) / np.maximum(deviation, 0.1))
+    def _fitted_success_model(self) -> GaussianProcess | None:
+        successes = self._observations.successes()
+        if successes is None:
+            return None
+        architectures, labels = successes
+        observed = self._encoder.encode(architectures[-MAX_MODEL_OBSERVATIONS:])
+        labels = labels[-MAX_MODEL_OBSERVATIONS:]
+        return GaussianProcess(observed, labels, self._encoder, SUCCESS_HYPERPARAMETERS)
+
+    def candidates(self, architectures: Sequence[Architecture]) -> Candidates:
+        """Return the joint posterior of `n` architectures that the cheap objectives allow."""
+        encoded = self._encoder.encode(architectures)
+        success = np.ones(len(architectures))
+        if self._success_model is not None:
+            mean, deviation = self._success_model.predict(encoded)
+            success = ndtr((mean - 0.5) / np.maximum(deviation, 0.1))
         posteriors = [model.posterior(encoded) for model in self._models]
         values = [self._cheap.values(each) or {} for each in architectures]
-        asked = {o.name: np.array([v[o.name] for v in values]) for o in self._observed.cheap}
-        return Prospects(self, asked, posteriors, chance)
+        cheap_values = {
+            o.name: np.array([v[o.name] for v in values]) for o in self._observations.cheap
+        }
+        return Candidates(self, cheap_values, posteriors, success)
 
-    def assembled(
-        self, asked: Mapping[str, Array], beliefs: Sequence[Posterior], count: int
+    def marginals(
+        self, cheap_values: Mapping[str, Array], posteriors: Sequence[Posterior], count: int
     ) -> tuple[Array, Array, Array]:
-        """Means and deviations, `n x m`, and the chance to meet the limits, `n`."""
+        """Combine the objectives of `n` architectures.
+
+        Args:
+            cheap_values: `n` values of each cheap objective, by name.
+            posteriors: of the expensive objectives, in order.
+            count: `n`.
+
+        Returns:
+            The normalised means, `n x m`; their standard deviations, `n x m`; and the probability
+            to meet the limits of all expensive objectives, `n`.
+        """
         means = np.empty((count, len(self._best)))
         deviations = np.zeros_like(means)
-        chance = np.ones(count)
-        modelled = iter(beliefs)
+        feasibility = np.ones(count)
+        remaining = iter(posteriors)
         column = 0
-        for objective in self._observed.objectives:
+        for objective in self._observations.objectives:
             if objective.cheap:
-                mean = asked[objective.name]
+                mean = cheap_values[objective.name]
                 deviation = np.zeros(count)
             else:
-                mean, deviation = next(modelled).marginals()
+                mean, deviation = next(remaining).marginals()
                 if objective.limit is not None:
-                    chance *= ndtr((objective.sign * objective.limit - mean) / deviation)
+                    feasibility *= ndtr((objective.sign * objective.limit - mean) / deviation)
             if not objective.limit_only:
-                means[:, column] = (mean - self._best[column]) / self._span[column]
-                deviations[:, column] = deviation / self._span[column]
+                means[:, column] = (mean - self._best[column]) / self._range[column]
+                deviations[:, column] = deviation / self._range[column]
                 column += 1
-        return means, deviations, chance
+        return means, deviations, feasibility
 
 
-class Prospects:
-    """What some architectures would add to the front; observations can be supposed."""
+class Candidates:
+    """The joint posterior of `n` architectures, which can be conditioned on fantasies.
+
+    Args:
+        model: the model of the search.
+        cheap_values: `n` values of each cheap objective, by name.
+        posteriors: of the expensive objectives, in order.
+        success: `n`, the probability that an evaluation succeeds.
+    """
 
     def __init__(
         self,
-        beliefs: Beliefs,
-        asked: Mapping[str, Array],
+        model: PosteriorModel,
+        cheap_values: Mapping[str, Array],
         posteriors: Sequence[Posterior],
-        works: Array,
+        success: Array,
     ) -> None:
-        self._beliefs, self._asked = beliefs, asked
-        self._posteriors, self._works = posteriors, works
-        self._front = beliefs.front
+        self._model, self._cheap_values = model, cheap_values
+        self._posteriors, self._success = posteriors, success
+        self._front = model.front
 
-    def promise(self) -> Array:
-        """The hypervolume that each is expected to add, times its chance to be feasible.
+    def acquisition_values(self) -> Array:
+        """Return the acquisition value of each candidate, `n`.
 
-        Negative, in the same order, where it is doubtful that there would be any values: by the
-        product alone, the space that always fails would be tried whenever the others add little.
+        It is the expected hypervolume improvement times the probability that the candidate is
+        feasible (constrained expected improvement, Gardner et al. 2014). A candidate with a success
+        probability below `MIN_SUCCESS_PROBABILITY` has a negative value, in the same order: with
+        the product alone, a space whose evaluations always fail would be tried again whenever the
+        other candidates improve little.
         """
-        means, deviations, chance = self._assembled()
-        reference = [BEYOND] * means.shape[1]
-        added = expected_hypervolume_improvement(means, deviations, self._front, reference)
-        found = added * chance * self._works
-        return np.where(self._works < DOUBTFUL, -1 / (1 + found), found)
+        means, deviations, feasibility = self._marginals()
+        reference = [REFERENCE_VALUE] * means.shape[1]
+        improvement = expected_hypervolume_improvement(means, deviations, self._front, reference)
+        values = improvement * feasibility * self._success
+        return np.where(self._success < MIN_SUCCESS_PROBABILITY, -1 / (1 + values), values)
 
-    def suppose(self, position: int) -> None:
-        """Goes on as if one had been observed as it is expected to be."""
-        means, _, _ = self._assembled()
-        self._front = np.vstack([self._front, means[position]])
+    def fantasize(self, index: int) -> None:
+        """Condition the posterior on an observation of one candidate at its mean."""
+        means, _, _ = self._marginals()
+        self._front = np.vstack([self._front, means[index]])
         for posterior in self._posteriors:
-            posterior.suppose(position)
+            posterior.fantasize(index)
 
-    def _assembled(self) -> tuple[Array, Array, Array]:
-        return self._beliefs.assembled(self._asked, self._posteriors, len(self._works))
-
-
-def shapes_for(observed: Observed, encoding: Encoding) -> list[Shape]:
-    """The kernels' shapes that suit what was observed, in the order of `observed.modelled`."""
-    found = []
-    for objective in observed.modelled:
-        architectures, values = observed.known(objective)
-        found.append(shape_for(encoding(architectures), values, encoding))
-    return found
+    def _marginals(self) -> tuple[Array, Array, Array]:
+        return self._model.marginals(self._cheap_values, self._posteriors, len(self._success))
 
 
-def _most_telling(observed: Observed, architectures: Sequence[Architecture]) -> list[int]:
-    """Positions of the architectures in the best layers, and of the last ones."""
+def fit_all_hyperparameters(
+    observations: Observations, encoder: ArchitectureEncoder
+) -> list[Hyperparameters]:
+    """Return the fitted hyperparameters of each expensive objective, in order."""
+    fitted = []
+    for objective in observations.expensive:
+        architectures, values = observations.of_objective(objective)
+        fitted.append(fit_hyperparameters(encoder.encode(architectures), values, encoder))
+    return fitted
+
+
+def _most_informative(
+    observations: Observations, architectures: Sequence[Architecture]
+) -> list[int]:
+    """Return the indices of the latest architectures and of the best non-dominated layers.
+
+    Args:
+        observations: the completed trials give the layers.
+        architectures: more than `MAX_MODEL_OBSERVATIONS`, in the order of the trials.
+    """
     count = len(architectures)
-    chosen = set(range(count - MODELLED // 4, count))
-    at = {architecture: position for position, architecture in enumerate(architectures)}
-    values = observed.values()
-    left = np.arange(len(values))
-    while len(chosen) < MODELLED and len(left):
-        layer = left[non_dominated(values[left])]
-        where = [at[observed.completed[each].architecture] for each in layer]
-        chosen.update(where[: MODELLED - len(chosen)])
-        left = np.setdiff1d(left, layer)
+    chosen = set(range(count - MAX_MODEL_OBSERVATIONS // 4, count))
+    index_of = {architecture: index for index, architecture in enumerate(architectures)}
+    values = observations.values()
+    remaining = np.arange(len(values))
+    while len(chosen) < MAX_MODEL_OBSERVATIONS and len(remaining):
+        layer = remaining[non_dominated(values[remaining])]
+        indices = [index_of[observations.completed[each].architecture] for each in layer]
+        chosen.update(indices[: MAX_MODEL_OBSERVATIONS - len(chosen)])
+        remaining = np.setdiff1d(remaining, layer)
     return sorted(chosen)

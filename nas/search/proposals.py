@@ -1,4 +1,8 @@
-"""Which architecture to try next, by sampler: a pure function of what has ended and a seed."""
+"""Proposers: which architecture a search tries next, by the name of a sampler.
+
+A proposal is a pure function of the trials that ended and a seed, so that a search that is
+continued proposes what the uninterrupted one would.
+"""
 
 from __future__ import annotations
 
@@ -11,32 +15,38 @@ import numpy as np
 import optuna
 
 from nas.errors import RequestError
-from nas.search.evolution import mutated
-from nas.search.feasibility import ROUNDS, Limits
-from nas.search.guided import Guided
+from nas.search.evolution import mutate_if_possible, repair
+from nas.search.feasibility import Constraints
+from nas.search.guided import GuidedOptimizer
 from nas.search.objectives import Objective
 from nas.search.parameters import SPACE, Parameters
 from nas.search.trial import Trial, to_frozen_trial
 from nas.space import Architecture, SearchSpace
 
-MODEL_ATTEMPTS = 5
-"""Proposals of a sampler of Optuna's for one trial before mutations of completed ones take over."""
+STARTUP_TRIALS_PER_SPACE = 10
+"""Default of completed trials before an Optuna sampler proposes, for each space."""
 
-DRAWS = 20
-"""Random draws in a row that limits ruled out before a first trial is sought near the limits."""
+MAX_SAMPLER_ATTEMPTS = 5
+"""Proposals of an Optuna sampler for one trial; after that completed trials are mutated.
 
-TURNS = 4
-"""Every so many trials the space is not TPE's choice: the spaces take turns."""
+A sampler that has converged proposes architectures that were tried before again and again.
+"""
+
+MAX_INFEASIBLE_DRAWS = 20
+"""Random architectures of a startup trial that limits rule out; after that one is repaired."""
+
+FORCED_SPACE_INTERVAL = 4
+"""One in so many proposals of TPE has a given space, in turn, so that it abandons no space."""
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """An architecture to try, and what its sampler wants to find in the trial again.
+    """An architecture to try, with what its sampler needs to find in the trial later.
 
     Attributes:
-        architecture: canonical.
-        parameters: by the names in `nas.search.parameters`.
-        notes: attributes that Optuna's sampler gave its trial.
+        architecture: in canonical form.
+        parameters: the values of Optuna's parameters, by the names in `nas.search.parameters`.
+        notes: system attributes that an Optuna sampler gave its trial.
     """
 
     architecture: Architecture
@@ -45,38 +55,39 @@ class Proposal:
 
 
 class Proposer(Protocol):
-    """Proposes what to try from what has ended, the same at every start of a search."""
+    """Proposes architectures from the trials that ended."""
 
     def learn(self, trial: Trial) -> None:
-        """Takes in a trial of any state, in the order in which they ended."""
+        """Add a trial of any state. Trials are added in the order in which they ended."""
         ...
 
     def propose(self, attempt: int) -> Proposal:
-        """What to try next.
+        """Return the next proposal.
 
         Args:
-            attempt: how many proposals since the last completed trial were known or ruled out.
+            attempt: number of proposals since the last completed trial, none of which led to a
+                completed trial.
         """
         ...
 
 
-Sampler = Callable[[int], optuna.samplers.BaseSampler]
-"""One of Optuna's samplers, from a seed."""
+SamplerFactory = Callable[[int], optuna.samplers.BaseSampler]
+"""Makes an Optuna sampler from a seed."""
 
 
-def _tpe(seed: int) -> optuna.samplers.BaseSampler:
+def _make_tpe_sampler(seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, multivariate=True, group=True)
 
 
-OPTUNA: dict[str, Sampler] = {
-    "tpe": _tpe,
+OPTUNA_SAMPLERS: dict[str, SamplerFactory] = {
+    "tpe": _make_tpe_sampler,
     "nsga2": lambda seed: optuna.samplers.NSGAIISampler(seed=seed),
     "nsga3": lambda seed: optuna.samplers.NSGAIIISampler(seed=seed),
     "gp": lambda seed: optuna.samplers.GPSampler(seed=seed, n_startup_trials=0),
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
 }
 
-SAMPLERS = ("auto", "guided", *OPTUNA)
+SAMPLERS = ("auto", "guided", *OPTUNA_SAMPLERS)
 """Names of samplers; "auto" is the one that measured best, "guided"."""
 
 
@@ -88,21 +99,39 @@ def proposer_for(
     seed: int,
     startup: int | None,
 ) -> Proposer:
-    """The sampler of a name in `SAMPLERS`. Raises RequestError for another name."""
+    """Return the proposer of a sampler.
+
+    Args:
+        name: one of `SAMPLERS`.
+        spaces: the spaces of the search.
+        objectives: the objectives of the search.
+        seed: the seed of the search.
+        startup: completed trials before the sampler's model proposes; None for its default.
+
+    Raises:
+        RequestError: there is no sampler of this name.
+    """
     if name in ("auto", "guided"):
-        return OwnProposer(spaces, objectives, seed=seed, startup=startup)
-    if name not in OPTUNA:
+        return GuidedProposer(spaces, objectives, seed=seed, startup=startup)
+    if name not in OPTUNA_SAMPLERS:
         raise RequestError(
             f"There is no sampler {name!r}.", remedy=f"Use one of {', '.join(SAMPLERS)}."
         )
-    # Optuna's evolutionary samplers and its Gaussian process know only parameters that all trials
-    # have: with those of one space in a trial, what is left of several spaces is random.
-    whole = name != "tpe"
-    return OptunaProposer(spaces, objectives, OPTUNA[name], seed=seed, startup=startup, whole=whole)
+    return OptunaProposer(
+        spaces,
+        objectives,
+        OPTUNA_SAMPLERS[name],
+        seed=seed,
+        startup=startup,
+        # Optuna's evolutionary samplers and its Gaussian process learn only from parameters that
+        # all trials have. If a trial had the parameters of one of several spaces alone, they would
+        # propose at random.
+        all_parameters=name != "tpe",
+    )
 
 
-class OwnProposer:
-    """`nas.search.guided.Guided`, as a proposer."""
+class GuidedProposer:
+    """Proposes the architectures of a `GuidedOptimizer`; its arguments are the same."""
 
     def __init__(
         self,
@@ -112,53 +141,54 @@ class OwnProposer:
         seed: int,
         startup: int | None,
     ) -> None:
-        self._guided = Guided(spaces, objectives, seed=seed, startup=startup)
+        self._optimizer = GuidedOptimizer(spaces, objectives, seed=seed, startup=startup)
         self._parameters = Parameters(spaces)
 
     def learn(self, trial: Trial) -> None:
         """See `Proposer.learn`."""
-        self._guided.learn(trial)
+        self._optimizer.learn(trial)
 
     def propose(self, attempt: int) -> Proposal:
         """See `Proposer.propose`."""
-        found = self._guided.propose(attempt)
-        return Proposal(found, self._parameters.from_architecture(found))
+        architecture = self._optimizer.propose(attempt)
+        return Proposal(architecture, self._parameters.from_architecture(architecture))
 
 
 class OptunaProposer:
-    """One of Optuna's samplers, seeded anew for each proposal.
+    """Proposes what one of Optuna's samplers suggests.
 
-    The first trials are the smallest and the largest network of each space, then uniform ones from
-    the spaces in turn. Every proposal is seeded from (seed, completed trials, attempt) and the
-    study that the sampler sees is rebuilt from the completed trials alone.
+    The first trials are the smallest and the largest network of each space, then random ones of
+    the spaces in turn. After that every proposal comes from a sampler of its own, seeded with
+    (seed, completed trials, attempt), that sees a study of the completed trials.
 
     Args:
-        spaces, objectives: of the search.
-        sampler: from a seed.
-        seed: of the search.
-        startup: trials before the sampler proposes; by default ten a space.
-        whole: whether all trials have the parameters of all spaces.
+        spaces: the spaces of the search.
+        objectives: the objectives of the search.
+        make_sampler: makes the sampler.
+        seed: the seed of the search.
+        startup: completed trials before the sampler proposes; by default ten for each space.
+        all_parameters: whether every trial has the parameters of all spaces.
     """
 
     def __init__(
         self,
         spaces: Sequence[SearchSpace],
         objectives: Sequence[Objective],
-        sampler: Sampler,
+        make_sampler: SamplerFactory,
         *,
         seed: int,
         startup: int | None,
-        whole: bool,
+        all_parameters: bool,
     ) -> None:
         self._spaces = {space.name: space for space in spaces}
         self._names = list(self._spaces)
         self._parameters = Parameters(spaces)
         self._objectives = objectives
-        self._limits = Limits(objectives)
-        self._sampler = sampler
+        self._constraints = Constraints(objectives)
+        self._make_sampler = make_sampler
         self._seed = seed
-        self._startup = 10 * len(spaces) if startup is None else startup
-        self._whole = whole
+        self._startup = STARTUP_TRIALS_PER_SPACE * len(spaces) if startup is None else startup
+        self._all_parameters = all_parameters
         self._completed: list[Trial] = []
         self._study = optuna.create_study(
             directions=[o.direction for o in objectives if not o.limit_only]
@@ -175,50 +205,55 @@ class OptunaProposer:
         count = len(self._completed)
         rng = np.random.default_rng((self._seed, count, attempt))
         if count < self._startup:
-            return self._first(count, attempt, rng)
-        if attempt < MODEL_ATTEMPTS:
-            return self._sampled(int(rng.integers(2**31)), count)
+            return self._proposal(self._startup_architecture(count, attempt, rng), rng)
+        if attempt < MAX_SAMPLER_ATTEMPTS:
+            return self._sample(int(rng.integers(2**31)), count)
         parent = self._completed[int(rng.integers(count))].architecture
-        return self._proposal(mutated(parent, rng, 1 + attempt // 20), rng)
+        return self._proposal(mutate_if_possible(parent, rng, 1 + attempt // 20), rng)
 
-    def _first(self, count: int, attempt: int, rng: np.random.Generator) -> Proposal:
+    def _startup_architecture(
+        self, count: int, attempt: int, rng: np.random.Generator
+    ) -> Architecture:
         turn = count // len(self._names)
         space = self._spaces[self._names[(count + attempt) % len(self._names)]]
         if turn < 2 and not attempt:
-            return self._proposal((space.smallest, space.largest)[turn], rng)
+            return (space.smallest, space.largest)[turn]
         drawn = space.sample(rng, uniform_over="choices")
-        if attempt >= DRAWS and self._limits.asked:
-            return self._proposal(self._limits.approached([drawn], rng, ROUNDS)[0], rng)
-        return self._proposal(drawn, rng)
+        if attempt >= MAX_INFEASIBLE_DRAWS and self._constraints.objectives:
+            return repair([drawn], self._constraints.violations, rng)[0]
+        return drawn
 
     def _proposal(self, architecture: Architecture, rng: np.random.Generator) -> Proposal:
-        """With the parameters that the architecture does not use drawn uniformly."""
-        spaces = self._spaces.values() if self._whole else [architecture.space]
+        """Return a proposal with random values of the parameters that the architecture lacks."""
+        names = self._names if self._all_parameters else [architecture.space.name]
         drawn = {
-            self._parameters.names(space.name)[key]: options[int(rng.integers(len(options)))]
-            for space in spaces
-            for key, options in space.parameters.items()
+            self._parameters.names(name)[key]: options[int(rng.integers(len(options)))]
+            for name in names
+            for key, options in self._spaces[name].parameters.items()
         }
         return Proposal(architecture, {**drawn, **self._parameters.from_architecture(architecture)})
 
-    def _sampled(self, seed: int, count: int) -> Proposal:
+    def _sample(self, seed: int, count: int) -> Proposal:
+        """Return what a sampler suggests after `count` completed trials."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            sampler = self._sampler(seed)
-            if not self._whole and len(self._names) > 1 and count % TURNS == 0:
-                fixed = {SPACE: self._names[(count // TURNS) % len(self._names)]}
+            sampler = self._make_sampler(seed)
+            is_space_forced = not self._all_parameters and len(self._names) > 1
+            if is_space_forced and count % FORCED_SPACE_INTERVAL == 0:
+                turn = count // FORCED_SPACE_INTERVAL
+                fixed = {SPACE: self._names[turn % len(self._names)]}
                 sampler = optuna.samplers.PartialFixedSampler(fixed, sampler)
         self._study.sampler = sampler
         trial = self._study.ask()
         name = self._names[0]
         if len(self._names) > 1:
             name = trial.suggest_categorical(SPACE, self._names)
-        for other in self._names if self._whole else [name]:
-            names = self._parameters.names(other)
-            for key, options in self._spaces[other].parameters.items():
+        for each in self._names if self._all_parameters else [name]:
+            names = self._parameters.names(each)
+            for key, options in self._spaces[each].parameters.items():
                 trial.suggest_categorical(names[key], options)
-        space = self._spaces[name]
-        found = self._parameters.choices(name, trial.params)
-        # The proposal itself must stay invisible: only completed trials shape the next ones.
-        told = self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        return Proposal(space.architecture(found), told.params, told.system_attrs)
+        choices = self._parameters.choices(name, trial.params)
+        # A failed trial is invisible to samplers: only completed trials shape later proposals.
+        ended = self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        architecture = self._spaces[name].architecture(choices)
+        return Proposal(architecture, ended.params, ended.system_attrs)

@@ -1,4 +1,4 @@
-"""How good a sampler is where the true front is known: hypervolume regret."""
+"""Hypervolume regret: the quality of a sampler on spaces whose true Pareto front is known."""
 
 from __future__ import annotations
 
@@ -7,28 +7,27 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nas.errors import RequestError
 from nas.search.objectives import Infeasible, Objective, Score
-from nas.search.pareto import hypervolume, non_dominated
+from nas.search.pareto import Array, hypervolume, non_dominated
 from nas.search.study import search
 from nas.space import Architecture, SearchSpace
 
-Array = NDArray[np.float64]
-
 
 @dataclass(frozen=True)
-class Known:
-    """Spaces of which every architecture has been evaluated.
+class TabularBenchmark:
+    """Search spaces with a table of the objectives of every architecture (as in NAS-Bench-101).
 
     Args:
         spaces: one or several.
-        values: of each network, by `Graph.digest`: the objectives in their order, all minimised.
+        values: the `m` objectives of each of the `n` networks, by `Graph.digest`; all are
+            minimised.
         names: of the objectives.
-        cheap: names of those that samplers may ask of any architecture.
+        cheap: names of the objectives that samplers may evaluate for any architecture.
 
-    Raises RequestError where an objective is the same for all.
+    Raises:
+        RequestError: an objective has the same value for all architectures.
     """
 
     spaces: Sequence[SearchSpace]
@@ -38,54 +37,53 @@ class Known:
 
     def __post_init__(self) -> None:
         if (self.best == self.reference).any():
-            raise RequestError("An objective has one value for all architectures.")
+            raise RequestError("An objective has the same value for all architectures.")
 
     @cached_property
     def points(self) -> Array:
-        """Of all networks, `n x m`."""
+        """The values of all networks, `n x m`."""
         return np.array(list(self.values.values()), dtype=float)
 
     @cached_property
     def best(self) -> Array:
-        """The smallest value of each objective: 0 in normalised terms."""
+        """The smallest value of each objective, `m`; it is normalised to 0."""
         return self.points.min(axis=0)
 
     @cached_property
     def reference(self) -> Array:
-        """The largest value of each objective: 1 in normalised terms, where volume ends."""
+        """The largest value of each objective, `m`: the reference point, normalised to 1."""
         return self.points.max(axis=0)
 
     @cached_property
     def front(self) -> Array:
-        """The true front, `f x m`."""
+        """The true Pareto front, `f x m`."""
         return self.points[non_dominated(self.points)]
 
     def hypervolume(self, points: Array) -> float:
-        """Normalised, of some networks' values."""
-        kept = points[non_dominated(points)]
-        scaled = (kept - self.best) / (self.reference - self.best)
-        return hypervolume(scaled, [1.0] * len(self.names))
+        """Return the normalised hypervolume of some networks' values, `k x m`."""
+        front = points[non_dominated(points)]
+        normalised = (front - self.best) / (self.reference - self.best)
+        return hypervolume(normalised, [1.0] * len(self.names))
 
     def regret(self, points: Array) -> float:
-        """The share of the true front's hypervolume that some networks miss."""
-        return 1.0 - self.hypervolume(points) / self._all
+        """Return the share of the true front's hypervolume that some networks' values miss."""
+        return 1.0 - self.hypervolume(points) / self._true_hypervolume
 
     @cached_property
-    def _all(self) -> float:
+    def _true_hypervolume(self) -> float:
         return self.hypervolume(self.points)
 
     def objectives(self) -> list[Objective]:
-        """The values as a search asks for them; an unknown network is infeasible."""
+        """Return objectives that look values up; a network without a row is infeasible."""
 
-        def of(column: int, architecture: Architecture) -> Score:
-            digest = architecture.digest
-            found = self.values.get(digest)
-            return Infeasible("not in the table") if found is None else float(found[column])
+        def look_up(column: int, architecture: Architecture) -> Score:
+            row = self.values.get(architecture.digest)
+            return Infeasible("not in the table") if row is None else float(row[column])
 
         return [
             Objective(
                 name,
-                lambda batch, column=column: [of(column, each) for each in batch],  # type: ignore[misc]
+                lambda batch, column=column: [look_up(column, each) for each in batch],  # type: ignore[misc]
                 cheap=name in self.cheap,
             )
             for column, name in enumerate(self.names)
@@ -93,20 +91,31 @@ class Known:
 
 
 def hypervolume_regret(
-    known: Known, sampler: str, *, evaluations: Sequence[int] = (50, 100, 200, 500), seed: int = 0
+    benchmark: TabularBenchmark,
+    sampler: str,
+    *,
+    evaluations: Sequence[int] = (50, 100, 200, 500),
+    seed: int = 0,
 ) -> list[float]:
-    """The regret of one search after so many distinct architectures, as fractions.
+    """Run one search and return its regret after given numbers of distinct architectures.
 
     Args:
-        known: what is searched; published tables of results will do, with a space that says what
-            the choices are.
+        benchmark: what is searched. A published table of results can be one, with a space that
+            describes its choices.
         sampler: one of `nas.search.SAMPLERS`.
-        evaluations: ascending.
+        evaluations: ascending numbers of completed trials.
         seed: of the search.
+
+    Returns:
+        A fraction of the true front's hypervolume for each number of evaluations.
     """
-    found = search(
-        known.spaces, known.objectives(), trials=max(evaluations), seed=seed, sampler=sampler
+    result = search(
+        benchmark.spaces,
+        benchmark.objectives(),
+        trials=max(evaluations),
+        seed=seed,
+        sampler=sampler,
     )
-    done = [trial for trial in found.trials if trial.state == "complete"]
-    points = np.array([[trial.values[name] for name in known.names] for trial in done])
-    return [known.regret(points[:count]) for count in evaluations]
+    completed = [trial for trial in result.trials if trial.state == "complete"]
+    points = np.array([[trial.values[name] for name in benchmark.names] for trial in completed])
+    return [benchmark.regret(points[:count]) for count in evaluations]

@@ -1,4 +1,8 @@
-"""Proposals of our own in any of Optuna's studies: a sampler, and what reads its answers."""
+"""The guided sampler for Optuna studies, and the architecture that a trial suggests.
+
+study = optuna.create_study(directions=["maximize", "minimize"], sampler=GuidedSampler(space))
+study.optimize(lambda trial: score(suggest(trial, space)), n_trials=500)
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.errors import RequestError, SpaceError
-from nas.search.guided import Guided
+from nas.search.guided import GuidedOptimizer
 from nas.search.objectives import Objective, Score
 from nas.search.parameters import SPACE, Parameters
 from nas.search.study import MAX_ATTEMPTS_WITHOUT_NEW_ARCHITECTURE
@@ -33,52 +37,87 @@ _STATES: dict[TrialState, State] = {
 def suggest(
     trial: optuna.trial.BaseTrial, spaces: SearchSpace | Sequence[SearchSpace]
 ) -> Architecture:
-    """The architecture that a trial of Optuna's is to try.
+    """Return the architecture that an Optuna trial suggests.
 
-    Asks for `space`, if there are several, and then for one choice after another
-    (`nas.search.parameters` names them), depths before the blocks that they leave out; what does
-    not matter is not asked for. Any of Optuna's samplers can answer.
+    Works with every sampler. The trial is asked for the categorical parameter `space` if there are
+    several spaces, and then for every choice that matters: the depth of a stage is suggested before
+    its blocks, and blocks beyond the depth are not suggested. `nas.search.parameters` describes the
+    names of the parameters.
+
+    Example:
+        >>> import optuna
+        >>> from nas.search import suggest
+        >>> from nas.space import load_space
+        >>> space = load_space("squeezenet_tiny", image_size=8, channels=1)
+        >>> study = optuna.create_study()
+        >>> suggest(study.ask(), space).space.name
+        'squeezenet_tiny'
+
+    Args:
+        trial: a trial of a study.
+        spaces: a search space, or several, always in the same order.
     """
-    spaces = _listed(spaces)
-    names = [space.name for space in spaces]
-    name = trial.suggest_categorical(SPACE, names) if len(spaces) > 1 else names[0]
-    space = spaces[names.index(name)]
-    parameters = Parameters(spaces).names(name)
+    spaces = _as_list(spaces)
+    space_names = [space.name for space in spaces]
+    space_name = space_names[0]
+    if len(spaces) > 1:
+        space_name = trial.suggest_categorical(SPACE, space_names)
+    space = spaces[space_names.index(space_name)]
+    parameter_names = Parameters(spaces).names(space_name)
     choices: dict[str, Any] = {}
 
-    def ask(key: str) -> None:
+    def suggest_choice(key: str) -> None:
         if key in space.parameters and key not in choices:
-            choices[key] = trial.suggest_categorical(parameters[key], space.parameters[key])
+            options = space.parameters[key]
+            choices[key] = trial.suggest_categorical(parameter_names[key], options)
 
     for choice in space.network_choices:
-        ask(choice.name)
+        suggest_choice(choice.name)
     for stage in space.compiled_stages:
-        ask(stage.depth_name)
+        suggest_choice(stage.depth_name)
         for key, _ in stage.active_parameters(choices):
-            ask(key)
+            suggest_choice(key)
     return space.architecture(choices)
 
 
 class GuidedSampler(optuna.samplers.BaseSampler):
-    """`nas.search.guided.Guided` as one of Optuna's samplers, for a study of one's own.
+    """An Optuna sampler that learns from architectures with a Gaussian process for each objective.
 
-        sampler = GuidedSampler(space)
-        study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
-        study.optimize(lambda trial: measured(suggest(trial, space)), n_trials=100)
+    It proposes the architectures that are expected to add most hypervolume to the Pareto front, see
+    `nas.search.guided.GuidedOptimizer`. The objective function reads them with `suggest`.
 
-    Reads the architectures of the study's trials from the parameters that `suggest` asks for, the
-    directions from the study. An architecture that was tried several times counts once, with its
-    first values; of trials that failed, were pruned or have infinite values it is learned that
-    there is no value. All follows from the trials that ended and the seed, so a study that is
-    loaded again goes on as it would have. What another trial is at is not proposed, and what was
-    tried comes again only when nothing else is found.
+    Example:
+        >>> import optuna
+        >>> from nas.search import GuidedSampler, suggest
+        >>> from nas.space import load_space
+        >>> optuna.logging.set_verbosity(optuna.logging.WARNING)
+        >>> space = load_space("squeezenet_tiny", image_size=8, channels=1)
+        >>> def score(architecture):
+        ...     return architecture.params, architecture.macs
+        >>> study = optuna.create_study(
+        ...     directions=["maximize", "minimize"], sampler=GuidedSampler(space)
+        ... )
+        >>> study.optimize(lambda trial: score(suggest(trial, space)), n_trials=20)
+        >>> len(study.best_trials) > 5
+        True
+
+    The sampler reads the architectures of earlier trials from their parameters and the directions
+    from the study. An architecture that was tried several times counts once, with its first values.
+    Trials that failed, were pruned or have infinite values tell the sampler where evaluations do
+    not succeed. Architectures of running trials are not proposed, and those of earlier trials only
+    if no other is found.
+
+    All proposals follow from the seed and the trials that ended, so a study that is loaded again
+    continues as the uninterrupted one would.
 
     Args:
-        spaces: what is searched.
-        seed: another one gives other proposals.
-        names: of the objectives, one for each of the study's directions.
+        spaces: a search space, or several in the same order as for `suggest`.
+        seed: the seed of all random choices.
+        objective_names: a name for each direction of the study.
 
-    A study with another number of directions is refused with a RequestError.
+    Raises:
+        RequestError: when a trial starts, if the study has another number of directions than there
+            are names.
     """
 
     def __init__(
@@ -86,40 +125,43 @@ class GuidedSampler(optuna.samplers.BaseSampler):
         spaces: SearchSpace | Sequence[SearchSpace],
         *,
         seed: int = 0,
-        names: Sequence[str] | None = None,
+        objective_names: Sequence[str] | None = None,
     ) -> None:
-        self._spaces = _listed(spaces)
+        self._spaces = _as_list(spaces)
         self._parameters = Parameters(self._spaces)
         self._seed = seed
-        self._names = names
-        self._others = optuna.samplers.RandomSampler(seed)
+        self._objective_names = objective_names
+        self._independent_sampler = optuna.samplers.RandomSampler(seed)
         self._lock = threading.Lock()
-        self._studies: WeakKeyDictionary[optuna.Study, _Study] = WeakKeyDictionary()
+        self._histories: WeakKeyDictionary[optuna.Study, _StudyHistory] = WeakKeyDictionary()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Spaces that were used keep functions made on the way; their tables alone can be pickled.
-        tables = [tuple(getattr(s, each.name) for each in fields(s)) for s in self._spaces]
-        return _rebuilt, (tables, self._seed, self._names)
+        # A space that was used has cached functions, which cannot be pickled; its fields can be.
+        space_fields = [
+            tuple(getattr(space, each.name) for each in fields(space)) for space in self._spaces
+        ]
+        return _restore_sampler, (space_fields, self._seed, self._objective_names)
 
     def reseed_rng(self) -> None:
-        """Reseeds what is drawn for parameters that are not of the spaces.
+        """Reseed the sampler of parameters that belong to no space.
 
-        Threads need no other seeds for the rest: they share what is under way.
+        Proposals of architectures need no other seed in another thread, because all threads share
+        the list of running trials.
         """
-        self._others.reseed_rng()
+        self._independent_sampler.reseed_rng()
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """All parameters of all spaces; see Optuna's `BaseSampler`."""
+        """Return the distributions of all parameters of all spaces."""
         return dict(self._parameters.distributions)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The parameters of the next architecture; see Optuna's `BaseSampler`."""
+        """Return the parameters of the next architecture."""
         with self._lock:
-            values = self._parameters.from_architecture(self._next(study, trial.number))
+            values = self._parameters.from_architecture(self._propose(study, trial.number))
         return {name: value for name, value in values.items() if name in search_space}
 
     def sample_independent(
@@ -129,35 +171,49 @@ class GuidedSampler(optuna.samplers.BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """Uniform: of parameters that are not of these spaces nothing is known."""
-        return self._others.sample_independent(study, trial, param_name, param_distribution)
+        """Return a random value of a parameter that belongs to no space."""
+        return self._independent_sampler.sample_independent(
+            study, trial, param_name, param_distribution
+        )
 
-    def _next(self, study: optuna.Study, number: int) -> Architecture:
-        if study not in self._studies:
-            self._studies[study] = _Study(
+    def _propose(self, study: optuna.Study, number: int) -> Architecture:
+        if study not in self._histories:
+            self._histories[study] = _StudyHistory(
                 self._spaces, self._parameters, self._objectives(study), self._seed
             )
-        known = self._studies[study]
+        history = self._histories[study]
         trials = study.get_trials(deepcopy=False)
-        known.learn([trial for trial in trials if trial.state.is_finished()])
-        return known.propose(number, [trial for trial in trials if not trial.state.is_finished()])
+        history.learn([trial for trial in trials if trial.state.is_finished()])
+        running = [trial for trial in trials if not trial.state.is_finished()]
+        return history.propose(number, running)
 
     def _objectives(self, study: optuna.Study) -> list[Objective]:
         directions = study.directions
-        names = self._names or [f"objective{number}" for number in range(len(directions))]
+        names = self._objective_names or [f"objective{n}" for n in range(len(directions))]
         if len(names) != len(directions):
             raise RequestError(
                 f"The study has {len(directions)} directions, the sampler {len(names)} names.",
                 remedy="Give a name for each objective, or none.",
             )
         return [
-            Objective(name, _unasked, "maximize" if each == StudyDirection.MAXIMIZE else "minimize")
-            for name, each in zip(names, directions, strict=True)
+            Objective(
+                name,
+                _refuse_to_score,
+                "maximize" if direction == StudyDirection.MAXIMIZE else "minimize",
+            )
+            for name, direction in zip(names, directions, strict=True)
         ]
 
 
-class _Study:
-    """What is known of a study's trials, and what comes of it."""
+class _StudyHistory:
+    """The trials of one study, and the optimizer that learns from them.
+
+    Args:
+        spaces: the spaces of the sampler.
+        parameters: the names of their choices.
+        objectives: one for each direction of the study.
+        seed: the seed of the sampler.
+    """
 
     def __init__(
         self,
@@ -169,58 +225,65 @@ class _Study:
         self._spaces = {space.name: space for space in spaces}
         self._parameters = parameters
         self._objectives = objectives
-        self._guided = Guided(spaces, objectives, seed=seed)
-        self._seen: set[int] = set()
+        self._optimizer = GuidedOptimizer(spaces, objectives, seed=seed)
+        self._learned: set[int] = set()
         self._tried: dict[Architecture, State] = {}
         self._proposed: dict[int, Architecture] = {}
 
     def learn(self, finished: Sequence[FrozenTrial]) -> None:
-        """Takes in the trials that are new, in the order in which they ended."""
-        new = [trial for trial in finished if trial.number not in self._seen]
-        for trial in sorted(new, key=lambda t: (t.datetime_complete or datetime.max, t.number)):
-            self._seen.add(trial.number)
-            found = self._read(trial)
-            # A second try says something new only where the first one failed.
-            if found is None or (
-                found.architecture in self._tried
-                and (found.state != "complete" or self._tried[found.architecture] == "complete")
-            ):
+        """Learn from the finished trials that are new, in the order in which they ended."""
+        new = [trial for trial in finished if trial.number not in self._learned]
+        for each in sorted(new, key=lambda t: (t.datetime_complete or datetime.max, t.number)):
+            self._learned.add(each.number)
+            trial = self._as_trial(each)
+            if trial is None:
                 continue
-            self._tried[found.architecture] = found.state
-            self._guided.learn(found)
+            # A repeated trial says something new only if it is the first to be completed.
+            state = self._tried.get(trial.architecture)
+            if state is not None and (trial.state != "complete" or state == "complete"):
+                continue
+            self._tried[trial.architecture] = trial.state
+            self._optimizer.learn(trial)
 
     def propose(self, number: int, running: Sequence[FrozenTrial]) -> Architecture:
-        """What trial `number` is to try while others are running."""
-        # What this process proposed stands in a trial's parameters only when they are asked for.
+        """Return the architecture of trial `number`.
+
+        Args:
+            number: of a trial that starts.
+            running: all trials that have not ended.
+        """
+        # Proposals of this process are remembered, because a running trial has no parameters until
+        # its objective function asks for them.
         numbers = {trial.number for trial in running}
         self._proposed = {n: each for n, each in self._proposed.items() if n in numbers}
         busy = {self._architecture(trial.params) for trial in running} | {*self._proposed.values()}
         for attempt in range(MAX_ATTEMPTS_WITHOUT_NEW_ARCHITECTURE):
-            found = self._guided.propose(attempt)
-            if found not in self._tried and found not in busy:
+            proposal = self._optimizer.propose(attempt)
+            if proposal not in self._tried and proposal not in busy:
                 break
-        self._proposed[number] = found
-        return found
+        self._proposed[number] = proposal
+        return proposal
 
-    def _read(self, trial: FrozenTrial) -> Trial | None:
-        architecture = self._architecture(trial.params)
+    def _as_trial(self, stored: FrozenTrial) -> Trial | None:
+        """Return a finished trial as the optimizer reads it; None without an architecture."""
+        architecture = self._architecture(stored.params)
         if architecture is None:
             return None
-        state = _STATES[trial.state]
-        if state == "complete" and not all(map(math.isfinite, trial.values)):
+        state = _STATES[stored.state]
+        if state == "complete" and not all(map(math.isfinite, stored.values)):
             state = "failed"
-        values = {o.name: v for o, v in zip(self._objectives, trial.values or (), strict=False)}
+        values = {o.name: v for o, v in zip(self._objectives, stored.values or (), strict=False)}
         return Trial(
             architecture.digest,
             architecture,
-            trial.params,
+            stored.params,
             state,
             values if state == "complete" else {},
             0.0,
         )
 
     def _architecture(self, parameters: Mapping[str, Any]) -> Architecture | None:
-        """The one that parameters make; None where they make none, or some are missing."""
+        """Return the architecture of a trial's parameters; None if they do not describe one."""
         only = next(iter(self._spaces)) if len(self._spaces) == 1 else None
         space = self._spaces.get(only or parameters.get(SPACE, ""))
         if space is None:
@@ -231,15 +294,16 @@ class _Study:
             return None
 
 
-def _listed(spaces: SearchSpace | Sequence[SearchSpace]) -> list[SearchSpace]:
+def _as_list(spaces: SearchSpace | Sequence[SearchSpace]) -> list[SearchSpace]:
     return [spaces] if isinstance(spaces, SearchSpace) else list(spaces)
 
 
-def _unasked(architectures: Sequence[Architecture]) -> Sequence[Score]:
-    raise NotImplementedError("objectives of a study are evaluated by whoever optimises it")
+def _refuse_to_score(architectures: Sequence[Architecture]) -> Sequence[Score]:
+    raise NotImplementedError("the objectives of an Optuna study are evaluated by its user")
 
 
-def _rebuilt(
-    tables: Sequence[tuple[Any, ...]], seed: int, names: Sequence[str] | None
+def _restore_sampler(
+    space_fields: Sequence[tuple[Any, ...]], seed: int, objective_names: Sequence[str] | None
 ) -> GuidedSampler:
-    return GuidedSampler([SearchSpace(*table) for table in tables], seed=seed, names=names)
+    spaces = [SearchSpace(*each) for each in space_fields]
+    return GuidedSampler(spaces, seed=seed, objective_names=objective_names)

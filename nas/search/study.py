@@ -14,7 +14,7 @@ from nas.errors import SearchError, first_line
 from nas.search.budget import Budget, InterruptHandler, SearchProgress
 from nas.search.feasibility import require_feasible
 from nas.search.liveness import HEARTBEAT_INTERVAL_SECONDS, repeat_in_background
-from nas.search.objectives import Infeasible, Objective, Objectives, ready
+from nas.search.objectives import Infeasible, Objective, ObjectivesLike, prepare_objectives
 from nas.search.pareto import non_dominated
 from nas.search.proposals import Proposal, Proposer, proposer_for
 from nas.search.storage import Storage
@@ -57,7 +57,7 @@ class SearchResult:
 
 def search(
     spaces: SearchSpace | Sequence[SearchSpace],
-    objectives: Objectives,
+    objectives: ObjectivesLike,
     *,
     trials: int | None = None,
     minutes: float | None = None,
@@ -108,7 +108,7 @@ def search(
     """
     budget = Budget(trials, minutes, stall)
     spaces = [spaces] if isinstance(spaces, SearchSpace) else list(spaces)
-    objectives = ready(objectives)
+    objectives = prepare_objectives(objectives)
     on_message = on_message or (lambda sentence: None)
     log = TrialLog(
         Storage(storage, on_message=on_message),
@@ -258,7 +258,7 @@ def _evaluate(proposed: Trial, objectives: Sequence[Objective]) -> Trial:
     error = ""
     try:
         for objective in objectives:
-            (score,) = objective.ask([proposed.architecture])
+            (score,) = objective.evaluate([proposed.architecture])
             if isinstance(score, Infeasible):
                 state, error = "infeasible", score.reason
                 if score.value is not None:

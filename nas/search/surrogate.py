@@ -1,4 +1,4 @@
-"""A Gaussian process over architectures: what an objective is expected to be, and how surely."""
+"""A Gaussian process over architectures: the predicted value of an objective, with uncertainty."""
 
 from __future__ import annotations
 
@@ -9,266 +9,376 @@ from itertools import product
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
-from nas.search.encoding import Array, Encoded, Encoding
+from nas.search.encoding import ArchitectureEncoder, EncodedArchitectures
+from nas.search.pareto import Array
 
-FITTED = 150
-"""Observations from which the kernel's shape is chosen, at most."""
+MAX_FITTING_OBSERVATIONS = 150
+"""Observations that hyperparameters are chosen from: the last ones.
+
+The time of a marginal likelihood grows with their cube, and dozens of likelihoods are compared.
+"""
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What a kernel looks like.
+class Hyperparameters:
+    """The hyperparameters of a Gaussian process over architectures.
+
+    With `linear` a linear kernel over choices and sizes, `ops` a linear kernel over counts of ops
+    and `d` the distance of two architectures as a share of the mean distance, the kernel is
+
+        op_share * ops
+        + (1 - op_share) * (linear_share * linear + (1 - linear_share) * exp(-d / lengthscale))
 
     Attributes:
-        additive: the share of the variance that is a sum over choices and counts; of what `ops`
-            leaves.
-        length: how many of the choices, as a share, may differ before two architectures tell
-            nothing about each other.
-        noise: the variance of observations, as a share.
-        ops: the share of the variance that is a sum over the network's ops.
-        logarithmic: whether it is the values' logarithms that are modelled.
+        linear_share: share of the linear kernel over choices and sizes in the variance that
+            `op_share` leaves.
+        lengthscale: of the exponential kernel, as a share of the mean distance.
+        noise_variance: variance of the observation noise, as a share of the kernel's variance.
+        op_share: share of the variance that is a sum over the network's ops.
+        log_transform: whether the process models the logarithms of the values.
     """
 
-    additive: float
-    length: float
-    noise: float
-    ops: float = 0.0
-    logarithmic: bool = False
+    linear_share: float
+    lengthscale: float
+    noise_variance: float
+    op_share: float = 0.0
+    log_transform: bool = False
 
 
-FIRST = Shape(additive=0.5, length=0.3, noise=1e-2)
-"""What the search for a shape starts from."""
+INITIAL_HYPERPARAMETERS = Hyperparameters(linear_share=0.5, lengthscale=0.3, noise_variance=1e-2)
+"""The hyperparameters that `fit_hyperparameters` starts from."""
 
-NOISES = (1e-4, 1e-2, 0.1)
-OPS = (0.0, 0.3, 0.6, 0.95)
-ADDITIVE = (0.2, 0.5, 0.8)
-LENGTHS = (0.1, 0.3, 1.0)
+NOISE_VARIANCES = (1e-4, 1e-2, 0.1)
+OP_SHARES = (0.0, 0.3, 0.6, 0.95)
+LINEAR_SHARES = (0.2, 0.5, 0.8)
+LENGTHSCALES = (0.1, 0.3, 1.0)
+
+_JITTER = 1e-8
+"""Added to the diagonal of a covariance matrix, so that it has a Cholesky factor."""
 
 
-class Surrogate:
-    """A Gaussian process (Rasmussen and Williams 2006) fitted to one objective.
+class GaussianProcess:
+    """A Gaussian process (Rasmussen and Williams 2006) conditioned on the values of one objective.
 
-    The kernel is a sum: a linear one over bits and counts, in which the effects of choices add up,
-    another over the network's ops, as in a sum of their latencies, and one that falls exponentially
-    with the distance of two architectures, in which neighbours are alike. Choices whose effects
-    explain more count more in the distance.
+    The kernel is a sum of three: a linear one over bits and sizes, in which the effects of choices
+    add up; a linear one over counts of ops, for values that are sums over layers, as latency is;
+    and one that falls exponentially with the distance of two architectures, so that neighbours
+    have similar values. A choice that explains more of the values has more weight in the distance.
+
+    The values are standardised, and the variance of the process is the one that maximises the
+    marginal likelihood.
 
     Args:
-        known: `n` architectures.
-        values: their values, `n`.
-        encoding: says what each bit counts in a distance, and which choice it is of.
-        shape: of the kernel; see `shape_for`.
+        observed: `n` architectures.
+        values: `n`, the values of the objective; above zero for a log transform.
+        encoder: the encoder of `observed`.
+        hyperparameters: see `fit_hyperparameters`.
     """
 
-    def __init__(self, known: Encoded, values: Array, encoding: Encoding, shape: Shape) -> None:
-        y, self._mean, self._scale = _standardised(values, shape.logarithmic)
-        self._features = _Features(known, y, encoding)
-        self.shape = shape
-        self._own = self._features(known)
-        self._factor = cho_factor(self._gram(), lower=True, overwrite_a=True)
-        self._solved = cho_solve(self._factor, y)
-        # The likeliest variance of the whole process has a closed form.
-        self._spread = self._scale * np.sqrt(max(1e-12, float(y @ self._solved) / len(y)))
+    def __init__(
+        self,
+        observed: EncodedArchitectures,
+        values: Array,
+        encoder: ArchitectureEncoder,
+        hyperparameters: Hyperparameters,
+    ) -> None:
+        y, self._mean, self._scale = _standardised(values, hyperparameters.log_transform)
+        self._feature_map = _FeatureMap(observed, y, encoder)
+        self.hyperparameters = hyperparameters
+        self._features = self._feature_map(observed)
+        self._cholesky = cho_factor(self._covariance(), lower=True, overwrite_a=True)
+        self._weights = cho_solve(self._cholesky, y)
+        # The variance that maximises the marginal likelihood has a closed form.
+        self._deviation = self._scale * np.sqrt(max(1e-12, float(y @ self._weights) / len(y)))
 
-    def _gram(self) -> Array:
-        gram = _kernel(self._own, self._own, self.shape)
-        gram[np.diag_indices_from(gram)] += self.shape.noise + 1e-8
-        return gram
+    def _covariance(self) -> Array:
+        covariance = _kernel(self._features, self._features, self.hyperparameters)
+        covariance[np.diag_indices_from(covariance)] += (
+            self.hyperparameters.noise_variance + _JITTER
+        )
+        return covariance
 
-    def predict(self, wanted: Encoded) -> tuple[Array, Array]:
-        """Mean and standard deviation of what `m` architectures would have as value, `m` each.
+    def predict(self, candidates: EncodedArchitectures) -> tuple[Array, Array]:
+        """Return mean and standard deviation of the values of `m` architectures, `m` each.
 
-        The noise is part of it: it is what no choice explains, and a front keeps it.
+        The deviation includes the observation noise, because the value of a trial includes it too:
+        it is what no choice explains, and it stays in the Pareto front.
         """
-        return self.posterior(wanted).marginals()
+        return self.posterior(candidates).marginals()
 
-    def unscaled(self, mean: Array, deviation: Array) -> tuple[Array, Array]:
-        """The same in the values' own scale; of a logarithm's normal, the values' two moments."""
-        mean, deviation = self._mean + self._scale * mean, self._spread * deviation
-        if not self.shape.logarithmic:
+    def posterior(self, candidates: EncodedArchitectures) -> Posterior:
+        """Return the joint posterior of `m` architectures."""
+        features = self._feature_map(candidates)
+        cross = _kernel(self._features, features, self.hyperparameters)
+        mean = cross.T @ self._weights
+        whitened = solve_triangular(self._cholesky[0], cross, lower=True, check_finite=False)
+        return Posterior(self, features, whitened, mean)
+
+    def unstandardised(self, mean: Array, deviation: Array) -> tuple[Array, Array]:
+        """Return mean and standard deviation in the units of the values.
+
+        After a log transform these are the moments of the log-normal distribution.
+
+        Args:
+            mean: of the standardised values.
+            deviation: of the standardised values, as a multiple of the process's own.
+        """
+        mean, deviation = self._mean + self._scale * mean, self._deviation * deviation
+        if not self.hyperparameters.log_transform:
             return mean, deviation
-        square = np.minimum(deviation**2, 4.0)
-        typical: Array = np.exp(mean + square / 2)
-        return typical, typical * np.sqrt(np.expm1(square))
-
-    def posterior(self, wanted: Encoded) -> Posterior:
-        """What is believed of `m` architectures together."""
-        own = self._features(wanted)
-        cross = _kernel(self._own, own, self.shape)
-        mean = cross.T @ self._solved
-        half = solve_triangular(self._factor[0], cross, lower=True, check_finite=False)
-        return Posterior(self, own, half, mean)
+        variance = np.minimum(deviation**2, 4.0)
+        log_normal_mean: Array = np.exp(mean + variance / 2)
+        return log_normal_mean, log_normal_mean * np.sqrt(np.expm1(variance))
 
 
 class Posterior:
-    """Means and covariances of some architectures, which change as if one of them were observed."""
+    """The joint posterior of `m` architectures, which can be conditioned on fantasies.
 
-    def __init__(self, model: Surrogate, own: _Rows, half: Array, mean: Array) -> None:
-        self._model, self._own, self._half = model, own, half
-        self._mean = mean
-        self._variance = 1.0 * own.prior(model.shape) - (half**2).sum(axis=0)
-
-    def marginals(self) -> tuple[Array, Array]:
-        """Mean and standard deviation of the values, noise included, `m` each."""
-        variance = np.maximum(self._variance, 1e-10) + self._model.shape.noise
-        return self._model.unscaled(self._mean, np.sqrt(variance))
-
-    def suppose(self, position: int) -> None:
-        """Goes on as if one architecture had been observed at its mean: the others get surer."""
-        model = self._model
-        one = self._own.take(position)
-        shared = _kernel(one, self._own, model.shape)[0]
-        shared = shared - self._half[:, position] @ self._half
-        rest = max(self._variance[position], 1e-10) + model.shape.noise
-        self._half = np.vstack([self._half, shared / np.sqrt(rest)])
-        self._variance = self._variance - shared**2 / rest
-
-
-def shape_for(known: Encoded, values: Array, encoding: Encoding) -> Shape:
-    """The kernel shape under which the values are likeliest.
-
-    Compares shapes by the marginal likelihood (Rasmussen and Williams 2006, equation 5.8) of at
-    most `FITTED` observations, the last ones: first the share of ops with the noise, for the values
-    and, where all are above zero, for their logarithms; then what is left; then the first again.
+    Args:
+        model: the Gaussian process of the posterior.
+        features: the features of the `m` architectures.
+        whitened: `n x m`, `L^-1 K(observed, candidates)` with the Cholesky factor `L` of the
+            covariance of the `n` observations.
+        mean: `m`, of the standardised values.
     """
-    known, values = known.last(FITTED), values[-FITTED:]
-    ways = (False, True) if (values > 0).all() else (False,)
-    likely = {way: _Likelihood(known, values, encoding, way) for way in ways}
-
-    def likeliest(shapes: Iterable[Shape]) -> Shape:
-        return max(shapes, key=lambda shape: likely[shape.logarithmic](shape))
-
-    found = likeliest(
-        replace(FIRST, ops=ops, noise=noise, logarithmic=way)
-        for way, ops, noise in product(ways, OPS, NOISES)
-    )
-    found = likeliest(
-        replace(found, additive=additive, length=length)
-        for additive, length in product(ADDITIVE, LENGTHS)
-    )
-    return likeliest(replace(found, ops=ops, noise=noise) for ops, noise in product(OPS, NOISES))
-
-
-class _Likelihood:
-    """How likely observations are under a shape: the logarithm, less a constant."""
 
     def __init__(
-        self, known: Encoded, values: Array, encoding: Encoding, logarithmic: bool
+        self, model: GaussianProcess, features: _Features, whitened: Array, mean: Array
     ) -> None:
-        self._y, _, scale = _standardised(values, logarithmic)
-        own = _Features(known, self._y, encoding)(known)
-        self._linear, self._ops = own.linear @ own.linear.T, own.ops @ own.ops.T
-        distance = _distances(own, own)
-        self._near = {length: np.exp(-distance / length) for length in LENGTHS}
-        # Densities of logarithms are not those of the values.
-        self._stretched = -len(values) * np.log(scale)
-        if logarithmic:
-            self._stretched -= float(np.log(values).sum())
+        self._model, self._features, self._whitened = model, features, whitened
+        self._mean = mean
+        prior = 1.0 * features.prior_variances(model.hyperparameters)
+        self._variance = prior - (whitened**2).sum(axis=0)
 
-    def __call__(self, shape: Shape) -> float:
-        gram = shape.additive * self._linear + (1 - shape.additive) * self._near[shape.length]
-        gram *= 1 - shape.ops
-        if shape.ops:
-            gram += shape.ops * self._ops
-        gram[np.diag_indices_from(gram)] += shape.noise + 1e-8
-        lower = np.linalg.cholesky(gram)
-        whitened = solve_triangular(lower, self._y, lower=True, check_finite=False)
-        # The likeliest variance of the whole process has a closed form.
+    def marginals(self) -> tuple[Array, Array]:
+        """Return mean and standard deviation of the values, with the noise, `m` each."""
+        noise_variance = self._model.hyperparameters.noise_variance
+        variance = np.maximum(self._variance, 1e-10) + noise_variance
+        return self._model.unstandardised(self._mean, np.sqrt(variance))
+
+    def fantasize(self, index: int) -> None:
+        """Condition the posterior on an observation of one architecture at its mean.
+
+        The means stay as they are, and the deviations of similar architectures shrink (the kriging
+        believer of Ginsbourger et al. 2010).
+        """
+        hyperparameters = self._model.hyperparameters
+        covariance = _kernel(self._features.row(index), self._features, hyperparameters)[0]
+        covariance = covariance - self._whitened[:, index] @ self._whitened
+        variance = max(self._variance[index], 1e-10) + hyperparameters.noise_variance
+        self._whitened = np.vstack([self._whitened, covariance / np.sqrt(variance)])
+        self._variance = self._variance - covariance**2 / variance
+
+
+def fit_hyperparameters(
+    observed: EncodedArchitectures, values: Array, encoder: ArchitectureEncoder
+) -> Hyperparameters:
+    """Return the hyperparameters with the largest marginal likelihood, by coordinate search.
+
+    Compares values of a grid by the marginal likelihood (Rasmussen and Williams 2006, equation
+    5.8) of the last `MAX_FITTING_OBSERVATIONS` observations: first the share of ops and the noise,
+    for the values and, if all are above zero, for their logarithms; then the linear share and the
+    lengthscale; then the share of ops and the noise again.
+
+    Args:
+        observed: `n` architectures.
+        values: `n`, their values.
+        encoder: the encoder of `observed`.
+    """
+    observed, values = observed.tail(MAX_FITTING_OBSERVATIONS), values[-MAX_FITTING_OBSERVATIONS:]
+    transforms = (False, True) if (values > 0).all() else (False,)
+    likelihoods = {
+        log_transform: _LogLikelihood(observed, values, encoder, log_transform)
+        for log_transform in transforms
+    }
+
+    def most_likely(options: Iterable[Hyperparameters]) -> Hyperparameters:
+        return max(options, key=lambda each: likelihoods[each.log_transform](each))
+
+    best = most_likely(
+        replace(
+            INITIAL_HYPERPARAMETERS,
+            op_share=op_share,
+            noise_variance=noise,
+            log_transform=log_transform,
+        )
+        for log_transform, op_share, noise in product(transforms, OP_SHARES, NOISE_VARIANCES)
+    )
+    best = most_likely(
+        replace(best, linear_share=linear_share, lengthscale=lengthscale)
+        for linear_share, lengthscale in product(LINEAR_SHARES, LENGTHSCALES)
+    )
+    return most_likely(
+        replace(best, op_share=op_share, noise_variance=noise)
+        for op_share, noise in product(OP_SHARES, NOISE_VARIANCES)
+    )
+
+
+class _LogLikelihood:
+    """The log marginal likelihood of observations, up to a constant, by hyperparameters.
+
+    The kernels that do not depend on the hyperparameters are computed once.
+    """
+
+    def __init__(
+        self,
+        observed: EncodedArchitectures,
+        values: Array,
+        encoder: ArchitectureEncoder,
+        log_transform: bool,
+    ) -> None:
+        self._y, _, scale = _standardised(values, log_transform)
+        features = _FeatureMap(observed, self._y, encoder)(observed)
+        self._linear = features.linear @ features.linear.T
+        self._ops = features.ops @ features.ops.T
+        distances = _distances(features, features)
+        self._exponential = {length: np.exp(-distances / length) for length in LENGTHSCALES}
+        # The Jacobian of the transform makes likelihoods with and without it comparable.
+        self._log_jacobian = -len(values) * np.log(scale)
+        if log_transform:
+            self._log_jacobian -= float(np.log(values).sum())
+
+    def __call__(self, hyperparameters: Hyperparameters) -> float:
+        linear_share, op_share = hyperparameters.linear_share, hyperparameters.op_share
+        exponential = self._exponential[hyperparameters.lengthscale]
+        covariance = linear_share * self._linear + (1 - linear_share) * exponential
+        covariance *= 1 - op_share
+        if op_share:
+            covariance += op_share * self._ops
+        covariance[np.diag_indices_from(covariance)] += hyperparameters.noise_variance + _JITTER
+        cholesky = np.linalg.cholesky(covariance)
+        whitened = solve_triangular(cholesky, self._y, lower=True, check_finite=False)
+        # The variance that maximises the marginal likelihood has a closed form.
         variance = max(1e-12, float(whitened @ whitened) / len(self._y))
-        determinant = float(np.log(np.diag(lower)).sum())
-        return -0.5 * len(self._y) * float(np.log(variance)) - determinant + self._stretched
+        log_determinant = float(np.log(np.diag(cholesky)).sum())
+        fit = -0.5 * len(self._y) * float(np.log(variance))
+        return fit - log_determinant + self._log_jacobian
 
 
-def _standardised(values: Array, logarithmic: bool) -> tuple[Array, float, float]:
-    """Values or their logarithms with mean 0 and deviation 1, and what these were."""
-    y = np.log(values) if logarithmic else values
+def _standardised(values: Array, log_transform: bool) -> tuple[Array, float, float]:
+    """Return the values, or their logarithms, standardised; and their mean and deviation."""
+    y = np.log(values) if log_transform else values
     mean, scale = float(y.mean()), float(y.std()) or 1.0
     return (y - mean) / scale, mean, scale
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """What kernels are worked out from: `n` rows."""
+class _Features:
+    """The features of `n` architectures, from which kernels are computed.
+
+    Attributes:
+        linear: `n x (d + 3)`, centred bits and sizes.
+        weighted_bits: `n x d`, bits times the roots of their weights in the distance.
+        squared_norms: `n`, of the rows of `weighted_bits`.
+        ops: `n x NUM_OP_BUCKETS`, centred counts.
+    """
 
     linear: Array
-    weighted: Array
-    squares: Array
+    weighted_bits: Array
+    squared_norms: Array
     ops: Array
 
-    def take(self, position: int) -> _Rows:
-        rows = slice(position, position + 1)
-        return _Rows(self.linear[rows], self.weighted[rows], self.squares[rows], self.ops[rows])
+    def row(self, index: int) -> _Features:
+        rows = slice(index, index + 1)
+        return _Features(
+            self.linear[rows], self.weighted_bits[rows], self.squared_norms[rows], self.ops[rows]
+        )
 
-    def prior(self, shape: Shape) -> Array:
-        rest = shape.additive * (self.linear**2).sum(axis=1) + 1 - shape.additive
-        own: Array = shape.ops * (self.ops**2).sum(axis=1) + (1 - shape.ops) * rest
-        return own
+    def prior_variances(self, hyperparameters: Hyperparameters) -> Array:
+        """Return the diagonal of the kernel matrix, without noise, `n`."""
+        linear_share, op_share = hyperparameters.linear_share, hyperparameters.op_share
+        choices = linear_share * (self.linear**2).sum(axis=1) + 1 - linear_share
+        variances: Array = op_share * (self.ops**2).sum(axis=1) + (1 - op_share) * choices
+        return variances
 
 
-class _Features:
-    """Bits and counts as a linear model and a distance want them, from `n` known architectures."""
+class _FeatureMap:
+    """Maps encoded architectures to features, scaled by the observed architectures.
 
-    def __init__(self, known: Encoded, y: Array, encoding: Encoding) -> None:
-        self._bits_mean = known.bits.mean(axis=0)
-        self._counts_mean = known.counts.mean(axis=0)
-        self._counts_scale = np.maximum(known.counts.std(axis=0), 1e-6)
-        centred = self._centred(known)
-        self._length = _mean_length(centred)
-        self._ops_mean = known.ops.mean(axis=0)
-        self._ops_length = _mean_length(known.ops - self._ops_mean)
-        importance = _importance(known.bits - self._bits_mean, y, encoding.choices)
-        self._weights = encoding.weights * importance
-        self._weights = self._weights / max(1e-9, self._spread(known))
+    Args:
+        observed: `n` architectures.
+        y: `n`, their standardised values.
+        encoder: the encoder of `observed`.
+    """
 
-    def _centred(self, rows: Encoded) -> Array:
-        counts = (rows.counts - self._counts_mean) / self._counts_scale
-        return np.hstack([rows.bits - self._bits_mean, counts])
+    def __init__(
+        self, observed: EncodedArchitectures, y: Array, encoder: ArchitectureEncoder
+    ) -> None:
+        self._bits_mean = observed.bits.mean(axis=0)
+        self._sizes_mean = observed.log_sizes.mean(axis=0)
+        self._sizes_scale = np.maximum(observed.log_sizes.std(axis=0), 1e-6)
+        self._linear_norm = _root_mean_squared_norm(self._centred(observed))
+        self._ops_mean = observed.op_counts.mean(axis=0)
+        self._ops_norm = _root_mean_squared_norm(observed.op_counts - self._ops_mean)
+        importance = _importance(observed.bits - self._bits_mean, y, encoder.choice_of_bit)
+        self._bit_weights = encoder.bit_weights * importance
+        self._bit_weights = self._bit_weights / max(1e-9, self._mean_distance(observed))
 
-    def _spread(self, known: Encoded) -> float:
-        """The mean distance of two known architectures, so that lengths are shares of it."""
-        share = known.bits.mean(axis=0)
-        return float((self._weights * 2 * share * (1 - share)).sum())
+    def _centred(self, encoded: EncodedArchitectures) -> Array:
+        sizes = (encoded.log_sizes - self._sizes_mean) / self._sizes_scale
+        return np.hstack([encoded.bits - self._bits_mean, sizes])
 
-    def __call__(self, rows: Encoded) -> _Rows:
-        weighted = rows.bits * np.sqrt(self._weights)
-        return _Rows(
-            self._centred(rows) / self._length,
-            weighted,
-            (weighted**2).sum(axis=1),
-            (rows.ops - self._ops_mean) / self._ops_length,
+    def _mean_distance(self, observed: EncodedArchitectures) -> float:
+        """Return the mean distance of two observed architectures, the unit of lengthscales."""
+        frequency = observed.bits.mean(axis=0)
+        return float((self._bit_weights * 2 * frequency * (1 - frequency)).sum())
+
+    def __call__(self, encoded: EncodedArchitectures) -> _Features:
+        weighted_bits = encoded.bits * np.sqrt(self._bit_weights)
+        return _Features(
+            self._centred(encoded) / self._linear_norm,
+            weighted_bits,
+            (weighted_bits**2).sum(axis=1),
+            (encoded.op_counts - self._ops_mean) / self._ops_norm,
         )
 
 
-def _mean_length(centred: Array) -> float:
-    """Of the rows, so that their products are one on average."""
-    return float(np.sqrt(max(1e-9, float((centred**2).sum(axis=1).mean()))))
+def _root_mean_squared_norm(rows: Array) -> float:
+    """Return the divisor that gives a linear kernel the mean variance 1."""
+    return float(np.sqrt(max(1e-9, float((rows**2).sum(axis=1).mean()))))
 
 
-def _importance(centred: Array, y: Array, choices: Array) -> Array:
-    """How much each bit's choice matters, from 0.2 upwards: the variance it explains by itself.
+def _importance(centred_bits: Array, y: Array, choice_of_bit: Array) -> Array:
+    """Return the importance of the choice that each bit belongs to, `d`, at least 0.2.
 
-    A ridge regression on all bits; a choice's share is the variance of its bits' summed effects.
+    The importance of a choice is the standard deviation of the summed effects of its bits in a
+    ridge regression on all bits, relative to the mean over the choices.
+
+    Args:
+        centred_bits: `n x d`.
+        y: `n`, the standardised values.
+        choice_of_bit: `d`, see `ArchitectureEncoder`.
     """
     count = len(y)
-    gram = centred.T @ centred + 0.1 * count * 0.25 * np.eye(centred.shape[1])
-    effects = np.linalg.solve(gram, centred.T @ y)
-    by_choice = np.array(
-        [(centred[:, choices == c] @ effects[choices == c]).std() for c in range(choices.max() + 1)]
+    gram = centred_bits.T @ centred_bits + 0.1 * count * 0.25 * np.eye(centred_bits.shape[1])
+    effects = np.linalg.solve(gram, centred_bits.T @ y)
+    deviations = np.array(
+        [
+            (centred_bits[:, choice_of_bit == choice] @ effects[choice_of_bit == choice]).std()
+            for choice in range(choice_of_bit.max() + 1)
+        ]
     )
-    share = by_choice / max(1e-9, float(by_choice.mean()))
-    importance: Array = (0.2 + share)[choices]
+    relative = deviations / max(1e-9, float(deviations.mean()))
+    importance: Array = (0.2 + relative)[choice_of_bit]
     return importance
 
 
-def _distances(a: _Rows, b: _Rows) -> Array:
-    apart: Array = a.squares[:, None] + b.squares[None, :] - 2 * a.weighted @ b.weighted.T
-    return np.maximum(apart, 0.0)
+def _distances(a: _Features, b: _Features) -> Array:
+    """Return the weighted number of different bits, `n_a x n_b`."""
+    distances: Array = (
+        a.squared_norms[:, None]
+        + b.squared_norms[None, :]
+        - 2 * a.weighted_bits @ b.weighted_bits.T
+    )
+    return np.maximum(distances, 0.0)
 
 
-def _kernel(a: _Rows, b: _Rows, shape: Shape) -> Array:
-    found: Array = shape.additive * (a.linear @ b.linear.T)
-    found += (1 - shape.additive) * np.exp(_distances(a, b) / -shape.length)
-    found *= 1 - shape.ops
-    if shape.ops:
-        found += shape.ops * (a.ops @ b.ops.T)
-    return found
+def _kernel(a: _Features, b: _Features, hyperparameters: Hyperparameters) -> Array:
+    """Return the prior covariance without noise, `n_a x n_b`; see `Hyperparameters`."""
+    linear_share, op_share = hyperparameters.linear_share, hyperparameters.op_share
+    covariance: Array = linear_share * (a.linear @ b.linear.T)
+    covariance += (1 - linear_share) * np.exp(_distances(a, b) / -hyperparameters.lengthscale)
+    covariance *= 1 - op_share
+    if op_share:
+        covariance += op_share * (a.ops @ b.ops.T)
+    return covariance

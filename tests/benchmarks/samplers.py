@@ -1,12 +1,12 @@
-"""How many evaluations each sampler needs where every architecture is known.
+"""Measure the hypervolume regret of each sampler on spaces whose true Pareto front is known.
 
     python -m tests.benchmarks.samplers results/truth/*.json.gz --seeds 10 --out results/truth
 
-Reads what `tests.benchmarks.truth` wrote and prints the hypervolume regret, in percent of the true
-front's hypervolume, after 50, 100, 200 and 500 distinct evaluations: the mean over the seeds with
-a 95% bootstrap interval. With `--cheap` latency may be asked of any number of architectures, as a
-search with a latency table does; without it every objective is an evaluation. Rows of other runs
-stay in the table, so that a slow sampler can be added later.
+Reads the files that `tests.benchmarks.truth` wrote and prints the hypervolume regret, in percent of
+the true front's hypervolume, after 50, 100, 200 and 500 distinct evaluations: the mean over the
+seeds with a 95% bootstrap interval. With `--cheap` samplers may evaluate the latency of any number
+of architectures, as in a search with a latency table; without it every latency costs a trial. Rows
+of other runs stay in the output file, so that a slow sampler can be added later.
 """
 
 import argparse
@@ -25,15 +25,23 @@ from nas import files
 from nas.console import ProgressBars
 from nas.errors import NasError
 from nas.search import SAMPLERS
-from nas.search.regret import Known, hypervolume_regret
+from nas.search.regret import TabularBenchmark, hypervolume_regret
 from nas.space import load_space
 from tests.benchmarks.truth import SCHEMA, all_of
 
-AT = (50, 100, 200, 500)
+EVALUATIONS = (50, 100, 200, 500)
+"""Numbers of completed trials after which the regret is measured."""
+
+COLUMNS_OF_A_SEARCH = ["space", "sampler", "latency"]
+"""The columns of the output file that say which searches a row is about."""
 
 
-def read(path: Path, *, cheap: bool = False) -> Known:
-    """Spaces and values of a file; raises NasError where a space has changed since."""
+def read_benchmark(path: Path, *, is_latency_cheap: bool = False) -> TabularBenchmark:
+    """Read the spaces and the values of all architectures from a file.
+
+    Raises:
+        NasError: the file has another schema, or a space has changed since it was written.
+    """
     document = json.loads(gzip.decompress(path.read_bytes()))
     if document["schema"] != SCHEMA:
         raise NasError(f"{path} has schema {document['schema']}, not {SCHEMA}.")
@@ -41,105 +49,111 @@ def read(path: Path, *, cheap: bool = False) -> Known:
     spaces, values = [], {}
     for part in document["spaces"]:
         space = load_space(part["space"], **document["sizes"])
-        everyone, digest = all_of(space)
+        architectures, digest = all_of(space)
         if digest != part["digest"]:
-            raise NasError(f"{part['space']} is not the space that {path} is about.")
-        columns = zip(*(part[name] for name in names), strict=True)
-        for architecture, found in zip(everyone, columns, strict=True):
-            values[architecture.digest] = found
+            raise NasError(f"The space {part['space']} has changed since {path} was written.")
+        rows = zip(*(part[name] for name in names), strict=True)
+        for architecture, row in zip(architectures, rows, strict=True):
+            values[architecture.digest] = row
         spaces.append(space)
-    return Known(spaces, values, names, names[1:] if cheap else ())
+    return TabularBenchmark(spaces, values, names, names[1:] if is_latency_cheap else ())
 
 
-_known: dict[tuple[str, bool], Known] = {}
+_benchmarks: dict[tuple[str, bool], TabularBenchmark] = {}
+"""The benchmarks that this process has read, by path."""
 
 
-def one(path: str, sampler: str, seed: int, cheap: bool) -> tuple[list[float], float]:
-    """Regrets of a search, and the seconds it took."""
-    if (path, cheap) not in _known:
-        _known[path, cheap] = read(Path(path), cheap=cheap)
-    known = _known[path, cheap]
-    # Optuna's Gaussian process needs a second and more for a proposal when it knows dozens.
-    at = AT[:1] if sampler == "gp" else AT
+def run_one_search(
+    path: str, sampler: str, seed: int, is_latency_cheap: bool
+) -> tuple[list[float], float]:
+    """Return the regrets of one search, and the seconds it took."""
+    key = path, is_latency_cheap
+    if key not in _benchmarks:
+        _benchmarks[key] = read_benchmark(Path(path), is_latency_cheap=is_latency_cheap)
+    # Optuna's Gaussian process needs more than a second for a proposal after a few dozen trials.
+    evaluations = EVALUATIONS[:1] if sampler == "gp" else EVALUATIONS
     start = time.perf_counter()
-    found = hypervolume_regret(known, sampler, evaluations=at, seed=seed)
-    return found, time.perf_counter() - start
+    regrets = hypervolume_regret(_benchmarks[key], sampler, evaluations=evaluations, seed=seed)
+    return regrets, time.perf_counter() - start
 
 
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """95% bootstrap interval of the mean."""
+def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
+    """Return the 95% bootstrap interval of the mean."""
     rng = np.random.default_rng(0)
-    drawn = rng.choice(values, (4000, len(values))).mean(axis=1)
-    return tuple(np.quantile(drawn, [0.025, 0.975]))
+    means = rng.choice(values, (4000, len(values))).mean(axis=1)
+    return tuple(np.quantile(means, [0.025, 0.975]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("truth", nargs="+")
+    parser.add_argument("truth", nargs="+", help="files that tests.benchmarks.truth wrote")
     parser.add_argument("--samplers", nargs="*", default=list(SAMPLERS[1:]), choices=SAMPLERS)
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--cheap", action="store_true")
+    parser.add_argument("--cheap", action="store_true", help="latency costs no trial")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--out", type=Path, help="folder of samplers.csv and its picture")
-    given = parser.parse_args()
-    for path in given.truth:
-        read(Path(path))  # raises before anything is searched
+    parser.add_argument("--out", type=Path, help="folder of samplers.csv and its figure")
+    arguments = parser.parse_args()
+    for path in arguments.truth:
+        read_benchmark(Path(path))  # raises before anything is searched
     rows = []
-    pool = ProcessPoolExecutor(given.processes, get_context("spawn"))
-    total = len(given.truth) * len(given.samplers) * given.seeds
-    with pool, ProgressBars() as bars:
-        bars.begin("searches", "search")
-        waiting = {
+    pool = ProcessPoolExecutor(arguments.processes, get_context("spawn"))
+    total = len(arguments.truth) * len(arguments.samplers) * arguments.seeds
+    num_done = 0
+    with pool, Bars() as bars:
+        bars.begin("searches", "run")
+        searches = {
             (path, sampler): [
-                pool.submit(one, path, sampler, seed, given.cheap) for seed in range(given.seeds)
+                pool.submit(run_one_search, path, sampler, seed, arguments.cheap)
+                for seed in range(arguments.seeds)
             ]
-            for path in given.truth
-            for sampler in given.samplers
+            for path in arguments.truth
+            for sampler in arguments.samplers
         }
-        for (path, sampler), searches in waiting.items():
-            done = []
-            for each in searches:
-                done.append(each.result())
-                bars.advance(given.seeds * len(rows) // len(AT) + len(done), total)
-            regrets = 100 * np.array([found for found, _ in done])
-            seconds = np.mean([s for _, s in done])
+        for (path, sampler), futures in searches.items():
+            results = []
+            for future in futures:
+                results.append(future.result())
+                num_done += 1
+                bars.advance(num_done, total)
+            regrets = 100 * np.array([regrets for regrets, _ in results])
+            seconds = np.mean([seconds for _, seconds in results])
             name = Path(path).name.removesuffix(".json.gz")
             texts = []
-            for at, column in zip(AT, regrets.T, strict=False):
-                low, high = interval(column)
-                texts.append(f"{at}: {column.mean():6.2f} ({low:.2f} to {high:.2f})")
+            for evaluations, column in zip(EVALUATIONS, regrets.T, strict=False):
+                low, high = bootstrap_interval(column)
+                texts.append(f"{evaluations}: {column.mean():6.2f} ({low:.2f} to {high:.2f})")
                 rows.append(
                     {
                         "space": name,
                         "sampler": sampler,
-                        "latency": "cheap" if given.cheap else "evaluated",
-                        "evaluations": at,
-                        "seeds": given.seeds,
+                        "latency": "cheap" if arguments.cheap else "evaluated",
+                        "evaluations": evaluations,
+                        "seeds": arguments.seeds,
                         "regret_percent": round(column.mean(), 4),
                         "low": round(low, 4),
                         "high": round(high, 4),
                     }
                 )
             print(f"{name:<14}{sampler:<8}{'  '.join(texts)}  {seconds:.1f} s", flush=True)
-    if given.out:
-        given.out.mkdir(parents=True, exist_ok=True)
-        keep(pd.DataFrame(rows), given.out / "samplers.csv")
+    if arguments.out:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        update_table(pd.DataFrame(rows), arguments.out / "samplers.csv")
 
 
-def keep(rows: pd.DataFrame, file: Path) -> None:
-    """Writes the table and its picture; what other runs found of others stays."""
-    who = ["space", "sampler", "latency"]
+def update_table(rows: pd.DataFrame, file: Path) -> None:
+    """Write rows to a table and draw its figure. Rows of other searches stay in the table."""
     if file.exists():
-        before = pd.read_csv(file)
-        ran = before.set_index(who).index.isin(rows.set_index(who).index)
-        rows = pd.concat([before[~ran], rows])
-    rows = rows.sort_values([*who, "evaluations"])
+        previous = pd.read_csv(file)
+        new = rows.set_index(COLUMNS_OF_A_SEARCH).index
+        is_replaced = previous.set_index(COLUMNS_OF_A_SEARCH).index.isin(new)
+        rows = pd.concat([previous[~is_replaced], rows])
+    rows = rows.sort_values([*COLUMNS_OF_A_SEARCH, "evaluations"])
     files.replace(file, rows.to_csv(index=False))
-    picture(rows, file.with_suffix(".png"))
+    draw_figure(rows, file.with_suffix(".png"))
 
 
-def picture(rows: pd.DataFrame, path: Path) -> None:
-    """Regret over evaluations, a panel a problem and a line a sampler."""
+def draw_figure(rows: pd.DataFrame, path: Path) -> None:
+    """Draw the regret over the evaluations, with a panel for each problem."""
     from matplotlib import pyplot as plt
 
     problems = rows["space"].unique()
@@ -147,12 +161,13 @@ def picture(rows: pd.DataFrame, path: Path) -> None:
     for axes, problem in zip(panels[0], problems, strict=True):
         of_problem = rows[rows["space"] == problem].groupby(["sampler", "latency"])
         for (sampler, latency), own in of_problem:
+            # The axis is logarithmic, so a regret of zero is drawn at its lower end.
             shown = own[["regret_percent", "low", "high"]].clip(lower=0.01)
             label = f"{sampler}, latency known" if latency == "cheap" else sampler
             axes.fill_between(own["evaluations"], shown["low"], shown["high"], alpha=0.15, lw=0)
             axes.plot(own["evaluations"], shown["regret_percent"], "o-", markersize=3, label=label)
         axes.set(title=problem, xlabel="trials", xscale="log", yscale="log", ylim=(0.008, 60))
-        axes.set_xticks(AT, [str(each) for each in AT])
+        axes.set_xticks(EVALUATIONS, [str(each) for each in EVALUATIONS])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
     panels[0][0].set_ylabel("hypervolume regret, % (0.01: none)")

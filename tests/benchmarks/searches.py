@@ -1,13 +1,15 @@
-"""What a search costs beside its evaluations, by trial.
+"""Measure what a search costs in addition to its objectives, in milliseconds a trial.
 
     python -m tests.benchmarks.searches --trials 1000 10000
 
-Searches a space for two objectives that cost nothing, with the journal that jobs use (every trial
-is on the disk before the next one starts), and prints milliseconds a trial without the objectives'
-own, and the memory. Wants an idle core.
+Searches a space for two synthetic objectives with the journal that jobs use (every trial is on the
+disk before the next one starts). Prints milliseconds a trial without those of the objectives, and
+the peak memory. Needs an idle core.
 """
 
 import argparse
+import cProfile
+import pstats
 import resource
 import tempfile
 import time
@@ -24,17 +26,19 @@ def main() -> None:
     parser.add_argument("--trials", type=int, nargs="+", default=[1000])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--profile", action="store_true", help="show where the time goes")
-    given = parser.parse_args()
-    space = load_definition(given.space)
-    spent = 0.0
+    arguments = parser.parse_args()
+    space = load_definition(arguments.space)
+    objective_seconds = 0.0
 
-    def timed(work):
+    def timed(function):
+        """Return the score function of an objective, whose time is added up."""
+
         def score(batch):
-            nonlocal spent
+            nonlocal objective_seconds
             start = time.perf_counter()
-            found = [work(each.graph) for each in batch]
-            spent += time.perf_counter() - start
-            return found
+            values = [function(each.graph) for each in batch]
+            objective_seconds += time.perf_counter() - start
+            return values
 
         return score
 
@@ -45,8 +49,8 @@ def main() -> None:
         Objective("macs", timed(lambda graph: float(graph.macs)), cheap=True),
         Objective("error", timed(error)),
     ]
-    for trials in given.trials:
-        spent = 0.0
+    for trials in arguments.trials:
+        objective_seconds = 0.0
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
 
@@ -55,26 +59,24 @@ def main() -> None:
                     space,
                     objectives,
                     trials=trials,
-                    seed=given.seed,
-                    sampler=given.sampler,
+                    seed=arguments.seed,
+                    sampler=arguments.sampler,
                     storage=Path(folder) / "study.journal",
                 )
 
-            if given.profile:
-                import cProfile
-                import pstats
-
+            if arguments.profile:
                 profile = cProfile.Profile()
                 profile.runcall(run)
                 pstats.Stats(profile).sort_stats("cumulative").print_stats(45)
             else:
                 run()
             seconds = time.perf_counter() - start
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        own, theirs = 1000 * (seconds - spent) / trials, 1000 * spent / trials
+        memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        search_ms = 1000 * (seconds - objective_seconds) / trials
+        objectives_ms = 1000 * objective_seconds / trials
         print(
-            f"{given.space}, {given.sampler}, {trials} trials: {own:.2f} ms a trial beside "
-            f"{theirs:.2f} ms of objectives, {memory:.0f} MiB",
+            f"{arguments.space}, {arguments.sampler}, {trials} trials: {search_ms:.2f} ms a trial, "
+            f"without {objectives_ms:.2f} ms of objectives; {memory_mib:.0f} MiB",
             flush=True,
         )
 

@@ -1,5 +1,3 @@
-"""Whether limits can be met, against all architectures of a space."""
-
 import numpy as np
 import pytest
 
@@ -12,78 +10,73 @@ SPACE = load_space("squeezenet_tiny", image_size=8, channels=1)
 
 
 @pytest.fixture(scope="module")
-def everyone():
-    """MACs and parameters of all architectures."""
-    return {
-        each: (float(graph.macs), float(graph.params))
-        for each in SPACE.enumerate()
-        for graph in [each.graph]
-    }
-
-
-def limited(everyone, most_macs, least_parameters):
-    return [
-        Objective("macs", lambda b: [everyone[a][0] for a in b], cheap=True, limit=most_macs),
-        Objective(
-            "params", lambda b: [everyone[a][1] for a in b], "maximize", True, least_parameters
-        ),
-    ]
+def sizes():
+    """The MACs and parameters of every architecture of the space."""
+    return {each: (float(each.macs), float(each.params)) for each in SPACE.enumerate()}
 
 
 @pytest.fixture(scope="module")
-def front(everyone):
-    """Most MACs and least parameters that an architecture can just meet."""
-    points = np.array([(macs, -params) for macs, params in everyone.values()])
+def tightest_limits(sizes):
+    """Pairs of most MACs and fewest parameters that an architecture only just meets."""
+    points = np.array([(macs, -params) for macs, params in sizes.values()])
     return sorted((macs, -params) for macs, params in points[non_dominated(points)])[::5]
 
 
-def meeting(everyone, most_macs, least_parameters):
-    return {a for a, (m, p) in everyone.items() if m <= most_macs and p >= least_parameters}
+def limited_objectives(sizes, max_macs, min_params):
+    return [
+        Objective("macs", lambda b: [sizes[a][0] for a in b], cheap=True, limit=max_macs),
+        Objective("params", lambda b: [sizes[a][1] for a in b], "maximize", True, min_params),
+    ]
 
 
-def test_what_hardly_any_architecture_meets_is_possible(everyone, front):
-    rare = [(1.02 * macs, 0.98 * params) for macs, params in front]
-    shares = [len(meeting(everyone, *each)) / len(everyone) for each in rare]
+def feasible_architectures(sizes, max_macs, min_params):
+    return {a for a, (m, p) in sizes.items() if m <= max_macs and p >= min_params}
+
+
+def test_require_feasible_accepts_limits_that_few_architectures_meet(sizes, tightest_limits):
+    limits = [(1.02 * macs, 0.98 * params) for macs, params in tightest_limits]
+    shares = [len(feasible_architectures(sizes, *each)) / len(sizes) for each in limits]
     assert sum(share < 0.001 for share in shares) >= 5
-    for each in rare:
-        require_feasible([SPACE], limited(everyone, *each), seed=0)
+    for each in limits:
+        require_feasible([SPACE], limited_objectives(sizes, *each), seed=0)
 
 
-def test_what_none_meets_together_is_not(everyone, front):
-    for macs, params in front[1::20]:
-        assert not meeting(everyone, macs - 1, params)
+def test_require_feasible_refuses_limits_that_nothing_meets_together(sizes, tightest_limits):
+    for macs, params in tightest_limits[1::20]:
+        assert not feasible_architectures(sizes, macs - 1, params)
         with pytest.raises(InfeasibleError, match="all limits together: .* macs .* params "):
-            require_feasible([SPACE], limited(everyone, macs - 1, params), seed=0)
+            require_feasible([SPACE], limited_objectives(sizes, macs - 1, params), seed=0)
 
 
-def test_a_limit_that_alone_is_impossible_is_the_one_that_is_named(everyone):
-    most = max(params for _, params in everyone.values())
+def test_require_feasible_names_the_limit_that_alone_is_impossible(sizes):
+    most = max(params for _, params in sizes.values())
     with pytest.raises(InfeasibleError, match=f"limit params {most + 1:.6g}: .* has {most:.6g}"):
-        require_feasible([SPACE], limited(everyone, 1e9, most + 1), seed=0)
+        require_feasible([SPACE], limited_objectives(sizes, 1e9, most + 1), seed=0)
 
 
-def test_values_that_are_missing_everywhere_are_told_with_the_reason():
+def test_require_feasible_gives_the_reason_when_no_architecture_has_a_value():
     latency = Objective("us", lambda b: [Infeasible("no kernel") for _ in b], cheap=True, limit=9.0)
     with pytest.raises(InfeasibleError, match="No architecture has a us: no kernel"):
         require_feasible([SPACE], [latency], seed=0)
 
 
-def test_nothing_is_asked_without_a_limit(everyone):
-    def never(batch):
+def test_require_feasible_evaluates_nothing_without_a_limit():
+    def fail(batch):
         raise AssertionError
 
-    require_feasible([SPACE], [Objective("macs", never, cheap=True)], seed=0)
+    require_feasible([SPACE], [Objective("macs", fail, cheap=True)], seed=0)
 
 
 @pytest.mark.parametrize("sampler", ["guided", "random", "tpe"])
-def test_limits_that_leave_hardly_anything_are_searched_all_the_same(everyone, front, sampler):
+def test_search_finds_the_few_feasible_architectures(sizes, tightest_limits, sampler):
     limits = next(
         (1.02 * macs, 0.98 * params)
-        for macs, params in front
-        if 5 <= len(meeting(everyone, 1.02 * macs, 0.98 * params)) < 0.002 * len(everyone)
+        for macs, params in tightest_limits
+        if 5 <= len(feasible_architectures(sizes, 1.02 * macs, 0.98 * params)) < 0.002 * len(sizes)
     )
-    error = Objective("error", lambda batch: [1 / everyone[a][1] for a in batch])
-    found = search([SPACE], [error, *limited(everyone, *limits)], trials=5, sampler=sampler, seed=1)
-    done = {trial.architecture for trial in found.trials if trial.state == "complete"}
-    assert len(done) == 5
-    assert done <= meeting(everyone, *limits)
+    error = Objective("error", lambda batch: [1 / sizes[a][1] for a in batch])
+    objectives = [error, *limited_objectives(sizes, *limits)]
+    result = search([SPACE], objectives, trials=5, sampler=sampler, seed=1)
+    completed = {trial.architecture for trial in result.trials if trial.state == "complete"}
+    assert len(completed) == 5
+    assert completed <= feasible_architectures(sizes, *limits)

@@ -5,26 +5,20 @@ import numpy as np
 import pytest
 
 from nas.search import Infeasible, Objective, hypervolume, search
-from nas.search.guided import Guided
-from nas.search.objectives import ready
+from nas.search.guided import GuidedOptimizer
+from nas.search.objectives import prepare_objectives
 from nas.space import SearchSpace, Stage
+from tests.search.problems import additive
 from tests.search.test_study import OBJECTIVES, SPACES, error, macs
-from tests.search.test_surrogate import additive
 
-MOBILE, SHUFFLE, SQUEEZE = SPACES
-_ADDED = {space.name: additive(space) for space in SPACES}
-
-
-def added(architecture):
-    """Something that is learned from choices, and has nothing to do with sizes."""
-    return _ADDED[architecture.space.name](architecture)
+MOBILENET, SHUFFLENET, SQUEEZENET = SPACES
 
 
 def params(architecture):
     return float(architecture.params)
 
 
-def of(name, function, **settings):
+def make_objective(name, function, **settings):
     return Objective(name, lambda batch: [function(each) for each in batch], **settings)
 
 
@@ -32,167 +26,178 @@ def architectures(result):
     return [trial.architecture for trial in result.trials]
 
 
-def replayed(guided, trials):
-    """Every proposal of a search: completed trials, trials, attempt and the architecture.
+def replay(optimizer, trials):
+    """Repeat a search, and fail unless its trials are what the optimizer proposes.
 
-    Fails unless the search tried what is proposed here.
+    Yields, for every proposal, the numbers of completed trials and of trials before it, the number
+    of the attempt and the architecture.
     """
     attempt, completed = 0, 0
     for learned, trial in enumerate(trials):
         tried = {each.architecture for each in trials[:learned]}
-        found = None
-        while found != trial.architecture:
-            found = guided.propose(attempt)
-            assert found == trial.architecture or found in tried
-            yield completed, learned, attempt, found
+        proposal = None
+        while proposal != trial.architecture:
+            proposal = optimizer.propose(attempt)
+            assert proposal == trial.architecture or proposal in tried
+            yield completed, learned, attempt, proposal
             attempt += 1
-        guided.learn(trial)
+        optimizer.learn(trial)
         if trial.state == "complete":
             attempt, completed = 0, completed + 1
 
 
-def troubled(architecture):
-    """Fails now and then, and is no number for others, both without a reason to be learned."""
+def unreliable(architecture):
+    """Fail for some architectures and return NaN for others, in no way that can be learned."""
     number = int(params(architecture)) % 7
     if number == 0:
-        raise ValueError("no luck")
-    return float("nan") if number == 1 else added(architecture)
+        raise ValueError("evaluation failed")
+    return float("nan") if number == 1 else additive(architecture)
 
 
-TROUBLED = [
-    of("macs", macs, cheap=True, limit=250_000.0),
-    of("added", troubled),
-    of("error", error, limit=0.35),
+UNRELIABLE = [
+    make_objective("macs", macs, cheap=True, limit=250_000.0),
+    make_objective("additive", unreliable),
+    make_objective("error", error, limit=0.35),
 ]
 
 
 @pytest.fixture(scope="module")
 def history():
-    found = search(SPACES, TROUBLED, trials=45, seed=5).trials
-    assert {trial.state for trial in found} == {"complete", "infeasible", "failed"}
-    return found
+    trials = search(SPACES, UNRELIABLE, trials=45, seed=5).trials
+    assert {trial.state for trial in trials} == {"complete", "infeasible", "failed"}
+    return trials
 
 
-def test_the_same_history_gives_the_same_proposals_however_it_was_learned(history):
-    proposals = list(replayed(Guided(SPACES, TROUBLED, seed=5), history))
+def test_proposals_depend_only_on_the_history(history):
+    proposals = list(replay(GuidedOptimizer(SPACES, UNRELIABLE, seed=5), history))
     assert sum(attempt > 0 for _, _, attempt, _ in proposals) > 10
     assert sum(trial.state != "complete" for trial in history) > 10
     for learned in (0, 3, 14, 29, 47, len(history) - 1):
-        at_once = Guided(SPACES, TROUBLED, seed=5)
+        optimizer = GuidedOptimizer(SPACES, UNRELIABLE, seed=5)
         for trial in history[:learned]:
-            at_once.learn(trial)
+            optimizer.learn(trial)
         completed = sum(trial.state == "complete" for trial in history[:learned])
-        # What was proposed since the last completed trial is proposed again, and then the next.
-        expected = {at: found for c, n, at, found in proposals if c == completed and n <= learned}
+        # The proposals since the last completed trial are repeated, followed by the next one.
+        expected = {
+            attempt: architecture
+            for previously_completed, previous, attempt, architecture in proposals
+            if previously_completed == completed and previous <= learned
+        }
         assert expected
-        assert {at: at_once.propose(at) for at in sorted(expected, reverse=True)} == expected
-        assert {at: at_once.propose(at) for at in sorted(expected)} == expected
+        attempts = sorted(expected)
+        assert {n: optimizer.propose(n) for n in reversed(attempts)} == expected
+        assert {n: optimizer.propose(n) for n in attempts} == expected
 
 
 def test_another_seed_gives_other_proposals(history):
-    first, second = (Guided(SPACES, TROUBLED, seed=seed) for seed in (5, 6))
+    first, second = (GuidedOptimizer(SPACES, UNRELIABLE, seed=seed) for seed in (5, 6))
     for trial in history:
         first.learn(trial)
         second.learn(trial)
     assert [first.propose(n) for n in range(10)] != [second.propose(n) for n in range(10)]
 
 
-def test_the_first_ones_are_the_ends_of_every_space():
-    found = architectures(search(SPACES, OBJECTIVES, trials=12))
+def test_first_trials_are_the_smallest_and_largest_networks():
+    tried = architectures(search(SPACES, OBJECTIVES, trials=12))
     for space in SPACES:
-        assert {space.smallest, space.largest} <= set(found[:6])
-    assert len({each.space.name for each in found[6:9]}) == 3
+        assert {space.smallest, space.largest} <= set(tried[:6])
+    assert len({each.space.name for each in tried[6:9]}) == 3
 
 
 @pytest.mark.parametrize("objectives", [{"macs": macs}, OBJECTIVES], ids=["one", "two"])
-def test_nothing_known_is_proposed_while_there_are_others(objectives):
-    everything = set(SHUFFLE.enumerate())
-    found = search(SHUFFLE, objectives, trials=len(everything), seed=1).trials
-    assert len({trial.architecture for trial in found}) >= 0.95 * len(everything)
-    tried = set()
-    for completed, _, _, proposed in replayed(Guided([SHUFFLE], ready(objectives), seed=1), found):
-        # Before there is a model, what is drawn may have been drawn already; of the last few not
-        # all are found at once.
-        if 20 <= completed < 0.9 * len(everything):
-            assert proposed not in tried
-        tried.add(proposed)
+def test_known_architectures_are_not_proposed_while_others_are_left(objectives):
+    size = SHUFFLENET.size
+    trials = search(SHUFFLENET, objectives, trials=size, seed=1).trials
+    assert len({trial.architecture for trial in trials}) >= 0.95 * size
+    optimizer = GuidedOptimizer([SHUFFLENET], prepare_objectives(objectives), seed=1)
+    proposed = set()
+    for completed, _, _, architecture in replay(optimizer, trials):
+        # Random architectures before there is a model can be known already, and the last few
+        # architectures of the space are hard to find.
+        if 20 <= completed < 0.9 * size:
+            assert architecture not in proposed
+        proposed.add(architecture)
 
 
-def share(trials, good):
-    return np.mean([good(trial.architecture) for trial in trials])
-
-
-RARE = float(
+RARE_MACS = float(
     np.quantile(
         [
-            macs(SQUEEZE.sample(np.random.default_rng(i), uniform_over="choices"))
+            macs(SQUEEZENET.sample(np.random.default_rng(i), uniform_over="choices"))
             for i in range(400)
         ],
         0.9,
     )
 )
+"""One in ten random networks is this large."""
 
 
-def test_a_cheap_limit_is_honoured_by_every_proposal_of_the_model():
-    """Networks this large are one in ten of those that are drawn choice by choice."""
-    limit = of("macs", macs, cheap=True, limit=RARE, limit_only=True, direction="maximize")
-    trials = search(SQUEEZE, [limit, of("added", added)], trials=40, startup=10).trials
+def test_every_proposal_of_the_model_meets_a_cheap_limit():
+    limit = make_objective(
+        "macs", macs, cheap=True, limit=RARE_MACS, limit_only=True, direction="maximize"
+    )
+    trials = search(
+        SQUEEZENET, [limit, make_objective("additive", additive)], trials=40, startup=10
+    ).trials
     startup = [n for n, trial in enumerate(trials) if trial.state == "complete"][9] + 1
     assert all(trial.state == "complete" for trial in trials[startup:])
     assert len(trials) - startup == 30
 
 
-def test_an_expensive_limit_is_learned():
-    """One in ten of those that are drawn meets it."""
-    limit = of("macs", macs, limit=RARE, limit_only=True, direction="maximize")
+def test_expensive_limit_is_learned():
+    limit = make_objective("macs", macs, limit=RARE_MACS, limit_only=True, direction="maximize")
     shares = []
     for seed in range(3):
-        found = search(SQUEEZE, [limit, of("added", added)], trials=40, startup=5, seed=seed).trials
-        startup = [n for n, trial in enumerate(found) if trial.state == "complete"][4] + 1
-        shares.append(share(found[startup:], lambda each: macs(each) >= RARE))
+        objectives = [limit, make_objective("additive", additive)]
+        trials = search(SQUEEZENET, objectives, trials=40, startup=5, seed=seed).trials
+        startup = [n for n, trial in enumerate(trials) if trial.state == "complete"][4] + 1
+        shares.append(
+            np.mean([macs(trial.architecture) >= RARE_MACS for trial in trials[startup:]])
+        )
     assert np.mean(shares) > 0.4
 
 
-def failing_in(spaces, function):
-    names = {space.name for space in spaces}
+def failing_in(failing_space, function):
+    """Return a function that fails for all architectures of one space."""
 
     def score(architecture):
-        if architecture.space.name in names:
-            raise ValueError("no luck")
+        if architecture.space.name == failing_space.name:
+            raise ValueError("evaluation failed")
         return function(architecture)
 
     return score
 
 
-def late_failures(result):
-    """The share of failed ones among the last 40 trials."""
+def late_failure_share(result):
+    """Return the share of failed trials among the last 40, some of the first having failed."""
     failed = [trial.state == "failed" for trial in result.trials]
     assert any(failed[:30])
     return np.mean(failed[-40:])
 
 
 @pytest.mark.parametrize("objectives", [1, 2])
-@pytest.mark.parametrize("space", [SHUFFLE, SQUEEZE], ids=lambda space: space.name)
-def test_a_space_of_which_all_trials_fail_is_left_alone_after_a_while(space, objectives):
-    asked = {"added": failing_in([space], added), "macs": macs}
-    asked = dict(list(asked.items())[:objectives])
+@pytest.mark.parametrize("space", [SHUFFLENET, SQUEEZENET], ids=lambda space: space.name)
+def test_space_whose_trials_all_fail_is_avoided_after_a_while(space, objectives):
+    functions = {"additive": failing_in(space, additive), "macs": macs}
+    functions = dict(list(functions.items())[:objectives])
     for seed in range(2):
-        # A third of random ones.
-        assert late_failures(search(SPACES, asked, trials=70, seed=seed)) < 0.1
+        # A random search would fail in a third of the trials.
+        assert late_failure_share(search(SPACES, functions, trials=70, seed=seed)) < 0.1
 
 
-def test_choices_that_fail_are_left_alone_after_a_while():
-    def choosy(architecture):
+def test_choices_that_fail_are_avoided_after_a_while():
+    def fail_for_xception(architecture):
         if "xception" in dict(architecture.choices).values():
-            raise ValueError("no luck")
-        return added(architecture)
+            raise ValueError("evaluation failed")
+        return additive(architecture)
 
     for seed in range(2):
-        asked = {"added": choosy, "macs": macs}
-        assert late_failures(search([MOBILE, SHUFFLE], asked, trials=90, seed=seed)) < 0.15
+        functions = {"additive": fail_for_xception, "macs": macs}
+        result = search([MOBILENET, SHUFFLENET], functions, trials=90, seed=seed)
+        assert late_failure_share(result) < 0.15
 
 
-def tiny(name, *widths):
+def space_of_widths(name, *widths):
+    """Return a space with one network for each width of a convolution."""
     return SearchSpace(
         name,
         (
@@ -207,95 +212,120 @@ def tiny(name, *widths):
 
 @pytest.mark.parametrize("widths", [(8,), (8, 16), (4, 8, 16)])
 @pytest.mark.parametrize("startup", [None, 2])
-def test_a_space_of_a_few_networks_is_searched_to_its_end(widths, startup):
-    space = tiny("tiny", *widths)
+def test_space_of_a_few_networks_is_searched_completely(widths, startup):
+    space = space_of_widths("few", *widths)
     assert space.size == len(widths)
     result = search(space, {"a": lambda each: len(str(each))}, trials=10, startup=startup)
     assert len(result.trials) == space.size
     assert "no new feasible architecture" in result.stop_reason
 
 
-def test_a_space_of_one_network_beside_another_space():
-    one = tiny("one", 8)
+def test_single_network_beside_another_space_is_tried_once():
+    single = space_of_widths("single", 8)
 
     def score(architecture):
-        return 1.0 if architecture.space.name == "one" else error(architecture)
+        return 1.0 if architecture.space.name == "single" else error(architecture)
 
-    found = architectures(search([one, SHUFFLE], {"a": score}, trials=60))
-    assert len(found) == len(set(found)) == 60
-    assert sum(each.space.name == "one" for each in found) == 1
+    tried = architectures(search([single, SHUFFLENET], {"a": score}, trials=60))
+    assert len(tried) == len(set(tried)) == 60
+    assert sum(each.space.name == "single" for each in tried) == 1
 
 
 PROBLEMS = {
-    "one": [of("added", added)],
-    "two": [of("added", added), of("macs", macs)],
-    "two, one cheap": [of("macs", macs, cheap=True), of("added", added)],
-    "one maximised": [of("added", added, direction="maximize"), of("macs", macs)],
-    "three": [of("added", added), of("macs", macs), of("params", params)],
+    "one": [make_objective("additive", additive)],
+    "two": [make_objective("additive", additive), make_objective("macs", macs)],
+    "two, one cheap": [
+        make_objective("macs", macs, cheap=True),
+        make_objective("additive", additive),
+    ],
+    "one maximised": [
+        make_objective("additive", additive, direction="maximize"),
+        make_objective("macs", macs),
+    ],
+    "three": [
+        make_objective("additive", additive),
+        make_objective("macs", macs),
+        make_objective("params", params),
+    ],
 }
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
-def test_fronts_are_better_than_random_ones(problem):
+def test_front_dominates_more_than_that_of_random_search(problem):
     objectives = PROBLEMS[problem]
     rng = np.random.default_rng(0)
-    scale = np.array(
+    random_values = np.array(
         [
-            [o.sign * o.ask([space.sample(rng, uniform_over="choices")])[0] for o in objectives]
+            [
+                o.sign * o.evaluate([space.sample(rng, uniform_over="choices")])[0]
+                for o in objectives
+            ]
             for space in SPACES
             for _ in range(100)
         ]
     )
-    best, worst = scale.min(axis=0), scale.max(axis=0)
+    best, worst = random_values.min(axis=0), random_values.max(axis=0)
 
-    def volume(sampler, seed):
+    def front_hypervolume(sampler, seed):
         trials = search(SPACES, objectives, trials=45, seed=seed, sampler=sampler).trials
         points = np.array([[o.sign * t.values[o.name] for o in objectives] for t in trials])
         return hypervolume((points - best) / (worst - best), [1.1] * len(objectives))
 
-    guided = [volume("guided", seed) for seed in range(2)]
-    random = [volume("random", seed) for seed in range(2)]
+    guided = [front_hypervolume("guided", seed) for seed in range(2)]
+    random = [front_hypervolume("random", seed) for seed in range(2)]
     assert min(guided) > max(random)
 
 
-def test_maximising_is_minimising_the_negative():
-    up = search(SPACES, [of("added", added, direction="maximize"), of("macs", macs)], trials=40)
-    down = search(SPACES, [of("added", lambda each: -added(each)), of("macs", macs)], trials=40)
+def test_maximising_equals_minimising_the_negative():
+    up = search(
+        SPACES,
+        [make_objective("additive", additive, direction="maximize"), make_objective("macs", macs)],
+        trials=40,
+    )
+    down = search(
+        SPACES,
+        [make_objective("additive", lambda each: -additive(each)), make_objective("macs", macs)],
+        trials=40,
+    )
     assert architectures(up) == architectures(down)
 
 
 @pytest.mark.parametrize("factor", [2.0**40, 2.0**-40, 1e12, 1e-12])
-def test_huge_and_tiny_objectives_give_the_same_proposals(factor):
-    objectives = ready({"added": added, "macs": macs})
-    found = search(SPACES, objectives, trials=40).trials
-    plain, scaled = Guided(SPACES, objectives, seed=0), Guided(SPACES, objectives, seed=0)
-    same = []
-    for trial in found:
-        same.append(plain.propose(0) == scaled.propose(0))
-        plain.learn(trial)
-        units = {"added": factor, "macs": 1 / factor}
-        values = {name: units[name] * value for name, value in trial.values.items()}
+def test_units_of_the_objectives_do_not_change_the_proposals(factor):
+    objectives = prepare_objectives({"additive": additive, "macs": macs})
+    trials = search(SPACES, objectives, trials=40).trials
+    original = GuidedOptimizer(SPACES, objectives, seed=0)
+    scaled = GuidedOptimizer(SPACES, objectives, seed=0)
+    is_equal = []
+    for trial in trials:
+        is_equal.append(original.propose(0) == scaled.propose(0))
+        original.learn(trial)
+        factors = {"additive": factor, "macs": 1 / factor}
+        values = {name: factors[name] * value for name, value in trial.values.items()}
         scaled.learn(replace(trial, values=values))
-    # What is all but equally promising may change places when numbers are rounded elsewhere.
-    assert np.mean(same) >= 0.9
+    # Rounding can swap candidates whose acquisition values are nearly equal.
+    assert np.mean(is_equal) >= 0.9
 
 
-@pytest.mark.parametrize("varied", [0, 1])
-def test_objectives_that_are_the_same_for_all(varied):
-    objectives = {"same": lambda each: 0.1, "also": lambda each: -3.0, "added": added}
-    names = list(objectives)[: 2 + varied]
+@pytest.mark.parametrize("num_varying", [0, 1])
+def test_constant_objectives_are_searched_without_warnings(num_varying):
+    objectives = {"constant": lambda each: 0.1, "negative": lambda each: -3.0, "additive": additive}
+    names = list(objectives)[: 2 + num_varying]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = search(SPACES, {name: objectives[name] for name in names}, trials=40)
-    assert len(set(architectures(found))) == 40
-    assert len(found.front) == 1
+        result = search(SPACES, {name: objectives[name] for name in names}, trials=40)
+    assert len(set(architectures(result))) == 40
+    assert len(result.front) == 1
 
 
-def test_a_space_without_values_is_left_alone_as_one_that_fails():
+def test_space_without_values_is_avoided_after_a_while():
     def score(batch):
-        return [Infeasible("not here") if a.space.name == SQUEEZE.name else added(a) for a in batch]
+        return [
+            Infeasible("no value") if a.space.name == SQUEEZENET.name else additive(a)
+            for a in batch
+        ]
 
-    trials = search(SPACES, [Objective("a", score), of("macs", macs)], trials=70).trials
+    trials = search(SPACES, [Objective("a", score), make_objective("macs", macs)], trials=70).trials
     infeasible = [trial.state == "infeasible" for trial in trials]
     assert any(infeasible[:30])
     assert np.mean(infeasible[-40:]) < 0.1

@@ -1,4 +1,4 @@
-"""Two stages of inverted residuals with every choice that MobileNets have."""
+"""A space of two stages of inverted residuals, with all choices of MobileNets."""
 
 from nas.space import SearchSpace, Stage
 

@@ -1,4 +1,4 @@
-"""Two cells of three blocks, each one of four kinds or left out: operators, without sizes."""
+"""A space of two cells of three blocks: each block is one of four operators, or the identity."""
 
 from nas.space import IDENTITY, SearchSpace, Stage
 
@@ -12,7 +12,7 @@ OPS = {
 
 
 def cell(number, width):
-    """A layer that halves the map, and three blocks."""
+    """Return a convolution that halves the image, and a stage of three blocks."""
     return (
         Stage(f"reduce{number}", "conv", width=width, stride=2, per_stage={"kernel": 3}),
         Stage(f"cell{number}", "conv", width=width, depth=3, per_block={"op": OPS}),

@@ -1,4 +1,4 @@
-"""Two stages of shuffle units of either kind."""
+"""A space of two stages of shuffle units, each stage of one of two kinds."""
 
 from nas.space import SearchSpace, Stage
 

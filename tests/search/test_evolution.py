@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+
+from nas.search.evolution import generate_offspring, mutate_if_possible, repair
+from nas.space import SearchSpace, Stage, distance
+from tests.search.test_study import SPACES
+
+
+def sample(count, seed=0):
+    rng = np.random.default_rng(seed)
+    return [space.sample(rng, uniform_over="choices") for space in SPACES for _ in range(count)]
+
+
+def test_offspring_stay_in_the_space_of_their_parents_in_turn():
+    parents = sample(2)
+    offspring = list(generate_offspring(parents, 30, np.random.default_rng(0)))
+    assert [each.space.name for each in offspring] == [parent.space.name for parent in parents] * 5
+    assert len(set(offspring) - set(parents)) > 20
+
+
+def test_offspring_of_a_single_parent_are_at_most_two_changes_away():
+    space = SPACES[0]
+    parent = space.smallest
+    rng = np.random.default_rng(0)
+    for each in generate_offspring([parent], 40, rng):
+        assert 1 <= distance(parent, each) <= 2
+
+
+def test_mutation_of_the_only_network_of_a_space_is_the_network_itself():
+    stages = (
+        Stage("stem", "conv", (8,), per_stage={"kernel": 3}),
+        Stage("head", "linear_classifier"),
+    )
+    space = SearchSpace("single", stages, image_size=8, channels=1, classes=3)
+    only = space.smallest
+    assert mutate_if_possible(space, only, np.random.default_rng(0), 1) == only
+
+
+def excess_macs(limit):
+    """Return a violation function for a limit on MACs."""
+
+    def violations(architectures):
+        macs = [each.macs for each in architectures]
+        return [max(0.0, each - limit) / limit for each in macs]
+
+    return violations
+
+
+def test_repair_reaches_a_limit_that_only_the_smallest_networks_meet():
+    space = SPACES[0]
+    violations = excess_macs(1.05 * space.smallest.macs)
+    population = [space.largest]
+    ranked = repair(population, violations, np.random.default_rng(0))
+    values = violations(ranked)
+    assert values == sorted(values)
+    assert values[0] == 0
+    assert values[-1] > 0
+    assert len(set(ranked)) == len(ranked)
+
+
+@pytest.mark.parametrize("max_generations", [0, 3])
+def test_repair_gives_up_after_the_given_generations(max_generations):
+    evaluated = []
+
+    def never_feasible(architectures):
+        evaluated.append(len(architectures))
+        return [1.0] * len(architectures)
+
+    population = sample(1)
+    ranked = repair(
+        population,
+        never_feasible,
+        np.random.default_rng(0),
+        max_generations=max_generations,
+    )
+    assert len(evaluated) == 1 + max_generations
+    assert sum(evaluated) == len(ranked)
+    assert set(population) <= set(ranked)
