@@ -34,7 +34,7 @@ STARTUP_DRAWS = 16
 MAX_STARTUP_REPAIR_GENERATIONS = 12
 """Generations of the repair of a startup trial when no random architecture is feasible.
 
-Less than in `nas.search.evolution`: `require_feasible` has shown already that limits can be met.
+Few are enough, because the next attempt starts another repair from other random architectures.
 """
 
 NUM_PARENTS = 24
@@ -179,10 +179,10 @@ class GuidedOptimizer:
         return everything.head(completed, self._trials_at_completion[completed - 1])
 
     def _current_plan(self, round_number: int) -> list[Architecture]:
-        """Return the proposals of a round, the first `PROPOSALS_PER_ROUND` of the result.
+        """Return the plan of a round, whose first `PROPOSALS_PER_ROUND` architectures it proposes.
 
-        The proposals of a round depend on what came of the rounds before it since the last
-        completed trial, and not on what came of later ones.
+        Rounds are counted from the last completed trial. The plan of a round takes into account
+        how the proposals of earlier rounds ended, and nothing that happened later.
         """
         count = len(self._completed)
         start = _plan_start(count, self._startup)
@@ -204,7 +204,7 @@ class GuidedOptimizer:
         return plan
 
     def _revise_plan(self, number: int, rejected: Sequence[Trial]) -> list[Architecture]:
-        """Plan a round with what is known of trials that were rejected after the last completed."""
+        """Return a new plan that learns from trials rejected since the last completed one."""
         count = len(self._completed)
         key = count, number, len(rejected)
         if key not in self._revised_plans:
