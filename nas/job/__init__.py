@@ -110,7 +110,7 @@ def _searched(job: Job, run: RunFolder) -> tuple[dict[str, Supernet], SearchResu
         searching.require_possible(job, run)
     supernets = stages.train_supernets(job, run, dict(planned.epochs))
     with run.stage("search"):
-        return supernets, searching.run_search(job, run, supernets, planned.trials)
+        return supernets, searching.run_search_stage(job, run, supernets, planned.trials)
 
 
 def plan(settings: JobSettings) -> JobPlan:

@@ -22,7 +22,7 @@ from nas.job.workers import STORAGE, Workers
 from nas.latency import LatencyTable
 from nas.records import SearchSummary, read_run
 from nas.report.page import HISTORY
-from nas.search import SearchProgress, SearchResult, Trial, front, require_feasible, search
+from nas.search import SearchProgress, SearchResult, Trial, front, require_feasible, run_search
 from nas.search.storage import Storage
 from nas.search.storage_address import redact_address
 from nas.supernet import Supernet
@@ -49,14 +49,14 @@ def require_possible(job: Job, run: RunFolder) -> None:
     require_feasible(list(job.spaces.values()), known, job.settings.seed)
 
 
-def run_search(
+def run_search_stage(
     job: Job, run: RunFolder, supernets: Mapping[str, Supernet], trials: int
 ) -> SearchResult:
     """Searches all spaces at once, with the job's workers.
 
     The run keeps the hypervolume's history, and a front for each further device.
 
-    Raises SearchError if not one architecture was scored, and what `nas.search.search` raises.
+    Raises SearchError if not one architecture was scored, and what `nas.search.run_search` raises.
     """
     chosen = job.settings.search
     objectives = Objectives(job, supernets)
@@ -175,7 +175,7 @@ def _search(
 ) -> SearchResult:
     """What all processes of a run's search call alike."""
     chosen = job.settings.search
-    return search(
+    return run_search(
         list(job.spaces.values()),
         objectives.all(),
         trials=trials,
@@ -218,7 +218,7 @@ class _Shown:
         self._here = 0
 
     def told(self, trial: Trial, progress: SearchProgress) -> None:
-        """See `nas.search.search`."""
+        """See `nas.search.run_search`."""
         if trial.state != "complete":
             return
         self._here += 1

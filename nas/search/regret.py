@@ -11,7 +11,7 @@ import numpy as np
 from nas.errors import RequestError
 from nas.search.objectives import Infeasible, Objective, Score
 from nas.search.pareto import Array, hypervolume, non_dominated
-from nas.search.study import search
+from nas.search.study import run_search
 from nas.space import Architecture, SearchSpace
 
 
@@ -109,7 +109,7 @@ def hypervolume_regret(
     Returns:
         A fraction of the true front's hypervolume for each number of evaluations.
     """
-    result = search(
+    result = run_search(
         benchmark.spaces,
         benchmark.objectives(),
         trials=max(evaluations),

@@ -55,7 +55,7 @@ class SearchResult:
     interrupted: bool = False
 
 
-def search(
+def run_search(
     spaces: SearchSpace | Sequence[SearchSpace],
     objectives: ObjectivesLike,
     *,

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from nas.errors import NasError
-from nas.search import Infeasible, Objective, SearchResult, search
+from nas.search import Infeasible, Objective, SearchResult, run_search
 from nas.space import load_space
 
 SPACES = ("mobilenet_tiny", "shufflenet_tiny", "squeezenet_tiny")
@@ -29,7 +29,7 @@ EVALUATION_SECONDS = 0.01
 MAX_MACS = 400_000.0
 
 
-def run_search(
+def run_test_search(
     journal: Path | None, trials: int, evaluation_log: Path | None = None
 ) -> SearchResult:
     """Search three spaces with a limit, in which some trials fail and some are infeasible.
@@ -62,7 +62,7 @@ def run_search(
         Objective("macs", macs, cheap=True, limit=MAX_MACS),
         Objective("error", error),
     ]
-    return search(spaces, objectives, trials=trials, seed=5, storage=journal)
+    return run_search(spaces, objectives, trials=trials, seed=5, storage=journal)
 
 
 def summary(result: SearchResult) -> tuple[list, list]:
@@ -109,7 +109,7 @@ def search_with_kills(folder: Path, trials: int, kills: int, seed: int) -> Kille
         if sys.stderr.isatty():
             print(f"\rkill {kill + 1} of {kills}", end="", file=sys.stderr)
     subprocess.run(command, check=True)
-    return KilledSearch(summary(run_search(journal, trials)), num_evaluations(), num_killed)
+    return KilledSearch(summary(run_test_search(journal, trials)), num_evaluations(), num_killed)
 
 
 def main() -> None:
@@ -121,9 +121,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.child:
         folder = arguments.child
-        run_search(folder / "study.journal", arguments.trials, folder / "evaluations")
+        run_test_search(folder / "study.journal", arguments.trials, folder / "evaluations")
         return
-    uninterrupted = summary(run_search(None, arguments.trials))
+    uninterrupted = summary(run_test_search(None, arguments.trials))
     with tempfile.TemporaryDirectory() as folder:
         killed = search_with_kills(Path(folder), arguments.trials, arguments.kills, arguments.seed)
     trials, front = uninterrupted

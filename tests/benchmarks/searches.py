@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from nas.search import Objective, search
+from nas.search import Objective, run_search
 from nas.space import load_definition
 
 
@@ -55,7 +55,7 @@ def main() -> None:
             start = time.perf_counter()
 
             def run(trials=trials, folder=folder):
-                return search(
+                return run_search(
                     space,
                     objectives,
                     trials=trials,

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from nas.errors import NasError
-from nas.search import Infeasible, Objective, search
+from nas.search import Infeasible, Objective, run_search
 from nas.search.storage import Storage
 from nas.search.trial_log import DEFAULT_STUDY_NAME
 from nas.space import load_space
@@ -61,7 +61,7 @@ def make_objectives(evaluation_log: Path, seconds: float) -> list[Objective]:
 def run_worker(
     location: Path | str, trials: int, sampler: str, evaluation_log: Path, seconds: float
 ) -> None:
-    search(
+    run_search(
         SPACE,
         make_objectives(evaluation_log, seconds),
         trials=trials,

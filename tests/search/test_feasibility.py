@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from nas.errors import InfeasibleError
-from nas.search import Infeasible, Objective, require_feasible, search
+from nas.search import Infeasible, Objective, require_feasible, run_search
 from nas.search.pareto import non_dominated
 from nas.space import load_space
 
@@ -76,7 +76,7 @@ def test_search_finds_the_few_feasible_architectures(sizes, tightest_limits, sam
     )
     error = Objective("error", lambda batch: [1 / sizes[a][1] for a in batch])
     objectives = [error, *limited_objectives(sizes, *limits)]
-    result = search([SPACE], objectives, trials=5, sampler=sampler, seed=1)
+    result = run_search([SPACE], objectives, trials=5, sampler=sampler, seed=1)
     completed = {trial.architecture for trial in result.trials if trial.state == "complete"}
     assert len(completed) == 5
     assert completed <= feasible_architectures(sizes, *limits)

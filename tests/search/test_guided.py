@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nas.search import Infeasible, Objective, hypervolume, search
+from nas.search import Infeasible, Objective, hypervolume, run_search
 from nas.search.guided import GuidedOptimizer
 from nas.search.objectives import prepare_objectives
 from nas.space import SearchSpace, Stage
@@ -63,7 +63,7 @@ UNRELIABLE = [
 
 @pytest.fixture(scope="module")
 def history():
-    trials = search(SPACES, UNRELIABLE, trials=45, seed=5).trials
+    trials = run_search(SPACES, UNRELIABLE, trials=45, seed=5).trials
     assert {trial.state for trial in trials} == {"complete", "infeasible", "failed"}
     return trials
 
@@ -98,7 +98,7 @@ def test_another_seed_gives_other_proposals(history):
 
 
 def test_first_trials_are_the_smallest_and_largest_networks():
-    tried = architectures(search(SPACES, OBJECTIVES, trials=12))
+    tried = architectures(run_search(SPACES, OBJECTIVES, trials=12))
     for space in SPACES:
         assert {space.smallest, space.largest} <= set(tried[:6])
     assert len({each.space.name for each in tried[6:9]}) == 3
@@ -107,7 +107,7 @@ def test_first_trials_are_the_smallest_and_largest_networks():
 @pytest.mark.parametrize("objectives", [{"macs": macs}, OBJECTIVES], ids=["one", "two"])
 def test_known_architectures_are_not_proposed_while_others_are_left(objectives):
     size = SHUFFLENET.size
-    trials = search(SHUFFLENET, objectives, trials=size, seed=1).trials
+    trials = run_search(SHUFFLENET, objectives, trials=size, seed=1).trials
     assert len({trial.architecture for trial in trials}) >= 0.95 * size
     optimizer = GuidedOptimizer([SHUFFLENET], prepare_objectives(objectives), seed=1)
     proposed = set()
@@ -135,7 +135,7 @@ def test_every_proposal_of_the_model_meets_a_cheap_limit():
     limit = make_objective(
         "macs", macs, cheap=True, limit=RARE_MACS, limit_only=True, direction="maximize"
     )
-    trials = search(
+    trials = run_search(
         SQUEEZENET, [limit, make_objective("additive", additive)], trials=40, startup=10
     ).trials
     startup = [n for n, trial in enumerate(trials) if trial.state == "complete"][9] + 1
@@ -148,7 +148,7 @@ def test_expensive_limit_is_learned():
     shares = []
     for seed in range(3):
         objectives = [limit, make_objective("additive", additive)]
-        trials = search(SQUEEZENET, objectives, trials=40, startup=5, seed=seed).trials
+        trials = run_search(SQUEEZENET, objectives, trials=40, startup=5, seed=seed).trials
         startup = [n for n, trial in enumerate(trials) if trial.state == "complete"][4] + 1
         shares.append(
             np.mean([macs(trial.architecture) >= RARE_MACS for trial in trials[startup:]])
@@ -181,7 +181,7 @@ def test_space_whose_trials_all_fail_is_avoided_after_a_while(space, objectives)
     functions = dict(list(functions.items())[:objectives])
     for seed in range(2):
         # A random search would fail in a third of the trials.
-        assert late_failure_share(search(SPACES, functions, trials=70, seed=seed)) < 0.1
+        assert late_failure_share(run_search(SPACES, functions, trials=70, seed=seed)) < 0.1
 
 
 def test_choices_that_fail_are_avoided_after_a_while():
@@ -192,7 +192,7 @@ def test_choices_that_fail_are_avoided_after_a_while():
 
     for seed in range(2):
         functions = {"additive": fail_for_xception, "macs": macs}
-        result = search([MOBILENET, SHUFFLENET], functions, trials=90, seed=seed)
+        result = run_search([MOBILENET, SHUFFLENET], functions, trials=90, seed=seed)
         assert late_failure_share(result) < 0.15
 
 
@@ -215,7 +215,7 @@ def space_of_widths(name, *widths):
 def test_space_of_a_few_networks_is_searched_completely(widths, startup):
     space = space_of_widths("few", *widths)
     assert space.size == len(widths)
-    result = search(space, {"a": lambda each: len(str(each))}, trials=10, startup=startup)
+    result = run_search(space, {"a": lambda each: len(str(each))}, trials=10, startup=startup)
     assert len(result.trials) == space.size
     assert "no new feasible architecture" in result.stop_reason
 
@@ -226,7 +226,7 @@ def test_single_network_beside_another_space_is_tried_once():
     def score(architecture):
         return 1.0 if architecture.space.name == "single" else error(architecture)
 
-    tried = architectures(search([single, SHUFFLENET], {"a": score}, trials=60))
+    tried = architectures(run_search([single, SHUFFLENET], {"a": score}, trials=60))
     assert len(tried) == len(set(tried)) == 60
     assert sum(each.space.name == "single" for each in tried) == 1
 
@@ -267,7 +267,7 @@ def test_front_dominates_more_than_that_of_random_search(problem):
     best, worst = random_values.min(axis=0), random_values.max(axis=0)
 
     def front_hypervolume(sampler, seed):
-        trials = search(SPACES, objectives, trials=45, seed=seed, sampler=sampler).trials
+        trials = run_search(SPACES, objectives, trials=45, seed=seed, sampler=sampler).trials
         points = np.array([[o.sign * t.values[o.name] for o in objectives] for t in trials])
         return hypervolume((points - best) / (worst - best), [1.1] * len(objectives))
 
@@ -277,12 +277,12 @@ def test_front_dominates_more_than_that_of_random_search(problem):
 
 
 def test_maximising_equals_minimising_the_negative():
-    up = search(
+    up = run_search(
         SPACES,
         [make_objective("additive", additive, direction="maximize"), make_objective("macs", macs)],
         trials=40,
     )
-    down = search(
+    down = run_search(
         SPACES,
         [make_objective("additive", lambda each: -additive(each)), make_objective("macs", macs)],
         trials=40,
@@ -293,7 +293,7 @@ def test_maximising_equals_minimising_the_negative():
 @pytest.mark.parametrize("factor", [2.0**40, 2.0**-40, 1e12, 1e-12])
 def test_units_of_the_objectives_do_not_change_the_proposals(factor):
     objectives = prepare_objectives({"additive": additive, "macs": macs})
-    trials = search(SPACES, objectives, trials=40).trials
+    trials = run_search(SPACES, objectives, trials=40).trials
     original = GuidedOptimizer(SPACES, objectives, seed=0)
     scaled = GuidedOptimizer(SPACES, objectives, seed=0)
     is_equal = []
@@ -313,7 +313,7 @@ def test_constant_objectives_are_searched_without_warnings(num_varying):
     names = list(objectives)[: 2 + num_varying]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = search(SPACES, {name: objectives[name] for name in names}, trials=40)
+        result = run_search(SPACES, {name: objectives[name] for name in names}, trials=40)
     assert len(set(architectures(result))) == 40
     assert len(result.front) == 1
 
@@ -325,7 +325,9 @@ def test_space_without_values_is_avoided_after_a_while():
             for a in batch
         ]
 
-    trials = search(SPACES, [Objective("a", score), make_objective("macs", macs)], trials=70).trials
+    trials = run_search(
+        SPACES, [Objective("a", score), make_objective("macs", macs)], trials=70
+    ).trials
     infeasible = [trial.state == "infeasible" for trial in trials]
     assert any(infeasible[:30])
     assert np.mean(infeasible[-40:]) < 0.1

@@ -2,7 +2,7 @@ import optuna
 import pytest
 
 from nas.errors import SearchError
-from nas.search import GuidedSampler, search, suggest
+from nas.search import GuidedSampler, run_search, suggest
 from nas.search.parameters import Parameters
 from nas.space import Architecture, SearchSpace, Stage
 
@@ -48,14 +48,14 @@ def summary(result):
     "spaces", [DOTTED, DOTTED[:1], AMBIGUOUS], ids=["several", "one", "ambiguous"]
 )
 def test_search_resumes_over_spaces_with_dots_in_their_names(spaces, sampler, tmp_path):
-    def run_search(trials, **settings):
+    def run_test_search(trials, **settings):
         objectives = {"offset": offset, "macs": macs}
-        return search(spaces, objectives, trials=trials, sampler=sampler, startup=4, **settings)
+        return run_search(spaces, objectives, trials=trials, sampler=sampler, startup=4, **settings)
 
-    expected = run_search(12)
+    expected = run_test_search(12)
     assert {trial.architecture.space.name for trial in expected.trials} == {s.name for s in spaces}
-    run_search(5, storage=tmp_path / "study.journal")
-    resumed = run_search(12, storage=tmp_path / "study.journal")
+    run_test_search(5, storage=tmp_path / "study.journal")
+    resumed = run_test_search(12, storage=tmp_path / "study.journal")
     assert summary(resumed) == summary(expected)
 
 

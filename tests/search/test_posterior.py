@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nas.search import Objective, search
+from nas.search import Objective, run_search
 from nas.search.encoding import ArchitectureEncoder
 from nas.search.pareto import non_dominated
 from nas.search.posterior import (
@@ -35,7 +35,7 @@ OBJECTIVES = [
 
 @pytest.fixture(scope="module")
 def observations():
-    trials = search(SPACES, OBJECTIVES, trials=40, sampler="random", seed=2).trials
+    trials = run_search(SPACES, OBJECTIVES, trials=40, sampler="random", seed=2).trials
     completed = [trial for trial in trials if trial.state == "complete"]
     assert {trial.state for trial in trials} == {"complete", "infeasible", "failed"}
     return Observations(OBJECTIVES, completed, trials)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from nas.errors import RequestError
-from nas.search import SAMPLERS, Objective, search
+from nas.search import SAMPLERS, Objective, run_search
 from nas.search.proposals import proposer_for
 from nas.space import SearchSpace, Stage
 from tests.search.problems import additive
@@ -20,7 +20,7 @@ Optuna's Gaussian process needs half a second for a proposal, so it makes only a
 def run_sampler(sampler, objectives=OBJECTIVES, **settings):
     trials, startup = TRIALS_AND_STARTUP[sampler]
     settings = {"trials": trials, "startup": startup, "seed": 7, **settings}
-    return search(SPACES, objectives, sampler=sampler, **settings)
+    return run_search(SPACES, objectives, sampler=sampler, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_auto_is_the_guided_sampler(uninterrupted):
 
 def test_unknown_sampler_is_refused_with_the_known_names():
     with pytest.raises(RequestError, match="no sampler 'best'.*guided.*tpe") as caught:
-        search(SPACES, OBJECTIVES, trials=3, sampler="best")
+        run_search(SPACES, OBJECTIVES, trials=3, sampler="best")
     assert all(name in str(caught.value) for name in SAMPLERS)
     with pytest.raises(RequestError, match="no sampler"):
         proposer_for("", SPACES, [], seed=0, startup=None)
@@ -110,7 +110,7 @@ TRIALS = {"guided": 60, "tpe": 60, "nsga2": 130, "nsga3": 130}
 def test_late_proposals_are_better_than_random_ones(sampler):
     late = []
     for seed in range(2):
-        result = search(
+        result = run_search(
             SPACES,
             {"additive": additive},
             trials=TRIALS[sampler],
@@ -127,7 +127,9 @@ def test_late_proposals_are_better_than_random_ones(sampler):
 
 
 def test_late_proposals_of_optunas_gaussian_process_are_better_than_random_ones():
-    trials = search(MOBILENET, {"additive": additive}, trials=18, sampler="gp", startup=8).trials
+    trials = run_search(
+        MOBILENET, {"additive": additive}, trials=18, sampler="gp", startup=8
+    ).trials
     rng = np.random.default_rng(0)
     random = [additive(MOBILENET.sample(rng, uniform_over="choices")) for _ in range(300)]
     late = [trial.values["additive"] for trial in trials[8:]]
@@ -141,7 +143,7 @@ def test_space_of_a_few_networks_is_searched_completely(sampler, widths):
     stages = (stem, Stage("head", "linear_classifier"))
     space = SearchSpace("few", stages, image_size=8, channels=1, classes=3)
     for startup in (None, 1):
-        result = search(
+        result = run_search(
             space, {"a": lambda each: len(str(each))}, trials=9, sampler=sampler, startup=startup
         )
         assert len(result.trials) == space.size == len(widths)

@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 
 from nas.errors import RequestError
-from nas.search import GuidedSampler, hypervolume, search, suggest
+from nas.search import GuidedSampler, hypervolume, run_search, suggest
 from nas.search import sampler as sampler_module
 from nas.space import load_space
 from tests.search.problems import additive
@@ -46,13 +46,13 @@ def optimize(sampler, spaces, score=additive_and_macs, *, trials, study=None, **
 
 @pytest.mark.parametrize("spaces", [SPACES, SQUEEZENET], ids=["three", "one"])
 def test_study_tries_what_a_search_tries(spaces):
-    expected = search(spaces, {"additive": additive, "macs": macs}, trials=40, seed=3)
+    expected = run_search(spaces, {"additive": additive, "macs": macs}, trials=40, seed=3)
     _, tried = optimize(GuidedSampler(spaces, seed=3), spaces, trials=40)
     assert tried == [trial.architecture for trial in expected.trials]
 
 
 def test_study_that_maximises_tries_what_a_search_tries():
-    expected = search(SPACES, {"additive": additive, "macs": macs}, trials=30)
+    expected = run_search(SPACES, {"additive": additive, "macs": macs}, trials=30)
     study = optuna.create_study(
         directions=["maximize", "minimize"],
         sampler=GuidedSampler(SPACES, objective_names=["gain", "macs"]),
@@ -76,7 +76,7 @@ def test_failed_and_pruned_trials_count_as_in_a_search():
             raise optuna.TrialPruned
         return value
 
-    expected = search(SPACES, {"additive": unreliable}, trials=40).trials
+    expected = run_search(SPACES, {"additive": unreliable}, trials=40).trials
     assert {trial.state for trial in expected} == {"complete", "infeasible", "failed"}
     study = optuna.create_study(sampler=GuidedSampler(SPACES))
     _, tried = optimize(

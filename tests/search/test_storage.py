@@ -11,7 +11,7 @@ import pytest
 from optuna.study import StudyDirection
 
 from nas.errors import RequestError, StorageError
-from nas.search import liveness, search, trial_log
+from nas.search import liveness, run_search, trial_log
 from nas.search import storage as storage_module
 from nas.search.liveness import this_process
 from nas.search.objectives import ready
@@ -50,7 +50,7 @@ def refusal_message(address):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(time, "sleep", pauses.append)
         with pytest.raises(StorageError) as raised:
-            search(SPACE, OBJECTIVES, trials=3, storage=address)
+            run_search(SPACE, OBJECTIVES, trials=3, storage=address)
     # The search retries for a moment only, not for `STORAGE_RETRY_SECONDS`.
     assert sum(pauses) <= sum(storage_module._OPENING_PAUSES_SECONDS)
     assert raised.value.remedy
@@ -132,7 +132,7 @@ def test_password_can_be_outside_of_the_address(database, source, monkeypatch, t
         monkeypatch.setenv("PGPASSFILE", str(password_file))
     storage = Storage(redact_address(database))
     assert storage.name == redact_address(database)
-    result = search(SPACE, OBJECTIVES, trials=3, storage=redact_address(database), shared=True)
+    result = run_search(SPACE, OBJECTIVES, trials=3, storage=redact_address(database), shared=True)
     assert len(result.trials) == 3
     assert PASSWORD not in storage.name
 
@@ -185,7 +185,7 @@ def test_search_continues_after_an_outage_of_the_database(
         return macs(architecture)
 
     outage = Outage(postgresql, after=12, seconds=1.0, mode=mode)
-    result = search(
+    result = run_search(
         SPACE,
         {"macs": counted_macs},
         trials=25,
@@ -213,8 +213,8 @@ def test_search_continues_after_an_outage_of_the_database(
 
 @pytest.mark.postgresql
 def test_search_stops_after_a_long_outage_and_can_be_resumed(postgresql, database, monkeypatch):
-    def run_search(**settings):
-        return search(
+    def run_test_search(**settings):
+        return run_search(
             SPACE,
             OBJECTIVES,
             trials=12,
@@ -228,10 +228,10 @@ def test_search_stops_after_a_long_outage_and_can_be_resumed(postgresql, databas
         patch.setattr(storage_module, "STORAGE_RETRY_SECONDS", 0.5)
         outage = Outage(postgresql, after=6, seconds=600)
         with pytest.raises(StorageError, match=r"did not answer for .* Run the same command again"):
-            run_search(on_trial=outage)
+            run_test_search(on_trial=outage)
         outage._restart.cancel()
     postgresql.start()
-    result = run_search()
+    result = run_test_search()
     assert [trial.state for trial in result.trials] == ["complete"] * 12
     stored = Storage(database).get_trials(1)
     assert Counter(each.state.name for each in stored)["COMPLETE"] == 12

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nas.errors import InfeasibleError, RequestError, SearchError
-from nas.search import Infeasible, Objective, hypervolume, search
+from nas.search import Infeasible, Objective, hypervolume, run_search
 from nas.space import load_space
 
 SPACES = [
@@ -46,22 +46,22 @@ def test_search_evaluates_each_architecture_once_and_tries_all_spaces():
         calls.append(architecture.digest)
         return error(architecture)
 
-    result = search(SPACES, {"error": counted_error, "macs": macs}, trials=80)
+    result = run_search(SPACES, {"error": counted_error, "macs": macs}, trials=80)
     assert len(calls) == len(set(calls)) == 80
     assert {trial.architecture.space.name for trial in result.trials} == set(BY_NAME)
 
 
 def test_search_depends_on_the_seed_alone():
-    first = search(SPACES, OBJECTIVES, trials=50, seed=1)
-    assert summary(first) == summary(search(SPACES, OBJECTIVES, trials=50, seed=1))
-    assert summary(first) != summary(search(SPACES, OBJECTIVES, trials=50, seed=2))
+    first = run_search(SPACES, OBJECTIVES, trials=50, seed=1)
+    assert summary(first) == summary(run_search(SPACES, OBJECTIVES, trials=50, seed=1))
+    assert summary(first) != summary(run_search(SPACES, OBJECTIVES, trials=50, seed=2))
 
 
 def test_search_resumed_from_its_journal_equals_an_uninterrupted_one(tmp_path):
-    whole = search(SPACES, OBJECTIVES, trials=60, seed=3)
+    whole = run_search(SPACES, OBJECTIVES, trials=60, seed=3)
     journal = tmp_path / "study.jsonl"
     for trials in (1, 7, 31, 59, 60):
-        result = search(SPACES, OBJECTIVES, trials=trials, seed=3, storage=journal)
+        result = run_search(SPACES, OBJECTIVES, trials=trials, seed=3, storage=journal)
     assert summary(result) == summary(whole)
 
 
@@ -69,11 +69,12 @@ SEARCH_THAT_KILLS_ITSELF = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from tests.search.test_study import OBJECTIVES, SPACES, search
+from tests.search.test_study import OBJECTIVES, SPACES, run_search
 def kill(trial, progress):
     if progress.completed == int(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)
-search(SPACES, OBJECTIVES, trials=50, seed=4, storage=Path(sys.argv[1]), startup=20, on_trial=kill)
+path = Path(sys.argv[1])
+run_search(SPACES, OBJECTIVES, trials=50, seed=4, storage=path, startup=20, on_trial=kill)
 """
 
 
@@ -89,8 +90,8 @@ def test_search_resumed_after_kills_equals_an_uninterrupted_one(tmp_path):
             file.write(b'{"op_code": 4, "torn')
         os.sync()
     with pytest.warns(UserWarning, match="half-written"):
-        result = search(SPACES, OBJECTIVES, trials=50, seed=4, storage=journal, startup=20)
-    assert summary(result) == summary(search(SPACES, OBJECTIVES, trials=50, seed=4, startup=20))
+        result = run_search(SPACES, OBJECTIVES, trials=50, seed=4, storage=journal, startup=20)
+    assert summary(result) == summary(run_search(SPACES, OBJECTIVES, trials=50, seed=4, startup=20))
 
 
 def test_guided_search_beats_random_search_at_equal_evaluations():
@@ -98,7 +99,7 @@ def test_guided_search_beats_random_search_at_equal_evaluations():
     reference = (0.5, max(macs(space.largest) for space in SPACES))
 
     def volume(startup, seed):
-        trials = search(SPACES, OBJECTIVES, trials=120, seed=seed, startup=startup).trials
+        trials = run_search(SPACES, OBJECTIVES, trials=120, seed=seed, startup=startup).trials
         points = [(t.values["error"], t.values["macs"]) for t in trials]
         return hypervolume(points, reference), np.mean([p[0] for p in points[60:]])
 
@@ -116,7 +117,7 @@ def test_expensive_objectives_are_not_evaluated_for_infeasible_architectures():
         evaluated.extend(batch)
         return [error(a) for a in batch]
 
-    result = search(
+    result = run_search(
         SPACES,
         [
             Objective("error", expensive),
@@ -135,7 +136,7 @@ def test_error_for_a_limit_that_nothing_meets_names_the_nearest_value():
     objective = Objective("macs", lambda b: [macs(a) for a in b], cheap=True, limit=1000.0)
     nearest = min(macs(space.smallest) for space in SPACES)
     with pytest.raises(InfeasibleError, match=f"nearest of .* has {nearest:.6g}"):
-        search(SPACES, [objective], trials=10)
+        run_search(SPACES, [objective], trials=10)
 
 
 def test_reason_of_an_infeasible_architecture_is_in_its_trial():
@@ -145,7 +146,7 @@ def test_reason_of_an_infeasible_architecture_is_in_its_trial():
             for a in batch
         ]
 
-    result = search(SPACES, [Objective("us", score, cheap=True)], trials=20)
+    result = run_search(SPACES, [Objective("us", score, cheap=True)], trials=20)
     trials = [
         trial for trial in result.trials if trial.architecture.space.name == "squeezenet_tiny"
     ]
@@ -159,7 +160,7 @@ def test_search_continues_after_a_failed_trial():
             raise ValueError("no luck")
         return macs(architecture)
 
-    result = search(SPACES, {"a": fail_for_shufflenet}, trials=30)
+    result = run_search(SPACES, {"a": fail_for_shufflenet}, trials=30)
     failed = [trial for trial in result.trials if trial.state == "failed"]
     assert failed
     assert {trial.error for trial in failed} == {"ValueError: no luck"}
@@ -170,11 +171,11 @@ def test_search_stops_if_nearly_all_trials_fail():
         raise ValueError("no luck")
 
     with pytest.raises(SearchError, match=r"10 of the last 10 trials failed.*no luck"):
-        search(SPACES, {"a": fail}, trials=30)
+        run_search(SPACES, {"a": fail}, trials=30)
 
 
 def test_nan_is_infeasible():
-    result = search(
+    result = run_search(
         SPACES[0], {"a": lambda a: float("nan") if macs(a) > 100_000 else macs(a)}, trials=10
     )
     assert {t.error for t in result.trials if t.state == "infeasible"} <= {"a is nan"}
@@ -183,18 +184,18 @@ def test_nan_is_infeasible():
 
 def test_search_of_a_small_space_stops_when_it_is_exhausted():
     space = SPACES[1]
-    result = search(space, {"macs": macs}, trials=1000)
+    result = run_search(space, {"macs": macs}, trials=1000)
     assert len(result.trials) >= 0.9 * space.size
     assert "no new feasible architecture" in result.stop_reason
 
 
 def test_journal_of_another_search_is_refused(tmp_path):
     journal = tmp_path / "study.jsonl"
-    search(SPACES[0], {"macs": macs}, trials=3, storage=journal)
+    run_search(SPACES[0], {"macs": macs}, trials=3, storage=journal)
     with pytest.raises(SearchError, match="These settings differ: spaces, objectives"):
-        search(SPACES[1], {"error": error}, trials=3, storage=journal)
+        run_search(SPACES[1], {"error": error}, trials=3, storage=journal)
     with pytest.raises(SearchError, match="These settings differ: seed"):
-        search(SPACES[0], {"macs": macs}, trials=3, storage=journal, seed=9)
+        run_search(SPACES[0], {"macs": macs}, trials=3, storage=journal, seed=9)
 
 
 def test_optuna_can_load_the_journal(tmp_path):
@@ -202,7 +203,7 @@ def test_optuna_can_load_the_journal(tmp_path):
     from optuna.storages.journal import JournalFileBackend, JournalStorage
 
     journal = tmp_path / "study.jsonl"
-    result = search(SPACES, OBJECTIVES, trials=12, storage=journal)
+    result = run_search(SPACES, OBJECTIVES, trials=12, storage=journal)
     study = optuna.load_study(
         study_name="search", storage=JournalStorage(JournalFileBackend(str(journal)))
     )
@@ -213,4 +214,4 @@ def test_optuna_can_load_the_journal(tmp_path):
 
 def test_search_without_objectives_is_refused():
     with pytest.raises(RequestError, match="different names"):
-        search(SPACES[0], [], trials=1)
+        run_search(SPACES[0], [], trials=1)
