@@ -1,6 +1,99 @@
 """Hardware-aware search for small convolutional networks.
 
-`import nas` brings in none of torch, TVM and Optuna; the parts that need them import them.
+The public names below are imported when they are first used, so that `import nas` is fast and
+brings in none of torch, TVM and Optuna.
+
+Example:
+    >>> import nas
+    >>> space = nas.load_space("mobilenet_tiny", image_size=8, channels=1)
+    >>> space.sample(seed=0).macs > 0
+    True
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from nas.data import ImageDataset, load_dataset
+    from nas.graph import Graph
+    from nas.job import load_job, run_job
+    from nas.latency import (
+        LatencyTable,
+        Runtime,
+        build_table,
+        check_table,
+        open_runtime,
+        space_kernels,
+    )
+    from nas.report.run import Run, open_run
+    from nas.search import GuidedSampler, Objective, run_search, suggest
+    from nas.space import Architecture, SearchSpace, Stage, load_space, space_names
+    from nas.supernet import Supernet, TrainingSettings, evaluate, train
+    from nas.torch_network import to_torch
+
+_MODULES = {
+    "nas.data": ("ImageDataset", "load_dataset"),
+    "nas.graph": ("Graph",),
+    "nas.job": ("load_job", "run_job"),
+    "nas.latency": (
+        "LatencyTable",
+        "Runtime",
+        "build_table",
+        "check_table",
+        "open_runtime",
+        "space_kernels",
+    ),
+    "nas.report.run": ("Run", "open_run"),
+    "nas.search": ("GuidedSampler", "Objective", "run_search", "suggest"),
+    "nas.space": ("Architecture", "SearchSpace", "Stage", "load_space", "space_names"),
+    "nas.supernet": ("Supernet", "TrainingSettings", "evaluate", "train"),
+    "nas.torch_network": ("to_torch",),
+}
+"""The module that each public name comes from."""
+
+_ORIGIN = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "Architecture",
+    "Graph",
+    "GuidedSampler",
+    "ImageDataset",
+    "LatencyTable",
+    "Objective",
+    "Run",
+    "Runtime",
+    "SearchSpace",
+    "Stage",
+    "Supernet",
+    "TrainingSettings",
+    "build_table",
+    "check_table",
+    "evaluate",
+    "load_dataset",
+    "load_job",
+    "load_space",
+    "open_run",
+    "open_runtime",
+    "run_job",
+    "run_search",
+    "space_kernels",
+    "space_names",
+    "suggest",
+    "to_torch",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ORIGIN:
+        raise AttributeError(f"module 'nas' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_ORIGIN[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

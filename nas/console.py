@@ -42,7 +42,7 @@ class ProgressBars:
     If stderr is not a terminal, a line at the start and a line at the end of a stage are written
     instead of a bar, so that a log stays readable.
 
-    The methods are those of `nas.job.Watch`.
+    The methods are those of `nas.job.JobProgress`.
     """
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from nas.cli import main
 from nas.data import ImageDataset, load_dataset
-from nas.job import JobSettings, load_job, run
+from nas.job import JobSettings, load_job, run_job
 from tests.mini_job import write_job
 from tests.search.postgresql import Server, find_binaries, running_server
 
@@ -61,7 +61,7 @@ def finished_job(tmp_path_factory) -> Path:
     path = write_job(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        run(load_job(path), Path("results/mini"), command="nas run job.toml")
+        run_job(load_job(path), Path("results/mini"), command="nas run job.toml")
     return folder
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 import nas.files
 from nas.cli import app
-from nas.job import JobSettings, load_job, run
+from nas.job import JobSettings, load_job, run_job
 from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
 from nas.latency.worker_process import timers_for
 from nas.space import SearchSpace, load_definition, load_space
@@ -416,6 +416,6 @@ def test_example_space_through_all_stages_of_a_job(example):
         "space": [{"name": example}],
     }
     Path("job.toml").write_text(tomli_w.dumps(job))
-    done = run(load_job(Path("job.toml")), Path("results/mine"), command="nas run job.toml")
+    done = run_job(load_job(Path("job.toml")), Path("results/mine"), command="nas run job.toml")
     assert done.front > 0
     assert "eight_blocks" in done.report.read_text()

@@ -223,7 +223,7 @@ def _run(settings: JobSettings, out: Path | None, as_json: bool) -> None:
 
     folder = out or Path("results") / settings.name
     with ProgressBars() as bars:
-        done = job.run(settings, folder, command=command_line(), watch=bars)
+        done = job.run_job(settings, folder, command=command_line(), progress=bars)
     show(
         {"run": str(done.folder), "report": str(done.report), "front": done.front},
         f"{done.front} networks on the front. Open {done.report} and choose, for example with "
@@ -236,7 +236,7 @@ def _plan(settings: JobSettings, as_json: bool) -> None:
     from nas import console, job
 
     with console.spinner("measuring a little of every stage"):
-        plan = job.plan(settings)
+        plan = job.plan_job(settings)
     if as_json:
         print_json(plan.model_dump(mode="json"))
         return

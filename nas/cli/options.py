@@ -12,10 +12,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas.errors import RequestError, printable
+from nas.job.keys import KEYS
 
 if TYPE_CHECKING:
     from nas.latency import LatencyTable, runtime
     from nas.space import SearchSpace
+
+
+def job_key(path: str, *flags: str, is_bounded: bool = False) -> Any:
+    """Return the option for a key of the job file, with the key's help (see `nas.job.keys`).
+
+    Args:
+        path: path of the key.
+        flags: names of the option; by default the name of the argument.
+        is_bounded: whether the option itself checks the bounds. Options that become settings of a
+            job are checked with the job.
+    """
+    key = KEYS[path]
+    low, high = (key.bounds.get(name) if is_bounded else None for name in ("ge", "le"))
+    return typer.Option(*flags, help=key.meaning, min=low, max=high)
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Out = Annotated[Path | None, typer.Option(help="Run folder; by default results/<job name>.")]
@@ -29,14 +45,8 @@ References = Annotated[
     bool,
     typer.Option("--references/--no-references", help="Time the spaces' published networks too."),
 ]
-Runtime = Annotated[str, typer.Option(help="What compiles and times the kernels.")]
-Target = Annotated[
-    str,
-    typer.Option(
-        help="The device: cpu, cuda (an NVIDIA GPU), or rpc://HOST:PORT?triple=T&cpu=C for a "
-        "board; see docs/remote-boards.md."
-    ),
-]
+Runtime = Annotated[str, job_key("device.runtime")]
+Target = Annotated[str, job_key("device.target")]
 Address = Annotated[
     str | None,
     typer.Option(
@@ -44,16 +54,9 @@ Address = Annotated[
         help="Where the device is, for a board's table: rpc://HOST:PORT, or with /KEY a tracker.",
     ),
 ]
-Threads = Annotated[int, typer.Option(min=1, help="Threads that run one network.")]
-Dtype = Annotated[
-    str,
-    typer.Option(
-        help="Type of weights and activations: float32, float16 or int8, if the runtime has it."
-    ),
-]
-Batch = Annotated[
-    int, typer.Option(min=1, help="Images that run at once; latencies are those of all of them.")
-]
+Threads = Annotated[int, job_key("device.threads", is_bounded=True)]
+Dtype = Annotated[str, job_key("device.dtype")]
+Batch = Annotated[int, job_key("device.batch", is_bounded=True)]
 Tuner = Annotated[
     str,
     typer.Option(
@@ -77,8 +80,7 @@ Arch = Annotated[
     str,
     typer.Argument(help="An architecture's JSON file, the name of a reference network, or RUN:ID."),
 ]
-# The limit is that of `nas.job.settings.MAX_SEED`, without what importing it takes.
-Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of whatever is drawn at random.")]
+Seed = Annotated[int, job_key("seed", is_bounded=True)]
 
 
 def adapted(
@@ -154,7 +156,7 @@ def command_line() -> str:
 
 
 def _without_password(word: str) -> str:
-    from nas.search.storage_address import REDACTED, is_address, may_hold_password, redact_address
+    from nas.storage_address import REDACTED, is_address, may_hold_password, redact_address
 
     try:
         is_unclear = may_hold_password(word) and not is_address(word)

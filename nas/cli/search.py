@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nas.cli.options import Json, Out, command_line, show
+from nas.cli.options import Json, Out, command_line, job_key, show
 from nas.errors import RequestError
 
 if TYPE_CHECKING:
@@ -23,22 +23,13 @@ def search(
     worker: Annotated[
         bool, typer.Option("--worker", help="Join the search that is running for a run folder.")
     ] = False,
-    trials: Annotated[
-        int | None, typer.Option(help="Distinct architectures to score, in all starts together.")
-    ] = None,
-    minutes: Annotated[float | None, typer.Option(help="Of searching, at most.")] = None,
-    stall: Annotated[
-        int | None, typer.Option(help="End after so many trials that do not improve the front.")
-    ] = None,
-    sampler: Annotated[
-        str | None, typer.Option(help="auto, guided, tpe, nsga2, nsga3, gp or random.")
-    ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes on this machine.")] = None,
-    storage: Annotated[
-        str | None,
-        typer.Option(help="Where trials are kept: journal, or postgresql://USER@HOST/DATABASE."),
-    ] = None,
-    max_latency_ms: Annotated[float | None, typer.Option(help="Milliseconds an image.")] = None,
+    trials: Annotated[int | None, job_key("search.trials")] = None,
+    minutes: Annotated[float | None, job_key("search.minutes")] = None,
+    stall: Annotated[int | None, job_key("search.stall")] = None,
+    sampler: Annotated[str | None, job_key("search.sampler")] = None,
+    workers: Annotated[int | None, job_key("search.workers")] = None,
+    storage: Annotated[str | None, job_key("search.storage")] = None,
+    max_latency_ms: Annotated[float | None, job_key("search.max_latency_ms")] = None,
     as_json: Json = False,
 ) -> None:
     """The search of a job: what it needs is made first, the front is not timed.
@@ -54,8 +45,8 @@ def search(
     Example: nas search results/overnight --worker --storage postgresql://nas@host/nas
     """
     from nas.console import ProgressBars
-    from nas.job import search as search_job
-    from nas.job.folder import kept_spaces
+    from nas.job import search_job
+    from nas.job.folder import saved_space_files
 
     folder = Path(job)
     options = {
@@ -78,9 +69,9 @@ def search(
             settings,
             folder,
             command=command_line(),
-            watch=bars,
+            progress=bars,
             # A run goes on with its own spaces, wherever the command is given.
-            space_files=kept_spaces(kept) if kept else None,
+            space_files=saved_space_files(kept) if kept else None,
         )
     done = sum(trial.state == "complete" for trial in result.trials)
     show(
@@ -102,7 +93,7 @@ def _join(folder: Path, given: dict[str, Any], out: Path | None, as_json: bool) 
     # Before the imports that take seconds.
     end_with_main()
     from nas.console import ProgressBars
-    from nas.job.searching import join
+    from nas.job.searching import join_search
 
     others = [name for name in (*given, *(["out"] if out else [])) if name != "storage"]
     if others:
@@ -112,18 +103,18 @@ def _join(folder: Path, given: dict[str, Any], out: Path | None, as_json: bool) 
             remedy="Give it to the `nas search` that the worker joins.",
         )
     with ProgressBars() as bars:
-        trials = join(folder, given.get("storage"), bars)
+        trials = join_search(folder, given.get("storage"), bars)
     show({"run": str(folder), "trials": trials}, f"The search is over: {trials} trials.", as_json)
 
 
 def _settings(job: str, options: dict[str, Any]) -> tuple[JobSettings, Path | None]:
     """The job with the options, and the run folder if that is what was named."""
     from nas.job import job_path, load_job
-    from nas.job.folder import kept_settings
+    from nas.job.folder import saved_settings
     from nas.job.settings import with_search
 
     folder = Path(job)
-    kept = kept_settings(folder)
+    kept = saved_settings(folder)
     if kept is not None:
         return with_search(kept, options), folder
     return with_search(load_job(job_path(job)), options), None

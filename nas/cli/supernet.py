@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from nas.cli.options import Json, Plot, Seed, command_line, picture, print_json, show
+from nas.cli.options import Json, Plot, Seed, command_line, job_key, picture, print_json, show
 from nas.errors import RequestError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def train(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help='"digits", parquet files, or a folder with a folder for each class.'),
+        job_key("data.source", "--data"),
     ] = None,
     job: Annotated[
         str | None, typer.Option(help="A job file instead of the other options.")
@@ -40,20 +40,18 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Run folder; results/<name> by default.")] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="Passes over the images; what --budget allows by default."),
+        job_key("training.epochs"),
     ] = None,
     budget: Annotated[str, typer.Option(help="Time for all supernets, such as 30m.")] = "30m",
     image_size: Annotated[
         int | None,
-        typer.Option(min=8, help="Side of the images in pixels; the data's own by default."),
+        job_key("data.image_size"),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=2, help="Images in a step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    validation_fraction: Annotated[
-        float, typer.Option(help="Share of the training images that is kept for validation.")
-    ] = 0.2,
-    device: Annotated[str, typer.Option(help="Training device: cpu, cuda, or auto.")] = "auto",
-    precision: Annotated[str, typer.Option(help="Precision: float32, bfloat16, or auto.")] = "auto",
+    batch_size: Annotated[int | None, job_key("training.batch_size")] = None,
+    learning_rate: Annotated[float | None, job_key("training.learning_rate")] = None,
+    validation_fraction: Annotated[float, job_key("data.validation_fraction")] = 0.2,
+    device: Annotated[str, job_key("training.device")] = "auto",
+    precision: Annotated[str, job_key("training.precision")] = "auto",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -68,7 +66,7 @@ def train(
     """
     from nas.console import ProgressBars
     from nas.job import job_path, load_job
-    from nas.job.supernets import train_only
+    from nas.job.supernets import train_job_supernets
     from nas.supernet.distributed import current_process_group
 
     if job is not None:
@@ -101,10 +99,10 @@ def train(
         )
     folder = out or Path("results") / settings.name
     if not current_process_group().is_main:
-        train_only(settings, folder)
+        train_job_supernets(settings, folder)
         return
     with ProgressBars() as bars:
-        trained = train_only(settings, folder, command=command_line(), watch=bars)
+        trained = train_job_supernets(settings, folder, command=command_line(), progress=bars)
     show(
         {"run": str(folder), "supernets": list(trained)},
         f"Trained {', '.join(trained)} in {folder}. To measure how well they rank networks: "
@@ -137,17 +135,17 @@ def evaluate(
     """
     from nas import console
     from nas.describe.architectures import resolve_architecture_of_run
-    from nas.job.supernets import opened, supernet_of
+    from nas.job.supernets import load_supernet, open_job
     from nas.supernet.evaluation import evaluate_by_class
     from nas.supernet.quick_evaluation import evaluate_quickly
 
     if part not in ("search", "holdout"):
         raise RequestError(f"--part is {part!r}.", remedy="Use search or holdout.")
     split = cast("Part", part)
-    job = opened(run)
+    job = open_job(run)
     settings = next(iter(job.spaces.values())).settings
     resolved = resolve_architecture_of_run(arch, run, settings).architecture
-    supernet = supernet_of(job, run, resolved.space.name)
+    supernet = load_supernet(job, run, resolved.space.name)
     architecture = supernet.space.from_json(resolved.to_json())
     record = {
         "space": resolved.space.name,
@@ -222,7 +220,7 @@ def rank(
             epochs=epochs,
             seed=seed,
             command=command_line(),
-            watch=bars,
+            progress=bars,
         )
     if plot is not None:
         rankings.draw_ranking(ranking, plot)

@@ -1,123 +1,160 @@
-"""The overnight job: a checked file, and its stages in order."""
+"""The overnight job: a validated job file, and its stages in order.
+
+Example:
+    >>> from nas.job import job_path, load_job
+    >>> settings = load_job(job_path("quickstart"))
+    >>> settings.name
+    'quickstart'
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from nas.job.progress import Unwatched, Watch
-from nas.job.settings import JobSettings, job_path, load_job
+from nas.job.progress import JobProgress, SilentProgress
 
 if TYPE_CHECKING:
-    from nas.job.context import Job
+    from nas.job.context import JobContext
     from nas.job.folder import RunFolder
     from nas.job.planning import JobPlan
+    from nas.job.settings import JobSettings, job_path, load_job
     from nas.search import SearchResult
     from nas.supernet import Supernet
 
 __all__ = [
+    "JobProgress",
+    "JobResult",
     "JobSettings",
-    "Outcome",
-    "Unwatched",
-    "Watch",
+    "SilentProgress",
     "job_path",
     "load_job",
-    "plan",
-    "run",
-    "search",
+    "plan_job",
+    "run_job",
+    "search_job",
 ]
 
 
+_SETTINGS = ("JobSettings", "job_path", "load_job")
+"""Names of `nas.job.settings`, imported when they are used: commands start without pydantic."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _SETTINGS:
+        raise AttributeError(f"module 'nas.job' has no attribute {name!r}")
+    from nas.job import settings
+
+    return getattr(settings, name)
+
+
 @dataclass(frozen=True)
-class Outcome:
-    """Where a finished run is, and how many members its front has."""
+class JobResult:
+    """The result of a finished job.
+
+    Args:
+        folder: path of the run folder.
+        report: path of the report.
+        front: number of networks on the Pareto front.
+    """
 
     folder: Path
     report: Path
     front: int
 
 
-def run(
-    settings: JobSettings, folder: Path, *, command: str = "", watch: Watch | None = None
-) -> Outcome:
-    """Runs a job in `folder`; started again on the same folder, it continues where it stopped.
+def run_job(
+    settings: JobSettings, folder: Path, *, command: str = "", progress: JobProgress | None = None
+) -> JobResult:
+    """Run a whole job. Run again on the same folder, it continues where it stopped.
 
     Args:
-        settings: from `load_job`.
-        folder: made if missing; holds everything the job makes but the device's latency table.
-        command: stands in the report as what made it.
-        watch: is told what happens.
+        settings: the settings of the job, see `load_job`.
+        folder: the run folder; it is made if missing. It holds everything that the job makes but
+            the latency table of the device.
+        command: command that the report names as what made it.
+        progress: receives stages, progress and messages.
 
-    Raises RunFolderError for a folder in use or of another job, RequestError for one of several
-    processes that `torchrun` started, and what the stages raise.
+    Raises:
+        RunFolderError: the folder is in use, belongs to another job or holds other files.
+        RequestError: the process is one of several that `torchrun` started, or the device does not
+            have the settings.
+        NasError: a stage failed.
     """
     from nas.job import finish, stages
-    from nas.job.context import Job
+    from nas.job.context import JobContext
     from nas.job.folder import claim
     from nas.records import read_front
     from nas.supernet.distributed import require_single_process
 
     require_single_process("a job")
-    job = Job(settings, watch or Unwatched())
-    with claim(folder, settings, command) as kept:
-        supernets, result = _searched(job, kept)
-        with kept.stage("measure the front"):
-            finish.measure_front(job, kept, supernets, result.trials)
-        report = stages.write_report(kept)
-        return Outcome(folder, report, len(read_front(folder)))
+    job = JobContext(settings, progress or SilentProgress())
+    with claim(folder, settings, command) as run:
+        supernets, result = _run_until_search(job, run)
+        with run.stage("measure the front"):
+            finish.measure_front(job, run, supernets, result.trials)
+        report = stages.write_report(run)
+        return JobResult(folder, report, len(read_front(folder)))
 
 
-def search(
+def search_job(
     settings: JobSettings,
     folder: Path,
     *,
     command: str = "",
-    watch: Watch | None = None,
+    progress: JobProgress | None = None,
     space_files: Sequence[Path] | None = None,
 ) -> SearchResult:
-    """The search of a job and what it needs, without timing the front; `nas run` goes on.
+    """Run a job up to its search, without timing the front. `run_job` can continue it.
 
-    The report shows the predicted front, or what `nas run` measured on an earlier one.
+    The report shows the predicted front, and what an earlier `run_job` measured.
 
-    Args and errors as for `run`; `space_files` as for `nas.job.context.Job`.
+    Args:
+        settings, folder, command, progress: see `run_job`.
+        space_files: see `nas.job.context.JobContext`.
+
+    Raises:
+        NasError: see `run_job`.
     """
     from nas.job import finish, stages
-    from nas.job.context import Job
+    from nas.job.context import JobContext
     from nas.job.folder import claim
     from nas.supernet.distributed import require_single_process
 
     require_single_process("a search")
-    job = Job(settings, watch or Unwatched(), space_files or ())
-    with claim(folder, settings, command) as kept:
-        supernets, result = _searched(job, kept)
-        finish.write_candidates(job, kept, supernets, result.trials)
-        stages.write_report(kept)
+    job = JobContext(settings, progress or SilentProgress(), space_files or ())
+    with claim(folder, settings, command) as run:
+        supernets, result = _run_until_search(job, run)
+        finish.write_candidates(job, run, supernets, result.trials)
+        stages.write_report(run)
         return result
 
 
-def _searched(job: Job, run: RunFolder) -> tuple[dict[str, Supernet], SearchResult]:
-    """All stages up to the search."""
+def _run_until_search(job: JobContext, run: RunFolder) -> tuple[dict[str, Supernet], SearchResult]:
+    """Run all stages up to the search, and return the supernets and the result of the search."""
     from nas.job import searching, stages
 
     with run.stage("prepare"):
-        stages.open_all(job, run)
-        searching.require_possible(job, run)
-        planned = stages.settle(job, run)
+        stages.open_data_and_device(job, run)
+        searching.require_feasible_job(job, run)
+        plan = stages.decide_plan(job, run)
     with run.stage("latency table"):
-        stages.build_tables(job, run)
-        searching.require_possible(job, run)
-    supernets = stages.train_supernets(job, run, dict(planned.epochs))
+        stages.build_latency_table(job, run)
+        searching.require_feasible_job(job, run)
+    supernets = stages.train_supernets(job, run, dict(plan.epochs))
     with run.stage("search"):
-        return supernets, searching.run_search_stage(job, run, supernets, planned.trials)
+        return supernets, searching.search_spaces(job, run, supernets, plan.trials)
 
 
-def plan(settings: JobSettings) -> JobPlan:
+def plan_job(settings: JobSettings) -> JobPlan:
     """Return what a job would do and how long each stage takes, from quick measurements.
 
     No file is made or changed.
-    """
-    from nas.job.context import Job
 
-    return Job(settings, Unwatched(), read_only=True).plan()
+    Args:
+        settings: the settings of the job, see `load_job`.
+    """
+    from nas.job.context import JobContext
+
+    return JobContext(settings, SilentProgress(), read_only=True).plan()

@@ -1,4 +1,4 @@
-"""What a job file names, opened: data, spaces, the device's runtime and its latency table."""
+"""`JobContext`: the settings of a job with the data, spaces, runtime and table that they name."""
 
 from __future__ import annotations
 
@@ -9,35 +9,40 @@ from pathlib import Path
 
 from nas.data import ImageDataset, load_dataset
 from nas.errors import JobFileError
-from nas.job.planning import JobPlan, measure_pace, planned
-from nas.job.progress import Watch
+from nas.job.planning import JobPlan, estimate_plan, measure_stage_costs
+from nas.job.progress import JobProgress
 from nas.job.settings import JobSettings
 from nas.latency import (
     Kernel,
     LatencyTable,
+    Runtime,
     configured_runtime,
     open_runtime,
     space_kernels,
 )
-from nas.latency.runtime import Runtime
-from nas.space import SearchSpace, library
+from nas.space import SearchSpace, load_definition
 from nas.supernet import TrainingSettings
 
 
 @dataclass
-class Job:
-    """A job's settings with what they name, each opened when it is first asked for.
+class JobContext:
+    """The settings of a job with the data, spaces, runtime and table that they name.
+
+    Each of these is opened when it is first used.
 
     Args:
-        settings: of the job.
-        watch: is told what happens.
-        space_files: a run's own copies of its spaces, in the order of `settings.space`; without
-            them spaces are found where the job file says.
+        settings: the settings of the job.
+        progress: receives stages, progress and messages.
+        space_files: a run's own copies of its space files, in the order of `settings.space`; by
+            default spaces are found where the job file says.
         read_only: whether no file may be made or changed, which is enough for `plan`.
+
+    Raises:
+        RequestError: the runtime does not have the settings of the device.
     """
 
     settings: JobSettings
-    watch: Watch
+    progress: JobProgress
     space_files: Sequence[Path] = ()
     read_only: bool = False
 
@@ -57,39 +62,43 @@ class Job:
     @cached_property
     def data(self) -> ImageDataset:
         """The images, decoded and split."""
-        chosen = self.settings.data
-        self.watch.begin("images", "image")
+        settings = self.settings.data
+        self.progress.begin("images", "image")
         return load_dataset(
-            chosen.source,
-            image_size=chosen.image_size,
-            validation_fraction=chosen.validation_fraction,
+            settings.source,
+            image_size=settings.image_size,
+            validation_fraction=settings.validation_fraction,
             seed=self.settings.seed,
-            on_bad_image=chosen.on_bad_image,
-            progress=self.watch.advance,
+            on_bad_image=settings.on_bad_image,
+            progress=self.progress.advance,
             write_cache=not self.read_only,
         )
 
     @cached_property
     def spaces(self) -> dict[str, SearchSpace]:
-        """The spaces by name, adapted to the data."""
+        """The search spaces by name, adapted to the images.
+
+        Raises:
+            JobFileError: two spaces have the same name.
+        """
         data = self.data
-        found = {}
+        spaces: dict[str, SearchSpace] = {}
         named: Sequence[str | Path] = [each.name for each in self.settings.space]
         for source in self.space_files or named:
-            space = library.load_definition(source)
-            if space.name in found:
+            space = load_definition(source)
+            if space.name in spaces:
                 raise JobFileError(
                     f"Two spaces of the job are called {space.name}.",
                     remedy="Give each [[space]] once, and each SPACE a name of its own.",
                 )
-            found[space.name] = space.adapt(
+            spaces[space.name] = space.adapt(
                 image_size=data.image_size, channels=data.channels, classes=len(data.classes)
             )
-        return found
+        return spaces
 
     @cached_property
     def runtime(self) -> Runtime:
-        """What compiles and times on the device."""
+        """The runtime that compiles and times on the device."""
         device = self.settings.device
         return open_runtime(
             device.runtime, target=device.target, threads=device.threads, dtype=device.dtype
@@ -97,33 +106,33 @@ class Job:
 
     @cached_property
     def table(self) -> LatencyTable:
-        """This device's latency table; made if there is none."""
+        """The device's latency table; it is made if there is none."""
         return LatencyTable.open_or_create(self.settings.device.tables, self.runtime)
 
     @cached_property
     def kernels(self) -> list[Kernel]:
-        """Every kernel that the spaces can need, once each."""
-        needed: dict[Kernel, None] = {}
+        """Every kernel that the architectures of the spaces can need, once each."""
+        kernels: dict[Kernel, None] = {}
         for space in self.spaces.values():
-            needed.update(dict.fromkeys(space_kernels(space, self.runtime, self.batch)))
-        return list(needed)
+            kernels.update(dict.fromkeys(space_kernels(space, self.runtime, self.batch)))
+        return list(kernels)
 
-    def training(self, epochs: int | None = None) -> TrainingSettings:
-        """How supernets are trained."""
-        chosen = self.settings.training.model_dump(exclude_none=True)
-        return TrainingSettings(**(chosen if epochs is None else {**chosen, "epochs": epochs}))
+    def training_settings(self, epochs: int | None = None) -> TrainingSettings:
+        """Return the settings of supernet training; `epochs` replaces those of the job file."""
+        settings = self.settings.training.model_dump(exclude_none=True)
+        return TrainingSettings(**(settings if epochs is None else {**settings, "epochs": epochs}))
 
     def plan(self) -> JobPlan:
-        """What the job would do and for how long, from quick measurements on this machine."""
+        """Return what the job would do and for how long, from quick measurements."""
         table = LatencyTable.find(self.settings.device.tables, self.runtime)
         missing = self.kernels if table is None else table.missing(self.kernels)
-        pace = measure_pace(
+        costs = measure_stage_costs(
             list(self.spaces.values()),
             self.data,
-            self.training(),
+            self.training_settings(),
             self.runtime,
             missing,
             seed=self.settings.seed,
             batch=self.batch,
         )
-        return planned(self.settings, len(missing), pace)
+        return estimate_plan(self.settings, len(missing), costs)

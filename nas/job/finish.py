@@ -1,4 +1,4 @@
-"""The end of a job: the best candidates are timed as whole networks and scored once more."""
+"""The end of a job: time the best candidates as whole networks, and score them on the hold-out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 from nas import jsonl
 from nas.errors import KernelError, MeasurementError
-from nas.job.context import Job
+from nas.job.context import JobContext
 from nas.job.folder import RunFolder
 from nas.job.measurements import MEASUREMENTS, Measurement, fastest, unsettled
 from nas.latency import measure_networks
@@ -20,25 +20,32 @@ from nas.report import candidates
 from nas.search import Trial
 from nas.supernet import Supernet, evaluate
 
-MEASURED_AT_ONCE = 8
-"""Whole networks that are timed together; a killed job loses at most so many timings."""
+NETWORKS_PER_ROUND = 8
+"""Whole networks that are timed together. A killed job loses at most so many timings."""
 
-PACE_KERNELS = 12
-"""Kernels of the table that are timed again beside the networks."""
+SLOWDOWN_KERNELS = 12
+"""Kernels of the table that are timed again beside the networks, to see if the device is slow."""
 
-FAMILY_SHARE = 3
-"""Members of each space's own front that are timed at least, if the job times that many."""
+MIN_PER_SPACE = 3
+"""Members of each space's own front that are timed, if the job times enough networks."""
 
 
 def measure_front(
-    job: Job, run: RunFolder, supernets: dict[str, Supernet], trials: Sequence[Trial]
+    job: JobContext, run: RunFolder, supernets: dict[str, Supernet], trials: Sequence[Trial]
 ) -> None:
-    """Times the best candidates as whole networks, scores them on the hold-out, writes all rows.
+    """Time the best candidates as whole networks, score them on the hold-out, and write all rows.
 
-    Raises MeasurementError if none could be timed.
+    Args:
+        job: the job.
+        run: the run folder.
+        supernets: the trained supernets by space.
+        trials: the trials of the search.
+
+    Raises:
+        MeasurementError: no candidate could be timed.
     """
     by_digest = {trial.digest: trial for trial in trials}
-    # Chosen from predictions alone, so that a run resumed here chooses what it chose before.
+    # Candidates are chosen by their predictions alone, so that a resumed run chooses the same.
     predicted = _rows(job, trials, {}, {}, {}, {})
     chosen = to_measure(predicted, list(job.spaces), job.settings.finish.measure)
     _measure(job, run, [by_digest[digest] for digest in chosen])
@@ -52,9 +59,9 @@ def measure_front(
 
 
 def write_candidates(
-    job: Job, run: RunFolder, supernets: dict[str, Supernet], trials: Sequence[Trial]
+    job: JobContext, run: RunFolder, supernets: dict[str, Supernet], trials: Sequence[Trial]
 ) -> None:
-    """Writes all rows, with what was measured so far; what was is scored on the hold-out."""
+    """Write the rows of all candidates; those with a measured latency get a hold-out accuracy."""
     by_digest = {trial.digest: trial for trial in trials}
     measured, problems = fastest(jsonl.read(run.measurements, MEASUREMENTS))
     holdout = {}
@@ -68,22 +75,22 @@ def write_candidates(
     candidates.write(rows, run.trials)
 
 
-def _measure(job: Job, run: RunFolder, chosen: Sequence[Trial]) -> None:
-    """Times each network until its timings agree; every timing is a line of the measurement log."""
-    job.watch.begin("whole networks", "timing")
+def _measure(job: JobContext, run: RunFolder, chosen: Sequence[Trial]) -> None:
+    """Time each network until its timings agree. Each timing is appended to the log."""
+    job.progress.begin("whole networks", "timing")
     jsonl.repair(run.measurements)
     done = 0
     graphs = {t.digest: t.architecture.graph for t in chosen}
     kernels = [
         kernel for graph in graphs.values() for kernel in job.runtime.kernels(graph, job.batch)
     ]
-    pace = Pace(job.table, job.runtime, kernels, PACE_KERNELS)
+    pace = Pace(job.table, job.runtime, kernels, SLOWDOWN_KERNELS)
     while waiting := unsettled(jsonl.read(run.measurements, MEASUREMENTS), list(graphs)):
         again = [trial for trial in chosen if trial.digest in waiting]
         total = done + len(again)
         pace.take()
-        for start in range(0, len(again), MEASURED_AT_ONCE):
-            batch = again[start : start + MEASURED_AT_ONCE]
+        for start in range(0, len(again), NETWORKS_PER_ROUND):
+            batch = again[start : start + NETWORKS_PER_ROUND]
             timings = measure_networks(
                 [graphs[trial.digest] for trial in batch],
                 job.runtime,
@@ -94,31 +101,35 @@ def _measure(job: Job, run: RunFolder, chosen: Sequence[Trial]) -> None:
                 measurement = Measurement.of_timing(trial, found)
                 jsonl.append(run.measurements, measurement.model_dump(mode="json", by_alias=True))
             done += len(batch)
-            job.watch.advance(done, total)
-    # Where nothing was left to time, an earlier start has said it.
+            job.progress.advance(done, total)
+    # If nothing was left to time, an earlier start recorded the slowdown.
     if pace.ratios is not None:
         run.record.slowdown = KernelSlowdown(**asdict(pace.ratios))
         if abs(pace.ratios.median - 1) > LARGEST_SHIFT:
-            job.watch.note(
+            job.progress.note(
                 f"kernels took {pace.ratios.median:.2f} times what the latency table says while "
                 "networks were timed; `nas table verify` tells more"
             )
 
 
 def to_measure(rows: pd.DataFrame, spaces: Sequence[str], count: int) -> list[str]:
-    """Digests of the candidates worth timing, best first.
+    """Return the digests of the candidates to time, the most important first.
 
-    The ends and an even spread of the predicted front, and of each space's own front so that every
-    family stands in the report with measured members. What is left of `count` goes to the rest of
-    the front, and then to the candidates that would be on it if their prediction were only a little
-    too high: those first for which the least is enough.
+    These are the ends and an even selection of each space's own predicted front, so that the report
+    has measured members of every space; then the same of the common front; then the rest of the
+    front; and then the candidates that would be on it if their predictions were a little too high.
+
+    Args:
+        rows: the candidates with predicted latencies.
+        spaces: names of the spaces.
+        count: number of candidates to time.
     """
     complete = rows[rows["state"] == "complete"]
     front = candidates.front(complete)
     chosen: dict[str, None] = {}
     for space in spaces:
         own = candidates.front(complete[complete["space"] == space])["digest"].tolist()
-        chosen.update(dict.fromkeys(_spread(own, min(FAMILY_SHARE, count // len(spaces)))))
+        chosen.update(dict.fromkeys(_spread(own, min(MIN_PER_SPACE, count // len(spaces)))))
     rest = front["digest"].tolist()
     chosen.update(dict.fromkeys(_spread(rest, max(0, count - len(chosen)))))
     chosen.update(dict.fromkeys(rest))
@@ -127,10 +138,10 @@ def to_measure(rows: pd.DataFrame, spaces: Sequence[str], count: int) -> list[st
 
 
 def _behind(complete: pd.DataFrame, front: pd.DataFrame) -> list[str]:
-    """Digests of the candidates behind the front, the nearest first.
+    """Return the digests of the candidates that are not on the front, the nearest first.
 
-    The distance is by how much a candidate is predicted to be slower than the fastest member of the
-    front that is as accurate: the error of its prediction that would put it on the front.
+    The distance of a candidate is the ratio of its predicted latency to that of the fastest front
+    member that is as accurate: the error of the prediction that would put it on the front.
     """
     accuracy = front["validation_accuracy"].to_numpy()
     latency = front["predicted_us"].to_numpy()
@@ -142,7 +153,7 @@ def _behind(complete: pd.DataFrame, front: pd.DataFrame) -> list[str]:
 
 
 def _spread(items: Sequence[str], count: int) -> list[str]:
-    """`count` of the items, the ends first among them, evenly spread."""
+    """Return `count` of the items at even distances, including both ends."""
     if count >= len(items):
         return list(items)
     at = np.linspace(0, len(items) - 1, count).round().astype(int).tolist()
@@ -150,7 +161,7 @@ def _spread(items: Sequence[str], count: int) -> list[str]:
 
 
 def _rows(
-    job: Job,
+    job: JobContext,
     trials: Sequence[Trial],
     measured: dict[str, float],
     holdout: dict[str, float],
@@ -166,7 +177,7 @@ def _rows(
     )
 
 
-def _unsure_launches(job: Job, trials: Sequence[Trial]) -> dict[str, tuple[int, int]]:
+def _unsure_launches(job: JobContext, trials: Sequence[Trial]) -> dict[str, tuple[int, int]]:
     """Return unstable and estimated launches of each network that the table predicts."""
     counts = {}
     for trial in trials:

@@ -1,4 +1,4 @@
-"""A run's folder: who owns it, what is in `run.json`, and how long each stage took."""
+"""The run folder: its paths, its lock, `run.json` and the seconds of each stage."""
 
 from __future__ import annotations
 
@@ -57,18 +57,24 @@ class RunFolder(RunPaths):
     record: RunRecord
 
     def save(self) -> None:
-        """Writes `run.json`, replacing it at once."""
+        """Write `run.json`, replacing it atomically."""
         files.replace(self.path / "run.json", to_json(self.record))
 
     def require(self, key: str, value: Any, remedy: str) -> None:
-        """Keeps a fact of the run, or checks it against the one kept by an earlier start.
+        """Record a fact of the run, or compare it with the one that an earlier start recorded.
 
-        Raises RunFolderError if they differ.
+        Args:
+            key: name of the fact, such as `data`.
+            value: value of the fact, as JSON can hold it.
+            remedy: what the user should do if they differ.
+
+        Raises:
+            RunFolderError: they differ.
         """
-        kept = self.record.facts.get(key, value)
-        if kept != value:
+        recorded = self.record.facts.get(key, value)
+        if recorded != value:
             raise RunFolderError(
-                f"{self.path} was started with {key} {kept}; now it is {value}.", remedy=remedy
+                f"{self.path} was started with {key} {recorded}; now it is {value}.", remedy=remedy
             )
         self.record.facts = {**self.record.facts, key: value}
 
@@ -89,10 +95,16 @@ class RunFolder(RunPaths):
 
 @contextmanager
 def claim(path: Path, settings: JobSettings, command: str) -> Iterator[RunFolder]:
-    """Takes a run folder for this process: a new one, or one that the same job began.
+    """Lock a run folder for this process: a new one, or one of the same job.
 
-    Raises RunFolderError if another process works in it, it belongs to another job, or it holds
-    something else.
+    Args:
+        path: path of the folder; it is made if missing.
+        settings: the settings of the job.
+        command: command that the run names as what made it.
+
+    Raises:
+        RunFolderError: another process works in the folder, it belongs to another job, or it holds
+            other files.
     """
     if path.exists() and not path.is_dir():
         raise RunFolderError(f"{path} is a file.", remedy="Name a folder with --out.")
@@ -108,7 +120,7 @@ def claim(path: Path, settings: JobSettings, command: str) -> Iterator[RunFolder
         ) from error
     try:
         files.remove_unfinished(path)
-        yield RunFolder(path, _opened(path, settings, command))
+        yield RunFolder(path, _start_record(path, settings, command))
     finally:
         lock.release()
 
@@ -128,19 +140,19 @@ def _has_results(path: Path) -> bool:
     return bool(names - {"job.toml", "run.json"})
 
 
-def _opened(path: Path, settings: JobSettings, command: str) -> RunRecord:
+def _start_record(path: Path, settings: JobSettings, command: str) -> RunRecord:
     job_file = path / "job.toml"
-    kept = kept_settings(path)
-    record = _record(path)
+    earlier = saved_settings(path)
+    record = _read_record(path)
     job = JobSummary.model_validate(settings.model_dump(mode="json"))
     # A job that ended before it had read its data made nothing: its file may be corrected.
     has_begun = _has_results(path) or (record is not None and "spaces" in record.facts)
-    if kept is not None and has_begun:
+    if earlier is not None and has_begun:
         searched = record is not None and record.study is not None
-        _require_same_job(path, kept, settings, searched=searched)
+        _require_same_job(path, earlier, settings, searched=searched)
     else:
         record = None
-    if kept is None or kept.model_dump() != settings.model_dump():
+    if earlier is None or earlier.model_dump() != settings.model_dump():
         files.replace(job_file, settings.to_toml())
     if record is not None:
         record.job = job
@@ -151,16 +163,17 @@ def _opened(path: Path, settings: JobSettings, command: str) -> RunRecord:
         command=command,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         job=job,
-        versions=versions(),
+        versions=installed_versions(),
         stages={},
         facts={},
     )
 
 
-def kept_settings(folder: Path) -> JobSettings | None:
-    """The settings that a run folder keeps; None where it has no job.
+def saved_settings(folder: Path) -> JobSettings | None:
+    """Return the settings in a run folder; None if it has no job file.
 
-    Raises RunFolderError for a job file that is damaged.
+    Raises:
+        RunFolderError: the job file is damaged.
     """
     path = folder / "job.toml"
     if not os.path.isfile(path):
@@ -174,22 +187,25 @@ def kept_settings(folder: Path) -> JobSettings | None:
         ) from None
 
 
-def kept_spaces(folder: Path) -> list[Path] | None:
-    """A run's own copies of its spaces, in the job's order; None before it has read them."""
-    record = _record(folder)
+def saved_space_files(folder: Path) -> list[Path] | None:
+    """Return the paths of a run's copies of its space files, in the order of the job.
+
+    The result is None before the run has read its spaces.
+    """
+    record = _read_record(folder)
     if record is None or record.spaces is None:
         return None
     return [folder / "spaces" / f"{name}.py" for name in record.spaces]
 
 
-def _record(folder: Path) -> RunRecord | None:
+def _read_record(folder: Path) -> RunRecord | None:
     return read_run(folder) if (folder / "run.json").exists() else None
 
 
 def _require_same_job(
-    folder: Path, kept: JobSettings, settings: JobSettings, *, searched: bool
+    folder: Path, earlier: JobSettings, settings: JobSettings, *, searched: bool
 ) -> None:
-    mine, theirs = _fixed(settings, searched), _fixed(kept, searched)
+    mine, theirs = _fixed_settings(settings, searched), _fixed_settings(earlier, searched)
     different = [name for name in mine if mine[name] != theirs[name]]
     if different:
         raise RunFolderError(
@@ -198,10 +214,11 @@ def _require_same_job(
         )
 
 
-def _fixed(settings: JobSettings, searched: bool) -> dict[str, Any]:
-    """What may not change between starts: all but how long is searched, and by whom.
+def _fixed_settings(settings: JobSettings, searched: bool) -> dict[str, Any]:
+    """Return the settings that may not change between two starts of a run.
 
-    Before the search has begun, nothing of it is fixed.
+    These are all but the length of the search and the number of its workers. Settings of the search
+    are fixed once it has begun.
     """
     fixed = settings.model_dump()
     search = fixed.pop("search")
@@ -210,12 +227,12 @@ def _fixed(settings: JobSettings, searched: bool) -> dict[str, Any]:
     return fixed | ({f"search.{key}": search[key] for key in search} if searched else {})
 
 
-def versions() -> dict[str, str]:
-    """Of Python and of what decides a run's results."""
-    found = {"python": platform.python_version()}
+def installed_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide a run's results."""
+    versions = {"python": platform.python_version()}
     for name in _VERSIONS:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions

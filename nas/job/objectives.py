@@ -1,4 +1,4 @@
-"""What a job's search asks of an architecture: latencies from tables, counts, the error."""
+"""The objectives of a job's search: latencies from tables, counts and the validation error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nas.errors import KernelError, TableError
-from nas.job.context import Job
+from nas.job.context import JobContext
 from nas.latency import LatencyTable, space_kernels
 from nas.search import Infeasible, Objective
 from nas.search.objectives import Score
@@ -16,20 +16,21 @@ from nas.space import Architecture
 from nas.supernet import Supernet, evaluate
 
 LATENCY = "predicted_us"
-"""The objective that is read off the table of the job's own device."""
+"""Name of the objective that is the latency on the job's own device."""
 
 
-class Objectives:
-    """What a job's search asks of an architecture.
+class JobObjectives:
+    """The objectives of a job's search.
 
     Args:
-        job: its spaces, its table and its settings.
-        supernets: trained, by space; without them only the cheap objectives can be asked.
+        job: the job with its spaces, latency table and settings.
+        supernets: the trained supernets by space; without them only the cheap objectives work.
 
-    Raises TableError for the table of another device that lacks kernels of the spaces.
+    Raises:
+        TableError: the table of another device lacks kernels of the spaces.
     """
 
-    def __init__(self, job: Job, supernets: Mapping[str, Supernet]) -> None:
+    def __init__(self, job: JobContext, supernets: Mapping[str, Supernet]) -> None:
         self._job, self._supernets = job, supernets
         self._others = {
             Path(device.table).stem: LatencyTable.open(device.table)
@@ -39,13 +40,13 @@ class Objectives:
             require_complete(job, table)
 
     def all(self) -> list[Objective]:
-        """Latency on every device, counts and limits, and the validation error."""
+        """Return the latency on every device, the counts with a limit, and the validation error."""
         chosen = self._job.settings.search
-        found = [self._latency(LATENCY, self._job.table, chosen.max_latency_ms)]
+        objectives = [self._latency(LATENCY, self._job.table, chosen.max_latency_ms)]
         for device in chosen.device:
             name = Path(device.table).stem
             table = self._others[name]
-            found.append(self._latency(f"predicted_us {name}", table, device.max_latency_ms))
+            objectives.append(self._latency(f"predicted_us {name}", table, device.max_latency_ms))
         limits = {
             "macs": chosen.max_macs,
             "params": chosen.max_params,
@@ -53,18 +54,18 @@ class Objectives:
         }
         for count, limit in limits.items():
             if count in chosen.also_minimize or limit is not None:
-                found.append(self._count(count, limit, only=count not in chosen.also_minimize))
-        return [*found, Objective("validation_error", self._errors)]
+                objectives.append(self._count(count, limit, only=count not in chosen.also_minimize))
+        return [*objectives, Objective("validation_error", self._errors)]
 
     def fronts(self) -> dict[str, list[Objective]]:
-        """For each further device the objectives of its own front: its latency and the error."""
+        """Return the objectives of each further device's own front: its latency and the error."""
         return {
             name: [o for o in self.all() if o.name in (f"predicted_us {name}", "validation_error")]
             for name in self._others
         }
 
-    def facts(self) -> dict[str, str]:
-        """The devices whose latencies are searched for: with others it is another search."""
+    def fixed_settings(self) -> dict[str, str]:
+        """Return what may not change while a search is continued: its devices and batch size."""
         tables = {"device": self._job.table}
         tables |= {f"device of {name}": table for name, table in self._others.items()}
         facts = {name: _device_digest(table) for name, table in tables.items()}
@@ -98,8 +99,8 @@ class Objectives:
         return [1 - evaluate(self._supernets[a.space.name], [a], data, "search")[0] for a in batch]
 
 
-def require_complete(job: Job, table: LatencyTable) -> None:
-    """Raises TableError for a table that cannot predict the spaces."""
+def require_complete(job: JobContext, table: LatencyTable) -> None:
+    """Raise TableError for a table that cannot predict all architectures of the spaces."""
     needed = {
         kernel: None
         for space in job.spaces.values()
@@ -118,7 +119,7 @@ def require_complete(job: Job, table: LatencyTable) -> None:
 
 
 def _device_digest(table: LatencyTable) -> str:
-    """Of the part of a fingerprint that decides latencies."""
+    """Return a digest of the part of a fingerprint that decides latencies."""
     device = table.device.to_json()
     del device["recorded"]
     text = json.dumps(device, sort_keys=True, default=str)

@@ -1,4 +1,4 @@
-"""How much of everything a job does: what its file says, and what its budget leaves room for."""
+"""JobPlan how many epochs and trials a job does: from its file, or from what its budget allows."""
 
 from __future__ import annotations
 
@@ -21,94 +21,117 @@ if TYPE_CHECKING:
     from nas.supernet import TrainingSettings
 
 MAX_EPOCHS = 200
+"""Most epochs of one supernet that a budget is spent on. A job file can ask for more."""
+
 MAX_TRIALS = 2000
-"""What a budget buys at most; a job file can ask for more."""
+"""Most trials that a budget is spent on. A job file can ask for more."""
+
+MIN_TRIALS_PER_SPACE = 20
+"""Fewest trials that a budget is planned with, for each space."""
 
 TRAINING_SHARE = 0.75
-"""Of what the table and the finish leave of a budget; the search has the rest."""
+"""Share of training in what the latency table and the finish leave of a budget."""
 
-LEAST_TIMINGS = 2
+TIMINGS_PER_NETWORK = 2
 """Timings of a whole network until two agree, on a quiet machine."""
 
 _TIMED_KERNELS = 3
-_SPREAD_NETS = 16
+"""Kernels that are timed to estimate the time of one."""
+
+_SAMPLED_NETWORKS = 16
+"""Networks of each space that are sampled to estimate how many kernels a network has."""
 
 
 @dataclass(frozen=True)
-class Pace:
-    """Quick measurements on this machine, in seconds.
+class StageCosts:
+    """Seconds of the units of work of a job, measured on this machine.
 
-    `kernel` to tune and time one kernel, `epoch` of each space's supernet, `trial` to score one
-    architecture, `network` to compile and time one whole network.
+    Args:
+        kernel_s: seconds to find a kernel's schedule and to time it twice.
+        epoch_s: seconds of one epoch of each space's supernet.
+        trial_s: seconds to score one architecture.
+        network_s: seconds to compile and time one whole network.
     """
 
-    kernel: float
-    epoch: Mapping[str, float]
-    trial: float
-    network: float
+    kernel_s: float
+    epoch_s: Mapping[str, float]
+    trial_s: float
+    network_s: float
 
 
-def settled(settings: JobSettings, spaces: Sequence[str], missing_kernels: int) -> JobPlan | None:
-    """The plan of a job whose file sets epochs and trials itself, so that nothing is measured."""
+def fixed_plan(
+    settings: JobSettings, spaces: Sequence[str], missing_kernels: int
+) -> JobPlan | None:
+    """Return the plan of a job whose file sets epochs and trials; None if it sets not both.
+
+    Such a plan needs no measurement.
+    """
     epochs, trials = settings.training.epochs, settings.search.trials
     if epochs is None or trials is None:
         return None
-    by_space = dict.fromkeys(spaces, epochs)
     return JobPlan(
         kernels=missing_kernels,
-        epochs=by_space,
+        epochs=dict.fromkeys(spaces, epochs),
         trials=trials,
         measure=settings.finish.measure,
         seconds={},
     )
 
 
-def planned(settings: JobSettings, missing_kernels: int, pace: Pace) -> JobPlan:
-    """Shares the budget out; epochs and trials that the job file sets stay as they are.
+def estimate_plan(settings: JobSettings, missing_kernels: int, costs: StageCosts) -> JobPlan:
+    """Share the budget among the stages. Epochs and trials of the job file stay as they are.
 
-    Raises JobFileError if the table and the finish alone need more than the budget while epochs or
-    trials depend on it.
+    Args:
+        settings: the settings of the job.
+        missing_kernels: number of kernels that the latency table lacks.
+        costs: seconds of the units of work.
+
+    Raises:
+        JobFileError: the latency table and the finish alone need more than the budget, and the
+            number of epochs or trials depends on the budget.
     """
-    table = missing_kernels * pace.kernel
-    finish = settings.finish.measure * LEAST_TIMINGS * pace.network
-    epochs_set, trials_set = settings.training.epochs, settings.search.trials
-    left = settings.budget_s - table - finish
-    if left <= 0 and None in (epochs_set, trials_set):
+    table_s = missing_kernels * costs.kernel_s
+    finish_s = settings.finish.measure * TIMINGS_PER_NETWORK * costs.network_s
+    fixed_epochs, fixed_trials = settings.training.epochs, settings.search.trials
+    left_s = settings.budget_s - table_s - finish_s
+    if left_s <= 0 and None in (fixed_epochs, fixed_trials):
         raise JobFileError(
             f"The budget {settings.budget} is too short: the latency table takes about "
-            f"{table / 60:.1f} min and timing the front {finish / 60:.1f} min.",
+            f"{table_s / 60:.1f} min and timing the front {finish_s / 60:.1f} min.",
             remedy="Give a longer budget or smaller spaces, or set training.epochs and "
             "search.trials.",
         )
-    names = list(pace.epoch)
-    if epochs_set is None:
-        reserved = 0.0 if trials_set is None else trials_set * pace.trial
-        training = max(left - reserved, 0) * (TRAINING_SHARE if trials_set is None else 1)
+    names = list(costs.epoch_s)
+    if fixed_epochs is None:
+        reserved_s = 0.0 if fixed_trials is None else fixed_trials * costs.trial_s
+        share = TRAINING_SHARE if fixed_trials is None else 1
+        training_s = max(left_s - reserved_s, 0) * share
         epochs = {
-            name: int(np.clip(training / len(names) / pace.epoch[name], 1, MAX_EPOCHS))
+            name: int(np.clip(training_s / len(names) / costs.epoch_s[name], 1, MAX_EPOCHS))
             for name in names
         }
     else:
-        epochs = dict.fromkeys(names, epochs_set)
-    training_s = sum(epochs[name] * pace.epoch[name] for name in names)
-    trials = trials_set
+        epochs = dict.fromkeys(names, fixed_epochs)
+    training_s = sum(epochs[name] * costs.epoch_s[name] for name in names)
+    trials = fixed_trials
     if trials is None:
-        trials = int(np.clip((left - training_s) / pace.trial, 20 * len(names), MAX_TRIALS))
+        fewest = MIN_TRIALS_PER_SPACE * len(names)
+        trials = int(np.clip((left_s - training_s) / costs.trial_s, fewest, MAX_TRIALS))
     return JobPlan(
         kernels=missing_kernels,
         epochs=epochs,
         trials=trials,
         measure=settings.finish.measure,
         seconds={
-            "table": round(table, 1),
+            "table": round(table_s, 1),
             "supernets": round(training_s, 1),
-            "search": round(trials * pace.trial, 1),
-            "finish": round(finish, 1),
+            "search": round(trials * costs.trial_s, 1),
+            "finish": round(finish_s, 1),
         },
     )
 
 
-def measure_pace(
+def measure_stage_costs(
     spaces: Sequence[SearchSpace],
     data: ImageDataset,
     training: TrainingSettings,
@@ -117,41 +140,55 @@ def measure_pace(
     *,
     seed: int,
     batch: int = 1,
-) -> Pace:
-    """Times a little of each stage; nothing that it measures enters a table or a score."""
+) -> StageCosts:
+    """Time a little of each stage. Nothing that is measured enters a table or a score.
+
+    Args:
+        spaces: the search spaces of the job.
+        data: the images of the job.
+        training: settings of supernet training.
+        runtime: the runtime of the job.
+        missing: kernels that the latency table lacks.
+        seed: seed of the networks and kernels that are drawn.
+        batch: number of images that run at once.
+    """
     import torch
 
     from nas.supernet import Supernet, evaluate, measure_step
 
     rng = np.random.default_rng(seed)
-    epoch, trial = {}, []
+    epoch_s: dict[str, float] = {}
+    trial_s: list[float] = []
     for space in spaces:
         step = measure_step(space, data, training)
-        epoch[space.name] = step.seconds * step.steps_per_epoch
+        epoch_s[space.name] = step.seconds * step.steps_per_epoch
         supernet = Supernet(space, torch.Generator().manual_seed(seed))
         architectures = [space.sample(rng, uniform_over="choices") for _ in range(3)]
         evaluate(supernet, architectures[:1], data)
         start = time.perf_counter()
         evaluate(supernet, architectures[1:], data)
-        trial.append((time.perf_counter() - start) / 2)
-    kernel = _kernel_seconds(runtime, missing, rng)
-    launched = np.mean(
+        trial_s.append((time.perf_counter() - start) / 2)
+    kernel_s = _seconds_per_kernel(runtime, missing, rng)
+    kernels_per_network = np.mean(
         [
             len(set(runtime.kernels(space.sample(rng, uniform_over="choices").graph, batch)))
             for space in spaces
-            for _ in range(_SPREAD_NETS)
+            for _ in range(_SAMPLED_NETWORKS)
         ]
     )
-    return Pace(
-        kernel=kernel,
-        epoch=epoch,
-        trial=float(np.mean(trial)),
-        network=_network_seconds(runtime, spaces[0], rng, batch) * float(launched),
+    compile_s = _seconds_per_kernel_of_network(runtime, spaces[0], rng, batch)
+    return StageCosts(
+        kernel_s=kernel_s,
+        epoch_s=epoch_s,
+        trial_s=float(np.mean(trial_s)),
+        network_s=compile_s * float(kernels_per_network),
     )
 
 
-def _kernel_seconds(runtime: Runtime, missing: Sequence[Kernel], rng: np.random.Generator) -> float:
-    """Mean time to tune a kernel and time it twice, of a few spread over the missing ones."""
+def _seconds_per_kernel(
+    runtime: Runtime, missing: Sequence[Kernel], rng: np.random.Generator
+) -> float:
+    """Return the mean time to time a kernel twice, from a few of the missing ones."""
     if not missing:
         return 0.0
     chosen = rng.choice(len(missing), size=min(_TIMED_KERNELS, len(missing)), replace=False)
@@ -162,16 +199,16 @@ def _kernel_seconds(runtime: Runtime, missing: Sequence[Kernel], rng: np.random.
     return (time.perf_counter() - start) / len(chosen)
 
 
-def _network_seconds(
+def _seconds_per_kernel_of_network(
     runtime: Runtime, space: SearchSpace, rng: np.random.Generator, batch: int
 ) -> float:
-    """Time a kernel to compile and time a whole network, from one block compiled by itself."""
+    """Return the time to compile and time a network, divided by its kernels, from one block."""
     from nas.latency.timing import measure
 
-    fragments = list(space.block_graphs())
-    fragment = fragments[int(rng.integers(len(fragments)))]
-    kernels = list(dict.fromkeys(runtime.kernels(fragment, batch)))
+    blocks = list(space.block_graphs())
+    block = blocks[int(rng.integers(len(blocks)))]
+    kernels = list(dict.fromkeys(runtime.kernels(block, batch)))
     schedules = {kernel: runtime.time_kernel(kernel)[0] for kernel in kernels}
     start = time.perf_counter()
-    measure(runtime.compile(fragment, schedules, batch=batch).evaluate)
+    measure(runtime.compile(block, schedules, batch=batch).evaluate)
     return (time.perf_counter() - start) / len(kernels)

@@ -1,34 +1,34 @@
-"""How a running job is watched: the command line draws bars from it, tests read it."""
+"""The interface through which a running job reports its progress."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 
-class Watch(Protocol):
-    """Told what a job does: a stage begins and advances until another begins."""
+class JobProgress(Protocol):
+    """Receive the progress of a job. The command line draws progress bars from it."""
 
     def begin(self, stage: str, unit: str) -> None:
-        """A stage starts that counts `unit`s."""
+        """Begin a stage whose work is counted in `unit`s. It lasts until the next stage begins."""
         ...
 
     def advance(self, done: int, total: int, text: str = "") -> None:
-        """The current stage has come to `done` of `total`; `text` is worth showing beside it."""
+        """Set the progress of the current stage to `done` of `total`, with a text beside it."""
         ...
 
     def note(self, text: str) -> None:
-        """A line for the person, such as a result or a warning."""
+        """Show a line to the user, such as a result or a warning."""
         ...
 
 
-class Unwatched:
-    """Shows nothing."""
+class SilentProgress:
+    """A `JobProgress` that shows nothing."""
 
     def begin(self, stage: str, unit: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def advance(self, done: int, total: int, text: str = "") -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def note(self, text: str) -> None:
-        """Nothing."""
+        """Do nothing."""

@@ -1,4 +1,4 @@
-"""The search of a job: its objectives, alone or with workers, and what it leaves in the run."""
+"""The search of a job, in one process or with workers, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -12,64 +12,74 @@ import pandas as pd
 
 from nas import files
 from nas.errors import RequestError, SearchError
-from nas.job.context import Job
+from nas.job.context import JobContext
 from nas.job.folder import RunFolder, RunPaths
-from nas.job.objectives import LATENCY, Objectives, require_complete
-from nas.job.progress import Watch
+from nas.job.objectives import LATENCY, JobObjectives, require_complete
+from nas.job.progress import JobProgress
 from nas.job.settings import with_search
-from nas.job.supernets import opened
-from nas.job.workers import STORAGE, Workers
+from nas.job.supernets import open_job
+from nas.job.workers import STORAGE_VARIABLE, Workers
 from nas.latency import LatencyTable
 from nas.records import SearchSummary, read_run
 from nas.report.page import HISTORY
 from nas.search import SearchProgress, SearchResult, Trial, front, require_feasible, run_search
 from nas.search.storage import Storage
-from nas.search.storage_address import redact_address
+from nas.storage_address import redact_address
 from nas.supernet import Supernet
 
-HISTORY_S = 30.0
-"""Between two writings of the hypervolume's history."""
+HISTORY_INTERVAL_S = 30.0
+"""Seconds between two writings of the history of the hypervolume."""
 
 
-def require_possible(job: Job, run: RunFolder) -> None:
-    """Finds out in seconds what would end the search after hours of timing and training.
+def require_feasible_job(job: JobContext, run: RunFolder) -> None:
+    """Check in seconds what would otherwise end the search after hours of timing and training.
 
-    Limits on latencies are looked at as soon as their tables are complete.
+    Limits on a latency are checked as soon as its table is complete.
 
-    Raises InfeasibleError for a limit that nothing meets, TableError for the table of another
-    device that lacks kernels, StorageError for a database that does not answer.
+    Raises:
+        InfeasibleError: no architecture meets the limits.
+        TableError: the table of another device lacks kernels.
+        StorageError: the database of the trials does not answer.
     """
     if run.record.study is not None:
         return
     if job.settings.search.storage != "journal":
         Storage(job.settings.search.storage)
-    known = [objective for objective in Objectives(job, {}).all() if objective.cheap]
+    objectives = [objective for objective in JobObjectives(job, {}).all() if objective.cheap]
     if job.table.missing(job.kernels):
-        known = [objective for objective in known if objective.name != LATENCY]
-    require_feasible(list(job.spaces.values()), known, job.settings.seed)
+        objectives = [objective for objective in objectives if objective.name != LATENCY]
+    require_feasible(list(job.spaces.values()), objectives, job.settings.seed)
 
 
-def run_search_stage(
-    job: Job, run: RunFolder, supernets: Mapping[str, Supernet], trials: int
+def search_spaces(
+    job: JobContext, run: RunFolder, supernets: Mapping[str, Supernet], trials: int
 ) -> SearchResult:
-    """Searches all spaces at once, with the job's workers.
+    """Search all spaces at once, with the workers of the job.
 
-    The run keeps the hypervolume's history, and a front for each further device.
+    The history of the hypervolume and a front for each further device are written to the run.
 
-    Raises SearchError if not one architecture was scored, and what `nas.search.run_search` raises.
+    Args:
+        job: the job.
+        run: the run folder.
+        supernets: the trained supernets by space.
+        trials: number of trials.
+
+    Raises:
+        SearchError: no architecture was scored.
+        NasError: see `nas.search.run_search`.
     """
-    chosen = job.settings.search
-    objectives = Objectives(job, supernets)
-    job.watch.begin("search", "trial")
+    settings = job.settings.search
+    objectives = JobObjectives(job, supernets)
+    job.progress.begin("search", "trial")
     # A database may hold the searches of many runs.
     name = f"{run.path.resolve().name}-{uuid.uuid4().hex[:8]}"
     if run.record.study is None:
-        run.record.study = "search" if chosen.storage == "journal" else name
+        run.record.study = "search" if settings.storage == "journal" else name
     run.save()
-    where = _journal(run.path) if chosen.storage == "journal" else chosen.storage
-    shared = chosen.workers > 1 or chosen.storage != "journal"
-    shown = _Shown(job.watch, run.path / HISTORY, trials)
-    with Workers(chosen.workers - 1, run.path, where) as workers:
+    where = _journal(run.path) if settings.storage == "journal" else settings.storage
+    shared = settings.workers > 1 or settings.storage != "journal"
+    shown = _SearchProgressDisplay(job.progress, run.path / HISTORY, trials)
+    with Workers(settings.workers - 1, run.path, where) as workers:
         result = _search(
             job,
             objectives,
@@ -77,26 +87,26 @@ def run_search_stage(
             run.record.study,
             trials=trials,
             shared=shared,
-            on_trial=shown.told,
+            on_trial=shown.update,
         )
         if result.interrupted:
             workers.interrupt()
     write_history(run.path / HISTORY, result.progress)
     run.record.search = SearchSummary(
         ended=result.stop_reason,
-        sampler=chosen.sampler,
-        workers=chosen.workers,
+        sampler=settings.sampler,
+        workers=settings.workers,
         hypervolume=result.progress.hypervolume,
     )
     done = [trial for trial in result.trials if trial.state == "complete"]
     for name, own in objectives.fronts().items():
         _write_front(run.path / f"front-{name}.csv", front(done, own))
     if workers.lost and not result.interrupted:
-        job.watch.note(
-            f"{workers.lost} of {chosen.workers - 1} workers ended early; {workers.log} says why"
+        job.progress.note(
+            f"{workers.lost} of {settings.workers - 1} workers ended early; {workers.log} says why"
         )
     if len(done) < trials:
-        job.watch.note(f"search: {result.stop_reason}")
+        job.progress.note(f"search: {result.stop_reason}")
     if result.interrupted:
         raise KeyboardInterrupt
     if not done:
@@ -109,26 +119,28 @@ def run_search_stage(
     return result
 
 
-def join(folder: Path, storage: str | None, watch: Watch) -> int:
-    """Works on the search of a run until it is over. Returns how many trials there are then.
+def join_search(folder: Path, storage: str | None, progress: JobProgress) -> int:
+    """Work on the search of a run until it ends, and return the number of its trials.
 
-    The run's latency table need not be of this machine.
+    The latency table of the run may be that of another machine.
 
     Args:
-        folder: of the run, or a copy of it.
-        storage: the address of the trials' storage; by default the job's, or `NAS_STORAGE`.
-        watch: is told what happens.
+        folder: the run folder, or a copy of it.
+        storage: address of the storage of the trials; by default `NAS_STORAGE` or that of the job.
+        progress: receives stages, progress and messages.
 
-    Raises RequestError for a search that nobody can join, TableError without the run's table.
+    Raises:
+        RequestError: the search has not begun, or cannot be joined.
+        TableError: the latency table of the run is missing.
     """
-    job = opened(folder, watch)
+    job = open_job(folder, progress)
     if storage is not None:
         job.settings = with_search(job.settings, {"storage": storage})
-    chosen = job.settings.search
-    where: Path | str = os.environ.get(STORAGE, "") if storage is None else ""
+    settings = job.settings.search
+    where: Path | str = os.environ.get(STORAGE_VARIABLE, "") if storage is None else ""
     is_known = bool(where)
-    where = where or (_journal(folder) if chosen.storage == "journal" else chosen.storage)
-    if chosen.storage == "journal" and chosen.workers == 1 and not is_known:
+    where = where or (_journal(folder) if settings.storage == "journal" else settings.storage)
+    if settings.storage == "journal" and settings.workers == 1 and not is_known:
         raise RequestError(
             f"The search of {folder} is one process's.",
             remedy="Start it with --workers 2 or more, or with --storage and a database that all "
@@ -148,24 +160,24 @@ def join(folder: Path, storage: str | None, watch: Watch) -> int:
         for name, space in job.spaces.items()
     }
     trials = record.plan.trials
-    watch.begin("search", "trial")
-    found = _search(
+    progress.begin("search", "trial")
+    result = _search(
         job,
-        Objectives(job, supernets),
+        JobObjectives(job, supernets),
         where,
         record.study,
         trials=trials,
         shared=True,
-        on_trial=lambda trial, progress: watch.advance(progress.completed, trials),
+        on_trial=lambda _, state: progress.advance(state.completed, trials),
     )
-    if found.interrupted:
+    if result.interrupted:
         raise KeyboardInterrupt
-    return len(found.trials)
+    return len(result.trials)
 
 
 def _search(
-    job: Job,
-    objectives: Objectives,
+    job: JobContext,
+    objectives: JobObjectives,
     where: Path | str,
     study: str,
     *,
@@ -173,27 +185,27 @@ def _search(
     shared: bool,
     on_trial: Callable[[Trial, SearchProgress], None],
 ) -> SearchResult:
-    """What all processes of a run's search call alike."""
-    chosen = job.settings.search
+    """Call the search as all processes of a run call it."""
+    settings = job.settings.search
     return run_search(
         list(job.spaces.values()),
         objectives.all(),
         trials=trials,
-        minutes=chosen.minutes,
-        stall=chosen.stall,
+        minutes=settings.minutes,
+        stall=settings.stall,
         seed=job.settings.seed,
-        sampler=chosen.sampler,
+        sampler=settings.sampler,
         storage=where,
         shared=shared,
         study_name=study,
-        fixed_settings=objectives.facts(),
+        fixed_settings=objectives.fixed_settings(),
         on_trial=on_trial,
-        on_message=job.watch.note,
+        on_message=job.progress.note,
     )
 
 
 def write_history(path: Path, progress: SearchProgress) -> None:
-    """Replaces `hypervolume.csv`: a row a completed trial."""
+    """Replace `hypervolume.csv`, which has one row for each completed trial."""
     rows = [
         {
             "completed": completed,
@@ -208,29 +220,31 @@ def write_history(path: Path, progress: SearchProgress) -> None:
     )
 
 
-class _Shown:
-    """Tells the person how far a search is, and keeps the hypervolume's history meanwhile."""
+class _SearchProgressDisplay:
+    """Shows the progress of a search, and writes the history of the hypervolume meanwhile."""
 
-    def __init__(self, watch: Watch, path: Path, trials: int) -> None:
-        self._watch, self._path, self._trials = watch, path, trials
+    def __init__(self, progress: JobProgress, path: Path, trials: int) -> None:
+        self._progress, self._path, self._trials = progress, path, trials
         self._best: dict[str, float] = {}
         self._start = self._written = time.monotonic()
-        self._here = 0
+        self._completed_here = 0
 
-    def told(self, trial: Trial, progress: SearchProgress) -> None:
-        """See `nas.search.run_search`."""
+    def update(self, trial: Trial, progress: SearchProgress) -> None:
+        """Show the progress after a trial; see `nas.search.run_search`."""
         if trial.state != "complete":
             return
-        self._here += 1
+        self._completed_here += 1
         space = trial.architecture.space.name
         accuracy = 1 - trial.values["validation_error"]
         self._best[space] = max(self._best.get(space, 0.0), accuracy)
-        rate = self._here / max(1e-9, time.monotonic() - self._start)
+        rate = self._completed_here / max(1e-9, time.monotonic() - self._start)
         known = progress.hypervolume
         volume = "" if known is None else f", hypervolume {known:.4f}"
         best = ", ".join(f"{name} {value:.1%}" for name, value in self._best.items())
-        self._watch.advance(progress.completed, self._trials, f"{rate:.3g}/s{volume}, best {best}")
-        if time.monotonic() - self._written > HISTORY_S:
+        self._progress.advance(
+            progress.completed, self._trials, f"{rate:.3g}/s{volume}, best {best}"
+        )
+        if time.monotonic() - self._written > HISTORY_INTERVAL_S:
             self._written = time.monotonic()
             write_history(self._path, progress)
 
@@ -249,8 +263,8 @@ def _require_study(where: Path | str, study: str, folder: Path) -> None:
         )
 
 
-def _table(job: Job, name: str) -> LatencyTable:
-    """The latency table that a run searches with, to read, whatever machine this is."""
+def _table(job: JobContext, name: str) -> LatencyTable:
+    """Open the latency table of a run for reading; it may be that of another machine."""
     path = Path(job.settings.device.tables)
     table = LatencyTable.open(path if path.suffix == ".jsonl" else path / name)
     require_complete(job, table)

@@ -25,11 +25,9 @@ from pydantic import (
 from nas import files
 from nas.documents import read_bytes, shortened, shortened_text
 from nas.errors import JobFileError, RequestError, printable
+from nas.job.keys import MAX_MINUTES, constraints
 from nas.names import check_name
-from nas.search.storage_address import REDACTED, may_hold_password
-
-MAX_SEED = 2**32 - 1
-"""The largest seed that numpy's `RandomState`, which Optuna's samplers use, accepts."""
+from nas.storage_address import REDACTED, may_hold_password
 
 MAX_BYTES = 2**20
 """Largest job file that is read; the ones that ship have some 500 bytes."""
@@ -39,8 +37,6 @@ MAX_PROBLEMS = 5
 
 _MAX_NESTING = 20_000_000
 """Limit on the sum of the squared numbers of dots in each line: tomllib needs quadratic time."""
-
-_MAX_YEARS_S = 366 * 86400.0
 
 _UNITS_S = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -52,7 +48,7 @@ def seconds_of(budget: str) -> float:
     if not parts or "".join(a + b for a, b in parts) != text:
         raise ValueError('write a duration such as "45m", "8h" or "1h30m"')
     total = sum(float(number) * _UNITS_S[unit] for number, unit in parts)
-    if not 0 < total <= _MAX_YEARS_S:
+    if not 0 < total <= 60 * MAX_MINUTES:
         raise ValueError("a budget must be longer than nothing and at most 366 days")
     return total
 
@@ -73,6 +69,11 @@ PathText = Annotated[str, AfterValidator(_path)]
 """A path, or the name of something that can also be given by its path."""
 
 
+def _field(path: str, **settings: Any) -> Any:
+    """Return pydantic's `Field` for a key of the job file, see `nas.job.keys`."""
+    return Field(**{**constraints(path), **settings})
+
+
 class _Table(BaseModel):
     # A refused value may be a storage's address, and hold a password.
     model_config = ConfigDict(
@@ -83,15 +84,11 @@ class _Table(BaseModel):
 class DataSettings(_Table):
     """Where the images are and how they are split."""
 
-    source: PathText
-    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    image_size: Annotated[int, Field(ge=8, le=512)] | None = None
-    on_bad_image: Literal["fail", "skip"] = "fail"
-    license: Annotated[str, Field(max_length=100_000)] = ""
-
-
-DeviceText = Annotated[str, Field(min_length=1, max_length=64)]
-"""Name of a runtime or of a dtype."""
+    source: Annotated[PathText, _field("data.source")]
+    validation_fraction: Annotated[float, _field("data.validation_fraction")] = 0.2
+    image_size: Annotated[int, _field("data.image_size")] | None = None
+    on_bad_image: Annotated[Literal["fail", "skip"], _field("data.on_bad_image")] = "fail"
+    license: Annotated[str, _field("data.license", max_length=100_000)] = ""
 
 
 class DeviceSettings(_Table):
@@ -101,45 +98,49 @@ class DeviceSettings(_Table):
     `nas.latency.open_runtime`; all latencies are those of `batch` images at once.
     """
 
-    runtime: DeviceText = "tvm"
-    target: PathText = "cpu"
-    threads: Annotated[int, Field(ge=1, le=4096)] = 1
-    dtype: DeviceText = "float32"
-    batch: Annotated[int, Field(ge=1, le=1 << 20)] = 1
-    tables: PathText = "latency_tables"
+    runtime: Annotated[str, _field("device.runtime", min_length=1, max_length=64)] = "tvm"
+    target: Annotated[PathText, _field("device.target")] = "cpu"
+    threads: Annotated[int, _field("device.threads")] = 1
+    dtype: Annotated[str, _field("device.dtype", min_length=1, max_length=64)] = "float32"
+    batch: Annotated[int, _field("device.batch")] = 1
+    tables: Annotated[PathText, _field("device.tables")] = "latency_tables"
 
 
 class TrainingOptions(_Table):
     """How the supernets are trained, on which device of the training machine."""
 
-    device: PathText = "auto"
-    epochs: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    batch_size: Annotated[int, Field(ge=2, le=1_000_000)] | None = None
-    learning_rate: Annotated[float, Field(gt=0, le=1000)] | None = None
-    subnets: Literal["sandwich", "best_up", "worst_up", "single", "fair"] = "sandwich"
-    random_subnets: Annotated[int, Field(ge=0, le=1000)] | None = None
-    progressive: Annotated[float, Field(ge=0, lt=1)] | None = None
-    average: Annotated[float, Field(ge=0, lt=1)] | None = None
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] | None = None
-    weight_decay: Annotated[float, Field(ge=0, le=1000)] | None = None
-    colour: Annotated[float, Field(ge=0, lt=1)] | None = None
-    randaugment: Annotated[int, Field(ge=0, le=100)] | None = None
-    magnitude: Annotated[float, Field(ge=0, le=1)] | None = None
-    cutout: Annotated[float, Field(ge=0, lt=1)] | None = None
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: Annotated[PathText, _field("training.device")] = "auto"
+    epochs: Annotated[int, _field("training.epochs")] | None = None
+    batch_size: Annotated[int, _field("training.batch_size")] | None = None
+    learning_rate: Annotated[float, _field("training.learning_rate")] | None = None
+    subnets: Annotated[
+        Literal["sandwich", "best_up", "worst_up", "single", "fair"], _field("training.subnets")
+    ] = "sandwich"
+    random_subnets: Annotated[int, _field("training.random_subnets")] | None = None
+    progressive: Annotated[float, _field("training.progressive")] | None = None
+    average: Annotated[float, _field("training.average")] | None = None
+    label_smoothing: Annotated[float, _field("training.label_smoothing")] | None = None
+    weight_decay: Annotated[float, _field("training.weight_decay")] | None = None
+    colour: Annotated[float, _field("training.colour")] | None = None
+    randaugment: Annotated[int, _field("training.randaugment")] | None = None
+    magnitude: Annotated[float, _field("training.magnitude")] | None = None
+    cutout: Annotated[float, _field("training.cutout")] | None = None
+    precision: Annotated[Literal["auto", "float32", "bfloat16"], _field("training.precision")] = (
+        "auto"
+    )
 
 
 class SpaceSettings(_Table):
     """A space by name, or the path of a Python file."""
 
-    name: PathText
+    name: Annotated[PathText, _field("space.name")]
 
 
 class SearchDevice(_Table):
     """Another device that the networks are for, by its latency table."""
 
-    table: PathText
-    max_latency_ms: Annotated[float, Field(gt=0)] | None = None
+    table: Annotated[PathText, _field("search.device.table")]
+    max_latency_ms: Annotated[float, _field("search.device.max_latency_ms")] | None = None
 
 
 def _storage(value: Any) -> Any:
@@ -147,7 +148,7 @@ def _storage(value: Any) -> Any:
         return value
     if "://" not in value or len(value) > 4096:
         raise ValueError('allowed are "journal" and addresses such as "postgresql://USER@HOST/DB"')
-    from nas.search.storage_address import redact_address
+    from nas.storage_address import redact_address
 
     try:
         redact_address(value)
@@ -160,25 +161,23 @@ Count = Literal["macs", "params", "peak_memory_bytes"]
 """What is counted from a network's graph."""
 
 
-Limit = Annotated[int, Field(gt=0, lt=2**63)]
-"""The largest allowed count of something in a network."""
-
-
 class SearchSettings(_Table):
     """How long to search and how, the limits that architectures must meet, and with whom."""
 
-    trials: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
-    minutes: Annotated[float, Field(gt=0, le=_MAX_YEARS_S / 60)] | None = None
-    stall: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
-    sampler: Literal["auto", "guided", "tpe", "nsga2", "nsga3", "gp", "random"] = "auto"
-    also_minimize: Annotated[tuple[Count, ...], Field(strict=False)] = ()
-    max_latency_ms: Annotated[float, Field(gt=0)] | None = None
-    max_macs: Limit | None = None
-    max_params: Limit | None = None
-    max_peak_memory_bytes: Limit | None = None
+    trials: Annotated[int, _field("search.trials")] | None = None
+    minutes: Annotated[float, _field("search.minutes")] | None = None
+    stall: Annotated[int, _field("search.stall")] | None = None
+    sampler: Annotated[
+        Literal["auto", "guided", "tpe", "nsga2", "nsga3", "gp", "random"], _field("search.sampler")
+    ] = "auto"
+    also_minimize: Annotated[tuple[Count, ...], _field("search.also_minimize", strict=False)] = ()
+    max_latency_ms: Annotated[float, _field("search.max_latency_ms")] | None = None
+    max_macs: Annotated[int, _field("search.max_macs")] | None = None
+    max_params: Annotated[int, _field("search.max_params")] | None = None
+    max_peak_memory_bytes: Annotated[int, _field("search.max_peak_memory_bytes")] | None = None
     device: Annotated[tuple[SearchDevice, ...], Field(strict=False, max_length=100)] = ()
-    workers: Annotated[int, Field(ge=1, le=1024)] = 1
-    storage: Annotated[str, BeforeValidator(_storage)] = "journal"
+    workers: Annotated[int, _field("search.workers")] = 1
+    storage: Annotated[str, BeforeValidator(_storage), _field("search.storage")] = "journal"
 
     @field_validator("device")
     @classmethod
@@ -196,7 +195,7 @@ class SearchSettings(_Table):
         """A password does not reach a run folder."""
         if storage == "journal":
             return storage
-        from nas.search.storage_address import redact_address
+        from nas.storage_address import redact_address
 
         return redact_address(storage)
 
@@ -204,15 +203,15 @@ class SearchSettings(_Table):
 class FinishSettings(_Table):
     """What is done with the front: how many of its members are timed as whole networks."""
 
-    measure: Annotated[int, Field(ge=0, le=100_000)] = 20
+    measure: Annotated[int, _field("finish.measure")] = 20
 
 
 class JobSettings(_Table):
     """A whole job file; jobs/overnight.toml shows every key."""
 
-    name: Annotated[str, AfterValidator(check_name)] = "overnight"
-    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
-    budget: Annotated[str, BeforeValidator(_duration)] = "8h"
+    name: Annotated[str, AfterValidator(check_name), _field("name")] = "overnight"
+    seed: Annotated[int, _field("seed")] = 0
+    budget: Annotated[str, BeforeValidator(_duration), _field("budget")] = "8h"
     data: DataSettings
     device: DeviceSettings = DeviceSettings()
     training: TrainingOptions = TrainingOptions()

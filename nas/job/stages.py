@@ -1,4 +1,4 @@
-"""The stages of a job, in their order. Each continues what an earlier start left."""
+"""The stages of a job before its search. Each continues what an earlier start of the run left."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from nas import files
-from nas.job.context import Job
+from nas.job.context import JobContext
 from nas.job.folder import RunFolder
-from nas.job.planning import settled
+from nas.job.planning import fixed_plan
 from nas.latency import build_table
 from nas.latency.worker_process import timers_for
 from nas.records import (
@@ -23,11 +23,15 @@ from nas.report import page
 from nas.space import library
 from nas.supernet import Supernet, TrainingProgress, evaluate, train
 
+MAX_BUDGET_EXCESS = 0.05
+"""Share by which a plan may exceed the budget before the user is told."""
 
-def open_data(job: Job, run: RunFolder) -> None:
-    """Opens the data and the spaces; they are the same at every start of a run.
 
-    Raises RunFolderError where they are not.
+def open_data(job: JobContext, run: RunFolder) -> None:
+    """Open the data and the spaces, and record them. They must be the same at every start.
+
+    Raises:
+        RunFolderError: the data or a space is another one than at the first start of the run.
     """
     data = job.data
     run.require("data", data.digest, "The data changed: use another folder with --out.")
@@ -36,7 +40,7 @@ def open_data(job: Job, run: RunFolder) -> None:
         {name: space.digest for name, space in job.spaces.items()},
         "A space changed: use another folder with --out.",
     )
-    _keep_space_files(job, run)
+    _copy_space_files(job, run)
     run.record.data = DataSummary(
         source=job.settings.data.source,
         digest=data.digest,
@@ -48,58 +52,63 @@ def open_data(job: Job, run: RunFolder) -> None:
     run.record.spaces = {name: space.digest for name, space in job.spaces.items()}
     run.record.settings = SpaceSettings(**next(iter(job.spaces.values())).settings)
     if data.skipped:
-        job.watch.note(f"{len(data.skipped)} unreadable images were left out: {data.skipped[0]}")
+        job.progress.note(f"{len(data.skipped)} unreadable images were left out: {data.skipped[0]}")
 
 
-def open_all(job: Job, run: RunFolder) -> None:
-    """Opens everything that the job names; it is the same at every start of a run.
+def open_data_and_device(job: JobContext, run: RunFolder) -> None:
+    """Open the data, the spaces and the device, and record them.
 
-    Raises RunFolderError where it is not.
+    Raises:
+        RunFolderError: one of them is another than at the first start of the run.
     """
     open_data(job, run)
     fingerprint = job.runtime.fingerprint.to_json()
     recorded = fingerprint.pop("recorded")
     run.require("device", fingerprint, "Continue on the device that the run was started on.")
     run.record.versions = {**run.record.versions, **job.runtime.fingerprint.versions}
+    batch = f", batches of {job.batch} images" if job.batch > 1 else ""
     run.record.device = DeviceSummary(
         summary=f"{fingerprint['processor']}, {fingerprint['threads']} thread(s), "
-        f"{fingerprint['runtime']} {fingerprint['dtype']}{_batch(job.batch)}",
-        must_match={key: _words(value) for key, value in fingerprint.items()},
-        recorded={key: _words(value) for key, value in recorded.items()},
+        f"{fingerprint['runtime']} {fingerprint['dtype']}{batch}",
+        must_match={key: _as_text(value) for key, value in fingerprint.items()},
+        recorded={key: _as_text(value) for key, value in recorded.items()},
     )
 
 
-def settle(job: Job, run: RunFolder) -> JobPlan:
-    """How much the job does: settled once for all starts, but for how long is searched."""
+def decide_plan(job: JobContext, run: RunFolder) -> JobPlan:
+    """Return how much the job does.
+
+    It is decided at the first start of a run. Later starts may change the number of trials, so that
+    a run can be continued with a longer search.
+    """
     if run.record.plan is None:
         missing = job.table.missing(job.kernels)
-        plan = settled(job.settings, list(job.spaces), len(missing)) or job.plan()
+        plan = fixed_plan(job.settings, list(job.spaces), len(missing)) or job.plan()
         run.record.plan = plan
-        over_s = sum(plan.seconds.values()) - job.settings.budget_s
-        if over_s > 0.05 * job.settings.budget_s:
-            job.watch.note(
-                f"the job will take about {over_s / 60:.0f} min more than its budget of "
-                f"{job.settings.budget}: it cannot do less than an epoch a supernet, or than the "
-                "epochs and trials that the job file sets"
+        excess_s = sum(plan.seconds.values()) - job.settings.budget_s
+        if excess_s > MAX_BUDGET_EXCESS * job.settings.budget_s:
+            job.progress.note(
+                f"the job will take about {excess_s / 60:.0f} min more than its budget of "
+                f"{job.settings.budget}: it cannot do less than one epoch of each supernet, or "
+                "than the epochs and trials that the job file sets"
             )
     run.save()
     if job.settings.search.trials is not None:
-        # A run may be started again to search longer than it was planned to.
         run.record.plan.trials = job.settings.search.trials
         run.save()
     return run.record.plan
 
 
-def build_tables(job: Job, run: RunFolder) -> None:
-    """Times every kernel of the spaces that the device's table does not have yet."""
+def build_latency_table(job: JobContext, run: RunFolder) -> None:
+    """Time every kernel of the spaces that the latency table of the device lacks."""
     missing = job.table.missing(job.kernels)
-    job.watch.begin("latency table", "timing")
+    job.progress.begin("latency table", "timing")
     with timers_for(job.runtime) as timers:
         build_table(
             job.table,
             job.kernels,
             timers,
-            progress=lambda p: job.watch.advance(p.done, p.total, p.record.name),
+            progress=lambda p: job.progress.advance(p.done, p.total, p.record.name),
         )
     needed = [job.table.record(kernel) for kernel in job.kernels]
     failed = [record for record in needed if record is not None and record.status == "failed"]
@@ -112,61 +121,68 @@ def build_tables(job: Job, run: RunFolder) -> None:
         dispatch_us=job.table.dispatch_us,
     )
     for record in failed:
-        job.watch.note(f"failed kernel, its networks are infeasible: {record.name}: {record.error}")
+        job.progress.note(
+            f"failed kernel, its networks are infeasible: {record.name}: {record.error}"
+        )
 
 
-def train_supernets(job: Job, run: RunFolder, epochs: dict[str, int]) -> dict[str, Supernet]:
-    """Trains one supernet a space, and scores its largest and smallest network."""
+def train_supernets(job: JobContext, run: RunFolder, epochs: dict[str, int]) -> dict[str, Supernet]:
+    """Train the supernet of each space, and score its largest and smallest network.
+
+    Args:
+        job: the job.
+        run: the run folder, which keeps the supernets.
+        epochs: number of epochs of each space.
+
+    Returns:
+        The trained supernets by space.
+    """
     supernets: dict[str, Supernet] = {}
     for name, space in job.spaces.items():
-        settings = job.training(epochs[name])
+        settings = job.training_settings(epochs[name])
         with run.stage(f"supernet {name}"):
-            job.watch.begin(f"supernet {name}", "step")
+            job.progress.begin(f"supernet {name}", "step")
             supernets[name] = train(
                 space,
                 job.data,
                 run.supernet(name),
                 settings,
                 seed=job.settings.seed,
-                progress=lambda p: job.watch.advance(p.step, p.steps, _standing(p)),
+                progress=lambda p: job.progress.advance(p.step, p.steps, _loss_and_accuracies(p)),
             )
         largest, smallest = evaluate(supernets[name], [space.largest, space.smallest], job.data)
         summary = SupernetSummary(
             epochs=settings.epochs, largest_accuracy=largest, smallest_accuracy=smallest
         )
         run.record.supernets = {**run.record.supernets, name: summary}
-        job.watch.note(f"{name}: largest network {largest:.1%}, smallest {smallest:.1%}")
+        job.progress.note(f"{name}: largest network {largest:.1%}, smallest {smallest:.1%}")
     return supernets
 
 
 def write_report(run: RunFolder) -> Path:
-    """The report of what is in the folder."""
+    """Write the report of what is in the run folder, and return its path."""
     run.save()
     return page.build(run.path)
 
 
-def _standing(found: TrainingProgress) -> str:
-    """The loss, and the accuracies of the smallest, some random and the largest subnet."""
-    known = (found.accuracy_smallest, found.accuracy_random, found.accuracy_largest)
-    accuracies = " ".join(f"{each:.0%}" for each in known if each is not None)
-    return f"loss {found.loss:.3f}, small to large {accuracies}"
+def _loss_and_accuracies(progress: TrainingProgress) -> str:
+    """Return the loss and the accuracies of the smallest, random and the largest subnets."""
+    values = (progress.accuracy_smallest, progress.accuracy_random, progress.accuracy_largest)
+    accuracies = " ".join(f"{value:.0%}" for value in values if value is not None)
+    return f"loss {progress.loss:.3f}, small to large {accuracies}"
 
 
-def _keep_space_files(job: Job, run: RunFolder) -> None:
-    """A run keeps the tables it searched, the user's own ones above all."""
-    kept = run.path / "spaces"
-    kept.mkdir(exist_ok=True)
-    for chosen, name in zip(job.settings.space, job.spaces, strict=True):
-        copy = kept / f"{name}.py"
+def _copy_space_files(job: JobContext, run: RunFolder) -> None:
+    """Copy the files of the spaces into the run folder, since a user's own files may change."""
+    folder = run.path / "spaces"
+    folder.mkdir(exist_ok=True)
+    for settings, name in zip(job.settings.space, job.spaces, strict=True):
+        copy = folder / f"{name}.py"
         if not copy.exists():
-            files.replace(copy, library.path_of(chosen.name).read_bytes())
+            files.replace(copy, library.path_of(settings.name).read_bytes())
 
 
-def _batch(batch: int) -> str:
-    return f", batches of {batch} images" if batch > 1 else ""
-
-
-def _words(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {each}" for key, each in value.items())
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

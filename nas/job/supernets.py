@@ -1,4 +1,4 @@
-"""The supernets of a run by themselves: trained without the rest of a job, and put to the proof."""
+"""The supernets of a run without the rest of the job: their training and their ranking."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 from nas import files
 from nas.errors import RequestError, RunFolderError
-from nas.job.context import Job
-from nas.job.folder import RunPaths, claim, kept_settings, kept_spaces, versions
-from nas.job.progress import Unwatched, Watch
+from nas.job.context import JobContext
+from nas.job.folder import RunPaths, claim, installed_versions, saved_settings, saved_space_files
+from nas.job.progress import JobProgress, SilentProgress
 from nas.job.settings import JobSettings
 from nas.job.stages import open_data, train_supernets
 from nas.records import RUN, SCHEMA, RankingRecord, to_json
@@ -23,39 +23,44 @@ from nas.supernet.ranking import RankedNetwork, compute_pooled_ranking, compute_
 RANKING = "ranking.json"
 
 
-def train_only(
-    settings: JobSettings, folder: Path, *, command: str = "", watch: Watch | None = None
+def train_job_supernets(
+    settings: JobSettings, folder: Path, *, command: str = "", progress: JobProgress | None = None
 ) -> dict[str, Supernet]:
-    """Trains the supernets of a job and nothing else; `nas run` on the same folder goes on.
+    """Train the supernets of a job and nothing else. `run_job` on the same folder continues.
 
-    Where the job does not say how many epochs, its budget is shared by the supernets alone. Of the
-    processes that `torchrun` started, the first one alone writes to the folder.
+    If the job file does not set the number of epochs, the supernets share the whole budget. Of the
+    processes that `torchrun` started, only the first one writes to the folder.
 
     Args:
-        settings: of the job.
-        folder: made if missing; an interrupted training in it continues.
-        command: stands in the run as what made it.
-        watch: is told what happens.
+        settings: the settings of the job.
+        folder: the run folder; it is made if missing, and an interrupted training continues.
+        command: command that the run names as what made it.
+        progress: receives stages, progress and messages.
 
-    Raises RunFolderError for a folder in use or of another job, and what the training raises.
+    Returns:
+        The trained supernets by space.
+
+    Raises:
+        RunFolderError: the folder is in use, or belongs to another job.
+        TrainingError: the training failed.
     """
-    watch = watch or Unwatched()
-    together = current_process_group()
-    kept = together.broadcast(kept_settings(folder) if together.is_main else None)
-    if settings.training.epochs is None and kept is not None:
-        settings = _with_epochs(settings, kept.training.epochs)
-    job = Job(settings, watch)
+    progress = progress or SilentProgress()
+    group = current_process_group()
+    earlier = group.broadcast(saved_settings(folder) if group.is_main else None)
+    if settings.training.epochs is None and earlier is not None:
+        settings = _with_epochs(settings, earlier.training.epochs)
+    job = JobContext(settings, progress)
     if settings.training.epochs is None:
         job.settings = settings = _with_epochs(settings, _epochs_within_budget(job))
     epochs = settings.training.epochs
     assert epochs is not None
-    if not together.is_main:
+    if not group.is_main:
         return {
             name: train(
                 space,
                 job.data,
                 RunPaths(folder).supernet(name),
-                job.training(epochs),
+                job.training_settings(epochs),
                 seed=settings.seed,
             )
             for name, space in job.spaces.items()
@@ -67,28 +72,34 @@ def train_only(
         return trained
 
 
-def opened(folder: Path, watch: Watch | None = None) -> Job:
-    """The job of a run folder, with the spaces that it keeps.
+def open_job(folder: Path, progress: JobProgress | None = None) -> JobContext:
+    """Return the job of a run folder, with the run's own copies of its spaces.
 
-    Raises RunFolderError for a folder that is no run, or one that has only begun.
+    Raises:
+        RunFolderError: the folder is no run folder, or its job has not read its data yet.
     """
-    settings = kept_settings(folder)
+    settings = saved_settings(folder)
     if settings is None:
         raise RunFolderError(
             f"{folder} is not a run: it has no job.toml.",
             remedy="Give the folder that `nas run` or `nas supernet train` wrote.",
         )
-    space_files = kept_spaces(folder)
+    space_files = saved_space_files(folder)
     if space_files is None:
         raise RunFolderError(
             f"The job in {folder} has only begun: its data and spaces were not read yet.",
             remedy="Wait until they are, or run it again.",
         )
-    return Job(settings, watch or Unwatched(), space_files)
+    return JobContext(settings, progress or SilentProgress(), space_files)
 
 
-def supernet_of(job: Job, folder: Path, space: str) -> Supernet:
-    """The trained supernet of a space. Raises RequestError for a space that the run lacks."""
+def load_supernet(job: JobContext, folder: Path, space: str) -> Supernet:
+    """Return the trained supernet of a space.
+
+    Raises:
+        RequestError: the run has no such space.
+        CheckpointError: the supernet is missing or damaged.
+    """
     if space not in job.spaces:
         raise RequestError(
             f"{folder} has no space {space!r}.", remedy=f"It has: {', '.join(job.spaces)}."
@@ -105,56 +116,66 @@ def rank_supernets(
     epochs: int | None = None,
     seed: int = 0,
     command: str = "",
-    watch: Watch | None = None,
+    progress: JobProgress | None = None,
 ) -> RankingRecord:
-    """Holds a run's supernets against networks trained alone; see `nas.supernet.ranking.Ranking`.
+    """Compare a run's supernets with networks of the same spaces that are trained alone.
 
-    Networks that were trained alone before, with the same recipe, are not trained again.
+    Networks that were trained before with the same recipe are not trained again. The result is also
+    written to `ranking.json` in the run folder. See `nas.supernet.ranking` for the figures.
 
     Args:
-        folder: of the run; `ranking.json` in it has what is returned.
-        spaces: some of the run's; all by default.
-        nets: networks a space.
-        how: they are drawn.
-        epochs: of training alone; by default the supernet's.
-        seed: of the draw and of training alone.
-        command: stands in the file as what made it.
-        watch: is told what happens.
+        folder: the run folder.
+        spaces: names of some of the run's spaces; by default all.
+        nets: number of networks of each space.
+        how: method by which the networks are drawn.
+        epochs: number of epochs of standalone training; by default that of the supernet.
+        seed: seed of the draw and of standalone training.
+        command: command that the file names as what made it.
+        progress: receives stages, progress and messages.
 
-    Raises RunFolderError, CheckpointError for a supernet that is not there, TrainingError.
+    Raises:
+        RunFolderError: the folder is no run folder, or is in use.
+        CheckpointError: a supernet is missing or damaged.
+        TrainingError: standalone training failed.
     """
     require_single_process("a ranking")
-    watch = watch or Unwatched()
-    job = opened(folder, watch)
-    found: dict[str, list[RankedNetwork]] = {}
+    progress = progress or SilentProgress()
+    job = open_job(folder, progress)
+    networks: dict[str, list[RankedNetwork]] = {}
     recipes: dict[str, TrainingSettings] = {}
     with claim(folder, job.settings, command) as run:
         for name in spaces or list(job.spaces):
-            supernet = supernet_of(job, folder, name)
+            supernet = load_supernet(job, folder, name)
             trained = run.record.supernets.get(name)
             if trained is None:
                 raise RUN.failure(f"{folder / 'run.json'} has no supernet {name} yet")
-            recipes[name] = job.training(epochs or trained.epochs)
+            recipes[name] = job.training_settings(epochs or trained.epochs)
             drawn = draw_architectures(supernet.space, nets, seed=seed, method=how)
-            watch.begin(f"{name} alone", "step")
-            found[name] = compare_with_standalone(
-                supernet, drawn, job.data, folder, recipes[name], seed=seed, progress=watch.advance
+            progress.begin(f"{name} alone", "step")
+            networks[name] = compare_with_standalone(
+                supernet,
+                drawn,
+                job.data,
+                folder,
+                recipes[name],
+                seed=seed,
+                progress=progress.advance,
             )
         document = {
             "schema": SCHEMA,
             "command": command,
-            "versions": versions(),
+            "versions": installed_versions(),
             "data": {"source": job.data.source, "digest": job.data.digest, **job.data.counts},
             "draw": {"how": how, "seed": seed},
             "recipes": {name: recipe.identity() for name, recipe in recipes.items()},
             "spaces": {
                 name: {**compute_ranking(own).to_json(), "networks": [asdict(each) for each in own]}
-                for name, own in found.items()
+                for name, own in networks.items()
             },
             "pooled": compute_pooled_ranking(
-                [each for own in found.values() for each in own]
+                [each for own in networks.values() for each in own]
             ).to_json()
-            if len(found) > 1
+            if len(networks) > 1
             else None,
         }
         ranking = RankingRecord.model_validate_json(json.dumps(document))
@@ -167,10 +188,10 @@ def _with_epochs(settings: JobSettings, epochs: int | None) -> JobSettings:
     return settings.model_copy(update={"training": training})
 
 
-def _epochs_within_budget(job: Job) -> int:
-    """The same number for all spaces, so that no family is trained longer than another."""
+def _epochs_within_budget(job: JobContext) -> int:
+    """Return a number of epochs that is the same for all spaces, so that they compare."""
     epoch_s = 0.0
     for space in job.spaces.values():
-        step = measure_step(space, job.data, job.training())
+        step = measure_step(space, job.data, job.training_settings())
         epoch_s += step.seconds * step.steps_per_epoch
     return max(1, int(job.settings.budget_s / epoch_s))

@@ -1,4 +1,4 @@
-"""Further processes of this machine that work on the search of a run."""
+"""Worker processes of this machine that take part in the search of a run."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from typing import Self
 
 from nas import processes
 
-STORAGE = "NAS_STORAGE"
-"""The environment variable with the storage's address, for workers: it may hold a password."""
+STORAGE_VARIABLE = "NAS_STORAGE"
+"""Environment variable with the address of the storage. The address may hold a password."""
 
-MAIN = "NAS_MAIN_PROCESS"
-"""The environment variable with a worker's pipe to the process that started it."""
+MAIN_PROCESS_VARIABLE = "NAS_MAIN_PROCESS"
+"""Environment variable with the file descriptor of a worker's pipe to the main process."""
 
 _STDIN = 0
 
-PATIENCE_S = 20.0
-"""For so long workers may be at their last trials when the search is over."""
+MAX_LAST_TRIAL_S = 20.0
+"""Seconds that workers have to end their last trials when the search is over."""
 
 
 class Workers:
-    """Processes that search in a storage, from their start until the search is over.
+    """Worker processes of a search, which run until the search is over.
 
     Args:
-        count: of them; with 0 nothing happens.
-        folder: of the run; what they print is in its `workers.log`.
-        storage: that they share with this process.
+        count: number of workers; 0 starts none.
+        folder: the run folder. The workers write to its `workers.log`.
+        storage: storage of the trials, which the workers share with this process.
 
     Attributes:
-        lost: how many failed or were killed; known afterwards.
+        log: path of the log.
+        lost: number of workers that failed or were killed, known after the context has ended.
     """
 
     def __init__(self, count: int, folder: Path, storage: Path | str) -> None:
@@ -47,14 +48,14 @@ class Workers:
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": str(threads),
-            STORAGE: str(storage),
-            MAIN: str(_STDIN),
+            STORAGE_VARIABLE: str(storage),
+            MAIN_PROCESS_VARIABLE: str(_STDIN),
         }
         command = [sys.executable, "-m", "nas", "search", str(folder), "--worker"]
         with self.log.open("ab") as out:
             for _ in range(count):
                 self._started.append(
-                    # Ctrl-C at the terminal is not theirs: see `interrupt`.
+                    # Ctrl-C in the terminal must not reach the workers, see `interrupt`.
                     subprocess.Popen(
                         command,
                         env=environment,
@@ -74,7 +75,7 @@ class Workers:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        end = time.monotonic() + (PATIENCE_S if error is None else 0)
+        end = time.monotonic() + (MAX_LAST_TRIAL_S if error is None else 0)
         try:
             while time.monotonic() < end and any(each.poll() is None for each in self._started):
                 time.sleep(0.02)
@@ -86,18 +87,18 @@ class Workers:
                     worker.wait()
 
     def interrupt(self) -> None:
-        """Lets each end after its trial in flight, before the search is over."""
+        """Let each worker end after its current trial, before the search is over."""
         for worker in self._started:
             if worker.poll() is None:
                 worker.send_signal(signal.SIGINT)
 
 
 def end_with_main() -> None:
-    """End this process, a worker, as soon as the one does that started it.
+    """End this worker process as soon as the process ends that started it.
 
-    Nobody would wait for what it finds, and the run may be started again. Its trial in flight is
-    made again then. A worker that somebody started by hand goes on.
+    Nothing would wait for the worker's results, and the run may be started again, which repeats the
+    worker's current trial. A worker that was started by hand continues.
     """
-    pipe = os.environ.pop(MAIN, None)
+    pipe = os.environ.pop(MAIN_PROCESS_VARIABLE, None)
     if pipe is not None:
         processes.exit_with_parent(int(pipe))

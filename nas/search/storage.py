@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.errors import RequestError, StorageError
 from nas.search.journal import DAMAGE_ERRORS, RESTORE_REMEDY, JournalStorage
-from nas.search.storage_address import is_address, parse_address, redact, redact_address
+from nas.storage_address import is_address, parse_address, redact, redact_address
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL

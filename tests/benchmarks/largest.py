@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from nas.data import load_dataset
-from nas.job.folder import versions
+from nas.job.folder import installed_versions
 from nas.latency.device import processor
 from nas.space import load_space
 from nas.supernet import Supernet, TrainingSettings, evaluate
@@ -68,7 +68,7 @@ def main() -> None:
             "supernet": None,
             "data": Path(options.data).name,
         },
-        "versions": versions(),
+        "versions": installed_versions(),
         "machine": processor()[0],
         "settings": asdict(settings),
         "images": data.counts,

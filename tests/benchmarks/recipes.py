@@ -23,7 +23,7 @@ import torch
 
 from nas.console import ProgressBars
 from nas.data import Images, load_dataset
-from nas.job.folder import versions
+from nas.job.folder import installed_versions
 from nas.latency.device import processor
 from nas.space import load_space
 from nas.supernet import TrainingSettings, evaluate, measure_step, train
@@ -193,7 +193,7 @@ def main() -> None:
         print(f"baseline {name:<33} tau {'undefined' if value is None else f'{value.value:.3f}'}")
     document = {
         "command": {**vars(options), "out": None, "data": Path(options.data).name},
-        "versions": versions(),
+        "versions": installed_versions(),
         "machine": {"processor": processor()[0], "cores": os.cpu_count()},
         "images": experiment.data.counts,
         "networks": [

@@ -99,7 +99,7 @@ def main() -> None:
     pool = ProcessPoolExecutor(arguments.processes, get_context("spawn"))
     total = len(arguments.truth) * len(arguments.samplers) * arguments.seeds
     num_done = 0
-    with pool, Bars() as bars:
+    with pool, ProgressBars() as bars:
         bars.begin("searches", "run")
         searches = {
             (path, sampler): [

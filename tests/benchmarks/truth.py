@@ -21,7 +21,7 @@ import numpy as np
 from nas import files
 from nas.console import ProgressBars
 from nas.data import load_dataset
-from nas.job.folder import versions
+from nas.job.folder import installed_versions
 from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
 from nas.latency.worker_process import timers_for
 from nas.search import non_dominated
@@ -121,7 +121,7 @@ def main() -> None:
     document = {
         "schema": SCHEMA,
         "command": {**vars(options), "out": None, "work": None, "data": Path(options.data).name},
-        "versions": versions(),
+        "versions": installed_versions(),
         "device": device,
         "cores": os.cpu_count(),
         "images": data.counts,

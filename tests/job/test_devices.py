@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nas.errors import DeviceError, RequestError
-from nas.job import load_job, run
+from nas.job import load_job, run_job
 from nas.latency import LatencyTable
 from nas.report import candidates
 from tests.mini_job import write_job
@@ -24,8 +24,8 @@ def small_job(folder: Path, device: str) -> Path:
     return path
 
 
-def run_job(folder: Path, device: str) -> Path:
-    return run(load_job(small_job(folder, device)), folder / "out").folder
+def run_on(folder: Path, device: str) -> Path:
+    return run_job(load_job(small_job(folder, device)), folder / "out").folder
 
 
 @pytest.mark.slow
@@ -46,7 +46,7 @@ def test_job_measures_its_front_on_the_device(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    out = run_job(tmp_path, device)
+    out = run_on(tmp_path, device)
     rows = candidates.read(out / "trials.csv")
     assert rows["measured_us"].notna().sum() == 3
     (path,) = (tmp_path / "latency_tables").glob("*.jsonl")
@@ -74,7 +74,7 @@ def test_settings_that_the_device_does_not_have_are_refused_before_any_work(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RequestError, match=words):
-        run_job(tmp_path, device)
+        run_on(tmp_path, device)
     assert not (tmp_path / "out").exists()
 
 
@@ -87,4 +87,4 @@ def test_job_without_the_gpu_it_names_fails_with_a_remedy(
         pytest.skip("this machine has an NVIDIA GPU")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DeviceError, match="needs an NVIDIA GPU"):
-        run_job(tmp_path, 'target = "cuda"')
+        run_on(tmp_path, 'target = "cuda"')

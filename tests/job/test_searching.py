@@ -22,16 +22,16 @@ from nas import job as jobs
 from nas.errors import InfeasibleError, RunFolderError, SearchError, TableError
 from nas.graph import Graph
 from nas.job import JobSettings, load_job, objectives
-from nas.job.context import Job
+from nas.job.context import JobContext
 from nas.job.folder import claim
-from nas.job.progress import Unwatched
+from nas.job.progress import SilentProgress
 from nas.job.settings import with_search
 from nas.latency import LatencyTable
 from nas.latency.record import Record
 from nas.latency.timing import Timing
 from nas.records import read_run
 from nas.report import candidates, page
-from nas.search.storage_address import redact_address
+from nas.storage_address import redact_address
 from tests.commands import document
 from tests.mini_job import write_job
 from tests.search.postgresql import PASSWORD
@@ -72,8 +72,8 @@ def trained(again, job) -> Path:
     return again
 
 
-def opened(settings: JobSettings) -> Job:
-    return Job(settings, Unwatched())
+def opened(settings: JobSettings) -> JobContext:
+    return JobContext(settings, SilentProgress())
 
 
 def networks(settings: JobSettings) -> list[Graph]:

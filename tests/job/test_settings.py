@@ -4,6 +4,7 @@ import re
 import tomllib
 import traceback
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,10 +12,10 @@ import pytest
 from nas import files
 from nas.cli.options import Seed, command_line
 from nas.errors import JobFileError, RequestError, RunFolderError
-from nas.job.folder import claim, kept_settings
+from nas.job.folder import claim, saved_settings
+from nas.job.keys import KEYS, MAX_SEED
 from nas.job.settings import (
     MAX_PROBLEMS,
-    MAX_SEED,
     JobSettings,
     job_path,
     load_job,
@@ -459,7 +460,7 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path):
 def test_a_run_with_a_damaged_job_file_is_refused_by_name(tmp_path, content):
     (tmp_path / "job.toml").write_bytes(content)
     with pytest.raises(RunFolderError, match=r"keeps a damaged job file\. .*job.toml") as raised:
-        kept_settings(tmp_path)
+        saved_settings(tmp_path)
     assert raised.value.remedy
     assert (tmp_path / "job.toml").read_bytes() == content
 
@@ -467,4 +468,22 @@ def test_a_run_with_a_damaged_job_file_is_refused_by_name(tmp_path, content):
 def test_what_is_no_run_folder_keeps_no_job(tmp_path):
     (tmp_path / "job.toml").mkdir()
     for folder in (tmp_path, tmp_path / "nowhere", Path("a" * 5000), Path("a\0b")):
-        assert kept_settings(folder) is None
+        assert saved_settings(folder) is None
+
+
+def test_every_key_of_a_job_file_says_what_it_means():
+    def paths(model, prefix=""):
+        for name, field in model.model_fields.items():
+            tables = (field.annotation, *get_args(field.annotation))
+            table = next((t for t in tables if hasattr(t, "model_fields")), None)
+            if table is None:
+                described = [field, *(m for t in tables for m in getattr(t, "__metadata__", ()))]
+                yield (
+                    prefix + name,
+                    next(each.description for each in described if each.description),
+                )
+            else:
+                yield from paths(table, f"{prefix}{name}.")
+
+    described = dict(paths(JobSettings))
+    assert described == {path: key.meaning for path, key in KEYS.items()}

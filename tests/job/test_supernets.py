@@ -111,7 +111,7 @@ def test_a_ranking_is_resumed_reported_and_drawn(finished, invoke, tmp_path):
         space = job.spaces[name]
         one = found["networks"][0]
         architecture = space.from_json(one["architecture"])
-        score = evaluate(supernets.supernet_of(job, finished, name), [architecture], job.data)
+        score = evaluate(supernets.load_supernet(job, finished, name), [architecture], job.data)
         assert one["supernet_accuracy"] == score[0]
         assert one["macs"] == architecture.macs
     assert set(first["pooled"]["offsets"]) == set(first["spaces"])
@@ -149,7 +149,7 @@ def test_processes_of_torchrun_train_one_run(job_folder, invoke):
     again = document(invoke(*TRAIN, "--out", "run", "--json"))
     assert again["supernets"] == ["squeeze"], "one process goes on where several ended"
     job = supernets.opened(Path("run"))
-    found = supernets.supernet_of(job, Path("run"), "squeeze")
+    found = supernets.load_supernet(job, Path("run"), "squeeze")
     record = json.loads(Path("run/run.json").read_text())["supernets"]["squeeze"]
     largest = evaluate(found, [job.spaces["squeeze"].largest], job.data)[0]
     assert record["largest_accuracy"] == pytest.approx(largest)
@@ -196,7 +196,7 @@ def test_a_job_without_epochs_shares_its_budget(job_folder):
     text = Path("job.toml").read_text().replace("epochs = 2", "")
     Path("job.toml").write_text('budget = "3s"\n' + text)
     settings = load_job(Path("job.toml"))
-    trained = supernets.train_only(settings, Path("run"))
+    trained = supernets.train_job_supernets(settings, Path("run"))
     logs = [Path("run/supernets", name, "training.jsonl").read_text() for name in trained]
     epochs = {json.loads(line)["steps"] for log in logs for line in log.splitlines()}
     assert len(epochs) == 1, "no family is trained longer than another"

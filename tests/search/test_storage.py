@@ -16,10 +16,10 @@ from nas.search import storage as storage_module
 from nas.search.liveness import this_process
 from nas.search.objectives import ready
 from nas.search.storage import Storage
-from nas.search.storage_address import redact_address
 from nas.search.trial import Trial
 from nas.search.trial_log import TrialLog
 from nas.space import load_space
+from nas.storage_address import redact_address
 from tests.search.postgresql import PASSWORD
 
 SPACE = load_space("squeezenet_tiny", image_size=8, channels=1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nas.report import candidates
-from tests.job.test_devices import run_job
+from tests.job.test_devices import run_on
 
 
 @pytest.mark.slow
@@ -15,6 +15,6 @@ def test_job_measures_its_front_on_the_board(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    out = run_job(tmp_path, f'target = "{server}"')
+    out = run_on(tmp_path, f'target = "{server}"')
     rows = candidates.read(out / "trials.csv")
     assert rows["measured_us"].notna().sum() == 3

@@ -5,7 +5,7 @@ import pytest
 
 from nas.errors import RequestError
 from nas.search.storage import Storage
-from nas.search.storage_address import is_address, may_hold_password, redact, redact_address
+from nas.storage_address import is_address, may_hold_password, redact, redact_address
 
 SECRET = "open-sesame"
 

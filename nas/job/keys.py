@@ -1,0 +1,116 @@
+"""The keys of a job file, each declared once: its meaning, bounds and choices.
+
+`nas.job.settings` validates a job file by them, and the options of the commands that repeat a key
+take their help from them. Importing this imports nothing heavy, because every command does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+MAX_SEED = 2**32 - 1
+"""The largest seed that numpy's `RandomState`, which Optuna's samplers use, accepts."""
+
+MAX_MINUTES = 366 * 24 * 60.0
+"""Longest search, one year."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of a job file.
+
+    Args:
+        meaning: what the key means, as a phrase with its unit.
+        bounds: constraints as pydantic names them: `ge`, `gt`, `le`, `lt`.
+    """
+
+    meaning: str
+    bounds: dict[str, float]
+
+
+def _key(meaning: str, **bounds: float) -> Key:
+    return Key(meaning, bounds)
+
+
+KEYS: dict[str, Key] = {
+    "name": _key("Name of the job; by default its results are in results/<name>."),
+    "seed": _key("Seed of everything that is drawn at random.", ge=0, le=MAX_SEED),
+    "budget": _key('Time of the whole job, such as "45m", "8h" or "1h30m".'),
+    "data.source": _key('"digits", parquet files, or a folder with one folder for each class.'),
+    "data.validation_fraction": _key(
+        "Fraction of the training images that is kept for validation.", gt=0, lt=1
+    ),
+    "data.image_size": _key(
+        "Height and width of the images in pixels; by default those of the data.", ge=8, le=512
+    ),
+    "data.on_bad_image": _key("What an unreadable image does: fail, or skip with a message."),
+    "data.license": _key("License of the data, which the report names."),
+    "device.runtime": _key("Runtime that compiles and times: tvm, onnxruntime, or a plug-in's."),
+    "device.target": _key(
+        "Device: cpu, cuda (an NVIDIA GPU), or rpc://HOST:PORT?triple=T&cpu=C for a board."
+    ),
+    "device.threads": _key("Number of threads that run one network.", ge=1, le=4096),
+    "device.dtype": _key(
+        "Type of weights and activations: float32, float16 or int8, if the runtime has it."
+    ),
+    "device.batch": _key(
+        "Number of images that run at once; latencies are those of the whole batch.",
+        ge=1,
+        le=1 << 20,
+    ),
+    "device.tables": _key("Folder of latency tables, or one .jsonl file."),
+    "training.device": _key("Device that trains the supernets: cpu, cuda, or auto."),
+    "training.epochs": _key(
+        "Passes over the images; by default what the budget allows.", ge=1, le=1_000_000
+    ),
+    "training.batch_size": _key("Number of images of one training step.", ge=2, le=1_000_000),
+    "training.learning_rate": _key("Peak learning rate.", gt=0, le=1000),
+    "training.subnets": _key("Subnets that one step trains, see docs/supernets.md."),
+    "training.random_subnets": _key("Number of random subnets of one step.", ge=0, le=1000),
+    "training.progressive": _key(
+        "Fraction of the training in which the smallest subnets grow smaller.", ge=0, lt=1
+    ),
+    "training.average": _key("Decay of the exponential moving average of weights.", ge=0, lt=1),
+    "training.label_smoothing": _key("Label smoothing.", ge=0, lt=1),
+    "training.weight_decay": _key("Weight decay.", ge=0, le=1000),
+    "training.colour": _key("Strength of random changes of colour.", ge=0, lt=1),
+    "training.randaugment": _key("Number of RandAugment operations on an image.", ge=0, le=100),
+    "training.magnitude": _key("Magnitude of RandAugment operations.", ge=0, le=1),
+    "training.cutout": _key("Side of the erased square as a fraction of the image.", ge=0, lt=1),
+    "training.precision": _key("Precision of training: float32, bfloat16, or auto."),
+    "space.name": _key("Name of a search space, or path of a Python file that defines SPACE."),
+    "search.trials": _key(
+        "Number of distinct architectures to score, in all starts together.",
+        ge=1,
+        le=100_000_000,
+    ),
+    "search.minutes": _key("Longest time of the search in minutes.", gt=0, le=MAX_MINUTES),
+    "search.stall": _key(
+        "Number of trials without an improvement of the front after which the search ends.",
+        ge=1,
+        le=100_000_000,
+    ),
+    "search.sampler": _key("Sampler: auto, guided, tpe, nsga2, nsga3, gp or random."),
+    "search.also_minimize": _key("Further objectives: macs, params, peak_memory_bytes."),
+    "search.max_latency_ms": _key("Largest latency in milliseconds.", gt=0),
+    "search.max_macs": _key("Largest number of multiply-accumulates.", gt=0, lt=2**63),
+    "search.max_params": _key("Largest number of parameters.", gt=0, lt=2**63),
+    "search.max_peak_memory_bytes": _key(
+        "Largest size of the activations that are alive at once, in bytes.", gt=0, lt=2**63
+    ),
+    "search.device.table": _key("Latency table of another device that the networks are for."),
+    "search.device.max_latency_ms": _key("Largest latency on that device in milliseconds.", gt=0),
+    "search.workers": _key("Number of processes of this machine that search.", ge=1, le=1024),
+    "search.storage": _key("Storage of the trials: journal, or postgresql://USER@HOST/DATABASE."),
+    "finish.measure": _key(
+        "Number of candidates that are timed as whole networks.", ge=0, le=100_000
+    ),
+}
+"""All keys by their path in the job file."""
+
+
+def constraints(path: str) -> dict[str, Any]:
+    """Return the arguments of pydantic's `Field` for a key: its description and its bounds."""
+    key = KEYS[path]
+    return {"description": key.meaning, **key.bounds}
