@@ -183,12 +183,16 @@ class Op(NamedTuple):
     start: int = 0
     slot: Slot | None = None
 
+    def required_slot(self) -> Slot:
+        """Return the slot of an op with parameters. Raises ValueError for an op without a slot."""
+        if self.slot is None:
+            raise ValueError(f"an op of kind {self.kind!r} has no slot")
+        return self.slot
+
     @property
     def slot_name(self) -> str:
         """Name of the op's parameters. Raises ValueError for an op without a slot."""
-        if self.slot is None:
-            raise ValueError(f"an op of kind {self.kind!r} has no slot")
-        return self.slot.name
+        return self.required_slot().name
 
     def text(self, position: int) -> str:
         """Return everything that decides what the op computes, without its slot.
@@ -206,24 +210,26 @@ class Op(NamedTuple):
             f"{self.groups},{self.bias:d},{self.start}"
         )
 
-    def overhangs(self, source: Shape) -> bool:
+    def overhangs(self, height: int, width: int) -> bool:
         """Return whether the last windows of a pooling reach beyond the padding of its input.
 
         Args:
-            source: shape of the input.
+            height, width: size of the input, in pixels.
 
-        Raises ValueError if neither whole windows nor overhanging ones make the op's shape of the
-        input's. A window that starts beyond the border of the input makes none.
+        Raises ValueError if neither whole windows nor overhanging ones make the op's shape. No
+        window starts beyond the border of the input.
         """
         beyond = [
             (count - 1) * self.stride + self.kernel - size - 2 * self.padding
-            for count, size in zip(self.shape[1:], source[1:], strict=True)
+            for count, size in zip(self.shape[1:], (height, width), strict=True)
         ]
         if all(-self.stride < pixels <= 0 for pixels in beyond):
             return False
         if all(0 <= pixels < min(self.stride, self.kernel - self.padding) for pixels in beyond):
             return True
-        raise ValueError(f"{self.kind} cannot turn {source} into {self.shape}")
+        raise ValueError(
+            f"{self.kind} cannot turn a map of {height}x{width} pixels into {self.shape}"
+        )
 
 
 class Graph:

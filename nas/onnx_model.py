@@ -233,7 +233,7 @@ class _Writer:
 
     def _write_pool(self, at: int, op: Op, onnx_op: str, **attributes: int) -> None:
         source = op.inputs[0]
-        attributes["ceil_mode"] = int(op.overhangs(self._graph.ops[source].shape))
+        attributes["ceil_mode"] = int(op.overhangs(*self._graph.ops[source].shape[1:]))
         self._maps[at] = self._add_node(
             onnx_op, [self._map(source)], self._label(at), **attributes, **_window_attributes(op)
         )
@@ -245,7 +245,7 @@ class _Writer:
         issue 16203). Therefore it is asked only if there is padding. An average with padding and
         overhanging windows would depend on the runtime; no block makes one.
         """
-        if op.padding and op.overhangs(self._graph.ops[op.inputs[0]].shape):
+        if op.padding and op.overhangs(*self._graph.ops[op.inputs[0]].shape[1:]):
             raise ValueError(
                 "ONNX runtimes differ in averages whose windows overhang the padding; use windows "
                 "that end within the padding, or no padding"

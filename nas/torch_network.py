@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from nas.graph import Graph, Op, Slot
+from nas.graph import WEIGHTED_KINDS, Graph, Op
 from nas.space import Architecture
 
 NORM_EPS = 1e-5
@@ -119,13 +119,11 @@ def _apply(op: Op, inputs: list[Tensor], weights: Weights, overwrite: bool) -> T
         case "shuffle":
             return _shuffle(x, op.groups)
         case "max_pool":
-            return F.max_pool2d(
-                x, op.kernel, op.stride, op.padding, ceil_mode=_needs_ceil_mode(op, x)
-            )
+            ceil_mode = op.overhangs(*x.shape[2:])
+            return F.max_pool2d(x, op.kernel, op.stride, op.padding, ceil_mode=ceil_mode)
         case "avg_pool":
-            return F.avg_pool2d(
-                x, op.kernel, op.stride, op.padding, ceil_mode=_needs_ceil_mode(op, x)
-            )
+            ceil_mode = op.overhangs(*x.shape[2:])
+            return F.avg_pool2d(x, op.kernel, op.stride, op.padding, ceil_mode=ceil_mode)
         case "global_pool":
             return x.mean((2, 3), keepdim=True)
     raise ValueError(f"ops of kind {op.kind!r} have no implementation in torch")
@@ -139,12 +137,6 @@ def _activate(kind: str, x: Tensor, overwrite: bool) -> Tensor:
     """
     inplace = overwrite and (kind == "relu" or not torch.is_grad_enabled())
     return _ACTIVATIONS[kind](x, inplace=inplace)
-
-
-def _needs_ceil_mode(op: Op, x: Tensor) -> bool:
-    """Whether the last pooling window reaches beyond the padding."""
-    floor_size = [(size + 2 * op.padding - op.kernel) // op.stride + 1 for size in x.shape[2:]]
-    return floor_size != list(op.shape[1:])
 
 
 def _shuffle(x: Tensor, groups: int) -> Tensor:
@@ -174,7 +166,7 @@ class SlotModule(nn.Module):
         weight = torch.randn(shape, generator=generator) * math.sqrt(gain / fan_in)
         if len(shape) == 4:
             weight = weight.contiguous(memory_format=torch.channels_last)
-        leaf = self._add_submodules(slot_of(op).name)
+        leaf = self._add_submodules(op.slot_name)
         leaf.register_parameter("weight", nn.Parameter(weight))
         if op.bias:
             leaf.register_parameter("bias", nn.Parameter(torch.zeros(shape[0])))
@@ -188,7 +180,7 @@ class SlotModule(nn.Module):
             scale: initial value of the scale; the shift starts at zero.
             statistics: whether to add the buffers `running_mean` and `running_var`.
         """
-        leaf = self._add_submodules(slot_of(op).name)
+        leaf = self._add_submodules(op.slot_name)
         leaf.register_parameter("weight", nn.Parameter(torch.full((channels,), scale)))
         leaf.register_parameter("bias", nn.Parameter(torch.zeros(channels)))
         if statistics:
@@ -226,7 +218,7 @@ class Network(SlotModule):
             elif op.kind == "linear":
                 self.add_weight(op, (c, graph.input_channels(op)), generator)
             elif op.kind == "norm":
-                scale = float(slot_of(op).name not in silent)
+                scale = float(op.slot_name not in silent)
                 self.add_norm(op, c, scale=scale, statistics=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -235,15 +227,15 @@ class Network(SlotModule):
 
     def weight(self, op: Op) -> Tensor:
         """See `Weights`."""
-        return self.get_parameter(f"{slot_of(op).name}.weight")
+        return self.get_parameter(f"{op.slot_name}.weight")
 
     def bias(self, op: Op) -> Tensor | None:
         """See `Weights`."""
-        return self.get_parameter(f"{slot_of(op).name}.bias") if op.bias else None
+        return self.get_parameter(f"{op.slot_name}.bias") if op.bias else None
 
     def norm(self, op: Op, x: Tensor) -> Tensor:
         """See `Weights`. In training mode the running statistics are updated."""
-        name = slot_of(op).name
+        name = op.slot_name
         return F.batch_norm(
             x,
             self.get_buffer(f"{name}.running_mean"),
@@ -285,14 +277,7 @@ def residual_norms(graph: Graph) -> set[str]:
     an addition the branch is the one that was computed later.
     """
     sources = {max(op.inputs) for op in graph.ops if op.kind == "add"}
-    return {slot_of(graph.ops[at]).name for at in sources if graph.ops[at].kind == "norm"}
-
-
-def slot_of(op: Op) -> Slot:
-    """Return the slot of an op that has weights. Raises ValueError for an op without a slot."""
-    if op.slot is None:
-        raise ValueError(f"an op of kind {op.kind!r} has no slot")
-    return op.slot
+    return {graph.ops[at].slot_name for at in sources if graph.ops[at].kind == "norm"}
 
 
 class FoldedWeights:
@@ -307,11 +292,11 @@ class FoldedWeights:
 
     def weight(self, op: Op) -> Tensor:
         """See `Weights`."""
-        return self._tensors[slot_of(op).name]
+        return self._tensors[op.slot_name]
 
     def bias(self, op: Op) -> Tensor | None:
         """See `Weights`."""
-        return self._tensors[f"{slot_of(op).name}.bias"] if op.bias else None
+        return self._tensors[f"{op.slot_name}.bias"] if op.bias else None
 
     def norm(self, op: Op, x: Tensor) -> Tensor:
         """Raise ValueError, because a folded graph has no batch norms."""
@@ -335,13 +320,13 @@ def fold_norms(graph: Graph, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     folded: dict[str, Tensor] = {}
     for op in graph.ops:
-        if op.kind in ("conv", "linear"):
-            name = slot_of(op).name
+        if op.kind in WEIGHTED_KINDS:
+            name = op.slot_name
             folded[name] = state[f"{name}.weight"]
             if op.bias:
                 folded[f"{name}.bias"] = state[f"{name}.bias"]
         elif op.kind == "norm":
-            conv, norm = slot_of(graph.ops[op.inputs[0]]).name, slot_of(op).name
+            conv, norm = graph.ops[op.inputs[0]].slot_name, op.slot_name
             mean = state[f"{norm}.running_mean"].double()
             scale = (state[f"{norm}.running_var"].double() + NORM_EPS).rsqrt()
             scale = scale * state[f"{norm}.weight"].double()

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import nas.graph
-from nas.graph import ACTIVATIONS, OP_KINDS, WEIGHTED_KINDS, Graph, Op
-from nas.space import load, names
+from nas.graph import ACTIVATIONS, OP_KINDS, POOLING_KINDS, WEIGHTED_KINDS, Graph, Op
+from nas.space import load_definition, space_names
 from nas.space.builder import Builder
 
 
@@ -51,7 +51,7 @@ def test_folded_graph_has_biases_instead_of_norms():
 
 def test_folding_refuses_norm_that_does_not_follow_a_convolution():
     build = Builder((4, 5, 5), classes=2, norm=True, activation="relu")
-    build.finish_conv(build.input, "norm")
+    build.norm_and_activate(build.input, "norm")
     with pytest.raises(ValueError, match="folded only into a convolution"):
         _ = build.graph().folded
 
@@ -127,14 +127,15 @@ def test_op_kinds_declare_only_fields_of_op():
 def test_kind_sets_follow_from_the_table():
     assert {"relu", "relu6", "hard_swish", "hard_sigmoid"} == ACTIVATIONS
     assert {"conv", "linear"} == WEIGHTED_KINDS
+    assert {"max_pool", "avg_pool"} == POOLING_KINDS
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", space_names())
 def test_networks_of_a_space_keep_to_the_table_of_op_kinds(name):
-    space = load(name)
+    space = load_definition(name)
     rng = np.random.default_rng(0)
     for architecture in (space.largest, space.smallest, *(space.sample(rng) for _ in range(3))):
-        for op in space.lower(architecture).ops:
+        for op in architecture.graph.ops:
             needs = OP_KINDS[op.kind]
             assert needs.inputs in (None, len(op.inputs))
             for field, default in Op._field_defaults.items():
@@ -154,17 +155,19 @@ def test_slot_name_of_op_without_slot_is_an_error():
 
 
 @pytest.mark.parametrize(
-    ("source", "shape", "expected"),
+    ("size", "shape", "expected"),
     [
-        ((1, 9, 9), (1, 4, 4), False),
-        ((1, 8, 8), (1, 4, 4), True),
-        ((1, 8, 8), (1, 3, 3), False),
+        ((9, 9), (1, 4, 4), False),
+        ((8, 8), (1, 4, 4), True),
+        ((8, 8), (1, 3, 3), False),
     ],
 )
-def test_overhangs_says_whether_last_windows_cross_the_border(source, shape, expected):
-    assert Op("max_pool", (0,), shape, kernel=3, stride=2).overhangs(source) is expected
+def test_overhangs_says_whether_last_windows_cross_the_border(size, shape, expected):
+    assert Op("max_pool", (0,), shape, kernel=3, stride=2).overhangs(*size) is expected
 
 
 def test_overhangs_refuses_shape_that_no_windows_make():
-    with pytest.raises(ValueError, match=r"max_pool cannot turn \(1, 8, 8\) into \(1, 5, 5\)"):
-        Op("max_pool", (0,), (1, 5, 5), kernel=3, stride=2).overhangs((1, 8, 8))
+    with pytest.raises(
+        ValueError, match=r"max_pool cannot turn a map of 8x8 pixels into \(1, 5, 5\)"
+    ):
+        Op("max_pool", (0,), (1, 5, 5), kernel=3, stride=2).overhangs(8, 8)

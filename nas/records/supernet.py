@@ -1,4 +1,4 @@
-"""Records of supernets: `training.jsonl`, checkpoints, `alone.jsonl` and `ranking.json`."""
+"""Records of supernets: `training.jsonl`, checkpoints, `standalone.jsonl` and `ranking.json`."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class CheckpointRecord(Document):
 
 
 class StandaloneRow(Document):
-    """A line of `alone.jsonl`: a network that was trained on its own, and how it was trained.
+    """A line of `standalone.jsonl`: a network that was trained on its own, and how it was trained.
 
     Attributes:
         space: name of the space.
@@ -187,7 +187,7 @@ class SpaceRanking(Document):
 
 
 class PooledRanking(Document):
-    """The ranking of the networks of all spaces together; see `nas.supernet.ranking.Pooled`."""
+    """The ranking of all spaces together; see `nas.supernet.ranking.PooledRanking`."""
 
     nets: Count
     kendall_tau: IntervalRecord | None

@@ -14,7 +14,7 @@ from nas.errors import CheckpointError
 from nas.graph import Channels, Graph, Op, Slot
 from nas.space import Architecture, SearchSpace, load_space
 from nas.supernet import checkpoint
-from nas.torch_network import NORM_EPS, SlotModule, residual_norms, run_graph, slot_of
+from nas.torch_network import NORM_EPS, SlotModule, residual_norms, run_graph
 
 NormStatistics = Mapping[str, tuple[Tensor, Tensor]]
 """Mean `C` and population variance `C` of the input of each batch norm, by slot name."""
@@ -46,7 +46,7 @@ class Supernet(SlotModule):
             *(residual_norms(graph) for graph in space.block_graphs_with_slots())
         )
         for op in _largest_ops(space):
-            slot = slot_of(op)
+            slot = op.required_slot()
             inputs = slot.inputs.extent if slot.inputs else 1
             if op.kind == "norm":
                 scale = float(slot.name not in zero_norms)
@@ -176,7 +176,7 @@ class _SlicedWeights:
         self._statistics = statistics
 
     def weight(self, op: Op) -> Tensor:
-        slot = slot_of(op)
+        slot = op.required_slot()
         shared = self._supernet.get_parameter(f"{slot.name}.weight")
         if op.kind != "conv":
             return slice_weight(shared, slot.outputs, slot.inputs)
@@ -187,12 +187,12 @@ class _SlicedWeights:
     def bias(self, op: Op) -> Tensor | None:
         if not op.bias:
             return None
-        slot = slot_of(op)
+        slot = op.required_slot()
         return slice_weight(self._supernet.get_parameter(f"{slot.name}.bias"), slot.outputs)
 
     def affine(self, op: Op) -> tuple[Tensor, Tensor]:
         """Return scale `C` and shift `C` of a batch norm."""
-        slot = slot_of(op)
+        slot = op.required_slot()
         scale = self._supernet.get_parameter(f"{slot.name}.weight")
         shift = self._supernet.get_parameter(f"{slot.name}.bias")
         return slice_weight(scale, slot.outputs), slice_weight(shift, slot.outputs)
@@ -201,7 +201,7 @@ class _SlicedWeights:
         scale, shift = self.affine(op)
         if self._statistics is None:
             return F.batch_norm(x, None, None, scale, shift, True, 0.0, NORM_EPS)
-        mean, variance = self._statistics[slot_of(op).name]
+        mean, variance = self._statistics[op.slot_name]
         return F.batch_norm(x, mean, variance, scale, shift, False, 0.0, NORM_EPS)
 
 
@@ -221,7 +221,7 @@ class _CalibratingWeights(_SlicedWeights):
         count = x.numel() // x.shape[1]
         # Torch stores the unbiased variance.
         square = variance.double() * (count - 1) / count + mean.double().square()
-        name = slot_of(op).name
+        name = op.slot_name
         zeros = torch.zeros_like(square)
         counts, sums, squares = self._sums.get(name, (0, zeros, zeros))
         self._sums[name] = (
@@ -301,7 +301,7 @@ def _largest_ops(space: SearchSpace) -> list[Op]:
         for op in graph.ops:
             if op.slot is not None:
                 known = ops.get(op.slot.name, op)
-                ops[op.slot.name] = known._replace(slot=_union(slot_of(known), op.slot))
+                ops[op.slot.name] = known._replace(slot=_union(known.required_slot(), op.slot))
     return list(ops.values())
 
 
