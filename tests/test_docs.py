@@ -259,14 +259,14 @@ def tiny_library(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def prepared(undisturbed, tiny_library, tmp_path_factory) -> Path:
+def prepared(finished_job, tiny_library, tmp_path_factory) -> Path:
     """The folder in which every page begins.
 
     It has a finished run as `results/quickstart` and `results/overnight`, the job file of the
     latter, images of two classes in `photos`, and a latency table of the run and the tiny spaces.
     """
     folder = tmp_path_factory.mktemp("docs") / "prepared"
-    shutil.copytree(undisturbed, folder)
+    shutil.copytree(finished_job, folder)
     for name in ("quickstart", "overnight"):
         shutil.copytree(folder / "results/mini", folder / "results" / name)
         for file in ("job.toml", "run.json"):
@@ -346,7 +346,7 @@ def runs(page: str) -> list[Block]:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", [page for page in PAGES if runs(page)])
-def test_commands_and_snippets_run(page, prepared, tmp_path, monkeypatch, use_library, here):
+def test_commands_and_snippets_run(page, prepared, tmp_path, monkeypatch, use_library, invoke):
     folder = tmp_path / "work"
     shutil.copytree(prepared, folder)
     monkeypatch.chdir(folder)
@@ -370,7 +370,7 @@ def test_commands_and_snippets_run(page, prepared, tmp_path, monkeypatch, use_li
             if arguments is None:
                 continue
             use_library(tiny=arguments[0] not in REAL_SPACES)
-            done = here(*small(arguments, folder))
+            done = invoke(*small(arguments, folder))
             allowed = (0, 1) if arguments[:2] == ["table", "verify"] else (0,)
             assert done.returncode in allowed, f"{' '.join(words)}: {done.stderr}"
 
@@ -405,7 +405,7 @@ def test_example_spaces_lower(tmp_path, monkeypatch):
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.usefixtures("same_device")
+@pytest.mark.usefixtures("job_folder_with_table")
 def test_example_space_through_all_stages_of_a_job(example):
     job = {
         "name": "mine",
