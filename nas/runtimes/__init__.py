@@ -1,4 +1,5 @@
-"""The runtimes that come with the project, a package each: they compile and time kernels.
+"""The runtimes that come with the project, one package each. They compile and time kernels.
 
-`nas.latency.runtime` is their contract. A runtime of another package is found by its entry point.
+The contract of a runtime is `nas.latency.runtime`. Runtimes are found by their entry points, those
+of other packages too.
 """

@@ -1,4 +1,8 @@
-"""A clock that a device's own code reads, between two kernels of one call."""
+"""Functions of TVM that read a clock on the device, between two kernels of one call.
+
+A tensor of readings holds the seconds and the nanoseconds of each reading. A tensor of counted
+readings also holds, as its last number, how many readings were taken.
+"""
 
 from __future__ import annotations
 
@@ -11,40 +15,42 @@ from tvm import relax, tirx
 
 from nas.schedules.templates import flat_type
 
-_CLOCKS = {"linux": 1, "darwin": 6}
-"""What `clock_gettime` calls the clock that only goes forward, by operating system."""
+_MONOTONIC_CLOCKS = {"linux": 1, "darwin": 6}
+"""Number of the monotonic clock in calls of `clock_gettime`, by operating system."""
 
-_PROCESSORS = ("x86_64", "amd64", "aarch64", "arm64", "riscv64")
-"""On which `clock_gettime` writes two numbers of 64 bits."""
+_PROCESSORS_OF_64_BITS = ("x86_64", "amd64", "aarch64", "arm64", "riscv64")
+"""Processors on which `clock_gettime` writes two numbers of 64 bits."""
 
 
 def clock_of(target: tvm.target.Target) -> int | None:
-    """The clock that a target's code can read by itself; None where none is known."""
+    """Return the number of the clock that code of a target can read; None if none is known."""
     triple = str(target.attrs.get("mtriple", ""))
-    if not triple.startswith(_PROCESSORS):
+    if not triple.startswith(_PROCESSORS_OF_64_BITS):
         return None
-    return next((clock for system, clock in _CLOCKS.items() if system in triple), None)
+    return next((clock for system, clock in _MONOTONIC_CLOCKS.items() if system in triple), None)
 
 
 def readings_type(count: int) -> relax.TensorType:
-    """The type of a tensor of so many readings: seconds and nanoseconds of each."""
+    """Return the type of a tensor of `count` readings."""
     return flat_type((2 * count,), "int64")
 
 
-def no_readings(count: int) -> NDArray[np.int64]:
-    """A tensor of so many readings, before they are taken."""
+def empty_readings(count: int) -> NDArray[np.int64]:
+    """Return a tensor for `count` readings, none of them taken."""
     return np.zeros(2 * count, np.int64)
 
 
 def nanoseconds(readings: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Nanoseconds of each reading after the first."""
+    """Return the nanoseconds from the first reading to each reading."""
     seconds, nanoseconds = readings.reshape(-1, 2).T
-    found: NDArray[np.int64] = 1_000_000_000 * (seconds - seconds[0]) + nanoseconds - nanoseconds[0]
-    return found
+    elapsed: NDArray[np.int64] = (
+        1_000_000_000 * (seconds - seconds[0]) + nanoseconds - nanoseconds[0]
+    )
+    return elapsed
 
 
-def reading(index: int, count: int, clock: int) -> tirx.PrimFunc:
-    """Takes reading `index` of a tensor of `count`."""
+def read_clock(index: int, count: int, clock: int) -> tirx.PrimFunc:
+    """Return a function that takes reading `index` of a tensor of `count` readings."""
     readings = _buffer(2 * count)
     address = tirx.address_of(tirx.BufferLoad(readings, [2 * index]))
     call = tirx.call_extern("int32", "clock_gettime", clock, address)
@@ -52,23 +58,26 @@ def reading(index: int, count: int, clock: int) -> tirx.PrimFunc:
     return function.with_attr("global_symbol", f"clock_{index}")
 
 
-def counted_type(count: int) -> relax.TensorType:
-    """As `readings_type`, for those that `next_reading` takes: how many there are stands last."""
+def counted_readings_type(count: int) -> relax.TensorType:
+    """Return the type of a tensor of at most `count` counted readings."""
     return flat_type((2 * count + 1,), "int64")
 
 
-def none_counted(count: int) -> NDArray[np.int64]:
-    """As `no_readings`, for these."""
+def empty_counted_readings(count: int) -> NDArray[np.int64]:
+    """Return a tensor for at most `count` counted readings, none of them taken."""
     return np.zeros(2 * count + 1, np.int64)
 
 
-def counted(readings: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Those that were taken, as `nanoseconds` reads them."""
-    return readings[: 2 * readings[-1]]
+def taken_readings(counted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the readings that were taken, as `nanoseconds` expects them."""
+    return counted[: 2 * counted[-1]]
 
 
-def next_reading(count: int, clock: int) -> tirx.PrimFunc:
-    """Takes the next reading of a tensor of `count`: the same function for all of many."""
+def read_clock_next(count: int, clock: int) -> tirx.PrimFunc:
+    """Return a function that takes the next of at most `count` counted readings.
+
+    The same function takes all readings, however many there are.
+    """
     readings = _buffer(2 * count + 1)
     taken = tirx.BufferLoad(readings, [2 * count])
     address = tirx.address_of(tirx.BufferLoad(readings, [2 * taken]))
@@ -78,23 +87,23 @@ def next_reading(count: int, clock: int) -> tirx.PrimFunc:
     return tirx.PrimFunc([readings], body).with_attr("global_symbol", "clock")
 
 
-def first_reading(count: int) -> tirx.PrimFunc:
-    """Lets `next_reading` begin anew."""
+def reset_readings(count: int) -> tirx.PrimFunc:
+    """Return a function that sets the number of counted readings to zero."""
     readings = _buffer(2 * count + 1)
     none = tirx.BufferStore(readings, tirx.const(0, "int64"), [2 * count])
     return tirx.PrimFunc([readings], none).with_attr("global_symbol", "begin")
 
 
-def idle(count: int) -> tirx.PrimFunc:
-    """Takes none."""
+def do_nothing(count: int) -> tirx.PrimFunc:
+    """Return a function with the signature of `read_clock` that does nothing."""
     nothing = tirx.Evaluate(tirx.const(0, "int32"))
     return tirx.PrimFunc([_buffer(2 * count)], nothing).with_attr("global_symbol", "idle")
 
 
-def in_place(function: relax.GlobalVar, arguments: list[Any], result: Any) -> relax.Call:
-    """A call that writes over its last argument, a tensor of the type `result`."""
+def call_in_place(function: relax.GlobalVar, arguments: list[Any], result: Any) -> relax.Call:
+    """Return a call that overwrites its last argument, a tensor of the type `result`."""
     return relax.op.call_tir_inplace(function, arguments, [len(arguments) - 1], result)
 
 
-def _buffer(numbers: int) -> tirx.Buffer:
-    return tirx.decl_buffer((numbers,), "int64", "readings")
+def _buffer(size: int) -> tirx.Buffer:
+    return tirx.decl_buffer((size,), "int64", "readings")

@@ -1,4 +1,4 @@
-"""`Place`: where compiled code is loaded and timed, and what device that is."""
+"""`Device`: a device that TVM reaches, on which compiled code is loaded and timed."""
 
 from __future__ import annotations
 
@@ -12,93 +12,98 @@ from numpy.typing import NDArray
 from tvm import relax
 from tvm.target import codegen
 
-from nas.latency import device, timing
+from nas.latency import device as this_machine
+from nas.latency import timing
 
 
-class Place(Protocol):
-    """A device that TVM's runtime can reach."""
+class Device(Protocol):
+    """A processor, a GPU or a board that runs what TVM compiles."""
 
     @property
-    def device(self) -> tvm.runtime.Device:
-        """What tensors and kernels live on."""
+    def tvm_device(self) -> tvm.runtime.Device:
+        """TVM's handle of the device, on which tensors and kernels live."""
         ...
 
-    def module(self, library: tvm.runtime.Module) -> tvm.runtime.Module:
-        """A compiled library, loaded where it runs."""
+    def load_library(self, library: tvm.runtime.Module) -> tvm.runtime.Module:
+        """Load a compiled library on the device."""
         ...
 
-    def virtual_machine(self, executable: relax.VMExecutable) -> relax.VirtualMachine:
-        """A compiled network, loaded where it runs."""
+    def load_network(self, executable: relax.VMExecutable) -> relax.VirtualMachine:
+        """Load a compiled network into a virtual machine on the device."""
         ...
 
-    def tensor(self, array: NDArray[Any]) -> tvm.runtime.Tensor:
-        """An array, copied to the device."""
+    def to_device(self, array: NDArray[Any]) -> tvm.runtime.Tensor:
+        """Copy an array to the device."""
         ...
 
-    def timing(self, threads: int) -> AbstractContextManager[None]:
-        """Keeps what would disturb a timing away while inside; `threads` run one kernel."""
+    def timing_context(self, threads: int) -> AbstractContextManager[None]:
+        """Return a context in which nothing disturbs timings of kernels that use `threads`."""
         ...
 
     def processor(self) -> tuple[str, tuple[str, ...]]:
-        """Model of the device and its features, sorted."""
+        """Return the model of the device and its features, sorted."""
         ...
 
     def recorded(self) -> Mapping[str, Any]:
-        """What is worth knowing about the device, for a table's header."""
+        """Return what the header of a table records about the device, but need not match."""
         ...
 
     @property
-    def boards(self) -> int:
-        """How many equal devices there are. Raises BoardLostError where a tracker is gone."""
+    def device_count(self) -> int:
+        """Number of equal devices. Raises BoardLostError if their tracker is gone."""
         ...
 
     @property
-    def kept_bytes(self) -> int:
-        """Of tensors that kernels may hold there between two timings."""
+    def cache_bytes(self) -> int:
+        """Largest size in bytes of the tensors that cached kernels may hold on the device."""
         ...
 
     @property
     def copies_inputs(self) -> bool:
-        """Whether a virtual machine there has copies of its own of the tensors it is given."""
+        """Whether a virtual machine on the device copies the tensors that it is given."""
         ...
 
     def release(self) -> None:
-        """Lets others use a device that has one user at a time; the next use takes it back."""
+        """Let others use a device that has one user at a time; the next use takes it back."""
         ...
 
 
-class Local:
-    """This process, on a device of this machine. See `Place`."""
+class LocalDevice:
+    """A device of this machine, used by this process. See `Device`."""
 
-    boards = 1
-    kept_bytes = 256 << 20
+    device_count = 1
+    cache_bytes = 256 << 20
     copies_inputs = False
 
-    def __init__(self, device: tvm.runtime.Device) -> None:
-        self.device = device
+    def __init__(self, tvm_device: tvm.runtime.Device) -> None:
+        self.tvm_device = tvm_device
 
-    def module(self, library: tvm.runtime.Module) -> tvm.runtime.Module:
-        """See `Place.module`."""
+    def load_library(self, library: tvm.runtime.Module) -> tvm.runtime.Module:
+        """See `Device.load_library`."""
         return library
 
-    def virtual_machine(self, executable: relax.VMExecutable) -> relax.VirtualMachine:
-        """See `Place.virtual_machine`."""
-        return relax.VirtualMachine(executable, self.device)
+    def load_network(self, executable: relax.VMExecutable) -> relax.VirtualMachine:
+        """See `Device.load_network`."""
+        return relax.VirtualMachine(executable, self.tvm_device)
 
-    def tensor(self, array: NDArray[Any]) -> tvm.runtime.Tensor:
-        """See `Place.tensor`."""
-        return tvm.runtime.tensor(np.ascontiguousarray(array), self.device)
+    def to_device(self, array: NDArray[Any]) -> tvm.runtime.Tensor:
+        """See `Device.to_device`."""
+        return tvm.runtime.tensor(np.ascontiguousarray(array), self.tvm_device)
 
-    def timing(self, threads: int) -> AbstractContextManager[None]:
-        """See `Place.timing`."""
+    def timing_context(self, threads: int) -> AbstractContextManager[None]:
+        """See `Device.timing_context`. The thread that launches stays on its cores."""
         return timing.pinned(threads)
 
     def release(self) -> None:
-        """See `Place.release`. A machine's own devices have many users."""
+        """See `Device.release`. Devices of this machine have many users."""
 
 
-class Here(Local):
-    """This machine's processor."""
+class CpuDevice(LocalDevice):
+    """This machine's processor.
+
+    Args:
+        threads: number of threads that run one kernel.
+    """
 
     def __init__(self, threads: int) -> None:
         super().__init__(tvm.cpu())
@@ -107,9 +112,9 @@ class Here(Local):
             tvm.get_global_func("runtime.config_threadpool")(big_cores_first, threads)
 
     def processor(self) -> tuple[str, tuple[str, ...]]:
-        """See `Place.processor`."""
-        return device.processor()
+        """See `Device.processor`."""
+        return this_machine.processor()
 
     def recorded(self) -> Mapping[str, Any]:
-        """See `Place.recorded`."""
-        return {**device.recorded(), "llvm_cpu": codegen.llvm_get_system_cpu()}
+        """See `Device.recorded`."""
+        return {**this_machine.recorded(), "llvm_cpu": codegen.llvm_get_system_cpu()}

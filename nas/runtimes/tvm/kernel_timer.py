@@ -3,161 +3,271 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import statistics
 import time
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tvm
+from tvm.target import codegen
 
 from nas.graph import Graph
 from nas.latency import cache_model, fusion, timing
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
-from nas.latency.runtime import Schedules, Weights
-from nas.latency.timing import Timing
-from nas.runtimes.tvm import cache_benchmark, cold_cache, launch_benchmark, targets
+from nas.latency.runtime import Schedule, Schedules, Weights
+from nas.latency.timing import Evaluate, Timing
+from nas.runtimes.tvm import cold_cache, dispatch_benchmarks
 from nas.runtimes.tvm.clock import clock_of
-from nas.runtimes.tvm.device import Place
-from nas.runtimes.tvm.kernel_cache import Kept, Ways
+from nas.runtimes.tvm.cuda import device as cuda
+from nas.runtimes.tvm.device import CpuDevice, Device
 from nas.runtimes.tvm.relax_network import RelaxNetwork
-from nas.runtimes.tvm.rpc.address import kind_of
+from nas.runtimes.tvm.rpc import address
+from nas.runtimes.tvm.rpc.device import RemoteDevice
+from nas.runtimes.tvm.rpc.toolchain import llvm_target
+from nas.schedules.cpu import CpuTemplates
 from nas.schedules.templates import Templates, random_constants
 
 KERNELS_VERSION = "5"
-"""Of the loop nests, the schedules and the way to time them: other versions do not compare."""
+"""Version of the loop nests, the schedules and the timing method.
+
+It is part of the fingerprint, because latencies of different versions cannot be compared.
+"""
 
 tvm_kernels = partial(fusion.kernels, fuse_expansions=True)
-"""The kernels of a graph as TVM's runtime fuses them."""
+"""Return the kernels of a graph as this runtime fuses them."""
 
-_VARIED_ROUNDS = 5
-"""Timings of the chain of different kernels; the fastest counts."""
+_LARGE_LAUNCH_ROUNDS = 5
+"""Number of timings of the network of varied kernels; the fastest counts."""
 
-_DISPATCH_SETS = 8
-"""Sets of samples of the dispatch costs that are taken at most."""
+_MAX_DISPATCH_SETS = 8
+"""Largest number of sets of samples of the dispatch costs."""
 
 _WEIGHTS_SAMPLES = 3
-"""Samples of each timing of a chain that weights far away are timed with."""
+"""Number of samples of each timing of a cache benchmark."""
 
 _DISPATCH_CALLS = 100
-"""Calls a sample: about two milliseconds of the longer chain."""
+"""Number of calls in a sample: about two milliseconds of the longer network."""
+
+
+def resolve_target(target: str, threads: int, dtype: str) -> tuple[Templates, Device]:
+    """Return the templates and the device of a target.
+
+    Args:
+        target: `cpu`, this machine's processor; `cuda`, its first GPU; or a board, see
+            `nas.runtimes.tvm.rpc.address`.
+        threads: number of threads that run one kernel; 1 for a GPU.
+        dtype: `float32`, or `float16` on a GPU.
+
+    Raises:
+        RequestError: the device does not have the settings.
+        DeviceError: there is no such device.
+    """
+    if target == "cuda":
+        return cuda.resolve_target(threads, dtype)
+    if address.is_remote(target):
+        board = address.parse(target)
+        code_target = llvm_target(board)
+        templates = CpuTemplates.for_target(code_target, threads)
+        return templates, RemoteDevice(board, code_target, threads)
+    this_processor = tvm.target.Target(
+        {
+            "kind": "llvm",
+            "mtriple": codegen.llvm_get_system_triple(),
+            "mcpu": codegen.llvm_get_system_cpu(),
+        }
+    )
+    return CpuTemplates.for_target(this_processor, threads), CpuDevice(threads)
+
+
+class TimedKernel(NamedTuple):
+    """A compiled kernel and the functions that time it.
+
+    Args:
+        warm: times calls one after the other, which find the weights in the caches.
+        cold: times single calls with a cold cache, see `cold_cache`; None if that makes no
+            difference or cannot be timed.
+    """
+
+    warm: Evaluate
+    cold: Evaluate | None
+
+
+class KernelCache:
+    """The kernels that were timed last, still loaded, so that timing them again compiles nothing.
+
+    Args:
+        max_bytes: largest size in bytes of the tensors that cached kernels hold. A build times
+            about fifty kernels before it returns to the first; they hold about 200 MiB.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[tuple[Kernel, str], tuple[TimedKernel, int]] = OrderedDict()
+
+    def add(
+        self, kernel: Kernel, schedule: Schedule, timed_kernel: TimedKernel, size_bytes: int
+    ) -> None:
+        """Add a kernel, and evict the oldest kernels while all together are too large.
+
+        Args:
+            kernel: the kernel.
+            schedule: its schedule.
+            timed_kernel: the compiled kernel.
+            size_bytes: size of its tensors.
+        """
+        key = self._key(kernel, schedule)
+        self._entries[key] = timed_kernel, size_bytes
+        self._entries.move_to_end(key)
+        while sum(size for _, size in self._entries.values()) > self._max_bytes:
+            self._entries.popitem(last=False)
+
+    def get(self, kernel: Kernel, schedule: Schedule) -> TimedKernel | None:
+        """Return the compiled kernel with a schedule; None if it is not cached."""
+        entry = self._entries.get(self._key(kernel, schedule))
+        return entry[0] if entry else None
+
+    @staticmethod
+    def _key(kernel: Kernel, schedule: Schedule) -> tuple[Kernel, str]:
+        return kernel, json.dumps(dict(schedule), sort_keys=True)
 
 
 class TvmKernelTimer:
-    """Compiles and times for `nas.runtimes.tvm.runtime.TvmRuntime`.
+    """Compile and time kernels and networks for `nas.runtimes.tvm.runtime.TvmRuntime`.
 
     Args:
-        target, threads, dtype: see `targets.resolve`.
+        target: see `resolve_target`.
+        threads: see `resolve_target`.
+        dtype: see `resolve_target`.
     """
 
     def __init__(self, target: str, threads: int = 1, dtype: str = "float32") -> None:
         self.threads = threads
         self._target_name = target
         self.templates: Templates
-        self.place: Place
-        self.templates, self.place = targets.resolve(target, threads, dtype)
-        self._kept = Kept(self.place.kept_bytes)
+        self.device: Device
+        self.templates, self.device = resolve_target(target, threads, dtype)
+        self._cache = KernelCache(self.device.cache_bytes)
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
-        """The device with TVM's version and these settings."""
-        model, features = self.place.processor()
+        """The device with TVM's version and the settings."""
+        model, features = self.device.processor()
         return Fingerprint(
             processor=model,
             features=features,
             runtime="tvm",
             versions={"apache-tvm": version("apache-tvm"), "kernels": KERNELS_VERSION},
-            target=kind_of(self._target_name),
+            target=address.kind_of(self._target_name),
             dtype=self.templates.dtype,
             threads=self.threads,
-            recorded=self.place.recorded(),
+            recorded=self.device.recorded(),
         )
 
     def release(self) -> None:
-        """Lets others use a device that has one user at a time; the next use takes it back."""
-        # Kernels that are kept live there, and so does what is read to make them far.
-        self._kept = Kept(self.place.kept_bytes)
+        """Let others use a device that has one user at a time; the next use takes it back."""
+        # The tensors of cached kernels and the arena live on the device.
+        self._cache = KernelCache(self.device.cache_bytes)
         self.__dict__.pop("_arena", None)
-        self.place.release()
+        self.device.release()
 
-    def time_kernel(self, kernel: Kernel) -> tuple[Mapping[str, Any], Timing]:
-        """Sweeps the schedules with quick timings, then times the fastest properly."""
-        tried: list[tuple[float, dict[str, Any], timing.Evaluate]] = []
+    def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
+        """Sweep the schedules of a kernel with quick timings, then time the fastest properly."""
+        fastest: list[tuple[float, dict[str, Any], Evaluate]] = []
 
         def sweep(candidates: Sequence[dict[str, Any]]) -> None:
-            # Compiled before the clock is asked for: others may be timing meanwhile.
-            compiled = [(schedule, self._compiled(kernel, schedule)) for schedule in candidates]
-            with self.place.timing(self.threads):
-                tried.extend((timing.quick_us(each), schedule, each) for schedule, each in compiled)
-            tried.sort(key=lambda each: each[0])
-            del tried[1:]
+            # Compile before the device is reserved for timing: others may be timing meanwhile.
+            compiled = [
+                (schedule, self._compile_kernel(kernel, schedule)) for schedule in candidates
+            ]
+            with self.device.timing_context(self.threads):
+                fastest.extend(
+                    (timing.quick_us(evaluate), schedule, evaluate)
+                    for schedule, evaluate in compiled
+                )
+            fastest.sort(key=lambda each: each[0])
+            del fastest[1:]
 
         sweep(self.templates.candidates(kernel))
-        sweep(self.templates.refinements(kernel, tried[0][1]))
-        _, schedule, near = tried[0]
-        ways = Ways(near, self._far(kernel, schedule))
-        copied = cold_cache.ARENA_BYTES if ways.far and self.place.copies_inputs else 0
-        self._kept.add(kernel, schedule, ways, copied + _held_bytes(kernel))
-        return schedule, self._measured(ways)
+        sweep(self.templates.refinements(kernel, fastest[0][1]))
+        _, schedule, warm = fastest[0]
+        timed_kernel = TimedKernel(warm, self._cold_evaluator(kernel, schedule))
+        has_own_arena = timed_kernel.cold and self.device.copies_inputs
+        size_bytes = (cold_cache.ARENA_BYTES if has_own_arena else 0) + _tensor_bytes(kernel)
+        self._cache.add(kernel, schedule, timed_kernel, size_bytes)
+        return schedule, self._measure(timed_kernel)
 
-    def retime_kernel(self, kernel: Kernel, schedule: Mapping[str, Any]) -> Timing:
+    def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
         """See `Runtime.retime_kernel`."""
-        ways = self._kept.get(kernel, schedule)
-        if ways is None:
-            ways = Ways(self._compiled(kernel, schedule), self._far(kernel, schedule))
-        return self._measured(ways)
+        timed_kernel = self._cache.get(kernel, schedule)
+        if timed_kernel is None:
+            timed_kernel = TimedKernel(
+                self._compile_kernel(kernel, schedule), self._cold_evaluator(kernel, schedule)
+            )
+        return self._measure(timed_kernel)
 
-    def _measured(self, ways: Ways) -> Timing:
-        with self.place.timing(self.threads):
-            found = timing.measure(ways.near)
-            if ways.far is None:
-                return found
-            far_s = timing.undisturbed(ways.far, 1, cold_cache.SAMPLES)
-        return dataclasses.replace(found, far_samples_us=Timing.of_seconds(far_s).samples_us)
+    def _measure(self, timed_kernel: TimedKernel) -> Timing:
+        with self.device.timing_context(self.threads):
+            warm = timing.measure(timed_kernel.warm)
+            if timed_kernel.cold is None:
+                return warm
+            cold_s = timing.undisturbed(timed_kernel.cold, 1, cold_cache.SAMPLES)
+        return dataclasses.replace(warm, far_samples_us=Timing.of_seconds(cold_s).samples_us)
 
-    def tune_kernel(self, kernel: Kernel, trials: int) -> Mapping[str, Any]:
-        """The schedule of the fastest of `trials` candidates of MetaSchedule.
+    def tune_kernel(self, kernel: Kernel, trials: int) -> Schedule:
+        """Return the schedule of the fastest of `trials` candidates of MetaSchedule.
 
-        Raises MeasurementError where none runs, ValueError for a kernel without weights, and
-        ModuleNotFoundError without the packages of the extra `metaschedule`.
+        Raises:
+            MeasurementError: no candidate runs.
+            ValueError: the kernel has no weights.
+            ModuleNotFoundError: packages of the extra `metaschedule` are not installed.
         """
         from nas.schedules.metaschedule import trace, tuner
 
         def quick_us(function: tvm.tirx.PrimFunc) -> float:
-            evaluate = self._written(kernel, {"tuner": trace.TUNER}, function)
-            with self.place.timing(self.threads):
+            evaluate = self._compile_function(kernel, {"tuner": trace.TUNER}, function)
+            with self.device.timing_context(self.threads):
                 return timing.quick_us(evaluate)
 
         return tuner.tune(kernel, trials, self.templates.target, self.threads, quick_us)
 
-    def _far(self, kernel: Kernel, schedule: Mapping[str, Any]) -> timing.Evaluate | None:
-        """What times a kernel far from its weights; None where that cannot differ."""
+    def _cold_evaluator(self, kernel: Kernel, schedule: Schedule) -> Evaluate | None:
+        """Return what times a kernel with a cold cache; None if that cannot differ."""
         clock = clock_of(self.templates.target)
-        if clock is None or not cold_cache.matters(kernel):
+        if clock is None or not cold_cache.is_timed_cold(kernel):
             return None
-        return cold_cache.once(
-            kernel, schedule, self.templates, self.place, clock=clock, arena=self._arena
+        return cold_cache.cold_evaluator(
+            kernel, schedule, self.templates, self.device, clock=clock, arena=self._arena
         )
 
     @cached_property
     def _arena(self) -> Any:
-        return cold_cache.arena(self.place)
+        return cold_cache.allocate_arena(self.device)
 
-    def _compiled(self, kernel: Kernel, schedule: Mapping[str, Any]) -> timing.Evaluate:
-        """A kernel as something to time, on random tensors."""
-        return self._written(kernel, schedule, self.templates.function(kernel, schedule, "main"))
+    def _compile_kernel(self, kernel: Kernel, schedule: Schedule) -> Evaluate:
+        """Compile a kernel and return what times it on random tensors."""
+        function = self.templates.function(kernel, schedule, "main")
+        return self._compile_function(kernel, schedule, function)
 
-    def _written(
-        self, kernel: Kernel, schedule: Mapping[str, Any], function: tvm.tirx.PrimFunc
-    ) -> timing.Evaluate:
-        """The same from a function called `main`, whose constants are packed as the schedule's."""
+    def _compile_function(
+        self, kernel: Kernel, schedule: Schedule, function: tvm.tirx.PrimFunc
+    ) -> Evaluate:
+        """Compile a function and return what times it on random tensors.
+
+        Args:
+            kernel: the kernel that the function computes.
+            schedule: the schedule by which its constants are packed.
+            function: a function called `main`.
+        """
         built = tvm.tirx.build(tvm.IRModule({"main": function}), self.templates.target, "tirx")
-        library = self.place.module(built)
-        # Machine code is made when a function is looked up first: now, and not while it is timed.
+        library = self.device.load_library(built)
+        # Machine code is generated when a function is first looked up, which must not be timed.
         library["main"]
         rng = np.random.default_rng(0)
         constants = random_constants(self.templates, kernel, schedule, rng)
@@ -165,99 +275,113 @@ class TvmKernelTimer:
             rng.standard_normal(kernel.elements(o.shape), np.float32) for o in kernel.operands
         ]
         split = len(kernel.inputs)
-        result = np.zeros(kernel.elements(kernel.output), np.float32)
-        arrays = [*sources[:split], *constants, *sources[split:], result]
-        tensors = [self.place.tensor(array.astype(self.templates.dtype)) for array in arrays]
+        output = np.zeros(kernel.elements(kernel.output), np.float32)
+        arrays = [*sources[:split], *constants, *sources[split:], output]
+        tensors = [self.device.to_device(array.astype(self.templates.dtype)) for array in arrays]
 
         def evaluate(calls: int, samples: int) -> Sequence[float]:
-            timer = library.time_evaluator("main", self.place.device, number=calls, repeat=samples)
+            timer = library.time_evaluator(
+                "main", self.device.tvm_device, number=calls, repeat=samples
+            )
             return [float(value) for value in timer(*tensors).results]
 
         return evaluate
 
     def time_dispatch(self) -> Mapping[str, Timing]:
-        """The cost of an `invocation` of the VM, of a `launch`, and of weights far away.
+        """Time what running a network costs beside its kernels, by dispatch part.
 
-        The first two come from chains of tiny kernels: the straight line through a short and a long
-        chain, less the kernels' own times. A launch in a larger network costs more, see
-        `cache_model.launch_us`; that is what a chain of more and larger kernels takes beyond them.
-        For the third see `cache_model.far_share`.
+        `launch` and `invocation` come from networks of tiny kernels: the straight line through a
+        short and a long network, less the kernels' own latencies. In a larger network, a launch
+        costs more (`cache_model.launch_us`); `cache_model.LARGE_LAUNCH` is what a network of more
+        and larger kernels takes beyond them. The other parts are what a MiB of weights costs, see
+        `cache_model.far_share`.
 
-        Raises MeasurementError where noise leaves no set above zero.
+        Raises:
+            MeasurementError: noise leaves no set of samples above zero.
         """
         if self.threads > 1:
-            # The VM itself runs on one thread, whatever its kernels do.
+            # The virtual machine runs on one thread, whatever its kernels do.
             self.release()
             one_thread = TvmKernelTimer(self._target_name, dtype=self.templates.dtype)
             try:
                 return one_thread.time_dispatch()
             finally:
                 one_thread.release()
-        graphs = launch_benchmark.tiny()
+        graphs = dispatch_benchmarks.tiny_networks()
         few, many = (len(tvm_kernels(graph)) for graph in graphs)
-        alone = self._alone(graphs[0])
-        short, long = (self.compile(graph, self._plans(graph)).evaluate for graph in graphs)
+        kernels = self._compile_kernels(graphs[0])
+        short, long = (
+            self.compile(graph, self._first_schedules(graph)).evaluate for graph in graphs
+        )
 
-        def once() -> dict[str, float]:
-            short_s, long_s = (timing.median_s(chain, _DISPATCH_CALLS) for chain in (short, long))
-            slope = (long_s - short_s) / (many - few)
-            own_s = statistics.mean(
-                timing.median_s(each, 4 * _DISPATCH_CALLS) for each in alone.values()
+        def time_once() -> dict[str, float]:
+            short_s, long_s = (
+                timing.median_s(network, _DISPATCH_CALLS) for network in (short, long)
             )
-            return {"launch": slope - own_s, "invocation": short_s - slope * few}
+            slope_s = (long_s - short_s) / (many - few)
+            kernel_s = statistics.mean(
+                timing.median_s(evaluate, 4 * _DISPATCH_CALLS) for evaluate in kernels.values()
+            )
+            return {"launch": slope_s - kernel_s, "invocation": short_s - slope_s * few}
 
-        with self.place.timing(self.threads):
-            found = timing.steadiest(once, _DISPATCH_SETS)
+        with self.device.timing_context(self.threads):
+            parts = timing.steadiest(time_once, _MAX_DISPATCH_SETS)
             weights = self._time_weights()
-        large = self._time_large_launch(1e-6 * found["invocation"].latency_us)
-        return {**found, cache_model.LARGE_LAUNCH: large, **weights}
+        large = self._time_large_launch(1e-6 * parts["invocation"].latency_us)
+        return {**parts, cache_model.LARGE_LAUNCH: large, **weights}
 
-    def _plans(self, graph: Graph) -> dict[Kernel, dict[str, Any]]:
-        """The first schedule of each of a graph's kernels."""
+    def _first_schedules(self, graph: Graph) -> dict[Kernel, dict[str, Any]]:
+        """Return the first candidate schedule of each kernel of a network."""
         kernels = dict.fromkeys(tvm_kernels(graph))
         return {kernel: self.templates.candidates(kernel)[0] for kernel in kernels}
 
-    def _alone(self, graph: Graph) -> dict[Kernel, timing.Evaluate]:
-        """What times each of a graph's kernels by itself."""
-        return {kernel: self._compiled(kernel, plan) for kernel, plan in self._plans(graph).items()}
+    def _compile_kernels(self, graph: Graph) -> dict[Kernel, Evaluate]:
+        """Compile each kernel of a network by itself, and return what times it."""
+        return {
+            kernel: self._compile_kernel(kernel, schedule)
+            for kernel, schedule in self._first_schedules(graph).items()
+        }
 
     def _time_large_launch(self, invocation_s: float) -> Timing:
-        """What a launch costs in a network of many kernels and some MiB of weights.
+        """Time a launch in a network of many kernels and some MiB of weights.
 
-        Raises MeasurementError where noise leaves nothing.
+        Args:
+            invocation_s: seconds of an invocation of the virtual machine.
+
+        Raises:
+            MeasurementError: noise leaves nothing above zero.
         """
-        graph = launch_benchmark.varied()
-        launched, alone = tvm_kernels(graph), self._alone(graph)
-        network = self.compile(graph, self._plans(graph)).evaluate
-        own_s = dict.fromkeys(alone, math.inf)
+        graph = dispatch_benchmarks.varied_network()
+        launched, kernels = tvm_kernels(graph), self._compile_kernels(graph)
+        network = self.compile(graph, self._first_schedules(graph)).evaluate
+        kernel_s = dict.fromkeys(kernels, math.inf)
         fastest: Sequence[float] = ()
-        with self.place.timing(self.threads):
-            for _ in range(_VARIED_ROUNDS):
-                for kernel, evaluate in alone.items():
-                    own_s[kernel] = min(
-                        own_s[kernel], timing.median_s(evaluate, 4 * _DISPATCH_CALLS)
-                    )
-                found = timing.undisturbed(network, 4, timing.SAMPLES)
-                fastest = min(fastest or found, found, key=statistics.median)
+        with self.device.timing_context(self.threads):
+            for _ in range(_LARGE_LAUNCH_ROUNDS):
+                for kernel, evaluate in kernels.items():
+                    latest_s = timing.median_s(evaluate, 4 * _DISPATCH_CALLS)
+                    kernel_s[kernel] = min(kernel_s[kernel], latest_s)
+                samples = timing.undisturbed(network, 4, timing.SAMPLES)
+                fastest = min(fastest or samples, samples, key=statistics.median)
                 time.sleep(timing.SECONDS_APART)
-        kernels_s = sum(own_s[kernel] for kernel in launched)
+        all_kernels_s = sum(kernel_s[kernel] for kernel in launched)
         return Timing.of_seconds(
-            [(each - invocation_s - kernels_s) / len(launched) for each in fastest]
+            [(network_s - invocation_s - all_kernels_s) / len(launched) for network_s in fastest]
         )
 
     def _time_weights(self) -> dict[str, Timing]:
-        """What a MiB of weights takes in chains with more and more of them, by part.
+        """Time a MiB of weights in networks with more and more of them, by dispatch part.
 
-        Other programs push weights out of a shared cache too, as long as they run; see
-        `timing.fastest_of_rounds`.
+        Other programs evict weights from a shared cache too, as long as they run. Hence the rounds,
+        see `timing.fastest_of_rounds`.
         """
-        probes = cache_benchmark.timed(self.templates, self.place)
+        benchmarks = dispatch_benchmarks.weight_benchmarks(self.templates, self.device)
 
-        def take(chain: timing.Evaluate) -> Timing:
-            return Timing.of_seconds(chain(1, _WEIGHTS_SAMPLES))
+        def time_benchmark(evaluate: Evaluate) -> Timing:
+            return Timing.of_seconds(evaluate(1, _WEIGHTS_SAMPLES))
 
         return timing.fastest_of_rounds(
-            {part: partial(take, chain) for part, chain in probes.items()}
+            {part: partial(time_benchmark, evaluate) for part, evaluate in benchmarks.items()}
         )
 
     def compile(
@@ -268,10 +392,10 @@ class TvmKernelTimer:
         batch: int = 1,
     ) -> RelaxNetwork:
         """See `Runtime.compile`."""
-        return RelaxNetwork(graph, schedules, weights, self.templates, self.place, batch)
+        return RelaxNetwork(graph, schedules, weights, self.templates, self.device, batch)
 
 
-def _held_bytes(kernel: Kernel) -> int:
-    """Of the tensors that a kernel is timed on, near and far."""
+def _tensor_bytes(kernel: Kernel) -> int:
+    """Return the size of the tensors that a kernel is timed on, with warm and cold caches."""
     tensors = (kernel.output, kernel.output, *(o.shape for o in kernel.operands))
     return 2 * kernel.weight_bytes + 8 * sum(map(kernel.elements, tensors))

@@ -1,7 +1,7 @@
-"""Whole networks: the table's own kernels, called one after the other by TVM's Relax VM.
+"""Whole networks: the kernels of the table, called one after the other by TVM's Relax VM.
 
-The Relax function consists of `call_tir` only, and the passes that lower it plan memory and nothing
-else, so the network launches exactly the functions that the table timed.
+The Relax function consists of `call_tir` only, and the passes that lower it plan memory and change
+nothing else. So the network launches exactly the functions that were timed for the table.
 """
 
 from __future__ import annotations
@@ -20,21 +20,25 @@ from nas.graph import Graph
 from nas.latency.fusion import Launch, launches
 from nas.latency.kernel import Kernel, batched
 from nas.latency.runtime import CompiledNetwork, Schedules, Weights
-from nas.runtimes.tvm.device import Place
+from nas.runtimes.tvm.device import Device
 from nas.schedules.templates import Expansion, Templates, build, flat_type, random_constants
 
 _CALL = re.compile(r"^\s*call\s+(kernel_\d+)\s", re.MULTILINE)
 
 
 class RelaxNetwork(CompiledNetwork):
-    """A graph compiled for the Relax VM. See `nas.latency.runtime.CompiledNetwork`.
+    """A network compiled for the Relax VM. See `nas.latency.runtime.CompiledNetwork`.
 
     Args:
         graph: the network.
-        schedules: of its kernels.
-        weights: random ones where None is given.
-        templates, place: what writes its kernels, and where it runs.
-        batch: images that run at once.
+        schedules: schedules of its kernels.
+        weights: weights of the network; None for random ones.
+        templates: templates of the device's target.
+        device: the device that runs it.
+        batch: number of images that run at once.
+
+    Raises:
+        MissingKernelError: a kernel has no schedule.
     """
 
     def __init__(
@@ -43,17 +47,17 @@ class RelaxNetwork(CompiledNetwork):
         schedules: Schedules,
         weights: Weights | None,
         templates: Templates,
-        place: Place,
+        device: Device,
         batch: int = 1,
     ) -> None:
-        self._graph, self._place, self._dtype = graph, place, templates.dtype
+        self._graph, self._device, self._dtype = graph, device, templates.dtype
         self._batch = batch
         rng = np.random.default_rng(0)
         self._names: dict[Kernel, str] = {}
         builder = relax.BlockBuilder()
         functions: dict[Kernel, relax.GlobalVar] = {}
-        steps = _batched(launches(graph, fuse_expansions=True), batch)
-        for launch in steps:
+        launch_sequence = _batched(launches(graph, fuse_expansions=True), batch)
+        for launch in launch_sequence:
             kernel = launch.kernel
             if kernel in self._names:
                 continue
@@ -80,23 +84,20 @@ class RelaxNetwork(CompiledNetwork):
                 else None,
             )
 
-        _emit_main(builder, graph, steps, functions, constants, templates.dtype)
+        _emit_main(builder, graph, launch_sequence, functions, constants, templates.dtype)
         executable = build(builder.get(), templates)
         self._code = executable.as_text()
-        self._vm = place.virtual_machine(executable)
+        self._vm = device.load_network(executable)
         self._set_input(np.zeros((batch, *graph.input_shape), np.float32))
 
     @property
     def launched(self) -> list[Kernel]:
-        """The kernels that the VM's bytecode calls, in order."""
+        """Kernels that the bytecode of the network calls, in order."""
         kernels = {name: kernel for kernel, name in self._names.items()}
         return [kernels[name] for name in _CALL.findall(self._code)]
 
     def run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The output of one image `channels x height x width`, flat and channels first.
-
-        With a batch, `batch x channels x height x width` becomes a row of these an image.
-        """
+        """Return the outputs, flat and channels first. See `CompiledNetwork.run`."""
         self._set_input(image.reshape(self._batch, *self._graph.input_shape))
         self._vm.invoke_stateful("main")
         c, h, w = self._graph.output_shape
@@ -106,47 +107,52 @@ class RelaxNetwork(CompiledNetwork):
 
     def _set_input(self, images: NDArray[np.float32]) -> None:
         flat = np.ascontiguousarray(images.transpose(0, 2, 3, 1)).reshape(-1)
-        self._vm.set_input("main", self._place.tensor(flat.astype(self._dtype)))
+        self._vm.set_input("main", self._device.to_device(flat.astype(self._dtype)))
 
     def evaluate(self, calls: int, samples: int) -> Sequence[float]:
-        """Seconds of one inference with the input already in place; see `timing.Evaluate`."""
-        if self._place.device.type == "cuda":
-            return self._one_by_one(calls, samples)
+        """Time inferences on an input that is already on the device."""
+        if self._device.tvm_device.type == "cuda":
+            return self._evaluate_asynchronous(calls, samples)
         timer = self._vm.time_evaluator(
-            "invoke_stateful", self._place.device, number=calls, repeat=samples
+            "invoke_stateful", self._device.tvm_device, number=calls, repeat=samples
         )
         return [float(value) for value in timer("main").results]
 
-    def _one_by_one(self, calls: int, samples: int) -> Sequence[float]:
-        """The same where an inference runs on while the host launches the next: each is awaited."""
+    def _evaluate_asynchronous(self, calls: int, samples: int) -> Sequence[float]:
+        """Time inferences on a device that runs on while the host launches; wait after each."""
         timer = self._vm.time_evaluator(
-            "invoke_stateful", self._place.device, number=1, repeat=calls * samples
+            "invoke_stateful", self._device.tvm_device, number=1, repeat=calls * samples
         )
         seconds = [float(value) for value in timer("main").results]
         return [statistics.mean(seconds[i : i + calls]) for i in range(0, len(seconds), calls)]
 
 
-def _batched(steps: Sequence[Launch], batch: int) -> list[Launch]:
-    """The launches with their kernels for a batch of images."""
-    kernels = batched([launch.kernel for launch in steps], batch)
-    return [launch._replace(kernel=kernel) for launch, kernel in zip(steps, kernels, strict=True)]
+def _batched(sequence: Sequence[Launch], batch: int) -> list[Launch]:
+    """Return the launches with their kernels for a batch of images."""
+    kernels = batched([launch.kernel for launch in sequence], batch)
+    return [
+        launch._replace(kernel=kernel) for launch, kernel in zip(sequence, kernels, strict=True)
+    ]
 
 
 def _emit_main(
     builder: relax.BlockBuilder,
     graph: Graph,
-    steps: Sequence[Launch],
+    sequence: Sequence[Launch],
     functions: Mapping[Kernel, relax.GlobalVar],
     constants: Callable[[Launch], list[NDArray[Any]]],
     dtype: str,
 ) -> None:
-    """Adds `main`: every launch a `call_tir`, tensors flat in height, width, channel order."""
-    batch = steps[0].kernel.batch
+    """Add the function `main`, in which every launch is a `call_tir`.
+
+    Tensors are flat, in the order height, width, channel.
+    """
+    batch = sequence[0].kernel.batch
     image = relax.Var("image", flat_type((batch, *graph.input_shape), dtype))
     values: dict[int, relax.Expr] = {0: image}
     with builder.function("main", [image]):
         with builder.dataflow():
-            for launch in steps:
+            for launch in sequence:
                 kernel = launch.kernel
                 split = len(kernel.inputs)
                 sources = [values[source] for source in launch.sources]
@@ -157,5 +163,5 @@ def _emit_main(
                 result_type = flat_type((kernel.elements(kernel.output),), dtype)
                 call = relax.call_tir(functions[kernel], arguments, result_type)
                 values[launch.result] = builder.emit(call)
-            result = builder.emit_output(values[steps[-1].result])
+            result = builder.emit_output(values[sequence[-1].result])
         builder.emit_func_output(result)

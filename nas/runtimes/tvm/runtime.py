@@ -160,7 +160,7 @@ class TvmRuntime(Runtime):
     @property
     def device_count(self) -> int:
         """Number of equal boards. Raises BoardLostError if their tracker is gone."""
-        return self.timer.place.boards
+        return self.timer.device.device_count
 
     def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
         """Sweep the schedules with quick timings, then time the fastest properly."""

@@ -1,4 +1,4 @@
-"""Compiled networks against torch, and against what the virtual machine really calls."""
+"""Compare compiled networks with torch, and with what the virtual machine really calls."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from nas.torch_network import Network, folded_weights
 from tests.latency.networks import GRAPHS
 
 
-def plans(runtime: TvmRuntime, graph: Graph, batch: int = 1) -> dict:
+def first_schedules(runtime: TvmRuntime, graph: Graph, batch: int = 1) -> dict:
     return {k: runtime.timer.templates.candidates(k)[0] for k in runtime.kernels(graph, batch)}
 
 
-def trained(graph: Graph) -> Network:
-    """A network whose norms and biases all do something."""
+def network_with_effective_norms(graph: Graph) -> Network:
+    """Return a network whose norms and biases all have an effect."""
     generator = torch.Generator().manual_seed(0)
     network = Network(graph, generator).eval()
     with torch.no_grad():
@@ -34,21 +34,21 @@ def trained(graph: Graph) -> Network:
 
 
 def check(runtime: TvmRuntime, graph: Graph) -> None:
-    network = trained(graph)
-    compiled = runtime.compile(graph, plans(runtime, graph), folded_weights(network))
+    network = network_with_effective_norms(graph)
+    compiled = runtime.compile(graph, first_schedules(runtime, graph), folded_weights(network))
     assert Counter(compiled.launched) == Counter(runtime.kernels(graph))
     image = np.random.default_rng(0).standard_normal(graph.input_shape).astype(np.float32)
     with torch.no_grad():
         expected = network(torch.from_numpy(image)[None])[0].numpy()
     for _ in range(2):
-        found = compiled.run(image)
-        assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+        output = compiled.run(image)
+        assert np.abs(output - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
 def check_batch(runtime: TvmRuntime, graph: Graph, batch: int) -> None:
-    """Every image of a batch, whatever the others are."""
-    network = trained(graph)
-    schedules = plans(runtime, graph, batch)
+    """Check every image of a batch, whatever the others are."""
+    network = network_with_effective_norms(graph)
+    schedules = first_schedules(runtime, graph, batch)
     compiled = runtime.compile(graph, schedules, folded_weights(network), batch=batch)
     assert Counter(compiled.launched) == Counter(runtime.kernels(graph, batch))
     assert {kernel.batch for kernel in compiled.launched} == {batch}
@@ -56,9 +56,9 @@ def check_batch(runtime: TvmRuntime, graph: Graph, batch: int) -> None:
     with torch.no_grad():
         expected = network(torch.from_numpy(images)).numpy().reshape(batch, -1)
     for _ in range(2):
-        found = compiled.run(images)
-        assert found.shape == expected.shape
-        assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+        outputs = compiled.run(images)
+        assert outputs.shape == expected.shape
+        assert np.abs(outputs - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_whole_networks_compute_what_torch_computes(runtime: TvmRuntime, name: s
         "unpadded_stem",
     ],
 )
-def test_blocks_on_two_threads(name: str) -> None:
+def test_blocks_on_two_threads_compute_what_torch_computes(name: str) -> None:
     check(TvmRuntime(threads=2), GRAPHS[name]())
 
 
@@ -102,32 +102,32 @@ def test_batches_compute_what_torch_computes(runtime: TvmRuntime, name: str) -> 
 
 @pytest.mark.parametrize("threads", [2, 4])
 @pytest.mark.parametrize("name", ["inverted_residual", "shuffle_unit", "squeeze_excite", "fire"])
-def test_batches_on_as_many_threads_as_images_or_more(name: str, threads: int) -> None:
+def test_batches_on_several_threads_compute_what_torch_computes(name: str, threads: int) -> None:
     check_batch(TvmRuntime(threads=threads), GRAPHS[name](), 3)
 
 
 @pytest.mark.parametrize("name", ["mobilenet_tiny", "shufflenet_tiny", "squeezenet_tiny"])
-def test_whole_networks_compute_a_batch(runtime: TvmRuntime, name: str) -> None:
+def test_whole_networks_compute_batches(runtime: TvmRuntime, name: str) -> None:
     space = nas.space.load_space(name, image_size=16, classes=5)
     check_batch(runtime, space.sample(np.random.default_rng(2), uniform_over="choices").graph, 4)
 
 
-def test_a_kernel_without_a_schedule_is_named(runtime: TvmRuntime) -> None:
+def test_kernel_without_a_schedule_is_named(runtime: TvmRuntime) -> None:
     with pytest.raises(MissingKernelError, match="conv2d 12x4x4"):
         runtime.compile(GRAPHS["squeezenet_head"](), {})
 
 
-def test_random_weights_leave_ordinary_numbers(runtime: TvmRuntime) -> None:
+def test_random_weights_give_ordinary_outputs(runtime: TvmRuntime) -> None:
     graph = GRAPHS["classifier"]()
-    compiled = runtime.compile(graph, plans(runtime, graph))
-    found = compiled.run(np.ones(graph.input_shape, np.float32))
-    assert np.isfinite(found).all()
-    assert np.abs(found).max() > 1e-3
+    compiled = runtime.compile(graph, first_schedules(runtime, graph))
+    output = compiled.run(np.ones(graph.input_shape, np.float32))
+    assert np.isfinite(output).all()
+    assert np.abs(output).max() > 1e-3
     assert all(seconds > 0 for seconds in compiled.evaluate(2, 3))
 
 
-def test_narrower_machines_compute_the_same() -> None:
-    """Schedules for AVX2 and for 128-bit vectors, run on whatever this machine is."""
+def test_schedules_for_narrower_vectors_compute_the_same() -> None:
+    """Run schedules for AVX2 and for 128-bit vectors on this machine."""
     for lanes in (8, 4):
         runtime = TvmRuntime()
         runtime.timer.templates.lanes, runtime.timer.templates.registers = lanes, 16

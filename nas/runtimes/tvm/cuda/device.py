@@ -1,4 +1,4 @@
-"""`Gpu`: the place of CUDA kernels on this machine, and what has to be there for it."""
+"""`CudaDevice`: this machine's first NVIDIA GPU."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ import tvm
 from tvm.support import nvcc
 
 from nas.errors import DeviceError, RequestError
-from nas.latency import device
-from nas.runtimes.tvm.device import Local
+from nas.latency import device as this_machine
+from nas.runtimes.tvm.device import LocalDevice
 from nas.schedules.cuda.templates import CudaTemplates
 
-_SMI_SECONDS = 20
+_NVIDIA_SMI_SECONDS = 20
+"""Longest time that `nvidia-smi` may take."""
 
 
-def resolve(threads: int, dtype: str) -> tuple[CudaTemplates, Gpu]:
-    """Templates and place of this machine's first GPU.
+def resolve_target(threads: int, dtype: str) -> tuple[CudaTemplates, CudaDevice]:
+    """Return the templates and the device of target `cuda`.
 
     Args:
-        threads: 1; a GPU has its own.
+        threads: must be 1, the thread of the host that launches kernels.
         dtype: `float32` or `float16`.
 
-    Raises RequestError for other settings, DeviceError where there is no GPU, or nothing that
-    compiles for it.
+    Raises:
+        RequestError: the settings are others.
+        DeviceError: there is no GPU, or no compiler for it.
     """
     if threads != 1:
         raise RequestError(
-            f"threads is {threads}, but target 'cuda' uses one, which launches the kernels.",
+            f"threads is {threads}, but on target 'cuda' one thread launches all kernels.",
             remedy="Use 1.",
         )
     gpu = tvm.cuda()
@@ -43,17 +45,18 @@ def resolve(threads: int, dtype: str) -> tuple[CudaTemplates, Gpu]:
             "CUDA 13's libcudart.so.13 is missing in LD_LIBRARY_PATH.",
         )
     _choose_compiler()
-    return CudaTemplates.for_arch(_arch(gpu), dtype), Gpu()
+    return CudaTemplates.for_arch(_architecture(gpu), dtype), CudaDevice()
 
 
-def _arch(gpu: tvm.runtime.Device) -> str:
+def _architecture(gpu: tvm.runtime.Device) -> str:
     return "sm_" + gpu.compute_version.replace(".", "")
 
 
 def _choose_compiler() -> None:
-    """Lets TVM compile with what is there: NVRTC, which is faster, or nvcc.
+    """Let TVM compile with NVRTC, which is faster, or else with nvcc.
 
-    Raises DeviceError without CUDA's toolkit, which has the headers that both need.
+    Raises:
+        DeviceError: CUDA's toolkit, which has the headers that both need, is not installed.
     """
     try:
         toolkit = Path(nvcc.find_cuda_path())
@@ -63,49 +66,53 @@ def _choose_compiler() -> None:
             remedy="Install CUDA 13, and put its bin folder on the PATH.",
         ) from error
     has_bindings = importlib.util.find_spec("cuda") and importlib.util.find_spec("cuda.bindings")
-    # An nvcc that only calls another hides where the headers are, which nvcc itself finds.
+    # If nvcc is a script that calls another, the headers are elsewhere; only nvcc finds them then.
     if not has_bindings or not (toolkit / "include" / "cuda_runtime.h").is_file():
         os.environ.setdefault("TVM_CUDA_COMPILE_MODE", "nvcc")
 
 
-class Gpu(Local):
-    """This machine's first GPU. The thread that launches stays on one core."""
+class CudaDevice(LocalDevice):
+    """This machine's first GPU. See `nas.runtimes.tvm.device.Device`."""
 
     def __init__(self) -> None:
         super().__init__(tvm.cuda())
 
     def processor(self) -> tuple[str, tuple[str, ...]]:
-        """See `Place.processor`: the GPU's name, and its compute capability."""
-        return str(self.device.device_name), ("cuda", _arch(self.device))
+        """Return the name of the GPU and its compute capability."""
+        return str(self.tvm_device.device_name), ("cuda", _architecture(self.tvm_device))
 
     def recorded(self) -> Mapping[str, Any]:
-        """See `Place.recorded`: the machine, the GPU's sizes, its driver and its clocks."""
-        gpu = self.device
-        host, _ = device.processor()
+        """Return the machine, the sizes of the GPU, its driver and its clocks."""
+        gpu = self.tvm_device
+        host, _ = this_machine.processor()
         return {
-            **device.recorded(),
+            **this_machine.recorded(),
             "host": host,
             "multiprocessors": gpu.multi_processor_count,
             "gpu_memory_bytes": gpu.total_global_memory,
             "gpu_cache_bytes": gpu.l2_cache_size_bytes,
             "gpu_clock_khz": gpu.max_clock_rate,
             "cuda": gpu.api_version,
-            **_told_by_driver(),
+            **_driver_settings(),
         }
 
 
-def _told_by_driver() -> dict[str, str | None]:
-    """What `nvidia-smi` says of the first GPU; None where it is missing or fails."""
-    asked = {"driver": "driver_version", "power_limit": "power.limit", "clock": "clocks.max.sm"}
-    query = ["nvidia-smi", "--id=0", f"--query-gpu={','.join(asked.values())}"]
+def _driver_settings() -> dict[str, str | None]:
+    """Return what `nvidia-smi` reports of the first GPU; None if it is missing or fails."""
+    properties = {
+        "driver": "driver_version",
+        "power_limit": "power.limit",
+        "clock": "clocks.max.sm",
+    }
+    query = ["nvidia-smi", "--id=0", f"--query-gpu={','.join(properties.values())}"]
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             [*query, "--format=csv,noheader"],
-            capture_output=True, text=True, check=True, timeout=_SMI_SECONDS,
+            capture_output=True, text=True, check=True, timeout=_NVIDIA_SMI_SECONDS,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
-        return dict.fromkeys(asked)
-    values: list[str | None] = [*done.stdout.strip().split(", ")]
-    if len(values) != len(asked):
-        return dict.fromkeys(asked)
-    return dict(zip(asked, values, strict=True))
+        return dict.fromkeys(properties)
+    values: list[str | None] = [*completed.stdout.strip().split(", ")]
+    if len(values) != len(properties):
+        return dict.fromkeys(properties)
+    return dict(zip(properties, values, strict=True))

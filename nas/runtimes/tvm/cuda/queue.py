@@ -1,10 +1,10 @@
-"""How long a kernel takes in a GPU's queue, without what launching it costs the host.
+"""Latency of a kernel in the queue of a GPU, without the time in which the host launches it.
 
-A short kernel is over before the host has launched the next one, so launching it again and again
-measures the host. Here the GPU is first kept busy by a plug, a kernel that only counts, for so long
-that all launches are queued when it ends: then they run one right after the other. The time of plug
-and launches together, less that of the plug alone, is theirs, gaps between kernels included. Events
-on the GPU take the times.
+A short kernel ends before the host has launched the next one, so timing many launches would time
+the host. Here a blocking kernel, which only counts, keeps the GPU busy until all launches are
+queued. Then they run one right after the other. The time of the blocking kernel and the launches,
+less the time of the blocking kernel alone, is that of the launches, including the gaps between
+kernels. Events on the GPU measure the times.
 """
 
 from __future__ import annotations
@@ -20,27 +20,29 @@ from tvm import relax, tirx
 from nas.errors import MeasurementError
 from nas.latency.kernel import Kernel
 from nas.latency.timing import Evaluate
-from nas.runtimes.tvm.device import Place
+from nas.runtimes.tvm.device import Device
 from nas.schedules import tir
 from nas.schedules.cuda import grid
 from nas.schedules.templates import Schedule, Templates, build, flat_type, random_constants
 
 LAUNCHES = 16
-"""Of a kernel in one run."""
+"""Number of launches of a kernel in one run."""
 
-MARGIN = 2.0
-"""How many times longer than launching everything the plug lasts."""
+BLOCKING_MARGIN = 2.0
+"""How many times longer the blocking kernel runs than the host needs for all launches."""
 
-SHORTEST_PLUG = 1 << 15
-LONGEST_PLUG = 1 << 26
-"""Steps that a plug counts: from some tenths of a millisecond to some tenths of a second."""
+MIN_BLOCKING_STEPS = 1 << 15
+"""Steps of the shortest blocking kernel: some tenths of a millisecond."""
+
+MAX_BLOCKING_STEPS = 1 << 26
+"""Steps of the longest blocking kernel: some tenths of a second."""
 
 
-def plug(name: str) -> tirx.PrimFunc:
-    """A kernel of one thread that counts as many steps as its input says.
+def blocking_kernel(name: str) -> tirx.PrimFunc:
+    """Return a kernel of one thread that counts as many steps as its input says.
 
-    Each step needs the result of the one before (a linear congruential generator), so no compiler
-    can shorten it.
+    Each step needs the result of the one before (a linear congruential generator), so that no
+    compiler can shorten it.
     """
     steps, out = tir.Buffer("steps", 1, "int32"), tir.Buffer("out", 1, "int32")
     allocation, state = grid.RegisterAllocator().allocate(1, "int32")
@@ -58,67 +60,75 @@ def plug(name: str) -> tirx.PrimFunc:
     return grid.function([steps, out], grid.Grid((1, 1, 1), (1, 1, 1)), body, name)
 
 
-def behind_a_plug(
+def queued_evaluator(
     kernel: Kernel,
     schedule: Schedule,
     templates: Templates,
-    place: Place,
+    device: Device,
     *,
     launches: int = LAUNCHES,
-    copies: int = 1,
+    weight_sets: int = 1,
 ) -> Evaluate:
-    """Seconds of one launch in a queue that never runs empty; `calls` counts launches.
+    """Compile a kernel and return what times it in a queue that never runs empty.
 
     Args:
-        kernel, schedule: what is launched, on random tensors.
-        templates, place: what writes it, and where it runs.
-        launches: in one run.
-        copies: of the weights, which take turns.
+        kernel: the kernel, which is timed on random tensors.
+        schedule: its schedule.
+        templates: templates of the GPU.
+        device: the GPU.
+        launches: number of launches in one run.
+        weight_sets: number of different sets of weights that the launches use in rotation.
 
-    Raises MeasurementError where launches wait for the GPU.
+    Returns:
+        Function that returns seconds of one launch; its `calls` are launches.
+
+    Raises:
+        MeasurementError: launches wait for the GPU.
     """
     rng = np.random.default_rng(0)
     dtype = templates.dtype
     constants = random_constants(templates, kernel, schedule, rng)
-    images = [rng.standard_normal(np.prod(o.shape), np.float32) for o in kernel.operands]
-    module = _module(kernel, schedule, templates, [c.shape for c in constants], launches, copies)
-    executable = build(module, templates)
-    vm = place.virtual_machine(executable)
-    arrays = [*images, *(each for _ in range(copies) for each in constants)]
-    tensors = [place.tensor(array.astype(dtype)) for array in arrays]
+    inputs = [rng.standard_normal(np.prod(o.shape), np.float32) for o in kernel.operands]
+    shapes = [each.shape for each in constants]
+    module = _module(kernel, schedule, templates, shapes, launches, weight_sets)
+    vm = device.load_network(build(module, templates))
+    arrays = [*inputs, *(each for _ in range(weight_sets) for each in constants)]
+    tensors = [device.to_device(array.astype(dtype)) for array in arrays]
 
-    def timed(function: str, runs: int) -> float:
-        timer = vm.time_evaluator("invoke_stateful", place.device, number=1, repeat=runs)
+    def run_s(function: str, runs: int) -> float:
+        timer = vm.time_evaluator("invoke_stateful", device.tvm_device, number=1, repeat=runs)
         return statistics.mean(float(value) for value in timer(function).results)
 
-    def plugged(steps: int) -> None:
-        count = place.tensor(np.array([steps], np.int32))
-        vm.set_input("alone", count)
+    def set_blocking_steps(steps: int) -> None:
+        count = device.to_device(np.array([steps], np.int32))
+        vm.set_input("blocking_only", count)
         vm.set_input("main", count, *tensors)
 
-    def launching() -> float:
+    def launch_s() -> float:
         start = time.perf_counter()
         vm.invoke_stateful("main")
         seconds = time.perf_counter() - start
-        place.device.sync()
+        device.tvm_device.sync()
         return seconds
 
-    steps = SHORTEST_PLUG
-    plugged(steps)
-    launching()
-    while timed("alone", 1) < MARGIN * max(launching() for _ in range(3)):
+    steps = MIN_BLOCKING_STEPS
+    set_blocking_steps(steps)
+    launch_s()
+    while run_s("blocking_only", 1) < BLOCKING_MARGIN * max(launch_s() for _ in range(3)):
         steps *= 2
-        if steps > LONGEST_PLUG:
+        if steps > MAX_BLOCKING_STEPS:
             raise MeasurementError(
-                "Launches wait for the GPU to be done, so kernels cannot be timed.",
+                "Launches wait until the GPU is done, so kernels cannot be timed.",
                 remedy="Unset CUDA_LAUNCH_BLOCKING, and end debuggers and profilers.",
             )
-        plugged(steps)
+        set_blocking_steps(steps)
 
     def evaluate(calls: int, samples: int) -> Sequence[float]:
         runs = -(-calls // launches)
-        # In turns, so that a change of clocks meets both.
-        return [(timed("main", runs) - timed("alone", runs)) / launches for _ in range(samples)]
+        # Alternate between both, so that a change of the GPU's clocks affects both.
+        return [
+            (run_s("main", runs) - run_s("blocking_only", runs)) / launches for _ in range(samples)
+        ]
 
     return evaluate
 
@@ -127,35 +137,39 @@ def _module(
     kernel: Kernel,
     schedule: Schedule,
     templates: Templates,
-    constants: Sequence[tuple[int, ...]],
+    constant_shapes: Sequence[tuple[int, ...]],
     launches: int,
-    copies: int,
+    weight_sets: int,
 ) -> tvm.IRModule:
-    """`main`, the plug with the launches behind it, and `alone`, the plug."""
+    """Return a module of two functions.
+
+    `main` runs the blocking kernel and the launches, `blocking_only` only the blocking kernel.
+    """
     dtype = templates.dtype
     builder = relax.BlockBuilder()
     function = builder.add_func(templates.function(kernel, schedule, "kernel"), "kernel")
-    blocker = builder.add_func(plug("plug"), "plug")
-    one = relax.TensorType((1,), "int32")
+    blocker = builder.add_func(blocking_kernel("blocking_kernel"), "blocking_kernel")
+    counter_type = relax.TensorType((1,), "int32")
     operands = [
         relax.Var(f"x{i}", flat_type(o.shape, dtype)) for i, o in enumerate(kernel.operands)
     ]
     weights = [
-        [relax.Var(f"w{copy}_{i}", flat_type(shape, dtype)) for i, shape in enumerate(constants)]
-        for copy in range(copies)
+        [relax.Var(f"w{n}_{i}", flat_type(shape, dtype)) for i, shape in enumerate(constant_shapes)]
+        for n in range(weight_sets)
     ]
     split = len(kernel.inputs)
-    for name in ("main", "alone"):
-        steps = relax.Var("steps", one)
-        own = [*operands, *(each for copy in weights for each in copy)] if name == "main" else []
-        with builder.function(name, [steps, *own]):
+    for name in ("main", "blocking_only"):
+        steps = relax.Var("steps", counter_type)
+        own = [*operands, *(each for one_set in weights for each in one_set)]
+        with builder.function(name, [steps, *(own if name == "main" else [])]):
             with builder.dataflow():
-                plugged = builder.emit(relax.call_tir(blocker, [steps], one))
-                result = plugged
-                for turn in range(launches if name == "main" else 0):
-                    arguments = [*operands[:split], *weights[turn % copies], *operands[split:]]
+                blocked = builder.emit(relax.call_tir(blocker, [steps], counter_type))
+                result = blocked
+                for launch in range(launches if name == "main" else 0):
+                    constants = weights[launch % weight_sets]
+                    arguments = [*operands[:split], *constants, *operands[split:]]
                     call = relax.call_tir(function, arguments, flat_type(kernel.output, dtype))
                     result = builder.emit(call)
-                result = builder.emit_output(relax.Tuple([plugged, result]))
+                result = builder.emit_output(relax.Tuple([blocked, result]))
             builder.emit_func_output(result)
     return builder.get()

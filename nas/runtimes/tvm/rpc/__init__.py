@@ -1,1 +1,1 @@
-"""Devices elsewhere: kernels are compiled here and run on boards behind TVM RPC."""
+"""Boards behind TVM RPC: kernels are compiled on this machine and run on the board."""

@@ -1,8 +1,8 @@
-"""What a board says of itself.
+"""Description of a board from the files of its operating system.
 
-TVM's RPC server can send files, but not those of `/proc`, which have no size. So a function is sent
-that reads them with the C library's own calls; it also shows that the board runs what is compiled
-for it.
+TVM's RPC server can download files, but not those of `/proc`, which have no size. So the board runs
+a function that reads files with calls of the C library. Running it also shows that the board runs
+code that is compiled for it.
 """
 
 from __future__ import annotations
@@ -21,25 +21,26 @@ from nas.errors import DeviceError
 from nas.latency.device import linux_processor
 from nas.runtimes.tvm.rpc.address import RpcTarget
 
-_LONGEST_PATH = 256
-_PIECE = 1 << 16
-"""Bytes read at a time."""
+_MAX_PATH_BYTES = 256
 
-READER = "read_file"
-"""The name of the function that reads."""
+_CHUNK_BYTES = 1 << 16
+"""Number of bytes that are read at a time."""
 
-Read = Callable[[str], str]
-"""The text of a file on the board; empty where there is none."""
+READ_FUNCTION = "read_file"
+"""Name of the function that reads files on the board."""
+
+ReadFile = Callable[[str], str]
+"""Function that returns the text of a file on the board; empty if there is no such file."""
 
 
 @dataclass(frozen=True)
-class Board:
-    """A board, for a fingerprint.
+class BoardDescription:
+    """What the fingerprint of a board needs.
 
     Args:
-        processor: its model.
-        features: its vector features, sorted.
-        recorded: what is worth knowing but need not match.
+        processor: model of the processor.
+        features: vector features of the processor, sorted.
+        recorded: facts that a table records, but that need not match.
     """
 
     processor: str
@@ -49,104 +50,111 @@ class Board:
 
 @T.prim_func
 def _read_file(
-    path: T.Buffer((_LONGEST_PATH,), "uint8"),  # type: ignore[valid-type]
+    path: T.Buffer((_MAX_PATH_BYTES,), "uint8"),  # type: ignore[valid-type]
     offset: T.int64,
-    piece: T.Buffer((_PIECE,), "uint8"),  # type: ignore[valid-type]
+    chunk: T.Buffer((_CHUNK_BYTES,), "uint8"),  # type: ignore[valid-type]
     count: T.Buffer((1,), "int64"),  # type: ignore[valid-type]
 ) -> None:
     T.func_attr({"global_symbol": "read_file", "tirx.noalias": True})
     file: T.int32 = T.call_extern("int32", "open", path.data, 0)
-    count[0] = T.call_extern("int64", "pread", file, piece.data, T.int64(_PIECE), offset)
+    count[0] = T.call_extern("int64", "pread", file, chunk.data, T.int64(_CHUNK_BYTES), offset)
     T.evaluate(T.call_extern("int32", "close", file))
 
 
-def reader() -> tvm.IRModule:
-    """What `read_with` needs on the board, ready to compile."""
-    return tvm.IRModule({READER: _read_file})
+def reader_module() -> tvm.IRModule:
+    """Return the module that `file_reader` needs on the board."""
+    return tvm.IRModule({READ_FUNCTION: _read_file})
 
 
-def read_with(library: tvm.runtime.Module, device: tvm.runtime.Device) -> Read:
-    """Reads files of a board.
+def file_reader(library: tvm.runtime.Module, device: tvm.runtime.Device) -> ReadFile:
+    """Return a function that reads files of a board.
 
     Args:
-        library: `reader`, loaded there.
-        device: the board's processor.
+        library: `reader_module`, compiled and loaded on the board.
+        device: processor of the board.
     """
-    function = library[READER]
-    piece = tvm.runtime.tensor(np.zeros(_PIECE, np.uint8), device)
+    function = library[READ_FUNCTION]
+    chunk = tvm.runtime.tensor(np.zeros(_CHUNK_BYTES, np.uint8), device)
     count = tvm.runtime.tensor(np.zeros(1, np.int64), device)
 
     def read(path: str) -> str:
-        name = np.zeros(_LONGEST_PATH, np.uint8)
-        name[: len(path)] = np.frombuffer(path.encode("ascii"), np.uint8)
-        where = tvm.runtime.tensor(name, device)
-        found = b""
+        characters = np.zeros(_MAX_PATH_BYTES, np.uint8)
+        characters[: len(path)] = np.frombuffer(path.encode("ascii"), np.uint8)
+        path_tensor = tvm.runtime.tensor(characters, device)
+        content = b""
         while True:
-            function(where, len(found), piece, count)
+            function(path_tensor, len(content), chunk, count)
             size = int(count.numpy()[0])
             if size <= 0:
-                return found.decode(errors="replace")
-            found += piece.numpy()[:size].tobytes()
+                return content.decode(errors="replace")
+            content += chunk.numpy()[:size].tobytes()
 
     return read
 
 
-def describe(read: Read, target: RpcTarget) -> Board:
-    """A board as its files describe it, or, where they do not, as the target does.
+def describe(read: ReadFile, target: RpcTarget) -> BoardDescription:
+    """Describe a board by its files, or by the target where the files say nothing.
 
-    Raises DeviceError for a board whose TVM is another version than the one here.
+    Args:
+        read: reads files of the board, see `file_reader`.
+        target: target that names the board.
+
+    Raises:
+        DeviceError: the board has another version of TVM than this machine.
     """
-    theirs, ours = _tvm_version(read), version("apache-tvm")
-    if theirs is not None and theirs.split(".")[:2] != ours.split(".")[:2]:
+    board_tvm, local_tvm = _tvm_version(read), version("apache-tvm")
+    if board_tvm is not None and board_tvm.split(".")[:2] != local_tvm.split(".")[:2]:
         raise DeviceError(
-            f"The board has apache-tvm {theirs}, and here is {ours}.",
-            remedy=f"On the board: pip install apache-tvm=={ours}",
+            f"The board has apache-tvm {board_tvm}, but this machine has {local_tvm}.",
+            remedy=f"On the board: pip install apache-tvm=={local_tvm}",
         )
     machine = target.triple.partition("-")[0]
     cpuinfo = read("/proc/cpuinfo")
-    told = _is_of(cpuinfo, machine)
-    if told:
+    describes_board = _describes_machine(cpuinfo, machine)
+    if describes_board:
         processor, features = linux_processor(cpuinfo, machine)
     else:
-        # No Linux, or an emulator that shows the file of the machine it runs on.
+        # The board has no Linux, or is an emulator that shows the file of its host.
         processor = f"{target.cpu} (as the target says, not the board)"
         features = tuple(sorted(each[1:] for each in target.features if each[0] == "+"))
     governor = read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip()
-    return Board(
+    return BoardDescription(
         processor,
         features,
         {
             "system": _system(read),
             "board": read("/proc/device-tree/model").strip("\0\n ") or None,
-            "cores": len(re.findall(r"^processor\s*:", cpuinfo, re.MULTILINE)) if told else None,
+            "cores": len(re.findall(r"^processor\s*:", cpuinfo, re.MULTILINE))
+            if describes_board
+            else None,
             "memory_bytes": _memory_bytes(read("/proc/meminfo")),
             "governor": governor or None,
-            "board_tvm": theirs,
+            "board_tvm": board_tvm,
         },
     )
 
 
-def _is_of(cpuinfo: str, machine: str) -> bool:
-    """Whether this is what a processor of an architecture says of itself."""
+def _describes_machine(cpuinfo: str, machine: str) -> bool:
+    """Return whether the content of `/proc/cpuinfo` is that of an architecture."""
     x86 = machine == "x86_64" or re.fullmatch(r"i[3-6]86", machine) is not None
     return bool(cpuinfo.strip()) and ("vendor_id" in cpuinfo) == x86
 
 
-def _tvm_version(read: Read) -> str | None:
-    """Of the TVM that serves, found beside the library that it runs on."""
+def _tvm_version(read: ReadFile) -> str | None:
+    """Return the version of the TVM that serves, read from its folder; None if not known."""
     folder = re.search(r"\s(/\S*)/lib/libtvm_runtime\.so", read("/proc/self/maps"))
     if folder is None:
         return None
-    found = re.search(r"\bversion = '([^']+)'", read(f"{folder[1]}/_version.py"))
-    return found[1] if found else None
+    match = re.search(r"\bversion = '([^']+)'", read(f"{folder[1]}/_version.py"))
+    return match[1] if match else None
 
 
-def _system(read: Read) -> str | None:
+def _system(read: ReadFile) -> str | None:
     name = re.search(r'^PRETTY_NAME="?([^"\n]+)', read("/etc/os-release"), re.MULTILINE)
-    words = [name[1] if name else "", read("/proc/sys/kernel/osrelease").strip()]
-    return ", ".join(filter(None, words)) or None
+    parts = [name[1] if name else "", read("/proc/sys/kernel/osrelease").strip()]
+    return ", ".join(filter(None, parts)) or None
 
 
 def _memory_bytes(meminfo: str) -> int | None:
-    found = re.search(r"^MemTotal:\s+(\d+) kB", meminfo, re.MULTILINE)
-    return int(found[1]) << 10 if found else None
+    match = re.search(r"^MemTotal:\s+(\d+) kB", meminfo, re.MULTILINE)
+    return int(match[1]) << 10 if match else None

@@ -1,7 +1,7 @@
-"""Finding a board and opening a session with it, without ever waiting for long.
+"""Connections to boards, with a time limit on every step.
 
-TVM's own client waits as long as the system does for a machine that is off, and for ever for one
-that is busy. Here every step has a limit, and what does not answer is a `BoardLostError`.
+TVM's client waits for minutes for a machine that is off, and for ever for one that is busy. Here a
+server or tracker that does not answer in time is a `BoardLostError`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nas.errors import BoardLostError, first_line
 from nas.runtimes.tvm.rpc.address import RpcTarget
 
 ANSWER_SECONDS = 10.0
-"""For a server or tracker to answer; an idle one takes milliseconds."""
+"""Longest time that a server or tracker may take to answer. An idle one takes milliseconds."""
 
 T = TypeVar("T")
 
@@ -29,99 +29,102 @@ class Connection(NamedTuple):
     """A board that answers.
 
     Args:
-        session: ends when the last object that came from it is gone.
-        where: the board, for a person; a tracker may have several.
+        session: session, which ends when the last object that came from it is gone.
+        board: address of the board for messages; a tracker may have several boards.
     """
 
     session: rpc.RPCSession
-    where: str
+    board: str
 
 
 def connect(target: RpcTarget) -> Connection:
-    """A session with a board.
+    """Open a session with a board.
 
-    Raises BoardLostError for a server or tracker that does not answer, one that is no TVM RPC
-    server or tracker, and for a tracker that has no free board.
+    Raises:
+        BoardLostError: there is no TVM RPC server or tracker at the address, it does not answer,
+            or the tracker has no free board.
     """
     if not target.key:
-        return Connection(_session(target.address, target.host, target.port, ""), target.address)
-    with closing(_tracker(target)) as tracker:
-        known = _keys(tracker, target)
+        session = _open_session(target.address, target.host, target.port, "")
+        return Connection(session, target.address)
+    with closing(_connect_to_tracker(target)) as tracker:
+        known = _request_keys(tracker, target)
         if target.key not in known:
             _refuse_key(target, known)
         try:
-            host, port, matching = _asked(tracker, [base.TrackerCode.REQUEST, target.key, "", 1])
+            host, port, matching = _request(tracker, [base.TrackerCode.REQUEST, target.key, "", 1])
         except TimeoutError as error:
             raise BoardLostError(
                 f"No board '{target.key}' of the tracker {target.host}:{target.port} became free "
                 f"in {ANSWER_SECONDS:.0f} s.",
-                remedy="Wait until whoever uses it is done, or start another board.",
+                remedy="Wait until another user releases one, or start another board.",
             ) from error
         except (OSError, ValueError) as error:
-            _no_tracker(target, error)
-    where = f"{host}:{port} (board '{target.key}' of the tracker {target.host}:{target.port})"
-    return Connection(_session(where, host, port, matching), where)
+            _refuse_tracker(target, error)
+    board = f"{host}:{port} (board '{target.key}' of the tracker {target.host}:{target.port})"
+    return Connection(_open_session(board, host, port, matching), board)
 
 
-def count(target: RpcTarget) -> int:
-    """How many boards a target has: all that the tracker knows by its key, busy ones included.
+def count_boards(target: RpcTarget) -> int:
+    """Return the number of boards of a target, including busy ones.
 
-    Raises BoardLostError as `connect` does.
+    Raises:
+        BoardLostError: see `connect`.
     """
     if not target.key:
         return 1
-    known = keys(target)
-    found = known.count(target.key)
-    if not found:
+    known = tracker_keys(target)
+    count = known.count(target.key)
+    if not count:
         _refuse_key(target, known)
-    return min(found, target.boards or found)
+    return min(count, target.boards or count)
 
 
-def keys(target: RpcTarget) -> list[str]:
-    """The key of every board that a tracker knows. Raises BoardLostError as `connect` does."""
-    with closing(_tracker(target)) as tracker:
-        return _keys(tracker, target)
+def tracker_keys(target: RpcTarget) -> list[str]:
+    """Return the key of every board of a tracker. Raises BoardLostError like `connect`."""
+    with closing(_connect_to_tracker(target)) as tracker:
+        return _request_keys(tracker, target)
 
 
-def answers(session: rpc.RPCSession) -> bool:
-    """Whether the board at the other end is still there."""
+def is_alive(session: rpc.RPCSession) -> bool:
+    """Return whether the board of a session still answers."""
     try:
-        # Any function does: it is looked up at the other end.
-        _within(lambda: session.get_function("tvm.rpc.server.upload"))
+        # Any function would do: it is looked up on the board.
+        _call_with_limit(lambda: session.get_function("tvm.rpc.server.upload"))
     except (RuntimeError, OSError, AttributeError, TimeoutError):
         return False
     return True
 
 
-def _session(where: str, host: str, port: int, key: str) -> rpc.RPCSession:
+def _open_session(board: str, host: str, port: int, key: str) -> rpc.RPCSession:
     try:
-        return _within(lambda: rpc.connect(host, port, key))
+        return _call_with_limit(lambda: rpc.connect(host, port, key))
     except TimeoutError as error:
         raise BoardLostError(
-            f"The TVM RPC server {where} does not answer within {ANSWER_SECONDS:.0f} s.",
+            f"The TVM RPC server {board} does not answer within {ANSWER_SECONDS:.0f} s.",
             remedy="It serves one session at a time: end the other one, or start it again.",
         ) from error
     except (RuntimeError, OSError) as error:
         raise BoardLostError(
-            f"There is no TVM RPC server at {where} ({first_line(error)}).",
+            f"There is no TVM RPC server at {board} ({first_line(error)}).",
             remedy="Start one on the board with `python -m tvm.exec.rpc_server`; see "
             "docs/remote-boards.md.",
         ) from error
 
 
-def _within(action: Callable[[], T]) -> T:
-    """What `action` returns or raises; TimeoutError if it takes more than `ANSWER_SECONDS`."""
-    found: list[T] = []
+def _call_with_limit(action: Callable[[], T]) -> T:
+    """Call `action`. Raises TimeoutError if it takes longer than `ANSWER_SECONDS`."""
+    returned: list[T] = []
     raised: list[Exception] = []
 
     def run() -> None:
         try:
-            found.append(action())
-        # It is raised again in the thread that asked.
+            returned.append(action())
+        # The error is raised again in the calling thread.
         except Exception as error:
             raised.append(error)
 
-    # TVM's client cannot be told to stop waiting; a daemon does not keep the process alive.
+    # TVM's client cannot be interrupted. A daemon thread does not keep the process alive.
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(ANSWER_SECONDS)
@@ -129,40 +132,40 @@ def _within(action: Callable[[], T]) -> T:
         try:
             raise raised[0]
         finally:
-            # Or the error would hold itself, and the session with it.
+            # Break the reference cycle through the error, which would keep the session open.
             raised.clear()
-    if not found:
+    if not returned:
         raise TimeoutError
-    return found[0]
+    return returned[0]
 
 
-def _tracker(target: RpcTarget) -> socket.socket:
-    """A connection to a tracker, whose every answer has `ANSWER_SECONDS`."""
+def _connect_to_tracker(target: RpcTarget) -> socket.socket:
+    """Connect to a tracker. Every answer may take `ANSWER_SECONDS`."""
     try:
-        found = socket.create_connection((target.host, target.port), timeout=ANSWER_SECONDS)
+        tracker = socket.create_connection((target.host, target.port), timeout=ANSWER_SECONDS)
         try:
-            found.sendall(struct.pack("<i", base.RPC_TRACKER_MAGIC))
-            (magic,) = struct.unpack("<i", base.recvall(found, 4))
+            tracker.sendall(struct.pack("<i", base.RPC_TRACKER_MAGIC))
+            (magic,) = struct.unpack("<i", base.recvall(tracker, 4))
         except OSError:
-            found.close()
+            tracker.close()
             raise
     except OSError as error:
-        _no_tracker(target, error)
+        _refuse_tracker(target, error)
     if magic != base.RPC_TRACKER_MAGIC:
-        found.close()
-        _no_tracker(target, RuntimeError("something else answers"))
-    return found
+        tracker.close()
+        _refuse_tracker(target, RuntimeError("another service answers"))
+    return tracker
 
 
-def _no_tracker(target: RpcTarget, error: Exception) -> NoReturn:
+def _refuse_tracker(target: RpcTarget, error: Exception) -> NoReturn:
     raise BoardLostError(
         f"There is no TVM RPC tracker at {target.host}:{target.port} ({first_line(error)}).",
-        remedy="Start one with `python -m tvm.exec.rpc_tracker`; a server without a tracker is a "
-        "target without a key. See docs/remote-boards.md.",
+        remedy="Start one with `python -m tvm.exec.rpc_tracker`. The target of a server without a "
+        "tracker has no key. See docs/remote-boards.md.",
     ) from error
 
 
-def _asked(tracker: socket.socket, message: list[Any]) -> Any:
+def _request(tracker: socket.socket, message: list[Any]) -> Any:
     base.sendjson(tracker, message)
     code, value = base.recvjson(tracker)
     if code != base.TrackerCode.SUCCESS:
@@ -170,12 +173,12 @@ def _asked(tracker: socket.socket, message: list[Any]) -> Any:
     return value
 
 
-def _keys(tracker: socket.socket, target: RpcTarget) -> list[str]:
+def _request_keys(tracker: socket.socket, target: RpcTarget) -> list[str]:
     try:
-        found = _asked(tracker, [base.TrackerCode.SUMMARY])
+        summary = _request(tracker, [base.TrackerCode.SUMMARY])
     except (OSError, ValueError) as error:
-        _no_tracker(target, error)
-    return [each["key"].removeprefix("server:") for each in found["server_info"]]
+        _refuse_tracker(target, error)
+    return [each["key"].removeprefix("server:") for each in summary["server_info"]]
 
 
 def _refuse_key(target: RpcTarget, known: list[str]) -> NoReturn:

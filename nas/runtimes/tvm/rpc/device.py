@@ -1,4 +1,4 @@
-"""`Remote`: a board behind TVM RPC, as a `Place`."""
+"""`RemoteDevice`: a board behind TVM RPC."""
 
 from __future__ import annotations
 
@@ -18,127 +18,131 @@ from tvm import relax, rpc
 from nas.errors import BoardLostError, DeviceError, MeasurementError, NasError
 from nas.runtimes.tvm.rpc import board, connection
 from nas.runtimes.tvm.rpc.address import RpcTarget
-from nas.runtimes.tvm.rpc.board import Board
+from nas.runtimes.tvm.rpc.board import BoardDescription
 from nas.runtimes.tvm.rpc.connection import Connection
-from nas.runtimes.tvm.rpc.linking import Compiled, linker_for
+from nas.runtimes.tvm.rpc.toolchain import CompiledCode, linker_for
 
 
-class Remote:
-    """A board that is connected to when it is first needed. See `nas.runtimes.tvm.device`.
+class RemoteDevice:
+    """A board behind TVM RPC. See `nas.runtimes.tvm.device.Device`.
 
-    A server has one session at a time, and a tracker gives a board to one session: `release` it for
-    others. Whatever needs the board raises BoardLostError where it does not answer, or no longer.
+    The first use opens a session. A server has one session at a time, and a tracker gives a board
+    to one session, so `release` the board for others. Every method that needs the board raises
+    BoardLostError if the board does not answer.
 
     Args:
-        target: the board.
-        code: what kernels for it are compiled for.
-        threads: that share the loops of one kernel.
+        target: target that names the board.
+        code_target: target for which TVM compiles code for the board.
+        threads: number of threads that run one kernel.
     """
 
-    kept_bytes = 128 << 20  # Memory may be scarce there.
+    cache_bytes = 128 << 20  # Boards may have little memory.
     copies_inputs = True
 
-    def __init__(self, target: RpcTarget, code: tvm.target.Target, threads: int) -> None:
-        self._target, self._code, self._threads = target, code, threads
+    def __init__(self, target: RpcTarget, code_target: tvm.target.Target, threads: int) -> None:
+        self._target, self._code_target, self._threads = target, code_target, threads
         self._linker = linker_for(target)
-        self._connected: Connection | None = None
-        self._known: Board | None = None
-        self._names = itertools.count()
+        self._connection: Connection | None = None
+        self._description: BoardDescription | None = None
+        self._library_numbers = itertools.count()
 
     @property
-    def device(self) -> tvm.runtime.Device:
-        """See `Place.device`."""
+    def tvm_device(self) -> tvm.runtime.Device:
+        """See `Device.tvm_device`."""
         return self._session().cpu(0)
 
     @property
-    def boards(self) -> int:
-        """How many equal boards there are. Raises BoardLostError as `connection.count` does."""
-        return connection.count(self._target)
+    def device_count(self) -> int:
+        """Number of equal boards, including busy ones. Raises BoardLostError."""
+        return connection.count_boards(self._target)
 
-    def module(self, library: tvm.runtime.Module) -> tvm.runtime.Module:
-        """See `Place.module`."""
+    def load_library(self, library: tvm.runtime.Module) -> tvm.runtime.Module:
+        """See `Device.load_library`."""
         session = self._session()
-        with self._watched():
-            return self._loaded(session, library)
+        with self._detecting_loss():
+            return self._upload(session, library)
 
-    def virtual_machine(self, executable: relax.VMExecutable) -> relax.VirtualMachine:
-        """See `Place.virtual_machine`."""
+    def load_network(self, executable: relax.VMExecutable) -> relax.VirtualMachine:
+        """See `Device.load_network`."""
         session = self._session()
-        with self._watched():
-            return relax.VirtualMachine(self._loaded(session, executable), self.device)
+        with self._detecting_loss():
+            return relax.VirtualMachine(self._upload(session, executable), self.tvm_device)
 
-    def tensor(self, array: NDArray[Any]) -> tvm.runtime.Tensor:
-        """See `Place.tensor`."""
-        device = self.device
-        with self._watched():
-            return tvm.runtime.tensor(np.ascontiguousarray(array), device)
+    def to_device(self, array: NDArray[Any]) -> tvm.runtime.Tensor:
+        """See `Device.to_device`."""
+        tvm_device = self.tvm_device
+        with self._detecting_loss():
+            return tvm.runtime.tensor(np.ascontiguousarray(array), tvm_device)
 
-    def timing(self, threads: int) -> AbstractContextManager[None]:
-        """See `Place.timing`. The board's cores are the board's matter: nothing here is pinned."""
-        return self._watched()
+    def timing_context(self, threads: int) -> AbstractContextManager[None]:
+        """See `Device.timing_context`. No thread of this machine is pinned: kernels run there."""
+        return self._detecting_loss()
 
     def processor(self) -> tuple[str, tuple[str, ...]]:
-        """See `Place.processor`."""
-        known = self._board()
-        return known.processor, known.features
+        """See `Device.processor`."""
+        description = self._describe()
+        return description.processor, description.features
 
     def recorded(self) -> Mapping[str, Any]:
-        """See `Place.recorded`."""
-        return self._board().recorded
+        """See `Device.recorded`."""
+        return self._describe().recorded
 
     def release(self) -> None:
-        """Ends the session as soon as nothing that came from it is left; the next use opens one."""
-        self._connected = None
-        # Networks and their tensors hold on to it in circles.
+        """End the session when all objects that came from it are gone; the next use opens one."""
+        self._connection = None
+        # Networks and their tensors refer to the session in cycles.
         gc.collect()
 
     def _session(self) -> rpc.RPCSession:
-        if self._connected is None:
-            self._connected = connection.connect(self._target)
+        if self._connection is None:
+            self._connection = connection.connect(self._target)
             try:
-                with self._watched():
-                    self._meet(*self._connected)
+                with self._detecting_loss():
+                    self._set_up(*self._connection)
             except BaseException:
                 self.release()
                 raise
-        return self._connected.session
+        return self._connection.session
 
-    def _meet(self, session: rpc.RPCSession, where: str) -> None:
-        """Sets a board up and finds out what it is.
+    def _set_up(self, session: rpc.RPCSession, board_address: str) -> None:
+        """Configure a board and read its description.
 
-        Raises DeviceError for another than before, or one that does not run what is compiled.
+        Raises:
+            DeviceError: the board does not run what is compiled for it, or differs from the board
+                of an earlier session.
         """
         big_cores_first = 1
         session.get_function("runtime.config_threadpool")(big_cores_first, self._threads)
-        compiled = tvm.tirx.build(board.reader(), self._code, "tirx")
+        compiled = tvm.tirx.build(board.reader_module(), self._code_target, "tirx")
         try:
-            library = self._loaded(session, compiled)
+            library = self._upload(session, compiled)
         except MeasurementError as error:
             raise DeviceError(error.message, remedy=error.remedy) from error
-        read = board.read_with(library, session.cpu(0))
-        found = board.describe(read, self._target)
-        known = self._known or found
-        if (known.processor, known.features) != (found.processor, found.features):
+        read = board.file_reader(library, session.cpu(0))
+        description = board.describe(read, self._target)
+        before = self._description or description
+        if (before.processor, before.features) != (description.processor, description.features):
             raise DeviceError(
-                f"{where} is a {found.processor}, and the board before was a {known.processor}, "
-                "or their features differ.",
-                remedy="Boards behind one address or tracker key are equal; give others another.",
+                f"{board_address} is a {description.processor}, but the board before was a "
+                f"{before.processor}, or their features differ.",
+                remedy="Boards behind one address or tracker key must be equal; use another key.",
             )
-        self._known = found
+        self._description = description
 
-    def _board(self) -> Board:
-        if self._known is None:
+    def _describe(self) -> BoardDescription:
+        if self._description is None:
             self._session()
-        assert self._known is not None
-        return self._known
+        assert self._description is not None
+        return self._description
 
-    def _loaded(self, session: rpc.RPCSession, compiled: Compiled) -> tvm.runtime.Module:
-        """Compiled code, linked, sent and loaded.
+    def _upload(self, session: rpc.RPCSession, compiled: CompiledCode) -> tvm.runtime.Module:
+        """Link compiled code, send it to the board and load it there.
 
-        Raises MeasurementError where it cannot be linked, or the board cannot load it.
+        Raises:
+            MeasurementError: the code cannot be linked, or the board cannot load it.
         """
-        # Loaders tell libraries by their names, so no two of a session have the same.
-        name = f"nas{next(self._names)}{self._linker.suffix}"
+        # Loaders identify libraries by their names, so the names of a session must differ.
+        name = f"nas{next(self._library_numbers)}{self._linker.suffix}"
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / name
             self._linker.export(compiled, path)
@@ -146,47 +150,48 @@ class Remote:
         try:
             return session.load_module(name)
         except RuntimeError as error:
-            if not connection.answers(session):
+            if not connection.is_alive(session):
                 raise
             raise MeasurementError(
-                f"{self._target.address} cannot load what is compiled for {self._target.triple}: "
-                f"{_telling_line(error)}",
-                remedy=self._advice,
+                f"{self._target.address} cannot load code for {self._target.triple}: "
+                f"{_error_line(error)}",
+                remedy=self._loading_remedy,
             ) from error
         finally:
-            if connection.answers(session):
+            if connection.is_alive(session):
                 session.remove(name)
 
     @property
-    def _advice(self) -> str:
-        correct = "Correct triple= in the target, if that is not what the board is."
+    def _loading_remedy(self) -> str:
+        correct = "Correct triple= in the target, if the board has another."
         if self._linker.command is not None:
             return correct
         return (
-            f"{correct} Nothing here links for it, so it was to do that itself: install "
-            "gcc-aarch64-linux-gnu or lld here (Debian's names), or gcc on the board."
+            f"{correct} No linker for the board is installed on this machine, so the board links: "
+            "install gcc-aarch64-linux-gnu or lld (names of Debian packages) on this machine, or "
+            "gcc on the board."
         )
 
     @contextmanager
-    def _watched(self) -> Iterator[None]:
-        """Makes an error inside a BoardLostError if the board does not answer any more."""
+    def _detecting_loss(self) -> Iterator[None]:
+        """Turn an error into a BoardLostError if the board no longer answers."""
         try:
             yield
         except NasError:
             raise
         except Exception as error:
-            connected = self._connected
-            if connected is not None and not connection.answers(connected.session):
+            lost = self._connection
+            if lost is not None and not connection.is_alive(lost.session):
                 self.release()
                 raise BoardLostError(
-                    f"The board {connected.where} was lost ({_telling_line(error)}).",
-                    remedy="See that it has power and network and that its RPC server runs.",
+                    f"The board {lost.board} was lost ({_error_line(error)}).",
+                    remedy="Check its power and network, and that its RPC server runs.",
                 ) from error
             raise
 
 
-def _telling_line(error: Exception) -> str:
-    """Of an error from afar, which may be a compiler's: the last line that speaks of an error."""
+def _error_line(error: Exception) -> str:
+    """Return the last line of an error of the board, which may be a compiler's, with "error"."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if "error" in line.lower()] or lines or [repr(error)]
-    return telling[-1][:300]
+    error_lines = [line for line in lines if "error" in line.lower()] or lines or [repr(error)]
+    return error_lines[-1][:300]

@@ -1,8 +1,8 @@
-"""A GPU whose clock is arithmetic: it runs nothing, but takes its time over what a VM launches.
+"""A simulated GPU, which works out when the kernels of a network would end and runs none.
 
-The host launches every `launch_s`, the first kernel `invocation_s` after the VM was entered, and
-the GPU runs one kernel after the other. Executables are real ones, compiled for CUDA; which kernels
-they launch is read from their code.
+The host launches a kernel every `launch_s`, the first one `invocation_s` after it entered the
+virtual machine, and the GPU runs one kernel after the other. Executables are really compiled for
+CUDA, and the kernels that they launch are read from their code.
 """
 
 from __future__ import annotations
@@ -18,15 +18,25 @@ import numpy as np
 from tvm import relax
 
 _FUNCTION = re.compile(r"^@(\w+).*?(?=^@|\Z)", re.MULTILINE | re.DOTALL)
-_CALL = re.compile(r"^\s*call\s+(plug|kernel\w*)\s", re.MULTILINE)
+_CALL = re.compile(r"^\s*call\s+(blocking_kernel|kernel\w*)\s", re.MULTILINE)
 
 STEP_S = 3e-9
-"""Of a plug."""
+"""Seconds of a step of a blocking kernel."""
 
 
 @dataclass
 class SimulatedGpu:
-    """See `nas.runtimes.tvm.device.Place`. Kernels take `kernel_s`, if not in `by_name`."""
+    """A simulated `nas.runtimes.tvm.device.Device`.
+
+    Args:
+        launch_s: seconds of a launch.
+        invocation_s: seconds after which the first kernel can start.
+        kernel_s: seconds of each kernel that is not in `by_name`.
+        by_name: seconds of kernels by the names of their functions.
+        blocking: whether launches wait for the GPU.
+        networks: launched kernels by function, of each network that was loaded.
+        now: seconds on the clock of the host.
+    """
 
     launch_s: float = 4e-6
     invocation_s: float = 9e-6
@@ -35,27 +45,25 @@ class SimulatedGpu:
     blocking: bool = False
     networks: list[dict[str, list[str]]] = field(default_factory=list)
     now: float = 0.0
-    boards: int = 1
-    kept_bytes: int = 1 << 20
+    device_count: int = 1
+    cache_bytes: int = 1 << 20
     copies_inputs: bool = False
 
     @property
-    def device(self) -> Any:
+    def tvm_device(self) -> Any:
         return SimpleNamespace(type="cuda", sync=lambda: None)
 
-    def virtual_machine(self, executable: relax.VMExecutable) -> SimulatedVm:
+    def load_network(self, executable: relax.VMExecutable) -> SimulatedVm:
         text = executable.as_text()
-        functions = {
-            found[1]: _CALL.findall(found[0]) for found in _FUNCTION.finditer(text) if found
-        }
+        functions = {match[1]: _CALL.findall(match[0]) for match in _FUNCTION.finditer(text)}
         self.networks.append(functions)
         return SimulatedVm(self, functions)
 
-    def tensor(self, array: np.ndarray) -> np.ndarray:
+    def to_device(self, array: np.ndarray) -> np.ndarray:
         return array
 
     @contextmanager
-    def timing(self, threads: int) -> Iterator[None]:
+    def timing_context(self, threads: int) -> Iterator[None]:
         yield
 
     def release(self) -> None:
@@ -87,7 +95,9 @@ class SimulatedVm:
     def _seconds(self, function: str) -> float:
         gpu, end = self._gpu, 0.0
         for i, name in enumerate(self._functions[function]):
-            steps = int(self._inputs[function][0][0]) if name == "plug" else 0
-            own = steps * STEP_S if name == "plug" else gpu.by_name.get(name, gpu.kernel_s)
+            steps = int(self._inputs[function][0][0]) if name == "blocking_kernel" else 0
+            own = (
+                steps * STEP_S if name == "blocking_kernel" else gpu.by_name.get(name, gpu.kernel_s)
+            )
             end = max(end, gpu.invocation_s + i * gpu.launch_s) + own
         return end

@@ -1,4 +1,4 @@
-"""A server, and a tracker with two boards, for all tests that need one."""
+"""A TVM RPC server, and a tracker with two boards, for the tests of this folder."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from tests.runtimes.tvm.rpc.rpc_processes import START_SECONDS, Process, Process
 
 
 @pytest.fixture(autouse=True)
-def end_of_sessions() -> Iterator[None]:
-    """An error that a test caught holds on to the session that it came from."""
+def end_sessions() -> Iterator[None]:
+    """End sessions that are kept alive by errors that a test caught."""
     yield
     gc.collect()
 
 
 @pytest.fixture(scope="session")
 def code() -> str:
-    """This machine's processor, as a target says it."""
+    """Return the settings of a target that name this machine's processor."""
     return f"triple={codegen.llvm_get_system_triple()}&cpu={codegen.llvm_get_system_cpu()}"
 
 
 @pytest.fixture(scope="session")
 def processes() -> Iterator[Processes]:
-    found = Processes()
-    yield found
-    found.end()
+    started = Processes()
+    yield started
+    started.end()
 
 
 @pytest.fixture(scope="session")
 def server(processes: Processes, code: str) -> str:
-    """The target of one board."""
+    """Return the target of one board."""
     return f"rpc://{processes.start('server').address}?{code}"
 
 
 @pytest.fixture(scope="session")
 def farm(processes: Processes, code: str) -> tuple[str, list[Process]]:
-    """The target of a tracker with two boards, and the boards."""
+    """Return the target of a tracker with two boards, and the boards."""
     tracker = processes.start("tracker")
     boards = [processes.start("board", str(tracker.port), "pair") for _ in range(2)]
     target = f"rpc://{tracker.address}/pair?{code}"
     deadline = time.monotonic() + START_SECONDS
-    while connection.keys(parse(target)).count("pair") < 2:
+    while connection.tracker_keys(parse(target)).count("pair") < 2:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     return target, boards

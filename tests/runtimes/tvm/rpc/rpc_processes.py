@@ -1,8 +1,9 @@
 """TVM's RPC servers and trackers as processes on this machine.
 
-Loading TVM takes seconds, and `python -m tvm.exec.rpc_server` does it twice. So one process loads
-it, as `python rpc_processes.py`, and each server or tracker is a fork of that one. With a port and
-a request, such as `server`, it is one itself: that starts no other program, as emulators need it.
+Loading TVM takes seconds, and `python -m tvm.exec.rpc_server` loads it twice. So one process,
+`python rpc_processes.py`, loads it, and each server or tracker is a fork of that process. With a
+port and a request, such as `server`, the script itself is the server or tracker. It then starts no
+other program, which emulators need.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def free_port() -> int:
 
 
 class Processes:
-    """Starts servers and trackers, and ends them."""
+    """Servers and trackers that run on this machine."""
 
     def __init__(self) -> None:
         self._started: list[Process] = []
@@ -42,7 +43,7 @@ class Processes:
         )
 
     def start(self, *request: str) -> Process:
-        """`server`; `tracker`; or `board`, the tracker's port, and a key."""
+        """Start `server`, `tracker`, or `board` with the port of its tracker and a key."""
         assert self._parent.stdin is not None
         assert self._parent.stdout is not None
         port = free_port()
@@ -59,7 +60,7 @@ class Processes:
 
 
 class Process:
-    """A server or a tracker that listens."""
+    """A server or a tracker, which listens when the object exists."""
 
     def __init__(self, pid: int, port: int) -> None:
         self.pid, self.port = pid, port
@@ -76,11 +77,11 @@ class Process:
         return f"127.0.0.1:{self.port}"
 
     def kill(self) -> None:
-        """With the process that serves its session, which would outlive it."""
+        """Kill the process and its children, one of which may serve a session and outlive it."""
         with suppress(psutil.NoSuchProcess):
-            own = psutil.Process(self.pid)
-            for each in [own, *own.children(recursive=True)]:
-                each.kill()
+            parent = psutil.Process(self.pid)
+            for process in [parent, *parent.children(recursive=True)]:
+                process.kill()
 
 
 def _serve(port: int, kind: str, *tracker: str) -> None:
@@ -92,8 +93,10 @@ def _serve(port: int, kind: str, *tracker: str) -> None:
 
         state = PopenTrackerServerState(*address)
     elif kind == "board":
-        theirs, key = tracker
-        state = PopenRPCServerState(*address, tracker_addr=("127.0.0.1", int(theirs)), key=key)
+        tracker_port, key = tracker
+        state = PopenRPCServerState(
+            *address, tracker_addr=("127.0.0.1", int(tracker_port)), key=key
+        )
     else:
         state = PopenRPCServerState(*address)
     state.thread.join()

@@ -32,24 +32,24 @@ PI = "triple=aarch64-linux-gnu&cpu=cortex-a72"
         ),
     ],
 )
-def test_a_target_says_where_a_board_is_and_what(text: str, expected: RpcTarget) -> None:
+def test_parse_reads_address_and_processor(text: str, expected: RpcTarget) -> None:
     assert parse(text) == expected
     assert parse(expected.text) == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "why"),
+    ("text", "reason"),
     [
         ("rpc://", "needs a host and a port"),
         (f"rpc://board?{PI}", "needs a host and a port"),
         (f"rpc://board:many?{PI}", "Port could not be cast"),
         (f"rpc://board:99999?{PI}", "Port out of range"),
-        ("rpc://board:9090", "says no triple"),
-        ("rpc://board:9090?triple=aarch64-linux-gnu", "says no cpu"),
+        ("rpc://board:9090", "has no triple"),
+        ("rpc://board:9090?triple=aarch64-linux-gnu", "has no cpu"),
         (f"rpc://board:9090?{PI}&threads=2", "'threads' is none of triple"),
         (f"rpc://board:9090?{PI}&cpu=cortex-a53", "'cpu' should be given once"),
         (f"rpc://board:9090?{PI}&cc=", "'cc' should be given once, with a value"),
-        (f"rpc://board:9090/two/keys?{PI}", "no tracker key"),
+        (f"rpc://board:9090/two/keys?{PI}", "not a tracker key"),
         (f"rpc://board:9090?{PI}&boards=2", "only a tracker"),
         (f"rpc://board:9090/pi4?{PI}&boards=0", "boards is '0'"),
         (f"rpc://board:9090?{PI}&features=dotprod", "starts with + or -"),
@@ -57,14 +57,14 @@ def test_a_target_says_where_a_board_is_and_what(text: str, expected: RpcTarget)
         (f"rpc://board:9090?{PI}#one", "more than an address"),
     ],
 )
-def test_a_malformed_target_is_refused_with_an_example(text: str, why: str) -> None:
+def test_parse_refuses_malformed_targets_with_an_example(text: str, reason: str) -> None:
     with pytest.raises(RequestError, match=r"For example rpc://127\.0\.0\.1:9090\?") as caught:
         parse(text)
-    assert why in caught.value.message
+    assert reason in caught.value.message
     assert caught.value.exit_status == 2
 
 
-def test_the_kind_of_a_board_does_not_depend_on_its_address() -> None:
+def test_kind_does_not_depend_on_the_address() -> None:
     kinds = {
         kind_of(f"rpc://127.0.0.1:9090?{PI}&cc=gcc"),
         kind_of("rpc://10.0.0.7:9190/pi4?cpu=cortex-a72&triple=aarch64-linux-gnu&boards=2"),
@@ -74,7 +74,7 @@ def test_the_kind_of_a_board_does_not_depend_on_its_address() -> None:
     assert kind_of(f"rpc://b:1?{PI}&features=-b,+a") == kind_of(f"rpc://b:1?{PI}&features=+a,-b")
 
 
-def test_a_table_of_a_board_is_opened_at_an_address() -> None:
+def test_at_address_adds_the_address_to_the_target_of_a_table() -> None:
     kind = f"rpc?{PI}"
     assert at_address(kind, "rpc://127.0.0.1:9090") == f"rpc://127.0.0.1:9090?{PI}"
     assert at_address(kind, "rpc://h:1/pi4?boards=2") == f"rpc://h:1/pi4?{PI}&boards=2"

@@ -1,7 +1,7 @@
 """Kernels for a Raspberry Pi 4, compiled here and run on an emulated one.
 
-`.ci/arm64-board FOLDER` makes the board, and `NAS_ARM64_BOARD=FOLDER` says where it is. Timings
-there mean nothing, results do.
+`.ci/arm64-board FOLDER` makes the board, and `NAS_ARM64_BOARD=FOLDER` names its folder. The tests
+check results, because timings of an emulator mean nothing.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TvmRuntime]:
         try:
             rpc_processes.Process(board.pid, port)
             code = "triple=aarch64-linux-gnu&cpu=cortex-a72"
-            found = TvmRuntime(target=f"rpc://127.0.0.1:{port}?{code}")
-            yield found
-            found.release()
+            remote = TvmRuntime(target=f"rpc://127.0.0.1:{port}?{code}")
+            yield remote
+            remote.release()
         finally:
             rpc_processes.Process(board.pid, port).kill()
             board.wait()
@@ -69,8 +69,8 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TvmRuntime]:
 
 def check(runtime: TvmRuntime, graph: Graph) -> None:
     network = Network(graph, torch.Generator().manual_seed(0)).eval()
-    plans = {k: runtime.timer.templates.candidates(k)[0] for k in runtime.kernels(graph)}
-    compiled = runtime.compile(graph, plans, folded_weights(network))
+    schedules = {k: runtime.timer.templates.candidates(k)[0] for k in runtime.kernels(graph)}
+    compiled = runtime.compile(graph, schedules, folded_weights(network))
     image = np.random.default_rng(0).standard_normal(graph.input_shape).astype(np.float32)
     with torch.no_grad():
         expected = network(torch.from_numpy(image)[None])[0].numpy()
@@ -82,12 +82,12 @@ def test_blocks_compute_on_arm_what_torch_computes_here(runtime: TvmRuntime, nam
     check(runtime, GRAPHS[name]())
 
 
-def test_a_network_computes_on_arm_what_torch_computes_here(runtime: TvmRuntime) -> None:
+def test_network_computes_on_arm_what_torch_computes_here(runtime: TvmRuntime) -> None:
     space = nas.space.load_space("mobilenet_tiny", image_size=16, classes=5)
     check(runtime, space.sample(np.random.default_rng(2), uniform_over="choices").graph)
 
 
-def test_kernels_are_neon_and_can_be_timed(runtime: TvmRuntime) -> None:
+def test_kernels_use_neon_and_can_be_timed(runtime: TvmRuntime) -> None:
     kernel = Kernel.parse("conv2d 20x9x9 -> 48x9x9 k1 s1 p0 g1 bias relu")
     schedule, timing = runtime.time_kernel(kernel)
     assert timing.latency_us > 0
@@ -98,8 +98,8 @@ def test_kernels_are_neon_and_can_be_timed(runtime: TvmRuntime) -> None:
     assert "v31" in assembly
 
 
-def test_the_board_is_told_apart_from_the_machine_that_emulates_it(runtime: TvmRuntime) -> None:
-    found = runtime.fingerprint
-    assert found.processor == "cortex-a72 (as the target says, not the board)"
-    assert found.target == "rpc?triple=aarch64-linux-gnu&cpu=cortex-a72"
-    assert found.recorded["board_tvm"] == found.versions["apache-tvm"]
+def test_board_is_not_mistaken_for_its_host(runtime: TvmRuntime) -> None:
+    fingerprint = runtime.fingerprint
+    assert fingerprint.processor == "cortex-a72 (as the target says, not the board)"
+    assert fingerprint.target == "rpc?triple=aarch64-linux-gnu&cpu=cortex-a72"
+    assert fingerprint.recorded["board_tvm"] == fingerprint.versions["apache-tvm"]

@@ -1,4 +1,4 @@
-"""A whole job for a board: its table is built there, and its front is measured there."""
+"""A whole job for a board builds its table and measures its front on the board."""
 
 from __future__ import annotations
 

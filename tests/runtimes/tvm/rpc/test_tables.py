@@ -1,4 +1,4 @@
-"""Tables of boards: built through the command line, and by several boards at once."""
+"""Tables of boards, built through the command line and by several boards at once."""
 
 from __future__ import annotations
 
@@ -40,62 +40,62 @@ Command = Callable[..., tuple[int, dict, str]]
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs a command; returns its status, its JSON document, and what it said to the person."""
+    """Return a function that runs a command: exit status, JSON document, text on stderr."""
 
     def run(*options: str) -> tuple[int, dict, str]:
         monkeypatch.setattr(sys, "argv", ["nas", *options, "--json"])
         with pytest.raises(SystemExit) as exit_:
             main()
-        # A process of its own would have ended its sessions.
+        # End the sessions, as the end of a process would.
         status = int(exit_.value.code or 0)
         del exit_
         gc.collect()
-        said = capsys.readouterr()
-        return status, json.loads(said.out or "{}"), said.err
+        captured = capsys.readouterr()
+        return status, json.loads(captured.out or "{}"), captured.err
 
     return run
 
 
-def test_a_table_of_a_board_from_the_command_line(
+def test_table_of_a_board_is_built_from_the_command_line(
     server: str, code: str, tmp_path: Path, command: Command
 ) -> None:
     space = tmp_path / "three_kernels.py"
     space.write_text(SPACE)
     of = ("--space", str(space), "--image-size", "16", "--channels", "1", "--classes", "5")
-    status, built, said = command(
+    status, built, stderr = command(
         "table", "build", *of, "--target", server, "--out", str(tmp_path / "tables")
     )
-    assert status == 0, said
+    assert status == 0, stderr
     assert built["ok"] + built["unstable"] == built["kernels_needed"] > 0
-    assert "latency table" in said
+    assert "latency table" in stderr
     (path,) = (tmp_path / "tables").glob("*.jsonl")
     assert LatencyTable.open(path).device.target == f"rpc?{code}"
 
-    # Behind another address it is the same board, and nothing is missing.
+    # At another address the board is the same, and nothing is missing.
     elsewhere = server.replace("127.0.0.1", "localhost")
-    _, again, said = command(
+    _, again, stderr = command(
         "table", "build", *of, "--target", elsewhere, "--out", str(tmp_path / "tables")
     )
-    assert again["table"] == str(path), said
+    assert again["table"] == str(path), stderr
     assert again["ok"] + again["unstable"] + again["failed"] == 0
 
-    # Whoever needs the board says where it is; what it is, the table knows.
+    # Commands that use the board need its address; the table holds the rest of the target.
     address = server.partition("?")[0]
-    status, _, said = command("table", "check", str(path), *of, "--nets", "1")
-    assert (status, "Add --target rpc://HOST:PORT" in said) == (2, True)
-    status, checked, said = command(
+    status, _, stderr = command("table", "check", str(path), *of, "--nets", "1")
+    assert (status, "Add --target rpc://HOST:PORT" in stderr) == (2, True)
+    status, checked, stderr = command(
         "table", "check", str(path), *of, "--nets", "1", "--target", address
     )
-    assert status == 0, said
+    assert status == 0, stderr
     assert checked["rows"][0]["measured_us"] > 0
-    status, _, said = command("table", "verify", str(path), "--target", "rpc://127.0.0.1:1")
-    assert (status, "no TVM RPC server at 127.0.0.1:1" in said) == (1, True)
-    status, _, said = command("table", "build", *of, "--target", "rpc://nowhere")
-    assert (status, "For example rpc://" in said) == (2, True)
-    assert "Traceback" not in said
+    status, _, stderr = command("table", "verify", str(path), "--target", "rpc://127.0.0.1:1")
+    assert (status, "no TVM RPC server at 127.0.0.1:1" in stderr) == (1, True)
+    status, _, stderr = command("table", "build", *of, "--target", "rpc://nowhere")
+    assert (status, "For example rpc://" in stderr) == (2, True)
+    assert "Traceback" not in stderr
 
 
-def test_two_boards_of_which_one_dies(
+def test_build_survives_the_loss_of_one_of_two_boards(
     farm: tuple[str, list[Process]],
     code: str,
     tmp_path: Path,
@@ -110,7 +110,7 @@ def test_two_boards_of_which_one_dies(
     runtime = TvmRuntime(target=target)
     table = LatencyTable.open_or_create(tmp_path, runtime)
     with table.writing():
-        # They take ten seconds, and are no part of this.
+        # Timing the dispatch costs takes ten seconds and is not tested here.
         for part in TvmRuntime.dispatch_parts:
             table.append(Record.of_timing("dispatch", Timing((1.0,) * 10), name=part))
     rows_at_death: list[int] = []
@@ -136,22 +136,22 @@ def test_two_boards_of_which_one_dies(
 
 
 def _busy(boards: list[Process]) -> int:
-    """How many of the boards have a session, that is, a process that serves it."""
+    """Return the number of boards with a session, that is, with a process that serves it."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        found = sum(len(psutil.Process(b.pid).children()) > 0 for b in boards)
-        if found == len(boards):
-            return found
+        busy = sum(len(psutil.Process(board.pid).children()) > 0 for board in boards)
+        if busy == len(boards):
+            return busy
         time.sleep(0.1)
-    return found
+    return busy
 
 
-def test_a_tracker_that_is_gone_stops_a_build_in_words(
+def test_build_without_a_tracker_fails_with_a_message(
     code: str, tmp_path: Path, command: Command
 ) -> None:
-    status, _, said = command(
+    status, _, stderr = command(
         *("table", "build", "--space", "mobilenet_tiny", "--out", str(tmp_path)),
         *("--target", f"rpc://127.0.0.1:1/pair?{code}"),
     )
-    assert (status, "no TVM RPC tracker at 127.0.0.1:1" in said) == (1, True)
-    assert "Traceback" not in said
+    assert (status, "no TVM RPC tracker at 127.0.0.1:1" in stderr) == (1, True)
+    assert "Traceback" not in stderr

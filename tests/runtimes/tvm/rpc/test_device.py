@@ -1,4 +1,4 @@
-"""A board that is this machine, behind a real TVM RPC server in a process of its own."""
+"""Tests on a board that is this machine, behind a TVM RPC server in another process."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from tests.latency.networks import GRAPHS
 from tests.runtimes.tvm.rpc.rpc_processes import Processes
 
 CONV = Kernel.parse("conv2d 20x9x9 -> 48x9x9 k1 s1 p0 g1 bias relu")
-ROTATED = Kernel.parse("conv2d 96x4x4 -> 96x4x4 k1 s1 p0 g1 bias relu")
+WITH_MANY_WEIGHTS = Kernel.parse("conv2d 96x4x4 -> 96x4x4 k1 s1 p0 g1 bias relu")
 
 
 @pytest.fixture
 def runtime(server: str) -> Iterator[TvmRuntime]:
-    found = TvmRuntime(target=server)
-    yield found
-    found.release()
+    remote = TvmRuntime(target=server)
+    yield remote
+    remote.release()
 
 
 def check(runtime: TvmRuntime, graph: Graph) -> None:
-    """A network of a graph computes what torch computes."""
+    """Check that a compiled network computes what torch computes."""
     network = Network(graph, torch.Generator().manual_seed(0)).eval()
-    plans = {k: runtime.timer.templates.candidates(k)[0] for k in runtime.kernels(graph)}
-    compiled = runtime.compile(graph, plans, folded_weights(network))
+    schedules = {k: runtime.timer.templates.candidates(k)[0] for k in runtime.kernels(graph)}
+    compiled = runtime.compile(graph, schedules, folded_weights(network))
     assert compiled.launched == runtime.kernels(graph)
     image = np.random.default_rng(0).standard_normal(graph.input_shape).astype(np.float32)
     with torch.no_grad():
@@ -49,36 +49,36 @@ def check(runtime: TvmRuntime, graph: Graph) -> None:
 @pytest.mark.parametrize(
     "name", ["inverted_residual", "shuffle_unit", "fire", "classifier", "squeeze_excite"]
 )
-def test_blocks_compute_there_what_torch_computes_here(runtime: TvmRuntime, name: str) -> None:
+def test_blocks_on_a_board_compute_what_torch_computes(runtime: TvmRuntime, name: str) -> None:
     check(runtime, GRAPHS[name]())
 
 
-def test_a_whole_network_there_computes_what_torch_computes_here(runtime: TvmRuntime) -> None:
+def test_network_on_a_board_computes_what_torch_computes(runtime: TvmRuntime) -> None:
     space = nas.space.load_space("mobilenet_tiny", image_size=16, classes=5)
     check(runtime, space.sample(np.random.default_rng(2), uniform_over="choices").graph)
 
 
-@pytest.mark.parametrize("kernel", [CONV, ROTATED])
-def test_kernels_are_timed_there(runtime: TvmRuntime, kernel: Kernel) -> None:
+@pytest.mark.parametrize("kernel", [CONV, WITH_MANY_WEIGHTS])
+def test_kernels_are_timed_on_the_board(runtime: TvmRuntime, kernel: Kernel) -> None:
     schedule, timing = runtime.time_kernel(kernel)
     assert timing.latency_us > 0
     assert len(timing.samples_us) == 10
     assert runtime.retime_kernel(kernel, schedule).latency_us > 0
 
 
-def test_a_board_says_what_it_is(runtime: TvmRuntime, code: str) -> None:
-    """It is this machine, whose own fingerprint is known."""
-    found = runtime.fingerprint
-    assert (found.processor, found.features) == this_machine.processor()
-    here = this_machine.recorded()
-    assert found.recorded["cores"] == here["cores"]
-    assert found.recorded["memory_bytes"] == pytest.approx(here["memory_bytes"], rel=0.05)
-    assert found.recorded["board_tvm"] == found.versions["apache-tvm"]
-    assert found.target == f"rpc?{code}"
-    assert "127" not in found.slug
+def test_fingerprint_describes_the_board(runtime: TvmRuntime, code: str) -> None:
+    """The board is this machine, whose processor is known."""
+    fingerprint = runtime.fingerprint
+    assert (fingerprint.processor, fingerprint.features) == this_machine.processor()
+    local = this_machine.recorded()
+    assert fingerprint.recorded["cores"] == local["cores"]
+    assert fingerprint.recorded["memory_bytes"] == pytest.approx(local["memory_bytes"], rel=0.05)
+    assert fingerprint.recorded["board_tvm"] == fingerprint.versions["apache-tvm"]
+    assert fingerprint.target == f"rpc?{code}"
+    assert "127" not in fingerprint.slug
 
 
-def test_a_released_board_is_free_for_others(
+def test_released_board_is_free_for_others(
     server: str, code: str, runtime: TvmRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "ANSWER_SECONDS", 0.5)
@@ -93,7 +93,7 @@ def test_a_released_board_is_free_for_others(
     assert runtime.time_kernel(CONV)[1].latency_us > 0
 
 
-def test_threads_are_the_boards(server: str) -> None:
+def test_board_runs_kernels_on_its_own_threads(server: str) -> None:
     runtime = TvmRuntime(target=server, threads=2)
     try:
         check(runtime, GRAPHS["inverted_residual"]())
@@ -102,7 +102,7 @@ def test_threads_are_the_boards(server: str) -> None:
         runtime.release()
 
 
-def test_a_server_that_dies_is_a_lost_board(processes: Processes, code: str) -> None:
+def test_killed_server_is_a_lost_board(processes: Processes, code: str) -> None:
     process = processes.start("server")
     runtime = TvmRuntime(target=f"rpc://{process.address}?{code}")
     runtime.time_kernel(CONV)
@@ -113,20 +113,20 @@ def test_a_server_that_dies_is_a_lost_board(processes: Processes, code: str) -> 
         runtime.time_kernel(CONV)
 
 
-@pytest.mark.parametrize(("key", "what"), [("", "server"), ("/pi4", "tracker")])
-def test_nothing_at_an_address_is_said_within_seconds(key: str, what: str, code: str) -> None:
+@pytest.mark.parametrize(("key", "kind"), [("", "server"), ("/pi4", "tracker")])
+def test_connecting_to_a_free_port_fails_within_seconds(key: str, kind: str, code: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     start = time.monotonic()
-    with pytest.raises(BoardLostError, match=f"no TVM RPC {what} at {address}") as caught:
+    with pytest.raises(BoardLostError, match=f"no TVM RPC {kind} at {address}") as caught:
         _ = TvmRuntime(target=f"rpc://{address}{key}?{code}").fingerprint
     assert caught.value.exit_status == 1
     assert time.monotonic() - start < 10
 
 
 @pytest.mark.parametrize("key", ["", "/pi4"])
-def test_something_that_never_answers_is_given_up(
+def test_connecting_to_a_silent_port_fails(
     key: str, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "ANSWER_SECONDS", 0.5)
@@ -138,7 +138,7 @@ def test_something_that_never_answers_is_given_up(
             _ = TvmRuntime(target=f"rpc://{address}{key}?{code}").fingerprint
 
 
-def test_a_tracker_without_such_boards_names_those_it_has(farm: tuple[str, list]) -> None:
+def test_tracker_without_the_key_lists_its_keys(farm: tuple[str, list]) -> None:
     target = farm[0].replace("/pair?", "/pi4?")
     with pytest.raises(BoardLostError, match=r"has no board 'pi4', only: pair\.") as caught:
         _ = TvmRuntime(target=target).device_count
@@ -147,15 +147,15 @@ def test_a_tracker_without_such_boards_names_those_it_has(farm: tuple[str, list]
     assert TvmRuntime(target=farm[0] + "&boards=1").device_count == 1
 
 
-def test_a_board_of_another_architecture_is_refused(server: str, code: str) -> None:
+def test_board_of_another_architecture_is_refused(server: str, code: str) -> None:
     other = "triple=aarch64-linux-gnu&cpu=cortex-a72"
     target = server.replace(code, other)
-    with pytest.raises(DeviceError, match="cannot load what is compiled for aarch64") as caught:
+    with pytest.raises(DeviceError, match="cannot load code for aarch64") as caught:
         _ = TvmRuntime(target=target).fingerprint
     assert "Correct triple=" in caught.value.remedy
 
 
-def test_settings_are_refused_before_anything_is_connected(code: str) -> None:
+def test_wrong_settings_are_refused_without_a_connection(code: str) -> None:
     with pytest.raises(RequestError, match="no dtype 'int3'"):
         TvmRuntime(target=f"rpc://127.0.0.1:1?{code}", dtype="int3").check_settings()
     with pytest.raises(RequestError, match="needs a host and a port"):

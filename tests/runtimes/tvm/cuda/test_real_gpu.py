@@ -1,4 +1,4 @@
-"""On a real GPU: networks against torch, and tables against networks."""
+"""Tests on a real GPU: networks against torch, and tables against networks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.latency.networks import GRAPHS
 pytestmark = pytest.mark.gpu
 
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2}
-"""Largest error over largest value, of a few kernels one after the other."""
+"""Largest error of a few consecutive kernels, relative to the largest value."""
 
 
 @pytest.mark.parametrize("dtype", CudaRuntime.dtypes)
@@ -40,7 +40,7 @@ def test_blocks_compute_what_torch_computes(name: str, dtype: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", CudaRuntime.dtypes)
-def test_a_table_is_built_and_checked(dtype: str, tmp_path: Path) -> None:
+def test_table_is_built_and_checked(dtype: str, tmp_path: Path) -> None:
     space = nas.space.load_space("squeezenet_tiny", image_size=16, classes=5)
     runtime = open_runtime("tvm", target="cuda", dtype=dtype)
     table = LatencyTable.open_or_create(tmp_path, runtime)
@@ -48,5 +48,5 @@ def test_a_table_is_built_and_checked(dtype: str, tmp_path: Path) -> None:
     built = build_table(table, kernels, runtime)
     assert built.failed == 0
     rng = np.random.default_rng(0)
-    found = check_table(table, [space], runtime, nets=4, rng=rng, references=False)
-    assert all(row.measured_us > 0 and row.predicted_us > 0 for row in found.rows)
+    check = check_table(table, [space], runtime, nets=4, rng=rng, references=False)
+    assert all(row.measured_us > 0 and row.predicted_us > 0 for row in check.rows)

@@ -1,0 +1,60 @@
+"""Timings of kernels in the queue of a simulated GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from nas.errors import MeasurementError
+from nas.latency.kernel import Kernel
+from nas.runtimes.tvm.cuda import queue
+from nas.schedules.cuda.templates import CudaTemplates
+from tests.runtimes.tvm.cuda.simulated_gpu import STEP_S, SimulatedGpu
+from tests.schedules.cuda.cuda_emulator import EmulatedKernels
+
+TINY = Kernel.parse("copy 8x2x2 -> 8x2x2 relu")
+
+
+def test_latency_excludes_the_launch_of_a_short_kernel() -> None:
+    for kernel_s in (3e-7, 2e-6, 4e-5):
+        gpu = SimulatedGpu(kernel_s=kernel_s)
+        templates = CudaTemplates.for_arch("sm_80", "float32")
+        # The clock of the host does not move, so launching takes no time on the host.
+        evaluate = queue.queued_evaluator(TINY, templates.candidates(TINY)[0], templates, gpu)
+        assert evaluate(100, 3) == pytest.approx([kernel_s] * 3)
+        (functions,) = gpu.networks
+        assert functions["blocking_only"] == ["blocking_kernel"]
+        assert functions["main"] == ["blocking_kernel"] + ["kernel"] * queue.LAUNCHES
+
+
+def test_blocking_kernel_outlasts_all_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = SimulatedGpu(launch_s=4e-5)
+    monkeypatch.setattr(queue, "time", SimpleNamespace(perf_counter=lambda: gpu.now))
+    templates = CudaTemplates.for_arch("sm_80", "float32")
+    assert queue.LAUNCHES * gpu.launch_s > queue.MIN_BLOCKING_STEPS * STEP_S
+    evaluate = queue.queued_evaluator(TINY, templates.candidates(TINY)[0], templates, gpu)
+    assert evaluate(1, 1) == pytest.approx([gpu.kernel_s])
+
+
+def test_launches_that_wait_for_the_gpu_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = SimulatedGpu(blocking=True)
+    monkeypatch.setattr(queue, "time", SimpleNamespace(perf_counter=lambda: gpu.now))
+    templates = CudaTemplates.for_arch("sm_80", "float32")
+    with pytest.raises(MeasurementError, match="CUDA_LAUNCH_BLOCKING"):
+        queue.queued_evaluator(TINY, templates.candidates(TINY)[0], templates, gpu)
+
+
+def test_blocking_kernel_counts(tmp_path: Path) -> None:
+    templates = CudaTemplates.for_arch("sm_80", "float32")
+    emulated = EmulatedKernels(
+        {"blocking": queue.blocking_kernel("blocking")}, templates.target, tmp_path
+    )
+    steps, out = np.array([1000], np.int32), np.zeros(1, np.int32)
+    emulated.run("blocking", {"steps": steps, "out": out, "y": out})
+    state = 1000
+    for _ in range(1000):
+        state = (state * 1103515245 + 12345) % 2**32
+    assert out[0] == np.uint32(state).astype(np.int32)

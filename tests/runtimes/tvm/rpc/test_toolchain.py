@@ -1,0 +1,151 @@
+"""Kernels compile and link for processors other than this machine's."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+import tvm
+
+from nas.errors import MeasurementError, RequestError
+from nas.latency.kernel import Kernel
+from nas.runtimes.tvm.kernel_timer import resolve_target
+from nas.runtimes.tvm.rpc import toolchain
+from nas.runtimes.tvm.rpc.address import parse
+from nas.runtimes.tvm.rpc.toolchain import Linker, linker_for, llvm_target
+
+KERNELS = [
+    "conv2d 20x9x9 -> 150x9x9 k1 s1 p0 g1 bias relu",
+    "conv2d 7x9x9 -> 37x9x9 k3 s1 p1 g1 bias relu6",
+    "conv2d 24x6x6 -> 72x6x6 k1 s1 p0 g3 bias hard_swish",
+    "conv2d 58x13x13 -> 58x13x13 k3 s1 p1 g58 bias relu",
+    "conv2d 70x12x12 -> 70x6x6 k5 s2 p2 g70 bias",
+    "conv2d 16x4x4 -> 16x4x4 k1 s1 p0 g1 bias add",
+    "max_pool 70x13x13 -> 70x7x7 k3 s2 p1 g1",
+    "avg_pool 70x13x13 -> 70x7x7 k3 s2 p1 g1",
+    "global_pool 150x3x3 -> 150x1x1",
+    "linear 64x1x1 -> 40x1x1 bias",
+]
+
+EM_X86_64, EM_AARCH64 = 62, 183
+"""Values of `e_machine` in the header of ELF files."""
+
+UNUSED_ADDRESS = "rpc://127.0.0.1:1"
+
+
+@pytest.mark.parametrize(
+    ("code", "machine", "lanes", "registers"),
+    [
+        ("triple=aarch64-linux-gnu&cpu=cortex-a72", EM_AARCH64, 4, 32),
+        ("triple=x86_64-linux-gnu&cpu=haswell", EM_X86_64, 8, 16),
+        ("triple=x86_64-linux-gnu&cpu=core2", EM_X86_64, 4, 16),
+        ("triple=x86_64-linux-gnu&cpu=skylake-avx512", EM_X86_64, 16, 32),
+    ],
+)
+def test_all_kinds_of_kernels_compile_for_other_processors(
+    tmp_path: Path, code: str, machine: int, lanes: int, registers: int
+) -> None:
+    templates, _ = resolve_target(f"{UNUSED_ADDRESS}?{code}", 1, "float32")
+    assert (templates.lanes, templates.registers) == (lanes, registers)  # type: ignore[attr-defined]
+    for index, text in enumerate(KERNELS):
+        kernel = Kernel.parse(text)
+        function = templates.function(kernel, templates.candidates(kernel)[0], "main")
+        built = tvm.tirx.build(tvm.IRModule({"main": function}), templates.target, "tirx")
+        path = tmp_path / f"{index}.o"
+        built.write_to_file(str(path))
+        header = path.read_bytes()[:20]
+        assert header[:5] == b"\x7fELF\x02"
+        assert struct.unpack_from("<H", header, 18) == (machine,)
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("triple=aarch65-linux-gnu&cpu=cortex-a72", "cannot compile for architecture 'aarch65'"),
+        ("triple=aarch64-linux-gnu&cpu=cortex-a999", "no aarch64 processor 'cortex-a999'"),
+        ("triple=x86_64-linux-gnu&cpu=cortex-a72", "no x86_64 processor 'cortex-a72'"),
+        ("triple=aarch64-linux-gnu&cpu=cortex-a72&features=+nosuch", r"feature '\+nosuch'"),
+    ],
+)
+def test_targets_unknown_to_llvm_are_refused(code: str, why: str) -> None:
+    with pytest.raises(RequestError, match=why):
+        llvm_target(parse(f"{UNUSED_ADDRESS}?{code}"))
+
+
+def test_features_reach_the_code_generator() -> None:
+    target = llvm_target(
+        parse(f"{UNUSED_ADDRESS}?triple=aarch64-linux-gnu&cpu=cortex-a72&features=+dotprod")
+    )
+    assert list(target.attrs["mattr"]) == ["+dotprod"]
+
+
+PI = "rpc://127.0.0.1:1?triple=aarch64-linux-gnu&cpu=cortex-a72"
+PI_WITH_VENDOR = "rpc://127.0.0.1:1?triple=aarch64-unknown-linux-gnu&cpu=cortex-a72"
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the only folder of the search path, on a machine that claims to be an x86."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(toolchain.platform, "machine", lambda: "x86_64")
+    return tmp_path
+
+
+def install(folder: Path, name: str, script: str = "exit 0") -> str:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("installed", "target", "command"),
+    [
+        (["aarch64-linux-gnu-gcc", "ld.lld"], PI, ["aarch64-linux-gnu-gcc", "-nostdlib"]),
+        (["aarch64-linux-gnu-ld", "gcc"], PI_WITH_VENDOR, ["aarch64-linux-gnu-ld"]),
+        (["ld.lld", "gcc"], PI, ["ld.lld"]),
+        (["gcc", "arm-linux-gnueabihf-gcc"], PI, None),
+    ],
+)
+def test_first_installed_linker_for_the_board_is_used(
+    programs: Path, installed: list[str], target: str, command: list[str] | None
+) -> None:
+    for name in installed:
+        install(programs, name)
+    linker = linker_for(parse(target))
+    assert linker.command == command
+    assert linker.suffix == (".tar" if command is None else ".so")
+
+
+def test_compiler_of_this_machine_links_for_its_own_architecture(programs: Path) -> None:
+    gcc = install(programs, "gcc")
+    linker = linker_for(parse("rpc://127.0.0.1:1?triple=x86_64-linux-gnu&cpu=haswell"))
+    assert linker.command == [gcc, "-nostdlib"]
+
+
+def test_cc_setting_names_the_linker(programs: Path) -> None:
+    clang = install(programs, "my-clang-19")
+    assert linker_for(parse(f"{PI}&cc={clang}")).command == [
+        clang,
+        "--target=aarch64-linux-gnu",
+        "-fuse-ld=lld",
+        "-nostdlib",
+    ]
+    with pytest.raises(RequestError, match="no 'no-such-gcc' to link with"):
+        linker_for(parse(f"{PI}&cc=no-such-gcc"))
+
+
+class Objects:
+    def export_library(self, file_name: str, *, fcompile: object = None) -> None:
+        assert callable(fcompile)
+        fcompile(file_name, ["kernel.o"])
+
+
+def test_failing_linker_is_quoted(programs: Path) -> None:
+    command = install(programs, "ld", "echo wasted; echo kernel.o: wrong format >&2; exit 1")
+    with pytest.raises(
+        MeasurementError, match=r"cannot link for the board: kernel.o: wrong format"
+    ):
+        Linker([command]).export(Objects(), programs / "out.so")

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from nas.latency.kernel import Kernel
+from nas.runtimes.tvm.kernel_timer import KernelCache, TimedKernel
+
+KERNELS = [Kernel.parse(f"linear {n}x1x1 -> 5x1x1 bias") for n in range(1, 6)]
+
+
+def evaluate(calls: int, samples: int) -> list[float]:
+    return [1.0] * samples
+
+
+TIMED_KERNEL = TimedKernel(evaluate, None)
+
+
+def test_cache_returns_a_kernel_only_with_its_schedule() -> None:
+    cache = KernelCache(100)
+    cache.add(KERNELS[0], {"channels": 2, "rows": 1}, TIMED_KERNEL, 10)
+    assert cache.get(KERNELS[0], {"rows": 1, "channels": 2}) is TIMED_KERNEL
+    assert cache.get(KERNELS[0], {"channels": 4, "rows": 1}) is None
+    assert cache.get(KERNELS[1], {"channels": 2, "rows": 1}) is None
+
+
+def test_full_cache_evicts_the_oldest_kernels() -> None:
+    cache = KernelCache(100)
+    for kernel in KERNELS[:4]:
+        cache.add(kernel, {}, TIMED_KERNEL, 30)
+    cached = [cache.get(kernel, {}) is TIMED_KERNEL for kernel in KERNELS[:4]]
+    assert cached == [False, True, True, True]
+    cache.add(KERNELS[1], {}, TIMED_KERNEL, 30)
+    cache.add(KERNELS[4], {}, TIMED_KERNEL, 30)
+    cached = [cache.get(kernel, {}) is TIMED_KERNEL for kernel in KERNELS]
+    assert cached == [False, True, False, True, True]
+
+
+def test_cache_rejects_a_kernel_larger_than_itself() -> None:
+    cache = KernelCache(100)
+    cache.add(KERNELS[0], {}, TIMED_KERNEL, 101)
+    assert cache.get(KERNELS[0], {}) is None
