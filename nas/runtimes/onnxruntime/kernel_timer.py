@@ -1,4 +1,4 @@
-"""Times kernels and networks with ONNX Runtime's processor provider, on this machine."""
+"""`OnnxKernelTimer`: time kernels and networks with ONNX Runtime on this machine's processor."""
 
 from __future__ import annotations
 
@@ -7,73 +7,84 @@ import statistics
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import onnx
+from onnx import helper
 
 from nas.graph import Channels, Graph, Op, Slot
 from nas.latency import cache_model, device, timing
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
-from nas.latency.runtime import Weights
-from nas.latency.timing import Timing
+from nas.latency.runtime import Schedule, Weights
+from nas.latency.timing import Evaluate, Timing
+from nas.onnx_model import IR_VERSION, OPSET
+from nas.runtimes.onnxruntime.float32.optimised import BLOCKED_DOMAIN
+from nas.runtimes.onnxruntime.float32.writer import BlockedWriter
 from nas.runtimes.onnxruntime.fusion import OnnxRuntimeFusion
+from nas.runtimes.onnxruntime.int8.writer import QuantisedWriter
 from nas.runtimes.onnxruntime.network import OnnxRuntimeNetwork
-from nas.runtimes.onnxruntime.repeated import repeat
 from nas.runtimes.onnxruntime.session import Session
+from nas.runtimes.onnxruntime.writer import MICROSOFT_DOMAIN
 
 RUN_SECONDS = 5e-4
-"""How long the copies of a kernel in one session should take: the session's call is little then."""
+"""Seconds that the copies of a kernel in one session should take, so that its call adds little."""
 
-COPIES = (4, 64)
+MIN_COPIES, MAX_COPIES = 4, 64
 """Fewest and most copies of a kernel in one session."""
 
-WEIGHTS_BYTES = cache_model.MIB[0] << 20
-"""Weights of different copies together: so few that they stay near.
+WARM_WEIGHT_BYTES = cache_model.MIB[0] << 20
+"""Total size of the weights of different copies, so small that they stay in the caches.
 
-What networks of more weights cost beyond that is measured by itself; see `nas.latency.cache_model`.
+What networks of more weights cost is timed separately, see `nas.latency.cache_model`.
 """
 
-_PROBES = {
+_WEIGHT_READERS = {
     "float32": "conv2d {layout}128x3x3 -> 128x3x3 k1 s1 p0 g1 bias relu",
     "int8": "conv2d int8 nhwc 256x2x2 -> 256x2x2 k1 s1 p0 g1 bias",
 }
-"""A convolution whose time is mostly that of reading its weights, a sixteenth of a MiB."""
+"""Convolutions whose latency is mostly that of reading their weights, a sixteenth of a MiB."""
 
-_MACS_A_SECOND = {
+_MACS_PER_SECOND = {
     "float32": {"dense": 60e9, "depthwise": 10e9, "grouped": 1e9},
     "int8": {"dense": 150e9, "depthwise": 20e9, "grouped": 20e9},
 }
-"""What a core does about, for choosing how many copies fill `RUN_SECONDS`."""
+"""Rough speed of a core, by which the number of copies is chosen that fill `RUN_SECONDS`."""
 
 _INVOCATION_NODES = (1, 65)
 """Nodes of the two sessions from which the cost of a call is worked out."""
 
-_DISPATCH_ROUNDS = (1, 5)
-"""How often the two chains that launches are timed with repeat their kernels."""
+_LAUNCH_REPETITIONS = (1, 5)
+"""How often the two networks with which launches are timed repeat their kernels."""
 
-_DISPATCH_SETS = 8
-"""Sets of samples of the dispatch costs that are taken at most."""
+_MAX_DISPATCH_SETS = 8
+"""Largest number of sets of samples of the dispatch costs."""
 
 _DISPATCH_CALLS = 50
-"""Calls a sample."""
+"""Number of calls in a sample."""
+
+_INVOCATION_TIMINGS = 5
+"""Number of timings of a session's call, of which the median is subtracted from kernels."""
+
+_WRITERS = {"float32": BlockedWriter, "int8": QuantisedWriter}
 
 
 class OnnxKernelTimer:
-    """Compiles and times for `nas.runtimes.onnxruntime.runtime.OnnxRuntime`.
+    """Compile and time kernels and networks for `nas.runtimes.onnxruntime.runtime.OnnxRuntime`.
 
-    A kernel's latency is that of a node among copies of itself: one session runs many, so that its
-    call, which is timed by itself and taken off, weighs little; they are written in the ops that
-    ONNX Runtime optimises to, so nothing is reordered around them; and they have different weights.
-    Quantised kernels are timed in the same way, as the eight-bit ops that a quantised network is
-    fused to; a function that such a network works out in float32 is timed with the conversions
-    around it. ONNX Runtime's own profiler was no alternative: it counts whole microseconds, and
-    profiling adds five to ten of them to a node, by what it does to the caches.
+    The latency of a kernel is that of a node among copies of itself. One session runs many copies,
+    so that its call, which is timed separately and subtracted, adds little. The copies are written
+    as the ops to which ONNX Runtime optimises, so that no layout conversions surround them, and
+    have different weights. A quantised kernel is timed as the int8 op to which a quantised network
+    is fused; a function that such a network computes in float32 is timed with its conversions. ONNX
+    Runtime's profiler is no alternative: it counts whole microseconds, and profiling slows a node
+    by five to ten microseconds by what it does to the caches.
 
     Args:
-        fusion: how the dtype fuses.
-        dtype: `float32`, or `int8`: whole networks are quantised, see `int8.quantised`.
-        threads: that share one kernel.
+        fusion: fusion rules of the dtype.
+        dtype: `float32`, or `int8` for networks that are quantised, see `int8.quantisation`.
+        threads: number of threads that run one kernel.
     """
 
     def __init__(self, fusion: OnnxRuntimeFusion, dtype: str, threads: int) -> None:
@@ -81,7 +92,7 @@ class OnnxKernelTimer:
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
-        """This machine with ONNX Runtime's version and these settings."""
+        """This machine with ONNX Runtime's version and the settings."""
         model, features = device.processor()
         return Fingerprint(
             processor=model,
@@ -94,99 +105,105 @@ class OnnxKernelTimer:
             recorded={**device.recorded(), "block": self._fusion.block},
         )
 
-    def time_kernel(self, kernel: Kernel) -> tuple[Mapping[str, Any], Timing]:
-        """Times a kernel among copies of itself. ONNX Runtime schedules it as it likes."""
-        schedule = _copies(kernel)
+    def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
+        """Time a kernel among copies of itself. The schedule is the number of copies."""
+        schedule = _choose_copies(kernel)
         return schedule, self.retime_kernel(kernel, schedule)
 
-    def retime_kernel(self, kernel: Kernel, schedule: Mapping[str, Any]) -> Timing:
-        """See `Runtime.retime_kernel`; the schedule says how many copies, with how many weights."""
+    def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
+        """Time a kernel with the numbers of copies and sets of weights in its schedule."""
         with timing.pinned(self.threads):
             return timing.measure(self._evaluator(kernel, schedule))
 
-    def _evaluator(self, kernel: Kernel, schedule: Mapping[str, Any]) -> timing.Evaluate:
-        """A kernel as something to time; a call is one copy, less its share of the session's."""
+    def _evaluator(self, kernel: Kernel, schedule: Schedule) -> Evaluate:
+        """Return what times a kernel; a call is one copy, less its share of the session's call."""
         copies = schedule["copies"]
-        model = repeat(kernel, copies, schedule["weights"], np.random.default_rng(0))
-        session = Session(model.model, model.inputs, threads=self.threads, optimise=False)
+        repeated = repeat_kernel(kernel, copies, schedule["weights"], np.random.default_rng(0))
+        session = self._session(repeated)
         invocation_s = self._invocation_s
 
         def evaluate(calls: int, samples: int) -> Sequence[float]:
-            found = session.evaluate(math.ceil(calls / copies), samples)
-            return [(seconds - invocation_s) / copies for seconds in found]
+            runs_s = session.evaluate(math.ceil(calls / copies), samples)
+            return [(run_s - invocation_s) / copies for run_s in runs_s]
 
         return evaluate
 
+    def _session(self, repeated: RepeatedKernel) -> Session:
+        return Session(repeated.model, repeated.inputs, threads=self.threads, optimise=False)
+
     @cached_property
     def _invocation_s(self) -> float:
-        """Seconds of a session's call, from two with few and many tiny nodes."""
+        """Seconds of a session's call, from two sessions with few and many tiny nodes."""
         with timing.pinned(self.threads):
-            few, many = self._idle_sessions
-            return statistics.median(_invocation_s(few, many) for _ in range(5))
+            few, many = self._invocation_sessions
+            return statistics.median(_invocation_s(few, many) for _ in range(_INVOCATION_TIMINGS))
 
     @cached_property
-    def _idle_sessions(self) -> tuple[Session, Session]:
+    def _invocation_sessions(self) -> tuple[Session, Session]:
         kernel = Kernel.parse("copy 16x1x1 -> 16x1x1 relu")
         few, many = (
-            repeat(kernel, nodes, 1, np.random.default_rng(0)) for nodes in _INVOCATION_NODES
+            repeat_kernel(kernel, nodes, 1, np.random.default_rng(0)) for nodes in _INVOCATION_NODES
         )
-        return (
-            Session(few.model, few.inputs, threads=self.threads, optimise=False),
-            Session(many.model, many.inputs, threads=self.threads, optimise=False),
-        )
+        return self._session(few), self._session(many)
 
     def time_dispatch(self) -> Mapping[str, Timing]:
-        """The cost of an `invocation` of a session, and what a `launch` costs beyond its kernel.
+        """Time what running a network costs beside its kernels, by dispatch part.
 
-        An invocation is what a straight line through sessions of few and of many tiny nodes leaves
-        for none. A kernel's latency contains what running a node costs among copies of itself;
-        among different ones the caches and branch predictor are colder. That is the launch: the
-        straight line through a short and a long chain of different small kernels, less their own
-        latencies. What a MiB of weights costs in networks of more and more of them is
-        the time of a small convolution among many copies with weights of their own.
+        `invocation` is what the straight line through sessions of few and of many tiny nodes leaves
+        for no nodes. The latency of a kernel contains the cost of running a node among copies of
+        itself; among different nodes, caches and branch predictor are colder. `launch` is this
+        difference: the straight line through a short and a long network of different small
+        kernels, less their own latencies. The other parts are what a MiB of weights costs in
+        networks of more and more of them, from a small convolution among many copies with weights
+        of their own.
 
-        Raises MeasurementError where noise leaves no set above zero.
+        Raises:
+            MeasurementError: noise leaves no set of samples above zero.
         """
-        chains = [_chain(rounds) for rounds in _DISPATCH_ROUNDS]
-        short, long = (self.compile(chain).evaluate for chain in chains)
-        few, many = (self._fusion.kernels(chain) for chain in chains)
+        graphs = [_launch_network(repetitions) for repetitions in _LAUNCH_REPETITIONS]
+        short, long = (self.compile(graph).evaluate for graph in graphs)
+        few, many = (self._fusion.kernels(graph) for graph in graphs)
         added = list(many)
         for kernel in few:
             added.remove(kernel)
-        alone = {kernel: self._evaluator(kernel, _copies(kernel)) for kernel in set(added)}
+        evaluators = {
+            kernel: self._evaluator(kernel, _choose_copies(kernel)) for kernel in set(added)
+        }
 
-        def once() -> dict[str, float]:
-            own = {
-                kernel: timing.median_s(each, 4 * _DISPATCH_CALLS) for kernel, each in alone.items()
+        def time_once() -> dict[str, float]:
+            kernel_s = {
+                kernel: timing.median_s(evaluate, 4 * _DISPATCH_CALLS)
+                for kernel, evaluate in evaluators.items()
             }
-            chained = timing.median_s(long, _DISPATCH_CALLS) - timing.median_s(
-                short, _DISPATCH_CALLS
+            long_s, short_s = (
+                timing.median_s(network, _DISPATCH_CALLS) for network in (long, short)
             )
-            launch = (chained - sum(own[kernel] for kernel in added)) / len(added)
-            return {"launch": launch, "invocation": _invocation_s(*self._idle_sessions)}
+            added_s = sum(kernel_s[kernel] for kernel in added)
+            launch_s = (long_s - short_s - added_s) / len(added)
+            return {"launch": launch_s, "invocation": _invocation_s(*self._invocation_sessions)}
 
         weights = self._time_weights()
         with timing.pinned(self.threads):
-            found = timing.steadiest(once, _DISPATCH_SETS)
-        return {**found, **weights}
+            parts = timing.steadiest(time_once, _MAX_DISPATCH_SETS)
+        return {**parts, **weights}
 
     def _time_weights(self) -> dict[str, Timing]:
-        """Time a MiB of weights, by part of `cache_model.PARTS`."""
+        """Time a MiB of weights in networks with more and more of them, by dispatch part."""
         layout = f"blocked{self._fusion.block} " if self._fusion.block > 1 else ""
-        kernel = Kernel.parse(_PROBES[self._dtype].format(layout=layout))
-        sets_a_mib = (1 << 20) // kernel.weight_bytes
+        kernel = Kernel.parse(_WEIGHT_READERS[self._dtype].format(layout=layout))
+        sets_per_mib = (1 << 20) // kernel.weight_bytes
 
-        def take(chain: timing.Evaluate, sets: int) -> Timing:
-            found = timing.undisturbed(chain, sets, timing.QUICK_SAMPLES)
-            return Timing.of_seconds([sets_a_mib * each for each in found])
+        def time_benchmark(evaluate: Evaluate, weight_sets: int) -> Timing:
+            samples = timing.undisturbed(evaluate, weight_sets, timing.QUICK_SAMPLES)
+            return Timing.of_seconds([sets_per_mib * each for each in samples])
 
-        chains = {}
+        benchmarks = {}
         for mib, part in zip(cache_model.MIB, cache_model.PARTS, strict=True):
-            sets = mib * sets_a_mib
-            chain = self._evaluator(kernel, {"copies": sets, "weights": sets})
-            chains[part] = partial(take, chain, sets)
+            weight_sets = mib * sets_per_mib
+            evaluate = self._evaluator(kernel, {"copies": weight_sets, "weights": weight_sets})
+            benchmarks[part] = partial(time_benchmark, evaluate, weight_sets)
         with timing.pinned(self.threads):
-            return timing.fastest_of_rounds(chains)
+            return timing.fastest_of_rounds(benchmarks)
 
     def compile(
         self, graph: Graph, weights: Weights | None = None, batch: int = 1
@@ -202,34 +219,86 @@ class OnnxKernelTimer:
         )
 
 
-def _copies(kernel: Kernel) -> dict[str, int]:
-    """How many copies of a kernel share a session, and how many sets of weights they share."""
-    laid = kernel.block > 1 or kernel.channels_last
-    if kernel.is_depthwise and laid:
-        rate = "depthwise"
+class RepeatedKernel(NamedTuple):
+    """A model that runs one kernel many times.
+
+    Args:
+        model: the model.
+        inputs: shapes of its inputs by name.
+        copies: number of copies of the kernel.
+    """
+
+    model: onnx.ModelProto
+    inputs: dict[str, tuple[int, ...]]
+    copies: int
+
+
+def repeat_kernel(
+    kernel: Kernel, copies: int, weight_sets: int, rng: np.random.Generator
+) -> RepeatedKernel:
+    """Write a model that runs a kernel many times on the same inputs.
+
+    Nothing reads the outputs of all copies but the last, so they share one buffer. Only an addition
+    reads the output of the copy before, because a network overwrites that operand, too.
+
+    Args:
+        kernel: kernel to repeat.
+        copies: number of copies.
+        weight_sets: number of different sets of weights that the copies use in rotation.
+        rng: generator of the weights.
+
+    Raises:
+        MeasurementError: ONNX Runtime does not have the kernel.
+    """
+    writer = _WRITERS[kernel.dtype](kernel, weight_sets, rng)
+    for _ in range(copies):
+        writer.add_copy()
+    graph = helper.make_graph(
+        writer.nodes,
+        "repeated",
+        [
+            helper.make_tensor_value_info(name, writer.element_type(name), shape)
+            for name, shape in writer.inputs.items()
+        ],
+        [helper.make_tensor_value_info(writer.last, writer.element_type(writer.last), None)],
+        writer.initializers,
+    )
+    domains = [("", OPSET), (MICROSOFT_DOMAIN, 1), (BLOCKED_DOMAIN, 1)]
+    model = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid(*each) for each in domains],
+        ir_version=IR_VERSION,
+    )
+    return RepeatedKernel(model, writer.inputs, copies)
+
+
+def _choose_copies(kernel: Kernel) -> dict[str, int]:
+    """Return the schedule of a kernel: `copies` in a session, and sets of `weights` they share."""
+    has_preferred_layout = kernel.block > 1 or kernel.channels_last
+    if kernel.is_depthwise and has_preferred_layout:
+        kind = "depthwise"
     else:
-        rate = "grouped" if kernel.groups > 1 and kernel.block == 1 else "dense"
-    about_s = 1e-6 + kernel.macs / _MACS_A_SECOND[kernel.dtype][rate]
-    fewest, most = COPIES
-    copies = max(fewest, min(most, math.ceil(RUN_SECONDS / about_s)))
+        kind = "grouped" if kernel.groups > 1 and kernel.block == 1 else "dense"
+    estimated_s = 1e-6 + kernel.macs / _MACS_PER_SECOND[kernel.dtype][kind]
+    copies = max(MIN_COPIES, min(MAX_COPIES, math.ceil(RUN_SECONDS / estimated_s)))
     if not kernel.has_weights:
         return {"copies": copies, "weights": 1}
-    weights = math.ceil(WEIGHTS_BYTES / kernel.weight_bytes)
-    return {"copies": copies, "weights": min(copies, weights)}
+    weight_sets = math.ceil(WARM_WEIGHT_BYTES / kernel.weight_bytes)
+    return {"copies": copies, "weights": min(copies, weight_sets)}
 
 
 def _invocation_s(few: Session, many: Session) -> float:
-    """Seconds of a session without nodes."""
-    short, long = (timing.median_s(each.evaluate, 4 * _DISPATCH_CALLS) for each in (few, many))
-    nodes = _INVOCATION_NODES
-    return short - nodes[0] * (long - short) / (nodes[1] - nodes[0])
+    """Return the seconds of a session without nodes."""
+    few_s, many_s = (timing.median_s(each.evaluate, 4 * _DISPATCH_CALLS) for each in (few, many))
+    few_nodes, many_nodes = _INVOCATION_NODES
+    return few_s - few_nodes * (many_s - few_s) / (many_nodes - few_nodes)
 
 
-def _chain(rounds: int) -> Graph:
-    """`rounds` times the same different kernels of a shuffle unit and a residual, both tiny.
+def _launch_network(repetitions: int) -> Graph:
+    """Return a network that repeats a tiny shuffle unit and a tiny residual block.
 
-    They are plain and blocked convolutions, reorders and all kinds of copies, as they alternate in
-    a network, and so small that launching them shows.
+    Its kernels are plain and blocked convolutions, layout conversions and all kinds of copies, as
+    they alternate in a real network, and so small that launching dominates.
     """
     width, size = 32, 2
     half, wide, shape = width // 2, 3 * width, (width, size, size)
@@ -244,17 +313,17 @@ def _chain(rounds: int) -> Graph:
         return len(ops) - 1
 
     x = 0
-    for _ in range(rounds):
-        kept = add("slice", (x,), half)
+    for _ in range(repetitions):
+        untouched = add("slice", (x,), half)
         y = add("slice", (x,), half, start=half)
         y = add("relu", (add("conv", (y,), half),), half)
         y = add("conv", (y,), half, kernel=3, padding=1, groups=half)
         y = add("relu", (add("conv", (y,), half),), half)
-        x = add("shuffle", (add("concat", (kept, y), width),), width, groups=2)
-        entered = x
+        x = add("shuffle", (add("concat", (untouched, y), width),), width, groups=2)
+        residual = x
         x = add("relu6", (add("conv", (x,), wide),), wide)
         x = add("conv", (x,), wide, kernel=5, padding=2, groups=wide)
         x = add("relu6", (x,), wide)
-        x = add("add", (entered, add("conv", (x,), width)), width)
+        x = add("add", (residual, add("conv", (x,), width)), width)
         x = add("max_pool", (x,), width, kernel=3, padding=1)
     return Graph(tuple(ops))

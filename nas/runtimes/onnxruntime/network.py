@@ -1,4 +1,4 @@
-"""Whole networks: written as ONNX, and optimised by ONNX Runtime as it does for any user."""
+"""Whole networks, written as ONNX models and optimised by ONNX Runtime as for any user."""
 
 from __future__ import annotations
 
@@ -20,23 +20,25 @@ from nas.latency.kernel import Kernel, batched
 from nas.latency.runtime import CompiledNetwork, Weights
 from nas.runtimes.onnxruntime.float32 import optimised as float32
 from nas.runtimes.onnxruntime.fusion import OnnxRuntimeFusion
-from nas.runtimes.onnxruntime.int8 import calibration
 from nas.runtimes.onnxruntime.int8 import optimised as int8
-from nas.runtimes.onnxruntime.int8.quantised import quantised
+from nas.runtimes.onnxruntime.int8 import quantisation
 from nas.runtimes.onnxruntime.session import Session
 
 
 class OnnxRuntimeNetwork(CompiledNetwork):
-    """A graph in a session. See `nas.latency.runtime.CompiledNetwork`.
+    """A network in a session. See `nas.latency.runtime.CompiledNetwork`.
 
     Args:
-        weights: of the folded graph; random ones if None.
-        fusion: how the dtype fuses.
+        graph: the network.
+        weights: weights of the folded graph; None for random ones.
+        fusion: fusion rules of the dtype.
+        threads: number of threads that run one node.
         dtype: `float32`, or `int8` for a network that is quantised first.
-        batch: images that run at once.
+        batch: number of images that run at once.
 
-    Raises MeasurementError where ONNX Runtime fuses in another way than `fusion` says: a table
-    would predict kernels that do not run.
+    Raises:
+        MeasurementError: ONNX Runtime fuses in another way than `fusion`, so that a table would
+            predict kernels that do not run.
     """
 
     def __init__(
@@ -51,10 +53,12 @@ class OnnxRuntimeNetwork(CompiledNetwork):
     ) -> None:
         if weights is None:
             weights = onnx_model.random_weights(graph, np.random.default_rng(0))
-        model = _of_batch(onnx_model.model(graph, weights), batch)
+        model = onnx_model.model(graph, weights)
+        _set_batch(model, batch)
         if dtype == "int8":
             features = device.processor()[1]
-            model = quantised(model, calibration.images(graph.input_shape), features, batch)
+            images = quantisation.calibration_images(graph.input_shape)
+            model = quantisation.quantise(model, images, features, batch)
         self._batch = batch
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "optimised.onnx"
@@ -63,50 +67,48 @@ class OnnxRuntimeNetwork(CompiledNetwork):
                 {onnx_model.INPUT: (batch, *graph.input_shape)},
                 threads=threads,
                 optimise=True,
-                write=path,
+                optimised_path=path,
             )
             optimised = onnx.load(path)
         if dtype == "int8":
-            found = int8.launched(optimised)
+            launched = int8.launched_kernels(optimised)
         else:
-            found = float32.launched(model, optimised, fusion.block)
-        self._launched = batched(found, batch)
-        _require_same(self._launched, fusion.kernels(graph, batch))
+            launched = float32.launched_kernels(model, optimised, fusion.block)
+        self._launched = batched(launched, batch)
+        _require_equal(self._launched, fusion.kernels(graph, batch))
 
     @property
     def launched(self) -> list[Kernel]:
-        """The kernels of the model that ONNX Runtime made of the graph, in its order."""
+        """Kernels of the optimised model, in the order of its nodes."""
         return self._launched
 
     def run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The output of one image `channels x height x width`, flat and channels first.
-
-        With a batch, `batch x channels x height x width` becomes a row of these an image.
-        """
+        """Return the outputs, flat and channels first. See `CompiledNetwork.run`."""
         if self._batch > 1:
             return self._session.run({onnx_model.INPUT: image}).reshape(self._batch, -1)
         return self._session.run({onnx_model.INPUT: image[None]}).reshape(-1)
 
     def evaluate(self, calls: int, samples: int) -> Sequence[float]:
-        """Seconds of one inference with the input already in place; see `timing.Evaluate`."""
+        """Time inferences on an input that is already in place."""
         return self._session.evaluate(calls, samples)
 
 
-def _of_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
-    """The model with its batch size set, in place."""
+def _set_batch(model: onnx.ModelProto, batch: int) -> None:
+    """Set the batch size of a model in place."""
     for each in (*model.graph.input, *model.graph.output):
         each.type.tensor_type.shape.dim[0].dim_value = batch
-    return model
 
 
-def _require_same(real: Sequence[Kernel], expected: Sequence[Kernel]) -> None:
-    found, known = Counter(real), Counter(expected)
-    if found == known:
+def _require_equal(launched: Sequence[Kernel], expected: Sequence[Kernel]) -> None:
+    """Raise MeasurementError unless both have the same kernels equally often."""
+    unexpected = Counter(launched) - Counter(expected)
+    missing = Counter(expected) - Counter(launched)
+    if not unexpected and not missing:
         return
-    one = next(iter((found - known) or (known - found)))
-    what = "runs" if one in found - known else "does not run"
+    kernel = next(iter(unexpected or missing))
+    difference = "runs" if unexpected else "does not run"
     raise MeasurementError(
-        f"onnxruntime {version('onnxruntime')} {what} kernel '{one}', which the table's rules "
-        f"{'do not know of' if what == 'runs' else 'ask for'}.",
-        remedy="Use a version of onnxruntime that this version of nas knows.",
+        f"onnxruntime {version('onnxruntime')} {difference} kernel '{kernel}', unlike the fusion "
+        "rules by which tables predict.",
+        remedy="Use a version of onnxruntime that this version of nas supports.",
     )

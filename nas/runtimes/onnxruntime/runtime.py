@@ -30,7 +30,7 @@ class OnnxRuntime(Runtime):
     """Kernels and networks of ONNX Runtime's CPU execution provider.
 
     See `nas.latency.runtime.Runtime` for the arguments. Networks of dtype `int8` are quantised
-    statically, see `nas.runtimes.onnxruntime.int8.quantised`.
+    statically, see `nas.runtimes.onnxruntime.int8.quantisation`.
     """
 
     name = "onnxruntime"

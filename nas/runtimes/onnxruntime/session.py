@@ -1,4 +1,4 @@
-"""One way to open and time a session of ONNX Runtime, for whole networks and for kernels alike."""
+"""Sessions of ONNX Runtime, in which whole networks and kernels are run and timed."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from numpy.typing import NDArray
 
 from nas.latency import timing
 
-_ERRORS_ONLY = 3
+_LOG_ERRORS_ONLY = 3
+"""Value of `log_severity_level`."""
 
 
 class Session:
-    """A model, loaded, with its inputs and outputs in place.
+    """A loaded model with its inputs and outputs in place.
 
-    Threads are those of the session: this one, and `threads - 1` workers, which are kept on the
-    same cores. Workers spin while a run lasts, as they do by default, but not after it: those of
+    A session runs on the calling thread and `threads - 1` workers, which stay on the same cores.
+    Workers spin during a run, as they do by default, but not after it. Otherwise, the workers of
     one session would take the cores from another.
 
     Args:
-        model: what to run.
-        inputs: shapes by name.
-        threads: that share one node.
-        optimise: as much as ONNX Runtime can; otherwise the model runs as it is written.
-        write: where to write the model as it is after optimising.
+        model: model to run.
+        inputs: shapes of the inputs by name.
+        threads: number of threads that run one node.
+        optimise: whether ONNX Runtime optimises the model as far as it can.
+        optimised_path: file to which the model is written after optimising; None writes nothing.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Session:
         *,
         threads: int,
         optimise: bool,
-        write: Path | None = None,
+        optimised_path: Path | None = None,
     ) -> None:
         options = onnxruntime.SessionOptions()
         levels = onnxruntime.GraphOptimizationLevel
@@ -49,14 +50,15 @@ class Session:
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = _ERRORS_ONLY
+        options.log_severity_level = _LOG_ERRORS_ONLY
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if not optimise:
-            # Else each reader of a dequantised tensor would dequantise it for itself.
+            # Otherwise, each reader of a dequantised tensor would get a dequantising node.
             options.add_session_config_entry("session.disable_quant_qdq", "1")
-        if write is not None:
-            options.optimized_model_filepath = str(write)
-        with timing.pinned(threads):  # Workers stay where the thread that made them was.
+        if optimised_path is not None:
+            options.optimized_model_filepath = str(optimised_path)
+        # Workers stay on the cores on which the thread that made them was.
+        with timing.pinned(threads):
             self._session = onnxruntime.InferenceSession(
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
@@ -78,27 +80,27 @@ class Session:
             self._binding.bind_ortvalue_output(name, value)
 
     def run(self, values: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-        """The first output for these inputs."""
+        """Return the first output for inputs by name."""
         for name, value in values.items():
             self._inputs[name].update_inplace(np.ascontiguousarray(value))
         self._session.run_with_iobinding(self._binding)
         return np.array(self._outputs[0].numpy())
 
     def evaluate(self, calls: int, samples: int) -> Sequence[float]:
-        """Seconds of a run, inputs and outputs in place; see `timing.Evaluate`."""
+        """Time runs on inputs that are already in place. See `timing.Evaluate`."""
         run, binding = self._session.run_with_iobinding, self._binding
-        found = []
+        seconds = []
         for _ in range(samples):
             run(binding)
             start = time.perf_counter()
             for _ in range(calls):
                 run(binding)
-            found.append((time.perf_counter() - start) / calls)
-        return found
+            seconds.append((time.perf_counter() - start) / calls)
+        return seconds
 
 
 def _random(element_type: int, shape: Sequence[int], rng: np.random.Generator) -> NDArray[Any]:
-    """What an input is filled with: floats below one, or any bytes."""
+    """Return random values of an input: floats in [0, 1), or bytes."""
     if element_type == onnx.TensorProto.UINT8:
         return rng.integers(0, 256, shape, np.uint8)
     return rng.random(shape, np.float32)

@@ -1,8 +1,8 @@
-"""Writes ONNX models of one kernel, many times over, in the ops that ONNX Runtime optimises to.
+"""ONNX models that repeat one kernel, written in the ops that ONNX Runtime optimises to.
 
-Such ops are ordinary ones of domains of ONNX Runtime's own, so a model can name them, with inputs
-in the layout that they want, and needs no reordering around them. Weights are random: in which
-order they lie does not matter to the clock.
+These ops belong to ONNX Runtime's own domains, and a model can name them. It then gives them inputs
+in the layout that they need, without layout conversions around them. Weights are random, so their
+order does not matter.
 """
 
 from __future__ import annotations
@@ -21,44 +21,52 @@ from nas.latency.kernel import Kernel
 MICROSOFT_DOMAIN = "com.microsoft"
 
 
-class Writer(ABC):
-    """Nodes, initialisers and inputs of a model; each dtype has nodes of its own.
+class KernelWriter(ABC):
+    """Writer of the nodes, initialisers and inputs of a model; each dtype has its own nodes.
 
     Args:
-        kernel: what to repeat.
-        weights: how many different sets of weights the copies take turns with.
-        rng: makes them.
+        kernel: kernel to repeat.
+        weight_sets: number of different sets of weights that the copies use in rotation.
+        rng: generator of the weights.
     """
 
-    def __init__(self, kernel: Kernel, weights: int, rng: np.random.Generator) -> None:
+    def __init__(self, kernel: Kernel, weight_sets: int, rng: np.random.Generator) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self.inputs: dict[str, tuple[int, ...]] = {}
         self.last = ""
         self._names: set[str] = set()
         self._kernel, self._rng = kernel, rng
-        self._parameters = [self._random_parameters() for _ in range(weights)]
+        self._parameters = [self._random_parameters() for _ in range(weight_sets)]
         self._copies = 0
 
-    def add(self) -> None:
-        """One more copy of the kernel. Raises MeasurementError for one that no node stands for."""
+    def add_copy(self) -> None:
+        """Add a copy of the kernel.
+
+        Raises:
+            MeasurementError: ONNX Runtime has no node for the kernel.
+        """
         before, self.last = self.last, f"y{self._copies}"
         self._write(before)
         self._copies += 1
 
     @abstractmethod
     def element_type(self, name: str) -> int:
-        """The `onnx.TensorProto.DataType` of an input, or of `last`."""
+        """Return the `onnx.TensorProto.DataType` of an input or of `last`."""
 
     @abstractmethod
     def _write(self, before: str) -> None:
-        """Nodes that make `last` from the inputs; `before` is what the copy before made."""
+        """Add nodes that make `last` from the inputs.
+
+        Args:
+            before: output of the copy before; empty for the first copy.
+        """
 
     @abstractmethod
     def _random_parameters(self) -> list[str]:
-        """One set of weights, with all that goes with them; empty for a kernel without any."""
+        """Add one set of weights and biases; return their names, none if the kernel has none."""
 
-    # Attributes that the ops of all dtypes share
+    # Attributes that the ops of all dtypes share.
 
     def _window(self) -> dict[str, list[int]]:
         kernel = self._kernel
@@ -77,10 +85,10 @@ class Writer(ABC):
         )
         return {**self._window(), "ceil_mode": int(overhangs)}
 
-    # Tensors
+    # Tensors.
 
     def _input(self, name: str, shape: tuple[int, ...]) -> str:
-        """A tensor that the model is given: `shape` for each image."""
+        """Add an input of the model, which has `shape` for each image."""
         self.inputs[name] = (self._kernel.batch, *shape)
         return name
 
@@ -110,7 +118,7 @@ class Writer(ABC):
         others: Sequence[str] = (),
         **settings: Any,
     ) -> str:
-        """Adds a node; its output is this copy's, or an intermediate one called like `into`."""
+        """Add a node and return the name of its output: `last`, or `into` for intermediate ones."""
         output = f"{self.last}_{into}" if into else self.last
         name = f"node{len(self.nodes)}"
         self.nodes.append(

@@ -1,4 +1,4 @@
-"""ONNX Runtime leaves nothing about the user on the disk and queues nothing to be sent."""
+"""ONNX Runtime writes nothing about the user to the disk and queues nothing to be sent."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 import nas
 
 PACKAGE = Path(nas.__file__).parent
-OURS = PACKAGE / "runtimes" / "onnxruntime"
+RUNTIME_PACKAGE = PACKAGE / "runtimes" / "onnxruntime"
 
-TIMED_AND_QUANTISED = """
+TIME_AND_QUANTISE = """
 import numpy as np
 from nas import onnx_model, space
 from nas.latency import open_runtime
@@ -25,25 +25,25 @@ for dtype in ("float32", "int8"):
 """
 
 
-def test_running_and_quantising_networks_writes_nothing_below_the_home_folder(
+def test_running_and_quantising_writes_nothing_below_the_home_folder(
     tmp_path: Path,
 ) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    left_out = ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")
-    environment = {key: value for key, value in os.environ.items() if key not in left_out}
-    done = subprocess.run(
-        [sys.executable, "-c", TIMED_AND_QUANTISED],
+    removed = ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")
+    environment = {key: value for key, value in os.environ.items() if key not in removed}
+    completed = subprocess.run(
+        [sys.executable, "-c", TIME_AND_QUANTISE],
         env={**environment, "HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert completed.returncode == 0, completed.stderr
     assert list(home.rglob("*")) == []
 
 
-def test_no_module_imports_onnx_runtime_around_the_package_that_silences_it() -> None:
+def test_only_the_package_that_disables_telemetry_imports_onnxruntime() -> None:
     importers = set()
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -55,4 +55,4 @@ def test_no_module_imports_onnx_runtime_around_the_package_that_silences_it() ->
             if any(name.split(".")[0] == "onnxruntime" for name in names):
                 importers.add(path)
     assert importers
-    assert all(path.is_relative_to(OURS) for path in importers), importers
+    assert all(path.is_relative_to(RUNTIME_PACKAGE) for path in importers), importers

@@ -1,1 +1,1 @@
-"""Float32 networks: tensors in blocks of channels."""
+"""Float32 networks: their kernels in plain and blocked layouts."""

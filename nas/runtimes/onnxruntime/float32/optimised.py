@@ -1,7 +1,7 @@
-"""Reads the kernels that ONNX Runtime really runs from a model that it optimised and wrote.
+"""The kernels that ONNX Runtime really runs, read from a float32 model that it optimised.
 
-A blocked tensor is filled up to whole blocks there, and its name is a new one. The names of nodes
-still say which tensor of the original model each makes, and the original model says its shape.
+In the optimised model, blocked tensors are padded to whole blocks and have new names. The name of a
+node still tells which tensor of the original model it makes, and the original model has its shape.
 """
 
 from __future__ import annotations
@@ -25,48 +25,50 @@ _ACTIVATION = {
     "HardSwish": "hard_swish",
     "HardSigmoid": "hard_sigmoid",
 }
-"""By what ONNX calls them, alone or in a convolution."""
+"""Activations by their names in ONNX, both as ops and as attributes of a convolution."""
 
 _LAYOUT_FREE = frozenset({"Add", "Mul", "Concat", *_ACTIVATION})
-"""Ops that ONNX Runtime runs on blocked tensors as on any others."""
+"""Ops that ONNX Runtime runs on blocked tensors like on plain ones."""
 
 _POOL = {"MaxPool": "max_pool", "AveragePool": "avg_pool"}
 
 
-def launched(original: onnx.ModelProto, optimised: onnx.ModelProto, block: int) -> list[Kernel]:
-    """The kernels of an optimised model, in the order of its nodes.
+def launched_kernels(
+    original: onnx.ModelProto, optimised: onnx.ModelProto, block: int
+) -> list[Kernel]:
+    """Return the kernels of an optimised model in the order of its nodes, for one image.
 
     Args:
-        original: the model before, of one image: its shapes are known.
-        optimised: what ONNX Runtime made of it.
-        block: channels of a block.
+        original: the model before optimising.
+        optimised: the model after optimising.
+        block: number of channels in a block.
 
-    Raises MeasurementError for a node that no kernel stands for.
+    Raises:
+        MeasurementError: no kernel corresponds to a node.
     """
-    return _Reader(original, optimised, block).kernels
+    return _ModelReader(original, optimised, block).kernels
 
 
-class _Reader:
+class _ModelReader:
     def __init__(self, original: onnx.ModelProto, optimised: onnx.ModelProto, block: int) -> None:
         self.kernels: list[Kernel] = []
         self._block = block
         self._constants = {each.name: each for each in optimised.graph.initializer}
         self._nodes = list(optimised.graph.node)
-        self._shapes, made = _shapes(original)
+        self._shapes, shapes_by_node = _infer_shapes(original)
         self._blocked: set[str] = set()
         for node in self._nodes:
             stem = node.name.partition(_BLOCKED_SUFFIX)[0]
-            shape = made.get(stem) or self._shapes.get(stem)
+            shape = shapes_by_node.get(stem) or self._shapes.get(stem)
             if shape and len(node.output) == 1:
                 self._shapes.setdefault(node.output[0], shape)
-            # Ops of no domain of their own take whatever layout they are given.
-            own = node.domain == BLOCKED_DOMAIN and node.op_type != "ReorderOutput"
-            given = node.op_type in _LAYOUT_FREE and self._blocked.issuperset(node.input)
-            if own or given:
+            makes_blocks = node.domain == BLOCKED_DOMAIN and node.op_type != "ReorderOutput"
+            keeps_blocks = node.op_type in _LAYOUT_FREE and self._blocked.issuperset(node.input)
+            if makes_blocks or keeps_blocks:
                 self._blocked.update(node.output)
-        self._skipped: set[int] = set()
+        self._merged: set[int] = set()
         for at, node in enumerate(self._nodes):
-            if at not in self._skipped:
+            if at not in self._merged:
                 self._read(at, node)
 
     def _read(self, at: int, node: onnx.NodeProto) -> None:
@@ -84,13 +86,13 @@ class _Reader:
             case "Add" | "Mul":
                 kind = "add" if node.op_type == "Add" else "multiply"
                 first, second = (self._shape(name) for name in node.input)
-                # A gate may come first or second; the larger tensor is what it scales.
+                # The gate may come first or second; the larger tensor is the one it scales.
                 shape = max(first, second, key=lambda shape: shape[1] * shape[2])
-                joined = shape if kind == "add" else (shape[0], 1, 1)
-                step = step_for(kind, Operand.whole(joined), shape)
+                other = shape if kind == "add" else (shape[0], 1, 1)
+                step = step_for(kind, Operand.whole(other), shape)
                 self._add(node, "copy", epilogue=(step,), inputs=(shape,), output=shape)
-            case "HardSigmoid" if (scaled := self._hard_swish(node)) is not None:
-                self._skipped.add(scaled)
+            case "HardSigmoid" if (product := self._hard_swish_product(node)) is not None:
+                self._merged.add(product)
                 shape = self._shape(node.input[0])
                 self._add(node, "copy", epilogue=("hard_swish",), output=shape)
             case kind if kind in _ACTIVATION:
@@ -102,38 +104,39 @@ class _Reader:
             case "Slice":
                 self._slice(node)
             case "Transpose":
-                self._shuffle(at, node)
+                self._shuffle(node)
             case "ReorderInput":
-                self._turn(node, "to_blocked")
+                self._convert_layout(node, "to_blocked")
             case "ReorderOutput":
-                self._turn(node, "to_plain")
-            case "Reshape" if self._is_shuffles(at, node):
+                self._convert_layout(node, "to_plain")
+            case "Reshape" if self._belongs_to_shuffle(node):
                 pass
             case "Flatten" | "Reshape":
                 shape = self._shape(node.input[0])
                 self._add(node, "view", output=shape)
             case kind:
                 raise MeasurementError(
-                    f"ONNX Runtime runs a {kind}, which no kernel of a table stands for.",
-                    remedy="Use a version of onnxruntime that this version of nas knows.",
+                    f"ONNX Runtime runs a {kind}, to which no kernel of a table corresponds.",
+                    remedy="Use a version of onnxruntime that this version of nas supports.",
                 )
 
     def _conv(self, node: onnx.NodeProto, settings: Mapping[str, Any]) -> None:
         output, source = self._shape(node.output[0]), self._shape(node.input[0])
         self._shapes[node.output[0]] = output
-        has = [name != "" for name in node.input] + [False] * (4 - len(node.input))
-        epilogue = ["bias"] * has[2] + ["add"] * has[3]
+        has_input = [name != "" for name in node.input] + [False] * (4 - len(node.input))
+        epilogue = ["bias"] * has_input[2] + ["add"] * has_input[3]
         if "activation" in settings:
             epilogue.append(_ACTIVATION[settings["activation"].decode()])
         groups = settings.get("group", 1)
         weight = self._constants[node.input[1]].dims
         if groups == weight[0] and weight[1] == 1 and groups > 1:
-            groups = output[0]  # The padding of a depthwise convolution has groups of its own.
+            # A depthwise convolution is padded to whole blocks of groups.
+            groups = output[0]
         window = (settings["kernel_shape"][0], settings["strides"][0], settings["pads"][0], groups)
         self._add(node, "conv2d", inputs=(source,), window=window, epilogue=tuple(epilogue))
 
-    def _hard_swish(self, node: onnx.NodeProto) -> int | None:
-        """The position of the product that makes this hard sigmoid a hard swish."""
+    def _hard_swish_product(self, node: onnx.NodeProto) -> int | None:
+        """Return the position of the product that makes a hard sigmoid a hard swish, or None."""
         for at, after in enumerate(self._nodes):
             if after.op_type == "Mul" and set(after.input) == {node.input[0], node.output[0]}:
                 self._shapes[after.output[0]] = self._shape(node.input[0])
@@ -155,14 +158,15 @@ class _Reader:
         part = Operand(shape, start, min(stop, shape[0]))
         self.kernels.append(Kernel("copy", (part,), (part.channels, *shape[1:])))
 
-    def _is_shuffles(self, at: int, node: onnx.NodeProto) -> bool:
-        """Whether a reshape is one of the two around a channel shuffle's transposition."""
-        others = [each for each in self._nodes if each.op_type == "Transpose"]
+    def _belongs_to_shuffle(self, node: onnx.NodeProto) -> bool:
+        """Return whether a reshape is next to the transposition of a channel shuffle."""
+        transpositions = [each for each in self._nodes if each.op_type == "Transpose"]
         return any(
-            node.output[0] == each.input[0] or node.input[0] == each.output[0] for each in others
+            node.output[0] == each.input[0] or node.input[0] == each.output[0]
+            for each in transpositions
         )
 
-    def _shuffle(self, at: int, node: onnx.NodeProto) -> None:
+    def _shuffle(self, node: onnx.NodeProto) -> None:
         before = next(each for each in self._nodes if node.input[0] in each.output)
         after = next(each for each in self._nodes if node.output[0] in each.input)
         shape = self._shape(before.input[0])
@@ -170,7 +174,7 @@ class _Reader:
         groups = self._values(before.input[1])[1]
         self._add(node, "copy", inputs=(shape,), output=shape, epilogue=(f"shuffle{groups}",))
 
-    def _turn(self, node: onnx.NodeProto, kind: str) -> None:
+    def _convert_layout(self, node: onnx.NodeProto, kind: str) -> None:
         shape = self._shape(node.input[0])
         self._shapes[node.output[0]] = shape
         self.kernels.append(Kernel(kind, (Operand.whole(shape),), shape, block=self._block))
@@ -187,27 +191,29 @@ class _Reader:
     ) -> None:
         shape = output or self._shape(node.output[0])
         self._shapes[node.output[0]] = shape
-        read = inputs or (self._shape(node.input[0]),)
-        operands = tuple(Operand.whole(each) for each in read)
+        input_shapes = inputs or (self._shape(node.input[0]),)
+        operands = tuple(Operand.whole(each) for each in input_shapes)
         block = self._block if node.output[0] in self._blocked else 1
         self.kernels.append(Kernel(kind, operands, shape, *window, epilogue=epilogue, block=block))
 
     def _shape(self, name: str) -> Shape:
         if name not in self._shapes:
-            raise MeasurementError(f"The optimised model does not say the shape of {name!r}.")
+            raise MeasurementError(
+                f"The shape of tensor {name!r} of the optimised model is unknown."
+            )
         return self._shapes[name]
 
     def _values(self, name: str) -> list[int]:
         return [int(value) for value in numpy_helper.to_array(self._constants[name])]
 
 
-def _shapes(model: onnx.ModelProto) -> tuple[dict[str, Shape], dict[str, Shape]]:
-    """Shapes of a model's tensors by name, and of what its nodes make by the nodes' names."""
+def _infer_shapes(model: onnx.ModelProto) -> tuple[dict[str, Shape], dict[str, Shape]]:
+    """Return the shapes of a model's tensors by their names, and by the names of their nodes."""
     graph = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
-    found: dict[str, Shape] = {}
+    shapes: dict[str, Shape] = {}
     for each in (*graph.input, *graph.value_info, *graph.output):
         sizes = [size.dim_value for size in each.type.tensor_type.shape.dim][1:]
         if len(sizes) in (1, 3):
-            found[each.name] = (sizes[0], *(sizes[1:] or (1, 1)))
-    made = {node.name: found[node.output[0]] for node in graph.node if node.output[0] in found}
-    return found, made
+            shapes[each.name] = (sizes[0], *(sizes[1:] or (1, 1)))
+    by_node = {node.name: shapes[node.output[0]] for node in graph.node if node.output[0] in shapes}
+    return shapes, by_node

@@ -1,7 +1,7 @@
-"""The nodes that ONNX Runtime optimises a float32 network to.
+"""The nodes to which ONNX Runtime optimises a float32 network.
 
-The blocked convolutions, pools and reorders are ops of a domain of ONNX Runtime's own
-(`com.microsoft.nchwc`), with blocked inputs.
+Blocked convolutions, pools and layout conversions are ops of ONNX Runtime's own domain
+`com.microsoft.nchwc`, with blocked inputs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from onnx import TensorProto
 from nas.errors import MeasurementError
 from nas.latency.kernel import Kernel
 from nas.runtimes.onnxruntime.float32.optimised import BLOCKED_DOMAIN
-from nas.runtimes.onnxruntime.writer import MICROSOFT_DOMAIN, Writer
+from nas.runtimes.onnxruntime.writer import MICROSOFT_DOMAIN, KernelWriter
 
 _ACTIVATION: dict[str, tuple[str, list[float]]] = {
     "relu": ("Relu", []),
@@ -24,18 +24,18 @@ _ACTIVATION: dict[str, tuple[str, list[float]]] = {
     "hard_swish": ("HardSwish", []),
     "hard_sigmoid": ("HardSigmoid", [1 / 6, 0.5]),
 }
-"""As attributes of a convolution."""
+"""Values of the attributes `activation` and `activation_params` of a convolution."""
 
 
-class BlockedWriter(Writer):
-    """See `Writer`; for float32 kernels, blocked or plain."""
+class BlockedWriter(KernelWriter):
+    """Writer of float32 kernels, blocked or plain."""
 
-    def __init__(self, kernel: Kernel, weights: int, rng: np.random.Generator) -> None:
+    def __init__(self, kernel: Kernel, weight_sets: int, rng: np.random.Generator) -> None:
         self._domain = BLOCKED_DOMAIN if kernel.block > 1 else ""
-        super().__init__(kernel, weights, rng)
+        super().__init__(kernel, weight_sets, rng)
 
     def element_type(self, name: str) -> int:
-        """See `Writer`."""
+        """See `KernelWriter.element_type`."""
         return TensorProto.FLOAT
 
     def _write(self, before: str) -> None:
@@ -77,7 +77,7 @@ class BlockedWriter(Writer):
         operands = [self._x(), *self._weights()]
         if "add" in kernel.epilogue:
             operands += [""] * (3 - len(operands))
-            operands.append(before or self._input("sum", self._filled(kernel.output)))
+            operands.append(before or self._input("sum", self._padded(kernel.output)))
         settings: dict[str, Any] = {
             "group": self._groups,
             **self._window(),
@@ -104,10 +104,10 @@ class BlockedWriter(Writer):
                 ends = [self._integers(f"at{end}", [end]) for end in (part.start, part.stop, 1)]
                 self._node("Slice", [self._x(), *ends])
             case ("add",):
-                other = before or self._input("sum", self._filled(kernel.output))
+                other = before or self._input("sum", self._padded(kernel.output))
                 self._node("Add", [self._x(), other])
             case ("multiply",):
-                gate = self._input("gate", self._filled((c, 1, 1)))
+                gate = self._input("gate", self._padded((c, 1, 1)))
                 self._node("Mul", [self._x(), gate])
             case ("relu",):
                 self._node("Relu", [self._x()])
@@ -129,42 +129,42 @@ class BlockedWriter(Writer):
             case _:
                 raise MeasurementError(f"ONNX Runtime has no kernel '{kernel}'.")
 
-    # Tensors
+    # Tensors.
 
     @property
     def _reads_plain(self) -> bool:
-        """Whether a convolution reads a plain tensor: all do that have less than a block's."""
+        """Whether the kernel reads a plain tensor, as convolutions of less than a block do."""
         kernel = self._kernel
-        few = kernel.kind == "conv2d" and kernel.groups == 1
-        return kernel.block == 1 or (few and kernel.inputs[0].channels < kernel.block)
+        is_dense = kernel.kind == "conv2d" and kernel.groups == 1
+        return kernel.block == 1 or (is_dense and kernel.inputs[0].channels < kernel.block)
 
     @property
     def _groups(self) -> int:
         kernel = self._kernel
-        return self._filled((kernel.groups,))[0] if kernel.is_depthwise else kernel.groups
+        return self._padded((kernel.groups,))[0] if kernel.is_depthwise else kernel.groups
 
-    def _filled(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """A shape with its channels filled up to whole blocks."""
+    def _padded(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return a shape with its channels padded to whole blocks."""
         block = self._kernel.block
         return (math.ceil(shape[0] / block) * block, *shape[1:])
 
     def _x(self, at: int = 0) -> str:
         shape = self._kernel.inputs[at].shape
-        return self._input(f"x{at}", shape if self._reads_plain else self._filled(shape))
+        return self._input(f"x{at}", shape if self._reads_plain else self._padded(shape))
 
     def _random_parameters(self) -> list[str]:
-        """Weights and bias, small enough that nothing overflows, and large enough to be normal."""
+        """Add weights that neither overflow nor become denormal numbers, and biases."""
         kernel = self._kernel
         if not kernel.has_weights:
             return []
         shape = kernel.weight_shape
         if kernel.kind == "conv2d":
-            outputs, inputs = self._filled(shape)[0], shape[1]
+            outputs, inputs = self._padded(shape)[0], shape[1]
             if kernel.groups == 1 and not self._reads_plain:
-                inputs = self._filled((inputs,))[0]
+                inputs = self._padded((inputs,))[0]
             shape = (outputs, inputs, *shape[2:])
         scale = np.float32(math.sqrt(12 / np.prod(shape[1:])))
-        found = [self._constant((self._rng.random(shape, np.float32) - np.float32(0.5)) * scale)]
+        names = [self._constant((self._rng.random(shape, np.float32) - np.float32(0.5)) * scale)]
         if kernel.has_bias:
-            found.append(self._constant(self._rng.random(shape[0], np.float32)))
-        return found
+            names.append(self._constant(self._rng.random(shape[0], np.float32)))
+        return names

@@ -1,23 +1,23 @@
 """How ONNX Runtime splits a quantised graph into kernels. Imports nothing heavy.
 
-Convolutions read and write tensors with their channels last, and whatever is in between works in
-the layout that it finds, as long as that saves a turn. ONNX Runtime moves the turns to plain before
-an op behind it, if those are more than would be needed for its other inputs, and if the one behind
-it meets the turn before a convolution or turns less (the cost check of its transpose optimiser). A
-maximum is always taken in the layout that comes. A channel shuffle turns a tensor to plain while it
-is at it.
+Convolutions read and write tensors with their channels last. Other ops work in the layout of their
+inputs if that saves transpositions: ONNX Runtime moves transpositions to the plain layout from the
+inputs of an op to its output, if the inputs have more of them than its other inputs would then
+need, and if the transposition of the output cancels out with one before a convolution or moves
+less data (the cost check of its transpose optimiser). Max pooling always works in the layout of its
+input. A channel shuffle also converts its input to the plain layout.
 
-So, beyond itself, the kernels of a block depend on the layout in which a tensor enters it, and on
-whether what leaves it will be turned again. `QuantisedFusion.block_kernels` has those of all
-cases.
+So the kernels of a block depend on that block, on the layout in which a tensor enters it, and on
+whether its output will be converted back to channels last. `QuantisedFusion.block_kernels` returns
+the kernels of all cases.
 
-ReLU and ReLU6 cost nothing behind a kernel whose result nothing else reads: the range of its eight
-bits ends where they would cut. Hard sigmoid and hard swish have no kernels for eight bits: such a
-kernel here is the conversion to float32, the function, and the conversion back, which always run
+ReLU and ReLU6 cost nothing after a kernel whose result nothing else reads: the range of the eight
+bits ends where they would clip. There are no int8 kernels for hard sigmoid and hard swish. Their
+kernels here are the conversion to float32, the function, and the conversion back, which always run
 together.
 
-The rules were read from models that onnxruntime 1.31 had optimised. Compiling a network compares
-them with what the version at hand really runs.
+The rules were derived from models that onnxruntime 1.31 had optimised. Compiling a network compares
+them with what the installed version really runs.
 """
 
 from __future__ import annotations
@@ -27,44 +27,51 @@ from itertools import product
 
 from nas.graph import Graph, Op
 from nas.latency.kernel import Kernel, batched, shared_kernel, whole_operand
-from nas.runtimes.onnxruntime.fusion import OnnxRuntimeFusion
-from nas.runtimes.onnxruntime.walk import Node, Walk, join
+from nas.runtimes.onnxruntime.fusion import (
+    FusedNode,
+    FusionPass,
+    OnnxRuntimeFusion,
+    binary_step,
+)
 
 _CLAMPS = frozenset({"relu", "relu6"})
-"""Activations that the range of a tensor's eight bits does."""
+"""Activations that the range of the eight bits of a tensor computes for free."""
 
 LAYOUT_FREE = frozenset({"add", "relu", "hard_sigmoid", "hard_swish"})
-"""What a `copy` does to every number by itself, in whatever layout they lie."""
+"""Steps of a `copy` that treat every number alike, so that their kernels fit any layout."""
 
 
 class QuantisedFusion(OnnxRuntimeFusion):
-    """See `nas.latency.runtime.Runtime`, for int8."""
+    """The fusion rules of int8."""
 
     def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
-        """See `Runtime.kernels`."""
-        return batched(_QuantisedWalk(graph.folded, whole=True, batch=batch).kernels(), batch)
+        """See `OnnxRuntimeFusion.kernels`."""
+        return batched(_QuantisedPass(graph.folded, whole=True, batch=batch).kernels(), batch)
 
     def block_kernels(self, graph: Graph, *, first: bool = False, batch: int = 1) -> list[Kernel]:
         """See `OnnxRuntimeFusion.block_kernels`."""
-        graph, found = graph.folded, dict[Kernel, None]()
-        for enters, turned_again in product((False, True), repeat=2):
-            walk = _QuantisedWalk(
-                graph, enters_preferred=enters, turned_again=turned_again, batch=batch
+        graph, kernels = graph.folded, dict[Kernel, None]()
+        for enters, converted_back in product((False, True), repeat=2):
+            fusion_pass = _QuantisedPass(
+                graph, enters_preferred=enters, converted_back=converted_back, batch=batch
             )
-            found.update(dict.fromkeys(walk.kernels()))
+            kernels.update(dict.fromkeys(fusion_pass.kernels()))
         if first:
             image = graph.input_shape
-            node = ("quantize", (whole_operand(image),), image, 1, 1, 0, 1, (), 1, "int8")
-            found[shared_kernel(*node)] = None
-        return batched(found, batch)
+            quantize = ("quantize", (whole_operand(image),), image, 1, 1, 0, 1, (), 1, "int8")
+            kernels[shared_kernel(*quantize)] = None
+        return batched(kernels, batch)
 
 
-class _QuantisedWalk(Walk):
-    """The preferred layout is channels last.
+class _QuantisedPass(FusionPass):
+    """The fusion pass of int8, whose preferred layout is channels last.
 
     Args:
-        turned_again: whether what leaves the graph is turned to channels last behind it.
-        batch: images that run at once.
+        graph: see `FusionPass`.
+        whole: see `FusionPass`.
+        enters_preferred: see `FusionPass`.
+        converted_back: whether the output of the graph is converted to channels last behind it.
+        batch: number of images that run at once.
     """
 
     TO_PREFERRED = "to_nhwc"
@@ -75,121 +82,127 @@ class _QuantisedWalk(Walk):
         *,
         whole: bool = False,
         enters_preferred: bool = False,
-        turned_again: bool = False,
+        converted_back: bool = False,
         batch: int = 1,
     ) -> None:
         super().__init__(graph, whole=whole, enters_preferred=enters_preferred)
         self._batch = batch
-        self._turned_again = self._find_turned_again(turned_again)
+        self._converted_back = self._find_converted_back(converted_back)
 
-    def _find_turned_again(self, last: bool) -> list[bool]:
-        """For each tensor, whether a turn to channels last comes behind it, if nothing does."""
-        found = [False] * len(self._ops)
-        found[-1] = last
+    def _find_converted_back(self, output: bool) -> list[bool]:
+        """Return for each tensor whether it would be converted to channels last if it were plain.
+
+        Args:
+            output: whether the output of the graph is.
+        """
+        converted_back = [False] * len(self._ops)
+        converted_back[-1] = output
         for at in reversed(range(len(self._ops))):
             for reader in self._graph.consumers[at]:
                 kind = self._ops[reader].kind
-                found[at] |= kind == "conv" or (kind not in ("linear", "shuffle") and found[reader])
-        return found
+                passes_on = kind not in ("linear", "shuffle") and converted_back[reader]
+                converted_back[at] |= kind == "conv" or passes_on
+        return converted_back
 
     def kernels(self) -> list[Kernel]:
-        """See `Walk.kernels`."""
+        """See `FusionPass.kernels`."""
         if self._whole:
-            self._emit("quantize", 0, self._ops[0], reads=(0,)).due = 0.25
+            self._add_node("quantize", 0, self._ops[0], inputs=(0,)).position = 0.25
         return super().kernels()
 
-    def _hand_over(self, last: int) -> None:
-        super()._hand_over(last)
+    def _return_output(self, last: int) -> None:
+        super()._return_output(last)
         if self._whole or last in self._vectors:
-            self._emit("dequantize", last, self._ops[last], reads=(last,)).due = last + 0.9
+            dequantize = self._add_node("dequantize", last, self._ops[last], inputs=(last,))
+            dequantize.position = last + 0.9
 
-    def _layout(self, node: Node) -> tuple[int, str, bool]:
-        free = node.kind == "copy" and LAYOUT_FREE.issuperset(node.epilogue) and node.epilogue
-        return 1, "int8", node.preferred and not free
+    def _layout(self, node: FusedNode) -> tuple[int, str, bool]:
+        fits_any = node.kind == "copy" and LAYOUT_FREE.issuperset(node.epilogue) and node.epilogue
+        return 1, "int8", node.preferred and not fits_any
 
-    def _conv(self, at: int, op: Op) -> None:
+    def _visit_conv(self, at: int, op: Op) -> None:
         (source,) = op.inputs
-        self._need_map(source)
-        self._need_preferred(source)
-        node = self._emit("conv2d", at, op, ["bias"] * op.bias)
+        self._require_map(source)
+        self._require_preferred(source)
+        node = self._add_node("conv2d", at, op, ["bias"] * op.bias)
         node.preferred = True
-        self._made(at, node)
+        self._set_maker(at, node)
 
-    def _pool(self, at: int, op: Op) -> None:
+    def _visit_pool(self, at: int, op: Op) -> None:
         (source,) = op.inputs
-        self._need_map(source)
-        node = self._emit(op.kind, at, op)
-        always = op.kind == "max_pool" and source in self._preferred
-        node.preferred = always or self._moves_turn(at, op.inputs)
-        (self._need_preferred if node.preferred else self._need_plain)(source)
-        self._made(at, node)
+        self._require_map(source)
+        node = self._add_node(op.kind, at, op)
+        keeps_layout = op.kind == "max_pool" and source in self._preferred
+        node.preferred = keeps_layout or self._moves_conversion(at, op.inputs)
+        self._require_layout(source, preferred=node.preferred)
+        self._set_maker(at, node)
 
-    def _binary(self, at: int, op: Op) -> None:
-        self._in_one_layout(at, op, "copy", [join(op)], op.inputs[:1])
+    def _visit_binary(self, at: int, op: Op) -> None:
+        self._add_node_in_one_layout(at, op, "copy", [binary_step(op)], op.inputs[:1])
 
-    def _concat(self, at: int, op: Op) -> None:
-        self._in_one_layout(at, op, "concat", [], op.inputs)
+    def _visit_concat(self, at: int, op: Op) -> None:
+        self._add_node_in_one_layout(at, op, "concat", [], op.inputs)
 
-    def _activation(self, at: int, op: Op) -> None:
+    def _visit_activation(self, at: int, op: Op) -> None:
         (source,) = op.inputs
         maker = self._maker.get(source)
         if op.kind in _CLAMPS and self._uses[source] == 1 and (maker or not self._whole):
-            self._same(at, source)
+            self._set_alias(at, source)
         else:
-            # A tensor that others read before it is cut off is rounded a second time.
+            # A tensor that other ops read unclipped is clipped and rounded by a kernel of its own.
             kind = "relu" if op.kind in _CLAMPS else op.kind
-            self._in_one_layout(at, op, "copy", [kind], op.inputs)
+            self._add_node_in_one_layout(at, op, "copy", [kind], op.inputs)
 
-    def _in_one_layout(
-        self, at: int, op: Op, kind: str, epilogue: Sequence[str], reads: tuple[int, ...]
+    def _add_node_in_one_layout(
+        self, at: int, op: Op, kind: str, epilogue: Sequence[str], inputs: tuple[int, ...]
     ) -> None:
-        """A kernel whose operands all have the layout in which it works."""
-        vectors = self._alike(op)
-        preferred = not vectors and self._moves_turn(at, op.inputs)
+        """Add a node whose operands all have the layout in which it works."""
+        vectors = self._are_vectors(op)
+        preferred = not vectors and self._moves_conversion(at, op.inputs)
         for source in op.inputs:
-            (self._need_preferred if preferred else self._need_plain)(source)
-        node = self._emit(kind, at, op, epilogue, reads)
+            self._require_layout(source, preferred=preferred)
+        node = self._add_node(kind, at, op, epilogue, inputs)
         node.preferred = preferred
-        self._made(at, node, vector=vectors)
+        self._set_maker(at, node, vector=vectors)
 
-    def _moves_turn(self, at: int, sources: Sequence[int]) -> bool:
-        """Whether turns before an op are moved behind it: if what is turned is less then.
+    def _moves_conversion(self, at: int, sources: Sequence[int]) -> bool:
+        """Return whether layout conversions before an op move behind it.
 
-        ONNX Runtime measures a tensor by its sizes other than 1. A turn that will meet another
-        one costs nothing.
+        They do if less is converted then. ONNX Runtime measures a tensor by the number of its sizes
+        other than 1, and a conversion that cancels out with another one costs nothing.
         """
         before = sum(
             self._dimensions(source) * (1 if source in self._preferred else -1)
             for source in sources
         )
-        return before > (0 if self._turned_again[at] else self._dimensions(at))
+        return before > (0 if self._converted_back[at] else self._dimensions(at))
 
     def _dimensions(self, at: int) -> int:
         return sum(size != 1 for size in (self._batch, *self._ops[at].shape))
 
     def _slices_preferred(self, source: int) -> bool:
         parts = [at for at in self._graph.consumers[source] if self._ops[at].kind == "slice"]
-        again = any(self._turned_again[at] for at in parts)
-        return source in self._preferred and again
+        converted_back = any(self._converted_back[at] for at in parts)
+        return source in self._preferred and converted_back
 
-    def _shuffle(self, at: int, op: Op) -> None:
+    def _visit_shuffle(self, at: int, op: Op) -> None:
         (source,) = op.inputs
-        self._need_map(source)
-        node = self._emit("copy", at, op, [f"shuffle{op.groups}"])
-        self._made(at, node)
-        # Only what it reads may have its channels last.
+        self._require_map(source)
+        node = self._add_node("copy", at, op, [f"shuffle{op.groups}"])
+        self._set_maker(at, node)
+        # The input may have its channels last; the output is always plain.
         node.preferred = source in self._preferred
 
-    def _same(self, at: int, source: int) -> None:
-        """The tensor of op `at` is the same as another one."""
+    def _set_alias(self, at: int, source: int) -> None:
+        """Record that the tensor of op `at` is the same as another one."""
         if source in self._vectors:
             self._vectors.add(at)
         if source in self._maps:
             self._maps.add(at)
         if source in self._preferred:
             self._preferred.add(at)
-        if source in self._turned:
-            self._turned.add(at)
+        if source in self._converted:
+            self._converted.add(at)
         if source in self._maker:
             self._maker[at] = self._maker[source]
-            self._maker[at].due = at
+            self._maker[at].position = at

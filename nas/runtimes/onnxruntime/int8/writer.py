@@ -1,8 +1,8 @@
-"""The nodes that ONNX Runtime optimises a quantised network to.
+"""The nodes to which ONNX Runtime optimises a quantised network.
 
-They are ops of a domain of ONNX Runtime's own (`com.microsoft`), told that channels lie last.
-Scales and zero points are some that a network could have: they do not matter to the clock, but that
-a concatenation copies a part with the result's own scale, and converts the others number by number.
+They are ops of ONNX Runtime's own domain `com.microsoft`, with an attribute for channels last.
+Scales and zero points are some that a network could have. They affect no latency but that of a
+concatenation, which copies inputs that have the scale of its output, and converts all others.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from onnx import TensorProto
 
 from nas.errors import MeasurementError
 from nas.graph import Shape
-from nas.runtimes.onnxruntime.writer import MICROSOFT_DOMAIN, Writer
+from nas.runtimes.onnxruntime.writer import MICROSOFT_DOMAIN, KernelWriter
 
 
-class QuantisedWriter(Writer):
-    """See `Writer`; for int8 kernels."""
+class QuantisedWriter(KernelWriter):
+    """Writer of int8 kernels."""
 
     def element_type(self, name: str) -> int:
-        """See `Writer`: unsigned eight bits, but for what enters and leaves a network."""
-        floats = {"quantize": ("x0",), "dequantize": (self.last,)}
-        is_float = name in floats.get(self._kernel.kind, ())
+        """Return uint8, or float32 for the input and the output of a network."""
+        float_tensors = {"quantize": ("x0",), "dequantize": (self.last,)}
+        is_float = name in float_tensors.get(self._kernel.kind, ())
         return TensorProto.FLOAT if is_float else TensorProto.UINT8
 
     def _write(self, before: str) -> None:
@@ -43,10 +43,12 @@ class QuantisedWriter(Writer):
             case "avg_pool":
                 padded = int(kernel.padding > 0)
                 settings = {**self._pool(), "count_include_pad": padded, "channels_last": last}
-                self._own_node("QLinearAveragePool", [*self._read(), *self._scale("y")], settings)
+                self._microsoft_node(
+                    "QLinearAveragePool", [*self._read(), *self._scale("y")], settings
+                )
             case "global_pool":
                 operands = [*self._read(), *self._scale("y")]
-                self._own_node("QLinearGlobalAveragePool", operands, {"channels_last": last})
+                self._microsoft_node("QLinearGlobalAveragePool", operands, {"channels_last": last})
             case "to_nhwc":
                 x = self._input("x0", kernel.output)
                 self._node("Transpose", [x], perm=[0, 2, 3, 1])
@@ -68,12 +70,12 @@ class QuantisedWriter(Writer):
                 self._copy(before)
 
     def _linear_node(self, kind: str, settings: dict[str, Any]) -> None:
-        """A node with weights; QGemm wants its bias before the result's scale."""
+        """Add a node with weights; QGemm has its bias before the scale of the result."""
         weight, scale, zero_point, *bias = self._weights()
         operands = [*self._read(), weight, scale, zero_point]
         result = self._scale("y")
         operands += [*(bias or [""]), *result] if kind == "QGemm" else [*result, *bias]
-        self._own_node(kind, operands, settings)
+        self._microsoft_node(kind, operands, settings)
 
     def _concat(self) -> None:
         parts = [
@@ -81,7 +83,7 @@ class QuantisedWriter(Writer):
             for at in range(len(self._kernel.inputs))
             for name in (self._x(at), *self._scale("y" if at == 0 else f"x{at}"))
         ]
-        self._own_node("QLinearConcat", [*self._scale("y"), *parts], {"axis": self._axis})
+        self._microsoft_node("QLinearConcat", [*self._scale("y"), *parts], {"axis": self._axis})
 
     def _copy(self, before: str) -> None:
         kernel = self._kernel
@@ -93,13 +95,13 @@ class QuantisedWriter(Writer):
                 axis, step = self._integers("axis", [self._axis]), self._integers("step", [1])
                 self._node("Slice", [self._x(), *ends, axis, step])
             case ("add",):
-                other = before or self._input("sum", self._laid(kernel.output))
+                other = before or self._input("sum", self._in_layout(kernel.output))
                 operands = [*self._read(), other, *self._scale("sum"), *self._scale("y")]
-                self._own_node("QLinearAdd", operands, {})
+                self._microsoft_node("QLinearAdd", operands, {})
             case ("multiply",):
-                gate = self._input("gate", self._laid((c, 1, 1)))
+                gate = self._input("gate", self._in_layout((c, 1, 1)))
                 operands = [*self._read(), gate, *self._scale("gate"), *self._scale("y")]
-                self._own_node("QLinearMul", operands, {})
+                self._microsoft_node("QLinearMul", operands, {})
             case ("relu",):
                 x = self._node("DequantizeLinear", self._read(), into="float")
                 self._node("QuantizeLinear", [x, *self._scale("y")])
@@ -123,46 +125,47 @@ class QuantisedWriter(Writer):
         x = self._node("Transpose", [x], perm=perm, into="interleaved")
         self._node("Reshape", [x, self._integers("whole", [0, c, h, w])])
 
-    def _own_node(self, kind: str, operands: Sequence[str], settings: dict[str, Any]) -> None:
+    def _microsoft_node(self, kind: str, operands: Sequence[str], settings: dict[str, Any]) -> None:
         self._node(kind, operands, MICROSOFT_DOMAIN, **settings)
 
-    # Tensors
+    # Tensors.
 
     @property
     def _axis(self) -> int:
         return 3 if self._kernel.channels_last else 1
 
-    def _laid(self, shape: Shape) -> tuple[int, ...]:
+    def _in_layout(self, shape: Shape) -> tuple[int, ...]:
+        """Return a shape `channels x height x width` in the layout of the kernel."""
         c, h, w = shape
         return (h, w, c) if self._kernel.channels_last else shape
 
     def _x(self, at: int = 0) -> str:
         shape = self._kernel.inputs[at].shape
         vector = self._kernel.kind == "linear"
-        return self._input(f"x{at}", shape[:1] if vector else self._laid(shape))
+        return self._input(f"x{at}", shape[:1] if vector else self._in_layout(shape))
 
     def _read(self) -> list[str]:
         return [self._x(), *self._scale("x0")]
 
     def _scale(self, name: str) -> list[str]:
-        """Scale and zero point of a tensor; no two tensors have the same."""
-        share = sum(map(ord, name)) % 17
-        zero_point = np.array(120 + share, np.uint8)
-        scale = self._float(f"{name}_scale", 0.02 + 0.001 * share)
+        """Add the scale and the zero point of a tensor; they depend on its name."""
+        variation = sum(map(ord, name)) % 17
+        zero_point = np.array(120 + variation, np.uint8)
+        scale = self._float(f"{name}_scale", 0.02 + 0.001 * variation)
         return [scale, self._constant(zero_point, f"{name}_zero_point")]
 
     def _random_parameters(self) -> list[str]:
-        """Weights, their scales and zero points, and perhaps bias."""
+        """Add weights, their scales and zero points, and biases; return their names."""
         kernel = self._kernel
         if not kernel.has_weights:
             return []
         outputs = kernel.weight_shape[0]
         weight = self._rng.integers(-127, 128, kernel.weight_shape, np.int8)
-        found = [
+        names = [
             self._constant(weight),
             self._constant(self._rng.uniform(1e-3, 2e-3, outputs).astype(np.float32)),
             self._constant(np.zeros(outputs, np.int8)),
         ]
         if kernel.has_bias:
-            found.append(self._constant(self._rng.integers(-999, 999, outputs, np.int32)))
-        return found
+            names.append(self._constant(self._rng.integers(-999, 999, outputs, np.int32)))
+        return names

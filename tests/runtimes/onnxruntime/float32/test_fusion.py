@@ -79,12 +79,12 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_what_fuses(name: str) -> None:
+def test_kernels_of_test_graphs(name: str) -> None:
     assert [kernel.text for kernel in FUSION.kernels(GRAPHS[name]())] == EXPECTED[name]
 
 
 @pytest.mark.parametrize("name", nas.space.space_names())
-def test_every_network_splits_soundly(name: str) -> None:
+def test_kernels_have_the_macs_of_their_network(name: str) -> None:
     space = nas.space.load_space(name, image_size=40, classes=7)
     rng = np.random.default_rng(1)
     for _ in range(10):
@@ -97,26 +97,26 @@ def test_every_network_splits_soundly(name: str) -> None:
 
 @pytest.mark.parametrize(("image_size", "block"), [(33, 16), (8, 8)])
 @pytest.mark.parametrize("name", nas.space.space_names())
-def test_fragments_have_the_kernels_of_whole_networks(
+def test_block_kernels_contain_those_of_whole_networks(
     name: str, image_size: int, block: int
 ) -> None:
     fusion = BlockedFusion(block)
     space = nas.space.load_space(name, image_size=image_size)
-    known = {k for fragment in space.block_graphs() for k in fusion.block_kernels(fragment)}
+    known = {k for block_graph in space.block_graphs() for k in fusion.block_kernels(block_graph)}
     rng = np.random.default_rng(0)
-    drawn = [space.smallest, space.largest, *(space.sample(rng) for _ in range(20))]
-    needed = {kernel for each in drawn for kernel in fusion.kernels(each.graph)}
+    architectures = [space.smallest, space.largest, *(space.sample(rng) for _ in range(20))]
+    needed = {kernel for each in architectures for kernel in fusion.kernels(each.graph)}
     assert needed <= known
 
 
-def test_a_fragment_is_enumerated_for_both_layouts_of_what_enters_it() -> None:
+def test_block_kernels_cover_both_layouts_of_the_input() -> None:
     block = GRAPHS["strided"]()
     assert set(FUSION.block_kernels(block)) == set(FUSION.kernels(block)[:-1])
     shuffled = {kernel.text for kernel in FUSION.block_kernels(GRAPHS["shuffle_unit"]())}
     assert shuffled == {*EXPECTED["shuffle_unit"], "to_plain blocked16 116x7x7 -> 116x7x7"}
 
 
-def test_blocks_are_as_wide_as_the_processors_vectors() -> None:
+def test_block_size_follows_the_vector_width_of_the_processor() -> None:
     assert block_size(("avx", "avx2", "avx512f", "fma")) == 16
     assert block_size(("avx", "avx2", "fma")) == 8
     assert block_size(("asimd", "dotprod")) == 1
@@ -126,20 +126,20 @@ def test_blocks_are_as_wide_as_the_processors_vectors() -> None:
     assert all(kernel.block == 1 for kernel in OnnxRuntime(features=("asimd",)).kernels(graph))
 
 
-def test_a_prediction_is_kernels_launches_and_an_invocation() -> None:
+def test_network_latency_is_kernels_launches_and_an_invocation() -> None:
     dispatch = {"launch": 0.25, "invocation": 3.0}
     cost = NetworkCost([10.0, 20.0], 0.0, 0.0, 0.0)
     assert OnnxRuntime().network_us(cost, DispatchCosts(dispatch)) == 33.5
     assert set(OnnxRuntime.dispatch_parts) == {*dispatch, *cache_model.PARTS}
 
 
-def test_an_op_that_no_kernel_can_start_with_is_named() -> None:
+def test_unknown_op_is_named() -> None:
     graph = Graph((Op("input", (), (4, 2, 2)), Op("warp", (0,), (4, 2, 2))))
     with pytest.raises(ValueError, match="no kernel for a warp on its own"):
         FUSION.kernels(graph)
 
 
-def test_predicting_imports_no_onnxruntime() -> None:
+def test_configuring_float32_imports_no_onnxruntime() -> None:
     code = (
         "import sys; from nas.latency import configured_runtime; configured_runtime('onnxruntime');"
         "assert not {'onnx', 'onnxruntime', 'torch', 'tvm'} & set(sys.modules)"

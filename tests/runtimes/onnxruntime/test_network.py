@@ -1,4 +1,4 @@
-"""Networks in sessions against torch, and against the models that ONNX Runtime made of them."""
+"""Compare networks in sessions with torch and with the fusion rules."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from nas.torch_network import Network, folded_weights
 from tests.latency.networks import GRAPHS
 
 
-def trained(graph: Graph) -> Network:
-    """A network whose norms and biases all do something."""
+def network_with_effective_norms(graph: Graph) -> Network:
+    """Return a network whose norms and biases all have an effect."""
     generator = torch.Generator().manual_seed(0)
     network = Network(graph, generator).eval()
     with torch.no_grad():
@@ -34,19 +34,19 @@ def trained(graph: Graph) -> Network:
 
 
 def check(runtime: Runtime, graph: Graph) -> None:
-    network = trained(graph)
+    network = network_with_effective_norms(graph)
     compiled = runtime.compile(graph, {}, folded_weights(network))
     assert Counter(compiled.launched) == Counter(runtime.kernels(graph))
     image = np.random.default_rng(0).standard_normal(graph.input_shape).astype(np.float32)
     with torch.no_grad():
         expected = network(torch.from_numpy(image)[None])[0].numpy().reshape(-1)
     for _ in range(2):
-        found = compiled.run(image)
-        assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+        output = compiled.run(image)
+        assert np.abs(output - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
 def check_batch(runtime: Runtime, graph: Graph, batch: int) -> None:
-    network = trained(graph)
+    network = network_with_effective_norms(graph)
     compiled = runtime.compile(graph, {}, folded_weights(network), batch=batch)
     assert Counter(compiled.launched) == Counter(runtime.kernels(graph, batch))
     assert {kernel.batch for kernel in compiled.launched} == {batch}
@@ -54,9 +54,9 @@ def check_batch(runtime: Runtime, graph: Graph, batch: int) -> None:
     with torch.no_grad():
         expected = network(torch.from_numpy(images)).numpy().reshape(batch, -1)
     for _ in range(2):
-        found = compiled.run(images)
-        assert found.shape == expected.shape
-        assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+        outputs = compiled.run(images)
+        assert outputs.shape == expected.shape
+        assert np.abs(outputs - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
 @pytest.fixture(scope="module")
@@ -76,40 +76,40 @@ def test_whole_networks_compute_what_torch_computes(runtime: Runtime, name: str)
 
 
 @pytest.mark.parametrize("name", nas.space.space_names())
-def test_the_rules_are_those_of_the_optimised_models(runtime: Runtime, name: str) -> None:
+def test_fusion_rules_match_the_optimised_models(runtime: Runtime, name: str) -> None:
     space = nas.space.load_space(name, image_size=33)
     rng = np.random.default_rng(3)
-    drawn = [space.sample(rng) for _ in range(4)]
-    drawn += [space.reference(reference.name) for reference in space.references]
-    for architecture in drawn:
+    architectures = [space.sample(rng) for _ in range(4)]
+    architectures += [space.reference(reference.name) for reference in space.references]
+    for architecture in architectures:
         graph = architecture.graph
         compiled = runtime.compile(graph, {})
         assert Counter(compiled.launched) == Counter(runtime.kernels(graph))
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_a_batch_is_split_as_one_image_and_computed_as_torch_does(
+def test_batches_have_the_kernels_of_their_graph_and_compute_what_torch_computes(
     runtime: Runtime, name: str
 ) -> None:
     check_batch(runtime, GRAPHS[name](), 3)
 
 
-def test_networks_on_two_threads() -> None:
+def test_networks_on_two_threads_compute_what_torch_computes() -> None:
     runtime = open_runtime("onnxruntime", threads=2)
     for name in ("inverted_residual", "shuffle_unit", "squeeze_excite"):
         check(runtime, GRAPHS[name]())
 
 
-def test_random_weights_leave_ordinary_numbers(runtime: Runtime) -> None:
+def test_random_weights_give_ordinary_outputs(runtime: Runtime) -> None:
     graph = GRAPHS["classifier"]()
     compiled = runtime.compile(graph, {})
-    found = compiled.run(np.ones(graph.input_shape, np.float32))
-    assert np.isfinite(found).all()
-    assert np.abs(found).max() > 1e-3
+    output = compiled.run(np.ones(graph.input_shape, np.float32))
+    assert np.isfinite(output).all()
+    assert np.abs(output).max() > 1e-3
     assert all(seconds > 0 for seconds in compiled.evaluate(2, 3))
 
 
-def test_a_network_that_is_split_in_another_way_is_refused() -> None:
+def test_network_whose_kernels_differ_from_the_rules_is_refused() -> None:
     other = BlockedFusion(8 if OnnxRuntime().fusion.block == 16 else 16)
     graph = GRAPHS["squeezenet_head"]()
     with pytest.raises(MeasurementError, match=r"onnxruntime .* kernel '"):

@@ -66,7 +66,7 @@ EXPECTED = {
         "to_plain int8 nhwc 16x4x4 -> 16x4x4",
         "dequantize int8 16x4x4 -> 16x4x4",
     ],
-    # Nothing behind the hard swish wants channels last, so they are turned before it.
+    # Nothing behind the hard swish needs channels last, so the conversion comes before it.
     "hidden_classifier": [
         "quantize int8 10x5x5 -> 10x5x5",
         "to_nhwc int8 nhwc 10x5x5 -> 10x5x5",
@@ -84,12 +84,12 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_what_fuses(name: str) -> None:
+def test_kernels_of_test_graphs(name: str) -> None:
     assert [kernel.text for kernel in FUSION.kernels(GRAPHS[name]())] == EXPECTED[name]
 
 
 @pytest.mark.parametrize("name", nas.space.space_names())
-def test_every_network_splits_soundly(name: str) -> None:
+def test_kernels_have_the_macs_of_their_network(name: str) -> None:
     space = nas.space.load_space(name, image_size=40, classes=7)
     rng = np.random.default_rng(1)
     for _ in range(10):
@@ -102,21 +102,21 @@ def test_every_network_splits_soundly(name: str) -> None:
 
 @pytest.mark.parametrize("image_size", [33, 8])
 @pytest.mark.parametrize("name", nas.space.space_names())
-def test_a_space_has_the_kernels_of_its_networks(name: str, image_size: int) -> None:
+def test_space_kernels_contain_those_of_its_networks(name: str, image_size: int) -> None:
     space = nas.space.load_space(name, image_size=image_size)
     known = set(space_kernels(space, OnnxRuntime(dtype="int8")))
     rng = np.random.default_rng(0)
-    drawn = [space.smallest, space.largest, *(space.sample(rng) for _ in range(20))]
-    needed = {kernel for each in drawn for kernel in FUSION.kernels(each.graph)}
+    architectures = [space.smallest, space.largest, *(space.sample(rng) for _ in range(20))]
+    needed = {kernel for each in architectures for kernel in FUSION.kernels(each.graph)}
     assert needed <= known
 
 
-def test_a_fragment_is_enumerated_for_all_that_may_surround_it() -> None:
+def test_block_kernels_cover_all_surroundings() -> None:
     block = GRAPHS["hidden_classifier"]()
-    found = {kernel.text for kernel in FUSION.block_kernels(block)}
-    assert set(EXPECTED["hidden_classifier"]) - found == {"quantize int8 10x5x5 -> 10x5x5"}
+    kernels = {kernel.text for kernel in FUSION.block_kernels(block)}
+    assert set(EXPECTED["hidden_classifier"]) - kernels == {"quantize int8 10x5x5 -> 10x5x5"}
     first = {kernel.text for kernel in FUSION.block_kernels(block, first=True)}
-    assert first - found == {"quantize int8 10x5x5 -> 10x5x5"}
+    assert first - kernels == {"quantize int8 10x5x5 -> 10x5x5"}
     unit = {kernel.text for kernel in FUSION.block_kernels(GRAPHS["shuffle_unit"]())}
     assert unit >= {
         "split int8 116x7x7[0:58] 116x7x7[58:116] -> 116x7x7",
@@ -124,7 +124,7 @@ def test_a_fragment_is_enumerated_for_all_that_may_surround_it() -> None:
     }
 
 
-def test_a_quarter_of_the_weights_is_waited_for() -> None:
+def test_weights_have_a_quarter_of_the_float32_size() -> None:
     graph = GRAPHS["classifier"]()
     floats = OnnxRuntime().kernels(graph)
     assert sum(kernel.weight_bytes for kernel in floats) == 4 * sum(
@@ -132,13 +132,13 @@ def test_a_quarter_of_the_weights_is_waited_for() -> None:
     )
 
 
-def test_an_op_that_no_kernel_can_start_with_is_named() -> None:
+def test_unknown_op_is_named() -> None:
     graph = Graph((Op("input", (), (4, 2, 2)), Op("warp", (0,), (4, 2, 2))))
     with pytest.raises(ValueError, match="no kernel for a warp on its own"):
         FUSION.kernels(graph)
 
 
-def test_predicting_imports_no_onnxruntime() -> None:
+def test_configuring_int8_imports_no_onnxruntime() -> None:
     code = (
         "import sys; from nas.latency import configured_runtime;"
         "configured_runtime('onnxruntime', dtype='int8');"
