@@ -206,7 +206,7 @@ class FusionPass(ABC):
         stops = [0] + [self._ops[at].start + self._ops[at].shape[0] for at in slices]
         return slices if starts == stops else []
 
-    # Nodes and tensors
+    # Nodes and tensors.
 
     def _add_node(
         self,

@@ -80,7 +80,7 @@ class OnnxRuntime(Runtime):
 
     @cached_property
     def timer(self) -> OnnxKernelTimer:
-        """What times on this machine; imports ONNX Runtime when first used."""
+        """The timer of this machine; the first use imports ONNX Runtime."""
         from nas.runtimes.onnxruntime.kernel_timer import OnnxKernelTimer
 
         return OnnxKernelTimer(self.fusion, self.dtype, self.threads)

@@ -32,7 +32,7 @@ from nas.runtimes.tvm.clock import (
 from nas.runtimes.tvm.device import Device
 from nas.schedules.templates import Templates, build, flat_type, random_constants
 
-# The launch benchmark
+# The launch benchmark.
 
 _TINY_CHANNELS = 16
 _TINY_SIZE = 2
@@ -90,7 +90,7 @@ def _chain(channels: Sequence[int], size: int, kinds: Sequence[tuple[int, bool]]
     return Graph(tuple(ops))
 
 
-# The cache benchmark
+# The cache benchmark.
 
 USES_WEIGHTS_ONCE = Kernel.parse("conv2d 256x1x1 -> 256x1x1 k1 s1 p0 g1 bias")
 """A kernel that uses each of its weights once, like a linear layer: a quarter of a MiB."""

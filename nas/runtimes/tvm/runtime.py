@@ -133,7 +133,7 @@ class TvmRuntime(Runtime):
 
     @cached_property
     def timer(self) -> TvmKernelTimer:
-        """What compiles and times on the device; imports TVM and connects when first used.
+        """The timer of the device; the first use imports TVM and connects.
 
         Raises:
             RequestError: the device lacks the settings.
@@ -209,7 +209,7 @@ class CudaRuntime(TvmRuntime):
 
     @cached_property
     def timer(self) -> TvmKernelTimer:
-        """What compiles and times on the GPU; imports TVM when first used."""
+        """The timer of the GPU; the first use imports TVM."""
         from nas.runtimes.tvm.cuda.kernel_timer import CudaKernelTimer
 
         return CudaKernelTimer(self.threads, self.dtype)

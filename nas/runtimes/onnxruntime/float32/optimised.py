@@ -66,6 +66,7 @@ class _ModelReader:
             keeps_blocks = node.op_type in _LAYOUT_FREE and self._blocked.issuperset(node.input)
             if makes_blocks or keeps_blocks:
                 self._blocked.update(node.output)
+        # Positions of nodes that belong to the kernel of an earlier node.
         self._merged: set[int] = set()
         for at, node in enumerate(self._nodes):
             if at not in self._merged:

@@ -68,6 +68,7 @@ class _ModelReader:
         (image,) = model.graph.input
         sizes = [size.dim_value for size in image.type.tensor_type.shape.dim]
         self._tensors = {image.name: _Tensor((sizes[1], sizes[2], sizes[3]))}
+        # Outputs of nodes that belong to the kernel of an earlier node.
         self._merged: set[str] = set()
         for node in self._nodes:
             if node.output[0] not in self._merged:
