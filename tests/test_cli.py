@@ -345,7 +345,7 @@ def test_table_merge_writes_a_new_table(finished_job, invoke, tmp_path):
     assert "<svg" in picture.read_text()
     again = invoke("table", "merge", table, copy, "--out", out)
     assert again.returncode == 2
-    assert "is there already" in again.stderr
+    assert "exists already" in again.stderr
 
 
 def test_table_of_another_machine_is_refused(finished_job, tmp_path):

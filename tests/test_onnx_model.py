@@ -14,7 +14,7 @@ from nas.graph import OP_KINDS, Graph, Op, Slot
 from nas.space import load_space, space_names
 from nas.space.builder import Builder
 from nas.torch_network import Network, folded_weights, run_graph
-from tests.latency.networks import GRAPHS
+from tests.latency.example_graphs import GRAPHS
 
 
 def build(image=(12, 9, 9), norm=True):

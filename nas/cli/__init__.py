@@ -120,9 +120,9 @@ def run(
 def doctor(as_json: Json = False) -> None:
     """What this machine can do: device, runtimes and why others are not usable, timing noise."""
     from nas import console
-    from nas.describe.machine import examine
+    from nas.describe.machine import describe_machine
 
-    found = examine()
+    found = describe_machine()
     if as_json:
         print_json(found)
         return
@@ -172,7 +172,7 @@ def predict(
 
     sizes = {"image_size": image_size, "channels": channels, "classes": classes}
     graph = resolve_architecture(arch, sizes, space).architecture.graph
-    found = tables.prediction(LatencyTable.open(existing(table)), graph, batch)
+    found = tables.describe_prediction(LatencyTable.open(existing(table)), graph, batch)
     if as_json:
         print_json(found)
     else:

@@ -13,7 +13,7 @@ from nas.cli.options import Channels, Classes, ImageSize, Json, Seed, adapted, p
 from nas.errors import NasError, RequestError
 
 if TYPE_CHECKING:
-    from nas.describe.building import Estimate
+    from nas.latency.build_estimate import BuildEstimate
     from nas.space import SearchSpace
 
 Sizes = Mapping[str, int | None]
@@ -142,11 +142,11 @@ def _show_space(
         show_space(description)
 
 
-def _estimates(space: SearchSpace, runtime: str | None, is_timed: bool) -> dict[str, Estimate]:
+def _estimates(space: SearchSpace, runtime: str | None, is_timed: bool) -> dict[str, BuildEstimate]:
     """Return how long the latency table of each runtime takes to build."""
     from nas import console
-    from nas.describe.building import Estimate, estimate
     from nas.latency import space_kernels
+    from nas.latency.build_estimate import BuildEstimate, estimate_build
     from nas.latency.runtime import runtime_names
 
     estimates = {}
@@ -154,9 +154,9 @@ def _estimates(space: SearchSpace, runtime: str | None, is_timed: bool) -> dict[
         kernels = space_kernels(space, name)
         if is_timed:
             with console.spinner(f"timing a few kernels with {name}"):
-                estimates[name] = estimate(kernels, name)
+                estimates[name] = estimate_build(kernels, name)
         else:
-            estimates[name] = Estimate(len(kernels), reason="--no-estimate")
+            estimates[name] = BuildEstimate(len(kernels), reason="--no-estimate")
     return estimates
 
 

@@ -1,6 +1,6 @@
-"""`nas table`: building, showing, comparing and merging latency tables.
+"""`nas table build`, `show`, `diff` and `merge`.
 
-What holds them against the device is in `nas.cli.table_checks`.
+`nas.cli.table_checks` has the commands that compare a table with its device.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from nas.cli.options import (
     show,
 )
 
-app = typer.Typer(help="Latency tables of this device.", no_args_is_help=True)
+app = typer.Typer(help="Build, inspect and check latency tables.", no_args_is_help=True)
 
 
 @app.command()
@@ -48,19 +48,25 @@ def build(
     threads: Threads = 1,
     dtype: Dtype = "float32",
     batch: Batch = 1,
-    out: Annotated[Path, typer.Option(help="Folder or .jsonl file.")] = Path("latency_tables"),
-    retry_failed: Annotated[bool, typer.Option(help="Time failed kernels once more.")] = False,
+    out: Annotated[
+        Path, typer.Option(help="Folder of tables, or the .jsonl file of this table.")
+    ] = Path("latency_tables"),
+    retry_failed: Annotated[
+        bool, typer.Option(help="Also time the kernels again that failed before.")
+    ] = False,
     again: Annotated[
-        bool, typer.Option(help="Time what is there once more; the fastest timings count.")
+        bool,
+        typer.Option(help="Also time the kernels again that are in the table; the fastest counts."),
     ] = False,
     tuner: Tuner = "template",
     trials: Trials = None,
     as_json: Json = False,
 ) -> None:
-    """Times every kernel of the spaces that this device's table lacks; safe to stop and start.
+    """Time every kernel of the spaces that the device's table lacks.
 
-    A table holds kernels of several batch sizes side by side. With --tuner metaschedule, kernels
-    with weights are then tuned, which takes minutes each; what is faster stays.
+    The command may be stopped at any time, and continues when it is started again. One table holds
+    the kernels of several batch sizes. With --tuner metaschedule, the kernels with weights are
+    then tuned, which takes minutes each; a faster schedule replaces the one in the table.
 
     \b
     Example: nas table build --space mobilenet --space shufflenet --image-size 32
@@ -69,13 +75,13 @@ def build(
     """
     from nas.console import ProgressBars
     from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
-    from nas.latency.tuning import check_request, tune_table
+    from nas.latency.tuning import requested_trials, tune_table
     from nas.latency.worker_process import timers_for
 
     spaces = all_adapted(space, image_size, channels, classes)
     device = open_runtime(runtime, target=target, threads=threads, dtype=dtype)
     device.check_batch(batch)
-    tries = check_request(device, tuner, trials)
+    trials_per_kernel = requested_trials(device, tuner, trials)
     kernels = [kernel for each in spaces for kernel in space_kernels(each, device, batch)]
     table = LatencyTable.open_or_create(out, device)
     with ProgressBars() as bars, timers_for(device) as timers:
@@ -89,18 +95,18 @@ def build(
             progress=lambda p: bars.advance(p.done, p.total, p.record.name),
         )
         tuned = None
-        if tries:
+        if trials_per_kernel:
             bars.begin(tuner, "kernel")
             tuned = tune_table(
                 table,
                 kernels,
                 timers,
                 tuner=tuner,
-                trials=tries,
+                trials=trials_per_kernel,
                 progress=lambda p: bars.advance(p.done, p.total, f"{p.gain:.1%} faster so far"),
             )
-    mean = built.seconds / built.added if built.added else 0.0
-    record: dict[str, Any] = {
+    seconds_per_kernel = built.seconds / built.added if built.added else 0.0
+    result: dict[str, Any] = {
         "table": str(table.path),
         "batch": batch,
         "kernels_needed": len(set(kernels)),
@@ -108,17 +114,17 @@ def build(
         "unstable": built.unstable,
         "failed": built.failed,
         "seconds": round(built.seconds, 2),
-        "seconds_per_kernel": round(mean, 3),
+        "seconds_per_kernel": round(seconds_per_kernel, 3),
         "dispatch_us": table.dispatch_us,
     }
     text = (
         f"{table.path}: {built.added} kernels added ({built.failed} failed, {built.unstable} "
-        f"unstable) of {record['kernels_needed']} needed, {mean:.2f} s a kernel."
+        f"unstable) of {result['kernels_needed']} needed, {seconds_per_kernel:.2f} s a kernel."
     )
     if tuned is not None:
-        record["tuning"] = {"trials": tries, **tuned.to_json()}
+        result["tuning"] = {"trials": trials_per_kernel, **tuned.to_json()}
         text += f"\n{tuned}"
-    show(record, text, as_json)
+    show(result, text, as_json)
 
 
 @app.command("show")
@@ -126,7 +132,9 @@ def show_table(
     table: Table,
     space: Annotated[
         list[str] | None,
-        typer.Option("--space", help="Say how many of its kernels the table has; repeatable."),
+        typer.Option(
+            "--space", help="Also count the kernels of this space in the table; may be repeated."
+        ),
     ] = None,
     image_size: ImageSize = None,
     channels: Channels = None,
@@ -134,11 +142,13 @@ def show_table(
     batch: Batch = 1,
     peak: Annotated[
         bool,
-        typer.Option("--peak", help="Measure what this machine can do, beside what kernels do."),
+        typer.Option(
+            "--peak", help="Also measure the speed of a matrix product, to compare kernels with."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """What is in a table: device, kinds of kernels and their speed, noise, failures, coverage.
+    """Show what a table contains: device, speed of its kernels, noise, failures and coverage.
 
     \b
     Example: nas table show latency_tables/*.jsonl
@@ -146,77 +156,77 @@ def show_table(
     """
     from nas.describe import tables
     from nas.errors import RequestError
-    from nas.latency.peak import measure_peak
+    from nas.latency.matrix_benchmark import measure_peak
 
     spaces = all_adapted(space or [], image_size, channels, classes)
-    read = opened(table)
-    reached = None
+    latency_table = opened(table)
+    measured_peak = None
     if peak:
-        if read.runtime.is_remote:
+        if latency_table.runtime.is_remote:
             raise RequestError(
-                f"{table} belongs to a board elsewhere, and --peak measures this machine.",
-                remedy="Leave it out.",
+                f"{table} belongs to a remote board, but --peak measures this machine.",
+                remedy="Leave --peak out.",
             )
-        read.device.require(runtime_of(table).fingerprint, str(table))
-        reached = measure_peak(read.device.threads)
-    found = tables.table(read, spaces, reached, batch)
+        latency_table.device.require_match(runtime_of(table).fingerprint, str(table))
+        measured_peak = measure_peak(latency_table.device.threads)
+    description = tables.describe_table(latency_table, spaces, measured_peak, batch)
     if as_json:
-        print_json(found)
+        print_json(description)
     else:
-        tables.show_table(found)
+        tables.show_table(description)
 
 
 @app.command()
 def diff(
     before: Table,
-    after: Annotated[Path, typer.Argument(help="Another, of any device and runtime.")],
-    most: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 15,
+    after: Annotated[Path, typer.Argument(help="A second table, of any device and runtime.")],
+    most: Annotated[int, typer.Option(min=1, help="Number of kernels to show.")] = 15,
     plot: Plot = None,
     as_json: Json = False,
 ) -> None:
-    """What changed between two tables, kernel by kernel and by kind of kernel.
+    """Show what changed between two tables, by kernel and by kind of kernel.
 
     \b
     Example: nas table diff old.jsonl latency_tables/mine.jsonl
     Example: nas table diff tvm.jsonl onnxruntime.jsonl --plot runtimes.png
     """
-    from nas.describe import table_figures, tables
+    from nas.describe import table_comparison
     from nas.errors import RequestError
-    from nas.latency import compare
+    from nas.latency import compare_tables
 
     picture(plot)
-    found = compare(opened(before), opened(after))
+    comparison = compare_tables(opened(before), opened(after))
     if plot is not None:
-        if not found.common:
+        if not comparison.common:
             raise RequestError(
                 f"{before} and {after} have no kernel in common, so there is nothing to draw."
             )
-        table_figures.draw_comparison(found, (before.stem, after.stem), plot)
+        table_comparison.draw_comparison(comparison, (before.stem, after.stem), plot)
     if as_json:
-        print_json(tables.comparison(found))
+        print_json(table_comparison.describe_comparison(comparison))
     else:
-        tables.show_comparison(found, most)
+        table_comparison.show_comparison(comparison, most)
 
 
 @app.command()
 def merge(
-    table: Annotated[list[Path], typer.Argument(help="Two latency tables or more, of one device.")],
-    out: Annotated[Path, typer.Option(help="The new .jsonl file; never one that is there.")],
+    table: Annotated[list[Path], typer.Argument(help="Two or more latency tables of one device.")],
+    out: Annotated[Path, typer.Option(help="New .jsonl file, which must not exist.")],
     as_json: Json = False,
 ) -> None:
-    """Makes one table of several of the same device; for each kernel the row to trust most.
+    """Merge several tables of the same device into a new one.
 
-    An ok row goes before an unstable one and that before a failed one; among equals the one whose
-    samples spread least. The tables stay as they are.
+    Of each kernel the most trustworthy row is taken: ok before unstable before failed, and among
+    equals the row whose samples spread least. The tables themselves do not change.
 
     Example: nas table merge mine.jsonl colleagues.jsonl --out latency_tables/both.jsonl
     """
     from nas.cli.options import existing
     from nas.describe import tables
-    from nas.latency import merge as merge_tables
+    from nas.latency import merge_tables
 
-    found = merge_tables([existing(each) for each in table], out)
-    show(found.to_json(), tables.merged(found), as_json)
+    merged = merge_tables([existing(each) for each in table], out)
+    show(merged.to_json(), tables.merge_text(merged), as_json)
 
 
 for _command in (table_checks.check, table_checks.calibrate, table_checks.verify):

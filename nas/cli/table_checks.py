@@ -1,4 +1,4 @@
-"""`nas table check`, `calibrate` and `verify`: holding a table against the device it belongs to."""
+"""`nas table check`, `calibrate` and `verify`: compare a table with the device it belongs to."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from nas.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from nas.latency import Check, LatencyTable
+    from nas.latency import LatencyTable, TableCheck
     from nas.space import SearchSpace
 
 
 def check(
     table: DeviceTable,
     space: Spaces,
-    nets: Annotated[int, typer.Option(min=1, help="Random networks to compile and time.")] = 20,
+    nets: Annotated[int, typer.Option(min=1, help="Number of random networks to time.")] = 20,
     references: References = True,
     image_size: ImageSize = None,
     channels: Channels = None,
@@ -46,34 +46,37 @@ def check(
     plot: Plot = None,
     as_json: Json = False,
 ) -> None:
-    """Compiles and times whole networks and compares them with the table's predictions.
+    """Compile and time whole networks, and compare them with the table's predictions.
 
-    Random networks of the spaces, and the spaces' published networks at the same input size. Each
-    is timed at two moments or more; a mean error of 2%, or of twice what those differ by, is good.
+    The networks are random networks of the spaces, and the published networks of the spaces at the
+    same input size. Each is timed at several moments. A mean error of 2%, or of twice the
+    difference between two timings of the same network, is good.
 
     \b
     Example: nas table check latency_tables/*.jsonl --space mobilenet --image-size 32
     Example: nas table check mine.jsonl --space mobilenet --nets 50 --no-references --plot check.png
     Example: nas table check pi.jsonl --space mobilenet --target rpc://127.0.0.1:9090
     """
-    from nas.describe import checks, table_figures
+    from nas.describe import table_checks
 
     picture(plot)
     spaces = all_adapted(space, image_size, channels, classes)
-    checked, found = _check(table, target, spaces, nets, seed, references, batch)
+    latency_table, result = _check(table, target, spaces, nets, seed, references, batch)
     if plot is not None:
-        title = f"{checked.path.stem}: mean error {found.agreement.mape:.2%}"
-        table_figures.draw_check(found, title, plot)
+        title = f"{latency_table.path.stem}: mean error {result.agreement.mape:.2%}"
+        table_checks.draw_check(result, title, plot)
     if as_json:
-        print_json(found.to_json())
+        print_json(result.to_json())
     else:
-        checks.show_check(found)
+        table_checks.show_check(result)
 
 
 def calibrate(
     table: DeviceTable,
     space: Spaces,
-    nets: Annotated[int, typer.Option(min=8, help="Random networks to fit the line on.")] = 20,
+    nets: Annotated[
+        int, typer.Option(min=8, help="Number of random networks to fit the line on.")
+    ] = 20,
     references: References = True,
     image_size: ImageSize = None,
     channels: Channels = None,
@@ -83,65 +86,68 @@ def calibrate(
     target: Address = None,
     as_json: Json = False,
 ) -> None:
-    """Fits a line from predicted to measured on random whole networks and keeps it in the table.
+    """Fit a line from predicted to measured latency, and store it in the table.
 
-    Predictions stay as they are; the corrected latency is shown beside them. Judged on networks
-    that it was not fitted on: each random one by a fit on the others, and the published ones. Every
-    batch size has a line of its own.
+    The line is fitted on random whole networks. Predictions do not change; the corrected latency is
+    shown beside them. The line is judged by networks on which it was not fitted: each random
+    network by a fit on the others, and the published networks. Every batch size has its own line.
 
     Example: nas table calibrate latency_tables/*.jsonl --space mobilenet --image-size 32
     """
-    from nas.describe import checks
-    from nas.latency import calibrate as fit_calibration
+    from nas.describe import table_checks
+    from nas.latency import calibrate_table
 
     spaces = all_adapted(space, image_size, channels, classes)
-    calibrated, found = _check(table, target, spaces, nets, seed, references, batch, keep=True)
-    fitted = fit_calibration(calibrated, found)
+    latency_table, result = _check(
+        table, target, spaces, nets, seed, references, batch, writes=True
+    )
+    calibration = calibrate_table(latency_table, result)
     if as_json:
-        flagged = {
-            "nets_with_unstable_kernels": found.with_unstable,
-            "nets_with_estimated_kernels": found.with_estimated,
+        uncertain = {
+            "nets_with_unstable_kernels": result.nets_with_unstable_kernels,
+            "nets_with_estimated_kernels": result.nets_with_estimated_kernels,
         }
-        print_json({**asdict(fitted), **flagged})
+        print_json({**asdict(calibration), **uncertain})
     else:
-        checks.show_calibration(fitted)
-        checks.show_flagged(found)
+        table_checks.show_calibration(calibration)
+        table_checks.show_uncertain_networks(result)
 
 
 def verify(
     table: DeviceTable,
-    rows: Annotated[int, typer.Option(min=1, help="Rows to time again, at most.")] = 40,
+    rows: Annotated[int, typer.Option(min=1, help="Largest number of kernels to time.")] = 40,
     target: Address = None,
     as_json: Json = False,
 ) -> None:
-    """Times a sample of a table's rows again and says whether it still holds; exits 1 if not.
+    """Time a sample of the table's kernels again, and say whether the table still holds.
 
-    The sample is spread over kinds of kernels and latencies, and always the same. The table stays
-    as it is.
+    The exit status is 1 if it does not. The sample covers all kinds of kernels and latencies, and
+    is always the same. The table does not change.
 
     \b
     Example: nas table verify latency_tables/*.jsonl
     Example: nas table verify latency_tables/mine.jsonl --rows 100 --json
     """
     from nas.console import ProgressBars
-    from nas.describe import checks
+    from nas.describe import table_checks
     from nas.errors import TableError
-    from nas.latency import LatencyTable
-    from nas.latency import verify as verify_table
+    from nas.latency import LatencyTable, verify_table
     from nas.latency.worker_process import WorkerTimer
 
     runtime = runtime_of(existing(table), target)
-    read = LatencyTable.open(table, runtime=runtime)
+    latency_table = LatencyTable.open(table, runtime=runtime)
     with ProgressBars() as bars, WorkerTimer(runtime) as timer:
         bars.begin("rows", "timing")
-        found = verify_table(read, timer, runtime.fingerprint, rows=rows, progress=bars.advance)
+        verification = verify_table(
+            latency_table, timer, runtime.fingerprint, rows=rows, progress=bars.advance
+        )
     if as_json:
-        print_json(found.to_json())
+        print_json(verification.to_json())
     else:
-        checks.show_verification(found)
-    if not found.holds:
+        table_checks.show_verification(verification)
+    if not verification.holds:
         raise TableError(
-            f"{table} {found.verdict}.",
+            f"{table} {verification.verdict}.",
             remedy="See `nas doctor`, or build a new one with `nas table build --out NEW.jsonl`.",
         )
 
@@ -155,13 +161,21 @@ def _check(
     references: bool,
     batch: int,
     *,
-    keep: bool = False,
-) -> tuple[LatencyTable, Check]:
-    """A table and whole networks held against it.
+    writes: bool = False,
+) -> tuple[LatencyTable, TableCheck]:
+    """Return a table, and its check.
 
     Args:
-        keep: whether what they tell is kept in the table: then that it can be written is seen
-            before the networks are timed, and the dispatch costs are not timed once more.
+        path: file of the table.
+        target: address of the device; None if it is this machine.
+        spaces: search spaces, adapted to the images.
+        nets: number of random networks.
+        seed: seed of the random networks.
+        references: whether published networks are timed too.
+        batch: number of images that run at once.
+        writes: whether the caller is going to write to the table. If so, a table that cannot be
+            written is refused before the networks are timed, and the dispatch costs are not timed
+            again.
     """
     import numpy as np
 
@@ -170,12 +184,12 @@ def _check(
 
     runtime = runtime_of(existing(path), target)
     table = LatencyTable.open(path, runtime=runtime)
-    if keep:
+    if writes:
         with table.writing():
             pass
     with ProgressBars() as bars:
         bars.begin("whole networks", "step")
-        check = check_table(
+        result = check_table(
             table,
             spaces,
             runtime,
@@ -183,7 +197,7 @@ def _check(
             rng=np.random.default_rng(seed),
             references=references,
             batch=batch,
-            now=not keep,
+            retime_dispatch=not writes,
             progress=bars.advance,
         )
-    return table, check
+    return table, result

@@ -1,4 +1,4 @@
-"""What this machine can do: its fingerprint, its runtimes, and how steady its clock ticks."""
+"""What this machine can do: its processor, its runtimes and its timing noise, for `nas doctor`."""
 
 from __future__ import annotations
 
@@ -6,39 +6,41 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from nas.latency import available_runtimes, device, timing
+from nas.latency import available_runtimes, device
+from nas.latency.matrix_benchmark import measure_noise
+from nas.latency.timing import MAX_SPREAD
 
 
-def examine() -> dict[str, Any]:
-    """Everything that `nas doctor` shows, as plain data."""
+def describe_machine() -> dict[str, Any]:
+    """Return what `nas doctor --json` prints."""
     processor, features = device.processor()
     return {
         "processor": processor,
         "features": list(features),
-        "machine": device.recorded(),
+        "machine": device.recorded_facts(),
         "training_devices": _training_devices(),
-        "runtimes": [asdict(found) for found in available_runtimes()],
-        "noise": noise(),
+        "runtimes": [asdict(availability) for availability in available_runtimes()],
+        "noise": describe_noise(),
     }
 
 
-def noise() -> dict[str, Any]:
-    """How far apart repeated timings of one fixed piece of work lie on this machine.
+def describe_noise() -> dict[str, Any]:
+    """Return how much repeated timings of the same work differ on this machine.
 
-    `spread` is the interquartile range over the median; a table's rows whose spread is above
-    `unstable_above` are marked unstable.
+    `spread` is the interquartile range over the median, and `worst` the slowest sample over the
+    median. Records of a table whose spread is above `unstable_above` are marked unstable.
     """
-    found = timing.noise()
+    noise = measure_noise()
     return {
-        "spread": round(found.spread, 4),
-        "worst": round(max(found.samples_us) / found.latency_us, 3),
-        "unstable_above": timing.LARGEST_SPREAD,
+        "spread": round(noise.spread, 4),
+        "worst": round(max(noise.samples_us) / noise.latency_us, 3),
+        "unstable_above": MAX_SPREAD,
     }
 
 
 def _training_devices() -> Sequence[str]:
     import torch
 
-    found = [f"cpu, {torch.get_num_threads()} threads (torch {torch.__version__})"]
-    found += [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return found
+    cpu = f"cpu, {torch.get_num_threads()} threads (torch {torch.__version__})"
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return [cpu, *gpus]

@@ -11,10 +11,10 @@ from typing import Any, get_args
 import numpy as np
 
 from nas import console
-from nas.describe.building import Estimate
 from nas.errors import SpaceError
 from nas.formatting import format_bytes, format_count, format_duration
 from nas.latency import space_kernels
+from nas.latency.build_estimate import BuildEstimate
 from nas.latency.runtime import runtime_names
 from nas.space import Architecture, SearchSpace
 from nas.space.choice import Choice, Options
@@ -55,7 +55,7 @@ def describe_briefly(space: SearchSpace) -> dict[str, Any]:
 
 
 def describe_space(
-    space: SearchSpace, counts: Counts, estimates: Mapping[str, Estimate]
+    space: SearchSpace, counts: Counts, estimates: Mapping[str, BuildEstimate]
 ) -> dict[str, Any]:
     """Return what `nas spaces NAME` shows.
 

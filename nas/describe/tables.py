@@ -1,4 +1,4 @@
-"""Latency tables and what they predict, as plain data, and as what the command line prints."""
+"""The content and the predictions of a latency table, as plain data and as printed text."""
 
 from __future__ import annotations
 
@@ -12,69 +12,73 @@ import numpy as np
 from nas import console
 from nas.formatting import format_count, format_latency
 from nas.graph import Graph
-from nas.latency import LatencyTable, cache_model, space_kernels
-from nas.latency.comparison import Comparison, Ratios
-from nas.latency.kernel import Kernel
-from nas.latency.kinds import by_kind
-from nas.latency.merge import Merged
-from nas.latency.peak import Peak
+from nas.latency import LatencyTable, space_kernels
+from nas.latency.cache_model import DispatchCosts
+from nas.latency.kernel import Kernel, group_by_kind
+from nas.latency.matrix_benchmark import Peak
+from nas.latency.merge import MergeResult
 from nas.latency.record import MEASURED, Record
 from nas.latency.timing import Timing
 from nas.space import SearchSpace
 
-_COVERAGE = ("ok", "unstable", "failed", "missing")
+_COVERAGE_STATUSES = ("ok", "unstable", "failed", "missing")
 
 
-def table(
-    found: LatencyTable,
+def describe_table(
+    table: LatencyTable,
     spaces: Sequence[SearchSpace] = (),
     peak: Peak | None = None,
     batch: int = 1,
 ) -> dict[str, Any]:
-    """What `nas table show` shows.
+    """Return what `nas table show --json` prints.
 
     Args:
-        found: the table.
-        spaces: whose kernels to look for in it.
-        peak: of the device; None where it was not measured.
-        batch: images at once for which the spaces' kernels are looked for.
+        table: the table.
+        spaces: search spaces whose kernels to look for in it.
+        peak: speed of a matrix product on the device; None if it was not measured.
+        batch: batch size of the spaces' kernels.
     """
-    records = [record for record in found.records() if record.record == "kernel"]
+    records = table.records("kernel")
     usable = [record for record in records if record.latency_us is not None]
     total_us = sum(record.latency_us or 0.0 for record in usable)
-    kinds = {kind: _kind(own, total_us) for kind, own in by_kind(usable, _kernel).items()}
+    groups = group_by_kind(usable, _kernel)
+    kinds = {kind: _describe_kind(own, total_us) for kind, own in groups.items()}
     return {
-        "table": str(found.path),
-        "device": found.device.to_json(),
+        "table": str(table.path),
+        "device": table.device.to_json(),
         "kernels": len(records),
         "status": dict(Counter(record.status for record in records)),
         "basis": dict(Counter(record.basis for record in usable)),
-        "dispatch_us": found.dispatch_us,
-        "unstable_dispatch": found.unstable_dispatch,
+        "dispatch_us": table.dispatch_us,
+        "unstable_dispatch": table.unstable_dispatch,
         "calibrations": [
-            {"batch": 1, **record.calibration}
-            for record in found.records()
-            if record.calibration is not None
+            {"batch": 1, **(record.calibration or {})} for record in table.records("calibration")
         ],
-        "noise": _noise(usable),
+        "noise": _describe_noise(usable),
         "peak": peak and asdict(peak),
         "kinds": dict(sorted(kinds.items(), key=lambda item: -item[1]["share_of_time"])),
-        "coverage": [coverage(found, space, batch) for space in spaces],
+        "coverage": [describe_coverage(table, space, batch) for space in spaces],
         "failed": {r.name: r.error for r in records if r.status == "failed"},
     }
 
 
-def coverage(found: LatencyTable, space: SearchSpace, batch: int = 1) -> dict[str, Any]:
-    """How many of a space's kernels a table has for a batch size, by status."""
-    kernels = space_kernels(space, found.runtime, batch)
-    records = [found.record(kernel) for kernel in kernels]
+def describe_coverage(table: LatencyTable, space: SearchSpace, batch: int = 1) -> dict[str, Any]:
+    """Return the number of a space's kernels by their status in a table.
+
+    Args:
+        table: the table.
+        space: the search space, adapted to the images.
+        batch: batch size of the kernels.
+    """
+    kernels = space_kernels(space, table.runtime, batch)
+    records = [table.record(kernel) for kernel in kernels]
     counts = Counter("missing" if record is None else record.status for record in records)
     return {
         "space": space.name,
         "image_size": space.image_size,
         "batch": batch,
         "kernels": len(kernels),
-        **{status: counts[status] for status in _COVERAGE},
+        **{status: counts[status] for status in _COVERAGE_STATUSES},
     }
 
 
@@ -82,11 +86,11 @@ def _kernel(record: Record) -> Kernel:
     return Kernel.parse(record.name)
 
 
-def _kind(records: Sequence[Record], total_us: float) -> dict[str, Any]:
-    """Kernels of one kind: how long they take, and how many operations they do in that time."""
+def _describe_kind(records: Sequence[Record], total_us: float) -> dict[str, Any]:
+    """Return the latencies and the speed of the kernels of one kind."""
     latencies = [record.latency_us or 0.0 for record in records]
     macs = [_kernel(record).macs for record in records]
-    # Two operations a multiply-accumulate; 1e9 of them in a second are 1e3 in a microsecond.
+    # A multiply-accumulate is two operations, and 1e9 operations per second are 1e3 per us.
     gflops = [2 * m / us / 1e3 for m, us in zip(macs, latencies, strict=True) if m]
     return {
         "kernels": len(records),
@@ -99,212 +103,175 @@ def _kind(records: Sequence[Record], total_us: float) -> dict[str, Any]:
     }
 
 
-def _noise(records: Sequence[Record]) -> dict[str, float] | None:
-    """Interquartile range over median of the samples: of half the rows, and of 90% of them."""
+def _describe_noise(records: Sequence[Record]) -> dict[str, float] | None:
+    """Return the median and the 90% quantile of the spreads of the records' samples."""
     spreads = [Timing(record.samples_us).spread for record in records]
     if not spreads:
         return None
-    half, most = np.quantile(spreads, (0.5, 0.9))
-    return {"median_spread": float(half), "spread_of_90_percent": float(most)}
+    median, most = np.quantile(spreads, (0.5, 0.9))
+    return {"median_spread": float(median), "spread_of_90_percent": float(most)}
 
 
-def show_table(found: dict[str, Any]) -> None:
-    """A table in short."""
-    device, peak, noise = found["device"], found["peak"], found["noise"]
-    versions = ", ".join(f"{name} {version}" for name, version in device["versions"].items())
-    console.say(
-        f"{found['table']}\n{device['processor']}, {device['runtime']} ({versions}), "
-        f"{device['dtype']}, {device['threads']} thread(s)"
-    )
-    launch = ", ".join(
-        f"{part} {us:.3g} us"
-        for part, us in found["dispatch_us"].items()
-        if not part.startswith("weights_")
-    )
-    far = ", ".join(
-        f"{mib:.3g} MiB at {pace:.3g} us a MiB"
-        for pace, mib in cache_model.half_far(cache_model.curves(found["dispatch_us"]))
-    )
-    status = ", ".join(f"{count} {name}" for name, count in found["status"].items())
-    console.say(f"{found['kernels']} kernels ({status}); dispatch: {launch or 'not measured'}")
-    for basis, count in found["basis"].items():
-        if basis != MEASURED:
-            console.say(f"{count} of the kernels are {basis}")
-    if found["unstable_dispatch"]:
-        console.say(f"unstable dispatch costs: {', '.join(found['unstable_dispatch'])}")
-    for each in found["calibrations"]:
-        console.say(_calibration(each))
-    if far:
-        console.say(f"kernels are half way far from their weights in networks of {far}")
-    if noise:
+def show_table(description: Mapping[str, Any]) -> None:
+    """Print a description that `describe_table` made."""
+    _show_device(description)
+    _show_dispatch(description)
+    for calibration in description["calibrations"]:
+        console.say(_calibration_text(calibration))
+    if noise := description["noise"]:
         console.say(
-            f"noise: the samples of half the kernels spread by at most "
-            f"{noise['median_spread']:.1%}, of 90% of them by at most "
-            f"{noise['spread_of_90_percent']:.1%} (quartiles over median)"
+            f"noise: the samples of half of the kernels spread by at most "
+            f"{noise['median_spread']:.1%}, those of 90% by at most "
+            f"{noise['spread_of_90_percent']:.1%} (interquartile range over median)"
         )
+    peak = description["peak"]
     if peak:
         console.say(f"this machine reaches {peak['gflops']:.4g} GFLOP/s in {peak['how']}")
-    fastest = ["of that product"] if peak else []
-    console.print_table(
-        ["kind", "kernels", "share of time", "smallest, us", "median, us", "largest, us",
-         "median GFLOP/s", "best", *fastest],
-        [_kind_row(kind, row, peak) for kind, row in found["kinds"].items()],
-    )  # fmt: skip
-    if found["coverage"]:
-        columns = ["space", "image_size", "batch", "kernels", *_COVERAGE]
+    columns = ["kind", "kernels", "share of time", "smallest, us", "median, us", "largest, us"]
+    columns += ["median GFLOP/s", "best", *(["of that product"] if peak else [])]
+    rows = [_kind_row(kind, row, peak) for kind, row in description["kinds"].items()]
+    console.print_table(columns, rows)
+    if description["coverage"]:
+        keys = ["space", "image_size", "batch", "kernels", *_COVERAGE_STATUSES]
         console.print_table(
-            [name.replace("_", " ") for name in columns],
-            [[row[name] for name in columns] for row in found["coverage"]],
+            [key.replace("_", " ") for key in keys],
+            [[row[key] for key in keys] for row in description["coverage"]],
         )
-    for name, error in found["failed"].items():
+    for name, error in description["failed"].items():
         console.say(f"failed: {name}: {error}")
 
 
-def _calibration(fitted: Mapping[str, Any]) -> str:
-    """A calibration in a line; a table need not say how well it was fitted."""
-    text = (
-        f"calibration for a batch of {fitted['batch']}: latency = {fitted['slope']:.4f} x "
-        f"predicted + {fitted['offset_us']:.3g} us"
-    )
-    if fitted.get("mape_before") is not None and fitted.get("mape_after") is not None:
-        text += (
-            f", fitted on {fitted.get('nets')} networks: mean error {fitted['mape_after']:.2%} "
-            f"instead of {fitted['mape_before']:.2%}"
-        )
-    return text
-
-
-def _kind_row(kind: str, row: dict[str, Any], peak: dict[str, Any] | None) -> list[Any]:
-    best, median = row["best_gflops"], row["median_gflops"]
-    shown = [kind, row["kernels"], f"{row['share_of_time']:.1%}"]
-    shown += [f"{row[key]:.4g}" for key in ("smallest_us", "median_us", "largest_us")]
-    shown += ["" if gflops is None else f"{gflops:.3g}" for gflops in (median, best)]
-    if peak:
-        shown.append("" if best is None else f"{best / peak['gflops']:.0%}")
-    return shown
-
-
-def merged(found: Merged) -> str:
-    """What a merge did, in words."""
-    taken = "; ".join(f"{count} rows from {path}" for path, count in found.taken.items())
-    dispatch = found.dispatch_from or "none: no table has all of them, `nas table build` adds them"
-    text = f"{found.path}: {found.kernels} kernels ({found.failed} failed); {taken}; dispatch "
-    text += f"costs from {dispatch}"
-    if found.calibrations:
-        text += "\nA merged table has no calibration: fit one with `nas table calibrate`."
-    return text
-
-
-def comparison(found: Comparison) -> dict[str, Any]:
-    """What `nas table diff` shows."""
-    return {
-        "devices": list(found.devices),
-        "median_ratio": found.median_ratio,
-        "common": len(found.common),
-        "only_before": found.only_before,
-        "only_after": found.only_after,
-        "unstable": list(found.unstable),
-        "estimated": list(found.estimated),
-        "kinds": {kind: asdict(ratios) for kind, ratios in found.kinds.items()},
-        "changes": [
-            {**asdict(change), "kind": change.kind, "ratio": change.ratio}
-            for change in found.changes
-        ],
-    }
-
-
-def show_comparison(found: Comparison, most: int) -> None:
-    """The largest changes, and those of each kind."""
-    for difference in found.devices:
-        console.say(f"another device: {difference}")
-    rows = [
-        (
-            change.key,
-            f"{change.before_us:.4g}",
-            f"{change.after_us:.4g}",
-            f"{change.ratio:.3f}",
-            ", ".join(change.before_flags),
-            ", ".join(change.after_flags),
-        )
-        for change in found.largest(most)
-    ]
-    columns = ["changed most", "before, us", "after, us", "ratio", "before is", "after is"]
-    console.print_table(columns, rows, left=columns[-2:])
-    show_ratios(found.kinds)
-    median = "no common kernel" if found.median_ratio is None else f"{found.median_ratio:.3f}"
+def _show_device(description: Mapping[str, Any]) -> None:
+    device = description["device"]
+    versions = ", ".join(f"{name} {version}" for name, version in device["versions"].items())
     console.say(
-        f"median ratio {median}; {len(found.common)} rows have a latency in both tables, "
-        f"{found.only_before} are only in the first, {found.only_after} only in the second"
-    )
-    for what, (before, after) in (("unstable", found.unstable), ("estimated", found.estimated)):
-        console.say(f"{what}: {before} rows of the first, {after} of the second")
-
-
-def show_ratios(kinds: Mapping[str, Ratios]) -> None:
-    """How the latencies of each kind changed."""
-    console.print_table(
-        ["kind", "kernels", "median ratio", "quartiles"],
-        [
-            (kind, own.count, f"{own.median:.3f}", f"{own.low:.3f} to {own.high:.3f}")
-            for kind, own in kinds.items()
-        ],
+        f"{description['table']}\n{device['processor']}, {device['runtime']} ({versions}), "
+        f"{device['dtype']}, {device['threads']} thread(s)"
     )
 
 
-def prediction(found: LatencyTable, graph: Graph, batch: int = 1) -> dict[str, Any]:
-    """What `nas predict` shows: a batch's latency, and each kernel's share, dearest first."""
-    predicted = found.predict(graph, batch)
-    records = {kernel: found.record(kernel) for kernel in predicted.kernels}
+def _show_dispatch(description: Mapping[str, Any]) -> None:
+    """Print the number of kernels, the dispatch costs and the effect of the caches."""
+    costs_us = description["dispatch_us"]
+    dispatch = ", ".join(
+        f"{part} {us:.3g} us" for part, us in costs_us.items() if not part.startswith("weights_")
+    )
+    status = ", ".join(f"{count} {name}" for name, count in description["status"].items())
+    kernels = f"{description['kernels']} kernels ({status})"
+    console.say(f"{kernels}; dispatch: {dispatch or 'not measured'}")
+    for basis, count in description["basis"].items():
+        if basis != MEASURED:
+            console.say(f"{count} of the kernels are {basis}")
+    if description["unstable_dispatch"]:
+        console.say(f"unstable dispatch costs: {', '.join(description['unstable_dispatch'])}")
+    half_misses = ", ".join(
+        f"{mib:.3g} MiB at {intensity:.3g} us per MiB"
+        for intensity, mib in DispatchCosts(costs_us).half_miss_sizes()
+    )
+    if half_misses:
+        console.say(f"half of the weights miss the caches in networks of {half_misses}")
+
+
+def _calibration_text(calibration: Mapping[str, Any]) -> str:
+    """Return a calibration in one line; a table may lack the figures of its fit."""
+    text = (
+        f"calibration for a batch of {calibration['batch']}: latency = {calibration['slope']:.4f} "
+        f"x predicted + {calibration['offset_us']:.3g} us"
+    )
+    before, after = calibration.get("mape_before"), calibration.get("mape_after")
+    if before is not None and after is not None:
+        text += (
+            f", fitted on {calibration.get('nets')} networks: mean error {after:.2%} "
+            f"instead of {before:.2%}"
+        )
+    return text
+
+
+def _kind_row(kind: str, row: Mapping[str, Any], peak: Mapping[str, Any] | None) -> list[Any]:
+    best, median = row["best_gflops"], row["median_gflops"]
+    cells = [kind, row["kernels"], f"{row['share_of_time']:.1%}"]
+    cells += [f"{row[key]:.4g}" for key in ("smallest_us", "median_us", "largest_us")]
+    cells += ["" if gflops is None else f"{gflops:.3g}" for gflops in (median, best)]
+    if peak:
+        cells.append("" if best is None else f"{best / peak['gflops']:.0%}")
+    return cells
+
+
+def describe_prediction(table: LatencyTable, graph: Graph, batch: int = 1) -> dict[str, Any]:
+    """Return what `nas predict --json` prints: the latency of a batch, and that of each kernel.
+
+    Args:
+        table: the table.
+        graph: the network.
+        batch: number of images that run at once.
+    """
+    prediction = table.predict(graph, batch)
+    records = {kernel: table.record(kernel) for kernel in prediction.kernels}
     return {
         "batch": batch,
-        "predicted_us": predicted.latency_us,
-        "calibrated_us": predicted.calibrated_us,
-        "basis": predicted.basis,
-        "launches": predicted.launches,
-        "unstable_launches": predicted.unstable,
-        "estimated_launches": predicted.estimated,
-        "unstable_dispatch": found.unstable_dispatch,
+        "predicted_us": prediction.latency_us,
+        "calibrated_us": prediction.calibrated_us,
+        "basis": prediction.basis,
+        "launches": prediction.launches,
+        "unstable_launches": prediction.unstable_launches,
+        "estimated_launches": prediction.estimated_launches,
+        "unstable_dispatch": table.unstable_dispatch,
         "macs": graph.macs,
         "params": graph.params,
         "kernels": [
             {
                 "kernel": kernel.text,
                 "launches": count,
-                "latency_us": share,
+                "latency_us": latency_us,
                 "status": record.status,
                 "basis": record.basis,
             }
-            for kernel, count, share in predicted.by_kernel()
+            for kernel, count, latency_us in prediction.by_kernel()
             if (record := records[kernel]) is not None
         ],
     }
 
 
-def show_prediction(found: dict[str, Any]) -> None:
-    """A prediction by kernel, and what it rests on."""
+def show_prediction(description: Mapping[str, Any]) -> None:
+    """Print a description that `describe_prediction` made."""
     console.print_table(
         ["kernel", "launches", "us", "status"],
         [
-            (row["kernel"], row["launches"], f"{row['latency_us']:.4g}", _status(row))
-            for row in found["kernels"]
+            (row["kernel"], row["launches"], f"{row['latency_us']:.4g}", _status_text(row))
+            for row in description["kernels"]
         ],
         left=["status"],
     )
-    batch = found["batch"]
+    batch = description["batch"]
     images = f" for {batch} images" if batch > 1 else ""
-    an_image = " an image" if batch > 1 else ""
+    per_image = " per image" if batch > 1 else ""
     console.say(
-        f"predicted {format_latency(found['predicted_us'])}{images}: {found['launches']} kernels "
-        f"({found['unstable_launches']} unstable, {found['estimated_launches']} estimated) and "
-        f"their launches, {format_count(found['macs'])} MACs{an_image}"
+        f"predicted {format_latency(description['predicted_us'])}{images}: "
+        f"{description['launches']} kernels ({description['unstable_launches']} unstable, "
+        f"{description['estimated_launches']} estimated) and their launches, "
+        f"{format_count(description['macs'])} MACs{per_image}"
     )
-    if found["basis"] != MEASURED:
-        console.say(f"not all of it is measured; the rest is {found['basis']}")
-    if found["unstable_dispatch"]:
-        console.say(f"unstable dispatch costs: {', '.join(found['unstable_dispatch'])}")
-    if found["calibrated_us"] is not None:
-        console.say(f"with the table's calibration: {format_latency(found['calibrated_us'])}")
+    if description["basis"] != MEASURED:
+        console.say(f"not all of it is measured; the rest is {description['basis']}")
+    if description["unstable_dispatch"]:
+        console.say(f"unstable dispatch costs: {', '.join(description['unstable_dispatch'])}")
+    if description["calibrated_us"] is not None:
+        console.say(f"with the table's calibration: {format_latency(description['calibrated_us'])}")
 
 
-def _status(row: Mapping[str, Any]) -> str:
-    return row["status"] if row["basis"] == MEASURED else f"{row['status']}, {row['basis']}"
+def _status_text(row: Mapping[str, Any]) -> str:
+    status: str = row["status"]
+    return status if row["basis"] == MEASURED else f"{status}, {row['basis']}"
+
+
+def merge_text(merged: MergeResult) -> str:
+    """Return what `nas table merge` prints."""
+    taken = "; ".join(f"{count} rows from {path}" for path, count in merged.taken.items())
+    dispatch = merged.dispatch_from or "no table, because none has all: continue one with a build"
+    text = (
+        f"{merged.path}: {merged.kernels} kernels ({merged.failed} failed); {taken}; dispatch "
+        f"costs from {dispatch}"
+    )
+    if merged.calibrations:
+        text += "\nA merged table has no calibration: fit one with `nas table calibrate`."
+    return text

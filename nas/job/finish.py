@@ -14,7 +14,7 @@ from nas.job.context import JobContext
 from nas.job.folder import RunFolder
 from nas.job.measurements import MEASUREMENTS, Measurement, fastest, unsettled
 from nas.latency import measure_networks
-from nas.latency.verify import LARGEST_SHIFT, Pace
+from nas.latency.verify import MAX_MEDIAN_SHIFT, DeviceSlowdown
 from nas.records import KernelSlowdown
 from nas.report import candidates
 from nas.search import Trial
@@ -84,11 +84,11 @@ def _measure(job: JobContext, run: RunFolder, chosen: Sequence[Trial]) -> None:
     kernels = [
         kernel for graph in graphs.values() for kernel in job.runtime.kernels(graph, job.batch)
     ]
-    pace = Pace(job.table, job.runtime, kernels, SLOWDOWN_KERNELS)
+    slowdown = DeviceSlowdown(job.table, job.runtime, kernels, SLOWDOWN_KERNELS)
     while waiting := unsettled(jsonl.read(run.measurements, MEASUREMENTS), list(graphs)):
         again = [trial for trial in chosen if trial.digest in waiting]
         total = done + len(again)
-        pace.take()
+        slowdown.measure()
         for start in range(0, len(again), NETWORKS_PER_ROUND):
             batch = again[start : start + NETWORKS_PER_ROUND]
             timings = measure_networks(
@@ -103,12 +103,12 @@ def _measure(job: JobContext, run: RunFolder, chosen: Sequence[Trial]) -> None:
             done += len(batch)
             job.progress.advance(done, total)
     # If nothing was left to time, an earlier start recorded the slowdown.
-    if pace.ratios is not None:
-        run.record.slowdown = KernelSlowdown(**asdict(pace.ratios))
-        if abs(pace.ratios.median - 1) > LARGEST_SHIFT:
+    if slowdown.ratios is not None:
+        run.record.slowdown = KernelSlowdown(**asdict(slowdown.ratios))
+        if abs(slowdown.ratios.median - 1) > MAX_MEDIAN_SHIFT:
             job.progress.note(
-                f"kernels took {pace.ratios.median:.2f} times what the latency table says while "
-                "networks were timed; `nas table verify` tells more"
+                f"kernels took {slowdown.ratios.median:.2f} times what the latency table says "
+                "while networks were timed; `nas table verify` tells more"
             )
 
 
@@ -186,5 +186,5 @@ def _unsure_launches(job: JobContext, trials: Sequence[Trial]) -> dict[str, tupl
             prediction = job.table.predict(graph, job.batch)
         except KernelError:
             continue  # an infeasible candidate, which has no latency
-        counts[trial.digest] = prediction.unstable, prediction.estimated
+        counts[trial.digest] = prediction.unstable_launches, prediction.estimated_launches
     return counts

@@ -10,8 +10,8 @@ from pydantic import Field, model_validator
 from nas.documents import Document, Format, Positive
 from nas.errors import RunFolderError
 from nas.latency import NetworkTiming
-from nas.latency.networks import agree
-from nas.latency.timing import Timing, four_digits
+from nas.latency.networks import timings_agree
+from nas.latency.timing import Timing, round_to_four_digits
 from nas.records import ArchitectureRecord, Digest
 from nas.search import Trial
 
@@ -48,7 +48,7 @@ class Measurement(Document):
                 raise ValueError("a failed timing has an error and no latency")
         elif self.measured_us is None or not self.samples_us:
             raise ValueError("a timing has a latency and its samples")
-        elif four_digits(self.measured_us) != Timing(self.samples_us).latency_us:
+        elif round_to_four_digits(self.measured_us) != Timing(self.samples_us).latency_us:
             raise ValueError(f"measured_us is {self.measured_us}, not the median of its samples")
         return self
 
@@ -56,7 +56,7 @@ class Measurement(Document):
     def of_timing(cls, trial: Trial, result: NetworkTiming) -> Measurement:
         """Return the record of one attempt to time a candidate."""
         timing = result.timing
-        steady = timing is not None and not timing.unstable
+        steady = timing is not None and not timing.is_unstable
         return cls(
             schema=1,
             digest=trial.digest,
@@ -97,7 +97,7 @@ def fastest(measurements: Sequence[Measurement]) -> tuple[dict[str, float], dict
 def unsettled(measurements: Sequence[Measurement], digests: Sequence[str]) -> set[str]:
     """Return the digests of the networks that need another timing.
 
-    A network is timed again until its timings `agree`, or it was timed `MAX_TIMINGS` times. One
+    A network is timed again until its timings agree, or it was timed `MAX_TIMINGS` times. One
     that failed is not tried again.
     """
     timed: dict[str, list[float]] = {digest: [] for digest in digests}
@@ -109,5 +109,5 @@ def unsettled(measurements: Sequence[Measurement], digests: Sequence[str]) -> se
     return {
         digest
         for digest, values in timed.items()
-        if not agree(values) and len(values) < MAX_TIMINGS
+        if not timings_agree(values) and len(values) < MAX_TIMINGS
     }

@@ -1,14 +1,14 @@
-"""Latency tables: kernels timed once a device, networks predicted from them, checked whole.
+"""Latency tables: time the kernels of a device once, predict networks from them, and check that.
 
-Importing this imports no runtime; a runtime is imported when it is opened.
+Importing this package imports no runtime; a runtime is imported when it is opened.
 """
 
-from nas.latency.build import BuildResult, Progress, build_table, space_kernels
-from nas.latency.calibration import Calibration, calibrate
-from nas.latency.check import Check, check_table
-from nas.latency.comparison import Comparison, compare
+from nas.latency.build import BuildProgress, BuildResult, build_table, space_kernels
+from nas.latency.calibration import Calibration, calibrate_table
+from nas.latency.check import TableCheck, check_table
+from nas.latency.comparison import Comparison, compare_tables
 from nas.latency.kernel import Kernel
-from nas.latency.merge import Merged, merge
+from nas.latency.merge import MergeResult, merge_tables
 from nas.latency.networks import NetworkTiming, measure_networks
 from nas.latency.prediction import Prediction
 from nas.latency.runtime import (
@@ -19,31 +19,31 @@ from nas.latency.runtime import (
     runtime_names,
 )
 from nas.latency.table import LatencyTable
-from nas.latency.verify import Verification, verify
+from nas.latency.verify import Verification, verify_table
 
 __all__ = [
+    "BuildProgress",
     "BuildResult",
     "Calibration",
-    "Check",
     "Comparison",
     "Kernel",
     "LatencyTable",
-    "Merged",
+    "MergeResult",
     "NetworkTiming",
     "Prediction",
-    "Progress",
     "Runtime",
+    "TableCheck",
     "Verification",
     "available_runtimes",
     "build_table",
-    "calibrate",
+    "calibrate_table",
     "check_table",
-    "compare",
+    "compare_tables",
     "configured_runtime",
     "measure_networks",
-    "merge",
+    "merge_tables",
     "open_runtime",
     "runtime_names",
     "space_kernels",
-    "verify",
+    "verify_table",
 ]

@@ -1,7 +1,7 @@
-"""Builds a latency table: enumerates what spaces need, times what is missing, row by row.
+"""Building a latency table: list the kernels that spaces need, and time those that are missing.
 
-Every kernel is timed at two moments at least, half a minute apart: a busy neighbour slows a machine
-for seconds on end, in which all samples agree and all are wrong.
+Every kernel is timed at two moments at least, about half a minute apart. Another program can slow a
+machine for several seconds, during which all samples agree and all are wrong.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from nas.errors import BoardLostError, NasError, first_line
-from nas.graph import Graph
-from nas.latency import cache_model
+from nas.latency.cache_model import WEIGHT_PARTS_BY_INTENSITY
 from nas.latency.kernel import Kernel
 from nas.latency.record import Record
 from nas.latency.runtime import KernelTimer, Runtime, Schedule, configured_runtime
@@ -23,39 +22,36 @@ from nas.latency.table import LatencyTable
 from nas.latency.timer_pool import TimerPool
 from nas.latency.timing import Timing
 
+if TYPE_CHECKING:
+    from nas.space import SearchSpace
 
-class Fragmented(Protocol):
-    """What this module needs of a `nas.space.SearchSpace`."""
+KERNELS_PER_ROUND = 48
+"""Kernels that a device times for the first time before it times them again. A round takes about
+twenty seconds."""
 
-    def block_graphs(self) -> Iterable[Graph]:
-        """Every block by itself, for every input shape that can reach it."""
-        ...
+RETIMING_TOLERANCE = 0.04
+"""Largest difference of the two fastest timings of a kernel that agree, as a fraction."""
 
-    @property
-    def channels(self) -> int:
-        """Of the images."""
-        ...
+MAX_TIMINGS = 5
+"""Timings of a kernel after which it is called unstable."""
 
+DISPATCH_INTERVAL_SECONDS = 100.0
+"""A long build times the dispatch costs again after this long, because the part of a shared cache
+that other programs leave free differs from one moment to the next."""
 
-ROUND = 48
-"""Kernels that are timed for the first time before they are timed again: some twenty seconds."""
-
-AGREEMENT = 0.04
-"""How far apart, as a share, the two fastest timings of a kernel may lie to be believed."""
-
-MOST_TIMINGS = 5
-"""Timings of a kernel before it is called unstable."""
-
-BESIDE_SECONDS = 100.0
-"""What lies beside the kernels is timed again after so long: at several moments of a long build,
-since what neighbours leave of a shared cache differs from one to the next."""
+_MAX_ERROR_CHARACTERS = 500
 
 
 @dataclass(frozen=True)
-class Progress:
-    """A timing is done: the `done`-th of `total`, `seconds` after the start.
+class BuildProgress:
+    """The state of a build after one timing.
 
-    A kernel is timed at least twice; where timings disagree, `total` grows.
+    Args:
+        record: the record that was written.
+        done: number of timings so far.
+        total: number of timings in all. A kernel is timed at least twice; the total grows if
+            timings disagree.
+        seconds: seconds since the start.
     """
 
     record: Record
@@ -65,13 +61,20 @@ class Progress:
 
     @property
     def remaining_seconds(self) -> float:
-        """An estimate from the mean so far."""
+        """Estimate of the seconds that remain, from the mean so far."""
         return self.seconds / self.done * (self.total - self.done)
 
 
 @dataclass(frozen=True)
 class BuildResult:
-    """The kernels that a build added or settled, by status, and how long it took."""
+    """The kernels that a build added or finished, by status.
+
+    Args:
+        ok: number of kernels whose timings agree.
+        unstable: number of kernels whose timings do not agree.
+        failed: number of kernels that could not be compiled or timed.
+        seconds: duration of the build.
+    """
 
     ok: int
     unstable: int
@@ -80,14 +83,14 @@ class BuildResult:
 
     @property
     def added(self) -> int:
-        """Kernels added or settled, whatever their status."""
+        """Number of kernels that were added or finished, whatever their status."""
         return self.ok + self.unstable + self.failed
 
 
-def space_kernels(space: Fragmented, runtime: Runtime | str, batch: int = 1) -> list[Kernel]:
-    """Return every kernel that any architecture of a space can launch, once each.
+def space_kernels(space: SearchSpace, runtime: Runtime | str, batch: int = 1) -> list[Kernel]:
+    """Return every kernel that an architecture of a space can launch, once each.
 
-    Kernels depend on nothing beyond the neighbouring block, so the fragments of a space have all.
+    A kernel depends on nothing beyond its block, so the blocks of a space contain all of them.
 
     Args:
         space: the search space, adapted to the images.
@@ -99,9 +102,9 @@ def space_kernels(space: Fragmented, runtime: Runtime | str, batch: int = 1) -> 
     """
     configured = configured_runtime(runtime) if isinstance(runtime, str) else runtime
     kernels: dict[Kernel, None] = {}
-    for fragment in space.block_graphs():
-        first = fragment.input_shape[0] == space.channels
-        kernels.update(dict.fromkeys(configured.block_kernels(fragment, first=first, batch=batch)))
+    for block in space.block_graphs():
+        is_first = block.input_shape[0] == space.channels
+        kernels.update(dict.fromkeys(configured.block_kernels(block, first=is_first, batch=batch)))
     return list(kernels)
 
 
@@ -112,161 +115,167 @@ def build_table(
     *,
     retry_failed: bool = False,
     again: bool = False,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[BuildProgress], None] | None = None,
 ) -> BuildResult:
-    """Times the kernels that a table does not have; each is on the disk before the next starts.
+    """Time the kernels that a table lacks, and append their records.
 
-    A kernel's second timing supersedes its first, and holds samples of both. Where the two disagree
-    it is timed on, until the two fastest do or it is called unstable.
+    Each record is on the disk before the next timing starts. The second timing of a kernel
+    supersedes the first and keeps samples of both. While the two fastest timings disagree, the
+    kernel is timed again, until it is called unstable.
 
     A kernel that cannot be compiled or timed becomes a failed record with its error, and the build
-    goes on. Stopped at any point and started again, a build continues with what is missing, and
-    times again what was timed once.
+    goes on. A build that was stopped continues with the missing kernels when it is started again,
+    and times again the kernels that were timed only once.
 
     Args:
-        table: of the device.
-        kernels: that it should have.
-        timer: the device's, or several of equal devices, which share the kernels. A kernel in
-            flight on a device that is lost goes to another, once; where none is left it becomes a
-            failed record that says so, or keeps the timing it had.
-        retry_failed: whether kernels with a failed record are timed once more.
-        again: whether kernels that have a latency, and what lies beside the kernels, are timed once
-            more, at what may be a quieter moment: the fastest timings count.
-        progress: called after every timing.
+        table: table of the device.
+        kernels: kernels that the table should have.
+        timer: timer of the device, or timers of several equal devices, which share the kernels. If
+            a device is lost, its kernel is timed on another one, once. If none is left, the kernel
+            becomes a failed record that says so, or keeps the timing that it had.
+        retry_failed: whether kernels with a failed record are timed again.
+        again: whether kernels that have a latency, and the dispatch costs, are timed again. The
+            fastest timings count, so that a quiet moment improves a table.
+        progress: function to call after every timing.
 
-    Raises TableError where another process writes the table, MeasurementError where the cost of a
-    launch cannot be told from noise, BoardLostError where no device is left, DeviceError for
-    devices that are not equal.
+    Raises:
+        TableError: another process writes the table.
+        MeasurementError: the dispatch costs cannot be told from noise.
+        BoardLostError: no device is left.
+        DeviceError: the devices are not equal.
     """
     timers = TimerPool(timer if isinstance(timer, Sequence) else [timer])
-    build = _Build(table, timers, progress)
+    builder = _TableBuilder(table, timers, progress)
     with table.writing():
-        if timed_beside := again or table.lacks_dispatch():
-            build.time_dispatch()
-        missing = table.missing(kernels := list(kernels), failed=retry_failed)
-        once = [kernel for kernel in dict.fromkeys(kernels) if build.is_unsettled(kernel)]
-        timed = dict.fromkeys(kernels) if again else ()
-        settled = [kernel for kernel in timed if build.is_settled(kernel)]
-        build.expect(2 * len(missing) + len(once) + len(settled))
-        build.time_again(settled)
-        step = ROUND * len(timers)
-        for start in range(0, max(len(missing), 1), step):
-            chunk = missing[start : start + step]
-            build.time(chunk)
-            waiting = [kernel for kernel in (*once, *chunk) if build.is_unsettled(kernel)]
-            once = []
+        if keeps_dispatch_current := again or table.lacks_dispatch():
+            builder.time_dispatch()
+        missing = table.missing(kernels := list(kernels), include_failed=retry_failed)
+        unsettled = [kernel for kernel in dict.fromkeys(kernels) if builder.is_unsettled(kernel)]
+        retimed = dict.fromkeys(kernels) if again else ()
+        settled = [kernel for kernel in retimed if builder.is_settled(kernel)]
+        builder.expect(2 * len(missing) + len(unsettled) + len(settled))
+        builder.time_again(settled)
+        round_size = KERNELS_PER_ROUND * len(timers)
+        for start in range(0, max(len(missing), 1), round_size):
+            round_kernels = missing[start : start + round_size]
+            builder.time_first(round_kernels)
+            waiting = [k for k in (*unsettled, *round_kernels) if builder.is_unsettled(k)]
+            unsettled = []
             while waiting:
-                build.time_again(waiting)
-                waiting = [kernel for kernel in waiting if build.is_unsettled(kernel)]
-            if timed_beside and build.seconds > build.beside_s + BESIDE_SECONDS:
-                build.time_dispatch()
-    return build.result()
+                builder.time_again(waiting)
+                waiting = [kernel for kernel in waiting if builder.is_unsettled(kernel)]
+            due_s = builder.dispatch_timed_s + DISPATCH_INTERVAL_SECONDS
+            if keeps_dispatch_current and builder.seconds > due_s:
+                builder.time_dispatch()
+    return builder.result()
 
 
-class _Build:
-    """The timings of one build, and how far it is.
+class _TableBuilder:
+    """Takes the timings of one build, appends their records, and counts them.
 
-    `beside_s` is when, by `seconds`, what lies beside the kernels was timed last.
+    Attributes:
+        dispatch_timed_s: seconds after the start when the dispatch costs were last timed.
     """
 
     def __init__(
         self,
         table: LatencyTable,
         timers: TimerPool,
-        progress: Callable[[Progress], None] | None,
+        progress: Callable[[BuildProgress], None] | None,
     ) -> None:
         self._table, self._timers, self._progress = table, timers, progress
         self._start = time.monotonic()
-        self.beside_s = 0.0
+        self.dispatch_timed_s = 0.0
         self._done = self._total = 0
-        self._touched: dict[Kernel, str] = {}
+        self._statuses: dict[Kernel, str] = {}
 
     def expect(self, timings: int) -> None:
-        """How many timings there will be if all agree."""
+        """Set the number of timings that the build takes if all agree."""
         self._total = timings
 
     def is_unsettled(self, kernel: Kernel) -> bool:
-        """Whether a kernel needs another timing."""
+        """Return whether a kernel has a latency and needs another timing."""
         record = self._table.record(kernel)
         return record is not None and record.status != "failed" and not record.settled
 
     def is_settled(self, kernel: Kernel) -> bool:
-        """Whether a kernel has a latency and needs no other timing."""
+        """Return whether a kernel has a latency and needs no other timing."""
         record = self._table.record(kernel)
         return record is not None and record.status != "failed" and record.settled
 
     def time_dispatch(self) -> None:
-        """Times what lies beside the kernels; of two timings of a part the faster one stays.
+        """Time the dispatch costs, and record those that are faster than before.
 
-        The chains of one pace stay or go together: one alone would be of another moment than those
-        that it is compared with.
+        The parts of one miss curve are recorded together or not at all, because they are compared
+        with each other and must be of the same moment.
         """
-        before = self._table.dispatch_us
-        found = self._timers.any(lambda each: each.time_dispatch())
-        chains = [parts for parts in cache_model.PARTS_BY_PACE if parts[0] in found]
-        alone = [(part,) for part in found if not any(part in parts for parts in chains)]
-        for parts in (*alone, *chains):
-            known = sum(before.get(part, math.inf) for part in parts)
-            if sum(found[part].latency_us for part in parts) < known:
+        before_us = self._table.dispatch_us
+        timings = self._timers.call_any(lambda timer: timer.time_dispatch())
+        curves = [parts for parts in WEIGHT_PARTS_BY_INTENSITY if parts[0] in timings]
+        single = [(part,) for part in timings if not any(part in parts for parts in curves)]
+        for parts in (*single, *curves):
+            known_us = sum(before_us.get(part, math.inf) for part in parts)
+            if sum(timings[part].latency_us for part in parts) < known_us:
                 for part in parts:
-                    self._table.append(self._record("dispatch", found[part], part))
-        self.beside_s = self.seconds
+                    self._table.append(self._record("dispatch", timings[part], part))
+        self.dispatch_timed_s = self.seconds
 
-    def time(self, kernels: Sequence[Kernel]) -> None:
-        """Finds the schedules of kernels and times them for the first time."""
-        for kernel, found in self._timers.each(kernels, lambda timer, k: timer.time_kernel(k)):
-            if isinstance(found, Exception):
+    def time_first(self, kernels: Sequence[Kernel]) -> None:
+        """Find the schedules of kernels and time them for the first time."""
+        for kernel, outcome in self._timers.each(kernels, lambda timer, k: timer.time_kernel(k)):
+            if isinstance(outcome, Exception):
                 self._total -= 1
-                self._append(Record("kernel", kernel.text, "failed", error=_words(found)))
+                self._append(self._failure(kernel, outcome))
                 continue
-            schedule, timing = found
-            first = self._record("kernel", timing, kernel.text, schedule)
-            self._append(replace(first, medians_us=(timing.latency_us,), settled=False))
+            schedule, timing = outcome
+            record = self._record("kernel", timing, kernel.text, schedule)
+            self._append(replace(record, medians_us=(timing.latency_us,), settled=False))
 
     def time_again(self, kernels: Sequence[Kernel]) -> None:
-        """Times kernels at another moment, with the schedules on record."""
-        before = {kernel: self._table.record(kernel) for kernel in kernels}
+        """Time kernels at another moment, with the schedules of their records."""
+        records = {kernel: self._table.record(kernel) for kernel in kernels}
 
-        def again(timer: KernelTimer, kernel: Kernel) -> Timing:
-            record = before[kernel]
+        def retime(timer: KernelTimer, kernel: Kernel) -> Timing:
+            record = records[kernel]
             return timer.retime_kernel(kernel, (record and record.schedule) or {})
 
-        for kernel, found in self._timers.each(kernels, again):
-            record = before[kernel]
+        for kernel, outcome in self._timers.each(kernels, retime):
+            record = records[kernel]
             assert record is not None
-            if isinstance(found, BoardLostError) and not self._timers:
-                # It ran before, so it is not what the device was lost by.
+            if isinstance(outcome, BoardLostError) and not self._timers:
+                # The kernel ran before, so the device was not lost because of it.
                 continue
-            if isinstance(found, Exception):
-                self._append(Record("kernel", kernel.text, "failed", error=_words(found)))
+            if isinstance(outcome, Exception):
+                self._append(self._failure(kernel, outcome))
                 continue
-            timed = record.with_timing(found, AGREEMENT, MOST_TIMINGS)
-            self._total += not timed.settled
-            self._append(timed)
+            updated = record.with_timing(outcome, RETIMING_TOLERANCE, MAX_TIMINGS)
+            self._total += not updated.settled
+            self._append(updated)
 
     def _record(
         self, kind: str, timing: Timing, name: str, schedule: Schedule | None = None
     ) -> Record:
         basis = self._table.runtime.basis
-        return Record.of_timing(kind, timing, name=name, schedule=schedule, basis=basis)
+        return Record.from_timing(kind, timing, name=name, schedule=schedule, basis=basis)
+
+    def _failure(self, kernel: Kernel, error: Exception) -> Record:
+        is_ours = isinstance(error, NasError)
+        message = str(error)[:_MAX_ERROR_CHARACTERS] if is_ours else first_line(error)
+        return Record("kernel", kernel.text, "failed", error=message)
 
     def _append(self, record: Record) -> None:
         record = self._table.append(record)
-        self._touched[Kernel.parse(record.name)] = record.status
+        self._statuses[Kernel.parse(record.name)] = record.status
         self._done += 1
         if self._progress is not None:
-            self._progress(Progress(record, self._done, self._total, self.seconds))
+            self._progress(BuildProgress(record, self._done, self._total, self.seconds))
 
     @property
     def seconds(self) -> float:
-        """Since it began."""
+        """Seconds since the start."""
         return time.monotonic() - self._start
 
     def result(self) -> BuildResult:
-        """What was added or settled."""
-        counts = Counter(self._touched.values())
+        """Return what was added or finished."""
+        counts = Counter(self._statuses.values())
         return BuildResult(counts["ok"], counts["unstable"], counts["failed"], self.seconds)
-
-
-def _words(error: Exception) -> str:
-    return str(error)[:500] if isinstance(error, NasError) else first_line(error)

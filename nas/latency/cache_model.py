@@ -1,14 +1,16 @@
-"""What a network costs more because it does not fit the caches that its kernels were timed in.
+"""The cost of cache misses: what a network takes more because its weights do not stay in caches.
 
-A kernel timed over and over finds everything close to the processor: it is *near*. In a network
-its weights were last used an inference ago. In a small network they are near still; in a large one
-other tensors, and other programs, have pushed them out to the memory: they are *far*. So a kernel
-has two latencies, and a network is a share of the way from the one to the other.
+A kernel that is timed over and over finds its weights in the caches, which are *warm*. In a network
+its weights were last used one inference ago. The caches of a small network are still warm; in a
+large network, other tensors and other programs have replaced the weights, and the caches are
+*cold*. A kernel therefore has two latencies, and the latency of a network lies between its latency
+with warm and with cold caches. The *miss fraction* says where: 0 is warm, 1 is cold.
 
-The share goes by how many bytes the network touches in an inference, and by how long an inference
-takes: the longer, the more of a shared cache is taken by others meanwhile. Both are measured, once
-a device, with chains of kernels: what a MiB of weights takes to read and use in chains that have
-more and more of them, and that do more and more with them and in between.
+The miss fraction depends on the number of bytes that the network touches in one inference, and on
+the duration of the inference: the longer it takes, the more of a shared cache other programs
+replace. Both effects are measured once per device, as *miss curves*. A benchmark runs chains of
+kernels and times one MiB of weights as a function of the size of all weights; it repeats that for
+chains that compute more with each weight (a higher compute intensity).
 """
 
 from __future__ import annotations
@@ -20,35 +22,40 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 
-MIB = (1, 4, 8, 12, 16, 20, 24, 32, 64)
-"""Of weights in a chain. Among as many as the first all are near; among the last all are far. The
-second has more than a core's own cache holds, and less than a shared one."""
+WEIGHTS_MIB = (1, 4, 8, 12, 16, 20, 24, 32, 64)
+"""Sizes of the weights of the benchmark's chains. The first fits into the caches and the last does
+not. The second is larger than the private cache of a core and smaller than a shared cache."""
 
-PARTS = tuple(f"weights_{mib}mib" for mib in MIB)
-"""Dispatch costs: microseconds for a MiB of weights in chains that do nothing else."""
+WEIGHT_PARTS = tuple(f"weights_{mib}mib" for mib in WEIGHTS_MIB)
+"""Dispatch costs: microseconds for a MiB of weights in the chains of lowest compute intensity."""
 
-PACES = ("steady", "slow")
-"""Of chains that do more with each weight, and that do other things in between."""
+COMPUTE_INTENSITIES = ("steady", "slow")
+"""Higher compute intensities, in ascending order: chains that use each weight more often, and
+chains that also compute other things between the weights."""
 
-PARTS_BY_PACE = (PARTS, *(tuple(f"{part}_{pace}" for part in PARTS) for pace in PACES))
-"""The same for all chains, from the fastest on. Where a runtime has none of the slower ones, its
-networks are as far at any pace."""
+WEIGHT_PARTS_BY_INTENSITY = (
+    WEIGHT_PARTS,
+    *(tuple(f"{part}_{intensity}" for part in WEIGHT_PARTS) for intensity in COMPUTE_INTENSITIES),
+)
+"""Dispatch costs of all chains by compute intensity, in ascending order. If a runtime measures only
+the lowest intensity, the miss fraction of its networks does not depend on their intensity."""
 
-LARGE_LAUNCH = "launch_2mib"
-"""Dispatch cost: of launching a kernel in a network of some MiB, whose code is not at hand."""
+LAUNCH_2MIB = "launch_2mib"
+"""Dispatch cost: one launch in a network of 2 MiB, whose code is not in the caches."""
 
-LAUNCH_MIB = (1 / 16, 2.0)
-"""Where `launch` and `LARGE_LAUNCH` are measured."""
+LAUNCH_BENCHMARK_MIB = (1 / 16, 2.0)
+"""Sizes of the networks in which `launch` and `LAUNCH_2MIB` are measured."""
 
-_BYTES = 1 << 20
+_MIB = 1 << 20
 
-Curves = Sequence[Sequence[float]]
-"""For every pace that was measured, from the fastest on, the cost of a MiB by `MIB`."""
+MissCurves = Sequence[Sequence[float]]
+"""One miss curve per measured compute intensity, in ascending order. A curve holds, for each of
+`WEIGHTS_MIB`, the microseconds that one MiB of weights takes."""
 
 
 @dataclass(frozen=True)
 class DispatchCosts:
-    """What running a network costs beside its kernels.
+    """The costs of running a network beside its kernels.
 
     Args:
         parts_us: microseconds by part, as `nas.latency.runtime.Runtime.time_dispatch` names them.
@@ -57,118 +64,112 @@ class DispatchCosts:
     parts_us: Mapping[str, float]
 
     @cached_property
-    def curves(self) -> Curves:
-        """The curves among the parts, see `curves`."""
-        return curves(self.parts_us)
+    def miss_curves(self) -> MissCurves:
+        """The miss curves of the compute intensities whose parts are all measured.
+
+        One MiB takes no longer in a chain with fewer weights than in one with more. If a shorter
+        chain seems slower, the machine was busy when it was timed, and the cost in the longer chain
+        replaces it.
+        """
+        return [
+            list(accumulate((self.parts_us[part] for part in reversed(parts)), min))[::-1]
+            for parts in WEIGHT_PARTS_BY_INTENSITY
+            if all(part in self.parts_us for part in parts)
+        ]
 
     def launch_us(self, touched_bytes: float) -> float:
-        """Return the cost of launching one kernel in a network of this size; 0 if not measured."""
-        return launch_us(touched_bytes, self.parts_us) if "launch" in self.parts_us else 0.0
+        """Return the cost of launching one kernel in a network of this size.
+
+        In a tiny network the code of all kernels stays in the caches; in a larger one the code of
+        every kernel is fetched again. The cost between the two measured sizes is linear in the
+        logarithm of the size. A runtime without the part `LAUNCH_2MIB` has the same cost for all
+        sizes, and one without the part `launch` has none.
+        """
+        if "launch" not in self.parts_us:
+            return 0.0
+        small = self.parts_us["launch"]
+        large = max(small, self.parts_us.get(LAUNCH_2MIB, small))
+        low, high = LAUNCH_BENCHMARK_MIB
+        mib = min(max(touched_bytes / _MIB, low), high)
+        return small + (large - small) * math.log(mib / low) / math.log(high / low)
 
     def cold_weights_us(self, weight_bytes: float) -> float:
-        """Return what reading weights from memory costs more than from a cache."""
-        return far_weights_us(weight_bytes, self.parts_us) if self.curves else 0.0
+        """Return the additional time that reading weights takes if no cache has them.
+
+        It is the penalty of a kernel that was not timed with cold caches.
+        """
+        if not self.miss_curves:
+            return 0.0
+        costs = [self.parts_us[part] for part in WEIGHT_PARTS]
+        return weight_bytes / _MIB * max(0.0, costs[-1] - _warm_cost_us(costs))
+
+    def miss_fraction(self, touched_bytes: float, warm_us: float) -> float:
+        """Return the position of a network between warm (0) and cold caches (1).
+
+        The fraction is linear in the size between two measured sizes, and linear in the logarithm
+        of the compute intensity between two measured intensities.
+
+        Args:
+            touched_bytes: size of the weights, plus the largest size of the activations that are
+                alive at the same time.
+            warm_us: latency of the network with warm caches.
+        """
+        curves = self.miss_curves
+        mib = touched_bytes / _MIB
+        if not curves or mib <= WEIGHTS_MIB[0]:
+            return 0.0
+        # Microseconds per MiB stand for the compute intensity.
+        measured = [costs[0] for costs in curves]
+        intensity = warm_us / mib
+        upper = bisect_right(measured, intensity)
+        if upper in (0, len(measured)):
+            return _fraction(mib, curves[min(upper, len(measured) - 1)])
+        low, high = measured[upper - 1 : upper + 1]
+        weight = math.log(intensity / low) / math.log(high / low)
+        below, above = (_fraction(mib, curve) for curve in curves[upper - 1 : upper + 1])
+        return (1 - weight) * below + weight * above
+
+    def half_miss_sizes(self) -> list[tuple[float, float]]:
+        """Return the network size at which the miss fraction is one half, by compute intensity.
+
+        This size tells how much of the caches a network has to itself. Intensities at which no
+        cache miss costs anything are left out.
+
+        Returns:
+            Pairs of intensity in microseconds per MiB, and size in MiB.
+        """
+        sizes = []
+        for costs in self.miss_curves:
+            fractions = [_fraction(mib, costs) for mib in WEIGHTS_MIB]
+            upper = next((i for i, fraction in enumerate(fractions) if fraction >= 0.5), None)
+            if upper is not None:
+                below, above = fractions[upper - 1 : upper + 1]
+                low, high = WEIGHTS_MIB[upper - 1 : upper + 1]
+                sizes.append((costs[0], low + (0.5 - below) / (above - below) * (high - low)))
+        return sizes
 
 
-def curves(dispatch_us: Mapping[str, float]) -> Curves:
-    """The curves among dispatch costs, of each pace that is complete.
-
-    A MiB never takes longer because a chain has fewer of them: where one seems to, the machine was
-    busy then, and what a longer chain took counts.
-    """
-    return [
-        _least_of_what_follows([dispatch_us[part] for part in parts])
-        for parts in PARTS_BY_PACE
-        if all(part in dispatch_us for part in parts)
-    ]
-
-
-def _least_of_what_follows(values: Sequence[float]) -> list[float]:
-    return list(accumulate(reversed(values), min))[::-1]
-
-
-def launch_us(touched_bytes: float, dispatch_us: Mapping[str, float]) -> float:
-    """What launching a kernel costs in a network of some size.
-
-    In a tiny network all code stays where the processor reads it from; in larger ones that of every
-    kernel is fetched anew. Between the two the cost lies on a straight line, by the logarithm of
-    the size. A runtime without `LARGE_LAUNCH` has one cost for all.
-    """
-    small = dispatch_us["launch"]
-    large = max(small, dispatch_us.get(LARGE_LAUNCH, small))
-    low, high = LAUNCH_MIB
-    mib = min(max(touched_bytes / _BYTES, low), high)
-    return small + (large - small) * math.log(mib / low) / math.log(high / low)
-
-
-def far_share(touched_bytes: float, near_us: float, curves: Curves) -> float:
-    """How far, from 0 to 1, the kernels of a network are between near and far.
-
-    Between two of the measured sizes the share lies on a straight line, and so it does between two
-    paces, by their logarithm.
-
-    Args:
-        touched_bytes: weights, and the most activations that the network has at once.
-        near_us: what the network takes when all is near.
-        curves: of one pace or more.
-    """
-    mib = touched_bytes / _BYTES
-    if not curves or mib <= MIB[0]:
+def _fraction(mib: float, costs_us: Sequence[float]) -> float:
+    """Return the miss fraction of a network of `mib` MiB on one miss curve."""
+    warm, cold = _warm_cost_us(costs_us), costs_us[-1]
+    if cold <= warm:
         return 0.0
-    paces = [costs[0] for costs in curves]
-    pace = near_us / mib
-    at = bisect_right(paces, pace)
-    if at in (0, len(paces)):
-        return _share(mib, curves[min(at, len(paces) - 1)])
-    fast, slow = paces[at - 1 : at + 1]
-    weight = math.log(pace / fast) / math.log(slow / fast)
-    return (1 - weight) * _share(mib, curves[at - 1]) + weight * _share(mib, curves[at])
-
-
-def _share(mib: float, costs_us: Sequence[float]) -> float:
-    """The share of a network of so many MiB that is as fast as the chains with these costs."""
-    near, last = _near(costs_us), costs_us[-1]
-    if last <= near:
-        return 0.0
-    at = bisect_right(MIB, mib)
-    if at == len(MIB):
+    upper = bisect_right(WEIGHTS_MIB, mib)
+    if upper == len(WEIGHTS_MIB):
         return 1.0
-    low, high = MIB[at - 1 : at + 1]
-    below, above = costs_us[at - 1 : at + 1]
+    low, high = WEIGHTS_MIB[upper - 1 : upper + 1]
+    below, above = costs_us[upper - 1 : upper + 1]
     cost = below + (mib - low) / (high - low) * (above - below)
-    return min(1.0, max(0.0, (cost - near) / (last - near)))
+    return min(1.0, max(0.0, (cost - warm) / (cold - warm)))
 
 
-def _near(costs_us: Sequence[float]) -> float:
-    """What a MiB costs a chain whose weights are near, but not in a core's own cache.
+def _warm_cost_us(costs_us: Sequence[float]) -> float:
+    """Return the cost of one MiB in a chain whose weights are in the shared cache.
 
-    The chains' sets are small, and the shortest chain has them next to the core. Most of a
-    network's weights are in kernels that are too large for that cache even when they are timed
-    alone: what the shared cache costs is in their near latency already. Where the second chain is
-    far, the device has no such cache behind the first one.
+    The kernels of the chains are small, so the shortest chain has its weights in the private cache
+    of a core. Most weights of a network belong to kernels that are too large for that cache even
+    when they are timed alone: the cost of the shared cache is part of their warm latency. If the
+    second chain is nearer to cold, the device has no shared cache behind the private one.
     """
     first, second, last = costs_us[0], costs_us[1], costs_us[-1]
     return second if second - first < (last - first) / 2 else first
-
-
-def half_far(curves: Curves) -> list[tuple[float, float]]:
-    """For every measured pace, in microseconds for a MiB, the MiB at which the share is a half.
-
-    That is how much of the caches a network has to itself, at that pace. Paces at which nothing is
-    ever far are left out.
-    """
-    found = []
-    for costs in curves:
-        shares = [_share(mib, costs) for mib in MIB]
-        at = next((i for i, share in enumerate(shares) if share >= 0.5), None)
-        if at is not None:
-            below, above = shares[at - 1], shares[at]
-            between = (0.5 - below) / (above - below)
-            found.append((costs[0], MIB[at - 1] + between * (MIB[at] - MIB[at - 1])))
-    return found
-
-
-def far_weights_us(weight_bytes: float, dispatch_us: Mapping[str, float]) -> float:
-    """What weights cost more when they are far, where a kernel was not timed on far ones."""
-    costs = [dispatch_us[part] for part in PARTS]
-    return weight_bytes / _BYTES * max(0.0, costs[-1] - _near(costs))

@@ -1,8 +1,8 @@
 """A correction of a table's predictions, fitted on whole networks and kept apart from them.
 
-Kernels timed alone find their tensors in the nearest cache; in a network others ran in between. A
-straight line from predicted to measured latency takes up what that costs on average. It is a fit,
-so `Prediction.latency_us` stays the sum of measurements and `calibrated_us` stands beside it.
+A kernel that is timed alone finds its tensors in the nearest cache; in a network, other kernels ran
+in between. A straight line from predicted to measured latency corrects the average cost of that. It
+is a fit, so `Prediction.latency_us` stays the sum of measurements, and `calibrated_us` is separate.
 """
 
 from __future__ import annotations
@@ -14,31 +14,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.errors import MeasurementError, RequestError
-from nas.latency.check import Check
+from nas.latency.check import TableCheck
 from nas.latency.record import Record
 from nas.latency.table import LatencyTable
-from nas.latency.timing import four_digits
+from nas.latency.timing import round_to_four_digits
 from nas.statistics import mape
 
-FEWEST_NETWORKS = 8
-"""Fewer than this say little about a line."""
+MIN_NETWORKS = 8
+"""Smallest number of networks on which a line is fitted; fewer say little about it."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """`slope * predicted_us + offset_us`, and how well it does. Errors are fractions.
+    """The line `slope * predicted_us + offset_us`, and its errors as fractions.
 
-    It is never judged on a network that it was fitted on.
+    It is never judged on a network on which it was fitted.
 
     Args:
-        nets: how many networks, drawn at random, it was fitted on.
-        mape_before: mean absolute error on these without it.
-        mape_after: the same with it, each network predicted by a fit on the others.
-        references: how many published networks it was judged on beside.
-        references_mape_before, references_mape_after: mean absolute error on these without it and
-            with it; None without any.
-        fitted_on: digests of the networks it was fitted on, so that no check judges it by them.
-        batch: images at once that it is for.
+        slope: slope of the line.
+        offset_us: offset of the line in microseconds.
+        nets: number of random networks on which it was fitted.
+        mape_before: mean absolute error on these networks without it.
+        mape_after: mean absolute error with it, where each network is predicted by a fit on the
+            others (leave-one-out cross-validation).
+        references: number of published networks on which it was judged too.
+        references_mape_before: mean absolute error on the published networks without it; None if
+            there are none.
+        references_mape_after: mean absolute error on the published networks with it.
+        fitted_on: digests of the networks on which it was fitted, so that no check judges it by
+            them.
+        batch: number of images that run at once.
     """
 
     slope: float
@@ -53,76 +58,86 @@ class Calibration:
     batch: int = 1
 
     def apply(self, predicted_us: float) -> float:
-        """The corrected latency, in microseconds."""
+        """Return the corrected latency in microseconds."""
         return self.slope * predicted_us + self.offset_us
 
 
-def fit(check: Check) -> Calibration:
-    """The line with the least squared relative error; its offset is never below zero.
+def fit_calibration(check: TableCheck) -> Calibration:
+    """Return the line with the least squared relative error; its offset is at least zero.
 
-    Fitted on the networks drawn at random, and judged on the published ones as well.
+    It is fitted on the random networks, and judged on the published ones as well.
 
-    Raises RequestError for fewer than `FEWEST_NETWORKS` networks to fit on, MeasurementError where
-    measured latencies fall as predicted ones rise.
+    Raises:
+        RequestError: there are fewer than `MIN_NETWORKS` random networks.
+        MeasurementError: measured latencies fall as predicted latencies rise.
     """
-    rows = check.random.rows
-    if len(rows) < FEWEST_NETWORKS:
+    networks = check.random.networks
+    if len(networks) < MIN_NETWORKS:
         raise RequestError(
-            f"A calibration needs at least {FEWEST_NETWORKS} networks, not {len(rows)}.",
+            f"A calibration needs at least {MIN_NETWORKS} networks, not {len(networks)}.",
             remedy="Time more networks with --nets, or of larger spaces.",
         )
-    predicted, measured = _latencies(check.random)
-    slope, offset = _line(predicted, measured)
+    predicted, measured = _latencies_us(check.random)
+    slope, offset = _fit_line(predicted, measured)
     if slope <= 0:
         raise MeasurementError(
             "The networks that are predicted slower were measured faster, so no line fits.",
             remedy="Build the table again, or time the networks on an idle machine.",
         )
-    held_out = np.empty(len(rows))
-    for index in range(len(rows)):
-        others = np.arange(len(rows)) != index
-        a, b = _line(predicted[others], measured[others])
+    held_out = np.empty(len(networks))
+    for index in range(len(networks)):
+        others = np.arange(len(networks)) != index
+        a, b = _fit_line(predicted[others], measured[others])
         held_out[index] = a * predicted[index] + b
-    published, published_us = _latencies(check.references)
+    published, published_us = _latencies_us(check.references)
+    has_published = len(published) > 0
     return Calibration(
-        four_digits(slope),
-        four_digits(offset),
-        len(rows),
-        four_digits(mape(predicted, measured)),
-        four_digits(mape(held_out, measured)),
+        round_to_four_digits(slope),
+        round_to_four_digits(offset),
+        len(networks),
+        round_to_four_digits(mape(predicted, measured)),
+        round_to_four_digits(mape(held_out, measured)),
         len(published),
-        four_digits(mape(published, published_us)) if len(published) else None,
-        four_digits(mape(slope * published + offset, published_us)) if len(published) else None,
-        tuple(row.digest for row in rows),
+        round_to_four_digits(mape(published, published_us)) if has_published else None,
+        round_to_four_digits(mape(slope * published + offset, published_us))
+        if has_published
+        else None,
+        tuple(each.digest for each in networks),
         check.batch,
     )
 
 
-def _latencies(check: Check) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Predicted and measured, in microseconds."""
+def _latencies_us(check: TableCheck) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return predicted and measured latencies."""
     return (
-        np.array([row.predicted_us for row in check.rows]),
-        np.array([row.measured_us for row in check.rows]),
+        np.array([each.predicted_us for each in check.networks]),
+        np.array([each.measured_us for each in check.networks]),
     )
 
 
-def _line(predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> tuple[float, float]:
-    # Dividing by the measured latency makes every network's relative error count alike.
+def _fit_line(predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> tuple[float, float]:
+    """Return slope and offset."""
+    # Dividing by the measured latency makes the relative error of every network count alike.
     columns = np.stack([predicted / measured, 1 / measured], axis=1)
     slope, offset = np.linalg.lstsq(columns, np.ones(len(measured)), rcond=None)[0]
     if offset >= 0:
         return float(slope), float(offset)
-    # A negative offset would give small networks no time at all.
-    share = predicted / measured
-    return float(share.sum() / (share**2).sum()), 0.0
+    # With a negative offset, small networks would take no time at all.
+    ratio = predicted / measured
+    return float(ratio.sum() / (ratio**2).sum()), 0.0
 
 
-def calibrate(table: LatencyTable, check: Check) -> Calibration:
-    """Fits a correction and records it in the table, superseding one for the same batch size.
+def calibrate_table(table: LatencyTable, check: TableCheck) -> Calibration:
+    """Fit a calibration and record it in the table.
 
-    Raises RequestError as `fit` does, TableError for a table that cannot be written.
+    It supersedes the table's calibration for the same batch size.
+
+    Raises:
+        RequestError, MeasurementError: see `fit_calibration`.
+        TableError: the table cannot be written.
     """
-    found = fit(check)
+    calibration = fit_calibration(check)
     with table.writing():
-        table.append(Record.of_calibration(dataclasses.asdict(found), found.batch))
-    return found
+        record = Record.from_calibration(dataclasses.asdict(calibration), calibration.batch)
+        table.append(record)
+    return calibration

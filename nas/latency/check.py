@@ -1,4 +1,4 @@
-"""Holds a table against reality: whole networks, compiled and timed, beside their predictions."""
+"""Checking a table: compile and time whole networks, and compare them with their predictions."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import numpy as np
 
 from nas.errors import MeasurementError, RequestError
 from nas.graph import Graph
-from nas.latency import timing
-from nas.latency.networks import Step, measure_until_they_agree, retiming_spread
+from nas.latency.networks import ProgressCallback, measure_networks_repeatedly, retiming_spread
 from nas.latency.runtime import Runtime
 from nas.latency.table import LatencyTable
-from nas.latency.timing import Timing
+from nas.latency.timing import Timing, round_to_four_digits
 from nas.statistics import (
     MIN_NETS_FOR_KENDALL_TAU,
     LatencyAgreement,
@@ -26,28 +25,28 @@ if TYPE_CHECKING:
     from nas.space import Architecture, SearchSpace
 
 TARGET_MAPE = 0.02
-"""Mean error that a table should not exceed, unless the machine itself is noisier than that."""
+"""Mean absolute error that a table should not exceed, unless the machine itself is noisier."""
 
-_DRAWS = 100
-"""Tries to draw a network that was not drawn before; a small space may have no other."""
+_MAX_DRAWS_PER_NETWORK = 100
+"""Attempts to draw a network that was not drawn before; a small space may have no other."""
 
 
 @dataclass(frozen=True)
 class CheckedNetwork:
-    """One held-out network.
+    """One network that the table has not seen as a whole.
 
     Args:
-        architecture: as `Architecture.to_json` writes it.
-        predicted_us: by the table.
-        timings: of the whole network, at different moments.
-        reference: the name of a published network; None for one drawn at random.
-        digest: of its graph.
-        corrected_us: prediction with the table's calibration; None without one, and for a network
-            that the calibration was fitted on.
-        now_us: prediction with what lies beside the kernels timed once more, after the networks;
-            None where that was not asked for.
-        unstable: how many of its launches rest on a timing that would not settle.
-        estimated: how many of its launches have an estimated latency.
+        architecture: the architecture as `Architecture.to_json` writes it.
+        predicted_us: latency that the table predicts.
+        timings: timings of the whole network at different moments.
+        reference: name of a published network; None for a random network.
+        digest: digest of its graph.
+        calibrated_us: prediction corrected by the table's calibration; None without a calibration,
+            and for a network on which the calibration was fitted.
+        retimed_dispatch_us: prediction with the dispatch costs timed again after the networks; None
+            if they were not.
+        unstable_launches: number of launches whose timing is unstable.
+        estimated_launches: number of launches whose latency is estimated.
     """
 
     architecture: Mapping[str, Any]
@@ -55,19 +54,19 @@ class CheckedNetwork:
     timings: tuple[Timing, ...]
     reference: str | None = None
     digest: str = ""
-    corrected_us: float | None = None
-    now_us: float | None = None
-    unstable: int = 0
-    estimated: int = 0
+    calibrated_us: float | None = None
+    retimed_dispatch_us: float | None = None
+    unstable_launches: int = 0
+    estimated_launches: int = 0
 
     @property
     def name(self) -> str:
-        """The published network's, or `random`."""
+        """The name of a published network, or `random`."""
         return self.reference or "random"
 
     @property
     def timing(self) -> Timing:
-        """The fastest of the timings: other work on the machine only adds time."""
+        """The fastest timing, because other work on the machine only adds time."""
         return min(self.timings, key=lambda each: each.latency_us)
 
     @property
@@ -77,18 +76,19 @@ class CheckedNetwork:
 
     @property
     def relative_error(self) -> float:
-        """Predicted over measured, less one: negative where the prediction is low."""
+        """Predicted over measured latency, minus one; negative if the prediction is too low."""
         return self.predicted_us / self.measured_us - 1
 
     def to_json(self) -> dict[str, Any]:
-        """A row of `nas table check --json`."""
+        """Return a row of `nas table check --json`."""
+        retimed_us = self.retimed_dispatch_us
         return {
             "name": self.name,
             "architecture": dict(self.architecture),
-            "predicted_us": timing.four_digits(self.predicted_us),
-            "now_us": self.now_us and timing.four_digits(self.now_us),
-            "unstable_launches": self.unstable,
-            "estimated_launches": self.estimated,
+            "predicted_us": round_to_four_digits(self.predicted_us),
+            "retimed_dispatch_us": retimed_us and round_to_four_digits(retimed_us),
+            "unstable_launches": self.unstable_launches,
+            "estimated_launches": self.estimated_launches,
             "measured_us": self.measured_us,
             "samples_us": list(self.timing.samples_us),
             "timings_us": [each.latency_us for each in self.timings],
@@ -96,96 +96,99 @@ class CheckedNetwork:
 
 
 @dataclass(frozen=True)
-class Check:
-    """Predictions of a table against whole networks, none of which it has seen whole.
+class TableCheck:
+    """The predictions of a table beside the measured latencies of whole networks.
 
     Args:
-        rows: the networks.
-        batch: images at once; latencies are of all of them.
+        networks: the networks.
+        batch: number of images that run at once; latencies are those of the whole batch.
     """
 
-    rows: tuple[CheckedNetwork, ...]
+    networks: tuple[CheckedNetwork, ...]
     batch: int = 1
 
     @property
     def agreement(self) -> LatencyAgreement:
-        """Over all networks."""
-        return _agreement(self.rows)
+        """The agreement of predicted and measured latencies over all networks."""
+        return _agreement(self.networks)
 
     @property
-    def random(self) -> Check:
-        """Of the networks drawn at random alone."""
-        return Check(tuple(row for row in self.rows if row.reference is None), self.batch)
+    def random(self) -> TableCheck:
+        """The check restricted to random networks."""
+        return TableCheck(tuple(n for n in self.networks if n.reference is None), self.batch)
 
     @property
-    def references(self) -> Check:
-        """Of the published networks alone."""
-        return Check(tuple(row for row in self.rows if row.reference is not None), self.batch)
+    def references(self) -> TableCheck:
+        """The check restricted to published networks."""
+        return TableCheck(tuple(n for n in self.networks if n.reference is not None), self.batch)
 
     @property
-    def corrected(self) -> tuple[LatencyAgreement, LatencyAgreement] | None:
-        """Without and with the table's calibration, over the networks that it was not fitted on.
+    def calibration_agreements(self) -> tuple[LatencyAgreement, LatencyAgreement] | None:
+        """The agreement without and with the table's calibration.
 
-        None for a table without one, and where it was fitted on all these networks.
+        It covers the networks on which the calibration was not fitted. None for a table without a
+        calibration, and if it was fitted on all these networks.
         """
-        judged = [row for row in self.rows if row.corrected_us is not None]
-        if not judged:
+        held_out = [each for each in self.networks if each.calibrated_us is not None]
+        if not held_out:
             return None
-        measured = [row.measured_us for row in judged]
-        corrected = [row.corrected_us or 0.0 for row in judged]
-        return _agreement(judged), latency_agreement(corrected, measured)
+        measured = [each.measured_us for each in held_out]
+        calibrated = [each.calibrated_us or 0.0 for each in held_out]
+        return _agreement(held_out), latency_agreement(calibrated, measured)
 
     @property
-    def now(self) -> LatencyAgreement | None:
-        """With what lies beside the kernels as it was during the check; None if it was not timed.
+    def retimed_dispatch_agreement(self) -> LatencyAgreement | None:
+        """The agreement of predictions with the dispatch costs of the time of the check.
 
-        How far kernels are from their weights depends on what else the machine does. Where this is
-        much better than `agreement`, the machine was busier, or quieter, than when the table was
-        built.
+        The cost of cache misses depends on the other programs of the machine. If this agreement is
+        much better than `agreement`, the machine was busier or quieter than when the table was
+        built. None if the dispatch costs were not timed again.
         """
-        found = [row.now_us for row in self.rows if row.now_us is not None]
-        measured = [row.measured_us for row in self.rows if row.now_us is not None]
-        return latency_agreement(found, measured) if found else None
+        pairs = [(n.retimed_dispatch_us, n.measured_us) for n in self.networks]
+        retimed = [(predicted, measured) for predicted, measured in pairs if predicted is not None]
+        return latency_agreement(*map(list, zip(*retimed, strict=True))) if retimed else None
 
     @property
-    def with_unstable(self) -> int:
-        """How many networks have a kernel that rests on a timing that would not settle."""
-        return sum(row.unstable > 0 for row in self.rows)
+    def nets_with_unstable_kernels(self) -> int:
+        """Number of networks with a kernel whose timing is unstable."""
+        return sum(each.unstable_launches > 0 for each in self.networks)
 
     @property
-    def with_estimated(self) -> int:
-        """How many networks have a kernel whose latency is estimated."""
-        return sum(row.estimated > 0 for row in self.rows)
+    def nets_with_estimated_kernels(self) -> int:
+        """Number of networks with a kernel whose latency is estimated."""
+        return sum(each.estimated_launches > 0 for each in self.networks)
 
     @property
     def retiming_spread(self) -> float | None:
-        """See `nas.latency.networks.retiming_spread`; None where a network was timed once."""
-        timings = [row.timings for row in self.rows]
+        """See `nas.latency.networks.retiming_spread`; None if a network was timed once."""
+        timings = [each.timings for each in self.networks]
         return retiming_spread(timings) if min(map(len, timings)) > 1 else None
 
     @property
     def retiming_tau(self) -> float | None:
-        """Kendall's tau of one half of the timings with the other; no prediction orders better.
+        """Kendall's tau of one half of the timings with the other half, an upper bound of any tau.
 
-        Of every other timing of each network the fastest counts. None where networks were timed
-        once, or have no order.
+        Each half has every other timing of each network, of which the fastest counts. None if a
+        network was timed once, or there are too few networks for an order.
         """
-        if min(len(row.timings) for row in self.rows) < 2:
+        if min(len(each.timings) for each in self.networks) < 2:
             return None
         first, second = (
-            [min(each.latency_us for each in row.timings[start::2]) for row in self.rows]
+            [min(timing.latency_us for timing in each.timings[start::2]) for each in self.networks]
             for start in (0, 1)
         )
-        return kendall_tau(first, second) if len(self.rows) >= MIN_NETS_FOR_KENDALL_TAU else None
+        return (
+            kendall_tau(first, second) if len(self.networks) >= MIN_NETS_FOR_KENDALL_TAU else None
+        )
 
     @property
     def target_mape(self) -> float:
-        """`TARGET_MAPE`, or twice the re-timing spread: no prediction beats a second timing."""
+        """`TARGET_MAPE`, or twice the re-timing spread, which no prediction can beat."""
         return max(TARGET_MAPE, 2 * (self.retiming_spread or 0.0))
 
     def to_json(self) -> dict[str, Any]:
-        """What `nas table check --json` prints."""
-        corrected, now = self.corrected, self.now
+        """Return what `nas table check --json` prints."""
+        calibration, retimed = self.calibration_agreements, self.retimed_dispatch_agreement
         return {
             "batch": self.batch,
             **self.agreement.to_json(),
@@ -193,14 +196,14 @@ class Check:
             "retiming_tau": self.retiming_tau,
             "target_mape": self.target_mape,
             "target_met": self.agreement.mape <= self.target_mape,
-            "nets_with_unstable_kernels": self.with_unstable,
-            "nets_with_estimated_kernels": self.with_estimated,
-            "random": _figures(self.random),
-            "references": _figures(self.references),
-            "calibration": corrected
-            and {"without": corrected[0].to_json(), "with": corrected[1].to_json()},
-            "now": now and now.to_json(),
-            "rows": [row.to_json() for row in self.rows],
+            "nets_with_unstable_kernels": self.nets_with_unstable_kernels,
+            "nets_with_estimated_kernels": self.nets_with_estimated_kernels,
+            "random": _agreement_json(self.random),
+            "references": _agreement_json(self.references),
+            "calibration": calibration
+            and {"without": calibration[0].to_json(), "with": calibration[1].to_json()},
+            "retimed_dispatch": retimed and retimed.to_json(),
+            "rows": [each.to_json() for each in self.networks],
         }
 
 
@@ -213,102 +216,115 @@ def check_table(
     rng: np.random.Generator,
     references: bool = True,
     batch: int = 1,
-    now: bool = False,
-    progress: Step | None = None,
-) -> Check:
-    """Times whole networks and compares them with their predictions.
+    retime_dispatch: bool = False,
+    progress: ProgressCallback | None = None,
+) -> TableCheck:
+    """Compile and time whole networks, and compare them with their predictions.
 
     Args:
-        table: of this device.
-        spaces: adapted to the images that matter.
-        runtime: what the table was timed with.
-        nets: how many different networks to draw, from the spaces in turn; fewer where the spaces
-            have no more.
-        rng: what draws them.
-        references: whether all published networks of the spaces are timed too, at the spaces' own
-            input sizes.
-        batch: images that run at once.
-        now: whether what lies beside the kernels is timed once more; see `Check.now`.
-        progress: see `nas.latency.networks.Step`.
+        table: table of this device.
+        spaces: search spaces, adapted to the images.
+        runtime: opened runtime with which the table was timed.
+        nets: number of different random networks, drawn from the spaces in turn; fewer if the
+            spaces have no more.
+        rng: generator that draws the networks.
+        references: whether the published networks of the spaces are timed too, at the input size
+            of the space.
+        batch: number of images that run at once.
+        retime_dispatch: whether the dispatch costs are timed again after the networks, see
+            `TableCheck.retimed_dispatch_agreement`.
+        progress: function to call after each step.
 
-    Raises MissingKernelError for a space that the table does not cover, TableDeviceError for
-    another device's table, RequestError for a batch size that the runtime does not have,
-    MeasurementError for a network that cannot be timed.
+    Raises:
+        MissingKernelError: the table does not cover a space.
+        TableDeviceError: the table belongs to another device.
+        RequestError: there is no network or no space, or the runtime does not have the batch size.
+        MeasurementError: a network cannot be timed.
     """
     if nets < 1 or not spaces:
         raise RequestError("A check needs at least one network and one space.")
     runtime.check_batch(batch)
-    table.device.require(runtime.fingerprint, str(table.path))
-    drawn = _draw(spaces, nets, rng, references)
-    predictions = [table.predict(graph, batch) for _, _, graph in drawn]
-    fitted_on = fitted_networks(table, batch)
+    table.device.require_match(runtime.fingerprint, str(table.path))
+    drawn = _draw_networks(spaces, nets, rng, references)
     graphs = [graph for _, _, graph in drawn]
-    timed = measure_until_they_agree(
+    predictions = [table.predict(graph, batch) for graph in graphs]
+    fitted_on = fitted_networks(table, batch)
+    timed = measure_networks_repeatedly(
         graphs, runtime, table.schedules(), batch=batch, progress=progress
     )
-    costs = {part: each.latency_us for part, each in runtime.time_dispatch().items()} if now else {}
-    rows = []
-    for (name, architecture, graph), predicted, found in zip(
+    dispatch_us = (
+        {part: each.latency_us for part, each in runtime.time_dispatch().items()}
+        if retime_dispatch
+        else None
+    )
+    networks = []
+    for (name, architecture, graph), prediction, result in zip(
         drawn, predictions, timed, strict=True
     ):
-        if found.error is not None:
+        if result.error is not None:
             raise MeasurementError(
-                f"{name or 'A random network'} could not be timed: {found.error}."
+                f"{name or 'A random network'} could not be timed: {result.error}."
             )
-        held_out = fitted_on is not None and graph.digest not in fitted_on
-        rows.append(
+        is_held_out = fitted_on is not None and graph.digest not in fitted_on
+        networks.append(
             CheckedNetwork(
                 architecture.to_json(),
-                predicted.latency_us,
-                found.timings,
+                prediction.latency_us,
+                result.timings,
                 name,
                 graph.digest,
-                predicted.calibrated_us if held_out else None,
-                table.predict(graph, batch, dispatch_us=costs).latency_us if costs else None,
-                predicted.unstable,
-                predicted.estimated,
+                prediction.calibrated_us if is_held_out else None,
+                table.predict(graph, batch, dispatch_us=dispatch_us).latency_us
+                if dispatch_us
+                else None,
+                prediction.unstable_launches,
+                prediction.estimated_launches,
             )
         )
-    return Check(tuple(rows), batch)
+    return TableCheck(tuple(networks), batch)
 
 
 def fitted_networks(table: LatencyTable, batch: int = 1) -> Collection[str] | None:
-    """Digests of the networks that a table's calibration for a batch size was fitted on.
+    """Return digests of the networks on which a table's calibration was fitted.
 
-    None where there is no calibration, or it does not say: then it cannot be judged.
+    None if there is no calibration for the batch size, or if it does not name its networks, so that
+    it cannot be judged.
     """
-    for record in table.records():
+    for record in table.records("calibration"):
         if record.calibration is not None and record.calibration.get("batch", 1) == batch:
-            found: Collection[str] | None = record.calibration.get("fitted_on")
-            return found
+            digests: Collection[str] | None = record.calibration.get("fitted_on")
+            return digests
     return None
 
 
-def _draw(
+def _draw_networks(
     spaces: Sequence[SearchSpace], nets: int, rng: np.random.Generator, references: bool
 ) -> list[tuple[str | None, Architecture, Graph]]:
-    """Different networks; the published ones first, so that none of them is drawn as well."""
-    found: dict[str, tuple[str | None, Architecture, Graph]] = {}
+    """Return different networks with their names: the published ones, and `nets` random ones.
+
+    No random network equals a published one, even if the published ones are left out.
+    """
+    networks: dict[str, tuple[str | None, Architecture, Graph]] = {}
     published = [(space, each.name) for space in spaces for each in space.references]
     for space, name in published:
         architecture = space.reference(name)
         graph = architecture.graph
-        found.setdefault(graph.digest, (name, architecture, graph))
-    held_back = set() if references else set(found)
+        networks.setdefault(graph.digest, (name, architecture, graph))
+    left_out = set() if references else set(networks)
     for index in range(nets):
         space = spaces[index % len(spaces)]
-        for _ in range(_DRAWS):
+        for _ in range(_MAX_DRAWS_PER_NETWORK):
             architecture = space.sample(rng, uniform_over="choices")
             graph = architecture.graph
-            if graph.digest not in found:
-                found[graph.digest] = (None, architecture, graph)
+            if graph.digest not in networks:
+                networks[graph.digest] = (None, architecture, graph)
                 break
-    return [each for digest, each in found.items() if digest not in held_back]
+    return [network for digest, network in networks.items() if digest not in left_out]
 
 
-def _agreement(rows: Sequence[CheckedNetwork]) -> LatencyAgreement:
-    return latency_agreement([row.predicted_us for row in rows], [row.measured_us for row in rows])
+def _agreement(networks: Sequence[CheckedNetwork]) -> LatencyAgreement:
+    return latency_agreement([n.predicted_us for n in networks], [n.measured_us for n in networks])
 
 
-def _figures(check: Check) -> dict[str, Any] | None:
-    return check.agreement.to_json() if check.rows else None
+def _agreement_json(check: TableCheck) -> dict[str, Any] | None:
+    return check.agreement.to_json() if check.networks else None

@@ -9,14 +9,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nas.latency.kernel import Kernel
-from nas.latency.kinds import kind_of
 from nas.latency.record import UNSTABLE, Record
 from nas.latency.table import LatencyTable
 
 
 @dataclass(frozen=True)
 class Ratios:
-    """How several latencies changed, as after over before: how many, their median and quartiles."""
+    """Statistics of how several latencies changed, as ratios of after to before.
+
+    Args:
+        count: number of latencies.
+        median: median ratio.
+        low: lower quartile.
+        high: upper quartile.
+    """
 
     count: int
     median: float
@@ -24,8 +30,8 @@ class Ratios:
     high: float
 
     @classmethod
-    def of(cls, ratios: Sequence[float]) -> Ratios | None:
-        """None for no ratios."""
+    def from_values(cls, ratios: Sequence[float]) -> Ratios | None:
+        """Return the statistics of ratios; None for no ratios."""
         if not ratios:
             return None
         low, median, high = np.quantile(ratios, (0.25, 0.5, 0.75))
@@ -34,13 +40,16 @@ class Ratios:
 
 @dataclass(frozen=True)
 class Change:
-    """One kernel, or part of the dispatch cost, in two tables; None where a table has no latency.
+    """One kernel, or one dispatch cost, in two tables.
 
     Args:
         key: `kernel <text>` or `dispatch <part>`.
-        before_us, after_us: its latencies.
-        in_before, in_after: whether a table has a row for it; a failed row has no latency.
-        before_flags, after_flags: see `Record.flags`.
+        before_us: latency in the first table; None if it has none.
+        after_us: latency in the second table; None if it has none.
+        in_before: whether the first table has a record; a failed record has no latency.
+        in_after: whether the second table has a record.
+        before_flags: flags in the first table, see `Record.flags`.
+        after_flags: flags in the second table.
     """
 
     key: str
@@ -53,13 +62,13 @@ class Change:
 
     @property
     def kind(self) -> str:
-        """See `nas.latency.kinds.kind_of`; `dispatch` for a part of the dispatch cost."""
-        record, _, name = self.key.partition(" ")
-        return kind_of(Kernel.parse(name)) if record == "kernel" else record
+        """`Kernel.detailed_kind`, or `dispatch`."""
+        kind, _, name = self.key.partition(" ")
+        return Kernel.parse(name).detailed_kind if kind == "kernel" else kind
 
     @property
     def ratio(self) -> float | None:
-        """After over before; None where either is missing."""
+        """The ratio of after to before; None if either is missing."""
         if self.before_us is None or self.after_us is None:
             return None
         return self.after_us / self.before_us
@@ -70,87 +79,87 @@ class Comparison:
     """Two tables side by side.
 
     Args:
-        devices: in words, how the second table's device differs; empty for the same device.
+        device_differences: how the device of the second table differs; empty for the same device.
         changes: every key of either table, in the order of the first.
     """
 
-    devices: tuple[str, ...]
+    device_differences: tuple[str, ...]
     changes: tuple[Change, ...]
 
     @property
+    def common(self) -> list[Change]:
+        """The changes of what has a latency in both tables."""
+        return [change for change in self.changes if change.ratio is not None]
+
+    @property
     def median_ratio(self) -> float | None:
-        """Median of after over before; None where nothing is in both tables."""
+        """The median ratio of after to before; None if nothing has a latency in both tables."""
         ratios = [change.ratio for change in self.changes if change.ratio is not None]
         return float(np.median(ratios)) if ratios else None
 
     @property
-    def common(self) -> list[Change]:
-        """What has a latency in both tables."""
-        return [change for change in self.changes if change.ratio is not None]
-
-    @property
     def only_before(self) -> int:
-        """How many rows only the first table has."""
+        """Number of records that only the first table has."""
         return sum(not change.in_after for change in self.changes)
 
     @property
     def only_after(self) -> int:
-        """How many rows only the second table has."""
+        """Number of records that only the second table has."""
         return sum(not change.in_before for change in self.changes)
 
     @property
     def unstable(self) -> tuple[int, int]:
-        """How many rows of the first, and of the second, would not settle."""
-        return self._flagged(lambda flag: flag == UNSTABLE)
+        """Number of unstable records in the first and in the second table."""
+        return self._count_flagged(lambda flag: flag == UNSTABLE)
 
     @property
     def estimated(self) -> tuple[int, int]:
-        """How many rows of the first, and of the second, are estimated."""
-        return self._flagged(lambda flag: flag != UNSTABLE)
+        """Number of estimated records in the first and in the second table."""
+        return self._count_flagged(lambda flag: flag != UNSTABLE)
 
-    def _flagged(self, counts: Callable[[str], bool]) -> tuple[int, int]:
+    def _count_flagged(self, matches: Callable[[str], bool]) -> tuple[int, int]:
         return (
-            sum(any(map(counts, change.before_flags)) for change in self.changes),
-            sum(any(map(counts, change.after_flags)) for change in self.changes),
+            sum(any(map(matches, change.before_flags)) for change in self.changes),
+            sum(any(map(matches, change.after_flags)) for change in self.changes),
         )
 
     @property
     def kinds(self) -> dict[str, Ratios]:
-        """The ratios of each kind of kernel that is in both tables, and of the dispatch."""
+        """The ratios of each kind of kernel, and of the dispatch costs, that both tables have."""
         groups: dict[str, list[float]] = {}
         for change in self.changes:
             if change.ratio is not None:
                 groups.setdefault(change.kind, []).append(change.ratio)
-        found = {kind: Ratios.of(groups[kind]) for kind in sorted(groups)}
-        return {kind: ratios for kind, ratios in found.items() if ratios is not None}
+        statistics = {kind: Ratios.from_values(groups[kind]) for kind in sorted(groups)}
+        return {kind: ratios for kind, ratios in statistics.items() if ratios is not None}
 
     def largest(self, count: int) -> list[Change]:
-        """The keys in both tables that changed most, by ratio either way."""
-        found = [(change, change.ratio) for change in self.changes]
-        known = [(abs(math.log(ratio)), change) for change, ratio in found if ratio is not None]
-        return [change for _, change in sorted(known, key=lambda each: -each[0])[:count]]
+        """Return the largest changes in either direction of what is in both tables."""
+        ratios = [(change, change.ratio) for change in self.changes]
+        sizes = [(abs(math.log(ratio)), change) for change, ratio in ratios if ratio is not None]
+        return [change for _, change in sorted(sizes, key=lambda each: -each[0])[:count]]
 
 
-def compare(before: LatencyTable, after: LatencyTable) -> Comparison:
-    """Every kernel and dispatch cost of two tables, of whichever devices.
+def compare_tables(before: LatencyTable, after: LatencyTable) -> Comparison:
+    """Compare every kernel and dispatch cost of two tables, which may be of any devices.
 
-    Two runtimes may keep tensors in different layouts. Their kernels are compared by what they
-    compute; of one that a table has in several layouts the fastest counts.
+    Two runtimes may use different tensor layouts. Their kernels are compared by what they compute;
+    if a table has a kernel in several layouts, the fastest counts.
     """
-    same_runtime = before.device.runtime == after.device.runtime
+    is_same_runtime = before.device.runtime == after.device.runtime
 
-    def records(table: LatencyTable) -> dict[str, Record]:
-        chosen: dict[str, Record] = {}
+    def fastest_records(table: LatencyTable) -> dict[str, Record]:
+        fastest: dict[str, Record] = {}
         for record in table.records():
-            if record.record == "calibration":
+            if record.kind == "calibration":
                 continue
-            key = record.key if same_runtime else _without_layout(record)
-            known = chosen.get(key)
+            key = record.key if is_same_runtime else _key_without_layout(record)
+            known = fastest.get(key)
             if known is None or _latency_us(record) < _latency_us(known):
-                chosen[key] = record
-        return chosen
+                fastest[key] = record
+        return fastest
 
-    first, second = records(before), records(after)
+    first, second = fastest_records(before), fastest_records(after)
     return Comparison(
         tuple(before.device.differences(after.device)),
         tuple(_change(key, first.get(key), second.get(key)) for key in {**first, **second}),
@@ -173,8 +182,8 @@ def _change(key: str, before: Record | None, after: Record | None) -> Change:
     )
 
 
-def _without_layout(record: Record) -> str:
-    if record.record != "kernel":
+def _key_without_layout(record: Record) -> str:
+    if record.kind != "kernel":
         return record.key
     kernel = replace(Kernel.parse(record.name), block=1, channels_last=False)
-    return f"{record.record} {kernel.text}"
+    return f"{record.kind} {kernel.text}"

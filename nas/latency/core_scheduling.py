@@ -1,4 +1,8 @@
-"""How processes of one build share a machine: one times, alone on its core, the others compile."""
+"""Sharing the cores of a machine among the processes of one build.
+
+One process at a time takes timings, alone on the timing cores. The other processes compile on the
+remaining cores meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +21,11 @@ import psutil
 _CORES = Path("/sys/devices/system/cpu")
 
 
-class Lock:
-    """A lock that a process shares with those that it is handed to when they are started.
+class ProcessLock:
+    """A lock shared by a process and the child processes that receive it when they start.
 
-    The system releases it when its holder dies. It locks a file without a name, so that a killed
-    process leaves none behind. The process that holds the lock may take it again.
+    The lock is reentrant within a process. The operating system releases it when its holder dies.
+    The locked file has no name, so a killed process leaves no file behind.
     """
 
     def __init__(self, file: IO[bytes] | None = None) -> None:
@@ -29,13 +33,13 @@ class Lock:
         self._depth = 0
 
     def __reduce__(self) -> Any:
-        return _handed_over, (reduction.DupFd(self._file.fileno()),)
+        return _unpickled_lock, (reduction.DupFd(self._file.fileno()),)
 
     def __enter__(self) -> None:
         import fcntl
 
         if self._depth == 0:
-            # Not `flock`, whose lock belongs to the open file: all these processes share it.
+            # Not `flock`: its lock belongs to the open file, which all these processes share.
             fcntl.lockf(self._file, fcntl.LOCK_EX)
         self._depth += 1
 
@@ -47,70 +51,75 @@ class Lock:
             fcntl.lockf(self._file, fcntl.LOCK_UN)
 
 
-def _handed_over(descriptor: Any) -> Lock:
-    return Lock(os.fdopen(descriptor.detach(), "w+b"))
+def _unpickled_lock(descriptor: Any) -> ProcessLock:
+    return ProcessLock(os.fdopen(descriptor.detach(), "w+b"))
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Who runs where.
+class CorePlan:
+    """Which cores the processes of a build use.
 
     Args:
-        cores: that timings are taken on, one at a time.
-        others: that share nothing with those, for everything else; at least one.
-        lock: of whoever is timing.
+        timing_cores: cores of the process that is timing.
+        other_cores: cores for all other work, at least one; they share no physical core with the
+            timing cores.
+        lock: lock that the timing process holds.
     """
 
-    cores: tuple[int, ...]
-    others: tuple[int, ...]
-    lock: Lock = field(default_factory=Lock, compare=False)
+    timing_cores: tuple[int, ...]
+    other_cores: tuple[int, ...]
+    lock: ProcessLock = field(default_factory=ProcessLock, compare=False)
 
 
-_joined: Plan | None = None
-"""What this process follows."""
+_current_plan: CorePlan | None = None
+"""The plan of this process; None if it has the machine to itself."""
 
 
-def plan(threads: int) -> Plan | None:
-    """A plan for timings of `threads`; None where it leaves no core to compile on."""
+def plan_cores(threads: int) -> CorePlan | None:
+    """Return a plan for timings that use `threads` cores; None if no core is left to compile on."""
     if not hasattr(os, "sched_getaffinity"):
         return None
     allowed = frozenset(os.sched_getaffinity(0))
-    cores = _idlest(allowed, threads)
+    timing_cores = _idlest_cores(allowed, threads)
     # Two hyper-threads of a core are not two cores.
-    others = sorted(allowed - {sibling for core in cores for sibling in siblings(core)})
-    return Plan(cores, tuple(others)) if others else None
+    taken = {sibling for core in timing_cores for sibling in siblings(core)}
+    other_cores = sorted(allowed - taken)
+    return CorePlan(timing_cores, tuple(other_cores)) if other_cores else None
 
 
-def follow(plan: Plan) -> None:
-    """Makes this process follow a plan from now on."""
-    global _joined
-    _joined = plan
-    os.sched_setaffinity(0, plan.others)
+def apply_plan(plan: CorePlan) -> None:
+    """Make this process follow a plan from now on."""
+    global _current_plan
+    _current_plan = plan
+    os.sched_setaffinity(0, plan.other_cores)
 
 
 @contextmanager
-def turn(threads: int) -> Iterator[tuple[int, ...]]:
-    """The cores to time on, which are this process's while inside; at once without a plan."""
-    if _joined is None:
-        yield _idlest(frozenset(os.sched_getaffinity(0)), threads)
+def reserved_cores(threads: int) -> Iterator[tuple[int, ...]]:
+    """Reserve cores to time on, and yield them.
+
+    A process with a plan waits until no other process of the plan is timing.
+    """
+    if _current_plan is None:
+        yield _idlest_cores(frozenset(os.sched_getaffinity(0)), threads)
         return
-    with _joined.lock:
-        yield _joined.cores
+    with _current_plan.lock:
+        yield _current_plan.timing_cores
 
 
 def siblings(core: int, cores: Path = _CORES) -> set[int]:
-    """The hyper-threads of a core, itself among them; it alone where the system does not tell."""
+    """Return the hyper-threads of a core, including itself; only itself if they are not known."""
     path = cores / f"cpu{core}" / "topology" / "thread_siblings_list"
-    found = {core}
+    hyper_threads = {core}
     if path.exists():
         for part in path.read_text().strip().split(","):
             first, _, last = part.partition("-")
-            found |= set(range(int(first), int(last or first) + 1))
-    return found
+            hyper_threads |= set(range(int(first), int(last or first) + 1))
+    return hyper_threads
 
 
 @cache
-def _idlest(cores: frozenset[int], count: int) -> tuple[int, ...]:
-    """The least busy of the cores, found once, so that all timings of a process share them."""
+def _idlest_cores(cores: frozenset[int], count: int) -> tuple[int, ...]:
+    """Return the least busy cores, chosen once so that all timings of a process use the same."""
     load = psutil.cpu_percent(interval=0.1, percpu=True)
     return tuple(sorted(cores, key=lambda core: load[core])[:count])

@@ -1,4 +1,4 @@
-"""What machine this is: the part of a fingerprint that must match, and the part worth knowing."""
+"""The fingerprint of a device: the facts that must match, and the facts that are only recorded."""
 
 from __future__ import annotations
 
@@ -20,17 +20,19 @@ _FEATURES = re.compile(r"(avx|fma|f16c|sse4|amx|asimd|neon|sve|fphp|dotprod|vnni
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """A device as a runtime uses it. Latencies are only good where all but `recorded` is equal.
+    """A device as a runtime uses it.
+
+    Latencies are valid only on a device that is equal in all fields but `recorded`.
 
     Args:
-        processor: model, with family and stepping where the system tells.
+        processor: model, with family and stepping if the system reveals them.
         features: vector extensions, sorted.
-        runtime: the runtime's name.
-        versions: of the runtime and of what generates its code.
-        target: `cpu`, or what the runtime calls the accelerator.
-        dtype: of weights and activations.
-        threads: that run one kernel.
-        recorded: operating system, memory, governor and the like; these may differ.
+        runtime: name of the runtime.
+        versions: versions of the runtime and of its code generator.
+        target: `cpu`, or the runtime's name of the accelerator.
+        dtype: type of weights and activations.
+        threads: number of threads that run one kernel.
+        recorded: facts that may differ, such as operating system, memory and frequency governor.
     """
 
     processor: str
@@ -43,43 +45,53 @@ class Fingerprint:
     recorded: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, for a table's header and a run's record."""
+        """Return all fields, for the header of a table and for the record of a run."""
         return {**asdict(self), "features": list(self.features)}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Fingerprint:
-        """Reads what `to_json` wrote. Raises KeyError or TypeError for anything else."""
+        """Return the fingerprint that `to_json` wrote.
+
+        Raises:
+            KeyError: a field is missing.
+            TypeError: the features are no list.
+        """
         values = {name: record[name] for name in cls.__dataclass_fields__}
         return cls(**{**values, "features": tuple(record["features"])})
 
     @property
     def slug(self) -> str:
-        """File name of this device's table, without its folder."""
+        """The default file name of this device's latency table."""
         device = re.sub(r"[^a-z0-9]+", "-", self.processor.lower()).strip("-")
         if self.target != "cpu":
             device += "-" + re.sub(r"[^a-z0-9]+", "-", self.target.lower()).strip("-")
         return f"{device}.{self.runtime}.{self.dtype}.{self.threads}t.jsonl"
 
     def differences(self, other: Fingerprint) -> list[str]:
-        """How `other` differs where it must not, in words; empty if it is the same device."""
+        """Return one sentence per field that differs in `other` and must not; empty if equal."""
         mine, theirs = self.to_json(), other.to_json()
         return [
-            f"{name} is {_words(theirs[name])}, not {_words(mine[name])}"
+            f"{name} is {_shown(theirs[name])}, not {_shown(mine[name])}"
             for name in mine
             if name != "recorded" and mine[name] != theirs[name]
         ]
 
-    def require(self, other: Fingerprint, what: str) -> None:
-        """Raises TableDeviceError if `other`, this machine's, is another device than this."""
-        different = self.differences(other)
-        if different:
+    def require_match(self, other: Fingerprint, what: str) -> None:
+        """Raise TableDeviceError if `other`, the fingerprint of this machine, differs.
+
+        Args:
+            other: fingerprint of this machine.
+            what: name of the thing that belongs to this fingerprint, for the message.
+        """
+        differences = self.differences(other)
+        if differences:
             raise TableDeviceError(
-                f"{what} was measured on another device: here {'; '.join(different)}.",
+                f"{what} was measured on another device: here {'; '.join(differences)}.",
                 remedy="Build a table for this device with `nas table build`.",
             )
 
 
-def _words(value: Any) -> str:
+def _shown(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {version}" for name, version in value.items())
     return " ".join(value) if isinstance(value, list) else str(value)
@@ -87,10 +99,10 @@ def _words(value: Any) -> str:
 
 @cache
 def processor() -> tuple[str, tuple[str, ...]]:
-    """Model of this machine's processor and its vector features, sorted."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        return linux_processor(info.read_text("utf-8", errors="replace"), platform.machine())
+    """Return the model of this machine's processor and its vector features, sorted."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        return parse_cpuinfo(cpuinfo.read_text("utf-8", errors="replace"), platform.machine())
     model = platform.processor() or platform.machine()
     if platform.system() == "Darwin":
         query = ["sysctl", "-n", "machdep.cpu.brand_string"]
@@ -98,27 +110,27 @@ def processor() -> tuple[str, tuple[str, ...]]:
     return f"{model} {platform.machine()}", ()
 
 
-def linux_processor(cpuinfo: str, machine: str) -> tuple[str, tuple[str, ...]]:
-    """What a `/proc/cpuinfo` says of its first processor: model, and vector features, sorted.
+def parse_cpuinfo(cpuinfo: str, machine: str) -> tuple[str, tuple[str, ...]]:
+    """Return model and vector features, sorted, of the first processor in a `/proc/cpuinfo`.
 
     Args:
-        cpuinfo: the text of the file.
-        machine: its architecture, which the file does not tell.
+        cpuinfo: text of the file.
+        machine: architecture of the machine, which the file does not contain.
     """
     lines = cpuinfo.split("\n\n")[0].splitlines()
-    found = {key.strip(): value.strip() for key, _, value in (s.partition(":") for s in lines)}
-    flags = (found.get("flags") or found.get("Features") or "").split()
+    fields = {key.strip(): value.strip() for key, _, value in (s.partition(":") for s in lines)}
+    flags = (fields.get("flags") or fields.get("Features") or "").split()
     features = tuple(sorted(flag for flag in flags if _FEATURES.match(flag)))
-    if "model name" in found:
-        # Virtual machines hide the model's name behind the maker's; these numbers tell it.
-        numbers = "-".join(found.get(key, "?") for key in ("cpu family", "model", "stepping"))
-        return f"{found['model name']} {numbers}", features
-    numbers = "-".join(found.get(f"CPU {key}", "?") for key in ("implementer", "part", "variant"))
+    if "model name" in fields:
+        # Virtual machines often hide the model's name, but not these numbers.
+        numbers = "-".join(fields.get(key, "?") for key in ("cpu family", "model", "stepping"))
+        return f"{fields['model name']} {numbers}", features
+    numbers = "-".join(fields.get(f"CPU {key}", "?") for key in ("implementer", "part", "variant"))
     return f"{machine} {numbers}", features
 
 
-def recorded() -> dict[str, Any]:
-    """What is worth knowing about this machine but does not decide whether a table fits it."""
+def recorded_facts() -> dict[str, Any]:
+    """Return facts about this machine that are recorded but need not match a table."""
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     return {
         "system": platform.platform(),

@@ -19,17 +19,10 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from nas.graph import ACTIVATIONS, Graph, Op
-from nas.latency.kernel import (
-    WINDOW_KINDS,
-    Kernel,
-    Operand,
-    batched,
-    shared_kernel,
-    step_for,
-    whole_operand,
-)
+from nas.latency.kernel import Kernel, batched, interned_kernel, interned_operand
+from nas.latency.kernel_text import WINDOW_KINDS, Operand, epilogue_step
 
-_KIND = {
+_KERNEL_KINDS = {
     "conv": "conv2d",
     "linear": "linear",
     "max_pool": "max_pool",
@@ -37,19 +30,20 @@ _KIND = {
     "global_pool": "global_pool",
     "concat": "concat",
 }
+"""The kind of the kernel that starts with an op, by the kind of the op. Others are copies."""
 
 _result = attrgetter("result")
 
 
 class Launch(NamedTuple):
-    """A kernel in its place in a network.
+    """A kernel at its place in a network.
 
     Args:
-        kernel: what runs.
-        sources: for each of `kernel.operands`, the op whose output holds it (0 is the input).
-        result: the op whose output it makes.
-        slot: name of its weights; empty without any.
-        expansion: name of its expansion's weights; empty without one.
+        kernel: the kernel.
+        sources: for each of `kernel.operands`, index of the op that computes it; 0 is the input.
+        result: index of the op whose output the kernel computes.
+        slot: name of its weights; empty if it has none.
+        expansion: name of the weights of its expansion; empty if it has none.
     """
 
     kernel: Kernel
@@ -76,47 +70,48 @@ def kernels(graph: Graph, batch: int = 1, *, fuse_expansions: bool = False) -> l
 
 
 def launches(graph: Graph, fuse_expansions: bool = False) -> list[Launch]:
-    """The launches of a graph, in an order in which they can run.
+    """Return the launches of a graph in an order in which they can run.
 
-    A launch takes ops along a chain whose links nothing else reads, so that what its epilogue reads
-    cannot depend on it, and comes before its last op: in the order of their last ops, all that a
-    launch reads was made before.
+    A launch consists of ops along a chain of which nothing else reads the intermediate results, so
+    the operands of its epilogue cannot depend on it. In the order of their last ops, every launch
+    comes after the launches whose results it reads.
 
-    Raises ValueError for an op that no kernel can start with, such as a norm on its own.
+    Raises:
+        ValueError: see `kernels`.
     """
-    fused = bytearray(len(graph.ops))
-    found = [
-        _launch(graph, index, fused)
+    is_fused = bytearray(len(graph.ops))
+    unsorted = [
+        _launch(graph, index, is_fused)
         for index, op in enumerate(graph.ops)
-        if not fused[index]
+        if not is_fused[index]
         and op.kind != "input"
         and (op.kind != "slice" or not graph.consumers[index])
     ]
     if fuse_expansions:
-        found = _with_expansions(graph, found)
-    # A launch is due when its last op is; anchors can come in another order than last ops.
-    found.sort(key=_result)
-    return found
+        unsorted = _fuse_expansions(graph, unsorted)
+    # The anchors of launches can be in another order than their last ops.
+    unsorted.sort(key=_result)
+    return unsorted
 
 
-def _launch(graph: Graph, index: int, fused: bytearray) -> Launch:
-    """The launch anchored at op `index`; marks the ops that it takes."""
+def _launch(graph: Graph, index: int, is_fused: bytearray) -> Launch:
+    """Return the launch whose anchor is op `index`, and mark the ops that it takes."""
     ops = graph.ops
     op = ops[index]
-    anchor = _KIND.get(op.kind, "copy")
+    anchor = _KERNEL_KINDS.get(op.kind, "copy")
     epilogue: list[str] = []
-    others: list[int] = []
-    read = op.inputs
+    epilogue_sources: list[int] = []
+    inputs = op.inputs
     if anchor == "copy":
-        read = op.inputs[:1] if op.kind != "slice" else (index,)
+        inputs = op.inputs[:1] if op.kind != "slice" else (index,)
         if op.kind != "slice":
-            epilogue.append(_step(ops, op, op.inputs[-1]))
-            others += op.inputs[1:]
+            epilogue.append(_first_step(ops, op))
+            epilogue_sources += op.inputs[1:]
     elif op.bias:
         epilogue.append("bias")
-    end = _absorb(graph, index, fused, epilogue, others)
-    operands, sources = zip(*[_view(ops, source) for source in read], strict=True)
-    kernel = shared_kernel(
+    end = _fuse_followers(graph, index, is_fused, epilogue, epilogue_sources)
+    operands, sources = zip(*[_operand(ops, source) for source in inputs], strict=True)
+    kernel = interned_kernel(
         anchor,
         operands,
         op.shape,
@@ -124,124 +119,153 @@ def _launch(graph: Graph, index: int, fused: bytearray) -> Launch:
         op.groups if anchor == "conv2d" else 1,
         tuple(epilogue),
     )
-    if others:
-        sources += tuple([_view(ops, source)[1] for source in others])
+    if epilogue_sources:
+        sources += tuple([_operand(ops, source)[1] for source in epilogue_sources])
     slot = op.slot.name if op.slot and kernel.has_weights else ""
     return Launch(kernel, sources, end, slot)
 
 
-def _with_expansions(graph: Graph, found: list[Launch]) -> list[Launch]:
-    """The launches, with 1x1 convolutions as expansions of depthwise ones where they can be."""
-    makers = {launch.result: launch for launch in found}
-    taken: set[int] = set()
-    joined = []
-    for launch in found:
-        before = makers.get(launch.sources[0])
-        if before is not None and _expands(graph, before, launch):
-            taken.add(before.result)
+def _fuse_expansions(graph: Graph, separate: list[Launch]) -> list[Launch]:
+    """Return the launches after fusing 1x1 convolutions into depthwise ones where possible."""
+    by_result = {launch.result: launch for launch in separate}
+    fused_results: set[int] = set()
+    launches = []
+    for launch in separate:
+        before = by_result.get(launch.sources[0])
+        if before is not None and _can_expand(graph, before, launch):
+            fused_results.add(before.result)
             launch = _expanded(before, launch)
-        joined.append(launch)
-    return [launch for launch in joined if launch.result not in taken]
+        launches.append(launch)
+    return [launch for launch in launches if launch.result not in fused_results]
 
 
-def _expands(graph: Graph, before: Launch, launch: Launch) -> bool:
-    kernel, after = before.kernel, launch.kernel
+def _can_expand(graph: Graph, before: Launch, launch: Launch) -> bool:
+    """Return whether `launch` can take `before` as its expansion."""
+    expansion, depthwise = before.kernel, launch.kernel
     return (
-        after.is_depthwise
-        and len(after.inputs) == 1
-        and kernel.kind == "conv2d"
-        and (kernel.kernel, kernel.stride, kernel.groups) == (1, 1, 1)
-        and kernel.has_bias
-        and not kernel.epilogue_operands
+        depthwise.is_depthwise
+        and len(depthwise.inputs) == 1
+        and expansion.kind == "conv2d"
+        and (expansion.kernel, expansion.stride, expansion.groups) == (1, 1, 1)
+        and expansion.has_bias
+        and not expansion.epilogue_operands
         and len(graph.consumers[before.result]) == 1
-        and after.inputs[0] == whole_operand(kernel.output)
-        and _block(before.slot) == _block(launch.slot)
+        and depthwise.inputs[0] == interned_operand(expansion.output)
+        and _block_name(before.slot) == _block_name(launch.slot)
     )
 
 
-def _block(slot: str) -> str:
-    """The block that a slot belongs to: kernels do not reach from one into the next."""
+def _block_name(slot: str) -> str:
+    """Return the block of a slot: kernels do not extend from one block into the next."""
     return slot.rpartition(".")[0]
 
 
 def _expanded(before: Launch, launch: Launch) -> Launch:
-    after = launch.kernel
-    kernel = shared_kernel(
-        after.kind,
+    """Return the launch of a depthwise convolution with `before` as its expansion."""
+    depthwise = launch.kernel
+    kernel = interned_kernel(
+        depthwise.kind,
         before.kernel.inputs,
-        after.output,
-        after.kernel,
-        after.stride,
-        after.padding,
-        after.groups,
-        after.epilogue,
+        depthwise.output,
+        depthwise.kernel,
+        depthwise.stride,
+        depthwise.padding,
+        depthwise.groups,
+        depthwise.epilogue,
         expansion=before.kernel.epilogue,
     )
     sources = before.sources + launch.sources[1:]
     return Launch(kernel, sources, launch.result, launch.slot, before.slot)
 
 
-def _absorb(
-    graph: Graph, index: int, fused: bytearray, epilogue: list[str], others: list[int]
+def _fuse_followers(
+    graph: Graph,
+    index: int,
+    is_fused: bytearray,
+    epilogue: list[str],
+    epilogue_sources: list[int],
 ) -> int:
-    """Lets the anchor at `index` take the ops behind it; returns the last one it took.
+    """Fuse the ops after the anchor `index` into its epilogue.
 
-    Adds to `epilogue`, and to `others` what its steps read beside the chain.
+    Args:
+        graph: the graph.
+        index: index of the anchor.
+        is_fused: flag of each op; set for the ops that are fused.
+        epilogue: steps of the epilogue, to which the new steps are appended.
+        epilogue_sources: indices of the ops that the epilogue reads, to which new ones are
+            appended.
+
+    Returns:
+        Index of the last op that is fused, or of the anchor.
     """
     ops, consumers = graph.ops, graph.consumers
     kind, end = ops[index].kind, index
     while len(consumers[end]) == 1:
         follower = consumers[end][0]
-        after = ops[follower]
-        if after.kind in ACTIVATIONS:
-            epilogue.append(after.kind)
-        elif after.kind == "norm" and kind == "conv" and end == index:
+        op = ops[follower]
+        if op.kind in ACTIVATIONS:
+            epilogue.append(op.kind)
+        elif op.kind == "norm" and kind == "conv" and end == index:
             if not ops[index].bias:
                 epilogue.append("bias")
-        elif after.kind == "shuffle" and kind == "concat" and end == index:
-            epilogue.append(f"shuffle{after.groups}")
-        elif after.kind == "add" and _hosts_addition(ops, consumers, end, after):
-            (other,) = (source for source in after.inputs if source != end)
-            epilogue.append(_step(ops, after, other))
-            others.append(other)
-        elif after.kind == "multiply" and after.inputs[0] == end:
-            epilogue.append(_step(ops, after, after.inputs[1]))
-            others.append(after.inputs[1])
+        elif op.kind == "shuffle" and kind == "concat" and end == index:
+            epilogue.append(f"shuffle{op.groups}")
+        elif op.kind == "add" and _takes_addition(ops, consumers, end, op):
+            (other,) = (source for source in op.inputs if source != end)
+            epilogue.append(_joining_step(ops, op, other))
+            epilogue_sources.append(other)
+        elif op.kind == "multiply" and op.inputs[0] == end:
+            epilogue.append(_joining_step(ops, op, op.inputs[1]))
+            epilogue_sources.append(op.inputs[1])
         else:
             break
-        fused[follower] = True
+        is_fused[follower] = True
         end = follower
     return end
 
 
-def _hosts_addition(
+def _takes_addition(
     ops: Sequence[Op], consumers: Sequence[tuple[int, ...]], end: int, addition: Op
 ) -> bool:
-    """Whether the launch that ends at `end` takes the addition: the newest able operand does."""
-    able = [
+    """Return whether the launch that ends at `end` takes the addition.
+
+    Of the launches that could take it, the one that ends last does.
+    """
+    candidates = [
         source
         for source in addition.inputs
         if len(consumers[source]) == 1 and ops[source].kind not in ("input", "slice")
     ]
-    return end == max(able)
+    return end == max(candidates)
 
 
-def _step(ops: Sequence[Op], op: Op, other: int) -> str:
-    """The epilogue step of an op; `other` is what it adds or multiplies with."""
+def _first_step(ops: Sequence[Op], op: Op) -> str:
+    """Return the epilogue step of an op that a copy starts with."""
     if op.kind == "shuffle":
         return f"shuffle{op.groups}"
     if op.kind in ACTIVATIONS:
         return op.kind
     if op.kind not in ("add", "multiply"):
         raise ValueError(f"no kernel starts with the op {op.kind}")
-    return step_for(op.kind, _view(ops, other)[0], op.shape)
+    return _joining_step(ops, op, op.inputs[-1])
 
 
-def _view(ops: Sequence[Op], index: int) -> tuple[Operand, int]:
-    """What reading op `index` reads, slices resolved, and the op that holds it."""
+def _joining_step(ops: Sequence[Op], op: Op, other: int) -> str:
+    """Return the epilogue step of an addition or a multiplication.
+
+    Args:
+        ops: ops of the graph.
+        op: the addition or multiplication.
+        other: index of the op that is added or multiplied with.
+    """
+    return epilogue_step(op.kind, _operand(ops, other)[0], op.shape)
+
+
+def _operand(ops: Sequence[Op], index: int) -> tuple[Operand, int]:
+    """Return the operand that reads op `index`, and the op that holds the tensor behind slices."""
     op = ops[index]
     if op.kind != "slice":
-        return whole_operand(op.shape), index
+        return interned_operand(op.shape), index
     start, stop = op.start, op.start + op.shape[0]
     index = op.inputs[0]
     while ops[index].kind == "slice":

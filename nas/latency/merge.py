@@ -1,7 +1,7 @@
-"""Several tables of one device made into one, such as those that two people built.
+"""Merging several tables of one device, such as those that two people built.
 
-Rows carry no dates, so of two timings of a kernel in different files the newer is not known; the
-steadier is. Within a file the current row counts, as always.
+Records carry no dates. If several tables have a timing of the same kernel, it is not known which
+one is newest, so the steadiest one is taken. Within a table the current record counts, as always.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from typing import Any
 
 from nas import files
 from nas.errors import RequestError, TableDeviceError, TableError
-from nas.latency.record import MEASURED, Record, header
+from nas.latency.record import MEASURED, Record, new_header
 from nas.latency.table import LatencyTable
 from nas.latency.timing import Timing
 
-_TRUST = ("ok", "unstable", "failed")
-"""Statuses, the most trusted first."""
+_STATUSES = ("ok", "unstable", "failed")
+"""Statuses in descending order of trust."""
 
 
 @dataclass(frozen=True)
-class Merged:
-    """What a merge made.
+class MergeResult:
+    """What a merge wrote.
 
     Args:
         path: the new table.
-        kernels: how many it has.
-        failed: how many of them have no latency in any table.
-        taken: for each table, how many of its kernels' rows were taken.
-        dispatch_from: the table whose dispatch costs it has; None where none has all of them.
-        calibrations: how many tables had a calibration. A merged table has none: its predictions
-            are not those that any was fitted on.
+        kernels: number of kernels that it has.
+        failed: number of kernels that have no latency in any table.
+        taken: number of kernel records taken from each table, by its path.
+        dispatch_from: table from which the dispatch costs are taken; None if no table has all.
+        calibrations: number of tables with a calibration. A merged table has none, because its
+            predictions are not those on which a calibration was fitted.
     """
 
     path: Path
@@ -45,7 +45,7 @@ class Merged:
     calibrations: int
 
     def to_json(self) -> dict[str, Any]:
-        """What `nas table merge --json` prints."""
+        """Return what `nas table merge --json` prints."""
         return {
             "table": str(self.path),
             "kernels": self.kernels,
@@ -56,36 +56,40 @@ class Merged:
         }
 
 
-def merge(paths: Sequence[Path], out: Path) -> Merged:
-    """Writes a new table with the kernels of several.
+def merge_tables(paths: Sequence[Path], out: Path) -> MergeResult:
+    """Write a new table with the kernels of several tables.
 
-    A kernel's row comes from the table that trusts it most: `ok` before `unstable` before `failed`,
-    measured before estimated, settled before timed once; among equals the one whose samples spread
-    least, then the first. All dispatch costs come from one table, as they were measured together.
+    The record of a kernel comes from the table where it is most trustworthy: `ok` before `unstable`
+    before `failed`, measured before estimated, settled before timed once; among equals the one
+    whose samples spread least, and then the first. All dispatch costs come from one table, because
+    they were measured together.
 
-    Raises RequestError for fewer than two tables, or an `out` that exists; TableDeviceError for
-    tables of different devices; TableError for tables that were timed in different ways, for an
-    `out` that cannot be written, and as `LatencyTable.open` does.
+    Args:
+        paths: the tables.
+        out: the new table, a file that does not exist.
+
+    Raises:
+        RequestError: there are fewer than two tables, or `out` exists.
+        TableDeviceError: the tables belong to different devices.
+        TableError: a table is damaged, the tables were timed differently, or `out` cannot be
+            written.
     """
     _check_request(paths, out)
     tables = [LatencyTable.open(path) for path in paths]
     for table in tables[1:]:
-        _check_alike(tables[0], table)
-    dispatch = _dispatch(tables)
+        _check_compatible(tables[0], table)
+    dispatch_table = _steadiest_dispatch(tables)
     chosen: dict[str, tuple[Record, LatencyTable]] = {}
     for table in tables:
-        for record in table.records():
-            if record.record == "kernel":
-                held = chosen.get(record.key)
-                if held is None or _doubt(record) < _doubt(held[0]):
-                    chosen[record.key] = (record, table)
+        for record in table.records("kernel"):
+            known = chosen.get(record.key)
+            if known is None or _distrust(record) < _distrust(known[0]):
+                chosen[record.key] = (record, table)
     kernels = [record for record, _ in chosen.values()]
-    parts = (
-        [r for r in dispatch.records() if r.record == "dispatch"] if dispatch is not None else []
-    )
+    dispatch = dispatch_table.records("dispatch") if dispatch_table is not None else []
     lines = [
-        {**header(tables[0].device), "timing": tables[0].timing},
-        *(replace(record, supersedes=None).to_json() for record in (*parts, *kernels)),
+        {**new_header(tables[0].device), "timing": tables[0].timing},
+        *(replace(record, supersedes=None).to_json() for record in (*dispatch, *kernels)),
     ]
     try:
         files.replace(out, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
@@ -94,13 +98,13 @@ def merge(paths: Sequence[Path], out: Path) -> Merged:
             f"{out} cannot be written: {error.strerror}.", remedy="Choose another place for --out."
         ) from None
     LatencyTable.open(out)
-    return Merged(
+    return MergeResult(
         out,
         len(kernels),
         sum(record.status == "failed" for record in kernels),
         {str(t.path): sum(source is t for _, source in chosen.values()) for t in tables},
-        None if dispatch is None else str(dispatch.path),
-        sum(any(r.record == "calibration" for r in table.records()) for table in tables),
+        None if dispatch_table is None else str(dispatch_table.path),
+        sum(bool(table.records("calibration")) for table in tables),
     )
 
 
@@ -113,25 +117,25 @@ def _check_request(paths: Sequence[Path], out: Path) -> None:
     if out.suffix != ".jsonl" or not os.path.isdir(out.parent):
         raise RequestError(
             f"A table cannot be written to {out}.",
-            remedy="Name a .jsonl file in a folder that is there.",
+            remedy="Name a .jsonl file in a folder that exists.",
         )
     try:
         os.lstat(out)
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = error.strerror if isinstance(error, OSError) else error
         raise RequestError(
             f"A table cannot be written to {out}: {reason}.", remedy="Choose another name."
         ) from None
-    raise RequestError(f"{out} is there already.", remedy="Choose another name for --out.")
+    raise RequestError(f"{out} exists already.", remedy="Choose another name for --out.")
 
 
-def _check_alike(first: LatencyTable, other: LatencyTable) -> None:
-    different = first.device.differences(other.device)
-    if different:
+def _check_compatible(first: LatencyTable, other: LatencyTable) -> None:
+    differences = first.device.differences(other.device)
+    if differences:
         raise TableDeviceError(
-            f"{other.path} is of another device than {first.path}: {'; '.join(different)}.",
+            f"{other.path} is of another device than {first.path}: {'; '.join(differences)}.",
             remedy="Merge tables of one device, runtime, dtype and thread count.",
         )
     if first.timing != other.timing:
@@ -142,17 +146,19 @@ def _check_alike(first: LatencyTable, other: LatencyTable) -> None:
         )
 
 
-def _doubt(record: Record) -> tuple[int, bool, bool, float]:
-    """Sorts the row to trust most first."""
+def _distrust(record: Record) -> tuple[int, bool, bool, float]:
+    """Return a sort key that is smallest for the most trustworthy record."""
     spread = Timing(record.samples_us).spread if record.samples_us else 0.0
-    return _TRUST.index(record.status), record.basis != MEASURED, not record.settled, spread
+    return _STATUSES.index(record.status), record.basis != MEASURED, not record.settled, spread
 
 
-def _dispatch(tables: Sequence[LatencyTable]) -> LatencyTable | None:
-    """The table whose dispatch costs were the steadiest; None if none has all of them."""
+def _steadiest_dispatch(tables: Sequence[LatencyTable]) -> LatencyTable | None:
+    """Return the table with the steadiest dispatch costs; None if no table has all of them."""
     complete = [table for table in tables if not table.lacks_dispatch()]
 
-    def doubt(table: LatencyTable) -> tuple[int, bool, bool, float]:
-        return max(_doubt(record) for record in table.records() if record.record == "dispatch")
+    def distrust(table: LatencyTable) -> tuple[int, bool, bool, float]:
+        records = table.records("dispatch")
+        # A runtime may have no dispatch costs at all.
+        return max(map(_distrust, records), default=(0, False, False, 0.0))
 
-    return min(complete, key=doubt, default=None)
+    return min(complete, key=distrust, default=None)

@@ -1,8 +1,8 @@
-"""Times whole networks: each at several moments, until the two fastest timings agree.
+"""Timing whole networks, each at several moments until its two fastest timings agree.
 
-On a shared machine other programs come and go, within milliseconds and for minutes. The samples of
-one timing follow each other, so that they meet the same company; the timings of one network lie
-apart, with all other networks in between; and of these the fastest counts.
+On a shared machine other programs come and go, some within milliseconds and some for minutes. The
+samples of one timing directly follow each other, so they are disturbed by the same programs. The
+timings of one network are apart, with all other networks in between, and the fastest one counts.
 """
 
 from __future__ import annotations
@@ -20,32 +20,39 @@ from nas.latency.runtime import CompiledNetwork, Runtime, Schedules
 from nas.latency.timing import Timing
 
 SAMPLE_SECONDS = 0.002
+"""Shortest duration of a sample."""
 
-AGREEMENT = 0.03
-"""How far apart, as a fraction, two timings of a network may lie to be believed."""
+RETIMING_TOLERANCE = 0.03
+"""Largest difference of the two fastest timings of a network that agree, as a fraction."""
 
-FEWEST_TIMINGS = 8
-MOST_TIMINGS = 16
-"""Timings of one network. Where neighbours are busy half of the time, one of eight moments is
-quiet."""
+MIN_TIMINGS = 8
+"""Timings of each network."""
 
-SECONDS_APART = 2.0
-"""From the start of one timing to the start of the next, at least: another moment."""
+MAX_TIMINGS = 16
+"""Largest number of timings of one network. If other programs are busy half of the time, one of
+eight moments is quiet."""
 
-Step = Callable[[int, int], None]
-"""Called with (steps done, steps in all); a step compiles or times one network."""
+SECONDS_BETWEEN_TIMINGS = 2.0
+"""Shortest time from the start of one timing of a network to the start of the next."""
+
+ProgressCallback = Callable[[int, int], None]
+"""Function of (steps done, steps in all); in one step one network is compiled or timed."""
 
 
 @dataclass(frozen=True)
 class NetworkTiming:
-    """One whole network: its timing, or the error that kept it from one."""
+    """The timing of one network, or the error for which it has none."""
 
     timing: Timing | None
     error: str | None = None
 
     @property
     def measured_us(self) -> float:
-        """The median. Raises MeasurementError for a network that could not be timed."""
+        """The median of the timing in microseconds.
+
+        Raises:
+            MeasurementError: the network could not be timed.
+        """
         if self.timing is None:
             raise MeasurementError(f"The network could not be timed: {self.error}.")
         return self.timing.latency_us
@@ -53,22 +60,27 @@ class NetworkTiming:
 
 @dataclass(frozen=True)
 class RepeatedTiming:
-    """One whole network, timed at several moments, or the error that kept it from that."""
+    """The timings of one network at several moments, or the error for which it has none."""
 
     timings: tuple[Timing, ...]
     error: str | None = None
 
 
-def agree(latencies_us: Collection[float]) -> bool:
-    """Whether a network's timings agree within `AGREEMENT`; see `nas.latency.timing.agree`."""
-    return timing.agree(latencies_us, AGREEMENT)
+def timings_agree(latencies_us: Collection[float]) -> bool:
+    """Return whether the two fastest timings of a network agree within `RETIMING_TOLERANCE`."""
+    return timing.fastest_two_agree(latencies_us, RETIMING_TOLERANCE)
 
 
 def retiming_spread(timings: Collection[Sequence[Timing]]) -> float:
-    """Median, over networks, of how far the two fastest timings of each are apart, as a fraction.
+    """Return the median difference of the two fastest timings of each network, as a fraction.
 
-    That is how well the fastest, the one that counts, is known. Raises ValueError where a network
-    was timed once.
+    It says how precisely the fastest timing, the one that counts, is known.
+
+    Args:
+        timings: timings of each network.
+
+    Raises:
+        ValueError: a network was timed only once.
     """
     pairs = [sorted(each.latency_us for each in own)[:2] for own in timings]
     return statistics.median(slow / fast - 1 for fast, slow in pairs)
@@ -80,68 +92,79 @@ def measure_networks(
     schedules: Schedules,
     *,
     batch: int = 1,
-    progress: Step | None = None,
+    progress: ProgressCallback | None = None,
 ) -> list[NetworkTiming]:
-    """Times whole networks, each once.
+    """Compile networks with random weights, and time each once.
+
+    A network that cannot be compiled or timed has an error instead of a timing.
 
     Args:
-        graphs: what to compile, with random weights.
-        schedules: of all their kernels; `LatencyTable.schedules()`.
+        graphs: the networks.
+        runtime: an opened runtime.
+        schedules: schedules of all their kernels, from `LatencyTable.schedules`.
         batch: number of images of one inference.
-        progress: see `Step`.
-
-    A network that cannot be compiled or timed has its error instead of a timing.
+        progress: function to call after each step.
     """
-    together = _Together(runtime, 2 * len(graphs), progress)
-    together.compile(graphs, schedules, batch)
-    found = together.time(range(len(graphs)))
-    return [NetworkTiming(found.get(i), together.errors.get(i)) for i in range(len(graphs))]
+    timer = _NetworkTimer(runtime, 2 * len(graphs), progress)
+    timer.compile(graphs, schedules, batch)
+    timings = timer.time(range(len(graphs)))
+    return [NetworkTiming(timings.get(i), timer.errors.get(i)) for i in range(len(graphs))]
 
 
-def measure_until_they_agree(
+def measure_networks_repeatedly(
     graphs: Sequence[Graph],
     runtime: Runtime,
     schedules: Schedules,
     *,
     batch: int = 1,
-    progress: Step | None = None,
+    progress: ProgressCallback | None = None,
 ) -> list[RepeatedTiming]:
-    """As `measure_networks`, but every network `FEWEST_TIMINGS` times, `SECONDS_APART`.
+    """Compile networks with random weights, and time each until two timings agree.
 
-    A network whose two fastest timings do not `agree` is timed again, at most `MOST_TIMINGS` times
-    in all. Networks are compiled once, for batches of `batch` images.
+    Each network is compiled once and timed `MIN_TIMINGS` times, with `SECONDS_BETWEEN_TIMINGS`. If
+    its two fastest timings disagree, it is timed again, at most `MAX_TIMINGS` times in all.
+
+    Args:
+        graphs: the networks.
+        runtime: an opened runtime.
+        schedules: schedules of all their kernels, from `LatencyTable.schedules`.
+        batch: number of images of one inference.
+        progress: function to call after each step.
     """
-    together = _Together(runtime, len(graphs) * (1 + FEWEST_TIMINGS), progress)
-    together.compile(graphs, schedules, batch)
+    timer = _NetworkTimer(runtime, len(graphs) * (1 + MIN_TIMINGS), progress)
+    timer.compile(graphs, schedules, batch)
     timings: list[list[Timing]] = [[] for _ in graphs]
     waiting = list(range(len(graphs)))
-    for number in range(MOST_TIMINGS):
+    for done in range(1, MAX_TIMINGS + 1):
         start = time.monotonic()
-        for index, found in together.time(waiting).items():
-            timings[index].append(found)
+        for index, new in timer.time(waiting).items():
+            timings[index].append(new)
         waiting = [
             index
             for index, own in enumerate(timings)
-            if index not in together.errors
-            and (number + 1 < FEWEST_TIMINGS or not agree([each.latency_us for each in own]))
+            if index not in timer.errors
+            and (done < MIN_TIMINGS or not timings_agree([each.latency_us for each in own]))
         ]
-        if not waiting or number + 1 == MOST_TIMINGS:
+        if not waiting or done == MAX_TIMINGS:
             break
-        together.expect(len(waiting) * max(1, FEWEST_TIMINGS - number - 1))
-        time.sleep(max(0.0, SECONDS_APART - (time.monotonic() - start)))
-    return [RepeatedTiming(tuple(own), together.errors.get(i)) for i, own in enumerate(timings)]
+        timer.expect(len(waiting) * max(1, MIN_TIMINGS - done))
+        time.sleep(max(0.0, SECONDS_BETWEEN_TIMINGS - (time.monotonic() - start)))
+    return [RepeatedTiming(tuple(own), timer.errors.get(i)) for i, own in enumerate(timings)]
 
 
-class _Together:
-    """Networks that are compiled and timed together, by their place in the list of graphs.
+class _NetworkTimer:
+    """Compiles and times several networks, which are identified by their index.
 
     Args:
-        runtime: what compiles and times.
-        steps: how many there will be, for the progress.
-        progress: see `Step`.
+        runtime: an opened runtime.
+        steps: expected number of steps, for the progress.
+        progress: function to call after each step.
+
+    Attributes:
+        errors: error of each network that could not be compiled or timed.
     """
 
-    def __init__(self, runtime: Runtime, steps: int, progress: Step | None) -> None:
+    def __init__(self, runtime: Runtime, steps: int, progress: ProgressCallback | None) -> None:
         self.errors: dict[int, str] = {}
         self._steps = steps
         self._done = 0
@@ -150,35 +173,37 @@ class _Together:
         self._compiled: dict[int, CompiledNetwork] = {}
 
     def compile(self, graphs: Sequence[Graph], schedules: Schedules, batch: int) -> None:
-        """Compiles all of them; one that cannot be compiled has an error."""
+        """Compile all networks."""
         for index, graph in enumerate(graphs):
             self._step(index, partial(self._compile, index, graph, schedules, batch))
 
     def time(self, indices: Iterable[int]) -> dict[int, Timing]:
-        """One timing of each of these; none of those with an error, then or now."""
-        found: dict[int, Timing] = {}
+        """Return a timing of each of these networks, without those that have an error."""
+        timings: dict[int, Timing] = {}
         with timing.pinned(self._runtime.fingerprint.threads):
             for index in indices:
-                self._step(index, partial(self._time, index, found))
-        return found
+                self._step(index, partial(self._time, index, timings))
+        return timings
 
     def expect(self, timings: int) -> None:
-        """Says that so many more timings are going to be taken."""
+        """Set the number of timings that are still to be taken."""
         self._steps = self._done + timings
 
     def _compile(self, index: int, graph: Graph, schedules: Schedules, batch: int) -> None:
         self._compiled[index] = self._runtime.compile(graph, schedules, batch=batch)
 
-    def _time(self, index: int, found: dict[int, Timing]) -> None:
+    def _time(self, index: int, timings: dict[int, Timing]) -> None:
         evaluate = self._compiled[index].evaluate
-        calls = timing.calls_in(evaluate, SAMPLE_SECONDS)
-        found[index] = Timing.of_seconds(timing.undisturbed(evaluate, calls, timing.SAMPLES))
+        calls = timing.calls_per_sample(evaluate, SAMPLE_SECONDS)
+        samples = timing.undisturbed_samples(evaluate, calls, timing.SAMPLES)
+        timings[index] = Timing.from_seconds(samples)
 
     def _step(self, index: int, action: Callable[[], None]) -> None:
+        """Compile or time a network, unless it has an error."""
         if index not in self.errors:
             try:
                 action()
-            # A compiler may raise anything; whatever it is, it is this network's result.
+            # A compiler may raise anything; whatever it is, it is the result of this network.
             except Exception as error:
                 self.errors[index] = f"{type(error).__name__}: {str(error).strip()[:500]}"
         self._done += 1

@@ -1,57 +1,169 @@
-"""`Prediction`: what a latency table says of one network, and what the number rests on."""
+"""`Prediction`: the latency of a network as a table predicts it, and what it is based on."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from nas.errors import TableError
+from nas.graph import Graph
+from nas.latency.cache_model import DispatchCosts
 from nas.latency.kernel import Kernel
 from nas.latency.record import ESTIMATED, MEASURED
+from nas.latency.runtime import NetworkCost
+from nas.latency.table_records import TableRecords
+
+MAX_REMEMBERED_BLOCKS = 1 << 16
+"""Largest number of blocks, per batch size, whose kernels and latencies are remembered."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Predicted latency of one network.
+    """The predicted latency of one network.
 
     Args:
-        latency_us: of the whole network.
-        kernels: what it launches, in order.
-        kernels_us: latency of each.
+        latency_us: latency of the whole network.
+        kernels: kernels that the network launches, in order.
+        kernels_us: latency of each kernel.
         dispatch_us: everything but the kernels: launching them, and starting the network.
-        unstable: how many launches rest on a timing that would not settle.
-        basis: `measured`; or `estimated: ` and what its estimated kernels and dispatch costs are
-            estimated by, each named once. The other ones are measured.
-        calibrated_us: with the table's whole-network correction for this batch size; None without
-            one.
-        batch: images that run at once; all latencies are those of the whole batch.
-        estimated: how many launches have an estimated latency.
+        unstable_launches: number of launches whose timing is unstable.
+        basis: `measured` if all latencies are; otherwise `estimated: ` and the methods by which
+            some of the kernels and dispatch costs are estimated, each named once.
+        calibrated_us: latency corrected by the table's calibration for this batch size; None
+            without a calibration.
+        batch: number of images that run at once; all latencies are those of the whole batch.
+        estimated_launches: number of launches whose latency is estimated.
     """
 
     latency_us: float
     kernels: tuple[Kernel, ...]
     kernels_us: tuple[float, ...]
     dispatch_us: float
-    unstable: int
+    unstable_launches: int
     basis: str = MEASURED
     calibrated_us: float | None = None
     batch: int = 1
-    estimated: int = 0
+    estimated_launches: int = 0
 
     @property
     def launches(self) -> int:
-        """How many kernels run."""
+        """Number of kernels that run."""
         return len(self.kernels)
 
     def by_kernel(self) -> list[tuple[Kernel, int, float]]:
-        """Every kernel, how often it runs, and its share in microseconds; the dearest first."""
+        """Return each kernel with its launches and their latency in microseconds, slowest first."""
         latency = dict(zip(self.kernels, self.kernels_us, strict=True))
         rows = [(k, n, n * latency[k]) for k, n in Counter(self.kernels).items()]
         return sorted(rows, key=lambda row: -row[2])
 
 
-def joined_basis(bases: Sequence[str]) -> str:
-    """Return one basis for all estimates with these: `measured` for none."""
+class _KernelCosts(NamedTuple):
+    """The kernels of a network or of one of its blocks.
+
+    Args:
+        kernels: kernels in launch order.
+        warm_us: latency of each kernel with warm caches.
+        cold_penalty_us: additional time of all of them with cold caches.
+        weight_bytes: size of all weights as the runtime stores them.
+        unstable: number of kernels whose timing is unstable.
+        bases: bases of the estimated kernels.
+    """
+
+    kernels: tuple[Kernel, ...]
+    warm_us: tuple[float, ...]
+    cold_penalty_us: float
+    weight_bytes: int
+    unstable: int
+    bases: tuple[str, ...]
+
+
+class Predictor:
+    """Predicts latencies from the records of a table, and remembers the costs of each block.
+
+    Call `forget` after the records have changed.
+
+    Args:
+        records: records of the table.
+    """
+
+    def __init__(self, records: TableRecords) -> None:
+        self._records = records
+        self._runtime = records.runtime
+        self._blocks: dict[int, dict[Graph, _KernelCosts]] = {}
+
+    def forget(self) -> None:
+        """Forget the costs of all blocks."""
+        self._blocks.clear()
+
+    def predict(
+        self, graph: Graph, batch: int, dispatch_us: Mapping[str, float] | None
+    ) -> Prediction:
+        """See `nas.latency.table.LatencyTable.predict`."""
+        records = self._records
+        if records.lacks_dispatch():
+            raise TableError(
+                f"{records.path} does not say what a launch costs.",
+                remedy="Continue it with `nas table build`.",
+            )
+        kernels, warm_us, cold_penalty_us, weight_bytes, unstable, bases = self._costs(graph, batch)
+        network = NetworkCost(
+            warm_us, cold_penalty_us, weight_bytes, self._runtime.activation_bytes(graph, batch)
+        )
+        dispatch = records.dispatch if dispatch_us is None else DispatchCosts(dispatch_us)
+        latency_us = self._runtime.network_us(network, dispatch)
+        calibration = records.calibrations.get(batch)
+        return Prediction(
+            latency_us,
+            kernels,
+            warm_us,
+            latency_us - sum(warm_us),
+            unstable,
+            _joined_basis((*bases, *records.dispatch_bases.values())),
+            calibration[0] * latency_us + calibration[1] if calibration else None,
+            batch,
+            len(bases),
+        )
+
+    def _costs(self, graph: Graph, batch: int) -> _KernelCosts:
+        """Return the costs of a network, composed of those of its blocks where possible."""
+        blocks = graph.pieces if self._runtime.has_local_kernels else (graph,)
+        if len(blocks) == 1:
+            return self._block_costs(graph, batch)
+        costs = [self._block_costs(block, batch) for block in blocks]
+        has_estimates = bool(self._records.estimated)
+        return _KernelCosts(
+            tuple([kernel for block in costs for kernel in block.kernels]),
+            tuple([latency for block in costs for latency in block.warm_us]),
+            sum([block.cold_penalty_us for block in costs]),
+            sum([block.weight_bytes for block in costs]),
+            sum([block.unstable for block in costs]),
+            tuple([basis for block in costs for basis in block.bases]) if has_estimates else (),
+        )
+
+    def _block_costs(self, block: Graph, batch: int) -> _KernelCosts:
+        remembered = self._blocks.setdefault(batch, {})
+        costs = remembered.get(block)
+        if costs is None:
+            records = self._records
+            kernels = tuple(self._runtime.kernels(block, batch))
+            costs = _KernelCosts(
+                kernels,
+                tuple([records.latency_us(kernel) for kernel in kernels]),
+                sum([records.cold_penalty_us(kernel) for kernel in kernels]),
+                sum([records.weight_bytes(kernel) for kernel in kernels]),
+                sum([kernel in records.unstable for kernel in kernels]),
+                tuple([records.estimated[k] for k in kernels if k in records.estimated]),
+            )
+            if len(remembered) >= MAX_REMEMBERED_BLOCKS:
+                remembered.clear()
+            remembered[block] = costs
+        return costs
+
+
+def _joined_basis(bases: Sequence[str]) -> str:
+    """Return one basis that names each method of estimation once; `measured` for none."""
     if not bases:
         return MEASURED
     return ESTIMATED + "; ".join(dict.fromkeys(basis.removeprefix(ESTIMATED) for basis in bases))

@@ -1,4 +1,7 @@
-"""The lines of a latency table: what each holds, and what makes one untrustworthy."""
+"""The lines of a latency table: the header and the records, and how they are checked.
+
+A field that was renamed is still read under its former name.
+"""
 
 from __future__ import annotations
 
@@ -8,67 +11,77 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, Field, JsonValue, model_validator
+from pydantic import AfterValidator, AliasChoices, Field, JsonValue, model_validator
 
 from nas.documents import Count, Document, Format
 from nas.errors import TableError
 from nas.latency.device import Fingerprint
 from nas.latency.timing import (
-    LARGEST_SPREAD,
+    MAX_SPREAD,
     SAMPLE_SECONDS,
     SAMPLES,
     Timing,
-    agree,
-    four_digits,
+    fastest_two_agree,
+    round_to_four_digits,
 )
 
 SCHEMA = 1
-MOST_SAMPLES = 12
+MAX_SAMPLES = 12
+"""Largest number of samples in a record."""
+
 UNSTABLE = "unstable"
 MEASURED = "measured"
 ESTIMATED = "estimated: "
-_NAME = {"kernel": "kernel", "dispatch": "part"}
+"""Start of the basis of an estimated latency; the method follows."""
 
 HEADER_START = b'{"schema": 1, "record": "header", "processor": "'
-ROW_START = b'{"record": "'
-"""How the first line of a table begins as it is written, and how every other one does."""
+RECORD_START = b'{"record": "'
+"""How the first line of a table starts as it is written, and how every other line starts."""
+
+_NAME_KEYS = {"kernel": "kernel", "dispatch": "part"}
+"""The JSON key of `Record.name` by `Record.kind`."""
 
 Text = Annotated[str, Field(max_length=4096)]
-"""Names and messages; longer ones would fill a screen."""
+"""A name or message; a longer one would fill a screen."""
 
 Latency = Annotated[float, Field(ge=1e-9, le=1e12)]
-"""Microseconds; far beyond what a clock tells, and within what sums and ratios can bear."""
+"""Microseconds, within limits that no clock reaches and that sums and ratios can bear."""
+
+Samples = Annotated[tuple[Latency, ...], Field(max_length=MAX_SAMPLES)]
 
 ErrorFraction = Annotated[float, Field(ge=0)]
 
 
-def _with_finite_numbers(value: JsonValue) -> JsonValue:
+def _check_numbers(value: JsonValue) -> JsonValue:
+    """Return the value. Raises ValueError if it contains a NaN or an infinity."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{value} is no number of JSON")
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     for each in inner:
-        _with_finite_numbers(each)
+        _check_numbers(each)
     return value
 
 
-Object = Annotated[dict[str, JsonValue], AfterValidator(_with_finite_numbers)]
-"""A schedule, or what is recorded of a device: JSON without NaN and infinities."""
+Object = Annotated[dict[str, JsonValue], AfterValidator(_check_numbers)]
+"""A schedule, or the recorded facts of a device: JSON without NaN and infinities."""
 
 
 class _TimedRow(Document):
-    """Fields that rows of kernels and of dispatch costs share; see `Record`."""
+    """Fields that the records of kernels and of dispatch costs share; see `Record`."""
 
     status: Literal["ok", "failed", "unstable"]
     latency_us: Latency | None = None
-    samples_us: Annotated[tuple[Latency, ...], Field(max_length=MOST_SAMPLES)] = ()
+    samples_us: Samples = ()
     schedule: Object | None = None
     basis: Annotated[Text, Field(pattern=rf"^({MEASURED}|{ESTIMATED}.+)$")] = MEASURED
     error: Text | None = None
     supersedes: Annotated[int, Field(ge=2)] | None = None
     medians_us: tuple[Latency, ...] = ()
     settled: bool = True
-    far_us: Latency | None = None
-    far_samples_us: Annotated[tuple[Latency, ...], Field(max_length=MOST_SAMPLES)] = ()
+    cold_us: Latency | None = Field(None, validation_alias=AliasChoices("cold_us", "far_us"))
+    cold_samples_us: Samples = Field(
+        (), validation_alias=AliasChoices("cold_samples_us", "far_samples_us")
+    )
 
     @model_validator(mode="after")
     def _fits_its_status(self) -> Self:
@@ -77,8 +90,8 @@ class _TimedRow(Document):
                 raise ValueError("a failed record has an error and no latency")
         else:
             _check_median("latency_us", self.latency_us, self.samples_us)
-        if self.far_us is not None or self.far_samples_us:
-            _check_median("far_us", self.far_us, self.far_samples_us)
+        if self.cold_us is not None or self.cold_samples_us:
+            _check_median("cold_us", self.cold_us, self.cold_samples_us)
         return self
 
 
@@ -91,7 +104,7 @@ class _DispatchRow(_TimedRow):
 
 
 class _CalibrationRow(Document):
-    """See `nas.latency.calibration.Calibration`. A batch of 2^20 images fits into no device."""
+    """See `nas.latency.calibration.Calibration`. No device holds a batch of 2^20 images."""
 
     status: Literal["ok"]
     slope: Annotated[float, Field(gt=0, le=1e6)]
@@ -108,7 +121,7 @@ class _CalibrationRow(Document):
 
 
 class _AnyRow(Document):
-    """What tells the kinds of rows apart."""
+    """The field that tells the kinds of records apart."""
 
     record: Literal["kernel", "dispatch", "calibration"]
 
@@ -135,38 +148,39 @@ _CALIBRATION_ROW = _row_format(_CalibrationRow)
 
 def _check_median(name: str, latency_us: float | None, samples_us: tuple[float, ...]) -> None:
     if latency_us is None or not samples_us:
-        raise ValueError(f"it should have {name}, and 1 to {MOST_SAMPLES} samples of it")
+        raise ValueError(f"it should have {name}, and 1 to {MAX_SAMPLES} samples of it")
     median = Timing(samples_us).latency_us
-    if four_digits(latency_us) != median:
+    if round_to_four_digits(latency_us) != median:
         raise ValueError(f"{name} is {latency_us}, not the median of its samples, {median}")
 
 
 @dataclass(frozen=True)
 class Record:
-    """One line behind the header.
+    """One line after the header of a latency table.
 
     Args:
-        record: `kernel`, `dispatch` or `calibration`.
-        name: text of the kernel; of a dispatch, the part it measures: `launch`, `invocation`; of a
-            calibration, the batch size that it is for: `batch4`, and nothing for 1.
-        status: `unstable` predicts, flagged; `failed` has an error and no latency.
+        kind: `kernel`, `dispatch` or `calibration`.
+        name: text of the kernel; the part of the dispatch cost, such as `launch`; or the batch size
+            of a calibration, `batch4`, which is empty for 1.
+        status: `ok`; `unstable`, which predicts, flagged; or `failed`, with an error and without a
+            latency.
         latency_us: median of `samples_us`; None if failed, and in a calibration.
-        samples_us: at most 12, with four digits.
-        schedule: from which the runtime builds the kernel again.
+        samples_us: at most `MAX_SAMPLES` samples with four significant digits.
+        schedule: schedule from which the runtime can build the kernel again.
         basis: `measured`, or `estimated: <by what>`.
-        error: of a failed one.
-        supersedes: the line of the record that this one replaces.
-        calibration: `slope`, `offset_us`, `batch` and how they were fitted.
-        medians_us: of every timing of a kernel, each at another moment, in their order. The samples
-            are those of the two fastest: other work on a machine only adds time.
-        settled: whether it need not be timed again.
-        far_samples_us: of a kernel whose weights were far away, see
-            `nas.latency.cache_model`; empty where that was not timed. Of the timing whose median of
-            these is the lowest.
-        line: where it stands in its file, the header being line 1; 0 before it is written.
+        error: why it failed.
+        supersedes: line of the record that this one replaces.
+        calibration: `slope`, `offset_us`, `batch`, and how they were fitted.
+        medians_us: median of every timing of a kernel, in order; the timings were taken at
+            different moments. The samples are those of the two fastest timings, because other work
+            on a machine only adds time.
+        settled: whether no further timing is needed.
+        cold_samples_us: samples of a kernel with cold caches, see `nas.latency.cache_model`; those
+            of the timing with the lowest median. Empty if that was not timed.
+        line: number of the line in its file, where the header is line 1; 0 before it is written.
     """
 
-    record: str
+    kind: str
     name: str = ""
     status: str = "ok"
     latency_us: float | None = None
@@ -178,13 +192,13 @@ class Record:
     calibration: Mapping[str, Any] | None = None
     medians_us: tuple[float, ...] = ()
     settled: bool = True
-    far_samples_us: tuple[float, ...] = ()
+    cold_samples_us: tuple[float, ...] = ()
     line: int = 0
 
     @classmethod
-    def of_timing(
+    def from_timing(
         cls,
-        record: str,
+        kind: str,
         timing: Timing,
         *,
         name: str,
@@ -193,59 +207,63 @@ class Record:
     ) -> Record:
         """Return the record of a successful timing; `basis` is that of the runtime."""
         return cls(
-            record,
+            kind,
             name,
-            "unstable" if timing.unstable else "ok",
+            UNSTABLE if timing.is_unstable else "ok",
             timing.latency_us,
             timing.samples_us,
             schedule,
             basis,
-            far_samples_us=timing.far_samples_us[:MOST_SAMPLES],
+            cold_samples_us=timing.cold_samples_us[:MAX_SAMPLES],
         )
 
     @classmethod
-    def of_calibration(cls, fitted: Mapping[str, Any], batch: int) -> Record:
-        """The record of a correction for networks that take so many images at once."""
+    def from_calibration(cls, fitted: Mapping[str, Any], batch: int) -> Record:
+        """Return the record of a calibration for networks with this batch size."""
         return cls("calibration", f"batch{batch}" if batch > 1 else "", calibration=fitted)
 
-    def with_timing(self, timing: Timing, agreement: float, most_timings: int) -> Record:
-        """This kernel timed once more.
+    def with_timing(self, timing: Timing, tolerance: float, max_timings: int) -> Record:
+        """Return the record of this kernel with one more timing.
 
-        It is settled once its two fastest timings agree, and called unstable if they do not after
-        `most_timings`, or if their samples spread.
+        It is settled if its two fastest timings agree, or after `max_timings`. It is unstable if
+        they do not agree, or if their samples spread too much.
 
         Args:
-            agreement: how far apart, as a share, two timings may lie.
-            most_timings: that are taken at most.
+            timing: the new timing.
+            tolerance: largest difference of two timings that agree, as a fraction.
+            max_timings: largest number of timings.
         """
-        half = MOST_SAMPLES // 2
+        half = MAX_SAMPLES // 2
         before = self.samples_us
-        kept = (
-            [before[:half], before[half:]] if len(self.medians_us) > 1 else [_spread(before, half)]
+        sample_sets = (
+            [before[:half], before[half:]]
+            if len(self.medians_us) > 1
+            else [_evenly_spaced(before, half)]
         )
-        fastest = sorted([*kept, _spread(timing.samples_us, half)], key=statistics.median)[:2]
+        sample_sets.append(_evenly_spaced(timing.samples_us, half))
+        fastest = sorted(sample_sets, key=statistics.median)[:2]
         joined = Timing(tuple(sample for samples in fastest for sample in samples))
         medians = (*self.medians_us, timing.latency_us)
-        far = [each for each in (timing.far_samples_us, self.far_samples_us) if each]
-        agreed = agree(medians, agreement)
+        cold_sets = [each for each in (timing.cold_samples_us, self.cold_samples_us) if each]
+        agreed = fastest_two_agree(medians, tolerance)
         return replace(
             self,
-            status="unstable" if joined.unstable or not agreed else "ok",
+            status=UNSTABLE if joined.is_unstable or not agreed else "ok",
             latency_us=joined.latency_us,
             samples_us=joined.samples_us,
             medians_us=medians,
-            settled=agreed or len(medians) >= most_timings,
-            far_samples_us=min(far, key=statistics.median)[:MOST_SAMPLES]
-            if timing.far_samples_us
+            settled=agreed or len(medians) >= max_timings,
+            cold_samples_us=min(cold_sets, key=statistics.median)[:MAX_SAMPLES]
+            if timing.cold_samples_us
             else (),
             supersedes=None,
             line=0,
         )
 
     @property
-    def far_us(self) -> float | None:
-        """The median of `far_samples_us`; None without any."""
-        return Timing(self.far_samples_us).latency_us if self.far_samples_us else None
+    def cold_us(self) -> float | None:
+        """The median of `cold_samples_us`; None without samples."""
+        return Timing(self.cold_samples_us).latency_us if self.cold_samples_us else None
 
     @property
     def is_estimated(self) -> bool:
@@ -254,50 +272,59 @@ class Record:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """The reasons to trust the latency less: `unstable`, `estimated: <by what>`."""
+        """The reasons to trust the latency less: `unstable` and `estimated: <by what>`."""
         unstable = (UNSTABLE,) if self.status == UNSTABLE else ()
         return (*unstable, self.basis) if self.is_estimated else unstable
 
     @property
     def key(self) -> str:
-        """Two current records of a table never have the same key."""
-        return f"{self.record} {self.name}".strip()
+        """Kind and name. No two current records of a table have the same key."""
+        return f"{self.kind} {self.name}".strip()
 
     def to_json(self) -> dict[str, Any]:
-        """The line to write; what does not apply is left out."""
-        found: dict[str, Any] = {"record": self.record}
-        if self.record == "calibration":
-            found |= {"status": self.status, **(self.calibration or {})}
+        """Return the line to write, without the fields that do not apply."""
+        line: dict[str, Any] = {"record": self.kind}
+        if self.kind == "calibration":
+            line |= {"status": self.status, **(self.calibration or {})}
         else:
-            found |= {
-                _NAME[self.record]: self.name,
+            line |= {
+                _NAME_KEYS[self.kind]: self.name,
                 "status": self.status,
                 "latency_us": self.latency_us,
                 "samples_us": list(self.samples_us),
             }
             if self.medians_us:
-                found["medians_us"] = list(self.medians_us)
+                line["medians_us"] = list(self.medians_us)
             if not self.settled:
-                found["settled"] = False
-            if self.far_samples_us:
-                found |= {"far_us": self.far_us, "far_samples_us": list(self.far_samples_us)}
+                line["settled"] = False
+            if self.cold_samples_us:
+                line |= {"cold_us": self.cold_us, "cold_samples_us": list(self.cold_samples_us)}
             if self.schedule is not None:
-                found["schedule"] = dict(self.schedule)
-            found["basis"] = self.basis
+                line["schedule"] = dict(self.schedule)
+            line["basis"] = self.basis
         if self.error is not None:
-            found["error"] = self.error
+            line["error"] = self.error
         if self.supersedes is not None:
-            found["supersedes"] = self.supersedes
-        return found
+            line["supersedes"] = self.supersedes
+        return line
 
     @classmethod
     def parse(cls, content: bytes, where: str, line: int) -> Record:
-        """Return the record in a line. Raises TableError that starts with `where` for a bad one."""
+        """Return the record in a line.
+
+        Args:
+            content: the line.
+            where: file and line number, for messages.
+            line: number of the line.
+
+        Raises:
+            TableError: the line is no record.
+        """
         kind = _ANY_ROW.parse(content, where).record
         if kind == "calibration":
             fitted = _CALIBRATION_ROW.parse(content, where)
             fields = fitted.model_dump(exclude={"status", "supersedes"}, exclude_unset=True)
-            record = cls.of_calibration(fields, fitted.batch)
+            record = cls.from_calibration(fields, fitted.batch)
             return replace(record, supersedes=fitted.supersedes, line=line)
         row = _TIMED_ROWS[kind].parse(content, where)
         return cls(
@@ -313,20 +340,20 @@ class Record:
             None,
             row.medians_us,
             row.settled,
-            row.far_samples_us,
+            row.cold_samples_us,
             line,
         )
 
 
-def _spread(samples: Sequence[float], count: int) -> tuple[float, ...]:
-    """`count` of the samples, evenly over the time that they took."""
+def _evenly_spaced(samples: Sequence[float], count: int) -> tuple[float, ...]:
+    """Return at most `count` of the samples, evenly spaced in time."""
     if len(samples) <= count:
         return tuple(samples)
     return tuple(samples[position * len(samples) // count] for position in range(count))
 
 
-def header(device: Fingerprint) -> dict[str, Any]:
-    """The first line of a new table."""
+def new_header(device: Fingerprint) -> dict[str, Any]:
+    """Return the first line of a new table."""
     return {
         "schema": SCHEMA,
         "record": "header",
@@ -335,7 +362,7 @@ def header(device: Fingerprint) -> dict[str, Any]:
             "statistic": "median",
             "samples": SAMPLES,
             "sample_seconds": SAMPLE_SECONDS,
-            "largest_spread": LARGEST_SPREAD,
+            "largest_spread": MAX_SPREAD,
             "pinned": True,
         },
     }
@@ -371,7 +398,7 @@ class Header(Document):
         )
 
 
-HEADERS = Format(
+HEADER_FORMAT = Format(
     Header,
     "the header of a latency table",
     TableError,

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from nas.errors import DeviceError, RequestError
 from nas.graph import Graph
-from nas.latency import cache_model, device, fusion
+from nas.latency import device, fusion
 from nas.latency.cache_model import DispatchCosts
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
@@ -330,7 +330,7 @@ class Runtime(ABC):
         launch_us = dispatch.launch_us(network.touched_bytes)
         warm_us = sum(network.kernels_us) + len(network.kernels_us) * launch_us
         warm_us += dispatch.parts_us.get("invocation", 0.0)
-        misses = cache_model.far_share(network.touched_bytes, warm_us, dispatch.curves)
+        misses = dispatch.miss_fraction(network.touched_bytes, warm_us)
         return warm_us + misses * network.cold_penalty_us
 
     # The device.
@@ -363,7 +363,7 @@ class Runtime(ABC):
             target=self.target,
             dtype=self.dtype,
             threads=self.threads,
-            recorded=device.recorded(),
+            recorded=device.recorded_facts(),
         )
 
     @property

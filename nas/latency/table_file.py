@@ -1,7 +1,4 @@
-"""Reads the file of a latency table line by line, and says what may become a table.
-
-Nothing here changes a file.
-"""
+"""The file of a latency table: reading it line by line, locking it, and the errors about it."""
 
 from __future__ import annotations
 
@@ -13,23 +10,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from filelock import FileLock, Timeout
+
 from nas.documents import MAX_BYTES
 from nas.errors import RequestError, TableError
 from nas.jsonl import is_json
-from nas.latency.record import HEADER_START, ROW_START
+from nas.latency.record import HEADER_START, RECORD_START
+
+LOCK_SECONDS = 2.0
+"""How long a writer waits for another writer before it gives up."""
 
 MAX_LINE_BYTES = 1 << 20
-"""Longest line that is read: a kernel's row has about 400 bytes, one with a tuner's trace more."""
+"""Longest line that is read. The record of a kernel has about 400 bytes, and one with the trace of
+a tuner has more."""
 
 
 class TableFile:
-    """The lines of a table's file, each read once.
+    """The lines of a table, each of which is read once.
 
     Args:
-        path: the file.
+        path: file of the table.
 
     Attributes:
-        lines: how many lines were read, the header included.
+        lines: number of lines that were read, including the header.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,14 +42,15 @@ class TableFile:
         self._lacks_line_feed = False
 
     def unread(self) -> Iterator[tuple[bytes, str]]:
-        """Yield each line that was not read yet, and where it stands: `mine.jsonl, line 3`.
+        """Yield each line that was not read yet, and its place: `mine.jsonl, line 3`.
 
-        A line counts as read once the caller asks for the next one. A last line without a line
-        feed is yielded if it is whole JSON. The beginning of a line of ours is left: another
-        process may be writing it.
+        A line counts as read once the caller asks for the next one. A last line without a line feed
+        is yielded if it is complete JSON. An incomplete last line is skipped if it starts as a line
+        of a table does, because another process may be writing it.
 
-        Raises TableError for a file that cannot be read, or shrank; for a line that is too long;
-        and for a last line that is neither whole nor the beginning of one of ours.
+        Raises:
+            TableError: the file cannot be read or became shorter, a line is too long, or the last
+                line is neither complete nor the start of a line of a table.
         """
         with _opened(self.path) as file:
             if os.fstat(file.fileno()).st_size < self._offset:
@@ -63,7 +67,7 @@ class TableFile:
                     raise damaged(f"{where} has more than {MAX_LINE_BYTES >> 20} MiB")
                 has_line_feed = line.endswith(b"\n")
                 if not has_line_feed and not is_json(line):
-                    if _is_torn(line, ROW_START if self.lines else HEADER_START):
+                    if _is_incomplete(line, RECORD_START if self.lines else HEADER_START):
                         return
                     raise damaged(f"{where} is not JSON: {line[:60]!r}")
                 yield line, where
@@ -73,7 +77,7 @@ class TableFile:
 
 
 def damaged(message: str) -> TableError:
-    """Return the error for a file, or a line, that is not as it was written."""
+    """Return the error for a file or a line that is not as it was written."""
     return TableError(
         f"{message}.",
         remedy="If it is a latency table, it was edited or damaged: build it again. "
@@ -81,27 +85,61 @@ def damaged(message: str) -> TableError:
     )
 
 
+def unwritable(path: Path, reason: str | None) -> TableError:
+    """Return the error for a table that cannot be written."""
+    return TableError(f"{path} cannot be written: {reason}.", remedy="Name another file or folder.")
+
+
+def lock_of(path: Path) -> FileLock:
+    """Return the lock of a table, the same one for all symbolic links to it."""
+    return FileLock(f"{os.path.realpath(path)}.lock")
+
+
+@contextmanager
+def locked(lock: FileLock, path: Path) -> Iterator[None]:
+    """Hold the lock of a table while inside.
+
+    Raises:
+        TableError: another process holds the lock, or it cannot be created.
+    """
+    try:
+        lock.acquire(timeout=LOCK_SECONDS)
+    except Timeout as error:
+        raise TableError(
+            f"Another process is writing {path}.",
+            remedy="Wait until it is done; what it adds is kept.",
+        ) from error
+    except OSError as error:
+        raise unwritable(path, error.strerror) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def can_begin(path: Path) -> bool:
     """Return whether a new table may be written to `path`.
 
-    It may where there is no file, an empty one, or nothing but the beginning of a header: what a
-    process that was killed at once leaves.
+    It may if there is no file, an empty file, or only an incomplete header, which a process leaves
+    that is killed at once.
 
-    Raises RequestError for a path that no file can have, TableError for a file that cannot be read.
+    Raises:
+        RequestError: no file can have this path.
+        TableError: the file cannot be read.
     """
     try:
         os.lstat(path)
     except FileNotFoundError:
         return True
     except (OSError, ValueError) as error:  # ValueError: a null character
-        reason = getattr(error, "strerror", None) or error
+        reason = error.strerror if isinstance(error, OSError) else error
         raise RequestError(
             f"There can be no latency table {path}: {reason}.",
             remedy="Name a folder or a .jsonl file.",
         ) from None
     with _opened(path) as file:
         content = file.read(MAX_LINE_BYTES)
-    return _is_torn(content, HEADER_START)
+    return _is_incomplete(content, HEADER_START)
 
 
 @contextmanager
@@ -123,16 +161,16 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _is_torn(line: bytes, start: bytes) -> bool:
-    """Return whether a line is the beginning of one of ours, and not a whole one.
+def _is_incomplete(line: bytes, start: bytes) -> bool:
+    """Return whether a line is the start of a line of a table, and not a complete one.
 
     Args:
         line: the line, without a line feed.
-        start: how ours begin.
+        start: how the lines of a table start.
     """
-    begins = line.startswith(start) or start.startswith(line)
-    # Ours have no other characters: `json.dumps` escapes them.
-    if not begins or not line.isascii() or not line.decode("ascii").isprintable():
+    is_ours = line.startswith(start) or start.startswith(line)
+    # Lines of a table have no other characters: `json.dumps` escapes them.
+    if not is_ours or not line.isascii() or not line.decode("ascii").isprintable():
         return False
     try:
         json.JSONDecoder().raw_decode(line.decode("ascii"))

@@ -1,7 +1,7 @@
-"""Kernels shared among timers of equal devices, such as the boards that a tracker has.
+"""Sharing kernels among the timers of equal devices, such as the boards of a tracker.
 
-Whichever device is idle takes the next kernel. Only the caller's thread sees results, so a table
-has one writer however many devices there are.
+An idle device takes the next kernel. Only the caller's thread receives results, so a table has one
+writer no matter how many devices there are.
 """
 
 from __future__ import annotations
@@ -19,113 +19,125 @@ T = TypeVar("T")
 
 
 class TimerPool:
-    """Timers of equal devices, less those that are lost.
+    """The timers of equal devices; those of lost devices are removed.
+
+    The length of a pool is the number of devices that are left.
 
     Args:
-        timers: one or more. A single one is only ever called from the caller's own thread.
+        timers: one or more timers. A single one is only called from the caller's own thread.
     """
 
     def __init__(self, timers: Sequence[KernelTimer]) -> None:
-        self._alone = len(timers) == 1
-        self._left = list(timers)
-        self._lost: list[BoardLostError] = []
-        self._had: dict[Kernel, KernelTimer] = {}
+        self._has_one_timer = len(timers) == 1
+        self._timers = list(timers)
+        self._losses: list[BoardLostError] = []
+        self._last_timer: dict[Kernel, KernelTimer] = {}
 
     def __len__(self) -> int:
-        return len(self._left)
+        return len(self._timers)
 
-    def any(self, ask: Callable[[KernelTimer], T]) -> T:
-        """What the first device that is not lost answers. Raises BoardLostError if all are."""
-        while self._left:
+    def call_any(self, call: Callable[[KernelTimer], T]) -> T:
+        """Call a function with one timer, or with the next one if its device is lost.
+
+        Returns:
+            The result of the first call that succeeds.
+
+        Raises:
+            BoardLostError: all devices are lost.
+        """
+        while self._timers:
             try:
-                return ask(self._left[0])
+                return call(self._timers[0])
             except BoardLostError as error:
-                self._lose(self._left[0], error)
+                self._remove(self._timers[0], error)
         raise self._none_left()
 
     def each(
-        self, kernels: Sequence[Kernel], ask: Callable[[KernelTimer, Kernel], T]
+        self, kernels: Sequence[Kernel], call: Callable[[KernelTimer, Kernel], T]
     ) -> Iterator[tuple[Kernel, T | Exception]]:
-        """Every kernel with what became of it, as they are done.
+        """Call a function for every kernel, with the timer of an idle device.
 
-        A kernel whose device is lost goes to another one, once: it may be what takes devices down.
-        Where that one is lost too, or there is none, the loss is what became of the kernel.
+        If a device is lost, its kernel goes to another device, once, because the kernel may be the
+        cause. If that device is lost too, or none is left, the loss is the outcome of the kernel.
 
-        Raises BoardLostError once no device is left; kernels that none had begun are not among the
-        results. Raises DeviceError for a device that is not like the others.
+        Yields:
+            Each kernel with its outcome, the result of the call or the error that it raised, as
+            soon as the call ends.
+
+        Raises:
+            BoardLostError: no device is left for the kernels that have not started.
+            DeviceError: a device is not equal to the others.
         """
-        todo = deque(kernels)
+        waiting = deque(kernels)
         moved: set[Kernel] = set()
-        for kernel, timer, found in self._answers(todo, ask):
-            if isinstance(found, DeviceError):
-                if not isinstance(found, BoardLostError):
-                    raise found
-                self._lose(timer, found)
-                if self._left and kernel not in moved:
+        for kernel, timer, outcome in self._outcomes(waiting, call):
+            if isinstance(outcome, DeviceError):
+                if not isinstance(outcome, BoardLostError):
+                    raise outcome
+                self._remove(timer, outcome)
+                if self._timers and kernel not in moved:
                     moved.add(kernel)
-                    todo.appendleft(kernel)
+                    waiting.appendleft(kernel)
                     continue
-            yield kernel, found
-        if todo:
+            yield kernel, outcome
+        if waiting:
             raise self._none_left()
 
-    def _answers(
-        self, todo: deque[Kernel], ask: Callable[[KernelTimer, Kernel], T]
+    def _outcomes(
+        self, waiting: deque[Kernel], call: Callable[[KernelTimer, Kernel], T]
     ) -> Iterator[tuple[Kernel, KernelTimer, T | Exception]]:
-        if self._alone:
-            while todo and self._left:
-                kernel, timer = todo.popleft(), self._left[0]
-                yield kernel, timer, _outcome(ask, timer, kernel)
+        """Yield each kernel with its timer and its outcome."""
+        if self._has_one_timer:
+            while waiting and self._timers:
+                kernel, timer = waiting.popleft(), self._timers[0]
+                yield kernel, timer, _outcome(call, timer, kernel)
             return
-        pool = ThreadPoolExecutor(max(1, len(self._left)))
+        executor = ThreadPoolExecutor(max(1, len(self._timers)))
         running: dict[Future[T | Exception], tuple[Kernel, KernelTimer]] = {}
         try:
-            while running or (todo and self._left):
+            while running or (waiting and self._timers):
                 busy = [timer for _, timer in running.values()]
-                for timer in self._left:
+                for timer in self._timers:
                     if any(timer is other for other in busy):
                         continue
-                    chosen = self._next(todo, timer)
-                    if chosen is not None:
-                        self._had[chosen] = timer
-                        running[pool.submit(_outcome, ask, timer, chosen)] = (chosen, timer)
+                    taken = self._take_kernel(waiting, timer)
+                    if taken is not None:
+                        self._last_timer[taken] = timer
+                        running[executor.submit(_outcome, call, timer, taken)] = (taken, timer)
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     kernel, timer = running.pop(future)
                     yield kernel, timer, future.result()
         finally:
-            # Whoever stops here stops the timers as well, which ends what is still running.
-            pool.shutdown(wait=False, cancel_futures=True)
+            # The caller closes the timers when it stops here, which ends the running calls.
+            executor.shutdown(wait=False, cancel_futures=True)
 
-    def _next(self, todo: deque[Kernel], timer: KernelTimer) -> Kernel | None:
-        """The next kernel for a timer: none that another one had, and has compiled already."""
-        for kernel in todo:
-            had = self._had.get(kernel, timer)
-            if had is timer or not any(had is left for left in self._left):
-                todo.remove(kernel)
+    def _take_kernel(self, waiting: deque[Kernel], timer: KernelTimer) -> Kernel | None:
+        """Take the next kernel that no other remaining timer has compiled before."""
+        for kernel in waiting:
+            last = self._last_timer.get(kernel, timer)
+            if last is timer or not any(last is other for other in self._timers):
+                waiting.remove(kernel)
                 return kernel
         return None
 
-    def _lose(self, timer: KernelTimer, error: BoardLostError) -> None:
-        self._left = [each for each in self._left if each is not timer]
-        self._lost.append(error)
+    def _remove(self, timer: KernelTimer, error: BoardLostError) -> None:
+        self._timers = [each for each in self._timers if each is not timer]
+        self._losses.append(error)
 
     def _none_left(self) -> BoardLostError:
-        words = "; ".join(error.message.rstrip(".") for error in self._lost)
+        losses = "; ".join(error.message.rstrip(".") for error in self._losses)
         return BoardLostError(
-            f"No board is left to time kernels on: {words}.",
+            f"No board is left to time kernels on: {losses}.",
             remedy="What was timed is kept; the same command continues once a board is back.",
         )
 
 
 def _outcome(
-    ask: Callable[[KernelTimer, Kernel], T], timer: KernelTimer, kernel: Kernel
+    call: Callable[[KernelTimer, Kernel], T], timer: KernelTimer, kernel: Kernel
 ) -> T | Exception:
-    """What a timer answers, or the error that it raises.
-
-    A compiler may raise anything; whatever it is, it is what became of the kernel.
-    """
+    """Return the result of a call, or the error that it raises: a compiler may raise anything."""
     try:
-        return ask(timer, kernel)
+        return call(timer, kernel)
     except Exception as error:
         return error

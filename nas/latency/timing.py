@@ -1,7 +1,7 @@
-"""How a latency is measured: warm, on one core, often enough, and judged by its own spread.
+"""How a latency is measured: on one core, with warm caches, and repeated until the samples agree.
 
-A sample during which the system took the core away says how busy the machine is, not how fast the
-kernel: the system counts such preemptions, and such samples are taken again.
+A sample during which the operating system took the core away measures how busy the machine is, not
+how fast the kernel is. The system counts such preemptions, and a preempted sample is taken again.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
-
 from nas.errors import MeasurementError
 from nas.latency import core_scheduling
 
@@ -27,222 +25,233 @@ SAMPLES = 10
 """Samples of one timing; a latency is their median."""
 
 SAMPLE_SECONDS = 1e-3
-"""Shortest duration of a sample: fast kernels are called as often as that takes."""
+"""Shortest duration of a sample: a fast kernel is called as often as needed to fill it."""
 
 QUICK_SAMPLES = 5
+"""Samples of a quick timing, which only chooses between schedules."""
+
 QUICK_SAMPLE_SECONDS = 2e-4
-"""The same for a first look, which only chooses between schedules."""
+"""Shortest duration of a sample of a quick timing."""
 
-ATTEMPTS = 5
-"""Samples taken, at most, for each one kept, while preemptions spoil them."""
+MAX_ATTEMPTS_PER_SAMPLE = 5
+"""Attempts, on average, at a sample without preemption."""
 
-LARGEST_SPREAD = 0.05
+MAX_SPREAD = 0.05
 """Interquartile range over median above which a timing is repeated, then called unstable."""
 
+ROUNDS = 8
+"""Rounds of `fastest_of_rounds`."""
+
+SECONDS_BETWEEN_ROUNDS = 0.2
+"""Pause after each round: other programs behave differently a moment later."""
+
 Evaluate = Callable[[int, int], Sequence[float]]
-"""`(calls, samples)` to seconds a call, one value a sample, after an untimed warm-up call."""
+"""A function of (calls, samples) that returns the seconds of one call, one value per sample, after
+an untimed warm-up call."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Samples of one latency, in microseconds a call, with four significant digits.
+    """Samples of one latency in microseconds per call, with four significant digits.
 
     Args:
-        samples_us: of a kernel, those of one that is called over and over.
-        far_samples_us: of the same kernel called once with its weights far away, see
-            `nas.latency.cache_model`; empty where that was not timed.
+        samples_us: samples of a kernel that is called repeatedly, so that its caches are warm.
+        cold_samples_us: samples of the same kernel, called once with cold caches, see
+            `nas.latency.cache_model`; empty if that was not timed.
     """
 
     samples_us: tuple[float, ...]
-    far_samples_us: tuple[float, ...] = ()
+    cold_samples_us: tuple[float, ...] = ()
 
     @classmethod
-    def of_seconds(cls, seconds: Sequence[float], far_seconds: Sequence[float] = ()) -> Timing:
-        """Raises MeasurementError for no samples, or one that is not finite and above zero."""
-        samples = tuple(four_digits(value * 1e6) for value in seconds)
-        far = tuple(four_digits(value * 1e6) for value in far_seconds)
-        if not samples or not all(math.isfinite(each) and each > 0 for each in (*samples, *far)):
+    def from_seconds(cls, seconds: Sequence[float], cold_seconds: Sequence[float] = ()) -> Timing:
+        """Return the timing with these samples in seconds.
+
+        Raises:
+            MeasurementError: there is no sample, or one is not finite and above zero.
+        """
+        samples = tuple(round_to_four_digits(value * 1e6) for value in seconds)
+        cold = tuple(round_to_four_digits(value * 1e6) for value in cold_seconds)
+        if not samples or not all(math.isfinite(each) and each > 0 for each in (*samples, *cold)):
             raise MeasurementError(
-                f"Timing gave {list(samples + far)} us, which is no latency.",
+                f"Timing gave {list(samples + cold)} us, which is no latency.",
                 remedy="Time it again on an idle machine.",
             )
-        return cls(samples, far)
+        return cls(samples, cold)
 
     @property
     def latency_us(self) -> float:
-        """The median of the samples."""
-        return four_digits(statistics.median(self.samples_us))
+        """The median of the samples with warm caches."""
+        return round_to_four_digits(statistics.median(self.samples_us))
 
     @property
     def spread(self) -> float:
-        """Interquartile range over median."""
+        """The interquartile range of the samples over their median."""
         if len(self.samples_us) < 2:
             return 0.0
         low, _, high = statistics.quantiles(self.samples_us, n=4, method="inclusive")
         return (high - low) / statistics.median(self.samples_us)
 
     @property
-    def unstable(self) -> bool:
-        """Whether the samples disagree by more than `LARGEST_SPREAD`."""
-        return self.spread > LARGEST_SPREAD
+    def is_unstable(self) -> bool:
+        """Whether the samples disagree by more than `MAX_SPREAD`."""
+        return self.spread > MAX_SPREAD
 
 
 def measure(evaluate: Evaluate) -> Timing:
-    """`SAMPLES` samples; where they spread, a second set, and the steadier of the two."""
-    calls = calls_in(evaluate, SAMPLE_SECONDS)
-    timing = Timing.of_seconds(undisturbed(evaluate, calls, SAMPLES))
-    if not timing.unstable:
+    """Return a timing of `SAMPLES` samples.
+
+    If the samples spread too much, they are taken a second time, and the timing with the smaller
+    spread is returned.
+
+    Raises:
+        MeasurementError: a sample is not above zero.
+    """
+    calls = calls_per_sample(evaluate, SAMPLE_SECONDS)
+    timing = Timing.from_seconds(undisturbed_samples(evaluate, calls, SAMPLES))
+    if not timing.is_unstable:
         return timing
-    again = Timing.of_seconds(undisturbed(evaluate, calls, SAMPLES))
+    again = Timing.from_seconds(undisturbed_samples(evaluate, calls, SAMPLES))
     return min(timing, again, key=lambda each: each.spread)
 
 
-def agree(latencies_us: Collection[float], tolerance: float) -> bool:
-    """Whether the two fastest of several timings are within `tolerance`, a share, of each other.
+def fastest_two_agree(latencies_us: Collection[float], tolerance: float) -> bool:
+    """Return whether the two fastest of several timings differ by at most `tolerance`, a fraction.
 
-    A busy neighbour can slow a machine for many seconds, in which all samples agree and all are
-    wrong; it cannot make one faster.
+    Other programs can slow a machine for many seconds, during which all samples agree and all are
+    wrong, but they cannot make it faster.
     """
     fastest = sorted(latencies_us)[:2]
     return len(fastest) == 2 and fastest[1] <= (1 + tolerance) * fastest[0]
 
 
-def steadiest(once: Callable[[], Mapping[str, float]], sets: int) -> dict[str, Timing]:
-    """Parts that are worked out together as differences of timings, `SAMPLES` times.
+def measure_differences(
+    measure_once: Callable[[], Mapping[str, float]], max_sets: int
+) -> dict[str, Timing]:
+    """Time costs that are computed together as differences of timings, `SAMPLES` times.
 
-    Differences of timings are noisier than timings: a set of samples with one that is not above
-    zero, or that spreads, is taken again, and the steadiest set counts.
+    Differences of timings are noisier than timings. If a sample of a set is not above zero, or a
+    set spreads too much, another set is taken. The set with the smallest spread is returned.
 
     Args:
-        once: seconds by part.
-        sets: that are taken at most.
+        measure_once: function that returns one sample: seconds by name of the cost.
+        max_sets: largest number of sets.
 
-    Raises MeasurementError where noise leaves no set above zero.
+    Raises:
+        MeasurementError: each set has a sample that is not above zero.
     """
-    found: list[dict[str, Timing]] = []
-    for attempt in range(1, sets + 1):
-        samples = [once() for _ in range(SAMPLES)]
+    sets: list[dict[str, Timing]] = []
+    for attempt in range(1, max_sets + 1):
+        samples = [measure_once() for _ in range(SAMPLES)]
         try:
-            found.append(
-                {part: Timing.of_seconds([each[part] for each in samples]) for part in samples[0]}
-            )
+            timings = {
+                name: Timing.from_seconds([sample[name] for sample in samples])
+                for name in samples[0]
+            }
         except MeasurementError:
-            if attempt == sets and not found:
+            if attempt == max_sets and not sets:
                 raise
             continue
-        if not any(timing.unstable for timing in found[-1].values()):
+        sets.append(timings)
+        if not any(timing.is_unstable for timing in timings.values()):
             break
-    return min(found, key=lambda parts: max(timing.spread for timing in parts.values()))
+    return min(sets, key=lambda timings: max(timing.spread for timing in timings.values()))
 
 
-def median_s(evaluate: Evaluate, calls: int) -> float:
-    """Seconds a call, from a few samples of `calls`: what a difference of timings is made of."""
-    return statistics.median(undisturbed(evaluate, calls, QUICK_SAMPLES))
+def median_seconds(evaluate: Evaluate, calls: int) -> float:
+    """Return the median seconds per call of a few samples, from which differences are computed."""
+    return statistics.median(undisturbed_samples(evaluate, calls, QUICK_SAMPLES))
 
 
-def quick_us(evaluate: Evaluate) -> float:
-    """A first look at a latency, in microseconds."""
-    calls = calls_in(evaluate, QUICK_SAMPLE_SECONDS)
-    return Timing.of_seconds(undisturbed(evaluate, calls, QUICK_SAMPLES)).latency_us
+def quick_latency_us(evaluate: Evaluate) -> float:
+    """Return a rough latency in microseconds from few and short samples."""
+    calls = calls_per_sample(evaluate, QUICK_SAMPLE_SECONDS)
+    return Timing.from_seconds(undisturbed_samples(evaluate, calls, QUICK_SAMPLES)).latency_us
 
 
-_ROUNDS = 8
-SECONDS_APART = 0.2
-"""Of `fastest_of_rounds`, and between two."""
+def undisturbed_samples(evaluate: Evaluate, calls: int, samples: int) -> list[float]:
+    """Return samples during which the thread was not preempted.
 
+    On a machine that is too busy for that, the fastest preempted samples fill the list up; their
+    spread shows that they were disturbed.
 
-def undisturbed(evaluate: Evaluate, calls: int, samples: int) -> list[float]:
-    """Seconds a call of `samples` samples that no preemption spoiled.
+    Args:
+        evaluate: function that takes the samples.
+        calls: calls per sample.
+        samples: number of samples.
 
-    On a machine too busy for that, the fastest of the spoilt ones make up the number; they spread.
+    Returns:
+        Seconds per call, one value per sample.
     """
-    kept: list[float] = []
-    spoilt: list[float] = []
-    for _ in range(ATTEMPTS * samples):
+    undisturbed: list[float] = []
+    preempted: list[float] = []
+    for _ in range(MAX_ATTEMPTS_PER_SAMPLE * samples):
         before = _preemptions()
         (seconds,) = evaluate(calls, 1)
-        (kept if _preemptions() == before else spoilt).append(seconds)
-        if len(kept) == samples:
+        (undisturbed if _preemptions() == before else preempted).append(seconds)
+        if len(undisturbed) == samples:
             break
-    return (kept + sorted(spoilt))[:samples]
+    return (undisturbed + sorted(preempted))[:samples]
 
 
 def _preemptions() -> int:
-    """How often the system took the core from this thread; always 0 where it does not tell."""
+    """Return how often the system preempted this thread; always 0 if the system does not say."""
     if sys.platform != "linux":
         return 0
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
 
 
-def fastest_of_rounds(timed: Mapping[str, Callable[[], Timing]]) -> dict[str, Timing]:
-    """Each of several things timed in rounds, apart from each other; the fastest of each counts.
+def fastest_of_rounds(timers: Mapping[str, Callable[[], Timing]]) -> dict[str, Timing]:
+    """Time several things in rounds and return the fastest timing of each.
 
-    For what other programs slow by taking a shared cache: how much they leave differs from one
-    moment to the next.
+    It is meant for latencies that depend on how much of a shared cache other programs occupy, which
+    differs from one moment to the next.
 
-    Raises MeasurementError where no round gave one of the things a latency.
+    Args:
+        timers: functions that time one thing each.
+
+    Raises:
+        MeasurementError: one of the things has no valid timing in any round.
     """
-    found: dict[str, list[Timing]] = {name: [] for name in timed}
+    timings: dict[str, list[Timing]] = {name: [] for name in timers}
     failures: dict[str, MeasurementError] = {}
-    for _ in range(_ROUNDS):
-        for name, take in timed.items():
+    for _ in range(ROUNDS):
+        for name, take in timers.items():
             try:
-                found[name].append(take())
+                timings[name].append(take())
             except MeasurementError as failure:
                 failures[name] = failure
-        time.sleep(SECONDS_APART)
-    for name, each in found.items():
-        if not each:
+        time.sleep(SECONDS_BETWEEN_ROUNDS)
+    for name, own in timings.items():
+        if not own:
             raise failures[name]
-    return {name: min(each, key=lambda t: t.latency_us) for name, each in found.items()}
+    return {name: min(own, key=lambda each: each.latency_us) for name, own in timings.items()}
 
 
-def calls_in(evaluate: Evaluate, sample_seconds: float) -> int:
-    """Calls that fill a sample."""
+def calls_per_sample(evaluate: Evaluate, sample_seconds: float) -> int:
+    """Return the number of calls that fill a sample of this duration."""
     once = min(evaluate(1, 3))
     return max(1, math.ceil(sample_seconds / once)) if once > 0 else 1000
 
 
-def noise() -> Timing:
-    """Times a small matrix product that always takes the same work, on one core.
-
-    Its `spread` is what a timing on this machine, right now, cannot do better than.
-    """
-    matrix = np.ones((64, 64), np.float32)
-    out = np.empty_like(matrix)
-
-    def evaluate(calls: int, samples: int) -> list[float]:
-        found = []
-        for _ in range(samples):
-            np.matmul(matrix, matrix, out=out)
-            start = time.perf_counter()
-            for _ in range(calls):
-                np.matmul(matrix, matrix, out=out)
-            found.append((time.perf_counter() - start) / calls)
-        return found
-
-    with pinned(1):
-        return Timing.of_seconds(undisturbed(evaluate, calls_in(evaluate, SAMPLE_SECONDS), SAMPLES))
-
-
-def four_digits(value: float) -> float:
-    """Rounded to four significant digits, which is more than any timing is good for."""
+def round_to_four_digits(value: float) -> float:
+    """Return a value with four significant digits, which no timing exceeds in precision."""
     return float(f"{value:.4g}")
 
 
 @contextmanager
 def pinned(threads: int) -> Iterator[None]:
-    """Keeps the calling thread on one core, or on as many as it uses threads, while inside.
+    """Keep the calling thread on one core, or on as many cores as it uses threads.
 
-    Waits for its turn where processes share the machine (`nas.latency.core_scheduling`). Systems
-    without
-    `sched_setaffinity` (macOS, Windows) schedule as they like.
+    If several processes share the machine, entering waits until this process may time
+    (`nas.latency.core_scheduling`). On systems without `sched_setaffinity` (macOS, Windows) nothing
+    is pinned.
     """
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
     before = os.sched_getaffinity(0)
-    with core_scheduling.turn(threads) as cores:
+    with core_scheduling.reserved_cores(threads) as cores:
         os.sched_setaffinity(0, cores)
         try:
             yield

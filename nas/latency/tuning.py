@@ -1,15 +1,15 @@
-"""Tunes kernels that a table has: looks for faster schedules at length, and keeps what is faster.
+"""Tuning the kernels of a table: search faster schedules at length, and keep those that are faster.
 
-A tuned kernel is timed in turns with the schedule on record, so that a busy machine slows both. The
-faster of the two stays, and the row says what was tried: a table never gets worse, and nothing is
-tuned twice.
+The new schedule of a kernel and the schedule on record are timed alternately, so that a busy
+machine slows both. The faster one is kept, and the record says what was tried: a table never gets
+worse, and nothing is tuned twice.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,27 +17,35 @@ from nas.errors import RequestError, first_line
 from nas.latency.build import build_table
 from nas.latency.kernel import Kernel
 from nas.latency.record import Record
-from nas.latency.runtime import KernelTimer, Runtime
+from nas.latency.runtime import KernelTimer, Runtime, Schedule
 from nas.latency.table import LatencyTable
 from nas.latency.timer_pool import TimerPool
 from nas.latency.timing import Timing
 
 DEFAULT_TUNER = "template"
-"""Sweep the few schedules of each kernel that the runtime tries in any case."""
+"""The tuner of every build: it tries the few schedules of each kernel that the runtime has."""
 
-TRIALS = 64
-"""Candidates of a kernel, unless asked for another number."""
+DEFAULT_TRIALS = 64
+"""Schedules that another tuner tries for each kernel."""
 
-TURNS = 3
+TIMINGS_PER_SCHEDULE = 3
 """Timings of each of two schedules that are compared."""
 
-CHUNK = 4
-"""Kernels that are tuned before the faster ones are timed once more: some minutes."""
+KERNELS_PER_ROUND = 4
+"""Kernels that a device tunes before the faster ones are timed again: some minutes."""
 
 
 @dataclass(frozen=True)
 class TuningProgress:
-    """`done` of `total` kernels are tuned; `before_us` became `after_us` for their sum."""
+    """The state of a tuning after one kernel.
+
+    Args:
+        kernel: kernel that was tuned.
+        done: number of kernels so far.
+        total: number of kernels in all.
+        before_us: sum of the latencies of the tuned kernels before.
+        after_us: sum of their latencies after.
+    """
 
     kernel: Kernel
     done: int
@@ -47,36 +55,37 @@ class TuningProgress:
 
     @property
     def gain(self) -> float:
-        """How much faster the kernels got, as a share of what they took."""
+        """Saved latency as a fraction of the latency before."""
         return 1 - self.after_us / self.before_us if self.before_us else 0.0
 
 
 @dataclass(frozen=True)
 class TuningResult:
-    """What became of the kernels that were asked for.
+    """The outcome for the kernels that were asked for.
 
     Args:
-        faster: got a faster schedule.
-        kept: were tuned in vain.
-        failed: keep their row, by the error that their tuning ended with.
-        skipped: were tuned before, cannot be tuned or timed, or have no weights.
+        faster: number of kernels that got a faster schedule.
+        unchanged: number of kernels that were tuned without success.
+        failed: error of each kernel whose tuning failed; it keeps its record.
+        skipped: number of kernels that were tuned before, cannot be tuned or timed, or have no
+            weights.
         gain: see `TuningProgress.gain`.
-        seconds: it took.
+        seconds: duration of the tuning.
     """
 
     faster: int
-    kept: int
+    unchanged: int
     failed: Mapping[Kernel, str]
     skipped: int
     gain: float
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """For a program that reads it."""
+        """Return the part of `nas table build --json` about tuning."""
         failed = {kernel.text: error for kernel, error in self.failed.items()}
         return {
             "faster": self.faster,
-            "kept": self.kept,
+            "unchanged": self.unchanged,
             "skipped": self.skipped,
             "failed": failed,
             "gain": round(self.gain, 4),
@@ -84,19 +93,24 @@ class TuningResult:
         }
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.faster} kernels got faster, {self.kept} kept their schedule, "
-            f"{len(self.failed)} could not be tuned, {self.skipped} had no need; "
-            f"{self.gain:.1%} less time in those tuned."
-        ]
-        return "\n".join([*lines, *(f"{k}: {error}" for k, error in self.failed.items())])
+        summary = (
+            f"{self.faster} kernels got faster, {self.unchanged} kept their schedule, "
+            f"{len(self.failed)} could not be tuned, {self.skipped} were skipped; the tuned "
+            f"kernels take {self.gain:.1%} less time."
+        )
+        return "\n".join([summary, *(f"{k}: {error}" for k, error in self.failed.items())])
 
 
-def check_request(runtime: Runtime, tuner: str, trials: int | None) -> int:
-    """Return how many trials a build tunes each kernel with; 0 for `DEFAULT_TUNER`.
+def requested_trials(runtime: Runtime, tuner: str, trials: int | None) -> int:
+    """Return the number of trials with which a build tunes each kernel; 0 for `DEFAULT_TUNER`.
+
+    Args:
+        runtime: the runtime.
+        tuner: name of the tuner.
+        trials: number of trials that the user gave; None if none was given.
 
     Raises:
-        RequestError: the runtime does not have the tuner, or trials were given without one.
+        RequestError: the runtime does not have the tuner, or trials were given without a tuner.
     """
     if tuner == DEFAULT_TUNER:
         if trials is not None:
@@ -106,11 +120,11 @@ def check_request(runtime: Runtime, tuner: str, trials: int | None) -> int:
             )
         return 0
     runtime.check_tuner(tuner)
-    return TRIALS if trials is None else trials
+    return DEFAULT_TRIALS if trials is None else trials
 
 
-def trials_of(record: Record, tuner: str) -> int:
-    """Return how many trials of a tuner a kernel was tuned with, successful or not."""
+def completed_trials(record: Record, tuner: str) -> int:
+    """Return the number of trials with which a tuner tuned a kernel, successfully or not."""
     schedule = record.schedule or {}
     tried = schedule if schedule.get("tuner") == tuner else schedule.get("tried", {})
     trials = tried.get("trials") if isinstance(tried, Mapping) else None
@@ -126,57 +140,59 @@ def tune_table(
     trials: int,
     progress: Callable[[TuningProgress], None] | None = None,
 ) -> TuningResult:
-    """Tunes the kernels with weights that a table has and that were not tuned with as many trials.
+    """Tune the kernels with weights that a table has, unless they were tuned with as many trials.
 
-    A kernel whose tuning fails keeps its row, and is tuned again the next time. Stopped at any
-    point and started again, it continues with what was not tuned.
+    A kernel whose tuning fails keeps its record, and is tuned again the next time. A tuning that
+    was stopped continues with the remaining kernels when it is started again.
 
     Args:
-        table: of the device.
-        kernels: that may get faster.
-        timer: the device's, or several of equal devices, which share the kernels.
+        table: table of the device.
+        kernels: kernels to tune.
+        timer: timer of the device, or timers of several equal devices, which share the kernels.
         tuner: one of the tuners of the runtime.
-        trials: candidates for each kernel, 1 or more.
-        progress: called after every kernel.
+        trials: number of schedules to try for each kernel, at least 1.
+        progress: function to call after every kernel.
 
-    Raises TableError where another process writes the table, RequestError for no trials.
+    Raises:
+        RequestError: `trials` is less than 1.
+        TableError: another process writes the table.
     """
     if trials < 1:
         raise RequestError(f"trials is {trials}.", remedy="Use 1 or more.")
     timers = list(timer) if isinstance(timer, Sequence) else [timer]
-    tuning = _Tuning(table, timers, tuner, trials)
-    begun = time.monotonic()
+    table_tuner = _TableTuner(table, timers, tuner, trials)
+    start_s = time.monotonic()
     with table.writing():
-        asked = list(dict.fromkeys(kernels))
-        todo = [kernel for kernel in asked if tuning.is_due(kernel)]
-        step = CHUNK * len(timers)
-        for start in range(0, len(todo), step):
-            chunk = todo[start : start + step]
-            for kernel in tuning.each(chunk):
+        requested = list(dict.fromkeys(kernels))
+        due = [kernel for kernel in requested if table_tuner.is_due(kernel)]
+        round_size = KERNELS_PER_ROUND * len(timers)
+        for start in range(0, len(due), round_size):
+            round_kernels = due[start : start + round_size]
+            for kernel in table_tuner.tune(round_kernels):
                 if progress is not None:
-                    progress(tuning.progress(kernel, len(todo)))
-            # What got faster was timed at one moment only; this times it at another.
-            build_table(table, chunk, timers)
-    return tuning.result(len(asked) - len(todo), time.monotonic() - begun)
+                    progress(table_tuner.progress(kernel, len(due)))
+            # The faster kernels were timed at one moment only; this times them at another.
+            build_table(table, round_kernels, timers)
+    return table_tuner.result(len(requested) - len(due), time.monotonic() - start_s)
 
 
 @dataclass(frozen=True)
-class _Compared:
-    """A schedule that was found, and its timings in turns with those of the one on record."""
+class _ScheduleComparison:
+    """A tuned schedule, and alternating timings of it and of the schedule on record."""
 
-    schedule: Mapping[str, Any]
-    found: list[Timing]
-    present: list[Timing]
+    tuned_schedule: Schedule
+    tuned: list[Timing]
+    recorded: list[Timing]
 
     @property
     def speedup(self) -> float:
-        """How many times faster the found one is, in the turn that is neither best nor worst."""
-        turns = zip(self.present, self.found, strict=True)
-        return statistics.median(old.latency_us / new.latency_us for old, new in turns)
+        """The median of how many times faster the tuned schedule is."""
+        pairs = zip(self.recorded, self.tuned, strict=True)
+        return statistics.median(old.latency_us / new.latency_us for old, new in pairs)
 
 
-class _Tuning:
-    """How far a tuning is."""
+class _TableTuner:
+    """Tunes kernels, records the faster schedules, and counts the outcomes."""
 
     def __init__(
         self, table: LatencyTable, timers: list[KernelTimer], tuner: str, trials: int
@@ -184,38 +200,38 @@ class _Tuning:
         self._table, self._tuner, self._trials = table, tuner, trials
         self._timers = TimerPool(timers)
         self._before_us = self._after_us = 0.0
-        self._faster = self._kept = 0
+        self._faster = self._unchanged = 0
         self._failed: dict[Kernel, str] = {}
 
     def is_due(self, kernel: Kernel) -> bool:
-        """Whether a kernel can be tuned, and was not with as many trials."""
+        """Return whether a kernel can be tuned, and was not tuned with as many trials."""
         record = self._table.record(kernel)
         return (
             kernel.has_weights
             and record is not None
             and record.status != "failed"
-            and trials_of(record, self._tuner) < self._trials
+            and completed_trials(record, self._tuner) < self._trials
         )
 
-    def each(self, kernels: Sequence[Kernel]) -> Iterable[Kernel]:
-        """Tunes kernels, and adds what became of them to the table."""
+    def tune(self, kernels: Sequence[Kernel]) -> Iterator[Kernel]:
+        """Tune kernels, record the outcome of each, and yield it."""
         records = {kernel: self._record(kernel) for kernel in kernels}
 
-        def compare(timer: KernelTimer, kernel: Kernel) -> _Compared:
-            present = records[kernel].schedule or {}
-            schedule = timer.tune_kernel(kernel, self._tuner, self._trials)
-            found: list[Timing] = []
-            before: list[Timing] = []
-            for _ in range(TURNS):
-                before.append(timer.retime_kernel(kernel, present))
-                found.append(timer.retime_kernel(kernel, schedule))
-            return _Compared(schedule, found, before)
+        def compare(timer: KernelTimer, kernel: Kernel) -> _ScheduleComparison:
+            recorded_schedule = records[kernel].schedule or {}
+            tuned_schedule = timer.tune_kernel(kernel, self._tuner, self._trials)
+            recorded: list[Timing] = []
+            tuned: list[Timing] = []
+            for _ in range(TIMINGS_PER_SCHEDULE):
+                recorded.append(timer.retime_kernel(kernel, recorded_schedule))
+                tuned.append(timer.retime_kernel(kernel, tuned_schedule))
+            return _ScheduleComparison(tuned_schedule, tuned, recorded)
 
         for kernel, outcome in self._timers.each(kernels, compare):
             if isinstance(outcome, Exception):
                 self._failed[kernel] = first_line(outcome)
             else:
-                self._settle(records[kernel], outcome)
+                self._append(records[kernel], outcome)
             yield kernel
 
     def _record(self, kernel: Kernel) -> Record:
@@ -223,39 +239,43 @@ class _Tuning:
         assert record is not None
         return record
 
-    def _settle(self, record: Record, compared: _Compared) -> None:
+    def _append(self, record: Record, comparison: _ScheduleComparison) -> None:
+        """Append the record with the faster of the two schedules."""
         assert record.latency_us is not None
-        speedup = compared.speedup
+        speedup = comparison.speedup
         self._before_us += record.latency_us
         if speedup > 1:
             self._faster += 1
             self._after_us += record.latency_us / speedup
-            best = min(compared.found, key=lambda each: each.latency_us)
-            tuned = Record.of_timing(
+            fastest = min(comparison.tuned, key=lambda each: each.latency_us)
+            faster = Record.from_timing(
                 "kernel",
-                best,
+                fastest,
                 name=record.name,
-                schedule=compared.schedule,
+                schedule=comparison.tuned_schedule,
                 basis=self._table.runtime.basis,
             )
-            self._table.append(replace(tuned, medians_us=(best.latency_us,), settled=False))
+            self._table.append(replace(faster, medians_us=(fastest.latency_us,), settled=False))
             return
-        self._kept += 1
+        self._unchanged += 1
         self._after_us += record.latency_us
-        tried = {"tuner": self._tuner, "trials": self._trials, "speedup": round(speedup, 3)}
         schedule = {**(record.schedule or {})}
         if schedule.get("tuner") == self._tuner:
             schedule["trials"] = self._trials
         else:
-            schedule["tried"] = tried
+            schedule["tried"] = {
+                "tuner": self._tuner,
+                "trials": self._trials,
+                "speedup": round(speedup, 3),
+            }
         self._table.append(replace(record, schedule=schedule, supersedes=None, line=0))
 
     def progress(self, kernel: Kernel, total: int) -> TuningProgress:
-        """After a kernel."""
-        done = self._faster + self._kept + len(self._failed)
+        """Return the state after a kernel."""
+        done = self._faster + self._unchanged + len(self._failed)
         return TuningProgress(kernel, done, total, self._before_us, self._after_us)
 
     def result(self, skipped: int, seconds: float) -> TuningResult:
-        """At the end."""
+        """Return the outcome of the whole tuning."""
         gain = 1 - self._after_us / self._before_us if self._before_us else 0.0
-        return TuningResult(self._faster, self._kept, self._failed, skipped, gain, seconds)
+        return TuningResult(self._faster, self._unchanged, self._failed, skipped, gain, seconds)

@@ -1,58 +1,61 @@
-"""Whether a table still holds: a sample of its rows, timed again on the device it belongs to.
+"""Verifying a table: time a sample of its kernels again on the device that it belongs to.
 
-A cooler, a driver, a governor or a neighbour on the same host can change a device without changing
-its name. Timing a few dozen rows again takes a minute and tells, without whole networks.
+A cooler, a driver, a frequency governor or another tenant of the same host can change a device
+without changing its name. Timing a few dozen kernels again takes a minute, and needs no whole
+networks.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from nas.errors import RequestError, TableError
 from nas.latency.comparison import Ratios
 from nas.latency.device import Fingerprint
-from nas.latency.kernel import Kernel
-from nas.latency.kinds import by_kind, kind_of, shares
+from nas.latency.kernel import Kernel, group_by_kind
 from nas.latency.record import UNSTABLE, Record
 from nas.latency.runtime import KernelTimer
 from nas.latency.table import LatencyTable
 
-SEED = 0
-"""Of the sample: the same table gives the same rows, so that two verifications compare."""
+SAMPLE_SEED = 0
+"""Seed of the sample: the same table gives the same kernels, so that verifications can be
+compared."""
 
-OFF = 0.10
-"""A row this far from its new timing, as a fraction of the row, is off."""
+MAX_ROW_DEVIATION = 0.10
+"""Largest difference between a row and its new timing, as a fraction, in a row that holds."""
 
-LARGEST_SHIFT = 0.05
-"""How far the median ratio may be from 1 in a table that holds."""
+MAX_MEDIAN_SHIFT = 0.05
+"""Largest difference of the median ratio from 1 in a table that holds."""
 
-LARGEST_SHARE_OFF = 0.25
-"""The share of rows that may be off in a table that holds: single rows are noisy."""
+MAX_FRACTION_OFF = 0.25
+"""Largest fraction of deviating rows in a table that holds: single rows are noisy."""
 
-MOST_TIMINGS = 4
-"""Timings of a row that is off, at most."""
+MAX_TIMINGS = 4
+"""Largest number of timings of a row that deviates."""
 
-FEWEST_OF_A_KIND = 4
-"""Rows of one kind that can speak for the kind; fewer speak only for themselves."""
+MIN_ROWS_PER_KIND = 4
+"""Smallest number of rows of one kind from which the kind is judged."""
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
 class VerifiedRow:
-    """One row of the table and its new timing.
+    """One kernel of the table and its new timing.
 
     Args:
-        kernel: the kernel's text.
-        kind: see `nas.latency.kinds.kind_of`.
-        before_us: what the table says.
-        now_us: what was measured now; None if it could not be timed.
-        error: why it could not.
-        is_unstable: whether the table's timing did not settle.
+        kernel: text of the kernel.
+        kind: see `Kernel.detailed_kind`.
+        before_us: latency in the table.
+        now_us: latency measured now; None if it could not be timed.
+        error: why it could not be timed.
+        is_unstable: whether the table's timing is unstable.
         is_estimated: whether the table's latency is an estimate.
     """
 
@@ -66,100 +69,102 @@ class VerifiedRow:
 
     @property
     def ratio(self) -> float | None:
-        """Now over before: above 1 where the device got slower."""
+        """The ratio of now to before: above 1 if the device became slower."""
         return None if self.now_us is None else self.now_us / self.before_us
 
     @property
-    def off(self) -> bool:
-        """Whether the two differ by more than `OFF`, or the row could not be timed."""
-        return self.ratio is None or abs(self.ratio - 1) > OFF
+    def is_off(self) -> bool:
+        """Whether it deviates by more than `MAX_ROW_DEVIATION`, or could not be timed."""
+        return self.ratio is None or abs(self.ratio - 1) > MAX_ROW_DEVIATION
 
     def to_json(self) -> dict[str, Any]:
-        """As plain data."""
-        return {**asdict(self), "ratio": self.ratio, "off": self.off}
+        """Return a row of `nas table verify --json`."""
+        return {**asdict(self), "ratio": self.ratio, "off": self.is_off}
 
 
 @dataclass(frozen=True)
 class Verification:
-    """A sample of a table's rows beside their new timings.
+    """A sample of a table's kernels beside their new timings.
 
     Args:
-        rows: in the order of the table.
-        of: how many rows the table has that could have been in the sample.
-        changes: what is recorded of the device and differs now; it need not matter.
+        rows: the sampled kernels in the order of the table.
+        rows_in_table: number of kernels from which the sample was drawn.
+        recorded_changes: recorded facts of the device that differ now; they need not matter.
     """
 
     rows: tuple[VerifiedRow, ...]
-    of: int
-    changes: tuple[str, ...] = ()
+    rows_in_table: int
+    recorded_changes: tuple[str, ...] = ()
 
     @property
     def ratios(self) -> Ratios | None:
-        """Of all rows that could be timed."""
+        """The ratios of all rows that could be timed."""
         return _ratios(self.rows)
 
     @property
     def kinds(self) -> dict[str, Ratios]:
-        """Of each kind that could be timed."""
-        groups = by_kind(self.rows, lambda row: Kernel.parse(row.kernel))
-        found = {kind: _ratios(rows) for kind, rows in groups.items()}
-        return {kind: ratios for kind, ratios in found.items() if ratios is not None}
+        """The ratios of each kind of which a row could be timed."""
+        groups = group_by_kind(self.rows, lambda row: Kernel.parse(row.kernel))
+        statistics = {kind: _ratios(rows) for kind, rows in groups.items()}
+        return {kind: ratios for kind, ratios in statistics.items() if ratios is not None}
 
     @property
-    def off(self) -> list[VerifiedRow]:
-        """The rows that are off, the farthest first."""
-        wrong = [row for row in self.rows if row.off]
-        return sorted(wrong, key=lambda row: -abs(np.log(row.ratio)) if row.ratio else -np.inf)
+    def rows_off(self) -> list[VerifiedRow]:
+        """The rows that deviate, in descending order of the deviation."""
+        rows = [row for row in self.rows if row.is_off]
+        return sorted(rows, key=lambda row: -abs(np.log(row.ratio)) if row.ratio else -np.inf)
 
     @property
     def problems(self) -> list[str]:
-        """Why the table does not hold, in words; empty if it does."""
-        found = []
+        """The reasons why the table does not hold; empty if it does."""
+        problems = []
         failed = sum(row.now_us is None for row in self.rows)
         if failed:
-            found.append(f"{failed} of {len(self.rows)} rows cannot be timed now")
+            problems.append(f"{failed} of {len(self.rows)} rows cannot be timed now")
         ratios = self.ratios
-        if ratios is not None and abs(ratios.median - 1) > LARGEST_SHIFT:
-            found.append(f"rows are {_slower(ratios.median)} now")
+        if ratios is not None and abs(ratios.median - 1) > MAX_MEDIAN_SHIFT:
+            problems.append(f"rows are {_slower(ratios.median)} now")
         else:
-            found += [
+            problems += [
                 f"{kind} rows are {_slower(own.median)} now"
                 for kind, own in self.kinds.items()
-                if own.count >= FEWEST_OF_A_KIND and abs(own.median - 1) > OFF
+                if own.count >= MIN_ROWS_PER_KIND and abs(own.median - 1) > MAX_ROW_DEVIATION
             ]
-        share = len(self.off) / len(self.rows)
-        if not found and share > LARGEST_SHARE_OFF:
-            found.append(f"{share:.0%} of the rows are off by more than {OFF:.0%}")
-        return found
+        fraction_off = len(self.rows_off) / len(self.rows)
+        if not problems and fraction_off > MAX_FRACTION_OFF:
+            problems.append(
+                f"{fraction_off:.0%} of the rows are off by more than {MAX_ROW_DEVIATION:.0%}"
+            )
+        return problems
 
     @property
     def holds(self) -> bool:
-        """Whether the table still tells what this device does."""
+        """Whether the table still says how fast this device is."""
         return not self.problems
 
     @property
     def verdict(self) -> str:
-        """`holds`, or `does not hold: ` and why."""
+        """`holds`, or `does not hold: ` and the reasons."""
         return "holds" if self.holds else f"does not hold: {'; '.join(self.problems)}"
 
     def to_json(self) -> dict[str, Any]:
-        """What `nas table verify --json` prints."""
+        """Return what `nas table verify --json` prints."""
         return {
             "verdict": self.verdict,
             "holds": self.holds,
             "rows_timed": len(self.rows),
-            "rows_in_table": self.of,
+            "rows_in_table": self.rows_in_table,
             "unstable_rows": sum(row.is_unstable for row in self.rows),
             "estimated_rows": sum(row.is_estimated for row in self.rows),
             "ratio": self.ratios and asdict(self.ratios),
             "kinds": {kind: asdict(ratios) for kind, ratios in self.kinds.items()},
-            "off_by_10_percent": [row.kernel for row in self.off],
-            "changes": list(self.changes),
+            "off_by_10_percent": [row.kernel for row in self.rows_off],
+            "changes": list(self.recorded_changes),
             "rows": [row.to_json() for row in self.rows],
         }
 
 
-def verify(
+def verify_table(
     table: LatencyTable,
     timer: KernelTimer,
     device: Fingerprint,
@@ -167,106 +172,139 @@ def verify(
     rows: int = 40,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Verification:
-    """Times a sample of a table's rows again, each with its own schedule. Changes nothing.
+    """Time a sample of a table's kernels again, each with its own schedule, and change nothing.
 
-    Rows that are off are timed again after all the others, and the timing nearest to the row
-    counts: a busy neighbour must not condemn a table.
+    Rows that deviate are timed again after all the others, and the timing nearest to the row
+    counts, so that a busy moment does not condemn a table.
 
     Args:
-        table: of this device.
-        timer: its runtime, or what isolates that.
-        device: of the timer.
-        rows: how many to time at most; see `sample`.
-        progress: called with (timings done, timings in all, the kernel).
+        table: table of this device.
+        timer: the runtime, or a worker process that runs it.
+        device: fingerprint of the timer's device.
+        rows: largest number of kernels to time, see `stratified_sample`.
+        progress: function of (timings done, timings in all, kernel), called after every timing.
 
-    Raises TableDeviceError for another device's table, TableError for one without a usable row.
+    Raises:
+        TableDeviceError: the table belongs to another device.
+        TableError: no kernel of the table has a latency.
+        RequestError: `rows` is less than 1.
     """
-    table.device.require(device, str(table.path))
-    usable = [r for r in table.records() if r.record == "kernel" and r.latency_us is not None]
+    table.device.require_match(device, str(table.path))
+    usable = [record for record in table.records("kernel") if record.latency_us is not None]
     if not usable:
         raise TableError(
             f"{table.path} has no kernel with a latency.", remedy="Continue it: nas table build."
         )
-    chosen = sample(usable, rows)
-    found: list[VerifiedRow] = []
+    records = stratified_sample(usable, rows)
+    verified: list[VerifiedRow] = []
 
-    def timed(record: Record, done: int, total: int) -> VerifiedRow:
-        row = _timed(record, timer)
+    def retime(record: Record, done: int, total: int) -> VerifiedRow:
+        row = _retimed_row(record, timer)
         if progress is not None:
             progress(done, total, record.name)
         return row
 
-    for record in chosen:
-        found.append(timed(record, len(found) + 1, len(chosen)))
-    done = len(chosen)
-    for _ in range(MOST_TIMINGS - 1):
-        again = [at for at, row in enumerate(found) if row.off and row.error is None]
-        total = done + len(again)
-        for at in again:
+    for done, record in enumerate(records, start=1):
+        verified.append(retime(record, done, len(records)))
+    done = len(records)
+    for _ in range(MAX_TIMINGS - 1):
+        off = [i for i, row in enumerate(verified) if row.is_off and row.error is None]
+        total = done + len(off)
+        for index in off:
             done += 1
-            found[at] = min(found[at], timed(chosen[at], done, total), key=_distance)
-    return Verification(tuple(found), len(usable), tuple(_recorded_changes(table.device, device)))
+            again = retime(records[index], done, total)
+            verified[index] = min(verified[index], again, key=_deviation)
+    changes = tuple(_recorded_changes(table.device, device))
+    return Verification(tuple(verified), len(usable), changes)
 
 
-class Pace:
-    """How fast the device is while networks are timed, beside what its table says.
+class DeviceSlowdown:
+    """How much slower than its table the device is while networks are timed.
 
-    A few of the networks' kernels are timed again between them. Like networks, each counts with
-    its fastest timing: other work on the machine only adds time.
+    A few kernels of the networks are timed again between the networks. As for networks, the fastest
+    timing of each kernel counts, because other work on the machine only adds time.
 
     Args:
-        table: of the device.
-        timer: as for `verify`.
-        kernels: of the networks.
-        count: how many of them to time; see `sample`.
+        table: table of the device.
+        timer: the runtime, or a worker process that runs it.
+        kernels: kernels of the networks.
+        count: largest number of kernels to time, see `stratified_sample`.
     """
 
     def __init__(
         self, table: LatencyTable, timer: KernelTimer, kernels: Collection[Kernel], count: int
     ) -> None:
-        found = [table.record(kernel) for kernel in dict.fromkeys(kernels)]
-        usable = [record for record in found if record is not None and record.latency_us]
         self._timer = timer
-        self._records = sample(usable, count) if usable else []
+        records = [table.record(kernel) for kernel in dict.fromkeys(kernels)]
+        usable = [record for record in records if record is not None and record.latency_us]
+        self._records = stratified_sample(usable, count) if usable else []
         self._ratios: list[float] = [math.inf] * len(self._records)
 
-    def take(self) -> None:
-        """Times the kernels once more; one that cannot be timed now is left out."""
-        for at, record in enumerate(self._records):
-            row = _timed(record, self._timer)
-            self._ratios[at] = min(self._ratios[at], row.ratio or math.inf)
+    def measure(self) -> None:
+        """Time the kernels once more; a kernel that cannot be timed now is left out."""
+        for index, record in enumerate(self._records):
+            row = _retimed_row(record, self._timer)
+            self._ratios[index] = min(self._ratios[index], row.ratio or math.inf)
 
     @property
     def ratios(self) -> Ratios | None:
-        """Now over the table's: above 1 where the device is slower; None before `take`."""
-        return Ratios.of([each for each in self._ratios if math.isfinite(each)])
+        """The ratios of now to the table: above 1 if the device is slower; None if not measured."""
+        return Ratios.from_values([each for each in self._ratios if math.isfinite(each)])
 
 
-def sample(records: Sequence[Record], count: int) -> list[Record]:
-    """`count` of the kernel records, spread over kinds and latencies, always the same ones.
+def stratified_sample(records: Sequence[Record], count: int) -> list[Record]:
+    """Return records of kernels that are spread over kinds and latencies, always the same ones.
 
-    Every kind gets one row if there are enough, and then shares in proportion to its size. The
-    rows of a kind are cut into as many runs by latency as it has shares, and one is drawn of each.
-    Raises RequestError for a count below one.
+    The sample is stratified by kind, in proportion to the number of records. The records of a kind
+    are sorted by latency and cut into runs of equal length, and one record is drawn from each run.
+
+    Args:
+        records: records of kernels.
+        count: number of records to return; fewer if there are no more.
+
+    Raises:
+        RequestError: `count` is less than 1.
     """
     if count < 1:
         raise RequestError(f"A sample of {count} rows says nothing.", remedy="Give 1 or more.")
-    rng = np.random.default_rng(SEED)
-    groups = by_kind(records, lambda record: Kernel.parse(record.name))
+    rng = np.random.default_rng(SAMPLE_SEED)
+    groups = group_by_kind(records, lambda record: Kernel.parse(record.name))
     largest_first = sorted(groups, key=lambda kind: -len(groups[kind]))
+    sizes = {kind: len(groups[kind]) for kind in largest_first}
     chosen = []
-    for kind, share in shares({kind: len(groups[kind]) for kind in largest_first}, count).items():
+    for kind, own_count in apportion(sizes, count).items():
         own = sorted(groups[kind], key=lambda record: (record.latency_us or 0.0, record.name))
-        ends = [len(own) * n // share for n in range(share + 1)]
+        ends = [len(own) * n // own_count for n in range(own_count + 1)]
         chosen += [own[rng.integers(low, high)] for low, high in pairwise(ends)]
     return sorted(chosen, key=lambda record: record.line)
 
 
-def _timed(record: Record, timer: KernelTimer) -> VerifiedRow:
+def apportion(sizes: Mapping[Key, int], count: int) -> dict[Key, int]:
+    """Share out a number of samples among groups, in proportion to their sizes.
+
+    The first `count` groups get one sample each. The method of highest averages (D'Hondt) shares
+    out the rest. No group gets more than its size.
+
+    Args:
+        sizes: size of each group.
+        count: number of samples.
+
+    Returns:
+        Number of samples of each group that gets one.
+    """
+    counts = dict.fromkeys(list(sizes)[:count], 1)
+    for _ in range(min(count, sum(sizes[key] for key in counts)) - len(counts)):
+        open_groups = [key for key in counts if counts[key] < sizes[key]]
+        counts[max(open_groups, key=lambda key: sizes[key] / (counts[key] + 1))] += 1
+    return counts
+
+
+def _retimed_row(record: Record, timer: KernelTimer) -> VerifiedRow:
+    """Time the kernel of a record again."""
     kernel = Kernel.parse(record.name)
     row = VerifiedRow(
         record.name,
-        kind_of(kernel),
+        kernel.detailed_kind,
         record.latency_us or 0.0,
         None,
         is_unstable=record.status == UNSTABLE,
@@ -274,18 +312,18 @@ def _timed(record: Record, timer: KernelTimer) -> VerifiedRow:
     )
     try:
         now_us = timer.retime_kernel(kernel, record.schedule or {}).latency_us
-    # A compiler may raise anything; whatever it is, it is what became of this row.
+    # A compiler may raise anything; whatever it is, it is the result of this row.
     except Exception as error:
         return replace(row, error=f"{type(error).__name__}: {str(error).strip()[:300]}")
     return replace(row, now_us=now_us)
 
 
-def _distance(row: VerifiedRow) -> float:
-    return float("inf") if row.ratio is None else abs(float(np.log(row.ratio)))
+def _deviation(row: VerifiedRow) -> float:
+    return math.inf if row.ratio is None else abs(math.log(row.ratio))
 
 
 def _ratios(rows: Sequence[VerifiedRow]) -> Ratios | None:
-    return Ratios.of([row.ratio for row in rows if row.ratio is not None])
+    return Ratios.from_values([row.ratio for row in rows if row.ratio is not None])
 
 
 def _slower(ratio: float) -> str:

@@ -1,10 +1,10 @@
-"""Kernels compiled and timed in a process of their own, which may crash, hang or be killed.
+"""Compiling and timing kernels in a separate process, which may crash, hang or be killed.
 
-A compiler that runs into its own bug takes its process along. Here that process is a worker: what
-it was asked for becomes an error, the next kernel gets a new worker, and a table's build goes on.
+A bug in a compiler can end the process in which it runs. That process is a worker: the request that
+ended it becomes an error, the next kernel gets a new worker, and the build of a table goes on.
 
-A device elsewhere may vanish and come back. Then the worker is started again, and with it the
-connection, a few times, before the device counts as lost.
+A remote device may vanish and come back. The worker, and with it the connection, is then started
+again a few times before the device counts as lost.
 """
 
 from __future__ import annotations
@@ -25,56 +25,58 @@ from typing import Any, Self
 from nas import processes
 from nas.errors import BoardLostError, DeviceError, MeasurementError, NasError, first_line
 from nas.latency import core_scheduling
+from nas.latency.core_scheduling import CorePlan
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
-from nas.latency.runtime import Runtime
+from nas.latency.runtime import Runtime, Schedule
 from nas.latency.timing import Timing
 
-LIMIT_SECONDS = 120.0
-"""How long one kernel may take to compile and time; the slowest of our spaces take three."""
+KERNEL_LIMIT_SECONDS = 120.0
+"""How long one kernel may take to compile and time; the slowest of our spaces takes three."""
 
-DISPATCH_LIMIT = 5
-"""How much longer everything beside the kernels may take: megabytes of weights go to the device."""
+DISPATCH_LIMIT_FACTOR = 5
+"""The dispatch costs may take this many times longer: megabytes of weights go to the device."""
 
 TRIAL_SECONDS = 15.0
-"""How much longer tuning a kernel may take for each candidate; most take one or two."""
+"""How much longer tuning a kernel may take for each trial; most take one or two seconds."""
 
 START_SECONDS = 120.0
 """How long a worker may take to start: it imports the runtime."""
 
-MOST_COMPILERS = 2
-"""Workers beside the one that is timing: compiling a kernel takes about twice as long."""
+MAX_COMPILING_WORKERS = 2
+"""Workers that compile while another one is timing: compiling a kernel takes about twice as long
+as timing it."""
 
 RECONNECTIONS = 3
-"""How often a device that vanished is looked for again before it counts as lost."""
+"""How often a vanished device is connected to again before it counts as lost."""
 
-PAUSE_SECONDS = 2.0
-"""Before it is looked for the first time; each later pause is as much longer."""
+RECONNECTION_PAUSE_SECONDS = 2.0
+"""Pause before the first reconnection; each later pause is longer by as much."""
 
 
 class WorkerTimer:
-    """A `Timer` behind a process boundary.
+    """A `KernelTimer` that runs a runtime in a worker process.
 
-    Use it as a context manager; the worker starts with the first kernel.
+    Use it as a context manager. The worker starts with the first request.
 
     Args:
-        runtime: is sent to the worker, which opens it there. A device with one user at a time is
-            released for the worker.
-        limit_s: seconds for one kernel.
-        plan: how workers of one machine share it; None for one that has it to itself.
+        runtime: opened runtime; it is sent to the worker, which opens it there. A device with one
+            user at a time is released for the worker.
+        limit_s: seconds that one kernel may take.
+        plan: how the workers of one machine share its cores; None if there is only one.
     """
 
     def __init__(
         self,
         runtime: Runtime,
         *,
-        limit_s: float = LIMIT_SECONDS,
-        plan: core_scheduling.Plan | None = None,
+        limit_s: float = KERNEL_LIMIT_SECONDS,
+        plan: CorePlan | None = None,
     ) -> None:
         self._device = runtime.fingerprint
         self._runtime = runtime
         self._limit_s, self._plan = limit_s, plan
-        self._over, self._starting = False, threading.Lock()
+        self._is_closed, self._starting = False, threading.Lock()
         runtime.release()
         self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
@@ -84,117 +86,120 @@ class WorkerTimer:
 
     def __exit__(self, *exception: object) -> None:
         with self._starting:
-            self._over = True
+            self._is_closed = True
         self._stop()
 
-    def time_kernel(self, kernel: Kernel) -> tuple[Mapping[str, Any], Timing]:
+    def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
         """See `Runtime.time_kernel`.
 
-        Raises MeasurementError for a kernel that cannot be timed, or on which the worker died or
-        ran out of time; BoardLostError for a device that is gone, DeviceError for one that is
-        another than the runtime's.
+        Raises:
+            MeasurementError: the kernel cannot be timed, or the worker died or ran out of time.
+            BoardLostError: the device is gone.
+            DeviceError: the device is not equal to the runtime's.
         """
-        schedule, samples = self._ask("time_kernel", kernel.text)
+        schedule, samples = self._request("time_kernel", kernel.text)
         return schedule, Timing(*samples)
 
-    def retime_kernel(self, kernel: Kernel, schedule: Mapping[str, Any]) -> Timing:
-        """See `Runtime.retime_kernel`. Raises MeasurementError as `time_kernel` does."""
-        return Timing(*self._ask("retime_kernel", kernel.text, dict(schedule)))
+    def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
+        """See `Runtime.retime_kernel`, and `time_kernel` for the errors."""
+        return Timing(*self._request("retime_kernel", kernel.text, dict(schedule)))
 
-    def tune_kernel(self, kernel: Kernel, tuner: str, trials: int) -> Mapping[str, Any]:
-        """See `Runtime.tune_kernel`. Raises MeasurementError as `time_kernel` does."""
-        found: Mapping[str, Any] = self._ask("tune_kernel", kernel.text, tuner, trials)
-        return found
+    def tune_kernel(self, kernel: Kernel, tuner: str, trials: int) -> Schedule:
+        """See `Runtime.tune_kernel`, and `time_kernel` for the errors."""
+        schedule: Schedule = self._request("tune_kernel", kernel.text, tuner, trials)
+        return schedule
 
     def time_dispatch(self) -> Mapping[str, Timing]:
-        """See `Runtime.time_dispatch`. Raises MeasurementError as `time_kernel` does."""
-        return {part: Timing(samples) for part, samples in self._ask("time_dispatch").items()}
+        """See `Runtime.time_dispatch`, and `time_kernel` for the errors."""
+        samples = self._request("time_dispatch")
+        return {part: Timing(samples_us) for part, samples_us in samples.items()}
 
-    def _ask(self, request: str, *arguments: Any) -> Any:
-        for pause in range(RECONNECTIONS):
+    def _request(self, request: str, *arguments: Any) -> Any:
+        """Return the worker's answer, after reconnecting to the device if it vanished."""
+        for attempt in range(1, RECONNECTIONS + 1):
             try:
-                return self._asked(request, *arguments)
+                return self._request_once(request, *arguments)
             except BoardLostError:
                 self._stop()
-                if self._over:
+                if self._is_closed:
                     raise
-                time.sleep(PAUSE_SECONDS * (1 + pause))
-        return self._asked(request, *arguments)
+                time.sleep(RECONNECTION_PAUSE_SECONDS * attempt)
+        return self._request_once(request, *arguments)
 
-    def _asked(self, request: str, *arguments: Any) -> Any:
-        pipe = self._started()
+    def _request_once(self, request: str, *arguments: Any) -> Any:
+        pipe = self._running_worker()
         try:
             pipe.send((request, *arguments))
-            limit_s = self._limit_s * (DISPATCH_LIMIT if request == "time_dispatch" else 1)
+            limit_s = self._limit_s * (DISPATCH_LIMIT_FACTOR if request == "time_dispatch" else 1)
             if request == "tune_kernel":
                 limit_s += TRIAL_SECONDS * arguments[2]
             if not pipe.poll(limit_s):
                 self._stop()
                 if self._runtime.is_remote:
-                    # Is it the kernel, or does the device not answer any more?
-                    self._started()
+                    # Starting a worker shows whether the kernel hangs or the device vanished.
+                    self._running_worker()
                 raise MeasurementError(
                     f"compiling and timing took more than {limit_s:.0f} s",
                     remedy="Time it again with --retry-failed on an idle machine.",
                 )
             kind, answer = pipe.recv()
         except (EOFError, OSError) as error:
-            raise MeasurementError(f"the compiler's process {self._ended()}") from error
+            raise MeasurementError(f"the compiler's process {self._end_reason()}") from error
         if kind != "done":
-            raise _error(kind, answer)
+            raise _unpacked_error(kind, answer)
         return answer
 
-    def _started(self) -> Connection:
-        """The pipe to a worker that is ready."""
+    def _running_worker(self) -> Connection:
+        """Return the pipe to a worker that is ready; start one if there is none."""
         pipe, process = self._pipe, self._process
-        # A worker says nothing unasked: if there is something to read, it is its end.
+        # A worker sends nothing unasked: if there is something to read, it is the end of the pipe.
         if pipe is not None and process is not None and process.is_alive() and not pipe.poll(0):
             return pipe
         self._stop()
-        pipe = self._new_worker()
+        pipe = self._start_worker()
         try:
-            in_time = pipe.poll(START_SECONDS)
-            found: Any = pipe.recv() if in_time else ("error", ("it took too long", ""))
+            is_in_time = pipe.poll(START_SECONDS)
+            message: Any = pipe.recv() if is_in_time else ("error", ("it took too long", ""))
         except (EOFError, OSError) as error:
             raise MeasurementError(
-                f"the compiler's process {self._ended()} at its start"
+                f"the compiler's process {self._end_reason()} at its start"
             ) from error
-        kind, answer = found
+        kind, answer = message
         if kind != "ready":
             self._stop()
             if kind == "error":
                 answer = (f"the compiler's process did not start: {answer[0]}", answer[1])
-            raise _error(kind, answer)
-        different = self._device.differences(Fingerprint.from_json(answer))
-        if different:
+            raise _unpacked_error(kind, answer)
+        differences = self._device.differences(Fingerprint.from_json(answer))
+        if differences:
             self._stop()
             raise DeviceError(
-                f"A device is not what the others are: {'; '.join(different)}.",
-                remedy="Boards behind one address or tracker key are equal; give others another.",
+                f"A device is not equal to the others: {'; '.join(differences)}.",
+                remedy="Use one address or tracker key for equal boards only.",
             )
         return pipe
 
-    def _new_worker(self) -> Connection:
-        """The pipe to a worker that is starting. Another thread may be closing this timer."""
-        # Spawned, not forked: threads of torch or TVM do not survive a fork.
+    def _start_worker(self) -> Connection:
+        """Return the pipe to a worker that is starting, unless another thread closes this timer."""
+        # Spawned, not forked: the threads of torch and TVM do not survive a fork.
         context = multiprocessing.get_context("spawn")
-        # A worker that is half started could not be stopped.
+        # A signal meanwhile would leave a worker that nobody can stop.
         with processes.delayed_stop_signals(), self._starting:
-            if self._over:
+            if self._is_closed:
                 raise MeasurementError("the timer is closed")
-            pipe, theirs = context.Pipe()
+            pipe, worker_pipe = context.Pipe()
             process = context.Process(
-                target=_serve, args=(theirs, self._runtime, self._plan), daemon=True
+                target=_serve, args=(worker_pipe, self._runtime, self._plan), daemon=True
             )
             process.start()
-            # At exit Python sends SIGTERM to what still runs, which a worker never gets, and waits.
+            # At exit, Python sends SIGTERM to running children, which a worker ignores, and waits.
             atexit.register(process.kill)
             self._pipe, self._process = pipe, process
-        theirs.close()
+        worker_pipe.close()
         return pipe
 
-    def _ended(self) -> str:
-        """How the worker ended, in words; it is gone afterwards."""
+    def _end_reason(self) -> str:
+        """Return how the worker ended, as a predicate, and forget the worker."""
         process = self._process
         if process is None:
             return "ended"
@@ -208,7 +213,7 @@ class WorkerTimer:
     def _stop(self) -> None:
         pipe, process = self._pipe, self._process
         self._pipe = self._process = None
-        # In this order: another thread that waits for an answer is woken by the end of the worker.
+        # The process first: its end wakes another thread that waits for an answer.
         if process is not None:
             process.kill()
             process.join()
@@ -219,26 +224,29 @@ class WorkerTimer:
 
 @contextmanager
 def timers_for(runtime: Runtime) -> Iterator[list[WorkerTimer]]:
-    """An `WorkerTimer` for each of the equal devices that a runtime has, stopped at the end.
+    """Yield one `WorkerTimer` for each of the equal devices of a runtime, and stop them at the end.
 
-    For this machine's processor there are several where it has the cores: while one of them times,
+    For this machine's processor there are several if it has the cores: while one of them times
     alone on its core, the others compile.
+
+    Args:
+        runtime: opened runtime.
     """
     with ExitStack() as stack:
         count, plan = runtime.device_count, None
         if count == 1 and runtime.fingerprint.target == "cpu":
-            plan = core_scheduling.plan(runtime.fingerprint.threads)
-            count = 1 + min(MOST_COMPILERS, len(plan.others)) if plan else 1
+            plan = core_scheduling.plan_cores(runtime.fingerprint.threads)
+            count = 1 + min(MAX_COMPILING_WORKERS, len(plan.other_cores)) if plan else 1
         yield [stack.enter_context(WorkerTimer(runtime, plan=plan)) for _ in range(count)]
 
 
-def _serve(pipe: Connection, runtime: Runtime, plan: core_scheduling.Plan | None) -> None:
-    """The worker: answers until its parent ends."""
+def _serve(pipe: Connection, runtime: Runtime, plan: CorePlan | None) -> None:
+    """Run the worker: answer requests until its parent ends."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     processes.exit_with_parent(parent.sentinel)
     if plan is not None:
-        core_scheduling.follow(plan)
+        core_scheduling.apply_plan(plan)
     try:
         _answer_all(pipe, runtime)
     # The parent has closed its end.
@@ -247,12 +255,12 @@ def _serve(pipe: Connection, runtime: Runtime, plan: core_scheduling.Plan | None
 
 
 def _answer_all(pipe: Connection, runtime: Runtime) -> None:
-    """Open the runtime and answer requests. Raises EOFError or OSError once the pipe is closed."""
+    """Open the runtime and answer requests. Raises EOFError or OSError when the pipe is closed."""
     try:
         runtime.open()
         start: Any = ("ready", runtime.fingerprint.to_json())
     except Exception as error:
-        pipe.send(_kind_and_words(error))
+        pipe.send(_packed_error(error))
         return
     pipe.send(start)
     while True:
@@ -261,7 +269,7 @@ def _answer_all(pipe: Connection, runtime: Runtime) -> None:
             answer = ("done", _answer(runtime, request, arguments))
         # A compiler may raise anything; it becomes the answer.
         except Exception as error:
-            answer = _kind_and_words(error)
+            answer = _packed_error(error)
         pipe.send(answer)
 
 
@@ -277,23 +285,24 @@ def _answer(runtime: Runtime, request: str, arguments: list[Any]) -> Any:
     return dict(schedule), astuple(timing)
 
 
-_KINDS: Mapping[str, type[NasError]] = {
+_ERROR_KINDS: Mapping[str, type[NasError]] = {
     "lost": BoardLostError,
     "device": DeviceError,
     "error": MeasurementError,
 }
-"""Errors that the worker's user tells apart, by what they are called on the way; in this order."""
+"""Errors that the parent process tells apart, by their names in messages; a subclass comes before
+its base class."""
 
 
-def _kind_and_words(error: Exception) -> tuple[str, tuple[str, str]]:
-    """What an error is called on the way, its message in a line, and its remedy."""
-    for kind, category in _KINDS.items():
+def _packed_error(error: Exception) -> tuple[str, tuple[str, str]]:
+    """Return the kind of an error, and its message in one line and its remedy."""
+    for kind, category in _ERROR_KINDS.items():
         if isinstance(error, category):
             return kind, (error.message, error.remedy)
     return "error", (first_line(error), "")
 
 
-def _error(kind: str, words: tuple[str, str]) -> NasError:
-    """The error that `_kind_and_words` took apart."""
-    message, remedy = words
-    return _KINDS[kind](message, remedy=remedy)
+def _unpacked_error(kind: str, content: tuple[str, str]) -> NasError:
+    """Return the error that `_packed_error` packed."""
+    message, remedy = content
+    return _ERROR_KINDS[kind](message, remedy=remedy)

@@ -45,7 +45,7 @@ def torch_us(network: Network, shape: tuple[int, int, int], dtype: torch.dtype) 
 
 def timed(action: Callable[[], object]) -> float:
     """The median, in microseconds, between events before and after; each run is awaited."""
-    found = []
+    latencies_us = []
     for _ in range(RUNS):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
@@ -53,8 +53,8 @@ def timed(action: Callable[[], object]) -> float:
         action()
         end.record()
         end.synchronize()
-        found.append(1e3 * start.elapsed_time(end))
-    return statistics.median(found)
+        latencies_us.append(1e3 * start.elapsed_time(end))
+    return statistics.median(latencies_us)
 
 
 def checked(given: argparse.Namespace, space: SearchSpace) -> list[tuple[Architecture, float]]:
@@ -71,13 +71,13 @@ def checked(given: argparse.Namespace, space: SearchSpace) -> list[tuple[Archite
     )
     print("  " + ", ".join(f"{part} {us:g} us" for part, us in table.dispatch_us.items()))
     rng = np.random.default_rng(given.seed)
-    found = check_table(table, [space], runtime, nets=given.nets, rng=rng, references=False)
-    agreement = found.agreement
+    result = check_table(table, [space], runtime, nets=given.nets, rng=rng, references=False)
+    agreement = result.agreement
     print(
-        f"{len(found.rows)} networks: mean error {agreement.mape:.1%}, "
+        f"{len(result.rows)} networks: mean error {agreement.mape:.1%}, "
         f"Kendall tau {agreement.kendall_tau:.3f}"
     )
-    return [(space.from_json(row.architecture), row.measured_us) for row in found.rows]
+    return [(space.from_json(row.architecture), row.measured_us) for row in result.rows]
 
 
 def main() -> None:

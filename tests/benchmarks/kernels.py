@@ -27,7 +27,6 @@ from nas.graph import Graph
 from nas.latency import LatencyTable, build_table, fusion, open_runtime
 from nas.latency import timing as clock
 from nas.latency.kernel import Kernel
-from nas.latency.kinds import kind_of
 from nas.latency.worker_process import timers_for
 from nas.space import load_definition, space_names
 
@@ -134,7 +133,7 @@ def main() -> None:
         build_table(table, [kernel for graph in graphs for kernel in tvm.kernels(graph)], timers)
     ratios: dict[str, Ratios] = defaultdict(list)
     for kernel, us in onnxruntime_times_us(graphs).items():
-        ratios[kind_of(kernel)].append((table.latency_us(kernel) / us, kernel))
+        ratios[kernel.detailed_kind].append((table.latency_us(kernel) / us, kernel))
     print_summary(table, ratios)
     if options.plot is not None:
         plot(ratios, options.plot)

@@ -18,12 +18,12 @@ ARCHITECTURES = 500
 
 def command_s(*arguments: str) -> float:
     """Median wall seconds of a Python process."""
-    found = []
+    seconds = []
     for _ in range(RUNS):
         start = time.perf_counter()
         subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
-        found.append(time.perf_counter() - start)
-    return statistics.median(found)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
 
 
 def main() -> None:

@@ -32,9 +32,9 @@ def main() -> None:
     everything = {}
     for name in SPACES:
         space = load_space(name, image_size=given.image_size, classes=1000)
-        found = space_kernels(space, given.runtime)
-        print(f"{name}: {len(found)} kernels at {given.image_size} px")
-        everything.update(dict.fromkeys(found))
+        needed = space_kernels(space, given.runtime)
+        print(f"{name}: {len(needed)} kernels at {given.image_size} px")
+        everything.update(dict.fromkeys(needed))
     kernels = list(everything)
     rng = np.random.default_rng(given.seed)
     count = min(given.kernels, len(kernels))
@@ -46,7 +46,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder, timers_for(runtime) as timers:
             table = LatencyTable.open_or_create(Path(folder), runtime)
             built = build_table(table, chosen, timers)
-            records = [record for record in table.records() if record.record == "kernel"]
+            records = [record for record in table.records() if record.kind == "kernel"]
         timings = Counter(len(record.medians_us or ()) for record in records)
         print(
             f"build {number}: {built.seconds / count:.2f} s a kernel, {built.unstable} unstable, "

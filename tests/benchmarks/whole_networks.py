@@ -47,7 +47,7 @@ def main() -> None:
             calls = [max(1, math.ceil(0.02 / min(each(1, 3)))) for each in (ours, theirs)]
             rounds = [
                 [
-                    min(clock.undisturbed(each, n, 3))
+                    min(clock.undisturbed_samples(each, n, 3))
                     for each, n in zip((ours, theirs), calls, strict=True)
                 ]
                 for _ in range(ROUNDS)

@@ -1,14 +1,14 @@
-"""`nas table` and `nas predict` on files that are no tables."""
+"""`nas table` and `nas predict` with files that are no tables."""
 
 import json
 import os
-from types import SimpleNamespace
 
 import pytest
 
 from nas.errors import TableError
 from nas.latency.device import Fingerprint
-from nas.latency.record import header
+from nas.latency.record import new_header
+from tests.latency.fake_runtime import FakeRuntime
 
 DEVICE = Fingerprint("Test CPU", ("fma",), "tvm", {"kernels": "1"}, "cpu", "float32", 1)
 NOTES = b"notes of mine\nthe last one has no line feed"
@@ -17,9 +17,9 @@ SPACE = ("--space", "mobilenet_tiny", "--image-size", 8)
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The current folder with a file that is no table; the device's runtime times nothing."""
+    """Change to a folder with a file that is no table, and replace the runtime by a fake one."""
     monkeypatch.chdir(tmp_path)
-    runtime = SimpleNamespace(fingerprint=DEVICE)
+    runtime = FakeRuntime(DEVICE)
     monkeypatch.setattr("nas.latency.open_runtime", lambda *_, **__: runtime)
     (tmp_path / "notes.jsonl").write_bytes(NOTES)
     return tmp_path
@@ -38,7 +38,7 @@ def folder(tmp_path, monkeypatch):
     ],
     ids=lambda arguments: " ".join(map(str, arguments[:2])),
 )
-def test_a_file_that_is_no_table_is_named_and_stays_as_it_is(folder, invoke, arguments):
+def test_file_that_is_no_table_is_named_and_unchanged(folder, invoke, arguments):
     done = invoke(*arguments)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: notes.jsonl, line 1 ")
@@ -47,19 +47,19 @@ def test_a_file_that_is_no_table_is_named_and_stays_as_it_is(folder, invoke, arg
     assert [path.name for path in folder.iterdir()] == ["notes.jsonl"]
 
 
-def test_a_merge_never_writes_over_a_file(folder, invoke):
+def test_merge_never_overwrites_a_file(folder, invoke):
     for name in ("a.jsonl", "b.jsonl"):
-        (folder / name).write_text(json.dumps(header(DEVICE)) + "\n")
+        (folder / name).write_text(json.dumps(new_header(DEVICE)) + "\n")
     done = invoke("table", "merge", "a.jsonl", "b.jsonl", "--out", "notes.jsonl")
     assert done.returncode == 2
-    assert "notes.jsonl is there already" in done.stderr
+    assert "notes.jsonl exists already" in done.stderr
     assert (folder / "notes.jsonl").read_bytes() == NOTES
     done = invoke("table", "merge", "a.jsonl", "notes.jsonl", "--out", "c.jsonl")
     assert done.returncode == 1
     assert not (folder / "c.jsonl").exists()
 
 
-def test_a_wrong_request_makes_no_folder(folder, invoke, monkeypatch):
+def test_failed_build_creates_no_folder(folder, invoke, monkeypatch):
     def refuse(*_: object) -> None:
         raise TableError("no kernels")
 
@@ -70,15 +70,15 @@ def test_a_wrong_request_makes_no_folder(folder, invoke, monkeypatch):
 
 
 @pytest.mark.parametrize("command", ["show", "verify"])
-def test_names_that_no_file_has(folder, invoke, command):
+def test_impossible_file_name_is_a_wrong_request(folder, invoke, command):
     done = invoke("table", command, "n" * 300 + ".jsonl")
     assert done.returncode == 2
-    assert "There is no file" in done.stderr
+    assert "Tinvoke is no file" in done.stderr
 
 
-def test_a_calibration_is_not_begun_on_a_table_that_cannot_be_written(folder, invoke, monkeypatch):
+def test_calibrate_refuses_read_only_table_before_timing(folder, invoke, monkeypatch):
     path = folder / "mine.jsonl"
-    path.write_text(json.dumps(header(DEVICE)) + "\n")
+    path.write_text(json.dumps(new_header(DEVICE)) + "\n")
     monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)
     done = invoke("table", "calibrate", path, *SPACE)
     assert done.returncode == 1

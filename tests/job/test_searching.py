@@ -320,11 +320,11 @@ def another_device(path: Path, lacks=lambda record: False) -> Path:
     table = LatencyTable.open_or_create(path, SimpleNamespace(fingerprint=device))
     with table.writing():
         for each in known.records():
-            if each.record != "calibration" and not lacks(each):
+            if each.kind != "calibration" and not lacks(each):
                 factor = 50 if each.name in slow else 1
                 timing = Timing(tuple(factor * sample for sample in each.samples_us))
                 table.append(
-                    Record.of_timing(each.record, timing, name=each.name, schedule=each.schedule)
+                    Record.from_timing(each.kind, timing, name=each.name, schedule=each.schedule)
                 )
     return path
 
@@ -388,7 +388,7 @@ def test_limits_that_nothing_meets_together_are_told(trained, monkeypatch):
             lambda record: record.name.startswith("conv"),
             r"cray.jsonl lacks \d+ of \d+ kernels of mobile, .* Run `nas table build`",
         ),
-        (lambda record: record.record == "dispatch", "does not say what a launch costs. Run `nas"),
+        (lambda record: record.kind == "dispatch", "does not say what a launch costs. Run `nas"),
         (None, "There is no latency table cray.jsonl"),
     ],
 )

@@ -1,9 +1,32 @@
-"""Puts this folder on the import path, for `networks` and `fake_runtime`."""
+"""Fixtures of all tests of latency tables."""
+
+from pathlib import Path
 
 import pytest
+
+from nas.latency import LatencyTable
+from nas.latency.record import Record
+from tests.latency.fake_runtime import FakeRuntime
+from tests.latency.small_table import GRAPH, timed
 
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that is arithmetic need not be given time to change."""
-    monkeypatch.setattr("nas.latency.networks.SECONDS_APART", 0.0)
+    """Remove the pause between the timings of a network: the fake runtime has no real clock."""
+    monkeypatch.setattr("nas.latency.networks.SECONDS_BETWEEN_TIMINGS", 0.0)
+
+
+@pytest.fixture
+def runtime() -> FakeRuntime:
+    return FakeRuntime()
+
+
+@pytest.fixture
+def table(tmp_path: Path, runtime: FakeRuntime) -> LatencyTable:
+    table = LatencyTable.open_or_create(tmp_path, runtime)
+    with table.writing():
+        for part, timing in runtime.time_dispatch().items():
+            table.append(Record.from_timing("dispatch", timing, name=part))
+        for kernel in runtime.kernels(GRAPH):
+            table.append(timed(kernel))
+    return table

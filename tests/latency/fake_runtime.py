@@ -1,4 +1,4 @@
-"""A runtime whose clock is arithmetic: builds of it are exact, and fast enough to kill."""
+"""A runtime that computes latencies instead of measuring them, so that builds are exact."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nas.graph import Graph
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
 from nas.latency.runtime import CompiledNetwork
-from nas.latency.timing import Timing, four_digits
+from nas.latency.timing import Timing, round_to_four_digits
 from nas.runtimes.tvm.runtime import TvmRuntime
 
 
@@ -46,10 +46,16 @@ def _rebuild(cls: type[FakeRuntime], state: dict[str, Any]) -> FakeRuntime:
 
 @dataclass
 class FakeRuntime(TvmRuntime):
-    """Kernels take `latency_us`; a launch 0.5 us, an invocation 2 us.
+    """A runtime whose kernels take `latency_us`, a launch 0.5 us and an invocation 2 us.
 
-    `slowed` has, for some kernels, factors for their later timings; `dispatch_us` what else costs
-    something beside the kernels.
+    Args:
+        fingerprint: fingerprint of the device.
+        broken: texts of kernels that cannot be compiled.
+        seconds: seconds that a kernel takes to time.
+        timed: kernels that were timed for the first time.
+        retimed: kernels that were timed again.
+        slowed: factors of the second and later timings of some kernels, by their texts.
+        dispatch_us: dispatch costs that differ from the default.
     """
 
     fingerprint: Fingerprint = DEVICE  # type: ignore[assignment]
@@ -67,10 +73,10 @@ class FakeRuntime(TvmRuntime):
         return _rebuild, (type(self), self.__dict__)
 
     def open(self) -> None:
-        """There is no device."""
+        """Do nothing: there is no device."""
 
     def release(self) -> None:
-        """There is no device."""
+        """Do nothing: there is no device."""
 
     device_count = 1  # type: ignore[assignment]
 
@@ -84,13 +90,13 @@ class FakeRuntime(TvmRuntime):
         return {"tile": 1}, Timing((latency_us(kernel),) * 10)
 
     def retime_kernel(self, kernel: Kernel, schedule: Mapping[str, Any]) -> Timing:
-        """By a factor for each time, where `slowed` has some for the kernel."""
+        """Return the latency, multiplied by the next factor of `slowed`."""
         assert schedule == {"tile": 1}
         again = self.retimed.count(kernel)
         self.retimed.append(kernel)
         factors = self.slowed.get(kernel.text, ())
         factor = factors[again] if again < len(factors) else 1.0
-        return Timing((four_digits(factor * latency_us(kernel)),) * 10)
+        return Timing((round_to_four_digits(factor * latency_us(kernel)),) * 10)
 
     def time_dispatch(self) -> Mapping[str, Timing]:
         costs = dict.fromkeys(self.dispatch_parts, 30.0)
@@ -105,7 +111,7 @@ class FakeRuntime(TvmRuntime):
 
 @dataclass
 class FakeNetwork(CompiledNetwork):
-    """Takes a tenth longer than its kernels; one with a broken kernel cannot be timed."""
+    """A network that takes 10% longer than its kernels; broken kernels break it."""
 
     launched: list[Kernel] = field(default=())  # type: ignore[assignment]
     broken: frozenset[str] = frozenset()

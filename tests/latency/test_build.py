@@ -14,7 +14,8 @@ import pytest
 
 import nas.space
 from nas.errors import RequestError
-from nas.latency import LatencyTable, Progress, build_table, cache_model, space_kernels
+from nas.latency import BuildProgress, LatencyTable, build_table, space_kernels
+from nas.latency.cache_model import WEIGHT_PARTS_BY_INTENSITY
 from nas.latency.timing import Timing
 from nas.runtimes.tvm.runtime import TvmRuntime
 from tests.latency.fake_runtime import FakeRuntime, latency_us
@@ -24,7 +25,7 @@ SPACE = nas.space.load_space("mobilenet_tiny", image_size=8, channels=1)
 
 @pytest.mark.parametrize("image_size", [8, 33])
 @pytest.mark.parametrize("name", nas.space.space_names())
-def test_a_spaces_kernels_cover_its_architectures(name: str, image_size: int) -> None:
+def test_space_kernels_cover_all_architectures(name: str, image_size: int) -> None:
     space = nas.space.load_space(name, image_size=image_size)
     known = space_kernels(space, "tvm")
     assert len(set(known)) == len(known)
@@ -34,11 +35,11 @@ def test_a_spaces_kernels_cover_its_architectures(name: str, image_size: int) ->
     assert needed <= set(known)
 
 
-def test_a_build_adds_only_what_is_missing(tmp_path: Path) -> None:
+def test_build_times_only_missing_kernels(tmp_path: Path) -> None:
     runtime = FakeRuntime()
     kernels = space_kernels(SPACE, "tvm")
     table = LatencyTable.open_or_create(tmp_path, runtime)
-    seen: list[Progress] = []
+    seen: list[BuildProgress] = []
     first = build_table(table, kernels[:5] + kernels[:2], runtime, progress=seen.append)
     assert (first.ok, first.failed, first.added) == (5, 0, 5)
     assert [(each.done, each.total) for each in seen] == [(n, 10) for n in range(1, 11)]
@@ -50,7 +51,7 @@ def test_a_build_adds_only_what_is_missing(tmp_path: Path) -> None:
     assert table.path.read_bytes().startswith(content)
 
 
-def test_a_kernel_that_fails_is_a_record_and_the_build_goes_on(tmp_path: Path) -> None:
+def test_build_records_failed_kernel_and_goes_on(tmp_path: Path) -> None:
     kernels = space_kernels(SPACE, "tvm")[:4]
     runtime = FakeRuntime(broken=frozenset({kernels[1].text}))
     table = LatencyTable.open_or_create(tmp_path, runtime)
@@ -62,10 +63,10 @@ def test_a_kernel_that_fails_is_a_record_and_the_build_goes_on(tmp_path: Path) -
     assert build_table(table, kernels, runtime).added == 0
     runtime.broken = frozenset()
     assert build_table(table, kernels, runtime, retry_failed=True).ok == 1
-    found = table.record(kernels[1])
-    assert found is not None
+    retried = table.record(kernels[1])
+    assert retried is not None
     lines = [json.loads(line) for line in table.path.read_text().splitlines()]
-    first = lines[(found.supersedes or 0) - 1]
+    first = lines[(retried.supersedes or 0) - 1]
     assert (first["kernel"], first["supersedes"]) == (kernels[1].text, record.line)
     LatencyTable.open(table.path).latency_us(kernels[1])
 
@@ -91,7 +92,7 @@ def _build(folder: Path, seconds: float) -> subprocess.Popen[bytes]:
     )
 
 
-def test_a_killed_build_continues_and_ends_in_the_same_table(tmp_path: Path) -> None:
+def test_killed_build_continues_to_the_same_table(tmp_path: Path) -> None:
     assert _build(tmp_path / "whole", 0).wait(60) == 0
     (whole,) = (tmp_path / "whole").glob("*.jsonl")
     killed = tmp_path / "killed" / whole.name
@@ -105,23 +106,23 @@ def test_a_killed_build_continues_and_ends_in_the_same_table(tmp_path: Path) -> 
         process.wait(60)
         assert killed.read_bytes().count(b"\n") < whole.read_bytes().count(b"\n")
     assert _build(killed.parent, 0).wait(60) == 0
-    assert _latencies(killed) == _latencies(whole)
+    assert _contents(killed) == _contents(whole)
 
 
-def _latencies(path: Path) -> dict[str, tuple[object, ...]]:
-    """What a table says of each kernel, in whatever order it was timed."""
+def _contents(path: Path) -> dict[str, tuple[object, ...]]:
+    """Return the content of each record of a table by its key."""
     return {
         record.key: (record.status, record.samples_us, record.medians_us, record.settled)
         for record in LatencyTable.open(path).records()
     }
 
 
-def test_a_killed_build_times_again_what_was_timed_once(tmp_path: Path) -> None:
+def test_stopped_build_retimes_kernels_timed_once(tmp_path: Path) -> None:
     runtime = FakeRuntime()
     kernels = space_kernels(SPACE, "tvm")[:3]
     table = LatencyTable.open_or_create(tmp_path, runtime)
 
-    def stop(progress: Progress) -> None:
+    def stop(progress: BuildProgress) -> None:
         if progress.done == 2:
             raise KeyboardInterrupt
 
@@ -137,21 +138,21 @@ def test_a_killed_build_times_again_what_was_timed_once(tmp_path: Path) -> None:
     )
 
 
-def test_timings_that_disagree_are_repeated_until_two_agree(tmp_path: Path) -> None:
-    """The first timing fell into a slow moment, or the second did, or none can be believed."""
+def test_build_repeats_timings_until_two_agree(tmp_path: Path) -> None:
+    """One kernel agrees at once, one at the third timing, and one never."""
     steady, late, never = space_kernels(SPACE, "tvm")[:3]
     slowed = {late.text: (0.7, 0.71), never.text: (0.5, 0.7, 0.9, 1.1)}
     runtime = FakeRuntime(slowed=slowed)
     table = LatencyTable.open_or_create(tmp_path, runtime)
-    seen: list[Progress] = []
+    seen: list[BuildProgress] = []
     built = build_table(table, [steady, late, never], runtime, progress=seen.append)
     assert (built.ok, built.unstable) == (2, 1)
     assert seen[-1].done == seen[-1].total == 3 + 1 + 2 + 4
-    found = table.record(late)
-    assert found is not None
-    assert found.latency_us == pytest.approx(0.705 * latency_us(late), rel=1e-3)
-    assert len(found.medians_us) == 3
-    assert len(found.samples_us) == 12
+    record = table.record(late)
+    assert record is not None
+    assert record.latency_us == pytest.approx(0.705 * latency_us(late), rel=1e-3)
+    assert len(record.medians_us) == 3
+    assert len(record.samples_us) == 12
     assert [runtime.retimed.count(kernel) for kernel in (steady, late, never)] == [1, 2, 4]
     unsure = table.record(never)
     assert unsure is not None
@@ -159,19 +160,19 @@ def test_timings_that_disagree_are_repeated_until_two_agree(tmp_path: Path) -> N
     assert build_table(LatencyTable.open(table.path, runtime=runtime), [never], runtime).added == 0
 
 
-def test_an_unknown_runtime_is_refused_by_name() -> None:
+def test_space_kernels_refuses_unknown_runtime_by_name() -> None:
     with pytest.raises(RequestError, match=r"no runtime 'tensorrt'.*tvm"):
         space_kernels(SPACE, "tensorrt")
 
 
-def test_what_is_there_is_timed_again_when_asked(tmp_path: Path) -> None:
-    """A quieter moment makes a table better; a busier one changes nothing."""
+def test_build_again_keeps_fastest_timings(tmp_path: Path) -> None:
+    """A faster timing improves the table; a slower one changes nothing."""
     kernels = space_kernels(SPACE, "tvm")
     slow = FakeRuntime(slowed={kernels[0].text: (1.0, 0.97, 3.0)})
     table = LatencyTable.open_or_create(tmp_path, slow)
     build_table(table, kernels, slow)
     before = [table.latency_us(kernel) for kernel in kernels]
-    seen: list[Progress] = []
+    seen: list[BuildProgress] = []
     build_table(table, kernels, slow, again=True, progress=seen.append)
     assert len(slow.retimed) == 2 * len(kernels)
     assert [each.done for each in seen] == list(range(1, len(seen) + 1))
@@ -184,7 +185,7 @@ def test_what_is_there_is_timed_again_when_asked(tmp_path: Path) -> None:
     assert build_table(table, kernels, slow).added == 0
 
 
-def test_a_long_build_times_what_lies_beside_the_kernels_twice(
+def test_long_build_times_dispatch_costs_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
@@ -197,7 +198,7 @@ def test_a_long_build_times_what_lies_beside_the_kernels_twice(
 
     kernels = space_kernels(SPACE, "tvm")
     for apart, times, launch_us in ((100.0, 1, 0.4), (0.0, 2, 0.3)):
-        monkeypatch.setattr("nas.latency.build.BESIDE_SECONDS", apart)
+        monkeypatch.setattr("nas.latency.build.DISPATCH_INTERVAL_SECONDS", apart)
         asked.clear()
         table = LatencyTable.open_or_create(tmp_path / f"{times}", FakeRuntime())
         build_table(table, kernels, Quieter())
@@ -207,7 +208,7 @@ def test_a_long_build_times_what_lies_beside_the_kernels_twice(
         assert len(asked) == times, "nothing was missing"
 
 
-def test_what_lies_beside_the_kernels_is_timed_again_too(tmp_path: Path) -> None:
+def test_build_again_keeps_fastest_dispatch_costs(tmp_path: Path) -> None:
     kernels = space_kernels(SPACE, "tvm")
     table = LatencyTable.open_or_create(tmp_path, FakeRuntime())
     build_table(table, kernels, FakeRuntime())
@@ -219,15 +220,15 @@ def test_what_lies_beside_the_kernels_is_timed_again_too(tmp_path: Path) -> None
     assert table.dispatch_us == {**before, "launch": 0.4}
 
 
-def test_the_chains_of_a_pace_are_all_of_one_moment(tmp_path: Path) -> None:
-    """Faster as a whole, they replace what was there, also where one of them was slower."""
+def test_build_replaces_miss_curve_as_a_whole(tmp_path: Path) -> None:
+    """A faster curve replaces all of its parts, including those that are slower."""
     kernels = space_kernels(SPACE, "tvm")
     table = LatencyTable.open_or_create(tmp_path, FakeRuntime())
     build_table(table, kernels, FakeRuntime())
-    fast, steady, slow = cache_model.PARTS_BY_PACE
+    fast, steady, slow = WEIGHT_PARTS_BY_INTENSITY
     quieter = {steady[0]: 33.0, steady[1]: 20.0, steady[2]: 25.0}
     busier = {slow[0]: 20.0, slow[1]: 60.0}
     build_table(table, kernels, FakeRuntime(dispatch_us={**quieter, **busier}), again=True)
-    found = table.dispatch_us
-    assert [found[part] for part in steady[:4]] == [33.0, 20.0, 25.0, 30.0]
-    assert {found[part] for part in (*fast, *slow)} == {30.0}
+    dispatch_us = table.dispatch_us
+    assert [dispatch_us[part] for part in steady[:4]] == [33.0, 20.0, 25.0, 30.0]
+    assert {dispatch_us[part] for part in (*fast, *slow)} == {30.0}

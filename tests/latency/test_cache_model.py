@@ -1,33 +1,29 @@
-"""How far kernels are from their weights, against straight lines worked out by hand."""
+"""The cache model, compared with values computed by hand."""
 
 from __future__ import annotations
 
 import pytest
 
 from nas.latency.cache_model import (
-    LARGE_LAUNCH,
-    LAUNCH_MIB,
-    MIB,
-    PARTS,
-    PARTS_BY_PACE,
-    curves,
-    far_share,
-    far_weights_us,
-    half_far,
-    launch_us,
+    LAUNCH_2MIB,
+    LAUNCH_BENCHMARK_MIB,
+    WEIGHT_PARTS,
+    WEIGHT_PARTS_BY_INTENSITY,
+    WEIGHTS_MIB,
+    DispatchCosts,
 )
 
-COSTS = dict(zip(PARTS, (20.0, 20.0, 24.0, 28.0, 40.0, 50.0, 55.0, 60.0, 60.0), strict=True))
+COSTS = dict(zip(WEIGHT_PARTS, (20.0, 20.0, 24.0, 28.0, 40.0, 50.0, 55.0, 60.0, 60.0), strict=True))
 MEBIBYTE = 1 << 20
 
 
-def test_the_sizes_are_those_of_the_parts() -> None:
-    assert tuple(f"weights_{mib}mib" for mib in MIB) == PARTS
-    assert list(MIB) == sorted(MIB)
+def test_parts_are_named_after_sizes() -> None:
+    assert tuple(f"weights_{mib}mib" for mib in WEIGHTS_MIB) == WEIGHT_PARTS
+    assert list(WEIGHTS_MIB) == sorted(WEIGHTS_MIB)
 
 
 @pytest.mark.parametrize(
-    ("mib", "share"),
+    ("mib", "fraction"),
     [
         (0, 0),
         (4, 0),
@@ -41,87 +37,97 @@ def test_the_sizes_are_those_of_the_parts() -> None:
         (1000, 1),
     ],
 )
-def test_the_share_follows_the_chains_cost(mib: float, share: float) -> None:
-    assert far_share(mib * MEBIBYTE, 1000, curves(COSTS)) == pytest.approx(share)
+def test_miss_fraction_follows_the_cost_of_the_chains(mib: float, fraction: float) -> None:
+    assert DispatchCosts(COSTS).miss_fraction(mib * MEBIBYTE, 1000) == pytest.approx(fraction)
 
 
 @pytest.mark.parametrize(
-    ("second", "near"),
+    ("second", "warm"),
     [
-        (24.0, 24.0),  # The shared cache costs something: that is in the kernels' near latency.
+        (24.0, 24.0),  # The cost of the shared cache is part of the warm latency.
         (39.0, 39.0),
-        (41.0, 20.0),  # More than half of the way to 60: there is no shared cache.
+        (41.0, 20.0),  # More than half of the way to 60: no shared cache.
         (60.0, 20.0),
     ],
 )
-def test_a_shared_cache_is_near(second: float, near: float) -> None:
-    costs = dict(zip(PARTS, (20.0, second, *[50.0] * 6, 60.0), strict=True))
-    costs = {part: max(second, cost) if part != PARTS[0] else cost for part, cost in costs.items()}
-    share = far_share(4 * MEBIBYTE, 1000, curves(costs))
-    assert share == pytest.approx((second - near) / (60 - near))
+def test_shared_cache_counts_as_warm(second: float, warm: float) -> None:
+    costs = dict(zip(WEIGHT_PARTS, (20.0, second, *[50.0] * 6, 60.0), strict=True))
+    costs = {
+        part: max(second, cost) if part != WEIGHT_PARTS[0] else cost for part, cost in costs.items()
+    }
+    fraction = DispatchCosts(costs).miss_fraction(4 * MEBIBYTE, 1000)
+    assert fraction == pytest.approx((second - warm) / (60 - warm))
     middle = max(second, 50.0)
-    share = far_share(16 * MEBIBYTE, 1000, curves(costs))
-    assert share == pytest.approx((middle - near) / (60 - near))
-    assert far_weights_us(MEBIBYTE, costs) == pytest.approx(60 - near)
+    fraction = DispatchCosts(costs).miss_fraction(16 * MEBIBYTE, 1000)
+    assert fraction == pytest.approx((middle - warm) / (60 - warm))
+    assert DispatchCosts(costs).cold_weights_us(MEBIBYTE) == pytest.approx(60 - warm)
 
 
-def test_noise_never_makes_a_share_less_than_none_or_more_than_all() -> None:
+def test_miss_fraction_stays_between_0_and_1_with_noise() -> None:
     noisy = {**COSTS, "weights_8mib": 18.0, "weights_24mib": 61.0}
-    assert far_share(8 * MEBIBYTE, 1000, curves(noisy)) == 0
-    assert far_share(24 * MEBIBYTE, 1000, curves(noisy)) == 1
+    assert DispatchCosts(noisy).miss_fraction(8 * MEBIBYTE, 1000) == 0
+    assert DispatchCosts(noisy).miss_fraction(24 * MEBIBYTE, 1000) == 1
 
 
-def test_a_chain_that_met_a_busy_moment_counts_as_what_a_longer_one_took() -> None:
+def test_miss_curve_replaces_cost_of_disturbed_chain() -> None:
     busy = {**COSTS, "weights_8mib": 45.0, "weights_16mib": 90.0}
-    assert curves(busy) == [[20.0, 20.0, 28.0, 28.0, 50.0, 50.0, 55.0, 60.0, 60.0]]
+    assert DispatchCosts(busy).miss_curves == [
+        [20.0, 20.0, 28.0, 28.0, 50.0, 50.0, 55.0, 60.0, 60.0]
+    ]
 
 
-def test_without_a_difference_nothing_is_far() -> None:
-    flat = dict.fromkeys(PARTS, 30.0)
-    assert far_share(64 * MEBIBYTE, 1000, curves(flat)) == 0
-    assert far_weights_us(MEBIBYTE, flat) == 0
-    assert far_weights_us(MEBIBYTE, {**flat, PARTS[-1]: 29.0}) == 0
+def test_flat_miss_curve_has_no_misses() -> None:
+    flat = dict.fromkeys(WEIGHT_PARTS, 30.0)
+    assert DispatchCosts(flat).miss_fraction(64 * MEBIBYTE, 1000) == 0
+    assert DispatchCosts(flat).cold_weights_us(MEBIBYTE) == 0
+    assert DispatchCosts({**flat, WEIGHT_PARTS[-1]: 29.0}).cold_weights_us(MEBIBYTE) == 0
 
 
-def test_weights_that_were_not_timed_far_cost_what_the_chains_do() -> None:
-    assert far_weights_us(MEBIBYTE // 2, COSTS) == 20
+def test_cold_weights_cost_the_difference_of_the_chains() -> None:
+    assert DispatchCosts(COSTS).cold_weights_us(MEBIBYTE // 2) == 20
 
 
 @pytest.mark.parametrize(
-    ("near_us", "share"),
+    ("warm_us", "fraction"),
     [
         (100, 0.0),
         (20 * 16, 0.0),
-        (40 * 16, 0.25),  # Half way from 20 to 80 microseconds for a MiB, by the logarithm.
+        (40 * 16, 0.25),  # Halfway from 20 to 80 us per MiB in the logarithm.
         (80 * 16, 0.5),
         (160 * 16, 0.75),
         (320 * 16, 1.0),
         (10_000, 1.0),
     ],
 )
-def test_a_slower_network_is_farther(near_us: float, share: float) -> None:
-    """By hand, for 16 MiB, which are near in fast chains, half far in slower, far in slow ones."""
-    at = MIB.index(16)
+def test_miss_fraction_rises_with_duration(warm_us: float, fraction: float) -> None:
+    """16 MiB are warm at low intensity, half cold at medium and cold at high intensity."""
+    position = WEIGHTS_MIB.index(16)
     costs = {}
-    for parts, near, middle in zip(PARTS_BY_PACE, (20, 80, 320), (0, 20, 40), strict=True):
-        values = [near] * at + [near + middle] + [near + 40] * (len(MIB) - at - 1)
+    for parts, warm, middle in zip(
+        WEIGHT_PARTS_BY_INTENSITY, (20, 80, 320), (0, 20, 40), strict=True
+    ):
+        values = (
+            [warm] * position + [warm + middle] + [warm + 40] * (len(WEIGHTS_MIB) - position - 1)
+        )
         costs |= dict(zip(parts, map(float, values), strict=True))
-    assert far_share(16 * MEBIBYTE, near_us, curves(costs)) == pytest.approx(share)
+    assert DispatchCosts(costs).miss_fraction(16 * MEBIBYTE, warm_us) == pytest.approx(fraction)
 
 
-def test_where_networks_are_half_far() -> None:
-    assert half_far(curves(COSTS)) == [(20.0, pytest.approx(16.0))]
-    flat = dict.fromkeys(PARTS_BY_PACE[1], 30.0)
-    assert half_far(curves({**COSTS, **flat})) == [(20.0, pytest.approx(16.0))]
-    steep = dict(zip(PARTS, (20.0, 20.0, 60.0, *[60.0] * 6), strict=True))
-    assert half_far(curves(steep)) == [(20.0, pytest.approx(6.0))]
+def test_half_miss_sizes_interpolate_between_chains() -> None:
+    assert DispatchCosts(COSTS).half_miss_sizes() == [(20.0, pytest.approx(16.0))]
+    flat = dict.fromkeys(WEIGHT_PARTS_BY_INTENSITY[1], 30.0)
+    assert DispatchCosts({**COSTS, **flat}).half_miss_sizes() == [(20.0, pytest.approx(16.0))]
+    steep = dict(zip(WEIGHT_PARTS, (20.0, 20.0, 60.0, *[60.0] * 6), strict=True))
+    assert DispatchCosts(steep).half_miss_sizes() == [(20.0, pytest.approx(6.0))]
 
 
-def test_a_launch_costs_more_in_a_larger_network() -> None:
-    costs = {"launch": 0.2, LARGE_LAUNCH: 0.5}
-    small, large = LAUNCH_MIB
+def test_launch_costs_more_in_larger_network() -> None:
+    costs = {"launch": 0.2, LAUNCH_2MIB: 0.5}
+    small, large = LAUNCH_BENCHMARK_MIB
     middle = (small * large) ** 0.5
-    found = [launch_us(mib * MEBIBYTE, costs) for mib in (0, small, middle, large, 50)]
-    assert found == pytest.approx([0.2, 0.2, 0.35, 0.5, 0.5])
-    assert launch_us(50 * MEBIBYTE, {"launch": 0.2}) == 0.2
-    assert launch_us(50 * MEBIBYTE, {**costs, LARGE_LAUNCH: 0.1}) == 0.2
+    costs_us = [
+        DispatchCosts(costs).launch_us(mib * MEBIBYTE) for mib in (0, small, middle, large, 50)
+    ]
+    assert costs_us == pytest.approx([0.2, 0.2, 0.35, 0.5, 0.5])
+    assert DispatchCosts({"launch": 0.2}).launch_us(50 * MEBIBYTE) == 0.2
+    assert DispatchCosts({**costs, LAUNCH_2MIB: 0.1}).launch_us(50 * MEBIBYTE) == 0.2

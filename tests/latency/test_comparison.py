@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 
 from nas.latency import LatencyTable, build_table
-from nas.latency.comparison import Ratios, compare
+from nas.latency.comparison import Ratios, compare_tables
 from nas.latency.record import Record
 from nas.latency.timing import Timing
 from nas.runtimes.tvm.runtime import TvmRuntime
+from tests.latency.example_graphs import three_kernels
 from tests.latency.fake_runtime import FakeRuntime, device
-from tests.latency.networks import three_kernels
 
 PARTS = len(TvmRuntime.dispatch_parts)
 
 
-def test_two_tables_side_by_side(tmp_path: Path) -> None:
+def test_compare_lists_changes_in_table_order(tmp_path: Path) -> None:
     here, there = FakeRuntime(), FakeRuntime(device(processor="Other CPU"))
     before, after = (LatencyTable.open_or_create(tmp_path, r) for r in (here, there))
     kernels = here.kernels(three_kernels())
@@ -25,28 +25,28 @@ def test_two_tables_side_by_side(tmp_path: Path) -> None:
     first = before.latency_us(kernels[0])
     with after.writing():
         slower = Timing((3 * first,) * 10)
-        after.append(Record.of_timing("kernel", slower, name=kernels[0].text, schedule={}))
-    found = compare(before, after)
-    assert found.devices == ("processor is Other CPU, not Test CPU 1-2-3",)
-    assert [change.key for change in found.changes] == [
+        after.append(Record.from_timing("kernel", slower, name=kernels[0].text, schedule={}))
+    comparison = compare_tables(before, after)
+    assert comparison.device_differences == ("processor is Other CPU, not Test CPU 1-2-3",)
+    assert [change.key for change in comparison.changes] == [
         *(f"dispatch {part}" for part in TvmRuntime.dispatch_parts),
         *(f"kernel {kernel}" for kernel in kernels),
     ]
-    assert found.changes[-1].ratio is None
-    assert found.largest(1)[0].ratio == pytest.approx(3)
-    assert found.median_ratio == 1
-    assert (len(found.common), found.only_before, found.only_after) == (
+    assert comparison.changes[-1].ratio is None
+    assert comparison.largest(1)[0].ratio == pytest.approx(3)
+    assert comparison.median_ratio == 1
+    assert (len(comparison.common), comparison.only_before, comparison.only_after) == (
         PARTS + 2,
         len(kernels) - 2,
         0,
     )
-    kinds = [change.kind for change in found.changes]
+    kinds = [change.kind for change in comparison.changes]
     assert kinds == ["dispatch"] * PARTS + ["pointwise", "depthwise 3x3", "pointwise"]
-    assert found.kinds["pointwise"] == Ratios(1, *(pytest.approx(3),) * 3)
-    assert found.kinds["dispatch"] == Ratios(PARTS, 1, 1, 1)
+    assert comparison.kinds["pointwise"] == Ratios(1, *(pytest.approx(3),) * 3)
+    assert comparison.kinds["dispatch"] == Ratios(PARTS, 1, 1, 1)
 
 
-def test_a_failed_row_is_in_a_table_but_has_no_ratio(tmp_path: Path) -> None:
+def test_compare_counts_failed_row_as_present(tmp_path: Path) -> None:
     runtime = FakeRuntime()
     kernels = runtime.kernels(three_kernels())
     before = LatencyTable.open_or_create(tmp_path / "a.jsonl", runtime)
@@ -54,11 +54,15 @@ def test_a_failed_row_is_in_a_table_but_has_no_ratio(tmp_path: Path) -> None:
     broken = FakeRuntime(broken=frozenset({kernels[0].text}))
     after = LatencyTable.open_or_create(tmp_path / "b.jsonl", broken)
     build_table(after, kernels, broken)
-    found = compare(before, after)
-    assert (len(found.common), found.only_before, found.only_after) == (PARTS + 2, 0, 0)
+    comparison = compare_tables(before, after)
+    assert (len(comparison.common), comparison.only_before, comparison.only_after) == (
+        PARTS + 2,
+        0,
+        0,
+    )
 
 
-def test_unstable_and_estimated_rows_are_named_and_counted(tmp_path: Path) -> None:
+def test_compare_flags_and_counts_uncertain_rows(tmp_path: Path) -> None:
     runtime = FakeRuntime()
     kernels = runtime.kernels(three_kernels())
     before, after = (
@@ -66,24 +70,24 @@ def test_unstable_and_estimated_rows_are_named_and_counted(tmp_path: Path) -> No
     )
     for table in (before, after):
         build_table(table, kernels, runtime)
-    wild = Record.of_timing("kernel", Timing((1.0, 5.0, 9.0)), name=kernels[0].text)
+    wild = Record.from_timing("kernel", Timing((1.0, 5.0, 9.0)), name=kernels[0].text)
     estimate = "estimated: by a model"
     with before.writing():
         before.append(wild)
-        part = Record.of_timing("dispatch", Timing((1.0, 2.0, 3.0)), name="launch")
+        part = Record.from_timing("dispatch", Timing((1.0, 2.0, 3.0)), name="launch")
         before.append(part)
     with after.writing():
         after.append(replace(wild, basis=estimate))
-    found = compare(before, after)
-    assert (found.unstable, found.estimated) == ((2, 1), (0, 1))
-    flags = {change.key: (change.before_flags, change.after_flags) for change in found.changes}
+    comparison = compare_tables(before, after)
+    assert (comparison.unstable, comparison.estimated) == ((2, 1), (0, 1))
+    flags = {change.key: (change.before_flags, change.after_flags) for change in comparison.changes}
     assert flags.pop(f"kernel {kernels[0]}") == (("unstable",), ("unstable", estimate))
     assert flags.pop("dispatch launch") == (("unstable",), ())
     assert set(flags.values()) == {((), ())}
 
 
-def test_runtimes_are_compared_by_what_their_kernels_compute(tmp_path: Path) -> None:
-    """Whatever the layout: `blocked16` in the first table, twice there, and plain in the second."""
+def test_compare_ignores_layouts_of_different_runtimes(tmp_path: Path) -> None:
+    """The first table has the kernel blocked and plain, the second has it plain only."""
     blocked, plain = (
         LatencyTable.open_or_create(tmp_path, FakeRuntime(device(runtime=name)))
         for name in ("onnxruntime", "tvm")
@@ -95,14 +99,14 @@ def test_runtimes_are_compared_by_what_their_kernels_compute(tmp_path: Path) -> 
             for layout, latency_us in latencies.items():
                 timing = Timing((latency_us,) * 10)
                 name = text.format(layout)
-                table.append(Record.of_timing("kernel", timing, name=name, schedule={}))
-    (change,) = compare(blocked, plain).common
+                table.append(Record.from_timing("kernel", timing, name=name, schedule={}))
+    (change,) = compare_tables(blocked, plain).common
     assert change.key == f"kernel {text.format('')}"
     assert change.ratio == pytest.approx(2)
-    assert compare(blocked, blocked).median_ratio == 1
-    assert len(compare(blocked, blocked).common) == 2
+    assert compare_tables(blocked, blocked).median_ratio == 1
+    assert len(compare_tables(blocked, blocked).common) == 2
 
 
-def test_ratios_are_quartiles() -> None:
-    assert Ratios.of([1, 2, 3, 4, 5]) == Ratios(5, 3, 2, 4)
-    assert Ratios.of([]) is None
+def test_ratios_have_median_and_quartiles() -> None:
+    assert Ratios.from_values([1, 2, 3, 4, 5]) == Ratios(5, 3, 2, 4)
+    assert Ratios.from_values([]) is None

@@ -1,4 +1,4 @@
-"""Processes that time one after the other, each alone on its core."""
+"""Processes that take turns at timing, each alone on the timing core."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_hyper_threads_of_a_core_are_told(tmp_path: Path) -> None:
+def test_siblings_lists_hyper_threads(tmp_path: Path) -> None:
     for core, text in {0: "0,4\n", 1: "1-2", 2: "1-2"}.items():
         topology = tmp_path / f"cpu{core}" / "topology"
         topology.mkdir(parents=True)
@@ -26,18 +26,18 @@ def test_hyper_threads_of_a_core_are_told(tmp_path: Path) -> None:
     assert core_scheduling.siblings(7, tmp_path) == {7}
 
 
-def test_a_plan_parts_all_cores_but_hyper_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_cores_separates_cores_without_hyper_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
     monkeypatch.setattr(
-        core_scheduling, "_idlest", lambda cores, count: tuple(sorted(cores)[:count])
+        core_scheduling, "_idlest_cores", lambda cores, count: tuple(sorted(cores)[:count])
     )
     monkeypatch.setattr(core_scheduling, "siblings", lambda core: {core, core ^ 2})
-    assert core_scheduling.plan(1) == core_scheduling.Plan((0,), (1, 3))
-    assert core_scheduling.plan(2) is None
+    assert core_scheduling.plan_cores(1) == core_scheduling.CorePlan((0,), (1, 3))
+    assert core_scheduling.plan_cores(2) is None
 
 
-def _take_a_turn(plan: core_scheduling.Plan, log: Path, stop: float) -> None:
-    core_scheduling.follow(plan)
+def _time_repeatedly(plan: core_scheduling.CorePlan, log: Path, stop: float) -> None:
+    core_scheduling.apply_plan(plan)
     while time.monotonic() < stop:
         outside = os.sched_getaffinity(0)
         with timing.pinned(1):
@@ -50,13 +50,13 @@ def _take_a_turn(plan: core_scheduling.Plan, log: Path, stop: float) -> None:
                 file.write(f"out {os.getpid()} {sorted(outside)}\n")
 
 
-def test_processes_time_one_at_a_time_on_the_cores_of_the_plan(tmp_path: Path) -> None:
+def test_processes_of_a_plan_time_one_at_a_time(tmp_path: Path) -> None:
     core = min(os.sched_getaffinity(0))
-    plan = core_scheduling.Plan((core,), tuple(sorted(os.sched_getaffinity(0))))
+    plan = core_scheduling.CorePlan((core,), tuple(sorted(os.sched_getaffinity(0))))
     log = tmp_path / "log"
     context = multiprocessing.get_context("spawn")
     stop = time.monotonic() + 30
-    processes = [context.Process(target=_take_a_turn, args=(plan, log, stop)) for _ in range(2)]
+    processes = [context.Process(target=_time_repeatedly, args=(plan, log, stop)) for _ in range(2)]
     for process in processes:
         process.start()
     try:
@@ -65,7 +65,7 @@ def test_processes_time_one_at_a_time_on_the_cores_of_the_plan(tmp_path: Path) -
             if len({line.split()[1] for line in lines}) == 2 and len(lines) > 40:
                 break
             time.sleep(0.05)
-        # One that is killed while it has its turn does not keep it.
+        # A process that is killed while it times releases the lock.
         processes[0].kill()
         processes[0].join()
         before = len(log.read_text())
@@ -84,5 +84,5 @@ def test_processes_time_one_at_a_time_on_the_cores_of_the_plan(tmp_path: Path) -
             assert cores == str([core])
         else:
             assert pid == entered
-            assert cores == str(list(plan.others))
+            assert cores == str(list(plan.other_cores))
         entered = pid if word == "in" else ""

@@ -10,12 +10,12 @@ from nas.latency.device import Fingerprint
 from tests.latency.fake_runtime import device
 
 
-def test_a_fingerprint_survives_json() -> None:
+def test_fingerprint_round_trips_through_json() -> None:
     mine = device()
     assert Fingerprint.from_json(json.loads(json.dumps(mine.to_json()))) == mine
 
 
-def test_the_file_name_says_what_was_measured() -> None:
+def test_slug_names_device_and_settings() -> None:
     assert device().slug == "test-cpu-1-2-3.tvm.float32.1t.jsonl"
     assert device(target="cuda 0", threads=4).slug == "test-cpu-1-2-3-cuda-0.tvm.float32.4t.jsonl"
 
@@ -30,27 +30,27 @@ def test_the_file_name_says_what_was_measured() -> None:
         ({"dtype": "int8"}, "dtype"),
     ],
 )
-def test_what_decides_a_latency_must_match(change: dict, word: str) -> None:
+def test_require_match_refuses_other_device(change: dict, word: str) -> None:
     with pytest.raises(TableDeviceError, match=word):
-        device().require(device(**change), "table.jsonl")
+        device().require_match(device(**change), "table.jsonl")
 
 
-def test_what_is_only_recorded_may_differ() -> None:
-    device().require(device(recorded={"system": "another"}), "table.jsonl")
+def test_require_match_ignores_recorded_facts() -> None:
+    device().require_match(device(recorded={"system": "another"}), "table.jsonl")
 
 
-def test_this_machine_has_a_name() -> None:
+def test_processor_of_this_machine_has_a_name() -> None:
     name, features = this_machine.processor()
     assert name.strip()
     assert list(features) == sorted(features)
-    assert this_machine.recorded()["cores"] > 0
+    assert this_machine.recorded_facts()["cores"] > 0
 
 
-def test_arm_processors_are_told_apart_by_their_numbers() -> None:
+def test_parse_cpuinfo_identifies_arm_processor_by_numbers() -> None:
     cpuinfo = (
         "processor\t: 0\nFeatures\t: fp asimd asimddp crc32\nCPU implementer\t: 0x41\n"
         "CPU variant\t: 0x3\nCPU part\t: 0xd0c\n\nprocessor\t: 1\nFeatures\t: fp\n"
     )
-    name, features = this_machine.linux_processor(cpuinfo, "aarch64")
+    name, features = this_machine.parse_cpuinfo(cpuinfo, "aarch64")
     assert name == "aarch64 0x41-0xd0c-0x3"
     assert features == ("asimd", "asimddp")

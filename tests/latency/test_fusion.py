@@ -9,7 +9,7 @@ from nas.latency import fusion
 from nas.latency.kernel import Kernel
 from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.schedules.templates import random_constants
-from tests.latency.networks import GRAPHS
+from tests.latency.example_graphs import GRAPHS
 
 EXPECTED = {
     "inverted_residual": [
@@ -126,7 +126,7 @@ EXPECTED = {
 def _pointwise_then_depthwise(
     *, slots: tuple[str, str], readers: int = 1, inner: str = ""
 ) -> Graph:
-    """A 1x1 convolution to 18 channels, then a depthwise one that may or may not take it."""
+    """Return a 1x1 convolution followed by a depthwise one, with which it may be fused."""
     first, second = (Slot(name, Channels.prefix(18, 18)) for name in slots)
     ops = [
         Op("input", (), (9, 6, 6)),
@@ -144,7 +144,7 @@ def _pointwise_then_depthwise(
 BLOCK = ("stage1.block0.expand", "stage1.block0.depthwise")
 
 
-def test_a_depthwise_convolution_takes_the_pointwise_one_before_it() -> None:
+def test_depthwise_fuses_pointwise_of_same_block() -> None:
     assert [
         kernel.text for kernel in TvmRuntime().kernels(_pointwise_then_depthwise(slots=BLOCK))
     ] == ["conv2d 9x6x6 expanded bias -> 18x6x6 k3 s1 p1 g18 bias"]
@@ -153,35 +153,35 @@ def test_a_depthwise_convolution_takes_the_pointwise_one_before_it() -> None:
 @pytest.mark.parametrize(
     "graph",
     [
-        # of the block before: kernels must not depend on it
+        # It belongs to the block before, on which kernels must not depend.
         _pointwise_then_depthwise(slots=("stage0.block1.project", BLOCK[1])),
-        # read by something else too
+        # Another op reads it too.
         _pointwise_then_depthwise(slots=BLOCK, readers=2),
-        # not as it was made
+        # Another op comes in between.
         _pointwise_then_depthwise(slots=BLOCK, inner="shuffle"),
         _pointwise_then_depthwise(slots=BLOCK, inner="add"),
     ],
 )
-def test_other_pointwise_convolutions_stay_kernels_of_their_own(graph: Graph) -> None:
+def test_other_pointwise_convolutions_are_not_fused(graph: Graph) -> None:
     assert not any(kernel.is_expanded for kernel in TvmRuntime().kernels(graph))
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_what_fuses(name: str) -> None:
+def test_kernels_of_each_block_type(name: str) -> None:
     assert [kernel.text for kernel in TvmRuntime().kernels(GRAPHS[name]())] == EXPECTED[name]
 
 
 def _graphs() -> list[Graph]:
-    found = [make() for make in GRAPHS.values()]
+    graphs = [make() for make in GRAPHS.values()]
     rng = np.random.default_rng(1)
     for name in nas.space.space_names():
         space = nas.space.load_space(name, image_size=40, classes=7)
-        found += [space.sample(rng).graph for _ in range(10)]
-    return found
+        graphs += [space.sample(rng).graph for _ in range(10)]
+    return graphs
 
 
 @pytest.mark.parametrize("graph", _graphs(), ids=lambda graph: graph.digest)
-def test_every_graph_splits_soundly(graph: Graph) -> None:
+def test_launches_cover_every_op_in_a_runnable_order(graph: Graph) -> None:
     launches = fusion.launches(graph, fuse_expansions=True)
     kernels = [launch.kernel for launch in launches]
     assert kernels == TvmRuntime().kernels(graph.folded), "folding norms changes nothing"
@@ -200,7 +200,7 @@ def test_every_graph_splits_soundly(graph: Graph) -> None:
     assert sorted(slots) == sorted(weighted)
 
 
-def test_a_tensor_multiplied_with_itself_is_both_operands() -> None:
+def test_tensor_multiplied_with_itself_is_both_operands() -> None:
     graph = Graph(
         (
             Op("input", (), (4, 1, 1)),
@@ -215,21 +215,21 @@ def test_a_tensor_multiplied_with_itself_is_both_operands() -> None:
 
 
 @pytest.mark.parametrize("kind", ["norm", "warp"])
-def test_an_op_that_no_kernel_can_start_with_is_named(kind: str) -> None:
+def test_kernels_names_op_that_starts_no_kernel(kind: str) -> None:
     graph = Graph((Op("input", (), (4, 2, 2)), Op(kind, (0,), (4, 2, 2))))
     with pytest.raises(ValueError, match=f"no kernel starts with the op {kind}"):
         TvmRuntime().kernels(graph)
 
 
-def test_winograds_weights_are_as_many_as_it_reads() -> None:
-    """Against what is really packed, for outputs of 2 x 2 and 4 x 4."""
+def test_winograd_weight_bytes_match_packed_weights() -> None:
+    """The size equals that of the packed weights, for output tiles of 2 x 2 and 4 x 4."""
     runtime = TvmRuntime()
     kernel = Kernel.parse("conv2d 64x12x12 -> 64x12x12 k3 s1 p1 g1 bias relu")
     plain = {"channels": 1}
     assert runtime.weight_bytes(kernel, plain) == kernel.weight_bytes == 4 * 64 * 64 * 9
-    found = [each for each in runtime.timer.templates.candidates(kernel) if "winograd" in each]
-    assert found
+    schedules = [each for each in runtime.timer.templates.candidates(kernel) if "winograd" in each]
+    assert schedules
     rng = np.random.default_rng(0)
-    for schedule in found:
+    for schedule in schedules:
         weight, _bias = random_constants(runtime.timer.templates, kernel, schedule, rng)
         assert runtime.weight_bytes(kernel, schedule) == weight.nbytes

@@ -15,12 +15,12 @@ def _run(code: str) -> str:
     return done.stdout
 
 
-def test_importing_latency_brings_in_nothing_heavy() -> None:
+def test_importing_latency_imports_nothing_heavy() -> None:
     heavy = '{"tvm", "torch", "optuna", "matplotlib", "pandas"}'
     assert _run(f"import sys, nas.latency; print({heavy} & set(sys.modules))") == "set()\n"
 
 
-def test_a_table_predicts_where_tvm_is_not_installed(tmp_path: Path) -> None:
+def test_table_predicts_without_tvm_installed(tmp_path: Path) -> None:
     space = nas.space.load_space("mobilenet_tiny", image_size=8, channels=1)
     runtime = FakeRuntime()
     table = LatencyTable.open_or_create(tmp_path, runtime)

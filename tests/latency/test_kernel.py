@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from nas.errors import KernelError
-from nas.latency.kernel import Kernel, Operand, batched
+from nas.latency.kernel import Kernel, batched, group_by_kind
+from nas.latency.kernel_text import Operand
 
 TEXTS = [
     "conv2d 32x28x28 -> 192x28x28 k1 s1 p0 g1 bias relu6",
@@ -40,7 +41,7 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_a_text_parses_back(text: str) -> None:
+def test_parse_reads_canonical_texts(text: str) -> None:
     kernel = Kernel.parse(text)
     assert kernel.text == str(kernel) == text
     assert Kernel.parse(text) == kernel
@@ -116,14 +117,14 @@ def test_a_text_parses_back(text: str) -> None:
         "copy 3x8x8 -> 3x8x" + "8" * 5000,
     ],
 )
-def test_a_text_that_no_kernel_has_is_refused_by_name(text: str) -> None:
+def test_parse_refuses_other_texts_by_name(text: str) -> None:
     with pytest.raises(KernelError, match="is no kernel") as caught:
         Kernel.parse(text)
     assert repr(text)[1:25].rstrip("'") in str(caught.value)
     assert len(str(caught.value)) < 400
 
 
-def test_multiply_accumulates() -> None:
+def test_macs_match_hand_computed_values() -> None:
     macs = {text.split(" ")[0] + text.split(" ")[1]: Kernel.parse(text).macs for text in TEXTS}
     assert macs["conv2d32x28x28"] == 28 * 28 * 32 * 192
     assert macs["conv2d116x14x14[58:116]"] == 14 * 14 * 58 * 58
@@ -135,7 +136,7 @@ def test_multiply_accumulates() -> None:
     assert macs["copy72x28x28"] == macs["avg_pool240x28x28"] == 0
 
 
-def test_a_batch_is_part_of_the_key_and_leaves_that_of_one_image_as_it_is() -> None:
+def test_text_names_batch_only_above_1() -> None:
     one = Kernel.parse("conv2d int8 nhwc 40x7x7 -> 72x7x7 k1 s1 p0 g1 bias")
     (four,) = batched([one], 4)
     assert four.text == "conv2d batch4 int8 nhwc 40x7x7 -> 72x7x7 k1 s1 p0 g1 bias"
@@ -145,7 +146,7 @@ def test_a_batch_is_part_of_the_key_and_leaves_that_of_one_image_as_it_is() -> N
     assert batched([one], 4)[0] is four, "one object each"
 
 
-def test_a_batch_multiplies_work_and_tensors_and_leaves_weights_alone() -> None:
+def test_batch_multiplies_work_and_elements_but_not_weights() -> None:
     for text in TEXTS:
         one = Kernel.parse(text)
         if one.batch == 1:
@@ -158,18 +159,18 @@ def test_a_batch_multiplies_work_and_tensors_and_leaves_weights_alone() -> None:
     assert Kernel.parse("copy batch5 8x2x3 -> 8x2x3 relu").elements((8, 2, 3)) == 240
 
 
-def test_the_weight_of_a_grouped_convolution_sees_the_inputs_of_one_group() -> None:
+def test_weight_shape_of_grouped_convolution_has_inputs_of_one_group() -> None:
     kernel = Kernel.parse("conv2d 240x7x7 -> 60x7x7 k3 s1 p1 g3 bias relu")
     assert kernel.weight_shape == (60, 80, 3, 3)
 
 
-def test_a_quantised_weight_has_a_byte_a_number() -> None:
+def test_int8_weight_takes_one_byte_per_element() -> None:
     words = "576x1x1 -> 10x1x1 bias"
     assert Kernel.parse(f"linear {words}").weight_bytes == 4 * 5760
     assert Kernel.parse(f"linear int8 {words}").weight_bytes == 5760
 
 
-def test_an_expansion_has_weights_and_macs_of_its_own() -> None:
+def test_expansion_adds_weights_and_macs() -> None:
     kernel = Kernel.parse("conv2d 116x8x8[58:116] expanded bias relu -> 60x4x4 k3 s2 p1 g60 bias")
     assert kernel.is_depthwise
     assert kernel.weight_shape == (60, 1, 3, 3)
@@ -178,7 +179,7 @@ def test_an_expansion_has_weights_and_macs_of_its_own() -> None:
     assert kernel.macs == 60 * 4 * 4 * 9 + 60 * 58 * 8 * 8
 
 
-def test_operands_are_the_inputs_and_then_those_of_the_epilogue() -> None:
+def test_operands_are_inputs_then_epilogue_operands() -> None:
     kernel = Kernel.parse(TEXTS[3])
     assert kernel.operands == (
         Operand((192, 28, 28), 0, 192),
@@ -193,14 +194,38 @@ def test_operands_are_the_inputs_and_then_those_of_the_epilogue() -> None:
     )
 
 
-def test_depthwise_means_a_group_a_channel() -> None:
+def test_depthwise_has_one_group_per_channel() -> None:
     assert [Kernel.parse(text).is_depthwise for text in TEXTS].count(True) == 3
     assert Kernel.parse(TEXTS[4]).is_depthwise
     assert not Kernel.parse("conv2d 1x8x8 -> 4x8x8 k3 s1 p1 g1").is_depthwise
     assert not Kernel.parse("conv2d 8x8x8 -> 32x8x8 k1 s1 p0 g8").is_depthwise
 
 
-def test_depthwise_convolutions_and_poolings_go_channel_by_channel() -> None:
-    found = {text.split(" ")[0] for text in TEXTS if Kernel.parse(text).is_channelwise}
-    assert found == {"conv2d", "max_pool", "avg_pool"}
+def test_depthwise_and_pooling_are_channelwise() -> None:
+    kinds = {text.split(" ")[0] for text in TEXTS if Kernel.parse(text).is_channelwise}
+    assert kinds == {"conv2d", "max_pool", "avg_pool"}
     assert [Kernel.parse(text).is_channelwise for text in TEXTS].count(True) == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("conv2d 8x4x4 -> 16x4x4 k1 s1 p0 g1 bias relu", "pointwise"),
+        ("conv2d 8x4x4 -> 8x4x4 k3 s1 p1 g8 bias", "depthwise 3x3"),
+        ("conv2d 8x4x4 expanded bias -> 9x4x4 k3 s1 p1 g9 bias", "expanded depthwise 3x3"),
+        ("conv2d 8x4x4 -> 16x4x4 k5 s1 p2 g1 bias", "conv 5x5"),
+        ("conv2d 8x4x4 -> 16x4x4 k1 s1 p0 g4 bias", "grouped 1x1"),
+        ("conv2d 1x4x4 -> 1x4x4 k3 s1 p1 g1 bias", "conv 3x3"),
+        ("max_pool 8x4x4 -> 8x2x2 k3 s2 p1 g1", "max_pool"),
+        ("linear 8x1x1 -> 10x1x1 bias", "linear"),
+        ("linear batch4 8x1x1 -> 10x1x1 bias", "linear batch4"),
+        ("conv2d batch2 8x4x4 -> 16x4x4 k1 s1 p0 g1 bias", "pointwise batch2"),
+    ],
+)
+def test_detailed_kind_tells_convolutions_apart(text: str, kind: str) -> None:
+    assert Kernel.parse(text).detailed_kind == kind
+
+
+def test_group_by_kind_sorts_groups_by_name() -> None:
+    texts = ["linear 8x1x1 -> 10x1x1 bias", "copy 3x1x1 -> 3x1x1 relu", "copy 4x1x1 -> 4x1x1 relu"]
+    assert group_by_kind(texts, Kernel.parse) == {"copy": texts[1:], "linear": texts[:1]}

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from nas.errors import RequestError, TableDeviceError, TableError
-from nas.latency import LatencyTable, build_table, merge
+from nas.latency import LatencyTable, build_table, merge_tables
 from nas.latency.record import Record
 from nas.latency.timing import Timing
 from nas.runtimes.tvm.runtime import TvmRuntime
+from tests.latency.example_graphs import three_kernels
 from tests.latency.fake_runtime import FakeRuntime, device
-from tests.latency.networks import three_kernels
 
 RUNTIME = FakeRuntime()
 GRAPH, OTHER = three_kernels(), three_kernels(16)
@@ -22,15 +22,15 @@ STEADY, WILD = Timing((5.0,) * 4), Timing((4.9, 5.0, 5.0, 5.1))
 
 
 def table(path: Path, *records: Record, runtime: FakeRuntime = RUNTIME) -> Path:
-    found = LatencyTable.open_or_create(path, runtime)
-    with found.writing():
+    table = LatencyTable.open_or_create(path, runtime)
+    with table.writing():
         for record in records:
-            found.append(record)
+            table.append(record)
     return path
 
 
 def kernel(at: int, timing: Timing = STEADY, **changes: Any) -> Record:
-    made = Record.of_timing("kernel", timing, name=KERNELS[at].text, schedule={"tile": 1})
+    made = Record.from_timing("kernel", timing, name=KERNELS[at].text, schedule={"tile": 1})
     return replace(made, **changes)
 
 
@@ -39,7 +39,7 @@ def failed(at: int) -> Record:
 
 
 def dispatch(timing: Timing) -> list[Record]:
-    return [Record.of_timing("dispatch", timing, name=part) for part in TvmRuntime.dispatch_parts]
+    return [Record.from_timing("dispatch", timing, name=part) for part in TvmRuntime.dispatch_parts]
 
 
 @pytest.fixture
@@ -47,23 +47,23 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out.jsonl"
 
 
-def test_two_halves_make_a_whole(tmp_path: Path, out: Path) -> None:
+def test_merge_combines_kernels_of_both_tables(tmp_path: Path, out: Path) -> None:
     paths = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
     for path, graph in zip(paths, (GRAPH, OTHER), strict=True):
         build_table(
             LatencyTable.open_or_create(path, RUNTIME), RUNTIME.kernels(graph), FakeRuntime()
         )
     before = [path.read_bytes() for path in paths]
-    found = merge(paths, out)
+    merged = merge_tables(paths, out)
     whole = LatencyTable.open(out)
     for path, graph in zip(paths, (GRAPH, OTHER), strict=True):
         assert whole.predict(graph).latency_us == LatencyTable.open(path).predict(graph).latency_us
     kernels = {*KERNELS, *RUNTIME.kernels(OTHER)}
-    assert found.kernels == len(whole) == len(kernels)
-    assert sum(found.taken.values()) == len(kernels)
-    assert found.failed == found.calibrations == 0
+    assert merged.kernels == len(whole) == len(kernels)
+    assert sum(merged.taken.values()) == len(kernels)
+    assert merged.failed == merged.calibrations == 0
     assert [path.read_bytes() for path in paths] == before
-    # A build goes on from it, and finds nothing to do.
+    # A build continues it, and has nothing to do.
     again = LatencyTable.open_or_create(out, RUNTIME)
     assert build_table(again, kernels, FakeRuntime()).added == 0
 
@@ -79,89 +79,89 @@ def test_two_halves_make_a_whole(tmp_path: Path, out: Path) -> None:
         (kernel(0, STEADY), kernel(0, WILD)),
     ],
 )
-def test_the_row_to_trust_most_is_taken(
+def test_merge_takes_most_trustworthy_record(
     better: Record, worse: Record, tmp_path: Path, out: Path
 ) -> None:
     first, second = table(tmp_path / "a.jsonl", better), table(tmp_path / "b.jsonl", worse)
     for order, name in (((first, second), "1.jsonl"), ((second, first), "2.jsonl")):
-        merged = LatencyTable.open(merge(order, tmp_path / name).path)
+        merged = LatencyTable.open(merge_tables(order, tmp_path / name).path)
         record = merged.record(KERNELS[0])
         assert record is not None
         assert replace(record, line=0) == better
 
 
-def test_of_equals_the_first_and_of_a_file_the_current_row(tmp_path: Path, out: Path) -> None:
+def test_merge_takes_first_of_equals_and_current_records_only(tmp_path: Path, out: Path) -> None:
     old, new = kernel(0, Timing((9.0,) * 4)), kernel(0, WILD)
     first = table(tmp_path / "a.jsonl", old, new, kernel(1), failed(2))
     second = table(tmp_path / "b.jsonl", kernel(1, Timing((7.0,) * 4)), failed(2))
-    found = merge([first, second], out)
+    merge_result = merge_tables([first, second], out)
     merged = LatencyTable.open(out)
     assert [merged.latency_us(each) for each in KERNELS[:2]] == [5.0, 5.0]
-    assert found.taken == {str(first): 3, str(second): 0}
-    assert found.failed == 1
+    assert merge_result.taken == {str(first): 3, str(second): 0}
+    assert merge_result.failed == 1
     assert '"supersedes"' not in out.read_text()
 
 
-def test_dispatch_costs_are_one_set_and_a_calibration_none(tmp_path: Path, out: Path) -> None:
+def test_merge_takes_one_set_of_dispatch_costs_and_no_calibration(
+    tmp_path: Path, out: Path
+) -> None:
     correction = Record("calibration", calibration={"slope": 1.0, "offset_us": 0.0})
     half = table(tmp_path / "a.jsonl", dispatch(STEADY)[0], kernel(0))
     wild = table(tmp_path / "b.jsonl", *dispatch(WILD), correction)
     steady = table(tmp_path / "c.jsonl", *dispatch(Timing((3.0,) * 4)))
-    found = merge([half, wild, steady], out)
-    assert found.dispatch_from == str(steady)
+    merged = merge_tables([half, wild, steady], out)
+    assert merged.dispatch_from == str(steady)
     assert LatencyTable.open(out).dispatch_us == dict.fromkeys(TvmRuntime.dispatch_parts, 3.0)
-    assert found.calibrations == 1
-    assert all(record.record != "calibration" for record in LatencyTable.open(out).records())
-    neither = merge([half, table(tmp_path / "d.jsonl")], tmp_path / "e.jsonl")
+    assert merged.calibrations == 1
+    assert all(record.kind != "calibration" for record in LatencyTable.open(out).records())
+    neither = merge_tables([half, table(tmp_path / "d.jsonl")], tmp_path / "e.jsonl")
     assert neither.dispatch_from is None
     assert LatencyTable.open(neither.path).lacks_dispatch()
 
 
-def test_what_cannot_be_merged_is_refused_and_nothing_written(tmp_path: Path, out: Path) -> None:
+def test_merge_refuses_incompatible_tables_and_writes_nothing(tmp_path: Path, out: Path) -> None:
     first = table(tmp_path / "a.jsonl", kernel(0))
     elsewhere = FakeRuntime(device(processor="Other CPU"))
     foreign = table(tmp_path / "b.jsonl", kernel(0), runtime=elsewhere)
     with pytest.raises(TableDeviceError, match=r"b\.jsonl is of another device.*Other CPU"):
-        merge([first, foreign], out)
+        merge_tables([first, foreign], out)
     header, *rest = first.read_text().splitlines()
     value = json.loads(header)
     value["timing"]["statistic"] = "mean"
     averaged = tmp_path / "c.jsonl"
     averaged.write_text("\n".join([json.dumps(value), *rest]) + "\n")
     with pytest.raises(TableError, match="timed in another way"):
-        merge([first, averaged], out)
+        merge_tables([first, averaged], out)
     for paths in ([first], [first, first]):
         with pytest.raises(RequestError, match="two tables or more"):
-            merge(paths, out)
+            merge_tables(paths, out)
     with pytest.raises(RequestError, match=r"Name a \.jsonl file"):
-        merge([first, averaged], tmp_path / "none" / "out.jsonl")
+        merge_tables([first, averaged], tmp_path / "none" / "out.jsonl")
     with pytest.raises(TableError, match="no latency table"):
-        merge([first, tmp_path / "none.jsonl"], out)
+        merge_tables([first, tmp_path / "none.jsonl"], out)
     assert not out.exists()
-    with pytest.raises(RequestError, match="there already"):
-        merge([first, averaged], first)
+    with pytest.raises(RequestError, match="exists already"):
+        merge_tables([first, averaged], first)
 
 
-def test_nothing_is_left_of_a_merge_that_cannot_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_merge_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = (table(tmp_path / f"{name}.jsonl", kernel(0)) for name in "ab")
     dangling = tmp_path / "dangling.jsonl"
     dangling.symlink_to(tmp_path / "none.jsonl")
     before = sorted(tmp_path.iterdir())
     for out, words in (
-        (dangling, "there already"),
+        (dangling, "exists already"),
         (tmp_path / ("n" * 300 + ".jsonl"), "too long"),
         (first / "out.jsonl", r"Name a \.jsonl file"),
         (tmp_path / "a\0b.jsonl", "null"),
     ):
         with pytest.raises(RequestError, match=words):
-            merge([first, second], out)
+            merge_tables([first, second], out)
     broken = tmp_path / "b.jsonl"
     content = broken.read_bytes()
     broken.write_bytes(content.replace(b'"ok"', b'"fine"'))
     with pytest.raises(TableError, match=r"b\.jsonl, line 2"):
-        merge([first, second], tmp_path / "out.jsonl")
+        merge_tables([first, second], tmp_path / "out.jsonl")
     broken.write_bytes(content)
 
     def refuse(*_: Any) -> None:
@@ -169,13 +169,13 @@ def test_nothing_is_left_of_a_merge_that_cannot_be_written(
 
     monkeypatch.setattr("os.replace", refuse)
     with pytest.raises(TableError, match=r"out\.jsonl cannot be written: Permission denied"):
-        merge([first, second], tmp_path / "out.jsonl")
+        merge_tables([first, second], tmp_path / "out.jsonl")
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_the_recorded_part_may_differ(tmp_path: Path, out: Path) -> None:
+def test_merge_ignores_recorded_facts(tmp_path: Path, out: Path) -> None:
     first = table(tmp_path / "a.jsonl", kernel(0))
     updated = FakeRuntime(device(recorded={"system": "newer"}))
     second = table(tmp_path / "b.jsonl", kernel(1), runtime=updated)
-    assert merge([first, second], out).kernels == 2
+    assert merge_tables([first, second], out).kernels == 2
     assert LatencyTable.open(out).device.recorded == {"system": "test"}

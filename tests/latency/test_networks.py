@@ -10,11 +10,11 @@ from nas.errors import MeasurementError
 from nas.graph import Graph
 from nas.latency import measure_networks
 from nas.latency.networks import (
-    FEWEST_TIMINGS,
-    MOST_TIMINGS,
-    agree,
-    measure_until_they_agree,
+    MAX_TIMINGS,
+    MIN_TIMINGS,
+    measure_networks_repeatedly,
     retiming_spread,
+    timings_agree,
 )
 from nas.latency.timing import Timing
 from tests.latency.fake_runtime import FakeNetwork, FakeRuntime
@@ -25,7 +25,7 @@ GRAPHS = [SPACE.smallest.graph, SPACE.largest.graph]
 
 @dataclass
 class Drifting(FakeNetwork):
-    """Slower by a factor for each of its timings, at whose start it names itself in `order`."""
+    """A network whose timings are slowed by `factors`, and which logs its timings in `order`."""
 
     factors: Sequence[float] = ()
     order: list[str] = field(default_factory=list)
@@ -33,7 +33,7 @@ class Drifting(FakeNetwork):
     timed: int = 0
 
     def evaluate(self, calls: int, samples: int) -> Sequence[float]:
-        if samples > 1:  # The first call of a timing, to see how many calls fill a sample.
+        if samples > 1:  # The first call of a timing finds how many calls fill a sample.
             self.order.append(self.name)
             self.timed += 1
         at = self.timed - 1
@@ -55,19 +55,19 @@ class DriftingRuntime(FakeRuntime):
         return Drifting(self.kernels(graph), self.broken, self.factors[at], self.order, str(at))
 
 
-def test_the_two_fastest_timings_agree_or_not() -> None:
-    assert not agree([10])
-    assert agree([10, 10.3])
-    assert not agree([10, 10.4])
-    assert agree([20, 10, 10.3])
+def test_timings_agree_compares_the_two_fastest() -> None:
+    assert not timings_agree([10])
+    assert timings_agree([10, 10.3])
+    assert not timings_agree([10, 10.4])
+    assert timings_agree([20, 10, 10.3])
 
 
-def test_the_spread_is_that_of_the_two_fastest() -> None:
+def test_retiming_spread_is_median_of_the_two_fastest() -> None:
     timings = [[Timing((us,)) for us in own] for own in ((30, 10, 11), (20, 20), (104, 100))]
     assert retiming_spread(timings) == pytest.approx(0.04)
 
 
-def test_a_network_that_fails_has_its_error_and_the_others_their_timing() -> None:
+def test_failed_network_has_error_and_others_have_timings() -> None:
     runtime = FakeRuntime()
     only_large = set(runtime.kernels(GRAPHS[1])) - set(runtime.kernels(GRAPHS[0]))
     runtime.broken = frozenset({next(iter(only_large)).text})
@@ -78,35 +78,35 @@ def test_a_network_that_fails_has_its_error_and_the_others_their_timing() -> Non
     assert large.error == "RuntimeError: it crashed"
     with pytest.raises(MeasurementError, match="it crashed"):
         _ = large.measured_us
-    again = measure_until_they_agree(GRAPHS, runtime, {})
-    assert [len(each.timings) for each in again] == [FEWEST_TIMINGS, 0]
+    again = measure_networks_repeatedly(GRAPHS, runtime, {})
+    assert [len(each.timings) for each in again] == [MIN_TIMINGS, 0]
     assert [each.error for each in again] == [None, "RuntimeError: it crashed"]
 
 
-def test_networks_take_turns() -> None:
+def test_networks_are_timed_alternately() -> None:
     runtime = DriftingRuntime((), ())
-    measure_until_they_agree(GRAPHS, runtime, {})
-    assert runtime.order == ["compile 0", "compile 1", *["0", "1"] * FEWEST_TIMINGS]
+    measure_networks_repeatedly(GRAPHS, runtime, {})
+    assert runtime.order == ["compile 0", "compile 1", *["0", "1"] * MIN_TIMINGS]
 
 
-def test_a_network_is_timed_until_two_timings_agree() -> None:
+def test_network_is_timed_until_two_timings_agree() -> None:
     factors = (2.0, 1.5, 1.8, 1.9, 2.1, 2.2, 2.3, 2.4, 1.0, 1.01)
-    assert len(factors) == FEWEST_TIMINGS + 2
+    assert len(factors) == MIN_TIMINGS + 2
     runtime = DriftingRuntime((), factors)
     steps: list[tuple[int, int]] = []
-    first, second = measure_until_they_agree(
+    first, second = measure_networks_repeatedly(
         GRAPHS, runtime, {}, progress=lambda done, total: steps.append((done, total))
     )
-    assert (len(first.timings), len(second.timings)) == (FEWEST_TIMINGS, len(factors))
+    assert (len(first.timings), len(second.timings)) == (MIN_TIMINGS, len(factors))
     latencies = [timing.latency_us for timing in second.timings]
     assert latencies == pytest.approx([us * min(latencies) for us in factors], rel=1e-3)
     assert [done for done, _ in steps] == list(range(1, len(steps) + 1))
-    assert steps[0][1] == 2 * (1 + FEWEST_TIMINGS)
-    assert steps[-1][0] == steps[-1][1] == 2 + 2 * FEWEST_TIMINGS + 2
+    assert steps[0][1] == 2 * (1 + MIN_TIMINGS)
+    assert steps[-1][0] == steps[-1][1] == 2 + 2 * MIN_TIMINGS + 2
     assert all(done <= total for done, total in steps)
 
 
-def test_a_network_that_never_settles_is_given_up() -> None:
-    runtime = DriftingRuntime((), [1.2**n for n in range(MOST_TIMINGS)])
-    _, second = measure_until_they_agree(GRAPHS, runtime, {})
-    assert len(second.timings) == MOST_TIMINGS
+def test_network_is_timed_at_most_max_timings() -> None:
+    runtime = DriftingRuntime((), [1.2**n for n in range(MAX_TIMINGS)])
+    _, second = measure_networks_repeatedly(GRAPHS, runtime, {})
+    assert len(second.timings) == MAX_TIMINGS

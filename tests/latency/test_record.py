@@ -28,13 +28,13 @@ def parsed(line: dict[str, Any]) -> Record:
     return Record.parse(json.dumps(line).encode(), "t.jsonl, line 7", 0)
 
 
-def test_lines_are_read_as_they_are_written() -> None:
+def test_parse_reads_what_to_json_writes() -> None:
     full = {
         **LINE,
         "medians_us": [5.0, 5.5],
         "settled": False,
-        "far_us": 7.0,
-        "far_samples_us": [6.0, 7.0, 8.0],
+        "cold_us": 7.0,
+        "cold_samples_us": [6.0, 7.0, 8.0],
         "supersedes": 3,
     }
     for line in (LINE, FAILED, full):
@@ -46,13 +46,24 @@ def test_lines_are_read_as_they_are_written() -> None:
     assert parsed(fitted).key == "calibration batch4"
 
 
-def test_fields_of_later_versions_are_ignored() -> None:
+def test_parse_reads_former_names_of_cold_samples() -> None:
+    row = {**LINE, "far_us": 7.0, "far_samples_us": [6.0, 7.0, 8.0]}
+    record = parsed(row)
+    assert (record.cold_us, record.cold_samples_us) == (7.0, (6.0, 7.0, 8.0))
+    written = record.to_json()
+    assert (written["cold_us"], written["cold_samples_us"]) == (7.0, [6.0, 7.0, 8.0])
+    assert not {"far_us", "far_samples_us"} & written.keys()
+    with pytest.raises(TableError, match="cold_us is 9.0, not the median"):
+        parsed({**row, "far_us": 9.0})
+
+
+def test_parse_ignores_unknown_fields() -> None:
     assert parsed({**LINE, "colour": "blue"}) == parsed(LINE)
 
 
 @pytest.mark.parametrize("value", [0, -1.0, "fast", True, [5.0], 10**400, 1e300, 1e-300])
-@pytest.mark.parametrize("field", ["latency_us", "samples_us", "medians_us", "far_us"])
-def test_a_value_that_is_no_latency_is_refused(field: str, value: Any) -> None:
+@pytest.mark.parametrize("field", ["latency_us", "samples_us", "medians_us", "cold_us"])
+def test_parse_refuses_values_that_are_no_latency(field: str, value: Any) -> None:
     changed = [value] * 3 if field.startswith(("samples", "medians")) else value
     with pytest.raises(TableError, match=rf"^t\.jsonl, line 7 .*{field}") as caught:
         parsed({**LINE, field: changed})
@@ -61,7 +72,7 @@ def test_a_value_that_is_no_latency_is_refused(field: str, value: Any) -> None:
 
 @pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity", "1e999"])
 @pytest.mark.parametrize("at", ["5.0", '"tile": 1'])
-def test_numbers_that_json_does_not_have_are_refused(word: str, at: str) -> None:
+def test_parse_refuses_nan_and_infinity(word: str, at: str) -> None:
     text = json.dumps(LINE).replace(at, f'"tile": {word}' if "tile" in at else word)
     assert word in text
     with pytest.raises(TableError, match="line 7"):
@@ -101,11 +112,11 @@ def test_numbers_that_json_does_not_have_are_refused(word: str, at: str) -> None
         ({"supersedes": 2.0}, "supersedes"),
         ({"supersedes": 1}, "supersedes"),
         ({"supersedes": "2"}, "supersedes"),
-        ({"far_us": 9.0}, "far_us"),
-        ({"far_samples_us": [9.0]}, "far_us"),
+        ({"cold_us": 9.0}, "cold_us"),
+        ({"cold_samples_us": [9.0]}, "cold_us"),
     ],
 )
-def test_a_line_that_breaks_the_contract_is_refused(changes: dict[str, Any], words: str) -> None:
+def test_parse_refuses_invalid_record(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(TableError, match=rf"^t\.jsonl, line 7 .*{words}") as caught:
         parsed({**LINE, **changes})
     assert caught.value.remedy
@@ -134,7 +145,7 @@ def test_a_line_that_breaks_the_contract_is_refused(changes: dict[str, Any], wor
     ],
     ids=str,
 )
-def test_a_calibration_that_breaks_the_contract_is_refused(changes: dict[str, Any]) -> None:
+def test_parse_refuses_invalid_calibration(changes: dict[str, Any]) -> None:
     with pytest.raises(TableError, match=f"line 7 .*{next(iter(changes))}"):
         parsed({**CALIBRATION, **changes})
 
@@ -158,13 +169,13 @@ def test_a_calibration_that_breaks_the_contract_is_refused(changes: dict[str, An
     ],
     ids=lambda content: repr(content[:20]),
 )
-def test_what_is_no_json_object_is_refused(content: bytes) -> None:
+def test_parse_refuses_what_is_no_json_object(content: bytes) -> None:
     with pytest.raises(TableError, match=r"^t\.jsonl, line 7 ") as caught:
         Record.parse(content, "t.jsonl, line 7", 0)
     assert len(str(caught.value)) < 400
 
 
-def test_flags_name_what_weakens_a_latency() -> None:
+def test_flags_name_unstable_and_estimated() -> None:
     estimate = "estimated: by a model"
     assert parsed(LINE).flags == ()
     assert parsed({**LINE, "status": "unstable"}).flags == ("unstable",)
@@ -174,20 +185,19 @@ def test_flags_name_what_weakens_a_latency() -> None:
     assert not parsed({**FAILED, "basis": estimate}).is_estimated
 
 
-def test_samples_are_those_of_the_two_fastest_timings() -> None:
-    """Other work on a machine only adds time."""
+def test_with_timing_keeps_samples_of_two_fastest_timings() -> None:
     kernel = Kernel.parse("copy 3x1x1 -> 3x1x1 relu")
 
     def steady(us: float) -> Timing:
         return Timing(tuple(us + 0.001 * n for n in range(10)))
 
     record = replace(
-        Record.of_timing("kernel", steady(5.0), name=kernel.text),
+        Record.from_timing("kernel", steady(5.0), name=kernel.text),
         medians_us=(5.004,),
         settled=False,
     )
     for us, settled, latency in ((9.0, False, 7.005), (5.1, True, 5.055)):
-        record = record.with_timing(steady(us), agreement=0.04, most_timings=5)
+        record = record.with_timing(steady(us), tolerance=0.04, max_timings=5)
         assert record.settled == settled
         assert record.latency_us == pytest.approx(latency, abs=0.01)
     assert record.status == "ok"
@@ -198,32 +208,32 @@ def test_samples_are_those_of_the_two_fastest_timings() -> None:
     assert parsed(record.to_json()) == record
 
 
-def test_what_a_kernel_takes_far_away_is_that_of_the_less_disturbed_timing() -> None:
+def test_with_timing_keeps_fastest_cold_samples() -> None:
     kernel = Kernel.parse("copy 3x1x1 -> 3x1x1 relu")
-    record = Record.of_timing("kernel", Timing((5.0,) * 10, (9.0, 8.0, 30.0)), name=kernel.text)
-    assert record.far_us == 9.0
+    record = Record.from_timing("kernel", Timing((5.0,) * 10, (9.0, 8.0, 30.0)), name=kernel.text)
+    assert record.cold_us == 9.0
     record = replace(record, medians_us=(5.0,), settled=False)
     record = record.with_timing(Timing((5.0,) * 10, (7.0, 8.0, 9.0)), 0.04, 5)
-    assert record.far_us == 8.0
+    assert record.cold_us == 8.0
     record = record.with_timing(Timing((5.0,) * 10, (8.5,)), 0.04, 5)
-    assert record.far_samples_us == (7.0, 8.0, 9.0)
-    assert record.with_timing(Timing((5.0,) * 10), 0.04, 5).far_us is None, "not timed any more"
+    assert record.cold_samples_us == (7.0, 8.0, 9.0)
+    assert record.with_timing(Timing((5.0,) * 10), 0.04, 5).cold_us is None, "not timed any more"
     line = record.to_json()
-    assert (line["far_us"], line["far_samples_us"]) == (8.0, [7.0, 8.0, 9.0])
+    assert (line["cold_us"], line["cold_samples_us"]) == (8.0, [7.0, 8.0, 9.0])
     assert parsed(line) == record
-    assert "far_us" not in LINE
+    assert "cold_us" not in LINE
     with pytest.raises(TableError, match="not the median"):
-        parsed({**line, "far_us": 7.0})
-    with pytest.raises(TableError, match="far_us is 0.0"):
-        parsed({**line, "far_us": 0.0, "far_samples_us": [0.0]})
+        parsed({**line, "cold_us": 7.0})
+    with pytest.raises(TableError, match="cold_us is 0.0"):
+        parsed({**line, "cold_us": 0.0, "cold_samples_us": [0.0]})
 
 
-def test_timings_that_never_agree_are_unstable() -> None:
+def test_with_timing_settles_as_unstable_after_max_timings() -> None:
     record = replace(
-        Record.of_timing("kernel", Timing((5.0,) * 10), name="copy 3x1x1 -> 3x1x1 relu"),
+        Record.from_timing("kernel", Timing((5.0,) * 10), name="copy 3x1x1 -> 3x1x1 relu"),
         medians_us=(5.0,),
         settled=False,
     )
     for us in (6.0, 7.0):
-        record = record.with_timing(Timing((us,) * 10), agreement=0.04, most_timings=3)
+        record = record.with_timing(Timing((us,) * 10), tolerance=0.04, max_timings=3)
     assert (record.status, record.settled) == ("unstable", True)

@@ -1,4 +1,4 @@
-"""Tables built on several devices, some of which vanish; devices whose clock is arithmetic."""
+"""Builds on several fake devices, some of which vanish."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 import nas.space
 from nas.errors import BoardLostError, DeviceError
-from nas.latency import LatencyTable, Progress, build_table, space_kernels
+from nas.latency import BuildProgress, LatencyTable, build_table, space_kernels
 from nas.latency.kernel import Kernel
 from nas.latency.timer_pool import TimerPool
 from nas.latency.timing import Timing
@@ -23,7 +23,7 @@ KERNELS = space_kernels(SPACE, "tvm")[:12]
 
 
 class Board(FakeRuntime):
-    """A device that is lost at its `last` timing, or at a kernel that takes devices down."""
+    """A device that is lost at its `last` timing, or at a `deadly` kernel."""
 
     def __init__(self, name: str, *, last: int = 1000, deadly: Kernel | None = None) -> None:
         super().__init__()
@@ -49,13 +49,13 @@ class Board(FakeRuntime):
 
 
 def status(table: LatencyTable) -> dict[str, str | None]:
-    return {r.name: r.error for r in table.records() if r.record == "kernel"}
+    return {r.name: r.error for r in table.records() if r.kind == "kernel"}
 
 
-def test_boards_share_the_kernels(tmp_path: Path) -> None:
+def test_boards_share_kernels(tmp_path: Path) -> None:
     boards = [Board("a"), Board("b"), Board("c")]
     table = LatencyTable.open_or_create(tmp_path, boards[0])
-    seen: list[Progress] = []
+    seen: list[BuildProgress] = []
     built = build_table(table, KERNELS, boards, progress=seen.append)
     assert (built.ok, built.added) == (len(KERNELS), len(KERNELS))
     assert [each.done for each in seen] == list(range(1, 2 * len(KERNELS) + 1))
@@ -67,7 +67,7 @@ def test_boards_share_the_kernels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("last", [1, 3, 6])
-def test_the_kernel_of_a_lost_board_goes_to_another(tmp_path: Path, last: int) -> None:
+def test_kernel_of_lost_board_moves_to_another(tmp_path: Path, last: int) -> None:
     boards = [Board("a", last=last), Board("b")]
     table = LatencyTable.open_or_create(tmp_path, boards[0])
     built = build_table(table, KERNELS, boards)
@@ -76,7 +76,7 @@ def test_the_kernel_of_a_lost_board_goes_to_another(tmp_path: Path, last: int) -
     assert set(status(table).values()) == {None}
 
 
-def test_a_kernel_that_two_boards_are_lost_by_is_a_row_that_says_so(tmp_path: Path) -> None:
+def test_kernel_that_loses_two_boards_is_recorded_as_failed(tmp_path: Path) -> None:
     boards = [Board(name, deadly=KERNELS[4]) for name in "abc"]
     table = LatencyTable.open_or_create(tmp_path, boards[0])
     built = build_table(table, KERNELS, boards)
@@ -87,7 +87,7 @@ def test_a_kernel_that_two_boards_are_lost_by_is_a_row_that_says_so(tmp_path: Pa
 
 
 @pytest.mark.parametrize("names", ["a", "ab"])
-def test_without_a_board_the_build_stops_and_continues_later(tmp_path: Path, names: str) -> None:
+def test_build_stops_without_boards_and_continues_later(tmp_path: Path, names: str) -> None:
     boards = [Board(name, last=4) for name in names]
     table = LatencyTable.open_or_create(tmp_path, boards[0])
     with pytest.raises(BoardLostError, match=r"No board is left.*a was lost") as caught:
@@ -102,7 +102,7 @@ def test_without_a_board_the_build_stops_and_continues_later(tmp_path: Path, nam
     assert build_table(table, KERNELS, Board("new"), retry_failed=True).ok == 1
 
 
-def test_a_second_timing_in_flight_keeps_the_first(tmp_path: Path) -> None:
+def test_lost_second_timing_keeps_the_first(tmp_path: Path) -> None:
     board = Board("a", last=len(KERNELS) + 3)
     table = LatencyTable.open_or_create(tmp_path, board)
     with pytest.raises(BoardLostError, match="No board is left"):
@@ -113,7 +113,7 @@ def test_a_second_timing_in_flight_keeps_the_first(tmp_path: Path) -> None:
     assert build_table(table, KERNELS, Board("new")).ok == len(KERNELS) - 2
 
 
-def test_the_cost_of_a_launch_is_asked_of_a_board_that_is_there(tmp_path: Path) -> None:
+def test_dispatch_is_timed_on_a_remaining_board(tmp_path: Path) -> None:
     class Deaf(Board):
         def time_dispatch(self) -> Mapping[str, Timing]:
             raise BoardLostError("a was lost.")
@@ -125,17 +125,17 @@ def test_the_cost_of_a_launch_is_asked_of_a_board_that_is_there(tmp_path: Path) 
     assert not table.lacks_dispatch()
 
 
-def test_a_board_unlike_the_others_stops_the_build(tmp_path: Path) -> None:
+def test_unequal_board_stops_the_build(tmp_path: Path) -> None:
     class Other(Board):
         def time_kernel(self, kernel: Kernel) -> tuple[Mapping[str, Any], Timing]:
-            raise DeviceError("A device is not what the others are.")
+            raise DeviceError("A device is not equal to the others.")
 
     table = LatencyTable.open_or_create(tmp_path, FakeRuntime())
-    with pytest.raises(DeviceError, match="not what the others are"):
+    with pytest.raises(DeviceError, match="not equal to the others"):
         build_table(table, KERNELS, [Board("a"), Other("b")])
 
 
-def test_results_that_nobody_waits_for_do_not_keep_a_build_alive() -> None:
+def test_stopped_iteration_does_not_wait_for_running_calls() -> None:
     released = threading.Event()
 
     def ask(timer: object, kernel: Kernel) -> str:
@@ -150,7 +150,7 @@ def test_results_that_nobody_waits_for_do_not_keep_a_build_alive() -> None:
     released.set()
 
 
-def test_a_kernel_goes_back_to_the_device_that_had_it() -> None:
+def test_kernel_returns_to_its_last_board() -> None:
     boards = [Board("a"), Board("b")]
     timers = TimerPool(boards)
 
@@ -164,7 +164,7 @@ def test_a_kernel_goes_back_to_the_device_that_had_it() -> None:
         assert dict(timers.each(list(reversed(KERNELS)), name)) == first
 
 
-def test_a_kernel_of_a_device_that_is_gone_goes_to_another() -> None:
+def test_kernel_of_a_lost_board_may_move() -> None:
     boards = [Board("a"), Board("b")]
     timers = TimerPool(boards)
 

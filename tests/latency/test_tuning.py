@@ -1,4 +1,4 @@
-"""Tuning keeps the faster of two schedules, says what it tried, and tries nothing twice."""
+"""Tuning keeps the faster of two schedules, records what it tried, and tries nothing twice."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from nas.errors import MeasurementError, RequestError
 from nas.latency import Kernel, LatencyTable, build_table, space_kernels
 from nas.latency.record import Record
 from nas.latency.runtime import Runtime
-from nas.latency.timing import Timing, four_digits
-from nas.latency.tuning import TuningProgress, check_request, trials_of, tune_table
+from nas.latency.timing import Timing, round_to_four_digits
+from nas.latency.tuning import TuningProgress, completed_trials, requested_trials, tune_table
 from nas.latency.worker_process import WorkerTimer
 from nas.runtimes.onnxruntime.runtime import OnnxRuntime
 from nas.runtimes.tvm.runtime import METASCHEDULE, CudaRuntime, TvmRuntime
@@ -30,14 +30,14 @@ KERNELS = [kernel for kernel in space_kernels(SPACE, "tvm") if kernel.has_weight
 
 @dataclass
 class FakeTuner(FakeRuntime):
-    """What it finds takes `factors` times as long as the template, by the kernel's text.
+    """A runtime whose tuned schedules take `factors` times as long, by the text of the kernel.
 
     A kernel without a factor cannot be tuned.
     """
 
     factors: dict[str, float] = field(default_factory=dict)
     tuned: list[Kernel] = field(default_factory=list)
-    turns: list[str] = field(default_factory=list)
+    timed_schedules: list[str] = field(default_factory=list)
 
     def tune_kernel(self, kernel: Kernel, tuner: str, trials: int) -> Mapping[str, Any]:
         time.sleep(self.seconds)
@@ -48,10 +48,10 @@ class FakeTuner(FakeRuntime):
 
     def retime_kernel(self, kernel: Kernel, schedule: Mapping[str, Any]) -> Timing:
         is_trace = "trace" in schedule
-        self.turns.append("found" if is_trace else "present")
+        self.timed_schedules.append("tuned" if is_trace else "recorded")
         assert is_trace or schedule["tile"] == 1
         factor = self.factors[kernel.text] if is_trace else 1.0
-        return Timing((four_digits(factor * latency_us(kernel)),) * 10)
+        return Timing((round_to_four_digits(factor * latency_us(kernel)),) * 10)
 
 
 def record_of(table: LatencyTable, kernel: Kernel) -> Record:
@@ -61,25 +61,25 @@ def record_of(table: LatencyTable, kernel: Kernel) -> Record:
     return record
 
 
-def test_the_faster_schedule_stays_and_the_row_says_what_was_tried(tmp_path: Path) -> None:
+def test_tune_keeps_faster_schedule_and_records_trials(tmp_path: Path) -> None:
     faster, slower, broken = KERNELS[:3]
     runtime = FakeTuner(factors={faster.text: 0.5, slower.text: 1.25})
     table = LatencyTable.open_or_create(tmp_path, runtime)
     build_table(table, KERNELS[:3], runtime)
     before = {kernel: record_of(table, kernel) for kernel in KERNELS[:3]}
-    runtime.turns.clear()
+    runtime.timed_schedules.clear()
     seen: list[TuningProgress] = []
     result = tune_table(
         table, KERNELS[:3], runtime, tuner=METASCHEDULE, trials=8, progress=seen.append
     )
-    assert (result.faster, result.kept, result.skipped) == (1, 1, 0)
+    assert (result.faster, result.unchanged, result.skipped) == (1, 1, 0)
     assert list(result.failed) == [broken]
     assert "none of the candidates runs" in str(result)
-    assert runtime.turns[:6] == ["present", "found"] * 3
+    assert runtime.timed_schedules[:6] == ["recorded", "tuned"] * 3
 
     table = LatencyTable.open(table.path)
     won, kept = record_of(table, faster), record_of(table, slower)
-    assert won.latency_us == four_digits(0.5 * latency_us(faster))
+    assert won.latency_us == round_to_four_digits(0.5 * latency_us(faster))
     assert won.schedule == {"tuner": "metaschedule", "trials": 8, "trace": [[], []]}
     assert (won.status, len(won.medians_us)) == ("ok", 2)
     assert kept.latency_us == before[slower].latency_us
@@ -88,7 +88,7 @@ def test_the_faster_schedule_stays_and_the_row_says_what_was_tried(tmp_path: Pat
     assert kept.schedule["tile"] == 1
     assert kept.schedule["tried"] == {"tuner": "metaschedule", "trials": 8, "speedup": 0.8}
     assert record_of(table, broken) == before[broken]
-    assert [trials_of(record_of(table, kernel), METASCHEDULE) for kernel in KERNELS[:3]] == [
+    assert [completed_trials(record_of(table, kernel), METASCHEDULE) for kernel in KERNELS[:3]] == [
         8,
         8,
         0,
@@ -101,7 +101,7 @@ def test_the_faster_schedule_stays_and_the_row_says_what_was_tried(tmp_path: Pat
     assert last.gain == result.gain
 
 
-def test_what_was_tuned_is_not_tuned_again_unless_with_more_trials(tmp_path: Path) -> None:
+def test_tune_repeats_only_with_more_trials(tmp_path: Path) -> None:
     runtime = FakeTuner(factors={kernel.text: 0.9 for kernel in KERNELS[::2]})
     runtime.factors |= {kernel.text: 1.1 for kernel in KERNELS[1::2]}
     table = LatencyTable.open_or_create(tmp_path, runtime)
@@ -123,12 +123,12 @@ def test_what_was_tuned_is_not_tuned_again_unless_with_more_trials(tmp_path: Pat
     assert tune_table(again, KERNELS, runtime, tuner=METASCHEDULE, trials=4).skipped == len(KERNELS)
     assert again.path.read_bytes() == rows
     more = tune_table(again, KERNELS, runtime, tuner=METASCHEDULE, trials=16)
-    # A second trace that is no faster than the first replaces nothing.
-    assert (more.faster, more.kept) == (0, len(KERNELS))
-    assert all(trials_of(record_of(again, kernel), METASCHEDULE) == 16 for kernel in KERNELS)
+    # A second schedule that is no faster than the first replaces nothing.
+    assert (more.faster, more.unchanged) == (0, len(KERNELS))
+    assert all(completed_trials(record_of(again, kernel), METASCHEDULE) == 16 for kernel in KERNELS)
 
 
-def test_kernels_without_weights_or_latency_are_skipped(tmp_path: Path) -> None:
+def test_tune_skips_kernels_without_weights_or_latency(tmp_path: Path) -> None:
     broken = KERNELS[0]
     pool = Kernel.parse("global_pool 8x4x4 -> 8x1x1")
     runtime = FakeTuner(broken=frozenset({broken.text}))
@@ -139,7 +139,7 @@ def test_kernels_without_weights_or_latency_are_skipped(tmp_path: Path) -> None:
     assert runtime.tuned == []
 
 
-def test_a_worker_tunes_too_and_gets_more_time_for_more_trials(
+def test_worker_gets_more_time_for_more_trials(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("nas.latency.worker_process.TRIAL_SECONDS", 1.0)
@@ -162,16 +162,16 @@ def test_a_worker_tunes_too_and_gets_more_time_for_more_trials(
         (TvmRuntime(target="rpc://host:9090"), METASCHEDULE, 9, "target 'rpc://host:9090'"),
     ],
 )
-def test_a_wrong_request_says_what_to_do(
+def test_requested_trials_refuses_wrong_requests_with_remedy(
     runtime: Runtime, tuner: str, trials: int | None, words: str
 ) -> None:
     with pytest.raises(RequestError) as caught:
-        check_request(runtime, tuner, trials)
+        requested_trials(runtime, tuner, trials)
     assert words in str(caught.value)
     assert caught.value.remedy
 
 
-def test_the_command_line_refuses_trials_without_a_tuner(tmp_path: Path) -> None:
+def test_command_line_refuses_trials_without_tuner(tmp_path: Path) -> None:
     words = ["table", "build", "--space", "mobilenet_tiny", "--trials", "8"]
     done = subprocess.run(
         [sys.executable, "-m", "nas", *words], cwd=tmp_path, capture_output=True, text=True
@@ -181,21 +181,21 @@ def test_the_command_line_refuses_trials_without_a_tuner(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_package_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nas.runtimes.tvm.runtime.find_spec", lambda name: None)
     with pytest.raises(RequestError, match="needs xgboost") as caught:
-        check_request(TvmRuntime(), METASCHEDULE, 64)
+        requested_trials(TvmRuntime(), METASCHEDULE, 64)
     assert caught.value.remedy == "pip install 'hardware-nas[metaschedule]'"
 
 
-def test_how_many_trials_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requested_trials_defaults_to_64(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nas.runtimes.tvm.runtime.find_spec", lambda name: object())
-    assert check_request(OnnxRuntime(), "template", None) == 0
-    assert check_request(TvmRuntime(), METASCHEDULE, None) == 64
-    assert check_request(TvmRuntime(), METASCHEDULE, 7) == 7
+    assert requested_trials(OnnxRuntime(), "template", None) == 0
+    assert requested_trials(TvmRuntime(), METASCHEDULE, None) == 64
+    assert requested_trials(TvmRuntime(), METASCHEDULE, 7) == 7
 
 
-def test_no_trials_are_no_request(tmp_path: Path) -> None:
+def test_tune_refuses_zero_trials(tmp_path: Path) -> None:
     runtime = FakeTuner()
     table = LatencyTable.open_or_create(tmp_path, runtime)
     with pytest.raises(RequestError, match="trials is 0"):
@@ -203,5 +203,5 @@ def test_no_trials_are_no_request(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tried", [{"trials": "8"}, {"trials": None}, [8], 8, None])
-def test_trials_that_cannot_be_read_count_as_none(tried: Any) -> None:
-    assert trials_of(Record("kernel", schedule={"tried": tried}), METASCHEDULE) == 0
+def test_unreadable_trials_count_as_none(tried: Any) -> None:
+    assert completed_trials(Record("kernel", schedule={"tried": tried}), METASCHEDULE) == 0

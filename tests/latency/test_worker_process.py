@@ -1,4 +1,4 @@
-"""A compiler that crashes, hangs, fails or is killed is one kernel's error; in real processes."""
+"""Compilers that crash, hang, fail or are killed in real worker processes."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ KERNELS = space_kernels(SPACE, "tvm")
 FINE, FAILS, CRASHES, HANGS, EXITS, ALSO_FINE = KERNELS[:6]
 
 
-class Moody(FakeRuntime):
-    """Does to some kernels what compilers do."""
+class FailingRuntime(FakeRuntime):
+    """A runtime whose compiler fails, crashes, hangs or exits at some kernels."""
 
     def time_kernel(self, kernel: Kernel) -> tuple[Mapping[str, Any], Timing]:
         if kernel == FAILS:
@@ -51,17 +51,17 @@ class Moody(FakeRuntime):
         return super().time_kernel(kernel)
 
 
-class Broken(FakeRuntime):
-    """Cannot be opened in the worker."""
+class UnopenableRuntime(FakeRuntime):
+    """A runtime that cannot be opened in the worker."""
 
     def open(self) -> None:
         raise RuntimeError("no such compiler here")
 
 
-def test_every_failure_is_the_kernels_own(tmp_path: Path) -> None:
+def test_failure_of_a_worker_fails_only_its_kernel(tmp_path: Path) -> None:
     runtime = FakeRuntime()
     table = LatencyTable.open_or_create(tmp_path, runtime)
-    with WorkerTimer(Moody(), limit_s=3) as timer:
+    with WorkerTimer(FailingRuntime(), limit_s=3) as timer:
         built = build_table(table, KERNELS[:6], timer)
     assert (built.ok, built.failed) == (2, 4)
 
@@ -78,8 +78,8 @@ def test_every_failure_is_the_kernels_own(tmp_path: Path) -> None:
         assert table.latency_us(kernel) == latency_us(kernel)
 
 
-def test_the_worker_ends_with_its_user() -> None:
-    with WorkerTimer(Moody()) as timer:
+def test_worker_ends_with_its_timer() -> None:
+    with WorkerTimer(FailingRuntime()) as timer:
         timer.time_kernel(FINE)
         children = psutil.Process().children(recursive=True)
         workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
@@ -87,23 +87,23 @@ def test_the_worker_ends_with_its_user() -> None:
     assert not workers[0].is_running()
 
 
-def test_a_worker_killed_from_outside_is_replaced() -> None:
-    with WorkerTimer(Moody()) as timer:
+def test_killed_worker_is_replaced() -> None:
+    with WorkerTimer(FailingRuntime()) as timer:
         timer.time_kernel(FINE)
         for child in psutil.Process().children():
             if "spawn_main" in " ".join(child.cmdline()):
                 child.kill()
                 while child.status() != psutil.STATUS_ZOMBIE:
                     time.sleep(0.01)
-                # Its other threads may hold the pipe a little longer.
+                # Its other threads may hold the pipe a little longer than the process lives.
                 time.sleep(0.5)
         schedule, timing = timer.time_kernel(ALSO_FINE)
         assert (schedule, timing.latency_us) == ({"tile": 1}, latency_us(ALSO_FINE))
         assert timer.retime_kernel(FINE, {"tile": 1}).latency_us == latency_us(FINE)
 
 
-def test_signals_to_a_whole_group_of_processes_leave_a_worker_to_its_user() -> None:
-    with WorkerTimer(Moody()) as timer:
+def test_worker_ignores_signals_to_the_process_group() -> None:
+    with WorkerTimer(FailingRuntime()) as timer:
         timer.time_kernel(FINE)
         worker = timer._process
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -112,8 +112,8 @@ def test_signals_to_a_whole_group_of_processes_leave_a_worker_to_its_user() -> N
         assert timer._process is worker
 
 
-def test_a_timer_that_is_closed_while_its_worker_starts_leaves_none() -> None:
-    timer = WorkerTimer(Moody())
+def test_timer_closed_during_start_leaves_no_worker() -> None:
+    timer = WorkerTimer(FailingRuntime())
     errors: list[Exception] = []
 
     def ask() -> None:
@@ -132,9 +132,9 @@ def test_a_timer_that_is_closed_while_its_worker_starts_leaves_none() -> None:
         timer.time_kernel(FINE)
 
 
-TIMING_FOR_EVER = """
+ENDLESS_TIMING = """
 from tests.latency.test_worker_process import *
-with timers_for(FakeRuntime()), WorkerTimer(Moody()) as timer:
+with timers_for(FakeRuntime()), WorkerTimer(FailingRuntime()) as timer:
     timer.time_kernel(FINE)
     print(timer._process.pid, flush=True)
     timer.time_kernel(HANGS)
@@ -142,10 +142,10 @@ with timers_for(FakeRuntime()), WorkerTimer(Moody()) as timer:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux alone ends native code")
-def test_a_user_that_is_killed_takes_its_worker_along_and_leaves_no_file(tmp_path: Path) -> None:
+def test_killed_process_leaves_no_worker_and_no_file(tmp_path: Path) -> None:
     path = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
     process = subprocess.Popen(
-        [sys.executable, "-c", TIMING_FOR_EVER],
+        [sys.executable, "-c", ENDLESS_TIMING],
         env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": path},
         stdout=-1,
         stderr=-1,
@@ -165,15 +165,15 @@ def test_a_user_that_is_killed_takes_its_worker_along_and_leaves_no_file(tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_runtime_that_does_not_open_says_why() -> None:
+def test_runtime_that_does_not_open_gives_reason() -> None:
     with (
-        WorkerTimer(Broken()) as timer,
+        WorkerTimer(UnopenableRuntime()) as timer,
         pytest.raises(MeasurementError, match="did not start: RuntimeError: no such compiler here"),
     ):
         timer.time_dispatch()
 
 
-def test_the_real_runtime_in_its_process() -> None:
+def test_real_runtime_runs_in_worker() -> None:
     with WorkerTimer(open_runtime("tvm")) as timer:
         schedule, timing = timer.time_kernel(FINE)
         assert timing.latency_us > 0
@@ -181,8 +181,8 @@ def test_the_real_runtime_in_its_process() -> None:
         assert set(timer.time_dispatch()) == set(TvmRuntime.dispatch_parts)
 
 
-class Elsewhere(FakeRuntime):
-    """A board at an address, which answers while `board` is there, and says what it is."""
+class RemoteRuntime(FakeRuntime):
+    """A remote board that answers while the file `board` exists, which holds its processor."""
 
     board: Path
     released = 0
@@ -205,16 +205,16 @@ class Elsewhere(FakeRuntime):
 
 
 @pytest.fixture
-def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
-    monkeypatch.setattr("nas.latency.worker_process.PAUSE_SECONDS", 0.01)
-    runtime = Elsewhere()
+def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RemoteRuntime:
+    monkeypatch.setattr("nas.latency.worker_process.RECONNECTION_PAUSE_SECONDS", 0.01)
+    runtime = RemoteRuntime()
     runtime.board = tmp_path / "board"
     runtime.board.write_text(runtime.fingerprint.processor)
     return runtime
 
 
-def test_a_board_that_comes_back_is_asked_again(
-    board: Elsewhere, monkeypatch: pytest.MonkeyPatch
+def test_returning_board_is_asked_again(
+    board: RemoteRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
 
@@ -232,7 +232,7 @@ def test_a_board_that_comes_back_is_asked_again(
     assert pauses == [0.01, 0.02]
 
 
-def test_a_board_that_stays_away_is_lost(board: Elsewhere) -> None:
+def test_absent_board_is_lost(board: RemoteRuntime) -> None:
     with WorkerTimer(board) as timer:
         timer.time_kernel(FINE)
         with pytest.raises(BoardLostError, match="There is no board") as caught:
@@ -240,7 +240,7 @@ def test_a_board_that_stays_away_is_lost(board: Elsewhere) -> None:
     assert caught.value.exit_status == 1
 
 
-def test_another_board_in_its_place_is_refused(board: Elsewhere) -> None:
+def test_different_board_at_the_address_is_refused(board: RemoteRuntime) -> None:
     board.board.write_text("Another CPU 4-5-6")
     with (
         WorkerTimer(board) as timer,
@@ -249,17 +249,19 @@ def test_another_board_in_its_place_is_refused(board: Elsewhere) -> None:
         timer.time_kernel(FINE)
 
 
-def test_a_timer_for_each_board(board: Elsewhere, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Elsewhere, "device_count", 3)
+def test_timers_for_starts_one_timer_per_board(
+    board: RemoteRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RemoteRuntime, "device_count", 3)
     with timers_for(board) as timers:
         assert len(timers) == 3
 
 
 @pytest.mark.parametrize(("others", "workers"), [((), 1), ((1,), 2), ((1, 2, 3, 4), 3)])
-def test_workers_for_the_cores_that_a_processor_has(
+def test_timers_for_starts_workers_by_core_count(
     others: tuple[int, ...], workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = core_scheduling.Plan((0,), others) if others else None
-    monkeypatch.setattr(core_scheduling, "plan", lambda threads: plan)
+    plan = core_scheduling.CorePlan((0,), others) if others else None
+    monkeypatch.setattr(core_scheduling, "plan_cores", lambda threads: plan)
     with timers_for(FakeRuntime()) as timers:
         assert len(timers) == workers

@@ -17,14 +17,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from nas.graph import ACTIVATIONS, Graph, Op
-from nas.latency.kernel import (
-    WINDOW_KINDS,
-    Kernel,
-    Operand,
-    shared_kernel,
-    step_for,
-    whole_operand,
-)
+from nas.latency.kernel import Kernel, interned_kernel, interned_operand
+from nas.latency.kernel_text import WINDOW_KINDS, Operand, epilogue_step
 
 
 class OnnxRuntimeFusion(ABC):
@@ -114,7 +108,7 @@ class FusionPass(ABC):
 
     def _kernel(self, node: FusedNode) -> Kernel:
         op, has_window = node.op, node.kind in WINDOW_KINDS
-        return shared_kernel(
+        return interned_kernel(
             node.kind,
             node.operands,
             op.shape,
@@ -218,7 +212,7 @@ class FusionPass(ABC):
     ) -> FusedNode:
         """Add a node that starts at an op; `inputs` are those of the op if not given."""
         sources = op.inputs if inputs is None else inputs
-        operands = tuple(whole_operand(self._ops[source].shape) for source in sources)
+        operands = tuple(interned_operand(self._ops[source].shape) for source in sources)
         node = FusedNode(kind, op, operands, at, list(epilogue))
         self._nodes.append(node)
         return node
@@ -251,7 +245,7 @@ class FusionPass(ABC):
         if source not in self._converted:
             self._converted.add(source)
             op = self._ops[source]
-            operands = (whole_operand(op.shape),)
+            operands = (interned_operand(op.shape),)
             self._nodes.append(FusedNode(kind, op, operands, source + 0.5, preferred=True))
 
     def _are_vectors(self, op: Op) -> bool:
@@ -275,10 +269,10 @@ class FusionPass(ABC):
 
     def _reshape(self, source: int) -> None:
         op = self._ops[source]
-        self._nodes.append(FusedNode("view", op, (whole_operand(op.shape),), source + 0.75))
+        self._nodes.append(FusedNode("view", op, (interned_operand(op.shape),), source + 0.75))
 
 
 def binary_step(op: Op) -> str:
     """Return the epilogue step of an addition or a multiplication by a gate."""
     shape = op.shape if op.kind == "add" else (op.shape[0], 1, 1)
-    return step_for(op.kind, Operand.whole(shape), op.shape)
+    return epilogue_step(op.kind, Operand.whole(shape), op.shape)

@@ -34,7 +34,7 @@ RUN_SECONDS = 5e-4
 MIN_COPIES, MAX_COPIES = 4, 64
 """Fewest and most copies of a kernel in one session."""
 
-WARM_WEIGHT_BYTES = cache_model.MIB[0] << 20
+WARM_WEIGHT_BYTES = cache_model.WEIGHTS_MIB[0] << 20
 """Total size of the weights of different copies, so small that they stay in the caches.
 
 What networks of more weights cost is timed separately, see `nas.latency.cache_model`.
@@ -102,7 +102,7 @@ class OnnxKernelTimer:
             target="cpu",
             dtype=self._dtype,
             threads=self.threads,
-            recorded={**device.recorded(), "block": self._fusion.block},
+            recorded={**device.recorded_facts(), "block": self._fusion.block},
         )
 
     def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
@@ -172,11 +172,11 @@ class OnnxKernelTimer:
 
         def time_once() -> dict[str, float]:
             kernel_s = {
-                kernel: timing.median_s(evaluate, 4 * _DISPATCH_CALLS)
+                kernel: timing.median_seconds(evaluate, 4 * _DISPATCH_CALLS)
                 for kernel, evaluate in evaluators.items()
             }
             long_s, short_s = (
-                timing.median_s(network, _DISPATCH_CALLS) for network in (long, short)
+                timing.median_seconds(network, _DISPATCH_CALLS) for network in (long, short)
             )
             added_s = sum(kernel_s[kernel] for kernel in added)
             launch_s = (long_s - short_s - added_s) / len(added)
@@ -184,7 +184,7 @@ class OnnxKernelTimer:
 
         weights = self._time_weights()
         with timing.pinned(self.threads):
-            parts = timing.steadiest(time_once, _MAX_DISPATCH_SETS)
+            parts = timing.measure_differences(time_once, _MAX_DISPATCH_SETS)
         return {**parts, **weights}
 
     def _time_weights(self) -> dict[str, Timing]:
@@ -194,11 +194,11 @@ class OnnxKernelTimer:
         sets_per_mib = (1 << 20) // kernel.weight_bytes
 
         def time_benchmark(evaluate: Evaluate, weight_sets: int) -> Timing:
-            samples = timing.undisturbed(evaluate, weight_sets, timing.QUICK_SAMPLES)
-            return Timing.of_seconds([sets_per_mib * each for each in samples])
+            samples = timing.undisturbed_samples(evaluate, weight_sets, timing.QUICK_SAMPLES)
+            return Timing.from_seconds([sets_per_mib * each for each in samples])
 
         benchmarks = {}
-        for mib, part in zip(cache_model.MIB, cache_model.PARTS, strict=True):
+        for mib, part in zip(cache_model.WEIGHTS_MIB, cache_model.WEIGHT_PARTS, strict=True):
             weight_sets = mib * sets_per_mib
             evaluate = self._evaluator(kernel, {"copies": weight_sets, "weights": weight_sets})
             benchmarks[part] = partial(time_benchmark, evaluate, weight_sets)
@@ -289,7 +289,9 @@ def _choose_copies(kernel: Kernel) -> dict[str, int]:
 
 def _invocation_s(few: Session, many: Session) -> float:
     """Return the seconds of a session without nodes."""
-    few_s, many_s = (timing.median_s(each.evaluate, 4 * _DISPATCH_CALLS) for each in (few, many))
+    few_s, many_s = (
+        timing.median_seconds(each.evaluate, 4 * _DISPATCH_CALLS) for each in (few, many)
+    )
     few_nodes, many_nodes = _INVOCATION_NODES
     return few_s - few_nodes * (many_s - few_s) / (many_nodes - few_nodes)
 

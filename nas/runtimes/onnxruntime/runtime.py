@@ -35,7 +35,7 @@ class OnnxRuntime(Runtime):
 
     name = "onnxruntime"
     dtypes = ("float32", "int8")
-    dispatch_parts = ("launch", "invocation", *cache_model.PARTS)
+    dispatch_parts = ("launch", "invocation", *cache_model.WEIGHT_PARTS)
     has_local_kernels = False
 
     @classmethod

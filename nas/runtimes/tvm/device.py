@@ -117,4 +117,4 @@ class CpuDevice(LocalDevice):
 
     def recorded(self) -> Mapping[str, Any]:
         """See `Device.recorded`."""
-        return {**this_machine.recorded(), "llvm_cpu": codegen.llvm_get_system_cpu()}
+        return {**this_machine.recorded_facts(), "llvm_cpu": codegen.llvm_get_system_cpu()}

@@ -16,7 +16,7 @@ import numpy as np
 from tvm import relax
 
 from nas.graph import Channels, Graph, Op, Slot
-from nas.latency.cache_model import MIB, PARTS_BY_PACE
+from nas.latency.cache_model import WEIGHT_PARTS_BY_INTENSITY, WEIGHTS_MIB
 from nas.latency.kernel import Kernel
 from nas.latency.timing import Evaluate
 from nas.runtimes.tvm.clock import (
@@ -103,7 +103,7 @@ COMPUTES = Kernel.parse("conv2d 64x14x14 -> 64x14x14 k1 s1 p0 g1 bias")
 
 WEIGHT_SETS_PER_MIB = (1 << 20) // USES_WEIGHTS_ONCE.weight_bytes
 
-_MAX_READINGS = 2 * max(MIB) * WEIGHT_SETS_PER_MIB
+_MAX_READINGS = 2 * max(WEIGHTS_MIB) * WEIGHT_SETS_PER_MIB
 """Largest number of clock readings in a benchmark: before and after each set of weights."""
 
 _BASELINE_RUNS = 20
@@ -130,7 +130,7 @@ _INTENSITIES = (
     ComputeIntensity(USES_WEIGHTS_OFTEN, 0),
     ComputeIntensity(USES_WEIGHTS_OFTEN, 8),
 )
-"""The intensities in the order of `PARTS_BY_PACE`."""
+"""The intensities in the order of `WEIGHT_PARTS_BY_INTENSITY`."""
 
 
 class WeightBenchmark(NamedTuple):
@@ -159,8 +159,8 @@ def _weight_benchmarks() -> dict[str, WeightBenchmark]:
     """
     return {
         part: WeightBenchmark(intensity, mib)
-        for intensity, parts in zip(_INTENSITIES, PARTS_BY_PACE, strict=True)
-        for mib, part in zip(MIB, parts, strict=True)
+        for intensity, parts in zip(_INTENSITIES, WEIGHT_PARTS_BY_INTENSITY, strict=True)
+        for mib, part in zip(WEIGHTS_MIB, parts, strict=True)
     }
 
 
@@ -182,7 +182,7 @@ def weight_benchmarks(templates: Templates, device: Device) -> dict[str, Evaluat
     # Both readers have as many weights, which every vector width divides in the same way.
     weight_sets = [
         random_constants(templates, USES_WEIGHTS_OFTEN, schedules[USES_WEIGHTS_OFTEN], rng)
-        for _ in range(max(MIB) * WEIGHT_SETS_PER_MIB)
+        for _ in range(max(WEIGHTS_MIB) * WEIGHT_SETS_PER_MIB)
     ]
     clock = clock_of(templates.target)
     builder = relax.BlockBuilder()

@@ -188,7 +188,7 @@ class TvmKernelTimer:
             ]
             with self.device.timing_context(self.threads):
                 fastest.extend(
-                    (timing.quick_us(evaluate), schedule, evaluate)
+                    (timing.quick_latency_us(evaluate), schedule, evaluate)
                     for schedule, evaluate in compiled
                 )
             fastest.sort(key=lambda each: each[0])
@@ -217,8 +217,8 @@ class TvmKernelTimer:
             warm = timing.measure(timed_kernel.warm)
             if timed_kernel.cold is None:
                 return warm
-            cold_s = timing.undisturbed(timed_kernel.cold, 1, cold_cache.SAMPLES)
-        return dataclasses.replace(warm, far_samples_us=Timing.of_seconds(cold_s).samples_us)
+            cold_s = timing.undisturbed_samples(timed_kernel.cold, 1, cold_cache.SAMPLES)
+        return dataclasses.replace(warm, cold_samples_us=Timing.from_seconds(cold_s).samples_us)
 
     def tune_kernel(self, kernel: Kernel, trials: int) -> Schedule:
         """Return the schedule of the fastest of `trials` candidates of MetaSchedule.
@@ -230,12 +230,12 @@ class TvmKernelTimer:
         """
         from nas.schedules.metaschedule import trace, tuner
 
-        def quick_us(function: tvm.tirx.PrimFunc) -> float:
+        def quick_latency_us(function: tvm.tirx.PrimFunc) -> float:
             evaluate = self._compile_function(kernel, {"tuner": trace.TUNER}, function)
             with self.device.timing_context(self.threads):
-                return timing.quick_us(evaluate)
+                return timing.quick_latency_us(evaluate)
 
-        return tuner.tune(kernel, trials, self.templates.target, self.threads, quick_us)
+        return tuner.tune(kernel, trials, self.templates.target, self.threads, quick_latency_us)
 
     def _cold_evaluator(self, kernel: Kernel, schedule: Schedule) -> Evaluate | None:
         """Return what times a kernel with a cold cache; None if that cannot differ."""
@@ -292,9 +292,9 @@ class TvmKernelTimer:
 
         `launch` and `invocation` come from networks of tiny kernels: the straight line through a
         short and a long network, less the kernels' own latencies. In a larger network, a launch
-        costs more (`cache_model.launch_us`); `cache_model.LARGE_LAUNCH` is what a network of more
+        costs more (`cache_model.launch_us`); `cache_model.LAUNCH_2MIB` is what a network of more
         and larger kernels takes beyond them. The other parts are what a MiB of weights costs, see
-        `cache_model.far_share`.
+        `cache_model.miss_fraction`.
 
         Raises:
             MeasurementError: noise leaves no set of samples above zero.
@@ -316,19 +316,20 @@ class TvmKernelTimer:
 
         def time_once() -> dict[str, float]:
             short_s, long_s = (
-                timing.median_s(network, _DISPATCH_CALLS) for network in (short, long)
+                timing.median_seconds(network, _DISPATCH_CALLS) for network in (short, long)
             )
             slope_s = (long_s - short_s) / (many - few)
             kernel_s = statistics.mean(
-                timing.median_s(evaluate, 4 * _DISPATCH_CALLS) for evaluate in kernels.values()
+                timing.median_seconds(evaluate, 4 * _DISPATCH_CALLS)
+                for evaluate in kernels.values()
             )
             return {"launch": slope_s - kernel_s, "invocation": short_s - slope_s * few}
 
         with self.device.timing_context(self.threads):
-            parts = timing.steadiest(time_once, _MAX_DISPATCH_SETS)
+            parts = timing.measure_differences(time_once, _MAX_DISPATCH_SETS)
             weights = self._time_weights()
         large = self._time_large_launch(1e-6 * parts["invocation"].latency_us)
-        return {**parts, cache_model.LARGE_LAUNCH: large, **weights}
+        return {**parts, cache_model.LAUNCH_2MIB: large, **weights}
 
     def _first_schedules(self, graph: Graph) -> dict[Kernel, dict[str, Any]]:
         """Return the first candidate schedule of each kernel of a network."""
@@ -359,13 +360,13 @@ class TvmKernelTimer:
         with self.device.timing_context(self.threads):
             for _ in range(_LARGE_LAUNCH_ROUNDS):
                 for kernel, evaluate in kernels.items():
-                    latest_s = timing.median_s(evaluate, 4 * _DISPATCH_CALLS)
+                    latest_s = timing.median_seconds(evaluate, 4 * _DISPATCH_CALLS)
                     kernel_s[kernel] = min(kernel_s[kernel], latest_s)
-                samples = timing.undisturbed(network, 4, timing.SAMPLES)
+                samples = timing.undisturbed_samples(network, 4, timing.SAMPLES)
                 fastest = min(fastest or samples, samples, key=statistics.median)
-                time.sleep(timing.SECONDS_APART)
+                time.sleep(timing.SECONDS_BETWEEN_ROUNDS)
         all_kernels_s = sum(kernel_s[kernel] for kernel in launched)
-        return Timing.of_seconds(
+        return Timing.from_seconds(
             [(network_s - invocation_s - all_kernels_s) / len(launched) for network_s in fastest]
         )
 
@@ -378,7 +379,7 @@ class TvmKernelTimer:
         benchmarks = dispatch_benchmarks.weight_benchmarks(self.templates, self.device)
 
         def time_benchmark(evaluate: Evaluate) -> Timing:
-            return Timing.of_seconds(evaluate(1, _WEIGHTS_SAMPLES))
+            return Timing.from_seconds(evaluate(1, _WEIGHTS_SAMPLES))
 
         return timing.fastest_of_rounds(
             {part: partial(time_benchmark, evaluate) for part, evaluate in benchmarks.items()}

@@ -55,8 +55,8 @@ class TvmRuntime(Runtime):
     dispatch_parts = (
         "launch",
         "invocation",
-        cache_model.LARGE_LAUNCH,
-        *(part for parts in cache_model.PARTS_BY_PACE for part in parts),
+        cache_model.LAUNCH_2MIB,
+        *(part for parts in cache_model.WEIGHT_PARTS_BY_INTENSITY for part in parts),
     )
 
     @classmethod
@@ -205,7 +205,7 @@ class CudaRuntime(TvmRuntime):
     dtypes = ("float32", "float16")
     tuners: ClassVar[tuple[str, ...]] = ()
     max_batch = 1
-    dispatch_parts = ("launch", "invocation", *cache_model.PARTS)
+    dispatch_parts = ("launch", "invocation", *cache_model.WEIGHT_PARTS)
 
     @cached_property
     def timer(self) -> TvmKernelTimer:
@@ -226,7 +226,7 @@ class CudaRuntime(TvmRuntime):
             dispatch.launch_us(network.touched_bytes),
             dispatch.parts_us["invocation"],
         )
-        misses = cache_model.far_share(network.touched_bytes, warm_us, dispatch.curves)
+        misses = dispatch.miss_fraction(network.touched_bytes, warm_us)
         return warm_us + misses * network.cold_penalty_us
 
 

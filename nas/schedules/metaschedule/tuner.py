@@ -54,7 +54,7 @@ QuickUs = Callable[[tirx.PrimFunc], float]
 
 
 def tune(
-    kernel: Kernel, trials: int, target: tvm.target.Target, threads: int, quick_us: QuickUs
+    kernel: Kernel, trials: int, target: tvm.target.Target, threads: int, quick_latency_us: QuickUs
 ) -> dict[str, Any]:
     """Return the schedule of the fastest of `trials` candidates.
 
@@ -63,7 +63,7 @@ def tune(
         trials: number of candidates to compile and time.
         target: target that they are compiled for.
         threads: number of threads that share a parallel loop; with 1, no loop is parallel.
-        quick_us: compiles a candidate and returns its latency in microseconds.
+        quick_latency_us: compiles a candidate and returns its latency in microseconds.
 
     Returns:
         A schedule of `tuner`, `trials` and `trace`, as JSON can hold it.
@@ -77,7 +77,7 @@ def tune(
         population_size=population, init_min_unmeasured=population // 4
     )
     context = _tune_context(definition(kernel), target, threads, strategy)
-    timer = _CandidateTimer(quick_us)
+    timer = _CandidateTimer(quick_latency_us)
     with redirect_stdout(StringIO()):
         database = ms.tune_tasks(
             tasks=[context],
@@ -182,8 +182,8 @@ class _CandidateTimer:
         error: first line of the last error, or an empty string.
     """
 
-    def __init__(self, quick_us: QuickUs) -> None:
-        self._quick_us = quick_us
+    def __init__(self, quick_latency_us: QuickUs) -> None:
+        self._quick_us = quick_latency_us
         self._seconds: list[float | None] = []
         self.error = ""
 

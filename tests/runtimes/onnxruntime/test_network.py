@@ -17,7 +17,7 @@ from nas.runtimes.onnxruntime.float32.fusion import BlockedFusion
 from nas.runtimes.onnxruntime.network import OnnxRuntimeNetwork
 from nas.runtimes.onnxruntime.runtime import OnnxRuntime
 from nas.torch_network import Network, folded_weights
-from tests.latency.networks import GRAPHS
+from tests.latency.example_graphs import GRAPHS
 
 
 def network_with_effective_norms(graph: Graph) -> Network:

@@ -14,7 +14,7 @@ from nas.latency.runtime import Runtime, configured_runtime
 from nas.runtimes.onnxruntime.kernel_timer import repeat_kernel
 from nas.runtimes.onnxruntime.runtime import OnnxRuntime
 from nas.runtimes.onnxruntime.session import Session
-from tests.latency.networks import GRAPHS
+from tests.latency.example_graphs import GRAPHS
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_repeated_kernel_computes_a_convolution(runtime: Runtime) -> None:
 def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take few samples, because the tests do not depend on good timings."""
     monkeypatch.setattr("nas.latency.timing.SAMPLES", 2)
-    monkeypatch.setattr("nas.latency.build.MOST_TIMINGS", 2)
+    monkeypatch.setattr("nas.latency.build.MAX_TIMINGS", 2)
     monkeypatch.setattr("nas.runtimes.onnxruntime.kernel_timer._DISPATCH_CALLS", 10)
 
 

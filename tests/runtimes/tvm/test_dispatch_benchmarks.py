@@ -34,7 +34,7 @@ def test_cache_benchmarks_launch_what_their_parts_say(
     benchmarks = dispatch_benchmarks.weight_benchmarks(
         runtime.timer.templates, runtime.timer.device
     )
-    others = {"launch", "invocation", cache_model.LARGE_LAUNCH}
+    others = {"launch", "invocation", cache_model.LAUNCH_2MIB}
     assert {*others, *benchmarks} == set(TvmRuntime.dispatch_parts)
     called = re.compile(r"call\s+(once|often|computing|begin|clock)\s")
     code = executables[0].as_text()
@@ -42,15 +42,19 @@ def test_cache_benchmarks_launch_what_their_parts_say(
     calls = {name: Counter(called.findall(body)) for name, body in functions}
     set_bytes = dispatch_benchmarks.USES_WEIGHTS_ONCE.weight_bytes
     intensities = [("once", 0), ("often", 0), ("often", 8)]
-    for parts, (reader, computations) in zip(cache_model.PARTS_BY_PACE, intensities, strict=True):
-        for mib, part in zip(cache_model.MIB, parts, strict=True):
+    for parts, (reader, computations) in zip(
+        cache_model.WEIGHT_PARTS_BY_INTENSITY, intensities, strict=True
+    ):
+        for mib, part in zip(cache_model.WEIGHTS_MIB, parts, strict=True):
             assert calls[part][reader] * set_bytes == mib << 20
             assert calls[part]["computing"] == computations * calls[part][reader]
             assert calls[part]["begin"] == bool(computations)
             assert calls[part]["clock"] == (2 * calls[part][reader] if computations else 0)
-    assert all(0 < seconds < 1 for seconds in benchmarks[cache_model.PARTS[1]](1, 3))
-    slow = cache_model.PARTS_BY_PACE[-1]
-    fast_s, slow_s = (min(benchmarks[part](1, 3)) for part in (cache_model.PARTS[0], slow[0]))
+    assert all(0 < seconds < 1 for seconds in benchmarks[cache_model.WEIGHT_PARTS[1]](1, 3))
+    slow = cache_model.WEIGHT_PARTS_BY_INTENSITY[-1]
+    fast_s, slow_s = (
+        min(benchmarks[part](1, 3)) for part in (cache_model.WEIGHT_PARTS[0], slow[0])
+    )
     assert slow_s > 5 * fast_s
 
 
@@ -68,5 +72,5 @@ def test_delayed_read_does_not_change_the_time_of_the_computations(
     benchmarks = dispatch_benchmarks.weight_benchmarks(
         runtime.timer.templates, runtime.timer.device
     )
-    slow = cache_model.PARTS_BY_PACE[-1]
+    slow = cache_model.WEIGHT_PARTS_BY_INTENSITY[-1]
     assert all(0 < seconds < 0.04 for seconds in benchmarks[slow[0]](1, 3))

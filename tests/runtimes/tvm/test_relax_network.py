@@ -13,7 +13,7 @@ from nas.errors import MissingKernelError
 from nas.graph import Graph
 from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.torch_network import Network, folded_weights
-from tests.latency.networks import GRAPHS
+from tests.latency.example_graphs import GRAPHS
 
 
 def first_schedules(runtime: TvmRuntime, graph: Graph, batch: int = 1) -> dict:

@@ -14,7 +14,8 @@ from onnx import helper, numpy_helper, shape_inference
 
 from nas.errors import MeasurementError
 from nas.graph import Shape
-from nas.latency.kernel import Kernel, Operand, step_for
+from nas.latency.kernel import Kernel
+from nas.latency.kernel_text import Operand, epilogue_step
 
 BLOCKED_DOMAIN = "com.microsoft.nchwc"
 _BLOCKED_SUFFIX = "_nchwc"
@@ -90,7 +91,7 @@ class _ModelReader:
                 # The gate may come first or second; the larger tensor is the one it scales.
                 shape = max(first, second, key=lambda shape: shape[1] * shape[2])
                 other = shape if kind == "add" else (shape[0], 1, 1)
-                step = step_for(kind, Operand.whole(other), shape)
+                step = epilogue_step(kind, Operand.whole(other), shape)
                 self._add(node, "copy", epilogue=(step,), inputs=(shape,), output=shape)
             case "HardSigmoid" if (product := self._hard_swish_product(node)) is not None:
                 self._merged.add(product)

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from itertools import product
 
 from nas.graph import Graph, Op
-from nas.latency.kernel import Kernel, batched, shared_kernel, whole_operand
+from nas.latency.kernel import Kernel, batched, interned_kernel, interned_operand
 from nas.runtimes.onnxruntime.fusion import (
     FusedNode,
     FusionPass,
@@ -58,8 +58,8 @@ class QuantisedFusion(OnnxRuntimeFusion):
             kernels.update(dict.fromkeys(fusion_pass.kernels()))
         if first:
             image = graph.input_shape
-            quantize = ("quantize", (whole_operand(image),), image, 1, 1, 0, 1, (), 1, "int8")
-            kernels[shared_kernel(*quantize)] = None
+            quantize = ("quantize", (interned_operand(image),), image, 1, 1, 0, 1, (), 1, "int8")
+            kernels[interned_kernel(*quantize)] = None
         return batched(kernels, batch)
 
 

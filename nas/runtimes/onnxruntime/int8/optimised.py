@@ -14,7 +14,8 @@ from onnx import helper, numpy_helper
 
 from nas.errors import MeasurementError
 from nas.graph import Shape
-from nas.latency.kernel import Kernel, Operand, step_for
+from nas.latency.kernel import Kernel
+from nas.latency.kernel_text import Operand, epilogue_step
 from nas.runtimes.onnxruntime.int8.fusion import LAYOUT_FREE
 
 _TO_CHANNELS_LAST = [0, 2, 3, 1]
@@ -145,7 +146,7 @@ class _ModelReader:
         # The gate may come first or second; the larger tensor is the one it scales.
         scaled = max(pair, key=lambda tensor: math.prod(tensor.shape))
         shape = scaled.shape
-        step = step_for("multiply", Operand.whole((shape[0], 1, 1)), shape)
+        step = epilogue_step("multiply", Operand.whole((shape[0], 1, 1)), shape)
         self._add_kernel(node.output[0], "copy", [Operand.whole(shape)], scaled, epilogue=(step,))
 
     def _concat(self, node: onnx.NodeProto, settings: Mapping[str, Any]) -> None:

@@ -86,7 +86,7 @@ class CudaDevice(LocalDevice):
         gpu = self.tvm_device
         host, _ = this_machine.processor()
         return {
-            **this_machine.recorded(),
+            **this_machine.recorded_facts(),
             "host": host,
             "multiprocessors": gpu.multi_processor_count,
             "gpu_memory_bytes": gpu.total_global_memory,

@@ -65,17 +65,17 @@ class CudaKernelTimer(TvmKernelTimer):
 
         def time_once() -> dict[str, float]:
             short_s, long_s = (
-                timing.median_s(network, _DISPATCH_CALLS) for network in (short, long)
+                timing.median_seconds(network, _DISPATCH_CALLS) for network in (short, long)
             )
             launch_s = (long_s - short_s) / (many - few)
-            last_s = timing.median_s(last, queue.LAUNCHES)
+            last_s = timing.median_seconds(last, queue.LAUNCHES)
             return {"launch": launch_s, "invocation": short_s - (few - 1) * launch_s - last_s}
 
         with self.device.timing_context(self.threads):
-            parts = timing.steadiest(time_once, _MAX_DISPATCH_SETS)
+            parts = timing.measure_differences(time_once, _MAX_DISPATCH_SETS)
             weights = {
                 part: self._time_weights_of(mib)
-                for mib, part in zip(cache_model.MIB, cache_model.PARTS, strict=True)
+                for mib, part in zip(cache_model.WEIGHTS_MIB, cache_model.WEIGHT_PARTS, strict=True)
             }
         return {**parts, **weights}
 
@@ -90,4 +90,4 @@ class CudaKernelTimer(TvmKernelTimer):
         samples = [
             statistics.median(evaluate(sets, _RUNS_PER_SAMPLE)) for _ in range(timing.SAMPLES)
         ]
-        return Timing.of_seconds([sets_per_mib * each for each in samples])
+        return Timing.from_seconds([sets_per_mib * each for each in samples])

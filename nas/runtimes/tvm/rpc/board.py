@@ -18,7 +18,7 @@ import tvm
 from tvm.script import tirx as T  # noqa: N812
 
 from nas.errors import DeviceError
-from nas.latency.device import linux_processor
+from nas.latency.device import parse_cpuinfo
 from nas.runtimes.tvm.rpc.address import RpcTarget
 
 _MAX_PATH_BYTES = 256
@@ -112,7 +112,7 @@ def describe(read: ReadFile, target: RpcTarget) -> BoardDescription:
     cpuinfo = read("/proc/cpuinfo")
     describes_board = _describes_machine(cpuinfo, machine)
     if describes_board:
-        processor, features = linux_processor(cpuinfo, machine)
+        processor, features = parse_cpuinfo(cpuinfo, machine)
     else:
         # The board has no Linux, or is an emulator that shows the file of its host.
         processor = f"{target.cpu} (as the target says, not the board)"

@@ -14,7 +14,7 @@ from nas.latency.kernel import Kernel
 from nas.latency.runtime import NetworkCost
 from nas.runtimes.onnxruntime.float32.fusion import BlockedFusion, block_size
 from nas.runtimes.onnxruntime.runtime import OnnxRuntime
-from tests.latency.networks import GRAPHS
+from tests.latency.example_graphs import GRAPHS
 
 FUSION = BlockedFusion(16)
 
@@ -130,7 +130,7 @@ def test_network_latency_is_kernels_launches_and_an_invocation() -> None:
     dispatch = {"launch": 0.25, "invocation": 3.0}
     cost = NetworkCost([10.0, 20.0], 0.0, 0.0, 0.0)
     assert OnnxRuntime().network_us(cost, DispatchCosts(dispatch)) == 33.5
-    assert set(OnnxRuntime.dispatch_parts) == {*dispatch, *cache_model.PARTS}
+    assert set(OnnxRuntime.dispatch_parts) == {*dispatch, *cache_model.WEIGHT_PARTS}
 
 
 def test_unknown_op_is_named() -> None:

@@ -12,7 +12,7 @@ from nas.latency import space_kernels
 from nas.latency.kernel import Kernel
 from nas.runtimes.onnxruntime.int8.fusion import QuantisedFusion
 from nas.runtimes.onnxruntime.runtime import OnnxRuntime
-from tests.latency.networks import GRAPHS
+from tests.latency.example_graphs import GRAPHS
 
 FUSION = QuantisedFusion()
 

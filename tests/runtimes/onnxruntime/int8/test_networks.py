@@ -20,7 +20,7 @@ from nas.runtimes.onnxruntime.int8 import quantisation
 from nas.runtimes.onnxruntime.int8.quantisation import CALIBRATION_IMAGES, calibration_images
 from nas.space.builder import Builder
 from nas.torch_network import Network, folded_weights
-from tests.latency.networks import GRAPHS
+from tests.latency.example_graphs import GRAPHS
 
 SLICED_IMAGE = "slices_and_sums"
 """Graph that slices the image, which ONNX Runtime then quantises twice; no network does so."""

@@ -11,7 +11,7 @@ from nas.runtimes.onnxruntime.int8.quantisation import (
     calibration_images,
     quantise,
 )
-from tests.latency.networks import GRAPHS
+from tests.latency.example_graphs import GRAPHS
 
 
 def test_calibration_images_are_digits_of_the_given_shape() -> None:

@@ -14,7 +14,7 @@ from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
 from nas.latency.check import check_table
 from nas.runtimes.tvm.runtime import CudaRuntime
 from nas.torch_network import Network, folded_weights
-from tests.latency.networks import GRAPHS
+from tests.latency.example_graphs import GRAPHS
 
 pytestmark = pytest.mark.gpu
 

@@ -24,7 +24,7 @@ from nas.runtimes.tvm.runtime import CudaRuntime, TvmRuntime, pipeline_us
 from nas.schedules.cuda.templates import CudaTemplates
 from nas.schedules.templates import Expansion
 from nas.torch_network import Network, folded_weights
-from tests.latency.networks import GRAPHS
+from tests.latency.example_graphs import GRAPHS
 from tests.runtimes.tvm.cuda.simulated_gpu import SimulatedGpu
 from tests.schedules.cuda.cuda_emulator import EmulatedKernels
 from tests.schedules.kernel_reference import flat

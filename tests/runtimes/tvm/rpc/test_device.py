@@ -18,7 +18,7 @@ from nas.latency.kernel import Kernel
 from nas.runtimes.tvm.rpc import connection
 from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.torch_network import Network, folded_weights
-from tests.latency.networks import GRAPHS
+from tests.latency.example_graphs import GRAPHS
 from tests.runtimes.tvm.rpc.rpc_processes import Processes
 
 CONV = Kernel.parse("conv2d 20x9x9 -> 48x9x9 k1 s1 p0 g1 bias relu")

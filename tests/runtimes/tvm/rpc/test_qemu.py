@@ -21,7 +21,7 @@ from nas.graph import Graph
 from nas.latency.kernel import Kernel
 from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.torch_network import Network, folded_weights
-from tests.latency.networks import GRAPHS
+from tests.latency.example_graphs import GRAPHS
 from tests.runtimes.tvm.rpc import rpc_processes
 
 pytestmark = [

@@ -14,7 +14,7 @@ import pytest
 
 import nas.space
 from nas.cli import main
-from nas.latency import LatencyTable, Progress, build_table, space_kernels
+from nas.latency import BuildProgress, LatencyTable, build_table, space_kernels
 from nas.latency.record import Record
 from nas.latency.timing import Timing
 from nas.latency.worker_process import timers_for
@@ -112,10 +112,10 @@ def test_build_survives_the_loss_of_one_of_two_boards(
     with table.writing():
         # Timing the dispatch costs takes ten seconds and is not tested here.
         for part in TvmRuntime.dispatch_parts:
-            table.append(Record.of_timing("dispatch", Timing((1.0,) * 10), name=part))
+            table.append(Record.from_timing("dispatch", Timing((1.0,) * 10), name=part))
     rows_at_death: list[int] = []
 
-    def kill_one(progress: Progress) -> None:
+    def kill_one(progress: BuildProgress) -> None:
         if progress.done == 4:
             assert _busy(boards) == 2
             boards[0].kill()

@@ -1,4 +1,4 @@
-"""Small graphs that tests share: one for each way in which blocks fuse."""
+"""Small graphs for tests, at least one for each way in which blocks fuse."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def inverted_residual(
 
 
 def three_kernels(channels: int = 24, size: int = 9, stride: int = 1) -> Graph:
-    """An inverted residual whose expansion belongs to another block, and so is its own kernel."""
+    """Return an inverted residual of three kernels: its 1x1 expansion belongs to another block."""
     return inverted_residual(channels, size, stride, expand="before.expand")
 
 
 def shuffle_unit(channels: int = 58, size: int = 7) -> Graph:
-    """ShuffleNetV2's basic unit (Ma et al. 2018, figure 3c)."""
+    """Return the basic unit of ShuffleNetV2 (Ma et al. 2018, figure 3c)."""
     build = Builder((2 * channels, size, size), norm=True, activation="relu", classes=10)
-    kept, x = build.split(build.input)
+    left, x = build.split(build.input)
     x = build.conv_unit(x, "first", channels)
     x = build.depthwise_unit(x, "depthwise", kernel=3, activate=False)
     x = build.conv_unit(x, "second", channels)
-    build.shuffle(build.concat(kept, x), 2)
+    build.shuffle(build.concat(left, x), 2)
     return build.graph()
 
 
@@ -40,16 +40,16 @@ def shuffle_unit_twice() -> Graph:
     build = Builder((20, 6, 6), norm=True, activation="relu", classes=10)
     x = build.input
     for index in range(2):
-        kept, x = build.split(x)
+        left, x = build.split(x)
         x = build.conv_unit(x, f"{index}.first", 10)
         x = build.depthwise_unit(x, f"{index}.depthwise", kernel=5, activate=False)
         x = build.conv_unit(x, f"{index}.second", 10)
-        x = build.shuffle(build.concat(kept, x), 2)
+        x = build.shuffle(build.concat(left, x), 2)
     return build.graph()
 
 
 def shuffle_downsampling(channels: int = 24, out: int = 58, size: int = 9) -> Graph:
-    """ShuffleNetV2's unit for spatial downsampling (figure 3d)."""
+    """Return the downsampling unit of ShuffleNetV2 (figure 3d)."""
     build = Builder((channels, size, size), norm=True, activation="relu", classes=10)
     left = build.depthwise_unit(build.input, "left", kernel=3, stride=2, activate=False)
     left = build.conv_unit(left, "left.out", out)
@@ -61,7 +61,7 @@ def shuffle_downsampling(channels: int = 24, out: int = 58, size: int = 9) -> Gr
 
 
 def fire(channels: int = 13, size: int = 7) -> Graph:
-    """SqueezeNet's fire module (Iandola et al. 2016), without norms."""
+    """Return the fire module of SqueezeNet (Iandola et al. 2016), without normalisation."""
     build = Builder((channels, size, size), norm=False, activation="relu", classes=10)
     squeezed = build.conv_unit(build.input, "squeeze", 6)
     small = build.conv_unit(squeezed, "small", 21)
@@ -91,7 +91,7 @@ def stem() -> Graph:
 
 
 def residual_branches() -> Graph:
-    """Both operands of the addition are convolutions that nothing else reads."""
+    """Return an addition of two convolutions, neither of which anything else reads."""
     build = Builder((8, 6, 6), norm=True, activation="relu", classes=10)
     short = build.conv_unit(build.input, "short", 16, kernel=1, activate=False)
     long = build.conv_unit(build.input, "long", 16, kernel=5, activate=False)
@@ -100,7 +100,7 @@ def residual_branches() -> Graph:
 
 
 def grouped() -> Graph:
-    """Grouped convolution, shuffle, depthwise, grouped convolution: ShuffleNetV1's branch."""
+    """Return a branch of ShuffleNetV1: grouped, shuffle, depthwise and grouped convolution."""
     slot = [Slot(name, None, None) for name in ("one", "two", "three")]  # type: ignore[arg-type]
     return Graph(
         (
@@ -115,7 +115,7 @@ def grouped() -> Graph:
 
 
 def slices_and_sums() -> Graph:
-    """A slice of a slice, an addition of slices, of a tensor to itself, and a sliced output."""
+    """Return nested slices, additions of slices and of a tensor to itself, and a sliced output."""
     return Graph(
         (
             Op("input", (), (40, 5, 5)),
@@ -132,7 +132,7 @@ def slices_and_sums() -> Graph:
 
 
 def squeeze_excite(channels: int = 24, size: int = 9, stride: int = 1) -> Graph:
-    """MobileNetV3's block (Howard et al. 2019, figure 4)."""
+    """Return the block of MobileNetV3 (Howard et al. 2019, figure 4)."""
     build = Builder((channels, size, size), norm=True, activation="hard_swish", classes=10)
     x = build.conv_unit(build.input, "expand", 3 * channels)
     x = build.depthwise_unit(x, "depthwise", kernel=5, stride=stride)
@@ -146,7 +146,7 @@ def squeeze_excite(channels: int = 24, size: int = 9, stride: int = 1) -> Graph:
 
 
 def gates() -> Graph:
-    """Gates of tensors that nothing else reads, made before and after them, and of slices."""
+    """Return gates that are computed before and after the tensors they scale, and sliced gates."""
     build = Builder((12, 5, 5), norm=True, activation="relu", classes=10)
     pooled = build.global_pool(build.input)
     before = build.activate(build.conv(pooled, "before", 20), "hard_sigmoid")
@@ -164,7 +164,7 @@ def gates() -> Graph:
 
 
 def shuffle_v1_unit(channels: int = 60, groups: int = 3, size: int = 6) -> Graph:
-    """ShuffleNetV1's unit (Zhang et al. 2018, figure 2b)."""
+    """Return the unit of ShuffleNetV1 (Zhang et al. 2018, figure 2b)."""
     build = Builder((channels, size, size), norm=True, activation="relu", classes=10)
     x = build.conv_unit(build.input, "reduce", channels // 4, groups=groups)
     x = build.depthwise_unit(build.shuffle(x, groups), "depthwise", kernel=3, activate=False)
@@ -176,7 +176,7 @@ def shuffle_v1_unit(channels: int = 60, groups: int = 3, size: int = 6) -> Graph
 def shuffle_v1_downsampling(
     channels: int = 24, out: int = 60, groups: int = 3, size: int = 7
 ) -> Graph:
-    """ShuffleNetV1's unit with stride (figure 2c), first of a network: its 1x1 is dense."""
+    """Return the first unit of a ShuffleNetV1 (figure 2c), whose 1x1 convolution is dense."""
     build = Builder((channels, size, size), norm=True, activation="relu", classes=10)
     side = build.avg_pool(build.input, "pool", kernel=3, stride=2)
     x = build.conv_unit(build.input, "reduce", out // 4)
@@ -187,7 +187,7 @@ def shuffle_v1_downsampling(
 
 
 def fire_with_bypass(channels: int = 13, out: int = 38) -> Graph:
-    """A fire module with simple bypass, or a complex one where the widths differ (figure 2)."""
+    """Return a fire module with a bypass, a convolution if the widths differ (figure 2)."""
     build = Builder((channels, 7, 7), norm=False, activation="relu", classes=10)
     bypass = build.input
     if channels != out:
@@ -200,7 +200,7 @@ def fire_with_bypass(channels: int = 13, out: int = 38) -> Graph:
 
 
 def unpadded_stem(height: int = 33, width: int = 33) -> Graph:
-    """SqueezeNet's: both windows inside the image, but for the last of the pooling."""
+    """Return the stem of SqueezeNet, where only the last pooling window exceeds the image."""
     build = Builder((3, height, width), norm=False, activation="relu", classes=10)
     x = build.conv_unit(build.input, "stem", 20, kernel=7, stride=2, padding="valid")
     build.max_pool(x, "pool", kernel=3, stride=2, padding="valid")
@@ -208,7 +208,7 @@ def unpadded_stem(height: int = 33, width: int = 33) -> Graph:
 
 
 def hidden_classifier() -> Graph:
-    """MobileNetV3's last stage (figure 5)."""
+    """Return the last stage of MobileNetV3 (figure 5)."""
     build = Builder((10, 5, 5), norm=True, activation="hard_swish", classes=10)
     x = build.global_pool(build.conv_unit(build.input, "last", 70))
     build.linear(build.activate(build.linear(x, "hidden", 33)), "linear", 11)

@@ -1,0 +1,214 @@
+"""`TableRecords`: the current records of a latency table in memory, and lookups in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from nas.documents import shortened
+from nas.errors import FailedKernelError, KernelError, MissingKernelError
+from nas.latency.cache_model import DispatchCosts
+from nas.latency.device import Fingerprint
+from nas.latency.kernel import Kernel
+from nas.latency.record import UNSTABLE, Record
+from nas.latency.runtime import Runtime, configured_runtime
+from nas.latency.table_file import damaged
+
+_FORMER_PARTS = re.compile(r"weights_\d+mib_paced\d+")
+"""Dispatch costs that earlier versions measured; tables may have them, and nothing reads them."""
+
+
+class TableRecords:
+    """The current records of a latency table.
+
+    Args:
+        path: file of the table, for messages.
+        device: device whose latencies the table holds.
+
+    Attributes:
+        runtime: the runtime that the table was timed with. It is not opened: it lists kernels and
+            predicts, and times nothing.
+        unstable: kernels whose timing is unstable.
+        estimated: basis of the kernels whose latency is estimated.
+        dispatch: the dispatch costs.
+        dispatch_bases: basis of the dispatch costs that are estimated, by part.
+        calibrations: slope and offset in microseconds of each calibration, by batch size.
+
+    Raises:
+        RequestError: the runtime is not installed, or does not have the dtype.
+    """
+
+    def __init__(self, path: Path, device: Fingerprint) -> None:
+        self.path = path
+        self.device = device
+        self.runtime: Runtime = configured_runtime(
+            device.runtime,
+            target=device.target,
+            threads=device.threads,
+            dtype=device.dtype,
+            features=device.features,
+        )
+        self.unstable: set[Kernel] = set()
+        self.estimated: dict[Kernel, str] = {}
+        self.dispatch = DispatchCosts({})
+        self.dispatch_bases: dict[str, str] = {}
+        self.calibrations: dict[int, tuple[float, float]] = {}
+        self._current: dict[str, Record] = {}
+        self._latencies_us: dict[Kernel, float] = {}
+        self._required_parts = frozenset(self.runtime.dispatch_parts)
+
+    def __len__(self) -> int:
+        """Return the number of kernels with a record, including failed ones."""
+        return sum(record.kind == "kernel" for record in self._current.values())
+
+    def add(self, line: bytes, where: str, number: int) -> None:
+        """Add the record in a line, which may supersede a current one.
+
+        Args:
+            line: the line.
+            where: file and line number, for messages.
+            number: number of the line.
+
+        Raises:
+            TableError: the line is no record, supersedes the wrong record, or belongs to another
+                runtime.
+        """
+        record = Record.parse(line, where, number)
+        before = self._current.get(record.key)
+        if record.supersedes != (before.line if before else None):
+            raise damaged(
+                f"{where}: '{record.key}' has a record in line {before.line} already"
+                if before
+                else f"{where}: it supersedes line {record.supersedes}, which is no such record"
+            )
+        if record.kind == "kernel":
+            self._add_kernel(record, where)
+        elif record.kind == "dispatch":
+            self._add_dispatch(record, where)
+        elif record.calibration is not None:
+            fitted = record.calibration
+            self.calibrations[fitted.get("batch", 1)] = fitted["slope"], fitted["offset_us"]
+        self._current[record.key] = record
+
+    def _add_kernel(self, record: Record, where: str) -> None:
+        try:
+            kernel = Kernel.parse(record.name)
+        except KernelError as error:
+            raise damaged(f"{where}: {error.message.rstrip('.')}") from None
+        self._latencies_us.pop(kernel, None)
+        self.unstable.discard(kernel)
+        self.estimated.pop(kernel, None)
+        if record.latency_us is not None:
+            self._latencies_us[kernel] = record.latency_us
+        if record.is_estimated:
+            self.estimated[kernel] = record.basis
+        if record.status == UNSTABLE:
+            self.unstable.add(kernel)
+
+    def _add_dispatch(self, record: Record, where: str) -> None:
+        if record.name not in self._required_parts and not _FORMER_PARTS.fullmatch(record.name):
+            raise damaged(
+                f"{where}: {shortened(record.name)} is no dispatch cost of runtime "
+                f"'{self.device.runtime}'"
+            )
+        parts = dict(self.dispatch.parts_us)
+        parts.pop(record.name, None)
+        self.dispatch_bases.pop(record.name, None)
+        if record.latency_us is not None:
+            parts[record.name] = record.latency_us
+        if record.is_estimated:
+            self.dispatch_bases[record.name] = record.basis
+        self.dispatch = DispatchCosts(parts)
+
+    def record(self, kernel: Kernel) -> Record | None:
+        """Return the current record of a kernel, failed or not; None if there is none."""
+        return self._current.get(f"kernel {kernel.text}")
+
+    def records(self, kind: str | None = None) -> list[Record]:
+        """Return the current records, or those of one kind, in the order of the file."""
+        records = sorted(self._current.values(), key=lambda record: record.line)
+        return [record for record in records if kind in (None, record.kind)]
+
+    def lacks_dispatch(self) -> bool:
+        """Return whether a dispatch cost of the runtime is not measured yet."""
+        return not self.dispatch.parts_us.keys() >= self._required_parts
+
+    @property
+    def dispatch_us(self) -> dict[str, float]:
+        """Microseconds of each dispatch cost that is measured."""
+        return dict(self.dispatch.parts_us)
+
+    @property
+    def unstable_dispatch(self) -> list[str]:
+        """The dispatch costs whose timing is unstable."""
+        records = [self._current.get(f"dispatch {part}") for part in self.runtime.dispatch_parts]
+        return [each.name for each in records if each is not None and each.status == UNSTABLE]
+
+    def missing(self, kernels: Iterable[Kernel], *, include_failed: bool = False) -> list[Kernel]:
+        """Return the kernels without a record, in order and once each.
+
+        Args:
+            kernels: kernels to look up.
+            include_failed: whether kernels with a failed record are returned too.
+        """
+        return [
+            kernel
+            for kernel in dict.fromkeys(kernels)
+            if (record := self.record(kernel)) is None
+            or (include_failed and record.status == "failed")
+        ]
+
+    def latency_us(self, kernel: Kernel) -> float:
+        """Return the latency of one kernel with warm caches in microseconds.
+
+        Raises:
+            MissingKernelError: the kernel has no record.
+            FailedKernelError: the kernel could not be timed.
+        """
+        if kernel in self._latencies_us:
+            return self._latencies_us[kernel]
+        record = self.record(kernel)
+        if record is None:
+            batch = f" --batch {kernel.batch}" if kernel.batch > 1 else ""
+            raise MissingKernelError(
+                f"{self.path.name} has no kernel '{kernel}'.",
+                remedy=f"Add its space with `nas table build{batch} --space`.",
+            )
+        raise FailedKernelError(f"Kernel '{kernel}' could not be timed: {record.error}.")
+
+    def cold_penalty_us(self, kernel: Kernel) -> float:
+        """Return the additional time of a kernel with cold caches; at least 0.
+
+        It comes from the kernel's own record, or, if the kernel was not timed with cold caches,
+        from the cost of its weights in general (`nas.latency.cache_model`). It is 0 for a kernel
+        without a latency.
+        """
+        record = self.record(kernel)
+        if record is None or record.latency_us is None:
+            return 0.0
+        if record.cold_us is not None:
+            return max(0.0, record.cold_us - record.latency_us)
+        return self.dispatch.cold_weights_us(kernel.weight_bytes)
+
+    def schedules(self) -> dict[Kernel, dict[str, Any]]:
+        """Return the schedule of each kernel that has a latency."""
+        return {
+            kernel: dict(record.schedule or {})
+            for kernel in self._latencies_us
+            if (record := self.record(kernel)) is not None
+        }
+
+    def weight_bytes(self, kernel: Kernel) -> int:
+        """Return the size of a kernel's weights as the runtime stores them.
+
+        Raises:
+            TableError: the kernel's schedule is none of the runtime's.
+        """
+        record = self.record(kernel)
+        try:
+            return self.runtime.weight_bytes(kernel, (record and record.schedule) or {})
+        except ValueError as error:
+            line = record.line if record else 0
+            raise damaged(f"{self.path}, line {line}: its schedule: {error}") from None

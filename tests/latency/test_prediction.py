@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import nas.space
+from nas.errors import (
+    MissingKernelError,
+    TableError,
+)
+from nas.graph import Graph
+from nas.latency import LatencyTable, build_table, cache_model
+from nas.latency.kernel import Kernel
+from nas.latency.record import Record
+from nas.latency.timing import Timing
+from nas.runtimes.tvm.runtime import TvmRuntime
+from tests.latency.example_graphs import three_kernels
+from tests.latency.fake_runtime import FakeRuntime, latency_us
+from tests.latency.small_table import FIRST, GRAPH, SECOND, edit
+
+
+def test_prediction_adds_kernels_launches_and_one_invocation(table: LatencyTable) -> None:
+    prediction = table.predict(GRAPH)
+    kernels = [
+        "conv2d 24x9x9 -> 72x9x9 k1 s1 p0 g1 bias relu6",
+        "conv2d 72x9x9 -> 72x9x9 k3 s1 p1 g72 bias relu6",
+        "conv2d 72x9x9 -> 24x9x9 k1 s1 p0 g1 bias add",
+    ]
+    assert [kernel.text for kernel in prediction.kernels] == kernels
+    total = sum(latency_us(Kernel.parse(text)) for text in kernels)
+    assert prediction.latency_us == pytest.approx(total + 3 * 0.5 + 2.0)
+    assert prediction.dispatch_us == pytest.approx(3.5)
+    assert prediction.launches == 3
+    assert prediction.unstable_launches == 0
+    assert prediction.calibrated_us is None
+    assert LatencyTable.open(table.path).predict(GRAPH.folded) == prediction
+    shares = [share for _, _, share in prediction.by_kernel()]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) == pytest.approx(total)
+
+
+def test_table_holds_several_batch_sizes(table: LatencyTable, runtime: FakeRuntime) -> None:
+    before = table.predict(GRAPH)
+    with pytest.raises(MissingKernelError, match=r"conv2d batch4 24x9x9 -> 72x9x9") as missing:
+        table.predict(GRAPH, 4)
+    assert "nas table build --batch 4 --space" in missing.value.remedy
+    built = build_table(table, runtime.kernels(GRAPH, 4), runtime)
+    assert (built.ok, len(table)) == (3, 6)
+    assert table.predict(GRAPH) == before
+    for reader in (table, LatencyTable.open(table.path)):
+        four = reader.predict(GRAPH, 4)
+        assert (four.batch, before.batch) == (4, 1)
+        assert list(four.kernels) == runtime.kernels(GRAPH, 4)
+        assert four.latency_us == pytest.approx(sum(map(latency_us, four.kernels)) + 3.5)
+        assert four.latency_us > 3.9 * (before.latency_us - 3.5), "of all images together"
+
+
+def test_incomplete_dispatch_costs_predict_nothing_until_completed(
+    table: LatencyTable, runtime: FakeRuntime
+) -> None:
+    lines = table.path.read_text().splitlines(keepends=True)
+    table.path.write_text("".join(lines[:2] + lines[3:]))
+    half = LatencyTable.open_or_create(table.path, runtime)
+    with pytest.raises(TableError, match="launch costs"):
+        half.predict(GRAPH)
+    build_table(half, runtime.kernels(GRAPH), runtime)
+    assert LatencyTable.open(table.path).predict(GRAPH) == table.predict(GRAPH)
+
+
+def test_predict_names_missing_kernel(table: LatencyTable) -> None:
+    with pytest.raises(MissingKernelError, match="conv2d 16x9x9 -> 48x9x9"):
+        table.predict(three_kernels(16))
+
+
+def test_prediction_counts_estimates_and_names_their_methods(table: LatencyTable) -> None:
+    edit(table, SECOND, basis="estimated: by a cycle model")
+    one = LatencyTable.open(table.path).predict(GRAPH)
+    assert (one.basis, one.estimated_launches) == ("estimated: by a cycle model", 1)
+    edit(table, FIRST, basis="estimated: by a simulator")
+    edit(table, SECOND + 1, basis="estimated: by a cycle model")
+    edit(table, 2, basis="estimated: from a data sheet")
+    all_three = LatencyTable.open(table.path).predict(GRAPH)
+    assert all_three.estimated_launches == 3
+    named = all_three.basis.removeprefix("estimated: ").split("; ")
+    assert sorted(named) == ["by a cycle model", "by a simulator", "from a data sheet"]
+    assert (table.predict(GRAPH).basis, table.predict(GRAPH).estimated_launches) == ("measured", 0)
+    edit(table, SECOND, basis="measured")
+    edit(table, 2, basis="measured")
+    two = LatencyTable.open(table.path).predict(GRAPH)
+    assert (two.basis, two.estimated_launches) == ("estimated: by a simulator; by a cycle model", 2)
+
+
+@pytest.mark.parametrize("tile", ["4", [4], True, -2, 0, 10**300, 2.5])
+def test_predict_refuses_invalid_schedule(table: LatencyTable, tile: Any) -> None:
+    edit(table, SECOND, schedule={"winograd": tile})
+    with pytest.raises(TableError, match=f"line {SECOND}: its schedule: winograd is"):
+        LatencyTable.open(table.path).predict(GRAPH)
+
+
+def test_large_network_pays_cold_penalty(table: LatencyTable, runtime: FakeRuntime) -> None:
+    """Halfway between warm and cold, a network pays half of the cold penalty of its kernels."""
+    costs = {
+        part: us
+        for parts in cache_model.WEIGHT_PARTS_BY_INTENSITY
+        for part, us in zip(parts, (30, 30, 30, 30, 50, 50, 50, 70, 70), strict=True)
+    }
+    first, second, third = runtime.kernels(GRAPH)
+    warm = {kernel: latency_us(kernel) for kernel in (first, second, third)}
+    with table.writing():
+        for part, us in costs.items():
+            table.append(Record.from_timing("dispatch", Timing((float(us),)), name=part))
+        # The third was not timed with cold caches: its weights cost what they cost in the chains.
+        for kernel, cold in ((first, warm[first] + 7.0), (second, warm[second] - 1.0)):
+            timing = Timing((warm[kernel],) * 10, (round(cold, 1),))
+            table.append(Record.from_timing("kernel", timing, name=kernel.text))
+    weights = third.weight_bytes / 2**20 * 40
+    assert table.cold_penalty_us(first) == pytest.approx(7.0)
+    assert table.cold_penalty_us(second) == 0
+    assert table.cold_penalty_us(third) == pytest.approx(weights)
+    alone = sum(warm.values()) + 3 * 0.5 + 2.0
+    assert table.predict(GRAPH).latency_us == pytest.approx(alone), "all weights are warm"
+    large = 20 * 2**20 // GRAPH.peak_memory_bytes
+    batched = runtime.kernels(GRAPH, large)
+    build_table(table, batched, runtime)
+    warm_us = [table.latency_us(kernel) for kernel in batched]
+    with table.writing():
+        cold = Timing((warm_us[0],) * 10, (2 * warm_us[0],))
+        table.append(Record.from_timing("kernel", cold, name=batched[0].text))
+    cold_penalty_us = [table.cold_penalty_us(kernel) for kernel in batched]
+    assert cold_penalty_us[0] == pytest.approx(warm_us[0], rel=1e-3)
+    assert 0 < cold_penalty_us[1] + cold_penalty_us[2] < 1
+    expected = sum(warm_us) + 3 * 0.5 + 2.0 + sum(cold_penalty_us) / 2
+    assert table.predict(GRAPH, large).latency_us == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", nas.space.space_names())
+def test_network_kernels_equal_kernels_of_its_blocks(name: str) -> None:
+    """Predictions rely on it: no kernel extends from one block into the next."""
+    space = nas.space.load_space(name, image_size=32)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        graph = space.sample(rng, uniform_over="choices").graph
+        by_block = [kernel for piece in graph.pieces for kernel in TvmRuntime().kernels(piece)]
+        assert Counter(by_block) == Counter(TvmRuntime().kernels(graph))
+        assert Counter(by_block) == Counter(TvmRuntime().kernels(Graph(graph.ops)))
+
+
+def test_new_record_changes_remembered_prediction(tmp_path: Path, runtime: FakeRuntime) -> None:
+    space = nas.space.load_space("mobilenet_tiny", image_size=8)
+    graph = space.largest.graph
+    table = LatencyTable.open_or_create(tmp_path, runtime)
+    build_table(table, runtime.kernels(graph), runtime)
+    before = table.predict(graph)
+    assert table.predict(Graph(graph.ops)).latency_us == pytest.approx(before.latency_us)
+    kernel = before.kernels[0]
+    with table.writing():
+        slower = Timing((latency_us(kernel) + 100,) * 10)
+        table.append(Record.from_timing("kernel", slower, name=kernel.text, schedule={"tile": 1}))
+    assert table.predict(graph).latency_us == pytest.approx(before.latency_us + 100)
