@@ -219,13 +219,15 @@ class Op(NamedTuple):
         Raises ValueError if neither whole windows nor overhanging ones make the op's shape. No
         window starts beyond the border of the input.
         """
-        beyond = [
+        overhang_pixels = [
             (count - 1) * self.stride + self.kernel - size - 2 * self.padding
             for count, size in zip(self.shape[1:], (height, width), strict=True)
         ]
-        if all(-self.stride < pixels <= 0 for pixels in beyond):
+        if all(-self.stride < pixels <= 0 for pixels in overhang_pixels):
             return False
-        if all(0 <= pixels < min(self.stride, self.kernel - self.padding) for pixels in beyond):
+        if all(
+            0 <= pixels < min(self.stride, self.kernel - self.padding) for pixels in overhang_pixels
+        ):
             return True
         raise ValueError(
             f"{self.kind} cannot turn a map of {height}x{width} pixels into {self.shape}"

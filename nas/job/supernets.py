@@ -151,7 +151,7 @@ def rank_supernets(
                 raise RUN.failure(f"{folder / 'run.json'} has no supernet {name} yet")
             recipes[name] = job.training_settings(epochs or trained.epochs)
             drawn = draw_architectures(supernet.space, nets, seed=seed, method=how)
-            progress.begin(f"{name} alone", "step")
+            progress.begin(f"{name} standalone", "step")
             networks[name] = compare_with_standalone(
                 supernet,
                 drawn,

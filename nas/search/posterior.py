@@ -175,8 +175,11 @@ class PosteriorModel:
     ) -> GaussianProcess:
         architectures, values = self._observations.of_objective(objective)
         if len(values) > MAX_MODEL_OBSERVATIONS:
-            kept = _most_informative(self._observations, architectures)
-            architectures, values = [architectures[index] for index in kept], values[kept]
+            informative = _most_informative(self._observations, architectures)
+            architectures, values = (
+                [architectures[index] for index in informative],
+                values[informative],
+            )
         observed = self._encoder.encode(architectures)
         return GaussianProcess(observed, values, self._encoder, hyperparameters)
 

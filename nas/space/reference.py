@@ -98,17 +98,17 @@ class Reference:
             if not isinstance(value, tuple):
                 chosen.update(dict.fromkeys(names, value))
                 continue
-            places = list(dict.fromkeys(_place(pattern, name) for name in names))
-            if len(value) > len(places) or (pattern[0] == "*" and len(value) < len(places)):
+            positions = list(dict.fromkeys(_position(pattern, name) for name in names))
+            if len(value) > len(positions) or (pattern[0] == "*" and len(value) < len(positions)):
                 raise SpaceError(
                     f"Reference {self.name}: {pattern!r} has {len(value)} values for the "
-                    f"{len(places)} choices {', '.join(places)}."
+                    f"{len(positions)} choices {', '.join(positions)}."
                 )
-            by_place = dict(zip(places, value, strict=False))
+            by_position = dict(zip(positions, value, strict=False))
             for name in names:
-                place = _place(pattern, name)
-                if place in by_place:
-                    chosen[name] = by_place[place]
+                position = _position(pattern, name)
+                if position in by_position:
+                    chosen[name] = by_position[position]
         return chosen
 
 
@@ -145,6 +145,6 @@ def _matches(pattern: str, name: str) -> bool:
     return wanted[0] == "*" or (len(parts) == 3 and parts[0] == wanted[0])
 
 
-def _place(pattern: str, name: str) -> str:
+def _position(pattern: str, name: str) -> str:
     """Return what one value of a tuple is for: a stage for `*.x`, a block for `stage.x`."""
     return name.split(".")[0] if pattern.startswith("*.") else name

@@ -35,11 +35,11 @@ def _message(error: BaseException, file: str, description: str) -> str:
     if isinstance(error, SyntaxError) and error.filename == file:
         return f"{file}, line {error.lineno or 1}: {printable(error.msg)}."
     line = _innermost_line(error, file)
-    place = f"{file}, line {line}" if line else file
+    location = f"{file}, line {line}" if line else file
     reason = printable(first_line(error)).rstrip(": .")
     if description:
-        return f"{description} fails at {place}: {reason}."
-    return f"{place}, does not run: {reason}." if line else f"{place} does not run: {reason}."
+        return f"{description} fails at {location}: {reason}."
+    return f"{location}, does not run: {reason}." if line else f"{location} does not run: {reason}."
 
 
 def _innermost_line(error: BaseException, file: str) -> int | None:

@@ -14,7 +14,7 @@ from nas.errors import RequestError, StorageError
 from nas.search import liveness, run_search, trial_log
 from nas.search import storage as storage_module
 from nas.search.liveness import this_process
-from nas.search.objectives import ready
+from nas.search.objectives import prepare_objectives
 from nas.search.storage import Storage
 from nas.search.trial import Trial
 from nas.search.trial_log import TrialLog
@@ -98,7 +98,7 @@ def test_damaged_database_file_is_an_error_at_once(tmp_path):
 
 def test_database_with_rows_that_optuna_cannot_read_is_an_error(tmp_path):
     path = tmp_path / "study.db"
-    log = TrialLog(Storage(f"sqlite:///{path}"), [SPACE], ready(OBJECTIVES), 0)
+    log = TrialLog(Storage(f"sqlite:///{path}"), [SPACE], prepare_objectives(OBJECTIVES), 0)
     assert log.claim(proposed(SPACE.smallest))
     for change in (
         "UPDATE trial_user_attributes SET value_json = '{' WHERE key = 'digest'",
@@ -109,7 +109,7 @@ def test_database_with_rows_that_optuna_cannot_read_is_an_error(tmp_path):
             connection.execute(change)
         connection.close()
         with pytest.raises(StorageError, match=r"study\.db (is damaged|cannot be used)"):
-            TrialLog(Storage(f"sqlite:///{path}"), [SPACE], ready(OBJECTIVES), 0)
+            TrialLog(Storage(f"sqlite:///{path}"), [SPACE], prepare_objectives(OBJECTIVES), 0)
 
 
 @pytest.mark.postgresql
@@ -239,7 +239,7 @@ def test_search_stops_after_a_long_outage_and_can_be_resumed(postgresql, databas
 
 @pytest.mark.postgresql
 def test_remote_process_is_not_dead_directly_after_an_outage(postgresql, database, monkeypatch):
-    objectives = ready(OBJECTIVES)
+    objectives = prepare_objectives(OBJECTIVES)
     with monkeypatch.context() as patch:
         remote_process = {**this_process(), "host": "another machine"}
         patch.setattr(trial_log, "this_process", lambda: remote_process)

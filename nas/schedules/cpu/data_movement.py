@@ -30,7 +30,7 @@ def global_pool(
     operand = kernel.inputs[0]
     total_channels, height, width = operand.shape
 
-    def tile(nest: LoopNest, channel: Expr, count: int) -> list[Stmt]:
+    def tile(loop_nest: LoopNest, channel: Expr, count: int) -> list[Stmt]:
         vectors = split_into_vectors(count, lanes)
         registers = VectorRegisters("acc", len(vectors), lanes)
         statements = registers.allocate()
@@ -40,22 +40,24 @@ def global_pool(
         def add_pixel(pixel: Expr) -> list[Stmt]:
             at = pixel * total_channels + operand.start + channel
             return [
-                registers.store(v, registers.load(v, n) + nest.inputs[0].load(at + offset, n), n)
+                registers.store(
+                    v, registers.load(v, n) + loop_nest.inputs[0].load(at + offset, n), n
+                )
                 for v, (offset, n) in enumerate(vectors)
             ]
 
         statements += loop(height * width, add_pixel)
         for v, (offset, n) in enumerate(vectors):
             mean = registers.load(v, n) * broadcast(1.0 / (height * width), n)
-            statements.append(nest.store_result(mean, 0, channel + offset, n))
+            statements.append(loop_nest.store_result(mean, 0, channel + offset, n))
         return [sequence(statements)]
 
-    def image(nest: LoopNest) -> list[Stmt]:
+    def image(loop_nest: LoopNest) -> list[Stmt]:
         return tiled_loop(
             operand.channels,
             schedule["channels"] * lanes,
-            lambda channel, count: tile(nest, channel, count),
-            parallel=nest.is_parallel,
+            lambda channel, count: tile(loop_nest, channel, count),
+            parallel=loop_nest.is_parallel,
         )
 
     return LoopNest(kernel, lanes, threads).function(image, name)
@@ -79,23 +81,23 @@ def concat(kernel: Kernel, lanes: int, threads: int, name: str) -> tirx.PrimFunc
     origins = _origins(kernel)
     channels_per_group = kernel.output[0] // groups
 
-    def move_pixel(nest: LoopNest, pixel: Expr) -> list[Stmt]:
+    def move_pixel(loop_nest: LoopNest, pixel: Expr) -> list[Stmt]:
         statements = []
         for start, n in pieces:
             parts = []
             for j in range(groups):
                 position, channel = origins[j * channels_per_group + start]
                 total_channels = kernel.inputs[position].shape[0]
-                parts.append(nest.inputs[position].load(pixel * total_channels + channel, n))
+                parts.append(loop_nest.inputs[position].load(pixel * total_channels + channel, n))
             for v, value in enumerate(_interleave(parts, n)):
-                statements.append(nest.store_result(value, pixel, start * groups + v * n, n))
+                statements.append(loop_nest.store_result(value, pixel, start * groups + v * n, n))
         return statements
 
-    def image(nest: LoopNest) -> list[Stmt]:
+    def image(loop_nest: LoopNest) -> list[Stmt]:
         return loop(
             flattened_pixels(kernel),
-            lambda pixel: move_pixel(nest, pixel),
-            parallel=nest.is_parallel,
+            lambda pixel: move_pixel(loop_nest, pixel),
+            parallel=loop_nest.is_parallel,
         )
 
     return LoopNest(kernel, lanes, threads).function(image, name)

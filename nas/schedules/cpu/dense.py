@@ -119,8 +119,8 @@ def function(
     """
     t = DenseTiling.of(kernel, schedule, lanes)
     bias_size = t.groups * t.tiles * t.channels
-    nest = LoopNest(kernel, lanes, threads, bias_size * t.taps * t.inputs, bias_size)
-    return nest.function(lambda image: _DenseLoops(image, schedule, t).image(), name)
+    loop_nest = LoopNest(kernel, lanes, threads, bias_size * t.taps * t.inputs, bias_size)
+    return loop_nest.function(lambda image: _DenseLoops(image, schedule, t).image(), name)
 
 
 class _ChannelTile(NamedTuple):
@@ -149,13 +149,13 @@ class _PixelTile(NamedTuple):
 class _DenseLoops:
     """Statements of a dense kernel for one image."""
 
-    def __init__(self, nest: LoopNest, schedule: Schedule, t: DenseTiling) -> None:
-        self._nest, self._schedule, self._t = nest, schedule, t
-        kernel = nest.kernel
+    def __init__(self, loop_nest: LoopNest, schedule: Schedule, t: DenseTiling) -> None:
+        self._nest, self._schedule, self._t = loop_nest, schedule, t
+        kernel = loop_nest.kernel
         _, height, width = kernel.output
         overlap = kernel.kernel - kernel.stride
         self._input = PaddedInput(
-            nest, height * kernel.stride + overlap, width * kernel.stride + overlap
+            loop_nest, height * kernel.stride + overlap, width * kernel.stride + overlap
         )
 
     def image(self) -> list[Stmt]:
@@ -209,8 +209,8 @@ class _DenseLoops:
 
     def _tile(self, channels: _ChannelTile, pixels: _PixelTile) -> list[Stmt]:
         """Return the statements of one register tile: initialise, reduce, and store."""
-        nest, t, partial_sums = self._nest, self._t, self._schedule["partial_sums"]
-        kernel, lanes, weight = nest.kernel, nest.lanes, nest.weight
+        loop_nest, t, partial_sums = self._nest, self._t, self._schedule["partial_sums"]
+        kernel, lanes, weight = loop_nest.kernel, loop_nest.lanes, loop_nest.weight
         assert weight is not None
         vectors = split_into_vectors(channels.width, lanes)
         widths = computed_widths(channels.width, lanes)
@@ -225,7 +225,7 @@ class _DenseLoops:
         for k, (_, _, v) in enumerate(accumulators):
             for part in range(partial_sums):
                 start = (
-                    nest.initial_sum(tile_index * t.channels + v * lanes, widths[v])
+                    loop_nest.initial_sum(tile_index * t.channels + v * lanes, widths[v])
                     if part == 0
                     else broadcast(0.0, widths[v])
                 )
@@ -237,7 +237,7 @@ class _DenseLoops:
                 channel = block * partial_sums + part
                 tap = tap_row * kernel.kernel + tap_column
                 weights_at = ((tile_index * t.taps + tap) * t.inputs + channel) * t.channels
-                body += nest.prefetch_weights(weights_at, t.channels, len(vectors))
+                body += loop_nest.prefetch_weights(weights_at, t.channels, len(vectors))
                 for k, (i, j, v) in enumerate(accumulators):
                     value = self._input.load(
                         (pixels.row + i) * kernel.stride + tap_row,
@@ -264,5 +264,5 @@ class _DenseLoops:
                 total = total + registers.load(register(k, part), width)
             pixel = (pixels.row + i) * t.columns + pixels.column + j
             channel = channels.group * t.outputs + channels.index * t.channels + offset
-            statements.append(nest.store_result(total, pixel, channel, width))
+            statements.append(loop_nest.store_result(total, pixel, channel, width))
         return [sequence(statements)]

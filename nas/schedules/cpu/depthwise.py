@@ -49,35 +49,37 @@ def function(
     channels, height, _ = kernel.output
     tile_channels = schedule["channels"] * lanes
 
-    def image(nest: LoopNest) -> list[Stmt]:
+    def image(loop_nest: LoopNest) -> list[Stmt]:
         if schedule["order"] == "channels":
             return tiled_loop(
                 channels,
                 tile_channels,
-                lambda c, n: loop(height, lambda row: _row(nest, schedule, row, c, n)),
-                parallel=nest.is_parallel,
+                lambda c, n: loop(height, lambda row: _row(loop_nest, schedule, row, c, n)),
+                parallel=loop_nest.is_parallel,
             )
         return loop(
             height,
             lambda row: tiled_loop(
-                channels, tile_channels, lambda c, n: _row(nest, schedule, row, c, n)
+                channels, tile_channels, lambda c, n: _row(loop_nest, schedule, row, c, n)
             ),
-            parallel=nest.is_parallel,
+            parallel=loop_nest.is_parallel,
         )
 
-    nest = LoopNest(kernel, lanes, threads, kernel.kernel**2 * channels, channels)
-    return nest.function(image, name)
+    loop_nest = LoopNest(kernel, lanes, threads, kernel.kernel**2 * channels, channels)
+    return loop_nest.function(image, name)
 
 
-def _row(nest: LoopNest, schedule: Schedule, row: Expr, channel: Expr, count: int) -> list[Stmt]:
+def _row(
+    loop_nest: LoopNest, schedule: Schedule, row: Expr, channel: Expr, count: int
+) -> list[Stmt]:
     """Return the statements of `count` channels of one output row.
 
     Tiles whose windows leave the image are unrolled; the tiles between them are a loop.
     """
-    kernel, columns = nest.kernel, schedule["columns"]
+    kernel, columns = loop_nest.kernel, schedule["columns"]
 
     def tile(column: Expr, width: int) -> list[Stmt]:
-        return _tile(nest, row, column, width, channel, count)
+        return _tile(loop_nest, row, column, width, channel, count)
 
     whole, rest = divmod(kernel.output[2], columns)
     last_start = kernel.inputs[0].shape[2] + kernel.padding - kernel.kernel
@@ -96,10 +98,10 @@ def _row(nest: LoopNest, schedule: Schedule, row: Expr, channel: Expr, count: in
 
 
 def _tile(
-    nest: LoopNest, row: Expr, column: Expr, columns: int, channel: Expr, count: int
+    loop_nest: LoopNest, row: Expr, column: Expr, columns: int, channel: Expr, count: int
 ) -> list[Stmt]:
     """Return the statements of one register tile: initialise, reduce, and store."""
-    kernel, lanes = nest.kernel, nest.lanes
+    kernel, lanes = loop_nest.kernel, loop_nest.lanes
     operand = kernel.inputs[0]
     total_channels, height, width = operand.shape
     vectors = split_into_vectors(count, lanes)
@@ -110,7 +112,7 @@ def _tile(
 
     def initial(offset: int, n: int) -> Expr:
         if kernel.has_weights:
-            return nest.initial_sum(channel + offset, n)
+            return loop_nest.initial_sum(channel + offset, n)
         return broadcast(window.initial_value(kernel), n)
 
     statements = registers.allocate()
@@ -128,11 +130,11 @@ def _tile(
                     continue
                 for v, (offset, n) in enumerate(vectors):
                     at = (line * width + x) * total_channels + operand.start + channel + offset
-                    value = nest.inputs[0].load(at, n)
+                    value = loop_nest.inputs[0].load(at, n)
                     weight = None
-                    if nest.weight is not None:
+                    if loop_nest.weight is not None:
                         tap_at = (tap_row * kernel.kernel + tap) * operand.channels
-                        weight = nest.weight.load(tap_at + channel + offset, n)
+                        weight = loop_nest.weight.load(tap_at + channel + offset, n)
                     total = registers.load(register(j, v), n)
                     total = window.accumulate(kernel, total, value, weight)
                     body.append(registers.store(register(j, v), total, n))
@@ -145,5 +147,5 @@ def _tile(
             total = registers.load(register(j, v), n)
             result = window.finish(kernel, total, row, column + j, n)
             pixel = row * kernel.output[2] + column + j
-            statements.append(nest.store_result(result, pixel, channel + offset, n))
+            statements.append(loop_nest.store_result(result, pixel, channel + offset, n))
     return [sequence(statements)]

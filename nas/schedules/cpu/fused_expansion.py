@@ -120,7 +120,7 @@ def function(
     """
     t = ExpansionTiling.of(kernel, schedule, lanes)
     padded_channels = t.blocks * t.channels
-    nest = LoopNest(
+    loop_nest = LoopNest(
         kernel,
         lanes,
         threads,
@@ -128,7 +128,7 @@ def function(
         bias_size=padded_channels,
         expansion_size=padded_channels * t.inputs,
     )
-    return nest.function(lambda image: _FusedLoops(image, schedule, t).image(), name)
+    return loop_nest.function(lambda image: _FusedLoops(image, schedule, t).image(), name)
 
 
 class _Block(NamedTuple):
@@ -141,8 +141,8 @@ class _Block(NamedTuple):
 class _FusedLoops:
     """Statements of a depthwise convolution with an expansion, for one image."""
 
-    def __init__(self, nest: LoopNest, schedule: Schedule, t: ExpansionTiling) -> None:
-        self._nest, self._schedule, self._t = nest, schedule, t
+    def __init__(self, loop_nest: LoopNest, schedule: Schedule, t: ExpansionTiling) -> None:
+        self._nest, self._schedule, self._t = loop_nest, schedule, t
         self._by_rows = schedule["order"] == "rows"
         self._ring = Buffer("ring", (t.blocks if self._by_rows else 1) * t.ring_size)
 
@@ -226,9 +226,9 @@ class _FusedLoops:
 
     def _expansion_tile(self, block: _Block, line: Expr, column: Expr, count: int) -> list[Stmt]:
         """Return the statements of a register tile of the 1x1 convolution, `count` pixels wide."""
-        nest, t, lanes = self._nest, self._t, self._nest.lanes
-        operand = nest.kernel.inputs[0]
-        weight, bias = nest.expansion, nest.expansion_bias
+        loop_nest, t, lanes = self._nest, self._t, self._nest.lanes
+        operand = loop_nest.kernel.inputs[0]
+        weight, bias = loop_nest.expansion, loop_nest.expansion_bias
         assert weight is not None
         assert bias is not None
         widths = computed_widths(block.width, lanes)
@@ -241,10 +241,10 @@ class _FusedLoops:
 
         def step(channel: Expr) -> list[Stmt]:
             weights_at = (block.index * t.inputs + channel) * t.channels
-            body = nest.prefetch_weights(weights_at, t.channels, len(widths), weight)
+            body = loop_nest.prefetch_weights(weights_at, t.channels, len(widths), weight)
             for k, (j, v) in enumerate(tile):
                 pixel = line * operand.shape[2] + column + j
-                value = nest.inputs[0].load(pixel * operand.shape[0] + operand.start + channel)
+                value = loop_nest.inputs[0].load(pixel * operand.shape[0] + operand.start + channel)
                 weights = weight.load(weights_at + v * lanes, widths[v])
                 total = registers.load(k, widths[v])
                 total = total + broadcast(value, widths[v]) * weights
@@ -254,20 +254,20 @@ class _FusedLoops:
         statements += loop(t.inputs, step)
         for k, (j, v) in enumerate(tile):
             value = apply_steps(
-                expansion_steps(nest.kernel),
+                expansion_steps(loop_nest.kernel),
                 registers.load(k, widths[v]),
                 lambda step: None,  # The accumulators started from the bias.
                 widths[v],
             )
-            column_at = (nest.kernel.padding + column + j) * t.channels
+            column_at = (loop_nest.kernel.padding + column + j) * t.channels
             target = self._ring_row(block, line) + column_at + v * lanes
             statements.append(self._ring.store(target, value, widths[v]))
         return [sequence(statements)]
 
     def _depthwise_tile(self, block: _Block, row: Expr, column: Expr, count: int) -> list[Stmt]:
         """Return the statements of a register tile of the window, `count` output pixels wide."""
-        nest, t, lanes = self._nest, self._t, self._nest.lanes
-        kernel, weight = nest.kernel, nest.weight
+        loop_nest, t, lanes = self._nest, self._t, self._nest.lanes
+        kernel, weight = loop_nest.kernel, loop_nest.weight
         assert weight is not None
         vectors = split_into_vectors(block.width, lanes)
         widths = computed_widths(block.width, lanes)
@@ -275,7 +275,7 @@ class _FusedLoops:
         tile = list(product(range(count), range(len(vectors))))
         statements = registers.allocate()
         for k, (_, v) in enumerate(tile):
-            start = nest.initial_sum(block.index * t.channels + v * lanes, widths[v])
+            start = loop_nest.initial_sum(block.index * t.channels + v * lanes, widths[v])
             statements.append(registers.store(k, start, widths[v]))
 
         def window_row(tap_row: Expr) -> list[Stmt]:
@@ -298,5 +298,5 @@ class _FusedLoops:
             pixel = row * kernel.output[2] + column + j
             channel = block.index * t.channels + offset
             result = registers.load(k, width)
-            statements.append(nest.store_result(result, pixel, channel, width))
+            statements.append(loop_nest.store_result(result, pixel, channel, width))
         return [sequence(statements)]

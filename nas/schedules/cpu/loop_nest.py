@@ -95,20 +95,20 @@ class LoopNest:
 
     def _of_image(self, image: Expr, threads_share_images: bool) -> LoopNest:
         """Return the loop nest of one image of the batch."""
-        kernel, nest = self.kernel, copy(self)
-        nest.threads = 1 if threads_share_images else self.threads
-        nest.inputs = [
+        kernel, loop_nest = self.kernel, copy(self)
+        loop_nest.threads = 1 if threads_share_images else self.threads
+        loop_nest.inputs = [
             buffer.starting_at(image * math.prod(operand.shape))
             for buffer, operand in zip(self.inputs, kernel.inputs, strict=True)
         ]
-        nest.epilogue_operands = [
+        loop_nest.epilogue_operands = [
             buffer.starting_at(image * math.prod(operand.shape))
             for buffer, operand in zip(
                 self.epilogue_operands, kernel.epilogue_operands, strict=True
             )
         ]
-        nest.output = self.output.starting_at(image * math.prod(kernel.output))
-        return nest
+        loop_nest.output = self.output.starting_at(image * math.prod(kernel.output))
+        return loop_nest
 
     def prefetch_weights(
         self, at: Expr, step_size: int, vectors: int, weight: Buffer | None = None

@@ -21,19 +21,19 @@ class PaddedInput:
         width: columns that will be read, padding included.
     """
 
-    def __init__(self, nest: LoopNest, height: int, width: int) -> None:
-        self._nest = nest
-        operand = nest.kernel.inputs[0]
+    def __init__(self, loop_nest: LoopNest, height: int, width: int) -> None:
+        self._nest = loop_nest
+        operand = loop_nest.kernel.inputs[0]
         self._height, self._width = height, width
         exceeds_input = height > operand.shape[1] or width > operand.shape[2]
-        self._is_copied = nest.kernel.padding > 0 or exceeds_input
+        self._is_copied = loop_nest.kernel.padding > 0 or exceeds_input
         if self._is_copied:
             self._channels, self._start = operand.channels, 0
             self._buffer = Buffer("padded", height * width * operand.channels)
         else:
             self._width, self._channels = operand.shape[2], operand.shape[0]
             self._start = operand.start
-            self._buffer = nest.inputs[0]
+            self._buffer = loop_nest.inputs[0]
 
     def load(self, row: Expr, column: Expr, channel: Expr, width: int = 1) -> Expr:
         """Return `width` channels of a pixel."""
@@ -51,8 +51,8 @@ class PaddedInput:
 
     def _fill_row(self, row: Expr) -> list[Stmt]:
         """Return the statements that copy one row, or clear it if the row is padding."""
-        nest, lanes = self._nest, self._nest.lanes
-        operand, padding = nest.kernel.inputs[0], nest.kernel.padding
+        loop_nest, lanes = self._nest, self._nest.lanes
+        operand, padding = loop_nest.kernel.inputs[0], loop_nest.kernel.padding
         total, height, width = operand.shape
         channels = operand.channels
         row_size = self._width * channels
@@ -61,7 +61,7 @@ class PaddedInput:
         source_row = row - padding
         if channels == total:
             pixels = copy_elements(
-                self._buffer, start, nest.inputs[0], source_row * width * channels,
+                self._buffer, start, loop_nest.inputs[0], source_row * width * channels,
                 copied_columns * channels, lanes,
             )  # fmt: skip
         else:
@@ -70,7 +70,7 @@ class PaddedInput:
                 lambda column: copy_elements(
                     self._buffer,
                     start + column * channels,
-                    nest.inputs[0],
+                    loop_nest.inputs[0],
                     (source_row * width + column) * total + operand.start,
                     channels,
                     lanes,

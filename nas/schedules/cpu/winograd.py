@@ -169,16 +169,18 @@ def function(
     """
     t = WinogradTiling.of(kernel, schedule, lanes)
     padded_channels = t.blocks * t.channels
-    nest = LoopNest(kernel, lanes, threads, padded_channels * t.inputs * t.n**2, padded_channels)
-    return nest.function(lambda image: _WinogradLoops(image, schedule, t).image(), name)
+    loop_nest = LoopNest(
+        kernel, lanes, threads, padded_channels * t.inputs * t.n**2, padded_channels
+    )
+    return loop_nest.function(lambda image: _WinogradLoops(image, schedule, t).image(), name)
 
 
 class _WinogradLoops:
     """Statements of a Winograd convolution, for one image."""
 
-    def __init__(self, nest: LoopNest, schedule: Schedule, t: WinogradTiling) -> None:
-        self._nest, self._schedule, self._t = nest, schedule, t
-        self._input = PaddedInput(nest, t.rows * t.m + 2, t.columns * t.m + 2)
+    def __init__(self, loop_nest: LoopNest, schedule: Schedule, t: WinogradTiling) -> None:
+        self._nest, self._schedule, self._t = loop_nest, schedule, t
+        self._input = PaddedInput(loop_nest, t.rows * t.m + 2, t.columns * t.m + 2)
         tiles = schedule["bands"] * t.columns
         # Layouts: n^2, tiles of a band, inputs; and n^2, tiles of a band, channels of a block.
         self._transformed = Buffer("v", t.n**2 * tiles * t.inputs)
@@ -337,7 +339,7 @@ class _WinogradLoops:
             tiles: tiles of the band.
             size: rows and columns of output pixels of the tile that exist.
         """
-        t, nest, matrix = self._t, self._nest, _OUTPUT_TRANSFORM[self._t.m]
+        t, loop_nest, matrix = self._t, self._nest, _OUTPUT_TRANSFORM[self._t.m]
         products = [
             [
                 self._products.load(((i * t.n + j) * tiles + tile) * t.channels + channel, width)
@@ -347,12 +349,12 @@ class _WinogradLoops:
         ]
         rows, columns = size
         statements, results = _matrix_sandwich(
-            matrix[:rows], matrix[:columns], products, width, nest.lanes
+            matrix[:rows], matrix[:columns], products, width, loop_nest.lanes
         )
         for i, j in product(range(rows), range(columns)):
-            pixel = (row * t.m + i) * nest.kernel.output[2] + column * t.m + j
-            value = results[i][j] + nest.initial_sum(start + channel, width)
-            statements.append(nest.store_result(value, pixel, start + channel, width))
+            pixel = (row * t.m + i) * loop_nest.kernel.output[2] + column * t.m + j
+            value = results[i][j] + loop_nest.initial_sum(start + channel, width)
+            statements.append(loop_nest.store_result(value, pixel, start + channel, width))
         return [sequence(statements)]
 
 

@@ -127,7 +127,7 @@ def graph_of(kernel: Kernel) -> Graph:
 
 def test_one_thread_is_tried_where_there_are_several() -> None:
     kernel = Kernel.parse("conv2d 20x9x9 -> 48x9x9 k1 s1 p0 g1 bias relu")
-    templates = TvmRuntime(threads=2).templates
+    templates = TvmRuntime(threads=2).timer.templates
     best = templates.candidates(kernel)[0]
     assert {**best, "threads": 1} in templates.refinements(kernel, best)
 
