@@ -238,7 +238,7 @@ def _settings(values: dict[str, object]) -> JobSettings:
     from pydantic import ValidationError
 
     from nas.job import JobSettings
-    from nas.job.settings import refused_option
+    from nas.job.settings_errors import option_error
 
     def without_none(table: object) -> object:
         if isinstance(table, dict):
@@ -248,4 +248,4 @@ def _settings(values: dict[str, object]) -> JobSettings:
     try:
         return JobSettings.model_validate(without_none(values))
     except ValidationError as error:
-        raise refused_option(error) from None
+        raise option_error(error) from None

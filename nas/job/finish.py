@@ -97,8 +97,8 @@ def _measure(job: JobContext, run: RunFolder, chosen: Sequence[Trial]) -> None:
                 job.table.schedules(),
                 batch=job.batch,
             )
-            for trial, found in zip(batch, timings, strict=True):
-                measurement = Measurement.of_timing(trial, found)
+            for trial, timing in zip(batch, timings, strict=True):
+                measurement = Measurement.of_timing(trial, timing)
                 jsonl.append(run.measurements, measurement.model_dump(mode="json", by_alias=True))
             done += len(batch)
             job.progress.advance(done, total)

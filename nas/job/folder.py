@@ -21,7 +21,7 @@ from nas.job.settings import JobSettings, load_job
 from nas.records import SCHEMA, JobSummary, RunRecord, StageRecord, read_run, to_json
 
 _VERSIONS = ("hardware-nas", "torch", "optuna", "numpy", "pillow")
-"""Packages that decide a run's results; the runtime adds its own when it is opened."""
+"""Packages that decide a run's results; a runtime adds its own packages when it is opened."""
 
 
 @dataclass(frozen=True)
@@ -32,27 +32,27 @@ class RunPaths:
 
     @property
     def journal(self) -> Path:
-        """The search's trials, an Optuna journal."""
+        """The Optuna journal with the trials of the search."""
         return self.path / "study.journal"
 
     @property
     def measurements(self) -> Path:
-        """Every whole-network timing."""
+        """The log of every whole-network timing."""
         return self.path / "measurements.jsonl"
 
     @property
     def trials(self) -> Path:
-        """All candidates as a table."""
+        """The table of all candidates."""
         return self.path / "trials.csv"
 
     def supernet(self, space: str) -> Path:
-        """The folder of a space's supernet."""
+        """Return the folder of the supernet of a space."""
         return self.path / "supernets" / space
 
 
 @dataclass(frozen=True)
 class RunFolder(RunPaths):
-    """The folder of one job, with its `run.json`; made by `claim`."""
+    """The folder of one job with its `run.json`, locked for this process by `claim`."""
 
     record: RunRecord
 
@@ -82,7 +82,7 @@ class RunFolder(RunPaths):
     def stage(self, name: str) -> Iterator[None]:
         """Time a stage, for `run.json`.
 
-        Seconds add up over interrupted starts, those of a killed process excepted.
+        The seconds of interrupted starts add up, except those of a killed process.
         """
         stage = self.record.stages.setdefault(name, StageRecord(seconds=0.0))
         start = time.perf_counter()
@@ -126,7 +126,7 @@ def claim(path: Path, settings: JobSettings, command: str) -> Iterator[RunFolder
 
 
 def _require_run_or_empty(path: Path) -> None:
-    """Raise RunFolderError for a folder with somebody else's files, before any is made in it."""
+    """Raise RunFolderError for a folder that holds files but no job."""
     names = [entry.name for entry in path.iterdir()]
     if "job.toml" not in names and any(not name.startswith(".") for name in names):
         raise RunFolderError(
@@ -145,7 +145,7 @@ def _start_record(path: Path, settings: JobSettings, command: str) -> RunRecord:
     earlier = saved_settings(path)
     record = _read_record(path)
     job = JobSummary.model_validate(settings.model_dump(mode="json"))
-    # A job that ended before it had read its data made nothing: its file may be corrected.
+    # The job file may be corrected until the job has read its data and spaces.
     has_begun = _has_results(path) or (record is not None and "spaces" in record.facts)
     if earlier is not None and has_begun:
         searched = record is not None and record.study is not None
@@ -182,7 +182,7 @@ def saved_settings(folder: Path) -> JobSettings | None:
         return load_job(path)
     except JobFileError as error:
         raise RunFolderError(
-            f"{folder} keeps a damaged job file. {error.message}",
+            f"{folder} holds a damaged job file. {error.message}",
             remedy="Restore it, or start again in another folder with --out.",
         ) from None
 
@@ -205,12 +205,12 @@ def _read_record(folder: Path) -> RunRecord | None:
 def _require_same_job(
     folder: Path, earlier: JobSettings, settings: JobSettings, *, searched: bool
 ) -> None:
-    mine, theirs = _fixed_settings(settings, searched), _fixed_settings(earlier, searched)
-    different = [name for name in mine if mine[name] != theirs[name]]
+    fixed, earlier_fixed = (_fixed_settings(each, searched) for each in (settings, earlier))
+    different = [name for name in fixed if fixed[name] != earlier_fixed[name]]
     if different:
         raise RunFolderError(
             f"{folder} belongs to a job with another {', '.join(different)}.",
-            remedy="Use another folder with --out, or the job file it was started with.",
+            remedy="Use another folder with --out, or the job file that the run was started with.",
         )
 
 

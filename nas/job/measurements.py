@@ -56,12 +56,12 @@ class Measurement(Document):
     def of_timing(cls, trial: Trial, result: NetworkTiming) -> Measurement:
         """Return the record of one attempt to time a candidate."""
         timing = result.timing
-        steady = timing is not None and not timing.is_unstable
+        is_stable = timing is not None and not timing.is_unstable
         return cls(
             schema=1,
             digest=trial.digest,
             architecture=ArchitectureRecord(**trial.architecture.to_json()),
-            status="ok" if steady else "unstable" if timing else "failed",
+            status="ok" if is_stable else "unstable" if timing else "failed",
             predicted_us=trial.values["predicted_us"],
             measured_us=None if timing is None else timing.latency_us,
             samples_us=() if timing is None else timing.samples_us,
@@ -85,29 +85,30 @@ def fastest(measurements: Sequence[Measurement]) -> tuple[dict[str, float], dict
     """
     measured: dict[str, float] = {}
     errors: dict[str, str] = {}
-    for each in measurements:
-        if each.measured_us is None:
-            errors[each.digest] = each.error or ""
+    for measurement in measurements:
+        if measurement.measured_us is None:
+            errors[measurement.digest] = measurement.error or ""
         else:
-            known = measured.get(each.digest, each.measured_us)
-            measured[each.digest] = min(each.measured_us, known)
-    return measured, {digest: e for digest, e in errors.items() if digest not in measured}
+            earlier_us = measured.get(measurement.digest, measurement.measured_us)
+            measured[measurement.digest] = min(measurement.measured_us, earlier_us)
+    never_timed = {digest: e for digest, e in errors.items() if digest not in measured}
+    return measured, never_timed
 
 
 def unsettled(measurements: Sequence[Measurement], digests: Sequence[str]) -> set[str]:
     """Return the digests of the networks that need another timing.
 
-    A network is timed again until its timings agree, or it was timed `MAX_TIMINGS` times. One
-    that failed is not tried again.
+    A network is timed again until its timings agree, or it was timed `MAX_TIMINGS` times. A
+    network whose timing failed is not timed again.
     """
-    timed: dict[str, list[float]] = {digest: [] for digest in digests}
-    for each in measurements:
-        if each.measured_us is None:
-            timed.pop(each.digest, None)
-        elif each.digest in timed:
-            timed[each.digest].append(each.measured_us)
+    latencies_us: dict[str, list[float]] = {digest: [] for digest in digests}
+    for measurement in measurements:
+        if measurement.measured_us is None:
+            latencies_us.pop(measurement.digest, None)
+        elif measurement.digest in latencies_us:
+            latencies_us[measurement.digest].append(measurement.measured_us)
     return {
         digest
-        for digest, values in timed.items()
+        for digest, values in latencies_us.items()
         if not timings_agree(values) and len(values) < MAX_TIMINGS
     }

@@ -41,21 +41,23 @@ class JobObjectives:
 
     def all(self) -> list[Objective]:
         """Return the latency on every device, the counts with a limit, and the validation error."""
-        chosen = self._job.settings.search
-        objectives = [self._latency(LATENCY, self._job.table, chosen.max_latency_ms)]
-        for device in chosen.device:
+        settings = self._job.settings.search
+        objectives = [self._latency(LATENCY, self._job.table, settings.max_latency_ms)]
+        for device in settings.device:
             name = Path(device.table).stem
             table = self._others[name]
             objectives.append(self._latency(f"predicted_us {name}", table, device.max_latency_ms))
         limits = {
-            "macs": chosen.max_macs,
-            "params": chosen.max_params,
-            "peak_memory_bytes": chosen.max_peak_memory_bytes,
+            "macs": settings.max_macs,
+            "params": settings.max_params,
+            "peak_memory_bytes": settings.max_peak_memory_bytes,
         }
         for count, limit in limits.items():
-            if count in chosen.also_minimize or limit is not None:
-                objectives.append(self._count(count, limit, only=count not in chosen.also_minimize))
-        return [*objectives, Objective("validation_error", self._errors)]
+            if count in settings.also_minimize or limit is not None:
+                objectives.append(
+                    self._count(count, limit, only=count not in settings.also_minimize)
+                )
+        return [*objectives, Objective("validation_error", self._validation_errors)]
 
     def fronts(self) -> dict[str, list[Objective]]:
         """Return the objectives of each further device's own front: its latency and the error."""
@@ -65,21 +67,21 @@ class JobObjectives:
         }
 
     def fixed_settings(self) -> dict[str, str]:
-        """Return what may not change while a search is continued: its devices and batch size."""
+        """Return the devices and the batch size, which may not change while a search continues."""
         tables = {"device": self._job.table}
         tables |= {f"device of {name}": table for name, table in self._others.items()}
         facts = {name: _device_digest(table) for name, table in tables.items()}
-        # Searches of single images were recorded without it before batches could be searched.
+        # Older studies of single images have no batch size, and must still be continued.
         return facts if self._job.batch == 1 else {**facts, "batch": str(self._job.batch)}
 
     def _latency(self, name: str, table: LatencyTable, limit_ms: float | None) -> Objective:
         def score(batch: Sequence[Architecture]) -> list[Score]:
-            return [self._predicted(table, each) for each in batch]
+            return [self._predict(table, architecture) for architecture in batch]
 
         limit = None if limit_ms is None else 1000 * limit_ms
         return Objective(name, score, cheap=True, limit=limit)
 
-    def _predicted(self, table: LatencyTable, architecture: Architecture) -> Score:
+    def _predict(self, table: LatencyTable, architecture: Architecture) -> Score:
         graph = architecture.graph
         try:
             return table.predict(graph, self._job.batch).latency_us
@@ -88,13 +90,13 @@ class JobObjectives:
 
     def _count(self, name: str, limit: int | None, *, only: bool) -> Objective:
         def score(batch: Sequence[Architecture]) -> list[Score]:
-            graphs = [each.graph for each in batch]
+            graphs = [architecture.graph for architecture in batch]
             return [float(getattr(graph, name)) for graph in graphs]
 
-        most = None if limit is None else float(limit)
-        return Objective(name, score, cheap=True, limit=most, limit_only=only)
+        largest = None if limit is None else float(limit)
+        return Objective(name, score, cheap=True, limit=largest, limit_only=only)
 
-    def _errors(self, batch: Sequence[Architecture]) -> list[Score]:
+    def _validation_errors(self, batch: Sequence[Architecture]) -> list[Score]:
         data = self._job.data
         return [1 - evaluate(self._supernets[a.space.name], [a], data, "search")[0] for a in batch]
 
@@ -115,7 +117,7 @@ def require_complete(job: JobContext, table: LatencyTable) -> None:
             remedy=remedy,
         )
     if table.lacks_dispatch():
-        raise TableError(f"{table.path} does not say what a launch costs.", remedy=remedy)
+        raise TableError(f"{table.path} has no dispatch overhead.", remedy=remedy)
 
 
 def _device_digest(table: LatencyTable) -> str:

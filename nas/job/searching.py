@@ -76,18 +76,18 @@ def search_spaces(
     if run.record.study is None:
         run.record.study = "search" if settings.storage == "journal" else name
     run.save()
-    where = _journal(run.path) if settings.storage == "journal" else settings.storage
+    storage = _journal(run.path) if settings.storage == "journal" else settings.storage
     shared = settings.workers > 1 or settings.storage != "journal"
-    shown = _SearchProgressDisplay(job.progress, run.path / HISTORY, trials)
-    with Workers(settings.workers - 1, run.path, where) as workers:
+    display = _SearchProgressDisplay(job.progress, run.path / HISTORY, trials)
+    with Workers(settings.workers - 1, run.path, storage) as workers:
         result = _search(
             job,
             objectives,
-            where,
+            storage,
             run.record.study,
             trials=trials,
             shared=shared,
-            on_trial=shown.update,
+            on_trial=display.update,
         )
         if result.interrupted:
             workers.interrupt()
@@ -99,8 +99,8 @@ def search_spaces(
         hypervolume=result.progress.hypervolume,
     )
     done = [trial for trial in result.trials if trial.state == "complete"]
-    for name, own in objectives.fronts().items():
-        _write_front(run.path / f"front-{name}.csv", front(done, own))
+    for name, device_objectives in objectives.fronts().items():
+        _write_front(run.path / f"front-{name}.csv", front(done, device_objectives))
     if workers.lost and not result.interrupted:
         job.progress.note(
             f"{workers.lost} of {settings.workers - 1} workers ended early; {workers.log} says why"
@@ -114,19 +114,19 @@ def search_spaces(
         raise SearchError(
             f"No architecture was scored, of {len(result.trials)} that were tried "
             f"({result.stop_reason}).{last}",
-            remedy="Raise the limits, or give it longer.",
+            remedy="Raise the limits, or let the search take longer.",
         )
     return result
 
 
-def join_search(folder: Path, storage: str | None, progress: JobProgress) -> int:
+def join_search(folder: Path, address: str | None, progress: JobProgress) -> int:
     """Work on the search of a run until it ends, and return the number of its trials.
 
     The latency table of the run may be that of another machine.
 
     Args:
         folder: the run folder, or a copy of it.
-        storage: address of the storage of the trials; by default `NAS_STORAGE` or that of the job.
+        address: address of the storage of the trials; by default `NAS_STORAGE` or that of the job.
         progress: receives stages, progress and messages.
 
     Raises:
@@ -134,15 +134,16 @@ def join_search(folder: Path, storage: str | None, progress: JobProgress) -> int
         TableError: the latency table of the run is missing.
     """
     job = open_job(folder, progress)
-    if storage is not None:
-        job.settings = with_search(job.settings, {"storage": storage})
+    if address is not None:
+        job.settings = with_search(job.settings, {"storage": address})
     settings = job.settings.search
-    where: Path | str = os.environ.get(STORAGE_VARIABLE, "") if storage is None else ""
-    is_known = bool(where)
-    where = where or (_journal(folder) if settings.storage == "journal" else settings.storage)
-    if settings.storage == "journal" and settings.workers == 1 and not is_known:
+    # The process that starts a worker tells it the storage, and has made the study.
+    inherited = os.environ.get(STORAGE_VARIABLE, "") if address is None else ""
+    own_storage = _journal(folder) if settings.storage == "journal" else settings.storage
+    storage = inherited or own_storage
+    if settings.storage == "journal" and settings.workers == 1 and not inherited:
         raise RequestError(
-            f"The search of {folder} is one process's.",
+            f"The search of {folder} runs in one process.",
             remedy="Start it with --workers 2 or more, or with --storage and a database that all "
             "machines reach.",
         )
@@ -150,11 +151,11 @@ def join_search(folder: Path, storage: str | None, progress: JobProgress) -> int
     if record.study is None or record.table is None or record.plan is None:
         raise RequestError(
             f"The search of {folder} has not begun.",
-            remedy="Start the job or `nas search` first, and workers when it searches.",
+            remedy="Start the job or `nas search` first, and the workers once it searches.",
         )
-    if not is_known:
-        _require_study(where, record.study, folder)
-    job.table = _table(job, record.table.file)
+    if not inherited:
+        _require_study(storage, record.study, folder)
+    job.table = _open_table(job, record.table.file)
     supernets = {
         name: Supernet.load(RunPaths(folder).supernet(name), space)
         for name, space in job.spaces.items()
@@ -164,7 +165,7 @@ def join_search(folder: Path, storage: str | None, progress: JobProgress) -> int
     result = _search(
         job,
         JobObjectives(job, supernets),
-        where,
+        storage,
         record.study,
         trials=trials,
         shared=True,
@@ -178,14 +179,14 @@ def join_search(folder: Path, storage: str | None, progress: JobProgress) -> int
 def _search(
     job: JobContext,
     objectives: JobObjectives,
-    where: Path | str,
+    storage: Path | str,
     study: str,
     *,
     trials: int,
     shared: bool,
     on_trial: Callable[[Trial, SearchProgress], None],
 ) -> SearchResult:
-    """Call the search as all processes of a run call it."""
+    """Call the search with the arguments that all processes of a run share."""
     settings = job.settings.search
     return run_search(
         list(job.spaces.values()),
@@ -195,7 +196,7 @@ def _search(
         stall=settings.stall,
         seed=job.settings.seed,
         sampler=settings.sampler,
-        storage=where,
+        storage=storage,
         shared=shared,
         study_name=study,
         fixed_settings=objectives.fixed_settings(),
@@ -253,17 +254,17 @@ def _journal(folder: Path) -> Path:
     return RunPaths(folder).journal
 
 
-def _require_study(where: Path | str, study: str, folder: Path) -> None:
-    # Opening a journal that is not there would make one.
-    is_missing = isinstance(where, Path) and not where.exists()
-    if is_missing or study not in Storage(where).get_study_names():
+def _require_study(storage: Path | str, study: str, folder: Path) -> None:
+    # `Storage` would create a missing journal.
+    is_missing = isinstance(storage, Path) and not storage.exists()
+    if is_missing or study not in Storage(storage).get_study_names():
         raise RequestError(
-            f"{redact_address(where)} does not hold the search of {folder}.",
+            f"{redact_address(storage)} does not hold the search of {folder}.",
             remedy="Give the --storage that it was started with.",
         )
 
 
-def _table(job: JobContext, name: str) -> LatencyTable:
+def _open_table(job: JobContext, name: str) -> LatencyTable:
     """Open the latency table of a run for reading; it may be that of another machine."""
     path = Path(job.settings.device.tables)
     table = LatencyTable.open(path if path.suffix == ".jsonl" else path / name)

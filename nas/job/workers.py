@@ -20,6 +20,7 @@ MAIN_PROCESS_VARIABLE = "NAS_MAIN_PROCESS"
 """Environment variable with the file descriptor of a worker's pipe to the main process."""
 
 _STDIN = 0
+"""File descriptor of the standard input, which is a worker's pipe to the main process."""
 
 MAX_LAST_TRIAL_S = 20.0
 """Seconds that workers have to end their last trials when the search is over."""
@@ -77,7 +78,7 @@ class Workers:
     ) -> None:
         end = time.monotonic() + (MAX_LAST_TRIAL_S if error is None else 0)
         try:
-            while time.monotonic() < end and any(each.poll() is None for each in self._started):
+            while time.monotonic() < end and any(worker.poll() is None for worker in self._started):
                 time.sleep(0.02)
             self.lost = sum(worker.poll() not in (None, 0) for worker in self._started)
         finally:
@@ -96,8 +97,8 @@ class Workers:
 def end_with_main() -> None:
     """End this worker process as soon as the process ends that started it.
 
-    Nothing would wait for the worker's results, and the run may be started again, which repeats the
-    worker's current trial. A worker that was started by hand continues.
+    Without the main process nothing waits for the worker's results, and the next start of the run
+    repeats the worker's current trial. A worker that a user started continues.
     """
     pipe = os.environ.pop(MAIN_PROCESS_VARIABLE, None)
     if pipe is not None:
