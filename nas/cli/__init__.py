@@ -1,4 +1,7 @@
-"""The command line: parses, calls, prints. Everything it does is one call away in Python."""
+"""The command line: it parses options, calls a function of the package and prints the result.
+
+Every command has an equivalent in Python, see docs/python.md.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from nas.cli.options import (
     Json,
     Out,
     command_line,
-    existing,
+    open_table,
     print_json,
     show,
 )
@@ -35,24 +38,30 @@ from nas.formatting import format_duration
 
 if TYPE_CHECKING:
     from nas.job import JobSettings
+    from nas.job.planning import Plan
 
 
-class _StoppedError(Exception):
-    """Ctrl-C, SIGTERM or SIGHUP: `main` answers it. Typer would end without a word."""
+class _InterruptedError(Exception):
+    """Stands for KeyboardInterrupt, for which Typer would exit before `main` can print a message.
+
+    SIGTERM and SIGHUP raise KeyboardInterrupt too, see `nas.processes`.
+    """
 
 
-class _Commands(TyperGroup):
+class _InterruptibleGroup(TyperGroup):
+    """A group of commands that raises `_InterruptedError` instead of KeyboardInterrupt."""
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
-            raise _StoppedError from error
+            raise _InterruptedError from error
 
 
 app = typer.Typer(
     name="nas",
-    cls=_Commands,
-    help="Finds the most accurate small convolutional network for your images and your device. "
+    cls=_InterruptibleGroup,
+    help="Find accurate small convolutional networks that are fast on your device. "
     "Start with: nas quickstart",
     no_args_is_help=True,
     add_completion=False,
@@ -63,20 +72,23 @@ app.add_typer(table_app, name="table")
 app.add_typer(supernet_app, name="supernet")
 
 _DEBUG = False
+"""Whether an error shows its traceback; set by --debug."""
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
         print(f"nas {__version__}")
         raise typer.Exit
 
 
 @app.callback()
-def _options(
+def _set_global_options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     global _DEBUG
@@ -85,62 +97,82 @@ def _options(
 
 @app.command()
 def quickstart(out: Out = None, as_json: Json = False) -> None:
-    """The overnight job, shrunk to minutes, on real images that ship with scikit-learn.
+    """Run a whole job in minutes, on the handwritten digits of scikit-learn.
 
-    Run again on the same folder, it continues where it stopped. Example: nas quickstart
+    Repeat the command to continue where it stopped.
+
+    \b
+    Example: nas quickstart
     """
     from nas.job import job_path, load_job
 
-    _run(load_job(job_path("quickstart")), out, as_json)
+    _run_job(load_job(job_path("quickstart")), out, as_json)
 
 
 @app.command()
 def run(
-    job: Annotated[str, typer.Argument(help="A job file (TOML), or the name of one that ships.")],
+    job: Annotated[
+        str, typer.Argument(help="Job file (TOML), or name of a packaged job such as quickstart.")
+    ],
     out: Out = None,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Say what the job would do and for how long, and stop.")
+        bool,
+        typer.Option("--plan", help="Print what the job would do and how long it takes, and exit."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """A whole job: table, supernets, search, measured front, report.
+    """Run a whole job: latency table, supernets, search, timing of the front, and report.
 
-    Run again on the same folder, it continues where it stopped. Example: nas run overnight.toml
+    Repeat the command to continue where it stopped.
+
+    \b
+    Example: nas run overnight.toml
+    Example: nas run overnight.toml --plan
     """
     from nas.job import job_path, load_job
 
     settings = load_job(job_path(job))
     if plan:
-        _plan(settings, as_json)
+        _plan_job(settings, as_json)
     else:
-        _run(settings, out, as_json)
+        _run_job(settings, out, as_json)
 
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """What this machine can do: device, runtimes and why others are not usable, timing noise."""
-    from nas import console
+    """Show the processor, the usable runtimes, and how much timings on this machine vary.
+
+    \b
+    Example: nas doctor
+    """
     from nas.describe.machine import describe_machine
 
-    found = describe_machine()
+    description = describe_machine()
     if as_json:
-        print_json(found)
-        return
-    noise = found["noise"]
-    console.say(f"processor      {found['processor']}")
-    console.say(f"vector units   {' '.join(found['features']) or 'unknown'}")
-    for key, value in found["machine"].items():
+        print_json(description)
+    else:
+        _print_machine(description)
+
+
+def _print_machine(description: dict[str, Any]) -> None:
+    """Print what `nas.describe.machine.describe_machine` returns."""
+    from nas import console
+
+    console.say(f"processor      {description['processor']}")
+    console.say(f"vector units   {' '.join(description['features']) or 'unknown'}")
+    for key, value in description["machine"].items():
         console.say(f"{key:<14} {value}")
-    for name in found["training_devices"]:
+    for name in description["training_devices"]:
         console.say(f"trains on      {name}")
-    for runtime in found["runtimes"]:
+    for runtime in description["runtimes"]:
         versions = ", ".join(f"{k} {v}" for k, v in (runtime["versions"] or {}).items())
         state = f"usable ({versions})" if runtime["usable"] else f"not usable: {runtime['reason']}"
         console.say(f"runtime        {runtime['name']}: {state}")
-    verdict = "steady" if noise["spread"] <= noise["unstable_above"] else "too noisy for tables"
+    noise = description["noise"]
+    verdict = "stable" if noise["spread"] <= noise["unstable_above"] else "too noisy for tables"
     console.say(
-        f"timing noise   {noise['spread']:.1%} between the quartiles, worst sample "
-        f"{noise['worst']:.2f} of the median: {verdict}"
+        f"timing noise   {noise['spread']:.1%} between the quartiles, slowest sample "
+        f"{noise['worst']:.2f} times the median: {verdict}"
     )
 
 
@@ -151,9 +183,9 @@ app.command()(search)
 @app.command()
 def predict(
     arch: Arch,
-    table: Annotated[Path, typer.Option(help="A latency table, of any device.")],
+    table: Annotated[Path, typer.Option(help="Latency table of any device.")],
     space: Annotated[
-        str | None, typer.Option(help="The Python file of the space, if it is your own.")
+        str | None, typer.Option(help="Python file of the search space, if it is your own.")
     ] = None,
     image_size: ImageSize = None,
     channels: Channels = None,
@@ -161,31 +193,35 @@ def predict(
     batch: Batch = 1,
     as_json: Json = False,
 ) -> None:
-    """Latency of one architecture from a table, by kernel, and how many of these are uncertain.
+    """Predict the latency of one architecture from a table, and list its kernels.
 
-    Sizes that are not given are those of the run for RUN:ID, and the published ones for a reference
-    network. Example: nas predict results/quickstart:3f2a --table latency_tables/mine.jsonl
+    The sizes default to those of the run for RUN:ID, and to the published ones for a reference
+    network. The output also says how many of the kernels have unstable timings.
+
+    \b
+    Example: nas predict results/quickstart:3f2a --table latency_tables/mine.jsonl
+    Example: nas predict mobilenet_v2_1.0 --table latency_tables/mine.jsonl --image-size 96
     """
     from nas.describe import tables
     from nas.describe.architectures import resolve_architecture
-    from nas.latency import LatencyTable
 
     sizes = {"image_size": image_size, "channels": channels, "classes": classes}
     graph = resolve_architecture(arch, sizes, space).architecture.graph
-    found = tables.describe_prediction(LatencyTable.open(existing(table)), graph, batch)
+    prediction = tables.describe_prediction(open_table(table), graph, batch)
     if as_json:
-        print_json(found)
+        print_json(prediction)
     else:
-        tables.show_prediction(found)
+        tables.show_prediction(prediction)
 
 
 @app.command()
 def report(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
     as_json: Json = False,
 ) -> None:
-    """Writes report.html, front.csv and front.json of a run again.
+    """Write report.html, front.csv and front.json of a run anew.
 
+    \b
     Example: nas report results/quickstart
     """
     from nas.report import page
@@ -196,20 +232,27 @@ def report(
 
 @app.command()
 def select(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    max_latency_ms: Annotated[float | None, typer.Option(help="Milliseconds an image.")] = None,
-    max_params: Annotated[int | None, typer.Option(help="Parameters.")] = None,
-    min_accuracy: Annotated[float | None, typer.Option(help="A fraction, such as 0.95.")] = None,
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
+    max_latency_ms: Annotated[
+        float | None, typer.Option(help="Largest latency in milliseconds.")
+    ] = None,
+    max_params: Annotated[int | None, typer.Option(help="Largest number of parameters.")] = None,
+    min_accuracy: Annotated[
+        float | None, typer.Option(help="Smallest accuracy as a fraction, such as 0.95.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """The most accurate front member under the limits; exits 1 and names the nearest if none fits.
+    """Print the most accurate member of the front that meets the limits.
 
+    If no member meets them, the command names the nearest one and exits with status 1.
+
+    \b
     Example: nas select results/quickstart --max-latency-ms 0.05
     """
     from nas.report.select import Limits
-    from nas.report.select import select as choose
+    from nas.report.select import select as select_member
 
-    member = choose(run_folder, Limits(max_latency_ms, max_params, min_accuracy))
+    member = select_member(run_folder, Limits(max_latency_ms, max_params, min_accuracy))
     show(
         member.model_dump(mode="json"),
         f"{member.summary}\n{json.dumps(member.architecture.model_dump())}",
@@ -217,29 +260,36 @@ def select(
     )
 
 
-def _run(settings: JobSettings, out: Path | None, as_json: bool) -> None:
+def _run_job(settings: JobSettings, out: Path | None, as_json: bool) -> None:
     from nas import job
     from nas.console import ProgressBars
 
     folder = out or Path("results") / settings.name
     with ProgressBars() as bars:
-        done = job.run_job(settings, folder, command=command_line(), progress=bars)
+        result = job.run_job(settings, folder, command=command_line(), progress=bars)
     show(
-        {"run": str(done.folder), "report": str(done.report), "front": done.front},
-        f"{done.front} networks on the front. Open {done.report} and choose, for example with "
-        f"nas select {done.folder} --max-latency-ms 1",
+        {"run": str(result.folder), "report": str(result.report), "front": result.front},
+        f"{result.front} networks are on the front. Open {result.report} and choose, for "
+        f"example with nas select {result.folder} --max-latency-ms 1",
         as_json,
     )
 
 
-def _plan(settings: JobSettings, as_json: bool) -> None:
+def _plan_job(settings: JobSettings, as_json: bool) -> None:
     from nas import console, job
 
-    with console.spinner("measuring a little of every stage"):
+    with console.spinner("measuring a part of every stage"):
         plan = job.plan_job(settings)
     if as_json:
         print_json(plan.model_dump(mode="json"))
-        return
+    else:
+        _print_plan(plan)
+
+
+def _print_plan(plan: Plan) -> None:
+    """Print the work and the estimated time of each stage of a job as a table."""
+    from nas import console
+
     work = {
         "table": f"{plan.kernels} kernels to time",
         "supernets": ", ".join(f"{name}: {n} epochs" for name, n in plan.epochs.items()),
@@ -247,18 +297,22 @@ def _plan(settings: JobSettings, as_json: bool) -> None:
         "finish": f"{plan.measure} whole networks",
     }
     rows = [(name, work[name], format_duration(s)) for name, s in plan.seconds.items()]
-    total = ("together", "", format_duration(sum(plan.seconds.values())))
-    console.print_table(["stage", "work", "about"], [*rows, total])
+    total = ("total", "", format_duration(sum(plan.seconds.values())))
+    console.print_table(["stage", "work", "time"], [*rows, total])
 
 
-def _warn(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+def _print_warning(
+    message: Warning | str, category: type[Warning], *position: Any, **details: Any
+) -> None:
     print(printable(f"warning: {message}"), file=sys.stderr)
 
 
-_REMEDIES = {
+_OTHER_PATH_REMEDY = "name another file or folder"
+
+_OS_ERROR_REMEDIES = {
     "make room, and run the same command again": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     "name a folder that you can write to": (errno.EACCES, errno.EPERM, errno.EROFS),
-    "name another file or folder": (
+    _OTHER_PATH_REMEDY: (
         errno.EEXIST,
         errno.EINVAL,
         errno.EISDIR,
@@ -268,30 +322,34 @@ _REMEDIES = {
         errno.ENOTDIR,
     ),
 }
-"""What to do where the operating system refuses a file; the last ones are wrong requests."""
+"""What the user can do about errors of the operating system, each with the error numbers."""
 
 
-def _explained(error: OSError) -> tuple[str, int]:
-    """Return the message and the exit status for what the operating system refused."""
-    remedies = {number: remedy for remedy, numbers in _REMEDIES.items() for number in numbers}
+def _describe_os_error(error: OSError) -> tuple[str, int]:
+    """Return the message and the exit status for a file that the operating system refused.
+
+    The exit status is 2 if the user named a wrong path, and 1 otherwise.
+    """
+    remedies = {
+        number: remedy for remedy, numbers in _OS_ERROR_REMEDIES.items() for number in numbers
+    }
     remedy = remedies.get(error.errno or 0, "run the same command again")
-    is_request = error.errno in _REMEDIES["name another file or folder"]
-    where = "" if error.filename is None else f": {error.filename}"
+    path = "" if error.filename is None else f": {error.filename}"
     return (
-        f"{error.strerror or error}{where}. Nothing is half-written: {remedy}.",
-        2 if is_request else 1,
+        f"{error.strerror or error}{path}. Nothing is half-written: {remedy}.",
+        2 if remedy == _OTHER_PATH_REMEDY else 1,
     )
 
 
 def main() -> None:
-    """Runs the command line; exits 0 done, 1 failed, 2 for a wrong request."""
+    """Run the command line and exit: 0 for success, 1 for a failure, 2 for a wrong request."""
     warnings.simplefilter("ignore")
     warnings.filterwarnings("always", category=UserWarning, module=r"nas\.")
-    warnings.showwarning = _warn
+    warnings.showwarning = _print_warning
     processes.handle_stop_signals_like_ctrl_c()
     try:
         app()
-    except (_StoppedError, KeyboardInterrupt):
+    except (_InterruptedError, KeyboardInterrupt):
         if _DEBUG:
             raise
         print("stopped; the same command continues", file=sys.stderr)
@@ -304,6 +362,6 @@ def main() -> None:
     except OSError as error:
         if _DEBUG:
             raise
-        message, status = _explained(error)
+        message, status = _describe_os_error(error)
         print(printable(f"error: {message}"), file=sys.stderr)
         sys.exit(status)

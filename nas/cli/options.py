@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they turn into."""
+"""Options that several commands share, and functions that turn them into objects."""
 
 from __future__ import annotations
 
@@ -34,16 +34,21 @@ def job_key(path: str, *flags: str, is_bounded: bool = False) -> Any:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Out = Annotated[Path | None, typer.Option(help="Run folder; by default results/<job name>.")]
+Out = Annotated[Path | None, typer.Option(help="Run folder; by default it is results/<job name>.")]
 Spaces = Annotated[
-    list[str], typer.Option("--space", help="A space's name or Python file; may be repeated.")
+    list[str],
+    typer.Option(
+        "--space", help="Name or Python file of a search space; the option may be repeated."
+    ),
 ]
-Table = Annotated[Path, typer.Argument(help="A latency table, of any device.")]
-DeviceTable = Annotated[Path, typer.Argument(help="A latency table of this device.")]
-Plot = Annotated[Path | None, typer.Option(help="Write a picture to this .png or .svg file.")]
+Table = Annotated[Path, typer.Argument(help="Latency table of any device.")]
+DeviceTable = Annotated[Path, typer.Argument(help="Latency table of this device.")]
+Plot = Annotated[Path | None, typer.Option(help="Write a figure to this .png or .svg file.")]
 References = Annotated[
     bool,
-    typer.Option("--references/--no-references", help="Time the spaces' published networks too."),
+    typer.Option(
+        "--references/--no-references", help="Time the published networks of the spaces too."
+    ),
 ]
 Runtime = Annotated[str, job_key("device.runtime")]
 Target = Annotated[str, job_key("device.target")]
@@ -51,7 +56,7 @@ Address = Annotated[
     str | None,
     typer.Option(
         "--target",
-        help="Where the device is, for a board's table: rpc://HOST:PORT, or with /KEY a tracker.",
+        help="Address of the table's board: rpc://HOST:PORT, or rpc://HOST:PORT/KEY of a tracker.",
     ),
 ]
 Threads = Annotated[int, job_key("device.threads", is_bounded=True)]
@@ -60,62 +65,67 @@ Batch = Annotated[int, job_key("device.batch", is_bounded=True)]
 Tuner = Annotated[
     str,
     typer.Option(
-        help="What searches schedules: template, or a tuner of the runtime such as metaschedule."
+        help="Source of the schedules: template, or a tuner of the runtime such as metaschedule."
     ),
 ]
 Trials = Annotated[
     int | None,
-    typer.Option(min=1, help="Schedules of a kernel that the tuner tries; 64 by default."),
+    typer.Option(
+        min=1, help="Number of schedules that the tuner tries for a kernel; 64 by default."
+    ),
 ]
 ImageSize = Annotated[
-    int | None, typer.Option(min=8, help="Pixels a side; by default the space's own.")
+    int | None,
+    typer.Option(
+        min=8, help="Height and width of the images in pixels; by default those of the space."
+    ),
 ]
 Channels = Annotated[
-    int | None, typer.Option(min=1, help="Channels of the images; by default the space's own.")
+    int | None, typer.Option(min=1, help="Number of image channels; by default that of the space.")
 ]
 Classes = Annotated[
-    int | None, typer.Option(min=2, help="Classes to tell apart; by default the space's own.")
+    int | None, typer.Option(min=2, help="Number of classes; by default that of the space.")
 ]
 Arch = Annotated[
     str,
-    typer.Argument(help="An architecture's JSON file, the name of a reference network, or RUN:ID."),
+    typer.Argument(help="JSON file of an architecture, name of a reference network, or RUN:ID."),
 ]
 Seed = Annotated[int, job_key("seed", is_bounded=True)]
 
 
-def adapted(
+def load_space(
     name: str, image_size: int | None, channels: int | None, classes: int | None
 ) -> SearchSpace:
-    """A space by name or file, for images of these sizes."""
+    """Return a search space by its name or file, for images of these sizes."""
     from nas.space import load_definition
 
     return load_definition(name).adapt(image_size=image_size, channels=channels, classes=classes)
 
 
-def all_adapted(
+def load_spaces(
     names: Sequence[str], image_size: int | None, channels: int | None, classes: int | None
 ) -> list[SearchSpace]:
-    """Spaces by name or file, for images of these sizes."""
-    return [adapted(name, image_size, channels, classes) for name in names]
+    """Return search spaces by their names or files, for images of these sizes."""
+    return [load_space(name, image_size, channels, classes) for name in names]
 
 
-def opened(path: Path) -> LatencyTable:
-    """A latency table to read. Raises RequestError where there is none."""
+def open_table(path: Path) -> LatencyTable:
+    """Open a latency table for reading. Raises RequestError if there is none."""
     from nas.latency import LatencyTable
 
-    return LatencyTable.open(existing(path))
+    return LatencyTable.open(require_table_file(path))
 
 
-def runtime_of(path: Path, target: str | None = None) -> runtime.Runtime:
-    """The runtime that a table names, with its settings, on its device.
+def open_table_runtime(path: Path, target: str | None = None) -> runtime.Runtime:
+    """Open the runtime that a table was built with, on the same device and with its settings.
 
     Args:
-        path: the table.
-        target: where the device is, if it is a board elsewhere.
+        path: path of the table.
+        target: address of the device, if it is a remote board.
     """
     from nas.latency import open_runtime
 
-    table = opened(path)
+    table = open_table(path)
     device = table.device
     return open_runtime(
         device.runtime,
@@ -125,24 +135,28 @@ def runtime_of(path: Path, target: str | None = None) -> runtime.Runtime:
     )
 
 
-def picture(path: Path | None) -> None:
-    """Raises RequestError for a --plot that cannot be written, before any work is done for it."""
+def check_plot(path: Path | None) -> None:
+    """Raise RequestError for a --plot that cannot be written, before any work is done."""
     if path is not None:
         from nas.plotting import check_picture_path
 
         check_picture_path(path)
 
 
-def existing(path: Path) -> Path:
-    """A latency table that is there. Raises RequestError otherwise."""
-    if not os.path.isfile(path):  # unlike `Path.is_file`, raises nothing
-        what = f"{path} is no file." if os.path.lexists(path) else f"There is no file {path}."
-        raise RequestError(what, remedy="Build a table with `nas table build`.")
+def require_table_file(path: Path) -> Path:
+    """Return the path of a latency table. Raises RequestError if there is no such file."""
+    if not os.path.isfile(path):  # `Path.is_file` raises for some paths.
+        is_other = os.path.lexists(path)
+        problem = f"{path} is no file." if is_other else f"There is no file {path}."
+        raise RequestError(problem, remedy="Build a table with `nas table build`.")
     return path
 
 
 def command_line() -> str:
-    """What was typed, without the storage's password; stands in a run as what made it."""
+    """Return the command line of this process without the password of the storage.
+
+    Runs record it as the command that made them.
+    """
     words = ["nas"]
     for word in sys.argv[1:]:
         option, _, value = word.partition("=")
@@ -166,7 +180,13 @@ def _without_password(word: str) -> str:
 
 
 def show(record: dict[str, Any], text: str, as_json: bool) -> None:
-    """Prints a result for a person, or as JSON."""
+    """Print a result as text, or as JSON.
+
+    Args:
+        record: the result as JSON holds it.
+        text: the result as text.
+        as_json: whether to print `record` instead of `text`.
+    """
     if as_json:
         print_json(record)
     else:
@@ -174,5 +194,5 @@ def show(record: dict[str, Any], text: str, as_json: bool) -> None:
 
 
 def print_json(record: Any) -> None:
-    """The one JSON document on stdout."""
+    """Print a JSON document on stdout."""
     print(json.dumps(record, indent=1, default=str))

@@ -1,4 +1,4 @@
-"""`nas search`: the search of a job by itself, and workers that join it."""
+"""`nas search`: run a job up to its search, or join a running search as a worker."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 def search(
     job: Annotated[
         str,
-        typer.Argument(metavar="JOB", help="A job file (TOML), one that ships, or a run folder."),
+        typer.Argument(
+            metavar="JOB", help="Job file (TOML), name of a packaged job, or run folder."
+        ),
     ],
     out: Out = None,
     worker: Annotated[
-        bool, typer.Option("--worker", help="Join the search that is running for a run folder.")
+        bool, typer.Option("--worker", help="Join the running search of a run folder.")
     ] = False,
     trials: Annotated[int | None, job_key("search.trials")] = None,
     minutes: Annotated[float | None, job_key("search.minutes")] = None,
@@ -32,11 +34,12 @@ def search(
     max_latency_ms: Annotated[float | None, job_key("search.max_latency_ms")] = None,
     as_json: Json = False,
 ) -> None:
-    """The search of a job: what it needs is made first, the front is not timed.
+    """Run a job up to its search, without timing the front on the device.
 
-    Options stand above the job file's. Ctrl-C ends after the trial in flight, a second one at once;
-    the same command goes on, and `nas run` on the same folder finishes the job. A password of the
-    storage may stand in PGPASSWORD.
+    Missing latencies and supernets are made first. Options override the job file. Ctrl-C stops the
+    search after the current trial, and a second Ctrl-C stops it at once. Repeat the command to
+    continue. `nas run` on the same folder finishes the job. The variable PGPASSWORD may hold the
+    password of the storage.
 
     \b
     Example: nas search overnight.toml --minutes 60
@@ -60,37 +63,38 @@ def search(
     }
     given = {name: value for name, value in options.items() if value is not None}
     if worker:
-        _join(folder, given, out, as_json)
+        _join_search(folder, given, out, as_json)
         return
-    settings, kept = _settings(job, given)
-    folder = out or kept or Path("results") / settings.name
+    settings, continued_run = _load_settings(job, given)
+    folder = out or continued_run or Path("results") / settings.name
     with ProgressBars() as bars:
         result = search_job(
             settings,
             folder,
             command=command_line(),
             progress=bars,
-            # A run goes on with its own spaces, wherever the command is given.
-            space_files=saved_space_files(kept) if kept else None,
+            # A continued run uses its own copies of the spaces, in any working directory.
+            space_files=saved_space_files(continued_run) if continued_run else None,
         )
-    done = sum(trial.state == "complete" for trial in result.trials)
+    completed = sum(trial.state == "complete" for trial in result.trials)
     show(
         {
             "run": str(folder),
-            "trials": done,
+            "trials": completed,
             "front": len(result.front),
             "ended": result.stop_reason,
         },
-        f"{done} architectures, {len(result.front)} on the predicted front ({result.stop_reason}): "
-        f"{folder / 'report.html'}\nTo time them: nas run {folder / 'job.toml'} --out {folder}",
+        f"{completed} architectures, {len(result.front)} on the predicted front "
+        f"({result.stop_reason}): {folder / 'report.html'}\n"
+        f"To time the front: nas run {folder / 'job.toml'} --out {folder}",
         as_json,
     )
 
 
-def _join(folder: Path, given: dict[str, Any], out: Path | None, as_json: bool) -> None:
+def _join_search(folder: Path, given: dict[str, Any], out: Path | None, as_json: bool) -> None:
     from nas.job.workers import end_with_main
 
-    # Before the imports that take seconds.
+    # The main process may end during the following imports, which take seconds.
     end_with_main()
     from nas.console import ProgressBars
     from nas.job.searching import join_search
@@ -98,23 +102,23 @@ def _join(folder: Path, given: dict[str, Any], out: Path | None, as_json: bool) 
     others = [name for name in (*given, *(["out"] if out else [])) if name != "storage"]
     if others:
         raise RequestError(
-            f"A worker searches as its run does: --worker and --{others[0].replace('_', '-')} do "
-            "not go together.",
-            remedy="Give it to the `nas search` that the worker joins.",
+            f"--worker and --{others[0].replace('_', '-')} do not go together: a worker takes the "
+            "settings of the run.",
+            remedy="Give the option to the `nas search` that the worker joins.",
         )
     with ProgressBars() as bars:
         trials = join_search(folder, given.get("storage"), bars)
     show({"run": str(folder), "trials": trials}, f"The search is over: {trials} trials.", as_json)
 
 
-def _settings(job: str, options: dict[str, Any]) -> tuple[JobSettings, Path | None]:
-    """The job with the options, and the run folder if that is what was named."""
+def _load_settings(job: str, options: dict[str, Any]) -> tuple[JobSettings, Path | None]:
+    """Return the settings of a job with the options, and the run folder if `job` is one."""
     from nas.job import job_path, load_job
     from nas.job.folder import saved_settings
     from nas.job.settings import with_search
 
     folder = Path(job)
-    kept = saved_settings(folder)
-    if kept is not None:
-        return with_search(kept, options), folder
+    saved = saved_settings(folder)
+    if saved is not None:
+        return with_search(saved, options), folder
     return with_search(load_job(job_path(job)), options), None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from nas.cli.options import Json, Plot, Seed, command_line, job_key, picture, print_json, show
+from nas.cli.options import Json, Plot, Seed, check_plot, command_line, job_key, print_json, show
 from nas.errors import RequestError
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def rank(
     from nas.describe import rankings
     from nas.job.supernets import rank_supernets
 
-    picture(plot)
+    check_plot(plot)
     if draw not in ("spread", "uniform"):
         raise RequestError(f"--draw is {draw!r}.", remedy="Use spread or uniform.")
     with ProgressBars() as bars:

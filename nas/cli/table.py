@@ -26,11 +26,11 @@ from nas.cli.options import (
     Threads,
     Trials,
     Tuner,
-    all_adapted,
-    opened,
-    picture,
+    check_plot,
+    load_spaces,
+    open_table,
+    open_table_runtime,
     print_json,
-    runtime_of,
     show,
 )
 
@@ -78,7 +78,7 @@ def build(
     from nas.latency.tuning import requested_trials, tune_table
     from nas.latency.worker_process import timers_for
 
-    spaces = all_adapted(space, image_size, channels, classes)
+    spaces = load_spaces(space, image_size, channels, classes)
     device = open_runtime(runtime, target=target, threads=threads, dtype=dtype)
     device.check_batch(batch)
     trials_per_kernel = requested_trials(device, tuner, trials)
@@ -158,8 +158,8 @@ def show_table(
     from nas.errors import RequestError
     from nas.latency.matrix_benchmark import measure_peak
 
-    spaces = all_adapted(space or [], image_size, channels, classes)
-    latency_table = opened(table)
+    spaces = load_spaces(space or [], image_size, channels, classes)
+    latency_table = open_table(table)
     measured_peak = None
     if peak:
         if latency_table.runtime.is_remote:
@@ -167,7 +167,7 @@ def show_table(
                 f"{table} belongs to a remote board, but --peak measures this machine.",
                 remedy="Leave --peak out.",
             )
-        latency_table.device.require_match(runtime_of(table).fingerprint, str(table))
+        latency_table.device.require_match(open_table_runtime(table).fingerprint, str(table))
         measured_peak = measure_peak(latency_table.device.threads)
     description = tables.describe_table(latency_table, spaces, measured_peak, batch)
     if as_json:
@@ -194,8 +194,8 @@ def diff(
     from nas.errors import RequestError
     from nas.latency import compare_tables
 
-    picture(plot)
-    comparison = compare_tables(opened(before), opened(after))
+    check_plot(plot)
+    comparison = compare_tables(open_table(before), open_table(after))
     if plot is not None:
         if not comparison.common:
             raise RequestError(
@@ -221,11 +221,11 @@ def merge(
 
     Example: nas table merge mine.jsonl colleagues.jsonl --out latency_tables/both.jsonl
     """
-    from nas.cli.options import existing
+    from nas.cli.options import require_table_file
     from nas.describe import tables
     from nas.latency import merge_tables
 
-    merged = merge_tables([existing(each) for each in table], out)
+    merged = merge_tables([require_table_file(each) for each in table], out)
     show(merged.to_json(), tables.merge_text(merged), as_json)
 
 

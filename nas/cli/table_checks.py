@@ -20,11 +20,11 @@ from nas.cli.options import (
     References,
     Seed,
     Spaces,
-    all_adapted,
-    existing,
-    picture,
+    check_plot,
+    load_spaces,
+    open_table_runtime,
     print_json,
-    runtime_of,
+    require_table_file,
 )
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ def check(
     """
     from nas.describe import table_checks
 
-    picture(plot)
-    spaces = all_adapted(space, image_size, channels, classes)
+    check_plot(plot)
+    spaces = load_spaces(space, image_size, channels, classes)
     latency_table, result = _check(table, target, spaces, nets, seed, references, batch)
     if plot is not None:
         title = f"{latency_table.path.stem}: mean error {result.agreement.mape:.2%}"
@@ -97,7 +97,7 @@ def calibrate(
     from nas.describe import table_checks
     from nas.latency import calibrate_table
 
-    spaces = all_adapted(space, image_size, channels, classes)
+    spaces = load_spaces(space, image_size, channels, classes)
     latency_table, result = _check(
         table, target, spaces, nets, seed, references, batch, writes=True
     )
@@ -134,7 +134,7 @@ def verify(
     from nas.latency import LatencyTable, verify_table
     from nas.latency.worker_process import WorkerTimer
 
-    runtime = runtime_of(existing(table), target)
+    runtime = open_table_runtime(require_table_file(table), target)
     latency_table = LatencyTable.open(table, runtime=runtime)
     with ProgressBars() as bars, WorkerTimer(runtime) as timer:
         bars.begin("rows", "timing")
@@ -182,7 +182,7 @@ def _check(
     from nas.console import ProgressBars
     from nas.latency import LatencyTable, check_table
 
-    runtime = runtime_of(existing(path), target)
+    runtime = open_table_runtime(require_table_file(path), target)
     table = LatencyTable.open(path, runtime=runtime)
     if writes:
         with table.writing():

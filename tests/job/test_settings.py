@@ -15,13 +15,13 @@ from nas.errors import JobFileError, RequestError, RunFolderError
 from nas.job.folder import claim, saved_settings
 from nas.job.keys import KEYS, MAX_SEED
 from nas.job.settings import (
-    MAX_PROBLEMS,
     JobSettings,
     job_path,
     load_job,
     seconds_of,
     with_search,
 )
+from nas.job.settings_errors import MAX_PROBLEMS
 
 MINIMAL = """
 [data]
@@ -459,7 +459,7 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path):
 )
 def test_a_run_with_a_damaged_job_file_is_refused_by_name(tmp_path, content):
     (tmp_path / "job.toml").write_bytes(content)
-    with pytest.raises(RunFolderError, match=r"keeps a damaged job file\. .*job.toml") as raised:
+    with pytest.raises(RunFolderError, match=r"holds a damaged job file\. .*job.toml") as raised:
         saved_settings(tmp_path)
     assert raised.value.remedy
     assert (tmp_path / "job.toml").read_bytes() == content
