@@ -97,9 +97,10 @@ def _set_global_options(
 
 @app.command()
 def quickstart(out: Out = None, as_json: Json = False) -> None:
-    """Run a whole job in minutes, on the handwritten digits of scikit-learn.
+    """Run a small job in minutes.
 
-    Repeat the command to continue where it stopped.
+    It searches networks for the handwritten digits of scikit-learn. Repeat the command to continue
+    where it stopped.
 
     \b
     Example: nas quickstart
@@ -121,9 +122,10 @@ def run(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Run a whole job: latency table, supernets, search, timing of the front, and report.
+    """Run a whole job and write its report.
 
-    Repeat the command to continue where it stopped.
+    The stages are the latency table, the supernets, the search and the timing of the front. Repeat
+    the command to continue where it stopped.
 
     \b
     Example: nas run overnight.toml
@@ -140,7 +142,9 @@ def run(
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Show the processor, the usable runtimes, and how much timings on this machine vary.
+    """Show this machine and its usable runtimes.
+
+    The last line says how much repeated timings vary.
 
     \b
     Example: nas doctor
@@ -193,10 +197,11 @@ def predict(
     batch: Batch = 1,
     as_json: Json = False,
 ) -> None:
-    """Predict the latency of one architecture from a table, and list its kernels.
+    """Predict the latency of an architecture.
 
-    The sizes default to those of the run for RUN:ID, and to the published ones for a reference
-    network. The output also says how many of the kernels have unstable timings.
+    The prediction is made from a latency table, kernel by kernel. The sizes default to those of the
+    run for RUN:ID, and to the published ones for a reference network. The output also says how many
+    of the kernels have unstable timings.
 
     \b
     Example: nas predict results/quickstart:3f2a --table latency_tables/mine.jsonl
@@ -219,7 +224,9 @@ def report(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
     as_json: Json = False,
 ) -> None:
-    """Write report.html, front.csv and front.json of a run anew.
+    """Write the report of a run anew.
+
+    The files are report.html, front.csv and front.json.
 
     \b
     Example: nas report results/quickstart
@@ -242,9 +249,10 @@ def select(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Print the most accurate member of the front that meets the limits.
+    """Print the best network under given limits.
 
-    If no member meets them, the command names the nearest one and exits with status 1.
+    This is the most accurate member of the front that meets the limits. If no member meets them,
+    the command names the nearest one and exits with status 1.
 
     \b
     Example: nas select results/quickstart --max-latency-ms 0.05

@@ -93,7 +93,7 @@ Arch = Annotated[
 Seed = Annotated[int, job_key("seed", is_bounded=True)]
 
 
-def load_space(
+def load_adapted_space(
     name: str, image_size: int | None, channels: int | None, classes: int | None
 ) -> SearchSpace:
     """Return a search space by its name or file, for images of these sizes."""
@@ -102,11 +102,11 @@ def load_space(
     return load_definition(name).adapt(image_size=image_size, channels=channels, classes=classes)
 
 
-def load_spaces(
+def load_adapted_spaces(
     names: Sequence[str], image_size: int | None, channels: int | None, classes: int | None
 ) -> list[SearchSpace]:
     """Return search spaces by their names or files, for images of these sizes."""
-    return [load_space(name, image_size, channels, classes) for name in names]
+    return [load_adapted_space(name, image_size, channels, classes) for name in names]
 
 
 def open_table(path: Path) -> LatencyTable:

@@ -34,12 +34,12 @@ def search(
     max_latency_ms: Annotated[float | None, job_key("search.max_latency_ms")] = None,
     as_json: Json = False,
 ) -> None:
-    """Run a job up to its search, without timing the front on the device.
+    """Run a job up to the end of its search.
 
-    Missing latencies and supernets are made first. Options override the job file. Ctrl-C stops the
-    search after the current trial, and a second Ctrl-C stops it at once. Repeat the command to
-    continue. `nas run` on the same folder finishes the job. The variable PGPASSWORD may hold the
-    password of the storage.
+    The front is not timed on the device. Missing latencies and supernets are made first. Options
+    override the job file. Ctrl-C stops the search after the current trial, and a second Ctrl-C
+    stops it at once. Repeat the command to continue. `nas run` on the same folder finishes the job.
+    The variable PGPASSWORD may hold the password of the storage.
 
     \b
     Example: nas search overnight.toml --minutes 60

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nas.cli.options import Channels, Classes, ImageSize, Json, Seed, load_space, print_json
+from nas.cli.options import Channels, Classes, ImageSize, Json, Seed, load_adapted_space, print_json
 from nas.errors import NasError, RequestError
 
 if TYPE_CHECKING:
@@ -74,9 +74,9 @@ def spaces(
     elif name is None:
         _show_spaces(sizes, as_json)
     elif sample is not None:
-        _print_sample(load_space(name, **sizes), sample, limits, seed, as_json)
+        _print_sample(load_adapted_space(name, **sizes), sample, limits, seed, as_json)
     else:
-        _show_space(load_space(name, **sizes), runtime, estimate, plot, as_json)
+        _show_space(load_adapted_space(name, **sizes), runtime, estimate, plot, as_json)
 
 
 def _check_options(
@@ -115,7 +115,7 @@ def _show_spaces(sizes: Sizes, as_json: bool) -> None:
     from nas.describe.spaces import describe_briefly, show_spaces
     from nas.space import space_names
 
-    descriptions = [describe_briefly(load_space(name, **sizes)) for name in space_names()]
+    descriptions = [describe_briefly(load_adapted_space(name, **sizes)) for name in space_names()]
     if as_json:
         print_json(descriptions)
     else:

@@ -27,7 +27,7 @@ from nas.cli.options import (
     Trials,
     Tuner,
     check_plot,
-    load_spaces,
+    load_adapted_spaces,
     open_table,
     open_table_runtime,
     print_json,
@@ -78,7 +78,7 @@ def build(
     from nas.latency.tuning import requested_trials, tune_table
     from nas.latency.worker_process import timers_for
 
-    spaces = load_spaces(space, image_size, channels, classes)
+    spaces = load_adapted_spaces(space, image_size, channels, classes)
     device = open_runtime(runtime, target=target, threads=threads, dtype=dtype)
     device.check_batch(batch)
     trials_per_kernel = requested_trials(device, tuner, trials)
@@ -158,7 +158,7 @@ def show_table(
     from nas.errors import RequestError
     from nas.latency.matrix_benchmark import measure_peak
 
-    spaces = load_spaces(space or [], image_size, channels, classes)
+    spaces = load_adapted_spaces(space or [], image_size, channels, classes)
     latency_table = open_table(table)
     measured_peak = None
     if peak:

@@ -21,7 +21,7 @@ from nas.cli.options import (
     Seed,
     Spaces,
     check_plot,
-    load_spaces,
+    load_adapted_spaces,
     open_table_runtime,
     print_json,
     require_table_file,
@@ -60,7 +60,7 @@ def check(
     from nas.describe import table_checks
 
     check_plot(plot)
-    spaces = load_spaces(space, image_size, channels, classes)
+    spaces = load_adapted_spaces(space, image_size, channels, classes)
     latency_table, result = _check(table, target, spaces, nets, seed, references, batch)
     if plot is not None:
         title = f"{latency_table.path.stem}: mean error {result.agreement.mape:.2%}"
@@ -97,7 +97,7 @@ def calibrate(
     from nas.describe import table_checks
     from nas.latency import calibrate_table
 
-    spaces = load_spaces(space, image_size, channels, classes)
+    spaces = load_adapted_spaces(space, image_size, channels, classes)
     latency_table, result = _check(
         table, target, spaces, nets, seed, references, batch, writes=True
     )

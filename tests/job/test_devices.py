@@ -69,7 +69,7 @@ def test_job_measures_its_front_on_the_device(
         ('runtime = "onnxruntime"\ntarget = "cuda"', "Runtime 'onnxruntime' has no target 'cuda'"),
     ],
 )
-def test_settings_that_the_device_does_not_have_are_refused_before_any_work(
+def test_settings_that_the_device_lacks_are_refused_before_any_work(
     device: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

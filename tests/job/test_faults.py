@@ -28,10 +28,10 @@ from tests.small_disk import change, mounted, rerun_where_mounting_is_allowed
 
 THOROUGH = os.environ.get("NAS_FAULTS") == "thorough"
 PAGE_KB = 4
-STEP_KB, MOST_KB = (PAGE_KB if THOROUGH else 24), 1200
+STEP_KB, MAX_DISK_KB = (PAGE_KB if THOROUGH else 24), 1200
 ROUNDS_OF_STOPS = 8 if THOROUGH else 1
-PATIENCE_S = 120
-ENDED_WITHIN_S = 20
+MAX_WAIT_S = 120
+MAX_END_S = 20
 """How long a process tree may take to end: a process that is importing ends after the import."""
 
 COMMAND = [sys.executable, "-m", "tests.faults", "run", "job.toml", "--out", "out"]
@@ -46,15 +46,15 @@ def fake_device(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory):
+def expected_run(tmp_path_factory):
     """The run folder of a job on that device that nothing disturbed."""
-    folder = tmp_path_factory.mktemp("calm")
+    folder = tmp_path_factory.mktemp("expected_run")
     path = write_job(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("nas.job.context.open_runtime", lambda *name, **settings: FakeRuntime())
         patch.setattr("nas.job.stages.timers_for", lambda runtime: nullcontext([runtime]))
-        jobs.run(load_job(path), folder / "out", command="nas run job.toml --out out")
+        jobs.run_job(load_job(path), folder / "out", command="nas run job.toml --out out")
     return folder / "out"
 
 
@@ -89,8 +89,8 @@ def assert_every_file_is_whole(folder: Path) -> None:
                 assert file.keys()
 
 
-def test_a_disk_that_fills_again_and_again_only_interrupts_a_job(
-    request, job_folder, fake_device, calm, invoke, monkeypatch
+def test_job_continues_each_time_the_disk_was_full(
+    request, job_folder, fake_device, expected_run, invoke, monkeypatch
 ):
     disk = job_folder / "disk"
     disk.mkdir()
@@ -100,7 +100,7 @@ def test_a_disk_that_fills_again_and_again_only_interrupts_a_job(
     keep_tables_in(job_folder, "disk/tables")
     refused = set()
     with mounted(disk, f"size={PAGE_KB}k"):
-        for size in range(PAGE_KB, MOST_KB, STEP_KB):
+        for size in range(PAGE_KB, MAX_DISK_KB, STEP_KB):
             change(disk, f"size={size}k")
             done = invoke("run", "job.toml", "--out", "disk/out")
             assert_every_file_is_whole(disk)
@@ -108,15 +108,13 @@ def test_a_disk_that_fills_again_and_again_only_interrupts_a_job(
                 break
             refused.add(refused_file(done))
         assert done.returncode == 0, done.stderr
-        assert_same_result(disk / "out", calm)
+        assert_same_result(disk / "out", expected_run)
     assert all(path.startswith("disk/") for path in refused), refused
     assert len(refused) >= 3
 
 
 @pytest.mark.parametrize("what", ["out", "tables"])
-def test_a_disk_that_cannot_be_written_is_one_message(
-    request, job_folder, fake_device, invoke, what
-):
+def test_read_only_disk_gives_one_message(request, job_folder, fake_device, invoke, what):
     disk = job_folder / "disk"
     disk.mkdir()
     if rerun_where_mounting_is_allowed(request, disk):
@@ -156,7 +154,9 @@ def lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def test_a_job_that_is_stopped_in_every_stage_leaves_no_process_and_ends_the_same(stoppable, calm):
+def test_job_stopped_in_every_stage_leaves_no_process_and_gives_same_result(
+    stoppable, expected_run
+):
     out, tables = stoppable / "out", stoppable / "latency_tables"
 
     def timed() -> int:
@@ -179,7 +179,7 @@ def test_a_job_that_is_stopped_in_every_stage_leaves_no_process_and_ends_the_sam
             stop_at(stoppable, number, moment, pause_s=rng.uniform(0, 1))
     done = subprocess.run(COMMAND, cwd=stoppable, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert_same_result(out, calm)
+    assert_same_result(out, expected_run)
 
 
 def stop_at(folder: Path, number: int, moment: Callable[[], bool], pause_s: float = 0.0) -> None:
@@ -188,7 +188,7 @@ def stop_at(folder: Path, number: int, moment: Callable[[], bool], pause_s: floa
     With a pause after that moment, the job may have ended by itself.
     """
     with subprocess.Popen(COMMAND, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
-        end = time.monotonic() + PATIENCE_S
+        end = time.monotonic() + MAX_WAIT_S
         while not moment() and process.poll() is None and time.monotonic() < end:
             time.sleep(0.002)
         time.sleep(pause_s)
@@ -196,15 +196,15 @@ def stop_at(folder: Path, number: int, moment: Callable[[], bool], pause_s: floa
             return
         tree = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(number)
-        _, said = process.communicate(timeout=PATIENCE_S)
-    _, alive = psutil.wait_procs(tree, timeout=ENDED_WITHIN_S)
+        _, stderr = process.communicate(timeout=MAX_WAIT_S)
+    _, alive = psutil.wait_procs(tree, timeout=MAX_END_S)
     assert not alive, alive
-    assert "Traceback" not in said
+    assert "Traceback" not in stderr
     if number == signal.SIGKILL:
-        assert process.returncode == -number, said
+        assert process.returncode == -number, stderr
     else:
-        assert process.returncode == 1, said
-        assert said.endswith("stopped; the same command continues\n")
+        assert process.returncode == 1, stderr
+        assert stderr.endswith("stopped; the same command continues\n")
     assert_every_file_is_whole(folder)
     # torch has a cache there, of one name for all processes.
     left = [path for path in (folder / "tmp").iterdir() if "torchinductor" not in path.name]
@@ -217,7 +217,7 @@ JUMPING_CLOCK = """
 #include <sys/time.h>
 #include <time.h>
 
-/* Every third of a second the wall clock is six hours late, right, or six hours early. */
+/* The wall clock is six hours slow, right, or six hours fast, in turns of a third of a second. */
 static time_t offset(void) {
     struct timespec now;
     static int (*real)(clockid_t, struct timespec *);
@@ -226,26 +226,26 @@ static time_t offset(void) {
     return 6 * 3600 * ((now.tv_sec * 3 + now.tv_nsec / 333333334) % 3 - 1);
 }
 
-int clock_gettime(clockid_t clock, struct timespec *found) {
+int clock_gettime(clockid_t clock, struct timespec *result) {
     static int (*real)(clockid_t, struct timespec *);
     if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
-    int status = real(clock, found);
-    if (status == 0 && clock == CLOCK_REALTIME) found->tv_sec += offset();
+    int status = real(clock, result);
+    if (status == 0 && clock == CLOCK_REALTIME) result->tv_sec += offset();
     return status;
 }
 
-int gettimeofday(struct timeval *restrict found, void *restrict zone) {
+int gettimeofday(struct timeval *restrict result, void *restrict zone) {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    found->tv_sec = now.tv_sec;
-    found->tv_usec = now.tv_nsec / 1000;
+    result->tv_sec = now.tv_sec;
+    result->tv_usec = now.tv_nsec / 1000;
     return 0;
 }
 
-time_t time(time_t *found) {
+time_t time(time_t *result) {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    if (found) *found = now.tv_sec;
+    if (result) *result = now.tv_sec;
     return now.tv_sec;
 }
 """
@@ -254,7 +254,7 @@ PRINT_CLOCK = "import time\nwhile True: print(time.time(), time.monotonic()); ti
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the wall clock is replaced by LD_PRELOAD")
-def test_a_wall_clock_that_jumps_by_hours_changes_nothing(stoppable, calm, monkeypatch):
+def test_wall_clock_that_jumps_by_hours_changes_nothing(stoppable, expected_run, monkeypatch):
     (stoppable / "clock.c").write_text(JUMPING_CLOCK)
     command = ["gcc", "-shared", "-fPIC", "-o", "clock.so", "clock.c", "-ldl"]
     subprocess.run(command, cwd=stoppable, check=True)
@@ -266,15 +266,15 @@ def test_a_wall_clock_that_jumps_by_hours_changes_nothing(stoppable, calm, monke
     done = subprocess.run(COMMAND, cwd=stoppable, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     out = stoppable / "out"
-    assert_same_result(out, calm)
-    found = list(durations(json.loads((out / "run.json").read_text())))
+    assert_same_result(out, expected_run)
+    seconds_values = list(durations(json.loads((out / "run.json").read_text())))
     for path in out.rglob("training.jsonl"):
         for line in path.read_text().splitlines():
-            found.extend(durations(json.loads(line)))
-    found.extend(pd.read_csv(out / "trials.csv")["seconds"])
-    found.extend(pd.read_csv(out / "hypervolume.csv")["seconds"].diff().dropna())
-    assert len(found) > 60
-    assert all(0 <= seconds < 3600 for seconds in found), found
+            seconds_values.extend(durations(json.loads(line)))
+    seconds_values.extend(pd.read_csv(out / "trials.csv")["seconds"])
+    seconds_values.extend(pd.read_csv(out / "hypervolume.csv")["seconds"].diff().dropna())
+    assert len(seconds_values) > 60
+    assert all(0 <= seconds < 3600 for seconds in seconds_values), seconds_values
 
 
 def durations(record: Any) -> Iterator[float]:

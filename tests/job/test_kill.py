@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 COMMAND = [sys.executable, "-m", "nas", "run", "job.toml", "--out", "out"]
-PATIENCE_S = 120
+MAX_WAIT_S = 120
 
 
 def lines(path: Path) -> int:
@@ -23,7 +23,7 @@ def lines(path: Path) -> int:
 def kill_when(folder: Path, condition: Callable[[], bool]) -> None:
     """Starts the job and kills it as soon as `condition` holds, which it must while it runs."""
     with subprocess.Popen(COMMAND, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
-        end = time.monotonic() + PATIENCE_S
+        end = time.monotonic() + MAX_WAIT_S
         while process.poll() is None and time.monotonic() < end:
             if condition():
                 process.send_signal(signal.SIGKILL)
@@ -41,7 +41,7 @@ def finish(folder: Path) -> str:
     return done.stderr
 
 
-def test_a_job_killed_in_every_stage_ends_like_the_undisturbed_one(job_folder, finished_job):
+def test_job_killed_in_every_stage_gives_result_of_finished_job(job_folder, finished_job):
     out = job_folder / "out"
     tables = job_folder / "latency_tables"
 
@@ -70,22 +70,24 @@ def test_a_job_killed_in_every_stage_ends_like_the_undisturbed_one(job_folder, f
 
     for name in ("trials.csv", "front.csv"):
         expected = pd.read_csv(finished_job / "results" / "mini" / name).drop(columns="seconds")
-        found = pd.read_csv(out / name).drop(columns="seconds")
-        pd.testing.assert_frame_equal(found, expected)
+        rows = pd.read_csv(out / name).drop(columns="seconds")
+        pd.testing.assert_frame_equal(rows, expected)
 
 
-def test_a_job_killed_while_it_measures_keeps_what_it_measured(job_folder_with_table, finished_job):
+def test_job_killed_while_measuring_keeps_its_measurements(job_folder_with_table, finished_job):
     out = job_folder_with_table / "out"
     kill_when(job_folder_with_table, lambda: lines(out / "measurements.jsonl") >= 1)
     log = (out / "measurements.jsonl").read_bytes()
     whole = log[: log.rindex(b"\n") + 1]
     finish(job_folder_with_table)
     assert (out / "measurements.jsonl").read_bytes().startswith(whole)
-    calm = finished_job / "results" / "mini"
-    digests, expected = (pd.read_csv(f / "trials.csv")["digest"].tolist() for f in (out, calm))
+    expected_run = finished_job / "results" / "mini"
+    digests, expected = (
+        pd.read_csv(f / "trials.csv")["digest"].tolist() for f in (out, expected_run)
+    )
     assert digests == expected
     measured, wanted = (
         {json.loads(line)["digest"] for line in (f / "measurements.jsonl").read_text().splitlines()}
-        for f in (out, calm)
+        for f in (out, expected_run)
     )
     assert measured == wanted

@@ -31,12 +31,12 @@ def line(digest, measured_us) -> Measurement:
     return Measurement.model_validate_json(json.dumps(record(digest, measured_us)))
 
 
-def test_the_fastest_of_several_timings_counts():
+def test_fastest_of_several_timings_counts():
     lines = [line(A, None), line(B, 2.0), line(A, 3.0), line(B, 1.5), line(C, None)]
     assert fastest(lines) == ({A: 3.0, B: 1.5}, {C: "no"})
 
 
-def test_a_network_is_timed_again_until_two_timings_agree():
+def test_network_is_timed_again_until_two_timings_agree():
     assert unsettled([], [A]) == {A}
     assert unsettled([line(A, 1.0)], [A]) == {A}
     assert unsettled([line(A, 1.0), line(A, 1.02)], [A]) == set()
@@ -70,7 +70,7 @@ def test_a_network_is_timed_again_until_two_timings_agree():
         ({"architecture": None}, "architecture"),
     ],
 )
-def test_an_impossible_timing_is_refused_with_its_line(tmp_path, changes, words):
+def test_impossible_timing_is_refused_with_its_line(tmp_path, changes, words):
     path = tmp_path / "measurements.jsonl"
     path.write_text("".join(json.dumps(each) + "\n" for each in (record(), record(**changes))))
     with pytest.raises(RunFolderError, match=rf"measurements.jsonl, line 2 .*{words}"):
@@ -78,7 +78,7 @@ def test_an_impossible_timing_is_refused_with_its_line(tmp_path, changes, words)
 
 
 @pytest.mark.parametrize("text", ["null", '"text"', "[]", "12", "{}"])
-def test_a_line_that_is_no_record_is_refused(tmp_path, text):
+def test_line_that_is_no_record_is_refused(tmp_path, text):
     path = tmp_path / "measurements.jsonl"
     path.write_text(text + "\n")
     with pytest.raises(RunFolderError, match="line 1 is not a timing of a whole network"):

@@ -23,7 +23,7 @@ def finished(finished_job) -> Path:
     return finished_job / "results" / "mini"
 
 
-def test_the_folder_holds_what_results_readme_promises(finished):
+def test_run_folder_has_the_files_that_the_results_readme_lists(finished):
     listed = (Path(__file__).parents[2] / "results" / "README.md").read_text()
     for name in ("report.html", "front.csv", "front.json", "trials.csv", "run.json", "job.toml"):
         assert (finished / name).is_file()
@@ -33,7 +33,7 @@ def test_the_folder_holds_what_results_readme_promises(finished):
     assert {p.stem for p in (finished / "spaces").iterdir()} == FAMILIES
 
 
-def test_every_family_has_measured_members_and_nothing_is_made_up(finished):
+def test_every_family_has_members_measured_as_logged(finished):
     rows = candidates.read(finished / "trials.csv")
     assert (rows["state"] == "complete").sum() == 30
     assert rows["digest"].is_unique
@@ -50,7 +50,7 @@ def test_every_family_has_measured_members_and_nothing_is_made_up(finished):
         assert min(medians) == pytest.approx(row["measured_us"], rel=1e-3)
 
 
-def test_the_front_is_the_measured_one(finished):
+def test_front_is_the_pareto_front_of_measured_candidates(finished):
     rows = candidates.read(finished / "trials.csv").dropna(subset=["measured_us"])
     front = pd.read_csv(finished / "front.csv")
     points = list(zip(rows["measured_us"], rows["validation_accuracy"], strict=True))
@@ -60,7 +60,7 @@ def test_the_front_is_the_measured_one(finished):
     assert [m["id"] for m in document["front"]] == front["id"].astype(str).tolist()
 
 
-def test_run_json_says_what_was_done_and_how_long_each_stage_took(finished):
+def test_run_record_names_stages_versions_data_and_device(finished):
     run = read_run(finished)
     stages = {"prepare", "latency table", "search", "measure the front"}
     assert set(run.stages) == stages | {f"supernet {name}" for name in FAMILIES}
@@ -70,7 +70,7 @@ def test_run_json_says_what_was_done_and_how_long_each_stage_took(finished):
     assert run.device.must_match["processor"]
 
 
-def test_the_report_is_one_file_that_names_every_front_member(finished):
+def test_report_is_one_file_that_names_every_front_member(finished):
     text = (finished / "report.html").read_text()
     assert "<svg" in text
     assert 'src="http' not in text
@@ -82,7 +82,7 @@ def test_the_report_is_one_file_that_names_every_front_member(finished):
         assert f"{family}, smallest" in text, "the curve of its training"
 
 
-def test_the_report_says_how_fast_the_device_was_while_networks_were_timed(
+def test_report_says_how_slow_the_device_was_during_network_timing(
     finished, finished_job, tmp_path
 ):
     slowdown = read_run(finished).slowdown
@@ -98,12 +98,12 @@ def test_the_report_says_how_fast_the_device_was_while_networks_were_timed(
         assert words in page.build(copy).read_text()
 
 
-def test_running_again_does_nothing_new(finished, finished_job, monkeypatch):
+def test_repeated_job_changes_nothing(finished, finished_job, monkeypatch):
     monkeypatch.chdir(finished_job)
     before = {name: (finished / name).read_text() for name in ("trials.csv", "front.csv")}
     log = (finished / "measurements.jsonl").read_bytes()
     slowdown = read_run(finished).slowdown
-    jobs.run(load_job(finished_job / "job.toml"), Path("results/mini"))
+    jobs.run_job(load_job(finished_job / "job.toml"), Path("results/mini"))
     assert {name: (finished / name).read_text() for name in before} == before
     assert (finished / "measurements.jsonl").read_bytes() == log
     assert read_run(finished).slowdown == slowdown
@@ -114,7 +114,7 @@ def test_the_same_log_gives_the_same_front_in_another_folder(finished, job_folde
     out = job_folder_with_table / "again"
     with claim(out, job, ""):
         shutil.copy(finished / "measurements.jsonl", out)
-    jobs.run(job, out)
+    jobs.run_job(job, out)
     for name in ("front.csv", "trials.csv"):
         old, new = (pd.read_csv(f / name).drop(columns="seconds") for f in (finished, out))
         pd.testing.assert_frame_equal(old, new)
@@ -125,26 +125,26 @@ def test_a_latency_budget_nothing_can_meet(job_folder_with_table):
     text = path.read_text().replace("trials = 30", "trials = 30\nmax_latency_ms = 1e-6")
     path.write_text(text)
     with pytest.raises(InfeasibleError, match=r"Nothing meets the limit predicted_us 0.001: .*"):
-        jobs.run(load_job(path), job_folder_with_table / "out")
+        jobs.run_job(load_job(path), job_folder_with_table / "out")
 
 
-def test_a_latency_budget_is_met_by_every_member(job_folder_with_table, finished):
+def test_every_member_meets_the_latency_limit(job_folder_with_table, finished):
     rows = candidates.read(finished / "trials.csv")
     limit_ms = float(rows["predicted_us"].quantile(0.5)) / 1000
     path = write_job(job_folder_with_table)
     text = path.read_text().replace("trials = 30", f"trials = 20\nmax_latency_ms = {limit_ms}")
     path.write_text(text)
-    jobs.run(load_job(path), job_folder_with_table / "out")
-    found = candidates.read(job_folder_with_table / "out" / "trials.csv")
-    complete = found[found["state"] == "complete"]
+    jobs.run_job(load_job(path), job_folder_with_table / "out")
+    rows = candidates.read(job_folder_with_table / "out" / "trials.csv")
+    complete = rows[rows["state"] == "complete"]
     assert complete["predicted_us"].max() <= 1000 * limit_ms
-    ruled_out = found[found["state"] == "infeasible"]
+    ruled_out = rows[rows["state"] == "infeasible"]
     assert ruled_out["validation_accuracy"].isna().all()
     front = json.loads((job_folder_with_table / "out" / "front.json").read_text())["front"]
     assert all(member["measured_us"] <= 1000 * limit_ms for member in front)
 
 
-def test_a_job_that_ended_before_it_made_anything_can_be_corrected(job_folder_with_table, invoke):
+def test_job_file_can_be_corrected_before_the_first_result(job_folder_with_table, invoke):
     path = write_job(job_folder_with_table)
     right = path.read_text()
     path.write_text(right.replace("mobile.py", "mobil.py"))
@@ -160,52 +160,52 @@ def test_another_job_in_the_same_folder_is_refused(finished, job_folder):
     path = write_job(job_folder)
     path.write_text(path.read_text().replace("seed = 5", "seed = 6"))
     with pytest.raises(RunFolderError, match="belongs to a job with another seed"):
-        jobs.run(load_job(path), finished)
+        jobs.run_job(load_job(path), finished)
 
 
-def test_a_folder_with_other_files_is_refused(job_folder, job):
+def test_folder_with_other_files_is_refused(job_folder, job):
     (job_folder / "thesis").mkdir()
     (job_folder / "thesis" / "chapter1.txt").write_text("mine")
     with pytest.raises(RunFolderError, match="holds other files and no job"):
-        jobs.run(job, job_folder / "thesis")
+        jobs.run_job(job, job_folder / "thesis")
     assert [path.name for path in (job_folder / "thesis").iterdir()] == ["chapter1.txt"]
 
 
-def test_two_jobs_on_one_folder(job_folder, job):
+def test_second_job_in_one_folder_is_refused(job_folder, job):
     with claim(job_folder / "out", job, ""), pytest.raises(RunFolderError, match="Another process"):
-        jobs.run(job, job_folder / "out")
+        jobs.run_job(job, job_folder / "out")
 
 
-def test_a_space_that_changed_is_refused(job_folder_with_table, job):
-    with claim(job_folder_with_table / "out", job, "") as kept:
-        kept.require("spaces", {"mobile": "another"}, "")
-        kept.save()
+def test_changed_space_is_refused(job_folder_with_table, job):
+    with claim(job_folder_with_table / "out", job, "") as run:
+        run.require("spaces", {"mobile": "another"}, "")
+        run.save()
     with pytest.raises(RunFolderError, match=r"A space changed: use another folder"):
-        jobs.run(job, job_folder_with_table / "out")
+        jobs.run_job(job, job_folder_with_table / "out")
 
 
 def test_two_spaces_of_one_name_are_refused(job_folder_with_table):
     path = write_job(job_folder_with_table, extra='\n[[space]]\nname = "mobile.py"\n')
     with pytest.raises(JobFileError, match="Two spaces of the job are called mobile"):
-        jobs.run(load_job(path), job_folder_with_table / "out")
+        jobs.run_job(load_job(path), job_folder_with_table / "out")
 
 
-def test_a_plan_shares_out_the_budget(job_folder_with_table, job):
-    fixed = jobs.plan(job)
+def test_plan_divides_the_budget_among_the_stages(job_folder_with_table, job):
+    fixed = jobs.plan_job(job)
     assert (fixed.trials, set(fixed.epochs.values()), fixed.kernels) == (30, {2}, 0)
     path = write_job(job_folder_with_table)
     text = path.read_text().replace("epochs = 2", "").replace("trials = 30", "")
     plans = []
     for budget in ("2m", "40m"):
         path.write_text(f'budget = "{budget}"\n' + text)
-        plans.append(jobs.plan(load_job(path)))
+        plans.append(jobs.plan_job(load_job(path)))
     for name in FAMILIES:
         assert plans[0].epochs[name] <= plans[1].epochs[name]
     assert plans[0].trials <= plans[1].trials
     assert sum(plans[0].epochs.values()) < sum(plans[1].epochs.values())
 
 
-def test_a_plan_makes_and_changes_no_file(job_folder, invoke, monkeypatch):
+def test_plan_writes_no_file(job_folder, invoke, monkeypatch):
     cache = job_folder / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     image_folder(job_folder / "photos")
@@ -240,7 +240,7 @@ def image_folder(root, per_class=8):
             Image.new("L", (8, 8), 100 * value + number).save(root / name / f"{number}.png")
 
 
-def test_what_is_measured_holds_every_family_and_both_ends_of_the_front(finished):
+def test_to_measure_includes_every_family_and_both_ends_of_the_front(finished):
     rows = candidates.read(finished / "trials.csv")
     chosen = finish.to_measure(rows, sorted(FAMILIES), 10)
     assert len(chosen) == len(set(chosen)) == 10

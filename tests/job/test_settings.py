@@ -62,7 +62,7 @@ def load(tmp_path, text):
     return load_job(path)
 
 
-def test_everything_but_the_data_and_the_spaces_has_a_default(tmp_path):
+def test_all_keys_but_data_and_space_have_defaults(tmp_path):
     job = load(tmp_path, MINIMAL)
     assert (job.name, job.seed, job.budget_s) == ("overnight", 0, 8 * 3600)
     assert job.device.tables == "latency_tables"
@@ -72,12 +72,12 @@ def test_everything_but_the_data_and_the_spaces_has_a_default(tmp_path):
 @pytest.mark.parametrize(
     "path", sorted(files.packaged_folder("jobs").glob("*.toml")), ids=lambda p: p.stem
 )
-def test_the_jobs_that_ship_are_valid(path):
+def test_packaged_jobs_are_valid(path):
     assert load_job(path).name == path.stem
     assert job_path(path.stem) == path
 
 
-def test_the_resolved_file_reads_back_as_the_same_job(tmp_path):
+def test_written_job_file_reads_back_as_the_same_job(tmp_path):
     job = load(tmp_path, MINIMAL)
     assert JobSettings.model_validate(tomllib.loads(job.to_toml())) == job
 
@@ -85,12 +85,12 @@ def test_the_resolved_file_reads_back_as_the_same_job(tmp_path):
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90s", 90), ("45m", 2700), ("8h", 28800), ("1h30m", 5400), ("1d", 86400)]
 )
-def test_durations(text, seconds):
+def test_seconds_of_reads_durations(text, seconds):
     assert seconds_of(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "8", "h", "8 hours", "-1h", "0s"])
-def test_what_is_no_duration(tmp_path, text):
+def test_wrong_duration_is_refused(tmp_path, text):
     with pytest.raises(JobFileError, match="line 1: budget is"):
         load(tmp_path, f'budget = "{text}"\n' + MINIMAL)
 
@@ -146,7 +146,7 @@ def test_what_is_no_duration(tmp_path, text):
         (MINIMAL + '[search]\nstorage = "trials.db"\n', ["line 8: search.storage", '"journal"']),
     ],
 )
-def test_a_mistake_names_the_key_the_line_and_what_is_allowed(tmp_path, text, words):
+def test_error_names_the_key_its_line_and_what_is_allowed(tmp_path, text, words):
     with pytest.raises(JobFileError) as error:
         load(tmp_path, text)
     assert error.value.exit_status == 2
@@ -154,19 +154,19 @@ def test_a_mistake_names_the_key_the_line_and_what_is_allowed(tmp_path, text, wo
         assert word in str(error.value)
 
 
-def test_every_mistake_is_told_at_once(tmp_path):
+def test_error_lists_all_problems(tmp_path):
     with pytest.raises(JobFileError) as error:
         load(tmp_path, "sede = 1\n" + MINIMAL + "[search]\ntrials = 0\n")
     assert "sede" in str(error.value)
     assert "trials" in str(error.value)
 
 
-def test_a_missing_job_file_names_those_that_ship():
+def test_error_for_missing_job_file_names_the_packaged_jobs():
     with pytest.raises(JobFileError, match=r"no job file nowhere.toml\. .*quickstart"):
         job_path("nowhere.toml")
 
 
-def test_a_search_can_be_told_everything(tmp_path):
+def test_all_search_keys_are_read_and_written(tmp_path):
     job = load(tmp_path, MINIMAL + SEARCH)
     given = tomllib.loads(SEARCH)["search"]
     assert job.search.model_dump(mode="json", exclude_none=True) == given
@@ -177,13 +177,13 @@ def test_a_search_can_be_told_everything(tmp_path):
     assert all(value in (None, ()) for value in others.values())
 
 
-def test_options_stand_above_the_job_file(tmp_path):
+def test_options_override_the_job_file(tmp_path):
     job = load(tmp_path, MINIMAL + SEARCH)
     options = {"trials": 10, "sampler": "random", "storage": "journal", "max_latency_ms": 1.5}
-    found = with_search(job, options)
-    assert {name: getattr(found.search, name) for name in options} == options
+    changed = with_search(job, options)
+    assert {name: getattr(changed.search, name) for name in options} == options
     rest = set(type(job.search).model_fields) - options.keys()
-    assert all(getattr(found.search, name) == getattr(job.search, name) for name in rest)
+    assert all(getattr(changed.search, name) == getattr(job.search, name) for name in rest)
     assert with_search(job, {}) == job
 
 
@@ -203,14 +203,14 @@ def test_options_stand_above_the_job_file(tmp_path):
         ({"storage": "trials.db"}, '--storage: allowed are "journal" and addresses such as'),
     ],
 )
-def test_a_wrong_option_is_named_with_what_is_allowed(tmp_path, options, words):
+def test_error_names_the_wrong_option_and_what_is_allowed(tmp_path, options, words):
     with pytest.raises(RequestError) as error:
         with_search(load(tmp_path, MINIMAL), options)
     assert error.value.exit_status == 2
     assert str(error.value).startswith(words)
 
 
-def test_a_password_stays_in_memory(tmp_path):
+def test_password_is_not_written(tmp_path):
     address = f"postgresql://nas:{SECRET}@host/trials?sslpassword={SECRET}"
     job = load(tmp_path, MINIMAL + f'[search]\nstorage = "{address}"\n')
     assert job.search.storage == address
@@ -230,7 +230,7 @@ def test_a_password_stays_in_memory(tmp_path):
         f"://nas:{SECRET}@host",
     ],
 )
-def test_an_address_that_is_none_is_refused_without_a_word_of_it(tmp_path, address):
+def test_wrong_address_is_refused_without_showing_it(tmp_path, address):
     with pytest.raises(JobFileError, match="line 8: search.storage: ") as in_file:
         load(tmp_path, MINIMAL + f'[search]\nstorage = "{address}"\n')
     with pytest.raises(RequestError, match="--storage: ") as on_command_line:
@@ -276,7 +276,7 @@ ADDRESS = f"postgresql://nas:{SECRET}@host/trials"
         f'data = ["{ADDRESS}"]\nspace = ["{ADDRESS}"]\n',
     ],
 )
-def test_a_mistake_does_not_show_a_password_wherever_it_stands(tmp_path, text):
+def test_error_never_shows_a_password(tmp_path, text):
     with pytest.raises(JobFileError) as raised:
         load(tmp_path, text)
     error = raised.value
@@ -285,7 +285,7 @@ def test_a_mistake_does_not_show_a_password_wherever_it_stands(tmp_path, text):
     assert len(str(error)) < 1500
 
 
-def test_a_missing_job_that_is_an_address_is_not_shown():
+def test_error_for_missing_job_does_not_show_an_address():
     with pytest.raises(JobFileError) as raised:
         job_path(ADDRESS)
     assert SECRET not in str(raised.value)
@@ -306,7 +306,7 @@ def test_a_missing_job_that_is_an_address_is_not_shown():
         [f"--sampler={ADDRESS}"],
     ],
 )
-def test_nothing_in_a_run_folder_holds_a_password(tmp_path, words, monkeypatch):
+def test_run_folder_never_holds_a_password(tmp_path, words, monkeypatch):
     monkeypatch.setattr("sys.argv", ["nas", "search", "job.toml", *words])
     job = load(tmp_path, MINIMAL + f'[search]\nstorage = "{ADDRESS}?pwd={SECRET}"\n')
     folder = tmp_path / "run"
@@ -318,7 +318,7 @@ def test_nothing_in_a_run_folder_holds_a_password(tmp_path, words, monkeypatch):
     assert "postgresql://nas@host/trials" in files["job.toml"]
 
 
-def test_a_command_keeps_everything_but_the_password(monkeypatch):
+def test_recorded_command_lacks_only_the_password(monkeypatch):
     words = ["table", "build", "--target", "rpc://pi:9090?triple=aarch64&cpu=a72", "--space", "a@b"]
     monkeypatch.setattr("sys.argv", ["nas", *words])
     assert command_line() == " ".join(["nas", *words])
@@ -352,7 +352,7 @@ def test_a_command_keeps_everything_but_the_password(monkeypatch):
         ('["\\u001b]0;title\\u0007"]\n', "\\x1b]0;title\\x07 is not a key"),
     ],
 )
-def test_a_value_beyond_its_limits_is_told_in_short(tmp_path, lines, words):
+def test_error_for_value_beyond_its_bounds_is_short(tmp_path, lines, words):
     text = MINIMAL.replace("[data]\n", "") if lines.startswith("[data]") else MINIMAL
     if lines.startswith("[data]"):
         text = text.replace('source = "digits"\n', "")
@@ -382,14 +382,14 @@ def test_a_value_beyond_its_limits_is_told_in_short(tmp_path, lines, words):
         ("a = '\0'", "is not TOML: Found invalid character '\\x00'"),
     ],
 )
-def test_a_file_that_is_hard_to_read_is_refused(tmp_path, line, words):
+def test_extreme_toml_is_refused(tmp_path, line, words):
     with pytest.raises(JobFileError) as raised:
         load(tmp_path, f"{line}\n{MINIMAL}")
     assert words in str(raised.value)
     assert len(str(raised.value)) < 500 + len(str(tmp_path))
 
 
-def test_the_largest_seed_is_one_that_everything_accepts(tmp_path):
+def test_largest_seed_is_accepted_by_numpy_and_the_command_line(tmp_path):
     job = load(tmp_path, f"seed = {MAX_SEED}\n{MINIMAL}")
     np.random.RandomState(job.seed)
     with pytest.raises(ValueError, match="Seed must be between"):
@@ -398,14 +398,14 @@ def test_the_largest_seed_is_one_that_everything_accepts(tmp_path):
     assert option.max == MAX_SEED
 
 
-def test_of_many_problems_the_first_ones_are_told(tmp_path):
+def test_error_lists_the_first_of_many_problems(tmp_path):
     unknown = "".join(f"unknown{number} = 1\n" for number in range(20_000))
     with pytest.raises(JobFileError) as raised:
         load(tmp_path, unknown + MINIMAL)
-    told = str(raised.value).splitlines()
-    assert len(told) == MAX_PROBLEMS + 1
-    assert "line 1: unknown0 is not a key" in told[0]
-    assert told[-1] == f"There are {20_000 - MAX_PROBLEMS} more problems."
+    lines = str(raised.value).splitlines()
+    assert len(lines) == MAX_PROBLEMS + 1
+    assert "line 1: unknown0 is not a key" in lines[0]
+    assert lines[-1] == f"There are {20_000 - MAX_PROBLEMS} more problems."
 
 
 @pytest.mark.parametrize(
@@ -417,14 +417,14 @@ def test_of_many_problems_the_first_ones_are_told(tmp_path):
         (b"", "data is missing"),
     ],
 )
-def test_a_file_that_is_no_job_is_refused(tmp_path, content, words):
+def test_file_that_is_no_job_is_refused(tmp_path, content, words):
     path = tmp_path / "job.toml"
     path.write_bytes(content)
     with pytest.raises(JobFileError, match=re.escape(words)):
         load_job(path)
 
 
-def test_a_huge_file_a_folder_a_pipe_and_a_device_are_refused(tmp_path):
+def test_huge_file_folder_pipe_and_device_are_refused(tmp_path):
     (tmp_path / "huge").touch()
     os.truncate(tmp_path / "huge", 2**40)
     (tmp_path / "folder").mkdir()
@@ -437,7 +437,7 @@ def test_a_huge_file_a_folder_a_pipe_and_a_device_are_refused(tmp_path):
             job_path(name)
 
 
-def test_a_job_file_that_must_not_be_read_is_an_error(tmp_path, monkeypatch):
+def test_unreadable_job_file_is_refused(tmp_path, monkeypatch):
     def denied(*arguments, **settings):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
@@ -448,7 +448,7 @@ def test_a_job_file_that_must_not_be_read_is_an_error(tmp_path, monkeypatch):
         load_job(path)
 
 
-def test_a_byte_order_mark_is_no_mistake(tmp_path):
+def test_byte_order_mark_is_ignored(tmp_path):
     path = tmp_path / "job.toml"
     path.write_bytes(b"\xef\xbb\xbf" + MINIMAL.encode())
     assert load_job(path) == load(tmp_path, MINIMAL)
@@ -457,7 +457,7 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path):
 @pytest.mark.parametrize(
     "content", [b"", b"[data", b"\xff", b"a = " + b"[" * 10_000, b"seed = -1\n" + MINIMAL.encode()]
 )
-def test_a_run_with_a_damaged_job_file_is_refused_by_name(tmp_path, content):
+def test_run_with_damaged_job_file_is_refused(tmp_path, content):
     (tmp_path / "job.toml").write_bytes(content)
     with pytest.raises(RunFolderError, match=r"holds a damaged job file\. .*job.toml") as raised:
         saved_settings(tmp_path)
@@ -465,13 +465,13 @@ def test_a_run_with_a_damaged_job_file_is_refused_by_name(tmp_path, content):
     assert (tmp_path / "job.toml").read_bytes() == content
 
 
-def test_what_is_no_run_folder_keeps_no_job(tmp_path):
+def test_saved_settings_is_none_for_other_folders(tmp_path):
     (tmp_path / "job.toml").mkdir()
     for folder in (tmp_path, tmp_path / "nowhere", Path("a" * 5000), Path("a\0b")):
         assert saved_settings(folder) is None
 
 
-def test_every_key_of_a_job_file_says_what_it_means():
+def test_every_key_of_a_job_file_has_a_description():
     def paths(model, prefix=""):
         for name, field in model.model_fields.items():
             tables = (field.annotation, *get_args(field.annotation))

@@ -28,24 +28,24 @@ def finished(finished_job, tmp_path) -> Path:
     return tmp_path / "mini"
 
 
-def test_supernets_trained_alone_are_those_of_the_whole_job(job, finished_job, invoke):
+def test_train_command_gives_the_weights_of_the_whole_job(job, finished_job, invoke):
     """`nas supernet train`, and `nas run` on its folder, end in the undisturbed run's weights."""
-    found = document(invoke("supernet", "train", "--job", "job.toml", "--out", "run", "--json"))
-    assert found == {"run": "run", "supernets": ["mobile", "shuffle", "squeeze"]}
+    summary = document(invoke("supernet", "train", "--job", "job.toml", "--out", "run", "--json"))
+    assert summary == {"run": "run", "supernets": ["mobile", "shuffle", "squeeze"]}
     whole = finished_job / "results" / "mini" / "supernets"
-    for name in found["supernets"]:
-        kept = Path("run", "supernets", name, "supernet.safetensors").read_bytes()
-        assert kept == (whole / name / "supernet.safetensors").read_bytes()
+    for name in summary["supernets"]:
+        weights = Path("run", "supernets", name, "supernet.safetensors").read_bytes()
+        assert weights == (whole / name / "supernet.safetensors").read_bytes()
     shutil.copytree(finished_job / "latency_tables", "latency_tables")
-    done = jobs.run(job, Path("run"))
+    done = jobs.run_job(job, Path("run"))
     assert done.front >= 1
 
 
-def test_a_budget_says_how_many_epochs_once(job_folder, invoke):
+def test_budget_decides_epochs_only_once(job_folder, invoke):
     command = ("supernet", "train", "--space", "squeeze.py", "--data", "digits", "--out", "run")
     document(invoke(*command, "--budget", "2s", "--json"))
-    kept = supernets.opened(Path("run")).settings
-    epochs = kept.training.epochs
+    settings = supernets.open_job(Path("run")).settings
+    epochs = settings.training.epochs
     assert epochs >= 1
     log = Path("run/supernets/squeeze/training.jsonl").read_text()
     document(invoke(*command, "--budget", "2s", "--json"))
@@ -64,13 +64,13 @@ def test_a_budget_says_how_many_epochs_once(job_folder, invoke):
         (("supernet", "evaluate", "nowhere", "a", "--part", "test"), "search or holdout"),
     ],
 )  # fmt: skip
-def test_a_wrong_request(job_folder, invoke, arguments, words):
+def test_wrong_request_is_refused(job_folder, invoke, arguments, words):
     done = invoke(*arguments)
     assert done.returncode == 2
     assert words in done.stderr
 
 
-def test_one_architecture_is_scored_as_the_search_scores_it(finished, invoke, tmp_path):
+def test_evaluate_command_gives_the_accuracy_of_the_search(finished, invoke, tmp_path):
     front = json.loads((finished / "front.json").read_text())["front"]
     member = front[0]
     by_id = document(invoke("supernet", "evaluate", finished, member["id"], "--json"))
@@ -95,21 +95,21 @@ def test_one_architecture_is_scored_as_the_search_scores_it(finished, invoke, tm
     assert invoke("supernet", "evaluate", finished, file).returncode == 2
 
 
-def test_a_ranking_is_resumed_reported_and_drawn(finished, invoke, tmp_path):
+def test_ranking_is_resumed_reported_and_drawn(finished, invoke, tmp_path):
     command = ("supernet", "rank", finished, "--nets", "4", "--epochs", "1")
     first = document(invoke(*command, "--json", "--plot", tmp_path / "rank.png"))
     assert (tmp_path / "rank.png").stat().st_size > 10_000
     assert json.loads((finished / "ranking.json").read_text()) == first
     trained = (finished / "standalone.jsonl").read_text()
     assert len(trained.splitlines()) == sum(each["nets"] for each in first["spaces"].values())
-    again = document(invoke(*command, "--json"))
+    repeated = document(invoke(*command, "--json"))
     assert (finished / "standalone.jsonl").read_text() == trained, "nothing was trained twice"
-    assert again["spaces"] == first["spaces"]
-    job = supernets.opened(finished)
-    for name, found in first["spaces"].items():
-        assert found["kendall_tau"] is None, "four networks are no ranking"
+    assert repeated["spaces"] == first["spaces"]
+    job = supernets.open_job(finished)
+    for name, space_ranking in first["spaces"].items():
+        assert space_ranking["kendall_tau"] is None, "four networks are no ranking"
         space = job.spaces[name]
-        one = found["networks"][0]
+        one = space_ranking["networks"][0]
         architecture = space.from_json(one["architecture"])
         score = evaluate(supernets.load_supernet(job, finished, name), [architecture], job.data)
         assert one["supernet_accuracy"] == score[0]
@@ -126,32 +126,32 @@ def test_a_ranking_is_resumed_reported_and_drawn(finished, invoke, tmp_path):
     assert invoke("supernet", "rank", finished, "--space", "other").returncode == 2
 
 
-def test_a_ranking_of_ten_and_more_has_its_figures(finished):
-    found = supernets.rank_supernets(finished, spaces=["mobile"], nets=14, epochs=1)
-    mobile = found.spaces["mobile"]
+def test_ranking_of_ten_networks_has_rank_correlation(finished):
+    ranking = supernets.rank_supernets(finished, spaces=["mobile"], nets=14, epochs=1)
+    mobile = ranking.spaces["mobile"]
     assert mobile.nets == 14
     assert mobile.distinct_scores >= 10
     tau = mobile.kendall_tau
     assert tau.low <= tau.value <= tau.high
     assert len(mobile.strata) == 3
-    assert found.pooled is None
+    assert ranking.pooled is None
     page.build(finished)
     assert f"<strong>{tau.value:.2f} (" in (finished / "report.html").read_text()
 
 
-def test_processes_of_torchrun_train_one_run(job_folder, invoke):
+def test_torchrun_processes_train_one_run(job_folder, invoke):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [*torchrun, "-m", "nas", *TRAIN, "--out", "run", "--json"],
         capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert document(done) == {"run": "run", "supernets": ["squeeze"]}
-    again = document(invoke(*TRAIN, "--out", "run", "--json"))
-    assert again["supernets"] == ["squeeze"], "one process goes on where several ended"
-    job = supernets.opened(Path("run"))
-    found = supernets.load_supernet(job, Path("run"), "squeeze")
+    repeated = document(invoke(*TRAIN, "--out", "run", "--json"))
+    assert repeated["supernets"] == ["squeeze"], "one process continues where several ended"
+    job = supernets.open_job(Path("run"))
+    supernet = supernets.load_supernet(job, Path("run"), "squeeze")
     record = json.loads(Path("run/run.json").read_text())["supernets"]["squeeze"]
-    largest = evaluate(found, [job.spaces["squeeze"].largest], job.data)[0]
+    largest = evaluate(supernet, [job.spaces["squeeze"].largest], job.data)[0]
     assert record["largest_accuracy"] == pytest.approx(largest)
 
 
@@ -167,7 +167,7 @@ main()
 
 
 @pytest.mark.parametrize("room", [400, 20_000])
-def test_a_disk_that_fills_loses_nothing(job_folder, invoke, room):
+def test_training_continues_after_the_disk_was_full(job_folder, invoke, room):
     """The log's first lines fit in 400 bytes, nothing but the weights does not in 20,000."""
     assert invoke(*TRAIN, "--out", "whole").returncode == 0
     command = [sys.executable, "-c", FULL_DISK, str(room), *TRAIN, "--out", "run"]
@@ -182,9 +182,9 @@ def test_a_disk_that_fills_loses_nothing(job_folder, invoke, room):
     assert Path("run", name).read_bytes() == Path("whole", name).read_bytes()
 
 
-def test_what_is_no_run_or_has_no_such_space(finished, tmp_path):
+def test_folder_without_run_and_unknown_space_are_refused(finished, tmp_path):
     with pytest.raises(RunFolderError, match=r"no job\.toml"):
-        supernets.opened(tmp_path)
+        supernets.open_job(tmp_path)
     with pytest.raises(RequestError, match="It has: mobile"):
         supernets.rank_supernets(finished, spaces=["other"])
     (finished / "ranking.json").write_text('{"schema": 9}')
@@ -192,7 +192,7 @@ def test_what_is_no_run_or_has_no_such_space(finished, tmp_path):
         page.build(finished)
 
 
-def test_a_job_without_epochs_shares_its_budget(job_folder):
+def test_job_without_epochs_trains_all_families_equally_long(job_folder):
     text = Path("job.toml").read_text().replace("epochs = 2", "")
     Path("job.toml").write_text('budget = "3s"\n' + text)
     settings = load_job(Path("job.toml"))

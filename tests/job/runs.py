@@ -1,0 +1,105 @@
+"""Helpers that read the run folder of the mini job, and start commands in processes."""
+
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pandas as pd
+from optuna.storages.journal import JournalFileBackend, JournalStorage
+
+from nas.graph import Graph
+from nas.job import JobSettings
+from nas.job.context import JobContext
+from nas.job.progress import SilentProgress
+from nas.records import read_run
+from nas.report import candidates, page
+
+MAX_WAIT_S = 120
+
+
+OUT = Path("results/mini")
+
+
+def open_context(settings: JobSettings) -> JobContext:
+    return JobContext(settings, SilentProgress())
+
+
+def all_networks(settings: JobSettings) -> list[Graph]:
+    """All networks of the mini job's spaces."""
+    rng = np.random.default_rng(0)
+    graphs = {
+        architecture.graph
+        for space in open_context(settings).spaces.values()
+        for architecture in (space.sample(rng, uniform_over="choices") for _ in range(500))
+    }
+    assert len(graphs) == 50
+    return sorted(graphs, key=lambda network: network.macs)
+
+
+def read_trials(run: Path) -> pd.DataFrame:
+    return candidates.read(run / "trials.csv")
+
+
+def read_completed_trials(run: Path) -> pd.DataFrame:
+    rows = read_trials(run)
+    return rows[rows["state"] == "complete"]
+
+
+def front_digests(rows: pd.DataFrame, *names: str) -> set[str]:
+    """Digests of the rows that no other row is better than, by brute force."""
+    points = dict(zip(rows["digest"], rows[list(names)].to_numpy(), strict=True))
+    return {
+        digest
+        for digest, point in points.items()
+        if not any((q <= point).all() and (q < point).any() for q in points.values())
+    }
+
+
+def read_history(run: Path) -> pd.DataFrame:
+    return pd.read_csv(run / page.HISTORY)
+
+
+def load_study(run: Path, address: str | None = None) -> optuna.Study:
+    """The study of a run, read with Optuna alone."""
+    if address is None:
+        storage = JournalStorage(JournalFileBackend(str(run / "study.journal")))
+    else:
+        storage = address.replace("postgresql://", "postgresql+psycopg://")
+    return optuna.load_study(study_name=read_run(run).study, storage=storage)
+
+
+def trials_by_process(study: optuna.Study, *states: optuna.trial.TrialState) -> Counter[int]:
+    """How many trials each process made."""
+    return Counter(
+        trial.user_attrs["process"]["pid"]
+        for trial in study.get_trials(deepcopy=False, states=states or None)
+        if "process" in trial.user_attrs
+    )
+
+
+def assert_nothing_lost_or_repeated(study: optuna.Study, count: int) -> None:
+    """Exactly so many trials are complete, of different architectures, and nobody is at one."""
+    states = Counter(trial.state.name for trial in study.trials)
+    assert states["COMPLETE"] == count
+    assert states["RUNNING"] == 0
+    done = [t.user_attrs["digest"] for t in study.trials if t.state.name == "COMPLETE"]
+    assert len(set(done)) == count
+    assert sorted(done) == sorted(read_completed_trials(OUT)["digest"])
+    assert read_history(OUT)["completed"].tolist() == list(range(1, count + 1))
+
+
+def start_process(until, *command: object) -> subprocess.Popen[str]:
+    """A process that searches, and has come so far."""
+    process = subprocess.Popen(
+        [sys.executable, *map(str, command)], stdout=-1, stderr=subprocess.PIPE, text=True
+    )
+    end = time.monotonic() + MAX_WAIT_S
+    while not until():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    return process

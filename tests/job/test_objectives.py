@@ -1,0 +1,185 @@
+"""Limits, further objectives and further devices of a search."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from nas import job as jobs
+from nas.errors import InfeasibleError, SearchError, TableError
+from nas.job import load_job
+from nas.job.folder import claim
+from nas.job.settings import with_search
+from nas.latency import LatencyTable
+from nas.latency.record import Record
+from nas.latency.timing import Timing
+from tests.job.runs import (
+    OUT,
+    all_networks,
+    front_digests,
+    load_study,
+    open_context,
+    read_completed_trials,
+    read_trials,
+)
+
+LIMITS = {
+    "max_latency_ms": "predicted_us",
+    "max_macs": "macs",
+    "max_params": "params",
+    "max_peak_memory_bytes": "peak_memory_bytes",
+}
+
+
+def limit_setting(limit: str, value: float) -> dict[str, float]:
+    """The setting that limits a column to a value."""
+    return {limit: value / 1000 if limit == "max_latency_ms" else int(value)}
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_every_completed_trial_meets_the_limit(folder_with_supernets, job, limit):
+    name = LIMITS[limit]
+    value = read_trials(Path("searched"))[name].quantile(0.5, interpolation="lower")
+    jobs.search_job(with_search(job, {"trials": 8, **limit_setting(limit, value)}), OUT)
+    rows = read_trials(OUT)
+    done = rows[rows["state"] == "complete"]
+    assert len(done) == 8
+    assert done[name].max() <= value
+    others = rows[rows["state"] == "infeasible"]
+    assert (others[name] > value).all()
+    assert others["validation_accuracy"].isna().all()
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_limit_that_nothing_meets_is_refused_before_training(job_folder_with_table, job, limit):
+    name = LIMITS[limit]
+    if name == "predicted_us":
+        table = open_context(job).table
+        least = min(table.predict(network).latency_us for network in all_networks(job))
+    else:
+        least = min(getattr(network, name) for network in all_networks(job))
+    impossible = with_search(job, limit_setting(limit, 0.99 * least))
+    with pytest.raises(
+        InfeasibleError, match=f"Nothing meets the limit {name} .* has {least:.6g} "
+    ):
+        jobs.search_job(impossible, OUT)
+    with pytest.raises(InfeasibleError, match=f"has {least:.6g} ") as raised:
+        jobs.run_job(impossible, OUT)
+    assert raised.value.exit_status == 1
+    assert not (OUT / "supernets").exists()
+    with claim(OUT, with_search(job, limit_setting(limit, 1.01 * least)), "") as run:
+        assert "study" not in run.record, "the limit may still be raised"
+
+
+def test_limit_on_a_count_is_checked_before_timing(job_folder, invoke):
+    text = Path("job.toml").read_text().replace("trials = 30", "trials = 30\nmax_macs = 1")
+    Path("job.toml").write_text(text)
+    done = invoke("search", "job.toml")
+    assert done.returncode == 1
+    assert "Nothing meets the limit macs 1: the nearest of" in done.stderr
+    (table,) = Path("latency_tables").glob("*.jsonl")
+    assert len(LatencyTable.open(table)) == 0
+
+
+def test_count_can_be_a_further_objective(folder_with_supernets, job):
+    result = jobs.search_job(with_search(job, {"trials": 8, "also_minimize": ("params",)}), OUT)
+    rows = read_completed_trials(OUT).assign(error=lambda table: 1 - table["validation_accuracy"])
+    assert {trial.digest for trial in result.front} == front_digests(
+        rows, "predicted_us", "params", "error"
+    )
+    assert len(load_study(OUT).directions) == 3
+
+
+def write_slow_device_table(path: Path, lacks=lambda record: False) -> Path:
+    """A table of a device on which the kernels of the smallest network are slow."""
+    (source,) = Path("latency_tables").glob("*.jsonl")
+    known = LatencyTable.open(source)
+    mobile = open_context(load_job(Path("job.toml"))).spaces["mobile"]
+    slow = {kernel.text for kernel in known.predict(mobile.smallest.graph).kernels}
+    device = replace(known.device, processor="Cray-1")
+    table = LatencyTable.open_or_create(path, SimpleNamespace(fingerprint=device))
+    with table.writing():
+        for each in known.records():
+            if each.record != "calibration" and not lacks(each):
+                factor = 50 if each.name in slow else 1
+                timing = Timing(tuple(factor * sample for sample in each.samples_us))
+                table.append(
+                    Record.of_timing(each.record, timing, name=each.name, schedule=each.schedule)
+                )
+    return path
+
+
+def load_job_with_device(path: Path, **limits: float):
+    """The mini job with another device."""
+    more = "".join(f"{name} = {value}\n" for name, value in limits.items())
+    job = Path("job.toml")
+    job.write_text(job.read_text() + f'\n[[search.device]]\ntable = "{path}"\n{more}')
+    return load_job(job)
+
+
+def test_further_device_adds_an_objective_and_its_own_front(folder_with_supernets):
+    path = write_slow_device_table(Path("cray.jsonl"))
+    table = LatencyTable.open(path)
+    settings = load_job_with_device(path)
+    result = jobs.search_job(with_search(settings, {"trials": 12}), OUT)
+    rows = pd.DataFrame(
+        {
+            "digest": trial.digest,
+            "error": trial.values["validation_error"],
+            "here": trial.values["predicted_us"],
+            "there": table.predict(trial.architecture.graph).latency_us,
+        }
+        for trial in result.trials
+    )
+    assert len(load_study(OUT).directions) == 3
+    assert {trial.digest for trial in result.front} == front_digests(rows, "here", "there", "error")
+    own = pd.read_csv(OUT / "front-cray.csv").set_index("digest")
+    assert set(own.index) == front_digests(rows, "there", "error")
+    there = rows.set_index("digest")["there"].loc[own.index]
+    assert own["predicted_us cray"].tolist() == pytest.approx(there.tolist())
+    assert own["validation_accuracy"].is_monotonic_increasing
+
+
+def test_limit_on_a_further_device_that_nothing_meets_is_refused(folder_with_supernets):
+    path = write_slow_device_table(Path("cray.jsonl"))
+    with pytest.raises(InfeasibleError, match="Nothing meets the limit predicted_us cray 0.001: "):
+        jobs.search_job(load_job_with_device(path, max_latency_ms=1e-6), OUT)
+
+
+def test_limits_that_nothing_meets_together_are_refused(folder_with_supernets, monkeypatch):
+    path = write_slow_device_table(Path("cray.jsonl"))
+    known = read_trials(Path("searched"))
+    table = LatencyTable.open(path)
+    fast = [
+        table.predict(network).latency_us for network in all_networks(load_job(Path("job.toml")))
+    ]
+    settings = load_job_with_device(path, max_latency_ms=1.01 * min(fast) / 1000)
+    settings = with_search(settings, {"max_macs": int(known["macs"].min())})
+    with pytest.raises(InfeasibleError, match="Nothing meets all limits together: the nearest of"):
+        jobs.search_job(settings, OUT)
+    for module in ("nas.job.searching", "nas.search.study"):
+        monkeypatch.setattr(f"{module}.require_feasible", lambda *limits: None)
+    with pytest.raises(SearchError, match="No architecture was scored, of .* beyond the limit"):
+        jobs.search_job(settings, OUT)
+
+
+@pytest.mark.parametrize(
+    ("lacks", "words"),
+    [
+        (
+            lambda record: record.name.startswith("conv"),
+            r"cray.jsonl lacks \d+ of \d+ kernels of mobile, .* Run `nas table build`",
+        ),
+        (lambda record: record.record == "dispatch", "does not say what a launch costs. Run `nas"),
+        (None, "There is no latency table cray.jsonl"),
+    ],
+)
+def test_incomplete_table_of_a_further_device_is_refused(job_folder_with_table, lacks, words):
+    path = Path("cray.jsonl")
+    if lacks is not None:
+        write_slow_device_table(path, lacks)
+    with pytest.raises(TableError, match=words):
+        jobs.search_job(load_job_with_device(path), OUT)
+    assert not (OUT / "supernets").exists()

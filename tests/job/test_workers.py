@@ -1,0 +1,215 @@
+"""Several processes that take part in one search, through a journal or a database."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import optuna
+import psutil
+import pytest
+
+from nas.job import objectives
+from nas.job.folder import claim
+from nas.job.settings import with_search
+from nas.records import read_run
+from nas.storage_address import redact_address
+from tests.commands import document
+from tests.job.runs import (
+    MAX_WAIT_S,
+    OUT,
+    assert_nothing_lost_or_repeated,
+    load_study,
+    start_process,
+    trials_by_process,
+)
+from tests.search.postgresql import PASSWORD
+
+SECRET = "open-sesame"
+
+
+def wait_for_other_process(monkeypatch, study, then=lambda pid: None) -> list[int]:
+    """The first trial of this process waits until another process has made one; who it was."""
+    evaluate = objectives.evaluate
+    seen: list[int] = []
+
+    def waiting(*arguments):
+        end = time.monotonic() + MAX_WAIT_S
+        shared = None if seen else study()
+        while not seen:
+            assert time.monotonic() < end, "nobody joined the search"
+            time.sleep(0.05)
+            made = trials_by_process(shared, optuna.trial.TrialState.COMPLETE)
+            seen.extend(pid for pid in made if pid != os.getpid())
+            for pid in seen:
+                then(pid)
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(objectives, "evaluate", waiting)
+    return seen
+
+
+def test_workers_share_the_trials(folder_with_supernets, invoke, monkeypatch):
+    others = wait_for_other_process(monkeypatch, lambda: load_study(OUT))
+    done = invoke("search", "job.toml", "--workers", 2)
+    assert done.returncode == 0, done.stderr
+    assert "ended early" not in done.stderr
+    assert_nothing_lost_or_repeated(load_study(OUT), 30)
+    assert trials_by_process(load_study(OUT)).keys() == {os.getpid(), *others}
+    assert "The search is over" in (OUT / "workers.log").read_text()
+    assert read_run(OUT).search.workers == 2
+
+
+def test_killed_worker_loses_no_trial(folder_with_supernets, invoke, monkeypatch):
+    wait_for_other_process(
+        monkeypatch, lambda: load_study(OUT), then=lambda pid: os.kill(pid, signal.SIGKILL)
+    )
+    done = invoke("search", "job.toml", "--workers", 2, "--trials", 40)
+    assert done.returncode == 0, done.stderr
+    assert "1 of 1 workers ended early; results/mini/workers.log says why" in done.stderr
+    assert_nothing_lost_or_repeated(load_study(OUT), 40)
+
+
+SLOW_EVALUATION = """
+import time
+from nas.job import objectives
+
+evaluate = objectives.evaluate
+
+def slow(*arguments):
+    time.sleep(0.4)
+    return evaluate(*arguments)
+
+objectives.evaluate = slow
+"""
+
+
+def test_workers_end_with_the_process_that_started_them(folder_with_supernets, invoke, monkeypatch):
+    Path("sitecustomize.py").write_text(SLOW_EVALUATION)
+    paths = [str(folder_with_supernets), *filter(None, [os.environ.get("PYTHONPATH")])]
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(paths))
+        process = start_process(
+            lambda: (
+                (OUT / "study.journal").exists() and len(trials_by_process(load_study(OUT))) == 2
+            ),
+            *("-m", "nas", "search", "job.toml", "--workers", 2),
+        )
+    (worker,) = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs([worker], timeout=MAX_WAIT_S)
+    assert not alive
+    assert 0 < Counter(t.state.name for t in load_study(OUT).trials)["COMPLETE"] < 30
+    assert "Traceback" not in (OUT / "workers.log").read_text()
+    done = invoke("search", "job.toml")
+    assert done.returncode == 0, done.stderr
+    assert_nothing_lost_or_repeated(load_study(OUT), 30)
+
+
+def test_worker_refuses_runs_that_it_cannot_join(copy_of_searched_folder, job, invoke):
+    def refused(*arguments: object) -> str:
+        done = invoke("search", *arguments, "--worker")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    assert "is one process's. Start it with --workers 2" in refused(OUT)
+    assert "job.toml is not a run" in refused("job.toml")
+    assert "--worker and --trials do not go together" in refused(OUT, "--trials", 40)
+    assert "--worker and --out do not go together" in refused(OUT, "--out", "there")
+    assert "--storage: allowed are" in refused(OUT, "--storage", "journals")
+    elsewhere = f"sqlite:///{copy_of_searched_folder}/trials.db"
+    assert "trials.db does not hold the search of" in refused(OUT, "--storage", elsewhere)
+
+    (OUT / "study.journal").unlink()
+    (OUT / "job.toml").write_text(
+        (OUT / "job.toml").read_text().replace("workers = 1", "workers = 2")
+    )
+    assert "study.journal does not hold the search of" in refused(OUT)
+    assert not (OUT / "study.journal").exists(), "a worker makes no journal"
+
+    shared = with_search(job, {"workers": 2})
+    with claim(Path("early"), shared, ""):
+        assert "has only begun" in refused("early")
+    with claim(Path("unsearched"), shared, "") as run:
+        run.record.spaces = {}
+        run.save()
+        assert "The search of unsearched has not begun" in refused("unsearched")
+
+
+def test_worker_needs_the_latency_table_of_the_run(copy_of_searched_folder, job, invoke):
+    with claim(OUT, with_search(job, {"trials": 20, "workers": 2}), ""):
+        pass
+    (table,) = Path("latency_tables").glob("*.jsonl")
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:9]))
+    done = invoke("search", OUT, "--worker")
+    assert done.returncode == 1
+    assert "lacks" in done.stderr
+    shutil.rmtree("latency_tables")
+    done = invoke("search", OUT, "--worker")
+    assert done.returncode == 1
+    assert "There is no latency table" in done.stderr
+    assert not Path("latency_tables").exists()
+    assert len(load_study(OUT).trials) == 20
+
+
+def files_with(folder: Path, word: str) -> list[Path]:
+    """The files in which a word stands."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return [path for path in files if word.encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize("way", ["--storage ADDRESS", "--storage=ADDRESS", "job file"])
+def test_unreachable_database_is_refused_without_showing_its_password(
+    job_folder_with_table, invoke, way
+):
+    address = f"postgresql://nas:{SECRET}@127.0.0.1:9/trials"
+    if way == "job file":
+        path = Path("job.toml")
+        path.write_text(path.read_text().replace("[search]", f'[search]\nstorage = "{address}"'))
+        done = invoke("search", "job.toml")
+    else:
+        done = invoke("search", "job.toml", *way.replace("ADDRESS", address).split())
+    assert done.returncode == 1
+    assert "postgresql://nas@127.0.0.1:9/trials cannot be opened" in done.stderr
+    assert SECRET not in done.stderr + done.stdout
+    assert not (OUT / "supernets").exists()
+    assert files_with(OUT, SECRET) == []
+    assert {path.name for path in files_with(OUT, "127.0.0.1:9")} == {"run.json", "job.toml"}
+
+
+@pytest.mark.postgresql
+def test_worker_joins_through_a_database(folder_with_supernets, invoke, database, monkeypatch):
+    command = [sys.executable, "-m", "nas", "search", OUT, "--worker", "--storage", database]
+    joined = []
+
+    def study():
+        joined.append(subprocess.Popen(command, stdout=-1, stderr=subprocess.STDOUT, text=True))
+        return load_study(OUT, database)
+
+    others = wait_for_other_process(monkeypatch, study)
+    done = invoke("search", "job.toml", "--trials", 12, "--storage", database)
+    assert done.returncode == 0, done.stderr
+    said, _ = joined[0].communicate(timeout=MAX_WAIT_S)
+    assert joined[0].returncode == 0, said
+    assert "The search is over: 12 trials" in said
+    assert others == [joined[0].pid]
+    assert_nothing_lost_or_repeated(load_study(OUT, database), 12)
+    assert not (OUT / "study.journal").exists()
+
+    quoted = database.split("nas:")[1].split("@")[0]
+    for secret in (PASSWORD, quoted):
+        assert files_with(OUT, secret) == []
+        assert secret not in done.stdout + done.stderr + said
+    assert redact_address(database) in (OUT / "report.html").read_text()
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    assert document(invoke("search", OUT, "--trials", 14, "--json"))["trials"] == 14
+    assert_nothing_lost_or_repeated(load_study(OUT, database), 14)
+    moved = invoke("search", OUT, "--storage", "journal")
+    assert moved.returncode == 2
+    assert "belongs to a job with another search.storage" in moved.stderr
