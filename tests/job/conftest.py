@@ -13,9 +13,9 @@ from tests.job.runs import OUT
 from tests.mini_job import write_job
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def searched_folder(finished_job, tmp_path_factory) -> Path:
-    """A folder in which the mini job was searched by itself, for two thirds of its trials."""
+    """Return a folder in which `nas search` made 20 of the 30 trials of the mini job."""
     folder = tmp_path_factory.mktemp("searched")
     shutil.copytree(finished_job / "latency_tables", folder / "latency_tables")
     settings = with_search(load_job(write_job(folder)), {"trials": 20})
@@ -27,7 +27,7 @@ def searched_folder(finished_job, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def copy_of_searched_folder(searched_folder, tmp_path, monkeypatch) -> Path:
-    """The current folder is a copy of that one."""
+    """Make a copy of the searched folder the working directory."""
     shutil.copytree(searched_folder, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -35,7 +35,10 @@ def copy_of_searched_folder(searched_folder, tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def folder_with_supernets(copy_of_searched_folder, job) -> Path:
-    """The current folder with a run whose supernets are trained, and that was not searched yet."""
+    """Make a folder the working directory whose run has trained supernets, but no search.
+
+    The searched run is in its subfolder `searched`.
+    """
     shutil.move(OUT, "searched")
     with claim(OUT, job, ""):
         shutil.copytree("searched/supernets", OUT / "supernets")

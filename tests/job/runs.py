@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,10 @@ from nas.records import read_run
 from nas.report import candidates, page
 
 MAX_WAIT_S = 120
-
+"""Seconds to wait for another process, far more than any needs on a quiet machine."""
 
 OUT = Path("results/mini")
+"""The run folder of the mini job, relative to the working directory."""
 
 
 def open_context(settings: JobSettings) -> JobContext:
@@ -29,7 +31,7 @@ def open_context(settings: JobSettings) -> JobContext:
 
 
 def all_networks(settings: JobSettings) -> list[Graph]:
-    """All networks of the mini job's spaces."""
+    """Return all networks of the spaces of the mini job, from the smallest number of MACs."""
     rng = np.random.default_rng(0)
     graphs = {
         architecture.graph
@@ -50,7 +52,7 @@ def read_completed_trials(run: Path) -> pd.DataFrame:
 
 
 def front_digests(rows: pd.DataFrame, *names: str) -> set[str]:
-    """Digests of the rows that no other row is better than, by brute force."""
+    """Return the digests of the rows that no other row dominates in the named columns."""
     points = dict(zip(rows["digest"], rows[list(names)].to_numpy(), strict=True))
     return {
         digest
@@ -64,7 +66,7 @@ def read_history(run: Path) -> pd.DataFrame:
 
 
 def load_study(run: Path, address: str | None = None) -> optuna.Study:
-    """The study of a run, read with Optuna alone."""
+    """Load the study of a run with Optuna alone."""
     if address is None:
         storage = JournalStorage(JournalFileBackend(str(run / "study.journal")))
     else:
@@ -73,7 +75,7 @@ def load_study(run: Path, address: str | None = None) -> optuna.Study:
 
 
 def trials_by_process(study: optuna.Study, *states: optuna.trial.TrialState) -> Counter[int]:
-    """How many trials each process made."""
+    """Return the number of trials of each process by its ID."""
     return Counter(
         trial.user_attrs["process"]["pid"]
         for trial in study.get_trials(deepcopy=False, states=states or None)
@@ -82,7 +84,7 @@ def trials_by_process(study: optuna.Study, *states: optuna.trial.TrialState) -> 
 
 
 def assert_nothing_lost_or_repeated(study: optuna.Study, count: int) -> None:
-    """Exactly so many trials are complete, of different architectures, and nobody is at one."""
+    """Check that `count` distinct architectures are complete, and that no trial is running."""
     states = Counter(trial.state.name for trial in study.trials)
     assert states["COMPLETE"] == count
     assert states["RUNNING"] == 0
@@ -92,13 +94,18 @@ def assert_nothing_lost_or_repeated(study: optuna.Study, count: int) -> None:
     assert read_history(OUT)["completed"].tolist() == list(range(1, count + 1))
 
 
-def start_process(until, *command: object) -> subprocess.Popen[str]:
-    """A process that searches, and has come so far."""
+def count_lines(path: Path) -> int:
+    """Return the number of whole lines of a file, 0 if it is missing."""
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def start_process(condition: Callable[[], bool], *arguments: object) -> subprocess.Popen[str]:
+    """Start Python with these arguments, and return when `condition` holds."""
     process = subprocess.Popen(
-        [sys.executable, *map(str, command)], stdout=-1, stderr=subprocess.PIPE, text=True
+        [sys.executable, *map(str, arguments)], stdout=-1, stderr=subprocess.PIPE, text=True
     )
     end = time.monotonic() + MAX_WAIT_S
-    while not until():
+    while not condition():
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < end
         time.sleep(0.005)

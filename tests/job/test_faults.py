@@ -1,6 +1,6 @@
-"""A whole job that is stopped, on a full or read-only disk, and with a clock that jumps.
+"""A whole job that is stopped, that has a full or read-only disk, or whose clock jumps.
 
-`NAS_FAULTS=thorough` stops it more often and fills the disk a page at a time.
+`NAS_FAULTS=thorough` stops the job more often, and fills the disk page by page.
 """
 
 import json
@@ -22,6 +22,7 @@ import pytest
 
 from nas import job as jobs
 from nas.job import load_job
+from tests.job.runs import MAX_WAIT_S, count_lines
 from tests.latency.fake_runtime import FakeRuntime
 from tests.mini_job import write_job
 from tests.small_disk import change, mounted, rerun_where_mounting_is_allowed
@@ -30,9 +31,8 @@ THOROUGH = os.environ.get("NAS_FAULTS") == "thorough"
 PAGE_KB = 4
 STEP_KB, MAX_DISK_KB = (PAGE_KB if THOROUGH else 24), 1200
 ROUNDS_OF_STOPS = 8 if THOROUGH else 1
-MAX_WAIT_S = 120
 MAX_END_S = 20
-"""How long a process tree may take to end: a process that is importing ends after the import."""
+"""Seconds that a process tree may take to end: an importing process ends after the import."""
 
 COMMAND = [sys.executable, "-m", "tests.faults", "run", "job.toml", "--out", "out"]
 ROOT = Path(__file__).parents[2]
@@ -40,14 +40,14 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def fake_device(monkeypatch):
-    """Timings are arithmetic, so that two runs compare to the digit; and no worker is started."""
+    """Compute timings instead of measuring them, so that two runs are equal, without processes."""
     monkeypatch.setattr("nas.job.context.open_runtime", lambda *name, **settings: FakeRuntime())
     monkeypatch.setattr("nas.job.stages.timers_for", lambda runtime: nullcontext([runtime]))
 
 
 @pytest.fixture(scope="module")
 def expected_run(tmp_path_factory):
-    """The run folder of a job on that device that nothing disturbed."""
+    """Return the run folder of a job on the fake device that ran without a fault."""
     folder = tmp_path_factory.mktemp("expected_run")
     path = write_job(folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -58,19 +58,19 @@ def expected_run(tmp_path_factory):
     return folder / "out"
 
 
-def result(folder: Path) -> list[pd.DataFrame]:
+def read_results(folder: Path) -> list[pd.DataFrame]:
     return [
         pd.read_csv(folder / name).drop(columns="seconds") for name in ("trials.csv", "front.csv")
     ]
 
 
 def assert_same_result(folder: Path, expected: Path) -> None:
-    for mine, theirs in zip(result(folder), result(expected), strict=True):
-        pd.testing.assert_frame_equal(mine, theirs)
+    for rows, expected_rows in zip(read_results(folder), read_results(expected), strict=True):
+        pd.testing.assert_frame_equal(rows, expected_rows)
 
 
 def assert_every_file_is_whole(folder: Path) -> None:
-    """All but a torn last line, which the next start cuts off, and the journal of Optuna."""
+    """Check every file, except an incomplete last line of a log, which the next start cuts off."""
     for path in folder.rglob("*"):
         if path.suffix == ".json":
             json.loads(path.read_text())
@@ -98,7 +98,7 @@ def test_job_continues_each_time_the_disk_was_full(
         return
     monkeypatch.setenv("XDG_CACHE_HOME", str(disk / "cache"))
     keep_tables_in(job_folder, "disk/tables")
-    refused = set()
+    refused_files = set()
     with mounted(disk, f"size={PAGE_KB}k"):
         for size in range(PAGE_KB, MAX_DISK_KB, STEP_KB):
             change(disk, f"size={size}k")
@@ -106,11 +106,11 @@ def test_job_continues_each_time_the_disk_was_full(
             assert_every_file_is_whole(disk)
             if done.returncode == 0:
                 break
-            refused.add(refused_file(done))
+            refused_files.add(refused_file(done))
         assert done.returncode == 0, done.stderr
         assert_same_result(disk / "out", expected_run)
-    assert all(path.startswith("disk/") for path in refused), refused
-    assert len(refused) >= 3
+    assert all(path.startswith("disk/") for path in refused_files), refused_files
+    assert len(refused_files) >= 3
 
 
 @pytest.mark.parametrize("what", ["out", "tables"])
@@ -131,7 +131,7 @@ def keep_tables_in(folder: Path, tables: str) -> None:
 
 
 def refused_file(done: subprocess.CompletedProcess[str]) -> str:
-    """The file that the one message of a failed command names."""
+    """Return the file on the small disk that the only message of a failed command names."""
     assert done.returncode in (1, 2), done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.count("error: ") == 1
@@ -143,15 +143,11 @@ def refused_file(done: subprocess.CompletedProcess[str]) -> str:
 
 @pytest.fixture
 def stoppable(job_folder, monkeypatch) -> Path:
-    """The job's folder, in which `COMMAND` runs; temporary files of its own are in `tmp`."""
+    """Return the job folder for `COMMAND`, whose temporary files are in the subfolder `tmp`."""
     (job_folder / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(job_folder / "tmp"))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *sys.path]))
     return job_folder
-
-
-def lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def test_job_stopped_in_every_stage_leaves_no_process_and_gives_same_result(
@@ -159,15 +155,19 @@ def test_job_stopped_in_every_stage_leaves_no_process_and_gives_same_result(
 ):
     out, tables = stoppable / "out", stoppable / "latency_tables"
 
-    def timed() -> int:
-        return sum(lines(path) for path in tables.glob("*.jsonl"))
+    def count_timings() -> int:
+        return sum(count_lines(path) for path in tables.glob("*.jsonl"))
 
+    training = out / "supernets" / "shuffle" / "training.jsonl"
     stops: list[tuple[int, Callable[[], bool]]] = [
-        (signal.SIGKILL, lambda: timed() >= 10),
-        (signal.SIGTERM, lambda: timed() >= 40),
-        (signal.SIGTERM, lambda: lines(out / "supernets" / "shuffle" / "training.jsonl") >= 2),
-        (signal.SIGHUP, lambda: lines(out / "study.journal") >= 12),
-        (signal.SIGKILL, lambda: lines(out / "measurements.jsonl") >= 1),
+        (signal.SIGKILL, lambda: count_timings() >= 10),
+        (signal.SIGTERM, lambda: count_timings() >= 40),
+        (
+            signal.SIGTERM,
+            lambda: count_lines(out / "supernets" / "shuffle" / "training.jsonl") >= 2,
+        ),
+        (signal.SIGHUP, lambda: count_lines(out / "study.journal") >= 12),
+        (signal.SIGKILL, lambda: count_lines(out / "measurements.jsonl") >= 1),
     ]
     rng = np.random.default_rng(0)
     for number, moment in stops:
@@ -183,9 +183,13 @@ def test_job_stopped_in_every_stage_leaves_no_process_and_gives_same_result(
 
 
 def stop_at(folder: Path, number: int, moment: Callable[[], bool], pause_s: float = 0.0) -> None:
-    """Start the job and send it a signal at a moment; nothing of it may be left.
+    """Start the job, stop it at a moment with a signal, and check what it leaves behind.
 
-    With a pause after that moment, the job may have ended by itself.
+    Args:
+        folder: folder of the job.
+        number: number of the signal.
+        moment: whether the moment has come.
+        pause_s: seconds between the moment and the signal, in which the job may end by itself.
     """
     with subprocess.Popen(COMMAND, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
         end = time.monotonic() + MAX_WAIT_S
@@ -206,7 +210,7 @@ def stop_at(folder: Path, number: int, moment: Callable[[], bool], pause_s: floa
         assert process.returncode == 1, stderr
         assert stderr.endswith("stopped; the same command continues\n")
     assert_every_file_is_whole(folder)
-    # torch has a cache there, of one name for all processes.
+    # The cache of torch is there too, and all processes share it.
     left = [path for path in (folder / "tmp").iterdir() if "torchinductor" not in path.name]
     assert left == []
 
@@ -278,7 +282,7 @@ def test_wall_clock_that_jumps_by_hours_changes_nothing(stoppable, expected_run,
 
 
 def durations(record: Any) -> Iterator[float]:
-    """Every number that is called seconds, however deep it is."""
+    """Yield every number of seconds in a JSON document."""
     if isinstance(record, dict):
         for key, value in record.items():
             if isinstance(value, int | float) and (key == "seconds" or key.endswith("_s")):

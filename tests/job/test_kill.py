@@ -1,4 +1,4 @@
-"""SIGKILL to the real process in every stage, each followed by the same command."""
+"""A job that is killed in every stage, and continued with the same command."""
 
 import json
 import shutil
@@ -12,16 +12,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.job.runs import MAX_WAIT_S, count_lines
+
 COMMAND = [sys.executable, "-m", "nas", "run", "job.toml", "--out", "out"]
-MAX_WAIT_S = 120
-
-
-def lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def kill_when(folder: Path, condition: Callable[[], bool]) -> None:
-    """Starts the job and kills it as soon as `condition` holds, which it must while it runs."""
+    """Start the job and kill it when `condition` holds; fail if it ends before."""
     with subprocess.Popen(COMMAND, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
         end = time.monotonic() + MAX_WAIT_S
         while process.poll() is None and time.monotonic() < end:
@@ -45,21 +42,21 @@ def test_job_killed_in_every_stage_gives_result_of_finished_job(job_folder, fini
     out = job_folder / "out"
     tables = job_folder / "latency_tables"
 
-    def rows() -> int:
-        return sum(lines(path) for path in tables.glob("*.jsonl"))
+    def count_rows() -> int:
+        return sum(count_lines(path) for path in tables.glob("*.jsonl"))
 
-    kill_when(job_folder, lambda: rows() >= 6)
+    kill_when(job_folder, lambda: count_rows() >= 6)
     (table,) = tables.glob("*.jsonl")
     timed = table.read_bytes()
     with table.open("ab") as file:
-        file.write(b'{"record": "kernel", "ker')  # what a kill in the middle of a write leaves
-    kill_when(job_folder, lambda: rows() >= 12)
-    assert table.read_bytes().startswith(timed), "a row that was measured was lost"
+        file.write(b'{"record": "kernel", "ker')  # As after a kill during a write.
+    kill_when(job_folder, lambda: count_rows() >= 12)
+    assert table.read_bytes().startswith(timed), "a finished timing was lost"
 
-    # From here on the undisturbed run's table and measurements: timings never repeat exactly.
+    # Use the timings of the finished job from here on, because no two timings are equal.
     shutil.copy(finished_job / "latency_tables" / table.name, table)
-    kill_when(job_folder, lambda: lines(out / "supernets" / "shuffle" / "training.jsonl") >= 2)
-    kill_when(job_folder, lambda: lines(out / "study.journal") >= 12)
+    kill_when(job_folder, lambda: count_lines(training) >= 2)
+    kill_when(job_folder, lambda: count_lines(out / "study.journal") >= 12)
     with (out / "study.journal").open("ab") as file:
         file.write(b'{"op_code": 4, "study')
     shutil.copy(finished_job / "results" / "mini" / "measurements.jsonl", out)
@@ -76,18 +73,18 @@ def test_job_killed_in_every_stage_gives_result_of_finished_job(job_folder, fini
 
 def test_job_killed_while_measuring_keeps_its_measurements(job_folder_with_table, finished_job):
     out = job_folder_with_table / "out"
-    kill_when(job_folder_with_table, lambda: lines(out / "measurements.jsonl") >= 1)
+    kill_when(job_folder_with_table, lambda: count_lines(out / "measurements.jsonl") >= 1)
     log = (out / "measurements.jsonl").read_bytes()
     whole = log[: log.rindex(b"\n") + 1]
     finish(job_folder_with_table)
     assert (out / "measurements.jsonl").read_bytes().startswith(whole)
-    expected_run = finished_job / "results" / "mini"
-    digests, expected = (
-        pd.read_csv(f / "trials.csv")["digest"].tolist() for f in (out, expected_run)
-    )
-    assert digests == expected
-    measured, wanted = (
-        {json.loads(line)["digest"] for line in (f / "measurements.jsonl").read_text().splitlines()}
-        for f in (out, expected_run)
-    )
-    assert measured == wanted
+    runs = (out, finished_job / "results" / "mini")
+    digests, expected_digests = (pd.read_csv(run / "trials.csv")["digest"].tolist() for run in runs)
+    assert digests == expected_digests
+    measured, expected_measured = (measured_digests(run) for run in runs)
+    assert measured == expected_measured
+
+
+def measured_digests(run: Path) -> set[str]:
+    lines = (run / "measurements.jsonl").read_text().splitlines()
+    return {json.loads(line)["digest"] for line in lines}

@@ -1,4 +1,4 @@
-"""The log of whole-network timings: what counts in it, and what is refused."""
+"""The log of whole-network timings: how it is summarized, and what is refused."""
 
 import json
 

@@ -34,7 +34,7 @@ LIMITS = {
 
 
 def limit_setting(limit: str, value: float) -> dict[str, float]:
-    """The setting that limits a column to a value."""
+    """Return the setting that limits a column of the trials to a value."""
     return {limit: value / 1000 if limit == "max_latency_ms" else int(value)}
 
 
@@ -57,19 +57,19 @@ def test_limit_that_nothing_meets_is_refused_before_training(job_folder_with_tab
     name = LIMITS[limit]
     if name == "predicted_us":
         table = open_context(job).table
-        least = min(table.predict(network).latency_us for network in all_networks(job))
+        smallest = min(table.predict(network).latency_us for network in all_networks(job))
     else:
-        least = min(getattr(network, name) for network in all_networks(job))
-    impossible = with_search(job, limit_setting(limit, 0.99 * least))
+        smallest = min(getattr(network, name) for network in all_networks(job))
+    impossible = with_search(job, limit_setting(limit, 0.99 * smallest))
     with pytest.raises(
-        InfeasibleError, match=f"Nothing meets the limit {name} .* has {least:.6g} "
+        InfeasibleError, match=f"Nothing meets the limit {name} .* has {smallest:.6g} "
     ):
         jobs.search_job(impossible, OUT)
-    with pytest.raises(InfeasibleError, match=f"has {least:.6g} ") as raised:
+    with pytest.raises(InfeasibleError, match=f"has {smallest:.6g} ") as raised:
         jobs.run_job(impossible, OUT)
     assert raised.value.exit_status == 1
     assert not (OUT / "supernets").exists()
-    with claim(OUT, with_search(job, limit_setting(limit, 1.01 * least)), "") as run:
+    with claim(OUT, with_search(job, limit_setting(limit, 1.01 * smallest)), "") as run:
         assert "study" not in run.record, "the limit may still be raised"
 
 
@@ -93,7 +93,12 @@ def test_count_can_be_a_further_objective(folder_with_supernets, job):
 
 
 def write_slow_device_table(path: Path, lacks=lambda record: False) -> Path:
-    """A table of a device on which the kernels of the smallest network are slow."""
+    """Write the table of another device, on which the kernels of the smallest network are slow.
+
+    Args:
+        path: path of the table.
+        lacks: whether a record is left out.
+    """
     (source,) = Path("latency_tables").glob("*.jsonl")
     known = LatencyTable.open(source)
     mobile = open_context(load_job(Path("job.toml"))).spaces["mobile"]
@@ -112,7 +117,7 @@ def write_slow_device_table(path: Path, lacks=lambda record: False) -> Path:
 
 
 def load_job_with_device(path: Path, **limits: float):
-    """The mini job with another device."""
+    """Add a further device to the mini job and load it."""
     more = "".join(f"{name} = {value}\n" for name, value in limits.items())
     job = Path("job.toml")
     job.write_text(job.read_text() + f'\n[[search.device]]\ntable = "{path}"\n{more}')
@@ -152,10 +157,9 @@ def test_limits_that_nothing_meets_together_are_refused(folder_with_supernets, m
     path = write_slow_device_table(Path("cray.jsonl"))
     known = read_trials(Path("searched"))
     table = LatencyTable.open(path)
-    fast = [
-        table.predict(network).latency_us for network in all_networks(load_job(Path("job.toml")))
-    ]
-    settings = load_job_with_device(path, max_latency_ms=1.01 * min(fast) / 1000)
+    networks = all_networks(load_job(Path("job.toml")))
+    latencies_us = [table.predict(network).latency_us for network in networks]
+    settings = load_job_with_device(path, max_latency_ms=1.01 * min(latencies_us) / 1000)
     settings = with_search(settings, {"max_macs": int(known["macs"].min())})
     with pytest.raises(InfeasibleError, match="Nothing meets all limits together: the nearest of"):
         jobs.search_job(settings, OUT)
@@ -172,7 +176,7 @@ def test_limits_that_nothing_meets_together_are_refused(folder_with_supernets, m
             lambda record: record.name.startswith("conv"),
             r"cray.jsonl lacks \d+ of \d+ kernels of mobile, .* Run `nas table build`",
         ),
-        (lambda record: record.record == "dispatch", "does not say what a launch costs. Run `nas"),
+        (lambda record: record.record == "dispatch", "has no dispatch overhead. Run `nas"),
         (None, "There is no latency table cray.jsonl"),
     ],
 )

@@ -1,3 +1,5 @@
+"""A whole job: its run folder, its repetition, its plan and what it refuses."""
+
 import json
 import shutil
 from pathlib import Path
@@ -109,7 +111,7 @@ def test_repeated_job_changes_nothing(finished, finished_job, monkeypatch):
     assert read_run(finished).slowdown == slowdown
 
 
-def test_the_same_log_gives_the_same_front_in_another_folder(finished, job_folder_with_table, job):
+def test_same_measurements_give_same_front_in_another_folder(finished, job_folder_with_table, job):
     """Training, search and report are repeatable; only timings are not, and those are in a log."""
     out = job_folder_with_table / "again"
     with claim(out, job, ""):
@@ -120,7 +122,7 @@ def test_the_same_log_gives_the_same_front_in_another_folder(finished, job_folde
         pd.testing.assert_frame_equal(old, new)
 
 
-def test_a_latency_budget_nothing_can_meet(job_folder_with_table):
+def test_latency_limit_that_nothing_meets_is_refused(job_folder_with_table):
     path = write_job(job_folder_with_table)
     text = path.read_text().replace("trials = 30", "trials = 30\nmax_latency_ms = 1e-6")
     path.write_text(text)

@@ -86,7 +86,7 @@ def test_search_with_more_trials_and_then_the_job_equal_the_whole_job(
         pd.testing.assert_frame_equal(rows, expected)
     expected, rows = (read_history(f).drop(columns="seconds") for f in (finished_job / OUT, OUT))
     pd.testing.assert_frame_equal(rows, expected)
-    # What was measured stays when more is searched.
+    # A further search keeps the measurements.
     measured = read_trials(OUT).dropna(subset=["measured_us"])
     assert document(invoke("search", OUT, "--trials", 32, "--json"))["trials"] == 32
     columns = ["digest", "measured_us", "holdout_accuracy"]
@@ -97,7 +97,7 @@ def test_search_with_more_trials_and_then_the_job_equal_the_whole_job(
 def test_history_has_a_row_for_each_trial_after_part_of_it_was_lost(copy_of_searched_folder, job):
     whole = read_history(OUT)
     lines = (OUT / page.HISTORY).read_text().splitlines(keepends=True)
-    (OUT / page.HISTORY).write_text("".join(lines[:4]))  # as after a kill before it was written
+    (OUT / page.HISTORY).write_text("".join(lines[:4]))  # As after a kill before it was written.
     jobs.search_job(with_search(job, {"trials": 40}), OUT)
     rows = read_history(OUT)
     assert (
@@ -129,9 +129,9 @@ def test_search_ends_after_trials_without_improvement(folder_with_supernets, inv
     assert len(read_completed_trials(OUT)) == len(rows)
 
 
-@pytest.mark.parametrize(("seconds", "most"), [(0.05, 6), (0.35, 1)])
+@pytest.mark.parametrize(("seconds", "max_trials"), [(0.05, 6), (0.35, 1)])
 def test_search_ends_when_its_minutes_are_over(
-    folder_with_supernets, invoke, monkeypatch, seconds, most
+    folder_with_supernets, invoke, monkeypatch, seconds, max_trials
 ):
     evaluate = objectives.evaluate
 
@@ -142,11 +142,11 @@ def test_search_ends_when_its_minutes_are_over(
     monkeypatch.setattr(objectives, "evaluate", slow)
     summary = document(invoke("search", "job.toml", "--minutes", 0.005, "--json"))
     assert summary["ended"] == read_run(OUT).search.ended == "0.005 minutes are over"
-    assert 1 <= summary["trials"] == len(read_completed_trials(OUT)) <= most
+    assert 1 <= summary["trials"] == len(read_completed_trials(OUT)) <= max_trials
     repeated = document(invoke("search", OUT, "--json"))
     # The time between the commands does not count: the rest of the minutes is still searched.
-    assert summary["trials"] <= repeated["trials"] == len(read_completed_trials(OUT)) <= most
-    if summary["trials"] == most:
+    assert summary["trials"] <= repeated["trials"] == len(read_completed_trials(OUT)) <= max_trials
+    if summary["trials"] == max_trials:
         assert repeated == summary
 
 
@@ -206,11 +206,11 @@ def test_ctrl_c_ends_after_current_trial_and_same_command_continues(folder_with_
         *command,
     )
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=MAX_WAIT_S)
-    assert process.returncode == 1, said
-    assert "stopping after the running trial" in said
-    assert said.endswith("stopped; the same command continues\n")
-    assert "Traceback" not in said
+    _, stderr = process.communicate(timeout=MAX_WAIT_S)
+    assert process.returncode == 1, stderr
+    assert "stopping after the running trial" in stderr
+    assert stderr.endswith("stopped; the same command continues\n")
+    assert "Traceback" not in stderr
     digests = [trial.user_attrs["digest"] for trial in load_study(OUT).trials]
     assert 3 <= len(digests) < 45
     assert read_run(OUT).search.ended == "interrupted"
@@ -234,9 +234,9 @@ def test_second_ctrl_c_ends_at_once_and_leaves_no_workers(folder_with_supernets)
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(timeout=0.5)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=MAX_WAIT_S)
-    assert process.returncode == 1, said
-    assert said.endswith("stopped; the same command continues\n")
+    _, stderr = process.communicate(timeout=MAX_WAIT_S)
+    assert process.returncode == 1, stderr
+    assert stderr.endswith("stopped; the same command continues\n")
     assert not any(worker.is_running() for worker in workers)
     states = Counter(trial.state.name for trial in load_study(OUT).trials)
     assert states["COMPLETE"] >= 2

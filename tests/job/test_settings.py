@@ -1,3 +1,5 @@
+"""The job file: what is read, refused and written."""
+
 import errno
 import os
 import re

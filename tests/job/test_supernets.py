@@ -1,4 +1,4 @@
-"""`nas supernet`: train, evaluate and rank, on digits and the families of the mini job."""
+"""`nas supernet`: train, evaluate and rank, with the digits and the spaces of the mini job."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ TRAIN = ("supernet", "train", "--space", "squeeze.py", "--data", "digits", "--ep
 
 @pytest.fixture
 def finished(finished_job, tmp_path) -> Path:
-    """A copy of a finished run, to rank in."""
+    """Return a copy of the finished run."""
     shutil.copytree(finished_job / "results" / "mini", tmp_path / "mini")
     return tmp_path / "mini"
 
 
 def test_train_command_gives_the_weights_of_the_whole_job(job, finished_job, invoke):
-    """`nas supernet train`, and `nas run` on its folder, end in the undisturbed run's weights."""
+    """`nas run` also continues in the folder that `nas supernet train` made."""
     summary = document(invoke("supernet", "train", "--job", "job.toml", "--out", "run", "--json"))
     assert summary == {"run": "run", "supernets": ["mobile", "shuffle", "squeeze"]}
     whole = finished_job / "results" / "mini" / "supernets"
@@ -49,7 +49,7 @@ def test_budget_decides_epochs_only_once(job_folder, invoke):
     assert epochs >= 1
     log = Path("run/supernets/squeeze/training.jsonl").read_text()
     document(invoke(*command, "--budget", "2s", "--json"))
-    assert Path("run/supernets/squeeze/training.jsonl").read_text() == log, "trained once"
+    assert Path("run/supernets/squeeze/training.jsonl").read_text() == log, "trained only once"
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_ranking_is_resumed_reported_and_drawn(finished, invoke, tmp_path):
     trained = (finished / "standalone.jsonl").read_text()
     assert len(trained.splitlines()) == sum(each["nets"] for each in first["spaces"].values())
     repeated = document(invoke(*command, "--json"))
-    assert (finished / "standalone.jsonl").read_text() == trained, "nothing was trained twice"
+    assert (finished / "standalone.jsonl").read_text() == trained, "no network was trained twice"
     assert repeated["spaces"] == first["spaces"]
     job = supernets.open_job(finished)
     for name, space_ranking in first["spaces"].items():
@@ -163,14 +163,14 @@ from nas.cli import main
 
 main()
 """
-"""Runs a command that cannot write files of more than so many bytes."""
+"""Script that runs a command with a limit on the size of its files, in bytes."""
 
 
-@pytest.mark.parametrize("room", [400, 20_000])
-def test_training_continues_after_the_disk_was_full(job_folder, invoke, room):
-    """The log's first lines fit in 400 bytes, nothing but the weights does not in 20,000."""
+@pytest.mark.parametrize("max_bytes", [400, 20_000])
+def test_training_continues_after_the_disk_was_full(job_folder, invoke, max_bytes):
+    """400 bytes hold the first lines of the log, and 20,000 bytes all files but the weights."""
     assert invoke(*TRAIN, "--out", "whole").returncode == 0
-    command = [sys.executable, "-c", FULL_DISK, str(room), *TRAIN, "--out", "run"]
+    command = [sys.executable, "-c", FULL_DISK, str(max_bytes), *TRAIN, "--out", "run"]
     full = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert full.returncode == 1, full.stderr
     assert "Nothing is half-written: make room" in full.stderr

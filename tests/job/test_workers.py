@@ -33,24 +33,33 @@ SECRET = "open-sesame"
 
 
 def wait_for_other_process(monkeypatch, study, then=lambda pid: None) -> list[int]:
-    """The first trial of this process waits until another process has made one; who it was."""
-    evaluate = objectives.evaluate
-    seen: list[int] = []
+    """Let the first trial of this process wait until another process has completed a trial.
 
-    def waiting(*arguments):
+    Args:
+        monkeypatch: the fixture.
+        study: function that loads the study.
+        then: function that is called with the ID of the other process.
+
+    Returns:
+        a list that will hold the ID of the other process.
+    """
+    evaluate = objectives.evaluate
+    others: list[int] = []
+
+    def wait_and_evaluate(*arguments):
         end = time.monotonic() + MAX_WAIT_S
-        shared = None if seen else study()
-        while not seen:
-            assert time.monotonic() < end, "nobody joined the search"
+        shared = None if others else study()
+        while not others:
+            assert time.monotonic() < end, "no process joined the search"
             time.sleep(0.05)
-            made = trials_by_process(shared, optuna.trial.TrialState.COMPLETE)
-            seen.extend(pid for pid in made if pid != os.getpid())
-            for pid in seen:
+            pids = trials_by_process(shared, optuna.trial.TrialState.COMPLETE)
+            others.extend(pid for pid in pids if pid != os.getpid())
+            for pid in others:
                 then(pid)
         return evaluate(*arguments)
 
-    monkeypatch.setattr(objectives, "evaluate", waiting)
-    return seen
+    monkeypatch.setattr(objectives, "evaluate", wait_and_evaluate)
+    return others
 
 
 def test_workers_share_the_trials(folder_with_supernets, invoke, monkeypatch):
@@ -118,7 +127,7 @@ def test_worker_refuses_runs_that_it_cannot_join(copy_of_searched_folder, job, i
         assert "Traceback" not in done.stderr
         return done.stderr
 
-    assert "is one process's. Start it with --workers 2" in refused(OUT)
+    assert "runs in one process. Start it with --workers 2" in refused(OUT)
     assert "job.toml is not a run" in refused("job.toml")
     assert "--worker and --trials do not go together" in refused(OUT, "--trials", 40)
     assert "--worker and --out do not go together" in refused(OUT, "--out", "there")
@@ -131,7 +140,7 @@ def test_worker_refuses_runs_that_it_cannot_join(copy_of_searched_folder, job, i
         (OUT / "job.toml").read_text().replace("workers = 1", "workers = 2")
     )
     assert "study.journal does not hold the search of" in refused(OUT)
-    assert not (OUT / "study.journal").exists(), "a worker makes no journal"
+    assert not (OUT / "study.journal").exists(), "a worker creates no journal"
 
     shared = with_search(job, {"workers": 2})
     with claim(Path("early"), shared, ""):
@@ -159,22 +168,22 @@ def test_worker_needs_the_latency_table_of_the_run(copy_of_searched_folder, job,
 
 
 def files_with(folder: Path, word: str) -> list[Path]:
-    """The files in which a word stands."""
+    """Return the files that contain a word."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return [path for path in files if word.encode() in path.read_bytes()]
 
 
-@pytest.mark.parametrize("way", ["--storage ADDRESS", "--storage=ADDRESS", "job file"])
+@pytest.mark.parametrize("source", ["--storage ADDRESS", "--storage=ADDRESS", "job file"])
 def test_unreachable_database_is_refused_without_showing_its_password(
-    job_folder_with_table, invoke, way
+    job_folder_with_table, invoke, source
 ):
     address = f"postgresql://nas:{SECRET}@127.0.0.1:9/trials"
-    if way == "job file":
+    if source == "job file":
         path = Path("job.toml")
         path.write_text(path.read_text().replace("[search]", f'[search]\nstorage = "{address}"'))
         done = invoke("search", "job.toml")
     else:
-        done = invoke("search", "job.toml", *way.replace("ADDRESS", address).split())
+        done = invoke("search", "job.toml", *source.replace("ADDRESS", address).split())
     assert done.returncode == 1
     assert "postgresql://nas@127.0.0.1:9/trials cannot be opened" in done.stderr
     assert SECRET not in done.stderr + done.stdout
@@ -195,9 +204,9 @@ def test_worker_joins_through_a_database(folder_with_supernets, invoke, database
     others = wait_for_other_process(monkeypatch, study)
     done = invoke("search", "job.toml", "--trials", 12, "--storage", database)
     assert done.returncode == 0, done.stderr
-    said, _ = joined[0].communicate(timeout=MAX_WAIT_S)
-    assert joined[0].returncode == 0, said
-    assert "The search is over: 12 trials" in said
+    output, _ = joined[0].communicate(timeout=MAX_WAIT_S)
+    assert joined[0].returncode == 0, output
+    assert "The search is over: 12 trials" in output
     assert others == [joined[0].pid]
     assert_nothing_lost_or_repeated(load_study(OUT, database), 12)
     assert not (OUT / "study.journal").exists()
@@ -205,7 +214,7 @@ def test_worker_joins_through_a_database(folder_with_supernets, invoke, database
     quoted = database.split("nas:")[1].split("@")[0]
     for secret in (PASSWORD, quoted):
         assert files_with(OUT, secret) == []
-        assert secret not in done.stdout + done.stderr + said
+        assert secret not in done.stdout + done.stderr + output
     assert redact_address(database) in (OUT / "report.html").read_text()
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     assert document(invoke("search", OUT, "--trials", 14, "--json"))["trials"] == 14
