@@ -162,10 +162,7 @@ def test_job_stopped_in_every_stage_leaves_no_process_and_gives_same_result(
     stops: list[tuple[int, Callable[[], bool]]] = [
         (signal.SIGKILL, lambda: count_timings() >= 10),
         (signal.SIGTERM, lambda: count_timings() >= 40),
-        (
-            signal.SIGTERM,
-            lambda: count_lines(out / "supernets" / "shuffle" / "training.jsonl") >= 2,
-        ),
+        (signal.SIGTERM, lambda: count_lines(training) >= 2),
         (signal.SIGHUP, lambda: count_lines(out / "study.journal") >= 12),
         (signal.SIGKILL, lambda: count_lines(out / "measurements.jsonl") >= 1),
     ]

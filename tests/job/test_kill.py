@@ -55,6 +55,7 @@ def test_job_killed_in_every_stage_gives_result_of_finished_job(job_folder, fini
 
     # Use the timings of the finished job from here on, because no two timings are equal.
     shutil.copy(finished_job / "latency_tables" / table.name, table)
+    training = out / "supernets" / "shuffle" / "training.jsonl"
     kill_when(job_folder, lambda: count_lines(training) >= 2)
     kill_when(job_folder, lambda: count_lines(out / "study.journal") >= 12)
     with (out / "study.journal").open("ab") as file:
