@@ -38,7 +38,7 @@ from nas.formatting import format_duration
 
 if TYPE_CHECKING:
     from nas.job import JobSettings
-    from nas.job.planning import Plan
+    from nas.records import JobPlan
 
 
 class _InterruptedError(Exception):
@@ -294,7 +294,7 @@ def _plan_job(settings: JobSettings, as_json: bool) -> None:
         _print_plan(plan)
 
 
-def _print_plan(plan: Plan) -> None:
+def _print_plan(plan: JobPlan) -> None:
     """Print the work and the estimated time of each stage of a job as a table."""
     from nas import console
 
