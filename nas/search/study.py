@@ -119,7 +119,7 @@ def run_search(
         study_name=study_name,
     )
     loop = _SearchLoop(
-        {space.name: space for space in spaces},
+        len(spaces),
         objectives,
         log,
         budget,
@@ -159,7 +159,7 @@ class _SearchLoop:
         attempt: number of proposals since the last completed trial.
     """
 
-    spaces: Mapping[str, SearchSpace]
+    num_spaces: int
     objectives: Sequence[Objective]
     log: TrialLog
     budget: Budget
@@ -218,7 +218,7 @@ class _SearchLoop:
         All processes make the same proposals from the same trials.
         """
         # The first proposals, the smallest and the largest network of a space, are never skipped.
-        if self.attempt == 0 and self.progress.completed < 2 * len(self.spaces):
+        if self.attempt == 0 and self.progress.completed < 2 * self.num_spaces:
             return 0
         return int(self.offset_rng.integers(self.log.num_running + 1))
 
