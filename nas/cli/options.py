@@ -157,16 +157,16 @@ def command_line() -> str:
 
     Runs record it as the command that made them.
     """
-    words = ["nas"]
+    arguments = ["nas"]
     for word in sys.argv[1:]:
         option, _, value = word.partition("=")
         if option == "--storage" and value:
-            words.append(f"{option}={_without_password(value)}")
-        elif words[-1] == "--storage" or ("://" in word and "@" in word):
-            words.append(_without_password(word))
+            arguments.append(f"{option}={_without_password(value)}")
+        elif arguments[-1] == "--storage" or ("://" in word and "@" in word):
+            arguments.append(_without_password(word))
         else:
-            words.append(word)
-    return " ".join(words)
+            arguments.append(word)
+    return " ".join(arguments)
 
 
 def _without_password(word: str) -> str:
