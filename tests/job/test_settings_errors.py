@@ -1,0 +1,225 @@
+"""Messages about wrong job files and options."""
+
+import traceback
+from pathlib import Path
+
+import pytest
+
+from nas.errors import JobFileError, RequestError
+from nas.job.settings import (
+    job_path,
+    with_search,
+)
+from nas.job.settings_errors import MAX_PROBLEMS
+from tests.job.test_settings import ADDRESS, MINIMAL, SECRET, load
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sede = 1\n" + MINIMAL, ["line 1: sede is not a key", "Did you mean seed?", "budget"]),
+        (MINIMAL + "[search]\ntrails = 3\n", ["line 8: search.trails", "Did you mean trials?"]),
+        (MINIMAL + "colour = 3\n", ["line 7: space.colour is not a key", "Allowed here: name"]),
+        (
+            MINIMAL + "[search]\ntrials = 0\n",
+            ["line 8: search.trials is 0", "greater than or equal"],
+        ),
+        (MINIMAL + '[search]\ntrials = "9"\n', ["line 8: search.trials is '9'", "valid integer"]),
+        (MINIMAL + "[device]\nruntime = 3\n", ["line 8: device.runtime is 3", "valid string"]),
+        (MINIMAL + "[device]\nbatch = 0\n", ["line 8: device.batch is 0", "or equal to 1"]),
+        ("[data]\n[[space]]\nname = 'a'\n", ["data.source is missing", '"digits"']),
+        ('[data]\nsource = "digits"\n', ["space is missing", "[[space]]"]),
+        ('space = []\n[data]\nsource = "digits"\n', ["line 1: space", "at least 1 item"]),
+        ("[data\n", ["is not TOML", "line 1"]),
+        ("name = '../x'\n" + MINIMAL, ["line 1: name"]),
+        (MINIMAL + "[search]\nworkers = 0\n", ["line 8: search.workers is 0", "or equal to 1"]),
+        (MINIMAL + "[search]\nminutes = 0\n", ["line 8: search.minutes is 0", "greater than 0"]),
+        (MINIMAL + "[search]\nstall = -1\n", ["line 8: search.stall is -1", "or equal to 1"]),
+        (
+            MINIMAL + '[search]\nsampler = "tarot"\n',
+            ["line 8: search.sampler is 'tarot'", "'guided', 'tpe', 'nsga2'", "'random'"],
+        ),
+        (
+            MINIMAL + '[search]\nalso_minimize = ["flops"]\n',
+            ["line 8: search.also_minimize is 'flops'", "'macs', 'params' or 'peak_memory_bytes'"],
+        ),
+        (MINIMAL + "[search]\nmax_latency_ms = 0\n", ["line 8: search.max_latency_ms is 0"]),
+        (MINIMAL + "[search]\nmax_macs = 1.5\n", ["line 8: search.max_macs is 1.5", "integer"]),
+        (MINIMAL + "[search]\nmax_params = 0\n", ["line 8: search.max_params is 0"]),
+        (MINIMAL + "[search]\nmax_peak_memory_bytes = -1\n", ["max_peak_memory_bytes is -1"]),
+        (
+            MINIMAL + "[[search.device]]\nmax_latency_ms = 1\n",
+            ["search.device.table is missing: a latency table"],
+        ),
+        (
+            MINIMAL + '[[search.device]]\ntable = "x.jsonl"\nmax_params = 1\n',
+            [
+                "line 9: search.device.max_params is not a key",
+                "Allowed here: table, max_latency_ms",
+            ],
+        ),
+        (
+            MINIMAL + "".join(f'[[search.device]]\ntable = "{a}/x.jsonl"\n' for a in "ab"),
+            ["line 9: search.device is", "two tables are called x"],
+        ),
+        (MINIMAL + '[search]\nstorage = "trials.db"\n', ["line 8: search.storage", '"journal"']),
+    ],
+)
+def test_error_names_the_key_its_line_and_what_is_allowed(tmp_path, text, words):
+    with pytest.raises(JobFileError) as error:
+        load(tmp_path, text)
+    assert error.value.exit_status == 2
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_error_lists_all_problems(tmp_path):
+    with pytest.raises(JobFileError) as error:
+        load(tmp_path, "sede = 1\n" + MINIMAL + "[search]\ntrials = 0\n")
+    assert "sede" in str(error.value)
+    assert "trials" in str(error.value)
+
+
+def test_error_for_missing_job_file_names_the_packaged_jobs():
+    with pytest.raises(JobFileError, match=r"no job file nowhere.toml\. .*quickstart"):
+        job_path("nowhere.toml")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"workers": 0}, "--workers is 0: input should be greater than or equal to 1."),
+        ({"trials": 0}, "--trials is 0: input should be greater"),
+        ({"minutes": -1.0}, "--minutes is -1.0: input should be greater than 0."),
+        ({"sampler": "tarot"}, "--sampler is 'tarot': input should be 'auto', 'guided'"),
+        ({"max_latency_ms": 0.0}, "--max-latency-ms is 0.0: input should be greater than 0."),
+        ({"minutes": float("nan")}, "--minutes is nan: input should be"),
+        ({"minutes": float("inf")}, "--minutes is inf: input should be a finite number."),
+        ({"max_latency_ms": float("inf")}, "--max-latency-ms is inf: input should be a finite"),
+        ({"max_latency_ms": float("nan")}, "--max-latency-ms is nan: input should be"),
+        ({"trials": 10**30}, "--trials is 1000000000000000000000000000000: input should be less"),
+        ({"storage": "trials.db"}, '--storage: allowed are "journal" and addresses such as'),
+    ],
+)
+def test_error_names_the_wrong_option_and_what_is_allowed(tmp_path, options, words):
+    with pytest.raises(RequestError) as error:
+        with_search(load(tmp_path, MINIMAL), options)
+    assert error.value.exit_status == 2
+    assert str(error.value).startswith(words)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        f"nas:{SECRET}@host/trials",
+        f"postgresql:nas:{SECRET}@host/trials",
+        f"postgresql://nas:x@{SECRET}@host/trials",
+        f"postgresql://host:{SECRET}/trials",
+        f"://nas:{SECRET}@host",
+    ],
+)
+def test_wrong_address_is_refused_without_showing_it(tmp_path, address):
+    with pytest.raises(JobFileError, match="line 8: search.storage: ") as in_file:
+        load(tmp_path, MINIMAL + f'[search]\nstorage = "{address}"\n')
+    with pytest.raises(RequestError, match="--storage: ") as on_command_line:
+        with_search(load(tmp_path, MINIMAL), {"storage": address})
+    for raised in (in_file, on_command_line):
+        shown = "".join(traceback.format_exception(raised.value, limit=0))
+        assert "postgresql://USER@HOST" in shown
+        assert SECRET not in shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        MINIMAL + f'[search]\ntrials = 0\nstorage = "{ADDRESS}"\n',
+        MINIMAL + f'[search]\nstorag = "{ADDRESS}"\n',
+        MINIMAL + f'[search]\nstorage = "{ADDRESS}"\nsampler = "tarot"\n',
+        MINIMAL + f'[search]\nstorage = ["{ADDRESS}"]\n',
+        MINIMAL + f'[search]\nstorage = "{ADDRESS}\n',
+        MINIMAL + f"[search]\nstorage = {ADDRESS}\n",
+        MINIMAL + f'[search]\nstorage = "{ADDRESS}"\nstorage = "{ADDRESS}"\n',
+        MINIMAL + f'[search]\nstorage = {{"{ADDRESS}" = 1, "{ADDRESS}" = 2}}\n',
+        MINIMAL + f'[search]\n"{ADDRESS}" = 1\n',
+        MINIMAL + f'[search."{ADDRESS}"]\n[search."{ADDRESS}"]\n',
+        MINIMAL + f'[search]\ntrials = "{ADDRESS}"\n',
+        MINIMAL + f'[search]\ndevice = "{ADDRESS}"\n',
+        MINIMAL + f'[search]\ntrials = "nas:{SECRET}@host/trials"\n',
+        MINIMAL + f'[search]\ntrials = "postgresql://host:{SECRET}/trials"\n',
+        MINIMAL + f'[search]\ntrials = "postgresql://host/trials?passwd={SECRET}"\n',
+        MINIMAL + f'[[search]]\nstorage = "{ADDRESS}"\n',
+        MINIMAL + f'[[search.device]]\ntable = "{ADDRESS}"\n' * 2,
+        MINIMAL + f'[[search.device]]\ntable = "x@{SECRET}.jsonl"\n' * 2,
+        MINIMAL + f'[search]\ndevice = ["{ADDRESS}"]\n',
+        f'search = "{ADDRESS}"\n' + MINIMAL,
+        f'search = {{storage = "{ADDRESS}", trials = 0}}\n' + MINIMAL,
+        f'storage = "{ADDRESS}"\n' + MINIMAL,
+        f'name = "{ADDRESS}"\n' + MINIMAL,
+        f'budget = "{ADDRESS}"\n' + MINIMAL,
+        f'seed = "{ADDRESS}"\n' + MINIMAL,
+        f'data = "{ADDRESS}"\nspace = "{ADDRESS}"\n',
+        f'data = ["{ADDRESS}"]\nspace = ["{ADDRESS}"]\n',
+    ],
+)
+def test_error_never_shows_a_password(tmp_path, text):
+    with pytest.raises(JobFileError) as raised:
+        load(tmp_path, text)
+    error = raised.value
+    shown = "".join(traceback.format_exception(error)) + repr(error.__cause__)
+    assert SECRET not in shown.replace(Path(__file__).read_text(), "")
+    assert len(str(error)) < 1500
+
+
+def test_error_for_missing_job_does_not_show_an_address():
+    with pytest.raises(JobFileError) as raised:
+        job_path(ADDRESS)
+    assert SECRET not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("[training]\nlearning_rate = inf\n", "learning_rate is inf: input should be a finite"),
+        ("[training]\nweight_decay = nan\n", "weight_decay is nan: input should be a finite"),
+        ("[search]\nminutes = inf\n", "minutes is inf: input should be a finite"),
+        ("[search]\nmax_latency_ms = inf\n", "max_latency_ms is inf: input should be a finite"),
+        ("[data]\nvalidation_fraction = nan\n", "validation_fraction is nan"),
+        ("[search]\nminutes = 1e9\n", "minutes is 1000000000.0: input should be less than"),
+        ("[search]\ntrials = 1" + "0" * 30 + "\n", "trials is 1000"),
+        ("[search]\nmax_macs = 0x" + "F" * 5000 + "\n", "max_macs is a int of very many digits"),
+        ("[search]\nmax_latency_ms = 0x" + "F" * 5000 + "\n", "max_latency_ms is a int of"),
+        ("[search]\nworkers = 1_000_000_000_000\n", "workers is 1000000000000: input should be"),
+        ("[finish]\nmeasure = 1_000_000_000_000\n", "measure is 1000000000000: input should be"),
+        ("[training]\nepochs = 1_000_000_000_000\n", "epochs is 1000000000000: input should be"),
+        ("[device]\nthreads = 1_000_000_000_000\n", "threads is 1000000000000: input should be"),
+        ("[data]\nimage_size = 1_000_000_000_000\n", "image_size is 1000000000000: input"),
+        ("[device]\ntables = ''\n", "tables is '': write 1 to 4096 printable characters"),
+        ('[device]\ntables = "a\\u0000b"\n', "tables is 'a\\x00b': write 1 to 4096"),
+        (f'[device]\ntables = "{"a" * 5000}"\n', "tables is 'aaaa"),
+        (f'[search]\nsampler = "{"a" * 5000}"\n', "sampler is 'aaaa"),
+        ("[search]\nstorage = 5\n", "search.storage: input should be a valid string"),
+        ("[search]\ndevice = 5\n", "search.device is 5: write [[search.device]] once for each"),
+        ("[[search]]\n", "search is a list: write one table, [search]"),
+        (f"[{'a' * 5000}]\n", "is not a key"),
+        ('["\\u001b]0;title\\u0007"]\n', "\\x1b]0;title\\x07 is not a key"),
+    ],
+)
+def test_error_for_value_beyond_its_bounds_is_short(tmp_path, lines, words):
+    text = MINIMAL.replace("[data]\n", "") if lines.startswith("[data]") else MINIMAL
+    if lines.startswith("[data]"):
+        text = text.replace('source = "digits"\n', "")
+        lines += 'source = "digits"\n'
+    with pytest.raises(JobFileError) as raised:
+        load(tmp_path, text + lines)
+    assert words in str(raised.value)
+    assert len(str(raised.value)) < 500 + len(str(tmp_path))
+
+
+def test_error_lists_the_first_of_many_problems(tmp_path):
+    unknown = "".join(f"unknown{number} = 1\n" for number in range(20_000))
+    with pytest.raises(JobFileError) as raised:
+        load(tmp_path, unknown + MINIMAL)
+    lines = str(raised.value).splitlines()
+    assert len(lines) == MAX_PROBLEMS + 1
+    assert "line 1: unknown0 is not a key" in lines[0]
+    assert lines[-1] == f"There are {20_000 - MAX_PROBLEMS} more problems."
