@@ -21,11 +21,12 @@ from PIL import Image
 
 import nas.files
 from nas.cli import app
-from nas.job import JobSettings, load_job, run_job
+from nas.job import JobSettings, load_job
 from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
 from nas.latency.worker_process import timers_for
 from nas.space import SearchSpace, load_definition, load_space
 from tests import markdown
+from tests.commands import document
 from tests.markdown import ROOT, Block
 
 PAGES = markdown.pages()
@@ -406,7 +407,7 @@ def test_example_spaces_lower(tmp_path, monkeypatch):
 
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("job_folder_with_table")
-def test_example_space_through_all_stages_of_a_job(example):
+def test_example_space_through_all_stages_of_a_job(example, here):
     job = {
         "name": "mine",
         "data": {"source": "digits", "validation_fraction": 0.5},
@@ -416,6 +417,6 @@ def test_example_space_through_all_stages_of_a_job(example):
         "space": [{"name": example}],
     }
     Path("job.toml").write_text(tomli_w.dumps(job))
-    done = run_job(load_job(Path("job.toml")), Path("results/mine"), command="nas run job.toml")
-    assert done.front > 0
-    assert "eight_blocks" in done.report.read_text()
+    done = document(here("run", "job.toml", "--json"))
+    assert done["front"] > 0
+    assert "eight_blocks" in Path(done["report"]).read_text()
