@@ -1,15 +1,19 @@
 # Two commands: `make quickstart` and `make test`. Both make .venv and install into it what is missing.
+# `make test-all` also runs the tests marked `slow`, the long end-to-end ones.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart test lint types clean
+.PHONY: quickstart test test-all lint types clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/nas quickstart
 
 test: $(INSTALLED)
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow"
+
+test-all: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 lint: $(INSTALLED)
