@@ -73,7 +73,7 @@ def test_failed_build_creates_no_folder(folder, invoke, monkeypatch):
 def test_impossible_file_name_is_a_wrong_request(folder, invoke, command):
     done = invoke("table", command, "n" * 300 + ".jsonl")
     assert done.returncode == 2
-    assert "Tinvoke is no file" in done.stderr
+    assert "There is no file" in done.stderr
 
 
 def test_calibrate_refuses_read_only_table_before_timing(folder, invoke, monkeypatch):

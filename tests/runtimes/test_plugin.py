@@ -104,4 +104,4 @@ def test_job_runs_on_the_runtime_of_another_package(
             "--json",
         )
     )
-    assert predicted["latency_us"] > 0
+    assert predicted["predicted_us"] > 0
