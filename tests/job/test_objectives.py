@@ -107,11 +107,11 @@ def write_slow_device_table(path: Path, lacks=lambda record: False) -> Path:
     table = LatencyTable.open_or_create(path, SimpleNamespace(fingerprint=device))
     with table.writing():
         for each in known.records():
-            if each.record != "calibration" and not lacks(each):
+            if each.kind != "calibration" and not lacks(each):
                 factor = 50 if each.name in slow else 1
                 timing = Timing(tuple(factor * sample for sample in each.samples_us))
                 table.append(
-                    Record.from_timing(each.record, timing, name=each.name, schedule=each.schedule)
+                    Record.from_timing(each.kind, timing, name=each.name, schedule=each.schedule)
                 )
     return path
 

@@ -49,4 +49,4 @@ def test_table_is_built_and_checked(dtype: str, tmp_path: Path) -> None:
     assert built.failed == 0
     rng = np.random.default_rng(0)
     check = check_table(table, [space], runtime, nets=4, rng=rng, references=False)
-    assert all(row.measured_us > 0 and row.predicted_us > 0 for row in check.rows)
+    assert all(row.measured_us > 0 and row.predicted_us > 0 for row in check.networks)

@@ -70,7 +70,7 @@ def test_fingerprint_describes_the_board(runtime: TvmRuntime, code: str) -> None
     """The board is this machine, whose processor is known."""
     fingerprint = runtime.fingerprint
     assert (fingerprint.processor, fingerprint.features) == this_machine.processor()
-    local = this_machine.recorded()
+    local = this_machine.recorded_facts()
     assert fingerprint.recorded["cores"] == local["cores"]
     assert fingerprint.recorded["memory_bytes"] == pytest.approx(local["memory_bytes"], rel=0.05)
     assert fingerprint.recorded["board_tvm"] == fingerprint.versions["apache-tvm"]
