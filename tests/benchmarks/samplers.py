@@ -27,7 +27,7 @@ from nas.errors import NasError
 from nas.search import SAMPLERS
 from nas.search.regret import TabularBenchmark, hypervolume_regret
 from nas.space import load_space
-from tests.benchmarks.truth import SCHEMA, all_of
+from tests.benchmarks.truth import SCHEMA, enumerate_space
 
 EVALUATIONS = (50, 100, 200, 500)
 """Numbers of completed trials after which the regret is measured."""
@@ -49,7 +49,7 @@ def read_benchmark(path: Path, *, is_latency_cheap: bool = False) -> TabularBenc
     spaces, values = [], {}
     for part in document["spaces"]:
         space = load_space(part["space"], **document["sizes"])
-        architectures, digest = all_of(space)
+        architectures, digest = enumerate_space(space)
         if digest != part["digest"]:
             raise NasError(f"The space {part['space']} has changed since {path} was written.")
         rows = zip(*(part[name] for name in names), strict=True)

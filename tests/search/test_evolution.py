@@ -33,7 +33,7 @@ def test_mutation_of_the_only_network_of_a_space_is_the_network_itself():
     )
     space = SearchSpace("single", stages, image_size=8, channels=1, classes=3)
     only = space.smallest
-    assert mutate_if_possible(space, only, np.random.default_rng(0), 1) == only
+    assert mutate_if_possible(only, np.random.default_rng(0), 1) == only
 
 
 def excess_macs(limit):
