@@ -99,7 +99,7 @@ def test_blocks_are_in_a_language_that_is_tested(block):
     assert block.language in markdown.LANGUAGES
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "CHANGELOG.md"])
 def test_names_of_the_package_exist(page):
     for code in markdown.inline_code(page):
         if re.fullmatch(r"nas(\.\w+)+", code):
@@ -407,16 +407,16 @@ def test_example_spaces_lower(tmp_path, monkeypatch):
 
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("job_folder_with_table")
-def test_example_space_through_all_stages_of_a_job(example, here):
+def test_example_space_through_all_stages_of_a_job(example, invoke):
     job = {
         "name": "mine",
-        "data": {"source": "digits", "validation_fraction": 0.5},
-        "training": {"epochs": 2},
+        "data": {"source": "digits", "validation_fraction": 0.9},  # few images to train on
+        "training": {"epochs": 1},
         "search": {"trials": 6},
         "finish": {"measure": 2},
         "space": [{"name": example}],
     }
     Path("job.toml").write_text(tomli_w.dumps(job))
-    done = document(here("run", "job.toml", "--json"))
+    done = document(invoke("run", "job.toml", "--json"))
     assert done["front"] > 0
     assert "eight_blocks" in Path(done["report"]).read_text()
