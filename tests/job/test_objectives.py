@@ -176,7 +176,7 @@ def test_limits_that_nothing_meets_together_are_refused(folder_with_supernets, m
             lambda record: record.name.startswith("conv"),
             r"cray.jsonl lacks \d+ of \d+ kernels of mobile, .* Run `nas table build`",
         ),
-        (lambda record: record.record == "dispatch", "has no dispatch overhead. Run `nas"),
+        (lambda record: record.kind == "dispatch", "has no dispatch overhead. Run `nas"),
         (None, "There is no latency table cray.jsonl"),
     ],
 )
