@@ -216,8 +216,9 @@ def merge(
 ) -> None:
     """Merge several tables of the same device into a new one.
 
-    Of each kernel the most trustworthy row is taken: ok before unstable before failed, and among
-    equals the row whose samples spread least. The tables themselves do not change.
+    The new table has the most trustworthy row of each kernel: an ok row before an unstable one, and
+    an unstable one before a failed one. Among equals it has the row whose samples spread least. The
+    tables themselves do not change.
 
     Example: nas table merge mine.jsonl colleagues.jsonl --out latency_tables/both.jsonl
     """

@@ -193,7 +193,7 @@ def _decode_samples(
 def _decode_image(sample: Sample, size: int) -> np.ndarray | str:
     """Return the pixels of an image, or the reason why it cannot be used.
 
-    Of an animation the first frame is decoded. Transparency is dropped.
+    An animation is decoded as its first frame. Transparency is dropped.
 
     Returns:
         Pixels (uint8), `size x size` for a grey image and `size x size x 3` for another.

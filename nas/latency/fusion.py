@@ -229,7 +229,7 @@ def _takes_addition(
 ) -> bool:
     """Return whether the launch that ends at `end` takes the addition.
 
-    Of the launches that could take it, the one that ends last does.
+    If several launches could take the addition, the launch that ends last takes it.
     """
     candidates = [
         source

@@ -28,7 +28,7 @@ Beyond that number the model keeps the best non-dominated layers and the latest 
 """
 
 SUCCESS_HYPERPARAMETERS = Hyperparameters(linear_share=0.5, lengthscale=0.3, noise_variance=0.01)
-"""Of the model that predicts whether the evaluation of an architecture succeeds.
+"""Hyperparameters of the model that predicts whether the evaluation of an architecture succeeds.
 
 They are fixed, because labels of 0 and 1 are not normally distributed: their marginal likelihood
 would not say which hyperparameters predict them well.

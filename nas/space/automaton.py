@@ -200,8 +200,9 @@ class NetworkAutomaton:
     def canonical_choices(self, ops: OpSequence) -> Choices:
         """Return the choices that make an op sequence, the preferred ones of several.
 
-        Of two ways the one is preferred whose transition is preferred at the first difference; see
-        `transitions`. The choices are in the order of the path, not of the table.
+        Two paths are compared at the first transition in which they differ, and the path with the
+        preferred transition wins; see `transitions`. The choices are in the order of the path, not
+        of the table.
 
         Raises ValueError for an op sequence that is no network of the space.
         """
