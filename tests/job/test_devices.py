@@ -29,6 +29,7 @@ def run_on(folder: Path, device: str) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("device", "runtime", "dtype", "batch"),
     [
