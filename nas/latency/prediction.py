@@ -104,7 +104,7 @@ class Predictor:
         records = self._records
         if records.lacks_dispatch():
             raise TableError(
-                f"{records.path} does not say what a launch costs.",
+                f"{records.path} has no dispatch overhead.",
                 remedy="Continue it with `nas table build`.",
             )
         kernels, warm_us, cold_penalty_us, weight_bytes, unstable, bases = self._costs(graph, batch)

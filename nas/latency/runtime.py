@@ -238,12 +238,13 @@ class Runtime(ABC):
 
     def check_settings(self) -> None:
         """Raise RequestError for a target, a dtype or a number of threads that it does not have."""
-        for setting, value, allowed in (
-            ("target", self.target, self.targets),
-            ("dtype", self.dtype, self.dtypes),
-        ):
-            if value not in allowed:
-                raise self.refusal(setting, value, allowed)
+        if self.target not in self.targets:
+            raise self.refusal("target", self.target, self.targets)
+        self.check_dtype()
+        self.check_threads()
+
+    def check_threads(self) -> None:
+        """Raise RequestError for a number of threads that it cannot use on its target."""
         if self.threads < 1:
             raise RequestError(f"threads is {self.threads}.", remedy="Use 1 or more.")
 

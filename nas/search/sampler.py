@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from datetime import datetime
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -136,11 +135,8 @@ class GuidedSampler(optuna.samplers.BaseSampler):
         self._histories: WeakKeyDictionary[optuna.Study, _StudyHistory] = WeakKeyDictionary()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A space that was used has cached functions, which cannot be pickled; its fields can be.
-        space_fields = [
-            tuple(getattr(space, each.name) for each in fields(space)) for space in self._spaces
-        ]
-        return _restore_sampler, (space_fields, self._seed, self._objective_names)
+        # What a sampler knows of a study is read again from the study.
+        return _restore_sampler, (self._spaces, self._seed, self._objective_names)
 
     def reseed_rng(self) -> None:
         """Reseed the sampler of parameters that belong to no space.
@@ -303,7 +299,6 @@ def _refuse_to_score(architectures: Sequence[Architecture]) -> Sequence[Score]:
 
 
 def _restore_sampler(
-    space_fields: Sequence[tuple[Any, ...]], seed: int, objective_names: Sequence[str] | None
+    spaces: Sequence[SearchSpace], seed: int, objective_names: Sequence[str] | None
 ) -> GuidedSampler:
-    spaces = [SearchSpace(*each) for each in space_fields]
     return GuidedSampler(spaces, seed=seed, objective_names=objective_names)

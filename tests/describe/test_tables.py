@@ -108,5 +108,5 @@ def test_show_table_accepts_incomplete_dispatch_costs(tmp_path, capsys):
     )
     tables.show_table(tables.describe_table(half))
     assert "0 kernels" in capsys.readouterr().out
-    with pytest.raises(TableError, match="launch costs"):
+    with pytest.raises(TableError, match="has no dispatch overhead"):
         half.predict(SPACE.largest.graph)

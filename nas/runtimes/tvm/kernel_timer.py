@@ -70,7 +70,7 @@ def resolve_target(target: str, threads: int, dtype: str) -> tuple[Templates, De
         DeviceError: there is no such device.
     """
     if target == "cuda":
-        return cuda.resolve_target(threads, dtype)
+        return cuda.resolve_target(dtype)
     if address.is_remote(target):
         board = address.parse(target)
         code_target = llvm_target(board)

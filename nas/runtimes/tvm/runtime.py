@@ -89,6 +89,7 @@ class TvmRuntime(Runtime):
         if self.is_remote:
             rpc_address.parse(self.target)
             self.check_dtype()
+            self.check_threads()
         else:
             super().check_settings()
 
@@ -206,6 +207,15 @@ class CudaRuntime(TvmRuntime):
     tuners: ClassVar[tuple[str, ...]] = ()
     max_batch = 1
     dispatch_parts = ("launch", "invocation", *cache_model.WEIGHT_PARTS)
+
+    def check_threads(self) -> None:
+        """Raise RequestError for more than the one thread that launches all kernels."""
+        super().check_threads()
+        if self.threads != 1:
+            raise RequestError(
+                f"threads is {self.threads}, but on target 'cuda' one thread launches all kernels.",
+                remedy="Use 1.",
+            )
 
     @cached_property
     def timer(self) -> TvmKernelTimer:

@@ -12,7 +12,7 @@ from typing import Any
 import tvm
 from tvm.support import nvcc
 
-from nas.errors import DeviceError, RequestError
+from nas.errors import DeviceError
 from nas.latency import device as this_machine
 from nas.runtimes.tvm.device import LocalDevice
 from nas.schedules.cuda.templates import CudaTemplates
@@ -21,22 +21,15 @@ _NVIDIA_SMI_SECONDS = 20
 """Longest time that `nvidia-smi` may take."""
 
 
-def resolve_target(threads: int, dtype: str) -> tuple[CudaTemplates, CudaDevice]:
+def resolve_target(dtype: str) -> tuple[CudaTemplates, CudaDevice]:
     """Return the templates and the device of target `cuda`.
 
     Args:
-        threads: must be 1, the thread of the host that launches kernels.
         dtype: `float32` or `float16`.
 
     Raises:
-        RequestError: the settings are others.
         DeviceError: there is no GPU, or no compiler for it.
     """
-    if threads != 1:
-        raise RequestError(
-            f"threads is {threads}, but on target 'cuda' one thread launches all kernels.",
-            remedy="Use 1.",
-        )
     gpu = tvm.cuda()
     if not gpu.exist:
         raise DeviceError(

@@ -175,7 +175,7 @@ def test_settings_that_a_gpu_lacks_are_refused(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(RequestError, match="no dtype 'int8'.*Allowed: float32, float16"):
         CudaRuntime(target="cuda", dtype="int8").check_settings()
     with pytest.raises(RequestError, match="threads is 4"):
-        kernel_timer.resolve_target("cuda", 4, "float16")
+        CudaRuntime(target="cuda", threads=4).check_settings()
     with pytest.raises(RequestError, match="no dtype 'float16'"):
         TvmRuntime(dtype="float16").check_settings()
     missing_gpu = SimpleNamespace(exist=False)

@@ -158,5 +158,7 @@ def test_board_of_another_architecture_is_refused(server: str, code: str) -> Non
 def test_wrong_settings_are_refused_without_a_connection(code: str) -> None:
     with pytest.raises(RequestError, match="no dtype 'int3'"):
         TvmRuntime(target=f"rpc://127.0.0.1:1?{code}", dtype="int3").check_settings()
+    with pytest.raises(RequestError, match="threads is 0"):
+        TvmRuntime(target=f"rpc://127.0.0.1:1?{code}", threads=0).check_settings()
     with pytest.raises(RequestError, match="needs a host and a port"):
         TvmRuntime(target=f"rpc?{code}").check_settings()
