@@ -91,6 +91,10 @@ class CheckpointError(NasError):
     """A checkpoint cannot be read, or belongs to another space, dataset or version."""
 
 
+class ExportError(NasError):
+    """A model could not be exported, or an exported file does not compute what it should."""
+
+
 class SearchError(NasError):
     """A search cannot continue."""
 

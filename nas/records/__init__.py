@@ -10,6 +10,7 @@ them.
 
 from nas.records.fields import SCHEMA, Digest, Name, Seconds, to_json
 from nas.records.front import FRONT, ArchitectureRecord, FrontMember, FrontRecord, read_front
+from nas.records.model import PREPROCESSING, Preprocessing
 from nas.records.run import (
     RUN,
     DataSummary,
@@ -47,6 +48,7 @@ from nas.records.supernet import (
 
 __all__ = [
     "FRONT",
+    "PREPROCESSING",
     "RANKING",
     "RUN",
     "SCHEMA",
@@ -68,6 +70,7 @@ __all__ = [
     "KernelSlowdown",
     "Name",
     "PooledRanking",
+    "Preprocessing",
     "RankedNetworkRecord",
     "RankingRecord",
     "Regrets",

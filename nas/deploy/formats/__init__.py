@@ -1,0 +1,39 @@
+"""The file formats that a model is exported to, by name.
+
+A format is a subclass of `nas.deploy.formats.base.ModelFormat`. Its module imports the package that
+the format needs only inside its methods, so that all formats can be listed without any of them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from nas.deploy.formats.base import LoadedModel, ModelFormat
+from nas.errors import RequestError
+
+_CLASSES: dict[str, str] = {}
+"""Module and class of each format by its name, such as `nas.deploy.formats.onnx:Onnx`."""
+
+__all__ = ["LoadedModel", "ModelFormat", "format_names", "model_format"]
+
+
+def format_names() -> list[str]:
+    """Return the names of all formats."""
+    return list(_CLASSES)
+
+
+def model_format(name: str) -> ModelFormat:
+    """Return a format by its name.
+
+    Raises:
+        RequestError: there is no such format, or its package is not installed. The remedy is the
+            command that installs the package.
+    """
+    if name not in _CLASSES:
+        raise RequestError(
+            f"There is no format '{name}'.", remedy=f"Formats: {', '.join(_CLASSES)}."
+        )
+    module, _, cls = _CLASSES[name].partition(":")
+    result: ModelFormat = getattr(import_module(module), cls)()
+    result.require_packages()
+    return result
