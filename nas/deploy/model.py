@@ -17,6 +17,7 @@ from nas.torch_network import Network, folded_weights
 
 if TYPE_CHECKING:
     from nas.data import ImageDataset, Images
+    from nas.latency import LatencyTable
 
 _BATCH_SIZE = 64
 """Images of a batch when a network classifies many."""
@@ -30,14 +31,21 @@ class TrainedModel:
         network: the network with its trained weights; it is moved to the CPU and to evaluation
             mode.
         preprocessing: how images become its input, and what its output means.
+        table: latency table of the device that the network is for, with the schedules of its
+            kernels; None if there is none.
     """
 
     def __init__(
-        self, architecture: Architecture, network: Network, preprocessing: Preprocessing
+        self,
+        architecture: Architecture,
+        network: Network,
+        preprocessing: Preprocessing,
+        table: LatencyTable | None = None,
     ) -> None:
         self.architecture = architecture
         self.network = network.cpu().eval()
         self.preprocessing = preprocessing
+        self.table = table
 
     @property
     def graph(self) -> Graph:

@@ -39,6 +39,11 @@ class Preprocessing(Document):
     input_name: Name = "image"
     output_name: Name = "logits"
 
+    @property
+    def embedded(self) -> str:
+        """All fields as one line of JSON, which travels inside the files of a model."""
+        return self.model_dump_json(by_alias=True)
+
     @model_validator(mode="after")
     def _one_value_a_channel(self) -> Preprocessing:
         if not len(self.mean) == len(self.std) == self.channels:

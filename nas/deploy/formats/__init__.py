@@ -14,12 +14,17 @@ from nas.errors import RequestError
 _CLASSES: dict[str, str] = {}
 """Module and class of each format by its name, such as `nas.deploy.formats.onnx:Onnx`."""
 
-__all__ = ["LoadedModel", "ModelFormat", "format_names", "model_format"]
+__all__ = ["LoadedModel", "ModelFormat", "all_formats", "format_names", "model_format"]
 
 
 def format_names() -> list[str]:
     """Return the names of all formats."""
     return list(_CLASSES)
+
+
+def all_formats() -> list[ModelFormat]:
+    """Return all formats, whether their packages are installed or not."""
+    return [_create(name) for name in _CLASSES]
 
 
 def model_format(name: str) -> ModelFormat:
@@ -33,7 +38,12 @@ def model_format(name: str) -> ModelFormat:
         raise RequestError(
             f"There is no format '{name}'.", remedy=f"Formats: {', '.join(_CLASSES)}."
         )
+    result = _create(name)
+    result.require_packages()
+    return result
+
+
+def _create(name: str) -> ModelFormat:
     module, _, cls = _CLASSES[name].partition(":")
     result: ModelFormat = getattr(import_module(module), cls)()
-    result.require_packages()
     return result

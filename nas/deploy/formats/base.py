@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.deploy.model import TrainedModel
-from nas.deploy.quantisation import QuantisedNetwork
-from nas.errors import RequestError
+from nas.errors import ExportError, NasError, RequestError, first_line
+
+if TYPE_CHECKING:
+    from nas.deploy.model import TrainedModel
+    from nas.deploy.quantisation import QuantisedNetwork
+    from nas.graph import Op
+
+PREPROCESSING_KEY = "preprocessing"
+"""Name under which formats with metadata keep `nas.records.Preprocessing.embedded`."""
 
 
 class LoadedModel(ABC):
@@ -50,12 +59,12 @@ class ModelFormat(ABC):
 
     Attributes:
         name: name of the format on the command line.
-        file_name: name of the file in a model folder.
+        file_name: name of the file in a model folder, or of the folder if a model is one.
+        companions: names of the files that belong to it and are written beside it.
         precision: type of weights and activations.
         packages: packages to import, by the name that `import` takes.
         extra: optional dependency of this package that installs them; empty if they are always
             installed.
-        runs_here: whether `load` works on this operating system.
         tolerance: largest difference between the logits of the file and those of torch, as a share
             of the standard deviation of torch's logits. For int8, the difference from the logits of
             the quantised network is compared.
@@ -63,6 +72,7 @@ class ModelFormat(ABC):
 
     name: ClassVar[str]
     file_name: ClassVar[str]
+    companions: ClassVar[tuple[str, ...]] = ()
     precision: ClassVar[Literal["float32", "int8"]] = "float32"
     packages: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str] = ""
@@ -73,23 +83,33 @@ class ModelFormat(ABC):
         """Whether the runtime of the format exists for this operating system."""
         return True
 
+    @property
+    def missing_packages(self) -> list[str]:
+        """The packages that are not installed."""
+        return [name for name in self.packages if not _is_installed(name)]
+
+    @property
+    def install_command(self) -> str:
+        """The command that installs the packages."""
+        return f"pip install 'hardware-nas[{self.extra}]'"
+
     def require_packages(self) -> None:
         """Raise RequestError with the command that installs what is missing."""
-        missing = [name for name in self.packages if importlib.util.find_spec(name) is None]
-        if missing:
+        if missing := self.missing_packages:
             raise RequestError(
                 f"Format '{self.name}' needs {', '.join(missing)}, which is not installed.",
-                remedy=f"pip install 'hardware-nas[{self.extra}]'",
+                remedy=self.install_command,
             )
 
     @abstractmethod
     def write(self, model: TrainedModel, quantised: QuantisedNetwork | None, path: Path) -> None:
-        """Write a model to a file.
+        """Write a model to a file, and its `companions` to the same folder.
 
         Args:
             model: the trained model.
             quantised: its int8 version, for formats of precision int8; None otherwise.
-            path: path of the file; the caller renames it when it was verified.
+            path: path of the file. Its name is `file_name`; its folder is one for new files, from
+                which the caller moves them when they were verified.
 
         Raises:
             ExportError: the format has no counterpart of an op; the message names the op and a
@@ -103,3 +123,55 @@ class ModelFormat(ABC):
         Raises:
             ExportError: the runtime refuses the file.
         """
+
+
+def missing_op(format_name: str, op: Op) -> ExportError:
+    """Return the error for an op that a format has no counterpart of."""
+    alternative = "onnx" if format_name == "torch" else "torch"
+    return ExportError(
+        f"Format '{format_name}' has no counterpart of op '{op.kind}' with output "
+        f"{'x'.join(map(str, op.shape))}.",
+        remedy=f"Format '{alternative}' has one.",
+    )
+
+
+@contextmanager
+def export_errors(message: str, *, remedy: str = "") -> Iterator[None]:
+    """Turn the errors of an exporter or a runtime into an ExportError.
+
+    These packages raise errors of any class, for anything that they cannot do.
+
+    Args:
+        message: what failed, without a full stop.
+        remedy: what the user can do about it.
+    """
+    try:
+        yield
+    except (NasError, OSError):
+        raise
+    except Exception as error:
+        raise ExportError(f"{message}: {first_line(error)}.", remedy=remedy) from error
+
+
+def package_versions(packages: Sequence[str]) -> dict[str, str]:
+    """Return the versions of installed packages, by the name of their distribution.
+
+    Args:
+        packages: packages by the name that `import` takes.
+    """
+    distributions = _distributions()
+    names = [name for each in packages for name in distributions.get(each.partition(".")[0], ())]
+    return {name: version(name) for name in dict.fromkeys(names)}
+
+
+@cache
+def _distributions() -> dict[str, list[str]]:
+    """Return the names of the distributions that have a package, by package."""
+    return dict(packages_distributions())
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # the package around it is missing
+        return False
