@@ -106,6 +106,12 @@ KEYS: dict[str, Key] = {
     "finish.measure": _key(
         "Number of candidates that are timed as whole networks.", ge=0, le=100_000
     ),
+    "finish.retrain": _key(
+        "Number of networks of the front that are trained to the end; by default what the budget "
+        "allows.",
+        ge=0,
+        le=1000,
+    ),
 }
 """All keys by their path in the job file."""
 

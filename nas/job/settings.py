@@ -210,9 +210,10 @@ class SearchSettings(_Table):
 
 
 class FinishSettings(_Table):
-    """The table `[finish]`: how many candidates are timed as whole networks after the search."""
+    """The table `[finish]`: how many candidates are timed and trained after the search."""
 
     measure: Annotated[int, _field("finish.measure")] = 20
+    retrain: Annotated[int, _field("finish.retrain")] | None = None
 
 
 class JobSettings(_Table):

@@ -87,6 +87,8 @@ class JobPlan(_RunSection):
         epochs: number of training epochs by space.
         trials: number of architectures to score.
         measure: number of whole networks to time.
+        retrain: number of finalists to train to the end; 0 in runs of earlier versions.
+        retrain_epochs: number of training epochs of each finalist.
         seconds: expected duration by stage; empty if it was not estimated.
     """
 
@@ -94,6 +96,8 @@ class JobPlan(_RunSection):
     epochs: dict[Name, Count]
     trials: Annotated[int, Field(ge=1, lt=1 << 63)]
     measure: Count
+    retrain: Count = 0
+    retrain_epochs: Count = 0
     seconds: dict[str, Seconds]
 
 
