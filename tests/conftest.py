@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from nas.cli import main
 from nas.data import ImageDataset, load_dataset
@@ -55,14 +56,28 @@ def job(job_folder) -> JobSettings:
 
 
 @pytest.fixture(scope="session")
-def finished_job(tmp_path_factory) -> Path:
-    """Return a folder in which the mini job has finished: `results/mini` and `latency_tables`."""
-    folder = tmp_path_factory.mktemp("finished_job")
-    path = write_job(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        run_job(load_job(path), Path("results/mini"), command="nas run job.toml")
+def finished_job(tmp_path_factory, worker_id) -> Path:
+    """Return a folder in which the mini job has finished: `results/mini` and `latency_tables`.
+
+    All processes of a test run share the folder, so a test that changes files needs
+    `copy_of_finished_job`.
+    """
+    temporary = tmp_path_factory.getbasetemp()
+    folder = (temporary if worker_id == "master" else temporary.parent) / "finished_job"
+    folder.mkdir(exist_ok=True)
+    with FileLock(folder / "lock"), pytest.MonkeyPatch.context() as patch:
+        if not (folder / "done").exists():
+            patch.chdir(folder)
+            settings = load_job(write_job(folder))
+            run_job(settings, Path("results/mini"), command="nas run job.toml")
+            (folder / "done").touch()
     return folder
+
+
+@pytest.fixture
+def copy_of_finished_job(finished_job, tmp_path) -> Path:
+    """Return a copy of the folder in which the mini job has finished."""
+    return shutil.copytree(finished_job, tmp_path / "finished_job")
 
 
 @pytest.fixture

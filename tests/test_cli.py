@@ -57,6 +57,7 @@ def test_every_command_has_help_with_an_example(command):
         assert "Example: nas" in " ".join(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_spaces_prints_json():
     spaces = document(run_nas("spaces", "--json"))
     assert [each["name"] for each in spaces] == space_names()
@@ -236,45 +237,45 @@ def test_debug_prints_the_traceback():
     assert "Traceback" in run_nas("--debug", "spaces", "mobilnet").stderr
 
 
-def test_select_predict_and_report_read_a_finished_run(finished_job):
-    table = next((finished_job / "latency_tables").glob("*.jsonl"))
-    front = json.loads((finished_job / "results/mini/front.json").read_text())["front"]
-    best = document(run_nas("select", "results/mini", "--json", cwd=finished_job))
+def test_select_predict_and_report_read_a_finished_run(copy_of_finished_job):
+    folder = copy_of_finished_job
+    table = next((folder / "latency_tables").glob("*.jsonl"))
+    front = json.loads((folder / "results/mini/front.json").read_text())["front"]
+    best = document(run_nas("select", "results/mini", "--json", cwd=folder))
     assert best == front[-1]
     limit = str(front[0]["measured_us"] / 1000 * 1.0001)
     select = ("select", "results/mini", "--max-latency-ms")
-    fastest = run_nas(*select, limit, "--json", cwd=finished_job)
+    fastest = run_nas(*select, limit, "--json", cwd=folder)
     assert document(fastest) == front[0]
-    none = run_nas(*select, "1e-5", cwd=finished_job)
+    none = run_nas(*select, "1e-5", cwd=folder)
     assert none.returncode == 1
     assert "The nearest is" in none.stderr
 
-    shown = document(run_nas("table", "show", str(table), "--json", cwd=finished_job))
+    shown = document(run_nas("table", "show", str(table), "--json", cwd=folder))
     assert shown["status"].keys() <= {"ok", "unstable"}
     again = document(run_nas("table", "show", str(table), "--space", "mobile.py", "--json",
-                         cwd=finished_job))  # fmt: skip
+                         cwd=folder))  # fmt: skip
     assert again.pop("coverage")[0]["missing"] >= 0
     assert again == {key: value for key, value in shown.items() if key != "coverage"}
-    same = document(run_nas("table", "diff", str(table), str(table), "--json", cwd=finished_job))
+    same = document(run_nas("table", "diff", str(table), str(table), "--json", cwd=folder))
     assert same["median_ratio"] == 1
     assert len(same["changes"]) == shown["kernels"] + len(shown["dispatch_us"])
     arch = f"results/mini:{best['digest'][:9]}"
-    prediction = document(
-        run_nas("predict", arch, "--table", str(table), "--json", cwd=finished_job)
-    )
+    prediction = document(run_nas("predict", arch, "--table", str(table), "--json", cwd=folder))
     assert prediction["predicted_us"] == pytest.approx(best["predicted_us"])
     assert prediction["macs"] == best["macs"]
-    shown = document(run_nas("spaces", "--arch", arch, "--json", cwd=finished_job))
+    shown = document(run_nas("spaces", "--arch", arch, "--json", cwd=folder))
     assert shown["architecture"] == best["architecture"]
     assert sum(layer["params"] for layer in shown["layers"]) == best["params"]
 
-    report = finished_job / "results/mini/report.html"
+    report = folder / "results/mini/report.html"
     old = report.read_text()
     report.unlink()
-    assert document(run_nas("report", "results/mini", "--json", cwd=finished_job))
+    assert document(run_nas("report", "results/mini", "--json", cwd=folder))
     assert report.read_text() == old
 
 
+@pytest.mark.slow
 def test_table_has_rows_of_several_batch_sizes(invoke, finished_job, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (known,) = (finished_job / "latency_tables").glob("*.jsonl")
@@ -312,6 +313,7 @@ def test_table_has_rows_of_several_batch_sizes(invoke, finished_job, tmp_path, m
     assert document(invoke("predict", *arch)) == before
 
 
+@pytest.mark.slow
 def test_table_check_and_verify_time_the_device(finished_job, invoke, tmp_path, monkeypatch):
     monkeypatch.chdir(finished_job)
     (table,) = Path("latency_tables").glob("*.jsonl")
@@ -348,6 +350,7 @@ def test_table_merge_writes_a_new_table(finished_job, invoke, tmp_path):
     assert "exists already" in again.stderr
 
 
+@pytest.mark.slow
 def test_table_of_another_machine_is_refused(finished_job, tmp_path):
     (table,) = (finished_job / "latency_tables").glob("*.jsonl")
     path = write_job(tmp_path)

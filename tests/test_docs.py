@@ -345,6 +345,7 @@ def runs(page: str) -> list[Block]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", [page for page in PAGES if runs(page)])
 def test_commands_and_snippets_run(page, prepared, tmp_path, monkeypatch, use_library, invoke):
@@ -405,6 +406,7 @@ def test_example_spaces_lower(tmp_path, monkeypatch):
     assert mine.parameters["resolution"] == (24, 32)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("job_folder_with_table")
 def test_example_space_through_all_stages_of_a_job(example, invoke):

@@ -160,6 +160,7 @@ def lowered(name):
     return [architecture.graph for architecture in picked]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", space_names())
 def test_networks_of_a_space_run_as_in_torch(name):
     for graph in lowered(name):

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from tests.fuzz.corpus import make_corpus
 from tests.fuzz.targets import Target, run, targets, try_target
 
+pytestmark = pytest.mark.slow
+
 FAST_EXAMPLES = 12
 SLOW_EXAMPLES = 2
 

@@ -89,6 +89,7 @@ def assert_every_file_is_whole(folder: Path) -> None:
                 assert file.keys()
 
 
+@pytest.mark.slow
 def test_job_continues_each_time_the_disk_was_full(
     request, job_folder, fake_device, expected_run, invoke, monkeypatch
 ):
@@ -150,6 +151,7 @@ def stoppable(job_folder, monkeypatch) -> Path:
     return job_folder
 
 
+@pytest.mark.slow
 def test_job_stopped_in_every_stage_leaves_no_process_and_gives_same_result(
     stoppable, expected_run
 ):
@@ -254,6 +256,7 @@ time_t time(time_t *result) {
 PRINT_CLOCK = "import time\nwhile True: print(time.time(), time.monotonic()); time.sleep(0.1)"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the wall clock is replaced by LD_PRELOAD")
 def test_wall_clock_that_jumps_by_hours_changes_nothing(stoppable, expected_run, monkeypatch):
     (stoppable / "clock.c").write_text(JUMPING_CLOCK)

@@ -38,6 +38,7 @@ def finish(folder: Path) -> str:
     return done.stderr
 
 
+@pytest.mark.slow
 def test_job_killed_in_every_stage_gives_result_of_finished_job(job_folder, finished_job):
     out = job_folder / "out"
     tables = job_folder / "latency_tables"
@@ -72,6 +73,7 @@ def test_job_killed_in_every_stage_gives_result_of_finished_job(job_folder, fini
         pd.testing.assert_frame_equal(rows, expected)
 
 
+@pytest.mark.slow
 def test_job_killed_while_measuring_keeps_its_measurements(job_folder_with_table, finished_job):
     out = job_folder_with_table / "out"
     kill_when(job_folder_with_table, lambda: count_lines(out / "measurements.jsonl") >= 1)

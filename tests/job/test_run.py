@@ -100,12 +100,13 @@ def test_report_says_how_slow_the_device_was_during_network_timing(
         assert words in page.build(copy).read_text()
 
 
-def test_repeated_job_changes_nothing(finished, finished_job, monkeypatch):
-    monkeypatch.chdir(finished_job)
+def test_repeated_job_changes_nothing(copy_of_finished_job, monkeypatch):
+    monkeypatch.chdir(copy_of_finished_job)
+    finished = Path("results/mini")
     before = {name: (finished / name).read_text() for name in ("trials.csv", "front.csv")}
     log = (finished / "measurements.jsonl").read_bytes()
     slowdown = read_run(finished).slowdown
-    jobs.run_job(load_job(finished_job / "job.toml"), Path("results/mini"))
+    jobs.run_job(load_job(Path("job.toml")), finished)
     assert {name: (finished / name).read_text() for name in before} == before
     assert (finished / "measurements.jsonl").read_bytes() == log
     assert read_run(finished).slowdown == slowdown
@@ -130,6 +131,7 @@ def test_latency_limit_that_nothing_meets_is_refused(job_folder_with_table):
         jobs.run_job(load_job(path), job_folder_with_table / "out")
 
 
+@pytest.mark.slow
 def test_every_member_meets_the_latency_limit(job_folder_with_table, finished):
     rows = candidates.read(finished / "trials.csv")
     limit_ms = float(rows["predicted_us"].quantile(0.5)) / 1000
@@ -192,6 +194,7 @@ def test_two_spaces_of_one_name_are_refused(job_folder_with_table):
         jobs.run_job(load_job(path), job_folder_with_table / "out")
 
 
+@pytest.mark.slow
 def test_plan_divides_the_budget_among_the_stages(job_folder_with_table, job):
     fixed = jobs.plan_job(job)
     assert (fixed.trials, set(fixed.epochs.values()), fixed.kernels) == (30, {2}, 0)

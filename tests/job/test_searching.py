@@ -68,6 +68,7 @@ def test_continued_run_uses_its_own_copies_of_the_spaces(copy_of_searched_folder
     assert len(read_completed_trials(OUT)) == 21
 
 
+@pytest.mark.slow
 def test_search_with_more_trials_and_then_the_job_equal_the_whole_job(
     copy_of_searched_folder, finished_job, invoke
 ):
@@ -112,6 +113,7 @@ def test_history_has_a_row_for_each_trial_after_part_of_it_was_lost(copy_of_sear
     assert known.is_monotonic_increasing
 
 
+@pytest.mark.slow
 def test_search_ends_after_trials_without_improvement(folder_with_supernets, invoke):
     summary = document(invoke("search", "job.toml", "--stall", 3, "--json"))
     assert summary["ended"] == "3 trials in a row have not improved the front"
@@ -196,6 +198,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_after_current_trial_and_same_command_continues(folder_with_supernets, invoke):
     command = ("search", "job.toml", "--trials", 45)
     journal = OUT / "study.journal"
@@ -224,6 +227,7 @@ def test_ctrl_c_ends_after_current_trial_and_same_command_continues(folder_with_
     )
 
 
+@pytest.mark.slow
 def test_second_ctrl_c_ends_at_once_and_leaves_no_workers(folder_with_supernets):
     process = start_process(
         Path("hanging").exists, "-c", SCRIPT_THAT_HANGS, "search", "job.toml", "--workers", 2

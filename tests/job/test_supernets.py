@@ -28,6 +28,7 @@ def finished(finished_job, tmp_path) -> Path:
     return tmp_path / "mini"
 
 
+@pytest.mark.slow
 def test_train_command_gives_the_weights_of_the_whole_job(job, finished_job, invoke):
     """`nas run` also continues in the folder that `nas supernet train` made."""
     summary = document(invoke("supernet", "train", "--job", "job.toml", "--out", "run", "--json"))
@@ -139,6 +140,7 @@ def test_ranking_of_ten_networks_has_rank_correlation(finished):
     assert f"<strong>{tau.value:.2f} (" in (finished / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_torchrun_processes_train_one_run(job_folder, invoke):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
@@ -166,6 +168,7 @@ main()
 """Script that runs a command with a limit on the size of its files, in bytes."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_bytes", [400, 20_000])
 def test_training_continues_after_the_disk_was_full(job_folder, invoke, max_bytes):
     """400 bytes hold the first lines of the log, and 20,000 bytes all files but the weights."""

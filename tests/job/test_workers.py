@@ -62,6 +62,7 @@ def wait_for_other_process(monkeypatch, study, then=lambda pid: None) -> list[in
     return others
 
 
+@pytest.mark.slow
 def test_workers_share_the_trials(folder_with_supernets, invoke, monkeypatch):
     others = wait_for_other_process(monkeypatch, lambda: load_study(OUT))
     done = invoke("search", "job.toml", "--workers", 2)
@@ -73,6 +74,7 @@ def test_workers_share_the_trials(folder_with_supernets, invoke, monkeypatch):
     assert read_run(OUT).search.workers == 2
 
 
+@pytest.mark.slow
 def test_killed_worker_loses_no_trial(folder_with_supernets, invoke, monkeypatch):
     wait_for_other_process(
         monkeypatch, lambda: load_study(OUT), then=lambda pid: os.kill(pid, signal.SIGKILL)
@@ -97,6 +99,7 @@ objectives.evaluate = slow
 """
 
 
+@pytest.mark.slow
 def test_workers_end_with_the_process_that_started_them(folder_with_supernets, invoke, monkeypatch):
     def both_processes_search() -> bool:
         if not (OUT / "study.journal").exists():
@@ -197,6 +200,7 @@ def test_unreachable_database_is_refused_without_showing_its_password(
     assert {path.name for path in files_with(OUT, "127.0.0.1:9")} == {"run.json", "job.toml"}
 
 
+@pytest.mark.slow
 @pytest.mark.postgresql
 def test_worker_joins_through_a_database(folder_with_supernets, invoke, database, monkeypatch):
     command = [sys.executable, "-m", "nas", "search", OUT, "--worker", "--storage", database]

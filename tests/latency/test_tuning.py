@@ -171,6 +171,7 @@ def test_requested_trials_refuses_wrong_requests_with_remedy(
     assert caught.value.remedy
 
 
+@pytest.mark.slow
 def test_command_line_refuses_trials_without_tuner(tmp_path: Path) -> None:
     words = ["table", "build", "--space", "mobilenet_tiny", "--trials", "8"]
     done = subprocess.run(

@@ -58,6 +58,7 @@ class UnopenableRuntime(FakeRuntime):
         raise RuntimeError("no such compiler here")
 
 
+@pytest.mark.slow
 def test_failure_of_a_worker_fails_only_its_kernel(tmp_path: Path) -> None:
     runtime = FakeRuntime()
     table = LatencyTable.open_or_create(tmp_path, runtime)
@@ -173,6 +174,7 @@ def test_runtime_that_does_not_open_gives_reason() -> None:
         timer.time_dispatch()
 
 
+@pytest.mark.slow
 def test_real_runtime_runs_in_worker() -> None:
     with WorkerTimer(open_runtime("tvm")) as timer:
         schedule, timing = timer.time_kernel(FINE)

@@ -143,6 +143,7 @@ def test_every_proposal_of_the_model_meets_a_cheap_limit():
     assert len(trials) - startup == 30
 
 
+@pytest.mark.slow
 def test_expensive_limit_is_learned():
     limit = make_objective("macs", macs, limit=RARE_MACS, limit_only=True, direction="maximize")
     shares = []

@@ -49,6 +49,7 @@ class Meta:
         return x
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(name=spaces, size=sizes, seed=seeds)
 def test_shapes_equal_those_of_torch(name, size, seed):
@@ -63,6 +64,7 @@ def test_shapes_equal_those_of_torch(name, size, seed):
         assert run_graph(beginning, image, Meta(beginning)).shape[1:] == graph.ops[end].shape
 
 
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None)
 @given(name=spaces, size=sizes, seed=seeds)
 def test_json_round_trip_keeps_the_canonical_architecture(name, size, seed):

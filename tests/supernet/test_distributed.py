@@ -78,6 +78,7 @@ def run_two_processes(script, tmp_path, *arguments):
     )
 
 
+@pytest.mark.slow
 def test_collectives_exchange_between_two_processes(tmp_path):
     done = run_two_processes(COLLECTIVES_SCRIPT, tmp_path, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -142,6 +143,7 @@ def train_by_hand(space, data, settings, seed, processes):
     return supernet
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one_that_takes_their_shards_in_turn(digits, tmp_path):
     done = run_two_processes(TRAIN_SCRIPT, tmp_path, tmp_path / "run", 0)
     assert done.returncode == 0, done.stderr
@@ -162,6 +164,7 @@ def test_two_processes_train_like_one_that_takes_their_shards_in_turn(digits, tm
     assert [line["step"] for line in lines] == list(range(1, record.step + 1))
 
 
+@pytest.mark.slow
 def test_killed_processes_resume_to_the_same_weights(tmp_path, digits):
     undisturbed = run_two_processes(TRAIN_SCRIPT, tmp_path, tmp_path / "whole", 0)
     killed = run_two_processes(TRAIN_SCRIPT, tmp_path, tmp_path / "run", 5)

@@ -66,6 +66,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.slow
 def test_killed_training_resumes_to_the_same_weights(digits, tmp_path):
     space = space_on(digits, "mobilenet_tiny")
     undisturbed = weights(train(space, digits, tmp_path / "a", SHORT, seed=3))
@@ -96,6 +97,7 @@ def test_killed_training_resumes_to_the_same_weights(digits, tmp_path):
     assert logs[0] == logs[1]
 
 
+@pytest.mark.slow
 def test_train_learns_and_loads_a_finished_training(digits, tmp_path):
     space = space_on(digits, "squeezenet_tiny")
     settings = replace(SHORT, epochs=12, learning_rate=0.3)

@@ -116,6 +116,7 @@ def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nas.runtimes.onnxruntime.kernel_timer._DISPATCH_CALLS", 10)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_samples")
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_table_predicts_its_networks(dtype: str, tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ def test_blocks_compute_what_torch_computes(runtime: TvmRuntime, name: str) -> N
     check(runtime, GRAPHS[name]())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", nas.space.space_names())
 def test_whole_networks_compute_what_torch_computes(runtime: TvmRuntime, name: str) -> None:
     space = nas.space.load_space(name, image_size=16, classes=5)
@@ -126,6 +127,7 @@ def test_random_weights_give_ordinary_outputs(runtime: TvmRuntime) -> None:
     assert all(seconds > 0 for seconds in compiled.evaluate(2, 3))
 
 
+@pytest.mark.slow
 def test_schedules_for_narrower_vectors_compute_the_same() -> None:
     """Run schedules for AVX2 and for 128-bit vectors on this machine."""
     for lanes in (8, 4):

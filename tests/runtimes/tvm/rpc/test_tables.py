@@ -56,6 +56,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return run
 
 
+@pytest.mark.slow
 def test_table_of_a_board_is_built_from_the_command_line(
     server: str, code: str, tmp_path: Path, command: Command
 ) -> None:
@@ -95,6 +96,7 @@ def test_table_of_a_board_is_built_from_the_command_line(
     assert "Traceback" not in stderr
 
 
+@pytest.mark.slow
 def test_build_survives_the_loss_of_one_of_two_boards(
     farm: tuple[str, list[Process]],
     code: str,
