@@ -32,7 +32,7 @@ class Preprocessing(Document):
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
     image_size: Side
-    channels: Literal[1, 3]
+    channels: Annotated[int, Field(ge=1)]
     mean: tuple[float, ...]
     std: tuple[Annotated[float, Field(gt=0)], ...]
     classes: tuple[str, ...]
