@@ -167,7 +167,7 @@ class _Writer:
                 self._write_avg_pool(at, op)
             case "global_pool":
                 x = self._map(op.inputs[0])
-                self._maps[at] = self._add_node("GlobalAveragePool", [x], self._label(at))
+                self._maps[at] = self._add_node(at, "GlobalAveragePool", [x])
             case _:
                 raise ValueError(f"ops of kind {op.kind!r} have no implementation in ONNX")
 
@@ -178,13 +178,13 @@ class _Writer:
         shape = (op.shape[0], inputs, op.kernel, op.kernel)
         arguments = [self._map(op.inputs[0]), *self._parameters(op, shape)]
         self._maps[at] = self._add_node(
-            "Conv", arguments, self._label(at), group=op.groups, **_window_attributes(op)
+            at, "Conv", arguments, group=op.groups, **_window_attributes(op)
         )
 
     def _write_linear(self, at: int, op: Op) -> None:
         shape = (op.shape[0], self._graph.input_channels(op))
         arguments = [self._vector(op.inputs[0]), *self._parameters(op, shape)]
-        self._vectors[at] = self._add_node("Gemm", arguments, self._label(at), transB=1)
+        self._vectors[at] = self._add_node(at, "Gemm", arguments, transB=1)
 
     def _write_by_channel(
         self, at: int, op: Op, onnx_op: str, constants: Sequence[str] = (), **attributes: Any
@@ -192,7 +192,7 @@ class _Writer:
         """Write an op that ONNX applies to maps and vectors alike; vectors stay vectors."""
         inputs, outputs = self._inputs_of_one_form(op)
         arguments = [*inputs, *constants]
-        outputs[at] = self._add_node(onnx_op, arguments, self._label(at), **attributes)
+        outputs[at] = self._add_node(at, onnx_op, arguments, **attributes)
 
     def _write_slice(self, at: int, op: Op) -> None:
         """Write a slice.
@@ -206,13 +206,14 @@ class _Writer:
         parts = self._parts(op.inputs[0])
         if not parts:
             bounds = [self._integers(end) for end in (op.start, op.start + op.shape[0], 1)]
-            outputs[at] = self._add_node("Slice", [x, *bounds], self._label(at))
+            outputs[at] = self._add_node(at, "Slice", [x, *bounds])
             return
         sizes = self._integers(*[self._graph.ops[part].shape[0] for part in parts])
         names = [self._unused_name(self._label(part)) for part in parts]
         name = self._unused_name(f"split_{at}")
         self.nodes.append(helper.make_node("Split", [x, sizes], names, name=name, axis=1))
-        outputs.update(zip(parts, names, strict=True))
+        for part, name in zip(parts, names, strict=True):
+            outputs[part] = self._finish(part, name)
 
     def _parts(self, source: int) -> list[int]:
         """Return the slices of a tensor in order if they have each channel once, else nothing."""
@@ -225,17 +226,16 @@ class _Writer:
 
     def _write_shuffle(self, at: int, op: Op) -> None:
         c, h, w = op.shape
-        label = self._label(at)
         parts = self._integers(0, op.groups, c // op.groups, h, w)  # 0 keeps the batch size.
-        x = self._add_node("Reshape", [self._map(op.inputs[0]), parts], f"{label}.parts")
-        x = self._add_node("Transpose", [x], f"{label}.interleaved", perm=[0, 2, 1, 3, 4])
-        self._maps[at] = self._add_node("Reshape", [x, self._integers(0, c, h, w)], label)
+        x = self._add_node(at, "Reshape", [self._map(op.inputs[0]), parts], ".parts")
+        x = self._add_node(at, "Transpose", [x], ".interleaved", perm=[0, 2, 1, 3, 4])
+        self._maps[at] = self._add_node(at, "Reshape", [x, self._integers(0, c, h, w)])
 
     def _write_pool(self, at: int, op: Op, onnx_op: str, **attributes: int) -> None:
         source = op.inputs[0]
         attributes["ceil_mode"] = int(op.overhangs(*self._graph.ops[source].shape[1:]))
         self._maps[at] = self._add_node(
-            onnx_op, [self._map(source)], self._label(at), **attributes, **_window_attributes(op)
+            at, onnx_op, [self._map(source)], **attributes, **_window_attributes(op)
         )
 
     def _write_avg_pool(self, at: int, op: Op) -> None:
@@ -257,16 +257,14 @@ class _Writer:
     def _map(self, at: int) -> str:
         """Return the name of an op's output as a map."""
         if at not in self._maps:
-            x = self._vectors[at]
             sizes = self._integers(0, *self._graph.ops[at].shape)
-            self._maps[at] = self._add_node("Reshape", [x, sizes], f"{x}.map")
+            self._maps[at] = self._add_node(at, "Reshape", [self._vectors[at], sizes], ".map")
         return self._maps[at]
 
     def _vector(self, at: int) -> str:
         """Return the name of an op's output as a vector."""
         if at not in self._vectors:
-            x = self._maps[at]
-            self._vectors[at] = self._add_node("Flatten", [x], f"{x}.flat")
+            self._vectors[at] = self._add_node(at, "Flatten", [self._maps[at]], ".flat")
         return self._vectors[at]
 
     def _inputs_of_one_form(self, op: Op) -> tuple[list[str], dict[int, str]]:
@@ -287,10 +285,16 @@ class _Writer:
 
     # Nodes, initialisers and their names
 
-    def _add_node(self, onnx_op: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
-        """Add a node with one output, and return the name of both."""
-        name = self._unused_name(name)
+    def _add_node(
+        self, at: int, onnx_op: str, inputs: Sequence[str], suffix: str = "", /, **attributes: Any
+    ) -> str:
+        """Add a node for an op, and return the name of the tensor that other nodes read."""
+        name = self._unused_name(self._label(at) + suffix)
         self.nodes.append(helper.make_node(onnx_op, inputs, [name], name=name, **attributes))
+        return self._finish(at, name)
+
+    def _finish(self, at: int, name: str) -> str:
+        """Return the tensor that other nodes read instead of one that a node of an op made."""
         return name
 
     def _parameters(self, op: Op, shape: tuple[int, ...]) -> list[str]:

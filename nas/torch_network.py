@@ -59,7 +59,12 @@ class Weights(Protocol):
         ...
 
 
-def run_graph(graph: Graph, x: Tensor, weights: Weights) -> Tensor:
+def run_graph(
+    graph: Graph,
+    x: Tensor,
+    weights: Weights,
+    transform: Callable[[int, Tensor], Tensor] | None = None,
+) -> Tensor:
     """Run a graph on a batch of images.
 
     Intermediate tensors are channels-last in memory, which is several times faster on a CPU, and
@@ -69,6 +74,8 @@ def run_graph(graph: Graph, x: Tensor, weights: Weights) -> Tensor:
         graph: the graph to run.
         x: images `N x C x H x W`; images of another size than the graph's input are resized.
         weights: provider of the weights of each op.
+        transform: function of the position and the output of an op that returns what the ops behind
+            it read; it is called for the images, too. None changes nothing.
 
     Returns:
         The output of the last op, `N x C x H x W`; a linear layer gives `N x C x 1 x 1`.
@@ -79,7 +86,8 @@ def run_graph(graph: Graph, x: Tensor, weights: Weights) -> Tensor:
     size = graph.input_shape[1:]
     if x.shape[2:] != size:
         x = F.interpolate(x, size, mode="bilinear", antialias=True)
-    values: dict[int, Tensor] = {0: x.contiguous(memory_format=torch.channels_last)}
+    x = x.contiguous(memory_format=torch.channels_last)
+    values: dict[int, Tensor] = {0: transform(0, x) if transform else x}
     for position, op in enumerate(graph.ops):
         if op.kind == "input":
             continue
@@ -88,7 +96,8 @@ def run_graph(graph: Graph, x: Tensor, weights: Weights) -> Tensor:
         overwrite = (
             graph.ops[source].kind in _OVERWRITABLE_KINDS and len(graph.consumers[source]) == 1
         )
-        values[position] = _apply(op, inputs, weights, overwrite)
+        output = _apply(op, inputs, weights, overwrite)
+        values[position] = transform(position, output) if transform else output
         for source in set(op.inputs):
             if graph.consumers[source][-1] == position:
                 del values[source]

@@ -1,0 +1,170 @@
+"""Ranges of activations: measured on images, and turned into the scales of int8 tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nas.deploy.quantisation.simulation import run_batches
+from nas.graph import Graph
+from nas.quantised_network import SHARED_SCALE_KINDS, Affine, fused_activation
+from nas.torch_network import FoldedWeights
+
+BINS = 2048
+"""Bins of a histogram: eight for each of the 256 values of an int8 tensor."""
+
+_MIN_SCALE = 2.0**-20
+"""Smallest scale. A tensor that is always zero has it, and its readers still have finite biases."""
+
+_CANDIDATES = np.linspace(0.2, 1, 81)
+"""Limits that `least_squares` tries, as fractions of the largest absolute value."""
+
+
+@dataclass(frozen=True, eq=False)
+class Histogram:
+    """Values of all tensors that share an `Affine`.
+
+    Attributes:
+        low, high: the smallest and the largest value.
+        counts: number of values in each of `BINS` bins of equal width between them.
+    """
+
+    low: float
+    high: float
+    counts: NDArray[np.int64]
+
+    @property
+    def edges(self) -> NDArray[np.float64]:
+        """Limits of the bins, one more than there are bins."""
+        return np.linspace(self.low, self.high, len(self.counts) + 1)
+
+
+RangeMethod = Callable[[Histogram], tuple[float, float]]
+"""Returns the range of real numbers that int8 values are spread over."""
+
+
+def scale_groups(graph: Graph) -> list[tuple[int, ...]]:
+    """Return the positions of the tensors that share an `Affine`, for each `Affine`.
+
+    The positions of all groups together are those that `QuantisedNetwork.activations` has.
+    """
+    group = list(range(len(graph.ops)))
+    for at, op in enumerate(graph.ops):
+        if op.kind in SHARED_SCALE_KINDS:
+            joined = {group[source] for source in op.inputs}
+            group = [at if each in joined else each for each in group]
+    members: dict[int, list[int]] = {}
+    for at in range(len(graph.ops)):
+        if fused_activation(graph, at) is None:
+            members.setdefault(group[at], []).append(at)
+    return [tuple(positions) for positions in members.values()]
+
+
+def measure(
+    graph: Graph, weights: Mapping[str, NDArray[np.float32]], images: NDArray[np.float32]
+) -> list[Histogram]:
+    """Return the histogram of each of `scale_groups` while a network classifies images.
+
+    Args:
+        graph: folded graph.
+        weights: its weights, named as in `folded_weights`.
+        images: normalised images `N x C x H x W`.
+    """
+    groups = scale_groups(graph)
+    # Ops that share the scale of their inputs repeat values of the group's other tensors.
+    group_of = {
+        at: number
+        for number, group in enumerate(groups)
+        for at in group
+        if graph.ops[at].kind not in SHARED_SCALE_KINDS
+    }
+    lows, highs = [0.0] * len(groups), [0.0] * len(groups)
+    counts = torch.zeros(len(groups), BINS, dtype=torch.float64)
+
+    def find_extremes(at: int, x: torch.Tensor) -> torch.Tensor:
+        if at in group_of:
+            number = group_of[at]
+            low, high = torch.aminmax(x)
+            lows[number] = min(lows[number], float(low))
+            highs[number] = max(highs[number], float(high))
+        return x
+
+    def count(at: int, x: torch.Tensor) -> torch.Tensor:
+        if at in group_of:
+            number = group_of[at]
+            low, high = lows[number], highs[number]
+            if low < high:
+                counts[number] += torch.histc(x, BINS, low, high)
+            else:  # histc takes equal limits as a request to find them.
+                counts[number, 0] += x.numel()
+        return x
+
+    tensors = FoldedWeights({name: torch.from_numpy(each) for name, each in weights.items()})
+    for visit in (find_extremes, count):
+        run_batches(graph, images, tensors, visit)
+    return [
+        Histogram(*each) for each in zip(lows, highs, counts.numpy().astype(np.int64), strict=True)
+    ]
+
+
+def activations(
+    graph: Graph, histograms: Sequence[Histogram], method: RangeMethod
+) -> dict[int, Affine]:
+    """Return the `Affine` of each tensor that is rounded to int8, by the position of its op."""
+    groups = scale_groups(graph)
+    affines = [affine(*method(histogram)) for histogram in histograms]
+    return {at: each for group, each in zip(groups, affines, strict=True) for at in group}
+
+
+def affine(low: float, high: float) -> Affine:
+    """Return the scale and zero point that spread int8 values over a range and zero.
+
+    Zero has a value of its own, because convolutions pad with zeros (Jacob et al. 2018, section
+    2.1).
+    """
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = max(float(np.float32((high - low) / 255)), _MIN_SCALE)
+    return Affine(scale, int(np.clip(round(-128 - low / scale), -128, 127)))
+
+
+def min_max(histogram: Histogram) -> tuple[float, float]:
+    """Return the whole range."""
+    return histogram.low, histogram.high
+
+
+def percentile(histogram: Histogram, outliers: float = 1e-4) -> tuple[float, float]:
+    """Return the range without a fraction of outliers at each end (Wu et al. 2020, section 4.2).
+
+    Wu, Judd, Zhang, Isaev, Micikevicius, "Integer quantization for deep learning inference".
+    """
+    shares = np.cumsum(histogram.counts) / max(1, histogram.counts.sum())
+    first = int(np.searchsorted(shares, outliers, side="right"))
+    last = int(np.searchsorted(shares, 1 - outliers))
+    edges = histogram.edges
+    return float(edges[min(first, BINS - 1)]), float(edges[min(last, BINS - 1) + 1])
+
+
+def least_squares(histogram: Histogram) -> tuple[float, float]:
+    """Return the range with the least mean squared error of rounding and clipping.
+
+    The candidates cut off values beyond a limit on both sides of zero, so that a range whose
+    negative part is short, such as that of a hard swish, keeps this part whole.
+    """
+    edges = histogram.edges
+    centres = (edges[:-1] + edges[1:]) / 2
+    largest = max(-histogram.low, histogram.high)
+    ranges = [
+        (max(histogram.low, -limit), min(histogram.high, limit)) for limit in largest * _CANDIDATES
+    ]
+
+    def error(bounds: tuple[float, float]) -> float:
+        scale, zero_point = affine(*bounds)
+        values = np.clip(np.rint(centres / scale) + zero_point, -128, 127)
+        return float(histogram.counts @ (scale * (values - zero_point) - centres) ** 2)
+
+    # Among equal errors the widest range counts.
+    return min(reversed(ranges), key=error)

@@ -1,0 +1,109 @@
+"""`QuantisedNetwork`: a folded graph with int8 weights and activations, for the writers of files.
+
+The arithmetic is that of Jacob et al. 2018, "Quantization and training of neural networks for
+efficient integer-arithmetic-only inference": a real number is `scale * (integer - zero_point)`.
+
+Which tensors are rounded to int8:
+
+- The images and the output of every op are, with one exception. A ReLU or ReLU6 that alone reads
+  the output of a convolution, linear layer or addition is fused with it (`fused_activation`): the
+  output of the first op is not rounded and has no `Affine`, the output of the activation has one.
+- No other activation is fused. The output of a convolution before a hard swish has an `Affine`, and
+  so has the output of the hard swish.
+- Tensors inside of one op, such as the hard sigmoid in a hard swish, are the writer's business.
+- The inputs and the output of an op that only moves, chooses or averages values have one `Affine`
+  (`SHARED_SCALE_KINDS`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.graph import WEIGHTED_KINDS, Graph, Op
+
+FUSED_ACTIVATIONS = frozenset({"relu", "relu6"})
+"""Activations that clip: runtimes fuse them with the op before, at the cost of nothing."""
+
+FUSING_KINDS = frozenset({"conv", "linear", "add"})
+"""Ops that runtimes fuse an activation with."""
+
+SHARED_SCALE_KINDS = frozenset({"slice", "shuffle", "concat", "max_pool", "avg_pool"})
+"""Ops whose inputs and output have one `Affine`, which TFLite demands and which costs no time."""
+
+
+class Affine(NamedTuple):
+    """How the int8 values of a tensor stand for real numbers: `scale * (value - zero_point)`.
+
+    Attributes:
+        scale: distance of two neighbouring values, above zero, exact in float32.
+        zero_point: the value that stands for zero, in [-128, 127].
+    """
+
+    scale: float
+    zero_point: int
+
+    @property
+    def low(self) -> float:
+        """The smallest real number that a value stands for."""
+        return self.scale * (-128 - self.zero_point)
+
+    @property
+    def high(self) -> float:
+        """The largest real number that a value stands for."""
+        return self.scale * (127 - self.zero_point)
+
+
+def fused_activation(graph: Graph, at: int) -> int | None:
+    """Return the position of the ReLU or ReLU6 that is fused with an op; None if there is none."""
+    if graph.ops[at].kind not in FUSING_KINDS or len(graph.consumers[at]) != 1:
+        return None
+    (reader,) = graph.consumers[at]
+    return reader if graph.ops[reader].kind in FUSED_ACTIVATIONS else None
+
+
+@dataclass(frozen=True, eq=False)
+class QuantisedNetwork:
+    """A folded graph with int8 weights and the scales of its activations.
+
+    Attributes:
+        graph: the folded graph.
+        activations: `Affine` of the output of each op by its position, of the images at 0. The
+            module says which ops have none.
+        weights: int8 weights in [-127, 127] by slot name, `C_out x C_in/groups x K x K`, or
+            `C_out x C_in` for a linear layer. Their zero point is 0.
+        weight_scales: float32 scales `C_out` by slot name, one for each output channel.
+        biases: int32 biases `C_out` by slot name, for ops with a bias. Their scales are
+            `bias_scales`, their zero points 0.
+        calibration: normalised training images `N x C x H x W` that the ranges were measured on.
+    """
+
+    graph: Graph
+    activations: Mapping[int, Affine]
+    weights: Mapping[str, NDArray[np.int8]]
+    weight_scales: Mapping[str, NDArray[np.float32]]
+    biases: Mapping[str, NDArray[np.int32]]
+    calibration: NDArray[np.float32]
+
+    def bias_scales(self, op: Op) -> NDArray[np.float32]:
+        """Return the scales `C_out` of an op's bias: its input's scale times the weight's."""
+        return np.float32(self.activations[op.inputs[0]].scale) * self.weight_scales[op.slot_name]
+
+    @cached_property
+    def dequantised(self) -> Mapping[str, NDArray[np.float32]]:
+        """The real numbers that weights and biases stand for, named as in `folded_weights`."""
+        tensors: dict[str, NDArray[np.float32]] = {}
+        for op in self.graph.ops:
+            if op.kind in WEIGHTED_KINDS:
+                weight = self.weights[op.slot_name]
+                scales = self.weight_scales[op.slot_name]
+                tensors[op.slot_name] = weight * scales.reshape(-1, *[1] * (weight.ndim - 1))
+                if op.bias:
+                    bias = self.biases[op.slot_name] * self.bias_scales(op).astype(np.float64)
+                    tensors[f"{op.slot_name}.bias"] = bias.astype(np.float32)
+        return tensors

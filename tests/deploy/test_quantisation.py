@@ -1,0 +1,202 @@
+"""Ranges, integers and the simulation of quantised networks."""
+
+import numpy as np
+import pytest
+
+from nas.deploy.model import TrainedModel
+from nas.deploy.quantisation import QuantisedNetwork, quantise, simulate
+from nas.deploy.quantisation.post_training import weight_scales
+from nas.deploy.quantisation.ranges import (
+    BINS,
+    Histogram,
+    affine,
+    least_squares,
+    measure,
+    min_max,
+    percentile,
+    scale_groups,
+)
+from nas.errors import RequestError
+from nas.graph import Graph
+from nas.quantised_network import fused_activation
+from nas.torch_network import folded_weights
+from tests.test_onnx_model import EXAMPLES, build, images, network
+
+
+def trained(graph: Graph) -> TrainedModel:
+    """Return a model of a graph without an architecture; its weights are random."""
+    return TrainedModel(None, network(graph), None)  # type: ignore[arg-type]
+
+
+def quantised(graph: Graph, count: int = 32) -> QuantisedNetwork:
+    return quantise(trained(graph), images(count, graph).numpy())
+
+
+def kinds_of_rounded_outputs(graph: Graph) -> list[str]:
+    rounded = quantised(graph).activations
+    return [op.kind for at, op in enumerate(graph.folded.ops) if at in rounded]
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 3.0), (0.0, 6.0), (-5.0, 0.0), (2.0, 3.0)])
+def test_affine_has_a_value_for_zero_and_rounds_by_half_a_scale(low, high):
+    scale, zero_point = affine(low, high)
+    assert -128 <= zero_point <= 127
+    assert scale == np.float32(scale)
+    numbers = np.linspace(min(low, 0), max(high, 0), 1001)
+    rounded = scale * (np.clip(np.rint(numbers / scale) + zero_point, -128, 127) - zero_point)
+    # The zero point is rounded too, which can clip half a step at one end.
+    assert np.abs(rounded - numbers).max() <= scale * 1.001
+    assert 0 in rounded
+
+
+def test_affine_of_zeros_is_finite():
+    assert affine(0.0, 0.0).scale > 0
+
+
+def test_relu_is_fused_with_the_convolution_before_it():
+    assert kinds_of_rounded_outputs(EXAMPLES["inverted_residual"]()) == [
+        "input",
+        "relu6",
+        "relu6",
+        "conv",
+        "add",
+    ]
+
+
+def test_hard_swish_is_not_fused():
+    graph = EXAMPLES["hard_swish"]()
+    assert kinds_of_rounded_outputs(graph) == ["input", "conv", "hard_swish"]
+
+
+def test_relu_behind_a_tensor_that_is_read_twice_is_not_fused():
+    b = build()
+    x = b.conv_unit(b.input, "first", 16, activate=False)
+    b.add(x, b.conv_unit(b.activate(x), "second", 16))
+    graph = b.graph().folded
+    assert [fused_activation(graph, at) for at in range(5)] == [None, None, None, 4, None]
+    assert kinds_of_rounded_outputs(b.graph()) == ["input", "conv", "relu", "relu", "add"]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_ops_that_move_values_share_the_scale_of_their_inputs(name):
+    graph = EXAMPLES[name]()
+    result = quantised(graph)
+    for at, op in enumerate(result.graph.ops):
+        if op.kind in ("slice", "shuffle", "concat", "max_pool", "avg_pool"):
+            assert {result.activations[source] for source in op.inputs} == {result.activations[at]}
+
+
+def test_scales_are_shared_through_a_chain_of_units():
+    graph = EXAMPLES["shuffle_unit_twice"]().folded
+    (shared,) = [group for group in scale_groups(graph) if len(group) > 1]
+    assert {graph.ops[at].kind for at in shared} == {"input", "slice", "relu", "concat", "shuffle"}
+
+
+def test_range_of_a_relu_starts_at_zero_and_that_of_a_relu6_ends_at_six():
+    result = quantised(EXAMPLES["inverted_residual"]())
+    for at, op in enumerate(result.graph.ops):
+        if op.kind == "relu6":
+            assert result.activations[at].zero_point == -128
+            assert result.activations[at].high < 6.0001
+
+
+def test_histograms_count_each_value_of_a_group_once():
+    graph = EXAMPLES["shuffle_unit"]().folded
+    batch = images(40, graph).numpy()
+    histograms = measure(graph, folded_weights(network(EXAMPLES["shuffle_unit"]())), batch)
+    groups = scale_groups(graph)
+    (shared,) = [number for number, group in enumerate(groups) if 0 in group]
+    branch = max(at for at in groups[shared] if graph.ops[at].kind == "relu")
+    values = batch.size + 40 * np.prod(graph.ops[branch].shape)
+    assert histograms[shared].counts.sum() == values
+    assert histograms[shared].low == batch.min()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_integers_stand_for_the_weights(name):
+    graph = EXAMPLES[name]()
+    result, exact = quantised(graph), folded_weights(network(graph))
+    assert result.dequantised.keys() == exact.keys()
+    for slot, scales in result.weight_scales.items():
+        assert result.weights[slot].dtype == np.int8
+        assert np.abs(result.weights[slot].astype(int)).max() <= 127
+        errors = np.abs(result.dequantised[slot] - exact[slot]).reshape(len(scales), -1).max(1)
+        np.testing.assert_array_less(errors, 0.5001 * scales)
+    for op in result.graph.ops:
+        if op.bias:
+            name = f"{op.slot_name}.bias"
+            error = np.abs(result.dequantised[name] - exact[name])
+            assert (error <= 0.6 * result.bias_scales(op) + 1e-6 * np.abs(exact[name])).all()
+
+
+def test_seven_bits_keep_products_of_two_weights_within_sixteen_bits():
+    graph = EXAMPLES["inverted_residual"]()
+    result = quantise(trained(graph), images(16, graph).numpy(), weight_bits=7)
+    largest = max(int(np.abs(weight.astype(int)).max()) for weight in result.weights.values())
+    assert largest == 63
+    assert 2 * largest * 255 < 1 << 15
+
+
+def test_bias_of_a_channel_without_weights_fits_into_its_bits():
+    weight, bias = np.zeros((3, 4, 1, 1), np.float32), np.array([0, 1e-3, 500], np.float32)
+    weight[1] = 1e-30
+    scales = weight_scales(weight, bias, input_scale=1e-3)
+    integers = np.rint(bias / (1e-3 * scales.astype(np.float64)))
+    assert (scales > 0).all()
+    assert np.abs(integers).max() <= 1.01 * (1 << 30)
+    np.testing.assert_allclose(integers * 1e-3 * scales, bias, rtol=1e-6)
+
+
+def histogram(values: np.ndarray) -> Histogram:
+    counts, edges = np.histogram(values, BINS)
+    return Histogram(float(edges[0]), float(edges[-1]), counts)
+
+
+def squared_error(values: np.ndarray, low: float, high: float) -> float:
+    scale, zero_point = affine(low, high)
+    integers = np.clip(np.rint(values / scale) + zero_point, -128, 127)
+    return float(((scale * (integers - zero_point) - values) ** 2).mean())
+
+
+def test_percentile_leaves_out_outliers():
+    values = np.append(np.random.default_rng(0).uniform(-1, 2, 100_000), [-50.0, 90.0])
+    low, high = percentile(histogram(values))
+    assert low == pytest.approx(-1, abs=0.1)
+    assert high == pytest.approx(2, abs=0.1)
+    assert min_max(histogram(values)) == (-50, 90)
+
+
+def test_least_squares_has_the_least_error_of_all_ranges():
+    values = np.random.default_rng(0).standard_t(4, 50_000)
+    found = squared_error(values, *least_squares(histogram(values)))
+    limits = np.linspace(1, np.abs(values).max(), 200)
+    best = min(squared_error(values, max(-t, values.min()), min(t, values.max())) for t in limits)
+    assert found <= 1.02 * best
+    assert found < squared_error(values, values.min(), values.max())
+
+
+def test_least_squares_keeps_the_short_side_of_a_range():
+    values = np.random.default_rng(0).normal(0, 2, 50_000)
+    values = values * np.clip(values / 6 + 0.5, 0, 1)  # a hard swish
+    low, _ = least_squares(histogram(values))
+    assert low == pytest.approx(-0.375, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_simulation_is_close_to_float32(name):
+    graph = EXAMPLES[name]()
+    model = trained(graph)
+    result = quantise(model, images(64, graph).numpy())
+    batch = images(5, graph).numpy()
+    exact, rounded = model.logits(batch), simulate(result, batch)
+    assert rounded.shape == exact.shape
+    assert not np.array_equal(rounded, exact)
+    error = np.sqrt(((rounded - exact) ** 2).mean()) / exact.std()
+    assert error < 0.15, "eight bits resolve a part in 256 of each tensor"
+
+
+def test_too_few_calibration_images_are_refused():
+    graph = EXAMPLES["classifier"]()
+    with pytest.raises(RequestError, match=r"16 training images or more .* not 15") as caught:
+        quantise(trained(graph), images(15, graph).numpy())
+    assert caught.value.remedy
