@@ -45,7 +45,7 @@ class TrainingRow(Document):
 
 
 class CheckpointRecord(Document):
-    """The metadata of a supernet's weights: what was trained, on what, and how far.
+    """The metadata of weights: what was trained, on what, and how far.
 
     Attributes:
         space: name of the space.
@@ -57,6 +57,7 @@ class CheckpointRecord(Document):
         step: number of completed steps.
         rollbacks: number of times that the training went back after it diverged.
         processes: number of processes that trained.
+        network: digest of the graph of a network that was trained on its own.
         sha256: digest of the weights.
     """
 
@@ -70,6 +71,7 @@ class CheckpointRecord(Document):
     step: Count = 0
     rollbacks: Annotated[int, Field(ge=0, le=1000)] = 0
     processes: Annotated[int, Field(ge=1, lt=1 << 31)] = 1
+    network: Digest | None = None
     sha256: str | None = None
 
 

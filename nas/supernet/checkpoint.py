@@ -6,16 +6,19 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from nas import files
+from nas import files, jsonl
 from nas.documents import Format
 from nas.errors import CheckpointError
-from nas.records import SCHEMA, CheckpointRecord
+from nas.records import SCHEMA, CheckpointRecord, NetworkTrainingRow, TrainingRow
+
+LogRow = TypeVar("LogRow", TrainingRow, NetworkTrainingRow)
 
 _CHECKPOINT = Format(
     CheckpointRecord, "a checkpoint", CheckpointError, "Delete it and train again."
@@ -92,6 +95,54 @@ def require_tensors(
             raise _CHECKPOINT.failure(
                 f"{path}: tensor {name!r} is {_describe(tensor)}, not {_describe(required)}"
             )
+
+
+def require_match(path: Path, record: CheckpointRecord, identity: Mapping[str, object]) -> None:
+    """Raise CheckpointError unless a checkpoint is of the training with this identity.
+
+    Args:
+        path: file that the record was read from, for the message.
+        record: record of the checkpoint.
+        identity: fields of the record that the training has in common with its checkpoints.
+    """
+    stored = record.model_dump()
+    for key, expected in identity.items():
+        if stored[key] != expected:
+            raise CheckpointError(
+                f"{path} holds a training with {_difference(key, stored[key], expected)}.",
+                remedy="Train in another folder, or delete this one.",
+            )
+
+
+def _difference(key: str, stored: object, expected: object) -> str:
+    """Return how two values differ; of settings of a training, only the first different one."""
+    if isinstance(stored, dict) and isinstance(expected, dict):
+        for name in expected:
+            if stored.get(name) != expected[name]:
+                return f"{name} = {stored.get(name)}, not {expected[name]}"
+    return f"{key} = {stored}, not {expected}"
+
+
+def truncate_log(log: Path, kind: Format[LogRow], last_step: int) -> list[LogRow]:
+    """Remove the lines behind `last_step`, which a resumed training writes again.
+
+    Args:
+        log: the training log, which may be missing.
+        kind: format of its lines.
+        last_step: number of the last step that is done.
+
+    Returns:
+        The lines that are left.
+    """
+    rows = [row for row in jsonl.read(log, kind) if row.step <= last_step]
+    lines = [row.model_dump_json(by_alias=True) + "\n" for row in rows]
+    files.replace(log, "".join(lines))
+    return rows
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return a digest of tensors on the CPU by name, 16 hexadecimal digits."""
+    return _checksum(tensors, {})[:16]
 
 
 def _describe(tensor: Tensor) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,10 +11,10 @@ from torch import Tensor
 from nas.data import ImageDataset, Images, Part
 from nas.data.batches import sequential_batches
 from nas.errors import DataError
-from nas.graph import Graph
+from nas.graph import Graph, Op
 from nas.space import Architecture
 from nas.supernet.device import limit_threads
-from nas.supernet.weights import Supernet
+from nas.supernet.weights import NormMoments, Supernet
 from nas.torch_network import FoldedWeights, Network, fold_norms, run_graph
 
 CALIBRATION_IMAGES = 1024
@@ -80,13 +80,28 @@ def evaluate_by_class(
         The accuracy in [0, 1], and the accuracies by class name; None for a class without images.
     """
     images = data.part(part)
-    labels = images.labels
     predictions = next(predict(supernet, [architecture], data, images))
-    correct = np.bincount(labels, predictions == labels, minlength=len(data.classes))
-    counts = np.bincount(labels, minlength=len(data.classes))
+    return accuracy_by_class(predictions, images.labels, data.classes)
+
+
+def accuracy_by_class(
+    predictions: np.ndarray, labels: np.ndarray, classes: Sequence[str]
+) -> tuple[float, dict[str, float | None]]:
+    """Return the accuracy of some predictions, in all and for each class.
+
+    Args:
+        predictions: predicted classes `N` (int64).
+        labels: true classes `N` (int64).
+        classes: names of the classes.
+
+    Returns:
+        The accuracy in [0, 1], and the accuracies by class name; None for a class without images.
+    """
+    correct = np.bincount(labels, predictions == labels, minlength=len(classes))
+    counts = np.bincount(labels, minlength=len(classes))
     return float((predictions == labels).mean()), {
         name: float(class_correct / count) if count else None
-        for name, class_correct, count in zip(data.classes, correct, counts, strict=True)
+        for name, class_correct, count in zip(classes, correct, counts, strict=True)
     }
 
 
@@ -96,13 +111,85 @@ def evaluate_network(network: Network, data: ImageDataset, part: Part = "search"
     Raises:
         RequestError: `part` is not one of "train", "search" and "holdout".
     """
+    images = data.part(part)
+    return float((predict_network(network, data, images) == images.labels).mean())
+
+
+def predict_network(network: Network, data: ImageDataset, images: Images) -> np.ndarray:
+    """Return the classes `N` (int64) that a standalone network predicts for some images of `data`.
+
+    The network's running statistics are used.
+    """
     state = network.state_dict()
     device = next(iter(state.values())).device
-    images = data.part(part)
     with torch.inference_mode():
         weights = fold_norms(network.graph, state)
-        predictions = _predict_folded(network.graph, weights, images, data, device)
-    return float((predictions == images.labels).mean())
+        return _predict_folded(network.graph, weights, images, data, device)
+
+
+@torch.no_grad()
+def calibrated_state(
+    supernet: Supernet, graph: Graph, data: ImageDataset, calibration: Images | None = None
+) -> dict[str, Tensor]:
+    """Return a subnet's weights with the batch-norm statistics that `evaluate` scores it with.
+
+    Args:
+        supernet: trained supernet.
+        graph: graph of an architecture of its space.
+        data: data that the supernet was trained on.
+        calibration: training images for the statistics; by default those that `evaluate` takes.
+
+    Returns:
+        The state of a `Network` of the graph, on the device of the supernet.
+    """
+    images = choose_calibration_images(data.train) if calibration is None else calibration
+    batches = _calibration_batches(graph, images, data, next(supernet.parameters()).device)
+    return supernet.extract(graph, supernet.calibrate(graph, batches))
+
+
+@torch.no_grad()
+def recalibrate(network: Network, data: ImageDataset) -> None:
+    """Replace the running statistics of a network by those over the calibration images.
+
+    This is what `Supernet.calibrate` does for a subnet; averaged weights need it, because the
+    running statistics belong to the weights that were averaged.
+
+    Args:
+        network: a network in evaluation mode.
+        data: data that the network was trained on.
+    """
+    weights = _CalibratingNetwork(network)
+    device = next(network.parameters()).device
+    images = choose_calibration_images(data.train)
+    for x in _calibration_batches(network.graph, images, data, device):
+        run_graph(network.graph, x, weights)
+    for name, (mean, variance) in weights.moments.statistics().items():
+        network.get_buffer(f"{name}.running_mean").copy_(mean)
+        network.get_buffer(f"{name}.running_var").copy_(variance)
+
+
+class _CalibratingNetwork:
+    """Weights of a network that also sum up the moments of every batch norm's input."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self.weight, self.bias = network.weight, network.bias
+        self.moments = NormMoments()
+
+    def norm(self, op: Op, x: Tensor) -> Tensor:
+        """See `nas.torch_network.Weights`."""
+        scale, shift = (
+            self._network.get_parameter(f"{op.slot_name}.{name}") for name in ("weight", "bias")
+        )
+        return self.moments.normalise(op.slot_name, x, scale, shift)
+
+
+def _calibration_batches(
+    graph: Graph, images: Images, data: ImageDataset, device: torch.device
+) -> Iterator[Tensor]:
+    with limit_threads(graph.macs * CALIBRATION_BATCH_SIZE):
+        for x, _ in sequential_batches(images, data, CALIBRATION_BATCH_SIZE, device):
+            yield x
 
 
 def predict(
@@ -134,15 +221,12 @@ def predict(
             f"{data.image_size} px, {data.channels} channels, {len(data.classes)} classes.",
             remedy="Use the data that the supernet was trained on.",
         )
-    calibration = _choose_calibration_images(data.train, calibration_images)
+    calibration = choose_calibration_images(data.train, calibration_images)
     device = next(supernet.parameters()).device
     for architecture in architectures:
         graph = architecture.graph
         with torch.inference_mode():
-            with limit_threads(graph.macs * CALIBRATION_BATCH_SIZE):
-                batches = sequential_batches(calibration, data, CALIBRATION_BATCH_SIZE, device)
-                statistics = supernet.calibrate(graph, (x for x, _ in batches))
-            weights = fold_norms(graph, supernet.extract(graph, statistics))
+            weights = fold_norms(graph, calibrated_state(supernet, graph, data, calibration))
             predictions = _predict_folded(graph, weights, images, data, device)
         yield predictions
 
@@ -174,7 +258,7 @@ def _batch_size(graph: Graph, device: torch.device) -> int:
     return min(_MAX_BATCH_SIZE, max(_MIN_CPU_BATCH_SIZE, power_of_two))
 
 
-def _choose_calibration_images(images: Images, count: int) -> Images:
+def choose_calibration_images(images: Images, count: int = CALIBRATION_IMAGES) -> Images:
     """Return `count` images, evenly spaced in the data set and shuffled to mix the classes."""
     chosen = np.linspace(0, len(images) - 1, min(count, len(images))).astype(np.int64)
     chosen = np.random.default_rng(0).permutation(chosen)

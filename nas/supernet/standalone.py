@@ -3,24 +3,128 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from nas.data import ImageDataset
 from nas.errors import TrainingError
 from nas.graph import Graph
 from nas.supernet.device import keep_freed_memory, limit_threads, resolve_device
-from nas.supernet.recipe import (
-    adaptive_clip_grad,
-    learning_rate,
-    make_batches,
-    make_optimizer,
-    optimizer_step,
-)
+from nas.supernet.distillation import Teacher, distillation_loss
+from nas.supernet.evaluation import recalibrate
+from nas.supernet.recipe import adaptive_clip_grad, learning_rate, make_batches
 from nas.supernet.settings import TrainingSettings
+from nas.supernet.training_state import TrainingState
 from nas.torch_network import Network, to_torch
+
+
+class NetworkStep(NamedTuple):
+    """Loss and accuracy of one training step of a network, on its own batch."""
+
+    loss: float
+    accuracy: float
+
+
+class NetworkTrainer:
+    """A network with its optimizer and its batches.
+
+    Args:
+        graph: network for images and classes like those of `data`.
+        data: only its training split is used.
+        settings: training settings; those that choose and teach subnets are ignored.
+        seed: seed of the weights, the order of the images and the augmentation.
+        start: initial weights, the state of a `Network` of the graph; newly drawn ones by default.
+        teacher: network to learn from, beside the labels.
+
+    Attributes:
+        state: the weights, the optimizer and the averaged weights.
+        steps: number of steps of the whole training.
+
+    Raises:
+        DeviceError: this machine does not have the device of the settings.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        data: ImageDataset,
+        settings: TrainingSettings,
+        seed: int,
+        start: Mapping[str, Tensor] | None = None,
+        teacher: Teacher | None = None,
+    ) -> None:
+        keep_freed_memory()
+        self._data, self._settings, self._teacher = data, settings, teacher
+        self.device = resolve_device(settings.device)
+        network = to_torch(graph, seed=seed)
+        if start is not None:
+            network.load_state_dict(start)
+        self._network = network.to(self.device).train()
+        self.state = TrainingState(self._network, settings)
+        self._batches = make_batches(data, settings, seed, self.device)
+        self.steps = settings.epochs * self._batches.steps_per_epoch
+        macs = max(graph.macs, teacher.macs if teacher else 0)
+        self._batch_macs = macs * self._batches.batch_size
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0."""
+        return learning_rate(self._settings, step, self.steps)
+
+    def step(self, step: int) -> NetworkStep:
+        """Do one training step, counted from 0.
+
+        Raises:
+            TrainingError: the loss or the gradient is not finite; the weights were not updated.
+        """
+        with limit_threads(self._batch_macs):
+            return self._step(step)
+
+    def _step(self, step: int) -> NetworkStep:
+        images, labels = self._batches.batch(step)
+        self.state.optimizer.zero_grad(set_to_none=True)
+        with self._settings.autocast(self.device):
+            logits = self._network(images)
+        loss = self._loss(logits.float(), labels, images)
+        loss.backward()
+        gradient_norm = adaptive_clip_grad(
+            self._network.parameters(), self._settings.gradient_ratio
+        )
+        accuracy = (logits.detach().argmax(1) == labels).float().mean()
+        # One transfer, because a GPU waits at each.
+        figures = torch.stack([loss.detach(), gradient_norm, accuracy])
+        loss_value, norm_value, accuracy_value = figures.tolist()
+        if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
+            raise TrainingError(
+                f"Training the network diverged in step {step + 1} of {self.steps}: "
+                f"loss {loss_value}, gradient norm {norm_value}.",
+                remedy=f"Lower learning_rate (it is {self._settings.learning_rate}).",
+            )
+        self.state.update(step, self.learning_rate(step))
+        return NetworkStep(loss_value, accuracy_value)
+
+    def _loss(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
+        smoothing = self._settings.label_smoothing
+        if self._teacher is None:
+            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        with self._settings.autocast(self.device):
+            probabilities = self._teacher.probabilities(images)
+        return distillation_loss(logits, labels, probabilities, smoothing)
+
+    def finish(self) -> Network:
+        """Return the network in evaluation mode, with the averaged weights if there are any.
+
+        The batch-norm statistics of averaged weights are computed on training images, because the
+        running ones are those of the last weights.
+        """
+        network = self._network.eval()
+        if self.state.use_average():
+            recalibrate(network, self._data)
+        return network
 
 
 def train_standalone(
@@ -34,8 +138,8 @@ def train_standalone(
     """Train a network from scratch on the labels of the training images.
 
     Optimizer, learning rate, augmentation and label smoothing are those of `nas.supernet.train`
-    with the same settings; the settings that choose and teach subnets are ignored. The same
-    arguments give the same weights on the same machine.
+    with the same settings; the settings that choose, teach and average subnets are ignored. The
+    same arguments give the same weights on the same machine.
 
     Args:
         graph: network for images and classes like those of `data`.
@@ -50,31 +154,10 @@ def train_standalone(
     Raises:
         TrainingError: the loss or the gradient is not finite.
     """
-    settings = settings or TrainingSettings()
-    keep_freed_memory()
-    device = resolve_device(settings.device)
-    network = to_torch(graph, seed=seed).to(device).train()
-    optimizer = make_optimizer(network, settings)
-    batches = make_batches(data, settings, seed, device)
-    steps = settings.epochs * batches.steps_per_epoch
-    with limit_threads(graph.macs * batches.batch_size):
-        for step in range(steps):
-            images, labels = batches.batch(step)
-            optimizer.zero_grad(set_to_none=True)
-            with settings.autocast(device):
-                logits = network(images)
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
-            loss.backward()
-            gradient_norm = adaptive_clip_grad(network.parameters(), settings.gradient_ratio)
-            # One transfer, because a GPU waits at each.
-            loss_value, norm_value = torch.stack([loss.detach(), gradient_norm]).tolist()
-            if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
-                raise TrainingError(
-                    f"Standalone training diverged in step {step + 1} of {steps}: "
-                    f"loss {loss_value}, gradient norm {norm_value}.",
-                    remedy=f"Lower learning_rate (it is {settings.learning_rate}).",
-                )
-            optimizer_step(optimizer, learning_rate(settings, step, steps))
-            if progress:
-                progress(step + 1, steps)
-    return network.eval()
+    settings = replace(settings or TrainingSettings(), average=0.0)
+    trainer = NetworkTrainer(graph, data, settings, seed)
+    for step in range(trainer.steps):
+        trainer.step(step)
+        if progress:
+            progress(step + 1, trainer.steps)
+    return trainer.finish()

@@ -14,18 +14,16 @@ from nas.data import ImageDataset
 from nas.errors import DataError, TrainingError
 from nas.graph import Graph
 from nas.space import SearchSpace
-from nas.supernet.checkpoint import require_tensors
 from nas.supernet.device import keep_freed_memory, limit_threads, resolve_device
 from nas.supernet.distributed import SINGLE_PROCESS, ProcessGroup
 from nas.supernet.recipe import (
     adaptive_clip_grad,
     learning_rate,
     make_batches,
-    make_optimizer,
-    optimizer_step,
 )
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.subnets import ProbeLoss, Role, make_subnet_sampler
+from nas.supernet.training_state import TrainingState
 from nas.supernet.weights import Supernet
 
 ROLLBACK_LEARNING_RATE_FACTOR = 0.5
@@ -100,11 +98,10 @@ class Trainer:
         self.device = resolve_device(settings.device, gpu)
         self.supernet = Supernet(space, torch.Generator().manual_seed(seed)).to(self.device)
         self.supernet.train()
-        self.optimizer = make_optimizer(self.supernet, settings)
+        self._state = TrainingState(self.supernet, settings)
         self.batches = make_batches(data, settings, seed, self.device, group)
         self.steps = settings.epochs * self.batches.steps_per_epoch
         self.rollbacks = 0
-        self._averaged_weights: list[Tensor] = []
         self._largest = space.largest.graph
         self._subnets = make_subnet_sampler(space, settings, seed, self.steps)
 
@@ -141,7 +138,7 @@ class Trainer:
 
     def _step(self, step: int) -> StepResult:
         images, labels = self.batches.batch(step)
-        self.optimizer.zero_grad(set_to_none=True)
+        self._state.optimizer.zero_grad(set_to_none=True)
         soft_targets: Tensor | None = None
         first_loss: Tensor | None = None
         accuracies: dict[Role, list[Tensor]] = {"largest": [], "smallest": [], "random": []}
@@ -174,8 +171,7 @@ class Trainer:
                 f"loss {loss_value}, gradient norm {norm_value}.",
                 remedy=f"Lower learning_rate (it is {self.settings.learning_rate}).",
             )
-        optimizer_step(self.optimizer, self.learning_rate(step))
-        self._update_average(step)
+        self._state.update(step, self.learning_rate(step))
         return StepResult(
             loss_value,
             *(
@@ -199,27 +195,9 @@ class Trainer:
 
         return probe_loss
 
-    @torch.no_grad()
-    def _update_average(self, step: int) -> None:
-        """Update the moving average of the weights.
-
-        The decay grows over the first steps, so that the initial weights are soon forgotten.
-        """
-        if not self.settings.average:
-            return
-        weights = [parameter.detach() for parameter in self.supernet.parameters()]
-        if not self._averaged_weights:
-            self._averaged_weights = [weight.clone() for weight in weights]
-        decay = min(self.settings.average, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self._averaged_weights, weights, 1 - decay)
-
     def finish(self) -> Supernet:
         """Return the supernet in evaluation mode, with the averaged weights if there are any."""
-        with torch.no_grad():
-            for parameter, average in zip(
-                self.supernet.parameters(), self._averaged_weights, strict=False
-            ):
-                parameter.copy_(average)
+        self._state.use_average()
         return self.supernet.eval()
 
     def _forward(self, graph: Graph, images: Tensor) -> Tensor:
@@ -230,13 +208,7 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the weights, the optimizer's tensors and the averaged weights, by name."""
-        tensors = {f"weights.{name}": t for name, t in self.supernet.state_dict().items()}
-        for name, parameter in self.supernet.named_parameters():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{key}.{name}"] = value
-        names = [name for name, _ in self.supernet.named_parameters()]
-        averages = zip(names, self._averaged_weights, strict=False)
-        return tensors | {f"average.{name}": average for name, average in averages}
+        return self._state.state_dict()
 
     def load_state_dict(self, tensors: dict[str, Tensor], path: Path) -> None:
         """Restore what `state_dict` returned.
@@ -248,24 +220,4 @@ class Trainer:
         Raises:
             CheckpointError: the tensors belong to another training.
         """
-        parameters = dict(self.supernet.named_parameters())
-        expected = {f"weights.{name}": parameter for name, parameter in parameters.items()}
-        for prefix in ("average", "optimizer.momentum_buffer"):
-            optional = {f"{prefix}.{name}": parameter for name, parameter in parameters.items()}
-            if optional.keys() & tensors.keys():
-                expected |= optional
-        require_tensors(path, tensors, expected)
-        # `copy_` into an empty tensor keeps the parameter's memory format, which decides the
-        # rounding.
-        self._averaged_weights = [
-            torch.empty_like(parameter).copy_(tensors[f"average.{name}"])
-            for name, parameter in parameters.items()
-            if f"average.{name}" in tensors
-        ]
-        for name, parameter in parameters.items():
-            with torch.no_grad():
-                parameter.copy_(tensors[f"weights.{name}"])
-            momentum = tensors.get(f"optimizer.momentum_buffer.{name}")
-            if momentum is not None:
-                buffer = torch.empty_like(parameter).copy_(momentum)
-                self.optimizer.state[parameter] = {"momentum_buffer": buffer}
+        self._state.load_state_dict(tensors, path)

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nas import files, jsonl
+from nas import jsonl
 from nas.data import ImageDataset
-from nas.errors import CheckpointError, TrainingError, first_line
+from nas.errors import TrainingError, first_line
 from nas.records import SCHEMA, TRAINING, TRAINING_LOG, CheckpointRecord
 from nas.space import SearchSpace
 from nas.supernet import checkpoint
@@ -34,7 +34,7 @@ The learning rate is then an eighth of what was asked for; a training that still
 another cause.
 """
 
-_LOG_LINES = 200
+LOG_LINES = 200
 """Approximate number of lines in a training log; enough for a plot, and small."""
 
 
@@ -109,7 +109,7 @@ def train(
     supernet_path = folder / SUPERNET_FILE
     if group.broadcast(supernet_path.is_file()):
         tensors, record = group.broadcast(checkpoint.read(supernet_path) if group.is_main else None)
-        _require_match(supernet_path, record, trainer.identity())
+        checkpoint.require_match(supernet_path, record, trainer.identity())
         checkpoint.require_tensors(supernet_path, tensors, trainer.supernet.state_dict())
         trainer.supernet.load_state_dict(tensors, strict=False)
         return trainer.supernet.eval()
@@ -153,9 +153,9 @@ def _run_steps(
         first_step = record.step
         trainer.rollbacks = max(trainer.rollbacks, record.rollbacks)
     if group.is_main:
-        _truncate_log(folder / TRAINING_LOG, first_step)
+        checkpoint.truncate_log(folder / TRAINING_LOG, TRAINING, first_step)
     started = last_checkpoint = time.monotonic()
-    log_interval = max(1, trainer.steps // _LOG_LINES)
+    log_interval = max(1, trainer.steps // LOG_LINES)
     for step in range(first_step, trainer.steps):
         result = trainer.step(step)
         if not group.is_main:
@@ -186,7 +186,7 @@ def _read_checkpoint(
         return None
     tensors, record = checkpoint.read(path)
     # Batch norms see the shard of one process, so the number of processes changes the training.
-    _require_match(path, record, {**identity, "processes": group.world_size})
+    checkpoint.require_match(path, record, {**identity, "processes": group.world_size})
     return tensors, record
 
 
@@ -294,21 +294,3 @@ def measure_step(
         trainer.step(step)  # Reads its figures back from the device, so a GPU has finished too.
         durations.append(time.perf_counter() - started)
     return StepTime(group.broadcast(median(durations[1:])), trainer.batches.steps_per_epoch)
-
-
-def _truncate_log(log: Path, last_step: int) -> None:
-    """Remove the lines behind `last_step`, which a resumed training writes again."""
-    rows = [row for row in jsonl.read(log, TRAINING) if row.step <= last_step]
-    lines = [row.model_dump_json(by_alias=True) + "\n" for row in rows]
-    files.replace(log, "".join(lines))
-
-
-def _require_match(path: Path, record: CheckpointRecord, identity: dict[str, object]) -> None:
-    """Raise CheckpointError unless a checkpoint is of the training with this identity."""
-    stored = record.model_dump()
-    for key, expected in identity.items():
-        if stored[key] != expected:
-            raise CheckpointError(
-                f"{path} holds a training with {key} = {stored[key]}, not {expected}.",
-                remedy="Train in another folder, or delete this one.",
-            )

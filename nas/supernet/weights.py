@@ -86,7 +86,7 @@ class Supernet(SlotModule):
         weights = _CalibratingWeights(self)
         for batch in batches:
             run_graph(graph, batch, weights)
-        return weights.statistics()
+        return weights.moments.statistics()
 
     @torch.no_grad()
     def extract(
@@ -205,23 +205,31 @@ class _SlicedWeights:
         return F.batch_norm(x, mean, variance, scale, shift, False, 0.0, NORM_EPS)
 
 
-class _CalibratingWeights(_SlicedWeights):
-    """Weights of a subnet that also sum up the moments of every batch norm's input, in float64."""
+class NormMoments:
+    """Moments of the inputs of batch norms over all images of some batches.
 
-    def __init__(self, supernet: SlotModule) -> None:
-        super().__init__(supernet, None)
+    Every batch is normalised by its own statistics; the moments are summed in float64.
+    """
+
+    def __init__(self) -> None:
         self._sums: dict[str, tuple[int, Tensor, Tensor]] = {}
         """By slot name: number of values, sum of the values, sum of their squares; by channel."""
 
-    def norm(self, op: Op, x: Tensor) -> Tensor:
-        scale, shift = self.affine(op)
+    def normalise(self, name: str, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """Return the normalised `x` (`N x C x H x W`), and add its moments to the sums.
+
+        Args:
+            name: slot name of the batch norm.
+            x: input of the batch norm.
+            scale: scale `C` of the batch norm.
+            shift: shift `C` of the batch norm.
+        """
         mean, variance = torch.empty_like(scale), torch.empty_like(scale)
         # Momentum 1 stores the batch's own statistics, which saves a second pass over x.
         y = F.batch_norm(x, mean.zero_(), variance.zero_(), scale, shift, True, 1.0, NORM_EPS)
         count = x.numel() // x.shape[1]
         # Torch stores the unbiased variance.
         square = variance.double() * (count - 1) / count + mean.double().square()
-        name = op.slot_name
         zeros = torch.zeros_like(square)
         counts, sums, squares = self._sums.get(name, (0, zeros, zeros))
         self._sums[name] = (
@@ -232,12 +240,24 @@ class _CalibratingWeights(_SlicedWeights):
         return y
 
     def statistics(self) -> NormStatistics:
+        """Return the statistics of each batch norm over all batches."""
         statistics = {}
         for name, (count, total, squares) in self._sums.items():
             mean = total / count
             variance = (squares / count - mean.square()).clamp_min(0)
             statistics[name] = (mean.float(), variance.float())
         return statistics
+
+
+class _CalibratingWeights(_SlicedWeights):
+    """Weights of a subnet that also sum up the moments of every batch norm's input."""
+
+    def __init__(self, supernet: SlotModule) -> None:
+        super().__init__(supernet, None)
+        self.moments = NormMoments()
+
+    def norm(self, op: Op, x: Tensor) -> Tensor:
+        return self.moments.normalise(op.slot_name, x, *self.affine(op))
 
 
 _Index = tuple[slice, ...]

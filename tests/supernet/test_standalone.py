@@ -2,11 +2,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from nas.errors import TrainingError
 from nas.supernet import TrainingSettings
 from nas.supernet.evaluation import evaluate_network
+from nas.supernet.recipe import adaptive_clip_grad, learning_rate, make_batches, make_optimizer
 from nas.supernet.standalone import train_standalone
+from nas.torch_network import to_torch
 from tests.supernet.scrambled_supernet import space_on
 
 ONE_EPOCH = TrainingSettings(epochs=1, device="cpu")
@@ -29,3 +32,24 @@ def test_train_standalone_learns_and_depends_on_its_seed(digits):
     assert not all(torch.equal(first[name], other[name]) for name in first)
     with pytest.raises(TrainingError, match=r"diverged .* Lower learning_rate"):
         train_standalone(graph, digits, replace(ONE_EPOCH, learning_rate=1e30, warmup=0), seed=0)
+
+
+def test_train_standalone_equals_the_loop_written_out(digits):
+    """The recipe as plain torch code: the weights do not depend on how the loop is organised."""
+    graph = space_on(digits, "mobilenet_tiny").sample(seed=3).graph
+    settings = replace(ONE_EPOCH, label_smoothing=0.1, average=0.9)
+    trained = train_standalone(graph, digits, settings, seed=4)
+
+    network = to_torch(graph, seed=4).train()
+    optimizer = make_optimizer(network, settings)
+    batches = make_batches(digits, settings, 4, torch.device("cpu"))
+    for step in range(batches.steps_per_epoch):
+        images, labels = batches.batch(step)
+        optimizer.zero_grad()
+        cross_entropy(network(images), labels, label_smoothing=0.1).backward()
+        adaptive_clip_grad(network.parameters(), settings.gradient_ratio)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(settings, step, batches.steps_per_epoch)
+        optimizer.step()
+    expected = network.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in trained.state_dict().items())

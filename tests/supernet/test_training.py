@@ -21,6 +21,7 @@ from nas.supernet import (
     train,
     trainer,
     training,
+    training_state,
 )
 from nas.supernet.recipe import adaptive_clip_grad, learning_rate, parameter_groups
 from tests.supernet.scrambled_supernet import space_on
@@ -258,14 +259,14 @@ def test_averaged_weights_are_saved_and_resumed(digits, tmp_path, monkeypatch):
     space = space_on(digits, "squeezenet_tiny")
     settings = replace(SHORT, average=0.9, checkpoint_seconds=0)
     weights_after = []
-    real_step = trainer.optimizer_step
+    real_step = training_state.optimizer_step
 
     def recorded_step(optimizer, rate):
         real_step(optimizer, rate)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         weights_after.append([p.detach().clone() for p in parameters])
 
-    monkeypatch.setattr(trainer, "optimizer_step", recorded_step)
+    monkeypatch.setattr(training_state, "optimizer_step", recorded_step)
     supernet = train(space, digits, tmp_path / "a", settings, seed=0)
     mean = weights_after[0]
     for step, each in enumerate(weights_after):

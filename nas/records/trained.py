@@ -1,0 +1,117 @@
+"""Records of networks with trained weights of their own: their training log and `trained.json`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue
+
+from nas.documents import Count, Document, Format, Fraction
+from nas.errors import CheckpointError
+from nas.records.fields import Digest, Name, Seconds
+from nas.records.front import ArchitectureRecord
+
+TRAINED_FILE = "trained.json"
+"""Name of the file with the record of a training, in a model's folder."""
+
+MODELS_FOLDER = "models"
+"""Name of the folder with a folder for each trained model, in a run folder."""
+
+
+class NetworkTrainingRow(Document):
+    """A line of a network's `training.jsonl`: the state of its training at one step.
+
+    Attributes:
+        step: number of the step, from 1.
+        steps: number of all steps.
+        loss: loss on the step's batch.
+        accuracy: accuracy on the step's batch.
+        learning_rate: learning rate of the step.
+        seconds: duration of the training so far, over all starts.
+    """
+
+    schema_version: Literal[1] = Field(alias="schema")
+    step: Annotated[int, Field(ge=1, lt=1 << 63)]
+    steps: Annotated[int, Field(ge=1, lt=1 << 63)]
+    loss: float
+    accuracy: Fraction
+    learning_rate: float
+    seconds: Seconds
+
+
+class SplitAccuracy(Document):
+    """The accuracy of a network on one split of the data.
+
+    Attributes:
+        accuracy: share of the images that the network classifies correctly.
+        images: number of images.
+        class_accuracy: the same share of the images of each class; None for a class without any.
+    """
+
+    accuracy: Fraction
+    images: Count
+    class_accuracy: dict[str, Fraction | None]
+
+
+class TrainedRecord(Document):
+    """`trained.json`: how a network was trained to the end, and what it then reached.
+
+    Attributes:
+        id: name of the model's folder: the network's id in the run, or a published network's name.
+        space: name of the space.
+        digest: digest of the network's graph.
+        architecture: the architecture.
+        start: initial weights: those of the supernet, or newly drawn ones.
+        supernet_accuracy: accuracy on the hold-out images with the supernet's weights, before the
+            training; None for a network without a supernet.
+        holdout: accuracy on validation images that neither training nor search used.
+        test: accuracy on the test images, which are read this once.
+        epochs: number of passes over the training images.
+        seed: seed of the order of the images, of the augmentation and of newly drawn weights.
+        training: settings of the training.
+        teacher: network whose output was learned as well; None without one.
+        data_digest: digest of the data.
+        seconds: duration of the training, over all starts.
+        versions: versions of the packages that trained it, by name.
+    """
+
+    schema_version: Literal[1] = Field(alias="schema")
+    id: Name
+    space: Name
+    digest: Digest
+    architecture: ArchitectureRecord
+    start: Literal["supernet", "scratch"]
+    supernet_accuracy: Fraction | None
+    holdout: SplitAccuracy
+    test: SplitAccuracy
+    epochs: Annotated[int, Field(ge=1, lt=1 << 31)]
+    seed: Count
+    training: dict[str, JsonValue]
+    teacher: str | None
+    data_digest: str
+    seconds: Seconds
+    versions: dict[str, str]
+
+
+NETWORK_TRAINING = Format(
+    NetworkTrainingRow,
+    "a training log of a network",
+    CheckpointError,
+    "Move the file away: training goes on without it.",
+)
+TRAINED = Format(
+    TrainedRecord,
+    "the record of a trained network",
+    CheckpointError,
+    "Delete the model's folder and train it again with `nas retrain`.",
+)
+
+
+def read_trained(run: Path) -> dict[str, TrainedRecord]:
+    """Return the records of all trained models of a run folder, by the digest of their networks.
+
+    Raises CheckpointError for a damaged record.
+    """
+    paths = sorted((run / MODELS_FOLDER).glob(f"*/{TRAINED_FILE}"))
+    return {record.digest: record for record in map(TRAINED.read, paths)}

@@ -1,0 +1,88 @@
+"""Distillation: a network learns from the output of a frozen teacher as well as from the labels.
+
+Hinton et al. 2015, "Distilling the knowledge in a neural network".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from nas.data import ImageDataset
+from nas.graph import Graph
+from nas.supernet import checkpoint
+from nas.supernet.evaluation import calibrated_state
+from nas.supernet.weights import Supernet
+from nas.torch_network import FoldedWeights, Network, fold_norms, run_graph
+
+TEACHER_SHARE = 0.5
+"""Share of the teacher's output in the loss; the labels have the rest."""
+
+
+class Teacher:
+    """A frozen network with folded batch norms, whose output another network learns.
+
+    Args:
+        graph: the network's graph, for the images and classes of the training.
+        state: state of a `Network` of the graph, with running statistics of its batch norms.
+
+    Attributes:
+        macs: multiply-accumulates for one image.
+        digest: digest of the graph and its weights, without the running statistics.
+    """
+
+    def __init__(self, graph: Graph, state: Mapping[str, Tensor]) -> None:
+        self.macs = graph.macs
+        self.digest = f"{graph.digest}-{parameters_digest(state)}"
+        self._graph = graph.folded
+        self._tensors = fold_norms(graph, {name: t.detach() for name, t in state.items()})
+
+    @classmethod
+    def of_supernet(cls, supernet: Supernet, data: ImageDataset) -> Teacher:
+        """Return the largest subnet of a supernet, with calibrated statistics."""
+        graph = supernet.space.largest.graph
+        return cls(graph, calibrated_state(supernet, graph, data))
+
+    @classmethod
+    def of_network(cls, network: Network) -> Teacher:
+        """Return a trained network as a teacher."""
+        return cls(network.graph, network.state_dict())
+
+    @torch.no_grad()
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Return the probabilities `N x classes` that the teacher gives to normalised images."""
+        weights = {name: tensor.to(images.device) for name, tensor in self._tensors.items()}
+        logits = run_graph(self._graph, images, FoldedWeights(weights)).flatten(1)
+        return logits.float().softmax(1)
+
+
+def distillation_loss(
+    logits: Tensor, labels: Tensor, probabilities: Tensor, label_smoothing: float = 0.0
+) -> Tensor:
+    """Return the weighted mean of the cross-entropies with the labels and with a teacher's output.
+
+    Args:
+        logits: output of the network in training, `N x classes`.
+        labels: classes of the images, `N` (int64).
+        probabilities: output of the teacher, `N x classes`.
+        label_smoothing: label smoothing of the first part, in [0, 1).
+    """
+    label_loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    teacher_loss = F.cross_entropy(logits, probabilities)
+    return (1 - TEACHER_SHARE) * label_loss + TEACHER_SHARE * teacher_loss
+
+
+def parameters_digest(state: Mapping[str, Tensor]) -> str:
+    """Return a digest of a network's weights without the statistics of its batch norms.
+
+    Statistics are sums over many images, whose rounding may depend on the number of threads.
+    """
+    parameters = {
+        name: tensor.detach().cpu()
+        for name, tensor in state.items()
+        if not name.endswith((".running_mean", ".running_var"))
+    }
+    return checkpoint.digest(parameters)

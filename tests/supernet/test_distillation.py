@@ -1,0 +1,67 @@
+"""The loss of distillation by hand, and teachers against the networks they are made of."""
+
+import math
+
+import pytest
+import torch
+
+from nas.supernet import evaluate
+from nas.supernet.distillation import TEACHER_SHARE, Teacher, distillation_loss
+from nas.supernet.evaluation import evaluate_network
+from nas.torch_network import to_torch
+from tests.supernet.scrambled_supernet import scrambled, space_on
+
+
+def test_distillation_loss_equals_value_by_hand():
+    logits = torch.tensor([[math.log(3.0), 0.0]])  # probabilities 3/4 and 1/4
+    probabilities = torch.tensor([[0.5, 0.5]])
+    label_loss = -math.log(1 / 4)
+    teacher_loss = -0.5 * math.log(3 / 4) - 0.5 * math.log(1 / 4)
+    expected = (1 - TEACHER_SHARE) * label_loss + TEACHER_SHARE * teacher_loss
+    loss = distillation_loss(logits, torch.tensor([1]), probabilities)
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+    # With a smoothing of 0.2 the labels ask for 0.1 and 0.9.
+    smoothed = -0.1 * math.log(3 / 4) - 0.9 * math.log(1 / 4)
+    expected = (1 - TEACHER_SHARE) * smoothed + TEACHER_SHARE * teacher_loss
+    loss = distillation_loss(logits, torch.tensor([1]), probabilities, 0.2)
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_loss_is_least_at_the_mean_of_label_and_teacher():
+    logits = torch.zeros(1, 3, requires_grad=True)
+    probabilities = torch.tensor([[0.2, 0.3, 0.5]])
+    distillation_loss(logits, torch.tensor([0]), probabilities).backward()
+    target = (1 - TEACHER_SHARE) * torch.tensor([[1.0, 0, 0]]) + TEACHER_SHARE * probabilities
+    torch.testing.assert_close(logits.grad, torch.full((1, 3), 1 / 3) - target)
+
+
+def test_teacher_of_a_network_has_its_probabilities(digits):
+    network = to_torch(space_on(digits, "mobilenet_tiny").sample(seed=1), seed=1)
+    images = torch.randn(5, 1, 8, 8)
+    network(images)  # Moves the running statistics away from 0 and 1.
+    teacher = Teacher.of_network(network.eval())
+    torch.testing.assert_close(
+        teacher.probabilities(images), network(images).softmax(1), atol=1e-5, rtol=1e-4
+    )
+    assert teacher.macs == network.graph.macs
+
+
+def test_teacher_of_a_supernet_is_its_largest_subnet(digits):
+    supernet = scrambled(space_on(digits, "squeezenet_tiny"))
+    teacher = Teacher.of_supernet(supernet, digits)
+    pixels = torch.from_numpy(digits.search.pixels).float() / 255
+    images = ((pixels - torch.from_numpy(digits.mean)) / torch.from_numpy(digits.std)).permute(
+        0, 3, 1, 2
+    )
+    right = (teacher.probabilities(images).argmax(1).numpy() == digits.search.labels).mean()
+    assert right == pytest.approx(*evaluate(supernet, [supernet.space.largest], digits), abs=0.003)
+
+
+def test_digest_of_a_teacher_depends_on_weights_but_not_on_statistics(digits):
+    graph = space_on(digits, "mobilenet_tiny").smallest.graph
+    network = to_torch(graph, seed=0)
+    first = Teacher.of_network(network.eval())
+    network.train()(torch.randn(4, 1, 8, 8))
+    assert Teacher.of_network(network.eval()).digest == first.digest
+    assert Teacher.of_network(to_torch(graph, seed=1).eval()).digest != first.digest
+    assert 0 <= evaluate_network(network, digits) <= 1

@@ -1,0 +1,152 @@
+"""Training of one network to the end: start, resuming, averaging and refusals."""
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nas.data import Images
+from nas.data.batches import sequential_batches
+from nas.errors import CheckpointError, TrainingError
+from nas.graph import Graph
+from nas.supernet import TrainingSettings, evaluate
+from nas.supernet.distillation import Teacher
+from nas.supernet.evaluation import (
+    calibrated_state,
+    choose_calibration_images,
+    evaluate_network,
+    recalibrate,
+)
+from nas.supernet.finetuning import train_network
+from nas.torch_network import run_graph, to_torch
+from tests.supernet.scrambled_supernet import scrambled, space_on
+
+SETTINGS = TrainingSettings(epochs=2, average=0.9, device="cpu", checkpoint_seconds=0)
+
+KILLED_IN_STEP_9 = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from tests.supernet.test_finetuning import train_example
+from nas.data import load_dataset
+
+torch.set_num_threads(1)
+
+
+def progress(report):
+    if report.step == 9:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+train_example(load_dataset("digits", validation_fraction=0.5), Path(sys.argv[1]), progress)
+"""
+
+
+def train_example(data, folder, progress=None, settings=SETTINGS, seed=3):
+    """Train a network from a supernet's weights, with its largest network as the teacher."""
+    supernet = scrambled(space_on(data, "mobilenet_tiny"))
+    architecture = supernet.space.sample(seed=2)
+    return train_network(
+        architecture,
+        data,
+        folder,
+        settings,
+        seed=seed,
+        start=calibrated_state(supernet, architecture.graph, data),
+        teacher=Teacher.of_supernet(supernet, data),
+        progress=progress,
+    ).network
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def log_of(folder):
+    """Return the rows of a training log without their seconds."""
+    rows = [json.loads(line) for line in (folder / "training.jsonl").open()]
+    return [{key: row[key] for key in row if key != "seconds"} for row in rows]
+
+
+def test_killed_training_resumes_to_the_same_weights(digits, tmp_path):
+    undisturbed = train_example(digits, tmp_path / "a").state_dict()
+    command = [sys.executable, "-c", KILLED_IN_STEP_9, str(tmp_path / "b")]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    steps = []
+    resumed = train_example(digits, tmp_path / "b", lambda report: steps.append(report.step))
+    assert steps[0] == 10
+    assert same(resumed.state_dict(), undisturbed)
+    assert log_of(tmp_path / "a") == log_of(tmp_path / "b")
+    finished = train_example(digits, tmp_path / "b", pytest.fail)
+    assert same(finished.state_dict(), undisturbed)
+
+
+def test_training_begins_with_the_weights_of_the_supernet(digits, tmp_path):
+    supernet = scrambled(space_on(digits, "squeezenet_tiny"))
+    architecture = supernet.space.sample(seed=1)
+    start = calibrated_state(supernet, architecture.graph, digits)
+    network = to_torch(architecture)
+    network.load_state_dict(start)
+    (expected,) = evaluate(supernet, [architecture], digits, "holdout")
+    assert evaluate_network(network.eval(), digits, "holdout") == pytest.approx(expected, abs=1e-9)
+    still = replace(SETTINGS, epochs=1, learning_rate=1e-30, weight_decay=0.0, average=0.0)
+    trained = train_network(architecture, digits, tmp_path, still, seed=0, start=start).network
+    for name, parameter in trained.named_parameters():
+        torch.testing.assert_close(parameter.detach(), start[name])
+
+
+def test_only_the_training_split_is_read(digits, tmp_path):
+    nothing = Images(digits.test.pixels[:0], digits.test.labels[:0])
+    blind = replace(digits, search=nothing, holdout=nothing, test=nothing)
+    one = replace(SETTINGS, epochs=1)
+    seeing = train_example(digits, tmp_path / "a", settings=one)
+    unseeing = train_example(blind, tmp_path / "b", settings=one)
+    assert same(seeing.state_dict(), unseeing.state_dict())
+
+
+def test_another_recipe_in_the_folder_is_refused(digits, tmp_path):
+    train_example(digits, tmp_path)
+    with pytest.raises(CheckpointError, match="a training with epochs = 2, not 3"):
+        train_example(digits, tmp_path, settings=replace(SETTINGS, epochs=3))
+    with pytest.raises(CheckpointError, match="a training with seed = 3, not 4"):
+        train_example(digits, tmp_path, seed=4)
+
+
+def test_divergence_is_an_error_with_a_remedy(digits, tmp_path):
+    wild = replace(SETTINGS, learning_rate=1e30, warmup=0)
+    with pytest.raises(TrainingError, match=r"diverged in step .* Lower learning_rate"):
+        train_example(digits, tmp_path, settings=wild)
+
+
+def test_statistics_after_averaging_are_those_of_the_averaged_weights(digits, tmp_path):
+    network = train_example(digits, tmp_path, settings=replace(SETTINGS, epochs=1))
+    statistics = {name: t.clone() for name, t in network.named_buffers()}
+    recalibrate(network, digits)
+    assert same(statistics, dict(network.named_buffers()))
+
+
+def test_recalibrated_statistics_are_the_moments_of_each_norms_input(digits):
+    """The first norm, whose input can be computed for all images at once."""
+    network = to_torch(space_on(digits, "squeezenet_tiny").smallest, seed=0).eval()
+    recalibrate(network, digits)
+    graph = network.graph
+    position = next(at for at, op in enumerate(graph.ops) if op.kind == "norm")
+    stem = Graph(graph.ops[:position])
+    images = choose_calibration_images(digits.train)
+    batches = sequential_batches(images, digits, len(images), torch.device("cpu"))
+    ((x, _),) = batches
+    with torch.no_grad():
+        values = run_graph(stem, x, network).double()
+    name = graph.ops[position].slot_name
+    torch.testing.assert_close(
+        network.get_buffer(f"{name}.running_mean").double(), values.mean((0, 2, 3)),
+        atol=1e-6, rtol=1e-5,
+    )  # fmt: skip
+    torch.testing.assert_close(
+        network.get_buffer(f"{name}.running_var").double(),
+        values.var((0, 2, 3), unbiased=False), atol=1e-6, rtol=1e-5,
+    )  # fmt: skip
