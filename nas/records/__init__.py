@@ -10,7 +10,20 @@ them.
 
 from nas.records.fields import SCHEMA, Digest, Name, Seconds, to_json
 from nas.records.front import FRONT, ArchitectureRecord, FrontMember, FrontRecord, read_front
-from nas.records.model import PREPROCESSING, Preprocessing
+from nas.records.model import (
+    CARD,
+    PREPROCESSING,
+    ConfidenceRow,
+    ExportedFile,
+    Int8Attempt,
+    Int8Summary,
+    LatencyRecord,
+    ModelAccuracy,
+    ModelCard,
+    ModelData,
+    Preprocessing,
+    RobustnessRow,
+)
 from nas.records.run import (
     RUN,
     DataSummary,
@@ -57,6 +70,7 @@ from nas.records.trained import (
 )
 
 __all__ = [
+    "CARD",
     "FRONT",
     "MODELS_FOLDER",
     "NETWORK_TRAINING",
@@ -72,16 +86,24 @@ __all__ = [
     "ArchitectureRecord",
     "BaselineTaus",
     "CheckpointRecord",
+    "ConfidenceRow",
     "DataSummary",
     "DeviceSummary",
     "Digest",
+    "ExportedFile",
     "FrontMember",
     "FrontRecord",
+    "Int8Attempt",
+    "Int8Summary",
     "IntervalRecord",
     "JobLimits",
     "JobPlan",
     "JobSummary",
     "KernelSlowdown",
+    "LatencyRecord",
+    "ModelAccuracy",
+    "ModelCard",
+    "ModelData",
     "Name",
     "NetworkTrainingRow",
     "PooledRanking",
@@ -89,6 +111,7 @@ __all__ = [
     "RankedNetworkRecord",
     "RankingRecord",
     "Regrets",
+    "RobustnessRow",
     "RunRecord",
     "SearchSummary",
     "Seconds",

@@ -1,14 +1,15 @@
-"""Records of a model folder: `preprocessing.json`."""
+"""Records of a model folder: `preprocessing.json` and `card.json`."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
-from nas.documents import Document, Format
+from nas.documents import Count, Document, Format, Fraction, Positive
 from nas.errors import CheckpointError
-from nas.records.fields import Name
+from nas.records.fields import Digest, Name
+from nas.records.front import ArchitectureRecord
 
 Side = Annotated[int, Field(ge=1, le=1 << 16)]
 """Height or width of an image in pixels."""
@@ -54,6 +55,228 @@ class Preprocessing(Document):
 PREPROCESSING = Format(
     Preprocessing,
     "the preprocessing of a model",
+    CheckpointError,
+    "Export the model again with `nas export`.",
+)
+
+
+class ModelData(Document):
+    """The images that a model was trained and tested on, and how to load them again.
+
+    Attributes:
+        source: name or path of the data source.
+        digest: digest of all images and labels.
+        license: license of the data; empty if it is not stated.
+        counts: number of images by part: `train`, `search`, `holdout` and `test`.
+        validation_fraction: fraction of the training images that was used for validation.
+        seed: seed of the random splits.
+        on_bad_image: what an unreadable image did.
+    """
+
+    source: str
+    digest: str
+    license: str = ""
+    counts: dict[str, Count]
+    validation_fraction: Fraction
+    seed: Count
+    on_bad_image: Literal["fail", "skip"] = "fail"
+
+
+class LatencyRecord(Document):
+    """The latency of an exported file for one image, on the device that the card names.
+
+    Attributes:
+        median_us: median in microseconds.
+        low_us, high_us: ends of the 95% interval of the median.
+        threads: number of threads that the runtime may use.
+        samples_us: the median of each round.
+    """
+
+    median_us: Positive
+    low_us: Positive
+    high_us: Positive
+    threads: Annotated[int, Field(ge=1)]
+    samples_us: tuple[Positive, ...]
+
+
+class ExportedFile(Document):
+    """An exported file, and what its own runtime computed with it.
+
+    Attributes:
+        format: name of the format on the command line.
+        file: name of the file, or of the folder, in the model folder.
+        precision: type of weights and activations.
+        size_bytes: size of the file, or of all files in the folder.
+        runs_here: whether its runtime exists for the system that exported it. All further fields
+            are empty if it does not.
+        versions: versions of the packages that ran the file, by name.
+        images: number of test images that were classified.
+        accuracy: accuracy on the test images.
+        agreement: share of the test images that got the class that torch gives them.
+        difference: largest difference from the reference logits, as a share of their standard
+            deviation. The reference is torch, or for int8 the quantised network simulated in torch.
+        tolerance: largest `difference` that is allowed.
+        peak_memory_bytes: memory that loading the file and classifying one image take, in a process
+            of its own; None if the system does not say.
+        quantised_layers: number of convolutions and linear layers that run in int8, and of all;
+            None if the runtime does not show them.
+        latency: latency for one image; None if it was not measured.
+    """
+
+    format: str
+    file: Name
+    precision: Literal["float32", "int8"]
+    size_bytes: Count
+    runs_here: bool = True
+    versions: dict[str, str] = Field(default_factory=dict)
+    images: Count = 0
+    accuracy: Fraction | None = None
+    agreement: Fraction | None = None
+    difference: Annotated[float, Field(ge=0)] | None = None
+    tolerance: Annotated[float, Field(ge=0)] | None = None
+    peak_memory_bytes: Count | None = None
+    quantised_layers: tuple[Count, Count] | None = Field(default=None, strict=False)
+    latency: LatencyRecord | None = None
+
+
+class Int8Attempt(Document):
+    """One method of quantising a model to int8, and what it reached.
+
+    Attributes:
+        method: the method.
+        accuracy: accuracy of the quantised network on the validation images.
+    """
+
+    method: str
+    accuracy: Fraction
+
+
+class Int8Summary(Document):
+    """How a model was quantised to int8.
+
+    Attributes:
+        calibration_images: number of training images that the ranges of activations come from.
+        calibration_digest: digest of these images.
+        validation_images: number of validation images that compare float32 with int8.
+        float_accuracy: accuracy of the float32 network on these images.
+        accuracy: accuracy of the quantised network that was exported on the same images.
+        max_drop: largest difference of the two that was asked for.
+        attempts: methods in the order in which they were tried; the last or the best was exported.
+    """
+
+    calibration_images: Count
+    calibration_digest: Digest
+    validation_images: Count
+    float_accuracy: Fraction
+    accuracy: Fraction
+    max_drop: Fraction
+    attempts: tuple[Int8Attempt, ...]
+
+
+class RobustnessRow(Document):
+    """The accuracy on images that were changed in one way.
+
+    Attributes:
+        change: what was done to the images, with its strength.
+        accuracy: accuracy on the changed images.
+    """
+
+    change: str
+    accuracy: Fraction
+
+
+class ConfidenceRow(Document):
+    """The confidence of a model in its answers for images of one kind.
+
+    Attributes:
+        images: what the images are.
+        mean: mean of the largest softmax value.
+        above_90_percent: share of the images whose largest softmax value is above 0.9.
+    """
+
+    images: str
+    mean: Fraction
+    above_90_percent: Fraction
+
+
+class ModelAccuracy(Document):
+    """The accuracy of a model in torch, in float32.
+
+    Attributes:
+        search: on the validation images that the search used.
+        holdout: on the validation images that the search did not use.
+        test: on the test images, which decided nothing.
+        by_class: on the test images of each class; None for a class without any.
+    """
+
+    search: Fraction
+    holdout: Fraction
+    test: Fraction
+    by_class: dict[str, Fraction | None]
+
+
+class ModelCard(Document):
+    """`card.json`: what a model is, what it was trained on, and what was measured of it.
+
+    Attributes:
+        id: beginning of the digest, the name of the model folder.
+        digest: digest of the network's graph.
+        weights_digest: digest of the trained weights.
+        space: name of the search space.
+        architecture: the architecture.
+        macs: multiply-accumulates for one image.
+        params: number of trainable parameters.
+        peak_activation_bytes: largest number of bytes of float32 activations alive at once.
+        image_size: height and width of the images, in pixels.
+        channels: number of channels of the images.
+        classes: names of the classes in the order of the logits.
+        data: the images.
+        recipe: settings of the training.
+        accuracy: accuracy in torch.
+        robustness: accuracy on changed images; `robustness_images` of the hold-out images.
+        robustness_images: number of images of each row of `robustness`.
+        confidence: confidence on inputs like the data and unlike it.
+        files: the exported files.
+        int8: how the model was quantised; None if no int8 file was exported.
+        latencies_us: latency by what the search knew: `predicted` and `measured`.
+        search_device: device that these latencies are for; empty if there are none.
+        device: processor that exported and timed the files.
+        versions: versions of Python and the libraries by name.
+        exported: date and time of the export.
+        limits: what the figures do not say.
+    """
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    id: Digest
+    digest: Digest
+    weights_digest: Digest
+    space: Name
+    architecture: ArchitectureRecord
+    macs: Count
+    params: Count
+    peak_activation_bytes: Count
+    image_size: Side
+    channels: Literal[1, 3]
+    classes: tuple[str, ...]
+    data: ModelData
+    recipe: dict[str, JsonValue]
+    accuracy: ModelAccuracy
+    robustness: tuple[RobustnessRow, ...]
+    robustness_images: Count
+    confidence: tuple[ConfidenceRow, ...]
+    files: tuple[ExportedFile, ...]
+    int8: Int8Summary | None = None
+    latencies_us: dict[str, Positive] = Field(default_factory=dict)
+    search_device: str = ""
+    device: str
+    versions: dict[str, str]
+    exported: str
+    limits: tuple[str, ...]
+
+
+CARD = Format(
+    ModelCard,
+    "the card of a model",
     CheckpointError,
     "Export the model again with `nas export`.",
 )
