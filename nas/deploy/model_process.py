@@ -1,0 +1,294 @@
+"""`ModelProcess`: an exported file, run by its own runtime in a process of its own.
+
+A runtime that crashes or hangs ends its own process only, the memory that a file needs can be
+measured, and the libraries of two runtimes do not meet. Request and answer are one JSON line each,
+with the values of an array behind it if there is one. The process ends with its parent, because its
+standard input then ends.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import IO, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas import processes
+from nas.deploy.formats import LoadedModel, ModelFormat
+from nas.errors import ExportError, NasError, first_line
+from nas.latency import timing
+
+LOAD_LIMIT_SECONDS = 180.0
+"""How long a file may take to load; importing the slowest runtime takes 10 seconds."""
+
+RUN_LIMIT_SECONDS = 120.0
+"""How long one batch of images, or one sample of a latency, may take."""
+
+_SHOWN_ERROR_CHARACTERS = 500
+"""Longest end of what a runtime wrote to stderr that a message repeats."""
+
+
+@dataclass(frozen=True)
+class LoadedFile:
+    """What a runtime says of a file that it loaded.
+
+    Attributes:
+        versions: versions of the packages that run the file, by name.
+        quantised_layers: number of convolutions and linear layers that run in int8, and of all;
+            None if the runtime does not show them.
+        peak_memory_bytes: memory that loading the file and classifying one image took; None if the
+            system does not say.
+    """
+
+    versions: dict[str, str] = field(default_factory=dict)
+    quantised_layers: tuple[int, int] | None = None
+    peak_memory_bytes: int | None = None
+
+
+class ModelProcess:
+    """An exported file, run by its own runtime in a process of its own.
+
+    Use it as a context manager: the process starts with the block and ends with it.
+
+    Args:
+        model_file: format of the file. The process imports its class.
+        path: path of the file.
+        threads: number of threads that the runtime may use.
+    """
+
+    def __init__(self, model_file: ModelFormat, path: Path, *, threads: int = 1) -> None:
+        self._class, self._path, self._threads = type(model_file), path, threads
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stderr: IO[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self._stderr = tempfile.TemporaryFile()
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        arguments = [self._class.__module__, self._class.__qualname__]
+        arguments += [str(self._path.absolute()), str(self._threads)]
+        # Ctrl-C reaches all processes of a terminal; this process decides what it means.
+        with processes.delayed_stop_signals():
+            self._process = subprocess.Popen(
+                # With -P, files of the working directory do not take the place of packages.
+                [sys.executable, "-P", "-m", "nas.deploy.model_process", *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                env=environment,
+            )
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+        if self._stderr is not None:
+            self._stderr.close()
+
+    def load(self, image: NDArray[np.float32]) -> LoadedFile:
+        """Load the file and classify one image, `1 x C x H x W`, which calls of `time` repeat.
+
+        Raises:
+            ExportError: the runtime refuses the file, or its process died or ran out of time.
+        """
+        answer, _ = self._request("load", image, limit_s=LOAD_LIMIT_SECONDS)
+        layers = answer["quantised_layers"]
+        return LoadedFile(
+            versions=answer["versions"],
+            quantised_layers=None if layers is None else (layers[0], layers[1]),
+            peak_memory_bytes=answer["peak_memory_bytes"],
+        )
+
+    def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the logits `N x classes` of normalised images `N x C x H x W`.
+
+        Raises ExportError; see `load`.
+        """
+        _, logits = self._request("logits", images, limit_s=RUN_LIMIT_SECONDS)
+        assert logits is not None
+        return logits
+
+    def time(self) -> float:
+        """Return the median seconds of one image in a few undisturbed samples.
+
+        Raises ExportError; see `load`.
+        """
+        answer, _ = self._request("time", limit_s=RUN_LIMIT_SECONDS)
+        return float(answer["seconds"])
+
+    def _request(
+        self, name: str, array: NDArray[np.float32] | None = None, *, limit_s: float
+    ) -> tuple[dict[str, Any], NDArray[np.float32] | None]:
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        timer = threading.Timer(limit_s, process.kill)
+        timer.start()
+        try:
+            _send(process.stdin, {"request": name}, array)
+            answer, result = _receive(process.stdout)
+        except (EOFError, BrokenPipeError):
+            raise self._end_error(timed_out=not timer.is_alive(), limit_s=limit_s) from None
+        finally:
+            timer.cancel()
+        if "error" in answer:
+            raise ExportError(f"{self._path.name}: {answer['error']}", remedy=str(answer["remedy"]))
+        return answer, result
+
+    def _end_error(self, *, timed_out: bool, limit_s: float) -> ExportError:
+        """Return the error for a process that ended before it answered."""
+        assert self._process is not None
+        code = self._process.wait()
+        if timed_out:
+            reason = f"did not answer within {limit_s:.0f} s"
+        elif code < 0:
+            reason = f"was ended by {signal.Signals(-code).name}"
+        else:
+            reason = f"ended with status {code}"
+        return ExportError(
+            f"{self._path.name}: the process that runs it {reason}.{self._stderr_end()}",
+            remedy="`nas doctor` shows the versions of the runtimes.",
+        )
+
+    def _stderr_end(self) -> str:
+        """Return the end of what the process wrote to stderr, as a part of a message."""
+        assert self._stderr is not None
+        size = self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(0, size - _SHOWN_ERROR_CHARACTERS))
+        text = self._stderr.read().decode("utf-8", errors="replace").strip()
+        return f" It wrote: {text}" if text else ""
+
+
+def _send(pipe: IO[bytes], header: dict[str, Any], array: NDArray[np.float32] | None) -> None:
+    """Write a JSON line, and the float32 values of an array if there is one."""
+    shape = None if array is None else list(array.shape)
+    pipe.write(json.dumps({**header, "shape": shape}).encode() + b"\n")
+    if array is not None:
+        pipe.write(np.ascontiguousarray(array, np.float32).data)
+    pipe.flush()
+
+
+def _receive(pipe: IO[bytes]) -> tuple[dict[str, Any], NDArray[np.float32] | None]:
+    """Read what `_send` wrote. Raises EOFError if the other process has ended."""
+    line = pipe.readline()
+    if not line.endswith(b"\n"):
+        raise EOFError
+    header = json.loads(line)
+    if header["shape"] is None:
+        return header, None
+    count = math.prod(header["shape"])
+    content = pipe.read(4 * count)
+    if len(content) < 4 * count:
+        raise EOFError
+    return header, np.frombuffer(content, np.float32).reshape(header["shape"])
+
+
+# The process
+
+
+def _serve(
+    model_file: ModelFormat, path: Path, threads: int, stdin: IO[bytes], stdout: IO[bytes]
+) -> None:
+    """Answer requests until the standard input ends, which raises EOFError."""
+    loaded: LoadedModel | None = None
+    run: Callable[[], object] = int
+    while True:
+        request, array = _receive(stdin)
+        answer: dict[str, Any] = {}
+        result = None
+        try:
+            if request["request"] == "load":
+                assert array is not None
+                # Threads of a runtime stay on the cores on which it was loaded.
+                with timing.pinned(threads), _peak_memory(answer):
+                    loaded = model_file.load(path, threads)
+                    run = loaded.runner(array)
+                    run()
+                answer["versions"] = loaded.versions
+                answer["quantised_layers"] = loaded.quantised_layers()
+            elif request["request"] == "logits":
+                assert loaded is not None
+                assert array is not None
+                result = loaded.logits(array)
+            else:
+                with timing.pinned(threads):
+                    answer["seconds"] = _median_seconds(run)
+        except NasError as error:
+            answer, result = {"error": error.message, "remedy": error.remedy}, None
+        # A runtime may raise anything; it becomes the answer.
+        except Exception as error:
+            answer, result = {"error": first_line(error), "remedy": ""}, None
+        _send(stdout, answer, result)
+
+
+def _median_seconds(run: Callable[[], object]) -> float:
+    """Return the median seconds of one call, of a few undisturbed samples."""
+
+    def evaluate(calls: int, samples: int) -> Sequence[float]:
+        seconds = []
+        for _ in range(samples):
+            run()
+            start = time.perf_counter()
+            for _ in range(calls):
+                run()
+            seconds.append((time.perf_counter() - start) / calls)
+        return seconds
+
+    calls = timing.calls_per_sample(evaluate, timing.SAMPLE_SECONDS)
+    return timing.median_seconds(evaluate, calls)
+
+
+@contextmanager
+def _peak_memory(answer: dict[str, Any]) -> Iterator[None]:
+    """Set `peak_memory_bytes` in an answer: how much a block raised the memory of this process."""
+    before = _memory_bytes("VmRSS")
+    if before is not None:
+        # Resets the peak, see proc_pid_clear_refs(5).
+        Path("/proc/self/clear_refs").write_text("5")
+    yield
+    peak = _memory_bytes("VmHWM")
+    answer["peak_memory_bytes"] = None if before is None or peak is None else max(0, peak - before)
+
+
+def _memory_bytes(key: str) -> int | None:
+    """Return resident memory (`VmRSS`) or its peak (`VmHWM`); None if the system is not Linux."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    for line in status.read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == key:
+            return int(value.split()[0]) * 1024
+    return None
+
+
+def main() -> None:
+    """Run the process: load a file when asked to, and answer requests."""
+    module, name, path, threads = sys.argv[1:]
+    # What a runtime prints must not reach the parent as an answer.
+    stdout = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    try:
+        model_file: ModelFormat = getattr(import_module(module), name)()
+        _serve(model_file, Path(path), int(threads), sys.stdin.buffer, stdout)
+    except (EOFError, BrokenPipeError):
+        os._exit(0)  # The parent has ended, or wants no more.
+
+
+if __name__ == "__main__":
+    main()

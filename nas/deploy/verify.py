@@ -1,0 +1,320 @@
+"""Verification of exported files: each is run by its own runtime and compared with torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors import numpy as safetensors_numpy
+
+from nas.data import ImageDataset, Images, load_dataset
+from nas.deploy.folder import SAMPLES_FILE, ModelFolder, size_bytes
+from nas.deploy.formats import ModelFormat, model_format
+from nas.deploy.model import normalised
+from nas.deploy.model_process import ModelProcess
+from nas.documents import read_bytes
+from nas.errors import DataError, ExportError, RequestError
+from nas.records import ExportedFile, ModelCard, Preprocessing
+
+SAMPLE_IMAGES = 32
+"""Images in a model folder, with which it is verified where its data is not. They have less than
+5 MB at 224 pixels, and a wrong file differs from torch on the first of them."""
+
+MAX_ACCURACY_CHANGE = 0.005
+"""Largest difference of the accuracy of a file from the one in its card, on another machine: half a
+point, the loss that int8 may have. Processors round differently."""
+
+_BATCH_SIZE = 64
+
+Progress = Callable[[int, int], None]
+"""Called with the number of images that were classified and the number of all images."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceImages:
+    """Images with the logits that exported files should compute for them.
+
+    Attributes:
+        images: `N` images with their labels.
+        logits: logits `N x classes` of torch, in float32.
+        int8_logits: those of the quantised network, simulated in torch; None without one.
+    """
+
+    images: Images
+    logits: NDArray[np.float32]
+    int8_logits: NDArray[np.float32] | None = None
+
+    def expected(self, precision: str) -> NDArray[np.float32]:
+        """Return the logits that a file of a precision should compute."""
+        if precision == "float32":
+            return self.logits
+        if self.int8_logits is None:
+            raise ExportError("There are no logits of a quantised network to compare with.")
+        return self.int8_logits
+
+    def save(self, path: Path) -> None:
+        """Write the images and their logits as safetensors."""
+        tensors = {
+            "pixels": np.ascontiguousarray(self.images.pixels[: len(self.images)]),
+            "labels": self.images.labels,
+            "logits": self.logits,
+        }
+        if self.int8_logits is not None:
+            tensors["int8_logits"] = self.int8_logits
+        path.write_bytes(safetensors_numpy.save(tensors))
+
+    @classmethod
+    def load(cls, path: Path) -> ReferenceImages:
+        """Return what `save` wrote. Raises ExportError for a damaged file."""
+        try:
+            tensors = safetensors_numpy.load(read_bytes(path))
+            images = Images(tensors["pixels"], tensors["labels"])
+            return cls(images, tensors["logits"], tensors.get("int8_logits"))
+        except (SafetensorError, KeyError, OSError) as error:
+            raise ExportError(
+                f"{path} cannot be read: {error}.",
+                remedy="Restore it, or export the model again with `nas export`.",
+            ) from None
+
+
+@dataclass(frozen=True)
+class FileVerification:
+    """What a verification says of one file.
+
+    Attributes:
+        file: the file with what was measured now. `accuracy` is None if the data is not there.
+        status: `verified`, `not run here` (its runtime does not exist for this system) or
+            `not installed`.
+        remedy: command that installs its runtime; empty if it is installed.
+    """
+
+    file: ExportedFile
+    status: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class FolderVerification:
+    """What a verification says of a model folder.
+
+    Attributes:
+        files: the files.
+        images: number of test images whose classes were compared with their labels.
+        no_accuracy: why the accuracy was not checked; empty if it was.
+    """
+
+    files: tuple[FileVerification, ...]
+    images: int
+    no_accuracy: str
+
+
+def check_file(
+    model_file: ModelFormat,
+    path: Path,
+    reference: ReferenceImages,
+    preprocessing: Preprocessing,
+    *,
+    has_test_images: bool,
+    progress: Progress | None = None,
+) -> ExportedFile:
+    """Run an exported file in a process of its own, and compare its logits with the reference.
+
+    A file whose runtime does not exist for this system is loaded only, which checks its structure.
+
+    Args:
+        model_file: format of the file.
+        path: path of the file.
+        reference: images with the logits to expect.
+        preprocessing: how the images become the input.
+        has_test_images: whether the images are the test images, so that the accuracy counts.
+        progress: receives the number of classified images.
+
+    Raises:
+        ExportError: the runtime refuses the file, its logits differ by more than the tolerance of
+            the format, or a file of precision int8 has no layer that runs in int8.
+    """
+    name = model_file.file_name
+    described = {
+        "format": model_file.name,
+        "file": name,
+        "precision": model_file.precision,
+        "size_bytes": size_bytes(path)
+        + sum(size_bytes(path.parent / each) for each in model_file.companions),
+        "runs_here": model_file.runs_here,
+    }
+    if not model_file.runs_here:
+        model_file.load(path)
+        return ExportedFile.model_validate(described)
+    expected = reference.expected(model_file.precision)
+    batches = _batches(reference.images, preprocessing)
+    parts = []
+    with ModelProcess(model_file, path) as process:
+        first = next(batches)
+        loaded = process.load(first[:1])
+        parts.append(process.logits(first))
+        for batch in batches:
+            parts.append(process.logits(batch))
+            if progress:
+                progress(sum(map(len, parts)), len(reference.images))
+    logits = np.concatenate(parts)
+    layers = loaded.quantised_layers
+    if model_file.precision == "int8" and layers is not None and not layers[0]:
+        raise ExportError(
+            f"{name} was written as int8, but none of its {layers[1]} layers runs in int8.",
+            remedy="Export another int8 format.",
+        )
+    difference = _require_agreement(name, logits, expected, model_file.tolerance)
+    classes = logits.argmax(1)
+    return ExportedFile.model_validate(
+        {
+            **described,
+            "versions": loaded.versions,
+            "images": len(classes),
+            "accuracy": float((classes == reference.images.labels).mean())
+            if has_test_images
+            else None,
+            "agreement": float((classes == reference.logits.argmax(1)).mean()),
+            "difference": difference,
+            "tolerance": model_file.tolerance,
+            "peak_memory_bytes": loaded.peak_memory_bytes,
+            "quantised_layers": loaded.quantised_layers,
+        }
+    )
+
+
+def verify_folder(
+    folder: ModelFolder, *, progress: Callable[[str, int, int], None] | None = None
+) -> FolderVerification:
+    """Verify an exported model again, on this or another machine.
+
+    The digests of all files are checked first. Then every file is run on the images in the folder,
+    whose logits torch computed at the export, and on the test images if the data is there.
+
+    Args:
+        folder: the model folder.
+        progress: receives the name of a file, and how many images of how many it has classified.
+
+    Raises:
+        RunFolderError: nothing was exported to the folder.
+        ExportError: a file is missing or changed, does not compute what it should, or is less
+            accurate than at the export.
+    """
+    folder.require_unchanged()
+    card, preprocessing = folder.card, folder.preprocessing
+    samples = ReferenceImages.load(folder.path / SAMPLES_FILE)
+    test, no_accuracy = _test_images(card)
+    results = []
+    for recorded in card.files:
+        try:
+            model_file = model_format(recorded.format)
+        except RequestError as error:
+            results.append(FileVerification(recorded, "not installed", error.remedy))
+            continue
+        path = folder.path / recorded.file
+        checked = check_file(model_file, path, samples, preprocessing, has_test_images=False)
+        if not checked.runs_here:
+            results.append(FileVerification(checked, "not run here"))
+            continue
+        if test is not None:
+            accuracy = _accuracy(model_file, path, test, preprocessing, progress)
+            _require_same_accuracy(recorded, accuracy)
+            checked = checked.model_copy(update={"accuracy": accuracy})
+        results.append(FileVerification(checked, "verified"))
+    return FolderVerification(tuple(results), 0 if test is None else len(test), no_accuracy)
+
+
+def load_data(card: ModelCard) -> ImageDataset:
+    """Return the images that a model was trained on.
+
+    Raises DataError if they are not there, or are others than at the export.
+    """
+    data = load_dataset(
+        card.data.source,
+        image_size=card.image_size,
+        validation_fraction=card.data.validation_fraction,
+        seed=card.data.seed,
+        on_bad_image=card.data.on_bad_image,
+    )
+    if data.digest != card.data.digest:
+        raise DataError(
+            f"{card.data.source} has other images than the model was trained on: their digest is "
+            f"{data.digest}, not {card.data.digest}."
+        )
+    return data
+
+
+def sample_images(images: Images, count: int) -> Images:
+    """Return some images, evenly spaced."""
+    positions = np.linspace(0, len(images) - 1, min(count, len(images))).astype(np.int64)
+    return Images(images.pixels[positions], images.labels[positions])
+
+
+def _test_images(card: ModelCard) -> tuple[Images | None, str]:
+    """Return the test images; None with the reason if the data is not there."""
+    try:
+        return load_data(card).test, ""
+    except DataError as error:
+        return None, error.message
+
+
+def _batches(images: Images, preprocessing: Preprocessing) -> Iterator[NDArray[np.float32]]:
+    for start in range(0, len(images), _BATCH_SIZE):
+        batch = slice(start, start + _BATCH_SIZE)
+        part = Images(images.pixels[batch], images.labels[batch])
+        yield normalised(part, preprocessing)
+
+
+def _accuracy(
+    model_file: ModelFormat,
+    path: Path,
+    images: Images,
+    preprocessing: Preprocessing,
+    progress: Callable[[str, int, int], None] | None,
+) -> float:
+    correct = done = 0
+    with ModelProcess(model_file, path) as process:
+        for batch in _batches(images, preprocessing):
+            if not done:
+                process.load(batch[:1])
+            labels = images.labels[done : done + len(batch)]
+            correct += int((process.logits(batch).argmax(1) == labels).sum())
+            done += len(batch)
+            if progress:
+                progress(model_file.name, done, len(images))
+    return correct / done
+
+
+def _require_agreement(
+    name: str, logits: NDArray[np.float32], expected: NDArray[np.float32], tolerance: float
+) -> float:
+    """Return the largest difference of logits, as a share of their standard deviation.
+
+    Raises:
+        ExportError: they differ by more than the tolerance, or are not finite.
+    """
+    if logits.shape != expected.shape:
+        raise ExportError(f"{name} gives logits {logits.shape}, not {expected.shape}.")
+    difference = float(np.abs(logits - expected).max() / max(float(expected.std()), 1e-12))
+    if not difference <= tolerance:
+        agreement = float((logits.argmax(1) == expected.argmax(1)).mean())
+        raise ExportError(
+            f"{name} does not compute what it should: its logits differ from the reference by "
+            f"{difference:.3g} of their standard deviation, and {tolerance:g} is allowed. "
+            f"{agreement:.1%} of the images get the same class.",
+            remedy="The file was not exported. Export another format.",
+        )
+    return difference
+
+
+def _require_same_accuracy(recorded: ExportedFile, accuracy: float) -> None:
+    if recorded.accuracy is None or abs(accuracy - recorded.accuracy) <= MAX_ACCURACY_CHANGE:
+        return
+    raise ExportError(
+        f"{recorded.file} has an accuracy of {accuracy:.4f} on the test images here, and had "
+        f"{recorded.accuracy:.4f} at the export.",
+        remedy="Use another format on this machine.",
+    )

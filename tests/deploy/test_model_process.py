@@ -1,0 +1,87 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from nas.deploy import model_process
+from nas.deploy.model_process import ModelProcess
+from nas.errors import ExportError
+from tests.deploy import example_formats as formats
+
+IMAGES = np.random.default_rng(0).standard_normal((5, 1, 4, 4), np.float32)
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    path = tmp_path / "model.npy"
+    np.save(path, np.random.default_rng(1).standard_normal((16, formats.CLASSES), np.float32))
+    return path
+
+
+@pytest.mark.parametrize("kind", [formats.Matrix, formats.Printing])
+def test_file_is_run_in_a_process_of_its_own(path, kind):
+    with ModelProcess(kind(), path) as process:
+        loaded = process.load(IMAGES[:1])
+        logits = process.logits(IMAGES)
+        seconds = process.time()
+        (child,) = psutil.Process().children()
+    np.testing.assert_allclose(logits, IMAGES.reshape(5, -1) @ np.load(path), rtol=1e-6)
+    assert loaded.versions == {"numpy": np.__version__}
+    assert loaded.quantised_layers is None
+    assert 0 < seconds < 1
+    assert not child.is_running()
+
+
+def test_process_imports_no_torch(path):
+    with ModelProcess(formats.Matrix(), path) as process:
+        process.load(IMAGES[:1])
+        (child,) = psutil.Process().children()
+        maps = Path(f"/proc/{child.pid}/maps")
+        if not maps.exists():
+            pytest.skip("the system does not list the libraries of a process")
+        assert "libtorch" not in maps.read_text()
+
+
+def test_peak_memory_is_that_of_loading_and_one_image(path):
+    if not Path("/proc/self/status").exists():
+        pytest.skip("only Linux says what the peak was")
+    peaks = []
+    for kind in (formats.Matrix, formats.Large):
+        with ModelProcess(kind(), path) as process:
+            peaks.append(process.load(IMAGES[:1]).peak_memory_bytes)
+    small, large = peaks
+    assert small < 16 << 20
+    assert 60 << 20 <= large < 96 << 20
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (formats.Refusing, r"model\.npy: it is no matrix Write one\."),
+        (formats.Raising, r"model\.npy: KeyError: 'opset'"),
+        (formats.Crashing, r"was ended by SIGSEGV\. It wrote: bad instruction"),
+        (formats.Exiting, r"ended with status 3\."),
+    ],
+)
+def test_runtime_that_fails_is_an_error_with_its_reason(path, kind, message):
+    with ModelProcess(kind(), path) as process, pytest.raises(ExportError, match=message):
+        process.load(IMAGES[:1])
+
+
+def test_runtime_that_hangs_is_ended(path, monkeypatch):
+    monkeypatch.setattr(model_process, "LOAD_LIMIT_SECONDS", 3.0)
+    with (
+        ModelProcess(formats.Hanging(), path) as process,
+        pytest.raises(ExportError, match="did not answer within 3 s"),
+    ):
+        process.load(IMAGES[:1])
+
+
+def test_files_of_the_working_directory_do_not_replace_packages(path, tmp_path, monkeypatch):
+    (tmp_path / "numpy.py").write_text("raise ImportError('not this one')")
+    monkeypatch.setenv("PYTHONPATH", os.getcwd())
+    monkeypatch.chdir(tmp_path)
+    with ModelProcess(formats.Matrix(), path) as process:
+        assert process.load(IMAGES[:1]).versions

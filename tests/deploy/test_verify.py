@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+
+from nas.data import Images
+from nas.deploy.verify import ReferenceImages, check_file, sample_images
+from nas.errors import ExportError
+from nas.records import Preprocessing
+from tests.deploy import example_formats as formats
+
+PREPROCESSING = Preprocessing(
+    schema=1, image_size=4, channels=1, mean=(0.5,), std=(0.25,), classes=("a", "b", "c")
+)
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (150, 4, 4, 1), np.uint8)
+MATRIX = RNG.standard_normal((16, formats.CLASSES)).astype(np.float32)
+LOGITS = ((PIXELS.reshape(150, 16) / 255 - 0.5) / 0.25).astype(np.float32) @ MATRIX
+LABELS = LOGITS.argmax(1)
+LABELS[:30] = (LABELS[:30] + 1) % formats.CLASSES
+REFERENCE = ReferenceImages(Images(PIXELS, LABELS), LOGITS, LOGITS + 0.5)
+
+
+def check(kind, path, matrix=MATRIX, reference=REFERENCE, *, has_test_images=True):
+    np.save(path / kind.file_name, matrix.astype(np.float32))
+    return check_file(
+        kind(), path / kind.file_name, reference, PREPROCESSING, has_test_images=has_test_images
+    )
+
+
+def test_right_file_is_described(tmp_path):
+    steps = []
+    np.save(tmp_path / "model.npy", MATRIX)
+    checked = check_file(
+        formats.Matrix(),
+        tmp_path / "model.npy",
+        REFERENCE,
+        PREPROCESSING,
+        has_test_images=True,
+        progress=lambda done, total: steps.append((done, total)),
+    )
+    assert checked.accuracy == 120 / 150
+    assert checked.agreement == 1
+    assert checked.difference < checked.tolerance
+    assert checked.images == 150
+    assert checked.size_bytes == (tmp_path / "model.npy").stat().st_size
+    assert checked.versions == {"numpy": np.__version__}
+    assert steps[-1] == (150, 150)
+
+
+def test_accuracy_on_other_images_than_the_test_images_is_not_recorded(tmp_path):
+    assert check(formats.Matrix, tmp_path, has_test_images=False).accuracy is None
+
+
+def test_wrong_logits_are_an_error_with_their_difference(tmp_path):
+    wrong = MATRIX + 0.05 * RNG.standard_normal(MATRIX.shape)
+    with pytest.raises(ExportError, match=r"does not compute what it should.*0\.001 is allowed"):
+        check(formats.Matrix, tmp_path, wrong)
+
+
+def test_logits_that_are_not_finite_are_an_error(tmp_path):
+    with pytest.raises(ExportError, match="nan of their standard deviation"):
+        check(formats.Matrix, tmp_path, np.full_like(MATRIX, np.nan))
+
+
+def test_logits_of_another_shape_are_an_error(tmp_path):
+    with pytest.raises(ExportError, match=r"gives logits \(150, 2\), not \(150, 3\)"):
+        check(formats.Matrix, tmp_path, MATRIX[:, :2])
+
+
+def test_int8_file_is_compared_with_the_quantised_network(tmp_path):
+    with pytest.raises(ExportError, match="does not compute what it should"):
+        check(formats.FastInt8Matrix, tmp_path)
+    same = ReferenceImages(REFERENCE.images, LOGITS, LOGITS)
+    assert check(formats.FastInt8Matrix, tmp_path, reference=same).quantised_layers == (1, 1)
+
+
+def test_int8_file_without_a_quantised_layer_is_an_error(tmp_path):
+    same = ReferenceImages(REFERENCE.images, LOGITS, LOGITS)
+    with pytest.raises(ExportError, match="none of its 1 layers runs in int8"):
+        check(formats.Int8Matrix, tmp_path, reference=same)
+
+
+def test_format_of_another_system_is_loaded_but_not_run(tmp_path):
+    checked = check(formats.Elsewhere, tmp_path)
+    assert (checked.runs_here, checked.accuracy, checked.versions) == (False, None, {})
+
+
+def test_reference_images_survive_a_file(tmp_path):
+    path = tmp_path / "verification.safetensors"
+    REFERENCE.save(path)
+    loaded = ReferenceImages.load(path)
+    np.testing.assert_array_equal(loaded.images.pixels, PIXELS)
+    np.testing.assert_array_equal(loaded.expected("int8"), LOGITS + 0.5)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ExportError, match="cannot be read"):
+        ReferenceImages.load(path)
+
+
+def test_sampled_images_are_evenly_spaced():
+    assert sample_images(REFERENCE.images, 4).labels.tolist() == LABELS[[0, 49, 99, 149]].tolist()
+    assert len(sample_images(REFERENCE.images, 1000)) == 150
