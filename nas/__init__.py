@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from nas.data import ImageDataset, load_dataset
+    from nas.deploy.formats.torch import load_model
     from nas.graph import Graph
     from nas.job import load_job, run_job
     from nas.latency import (
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "nas.data": ("ImageDataset", "load_dataset"),
+    "nas.deploy.formats.torch": ("load_model",),
     "nas.graph": ("Graph",),
     "nas.job": ("load_job", "run_job"),
     "nas.latency": (
@@ -75,6 +77,7 @@ __all__ = [
     "evaluate",
     "load_dataset",
     "load_job",
+    "load_model",
     "load_space",
     "open_run",
     "open_runtime",

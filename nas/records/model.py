@@ -1,4 +1,4 @@
-"""Records of a model folder: `preprocessing.json` and `card.json`."""
+"""Records of a model folder: `preprocessing.json`, the weights' metadata and `card.json`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from nas.documents import Count, Document, Format, Fraction, Positive
 from nas.errors import CheckpointError
 from nas.records.fields import Digest, Name
 from nas.records.front import ArchitectureRecord
+from nas.records.run import SpaceSettings
 
 Side = Annotated[int, Field(ge=1, le=1 << 16)]
 """Height or width of an image in pixels."""
@@ -55,6 +56,31 @@ class Preprocessing(Document):
 PREPROCESSING = Format(
     Preprocessing,
     "the preprocessing of a model",
+    CheckpointError,
+    "Export the model again with `nas export`.",
+)
+
+
+class NetworkRecord(Document):
+    """The metadata of `network.safetensors`: which network the weights are of, and its images.
+
+    Attributes:
+        architecture: architecture of the network.
+        digest: digest of the network's graph.
+        settings: what the space is adapted to.
+        preprocessing: how images become the input, and what the output means.
+    """
+
+    schema_version: Literal[1] = Field(alias="schema")
+    architecture: ArchitectureRecord
+    digest: Digest
+    settings: SpaceSettings
+    preprocessing: Preprocessing
+
+
+NETWORK = Format(
+    NetworkRecord,
+    "the record of a network",
     CheckpointError,
     "Export the model again with `nas export`.",
 )

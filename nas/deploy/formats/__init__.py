@@ -11,7 +11,9 @@ from importlib import import_module
 from nas.deploy.formats.base import LoadedModel, ModelFormat
 from nas.errors import RequestError
 
-_CLASSES: dict[str, str] = {}
+_CLASSES: dict[str, str] = {
+    "torch": "nas.deploy.formats.torch:Torch",
+}
 """Module and class of each format by its name, such as `nas.deploy.formats.onnx:Onnx`."""
 
 __all__ = ["LoadedModel", "ModelFormat", "all_formats", "format_names", "model_format"]
