@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from nas.plotting import STYLE, group_style, shade_band, to_svg
 from nas.records import SpaceRanking, TrainingRow
 from nas.report.candidates import latency_us
+from nas.report.models import ReportedModel
 from nas.report.rows import HistoryRow
 
 MIN_RATIO_FOR_LOG_AXIS = 8
@@ -47,8 +48,16 @@ def space_colours(spaces: Sequence[str]) -> dict[str, str]:
     return {space: group_style(index)["color"] for index, space in enumerate(spaces)}
 
 
-def draw_front(rows: pd.DataFrame, front: pd.DataFrame, spaces: Sequence[str]) -> str:
-    """Draw accuracy over latency: all scored candidates, the measured ones, and the front."""
+def draw_front(
+    rows: pd.DataFrame,
+    front: pd.DataFrame,
+    spaces: Sequence[str],
+    models: Sequence[ReportedModel] = (),
+) -> str:
+    """Draw accuracy over latency: all scored candidates, the measured ones, and the front.
+
+    Trained networks are drawn as stars, joined by their own front.
+    """
     with mpl.rc_context(STYLE):
         unit = latency_unit(rows)
         figure = Figure(figsize=(11, 5))
@@ -71,8 +80,10 @@ def draw_front(rows: pd.DataFrame, front: pd.DataFrame, spaces: Sequence[str]) -
             latency_us(front) / unit.us, 100 * front["validation_accuracy"],
             where="post", color="black", linewidth=1.2, zorder=2, label="Pareto front",
         )  # fmt: skip
+        _draw_trained(axes, [m for m in models if m.latency_us is not None], spaces, unit)
         axes.set_xlabel(f"latency, {unit.name} (black edge: measured; pale: predicted)")
-        axes.set_ylabel("validation accuracy, % (supernet)")
+        stars = ", stars: trained" if models else ""
+        axes.set_ylabel(f"validation accuracy, % (supernet{stars})")
         predicted = complete["predicted_us"]
         if len(complete) and predicted.max() > MIN_RATIO_FOR_LOG_AXIS * predicted.min():
             axes.set_xscale("log")
@@ -80,6 +91,29 @@ def draw_front(rows: pd.DataFrame, front: pd.DataFrame, spaces: Sequence[str]) -
             axes.xaxis.set_minor_formatter("{x:g}")
         axes.legend(**_SMALL_LEGEND, loc="lower right")
         return to_svg(figure)
+
+
+def _draw_trained(
+    axes: Axes, models: Sequence[ReportedModel], spaces: Sequence[str], unit: LatencyUnit
+) -> None:
+    """Draw the hold-out accuracy of trained networks over their latency, and their front."""
+    colours = space_colours(spaces)
+    points = [((m.latency_us or 0) / unit.us, 100 * m.record.holdout.accuracy) for m in models]
+    for model, (latency, accuracy) in zip(models, points, strict=True):
+        axes.scatter(
+            [latency], [accuracy], marker="*", s=170, edgecolors="black", linewidths=0.8, zorder=5,
+            color=colours.get(model.record.space, "grey"),
+        )  # fmt: skip
+        axes.annotate(
+            model.record.id, (latency, accuracy), xytext=(5, 6), textcoords="offset points",
+            fontsize=8,
+        )  # fmt: skip
+    best = [point for model, point in zip(models, points, strict=True) if not model.dominated_by]
+    if best:
+        axes.step(
+            *zip(*best, strict=True), where="post", color="black", linewidth=1.2, linestyle="--",
+            zorder=4, label="front of the trained networks",
+        )  # fmt: skip
 
 
 def draw_latency_agreement(rows: pd.DataFrame, spaces: Sequence[str]) -> str:

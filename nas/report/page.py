@@ -29,6 +29,7 @@ from nas.records import (
     to_json,
 )
 from nas.report import candidates, figures
+from nas.report.models import ReportedModel, read_models
 from nas.report.rows import HistoryRow, read_csv
 
 HISTORY = "hypervolume.csv"
@@ -46,8 +47,8 @@ def build(folder: Path) -> Path:
     """Write the report of a run and return the path of `report.html`.
 
     Everything is read and checked before anything is written: `run.json`, `trials.csv`, the logs of
-    training and search and, if `nas supernet rank` wrote one, `ranking.json`. Then `front.csv`,
-    `front.json` and `report.html` are replaced.
+    training and search, the records and cards of trained models and, if `nas supernet rank` wrote
+    one, `ranking.json`. Then `front.csv`, `front.json` and `report.html` are replaced.
 
     Raises RunFolderError if the folder is not a run, its architectures are not scored yet, or a
     file in it is damaged.
@@ -71,6 +72,7 @@ def build(folder: Path) -> Path:
         read_ranking(folder),
         logs,
         read_csv(history, _HISTORY) if history.is_file() else [],
+        read_models(folder, rows),
     )
     candidates.write(front, folder / "front.csv")
     files.replace(folder / "front.json", to_json(record))
@@ -124,6 +126,7 @@ def _render(
     ranking: RankingRecord | None,
     logs: Mapping[str, Sequence[TrainingRow]],
     history: Sequence[HistoryRow],
+    models: Sequence[ReportedModel],
 ) -> str:
     """Return the HTML page.
 
@@ -135,6 +138,7 @@ def _render(
         ranking: comparison of the supernets with standalone training.
         logs: training logs by space.
         history: hypervolume over the completed trials; empty without a search.
+        models: trained models; empty before the first was trained.
     """
     spaces = list(run.spaces or {})
     measured = rows.dropna(subset=["measured_us"])
@@ -161,8 +165,10 @@ def _render(
         unit=figures.latency_unit(rows),
         agreement=agreement,
         ranking=ranking,
+        models=models,
+        supernet_errors=[m.supernet_error for m in models if m.supernet_error is not None],
         problems=rows[is_problem]["error"].value_counts().to_dict(),
-        front_svg=figures.draw_front(rows, front, spaces),
+        front_svg=figures.draw_front(rows, front, spaces, models),
         agreement_svg=figures.draw_latency_agreement(rows, spaces) if agreement else "",
         hypervolume_svg=figures.draw_hypervolume(history) if history else "",
         training_svg=figures.draw_training(drawable_logs) if drawable_logs else "",
