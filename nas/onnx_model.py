@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 
 from nas import __version__, files
 from nas.graph import Graph, Op, Shape
+from nas.quantised_network import Affine, QuantisedNetwork, fused_activation
 
 OPSET = 17
 """The oldest operator set that has all ops used here: old runtimes and converters can read it."""
@@ -50,8 +51,22 @@ def model(
         ValueError: an op has an unknown kind, an impossible shape or no slot, weights do not fit
             their op, or runtimes disagree about an average.
     """
-    folded = graph.folded
-    writer = _Writer(folded, weights)
+    return _model(graph.folded, _Writer(graph.folded, weights), name)
+
+
+def quantised_model(network: QuantisedNetwork, *, name: str = "network") -> onnx.ModelProto:
+    """Return the ONNX model of a quantised network, for any batch size.
+
+    Inputs and outputs are float32 as in `model`. The model is in the QDQ format: pairs of
+    QuantizeLinear and DequantizeLinear say which tensors are rounded, and to which scale. Weights
+    are int8 with a scale for each output channel, biases int32, activations uint8.
+
+    Raises ValueError as `model` does.
+    """
+    return _model(network.graph, _QuantisedWriter(network), name)
+
+
+def _model(folded: Graph, writer: _Writer, name: str) -> onnx.ModelProto:
     onnx_graph = helper.make_graph(
         writer.nodes,
         name,
@@ -129,7 +144,7 @@ class _Writer:
         self._weights = weights
         self._used_names = {INPUT, OUTPUT}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
-        self._maps = {0: INPUT}
+        self._maps = {0: self._finish(0, INPUT)}
         self._vectors: dict[int, str] = {}
         for position, op in enumerate(graph.ops):
             if op.kind != "input":
@@ -289,9 +304,15 @@ class _Writer:
         self, at: int, onnx_op: str, inputs: Sequence[str], suffix: str = "", /, **attributes: Any
     ) -> str:
         """Add a node for an op, and return the name of the tensor that other nodes read."""
-        name = self._unused_name(self._label(at) + suffix)
+        return self._finish(
+            at, self._append(onnx_op, inputs, self._label(at) + suffix, **attributes)
+        )
+
+    def _append(self, onnx_op: str, inputs: Sequence[str], name: str, /, **attributes: Any) -> str:
+        """Add a node with one output, and return the name of both."""
+        name = self._unused_name(name)
         self.nodes.append(helper.make_node(onnx_op, inputs, [name], name=name, **attributes))
-        return self._finish(at, name)
+        return name
 
     def _finish(self, at: int, name: str) -> str:
         """Return the tensor that other nodes read instead of one that a node of an op made."""
@@ -338,6 +359,65 @@ class _Writer:
             name += "_"
         self._used_names.add(name)
         return name
+
+
+class _QuantisedWriter(_Writer):
+    """Writes a quantised network with a pair of Quantize- and DequantizeLinear behind every node.
+
+    Runtimes replace a node between such pairs by its int8 counterpart, so that nodes which only
+    move values have pairs too. A fused activation is not written where the range of the int8 values
+    ends at its limits: the pair clips then, and ONNX Runtime would keep a convolution in float32
+    whose output is not rounded.
+    """
+
+    def __init__(self, network: QuantisedNetwork) -> None:
+        self._network = network
+        super().__init__(network.graph, {})
+
+    def _write(self, at: int, op: Op) -> None:
+        source = op.inputs[0]
+        is_fused = fused_activation(self._graph, source) == at
+        if is_fused and _clips_like(op, self._network.activations[at]):
+            for outputs in (self._maps, self._vectors):
+                if source in outputs:
+                    outputs[at] = outputs[source]
+        else:
+            super()._write(at, op)
+
+    def _finish(self, at: int, name: str) -> str:
+        fused = fused_activation(self._graph, at)
+        scale, zero_point = self._network.activations[at if fused is None else fused]
+        # Activations are unsigned: signed ones are slower in ONNX Runtime on x86.
+        parameters = [
+            self._constant(np.array(scale, np.float32)),
+            self._constant(np.array(zero_point + 128, np.uint8)),
+        ]
+        quantised = self._append("QuantizeLinear", [name, *parameters], f"{name}.quantised")
+        return self._append("DequantizeLinear", [quantised, *parameters], f"{name}.rounded")
+
+    def _parameters(self, op: Op, shape: tuple[int, ...]) -> list[str]:
+        slot, network = op.slot_name, self._network
+        names = [
+            self._dequantised(f"{slot}.weight", network.weights[slot], network.weight_scales[slot])
+        ]
+        if op.bias:
+            scales = network.bias_scales(op)
+            names.append(self._dequantised(f"{slot}.bias", network.biases[slot], scales))
+        return names
+
+    def _dequantised(self, name: str, integers: NDArray[Any], scales: NDArray[np.float32]) -> str:
+        inputs = [
+            self._add_initializer(name, integers),
+            self._add_initializer(f"{name}.scales", scales),
+            self._add_initializer(f"{name}.zeros", np.zeros_like(scales, integers.dtype)),
+        ]
+        return self._append("DequantizeLinear", inputs, f"{name}.real", axis=0)
+
+
+def _clips_like(op: Op, affine: Affine) -> bool:
+    """Return whether the range of int8 values ends where a ReLU or ReLU6 clips."""
+    within_six = affine.high <= 6 * (1 + 1e-6)  # The scale is rounded to float32.
+    return affine.low == 0 and (op.kind == "relu" or within_six)
 
 
 def _window_attributes(op: Op) -> dict[str, list[int]]:

@@ -13,6 +13,8 @@ from nas.errors import RequestError
 
 _CLASSES: dict[str, str] = {
     "torch": "nas.deploy.formats.torch:Torch",
+    "onnx": "nas.deploy.formats.onnx:Onnx",
+    "onnx-int8": "nas.deploy.formats.onnx:OnnxInt8",
 }
 """Module and class of each format by its name, such as `nas.deploy.formats.onnx:Onnx`."""
 

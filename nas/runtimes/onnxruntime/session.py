@@ -42,26 +42,9 @@ class Session:
         optimise: bool,
         optimised_path: Path | None = None,
     ) -> None:
-        options = onnxruntime.SessionOptions()
-        levels = onnxruntime.GraphOptimizationLevel
-        options.graph_optimization_level = (
-            levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+        self._session = open_session(
+            model.SerializeToString(), threads, optimise=optimise, optimised_path=optimised_path
         )
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = _LOG_ERRORS_ONLY
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        if not optimise:
-            # Otherwise, each reader of a dequantised tensor would get a dequantising node.
-            options.add_session_config_entry("session.disable_quant_qdq", "1")
-        if optimised_path is not None:
-            options.optimized_model_filepath = str(optimised_path)
-        # Workers stay on the cores on which the thread that made them was.
-        with timing.pinned(threads):
-            self._session = onnxruntime.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
         self._binding = self._session.io_binding()
         rng = np.random.default_rng(0)
         types = {each.name: each.type.tensor_type.elem_type for each in model.graph.input}
@@ -97,6 +80,36 @@ class Session:
                 run(binding)
             seconds.append((time.perf_counter() - start) / calls)
         return seconds
+
+
+def open_session(
+    model: bytes | Path,
+    threads: int,
+    *,
+    optimise: bool = True,
+    optimised_path: Path | None = None,
+) -> onnxruntime.InferenceSession:
+    """Return a session on the processor; see `Session` for the threads and the arguments.
+
+    Args:
+        model: a model, or the path of its file.
+    """
+    options = onnxruntime.SessionOptions()
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _LOG_ERRORS_ONLY
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if not optimise:
+        # Otherwise, each reader of a dequantised tensor would get a dequantising node.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if optimised_path is not None:
+        options.optimized_model_filepath = str(optimised_path)
+    # Workers stay on the cores on which the thread that made them was.
+    with timing.pinned(threads):
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def _random(element_type: int, shape: Sequence[int], rng: np.random.Generator) -> NDArray[Any]:
