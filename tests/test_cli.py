@@ -47,13 +47,13 @@ def test_lower_layers_do_not_import_higher_ones(module, forbidden):
     ["", "quickstart", "run", "doctor", "spaces", "table", "table build", "table show",
      "table check", "table calibrate", "table diff", "table verify", "table merge",
      "supernet", "supernet train", "supernet evaluate", "supernet rank",
-     "search", "predict", "report", "select"],
+     "search", "retrain", "predict", "report", "select"],
 )  # fmt: skip
 def test_every_command_has_help_with_an_example(command):
     done = run_nas(*command.split(), "--help")
     assert done.returncode == 0
     assert "Usage:" in done.stdout
-    if " " in command or command in ("spaces", "predict"):
+    if " " in command or command in ("spaces", "predict", "retrain"):
         assert "Example: nas" in " ".join(done.stdout.split())
 
 

@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from nas import __version__, processes
+from nas.cli.models import retrain
 from nas.cli.options import (
     Arch,
     Batch,
@@ -182,6 +183,7 @@ def _print_machine(description: dict[str, Any]) -> None:
 
 app.command()(spaces)
 app.command()(search)
+app.command()(retrain)
 
 
 @app.command()

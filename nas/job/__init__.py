@@ -82,7 +82,7 @@ def run_job(
             have the settings.
         NasError: a stage failed.
     """
-    from nas.job import finish, stages
+    from nas.job import finish, retraining, stages
     from nas.job.context import JobContext
     from nas.job.folder import claim
     from nas.records import read_front
@@ -94,6 +94,9 @@ def run_job(
         supernets, result = _run_until_search(job, run)
         with run.stage("measure the front"):
             finish.measure_front(job, run, supernets, result.trials)
+        if run.record.plan is not None and run.record.plan.retrain:
+            with run.stage("train the finalists"):
+                retraining.train_finalists(job, run, supernets)
         report = stages.write_report(run)
         return JobResult(folder, report, len(read_front(folder)))
 

@@ -15,7 +15,7 @@ from nas.job.folder import RunFolder
 from nas.job.measurements import MEASUREMENTS, Measurement, fastest, unsettled
 from nas.latency import measure_networks
 from nas.latency.verify import MAX_MEDIAN_SHIFT, DeviceSlowdown
-from nas.records import KernelSlowdown
+from nas.records import KernelSlowdown, read_trained
 from nas.report import candidates
 from nas.search import Trial
 from nas.supernet import Supernet, evaluate
@@ -72,6 +72,7 @@ def write_candidates(
         )
         holdout[digest] = score
     rows = _rows(job, trials, measured, holdout, problems, _unsure_launches(job, trials))
+    rows = candidates.with_trained(rows, read_trained(run.path))
     candidates.write(rows, run.trials)
 
 
@@ -129,9 +130,11 @@ def to_measure(rows: pd.DataFrame, spaces: Sequence[str], count: int) -> list[st
     chosen: dict[str, None] = {}
     for space in spaces:
         own = candidates.front(complete[complete["space"] == space])["digest"].tolist()
-        chosen.update(dict.fromkeys(_spread(own, min(MIN_PER_SPACE, count // len(spaces)))))
+        chosen.update(
+            dict.fromkeys(candidates.spread(own, min(MIN_PER_SPACE, count // len(spaces))))
+        )
     rest = front["digest"].tolist()
-    chosen.update(dict.fromkeys(_spread(rest, max(0, count - len(chosen)))))
+    chosen.update(dict.fromkeys(candidates.spread(rest, max(0, count - len(chosen)))))
     chosen.update(dict.fromkeys(rest))
     chosen.update(dict.fromkeys(_behind(complete, front)))
     return list(chosen)[:count]
@@ -150,14 +153,6 @@ def _behind(complete: pd.DataFrame, front: pd.DataFrame) -> list[str]:
     slower = complete["predicted_us"].to_numpy() / fastest
     order = np.lexsort((np.arange(len(slower)), slower))
     return complete["digest"].to_numpy()[order].tolist()
-
-
-def _spread(items: Sequence[str], count: int) -> list[str]:
-    """Return `count` of the items at even distances, including both ends."""
-    if count >= len(items):
-        return list(items)
-    at = np.linspace(0, len(items) - 1, count).round().astype(int).tolist()
-    return [items[position] for position in dict.fromkeys(at)]
 
 
 def _rows(

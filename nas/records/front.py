@@ -35,6 +35,10 @@ class FrontMember(Document):
         architecture: the architecture.
         validation_accuracy: accuracy on the search's validation images.
         holdout_accuracy: accuracy on validation images that the search did not use.
+        trained_accuracy: accuracy on the same images after the network was trained to the end.
+        test_accuracy: accuracy on the test images after that training.
+        dominated_by: id of a trained network that is not slower and, after training, not less
+            accurate; None for a network that stays on the front.
         predicted_us: latency predicted by the table, in microseconds.
         measured_us: latency of the whole network, in microseconds. At least one of both latencies
             is known.
@@ -51,6 +55,9 @@ class FrontMember(Document):
     architecture: ArchitectureRecord
     validation_accuracy: Fraction
     holdout_accuracy: Fraction | None = None
+    trained_accuracy: Fraction | None = None
+    test_accuracy: Fraction | None = None
+    dominated_by: Digest | None = None
     predicted_us: Positive | None = None
     measured_us: Positive | None = None
     unstable_launches: Count | None = None

@@ -167,6 +167,22 @@ class KernelSlowdown(_RunSection):
     high: Positive
 
 
+class JobData(_RunSection):
+    """The data settings of a job, with which its images are loaded again.
+
+    Attributes:
+        source: name or path of the data source.
+        validation_fraction: share of the training images that is held out for validation.
+        image_size: height and width of the images in pixels; None for those of the source.
+        on_bad_image: what an unreadable image does.
+    """
+
+    source: str
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    image_size: Annotated[int, Field(ge=1, le=1 << 16)] | None = None
+    on_bad_image: Literal["fail", "skip"] = "fail"
+
+
 class JobLimits(_RunSection):
     """The search settings of a job that a report shows.
 
@@ -182,10 +198,14 @@ class JobSummary(_RunSection):
 
     Attributes:
         seed: seed of the job.
+        data: data settings; None in a record without them.
+        training: settings of supernet training; None for a default.
         search: search settings.
     """
 
     seed: Count = 0
+    data: JobData | None = None
+    training: dict[str, JsonValue] = Field(default_factory=dict)
     search: JobLimits = JobLimits()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pandas as pd
 from nas import files, statistics
 from nas.documents import Format
 from nas.errors import RunFolderError
+from nas.records import TrainedRecord
 from nas.report.rows import CandidateRow, read_csv
 from nas.search import Trial, non_dominated
 from nas.statistics import LatencyAgreement
@@ -31,13 +32,22 @@ COLUMNS = [
     "seconds",
     "error",
     "holdout_accuracy",
+    "trained_accuracy",
+    "test_accuracy",
     "unstable_launches",
     "estimated_launches",
     "architecture",
 ]
 """Columns of `trials.csv` and `front.csv`; `nas.report.rows.CandidateRow` describes them."""
 
-_FLOAT_COLUMNS = ("validation_accuracy", "predicted_us", "measured_us", "holdout_accuracy")
+_FLOAT_COLUMNS = (
+    "validation_accuracy",
+    "predicted_us",
+    "measured_us",
+    "holdout_accuracy",
+    "trained_accuracy",
+    "test_accuracy",
+)
 
 _INTEGER_COLUMNS = ("unstable_launches", "estimated_launches")
 
@@ -98,6 +108,25 @@ def from_trials(
     return _table(rows)
 
 
+def with_trained(rows: pd.DataFrame, trained: Mapping[str, TrainedRecord]) -> pd.DataFrame:
+    """Return candidates with the accuracies of those that were trained to the end.
+
+    Args:
+        rows: candidates of a run.
+        trained: records of trained networks by digest.
+    """
+    records = [trained.get(digest) for digest in rows["digest"]]
+
+    def column(accuracy: Callable[[TrainedRecord], float]) -> pd.Series:
+        values = [None if each is None else accuracy(each) for each in records]
+        return pd.Series(values, rows.index, dtype=float)
+
+    return rows.assign(
+        trained_accuracy=column(lambda record: record.holdout.accuracy),
+        test_accuracy=column(lambda record: record.test.accuracy),
+    )
+
+
 def _table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     types: dict[str, Any] = {
         **dict.fromkeys(_FLOAT_COLUMNS, float),
@@ -132,6 +161,37 @@ def front(rows: pd.DataFrame, *, max_latency_us: float | None = None) -> pd.Data
     rows, latency = rows[keep], latency[keep]
     points = np.column_stack([latency, 1 - rows["validation_accuracy"]])
     return rows.iloc[non_dominated(points)]
+
+
+def dominated_after_training(rows: pd.DataFrame) -> dict[str, str]:
+    """Return the trained networks that training moved off the front, each with a better one.
+
+    Trained networks are compared with each other alone, by the accuracy on the hold-out images.
+
+    Args:
+        rows: candidates of a run.
+
+    Returns:
+        By ID, the ID of the most accurate network that is not slower and not less accurate.
+    """
+    trained = rows.assign(latency=latency_us(rows)).dropna(subset=["latency", "trained_accuracy"])
+    order = trained.sort_values(["latency", "trained_accuracy"], ascending=[True, False])
+    dominated: dict[str, str] = {}
+    best, best_accuracy = "", -1.0
+    for name, accuracy in zip(order["id"], order["trained_accuracy"], strict=True):
+        if accuracy > best_accuracy:
+            best, best_accuracy = name, accuracy
+        else:
+            dominated[name] = best
+    return dominated
+
+
+def spread(items: Sequence[str], count: int) -> list[str]:
+    """Return `count` of the items at even distances, including both ends."""
+    if count >= len(items):
+        return list(items)
+    at = np.linspace(0, len(items) - 1, count).round().astype(int).tolist()
+    return [items[position] for position in dict.fromkeys(at)]
 
 
 def latency_us(rows: pd.DataFrame) -> pd.Series:

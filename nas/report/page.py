@@ -58,7 +58,9 @@ def build(folder: Path) -> Path:
     limit_ms = run.job.search.max_latency_ms
     limit_us = None if limit_ms is None else 1000 * limit_ms
     front = candidates.front(rows, max_latency_us=limit_us)
-    record = FrontRecord(schema=1, run=run.name, max_latency_ms=limit_ms, front=_members(front))
+    record = FrontRecord(
+        schema=1, run=run.name, max_latency_ms=limit_ms, front=_members(front, rows)
+    )
     logs = {
         space: jsonl.read(folder / "supernets" / space / TRAINING_LOG, TRAINING)
         for space in run.spaces or {}
@@ -90,11 +92,13 @@ def _read_reportable_run(folder: Path) -> RunRecord:
     return run
 
 
-def _members(rows: pd.DataFrame) -> tuple[FrontMember, ...]:
-    return tuple([_member(row) for _, row in rows.iterrows()])
+def _members(front: pd.DataFrame, rows: pd.DataFrame) -> tuple[FrontMember, ...]:
+    """Return the members of a front among the candidates of a run."""
+    dominated = candidates.dominated_after_training(rows)
+    return tuple([_member(row, dominated.get(row["id"])) for _, row in front.iterrows()])
 
 
-def _member(row: pd.Series) -> FrontMember:
+def _member(row: pd.Series, dominated_by: str | None) -> FrontMember:
     def number_or_none(name: str) -> Any:
         return None if pd.isna(row[name]) else row[name]
 
@@ -108,6 +112,9 @@ def _member(row: pd.Series) -> FrontMember:
         architecture=ArchitectureRecord.model_validate_json(row["architecture"]),
         validation_accuracy=row["validation_accuracy"],
         holdout_accuracy=number_or_none("holdout_accuracy"),
+        trained_accuracy=number_or_none("trained_accuracy"),
+        test_accuracy=number_or_none("test_accuracy"),
+        dominated_by=dominated_by,
         predicted_us=number_or_none("predicted_us"),
         measured_us=number_or_none("measured_us"),
         unstable_launches=count_or_none("unstable_launches"),
@@ -156,9 +163,9 @@ def _render(
     return environment.get_template("report.html.j2").render(
         run=run,
         states=rows["state"].value_counts().to_dict(),
-        front=_members(front),
+        front=_members(front, rows),
         other_members={
-            space: _members(own[~own["id"].isin(front["id"])])
+            space: _members(own[~own["id"].isin(front["id"])], rows)
             for space, own in space_fronts.items()
         },
         colours=figures.space_colours(spaces),

@@ -41,6 +41,8 @@ class CandidateRow(Document):
         error: reason why the architecture is infeasible or failed, or could not be measured.
         holdout_accuracy: accuracy on validation images that the search did not use; only of
             measured networks.
+        trained_accuracy: accuracy on the same images after the network was trained to the end.
+        test_accuracy: accuracy on the test images after that training.
         architecture: the architecture as JSON.
     """
 
@@ -62,6 +64,8 @@ class CandidateRow(Document):
     seconds: Seconds
     error: str = ""
     holdout_accuracy: Annotated[Fraction | None, EmptyIsNone]
+    trained_accuracy: Annotated[Fraction | None, EmptyIsNone] = None
+    test_accuracy: Annotated[Fraction | None, EmptyIsNone] = None
     architecture: str
 
     @model_validator(mode="after")

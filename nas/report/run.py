@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import json
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.documents import shortened
-from nas.errors import RequestError, RunFolderError
+from nas.errors import DataError, RequestError, RunFolderError
 from nas.report.select import Limits, select
 from nas.space import Architecture, SearchSpace, load_space
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from nas.data import ImageDataset
     from nas.records import FrontMember, RunRecord
+    from nas.supernet import Supernet
+    from nas.torch_network import Network
 
 
-def open_run(path: Path | str) -> Run:
+def open_run(path: Path | str, data_source: str | None = None) -> Run:
     """Return the results in a run folder.
+
+    Args:
+        path: the run folder.
+        data_source: where the images of the run are, if they were moved.
 
     Raises:
         RunFolderError: the folder is no run folder.
@@ -29,9 +37,15 @@ def open_run(path: Path | str) -> Run:
         >>> run.pick(max_latency_ms=1.0).space in run.record.spaces
         True
     """
-    run = Run(Path(path))
+    run = Run(Path(path), data_source)
     _ = run.record
     return run
+
+
+_SPACE_SETTINGS = ("image_size", "channels", "classes")
+
+_MAX_IDS_IN_MESSAGE = 6
+"""Largest number of IDs that a message lists."""
 
 
 class Run:
@@ -39,10 +53,12 @@ class Run:
 
     Args:
         path: the run folder.
+        data_source: where the images of the run are, if they were moved.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, data_source: str | None = None) -> None:
         self.path = path
+        self.data_source = data_source
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -111,12 +127,21 @@ class Run:
         copy = self.path / "spaces" / f"{name}.py"
         if not copy.is_file():
             raise RunFolderError(f"{self.path} does not hold the space {shortened(name)}.")
+        return load_space(copy, **self.space_settings)
+
+    @property
+    def space_settings(self) -> dict[str, int]:
+        """What the spaces of the run are adapted to: the arguments of `SearchSpace.adapt`.
+
+        Raises:
+            RunFolderError: the run has not read its data yet.
+        """
         if self.record.settings is None:
             raise RunFolderError(
                 f"The job in {self.path} has only begun: it does not say yet what its images are.",
                 remedy="Wait until it does, or run it again.",
             )
-        return load_space(copy, **self.record.settings.model_dump())
+        return {name: getattr(self.record.settings, name) for name in _SPACE_SETTINGS}
 
     def architecture(self, digest: str) -> Architecture:
         """Return an architecture of the run.
@@ -131,10 +156,103 @@ class Run:
         rows = self.trials
         rows = rows[rows["digest"].str.startswith(digest, na=False)]
         if not digest or len(rows) != 1:
-            raise RequestError(
-                f"{len(rows)} architectures of {self.path} have an id that starts with "
-                f"{shortened(digest)}.",
-                remedy="Give the start of one digest in trials.csv.",
-            )
+            raise self._unknown_id_error(digest, len(rows))
         record = json.loads(rows.iloc[0]["architecture"])
         return self.space(record["space"]).from_json(record)
+
+    def _unknown_id_error(self, digest: str, matches: int) -> RequestError:
+        """Return the error for a digest that is no or several architectures', with similar IDs."""
+        ids = self.trials["id"].tolist()
+        similar = [i for i in ids if i.startswith(digest)] if matches else []
+        similar = similar or get_close_matches(digest, ids, n=3, cutoff=0.5)
+        front = self.front["id"].tolist()[::-1]
+        near = f"Nearest: {', '.join(similar[:_MAX_IDS_IN_MESSAGE])}. " if similar else ""
+        return RequestError(
+            f"{matches} architectures of {self.path} have an id that starts with "
+            f"{shortened(digest)}.",
+            remedy=f"{near}The most accurate of the front: "
+            f"{', '.join(front[:_MAX_IDS_IN_MESSAGE]) or 'none'}.",
+        )
+
+    @cached_property
+    def data(self) -> ImageDataset:
+        """The images of the run, loaded again and compared with the digest in `run.json`.
+
+        Raises:
+            DataError: the images are missing, or others.
+            RunFolderError: the run does not say what its images are.
+        """
+        from nas.data import load_dataset
+
+        summary, options = self.record.data, self.record.job.data
+        if summary is None or options is None:
+            raise RunFolderError(
+                f"{self.path} does not say what its images are.", remedy="Run its job again."
+            )
+        source = self.data_source or options.source
+        try:
+            data = load_dataset(
+                source,
+                image_size=options.image_size,
+                validation_fraction=options.validation_fraction,
+                seed=self.record.job.seed,
+                on_bad_image=options.on_bad_image,
+            )
+        except DataError as error:
+            raise DataError(
+                f"The images of {self.path} cannot be loaded. {error.message}",
+                remedy="Start in the folder in which the job was run, or say with --data where the "
+                f"images are now. {error.remedy}".rstrip(),
+            ) from error
+        if data.digest != summary.digest:
+            raise DataError(
+                f"The images in {source} are not those of {self.path}: their "
+                f"digest is {data.digest}, and the run has {summary.digest}.",
+                remedy="Restore the images of the run, or say with --data where they are.",
+            )
+        return data
+
+    def has_supernet(self, space: str) -> bool:
+        """Return whether the run folder holds the trained supernet of a space."""
+        return (self.path / "supernets" / space / "supernet.safetensors").is_file()
+
+    def supernet(self, space: str) -> Supernet:
+        """Return the trained supernet of a space.
+
+        Raises:
+            RunFolderError: the run does not hold it.
+            CheckpointError: its file is damaged, or of another space.
+        """
+        from nas.supernet import Supernet
+
+        if not self.has_supernet(space):
+            raise RunFolderError(
+                f"{self.path} has no trained supernet of space {shortened(space)}.",
+                remedy=f"Run its job again, or copy supernets/{space} from where it was run; "
+                "`nas retrain` can do without it, with --from-scratch.",
+            )
+        return Supernet.load(self.path / "supernets" / space, self.space(space))
+
+    def network(self, digest: str) -> Network:
+        """Return a network of the run as a `torch.nn.Module` in evaluation mode.
+
+        Its weights are those of `nas retrain`, if it was trained to the end. Otherwise they are
+        those of the supernet, with statistics of the batch norms computed on training images.
+
+        Args:
+            digest: the beginning of its digest, such as an `id` of `trials`.
+
+        Raises the errors of `architecture`, `supernet` and `data`.
+        """
+        from nas.deploy.retrain import load_trained
+        from nas.records import read_trained
+        from nas.supernet.evaluation import calibrated_state
+        from nas.torch_network import to_torch
+
+        architecture = self.architecture(digest)
+        if architecture.digest in read_trained(self.path):
+            return load_trained(self, architecture.digest).network
+        supernet = self.supernet(architecture.space.name)
+        network = to_torch(architecture)
+        network.load_state_dict(calibrated_state(supernet, architecture.graph, self.data))
+        return network.eval()

@@ -72,6 +72,7 @@ def log_of(folder):
     return [{key: row[key] for key in row if key != "seconds"} for row in rows]
 
 
+@pytest.mark.slow
 def test_killed_training_resumes_to_the_same_weights(digits, tmp_path):
     undisturbed = train_example(digits, tmp_path / "a").state_dict()
     command = [sys.executable, "-c", KILLED_IN_STEP_9, str(tmp_path / "b")]

@@ -1,0 +1,177 @@
+"""Trains networks of a run to the end: the finalists of a job, or those that a command names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from nas.deploy.retrain import (
+    Retraining,
+    finalist,
+    finetuning_settings,
+    pick_finalists,
+    prepare,
+    published_network,
+    train_model,
+    trained_record,
+)
+from nas.errors import RequestError, RunFolderError
+from nas.job.context import JobContext
+from nas.job.folder import RunFolder, RunPaths, claim, saved_settings
+from nas.job.progress import JobProgress, SilentProgress
+from nas.records import TrainedRecord, read_trained
+from nas.report import candidates, page
+from nas.report.run import open_run
+from nas.space import Architecture
+from nas.supernet import Supernet
+from nas.supernet.finetuning import NetworkProgress
+
+_START_TEXTS = {"supernet": "the supernet", "scratch": "scratch"}
+
+
+def train_finalists(job: JobContext, run: RunFolder, supernets: Mapping[str, Supernet]) -> None:
+    """Train networks spread over the front of a job to the end, and write their accuracies.
+
+    Args:
+        job: the job.
+        run: the run folder, with the candidates and their measured latencies.
+        supernets: the trained supernets by space.
+
+    Raises:
+        TrainingError: a training diverged.
+        CheckpointError: the folder of a finalist has another training.
+    """
+    plan = run.record.plan
+    assert plan is not None
+    opened = open_run(run.path)
+    limit_ms = job.settings.search.max_latency_ms
+    front = candidates.front(
+        opened.trials, max_latency_us=None if limit_ms is None else 1000 * limit_ms
+    )
+    epochs = plan.retrain_epochs or max(plan.epochs.values())
+    setup = Retraining(
+        run.path,
+        job.data,
+        finetuning_settings(job.training_settings(), epochs),
+        job.settings.seed,
+        supernets,
+    )
+    chosen = dict(finalist(opened, digest) for digest in pick_finalists(front, plan.retrain))
+    _train_all(run.path, chosen, lambda: setup, job.progress)
+    _write_accuracies(run, job.progress)
+
+
+def retrain_run(
+    folder: Path,
+    picks: Sequence[str],
+    references: Sequence[str] = (),
+    *,
+    epochs: int | None = None,
+    from_scratch: bool = False,
+    data_source: str | None = None,
+    command: str = "",
+    progress: JobProgress | None = None,
+) -> list[TrainedRecord]:
+    """Train networks of a run to the end, and write their accuracies into its tables and report.
+
+    A network that is trained already is neither trained nor tested again. An interrupted training
+    continues.
+
+    Args:
+        folder: the run folder.
+        picks: the beginnings of digests, such as IDs of the front.
+        references: names of published networks, which start with newly drawn weights unless the
+            run has a supernet of their space.
+        epochs: passes over the training images; by default those of the run's plan.
+        from_scratch: whether all networks start with newly drawn weights.
+        data_source: where the images of the run are, if they were moved.
+        command: command that the run names as what made it.
+        progress: receives progress and messages.
+
+    Raises:
+        RequestError: a network is unknown, or was trained in another way.
+        RunFolderError: the folder is no run, is in use, or has no supernet.
+        DataError: the images of the run are missing, or others.
+        TrainingError: a training diverged.
+    """
+    progress = progress or SilentProgress()
+    if not picks and not references:
+        raise RequestError(
+            "There is nothing to train.",
+            remedy="Give --pick with an ID of the front, or --reference with a network's name.",
+        )
+    opened = open_run(folder, data_source)
+    settings = saved_settings(folder)
+    if settings is None:
+        raise RunFolderError(
+            f"{folder} is not a run: it has no job.toml.",
+            remedy="Give the folder that `nas run` or `nas quickstart` wrote.",
+        )
+    chosen = dict(finalist(opened, pick) for pick in picks)
+    chosen |= {name: published_network(opened, name) for name in references}
+    for name, architecture in chosen.items():
+        trained_record(folder, name, architecture, epochs, from_scratch=from_scratch)
+    with claim(folder, settings, command) as run:
+        records = _train_all(
+            folder, chosen, lambda: prepare(opened, epochs, from_scratch=from_scratch), progress
+        )
+        _write_accuracies(run, progress)
+        page.build(folder)
+    return records
+
+
+def _train_all(
+    folder: Path,
+    networks: Mapping[str, Architecture],
+    prepare_training: Callable[[], Retraining],
+    progress: JobProgress,
+) -> list[TrainedRecord]:
+    """Train networks one after the other. Those that are trained already need no preparation.
+
+    Args:
+        folder: the run folder.
+        networks: the networks by the names of their folders in `models`.
+        prepare_training: called once if a network is to be trained.
+        progress: receives progress and messages.
+    """
+    records = {name: trained_record(folder, name, each) for name, each in networks.items()}
+    missing = [name for name, record in records.items() if record is None]
+    setup = prepare_training() if missing else None
+    progress.begin("finalists", "step")
+    for number, name in enumerate(missing):
+        assert setup is not None
+        report = _network_progress(progress, name, number, len(missing))
+        records[name] = record = train_model(setup, name, networks[name], report)
+        progress.note(_summary(record))
+    return [record for record in records.values() if record is not None]
+
+
+def _network_progress(
+    progress: JobProgress, name: str, number: int, count: int
+) -> Callable[[NetworkProgress], None]:
+    """Return a callback for one network that reports steps out of those of all networks."""
+
+    def report(state: NetworkProgress) -> None:
+        text = f"{name}: loss {state.loss:.3f}, {state.accuracy:.0%}"
+        progress.advance(number * state.steps + state.step, count * state.steps, text)
+
+    return report
+
+
+def _summary(record: TrainedRecord) -> str:
+    before = (
+        "" if record.supernet_accuracy is None else f" (supernet {record.supernet_accuracy:.1%})"
+    )
+    return (
+        f"{record.id}, trained for {record.epochs} epochs from "
+        f"{_START_TEXTS[record.start]}: hold-out "
+        f"{record.holdout.accuracy:.1%}{before}, test {record.test.accuracy:.1%}"
+    )
+
+
+def _write_accuracies(run: RunPaths, progress: JobProgress) -> None:
+    """Write the accuracies of all trained networks of a run into its table of candidates."""
+    rows = candidates.with_trained(candidates.read(run.trials), read_trained(run.path))
+    candidates.write(rows, run.trials)
+    for name, better in candidates.dominated_after_training(rows).items():
+        progress.note(f"training moved {name} off the front: {better} is not slower, and better")

@@ -1,0 +1,92 @@
+"""A run folder with a trained supernet and scored candidates, made in seconds without a device."""
+
+import json
+from pathlib import Path
+
+from nas import files
+from nas.data import ImageDataset
+from nas.job.settings import JobSettings
+from nas.records import DataSummary, JobPlan, JobSummary, RunRecord, SpaceSettings, to_json
+from nas.report import candidates
+from nas.search import Trial
+from nas.space import library, load_space
+from nas.supernet import TrainingSettings, evaluate, train
+from nas.supernet.ground_truth import draw_architectures
+
+SPACE = "mobilenet_tiny"
+
+SETTINGS = JobSettings.model_validate(
+    {
+        "name": "example",
+        "seed": 5,
+        "data": {"source": "digits", "validation_fraction": 0.5},
+        "training": {"epochs": 1, "device": "cpu"},
+        "space": [{"name": SPACE}],
+    }
+)
+
+
+def make_run(folder: Path, data: ImageDataset, candidate_count: int = 6) -> Path:
+    """Write a run folder whose candidates have made-up latencies, proportional to their MACs.
+
+    Args:
+        folder: path of the new folder.
+        data: the images of digits, split with the seed of `SETTINGS`.
+        candidate_count: number of candidates.
+    """
+    folder.mkdir(parents=True)
+    space = load_space(SPACE, image_size=8, channels=1, classes=10)
+    (folder / "spaces").mkdir()
+    (folder / "spaces" / f"{SPACE}.py").write_bytes(library.path_of(SPACE).read_bytes())
+    training = TrainingSettings(epochs=1, device="cpu")
+    supernet = train(space, data, folder / "supernets" / SPACE, training, seed=SETTINGS.seed)
+    networks = draw_architectures(space, candidate_count, seed=1)
+    trials = [
+        Trial(
+            network.digest,
+            network,
+            {},
+            "complete",
+            {"predicted_us": network.macs / 1000, "validation_error": 1 - accuracy},
+            0.1,
+        )
+        for network, accuracy in zip(networks, evaluate(supernet, networks, data), strict=True)
+    ]
+    rows = candidates.from_trials(
+        trials, measured_us={}, holdout_accuracy={}, problems={}, unsure_launches={}
+    )
+    candidates.write(rows, folder / "trials.csv")
+    (folder / "job.toml").write_text(SETTINGS.to_toml())
+    record = RunRecord(
+        schema=1,
+        name=SETTINGS.name,
+        command="nas run example.toml",
+        started="2026-01-01T00:00:00+00:00",
+        job=JobSummary.model_validate(SETTINGS.model_dump(mode="json")),
+        versions={},
+        stages={},
+        facts={"spaces": {SPACE: space.digest}},
+        data=DataSummary(
+            source="digits", digest=data.digest, classes=list(data.classes), counts=data.counts
+        ),
+        spaces={SPACE: space.digest},
+        settings=SpaceSettings(**space.settings),
+        plan=JobPlan(
+            kernels=0, epochs={SPACE: 1}, trials=6, measure=0, retrain=2, retrain_epochs=1,
+            seconds={},
+        ),
+    )  # fmt: skip
+    files.replace(folder / "run.json", to_json(record))
+    return folder
+
+
+def front_ids(folder: Path) -> list[str]:
+    """Return the IDs of the front of a run, the fastest first."""
+    ids: list[str] = candidates.front(candidates.read(folder / "trials.csv"))["id"].tolist()
+    return ids
+
+
+def change_record(folder: Path, **changes: object) -> None:
+    """Replace fields of `run.json`."""
+    path = folder / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))

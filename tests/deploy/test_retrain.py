@@ -1,0 +1,270 @@
+"""Training of finalists: what is read, what is written, and what is refused."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from nas.data import Images, load_dataset
+from nas.deploy import retrain as retraining
+from nas.deploy.model import normalised
+from nas.deploy.retrain import load_trained, pick_finalists, published_network, retrain, train_model
+from nas.errors import CheckpointError, DataError, RequestError, RunFolderError, SpaceError
+from nas.records import TRAINED, read_trained
+from nas.report.run import open_run
+from tests.deploy.example_run import SETTINGS, SPACE, change_record, front_ids, make_run
+
+torch.set_num_threads(1)
+
+KILLED_IN_STEP_9 = """
+import os, signal, sys
+from dataclasses import replace
+import torch
+from nas.deploy import retrain as retraining
+from nas.report.run import open_run
+
+torch.set_num_threads(1)
+
+
+def progress(report):
+    if report.step == 9:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+settings = retraining.finetuning_settings
+retraining.finetuning_settings = lambda *a: replace(settings(*a), checkpoint_seconds=0)
+retraining.retrain(open_run(sys.argv[1]), sys.argv[2], epochs=2, progress=progress)
+"""
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_dataset("digits", validation_fraction=0.5, seed=SETTINGS.seed)
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory, data) -> Path:
+    return make_run(tmp_path_factory.mktemp("example") / "run", data)
+
+
+@pytest.fixture
+def run(example, tmp_path) -> Path:
+    return shutil.copytree(example, tmp_path / "run")
+
+
+class SplitSpy(Images):
+    """Images that count how often their pixels are read, and can be forbidden."""
+
+    reads = 0
+    allowed = True
+
+    def __init__(self, images: Images) -> None:
+        object.__setattr__(self, "images", images)
+
+    @property
+    def pixels(self):
+        assert SplitSpy.allowed, "the test images were read again"
+        SplitSpy.reads += 1
+        return self.images.pixels
+
+    @property
+    def labels(self):
+        return self.images.labels
+
+
+@pytest.fixture
+def spied_data(data, monkeypatch):
+    """Return the data with a spy as its test split, of which the digest is known before."""
+    spied = replace(data, test=SplitSpy(data.test))
+    spied.__dict__["digest"] = data.digest
+    monkeypatch.setattr(SplitSpy, "reads", 0)
+    monkeypatch.setattr(SplitSpy, "allowed", False)
+    return spied
+
+
+def test_test_images_are_read_once_at_the_end_and_never_again(run, spied_data, monkeypatch):
+    opened = open_run(run)
+    opened.__dict__["data"] = spied_data
+    pick = front_ids(run)[-1]
+    batches_of_test_images = []
+
+    def allow(report):
+        assert SplitSpy.reads == 0
+        if report.step == report.steps:
+            SplitSpy.allowed = True
+
+    real_predict = retraining.predict_network
+
+    def predict(network, data, images):
+        is_test = isinstance(images, SplitSpy)
+        batches_of_test_images.append(is_test)
+        return real_predict(network, data, images)
+
+    monkeypatch.setattr(retraining, "predict_network", predict)
+    record = retrain(opened, pick, epochs=1, progress=allow)
+    assert batches_of_test_images == [False, True], "the hold-out images, then the test images"
+    SplitSpy.allowed = False
+    assert retrain(opened, pick, epochs=1, progress=pytest.fail) == record
+    assert retrain(opened, pick, progress=pytest.fail) == record
+
+
+def test_record_has_the_accuracies_of_the_saved_network(run, data):
+    pick = front_ids(run)[-1]
+    record = retrain(open_run(run), pick, epochs=3)
+    model = load_trained(open_run(run), pick)
+    for split, images in ((record.holdout, data.holdout), (record.test, data.test)):
+        predicted = model.logits(normalised(images, model.preprocessing)).argmax(1)
+        assert split.accuracy == pytest.approx((predicted == images.labels).mean(), abs=1e-9)
+        assert split.images == len(images)
+        in_class = images.labels == 3
+        expected = (predicted == images.labels)[in_class].mean()
+        assert split.class_accuracy["3"] == pytest.approx(expected)
+    assert (record.start, record.epochs, record.seed) == ("supernet", 3, 5)
+    assert record.supernet_accuracy is not None
+    assert record.training["average"] == retraining.AVERAGE
+    assert record.teacher == f"largest of {SPACE}"
+    folder = run / "models" / record.id
+    assert record == TRAINED.read(folder / "trained.json")
+    assert {path.name for path in folder.iterdir()} == {
+        "architecture.json",
+        "preprocessing.json",
+        "trained.json",
+        "training.jsonl",
+        "weights.safetensors",
+    }
+    architecture = json.loads((folder / "architecture.json").read_text())
+    assert open_run(run).space(SPACE).from_json(architecture).digest == record.digest
+
+
+def test_killed_training_ends_with_the_weights_of_an_undisturbed_one(run, tmp_path):
+    pick = front_ids(run)[0]
+    other = shutil.copytree(run, tmp_path / "other")
+    expected = retrain(open_run(run), pick, epochs=2)
+    command = [sys.executable, "-c", KILLED_IN_STEP_9, str(other), pick]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    folder = other / "models" / expected.id
+    assert {path.name for path in folder.iterdir()} == {"training.jsonl", "training.safetensors"}
+    steps = []
+    resumed = retrain(open_run(other), pick, epochs=2, progress=lambda p: steps.append(p.step))
+    assert steps[0] == 10
+    assert resumed.model_dump(exclude={"seconds"}) == expected.model_dump(exclude={"seconds"})
+    weights = [load_trained(open_run(each), pick).network.state_dict() for each in (run, other)]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
+def test_network_of_a_run_has_the_best_weights_there_are(run, data):
+    opened = open_run(run)
+    pick = front_ids(run)[-1]
+    (row,) = opened.trials[opened.trials["id"] == pick].to_dict("records")
+    images = normalised(data.search, retraining.preprocessing_of(data))
+    with torch.inference_mode():
+        before = opened.network(pick)(torch.from_numpy(images)).argmax(1).numpy()
+    accuracy = (before == data.search.labels).mean()
+    assert accuracy == pytest.approx(row["validation_accuracy"], abs=0.003)
+    retrain(opened, pick, epochs=2)
+    trained = load_trained(opened, pick).network.state_dict()
+    state = opened.network(pick).state_dict()
+    assert all(torch.equal(tensor, trained[name]) for name, tensor in state.items())
+
+
+def test_unknown_pick_names_the_nearest_ids(run):
+    opened = open_run(run)
+    best = front_ids(run)[-1]
+    wrong = best[:-1] + ("0" if best[-1] != "0" else "1")
+    with pytest.raises(
+        RequestError, match=f"Nearest: .*{best}.*most accurate of the front: {best}"
+    ):
+        retrain(opened, wrong)
+    with pytest.raises(RequestError, match="6 architectures .* an id that starts with ''"):
+        retrain(opened, "")
+
+
+def test_run_without_its_supernet_says_what_to_do(run):
+    shutil.rmtree(run / "supernets")
+    pick = front_ids(run)[-1]
+    with pytest.raises(RunFolderError, match=r"no trained supernet of space .*--from-scratch"):
+        retrain(open_run(run), pick)
+    record = retrain(open_run(run), pick, epochs=1, from_scratch=True)
+    assert (record.start, record.teacher, record.supernet_accuracy) == ("scratch", None, None)
+
+
+def test_data_that_moved_or_changed_is_refused(run, tmp_path):
+    record = json.loads((run / "run.json").read_text())
+    data = {**record["data"], "digest": "0" * 16}
+    change_record(run, data=data)
+    with pytest.raises(DataError, match=r"are not those of .* digest is .*Restore the images"):
+        retrain(open_run(run), front_ids(run)[-1])
+    job = {**record["job"], "data": {"source": str(tmp_path / "gone")}}
+    change_record(run, data=record["data"], job=job)
+    with pytest.raises(DataError, match=r"cannot be loaded.* say with --data where"):
+        retrain(open_run(run), front_ids(run)[-1])
+    job["data"]["validation_fraction"] = 0.5
+    change_record(run, job=job)
+    moved = open_run(run, data_source="digits")
+    assert retrain(moved, front_ids(run)[-1], epochs=1).data_digest == data_digest(record)
+
+
+def data_digest(record: dict) -> str:
+    digest: str = record["data"]["digest"]
+    return digest
+
+
+def test_another_training_of_a_trained_network_is_refused(run):
+    pick = front_ids(run)[-1]
+    retrain(open_run(run), pick, epochs=1)
+    with pytest.raises(RequestError, match=r"epochs = 1, not 2.* Move the folder away"):
+        retrain(open_run(run), pick, epochs=2)
+    with pytest.raises(RequestError, match="start = supernet, not scratch"):
+        retrain(open_run(run), pick, epochs=1, from_scratch=True)
+
+
+def test_network_that_is_not_trained_is_refused_with_the_command(run):
+    with pytest.raises(RequestError, match=r"no trained networks called .*`nas retrain .* --pick"):
+        load_trained(open_run(run), front_ids(run)[-1])
+
+
+def test_changed_weights_are_refused(run):
+    pick = front_ids(run)[-1]
+    record = retrain(open_run(run), pick, epochs=1)
+    path = run / "models" / record.id / "weights.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-7] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="checksum does not match"):
+        load_trained(open_run(run), pick)
+
+
+def test_published_network_is_trained_for_the_images_of_the_run(run):
+    opened = open_run(run)
+    network = published_network(opened, "shufflenet_v2_0.5")
+    assert network.graph.input_shape == (1, 8, 8)
+    setup = retraining.prepare(opened, 1)
+    setup = replace(setup, data=replace(setup.data, train=first(setup.data.train, 128)))
+    record = train_model(setup, "shufflenet_v2_0.5", network)
+    assert (record.start, record.supernet_accuracy) == ("scratch", None)
+    assert record.teacher == f"largest of {SPACE}"
+    assert load_trained(opened, "shufflenet_v2_0.5").architecture == network
+    assert set(read_trained(run)) == {network.digest}
+    with pytest.raises(SpaceError, match="Did you mean shufflenet_v2"):
+        published_network(opened, "shufflenet_v2_0.7")
+
+
+def first(images: Images, count: int) -> Images:
+    return Images(images.pixels[:count], images.labels[:count])
+
+
+def test_finalists_are_spread_over_the_front_the_most_accurate_first():
+    front = pd.DataFrame({"digest": [f"d{at}" for at in range(9)]})
+    assert pick_finalists(front, 1) == ["d8"]
+    assert pick_finalists(front, 3) == ["d8", "d4", "d0"]
+    assert pick_finalists(front, 20) == [f"d{at}" for at in reversed(range(9))]
+    assert pick_finalists(front, 0) == []
+    assert np.all(np.diff([int(name[1:]) for name in pick_finalists(front, 4)]) < 0)

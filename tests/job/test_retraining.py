@@ -1,0 +1,143 @@
+"""The finalists of a job, and the command that trains networks of a run."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from nas.data import load_dataset
+from nas.errors import RequestError, RunFolderError
+from nas.job import retraining
+from nas.job.context import JobContext
+from nas.job.folder import claim
+from nas.job.progress import SilentProgress
+from nas.job.settings import load_job
+from nas.records import read_front, read_trained
+from nas.report import candidates
+from nas.supernet import Supernet
+from tests.deploy.example_run import SETTINGS, SPACE, front_ids, make_run
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory) -> Path:
+    data = load_dataset("digits", validation_fraction=0.5, seed=SETTINGS.seed)
+    return make_run(tmp_path_factory.mktemp("example") / "run", data)
+
+
+@pytest.fixture
+def run(example, tmp_path) -> Path:
+    return shutil.copytree(example, tmp_path / "run")
+
+
+class Notes(SilentProgress):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.steps: list[tuple[int, int]] = []
+
+    def begin(self, stage: str, unit: str) -> None:
+        self.steps.clear()
+
+    def advance(self, done: int, total: int, text: str = "") -> None:
+        self.steps.append((done, total))
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def train_finalists(folder: Path, progress: SilentProgress) -> None:
+    """Do the stage of a job that trains its finalists."""
+    settings = load_job(folder / "job.toml")
+    job = JobContext(settings, progress)
+    with claim(folder, settings, "") as claimed:
+        supernets = {SPACE: Supernet.load(folder / "supernets" / SPACE, job.spaces[SPACE])}
+        retraining.train_finalists(job, claimed, supernets)
+
+
+def test_stage_trains_the_planned_number_of_finalists_and_writes_their_accuracies(run):
+    progress = Notes()
+    train_finalists(run, progress)
+    front = front_ids(run)
+    records = {record.id: record for record in read_trained(run).values()}
+    assert set(records) == {front[0], front[-1]}
+    assert {record.epochs for record in records.values()} == {1}
+    total = progress.steps[0][1]
+    assert progress.steps == [(done, total) for done in range(1, total + 1)]
+    rows = candidates.read(run / "trials.csv").set_index("id")
+    for name, record in records.items():
+        assert rows["trained_accuracy"][name] == pytest.approx(record.holdout.accuracy)
+        assert rows["test_accuracy"][name] == pytest.approx(record.test.accuracy)
+    others = rows.drop(index=list(records))
+    assert others["trained_accuracy"].isna().all()
+    assert others["test_accuracy"].isna().all()
+    weights = {path: path.stat().st_mtime_ns for path in run.glob("models/*/weights.safetensors")}
+    again = Notes()
+    train_finalists(run, again)
+    assert again.steps == []
+    assert {path: path.stat().st_mtime_ns for path in weights} == weights
+
+
+def test_command_trains_a_pick_and_a_published_network(run, invoke, monkeypatch):
+    monkeypatch.setattr("nas.report.page.build", lambda folder: folder)  # It has no device.
+    pick = front_ids(run)[-1]
+    arguments = ("retrain", run, "--pick", pick, "--reference", "shufflenet_v2_0.5")
+    done = invoke(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    first, second = json.loads(done.stdout)["models"]
+    assert (first["id"], first["start"]) == (pick, "supernet")
+    assert (second["id"], second["start"]) == ("shufflenet_v2_0.5", "scratch")
+    assert first["training"] == second["training"]
+    rows = candidates.read(run / "trials.csv").set_index("id")
+    assert rows["test_accuracy"][pick] == pytest.approx(first["test"]["accuracy"])
+    shutil.rmtree(run / "supernets")
+    shown = invoke(*arguments)
+    assert shown.returncode == 0, shown.stderr
+    for record in (first, second):
+        assert f"{record['test']['accuracy']:.2%}" in shown.stdout
+
+
+def test_wrong_requests_are_refused_before_anything_is_trained(run, tmp_path, invoke):
+    with pytest.raises(RequestError, match=r"nothing to train\. Give --pick"):
+        retraining.retrain_run(run, [])
+    wrong = invoke("retrain", run, "--pick", front_ids(run)[-1], "--pick", "zzzz")
+    assert wrong.returncode == 2
+    assert "0 architectures" in wrong.stderr
+    assert "most accurate of the front" in wrong.stderr
+    assert not (run / "models").exists()
+    with pytest.raises(RunFolderError, match="is not a run"):
+        retraining.retrain_run(tmp_path / "other", ["abcd"])
+
+
+def test_run_in_use_is_refused(run):
+    with (
+        claim(run, load_job(run / "job.toml"), ""),
+        pytest.raises(RunFolderError, match="Another process"),
+    ):
+        retraining.retrain_run(run, [front_ids(run)[-1]])
+
+
+@pytest.mark.slow
+def test_job_ends_with_trained_finalists_on_its_front(copy_of_finished_job, invoke, monkeypatch):
+    monkeypatch.chdir(copy_of_finished_job)
+    out = Path("results/mini")
+    shutil.rmtree(out / "models", ignore_errors=True)
+    record = json.loads((out / "run.json").read_text())
+    record["plan"] |= {"retrain": 2, "retrain_epochs": 1}
+    (out / "run.json").write_text(json.dumps(record))
+    before = pd.read_csv(out / "trials.csv").drop(columns=["seconds"])
+    done = invoke("run", "job.toml", "--out", out)
+    assert done.returncode == 0, done.stderr
+    trained = read_trained(out)
+    assert len(trained) == 2
+    members = {member.digest: member for member in read_front(out)}
+    for digest, each in trained.items():
+        assert members[digest].trained_accuracy == pytest.approx(each.holdout.accuracy)
+        assert members[digest].test_accuracy == pytest.approx(each.test.accuracy)
+    assert "train the finalists" in json.loads((out / "run.json").read_text())["stages"]
+    columns = ["trained_accuracy", "test_accuracy"]
+    after = pd.read_csv(out / "trials.csv").drop(columns=["seconds", *columns])
+    pd.testing.assert_frame_equal(after, before.drop(columns=columns))
