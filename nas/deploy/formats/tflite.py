@@ -1,0 +1,137 @@
+"""The formats `tflite` and `tflite-int8`: TensorFlow Lite files, which LiteRT runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas import files
+from nas.deploy.formats.base import (
+    PREPROCESSING_KEY,
+    LoadedModel,
+    ModelFormat,
+    export_errors,
+    package_versions,
+)
+from nas.errors import ExportError
+
+if TYPE_CHECKING:
+    from nas.deploy.model import TrainedModel
+    from nas.quantised_network import QuantisedNetwork
+
+_BATCH_SIZE = 64
+"""Images of a batch when a model classifies many."""
+
+_WEIGHTED_OPERATORS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})
+
+
+class TfLite(ModelFormat):
+    """A float32 model. LiteRT, TensorFlow Lite and the compilers of many NPUs read the file."""
+
+    name = "tflite"
+    file_name = "model.tflite"
+    packages = ("ai_edge_litert",)
+    extra = "tflite"
+
+    def write(self, model: TrainedModel, quantised: QuantisedNetwork | None, path: Path) -> None:
+        """See `ModelFormat`."""
+        from nas import tflite_model
+
+        data = tflite_model.model(model.graph, model.weights, metadata=_metadata(model))
+        files.replace(path, data)
+
+    def load(self, path: Path, threads: int = 1) -> LiteRtModel:
+        """See `ModelFormat`."""
+        return LiteRtModel(path, threads)
+
+
+class TfLiteInt8(TfLite):
+    """An int8 model, whose input and output are float32."""
+
+    name = "tflite-int8"
+    file_name = "model-int8.tflite"
+    precision = "int8"
+    tolerance = 0.5
+
+    def write(self, model: TrainedModel, quantised: QuantisedNetwork | None, path: Path) -> None:
+        """See `ModelFormat`. Raises ExportError for a network without convolutions."""
+        from nas import tflite_model
+
+        if quantised is None:
+            raise ValueError("format 'tflite-int8' needs a quantised network")
+        if not any(op.kind == "conv" for op in quantised.graph.ops):
+            raise ExportError(
+                "The network has no convolution that could run in int8.",
+                remedy="Export it as 'tflite'.",
+            )
+        files.replace(path, tflite_model.quantised_model(quantised, metadata=_metadata(model)))
+
+
+class LiteRtModel(LoadedModel):
+    """A TensorFlow Lite file in LiteRT's interpreter, with its XNNPACK kernels.
+
+    Args:
+        path: the file.
+        threads: number of threads that run one operator.
+
+    Raises:
+        ExportError: LiteRT refuses the file.
+    """
+
+    def __init__(self, path: Path, threads: int) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        with export_errors(f"LiteRT refuses {path}", remedy="Export the model again."):
+            self._interpreter = Interpreter(model_path=str(path), num_threads=threads)
+            self._interpreter.allocate_tensors()
+        (image,) = self._interpreter.get_input_details()
+        (logits,) = self._interpreter.get_output_details()
+        self._input, self._output = image["index"], logits["index"]
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """See `LoadedModel`."""
+        return package_versions(TfLite.packages)
+
+    def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `LoadedModel`."""
+        starts = range(0, len(images), _BATCH_SIZE)
+        return np.concatenate([self._run(images[at : at + _BATCH_SIZE])() for at in starts])
+
+    def runner(self, image: NDArray[np.float32]) -> Callable[[], object]:
+        """See `LoadedModel`."""
+        return self._run(image)
+
+    def quantised_layers(self) -> tuple[int, int]:
+        """See `LoadedModel`. LiteRT runs a layer in the type of its tensors."""
+        tensors = {each["index"]: each["dtype"] for each in self._interpreter.get_tensor_details()}
+        # The only list of operators is one that the package calls experimental.
+        layers = [
+            [tensors[index] for index in operator["inputs"][:2]]
+            for operator in self._interpreter._get_ops_details()
+            if operator["op_name"] in _WEIGHTED_OPERATORS
+        ]
+        return sum(types == [np.int8, np.int8] for types in layers), len(layers)
+
+    def _run(self, images: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
+        """Return a function that classifies a batch of images, with their layout converted."""
+        interpreter = self._interpreter
+        batch = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+        interpreter.resize_tensor_input(self._input, batch.shape, strict=True)
+        interpreter.allocate_tensors()
+
+        def classify() -> NDArray[np.float32]:
+            interpreter.set_tensor(self._input, batch)
+            interpreter.invoke()
+            logits: NDArray[np.float32] = interpreter.get_tensor(self._output)
+            return logits
+
+        return classify
+
+
+def _metadata(model: TrainedModel) -> dict[str, str]:
+    return {PREPROCESSING_KEY: model.preprocessing.embedded}
