@@ -27,7 +27,7 @@ def search(
     ] = False,
     trials: Annotated[int | None, job_key("search.trials")] = None,
     minutes: Annotated[float | None, job_key("search.minutes")] = None,
-    stall: Annotated[int | None, job_key("search.stall")] = None,
+    stall: Annotated[str | None, job_key("search.stall")] = None,
     sampler: Annotated[str | None, job_key("search.sampler")] = None,
     workers: Annotated[int | None, job_key("search.workers")] = None,
     storage: Annotated[str | None, job_key("search.storage")] = None,
@@ -55,7 +55,7 @@ def search(
     options = {
         "trials": trials,
         "minutes": minutes,
-        "stall": stall,
+        "stall": int(stall) if stall is not None and stall.isdecimal() else stall,
         "sampler": sampler,
         "workers": workers,
         "storage": storage,

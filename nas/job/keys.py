@@ -81,13 +81,16 @@ KEYS: dict[str, Key] = {
     "training.precision": _key("Precision of training: float32, bfloat16, or auto."),
     "space.name": _key("Name of a search space, or path of a Python file that defines SPACE."),
     "search.trials": _key(
-        "Number of distinct architectures to score, in all starts together.",
+        "Number of distinct architectures to score, in all starts together; by default what the "
+        "model and the budget say.",
         ge=1,
         le=100_000_000,
     ),
     "search.minutes": _key("Longest time of the search in minutes.", gt=0, le=MAX_MINUTES),
     "search.stall": _key(
-        "Number of trials without an improvement of the front after which the search ends.",
+        "Number of trials without an improvement of the front after which the search ends, or "
+        '"auto": it ends when the model of its sampler expects too little. "auto" is the default '
+        "unless trials is set.",
         ge=1,
         le=100_000_000,
     ),

@@ -20,6 +20,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_serializer,
     field_validator,
 )
@@ -27,7 +28,7 @@ from pydantic import (
 from nas import files
 from nas.documents import read_bytes
 from nas.errors import JobFileError, RequestError, printable
-from nas.job.keys import MAX_MINUTES, constraints
+from nas.job.keys import KEYS, MAX_MINUTES, constraints
 from nas.job.settings_errors import describe_problems, display_text, option_error
 from nas.names import check_name
 from nas.storage_address import may_hold_password
@@ -63,6 +64,15 @@ def seconds_of(budget: str) -> float:
 def _check_duration(value: Any) -> Any:
     if isinstance(value, str):
         seconds_of(value)
+    return value
+
+
+def _check_stall(value: Any) -> Any:
+    fewest = int(KEYS["search.stall"].bounds["ge"])
+    most = int(KEYS["search.stall"].bounds["le"])
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    if value != "auto" and not (is_number and fewest <= value <= most):
+        raise ValueError(f'write "auto" or a number of trials from {fewest} to {most}')
     return value
 
 
@@ -175,7 +185,14 @@ class SearchSettings(_Table):
 
     trials: Annotated[int, _field("search.trials")] | None = None
     minutes: Annotated[float, _field("search.minutes")] | None = None
-    stall: Annotated[int, _field("search.stall")] | None = None
+    stall: (
+        Annotated[
+            int | Literal["auto"],
+            Field(description=KEYS["search.stall"].meaning),
+            BeforeValidator(_check_stall),
+        ]
+        | None
+    ) = None
     sampler: Annotated[
         Literal["auto", "guided", "tpe", "nsga2", "nsga3", "gp", "random"], _field("search.sampler")
     ] = "auto"
@@ -187,6 +204,16 @@ class SearchSettings(_Table):
     device: Annotated[tuple[SearchDevice, ...], Field(strict=False, max_length=100)] = ()
     workers: Annotated[int, _field("search.workers")] = 1
     storage: Annotated[str, BeforeValidator(_check_storage), _field("search.storage")] = "journal"
+
+    @field_validator("sampler")
+    @classmethod
+    def _check_sampler_has_model(cls, sampler: str, info: ValidationInfo) -> str:
+        if info.data.get("stall") == "auto" and sampler not in ("auto", "guided"):
+            raise ValueError(
+                "it has no model that could end the search; give search.stall as a number of "
+                "trials, or leave it out"
+            )
+        return sampler
 
     @field_validator("device")
     @classmethod

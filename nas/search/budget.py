@@ -16,6 +16,7 @@ import numpy as np
 from nas.errors import RequestError
 from nas.search.objectives import Objective
 from nas.search.pareto import hypervolume
+from nas.search.stopping import Stall
 from nas.search.trial import Trial
 
 
@@ -26,14 +27,15 @@ class Budget:
     Args:
         trials: number of distinct architectures to complete.
         minutes: duration of the search, including the time before it was resumed.
-        stall: number of consecutive completed trials that do not change the Pareto front.
+        stall: number of consecutive completed trials that do not change the Pareto front; or
+            "auto", with which the search asks its sampler's model, see `nas.search.stopping`.
 
     Raises RequestError if there is no limit, or one that is not positive.
     """
 
     trials: int | None = None
     minutes: float | None = None
-    stall: int | None = None
+    stall: Stall | None = None
 
     def __post_init__(self) -> None:
         limits = [each for each in (self.trials, self.minutes, self.stall) if each is not None]
@@ -41,7 +43,7 @@ class Budget:
             raise RequestError(
                 "This search would never end.", remedy="Give trials, minutes or a stall."
             )
-        if not all(limit > 0 for limit in limits):
+        if not all(limit == "auto" or limit > 0 for limit in limits):
             raise RequestError("A search's trials, minutes and stall must be positive.")
 
 
@@ -126,8 +128,9 @@ class SearchProgress:
             return "all trials done"
         if budget.minutes is not None and seconds >= 60 * budget.minutes:
             return f"{budget.minutes:g} minutes are over"
-        if budget.stall is not None and self.trials_since_improvement >= budget.stall:
-            return f"{budget.stall} trials in a row have not improved the front"
+        stall = budget.stall
+        if isinstance(stall, int) and self.trials_since_improvement >= stall:
+            return f"{stall} trials in a row have not improved the front"
         return None
 
 

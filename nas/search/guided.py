@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +72,21 @@ REFIT_GROWTH = 1.25
 """Hyperparameters are fitted again when the completed trials have grown by this factor."""
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """Architectures to try, and what they are expected to gain.
+
+    Attributes:
+        architectures: new architectures in the order in which they are to be proposed.
+        expected_gain: hypervolume that the jointly chosen ones are expected to add to the front, as
+            a share of the front's hypervolume. Each counts as if those before it had been observed
+            at their means.
+    """
+
+    architectures: list[Architecture]
+    expected_gain: float
+
+
 class GuidedOptimizer:
     """Proposes the architectures that are expected to add most hypervolume to the Pareto front.
 
@@ -120,9 +136,9 @@ class GuidedOptimizer:
         # The architectures of the trials up to the last completed one, and of those since then.
         self._known: set[Architecture] = set()
         self._latest: list[Architecture] = []
-        # The plan, the revised plans since the last completed trial, and the hyperparameters, with
-        # the number of completed trials that they were made from.
-        self._plan: tuple[int, list[Architecture]] = (-1, [])
+        # The plans by the number of completed trials that they were made from, the revised plans
+        # since the last completed trial, and the hyperparameters with that number.
+        self._plans: dict[int, _Plan] = {}
         self._revised_plans: dict[tuple[int, int, int], list[Architecture]] = {}
         self._hyperparameters: tuple[int, list[Hyperparameters]] = (-1, [])
 
@@ -157,6 +173,24 @@ class GuidedOptimizer:
         parent = self._completed[int(rng.integers(count))].architecture
         return mutate_if_possible(parent, rng, 1 + attempt // 20)
 
+    def expected_gain(self, plans: int) -> float | None:
+        """Return the hypervolume that a plan is expected to add, as a share of the front's.
+
+        A plan is about a tenth of the trials before it. The gain follows from the completed trials
+        alone, and it is computed anyway: only a search that is continued makes earlier plans again.
+
+        Args:
+            plans: number of latest plans of which the largest gain counts, at least 1.
+
+        Returns:
+            The gain; None before so many plans can be made.
+        """
+        count = len(self._completed)
+        starts = _plan_starts(count, self._startup)[-plans:]
+        if count < self._startup or len(starts) < plans:
+            return None
+        return max(self._plan_made_at(start).expected_gain for start in starts)
+
     def _propose_startup(self, count: int, attempt: int, rng: np.random.Generator) -> Architecture:
         names = list(self._spaces)
         turn = count // len(names)
@@ -178,6 +212,14 @@ class GuidedOptimizer:
         everything = Observations(self._objectives, self._completed, self._trials)
         return everything.head(completed, self._trials_at_completion[completed - 1])
 
+    def _plan_made_at(self, start: int) -> _Plan:
+        """Return the plan that is made after `start` completed trials."""
+        if start not in self._plans:
+            rng = np.random.default_rng((self._seed, start))
+            plan = self._make_plan(self._observations(start), rng, _plan_size(start))
+            self._plans[start] = plan
+        return self._plans[start]
+
     def _current_plan(self, round_number: int) -> list[Architecture]:
         """Return the plan of a round, whose first `PROPOSALS_PER_ROUND` architectures it proposes.
 
@@ -185,11 +227,8 @@ class GuidedOptimizer:
         how the proposals of earlier rounds ended, and nothing that happened later.
         """
         count = len(self._completed)
-        start = _plan_start(count, self._startup)
-        if start != self._plan[0]:
-            rng = np.random.default_rng((self._seed, start))
-            self._plan = start, self._make_plan(self._observations(start), rng, _plan_size(start))
-        plan = [each for each in self._plan[1] if each not in self._known]
+        latest = self._plan_made_at(_plan_starts(count, self._startup)[-1])
+        plan = [each for each in latest.architectures if each not in self._known]
         proposed: set[Architecture] = set()
         num_rejected = 0
         for number in range(1, round_number + 1):
@@ -212,13 +251,14 @@ class GuidedOptimizer:
             known = self._observations(count)
             trials = [*known.trials, *rejected]
             observations = Observations(self._objectives, known.completed, trials)
-            self._revised_plans[key] = self._make_plan(observations, rng, PROPOSALS_PER_ROUND)
+            revised = self._make_plan(observations, rng, PROPOSALS_PER_ROUND)
+            self._revised_plans[key] = revised.architectures
         return self._revised_plans[key]
 
     def _make_plan(
         self, observations: Observations, rng: np.random.Generator, batch_size: int
-    ) -> list[Architecture]:
-        """Return new architectures in the order in which they are to be proposed.
+    ) -> _Plan:
+        """Return a plan of new architectures.
 
         Args:
             observations: what the models learn from.
@@ -230,7 +270,7 @@ class GuidedOptimizer:
         known = {trial.architecture for trial in observations.trials}
         pool = self._pool(observations, known, rng)
         if not pool:
-            return []
+            return _Plan([], 0.0)
         values = model.candidates(pool).acquisition_values()
         for _ in range(REFINEMENT_ROUNDS):
             best = [pool[index] for index in _largest_first(values)[:REFINEMENT_PARENTS]]
@@ -286,20 +326,21 @@ def _largest_first(values: Array) -> NDArray[np.intp]:
     return np.argsort(-values, kind="stable")
 
 
-def _rank_jointly(
-    pool: Sequence[Architecture], model: PosteriorModel, batch_size: int
-) -> list[Architecture]:
+def _rank_jointly(pool: Sequence[Architecture], model: PosteriorModel, batch_size: int) -> _Plan:
     """Rank a pool, the first `batch_size` each as if those before it had been observed."""
     candidates = model.candidates(pool)
     is_left = np.ones(len(pool), dtype=bool)
     batch: list[int] = []
+    volume = 0.0
     for _ in range(min(batch_size, len(pool))):
         values = candidates.acquisition_values()
         index = int(np.argmax(np.where(is_left, values, -np.inf)))
         batch.append(index)
+        volume += max(float(values[index]), 0.0)
         is_left[index] = False
         candidates.fantasize(index)
-    return [pool[index] for index in (*batch, *np.flatnonzero(is_left))]
+    ranked = [pool[index] for index in (*batch, *np.flatnonzero(is_left))]
+    return _Plan(ranked, volume / model.front_hypervolume)
 
 
 def _best_layers(values: Array, count: int, rng: np.random.Generator) -> list[int]:
@@ -327,12 +368,12 @@ def _plan_size(start: int) -> int:
     return 1 + start // TRIALS_PER_PLANNED_PROPOSAL
 
 
-def _plan_start(count: int, startup: int) -> int:
-    """Return after how many completed trials the plan was made that serves trial `count`."""
-    start = startup
-    while start + _plan_size(start) <= count:
-        start += _plan_size(start)
-    return start
+def _plan_starts(count: int, startup: int) -> list[int]:
+    """Return the numbers of completed trials after which plans are made, up to `count`."""
+    starts = [startup]
+    while starts[-1] + _plan_size(starts[-1]) <= count:
+        starts.append(starts[-1] + _plan_size(starts[-1]))
+    return starts
 
 
 def _last_refit(count: int, startup: int) -> int:

@@ -11,7 +11,7 @@ from scipy.special import ndtr
 from nas.search.acquisition import expected_hypervolume_improvement
 from nas.search.encoding import ArchitectureEncoder
 from nas.search.objectives import Infeasible, Objective
-from nas.search.pareto import Array, non_dominated
+from nas.search.pareto import Array, hypervolume, non_dominated
 from nas.search.surrogate import (
     GaussianProcess,
     Hyperparameters,
@@ -169,6 +169,11 @@ class PosteriorModel:
             for objective, own in zip(observations.expensive, hyperparameters, strict=True)
         ]
         self._success_model = self._fitted_success_model()
+
+    @property
+    def front_hypervolume(self) -> float:
+        """The hypervolume of the front, in units of the acquisition values."""
+        return hypervolume(self.front, [REFERENCE_VALUE] * self.front.shape[1])
 
     def _fitted_model(
         self, objective: Objective, hyperparameters: Hyperparameters

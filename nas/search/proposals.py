@@ -20,6 +20,7 @@ from nas.search.feasibility import Constraints
 from nas.search.guided import GuidedOptimizer
 from nas.search.objectives import Objective
 from nas.search.parameters import SPACE, Parameters
+from nas.search.stopping import Stall
 from nas.search.trial import Trial, to_frozen_trial
 from nas.space import Architecture, SearchSpace
 
@@ -70,6 +71,17 @@ class Proposer(Protocol):
         """
         ...
 
+    def expected_gain(self, plans: int) -> float | None:
+        """Return the hypervolume that a plan is expected to add, as a share of the front's.
+
+        Args:
+            plans: number of latest plans of which the largest gain counts.
+
+        Returns:
+            The gain; None if the sampler has no model, or not yet.
+        """
+        ...
+
 
 SamplerFactory = Callable[[int], optuna.samplers.BaseSampler]
 """Makes an Optuna sampler from a seed."""
@@ -89,6 +101,18 @@ OPTUNA_SAMPLERS: dict[str, SamplerFactory] = {
 
 SAMPLERS = ("auto", "guided", *OPTUNA_SAMPLERS)
 """Names of samplers; "auto" is the one that measured best, "guided"."""
+
+MODEL_SAMPLERS = ("auto", "guided")
+"""Names of the samplers whose model can end a search, see `nas.search.stopping`."""
+
+
+def default_stall(sampler: str, trials: int | None) -> Stall | None:
+    """Return what ends a search of which no stall is given.
+
+    With a number of trials, a search completes exactly these. Without one its model ends it, if its
+    sampler has a model.
+    """
+    return "auto" if trials is None and sampler in MODEL_SAMPLERS else None
 
 
 def proposer_for(
@@ -111,7 +135,7 @@ def proposer_for(
     Raises:
         RequestError: there is no sampler of this name.
     """
-    if name in ("auto", "guided"):
+    if name in MODEL_SAMPLERS:
         return GuidedProposer(spaces, objectives, seed=seed, startup=startup)
     if name not in OPTUNA_SAMPLERS:
         raise RequestError(
@@ -152,6 +176,10 @@ class GuidedProposer:
         """See `Proposer.propose`."""
         architecture = self._optimizer.propose(attempt)
         return Proposal(architecture, self._parameters.from_architecture(architecture))
+
+    def expected_gain(self, plans: int) -> float | None:
+        """See `Proposer.expected_gain`."""
+        return self._optimizer.expected_gain(plans)
 
 
 class OptunaProposer:
@@ -210,6 +238,10 @@ class OptunaProposer:
             return self._sample(int(rng.integers(2**31)), count)
         parent = self._completed[int(rng.integers(count))].architecture
         return self._proposal(mutate_if_possible(parent, rng, 1 + attempt // 20), rng)
+
+    def expected_gain(self, plans: int) -> float | None:
+        """See `Proposer.expected_gain`."""
+        return None
 
     def _startup_architecture(
         self, count: int, attempt: int, rng: np.random.Generator

@@ -227,6 +227,14 @@ class Storage:
 
         return self._retry(read)
 
+    def get_end(self, study_id: int) -> Any:
+        """Return what `set_end` has stored with a study, without validation; None if nothing."""
+        return self._retry(lambda: self._storage.get_study_user_attrs(study_id).get("ended"))
+
+    def set_end(self, study_id: int, reason: str) -> None:
+        """Store with a study that its search has ended by its model."""
+        self._retry(lambda: self._storage.set_study_user_attr(study_id, "ended", reason))
+
     def create_trial(self, study_id: int, trial: FrozenTrial) -> int:
         """Store a trial exactly once and return its ID.
 

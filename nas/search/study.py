@@ -10,13 +10,26 @@ from pathlib import Path
 
 import numpy as np
 
-from nas.errors import SearchError, first_line
+from nas.errors import RequestError, SearchError, first_line
 from nas.search.budget import Budget, InterruptHandler, SearchProgress
 from nas.search.feasibility import require_feasible
 from nas.search.liveness import HEARTBEAT_INTERVAL_SECONDS, repeat_in_background
 from nas.search.objectives import Infeasible, Objective, ObjectivesLike, prepare_objectives
 from nas.search.pareto import non_dominated
-from nas.search.proposals import Proposal, Proposer, proposer_for
+from nas.search.proposals import (
+    MODEL_SAMPLERS,
+    Proposal,
+    Proposer,
+    default_stall,
+    proposer_for,
+)
+from nas.search.stopping import (
+    MAX_EXPECTED_GAIN,
+    MIN_TRIALS_PER_SPACE,
+    PLANS_IN_A_ROW,
+    REASON,
+    Stall,
+)
 from nas.search.storage import Storage
 from nas.search.trial import State, Trial
 from nas.search.trial_log import DEFAULT_STUDY_NAME, MAX_PROCESS_DEATHS, TrialLog
@@ -61,7 +74,7 @@ def run_search(
     *,
     trials: int | None = None,
     minutes: float | None = None,
-    stall: int | None = None,
+    stall: Stall | None = None,
     seed: int = 0,
     sampler: str = "auto",
     storage: Path | str | None = None,
@@ -74,9 +87,12 @@ def run_search(
 ) -> SearchResult:
     """Search for the Pareto front of the objectives over one or several spaces.
 
-    At least one of `trials`, `minutes` and `stall` is needed; the search stops at the first limit
-    that it reaches. A first Ctrl-C stops it after the running trial, a second one at once. In both
-    cases no completed trial is lost, and the same call resumes the search.
+    The search stops at the first of the limits `trials`, `minutes` and `stall` that it reaches. If
+    neither `trials` nor `stall` is given, it ends when the model of its sampler expects no gain
+    that is worth the time, see `nas.search.stopping`. A sampler without a model needs a limit.
+
+    A first Ctrl-C stops the search after the running trial, a second one at once. In both cases no
+    completed trial is lost, and the same call resumes the search.
 
     Args:
         spaces: spaces to search. Several spaces are one study, in which the space is a choice.
@@ -86,7 +102,9 @@ def run_search(
             the same storage. Infeasible and failed trials do not count.
         minutes: duration of the search, including the time of earlier calls during which trials
             were evaluated.
-        stall: number of consecutive completed trials that do not change the front.
+        stall: number of consecutive completed trials that do not change the front, or "auto" for
+            the rule of the model. By default "auto", unless `trials` is given or the sampler has
+            no model.
         seed: seed of the sampler. The same seed gives the same search, interrupted or not, unless
             processes share it.
         sampler: one of `nas.search.SAMPLERS`.
@@ -103,9 +121,18 @@ def run_search(
 
     Raises:
         InfeasibleError: no architecture meets the limits, see `nas.search.feasibility`.
+        RequestError: there is no limit, or the sampler has no model for stall "auto".
         SearchError: the storage belongs to another search, or nearly all trials fail.
         StorageError: the storage is damaged or not available.
     """
+    if stall is None:
+        stall = default_stall(sampler, trials)
+    elif stall == "auto" and sampler not in MODEL_SAMPLERS:
+        raise RequestError(
+            f'The sampler {sampler} has no model, which a stall of "auto" asks.',
+            remedy=f"Give the stall as a number of trials, or one of the samplers "
+            f"{', '.join(MODEL_SAMPLERS)}.",
+        )
     budget = Budget(trials, minutes, stall)
     spaces = [spaces] if isinstance(spaces, SearchSpace) else list(spaces)
     objectives = prepare_objectives(objectives)
@@ -173,6 +200,9 @@ class _SearchLoop:
 
     def run(self, interrupt: InterruptHandler) -> str:
         """Evaluate trials until the budget is used up. Return the reason to stop."""
+        asks_model = self.budget.stall == "auto"
+        if asks_model and (recorded := self.log.recorded_end()):
+            return recorded
         start, earlier_seconds = time.monotonic(), self.progress.seconds
         while True:
             if self.shared:
@@ -180,6 +210,8 @@ class _SearchLoop:
                 self.process_ended_trials()
             seconds = earlier_seconds + time.monotonic() - start
             stop_reason = self.progress.stop_reason(self.budget, seconds)
+            if asks_model and not stop_reason:
+                stop_reason = self._model_stop_reason()
             if stop_reason or interrupt.is_requested:
                 return stop_reason or "interrupted"
             if self.attempt == MAX_ATTEMPTS_WITHOUT_NEW_ARCHITECTURE:
@@ -189,6 +221,19 @@ class _SearchLoop:
                 continue
             self._run_trial()
             self.process_ended_trials()
+
+    def _model_stop_reason(self) -> str | None:
+        """Return the reason to stop if the model expects too little, see `nas.search.stopping`."""
+        if self.shared and (recorded := self.log.recorded_end()):
+            return recorded
+        if self.progress.completed < MIN_TRIALS_PER_SPACE * self.num_spaces:
+            return None
+        gain = self.proposer.expected_gain(PLANS_IN_A_ROW)
+        if gain is None or gain >= MAX_EXPECTED_GAIN:
+            return None
+        if self.shared:
+            self.log.record_end(REASON)
+        return REASON
 
     def process_ended_trials(self, *, are_new: bool = True) -> None:
         """Update the sampler and the progress with the trials that have ended since the last call.

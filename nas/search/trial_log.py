@@ -225,6 +225,25 @@ class TrialLog:
         self._running_ids = running_ids
         return ended
 
+    def recorded_end(self) -> str | None:
+        """Return the reason for which a process ended the search by its model; None if none did."""
+        reason = self._storage.get_end(self._study_id)
+        if reason is not None and not isinstance(reason, str):
+            raise StorageError(
+                f"{self._storage.name} is damaged: the study's attribute 'ended' is "
+                f"{shortened(reason)}.",
+                remedy=RESTORE_REMEDY,
+            )
+        return reason
+
+    def record_end(self, reason: str) -> None:
+        """Tell all processes, also those that continue the search later, that its model ended it.
+
+        Processes read trials that end at the same moment in different orders, so that the model of
+        another process can expect a little more.
+        """
+        self._storage.set_end(self._study_id, reason)
+
     def has_too_many_deaths(self, digest: str) -> bool:
         """Whether `MAX_PROCESS_DEATHS` processes have died while they evaluated an architecture."""
         return self._num_deaths[digest] >= MAX_PROCESS_DEATHS

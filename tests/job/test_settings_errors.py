@@ -34,7 +34,10 @@ from tests.job.test_settings import ADDRESS, MINIMAL, SECRET, load
         ("name = '../x'\n" + MINIMAL, ["line 1: name"]),
         (MINIMAL + "[search]\nworkers = 0\n", ["line 8: search.workers is 0", "or equal to 1"]),
         (MINIMAL + "[search]\nminutes = 0\n", ["line 8: search.minutes is 0", "greater than 0"]),
-        (MINIMAL + "[search]\nstall = -1\n", ["line 8: search.stall is -1", "or equal to 1"]),
+        (
+            MINIMAL + "[search]\nstall = -1\n",
+            ["search.stall is -1", 'write "auto" or'],
+        ),
         (
             MINIMAL + '[search]\nsampler = "tarot"\n',
             ["line 8: search.sampler is 'tarot'", "'guided', 'tpe', 'nsga2'", "'random'"],
