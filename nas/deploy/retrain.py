@@ -39,6 +39,7 @@ from nas.report.run import Run
 from nas.space import Architecture, load_space
 from nas.space.library import find_reference
 from nas.supernet import Supernet, TrainingSettings, checkpoint, evaluate
+from nas.supernet.device import resolve_device
 from nas.supernet.distillation import Teacher
 from nas.supernet.evaluation import accuracy_by_class, calibrated_state, predict_network
 from nas.supernet.finetuning import NetworkProgress, train_network
@@ -191,8 +192,9 @@ def prepare(run: Run, epochs: int | None = None, *, from_scratch: bool = False) 
         if name in names and value is not None
     }
     settings = TrainingSettings(**{**given, "epochs": epochs or TrainingSettings.epochs})
+    device = resolve_device(settings.device)
     supernets = {
-        name: run.supernet(name)
+        name: run.supernet(name).to(device)
         for name in run.record.spaces or {}
         if not from_scratch or run.has_supernet(name)
     }

@@ -39,6 +39,7 @@ class Teacher:
         self.digest = f"{graph.digest}-{parameters_digest(state)}"
         self._graph = graph.folded
         self._tensors = fold_norms(graph, {name: t.detach() for name, t in state.items()})
+        self._device: torch.device | None = None
 
     @classmethod
     def of_supernet(cls, supernet: Supernet, data: ImageDataset) -> Teacher:
@@ -54,8 +55,10 @@ class Teacher:
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
         """Return the probabilities `N x classes` that the teacher gives to normalised images."""
-        weights = {name: tensor.to(images.device) for name, tensor in self._tensors.items()}
-        logits = run_graph(self._graph, images, FoldedWeights(weights)).flatten(1)
+        if self._device != images.device:
+            self._tensors = {name: t.to(images.device) for name, t in self._tensors.items()}
+            self._device = images.device
+        logits = run_graph(self._graph, images, FoldedWeights(self._tensors)).flatten(1)
         return logits.float().softmax(1)
 
 
