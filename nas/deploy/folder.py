@@ -143,14 +143,14 @@ class ModelFolder:
         try:
             if (staging / SUMS_FILE).is_file():
                 self._rename_from(staging)
-            _remove(staging)
+            remove(staging)
             files.remove_unfinished(self.path)
             staging.mkdir()
             yield staging
         finally:
             # Whole files with their digests are left for the next start.
             if not (staging / SUMS_FILE).is_file():
-                _remove(staging)
+                remove(staging)
             lock.release()
 
     def publish(self, staging: Path, *, replaced: Collection[str] = ()) -> None:
@@ -180,7 +180,7 @@ class ModelFolder:
         # From here on, a next start publishes what is left.
         files.replace(staging / SUMS_FILE, "".join(lines))
         self._rename_from(staging)
-        _remove(staging)
+        remove(staging)
 
     def _rename_from(self, staging: Path) -> None:
         """Remove what is no more valid, and rename what the staging folder holds, the list last."""
@@ -248,6 +248,24 @@ def size_bytes(path: Path) -> int:
     return path.stat().st_size
 
 
+def is_part_of(name: str, owners: Collection[str]) -> bool:
+    """Return whether a path in a model folder is that of a file, or of a file in a folder.
+
+    Args:
+        name: path with slashes, relative to the model folder.
+        owners: names of files and folders.
+    """
+    return _first_part(name) in owners
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all its files, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _files_in(folder: Path) -> list[str]:
     """Return the paths of all files in a folder, relative to it, with slashes."""
     return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
@@ -306,8 +324,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _remove(folder: Path) -> None:
-    if folder.is_dir():
-        shutil.rmtree(folder)

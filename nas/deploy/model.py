@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from nas.graph import Graph
 from nas.records.model import Preprocessing
 from nas.space import Architecture
+from nas.supernet.device import limit_threads
 from nas.torch_network import Network, folded_weights
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class TrainedModel:
 
         Torch computes them in float32: the reference that every exported file is compared with.
         """
-        with torch.inference_mode():
+        with torch.inference_mode(), limit_threads(self.network.graph.macs * _BATCH_SIZE):
             parts = [
                 self.network(torch.from_numpy(images[start : start + _BATCH_SIZE]))
                 for start in range(0, len(images), _BATCH_SIZE)
@@ -80,6 +81,8 @@ def preprocessing_of(data: ImageDataset) -> Preprocessing:
         mean=tuple(float(value) for value in data.mean),
         std=tuple(float(value) for value in data.std),
         classes=data.classes,
+        input_name="image",
+        output_name="logits",
     )
 
 

@@ -17,8 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -50,8 +49,8 @@ class LoadedFile:
         versions: versions of the packages that run the file, by name.
         quantised_layers: number of convolutions and linear layers that run in int8, and of all;
             None if the runtime does not show them.
-        peak_memory_bytes: memory that loading the file and classifying one image took; None if the
-            system does not say.
+        peak_memory_bytes: memory that importing the runtime, loading the file and classifying one
+            image took; None if the system does not say.
     """
 
     versions: dict[str, str] = field(default_factory=dict)
@@ -202,31 +201,43 @@ def _receive(pipe: IO[bytes]) -> tuple[dict[str, Any], NDArray[np.float32] | Non
 
 
 def _serve(
-    model_file: ModelFormat, path: Path, threads: int, stdin: IO[bytes], stdout: IO[bytes]
+    model_file: ModelFormat,
+    path: Path,
+    threads: int,
+    memory: _PeakMemory,
+    stdin: IO[bytes],
+    stdout: IO[bytes],
 ) -> None:
     """Answer requests until the standard input ends, which raises EOFError."""
     loaded: LoadedModel | None = None
-    run: Callable[[], object] = int
+    image: NDArray[np.float32] | None = None
+    run: Callable[[], object] | None = None
     while True:
         request, array = _receive(stdin)
         answer: dict[str, Any] = {}
         result = None
         try:
             if request["request"] == "load":
-                assert array is not None
+                image = array
+                assert image is not None
                 # Threads of a runtime stay on the cores on which it was loaded.
-                with timing.pinned(threads), _peak_memory(answer):
+                with timing.pinned(threads):
                     loaded = model_file.load(path, threads)
-                    run = loaded.runner(array)
+                    run = loaded.runner(image)
                     run()
+                answer["peak_memory_bytes"] = memory.growth_bytes()
                 answer["versions"] = loaded.versions
                 answer["quantised_layers"] = loaded.quantised_layers()
             elif request["request"] == "logits":
                 assert loaded is not None
                 assert array is not None
+                run = None  # Another batch size may need other buffers.
                 result = loaded.logits(array)
             else:
+                assert loaded is not None
+                assert image is not None
                 with timing.pinned(threads):
+                    run = run or loaded.runner(image)
                     answer["seconds"] = _median_seconds(run)
         except NasError as error:
             answer, result = {"error": error.message, "remedy": error.remedy}, None
@@ -253,16 +264,19 @@ def _median_seconds(run: Callable[[], object]) -> float:
     return timing.median_seconds(evaluate, calls)
 
 
-@contextmanager
-def _peak_memory(answer: dict[str, Any]) -> Iterator[None]:
-    """Set `peak_memory_bytes` in an answer: how much a block raised the memory of this process."""
-    before = _memory_bytes("VmRSS")
-    if before is not None:
-        # Resets the peak, see proc_pid_clear_refs(5).
-        Path("/proc/self/clear_refs").write_text("5")
-    yield
-    peak = _memory_bytes("VmHWM")
-    answer["peak_memory_bytes"] = None if before is None or peak is None else max(0, peak - before)
+class _PeakMemory:
+    """The peak of the memory of this process since this object was made."""
+
+    def __init__(self) -> None:
+        self._before = _memory_bytes("VmRSS")
+        if self._before is not None:
+            # Resets the peak, see proc_pid_clear_refs(5).
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def growth_bytes(self) -> int | None:
+        """Return how far the peak is above the memory at the start; None if it is not known."""
+        peak = _memory_bytes("VmHWM")
+        return None if self._before is None or peak is None else max(0, peak - self._before)
 
 
 def _memory_bytes(key: str) -> int | None:
@@ -283,9 +297,11 @@ def main() -> None:
     # What a runtime prints must not reach the parent as an answer.
     stdout = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    # The module of a format may import its runtime, which counts.
+    memory = _PeakMemory()
+    model_file: ModelFormat = getattr(import_module(module), name)()
     try:
-        model_file: ModelFormat = getattr(import_module(module), name)()
-        _serve(model_file, Path(path), int(threads), sys.stdin.buffer, stdout)
+        _serve(model_file, Path(path), int(threads), memory, sys.stdin.buffer, stdout)
     except (EOFError, BrokenPipeError):
         os._exit(0)  # The parent has ended, or wants no more.
 

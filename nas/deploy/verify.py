@@ -28,7 +28,8 @@ MAX_ACCURACY_CHANGE = 0.005
 """Largest difference of the accuracy of a file from the one in its card, on another machine: half a
 point, the loss that int8 may have. Processors round differently."""
 
-_BATCH_SIZE = 64
+BATCH_SIZE = 64
+"""Images of a batch when a file or torch classifies many."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of images that were classified and the number of all images."""
@@ -118,7 +119,7 @@ def check_file(
     reference: ReferenceImages,
     preprocessing: Preprocessing,
     *,
-    has_test_images: bool,
+    test: Images | None,
     progress: Progress | None = None,
 ) -> ExportedFile:
     """Run an exported file in a process of its own, and compare its logits with the reference.
@@ -130,7 +131,8 @@ def check_file(
         path: path of the file.
         reference: images with the logits to expect.
         preprocessing: how the images become the input.
-        has_test_images: whether the images are the test images, so that the accuracy counts.
+        test: images on which the accuracy is measured; they may be those of `reference`. None
+            measures no accuracy.
         progress: receives the number of classified images.
 
     Raises:
@@ -138,50 +140,43 @@ def check_file(
             the format, or a file of precision int8 has no layer that runs in int8.
     """
     name = model_file.file_name
-    described = {
-        "format": model_file.name,
-        "file": name,
-        "precision": model_file.precision,
-        "size_bytes": size_bytes(path)
-        + sum(size_bytes(path.parent / each) for each in model_file.companions),
-        "runs_here": model_file.runs_here,
-    }
+    file = ExportedFile(
+        format=model_file.name,
+        file=name,
+        companions=model_file.companions,
+        precision=model_file.precision,
+        size_bytes=sum(size_bytes(path.parent / each) for each in (name, *model_file.companions)),
+        runs_here=model_file.runs_here,
+    )
     if not model_file.runs_here:
         model_file.load(path)
-        return ExportedFile.model_validate(described)
+        return file
     expected = reference.expected(model_file.precision)
-    batches = _batches(reference.images, preprocessing)
-    parts = []
     with ModelProcess(model_file, path) as process:
-        first = next(batches)
-        loaded = process.load(first[:1])
-        parts.append(process.logits(first))
-        for batch in batches:
-            parts.append(process.logits(batch))
-            if progress:
-                progress(sum(map(len, parts)), len(reference.images))
-    logits = np.concatenate(parts)
-    layers = loaded.quantised_layers
-    if model_file.precision == "int8" and layers is not None and not layers[0]:
-        raise ExportError(
-            f"{name} was written as int8, but none of its {layers[1]} layers runs in int8.",
-            remedy="Export another int8 format.",
-        )
-    difference = _require_agreement(name, logits, expected, model_file.tolerance)
-    classes = logits.argmax(1)
-    return ExportedFile.model_validate(
-        {
-            **described,
+        loaded = process.load(first_image(reference.images, preprocessing))
+        logits = _classify(process, reference.images, preprocessing, progress)
+        layers = loaded.quantised_layers
+        if model_file.precision == "int8" and layers is not None and not layers[0]:
+            raise ExportError(
+                f"{name} was written as int8, but none of its {layers[1]} layers runs in int8.",
+                remedy="Export another int8 format.",
+            )
+        difference = _require_agreement(name, logits, expected, model_file.tolerance)
+        accuracy = None
+        if test is not None:
+            is_same = test is reference.images
+            own = logits if is_same else _classify(process, test, preprocessing, progress)
+            accuracy = float((own.argmax(1) == test.labels).mean())
+    return file.model_copy(
+        update={
             "versions": loaded.versions,
-            "images": len(classes),
-            "accuracy": float((classes == reference.images.labels).mean())
-            if has_test_images
-            else None,
-            "agreement": float((classes == reference.logits.argmax(1)).mean()),
+            "images": len(logits),
+            "accuracy": accuracy,
+            "agreement": float((logits.argmax(1) == reference.logits.argmax(1)).mean()),
             "difference": difference,
             "tolerance": model_file.tolerance,
             "peak_memory_bytes": loaded.peak_memory_bytes,
-            "quantised_layers": loaded.quantised_layers,
+            "quantised_layers": layers,
         }
     )
 
@@ -214,16 +209,16 @@ def verify_folder(
         except RequestError as error:
             results.append(FileVerification(recorded, "not installed", error.remedy))
             continue
+
+        def report(done: int, total: int, name: str = recorded.format) -> None:
+            if progress:
+                progress(name, done, total)
+
         path = folder.path / recorded.file
-        checked = check_file(model_file, path, samples, preprocessing, has_test_images=False)
-        if not checked.runs_here:
-            results.append(FileVerification(checked, "not run here"))
-            continue
-        if test is not None:
-            accuracy = _accuracy(model_file, path, test, preprocessing, progress)
-            _require_same_accuracy(recorded, accuracy)
-            checked = checked.model_copy(update={"accuracy": accuracy})
-        results.append(FileVerification(checked, "verified"))
+        checked = check_file(model_file, path, samples, preprocessing, test=test, progress=report)
+        _require_same_accuracy(recorded, checked)
+        status = "verified" if checked.runs_here else "not run here"
+        results.append(FileVerification(checked, status))
     return FolderVerification(tuple(results), 0 if test is None else len(test), no_accuracy)
 
 
@@ -253,6 +248,11 @@ def sample_images(images: Images, count: int) -> Images:
     return Images(images.pixels[positions], images.labels[positions])
 
 
+def first_image(images: Images, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """Return the first of some images as the input of a network, `1 x C x H x W`."""
+    return normalised(Images(images.pixels[:1], images.labels[:1]), preprocessing)
+
+
 def _test_images(card: ModelCard) -> tuple[Images | None, str]:
     """Return the test images; None with the reason if the data is not there."""
     try:
@@ -261,31 +261,27 @@ def _test_images(card: ModelCard) -> tuple[Images | None, str]:
         return None, error.message
 
 
-def _batches(images: Images, preprocessing: Preprocessing) -> Iterator[NDArray[np.float32]]:
-    for start in range(0, len(images), _BATCH_SIZE):
-        batch = slice(start, start + _BATCH_SIZE)
+def batches(images: Images, preprocessing: Preprocessing) -> Iterator[NDArray[np.float32]]:
+    """Yield images as the input of a network, `BATCH_SIZE` at a time."""
+    for start in range(0, len(images), BATCH_SIZE):
+        batch = slice(start, start + BATCH_SIZE)
         part = Images(images.pixels[batch], images.labels[batch])
         yield normalised(part, preprocessing)
 
 
-def _accuracy(
-    model_file: ModelFormat,
-    path: Path,
+def _classify(
+    process: ModelProcess,
     images: Images,
     preprocessing: Preprocessing,
-    progress: Callable[[str, int, int], None] | None,
-) -> float:
-    correct = done = 0
-    with ModelProcess(model_file, path) as process:
-        for batch in _batches(images, preprocessing):
-            if not done:
-                process.load(batch[:1])
-            labels = images.labels[done : done + len(batch)]
-            correct += int((process.logits(batch).argmax(1) == labels).sum())
-            done += len(batch)
-            if progress:
-                progress(model_file.name, done, len(images))
-    return correct / done
+    progress: Progress | None,
+) -> NDArray[np.float32]:
+    """Return the logits that a file computes for images."""
+    parts: list[NDArray[np.float32]] = []
+    for batch in batches(images, preprocessing):
+        parts.append(process.logits(batch))
+        if progress:
+            progress(sum(map(len, parts)), len(images))
+    return np.concatenate(parts)
 
 
 def _require_agreement(
@@ -310,11 +306,13 @@ def _require_agreement(
     return difference
 
 
-def _require_same_accuracy(recorded: ExportedFile, accuracy: float) -> None:
-    if recorded.accuracy is None or abs(accuracy - recorded.accuracy) <= MAX_ACCURACY_CHANGE:
+def _require_same_accuracy(recorded: ExportedFile, now: ExportedFile) -> None:
+    """Raise ExportError if the accuracy of a file is another than at the export."""
+    if recorded.accuracy is None or now.accuracy is None:
         return
-    raise ExportError(
-        f"{recorded.file} has an accuracy of {accuracy:.4f} on the test images here, and had "
-        f"{recorded.accuracy:.4f} at the export.",
-        remedy="Use another format on this machine.",
-    )
+    if abs(now.accuracy - recorded.accuracy) > MAX_ACCURACY_CHANGE:
+        raise ExportError(
+            f"{recorded.file} has an accuracy of {now.accuracy:.4f} on the test images here, and "
+            f"had {recorded.accuracy:.4f} at the export.",
+            remedy="Use another format on this machine.",
+        )

@@ -131,6 +131,7 @@ class ExportedFile(Document):
     Attributes:
         format: name of the format on the command line.
         file: name of the file, or of the folder, in the model folder.
+        companions: names of the files that belong to it.
         precision: type of weights and activations.
         size_bytes: size of the file, or of all files in the folder.
         runs_here: whether its runtime exists for the system that exported it. All further fields
@@ -142,8 +143,8 @@ class ExportedFile(Document):
         difference: largest difference from the reference logits, as a share of their standard
             deviation. The reference is torch, or for int8 the quantised network simulated in torch.
         tolerance: largest `difference` that is allowed.
-        peak_memory_bytes: memory that loading the file and classifying one image take, in a process
-            of its own; None if the system does not say.
+        peak_memory_bytes: memory that importing the runtime, loading the file and classifying one
+            image add to a Python process; None if the system does not say.
         quantised_layers: number of convolutions and linear layers that run in int8, and of all;
             None if the runtime does not show them.
         latency: latency for one image; None if it was not measured.
@@ -151,6 +152,7 @@ class ExportedFile(Document):
 
     format: str
     file: Name
+    companions: tuple[Name, ...] = Field(default=(), strict=False)
     precision: Literal["float32", "int8"]
     size_bytes: Count
     runs_here: bool = True
@@ -245,7 +247,7 @@ class ModelCard(Document):
     """`card.json`: what a model is, what it was trained on, and what was measured of it.
 
     Attributes:
-        id: beginning of the digest, the name of the model folder.
+        id: name of the model folder: the network's id in the run, or a published network's name.
         digest: digest of the network's graph.
         weights_digest: digest of the trained weights.
         space: name of the search space.
@@ -273,7 +275,7 @@ class ModelCard(Document):
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
-    id: Digest
+    id: Name
     digest: Digest
     weights_digest: Digest
     space: Name

@@ -19,11 +19,9 @@ LABELS[:30] = (LABELS[:30] + 1) % formats.CLASSES
 REFERENCE = ReferenceImages(Images(PIXELS, LABELS), LOGITS, LOGITS + 0.5)
 
 
-def check(kind, path, matrix=MATRIX, reference=REFERENCE, *, has_test_images=True):
+def check(kind, path, matrix=MATRIX, reference=REFERENCE, *, test=REFERENCE.images):
     np.save(path / kind.file_name, matrix.astype(np.float32))
-    return check_file(
-        kind(), path / kind.file_name, reference, PREPROCESSING, has_test_images=has_test_images
-    )
+    return check_file(kind(), path / kind.file_name, reference, PREPROCESSING, test=test)
 
 
 def test_right_file_is_described(tmp_path):
@@ -34,7 +32,7 @@ def test_right_file_is_described(tmp_path):
         tmp_path / "model.npy",
         REFERENCE,
         PREPROCESSING,
-        has_test_images=True,
+        test=REFERENCE.images,
         progress=lambda done, total: steps.append((done, total)),
     )
     assert checked.accuracy == 120 / 150
@@ -46,8 +44,11 @@ def test_right_file_is_described(tmp_path):
     assert steps[-1] == (150, 150)
 
 
-def test_accuracy_on_other_images_than_the_test_images_is_not_recorded(tmp_path):
-    assert check(formats.Matrix, tmp_path, has_test_images=False).accuracy is None
+def test_accuracy_is_measured_on_the_test_images_alone(tmp_path):
+    assert check(formats.Matrix, tmp_path, test=None).accuracy is None
+    few = Images(PIXELS[20:40], LABELS[20:40])
+    checked = check(formats.Matrix, tmp_path, test=few)
+    assert (checked.accuracy, checked.images) == (0.5, 150)
 
 
 def test_wrong_logits_are_an_error_with_their_difference(tmp_path):

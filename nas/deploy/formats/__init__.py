@@ -15,6 +15,7 @@ _CLASSES: dict[str, str] = {
     "torch": "nas.deploy.formats.torch:Torch",
     "onnx": "nas.deploy.formats.onnx:Onnx",
     "onnx-int8": "nas.deploy.formats.onnx:OnnxInt8",
+    "tvm": "nas.deploy.formats.tvm:Tvm",
     "tflite": "nas.deploy.formats.tflite:TfLite",
     "tflite-int8": "nas.deploy.formats.tflite:TfLiteInt8",
 }

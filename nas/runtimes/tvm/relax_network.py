@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
@@ -24,6 +25,66 @@ from nas.runtimes.tvm.device import Device
 from nas.schedules.templates import Expansion, Templates, build, flat_type, random_constants
 
 _CALL = re.compile(r"^\s*call\s+(kernel_\d+)\s", re.MULTILINE)
+
+
+class NetworkCode(NamedTuple):
+    """A network compiled for the Relax VM.
+
+    Attributes:
+        executable: the code, with the weights as constants. Its function `main` maps images to
+            outputs.
+        kernels: kernels by the name of their function in the executable.
+    """
+
+    executable: relax.VMExecutable
+    kernels: Mapping[str, Kernel]
+
+
+def compile_network(
+    graph: Graph,
+    schedules: Schedules,
+    weights: Weights | None,
+    templates: Templates,
+    *,
+    batch: int = 1,
+    is_flat: bool = True,
+    texts: Mapping[str, str] | None = None,
+) -> NetworkCode:
+    """Compile a network for the Relax VM.
+
+    Args:
+        graph: the network.
+        schedules: schedules of its kernels.
+        weights: weights of the network; None for random ones.
+        templates: templates of the device's target.
+        batch: number of images that run at once.
+        is_flat: whether images and outputs have one dimension with all elements, in the order
+            image, height, width, channel. Otherwise images are `N x H x W x C`, and outputs
+            `N x C`, or `N x H x W x C` if they are maps.
+        texts: texts that further functions return, by the name of the function.
+
+    Raises:
+        MissingKernelError: a kernel has no schedule.
+    """
+    builder = relax.BlockBuilder()
+    functions: dict[Kernel, relax.GlobalVar] = {}
+    sequence = _batched(launches(graph, fuse_expansions=True), batch)
+    for kernel in dict.fromkeys(launch.kernel for launch in sequence):
+        if kernel not in schedules:
+            raise MissingKernelError(
+                f"Kernel '{kernel}' has no schedule.",
+                remedy="Add it to the table with `nas table build`.",
+            )
+        name = f"kernel_{len(functions)}"
+        function = templates.function(kernel, schedules[kernel], name)
+        functions[kernel] = builder.add_func(function, name)
+    constants = _Constants(schedules, weights, templates)
+    _emit_main(builder, graph, sequence, functions, constants, is_flat)
+    for name, text in (texts or {}).items():
+        with builder.function(name, []):
+            builder.emit_func_output(tvm.ir.StringImm(text))
+    kernels = {str(variable.name_hint): kernel for kernel, variable in functions.items()}
+    return NetworkCode(build(builder.get(), templates), kernels)
 
 
 class RelaxNetwork(CompiledNetwork):
@@ -52,49 +113,16 @@ class RelaxNetwork(CompiledNetwork):
     ) -> None:
         self._graph, self._device, self._dtype = graph, device, templates.dtype
         self._batch = batch
-        rng = np.random.default_rng(0)
-        self._names: dict[Kernel, str] = {}
-        builder = relax.BlockBuilder()
-        functions: dict[Kernel, relax.GlobalVar] = {}
-        launch_sequence = _batched(launches(graph, fuse_expansions=True), batch)
-        for launch in launch_sequence:
-            kernel = launch.kernel
-            if kernel in self._names:
-                continue
-            if kernel not in schedules:
-                raise MissingKernelError(
-                    f"Kernel '{kernel}' has no schedule.",
-                    remedy="Add it to the table with `nas table build`.",
-                )
-            name = self._names[kernel] = f"kernel_{len(self._names)}"
-            function = templates.function(kernel, schedules[kernel], name)
-            functions[kernel] = builder.add_func(function, name)
-
-        def constants(launch: Launch) -> list[NDArray[Any]]:
-            kernel = launch.kernel
-            if weights is None:
-                return random_constants(templates, kernel, schedules[kernel], rng)
-            return templates.pack(
-                kernel,
-                schedules[kernel],
-                weights[launch.slot] if kernel.has_weights else None,
-                weights[f"{launch.slot}.bias"] if kernel.has_bias else None,
-                Expansion(weights[launch.expansion], weights[f"{launch.expansion}.bias"])
-                if kernel.is_expanded
-                else None,
-            )
-
-        _emit_main(builder, graph, launch_sequence, functions, constants, templates.dtype)
-        executable = build(builder.get(), templates)
-        self._code = executable.as_text()
-        self._vm = device.load_network(executable)
+        code = compile_network(graph, schedules, weights, templates, batch=batch)
+        self._kernels = code.kernels
+        self._text = code.executable.as_text()
+        self._vm = device.load_network(code.executable)
         self._set_input(np.zeros((batch, *graph.input_shape), np.float32))
 
     @property
     def launched(self) -> list[Kernel]:
         """Kernels that the bytecode of the network calls, in order."""
-        kernels = {name: kernel for kernel, name in self._names.items()}
-        return [kernels[name] for name in _CALL.findall(self._code)]
+        return [self._kernels[name] for name in _CALL.findall(self._text)]
 
     def run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the outputs, flat and channels first. See `CompiledNetwork.run`."""
@@ -127,6 +155,41 @@ class RelaxNetwork(CompiledNetwork):
         return [statistics.mean(seconds[i : i + calls]) for i in range(0, len(seconds), calls)]
 
 
+class _Constants:
+    """The constants of a network's launches, packed as the kernels read them.
+
+    Args:
+        schedules: schedules of the kernels.
+        weights: weights of the network; None for random ones.
+        templates: templates of the device's target.
+    """
+
+    def __init__(self, schedules: Schedules, weights: Weights | None, templates: Templates) -> None:
+        self._schedules, self._weights, self._templates = schedules, weights, templates
+        self._rng = np.random.default_rng(0)
+        self.dtype = templates.dtype
+
+    def of(self, launch: Launch) -> list[relax.Constant]:
+        """Return the constants of a launch in the order of its function's parameters."""
+        arrays = self._packed(launch)
+        return [relax.const(array.astype(self.dtype, copy=False)) for array in arrays]
+
+    def _packed(self, launch: Launch) -> list[NDArray[Any]]:
+        kernel, weights = launch.kernel, self._weights
+        schedule = self._schedules[kernel]
+        if weights is None:
+            return random_constants(self._templates, kernel, schedule, self._rng)
+        return self._templates.pack(
+            kernel,
+            schedule,
+            weights[launch.slot] if kernel.has_weights else None,
+            weights[f"{launch.slot}.bias"] if kernel.has_bias else None,
+            Expansion(weights[launch.expansion], weights[f"{launch.expansion}.bias"])
+            if kernel.is_expanded
+            else None,
+        )
+
+
 def _batched(sequence: Sequence[Launch], batch: int) -> list[Launch]:
     """Return the launches with their kernels for a batch of images."""
     kernels = batched([launch.kernel for launch in sequence], batch)
@@ -140,28 +203,31 @@ def _emit_main(
     graph: Graph,
     sequence: Sequence[Launch],
     functions: Mapping[Kernel, relax.GlobalVar],
-    constants: Callable[[Launch], list[NDArray[Any]]],
-    dtype: str,
+    constants: _Constants,
+    is_flat: bool,
 ) -> None:
-    """Add the function `main`, in which every launch is a `call_tir`.
+    """Add the function `main`, in which every launch is a `call_tir` of flat tensors.
 
-    Tensors are flat, in the order height, width, channel.
+    See `compile_network` for the shapes of images and outputs.
     """
-    batch = sequence[0].kernel.batch
-    image = relax.Var("image", flat_type((batch, *graph.input_shape), dtype))
-    values: dict[int, relax.Expr] = {0: image}
+    batch, dtype = sequence[0].kernel.batch, constants.dtype
+    c, h, w = graph.input_shape
+    size = batch * c * h * w
+    image = relax.Var("image", relax.TensorType((size,) if is_flat else (batch, h, w, c), dtype))
     with builder.function("main", [image]):
         with builder.dataflow():
+            first = image if is_flat else builder.emit(relax.op.reshape(image, (size,)))
+            values: dict[int, relax.Expr] = {0: first}
             for launch in sequence:
                 kernel = launch.kernel
                 split = len(kernel.inputs)
                 sources = [values[source] for source in launch.sources]
-                weights = [
-                    relax.const(array.astype(dtype, copy=False)) for array in constants(launch)
-                ]
-                arguments = [*sources[:split], *weights, *sources[split:]]
+                arguments = [*sources[:split], *constants.of(launch), *sources[split:]]
                 result_type = flat_type((kernel.elements(kernel.output),), dtype)
                 call = relax.call_tir(functions[kernel], arguments, result_type)
                 values[launch.result] = builder.emit(call)
-            result = builder.emit_output(values[sequence[-1].result])
-        builder.emit_func_output(result)
+            result = values[sequence[-1].result]
+            c, h, w = graph.output_shape
+            shape = (batch, c) if (h, w) == (1, 1) else (batch, h, w, c)
+            output = builder.emit_output(result if is_flat else relax.op.reshape(result, shape))
+        builder.emit_func_output(output)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from nas.documents import shortened
@@ -188,6 +189,31 @@ class TvmRuntime(Runtime):
     ) -> RelaxNetwork:
         """Compile a network for TVM's Relax virtual machine."""
         return self.timer.compile(graph, schedules, weights, batch)
+
+    def write_library(
+        self,
+        graph: Graph,
+        schedules: Schedules,
+        weights: Weights,
+        path: Path,
+        texts: Mapping[str, str],
+    ) -> None:
+        """Write a network as a shared library that TVM alone loads and runs.
+
+        Args:
+            graph: the network.
+            schedules: schedule of each of its kernels.
+            weights: weights of the folded graph, which become a part of the library.
+            path: path of the library.
+            texts: texts that functions of the library return, by the name of the function.
+
+        Raises:
+            MissingKernelError: a kernel has no schedule.
+            ExportError: there is no compiler to link with.
+        """
+        from nas.runtimes.tvm import library
+
+        library.write(graph, schedules, weights, self.timer.templates, path, texts)
 
 
 class CudaRuntime(TvmRuntime):

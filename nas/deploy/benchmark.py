@@ -1,0 +1,223 @@
+"""Benchmark of exported files: latencies measured in rounds, beside memory, size and accuracy.
+
+Every file runs in a process of its own, because the libraries of two runtimes disturb each other in
+one. Only one process works at a time: in every round each file is timed once, so that a machine
+that slows down slows down all of them.
+"""
+
+from __future__ import annotations
+
+import statistics as python_statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas import plotting
+from nas.deploy.folder import SAMPLES_FILE, ModelFolder
+from nas.deploy.formats import ModelFormat, model_format
+from nas.deploy.model_process import LoadedFile, ModelProcess
+from nas.deploy.verify import ReferenceImages, first_image
+from nas.errors import ExportError, RequestError
+from nas.formatting import format_latency
+from nas.latency.timing import round_to_four_digits
+from nas.records import ExportedFile, LatencyRecord
+from nas.statistics import Interval, bootstrap_indices
+
+ROUNDS = 12
+"""Rounds of a benchmark. The interval of their median is then set by a few of them each way."""
+
+PAUSE_SECONDS = 0.02
+"""Pause before a file is timed: the threads of the runtime before it stop spinning within it."""
+
+Progress = Callable[[int, int, str], None]
+"""Called with the number of finished steps, of all steps, and the name of a format."""
+
+
+@dataclass(frozen=True)
+class BenchmarkRow:
+    """One file of a benchmark.
+
+    Attributes:
+        file: the file with what was measured now; its accuracy is that of the export.
+        status: `timed`, `not run here` (its runtime does not exist for this system) or
+            `not installed`.
+        remedy: command that installs its runtime; empty if it is installed.
+    """
+
+    file: ExportedFile
+    status: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class TimedFile:
+    """What was measured of a file that was loaded and timed.
+
+    Attributes:
+        loaded: what the runtime said when it loaded the file.
+        latency: latency of one image.
+    """
+
+    loaded: LoadedFile
+    latency: LatencyRecord
+
+    def update(self, file: ExportedFile) -> ExportedFile:
+        """Return the record of a file with what was measured now."""
+        return file.model_copy(
+            update={
+                "versions": self.loaded.versions,
+                "quantised_layers": self.loaded.quantised_layers,
+                "peak_memory_bytes": self.loaded.peak_memory_bytes,
+                "latency": self.latency,
+            }
+        )
+
+
+def benchmark_folder(
+    folder: ModelFolder, *, threads: int = 1, progress: Progress | None = None
+) -> list[BenchmarkRow]:
+    """Time all files of an exported model, the fastest first. The folder is not changed.
+
+    Args:
+        folder: the model folder; its digests are checked first.
+        threads: number of threads that each runtime may use.
+        progress: receives the number of timings done and of all timings.
+
+    Raises:
+        RunFolderError: nothing was exported to the folder.
+        ExportError: a file is missing or changed, or does not run.
+    """
+    folder.require_unchanged()
+    samples = ReferenceImages.load(folder.path / SAMPLES_FILE)
+    rows: dict[str, BenchmarkRow] = {}
+    timed: dict[str, tuple[ModelFormat, Path]] = {}
+    for recorded in folder.card.files:
+        try:
+            model_file = model_format(recorded.format)
+        except RequestError as error:
+            rows[recorded.format] = BenchmarkRow(recorded, "not installed", error.remedy)
+            continue
+        if model_file.runs_here:
+            timed[recorded.format] = model_file, folder.path / recorded.file
+        rows[recorded.format] = BenchmarkRow(recorded, "not run here")
+    image = first_image(samples.images, folder.preprocessing)
+    for name, result in time_files(timed, image, threads=threads, progress=progress).items():
+        rows[name] = BenchmarkRow(result.update(rows[name].file), "timed")
+    return sorted(rows.values(), key=_latency_or_infinity)
+
+
+def time_files(
+    files: Mapping[str, tuple[ModelFormat, Path]],
+    image: NDArray[np.float32],
+    *,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> dict[str, TimedFile]:
+    """Return the latencies of files, measured in rounds.
+
+    Args:
+        files: format and path of each file by name.
+        image: the image that is classified, `1 x C x H x W`.
+        threads: number of threads that each runtime may use.
+        progress: receives the number of timings done and of all timings.
+
+    Raises:
+        ExportError: a file does not run.
+    """
+    total = ROUNDS * len(files)
+    loaded: dict[str, LoadedFile] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in files}
+    with ExitStack() as stack:
+        running = {}
+        for name, (model_file, path) in files.items():
+            process = stack.enter_context(ModelProcess(model_file, path, threads=threads))
+            loaded[name] = process.load(image)
+            running[name] = process
+        for position in range(ROUNDS):
+            for at, (name, process) in enumerate(running.items()):
+                time.sleep(PAUSE_SECONDS)
+                seconds[name].append(process.time())
+                if progress:
+                    progress(position * len(files) + at + 1, total, name)
+    return {
+        name: TimedFile(loaded[name], latency_of_rounds(own, threads))
+        for name, own in seconds.items()
+    }
+
+
+def latency_of_rounds(seconds: Sequence[float], threads: int) -> LatencyRecord:
+    """Return the latency with the 95% bootstrap interval of its median.
+
+    Args:
+        seconds: median seconds of each round.
+        threads: number of threads that the runtime could use.
+    """
+    samples_us = [round_to_four_digits(1e6 * value) for value in seconds]
+    resamples = np.array(samples_us)[bootstrap_indices(len(samples_us), np.random.default_rng(0))]
+    median = python_statistics.median(samples_us)
+    interval = Interval.from_resamples(median, np.median(resamples, axis=1))
+    return LatencyRecord(
+        median_us=round_to_four_digits(median),
+        low_us=round_to_four_digits(interval.low),
+        high_us=round_to_four_digits(interval.high),
+        threads=threads,
+        samples_us=tuple(samples_us),
+    )
+
+
+def draw_benchmark(files: Sequence[ExportedFile], device: str, path: Path) -> None:
+    """Draw the latency of each timed file as a bar with its interval, the fastest on top.
+
+    Args:
+        files: files with latencies; the others are left out.
+        device: the processor, for the title.
+        path: path of the picture, a PNG or SVG file.
+
+    Raises:
+        RequestError: the picture cannot be written to the path, see `check_picture_path`.
+        ExportError: no file has a latency.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    plotting.check_picture_path(path)
+    timed = sorted(
+        ((file.latency, file) for file in files if file.latency is not None),
+        key=lambda pair: -pair[0].median_us,
+    )
+    if not timed:
+        raise ExportError("There is no latency to draw: no file was run.")
+    with mpl.rc_context(plotting.STYLE):
+        figure = Figure(figsize=(8.5, 1.2 + 0.42 * len(timed)), layout="constrained")
+        axes = figure.add_subplot()
+        longest = max(latency.high_us for latency, _ in timed) / 1000
+        for row, (latency, file) in enumerate(timed):
+            median, low, high = (
+                value / 1000 for value in (latency.median_us, latency.low_us, latency.high_us)
+            )
+            colour = plotting.COLOURS[file.precision == "int8"]
+            axes.barh(
+                row, median, xerr=[[median - low], [high - median]], color=colour, height=0.62,
+                error_kw={"elinewidth": 1.2, "capsize": 2.5},
+            )  # fmt: skip
+            accuracy = "" if file.accuracy is None else f", accuracy {file.accuracy:.2%}"
+            axes.annotate(
+                f"{format_latency(latency.median_us)}{accuracy}", (high + 0.01 * longest, row),
+                va="center", fontsize=9,
+            )  # fmt: skip
+        axes.set_yticks(range(len(timed)), [file.format for _, file in timed])
+        axes.set_xlim(0, 1.45 * longest)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("latency of one image in ms, with the 95% interval of the median")
+        threads = timed[0][0].threads
+        axes.set_title(f"{device}, {threads} thread(s)", loc="left", fontsize=10)
+        plotting.save(figure, path)
+
+
+def _latency_or_infinity(row: BenchmarkRow) -> float:
+    return float("inf") if row.file.latency is None else row.file.latency.median_us

@@ -1,0 +1,203 @@
+"""The card of an exported model, `card.json` and `card.md`: what it is and what was measured."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import jinja2
+import numpy as np
+from numpy.typing import NDArray
+
+from nas import __version__
+from nas.data import ImageDataset, Images
+from nas.deploy.formats.base import package_versions
+from nas.deploy.model import TrainedModel
+from nas.deploy.robustness import CONFIDENT, MAX_IMAGES, measure_confidence, measure_robustness
+from nas.deploy.scripts import REQUIREMENTS, script_format
+from nas.deploy.verify import sample_images
+from nas.formatting import format_bytes, format_count, format_latency
+from nas.latency.device import processor
+from nas.records import (
+    ArchitectureRecord,
+    ExportedFile,
+    Int8Summary,
+    ModelAccuracy,
+    ModelCard,
+    ModelData,
+)
+
+_PACKAGES = ("torch", "numpy", "PIL", "onnx")
+
+
+@dataclass(frozen=True)
+class ModelOrigin:
+    """Where a trained model comes from, as its card states it.
+
+    Attributes:
+        id: name of the model folder.
+        data: the images that it was trained on, and how to load them again.
+        recipe: settings of its training.
+        latencies_us: latency that the search knew, by `predicted` and `measured`.
+        search_device: device that these latencies are for.
+    """
+
+    id: str
+    data: ModelData
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    latencies_us: Mapping[str, float] = field(default_factory=dict)
+    search_device: str = ""
+
+
+def make_card(
+    model: TrainedModel,
+    data: ImageDataset,
+    origin: ModelOrigin,
+    *,
+    weights_digest: str,
+    accuracy: ModelAccuracy,
+    files: Sequence[ExportedFile],
+    int8: Int8Summary | None,
+) -> ModelCard:
+    """Return the card of a model, with its answers to changed images measured on the hold-out.
+
+    Args:
+        model: the trained model.
+        data: the images that it was trained on.
+        origin: where it comes from.
+        weights_digest: digest of its weights.
+        accuracy: its accuracy in torch.
+        files: its exported files.
+        int8: how it was quantised; None if it was not.
+    """
+    graph = model.architecture.graph
+    images = sample_images(data.holdout, MAX_IMAGES)
+    device, _ = processor()
+    return ModelCard(
+        schema=1,
+        id=origin.id,
+        digest=graph.digest,
+        weights_digest=weights_digest,
+        space=model.architecture.space.name,
+        architecture=ArchitectureRecord.model_validate(model.architecture.to_json()),
+        macs=graph.macs,
+        params=graph.params,
+        peak_activation_bytes=graph.peak_memory_bytes,
+        image_size=model.preprocessing.image_size,
+        channels=1 if model.preprocessing.channels == 1 else 3,
+        classes=model.preprocessing.classes,
+        data=origin.data,
+        recipe=dict(origin.recipe),
+        accuracy=accuracy,
+        robustness=tuple(measure_robustness(model, images)),
+        robustness_images=len(images),
+        confidence=tuple(measure_confidence(model, images)),
+        files=tuple(files),
+        int8=int8,
+        latencies_us=dict(origin.latencies_us),
+        search_device=origin.search_device,
+        device=device,
+        versions={
+            "nas": __version__,
+            "python": platform.python_version(),
+            **package_versions(_PACKAGES),
+        },
+        exported=datetime.now(UTC).isoformat(timespec="seconds"),
+        limits=tuple(_limits(files, int8, data, accuracy)),
+    )
+
+
+def measure_accuracy(
+    data: ImageDataset,
+    test_logits: NDArray[np.float32],
+    search_logits: NDArray[np.float32],
+    holdout_logits: NDArray[np.float32],
+) -> ModelAccuracy:
+    """Return the accuracy of a model, given the logits of torch for three parts of the data."""
+    test = data.test.labels
+    right = test_logits.argmax(1) == test
+    correct = np.bincount(test, right, minlength=len(data.classes))
+    counts = np.bincount(test, minlength=len(data.classes))
+    return ModelAccuracy(
+        search=_share_right(search_logits, data.search),
+        holdout=_share_right(holdout_logits, data.holdout),
+        test=float(right.mean()),
+        by_class={
+            name: float(own / count) if count else None
+            for name, own, count in zip(data.classes, correct, counts, strict=True)
+        },
+    )
+
+
+def render_card(card: ModelCard) -> str:
+    """Return the text of `card.md`."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("nas.deploy", ""),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {
+        "bytes": format_bytes,
+        "count": partial(format_count),
+        "ms": format_latency,
+        "percent": _percent,
+        "cell": _cell,
+    }
+    formats = {file.format: file.file for file in card.files}
+    script = script_format(formats)
+    return environment.get_template("card.md.j2").render(
+        card=card,
+        confident=CONFIDENT,
+        requirements=REQUIREMENTS[script] if script else "",
+        has_latencies=any(file.latency is not None for file in card.files),
+    )
+
+
+def _share_right(logits: NDArray[np.float32], images: Images) -> float:
+    return float((logits.argmax(1) == images.labels).mean())
+
+
+def _limits(
+    files: Sequence[ExportedFile],
+    int8: Int8Summary | None,
+    data: ImageDataset,
+    accuracy: ModelAccuracy,
+) -> list[str]:
+    """Return what the figures of a card do not say."""
+    count = len(data.test)
+    error = math.sqrt(accuracy.test * (1 - accuracy.test) / count)
+    limits = [
+        f"The accuracies hold for images like the data. The test accuracy comes from {count} "
+        f"images; its standard error is {100 * error:.1f} points.",
+        "The model gives every image one of its classes, also an image that shows none of them. "
+        "Its confidence is the largest softmax value, which is not calibrated.",
+        "Latencies and peak memory are those of one image at a time on the processor above. "
+        "`nas benchmark` measures them on another device.",
+    ]
+    if int8 is not None and int8.float_accuracy - int8.accuracy > int8.max_drop:
+        limits.append(
+            f"int8 loses {100 * (int8.float_accuracy - int8.accuracy):.1f} points on the "
+            f"validation images, more than the {100 * int8.max_drop:g} points asked for."
+        )
+    for file in files:
+        if not file.runs_here:
+            limits.append(
+                f"{file.file} was written and its structure was checked, but it was not run: its "
+                "runtime does not exist for the system that exported it."
+            )
+    return limits
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f}%"
+
+
+def _cell(text: object) -> str:
+    """Return a text for a cell of a table in Markdown."""
+    return str(text).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,380 @@
+"""Export of a trained model: its files are written, run by their own runtimes, and published."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.data import ImageDataset, Images
+from nas.deploy.benchmark import draw_benchmark, time_files
+from nas.deploy.card import ModelOrigin, make_card, measure_accuracy, render_card
+from nas.deploy.folder import (
+    ARCHITECTURE_FILE,
+    CARD_FILE,
+    CARD_PAGE,
+    FIGURE_FILE,
+    PREPROCESSING_FILE,
+    SAMPLES_FILE,
+    SCRIPT_FILE,
+    ModelFolder,
+    is_part_of,
+    remove,
+)
+from nas.deploy.formats import ModelFormat, model_format
+from nas.deploy.model import TrainedModel, normalised
+from nas.deploy.quantisation import QuantisedNetwork, quantise, simulate
+from nas.deploy.scripts import run_script
+from nas.deploy.verify import (
+    SAMPLE_IMAGES,
+    ReferenceImages,
+    batches,
+    check_file,
+    first_image,
+    sample_images,
+)
+from nas.errors import CheckpointError, ExportError, NasError, RunFolderError, first_line
+from nas.records import ExportedFile, Int8Attempt, Int8Summary, ModelCard, to_json
+
+DEFAULT_FORMATS = ("onnx", "onnx-int8")
+"""Formats of an export that names none. ONNX Runtime is always installed and runs on most devices;
+extras that happen to be installed do not change what a job does."""
+
+MAX_ACCURACY_DROP = 0.005
+"""Largest accuracy that int8 may lose by default: half a point."""
+
+CALIBRATION_IMAGES = 512
+"""Training images that the ranges of activations are measured on."""
+
+_FULL_DISK_BYTES = 1 << 20
+"""Free space below which a failure to write a file counts as that of a full disk."""
+
+Progress = Callable[[int, int, str], None]
+"""Called with the number of finished steps, of all steps, and a text about the current one."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Quantisation:
+    """A quantised network, and how it was made."""
+
+    network: QuantisedNetwork
+    summary: Int8Summary
+
+
+@dataclass(frozen=True, eq=False)
+class _Earlier:
+    """What an earlier export left in a model folder.
+
+    Attributes:
+        files: files of the same weights that are unchanged, by format.
+        names: names of all files of formats, also of other weights.
+        int8: how the int8 files among `files` were quantised; None without any.
+        int8_logits: logits of the sample images with that quantised network.
+    """
+
+    files: Mapping[str, ExportedFile] = field(default_factory=dict)
+    names: frozenset[str] = frozenset()
+    int8: Int8Summary | None = None
+    int8_logits: NDArray[np.float32] | None = None
+
+    @classmethod
+    def read(cls, folder: ModelFolder, weights_digest: str) -> _Earlier:
+        try:
+            changed = folder.changed_files()
+            card = folder.card
+            samples = ReferenceImages.load(folder.path / SAMPLES_FILE)
+        except (RunFolderError, CheckpointError, ExportError):
+            return cls()  # Nothing was exported, or what was is damaged and is replaced.
+        names = _names(card.files)
+        if card.weights_digest != weights_digest or {CARD_FILE, SAMPLES_FILE} & changed.keys():
+            return cls(names=names)
+        files = {
+            file.format: file
+            for file in card.files
+            if not any(is_part_of(name, (file.file, *file.companions)) for name in changed)
+        }
+        has_int8 = any(file.precision == "int8" for file in files.values())
+        return cls(files, names, card.int8 if has_int8 else None, samples.int8_logits)
+
+    def missing(
+        self, chosen: Mapping[str, ModelFormat], max_accuracy_drop: float
+    ) -> dict[str, ModelFormat]:
+        """Return the formats to write. All int8 files hold the same quantised network."""
+        missing = {name: each for name, each in chosen.items() if name not in self.files}
+        int8 = self.int8
+        is_worse = int8 is not None and int8.float_accuracy - int8.accuracy > max_accuracy_drop
+        if any(each.precision == "int8" for each in missing.values()) or (
+            is_worse and any(each.precision == "int8" for each in chosen.values())
+        ):
+            own = [name for name, file in self.files.items() if file.precision == "int8"]
+            missing |= {name: chosen.get(name) or model_format(name) for name in own}
+        return missing
+
+    def with_int8_logits(self, samples: ReferenceImages) -> ReferenceImages:
+        """Return sample images with the int8 logits of the earlier export, if there are no new."""
+        if samples.int8_logits is not None or self.int8 is None:
+            return samples
+        return replace(samples, int8_logits=self.int8_logits)
+
+
+class _Steps:
+    """Reports the steps of an export: the next one begins, or the current one goes on."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self._done, self._total, self._progress = -1, total, progress
+
+    def begin(self, text: str) -> None:
+        self._done += 1
+        self.update(text)
+
+    def update(self, text: str) -> None:
+        if self._progress:
+            self._progress(self._done, self._total, text)
+
+    def end(self) -> None:
+        if self._progress:
+            self._progress(self._total, self._total, "")
+
+
+def export_model(
+    model: TrainedModel,
+    data: ImageDataset,
+    folder: ModelFolder,
+    formats: Sequence[str],
+    origin: ModelOrigin,
+    *,
+    max_accuracy_drop: float = MAX_ACCURACY_DROP,
+    progress: Progress | None = None,
+) -> ModelCard:
+    """Export a trained model to files, each verified with its own runtime.
+
+    Files that were exported before from the same weights are kept. A format that fails leaves no
+    file; the other formats are exported before its error is raised.
+
+    Args:
+        model: the trained model.
+        data: the images that it was trained on.
+        folder: the model folder.
+        formats: names of the formats.
+        origin: where the model comes from, for its card.
+        max_accuracy_drop: largest accuracy that int8 may lose on validation images, as a fraction.
+        progress: receives the number of finished steps and what is being done.
+
+    Returns:
+        The card of the model.
+
+    Raises:
+        RequestError: there is no such format, or its package is not installed; nothing was done.
+        RunFolderError: another process exports to the folder, or it holds files from elsewhere.
+        ExportError: a format cannot hold the model, or its file does not compute what it should.
+        OSError: a file cannot be written, as on a full disk. The folder is as it was.
+    """
+    chosen = {name: model_format(name) for name in dict.fromkeys(formats)}
+    weights_digest = digest_of_weights(model)
+    with folder.staging() as staging:
+        earlier = _Earlier.read(folder, weights_digest)
+        missing = earlier.missing(chosen, max_accuracy_drop)
+        if not missing:
+            return folder.card
+        steps = _Steps(len(missing) + 4, progress)
+        steps.begin("reference outputs in torch")
+        test_logits = _logits(model, data.test)
+        steps.begin("quantisation")
+        int8 = None
+        if any(each.precision == "int8" for each in missing.values()):
+            int8 = _quantise(model, data, max_accuracy_drop)
+        reference = _reference(model, data.test, test_logits, int8)
+        new, errors = _write_files(model, staging, missing, reference, int8, steps)
+        if not new:
+            raise _joined(errors)
+        files = [file for name, file in earlier.files.items() if name not in missing] + new
+        steps.begin("latencies")
+        files = _timed(files, folder, staging, first_image(data.test, model.preprocessing), steps)
+        steps.begin("card")
+        samples = sample_images(data.search, SAMPLE_IMAGES)
+        sample_reference = _reference(model, samples, _logits(model, samples), int8)
+        earlier.with_int8_logits(sample_reference).save(staging / SAMPLES_FILE)
+        card = make_card(
+            model,
+            data,
+            origin,
+            weights_digest=weights_digest,
+            accuracy=measure_accuracy(
+                data, test_logits, _logits(model, data.search), _logits(model, data.holdout)
+            ),
+            files=files,
+            int8=earlier.int8 if int8 is None else int8.summary,
+        )
+        _write_descriptions(model, staging, card)
+        outdated = {*earlier.names, SCRIPT_FILE, FIGURE_FILE} - _names(files)
+        folder.publish(staging, replaced=outdated)
+        steps.end()
+    if errors:
+        raise _joined(errors)
+    return card
+
+
+def digest_of_weights(model: TrainedModel) -> str:
+    """Return a digest of the trained weights, 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, values in sorted(model.weights.items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()
+
+
+def _write_files(
+    model: TrainedModel,
+    staging: Path,
+    formats: Mapping[str, ModelFormat],
+    reference: ReferenceImages,
+    int8: _Quantisation | None,
+    steps: _Steps,
+) -> tuple[list[ExportedFile], list[NasError]]:
+    """Write and verify a file of each format. Return the good ones, and the errors of the others.
+
+    The files of a format that failed are removed.
+    """
+    files, errors = [], []
+    for name, model_file in formats.items():
+        steps.begin(name)
+
+        def report(done: int, total: int, name: str = name) -> None:
+            steps.update(f"{name}: {done} of {total} images")
+
+        path = staging / model_file.file_name
+        quantised = int8.network if int8 is not None and model_file.precision == "int8" else None
+        try:
+            _write_file(model_file, model, quantised, path)
+            files.append(
+                check_file(
+                    model_file,
+                    path,
+                    reference,
+                    model.preprocessing,
+                    test=reference.images,
+                    progress=report,
+                )
+            )
+        except NasError as error:
+            errors.append(error)
+            for written in (path, *(staging / each for each in model_file.companions)):
+                remove(written)
+    return files, errors
+
+
+def _write_file(
+    model_file: ModelFormat, model: TrainedModel, quantised: QuantisedNetwork | None, path: Path
+) -> None:
+    """Write a file. Raises ExportError or OSError, whatever the package of the format raises."""
+    try:
+        model_file.write(model, quantised, path)
+    except (NasError, OSError):
+        raise
+    # Packages raise anything, also about a full disk.
+    except Exception as error:
+        if shutil.disk_usage(path.parent).free < _FULL_DISK_BYTES:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path)) from error
+        raise ExportError(
+            f"{model_file.file_name} could not be written: {first_line(error)}",
+            remedy="Export another format.",
+        ) from error
+
+
+def _quantise(model: TrainedModel, data: ImageDataset, max_accuracy_drop: float) -> _Quantisation:
+    """Quantise a model, and compare it with float32 on the validation images of the search."""
+    calibration = normalised(sample_images(data.train, CALIBRATION_IMAGES), model.preprocessing)
+    network = quantise(model, calibration)
+    labels = data.search.labels
+    float_accuracy = float((_logits(model, data.search).argmax(1) == labels).mean())
+    parts = [simulate(network, batch) for batch in batches(data.search, model.preprocessing)]
+    accuracy = float((np.concatenate(parts).argmax(1) == labels).mean())
+    summary = Int8Summary(
+        calibration_images=len(calibration),
+        calibration_digest=hashlib.sha256(calibration.data).hexdigest()[:16],
+        validation_images=len(labels),
+        float_accuracy=float_accuracy,
+        accuracy=accuracy,
+        max_drop=max_accuracy_drop,
+        attempts=(Int8Attempt(method="whole ranges", accuracy=accuracy),),
+    )
+    return _Quantisation(network, summary)
+
+
+def _reference(
+    model: TrainedModel,
+    images: Images,
+    logits: NDArray[np.float32],
+    int8: _Quantisation | None,
+) -> ReferenceImages:
+    """Return images with the logits that files should have for them."""
+    if int8 is None:
+        return ReferenceImages(images, logits)
+    parts = [simulate(int8.network, batch) for batch in batches(images, model.preprocessing)]
+    return ReferenceImages(images, logits, np.concatenate(parts))
+
+
+def _logits(model: TrainedModel, images: Images) -> NDArray[np.float32]:
+    """Return the logits of torch for decoded images, batch by batch."""
+    return np.concatenate([model.logits(b) for b in batches(images, model.preprocessing)])
+
+
+def _timed(
+    files: Sequence[ExportedFile],
+    folder: ModelFolder,
+    staging: Path,
+    image: NDArray[np.float32],
+    steps: _Steps,
+) -> list[ExportedFile]:
+    """Return the records of files with their latencies, new ones and earlier ones."""
+    paths = {}
+    for file in files:
+        if file.runs_here:
+            new = staging / file.file
+            paths[file.format] = (
+                model_format(file.format),
+                new if new.exists() else folder.path / file.file,
+            )
+    timed = time_files(
+        paths,
+        image,
+        progress=lambda done, total, _: steps.update(f"latencies: {done} of {total} timings"),
+    )
+    return [timed[file.format].update(file) if file.format in timed else file for file in files]
+
+
+def _write_descriptions(model: TrainedModel, staging: Path, card: ModelCard) -> None:
+    """Write everything beside the files of the formats."""
+    architecture = json.dumps(model.architecture.to_json(), indent=1)
+    texts = {
+        ARCHITECTURE_FILE: f"{architecture}\n",
+        PREPROCESSING_FILE: to_json(model.preprocessing),
+        CARD_FILE: to_json(card),
+        CARD_PAGE: render_card(card),
+    }
+    script = run_script({file.format: file.file for file in card.files})
+    if script is not None:
+        texts[SCRIPT_FILE] = script
+    for name, text in texts.items():
+        (staging / name).write_text(text, encoding="utf-8")
+    if any(file.latency is not None for file in card.files):
+        draw_benchmark(card.files, card.device, staging / FIGURE_FILE)
+
+
+def _names(files: Sequence[ExportedFile]) -> frozenset[str]:
+    """Return the names of files with those of their companions."""
+    return frozenset(name for file in files for name in (file.file, *file.companions))
+
+
+def _joined(errors: Sequence[NasError]) -> NasError:
+    """Return one error for the formats that failed."""
+    if len(errors) == 1:
+        return errors[0]
+    return ExportError(" ".join(error.message for error in errors), remedy=errors[0].remedy)

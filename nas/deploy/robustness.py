@@ -1,0 +1,124 @@
+"""How a model answers to images that are worse than its data, and to images unlike it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from nas.data import Images
+from nas.deploy.model import TrainedModel, normalised
+from nas.records import ConfidenceRow, RobustnessRow
+
+MAX_IMAGES = 1000
+"""Most images of a row: the standard error of an accuracy is then at most 1.6 points."""
+
+CONFIDENT = 0.9
+"""Largest softmax value above which an answer counts as confident."""
+
+Pixels = NDArray[np.uint8]
+"""Images `N x height x width x channels`."""
+
+
+def measure_robustness(model: TrainedModel, images: Images) -> list[RobustnessRow]:
+    """Return the accuracy on images with noise, blur, other brightness and JPEG artefacts.
+
+    The changes are those of Hendrycks and Dietterich 2019, "Benchmarking neural network robustness
+    to common corruptions and perturbations", at two strengths each.
+
+    Args:
+        model: the trained model.
+        images: images with their labels.
+    """
+    pixels = np.asarray(images.pixels[: len(images)])
+    rows = []
+    for name, changed in _changes(pixels):
+        classes = _logits(model, changed).argmax(1)
+        accuracy = float((classes == images.labels).mean())
+        rows.append(RobustnessRow(change=name, accuracy=accuracy))
+    return rows
+
+
+def measure_confidence(model: TrainedModel, images: Images) -> list[ConfidenceRow]:
+    """Return the confidence in the classes of images like the data and of images unlike it.
+
+    Args:
+        model: the trained model.
+        images: images like the data.
+    """
+    pixels = np.asarray(images.pixels[: len(images)])
+    rng = np.random.default_rng(0)
+    count, height, width, channels = pixels.shape
+    positions = rng.permuted(np.tile(np.arange(height * width), (count, 1)), axis=1)
+    levels = np.linspace(0, 255, count).astype(np.uint8)
+    kinds = {
+        "hold-out images": pixels,
+        "their pixels shuffled": np.take_along_axis(
+            pixels.reshape(count, -1, channels), positions[:, :, None], axis=1
+        ).reshape(pixels.shape),
+        "random pixels": rng.integers(0, 256, pixels.shape, np.uint8),
+        "one grey level": np.broadcast_to(levels[:, None, None, None], pixels.shape),
+    }
+    rows = []
+    for name, changed in kinds.items():
+        logits = _logits(model, changed)
+        exponentials = np.exp(logits - logits.max(1, keepdims=True))
+        confidence = 1 / exponentials.sum(1)
+        rows.append(
+            ConfidenceRow(
+                images=name,
+                mean=float(confidence.mean()),
+                above_90_percent=float((confidence > CONFIDENT).mean()),
+            )
+        )
+    return rows
+
+
+def _changes(pixels: Pixels) -> Iterator[tuple[str, Pixels]]:
+    """Yield the name of each change and the changed images."""
+    rng = np.random.default_rng(0)
+    yield "none", pixels
+    for deviation in (0.05, 0.1):
+        noise = rng.normal(0, 255 * deviation, pixels.shape)
+        yield f"Gaussian noise, deviation {deviation:g} of the range", _clipped(pixels + noise)
+    for divisor in (32, 16):
+        radius = pixels.shape[1] / divisor
+        blur = ImageFilter.GaussianBlur(radius)
+        yield f"Gaussian blur, radius {radius:g} pixels", _each(pixels, partial(_filter, blur))
+    for shift in (-0.2, 0.2):
+        yield f"brightness {shift:+g} of the range", _clipped(pixels + 255 * shift)
+    for quality in (50, 20):
+        yield f"JPEG, quality {quality}", _each(pixels, partial(_compress, quality))
+
+
+def _clipped(values: NDArray[Any]) -> Pixels:
+    return values.round().clip(0, 255).astype(np.uint8)
+
+
+def _each(pixels: Pixels, change: Callable[[Image.Image], Image.Image]) -> Pixels:
+    """Return all images after a change of each."""
+    grey = pixels.shape[3] == 1
+    changed = [change(Image.fromarray(each[:, :, 0] if grey else each)) for each in pixels]
+    return np.stack([np.asarray(image) for image in changed]).reshape(pixels.shape)
+
+
+def _filter(blur: ImageFilter.GaussianBlur, image: Image.Image) -> Image.Image:
+    """Return an image after it was blurred."""
+    return image.filter(blur)
+
+
+def _compress(quality: int, image: Image.Image) -> Image.Image:
+    """Return an image after it was compressed as JPEG."""
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=quality)
+    return Image.open(content)
+
+
+def _logits(model: TrainedModel, pixels: Pixels) -> NDArray[np.float32]:
+    images = Images(pixels, np.zeros(len(pixels), np.int64))
+    return model.logits(normalised(images, model.preprocessing))

@@ -1,0 +1,78 @@
+"""Networks as shared libraries, which TVM loads and runs in any process.
+
+import tvm
+
+library = tvm.runtime.load_module("network.so")
+network = tvm.relax.VirtualMachine(library, tvm.cpu())
+logits = network["main"](tvm.runtime.tensor(image)).numpy()  # image: 1 x H x W x C, float32
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+from tvm import relax
+from tvm.support import cc
+
+from nas.errors import ExportError
+from nas.graph import Graph
+from nas.latency.runtime import Schedules, Weights
+from nas.runtimes.tvm.relax_network import compile_network
+from nas.schedules.templates import Templates
+
+
+def write(
+    graph: Graph,
+    schedules: Schedules,
+    weights: Weights,
+    templates: Templates,
+    path: Path,
+    texts: Mapping[str, str],
+) -> None:
+    """Write a network as a shared library for this machine's processor.
+
+    See `nas.runtimes.tvm.runtime.TvmRuntime.write_library`.
+    """
+    if cc.get_cc() is None:
+        raise ExportError(
+            "TVM needs a C++ compiler to link a library, and none is installed.",
+            remedy="Install g++ or clang++.",
+        )
+    code = compile_network(graph, schedules, weights, templates, is_flat=False, texts=texts)
+    code.executable.export_library(str(path))
+
+
+class Library:
+    """A network in a shared library.
+
+    Args:
+        path: the library.
+        threads: number of threads that run one kernel, if the library was made for several.
+    """
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        big_cores_first = 1
+        tvm.get_global_func("runtime.config_threadpool")(big_cores_first, threads)
+        self._device = tvm.cpu()
+        self._vm = relax.VirtualMachine(tvm.runtime.load_module(str(path)), self._device)
+
+    def text(self, name: str) -> str:
+        """Return a text that was written into the library."""
+        return str(self._vm[name]())
+
+    def run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the outputs `1 x classes` for an image `1 x C x H x W`."""
+        output: NDArray[np.float32] = self._vm["main"](self._tensor(image)).numpy()
+        return output
+
+    def runner(self, image: NDArray[np.float32]) -> Callable[[], object]:
+        """Return a function that runs the network on an image `1 x C x H x W`."""
+        self._vm.set_input("main", self._tensor(image))
+        return lambda: self._vm.invoke_stateful("main")
+
+    def _tensor(self, image: NDArray[np.float32]) -> tvm.runtime.Tensor:
+        return tvm.runtime.tensor(np.ascontiguousarray(image.transpose(0, 2, 3, 1)), self._device)

@@ -1,0 +1,50 @@
+"""A network that was trained on digits for a few seconds."""
+
+import pytest
+
+from nas.deploy.card import ModelOrigin
+from nas.deploy.model import TrainedModel, preprocessing_of
+from nas.records import ModelData
+from nas.space import load_space
+from nas.supernet import TrainingSettings
+from nas.supernet.standalone import train_standalone
+
+VALIDATION_FRACTION = 0.5
+"""That of the fixture `digits`."""
+
+
+def train(digits, seed: int) -> TrainedModel:
+    space = load_space("mobilenet_tiny", image_size=8, channels=1, classes=10)
+    architecture = space.sample(seed=3)
+    settings = TrainingSettings(epochs=12, learning_rate=0.2)
+    network = train_standalone(architecture.graph, digits, settings, seed=seed)
+    return TrainedModel(architecture, network, preprocessing_of(digits))
+
+
+@pytest.fixture(scope="session")
+def trained(digits) -> TrainedModel:
+    return train(digits, seed=0)
+
+
+@pytest.fixture(scope="session")
+def trained_again(digits) -> TrainedModel:
+    """Return the same architecture with other weights."""
+    return train(digits, seed=1)
+
+
+@pytest.fixture(scope="session")
+def origin(digits) -> ModelOrigin:
+    return ModelOrigin(
+        id="3f2a",
+        data=ModelData(
+            source="digits",
+            digest=digits.digest,
+            license="CC BY 4.0",
+            counts=digits.counts,
+            validation_fraction=VALIDATION_FRACTION,
+            seed=0,
+        ),
+        recipe={"epochs": 12},
+        latencies_us={"predicted": 12.5},
+        search_device="a processor",
+    )

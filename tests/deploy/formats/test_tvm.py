@@ -1,0 +1,163 @@
+"""Libraries compiled by TVM against torch, with the schedules of a latency table."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from nas.deploy.formats import model_format
+from nas.deploy.model import TrainedModel
+from nas.errors import (
+    ExportError,
+    MissingKernelError,
+    RequestError,
+    TableDeviceError,
+)
+from nas.latency import LatencyTable
+from nas.latency.record import Record
+from nas.latency.timing import Timing
+from nas.runtimes.tvm.runtime import TvmRuntime
+from tests.deploy.formats.models import (
+    FAMILIES,
+    assert_computes_the_same,
+    digits_images,
+    digits_model,
+    run_python,
+    write,
+)
+
+RUN_WITH_TVM_ALONE = """
+import sys
+import numpy, tvm
+library = tvm.runtime.load_module(sys.argv[1])
+network = tvm.relax.VirtualMachine(library, tvm.cpu())
+images = numpy.load(sys.argv[2]).transpose(0, 2, 3, 1)
+run = lambda image: network["main"](tvm.runtime.tensor(numpy.ascontiguousarray(image))).numpy()
+numpy.save(sys.argv[3], numpy.concatenate([run(image[None]) for image in images]))
+print(network["preprocessing"]())
+"""
+
+
+def write_table(path, model, *, threads=1, skip=0):
+    """Return a table with a schedule for each kernel of a model, none of them the first one."""
+    runtime = TvmRuntime(threads=threads)
+    table = LatencyTable.open_or_create(path, runtime)
+    with table.writing():
+        for kernel in dict.fromkeys(runtime.kernels(model.graph)[skip:]):
+            schedule = runtime.timer.templates.candidates(kernel)[-1]
+            timing = Timing((1.0,) * 10)
+            table.append(Record.from_timing("kernel", timing, name=kernel.text, schedule=schedule))
+    return table
+
+
+def model_with_table(space, folder, **options):
+    model = digits_model(space)
+    table = write_table(folder / "table.jsonl", model, **options)
+    return TrainedModel(model.architecture, model.network, model.preprocessing, table)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("space", FAMILIES)
+def test_library_computes_what_torch_computes(space, tmp_path, folder):
+    model = model_with_table(space, tmp_path)
+    tvm_format = model_format("tvm")
+    loaded = tvm_format.load(write(tvm_format, model, folder))
+    assert_computes_the_same(loaded, model, digits_images(), tvm_format.tolerance)
+    assert set(loaded.versions) == {"apache-tvm", "apache-tvm-ffi"}
+    run = loaded.runner(digits_images()[:1])
+    run()
+    run()
+
+
+def test_library_for_two_threads_computes_what_torch_computes(tmp_path, folder):
+    model = model_with_table("mobilenet_tiny", tmp_path, threads=2)
+    tvm_format = model_format("tvm")
+    loaded = tvm_format.load(write(tvm_format, model, folder), threads=2)
+    assert_computes_the_same(loaded, model, digits_images(), tvm_format.tolerance)
+
+
+def test_library_runs_in_a_process_with_tvm_alone(tmp_path, folder):
+    model = model_with_table("mobilenet_v3_small", tmp_path)
+    path = write(model_format("tvm"), model, folder)
+    np.save(tmp_path / "images.npy", digits_images())
+    arguments = (path, tmp_path / "images.npy", tmp_path / "logits.npy")
+    output = run_python(RUN_WITH_TVM_ALONE, *arguments, hidden=("nas", "torch"))
+    expected = model.logits(digits_images())
+    assert np.abs(np.load(tmp_path / "logits.npy") - expected).max() <= 1e-3 * expected.std()
+    assert json.loads(output) == json.loads(model.preprocessing.embedded)
+
+
+def test_kernels_are_compiled_from_the_schedules_of_the_table(tmp_path, folder, monkeypatch):
+    from nas.schedules.cpu import CpuTemplates
+
+    model = model_with_table("shufflenet_tiny", tmp_path)
+    compiled = {}
+    function = CpuTemplates.function
+
+    def recorded(templates, kernel, schedule, name):
+        compiled[kernel] = schedule
+        return function(templates, kernel, schedule, name)
+
+    monkeypatch.setattr(CpuTemplates, "function", recorded)
+    write(model_format("tvm"), model, folder)
+    assert compiled == model.table.schedules()
+
+
+def test_model_without_a_table_names_the_command_that_builds_one(tmp_path):
+    with pytest.raises(RequestError, match="nas table build .*--space mobilenet_tiny"):
+        write(model_format("tvm"), digits_model("mobilenet_tiny"), tmp_path)
+
+
+def test_table_without_a_kernel_is_refused(tmp_path, folder):
+    model = model_with_table("mobilenet_tiny", tmp_path, skip=1)
+    with pytest.raises(MissingKernelError, match="conv2d"):
+        write(model_format("tvm"), model, folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "error"),
+    [
+        ("processor", "another processor", TableDeviceError),
+        ("target", "cuda", RequestError),
+        ("target", "rpc?triple=aarch64-linux-gnu&cpu=cortex-a72", RequestError),
+        ("dtype", "float16", RequestError),
+        ("runtime", "onnxruntime", RequestError),
+    ],
+)
+def test_table_of_another_device_is_refused(field, value, error, tmp_path, folder):
+    path = tmp_path / "table.jsonl"
+    model = model_with_table("mobilenet_tiny", tmp_path)
+    header, *lines = path.read_text().splitlines()
+    record = json.loads(header)
+    record[field] = value
+    if field == "dtype":
+        record["target"] = "cuda"
+    path.write_text("\n".join([json.dumps(record), *lines]) + "\n")
+    table = LatencyTable.open(path)
+    other = TrainedModel(model.architecture, model.network, model.preprocessing, table)
+    with pytest.raises(error, match=value.split("?")[0]):
+        write(model_format("tvm"), other, folder)
+
+
+def test_machine_without_a_compiler_is_an_error(tmp_path, folder, monkeypatch):
+    from tvm.support import cc
+
+    model = model_with_table("mobilenet_tiny", tmp_path)
+    monkeypatch.setattr(cc, "get_cc", lambda: None)
+    with pytest.raises(ExportError, match="compiler to link"):
+        write(model_format("tvm"), model, folder)
+
+
+def test_damaged_library_is_refused(tmp_path):
+    path = tmp_path / "network.so"
+    path.write_bytes(b"no library")
+    with pytest.raises(ExportError, match="TVM cannot load"):
+        model_format("tvm").load(path)

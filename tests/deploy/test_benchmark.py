@@ -1,0 +1,76 @@
+import re
+
+import numpy as np
+import pytest
+
+from nas.deploy import benchmark
+from nas.deploy.benchmark import draw_benchmark, latency_of_rounds, time_files
+from nas.errors import ExportError, RequestError
+from nas.records import ExportedFile
+from tests.deploy import example_formats as formats
+from tests.deploy.test_model_process import IMAGES
+
+
+def exported(name: str, latency_us: float | None, precision: str = "float32") -> ExportedFile:
+    latency = None
+    if latency_us is not None:
+        latency = latency_of_rounds([latency_us * 1e-6] * 5, threads=2)
+    return ExportedFile(
+        format=name, file=f"model.{name}", precision=precision, size_bytes=10, accuracy=0.9,
+        latency=latency,
+    )  # fmt: skip
+
+
+def test_files_are_timed_in_rounds(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "ROUNDS", 3)
+    matrix = np.random.default_rng(1).standard_normal((16, 3)).astype(np.float32)
+    np.save(tmp_path / "model.npy", matrix)
+    files = {
+        "first": (formats.Matrix(), tmp_path / "model.npy"),
+        "second": (formats.FastInt8Matrix(), tmp_path / "model.npy"),
+    }
+    steps = []
+    timed = time_files(files, IMAGES[:1], threads=1, progress=lambda *step: steps.append(step))
+    assert [name for _, _, name in steps] == ["first", "second"] * 3
+    assert [(done, total) for done, total, _ in steps] == [(n, 6) for n in range(1, 7)]
+    for result in timed.values():
+        assert len(result.latency.samples_us) == 3
+        assert result.latency.low_us <= result.latency.median_us <= result.latency.high_us
+        assert result.latency.threads == 1
+    assert timed["second"].loaded.quantised_layers == (1, 1)
+    record = timed["second"].update(exported("x", None))
+    assert record.latency == timed["second"].latency
+    assert record.accuracy == 0.9
+
+
+def test_file_that_does_not_run_is_an_error(tmp_path):
+    np.save(tmp_path / "model.npy", np.eye(16))
+    with pytest.raises(ExportError, match="it is no matrix"):
+        time_files({"x": (formats.Refusing(), tmp_path / "model.npy")}, IMAGES[:1])
+
+
+def test_latency_is_the_median_of_the_rounds_with_its_interval():
+    latency = latency_of_rounds([1e-6, 2e-6, 3e-6, 4e-6, 100e-6], threads=4)
+    assert latency.median_us == 3
+    assert latency.samples_us == (1, 2, 3, 4, 100)
+    assert 1 <= latency.low_us < 3 < latency.high_us <= 100
+    equal = latency_of_rounds([5e-6] * 12, threads=1)
+    assert (equal.low_us, equal.high_us) == (5, 5)
+
+
+def test_picture_names_every_timed_file(tmp_path):
+    path = tmp_path / "benchmark.svg"
+    files = [
+        exported("onnx", 310.0),
+        exported("onnx-int8", 150.0, "int8"),
+        exported("coreml", None),
+    ]
+    draw_benchmark(files, "a processor", path)
+    texts = re.findall(r"<text[^>]*>([^<]+)</text>", path.read_text())
+    assert {"onnx", "onnx-int8", "0.31 ms, accuracy 90.00%"} <= set(texts)
+    assert "coreml" not in texts
+    assert "a processor, 2 thread(s)" in texts
+    with pytest.raises(ExportError, match="no latency to draw"):
+        draw_benchmark([exported("coreml", None)], "a processor", path)
+    with pytest.raises(RequestError, match="A picture cannot be written"):
+        draw_benchmark(files, "a processor", tmp_path / "benchmark.pdf")

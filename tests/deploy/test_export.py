@@ -1,0 +1,293 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nas.deploy import benchmark
+from nas.deploy.export import export_model
+from nas.deploy.folder import ModelFolder
+from nas.deploy.formats import model_format
+from nas.deploy.verify import verify_folder
+from nas.errors import ExportError, RequestError, RunFolderError
+
+FORMATS = ("onnx", "onnx-int8")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_rounds():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmark, "ROUNDS", 2)
+        yield
+
+
+@pytest.fixture(scope="module")
+def exported(trained, digits, origin, tmp_path_factory) -> ModelFolder:
+    folder = ModelFolder(tmp_path_factory.mktemp("models") / "3f2a")
+    export_model(trained, digits, folder, FORMATS, origin)
+    return folder
+
+
+@pytest.fixture
+def folder(exported, tmp_path) -> ModelFolder:
+    """Return a copy of the exported folder, for tests that change it."""
+    shutil.copytree(exported.path, tmp_path / "3f2a")
+    return ModelFolder(tmp_path / "3f2a")
+
+
+def state(folder: ModelFolder) -> dict[str, tuple[int, bytes]]:
+    """Return time and content of all files that are not hidden."""
+    return {
+        path.name: (path.stat().st_mtime_ns, path.read_bytes())
+        for path in folder.path.iterdir()
+        if not path.name.startswith(".")
+    }
+
+
+def test_folder_has_verified_files_and_their_card(exported, trained, digits):
+    assert set(exported.sums()) == {
+        "architecture.json",
+        "benchmark.svg",
+        "card.json",
+        "card.md",
+        "model-int8.onnx",
+        "model.onnx",
+        "preprocessing.json",
+        "run.py",
+        "verification.safetensors",
+    }
+    exported.require_unchanged()
+    card = exported.card
+    assert [file.format for file in card.files] == list(FORMATS)
+    for file in card.files:
+        assert file.images == len(digits.test)
+        assert file.difference <= file.tolerance
+        assert file.latency.median_us > 0
+    float32, int8 = card.files
+    assert float32.accuracy == card.accuracy.test
+    assert float32.agreement == 1
+    assert int8.quantised_layers[0] == int8.quantised_layers[1] > 0
+    assert abs(int8.accuracy - card.accuracy.test) < 0.05
+    assert card.int8.attempts
+    assert card.digest == trained.architecture.graph.digest
+    assert json.loads((exported.path / "architecture.json").read_text()) == (
+        trained.architecture.to_json()
+    )
+    assert exported.preprocessing == trained.preprocessing
+
+
+def test_accuracy_by_class_averages_to_the_accuracy(exported, digits):
+    accuracy = exported.card.accuracy
+    counts = np.bincount(digits.test.labels)
+    weighted = sum(
+        accuracy.by_class[name] * count for name, count in zip(digits.classes, counts, strict=True)
+    )
+    assert weighted / len(digits.test) == pytest.approx(accuracy.test)
+
+
+def test_page_of_the_card_names_what_the_record_holds(exported):
+    page = (exported.path / "card.md").read_text()
+    card = exported.card
+    for file in card.files:
+        assert f"| {file.format} | {file.precision} | {100 * file.accuracy:.2f}% |" in page
+    for text in (
+        "CC BY 4.0", card.data.digest, card.weights_digest, "predicted 0.0125 ms on a processor",
+        "python run.py image.png", "## int8", "| epochs | 12 |",
+    ):  # fmt: skip
+        assert text in page
+    assert "None" not in page
+
+
+def test_same_export_again_changes_nothing(folder, trained, digits, origin):
+    before = state(folder)
+    export_model(trained, digits, folder, FORMATS, origin)
+    assert state(folder) == before
+
+
+def test_later_format_is_added_and_the_earlier_files_are_kept(trained, digits, origin, tmp_path):
+    folder = ModelFolder(tmp_path / "3f2a")
+    export_model(trained, digits, folder, ["onnx-int8"], origin)
+    earlier = state(folder)
+    export_model(trained, digits, folder, ["onnx"], origin)
+    now = state(folder)
+    assert now["model-int8.onnx"] == earlier["model-int8.onnx"]
+    card = folder.card
+    assert [file.format for file in card.files] == ["onnx-int8", "onnx"]
+    assert card.int8 is not None
+    assert {each.status for each in verify_folder(folder).files} == {"verified"}
+
+
+def test_files_of_other_weights_are_removed(folder, trained_again, digits, origin):
+    export_model(trained_again, digits, folder, ["torch"], origin)
+    assert [file.format for file in folder.card.files] == ["torch"]
+    assert not list(folder.path.glob("*.onnx"))
+    assert not (folder.path / "run.py").exists()
+    assert folder.card.int8 is None
+    verify_folder(folder)
+
+
+def test_changed_file_is_exported_again(folder, trained, digits, origin):
+    good = (folder.path / "model.onnx").read_bytes()
+    (folder.path / "model.onnx").write_bytes(good[:-1] + b"\0")
+    with pytest.raises(ExportError, match=r"model\.onnx is changed"):
+        verify_folder(folder)
+    export_model(trained, digits, folder, FORMATS, origin)
+    assert (folder.path / "model.onnx").read_bytes() == good
+    folder.require_unchanged()
+
+
+def test_file_that_computes_something_else_is_an_error_and_leaves_no_file(
+    trained, trained_again, digits, origin, tmp_path, monkeypatch
+):
+    kind = type(model_format("onnx"))
+    write = kind.write
+    monkeypatch.setattr(
+        kind, "write", lambda self, model, quantised, path: write(
+            self, trained_again, quantised, path
+        )
+    )  # fmt: skip
+    folder = ModelFolder(tmp_path / "3f2a")
+    with pytest.raises(ExportError, match=r"model\.onnx does not compute what it should"):
+        export_model(trained, digits, folder, ["onnx"], origin)
+    assert state(folder) == {}
+
+
+def test_other_formats_are_exported_when_one_fails(trained, digits, origin, tmp_path, monkeypatch):
+    def fail(self, model, quantised, path):
+        path.write_bytes(b"half")
+        raise KeyError("shape")
+
+    monkeypatch.setattr(type(model_format("onnx")), "write", fail)
+    folder = ModelFolder(tmp_path / "3f2a")
+    with pytest.raises(ExportError, match=r"model\.onnx could not be written: KeyError: 'shape'"):
+        export_model(trained, digits, folder, ["onnx", "torch"], origin)
+    assert [file.format for file in folder.card.files] == ["torch"]
+    assert not (folder.path / "model.onnx").exists()
+
+
+def test_missing_package_is_refused_before_any_work(trained, digits, origin, tmp_path, monkeypatch):
+    kind = type(model_format("torch"))
+    monkeypatch.setattr(kind, "packages", ("a_package_that_is_missing",))
+    monkeypatch.setattr(kind, "extra", "torch")
+    folder = ModelFolder(tmp_path / "3f2a")
+    with pytest.raises(RequestError, match=r"pip install 'hardware-nas\[torch\]'"):
+        export_model(trained, digits, folder, ["onnx", "torch"], origin)
+    assert not folder.path.exists()
+
+
+def test_unknown_format_is_refused_with_the_names_of_all(trained, digits, origin, tmp_path):
+    with pytest.raises(RequestError, match="There is no format 'onx'.*onnx-int8"):
+        export_model(trained, digits, ModelFolder(tmp_path / "3f2a"), ["onx"], origin)
+
+
+def test_progress_ends_with_all_steps_done(trained, digits, origin, tmp_path):
+    steps = []
+    export_model(
+        trained, digits, ModelFolder(tmp_path / "3f2a"), ["onnx"], origin,
+        progress=lambda *step: steps.append(step),
+    )  # fmt: skip
+    done = [step[0] for step in steps]
+    assert done == sorted(done)
+    assert steps[-1][0] == steps[-1][1]
+    assert any("onnx: 359 of 359 images" in text for _, _, text in steps)
+
+
+# Verification later
+
+
+def test_verification_measures_the_same_accuracy_again(exported):
+    verification = verify_folder(exported)
+    assert verification.no_accuracy == ""
+    for recorded, again in zip(exported.card.files, verification.files, strict=True):
+        assert again.status == "verified"
+        assert again.file.accuracy == recorded.accuracy
+
+
+def test_verification_without_the_data_uses_the_images_in_the_folder(
+    trained, digits, origin, tmp_path
+):
+    folder = ModelFolder(tmp_path / "3f2a")
+    moved = replace(origin, data=origin.data.model_copy(update={"source": "moved/photos"}))
+    export_model(trained, digits, folder, ["onnx", "onnx-int8"], moved)
+    verification = verify_folder(folder)
+    assert "There is no data at moved/photos" in verification.no_accuracy
+    for each in verification.files:
+        assert each.status == "verified"
+        assert each.file.images == 32
+        assert each.file.accuracy is None
+
+
+def test_verification_without_a_runtime_names_the_command_that_installs_it(exported, monkeypatch):
+    real = model_format
+
+    def without_onnx(name):
+        if name == "onnx":
+            raise RequestError("Format 'onnx' needs onnx", remedy="pip install onnx")
+        return real(name)
+
+    monkeypatch.setattr("nas.deploy.verify.model_format", without_onnx)
+    first, second = verify_folder(exported).files
+    assert (first.status, first.remedy) == ("not installed", "pip install onnx")
+    assert second.status == "verified"
+
+
+def test_verification_of_a_file_that_lost_accuracy_is_an_error(folder, monkeypatch):
+    card = folder.card
+    files = tuple(file.model_copy(update={"accuracy": file.accuracy - 0.02}) for file in card.files)
+    monkeypatch.setattr(
+        ModelFolder, "card", property(lambda self: card.model_copy(update={"files": files}))
+    )
+    with pytest.raises(ExportError, match="has an accuracy of .* had .* at the export"):
+        verify_folder(folder)
+
+
+def test_folder_that_is_no_model_is_refused(tmp_path):
+    with pytest.raises(RunFolderError, match="is not an exported model"):
+        verify_folder(ModelFolder(tmp_path / "nowhere"))
+
+
+# run.py
+
+
+@pytest.mark.parametrize("model", ["model.onnx", "model-int8.onnx"])
+def test_script_classifies_an_image_without_nas_and_torch(
+    exported, trained, digits, tmp_path, model
+):
+    from PIL import Image
+
+    image = digits.test.pixels[0]
+    Image.fromarray(image[:, :, 0]).save(tmp_path / "digit.png")
+    hidden = "import sys; sys.modules.update(dict.fromkeys(['nas', 'torch', 'onnx', 'tvm']))\n"
+    arguments = [str(exported.path / "run.py"), str(tmp_path / "digit.png")]
+    arguments += [str(exported.path / model)] * (model != "model.onnx")
+    code = f"{hidden}import runpy; sys.argv = {arguments!r}; runpy.run_path(sys.argv[0])"
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 5
+    pixels = (image / 255 - digits.mean) / digits.std
+    logits = trained.logits(pixels.transpose(2, 0, 1)[None].astype(np.float32))[0]
+    softmax = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    confidence, label = lines[0].split()
+    if model == "model.onnx":
+        assert label == digits.classes[softmax.argmax()]
+        assert float(confidence.rstrip("%")) == pytest.approx(100 * softmax.max(), abs=0.06)
+
+
+def test_scripts_compile_for_every_runtime():
+    from nas.deploy.scripts import run_script
+
+    for name in ("onnx", "onnx-int8", "tflite", "tflite-int8"):
+        text = run_script({name: f"model.{name}"})
+        compile(text, "run.py", "exec")
+        assert f"model.{name}" in text
+        assert "nas" not in text.replace("nasty", "").split()
+    assert run_script({"coreml": "model.mlpackage"}) is None

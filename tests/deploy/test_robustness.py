@@ -1,0 +1,69 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFilter
+
+from nas.data import Images
+from nas.deploy import robustness
+from nas.deploy.robustness import measure_confidence, measure_robustness
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_changes_are_those_that_their_names_state(channels):
+    pixels = RNG.integers(60, 200, (4, 16, 16, channels), np.uint8)
+    changes = dict(robustness._changes(pixels))
+    assert all(c.shape == pixels.shape and c.dtype == np.uint8 for c in changes.values())
+    assert (changes["none"] == pixels).all()
+    shifted = changes["brightness +0.2 of the range"].astype(int) - pixels
+    assert set(shifted.ravel().tolist()) == {51}
+    noise = changes["Gaussian noise, deviation 0.05 of the range"].astype(float) - pixels
+    assert noise.std() == pytest.approx(0.05 * 255, rel=0.1)
+    assert abs(noise.mean()) < 2
+    image = Image.fromarray(pixels[0, :, :, 0] if channels == 1 else pixels[0])
+    blurred = np.asarray(image.filter(ImageFilter.GaussianBlur(0.5)))
+    assert (changes["Gaussian blur, radius 0.5 pixels"][0].squeeze() == blurred).all()
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=20)
+    expected = np.asarray(Image.open(content))
+    assert (changes["JPEG, quality 20"][0].squeeze() == expected).all()
+
+
+def test_accuracy_without_a_change_is_that_of_the_model(trained, digits):
+    rows = measure_robustness(trained, digits.holdout)
+    images = torch.from_numpy((digits.holdout.pixels / 255 - digits.mean) / digits.std)
+    with torch.no_grad():
+        classes = trained.network(images.permute(0, 3, 1, 2).float()).argmax(1).numpy()
+    expected = float((classes == digits.holdout.labels).mean())
+    assert rows[0].change == "none"
+    assert rows[0].accuracy == pytest.approx(expected, abs=1 / len(digits.holdout))
+    assert len(rows) == 9
+
+
+def test_confidence_of_equal_logits_is_one_over_the_classes(trained, digits, monkeypatch):
+    images = Images(digits.holdout.pixels[:8], digits.holdout.labels[:8])
+    monkeypatch.setattr(robustness, "_logits", lambda model, pixels: np.zeros((len(pixels), 10)))
+    rows = measure_confidence(trained, images)
+    assert [row.mean for row in rows] == [pytest.approx(0.1)] * 4
+    assert [row.above_90_percent for row in rows] == [0] * 4
+    monkeypatch.setattr(robustness, "_logits", lambda model, pixels: np.eye(10)[:8] * 100)
+    assert measure_confidence(trained, images)[0].above_90_percent == 1
+
+
+def test_shuffled_pixels_are_those_of_the_image(trained, digits, monkeypatch):
+    inputs = []
+
+    def record(model, pixels):
+        inputs.append(np.array(pixels))
+        return np.zeros((len(pixels), 10))
+
+    monkeypatch.setattr(robustness, "_logits", record)
+    measure_confidence(trained, Images(digits.holdout.pixels[:8], digits.holdout.labels[:8]))
+    images, shuffled, _, blank = inputs
+    assert not (images == shuffled).all()
+    for one, other in zip(images, shuffled, strict=True):
+        assert sorted(one.ravel()) == sorted(other.ravel())
+    assert all(len(set(each.ravel().tolist())) == 1 for each in blank)
