@@ -1,5 +1,7 @@
 """Ranges, integers and the simulation of quantised networks."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from nas.deploy.quantisation.ranges import (
     BINS,
     Histogram,
     affine,
+    effective_limits,
     least_squares,
     measure,
     min_max,
@@ -98,6 +101,32 @@ def test_range_of_a_relu_starts_at_zero_and_that_of_a_relu6_ends_at_six():
         if op.kind == "relu6":
             assert result.activations[at].zero_point == -128
             assert result.activations[at].high < 6.0001
+
+
+@pytest.mark.parametrize(
+    ("kind", "limits"), [("hard_swish", (-3, math.inf)), ("hard_sigmoid", (-3, 3))]
+)
+def test_integers_are_not_spent_on_values_that_an_activation_clips(kind, limits, monkeypatch):
+    graph = EXAMPLES[kind]()
+    assert effective_limits(graph.folded, (1,)) == limits
+    assert quantised(graph).activations[1].low == pytest.approx(-3, abs=0.05)
+    error = rounding_error(graph)
+    monkeypatch.setattr("nas.deploy.quantisation.ranges._ACTIVATION_LIMITS", {})
+    assert error < rounding_error(graph)
+
+
+def rounding_error(graph: Graph) -> float:
+    batch = images(16, graph).numpy()
+    return np.abs(simulate(quantised(graph), batch) - trained(graph).logits(batch)).mean()
+
+
+def test_values_that_one_reader_does_not_clip_keep_their_range():
+    b = build()
+    x = b.conv_unit(b.input, "first", 16, activate=False)
+    b.add(x, b.activate(x, "hard_swish"))
+    graph = b.graph().folded
+    assert effective_limits(graph, (1,)) == (-math.inf, math.inf)
+    assert effective_limits(graph, (3,)) == (-math.inf, math.inf)
 
 
 def test_histograms_count_each_value_of_a_group_once():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -43,6 +44,14 @@ class Histogram:
         return np.linspace(self.low, self.high, len(self.counts) + 1)
 
 
+_ACTIVATION_LIMITS = {
+    "relu": (0.0, math.inf),
+    "relu6": (0.0, 6.0),
+    "hard_swish": (-3.0, math.inf),
+    "hard_sigmoid": (-3.0, 3.0),
+}
+"""Inputs of activations beyond which the output stays what it is at the limit."""
+
 RangeMethod = Callable[[Histogram], tuple[float, float]]
 """Returns the range of real numbers that int8 values are spread over."""
 
@@ -64,10 +73,25 @@ def scale_groups(graph: Graph) -> list[tuple[int, ...]]:
     return [tuple(positions) for positions in members.values()]
 
 
+def effective_limits(graph: Graph, group: Sequence[int]) -> tuple[float, float]:
+    """Return the limits beyond which the values of tensors have the effect of the nearest limit.
+
+    Activations that clip their input have limits. Integers for values beyond would be wasted.
+    """
+    readers = {reader for at in group for reader in graph.consumers[at]} - set(group)
+    kinds = [graph.ops[reader].kind for reader in readers]
+    if len(graph.ops) - 1 in group:
+        kinds.append("output")
+    limits = [_ACTIVATION_LIMITS.get(kind, (-math.inf, math.inf)) for kind in kinds]
+    return min(low for low, _ in limits), max(high for _, high in limits)
+
+
 def measure(
     graph: Graph, weights: Mapping[str, NDArray[np.float32]], images: NDArray[np.float32]
 ) -> list[Histogram]:
     """Return the histogram of each of `scale_groups` while a network classifies images.
+
+    Values beyond `effective_limits` are counted at the limit.
 
     Args:
         graph: folded graph.
@@ -75,6 +99,7 @@ def measure(
         images: normalised images `N x C x H x W`.
     """
     groups = scale_groups(graph)
+    limits = [effective_limits(graph, group) for group in groups]
     # Ops that share the scale of their inputs repeat values of the group's other tensors.
     group_of = {
         at: number
@@ -88,7 +113,7 @@ def measure(
     def find_extremes(at: int, x: torch.Tensor) -> torch.Tensor:
         if at in group_of:
             number = group_of[at]
-            low, high = torch.aminmax(x)
+            low, high = torch.aminmax(x.clamp(*limits[number]))
             lows[number] = min(lows[number], float(low))
             highs[number] = max(highs[number], float(high))
         return x
@@ -98,7 +123,7 @@ def measure(
             number = group_of[at]
             low, high = lows[number], highs[number]
             if low < high:
-                counts[number] += torch.histc(x, BINS, low, high)
+                counts[number] += torch.histc(x.clamp(low, high), BINS, low, high)
             else:  # histc takes equal limits as a request to find them.
                 counts[number, 0] += x.numel()
         return x
