@@ -34,7 +34,7 @@ class Tvm(ModelFormat):
     """A shared library compiled by TVM from the schedules of a latency table. See `ModelFormat`."""
 
     name = "tvm"
-    file_name = "network.so"
+    file_name = "model.so"
     packages = ("tvm",)
 
     def write(self, model: TrainedModel, quantised: QuantisedNetwork | None, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import tvm
 
-library = tvm.runtime.load_module("network.so")
+library = tvm.runtime.load_module("model.so")
 network = tvm.relax.VirtualMachine(library, tvm.cpu())
 logits = network["main"](tvm.runtime.tensor(image)).numpy()  # image: 1 x H x W x C, float32
 """

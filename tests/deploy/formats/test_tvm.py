@@ -157,7 +157,7 @@ def test_machine_without_a_compiler_is_an_error(tmp_path, folder, monkeypatch):
 
 
 def test_damaged_library_is_refused(tmp_path):
-    path = tmp_path / "network.so"
+    path = tmp_path / "model.so"
     path.write_bytes(b"no library")
     with pytest.raises(ExportError, match="TVM cannot load"):
         model_format("tvm").load(path)
