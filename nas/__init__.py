@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from nas.data import ImageDataset, load_dataset
-    from nas.deploy.formats.torch import load_model
+    from nas.deploy.saved_model import load_model
     from nas.graph import Graph
     from nas.job import load_job, run_job
     from nas.latency import (
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "nas.data": ("ImageDataset", "load_dataset"),
-    "nas.deploy.formats.torch": ("load_model",),
+    "nas.deploy.saved_model": ("load_model",),
     "nas.graph": ("Graph",),
     "nas.job": ("load_job", "run_job"),
     "nas.latency": (

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from nas.deploy.formats import format_names
 from nas.space import load_definition, load_space, space_names
 from nas.space.library import path_of
 from tests.commands import document, run_nas
@@ -33,6 +34,7 @@ def test_importing_nas_imports_no_heavy_library():
         ("nas.data.batches", ("tvm", "optuna", "nas.supernet", "nas.space")),
         ("nas.supernet", ("tvm", "optuna", "nas.latency", "nas.search")),
         ("nas.describe.spaces", ("torch", "tvm", "optuna", "pandas", "matplotlib")),
+        ("nas.deploy.formats", ("torch", "tvm", "onnx", "onnxruntime", "openvino", "optuna")),
         ("nas.report.page", ("torch", "tvm", "nas.supernet", "nas.job")),
     ],
 )
@@ -382,5 +384,9 @@ def test_doctor_prints_device_runtimes_and_noise():
     doctor = document(run_nas("doctor", "--json"))
     assert doctor["processor"]
     assert {runtime["name"] for runtime in doctor["runtimes"]} >= {"tvm", "onnxruntime"}
+    formats = {each["name"]: each for each in doctor["formats"]}
+    assert list(formats) == format_names()
+    assert set(formats["torch"]["versions"]) == {"torch", "safetensors"}
+    assert all(each["usable"] == (not each["install"]) for each in formats.values())
     assert doctor["noise"]["spread"] >= 0
     assert doctor["noise"]["worst"] >= 1

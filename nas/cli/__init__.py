@@ -143,7 +143,7 @@ def run(
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Show this machine and its usable runtimes.
+    """Show this machine, its usable runtimes and the file formats that it can export.
 
     The last line says how much repeated timings vary.
 
@@ -173,12 +173,23 @@ def _print_machine(description: dict[str, Any]) -> None:
         versions = ", ".join(f"{k} {v}" for k, v in (runtime["versions"] or {}).items())
         state = f"usable ({versions})" if runtime["usable"] else f"not usable: {runtime['reason']}"
         console.say(f"runtime        {runtime['name']}: {state}")
+    for each in description["formats"]:
+        console.say(f"format         {each['name']}: {_format_state(each)}")
     noise = description["noise"]
     verdict = "stable" if noise["spread"] <= noise["unstable_above"] else "too noisy for tables"
     console.say(
         f"timing noise   {noise['spread']:.1%} between the quartiles, slowest sample "
         f"{noise['worst']:.2f} times the median: {verdict}"
     )
+
+
+def _format_state(description: dict[str, Any]) -> str:
+    """Return whether a file format can be exported, in words."""
+    if not description["usable"]:
+        return f"not usable: {description['install']}"
+    versions = ", ".join(f"{name} {version}" for name, version in description["versions"].items())
+    suffix = "" if description["runs_here"] else ", cannot be run on this operating system"
+    return f"usable ({versions}){suffix}"
 
 
 app.command()(spaces)

@@ -1,4 +1,4 @@
-"""What this machine can do: its processor, its runtimes and its timing noise, for `nas doctor`."""
+"""What this machine can do: processor, runtimes, file formats and noise, for `nas doctor`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from nas.deploy.formats import all_formats
+from nas.deploy.formats.base import package_versions
 from nas.latency import available_runtimes, device
 from nas.latency.matrix_benchmark import measure_noise
 from nas.latency.timing import MAX_SPREAD
@@ -20,8 +22,28 @@ def describe_machine() -> dict[str, Any]:
         "machine": device.recorded_facts(),
         "training_devices": _training_devices(),
         "runtimes": [asdict(availability) for availability in available_runtimes()],
+        "formats": describe_formats(),
         "noise": describe_noise(),
     }
+
+
+def describe_formats() -> list[dict[str, Any]]:
+    """Return the file formats of exported models: versions of their packages, or how to get them.
+
+    `runs_here` says whether a usable format can also be run on this operating system, as its
+    verification needs.
+    """
+    return [
+        {
+            "name": each.name,
+            "precision": each.precision,
+            "usable": not each.missing_packages,
+            "runs_here": each.runs_here,
+            "versions": package_versions(each.packages),
+            "install": each.install_command if each.missing_packages else "",
+        }
+        for each in all_formats()
+    ]
 
 
 def describe_noise() -> dict[str, Any]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 PREPROCESSING_KEY = "preprocessing"
 """Name under which formats with metadata keep `nas.records.Preprocessing.embedded`."""
 
+_INSTALL_COMMAND = "pip install hardware-nas"
+
 
 class LoadedModel(ABC):
     """An exported file, loaded by the runtime that it is made for."""
@@ -91,7 +93,11 @@ class ModelFormat(ABC):
     @property
     def install_command(self) -> str:
         """The command that installs the packages."""
-        return f"pip install 'hardware-nas[{self.extra}]'"
+        return (
+            f"pip install 'hardware-nas[{self.extra}]'"
+            if self.extra
+            else "pip install hardware-nas"
+        )
 
     def require_packages(self) -> None:
         """Raise RequestError with the command that installs what is missing."""

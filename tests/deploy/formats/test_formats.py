@@ -1,0 +1,56 @@
+"""The list of formats, and what happens if a package is not installed."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from nas.deploy.formats import all_formats, format_names, model_format
+from nas.describe.machine import describe_formats
+from nas.errors import RequestError
+from tests.deploy.formats.models import run_python
+
+LIST = """
+import nas.deploy.formats as formats
+print(len([each.file_name for each in formats.all_formats()]))
+heavy = {"torch", "tvm", "onnx", "onnxruntime", "openvino", "nncf", "executorch", "coremltools",
+         "ai_edge_litert", "optuna"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+
+
+def test_listing_formats_imports_none_of_their_packages():
+    assert int(run_python(LIST)) == len(format_names())
+
+
+def test_names_and_files_are_distinct():
+    formats = all_formats()
+    assert [each.name for each in formats] == format_names()
+    names = [name for each in formats for name in (each.file_name, *each.companions)]
+    assert len(set(names)) == len(names)
+
+
+def test_int8_formats_say_so_in_their_names():
+    for each in all_formats():
+        assert (each.precision == "int8") == each.name.endswith("-int8")
+
+
+def test_unknown_format_names_the_known_ones():
+    with pytest.raises(RequestError, match="no format 'onx'.*onnx"):
+        model_format("onx")
+
+
+@pytest.mark.parametrize("name", format_names())
+def test_missing_package_gives_the_command_that_installs_it(name, monkeypatch):
+    (model_file,) = [each for each in all_formats() if each.name == name]
+    package = model_file.packages[0].partition(".")[0]
+    monkeypatch.setitem(sys.modules, package, None)
+    extra = f"'hardware-nas[{model_file.extra}]'" if model_file.extra else "hardware-nas"
+    with pytest.raises(RequestError) as refused:
+        model_format(name)
+    assert package in refused.value.message
+    assert refused.value.remedy == f"pip install {extra}"
+    (description,) = [each for each in describe_formats() if each["name"] == name]
+    assert not description["usable"]
+    assert description["install"] == refused.value.remedy
