@@ -48,9 +48,13 @@ _ACTIVATION_LIMITS = {
     "relu": (0.0, math.inf),
     "relu6": (0.0, 6.0),
     "hard_swish": (-3.0, math.inf),
-    "hard_sigmoid": (-3.0, 3.0),
+    "hard_sigmoid": (-3.0, 3.05),
 }
-"""Inputs of activations beyond which the output stays what it is at the limit."""
+"""Inputs of activations beyond which the output stays what it is at the limit.
+
+If the upper one of the hard sigmoid were 3, inputs would be multiples of 6 / 255 and all outputs in
+the middle of two multiples of 1 / 255, so that runtimes would round each of them to either.
+"""
 
 RangeMethod = Callable[[Histogram], tuple[float, float]]
 """Returns the range of real numbers that int8 values are spread over."""
