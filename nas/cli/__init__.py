@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from nas import __version__, processes
-from nas.cli.models import retrain
+from nas.cli.models import benchmark, export, retrain, verify
 from nas.cli.options import (
     Arch,
     Batch,
@@ -195,6 +195,9 @@ def _format_state(description: dict[str, Any]) -> str:
 app.command()(spaces)
 app.command()(search)
 app.command()(retrain)
+app.command()(export)
+app.command()(verify)
+app.command()(benchmark)
 
 
 @app.command()
@@ -288,10 +291,23 @@ def _run_job(settings: JobSettings, out: Path | None, as_json: bool) -> None:
     folder = out or Path("results") / settings.name
     with ProgressBars() as bars:
         result = job.run_job(settings, folder, command=command_line(), progress=bars)
-    show(
-        {"run": str(result.folder), "report": str(result.report), "front": result.front},
+    models = [str(path) for path in result.models]
+    lines = [
         f"{result.front} networks are on the front. Open {result.report} and choose, for "
-        f"example with nas select {result.folder} --max-latency-ms 1",
+        f"example with nas select {result.folder} --max-latency-ms 1"
+    ]
+    for path in result.models:
+        lines.append(f"Trained model: {path}")
+        if (path / "run.py").is_file():
+            lines[-1] += f". Classify an image: python {path / 'run.py'} IMAGE"
+    show(
+        {
+            "run": str(result.folder),
+            "report": str(result.report),
+            "front": result.front,
+            "models": models,
+        },
+        "\n".join(lines),
         as_json,
     )
 

@@ -1,13 +1,19 @@
-"""Commands that make models from the networks of a run: `nas retrain`."""
+"""Commands about models: `nas retrain`, `nas export`, `nas verify` and `nas benchmark`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nas.cli.options import Json, command_line, print_json
+from nas.cli.options import Json, Plot, check_plot, command_line, print_json
+from nas.errors import RequestError
+
+ModelDir = Annotated[
+    Path, typer.Argument(metavar="MODEL_DIR", help="Folder models/ID of a run, or a copy of it.")
+]
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
 Pick = Annotated[
@@ -81,3 +87,170 @@ def retrain(
         left=("space", "start"),
     )
     console.say(f"The weights are in {run / 'models'}.")
+
+
+def export(
+    run: Run,
+    pick: Pick = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="Formats, separated by commas; onnx,onnx-int8 by default."),
+    ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Export each format in int8 as well, if it has int8.")
+    ] = False,
+    max_accuracy_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest accuracy that int8 may lose on validation images; 0.005 by default."
+        ),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Where the images of the run are, if they were moved.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Export networks of a run to files, and check each file with its own runtime.
+
+    The files are in the folder models/ID of the run, with a card, checksums and a script that
+    classifies an image. A network that is not trained to the end is trained first. Files that were
+    exported before are kept.
+
+    \b
+    Example: nas export results/quickstart --pick 3f2a
+    Example: nas export results/quickstart --pick 3f2a --format onnx --int8
+    """
+    from nas import console
+    from nas.describe.models import print_files
+    from nas.job.exporting import export_run
+
+    with console.ProgressBars() as bars:
+        folders = export_run(
+            run,
+            pick or (),
+            _format_names(formats or (), int8=int8),
+            max_accuracy_drop=max_accuracy_drop,
+            data_source=data,
+            command=command_line(),
+            progress=bars,
+        )
+    if as_json:
+        models = [
+            {"path": str(each.path), **each.card.model_dump(mode="json", by_alias=True)}
+            for each in folders
+        ]
+        print_json({"run": str(run), "models": models})
+        return
+    for folder in folders:
+        print_files(folder.card.files)
+        console.say(f"{folder.path}: {folder.path / 'card.md'} says more.")
+        if (folder.path / "run.py").is_file():
+            console.say(f"Classify an image: python {folder.path / 'run.py'} IMAGE")
+
+
+def verify(model_dir: ModelDir, as_json: Json = False) -> None:
+    """Check an exported model again, on this or another machine.
+
+    The checksums come first. Then each file is run by its own runtime and compared with what torch
+    computed at the export, and its accuracy is measured if the images are there.
+
+    \b
+    Example: nas verify results/quickstart/models/3f2a
+    """
+    from dataclasses import asdict
+
+    from nas import console
+    from nas.deploy.folder import ModelFolder
+    from nas.deploy.verify import verify_folder
+
+    with console.ProgressBars() as bars:
+        bars.begin("verify", "image")
+        result = verify_folder(
+            ModelFolder(model_dir),
+            progress=lambda name, done, total: bars.advance(done, total, name),
+        )
+    if as_json:
+        files = [
+            {**asdict(each), "file": each.file.model_dump(mode="json")} for each in result.files
+        ]
+        print_json({**asdict(result), "path": str(model_dir), "files": files})
+        return
+    console.print_table(
+        ["format", "status", "accuracy", "difference", "allowed"],
+        [
+            (
+                each.file.format,
+                f"{each.status}: {each.remedy}" if each.remedy else each.status,
+                "" if each.file.accuracy is None else f"{each.file.accuracy:.2%}",
+                "" if each.file.difference is None else f"{each.file.difference:.2g}",
+                "" if each.file.tolerance is None else f"{each.file.tolerance:g}",
+            )
+            for each in result.files
+        ],
+        left=("status",),
+    )
+    if result.no_accuracy:
+        console.say(f"The accuracy was not checked: {result.no_accuracy}")
+
+
+def benchmark(
+    model_dir: ModelDir,
+    threads: Annotated[
+        int, typer.Option(min=1, max=4096, help="Number of threads of each runtime.")
+    ] = 1,
+    plot: Plot = None,
+    as_json: Json = False,
+) -> None:
+    """Time all files of an exported model on this machine, each with its own runtime.
+
+    Every file runs in a process of its own, and the files are timed in rounds. Nothing in the
+    folder is changed.
+
+    \b
+    Example: nas benchmark results/quickstart/models/3f2a --plot benchmark.svg
+    """
+    from dataclasses import asdict
+
+    from nas import console
+    from nas.deploy.benchmark import benchmark_folder, draw_benchmark
+    from nas.deploy.folder import ModelFolder
+    from nas.describe.models import print_files
+    from nas.latency.device import processor
+
+    check_plot(plot)
+    with console.ProgressBars() as bars:
+        bars.begin("benchmark", "timing")
+        rows = benchmark_folder(ModelFolder(model_dir), threads=threads, progress=bars.advance)
+    device, _ = processor()
+    if plot is not None:
+        draw_benchmark([row.file for row in rows if row.status == "timed"], device, plot)
+    if as_json:
+        files = [{**asdict(row), "file": row.file.model_dump(mode="json")} for row in rows]
+        print_json({"path": str(model_dir), "device": device, "threads": threads, "files": files})
+        return
+    print_files([row.file for row in rows if row.status == "timed"])
+    for row in rows:
+        if row.status != "timed":
+            console.say(f"{row.file.format}: {row.status}. {row.remedy}".rstrip(" ."))
+    console.say(f"{device}, {threads} thread(s). Accuracies are those of the export.")
+
+
+def _format_names(given: Sequence[str], *, int8: bool) -> list[str]:
+    """Return the names of formats in options that may name several each.
+
+    Raises RequestError if int8 is asked for and none of the formats has it.
+    """
+    from nas.deploy.formats import DEFAULT_FORMATS, format_names
+
+    names = [name.strip() for each in given for name in each.split(",") if name.strip()]
+    names = names or list(DEFAULT_FORMATS)
+    if int8:
+        variants = [f"{name}-int8" for name in names if f"{name}-int8" in format_names()]
+        if not variants and not any(name.endswith("-int8") for name in names):
+            available = [name for name in format_names() if name.endswith("-int8")]
+            raise RequestError(
+                f"None of the formats {', '.join(names)} has int8.",
+                remedy=f"Formats in int8: {', '.join(available)}.",
+            )
+        names += variants
+    return list(dict.fromkeys(names))

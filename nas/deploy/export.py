@@ -43,10 +43,6 @@ from nas.deploy.verify import (
 from nas.errors import CheckpointError, ExportError, NasError, RunFolderError, first_line
 from nas.records import ExportedFile, Int8Attempt, Int8Summary, ModelCard, to_json
 
-DEFAULT_FORMATS = ("onnx", "onnx-int8")
-"""Formats of an export that names none. ONNX Runtime is always installed and runs on most devices;
-extras that happen to be installed do not change what a job does."""
-
 MAX_ACCURACY_DROP = 0.005
 """Largest accuracy that int8 may lose by default: half a point."""
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from nas.job.progress import JobProgress, SilentProgress
 
 if TYPE_CHECKING:
+    from nas.errors import NasError
     from nas.job.context import JobContext
     from nas.job.folder import RunFolder
     from nas.job.planning import JobPlan
@@ -57,11 +58,13 @@ class JobResult:
         folder: path of the run folder.
         report: path of the report.
         front: number of networks on the Pareto front.
+        models: folders of the networks that were trained to the end, the most accurate first.
     """
 
     folder: Path
     report: Path
     front: int
+    models: tuple[Path, ...] = ()
 
 
 def run_job(
@@ -80,25 +83,36 @@ def run_job(
         RunFolderError: the folder is in use, belongs to another job or holds other files.
         RequestError: the process is one of several that `torchrun` started, or the device does not
             have the settings.
+        ExportError: a trained network could not be exported in all formats; the report is written.
         NasError: a stage failed.
     """
-    from nas.job import finish, retraining, stages
+    from nas.deploy.formats import model_format
+    from nas.job import exporting, finish, retraining, stages
     from nas.job.context import JobContext
     from nas.job.folder import claim
-    from nas.records import read_front
+    from nas.records import MODELS_FOLDER, read_front
     from nas.supernet.distributed import require_single_process
 
     require_single_process("a job")
+    for name in settings.finish.export:
+        model_format(name)
     job = JobContext(settings, progress or SilentProgress())
     with claim(folder, settings, command) as run:
         supernets, result = _run_until_search(job, run)
         with run.stage("measure the front"):
             finish.measure_front(job, run, supernets, result.trials)
+        finalists: list[str] = []
+        errors: list[NasError] = []
         if run.record.plan is not None and run.record.plan.retrain:
             with run.stage("train the finalists"):
-                retraining.train_finalists(job, run, supernets)
+                finalists = retraining.train_finalists(job, run, supernets)
+            with run.stage("export"):
+                errors = exporting.export_finalists(job, run, finalists)
         report = stages.write_report(run)
-        return JobResult(folder, report, len(read_front(folder)))
+        if errors:
+            raise errors[0]
+        models = tuple(folder / MODELS_FOLDER / name for name in finalists)
+        return JobResult(folder, report, len(read_front(folder)), models)
 
 
 def search_job(

@@ -217,10 +217,11 @@ def _require_same_job(
 def _fixed_settings(settings: JobSettings, searched: bool) -> dict[str, Any]:
     """Return the settings that may not change between two starts of a run.
 
-    These are all but the length of the search and the number of its workers. Settings of the search
-    are fixed once it has begun.
+    These are all but the length of the search, the number of its workers and the formats of the
+    export. Settings of the search are fixed once it has begun.
     """
     fixed = settings.model_dump()
+    del fixed["finish"]["export"]
     search = fixed.pop("search")
     for name in ("trials", "minutes", "stall", "workers"):
         del search[name]

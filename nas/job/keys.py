@@ -115,6 +115,7 @@ KEYS: dict[str, Key] = {
         ge=0,
         le=1000,
     ),
+    "finish.export": _key("Formats that the trained networks are exported to."),
 }
 """All keys by their path in the job file."""
 

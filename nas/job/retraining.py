@@ -29,13 +29,18 @@ from nas.supernet.finetuning import NetworkProgress
 _START_TEXTS = {"supernet": "the supernet", "scratch": "scratch"}
 
 
-def train_finalists(job: JobContext, run: RunFolder, supernets: Mapping[str, Supernet]) -> None:
+def train_finalists(
+    job: JobContext, run: RunFolder, supernets: Mapping[str, Supernet]
+) -> list[str]:
     """Train networks spread over the front of a job to the end, and write their accuracies.
 
     Args:
         job: the job.
         run: the run folder, with the candidates and their measured latencies.
         supernets: the trained supernets by space.
+
+    Returns:
+        The names of their folders in `models`, the most accurate first.
 
     Raises:
         TrainingError: a training diverged.
@@ -59,6 +64,7 @@ def train_finalists(job: JobContext, run: RunFolder, supernets: Mapping[str, Sup
     chosen = dict(finalist(opened, digest) for digest in pick_finalists(front, plan.retrain))
     _train_all(run.path, chosen, lambda: setup, job.progress)
     _write_accuracies(run, job.progress)
+    return list(chosen)
 
 
 def retrain_run(

@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from nas import files
+from nas.deploy.formats import DEFAULT_FORMATS, format_names
 from nas.documents import read_bytes
 from nas.errors import JobFileError, RequestError, printable
 from nas.job.keys import KEYS, MAX_MINUTES, constraints
@@ -236,11 +237,24 @@ class SearchSettings(_Table):
         return redact_address(storage)
 
 
+def _check_format(name: str) -> str:
+    if name not in format_names():
+        raise ValueError(f"the formats are {', '.join(format_names())}")
+    return name
+
+
+FormatName = Annotated[str, AfterValidator(_check_format)]
+"""The name of a file format of an exported model."""
+
+
 class FinishSettings(_Table):
-    """The table `[finish]`: how many candidates are timed and trained after the search."""
+    """The table `[finish]`: how many candidates are timed, trained and exported at the end."""
 
     measure: Annotated[int, _field("finish.measure")] = 20
     retrain: Annotated[int, _field("finish.retrain")] | None = None
+    export: Annotated[tuple[FormatName, ...], _field("finish.export", strict=False)] = (
+        DEFAULT_FORMATS
+    )
 
 
 class JobSettings(_Table):

@@ -8,8 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import PrivateAttr
+
 from nas.documents import shortened
 from nas.errors import DataError, RequestError, RunFolderError
+from nas.records import FrontMember
 from nas.report.select import Limits, select
 from nas.space import Architecture, SearchSpace, load_space
 
@@ -17,7 +20,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from nas.data import ImageDataset
-    from nas.records import FrontMember, RunRecord
+    from nas.deploy.folder import ModelFolder
+    from nas.job import JobProgress
+    from nas.records import RunRecord
     from nas.supernet import Supernet
     from nas.torch_network import Network
 
@@ -101,7 +106,7 @@ class Run:
         max_latency_ms: float | None = None,
         max_params: int | None = None,
         min_accuracy: float | None = None,
-    ) -> FrontMember:
+    ) -> Pick:
         """Return the most accurate member of the front that meets the limits.
 
         Args:
@@ -114,7 +119,8 @@ class Run:
             RunFolderError: the run has no front.
             RequestError: a limit is not above zero.
         """
-        return select(self.path, Limits(max_latency_ms, max_params, min_accuracy))
+        member = select(self.path, Limits(max_latency_ms, max_params, min_accuracy))
+        return Pick.of_run(self, member)
 
     def space(self, name: str) -> SearchSpace:
         """Return a search space of the run, adapted to the images of the run.
@@ -256,3 +262,61 @@ class Run:
         network = to_torch(architecture)
         network.load_state_dict(calibrated_state(supernet, architecture.graph, self.data))
         return network.eval()
+
+
+class Pick(FrontMember):
+    """A member of the front of a run, which can be trained and exported.
+
+    Example:
+        >>> pick = nas.open_run("results/quickstart").pick(max_latency_ms=2.0)
+        >>> pick.export("onnx", "onnx-int8").path
+        PosixPath('results/quickstart/models/3f2a')
+    """
+
+    _run: Run = PrivateAttr()
+
+    @classmethod
+    def of_run(cls, run: Run, member: FrontMember) -> Pick:
+        """Return a member of the front of a run as a pick."""
+        pick = cls.model_construct(**dict(member))
+        pick._run = run
+        return pick
+
+    def export(
+        self,
+        *formats: str,
+        max_accuracy_drop: float | None = None,
+        progress: JobProgress | None = None,
+    ) -> ModelFolder:
+        """Export the network to files that are checked with their own runtimes.
+
+        A network that is not trained to the end is trained first, which takes a while.
+
+        Args:
+            formats: names of formats; by default ONNX in float32 and in int8.
+            max_accuracy_drop: largest accuracy that int8 may lose on validation images, as a
+                fraction; by default 0.005.
+            progress: receives stages, progress and messages.
+
+        Returns:
+            The folder of the model, `models/<id>` of the run.
+
+        Raises the errors of `nas.job.exporting.export_run`.
+        """
+        from nas.deploy.formats import DEFAULT_FORMATS
+        from nas.job.exporting import export_run
+
+        (folder,) = export_run(
+            self._run.path,
+            [self.digest],
+            formats or DEFAULT_FORMATS,
+            max_accuracy_drop=max_accuracy_drop,
+            data_source=self._run.data_source,
+            command="Pick.export",
+            progress=progress,
+        )
+        return folder
+
+    def to_torch(self) -> Network:
+        """Return the network with its trained weights. See `Run.network`."""
+        return self._run.network(self.digest)

@@ -1,0 +1,190 @@
+"""Exports trained networks of a run: the finalists of a job, or those that a command names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nas.deploy.card import ModelOrigin
+from nas.deploy.export import MAX_ACCURACY_DROP, export_model
+from nas.deploy.folder import ModelFolder
+from nas.deploy.formats import DEFAULT_FORMATS, model_format
+from nas.deploy.retrain import load_trained, model_folder
+from nas.errors import NasError, RequestError, RunFolderError
+from nas.job.context import JobContext
+from nas.job.folder import RunFolder, saved_settings
+from nas.job.progress import JobProgress, SilentProgress
+from nas.job.retraining import retrain_run
+from nas.latency import LatencyTable
+from nas.records import MODELS_FOLDER, TRAINED, TRAINED_FILE, ModelData, TrainedRecord, read_trained
+from nas.report import page
+from nas.report.run import Run, open_run
+
+TABLE_FORMAT = "tvm"
+"""Format that is compiled with the schedules of the latency table."""
+
+
+def export_finalists(job: JobContext, run: RunFolder, finalists: Sequence[str]) -> list[NasError]:
+    """Export the finalists of a job in the formats of `[finish] export`.
+
+    A finalist that fails does not keep the others from being exported.
+
+    Args:
+        job: the job.
+        run: the run folder, with the trained finalists.
+        finalists: names of their folders in `models`.
+
+    Returns:
+        The errors of the finalists that could not be exported in all formats.
+    """
+    opened = open_run(run.path)
+    opened.data = job.data  # The images are open already.
+    formats = job.settings.finish.export
+    table = job.table if TABLE_FORMAT in formats else None
+    errors = []
+    for name in finalists:
+        try:
+            _export(opened, name, formats, table, job.progress, MAX_ACCURACY_DROP)
+        except NasError as error:
+            job.progress.note(f"{name} was not exported in all formats: {error.message}")
+            errors.append(error)
+    return errors
+
+
+def export_run(
+    folder: Path,
+    picks: Sequence[str],
+    formats: Sequence[str] = DEFAULT_FORMATS,
+    *,
+    max_accuracy_drop: float | None = None,
+    data_source: str | None = None,
+    command: str = "",
+    progress: JobProgress | None = None,
+) -> list[ModelFolder]:
+    """Export networks of a run. Those that are not trained to the end are trained first.
+
+    Files that were exported before are kept, if they are as they were exported. The report of the
+    run then lists all of them.
+
+    Args:
+        folder: the run folder.
+        picks: the beginnings of digests, such as IDs of the front, or names of published networks
+            that were trained.
+        formats: names of the formats.
+        max_accuracy_drop: largest accuracy that int8 may lose on validation images, as a fraction;
+            by default `MAX_ACCURACY_DROP`.
+        data_source: where the images of the run are, if they were moved.
+        command: command that the run names as what made it.
+        progress: receives stages, progress and messages.
+
+    Returns:
+        The folders of the models, in the order of `picks`.
+
+    Raises:
+        RequestError: a network or a format is unknown, or the package of a format is missing.
+        RunFolderError: the folder is no run, is in use, or has no supernet to train from.
+        DataError: the images of the run are missing, or others.
+        ExportError: a format cannot hold a network, or a file does not compute what it should.
+    """
+    progress = progress or SilentProgress()
+    if not picks:
+        raise RequestError(
+            "There is nothing to export.", remedy="Give --pick with an ID of the front."
+        )
+    max_drop = MAX_ACCURACY_DROP if max_accuracy_drop is None else max_accuracy_drop
+    if not 0 <= max_drop <= 1:
+        raise RequestError(
+            f"The accuracy that int8 may lose is {max_drop}.",
+            remedy="Give a fraction, such as 0.005 for half a point.",
+        )
+    for name in formats:
+        model_format(name)
+    opened = open_run(folder, data_source)
+    untrained = [pick for pick in picks if not _is_trained(opened, pick)]
+    if untrained:
+        retrain_run(folder, untrained, data_source=data_source, command=command, progress=progress)
+    table = _find_table(folder) if TABLE_FORMAT in formats else None
+    names = [model_folder(opened, pick).name for pick in picks]
+    folders = [
+        _export(opened, name, formats, table, progress, max_drop) for name in dict.fromkeys(names)
+    ]
+    page.build(folder)
+    return folders
+
+
+def _export(
+    run: Run,
+    name: str,
+    formats: Sequence[str],
+    table: LatencyTable | None,
+    progress: JobProgress,
+    max_accuracy_drop: float,
+) -> ModelFolder:
+    """Export one trained network of a run, and return the folder of the model."""
+    folder = ModelFolder(run.path / MODELS_FOLDER / name)
+    model = load_trained(run, name)
+    model.table = table
+    progress.begin(f"export {name}", "step")
+    export_model(
+        model,
+        run.data,
+        folder,
+        formats,
+        _origin(run, TRAINED.read(folder.path / TRAINED_FILE)),
+        max_accuracy_drop=max_accuracy_drop,
+        progress=progress.advance,
+    )
+    return folder
+
+
+def _origin(run: Run, record: TrainedRecord) -> ModelOrigin:
+    """Return where a trained network of a run comes from."""
+    record_of_run = run.record
+    summary, options = record_of_run.data, record_of_run.job.data
+    if summary is None or options is None:
+        raise RunFolderError(
+            f"{run.path} does not say what its images are.", remedy="Run its job again."
+        )
+    rows = run.trials
+    rows = rows[rows["digest"] == record.digest]
+    latencies = {
+        basis: float(rows.iloc[0][f"{basis}_us"])
+        for basis in ("predicted", "measured")
+        if len(rows) and rows[f"{basis}_us"].notna().all()
+    }
+    device = record_of_run.device
+    return ModelOrigin(
+        id=record.id,
+        data=ModelData(
+            source=run.data_source or options.source,
+            digest=summary.digest,
+            license=summary.license,
+            counts=summary.counts,
+            validation_fraction=options.validation_fraction,
+            seed=record_of_run.job.seed,
+            on_bad_image=options.on_bad_image,
+        ),
+        recipe={
+            "start": record.start,
+            "epochs": record.epochs,
+            "seed": record.seed,
+            "teacher": record.teacher,
+            **record.training,
+        },
+        latencies_us=latencies,
+        search_device="" if device is None or not latencies else device.summary,
+    )
+
+
+def _is_trained(run: Run, pick: str) -> bool:
+    records = read_trained(run.path).values()
+    return any(pick == each.id or (pick and each.digest.startswith(pick)) for each in records)
+
+
+def _find_table(folder: Path) -> LatencyTable | None:
+    """Return the latency table of a run's device; None if it is not there."""
+    settings = saved_settings(folder)
+    if settings is None:
+        return None
+    job = JobContext(settings, SilentProgress(), read_only=True)
+    return LatencyTable.find(settings.device.tables, job.runtime)
