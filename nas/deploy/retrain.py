@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ import torch
 import nas
 from nas import files
 from nas.data import ImageDataset, Images
+from nas.deploy.folder import ARCHITECTURE_FILE, PREPROCESSING_FILE
 from nas.deploy.model import TrainedModel, preprocessing_of
 from nas.documents import shortened
 from nas.errors import CheckpointError, RequestError
@@ -49,8 +50,6 @@ from nas.torch_network import Network, to_torch
 if TYPE_CHECKING:
     import pandas as pd
 
-ARCHITECTURE_FILE = "architecture.json"
-PREPROCESSING_FILE = "preprocessing.json"
 WEIGHTS_FILE = "weights.safetensors"
 """Name of the file with the trained weights, in a model's folder."""
 
@@ -142,9 +141,8 @@ def retrain(
     record = trained_record(run.path, name, architecture, epochs, from_scratch=from_scratch)
     if record is not None:
         return record
-    return train_model(
-        prepare(run, epochs, from_scratch=from_scratch), name, architecture, progress
-    )
+    setup = prepare(run, [architecture.space.name], epochs, from_scratch=from_scratch)
+    return train_model(setup, name, architecture, progress)
 
 
 def finalist(run: Run, pick: str) -> tuple[str, Architecture]:
@@ -180,8 +178,17 @@ def published_network(run: Run, name: str) -> Architecture:
     return space.adapt(**run.space_settings).reference(name)
 
 
-def prepare(run: Run, epochs: int | None = None, *, from_scratch: bool = False) -> Retraining:
-    """Open what the finalists of a run are trained with. See `retrain` for arguments and errors."""
+def prepare(
+    run: Run, spaces: Collection[str], epochs: int | None = None, *, from_scratch: bool = False
+) -> Retraining:
+    """Open what the finalists of a run are trained with.
+
+    Args:
+        run: the run.
+        spaces: spaces of the run whose supernets finalists start from; the other supernets are used
+            as teachers if the run has them.
+        epochs, from_scratch: see `retrain`, also for the errors.
+    """
     plan = run.record.plan
     trained = [summary.epochs for summary in run.record.supernets.values()]
     epochs = epochs or (plan.retrain_epochs if plan else 0) or max(trained, default=0)
@@ -196,7 +203,7 @@ def prepare(run: Run, epochs: int | None = None, *, from_scratch: bool = False) 
     supernets = {
         name: run.supernet(name).to(device)
         for name in run.record.spaces or {}
-        if not from_scratch or run.has_supernet(name)
+        if run.has_supernet(name) or (name in spaces and not from_scratch)
     }
     return Retraining(
         run.path,

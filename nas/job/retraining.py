@@ -114,12 +114,16 @@ def retrain_run(
             remedy="Give the folder that `nas run` or `nas quickstart` wrote.",
         )
     chosen = dict(finalist(opened, pick) for pick in picks)
+    spaces = {architecture.space.name for architecture in chosen.values()}
     chosen |= {name: published_network(opened, name) for name in references}
     for name, architecture in chosen.items():
         trained_record(folder, name, architecture, epochs, from_scratch=from_scratch)
     with claim(folder, settings, command) as run:
         records = _train_all(
-            folder, chosen, lambda: prepare(opened, epochs, from_scratch=from_scratch), progress
+            folder,
+            chosen,
+            lambda: prepare(opened, spaces, epochs, from_scratch=from_scratch),
+            progress,
         )
         _write_accuracies(run, progress)
         page.build(folder)

@@ -73,7 +73,9 @@ class Experiment:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.run = open_run(options.run, options.data)
-        self.setup: Retraining = prepare(self.run, options.epochs)
+        self.setup: Retraining = prepare(
+            self.run, list(self.run.record.spaces or {}), options.epochs
+        )
 
     def trainer(self, training: Training) -> NetworkTrainer:
         setup, network = self.setup, self.run.architecture(training.digest)

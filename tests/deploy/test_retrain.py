@@ -246,7 +246,7 @@ def test_published_network_is_trained_for_the_images_of_the_run(run):
     opened = open_run(run)
     network = published_network(opened, "shufflenet_v2_0.5")
     assert network.graph.input_shape == (1, 8, 8)
-    setup = retraining.prepare(opened, 1)
+    setup = retraining.prepare(opened, [], 1)
     setup = replace(setup, data=replace(setup.data, train=first(setup.data.train, 128)))
     record = train_model(setup, "shufflenet_v2_0.5", network)
     assert (record.start, record.supernet_accuracy) == ("scratch", None)
