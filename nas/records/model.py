@@ -8,7 +8,7 @@ from pydantic import Field, JsonValue, model_validator
 
 from nas.documents import Count, Document, Format, Fraction, Positive
 from nas.errors import CheckpointError
-from nas.records.fields import Digest, Name
+from nas.records.fields import Digest, Name, Seconds
 from nas.records.front import ArchitectureRecord
 from nas.records.run import SpaceSettings
 
@@ -173,16 +173,24 @@ class Int8Attempt(Document):
     Attributes:
         method: the method.
         accuracy: accuracy of the quantised network on the validation images.
+        drop: accuracy of the float32 network on these images, less this accuracy.
+        agreement: share of these images that got the class that float32 gives them.
+        seconds: time of the method with its evaluation.
     """
 
     method: str
     accuracy: Fraction
+    drop: Annotated[float, Field(ge=-1, le=1)]
+    agreement: Fraction
+    seconds: Seconds
 
 
 class Int8Summary(Document):
     """How a model was quantised to int8.
 
     Attributes:
+        method: the method whose network was exported.
+        weight_bits: bits of a weight: 8, or 7 for x86 processors without VNNI instructions.
         calibration_images: number of training images that the ranges of activations come from.
         calibration_digest: digest of these images.
         validation_images: number of validation images that compare float32 with int8.
@@ -192,6 +200,8 @@ class Int8Summary(Document):
         attempts: methods in the order in which they were tried; the last or the best was exported.
     """
 
+    method: str
+    weight_bits: Literal[7, 8]
     calibration_images: Count
     calibration_digest: Digest
     validation_images: Count

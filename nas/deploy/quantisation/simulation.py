@@ -22,7 +22,7 @@ from nas.torch_network import FoldedWeights, Weights, run_graph
 _BATCH_SIZE = 32
 """Images of a batch: enough to keep a processor busy, and few enough for its caches."""
 
-_COPYING_KINDS = SHARED_SCALE_KINDS - {"avg_pool"}
+COPYING_KINDS = SHARED_SCALE_KINDS - {"avg_pool"}
 """Ops whose outputs have no other values than their inputs, so that rounding changes nothing."""
 
 
@@ -41,7 +41,7 @@ def rounding(graph: Graph, activations: Mapping[int, Affine]) -> Callable[[int, 
     neurons").
     """
     rounded = {
-        at: each for at, each in activations.items() if graph.ops[at].kind not in _COPYING_KINDS
+        at: each for at, each in activations.items() if graph.ops[at].kind not in COPYING_KINDS
     }
 
     def transform(at: int, x: Tensor) -> Tensor:
@@ -57,13 +57,14 @@ def run_batches(
     images: NDArray[np.float32],
     weights: Weights,
     transform: Callable[[int, Tensor], Tensor] | None = None,
+    batch_size: int = _BATCH_SIZE,
 ) -> NDArray[np.float32]:
     """Return the outputs `N x features` of a folded graph for many images, in small batches."""
-    with torch.inference_mode(), limit_threads(graph.macs * _BATCH_SIZE):
+    with torch.inference_mode(), limit_threads(graph.macs * batch_size):
         outputs = [
             run_graph(graph, torch.from_numpy(batch), weights, transform).flatten(1)
             for batch in (
-                images[start : start + _BATCH_SIZE] for start in range(0, len(images), _BATCH_SIZE)
+                images[start : start + batch_size] for start in range(0, len(images), batch_size)
             )
         ]
     result: NDArray[np.float32] = torch.cat(outputs).numpy()
