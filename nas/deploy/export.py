@@ -29,8 +29,14 @@ from nas.deploy.folder import (
     remove,
 )
 from nas.deploy.formats import ModelFormat, model_format
-from nas.deploy.model import TrainedModel, normalised
-from nas.deploy.quantisation import QuantisedNetwork, quantise, simulate
+from nas.deploy.model import TrainedModel
+from nas.deploy.quantisation import (
+    MAX_DROP,
+    Quantisation,
+    QuantisedNetwork,
+    quantise_within,
+    simulate,
+)
 from nas.deploy.scripts import run_script
 from nas.deploy.verify import (
     SAMPLE_IMAGES,
@@ -41,27 +47,13 @@ from nas.deploy.verify import (
     sample_images,
 )
 from nas.errors import CheckpointError, ExportError, NasError, RunFolderError, first_line
-from nas.records import ExportedFile, Int8Attempt, Int8Summary, ModelCard, to_json
-
-MAX_ACCURACY_DROP = 0.005
-"""Largest accuracy that int8 may lose by default: half a point."""
-
-CALIBRATION_IMAGES = 512
-"""Training images that the ranges of activations are measured on."""
+from nas.records import ExportedFile, Int8Summary, ModelCard, to_json
 
 _FULL_DISK_BYTES = 1 << 20
 """Free space below which a failure to write a file counts as that of a full disk."""
 
 Progress = Callable[[int, int, str], None]
 """Called with the number of finished steps, of all steps, and a text about the current one."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Quantisation:
-    """A quantised network, and how it was made."""
-
-    network: QuantisedNetwork
-    summary: Int8Summary
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +138,7 @@ def export_model(
     formats: Sequence[str],
     origin: ModelOrigin,
     *,
-    max_accuracy_drop: float = MAX_ACCURACY_DROP,
+    max_accuracy_drop: float = MAX_DROP,
     progress: Progress | None = None,
 ) -> ModelCard:
     """Export a trained model to files, each verified with its own runtime.
@@ -185,7 +177,12 @@ def export_model(
         steps.begin("quantisation")
         int8 = None
         if any(each.precision == "int8" for each in missing.values()):
-            int8 = _quantise(model, data, max_accuracy_drop)
+            int8 = quantise_within(
+                model,
+                data,
+                max_drop=max_accuracy_drop,
+                progress=lambda method, done: steps.update(f"quantisation: {method} {done:.0%}"),
+            )
         reference = _reference(model, data.test, test_logits, int8)
         new, errors = _write_files(model, staging, missing, reference, int8, steps)
         if not new:
@@ -231,7 +228,7 @@ def _write_files(
     staging: Path,
     formats: Mapping[str, ModelFormat],
     reference: ReferenceImages,
-    int8: _Quantisation | None,
+    int8: Quantisation | None,
     steps: _Steps,
 ) -> tuple[list[ExportedFile], list[NasError]]:
     """Write and verify a file of each format. Return the good ones, and the errors of the others.
@@ -284,31 +281,11 @@ def _write_file(
         ) from error
 
 
-def _quantise(model: TrainedModel, data: ImageDataset, max_accuracy_drop: float) -> _Quantisation:
-    """Quantise a model, and compare it with float32 on the validation images of the search."""
-    calibration = normalised(sample_images(data.train, CALIBRATION_IMAGES), model.preprocessing)
-    network = quantise(model, calibration)
-    labels = data.search.labels
-    float_accuracy = float((_logits(model, data.search).argmax(1) == labels).mean())
-    parts = [simulate(network, batch) for batch in batches(data.search, model.preprocessing)]
-    accuracy = float((np.concatenate(parts).argmax(1) == labels).mean())
-    summary = Int8Summary(
-        calibration_images=len(calibration),
-        calibration_digest=hashlib.sha256(calibration.data).hexdigest()[:16],
-        validation_images=len(labels),
-        float_accuracy=float_accuracy,
-        accuracy=accuracy,
-        max_drop=max_accuracy_drop,
-        attempts=(Int8Attempt(method="whole ranges", accuracy=accuracy),),
-    )
-    return _Quantisation(network, summary)
-
-
 def _reference(
     model: TrainedModel,
     images: Images,
     logits: NDArray[np.float32],
-    int8: _Quantisation | None,
+    int8: Quantisation | None,
 ) -> ReferenceImages:
     """Return images with the logits that files should have for them."""
     if int8 is None:

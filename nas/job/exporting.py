@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nas.deploy.card import ModelOrigin
-from nas.deploy.export import MAX_ACCURACY_DROP, export_model
+from nas.deploy.export import export_model
 from nas.deploy.folder import ModelFolder
 from nas.deploy.formats import DEFAULT_FORMATS, model_format
+from nas.deploy.quantisation import MAX_DROP
 from nas.deploy.retrain import load_trained, model_folder
 from nas.errors import NasError, RequestError, RunFolderError
 from nas.job.context import JobContext
@@ -44,7 +45,7 @@ def export_finalists(job: JobContext, run: RunFolder, finalists: Sequence[str]) 
     errors = []
     for name in finalists:
         try:
-            _export(opened, name, formats, table, job.progress, MAX_ACCURACY_DROP)
+            _export(opened, name, formats, table, job.progress, MAX_DROP)
         except NasError as error:
             job.progress.note(f"{name} was not exported in all formats: {error.message}")
             errors.append(error)
@@ -72,7 +73,7 @@ def export_run(
             that were trained.
         formats: names of the formats.
         max_accuracy_drop: largest accuracy that int8 may lose on validation images, as a fraction;
-            by default `MAX_ACCURACY_DROP`.
+            by default `nas.deploy.quantisation.MAX_DROP`.
         data_source: where the images of the run are, if they were moved.
         command: command that the run names as what made it.
         progress: receives stages, progress and messages.
@@ -91,7 +92,7 @@ def export_run(
         raise RequestError(
             "There is nothing to export.", remedy="Give --pick with an ID of the front."
         )
-    max_drop = MAX_ACCURACY_DROP if max_accuracy_drop is None else max_accuracy_drop
+    max_drop = MAX_DROP if max_accuracy_drop is None else max_accuracy_drop
     if not 0 <= max_drop <= 1:
         raise RequestError(
             f"The accuracy that int8 may lose is {max_drop}.",
