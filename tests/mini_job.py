@@ -39,6 +39,7 @@ trials = 30
 
 [finish]
 measure = 10
+retrain = 0
 """
 
 

@@ -330,12 +330,18 @@ def _print_plan(plan: JobPlan) -> None:
     work = {
         "table": f"{plan.kernels} kernels to time",
         "supernets": ", ".join(f"{name}: {n} epochs" for name, n in plan.epochs.items()),
-        "search": f"{plan.trials} architectures",
-        "finish": f"{plan.measure} whole networks",
+        "search": f"at most {plan.trials} architectures",
+        "measure": f"{plan.measure} whole networks",
+        "finalists": f"{plan.retrain} networks, {plan.retrain_epochs} epochs each",
+        "export": f"{plan.retrain} networks",
     }
-    rows = [(name, work[name], format_duration(s)) for name, s in plan.seconds.items()]
-    total = ("total", "", format_duration(sum(plan.seconds.values())))
-    console.print_table(["stage", "work", "time"], [*rows, total])
+    total_s = sum(plan.seconds.values())
+    rows = [
+        (name, work[name], format_duration(seconds), f"{seconds / total_s:.0%}")
+        for name, seconds in plan.seconds.items()
+    ]
+    total = ("total", "", format_duration(total_s), "")
+    console.print_table(["stage", "work", "time", "share"], [*rows, total])
 
 
 def _print_warning(

@@ -103,10 +103,10 @@ def run_job(
             finish.measure_front(job, run, supernets, result.trials)
         finalists: list[str] = []
         errors: list[NasError] = []
-        if run.record.plan is not None and run.record.plan.retrain:
-            with run.stage("train the finalists"):
+        if stages.decide_finalists(job, run):
+            with run.stage(stages.FINALISTS_STAGE):
                 finalists = retraining.train_finalists(job, run, supernets)
-            with run.stage("export"):
+            with run.stage(stages.EXPORT_STAGE):
                 errors = exporting.export_finalists(job, run, finalists)
         report = stages.write_report(run)
         if errors:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nas.data import ImageDataset, load_dataset
 from nas.errors import JobFileError
-from nas.job.planning import JobPlan, estimate_plan, measure_stage_costs
+from nas.job.planning import JobPlan, StageCosts, estimate_plan, measure_stage_costs
 from nas.job.progress import JobProgress
 from nas.job.settings import JobSettings
 from nas.latency import (
@@ -124,6 +124,11 @@ class JobContext:
 
     def plan(self) -> JobPlan:
         """Return what the job would do and for how long, from quick measurements."""
+        missing, costs = self.measure_costs()
+        return estimate_plan(self.settings, missing, costs)
+
+    def measure_costs(self) -> tuple[int, StageCosts]:
+        """Return the number of kernels that the table lacks, and the measured costs of all work."""
         table = LatencyTable.find(self.settings.device.tables, self.runtime)
         missing = self.kernels if table is None else table.missing(self.kernels)
         costs = measure_stage_costs(
@@ -134,5 +139,8 @@ class JobContext:
             missing,
             seed=self.settings.seed,
             batch=self.batch,
+            lacks_dispatch=(
+                bool(self.runtime.dispatch_parts) if table is None else table.lacks_dispatch()
+            ),
         )
-        return estimate_plan(self.settings, len(missing), costs)
+        return len(missing), costs

@@ -1,15 +1,21 @@
-"""JobPlan how many epochs and trials a job does: from its file, or from what its budget allows."""
+"""Plans how much each stage of a job does: by its file, or by what its budget allows.
+
+The search is planned with the trials that it is expected to need, not with those that fit: its
+model ends it (see `nas.search.stopping`). The supernets and the finalists share what is left. After
+the front was measured, `plan_finalists_again` gives the finalists the time that is really left.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import mean, median
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nas.errors import JobFileError
+from nas.errors import JobFileError, MeasurementError
 from nas.job.settings import JobSettings
 from nas.records import JobPlan
 
@@ -21,7 +27,7 @@ if TYPE_CHECKING:
     from nas.supernet import TrainingSettings
 
 MAX_EPOCHS = 200
-"""Most epochs of one supernet that a budget is spent on. A job file can ask for more."""
+"""Most epochs of one network that a budget is spent on. A job file can ask for more."""
 
 MAX_TRIALS = 2000
 """Most trials that a budget is spent on. A job file can ask for more."""
@@ -29,17 +35,47 @@ MAX_TRIALS = 2000
 MIN_TRIALS_PER_SPACE = 20
 """Fewest trials that a budget is planned with, for each space."""
 
-TRAINING_SHARE = 0.75
-"""Share of training in what the latency table and the finish leave of a budget."""
+EXPECTED_TRIALS = 300
+"""Trials after which the model is expected to end a search; 100 to 400 in docs/search.md."""
+
+SEARCH_SHARE = 0.25
+"""Largest share of a search in what the latency table and the measuring leave of a budget."""
+
+FINALISTS_SHARE = 0.4
+"""Share of the finalists in what these stages and the search leave, the supernets have the rest."""
+
+FINALIST_EPOCHS = 30
+"""Epochs of a finalist for which a budget pays before it pays for a further finalist."""
+
+MIN_FINALISTS = 3
+"""Fewest finalists of a job of at least `LONG_JOB_S`, so that the user has a choice."""
+
+MAX_FINALISTS = 5
+"""Most finalists that a budget is spent on. A job file can ask for more."""
+
+LONG_JOB_S = 3600.0
+"""Budget in seconds of a job that trains several finalists; a shorter one trains at least one."""
+
+MIN_SHARE_OF_PLANNED_EPOCHS = 0.5
+"""Share of a finalist's planned epochs that it gets although earlier stages took their time."""
+
+DISPATCH_S = 35.0
+"""Seconds to time the dispatch costs with TVM on a quiet machine.
+
+A table that lacks them cannot be planned for without this, because timing them takes as long.
+"""
+
+EXPORT_FILE_S = 12.0
+"""Seconds to export, verify and time one file: all ten formats of a network shall take 120 s."""
 
 TIMINGS_PER_NETWORK = 2
 """Timings of a whole network until two agree, on a quiet machine."""
 
-_TIMED_KERNELS = 3
-"""Kernels that are timed to estimate the time of one."""
-
 _SAMPLED_NETWORKS = 16
 """Networks of each space that are sampled to estimate how many kernels a network has."""
+
+_TIMED_STEPS = 3
+"""Training steps of a finalist that are timed, after a warm-up step."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +83,18 @@ class StageCosts:
     """Seconds of the units of work of a job, measured on this machine.
 
     Args:
-        kernel_s: seconds to find a kernel's schedule and to time it twice.
+        table_s: seconds to time all kernels that the latency table lacks.
         epoch_s: seconds of one epoch of each space's supernet.
         trial_s: seconds to score one architecture.
         network_s: seconds to compile and time one whole network.
+        finalist_epoch_s: seconds of one epoch of a finalist.
     """
 
-    kernel_s: float
+    table_s: float
     epoch_s: Mapping[str, float]
     trial_s: float
     network_s: float
+    finalist_epoch_s: float
 
 
 def fixed_plan(
@@ -64,22 +102,25 @@ def fixed_plan(
 ) -> JobPlan | None:
     """Return the plan of a job whose file sets epochs and trials; None if it sets not both.
 
-    Such a plan needs no measurement.
+    Such a plan needs no measurement. Its finalists are trained for as many epochs as the supernets.
     """
     epochs, trials = settings.training.epochs, settings.search.trials
     if epochs is None or trials is None:
         return None
+    finalists = settings.finish.retrain
     return JobPlan(
         kernels=missing_kernels,
         epochs=dict.fromkeys(spaces, epochs),
         trials=trials,
         measure=settings.finish.measure,
+        retrain=_fewest_finalists(settings) if finalists is None else finalists,
+        retrain_epochs=epochs,
         seconds={},
     )
 
 
 def estimate_plan(settings: JobSettings, missing_kernels: int, costs: StageCosts) -> JobPlan:
-    """Share the budget among the stages. Epochs and trials of the job file stay as they are.
+    """Share the budget among the stages. What the job file sets stays as it is.
 
     Args:
         settings: the settings of the job.
@@ -87,48 +128,111 @@ def estimate_plan(settings: JobSettings, missing_kernels: int, costs: StageCosts
         costs: seconds of the units of work.
 
     Raises:
-        JobFileError: the latency table and the finish alone need more than the budget, and the
-            number of epochs or trials depends on the budget.
+        JobFileError: the latency table and measuring the front alone need more than the budget, and
+            the number of epochs or trials depends on the budget.
     """
-    table_s = missing_kernels * costs.kernel_s
-    finish_s = settings.finish.measure * TIMINGS_PER_NETWORK * costs.network_s
-    fixed_epochs, fixed_trials = settings.training.epochs, settings.search.trials
-    left_s = settings.budget_s - table_s - finish_s
-    if left_s <= 0 and None in (fixed_epochs, fixed_trials):
+    measure_s = settings.finish.measure * TIMINGS_PER_NETWORK * costs.network_s
+    left_s = settings.budget_s - costs.table_s - measure_s
+    if left_s <= 0 and None in (settings.training.epochs, settings.search.trials):
         raise JobFileError(
             f"The budget {settings.budget} is too short: the latency table takes about "
-            f"{table_s / 60:.1f} min and timing the front {finish_s / 60:.1f} min.",
+            f"{costs.table_s / 60:.1f} min and timing the front {measure_s / 60:.1f} min.",
             remedy="Give a longer budget or smaller spaces, or set training.epochs and "
             "search.trials.",
         )
-    names = list(costs.epoch_s)
-    if fixed_epochs is None:
-        reserved_s = 0.0 if fixed_trials is None else fixed_trials * costs.trial_s
-        share = TRAINING_SHARE if fixed_trials is None else 1
-        training_s = max(left_s - reserved_s, 0) * share
-        epochs = {
-            name: int(np.clip(training_s / len(names) / costs.epoch_s[name], 1, MAX_EPOCHS))
-            for name in names
-        }
-    else:
-        epochs = dict.fromkeys(names, fixed_epochs)
-    training_s = sum(epochs[name] * costs.epoch_s[name] for name in names)
-    trials = fixed_trials
-    if trials is None:
-        fewest = MIN_TRIALS_PER_SPACE * len(names)
-        trials = int(np.clip((left_s - training_s) / costs.trial_s, fewest, MAX_TRIALS))
+    trials, search_s = _plan_search(settings, left_s, costs)
+    left_s -= search_s
+    finalists_share = 0.0 if settings.finish.retrain == 0 else FINALISTS_SHARE
+    epochs = _plan_supernets(settings, (1 - finalists_share) * left_s, costs)
+    supernets_s = sum(epochs[name] * costs.epoch_s[name] for name in epochs)
+    finalists, finalist_epochs = _plan_finalists(
+        settings, left_s - supernets_s, costs.finalist_epoch_s
+    )
     return JobPlan(
         kernels=missing_kernels,
         epochs=epochs,
         trials=trials,
         measure=settings.finish.measure,
+        retrain=finalists,
+        retrain_epochs=finalist_epochs,
         seconds={
-            "table": round(table_s, 1),
-            "supernets": round(training_s, 1),
-            "search": round(trials * costs.trial_s, 1),
-            "finish": round(finish_s, 1),
+            "table": round(costs.table_s, 1),
+            "supernets": round(supernets_s, 1),
+            "search": round(search_s, 1),
+            "measure": round(measure_s, 1),
+            "finalists": round(finalists * finalist_epochs * costs.finalist_epoch_s, 1),
+            "export": round(finalists * _export_seconds(settings), 1),
         },
     )
+
+
+def plan_finalists_again(settings: JobSettings, plan: JobPlan, spent_s: float) -> JobPlan:
+    """Return a plan whose finalists get the time that the other stages left of the budget.
+
+    A search that its model ended early leaves more than was planned. Finalists get at least
+    `MIN_SHARE_OF_PLANNED_EPOCHS` of their planned epochs.
+
+    Args:
+        settings: the settings of the job.
+        plan: the plan of the job; one without an estimate stays as it is.
+        spent_s: seconds that all other stages took.
+    """
+    planned_s = plan.seconds.get("finalists", 0.0)
+    if not planned_s:
+        return plan
+    epoch_s = planned_s / (plan.retrain * plan.retrain_epochs)
+    least_s = MIN_SHARE_OF_PLANNED_EPOCHS * planned_s + plan.retrain * _export_seconds(settings)
+    left_s = max(settings.budget_s - spent_s, least_s)
+    finalists, epochs = _plan_finalists(settings, left_s, epoch_s)
+    seconds = {
+        **plan.seconds,
+        "finalists": round(finalists * epochs * epoch_s, 1),
+        "export": round(finalists * _export_seconds(settings), 1),
+    }
+    update = {"retrain": finalists, "retrain_epochs": epochs, "seconds": seconds}
+    return plan.model_copy(update=update)
+
+
+def _plan_search(settings: JobSettings, left_s: float, costs: StageCosts) -> tuple[int, float]:
+    """Return the largest number of trials, and the seconds that the search is expected to take."""
+    search = settings.search
+    trials = search.trials
+    if trials is None:
+        fewest = MIN_TRIALS_PER_SPACE * len(costs.epoch_s)
+        trials = int(np.clip(SEARCH_SHARE * left_s / costs.trial_s, fewest, MAX_TRIALS))
+    expected = min(trials, EXPECTED_TRIALS) if search.effective_stall == "auto" else trials
+    seconds = expected * costs.trial_s
+    return trials, seconds if search.minutes is None else min(seconds, 60 * search.minutes)
+
+
+def _plan_supernets(settings: JobSettings, available_s: float, costs: StageCosts) -> dict[str, int]:
+    """Return the epochs of each space's supernet. All supernets are trained for the same time."""
+    names = list(costs.epoch_s)
+    if settings.training.epochs is not None:
+        return dict.fromkeys(names, settings.training.epochs)
+    own_s = available_s / len(names)
+    return {name: int(np.clip(own_s / costs.epoch_s[name], 1, MAX_EPOCHS)) for name in names}
+
+
+def _plan_finalists(settings: JobSettings, available_s: float, epoch_s: float) -> tuple[int, int]:
+    """Return the number of finalists that are trained and exported, and the epochs of each."""
+    export_s = _export_seconds(settings)
+    finalists = settings.finish.retrain
+    if finalists is None:
+        fewest = _fewest_finalists(settings)
+        usual_s = FINALIST_EPOCHS * epoch_s + export_s
+        finalists = int(np.clip(available_s / usual_s, fewest, MAX_FINALISTS))
+    own_s = available_s / max(finalists, 1) - export_s
+    return finalists, int(np.clip(own_s / epoch_s, 1, MAX_EPOCHS))
+
+
+def _export_seconds(settings: JobSettings) -> float:
+    """Return the time to export one network in the formats of the job."""
+    return EXPORT_FILE_S * len(settings.finish.export)
+
+
+def _fewest_finalists(settings: JobSettings) -> int:
+    return MIN_FINALISTS if settings.budget_s >= LONG_JOB_S else 1
 
 
 def measure_stage_costs(
@@ -140,6 +244,7 @@ def measure_stage_costs(
     *,
     seed: int,
     batch: int = 1,
+    lacks_dispatch: bool = False,
 ) -> StageCosts:
     """Time a little of each stage. Nothing that is measured enters a table or a score.
 
@@ -149,8 +254,12 @@ def measure_stage_costs(
         training: settings of supernet training.
         runtime: the runtime of the job.
         missing: kernels that the latency table lacks.
-        seed: seed of the networks and kernels that are drawn.
+        seed: seed of the networks that are drawn.
         batch: number of images that run at once.
+        lacks_dispatch: whether the latency table lacks the dispatch costs too.
+
+    Raises:
+        MeasurementError: no kernel can be timed.
     """
     import torch
 
@@ -168,35 +277,57 @@ def measure_stage_costs(
         start = time.perf_counter()
         evaluate(supernet, architectures[1:], data)
         trial_s.append((time.perf_counter() - start) / 2)
-    kernel_s = _seconds_per_kernel(runtime, missing, rng)
-    kernels_per_network = np.mean(
-        [
-            len(set(runtime.kernels(space.sample(rng, uniform_over="choices").graph, batch)))
-            for space in spaces
-            for _ in range(_SAMPLED_NETWORKS)
-        ]
+    kernels_per_network = mean(
+        len(set(runtime.kernels(space.sample(rng, uniform_over="choices").graph, batch)))
+        for space in spaces
+        for _ in range(_SAMPLED_NETWORKS)
     )
     compile_s = _seconds_per_kernel_of_network(runtime, spaces[0], rng, batch)
     return StageCosts(
-        kernel_s=kernel_s,
+        table_s=_table_seconds(runtime, missing, lacks_dispatch=lacks_dispatch),
         epoch_s=epoch_s,
-        trial_s=float(np.mean(trial_s)),
-        network_s=compile_s * float(kernels_per_network),
+        trial_s=mean(trial_s),
+        network_s=compile_s * kernels_per_network,
+        finalist_epoch_s=mean(_seconds_per_finalist_epoch(s, data, training, rng) for s in spaces),
     )
 
 
-def _seconds_per_kernel(
-    runtime: Runtime, missing: Sequence[Kernel], rng: np.random.Generator
+def _table_seconds(runtime: Runtime, missing: Sequence[Kernel], *, lacks_dispatch: bool) -> float:
+    """Return the time to complete the latency table, from a few of the missing kernels."""
+    from nas.latency.build import DISPATCH_INTERVAL_SECONDS
+    from nas.latency.build_estimate import estimate_build_with
+
+    seconds = 0.0
+    if missing:
+        estimate = estimate_build_with(missing, runtime)
+        if estimate.estimated_seconds is None:
+            raise MeasurementError(estimate.reason, remedy="`nas doctor` says what works.")
+        seconds = estimate.estimated_seconds
+    if lacks_dispatch:
+        # A build that times the dispatch costs times them again after every interval.
+        seconds += DISPATCH_S * (1 + int(seconds / DISPATCH_INTERVAL_SECONDS))
+    return seconds
+
+
+def _seconds_per_finalist_epoch(
+    space: SearchSpace, data: ImageDataset, training: TrainingSettings, rng: np.random.Generator
 ) -> float:
-    """Return the mean time to time a kernel twice, from a few of the missing ones."""
-    if not missing:
-        return 0.0
-    chosen = rng.choice(len(missing), size=min(_TIMED_KERNELS, len(missing)), replace=False)
-    start = time.perf_counter()
-    for position in chosen:
-        schedule, _ = runtime.time_kernel(missing[position])
-        runtime.retime_kernel(missing[position], schedule)
-    return (time.perf_counter() - start) / len(chosen)
+    """Return the time to train a random architecture for one epoch with a teacher."""
+    from nas.deploy.retrain import finetuning_settings
+    from nas.supernet.distillation import Teacher
+    from nas.supernet.standalone import NetworkTrainer
+    from nas.torch_network import to_torch
+
+    graph = space.sample(rng, uniform_over="choices").graph
+    teacher = Teacher.of_network(to_torch(space.largest.graph))
+    settings = finetuning_settings(training, epochs=1)
+    trainer = NetworkTrainer(graph, data, settings, seed=0, teacher=teacher)
+    durations = []
+    for step in range(_TIMED_STEPS + 1):
+        start = time.perf_counter()
+        trainer.step(step)
+        durations.append(time.perf_counter() - start)
+    return median(durations[1:]) * trainer.steps
 
 
 def _seconds_per_kernel_of_network(

@@ -23,7 +23,6 @@ from nas.latency import LatencyTable
 from nas.records import SearchSummary, read_run
 from nas.report.page import HISTORY
 from nas.search import SearchProgress, SearchResult, Trial, front, require_feasible, run_search
-from nas.search.proposals import default_stall
 from nas.search.storage import Storage
 from nas.storage_address import redact_address
 from nas.supernet import Supernet
@@ -194,8 +193,7 @@ def _search(
         objectives.all(),
         trials=trials,
         minutes=settings.minutes,
-        # The trials of the plan are a limit; only those of the job file are a wish.
-        stall=settings.stall or default_stall(settings.sampler, settings.trials),
+        stall=settings.effective_stall,
         seed=job.settings.seed,
         sampler=settings.sampler,
         storage=storage,

@@ -10,7 +10,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tomli_w
 from pydantic import (
@@ -33,6 +33,9 @@ from nas.job.keys import KEYS, MAX_MINUTES, constraints
 from nas.job.settings_errors import describe_problems, display_text, option_error
 from nas.names import check_name
 from nas.storage_address import may_hold_password
+
+if TYPE_CHECKING:
+    from nas.search.stopping import Stall
 
 MAX_BYTES = 2**20
 """Size in bytes of the largest job file that is read; the packaged ones have about 500 bytes."""
@@ -205,6 +208,16 @@ class SearchSettings(_Table):
     device: Annotated[tuple[SearchDevice, ...], Field(strict=False, max_length=100)] = ()
     workers: Annotated[int, _field("search.workers")] = 1
     storage: Annotated[str, BeforeValidator(_check_storage), _field("search.storage")] = "journal"
+
+    @property
+    def effective_stall(self) -> Stall | None:
+        """What ends the search before its trials are done; None if nothing does.
+
+        The trials of the job file are a wish, those that a budget gives are a limit.
+        """
+        from nas.search.proposals import default_stall
+
+        return self.stall or default_stall(self.sampler, self.trials)
 
     @field_validator("sampler")
     @classmethod

@@ -8,7 +8,7 @@ from typing import Any
 from nas import files
 from nas.job.context import JobContext
 from nas.job.folder import RunFolder
-from nas.job.planning import fixed_plan
+from nas.job.planning import fixed_plan, plan_finalists_again
 from nas.latency import build_table
 from nas.latency.worker_process import timers_for
 from nas.records import (
@@ -22,6 +22,10 @@ from nas.records import (
 from nas.report import page
 from nas.space import library
 from nas.supernet import Supernet, TrainingProgress, evaluate, train
+
+FINALISTS_STAGE = "train the finalists"
+EXPORT_STAGE = "export"
+"""Names of the stages that `decide_finalists` plans anew."""
 
 MAX_BUDGET_EXCESS = 0.05
 """Share by which a plan may exceed the budget before the user is told."""
@@ -97,6 +101,30 @@ def decide_plan(job: JobContext, run: RunFolder) -> JobPlan:
         run.record.plan.trials = job.settings.search.trials
         run.save()
     return run.record.plan
+
+
+def decide_finalists(job: JobContext, run: RunFolder) -> int:
+    """Return how many finalists the job trains, and record for how many epochs.
+
+    It is decided when the front was measured, and only once: the finalists get the time that the
+    stages before have left of the budget, above all a search that its model ended early.
+    """
+    plan = run.record.plan
+    assert plan is not None
+    if not plan.are_finalists_final:
+        later = (FINALISTS_STAGE, EXPORT_STAGE)
+        spent_s = sum(s.seconds for name, s in run.record.stages.items() if name not in later)
+        decided = plan_finalists_again(job.settings, plan, spent_s)
+        run.record.plan = decided.model_copy(update={"are_finalists_final": True})
+        run.save()
+        if decided.retrain_epochs != plan.retrain_epochs or decided.retrain != plan.retrain:
+            job.progress.note(
+                f"{spent_s / 60:.1f} min of {job.settings.budget} are spent: {decided.retrain} "
+                f"finalists are trained for {decided.retrain_epochs} epochs each "
+                f"({plan.retrain} for {plan.retrain_epochs} were planned)"
+            )
+        plan = decided
+    return plan.retrain
 
 
 def build_latency_table(job: JobContext, run: RunFolder) -> None:

@@ -89,6 +89,8 @@ class JobPlan(_RunSection):
         measure: number of whole networks to time.
         retrain: number of finalists to train to the end; 0 in runs of earlier versions.
         retrain_epochs: number of training epochs of each finalist.
+        are_finalists_final: whether the finalists were planned again when the front was measured,
+            by the time that was left.
         seconds: expected duration by stage; empty if it was not estimated.
     """
 
@@ -98,6 +100,7 @@ class JobPlan(_RunSection):
     measure: Count
     retrain: Count = 0
     retrain_epochs: Count = 0
+    are_finalists_final: bool = False
     seconds: dict[str, Seconds]
 
 

@@ -59,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("truth", nargs="+", type=Path, help="files of tests.benchmarks.truth")
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--trials", type=int, default=1000, help="trials of the longer search")
+    parser.add_argument("--trials", type=int, default=500, help="limit, and the longer search")
     parser.add_argument("--counts", action="store_true", help="also MACs and parameters")
     arguments = parser.parse_args()
     for path in arguments.truth:

@@ -1,0 +1,202 @@
+"""The plan of a job: the shares of its stages in the budget."""
+
+from dataclasses import replace
+
+import pytest
+
+from nas.errors import JobFileError
+from nas.job import JobSettings, stages
+from nas.job.folder import claim
+from nas.job.planning import (
+    EXPECTED_TRIALS,
+    EXPORT_FILE_S,
+    FINALISTS_SHARE,
+    MAX_EPOCHS,
+    MAX_FINALISTS,
+    MAX_TRIALS,
+    MIN_TRIALS_PER_SPACE,
+    SEARCH_SHARE,
+    StageCosts,
+    estimate_plan,
+    fixed_plan,
+    plan_finalists_again,
+)
+from nas.job.progress import SilentProgress
+from nas.records import StageRecord, read_run
+from tests.job.runs import open_context
+
+SPACES = ("a", "b")
+COSTS = StageCosts(
+    table_s=100.0,
+    epoch_s={"a": 10.0, "b": 30.0},
+    trial_s=0.5,
+    network_s=2.0,
+    finalist_epoch_s=15.0,
+)
+
+
+def make_settings(budget="1h", *, epochs=None, search=None, **finish):
+    return JobSettings.model_validate(
+        {
+            "budget": budget,
+            "data": {"source": "digits"},
+            "space": [{"name": name} for name in SPACES],
+            "training": {"epochs": epochs} if epochs else {},
+            "search": search or {},
+            "finish": {"export": []} | finish,
+        }
+    )
+
+
+def make_plan(*arguments, costs=COSTS, **settings):
+    return estimate_plan(make_settings(*arguments, **settings), 7, costs)
+
+
+def test_shares_of_the_stages_add_up_to_the_budget():
+    plan = make_plan()
+    assert list(plan.seconds) == ["table", "supernets", "search", "measure", "finalists", "export"]
+    assert plan.seconds["table"] == 100
+    assert plan.seconds["measure"] == 2 * 20 * 2.0
+    assert plan.seconds["search"] == EXPECTED_TRIALS * 0.5
+    assert plan.seconds["supernets"] == 10 * plan.epochs["a"] + 30 * plan.epochs["b"]
+    assert plan.seconds["finalists"] == 15 * plan.retrain * plan.retrain_epochs
+    # Whole epochs leave less than one of each network.
+    assert 3600 - 10 - 30 - 15 * plan.retrain < sum(plan.seconds.values()) <= 3600
+    left_s = 3600 - 100 - 80 - EXPECTED_TRIALS * 0.5
+    assert plan.seconds["finalists"] / left_s == pytest.approx(FINALISTS_SHARE, abs=0.02)
+    assert plan.epochs["a"] == pytest.approx(3 * plan.epochs["b"], abs=3), "equal time"
+
+
+def test_search_is_planned_with_the_trials_that_it_needs_and_may_take_more():
+    plan = make_plan()
+    assert plan.trials > EXPECTED_TRIALS
+    assert plan.trials == int(SEARCH_SHARE * (3600 - 100 - 80) / 0.5)
+    assert make_plan("100h").trials == MAX_TRIALS
+    slow = make_plan(costs=replace(COSTS, trial_s=60.0))
+    assert slow.trials == MIN_TRIALS_PER_SPACE * len(SPACES)
+    assert slow.seconds["search"] == 60 * slow.trials
+    without_model = make_plan(search={"sampler": "tpe"})
+    assert without_model.trials == plan.trials
+    assert without_model.seconds["search"] == plan.trials * 0.5
+    assert without_model.seconds["supernets"] < plan.seconds["supernets"]
+
+
+@pytest.mark.parametrize("stall", [None, "auto", 50])
+def test_trials_of_the_job_file_are_planned(stall):
+    search = {"trials": 1000} | ({"stall": stall} if stall else {})
+    plan = make_plan(search=search)
+    assert plan.trials == 1000
+    expected = EXPECTED_TRIALS if stall == "auto" else 1000
+    assert plan.seconds["search"] == expected * 0.5
+
+
+def test_minutes_of_the_job_file_bound_the_search():
+    assert make_plan(search={"minutes": 1.0}).seconds["search"] == 60
+    assert make_plan(search={"minutes": 50.0}).seconds["search"] == EXPECTED_TRIALS * 0.5
+
+
+def test_epochs_of_the_job_file_leave_the_rest_to_the_finalists():
+    plan = make_plan(epochs=4)
+    assert plan.epochs == {"a": 4, "b": 4}
+    assert plan.seconds["supernets"] == 4 * (10 + 30)
+    left_s = 3600 - 100 - 80 - 160 - plan.seconds["search"]
+    assert left_s - 15 * plan.retrain < plan.seconds["finalists"] <= left_s
+
+
+def test_number_of_finalists_follows_from_the_budget_unless_the_job_file_sets_it():
+    assert make_plan("10m").retrain == 1
+    assert make_plan("1h").retrain >= 3
+    assert make_plan("8h").retrain == MAX_FINALISTS
+    slow = replace(COSTS, finalist_epoch_s=400.0)
+    assert make_plan("8h", costs=slow).retrain == 3
+    assert make_plan("8h", costs=slow).retrain_epochs < make_plan("8h").retrain_epochs
+    assert make_plan("10m", retrain=5).retrain == 5
+    without = make_plan(retrain=0)
+    assert (without.retrain, without.seconds["finalists"]) == (0, 0)
+    assert without.seconds["supernets"] > make_plan().seconds["supernets"]
+
+
+def test_export_of_the_finalists_is_part_of_their_share():
+    without, plan = make_plan(retrain=3), make_plan(retrain=3, export=["onnx", "onnx-int8"])
+    assert without.seconds["export"] == 0
+    assert plan.seconds["export"] == 3 * 2 * EXPORT_FILE_S
+    assert plan.seconds["supernets"] == without.seconds["supernets"]
+    assert sum(plan.seconds.values()) <= 3600
+    settings = make_settings(retrain=3, export=["onnx", "onnx-int8"])
+    again = plan_finalists_again(settings, plan, 10_000)
+    assert again.retrain_epochs == plan.retrain_epochs // 2
+
+
+def test_long_budget_trains_no_network_for_more_than_the_largest_number_of_epochs():
+    plan = make_plan("1000h")
+    assert set(plan.epochs.values()) == {MAX_EPOCHS} == {plan.retrain_epochs}
+
+
+def test_budget_that_table_and_measuring_exceed_is_refused_unless_the_file_sets_the_rest():
+    with pytest.raises(JobFileError, match=r"too short: the latency table takes about 1\.7 min"):
+        make_plan("2m")
+    plan = make_plan("2m", epochs=3, search={"trials": 40})
+    assert (plan.trials, plan.retrain, plan.retrain_epochs) == (40, 1, 1)
+
+
+def test_job_that_sets_epochs_and_trials_needs_no_measurement():
+    plan = fixed_plan(make_settings(epochs=6, search={"trials": 30}), SPACES, 7)
+    assert plan.epochs == {"a": 6, "b": 6}
+    assert (plan.kernels, plan.trials, plan.measure) == (7, 30, 20)
+    assert (plan.retrain, plan.retrain_epochs, plan.seconds) == (3, 6, {})
+    short = make_settings("5m", epochs=6, search={"trials": 30})
+    assert fixed_plan(short, SPACES, 7).retrain == 1
+    chosen = make_settings("5m", epochs=6, search={"trials": 30}, retrain=0)
+    assert fixed_plan(chosen, SPACES, 7).retrain == 0
+    assert fixed_plan(make_settings(epochs=6), SPACES, 7) is None
+    assert fixed_plan(make_settings(search={"trials": 30}), SPACES, 7) is None
+
+
+def test_finalists_get_what_the_other_stages_leave():
+    settings, plan = make_settings(retrain=3), make_plan(retrain=3)
+    planned_s = plan.seconds["finalists"]
+    others_s = sum(plan.seconds.values()) - planned_s
+    early = plan_finalists_again(settings, plan, others_s - 300)
+    assert early.retrain == 3
+    assert early.retrain_epochs == int((3600 - others_s + 300) / (3 * 15))
+    assert early.seconds["finalists"] == 45 * early.retrain_epochs
+    late = plan_finalists_again(settings, plan, 10_000)
+    assert late.retrain_epochs == plan.retrain_epochs // 2
+    assert {**late.model_dump(), "retrain_epochs": 0, "seconds": 0} == {
+        **plan.model_dump(),
+        "retrain_epochs": 0,
+        "seconds": 0,
+    }
+    more = plan_finalists_again(make_settings(), make_plan(), 0)
+    assert more.retrain > make_plan().retrain
+
+
+def test_finalists_of_a_plan_without_an_estimate_stay():
+    settings = make_settings(epochs=6, search={"trials": 30})
+    plan = fixed_plan(settings, SPACES, 7)
+    assert plan_finalists_again(settings, plan, 5.0) == plan
+    without = make_plan(retrain=0)
+    assert plan_finalists_again(make_settings(retrain=0), without, 5.0) == without
+
+
+def test_finalists_are_decided_once_and_recorded(job_folder, job):
+    notes = []
+
+    class Notes(SilentProgress):
+        def note(self, text):
+            notes.append(text)
+
+    context = open_context(job.model_copy(update={"budget": "1h"}))
+    context.progress = Notes()
+    plan = make_plan()
+    with claim(job_folder / "out", job, "") as run:
+        run.record.plan = plan
+        for spent_s in (1000.0, 2000.0):
+            run.record.stages = {"search": StageRecord(seconds=spent_s)}
+            count = stages.decide_finalists(context, run)
+    decided = plan_finalists_again(context.settings, plan, 1000.0)
+    assert count == decided.retrain > plan.retrain
+    expected = decided.model_copy(update={"are_finalists_final": True})
+    assert read_run(job_folder / "out").plan == expected
+    assert len(notes) == 1
+    assert notes[0].startswith("16.7 min of 1h are spent: ")
