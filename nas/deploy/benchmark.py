@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from nas import plotting
 from nas.deploy.folder import SAMPLES_FILE, ModelFolder
-from nas.deploy.formats import ModelFormat, model_format
+from nas.deploy.formats import model_format
 from nas.deploy.model_process import LoadedFile, ModelProcess
 from nas.deploy.verify import ReferenceImages, first_image
 from nas.errors import ExportError, RequestError
@@ -95,57 +95,51 @@ def benchmark_folder(
     folder.require_unchanged()
     samples = ReferenceImages.load(folder.path / SAMPLES_FILE)
     rows: dict[str, BenchmarkRow] = {}
-    timed: dict[str, tuple[ModelFormat, Path]] = {}
-    for recorded in folder.card.files:
-        try:
-            model_file = model_format(recorded.format)
-        except RequestError as error:
-            rows[recorded.format] = BenchmarkRow(recorded, "not installed", error.remedy)
-            continue
-        if model_file.runs_here:
-            timed[recorded.format] = model_file, folder.path / recorded.file
-        rows[recorded.format] = BenchmarkRow(recorded, "not run here")
-    image = first_image(samples.images, folder.preprocessing)
-    for name, result in time_files(timed, image, threads=threads, progress=progress).items():
-        rows[name] = BenchmarkRow(result.update(rows[name].file), "timed")
+    with ExitStack() as stack:
+        running: dict[str, ModelProcess] = {}
+        for recorded in folder.card.files:
+            try:
+                model_file = model_format(recorded.format)
+            except RequestError as error:
+                rows[recorded.format] = BenchmarkRow(recorded, "not installed", error.remedy)
+                continue
+            if model_file.runs_here:
+                process = ModelProcess(model_file, folder.path / recorded.file, threads=threads)
+                running[recorded.format] = stack.enter_context(process)
+            rows[recorded.format] = BenchmarkRow(recorded, "not run here")
+        image = first_image(samples.images, folder.preprocessing)
+        for name, result in time_files(running, image, progress).items():
+            rows[name] = BenchmarkRow(result.update(rows[name].file), "timed")
     return sorted(rows.values(), key=_latency_or_infinity)
 
 
 def time_files(
-    files: Mapping[str, tuple[ModelFormat, Path]],
+    running: Mapping[str, ModelProcess],
     image: NDArray[np.float32],
-    *,
-    threads: int = 1,
     progress: Progress | None = None,
 ) -> dict[str, TimedFile]:
     """Return the latencies of files, measured in rounds.
 
     Args:
-        files: format and path of each file by name.
-        image: the image that is classified, `1 x C x H x W`.
-        threads: number of threads that each runtime may use.
+        running: process of each file by the name of its format.
+        image: the image that is classified, `1 x C x H x W`. A process that has loaded its file
+            classifies the image that it was loaded with.
         progress: receives the number of timings done and of all timings.
 
     Raises:
         ExportError: a file does not run.
     """
-    total = ROUNDS * len(files)
-    loaded: dict[str, LoadedFile] = {}
-    seconds: dict[str, list[float]] = {name: [] for name in files}
-    with ExitStack() as stack:
-        running = {}
-        for name, (model_file, path) in files.items():
-            process = stack.enter_context(ModelProcess(model_file, path, threads=threads))
-            loaded[name] = process.load(image)
-            running[name] = process
-        for position in range(ROUNDS):
-            for at, (name, process) in enumerate(running.items()):
-                time.sleep(PAUSE_SECONDS)
-                seconds[name].append(process.time())
-                if progress:
-                    progress(position * len(files) + at + 1, total, name)
+    total = ROUNDS * len(running)
+    loaded = {name: each.loaded or each.load(image) for name, each in running.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in running}
+    for position in range(ROUNDS):
+        for at, (name, process) in enumerate(running.items()):
+            time.sleep(PAUSE_SECONDS)
+            seconds[name].append(process.time())
+            if progress:
+                progress(position * len(running) + at + 1, total, name)
     return {
-        name: TimedFile(loaded[name], latency_of_rounds(own, threads))
+        name: TimedFile(loaded[name], latency_of_rounds(own, running[name].threads))
         for name, own in seconds.items()
     }
 

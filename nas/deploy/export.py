@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ from nas.deploy.folder import (
 )
 from nas.deploy.formats import ModelFormat, model_format
 from nas.deploy.model import TrainedModel
+from nas.deploy.model_process import ModelProcess
 from nas.deploy.quantisation import (
     MAX_DROP,
     Quantisation,
@@ -131,6 +133,33 @@ class _Steps:
             self._progress(self._total, self._total, "")
 
 
+class _Running:
+    """The processes of the files of an export, which verify a file and later time it."""
+
+    def __init__(self) -> None:
+        self.processes: dict[str, ModelProcess] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for process in self.processes.values():
+            process.close()
+
+    def open(self, model_file: ModelFormat, path: Path) -> ModelProcess:
+        """Return a process for a file. Files that do not run here are not timed."""
+        process = ModelProcess(model_file, path)
+        if model_file.runs_here:
+            self.processes[model_file.name] = process
+        return process
+
+    def close(self, model_file: ModelFormat) -> None:
+        """End the process of a file that failed."""
+        process = self.processes.pop(model_file.name, None)
+        if process is not None:
+            process.close()
+
+
 def export_model(
     model: TrainedModel,
     data: ImageDataset,
@@ -184,12 +213,16 @@ def export_model(
                 progress=lambda method, done: steps.update(f"quantisation: {method} {done:.0%}"),
             )
         reference = _reference(model, data.test, test_logits, int8)
-        new, errors = _write_files(model, staging, missing, reference, int8, steps)
-        if not new:
-            raise _joined(errors)
-        files = [file for name, file in earlier.files.items() if name not in missing] + new
-        steps.begin("latencies")
-        files = _timed(files, folder, staging, first_image(data.test, model.preprocessing), steps)
+        with _Running() as running:
+            files = [file for name, file in earlier.files.items() if name not in missing]
+            for file in files:
+                running.open(model_format(file.format), folder.path / file.file)
+            new, errors = _write_files(model, staging, missing, reference, int8, running, steps)
+            if not new:
+                raise _joined(errors)
+            steps.begin("latencies")
+            image = first_image(data.test, model.preprocessing)
+            files = _timed([*files, *new], running, image, steps)
         steps.begin("card")
         samples = sample_images(data.search, SAMPLE_IMAGES)
         sample_reference = _reference(model, samples, _logits(model, samples), int8)
@@ -229,6 +262,7 @@ def _write_files(
     formats: Mapping[str, ModelFormat],
     reference: ReferenceImages,
     int8: Quantisation | None,
+    running: _Running,
     steps: _Steps,
 ) -> tuple[list[ExportedFile], list[NasError]]:
     """Write and verify a file of each format. Return the good ones, and the errors of the others.
@@ -248,8 +282,7 @@ def _write_files(
             _write_file(model_file, model, quantised, path)
             files.append(
                 check_file(
-                    model_file,
-                    path,
+                    running.open(model_file, path),
                     reference,
                     model.preprocessing,
                     test=reference.images,
@@ -258,6 +291,7 @@ def _write_files(
             )
         except NasError as error:
             errors.append(error)
+            running.close(model_file)
             for written in (path, *(staging / each for each in model_file.companions)):
                 remove(written)
     return files, errors
@@ -300,25 +334,13 @@ def _logits(model: TrainedModel, images: Images) -> NDArray[np.float32]:
 
 
 def _timed(
-    files: Sequence[ExportedFile],
-    folder: ModelFolder,
-    staging: Path,
-    image: NDArray[np.float32],
-    steps: _Steps,
+    files: Sequence[ExportedFile], running: _Running, image: NDArray[np.float32], steps: _Steps
 ) -> list[ExportedFile]:
-    """Return the records of files with their latencies, new ones and earlier ones."""
-    paths = {}
-    for file in files:
-        if file.runs_here:
-            new = staging / file.file
-            paths[file.format] = (
-                model_format(file.format),
-                new if new.exists() else folder.path / file.file,
-            )
+    """Return the records of files with their latencies."""
     timed = time_files(
-        paths,
+        running.processes,
         image,
-        progress=lambda done, total, _: steps.update(f"latencies: {done} of {total} timings"),
+        lambda done, total, _: steps.update(f"latencies: {done} of {total} timings"),
     )
     return [timed[file.format].update(file) if file.format in timed else file for file in files]
 

@@ -61,24 +61,45 @@ class LoadedFile:
 class ModelProcess:
     """An exported file, run by its own runtime in a process of its own.
 
-    Use it as a context manager: the process starts with the block and ends with it.
+    Use it as a context manager. The process starts when the file is loaded, and ends with the
+    block.
 
     Args:
         model_file: format of the file. The process imports its class.
         path: path of the file.
         threads: number of threads that the runtime may use.
+
+    Attributes:
+        loaded: what the runtime said when it loaded the file; None before.
     """
 
     def __init__(self, model_file: ModelFormat, path: Path, *, threads: int = 1) -> None:
-        self._class, self._path, self._threads = type(model_file), path, threads
+        self.model_file, self.path, self.threads = model_file, path, threads
+        self.loaded: LoadedFile | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._stderr: IO[bytes] | None = None
 
     def __enter__(self) -> Self:
-        self._stderr = tempfile.TemporaryFile()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+        if self._stderr is not None:
+            self._stderr.close()
+        self._process = self._stderr = None
+
+    def _start(self) -> None:
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        arguments = [self._class.__module__, self._class.__qualname__]
-        arguments += [str(self._path.absolute()), str(self._threads)]
+        format_class = type(self.model_file)
+        arguments = [format_class.__module__, format_class.__qualname__]
+        arguments += [str(self.path.absolute()), str(self.threads)]
         # Ctrl-C reaches all processes of a terminal; this process decides what it means.
         with processes.delayed_stop_signals():
             self._process = subprocess.Popen(
@@ -89,14 +110,6 @@ class ModelProcess:
                 stderr=self._stderr,
                 env=environment,
             )
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-        if self._stderr is not None:
-            self._stderr.close()
 
     def load(self, image: NDArray[np.float32]) -> LoadedFile:
         """Load the file and classify one image, `1 x C x H x W`, which calls of `time` repeat.
@@ -104,13 +117,15 @@ class ModelProcess:
         Raises:
             ExportError: the runtime refuses the file, or its process died or ran out of time.
         """
+        self._start()
         answer, _ = self._request("load", image, limit_s=LOAD_LIMIT_SECONDS)
         layers = answer["quantised_layers"]
-        return LoadedFile(
+        self.loaded = LoadedFile(
             versions=answer["versions"],
             quantised_layers=None if layers is None else (layers[0], layers[1]),
             peak_memory_bytes=answer["peak_memory_bytes"],
         )
+        return self.loaded
 
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logits `N x classes` of normalised images `N x C x H x W`.
@@ -146,7 +161,7 @@ class ModelProcess:
         finally:
             timer.cancel()
         if "error" in answer:
-            raise ExportError(f"{self._path.name}: {answer['error']}", remedy=str(answer["remedy"]))
+            raise ExportError(f"{self.path.name}: {answer['error']}", remedy=str(answer["remedy"]))
         return answer, result
 
     def _end_error(self, *, timed_out: bool, limit_s: float) -> ExportError:
@@ -160,7 +175,7 @@ class ModelProcess:
         else:
             reason = f"ended with status {code}"
         return ExportError(
-            f"{self._path.name}: the process that runs it {reason}.{self._stderr_end()}",
+            f"{self.path.name}: the process that runs it {reason}.{self._stderr_end()}",
             remedy="`nas doctor` shows the versions of the runtimes.",
         )
 

@@ -13,7 +13,7 @@ from safetensors import numpy as safetensors_numpy
 
 from nas.data import ImageDataset, Images, load_dataset
 from nas.deploy.folder import SAMPLES_FILE, ModelFolder, size_bytes
-from nas.deploy.formats import ModelFormat, model_format
+from nas.deploy.formats import model_format
 from nas.deploy.model import normalised
 from nas.deploy.model_process import ModelProcess
 from nas.documents import read_bytes
@@ -114,21 +114,19 @@ class FolderVerification:
 
 
 def check_file(
-    model_file: ModelFormat,
-    path: Path,
+    process: ModelProcess,
     reference: ReferenceImages,
     preprocessing: Preprocessing,
     *,
     test: Images | None,
     progress: Progress | None = None,
 ) -> ExportedFile:
-    """Run an exported file in a process of its own, and compare its logits with the reference.
+    """Load and run an exported file, and compare its logits with the reference.
 
-    A file whose runtime does not exist for this system is loaded only, which checks its structure.
+    A file whose runtime does not exist for this system is only read, which checks its structure.
 
     Args:
-        model_file: format of the file.
-        path: path of the file.
+        process: the process of the file, which loads it now.
         reference: images with the logits to expect.
         preprocessing: how the images become the input.
         test: images on which the accuracy is measured; they may be those of `reference`. None
@@ -139,34 +137,34 @@ def check_file(
         ExportError: the runtime refuses the file, its logits differ by more than the tolerance of
             the format, or a file of precision int8 has no layer that runs in int8.
     """
-    name = model_file.file_name
+    model_file, path = process.model_file, process.path
+    names = (model_file.file_name, *model_file.companions)
     file = ExportedFile(
         format=model_file.name,
-        file=name,
+        file=model_file.file_name,
         companions=model_file.companions,
         precision=model_file.precision,
-        size_bytes=sum(size_bytes(path.parent / each) for each in (name, *model_file.companions)),
+        size_bytes=sum(size_bytes(path.parent / name) for name in names),
         runs_here=model_file.runs_here,
     )
     if not model_file.runs_here:
         model_file.load(path)
         return file
     expected = reference.expected(model_file.precision)
-    with ModelProcess(model_file, path) as process:
-        loaded = process.load(first_image(reference.images, preprocessing))
-        logits = _classify(process, reference.images, preprocessing, progress)
-        layers = loaded.quantised_layers
-        if model_file.precision == "int8" and layers is not None and not layers[0]:
-            raise ExportError(
-                f"{name} was written as int8, but none of its {layers[1]} layers runs in int8.",
-                remedy="Export another int8 format.",
-            )
-        difference = _require_agreement(name, logits, expected, model_file.tolerance)
-        accuracy = None
-        if test is not None:
-            is_same = test is reference.images
-            own = logits if is_same else _classify(process, test, preprocessing, progress)
-            accuracy = float((own.argmax(1) == test.labels).mean())
+    loaded = process.load(first_image(reference.images, preprocessing))
+    layers = loaded.quantised_layers
+    if model_file.precision == "int8" and layers is not None and not layers[0]:
+        raise ExportError(
+            f"{path.name} was written as int8, but none of its {layers[1]} layers runs in int8.",
+            remedy="Export another int8 format.",
+        )
+    logits = _classify(process, reference.images, preprocessing, progress)
+    difference = _require_agreement(path.name, logits, expected, model_file.tolerance)
+    accuracy = None
+    if test is not None:
+        is_same = test is reference.images
+        own = logits if is_same else _classify(process, test, preprocessing, progress)
+        accuracy = float((own.argmax(1) == test.labels).mean())
     return file.model_copy(
         update={
             "versions": loaded.versions,
@@ -214,8 +212,8 @@ def verify_folder(
             if progress:
                 progress(name, done, total)
 
-        path = folder.path / recorded.file
-        checked = check_file(model_file, path, samples, preprocessing, test=test, progress=report)
+        with ModelProcess(model_file, folder.path / recorded.file) as process:
+            checked = check_file(process, samples, preprocessing, test=test, progress=report)
         _require_same_accuracy(recorded, checked)
         status = "verified" if checked.runs_here else "not run here"
         results.append(FileVerification(checked, status))

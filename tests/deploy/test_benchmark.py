@@ -5,6 +5,7 @@ import pytest
 
 from nas.deploy import benchmark
 from nas.deploy.benchmark import draw_benchmark, latency_of_rounds, time_files
+from nas.deploy.model_process import ModelProcess
 from nas.errors import ExportError, RequestError
 from nas.records import ExportedFile
 from tests.deploy import example_formats as formats
@@ -25,12 +26,14 @@ def test_files_are_timed_in_rounds(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "ROUNDS", 3)
     matrix = np.random.default_rng(1).standard_normal((16, 3)).astype(np.float32)
     np.save(tmp_path / "model.npy", matrix)
-    files = {
-        "first": (formats.Matrix(), tmp_path / "model.npy"),
-        "second": (formats.FastInt8Matrix(), tmp_path / "model.npy"),
-    }
     steps = []
-    timed = time_files(files, IMAGES[:1], threads=1, progress=lambda *step: steps.append(step))
+    with (
+        ModelProcess(formats.Matrix(), tmp_path / "model.npy") as first,
+        ModelProcess(formats.FastInt8Matrix(), tmp_path / "model.npy") as second,
+    ):
+        second.load(IMAGES[:1])  # A process that has loaded its file does not load it again.
+        running = {"first": first, "second": second}
+        timed = time_files(running, IMAGES[:1], lambda *step: steps.append(step))
     assert [name for _, _, name in steps] == ["first", "second"] * 3
     assert [(done, total) for done, total, _ in steps] == [(n, 6) for n in range(1, 7)]
     for result in timed.values():
@@ -45,8 +48,11 @@ def test_files_are_timed_in_rounds(tmp_path, monkeypatch):
 
 def test_file_that_does_not_run_is_an_error(tmp_path):
     np.save(tmp_path / "model.npy", np.eye(16))
-    with pytest.raises(ExportError, match="it is no matrix"):
-        time_files({"x": (formats.Refusing(), tmp_path / "model.npy")}, IMAGES[:1])
+    with (
+        ModelProcess(formats.Refusing(), tmp_path / "model.npy") as process,
+        pytest.raises(ExportError, match="it is no matrix"),
+    ):
+        time_files({"x": process}, IMAGES[:1])
 
 
 def test_latency_is_the_median_of_the_rounds_with_its_interval():

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from nas.data import Images
+from nas.deploy.model_process import ModelProcess
 from nas.deploy.verify import ReferenceImages, check_file, sample_images
 from nas.errors import ExportError
 from nas.records import Preprocessing
@@ -21,20 +22,21 @@ REFERENCE = ReferenceImages(Images(PIXELS, LABELS), LOGITS, LOGITS + 0.5)
 
 def check(kind, path, matrix=MATRIX, reference=REFERENCE, *, test=REFERENCE.images):
     np.save(path / kind.file_name, matrix.astype(np.float32))
-    return check_file(kind(), path / kind.file_name, reference, PREPROCESSING, test=test)
+    with ModelProcess(kind(), path / kind.file_name) as process:
+        return check_file(process, reference, PREPROCESSING, test=test)
 
 
 def test_right_file_is_described(tmp_path):
     steps = []
     np.save(tmp_path / "model.npy", MATRIX)
-    checked = check_file(
-        formats.Matrix(),
-        tmp_path / "model.npy",
-        REFERENCE,
-        PREPROCESSING,
-        test=REFERENCE.images,
-        progress=lambda done, total: steps.append((done, total)),
-    )
+    with ModelProcess(formats.Matrix(), tmp_path / "model.npy") as process:
+        checked = check_file(
+            process,
+            REFERENCE,
+            PREPROCESSING,
+            test=REFERENCE.images,
+            progress=lambda done, total: steps.append((done, total)),
+        )
     assert checked.accuracy == 120 / 150
     assert checked.agreement == 1
     assert checked.difference < checked.tolerance
