@@ -9,16 +9,19 @@ import pytest
 import torch
 
 from nas.data import load_dataset
+from nas.deploy.retrain import load_trained
 from nas.errors import RequestError, RunFolderError
 from nas.job import retraining
 from nas.job.context import JobContext
 from nas.job.folder import claim
 from nas.job.progress import SilentProgress
 from nas.job.settings import load_job
-from nas.records import read_front, read_trained
+from nas.records import read_front, read_run, read_trained
 from nas.report import candidates
+from nas.report.run import open_run
 from nas.supernet import Supernet
 from tests.deploy.example_run import SETTINGS, SPACE, front_ids, make_run
+from tests.job.runs import OUT, count_lines, start_process
 
 torch.set_num_threads(1)
 
@@ -99,24 +102,64 @@ def test_run_in_use_is_refused(run):
         retraining.retrain_run(run, [front_ids(run)[-1]])
 
 
+def plan_finalists(folder: Path, count: int, epochs: int) -> None:
+    """Let a finished job train finalists when it is run again."""
+    shutil.rmtree(folder / "models", ignore_errors=True)
+    record = json.loads((folder / "run.json").read_text())
+    record["plan"] |= {"retrain": count, "retrain_epochs": epochs}
+    (folder / "run.json").write_text(json.dumps(record))
+
+
+def read_candidates(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "trials.csv").drop(columns=["seconds"])
+
+
 @pytest.mark.slow
 def test_job_ends_with_trained_finalists_on_its_front(copy_of_finished_job, invoke, monkeypatch):
     monkeypatch.chdir(copy_of_finished_job)
-    out = Path("results/mini")
-    shutil.rmtree(out / "models", ignore_errors=True)
-    record = json.loads((out / "run.json").read_text())
-    record["plan"] |= {"retrain": 2, "retrain_epochs": 1}
-    (out / "run.json").write_text(json.dumps(record))
-    before = pd.read_csv(out / "trials.csv").drop(columns=["seconds"])
-    done = invoke("run", "job.toml", "--out", out)
+    plan_finalists(OUT, 2, 1)
+    before = read_candidates(OUT)
+    done = invoke("run", "job.toml", "--out", OUT)
     assert done.returncode == 0, done.stderr
-    trained = read_trained(out)
+    trained = read_trained(OUT)
     assert len(trained) == 2
-    members = {member.digest: member for member in read_front(out)}
+    members = {member.digest: member for member in read_front(OUT)}
     for digest, each in trained.items():
         assert members[digest].trained_accuracy == pytest.approx(each.holdout.accuracy)
         assert members[digest].test_accuracy == pytest.approx(each.test.accuracy)
-    assert "train the finalists" in json.loads((out / "run.json").read_text())["stages"]
+    assert "train the finalists" in read_run(OUT).stages
     columns = ["trained_accuracy", "test_accuracy"]
-    after = pd.read_csv(out / "trials.csv").drop(columns=["seconds", *columns])
+    after = read_candidates(OUT).drop(columns=columns)
     pd.testing.assert_frame_equal(after, before.drop(columns=columns))
+
+
+@pytest.mark.slow
+def test_job_killed_while_it_trains_a_finalist_ends_like_an_undisturbed_one(
+    copy_of_finished_job, tmp_path, invoke, monkeypatch
+):
+    plan_finalists(copy_of_finished_job / OUT, 2, 3)
+    other = shutil.copytree(copy_of_finished_job, tmp_path / "other")
+    monkeypatch.chdir(other)
+
+    def is_training() -> bool:
+        return any(count_lines(log) > 3 for log in OUT.glob("models/*/training.jsonl"))
+
+    process = start_process(is_training, "-m", "nas", "run", "job.toml", "--out", OUT)
+    process.kill()
+    process.wait()
+    assert not list(OUT.glob("models/*/trained.json"))
+    for folder in (other, copy_of_finished_job):
+        monkeypatch.chdir(folder)
+        done = invoke("run", "job.toml", "--out", OUT)
+        assert done.returncode == 0, done.stderr
+    pd.testing.assert_frame_equal(
+        read_candidates(other / OUT), read_candidates(copy_of_finished_job / OUT)
+    )
+    weights = [
+        {name: load_trained(open_run(folder / OUT), name).network.state_dict() for name in names}
+        for folder in (other, copy_of_finished_job)
+        for names in [sorted(path.name for path in (folder / OUT / "models").iterdir())]
+    ]
+    assert weights[0].keys() == weights[1].keys()
+    for name, state in weights[0].items():
+        assert all(torch.equal(tensor, weights[1][name][key]) for key, tensor in state.items())
