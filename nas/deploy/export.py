@@ -41,6 +41,7 @@ from nas.deploy.quantisation import (
 )
 from nas.deploy.scripts import run_script
 from nas.deploy.verify import (
+    COMPARED_IMAGES,
     SAMPLE_IMAGES,
     ReferenceImages,
     batches,
@@ -48,7 +49,14 @@ from nas.deploy.verify import (
     first_image,
     sample_images,
 )
-from nas.errors import CheckpointError, ExportError, NasError, RunFolderError, first_line
+from nas.errors import (
+    CheckpointError,
+    ExportError,
+    NasError,
+    RequestError,
+    RunFolderError,
+    first_line,
+)
 from nas.records import ExportedFile, Int8Summary, ModelCard, to_json
 
 _FULL_DISK_BYTES = 1 << 20
@@ -153,6 +161,15 @@ class _Running:
             self.processes[model_file.name] = process
         return process
 
+    def open_earlier(self, files: Sequence[ExportedFile], folder: ModelFolder) -> None:
+        """Add processes for files that were exported before, if their packages are still there."""
+        for file in files:
+            try:
+                model_file = model_format(file.format)
+            except RequestError:  # The latency that was measured at its export stays in the card.
+                continue
+            self.open(model_file, folder.path / file.file)
+
     def close(self, model_file: ModelFormat) -> None:
         """End the process of a file that failed."""
         process = self.processes.pop(model_file.name, None)
@@ -201,8 +218,10 @@ def export_model(
         if not missing:
             return folder.card
         steps = _Steps(len(missing) + 4, progress)
-        steps.begin("reference outputs in torch")
-        test_logits = _logits(model, data.test)
+        steps.begin("accuracy in torch")
+        accuracy = measure_accuracy(
+            data, *(_logits(model, each) for each in (data.test, data.search, data.holdout))
+        )
         steps.begin("quantisation")
         int8 = None
         if any(each.precision == "int8" for each in missing.values()):
@@ -212,29 +231,27 @@ def export_model(
                 max_drop=max_accuracy_drop,
                 progress=lambda method, done: steps.update(f"quantisation: {method} {done:.0%}"),
             )
-        reference = _reference(model, data.test, test_logits, int8)
+        reference = _reference(model, sample_images(data.test, COMPARED_IMAGES), int8)
         with _Running() as running:
             files = [file for name, file in earlier.files.items() if name not in missing]
-            for file in files:
-                running.open(model_format(file.format), folder.path / file.file)
-            new, errors = _write_files(model, staging, missing, reference, int8, running, steps)
+            new, errors = _write_files(
+                model, staging, missing, reference, data.test, int8, running, steps
+            )
             if not new:
                 raise _joined(errors)
+            running.open_earlier(files, folder)
             steps.begin("latencies")
             image = first_image(data.test, model.preprocessing)
             files = _timed([*files, *new], running, image, steps)
         steps.begin("card")
         samples = sample_images(data.search, SAMPLE_IMAGES)
-        sample_reference = _reference(model, samples, _logits(model, samples), int8)
-        earlier.with_int8_logits(sample_reference).save(staging / SAMPLES_FILE)
+        earlier.with_int8_logits(_reference(model, samples, int8)).save(staging / SAMPLES_FILE)
         card = make_card(
             model,
             data,
             origin,
             weights_digest=weights_digest,
-            accuracy=measure_accuracy(
-                data, test_logits, _logits(model, data.search), _logits(model, data.holdout)
-            ),
+            accuracy=accuracy,
             files=files,
             int8=earlier.int8 if int8 is None else int8.summary,
         )
@@ -261,6 +278,7 @@ def _write_files(
     staging: Path,
     formats: Mapping[str, ModelFormat],
     reference: ReferenceImages,
+    test: Images,
     int8: Quantisation | None,
     running: _Running,
     steps: _Steps,
@@ -285,7 +303,7 @@ def _write_files(
                     running.open(model_file, path),
                     reference,
                     model.preprocessing,
-                    test=reference.images,
+                    test=test,
                     progress=report,
                 )
             )
@@ -315,13 +333,9 @@ def _write_file(
         ) from error
 
 
-def _reference(
-    model: TrainedModel,
-    images: Images,
-    logits: NDArray[np.float32],
-    int8: Quantisation | None,
-) -> ReferenceImages:
-    """Return images with the logits that files should have for them."""
+def _reference(model: TrainedModel, images: Images, int8: Quantisation | None) -> ReferenceImages:
+    """Return images with the logits that files should compute for them."""
+    logits = _logits(model, images)
     if int8 is None:
         return ReferenceImages(images, logits)
     parts = [simulate(int8.network, batch) for batch in batches(images, model.preprocessing)]

@@ -24,6 +24,14 @@ SAMPLE_IMAGES = 32
 """Images in a model folder, with which it is verified where its data is not. They have less than
 5 MB at 224 pixels, and a wrong file differs from torch on the first of them."""
 
+COMPARED_IMAGES = 512
+"""Most test images whose logits are compared at the export. Simulating int8 takes 30 times as long
+as running it; the accuracy is measured on all test images."""
+
+INT8_SHARE = 0.99
+"""Share of the images whose logits must be within the tolerance in int8. Runtimes round halves
+differently; in a deep network a few images are far off, as they are from float32."""
+
 MAX_ACCURACY_CHANGE = 0.005
 """Largest difference of the accuracy of a file from the one in its card, on another machine: half a
 point, the loss that int8 may have. Processors round differently."""
@@ -159,7 +167,8 @@ def check_file(
             remedy="Export another int8 format.",
         )
     logits = _classify(process, reference.images, preprocessing, progress)
-    difference = _require_agreement(path.name, logits, expected, model_file.tolerance)
+    share = 1.0 if model_file.precision == "float32" else INT8_SHARE
+    difference = _require_agreement(path.name, logits, expected, model_file.tolerance, share)
     accuracy = None
     if test is not None:
         is_same = test is reference.images
@@ -241,8 +250,10 @@ def load_data(card: ModelCard) -> ImageDataset:
 
 
 def sample_images(images: Images, count: int) -> Images:
-    """Return some images, evenly spaced."""
-    positions = np.linspace(0, len(images) - 1, min(count, len(images))).astype(np.int64)
+    """Return some images, evenly spaced; all of them if there are not more."""
+    if len(images) <= count:
+        return images
+    positions = np.linspace(0, len(images) - 1, count).astype(np.int64)
     return Images(images.pixels[positions], images.labels[positions])
 
 
@@ -283,16 +294,23 @@ def _classify(
 
 
 def _require_agreement(
-    name: str, logits: NDArray[np.float32], expected: NDArray[np.float32], tolerance: float
+    name: str,
+    logits: NDArray[np.float32],
+    expected: NDArray[np.float32],
+    tolerance: float,
+    share: float,
 ) -> float:
-    """Return the largest difference of logits, as a share of their standard deviation.
+    """Return the difference of logits, as a share of their standard deviation.
+
+    This is the largest difference of an image that a share of the images does not exceed.
 
     Raises:
         ExportError: they differ by more than the tolerance, or are not finite.
     """
     if logits.shape != expected.shape:
         raise ExportError(f"{name} gives logits {logits.shape}, not {expected.shape}.")
-    difference = float(np.abs(logits - expected).max() / max(float(expected.std()), 1e-12))
+    differences = np.abs(logits - expected).max(1) / max(float(expected.std()), 1e-12)
+    difference = float(np.quantile(differences, share))
     if not difference <= tolerance:
         agreement = float((logits.argmax(1) == expected.argmax(1)).mean())
         raise ExportError(

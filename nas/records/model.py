@@ -137,11 +137,12 @@ class ExportedFile(Document):
         runs_here: whether its runtime exists for the system that exported it. All further fields
             are empty if it does not.
         versions: versions of the packages that ran the file, by name.
-        images: number of test images that were classified.
-        accuracy: accuracy on the test images.
-        agreement: share of the test images that got the class that torch gives them.
+        images: number of test images whose logits were compared.
+        accuracy: accuracy on all test images.
+        agreement: share of the compared images that got the class that torch gives them.
         difference: largest difference from the reference logits, as a share of their standard
-            deviation. The reference is torch, or for int8 the quantised network simulated in torch.
+            deviation. The reference is torch, or for int8 the quantised network simulated in torch;
+            the largest of 99% of the images counts then.
         tolerance: largest `difference` that is allowed.
         peak_memory_bytes: memory that importing the runtime, loading the file and classifying one
             image add to a Python process; None if the system does not say.

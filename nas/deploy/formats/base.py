@@ -69,7 +69,7 @@ class ModelFormat(ABC):
             installed.
         tolerance: largest difference between the logits of the file and those of torch, as a share
             of the standard deviation of torch's logits. For int8, the difference from the logits of
-            the quantised network is compared.
+            the quantised network is compared, on 99% of the images.
     """
 
     name: ClassVar[str]
