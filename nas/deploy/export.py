@@ -19,7 +19,6 @@ from nas.deploy.benchmark import draw_benchmark, time_files
 from nas.deploy.card import ModelOrigin, make_card, measure_accuracy, render_card
 from nas.deploy.folder import (
     ARCHITECTURE_FILE,
-    CARD_FILE,
     CARD_PAGE,
     FIGURE_FILE,
     PREPROCESSING_FILE,
@@ -57,7 +56,7 @@ from nas.errors import (
     RunFolderError,
     first_line,
 )
-from nas.records import ExportedFile, Int8Summary, ModelCard, to_json
+from nas.records import CARD_FILE, ExportedFile, Int8Summary, ModelCard, to_json
 
 _FULL_DISK_BYTES = 1 << 20
 """Free space below which a failure to write a file counts as that of a full disk."""

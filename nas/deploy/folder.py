@@ -21,12 +21,11 @@ import filelock
 from nas import files
 from nas.documents import read_bytes, shortened
 from nas.errors import ExportError, RunFolderError
-from nas.records.model import CARD, PREPROCESSING, ModelCard, Preprocessing
+from nas.records.model import CARD, CARD_FILE, PREPROCESSING, ModelCard, Preprocessing
 
 ARCHITECTURE_FILE = "architecture.json"
 PREPROCESSING_FILE = "preprocessing.json"
 SAMPLES_FILE = "verification.safetensors"
-CARD_FILE = "card.json"
 CARD_PAGE = "card.md"
 FIGURE_FILE = "benchmark.svg"
 SCRIPT_FILE = "run.py"

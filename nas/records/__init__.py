@@ -12,6 +12,7 @@ from nas.records.fields import SCHEMA, Digest, Name, Seconds, to_json
 from nas.records.front import FRONT, ArchitectureRecord, FrontMember, FrontRecord, read_front
 from nas.records.model import (
     CARD,
+    CARD_FILE,
     PREPROCESSING,
     ConfidenceRow,
     ExportedFile,
@@ -71,6 +72,7 @@ from nas.records.trained import (
 
 __all__ = [
     "CARD",
+    "CARD_FILE",
     "FRONT",
     "MODELS_FOLDER",
     "NETWORK_TRAINING",

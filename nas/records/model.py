@@ -313,6 +313,9 @@ class ModelCard(Document):
     limits: tuple[str, ...]
 
 
+CARD_FILE = "card.json"
+"""Name of the file with the card of an exported model, in the model's folder."""
+
 CARD = Format(
     ModelCard,
     "the card of a model",

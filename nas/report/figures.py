@@ -109,7 +109,7 @@ def _draw_trained(
             fontsize=8,
         )  # fmt: skip
     best = [point for model, point in zip(models, points, strict=True) if not model.dominated_by]
-    if best:
+    if len(best) > 1:
         axes.step(
             *zip(*best, strict=True), where="post", color="black", linewidth=1.2, linestyle="--",
             zorder=4, label="front of the trained networks",

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from nas.records import CARD, MODELS_FOLDER, ExportedFile, ModelCard, TrainedRecord, read_trained
-
-CARD_FILE = "card.json"
-"""Name of the file with the card of an exported model, in the model's folder."""
+from nas.records import (
+    CARD,
+    CARD_FILE,
+    MODELS_FOLDER,
+    ExportedFile,
+    ModelCard,
+    TrainedRecord,
+    read_trained,
+)
+from nas.report import candidates
 
 
 @dataclass(frozen=True)
@@ -24,15 +29,15 @@ class ReportedModel:
         latency_us: measured latency, or predicted latency if it was not measured; None for a
             published network, which the search did not time.
         is_measured: whether `latency_us` was measured.
-        dominated_by: ids of the trained networks that are at least as fast and at least as
-            accurate, and better in one of both.
+        dominated_by: id of a trained network that is not slower and not less accurate; None if
+            there is none.
     """
 
     record: TrainedRecord
     card: ModelCard | None
     latency_us: float | None
     is_measured: bool
-    dominated_by: tuple[str, ...]
+    dominated_by: str | None
 
     @property
     def folder(self) -> str:
@@ -67,19 +72,16 @@ def read_models(run: Path, rows: pd.DataFrame) -> list[ReportedModel]:
         rows.dropna(subset=[name]).set_index("digest")[name].to_dict()
         for name in ("measured_us", "predicted_us")
     )
-    timed = [
-        (record, measured_us.get(digest, predicted_us.get(digest)), digest in measured_us)
-        for digest, record in read_trained(run).items()
-    ]
+    dominated = candidates.dominated_after_training(rows)
     models = [
         ReportedModel(
             record,
             _read_card(run, record),
-            latency,
-            is_measured,
-            _dominating(record, latency, timed),
+            measured_us.get(digest, predicted_us.get(digest)),
+            digest in measured_us,
+            dominated.get(record.id),
         )
-        for record, latency, is_measured in timed
+        for digest, record in read_trained(run).items()
     ]
     return sorted(models, key=lambda m: (m.latency_us is None, m.latency_us or 0, m.record.id))
 
@@ -87,22 +89,3 @@ def read_models(run: Path, rows: pd.DataFrame) -> list[ReportedModel]:
 def _read_card(run: Path, record: TrainedRecord) -> ModelCard | None:
     path = run / MODELS_FOLDER / record.id / CARD_FILE
     return CARD.read(path) if path.is_file() else None
-
-
-def _dominating(
-    record: TrainedRecord,
-    latency_us: float | None,
-    others: Sequence[tuple[TrainedRecord, float | None, bool]],
-) -> tuple[str, ...]:
-    """Return the ids of the networks that dominate a network in latency and hold-out accuracy."""
-    if latency_us is None:
-        return ()
-    own = (latency_us, -record.holdout.accuracy)
-    dominating = []
-    for other, other_us, _ in others:
-        if other_us is None or other.digest == record.digest:
-            continue
-        point = (other_us, -other.holdout.accuracy)
-        if all(a <= b for a, b in zip(point, own, strict=True)) and point != own:
-            dominating.append(other.id)
-    return tuple(dominating)

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from nas.errors import CheckpointError
+from nas.records import read_trained
 from nas.report import candidates, page
 from nas.report.models import read_models
 
@@ -54,6 +55,8 @@ def run(tmp_path) -> Path:
         path = folder / "models" / str(content["id"]) / "trained.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(content))
+    rows = candidates.with_trained(candidates.read(folder / "trials.csv"), read_trained(folder))
+    candidates.write(rows, folder / "trials.csv")
     return folder
 
 
@@ -67,8 +70,8 @@ def test_models_are_ordered_by_latency_with_published_networks_last(run):
 
 def test_model_that_a_faster_one_beats_is_off_the_front(run):
     fast, middle, slow, published = read_models(run, candidates.read(run / "trials.csv"))
-    assert middle.dominated_by == (fast.record.id,)
-    assert fast.dominated_by == slow.dominated_by == published.dominated_by == ()
+    assert middle.dominated_by == fast.record.id
+    assert fast.dominated_by is slow.dominated_by is published.dominated_by is None
     assert fast.supernet_error == pytest.approx(0.75 - 0.90)
     assert published.supernet_error is None
 
