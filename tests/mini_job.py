@@ -1,5 +1,6 @@
 """The mini job: a whole job that is small enough for a test, with three families, on digits."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 SPACES = {
@@ -43,16 +44,17 @@ retrain = 0
 """
 
 
-def write_job(folder: Path, *, extra: str = "") -> Path:
-    """Write the mini job and its three space files, and return the path of the job file.
+def write_job(folder: Path, *, spaces: Iterable[str] = tuple(SPACES), extra: str = "") -> Path:
+    """Write the mini job and its space files, and return the path of the job file.
 
     Args:
         folder: folder of the files. Paths in the job are relative to it.
+        spaces: names of its spaces.
         extra: text that is appended to the job file.
     """
     text = JOB
-    for name, rows in SPACES.items():
-        source = f"SPACE = SearchSpace({name!r}, ({rows}))\n"
+    for name in spaces:
+        source = f"SPACE = SearchSpace({name!r}, ({SPACES[name]}))\n"
         (folder / f"{name}.py").write_text("from nas.space import SearchSpace, Stage\n" + source)
         text += f'\n[[space]]\nname = "{name}.py"\n'
     path = folder / "job.toml"

@@ -16,7 +16,7 @@ from nas.graph import OP_KINDS, Graph, Op, Slot
 from nas.space import load_definition, space_names
 from nas.space.builder import Builder
 from nas.torch_network import folded_weights, run_graph, to_torch
-from tests.deploy.test_quantisation import quantised
+from tests.deploy.quantisation.test_post_training import quantised
 from tests.test_onnx_model import EXAMPLES, images, lowered, network
 
 UNSUPPORTED = {"avg_pool_overhanging_below"}

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from nas.errors import BoardLostError, NasError, first_line
+from nas.errors import BoardLostError, MeasurementError, NasError, first_line
 from nas.latency.cache_model import WEIGHT_PARTS_BY_INTENSITY
 from nas.latency.kernel import Kernel
 from nas.latency.record import Record
@@ -38,6 +38,10 @@ MAX_TIMINGS = 5
 DISPATCH_INTERVAL_SECONDS = 100.0
 """A long build times the dispatch costs again after this long, because the part of a shared cache
 that other programs leave free differs from one moment to the next."""
+
+MAX_DISPATCH_ATTEMPTS = 3
+"""Attempts to time the dispatch costs. They are differences of timings, and another process that
+wakes up at the wrong moment makes one of them negative."""
 
 _MAX_ERROR_CHARACTERS = 500
 
@@ -210,7 +214,7 @@ class _TableBuilder:
         with each other and must be of the same moment.
         """
         before_us = self._table.dispatch_us
-        timings = self._timers.call_any(lambda timer: timer.time_dispatch())
+        timings = self._time_dispatch_costs()
         curves = [parts for parts in WEIGHT_PARTS_BY_INTENSITY if parts[0] in timings]
         single = [(part,) for part in timings if not any(part in parts for parts in curves)]
         for parts in (*single, *curves):
@@ -219,6 +223,14 @@ class _TableBuilder:
                 for part in parts:
                     self._table.append(self._record("dispatch", timings[part], part))
         self.dispatch_timed_s = self.seconds
+
+    def _time_dispatch_costs(self) -> Mapping[str, Timing]:
+        for _ in range(MAX_DISPATCH_ATTEMPTS - 1):
+            try:
+                return self._timers.call_any(lambda timer: timer.time_dispatch())
+            except MeasurementError:
+                continue
+        return self._timers.call_any(lambda timer: timer.time_dispatch())
 
     def time_first(self, kernels: Sequence[Kernel]) -> None:
         """Find the schedules of kernels and time them for the first time."""

@@ -14,7 +14,7 @@ from tests.mini_job import write_job
 
 
 def small_job(folder: Path, device: str) -> Path:
-    path = write_job(folder, extra=f"\n[device]\n{device}\n")
+    path = write_job(folder, spaces=("mobile",), extra=f"\n[device]\n{device}\n")
     text = (
         path.read_text()
         .replace("trials = 30", "trials = 12")

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 import nas.space
-from nas.errors import RequestError
+from nas.errors import MeasurementError, RequestError
 from nas.latency import BuildProgress, LatencyTable, build_table, space_kernels
+from nas.latency.build import MAX_DISPATCH_ATTEMPTS
 from nas.latency.cache_model import WEIGHT_PARTS_BY_INTENSITY
 from nas.latency.timing import Timing
 from nas.runtimes.tvm.runtime import TvmRuntime
@@ -49,6 +50,31 @@ def test_build_times_only_missing_kernels(tmp_path: Path) -> None:
     assert second.added == len(kernels) - 5
     assert runtime.timed == runtime.retimed == kernels
     assert table.path.read_bytes().startswith(content)
+
+
+class DisturbedRuntime(FakeRuntime):
+    """A runtime whose first `disturbances` timings of the dispatch costs fail."""
+
+    disturbances = 0
+
+    def time_dispatch(self) -> Mapping[str, Timing]:
+        if self.disturbances:
+            self.disturbances -= 1
+            raise MeasurementError("Timing gave [-0.2] us, which is no latency.")
+        return super().time_dispatch()
+
+
+def test_build_times_disturbed_dispatch_costs_again(tmp_path: Path) -> None:
+    runtime = DisturbedRuntime()
+    runtime.disturbances = MAX_DISPATCH_ATTEMPTS - 1
+    table = LatencyTable.open_or_create(tmp_path, runtime)
+    assert build_table(table, space_kernels(SPACE, "tvm")[:2], runtime).ok == 2
+    assert table.dispatch_us
+
+    runtime.disturbances = MAX_DISPATCH_ATTEMPTS
+    other = LatencyTable.open_or_create(tmp_path / "other", runtime)
+    with pytest.raises(MeasurementError, match="no latency"):
+        build_table(other, space_kernels(SPACE, "tvm")[:2], runtime)
 
 
 def test_build_records_failed_kernel_and_goes_on(tmp_path: Path) -> None:
