@@ -48,6 +48,7 @@ def state(folder: ModelFolder) -> dict[str, tuple[int, bytes]]:
     }
 
 
+@pytest.mark.slow
 def test_folder_has_verified_files_and_their_card(exported, trained, digits):
     assert set(exported.sums()) == {
         "architecture.json",
@@ -108,6 +109,7 @@ def test_same_export_again_changes_nothing(folder, trained, digits, origin):
     assert state(folder) == before
 
 
+@pytest.mark.slow
 def test_later_format_is_added_and_the_earlier_files_are_kept(trained, digits, origin, tmp_path):
     folder = ModelFolder(tmp_path / "3f2a")
     export_model(trained, digits, folder, ["onnx-int8"], origin)
@@ -121,6 +123,7 @@ def test_later_format_is_added_and_the_earlier_files_are_kept(trained, digits, o
     assert {each.status for each in verify_folder(folder).files} == {"verified"}
 
 
+@pytest.mark.slow
 def test_files_of_other_weights_are_removed(folder, trained_again, digits, origin):
     export_model(trained_again, digits, folder, ["torch"], origin)
     assert [file.format for file in folder.card.files] == ["torch"]
@@ -156,6 +159,7 @@ def test_file_that_computes_something_else_is_an_error_and_leaves_no_file(
     assert state(folder) == {}
 
 
+@pytest.mark.slow
 def test_other_formats_are_exported_when_one_fails(trained, digits, origin, tmp_path, monkeypatch):
     def fail(self, model, quantised, path):
         path.write_bytes(b"half")
@@ -207,6 +211,7 @@ def test_verification_measures_the_same_accuracy_again(exported):
         assert again.file.accuracy == recorded.accuracy
 
 
+@pytest.mark.slow
 def test_verification_without_the_data_uses_the_images_in_the_folder(
     trained, digits, origin, tmp_path
 ):

@@ -144,6 +144,7 @@ def test_record_has_the_accuracies_of_the_saved_network(run, data):
     assert open_run(run).space(SPACE).from_json(architecture).digest == record.digest
 
 
+@pytest.mark.slow
 def test_killed_training_ends_with_the_weights_of_an_undisturbed_one(run, tmp_path):
     pick = front_ids(run)[0]
     other = shutil.copytree(run, tmp_path / "other")

@@ -65,6 +65,7 @@ def pick(run) -> str:
     return front_ids(run)[-1]
 
 
+@pytest.mark.slow
 def test_command_exports_and_the_others_check_what_it_exported(run, pick, invoke):
     models = document(invoke("export", run, "--pick", pick, "--json"))["models"]
     (model,) = models
@@ -91,6 +92,7 @@ def test_command_exports_and_the_others_check_what_it_exported(run, pick, invoke
         assert "onnx-int8" in done.stdout
 
 
+@pytest.mark.slow
 def test_network_that_is_not_trained_is_trained_first(run, invoke):
     models = {path.name for path in (run / "models").iterdir()}
     rows = nas.open_run(run).trials
@@ -209,6 +211,7 @@ def test_job_exports_its_finalists_and_reports_those_that_fail(run, monkeypatch)
 COMMAND = "from nas.cli import main; main()"
 
 
+@pytest.mark.slow
 def test_export_that_is_killed_is_completed_by_the_same_command(run, pick):
     folder = run / "models" / pick
     arguments = [sys.executable, "-c", COMMAND, "export", str(run), "--pick", pick]

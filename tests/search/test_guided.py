@@ -104,6 +104,7 @@ def test_first_trials_are_the_smallest_and_largest_networks():
     assert len({each.space.name for each in tried[6:9]}) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objectives", [{"macs": macs}, OBJECTIVES], ids=["one", "two"])
 def test_known_architectures_are_not_proposed_while_others_are_left(objectives):
     size = SHUFFLENET.size
@@ -175,6 +176,7 @@ def late_failure_share(result):
     return np.mean(failed[-40:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objectives", [1, 2])
 @pytest.mark.parametrize("space", [SHUFFLENET, SQUEEZENET], ids=lambda space: space.name)
 def test_space_whose_trials_all_fail_is_avoided_after_a_while(space, objectives):
@@ -185,6 +187,7 @@ def test_space_whose_trials_all_fail_is_avoided_after_a_while(space, objectives)
         assert late_failure_share(run_search(SPACES, functions, trials=70, seed=seed)) < 0.1
 
 
+@pytest.mark.slow
 def test_choices_that_fail_are_avoided_after_a_while():
     def fail_for_xception(architecture):
         if "xception" in dict(architecture.choices).values():

@@ -87,6 +87,7 @@ def test_failed_and_pruned_trials_count_as_in_a_search():
     assert states == {TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED}
 
 
+@pytest.mark.slow
 def test_front_dominates_more_than_that_of_random_search():
     rng = np.random.default_rng(0)
     sample = [space.sample(rng, uniform_over="choices") for space in SPACES for _ in range(200)]

@@ -19,6 +19,7 @@ from tests.deploy.formats.models import (
 pytest.importorskip("executorch")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", FAMILIES)
 def test_program_computes_what_torch_computes(space, tmp_path):
     model = digits_model(space)

@@ -65,6 +65,7 @@ def folder(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", FAMILIES)
 def test_library_computes_what_torch_computes(space, tmp_path, folder):
     model = model_with_table(space, tmp_path)
@@ -84,6 +85,7 @@ def test_library_for_two_threads_computes_what_torch_computes(tmp_path, folder):
     assert_computes_the_same(loaded, model, digits_images(), tvm_format.tolerance)
 
 
+@pytest.mark.slow
 def test_library_runs_in_a_process_with_tvm_alone(tmp_path, folder):
     model = model_with_table("mobilenet_v3_small", tmp_path)
     path = write(model_format("tvm"), model, folder)
