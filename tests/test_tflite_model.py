@@ -122,7 +122,7 @@ def test_examples_have_every_op_kind():
 @pytest.mark.parametrize("name", space_names())
 def test_networks_of_a_space_run_as_in_torch(name):
     for graph in lowered(name)[:2]:
-        assert_runs_as_torch_does(graph)
+        assert_runs_as_torch_does(graph, calm_network(graph))
 
 
 @pytest.mark.slow

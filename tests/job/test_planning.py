@@ -22,6 +22,7 @@ from nas.job.planning import (
     plan_finalists_again,
 )
 from nas.job.progress import SilentProgress
+from nas.job.settings import FinishSettings
 from nas.records import StageRecord, read_run
 from tests.job.runs import open_context
 
@@ -186,7 +187,7 @@ def test_finalists_are_decided_once_and_recorded(job_folder, job):
         def note(self, text):
             notes.append(text)
 
-    context = open_context(job.model_copy(update={"budget": "1h"}))
+    context = open_context(job.model_copy(update={"budget": "1h", "finish": FinishSettings()}))
     context.progress = Notes()
     plan = make_plan()
     with claim(job_folder / "out", job, "") as run:
