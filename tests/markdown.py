@@ -46,10 +46,10 @@ class Block:
 
 def pages() -> list[str]:
     """Return the names of all pages, relative to the root of the repository."""
-    found = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
-    found += [ROOT / folder / "README.md" for folder in ("results", "latency_tables")]
-    found.append(ROOT / "tests/benchmarks/README.md")
-    return sorted(str(path.relative_to(ROOT)) for path in found)
+    paths = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    paths += [ROOT / folder / "README.md" for folder in ("results", "latency_tables")]
+    paths.append(ROOT / "tests/benchmarks/README.md")
+    return sorted(str(path.relative_to(ROOT)) for path in paths)
 
 
 def read(page: str) -> str:
@@ -60,11 +60,11 @@ def read(page: str) -> str:
 def blocks(page: str) -> list[Block]:
     """Return the fenced blocks of a page in order."""
     text = read(page)
-    found = []
+    fenced = []
     for match in _FENCE.finditer(text):
         before = text[: match.start()]
         reason = _NOT_RUN.search(before)
-        found.append(
+        fenced.append(
             Block(
                 page,
                 before.count("\n") + 1,
@@ -73,7 +73,7 @@ def blocks(page: str) -> list[Block]:
                 reason[1] if reason else "",
             )
         )
-    return found
+    return fenced
 
 
 def prose(page: str) -> str:

@@ -54,8 +54,8 @@ COLUMNS = (
 def measured(name: str) -> list[float]:
     """A row of the table."""
     space, another, fresh = load_definition(name), load_definition(name), load_definition(name)
-    found: list = []
-    enumerating_s = once_s(lambda: found.extend(kernels(space)))
+    every_kernel: list = []
+    enumerating_s = once_s(lambda: every_kernel.extend(kernels(space)))
     counting_s = once_s(lambda: another.size)
     rng = np.random.default_rng(0)
     drawn = [space.sample(rng) for _ in range(DRAWN)]
@@ -63,7 +63,7 @@ def measured(name: str) -> list[float]:
     # A new space knows no block yet: this is what a sampler meets at first.
     first_s = once_s(lambda: [counted(fresh)(each) for each in drawn])
     return [
-        len(found),
+        len(every_kernel),
         enumerating_s,
         counting_s,
         float(np.mean([graph.counts()["conv"] for graph in graphs])),

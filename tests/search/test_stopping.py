@@ -59,9 +59,9 @@ def test_search_without_limits_ends_when_the_front_is_complete(ended):
     def volume(values):
         return hypervolume((values - best) / (worst - best), [1.0, 1.0])
 
-    found = points([trial.architecture for trial in ended.trials])
-    assert volume(found) >= 0.995 * volume(every)
-    assert MIN_TRIALS_PER_SPACE * 2 <= len(found) < 0.75 * len(every)
+    scored = points([trial.architecture for trial in ended.trials])
+    assert volume(scored) >= 0.995 * volume(every)
+    assert MIN_TRIALS_PER_SPACE * 2 <= len(scored) < 0.75 * len(every)
 
 
 def test_end_waits_for_a_number_of_trials_of_each_space(ended, monkeypatch):

@@ -72,11 +72,11 @@ def test_percentile_leaves_out_outliers():
 
 def test_least_squares_has_the_least_error_of_all_ranges():
     values = np.random.default_rng(0).standard_t(4, 50_000)
-    found = squared_error(values, *least_squares(histogram(values)))
+    error = squared_error(values, *least_squares(histogram(values)))
     limits = np.linspace(1, np.abs(values).max(), 200)
     best = min(squared_error(values, max(-t, values.min()), min(t, values.max())) for t in limits)
-    assert found <= 1.02 * best
-    assert found < squared_error(values, values.min(), values.max())
+    assert error <= 1.02 * best
+    assert error < squared_error(values, values.min(), values.max())
 
 
 def test_least_squares_keeps_the_short_side_of_a_range():
