@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -143,20 +145,27 @@ def missing_op(format_name: str, op: Op) -> ExportError:
 
 @contextmanager
 def export_errors(message: str, *, remedy: str = "") -> Iterator[None]:
-    """Turn the errors of an exporter or a runtime into an ExportError.
+    """Turn the errors of an exporter or a runtime into an ExportError, and silence its warnings.
 
-    These packages raise errors of any class, for anything that they cannot do.
+    These packages raise errors of any class, for anything that they cannot do. Their warnings and
+    log messages are about themselves; import them inside of the block, too.
 
     Args:
         message: what failed, without a full stop.
         remedy: what the user can do about it.
     """
+    disabled = logging.root.manager.disable
+    logging.disable(max(disabled, logging.WARNING))
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except (NasError, OSError):
         raise
     except Exception as error:
         raise ExportError(f"{message}: {first_line(error)}.", remedy=remedy) from error
+    finally:
+        logging.disable(disabled)
 
 
 def package_versions(packages: Sequence[str]) -> dict[str, str]:

@@ -6,8 +6,10 @@ logits. Core ML exists on macOS only; elsewhere loading a package checks its str
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,16 +49,19 @@ class CoreMl(ModelFormat):
 
     def write(self, model: TrainedModel, quantised: QuantisedNetwork | None, path: Path) -> None:
         """See `ModelFormat.write`. Writes a folder."""
-        import coremltools
-
         with export_errors("coremltools cannot convert the network"):
-            package = coremltools.convert(
-                _program(model.graph, model.weights, model.preprocessing.output_name),
-                convert_to="mlprogram",
-                minimum_deployment_target=coremltools.target.iOS15,
-                compute_precision=coremltools.precision.FLOAT32,
-                skip_model_load=True,
-            )
+            import coremltools
+
+            program = _program(model.graph, model.weights, model.preprocessing.output_name)
+            # The progress bars of the conversion cannot be turned off.
+            with redirect_stderr(io.StringIO()):
+                package = coremltools.convert(
+                    program,
+                    convert_to="mlprogram",
+                    minimum_deployment_target=coremltools.target.iOS15,
+                    compute_precision=coremltools.precision.FLOAT32,
+                    skip_model_load=True,
+                )
             package.user_defined_metadata[PREPROCESSING_KEY] = model.preprocessing.embedded
             package.version = __version__
             package.save(str(path))
@@ -68,9 +73,9 @@ class CoreMl(ModelFormat):
             ExportError: the package is damaged, or its input, output or classes are not those that
                 its preprocessing says.
         """
-        import coremltools
-
         with export_errors(f"coremltools refuses {path}", remedy="Export the model again."):
+            import coremltools
+
             package = coremltools.models.MLModel(
                 str(path),
                 skip_model_load=not self.runs_here,

@@ -6,7 +6,6 @@ The program has a method `forward`, which maps an image `1 x C x H x W` to the l
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,10 +39,9 @@ class ExecuTorch(ModelFormat):
 
     def write(self, model: TrainedModel, quantised: QuantisedNetwork | None, path: Path) -> None:
         """See `ModelFormat.write`."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch.export warns of its own deprecations.
-            with export_errors("ExecuTorch cannot convert the network"):
-                files.replace(path, _program(model))
+        with export_errors("ExecuTorch cannot convert the network"):
+            program = _program(model)
+        files.replace(path, program)
 
     def load(self, path: Path, threads: int = 1) -> _ExecuTorchModel:
         """See `ModelFormat.load`."""

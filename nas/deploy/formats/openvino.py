@@ -52,8 +52,8 @@ class OpenVino(ModelFormat):
         """See `ModelFormat.write`."""
         from nas import onnx_model
 
-        openvino = import_openvino()
         with export_errors("OpenVINO cannot convert the network"):
+            openvino = import_openvino()
             if self.precision == "int8":
                 assert quantised is not None, "formats of precision int8 get a quantised network"
                 proto = onnx_model.quantised_model(quantised)

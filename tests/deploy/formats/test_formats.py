@@ -20,6 +20,26 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
 
 
+WRITE = """
+from pathlib import Path
+from nas.deploy.formats import model_format
+from tests.deploy.formats.models import digits_model
+model_file = model_format(sys.argv[1])
+path = Path(sys.argv[2]) / model_file.file_name
+model_file.write(digits_model("squeezenet_tiny"), None, path)
+if not model_file.runs_here:
+    model_file.load(path)
+"""
+
+
+@pytest.mark.parametrize("name", ["torch", "onnx", "openvino", "executorch", "coreml", "tflite"])
+def test_exporters_write_nothing_to_the_terminal(name, tmp_path):
+    (model_file,) = [each for each in all_formats() if each.name == name]
+    if model_file.missing_packages:
+        pytest.skip(f"needs {', '.join(model_file.missing_packages)}")
+    assert run_python(f"sys.stderr = sys.stdout\n{WRITE}", name, tmp_path) == ""
+
+
 def test_listing_formats_imports_none_of_their_packages():
     assert int(run_python(LIST)) == len(format_names())
 
