@@ -21,7 +21,7 @@ from nas import plotting
 from nas.deploy.folder import SAMPLES_FILE, ModelFolder
 from nas.deploy.formats import model_format
 from nas.deploy.model_process import LoadedFile, ModelProcess
-from nas.deploy.verify import ReferenceImages, first_image
+from nas.deploy.verify import FileOutcome, ReferenceImages, first_image
 from nas.errors import ExportError, RequestError
 from nas.formatting import format_latency
 from nas.latency.timing import round_to_four_digits
@@ -36,22 +36,6 @@ PAUSE_SECONDS = 0.02
 
 Progress = Callable[[int, int, str], None]
 """Called with the number of finished steps, of all steps, and the name of a format."""
-
-
-@dataclass(frozen=True)
-class BenchmarkRow:
-    """One file of a benchmark.
-
-    Attributes:
-        file: the file with what was measured now; its accuracy is that of the export.
-        status: `timed`, `not run here` (its runtime does not exist for this system) or
-            `not installed`.
-        remedy: command that installs its runtime; empty if it is installed.
-    """
-
-    file: ExportedFile
-    status: str
-    remedy: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,7 +64,7 @@ class TimedFile:
 
 def benchmark_folder(
     folder: ModelFolder, *, threads: int = 1, progress: Progress | None = None
-) -> list[BenchmarkRow]:
+) -> list[FileOutcome]:
     """Time all files of an exported model, the fastest first. The folder is not changed.
 
     Args:
@@ -88,28 +72,31 @@ def benchmark_folder(
         threads: number of threads that each runtime may use.
         progress: receives the number of timings done and of all timings.
 
+    Returns:
+        The files with their latencies now, and with the accuracy that their export measured.
+
     Raises:
         RunFolderError: nothing was exported to the folder.
         ExportError: a file is missing or changed, or does not run.
     """
     folder.require_unchanged()
     samples = ReferenceImages.load(folder.path / SAMPLES_FILE)
-    rows: dict[str, BenchmarkRow] = {}
+    rows: dict[str, FileOutcome] = {}
     with ExitStack() as stack:
         running: dict[str, ModelProcess] = {}
         for recorded in folder.card.files:
             try:
                 model_file = model_format(recorded.format)
             except RequestError as error:
-                rows[recorded.format] = BenchmarkRow(recorded, "not installed", error.remedy)
+                rows[recorded.format] = FileOutcome(recorded, "not installed", error.remedy)
                 continue
             if model_file.runs_here:
                 process = ModelProcess(model_file, folder.path / recorded.file, threads=threads)
                 running[recorded.format] = stack.enter_context(process)
-            rows[recorded.format] = BenchmarkRow(recorded, "not run here")
+            rows[recorded.format] = FileOutcome(recorded, "not run here")
         image = first_image(samples.images, folder.preprocessing)
         for name, result in time_files(running, image, progress).items():
-            rows[name] = BenchmarkRow(result.update(rows[name].file), "timed")
+            rows[name] = FileOutcome(result.update(rows[name].file), "timed")
     return sorted(rows.values(), key=_latency_or_infinity)
 
 
@@ -213,5 +200,5 @@ def draw_benchmark(files: Sequence[ExportedFile], device: str, path: Path) -> No
         plotting.save(figure, path)
 
 
-def _latency_or_infinity(row: BenchmarkRow) -> float:
+def _latency_or_infinity(row: FileOutcome) -> float:
     return float("inf") if row.file.latency is None else row.file.latency.median_us

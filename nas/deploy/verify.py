@@ -91,13 +91,13 @@ class ReferenceImages:
 
 
 @dataclass(frozen=True)
-class FileVerification:
-    """What a verification says of one file.
+class FileOutcome:
+    """What a verification or a benchmark says of one file.
 
     Attributes:
-        file: the file with what was measured now. `accuracy` is None if the data is not there.
-        status: `verified`, `not run here` (its runtime does not exist for this system) or
-            `not installed`.
+        file: the file with what was measured now.
+        status: `verified` or `timed`, `not run here` (its runtime does not exist for this system)
+            or `not installed`.
         remedy: command that installs its runtime; empty if it is installed.
     """
 
@@ -111,12 +111,12 @@ class FolderVerification:
     """What a verification says of a model folder.
 
     Attributes:
-        files: the files.
+        files: the files; `accuracy` is None if the data is not there.
         images: number of test images whose classes were compared with their labels.
         no_accuracy: why the accuracy was not checked; empty if it was.
     """
 
-    files: tuple[FileVerification, ...]
+    files: tuple[FileOutcome, ...]
     images: int
     no_accuracy: str
 
@@ -214,7 +214,7 @@ def verify_folder(
         try:
             model_file = model_format(recorded.format)
         except RequestError as error:
-            results.append(FileVerification(recorded, "not installed", error.remedy))
+            results.append(FileOutcome(recorded, "not installed", error.remedy))
             continue
 
         def report(done: int, total: int, name: str = recorded.format) -> None:
@@ -225,7 +225,7 @@ def verify_folder(
             checked = check_file(process, samples, preprocessing, test=test, progress=report)
         _require_same_accuracy(recorded, checked)
         status = "verified" if checked.runs_here else "not run here"
-        results.append(FileVerification(checked, status))
+        results.append(FileOutcome(checked, status))
     return FolderVerification(tuple(results), 0 if test is None else len(test), no_accuracy)
 
 

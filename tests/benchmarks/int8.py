@@ -21,6 +21,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from nas.data import ImageDataset, load_dataset
 from nas.deploy.benchmark import time_files
 from nas.deploy.formats import model_format
 from nas.deploy.model import TrainedModel, normalised, preprocessing_of
+from nas.deploy.model_process import ModelProcess
 from nas.deploy.quantisation import MAX_DROP, quantise_within
 from nas.space import load_space
 from nas.supernet import TrainingSettings
@@ -72,14 +74,15 @@ def measure(
     quantised = time.perf_counter()
     images, labels = normalised(data.test, model.preprocessing), data.test.labels
     formats = {each: model_format(each) for each in ("onnx", "onnx-int8")}
-    with tempfile.TemporaryDirectory() as folder:
-        files = {each: (kind, Path(folder) / kind.file_name) for each, kind in formats.items()}
-        classes = {}
-        for each, (kind, path) in files.items():
+    classes, running = {}, {}
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        for each, kind in formats.items():
+            path = Path(folder) / kind.file_name
             kind.write(model, int8.network if kind.precision == "int8" else None, path)
             classes[each] = kind.load(path).logits(images).argmax(1)
-        timed = time_files(files, images[:1])
-    float_latency, int8_latency = (timed[each].latency.median_us for each in files)
+            running[each] = stack.enter_context(ModelProcess(kind, path))
+        timed = time_files(running, images[:1])
+    float_latency, int8_latency = (timed[each].latency.median_us for each in formats)
     return {
         "network": name,
         "seed": seed,

@@ -20,6 +20,8 @@ from nas.deploy.formats.base import (
 )
 
 if TYPE_CHECKING:
+    import onnx
+
     from nas.deploy.model import TrainedModel
     from nas.deploy.quantisation import QuantisedNetwork
 
@@ -49,11 +51,7 @@ class Onnx(ModelFormat):
         from nas import onnx_model
 
         with export_errors(f"Format '{self.name}' cannot write the model"):
-            if self.precision == "int8":
-                assert quantised is not None, "formats of precision int8 get a quantised network"
-                proto = onnx_model.quantised_model(quantised)
-            else:
-                proto = onnx_model.model(model.graph, model.weights)
+            proto = make_proto(model, quantised)
             helper.set_model_props(proto, {PREPROCESSING_KEY: model.preprocessing.embedded})
             onnx_model.save(proto, path)
 
@@ -73,6 +71,15 @@ class OnnxInt8(Onnx):
     # to the next step, and these differences grow with the depth: 0.03 in networks of 40 ops. A
     # wrong scale or layout gives 1 and more.
     tolerance = 0.25
+
+
+def make_proto(model: TrainedModel, quantised: QuantisedNetwork | None) -> onnx.ModelProto:
+    """Return the ONNX model of a quantised network, or without one that of the float32 network."""
+    from nas import onnx_model
+
+    if quantised is None:
+        return onnx_model.model(model.graph, model.weights)
+    return onnx_model.quantised_model(quantised)
 
 
 class OnnxModel(LoadedModel):

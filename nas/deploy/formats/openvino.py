@@ -27,6 +27,7 @@ from nas.deploy.formats.base import (
     export_errors,
     package_versions,
 )
+from nas.deploy.formats.onnx import make_proto
 
 if TYPE_CHECKING:
     from nas.deploy.model import TrainedModel
@@ -50,15 +51,9 @@ class OpenVino(ModelFormat):
 
     def write(self, model: TrainedModel, quantised: QuantisedNetwork | None, path: Path) -> None:
         """See `ModelFormat.write`."""
-        from nas import onnx_model
-
         with export_errors("OpenVINO cannot convert the network"):
             openvino = import_openvino()
-            if self.precision == "int8":
-                assert quantised is not None, "formats of precision int8 get a quantised network"
-                proto = onnx_model.quantised_model(quantised)
-            else:
-                proto = onnx_model.model(model.graph, model.weights)
+            proto = make_proto(model, quantised)
             # `convert_model` would do the same, and tells its telemetry.
             network = openvino.Core().read_model(proto.SerializeToString())
             network.set_rt_info(model.preprocessing.embedded, PREPROCESSING_KEY)
