@@ -267,8 +267,10 @@ def select(
 ) -> None:
     """Print the best network under given limits.
 
-    This is the most accurate member of the front that meets the limits. If no member meets them,
-    the command names the nearest one and exits with status 1.
+    This is the most accurate member of the front that meets the limits. Networks that were trained
+    count with their trained accuracy, the others with that in the supernet plus what training
+    gained the trained ones (the median). If no member meets the limits, the command names the
+    nearest one and exits with status 1.
 
     \b
     Example: nas select results/quickstart --max-latency-ms 0.05

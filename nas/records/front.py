@@ -96,8 +96,9 @@ class FrontMember(Document):
     @property
     def summary(self) -> str:
         """The network in one line: id, space, accuracy, latency, MACs and parameters."""
+        trained = "" if self.trained_accuracy is None else f", trained {self.trained_accuracy:.4f}"
         return (
-            f"{self.id} ({self.space}): accuracy {self.validation_accuracy:.4f}, "
+            f"{self.id} ({self.space}): accuracy {self.validation_accuracy:.4f}{trained}, "
             f"{format_latency(self.latency_us)} {self.latency_basis}, {self.macs} MACs, "
             f"{self.params} parameters"
         )

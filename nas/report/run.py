@@ -109,10 +109,13 @@ class Run:
     ) -> Pick:
         """Return the most accurate member of the front that meets the limits.
 
+        Trained members are compared by their trained accuracy, see
+        `nas.report.select.expected_accuracies`.
+
         Args:
             max_latency_ms: largest latency in milliseconds.
             max_params: largest number of parameters.
-            min_accuracy: smallest validation accuracy, a fraction.
+            min_accuracy: smallest accuracy, a fraction.
 
         Raises:
             InfeasibleError: no member meets the limits; the message names the nearest.

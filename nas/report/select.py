@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +19,7 @@ class Limits:
     Args:
         max_latency_ms: highest latency in milliseconds.
         max_params: highest number of parameters.
-        min_accuracy: lowest validation accuracy, in (0, 1].
+        min_accuracy: lowest accuracy, in (0, 1]; see `expected_accuracies`.
 
     Raises RequestError for a limit that is not a finite number above zero, or an accuracy above 1.
     """
@@ -35,20 +37,47 @@ class Limits:
                 f"min_accuracy is {self.min_accuracy}.", remedy="Give a fraction, such as 0.95."
             )
 
-    def violations(self, member: FrontMember) -> dict[str, float]:
-        """Return by which share of the limit a member violates each limit that it violates."""
+    def violations(self, member: FrontMember, accuracy: float) -> dict[str, float]:
+        """Return by which share of the limit a member violates each limit that it violates.
+
+        Args:
+            member: a member of a front.
+            accuracy: the accuracy that is expected of it.
+        """
         excess = {}
         if self.max_latency_ms is not None:
             excess["latency"] = member.latency_us / (1000 * self.max_latency_ms) - 1
         if self.max_params is not None:
             excess["params"] = member.params / self.max_params - 1
         if self.min_accuracy is not None:
-            excess["accuracy"] = 1 - member.validation_accuracy / self.min_accuracy
+            excess["accuracy"] = 1 - accuracy / self.min_accuracy
         return {name: share for name, share in excess.items() if share > 0}
+
+
+def expected_accuracies(members: Sequence[FrontMember]) -> list[float]:
+    """Return the accuracy that is expected of each member of a front once it is trained.
+
+    It is the accuracy of the trained network, where there is one. Otherwise it is the accuracy in
+    the supernet plus the median of what training gained the members that were trained.
+    """
+    gains = [
+        each.trained_accuracy - each.validation_accuracy
+        for each in members
+        if each.trained_accuracy is not None
+    ]
+    gain = statistics.median(gains) if gains else 0.0
+    return [
+        min(1.0, each.validation_accuracy + gain)
+        if each.trained_accuracy is None
+        else each.trained_accuracy
+        for each in members
+    ]
 
 
 def select(folder: Path, limits: Limits) -> FrontMember:
     """Return the most accurate front member that meets the limits; of several, the fastest.
+
+    Members are compared by their `expected_accuracies`.
 
     Raises:
         InfeasibleError: no member meets the limits; the message names the nearest one and the
@@ -56,15 +85,21 @@ def select(folder: Path, limits: Limits) -> FrontMember:
         RunFolderError: the folder has no front, or a damaged one.
     """
     members = read_front(folder)
-    feasible = [member for member in members if not limits.violations(member)]
+    rated = list(zip(members, expected_accuracies(members), strict=True))
+    feasible = [
+        (member, accuracy) for member, accuracy in rated if not limits.violations(member, accuracy)
+    ]
     if not feasible:
-        nearest = min(members, key=lambda m: (sum(limits.violations(m).values()), m.latency_us))
+        nearest, accuracy = min(
+            rated, key=lambda pair: (sum(limits.violations(*pair).values()), pair[0].latency_us)
+        )
         violations = ", ".join(
-            f"{name} by {100 * share:.1f}%" for name, share in limits.violations(nearest).items()
+            f"{name} by {100 * share:.1f}%"
+            for name, share in limits.violations(nearest, accuracy).items()
         )
         raise InfeasibleError(
             f"No front member meets the limits. The nearest is {nearest.summary}; it misses "
             f"{violations}.",
             remedy="Relax the limits, or search smaller networks.",
         )
-    return max(feasible, key=lambda m: (m.validation_accuracy, -m.latency_us))
+    return max(feasible, key=lambda pair: (pair[1], -pair[0].latency_us))[0]

@@ -47,6 +47,7 @@ def test_summary_has_id_space_accuracy_latency_and_counts():
     assert member().summary == (
         "51ab (toy): accuracy 0.9000, 1.2 ms measured, 2000 MACs, 100 parameters"
     )
+    assert "accuracy 0.9000, trained 0.9300, 1.2 ms" in member(trained_accuracy=0.93).summary
 
 
 def test_front_is_read_as_it_was_written(tmp_path):

@@ -52,6 +52,24 @@ def test_select_prefers_measured_to_predicted_latency(run):
     assert select(run, Limits(max_latency_ms=0.5)).id == GUESS
 
 
+def test_trained_members_count_with_their_trained_accuracy(tmp_path):
+    """Training gained 0.1 and 0.2, so 0.15 is expected of the member that was not trained."""
+    members = [
+        member(FAST, 0.7, 300.0, trained_accuracy=0.9),
+        member(GUESS, 0.72, 500.0),
+        member(SLOW, 0.78, 900.0, trained_accuracy=0.88),
+    ]
+    write_front(tmp_path, *members)
+    assert select(tmp_path, Limits()).id == FAST
+    write_front(tmp_path, *members[1:])
+    assert select(tmp_path, Limits()).id == SLOW
+    write_front(tmp_path, *members[::2], {**members[1], "validation_accuracy": 0.76})
+    assert select(tmp_path, Limits()).id == GUESS
+    assert select(tmp_path, Limits(min_accuracy=0.905)).id == GUESS
+    with pytest.raises(InfeasibleError, match=r"nearest is 9e55 .* it misses accuracy by 1.1%"):
+        select(tmp_path, Limits(min_accuracy=0.92))
+
+
 def test_select_names_nearest_member_when_nothing_fits(run):
     with pytest.raises(
         InfeasibleError, match=r"nearest is fa57 .*0.3 ms measured.*latency by 50.0%"

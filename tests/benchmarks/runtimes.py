@@ -1,0 +1,150 @@
+"""Time one network in every runtime that it can be exported to: float32, and what int8 gains.
+
+    python -m tests.benchmarks.runtimes [--image-size 32] [--classes 10] [--tables FOLDER]
+    python -m tests.benchmarks.runtimes --run results/overnight --picks 6
+
+The networks are published ones of three families, or picks spread over the front of a run. Format
+`tvm` is the library with the schedules of a latency table; kernels that the table in FOLDER lacks
+are timed first. Every file runs in a process of its own on one thread, and the files of a network
+are timed in turns. Weights are random, since latencies do not depend on them. Run it on an idle
+machine.
+
+    tvm / fastest   latency of the TVM library over that of the fastest other float32 file
+    int8 gain       latency of the float32 file over that of the int8 file of the same runtime
+"""
+
+import argparse
+import math
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from nas.console import print_table
+from nas.deploy.benchmark import time_files
+from nas.deploy.formats import model_format
+from nas.deploy.model import TrainedModel
+from nas.deploy.model_process import ModelProcess
+from nas.deploy.quantisation import quantise
+from nas.latency import LatencyTable, build_table, open_runtime
+from nas.latency.worker_process import timers_for
+from nas.records.model import Preprocessing
+from nas.report.run import open_run
+from nas.space import Architecture, load_space
+from nas.torch_network import to_torch
+
+PUBLISHED = {
+    "mobilenet_v2_0.5": "mobilenet",
+    "mobilenet_v2_1.0": "mobilenet",
+    "mobilenet_v3_small": "mobilenet_v3_small",
+    "shufflenet_v2_0.5": "shufflenet",
+    "shufflenet_v2_1.0": "shufflenet",
+    "squeezenet_1.1": "squeezenet",
+}
+"""The space of each published network."""
+
+FLOAT_FORMATS = ("tvm", "onnx", "openvino", "tflite")
+INT8_FORMATS = ("onnx-int8", "openvino-int8", "tflite-int8")
+CALIBRATION_IMAGES = 32
+
+
+def published(image_size: int, classes: int) -> Iterator[tuple[str, Architecture]]:
+    """Yield name and architecture of the published networks."""
+    for name, space_name in PUBLISHED.items():
+        space = load_space(space_name, image_size=image_size, channels=3, classes=classes)
+        yield name, space.reference(name)
+
+
+def spread_picks(folder: Path, count: int) -> Iterator[tuple[str, Architecture]]:
+    """Yield identifier and architecture of networks spread over the front of a run."""
+    run = open_run(folder)
+    front = run.front.sort_values("predicted_us")
+    for row in sorted({round(at) for at in np.linspace(0, len(front) - 1, count)}):
+        identifier = front.iloc[row]["id"]
+        yield identifier, run.architecture(identifier)
+
+
+def latencies_us(model: TrainedModel, formats: tuple[str, ...], threads: int) -> dict[str, float]:
+    """Return the latency of each format, in turns."""
+    size, channels = model.preprocessing.image_size, model.preprocessing.channels
+    images = np.random.default_rng(0).standard_normal(
+        (CALIBRATION_IMAGES, channels, size, size), dtype=np.float32
+    )
+    running: dict[str, ModelProcess] = {}
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        for name in formats:
+            kind = model_format(name)
+            path = Path(folder) / kind.file_name
+            kind.write(model, quantise(model, images) if kind.precision == "int8" else None, path)
+            running[name] = stack.enter_context(ModelProcess(kind, path, threads=threads))
+        return {
+            name: timed.latency.median_us for name, timed in time_files(running, images[:1]).items()
+        }
+
+
+def geometric_mean(values: list[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, help="run folder; by default published networks")
+    parser.add_argument("--picks", type=int, default=6, help="networks of the run's front")
+    parser.add_argument("--image-size", type=int, default=32, help="of published networks")
+    parser.add_argument("--classes", type=int, default=10, help="of published networks")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--tables", type=Path, default=Path("latency_tables"))
+    options = parser.parse_args()
+    networks = dict(
+        spread_picks(options.run, options.picks)
+        if options.run
+        else published(options.image_size, options.classes)
+    )
+    tvm = open_runtime("tvm", threads=options.threads)
+    table = LatencyTable.open_or_create(options.tables, tvm)
+    kernels = [kernel for each in networks.values() for kernel in tvm.kernels(each.graph)]
+    with timers_for(tvm) as timers:
+        built = build_table(table, kernels, timers)
+    print(f"{built.added} kernels timed in {built.seconds:.0f} s, {built.failed} failed")
+    rows, ratios = [], []
+    gains: dict[str, list[float]] = {name: [] for name in INT8_FORMATS}
+    for name, architecture in networks.items():
+        space = architecture.space
+        preprocessing = Preprocessing(
+            schema=1,
+            image_size=space.image_size,
+            channels=space.channels,
+            mean=(0.0,) * space.channels,
+            std=(1.0,) * space.channels,
+            classes=tuple(str(number) for number in range(space.classes)),
+            input_name="image",
+            output_name="logits",
+        )
+        model = TrainedModel(architecture, to_torch(architecture), preprocessing, table)
+        us = latencies_us(model, FLOAT_FORMATS + INT8_FORMATS, options.threads)
+        ratios.append(us["tvm"] / min(us[each] for each in FLOAT_FORMATS if each != "tvm"))
+        for each in INT8_FORMATS:
+            gains[each].append(us[each.removesuffix("-int8")] / us[each])
+        rows.append(
+            (
+                name,
+                *(f"{us[each]:.4g}" for each in FLOAT_FORMATS),
+                f"{ratios[-1]:.2f}",
+                *(f"{us[each]:.4g} ({gains[each][-1]:.2f}x)" for each in INT8_FORMATS),
+            )
+        )
+    rows.append(
+        (
+            "geometric mean",
+            *("",) * len(FLOAT_FORMATS),
+            f"{geometric_mean(ratios):.2f}",
+            *(f"{geometric_mean(gains[each]):.2f}x" for each in INT8_FORMATS),
+        )
+    )
+    print_table(["network, us", *FLOAT_FORMATS, "tvm / fastest", *INT8_FORMATS], rows)
+
+
+if __name__ == "__main__":
+    main()
