@@ -71,16 +71,29 @@ def bootstrap_indices(
     return rng.integers(count, size=(resamples, count))
 
 
-def kendall_tau(first: Values, second: Values) -> float | None:
+def kendall_tau(
+    first: Values, second: Values, pairs: NDArray[np.bool_] | None = None
+) -> float | None:
     """Return Kendall's tau-b (1945), which corrects for ties.
 
-    Returns None if tau is undefined: all values of `first`, or all of `second`, are equal.
+    Args:
+        first: values, `n`.
+        second: values, `n`.
+        pairs: the pairs that count, `n x n` and symmetric; by default all.
+
+    Returns:
+        Tau; None if it is undefined: all pairs of `first`, or all of `second`, are equal.
     """
-    tau = float(kendall_taus(first, second, np.arange(len(first))[None])[0])
+    tau = float(kendall_taus(first, second, np.arange(len(first))[None], pairs)[0])
     return None if np.isnan(tau) else tau
 
 
-def kendall_taus(first: Values, second: Values, indices: NDArray[np.intp]) -> NDArray[np.float64]:
+def kendall_taus(
+    first: Values,
+    second: Values,
+    indices: NDArray[np.intp],
+    pairs: NDArray[np.bool_] | None = None,
+) -> NDArray[np.float64]:
     """Return Kendall's tau-b of each resample; NaN where it is undefined.
 
     The result equals tau-b of the resampled values, but the order of each pair of values is
@@ -90,8 +103,11 @@ def kendall_taus(first: Values, second: Values, indices: NDArray[np.intp]) -> ND
         first: values, `n`.
         second: values, `n`.
         indices: positions of the values of each resample, `resamples x n`.
+        pairs: the pairs that count, `n x n` and symmetric; by default all.
     """
     a, b = _pairwise_order(first), _pairwise_order(second)
+    if pairs is not None:
+        a, b = a * pairs, b * pairs
     counts = np.zeros((len(indices), len(a)))
     np.add.at(counts, (np.arange(len(indices))[:, None], indices), 1)
 
@@ -104,6 +120,32 @@ def kendall_taus(first: Values, second: Values, indices: NDArray[np.intp]) -> ND
             sum_over_pairs(a * a) * sum_over_pairs(b * b)
         )
     return taus
+
+
+def partial_kendall_taus(
+    first: Values, second: Values, given: Values, indices: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """Return the partial Kendall tau of two values given a third, of each resample.
+
+    This is Kendall's (1942) partial rank correlation: what the order of `first` says about that of
+    `second` beyond what the order of `given` says about both.
+
+    Args:
+        first: values, `n`.
+        second: values, `n`.
+        given: values, `n`.
+        indices: positions of the values of each resample, `resamples x n`.
+
+    Returns:
+        The partial tau of each resample; NaN where it is undefined, as where `given` orders one of
+        the others completely.
+    """
+    tau = kendall_taus(first, second, indices)
+    a, b = kendall_taus(first, given, indices), kendall_taus(second, given, indices)
+    rest = (1 - a**2) * (1 - b**2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        partial: NDArray[np.float64] = np.where(rest > 1e-12, (tau - a * b) / np.sqrt(rest), np.nan)
+    return partial
 
 
 def spearman(first: Values, second: Values) -> float | None:

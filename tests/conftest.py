@@ -56,14 +56,15 @@ def job(job_folder) -> JobSettings:
 
 
 @pytest.fixture(scope="session")
-def finished_job(tmp_path_factory, worker_id) -> Path:
+def finished_job(tmp_path_factory) -> Path:
     """Return a folder in which the mini job has finished: `results/mini` and `latency_tables`.
 
     All processes of a test run share the folder, so a test that changes files needs
     `copy_of_finished_job`.
     """
     temporary = tmp_path_factory.getbasetemp()
-    folder = (temporary if worker_id == "master" else temporary.parent) / "finished_job"
+    is_worker = "PYTEST_XDIST_WORKER" in os.environ
+    folder = (temporary.parent if is_worker else temporary) / "finished_job"
     folder.mkdir(exist_ok=True)
     with FileLock(folder / "lock"), pytest.MonkeyPatch.context() as patch:
         if not (folder / "done").exists():

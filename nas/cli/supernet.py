@@ -182,10 +182,19 @@ def rank(
     space: Annotated[
         list[str] | None, typer.Option("--space", help="Spaces to rank; all by default.")
     ] = None,
-    nets: Annotated[int, typer.Option(min=3, help="Networks to train, for each space.")] = 20,
+    nets: Annotated[int, typer.Option(min=3, help="Networks to train, for each space.")] = 50,
     draw: Annotated[
-        str, typer.Option(help="How networks are drawn: spread over the sizes, or uniform.")
-    ] = "spread",
+        str,
+        typer.Option(
+            help="How networks are drawn: matched in latency, spread over the sizes, or uniform."
+        ),
+    ] = "matched",
+    repeated: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Networks to train twice: how well can the order be known at all?"
+        ),
+    ] = 20,
     epochs: Annotated[
         int | None,
         typer.Option(min=1, help="Epochs of standalone training; the supernet's by default."),
@@ -196,12 +205,14 @@ def rank(
 ) -> None:
     """Measure how well supernets rank networks, against networks that are trained standalone.
 
-    Prints Kendall's tau between the two orders, and as baselines that of multiply-accumulates,
-    parameters and depth. Repeat the command to resume it: trained networks are kept. Afterwards
-    `nas report` adds the ranking quality to the run's report.
+    Draws networks for five latency budgets and prints, among networks of equal latency, Kendall's
+    tau between the two orders and the share of the attainable gain that picking by the supernet
+    brings; as baselines those of multiply-accumulates, parameters, depth and latency. Repeat the
+    command to resume it: trained networks are kept. Afterwards `nas report` adds the ranking
+    quality to the run's report.
 
     \b
-    Example: nas supernet rank results/quickstart --nets 20
+    Example: nas supernet rank results/quickstart --nets 25 --repeated 10
     Example: nas supernet rank results/mine --nets 50 --draw uniform --plot rank.png
     """
     from nas.console import ProgressBars
@@ -209,14 +220,15 @@ def rank(
     from nas.job.supernets import rank_supernets
 
     check_plot(plot)
-    if draw not in ("spread", "uniform"):
-        raise RequestError(f"--draw is {draw!r}.", remedy="Use spread or uniform.")
+    if draw not in ("matched", "spread", "uniform"):
+        raise RequestError(f"--draw is {draw!r}.", remedy="Use matched, spread or uniform.")
     with ProgressBars() as bars:
         ranking = rank_supernets(
             run,
             spaces=space or (),
             nets=nets,
             how=cast("DrawMethod", draw),
+            repeated=repeated,
             epochs=epochs,
             seed=seed,
             command=command_line(),

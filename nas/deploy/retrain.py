@@ -7,6 +7,7 @@ log and the record `trained.json`.
 from __future__ import annotations
 
 import json
+import math
 import platform
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
@@ -97,7 +98,7 @@ class Retraining:
 
 def finetuning_settings(settings: TrainingSettings, epochs: int) -> TrainingSettings:
     """Return the settings with which finalists are trained, from those of the supernets."""
-    return replace(settings, epochs=epochs, average=settings.average or AVERAGE)
+    return replace(settings, epochs=epochs, seconds=None, average=settings.average or AVERAGE)
 
 
 def pick_finalists(front: pd.DataFrame, count: int) -> list[str]:
@@ -191,14 +192,15 @@ def prepare(
     """
     plan = run.record.plan
     trained = [summary.epochs for summary in run.record.supernets.values()]
-    epochs = epochs or (plan.retrain_epochs if plan else 0) or max(trained, default=0)
+    epochs = epochs or (plan.retrain_epochs if plan else 0) or math.ceil(max(trained, default=0))
     names = {field.name for field in fields(TrainingSettings)}
     given: dict[str, Any] = {
         name: value
         for name, value in run.record.job.training.items()
         if name in names and value is not None
     }
-    settings = TrainingSettings(**{**given, "epochs": epochs or TrainingSettings.epochs})
+    epochs = epochs or round(TrainingSettings.epochs)
+    settings = TrainingSettings(**{**given, "epochs": epochs})
     device = resolve_device(settings.device)
     supernets = {
         name: run.supernet(name).to(device)
@@ -208,7 +210,7 @@ def prepare(
     return Retraining(
         run.path,
         run.data,
-        finetuning_settings(settings, settings.epochs),
+        finetuning_settings(settings, epochs),
         run.record.job.seed,
         supernets,
         from_scratch,
@@ -298,7 +300,7 @@ def train_model(
         supernet_accuracy=supernet_accuracy,
         holdout=_split_accuracy(trained.network, data, data.holdout),
         test=_split_accuracy(trained.network, data, data.test),
-        epochs=settings.epochs,
+        epochs=round(settings.epochs),
         seed=setup.seed,
         training=settings.identity(),
         teacher=f"largest of {setup.teacher[0]}" if setup.teacher else None,

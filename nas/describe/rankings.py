@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from nas import console
-from nas.formatting import format_count
-from nas.records import IntervalRecord, RankingRecord
-from nas.supernet.ranking import MIN_DISTINCT_SCORES
+from nas.records import ORDER_NAMES, IntervalRecord, MatchedRankingRecord, RankingRecord
+from nas.supernet.ranking import MAX_LATENCY_RATIO, MIN_DISTINCT_SCORES
 
 
 def format_interval(statistic: IntervalRecord | None, sign: str = "") -> str:
@@ -17,58 +16,22 @@ def format_interval(statistic: IntervalRecord | None, sign: str = "") -> str:
         statistic: the statistic.
         sign: "+" to give positive numbers a sign.
     """
-    return "undefined" if statistic is None else statistic.text(3, sign=sign)
+    return "undefined" if statistic is None else statistic.text(2, sign=sign)
 
 
 def print_ranking(ranking: RankingRecord) -> None:
     """Print the ranking quality of each space's supernet, and of all together."""
-    console.print_table(
-        [
-            "space",
-            "networks",
-            "Kendall tau",
-            "Spearman",
-            "tau of MACs",
-            "tau of parameters",
-            "tau of depth",
-            "lead over the best of them",
-        ],
-        [
-            (
-                name,
-                space.nets,
-                format_interval(space.kendall_tau),
-                format_interval(space.spearman),
-                _format_value(space.baseline_tau.macs),
-                _format_value(space.baseline_tau.params),
-                _format_value(space.baseline_tau.depth),
-                format_interval(space.lead, "+"),
-            )
-            for name, space in ranking.spaces.items()
-        ],
-    )
-    console.say("In brackets: 95% bootstrap intervals.")
-    console.print_table(
-        ["space", "MACs", "networks", "Kendall tau"],
-        [
-            (
-                name,
-                f"{format_count(stratum.macs[0])} to {format_count(stratum.macs[1])}",
-                stratum.nets,
-                format_interval(stratum.kendall_tau),
-            )
-            for name, space in ranking.spaces.items()
-            for stratum in space.strata
-        ],
-    )
     for name, space in ranking.spaces.items():
-        if space.kendall_tau is None:
+        console.say(f"{name}: {space.nets} networks, each trained standalone. In brackets: 95%.")
+        if space.matched is None:
             console.say(
-                f"{name}: the supernet has {space.distinct_scores} distinct scores; a rank "
-                f"correlation needs at least {MIN_DISTINCT_SCORES}."
+                f"The supernet has {space.distinct_scores} distinct scores; a rank correlation "
+                f"needs at least {MIN_DISTINCT_SCORES}."
             )
+        else:
+            _print_matched(space.matched)
         console.say(
-            f"{name}: standalone training minus supernet score is "
+            f"Standalone training minus supernet score is "
             f"{space.offset.text(scale=100, sign='+')} points. Choosing by the supernet under a "
             f"MACs budget loses {100 * space.regret.supernet:.2f} points of accuracy, choosing by "
             f"MACs {100 * space.regret.macs:.2f}. {space.tied_pairs} pairs have equal scores."
@@ -80,6 +43,48 @@ def print_ranking(ranking: RankingRecord) -> None:
             f"{format_interval(pooled.kendall_tau)}, without the offsets of the spaces "
             f"{format_interval(pooled.without_offsets)}."
         )
+
+
+def _print_matched(matched: MatchedRankingRecord) -> None:
+    cost = matched.cost_name
+    console.print_table(
+        [
+            "order by",
+            f"tau within {MAX_LATENCY_RATIO - 1:.0%} of {cost} ({matched.pairs} pairs)",
+            "share of attainable gain",
+            f"partial tau given {cost}",
+            "tau over all sizes",
+        ],
+        [
+            (
+                ORDER_NAMES[order],
+                format_interval(tau),
+                format_interval(matched.gain[order]),
+                format_interval(matched.partial_tau[order]),
+                format_interval(matched.global_tau[order]),
+            )
+            for order, tau in matched.kendall_tau.items()
+        ],
+    )
+    if matched.lead is not None:
+        console.say(
+            f"Within {MAX_LATENCY_RATIO - 1:.0%} of {cost}, the supernet's tau minus that of the "
+            f"best count is {format_interval(matched.lead, '+')}."
+        )
+    console.print_table(
+        [cost, "networks", *(f"tau of {ORDER_NAMES[order]}" for order in matched.kendall_tau)],
+        [
+            (
+                matched.costs_text(stratum),
+                stratum.nets,
+                *(
+                    "undefined" if value is None else f"{value:.2f}"
+                    for value in stratum.kendall_tau.values()
+                ),
+            )
+            for stratum in matched.strata
+        ],
+    )
 
 
 def draw_ranking(ranking: RankingRecord, path: Path) -> None:
@@ -100,7 +105,3 @@ def draw_ranking(ranking: RankingRecord, path: Path) -> None:
         figure = Figure(figsize=(6.5, 6), layout="constrained")
         plot_ranking(figure.subplots(), ranking.spaces)
         plotting.save(figure, path)
-
-
-def _format_value(statistic: IntervalRecord | None) -> str:
-    return "undefined" if statistic is None else f"{statistic.value:.3f}"

@@ -159,7 +159,14 @@ def _run_until_search(job: JobContext, run: RunFolder) -> tuple[dict[str, Supern
     with run.stage("latency table"):
         stages.build_latency_table(job, run)
         searching.require_feasible_job(job, run)
-    supernets = stages.train_supernets(job, run, dict(plan.epochs))
+    # A plan with a time budget decides the number of steps while it trains.
+    training = {
+        name: job.training_settings(
+            None if plan.supernet_seconds else epochs, plan.supernet_seconds
+        )
+        for name, epochs in plan.epochs.items()
+    }
+    supernets = stages.train_supernets(job, run, training)
     with run.stage("search"):
         return supernets, searching.search_spaces(job, run, supernets, plan.trials)
 

@@ -109,6 +109,15 @@ class JobContext:
         """The device's latency table; it is made if there is none."""
         return LatencyTable.open_or_create(self.settings.device.tables, self.runtime)
 
+    def open_table(self, name: str) -> LatencyTable:
+        """Open the latency table of a run for reading; it may be that of another machine.
+
+        Args:
+            name: name of the table's file in the job's folder of tables.
+        """
+        path = Path(self.settings.device.tables)
+        return LatencyTable.open(path if path.suffix == ".jsonl" else path / name)
+
     @cached_property
     def kernels(self) -> list[Kernel]:
         """Every kernel that the architectures of the spaces can need, once each."""
@@ -117,10 +126,22 @@ class JobContext:
             kernels.update(dict.fromkeys(space_kernels(space, self.runtime, self.batch)))
         return list(kernels)
 
-    def training_settings(self, epochs: int | None = None) -> TrainingSettings:
-        """Return the settings of supernet training; `epochs` replaces those of the job file."""
+    def training_settings(
+        self, epochs: float | None = None, seconds: float | None = None
+    ) -> TrainingSettings:
+        """Return the settings of supernet training.
+
+        Args:
+            epochs: number of epochs instead of the length that the job file sets.
+            seconds: time budget of a supernet instead of that length.
+        """
         settings = self.settings.training.model_dump(exclude_none=True)
-        return TrainingSettings(**(settings if epochs is None else {**settings, "epochs": epochs}))
+        minutes = settings.pop("minutes", None)
+        if seconds is None and epochs is None and minutes is not None:
+            seconds = 60 * minutes
+        if epochs is not None:
+            settings["epochs"] = epochs
+        return TrainingSettings(**settings, seconds=seconds)
 
     def plan(self) -> JobPlan:
         """Return what the job would do and for how long, from quick measurements."""

@@ -64,6 +64,9 @@ KEYS: dict[str, Key] = {
     "training.epochs": _key(
         "Passes over the images; by default what the budget allows.", ge=1, le=1_000_000
     ),
+    "training.minutes": _key(
+        "Minutes of training for each supernet, instead of epochs.", gt=0, le=1_000_000
+    ),
     "training.batch_size": _key("Number of images of one training step.", ge=2, le=1_000_000),
     "training.learning_rate": _key("Peak learning rate.", gt=0, le=1000),
     "training.subnets": _key("Subnets that one step trains, see docs/supernets.md."),

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 MAX_EPOCHS = 200
 """Most epochs of one network that a budget is spent on. A job file can ask for more."""
 
+MIN_EPOCHS = 0.1
+"""Fewest epochs that a supernet is planned with."""
+
 MAX_TRIALS = 2000
 """Most trials that a budget is spent on. A job file can ask for more."""
 
@@ -143,7 +146,7 @@ def estimate_plan(settings: JobSettings, missing_kernels: int, costs: StageCosts
     trials, search_s = _plan_search(settings, left_s, costs)
     left_s -= search_s
     finalists_share = 0.0 if settings.finish.retrain == 0 else FINALISTS_SHARE
-    epochs = _plan_supernets(settings, (1 - finalists_share) * left_s, costs)
+    epochs, supernet_s = _plan_supernets(settings, (1 - finalists_share) * left_s, costs)
     supernets_s = sum(epochs[name] * costs.epoch_s[name] for name in epochs)
     finalists, finalist_epochs = _plan_finalists(
         settings, left_s - supernets_s, costs.finalist_epoch_s
@@ -151,6 +154,7 @@ def estimate_plan(settings: JobSettings, missing_kernels: int, costs: StageCosts
     return JobPlan(
         kernels=missing_kernels,
         epochs=epochs,
+        supernet_seconds=supernet_s,
         trials=trials,
         measure=settings.finish.measure,
         retrain=finalists,
@@ -205,13 +209,24 @@ def _plan_search(settings: JobSettings, left_s: float, costs: StageCosts) -> tup
     return trials, seconds if search.minutes is None else min(seconds, 60 * search.minutes)
 
 
-def _plan_supernets(settings: JobSettings, available_s: float, costs: StageCosts) -> dict[str, int]:
-    """Return the epochs of each space's supernet. All supernets are trained for the same time."""
-    names = list(costs.epoch_s)
-    if settings.training.epochs is not None:
-        return dict.fromkeys(names, settings.training.epochs)
-    own_s = available_s / len(names)
-    return {name: int(np.clip(own_s / costs.epoch_s[name], 1, MAX_EPOCHS)) for name in names}
+def _plan_supernets(
+    settings: JobSettings, available_s: float, costs: StageCosts
+) -> tuple[dict[str, float], float | None]:
+    """Return the epochs of each space's supernet, and the time budget of each if there is one.
+
+    All supernets are trained for the same time.
+    """
+    names, training = list(costs.epoch_s), settings.training
+    if training.epochs is not None:
+        return dict.fromkeys(names, float(training.epochs)), None
+    if training.minutes is not None:
+        own_s = 60 * training.minutes
+    else:
+        shortest, longest = min(costs.epoch_s.values()), max(costs.epoch_s.values())
+        own_s = float(
+            np.clip(available_s / len(names), MIN_EPOCHS * longest, MAX_EPOCHS * shortest)
+        )
+    return {name: round(own_s / costs.epoch_s[name], 2) for name in names}, own_s
 
 
 def _plan_finalists(settings: JobSettings, available_s: float, epoch_s: float) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def train_finalists(
     front = candidates.front(
         opened.trials, max_latency_us=None if limit_ms is None else 1000 * limit_ms
     )
-    epochs = plan.retrain_epochs or max(plan.epochs.values())
+    epochs = plan.retrain_epochs or math.ceil(max(plan.epochs.values()))
     setup = Retraining(
         run.path,
         job.data,

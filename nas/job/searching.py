@@ -265,9 +265,8 @@ def _require_study(storage: Path | str, study: str, folder: Path) -> None:
 
 
 def _open_table(job: JobContext, name: str) -> LatencyTable:
-    """Open the latency table of a run for reading; it may be that of another machine."""
-    path = Path(job.settings.device.tables)
-    table = LatencyTable.open(path if path.suffix == ".jsonl" else path / name)
+    """Open the latency table of a run for reading. Raises an error if it lacks kernels."""
+    table = job.open_table(name)
     require_complete(job, table)
     return table
 

@@ -134,6 +134,7 @@ class TrainingOptions(_Table):
 
     device: Annotated[PathText, _field("training.device")] = "auto"
     epochs: Annotated[int, _field("training.epochs")] | None = None
+    minutes: Annotated[float, _field("training.minutes")] | None = None
     batch_size: Annotated[int, _field("training.batch_size")] | None = None
     learning_rate: Annotated[float, _field("training.learning_rate")] | None = None
     subnets: Annotated[
@@ -151,6 +152,13 @@ class TrainingOptions(_Table):
     precision: Annotated[Literal["auto", "float32", "bfloat16"], _field("training.precision")] = (
         "auto"
     )
+
+    @field_validator("minutes")
+    @classmethod
+    def _take_the_place_of_epochs(cls, minutes: float | None, info: ValidationInfo) -> float | None:
+        if minutes is not None and info.data.get("epochs") is not None:
+            raise ValueError("training.epochs is set, too; set one of the two")
+        return minutes
 
 
 class SpaceSettings(_Table):

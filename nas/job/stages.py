@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from nas.records import (
 )
 from nas.report import page
 from nas.space import library
-from nas.supernet import Supernet, TrainingProgress, evaluate, train
+from nas.supernet import Supernet, TrainingProgress, TrainingSettings, evaluate, train
+from nas.supernet.training import trained_epochs
 
 FINALISTS_STAGE = "train the finalists"
 EXPORT_STAGE = "export"
@@ -93,8 +95,8 @@ def decide_plan(job: JobContext, run: RunFolder) -> JobPlan:
         if excess_s > MAX_BUDGET_EXCESS * job.settings.budget_s:
             job.progress.note(
                 f"the job will take about {excess_s / 60:.0f} min more than its budget of "
-                f"{job.settings.budget}: it cannot do less than one epoch of each supernet, or "
-                "than the epochs and trials that the job file sets"
+                f"{job.settings.budget}: it cannot do less than the epochs, minutes and trials "
+                "that the job file sets, and one epoch of each finalist"
             )
     run.save()
     if job.settings.search.trials is not None:
@@ -154,33 +156,36 @@ def build_latency_table(job: JobContext, run: RunFolder) -> None:
         )
 
 
-def train_supernets(job: JobContext, run: RunFolder, epochs: dict[str, int]) -> dict[str, Supernet]:
+def train_supernets(
+    job: JobContext, run: RunFolder, settings: Mapping[str, TrainingSettings]
+) -> dict[str, Supernet]:
     """Train the supernet of each space, and score its largest and smallest network.
 
     Args:
         job: the job.
         run: the run folder, which keeps the supernets.
-        epochs: number of epochs of each space.
+        settings: training settings of each space.
 
     Returns:
         The trained supernets by space.
     """
     supernets: dict[str, Supernet] = {}
     for name, space in job.spaces.items():
-        settings = job.training_settings(epochs[name])
         with run.stage(f"supernet {name}"):
             job.progress.begin(f"supernet {name}", "step")
             supernets[name] = train(
                 space,
                 job.data,
                 run.supernet(name),
-                settings,
+                settings[name],
                 seed=job.settings.seed,
                 progress=lambda p: job.progress.advance(p.step, p.steps, _loss_and_accuracies(p)),
             )
         largest, smallest = evaluate(supernets[name], [space.largest, space.smallest], job.data)
         summary = SupernetSummary(
-            epochs=settings.epochs, largest_accuracy=largest, smallest_accuracy=smallest
+            epochs=trained_epochs(run.supernet(name)) or settings[name].epochs,
+            largest_accuracy=largest,
+            smallest_accuracy=smallest,
         )
         run.record.supernets = {**run.record.supernets, name: summary}
         job.progress.note(f"{name}: largest network {largest:.1%}, smallest {smallest:.1%}")

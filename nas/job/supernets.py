@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from nas import files
-from nas.errors import RequestError, RunFolderError
+from nas.errors import KernelError, RequestError, RunFolderError, TableError
 from nas.job.context import JobContext
 from nas.job.folder import RunPaths, claim, installed_versions, saved_settings, saved_space_files
 from nas.job.progress import JobProgress, SilentProgress
 from nas.job.settings import JobSettings
 from nas.job.stages import open_data, train_supernets
-from nas.records import RUN, SCHEMA, RankingRecord, to_json
-from nas.supernet import Supernet, TrainingSettings, measure_step, train
+from nas.records import RUN, SCHEMA, RankingRecord, TableSummary, to_json
+from nas.space import Architecture
+from nas.supernet import Supernet, TrainingSettings, train
 from nas.supernet.distributed import current_process_group, require_single_process
-from nas.supernet.ground_truth import DrawMethod, compare_with_standalone, draw_architectures
+from nas.supernet.ground_truth import (
+    DrawMethod,
+    compare_with_standalone,
+    draw_architectures,
+    draw_matched,
+)
 from nas.supernet.ranking import RankedNetwork, compute_pooled_ranking, compute_ranking
 
 RANKING = "ranking.json"
@@ -28,8 +34,8 @@ def train_job_supernets(
 ) -> dict[str, Supernet]:
     """Train the supernets of a job and nothing else. `run_job` on the same folder continues.
 
-    If the job file does not set the number of epochs, the supernets share the whole budget. Of the
-    processes that `torchrun` started, only the first one writes to the folder.
+    If the job file does not set the length of the training, the supernets share the whole budget.
+    Of the processes that `torchrun` started, only the first one writes to the folder.
 
     Args:
         settings: the settings of the job.
@@ -47,27 +53,29 @@ def train_job_supernets(
     progress = progress or SilentProgress()
     group = current_process_group()
     earlier = group.broadcast(saved_settings(folder) if group.is_main else None)
-    if settings.training.epochs is None and earlier is not None:
-        settings = _with_epochs(settings, earlier.training.epochs)
+    if settings.training.epochs is None and settings.training.minutes is None:
+        length = (
+            {"minutes": settings.budget_s / 60 / len(settings.space)}
+            if earlier is None
+            else earlier.training.model_dump(include={"epochs", "minutes"})
+        )
+        training = settings.training.model_copy(update=length)
+        settings = settings.model_copy(update={"training": training})
     job = JobContext(settings, progress)
-    if settings.training.epochs is None:
-        job.settings = settings = _with_epochs(settings, _epochs_within_budget(job))
-    epochs = settings.training.epochs
-    assert epochs is not None
     if not group.is_main:
         return {
             name: train(
                 space,
                 job.data,
                 RunPaths(folder).supernet(name),
-                job.training_settings(epochs),
+                job.training_settings(),
                 seed=settings.seed,
             )
             for name, space in job.spaces.items()
         }
     with claim(folder, settings, command) as run:
         open_data(job, run)
-        trained = train_supernets(job, run, dict.fromkeys(job.spaces, epochs))
+        trained = train_supernets(job, run, dict.fromkeys(job.spaces, job.training_settings()))
         run.save()
         return trained
 
@@ -111,8 +119,9 @@ def rank_supernets(
     folder: Path,
     *,
     spaces: Sequence[str] = (),
-    nets: int = 20,
-    how: DrawMethod = "spread",
+    nets: int = 50,
+    how: DrawMethod = "matched",
+    repeated: int = 20,
     epochs: int | None = None,
     seed: int = 0,
     command: str = "",
@@ -127,7 +136,9 @@ def rank_supernets(
         folder: the run folder.
         spaces: names of some of the run's spaces; by default all.
         nets: number of networks of each space.
-        how: method by which the networks are drawn.
+        how: method by which the networks are drawn. "matched" ones are equally fast by the latency
+            table of the run, or have equal MACs if it has no table.
+        repeated: number of networks of each space that are trained twice.
         epochs: number of epochs of standalone training; by default that of the supernet.
         seed: seed of the draw and of standalone training.
         command: command that the file names as what made it.
@@ -144,23 +155,36 @@ def rank_supernets(
     networks: dict[str, list[RankedNetwork]] = {}
     recipes: dict[str, TrainingSettings] = {}
     with claim(folder, job.settings, command) as run:
+        latency_us = _predictions(job, run.record.table)
         for name in spaces or list(job.spaces):
             supernet = load_supernet(job, folder, name)
             trained = run.record.supernets.get(name)
             if trained is None:
                 raise RUN.failure(f"{folder / 'run.json'} has no supernet {name} yet")
             recipes[name] = job.training_settings(epochs or trained.epochs)
-            drawn = draw_architectures(supernet.space, nets, seed=seed, method=how)
+            budgets: list[int | None]
+            if how == "matched":
+                cost = latency_us or _macs
+                pairs = draw_matched(supernet.space, nets, cost, seed=seed)
+                drawn, budgets = [each for _, each in pairs], [budget for budget, _ in pairs]
+            else:
+                drawn = draw_architectures(supernet.space, nets, seed=seed, method=how)
+                budgets = [None] * len(drawn)
             progress.begin(f"{name} standalone", "step")
-            networks[name] = compare_with_standalone(
+            ranked = compare_with_standalone(
                 supernet,
                 drawn,
                 job.data,
                 folder,
                 recipes[name],
                 seed=seed,
+                repeated=repeated,
                 progress=progress.advance,
             )
+            networks[name] = [
+                replace(network, budget=budget, latency_us=latency_us(each) if latency_us else None)
+                for network, budget, each in zip(ranked, budgets, drawn, strict=True)
+            ]
         document = {
             "schema": SCHEMA,
             "command": command,
@@ -183,15 +207,32 @@ def rank_supernets(
     return ranking
 
 
-def _with_epochs(settings: JobSettings, epochs: int | None) -> JobSettings:
-    training = settings.training.model_copy(update={"epochs": epochs})
-    return settings.model_copy(update={"training": training})
+def _predictions(
+    job: JobContext, summary: TableSummary | None
+) -> Callable[[Architecture], float | None] | None:
+    """Return what predicts latencies in microseconds, and None for a network with a failed kernel.
+
+    Returns None without the latency table of the run.
+    """
+    reason = "The run has no latency table."
+    table = None
+    if summary is not None:
+        try:
+            table = job.open_table(summary.file)
+        except TableError as error:
+            reason = error.message
+    if table is None:
+        job.progress.note(f"{reason} Networks are matched by their MACs.")
+        return None
+
+    def latency_us(architecture: Architecture) -> float | None:
+        try:
+            return table.predict(architecture, job.batch).latency_us
+        except KernelError:
+            return None
+
+    return latency_us
 
 
-def _epochs_within_budget(job: JobContext) -> int:
-    """Return a number of epochs that is the same for all spaces, so that they compare."""
-    epoch_s = 0.0
-    for space in job.spaces.values():
-        step = measure_step(space, job.data, job.training_settings())
-        epoch_s += step.seconds * step.steps_per_epoch
-    return max(1, int(job.settings.budget_s / epoch_s))
+def _macs(architecture: Architecture) -> float:
+    return float(architecture.macs)

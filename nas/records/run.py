@@ -84,7 +84,8 @@ class JobPlan(_RunSection):
 
     Attributes:
         kernels: number of kernels to compile and time.
-        epochs: number of training epochs by space.
+        epochs: number of training epochs by space; expected ones if there is a time budget.
+        supernet_seconds: time budget of each supernet; None for exactly `epochs`.
         trials: number of architectures to score.
         measure: number of whole networks to time.
         retrain: number of finalists to train to the end; 0 in runs of earlier versions.
@@ -95,7 +96,8 @@ class JobPlan(_RunSection):
     """
 
     kernels: Count
-    epochs: dict[Name, Count]
+    epochs: dict[Name, Positive]
+    supernet_seconds: Seconds | None = None
     trials: Annotated[int, Field(ge=1, lt=1 << 63)]
     measure: Count
     retrain: Count = 0
@@ -133,7 +135,7 @@ class SupernetSummary(_RunSection):
         smallest_accuracy: accuracy of its smallest network on the same images.
     """
 
-    epochs: Annotated[int, Field(ge=1, lt=1 << 31)]
+    epochs: Positive
     largest_accuracy: Fraction
     smallest_accuracy: Fraction
 

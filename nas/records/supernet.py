@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from statistics import NormalDist, mean, stdev
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field, JsonValue
 
-from nas.documents import Count, Document, Format, Fraction
+from nas.documents import Count, Document, Format, Fraction, Positive
 from nas.errors import CheckpointError, RunFolderError
+from nas.formatting import format_count, format_latency
 from nas.records.fields import Digest, Name, Seconds
 from nas.records.front import ArchitectureRecord
 from nas.records.run import SpaceSettings
 
 TRAINING_LOG = "training.jsonl"
 """Name of the log of a supernet's training, in the supernet's folder."""
+
+SCHEDULE_LOG = "schedule.jsonl"
+"""Name of the file with the lengths that were decided for a training with a time budget."""
 
 
 class TrainingRow(Document):
@@ -44,6 +49,21 @@ class TrainingRow(Document):
     seconds: Seconds
 
 
+class ScheduleRow(Document):
+    """A line of `schedule.jsonl`: the number of steps, as it was decided before one of them.
+
+    Attributes:
+        step: number of steps done before the decision.
+        steps: number of steps of the whole training.
+        seconds: time that the steps before took.
+    """
+
+    schema_version: Literal[1] = Field(alias="schema")
+    step: Annotated[int, Field(ge=1, lt=1 << 63)]
+    steps: Annotated[int, Field(ge=1, lt=1 << 63)]
+    seconds: Seconds
+
+
 class CheckpointRecord(Document):
     """The metadata of weights: what was trained, on what, and how far.
 
@@ -55,6 +75,8 @@ class CheckpointRecord(Document):
         training: settings of the training.
         seed: seed of the training.
         step: number of completed steps.
+        seconds: time that these steps took.
+        epochs: number of epochs of a finished training; None in files of earlier versions.
         rollbacks: number of times that the training went back after it diverged.
         processes: number of processes that trained.
         network: digest of the graph of a network that was trained on its own.
@@ -69,6 +91,8 @@ class CheckpointRecord(Document):
     training: dict[str, JsonValue] | None = None
     seed: Count | None = None
     step: Count = 0
+    seconds: Seconds = 0.0
+    epochs: Positive | None = None
     rollbacks: Annotated[int, Field(ge=0, le=1000)] = 0
     processes: Annotated[int, Field(ge=1, lt=1 << 31)] = 1
     network: Digest | None = None
@@ -145,14 +169,55 @@ class RankedNetworkRecord(Document):
     standalone_accuracy: Fraction = Field(
         validation_alias=AliasChoices("standalone_accuracy", "alone_accuracy")
     )
+    latency_us: Positive | None = None
+    budget: Count | None = None
+    repeated_accuracy: Fraction | None = None
 
 
 class StratumRecord(Document):
-    """The ranking of networks of similar size; see `nas.supernet.ranking.Stratum`."""
+    """The ranking of networks of one budget; see `nas.supernet.ranking.Stratum`."""
 
     nets: Count
-    macs: tuple[Count, Count]
-    kendall_tau: IntervalRecord | None
+    costs: tuple[Positive, Positive]
+    kendall_tau: dict[str, float | None]
+    gain: dict[str, float | None]
+
+
+ORDER_NAMES = {
+    "supernet": "supernet",
+    "macs": "multiply-accumulates",
+    "params": "parameters",
+    "depth": "depth",
+    "latency": "latency",
+    "trained again": "second standalone training",
+}
+"""What a ranking orders networks by, in words."""
+
+
+class MatchedRankingRecord(Document):
+    """The ranking of equally fast networks; see `nas.supernet.ranking.MatchedRanking`."""
+
+    cost: Literal["latency", "macs"]
+    pairs: Count
+    kendall_tau: dict[str, IntervalRecord | None]
+    lead: IntervalRecord | None
+    gain: dict[str, IntervalRecord | None]
+    partial_tau: dict[str, IntervalRecord | None]
+    global_tau: dict[str, IntervalRecord | None]
+    strata: tuple[StratumRecord, ...]
+
+    @property
+    def cost_name(self) -> str:
+        """What equally fast networks have in common, in words."""
+        return "latency" if self.cost == "latency" else "MACs"
+
+    def costs_text(self, stratum: StratumRecord) -> str:
+        """Return the smallest and the largest cost of a stratum: `1.2 ms to 1.3 ms`."""
+        low, high = (
+            format_latency(cost) if self.cost == "latency" else format_count(round(cost))
+            for cost in stratum.costs
+        )
+        return f"{low} to {high}"
 
 
 class BaselineTaus(Document):
@@ -173,7 +238,11 @@ class Regrets(Document):
 
 
 class SpaceRanking(Document):
-    """The ranking of one space; see `nas.supernet.ranking.Ranking`."""
+    """The ranking of one space; see `nas.supernet.ranking.Ranking`.
+
+    Attributes:
+        strata: None; earlier versions wrote the ranking of similar sizes here.
+    """
 
     nets: Count
     distinct_scores: Count
@@ -182,10 +251,28 @@ class SpaceRanking(Document):
     spearman: IntervalRecord | None
     baseline_tau: BaselineTaus = Field(validation_alias=AliasChoices("baseline_tau", "counted_tau"))
     lead: IntervalRecord | None
-    strata: tuple[StratumRecord, ...]
+    matched: MatchedRankingRecord | None = None
+    strata: Annotated[None, BeforeValidator(lambda _: None)] = Field(default=None, exclude=True)
     regret: Regrets
     offset: IntervalRecord
     networks: tuple[RankedNetworkRecord, ...]
+
+    def standalone_range(self, score: float) -> tuple[float, float] | None:
+        """Return the accuracies that 95% of networks with a score reach by standalone training.
+
+        The differences between standalone training and scores are taken as normally distributed.
+
+        Args:
+            score: accuracy with the supernet's weights, in [0, 1].
+
+        Returns:
+            The ends of the range in [0, 1]; None for fewer than three networks.
+        """
+        if len(self.networks) < 3:
+            return None
+        differences = [each.standalone_accuracy - each.supernet_accuracy for each in self.networks]
+        middle, half = score + mean(differences), NormalDist().inv_cdf(0.975) * stdev(differences)
+        return max(0.0, middle - half), min(1.0, middle + half)
 
 
 class PooledRanking(Document):
@@ -225,6 +312,12 @@ TRAINING = Format(
     "a training log",
     RunFolderError,
     "Restore the file, or move it away: the report can be made without it.",
+)
+SCHEDULE = Format(
+    ScheduleRow,
+    "the schedule of a training",
+    CheckpointError,
+    "Move the folder of the supernet away: it is then trained anew.",
 )
 STANDALONE = Format(
     StandaloneRow,

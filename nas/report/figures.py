@@ -53,10 +53,19 @@ def draw_front(
     front: pd.DataFrame,
     spaces: Sequence[str],
     models: Sequence[ReportedModel] = (),
+    rankings: Mapping[str, SpaceRanking] | None = None,
 ) -> str:
     """Draw accuracy over latency: all scored candidates, the measured ones, and the front.
 
-    Trained networks are drawn as stars, joined by their own front.
+    Trained networks are drawn as stars, joined by their own front. Where a supernet was ranked, a
+    bar at each front member shows what standalone training of such a network reaches.
+
+    Args:
+        rows: all candidates.
+        front: the rows on the front.
+        spaces: names of the spaces.
+        models: trained networks.
+        rankings: rankings of the supernets by space.
     """
     with mpl.rc_context(STYLE):
         unit = latency_unit(rows)
@@ -80,6 +89,7 @@ def draw_front(
             latency_us(front) / unit.us, 100 * front["validation_accuracy"],
             where="post", color="black", linewidth=1.2, zorder=2, label="Pareto front",
         )  # fmt: skip
+        _draw_standalone_ranges(axes, front, rankings or {}, spaces, unit)
         _draw_trained(axes, [m for m in models if m.latency_us is not None], spaces, unit)
         axes.set_xlabel(f"latency, {unit.name} (black edge: measured; pale: predicted)")
         stars = ", stars: trained" if models else ""
@@ -91,6 +101,29 @@ def draw_front(
             axes.xaxis.set_minor_formatter("{x:g}")
         axes.legend(**_SMALL_LEGEND, loc="lower right")
         return to_svg(figure)
+
+
+def _draw_standalone_ranges(
+    axes: Axes,
+    front: pd.DataFrame,
+    rankings: Mapping[str, SpaceRanking],
+    spaces: Sequence[str],
+    unit: LatencyUnit,
+) -> None:
+    """Draw a bar where standalone training of each front member is expected to end."""
+    colours = space_colours(spaces)
+    label = "bars: 95% of such networks, trained standalone"
+    for space, latency, score in zip(
+        front["space"], latency_us(front) / unit.us, front["validation_accuracy"], strict=True
+    ):
+        ends = rankings[space].standalone_range(score) if space in rankings else None
+        if ends is not None:
+            low, high = ends
+            axes.vlines(
+                latency, 100 * low, 100 * high, color=colours[space], alpha=0.5, linewidth=1.5,
+                zorder=1, label=label,
+            )  # fmt: skip
+            label = "_nolegend_"
 
 
 def _draw_trained(

@@ -15,6 +15,7 @@ from nas.documents import Format
 from nas.errors import RunFolderError
 from nas.formatting import format_count
 from nas.records import (
+    ORDER_NAMES,
     RUN,
     TRAINING,
     TRAINING_LOG,
@@ -172,10 +173,13 @@ def _render(
         unit=figures.latency_unit(rows),
         agreement=agreement,
         ranking=ranking,
+        orders=ORDER_NAMES,
         models=models,
         supernet_errors=[m.supernet_error for m in models if m.supernet_error is not None],
         problems=rows[is_problem]["error"].value_counts().to_dict(),
-        front_svg=figures.draw_front(rows, front, spaces, models),
+        front_svg=figures.draw_front(
+            rows, front, spaces, models, ranking.spaces if ranking else None
+        ),
         agreement_svg=figures.draw_latency_agreement(rows, spaces) if agreement else "",
         hypervolume_svg=figures.draw_hypervolume(history) if history else "",
         training_svg=figures.draw_training(drawable_logs) if drawable_logs else "",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,9 +29,24 @@ STANDALONE_FILE = "standalone.jsonl"
 EARLIER_STANDALONE_FILE = "alone.jsonl"
 """Name of that file in earlier versions; its networks are not trained again."""
 
-DrawMethod = Literal["spread", "uniform"]
-"""How architectures are drawn: "spread" evenly over the range of log MACs, or "uniform" over all
-architectures of the space."""
+DrawMethod = Literal["matched", "spread", "uniform"]
+"""How architectures are drawn: "matched" in latency, several for each of a few latency budgets;
+"spread" evenly over the range of log MACs; or "uniform" over all architectures of the space."""
+
+NUM_BUDGETS = 5
+"""Latency budgets of a matched draw, evenly spaced in the logarithm."""
+
+BUDGET_TOLERANCE = 0.05
+"""Largest relative difference of the latency of a matched network from its budget."""
+
+_BUDGET_QUANTILES = 0.05, 0.95
+"""Smallest and largest budget, as quantiles of the latencies of random networks.
+
+Few networks are faster or slower, and a search that starts from random networks meets few of them.
+"""
+
+_MAX_MATCHED_DRAWS = 100_000
+"""Draws after which a budget is taken to have no further networks."""
 
 _MIN_POOL_SIZE = 2048
 """Architectures from which those spread over the range of MACs are chosen."""
@@ -58,10 +76,7 @@ def draw_architectures(
     Raises:
         RequestError: `count` is less than 1.
     """
-    if count < 1:
-        raise RequestError(
-            f"A ranking needs at least 1 network, not {count}.", remedy="Give --nets 20 or so."
-        )
+    _require_networks(count)
     rng = np.random.default_rng(seed)
     if method == "uniform":
         return _draw_distinct(count, lambda: space.sample(rng))
@@ -78,6 +93,73 @@ def draw_architectures(
     return architectures
 
 
+def draw_matched(
+    space: SearchSpace,
+    count: int,
+    cost: Callable[[Architecture], float | None],
+    *,
+    seed: int,
+    budgets: int = NUM_BUDGETS,
+) -> list[tuple[int, Architecture]]:
+    """Draw different architectures that are equally fast within each of a few budgets.
+
+    The budgets are evenly spaced in the logarithm between two quantiles of the costs of random
+    architectures, and each is the nearest of these costs. Random architectures have every choice
+    drawn uniformly, as those that a search starts from. The architectures come in turns from all
+    budgets, so a smaller draw with the same seed is the beginning of a larger one.
+
+    Args:
+        space: the search space.
+        count: number of architectures, at least 1; fewer are returned if a budget has no more.
+        cost: returns the cost of an architecture, such as its predicted latency. Architectures
+            whose cost is None are not drawn.
+        seed: seed of the draw.
+        budgets: number of budgets.
+
+    Returns:
+        The number of the budget, the cheapest is 0, and the architecture, in pairs.
+
+    Raises:
+        RequestError: `count` is less than 1.
+    """
+    _require_networks(count)
+    rng = np.random.default_rng(seed)
+    sample = partial(space.sample, rng, uniform_over="choices")
+    pool = _draw_distinct(_MIN_POOL_SIZE, sample)
+    costs = [cost(architecture) for architecture in pool]
+    known = np.array([each for each in costs if each is not None])
+    low, high = np.quantile(known, _BUDGET_QUANTILES)
+    spaced = np.geomspace(low, high, budgets)
+    # In a small space, few costs are possible at all.
+    targets = known[np.abs(np.log(known / spaced[:, None])).argmin(axis=1)]
+    matched: list[dict[str, Architecture]] = [{} for _ in targets]
+    wanted = math.ceil(count / budgets)
+
+    def add(architecture: Architecture, own_cost: float | None) -> None:
+        if own_cost is None:
+            return
+        differences = np.abs(own_cost / targets - 1)
+        nearest = int(differences.argmin())
+        group = matched[nearest]
+        if len(group) < wanted and differences[nearest] <= BUDGET_TOLERANCE:
+            group.setdefault(architecture.digest, architecture)
+
+    for architecture, own_cost in zip(pool, costs, strict=True):
+        add(architecture, own_cost)
+    draws = 0
+    while any(len(group) < wanted for group in matched) and draws < _MAX_MATCHED_DRAWS:
+        draws += 1
+        architecture = sample()
+        add(architecture, cost(architecture))
+    alternating = [
+        (budget, architecture)
+        for one_of_each in zip_longest(*(group.values() for group in matched))
+        for budget, architecture in enumerate(one_of_each)
+        if architecture is not None
+    ]
+    return alternating[:count]
+
+
 def van_der_corput(position: int) -> float:
     """Return an element of the van der Corput sequence in base 2: 0, 1/2, 1/4, 3/4, 1/8, ...
 
@@ -89,6 +171,13 @@ def van_der_corput(position: int) -> float:
         position >>= 1
         digit_value /= 2
     return value
+
+
+def _require_networks(count: int) -> None:
+    if count < 1:
+        raise RequestError(
+            f"A ranking needs at least 1 network, not {count}.", remedy="Give --nets 50 or so."
+        )
 
 
 def _draw_distinct(count: int, sample: Callable[[], Architecture]) -> list[Architecture]:
@@ -111,6 +200,7 @@ def compare_with_standalone(
     settings: TrainingSettings,
     *,
     seed: int,
+    repeated: int = 0,
     progress: ProgressCallback | None = None,
 ) -> list[RankedNetwork]:
     """Score architectures with a supernet and train each of them standalone.
@@ -126,26 +216,41 @@ def compare_with_standalone(
             recipe are not trained again.
         settings: settings of the standalone training.
         seed: seed of the standalone training.
+        repeated: number of architectures, from the first, that are trained standalone once more,
+            with the next seed. How well the two trainings agree is the most that any score can
+            reach.
         progress: called after every training step; see `ProgressCallback`.
 
     Raises:
         TrainingError: a standalone training diverges.
         CheckpointError: `STANDALONE_FILE` has a line that is not a record.
     """
+    again = architectures[:repeated]
     accuracies = train_each_standalone(
-        supernet.space, architectures, data, folder, settings, seed=seed, progress=progress
+        supernet.space,
+        [*architectures, *again],
+        data,
+        folder,
+        settings,
+        seeds=[seed] * len(architectures) + [seed + 1] * len(again),
+        progress=progress,
     )
     scores = evaluate(supernet, architectures, data)
     return [
-        make_ranked_network(architecture, score, accuracy)
-        for architecture, score, accuracy in zip(architectures, scores, accuracies, strict=True)
+        make_ranked_network(*row)
+        for row in zip_longest(
+            architectures, scores, accuracies[: len(scores)], accuracies[len(scores) :]
+        )
     ]
 
 
 def make_ranked_network(
-    architecture: Architecture, score: float, standalone_accuracy: float
+    architecture: Architecture,
+    score: float,
+    standalone_accuracy: float,
+    repeated_accuracy: float | None = None,
 ) -> RankedNetwork:
-    """Return a network with its supernet score, its standalone accuracy and its counts."""
+    """Return a network with its supernet score, its standalone accuracies and its counts."""
     graph = architecture.graph
     return RankedNetwork(
         architecture=architecture.to_json(),
@@ -155,6 +260,7 @@ def make_ranked_network(
         depth=graph.depth,
         supernet_accuracy=score,
         standalone_accuracy=standalone_accuracy,
+        repeated_accuracy=repeated_accuracy,
     )
 
 
@@ -165,36 +271,38 @@ def train_each_standalone(
     folder: Path,
     settings: TrainingSettings,
     *,
-    seed: int,
+    seeds: Sequence[int],
     progress: ProgressCallback | None = None,
 ) -> list[float]:
     """Return the hold-out accuracy of each architecture after standalone training, in [0, 1].
 
-    See `compare_with_standalone` for the arguments and the errors.
+    See `compare_with_standalone` for the other arguments and the errors.
+
+    Args:
+        seeds: seed of the training of each architecture.
     """
     recipe = {
         "space_digest": space.digest,
         "data_digest": data.digest,
         "training": settings.identity(),
-        "seed": seed,
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / STANDALONE_FILE
     jsonl.repair(path)
     accuracies = {
-        row.digest: row.holdout_accuracy
+        (row.digest, row.seed): row.holdout_accuracy
         for file in (folder / EARLIER_STANDALONE_FILE, path)
         for row in jsonl.read(file, STANDALONE)
         if row.model_dump(include=set(recipe)) == recipe
     }
-    digests = [architecture.digest for architecture in architectures]
-    for number, (digest, architecture) in enumerate(zip(digests, architectures, strict=True)):
-        if digest not in accuracies:
+    keys = [(each.digest, seed) for each, seed in zip(architectures, seeds, strict=True)]
+    for number, (key, architecture) in enumerate(zip(keys, architectures, strict=True)):
+        if key not in accuracies:
             step_progress = _network_progress(number, len(architectures), progress)
-            row = _train_and_evaluate(architecture, data, settings, seed, step_progress)
-            jsonl.append(path, {"schema": SCHEMA, **row, **recipe})
-            accuracies[digest] = float(row["holdout_accuracy"])
-    return [accuracies[digest] for digest in digests]
+            row = _train_and_evaluate(architecture, data, settings, key[1], step_progress)
+            jsonl.append(path, {"schema": SCHEMA, **row, **recipe, "seed": key[1]})
+            accuracies[key] = float(row["holdout_accuracy"])
+    return [accuracies[key] for key in keys]
 
 
 def _train_and_evaluate(

@@ -1,14 +1,17 @@
 """Ranking quality: how well a supernet's scores order networks by their standalone accuracy.
 
 A search spends its trials on the architectures that a supernet scores highest, so the order of the
-scores matters more than their values. The baselines are counts that need no training at all.
+scores matters more than their values. A search that knows all latencies asks one question of a
+supernet: which of these networks of the same latency is best? So the figures among networks of
+equal latency come first, and those over all sizes, where counting multiply-accumulates is hard to
+beat, come last. The baselines are counts that need no training at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +23,16 @@ MIN_DISTINCT_SCORES = 10
 """Number of distinct scores below which no rank correlation is reported."""
 
 NUM_STRATA = 3
-"""Number of groups of similar MACs for which Kendall's tau is reported separately."""
+"""Number of groups of similar latency, where the networks were not drawn for latency budgets."""
+
+MAX_LATENCY_RATIO = 1.1
+"""Ratio of the latencies of two networks up to which they count as equally fast."""
+
+_GAIN_RESAMPLES = 500
+"""Number of resamples of an attainable gain, which is computed one resample at a time."""
+
+TRAINED_AGAIN = "trained again"
+"""Name of the order of a second standalone training: no score can be expected to do better."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,11 @@ class RankedNetwork:
         macs, params, depth: counts of the network's graph.
         supernet_accuracy: accuracy with the supernet's weights on the search split, in [0, 1].
         standalone_accuracy: accuracy after standalone training on the hold-out split, in [0, 1].
+        latency_us: predicted latency in microseconds; None without a latency table.
+        budget: number of the latency budget that the network was drawn for, from 0; None if it was
+            not drawn for one.
+        repeated_accuracy: accuracy after standalone training with another seed; None if it was
+            trained once.
     """
 
     architecture: Mapping[str, Any]
@@ -42,6 +59,9 @@ class RankedNetwork:
     depth: int
     supernet_accuracy: float
     standalone_accuracy: float
+    latency_us: float | None = None
+    budget: int | None = None
+    repeated_accuracy: float | None = None
 
     @property
     def space(self) -> str:
@@ -51,17 +71,52 @@ class RankedNetwork:
 
 @dataclass(frozen=True)
 class Stratum:
-    """Ranking quality among networks of similar size.
+    """Ranking quality among networks of one latency budget, or of similar latency.
 
     Attributes:
         nets: number of networks.
-        macs: smallest and largest number of multiply-accumulates.
-        kendall_tau: rank correlation; None where it is undefined.
+        costs: smallest and largest latency in microseconds, or number of multiply-accumulates.
+        kendall_tau: rank correlation with standalone training, by the name of the order; None
+            where it is undefined.
+        gain: share of the attainable gain, likewise; see `MatchedRanking`.
     """
 
     nets: int
-    macs: tuple[int, int]
-    kendall_tau: Interval | None
+    costs: tuple[float, float]
+    kendall_tau: Mapping[str, float | None]
+    gain: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class MatchedRanking:
+    """Ranking quality among networks of equal latency.
+
+    The figures are given for several orders of the networks: "supernet", and for comparison
+    "macs", "params", "depth", "latency" (where it is known) and `TRAINED_AGAIN` (where networks
+    were trained twice). Intervals are bootstrap intervals over the networks.
+
+    Attributes:
+        cost: what makes networks equal: the predicted "latency", or "macs" without a table.
+        pairs: number of pairs whose costs differ by a factor of `MAX_LATENCY_RATIO` at most.
+        kendall_tau: Kendall's tau with standalone training over these pairs.
+        lead: tau of the supernet less that of the best count. Each resample chooses its best count
+            anew, so that a lower end above zero is a lead over all counts.
+        gain: share of the attainable gain, the mean over the strata: (picked - mean) / (best -
+            mean) of the standalone accuracies of a stratum, where the network that comes last in
+            the order is picked.
+        partial_tau: Kendall's partial tau with standalone training over all pairs, given the cost.
+        global_tau: Kendall's tau with standalone training over all pairs.
+        strata: the latency budgets, or groups of similar latency, the fastest first.
+    """
+
+    cost: Literal["latency", "macs"]
+    pairs: int
+    kendall_tau: Mapping[str, Interval | None]
+    lead: Interval | None
+    gain: Mapping[str, Interval | None]
+    partial_tau: Mapping[str, Interval | None]
+    global_tau: Mapping[str, Interval | None]
+    strata: tuple[Stratum, ...]
 
 
 @dataclass(frozen=True)
@@ -76,9 +131,9 @@ class Ranking:
             accuracies; None below `MIN_DISTINCT_SCORES` distinct scores.
         baseline_tau: Kendall's tau of each baseline with the standalone accuracies, by name:
             "macs", "params" and "depth".
-        lead: Kendall's tau less that of the best baseline. Each resample chooses its best baseline
-            anew, so that a lower end above zero is a lead over all baselines.
-        strata: ranking quality by network size, from small to large.
+        lead: Kendall's tau less that of the best baseline; see `MatchedRanking.lead`.
+        matched: ranking quality among networks of equal latency; None below `MIN_DISTINCT_SCORES`
+            distinct scores.
         regret: accuracy lost by choosing the network with the highest score instead of the truly
             best one under a MACs budget, averaged over the budgets that one of the networks just
             meets; of the supernet and of each baseline.
@@ -92,7 +147,7 @@ class Ranking:
     spearman: Interval | None
     baseline_tau: Mapping[str, Interval | None]
     lead: Interval | None
-    strata: tuple[Stratum, ...]
+    matched: MatchedRanking | None
     regret: Mapping[str, float]
     offset: Interval
 
@@ -149,11 +204,6 @@ def compute_ranking(networks: Sequence[RankedNetwork]) -> Ranking:
         name: statistics.kendall_taus(counts, standalone, resamples)
         for name, counts in baselines.items()
     }
-    defined = [value for value in baseline_tau.values() if value is not None]
-    lead = None
-    if tau is not None and defined:
-        leads = taus - np.fmax.reduce(list(baseline_taus.values()))
-        lead = Interval.from_resamples(tau - max(defined), leads)
     return Ranking(
         nets=len(networks),
         distinct_scores=distinct,
@@ -163,14 +213,182 @@ def compute_ranking(networks: Sequence[RankedNetwork]) -> Ranking:
         baseline_tau={
             name: _interval(baseline_tau[name], baseline_taus[name]) for name in baselines
         },
-        lead=lead,
-        strata=_strata(scores, standalone, macs) if is_ranking else (),
+        lead=_lead(tau, taus, baseline_tau.values(), baseline_taus.values()),
+        matched=compute_matched_ranking(networks) if is_ranking else None,
         regret={
             name: _regret(values, standalone, macs)
             for name, values in {"supernet": scores, **baselines}.items()
         },
         offset=_offset(scores, standalone),
     )
+
+
+def compute_matched_ranking(networks: Sequence[RankedNetwork]) -> MatchedRanking:
+    """Return the ranking quality among networks of equal latency.
+
+    Args:
+        networks: at least one network. Latencies count if all networks have one.
+    """
+    standalone = np.array([network.standalone_accuracy for network in networks], float)
+    orders = _orders(networks)
+    has_latency = "latency" in orders
+    costs = orders["latency" if has_latency else "macs"]
+    strata = _strata(networks, costs)
+    distance = np.abs(np.subtract.outer(np.log(costs), np.log(costs)))
+    # The margin keeps pairs that are equal but for rounding.
+    is_matched = distance <= np.log(MAX_LATENCY_RATIO) + 1e-9
+    resamples = _resamples(len(networks))
+    taus = {
+        name: _taus(values, standalone, is_matched, resamples) for name, values in orders.items()
+    }
+    counts = [name for name in orders if name not in ("supernet", TRAINED_AGAIN)]
+    gains = {name: _gains(values, standalone, strata) for name, values in orders.items()}
+    return MatchedRanking(
+        cost="latency" if has_latency else "macs",
+        pairs=int(np.triu(is_matched, k=1).sum()),
+        kendall_tau={name: _interval(*each) for name, each in taus.items()},
+        lead=_lead(
+            *taus["supernet"],
+            [taus[name][0] for name in counts],
+            [taus[name][1] for name in counts],
+        ),
+        gain={name: _interval(*each) for name, each in gains.items()},
+        partial_tau={
+            name: _partial_tau(values, standalone, costs, resamples)
+            for name, values in orders.items()
+        },
+        global_tau={
+            name: _interval(*_taus(values, standalone, np.ones_like(is_matched), resamples))
+            for name, values in orders.items()
+        },
+        strata=tuple(
+            Stratum(
+                nets=len(own),
+                costs=(float(costs[own].min()), float(costs[own].max())),
+                kendall_tau={
+                    name: _tau(values[own], standalone[own]) for name, values in orders.items()
+                },
+                gain={name: _gain(values[own], standalone[own]) for name, values in orders.items()},
+            )
+            for own in strata
+        ),
+    )
+
+
+def _orders(networks: Sequence[RankedNetwork]) -> dict[str, NDArray[np.float64]]:
+    """Return the values that order networks, by name; NaN where a network has none."""
+    columns: dict[str, list[float | None]] = {
+        "supernet": [network.supernet_accuracy for network in networks],
+        "macs": [network.macs for network in networks],
+        "params": [network.params for network in networks],
+        "depth": [network.depth for network in networks],
+        "latency": [network.latency_us for network in networks],
+        TRAINED_AGAIN: [network.repeated_accuracy for network in networks],
+    }
+    if None in columns["latency"]:
+        del columns["latency"]
+    if all(value is None for value in columns[TRAINED_AGAIN]):
+        del columns[TRAINED_AGAIN]
+    return {name: np.array(values, float) for name, values in columns.items()}
+
+
+def _strata(
+    networks: Sequence[RankedNetwork], costs: NDArray[np.float64]
+) -> list[NDArray[np.intp]]:
+    """Return the positions of the networks of each budget, or of similar cost, in rising order."""
+    budgets = {network.budget for network in networks}
+    if None in budgets:
+        return [
+            own for own in np.array_split(np.argsort(costs, kind="stable"), NUM_STRATA) if len(own)
+        ]
+    budget_of = np.array([network.budget for network in networks])
+    groups = [np.flatnonzero(budget_of == budget) for budget in budgets]
+    return sorted(groups, key=lambda own: float(np.median(costs[own])))
+
+
+def _known(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    return ~np.isnan(values)
+
+
+def _taus(
+    values: NDArray[np.float64],
+    standalone: NDArray[np.float64],
+    pairs: NDArray[np.bool_],
+    resamples: NDArray[np.intp],
+) -> tuple[float | None, NDArray[np.float64]]:
+    """Return Kendall's tau over some pairs, and that of each resample."""
+    known = _known(values)
+    pairs = pairs & np.logical_and.outer(known, known)
+    values = np.where(known, values, 0.0)
+    return (
+        statistics.kendall_tau(values, standalone, pairs),
+        statistics.kendall_taus(values, standalone, resamples, pairs),
+    )
+
+
+def _tau(values: NDArray[np.float64], standalone: NDArray[np.float64]) -> float | None:
+    known = _known(values)
+    return statistics.kendall_tau(values[known], standalone[known])
+
+
+def _partial_tau(
+    values: NDArray[np.float64],
+    standalone: NDArray[np.float64],
+    costs: NDArray[np.float64],
+    resamples: NDArray[np.intp],
+) -> Interval | None:
+    known = np.flatnonzero(_known(values))
+    triple = values[known], standalone[known], costs[known]
+    (value,) = statistics.partial_kendall_taus(*triple, np.arange(len(known))[None])
+    if np.isnan(value):
+        return None
+    if len(known) < len(values):
+        resamples = _resamples(len(known))
+    return _interval(float(value), statistics.partial_kendall_taus(*triple, resamples))
+
+
+def _gain(values: NDArray[np.float64], standalone: NDArray[np.float64]) -> float | None:
+    """Return the share of the attainable gain; networks with equal values are equally likely."""
+    known = _known(values)
+    values, standalone = values[known], standalone[known]
+    if not len(values) or standalone.max() == standalone.mean():
+        return None
+    picked = standalone[values == values.max()].mean()
+    return float((picked - standalone.mean()) / (standalone.max() - standalone.mean()))
+
+
+def _gains(
+    values: NDArray[np.float64],
+    standalone: NDArray[np.float64],
+    strata: Sequence[NDArray[np.intp]],
+) -> tuple[float | None, NDArray[np.float64]]:
+    """Return the mean share of the attainable gain, and that of each resample of all strata."""
+
+    def mean(samples: Sequence[NDArray[np.intp]]) -> float:
+        shares = [_gain(values[own], standalone[own]) for own in samples]
+        defined = [share for share in shares if share is not None]
+        return float(np.mean(defined)) if defined else float("nan")
+
+    value = mean(strata)
+    rng = np.random.default_rng(0)
+    resamples = [
+        own[statistics.bootstrap_indices(len(own), rng, _GAIN_RESAMPLES)] for own in strata
+    ]
+    resampled = np.array([mean(each) for each in zip(*resamples, strict=True)])
+    return (None if np.isnan(value) else value), resampled
+
+
+def _lead(
+    tau: float | None,
+    taus: NDArray[np.float64],
+    counts: Iterable[float | None],
+    counted_taus: Iterable[NDArray[np.float64]],
+) -> Interval | None:
+    """Return by how much a tau leads over the best of several counts; None if undefined."""
+    defined = [value for value in counts if value is not None]
+    if tau is None or not defined:
+        return None
+    return Interval.from_resamples(tau - max(defined), taus - np.fmax.reduce(list(counted_taus)))
 
 
 def compute_pooled_ranking(networks: Sequence[RankedNetwork]) -> PooledRanking:
@@ -214,19 +432,6 @@ def _interval(value: float | None, resampled: NDArray[np.float64]) -> Interval |
 def _count_tied_pairs(scores: NDArray[np.float64]) -> int:
     _, counts = np.unique(scores, return_counts=True)
     return int((counts * (counts - 1) // 2).sum())
-
-
-def _strata(
-    scores: NDArray[np.float64], standalone: NDArray[np.float64], macs: NDArray[np.float64]
-) -> tuple[Stratum, ...]:
-    strata = []
-    for chosen in np.array_split(np.argsort(macs, kind="stable"), NUM_STRATA):
-        tau = statistics.kendall_tau(scores[chosen], standalone[chosen])
-        resamples = _resamples(len(chosen))
-        taus = statistics.kendall_taus(scores[chosen], standalone[chosen], resamples)
-        limits = int(macs[chosen].min()), int(macs[chosen].max())
-        strata.append(Stratum(len(chosen), limits, _interval(tau, taus)))
-    return tuple(strata)
 
 
 def _regret(

@@ -68,14 +68,14 @@ def make_batches(
     )
 
 
-def learning_rate(settings: TrainingSettings, step: int, steps: int) -> float:
+def learning_rate(settings: TrainingSettings, step: float, steps: int) -> float:
     """Return the learning rate of a step: linear warm-up, then cosine decay to zero.
 
     The decay is that of Loshchilov and Hutter 2017, "SGDR", without restarts.
 
     Args:
         settings: `learning_rate` is the peak, `warmup` the share of steps that warm up.
-        step: number of the step, from 0.
+        step: number of the step, from 0; or its position, see `nas.supernet.schedule`.
         steps: number of steps of the whole training.
     """
     warmup_steps = math.ceil(settings.warmup * steps)

@@ -23,6 +23,9 @@ class TrainingSettings:
 
     Attributes:
         epochs: passes over the training images.
+        seconds: time budget for the training of a supernet, which takes the place of `epochs`. The
+            number of steps is decided anew as the training goes; see `nas.supernet.schedule`.
+            Networks that are trained standalone ignore it.
         batch_size: images in a step, at least 2; every step trains several subnets on them.
         learning_rate: peak of the learning rate, reached after the warm-up and followed by a cosine
             decay to zero. The default ranks best; small spaces get higher accuracies with 0.3.
@@ -59,7 +62,8 @@ class TrainingSettings:
         RequestError: a value is outside its range.
     """
 
-    epochs: int = 60
+    epochs: float = 60
+    seconds: float | None = None
     batch_size: int = 64
     learning_rate: float = 0.1
     warmup: float = 0.1
@@ -84,7 +88,8 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         valid = {
-            "epochs": self.epochs >= 1,
+            "epochs": self.epochs > 0,
+            "seconds": self.seconds is None or self.seconds > 0,
             "batch_size": self.batch_size >= 2,
             "learning_rate": self.learning_rate > 0,
             "warmup": 0 <= self.warmup < 1,
@@ -120,7 +125,18 @@ class TrainingSettings:
         record = asdict(self)
         for name in ("device", "checkpoint_seconds"):
             del record[name]
+        if float(self.epochs).is_integer():
+            record["epochs"] = int(self.epochs)
+        del record["seconds" if self.seconds is None else "epochs"]
         return record
+
+    def steps(self, steps_per_epoch: int) -> int:
+        """Return the number of steps in `epochs`, at least one.
+
+        Args:
+            steps_per_epoch: number of steps of a whole epoch.
+        """
+        return max(1, round(self.epochs * steps_per_epoch))
 
     def resolve_shift(self, data: ImageDataset) -> int:
         """Return the largest shift of the random crop in pixels."""

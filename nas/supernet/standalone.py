@@ -67,7 +67,7 @@ class NetworkTrainer:
         self._network = network.to(self.device).train()
         self.state = TrainingState(self._network, settings)
         self._batches = make_batches(data, settings, seed, self.device)
-        self.steps = settings.epochs * self._batches.steps_per_epoch
+        self.steps = settings.steps(self._batches.steps_per_epoch)
         macs = max(graph.macs, teacher.macs if teacher else 0)
         self._batch_macs = macs * self._batches.batch_size
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from nas.graph import Graph
 from nas.space import Architecture, SearchSpace
+from nas.supernet.schedule import Schedule
 from nas.supernet.settings import TrainingSettings
 
 Role = Literal["largest", "smallest", "random"]
@@ -55,7 +56,7 @@ class SubnetSampler(Protocol):
 
 
 def make_subnet_sampler(
-    space: SearchSpace, settings: TrainingSettings, seed: int, steps: int
+    space: SearchSpace, settings: TrainingSettings, seed: int, schedule: Schedule
 ) -> SubnetSampler:
     """Return the sampler that `settings.subnets` names.
 
@@ -63,13 +64,13 @@ def make_subnet_sampler(
         space: space of the subnets.
         settings: training settings.
         seed: seed of the random subnets.
-        steps: number of steps of the whole training, for progressive shrinking.
+        schedule: schedule of the training, for progressive shrinking.
     """
     if settings.subnets == "fair":
         return FairSampler(space, seed)
     if settings.subnets == "single":
         return SinglePathSampler(space, seed)
-    return SandwichSampler(space, settings, seed, steps)
+    return SandwichSampler(space, settings, seed, schedule)
 
 
 class SandwichSampler:
@@ -87,10 +88,11 @@ class SandwichSampler:
     """
 
     def __init__(
-        self, space: SearchSpace, settings: TrainingSettings, seed: int, steps: int
+        self, space: SearchSpace, settings: TrainingSettings, seed: int, schedule: Schedule
     ) -> None:
         self._space, self._settings, self._seed = space, settings, seed
-        self._shrinking_steps = math.ceil(settings.progressive * steps)
+        self._schedule = schedule
+        self._shrinking_end = math.ceil(settings.progressive * schedule.end)
         self._largest, self._smallest = space.largest, space.smallest
 
     def sample(self, step: int, probe_loss: ProbeLoss) -> Sequence[SubnetTask]:
@@ -124,10 +126,11 @@ class SandwichSampler:
         self, architecture: Architecture, step: int, rng: np.random.Generator
     ) -> Architecture:
         """Replace random choices by the largest architecture's, ever fewer while shrinking."""
-        if step >= self._shrinking_steps:
+        position = self._schedule.position(step)
+        if position >= self._shrinking_end:
             return architecture
         own, largest = dict(architecture.choices), dict(self._largest.choices)
-        replaced_share = 1 - step / self._shrinking_steps
+        replaced_share = 1 - position / self._shrinking_end
         choices = {
             key: largest[key]
             if key in largest and (key not in own or rng.random() < replaced_share)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 from nas.data import ImageDataset
 from nas.errors import DataError, TrainingError
 from nas.graph import Graph
+from nas.records import ScheduleRow
 from nas.space import SearchSpace
 from nas.supernet.device import keep_freed_memory, limit_threads, resolve_device
 from nas.supernet.distributed import SINGLE_PROCESS, ProcessGroup
@@ -21,6 +23,7 @@ from nas.supernet.recipe import (
     learning_rate,
     make_batches,
 )
+from nas.supernet.schedule import Schedule
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.subnets import ProbeLoss, Role, make_subnet_sampler
 from nas.supernet.training_state import TrainingState
@@ -62,10 +65,12 @@ class Trainer:
         settings: training settings.
         seed: seed of the weights, the order of the images, the augmentation and the subnets.
         group: processes that train together; all of them have the same weights at any step.
+        decisions: what was decided about the number of steps before, if the settings have a time
+            budget.
 
     Attributes:
         supernet: the supernet in training mode.
-        steps: number of steps of the whole training.
+        schedule: number of steps, and the position of each.
         rollbacks: how often the training went back to a checkpoint because it diverged.
 
     Raises:
@@ -80,6 +85,7 @@ class Trainer:
         settings: TrainingSettings,
         seed: int,
         group: ProcessGroup = SINGLE_PROCESS,
+        decisions: Sequence[ScheduleRow] = (),
     ) -> None:
         data_sizes = {
             "image_size": data.image_size,
@@ -100,10 +106,12 @@ class Trainer:
         self.supernet.train()
         self._state = TrainingState(self.supernet, settings)
         self.batches = make_batches(data, settings, seed, self.device, group)
-        self.steps = settings.epochs * self.batches.steps_per_epoch
+        self.schedule = Schedule(
+            settings.steps(self.batches.steps_per_epoch), settings.seconds, decisions
+        )
         self.rollbacks = 0
         self._largest = space.largest.graph
-        self._subnets = make_subnet_sampler(space, settings, seed, self.steps)
+        self._subnets = make_subnet_sampler(space, settings, seed, self.schedule)
 
     def identity(self) -> dict[str, object]:
         """Return what a checkpoint must have in common with this training, as plain data."""
@@ -122,7 +130,8 @@ class Trainer:
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
-        return self.learning_rate_factor * learning_rate(self.settings, step, self.steps)
+        position, end = self.schedule.position(step), self.schedule.end
+        return self.learning_rate_factor * learning_rate(self.settings, position, end)
 
     def step(self, step: int) -> StepResult:
         """Do one training step, counted from 0.
@@ -167,7 +176,7 @@ class Trainer:
         loss_value, norm_value, *accuracy_values = figures.tolist()
         if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
             raise DivergedError(
-                f"Training {self.space.name} diverged in step {step + 1} of {self.steps}: "
+                f"Training {self.space.name} diverged in step {step + 1} of {self.schedule.steps}: "
                 f"loss {loss_value}, gradient norm {norm_value}.",
                 remedy=f"Lower learning_rate (it is {self.settings.learning_rate}).",
             )

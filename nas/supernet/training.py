@@ -16,7 +16,15 @@ from torch import Tensor
 from nas import jsonl
 from nas.data import ImageDataset
 from nas.errors import TrainingError, first_line
-from nas.records import SCHEMA, TRAINING, TRAINING_LOG, CheckpointRecord
+from nas.records import (
+    SCHEDULE,
+    SCHEDULE_LOG,
+    SCHEMA,
+    TRAINING,
+    TRAINING_LOG,
+    CheckpointRecord,
+    ScheduleRow,
+)
 from nas.space import SearchSpace
 from nas.supernet import checkpoint
 from nas.supernet.distributed import ProcessGroup, current_process_group
@@ -105,7 +113,8 @@ def train(
     settings = settings or TrainingSettings()
     folder = Path(folder)
     group = current_process_group()
-    trainer = Trainer(space, data, settings, seed, group)
+    decisions = group.broadcast(_read_decisions(folder) if group.is_main else None)
+    trainer = Trainer(space, data, settings, seed, group, decisions)
     supernet_path = folder / SUPERNET_FILE
     if group.broadcast(supernet_path.is_file()):
         tensors, record = group.broadcast(checkpoint.read(supernet_path) if group.is_main else None)
@@ -131,7 +140,9 @@ def train(
         raise _out_of_memory_error(space, data, settings, memory_error)
     supernet = trainer.finish()
     if group.is_main:
-        supernet.save(folder, {**trainer.identity(), "step": trainer.steps})
+        steps = trainer.schedule.steps
+        epochs = steps / trainer.batches.steps_per_epoch
+        supernet.save(folder, {**trainer.identity(), "step": steps, "epochs": round(epochs, 3)})
         (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
     group.barrier()
     return supernet
@@ -141,36 +152,40 @@ def _run_steps(
     trainer: Trainer, folder: Path, progress: Callable[[TrainingProgress], None] | None
 ) -> None:
     """Do all steps from the last checkpoint, or from the first, to the last one."""
-    group = trainer.group
+    group, schedule = trainer.group, trainer.schedule
     # The main process reads for all, because the others may be on machines without this folder.
     saved = group.broadcast(
         _read_checkpoint(folder, trainer.identity(), group) if group.is_main else None
     )
-    first_step = 0
+    step, earlier_s = 0, 0.0
     if saved is not None:
         tensors, record = saved
         trainer.load_state_dict(tensors, folder / CHECKPOINT_FILE)
-        first_step = record.step
+        step, earlier_s = record.step, record.seconds
         trainer.rollbacks = max(trainer.rollbacks, record.rollbacks)
     if group.is_main:
-        checkpoint.truncate_log(folder / TRAINING_LOG, TRAINING, first_step)
+        checkpoint.truncate_log(folder / TRAINING_LOG, TRAINING, step)
     started = last_checkpoint = time.monotonic()
-    log_interval = max(1, trainer.steps // LOG_LINES)
-    for step in range(first_step, trainer.steps):
+    while step < schedule.steps:
+        if schedule.is_due(step):
+            spent_s = group.broadcast(round(earlier_s + time.monotonic() - started, 3))
+            decision = schedule.decide(step, spent_s)
+            if group.is_main:
+                jsonl.append(folder / SCHEDULE_LOG, decision.model_dump(by_alias=True))
         result = trainer.step(step)
+        rate = trainer.learning_rate(step)
+        step += 1
         if not group.is_main:
             continue
         now = time.monotonic()
-        is_last = step + 1 == trainer.steps
-        state = TrainingProgress(
-            step + 1, trainer.steps, *result, trainer.learning_rate(step), now - started
-        )
-        if (step + 1) % log_interval == 0 or is_last:
+        is_last = step == schedule.steps
+        state = TrainingProgress(step, schedule.steps, *result, rate, now - started)
+        if step % max(1, schedule.steps // LOG_LINES) == 0 or is_last:
             jsonl.append(folder / TRAINING_LOG, {"schema": SCHEMA, **asdict(state)})
         if progress:
             progress(state)
         if now - last_checkpoint >= trainer.settings.checkpoint_seconds and not is_last:
-            _write_checkpoint(folder, trainer, step + 1)
+            _write_checkpoint(folder, trainer, step, earlier_s + now - started)
             last_checkpoint = time.monotonic()
 
 
@@ -190,10 +205,18 @@ def _read_checkpoint(
     return tensors, record
 
 
-def _write_checkpoint(folder: Path, trainer: Trainer, step: int) -> None:
+def _read_decisions(folder: Path) -> list[ScheduleRow]:
+    """Return what was decided about the number of steps before; nothing for a new training."""
+    path = folder / SCHEDULE_LOG
+    jsonl.repair(path)
+    return list(jsonl.read(path, SCHEDULE))
+
+
+def _write_checkpoint(folder: Path, trainer: Trainer, step: int, seconds: float) -> None:
     record = {
         **trainer.identity(),
         "step": step,
+        "seconds": round(seconds, 3),
         "rollbacks": trainer.rollbacks,
         "processes": trainer.group.world_size,
     }
@@ -208,7 +231,14 @@ def _roll_back(trainer: Trainer, folder: Path, error: DivergedError) -> Trainer:
     """
     if trainer.rollbacks == MAX_ROLLBACKS:
         raise error
-    restarted = Trainer(trainer.space, trainer.data, trainer.settings, trainer.seed, trainer.group)
+    restarted = Trainer(
+        trainer.space,
+        trainer.data,
+        trainer.settings,
+        trainer.seed,
+        trainer.group,
+        trainer.schedule.decisions,
+    )
     restarted.rollbacks = trainer.rollbacks + 1
     if not trainer.group.is_main:
         return restarted
@@ -217,7 +247,7 @@ def _roll_back(trainer: Trainer, folder: Path, error: DivergedError) -> Trainer:
         tensors, record = checkpoint.read(folder / CHECKPOINT_FILE)
         step = record.step
         restarted.load_state_dict(tensors, folder / CHECKPOINT_FILE)
-        _write_checkpoint(folder, restarted, step)
+        _write_checkpoint(folder, restarted, step, record.seconds)
     warnings.warn(
         f"{error.message} Going back to step {step} with {restarted.learning_rate_factor:g} of the "
         "learning rate.",
@@ -253,6 +283,12 @@ def _out_of_memory_error(
     )
 
 
+def trained_epochs(folder: Path) -> float | None:
+    """Return the epochs of the finished training in a folder; None if it does not say."""
+    _, record = checkpoint.read(folder / SUPERNET_FILE)
+    return record.epochs
+
+
 class StepTime(NamedTuple):
     """Measured duration of a training step.
 
@@ -264,9 +300,10 @@ class StepTime(NamedTuple):
     seconds: float
     steps_per_epoch: int
 
-    def epochs_within(self, seconds: float) -> int:
-        """Return the number of whole epochs that fit into a time budget, at least one."""
-        return max(1, int(seconds / (self.seconds * self.steps_per_epoch)))
+    @property
+    def epoch_seconds(self) -> float:
+        """Duration of an epoch."""
+        return self.seconds * self.steps_per_epoch
 
 
 def measure_step(

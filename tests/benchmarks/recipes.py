@@ -1,20 +1,24 @@
 """Ranking quality of supernets that are trained with different recipes in equal time.
 
-    python -m tests.benchmarks.recipes --data ../shared/data/cifar10 --space mobilenet \
-        --images 10000 --minutes 10 --epochs 12 --out FOLDER
+    python -m tests.benchmarks.recipes --data ../shared/data/cifar10 --space mobilenet_32 \
+        --images 10000 --minutes 60 --nets 50 --repeated 25 --epochs 12 --out FOLDER
 
-Draws networks and trains each of them standalone. Then trains one supernet with each recipe, for as
-many whole epochs as fit into the minutes at the recipe's own step time. Prints Kendall's tau of
-each supernet's scores with the standalone accuracies, with its bootstrap interval, and the tau of
-MACs, parameters and depth as baselines. Each process has one thread, so that the minutes are those
-of one core, and there are as many processes as cores. What is in FOLDER is not trained again.
+Draws ten networks for each of five latency budgets and trains each of them standalone, some of them
+once more with another seed. They are scored on all images that nothing else uses. Then trains one
+supernet with each recipe for the minutes, and prints the figures of `nas supernet rank`: Kendall's
+tau with the standalone accuracies among networks of equal latency, the share of the attainable
+gain, and tau over all sizes; for the counts, the second training and every recipe. Without
+`--table`, networks of equal multiply-accumulates take the place of those of equal latency. Each
+process has one thread, so that the minutes are those of one core, and there are as many processes
+as cores. What is in FOLDER is not trained again.
 """
 
 import argparse
 import json
 import os
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, replace
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -24,15 +28,19 @@ import torch
 from nas.console import ProgressBars
 from nas.data import Images, load_dataset
 from nas.job.folder import installed_versions
+from nas.latency import LatencyTable
 from nas.latency.device import processor
-from nas.space import load_space
-from nas.supernet import TrainingSettings, evaluate, measure_step, train
+from nas.space import Architecture, load_space
+from nas.statistics import Interval
+from nas.supernet import TrainingSettings, evaluate, train
 from nas.supernet.ground_truth import (
     draw_architectures,
+    draw_matched,
     make_ranked_network,
     train_each_standalone,
 )
-from nas.supernet.ranking import compute_ranking
+from nas.supernet.ranking import Ranking, compute_ranking
+from nas.supernet.training import trained_epochs
 
 RECIPES = {
     "sandwich": {},
@@ -61,11 +69,10 @@ class Experiment:
 
     def __init__(self, options: argparse.Namespace) -> None:
         data = load_dataset(options.data, image_size=options.image_size)
-        self.data = replace(
-            data,
-            train=take_images(data.train, options.images),
-            search=take_images(data.search, options.validation),
-        )
+        train, unused_train = split_images(data.train, options.images)
+        search, unused_search = split_images(data.search, options.validation)
+        holdout = join_images([data.holdout, unused_train, unused_search])
+        self.data = replace(data, train=train, search=search, holdout=holdout)
         self.space = load_space(
             options.space,
             image_size=data.image_size,
@@ -78,41 +85,85 @@ class Experiment:
             learning_rate=options.learning_rate,
             label_smoothing=0.1,
         )
-        self.drawn = draw_architectures(
-            self.space, options.nets, seed=options.seed, method=options.draw
-        )
+        table = LatencyTable.open(options.table) if options.table else None
+
+        def cost(architecture: Architecture) -> float:
+            return table.predict(architecture).latency_us if table else float(architecture.macs)
+
+        if options.draw == "matched":
+            matched = draw_matched(self.space, options.nets, cost, seed=options.seed)
+            self.drawn = [each for _, each in matched]
+        else:
+            self.drawn = draw_architectures(
+                self.space, options.nets, seed=options.seed, method=options.draw
+            )
+        self.details = [
+            {
+                "latency_us": cost(each) if table else None,
+                "budget": matched[at][0] if options.draw == "matched" else None,
+            }
+            for at, each in enumerate(self.drawn)
+        ]
         self.out, self.seed, self.minutes = options.out, options.seed, options.minutes
         self.training_seed = (
             options.seed if options.training_seed is None else options.training_seed
         )
 
-    def train_network(self, number: int) -> float:
+    def train_network(self, number: int, repetition: int) -> float:
         """Return the standalone accuracy of one of the drawn networks."""
         return train_each_standalone(
-            self.space, [self.drawn[number]], self.data, self.out, self.plain, seed=self.seed
+            self.space,
+            [self.drawn[number]],
+            self.data,
+            self.out,
+            self.plain,
+            seeds=[self.seed + repetition],
         )[0]
 
-    def train_recipe(self, name: str) -> tuple[int, list[float]]:
+    def train_recipe(self, name: str) -> tuple[float, list[float]]:
         """Return the epochs of a recipe's supernet, and its scores of the drawn networks."""
-        settings = replace(self.plain, **RECIPES[name])
+        settings = replace(self.plain, **RECIPES[name], seconds=60 * self.minutes)
         folder = self.out / name.replace(", ", "-").replace(" ", "-")
         if self.training_seed != self.seed:
             folder = folder.with_name(f"{folder.name}-seed-{self.training_seed}")
-        epochs_file = folder / "epochs.json"
-        if not epochs_file.is_file():
-            step = measure_step(self.space, self.data, settings, steps=12)
-            folder.mkdir(parents=True, exist_ok=True)
-            epochs_file.write_text(json.dumps(step.epochs_within(60 * self.minutes)))
-        epochs = json.loads(epochs_file.read_text())
-        trained = replace(settings, epochs=epochs)
-        supernet = train(self.space, self.data, folder, trained, seed=self.training_seed)
-        return epochs, evaluate(supernet, self.drawn, self.data)
+        supernet = train(self.space, self.data, folder, settings, seed=self.training_seed)
+        return trained_epochs(folder) or 0.0, evaluate(supernet, self.drawn, self.data)
+
+    def ranking(
+        self, scores: Sequence[float], standalone: Mapping[tuple[int, int], float]
+    ) -> Ranking:
+        """Return the ranking quality of some scores.
+
+        Args:
+            scores: score of each drawn network.
+            standalone: standalone accuracy by the numbers of network and repetition.
+        """
+        return compute_ranking(
+            [
+                replace(
+                    make_ranked_network(
+                        each, scores[at], standalone[at, 0], standalone.get((at, 1))
+                    ),
+                    **self.details[at],
+                )
+                for at, each in enumerate(self.drawn)
+            ]
+        )
 
 
-def take_images(images: Images, count: int | None) -> Images:
-    """Return a random sample of images, always the same one; all images if `count` is None."""
-    chosen = np.random.default_rng(0).permutation(len(images))[:count]
-    return Images(images.pixels[chosen], images.labels[chosen])
+def split_images(images: Images, count: int | None) -> tuple[Images, Images]:
+    """Return a random sample of images, always the same one, and the others.
+
+    All images are in the sample if `count` is None.
+    """
+    order = np.random.default_rng(0).permutation(len(images))
+    chosen, others = order[:count], order[len(order) if count is None else count :]
+    return tuple(Images(images.pixels[part], images.labels[part]) for part in (chosen, others))
+
+
+def join_images(parts: Sequence[Images]) -> Images:
+    pixels = np.concatenate([np.asarray(part.pixels[: len(part)]) for part in parts])
+    return Images(pixels, np.concatenate([part.labels for part in parts]))
 
 
 _experiment: list[Experiment] = []
@@ -123,11 +174,11 @@ def _prepare(options: argparse.Namespace) -> None:
     _experiment.append(Experiment(options))
 
 
-def _train_network(number: int) -> float:
-    return _experiment[0].train_network(number)
+def _train_network(number: int, repetition: int) -> float:
+    return _experiment[0].train_network(number, repetition)
 
 
-def _train_recipe(name: str) -> tuple[int, list[float]]:
+def _train_recipe(name: str) -> tuple[float, list[float]]:
     return _experiment[0].train_recipe(name)
 
 
@@ -141,8 +192,10 @@ def main() -> None:
         "--validation", type=int, help="number of validation images; all by default"
     )
     parser.add_argument("--minutes", type=float, default=30, help="training time of each recipe")
-    parser.add_argument("--nets", type=int, default=20)
-    parser.add_argument("--draw", default="spread", choices=["spread", "uniform"])
+    parser.add_argument("--nets", type=int, default=50)
+    parser.add_argument("--repeated", type=int, default=25, help="networks to train twice")
+    parser.add_argument("--draw", default="matched", choices=["matched", "spread", "uniform"])
+    parser.add_argument("--table", type=Path, help="latency table by which networks are matched")
     parser.add_argument("--epochs", type=int, default=20, help="epochs of standalone training")
     parser.add_argument("--recipes", nargs="*", default=list(RECIPES), choices=list(RECIPES))
     parser.add_argument("--batch", type=int, default=64)
@@ -158,49 +211,52 @@ def main() -> None:
         f"{options.epochs} epochs standalone, {options.processes} processes of one thread",
         flush=True,
     )
-    numbers = range(len(experiment.drawn))
+    trainings = [(at, 0) for at in range(len(experiment.drawn))]
+    trainings += [(at, 1) for at in range(min(options.repeated, len(experiment.drawn)))]
     pool = ProcessPoolExecutor(options.processes, get_context("spawn"), _prepare, (options,))
     with pool, ProgressBars() as bars:
         bars.begin("standalone", "network")
-        waiting = {pool.submit(_train_network, number): number for number in numbers}
+        waiting = {pool.submit(_train_network, *each): each for each in trainings}
         standalone = {}
         for done in as_completed(waiting):
             standalone[waiting[done]] = done.result()
-            bars.advance(len(standalone), len(numbers), "")
+            bars.advance(len(standalone), len(trainings), "")
         bars.begin("recipes", "recipe")
         trained = {pool.submit(_train_recipe, name): name for name in options.recipes}
         rows = {}
         for done in as_completed(trained):
             name = trained[done]
             epochs, scores = done.result()
-            ranking = compute_ranking(
-                [
-                    make_ranked_network(experiment.drawn[at], scores[at], standalone[at])
-                    for at in numbers
-                ]
-            )
-            tau = ranking.kendall_tau
-            text = f"{tau.value:.3f} ({tau.low:.3f} to {tau.high:.3f})" if tau else "no ranking"
+            ranking = experiment.ranking(scores, standalone)
             rows[name] = {"epochs": epochs, "scores": scores, **ranking.to_json()}
             bars.advance(len(rows), len(trained), "")
             print(
-                f"{name:<42}{epochs:>4} epochs  tau {text:<26} scores {min(scores):.3f} to "
-                f"{max(scores):.3f}  choosing loses {100 * ranking.regret['supernet']:.2f} points",
+                f"{name:<42}{epochs:>6.1f} epochs  {describe(ranking, 'supernet')}  scores "
+                f"{min(scores):.3f} to {max(scores):.3f}",
                 flush=True,
             )
-            baselines = ranking.baseline_tau
-    for name, value in baselines.items():
-        print(f"baseline {name:<33} tau {'undefined' if value is None else f'{value.value:.3f}'}")
+    for order in ranking.matched.kendall_tau if ranking.matched else ():
+        if order != "supernet":
+            print(f"{order:<55}{describe(ranking, order)}")
     document = {
-        "command": {**vars(options), "out": None, "data": Path(options.data).name},
+        "command": {
+            **vars(options),
+            "out": None,
+            "data": Path(options.data).name,
+            "table": options.table and options.table.name,
+        },
         "versions": installed_versions(),
         "machine": {"processor": processor()[0], "cores": os.cpu_count()},
         "images": experiment.data.counts,
         "networks": [
-            {"architecture": each.to_json(), "holdout_accuracy": standalone[at]}
+            {
+                "architecture": each.to_json(),
+                "holdout_accuracy": standalone[at, 0],
+                "repeated_accuracy": standalone.get((at, 1)),
+                **experiment.details[at],
+            }
             for at, each in enumerate(experiment.drawn)
         ],
-        "counted_tau": {name: each and asdict(each) for name, each in baselines.items()},
         "recipes": {name: rows[name] for name in options.recipes},
     }
     file = options.out / f"recipes-{experiment.training_seed}.json"
@@ -208,12 +264,36 @@ def main() -> None:
     draw_figure(document, file.with_suffix(".png"))
 
 
+def describe(ranking: Ranking, order: str) -> str:
+    """Return the figures of one order of the networks in one line."""
+    if ranking.matched is None:
+        return "no ranking"
+
+    def text(interval: Interval | None) -> str:
+        if interval is None:
+            return "undefined"
+        return f"{interval.value:.2f} ({interval.low:.2f} to {interval.high:.2f})"
+
+    matched = ranking.matched
+    figures = {
+        "matched tau": matched.kendall_tau,
+        "gain": matched.gain,
+        "partial tau": matched.partial_tau,
+        "tau": matched.global_tau,
+    }
+    return "  ".join(f"{name} {text(figure[order]):<22}" for name, figure in figures.items())
+
+
 def draw_figure(document, path: Path) -> None:
-    """Draw Kendall's tau of each recipe and each baseline, with its interval."""
+    """Draw Kendall's tau of each recipe and each count, with its interval."""
     from matplotlib import pyplot as plt
 
-    taus = {name: row["kendall_tau"] for name, row in document["recipes"].items()}
-    baselines = {f"baseline {name}": each for name, each in document["counted_tau"].items()}
+    matched = {name: row["matched"] for name, row in document["recipes"].items() if row["matched"]}
+    if not matched:
+        return
+    taus = {name: row["kendall_tau"]["supernet"] for name, row in matched.items()}
+    orders = next(iter(matched.values()))["kendall_tau"]
+    baselines = {name: tau for name, tau in orders.items() if name != "supernet"}
     known = {name: each for name, each in {**taus, **baselines}.items() if each}
     order = sorted(known, key=lambda name: known[name]["value"])
     figure, axes = plt.subplots(figsize=(7, 0.32 * len(order) + 1))
@@ -223,7 +303,7 @@ def draw_figure(document, path: Path) -> None:
         axes.plot([tau["low"], tau["high"]], [at, at], color=colour, linewidth=2)
         axes.plot(tau["value"], at, "o", color=colour)
     axes.set_yticks(range(len(order)), order)
-    axes.set_xlabel("Kendall's tau with standalone training, 95% bootstrap interval")
+    axes.set_xlabel("Kendall's tau among networks of equal cost, 95% bootstrap interval")
     axes.grid(axis="x", alpha=0.3)
     figure.tight_layout()
     figure.savefig(path, dpi=110)

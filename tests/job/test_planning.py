@@ -60,12 +60,13 @@ def test_shares_of_the_stages_add_up_to_the_budget():
     assert plan.seconds["measure"] == 2 * 20 * 2.0
     assert plan.seconds["search"] == EXPECTED_TRIALS * 0.5
     assert plan.seconds["supernets"] == 10 * plan.epochs["a"] + 30 * plan.epochs["b"]
+    assert plan.seconds["supernets"] == pytest.approx(2 * plan.supernet_seconds, abs=1)
     assert plan.seconds["finalists"] == 15 * plan.retrain * plan.retrain_epochs
-    # Whole epochs leave less than one of each network.
-    assert 3600 - 10 - 30 - 15 * plan.retrain < sum(plan.seconds.values()) <= 3600
+    # Whole epochs of the finalists leave less than one of each.
+    assert 3600 - 1 - 15 * plan.retrain < sum(plan.seconds.values()) <= 3600 + 1
     left_s = 3600 - 100 - 80 - EXPECTED_TRIALS * 0.5
     assert plan.seconds["finalists"] / left_s == pytest.approx(FINALISTS_SHARE, abs=0.02)
-    assert plan.epochs["a"] == pytest.approx(3 * plan.epochs["b"], abs=3), "equal time"
+    assert plan.epochs["a"] == pytest.approx(3 * plan.epochs["b"], abs=0.1), "equal time"
 
 
 def test_search_is_planned_with_the_trials_that_it_needs_and_may_take_more():
@@ -130,7 +131,7 @@ def test_export_of_the_finalists_is_part_of_their_share():
 
 def test_long_budget_trains_no_network_for_more_than_the_largest_number_of_epochs():
     plan = make_plan("1000h")
-    assert set(plan.epochs.values()) == {MAX_EPOCHS} == {plan.retrain_epochs}
+    assert max(plan.epochs.values()) == MAX_EPOCHS == plan.retrain_epochs
 
 
 def test_budget_that_table_and_measuring_exceed_is_refused_unless_the_file_sets_the_rest():

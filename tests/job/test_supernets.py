@@ -42,12 +42,13 @@ def test_train_command_gives_the_weights_of_the_whole_job(job, finished_job, inv
     assert done.front >= 1
 
 
-def test_budget_decides_epochs_only_once(job_folder, invoke):
+def test_budget_decides_the_length_of_the_training_only_once(job_folder, invoke):
     command = ("supernet", "train", "--space", "squeeze.py", "--data", "digits", "--out", "run")
     document(invoke(*command, "--budget", "2s", "--json"))
     settings = supernets.open_job(Path("run")).settings
-    epochs = settings.training.epochs
-    assert epochs >= 1
+    assert (settings.training.epochs, settings.training.minutes) == (None, 2 / 60)
+    seconds = json.loads(Path("run/run.json").read_text())["stages"]["supernet squeeze"]["seconds"]
+    assert 1.5 < seconds < 6
     log = Path("run/supernets/squeeze/training.jsonl").read_text()
     document(invoke(*command, "--budget", "2s", "--json"))
     assert Path("run/supernets/squeeze/training.jsonl").read_text() == log, "trained only once"
@@ -97,7 +98,7 @@ def test_evaluate_command_gives_the_accuracy_of_the_search(finished, invoke, tmp
 
 
 def test_ranking_is_resumed_reported_and_drawn(finished, invoke, tmp_path):
-    command = ("supernet", "rank", finished, "--nets", "4", "--epochs", "1")
+    command = ("supernet", "rank", finished, "--nets", "4", "--repeated", "0", "--epochs", "1")
     first = document(invoke(*command, "--json", "--plot", tmp_path / "rank.png"))
     assert (tmp_path / "rank.png").stat().st_size > 10_000
     assert json.loads((finished / "ranking.json").read_text()) == first
@@ -121,20 +122,25 @@ def test_ranking_is_resumed_reported_and_drawn(finished, invoke, tmp_path):
     assert "distinct scores: no ranking" in text
     assert "standalone training, % (hold-out images)" in text
     one_space = invoke("supernet", "rank", finished, "--nets", "4", "--epochs", "1",
-                     "--space", "mobile")  # fmt: skip
+                     "--repeated", "0", "--space", "mobile")  # fmt: skip
     assert one_space.returncode == 0, one_space.stderr
     assert "a rank correlation needs at least 10" in one_space.stdout
     assert invoke("supernet", "rank", finished, "--space", "other").returncode == 2
 
 
 def test_ranking_of_ten_networks_has_rank_correlation(finished):
-    ranking = supernets.rank_supernets(finished, spaces=["mobile"], nets=14, epochs=1)
+    ranking = supernets.rank_supernets(finished, spaces=["mobile"], nets=25, repeated=3, epochs=1)
     mobile = ranking.spaces["mobile"]
-    assert mobile.nets == 14
+    assert 10 <= mobile.nets <= 25
     assert mobile.distinct_scores >= 10
     tau = mobile.kendall_tau
     assert tau.low <= tau.value <= tau.high
-    assert len(mobile.strata) == 3
+    matched = mobile.matched
+    assert matched.cost == "macs", "the run has no latency table"
+    assert sum(stratum.nets for stratum in matched.strata) == mobile.nets
+    for stratum in matched.strata:
+        assert stratum.costs[1] / stratum.costs[0] <= 1.05 / 0.95
+    assert set(matched.kendall_tau) == {"supernet", "macs", "params", "depth", "trained again"}
     assert ranking.pooled is None
     page.build(finished)
     assert f"<strong>{tau.value:.2f} (" in (finished / "report.html").read_text()
@@ -200,6 +206,7 @@ def test_job_without_epochs_trains_all_families_equally_long(job_folder):
     Path("job.toml").write_text('budget = "3s"\n' + text)
     settings = load_job(Path("job.toml"))
     trained = supernets.train_job_supernets(settings, Path("run"))
-    logs = [Path("run/supernets", name, "training.jsonl").read_text() for name in trained]
-    epochs = {json.loads(line)["steps"] for log in logs for line in log.splitlines()}
-    assert len(epochs) == 1, "no family is trained longer than another"
+    for name in trained:
+        log = Path("run/supernets", name, "training.jsonl").read_text().splitlines()
+        assert json.loads(log[-1])["seconds"] == pytest.approx(1.0, abs=0.5)
+    assert load_job(Path("run/job.toml")).training.minutes == pytest.approx(1 / 60)

@@ -20,6 +20,7 @@ from nas.supernet.recipe import (
     make_optimizer,
     optimizer_step,
 )
+from nas.supernet.schedule import Schedule
 from nas.supernet.subnets import make_subnet_sampler
 from nas.supernet.weights import SUPERNET_FILE
 from tests.supernet.scrambled_supernet import space_on
@@ -124,7 +125,7 @@ def train_by_hand(space, data, settings, seed, processes):
         for rank in range(processes)
     ]
     steps = settings.epochs * shards[0].steps_per_epoch
-    subnets = make_subnet_sampler(space, settings, seed, steps)
+    subnets = make_subnet_sampler(space, settings, seed, Schedule(steps))
     for step in range(steps):
         optimizer.zero_grad()
         for shard in shards:

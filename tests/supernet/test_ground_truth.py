@@ -16,6 +16,7 @@ from nas.supernet.ground_truth import (
     STANDALONE_FILE,
     compare_with_standalone,
     draw_architectures,
+    draw_matched,
     train_each_standalone,
     van_der_corput,
 )
@@ -120,9 +121,51 @@ def test_networks_in_the_file_of_earlier_versions_are_not_trained_again(
 ):
     space = space_on(digits, "squeezenet_tiny")
     architectures = draw_architectures(space, 2, seed=0)
-    first = train_each_standalone(space, architectures, digits, tmp_path, ONE_EPOCH, seed=0)
+    first = train_each_standalone(space, architectures, digits, tmp_path, ONE_EPOCH, seeds=[0, 0])
     (tmp_path / STANDALONE_FILE).rename(tmp_path / EARLIER_STANDALONE_FILE)
     monkeypatch.setattr(ground_truth, "train_standalone", None)
-    again = train_each_standalone(space, architectures, digits, tmp_path, ONE_EPOCH, seed=0)
+    again = train_each_standalone(space, architectures, digits, tmp_path, ONE_EPOCH, seeds=[0, 0])
     assert again == first
     assert not (tmp_path / STANDALONE_FILE).exists()
+
+
+def test_matched_draw_has_networks_of_equal_cost_in_each_budget(digits):
+    space = space_on(digits, "mobilenet")
+    drawn = draw_matched(space, 20, lambda each: float(each.macs), seed=0)
+    assert [budget for budget, _ in drawn[:10]] == [0, 1, 2, 3, 4] * 2, "in turns"
+    assert len({each.digest for _, each in drawn}) == 20
+    means = []
+    for budget in range(5):
+        macs = np.array([each.macs for number, each in drawn if number == budget])
+        assert len(macs) == 4
+        assert macs.max() / macs.min() <= 1.05 / 0.95
+        means.append(macs.mean())
+    steps = np.diff(np.log(means))
+    assert steps == pytest.approx(np.full(4, steps.mean()), rel=0.25), "evenly in the logarithm"
+    assert draw_matched(space, 7, lambda each: float(each.macs), seed=0) == drawn[:7]
+
+
+def test_matched_draw_leaves_out_networks_without_a_cost(digits):
+    space = space_on(digits, "mobilenet_tiny")
+    limit = float(np.median([space.sample(seed=seed).macs for seed in range(50)]))
+    drawn = draw_matched(
+        space, 10, lambda each: None if each.macs > limit else float(each.macs), seed=0
+    )
+    assert len(drawn) == 10
+    assert all(each.macs <= limit for _, each in drawn)
+    with pytest.raises(RequestError, match="at least 1 network"):
+        draw_matched(space, 0, lambda each: 1.0, seed=0)
+
+
+def test_networks_are_trained_again_with_another_seed(digits, tmp_path):
+    space = space_on(digits, "squeezenet_tiny")
+    supernet = scrambled(space)
+    drawn = draw_architectures(space, 3, seed=0)
+    ranked = compare_with_standalone(
+        supernet, drawn, digits, tmp_path, ONE_EPOCH, seed=0, repeated=2
+    )
+    rows = [json.loads(line) for line in (tmp_path / STANDALONE_FILE).read_text().splitlines()]
+    assert [row["seed"] for row in rows] == [0, 0, 0, 1, 1]
+    assert [each.repeated_accuracy for each in ranked] == [
+        rows[3]["holdout_accuracy"], rows[4]["holdout_accuracy"], None,
+    ]  # fmt: skip

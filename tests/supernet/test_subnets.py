@@ -10,6 +10,7 @@ import pytest
 
 from nas.errors import RequestError
 from nas.supernet import TrainingSettings
+from nas.supernet.schedule import Schedule
 from nas.supernet.subnets import (
     CANDIDATES_PER_CHOICE,
     FairSampler,
@@ -32,7 +33,9 @@ def space(digits):
 
 
 def test_sandwich_has_the_largest_the_smallest_and_random_subnets(space):
-    sampler = make_subnet_sampler(space, replace(SETTINGS, random_subnets=3), seed=0, steps=10)
+    sampler = make_subnet_sampler(
+        space, replace(SETTINGS, random_subnets=3), seed=0, schedule=Schedule(10)
+    )
     tasks = sampler.sample(4, no_probe)
     assert [task.role for task in tasks] == ["largest", "smallest", *["random"] * 3]
     assert [task.distil for task in tasks] == [False, *[True] * 4]
@@ -40,13 +43,20 @@ def test_sandwich_has_the_largest_the_smallest_and_random_subnets(space):
     assert [task.graph for task in tasks[:2]] == ends
     assert sampler.sample(4, no_probe) == tasks
     assert sampler.sample(5, no_probe) != tasks
-    assert make_subnet_sampler(space, SETTINGS, seed=1, steps=10).sample(4, no_probe) != tasks
-    plain = SandwichSampler(space, replace(SETTINGS, distil=False), 0, 10).sample(4, no_probe)
+    assert (
+        make_subnet_sampler(space, SETTINGS, seed=1, schedule=Schedule(10)).sample(4, no_probe)
+        != tasks
+    )
+    plain = SandwichSampler(space, replace(SETTINGS, distil=False), 0, Schedule(10)).sample(
+        4, no_probe
+    )
     assert not any(task.distil for task in plain)
 
 
 def test_single_path_is_one_random_subnet_trained_on_the_labels(space):
-    sampler = make_subnet_sampler(space, replace(SETTINGS, subnets="single"), seed=0, steps=10)
+    sampler = make_subnet_sampler(
+        space, replace(SETTINGS, subnets="single"), seed=0, schedule=Schedule(10)
+    )
     assert isinstance(sampler, SinglePathSampler)
     steps = [sampler.sample(step, no_probe) for step in range(30)]
     assert all(len(tasks) == 1 and not tasks[0].distil for tasks in steps)
@@ -54,7 +64,9 @@ def test_single_path_is_one_random_subnet_trained_on_the_labels(space):
 
 
 def test_fair_uses_every_option_equally_often(space):
-    sampler = make_subnet_sampler(space, replace(SETTINGS, subnets="fair"), seed=0, steps=10)
+    sampler = make_subnet_sampler(
+        space, replace(SETTINGS, subnets="fair"), seed=0, schedule=Schedule(10)
+    )
     assert isinstance(sampler, FairSampler)
     count = max(map(len, space.parameters.values()))
     seen = []
@@ -86,15 +98,18 @@ def test_best_up_and_worst_up_choose_among_subnets_of_similar_size(space, name, 
         return math.sin(graph.params)
 
     settings = replace(SETTINGS, subnets=name, random_subnets=1)
-    *_, chosen = make_subnet_sampler(space, settings, seed=3, steps=10).sample(2, probe_loss)
+    *_, chosen = make_subnet_sampler(space, settings, seed=3, schedule=Schedule(10)).sample(
+        2, probe_loss
+    )
     assert len(probed) == CANDIDATES_PER_CHOICE
     assert chosen.graph == best(probed, key=lambda graph: math.sin(graph.params))
     assert chosen.distil
+    plain = make_subnet_sampler(space, SETTINGS, 3, Schedule(10))
     spread = [
         max(g.macs for g in group) / min(g.macs for g in group)
         for group in (
             probed,
-            [e.graph for e in make_subnet_sampler(space, SETTINGS, 3, 10).sample(2, no_probe)],
+            [task.graph for task in plain.sample(2, no_probe)],
         )
     ]
     assert spread[0] < spread[1]
@@ -102,7 +117,7 @@ def test_best_up_and_worst_up_choose_among_subnets_of_similar_size(space, name, 
 
 def test_progressive_shrinking_starts_from_the_largest_subnet(space):
     settings = replace(SETTINGS, progressive=0.5, random_subnets=8)
-    sampler = make_subnet_sampler(space, settings, seed=0, steps=100)
+    sampler = make_subnet_sampler(space, settings, seed=0, schedule=Schedule(100))
     largest = space.largest.graph
     assert {task.graph for task in sampler.sample(0, no_probe)} == {largest}
     means = [
@@ -110,7 +125,9 @@ def test_progressive_shrinking_starts_from_the_largest_subnet(space):
         for step in (5, 25, 45, 75)
     ]
     assert largest.macs > means[0] > means[1] > means[2]
-    plain = make_subnet_sampler(space, replace(settings, progressive=0.0), seed=0, steps=100)
+    plain = make_subnet_sampler(
+        space, replace(settings, progressive=0.0), seed=0, schedule=Schedule(100)
+    )
     assert sampler.sample(50, no_probe) == plain.sample(50, no_probe), (
         "shrinking ends after half of the steps"
     )

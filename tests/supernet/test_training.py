@@ -291,12 +291,71 @@ def test_train_refuses_a_space_for_other_data(digits, tmp_path):
         train(space, digits, tmp_path, SHORT, seed=0)
 
 
-def test_step_time_plans_epochs(digits):
+def test_step_time_gives_the_time_of_an_epoch(digits):
     step_time = measure_step(space_on(digits, "squeezenet_tiny"), digits, SHORT, steps=1)
     assert step_time.seconds > 0
     assert step_time.steps_per_epoch == len(digits.train) // 64
-    assert step_time._replace(seconds=0.5, steps_per_epoch=10).epochs_within(26) == 5
-    assert step_time._replace(seconds=0.5, steps_per_epoch=10).epochs_within(1) == 1
+    assert step_time._replace(seconds=0.5, steps_per_epoch=10).epoch_seconds == 5
+
+
+class Clock:
+    """A clock on which every step of a training takes half a second, or two in the middle."""
+
+    def __init__(self, monkeypatch):
+        self.now, self.steps = 0.0, 0
+        monkeypatch.setattr(training.time, "monotonic", lambda: self.now)
+        real = trainer.Trainer.step
+
+        def step(own, number):
+            self.now += 2.0 if 8 <= number < 12 else 0.5
+            self.steps += 1
+            return real(own, number)
+
+        monkeypatch.setattr(trainer.Trainer, "step", step)
+
+
+TIMED = TrainingSettings(seconds=20, device="cpu", checkpoint_seconds=2)
+
+
+def test_time_budget_is_used_and_the_schedule_completed(digits, tmp_path, monkeypatch):
+    clock, seen = Clock(monkeypatch), []
+    train(space_on(digits, "squeezenet_tiny"), digits, tmp_path, TIMED, seed=0,
+          progress=seen.append)  # fmt: skip
+    assert clock.now == pytest.approx(20, abs=1)
+    assert clock.steps == seen[-1].step == seen[-1].steps
+    assert clock.steps == pytest.approx(8 + 4 + 16, abs=1)
+    assert seen[-1].learning_rate < 0.002 < max(each.learning_rate for each in seen) <= 0.1
+    epochs = clock.steps / (len(digits.train) // 64)
+    assert training.trained_epochs(tmp_path) == pytest.approx(epochs, abs=0.001)
+    again = train(space_on(digits, "squeezenet_tiny"), digits, tmp_path, TIMED, seed=0)
+    assert clock.steps == seen[-1].step, "a finished training is loaded"
+    assert isinstance(again, Supernet)
+
+
+@pytest.mark.parametrize("stop_at", [2, 9, 25])
+def test_stopped_training_with_a_time_budget_keeps_what_was_decided(
+    digits, tmp_path, monkeypatch, stop_at
+):
+    """The decisions alone give the weights: the second training has another clock."""
+    clock = Clock(monkeypatch)
+    space = space_on(digits, "squeezenet_tiny")
+
+    def stop_once(report):
+        if report.step == stop_at and not stopped:
+            stopped.append(report)
+            raise StoppedError
+
+    stopped = []
+    with pytest.raises(StoppedError):
+        train(space, digits, tmp_path / "a", TIMED, seed=0, progress=stop_once)
+    first = train(space, digits, tmp_path / "a", TIMED, seed=0)
+    assert clock.now < 20 + 2 + 2, "what was done since the checkpoint is done again"
+    (tmp_path / "b").mkdir()
+    log = (tmp_path / "a" / "schedule.jsonl").read_text()
+    (tmp_path / "b" / "schedule.jsonl").write_text(log)
+    second = train(space, digits, tmp_path / "b", TIMED, seed=0)
+    assert same(weights(first), weights(second))
+    assert (tmp_path / "b" / "schedule.jsonl").read_text() == log
 
 
 def test_train_refuses_a_missing_device(digits, tmp_path):

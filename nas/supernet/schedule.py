@@ -1,0 +1,93 @@
+"""The length of a training: a number of steps, or what a time budget allows.
+
+A budget in seconds is turned into steps again and again as the training goes, because the pace of a
+machine changes. Learning rate and progressive shrinking follow the *position* of a step, which runs
+from 0 to a fixed end. So the schedule is completed, however many steps there are in the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nas.records import ScheduleRow
+
+BUDGET_POSITIONS = 1000
+"""End of the positions of a training with a time budget."""
+
+DECISIONS = 20
+"""Number of parts of a training, before each of which the number of steps is decided anew."""
+
+MIN_STEPS_OF_PACE = 3
+"""Fewest steps from which the pace is measured."""
+
+
+class Schedule:
+    """The number of steps of a training, and the position of each step.
+
+    Args:
+        steps: number of steps of a training without a time budget.
+        budget_s: time budget in seconds; None for exactly `steps`.
+        decisions: what was decided so far, in the order of the steps.
+
+    Attributes:
+        end: positions run from 0 to this number. Without a budget it is the number of steps.
+        decisions: what was decided so far.
+    """
+
+    def __init__(
+        self,
+        steps: int,
+        budget_s: float | None = None,
+        decisions: Sequence[ScheduleRow] = (),
+    ) -> None:
+        self.end = steps if budget_s is None else BUDGET_POSITIONS
+        self.decisions = list(decisions)
+        self._budget_s = budget_s
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of the whole training, as it was decided last."""
+        return self.decisions[-1].steps if self.decisions else self.end
+
+    def position(self, step: int) -> float:
+        """Return the position of a step, in [0, `end`].
+
+        What is left of the positions after a decision is spread evenly over the steps that it
+        leaves. Without any decision, it is the number of the step.
+        """
+        position, first, steps = 0.0, 0, self.end
+        for decision in self.decisions:
+            if decision.step > step:
+                break
+            position += (decision.step - first) * ((self.end - position) / (steps - first))
+            first, steps = decision.step, decision.steps
+        return position + (step - first) * ((self.end - position) / (steps - first))
+
+    def is_due(self, step: int) -> bool:
+        """Return whether the number of steps is to be decided anew before a step."""
+        last = self.decisions[-1].step if self.decisions else 0
+        if self._budget_s is None or step - last < MIN_STEPS_OF_PACE:
+            return False
+        if not self.decisions:
+            return True
+        part = self.end / DECISIONS
+        return int(self.position(step) / part) > int(self.position(last) / part)
+
+    def decide(self, step: int, spent_s: float) -> ScheduleRow:
+        """Decide the number of steps anew from the pace since the last decision, and return it.
+
+        Args:
+            step: number of steps done.
+            spent_s: time that all of them took.
+        """
+        assert self._budget_s is not None
+        last_step, last_s = (
+            (self.decisions[-1].step, self.decisions[-1].seconds) if self.decisions else (0, 0.0)
+        )
+        step_s = (spent_s - last_s) / (step - last_step)
+        left = (self._budget_s - spent_s) / max(step_s, 1e-9)
+        decision = ScheduleRow(
+            schema=1, step=step, steps=step + max(1, round(left)), seconds=spent_s
+        )
+        self.decisions.append(decision)
+        return decision
