@@ -276,3 +276,10 @@ def test_every_key_of_a_job_file_has_a_description():
 
     described = dict(paths(JobSettings))
     assert described == {path: key.meaning for path, key in KEYS.items()}
+
+
+def test_length_of_the_training_is_set_once(tmp_path):
+    path = tmp_path / "job.toml"
+    path.write_text(f"{MINIMAL}[training]\nepochs = 2\nminutes = 1.0\n")
+    with pytest.raises(JobFileError, match=r"line \d+: training.minutes is 1.0: .*set one of the"):
+        load_job(path)
