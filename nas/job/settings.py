@@ -153,6 +153,11 @@ class TrainingOptions(_Table):
         "auto"
     )
 
+    @property
+    def length(self) -> dict[str, float] | None:
+        """The length of a training, `epochs` or `minutes`; None if the budget decides it."""
+        return self.model_dump(include={"epochs", "minutes"}, exclude_none=True) or None
+
     @field_validator("minutes")
     @classmethod
     def _take_the_place_of_epochs(cls, minutes: float | None, info: ValidationInfo) -> float | None:

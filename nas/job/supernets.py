@@ -35,7 +35,7 @@ def train_job_supernets(
     """Train the supernets of a job and nothing else. `run_job` on the same folder continues.
 
     If the job file does not set the length of the training, the supernets share the whole budget.
-    Of the processes that `torchrun` started, only the first one writes to the folder.
+    Only the first of the processes that `torchrun` started writes to the folder.
 
     Args:
         settings: the settings of the job.
@@ -53,12 +53,10 @@ def train_job_supernets(
     progress = progress or SilentProgress()
     group = current_process_group()
     earlier = group.broadcast(saved_settings(folder) if group.is_main else None)
-    if settings.training.epochs is None and settings.training.minutes is None:
-        length = (
-            {"minutes": settings.budget_s / 60 / len(settings.space)}
-            if earlier is None
-            else earlier.training.model_dump(include={"epochs", "minutes"})
-        )
+    if settings.training.length is None:
+        length = None if earlier is None else earlier.training.length
+        if length is None:
+            length = {"minutes": settings.budget_s / 60 / len(settings.space)}
         training = settings.training.model_copy(update=length)
         settings = settings.model_copy(update={"training": training})
     job = JobContext(settings, progress)

@@ -306,10 +306,6 @@ def _strata(
     return sorted(groups, key=lambda own: float(np.median(costs[own])))
 
 
-def _known(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    return ~np.isnan(values)
-
-
 def _taus(
     values: NDArray[np.float64],
     standalone: NDArray[np.float64],
@@ -317,7 +313,7 @@ def _taus(
     resamples: NDArray[np.intp],
 ) -> tuple[float | None, NDArray[np.float64]]:
     """Return Kendall's tau over some pairs, and that of each resample."""
-    known = _known(values)
+    known = ~np.isnan(values)
     pairs = pairs & np.logical_and.outer(known, known)
     values = np.where(known, values, 0.0)
     return (
@@ -327,7 +323,7 @@ def _taus(
 
 
 def _tau(values: NDArray[np.float64], standalone: NDArray[np.float64]) -> float | None:
-    known = _known(values)
+    known = ~np.isnan(values)
     return statistics.kendall_tau(values[known], standalone[known])
 
 
@@ -337,7 +333,7 @@ def _partial_tau(
     costs: NDArray[np.float64],
     resamples: NDArray[np.intp],
 ) -> Interval | None:
-    known = np.flatnonzero(_known(values))
+    known = np.flatnonzero(~np.isnan(values))
     triple = values[known], standalone[known], costs[known]
     (value,) = statistics.partial_kendall_taus(*triple, np.arange(len(known))[None])
     if np.isnan(value):
@@ -349,7 +345,7 @@ def _partial_tau(
 
 def _gain(values: NDArray[np.float64], standalone: NDArray[np.float64]) -> float | None:
     """Return the share of the attainable gain; networks with equal values are equally likely."""
-    known = _known(values)
+    known = ~np.isnan(values)
     values, standalone = values[known], standalone[known]
     if not len(values) or standalone.max() == standalone.mean():
         return None

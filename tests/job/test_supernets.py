@@ -14,6 +14,7 @@ import pytest
 from nas import job as jobs
 from nas.errors import RequestError, RunFolderError
 from nas.job import load_job, supernets
+from nas.job.folder import claim
 from nas.report import page
 from nas.supernet import evaluate
 from tests.commands import document
@@ -52,6 +53,20 @@ def test_budget_decides_the_length_of_the_training_only_once(job_folder, invoke)
     log = Path("run/supernets/squeeze/training.jsonl").read_text()
     document(invoke(*command, "--budget", "2s", "--json"))
     assert Path("run/supernets/squeeze/training.jsonl").read_text() == log, "trained only once"
+
+
+def test_folder_of_a_job_whose_budget_decides_gets_the_budget(job_folder):
+    """The saved job names no length, so it must not become the default number of epochs."""
+    text = Path("job.toml").read_text().replace("epochs = 2", "")
+    Path("job.toml").write_text('budget = "3s"\n' + text)
+    settings = load_job(Path("job.toml"))
+    with claim(Path("run"), settings, "nas run job.toml"):
+        pass
+    assert settings.training.length is None
+    trained = supernets.train_job_supernets(settings, Path("run"))
+    for name in trained:
+        log = Path("run/supernets", name, "training.jsonl").read_text().splitlines()
+        assert json.loads(log[-1])["seconds"] < 3
 
 
 @pytest.mark.parametrize(
