@@ -45,8 +45,8 @@ _BUDGET_QUANTILES = 0.05, 0.95
 Few networks are faster or slower, and a search that starts from random networks meets few of them.
 """
 
-_MAX_MATCHED_DRAWS = 100_000
-"""Draws after which a budget is taken to have no further networks."""
+_MAX_UNMATCHED_DRAWS = 5000
+"""Draws in a row that match no budget, after which the budgets have no further networks."""
 
 _MIN_POOL_SIZE = 2048
 """Architectures from which those spread over the range of MACs are chosen."""
@@ -135,22 +135,26 @@ def draw_matched(
     matched: list[dict[str, Architecture]] = [{} for _ in targets]
     wanted = math.ceil(count / budgets)
 
-    def add(architecture: Architecture, own_cost: float | None) -> None:
+    def add(architecture: Architecture, own_cost: float | None) -> bool:
+        """Add an architecture to its budget, and return whether it was missing there."""
         if own_cost is None:
-            return
+            return False
         differences = np.abs(own_cost / targets - 1)
         nearest = int(differences.argmin())
         group = matched[nearest]
-        if len(group) < wanted and differences[nearest] <= BUDGET_TOLERANCE:
-            group.setdefault(architecture.digest, architecture)
+        if len(group) == wanted or differences[nearest] > BUDGET_TOLERANCE:
+            return False
+        size = len(group)
+        group.setdefault(architecture.digest, architecture)
+        return len(group) > size
 
     for architecture, own_cost in zip(pool, costs, strict=True):
         add(architecture, own_cost)
-    draws = 0
-    while any(len(group) < wanted for group in matched) and draws < _MAX_MATCHED_DRAWS:
-        draws += 1
+    # A pool that is not full holds the whole space.
+    unmatched = 0 if len(pool) == _MIN_POOL_SIZE else _MAX_UNMATCHED_DRAWS
+    while any(len(group) < wanted for group in matched) and unmatched < _MAX_UNMATCHED_DRAWS:
         architecture = sample()
-        add(architecture, cost(architecture))
+        unmatched = 0 if add(architecture, cost(architecture)) else unmatched + 1
     alternating = [
         (budget, architecture)
         for one_of_each in zip_longest(*(group.values() for group in matched))
