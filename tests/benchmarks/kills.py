@@ -7,7 +7,7 @@ stage. No process of a stopped run may be left.
 
 Both runs use one latency table and one measurement log, because timings never repeat exactly. The
 training, the search, the choice of the networks to measure and the front must be equal. Kills while
-the table is built or networks are timed are tested in tests/job/test_kill.py.
+the table is built or networks are timed are tested in tests/job/test_faults.py.
 """
 
 import argparse

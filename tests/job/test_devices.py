@@ -33,7 +33,6 @@ def run_on(folder: Path, device: str) -> Path:
 @pytest.mark.parametrize(
     ("device", "runtime", "dtype", "batch"),
     [
-        ('runtime = "onnxruntime"', "onnxruntime", "float32", 1),
         ('runtime = "onnxruntime"\ndtype = "int8"', "onnxruntime", "int8", 1),
         ("batch = 4", "tvm", "float32", 4),
     ],

@@ -31,6 +31,9 @@ THOROUGH = os.environ.get("NAS_FAULTS") == "thorough"
 PAGE_KB = 4
 STEP_KB, MAX_DISK_KB = (PAGE_KB if THOROUGH else 24), 1200
 ROUNDS_OF_STOPS = 8 if THOROUGH else 1
+HALF_A_LINE = b'{"record": "kernel", "ker'
+"""What a kill during a write leaves at the end of a log."""
+
 MAX_END_S = 20
 """Seconds that a process tree may take to end: an importing process ends after the import."""
 
@@ -161,16 +164,25 @@ def test_job_stopped_in_every_stage_leaves_no_process_and_gives_same_result(
         return sum(count_lines(path) for path in tables.glob("*.jsonl"))
 
     training = out / "supernets" / "shuffle" / "training.jsonl"
+    measurements = out / "measurements.jsonl"
     stops: list[tuple[int, Callable[[], bool]]] = [
         (signal.SIGKILL, lambda: count_timings() >= 10),
         (signal.SIGTERM, lambda: count_timings() >= 40),
         (signal.SIGTERM, lambda: count_lines(training) >= 2),
         (signal.SIGHUP, lambda: count_lines(out / "study.journal") >= 12),
-        (signal.SIGKILL, lambda: count_lines(out / "measurements.jsonl") >= 1),
+        (signal.SIGKILL, lambda: count_lines(measurements) >= 1),
     ]
     rng = np.random.default_rng(0)
     for number, moment in stops:
+        before = {path: whole_lines(path) for path in tables.glob("*.jsonl")}
         stop_at(stoppable, number, moment)
+        for path, lines in before.items():
+            assert path.read_bytes().startswith(lines), "a finished timing was lost"
+        for path in (*tables.glob("*.jsonl"), out / "study.journal"):
+            if path.exists():
+                with path.open("ab") as file:
+                    file.write(HALF_A_LINE)
+    measured = whole_lines(measurements)
     for _ in range(ROUNDS_OF_STOPS - 1):
         for entry in (out, tables):
             shutil.rmtree(entry)
@@ -179,6 +191,14 @@ def test_job_stopped_in_every_stage_leaves_no_process_and_gives_same_result(
     done = subprocess.run(COMMAND, cwd=stoppable, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert_same_result(out, expected_run)
+    if ROUNDS_OF_STOPS == 1:
+        assert "half-written" in done.stderr
+        assert measurements.read_bytes().startswith(measured), "a finished measurement was lost"
+
+
+def whole_lines(path: Path) -> bytes:
+    content = path.read_bytes()
+    return content[: content.rfind(b"\n") + 1]
 
 
 def stop_at(folder: Path, number: int, moment: Callable[[], bool], pause_s: float = 0.0) -> None:
