@@ -28,7 +28,7 @@ from nas.console import ProgressBars
 from nas.formatting import format_duration
 from nas.job import JobSettings, run_job
 from nas.job.context import JobContext
-from nas.job.planning import MAX_EPOCHS, MAX_TRIALS, MIN_TRIALS_PER_SPACE, TIMINGS_PER_NETWORK
+from nas.job.planning import MAX_TRIALS, MIN_TRIALS_PER_SPACE, TIMINGS_PER_NETWORK
 from nas.job.progress import JobProgress
 from nas.job.retraining import retrain_run
 from nas.latency import build_table
@@ -48,13 +48,14 @@ def plan_search(job: JobContext) -> JobPlan:
     missing, costs = job.measure_costs()
     measure_s = job.settings.finish.measure * TIMINGS_PER_NETWORK * costs.network_s
     left_s = job.settings.budget_s - costs.table_s - measure_s
-    own_s = TRAINING_SHARE * left_s / len(costs.epoch_s)
-    epochs = {n: int(np.clip(own_s / s, 1, MAX_EPOCHS)) for n, s in costs.epoch_s.items()}
-    supernets_s = sum(epochs[name] * seconds for name, seconds in costs.epoch_s.items())
+    supernets_s = TRAINING_SHARE * left_s
+    own_s = supernets_s / len(costs.epoch_s)
+    epochs = {name: round(own_s / seconds, 2) for name, seconds in costs.epoch_s.items()}
     fewest = MIN_TRIALS_PER_SPACE * len(epochs)
     return JobPlan(
         kernels=missing,
         epochs=epochs,
+        supernet_seconds=own_s,
         trials=int(np.clip((left_s - supernets_s) / costs.trial_s, fewest, MAX_TRIALS)),
         measure=job.settings.finish.measure,
         seconds={},
