@@ -146,9 +146,9 @@ def _behind(complete: pd.DataFrame, front: pd.DataFrame) -> list[str]:
     The distance of a candidate is the ratio of its predicted latency to that of the fastest front
     member that is as accurate: the error of the prediction that would put it on the front.
     """
-    accuracy = front["validation_accuracy"].to_numpy()
+    accuracy = candidates.score(front).to_numpy()
     latency = front["predicted_us"].to_numpy()
-    as_accurate = accuracy[None, :] >= complete["validation_accuracy"].to_numpy()[:, None]
+    as_accurate = accuracy[None, :] >= candidates.score(complete).to_numpy()[:, None]
     fastest = np.where(as_accurate, latency[None, :], np.inf).min(axis=1)
     slower = complete["predicted_us"].to_numpy() / fastest
     order = np.lexsort((np.arange(len(slower)), slower))

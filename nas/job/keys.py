@@ -107,6 +107,7 @@ KEYS: dict[str, Key] = {
     ),
     "search.device.table": _key("Latency table of another device that the networks are for."),
     "search.device.max_latency_ms": _key("Largest latency on that device in milliseconds.", gt=0),
+    "search.correct_scores": _key("Whether the scores of supernets are corrected for size."),
     "search.workers": _key("Number of processes of this machine that search.", ge=1, le=1024),
     "search.storage": _key("Storage of the trials: journal, or postgresql://USER@HOST/DATABASE."),
     "finish.measure": _key(

@@ -10,6 +10,7 @@ from pathlib import Path
 from nas.errors import KernelError, TableError
 from nas.job.context import JobContext
 from nas.latency import LatencyTable, space_kernels
+from nas.records import ScoreCorrection
 from nas.search import Infeasible, Objective
 from nas.search.objectives import Score
 from nas.space import Architecture
@@ -18,6 +19,12 @@ from nas.supernet import Supernet, evaluate
 LATENCY = "predicted_us"
 """Name of the objective that is the latency on the job's own device."""
 
+ERROR = "validation_error"
+"""Name of the error of an architecture in its supernet."""
+
+CORRECTED_ERROR = "corrected_error"
+"""Name of that error after its correction for size, which such a search minimises instead."""
+
 
 class JobObjectives:
     """The objectives of a job's search.
@@ -25,13 +32,20 @@ class JobObjectives:
     Args:
         job: the job with its spaces, latency table and settings.
         supernets: the trained supernets by space; without them only the cheap objectives work.
+        correction: correction of the supernets' scores; None for none.
 
     Raises:
         TableError: the table of another device lacks kernels of the spaces.
     """
 
-    def __init__(self, job: JobContext, supernets: Mapping[str, Supernet]) -> None:
-        self._job, self._supernets = job, supernets
+    def __init__(
+        self,
+        job: JobContext,
+        supernets: Mapping[str, Supernet],
+        correction: ScoreCorrection | None = None,
+    ) -> None:
+        self._job, self._supernets, self._correction = job, supernets, correction
+        self._accuracies: dict[str, float] = {}
         self._others = {
             Path(device.table).stem: LatencyTable.open(device.table)
             for device in job.settings.search.device
@@ -57,12 +71,16 @@ class JobObjectives:
                 objectives.append(
                     self._count(count, limit, only=count not in settings.also_minimize)
                 )
-        return [*objectives, Objective("validation_error", self._validation_errors)]
+        if self._correction is None:
+            return [*objectives, Objective(ERROR, self._errors)]
+        raw = Objective(ERROR, self._errors, limit=1.0, limit_only=True)
+        return [*objectives, raw, Objective(CORRECTED_ERROR, self._corrected_errors)]
 
     def fronts(self) -> dict[str, list[Objective]]:
         """Return the objectives of each further device's own front: its latency and the error."""
+        error = ERROR if self._correction is None else CORRECTED_ERROR
         return {
-            name: [o for o in self.all() if o.name in (f"predicted_us {name}", "validation_error")]
+            name: [o for o in self.all() if o.name in (f"predicted_us {name}", error)]
             for name in self._others
         }
 
@@ -96,9 +114,23 @@ class JobObjectives:
         largest = None if limit is None else float(limit)
         return Objective(name, score, cheap=True, limit=largest, limit_only=only)
 
-    def _validation_errors(self, batch: Sequence[Architecture]) -> list[Score]:
-        data = self._job.data
-        return [1 - evaluate(self._supernets[a.space.name], [a], data, "search")[0] for a in batch]
+    def _errors(self, batch: Sequence[Architecture]) -> list[Score]:
+        return [1 - self._accuracy(architecture) for architecture in batch]
+
+    def _corrected_errors(self, batch: Sequence[Architecture]) -> list[Score]:
+        assert self._correction is not None
+        return [
+            1 - self._correction.correct(self._accuracy(each), each.macs, each.space.name)
+            for each in batch
+        ]
+
+    def _accuracy(self, architecture: Architecture) -> float:
+        """Return the accuracy in the supernet; two objectives use each."""
+        digest = architecture.digest
+        if digest not in self._accuracies:
+            supernet = self._supernets[architecture.space.name]
+            (self._accuracies[digest],) = evaluate(supernet, [architecture], self._job.data)
+        return self._accuracies[digest]
 
 
 def require_complete(job: JobContext, table: LatencyTable) -> None:

@@ -14,18 +14,24 @@ from nas import files
 from nas.errors import RequestError, SearchError
 from nas.job.context import JobContext
 from nas.job.folder import RunFolder, RunPaths
-from nas.job.objectives import LATENCY, JobObjectives, require_complete
+from nas.job.objectives import (
+    ERROR,
+    LATENCY,
+    JobObjectives,
+    require_complete,
+)
 from nas.job.progress import JobProgress
 from nas.job.settings import with_search
 from nas.job.supernets import open_job
 from nas.job.workers import STORAGE_VARIABLE, Workers
 from nas.latency import LatencyTable
-from nas.records import SearchSummary, read_run
+from nas.records import RankedNetworkRecord, SearchSummary, read_ranking, read_run
 from nas.report.page import HISTORY
 from nas.search import SearchProgress, SearchResult, Trial, front, require_feasible, run_search
 from nas.search.storage import Storage
 from nas.storage_address import redact_address
 from nas.supernet import Supernet
+from nas.supernet.correction import fit_correction
 
 HISTORY_INTERVAL_S = 30.0
 """Seconds between two writings of the history of the hypervolume."""
@@ -69,7 +75,10 @@ def search_spaces(
         NasError: see `nas.search.run_search`.
     """
     settings = job.settings.search
-    objectives = JobObjectives(job, supernets)
+    if run.record.study is None and settings.correct_scores:
+        run.record.correction = fit_correction(list(job.spaces.values()), _ranked_networks(run))
+        job.progress.note(f"search: {run.record.correction.summary}")
+    objectives = JobObjectives(job, supernets, run.record.correction)
     job.progress.begin("search", "trial")
     # A database may hold the searches of many runs.
     name = f"{run.path.resolve().name}-{uuid.uuid4().hex[:8]}"
@@ -164,7 +173,7 @@ def join_search(folder: Path, address: str | None, progress: JobProgress) -> int
     progress.begin("search", "trial")
     result = _search(
         job,
-        JobObjectives(job, supernets),
+        JobObjectives(job, supernets, record.correction),
         storage,
         record.study,
         trials=trials,
@@ -236,7 +245,7 @@ class _SearchProgressDisplay:
             return
         self._completed_here += 1
         space = trial.architecture.space.name
-        accuracy = 1 - trial.values["validation_error"]
+        accuracy = 1 - trial.values[ERROR]
         self._best[space] = max(self._best.get(space, 0.0), accuracy)
         rate = self._completed_here / max(1e-9, time.monotonic() - self._start)
         known = progress.hypervolume
@@ -248,6 +257,12 @@ class _SearchProgressDisplay:
         if time.monotonic() - self._written > HISTORY_INTERVAL_S:
             self._written = time.monotonic()
             write_history(self._path, progress)
+
+
+def _ranked_networks(run: RunFolder) -> dict[str, tuple[RankedNetworkRecord, ...]]:
+    """Return the networks that `nas supernet rank` trained standalone, by space."""
+    ranking = read_ranking(run.path)
+    return {} if ranking is None else {name: s.networks for name, s in ranking.spaces.items()}
 
 
 def _journal(folder: Path) -> Path:
@@ -276,8 +291,8 @@ def _write_front(path: Path, members: Sequence[Trial]) -> None:
         {
             "digest": trial.digest,
             "space": trial.architecture.space.name,
-            "validation_accuracy": round(1 - trial.values["validation_error"], 6),
-            **{name: value for name, value in trial.values.items() if name != "validation_error"},
+            "validation_accuracy": round(1 - trial.values[ERROR], 6),
+            **{name: value for name, value in trial.values.items() if name != ERROR},
         }
         for trial in members
     ]

@@ -219,6 +219,7 @@ class SearchSettings(_Table):
     max_params: Annotated[int, _field("search.max_params")] | None = None
     max_peak_memory_bytes: Annotated[int, _field("search.max_peak_memory_bytes")] | None = None
     device: Annotated[tuple[SearchDevice, ...], Field(strict=False, max_length=100)] = ()
+    correct_scores: Annotated[bool, _field("search.correct_scores")] = True
     workers: Annotated[int, _field("search.workers")] = 1
     storage: Annotated[str, BeforeValidator(_check_storage), _field("search.storage")] = "journal"
 

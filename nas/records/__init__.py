@@ -34,12 +34,14 @@ from nas.records.run import (
     JobSummary,
     KernelSlowdown,
     RunRecord,
+    ScoreCorrection,
     SearchSummary,
     SpaceSettings,
     StageRecord,
     SupernetSummary,
     TableSummary,
     read_run,
+    to_logit,
 )
 from nas.records.supernet import (
     ORDER_NAMES,
@@ -125,6 +127,7 @@ __all__ = [
     "RobustnessRow",
     "RunRecord",
     "ScheduleRow",
+    "ScoreCorrection",
     "SearchSummary",
     "Seconds",
     "SpaceRanking",
@@ -142,4 +145,5 @@ __all__ = [
     "read_run",
     "read_trained",
     "to_json",
+    "to_logit",
 ]

@@ -33,7 +33,9 @@ class FrontMember(Document):
         space: name of the space.
         digest: digest of the network's graph.
         architecture: the architecture.
-        validation_accuracy: accuracy on the search's validation images.
+        validation_accuracy: accuracy on the search's validation images, by the supernet.
+        corrected_accuracy: this accuracy after its correction for size; None if the search did not
+            correct it.
         holdout_accuracy: accuracy on validation images that the search did not use.
         trained_accuracy: accuracy on the same images after the network was trained to the end.
         test_accuracy: accuracy on the test images after that training.
@@ -54,6 +56,7 @@ class FrontMember(Document):
     digest: Digest
     architecture: ArchitectureRecord
     validation_accuracy: Fraction
+    corrected_accuracy: Fraction | None = None
     holdout_accuracy: Fraction | None = None
     trained_accuracy: Fraction | None = None
     test_accuracy: Fraction | None = None
@@ -71,6 +74,12 @@ class FrontMember(Document):
         if self.measured_us is None and self.predicted_us is None:
             raise ValueError("it has neither a measured nor a predicted latency")
         return self
+
+    @property
+    def score(self) -> float:
+        """The accuracy that the search maximised: the corrected one, if it was corrected."""
+        corrected = self.corrected_accuracy
+        return self.validation_accuracy if corrected is None else corrected
 
     @property
     def latency_us(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,6 +11,9 @@ from pydantic import AliasChoices, ConfigDict, Field, JsonValue
 from nas.documents import Count, Document, Format, Fraction, Positive
 from nas.errors import RunFolderError
 from nas.records.fields import Name, Seconds
+
+_LEAST_ERROR = 1e-4
+"""Share of wrong, or right, images that every accuracy is taken to have: its logit is finite."""
 
 
 class _RunSection(Document):
@@ -156,6 +160,51 @@ class SearchSummary(_RunSection):
     hypervolume: float | None = None
 
 
+class ScoreCorrection(_RunSection):
+    """How the scores of supernets are corrected for the size of networks; see `nas.supernet`.
+
+    An accuracy is corrected on the scale of logits, so that it stays below one.
+
+    Attributes:
+        slope: what is added for each factor e of multiply-accumulates.
+        reference_macs: multiply-accumulates of a network to which the slope adds nothing.
+        offsets: what is added to all scores of a space, by its name; empty if nothing is.
+        networks: number of networks trained standalone by which the offsets were fitted.
+    """
+
+    slope: float
+    reference_macs: Positive
+    offsets: dict[Name, float] = Field(default_factory=dict)
+    networks: Count = 0
+
+    @property
+    def summary(self) -> str:
+        """What is corrected, in a sentence."""
+        basis = (
+            f"and by the mean error of {self.networks} networks that were trained standalone"
+            if self.networks
+            else "but not for the family, since no networks were trained standalone"
+        )
+        return f"scores are corrected for size by {self.slope:g} logits a factor e of MACs, {basis}"
+
+    def correct(self, accuracy: float, macs: float, space: str) -> float:
+        """Return the corrected accuracy of a network.
+
+        Args:
+            accuracy: accuracy in the supernet, in [0, 1].
+            macs: multiply-accumulates of the network for one image.
+            space: name of its space.
+        """
+        added = self.offsets.get(space, 0.0) + self.slope * math.log(macs / self.reference_macs)
+        return 1 / (1 + math.exp(-to_logit(accuracy) - added))
+
+
+def to_logit(accuracy: float) -> float:
+    """Return log(p / (1 - p)) of an accuracy, which is first moved off 0 and 1 by 1e-4."""
+    inside = min(max(accuracy, _LEAST_ERROR), 1 - _LEAST_ERROR)
+    return math.log(inside / (1 - inside))
+
+
 class KernelSlowdown(_RunSection):
     """Latency of kernels while whole networks were timed, divided by the latency in the table.
 
@@ -231,6 +280,7 @@ class RunRecord(_RunSection):
         spaces: digest of each space's file by name.
         supernets: trained supernets by space.
         study: name of the Optuna study; None before the search.
+        correction: correction of the scores that the search uses; None in runs of earlier versions.
         search: end of the search; None before it.
         slowdown: speed of the device while networks were timed; None if it was not measured.
     """
@@ -251,6 +301,7 @@ class RunRecord(_RunSection):
     table: TableSummary | None = None
     supernets: dict[Name, SupernetSummary] = Field(default_factory=dict)
     study: str | None = None
+    correction: ScoreCorrection | None = None
     search: SearchSummary | None = None
     slowdown: KernelSlowdown | None = Field(
         default=None, validation_alias=AliasChoices("slowdown", "pace")

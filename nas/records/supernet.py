@@ -185,6 +185,7 @@ class StratumRecord(Document):
 
 ORDER_NAMES = {
     "supernet": "supernet",
+    "corrected": "supernet, corrected for size",
     "macs": "multiply-accumulates",
     "params": "parameters",
     "depth": "depth",

@@ -24,6 +24,7 @@ COLUMNS = [
     "digest",
     "state",
     "validation_accuracy",
+    "corrected_accuracy",
     "predicted_us",
     "measured_us",
     "macs",
@@ -42,6 +43,7 @@ COLUMNS = [
 
 _FLOAT_COLUMNS = (
     "validation_accuracy",
+    "corrected_accuracy",
     "predicted_us",
     "measured_us",
     "holdout_accuracy",
@@ -73,7 +75,8 @@ def from_trials(
     """Return the trials of a search as a table with `COLUMNS`, in their order.
 
     Args:
-        trials: trials with the values `predicted_us` and `validation_error` where they are known.
+        trials: trials with the values `predicted_us`, `validation_error` and `corrected_error`
+            where they are known.
         measured_us: latency of whole networks by digest, in microseconds.
         holdout_accuracy: accuracy on images that the search did not use, by digest.
         problems: reason why a whole network could not be timed, by digest.
@@ -83,7 +86,6 @@ def from_trials(
     rows = []
     for trial in trials:
         graph = trial.architecture.graph
-        error = trial.values.get("validation_error")
         unstable, estimated = unsure_launches.get(trial.digest, (None, None))
         rows.append(
             {
@@ -91,7 +93,8 @@ def from_trials(
                 "space": trial.architecture.space.name,
                 "digest": trial.digest,
                 "state": trial.state,
-                "validation_accuracy": None if error is None else round(1 - error, 6),
+                "validation_accuracy": _accuracy(trial, "validation_error", digits=6),
+                "corrected_accuracy": _accuracy(trial, "corrected_error", digits=9),
                 "predicted_us": trial.values.get("predicted_us"),
                 "measured_us": measured_us.get(trial.digest),
                 "macs": graph.macs,
@@ -106,6 +109,15 @@ def from_trials(
             }
         )
     return _table(rows)
+
+
+def _accuracy(trial: Trial, error: str, digits: int) -> float | None:
+    return round(1 - trial.values[error], digits) if error in trial.values else None
+
+
+def score(rows: pd.DataFrame) -> pd.Series:
+    """Return the accuracy that the search maximised: the corrected one, if it was corrected."""
+    return rows["corrected_accuracy"].fillna(rows["validation_accuracy"])
 
 
 def with_trained(rows: pd.DataFrame, trained: Mapping[str, TrainedRecord]) -> pd.DataFrame:
@@ -155,12 +167,12 @@ def front(rows: pd.DataFrame, *, max_latency_us: float | None = None) -> pd.Data
         max_latency_us: highest latency of a row, in microseconds; None is no limit.
     """
     latency = latency_us(rows)
-    keep = (rows["state"] == "complete") & latency.notna() & rows["validation_accuracy"].notna()
+    accuracy = score(rows)
+    keep = (rows["state"] == "complete") & latency.notna() & accuracy.notna()
     if max_latency_us is not None:
         keep &= latency <= max_latency_us
-    rows, latency = rows[keep], latency[keep]
-    points = np.column_stack([latency, 1 - rows["validation_accuracy"]])
-    return rows.iloc[non_dominated(points)]
+    points = np.column_stack([latency[keep], 1 - accuracy[keep]])
+    return rows[keep].iloc[non_dominated(points)]
 
 
 def dominated_after_training(rows: pd.DataFrame) -> dict[str, str]:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from nas.plotting import STYLE, group_style, shade_band, to_svg
 from nas.records import SpaceRanking, TrainingRow
+from nas.report import candidates
 from nas.report.candidates import latency_us
 from nas.report.models import ReportedModel
 from nas.report.rows import HistoryRow
@@ -75,25 +76,26 @@ def draw_front(
         for index, space in enumerate(spaces):
             scored = complete[complete["space"] == space]
             axes.scatter(
-                scored["predicted_us"] / unit.us, 100 * scored["validation_accuracy"],
+                scored["predicted_us"] / unit.us, 100 * candidates.score(scored),
                 s=16, alpha=0.35, linewidths=0, label=f"{space}: {len(scored)} scored",
                 **group_style(index),
             )  # fmt: skip
             measured = scored.dropna(subset=["measured_us"])
             axes.scatter(
-                measured["measured_us"] / unit.us, 100 * measured["validation_accuracy"],
+                measured["measured_us"] / unit.us, 100 * candidates.score(measured),
                 s=42, edgecolors="black", linewidths=0.8, zorder=3,
                 label=f"{space}: {len(measured)} measured", **group_style(index),
             )  # fmt: skip
         axes.step(
-            latency_us(front) / unit.us, 100 * front["validation_accuracy"],
+            latency_us(front) / unit.us, 100 * candidates.score(front),
             where="post", color="black", linewidth=1.2, zorder=2, label="Pareto front",
         )  # fmt: skip
         _draw_standalone_ranges(axes, front, rankings or {}, spaces, unit)
         _draw_trained(axes, [m for m in models if m.latency_us is not None], spaces, unit)
         axes.set_xlabel(f"latency, {unit.name} (black edge: measured; pale: predicted)")
         stars = ", stars: trained" if models else ""
-        axes.set_ylabel(f"validation accuracy, % (supernet{stars})")
+        corrected = ", corrected for size" if rows["corrected_accuracy"].notna().any() else ""
+        axes.set_ylabel(f"validation accuracy, % (supernet{corrected}{stars})")
         predicted = complete["predicted_us"]
         if len(complete) and predicted.max() > MIN_RATIO_FOR_LOG_AXIS * predicted.min():
             axes.set_xscale("log")

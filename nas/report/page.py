@@ -112,6 +112,7 @@ def _member(row: pd.Series, dominated_by: str | None) -> FrontMember:
         digest=row["digest"],
         architecture=ArchitectureRecord.model_validate_json(row["architecture"]),
         validation_accuracy=row["validation_accuracy"],
+        corrected_accuracy=number_or_none("corrected_accuracy"),
         holdout_accuracy=number_or_none("holdout_accuracy"),
         trained_accuracy=number_or_none("trained_accuracy"),
         test_accuracy=number_or_none("test_accuracy"),

@@ -30,6 +30,8 @@ class CandidateRow(Document):
         digest: digest of the network's graph.
         state: `complete`, `infeasible` (a limit or a failed kernel excludes it) or `failed`.
         validation_accuracy: accuracy on the search's validation images, by the supernet.
+        corrected_accuracy: this accuracy after its correction for size; None if the search did not
+            correct it.
         predicted_us: latency predicted by the table, in microseconds.
         measured_us: latency of the whole network, in microseconds; only some are measured.
         unstable_launches: number of launches predicted from timings that did not agree.
@@ -54,6 +56,7 @@ class CandidateRow(Document):
     digest: Digest
     state: Literal["complete", "infeasible", "failed"]
     validation_accuracy: Annotated[Fraction | None, EmptyIsNone]
+    corrected_accuracy: Annotated[Fraction | None, EmptyIsNone] = None
     predicted_us: Annotated[Positive | None, EmptyIsNone]
     measured_us: Annotated[Positive | None, EmptyIsNone]
     unstable_launches: Annotated[Count | None, EmptyIsNone] = None

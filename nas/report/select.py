@@ -57,19 +57,15 @@ class Limits:
 def expected_accuracies(members: Sequence[FrontMember]) -> list[float]:
     """Return the accuracy that is expected of each member of a front once it is trained.
 
-    It is the accuracy of the trained network, where there is one. Otherwise it is the accuracy in
-    the supernet plus the median of what training gained the members that were trained.
+    It is the accuracy of the trained network, where there is one. Otherwise it is the score of the
+    search plus the median of what training gained the members that were trained.
     """
     gains = [
-        each.trained_accuracy - each.validation_accuracy
-        for each in members
-        if each.trained_accuracy is not None
+        each.trained_accuracy - each.score for each in members if each.trained_accuracy is not None
     ]
     gain = statistics.median(gains) if gains else 0.0
     return [
-        min(1.0, each.validation_accuracy + gain)
-        if each.trained_accuracy is None
-        else each.trained_accuracy
+        min(1.0, each.score + gain) if each.trained_accuracy is None else each.trained_accuracy
         for each in members
     ]
 

@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas import statistics
+from nas.records import ScoreCorrection
 from nas.statistics import Interval
+from nas.supernet.correction import SLOPE
 
 MIN_DISTINCT_SCORES = 10
 """Number of distinct scores below which no rank correlation is reported."""
@@ -30,6 +32,9 @@ MAX_LATENCY_RATIO = 1.1
 
 _GAIN_RESAMPLES = 500
 """Number of resamples of an attainable gain, which is computed one resample at a time."""
+
+CORRECTED = "corrected"
+"""Name of the order of the scores after their correction for size, by which a search goes."""
 
 TRAINED_AGAIN = "trained again"
 """Name of the order of a second standalone training: no score can be expected to do better."""
@@ -91,9 +96,9 @@ class Stratum:
 class MatchedRanking:
     """Ranking quality among networks of equal latency.
 
-    The figures are given for several orders of the networks: "supernet", and for comparison
-    "macs", "params", "depth", "latency" (where it is known) and `TRAINED_AGAIN` (where networks
-    were trained twice). Intervals are bootstrap intervals over the networks.
+    The figures are given for several orders of the networks: "supernet", `CORRECTED`, and for
+    comparison "macs", "params", "depth", "latency" (where it is known) and `TRAINED_AGAIN` (where
+    networks were trained twice). Intervals are bootstrap intervals over the networks.
 
     Attributes:
         cost: what makes networks equal: the predicted "latency", or "macs" without a table.
@@ -241,7 +246,7 @@ def compute_matched_ranking(networks: Sequence[RankedNetwork]) -> MatchedRanking
     taus = {
         name: _taus(values, standalone, is_matched, resamples) for name, values in orders.items()
     }
-    counts = [name for name in orders if name not in ("supernet", TRAINED_AGAIN)]
+    counts = [name for name in orders if name in ("macs", "params", "depth", "latency")]
     gains = {name: _gains(values, standalone, strata) for name, values in orders.items()}
     return MatchedRanking(
         cost="latency" if has_latency else "macs",
@@ -279,6 +284,7 @@ def _orders(networks: Sequence[RankedNetwork]) -> dict[str, NDArray[np.float64]]
     """Return the values that order networks, by name; NaN where a network has none."""
     columns: dict[str, list[float | None]] = {
         "supernet": [network.supernet_accuracy for network in networks],
+        CORRECTED: [*_corrected(networks)],
         "macs": [network.macs for network in networks],
         "params": [network.params for network in networks],
         "depth": [network.depth for network in networks],
@@ -290,6 +296,13 @@ def _orders(networks: Sequence[RankedNetwork]) -> dict[str, NDArray[np.float64]]
     if all(value is None for value in columns[TRAINED_AGAIN]):
         del columns[TRAINED_AGAIN]
     return {name: np.array(values, float) for name, values in columns.items()}
+
+
+def _corrected(networks: Sequence[RankedNetwork]) -> list[float]:
+    """Return the scores corrected for size; the size that keeps its score changes no order."""
+    median_macs = float(np.median([each.macs for each in networks]))
+    correction = ScoreCorrection(slope=SLOPE, reference_macs=median_macs)
+    return [correction.correct(each.supernet_accuracy, each.macs, each.space) for each in networks]
 
 
 def _strata(

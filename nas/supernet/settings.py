@@ -18,7 +18,7 @@ SUBNETS = ("sandwich", "best_up", "worst_up", "single", "fair")
 class TrainingSettings:
     """Settings of `nas.supernet.train` and `train_standalone`.
 
-    The defaults suit a training of a few minutes to an hour. docs/supernets.md compares other
+    The defaults suit a training of a few minutes to an hour. docs/ranking.md compares other
     values by how well the supernet then ranks networks.
 
     Attributes:

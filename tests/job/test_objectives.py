@@ -15,6 +15,7 @@ from nas.job.settings import with_search
 from nas.latency import LatencyTable
 from nas.latency.record import Record
 from nas.latency.timing import Timing
+from nas.report import candidates
 from tests.job.runs import (
     OUT,
     all_networks,
@@ -85,7 +86,7 @@ def test_limit_on_a_count_is_checked_before_timing(job_folder, invoke):
 
 def test_count_can_be_a_further_objective(folder_with_supernets, job):
     result = jobs.search_job(with_search(job, {"trials": 8, "also_minimize": ("params",)}), OUT)
-    rows = read_completed_trials(OUT).assign(error=lambda table: 1 - table["validation_accuracy"])
+    rows = read_completed_trials(OUT).assign(error=lambda table: 1 - candidates.score(table))
     assert {trial.digest for trial in result.front} == front_digests(
         rows, "predicted_us", "params", "error"
     )
@@ -132,7 +133,7 @@ def test_further_device_adds_an_objective_and_its_own_front(folder_with_supernet
     rows = pd.DataFrame(
         {
             "digest": trial.digest,
-            "error": trial.values["validation_error"],
+            "error": trial.values["corrected_error"],
             "here": trial.values["predicted_us"],
             "there": table.predict(trial.architecture.graph).latency_us,
         }
@@ -144,7 +145,7 @@ def test_further_device_adds_an_objective_and_its_own_front(folder_with_supernet
     assert set(own.index) == front_digests(rows, "there", "error")
     there = rows.set_index("digest")["there"].loc[own.index]
     assert own["predicted_us cray"].tolist() == pytest.approx(there.tolist())
-    assert own["validation_accuracy"].is_monotonic_increasing
+    assert own["corrected_error"].is_monotonic_decreasing
 
 
 def test_limit_on_a_further_device_that_nothing_meets_is_refused(folder_with_supernets):

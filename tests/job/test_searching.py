@@ -13,11 +13,11 @@ import pytest
 
 from nas import job as jobs
 from nas.errors import RunFolderError
-from nas.job import objectives
+from nas.job import objectives, supernets
 from nas.job.folder import claim
 from nas.job.settings import with_search
 from nas.records import read_run
-from nas.report import page
+from nas.report import candidates, page
 from tests.commands import document
 from tests.job.runs import (
     MAX_WAIT_S,
@@ -36,7 +36,7 @@ def test_search_writes_trials_and_predicted_front(searched_folder):
     rows = read_trials(run)
     assert (rows["state"] == "complete").sum() == 20
     assert rows["measured_us"].isna().all()
-    errors = read_completed_trials(run).assign(error=lambda table: 1 - table["validation_accuracy"])
+    errors = read_completed_trials(run).assign(error=lambda table: 1 - candidates.score(table))
     assert set(pd.read_csv(run / "front.csv")["digest"]) == front_digests(
         errors, "predicted_us", "error"
     )
@@ -117,7 +117,7 @@ def test_history_has_a_row_for_each_trial_after_part_of_it_was_lost(copy_of_sear
 def test_search_ends_after_trials_without_improvement(folder_with_supernets, invoke):
     summary = document(invoke("search", "job.toml", "--stall", 3, "--json"))
     assert summary["ended"] == "3 trials in a row have not improved the front"
-    rows = read_completed_trials(OUT).assign(error=lambda table: 1 - table["validation_accuracy"])
+    rows = read_completed_trials(OUT).assign(error=lambda table: 1 - candidates.score(table))
     assert summary["trials"] == len(rows) < 30
     fronts = [
         front_digests(rows[:count], "predicted_us", "error") for count in (len(rows) - 3, len(rows))
@@ -245,3 +245,41 @@ def test_second_ctrl_c_ends_at_once_and_leaves_no_workers(folder_with_supernets)
     states = Counter(trial.state.name for trial in load_study(OUT).trials)
     assert states["COMPLETE"] >= 2
     assert states["FAIL"] + states["RUNNING"] >= 1
+
+
+def test_search_maximises_corrected_scores_and_keeps_the_raw_ones(searched_folder):
+    run = searched_folder / OUT
+    correction = read_run(run).correction
+    rows = read_completed_trials(run)
+    corrected = [
+        correction.correct(row["validation_accuracy"], row["macs"], row["space"])
+        for _, row in rows.iterrows()
+    ]
+    assert rows["corrected_accuracy"].tolist() == pytest.approx(corrected, abs=1e-6)
+    assert len(load_study(run).directions) == 2
+    assert "corrected for size" in (run / "report.html").read_text()
+
+
+def test_scores_can_stay_as_they_are(folder_with_supernets, job):
+    settings = with_search(job, {"trials": 12, "correct_scores": False})
+    jobs.search_job(settings, OUT)
+    assert read_run(OUT).correction is None
+    rows = read_completed_trials(OUT)
+    assert rows["corrected_accuracy"].isna().all()
+    errors = rows.assign(error=1 - rows["validation_accuracy"])
+    assert set(pd.read_csv(OUT / "front.csv")["digest"]) == front_digests(
+        errors, "predicted_us", "error"
+    )
+
+
+def test_networks_of_a_ranking_put_families_on_one_scale(folder_with_supernets, job):
+    """The supernets of the mini job are hardly trained, so standalone networks are far better."""
+    supernets.train_job_supernets(job, OUT)
+    ranking = supernets.rank_supernets(OUT, nets=5, repeated=0, epochs=2, how="spread")
+    jobs.search_job(with_search(job, {"trials": 12}), OUT)
+    correction = read_run(OUT).correction
+    networks = sum(len(space.networks) for space in ranking.spaces.values())
+    assert correction.networks == networks >= 12
+    assert correction.offsets.keys() == {"mobile", "shuffle", "squeeze"}
+    report = (OUT / "report.html").read_text()
+    assert f"{networks} networks that were trained standalone" in report

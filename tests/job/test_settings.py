@@ -42,6 +42,7 @@ max_latency_ms = 2
 max_macs = 30_000_000
 max_params = 1_000_000
 max_peak_memory_bytes = 524_288
+correct_scores = false
 workers = 4
 storage = "postgresql://nas@host/trials"
 
@@ -101,8 +102,9 @@ def test_all_search_keys_are_read_and_written(tmp_path):
     assert job.search.model_dump(mode="json", exclude_none=True) == given
     assert JobSettings.model_validate(tomllib.loads(job.to_toml())) == job
     quiet = load(tmp_path, MINIMAL).search
-    assert (quiet.sampler, quiet.workers, quiet.storage) == ("auto", 1, "journal")
-    others = quiet.model_dump(exclude={"sampler", "workers", "storage"})
+    defaults = {"sampler": "auto", "correct_scores": True, "workers": 1, "storage": "journal"}
+    assert quiet.model_dump(include=defaults.keys()) == defaults
+    others = quiet.model_dump(exclude=defaults.keys())
     assert all(value in (None, ()) for value in others.values())
 
 

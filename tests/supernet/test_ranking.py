@@ -6,8 +6,10 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.special import logit
 from scipy.stats import kendalltau
 
+from nas.supernet.correction import SLOPE
 from nas.supernet.ranking import (
     MIN_DISTINCT_SCORES,
     TRAINED_AGAIN,
@@ -140,6 +142,17 @@ def test_matched_tau_is_that_of_equally_fast_pairs():
     assert matched.lead.low > 0.1
     assert [stratum.nets for stratum in matched.strata] == [8, 8, 8]
     assert matched.strata[0].costs[1] < matched.strata[1].costs[0]
+
+
+def test_corrected_scores_are_ranked_beside_the_raw_ones():
+    rng = np.random.default_rng(6)
+    macs = np.exp(rng.uniform(10, 14, 40)).astype(int)
+    truth = 0.5 + 0.08 * (np.log(macs) - 12) + rng.normal(scale=0.03, size=40)
+    scores = np.clip(truth - 0.06 * (np.log(macs) - 12), 0.01, 0.99)
+    corrected = logit(scores) + SLOPE * np.log(macs)
+    matched = compute_matched_ranking(networks(scores, truth, macs))
+    assert matched.global_tau["corrected"].value == pytest.approx(kendalltau(corrected, truth)[0])
+    assert matched.global_tau["corrected"].value > matched.global_tau["supernet"].value + 0.1
 
 
 def test_partial_tau_removes_what_latency_explains():

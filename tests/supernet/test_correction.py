@@ -1,0 +1,102 @@
+import math
+
+import numpy as np
+import pytest
+from scipy.special import expit, logit
+
+from nas.records import RankedNetworkRecord, ScoreCorrection
+from nas.space import load_definition
+from nas.supernet import correction
+
+SPACES = [load_definition(name) for name in ("mobilenet_tiny", "squeezenet_tiny")]
+
+
+def ranked(space: str, macs: int, score: float, standalone: float) -> RankedNetworkRecord:
+    return RankedNetworkRecord(
+        architecture={"space": space, "choices": {}},
+        digest="0" * 16,
+        macs=macs,
+        params=1,
+        depth=1,
+        supernet_accuracy=score,
+        standalone_accuracy=standalone,
+    )
+
+
+def biased_networks(offsets: dict[str, float], noise: float) -> dict[str, list]:
+    """Return networks that are better than their corrected scores by an offset, in logits."""
+    rng = np.random.default_rng(0)
+    plain = correction.fit_correction(SPACES, {})
+    networks = {}
+    for space, offset in offsets.items():
+        networks[space] = []
+        for _ in range(8):
+            macs, score = int(rng.integers(10_000, 1_000_000)), rng.uniform(0.4, 0.8)
+            mean = logit(plain.correct(score, macs, space)) + offset
+            standalone = float(expit(mean + rng.normal(scale=noise)))
+            networks[space].append(ranked(space, macs, score, standalone))
+    return networks
+
+
+def test_slope_alone_is_that_of_scipy_on_logits():
+    fitted = correction.fit_correction(SPACES, {})
+    sizes = [each.graph.macs for s in SPACES for each in (s.smallest, s.largest)]
+    assert fitted.reference_macs == pytest.approx(np.exp(np.mean(np.log(sizes))), rel=1e-6)
+    assert (fitted.slope, fitted.offsets, fitted.networks) == (correction.SLOPE, {}, 0)
+    macs = 3 * fitted.reference_macs
+    expected = expit(logit(0.6) + correction.SLOPE * math.log(3))
+    assert fitted.correct(0.6, macs, "mobilenet_tiny") == pytest.approx(expected)
+    assert fitted.correct(0.6, fitted.reference_macs, "squeezenet_tiny") == pytest.approx(0.6)
+    assert "but not for the family" in fitted.summary
+
+
+@pytest.mark.parametrize("accuracy", [0.0, 1.0])
+def test_accuracy_of_zero_or_one_stays_a_fraction_and_larger_networks_come_first(accuracy):
+    fitted = ScoreCorrection(slope=0.3, reference_macs=1000)
+    corrected = [fitted.correct(accuracy, macs, "any") for macs in (1, 1000, 10**9)]
+    assert 0 < corrected[0] < corrected[1] < corrected[2] < 1
+    assert corrected[1] == pytest.approx(accuracy, abs=1.1e-4)
+
+
+def test_offsets_of_families_are_recovered():
+    true = {"mobilenet_tiny": -0.4, "squeezenet_tiny": 0.3}
+    networks = biased_networks(true, noise=0.05)
+    fitted = correction.fit_correction(SPACES, networks)
+    assert fitted.networks == 16
+    assert fitted.offsets == pytest.approx(true, abs=0.06)
+    for own in networks.values():
+        errors = [
+            each.standalone_accuracy
+            - fitted.correct(each.supernet_accuracy, each.macs, each.architecture.space)
+            for each in own
+        ]
+        assert abs(np.mean(errors)) < 0.01, "within one point, as a family"
+    assert "16 networks" in fitted.summary
+
+
+def test_noise_between_families_gives_them_one_offset():
+    networks = biased_networks({"mobilenet_tiny": 0.2, "squeezenet_tiny": 0.2}, noise=0.5)
+    offsets = correction.fit_correction(SPACES, networks).offsets
+    assert len(set(offsets.values())) == 1
+    residuals = [
+        logit(each.standalone_accuracy)
+        - logit(
+            correction.fit_correction(SPACES, {}).correct(
+                each.supernet_accuracy, each.macs, each.architecture.space
+            )
+        )
+        for own in networks.values()
+        for each in own
+    ]
+    assert offsets["mobilenet_tiny"] == pytest.approx(np.mean(residuals), abs=1e-3)
+
+
+@pytest.mark.parametrize("missing", ["a space", "networks"])
+def test_too_few_networks_give_no_offsets(missing):
+    networks = biased_networks({"mobilenet_tiny": -1.0, "squeezenet_tiny": 1.0}, noise=0.01)
+    if missing == "a space":
+        del networks["squeezenet_tiny"]
+    else:
+        networks["squeezenet_tiny"] = networks["squeezenet_tiny"][:3]
+    fitted = correction.fit_correction(SPACES, networks)
+    assert (fitted.offsets, fitted.networks) == ({}, 0)
