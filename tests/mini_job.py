@@ -41,6 +41,7 @@ trials = 30
 [finish]
 measure = 10
 retrain = 0
+export = []
 """
 
 

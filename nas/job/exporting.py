@@ -41,6 +41,8 @@ def export_finalists(job: JobContext, run: RunFolder, finalists: Sequence[str]) 
     opened = open_run(run.path)
     opened.data = job.data  # The images are open already.
     formats = job.settings.finish.export
+    if not formats:
+        return []
     table = job.table if TABLE_FORMAT in formats else None
     errors = []
     for name in finalists:

@@ -14,7 +14,8 @@ Accuracies are those on the hold-out images, which no stage uses to decide anyth
 is compared with the most accurate network of `search` that was measured as fast or faster. With
 `--train-search` these networks are trained afterwards for as many epochs as the finalists, beyond
 the budget: the rest of the difference is that of the fronts and of the starting weights. Finished
-runs in the folder are used again.
+runs in the folder are used again. `--finalists RUN` takes a finished job on the same data and
+spaces in the place of the second one.
 """
 
 import argparse
@@ -143,19 +144,25 @@ def main() -> None:
     parser.add_argument("--measure", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train-search", action="store_true", help="beyond the budget")
+    parser.add_argument("--finalists", type=Path, help="folder of a finished job with finalists")
     parser.add_argument("--out", type=Path, required=True, help="folder of both runs")
     options = parser.parse_args()
     options.space = options.space or ["mobilenet_tiny", "shufflenet_tiny", "squeezenet_tiny"]
-    names = ("search", "finalists")
     with ProgressBars() as bars:
         progress: JobProgress = bars
-        complete_table(JobContext(make_settings(options, names[0]), progress))
+        complete_table(JobContext(make_settings(options, "search"), progress))
         with patch.object(JobContext, "plan", plan_search):
             run_job(make_settings(options, "search"), options.out / "search", progress=progress)
-        run_job(make_settings(options, "finalists"), options.out / "finalists", progress=progress)
-    runs = {name: open_run(options.out / name) for name in names}
-    for name in names:
-        print(describe(options.out / name))
+        if options.finalists is None:
+            settings = make_settings(options, "finalists")
+            run_job(settings, options.out / "finalists", progress=progress)
+    folders = {
+        "search": options.out / "search",
+        "finalists": options.finalists or options.out / "finalists",
+    }
+    runs = {name: open_run(folder) for name, folder in folders.items()}
+    for folder in folders.values():
+        print(describe(folder))
     finalists = runs["finalists"].trials.dropna(subset=["trained_accuracy"])
     rows = compare(finalists, runs["search"].trials, "holdout_accuracy")
     show(rows, "against the weights of the supernet in `search`, at equal latency")
