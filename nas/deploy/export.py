@@ -103,10 +103,18 @@ class _Earlier:
     def missing(
         self, chosen: Mapping[str, ModelFormat], max_accuracy_drop: float
     ) -> dict[str, ModelFormat]:
-        """Return the formats to write. All int8 files hold the same quantised network."""
+        """Return the formats to write. All int8 files hold the same quantised network.
+
+        A network that loses too much accuracy is quantised again only for a stricter limit, because
+        everything was tried for the earlier one.
+        """
         missing = {name: each for name, each in chosen.items() if name not in self.files}
         int8 = self.int8
-        is_worse = int8 is not None and int8.float_accuracy - int8.accuracy > max_accuracy_drop
+        is_worse = (
+            int8 is not None
+            and int8.float_accuracy - int8.accuracy > max_accuracy_drop
+            and max_accuracy_drop < int8.max_drop
+        )
         if any(each.precision == "int8" for each in missing.values()) or (
             is_worse and any(each.precision == "int8" for each in chosen.values())
         ):
