@@ -107,7 +107,10 @@ class Trainer:
         self._state = TrainingState(self.supernet, settings)
         self.batches = make_batches(data, settings, seed, self.device, group)
         self.schedule = Schedule(
-            settings.steps(self.batches.steps_per_epoch), settings.seconds, decisions
+            settings.steps(self.batches.steps_per_epoch),
+            settings.seconds,
+            decisions,
+            max_threads=torch.get_num_threads() if self.device.type == "cpu" else None,
         )
         self.rollbacks = 0
         self._largest = space.largest.graph
@@ -142,7 +145,8 @@ class Trainer:
             DivergedError: the loss or the gradient is not finite; the weights were not updated.
         """
         images_per_process = self.batches.batch_size // self.group.world_size
-        with limit_threads(self._largest.macs * images_per_process):
+        threads = self.schedule.threads(step)
+        with limit_threads(self._largest.macs * images_per_process, threads):
             return self._step(step)
 
     def _step(self, step: int) -> StepResult:

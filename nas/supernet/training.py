@@ -167,11 +167,12 @@ def _run_steps(
         checkpoint.truncate_log(folder / TRAINING_LOG, TRAINING, step)
     started = last_checkpoint = time.monotonic()
     while step < schedule.steps:
-        if schedule.is_due(step):
+        if trainer.settings.seconds is not None:
             spent_s = group.broadcast(round(earlier_s + time.monotonic() - started, 3))
-            decision = schedule.decide(step, spent_s)
-            if group.is_main:
-                jsonl.append(folder / SCHEDULE_LOG, decision.model_dump(by_alias=True))
+            if schedule.is_due(step, spent_s):
+                decision = schedule.decide(step, spent_s)
+                if group.is_main:
+                    jsonl.append(folder / SCHEDULE_LOG, decision.model_dump(by_alias=True))
         result = trainer.step(step)
         rate = trainer.learning_rate(step)
         step += 1

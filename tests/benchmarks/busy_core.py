@@ -1,0 +1,73 @@
+"""Measure how much another program on one core slows the training of a supernet.
+
+    python -m tests.benchmarks.busy_core --data ../shared/data/cifar10 --space mobilenet_tiny
+
+Trains a supernet three times for the same time: on the quiet machine, beside a process that uses a
+core, and beside it with a fixed number of threads. Each is in a process of its own.
+"""
+
+import argparse
+import multiprocessing
+import tempfile
+from pathlib import Path
+
+from nas import jsonl
+from nas.data import load_dataset
+from nas.records import TRAINING, TRAINING_LOG
+from nas.space import load_space
+from nas.supernet import TrainingSettings, schedule, train
+
+CASES = {"quiet": (0, False), "busy": (1, False), "busy, fixed threads": (1, True)}
+"""Number of other processes, and whether the number of threads is fixed, by name."""
+
+
+def use_a_core() -> None:
+    """Compute for ever."""
+    while True:
+        pass
+
+
+def count_steps(
+    options: argparse.Namespace, is_fixed: bool, results: "multiprocessing.Queue[int]"
+) -> None:
+    """Put the number of steps of a training into a queue."""
+    if is_fixed:
+        schedule.Schedule._threads_to_try = lambda self, parts: parts[-1].threads  # type: ignore
+    data = load_dataset(options.data, image_size=options.image_size)
+    space = load_space(
+        options.space,
+        image_size=data.image_size,
+        channels=data.channels,
+        classes=len(data.classes),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        train(space, data, folder, TrainingSettings(seconds=options.seconds), seed=0)
+        results.put(max(row.step for row in jsonl.read(Path(folder, TRAINING_LOG), TRAINING)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--image-size", type=int, default=32)
+    parser.add_argument("--space", default="mobilenet_tiny")
+    parser.add_argument("--seconds", type=float, default=60, help="of each training")
+    options = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    steps: dict[str, int] = {}
+    for name, (others, is_fixed) in CASES.items():
+        busy = [context.Process(target=use_a_core, daemon=True) for _ in range(others)]
+        for process in busy:
+            process.start()
+        results = context.Queue()
+        training = context.Process(target=count_steps, args=(options, is_fixed, results))
+        training.start()
+        steps[name] = results.get()
+        training.join()
+        for process in busy:
+            process.kill()
+        slower = steps["quiet"] / steps[name]
+        print(f"{name}: {steps[name]} steps, {slower:.2f} times as long a step", flush=True)
+
+
+if __name__ == "__main__":
+    main()
