@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from filelock import FileLock
 from nas.cli import main
 from nas.data import ImageDataset, load_dataset
 from nas.job import JobSettings, load_job, run_job
+from tests.latency.fake_runtime import FakeRuntime
 from tests.mini_job import write_job
 from tests.search.postgresql import Server, find_binaries, running_server
 
@@ -32,6 +34,15 @@ def _own_cache(tmp_path_factory) -> Iterator[None]:
     """Give the session an image cache of its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_pauses() -> Iterator[None]:
+    """Remove the pauses between timings, which are for a device that others use as well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nas.latency.networks.SECONDS_BETWEEN_TIMINGS", 0.0)
+        patch.setattr("nas.latency.timing.SECONDS_BETWEEN_ROUNDS", 0.0)
         yield
 
 
@@ -86,6 +97,13 @@ def job_folder_with_table(job_folder, finished_job) -> Path:
     """Return the current folder with the mini job and the latency table of the finished job."""
     shutil.copytree(finished_job / "latency_tables", job_folder / "latency_tables")
     return job_folder
+
+
+@pytest.fixture
+def fake_device(monkeypatch) -> None:
+    """Compute timings instead of measuring them, so that two runs are equal, without processes."""
+    monkeypatch.setattr("nas.job.context.open_runtime", lambda *name, **settings: FakeRuntime())
+    monkeypatch.setattr("nas.job.stages.timers_for", lambda runtime: nullcontext([runtime]))
 
 
 @pytest.fixture

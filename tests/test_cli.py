@@ -24,6 +24,7 @@ def test_importing_nas_imports_no_heavy_library():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "forbidden"),
     [
@@ -89,6 +90,7 @@ def test_spaces_estimates_table_and_draws_picture(invoke, tmp_path):
     assert "no estimate of the time to build it: --no-estimate" in shown
 
 
+@pytest.mark.slow
 def test_spaces_shows_layers_of_one_network(invoke, tmp_path):
     one = document(invoke("spaces", "--arch", "mobilenet_v2_1.0", "--json"))
     assert one["settings"] == {"image_size": 224, "channels": 3, "classes": 1000}
@@ -156,6 +158,7 @@ def test_wrong_request_for_spaces_exits_2(invoke, arguments, words):
     assert words in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
@@ -239,6 +242,7 @@ def test_debug_prints_the_traceback():
     assert "Traceback" in run_nas("--debug", "spaces", "mobilnet").stderr
 
 
+@pytest.mark.slow
 def test_select_predict_and_report_read_a_finished_run(copy_of_finished_job):
     folder = copy_of_finished_job
     table = next((folder / "latency_tables").glob("*.jsonl"))
@@ -350,25 +354,27 @@ def test_table_merge_writes_a_new_table(finished_job, invoke, tmp_path):
 
 
 @pytest.mark.slow
-def test_table_of_another_machine_is_refused(finished_job, tmp_path):
+def test_table_of_another_machine_is_refused(finished_job, tmp_path, invoke, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (table,) = (finished_job / "latency_tables").glob("*.jsonl")
     path = write_job(tmp_path)
     header, rest = table.read_text().split("\n", 1)
     foreign = json.loads(header) | {"processor": "Cray-1"}
     (tmp_path / "latency_tables").mkdir()
     (tmp_path / "latency_tables" / table.name).write_text(json.dumps(foreign) + "\n" + rest)
-    done = run_nas("run", path.name, "--out", "out", cwd=tmp_path)
+    done = invoke("run", path.name, "--out", "out")
     assert done.returncode == 2
     assert "measured on another device" in done.stderr
     assert "Cray-1" in done.stderr
     foreign_table = str(tmp_path / "latency_tables" / table.name)
     for command in (["verify"], ["show", "--peak"], ["check", "--space", "mobilenet_tiny"]):
-        done = run_nas("table", *command, foreign_table, cwd=tmp_path)
+        done = invoke("table", *command, foreign_table)
         assert done.returncode == 2
         assert "processor is" in done.stderr
         assert "Cray-1" in done.stderr
 
 
+@pytest.mark.slow
 def test_missing_data_is_named(tmp_path):
     path = write_job(tmp_path)
     path.write_text(path.read_text().replace('"digits"', '"photos"'))
@@ -377,6 +383,7 @@ def test_missing_data_is_named(tmp_path):
     assert "There is no data at photos" in done.stderr
 
 
+@pytest.mark.slow
 def test_doctor_prints_device_runtimes_and_noise():
     doctor = document(run_nas("doctor", "--json"))
     assert doctor["processor"]

@@ -410,8 +410,7 @@ def test_example_spaces_lower(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.usefixtures("job_folder_with_table")
+@pytest.mark.usefixtures("fake_device")
 def test_example_space_through_all_stages_of_a_job(example, invoke):
     job = {
         "name": "mine",

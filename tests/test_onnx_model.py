@@ -390,6 +390,7 @@ def test_save_refuses_other_suffixes(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "absent"),
     [

@@ -20,6 +20,7 @@ def run(tmp_path) -> Path:
     return make_run(tmp_path / "run", data)
 
 
+@pytest.mark.slow
 def test_command_trains_a_pick_and_a_published_network(run, invoke, monkeypatch):
     monkeypatch.setattr("nas.report.page.build", lambda folder: folder)  # It has no device.
     pick = front_ids(run)[-1]

@@ -6,6 +6,7 @@ from nas.describe.references import describe_references, disagreements, show_ref
 from nas.space import load_definition, space_names
 
 
+@pytest.mark.slow
 def test_all_published_networks_agree():
     spaces = [load_definition(name) for name in space_names()]
     rows = describe_references(spaces)
@@ -15,6 +16,7 @@ def test_all_published_networks_agree():
     assert disagreements(rows) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "is_in_space"),
     [

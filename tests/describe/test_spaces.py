@@ -13,6 +13,7 @@ from nas.space.choice import MAX_SIZE
 COUNTS = ("macs", "params", "peak_memory_bytes")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mobilenet", "shufflenet_v1", "squeezenet"])
 def test_a_distribution_lies_within_the_exact_range(name):
     space = load_space(name, image_size=32)
@@ -68,6 +69,7 @@ def test_the_brief_description_is_exact():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", space_names())
 @pytest.mark.parametrize("image_size", [32, 224])
 def test_stages_have_every_output_size_that_occurs(name, image_size):

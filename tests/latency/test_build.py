@@ -118,6 +118,7 @@ def _build(folder: Path, seconds: float) -> subprocess.Popen[bytes]:
     )
 
 
+@pytest.mark.slow
 def test_killed_build_continues_to_the_same_table(tmp_path: Path) -> None:
     assert _build(tmp_path / "whole", 0).wait(60) == 0
     (whole,) = (tmp_path / "whole").glob("*.jsonl")

@@ -93,8 +93,7 @@ def test_pinned_restores_affinity() -> None:
     assert os.sched_getaffinity(0) == before
 
 
-def test_fastest_of_rounds_alternates_and_keeps_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "SECONDS_BETWEEN_ROUNDS", 0.0)
+def test_fastest_of_rounds_alternates_and_keeps_fastest() -> None:
     taken: list[str] = []
 
     def take(name: str, latencies: Iterator[float]) -> Timing:
@@ -111,8 +110,7 @@ def test_fastest_of_rounds_alternates_and_keeps_fastest(monkeypatch: pytest.Monk
     assert taken == ["a", "b"] * 8
 
 
-def test_fastest_of_rounds_skips_invalid_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "SECONDS_BETWEEN_ROUNDS", 0.0)
+def test_fastest_of_rounds_skips_invalid_rounds() -> None:
     differences = iter([-7.7e-3, 5e-6, -1e-6, 4e-6, *[6e-6] * 4])
 
     timings = timing.fastest_of_rounds(
@@ -121,8 +119,7 @@ def test_fastest_of_rounds_skips_invalid_rounds(monkeypatch: pytest.MonkeyPatch)
     assert timings["weights"].latency_us == 4.0
 
 
-def test_fastest_of_rounds_raises_if_no_round_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "SECONDS_BETWEEN_ROUNDS", 0.0)
+def test_fastest_of_rounds_raises_if_no_round_is_valid() -> None:
     with pytest.raises(MeasurementError, match="is no latency"):
         timing.fastest_of_rounds(
             {"a": lambda: Timing((1.0,)), "b": lambda: Timing.from_seconds([-1e-6])}

@@ -58,6 +58,7 @@ def test_example_has_fewer_than_80_lines() -> None:
     assert len(example().splitlines()) < MAX_LINES
 
 
+@pytest.mark.slow
 def test_doctor_lists_runtimes_of_other_packages(
     environment: dict[str, str], tmp_path: Path
 ) -> None:

@@ -68,6 +68,7 @@ def history():
     return trials
 
 
+@pytest.mark.slow
 def test_proposals_depend_only_on_the_history(history):
     proposals = list(replay(GuidedOptimizer(SPACES, UNRELIABLE, seed=5), history))
     assert sum(attempt > 0 for _, _, attempt, _ in proposals) > 10
@@ -254,6 +255,7 @@ PROBLEMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_front_dominates_more_than_that_of_random_search(problem):
     objectives = PROBLEMS[problem]
@@ -294,6 +296,7 @@ def test_maximising_equals_minimising_the_negative():
     assert architectures(up) == architectures(down)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [2.0**40, 2.0**-40, 1e12, 1e-12])
 def test_units_of_the_objectives_do_not_change_the_proposals(factor):
     objectives = prepare_objectives({"additive": additive, "macs": macs})
@@ -311,6 +314,7 @@ def test_units_of_the_objectives_do_not_change_the_proposals(factor):
     assert np.mean(is_equal) >= 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_varying", [0, 1])
 def test_constant_objectives_are_searched_without_warnings(num_varying):
     objectives = {"constant": lambda each: 0.1, "negative": lambda each: -3.0, "additive": additive}
@@ -322,6 +326,7 @@ def test_constant_objectives_are_searched_without_warnings(num_varying):
     assert len(result.front) == 1
 
 
+@pytest.mark.slow
 def test_space_without_values_is_avoided_after_a_while():
     def score(batch):
         return [

@@ -28,6 +28,7 @@ def uninterrupted():
     return {name: run_sampler(name) for name in SAMPLERS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_searches_several_spaces(uninterrupted, sampler):
     trials = uninterrupted[sampler].trials
@@ -55,6 +56,7 @@ def choices_of_trial(trial, space):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_same_seed_repeats_the_search_and_another_does_not(uninterrupted, sampler):
     trials = TRIALS_AND_STARTUP[sampler][1] + 1
@@ -63,6 +65,7 @@ def test_same_seed_repeats_the_search_and_another_does_not(uninterrupted, sample
     assert summary(run_sampler(sampler, trials=trials, seed=8)) != first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_continued_search_equals_the_uninterrupted_one(uninterrupted, sampler, tmp_path):
     trials, startup = TRIALS_AND_STARTUP[sampler]
@@ -71,6 +74,7 @@ def test_continued_search_equals_the_uninterrupted_one(uninterrupted, sampler, t
     assert summary(result) == summary(uninterrupted[sampler])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name not in ("auto", "gp")])
 def test_continued_search_with_failures_and_limits_equals_the_uninterrupted_one(sampler, tmp_path):
     def unreliable(architecture):
@@ -106,6 +110,7 @@ TRIALS = {"guided": 60, "tpe": 60, "nsga2": 130, "nsga3": 130}
 """Trials by sampler; evolutionary ones learn only when their first population of 50 is full."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", TRIALS)
 def test_late_proposals_are_better_than_random_ones(sampler):
     late = []
@@ -126,6 +131,7 @@ def test_late_proposals_are_better_than_random_ones(sampler):
     assert np.mean(late) < np.mean(random) - 0.5 * np.std(random)
 
 
+@pytest.mark.slow
 def test_late_proposals_of_optunas_gaussian_process_are_better_than_random_ones():
     trials = run_search(
         MOBILENET, {"additive": additive}, trials=18, sampler="gp", startup=8

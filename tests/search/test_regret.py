@@ -44,6 +44,7 @@ def test_objective_with_one_value_is_refused():
         TabularBenchmark([SHUFFLENET], {"a": (1.0, 2.0), "b": (1.0, 3.0)})
 
 
+@pytest.mark.slow
 def test_regret_of_a_search_falls_with_its_evaluations(benchmark_table):
     regrets = hypervolume_regret(benchmark_table, "guided", evaluations=(5, 20, 60), seed=1)
     assert sorted(regrets, reverse=True) == regrets

@@ -44,6 +44,7 @@ def optimize(sampler, spaces, score=additive_and_macs, *, trials, study=None, **
     return study, tried
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spaces", [SPACES, SQUEEZENET], ids=["three", "one"])
 def test_study_tries_what_a_search_tries(spaces):
     expected = run_search(spaces, {"additive": additive, "macs": macs}, trials=40, seed=3)
@@ -63,6 +64,7 @@ def test_study_that_maximises_tries_what_a_search_tries():
     assert tried == [trial.architecture for trial in expected.trials]
 
 
+@pytest.mark.slow
 def test_failed_and_pruned_trials_count_as_in_a_search():
     def unreliable(architecture):
         number = int(macs(architecture)) // 64 % 5
@@ -104,6 +106,7 @@ def test_front_dominates_more_than_that_of_random_search():
     assert min(guided) > max(random) + 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["journal", "sqlite"])
 def test_study_in_a_storage_continues_where_it_stopped(kind, tmp_path):
     def storage():
@@ -165,6 +168,7 @@ def test_trial_that_failed_at_first_counts_once_it_is_completed():
     }
 
 
+@pytest.mark.slow
 def test_nothing_is_tried_twice_while_others_are_left():
     study, tried = optimize(GuidedSampler(SHUFFLENET), SHUFFLENET, trials=SHUFFLENET.size + 5)
     most = round(0.9 * SHUFFLENET.size)

@@ -72,6 +72,7 @@ def test_end_waits_for_a_number_of_trials_of_each_space(ended, monkeypatch):
     assert 10 < len(run_search(SMALL_SPACES, OBJECTIVES, seed=1).trials) < len(trials)
 
 
+@pytest.mark.slow
 def test_given_trials_are_completed_unless_the_model_is_asked_too(ended):
     count = len(ended.trials)
     longer = run_search(SMALL_SPACES, OBJECTIVES, seed=1, trials=count + 9)
@@ -83,6 +84,7 @@ def test_given_trials_are_completed_unless_the_model_is_asked_too(ended):
     assert (len(shorter.trials), shorter.stop_reason) == (30, "all trials done")
 
 
+@pytest.mark.slow
 def test_resumed_search_ends_at_the_same_trial(ended, tmp_path):
     journal = tmp_path / "study.journal"
     count = len(ended.trials)

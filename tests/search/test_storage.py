@@ -172,6 +172,7 @@ class Outage:
         self._restart.join()
 
 
+@pytest.mark.slow
 @pytest.mark.postgresql
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
@@ -211,6 +212,7 @@ def test_search_continues_after_an_outage_of_the_database(
     assert (out, err) == ("", "")
 
 
+@pytest.mark.slow
 @pytest.mark.postgresql
 def test_search_stops_after_a_long_outage_and_can_be_resumed(postgresql, database, monkeypatch):
     def run_test_search(**settings):

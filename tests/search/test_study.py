@@ -39,6 +39,7 @@ def summary(result):
     return [(trial.digest, trial.state, trial.values) for trial in result.trials]
 
 
+@pytest.mark.slow
 def test_search_evaluates_each_architecture_once_and_tries_all_spaces():
     calls = []
 
@@ -51,12 +52,14 @@ def test_search_evaluates_each_architecture_once_and_tries_all_spaces():
     assert {trial.architecture.space.name for trial in result.trials} == set(BY_NAME)
 
 
+@pytest.mark.slow
 def test_search_depends_on_the_seed_alone():
     first = run_search(SPACES, OBJECTIVES, trials=50, seed=1)
     assert summary(first) == summary(run_search(SPACES, OBJECTIVES, trials=50, seed=1))
     assert summary(first) != summary(run_search(SPACES, OBJECTIVES, trials=50, seed=2))
 
 
+@pytest.mark.slow
 def test_search_resumed_from_its_journal_equals_an_uninterrupted_one(tmp_path):
     whole = run_search(SPACES, OBJECTIVES, trials=60, seed=3)
     journal = tmp_path / "study.jsonl"
@@ -78,6 +81,7 @@ run_search(SPACES, OBJECTIVES, trials=50, seed=4, storage=path, startup=20, on_t
 """
 
 
+@pytest.mark.slow
 def test_search_resumed_after_kills_equals_an_uninterrupted_one(tmp_path):
     journal = tmp_path / "study.jsonl"
     root = Path(__file__).parents[2]
@@ -94,6 +98,7 @@ def test_search_resumed_after_kills_equals_an_uninterrupted_one(tmp_path):
     assert summary(result) == summary(run_search(SPACES, OBJECTIVES, trials=50, seed=4, startup=20))
 
 
+@pytest.mark.slow
 def test_guided_search_beats_random_search_at_equal_evaluations():
     """A search that learns nothing would win for half of the seeds."""
     reference = (0.5, max(macs(space.largest) for space in SPACES))

@@ -59,6 +59,7 @@ def test_optuna_sees_complete_trials_with_their_values_and_others_as_pruned(new_
     assert [dict(each.params) for each in stored[4:]] == [dict(t.parameters) for t in claimed]
 
 
+@pytest.mark.slow
 @for_backends(BACKENDS)
 def test_refresh_returns_trials_that_another_log_finished(new_log):
     first, second = new_log(), new_log()
@@ -89,6 +90,7 @@ def test_second_claim_of_an_architecture_is_refused(new_log, open_storage):
     assert second.orphaned_trials == first.orphaned_trials == []
 
 
+@pytest.mark.slow
 @for_backends(BACKENDS)
 def test_at_most_one_of_simultaneous_claims_succeeds(new_log, open_storage):
     proposed = proposed_trials(6)
@@ -178,6 +180,7 @@ def test_interrupted_claim_is_released(new_log, monkeypatch):
     assert digests(new_log().orphaned_trials) == digests(proposed_trials(1))
 
 
+@pytest.mark.slow
 @for_backends(PERSISTENT)
 def test_heartbeats_and_trials_can_be_stored_at_the_same_time(new_log):
     log = new_log()

@@ -80,6 +80,7 @@ def test_connection_that_breaks_after_a_commit_duplicates_nothing(
     }
 
 
+@pytest.mark.slow
 @pytest.mark.postgresql
 @for_backends(POSTGRESQL)
 @pytest.mark.parametrize("count", [1, 6])

@@ -43,6 +43,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.slow
 @for_backends(PERSISTENT)
 def test_claim_of_a_killed_process_is_orphaned_at_once(new_log, location, open_storage):
     watching = new_log()
@@ -146,6 +147,7 @@ def test_result_that_is_stored_just_before_the_release_counts(
     assert optuna_states(open_storage(), slow)[proposed.digest] == ["COMPLETE", "FAIL"]
 
 
+@pytest.mark.slow
 @for_backends(DATABASES)
 @pytest.mark.parametrize("state", ["complete", "failed"])
 def test_result_that_is_stored_during_the_release_counts_once(
@@ -177,6 +179,7 @@ def test_result_that_is_stored_during_the_release_counts_once(
     assert optuna_states(open_storage(), slow) == {proposed.digest: ["FAIL", last_state]}
 
 
+@pytest.mark.slow
 @for_backends(DATABASES)
 def test_only_one_of_two_processes_ends_a_trial(new_log, open_storage):
     log = new_log()
@@ -206,6 +209,7 @@ def test_only_one_of_two_processes_ends_a_trial(new_log, open_storage):
         log._claimed_ids.clear()
 
 
+@pytest.mark.slow
 @for_backends(BACKENDS)
 def test_architecture_at_which_processes_die_reaches_the_limit_of_deaths(new_log, monkeypatch):
     proposed, other = proposed_trials(2)

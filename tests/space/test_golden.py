@@ -11,6 +11,7 @@ from tests.golden import architectures
 RECORDS = json.loads(architectures.PATH.read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", space_names())
 def test_digests_are_those_on_record(name):
     recorded = [each for each in RECORDS if each["space"] == name]

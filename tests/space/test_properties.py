@@ -96,6 +96,7 @@ def test_architectures_are_equal_exactly_when_their_graphs_are(name, size, seed)
     assert same == (one.graph == other.graph)
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(name=spaces, size=sizes, seed=seeds)
 def test_counts_equal_those_of_the_ops_and_lie_within_the_range(name, size, seed):

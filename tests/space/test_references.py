@@ -49,6 +49,7 @@ def test_every_published_network_ships():
     assert len(REFERENCES) == sum(len(load_definition(name).references) for name in space_names())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFERENCES)
 def test_params_and_macs_equal_the_published_figures(name):
     reference, graph = REFERENCES[name][1], lowered(name)
@@ -59,6 +60,7 @@ def test_params_and_macs_equal_the_published_figures(name):
         assert graph.macs == pytest.approx(reference.macs, rel=reference.tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFERENCES)
 def test_a_published_network_is_a_point_of_its_space(name):
     architecture = published(name)

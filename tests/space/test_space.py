@@ -59,6 +59,7 @@ def test_the_digest_tells_all_canonical_architectures_of_a_small_space_apart():
     assert len({a.digest for a in sampled}) == space.size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPACES)
 def test_from_json_reads_what_to_json_wrote(name):
     space = adapted(name)
@@ -89,6 +90,7 @@ def test_smallest_and_largest_equal_those_of_a_large_sample(name):
     assert space.largest.macs == max(macs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SPACES)
 def test_block_graphs_with_slots_use_every_slot_at_its_widest(name):
     space = adapted(name)
@@ -223,6 +225,7 @@ def test_a_fire_module_has_exactly_its_width():
             _ = fire(width, share).largest.graph
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("least", "final"), [(1, 2), (3, 4), (5, 8), (16, 16)])
 def test_smallest_map_bounds_the_last_map(least, final):
     space = replace(adapted("mobilenet"), smallest_map=least)

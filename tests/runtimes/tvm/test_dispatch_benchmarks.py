@@ -21,6 +21,7 @@ def runtime() -> TvmRuntime:
     return TvmRuntime()
 
 
+@pytest.mark.slow
 def test_cache_benchmarks_launch_what_their_parts_say(
     runtime: TvmRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -58,6 +59,7 @@ def test_cache_benchmarks_launch_what_their_parts_say(
     assert slow_s > 5 * fast_s
 
 
+@pytest.mark.slow
 def test_delayed_read_does_not_change_the_time_of_the_computations(
     runtime: TvmRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,6 +96,7 @@ def test_blocks_on_two_threads_compute_what_torch_computes(name: str) -> None:
     check(TvmRuntime(threads=2), GRAPHS[name]())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GRAPHS)
 def test_batches_compute_what_torch_computes(runtime: TvmRuntime, name: str) -> None:
     check_batch(runtime, GRAPHS[name](), 3)

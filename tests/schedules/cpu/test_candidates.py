@@ -8,6 +8,7 @@ from nas.latency.kernel import Kernel
 from nas.schedules.cpu import candidates
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lanes", [4, 8, 16])
 @pytest.mark.parametrize("channels", [1, 3, 10, 58, 64, 116, 232, 576])
 def test_some_candidate_exists_and_all_fit_the_registers(channels: int, lanes: int) -> None:

@@ -100,6 +100,7 @@ def test_kernels_have_the_macs_of_their_network(name: str) -> None:
         assert [Kernel.parse(kernel.text) for kernel in kernels] == kernels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("image_size", [33, 8])
 @pytest.mark.parametrize("name", nas.space.space_names())
 def test_space_kernels_contain_those_of_its_networks(name: str, image_size: int) -> None:

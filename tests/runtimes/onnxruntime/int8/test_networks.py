@@ -65,6 +65,7 @@ def test_batch_gives_every_image_its_own_output(runtime: Runtime) -> None:
         np.testing.assert_array_equal(three.run(images), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_image")
 @pytest.mark.parametrize("name", nas.space.space_names())
 def test_fusion_rules_match_the_optimised_networks(runtime: Runtime, name: str) -> None:

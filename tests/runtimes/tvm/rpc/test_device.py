@@ -46,6 +46,7 @@ def check(runtime: TvmRuntime, graph: Graph) -> None:
     assert all(seconds > 0 for seconds in compiled.evaluate(2, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["inverted_residual", "shuffle_unit", "fire", "classifier", "squeeze_excite"]
 )
@@ -53,11 +54,13 @@ def test_blocks_on_a_board_compute_what_torch_computes(runtime: TvmRuntime, name
     check(runtime, GRAPHS[name]())
 
 
+@pytest.mark.slow
 def test_network_on_a_board_computes_what_torch_computes(runtime: TvmRuntime) -> None:
     space = nas.space.load_space("mobilenet_tiny", image_size=16, classes=5)
     check(runtime, space.sample(np.random.default_rng(2), uniform_over="choices").graph)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", [CONV, WITH_MANY_WEIGHTS])
 def test_kernels_are_timed_on_the_board(runtime: TvmRuntime, kernel: Kernel) -> None:
     schedule, timing = runtime.time_kernel(kernel)
@@ -78,6 +81,7 @@ def test_fingerprint_describes_the_board(runtime: TvmRuntime, code: str) -> None
     assert "127" not in fingerprint.slug
 
 
+@pytest.mark.slow
 def test_released_board_is_free_for_others(
     server: str, code: str, runtime: TvmRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:

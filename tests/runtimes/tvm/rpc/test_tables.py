@@ -148,6 +148,7 @@ def _busy(boards: list[Process]) -> int:
     return busy
 
 
+@pytest.mark.slow
 def test_build_without_a_tracker_fails_with_a_message(
     code: str, tmp_path: Path, command: Command
 ) -> None:

@@ -34,6 +34,7 @@ EM_X86_64, EM_AARCH64 = 62, 183
 UNUSED_ADDRESS = "rpc://127.0.0.1:1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "machine", "lanes", "registers"),
     [
@@ -59,6 +60,7 @@ def test_all_kinds_of_kernels_compile_for_other_processors(
         assert struct.unpack_from("<H", header, 18) == (machine,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "why"),
     [
