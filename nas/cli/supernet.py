@@ -127,6 +127,8 @@ def evaluate(
 ) -> None:
     """Print the accuracy of one architecture with a run's supernet, in all and by class.
 
+    The accuracy is also printed as a search corrects it for the size of networks.
+
     \b
     Example: nas supernet evaluate results/quickstart 3f2a --images 100
     Example: nas supernet evaluate results/quickstart 3f2a
@@ -135,7 +137,8 @@ def evaluate(
     """
     from nas import console
     from nas.describe.architectures import resolve_architecture_of_run
-    from nas.job.supernets import load_supernet, open_job
+    from nas.job.supernets import fit_score_correction, load_supernet, open_job
+    from nas.records import read_run
     from nas.supernet.evaluation import evaluate_by_class
     from nas.supernet.quick_evaluation import evaluate_quickly
 
@@ -163,8 +166,16 @@ def evaluate(
         )
         return
     accuracy, class_accuracy = evaluate_by_class(supernet, architecture, job.data, split)
+    searched = read_run(run)
+    correction = searched.correction if searched.study else fit_score_correction(job, run, searched)
+    corrected = (
+        accuracy
+        if correction is None
+        else correction.correct(accuracy, architecture.macs, resolved.space.name)
+    )
     if as_json:
-        print_json({**record, "accuracy": accuracy, "class_accuracy": class_accuracy})
+        accuracies = {"accuracy": accuracy, "corrected_accuracy": corrected}
+        print_json({**record, **accuracies, "class_accuracy": class_accuracy})
         return
     console.print_table(
         ["class", "accuracy"],
@@ -173,7 +184,10 @@ def evaluate(
             for name, value in class_accuracy.items()
         ],
     )
-    console.say(f"Accuracy {accuracy:.2%} on the {total} images of the {part} split.")
+    console.say(
+        f"Accuracy {accuracy:.2%} on the {total} images of the {part} split, {corrected:.2%} "
+        "corrected for size."
+    )
 
 
 @app.command()

@@ -14,24 +14,18 @@ from nas import files
 from nas.errors import RequestError, SearchError
 from nas.job.context import JobContext
 from nas.job.folder import RunFolder, RunPaths
-from nas.job.objectives import (
-    ERROR,
-    LATENCY,
-    JobObjectives,
-    require_complete,
-)
+from nas.job.objectives import CORRECTED_ERROR, ERROR, LATENCY, JobObjectives, require_complete
 from nas.job.progress import JobProgress
 from nas.job.settings import with_search
-from nas.job.supernets import open_job
+from nas.job.supernets import fit_score_correction, open_job
 from nas.job.workers import STORAGE_VARIABLE, Workers
 from nas.latency import LatencyTable
-from nas.records import RankedNetworkRecord, SearchSummary, read_ranking, read_run
+from nas.records import SearchSummary, read_run
 from nas.report.page import HISTORY
 from nas.search import SearchProgress, SearchResult, Trial, front, require_feasible, run_search
 from nas.search.storage import Storage
 from nas.storage_address import redact_address
 from nas.supernet import Supernet
-from nas.supernet.correction import fit_correction
 
 HISTORY_INTERVAL_S = 30.0
 """Seconds between two writings of the history of the hypervolume."""
@@ -75,9 +69,10 @@ def search_spaces(
         NasError: see `nas.search.run_search`.
     """
     settings = job.settings.search
-    if run.record.study is None and settings.correct_scores:
-        run.record.correction = fit_correction(list(job.spaces.values()), _ranked_networks(run))
-        job.progress.note(f"search: {run.record.correction.summary}")
+    if run.record.study is None:
+        run.record.correction = fit_score_correction(job, run.path, run.record)
+        if run.record.correction is not None:
+            job.progress.note(f"search: {run.record.correction.summary}")
     objectives = JobObjectives(job, supernets, run.record.correction)
     job.progress.begin("search", "trial")
     # A database may hold the searches of many runs.
@@ -259,12 +254,6 @@ class _SearchProgressDisplay:
             write_history(self._path, progress)
 
 
-def _ranked_networks(run: RunFolder) -> dict[str, tuple[RankedNetworkRecord, ...]]:
-    """Return the networks that `nas supernet rank` trained standalone, by space."""
-    ranking = read_ranking(run.path)
-    return {} if ranking is None else {name: s.networks for name, s in ranking.spaces.items()}
-
-
 def _journal(folder: Path) -> Path:
     return RunPaths(folder).journal
 
@@ -287,12 +276,17 @@ def _open_table(job: JobContext, name: str) -> LatencyTable:
 
 
 def _write_front(path: Path, members: Sequence[Trial]) -> None:
+    errors = {ERROR: "validation_accuracy", CORRECTED_ERROR: "corrected_accuracy"}
     rows = [
         {
             "digest": trial.digest,
             "space": trial.architecture.space.name,
-            "validation_accuracy": round(1 - trial.values[ERROR], 6),
-            **{name: value for name, value in trial.values.items() if name != ERROR},
+            **{
+                accuracy: round(1 - trial.values[error], 9)
+                for error, accuracy in errors.items()
+                if error in trial.values
+            },
+            **{name: value for name, value in trial.values.items() if name not in errors},
         }
         for trial in members
     ]

@@ -14,9 +14,19 @@ from nas.job.folder import RunPaths, claim, installed_versions, saved_settings, 
 from nas.job.progress import JobProgress, SilentProgress
 from nas.job.settings import JobSettings
 from nas.job.stages import open_data, train_supernets
-from nas.records import RUN, SCHEMA, RankingRecord, TableSummary, to_json
+from nas.records import (
+    RUN,
+    SCHEMA,
+    RankingRecord,
+    RunRecord,
+    ScoreCorrection,
+    TableSummary,
+    read_ranking,
+    to_json,
+)
 from nas.space import Architecture
 from nas.supernet import Supernet, TrainingSettings, train
+from nas.supernet.correction import fit_correction
 from nas.supernet.distributed import current_process_group, require_single_process
 from nas.supernet.ground_truth import (
     DrawMethod,
@@ -111,6 +121,36 @@ def load_supernet(job: JobContext, folder: Path, space: str) -> Supernet:
             f"{folder} has no space {space!r}.", remedy=f"It has: {', '.join(job.spaces)}."
         )
     return Supernet.load(RunPaths(folder).supernet(space), job.spaces[space])
+
+
+def fit_score_correction(
+    job: JobContext, folder: Path, record: RunRecord
+) -> ScoreCorrection | None:
+    """Return the correction of scores with which the search of a run begins.
+
+    It is fitted to the networks that `rank_supernets` trained, if it was called before.
+
+    Args:
+        job: the job of the run.
+        folder: the run folder.
+        record: the record of the run.
+
+    Returns:
+        The correction; None if the job leaves the scores as they are, or a supernet is not trained.
+    """
+    supernets = record.supernets
+    if not job.settings.search.correct_scores or not supernets.keys() >= job.spaces.keys():
+        return None
+    ends = {
+        name: [
+            (space.smallest.macs, supernets[name].smallest_accuracy),
+            (space.largest.macs, supernets[name].largest_accuracy),
+        ]
+        for name, space in job.spaces.items()
+    }
+    ranking = read_ranking(folder)
+    ranked = {} if ranking is None else ranking.spaces
+    return fit_correction(ends, {name: space.networks for name, space in ranked.items()})
 
 
 def rank_supernets(

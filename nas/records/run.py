@@ -161,19 +161,26 @@ class SearchSummary(_RunSection):
 
 
 class ScoreCorrection(_RunSection):
-    """How the scores of supernets are corrected for the size of networks; see `nas.supernet`.
+    """How the scores of supernets are corrected for the size of networks.
 
-    An accuracy is corrected on the scale of logits, so that it stays below one.
+    The logit of an accuracy gets a slope over the logarithm of the multiply-accumulates (MACs).
+    Then its distance from a reference is shrunk, because the highest scores are too high and the
+    lowest too low. See `nas.supernet.correction`.
 
     Attributes:
-        slope: what is added for each factor e of multiply-accumulates.
-        reference_macs: multiply-accumulates of a network to which the slope adds nothing.
-        offsets: what is added to all scores of a space, by its name; empty if nothing is.
+        slope: what is added to a logit for each factor e of MACs.
+        scale: factor of the distance from the reference.
+        reference_macs: MACs of the reference.
+        reference_accuracy: accuracy of the reference.
+        offsets: what is added to all logits of a space in the end, by its name; empty if nothing
+            is.
         networks: number of networks trained standalone by which the offsets were fitted.
     """
 
     slope: float
+    scale: Positive
     reference_macs: Positive
+    reference_accuracy: Fraction
     offsets: dict[Name, float] = Field(default_factory=dict)
     networks: Count = 0
 
@@ -195,8 +202,12 @@ class ScoreCorrection(_RunSection):
             macs: multiply-accumulates of the network for one image.
             space: name of its space.
         """
-        added = self.offsets.get(space, 0.0) + self.slope * math.log(macs / self.reference_macs)
-        return 1 / (1 + math.exp(-to_logit(accuracy) - added))
+        reference = to_logit(self.reference_accuracy)
+        distance = (
+            to_logit(accuracy) - reference + self.slope * math.log(macs / self.reference_macs)
+        )
+        logit = reference + self.scale * distance + self.offsets.get(space, 0.0)
+        return 1 / (1 + math.exp(-logit))
 
 
 def to_logit(accuracy: float) -> float:

@@ -56,12 +56,14 @@ class ScheduleRow(Document):
         step: number of steps done before the decision.
         steps: number of steps of the whole training.
         seconds: time that the steps before took.
+        threads: number of CPU threads of the steps after the decision; None for torch's own number.
     """
 
     schema_version: Literal[1] = Field(alias="schema")
     step: Annotated[int, Field(ge=1, lt=1 << 63)]
     steps: Annotated[int, Field(ge=1, lt=1 << 63)]
     seconds: Seconds
+    threads: Annotated[int, Field(ge=1, lt=1 << 31)] | None = None
 
 
 class CheckpointRecord(Document):

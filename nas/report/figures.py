@@ -94,7 +94,7 @@ def draw_front(
         _draw_trained(axes, [m for m in models if m.latency_us is not None], spaces, unit)
         axes.set_xlabel(f"latency, {unit.name} (black edge: measured; pale: predicted)")
         stars = ", stars: trained" if models else ""
-        corrected = ", corrected for size" if rows["corrected_accuracy"].notna().any() else ""
+        corrected = ", corrected" if rows["corrected_accuracy"].notna().any() else ""
         axes.set_ylabel(f"validation accuracy, % (supernet{corrected}{stars})")
         predicted = complete["predicted_us"]
         if len(complete) and predicted.max() > MIN_RATIO_FOR_LOG_AXIS * predicted.min():

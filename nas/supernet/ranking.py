@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas import statistics
-from nas.records import ScoreCorrection
 from nas.statistics import Interval
-from nas.supernet.correction import SLOPE
+from nas.supernet.correction import correct_for_size
 
 MIN_DISTINCT_SCORES = 10
 """Number of distinct scores below which no rank correlation is reported."""
@@ -284,7 +283,7 @@ def _orders(networks: Sequence[RankedNetwork]) -> dict[str, NDArray[np.float64]]
     """Return the values that order networks, by name; NaN where a network has none."""
     columns: dict[str, list[float | None]] = {
         "supernet": [network.supernet_accuracy for network in networks],
-        CORRECTED: [*_corrected(networks)],
+        CORRECTED: [*correct_for_size(networks)],
         "macs": [network.macs for network in networks],
         "params": [network.params for network in networks],
         "depth": [network.depth for network in networks],
@@ -296,13 +295,6 @@ def _orders(networks: Sequence[RankedNetwork]) -> dict[str, NDArray[np.float64]]
     if all(value is None for value in columns[TRAINED_AGAIN]):
         del columns[TRAINED_AGAIN]
     return {name: np.array(values, float) for name, values in columns.items()}
-
-
-def _corrected(networks: Sequence[RankedNetwork]) -> list[float]:
-    """Return the scores corrected for size; the size that keeps its score changes no order."""
-    median_macs = float(np.median([each.macs for each in networks]))
-    correction = ScoreCorrection(slope=SLOPE, reference_macs=median_macs)
-    return [correction.correct(each.supernet_accuracy, each.macs, each.space) for each in networks]
 
 
 def _strata(

@@ -11,7 +11,7 @@ neither anything:
   their share of the budget and what the search left.
 
 Accuracies are those on the hold-out images, which no stage uses to decide anything. Each finalist
-is compared with the most accurate network of `search` that was measured as fast or faster. With
+is compared with the most accurate network of `search` that was measured as fast, or faster. With
 `--train-search` these networks are trained afterwards for as many epochs as the finalists, beyond
 the budget: the rest of the difference is that of the fronts and of the starting weights. Finished
 runs in the folder are used again. `--finalists RUN` takes a finished job on the same data and
@@ -39,6 +39,12 @@ from nas.report.run import open_run
 
 TRAINING_SHARE = 0.75
 """Share of the supernets in what measuring the front leaves of the budget of `search`."""
+
+LATENCY_TOLERANCE = 1.03
+"""Latency of a network of `search` over that of a finalist up to which it counts as equally fast.
+
+Both were measured in runs of their own.
+"""
 
 NEVER = 100_000_000
 """A stall that no search reaches."""
@@ -93,11 +99,11 @@ def complete_table(job: JobContext) -> None:
 
 
 def compare(finalists: pd.DataFrame, others: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Return each finalist beside the most accurate other network that is not slower."""
+    """Return each finalist beside the most accurate other network that is as fast."""
     others = others.dropna(subset=[column, "measured_us"])
     rows = []
     for _, each in finalists.sort_values("measured_us").iterrows():
-        as_fast = others[others["measured_us"] <= each["measured_us"]]
+        as_fast = others[others["measured_us"] <= LATENCY_TOLERANCE * each["measured_us"]]
         best = as_fast.loc[as_fast[column].idxmax()] if len(as_fast) else None
         rows.append(
             {

@@ -22,6 +22,7 @@ def exported(name: str, latency_us: float | None, precision: str = "float32") ->
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_files_are_timed_in_rounds(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "ROUNDS", 3)
     matrix = np.random.default_rng(1).standard_normal((16, 3)).astype(np.float32)

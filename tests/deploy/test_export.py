@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nas.deploy import benchmark
+from nas.deploy import benchmark, export
 from nas.deploy.export import export_model
 from nas.deploy.folder import ModelFolder
 from nas.deploy.formats import model_format
@@ -113,6 +113,20 @@ def test_same_export_again_changes_nothing(folder, trained, digits, origin):
     assert state(folder) == before
 
 
+def test_network_that_misses_its_limit_is_quantised_again_only_for_a_stricter_one(
+    folder, trained, digits, origin, monkeypatch
+):
+    card = folder.card
+    worse = card.int8.model_copy(update={"accuracy": card.int8.float_accuracy - 0.1})
+    card = card.model_copy(update={"int8": worse})
+    monkeypatch.setattr(ModelFolder, "card", property(lambda folder: card))
+    monkeypatch.setattr(export, "quantise_within", lambda *_, **__: pytest.fail("quantised again"))
+    limit = card.int8.max_drop
+    assert export_model(trained, digits, folder, FORMATS, origin, max_accuracy_drop=limit) == card
+    with pytest.raises(pytest.fail.Exception, match="quantised again"):
+        export_model(trained, digits, folder, FORMATS, origin, max_accuracy_drop=limit / 2)
+
+
 @pytest.mark.slow
 def test_later_format_is_added_and_the_earlier_files_are_kept(trained, digits, origin, tmp_path):
     folder = ModelFolder(tmp_path / "3f2a")
@@ -137,6 +151,7 @@ def test_files_of_other_weights_are_removed(folder, trained_again, digits, origi
     verify_folder(folder)
 
 
+@pytest.mark.slow
 def test_changed_file_is_exported_again(folder, trained, digits, origin):
     good = (folder.path / "model.onnx").read_bytes()
     (folder.path / "model.onnx").write_bytes(good[:-1] + b"\0")

@@ -70,6 +70,7 @@ def test_runtime_that_fails_is_an_error_with_its_reason(path, kind, message):
         process.load(IMAGES[:1])
 
 
+@pytest.mark.slow
 def test_runtime_that_hangs_is_ended(path, monkeypatch):
     monkeypatch.setattr(model_process, "LOAD_LIMIT_SECONDS", 3.0)
     with (

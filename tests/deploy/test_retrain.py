@@ -243,6 +243,7 @@ def test_changed_weights_are_refused(run):
         load_trained(open_run(run), pick)
 
 
+@pytest.mark.slow
 def test_published_network_is_trained_for_the_images_of_the_run(run):
     opened = open_run(run)
     network = published_network(opened, "shufflenet_v2_0.5")

@@ -103,6 +103,7 @@ def test_network_that_is_not_trained_is_trained_first(run, invoke):
     ModelFolder(run / "models" / untrained).require_unchanged()
 
 
+@pytest.mark.slow
 def test_python_exports_a_pick(run):
     picked = nas.open_run(run).pick(max_latency_ms=1000)
     folder = picked.export("onnx-int8")
@@ -168,6 +169,7 @@ def test_run_without_its_images_is_refused(run, pick, monkeypatch):
         exporting.export_run(run, [pick])
 
 
+@pytest.mark.slow
 def test_changed_byte_and_unreadable_folders_are_named(run, pick, invoke):
     folder = run / "models" / pick
     exporting.export_run(run, [pick], ["onnx"])
@@ -194,6 +196,7 @@ def export_finalists(folder: Path, progress: Notes, formats: list[str]) -> list:
         return exporting.export_finalists(job, claimed, names)
 
 
+@pytest.mark.slow
 def test_job_exports_its_finalists_and_reports_those_that_fail(run, monkeypatch):
     progress = Notes()
     assert export_finalists(run, progress, ["onnx"]) == []
@@ -234,6 +237,7 @@ def test_export_that_is_killed_is_completed_by_the_same_command(run, pick):
     assert not (folder / ".export").exists()
 
 
+@pytest.mark.slow
 def test_full_disk_leaves_no_exported_file(request, trained_example, tmp_path, invoke):
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -112,6 +112,7 @@ def test_repeated_job_changes_nothing(copy_of_finished_job, monkeypatch):
     assert read_run(finished).slowdown == slowdown
 
 
+@pytest.mark.slow
 def test_same_measurements_give_same_front_in_another_folder(finished, job_folder_with_table, job):
     """Training, search and report are repeatable; only timings are not, and those are in a log."""
     out = job_folder_with_table / "again"
@@ -148,6 +149,7 @@ def test_every_member_meets_the_latency_limit(job_folder_with_table, finished):
     assert all(member["measured_us"] <= 1000 * limit_ms for member in front)
 
 
+@pytest.mark.slow
 def test_job_file_can_be_corrected_before_the_first_result(job_folder_with_table, invoke):
     path = write_job(job_folder_with_table)
     right = path.read_text()
@@ -210,6 +212,7 @@ def test_plan_divides_the_budget_among_the_stages(job_folder_with_table, job):
     assert sum(plans[0].epochs.values()) < sum(plans[1].epochs.values())
 
 
+@pytest.mark.slow
 def test_plan_writes_no_file(job_folder, invoke, monkeypatch):
     cache = job_folder / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))

@@ -55,6 +55,7 @@ def test_budget_decides_the_length_of_the_training_only_once(job_folder, invoke)
     assert Path("run/supernets/squeeze/training.jsonl").read_text() == log, "trained only once"
 
 
+@pytest.mark.slow
 def test_folder_of_a_job_whose_budget_decides_gets_the_budget(job_folder):
     """The saved job names no length, so it must not become the default number of epochs."""
     text = Path("job.toml").read_text().replace("epochs = 2", "")
@@ -92,6 +93,7 @@ def test_evaluate_command_gives_the_accuracy_of_the_search(finished, invoke, tmp
     member = front[0]
     by_id = document(invoke("supernet", "evaluate", finished, member["id"], "--json"))
     assert by_id["accuracy"] == pytest.approx(member["validation_accuracy"], abs=1e-6)
+    assert by_id["corrected_accuracy"] == pytest.approx(member["corrected_accuracy"], abs=1e-6)
     held = document(
         invoke("supernet", "evaluate", finished, member["id"], "--part", "holdout", "--json")
     )
@@ -112,6 +114,7 @@ def test_evaluate_command_gives_the_accuracy_of_the_search(finished, invoke, tmp
     assert invoke("supernet", "evaluate", finished, file).returncode == 2
 
 
+@pytest.mark.slow
 def test_ranking_is_resumed_reported_and_drawn(finished, invoke, tmp_path):
     command = ("supernet", "rank", finished, "--nets", "4", "--repeated", "0", "--epochs", "1")
     first = document(invoke(*command, "--json", "--plot", tmp_path / "rank.png"))
@@ -143,6 +146,7 @@ def test_ranking_is_resumed_reported_and_drawn(finished, invoke, tmp_path):
     assert invoke("supernet", "rank", finished, "--space", "other").returncode == 2
 
 
+@pytest.mark.slow
 def test_ranking_of_ten_networks_has_rank_correlation(finished):
     ranking = supernets.rank_supernets(finished, spaces=["mobile"], nets=25, repeated=3, epochs=1)
     mobile = ranking.spaces["mobile"]
@@ -217,6 +221,7 @@ def test_folder_without_run_and_unknown_space_are_refused(finished, tmp_path):
         page.build(finished)
 
 
+@pytest.mark.slow
 def test_job_without_epochs_trains_all_families_equally_long(job_folder):
     text = Path("job.toml").read_text().replace("epochs = 2", "")
     Path("job.toml").write_text('budget = "3s"\n' + text)

@@ -5,10 +5,13 @@ import pytest
 from scipy.special import expit, logit
 
 from nas.records import RankedNetworkRecord, ScoreCorrection
-from nas.space import load_definition
 from nas.supernet import correction
+from nas.supernet.ranking import RankedNetwork
 
-SPACES = [load_definition(name) for name in ("mobilenet_tiny", "squeezenet_tiny")]
+ENDS = {
+    "mobilenet_tiny": [(10_000, 0.4), (1_000_000, 0.7)],
+    "squeezenet_tiny": [(40_000, 0.5), (4_000_000, 0.8)],
+}
 
 
 def ranked(space: str, macs: int, score: float, standalone: float) -> RankedNetworkRecord:
@@ -26,7 +29,7 @@ def ranked(space: str, macs: int, score: float, standalone: float) -> RankedNetw
 def biased_networks(offsets: dict[str, float], noise: float) -> dict[str, list]:
     """Return networks that are better than their corrected scores by an offset, in logits."""
     rng = np.random.default_rng(0)
-    plain = correction.fit_correction(SPACES, {})
+    plain = correction.fit_correction(ENDS, {})
     networks = {}
     for space, offset in offsets.items():
         networks[space] = []
@@ -38,30 +41,43 @@ def biased_networks(offsets: dict[str, float], noise: float) -> dict[str, list]:
     return networks
 
 
-def test_slope_alone_is_that_of_scipy_on_logits():
-    fitted = correction.fit_correction(SPACES, {})
-    sizes = [each.graph.macs for s in SPACES for each in (s.smallest, s.largest)]
-    assert fitted.reference_macs == pytest.approx(np.exp(np.mean(np.log(sizes))), rel=1e-6)
+def test_slope_and_scale_are_those_of_scipy_on_logits():
+    fitted = correction.fit_correction(ENDS, {})
+    assert fitted.reference_macs == pytest.approx(200_000)
+    assert fitted.reference_accuracy == pytest.approx(0.6)
     assert (fitted.slope, fitted.offsets, fitted.networks) == (correction.SLOPE, {}, 0)
-    macs = 3 * fitted.reference_macs
-    expected = expit(logit(0.6) + correction.SLOPE * math.log(3))
-    assert fitted.correct(0.6, macs, "mobilenet_tiny") == pytest.approx(expected)
-    assert fitted.correct(0.6, fitted.reference_macs, "squeezenet_tiny") == pytest.approx(0.6)
+    distance = logit(0.7) - logit(0.6) + correction.SLOPE * math.log(3)
+    expected = expit(logit(0.6) + correction.SCALES[0] * distance)
+    assert fitted.correct(0.7, 600_000, "mobilenet_tiny") == pytest.approx(expected)
+    assert fitted.correct(0.6, 200_000, "squeezenet_tiny") == pytest.approx(0.6)
     assert "but not for the family" in fitted.summary
 
 
 @pytest.mark.parametrize("accuracy", [0.0, 1.0])
 def test_accuracy_of_zero_or_one_stays_a_fraction_and_larger_networks_come_first(accuracy):
-    fitted = ScoreCorrection(slope=0.3, reference_macs=1000)
+    fitted = ScoreCorrection(slope=0.3, scale=1, reference_macs=1000, reference_accuracy=0.5)
     corrected = [fitted.correct(accuracy, macs, "any") for macs in (1, 1000, 10**9)]
     assert 0 < corrected[0] < corrected[1] < corrected[2] < 1
     assert corrected[1] == pytest.approx(accuracy, abs=1.1e-4)
 
 
+def test_order_for_size_is_that_of_the_slope_alone():
+    networks = biased_networks({"mobilenet_tiny": 0.0}, noise=0.5)["mobilenet_tiny"]
+    order = [
+        logit(each.supernet_accuracy) + correction.SLOPE * math.log(each.macs) for each in networks
+    ]
+    ranked_networks = [
+        RankedNetwork(**{**each.model_dump(), "architecture": each.architecture.model_dump()})
+        for each in networks
+    ]
+    corrected = correction.correct_for_size(ranked_networks)
+    assert np.argsort(corrected).tolist() == np.argsort(order).tolist()
+
+
 def test_offsets_of_families_are_recovered():
     true = {"mobilenet_tiny": -0.4, "squeezenet_tiny": 0.3}
     networks = biased_networks(true, noise=0.05)
-    fitted = correction.fit_correction(SPACES, networks)
+    fitted = correction.fit_correction(ENDS, networks)
     assert fitted.networks == 16
     assert fitted.offsets == pytest.approx(true, abs=0.06)
     for own in networks.values():
@@ -76,19 +92,16 @@ def test_offsets_of_families_are_recovered():
 
 def test_noise_between_families_gives_them_one_offset():
     networks = biased_networks({"mobilenet_tiny": 0.2, "squeezenet_tiny": 0.2}, noise=0.5)
-    offsets = correction.fit_correction(SPACES, networks).offsets
+    offsets = correction.fit_correction(ENDS, networks).offsets
     assert len(set(offsets.values())) == 1
-    residuals = [
-        logit(each.standalone_accuracy)
-        - logit(
-            correction.fit_correction(SPACES, {}).correct(
-                each.supernet_accuracy, each.macs, each.architecture.space
-            )
-        )
-        for own in networks.values()
-        for each in own
+    fitted = correction.fit_correction(ENDS, networks)
+    everything = [each for own in networks.values() for each in own]
+    corrected = [
+        fitted.correct(each.supernet_accuracy, each.macs, each.architecture.space)
+        for each in everything
     ]
-    assert offsets["mobilenet_tiny"] == pytest.approx(np.mean(residuals), abs=1e-3)
+    truth = [each.standalone_accuracy for each in everything]
+    assert np.mean(corrected) == pytest.approx(np.mean(truth), abs=1e-4)
 
 
 @pytest.mark.parametrize("missing", ["a space", "networks"])
@@ -98,5 +111,5 @@ def test_too_few_networks_give_no_offsets(missing):
         del networks["squeezenet_tiny"]
     else:
         networks["squeezenet_tiny"] = networks["squeezenet_tiny"][:3]
-    fitted = correction.fit_correction(SPACES, networks)
+    fitted = correction.fit_correction(ENDS, networks)
     assert (fitted.offsets, fitted.networks) == ({}, 0)

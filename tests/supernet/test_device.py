@@ -55,6 +55,7 @@ def test_threads_are_restored_after_an_error(two_threads):
     assert torch.get_num_threads() == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the GNU C library's malloc")
 def test_freed_memory_is_not_requested_from_the_system_again():
     command = [sys.executable, "-c", PAGE_FAULTS_SCRIPT]

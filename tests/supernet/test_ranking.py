@@ -35,7 +35,7 @@ def test_ranking_of_equal_and_of_reversed_orders():
     assert (equal.kendall_tau.low, equal.kendall_tau.high) == (1, 1)
     assert equal.offset.value == pytest.approx(0.1)
     assert equal.regret["supernet"] == 0
-    reversed_order = compute_ranking(networks(-truth, truth))
+    reversed_order = compute_ranking(networks(1 - truth, truth))
     assert reversed_order.kendall_tau.value == pytest.approx(-1)
     assert reversed_order.regret["supernet"] > 0.1
 

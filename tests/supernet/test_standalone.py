@@ -15,6 +15,7 @@ from tests.supernet.scrambled_supernet import space_on
 ONE_EPOCH = TrainingSettings(epochs=1, device="cpu")
 
 
+@pytest.mark.slow
 def test_train_standalone_learns_and_depends_on_its_seed(digits):
     space = space_on(digits, "squeezenet_tiny")
     graph = space.largest.graph

@@ -140,6 +140,7 @@ def test_train_gives_up_after_too_many_rollbacks(digits, tmp_path):
     assert not (tmp_path / "supernet.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_diverged_training_resumes_with_a_lower_learning_rate(digits, tmp_path, monkeypatch):
     """The gradient is NaN in step 10, once: back to step 9 with half of the learning rate."""
     space = space_on(digits, "mobilenet_tiny")
@@ -238,6 +239,7 @@ def test_progress_reports_steps_accuracies_and_learning_rate(digits, tmp_path):
     assert seen[-1].accuracy_random is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "trained"),
     [("single", ["random"]), ("fair", ["random"]), ("worst_up", ["largest", "smallest", "random"])],
@@ -254,6 +256,7 @@ def test_every_subnet_method_learns_and_reports_what_it_trained(digits, tmp_path
         assert (getattr(seen[-1], f"accuracy_{role}") is not None) == (role in trained)
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_saved_and_resumed(digits, tmp_path, monkeypatch):
     """Against an average by hand: decay 0.9, less in the first steps."""
     space = space_on(digits, "squeezenet_tiny")
@@ -317,6 +320,7 @@ class Clock:
 TIMED = TrainingSettings(seconds=20, device="cpu", checkpoint_seconds=2)
 
 
+@pytest.mark.slow
 def test_time_budget_is_used_and_the_schedule_completed(digits, tmp_path, monkeypatch):
     clock, seen = Clock(monkeypatch), []
     train(space_on(digits, "squeezenet_tiny"), digits, tmp_path, TIMED, seed=0,
@@ -332,6 +336,7 @@ def test_time_budget_is_used_and_the_schedule_completed(digits, tmp_path, monkey
     assert isinstance(again, Supernet)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_at", [2, 9, 25])
 def test_stopped_training_with_a_time_budget_keeps_what_was_decided(
     digits, tmp_path, monkeypatch, stop_at

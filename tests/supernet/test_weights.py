@@ -73,6 +73,7 @@ def test_slice_has_the_gradients_of_indexing():
     assert unused.grad is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "size"), SPACES)
 def test_extracted_network_equals_the_supernet(name, size):
     space = on(name, size)

@@ -32,6 +32,7 @@ if not model_file.runs_here:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["torch", "onnx", "openvino", "executorch", "coreml", "tflite"])
 def test_exporters_write_nothing_to_the_terminal(name, tmp_path):
     (model_file,) = [each for each in all_formats() if each.name == name]

@@ -88,6 +88,7 @@ def test_file_holds_the_preprocessing_and_takes_any_batch(tmp_path):
     assert np.abs(logits - expected).max() <= 1e-3 * expected.std()
 
 
+@pytest.mark.slow
 def test_openvino_reports_nothing_and_writes_nothing_below_the_home_folder(tmp_path):
     home, folder = tmp_path / "home", tmp_path / "model"
     home.mkdir()

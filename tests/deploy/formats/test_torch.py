@@ -64,6 +64,7 @@ def test_load_model_restores_architecture_weights_and_preprocessing(space, tmp_p
     assert np.array_equal(again.logits(digits_images()), model.logits(digits_images()))
 
 
+@pytest.mark.slow
 def test_source_runs_where_nas_cannot_be_imported(tmp_path):
     model = digits_model("mobilenet_v3_small")
     folder = tmp_path / "model"

@@ -97,6 +97,7 @@ def test_library_runs_in_a_process_with_tvm_alone(tmp_path, folder):
     assert json.loads(output) == json.loads(model.preprocessing.embedded)
 
 
+@pytest.mark.slow
 def test_kernels_are_compiled_from_the_schedules_of_the_table(tmp_path, folder, monkeypatch):
     from nas.schedules.cpu import CpuTemplates
 
