@@ -130,11 +130,11 @@ class Schedule:
         parts = self._parts((step, spent_s))
         latest = parts[-1]
         # A trial ends with the faster number of threads.
-        pace = min(parts[-2:], key=lambda part: part.step_s) if self._is_trial else latest
-        threads = pace.threads
+        fastest = min(parts[-2:], key=lambda part: part.step_s) if self._is_trial else latest
+        threads = fastest.threads
         if threads is not None and not self._is_trial and len(parts) > 1:
             threads = self._threads_to_try(parts)
-        left = (self._budget_s - spent_s) / max(pace.step_s, 1e-9)
+        left = (self._budget_s - spent_s) / max(fastest.step_s, 1e-9)
         decision = ScheduleRow(
             schema=1,
             step=step,
