@@ -169,7 +169,7 @@ def evaluate(
     searched = read_run(run)
     correction = searched.correction if searched.study else fit_score_correction(job, run, searched)
     corrected = (
-        accuracy
+        None
         if correction is None
         else correction.correct(accuracy, architecture.macs, resolved.space.name)
     )
@@ -184,10 +184,8 @@ def evaluate(
             for name, value in class_accuracy.items()
         ],
     )
-    console.say(
-        f"Accuracy {accuracy:.2%} on the {total} images of the {part} split, {corrected:.2%} "
-        "corrected for size."
-    )
+    after = "" if corrected is None else f", {corrected:.2%} after the correction for size"
+    console.say(f"Accuracy {accuracy:.2%} on the {total} images of the {part} split{after}.")
 
 
 @app.command()

@@ -150,7 +150,7 @@ def draw_matched(
 
     for architecture, own_cost in zip(pool, costs, strict=True):
         add(architecture, own_cost)
-    # A pool that is not full holds the whole space.
+    # A pool that is not full is taken to hold the whole space.
     unmatched = 0 if len(pool) == _MIN_POOL_SIZE else _MAX_UNMATCHED_DRAWS
     while any(len(group) < wanted for group in matched) and unmatched < _MAX_UNMATCHED_DRAWS:
         architecture = sample()

@@ -90,7 +90,7 @@ def compare_slopes(networks: list[RankedNetwork], anchors: int) -> list[float] |
     for _ in range(DRAWS):
         known = np.array([rng.choice(group) for group in groups])
         others = np.setdiff1d(np.arange(len(networks)), known)
-        # Of equally good slopes, the one nearest to the fixed one.
+        # If several slopes are equally good, the one nearest to the fixed one is chosen.
         fitted = max(SLOPES, key=lambda slope: (tau(slope, known), -abs(slope - SLOPE)))
         taus.append([tau(slope, others) for slope in (0.0, SLOPE, fitted)])
     return [float(each) for each in np.mean(taus, axis=0)]

@@ -262,7 +262,7 @@ def test_search_maximises_corrected_scores_and_keeps_the_raw_ones(searched_folde
     assert correction.summary in (run / "report.html").read_text()
 
 
-def test_scores_can_stay_as_they_are(folder_with_supernets, job):
+def test_scores_can_stay_as_they_are(folder_with_supernets, job, invoke):
     settings = with_search(job, {"trials": 12, "correct_scores": False})
     jobs.search_job(settings, OUT)
     assert read_run(OUT).correction is None
@@ -272,6 +272,10 @@ def test_scores_can_stay_as_they_are(folder_with_supernets, job):
     assert set(pd.read_csv(OUT / "front.csv")["digest"]) == front_digests(
         errors, "predicted_us", "error"
     )
+    shown = invoke("supernet", "evaluate", OUT, rows["id"].iloc[0])
+    assert "correction" not in shown.stdout
+    record = document(invoke("supernet", "evaluate", OUT, rows["id"].iloc[0], "--json"))
+    assert record["corrected_accuracy"] is None
 
 
 def test_networks_of_a_ranking_put_families_on_one_scale(folder_with_supernets, job):
