@@ -21,7 +21,7 @@ from nas.latency.device import processor
 from nas.space import load_space
 from nas.supernet import Supernet, TrainingSettings, evaluate
 from nas.supernet.ground_truth import train_each_standalone
-from tests.benchmarks.recipes import take_images
+from tests.benchmarks.recipes import split_images
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     data = load_dataset(options.data, image_size=options.image_size)
-    data = replace(data, train=take_images(data.train, options.images))
+    data = replace(data, train=split_images(data.train, options.images)[0])
     space = load_space(
         options.space, image_size=data.image_size, channels=data.channels, classes=len(data.classes)
     )

@@ -27,7 +27,7 @@ from nas.latency.worker_process import timers_for
 from nas.search import non_dominated
 from nas.space import load_space
 from nas.supernet import TrainingSettings, evaluate, train
-from tests.benchmarks.recipes import take_images
+from tests.benchmarks.recipes import split_images
 
 SCHEMA = 1
 
@@ -97,8 +97,8 @@ def main() -> None:
     )
     data = replace(
         data,
-        train=take_images(data.train, options.images),
-        search=take_images(data.search, options.validation),
+        train=split_images(data.train, options.images)[0],
+        search=split_images(data.search, options.validation)[0],
     )
     sizes = {
         "image_size": data.image_size,
