@@ -34,6 +34,8 @@ class TrainingRow(Document):
             not train that network.
         accuracy_smallest: accuracy of the smallest network, likewise.
         accuracy_random: accuracy of the random networks, likewise.
+        clipped_share: share of the weight tensors whose gradient was clipped; None in logs of
+            earlier versions.
         learning_rate: learning rate of the step.
         seconds: duration of the training so far.
     """
@@ -45,6 +47,7 @@ class TrainingRow(Document):
     accuracy_largest: Fraction | None
     accuracy_smallest: Fraction | None
     accuracy_random: Fraction | None
+    clipped_share: Fraction | None = None
     learning_rate: float
     seconds: Seconds
 

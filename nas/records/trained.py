@@ -27,6 +27,8 @@ class NetworkTrainingRow(Document):
         steps: number of all steps.
         loss: loss on the step's batch.
         accuracy: accuracy on the step's batch.
+        clipped_share: share of the weight tensors whose gradient was clipped; None in logs of
+            earlier versions.
         learning_rate: learning rate of the step.
         seconds: duration of the training so far, over all starts.
     """
@@ -36,6 +38,7 @@ class NetworkTrainingRow(Document):
     steps: Annotated[int, Field(ge=1, lt=1 << 63)]
     loss: float
     accuracy: Fraction
+    clipped_share: Fraction | None = None
     learning_rate: float
     seconds: Seconds
 

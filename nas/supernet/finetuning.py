@@ -30,6 +30,7 @@ class NetworkProgress:
         steps: number of steps of the whole training.
         loss: loss on the step's batch.
         accuracy: accuracy on the step's batch, in [0, 1].
+        clipped_share: share of the weight tensors whose gradient the step clipped, in [0, 1].
         learning_rate: learning rate of the step.
         seconds: duration of the training, over all starts but for what a kill undid.
     """
@@ -38,6 +39,7 @@ class NetworkProgress:
     steps: int
     loss: float
     accuracy: float
+    clipped_share: float
     learning_rate: float
     seconds: float
 
@@ -120,6 +122,7 @@ def train_network(
             trainer.steps,
             result.loss,
             result.accuracy,
+            result.clipped_share,
             trainer.learning_rate(step),
             round(earlier_s + now - started, 3),
         )

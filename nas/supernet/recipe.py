@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -92,8 +93,20 @@ def optimizer_step(optimizer: torch.optim.Optimizer, learning_rate: float) -> No
     optimizer.step()
 
 
+class ClippedGradients(NamedTuple):
+    """What `adaptive_clip_grad` met.
+
+    Attributes:
+        norm: norm of all gradients together before clipping, a scalar tensor.
+        share: share of the tensors whose gradient was clipped, a scalar tensor in [0, 1].
+    """
+
+    norm: Tensor
+    share: Tensor
+
+
 @torch.no_grad()
-def adaptive_clip_grad(parameters: Iterable[Parameter], ratio: float) -> Tensor:
+def adaptive_clip_grad(parameters: Iterable[Parameter], ratio: float) -> ClippedGradients:
     """Clip the gradient of each tensor, in place, to `ratio` times the norm of the tensor itself.
 
     Adaptive gradient clipping (Brock et al. 2021, "High-performance large-scale image recognition
@@ -106,9 +119,6 @@ def adaptive_clip_grad(parameters: Iterable[Parameter], ratio: float) -> Tensor:
         ratio: largest ratio of the norms of gradient and tensor. The norm of a vector (a bias, or
             the scale of a batch norm) counts as at least 1, that of another tensor as at least
             0.001, so that tensors of zeros can change.
-
-    Returns:
-        The norm of all gradients together before clipping, a scalar tensor.
     """
     used = [p for p in parameters if p.grad is not None]
     gradients: list[Tensor] = [p.grad for p in used if p.grad is not None]
@@ -120,8 +130,7 @@ def adaptive_clip_grad(parameters: Iterable[Parameter], ratio: float) -> Tensor:
     max_gradient_norms = ratio * torch.maximum(norms, min_norms)
     factors = (max_gradient_norms / gradient_norms.clamp_min(1e-12)).clamp_max(1.0)
     torch._foreach_mul_(gradients, list(factors.unbind()))
-    total_norm: Tensor = gradient_norms.norm()
-    return total_norm
+    return ClippedGradients(gradient_norms.norm(), (factors < 1).float().mean())
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:

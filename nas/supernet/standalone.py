@@ -24,10 +24,17 @@ from nas.torch_network import Network, to_torch
 
 
 class NetworkStep(NamedTuple):
-    """Loss and accuracy of one training step of a network, on its own batch."""
+    """Loss and accuracy of one training step of a network, on its own batch.
+
+    Attributes:
+        loss: loss on the batch.
+        accuracy: accuracy on the batch, in [0, 1].
+        clipped_share: share of the weight tensors whose gradient was clipped, in [0, 1].
+    """
 
     loss: float
     accuracy: float
+    clipped_share: float
 
 
 class NetworkTrainer:
@@ -91,13 +98,11 @@ class NetworkTrainer:
             logits = self._network(images)
         loss = self._loss(logits.float(), labels, images)
         loss.backward()
-        gradient_norm = adaptive_clip_grad(
-            self._network.parameters(), self._settings.gradient_ratio
-        )
+        clipped = adaptive_clip_grad(self._network.parameters(), self._settings.gradient_ratio)
         accuracy = (logits.detach().argmax(1) == labels).float().mean()
         # One transfer, because a GPU waits at each.
-        figures = torch.stack([loss.detach(), gradient_norm, accuracy])
-        loss_value, norm_value, accuracy_value = figures.tolist()
+        figures = torch.stack([loss.detach(), *clipped, accuracy])
+        loss_value, norm_value, clipped_share, accuracy_value = figures.tolist()
         if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
             raise TrainingError(
                 f"Training the network diverged in step {step + 1} of {self.steps}: "
@@ -105,7 +110,7 @@ class NetworkTrainer:
                 remedy=f"Lower learning_rate (it is {self._settings.learning_rate}).",
             )
         self.state.update(step, self.learning_rate(step))
-        return NetworkStep(loss_value, accuracy_value)
+        return NetworkStep(loss_value, accuracy_value, clipped_share)
 
     def _loss(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
         smoothing = self._settings.label_smoothing

@@ -48,12 +48,14 @@ class StepResult(NamedTuple):
         accuracy_largest, accuracy_smallest: accuracies in [0, 1]; None for a subnet that the step
             does not train.
         accuracy_random: mean accuracy of the random subnets in [0, 1], or None without any.
+        clipped_share: share of the weight tensors whose gradient was clipped, in [0, 1].
     """
 
     loss: float
     accuracy_largest: float | None
     accuracy_smallest: float | None
     accuracy_random: float | None
+    clipped_share: float
 
 
 class Trainer:
@@ -169,15 +171,15 @@ class Trainer:
             accuracies[role].append((logits.argmax(1) == labels).float().mean())
         assert first_loss is not None
         self.group.average([p.grad for p in self.supernet.parameters() if p.grad is not None])
-        gradient_norm = adaptive_clip_grad(self.supernet.parameters(), self.settings.gradient_ratio)
+        clipped = adaptive_clip_grad(self.supernet.parameters(), self.settings.gradient_ratio)
         mean_accuracies = [
             torch.stack(values).mean() if values else torch.zeros_like(first_loss)
             for values in accuracies.values()
         ]
         # One transfer for all figures, because a GPU waits at each.
-        figures = torch.stack([first_loss, gradient_norm, *mean_accuracies])
+        figures = torch.stack([first_loss, *clipped, *mean_accuracies])
         self.group.average([figures])
-        loss_value, norm_value, *accuracy_values = figures.tolist()
+        loss_value, norm_value, clipped_share, *accuracy_values = figures.tolist()
         if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
             raise DivergedError(
                 f"Training {self.space.name} diverged in step {step + 1} of {self.schedule.steps}: "
@@ -185,13 +187,11 @@ class Trainer:
                 remedy=f"Lower learning_rate (it is {self.settings.learning_rate}).",
             )
         self._state.update(step, self.learning_rate(step))
-        return StepResult(
-            loss_value,
-            *(
-                value if values else None
-                for value, values in zip(accuracy_values, accuracies.values(), strict=True)
-            ),
+        largest, smallest, random = (
+            value if values else None
+            for value, values in zip(accuracy_values, accuracies.values(), strict=True)
         )
+        return StepResult(loss_value, largest, smallest, random, clipped_share)
 
     def _label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)

@@ -58,6 +58,7 @@ class TrainingProgress:
             step did not train it.
         accuracy_smallest: likewise of the smallest subnet.
         accuracy_random: likewise of the random subnets, their mean.
+        clipped_share: share of the weight tensors whose gradient the step clipped, in [0, 1].
         learning_rate: learning rate of the step.
         seconds: time since this process started or resumed the training.
     """
@@ -68,6 +69,7 @@ class TrainingProgress:
     accuracy_largest: float | None
     accuracy_smallest: float | None
     accuracy_random: float | None
+    clipped_share: float
     learning_rate: float
     seconds: float
 

@@ -17,8 +17,11 @@ def test_adaptive_clip_grad_limits_each_gradient_by_its_tensor():
     for parameter, scale in zip(parameters, scales, strict=False):
         parameter.grad = scale * torch.randn(parameter.shape, generator=generator)
     before = [p.grad.clone() for p in parameters[:4]]
-    total = adaptive_clip_grad(iter(parameters), 0.1)
-    assert total.item() == pytest.approx(math.sqrt(sum(g.square().sum().item() for g in before)))
+    clipped = adaptive_clip_grad(iter(parameters), 0.1)
+    assert clipped.share.item() == 3 / 4
+    assert clipped.norm.item() == pytest.approx(
+        math.sqrt(sum(g.square().sum().item() for g in before))
+    )
     for parameter, gradient in zip(parameters[:4], before, strict=True):
         own = parameter.detach().norm().item()
         limit = 0.1 * (max(own, 1.0) if parameter.dim() == 1 else own)

@@ -149,11 +149,11 @@ def test_diverged_training_resumes_with_a_lower_learning_rate(digits, tmp_path, 
     steps: list[int] = []
 
     def clipped(parameters, ratio):
-        norm = clip(parameters, ratio)
+        result = clip(parameters, ratio)
         if len(steps) + 1 in nan_steps:
             nan_steps.clear()
-            return norm * math.nan
-        return norm
+            return result._replace(norm=result.norm * math.nan)
+        return result
 
     monkeypatch.setattr(trainer, "adaptive_clip_grad", clipped)
     seen = []
