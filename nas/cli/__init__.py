@@ -332,6 +332,7 @@ def _print_plan(plan: JobPlan) -> None:
     work = {
         "table": f"{plan.kernels} kernels to time",
         "supernets": ", ".join(f"{name}: {n:.3g} epochs" for name, n in plan.epochs.items()),
+        "anchors": "standalone networks",
         "search": f"at most {plan.trials} architectures",
         "measure": f"{plan.measure} whole networks",
         "finalists": f"{plan.retrain} networks, {plan.retrain_epochs} epochs each",

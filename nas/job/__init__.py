@@ -151,6 +151,7 @@ def search_job(
 def _run_until_search(job: JobContext, run: RunFolder) -> tuple[dict[str, Supernet], SearchResult]:
     """Run all stages up to the search, and return the supernets and the result of the search."""
     from nas.job import searching, stages
+    from nas.job.supernets import train_anchors
 
     with run.stage("prepare"):
         stages.open_data_and_device(job, run)
@@ -167,6 +168,9 @@ def _run_until_search(job: JobContext, run: RunFolder) -> tuple[dict[str, Supern
         for name, epochs in plan.epochs.items()
     }
     supernets = stages.train_supernets(job, run, training)
+    if job.settings.search.anchors and run.record.study is None:
+        with run.stage("anchors"):
+            train_anchors(job, run)
     with run.stage("search"):
         return supernets, searching.search_spaces(job, run, supernets, plan.trials)
 

@@ -108,6 +108,12 @@ KEYS: dict[str, Key] = {
     "search.device.table": _key("Latency table of another device that the networks are for."),
     "search.device.max_latency_ms": _key("Largest latency on that device in milliseconds.", gt=0),
     "search.correct_scores": _key("Whether the scores of supernets are corrected for size."),
+    "search.anchors": _key(
+        "Number of networks of each space that are trained standalone before the search, so that "
+        "the scores of all supernets have one scale; 0 or at least 4.",
+        ge=0,
+        le=1000,
+    ),
     "search.workers": _key("Number of processes of this machine that search.", ge=1, le=1024),
     "search.storage": _key("Storage of the trials: journal, or postgresql://USER@HOST/DATABASE."),
     "finish.measure": _key(

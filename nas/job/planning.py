@@ -148,8 +148,9 @@ def estimate_plan(settings: JobSettings, missing_kernels: int, costs: StageCosts
     finalists_share = 0.0 if settings.finish.retrain == 0 else FINALISTS_SHARE
     epochs, supernet_s = _plan_supernets(settings, (1 - finalists_share) * left_s, costs)
     supernets_s = sum(epochs[name] * costs.epoch_s[name] for name in epochs)
+    anchors_s = settings.search.anchors * sum(epochs.values()) * costs.finalist_epoch_s
     finalists, finalist_epochs = _plan_finalists(
-        settings, left_s - supernets_s, costs.finalist_epoch_s
+        settings, left_s - supernets_s - anchors_s, costs.finalist_epoch_s
     )
     return JobPlan(
         kernels=missing_kernels,
@@ -162,6 +163,7 @@ def estimate_plan(settings: JobSettings, missing_kernels: int, costs: StageCosts
         seconds={
             "table": round(costs.table_s, 1),
             "supernets": round(supernets_s, 1),
+            **({"anchors": round(anchors_s, 1)} if anchors_s else {}),
             "search": round(search_s, 1),
             "measure": round(measure_s, 1),
             "finalists": round(finalists * finalist_epochs * costs.finalist_epoch_s, 1),
@@ -214,7 +216,7 @@ def _plan_supernets(
 ) -> tuple[dict[str, float], float | None]:
     """Return the epochs of each space's supernet, and the time budget of each if there is one.
 
-    All supernets are trained for the same time.
+    All supernets are trained for the same time. Their anchors are paid from `available_s` as well.
     """
     names, training = list(costs.epoch_s), settings.training
     if training.epochs is not None:
@@ -223,8 +225,13 @@ def _plan_supernets(
         own_s = 60 * training.minutes
     else:
         shortest, longest = min(costs.epoch_s.values()), max(costs.epoch_s.values())
+        # Anchors are trained for as many epochs as the supernet of their space.
+        anchor_epoch_s = settings.search.anchors * costs.finalist_epoch_s
+        supernets_and_anchors = sum(1 + anchor_epoch_s / each for each in costs.epoch_s.values())
         own_s = float(
-            np.clip(available_s / len(names), MIN_EPOCHS * longest, MAX_EPOCHS * shortest)
+            np.clip(
+                available_s / supernets_and_anchors, MIN_EPOCHS * longest, MAX_EPOCHS * shortest
+            )
         )
     return {name: round(own_s / costs.epoch_s[name], 2) for name in names}, own_s
 

@@ -32,6 +32,7 @@ from nas.errors import JobFileError, RequestError, printable
 from nas.job.keys import KEYS, MAX_MINUTES, constraints
 from nas.job.settings_errors import describe_problems, display_text, option_error
 from nas.names import check_name
+from nas.records import MIN_ANCHORS
 from nas.storage_address import may_hold_password
 
 if TYPE_CHECKING:
@@ -220,8 +221,18 @@ class SearchSettings(_Table):
     max_peak_memory_bytes: Annotated[int, _field("search.max_peak_memory_bytes")] | None = None
     device: Annotated[tuple[SearchDevice, ...], Field(strict=False, max_length=100)] = ()
     correct_scores: Annotated[bool, _field("search.correct_scores")] = True
+    anchors: Annotated[int, _field("search.anchors")] = 0
     workers: Annotated[int, _field("search.workers")] = 1
     storage: Annotated[str, BeforeValidator(_check_storage), _field("search.storage")] = "journal"
+
+    @field_validator("anchors")
+    @classmethod
+    def _suffice_for_a_correction(cls, anchors: int, info: ValidationInfo) -> int:
+        if 0 < anchors < MIN_ANCHORS:
+            raise ValueError(f"allowed are 0 and {MIN_ANCHORS} or more")
+        if anchors and not info.data.get("correct_scores"):
+            raise ValueError("search.correct_scores is false, and only a correction needs anchors")
+        return anchors
 
     @property
     def effective_stall(self) -> Stall | None:

@@ -10,11 +10,19 @@ from pathlib import Path
 from nas import files
 from nas.errors import KernelError, RequestError, RunFolderError, TableError
 from nas.job.context import JobContext
-from nas.job.folder import RunPaths, claim, installed_versions, saved_settings, saved_space_files
+from nas.job.folder import (
+    RunFolder,
+    RunPaths,
+    claim,
+    installed_versions,
+    saved_settings,
+    saved_space_files,
+)
 from nas.job.progress import JobProgress, SilentProgress
 from nas.job.settings import JobSettings
 from nas.job.stages import open_data, train_supernets
 from nas.records import (
+    MIN_ANCHORS,
     RUN,
     SCHEMA,
     RankingRecord,
@@ -190,58 +198,105 @@ def rank_supernets(
     require_single_process("a ranking")
     progress = progress or SilentProgress()
     job = open_job(folder, progress)
+    with claim(folder, job.settings, command) as run:
+        return _rank(
+            job,
+            run,
+            spaces or list(job.spaces),
+            nets=nets,
+            how=how,
+            repeated=repeated,
+            epochs=epochs,
+            seed=seed,
+            command=command,
+        )
+
+
+def train_anchors(job: JobContext, run: RunFolder) -> None:
+    """Train `search.anchors` networks of each space standalone, for `fit_score_correction`.
+
+    Nothing is done if `rank_supernets` compared enough networks before.
+
+    Args:
+        job: the job.
+        run: the run folder, with trained supernets.
+
+    Raises:
+        TrainingError: standalone training failed.
+    """
+    ranking = read_ranking(run.path)
+    ranked = {} if ranking is None else ranking.spaces
+    counts = [len(ranked[name].networks) if name in ranked else 0 for name in job.spaces]
+    if min(counts) < MIN_ANCHORS:
+        anchors = job.settings.search.anchors
+        command, seed = run.record.command, job.settings.seed
+        _rank(job, run, list(job.spaces), nets=anchors, seed=seed, command=command)
+
+
+def _rank(
+    job: JobContext,
+    run: RunFolder,
+    spaces: Sequence[str],
+    *,
+    nets: int,
+    seed: int,
+    how: DrawMethod = "matched",
+    repeated: int = 0,
+    epochs: int | None = None,
+    command: str = "",
+) -> RankingRecord:
+    """Write and return the ranking of supernets; see `rank_supernets` for the arguments."""
     networks: dict[str, list[RankedNetwork]] = {}
     recipes: dict[str, TrainingSettings] = {}
-    with claim(folder, job.settings, command) as run:
-        latency_us = _predictions(job, run.record.table)
-        for name in spaces or list(job.spaces):
-            supernet = load_supernet(job, folder, name)
-            trained = run.record.supernets.get(name)
-            if trained is None:
-                raise RUN.failure(f"{folder / 'run.json'} has no supernet {name} yet")
-            recipes[name] = job.training_settings(epochs or trained.epochs)
-            budgets: list[int | None]
-            if how == "matched":
-                cost = latency_us or _macs
-                pairs = draw_matched(supernet.space, nets, cost, seed=seed)
-                drawn, budgets = [each for _, each in pairs], [budget for budget, _ in pairs]
-            else:
-                drawn = draw_architectures(supernet.space, nets, seed=seed, method=how)
-                budgets = [None] * len(drawn)
-            progress.begin(f"{name} standalone", "step")
-            ranked = compare_with_standalone(
-                supernet,
-                drawn,
-                job.data,
-                folder,
-                recipes[name],
-                seed=seed,
-                repeated=repeated,
-                progress=progress.advance,
-            )
-            networks[name] = [
-                replace(network, budget=budget, latency_us=latency_us(each) if latency_us else None)
-                for network, budget, each in zip(ranked, budgets, drawn, strict=True)
-            ]
-        document = {
-            "schema": SCHEMA,
-            "command": command,
-            "versions": installed_versions(),
-            "data": {"source": job.data.source, "digest": job.data.digest, **job.data.counts},
-            "draw": {"how": how, "seed": seed},
-            "recipes": {name: recipe.identity() for name, recipe in recipes.items()},
-            "spaces": {
-                name: {**compute_ranking(own).to_json(), "networks": [asdict(each) for each in own]}
-                for name, own in networks.items()
-            },
-            "pooled": compute_pooled_ranking(
-                [each for own in networks.values() for each in own]
-            ).to_json()
-            if len(networks) > 1
-            else None,
-        }
-        ranking = RankingRecord.model_validate_json(json.dumps(document))
-        files.replace(folder / RANKING, to_json(ranking))
+    latency_us = _predictions(job, run.record.table)
+    for name in spaces:
+        supernet = load_supernet(job, run.path, name)
+        trained = run.record.supernets.get(name)
+        if trained is None:
+            raise RUN.failure(f"{run.path / 'run.json'} has no supernet {name} yet")
+        recipes[name] = job.training_settings(epochs or trained.epochs)
+        budgets: list[int | None]
+        if how == "matched":
+            cost = latency_us or _macs
+            pairs = draw_matched(supernet.space, nets, cost, seed=seed)
+            drawn, budgets = [each for _, each in pairs], [budget for budget, _ in pairs]
+        else:
+            drawn = draw_architectures(supernet.space, nets, seed=seed, method=how)
+            budgets = [None] * len(drawn)
+        job.progress.begin(f"{name} standalone", "step")
+        ranked = compare_with_standalone(
+            supernet,
+            drawn,
+            job.data,
+            run.path,
+            recipes[name],
+            seed=seed,
+            repeated=repeated,
+            progress=job.progress.advance,
+        )
+        networks[name] = [
+            replace(network, budget=budget, latency_us=latency_us(each) if latency_us else None)
+            for network, budget, each in zip(ranked, budgets, drawn, strict=True)
+        ]
+    document = {
+        "schema": SCHEMA,
+        "command": command,
+        "versions": installed_versions(),
+        "data": {"source": job.data.source, "digest": job.data.digest, **job.data.counts},
+        "draw": {"how": how, "seed": seed},
+        "recipes": {name: recipe.identity() for name, recipe in recipes.items()},
+        "spaces": {
+            name: {**compute_ranking(own).to_json(), "networks": [asdict(each) for each in own]}
+            for name, own in networks.items()
+        },
+        "pooled": compute_pooled_ranking(
+            [each for own in networks.values() for each in own]
+        ).to_json()
+        if len(networks) > 1
+        else None,
+    }
+    ranking = RankingRecord.model_validate_json(json.dumps(document))
+    files.replace(run.path / RANKING, to_json(ranking))
     return ranking
 
 

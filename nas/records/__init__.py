@@ -26,6 +26,7 @@ from nas.records.model import (
     RobustnessRow,
 )
 from nas.records.run import (
+    MIN_ANCHORS,
     RUN,
     DataSummary,
     DeviceSummary,
@@ -81,6 +82,7 @@ __all__ = [
     "CARD",
     "CARD_FILE",
     "FRONT",
+    "MIN_ANCHORS",
     "MODELS_FOLDER",
     "NETWORK_TRAINING",
     "ORDER_NAMES",

@@ -160,6 +160,10 @@ class SearchSummary(_RunSection):
     hypervolume: float | None = None
 
 
+MIN_ANCHORS = 4
+"""Fewest networks of each space, trained standalone, to which a correction is fitted."""
+
+
 class ScoreCorrection(_RunSection):
     """How the scores of supernets are corrected for the size of networks.
 

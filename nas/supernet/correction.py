@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import expit
 
-from nas.records import RankedNetworkRecord, ScoreCorrection, to_logit
+from nas.records import MIN_ANCHORS, RankedNetworkRecord, ScoreCorrection, to_logit
 
 if TYPE_CHECKING:
     from nas.supernet.ranking import RankedNetwork
@@ -30,9 +30,6 @@ SCALES = (0.6, 0.4, 0.8, 1.0)
 
 They change no order. Standalone networks of CIFAR-10 are nearest to scores with 0.4 to 0.8.
 """
-
-MIN_ANCHORS = 4
-"""Fewest networks of each space, trained standalone, to which a correction is fitted."""
 
 
 def fit_correction(

@@ -69,6 +69,16 @@ def test_shares_of_the_stages_add_up_to_the_budget():
     assert plan.epochs["a"] == pytest.approx(3 * plan.epochs["b"], abs=0.1), "equal time"
 
 
+def test_anchors_are_paid_by_the_supernets():
+    without, plan = make_plan(), make_plan(search={"anchors": 4})
+    assert plan.seconds["anchors"] == pytest.approx(4 * 15 * sum(plan.epochs.values()), abs=0.1)
+    assert plan.seconds["supernets"] + plan.seconds["anchors"] == pytest.approx(
+        without.seconds["supernets"], abs=1
+    )
+    assert plan.epochs["a"] == pytest.approx(3 * plan.epochs["b"], abs=0.1), "equal time"
+    assert sum(plan.seconds.values()) <= 3600 + 1
+
+
 def test_search_is_planned_with_the_trials_that_it_needs_and_may_take_more():
     plan = make_plan()
     assert plan.trials > EXPECTED_TRIALS

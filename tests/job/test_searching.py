@@ -10,13 +10,14 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+from pydantic import ValidationError
 
 from nas import job as jobs
 from nas.errors import RunFolderError
 from nas.job import objectives, supernets
 from nas.job.folder import claim
 from nas.job.settings import with_search
-from nas.records import read_run
+from nas.records import read_ranking, read_run
 from nas.report import candidates, page
 from tests.commands import document
 from tests.job.runs import (
@@ -289,3 +290,32 @@ def test_networks_of_a_ranking_put_families_on_one_scale(folder_with_supernets, 
     assert correction.offsets.keys() == {"mobile", "shuffle", "squeeze"}
     report = (OUT / "report.html").read_text()
     assert f"{networks} networks that were trained standalone" in report
+
+
+def test_job_trains_anchors_once_and_before_its_search(folder_with_supernets, job):
+    jobs.search_job(with_search(job, {"trials": 12, "anchors": 4}), OUT)
+    record = read_run(OUT)
+    spaces = read_ranking(OUT).spaces
+    counts = [len(space.networks) for space in spaces.values()]
+    assert spaces.keys() == {"mobile", "shuffle", "squeeze"}
+    assert min(counts) >= 4
+    assert record.correction.networks == sum(counts)
+    stages = list(record.stages)
+    assert stages.index("anchors") == stages.index("search") - 1
+    trained = (OUT / "standalone.jsonl").read_text()
+    assert len(trained.splitlines()) == sum(counts)
+    ranking = (OUT / "ranking.json").read_bytes()
+    jobs.search_job(with_search(job, {"trials": 14, "anchors": 4}), OUT)
+    assert (OUT / "standalone.jsonl").read_text() == trained
+    assert (OUT / "ranking.json").read_bytes() == ranking
+
+
+@pytest.mark.parametrize(
+    ("search", "words"),
+    [({"anchors": 3}, "allowed are 0 and 4 or more"),
+     ({"anchors": 4, "correct_scores": False}, "only a correction needs anchors")],
+)  # fmt: skip
+def test_anchors_that_cannot_be_used_are_refused(job, search, words):
+    settings = job.model_dump(mode="json", exclude_none=True)
+    with pytest.raises(ValidationError, match=words):
+        jobs.JobSettings.model_validate(settings | {"search": settings["search"] | search})

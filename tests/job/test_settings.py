@@ -42,7 +42,8 @@ max_latency_ms = 2
 max_macs = 30_000_000
 max_params = 1_000_000
 max_peak_memory_bytes = 524_288
-correct_scores = false
+correct_scores = true
+anchors = 8
 workers = 4
 storage = "postgresql://nas@host/trials"
 
@@ -102,7 +103,8 @@ def test_all_search_keys_are_read_and_written(tmp_path):
     assert job.search.model_dump(mode="json", exclude_none=True) == given
     assert JobSettings.model_validate(tomllib.loads(job.to_toml())) == job
     quiet = load(tmp_path, MINIMAL).search
-    defaults = {"sampler": "auto", "correct_scores": True, "workers": 1, "storage": "journal"}
+    defaults = {"sampler": "auto", "correct_scores": True, "anchors": 0}
+    defaults |= {"workers": 1, "storage": "journal"}
     assert quiet.model_dump(include=defaults.keys()) == defaults
     others = quiet.model_dump(exclude=defaults.keys())
     assert all(value in (None, ()) for value in others.values())
