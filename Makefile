@@ -1,17 +1,20 @@
 # Two commands: `make quickstart` and `make test`. Both make .venv and install into it what is missing.
-# `make test-all` also runs the tests marked `slow`, the long end-to-end ones.
+# `make test-ci` also runs the tests marked `slow`, and `make test-all` those marked `long`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart test test-all lint types clean
+.PHONY: quickstart test test-ci test-all lint types clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/nas quickstart
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow and not long"
+
+test-ci: $(INSTALLED)
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not long"
 
 test-all: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal

@@ -281,7 +281,7 @@ def test_select_predict_and_report_read_a_finished_run(copy_of_finished_job):
     assert report.read_text() == old
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_table_has_rows_of_several_batch_sizes(invoke, finished_job, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (known,) = (finished_job / "latency_tables").glob("*.jsonl")
@@ -316,7 +316,7 @@ def test_table_has_rows_of_several_batch_sizes(invoke, finished_job, tmp_path, m
     assert document(invoke("predict", *arch)) == before
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_table_check_and_verify_time_the_device(finished_job, invoke, tmp_path, monkeypatch):
     monkeypatch.chdir(finished_job)
     (table,) = Path("latency_tables").glob("*.jsonl")
@@ -353,7 +353,7 @@ def test_table_merge_writes_a_new_table(finished_job, invoke, tmp_path):
     assert "exists already" in again.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_table_of_another_machine_is_refused(finished_job, tmp_path, invoke, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (table,) = (finished_job / "latency_tables").glob("*.jsonl")

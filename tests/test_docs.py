@@ -36,6 +36,9 @@ MAX_LINES = 200
 REAL_SPACES = ("spaces", "predict")
 """Commands that run with the spaces that ship: they time few kernels or none."""
 
+LONG_PAGES = ("docs/devices-and-tables.md",)
+"""Pages whose commands take more than half a minute."""
+
 SMALL_VALUES = {
     "--budget": "1s",
     "--max-latency-ms": "1000",
@@ -350,7 +353,14 @@ def runs(page: str) -> list[Block]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("page", [page for page in PAGES if runs(page)])
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.long if page in LONG_PAGES else ())
+        for page in PAGES
+        if runs(page)
+    ],
+)
 def test_commands_and_snippets_run(page, prepared, tmp_path, monkeypatch, use_library, invoke):
     folder = tmp_path / "work"
     shutil.copytree(prepared, folder)
@@ -409,7 +419,7 @@ def test_example_spaces_lower(tmp_path, monkeypatch):
     assert mine.parameters["resolution"] == (24, 32)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("fake_device")
 def test_example_space_through_all_stages_of_a_job(example, invoke):
     job = {

@@ -29,7 +29,7 @@ def run_on(folder: Path, device: str) -> Path:
     return run_job(load_job(small_job(folder, device)), folder / "out").folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("device", "runtime", "dtype", "batch"),

@@ -269,7 +269,7 @@ time_t time(time_t *result) {
 PRINT_CLOCK = "import time\nwhile True: print(time.time(), time.monotonic()); time.sleep(0.1)"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="the wall clock is replaced by LD_PRELOAD")
 def test_wall_clock_that_jumps_by_hours_changes_nothing(stoppable, expected_run, monkeypatch):
     (stoppable / "clock.c").write_text(JUMPING_CLOCK)

@@ -134,7 +134,7 @@ def test_job_ends_with_trained_finalists_on_its_front(copy_of_finished_job, invo
     pd.testing.assert_frame_equal(after, before.drop(columns=columns))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_job_killed_while_it_trains_a_finalist_ends_like_an_undisturbed_one(
     copy_of_finished_job, tmp_path, invoke, monkeypatch
 ):

@@ -29,7 +29,7 @@ def finished(finished_job, tmp_path) -> Path:
     return tmp_path / "mini"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_train_command_gives_the_weights_of_the_whole_job(job, finished_job, invoke):
     """`nas run` also continues in the folder that `nas supernet train` made."""
     summary = document(invoke("supernet", "train", "--job", "job.toml", "--out", "run", "--json"))

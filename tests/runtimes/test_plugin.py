@@ -81,7 +81,7 @@ def test_runtime_without_its_program_says_why_it_cannot_be_used(
     assert "layer-profiler is not on the PATH" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_job_runs_on_the_runtime_of_another_package(
     environment: dict[str, str], tmp_path: Path

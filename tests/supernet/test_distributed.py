@@ -165,7 +165,7 @@ def test_two_processes_train_like_one_that_takes_their_shards_in_turn(digits, tm
     assert [line["step"] for line in lines] == list(range(1, record.step + 1))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_processes_resume_to_the_same_weights(tmp_path, digits):
     undisturbed = run_two_processes(TRAIN_SCRIPT, tmp_path, tmp_path / "whole", 0)
     killed = run_two_processes(TRAIN_SCRIPT, tmp_path, tmp_path / "run", 5)

@@ -22,7 +22,7 @@ def test_time_kernel_returns_a_candidate_and_its_latency() -> None:
     assert len(timing.samples_us) == 10
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_time_dispatch_returns_a_cost_above_zero_for_every_part() -> None:
     timings = TvmRuntime().time_dispatch()
     assert set(timings) == set(TvmRuntime.dispatch_parts)

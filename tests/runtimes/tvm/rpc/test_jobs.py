@@ -10,7 +10,7 @@ from nas.report import candidates
 from tests.job.test_devices import run_on
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_job_measures_its_front_on_the_board(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -56,7 +56,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return run
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_table_of_a_board_is_built_from_the_command_line(
     server: str, code: str, tmp_path: Path, command: Command
 ) -> None:
