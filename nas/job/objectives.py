@@ -12,9 +12,10 @@ from nas.job.context import JobContext
 from nas.latency import LatencyTable, space_kernels
 from nas.records import ScoreCorrection
 from nas.search import Infeasible, Objective
-from nas.search.objectives import Score
+from nas.search.objectives import IsHopeless, Score
 from nas.space import Architecture
-from nas.supernet import Supernet, evaluate
+from nas.supernet import Supernet
+from nas.supernet.evaluation import RoundsScore, evaluate_in_rounds, round_ends
 
 LATENCY = "predicted_us"
 """Name of the objective that is the latency on the job's own device."""
@@ -24,6 +25,9 @@ ERROR = "validation_error"
 
 CORRECTED_ERROR = "corrected_error"
 """Name of that error after its correction for size, which such a search minimises instead."""
+
+IMAGES = "score_images"
+"""Name of the number of images on which an architecture was scored; see `evaluate_in_rounds`."""
 
 
 class JobObjectives:
@@ -45,7 +49,7 @@ class JobObjectives:
         correction: ScoreCorrection | None = None,
     ) -> None:
         self._job, self._supernets, self._correction = job, supernets, correction
-        self._accuracies: dict[str, float] = {}
+        self._scores: dict[str, RoundsScore] = {}
         self._others = {
             Path(device.table).stem: LatencyTable.open(device.table)
             for device in job.settings.search.device
@@ -71,10 +75,18 @@ class JobObjectives:
                 objectives.append(
                     self._count(count, limit, only=count not in settings.also_minimize)
                 )
-        if self._correction is None:
-            return [*objectives, Objective(ERROR, self._errors)]
-        raw = Objective(ERROR, self._errors, limit=1.0, limit_only=True)
-        return [*objectives, raw, Objective(CORRECTED_ERROR, self._corrected_errors)]
+        main = ERROR if self._correction is None else CORRECTED_ERROR
+        objectives.append(
+            Objective(main, self._score_errors, score_in_rounds=self._score_error_in_rounds)
+        )
+        if self._correction is not None:
+            # The main objective has scored the architecture when this one is evaluated.
+            objectives.append(Objective(ERROR, self._raw_errors, limit=1.0, limit_only=True))
+        images = len(self._job.data.search)
+        if len(round_ends(images)) > 1:
+            counts = Objective(IMAGES, self._image_counts, limit=images, limit_only=True)
+            objectives.append(counts)
+        return objectives
 
     def fronts(self) -> dict[str, list[Objective]]:
         """Return the objectives of each further device's own front: its latency and the error."""
@@ -114,23 +126,31 @@ class JobObjectives:
         largest = None if limit is None else float(limit)
         return Objective(name, score, cheap=True, limit=largest, limit_only=only)
 
-    def _errors(self, batch: Sequence[Architecture]) -> list[Score]:
-        return [1 - self._accuracy(architecture) for architecture in batch]
+    def _score_errors(self, batch: Sequence[Architecture]) -> list[Score]:
+        return [self._score_error_in_rounds(each, lambda error: False) for each in batch]
 
-    def _corrected_errors(self, batch: Sequence[Architecture]) -> list[Score]:
-        assert self._correction is not None
-        return [
-            1 - self._correction.correct(self._accuracy(each), each.macs, each.space.name)
-            for each in batch
-        ]
+    def _score_error_in_rounds(self, architecture: Architecture, is_hopeless: IsHopeless) -> float:
+        """Score an architecture in its supernet, on a part of the images if it is hopeless."""
+        self._scores[architecture.digest] = score = evaluate_in_rounds(
+            self._supernets[architecture.space.name],
+            architecture,
+            self._job.data,
+            lambda accuracy: is_hopeless(self._error(architecture, accuracy)),
+        )
+        return self._error(architecture, score.accuracy)
 
-    def _accuracy(self, architecture: Architecture) -> float:
-        """Return the accuracy in the supernet; two objectives use each."""
-        digest = architecture.digest
-        if digest not in self._accuracies:
-            supernet = self._supernets[architecture.space.name]
-            (self._accuracies[digest],) = evaluate(supernet, [architecture], self._job.data)
-        return self._accuracies[digest]
+    def _error(self, architecture: Architecture, accuracy: float) -> float:
+        """Return the error that the search minimises, from the accuracy in the supernet."""
+        if self._correction is None:
+            return 1 - accuracy
+        space = architecture.space.name
+        return 1 - self._correction.correct(accuracy, architecture.macs, space)
+
+    def _raw_errors(self, batch: Sequence[Architecture]) -> list[Score]:
+        return [1 - self._scores[each.digest].accuracy for each in batch]
+
+    def _image_counts(self, batch: Sequence[Architecture]) -> list[Score]:
+        return [float(self._scores[each.digest].images) for each in batch]
 
 
 def require_complete(job: JobContext, table: LatencyTable) -> None:

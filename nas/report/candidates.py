@@ -25,6 +25,7 @@ COLUMNS = [
     "state",
     "validation_accuracy",
     "corrected_accuracy",
+    "score_images",
     "predicted_us",
     "measured_us",
     "macs",
@@ -51,7 +52,7 @@ _FLOAT_COLUMNS = (
     "test_accuracy",
 )
 
-_INTEGER_COLUMNS = ("unstable_launches", "estimated_launches")
+_INTEGER_COLUMNS = ("score_images", "unstable_launches", "estimated_launches")
 
 MIN_ID_CHARACTERS = 4
 """Shortest id: in a run of few candidates, ids stay recognisable as digests."""
@@ -75,8 +76,8 @@ def from_trials(
     """Return the trials of a search as a table with `COLUMNS`, in their order.
 
     Args:
-        trials: trials with the values `predicted_us`, `validation_error` and `corrected_error`
-            where they are known.
+        trials: trials with the values `predicted_us`, `validation_error`, `corrected_error` and
+            `score_images` where they are known.
         measured_us: latency of whole networks by digest, in microseconds.
         holdout_accuracy: accuracy on images that the search did not use, by digest.
         problems: reason why a whole network could not be timed, by digest.
@@ -95,6 +96,7 @@ def from_trials(
                 "state": trial.state,
                 "validation_accuracy": _accuracy(trial, "validation_error", digits=6),
                 "corrected_accuracy": _accuracy(trial, "corrected_error", digits=9),
+                "score_images": trial.values.get("score_images"),
                 "predicted_us": trial.values.get("predicted_us"),
                 "measured_us": measured_us.get(trial.digest),
                 "macs": graph.macs,

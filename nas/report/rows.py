@@ -32,6 +32,8 @@ class CandidateRow(Document):
         validation_accuracy: accuracy on the search's validation images, by the supernet.
         corrected_accuracy: this accuracy after its correction for size; None if the search did not
             correct it.
+        score_images: number of images of these accuracies, if the search could leave some out for
+            an architecture that another one dominates.
         predicted_us: latency predicted by the table, in microseconds.
         measured_us: latency of the whole network, in microseconds; only some are measured.
         unstable_launches: number of launches predicted from timings that did not agree.
@@ -57,6 +59,7 @@ class CandidateRow(Document):
     state: Literal["complete", "infeasible", "failed"]
     validation_accuracy: Annotated[Fraction | None, EmptyIsNone]
     corrected_accuracy: Annotated[Fraction | None, EmptyIsNone] = None
+    score_images: Annotated[Count | None, EmptyIsNone] = None
     predicted_us: Annotated[Positive | None, EmptyIsNone]
     measured_us: Annotated[Positive | None, EmptyIsNone]
     unstable_launches: Annotated[Count | None, EmptyIsNone] = None

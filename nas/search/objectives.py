@@ -26,6 +26,9 @@ class Infeasible:
 
 Score = float | Infeasible
 
+IsHopeless = Callable[[float], bool]
+"""Returns whether an architecture is dominated even if its objective has the given value."""
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -43,6 +46,10 @@ class Objective:
             are infeasible.
         limit_only: whether the objective only limits the search. Its values are recorded, but are
             no dimension of the Pareto front.
+        score_in_rounds: a function that a search calls with one architecture in place of `score`.
+            It estimates the value in several rounds, ever more precisely. After each round it may
+            give the best value that is still plausible to its second argument; if that returns
+            true, the estimate so far is good enough.
     """
 
     name: str
@@ -51,6 +58,7 @@ class Objective:
     cheap: bool = False
     limit: float | None = None
     limit_only: bool = False
+    score_in_rounds: Callable[[Architecture, IsHopeless], Score] | None = None
 
     @property
     def sign(self) -> float:
@@ -63,6 +71,18 @@ class Objective:
         A value beyond the limit, and one that is infinite or not a number, is infeasible.
         """
         return [self._checked(score) for score in self.score(architectures)]
+
+    def evaluate_in_rounds(self, architecture: Architecture, is_hopeless: IsHopeless) -> Score:
+        """Return the value of an architecture as `evaluate` does, less precise if it is hopeless.
+
+        Args:
+            architecture: the architecture.
+            is_hopeless: returns whether the architecture is dominated even with the given value.
+        """
+        if self.score_in_rounds is None:
+            (score,) = self.evaluate([architecture])
+            return score
+        return self._checked(self.score_in_rounds(architecture, is_hopeless))
 
     def _checked(self, score: Score) -> Score:
         if isinstance(score, Infeasible):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,13 @@ from nas.errors import RequestError, SearchError, first_line
 from nas.search.budget import Budget, InterruptHandler, SearchProgress
 from nas.search.feasibility import require_feasible
 from nas.search.liveness import HEARTBEAT_INTERVAL_SECONDS, repeat_in_background
-from nas.search.objectives import Infeasible, Objective, ObjectivesLike, prepare_objectives
+from nas.search.objectives import (
+    Infeasible,
+    IsHopeless,
+    Objective,
+    ObjectivesLike,
+    prepare_objectives,
+)
 from nas.search.pareto import non_dominated
 from nas.search.proposals import (
     MODEL_SAMPLERS,
@@ -286,24 +293,34 @@ class _SearchLoop:
             digest, architecture, proposal.parameters, "failed", {}, 0.0, "", proposal.notes
         )
         if not self.shared:
-            self.log.add(_evaluate(proposed, self.objectives))
+            self.log.add(_evaluate(proposed, self.objectives, self.log.completed_trials))
         elif self.log.claim(proposed, max_trials=self.budget.trials):
             if self.log.has_too_many_deaths(digest):
                 error = f"{MAX_PROCESS_DEATHS} processes died while they evaluated it"
                 self.log.finish(replace(proposed, error=error))
             else:
-                self.log.finish(_evaluate(proposed, self.objectives))
+                self.log.finish(_evaluate(proposed, self.objectives, self.log.completed_trials))
 
 
-def _evaluate(proposed: Trial, objectives: Sequence[Objective]) -> Trial:
-    """Return the trial with its values, up to the first objective that rules it out or fails."""
+def _evaluate(
+    proposed: Trial, objectives: Sequence[Objective], completed: Sequence[Trial]
+) -> Trial:
+    """Return the trial with its values, up to the first objective that rules it out or fails.
+
+    Args:
+        proposed: the trial to evaluate.
+        objectives: objectives of the search, the cheap ones first.
+        completed: trials that may dominate it.
+    """
     values: dict[str, float] = {}
     start = time.perf_counter()
     state: State = "complete"
     error = ""
     try:
         for objective in objectives:
-            (score,) = objective.evaluate([proposed.architecture])
+            score = objective.evaluate_in_rounds(
+                proposed.architecture, _dominance_test(objective, objectives, values, completed)
+            )
             if isinstance(score, Infeasible):
                 state, error = "infeasible", score.reason
                 if score.value is not None:
@@ -320,6 +337,34 @@ def _evaluate(proposed: Trial, objectives: Sequence[Objective]) -> Trial:
         error=error,
         ended_at=round(time.time(), 6),
     )
+
+
+def _dominance_test(
+    objective: Objective,
+    objectives: Sequence[Objective],
+    values: Mapping[str, float],
+    completed: Sequence[Trial],
+) -> IsHopeless:
+    """Return a function of a value of `objective`: whether a completed trial is better in it.
+
+    Such a trial is as good in all other objectives. Without the values of these it is never true.
+
+    Args:
+        objective: the objective that is being evaluated.
+        objectives: all objectives of the search.
+        values: the values that are known, by objective name.
+        completed: trials that may dominate the evaluated one.
+    """
+    others = [o for o in objectives if o != objective and not o.limit_only]
+    if objective.limit_only or any(o.name not in values for o in others):
+        return lambda value: False
+    rivals = [
+        objective.sign * trial.values[objective.name]
+        for trial in completed
+        if all(o.sign * trial.values[o.name] <= o.sign * values[o.name] for o in others)
+    ]
+    best = min(rivals, default=math.inf)
+    return lambda value: best < objective.sign * value
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +36,27 @@ _CACHE_BYTES = 16 << 20
 
 A batch of 256 images took up to three times as long as eight batches of 32.
 """
+
+ROUND_SHARES = (1 / 8, 1 / 4, 1 / 2, 1)
+"""Shares of the images after which `evaluate_in_rounds` may stop."""
+
+MIN_ROUND_IMAGES = 250
+"""Fewest images of a first round; with a smaller share than this, all images are one round."""
+
+ROUND_DEVIATIONS = 3.0
+"""Standard deviations by which the accuracy on all images may plausibly exceed that on a part."""
+
+
+class RoundsScore(NamedTuple):
+    """The accuracy of an architecture on some images of a split, or on all of them.
+
+    Attributes:
+        accuracy: accuracy on these images, in [0, 1].
+        images: number of these images.
+    """
+
+    accuracy: float
+    images: int
 
 
 def evaluate(
@@ -67,6 +90,74 @@ def evaluate(
     images = data.part(part)
     predictions = predict(supernet, architectures, data, images, calibration_images)
     return [float((classes == images.labels).mean()) for classes in predictions]
+
+
+def evaluate_in_rounds(
+    supernet: Supernet,
+    architecture: Architecture,
+    data: ImageDataset,
+    is_hopeless: Callable[[float], bool],
+    part: Part = "search",
+) -> RoundsScore:
+    """Return the accuracy of an architecture on as many images as it needs.
+
+    The images are classified in rounds. After each round but the last, `is_hopeless` decides
+    whether the others are needed, from the largest accuracy on all images that is plausible (Maron
+    and Moore 1994, "Hoeffding races", with the deviation of a sample without replacement). On all
+    images, the accuracy is that of `evaluate`.
+
+    Args:
+        supernet: trained supernet.
+        architecture: architecture of the supernet's space.
+        data: data that the supernet was trained on.
+        is_hopeless: returns whether an accuracy is so small that its exact value does not matter.
+        part: split whose images are classified: "train", "search" or "holdout".
+
+    Raises:
+        DataError: the supernet is for other image sizes or classes than `data` has.
+        RequestError: `part` is another split, such as "test".
+    """
+    images = data.part(part)
+    _require_same_data(supernet, data)
+    graph = architecture.graph
+    device = next(supernet.parameters()).device
+    order = np.random.default_rng(0).permutation(len(images))
+    correct = start = 0
+    with torch.inference_mode():
+        weights = fold_norms(graph, calibrated_state(supernet, graph, data))
+        for end in round_ends(len(images)):
+            chosen = np.sort(order[start:end])
+            sample = Images(images.pixels[chosen], images.labels[chosen])
+            predictions = _predict_folded(graph, weights, sample, data, device)
+            correct += int((predictions == sample.labels).sum())
+            start = end
+            if is_hopeless(largest_plausible_accuracy(correct, end, len(images))):
+                break
+    return RoundsScore(correct / start, start)
+
+
+def round_ends(images: int) -> list[int]:
+    """Return the numbers of images that are classified at the end of each round."""
+    if ROUND_SHARES[0] * images < MIN_ROUND_IMAGES:
+        return [images]
+    return [round(share * images) for share in ROUND_SHARES]
+
+
+def largest_plausible_accuracy(correct: int, images: int, total: int) -> float:
+    """Return the largest accuracy on all images that is plausible, in [0, 1].
+
+    Args:
+        correct: number of correct answers in a random sample of the images.
+        images: size of the sample.
+        total: number of all images.
+    """
+    if images == total:
+        return correct / total
+    # The interval of Wilson 1927. Without replacement, a sample deviates as a larger one would.
+    size = images / (1 - images / total)
+    share, z = correct / images, ROUND_DEVIATIONS
+    deviation = math.sqrt(share * (1 - share) / size + (z / size) ** 2 / 4)
+    return (share + z**2 / (2 * size) + z * deviation) / (1 + z**2 / size)
 
 
 def evaluate_by_class(
@@ -211,6 +302,18 @@ def predict(
     Raises:
         DataError: the supernet is for other image sizes or classes than `data` has.
     """
+    _require_same_data(supernet, data)
+    calibration = choose_calibration_images(data.train, calibration_images)
+    device = next(supernet.parameters()).device
+    for architecture in architectures:
+        graph = architecture.graph
+        with torch.inference_mode():
+            weights = fold_norms(graph, calibrated_state(supernet, graph, data, calibration))
+            predictions = _predict_folded(graph, weights, images, data, device)
+        yield predictions
+
+
+def _require_same_data(supernet: Supernet, data: ImageDataset) -> None:
     if supernet.space.settings != {
         "image_size": data.image_size,
         "channels": data.channels,
@@ -221,14 +324,6 @@ def predict(
             f"{data.image_size} px, {data.channels} channels, {len(data.classes)} classes.",
             remedy="Use the data that the supernet was trained on.",
         )
-    calibration = choose_calibration_images(data.train, calibration_images)
-    device = next(supernet.parameters()).device
-    for architecture in architectures:
-        graph = architecture.graph
-        with torch.inference_mode():
-            weights = fold_norms(graph, calibrated_state(supernet, graph, data, calibration))
-            predictions = _predict_folded(graph, weights, images, data, device)
-        yield predictions
 
 
 def _predict_folded(

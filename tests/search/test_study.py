@@ -220,3 +220,45 @@ def test_optuna_can_load_the_journal(tmp_path):
 def test_search_without_objectives_is_refused():
     with pytest.raises(RequestError, match="different names"):
         run_search(SPACES[0], [], trials=1)
+
+
+def test_only_dominated_architectures_are_scored_in_part(tmp_path):
+    margins = (0.05, 0.02, 0.0)
+    rounds = {}
+
+    def error_in_rounds(architecture, is_hopeless):
+        for number, margin in enumerate(margins):
+            value = error(architecture) + margin
+            rounds[architecture.digest] = number
+            if is_hopeless(error(architecture) - margin):
+                break
+        return value
+
+    objectives = [
+        Objective("macs", lambda batch: [macs(each) for each in batch], cheap=True),
+        Objective(
+            "error", lambda batch: [error(each) for each in batch], score_in_rounds=error_in_rounds
+        ),
+    ]
+    result = run_search(SPACES, objectives, trials=60, seed=3)
+    for number, trial in enumerate(result.trials):
+        rivals = [
+            rival.values["error"]
+            for rival in result.trials[:number]
+            if rival.values["macs"] <= trial.values["macs"]
+        ]
+        true = error(trial.architecture)
+        expected = next(
+            (at for at, margin in enumerate(margins) if min(rivals, default=1) < true - margin), 2
+        )
+        assert rounds[trial.digest] == expected
+        assert trial.values["error"] == true + margins[expected]
+    assert {0, 1, 2} == set(rounds.values())
+    assert all(rounds[trial.digest] == 2 for trial in result.front)
+    in_part = summary(result)
+    rounds.clear()
+    for trials in (20, 60):
+        resumed = run_search(
+            SPACES, objectives, trials=trials, seed=3, storage=tmp_path / "study.jsonl"
+        )
+    assert summary(resumed) == in_part

@@ -7,8 +7,15 @@ import torch
 from nas.data import load_dataset
 from nas.data.batches import sequential_batches
 from nas.errors import DataError, RequestError
-from nas.supernet import TrainingSettings, evaluate
-from nas.supernet.evaluation import CALIBRATION_BATCH_SIZE, evaluate_by_class, evaluate_network
+from nas.supernet import TrainingSettings, evaluate, evaluation
+from nas.supernet.evaluation import (
+    CALIBRATION_BATCH_SIZE,
+    evaluate_by_class,
+    evaluate_in_rounds,
+    evaluate_network,
+    largest_plausible_accuracy,
+    round_ends,
+)
 from nas.supernet.standalone import train_standalone
 from nas.torch_network import Network
 from tests.supernet.scrambled_supernet import TINY, scrambled, space_on
@@ -83,3 +90,43 @@ def test_class_accuracies_average_to_the_accuracy(digits):
     few = replace(digits, classes=(*digits.classes, "ten"))
     supernet = scrambled(space_on(few, "mobilenet_tiny"))
     assert evaluate_by_class(supernet, supernet.space.largest, few)[1]["ten"] is None
+
+
+def test_rounds_end_with_the_accuracy_on_all_images(digits, monkeypatch):
+    monkeypatch.setattr(evaluation, "MIN_ROUND_IMAGES", 8)
+    supernet = scrambled(space_on(digits, "mobilenet_tiny"))
+    architecture = supernet.space.largest
+    bounds = []
+
+    def is_hopeless(accuracy: float) -> bool:
+        bounds.append(accuracy)
+        return False
+
+    score = evaluate_in_rounds(supernet, architecture, digits, is_hopeless)
+    assert score == (evaluate(supernet, [architecture], digits)[0], len(digits.search))
+    assert len(bounds) == len(round_ends(len(digits.search))) == 4
+    assert bounds[-1] == pytest.approx(score.accuracy)
+
+
+def test_hopeless_architecture_is_scored_on_the_first_round_alone(digits, monkeypatch):
+    monkeypatch.setattr(evaluation, "MIN_ROUND_IMAGES", 8)
+    supernet = scrambled(space_on(digits, "mobilenet_tiny"))
+    score = evaluate_in_rounds(supernet, supernet.space.largest, digits, lambda accuracy: True)
+    assert score.images == round_ends(len(digits.search))[0] < len(digits.search)
+    assert (score.accuracy * score.images).is_integer()
+
+
+def test_few_images_are_one_round():
+    assert round_ends(1000) == [1000]
+    assert round_ends(5000) == [625, 1250, 2500, 5000]
+
+
+@pytest.mark.parametrize(("images", "accuracy"), [(625, 0.1), (625, 0.7), (2500, 0.98), (10, 0.5)])
+def test_largest_plausible_accuracy_is_seldom_exceeded(images, accuracy):
+    total = 5000
+    correct = round(accuracy * total)
+    samples = np.random.default_rng(0).hypergeometric(correct, total - correct, images, 20000)
+    bounds = np.array([largest_plausible_accuracy(int(each), images, total) for each in samples])
+    assert (bounds < accuracy).mean() < 0.004  # 0.0013 if the counts were normally distributed
+    assert (bounds < accuracy + 6.5 * (accuracy * (1 - accuracy) / images) ** 0.5).mean() > 0.9
+    assert (bounds <= 1).all()
