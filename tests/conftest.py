@@ -39,10 +39,14 @@ def _own_cache(tmp_path_factory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_pauses() -> Iterator[None]:
-    """Remove the pauses between timings, which are for a device that others use as well."""
+    """Time at few moments and without pauses; many are for a device that others use as well."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nas.latency.networks.SECONDS_BETWEEN_TIMINGS", 0.0)
+        patch.setattr("nas.latency.timing.SECONDS_BETWEEN_MOMENTS", 0.0)
+        patch.setattr("nas.latency.timing.SECONDS_BETWEEN_COMPONENTS", 0.0)
         patch.setattr("nas.latency.timing.SECONDS_BETWEEN_ROUNDS", 0.0)
+        patch.setattr("nas.latency.timing.MOMENTS", 2)
+        patch.setattr("nas.runtimes.tvm.runtime.TvmRuntime.moments", 2)
+        patch.setattr("nas.runtimes.onnxruntime.runtime.OnnxRuntime.moments", 2)
         yield
 
 

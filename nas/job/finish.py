@@ -77,32 +77,30 @@ def write_candidates(
 
 
 def _measure(job: JobContext, run: RunFolder, chosen: Sequence[Trial]) -> None:
-    """Time each network until its timings agree. Each timing is appended to the log."""
-    job.progress.begin("whole networks", "timing")
+    """Time each network until its timings agree, and append all timings to the log."""
+    job.progress.begin("whole networks", "network")
     jsonl.repair(run.measurements)
-    done = 0
     graphs = {t.digest: t.architecture.graph for t in chosen}
     kernels = [
         kernel for graph in graphs.values() for kernel in job.runtime.kernels(graph, job.batch)
     ]
     slowdown = DeviceSlowdown(job.table, job.runtime, kernels, SLOWDOWN_KERNELS)
-    while waiting := unsettled(jsonl.read(run.measurements, MEASUREMENTS), list(graphs)):
-        again = [trial for trial in chosen if trial.digest in waiting]
-        total = done + len(again)
+    waiting = unsettled(jsonl.read(run.measurements, MEASUREMENTS), list(graphs))
+    left = [trial for trial in chosen if trial.digest in waiting]
+    for start in range(0, len(left), NETWORKS_PER_ROUND):
+        batch = left[start : start + NETWORKS_PER_ROUND]
         slowdown.measure()
-        for start in range(0, len(again), NETWORKS_PER_ROUND):
-            batch = again[start : start + NETWORKS_PER_ROUND]
-            timings = measure_networks(
-                [graphs[trial.digest] for trial in batch],
-                job.runtime,
-                job.table.schedules(),
-                batch=job.batch,
-            )
-            for trial, timing in zip(batch, timings, strict=True):
-                measurement = Measurement.of_timing(trial, timing)
+        timed = measure_networks(
+            [graphs[trial.digest] for trial in batch],
+            job.runtime,
+            job.table.schedules(),
+            batch=job.batch,
+        )
+        slowdown.measure()
+        for trial, result in zip(batch, timed, strict=True):
+            for measurement in Measurement.of_timings(trial, result):
                 jsonl.append(run.measurements, measurement.model_dump(mode="json", by_alias=True))
-            done += len(batch)
-            job.progress.advance(done, total)
+        job.progress.advance(start + len(batch), len(left))
     # If nothing was left to time, an earlier start recorded the slowdown.
     if slowdown.ratios is not None:
         run.record.slowdown = KernelSlowdown(**asdict(slowdown.ratios))

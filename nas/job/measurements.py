@@ -9,14 +9,10 @@ from pydantic import Field, model_validator
 
 from nas.documents import Document, Format, Positive
 from nas.errors import RunFolderError
-from nas.latency import NetworkTiming
-from nas.latency.networks import timings_agree
+from nas.latency.networks import MAX_TIMINGS, NetworkTimings, timings_agree
 from nas.latency.timing import Timing, round_to_four_digits
 from nas.records import ArchitectureRecord, Digest
 from nas.search import Trial
-
-MAX_TIMINGS = 5
-"""Largest number of timings of one network."""
 
 
 class Measurement(Document):
@@ -53,20 +49,23 @@ class Measurement(Document):
         return self
 
     @classmethod
-    def of_timing(cls, trial: Trial, result: NetworkTiming) -> Measurement:
-        """Return the record of one attempt to time a candidate."""
-        timing = result.timing
-        is_stable = timing is not None and not timing.is_unstable
-        return cls(
-            schema=1,
-            digest=trial.digest,
-            architecture=ArchitectureRecord(**trial.architecture.to_json()),
-            status="ok" if is_stable else "unstable" if timing else "failed",
-            predicted_us=trial.values["predicted_us"],
-            measured_us=None if timing is None else timing.latency_us,
-            samples_us=() if timing is None else timing.samples_us,
-            error=result.error,
-        )
+    def of_timings(cls, trial: Trial, result: NetworkTimings) -> list[Measurement]:
+        """Return a record of each timing of a candidate, or one of its failure."""
+
+        def record(timing: Timing | None) -> Measurement:
+            is_stable = timing is not None and not timing.is_unstable
+            return cls(
+                schema=1,
+                digest=trial.digest,
+                architecture=ArchitectureRecord(**trial.architecture.to_json()),
+                status="ok" if is_stable else "unstable" if timing else "failed",
+                predicted_us=trial.values["predicted_us"],
+                measured_us=None if timing is None else timing.latency_us,
+                samples_us=() if timing is None else timing.samples_us,
+                error=None if timing else result.error,
+            )
+
+        return [record(timing) for timing in result.timings or (None,)]
 
 
 MEASUREMENTS = Format(

@@ -62,7 +62,7 @@ LONG_JOB_S = 3600.0
 MIN_SHARE_OF_PLANNED_EPOCHS = 0.5
 """Share of a finalist's planned epochs that it gets although earlier stages took their time."""
 
-DISPATCH_S = 35.0
+DISPATCH_S = 45.0
 """Seconds to time the dispatch costs with TVM on a quiet machine.
 
 A table that lacks them cannot be planned for without this, because timing them takes as long.
@@ -71,8 +71,11 @@ A table that lacks them cannot be planned for without this, because timing them 
 EXPORT_FILE_S = 12.0
 """Seconds to export, verify and time one file: all ten formats of a network shall take 120 s."""
 
-TIMINGS_PER_NETWORK = 2
-"""Timings of a whole network until two agree, on a quiet machine."""
+MOMENTS_OF_NETWORK_S = 1.5
+"""Seconds for which a whole network is timed at several moments, after it was compiled.
+
+Eight networks are timed together, in about eight seconds and some more on a busy machine.
+"""
 
 _SAMPLED_NETWORKS = 16
 """Networks of each space that are sampled to estimate how many kernels a network has."""
@@ -89,7 +92,7 @@ class StageCosts:
         table_s: seconds to time all kernels that the latency table lacks.
         epoch_s: seconds of one epoch of each space's supernet.
         trial_s: seconds to score one architecture.
-        network_s: seconds to compile and time one whole network.
+        network_s: seconds to compile one whole network.
         finalist_epoch_s: seconds of one epoch of a finalist.
     """
 
@@ -134,7 +137,7 @@ def estimate_plan(settings: JobSettings, missing_kernels: int, costs: StageCosts
         JobFileError: the latency table and measuring the front alone need more than the budget, and
             the number of epochs or trials depends on the budget.
     """
-    measure_s = settings.finish.measure * TIMINGS_PER_NETWORK * costs.network_s
+    measure_s = settings.finish.measure * (costs.network_s + MOMENTS_OF_NETWORK_S)
     left_s = settings.budget_s - costs.table_s - measure_s
     if left_s <= 0 and None in (settings.training.epochs, settings.search.trials):
         raise JobFileError(
@@ -355,13 +358,11 @@ def _seconds_per_finalist_epoch(
 def _seconds_per_kernel_of_network(
     runtime: Runtime, space: SearchSpace, rng: np.random.Generator, batch: int
 ) -> float:
-    """Return the time to compile and time a network, divided by its kernels, from one block."""
-    from nas.latency.timing import measure
-
+    """Return the time to compile a network, divided by its kernels, from one block."""
     blocks = list(space.block_graphs())
     block = blocks[int(rng.integers(len(blocks)))]
     kernels = list(dict.fromkeys(runtime.kernels(block, batch)))
     schedules = {kernel: runtime.time_kernel(kernel)[0] for kernel in kernels}
     start = time.perf_counter()
-    measure(runtime.compile(block, schedules, batch=batch).evaluate)
+    runtime.compile(block, schedules, batch=batch)
     return (time.perf_counter() - start) / len(kernels)

@@ -9,7 +9,7 @@ from nas.latency.check import TableCheck, check_table
 from nas.latency.comparison import Comparison, compare_tables
 from nas.latency.kernel import Kernel
 from nas.latency.merge import MergeResult, merge_tables
-from nas.latency.networks import NetworkTiming, measure_networks
+from nas.latency.networks import NetworkTimings, measure_networks
 from nas.latency.prediction import Prediction
 from nas.latency.runtime import (
     Runtime,
@@ -29,7 +29,7 @@ __all__ = [
     "Kernel",
     "LatencyTable",
     "MergeResult",
-    "NetworkTiming",
+    "NetworkTimings",
     "Prediction",
     "Runtime",
     "TableCheck",

@@ -1,7 +1,8 @@
 """Building a latency table: list the kernels that spaces need, and time those that are missing.
 
-Every kernel is timed at two moments at least, about half a minute apart. Another program can slow a
-machine for several seconds, during which all samples agree and all are wrong.
+Every kernel is timed at several moments, see `nas.latency.timing`. The last of them follows when
+all kernels have been timed: another program can slow a machine for many seconds, during which all
+samples agree and all are wrong.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from nas.errors import BoardLostError, MeasurementError, NasError, first_line
+from nas.latency import timing
 from nas.latency.cache_model import WEIGHT_PARTS_BY_INTENSITY
 from nas.latency.kernel import Kernel
-from nas.latency.record import Record
+from nas.latency.record import MEASURED, Record
 from nas.latency.runtime import KernelTimer, Runtime, Schedule, configured_runtime
 from nas.latency.table import LatencyTable
 from nas.latency.timer_pool import TimerPool
@@ -29,11 +31,11 @@ KERNELS_PER_ROUND = 48
 """Kernels that a device times for the first time before it times them again. A round takes about
 twenty seconds."""
 
-RETIMING_TOLERANCE = 0.04
+RETIMING_TOLERANCE = 0.03
 """Largest difference of the two fastest timings of a kernel that agree, as a fraction."""
 
-MAX_TIMINGS = 5
-"""Timings of a kernel after which it is called unstable."""
+MAX_TIMINGS_FACTOR = 2.5
+"""Timings of a kernel over the smallest number, after which it is called unstable."""
 
 DISPATCH_INTERVAL_SECONDS = 100.0
 """A long build times the dispatch costs again after this long, because the part of a shared cache
@@ -53,8 +55,7 @@ class BuildProgress:
     Args:
         record: the record that was written.
         done: number of timings so far.
-        total: number of timings in all. A kernel is timed at least twice; the total grows if
-            timings disagree.
+        total: number of timings in all; it grows if timings of a kernel disagree.
         seconds: seconds since the start.
     """
 
@@ -123,13 +124,14 @@ def build_table(
 ) -> BuildResult:
     """Time the kernels that a table lacks, and append their records.
 
-    Each record is on the disk before the next timing starts. The second timing of a kernel
-    supersedes the first and keeps samples of both. While the two fastest timings disagree, the
-    kernel is timed again, until it is called unstable.
+    The first timing of a kernel is on the disk before the next timing starts. Later records of the
+    kernel supersede it; they have the samples of the two fastest timings and the medians of all.
+    Each kernel is timed at `Runtime.moments` moments, and then until the two fastest timings agree
+    or it is called unstable. Estimates are asked for once.
 
     A kernel that cannot be compiled or timed becomes a failed record with its error, and the build
     goes on. A build that was stopped continues with the missing kernels when it is started again,
-    and times again the kernels that were timed only once.
+    and with the kernels that were timed at too few moments.
 
     Args:
         table: table of the device.
@@ -157,20 +159,24 @@ def build_table(
         unsettled = [kernel for kernel in dict.fromkeys(kernels) if builder.is_unsettled(kernel)]
         retimed = dict.fromkeys(kernels) if again else ()
         settled = [kernel for kernel in retimed if builder.is_settled(kernel)]
-        builder.expect(2 * len(missing) + len(unsettled) + len(settled))
-        builder.time_again(settled)
+        moments, further = builder.moments, max(1, builder.moments - 1)
+        left = sum(builder.timings_left(kernel) for kernel in unsettled)
+        builder.expect(moments * len(missing) + left + further * len(settled))
+        builder.time_again(settled, further)
         round_size = KERNELS_PER_ROUND * len(timers)
-        for start in range(0, max(len(missing), 1), round_size):
+        for start in range(0, len(missing), round_size):
             round_kernels = missing[start : start + round_size]
             builder.time_first(round_kernels)
-            waiting = [k for k in (*unsettled, *round_kernels) if builder.is_unsettled(k)]
-            unsettled = []
-            while waiting:
-                builder.time_again(waiting)
-                waiting = [kernel for kernel in waiting if builder.is_unsettled(kernel)]
+            # The last moment comes when all kernels have been timed.
+            builder.time_again(
+                [kernel for kernel in round_kernels if builder.is_unsettled(kernel)], moments - 2
+            )
+            unsettled += [kernel for kernel in round_kernels if builder.is_unsettled(kernel)]
             due_s = builder.dispatch_timed_s + DISPATCH_INTERVAL_SECONDS
             if keeps_dispatch_current and builder.seconds > due_s:
                 builder.time_dispatch()
+        while unsettled := [kernel for kernel in unsettled if builder.is_unsettled(kernel)]:
+            builder.time_again(unsettled, 1)
     return builder.result()
 
 
@@ -179,6 +185,7 @@ class _TableBuilder:
 
     Attributes:
         dispatch_timed_s: seconds after the start when the dispatch costs were last timed.
+        moments: number of moments at which each kernel is timed, at least.
     """
 
     def __init__(
@@ -189,7 +196,8 @@ class _TableBuilder:
     ) -> None:
         self._table, self._timers, self._progress = table, timers, progress
         self._start = time.monotonic()
-        self.dispatch_timed_s = 0.0
+        self.dispatch_timed_s = self._moment_s = 0.0
+        self.moments = table.runtime.moments if table.runtime.basis == MEASURED else 1
         self._done = self._total = 0
         self._statuses: dict[Kernel, str] = {}
 
@@ -201,6 +209,11 @@ class _TableBuilder:
         """Return whether a kernel has a latency and needs another timing."""
         record = self._table.record(kernel)
         return record is not None and record.status != "failed" and not record.settled
+
+    def timings_left(self, kernel: Kernel) -> int:
+        """Return how many timings a kernel with a record needs if they agree."""
+        record = self._table.record(kernel)
+        return max(1, self.moments - len(record.medians_us if record else ()))
 
     def is_settled(self, kernel: Kernel) -> bool:
         """Return whether a kernel has a latency and needs no other timing."""
@@ -236,33 +249,65 @@ class _TableBuilder:
         """Find the schedules of kernels and time them for the first time."""
         for kernel, outcome in self._timers.each(kernels, lambda timer, k: timer.time_kernel(k)):
             if isinstance(outcome, Exception):
-                self._total -= 1
-                self._append(self._failure(kernel, outcome))
+                self._total -= self.moments - 1
+                failed = self._failure(kernel, outcome)
+                self._append(failed)
+                self._report(failed)
                 continue
             schedule, timing = outcome
             record = self._record("kernel", timing, kernel.text, schedule)
-            self._append(replace(record, medians_us=(timing.latency_us,), settled=False))
+            medians_us = (timing.latency_us,)
+            record = replace(record, medians_us=medians_us, settled=self.moments == 1)
+            self._append(record)
+            self._report(record)
 
-    def time_again(self, kernels: Sequence[Kernel]) -> None:
-        """Time kernels at another moment, with the schedules of their records."""
+    def time_again(self, kernels: Sequence[Kernel], moments: int) -> None:
+        """Time kernels at further moments, with the schedules of their records.
+
+        The records are appended at the end, and also if an error or Ctrl-C ends the timing.
+
+        Args:
+            kernels: kernels with a latency.
+            moments: number of moments.
+        """
         records = {kernel: self._table.record(kernel) for kernel in kernels}
+        latest: dict[Kernel, Record] = {}
 
         def retime(timer: KernelTimer, kernel: Kernel) -> Timing:
             record = records[kernel]
             return timer.retime_kernel(kernel, (record and record.schedule) or {})
 
-        for kernel, outcome in self._timers.each(kernels, retime):
-            record = records[kernel]
-            assert record is not None
-            if isinstance(outcome, BoardLostError) and not self._timers:
-                # The kernel ran before, so the device was not lost because of it.
-                continue
-            if isinstance(outcome, Exception):
-                self._append(self._failure(kernel, outcome))
-                continue
-            updated = record.with_timing(outcome, RETIMING_TOLERANCE, MAX_TIMINGS)
-            self._total += not updated.settled
-            self._append(updated)
+        try:
+            for _ in range(moments if kernels else 0):
+                self._wait_for_another_moment()
+                waiting = [k for k in kernels if k not in latest or latest[k].status != "failed"]
+                for kernel, outcome in self._timers.each(waiting, retime):
+                    record = latest.get(kernel, records[kernel])
+                    assert record is not None
+                    if isinstance(outcome, BoardLostError) and not self._timers:
+                        # The kernel ran before, so the device was not lost because of it.
+                        continue
+                    latest[kernel] = self._with_outcome(kernel, record, outcome)
+                    self._report(latest[kernel])
+        finally:
+            for record in latest.values():
+                self._append(record)
+
+    def _wait_for_another_moment(self) -> None:
+        next_s = self._moment_s + timing.SECONDS_BETWEEN_MOMENTS
+        time.sleep(max(0.0, next_s - self.seconds))
+        self._moment_s = self.seconds
+
+    def _with_outcome(self, kernel: Kernel, record: Record, outcome: Timing | Exception) -> Record:
+        """Return the record of a kernel that was timed again."""
+        if isinstance(outcome, Exception):
+            self._total -= max(0, self.moments - len(record.medians_us) - 1)
+            return self._failure(kernel, outcome)
+        updated = record.with_timing(
+            outcome, RETIMING_TOLERANCE, self.moments, int(MAX_TIMINGS_FACTOR * self.moments)
+        )
+        self._total += not updated.settled and len(updated.medians_us) >= self.moments
+        return updated
 
     def _record(
         self, kind: str, timing: Timing, name: str, schedule: Schedule | None = None
@@ -278,6 +323,9 @@ class _TableBuilder:
     def _append(self, record: Record) -> None:
         record = self._table.append(record)
         self._statuses[Kernel.parse(record.name)] = record.status
+
+    def _report(self, record: Record) -> None:
+        """Count a timing, and report it."""
         self._done += 1
         if self._progress is not None:
             self._progress(BuildProgress(record, self._done, self._total, self.seconds))

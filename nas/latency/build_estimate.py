@@ -63,9 +63,9 @@ def estimate_build_with(kernels: Sequence[Kernel], runtime: Runtime) -> BuildEst
         start = time.perf_counter()
         for kernel in chosen:
             try:
-                # As in a build, a kernel is timed twice.
                 schedule, _ = runtime.time_kernel(kernel)
-                runtime.retime_kernel(kernel, schedule)
+                for _ in range(runtime.moments - 1):
+                    runtime.retime_kernel(kernel, schedule)
             # A compiler may raise anything; in a build, too, the time is spent all the same.
             except Exception as error:
                 failure = f"{kernel} cannot be timed: {type(error).__name__}: {error}"

@@ -10,7 +10,7 @@ import numpy as np
 
 from nas.errors import MeasurementError, RequestError
 from nas.graph import Graph
-from nas.latency.networks import ProgressCallback, measure_networks_repeatedly, retiming_spread
+from nas.latency.networks import ProgressCallback, measure_networks, retiming_spread
 from nas.latency.runtime import Runtime
 from nas.latency.table import LatencyTable
 from nas.latency.timing import Timing, round_to_four_digits
@@ -249,9 +249,7 @@ def check_table(
     graphs = [graph for _, _, graph in drawn]
     predictions = [table.predict(graph, batch) for graph in graphs]
     fitted_on = fitted_networks(table, batch)
-    timed = measure_networks_repeatedly(
-        graphs, runtime, table.schedules(), batch=batch, progress=progress
-    )
+    timed = measure_networks(graphs, runtime, table.schedules(), batch=batch, progress=progress)
     dispatch_us = (
         {part: each.latency_us for part, each in runtime.time_dispatch().items()}
         if retime_dispatch

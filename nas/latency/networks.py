@@ -1,8 +1,7 @@
 """Timing whole networks, each at several moments until its two fastest timings agree.
 
-On a shared machine other programs come and go, some within milliseconds and some for minutes. The
-samples of one timing directly follow each other, so they are disturbed by the same programs. The
-timings of one network are apart, with all other networks in between, and the fastest one counts.
+The timings of one network are apart, with all other networks in between, and the fastest one
+counts; see `nas.latency.timing`.
 """
 
 from __future__ import annotations
@@ -25,45 +24,33 @@ SAMPLE_SECONDS = 0.002
 RETIMING_TOLERANCE = 0.03
 """Largest difference of the two fastest timings of a network that agree, as a fraction."""
 
-MIN_TIMINGS = 8
+MIN_TIMINGS = timing.MOMENTS
 """Timings of each network."""
 
-MAX_TIMINGS = 16
-"""Largest number of timings of one network. If other programs are busy half of the time, one of
-eight moments is quiet."""
-
-SECONDS_BETWEEN_TIMINGS = 2.0
-"""Shortest time from the start of one timing of a network to the start of the next."""
+MAX_TIMINGS = 2 * MIN_TIMINGS
+"""Largest number of timings of one network."""
 
 ProgressCallback = Callable[[int, int], None]
 """Function of (steps done, steps in all); in one step one network is compiled or timed."""
 
 
 @dataclass(frozen=True)
-class NetworkTiming:
-    """The timing of one network, or the error for which it has none."""
-
-    timing: Timing | None
-    error: str | None = None
-
-    @property
-    def measured_us(self) -> float:
-        """The median of the timing in microseconds.
-
-        Raises:
-            MeasurementError: the network could not be timed.
-        """
-        if self.timing is None:
-            raise MeasurementError(f"The network could not be timed: {self.error}.")
-        return self.timing.latency_us
-
-
-@dataclass(frozen=True)
-class RepeatedTiming:
+class NetworkTimings:
     """The timings of one network at several moments, or the error for which it has none."""
 
     timings: tuple[Timing, ...]
     error: str | None = None
+
+    @property
+    def measured_us(self) -> float:
+        """The median of the fastest timing in microseconds.
+
+        Raises:
+            MeasurementError: the network could not be timed.
+        """
+        if not self.timings:
+            raise MeasurementError(f"The network could not be timed: {self.error}.")
+        return min(timing.latency_us for timing in self.timings)
 
 
 def timings_agree(latencies_us: Collection[float]) -> bool:
@@ -93,36 +80,12 @@ def measure_networks(
     *,
     batch: int = 1,
     progress: ProgressCallback | None = None,
-) -> list[NetworkTiming]:
-    """Compile networks with random weights, and time each once.
-
-    A network that cannot be compiled or timed has an error instead of a timing.
-
-    Args:
-        graphs: the networks.
-        runtime: an opened runtime.
-        schedules: schedules of all their kernels, from `LatencyTable.schedules`.
-        batch: number of images of one inference.
-        progress: function to call after each step.
-    """
-    timer = _NetworkTimer(runtime, 2 * len(graphs), progress)
-    timer.compile(graphs, schedules, batch)
-    timings = timer.time(range(len(graphs)))
-    return [NetworkTiming(timings.get(i), timer.errors.get(i)) for i in range(len(graphs))]
-
-
-def measure_networks_repeatedly(
-    graphs: Sequence[Graph],
-    runtime: Runtime,
-    schedules: Schedules,
-    *,
-    batch: int = 1,
-    progress: ProgressCallback | None = None,
-) -> list[RepeatedTiming]:
+) -> list[NetworkTimings]:
     """Compile networks with random weights, and time each until two timings agree.
 
-    Each network is compiled once and timed `MIN_TIMINGS` times, with `SECONDS_BETWEEN_TIMINGS`. If
-    its two fastest timings disagree, it is timed again, at most `MAX_TIMINGS` times in all.
+    Each network is compiled once and timed at `MIN_TIMINGS` moments. If its two fastest timings
+    disagree, it is timed again, at most `MAX_TIMINGS` times in all. A network that cannot be
+    compiled or timed has an error instead.
 
     Args:
         graphs: the networks.
@@ -148,8 +111,8 @@ def measure_networks_repeatedly(
         if not waiting or done == MAX_TIMINGS:
             break
         timer.expect(len(waiting) * max(1, MIN_TIMINGS - done))
-        time.sleep(max(0.0, SECONDS_BETWEEN_TIMINGS - (time.monotonic() - start)))
-    return [RepeatedTiming(tuple(own), timer.errors.get(i)) for i, own in enumerate(timings)]
+        time.sleep(max(0.0, timing.SECONDS_BETWEEN_MOMENTS - (time.monotonic() - start)))
+    return [NetworkTimings(tuple(own), timer.errors.get(i)) for i, own in enumerate(timings)]
 
 
 class _NetworkTimer:
@@ -193,10 +156,7 @@ class _NetworkTimer:
         self._compiled[index] = self._runtime.compile(graph, schedules, batch=batch)
 
     def _time(self, index: int, timings: dict[int, Timing]) -> None:
-        evaluate = self._compiled[index].evaluate
-        calls = timing.calls_per_sample(evaluate, SAMPLE_SECONDS)
-        samples = timing.undisturbed_samples(evaluate, calls, timing.SAMPLES)
-        timings[index] = Timing.from_seconds(samples)
+        timings[index] = timing.measure(self._compiled[index].evaluate, SAMPLE_SECONDS)
 
     def _step(self, index: int, action: Callable[[], None]) -> None:
         """Compile or time a network, unless it has an error."""

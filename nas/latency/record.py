@@ -18,6 +18,7 @@ from nas.errors import TableError
 from nas.latency.device import Fingerprint
 from nas.latency.timing import (
     MAX_SPREAD,
+    MOMENTS,
     SAMPLE_SECONDS,
     SAMPLES,
     Timing,
@@ -222,21 +223,24 @@ class Record:
         """Return the record of a calibration for networks with this batch size."""
         return cls("calibration", f"batch{batch}" if batch > 1 else "", calibration=fitted)
 
-    def with_timing(self, timing: Timing, tolerance: float, max_timings: int) -> Record:
+    def with_timing(
+        self, timing: Timing, tolerance: float, min_timings: int, max_timings: int
+    ) -> Record:
         """Return the record of this kernel with one more timing.
 
-        It is settled if its two fastest timings agree, or after `max_timings`. It is unstable if
-        they do not agree, or if their samples spread too much.
+        After `min_timings` it is settled if its two fastest timings agree, and after `max_timings`
+        in any case. It is unstable if they do not agree.
 
         Args:
             timing: the new timing.
             tolerance: largest difference of two timings that agree, as a fraction.
+            min_timings: smallest number of timings.
             max_timings: largest number of timings.
         """
         half = MAX_SAMPLES // 2
         before = self.samples_us
         sample_sets = (
-            [before[:half], before[half:]]
+            [before[: len(before) // 2], before[len(before) // 2 :]]
             if len(self.medians_us) > 1
             else [_evenly_spaced(before, half)]
         )
@@ -246,16 +250,15 @@ class Record:
         medians = (*self.medians_us, timing.latency_us)
         cold_sets = [each for each in (timing.cold_samples_us, self.cold_samples_us) if each]
         agreed = fastest_two_agree(medians, tolerance)
+        is_enough = agreed and len(medians) >= min_timings
         return replace(
             self,
-            status=UNSTABLE if joined.is_unstable or not agreed else "ok",
+            status="ok" if agreed else UNSTABLE,
             latency_us=joined.latency_us,
             samples_us=joined.samples_us,
             medians_us=medians,
-            settled=agreed or len(medians) >= max_timings,
-            cold_samples_us=min(cold_sets, key=statistics.median)[:MAX_SAMPLES]
-            if timing.cold_samples_us
-            else (),
+            settled=is_enough or len(medians) >= max_timings,
+            cold_samples_us=min(cold_sets, key=statistics.median, default=())[:MAX_SAMPLES],
             supersedes=None,
             line=0,
         )
@@ -361,6 +364,7 @@ def new_header(device: Fingerprint) -> dict[str, Any]:
         "timing": {
             "statistic": "median",
             "samples": SAMPLES,
+            "moments": MOMENTS,
             "sample_seconds": SAMPLE_SECONDS,
             "largest_spread": MAX_SPREAD,
             "pinned": True,

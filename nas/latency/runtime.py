@@ -177,6 +177,8 @@ class Runtime(ABC):
         max_batch: largest batch that it has kernels for; None means that there is no limit.
         dispatch_parts: names of the costs beside the kernels that `time_dispatch` measures and
             `network_us` needs.
+        moments: number of moments at which a build times each kernel, at least. `retime_kernel` is
+            called once for each but the first, so a runtime that compiles anew there wants few.
         has_local_kernels: whether the kernels of a block never depend on other blocks. If so, the
             kernels of each block are remembered and predictions are fast.
     """
@@ -187,6 +189,7 @@ class Runtime(ABC):
     tuners: ClassVar[tuple[str, ...]] = ()
     max_batch: ClassVar[int | None] = None
     dispatch_parts: ClassVar[tuple[str, ...]] = ()
+    moments: ClassVar[int] = 2
     has_local_kernels: ClassVar[bool] = True
 
     def __init__(

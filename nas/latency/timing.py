@@ -1,7 +1,12 @@
-"""How a latency is measured: on one core, with warm caches, and repeated until the samples agree.
+"""How a latency is measured: on one core, with warm caches, at many moments.
 
 A sample during which the operating system took the core away measures how busy the machine is, not
 how fast the kernel is. The system counts such preemptions, and a preempted sample is taken again.
+
+Neighbours on the same host slow a virtual machine from one second to the next, without a trace in
+its own counts. All samples of one moment agree then, and all are too slow. So a kernel and a
+network are timed at many moments with few samples, and the fastest moment counts;
+latency_tables/README.md has the measurements behind this.
 """
 
 from __future__ import annotations
@@ -21,8 +26,20 @@ from nas.latency import core_scheduling
 if sys.platform != "win32":
     import resource
 
-SAMPLES = 10
-"""Samples of one timing; a latency is their median."""
+SAMPLES = 3
+"""Samples of one timing; its latency is their median."""
+
+MOMENTS = 10
+"""Moments at which a kernel or a network is timed, at least.
+
+On a shared machine, the fastest of two moments was 3% too slow on average, that of eight 0.5%.
+"""
+
+SECONDS_BETWEEN_MOMENTS = 0.5
+"""Shortest time from one timing of a kernel or a network to its next.
+
+Timings of a shared machine were slowed alike for 0.1 s, hardly after 0.3 s, and not after 0.5 s.
+"""
 
 SAMPLE_SECONDS = 1e-3
 """Shortest duration of a sample: a fast kernel is called as often as needed to fill it."""
@@ -36,8 +53,15 @@ QUICK_SAMPLE_SECONDS = 2e-4
 MAX_ATTEMPTS_PER_SAMPLE = 5
 """Attempts, on average, at a sample without preemption."""
 
+DIFFERENCE_SAMPLES = 3
+"""Samples of a cost that is a difference of timings."""
+
+SECONDS_BETWEEN_COMPONENTS = 0.1
+"""Pause after the timings from which such a cost is worked out. Two moments of one sample are
+`DIFFERENCE_SAMPLES` pauses apart."""
+
 MAX_SPREAD = 0.05
-"""Interquartile range over median above which a timing is repeated, then called unstable."""
+"""Interquartile range over median above which a timing is called unstable."""
 
 ROUNDS = 8
 """Rounds of `fastest_of_rounds`."""
@@ -98,21 +122,18 @@ class Timing:
         return self.spread > MAX_SPREAD
 
 
-def measure(evaluate: Evaluate) -> Timing:
-    """Return a timing of `SAMPLES` samples.
+def measure(evaluate: Evaluate, sample_seconds: float = SAMPLE_SECONDS) -> Timing:
+    """Return a timing of `SAMPLES` samples at one moment.
 
-    If the samples spread too much, they are taken a second time, and the timing with the smaller
-    spread is returned.
+    Args:
+        evaluate: function that takes the samples.
+        sample_seconds: shortest duration of a sample.
 
     Raises:
         MeasurementError: a sample is not above zero.
     """
-    calls = calls_per_sample(evaluate, SAMPLE_SECONDS)
-    timing = Timing.from_seconds(undisturbed_samples(evaluate, calls, SAMPLES))
-    if not timing.is_unstable:
-        return timing
-    again = Timing.from_seconds(undisturbed_samples(evaluate, calls, SAMPLES))
-    return min(timing, again, key=lambda each: each.spread)
+    calls = calls_per_sample(evaluate, sample_seconds)
+    return Timing.from_seconds(undisturbed_samples(evaluate, calls, SAMPLES))
 
 
 def fastest_two_agree(latencies_us: Collection[float], tolerance: float) -> bool:
@@ -126,36 +147,30 @@ def fastest_two_agree(latencies_us: Collection[float], tolerance: float) -> bool
 
 
 def measure_differences(
-    measure_once: Callable[[], Mapping[str, float]], max_sets: int
+    components: Mapping[str, Callable[[], float]],
+    costs: Callable[[Mapping[str, float]], Mapping[str, float]],
 ) -> dict[str, Timing]:
-    """Time costs that are computed together as differences of timings, `SAMPLES` times.
+    """Time costs that are differences of other timings, from the fastest moments of these.
 
-    Differences of timings are noisier than timings. If a sample of a set is not above zero, or a
-    set spreads too much, another set is taken. The set with the smallest spread is returned.
+    The components are timed in turn at many moments. For each of `DIFFERENCE_SAMPLES` samples the
+    fastest of every component at `MOMENTS` of them counts: a difference of timings of one moment
+    would be wrong by as much as that moment slows one of them.
 
     Args:
-        measure_once: function that returns one sample: seconds by name of the cost.
-        max_sets: largest number of sets.
+        components: functions that return seconds, by name.
+        costs: function of the seconds of all components that returns seconds by name of the cost.
 
     Raises:
-        MeasurementError: each set has a sample that is not above zero.
+        MeasurementError: a sample is not above zero.
     """
-    sets: list[dict[str, Timing]] = []
-    for attempt in range(1, max_sets + 1):
-        samples = [measure_once() for _ in range(SAMPLES)]
-        try:
-            timings = {
-                name: Timing.from_seconds([sample[name] for sample in samples])
-                for name in samples[0]
-            }
-        except MeasurementError:
-            if attempt == max_sets and not sets:
-                raise
-            continue
-        sets.append(timings)
-        if not any(timing.is_unstable for timing in timings.values()):
-            break
-    return min(sets, key=lambda timings: max(timing.spread for timing in timings.values()))
+    fastest: list[dict[str, float]] = [{} for _ in range(DIFFERENCE_SAMPLES)]
+    for moment in range(MOMENTS * DIFFERENCE_SAMPLES):
+        sample = fastest[moment % DIFFERENCE_SAMPLES]
+        for name, take in components.items():
+            sample[name] = min(take(), sample.get(name, math.inf))
+        time.sleep(SECONDS_BETWEEN_COMPONENTS)
+    samples = [costs(sample) for sample in fastest]
+    return {name: Timing.from_seconds([sample[name] for sample in samples]) for name in samples[0]}
 
 
 def median_seconds(evaluate: Evaluate, calls: int) -> float:

@@ -28,8 +28,8 @@ DEFAULT_TUNER = "template"
 DEFAULT_TRIALS = 64
 """Schedules that another tuner tries for each kernel."""
 
-TIMINGS_PER_SCHEDULE = 3
-"""Timings of each of two schedules that are compared."""
+TIMINGS_PER_SCHEDULE = 10
+"""Timings of each of two schedules that are compared, in turns."""
 
 KERNELS_PER_ROUND = 4
 """Kernels that a device tunes before the faster ones are timed again: some minutes."""

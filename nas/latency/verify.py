@@ -174,8 +174,9 @@ def verify_table(
 ) -> Verification:
     """Time a sample of a table's kernels again, each with its own schedule, and change nothing.
 
-    Rows that deviate are timed again after all the others, and the timing nearest to the row
-    counts, so that a busy moment does not condemn a table.
+    All rows are timed at `Runtime.moments` moments, and the fastest counts, as in a build. Rows
+    that deviate are timed again, and the timing nearest to the row counts, so that a busy moment
+    does not condemn a table.
 
     Args:
         table: table of this device.
@@ -196,7 +197,7 @@ def verify_table(
             f"{table.path} has no kernel with a latency.", remedy="Continue it: nas table build."
         )
     records = stratified_sample(usable, rows)
-    verified: list[VerifiedRow] = []
+    moments = table.runtime.moments
 
     def retime(record: Record, done: int, total: int) -> VerifiedRow:
         row = _retimed_row(record, timer)
@@ -204,9 +205,16 @@ def verify_table(
             progress(done, total, record.name)
         return row
 
-    for done, record in enumerate(records, start=1):
-        verified.append(retime(record, done, len(records)))
-    done = len(records)
+    done = 0
+    verified: list[VerifiedRow] = []
+    for moment in range(moments):
+        for index, record in enumerate(records):
+            done += 1
+            row = retime(record, done, moments * len(records))
+            if moment == 0:
+                verified.append(row)
+            else:
+                verified[index] = _fastest_row(verified[index], row)
     for _ in range(MAX_TIMINGS - 1):
         off = [i for i, row in enumerate(verified) if row.is_off and row.error is None]
         total = done + len(off)
@@ -234,17 +242,18 @@ class DeviceSlowdown:
     def __init__(
         self, table: LatencyTable, timer: KernelTimer, kernels: Collection[Kernel], count: int
     ) -> None:
-        self._timer = timer
+        self._timer, self._moments = timer, table.runtime.moments
         records = [table.record(kernel) for kernel in dict.fromkeys(kernels)]
         usable = [record for record in records if record is not None and record.latency_us]
         self._records = stratified_sample(usable, count) if usable else []
         self._ratios: list[float] = [math.inf] * len(self._records)
 
     def measure(self) -> None:
-        """Time the kernels once more; a kernel that cannot be timed now is left out."""
-        for index, record in enumerate(self._records):
-            row = _retimed_row(record, self._timer)
-            self._ratios[index] = min(self._ratios[index], row.ratio or math.inf)
+        """Time the kernels at some moments; a kernel that cannot be timed now is left out."""
+        for _ in range(self._moments):
+            for index, record in enumerate(self._records):
+                row = _retimed_row(record, self._timer)
+                self._ratios[index] = min(self._ratios[index], row.ratio or math.inf)
 
     @property
     def ratios(self) -> Ratios | None:
@@ -316,6 +325,13 @@ def _retimed_row(record: Record, timer: KernelTimer) -> VerifiedRow:
     except Exception as error:
         return replace(row, error=f"{type(error).__name__}: {str(error).strip()[:300]}")
     return replace(row, now_us=now_us)
+
+
+def _fastest_row(first: VerifiedRow, second: VerifiedRow) -> VerifiedRow:
+    """Return the faster of two timings of a row; one that failed stays failed."""
+    if first.now_us is None or second.now_us is None:
+        return first if first.now_us is None else second
+    return min(first, second, key=lambda row: row.now_us or math.inf)
 
 
 def _deviation(row: VerifiedRow) -> float:

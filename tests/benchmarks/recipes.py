@@ -56,6 +56,13 @@ RECIPES = {
         "label_smoothing": 0.0,
         "learning_rate": 0.3,
     },
+    "sandwich, 4 random, no smoothing": {"random_subnets": 4, "label_smoothing": 0.0},
+    "sandwich, larger batch, no smoothing": {
+        "label_smoothing": 0.0,
+        "batch_size": 128,
+        "learning_rate": 0.2,
+        "weight_decay": 5e-4,
+    },
     "progressive": {"progressive": 0.5},
     "best-up": {"subnets": "best_up", "random_subnets": 1},
     "worst-up": {"subnets": "worst_up", "random_subnets": 1},

@@ -15,6 +15,7 @@ from nas.job.planning import (
     MAX_FINALISTS,
     MAX_TRIALS,
     MIN_TRIALS_PER_SPACE,
+    MOMENTS_OF_NETWORK_S,
     SEARCH_SHARE,
     StageCosts,
     estimate_plan,
@@ -27,6 +28,7 @@ from nas.records import StageRecord, read_run
 from tests.job.runs import open_context
 
 SPACES = ("a", "b")
+MEASURE_S = 20 * (2.0 + MOMENTS_OF_NETWORK_S)
 COSTS = StageCosts(
     table_s=100.0,
     epoch_s={"a": 10.0, "b": 30.0},
@@ -57,14 +59,14 @@ def test_shares_of_the_stages_add_up_to_the_budget():
     plan = make_plan()
     assert list(plan.seconds) == ["table", "supernets", "search", "measure", "finalists", "export"]
     assert plan.seconds["table"] == 100
-    assert plan.seconds["measure"] == 2 * 20 * 2.0
+    assert plan.seconds["measure"] == MEASURE_S
     assert plan.seconds["search"] == EXPECTED_TRIALS * 0.5
     assert plan.seconds["supernets"] == 10 * plan.epochs["a"] + 30 * plan.epochs["b"]
     assert plan.seconds["supernets"] == pytest.approx(2 * plan.supernet_seconds, abs=1)
     assert plan.seconds["finalists"] == 15 * plan.retrain * plan.retrain_epochs
     # Whole epochs of the finalists leave less than one of each.
     assert 3600 - 1 - 15 * plan.retrain < sum(plan.seconds.values()) <= 3600 + 1
-    left_s = 3600 - 100 - 80 - EXPECTED_TRIALS * 0.5
+    left_s = 3600 - 100 - MEASURE_S - EXPECTED_TRIALS * 0.5
     assert plan.seconds["finalists"] / left_s == pytest.approx(FINALISTS_SHARE, abs=0.02)
     assert plan.epochs["a"] == pytest.approx(3 * plan.epochs["b"], abs=0.1), "equal time"
 
@@ -82,7 +84,7 @@ def test_anchors_are_paid_by_the_supernets():
 def test_search_is_planned_with_the_trials_that_it_needs_and_may_take_more():
     plan = make_plan()
     assert plan.trials > EXPECTED_TRIALS
-    assert plan.trials == int(SEARCH_SHARE * (3600 - 100 - 80) / 0.5)
+    assert plan.trials == int(SEARCH_SHARE * (3600 - 100 - MEASURE_S) / 0.5)
     assert make_plan("100h").trials == MAX_TRIALS
     slow = make_plan(costs=replace(COSTS, trial_s=60.0))
     assert slow.trials == MIN_TRIALS_PER_SPACE * len(SPACES)
@@ -111,7 +113,7 @@ def test_epochs_of_the_job_file_leave_the_rest_to_the_finalists():
     plan = make_plan(epochs=4)
     assert plan.epochs == {"a": 4, "b": 4}
     assert plan.seconds["supernets"] == 4 * (10 + 30)
-    left_s = 3600 - 100 - 80 - 160 - plan.seconds["search"]
+    left_s = 3600 - 100 - MEASURE_S - 160 - plan.seconds["search"]
     assert left_s - 15 * plan.retrain < plan.seconds["finalists"] <= left_s
 
 

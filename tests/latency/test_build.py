@@ -100,9 +100,11 @@ def test_build_records_failed_kernel_and_goes_on(tmp_path: Path) -> None:
 BUILD = """
 import sys
 import nas.space
+from nas.runtimes.tvm.runtime import TvmRuntime
 from tests.latency.fake_runtime import FakeRuntime, latency_us
-from nas.latency import LatencyTable, build_table, space_kernels
+from nas.latency import LatencyTable, build_table, space_kernels, timing
 
+timing.SECONDS_BETWEEN_MOMENTS = 0.0
 space = nas.space.load_space("mobilenet_tiny", image_size=8, channels=1, classes=10)
 runtime = FakeRuntime(seconds=float(sys.argv[2]))
 table = LatencyTable.open_or_create(sys.argv[1], runtime)
@@ -195,7 +197,7 @@ def test_space_kernels_refuses_unknown_runtime_by_name() -> None:
 def test_build_again_keeps_fastest_timings(tmp_path: Path) -> None:
     """A faster timing improves the table; a slower one changes nothing."""
     kernels = space_kernels(SPACE, "tvm")
-    slow = FakeRuntime(slowed={kernels[0].text: (1.0, 0.97, 3.0)})
+    slow = FakeRuntime(slowed={kernels[0].text: (1.0, 0.98, 3.0)})
     table = LatencyTable.open_or_create(tmp_path, slow)
     build_table(table, kernels, slow)
     before = [table.latency_us(kernel) for kernel in kernels]
@@ -259,3 +261,59 @@ def test_build_replaces_miss_curve_as_a_whole(tmp_path: Path) -> None:
     dispatch_us = table.dispatch_us
     assert [dispatch_us[part] for part in steady[:4]] == [33.0, 20.0, 25.0, 30.0]
     assert {dispatch_us[part] for part in (*fast, *slow)} == {30.0}
+
+
+@pytest.mark.parametrize("moments", [1, 3, 8])
+def test_build_times_kernels_at_many_moments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moments: int
+) -> None:
+    """The first moments of the first kernel are 20% too slow; the fastest two count."""
+    monkeypatch.setattr(TvmRuntime, "moments", moments)
+    first, second = space_kernels(SPACE, "tvm")[:2]
+    runtime = FakeRuntime(slowed={first.text: (1.0, *[1.2] * (moments - 2), 0.99)})
+    table = LatencyTable.open_or_create(tmp_path, runtime)
+    seen: list[BuildProgress] = []
+    built = build_table(table, [first, second], runtime, progress=seen.append)
+    assert (built.ok, built.unstable) == (2, 0)
+    assert runtime.retimed == [first, second] * (moments - 1), "in turn"
+    for kernel in (first, second):
+        record = table.record(kernel)
+        assert record is not None
+        assert len(record.medians_us) == moments
+        assert record.settled
+    assert table.latency_us(second) == latency_us(second)
+    assert table.latency_us(first) <= latency_us(first)
+    assert seen[-1].done == seen[-1].total == 2 * moments
+    lines = table.path.read_text().splitlines()
+    # A header, the dispatch costs, and at most three records a kernel.
+    assert len(lines) <= 1 + len(runtime.dispatch_parts) + 3 * 2
+
+
+def test_build_interrupted_between_moments_keeps_its_timings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TvmRuntime, "moments", 8)
+    kernels = space_kernels(SPACE, "tvm")[:2]
+    runtime = FakeRuntime()
+    table = LatencyTable.open_or_create(tmp_path, runtime)
+
+    def stop(progress: BuildProgress) -> None:
+        if progress.done == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_table(table, kernels, runtime, progress=stop)
+    counts = [len(table.record(kernel).medians_us) for kernel in kernels]
+    assert sum(counts) == 7
+    build_table(table, kernels, runtime)
+    assert [len(table.record(kernel).medians_us) for kernel in kernels] == [8, 8]
+    assert len(runtime.retimed) == 2 * 7
+
+
+def test_estimates_are_asked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TvmRuntime, "basis", "estimated: a model")
+    kernels = space_kernels(SPACE, "tvm")[:3]
+    runtime = FakeRuntime()
+    table = LatencyTable.open_or_create(tmp_path, runtime)
+    assert build_table(table, kernels, runtime).ok == 3
+    assert (runtime.timed, runtime.retimed) == (kernels, [])

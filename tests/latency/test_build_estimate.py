@@ -11,6 +11,8 @@ KERNELS = space_kernels(load_space("squeezenet", image_size=32), "tvm")
 class Clocked:
     """A runtime and its clock: a convolution takes 3 s plus half a second per pixel of its size."""
 
+    moments = 2
+
     def __init__(self, broken=False):
         self.now, self.timed, self.broken = 0.0, [], broken
 

@@ -197,7 +197,7 @@ def test_with_timing_keeps_samples_of_two_fastest_timings() -> None:
         settled=False,
     )
     for us, settled, latency in ((9.0, False, 7.005), (5.1, True, 5.055)):
-        record = record.with_timing(steady(us), tolerance=0.04, max_timings=5)
+        record = record.with_timing(steady(us), tolerance=0.04, min_timings=2, max_timings=5)
         assert record.settled == settled
         assert record.latency_us == pytest.approx(latency, abs=0.01)
     assert record.status == "ok"
@@ -208,16 +208,29 @@ def test_with_timing_keeps_samples_of_two_fastest_timings() -> None:
     assert parsed(record.to_json()) == record
 
 
+def test_with_timing_joins_few_samples_of_many_timings() -> None:
+    record = replace(
+        Record.from_timing("kernel", Timing((9.0,) * 3), name="copy 3x1x1 -> 3x1x1 relu"),
+        medians_us=(9.0,),
+        settled=False,
+    )
+    for us in (8.0, 5.1, 7.0, 5.0, 6.0):
+        record = record.with_timing(Timing((us,) * 3), 0.03, 5, 10)
+    assert sorted(record.samples_us) == [5.0] * 3 + [5.1] * 3
+    assert record.medians_us == (9.0, 8.0, 5.1, 7.0, 5.0, 6.0)
+    assert (record.status, record.settled) == ("ok", True)
+
+
 def test_with_timing_keeps_fastest_cold_samples() -> None:
     kernel = Kernel.parse("copy 3x1x1 -> 3x1x1 relu")
     record = Record.from_timing("kernel", Timing((5.0,) * 10, (9.0, 8.0, 30.0)), name=kernel.text)
     assert record.cold_us == 9.0
     record = replace(record, medians_us=(5.0,), settled=False)
-    record = record.with_timing(Timing((5.0,) * 10, (7.0, 8.0, 9.0)), 0.04, 5)
+    record = record.with_timing(Timing((5.0,) * 10, (7.0, 8.0, 9.0)), 0.04, 2, 5)
     assert record.cold_us == 8.0
-    record = record.with_timing(Timing((5.0,) * 10, (8.5,)), 0.04, 5)
+    record = record.with_timing(Timing((5.0,) * 10, (8.5,)), 0.04, 2, 5)
     assert record.cold_samples_us == (7.0, 8.0, 9.0)
-    assert record.with_timing(Timing((5.0,) * 10), 0.04, 5).cold_us is None, "not timed any more"
+    assert record.with_timing(Timing((5.0,) * 10), 0.04, 2, 5).cold_us == 8.0, "not timed again"
     line = record.to_json()
     assert (line["cold_us"], line["cold_samples_us"]) == (8.0, [7.0, 8.0, 9.0])
     assert parsed(line) == record
@@ -235,5 +248,7 @@ def test_with_timing_settles_as_unstable_after_max_timings() -> None:
         settled=False,
     )
     for us in (6.0, 7.0):
-        record = record.with_timing(Timing((us,) * 10), tolerance=0.04, max_timings=3)
+        record = record.with_timing(
+            Timing((us,) * 10), tolerance=0.04, min_timings=2, max_timings=3
+        )
     assert (record.status, record.settled) == ("unstable", True)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import pytest
@@ -49,20 +49,12 @@ def test_from_seconds_refuses_invalid_samples(bad: float) -> None:
 
 
 def test_measure_fills_a_millisecond_per_sample() -> None:
-    clock = Clock(10e-6, *[10e-6] * 10)
-    assert not timing.measure(clock).is_unstable
-    assert clock.calls == [100] * 10
-
-
-def test_measure_repeats_samples_that_spread() -> None:
-    wild = [float(i) * 1e-6 for i in range(1, 11)]
-    steady = [5e-6 + i * 1e-9 for i in range(10)]
-    steady_timing = timing.measure(Clock(1e-3, *wild, *steady))
-    assert not steady_timing.is_unstable
-    assert steady_timing.latency_us == pytest.approx(5.0045, rel=1e-3)
-    still = timing.measure(Clock(1e-3, *wild, *(value * 2 for value in wild)))
-    assert still.is_unstable
-    assert still.samples_us == tuple(range(1, 11))
+    clock = Clock(10e-6, *[10e-6] * timing.SAMPLES)
+    assert timing.measure(clock).samples_us == (10.0,) * timing.SAMPLES
+    assert clock.calls == [100] * timing.SAMPLES
+    slow = Clock(10e-6, *[10e-6] * timing.SAMPLES)
+    timing.measure(slow, sample_seconds=2e-3)
+    assert slow.calls == [200] * timing.SAMPLES
 
 
 def test_undisturbed_samples_repeats_preempted_samples(
@@ -123,4 +115,30 @@ def test_fastest_of_rounds_raises_if_no_round_is_valid() -> None:
     with pytest.raises(MeasurementError, match="is no latency"):
         timing.fastest_of_rounds(
             {"a": lambda: Timing((1.0,)), "b": lambda: Timing.from_seconds([-1e-6])}
+        )
+
+
+def test_differences_come_from_the_fastest_moments_of_each_component(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each component is slowed at nine of ten moments, and each at others."""
+    monkeypatch.setattr(timing, "MOMENTS", 10)
+    moments = iter(range(10**6))
+
+    def component(seconds: float, quiet: int) -> Callable[[], float]:
+        return lambda: seconds * (1.0 if next(moments) // 2 // 3 % 10 == quiet else 1.5)
+
+    timings = timing.measure_differences(
+        {"long": component(7e-6, 4), "short": component(2e-6, 8)},
+        lambda seconds: {"launch": (seconds["long"] - seconds["short"]) / 5},
+    )
+    assert timings["launch"].samples_us == (1.0,) * timing.DIFFERENCE_SAMPLES
+    assert next(moments) == 2 * timing.DIFFERENCE_SAMPLES * timing.MOMENTS
+
+
+def test_difference_that_is_no_cost_is_refused() -> None:
+    with pytest.raises(MeasurementError, match="is no latency"):
+        timing.measure_differences(
+            {"long": lambda: 1e-6, "short": lambda: 2e-6},
+            lambda seconds: {"launch": seconds["long"] - seconds["short"]},
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import statistics
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -52,20 +52,17 @@ _MACS_PER_SECOND = {
 }
 """Rough speed of a core, by which the number of copies is chosen that fill `RUN_SECONDS`."""
 
+_MAX_CACHED_KERNELS = 64
+"""Kernels whose sessions are kept, so that timing them again creates none."""
+
 _INVOCATION_NODES = (1, 65)
 """Nodes of the two sessions from which the cost of a call is worked out."""
 
 _LAUNCH_REPETITIONS = (1, 5)
 """How often the two networks with which launches are timed repeat their kernels."""
 
-_MAX_DISPATCH_SETS = 8
-"""Largest number of sets of samples of the dispatch costs."""
-
 _DISPATCH_CALLS = 50
 """Number of calls in a sample."""
-
-_INVOCATION_TIMINGS = 5
-"""Number of timings of a session's call, of which the median is subtracted from kernels."""
 
 _WRITERS = {"float32": BlockedWriter, "int8": QuantisedWriter}
 
@@ -89,6 +86,7 @@ class OnnxKernelTimer:
 
     def __init__(self, fusion: OnnxRuntimeFusion, dtype: str, threads: int) -> None:
         self._fusion, self._dtype, self.threads = fusion, dtype, threads
+        self._evaluators: OrderedDict[tuple[Kernel, int, int], Evaluate] = OrderedDict()
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
@@ -112,8 +110,13 @@ class OnnxKernelTimer:
 
     def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
         """Time a kernel with the numbers of copies and sets of weights in its schedule."""
+        key = kernel, schedule["copies"], schedule["weights"]
+        if key not in self._evaluators:
+            self._evaluators[key] = self._evaluator(kernel, schedule)
+            if len(self._evaluators) > _MAX_CACHED_KERNELS:
+                self._evaluators.popitem(last=False)
         with timing.pinned(self.threads):
-            return timing.measure(self._evaluator(kernel, schedule))
+            return timing.measure(self._evaluators[key])
 
     def _evaluator(self, kernel: Kernel, schedule: Schedule) -> Evaluate:
         """Return what times a kernel; a call is one copy, less its share of the session's call."""
@@ -135,8 +138,14 @@ class OnnxKernelTimer:
     def _invocation_s(self) -> float:
         """Seconds of a session's call, from two sessions with few and many tiny nodes."""
         with timing.pinned(self.threads):
-            few, many = self._invocation_sessions
-            return statistics.median(_invocation_s(few, many) for _ in range(_INVOCATION_TIMINGS))
+            fastest = [
+                min(
+                    timing.median_seconds(session.evaluate, 4 * _DISPATCH_CALLS)
+                    for _ in range(timing.MOMENTS)
+                )
+                for session in self._invocation_sessions
+            ]
+        return _without_nodes(*fastest)
 
     @cached_property
     def _invocation_sessions(self) -> tuple[Session, Session]:
@@ -170,21 +179,26 @@ class OnnxKernelTimer:
             kernel: self._evaluator(kernel, _choose_copies(kernel)) for kernel in set(added)
         }
 
-        def time_once() -> dict[str, float]:
-            kernel_s = {
-                kernel: timing.median_seconds(evaluate, 4 * _DISPATCH_CALLS)
-                for kernel, evaluate in evaluators.items()
-            }
-            long_s, short_s = (
-                timing.median_seconds(network, _DISPATCH_CALLS) for network in (long, short)
-            )
-            added_s = sum(kernel_s[kernel] for kernel in added)
-            launch_s = (long_s - short_s - added_s) / len(added)
-            return {"launch": launch_s, "invocation": _invocation_s(*self._invocation_sessions)}
+        timed: dict[str, Evaluate] = {"short": short, "long": long}
+        calls = dict.fromkeys(timed, _DISPATCH_CALLS)
+        for name, session in zip(("one", "many"), self._invocation_sessions, strict=True):
+            timed[name], calls[name] = session.evaluate, 4 * _DISPATCH_CALLS
+        for kernel, evaluate in evaluators.items():
+            timed[kernel.text], calls[kernel.text] = evaluate, 4 * _DISPATCH_CALLS
+        components = {
+            name: partial(timing.median_seconds, evaluate, calls[name])
+            for name, evaluate in timed.items()
+        }
+
+        def costs(seconds: Mapping[str, float]) -> dict[str, float]:
+            added_s = sum(seconds[kernel.text] for kernel in added)
+            launch_s = (seconds["long"] - seconds["short"] - added_s) / len(added)
+            invocation_s = _without_nodes(seconds["one"], seconds["many"])
+            return {"launch": launch_s, "invocation": invocation_s}
 
         weights = self._time_weights()
         with timing.pinned(self.threads):
-            parts = timing.measure_differences(time_once, _MAX_DISPATCH_SETS)
+            parts = timing.measure_differences(components, costs)
         return {**parts, **weights}
 
     def _time_weights(self) -> dict[str, Timing]:
@@ -287,11 +301,8 @@ def _choose_copies(kernel: Kernel) -> dict[str, int]:
     return {"copies": copies, "weights": min(copies, weight_sets)}
 
 
-def _invocation_s(few: Session, many: Session) -> float:
-    """Return the seconds of a session without nodes."""
-    few_s, many_s = (
-        timing.median_seconds(each.evaluate, 4 * _DISPATCH_CALLS) for each in (few, many)
-    )
+def _without_nodes(few_s: float, many_s: float) -> float:
+    """Return the seconds of a session without nodes, from those of the invocation sessions."""
     few_nodes, many_nodes = _INVOCATION_NODES
     return few_s - few_nodes * (many_s - few_s) / (many_nodes - few_nodes)
 

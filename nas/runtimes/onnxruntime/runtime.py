@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from nas.graph import Graph
-from nas.latency import cache_model, device
+from nas.latency import cache_model, device, timing
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
 from nas.latency.runtime import Availability, Runtime, Schedule, Schedules, Weights
@@ -35,6 +35,7 @@ class OnnxRuntime(Runtime):
 
     name = "onnxruntime"
     dtypes = ("float32", "int8")
+    moments = timing.MOMENTS
     dispatch_parts = ("launch", "invocation", *cache_model.WEIGHT_PARTS)
     has_local_kernels = False
 

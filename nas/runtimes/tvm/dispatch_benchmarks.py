@@ -38,8 +38,14 @@ _TINY_CHANNELS = 16
 _TINY_SIZE = 2
 """Height and width of tensors so small that launching dominates their kernels."""
 
+_TINY_KINDS = ((1, False), (1, True), (3, False), (3, True))
+"""Kernel size of each kind of convolution in a tiny network, and whether it is depthwise."""
+
 _TINY_REPETITIONS = (1, 5)
 """How often the short and the long tiny network repeat their kernels."""
+
+_DIFFERENT_CHANNELS = (16, 24, 32, 40, 48)
+"""Numbers of channels of the groups of kernels in the long network of different kernels."""
 
 _VARIED_CHANNELS = (32, 64, 96, 128)
 _VARIED_SIZE = 4
@@ -52,11 +58,19 @@ def tiny_networks() -> list[Graph]:
     The kernels differ and have weights, as in a real network: repeating a single kernel would keep
     caches and branch predictor warmer than any network does.
     """
-    kinds = [(1, False), (1, True), (3, False), (3, True)]
     return [
-        _chain([_TINY_CHANNELS] * repetitions, _TINY_SIZE, kinds)
+        _chain([_TINY_CHANNELS] * repetitions, _TINY_SIZE, _TINY_KINDS)
         for repetitions in _TINY_REPETITIONS
     ]
+
+
+def different_kernels_network() -> Graph:
+    """Return a network of small kernels that are all different, as in a real network.
+
+    A launch waits for the code of a kernel that others have displaced from the first caches.
+    Kernels that repeat after a few launches do not.
+    """
+    return _chain(_DIFFERENT_CHANNELS, _TINY_SIZE, _TINY_KINDS)
 
 
 def varied_network() -> Graph:
@@ -76,7 +90,7 @@ def _chain(channels: Sequence[int], size: int, kinds: Sequence[tuple[int, bool]]
         size: height and width of all tensors.
         kinds: kernel size of each kind of convolution, and whether it is depthwise.
     """
-    ops = [Op("input", (), (channels[-1], size, size))]
+    ops = [Op("input", (), (channels[0], size, size))]
     for width, (kernel, depthwise), activation in itertools.product(
         channels, kinds, ("", "relu", "relu6")
     ):

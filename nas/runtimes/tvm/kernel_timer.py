@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import statistics
-import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -34,7 +31,7 @@ from nas.runtimes.tvm.rpc.toolchain import llvm_target
 from nas.schedules.cpu import CpuTemplates
 from nas.schedules.templates import Templates, random_constants
 
-KERNELS_VERSION = "5"
+KERNELS_VERSION = "6"
 """Version of the loop nests, the schedules and the timing method.
 
 It is part of the fingerprint, because latencies of different versions cannot be compared.
@@ -43,11 +40,8 @@ It is part of the fingerprint, because latencies of different versions cannot be
 tvm_kernels = partial(fusion.kernels, fuse_expansions=True)
 """Return the kernels of a graph as this runtime fuses them."""
 
-_LARGE_LAUNCH_ROUNDS = 5
-"""Number of timings of the network of varied kernels; the fastest counts."""
-
-_MAX_DISPATCH_SETS = 8
-"""Largest number of sets of samples of the dispatch costs."""
+_LARGE_NETWORK_CALLS = 4
+"""Number of calls of the network of varied kernels in a sample, about two milliseconds."""
 
 _WEIGHTS_SAMPLES = 3
 """Number of samples of each timing of a cache benchmark."""
@@ -133,6 +127,13 @@ class KernelCache:
         entry = self._entries.get(self._key(kernel, schedule))
         return entry[0] if entry else None
 
+    def drop_cold(self, kernel: Kernel, schedule: Schedule) -> None:
+        """Do not time a cached kernel with cold caches any more."""
+        key = self._key(kernel, schedule)
+        if key in self._entries:
+            timed_kernel, size_bytes = self._entries[key]
+            self._entries[key] = timed_kernel._replace(cold=None), size_bytes
+
     @staticmethod
     def _key(kernel: Kernel, schedule: Schedule) -> tuple[Kernel, str]:
         return kernel, json.dumps(dict(schedule), sort_keys=True)
@@ -197,20 +198,26 @@ class TvmKernelTimer:
         sweep(self.templates.candidates(kernel))
         sweep(self.templates.refinements(kernel, fastest[0][1]))
         _, schedule, warm = fastest[0]
+        return schedule, self._measure(self._add_to_cache(kernel, schedule, warm))
+
+    def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
+        """Time a kernel again with warm caches, and once more with cold ones."""
+        timed_kernel = self._cache.get(kernel, schedule) or self._compile_timed(kernel, schedule)
+        # Reading the arena takes longer than all other samples.
+        self._cache.drop_cold(kernel, schedule)
+        return self._measure(timed_kernel)
+
+    def _compile_timed(self, kernel: Kernel, schedule: Schedule) -> TimedKernel:
+        """Compile a kernel with the functions that time it, and cache it."""
+        warm = self._compile_kernel(kernel, schedule)
+        return self._add_to_cache(kernel, schedule, warm)
+
+    def _add_to_cache(self, kernel: Kernel, schedule: Schedule, warm: Evaluate) -> TimedKernel:
         timed_kernel = TimedKernel(warm, self._cold_evaluator(kernel, schedule))
         has_own_arena = timed_kernel.cold and self.device.copies_inputs
         size_bytes = (cold_cache.ARENA_BYTES if has_own_arena else 0) + _tensor_bytes(kernel)
         self._cache.add(kernel, schedule, timed_kernel, size_bytes)
-        return schedule, self._measure(timed_kernel)
-
-    def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
-        """See `Runtime.retime_kernel`."""
-        timed_kernel = self._cache.get(kernel, schedule)
-        if timed_kernel is None:
-            timed_kernel = TimedKernel(
-                self._compile_kernel(kernel, schedule), self._cold_evaluator(kernel, schedule)
-            )
-        return self._measure(timed_kernel)
+        return timed_kernel
 
     def _measure(self, timed_kernel: TimedKernel) -> Timing:
         with self.device.timing_context(self.threads):
@@ -290,10 +297,11 @@ class TvmKernelTimer:
     def time_dispatch(self) -> Mapping[str, Timing]:
         """Time what running a network costs beside its kernels, by dispatch part.
 
-        `launch` and `invocation` come from networks of tiny kernels: the straight line through a
-        short and a long network, less the kernels' own latencies. In a larger network, a launch
-        costs more (`cache_model.launch_us`); `cache_model.LAUNCH_2MIB` is what a network of more
-        and larger kernels takes beyond them. The other parts are what a MiB of weights costs, see
+        `invocation` comes from networks of tiny kernels: what the straight line through a short and
+        a long one leaves for no kernels. `launch` is what a network of different small kernels
+        takes beyond that and its kernels. In a larger network, a launch costs more
+        (`cache_model.launch_us`); `cache_model.LAUNCH_2MIB` is what a network of more and larger
+        kernels takes beyond them. The other parts are what a MiB of weights costs, see
         `cache_model.miss_fraction`.
 
         Raises:
@@ -307,26 +315,31 @@ class TvmKernelTimer:
                 return one_thread.time_dispatch()
             finally:
                 one_thread.release()
-        graphs = dispatch_benchmarks.tiny_networks()
-        few, many = (len(tvm_kernels(graph)) for graph in graphs)
-        kernels = self._compile_kernels(graphs[0])
-        short, long = (
-            self.compile(graph, self._first_schedules(graph)).evaluate for graph in graphs
-        )
+        graphs = dict(zip(("short", "long"), dispatch_benchmarks.tiny_networks(), strict=True))
+        graphs["different"] = dispatch_benchmarks.different_kernels_network()
+        launched = {name: tvm_kernels(graph) for name, graph in graphs.items()}
+        networks = {
+            name: self.compile(graph, self._first_schedules(graph)).evaluate
+            for name, graph in graphs.items()
+        }
+        compiled = self._compile_kernels(graphs["different"])
+        kernels = {kernel.text: evaluate for kernel, evaluate in compiled.items()}
 
-        def time_once() -> dict[str, float]:
-            short_s, long_s = (
-                timing.median_seconds(network, _DISPATCH_CALLS) for network in (short, long)
-            )
-            slope_s = (long_s - short_s) / (many - few)
-            kernel_s = statistics.mean(
-                timing.median_seconds(evaluate, 4 * _DISPATCH_CALLS)
-                for evaluate in kernels.values()
-            )
-            return {"launch": slope_s - kernel_s, "invocation": short_s - slope_s * few}
+        def costs(seconds: Mapping[str, float]) -> dict[str, float]:
+            added = len(launched["long"]) - len(launched["short"])
+            slope_s = (seconds["long"] - seconds["short"]) / added
+            invocation_s = seconds["short"] - slope_s * len(launched["short"])
+            kernels_s = sum(seconds[kernel.text] for kernel in launched["different"])
+            launches_s = seconds["different"] - invocation_s - kernels_s
+            launch_s = launches_s / len(launched["different"])
+            return {"launch": launch_s, "invocation": invocation_s}
 
+        components = {
+            **_median_seconds_of(networks, _DISPATCH_CALLS),
+            **_median_seconds_of(kernels, 4 * _DISPATCH_CALLS),
+        }
         with self.device.timing_context(self.threads):
-            parts = timing.measure_differences(time_once, _MAX_DISPATCH_SETS)
+            parts = timing.measure_differences(components, costs)
             weights = self._time_weights()
         large = self._time_large_launch(1e-6 * parts["invocation"].latency_us)
         return {**parts, cache_model.LAUNCH_2MIB: large, **weights}
@@ -355,20 +368,20 @@ class TvmKernelTimer:
         graph = dispatch_benchmarks.varied_network()
         launched, kernels = tvm_kernels(graph), self._compile_kernels(graph)
         network = self.compile(graph, self._first_schedules(graph)).evaluate
-        kernel_s = dict.fromkeys(kernels, math.inf)
-        fastest: Sequence[float] = ()
+        components = {
+            **_median_seconds_of({"network": network}, _LARGE_NETWORK_CALLS),
+            **_median_seconds_of(
+                {kernel.text: evaluate for kernel, evaluate in kernels.items()}, _DISPATCH_CALLS
+            ),
+        }
+
+        def costs(seconds: Mapping[str, float]) -> dict[str, float]:
+            all_kernels_s = sum(seconds[kernel.text] for kernel in launched)
+            launches_s = seconds["network"] - invocation_s - all_kernels_s
+            return {cache_model.LAUNCH_2MIB: launches_s / len(launched)}
+
         with self.device.timing_context(self.threads):
-            for _ in range(_LARGE_LAUNCH_ROUNDS):
-                for kernel, evaluate in kernels.items():
-                    latest_s = timing.median_seconds(evaluate, 4 * _DISPATCH_CALLS)
-                    kernel_s[kernel] = min(kernel_s[kernel], latest_s)
-                samples = timing.undisturbed_samples(network, 4, timing.SAMPLES)
-                fastest = min(fastest or samples, samples, key=statistics.median)
-                time.sleep(timing.SECONDS_BETWEEN_ROUNDS)
-        all_kernels_s = sum(kernel_s[kernel] for kernel in launched)
-        return Timing.from_seconds(
-            [(network_s - invocation_s - all_kernels_s) / len(launched) for network_s in fastest]
-        )
+            return timing.measure_differences(components, costs)[cache_model.LAUNCH_2MIB]
 
     def _time_weights(self) -> dict[str, Timing]:
         """Time a MiB of weights in networks with more and more of them, by dispatch part.
@@ -394,6 +407,16 @@ class TvmKernelTimer:
     ) -> RelaxNetwork:
         """See `Runtime.compile`."""
         return RelaxNetwork(graph, schedules, weights, self.templates, self.device, batch)
+
+
+def _median_seconds_of(
+    evaluators: Mapping[str, Evaluate], calls: int
+) -> dict[str, Callable[[], float]]:
+    """Return functions that time something at the present moment, by its name."""
+    return {
+        name: partial(timing.median_seconds, evaluate, calls)
+        for name, evaluate in evaluators.items()
+    }
 
 
 def _tensor_bytes(kernel: Kernel) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from nas.documents import shortened
 from nas.errors import RequestError
 from nas.graph import Graph
-from nas.latency import cache_model, fusion
+from nas.latency import cache_model, fusion, timing
 from nas.latency.cache_model import DispatchCosts
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
@@ -53,6 +53,7 @@ class TvmRuntime(Runtime):
     name = "tvm"
     targets = ("cpu", "cuda", "rpc://...")
     tuners: ClassVar[tuple[str, ...]] = (METASCHEDULE,)
+    moments = timing.MOMENTS
     dispatch_parts = (
         "launch",
         "invocation",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nas.latency.kernel import Kernel
+from nas.latency.timing import SAMPLES
 from nas.runtimes.tvm.runtime import TvmRuntime
 
 
@@ -19,7 +20,7 @@ def test_time_kernel_returns_a_candidate_and_its_latency() -> None:
     schedule, timing = runtime.time_kernel(kernel)
     assert schedule in schedules
     assert timing.latency_us > 0
-    assert len(timing.samples_us) == 10
+    assert len(timing.samples_us) == SAMPLES
 
 
 @pytest.mark.long

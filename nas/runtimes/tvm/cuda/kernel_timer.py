@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
+from functools import partial
 
 from nas.latency import cache_model, timing
 from nas.latency.kernel import Kernel
@@ -21,11 +22,11 @@ In float16 it has half of that, like every network. So a MiB of the cache model 
 float32.
 """
 
-_MAX_DISPATCH_SETS = 8
-"""Largest number of sets of samples of the dispatch costs."""
-
 _DISPATCH_CALLS = 50
 """Number of inferences in a sample."""
+
+_WEIGHTS_SAMPLES = 10
+"""Number of samples of a cache benchmark."""
 
 _RUNS_PER_SAMPLE = 3
 """Number of timings of a cache benchmark in a sample; their median counts."""
@@ -63,16 +64,19 @@ class CudaKernelTimer(TvmKernelTimer):
         few, many = (len(tvm_kernels(graph)) for graph in graphs)
         last = self._compile_kernel(*list(schedules.items())[-1])
 
-        def time_once() -> dict[str, float]:
-            short_s, long_s = (
-                timing.median_seconds(network, _DISPATCH_CALLS) for network in (short, long)
-            )
-            launch_s = (long_s - short_s) / (many - few)
-            last_s = timing.median_seconds(last, queue.LAUNCHES)
-            return {"launch": launch_s, "invocation": short_s - (few - 1) * launch_s - last_s}
+        components = {
+            "short": partial(timing.median_seconds, short, _DISPATCH_CALLS),
+            "long": partial(timing.median_seconds, long, _DISPATCH_CALLS),
+            "last": partial(timing.median_seconds, last, queue.LAUNCHES),
+        }
+
+        def costs(seconds: Mapping[str, float]) -> dict[str, float]:
+            launch_s = (seconds["long"] - seconds["short"]) / (many - few)
+            invocation_s = seconds["short"] - (few - 1) * launch_s - seconds["last"]
+            return {"launch": launch_s, "invocation": invocation_s}
 
         with self.device.timing_context(self.threads):
-            parts = timing.measure_differences(time_once, _MAX_DISPATCH_SETS)
+            parts = timing.measure_differences(components, costs)
             weights = {
                 part: self._time_weights_of(mib)
                 for mib, part in zip(cache_model.WEIGHTS_MIB, cache_model.WEIGHT_PARTS, strict=True)
@@ -88,6 +92,6 @@ class CudaKernelTimer(TvmKernelTimer):
             WEIGHT_READER, schedule, self.templates, self.device, launches=sets, weight_sets=sets
         )
         samples = [
-            statistics.median(evaluate(sets, _RUNS_PER_SAMPLE)) for _ in range(timing.SAMPLES)
+            statistics.median(evaluate(sets, _RUNS_PER_SAMPLE)) for _ in range(_WEIGHTS_SAMPLES)
         ]
         return Timing.from_seconds([sets_per_mib * each for each in samples])
