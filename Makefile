@@ -13,8 +13,10 @@ quickstart: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow and not long"
 
+# Many of these tests wait for processes of their own, so there are two workers a core.
 test-ci: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not long"
+	$(BIN)/python -m pytest --numprocesses $$((2 * $$(getconf _NPROCESSORS_ONLN))) --dist worksteal \
+		-m "not long"
 
 test-all: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
