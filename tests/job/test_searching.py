@@ -138,13 +138,13 @@ def test_search_ends_after_trials_without_improvement(folder_with_supernets, inv
 def test_search_ends_when_its_minutes_are_over(
     folder_with_supernets, invoke, monkeypatch, seconds, max_trials
 ):
-    evaluate = objectives.evaluate
+    evaluate = objectives.evaluate_in_rounds
 
     def slow(*arguments):
         time.sleep(seconds)
         return evaluate(*arguments)
 
-    monkeypatch.setattr(objectives, "evaluate", slow)
+    monkeypatch.setattr(objectives, "evaluate_in_rounds", slow)
     summary = document(invoke("search", "job.toml", "--minutes", 0.005, "--json"))
     assert summary["ended"] == read_run(OUT).search.ended == "0.005 minutes are over"
     assert 1 <= summary["trials"] == len(read_completed_trials(OUT)) <= max_trials
@@ -185,7 +185,7 @@ import time
 from pathlib import Path
 from nas.job import objectives
 
-evaluate = objectives.evaluate
+evaluate = objectives.evaluate_in_rounds
 calls = []
 
 def hang(*arguments):
@@ -195,7 +195,7 @@ def hang(*arguments):
         time.sleep(0.01)
     return evaluate(*arguments)
 
-objectives.evaluate = hang
+objectives.evaluate_in_rounds = hang
 from nas.cli import main
 main()
 """

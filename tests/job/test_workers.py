@@ -43,7 +43,7 @@ def wait_for_other_process(monkeypatch, study, then=lambda pid: None) -> list[in
     Returns:
         a list that will hold the ID of the other process.
     """
-    evaluate = objectives.evaluate
+    evaluate = objectives.evaluate_in_rounds
     others: list[int] = []
 
     def wait_and_evaluate(*arguments):
@@ -58,7 +58,7 @@ def wait_for_other_process(monkeypatch, study, then=lambda pid: None) -> list[in
                 then(pid)
         return evaluate(*arguments)
 
-    monkeypatch.setattr(objectives, "evaluate", wait_and_evaluate)
+    monkeypatch.setattr(objectives, "evaluate_in_rounds", wait_and_evaluate)
     return others
 
 
@@ -89,13 +89,13 @@ SLOW_EVALUATION = """
 import time
 from nas.job import objectives
 
-evaluate = objectives.evaluate
+evaluate = objectives.evaluate_in_rounds
 
 def slow(*arguments):
     time.sleep(0.4)
     return evaluate(*arguments)
 
-objectives.evaluate = slow
+objectives.evaluate_in_rounds = slow
 """
 
 
