@@ -15,14 +15,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from nas.errors import BoardLostError, MeasurementError, NasError, first_line
-from nas.latency import timing
 from nas.latency.cache_model import WEIGHT_PARTS_BY_INTENSITY
 from nas.latency.kernel import Kernel
 from nas.latency.record import MEASURED, Record
 from nas.latency.runtime import KernelTimer, Runtime, Schedule, configured_runtime
 from nas.latency.table import LatencyTable
 from nas.latency.timer_pool import TimerPool
-from nas.latency.timing import Timing
+from nas.latency.timing import Moments, Timing
 
 if TYPE_CHECKING:
     from nas.space import SearchSpace
@@ -196,7 +195,8 @@ class _TableBuilder:
     ) -> None:
         self._table, self._timers, self._progress = table, timers, progress
         self._start = time.monotonic()
-        self.dispatch_timed_s = self._moment_s = 0.0
+        self.dispatch_timed_s = 0.0
+        self._moments = Moments()
         self.moments = table.runtime.moments if table.runtime.basis == MEASURED else 1
         self._done = self._total = 0
         self._statuses: dict[Kernel, str] = {}
@@ -279,7 +279,7 @@ class _TableBuilder:
 
         try:
             for _ in range(moments if kernels else 0):
-                self._wait_for_another_moment()
+                self._moments.wait()
                 waiting = [k for k in kernels if k not in latest or latest[k].status != "failed"]
                 for kernel, outcome in self._timers.each(waiting, retime):
                     record = latest.get(kernel, records[kernel])
@@ -292,11 +292,6 @@ class _TableBuilder:
         finally:
             for record in latest.values():
                 self._append(record)
-
-    def _wait_for_another_moment(self) -> None:
-        next_s = self._moment_s + timing.SECONDS_BETWEEN_MOMENTS
-        time.sleep(max(0.0, next_s - self.seconds))
-        self._moment_s = self.seconds
 
     def _with_outcome(self, kernel: Kernel, record: Record, outcome: Timing | Exception) -> Record:
         """Return the record of a kernel that was timed again."""

@@ -7,7 +7,6 @@ counts; see `nas.latency.timing`.
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -98,8 +97,9 @@ def measure_networks(
     timer.compile(graphs, schedules, batch)
     timings: list[list[Timing]] = [[] for _ in graphs]
     waiting = list(range(len(graphs)))
+    moments = timing.Moments()
     for done in range(1, MAX_TIMINGS + 1):
-        start = time.monotonic()
+        moments.wait()
         for index, new in timer.time(waiting).items():
             timings[index].append(new)
         waiting = [
@@ -111,7 +111,6 @@ def measure_networks(
         if not waiting or done == MAX_TIMINGS:
             break
         timer.expect(len(waiting) * max(1, MIN_TIMINGS - done))
-        time.sleep(max(0.0, timing.SECONDS_BETWEEN_MOMENTS - (time.monotonic() - start)))
     return [NetworkTimings(tuple(own), timer.errors.get(i)) for i, own in enumerate(timings)]
 
 

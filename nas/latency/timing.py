@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from nas.errors import MeasurementError
 from nas.latency import core_scheduling
@@ -146,6 +147,18 @@ def fastest_two_agree(latencies_us: Collection[float], tolerance: float) -> bool
     return len(fastest) == 2 and fastest[1] <= (1 + tolerance) * fastest[0]
 
 
+class Moments:
+    """Moments at which things are timed, at least `SECONDS_BETWEEN_MOMENTS` apart."""
+
+    def __init__(self) -> None:
+        self._next_s = -math.inf
+
+    def wait(self) -> None:
+        """Wait until the next moment, and begin it."""
+        time.sleep(max(0.0, self._next_s - time.monotonic()))
+        self._next_s = time.monotonic() + SECONDS_BETWEEN_MOMENTS
+
+
 def measure_differences(
     components: Mapping[str, Callable[[], float]],
     costs: Callable[[Mapping[str, float]], Mapping[str, float]],
@@ -176,6 +189,11 @@ def measure_differences(
 def median_seconds(evaluate: Evaluate, calls: int) -> float:
     """Return the median seconds per call of a few samples, from which differences are computed."""
     return statistics.median(undisturbed_samples(evaluate, calls, QUICK_SAMPLES))
+
+
+def median_timers(evaluators: Mapping[str, Evaluate], calls: int) -> dict[str, Callable[[], float]]:
+    """Return functions that return `median_seconds` of the present moment, by the same names."""
+    return {name: partial(median_seconds, evaluate, calls) for name, evaluate in evaluators.items()}
 
 
 def quick_latency_us(evaluate: Evaluate) -> float:

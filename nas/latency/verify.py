@@ -22,6 +22,7 @@ from nas.latency.kernel import Kernel, group_by_kind
 from nas.latency.record import UNSTABLE, Record
 from nas.latency.runtime import KernelTimer
 from nas.latency.table import LatencyTable
+from nas.latency.timing import Moments
 
 SAMPLE_SEED = 0
 """Seed of the sample: the same table gives the same kernels, so that verifications can be
@@ -199,29 +200,23 @@ def verify_table(
     records = stratified_sample(usable, rows)
     moments = table.runtime.moments
 
-    def retime(record: Record, done: int, total: int) -> VerifiedRow:
-        row = _retimed_row(record, timer)
+    done = 0
+
+    def count(record: Record) -> None:
+        nonlocal done
+        done += 1
         if progress is not None:
             progress(done, total, record.name)
-        return row
 
-    done = 0
-    verified: list[VerifiedRow] = []
-    for moment in range(moments):
-        for index, record in enumerate(records):
-            done += 1
-            row = retime(record, done, moments * len(records))
-            if moment == 0:
-                verified.append(row)
-            else:
-                verified[index] = _fastest_row(verified[index], row)
+    total = moments * len(records)
+    verified = _fastest_rows(records, timer, moments, count)
     for _ in range(MAX_TIMINGS - 1):
         off = [i for i, row in enumerate(verified) if row.is_off and row.error is None]
         total = done + len(off)
         for index in off:
-            done += 1
-            again = retime(records[index], done, total)
+            again = _retimed_row(records[index], timer)
             verified[index] = min(verified[index], again, key=_deviation)
+            count(records[index])
     changes = tuple(_recorded_changes(table.device, device))
     return Verification(tuple(verified), len(usable), changes)
 
@@ -246,19 +241,17 @@ class DeviceSlowdown:
         records = [table.record(kernel) for kernel in dict.fromkeys(kernels)]
         usable = [record for record in records if record is not None and record.latency_us]
         self._records = stratified_sample(usable, count) if usable else []
-        self._ratios: list[float] = [math.inf] * len(self._records)
+        self._rows: list[VerifiedRow] = []
 
     def measure(self) -> None:
         """Time the kernels at some moments; a kernel that cannot be timed now is left out."""
-        for _ in range(self._moments):
-            for index, record in enumerate(self._records):
-                row = _retimed_row(record, self._timer)
-                self._ratios[index] = min(self._ratios[index], row.ratio or math.inf)
+        rows = _fastest_rows(self._records, self._timer, self._moments)
+        self._rows = list(map(_fastest_row, self._rows or rows, rows))
 
     @property
     def ratios(self) -> Ratios | None:
         """The ratios of now to the table: above 1 if the device is slower; None if not measured."""
-        return Ratios.from_values([each for each in self._ratios if math.isfinite(each)])
+        return _ratios(self._rows)
 
 
 def stratified_sample(records: Sequence[Record], count: int) -> list[Record]:
@@ -325,6 +318,24 @@ def _retimed_row(record: Record, timer: KernelTimer) -> VerifiedRow:
     except Exception as error:
         return replace(row, error=f"{type(error).__name__}: {str(error).strip()[:300]}")
     return replace(row, now_us=now_us)
+
+
+def _fastest_rows(
+    records: Sequence[Record],
+    timer: KernelTimer,
+    moments: int,
+    on_timing: Callable[[Record], None] = lambda record: None,
+) -> list[VerifiedRow]:
+    """Time the kernels of records in turn at some moments, and return the fastest row of each."""
+    fastest: dict[str, VerifiedRow] = {}
+    pause = Moments()
+    for _ in range(moments):
+        pause.wait()
+        for record in records:
+            row = _retimed_row(record, timer)
+            fastest[record.name] = _fastest_row(fastest.get(record.name, row), row)
+            on_timing(record)
+    return [fastest[record.name] for record in records]
 
 
 def _fastest_row(first: VerifiedRow, second: VerifiedRow) -> VerifiedRow:

@@ -56,9 +56,10 @@ def take(evaluators: Mapping[str, Evaluate], reference: Evaluate, minutes: float
     }
     reference_calls = timing.calls_per_sample(reference, timing.SAMPLE_SECONDS)
     end = time.monotonic() + 60 * minutes
+    moments = timing.Moments()
     with timing.pinned(1):
         while time.monotonic() < end:
-            start = time.monotonic()
+            moments.wait()
             for name, evaluate in evaluators.items():
                 for own, function, count, samples in (
                     (series[name], evaluate, calls[name], SAMPLES),
@@ -66,8 +67,6 @@ def take(evaluators: Mapping[str, Evaluate], reference: Evaluate, minutes: float
                 ):
                     own.starts.append(time.monotonic())
                     own.samples.append(timing.undisturbed_samples(function, count, samples))
-            next_s = start + timing.SECONDS_BETWEEN_MOMENTS
-            time.sleep(max(0.0, next_s - time.monotonic()))
     return series, beside
 
 

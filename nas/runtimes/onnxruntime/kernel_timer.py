@@ -175,19 +175,15 @@ class OnnxKernelTimer:
         added = list(many)
         for kernel in few:
             added.remove(kernel)
-        evaluators = {
-            kernel: self._evaluator(kernel, _choose_copies(kernel)) for kernel in set(added)
+        one, many_nodes = (session.evaluate for session in self._invocation_sessions)
+        kernels = {
+            kernel.text: self._evaluator(kernel, _choose_copies(kernel)) for kernel in set(added)
         }
-
-        timed: dict[str, Evaluate] = {"short": short, "long": long}
-        calls = dict.fromkeys(timed, _DISPATCH_CALLS)
-        for name, session in zip(("one", "many"), self._invocation_sessions, strict=True):
-            timed[name], calls[name] = session.evaluate, 4 * _DISPATCH_CALLS
-        for kernel, evaluate in evaluators.items():
-            timed[kernel.text], calls[kernel.text] = evaluate, 4 * _DISPATCH_CALLS
         components = {
-            name: partial(timing.median_seconds, evaluate, calls[name])
-            for name, evaluate in timed.items()
+            **timing.median_timers({"short": short, "long": long}, _DISPATCH_CALLS),
+            **timing.median_timers(
+                {"one": one, "many": many_nodes, **kernels}, 4 * _DISPATCH_CALLS
+            ),
         }
 
         def costs(seconds: Mapping[str, float]) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -322,8 +322,7 @@ class TvmKernelTimer:
             name: self.compile(graph, self._first_schedules(graph)).evaluate
             for name, graph in graphs.items()
         }
-        compiled = self._compile_kernels(graphs["different"])
-        kernels = {kernel.text: evaluate for kernel, evaluate in compiled.items()}
+        kernels = self._compile_kernels(graphs["different"])
 
         def costs(seconds: Mapping[str, float]) -> dict[str, float]:
             added = len(launched["long"]) - len(launched["short"])
@@ -335,8 +334,8 @@ class TvmKernelTimer:
             return {"launch": launch_s, "invocation": invocation_s}
 
         components = {
-            **_median_seconds_of(networks, _DISPATCH_CALLS),
-            **_median_seconds_of(kernels, 4 * _DISPATCH_CALLS),
+            **timing.median_timers(networks, _DISPATCH_CALLS),
+            **timing.median_timers(kernels, 4 * _DISPATCH_CALLS),
         }
         with self.device.timing_context(self.threads):
             parts = timing.measure_differences(components, costs)
@@ -349,10 +348,10 @@ class TvmKernelTimer:
         kernels = dict.fromkeys(tvm_kernels(graph))
         return {kernel: self.templates.candidates(kernel)[0] for kernel in kernels}
 
-    def _compile_kernels(self, graph: Graph) -> dict[Kernel, Evaluate]:
-        """Compile each kernel of a network by itself, and return what times it."""
+    def _compile_kernels(self, graph: Graph) -> dict[str, Evaluate]:
+        """Compile each kernel of a network by itself, and return what times it, by its text."""
         return {
-            kernel: self._compile_kernel(kernel, schedule)
+            kernel.text: self._compile_kernel(kernel, schedule)
             for kernel, schedule in self._first_schedules(graph).items()
         }
 
@@ -369,10 +368,8 @@ class TvmKernelTimer:
         launched, kernels = tvm_kernels(graph), self._compile_kernels(graph)
         network = self.compile(graph, self._first_schedules(graph)).evaluate
         components = {
-            **_median_seconds_of({"network": network}, _LARGE_NETWORK_CALLS),
-            **_median_seconds_of(
-                {kernel.text: evaluate for kernel, evaluate in kernels.items()}, _DISPATCH_CALLS
-            ),
+            **timing.median_timers({"network": network}, _LARGE_NETWORK_CALLS),
+            **timing.median_timers(kernels, _DISPATCH_CALLS),
         }
 
         def costs(seconds: Mapping[str, float]) -> dict[str, float]:
@@ -407,16 +404,6 @@ class TvmKernelTimer:
     ) -> RelaxNetwork:
         """See `Runtime.compile`."""
         return RelaxNetwork(graph, schedules, weights, self.templates, self.device, batch)
-
-
-def _median_seconds_of(
-    evaluators: Mapping[str, Evaluate], calls: int
-) -> dict[str, Callable[[], float]]:
-    """Return functions that time something at the present moment, by its name."""
-    return {
-        name: partial(timing.median_seconds, evaluate, calls)
-        for name, evaluate in evaluators.items()
-    }
 
 
 def _tensor_bytes(kernel: Kernel) -> int:

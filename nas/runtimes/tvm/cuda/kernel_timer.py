@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from functools import partial
 
 from nas.latency import cache_model, timing
 from nas.latency.kernel import Kernel
@@ -65,9 +64,8 @@ class CudaKernelTimer(TvmKernelTimer):
         last = self._compile_kernel(*list(schedules.items())[-1])
 
         components = {
-            "short": partial(timing.median_seconds, short, _DISPATCH_CALLS),
-            "long": partial(timing.median_seconds, long, _DISPATCH_CALLS),
-            "last": partial(timing.median_seconds, last, queue.LAUNCHES),
+            **timing.median_timers({"short": short, "long": long}, _DISPATCH_CALLS),
+            **timing.median_timers({"last": last}, queue.LAUNCHES),
         }
 
         def costs(seconds: Mapping[str, float]) -> dict[str, float]:
