@@ -15,6 +15,7 @@ from nas.errors import BoardLostError, DeviceError, RequestError
 from nas.graph import Graph
 from nas.latency import device as this_machine
 from nas.latency.kernel import Kernel
+from nas.latency.timing import SAMPLES
 from nas.runtimes.tvm.rpc import connection
 from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.torch_network import Network, folded_weights
@@ -65,7 +66,7 @@ def test_network_on_a_board_computes_what_torch_computes(runtime: TvmRuntime) ->
 def test_kernels_are_timed_on_the_board(runtime: TvmRuntime, kernel: Kernel) -> None:
     schedule, timing = runtime.time_kernel(kernel)
     assert timing.latency_us > 0
-    assert len(timing.samples_us) == 10
+    assert len(timing.samples_us) == SAMPLES
     assert runtime.retime_kernel(kernel, schedule).latency_us > 0
 
 

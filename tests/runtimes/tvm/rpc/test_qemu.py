@@ -19,6 +19,7 @@ import tvm
 import nas.space
 from nas.graph import Graph
 from nas.latency.kernel import Kernel
+from nas.runtimes.tvm.rpc import connection
 from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.torch_network import Network, folded_weights
 from tests.latency.example_graphs import GRAPHS
@@ -56,6 +57,8 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TvmRuntime]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{folder}/tools/usr/bin:{os.environ['PATH']}")
         patch.setenv("LD_LIBRARY_PATH", f"{folder}/tools/usr/lib/x86_64-linux-gnu")
+        # An emulated board beside other tests takes long to begin a session.
+        patch.setattr(connection, "ANSWER_SECONDS", 120.0)
         try:
             rpc_processes.Process(board.pid, port)
             code = "triple=aarch64-linux-gnu&cpu=cortex-a72"
