@@ -45,6 +45,10 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def take(self, positions: np.ndarray | slice) -> Images:
+        """Return the images at these positions, with their labels."""
+        return Images(self.pixels[positions], self.labels[positions])
+
 
 @dataclass(frozen=True, eq=False)
 class ImageDataset:

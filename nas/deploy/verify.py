@@ -254,12 +254,12 @@ def sample_images(images: Images, count: int) -> Images:
     if len(images) <= count:
         return images
     positions = np.linspace(0, len(images) - 1, count).astype(np.int64)
-    return Images(images.pixels[positions], images.labels[positions])
+    return images.take(positions)
 
 
 def first_image(images: Images, preprocessing: Preprocessing) -> NDArray[np.float32]:
     """Return the first of some images as the input of a network, `1 x C x H x W`."""
-    return normalised(Images(images.pixels[:1], images.labels[:1]), preprocessing)
+    return normalised(images.take(slice(1)), preprocessing)
 
 
 def _test_images(card: ModelCard) -> tuple[Images | None, str]:
@@ -274,7 +274,7 @@ def batches(images: Images, preprocessing: Preprocessing) -> Iterator[NDArray[np
     """Yield images as the input of a network, `BATCH_SIZE` at a time."""
     for start in range(0, len(images), BATCH_SIZE):
         batch = slice(start, start + BATCH_SIZE)
-        part = Images(images.pixels[batch], images.labels[batch])
+        part = images.take(batch)
         yield normalised(part, preprocessing)
 
 

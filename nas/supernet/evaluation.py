@@ -47,6 +47,10 @@ ROUND_DEVIATIONS = 3.0
 """Standard deviations by which the accuracy on all images may plausibly exceed that on a part."""
 
 
+Classify = Callable[[Images], np.ndarray]
+"""Returns the predicted classes `N` (int64) of `N` images."""
+
+
 class RoundsScore(NamedTuple):
     """The accuracy of an architecture on some images of a split, or on all of them.
 
@@ -119,20 +123,15 @@ def evaluate_in_rounds(
     """
     images = data.part(part)
     _require_same_data(supernet, data)
-    graph = architecture.graph
-    device = next(supernet.parameters()).device
+    classify = _folded_subnet(supernet, architecture, data, choose_calibration_images(data.train))
     order = np.random.default_rng(0).permutation(len(images))
     correct = start = 0
-    with torch.inference_mode():
-        weights = fold_norms(graph, calibrated_state(supernet, graph, data))
-        for end in round_ends(len(images)):
-            chosen = np.sort(order[start:end])
-            sample = Images(images.pixels[chosen], images.labels[chosen])
-            predictions = _predict_folded(graph, weights, sample, data, device)
-            correct += int((predictions == sample.labels).sum())
-            start = end
-            if is_hopeless(largest_plausible_accuracy(correct, end, len(images))):
-                break
+    for end in round_ends(len(images)):
+        sample = images.take(np.sort(order[start:end]))
+        correct += int((classify(sample) == sample.labels).sum())
+        start = end
+        if is_hopeless(largest_plausible_accuracy(correct, end, len(images))):
+            break
     return RoundsScore(correct / start, start)
 
 
@@ -213,9 +212,7 @@ def predict_network(network: Network, data: ImageDataset, images: Images) -> np.
     """
     state = network.state_dict()
     device = next(iter(state.values())).device
-    with torch.inference_mode():
-        weights = fold_norms(network.graph, state)
-        return _predict_folded(network.graph, weights, images, data, device)
+    return _folded_classifier(network.graph, state, data, device)(images)
 
 
 @torch.no_grad()
@@ -304,13 +301,8 @@ def predict(
     """
     _require_same_data(supernet, data)
     calibration = choose_calibration_images(data.train, calibration_images)
-    device = next(supernet.parameters()).device
     for architecture in architectures:
-        graph = architecture.graph
-        with torch.inference_mode():
-            weights = fold_norms(graph, calibrated_state(supernet, graph, data, calibration))
-            predictions = _predict_folded(graph, weights, images, data, device)
-        yield predictions
+        yield _folded_subnet(supernet, architecture, data, calibration)(images)
 
 
 def _require_same_data(supernet: Supernet, data: ImageDataset) -> None:
@@ -326,23 +318,34 @@ def _require_same_data(supernet: Supernet, data: ImageDataset) -> None:
         )
 
 
-def _predict_folded(
-    graph: Graph,
-    weights: Mapping[str, Tensor],
-    images: Images,
-    data: ImageDataset,
-    device: torch.device,
-) -> np.ndarray:
-    """Return the predicted classes `N` of images, with the weights of `graph.folded`."""
-    folded_weights = FoldedWeights(weights)
+def _folded_subnet(
+    supernet: Supernet, architecture: Architecture, data: ImageDataset, calibration: Images
+) -> Classify:
+    """Calibrate a subnet and fold its batch norms, and return what classifies images with it."""
+    state = calibrated_state(supernet, architecture.graph, data, calibration)
+    device = next(supernet.parameters()).device
+    return _folded_classifier(architecture.graph, state, data, device)
+
+
+def _folded_classifier(
+    graph: Graph, state: Mapping[str, Tensor], data: ImageDataset, device: torch.device
+) -> Classify:
+    """Fold the batch norms of a network's weights, and return what classifies images with it."""
+    with torch.inference_mode():
+        weights = FoldedWeights(fold_norms(graph, state))
     batch_size = _batch_size(graph, device)
-    with limit_threads(graph.macs * batch_size):
-        batches = [
-            run_graph(graph.folded, x, folded_weights).flatten(1).argmax(1)
-            for x, _ in sequential_batches(images, data, batch_size, device)
-        ]
-    predictions: np.ndarray = torch.cat(batches).cpu().numpy()
-    return predictions
+
+    @torch.inference_mode()
+    def classify(images: Images) -> np.ndarray:
+        with limit_threads(graph.macs * batch_size):
+            batches = [
+                run_graph(graph.folded, x, weights).flatten(1).argmax(1)
+                for x, _ in sequential_batches(images, data, batch_size, device)
+            ]
+        predictions: np.ndarray = torch.cat(batches).cpu().numpy()
+        return predictions
+
+    return classify
 
 
 def _batch_size(graph: Graph, device: torch.device) -> int:
@@ -357,4 +360,4 @@ def choose_calibration_images(images: Images, count: int = CALIBRATION_IMAGES) -
     """Return `count` images, evenly spaced in the data set and shuffled to mix the classes."""
     chosen = np.linspace(0, len(images) - 1, min(count, len(images))).astype(np.int64)
     chosen = np.random.default_rng(0).permutation(chosen)
-    return Images(images.pixels[chosen], images.labels[chosen])
+    return images.take(chosen)

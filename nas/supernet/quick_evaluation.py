@@ -72,7 +72,7 @@ def evaluate_quickly(
         )
     population = data.part(part)
     chosen = stratified_sample(population, images)
-    sample = Images(population.pixels[chosen], population.labels[chosen])
+    sample = population.take(chosen)
     evaluations = []
     for predictions in predict(supernet, architectures, data, sample, calibration_images):
         correct = int((predictions == sample.labels).sum())

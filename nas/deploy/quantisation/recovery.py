@@ -297,5 +297,5 @@ def _validation_images(data: ImageDataset) -> list[Images]:
         positions = stratified_sample(part, round(share * len(part)))
         for start in range(0, len(positions), _BATCH_SIZE):
             batch = positions[start : start + _BATCH_SIZE]
-            batches.append(Images(part.pixels[batch], part.labels[batch]))
+            batches.append(part.take(batch))
     return batches
