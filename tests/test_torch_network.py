@@ -7,7 +7,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas.graph import Graph, Op
 from nas.space import load_space, space_names
-from nas.space.builder import Builder, Elastic
+from nas.space.builder import Builder
+from nas.space.elastic import Elastic
 from nas.torch_network import (
     FoldedWeights,
     Network,

@@ -14,8 +14,9 @@ from nas.graph import Channels, Graph, Shape
 from nas.names import require_identifier
 from nas.space.architecture import Value
 from nas.space.block_graph import BlockGraph
-from nas.space.builder import Builder, Elastic
+from nas.space.builder import Builder
 from nas.space.choice import MAX_SIZE, Choice, size_options
+from nas.space.elastic import Elastic
 from nas.space.stage import BlockSelection, Stage, block_keywords, source_file
 from nas.space.user_code import user_code
 

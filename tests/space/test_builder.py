@@ -1,6 +1,7 @@
 import pytest
 
-from nas.space.builder import Builder, Elastic
+from nas.space.builder import Builder
+from nas.space.elastic import Elastic
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nas.space.builder import Builder, Elastic, SymbolicTensor, require_option
+from nas.space.builder import Builder, SymbolicTensor, require_option
+from nas.space.elastic import Elastic
 
 
 def separable(

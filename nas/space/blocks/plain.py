@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nas.space.builder import Builder, Elastic, SymbolicTensor
+from nas.space.builder import Builder, SymbolicTensor
+from nas.space.elastic import Elastic
 
 
 def conv(

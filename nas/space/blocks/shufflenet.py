@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from nas.errors import SpaceError
 from nas.space.blocks.plain import linear_classifier
-from nas.space.builder import Builder, Elastic, SymbolicTensor, require_option
+from nas.space.builder import Builder, SymbolicTensor, require_option
+from nas.space.elastic import Elastic
 
 
 def shuffle_entry(

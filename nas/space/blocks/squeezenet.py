@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from nas.errors import SpaceError
-from nas.space.builder import Builder, Elastic, SymbolicTensor, require_option
+from nas.space.builder import Builder, SymbolicTensor, require_option
+from nas.space.elastic import Elastic
 
 _DIVISOR = 8
 """Numbers of filters are multiples of this, as in the published networks."""

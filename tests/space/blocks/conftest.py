@@ -7,7 +7,8 @@ import torch
 
 from nas.graph import Graph
 from nas.space.blocks import BLOCKS
-from nas.space.builder import Builder, Elastic
+from nas.space.builder import Builder
+from nas.space.elastic import Elastic
 from nas.torch_network import Network
 
 

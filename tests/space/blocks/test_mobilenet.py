@@ -4,7 +4,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from nas.errors import SpaceError
 from nas.space.blocks import BLOCKS
-from nas.space.builder import Builder, Elastic
+from nas.space.builder import Builder
+from nas.space.elastic import Elastic
 from nas.torch_network import run_graph
 
 

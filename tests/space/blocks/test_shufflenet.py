@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from nas.errors import SpaceError
-from nas.space.builder import Elastic
+from nas.space.elastic import Elastic
 from nas.torch_network import run_graph
 
 
