@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -117,23 +118,55 @@ class Channels(NamedTuple):
     """Which channels of a tensor in a supernet's widest network the channels of a tensor are.
 
     Attributes:
-        runs: half-open ranges of positions in the widest tensor, in order. A tensor that is only
-            narrowed has the single run `(0, n)`; a concatenation has several runs.
+        runs: half-open ranges of positions in the widest tensor, in the order of the channels. A
+            tensor that is only narrowed has the single run `(0, n)`; others have several runs.
         extent: number of channels of the widest tensor.
+        numbers: the number by which the parameters of the ops that read the tensor know each
+            channel; empty where that is the position. A channel that a shuffle moves can keep its
+            number, see `nas.space.Builder.shuffle`.
     """
 
     runs: tuple[tuple[int, int], ...]
     extent: int
+    numbers: tuple[int, ...] = ()
 
     @classmethod
     def prefix(cls, count: int, extent: int) -> Channels:
         """Return the first `count` of `extent` channels."""
         return cls(((0, count),), extent)
 
+    @classmethod
+    def spread(cls, count: int, extent: int) -> Channels:
+        """Return `count` of `extent` channels at even distances."""
+        return cls.at([number * extent // count for number in range(count)], extent)
+
+    @classmethod
+    def at(cls, positions: Iterable[int], extent: int, numbers: tuple[int, ...] = ()) -> Channels:
+        """Return the channels at these positions of the widest tensor."""
+        runs: list[tuple[int, int]] = []
+        for position in positions:
+            if runs and runs[-1][1] == position:
+                runs[-1] = (runs[-1][0], position + 1)
+            else:
+                runs.append((position, position + 1))
+        return cls(tuple(runs), extent, numbers)
+
     @property
-    def is_prefix(self) -> bool:
-        """Whether these are the first channels of the widest tensor, without gaps."""
-        return len(self.runs) == 1 and self.runs[0][0] == 0
+    def positions(self) -> list[int]:
+        """Position of each channel in the widest tensor."""
+        return [position for run in self.runs for position in range(*run)]
+
+    @property
+    def width(self) -> int:
+        """Number of channels."""
+        return sum([stop - start for start, stop in self.runs])
+
+    @property
+    def numbered(self) -> Channels:
+        """The same channels with their numbers for positions, as parameters know them."""
+        if not self.numbers:
+            return self
+        return Channels.at(self.numbers, self.extent)
 
 
 class Slot(NamedTuple):

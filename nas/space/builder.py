@@ -56,6 +56,22 @@ def _grouped_channels(count: int, extent: int, groups: int) -> Channels:
     return Channels(tuple((g * whole, g * whole + part) for g in range(groups)), extent)
 
 
+def _parts(channels: Channels, count: int) -> list[list[int]] | None:
+    """Return the positions of each of `count` equal parts, in that part of the widest version.
+
+    Returns None if the parts of the widest version are not equal, or a part of the channels is not
+    in the same part of the widest version.
+    """
+    positions, whole = channels.positions, channels.extent // count
+    size = len(positions) // count
+    parts = [
+        [position - part * whole for position in positions[part * size : (part + 1) * size]]
+        for part in range(count)
+    ]
+    inside = all(0 <= each < whole for part in parts for each in part)
+    return parts if inside and channels.extent % count == 0 else None
+
+
 class Builder:
     """Adds ops to a graph; every method returns the output tensor of the op that it added.
 
@@ -100,7 +116,7 @@ class Builder:
         self,
         x: SymbolicTensor,
         name: str,
-        out: Elastic | int,
+        out: Elastic | Channels | int,
         *,
         kernel: Elastic | int = 1,
         stride: int = 1,
@@ -113,7 +129,8 @@ class Builder:
         Args:
             x: input.
             name: of the slot that holds the weights; unique in the graph.
-            out: number of output channels.
+            out: number of output channels, which are the first ones of the widest version; or which
+                channels of the widest version they are.
             kernel: height and width of the kernel.
             stride: in both directions.
             groups: a divisor of the input and of the output channels.
@@ -122,15 +139,19 @@ class Builder:
 
         Raises SpaceError for channels that `groups` does not divide, or a kernel larger than `x`.
         """
-        out, kernel = Elastic.of(out), Elastic.of(kernel)
-        for count, end in ((x.shape[0], "incoming"), (int(out), "outgoing")):
+        kernel = Elastic.of(kernel)
+        if isinstance(out, Channels):
+            channels = out
+        else:
+            out = Elastic.of(out)
+            channels = _grouped_channels(int(out), int(out.largest), groups)
+        for count, end in ((x.shape[0], "incoming"), (channels.width, "outgoing")):
             if count % groups:
                 raise SpaceError(
                     f"{name}: {count} {end} channels cannot be divided into {groups} groups.",
                     remedy=f"Use multiples of {groups}.",
                 )
-        channels = _grouped_channels(int(out), int(out.largest), groups)
-        inputs = x.channels
+        inputs = x.channels.numbered
         if groups > 1:
             inputs = Channels.prefix(x.shape[0] // groups, inputs.extent // groups)
         window = self._window(x, name, kernel, stride, padding)
@@ -139,7 +160,7 @@ class Builder:
             Op(
                 "conv",
                 (x.position,),
-                (int(out), *window.output),
+                (channels.width, *window.output),
                 window.kernel,
                 stride,
                 window.padding,
@@ -164,7 +185,7 @@ class Builder:
         kernel = Elastic.of(kernel)
         c = x.shape[0]
         window = self._window(x, name, kernel, stride, "same")
-        slot = Slot(name, x.channels, None, int(kernel.largest))
+        slot = Slot(name, x.channels.numbered, None, int(kernel.largest))
         return self._add(
             Op(
                 "conv",
@@ -189,7 +210,7 @@ class Builder:
         `activate` is True for the space's activation, False for none, or the name of another one.
         """
         if self.norm:
-            slot = Slot(f"{name}.norm", x.channels)
+            slot = Slot(f"{name}.norm", x.channels.numbered)
             x = self._add(Op("norm", (x.position,), x.shape, slot=slot), x.channels)
         if isinstance(activate, str):
             return self.activate(x, activate)
@@ -199,7 +220,7 @@ class Builder:
         self,
         x: SymbolicTensor,
         name: str,
-        out: Elastic | int,
+        out: Elastic | Channels | int,
         *,
         kernel: Elastic | int = 1,
         stride: int = 1,
@@ -258,42 +279,71 @@ class Builder:
             raise SpaceError(f"A gate of {x.shape} needs {(x.shape[0], 1, 1)}, not {gate.shape}.")
         return self._add(Op("multiply", (x.position, gate.position), x.shape), x.channels)
 
-    def concat(self, a: SymbolicTensor, b: SymbolicTensor) -> SymbolicTensor:
+    def concat(
+        self, a: SymbolicTensor, b: SymbolicTensor, *, replaces: SymbolicTensor | None = None
+    ) -> SymbolicTensor:
         """Add the concatenation of the channels of `a` and `b`.
 
         Each channel keeps its place in the widest version of the concatenation.
+
+        Args:
+            a: the first channels.
+            b: the other channels.
+            replaces: a tensor of as many channels. The parameters of later ops know each channel of
+                the concatenation by the number of the channel that it replaces, through shuffles
+                too. A network without the block then reads the same numbers.
         """
         if a.shape[1:] != b.shape[1:]:
             raise SpaceError(f"A concatenation needs equal sizes, not {a.shape} and {b.shape}.")
-        offset = a.channels.extent
-        runs = a.channels.runs + tuple(
-            (start + offset, stop + offset) for start, stop in b.channels.runs
-        )
-        channels = Channels(runs, offset + b.channels.extent)
-        shape = (a.shape[0] + b.shape[0], *a.shape[1:])
-        return self._add(Op("concat", (a.position, b.position), shape), channels)
+        shape, offset = (a.shape[0] + b.shape[0], *a.shape[1:]), a.channels.extent
+        positions = [*a.channels.positions, *[offset + each for each in b.channels.positions]]
+        extent = offset + b.channels.extent
+        numbers: tuple[int, ...] = ()
+        if replaces is not None:
+            if (shape[0], extent) != (replaces.shape[0], replaces.channels.extent):
+                raise SpaceError(
+                    f"A concatenation of {shape[0]} of {extent} channels cannot replace a tensor "
+                    f"of {replaces.shape[0]} of {replaces.channels.extent}."
+                )
+            numbers = replaces.channels.numbers or tuple(replaces.channels.positions)
+        op = Op("concat", (a.position, b.position), shape)
+        return self._add(op, Channels.at(positions, extent, numbers))
 
     def shuffle(self, x: SymbolicTensor, groups: int) -> SymbolicTensor:
         """Add a channel shuffle (Zhang et al. 2018, ShuffleNet), which interleaves `groups` parts.
 
-        The parts of `x` must be equally narrowed prefixes of equal parts of the widest version:
-        interleaved, they are then a prefix of the widest version again.
+        Each channel moves to the place that it has in the widest version of the output. Channels
+        get new numbers, unless `concat` gave them the numbers of others.
         """
         c = x.shape[0]
         if c % groups:
             raise SpaceError(f"{c} channels cannot be shuffled in {groups} equal groups.")
-        channels = Channels.prefix(c, x.channels.extent)
-        return self._add(Op("shuffle", (x.position,), x.shape, groups=groups), channels)
+        size, extent = c // groups, x.channels.extent
+        order = [part * size + index for index in range(size) for part in range(groups)]
+        numbers = tuple([x.channels.numbers[each] for each in order if x.channels.numbers])
+        channels = Channels.prefix(c, extent)
+        parts = _parts(x.channels, groups)
+        if parts is not None:
+            moved = [each * groups + part for part, own in enumerate(parts) for each in own]
+            channels = Channels.at([moved[each] for each in order], extent)
+        op = Op("shuffle", (x.position,), x.shape, groups=groups)
+        return self._add(op, channels._replace(numbers=numbers))
 
     def split(self, x: SymbolicTensor) -> tuple[SymbolicTensor, SymbolicTensor]:
-        """Add both halves of the channels, each numbered anew as a prefix of its widest half."""
+        """Add both halves of the channels, each numbered anew by the place in its widest half."""
         c, h, w = x.shape
         if c % 2:
             raise SpaceError(f"{c} channels cannot be split in two.")
-        channels = Channels.prefix(c // 2, x.channels.extent // 2)
+        extent = x.channels.extent // 2
+        parts = _parts(x.channels, 2)
+        halves = (
+            [Channels.spread(c // 2, extent)] * 2
+            if parts is None
+            else [Channels.at(part, extent) for part in parts]
+        )
         first, second = (
             self._add(Op("slice", (x.position,), (c // 2, h, w), start=start), channels)
-            for start in (0, c // 2)
+            for start, channels in zip((0, c // 2), halves, strict=True)
         )
         return first, second
 
@@ -325,7 +375,7 @@ class Builder:
         out = Elastic.of(out)
         channels = Channels.prefix(int(out), int(out.largest))
         op = Op("linear", (x.position,), (int(out), 1, 1), bias=True)
-        return self._add(op._replace(slot=Slot(name, channels, x.channels)), channels)
+        return self._add(op._replace(slot=Slot(name, channels, x.channels.numbered)), channels)
 
     def _window(
         self,

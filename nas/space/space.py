@@ -452,13 +452,22 @@ class SearchSpace:
 
     @cached_property
     def digest(self) -> str:
-        """16 hex digits over the table, the settings, and what the blocks make of them."""
+        """16 hex digits over the table, the settings, and what the blocks make of them.
+
+        Slots with scattered channels count too: the weights of a supernet are valid for them only.
+        """
         table = [stage.to_json() for stage in self.compiled_stages]
         wide = [[choice.name, choice.to_json()] for choice in self.network_choices]
-        blocks = [graph.text for graph in self.block_graphs_with_slots()]
-        text = json.dumps(
-            [self.name, self.activation, self.norm, self.settings, wide, table, blocks]
-        )
+        graphs = list(self.block_graphs_with_slots())
+        blocks = [graph.text for graph in graphs]
+        slots = [op.slot for graph in graphs for op in graph.ops if op.slot is not None]
+        scattered = [
+            slot
+            for slot in slots
+            if any(part is not None and len(part.runs) > 1 for part in (slot.outputs, slot.inputs))
+        ]
+        settings = [self.name, self.activation, self.norm, self.settings]
+        text = json.dumps([*settings, wide, table, blocks, *([scattered] if scattered else [])])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -277,19 +278,31 @@ def slice_weight(
         inputs: channels along the second dimension; all by default.
         rest: slices of the further dimensions; all of them by default.
     """
-    columns = [slice(*run) for run in inputs.runs] if inputs else [slice(None)]
-    rows = []
-    for run in outputs.runs:
-        indices = [(slice(*run), column, *rest)[: weight.dim()] for column in columns]
-        parts = [_slice(weight, index) for index in indices]
-        rows.append(parts[0] if len(parts) == 1 else torch.cat(parts, 1))
-    return rows[0] if len(rows) == 1 else torch.cat(rows)
-
-
-def _slice(weight: Tensor, index: _Index) -> Tensor:
+    dimensions = [(0, outputs)] if inputs is None else [(0, outputs), (1, inputs)]
+    contiguous = [slice(None)] * 2
+    gathered = []
+    for dimension, channels in dimensions:
+        if len(channels.runs) == 1:
+            contiguous[dimension] = slice(*channels.runs[0])
+        else:
+            gathered.append((dimension, _positions(channels, weight.device)))
+    index = (*contiguous, *rest)[: weight.dim()]
     if not (torch.is_grad_enabled() and weight.requires_grad):
-        return weight[index]
-    part: Tensor = _Slice.apply(weight, index)
+        return _gather(weight[index], gathered)
+    part: Tensor = _Slice.apply(weight, index, gathered)
+    return part
+
+
+@lru_cache(maxsize=4096)
+def _positions(channels: Channels, device: torch.device) -> Tensor:
+    """Return the positions of channels as an index."""
+    return torch.tensor(channels.positions, device=device)
+
+
+def _gather(part: Tensor, gathered: Sequence[tuple[int, Tensor]]) -> Tensor:
+    """Return a tensor with the given positions along each of some dimensions."""
+    for dimension, positions in gathered:
+        part = part.index_select(dimension, positions)
     return part
 
 
@@ -301,17 +314,26 @@ class _Slice(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, index: _Index) -> Tensor:
-        ctx.weight, ctx.index = weight, index
-        return weight[index]
+    def forward(
+        ctx: Any, weight: Tensor, index: _Index, gathered: Sequence[tuple[int, Tensor]]
+    ) -> Tensor:
+        ctx.weight, ctx.index, ctx.gathered = weight, index, gathered
+        return _gather(weight[index], gathered)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None]:
         weight: Tensor = ctx.weight
         if weight.grad is None:
             weight.grad = torch.zeros_like(weight)
-        weight.grad[ctx.index] += gradients[0]
-        return None, None
+        part = weight.grad[ctx.index]
+        match ctx.gathered:
+            case []:
+                part += gradients[0]
+            case [(dimension, positions)]:
+                part.index_add_(dimension, positions, gradients[0])
+            case [(_, rows), (_, columns)]:
+                part[rows[:, None], columns] += gradients[0]
+        return None, None, None
 
 
 def _largest_ops(space: SearchSpace) -> list[Op]:

@@ -1,5 +1,7 @@
 import pytest
 
+from nas.errors import SpaceError
+from nas.graph import Channels
 from nas.space.builder import Builder
 from nas.space.elastic import Elastic
 
@@ -41,12 +43,52 @@ def test_shuffling_equal_prefixes_gives_a_prefix():
     build = builder()
     parts = [build.conv(build.input, name, Elastic(narrow, 4, wide)) for name in "ab"]
     mixed = build.shuffle(build.concat(*parts), 2)
-    assert mixed.channels.is_prefix
-    assert mixed.channels.extent == 2 * wide
+    assert mixed.channels == Channels.prefix(2 * narrow, 2 * wide)
 
 
-def test_split_numbers_the_channels_of_each_half_anew():
+def test_split_numbers_each_half_by_its_place_in_the_widest_half():
+    build = builder()
+    x = build.conv(build.input, "a", Channels(((1, 3), (4, 5), (6, 7)), 8))
+    first, second = build.split(x)
+    assert (first.channels, second.channels) == (Channels(((1, 3),), 4), Channels.at([0, 2], 4))
+
+
+def test_split_spreads_channels_that_are_not_in_their_half_of_the_widest_tensor():
     build = builder()
     first, second = build.split(build.conv(build.input, "a", Elastic(8, 4, 16)))
-    assert first.channels == second.channels
-    assert (first.channels.runs, first.channels.extent) == (((0, 4),), 8)
+    assert first.channels == second.channels == Channels.at([0, 2, 4, 6], 8)
+
+
+@pytest.mark.parametrize("count", [4, 6, 8, 12])
+def test_units_replace_the_same_channels_at_every_width(count):
+    """Each channel carries a label through the units, in a simulation that knows no numbering."""
+    widest = 16
+
+    def run(width: int, depth: int) -> tuple[Channels, list[int]]:
+        build = Builder((1, 8, 8), classes=10, norm=False, activation="relu")
+        half = Channels.spread(width // 2, widest // 2)
+        parts = [build.conv(build.input, name, half) for name in "ab"]
+        x = build.shuffle(build.concat(*parts), 2)
+        labels = x.channels.positions
+        for _ in range(depth):
+            side, main = build.split(x)
+            x = build.shuffle(build.concat(side, main, replaces=x), 2)
+            both = zip(labels[: width // 2], labels[width // 2 :], strict=True)
+            labels = [label for pair in both for label in pair]
+        return x.channels.numbered, labels
+
+    for depth in range(5):
+        channels, labels = run(count, depth)
+        assert channels.positions == labels
+        assert sorted(labels) == sorted(run(count, 0)[1])
+
+
+def test_shuffle_numbers_channels_anew_unless_they_replace_others():
+    build = builder()
+    a, b = (build.conv(build.input, name, 2) for name in "ab")
+    both = build.concat(a, b)
+    assert build.shuffle(both, 2).channels.numbered == Channels.prefix(4, 4)
+    kept = build.concat(a, b, replaces=both)
+    assert build.shuffle(kept, 2).channels.numbered.positions == [0, 2, 1, 3]
+    with pytest.raises(SpaceError, match="of 4 of 4 channels cannot replace a tensor of 2 of 2"):
+        build.concat(a, b, replaces=a)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nas.errors import SpaceError
+from nas.graph import Channels
 from nas.space.blocks.plain import linear_classifier
 from nas.space.builder import Builder, SymbolicTensor, require_option
 from nas.space.elastic import Elastic
@@ -22,7 +23,7 @@ def shuffle_entry(
 
     Both branches read the whole input and make half of the output channels each.
     """
-    half = width * 0.5
+    half = Channels.spread(int(width * 0.5), int((width * 0.5).largest))
     side = build.depthwise_unit(x, f"{name}.side", kernel=kernel, stride=stride, activate=False)
     side = build.conv_unit(side, f"{name}.side_project", half)
     main = _branch(build, x, f"{name}.{unit}", half, stride, unit, kernel)
@@ -37,38 +38,42 @@ def shuffle_unit(
     unit: str,
     kernel: Elastic,
 ) -> SymbolicTensor:
-    """Add ShuffleNetV2's basic unit (figure 3c), which convolves half of the channels."""
+    """Add ShuffleNetV2's basic unit (figure 3c), which convolves half of the channels.
+
+    Each convolved channel replaces one of the input, and takes over its number. A supernet's later
+    ops therefore read the same channels by the same weights whatever the depth of the stage.
+    """
     side, main = build.split(x)
-    main = _branch(build, main, f"{name}.{unit}", main.width, 1, unit, kernel)
-    return build.shuffle(build.concat(side, main), 2)
+    main = _branch(build, main, f"{name}.{unit}", main.channels, 1, unit, kernel)
+    return build.shuffle(build.concat(side, main, replaces=x), 2)
 
 
 def _branch(
     build: Builder,
     x: SymbolicTensor,
     name: str,
-    half: Elastic,
+    out: Channels,
     stride: int,
     unit: str,
     kernel: Elastic,
 ) -> SymbolicTensor:
-    """Add the convolved branch of a unit, with `half` output channels.
+    """Add the convolved branch of a unit, with the output channels `out`.
 
     The unit "basic" is 1x1, depthwise, 1x1; "xception" is three separable convolutions (Single Path
     One-Shot, Guo et al. 2020, figure 3).
     """
     require_option("unit", unit, ("basic", "xception"))
     if unit == "basic":
-        x = build.conv_unit(x, f"{name}.expand", half)
+        x = build.conv_unit(x, f"{name}.expand", out)
         x = build.depthwise_unit(
             x, f"{name}.depthwise", kernel=kernel, stride=stride, activate=False
         )
-        return build.conv_unit(x, f"{name}.project", half)
+        return build.conv_unit(x, f"{name}.project", out)
     for step in (1, 2, 3):
         x = build.depthwise_unit(
             x, f"{name}.depthwise{step}", kernel=kernel, stride=stride, activate=False
         )
-        x = build.conv_unit(x, f"{name}.project{step}", half)
+        x = build.conv_unit(x, f"{name}.project{step}", out)
         stride = 1
     return x
 
