@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,11 +61,17 @@ def build(
     ] = False,
     tuner: Tuner = "template",
     trials: Trials = None,
+    calibrate: Annotated[
+        bool,
+        typer.Option(help="At the end, time eight whole networks and fit a correction on them."),
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """Time every kernel of the spaces that the device's table lacks.
 
-    The command may be stopped at any time, and continues when it is started again. One table holds
+    At the end, eight whole networks are timed. If a factor and a cost of each launch, fitted on
+    them, predict networks better that were left out of the fit, they correct all predictions. The
+    command may be stopped at any time, and continues when it is started again. One table holds
     the kernels of several batch sizes. With --tuner metaschedule, the kernels with weights are
     then tuned, which takes minutes each; a faster schedule replaces the one in the table.
 
@@ -74,7 +81,16 @@ def build(
     Example: nas table build --space mobilenet --image-size 32 --tuner metaschedule --trials 64
     """
     from nas.console import ProgressBars
-    from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
+    from nas.errors import MeasurementError
+    from nas.latency import (
+        LatencyTable,
+        build_table,
+        calibrate_after_build,
+        calibration_text,
+        lacks_calibration,
+        open_runtime,
+        space_kernels,
+    )
     from nas.latency.tuning import requested_trials, tune_table
     from nas.latency.worker_process import timers_for
 
@@ -84,27 +100,36 @@ def build(
     trials_per_kernel = requested_trials(device, tuner, trials)
     kernels = [kernel for each in spaces for kernel in space_kernels(each, device, batch)]
     table = LatencyTable.open_or_create(out, device)
-    with ProgressBars() as bars, timers_for(device) as timers:
+    calibration = problem = tuned = None
+    with ProgressBars() as bars:
         bars.begin("latency table", "timing")
-        built = build_table(
-            table,
-            kernels,
-            timers,
-            retry_failed=retry_failed,
-            again=again,
-            progress=lambda p: bars.advance(p.done, p.total, p.record.name),
-        )
-        tuned = None
-        if trials_per_kernel:
-            bars.begin(tuner, "kernel")
-            tuned = tune_table(
+        with timers_for(device) as timers:
+            built = build_table(
                 table,
                 kernels,
                 timers,
-                tuner=tuner,
-                trials=trials_per_kernel,
-                progress=lambda p: bars.advance(p.done, p.total, f"{p.gain:.1%} faster so far"),
+                retry_failed=retry_failed,
+                again=again,
+                progress=lambda p: bars.advance(p.done, p.total, p.record.name),
             )
+            if trials_per_kernel:
+                bars.begin(tuner, "kernel")
+                tuned = tune_table(
+                    table,
+                    kernels,
+                    timers,
+                    tuner=tuner,
+                    trials=trials_per_kernel,
+                    progress=lambda p: bars.advance(p.done, p.total, f"{p.gain:.1%} faster so far"),
+                )
+        if calibrate and (built.added or again or tuned or lacks_calibration(table, spaces, batch)):
+            bars.begin("calibration", "network")
+            try:
+                calibration = calibrate_after_build(
+                    table, spaces, device, batch=batch, progress=bars.advance
+                )
+            except MeasurementError as error:
+                problem = f"predictions stay uncorrected: {error}"
     seconds_per_kernel = built.seconds / built.added if built.added else 0.0
     result: dict[str, Any] = {
         "table": str(table.path),
@@ -121,6 +146,12 @@ def build(
         f"{table.path}: {built.added} kernels added ({built.failed} failed, {built.unstable} "
         f"unstable) of {result['kernels_needed']} needed, {seconds_per_kernel:.2f} s a kernel."
     )
+    if calibration is not None:
+        result["calibration"] = asdict(calibration)
+        text += f"\n{calibration_text(asdict(calibration))}"
+    if problem is not None:
+        result["calibration_error"] = problem
+        text += f"\n{problem}"
     if tuned is not None:
         result["tuning"] = {"trials": trials_per_kernel, **tuned.to_json()}
         text += f"\n{tuned}"

@@ -74,9 +74,7 @@ def check(
 def calibrate(
     table: DeviceTable,
     space: Spaces,
-    nets: Annotated[
-        int, typer.Option(min=8, help="Number of random networks to fit the line on.")
-    ] = 20,
+    nets: Annotated[int, typer.Option(min=8, help="Number of random networks to fit it on.")] = 20,
     references: References = True,
     image_size: ImageSize = None,
     channels: Channels = None,
@@ -86,22 +84,40 @@ def calibrate(
     target: Address = None,
     as_json: Json = False,
 ) -> None:
-    """Fit a line from predicted to measured latency, and store it in the table.
+    """Fit a correction of the predictions on whole networks, and store it in the table.
 
-    The line is fitted on random whole networks. Predictions do not change; the corrected latency is
-    shown beside them. The line is judged by networks on which it was not fitted: each random
-    network by a fit on the others, and the published networks. Every batch size has its own line.
+    A build does so on eight networks. The correction, a factor and a cost of each launch, is judged
+    by networks on which it was not fitted: each random network by a fit on the others, and the
+    published networks. Predictions are corrected if that makes the error smaller; the uncorrected
+    latency stays beside them. Every batch size has its own correction.
 
     Example: nas table calibrate latency_tables/*.jsonl --space mobilenet --image-size 32
     """
+    import numpy as np
+
+    from nas.console import ProgressBars
     from nas.describe import table_checks
-    from nas.latency import calibrate_table
+    from nas.latency import LatencyTable, calibrate_table
+    from nas.latency.calibration import spread_networks
+    from nas.latency.check import check_networks, published_networks
 
     spaces = load_adapted_spaces(space, image_size, channels, classes)
-    latency_table, result = _check(
-        table, target, spaces, nets, seed, references, batch, writes=True
-    )
-    calibration = calibrate_table(latency_table, result)
+    runtime = open_table_runtime(require_table_file(table), target)
+    runtime.check_batch(batch)
+    latency_table = LatencyTable.open(table, runtime=runtime)
+    # A table that cannot be written is refused before the networks are timed.
+    with latency_table.writing():
+        pass
+    networks = spread_networks(latency_table, spaces, nets, np.random.default_rng(seed), batch)
+    if references:
+        drawn = {network for _, network in networks}
+        networks += [each for each in published_networks(spaces) if each[1] not in drawn]
+    with ProgressBars() as bars:
+        bars.begin("whole networks", "step")
+        result = check_networks(
+            latency_table, networks, runtime, batch=batch, progress=bars.advance
+        )
+    calibration = calibrate_table(latency_table, result, spaces)
     if as_json:
         uncertain = {
             "nets_with_unstable_kernels": result.nets_with_unstable_kernels,
@@ -160,8 +176,6 @@ def _check(
     seed: int,
     references: bool,
     batch: int,
-    *,
-    writes: bool = False,
 ) -> tuple[LatencyTable, TableCheck]:
     """Return a table, and its check.
 
@@ -173,9 +187,6 @@ def _check(
         seed: seed of the random networks.
         references: whether published networks are timed too.
         batch: number of images that run at once.
-        writes: whether the caller is going to write to the table. If so, a table that cannot be
-            written is refused before the networks are timed, and the dispatch costs are not timed
-            again.
     """
     import numpy as np
 
@@ -184,9 +195,6 @@ def _check(
 
     runtime = open_table_runtime(require_table_file(path), target)
     table = LatencyTable.open(path, runtime=runtime)
-    if writes:
-        with table.writing():
-            pass
     with ProgressBars() as bars:
         bars.begin("whole networks", "step")
         result = check_table(
@@ -197,7 +205,7 @@ def _check(
             rng=np.random.default_rng(seed),
             references=references,
             batch=batch,
-            retime_dispatch=not writes,
+            retime_dispatch=True,
             progress=bars.advance,
         )
     return table, result

@@ -4,6 +4,7 @@ figure of a check."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from nas import console
 from nas.describe.table_comparison import show_ratios
 from nas.latency import Calibration, TableCheck, Verification
+from nas.latency.calibration import calibration_text
 from nas.latency.check import CheckedNetwork
 from nas.statistics import LatencyAgreement
 
@@ -40,11 +42,12 @@ def show_check(check: TableCheck) -> None:
             f"mean error {retimed.mape:.2%}, signed {retimed.bias:+.2%}; if that is much better, "
             "the machine was busier or quieter than when the table was built"
         )
-    if check.calibration_agreements is not None:
-        without, calibrated = check.calibration_agreements
+    uncorrected = check.uncorrected_agreement
+    if uncorrected is not None:
         console.say(
-            f"with the table's calibration, on the {calibrated.nets} networks on which it was not "
-            f"fitted: mean error {calibrated.mape:.2%} instead of {without.mape:.2%}"
+            "predictions are corrected by the table's calibration, which was fitted on other "
+            f"networks; without it: mean error {uncorrected.mape:.2%}, signed "
+            f"{uncorrected.bias:+.2%}"
         )
 
 
@@ -132,11 +135,8 @@ def _space(network: CheckedNetwork) -> str:
 
 
 def show_calibration(calibration: Calibration) -> None:
-    """Print the line of a calibration, and the errors without and with it."""
-    console.say(
-        f"latency = {calibration.slope:.4f} x predicted + {calibration.offset_us:.3g} us, fitted "
-        f"on {calibration.nets} random networks"
-    )
+    """Print a calibration, and the errors without and with it."""
+    console.say(calibration_text(asdict(calibration)))
     rows: list[Sequence[Any]] = [
         (
             "random, each predicted by a fit on the others",

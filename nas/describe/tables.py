@@ -12,7 +12,7 @@ import numpy as np
 from nas import console
 from nas.formatting import format_count, format_latency
 from nas.graph import Graph
-from nas.latency import LatencyTable, space_kernels
+from nas.latency import LatencyTable, calibration_text, space_kernels
 from nas.latency.cache_model import DispatchCosts
 from nas.latency.kernel import Kernel, group_by_kind
 from nas.latency.matrix_benchmark import Peak
@@ -117,7 +117,8 @@ def show_table(description: Mapping[str, Any]) -> None:
     _show_device(description)
     _show_dispatch(description)
     for calibration in description["calibrations"]:
-        console.say(_calibration_text(calibration))
+        images = f" (batches of {calibration['batch']})" if calibration["batch"] > 1 else ""
+        console.say(f"calibration{images}: {calibration_text(calibration)}")
     if noise := description["noise"]:
         console.say(
             f"noise: the samples of half of the kernels spread by at most "
@@ -172,21 +173,6 @@ def _show_dispatch(description: Mapping[str, Any]) -> None:
         console.say(f"half of the weights miss the caches in networks of {half_misses}")
 
 
-def _calibration_text(calibration: Mapping[str, Any]) -> str:
-    """Return a calibration in one line; a table may lack the figures of its fit."""
-    text = (
-        f"calibration for a batch of {calibration['batch']}: latency = {calibration['slope']:.4f} "
-        f"x predicted + {calibration['offset_us']:.3g} us"
-    )
-    before, after = calibration.get("mape_before"), calibration.get("mape_after")
-    if before is not None and after is not None:
-        text += (
-            f", fitted on {calibration.get('nets')} networks: mean error {after:.2%} "
-            f"instead of {before:.2%}"
-        )
-    return text
-
-
 def _kind_row(kind: str, row: Mapping[str, Any], peak: Mapping[str, Any] | None) -> list[Any]:
     best, median = row["best_gflops"], row["median_gflops"]
     cells = [kind, row["kernels"], f"{row['share_of_time']:.1%}"]
@@ -210,7 +196,7 @@ def describe_prediction(table: LatencyTable, graph: Graph, batch: int = 1) -> di
     return {
         "batch": batch,
         "predicted_us": prediction.latency_us,
-        "calibrated_us": prediction.calibrated_us,
+        "uncorrected_us": prediction.uncorrected_us,
         "basis": prediction.basis,
         "launches": prediction.launches,
         "unstable_launches": prediction.unstable_launches,
@@ -255,8 +241,12 @@ def show_prediction(description: Mapping[str, Any]) -> None:
         console.say(f"not all of it is measured; the rest is {description['basis']}")
     if description["unstable_dispatch"]:
         console.say(f"unstable dispatch costs: {', '.join(description['unstable_dispatch'])}")
-    if description["calibrated_us"] is not None:
-        console.say(f"with the table's calibration: {format_latency(description['calibrated_us'])}")
+    uncorrected_us = description["uncorrected_us"]
+    if uncorrected_us != description["predicted_us"]:
+        console.say(
+            "corrected by the table's calibration on whole networks; without it "
+            f"{format_latency(uncorrected_us)}"
+        )
 
 
 def _status_text(row: Mapping[str, Any]) -> str:

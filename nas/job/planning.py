@@ -288,6 +288,8 @@ def measure_stage_costs(
     """
     import torch
 
+    from nas.latency.calibration import MIN_NETWORKS
+    from nas.latency.record import MEASURED
     from nas.supernet import Supernet, evaluate, measure_step
 
     rng = np.random.default_rng(seed)
@@ -307,12 +309,15 @@ def measure_stage_costs(
         for space in spaces
         for _ in range(_SAMPLED_NETWORKS)
     )
-    compile_s = _seconds_per_kernel_of_network(runtime, spaces[0], rng, batch)
+    network_s = kernels_per_network * _seconds_per_kernel_of_network(runtime, spaces[0], rng, batch)
+    table_s = _table_seconds(runtime, missing, lacks_dispatch=lacks_dispatch)
+    if missing and runtime.basis == MEASURED:
+        table_s += MIN_NETWORKS * (network_s + MOMENTS_OF_NETWORK_S)
     return StageCosts(
-        table_s=_table_seconds(runtime, missing, lacks_dispatch=lacks_dispatch),
+        table_s=table_s,
         epoch_s=epoch_s,
         trial_s=mean(trial_s),
-        network_s=compile_s * kernels_per_network,
+        network_s=network_s,
         finalist_epoch_s=mean(_seconds_per_finalist_epoch(s, data, training, rng) for s in spaces),
     )
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from nas import files
+from nas.errors import MeasurementError
 from nas.job.context import JobContext
 from nas.job.folder import RunFolder
 from nas.job.planning import fixed_plan, plan_finalists_again
-from nas.latency import build_table
+from nas.latency import build_table, calibrate_after_build, calibration_text, lacks_calibration
 from nas.latency.worker_process import timers_for
 from nas.records import (
     DataSummary,
@@ -130,7 +132,7 @@ def decide_finalists(job: JobContext, run: RunFolder) -> int:
 
 
 def build_latency_table(job: JobContext, run: RunFolder) -> None:
-    """Time every kernel of the spaces that the latency table of the device lacks."""
+    """Time every kernel of the spaces that the device's latency table lacks, and calibrate it."""
     missing = job.table.missing(job.kernels)
     job.progress.begin("latency table", "timing")
     with timers_for(job.runtime) as timers:
@@ -140,6 +142,9 @@ def build_latency_table(job: JobContext, run: RunFolder) -> None:
             timers,
             progress=lambda p: job.progress.advance(p.done, p.total, p.record.name),
         )
+    if missing or lacks_calibration(job.table, job.spaces.values(), job.batch):
+        _calibrate(job)
+    fitted = job.table.calibration(job.batch)
     needed = [job.table.record(kernel) for kernel in job.kernels]
     failed = [record for record in needed if record is not None and record.status == "failed"]
     run.record.table = TableSummary(
@@ -149,11 +154,30 @@ def build_latency_table(job: JobContext, run: RunFolder) -> None:
         failed=len(failed),
         unstable=sum(r is not None and r.status == "unstable" for r in needed),
         dispatch_us=job.table.dispatch_us,
+        calibration=calibration_text(fitted) if fitted else "",
     )
     for record in failed:
         job.progress.note(
             f"failed kernel, its networks are infeasible: {record.name}: {record.error}"
         )
+
+
+def _calibrate(job: JobContext) -> None:
+    """Fit the correction of the latency table's predictions."""
+    job.progress.begin("calibration", "network")
+    try:
+        calibration = calibrate_after_build(
+            job.table,
+            list(job.spaces.values()),
+            job.runtime,
+            batch=job.batch,
+            progress=job.progress.advance,
+        )
+    except MeasurementError as error:
+        job.progress.note(f"predictions stay uncorrected: {error}")
+    else:
+        if calibration is not None:
+            job.progress.note(calibration_text(asdict(calibration)))
 
 
 def train_supernets(

@@ -4,7 +4,13 @@ Importing this package imports no runtime; a runtime is imported when it is open
 """
 
 from nas.latency.build import BuildProgress, BuildResult, build_table, space_kernels
-from nas.latency.calibration import Calibration, calibrate_table
+from nas.latency.calibration import (
+    Calibration,
+    calibrate_after_build,
+    calibrate_table,
+    calibration_text,
+    lacks_calibration,
+)
 from nas.latency.check import TableCheck, check_table
 from nas.latency.comparison import Comparison, compare_tables
 from nas.latency.kernel import Kernel
@@ -36,10 +42,13 @@ __all__ = [
     "Verification",
     "available_runtimes",
     "build_table",
+    "calibrate_after_build",
     "calibrate_table",
+    "calibration_text",
     "check_table",
     "compare_tables",
     "configured_runtime",
+    "lacks_calibration",
     "measure_networks",
     "merge_tables",
     "open_runtime",

@@ -21,7 +21,7 @@ from nas.latency.record import MEASURED, Record
 from nas.latency.runtime import KernelTimer, Runtime, Schedule, configured_runtime
 from nas.latency.table import LatencyTable
 from nas.latency.timer_pool import TimerPool
-from nas.latency.timing import Moments, Timing
+from nas.latency.timing import MAX_MOMENTS_FACTOR, Moments, Timing
 
 if TYPE_CHECKING:
     from nas.space import SearchSpace
@@ -32,9 +32,6 @@ twenty seconds."""
 
 RETIMING_TOLERANCE = 0.03
 """Largest difference of the two fastest timings of a kernel that agree, as a fraction."""
-
-MAX_TIMINGS_FACTOR = 2.5
-"""Timings of a kernel over the smallest number, after which it is called unstable."""
 
 DISPATCH_INTERVAL_SECONDS = 100.0
 """A long build times the dispatch costs again after this long, because the part of a shared cache
@@ -256,8 +253,13 @@ class _TableBuilder:
                 continue
             schedule, timing = outcome
             record = self._record("kernel", timing, kernel.text, schedule)
-            medians_us = (timing.latency_us,)
-            record = replace(record, medians_us=medians_us, settled=self.moments == 1)
+            references_us = () if timing.reference_us is None else (timing.reference_us,)
+            record = replace(
+                record,
+                medians_us=(timing.latency_us,),
+                references_us=references_us,
+                settled=self.moments == 1,
+            )
             self._append(record)
             self._report(record)
 
@@ -299,7 +301,11 @@ class _TableBuilder:
             self._total -= max(0, self.moments - len(record.medians_us) - 1)
             return self._failure(kernel, outcome)
         updated = record.with_timing(
-            outcome, RETIMING_TOLERANCE, self.moments, int(MAX_TIMINGS_FACTOR * self.moments)
+            outcome,
+            RETIMING_TOLERANCE,
+            self.moments,
+            MAX_MOMENTS_FACTOR * self.moments,
+            self._table.quiet_us,
         )
         self._total += not updated.settled and len(updated.medians_us) >= self.moments
         return updated

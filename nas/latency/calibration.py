@@ -1,69 +1,124 @@
 """A correction of a table's predictions, fitted on whole networks and kept apart from them.
 
-A kernel that is timed alone finds its tensors in the nearest cache; in a network, other kernels ran
-in between. A straight line from predicted to measured latency corrects the average cost of that. It
-is a fit, so `Prediction.latency_us` stays the sum of measurements, and `calibrated_us` is separate.
+A kernel that is timed alone finds its tensors in the nearest cache, and its code in the processor's
+first caches; in a network, other kernels ran in between. What the composition of kernels lacks is
+nearly the same for all networks of a table: a factor, and a cost of each launch. Both are fitted on
+a few whole networks, and used only if networks that were left out of the fit are predicted better.
+`Prediction.uncorrected_us` stays the composition of measurements.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.errors import MeasurementError, RequestError
-from nas.latency.check import TableCheck
-from nas.latency.record import Record
+from nas.errors import KernelError, MeasurementError, RequestError
+from nas.latency.check import DrawnNetwork, TableCheck, check_networks
+from nas.latency.networks import ProgressCallback
+from nas.latency.record import MEASURED, Record
+from nas.latency.runtime import Runtime
 from nas.latency.table import LatencyTable
 from nas.latency.timing import round_to_four_digits
 from nas.statistics import mape
 
+if TYPE_CHECKING:
+    from nas.space import Architecture, SearchSpace
+
 MIN_NETWORKS = 8
-"""Smallest number of networks on which a line is fitted; fewer say little about it."""
+"""Smallest number of networks on which a correction is fitted; fewer say little about it."""
+
+MIN_GAIN_OF_PARAMETER = 0.1
+"""Smallest fraction by which a parameter of the fit must lower the error of networks left out of
+it: with eight networks, chance alone makes small gains."""
+
+MIN_GAIN = 0.001
+"""Smallest fraction of the latency by which a correction that is used lowers the mean error."""
+
+DRAWS = 200
+"""Random networks of each space from which those to fit on are chosen."""
+
+Latencies = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The line `slope * predicted_us + offset_us`, and its errors as fractions.
+    """The correction `slope * uncorrected_us + launch_us * launches`, and its errors as fractions.
 
     It is never judged on a network on which it was fitted.
 
     Args:
-        slope: slope of the line.
-        offset_us: offset of the line in microseconds.
+        slope: factor of the uncorrected latency.
+        launch_us: additional microseconds of each launch; below zero if launches cost less than the
+            table has for them.
+        from_us: smallest uncorrected latency of the networks on which it was fitted.
+        to_us: largest uncorrected latency of these networks.
         nets: number of random networks on which it was fitted.
         mape_before: mean absolute error on these networks without it.
         mape_after: mean absolute error with it, where each network is predicted by a fit on the
             others (leave-one-out cross-validation).
+        used: whether predictions are corrected: the error is smaller with it, on the published
+            networks too.
         references: number of published networks on which it was judged too.
         references_mape_before: mean absolute error on the published networks without it; None if
             there are none.
         references_mape_after: mean absolute error on the published networks with it.
         fitted_on: digests of the networks on which it was fitted, so that no check judges it by
             them.
+        spaces: digests of the spaces of these networks.
         batch: number of images that run at once.
     """
 
     slope: float
-    offset_us: float
+    launch_us: float
+    from_us: float
+    to_us: float
     nets: int
     mape_before: float
     mape_after: float
+    used: bool
     references: int = 0
     references_mape_before: float | None = None
     references_mape_after: float | None = None
     fitted_on: tuple[str, ...] = ()
+    spaces: tuple[str, ...] = ()
     batch: int = 1
 
-    def apply(self, predicted_us: float) -> float:
-        """Return the corrected latency in microseconds."""
-        return self.slope * predicted_us + self.offset_us
+
+def correction_text(calibration: Mapping[str, Any]) -> str:
+    """Return the right side of a calibration's equation, from its fields."""
+    text = f"{calibration['slope']:.4f} x the sum of kernels and dispatch costs"
+    if launch_us := calibration.get("launch_us"):
+        text += f" {'-' if launch_us < 0 else '+'} {abs(launch_us):.3g} us a launch"
+    if offset_us := calibration.get("offset_us"):
+        text += f" + {offset_us:.3g} us"
+    return text
+
+
+def calibration_text(calibration: Mapping[str, Any]) -> str:
+    """Return whether a calibration corrects predictions, and by how much that lowers their error.
+
+    Args:
+        calibration: fields of a `Calibration`; an early version of a table lacks some.
+    """
+    text = f"Predictions are {'' if calibration.get('used') else 'not '}corrected"
+    text += f"; the correction is {correction_text(calibration)}"
+    before, after = calibration.get("mape_before"), calibration.get("mape_after")
+    if before is None or after is None:
+        return f"{text}."
+    return (
+        f"{text}, fitted on {calibration.get('nets')} whole networks. The mean error of networks "
+        f"that were left out of the fit is {after:.2%} with it and {before:.2%} without it."
+    )
 
 
 def fit_calibration(check: TableCheck) -> Calibration:
-    """Return the line with the least squared relative error; its offset is at least zero.
+    """Return the correction with the least squared relative error.
 
     It is fitted on the random networks, and judged on the published ones as well.
 
@@ -77,67 +132,169 @@ def fit_calibration(check: TableCheck) -> Calibration:
             f"A calibration needs at least {MIN_NETWORKS} networks, not {len(networks)}.",
             remedy="Time more networks with --nets, or of larger spaces.",
         )
-    predicted, measured = _latencies_us(check.random)
-    slope, offset = _fit_line(predicted, measured)
+    columns, measured = _columns(check.random)
+    held_out, parameters = _held_out(columns, measured, 1), 1
+    with_launches = _held_out(columns, measured, 2)
+    gain = 1 - mape(with_launches, measured) / max(mape(held_out, measured), 1e-9)
+    if gain > MIN_GAIN_OF_PARAMETER:
+        held_out, parameters = with_launches, 2
+    slope, launch_us = _fit(columns, measured, parameters)
     if slope <= 0:
         raise MeasurementError(
             "The networks that are predicted slower were measured faster, so no line fits.",
             remedy="Build the table again, or time the networks on an idle machine.",
         )
-    held_out = np.empty(len(networks))
-    for index in range(len(networks)):
-        others = np.arange(len(networks)) != index
-        a, b = _fit_line(predicted[others], measured[others])
-        held_out[index] = a * predicted[index] + b
-    published, published_us = _latencies_us(check.references)
-    has_published = len(published) > 0
+    before, after = mape(columns[:, 0], measured), mape(held_out, measured)
+    references_before = references_after = None
+    if check.references.networks:
+        published, published_us = _columns(check.references)
+        references_before = round_to_four_digits(mape(published[:, 0], published_us))
+        references_after = round_to_four_digits(mape(published @ [slope, launch_us], published_us))
     return Calibration(
         round_to_four_digits(slope),
-        round_to_four_digits(offset),
+        round_to_four_digits(launch_us),
+        round_to_four_digits(columns[:, 0].min()),
+        round_to_four_digits(columns[:, 0].max()),
         len(networks),
-        round_to_four_digits(mape(predicted, measured)),
-        round_to_four_digits(mape(held_out, measured)),
-        len(published),
-        round_to_four_digits(mape(published, published_us)) if has_published else None,
-        round_to_four_digits(mape(slope * published + offset, published_us))
-        if has_published
-        else None,
+        round_to_four_digits(before),
+        round_to_four_digits(after),
+        before - after >= max(MIN_GAIN, MIN_GAIN_OF_PARAMETER * before)
+        and (references_after or 0.0) <= (references_before or 0.0),
+        len(check.references.networks),
+        references_before,
+        references_after,
         tuple(each.digest for each in networks),
-        check.batch,
+        batch=check.batch,
     )
 
 
-def _latencies_us(check: TableCheck) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return predicted and measured latencies."""
-    return (
-        np.array([each.predicted_us for each in check.networks]),
-        np.array([each.measured_us for each in check.networks]),
-    )
+def _columns(check: TableCheck) -> tuple[Latencies, Latencies]:
+    """Return `networks x 2` uncorrected latencies and launches, and measured latencies."""
+    rows = [(each.uncorrected_us, each.launches) for each in check.networks]
+    return np.array(rows, float), np.array([each.measured_us for each in check.networks])
 
 
-def _fit_line(predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> tuple[float, float]:
-    """Return slope and offset."""
+def _fit(columns: Latencies, measured: Latencies, parameters: int) -> tuple[float, float]:
+    """Return the slope and the cost of a launch; 0 for the latter with one parameter."""
     # Dividing by the measured latency makes the relative error of every network count alike.
-    columns = np.stack([predicted / measured, 1 / measured], axis=1)
-    slope, offset = np.linalg.lstsq(columns, np.ones(len(measured)), rcond=None)[0]
-    if offset >= 0:
-        return float(slope), float(offset)
-    # With a negative offset, small networks would take no time at all.
-    ratio = predicted / measured
-    return float(ratio.sum() / (ratio**2).sum()), 0.0
+    relative = columns[:, :parameters] / measured[:, None]
+    fitted = np.linalg.lstsq(relative, np.ones(len(measured)), rcond=None)[0]
+    return float(fitted[0]), float(fitted[1]) if parameters > 1 else 0.0
 
 
-def calibrate_table(table: LatencyTable, check: TableCheck) -> Calibration:
+def _held_out(columns: Latencies, measured: Latencies, parameters: int) -> Latencies:
+    """Return the latency of each network by a fit on all others."""
+    latencies = np.empty(len(measured))
+    for index in range(len(measured)):
+        others = np.arange(len(measured)) != index
+        latencies[index] = columns[index] @ _fit(columns[others], measured[others], parameters)
+    return latencies
+
+
+def calibrate_table(
+    table: LatencyTable, check: TableCheck, spaces: Sequence[SearchSpace] = ()
+) -> Calibration:
     """Fit a calibration and record it in the table.
 
     It supersedes the table's calibration for the same batch size.
+
+    Args:
+        table: the table.
+        check: networks of the spaces.
+        spaces: the spaces.
 
     Raises:
         RequestError, MeasurementError: see `fit_calibration`.
         TableError: the table cannot be written.
     """
-    calibration = fit_calibration(check)
+    digests = tuple(space.digest for space in spaces)
+    calibration = dataclasses.replace(fit_calibration(check), spaces=digests)
     with table.writing():
         record = Record.from_calibration(dataclasses.asdict(calibration), calibration.batch)
         table.append(record)
     return calibration
+
+
+def lacks_calibration(table: LatencyTable, spaces: Collection[SearchSpace], batch: int = 1) -> bool:
+    """Return whether a table of measured latencies has no calibration for some of the spaces."""
+    if table.runtime.basis != MEASURED:
+        return False
+    known = set(table.calibration(batch).get("spaces") or ())
+    return not known >= {space.digest for space in spaces}
+
+
+def calibrate_after_build(
+    table: LatencyTable,
+    spaces: Sequence[SearchSpace],
+    runtime: Runtime,
+    *,
+    batch: int = 1,
+    progress: ProgressCallback | None = None,
+) -> Calibration | None:
+    """Time `MIN_NETWORKS` networks that are spread over the spaces, and calibrate the table.
+
+    Args:
+        table: table of this device that covers the spaces.
+        spaces: search spaces, adapted to the images.
+        runtime: opened runtime with which the table was timed.
+        batch: number of images that run at once.
+        progress: function to call after each step.
+
+    Returns:
+        The calibration; None if the spaces have fewer networks whose kernels all have a latency.
+
+    Raises:
+        MeasurementError: a network cannot be timed, or measured latencies fall as predicted ones
+            rise.
+    """
+    networks = spread_networks(table, spaces, MIN_NETWORKS, np.random.default_rng(0), batch)
+    if len(networks) < MIN_NETWORKS:
+        return None
+    check = check_networks(table, networks, runtime, batch=batch, progress=progress)
+    return calibrate_table(table, check, spaces)
+
+
+def spread_networks(
+    table: LatencyTable,
+    spaces: Sequence[SearchSpace],
+    count: int,
+    rng: np.random.Generator,
+    batch: int = 1,
+) -> list[DrawnNetwork]:
+    """Return different networks at even distances of the logarithm of their predicted latency.
+
+    The smallest and the largest network of each space are among them.
+
+    Args:
+        table: table of the device.
+        spaces: search spaces, adapted to the images; each gets an equal share of the networks.
+        count: number of networks; fewer if fewer are drawn whose kernels all have a latency.
+        rng: generator that draws the networks from which they are chosen.
+        batch: number of images that run at once.
+    """
+    chosen: dict[str, DrawnNetwork] = {}
+    for index, space in enumerate(spaces):
+        own = count * (index + 1) // len(spaces) - count * index // len(spaces)
+        drawn = {
+            architecture.digest: (architecture, math.log(latency_us))
+            for architecture, latency_us in _predicted(table, space, rng, batch)
+            if architecture.digest not in chosen
+        }
+        logs = [log for _, log in drawn.values()]
+        for target in np.linspace(min(logs), max(logs), own) if logs else ():
+            if drawn:
+                digest = min(drawn, key=lambda each: abs(drawn[each][1] - target))
+                chosen[digest] = (None, drawn.pop(digest)[0])
+    return list(chosen.values())
+
+
+def _predicted(
+    table: LatencyTable, space: SearchSpace, rng: np.random.Generator, batch: int
+) -> Iterator[tuple[Architecture, float]]:
+    """Iterate over networks of a space and their uncorrected latencies in microseconds."""
+    drawn = [space.sample(rng, uniform_over="choices") for _ in range(DRAWS)]
+    for architecture in (space.smallest, space.largest, *drawn):
+        try:
+            yield architecture, table.predict(architecture, batch).uncorrected_us
+        except KernelError:
+            continue

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas.errors import MeasurementError, RequestError
-from nas.graph import Graph
 from nas.latency.networks import ProgressCallback, measure_networks, retiming_spread
 from nas.latency.runtime import Runtime
 from nas.latency.table import LatencyTable
@@ -27,6 +26,9 @@ if TYPE_CHECKING:
 TARGET_MAPE = 0.02
 """Mean absolute error that a table should not exceed, unless the machine itself is noisier."""
 
+DrawnNetwork = tuple[str | None, "Architecture"]
+"""A network, with its name if it is a published one."""
+
 _MAX_DRAWS_PER_NETWORK = 100
 """Attempts to draw a network that was not drawn before; a small space may have no other."""
 
@@ -41,8 +43,8 @@ class CheckedNetwork:
         timings: timings of the whole network at different moments.
         reference: name of a published network; None for a random network.
         digest: digest of its graph.
-        calibrated_us: prediction corrected by the table's calibration; None without a calibration,
-            and for a network on which the calibration was fitted.
+        uncorrected_us: prediction without the table's calibration.
+        launches: number of kernels that the network launches.
         retimed_dispatch_us: prediction with the dispatch costs timed again after the networks; None
             if they were not.
         unstable_launches: number of launches whose timing is unstable.
@@ -54,7 +56,8 @@ class CheckedNetwork:
     timings: tuple[Timing, ...]
     reference: str | None = None
     digest: str = ""
-    calibrated_us: float | None = None
+    uncorrected_us: float = 0.0
+    launches: int = 0
     retimed_dispatch_us: float | None = None
     unstable_launches: int = 0
     estimated_launches: int = 0
@@ -86,6 +89,7 @@ class CheckedNetwork:
             "name": self.name,
             "architecture": dict(self.architecture),
             "predicted_us": round_to_four_digits(self.predicted_us),
+            "uncorrected_us": round_to_four_digits(self.uncorrected_us),
             "retimed_dispatch_us": retimed_us and round_to_four_digits(retimed_us),
             "unstable_launches": self.unstable_launches,
             "estimated_launches": self.estimated_launches,
@@ -123,18 +127,18 @@ class TableCheck:
         return TableCheck(tuple(n for n in self.networks if n.reference is not None), self.batch)
 
     @property
-    def calibration_agreements(self) -> tuple[LatencyAgreement, LatencyAgreement] | None:
-        """The agreement without and with the table's calibration.
+    def uncorrected_agreement(self) -> LatencyAgreement | None:
+        """The agreement of predictions without the table's calibration; None if it corrects none.
 
-        It covers the networks on which the calibration was not fitted. None for a table without a
-        calibration, and if it was fitted on all these networks.
+        `agreement` is that with the calibration, on the same networks: a check draws none on which
+        the calibration was fitted.
         """
-        held_out = [each for each in self.networks if each.calibrated_us is not None]
-        if not held_out:
+        if all(each.uncorrected_us == each.predicted_us for each in self.networks):
             return None
-        measured = [each.measured_us for each in held_out]
-        calibrated = [each.calibrated_us or 0.0 for each in held_out]
-        return _agreement(held_out), latency_agreement(calibrated, measured)
+        return latency_agreement(
+            [each.uncorrected_us for each in self.networks],
+            [each.measured_us for each in self.networks],
+        )
 
     @property
     def retimed_dispatch_agreement(self) -> LatencyAgreement | None:
@@ -188,7 +192,7 @@ class TableCheck:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `nas table check --json` prints."""
-        calibration, retimed = self.calibration_agreements, self.retimed_dispatch_agreement
+        uncorrected, retimed = self.uncorrected_agreement, self.retimed_dispatch_agreement
         return {
             "batch": self.batch,
             **self.agreement.to_json(),
@@ -200,8 +204,7 @@ class TableCheck:
             "nets_with_estimated_kernels": self.nets_with_estimated_kernels,
             "random": _agreement_json(self.random),
             "references": _agreement_json(self.references),
-            "calibration": calibration
-            and {"without": calibration[0].to_json(), "with": calibration[1].to_json()},
+            "uncorrected": uncorrected and uncorrected.to_json(),
             "retimed_dispatch": retimed and retimed.to_json(),
             "rows": [each.to_json() for each in self.networks],
         }
@@ -220,6 +223,8 @@ def check_table(
     progress: ProgressCallback | None = None,
 ) -> TableCheck:
     """Compile and time whole networks, and compare them with their predictions.
+
+    None of the networks is one on which the table's calibration was fitted.
 
     Args:
         table: table of this device.
@@ -244,34 +249,66 @@ def check_table(
     if nets < 1 or not spaces:
         raise RequestError("A check needs at least one network and one space.")
     runtime.check_batch(batch)
+    left_out = table.calibration(batch).get("fitted_on") or ()
+    networks = _draw_networks(spaces, nets, rng, references, left_out)
+    return check_networks(
+        table, networks, runtime, batch=batch, retime_dispatch=retime_dispatch, progress=progress
+    )
+
+
+def check_networks(
+    table: LatencyTable,
+    networks: Sequence[DrawnNetwork],
+    runtime: Runtime,
+    *,
+    batch: int = 1,
+    retime_dispatch: bool = False,
+    progress: ProgressCallback | None = None,
+) -> TableCheck:
+    """Compile and time these networks, and compare them with their predictions.
+
+    Args:
+        table: table of this device.
+        networks: the networks; a published one with its name.
+        runtime: opened runtime with which the table was timed.
+        batch, retime_dispatch, progress: see `check_table`.
+
+    Raises:
+        MissingKernelError, TableDeviceError, MeasurementError: see `check_table`.
+    """
     table.device.require_match(runtime.fingerprint, str(table.path))
-    drawn = _draw_networks(spaces, nets, rng, references)
-    graphs = [graph for _, _, graph in drawn]
+    graphs = [architecture.graph for _, architecture in networks]
     predictions = [table.predict(graph, batch) for graph in graphs]
-    fitted_on = fitted_networks(table, batch)
-    timed = measure_networks(graphs, runtime, table.schedules(), batch=batch, progress=progress)
+    timed = measure_networks(
+        graphs,
+        runtime,
+        table.schedules(),
+        batch=batch,
+        progress=progress,
+        quiet_us=table.quiet_us,
+    )
     dispatch_us = (
         {part: each.latency_us for part, each in runtime.time_dispatch().items()}
         if retime_dispatch
         else None
     )
-    networks = []
-    for (name, architecture, graph), prediction, result in zip(
-        drawn, predictions, timed, strict=True
+    checked = []
+    for (name, architecture), graph, prediction, result in zip(
+        networks, graphs, predictions, timed, strict=True
     ):
         if result.error is not None:
             raise MeasurementError(
                 f"{name or 'A random network'} could not be timed: {result.error}."
             )
-        is_held_out = fitted_on is not None and graph.digest not in fitted_on
-        networks.append(
+        checked.append(
             CheckedNetwork(
                 architecture.to_json(),
                 prediction.latency_us,
                 result.timings,
                 name,
                 graph.digest,
-                prediction.calibrated_us if is_held_out else None,
+                prediction.uncorrected_us,
+                prediction.launches,
                 table.predict(graph, batch, dispatch_us=dispatch_us).latency_us
                 if dispatch_us
                 else None,
@@ -279,45 +316,45 @@ def check_table(
                 prediction.estimated_launches,
             )
         )
-    return TableCheck(tuple(networks), batch)
+    return TableCheck(tuple(checked), batch)
 
 
-def fitted_networks(table: LatencyTable, batch: int = 1) -> Collection[str] | None:
-    """Return digests of the networks on which a table's calibration was fitted.
-
-    None if there is no calibration for the batch size, or if it does not name its networks, so that
-    it cannot be judged.
-    """
-    for record in table.records("calibration"):
-        if record.calibration is not None and record.calibration.get("batch", 1) == batch:
-            digests: Collection[str] | None = record.calibration.get("fitted_on")
-            return digests
-    return None
+def published_networks(spaces: Sequence[SearchSpace]) -> list[DrawnNetwork]:
+    """Return the published networks of the spaces with their names; equal ones occur once."""
+    published: dict[str, DrawnNetwork] = {}
+    for space in spaces:
+        for each in space.references:
+            architecture = space.reference(each.name)
+            published.setdefault(architecture.graph.digest, (each.name, architecture))
+    return list(published.values())
 
 
 def _draw_networks(
-    spaces: Sequence[SearchSpace], nets: int, rng: np.random.Generator, references: bool
-) -> list[tuple[str | None, Architecture, Graph]]:
+    spaces: Sequence[SearchSpace],
+    nets: int,
+    rng: np.random.Generator,
+    references: bool,
+    left_out: Collection[str],
+) -> list[DrawnNetwork]:
     """Return different networks with their names: the published ones, and `nets` random ones.
 
-    No random network equals a published one, even if the published ones are left out.
+    No random network equals a published one, even if the published ones are left out, and none of
+    the networks has a digest of `left_out`.
     """
-    networks: dict[str, tuple[str | None, Architecture, Graph]] = {}
-    published = [(space, each.name) for space in spaces for each in space.references]
-    for space, name in published:
-        architecture = space.reference(name)
-        graph = architecture.graph
-        networks.setdefault(graph.digest, (name, architecture, graph))
-    left_out = set() if references else set(networks)
+    published = {
+        network.graph.digest: (name, network) for name, network in published_networks(spaces)
+    }
+    random: dict[str, DrawnNetwork] = {}
     for index in range(nets):
         space = spaces[index % len(spaces)]
         for _ in range(_MAX_DRAWS_PER_NETWORK):
             architecture = space.sample(rng, uniform_over="choices")
-            graph = architecture.graph
-            if graph.digest not in networks:
-                networks[graph.digest] = (None, architecture, graph)
+            digest = architecture.graph.digest
+            if not any(digest in known for known in (published, random, left_out)):
+                random[digest] = (None, architecture)
                 break
-    return [network for digest, network in networks.items() if digest not in left_out]
+    chosen = {**(published if references else {}), **random}
+    return [network for digest, network in chosen.items() if digest not in left_out]
 
 
 def _agreement(networks: Sequence[CheckedNetwork]) -> LatencyAgreement:

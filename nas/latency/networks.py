@@ -6,6 +6,7 @@ counts; see `nas.latency.timing`.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ RETIMING_TOLERANCE = 0.03
 MIN_TIMINGS = timing.MOMENTS
 """Timings of each network."""
 
-MAX_TIMINGS = 2 * MIN_TIMINGS
+MAX_TIMINGS = timing.MAX_MOMENTS_FACTOR * MIN_TIMINGS
 """Largest number of timings of one network."""
 
 ProgressCallback = Callable[[int, int], None]
@@ -50,6 +51,11 @@ class NetworkTimings:
         if not self.timings:
             raise MeasurementError(f"The network could not be timed: {self.error}.")
         return min(timing.latency_us for timing in self.timings)
+
+
+def references_us(timings: Iterable[Timing]) -> list[float]:
+    """Return the durations of the reference workload beside some timings."""
+    return [each.reference_us for each in timings if each.reference_us is not None]
 
 
 def timings_agree(latencies_us: Collection[float]) -> bool:
@@ -79,12 +85,13 @@ def measure_networks(
     *,
     batch: int = 1,
     progress: ProgressCallback | None = None,
+    quiet_us: float = math.inf,
 ) -> list[NetworkTimings]:
     """Compile networks with random weights, and time each until two timings agree.
 
     Each network is compiled once and timed at `MIN_TIMINGS` moments. If its two fastest timings
-    disagree, it is timed again, at most `MAX_TIMINGS` times in all. A network that cannot be
-    compiled or timed has an error instead.
+    disagree, or too few moments are quiet, it is timed again, at most `MAX_TIMINGS` times in all. A
+    network that cannot be compiled or timed has an error instead.
 
     Args:
         graphs: the networks.
@@ -92,6 +99,7 @@ def measure_networks(
         schedules: schedules of all their kernels, from `LatencyTable.schedules`.
         batch: number of images of one inference.
         progress: function to call after each step.
+        quiet_us: shortest duration of the reference workload when the table was built.
     """
     timer = _NetworkTimer(runtime, len(graphs) * (1 + MIN_TIMINGS), progress)
     timer.compile(graphs, schedules, batch)
@@ -106,7 +114,11 @@ def measure_networks(
             index
             for index, own in enumerate(timings)
             if index not in timer.errors
-            and (done < MIN_TIMINGS or not timings_agree([each.latency_us for each in own]))
+            and (
+                done < MIN_TIMINGS
+                or not timings_agree([each.latency_us for each in own])
+                or not timing.has_enough_quiet(references_us(own), quiet_us)
+            )
         ]
         if not waiting or done == MAX_TIMINGS:
             break
@@ -155,7 +167,9 @@ class _NetworkTimer:
         self._compiled[index] = self._runtime.compile(graph, schedules, batch=batch)
 
     def _time(self, index: int, timings: dict[int, Timing]) -> None:
-        timings[index] = timing.measure(self._compiled[index].evaluate, SAMPLE_SECONDS)
+        evaluate = self._compiled[index].evaluate
+        is_local = not self._runtime.is_remote
+        timings[index] = timing.measure(evaluate, SAMPLE_SECONDS, is_local=is_local)
 
     def _step(self, index: int, action: Callable[[], None]) -> None:
         """Compile or time a network, unless it has an error."""

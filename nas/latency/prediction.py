@@ -24,15 +24,16 @@ class Prediction:
     """The predicted latency of one network.
 
     Args:
-        latency_us: latency of the whole network.
+        latency_us: latency of the whole network, corrected by the table's calibration if that is
+            used.
         kernels: kernels that the network launches, in order.
         kernels_us: latency of each kernel.
-        dispatch_us: everything but the kernels: launching them, and starting the network.
+        dispatch_us: everything but the kernels in the uncorrected latency: launching them, and
+            starting the network.
         unstable_launches: number of launches whose timing is unstable.
         basis: `measured` if all latencies are; otherwise `estimated: ` and the methods by which
             some of the kernels and dispatch costs are estimated, each named once.
-        calibrated_us: latency corrected by the table's calibration for this batch size; None
-            without a calibration.
+        uncorrected_us: latency as it is composed of kernels and dispatch costs.
         batch: number of images that run at once; all latencies are those of the whole batch.
         estimated_launches: number of launches whose latency is estimated.
     """
@@ -43,9 +44,14 @@ class Prediction:
     dispatch_us: float
     unstable_launches: int
     basis: str = MEASURED
-    calibrated_us: float | None = None
+    uncorrected_us: float = 0.0
     batch: int = 1
     estimated_launches: int = 0
+
+    @property
+    def is_corrected(self) -> bool:
+        """Whether the table's calibration corrected the latency."""
+        return self.latency_us != self.uncorrected_us
 
     @property
     def launches(self) -> int:
@@ -112,16 +118,16 @@ class Predictor:
             warm_us, cold_penalty_us, weight_bytes, self._runtime.activation_bytes(graph, batch)
         )
         dispatch = records.dispatch if dispatch_us is None else DispatchCosts(dispatch_us)
-        latency_us = self._runtime.network_us(network, dispatch)
-        calibration = records.calibrations.get(batch)
+        uncorrected_us = self._runtime.network_us(network, dispatch)
+        correction = records.corrections.get(batch)
         return Prediction(
-            latency_us,
+            correction.apply(uncorrected_us, len(kernels)) if correction else uncorrected_us,
             kernels,
             warm_us,
-            latency_us - sum(warm_us),
+            uncorrected_us - sum(warm_us),
             unstable,
             _joined_basis((*bases, *records.dispatch_bases.values())),
-            calibration[0] * latency_us + calibration[1] if calibration else None,
+            uncorrected_us,
             batch,
             len(bases),
         )

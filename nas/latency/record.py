@@ -19,14 +19,19 @@ from nas.latency.device import Fingerprint
 from nas.latency.timing import (
     MAX_SPREAD,
     MOMENTS,
+    QUIET_MOMENTS,
     SAMPLE_SECONDS,
     SAMPLES,
     Timing,
     fastest_two_agree,
+    has_enough_quiet,
     round_to_four_digits,
 )
 
 SCHEMA = 1
+CORRECTION_REACH = 1.5
+"""Factor by which a corrected network may be smaller or larger than those of the fit."""
+
 MAX_SAMPLES = 12
 """Largest number of samples in a record."""
 
@@ -78,6 +83,7 @@ class _TimedRow(Document):
     error: Text | None = None
     supersedes: Annotated[int, Field(ge=2)] | None = None
     medians_us: tuple[Latency, ...] = ()
+    references_us: tuple[Latency, ...] = ()
     settled: bool = True
     cold_us: Latency | None = Field(None, validation_alias=AliasChoices("cold_us", "far_us"))
     cold_samples_us: Samples = Field(
@@ -104,12 +110,45 @@ class _DispatchRow(_TimedRow):
     name: str = Field(alias="part")
 
 
+@dataclass(frozen=True)
+class Correction:
+    """What corrects the predictions of a table, see `nas.latency.calibration`.
+
+    Args:
+        slope: factor of the uncorrected latency.
+        launch_us: additional microseconds of each launch.
+        from_us: smallest uncorrected latency of a network on which it was fitted.
+        to_us: largest uncorrected latency of such a network.
+    """
+
+    slope: float
+    launch_us: float
+    from_us: float
+    to_us: float
+
+    def apply(self, uncorrected_us: float, launches: int) -> float:
+        """Return the corrected latency of a network in microseconds.
+
+        A network much smaller or larger than those of the fit is not corrected.
+        """
+        low, high = self.from_us / CORRECTION_REACH, self.to_us * CORRECTION_REACH
+        if not low <= uncorrected_us <= high:
+            return uncorrected_us
+        corrected_us = self.slope * uncorrected_us + self.launch_us * launches
+        return corrected_us if corrected_us > 0 else uncorrected_us
+
+
 class _CalibrationRow(Document):
     """See `nas.latency.calibration.Calibration`. No device holds a batch of 2^20 images."""
 
     status: Literal["ok"]
     slope: Annotated[float, Field(gt=0, le=1e6)]
-    offset_us: Annotated[float, Field(ge=0, le=1e12)]
+    # Calibrations of early versions have an offset, and correct nothing.
+    offset_us: Annotated[float, Field(ge=0, le=1e12)] | None = None
+    launch_us: Annotated[float, Field(ge=-1e12, le=1e12)] = 0.0
+    from_us: Latency | None = None
+    to_us: Latency | None = None
+    used: bool = False
     nets: Count | None = None
     mape_before: ErrorFraction | None = None
     mape_after: ErrorFraction | None = None
@@ -117,8 +156,15 @@ class _CalibrationRow(Document):
     references_mape_before: ErrorFraction | None = None
     references_mape_after: ErrorFraction | None = None
     fitted_on: tuple[str, ...] | None = None
+    spaces: tuple[str, ...] | None = None
     batch: Annotated[int, Field(ge=1, le=1 << 20)] = 1
     supersedes: Annotated[int, Field(ge=2)] | None = None
+
+    @model_validator(mode="after")
+    def _has_a_range(self) -> Self:
+        if self.used and (self.from_us is None or self.to_us is None):
+            raise ValueError("a calibration that is used has from_us and to_us")
+        return self
 
 
 class _AnyRow(Document):
@@ -171,10 +217,12 @@ class Record:
         basis: `measured`, or `estimated: <by what>`.
         error: why it failed.
         supersedes: line of the record that this one replaces.
-        calibration: `slope`, `offset_us`, `batch`, and how they were fitted.
+        calibration: fields of a `nas.latency.calibration.Calibration`.
         medians_us: median of every timing of a kernel, in order; the timings were taken at
             different moments. The samples are those of the two fastest timings, because other work
             on a machine only adds time.
+        references_us: duration of the reference workload beside each of these timings, see
+            `nas.latency.timing`; empty if the kernel does not run on this machine's processor.
         settled: whether no further timing is needed.
         cold_samples_us: samples of a kernel with cold caches, see `nas.latency.cache_model`; those
             of the timing with the lowest median. Empty if that was not timed.
@@ -194,6 +242,7 @@ class Record:
     medians_us: tuple[float, ...] = ()
     settled: bool = True
     cold_samples_us: tuple[float, ...] = ()
+    references_us: tuple[float, ...] = ()
     line: int = 0
 
     @classmethod
@@ -224,18 +273,25 @@ class Record:
         return cls("calibration", f"batch{batch}" if batch > 1 else "", calibration=fitted)
 
     def with_timing(
-        self, timing: Timing, tolerance: float, min_timings: int, max_timings: int
+        self,
+        timing: Timing,
+        tolerance: float,
+        min_timings: int,
+        max_timings: int,
+        quiet_us: float = math.inf,
     ) -> Record:
         """Return the record of this kernel with one more timing.
 
-        After `min_timings` it is settled if its two fastest timings agree, and after `max_timings`
-        in any case. It is unstable if they do not agree.
+        After `min_timings` it is settled if its two fastest timings agree and enough of them are of
+        quiet moments, and after `max_timings` in any case. It is unstable if they do not agree or
+        none is of a quiet moment.
 
         Args:
             timing: the new timing.
             tolerance: largest difference of two timings that agree, as a fraction.
             min_timings: smallest number of timings.
             max_timings: largest number of timings.
+            quiet_us: shortest duration of the reference workload in the table.
         """
         half = MAX_SAMPLES // 2
         before = self.samples_us
@@ -250,15 +306,24 @@ class Record:
         medians = (*self.medians_us, timing.latency_us)
         cold_sets = [each for each in (timing.cold_samples_us, self.cold_samples_us) if each]
         agreed = fastest_two_agree(medians, tolerance)
-        is_enough = agreed and len(medians) >= min_timings
+        new = () if timing.reference_us is None else (timing.reference_us,)
+        references = (*self.references_us, *new)
+        wanted = min(QUIET_MOMENTS, min_timings)
+        is_enough = (
+            agreed
+            and len(medians) >= min_timings
+            and has_enough_quiet(references, quiet_us, wanted)
+        )
+        is_stable = agreed and has_enough_quiet(references, quiet_us, 1)
         return replace(
             self,
-            status="ok" if agreed else UNSTABLE,
+            status="ok" if is_stable else UNSTABLE,
             latency_us=joined.latency_us,
             samples_us=joined.samples_us,
             medians_us=medians,
             settled=is_enough or len(medians) >= max_timings,
             cold_samples_us=min(cold_sets, key=statistics.median, default=())[:MAX_SAMPLES],
+            references_us=references,
             supersedes=None,
             line=0,
         )
@@ -298,6 +363,8 @@ class Record:
             }
             if self.medians_us:
                 line["medians_us"] = list(self.medians_us)
+            if self.references_us:
+                line["references_us"] = list(self.references_us)
             if not self.settled:
                 line["settled"] = False
             if self.cold_samples_us:
@@ -310,6 +377,16 @@ class Record:
         if self.supersedes is not None:
             line["supersedes"] = self.supersedes
         return line
+
+    @property
+    def correction(self) -> Correction | None:
+        """What corrects predictions; None if this is no calibration, or one that is not used."""
+        fitted = self.calibration
+        if fitted is None or not fitted.get("used"):
+            return None
+        return Correction(
+            fitted["slope"], fitted.get("launch_us", 0.0), fitted["from_us"], fitted["to_us"]
+        )
 
     @classmethod
     def parse(cls, content: bytes, where: str, line: int) -> Record:
@@ -344,6 +421,7 @@ class Record:
             row.medians_us,
             row.settled,
             row.cold_samples_us,
+            row.references_us,
             line,
         )
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from nas.errors import FailedKernelError, KernelError, MissingKernelError
 from nas.latency.cache_model import DispatchCosts
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
-from nas.latency.record import UNSTABLE, Record
+from nas.latency.record import UNSTABLE, Correction, Record
 from nas.latency.runtime import Runtime, configured_runtime
 from nas.latency.table_file import damaged
 
@@ -34,7 +35,8 @@ class TableRecords:
         estimated: basis of the kernels whose latency is estimated.
         dispatch: the dispatch costs.
         dispatch_bases: basis of the dispatch costs that are estimated, by part.
-        calibrations: slope and offset in microseconds of each calibration, by batch size.
+        quiet_us: shortest duration of the reference workload beside a timing; infinity without one.
+        corrections: the correction of each calibration that is used, by batch size.
 
     Raises:
         RequestError: the runtime is not installed, or does not have the dtype.
@@ -54,7 +56,8 @@ class TableRecords:
         self.estimated: dict[Kernel, str] = {}
         self.dispatch = DispatchCosts({})
         self.dispatch_bases: dict[str, str] = {}
-        self.calibrations: dict[int, tuple[float, float]] = {}
+        self.quiet_us = math.inf
+        self.corrections: dict[int, Correction] = {}
         self._current: dict[str, Record] = {}
         self._latencies_us: dict[Kernel, float] = {}
         self._required_parts = frozenset(self.runtime.dispatch_parts)
@@ -88,8 +91,10 @@ class TableRecords:
         elif record.kind == "dispatch":
             self._add_dispatch(record, where)
         elif record.calibration is not None:
-            fitted = record.calibration
-            self.calibrations[fitted.get("batch", 1)] = fitted["slope"], fitted["offset_us"]
+            batch = record.calibration.get("batch", 1)
+            self.corrections.pop(batch, None)
+            if record.correction is not None:
+                self.corrections[batch] = record.correction
         self._current[record.key] = record
 
     def _add_kernel(self, record: Record, where: str) -> None:
@@ -100,6 +105,7 @@ class TableRecords:
         self._latencies_us.pop(kernel, None)
         self.unstable.discard(kernel)
         self.estimated.pop(kernel, None)
+        self.quiet_us = min([self.quiet_us, *record.references_us])
         if record.latency_us is not None:
             self._latencies_us[kernel] = record.latency_us
         if record.is_estimated:
@@ -130,6 +136,13 @@ class TableRecords:
         """Return the current records, or those of one kind, in the order of the file."""
         records = sorted(self._current.values(), key=lambda record: record.line)
         return [record for record in records if kind in (None, record.kind)]
+
+    def calibration(self, batch: int = 1) -> Mapping[str, Any]:
+        """Return the fields of the calibration for a batch size; empty if there is none."""
+        for record in self.records("calibration"):
+            if record.calibration is not None and record.calibration.get("batch", 1) == batch:
+                return record.calibration
+        return {}
 
     def lacks_dispatch(self) -> bool:
         """Return whether a dispatch cost of the runtime is not measured yet."""

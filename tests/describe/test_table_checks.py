@@ -9,7 +9,9 @@ from tests.describe.small_table import POOL, STEM
 
 def network(predicted: float, measured: float, reference: str | None = None) -> CheckedNetwork:
     timings = (Timing((measured,)), Timing((1.01 * measured,)))
-    return CheckedNetwork({"space": "small"}, predicted, timings, reference)
+    return CheckedNetwork(
+        {"space": "small"}, predicted, timings, reference, uncorrected_us=predicted, launches=10
+    )
 
 
 CHECK = TableCheck(

@@ -50,7 +50,8 @@ def test_show_table_prints_speed_and_missing_dispatch_costs(tmp_path, capsys):
 
 def uncertain_table(path: Path) -> LatencyTable:
     """Return a table of all kernels of `SPACE`, one of them estimated and one unstable."""
-    fitted = {"slope": 2.0, "offset_us": 1.0, "nets": 20, "mape_before": 0.5, "mape_after": 0.01}
+    fitted = {"slope": 2.0, "launch_us": -0.5, "from_us": 30.0, "to_us": 60.0, "used": True}
+    fitted |= {"nets": 20, "mape_before": 0.5, "mape_after": 0.01}
     costs = dict.fromkeys(TvmRuntime.dispatch_parts, 30.0) | {"launch": 0.5, "launch_2mib": 0.5}
     parts = [Record.from_timing("dispatch", Timing((us,)), name=part) for part, us in costs.items()]
     parts[1] = Record.from_timing("dispatch", Timing((20.0, 30.0, 40.0)), name="invocation")
@@ -69,8 +70,8 @@ def test_prediction_names_uncertain_latencies(tmp_path, capsys):
     graph = SPACE.largest.graph
     shown = tables.describe_prediction(latency_table, graph)
     # By hand: 3 + 1 + 2 for the kernels, three launches of 0.5, and an invocation of 30.
-    assert shown["predicted_us"] == pytest.approx(37.5)
-    assert shown["calibrated_us"] == pytest.approx(2 * 37.5 + 1)
+    assert shown["uncorrected_us"] == pytest.approx(37.5)
+    assert shown["predicted_us"] == pytest.approx(2 * 37.5 - 3 * 0.5)
     assert (shown["launches"], shown["unstable_launches"], shown["estimated_launches"]) == (3, 1, 1)
     assert shown["basis"] == "estimated: by a model"
     assert shown["unstable_dispatch"] == ["invocation"]
@@ -83,10 +84,10 @@ def test_prediction_names_uncertain_latencies(tmp_path, capsys):
     tables.show_prediction(shown)
     text = capsys.readouterr().out
     assert "ok, estimated: by a model" in text
-    assert "predicted 0.0375 ms: 3 kernels (1 unstable, 1 estimated)" in text
+    assert "predicted 0.0735 ms: 3 kernels (1 unstable, 1 estimated)" in text
     assert "the rest is estimated: by a model" in text
     assert "unstable dispatch costs: invocation" in text
-    assert "with the table's calibration: 0.076 ms" in text
+    assert "corrected by the table's calibration on whole networks; without it 0.0375 ms" in text
 
 
 def test_show_table_names_estimates_and_calibrations(tmp_path, capsys):
@@ -98,7 +99,8 @@ def test_show_table_names_estimates_and_calibrations(tmp_path, capsys):
     tables.show_table(shown)
     text = capsys.readouterr().out
     assert "1 of the kernels are estimated: by a model" in text
-    assert "latency = 2.0000 x predicted + 1 us, fitted on 20 networks: mean error 1.00%" in text
+    assert "2.0000 x the sum of kernels and dispatch costs - 0.5 us a launch, fitted on 20" in text
+    assert "left out of the fit is 1.00% with it and 50.00% without it" in text
 
 
 def test_show_table_accepts_incomplete_dispatch_costs(tmp_path, capsys):

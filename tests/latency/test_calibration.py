@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,56 +8,96 @@ import pytest
 
 import nas.space
 from nas.errors import MeasurementError, RequestError
-from nas.latency import LatencyTable, build_table, check_table, space_kernels
-from nas.latency.calibration import calibrate_table, fit_calibration
-from nas.latency.check import CheckedNetwork, TableCheck, fitted_networks
+from nas.latency import LatencyTable, build_table, space_kernels
+from nas.latency.calibration import (
+    MIN_NETWORKS,
+    calibrate_after_build,
+    calibrate_table,
+    calibration_text,
+    fit_calibration,
+    lacks_calibration,
+    spread_networks,
+)
+from nas.latency.check import CheckedNetwork, TableCheck, check_networks
+from nas.latency.record import Correction, Record
 from nas.latency.timing import Timing
 from tests.latency.fake_runtime import FakeRuntime
 
 SPACE = nas.space.load_space("mobilenet_tiny", image_size=8, channels=1)
+OTHER = nas.space.load_space("squeezenet_tiny", image_size=8, channels=1)
 
 
-def network(predicted: float, measured: float, reference: str | None = None) -> CheckedNetwork:
-    digest = f"{predicted}"
-    return CheckedNetwork({}, predicted, (Timing((measured,) * 3),), reference, digest)
+def network(
+    predicted: float, measured: float, reference: str | None = None, launches: int = 10
+) -> CheckedNetwork:
+    return CheckedNetwork(
+        {}, predicted, (Timing((measured,) * 3),), reference, f"{predicted}", predicted, launches
+    )
 
 
-def check_of(slope: float, offset: float) -> TableCheck:
+def check_of(slope: float, launch_us: float) -> TableCheck:
+    """Return networks on the line, whose launches do not follow from their latencies."""
     predicted = np.linspace(50, 900, 12)
-    return TableCheck(tuple(network(float(p), float(slope * p + offset)) for p in predicted))
+    launches = [10 + 7 * (index % 5) for index in range(12)]
+    return TableCheck(
+        tuple(
+            network(float(us), float(slope * us + launch_us * count), launches=count)
+            for us, count in zip(predicted, launches, strict=True)
+        )
+    )
 
 
-def test_fit_recovers_straight_line() -> None:
-    calibration = fit_calibration(check_of(1.25, 10))
+@pytest.mark.parametrize("launch_us", [0.4, -0.3])
+def test_fit_recovers_factor_and_launch(launch_us: float) -> None:
+    calibration = fit_calibration(check_of(1.25, launch_us))
     assert calibration.slope == pytest.approx(1.25, rel=1e-3)
-    assert calibration.offset_us == pytest.approx(10, rel=1e-2)
+    assert calibration.launch_us == pytest.approx(launch_us, rel=1e-2)
     assert calibration.mape_after < 1e-3 < calibration.mape_before
-    assert calibration.apply(100) == pytest.approx(135, rel=1e-3)
+    assert calibration.used
+    assert (calibration.from_us, calibration.to_us) == (50, 900)
 
 
-def test_fit_keeps_corrected_latency_positive() -> None:
-    calibration = fit_calibration(check_of(1.25, -20))
-    assert calibration.offset_us == 0
-    assert calibration.apply(1) > 0
+def test_launch_is_fitted_only_if_networks_left_out_gain() -> None:
+    noise = np.random.default_rng(0).normal(1, 0.01, 12)
+    rows = [
+        network(row.predicted_us, 1.25 * row.predicted_us * float(factor), launches=row.launches)
+        for row, factor in zip(check_of(1.25, 0).networks, noise, strict=True)
+    ]
+    calibration = fit_calibration(TableCheck(tuple(rows)))
+    assert calibration.launch_us == 0
+    assert calibration.slope == pytest.approx(1.25, rel=0.01)
 
 
-def test_published_networks_judge_the_line_only() -> None:
-    random = check_of(1.25, 10)
+def test_correction_that_does_not_help_is_not_used() -> None:
+    noise = np.random.default_rng(1).normal(1, 0.02, 12)
+    rows = [
+        network(row.predicted_us, row.predicted_us * float(factor / noise.mean()))
+        for row, factor in zip(check_of(1, 0).networks, noise, strict=True)
+    ]
+    calibration = fit_calibration(TableCheck(tuple(rows)))
+    assert not calibration.used
+    assert "not corrected" in calibration_text({"slope": 1.1})
+    published = [network(100, 100, "a"), network(300, 300, "b")]
+    harmful = fit_calibration(TableCheck((*check_of(1.25, 0.4).networks, *published)))
+    assert harmful.mape_after < harmful.mape_before
+    assert not harmful.used, "published networks are predicted worse with it"
+
+
+def test_published_networks_judge_the_correction_only() -> None:
+    random = check_of(1.25, 0.4)
     published = [network(100, 200, "a"), network(300, 300, "b")]
     calibration = fit_calibration(TableCheck((*random.networks, *published)))
     alone = fit_calibration(random)
-    assert (calibration.slope, calibration.offset_us, calibration.nets) == (
-        alone.slope,
-        alone.offset_us,
-        12,
-    )
-    assert (calibration.mape_before, calibration.mape_after) == (
-        alone.mape_before,
-        alone.mape_after,
-    )
+    assert replace(
+        calibration,
+        used=True,
+        references=0,
+        references_mape_before=None,
+        references_mape_after=None,
+    ) == replace(alone, used=True)
     assert calibration.references == 2
     assert calibration.references_mape_before == pytest.approx((0.5 + 0) / 2)
-    assert calibration.references_mape_after == pytest.approx((65 / 200 + 85 / 300) / 2, rel=1e-3)
+    assert calibration.references_mape_after == pytest.approx((71 / 200 + 79 / 300) / 2, rel=1e-3)
     assert calibration.fitted_on == tuple(row.digest for row in random.networks)
     assert (alone.references, alone.references_mape_after) == (0, None)
 
@@ -75,42 +116,103 @@ def test_fit_refuses_too_few_networks() -> None:
 
 
 def test_fit_refuses_inverse_order() -> None:
-    rows = [network(10.0 * n, 1000.0 - 90 * n) for n in range(1, 11)]
+    rows = [network(10.0 * n, 2000.0 - 90 * n, launches=40 - n) for n in range(1, 11)]
     with pytest.raises(MeasurementError, match="no line fits"):
         fit_calibration(TableCheck(tuple(rows)))
 
 
-def test_calibration_leaves_prediction_unchanged(tmp_path: Path) -> None:
+def test_correction_reaches_a_little_beyond_the_networks_of_its_fit() -> None:
+    correction = Correction(1.25, -0.5, from_us=60, to_us=900)
+    assert correction.apply(100, 10) == pytest.approx(120)
+    assert correction.apply(41, 10) == pytest.approx(1.25 * 41 - 5)
+    assert correction.apply(39, 10) == 39
+    assert correction.apply(1300, 10) == pytest.approx(1620)
+    assert correction.apply(1400, 10) == 1400
+    assert correction.apply(100, 250) == 100, "no latency is zero or below"
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> LatencyTable:
     runtime = FakeRuntime()
     table = LatencyTable.open_or_create(tmp_path, runtime)
-    build_table(table, space_kernels(SPACE, "tvm"), runtime)
+    for batch in (1, 4):
+        kernels = [k for each in (SPACE, OTHER) for k in space_kernels(each, "tvm", batch=batch)]
+        build_table(table, kernels, runtime)
+    return table
+
+
+def timed(table: LatencyTable, seed: int, batch: int = 1) -> TableCheck:
+    networks = spread_networks(table, [SPACE], 10, np.random.default_rng(seed), batch)
+    return check_networks(table, networks, FakeRuntime(), batch=batch)
+
+
+def test_calibration_corrects_predictions_and_keeps_the_composition(table: LatencyTable) -> None:
     graph = SPACE.largest.graph
     before = table.predict(graph)
-    check = check_table(table, [SPACE], runtime, nets=10, rng=np.random.default_rng(0))
-    first = calibrate_table(table, check)
-    second = calibrate_table(table, check)
-    assert first == second
-    again = LatencyTable.open(table.path).predict(graph)
-    assert again.latency_us == before.latency_us
-    assert again.calibrated_us == pytest.approx(first.apply(before.latency_us))
+    assert not before.is_corrected
+    calibrate_table(table, timed(table, 0))
+    # The second calibration is fitted on the composition, not on what the first one corrected.
+    fitted = calibrate_table(table, timed(table, 0))
+    assert fitted.used
+    after = LatencyTable.open(table.path).predict(graph)
+    assert after.uncorrected_us == before.latency_us
+    corrected_us = fitted.slope * before.latency_us + fitted.launch_us * before.launches
+    assert after.latency_us == pytest.approx(corrected_us)
+    assert after.is_corrected
     assert sum(line.count('"calibration"') for line in table.path.read_text().splitlines()) == 2
 
 
-def test_calibration_is_per_batch_size(tmp_path: Path) -> None:
-    runtime, rng = FakeRuntime(), np.random.default_rng(0)
-    table = LatencyTable.open_or_create(tmp_path, runtime)
-    for batch in (1, 4):
-        build_table(table, space_kernels(SPACE, "tvm", batch=batch), runtime)
+def test_calibration_is_per_batch_size(table: LatencyTable) -> None:
     graph = SPACE.largest.graph
-    check = check_table(table, [SPACE], runtime, nets=10, rng=rng, batch=4)
+    check = timed(table, 0, batch=4)
     assert check.to_json()["batch"] == 4
     four = calibrate_table(table, check)
     assert four.batch == 4
-    assert table.predict(graph).calibrated_us is None, "one image is not what it was fitted on"
-    assert fitted_networks(table) is None
-    assert set(fitted_networks(table, 4) or ()) == set(four.fitted_on)
-    one = calibrate_table(table, check_table(table, [SPACE], runtime, nets=10, rng=rng))
+    assert not table.predict(graph).is_corrected, "one image is not what it was fitted on"
+    assert table.calibration() == {}
+    assert set(table.calibration(4)["fitted_on"]) == set(four.fitted_on)
+    calibrate_table(table, timed(table, 0))
     again = LatencyTable.open(table.path)
-    for batch, own in ((1, one), (4, four)):
-        prediction = again.predict(graph, batch)
-        assert prediction.calibrated_us == pytest.approx(own.apply(prediction.latency_us))
+    assert again.predict(graph).is_corrected
+    assert again.predict(graph, 4).is_corrected
+
+
+def test_drawn_networks_are_spread_over_the_latencies(table: LatencyTable) -> None:
+    networks = spread_networks(table, [SPACE], 10, np.random.default_rng(0))
+    us = sorted(table.predict(network).latency_us for _, network in networks)
+    gaps = np.diff(np.log(us))
+    assert len(gaps) == 9
+    assert gaps.max() < 2.5 * gaps.mean()
+
+
+def test_networks_after_a_build_are_spread_over_all_spaces(table: LatencyTable) -> None:
+    assert lacks_calibration(table, [SPACE, OTHER])
+    calibration = calibrate_after_build(table, [SPACE, OTHER], FakeRuntime())
+    assert calibration is not None
+    assert calibration.nets == len(set(calibration.fitted_on)) == MIN_NETWORKS
+    ends = [space.smallest.graph.digest for space in (SPACE, OTHER)]
+    ends += [space.largest.graph.digest for space in (SPACE, OTHER)]
+    assert set(ends) <= set(calibration.fitted_on)
+    assert not lacks_calibration(table, [SPACE, OTHER])
+    assert not lacks_calibration(table, [OTHER])
+    assert lacks_calibration(table, [SPACE], batch=4)
+
+
+def test_failed_kernels_leave_predictions_uncorrected(tmp_path: Path) -> None:
+    kernels = space_kernels(SPACE, "tvm")
+    runtime = FakeRuntime(broken=frozenset(each.text for each in kernels))
+    table = LatencyTable.open_or_create(tmp_path, runtime)
+    build_table(table, kernels, runtime)
+    assert calibrate_after_build(table, [SPACE], runtime) is None
+    assert lacks_calibration(table, [SPACE])
+
+
+def test_calibration_of_an_early_version_corrects_nothing(table: LatencyTable) -> None:
+    graph = SPACE.largest.graph
+    before = table.predict(graph)
+    with table.writing():
+        table.append(Record("calibration", calibration={"slope": 1.1, "offset_us": 0.5}))
+    assert table.predict(graph) == before
+    assert "1.1000 x the sum of kernels and dispatch costs + 0.5 us" in calibration_text(
+        table.calibration()
+    )

@@ -10,7 +10,7 @@ import nas.space
 from nas.errors import MeasurementError, RequestError, TableDeviceError
 from nas.latency import LatencyTable, TableCheck, build_table, check_table
 from nas.latency import space_kernels as kernels_of
-from nas.latency.check import CheckedNetwork, fitted_networks
+from nas.latency.check import CheckedNetwork
 from nas.latency.record import Record
 from nas.latency.timing import Timing
 from tests.latency.fake_runtime import FakeRuntime, device, latency_us
@@ -21,7 +21,7 @@ PUBLISHED = nas.space.load_space("squeezenet", image_size=8, channels=1)
 
 def row(predicted: float, *measured: float, reference: str | None = None) -> CheckedNetwork:
     timings = tuple(Timing((each,) * 10) for each in measured)
-    return CheckedNetwork({"space": "s"}, predicted, timings, reference)
+    return CheckedNetwork({"space": "s"}, predicted, timings, reference, uncorrected_us=predicted)
 
 
 def test_check_to_json_has_the_documented_keys() -> None:
@@ -37,7 +37,7 @@ def test_check_to_json_has_the_documented_keys() -> None:
     assert document["target_mape"] == pytest.approx(0.06)
     assert document["target_met"] is True
     assert (document["random"]["nets"], document["references"]["nets"]) == (2, 1)
-    assert document["calibration"] is None
+    assert document["uncorrected"] is None
     assert [each["name"] for each in document["rows"]] == ["random", "random", "net"]
     first, second, _ = document["rows"]
     assert first["architecture"] == {"space": "s"}
@@ -165,24 +165,22 @@ def test_check_judges_calibration_by_held_out_networks(
     def check() -> TableCheck:
         return check_table(table, [SPACE], runtime, nets=6, rng=np.random.default_rng(5))
 
-    assert fitted_networks(table) is None
-    assert check().calibration_agreements is None
-    digests = [each.digest for each in check().networks]
-    correction = {"slope": 1.1, "offset_us": 0.0, "fitted_on": digests[:4]}
+    before = check()
+    assert before.uncorrected_agreement is None
+    digests = [each.digest for each in before.networks]
+    fitted = {"slope": 1.1, "from_us": 1e-3, "to_us": 1e6, "used": True, "fitted_on": digests[:4]}
     with table.writing():
-        table.append(Record("calibration", calibration=correction))
+        table.append(Record("calibration", calibration=fitted))
     result = check()
-    assert [each.calibrated_us is None for each in result.networks] == [True] * 4 + [False] * 2
-    assert result.calibration_agreements is not None
-    without, with_it = result.calibration_agreements
-    assert without.nets == with_it.nets == 2
-    judged = result.networks[4:]
-    expected = np.mean([abs(1.1 * r.predicted_us / r.measured_us - 1) for r in judged])
-    assert with_it.mape == pytest.approx(expected)
-    assert without.mape == pytest.approx(np.mean([abs(r.relative_error) for r in judged]))
-    with table.writing():
-        table.append(Record("calibration", calibration={**correction, "fitted_on": digests}))
-    assert check().calibration_agreements is None
+    assert len(result.networks) == 6
+    assert set(digests[:4]).isdisjoint(each.digest for each in result.networks)
+    uncorrected = result.uncorrected_agreement
+    assert uncorrected is not None
+    for each in result.networks:
+        assert each.predicted_us == pytest.approx(1.1 * each.uncorrected_us)
+    errors = [abs(each.uncorrected_us / each.measured_us - 1) for each in result.networks]
+    assert uncorrected.mape == pytest.approx(np.mean(errors))
+    assert result.to_json()["uncorrected"]["mape"] == pytest.approx(np.mean(errors), abs=1e-4)
 
 
 def test_check_tells_busy_moment_from_wrong_table(

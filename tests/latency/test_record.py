@@ -131,7 +131,9 @@ def test_parse_refuses_invalid_record(changes: dict[str, Any], words: str) -> No
         {"slope": True},
         {"slope": 10**400},
         {"offset_us": -0.5},
-        {"offset_us": None},
+        {"launch_us": None},
+        {"from_us": 0},
+        {"used": True},
         {"status": "failed"},
         {"status": "unstable"},
         {"batch": True},
@@ -252,3 +254,26 @@ def test_with_timing_settles_as_unstable_after_max_timings() -> None:
             Timing((us,) * 10), tolerance=0.04, min_timings=2, max_timings=3
         )
     assert (record.status, record.settled) == ("unstable", True)
+
+
+def test_record_needs_timings_of_quiet_moments(monkeypatch) -> None:
+    monkeypatch.setattr("nas.latency.timing.QUIET_TOLERANCE", 0.04)
+    record = replace(
+        Record.from_timing("kernel", Timing((6.0,) * 3), name="copy 3x1x1 -> 3x1x1 relu"),
+        medians_us=(6.0,),
+        references_us=(12.0,),
+    )
+    states = []
+    for us, reference_us in ((6.0, 12.0), (6.0, 12.0), (5.0, 10.0), (5.0, 10.1), (5.0, 10.2)):
+        timing = Timing((us,) * 3, reference_us=reference_us)
+        record = record.with_timing(timing, 0.03, 3, 9, quiet_us=10.0)
+        states.append((record.latency_us, record.status, record.settled))
+    assert states == [
+        (6.0, "unstable", False),
+        (6.0, "unstable", False),
+        (5.5, "unstable", False),
+        (5.0, "ok", False),
+        (5.0, "ok", True),
+    ]
+    line = Record.parse(json.dumps(record.to_json()).encode(), "a.jsonl, line 7", 7)
+    assert line.references_us == (12.0, 12.0, 12.0, 10.0, 10.1, 10.2)

@@ -142,3 +142,24 @@ def test_difference_that_is_no_cost_is_refused() -> None:
             {"long": lambda: 1e-6, "short": lambda: 2e-6},
             lambda seconds: {"launch": seconds["long"] - seconds["short"]},
         )
+
+
+def test_quiet_moments_are_those_at_the_speed_of_the_fastest_reference(monkeypatch) -> None:
+    monkeypatch.setattr(timing, "QUIET_TOLERANCE", 0.04)
+    slow_and_quiet = [12.0, 10.0, 10.3, 11.7, 10.41]
+    assert timing.count_quiet(slow_and_quiet) == 2
+    assert timing.count_quiet(slow_and_quiet, quiet_us=11.5) == 2
+    assert timing.count_quiet([12.0, 12.1], quiet_us=10.0) == 0
+    assert timing.has_enough_quiet([], 10.0), "a board has no reference workload"
+    assert timing.has_enough_quiet([12.0, 12.1, 12.2])
+    assert not timing.has_enough_quiet([12.0, 12.1, 12.2], quiet_us=10.0)
+    assert timing.has_enough_quiet(slow_and_quiet, wanted=2)
+
+
+def test_timings_of_this_processor_have_the_reference_workload_beside_them() -> None:
+    local = timing.measure(lambda calls, samples: [1e-5] * samples)
+    assert local.reference_us is not None
+    assert 0.1 < local.reference_us < 1e4
+    remote = timing.measure(lambda calls, samples: [1e-5] * samples, is_local=False)
+    assert remote.reference_us is None
+    assert local == remote, "what is beside a latency is no part of it"

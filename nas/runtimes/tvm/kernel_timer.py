@@ -221,7 +221,8 @@ class TvmKernelTimer:
 
     def _measure(self, timed_kernel: TimedKernel) -> Timing:
         with self.device.timing_context(self.threads):
-            warm = timing.measure(timed_kernel.warm)
+            is_local = not isinstance(self.device, RemoteDevice)
+            warm = timing.measure(timed_kernel.warm, is_local=is_local)
             if timed_kernel.cold is None:
                 return warm
             cold_s = timing.undisturbed_samples(timed_kernel.cold, 1, cold_cache.SAMPLES)
