@@ -54,11 +54,12 @@ def quantised_model(
     *,
     metadata: Mapping[str, str] | None = None,
     has_hard_swish: bool = False,
+    has_float_ends: bool = True,
 ) -> bytes:
     """Return the int8 file of a quantised network, for any batch size.
 
     Weights are int8 with one scale for each output channel, biases int32, activations int8. The
-    input and the output are those of `model`, in float32.
+    input and the output are those of `model`, in float32 unless `has_float_ends` says otherwise.
 
     Args:
         network: the quantised network.
@@ -66,11 +67,18 @@ def quantised_model(
         has_hard_swish: whether a hard swish is one operator. Accelerators have it. XNNPACK, which
             runs the file on a CPU, has none for int8 and is several times faster with the three
             operators that a hard swish is written as otherwise.
+        has_float_ends: whether an operator at each end converts float32 images and logits.
+            Accelerators have no float32; their input and output are int8, and their batch is 1.
 
     Raises:
         ExportError: TensorFlow Lite has no counterpart of an op.
         KeyError: the weights of a slot, or the scale of an output, are missing.
         ValueError: an op has an impossible shape or no slot, or weights do not fit their op.
     """
-    writer = Writer(network.graph, Int8(network), has_hard_swish=has_hard_swish)
+    writer = Writer(
+        network.graph,
+        Int8(network),
+        has_hard_swish=has_hard_swish,
+        has_float_ends=has_float_ends,
+    )
     return writer.data(metadata or {})

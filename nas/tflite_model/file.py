@@ -48,10 +48,14 @@ class FileBuilder:
     """Collects the tensors and operators of a model, and packs them into a file.
 
     Tensors are named by their position in the file. Their shapes include the batch, which is 1 in
-    the file and can be resized.
+    the file.
+
+    Args:
+        any_batch: whether the batch can be resized.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, any_batch: bool = True) -> None:
+        self._any_batch = any_batch
         self._tensors: list[schema.TensorT] = []
         self._buffers = [schema.BufferT()]  # Tensors without data refer to buffer 0.
         self._operators: list[schema.OperatorT] = []
@@ -74,7 +78,8 @@ class FileBuilder:
             quantisation: what its integers stand for; None for real numbers.
         """
         tensor = self._tensor(name, shape, np.dtype(dtype), quantisation)
-        tensor.shapeSignature = [-1, *shape[1:]]
+        if self._any_batch:
+            tensor.shapeSignature = [-1, *shape[1:]]
         self._tensors.append(tensor)
         return len(self._tensors) - 1
 

@@ -43,14 +43,24 @@ class Writer:
         graph: the folded graph.
         numbers: how its numbers are written.
         has_hard_swish: whether a hard swish is one operator.
+        has_float_ends: whether the input and the output are float32 in an int8 file, too. Without
+            them, the batch is fixed at 1.
     """
 
-    def __init__(self, graph: Graph, numbers: Numbers, *, has_hard_swish: bool = True) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        numbers: Numbers,
+        *,
+        has_hard_swish: bool = True,
+        has_float_ends: bool = True,
+    ) -> None:
         self._has_hard_swish = has_hard_swish
         self._graph = graph
         self._numbers = numbers
-        self._file = FileBuilder()
+        self._file = FileBuilder(any_batch=has_float_ends)
         self._is_int8 = numbers.dtype is np.int8
+        self._converts_ends = self._is_int8 and has_float_ends
         self._tensors: dict[int, int] = {}
         self._input = self._write_input()
         for at, op in enumerate(graph.ops):
@@ -214,9 +224,12 @@ class Writer:
 
     def _write_input(self) -> int:
         c, h, w = self._graph.input_shape
-        image = self._file.tensor(INPUT, (1, h, w, c), np.float32)
+        if self._is_int8 and not self._converts_ends:
+            image = self._file.tensor(INPUT, (1, h, w, c), np.int8, self._numbers.quantisation(0))
+        else:
+            image = self._file.tensor(INPUT, (1, h, w, c), np.float32)
         self._tensors[0] = image
-        if self._is_int8:
+        if self._converts_ends:
             self._finish("QUANTIZE", [image], 0, version=1)
         return image
 
@@ -228,7 +241,7 @@ class Writer:
         if (h, w) == (1, 1):
             shape = (c,)
             output = self._reshape(last, output, shape, "vector")
-        if self._is_int8:
+        if self._converts_ends:
             real = self._file.tensor(OUTPUT, (1, *shape), np.float32)
             self._operator("DEQUANTIZE", [output], real)
             output = real
