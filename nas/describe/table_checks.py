@@ -15,6 +15,7 @@ from nas.describe.table_comparison import show_ratios
 from nas.latency import Calibration, TableCheck, Verification
 from nas.latency.calibration import calibration_text
 from nas.latency.check import CheckedNetwork
+from nas.latency.record import MEASURED
 from nas.statistics import LatencyAgreement
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 _MAX_RANDOM_NETWORKS = 5
 """Random networks that are shown, those with the largest errors."""
+
+_WHOLE_NETWORK = {True: "measured", False: "estimated"}
+"""What the latency of a whole network is called, by whether it was measured."""
 
 _MAX_ROWS_OFF = 10
 """Deviating rows of a verification that are shown."""
@@ -31,6 +35,8 @@ def show_check(check: TableCheck) -> None:
     """Print the agreement, the published networks, and the random ones with the largest errors."""
     _show_agreements(check)
     _show_networks(check)
+    if check.basis != MEASURED:
+        console.say(f"nothing was measured: whole networks are {check.basis}")
     show_uncertain_networks(check)
     if check.batch > 1:
         console.say(f"latencies are those of {check.batch} images at once")
@@ -73,12 +79,12 @@ def _show_networks(check: TableCheck) -> None:
     # None separates the two groups by a line.
     shown += [None, *worst] if shown and worst else worst
     console.print_table(
-        ["network", "predicted, us", "measured, us", "error"],
+        ["network", "predicted, us", f"{_WHOLE_NETWORK[check.basis == MEASURED]}, us", "error"],
         [None if network is None else _network_row(network) for network in shown],
     )
     if len(worst) < len(random):
         console.say(f"the {len(worst)} of {len(random)} random networks with the largest errors")
-    console.say("close pairs: networks whose measured latencies differ by 3% to 10%")
+    console.say("close pairs: networks whose latencies as a whole differ by 3% to 10%")
 
 
 def _show_target(check: TableCheck) -> None:
@@ -229,7 +235,8 @@ def _finish_scatter(axes: Axes, check: TableCheck) -> None:
     axes.plot(diagonal, diagonal, color="black", linewidth=0.8, zorder=1)
     shade_band(axes, diagonal, 0.9 * diagonal, 1.1 * diagonal, "±10%")
     axes.set(xscale="log", yscale="log", xlim=diagonal, ylim=diagonal, aspect="equal")
-    axes.set(xlabel=_MEASURED_LABEL, ylabel="predicted, µs (the table's kernels and launches)")
+    axes.set_xlabel(_whole_network_label(check))
+    axes.set(ylabel="predicted, µs (the table's kernels and launches)")
     axes.legend(fontsize=8, frameon=False, loc="upper left")
     set_plain_ticks(axes, "both")
 
@@ -243,13 +250,14 @@ def _finish_errors(axes: Axes, check: TableCheck) -> None:
     target = 100 * check.target_mape
     axes.axhline(0, color="black", linewidth=0.8, zorder=1)
     shade_band(axes, limits, np.full(2, -target), np.full(2, target), "target of the mean error")
-    axes.set(xscale="log", xlim=limits, ylabel="predicted over measured, less one, %")
-    axes.set_xlabel(_MEASURED_LABEL)
+    axes.set(xscale="log", xlim=limits, ylabel="predicted over whole network, less one, %")
+    axes.set_xlabel(_whole_network_label(check))
     axes.margins(y=0.15)
     set_plain_ticks(axes, "x")
 
 
-_MEASURED_LABEL = "measured, µs (whole network)"
+def _whole_network_label(check: TableCheck) -> str:
+    return f"{_WHOLE_NETWORK[check.basis == MEASURED]}, µs (whole network)"
 
 
 def _draw_networks(

@@ -211,6 +211,7 @@ def describe_prediction(table: LatencyTable, graph: Graph, batch: int = 1) -> di
                 "latency_us": latency_us,
                 "status": record.status,
                 "basis": record.basis,
+                "note": table.runtime.kernel_note(kernel),
             }
             for kernel, count, latency_us in prediction.by_kernel()
             if (record := records[kernel]) is not None
@@ -250,8 +251,9 @@ def show_prediction(description: Mapping[str, Any]) -> None:
 
 
 def _status_text(row: Mapping[str, Any]) -> str:
-    status: str = row["status"]
-    return status if row["basis"] == MEASURED else f"{status}, {row['basis']}"
+    """Return the status, the basis of an estimate, and in which form the device runs the kernel."""
+    basis = [] if row["basis"] == MEASURED else [row["basis"]]
+    return ", ".join([row["status"], *basis, *([row["note"]] if row["note"] else [])])
 
 
 def merge_text(merged: MergeResult) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from nas.errors import BoardLostError, MeasurementError, NasError, first_line
 from nas.latency.cache_model import WEIGHT_PARTS_BY_INTENSITY
 from nas.latency.kernel import Kernel
-from nas.latency.record import MEASURED, Record
+from nas.latency.record import Record
 from nas.latency.runtime import KernelTimer, Runtime, Schedule, configured_runtime
 from nas.latency.table import LatencyTable
 from nas.latency.timer_pool import TimerPool
@@ -123,7 +123,7 @@ def build_table(
     The first timing of a kernel is on the disk before the next timing starts. Later records of the
     kernel supersede it; they have the samples of the two fastest timings and the medians of all.
     Each kernel is timed at `Runtime.moments` moments, and then until the two fastest timings agree
-    or it is called unstable. Estimates are asked for once.
+    or it is called unstable.
 
     A kernel that cannot be compiled or timed becomes a failed record with its error, and the build
     goes on. A build that was stopped continues with the missing kernels when it is started again,
@@ -194,7 +194,7 @@ class _TableBuilder:
         self._start = time.monotonic()
         self.dispatch_timed_s = 0.0
         self._moments = Moments()
-        self.moments = table.runtime.moments if table.runtime.basis == MEASURED else 1
+        self.moments = table.runtime.moments
         self._done = self._total = 0
         self._statuses: dict[Kernel, str] = {}
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nas.errors import MeasurementError, RequestError
 from nas.latency.networks import ProgressCallback, measure_networks, retiming_spread
+from nas.latency.record import MEASURED
 from nas.latency.runtime import Runtime
 from nas.latency.table import LatencyTable
 from nas.latency.timing import Timing, round_to_four_digits
@@ -106,10 +107,12 @@ class TableCheck:
     Args:
         networks: the networks.
         batch: number of images that run at once; latencies are those of the whole batch.
+        basis: what the latencies of the whole networks come from, see `Runtime.basis`.
     """
 
     networks: tuple[CheckedNetwork, ...]
     batch: int = 1
+    basis: str = MEASURED
 
     @property
     def agreement(self) -> LatencyAgreement:
@@ -119,12 +122,12 @@ class TableCheck:
     @property
     def random(self) -> TableCheck:
         """The check restricted to random networks."""
-        return TableCheck(tuple(n for n in self.networks if n.reference is None), self.batch)
+        return replace(self, networks=tuple(n for n in self.networks if n.reference is None))
 
     @property
     def references(self) -> TableCheck:
         """The check restricted to published networks."""
-        return TableCheck(tuple(n for n in self.networks if n.reference is not None), self.batch)
+        return replace(self, networks=tuple(n for n in self.networks if n.reference is not None))
 
     @property
     def uncorrected_agreement(self) -> LatencyAgreement | None:
@@ -195,6 +198,7 @@ class TableCheck:
         uncorrected, retimed = self.uncorrected_agreement, self.retimed_dispatch_agreement
         return {
             "batch": self.batch,
+            "basis": self.basis,
             **self.agreement.to_json(),
             "retiming_spread": self.retiming_spread,
             "retiming_tau": self.retiming_tau,
@@ -316,7 +320,7 @@ def check_networks(
                 prediction.estimated_launches,
             )
         )
-    return TableCheck(tuple(checked), batch)
+    return TableCheck(tuple(checked), batch, runtime.basis)
 
 
 def published_networks(spaces: Sequence[SearchSpace]) -> list[DrawnNetwork]:

@@ -89,9 +89,10 @@ def measure_networks(
 ) -> list[NetworkTimings]:
     """Compile networks with random weights, and time each until two timings agree.
 
-    Each network is compiled once and timed at `MIN_TIMINGS` moments. If its two fastest timings
-    disagree, or too few moments are quiet, it is timed again, at most `MAX_TIMINGS` times in all. A
-    network that cannot be compiled or timed has an error instead.
+    Each network is compiled once and timed at `MIN_TIMINGS` moments; once if the latencies of the
+    runtime are always the same (`Runtime.moments`). If its two fastest timings disagree, or too few
+    moments are quiet, it is timed again, at most `MAX_TIMINGS` times in all. A network that cannot
+    be compiled or timed has an error instead.
 
     Args:
         graphs: the networks.
@@ -101,12 +102,13 @@ def measure_networks(
         progress: function to call after each step.
         quiet_us: shortest duration of the reference workload when the table was built.
     """
-    timer = _NetworkTimer(runtime, len(graphs) * (1 + MIN_TIMINGS), progress)
+    fewest, most = (1, 1) if runtime.moments == 1 else (MIN_TIMINGS, MAX_TIMINGS)
+    timer = _NetworkTimer(runtime, len(graphs) * (1 + fewest), progress)
     timer.compile(graphs, schedules, batch)
     timings: list[list[Timing]] = [[] for _ in graphs]
     waiting = list(range(len(graphs)))
     moments = timing.Moments()
-    for done in range(1, MAX_TIMINGS + 1):
+    for done in range(1, most + 1):
         moments.wait()
         for index, new in timer.time(waiting).items():
             timings[index].append(new)
@@ -115,14 +117,14 @@ def measure_networks(
             for index, own in enumerate(timings)
             if index not in timer.errors
             and (
-                done < MIN_TIMINGS
+                done < fewest
                 or not timings_agree([each.latency_us for each in own])
                 or not timing.has_enough_quiet(references_us(own), quiet_us)
             )
         ]
-        if not waiting or done == MAX_TIMINGS:
+        if not waiting or done == most:
             break
-        timer.expect(len(waiting) * max(1, MIN_TIMINGS - done))
+        timer.expect(len(waiting) * max(1, fewest - done))
     return [NetworkTimings(tuple(own), timer.errors.get(i)) for i, own in enumerate(timings)]
 
 

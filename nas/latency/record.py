@@ -27,6 +27,7 @@ from nas.latency.timing import (
     has_enough_quiet,
     round_to_four_digits,
 )
+from nas.records.fields import MEASURED
 
 SCHEMA = 1
 CORRECTION_REACH = 1.5
@@ -36,7 +37,6 @@ MAX_SAMPLES = 12
 """Largest number of samples in a record."""
 
 UNSTABLE = "unstable"
-MEASURED = "measured"
 ESTIMATED = "estimated: "
 """Start of the basis of an estimated latency; the method follows."""
 

@@ -34,6 +34,7 @@ from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
 from nas.latency.record import MEASURED
 from nas.latency.timing import Timing
+from nas.quantised_network import QuantisedNetwork
 
 ENTRY_POINT_GROUP = "nas.runtimes"
 """Entry point group in which installed packages name their runtimes."""
@@ -178,9 +179,13 @@ class Runtime(ABC):
         dispatch_parts: names of the costs beside the kernels that `time_dispatch` measures and
             `network_us` needs.
         moments: number of moments at which a build times each kernel, at least. `retime_kernel` is
-            called once for each but the first, so a runtime that compiles anew there wants few.
+            called once for each but the first, so a runtime that compiles anew there wants few. A
+            runtime whose latencies are always the same, such as those of a model, says 1; whole
+            networks are then timed once, too.
         has_local_kernels: whether the kernels of a block never depend on other blocks. If so, the
             kernels of each block are remembered and predictions are fast.
+        figures: names of the costs of a whole network beside its latency that `network_figures`
+            returns, such as `sram_kib`; a search can minimise and limit them.
     """
 
     name: ClassVar[str]
@@ -191,6 +196,7 @@ class Runtime(ABC):
     dispatch_parts: ClassVar[tuple[str, ...]] = ()
     moments: ClassVar[int] = 2
     has_local_kernels: ClassVar[bool] = True
+    figures: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -312,6 +318,13 @@ class Runtime(ABC):
         """
         return self.kernels(block, batch)
 
+    def kernel_note(self, kernel: Kernel) -> str:
+        """Return in which form the device runs a kernel that it has no code for; may be empty.
+
+        Predictions show it beside the kernel, such as `hard swish as a lookup table`.
+        """
+        return ""
+
     def weight_bytes(self, kernel: Kernel, schedule: Schedule) -> int:
         """Return the size of a kernel's weights as the runtime stores them.
 
@@ -336,6 +349,30 @@ class Runtime(ABC):
         warm_us += dispatch.parts_us.get("invocation", 0.0)
         misses = dispatch.miss_fraction(network.touched_bytes, warm_us)
         return warm_us + misses * network.cold_penalty_us
+
+    def network_figures(self, graph: Graph) -> Mapping[str, float]:
+        """Return further costs of a whole network, by the names in `figures`.
+
+        It may take as long as compiling the network, and touches no device.
+
+        Raises:
+            MeasurementError: the device cannot run the network.
+        """
+        return {}
+
+    def device_files(self, network: QuantisedNetwork) -> Mapping[str, bytes]:
+        """Return the files that the device needs in place of an exported int8 file.
+
+        Args:
+            network: the network of the exported file, with calibrated ranges.
+
+        Returns:
+            Contents by what follows the stem of the exported file's name, such as `_vela.tflite`.
+
+        Raises:
+            MeasurementError: the device cannot run the network.
+        """
+        return {}
 
     # The device.
 

@@ -28,6 +28,9 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{4,64}$")]
 
 Seconds = Annotated[float, Field(ge=0)]
 
+MEASURED = "measured"
+"""Basis of a latency that was measured; the basis of another one starts with `estimated: `."""
+
 
 def to_json(record: Document) -> str:
     """Return a record as the text of its file."""
