@@ -1,0 +1,242 @@
+"""`EthosURuntime`: Arm Ethos-U NPUs, estimated by Vela. Importing this imports no Vela.
+
+Vela compiles kernels and networks, and its cycle model says how long they take; nothing runs on an
+NPU. Vela's documentation says of its numbers that they "should not be taken as accurate
+representations of real performance numbers and they should not be compared against those from other
+compilations that use different settings or configurations", and that they "allow the compiler to
+make its optimisation decisions only". Each row of a table says by its basis what it comes from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property, lru_cache
+from importlib.metadata import PackageNotFoundError, version
+
+from nas.errors import MeasurementError
+from nas.graph import Graph
+from nas.latency import device, fusion
+from nas.latency.device import Fingerprint
+from nas.latency.kernel import Kernel
+from nas.latency.record import ESTIMATED
+from nas.latency.runtime import Availability, Runtime, Schedule, Schedules, Weights
+from nas.latency.timing import Timing
+from nas.quantised_network import QuantisedNetwork
+from nas.runtimes.ethos_u.configuration import PARTS, Configuration, Target, configuration
+from nas.runtimes.ethos_u.context import KernelInContext
+from nas.runtimes.ethos_u.networks import (
+    WEIGHT_DISTRIBUTION,
+    WEIGHT_SEED,
+    EthosUNetwork,
+    file_of,
+    quantised_file,
+)
+from nas.runtimes.ethos_u.vela import FIGURES, compile_file
+
+VELA_VERSION = "5.2."
+"""Start of the versions of Vela whose compiler is called in the way of `vela`."""
+
+_INSTALL_COMMAND = "pip install 'hardware-nas[ethos-u]'"
+
+
+class EthosURuntime(Runtime):
+    """Kernels and networks of an Ethos-U system, in cycles that Vela estimates.
+
+    See `nas.latency.runtime.Runtime` for the arguments, and `configuration` for targets.
+    """
+
+    name = "ethos_u"
+    targets = PARTS
+    dtypes = ("int8",)
+    max_batch = 1
+    moments = 1
+    figures = FIGURES
+
+    @classmethod
+    def availability(cls) -> Availability:
+        """Return whether Vela and the schema of TensorFlow Lite files are installed."""
+        versions = {}
+        for package in ("ethos-u-vela", "ai-edge-litert"):
+            try:
+                versions[package] = version(package)
+            except PackageNotFoundError:
+                reason = f"{package} is not installed: {_INSTALL_COMMAND}"
+                return Availability(cls.name, False, reason)
+        vela = versions["ethos-u-vela"]
+        if not vela.startswith(VELA_VERSION):
+            reason = f"ethos-u-vela is {vela}, not {VELA_VERSION}x: {_INSTALL_COMMAND}"
+            return Availability(cls.name, False, reason, versions)
+        try:
+            from ethosu import regor  # noqa: F401
+        except (ImportError, OSError) as error:
+            return Availability(cls.name, False, f"Vela does not load ({error})", versions)
+        return Availability(cls.name, True, "", {"ethos-u-vela": vela})
+
+    @classmethod
+    def at_address(cls, target: str, address: str | None) -> str:
+        """See `Runtime.at_address`; a target has several spellings."""
+        if address is not None and Target.parse(address) == Target.parse(target):
+            return target
+        return super().at_address(target, address)
+
+    def check_settings(self) -> None:
+        """See `Runtime.check_settings`. Vela's names are checked if it is installed."""
+        system = Target.parse(self.target)
+        self.check_dtype()
+        self.check_threads()
+        if self.availability().usable:
+            configuration(system)
+
+    def check_threads(self) -> None:
+        """Raise RequestError for more than one thread: an NPU has none."""
+        if self.threads != 1:
+            raise self.refusal("number of threads", str(self.threads), ["1"])
+
+    @property
+    def basis(self) -> str:
+        """The cycle model, its version, and the system that it is for."""
+        system = self._system
+        return (
+            f"{ESTIMATED}vela {version('ethos-u-vela')}, compiler cycle model, "
+            f"{system.part}/{system.system}/{system.memory}"
+        )
+
+    def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
+        """Return the kernels of a network in an order in which they can run.
+
+        Operations write their results where a concatenation wants them, so that it costs nothing
+        unless it shuffles or copies.
+        """
+        return [_as_int8(each) for each in fusion.kernels(graph) if not _is_free(each)]
+
+    def kernel_note(self, kernel: Kernel) -> str:
+        """Return in which form the NPU runs a kernel that it has no operation for."""
+        forms = []
+        if kernel.groups > 1 and not kernel.is_depthwise:
+            forms.append(f"grouped convolution as {kernel.groups} convolutions")
+        if kernel.shuffle_groups > 1:
+            forms.append("channel shuffle as a transposition")
+        if "hard_swish" in kernel.epilogue:
+            forms.append("hard swish as a lookup table")
+        if "hard_sigmoid" in kernel.epilogue:
+            forms.append("hard sigmoid as a clipped sum")
+        return ", ".join(forms)
+
+    # The cycle model.
+
+    @cached_property
+    def _system(self) -> Target:
+        return Target.parse(self.target)
+
+    @cached_property
+    def configuration(self) -> Configuration:
+        """What Vela needs to compile for the target."""
+        return configuration(self._system)
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """The NPU and its system; the machine that asks Vela does not matter."""
+        system = self._system
+        return Fingerprint(
+            processor=f"Arm {system.family.title()}",
+            features=(),
+            runtime=self.name,
+            versions=self.availability().versions or {},
+            target=system.text,
+            dtype=self.dtype,
+            threads=self.threads,
+            recorded={
+                "system": system.system,
+                "memory_mode": system.memory,
+                "clock_hz": self.configuration.clock_hz,
+                "weights": {"distribution": WEIGHT_DISTRIBUTION, "seed": WEIGHT_SEED},
+                "host": device.recorded_facts()["system"],
+            },
+        )
+
+    @property
+    def device_count(self) -> int:
+        """The processors of this machine, on which Vela can run at the same time."""
+        return os.cpu_count() or 1
+
+    def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
+        """Return Vela's cycles of a kernel between other operations, as a time.
+
+        The schedule has the cycles, and the operations of which the kernel consists on the NPU.
+
+        Raises:
+            MeasurementError: the NPU cannot run the kernel.
+        """
+        context = KernelInContext(kernel)
+        rows = compile_file(file_of(context.graph), self.configuration).rows
+        own = context.own_rows(rows)
+        cycles = sum(row.cycles for row in own)
+        if not cycles:
+            raise MeasurementError("Vela gives it no cycles of its own.")
+        schedule = {
+            "cycles": cycles,
+            "operations": dict(Counter(row.kind for row in own)),
+            "weights": WEIGHT_DISTRIBUTION,
+            "seed": WEIGHT_SEED,
+        }
+        return schedule, Timing.from_seconds([cycles / self.configuration.clock_hz])
+
+    def compile(
+        self,
+        graph: Graph,
+        schedules: Schedules,
+        weights: Weights | None = None,
+        batch: int = 1,
+    ) -> EthosUNetwork:
+        """Compile a network. Vela needs no schedules.
+
+        Raises:
+            MeasurementError: the NPU cannot run the network.
+        """
+        return EthosUNetwork(graph, weights, self.configuration)
+
+    def network_figures(self, graph: Graph) -> Mapping[str, float]:
+        """See `Runtime.network_figures`, and `nas.runtimes.ethos_u.vela.FIGURES`."""
+        compilation = EthosUNetwork(graph, None, self.configuration).compilation
+        return compilation.figures(self._system.macs_per_cycle)
+
+    def device_files(self, network: QuantisedNetwork) -> Mapping[str, bytes]:
+        """Return the file that the NPU runs, and Vela's report on it.
+
+        The file's input and output are int8. Its weights are the trained ones, so its cycles differ
+        from those of a network with random weights.
+        """
+        compilation = compile_file(quantised_file(network), self.configuration)
+        report = {
+            "basis": self.basis,
+            "target": self._system.text,
+            "clock_hz": self.configuration.clock_hz,
+            "cycles": compilation.cycles,
+            "latency_us": 1e6 * compilation.cycles / self.configuration.clock_hz,
+            **compilation.figures(self._system.macs_per_cycle),
+            "macs": compilation.macs,
+            "peak_bytes": compilation.peak_bytes,
+            "traffic_bytes": compilation.traffic_bytes,
+            **compilation.passes,
+            "operations": [row._asdict() for row in compilation.rows],
+        }
+        text = json.dumps(report, indent=1) + "\n"
+        return {"_vela.tflite": compilation.model, "_vela.json": text.encode()}
+
+
+def _is_free(kernel: Kernel) -> bool:
+    """Return whether a kernel only names where the kernels before it write."""
+    return (
+        kernel.kind == "concat"
+        and not kernel.epilogue
+        and all(operand.channels == operand.shape[0] for operand in kernel.inputs)
+    )
+
+
+@lru_cache(maxsize=1 << 20)
+def _as_int8(kernel: Kernel) -> Kernel:
+    return replace(kernel, dtype="int8")

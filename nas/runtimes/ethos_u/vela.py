@@ -1,0 +1,157 @@
+"""Compiling int8 TensorFlow Lite files with Vela, in this process.
+
+`ethosu.regor.compile` is what Vela's command line calls. It is no public interface, so the extra
+`ethos-u` pins the version, and a test compares the cycles with those of the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from nas.errors import MeasurementError, first_line
+from nas.runtimes.ethos_u.configuration import Configuration
+
+_ON_CHIP_BUFFERS = frozenset({"shram", "lutram"})
+"""Memories inside of the NPU, which the report lists with the system's memories."""
+
+
+SRAM = "Sram"
+"""Vela's name of the fast memory beside the NPU."""
+
+FIGURES = ("sram_kib", "flash_kib", "slow_memory_traffic_kib", "mac_utilisation")
+"""Largest use of the SRAM at a time; size of weights and other constants as they are stored; bytes
+that are read from and written to flash and DRAM, in KiB; and used multiply-accumulates, as a
+fraction of those that the NPU could do in the same cycles."""
+
+
+class OperatorRow(NamedTuple):
+    """What one operation of the NPU takes.
+
+    Attributes:
+        source: position of the operator in the file from which it comes, from 0.
+        kind: Vela's name of the operation, such as `DepthwiseConv2D`.
+        cycles: cycles of the whole operation; 0 for an operation that runs as a part of another.
+    """
+
+    source: int
+    kind: str
+    cycles: int
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """A file that Vela compiled, and what its cycle model says of it.
+
+    Args:
+        model: the compiled TensorFlow Lite file.
+        cycles: cycles of the network.
+        rows: its operations; their cycles sum up to `cycles`.
+        macs: multiply-accumulates that the NPU does.
+        peak_bytes: largest use of each memory at a time, such as `Sram`, `Dram`, `OffChipFlash`.
+        traffic_bytes: bytes that are read from and written to each memory.
+        constant_bytes: size of weights, biases and tables as they are stored.
+        passes: the vendor's further figures, for the report beside an exported file.
+    """
+
+    model: bytes
+    cycles: int
+    rows: tuple[OperatorRow, ...]
+    macs: int
+    peak_bytes: dict[str, int]
+    traffic_bytes: dict[str, int]
+    constant_bytes: int
+    passes: dict[str, int]
+
+    def figures(self, macs_per_cycle: int) -> dict[str, float]:
+        """Return the memory, the traffic and the use of the multipliers; see `FIGURES`.
+
+        Args:
+            macs_per_cycle: largest number of multiply-accumulates in a cycle.
+        """
+        slow = sum(size for name, size in self.traffic_bytes.items() if name != SRAM)
+        return {
+            "sram_kib": self.peak_bytes.get(SRAM, 0) / 1024,
+            "flash_kib": self.constant_bytes / 1024,
+            "slow_memory_traffic_kib": slow / 1024,
+            "mac_utilisation": self.macs / (macs_per_cycle * self.cycles),
+        }
+
+
+def compile_file(data: bytes, configuration: Configuration) -> Compilation:
+    """Compile a file whose operators must all run on the NPU.
+
+    Raises:
+        MeasurementError: Vela refuses the file, or leaves an operator to the CPU; the message names
+            the operators.
+    """
+    from ethosu import regor
+
+    try:
+        compiled = regor.compile(
+            configuration.architecture,
+            data,
+            "TFLITE",
+            configuration.system,
+            options=configuration.options,
+            verbose=False,
+        )
+    except Exception as error:  # The bindings raise RuntimeError and ValueError, for anything.
+        raise MeasurementError(f"Vela cannot compile it: {first_line(error)}.") from error
+    report = compiled.perf_report
+    if report.cpuOps:
+        raise MeasurementError(
+            f"Vela leaves {_cpu_operators(compiled)} to the CPU, whose time it does not know.",
+        )
+    rows = tuple(
+        OperatorRow(int(row["source_id"]) - 1, row["operator"], int(row["op_cycles"]))
+        for row in _table(compiled, "perf")
+    )
+    if sum(row.cycles for row in rows) != report.totalCycles:
+        raise MeasurementError(
+            f"Vela's operations take {sum(row.cycles for row in rows)} cycles, the network "
+            f"{report.totalCycles}.",
+            remedy="Use the version of ethos-u-vela that the extra 'ethos-u' installs.",
+        )
+    memories = {
+        str(name): memory
+        for name, memory in report.memories.items()
+        if str(name).lower() not in _ON_CHIP_BUFFERS
+    }
+    return Compilation(
+        bytes(compiled.model),
+        report.totalCycles,
+        rows,
+        report.macCount,
+        {name: memory.peakUsage for name, memory in memories.items()},
+        {
+            name: sum(each.bytesRead + each.bytesWritten for each in memory.accesses.values())
+            for name, memory in memories.items()
+        },
+        report.readOnlyPeakUsage,
+        {
+            "npu_cycles": report.npuCycles,
+            "npu_operations": report.npuOps,
+            "cascaded_operations": report.cascadedOps,
+            "weight_bytes": report.originalWeights,
+            "encoded_weight_bytes": report.encodedWeights,
+        },
+    )
+
+
+def _table(compiled: Any, name: str) -> Sequence[dict[str, str]]:
+    """Return the rows of a table of the compiler's data base, by the names of its columns."""
+    table = compiled.opt_database.tables[name]
+    return [dict(zip(table.header, row, strict=True)) for row in table.data]
+
+
+def _cpu_operators(compiled: Any) -> str:
+    """Return the operators that the CPU runs, as text; the compiler passes them through."""
+    operators = {row["id"]: row["operator"] for row in _table(compiled, "source")}
+    kinds = [
+        operators.get(row["source_id"], "an operator")
+        for row in _table(compiled, "perf")
+        if row["operator"] == "Passthrough"
+    ]
+    return ", ".join(dict.fromkeys(kinds)) or "operators"

@@ -1,0 +1,164 @@
+"""Kernels and networks of the cycle model: what a table predicts, against whole networks."""
+
+import os
+import pickle
+import signal
+import sys
+from importlib.metadata import PackageNotFoundError
+
+import numpy as np
+import pytest
+
+from nas.errors import DeviceError, MeasurementError
+from nas.latency import LatencyTable, build_table, check_table, open_runtime, space_kernels
+from nas.latency.kernel import Kernel
+from nas.latency.runtime import configured_runtime
+from nas.latency.worker_process import WorkerTimer
+from nas.runtimes.ethos_u.context import KernelInContext
+from nas.runtimes.ethos_u.networks import file_of
+from nas.runtimes.ethos_u.runtime import EthosURuntime
+from nas.runtimes.ethos_u.vela import compile_file
+from nas.space import load_space
+
+pytest.importorskip("ethosu")
+
+TARGETS = ("ethos-u55-128", "ethos-u65-256", "ethos-u85-256")
+
+
+def runtime_for(target="ethos-u55-128"):
+    return open_runtime("ethos_u", target=target, dtype="int8")
+
+
+def space(name="squeezenet_tiny"):
+    return load_space(name, image_size=32, channels=3, classes=10)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", ["mobilenet_tiny", "shufflenet_tiny", "squeezenet_tiny"])
+def test_sum_of_kernels_is_the_whole_network(name, target, tmp_path):
+    runtime = runtime_for(target)
+    table = LatencyTable.open_or_create(tmp_path, runtime)
+    result = build_table(table, space_kernels(space(name), runtime), runtime)
+    assert (result.failed, result.unstable) == (0, 0)
+    rng = np.random.default_rng(0)
+    check = check_table(table, [space(name)], runtime, nets=6, rng=rng, references=False)
+    # Networks of a few layers; tests/benchmarks/ethos_u.py has those of the real spaces.
+    assert check.agreement.mape < 0.05
+    assert check.agreement.kendall_tau > 0.8
+    assert check.basis == runtime.basis
+    assert check.retiming_spread is None, "a model is asked once"
+
+
+def test_every_row_says_that_it_is_estimated(tmp_path):
+    runtime = runtime_for()
+    table = LatencyTable.open_or_create(tmp_path, runtime)
+    kernels = space_kernels(space(), runtime)[:3]
+    build_table(table, kernels, runtime)
+    records = table.records("kernel")
+    assert {record.basis for record in records} == {runtime.basis}
+    assert all(len(record.samples_us) == 1 and record.settled for record in records)
+    for record in records:
+        schedule = record.schedule
+        assert record.latency_us == pytest.approx(schedule["cycles"] / 500, rel=1e-3)
+        assert (schedule["weights"], schedule["seed"]) == ("laplace", 0)
+
+
+def test_table_predicts_without_vela(tmp_path, monkeypatch):
+    runtime = runtime_for()
+    table = LatencyTable.open_or_create(tmp_path, runtime)
+    build_table(table, space_kernels(space(), runtime), runtime)
+    architecture = space().sample(0)
+    expected = table.predict(architecture)
+    monkeypatch.setitem(sys.modules, "ethosu", None)
+    prediction = LatencyTable.open(table.path).predict(architecture)
+    assert prediction.latency_us == expected.latency_us
+    assert prediction.basis == runtime.basis
+    assert prediction.estimated_launches == prediction.launches
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        ("concat int8 58x7x7 58x7x7 -> 116x7x7 shuffle2", "channel shuffle as a transposition"),
+        ("conv2d int8 24x7x7 -> 48x7x7 k1 s1 p0 g3 bias", "grouped convolution as 3 convolutions"),
+        ("conv2d int8 24x7x7 -> 48x7x7 k1 s1 p0 g1 bias hard_swish", "hard swish as a lookup"),
+        ("conv2d int8 48x7x7 -> 48x7x7 k3 s1 p1 g48 bias relu6", ""),
+    ],
+)
+@pytest.mark.parametrize("target", TARGETS)
+def test_rewritten_kernel_runs_and_is_named(text, note, target):
+    runtime, kernel = runtime_for(target), Kernel.parse(text)
+    schedule, timing = runtime.time_kernel(kernel)
+    assert timing.latency_us > 0
+    assert runtime.kernel_note(kernel).startswith(note)
+    if kernel.groups == 3:
+        assert schedule["operations"]["Conv2D"] == 3
+    if kernel.shuffle_groups == 2:
+        assert schedule["operations"]["Transpose"] == 1
+
+
+def test_concatenation_of_results_costs_nothing():
+    """Vela lets the convolutions before it write to where it would copy them."""
+    runtime = runtime_for()
+    free = Kernel.parse("concat int8 16x7x7 48x7x7 -> 64x7x7")
+    compiled = compile_file(file_of(KernelInContext(free).graph), runtime.configuration)
+    assert not KernelInContext(free).own_rows(compiled.rows)
+    assert not any(kernel.kind == "concat" for kernel in runtime.kernels(space().sample(0).graph))
+
+
+def test_kernel_that_the_npu_cannot_run_fails_with_the_reason():
+    """Ethos-U55 has strides of at most three pixels."""
+    kernel = Kernel.parse("conv2d int8 8x64x64 -> 8x13x13 k5 s5 p0 g1 bias")
+    with pytest.raises(MeasurementError, match="to the CPU"):
+        runtime_for().time_kernel(kernel)
+
+
+class CrashingRuntime(EthosURuntime):
+    """A runtime whose compiler ends its process for kernels of 13 channels."""
+
+    def time_kernel(self, kernel):
+        if kernel.output[0] == 13:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return super().time_kernel(kernel)
+
+
+@pytest.mark.slow
+def test_crash_of_the_compiler_becomes_a_failed_row(tmp_path):
+    runtime = CrashingRuntime(target="ethos-u55-128", dtype="int8")
+    table = LatencyTable.open_or_create(tmp_path, runtime)
+    kernels = [
+        Kernel.parse(f"conv2d int8 8x8x8 -> {channels}x8x8 k1 s1 p0 g1 bias")
+        for channels in (12, 13, 14)
+    ]
+    with WorkerTimer(runtime) as timer:
+        result = build_table(table, kernels, timer)
+    assert (result.ok, result.failed) == (2, 1)
+    assert "SIGSEGV" in table.record(kernels[1]).error
+    assert table.latency_us(kernels[2]) == runtime.time_kernel(kernels[2])[1].latency_us
+
+
+def test_runtime_is_pickled_with_its_target():
+    runtime = pickle.loads(pickle.dumps(runtime_for("ethos-u85-512:Dedicated_Sram_512KB")))
+    assert runtime.fingerprint.target == "ethos-u85-512:Dedicated_Sram_512KB"
+    assert runtime.fingerprint.processor == "Arm Ethos-U85"
+
+
+def test_missing_vela_is_reported_with_the_extra(monkeypatch):
+    def missing(package):
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr("nas.runtimes.ethos_u.runtime.version", missing)
+    with pytest.raises(DeviceError, match=r"ethos-u-vela is not installed.*\[ethos-u\]"):
+        open_runtime("ethos_u", target="ethos-u55-128", dtype="int8")
+
+
+def test_other_version_of_vela_is_refused(monkeypatch):
+    monkeypatch.setattr("nas.runtimes.ethos_u.runtime.version", lambda package: "6.0.0")
+    availability = EthosURuntime.availability()
+    assert not availability.usable
+    assert "6.0.0" in availability.reason
+
+
+def test_configured_runtime_needs_no_vela():
+    runtime = configured_runtime("ethos_u", target="ethos-u55-128", dtype="int8")
+    assert len(runtime.kernels(space().sample(0).graph)) > 10

@@ -1,0 +1,92 @@
+"""The compiler called in process, against Vela's own command line."""
+
+import csv
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from nas import tflite_model
+from nas.errors import MeasurementError
+from nas.graph import Channels, Graph, Op, Slot
+from nas.onnx_model import random_weights
+from nas.runtimes.ethos_u.configuration import Target, configuration
+from nas.runtimes.ethos_u.networks import EthosUNetwork, file_of
+from nas.runtimes.ethos_u.vela import compile_file
+from nas.space import load_space
+
+pytest.importorskip("ethosu")
+
+TARGETS = ("ethos-u55-128", "ethos-u65-256", "ethos-u85-256")
+
+
+def squeezenet():
+    return load_space("squeezenet_tiny", image_size=32, channels=3, classes=10).sample(0).graph
+
+
+def summary_of_command(path, target):
+    """Return the summary that Vela's command line writes for a file."""
+    command = (
+        "--config", "Arm/vela.ini", "--accelerator-config", target.part,
+        "--system-config", target.system, "--memory-mode", target.memory,
+    )  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "ethosu.vela", *command, "--output-dir", path.parent, path],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (summary,) = path.parent.glob("*_summary_*.csv")
+    with open(summary, newline="") as file:
+        (row,) = csv.DictReader(file)
+    return row, (path.parent / f"{path.stem}_vela.tflite").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*TARGETS, "ethos-u55-256:Ethos_U55_Deep_Embedded:Sram_Only"])
+def test_network_is_compiled_as_by_the_command_line(name, tmp_path):
+    target = Target.parse(name)
+    data = file_of(squeezenet())
+    path = tmp_path / "network.tflite"
+    path.write_bytes(data)
+    row, model = summary_of_command(path, target)
+    compiled = compile_file(data, configuration(target))
+    assert compiled.model == model
+    assert compiled.cycles == float(row["cycles_total"])
+    seconds = compiled.cycles / configuration(target).clock_hz
+    assert seconds == pytest.approx(float(row["inference_time"]), rel=1e-6)
+    assert compiled.peak_bytes["Sram"] / 1024 >= float(row["sram_memory_used"]) > 0
+
+
+def test_cycles_of_a_layer_are_those_of_arms_model():
+    """Recorded with Vela 5.2.0: a 1x1 convolution, 32 to 192 channels of 28x28 pixels."""
+    slot = Slot("kernel", Channels.prefix(192, 192))
+    convolution = Op("conv", (0,), (192, 28, 28), bias=True, slot=slot)
+    graph = Graph((Op("input", (), (32, 28, 28)), convolution))
+    target = configuration(Target.parse("ethos-u55-128"))
+    assert EthosUNetwork(graph, None, target).compilation.cycles == 77504
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_cycles_depend_on_the_weights(name):
+    """Weights are compressed: zeros are read faster."""
+    graph, target = squeezenet(), configuration(Target.parse(name))
+    weights = random_weights(graph, np.random.default_rng(0))
+    zeros = {slot: 0 * weight for slot, weight in weights.items()}
+    random = EthosUNetwork(graph, weights, target).compilation
+    empty = EthosUNetwork(graph, zeros, target).compilation
+    assert empty.constant_bytes < random.constant_bytes
+    assert empty.cycles < random.cycles
+
+
+def test_float_network_is_refused_with_its_operators():
+    graph = squeezenet()
+    data = tflite_model.model(graph, random_weights(graph, np.random.default_rng(0)))
+    with pytest.raises(MeasurementError, match=r"leaves .*Conv2D.* to the CPU"):
+        compile_file(data, configuration(Target.parse("ethos-u55-128")))
+
+
+def test_damaged_file_is_refused():
+    with pytest.raises(MeasurementError, match="Vela cannot compile it"):
+        compile_file(b"TFL3" * 10, configuration(Target.parse("ethos-u55-128")))
