@@ -317,7 +317,10 @@ def _write_files(
         except NasError as error:
             errors.append(error)
             running.close(model_file)
-            for written in (path, *(staging / each for each in model_file.companions)):
+            for written in (
+                path,
+                *(staging / each for each in (*model_file.companions, *model_file.device_files)),
+            ):
                 remove(written)
     return files, errors
 

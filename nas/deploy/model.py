@@ -18,7 +18,7 @@ from nas.torch_network import Network, folded_weights
 
 if TYPE_CHECKING:
     from nas.data import ImageDataset, Images
-    from nas.latency import LatencyTable
+    from nas.latency import LatencyTable, Runtime
 
 _BATCH_SIZE = 64
 """Images of a batch when a network classifies many."""
@@ -34,6 +34,7 @@ class TrainedModel:
         preprocessing: how images become its input, and what its output means.
         table: latency table of the device that the network is for, with the schedules of its
             kernels; None if there is none.
+        runtime: runtime of that device, which may compile exported files for it; it is not opened.
     """
 
     def __init__(
@@ -42,11 +43,13 @@ class TrainedModel:
         network: Network,
         preprocessing: Preprocessing,
         table: LatencyTable | None = None,
+        runtime: Runtime | None = None,
     ) -> None:
         self.architecture = architecture
         self.network = network.cpu().eval()
         self.preprocessing = preprocessing
         self.table = table
+        self.runtime = runtime
 
     @property
     def graph(self) -> Graph:

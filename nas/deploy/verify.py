@@ -150,7 +150,7 @@ def check_file(
     file = ExportedFile(
         format=model_file.name,
         file=model_file.file_name,
-        companions=model_file.companions,
+        companions=(*model_file.companions, *model_file.device_files),
         precision=model_file.precision,
         size_bytes=sum(size_bytes(path.parent / name) for name in names),
         runs_here=model_file.runs_here,

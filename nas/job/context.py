@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from nas.data import ImageDataset, load_dataset
-from nas.errors import JobFileError
+from nas.errors import JobFileError, RequestError
 from nas.job.planning import JobPlan, StageCosts, estimate_plan, measure_stage_costs
 from nas.job.progress import JobProgress
 from nas.job.settings import JobSettings
@@ -53,6 +53,12 @@ class JobContext:
         )
         runtime.check_settings()
         runtime.check_batch(device.batch)
+        for figure in self.settings.search.figures:
+            if figure not in runtime.figures:
+                raise RequestError(
+                    f"The search uses {figure}, which runtime '{device.runtime}' does not know.",
+                    remedy=f"Leave search.max_{figure} out, or use peak_memory_bytes.",
+                )
 
     @property
     def batch(self) -> int:

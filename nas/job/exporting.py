@@ -16,7 +16,7 @@ from nas.job.context import JobContext
 from nas.job.folder import RunFolder, saved_settings
 from nas.job.progress import JobProgress, SilentProgress
 from nas.job.retraining import retrain_run
-from nas.latency import LatencyTable
+from nas.latency import LatencyTable, Runtime, configured_runtime
 from nas.records import MODELS_FOLDER, TRAINED, TRAINED_FILE, ModelData, TrainedRecord, read_trained
 from nas.report import page
 from nas.report.run import Run, open_run
@@ -126,7 +126,7 @@ def _export(
     """Export one trained network of a run, and return the folder of the model."""
     folder = ModelFolder(run.path / MODELS_FOLDER / name)
     model = load_trained(run, name)
-    model.table = table
+    model.table, model.runtime = table, _device_runtime(run.path)
     progress.begin(f"export {name}", "step")
     export_model(
         model,
@@ -150,10 +150,11 @@ def _origin(run: Run, record: TrainedRecord) -> ModelOrigin:
         )
     rows = run.trials
     rows = rows[rows["digest"] == record.digest]
+    names = {"predicted": "predicted", "measured": rows.iloc[0]["basis"]} if len(rows) else {}
     latencies = {
-        basis: float(rows.iloc[0][f"{basis}_us"])
-        for basis in ("predicted", "measured")
-        if len(rows) and rows[f"{basis}_us"].notna().all()
+        name: float(rows.iloc[0][f"{column}_us"])
+        for column, name in names.items()
+        if rows[f"{column}_us"].notna().all()
     }
     device = record_of_run.device
     return ModelOrigin(
@@ -182,6 +183,17 @@ def _origin(run: Run, record: TrainedRecord) -> ModelOrigin:
 def _is_trained(run: Run, pick: str) -> bool:
     records = read_trained(run.path).values()
     return any(pick == each.id or (pick and each.digest.startswith(pick)) for each in records)
+
+
+def _device_runtime(folder: Path) -> Runtime | None:
+    """Return the runtime of a run's device, not opened; None if the run does not name it."""
+    settings = saved_settings(folder)
+    if settings is None:
+        return None
+    device = settings.device
+    return configured_runtime(
+        device.runtime, target=device.target, threads=device.threads, dtype=device.dtype
+    )
 
 
 def _find_table(folder: Path) -> LatencyTable | None:

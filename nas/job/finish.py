@@ -85,7 +85,8 @@ def _measure(job: JobContext, run: RunFolder, chosen: Sequence[Trial]) -> None:
         kernel for graph in graphs.values() for kernel in job.runtime.kernels(graph, job.batch)
     ]
     slowdown = DeviceSlowdown(job.table, job.runtime, kernels, SLOWDOWN_KERNELS)
-    waiting = unsettled(jsonl.read(run.measurements, MEASUREMENTS), list(graphs))
+    log = jsonl.read(run.measurements, MEASUREMENTS)
+    waiting = unsettled(log, list(graphs), once=job.runtime.moments == 1)
     left = [trial for trial in chosen if trial.digest in waiting]
     for start in range(0, len(left), NETWORKS_PER_ROUND):
         batch = left[start : start + NETWORKS_PER_ROUND]
@@ -167,6 +168,7 @@ def _rows(
         holdout_accuracy=holdout,
         problems=problems,
         unsure_launches=unsure_launches,
+        basis=job.runtime.basis,
     )
 
 

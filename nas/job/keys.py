@@ -98,12 +98,22 @@ KEYS: dict[str, Key] = {
         le=100_000_000,
     ),
     "search.sampler": _key("Sampler: auto, guided, tpe, nsga2, nsga3, gp or random."),
-    "search.also_minimize": _key("Further objectives: macs, params, peak_memory_bytes."),
+    "search.also_minimize": _key(
+        "Further objectives: macs, params, peak_memory_bytes; sram_kib, flash_kib if known."
+    ),
     "search.max_latency_ms": _key("Largest latency in milliseconds.", gt=0),
     "search.max_macs": _key("Largest number of multiply-accumulates.", gt=0, lt=2**63),
     "search.max_params": _key("Largest number of parameters.", gt=0, lt=2**63),
     "search.max_peak_memory_bytes": _key(
         "Largest size of the activations that are alive at once, in bytes.", gt=0, lt=2**63
+    ),
+    "search.max_sram_kib": _key(
+        "Largest use of fast memory at a time, in KiB, of runtimes that know it.", gt=0, lt=2**53
+    ),
+    "search.max_flash_kib": _key(
+        "Largest size of the constants as they are stored, in KiB, of runtimes that know it.",
+        gt=0,
+        lt=2**53,
     ),
     "search.device.table": _key("Latency table of another device that the networks are for."),
     "search.device.max_latency_ms": _key("Largest latency on that device in milliseconds.", gt=0),

@@ -94,11 +94,18 @@ def fastest(measurements: Sequence[Measurement]) -> tuple[dict[str, float], dict
     return measured, never_timed
 
 
-def unsettled(measurements: Sequence[Measurement], digests: Sequence[str]) -> set[str]:
+def unsettled(
+    measurements: Sequence[Measurement], digests: Sequence[str], *, once: bool = False
+) -> set[str]:
     """Return the digests of the networks that need another timing.
 
     A network is timed again until its timings agree, or it was timed `MAX_TIMINGS` times. A
     network whose timing failed is not timed again.
+
+    Args:
+        measurements: the timings so far.
+        digests: networks to time.
+        once: whether one timing is enough, because all would be equal.
     """
     latencies_us: dict[str, list[float]] = {digest: [] for digest in digests}
     for measurement in measurements:
@@ -109,5 +116,5 @@ def unsettled(measurements: Sequence[Measurement], digests: Sequence[str]) -> se
     return {
         digest
         for digest, values in latencies_us.items()
-        if not timings_agree(values) and len(values) < MAX_TIMINGS
+        if not timings_agree(values) and len(values) < (1 if once else MAX_TIMINGS)
     }

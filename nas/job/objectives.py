@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nas.errors import KernelError, TableError
+from nas.errors import KernelError, MeasurementError, TableError
 from nas.job.context import JobContext
 from nas.latency import LatencyTable, space_kernels
 from nas.records import ScoreCorrection
@@ -50,6 +50,7 @@ class JobObjectives:
     ) -> None:
         self._job, self._supernets, self._correction = job, supernets, correction
         self._scores: dict[str, RoundsScore] = {}
+        self._figures: dict[str, Mapping[str, float]] = {}
         self._others = {
             Path(device.table).stem: LatencyTable.open(device.table)
             for device in job.settings.search.device
@@ -75,6 +76,9 @@ class JobObjectives:
                 objectives.append(
                     self._count(count, limit, only=count not in settings.also_minimize)
                 )
+        for figure, largest in settings.figures.items():
+            only = figure not in settings.also_minimize
+            objectives.append(self._figure(figure, largest, only=only))
         main = ERROR if self._correction is None else CORRECTED_ERROR
         objectives.append(
             Objective(main, self._score_errors, score_in_rounds=self._score_error_in_rounds)
@@ -125,6 +129,22 @@ class JobObjectives:
 
         largest = None if limit is None else float(limit)
         return Objective(name, score, cheap=True, limit=largest, limit_only=only)
+
+    def _figure(self, name: str, limit: float | None, *, only: bool) -> Objective:
+        def score(batch: Sequence[Architecture]) -> list[Score]:
+            return [self._network_figure(architecture, name) for architecture in batch]
+
+        return Objective(name, score, limit=limit, limit_only=only)
+
+    def _network_figure(self, architecture: Architecture, name: str) -> Score:
+        """Return a figure that the runtime computes; the last network's figures are remembered."""
+        digest = architecture.digest
+        if digest not in self._figures:
+            try:
+                self._figures = {digest: self._job.runtime.network_figures(architecture.graph)}
+            except MeasurementError as error:
+                return Infeasible(error.message)
+        return float(self._figures[digest][name])
 
     def _score_errors(self, batch: Sequence[Architecture]) -> list[Score]:
         return [self._score_error_in_rounds(each, lambda error: False) for each in batch]

@@ -194,8 +194,11 @@ def _check_storage(value: Any) -> Any:
     return value
 
 
-Count = Literal["macs", "params", "peak_memory_bytes"]
-"""An objective that is computed from a network's graph."""
+Figure = Literal["sram_kib", "flash_kib"]
+"""An objective that some runtimes compute, see `Runtime.network_figures`."""
+
+FurtherObjective = Literal["macs", "params", "peak_memory_bytes", "sram_kib", "flash_kib"]
+"""An objective beside latency and error: a count of a network's graph, or a `Figure`."""
 
 
 class SearchSettings(_Table):
@@ -214,11 +217,15 @@ class SearchSettings(_Table):
     sampler: Annotated[
         Literal["auto", "guided", "tpe", "nsga2", "nsga3", "gp", "random"], _field("search.sampler")
     ] = "auto"
-    also_minimize: Annotated[tuple[Count, ...], _field("search.also_minimize", strict=False)] = ()
+    also_minimize: Annotated[
+        tuple[FurtherObjective, ...], _field("search.also_minimize", strict=False)
+    ] = ()
     max_latency_ms: Annotated[float, _field("search.max_latency_ms")] | None = None
     max_macs: Annotated[int, _field("search.max_macs")] | None = None
     max_params: Annotated[int, _field("search.max_params")] | None = None
     max_peak_memory_bytes: Annotated[int, _field("search.max_peak_memory_bytes")] | None = None
+    max_sram_kib: Annotated[float, _field("search.max_sram_kib")] | None = None
+    max_flash_kib: Annotated[float, _field("search.max_flash_kib")] | None = None
     device: Annotated[tuple[SearchDevice, ...], Field(strict=False, max_length=100)] = ()
     correct_scores: Annotated[bool, _field("search.correct_scores")] = True
     anchors: Annotated[int, _field("search.anchors")] = 0
@@ -233,6 +240,19 @@ class SearchSettings(_Table):
         if anchors and not info.data.get("correct_scores"):
             raise ValueError("search.correct_scores is false, and only a correction needs anchors")
         return anchors
+
+    @property
+    def figures(self) -> dict[Figure, float | None]:
+        """The figures of networks that the search minimises or limits, with their limits."""
+        limits: dict[Figure, float | None] = {
+            "sram_kib": self.max_sram_kib,
+            "flash_kib": self.max_flash_kib,
+        }
+        return {
+            name: limit
+            for name, limit in limits.items()
+            if limit is not None or name in self.also_minimize
+        }
 
     @property
     def effective_stall(self) -> Stall | None:

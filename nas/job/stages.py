@@ -22,6 +22,7 @@ from nas.records import (
     SupernetSummary,
     TableSummary,
 )
+from nas.records.fields import MEASURED
 from nas.report import page
 from nas.space import library
 from nas.supernet import Supernet, TrainingProgress, TrainingSettings, evaluate, train
@@ -75,9 +76,11 @@ def open_data_and_device(job: JobContext, run: RunFolder) -> None:
     run.require("device", fingerprint, "Continue on the device that the run was started on.")
     run.record.versions = {**run.record.versions, **job.runtime.fingerprint.versions}
     batch = f", batches of {job.batch} images" if job.batch > 1 else ""
+    is_measured = job.runtime.basis == MEASURED
+    basis = "" if is_measured else f"; latencies are {job.runtime.basis}"
     run.record.device = DeviceSummary(
         summary=f"{fingerprint['processor']}, {fingerprint['threads']} thread(s), "
-        f"{fingerprint['runtime']} {fingerprint['dtype']}{batch}",
+        f"{fingerprint['runtime']} {fingerprint['dtype']}{batch}{basis}",
         must_match={key: _as_text(value) for key, value in fingerprint.items()},
         recorded={key: _as_text(value) for key, value in recorded.items()},
     )

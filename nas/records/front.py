@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from nas.documents import Count, Document, Format, Fraction, Positive
 from nas.errors import RunFolderError
 from nas.formatting import format_latency
-from nas.records.fields import Digest, Name
+from nas.records.fields import MEASURED, Digest, Name
 
 
 class ArchitectureRecord(Document):
@@ -46,9 +46,12 @@ class FrontMember(Document):
             is known.
         unstable_launches: number of launches predicted from timings that did not agree.
         estimated_launches: number of launches predicted from estimates.
+        basis: `measured`, or `estimated: <by what>` on a device that only a model knows.
         macs: multiply-accumulates for one image.
         params: number of trainable parameters.
         peak_memory_bytes: largest number of bytes of activations alive at once.
+        sram_kib, flash_kib: largest use of fast memory at a time, and size of the constants as they
+            are stored, if the search asked the runtime for them.
     """
 
     id: Digest
@@ -65,9 +68,12 @@ class FrontMember(Document):
     measured_us: Positive | None = None
     unstable_launches: Count | None = None
     estimated_launches: Count | None = None
+    basis: str = MEASURED
     macs: Count
     params: Count
     peak_memory_bytes: Count
+    sram_kib: float | None = None
+    flash_kib: float | None = None
 
     @model_validator(mode="after")
     def _has_latency(self) -> FrontMember:
@@ -90,11 +96,12 @@ class FrontMember(Document):
 
     @property
     def latency_basis(self) -> str:
-        """What `latency_us` is: `measured`, or `predicted` with its unsure launches."""
+        """What `latency_us` is: `basis`, or `predicted` with its unsure launches."""
         if self.measured_us is not None:
-            return "measured"
+            return self.basis if self.basis == MEASURED else f"({self.basis})"
         unsure = self.unsure_launches
-        return f"predicted, of its launches {unsure}" if unsure else "predicted"
+        predicted = f"predicted, of its launches {unsure}" if unsure else "predicted"
+        return predicted if self.basis == MEASURED else f"{predicted} ({self.basis})"
 
     @property
     def unsure_launches(self) -> str:
@@ -106,10 +113,14 @@ class FrontMember(Document):
     def summary(self) -> str:
         """The network in one line: id, space, accuracy, latency, MACs and parameters."""
         trained = "" if self.trained_accuracy is None else f", trained {self.trained_accuracy:.4f}"
+        figures = {"SRAM": self.sram_kib, "flash": self.flash_kib}
+        memory = "".join(
+            f", {kib:.0f} KiB of {name}" for name, kib in figures.items() if kib is not None
+        )
         return (
             f"{self.id} ({self.space}): accuracy {self.validation_accuracy:.4f}{trained}, "
             f"{format_latency(self.latency_us)} {self.latency_basis}, {self.macs} MACs, "
-            f"{self.params} parameters"
+            f"{self.params} parameters{memory}"
         )
 
 

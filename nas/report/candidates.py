@@ -14,6 +14,7 @@ from nas import files, statistics
 from nas.documents import Format
 from nas.errors import RunFolderError
 from nas.records import TrainedRecord
+from nas.records.fields import MEASURED
 from nas.report.rows import CandidateRow, read_csv
 from nas.search import Trial, non_dominated
 from nas.statistics import LatencyAgreement
@@ -31,6 +32,8 @@ COLUMNS = [
     "macs",
     "params",
     "peak_memory_bytes",
+    "sram_kib",
+    "flash_kib",
     "seconds",
     "error",
     "holdout_accuracy",
@@ -38,6 +41,7 @@ COLUMNS = [
     "test_accuracy",
     "unstable_launches",
     "estimated_launches",
+    "basis",
     "architecture",
 ]
 """Columns of `trials.csv` and `front.csv`; `nas.report.rows.CandidateRow` describes them."""
@@ -50,6 +54,8 @@ _FLOAT_COLUMNS = (
     "holdout_accuracy",
     "trained_accuracy",
     "test_accuracy",
+    "sram_kib",
+    "flash_kib",
 )
 
 _INTEGER_COLUMNS = ("score_images", "unstable_launches", "estimated_launches")
@@ -72,16 +78,18 @@ def from_trials(
     holdout_accuracy: Mapping[str, float],
     problems: Mapping[str, str],
     unsure_launches: Mapping[str, tuple[int, int]],
+    basis: str = MEASURED,
 ) -> pd.DataFrame:
     """Return the trials of a search as a table with `COLUMNS`, in their order.
 
     Args:
-        trials: trials with the values `predicted_us`, `validation_error`, `corrected_error` and
-            `score_images` where they are known.
+        trials: trials with the values `predicted_us`, `validation_error`, `corrected_error`,
+            `score_images`, `sram_kib` and `flash_kib` where they are known.
         measured_us: latency of whole networks by digest, in microseconds.
         holdout_accuracy: accuracy on images that the search did not use, by digest.
         problems: reason why a whole network could not be timed, by digest.
         unsure_launches: number of unstable and of estimated launches by digest.
+        basis: what latencies of whole networks come from, see `Runtime.basis`.
     """
     ids = short_ids([trial.digest for trial in trials])
     rows = []
@@ -102,15 +110,23 @@ def from_trials(
                 "macs": graph.macs,
                 "params": graph.params,
                 "peak_memory_bytes": graph.peak_memory_bytes,
+                "sram_kib": trial.values.get("sram_kib"),
+                "flash_kib": trial.values.get("flash_kib"),
                 "seconds": trial.seconds,
                 "error": trial.error or problems.get(trial.digest, ""),
                 "holdout_accuracy": holdout_accuracy.get(trial.digest),
                 "unstable_launches": unstable,
                 "estimated_launches": estimated,
+                "basis": basis,
                 "architecture": json.dumps(trial.architecture.to_json()),
             }
         )
     return _table(rows)
+
+
+def basis(rows: pd.DataFrame) -> str:
+    """Return what the latencies of whole networks come from, see `Runtime.basis`."""
+    return "; ".join(dict.fromkeys(rows["basis"])) or MEASURED
 
 
 def _accuracy(trial: Trial, error: str, digits: int) -> float | None:

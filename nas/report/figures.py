@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from nas.plotting import STYLE, group_style, shade_band, to_svg
 from nas.records import SpaceRanking, TrainingRow
+from nas.records.fields import MEASURED
 from nas.report import candidates
 from nas.report.candidates import latency_us
 from nas.report.models import ReportedModel
@@ -72,6 +73,10 @@ def draw_front(
         unit = latency_unit(rows)
         figure = Figure(figsize=(11, 5))
         axes = figure.subplots()
+        is_measured = candidates.basis(rows) == MEASURED
+        latency, whole_network = (
+            ("latency", "measured") if is_measured else ("estimated latency", "whole network")
+        )
         complete = rows[rows["state"] == "complete"]
         for index, space in enumerate(spaces):
             scored = complete[complete["space"] == space]
@@ -84,7 +89,7 @@ def draw_front(
             axes.scatter(
                 measured["measured_us"] / unit.us, 100 * candidates.score(measured),
                 s=42, edgecolors="black", linewidths=0.8, zorder=3,
-                label=f"{space}: {len(measured)} measured", **group_style(index),
+                label=f"{space}: {len(measured)} {whole_network}", **group_style(index),
             )  # fmt: skip
         axes.step(
             latency_us(front) / unit.us, 100 * candidates.score(front),
@@ -92,7 +97,7 @@ def draw_front(
         )  # fmt: skip
         _draw_standalone_ranges(axes, front, rankings or {}, spaces, unit)
         _draw_trained(axes, [m for m in models if m.latency_us is not None], spaces, unit)
-        axes.set_xlabel(f"latency, {unit.name} (black edge: measured; pale: predicted)")
+        axes.set_xlabel(f"{latency}, {unit.name} (black edge: {whole_network}; pale: predicted)")
         stars = ", stars: trained" if models else ""
         corrected = ", corrected" if rows["corrected_accuracy"].notna().any() else ""
         axes.set_ylabel(f"validation accuracy, % (supernet{corrected}{stars})")
@@ -168,7 +173,8 @@ def draw_latency_agreement(rows: pd.DataFrame, spaces: Sequence[str]) -> str:
         axes.plot([0, limit], [0, limit], color="black", linewidth=0.8)
         shade_band(axes, [0, limit], [0, 0.9 * limit], [0, 1.1 * limit], "±10%")
         axes.set(xlim=(0, limit), ylim=(0, limit))
-        axes.set_xlabel(f"measured, {unit.name} (whole network)")
+        whole = "measured" if candidates.basis(rows) == MEASURED else "estimated"
+        axes.set_xlabel(f"{whole}, {unit.name} (whole network)")
         axes.set_ylabel(f"predicted, {unit.name} (kernels and launches of the table)")
         axes.legend(**_SMALL_LEGEND)
         return to_svg(figure)

@@ -29,6 +29,7 @@ from nas.records import (
     read_run,
     to_json,
 )
+from nas.records.fields import MEASURED
 from nas.report import candidates, figures
 from nas.report.models import ReportedModel, read_models
 from nas.report.rows import HistoryRow, read_csv
@@ -121,9 +122,12 @@ def _member(row: pd.Series, dominated_by: str | None) -> FrontMember:
         measured_us=number_or_none("measured_us"),
         unstable_launches=count_or_none("unstable_launches"),
         estimated_launches=count_or_none("estimated_launches"),
+        basis=row["basis"],
         macs=int(row["macs"]),
         params=int(row["params"]),
         peak_memory_bytes=int(row["peak_memory_bytes"]),
+        sram_kib=number_or_none("sram_kib"),
+        flash_kib=number_or_none("flash_kib"),
     )
 
 
@@ -156,7 +160,7 @@ def _render(
         for space in spaces
     }
     drawable_logs = {space: log for space, log in logs.items() if len(log) > 1}
-    agreement = candidates.latency_agreement(rows)
+    agreement, basis = candidates.latency_agreement(rows), candidates.basis(rows)
     is_problem = (rows["error"] != "") & (rows["state"] != "infeasible")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("nas.report", ""), autoescape=True, trim_blocks=True
@@ -172,6 +176,8 @@ def _render(
         },
         colours=figures.space_colours(spaces),
         unit=figures.latency_unit(rows),
+        basis=basis,
+        whole_network="measured" if basis == MEASURED else "whole network",
         agreement=agreement,
         ranking=ranking,
         orders=ORDER_NAMES,

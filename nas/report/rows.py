@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, ValidationError, model_validat
 
 from nas.documents import Count, Document, Format, Fraction, Positive, explain
 from nas.records import ArchitectureRecord, Digest, Name, Seconds
+from nas.records.fields import MEASURED
 
 
 def _none_if_empty(value: Any) -> Any:
@@ -38,9 +39,13 @@ class CandidateRow(Document):
         measured_us: latency of the whole network, in microseconds; only some are measured.
         unstable_launches: number of launches predicted from timings that did not agree.
         estimated_launches: number of launches predicted from estimates.
+        basis: what `measured_us` is: `measured`, or `estimated: <by what>` on a device that only a
+            model knows.
         macs: multiply-accumulates for one image.
         params: number of trainable parameters.
         peak_memory_bytes: largest number of bytes of activations alive at once.
+        sram_kib, flash_kib: largest use of fast memory at a time, and size of the constants as they
+            are stored, if the search asked the runtime for them.
         seconds: time that scoring took.
         error: reason why the architecture is infeasible or failed, or could not be measured.
         holdout_accuracy: accuracy on validation images that the search did not use; only of
@@ -64,9 +69,12 @@ class CandidateRow(Document):
     measured_us: Annotated[Positive | None, EmptyIsNone]
     unstable_launches: Annotated[Count | None, EmptyIsNone] = None
     estimated_launches: Annotated[Count | None, EmptyIsNone] = None
+    basis: str = MEASURED
     macs: Count
     params: Count
     peak_memory_bytes: Count
+    sram_kib: Annotated[float | None, EmptyIsNone] = None
+    flash_kib: Annotated[float | None, EmptyIsNone] = None
     seconds: Seconds
     error: str = ""
     holdout_accuracy: Annotated[Fraction | None, EmptyIsNone]

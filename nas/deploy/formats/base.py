@@ -65,6 +65,8 @@ class ModelFormat(ABC):
         name: name of the format on the command line.
         file_name: name of the file in a model folder, or of the folder if a model is one.
         companions: names of the files that belong to it and are written beside it.
+        device_files: names of the files that `write` made of it for the device of the model, see
+            `nas.latency.runtime.Runtime.device_files`; empty before.
         precision: type of weights and activations.
         packages: packages to import, by the name that `import` takes.
         extra: optional dependency of this package that installs them; empty if they are always
@@ -81,6 +83,7 @@ class ModelFormat(ABC):
     packages: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str] = ""
     tolerance: ClassVar[float] = 1e-3
+    device_files: tuple[str, ...] = ()
 
     @property
     def runs_here(self) -> bool:

@@ -61,7 +61,10 @@ class TfLiteInt8(TfLite):
     tolerance = 0.5
 
     def write(self, model: TrainedModel, quantised: QuantisedNetwork | None, path: Path) -> None:
-        """See `ModelFormat`. Raises ExportError for a network without convolutions."""
+        """See `ModelFormat`. Raises ExportError for a network without convolutions.
+
+        Files that the device of the model needs instead of this one are written beside it.
+        """
         from nas import tflite_model
 
         if quantised is None:
@@ -72,6 +75,11 @@ class TfLiteInt8(TfLite):
                 remedy="Export it as 'tflite'.",
             )
         files.replace(path, tflite_model.quantised_model(quantised, metadata=_metadata(model)))
+        if model.runtime is not None:
+            for suffix, data in model.runtime.device_files(quantised).items():
+                name = f"{path.stem}{suffix}"
+                files.replace(path.with_name(name), data)
+                self.device_files += (name,)
 
 
 class LiteRtModel(LoadedModel):
