@@ -64,6 +64,16 @@ def file_of(graph: Graph, weights: Weights | None = None) -> bytes:
         graph: the network.
         weights: float32 weights of the folded graph; None for random ones.
     """
+    return quantised_file(uncalibrated_network(graph, weights))
+
+
+def uncalibrated_network(graph: Graph, weights: Weights | None = None) -> QuantisedNetwork:
+    """Return a network with int8 weights, and with biases and scales that mean nothing.
+
+    Args:
+        graph: the network.
+        weights: float32 weights of the folded graph; None for random ones.
+    """
     folded = graph.folded
     rng = np.random.default_rng(WEIGHT_SEED)
     integers: dict[str, NDArray[np.int8]] = {}
@@ -76,10 +86,9 @@ def file_of(graph: Graph, weights: Weights | None = None) -> bytes:
             integers[slot] = _rounded(real)
             biases[slot] = rng.integers(-999, 1000, shape[0], np.int32)
             scales[slot] = np.full(shape[0], _WEIGHT_SCALE)
-    network = QuantisedNetwork(
+    return QuantisedNetwork(
         folded, _affines(folded), integers, scales, biases, np.empty(0, np.float32)
     )
-    return quantised_file(network)
 
 
 def quantised_file(network: QuantisedNetwork) -> bytes:
