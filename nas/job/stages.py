@@ -78,6 +78,8 @@ def open_data_and_device(job: JobContext, run: RunFolder) -> None:
     batch = f", batches of {job.batch} images" if job.batch > 1 else ""
     is_measured = job.runtime.basis == MEASURED
     basis = "" if is_measured else f"; latencies are {job.runtime.basis}"
+    if not is_measured:
+        job.progress.note(f"nothing is measured: latencies are {job.runtime.basis}")
     run.record.device = DeviceSummary(
         summary=f"{fingerprint['processor']}, {fingerprint['threads']} thread(s), "
         f"{fingerprint['runtime']} {fingerprint['dtype']}{batch}{basis}",

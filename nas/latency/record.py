@@ -433,21 +433,18 @@ def _evenly_spaced(samples: Sequence[float], count: int) -> tuple[float, ...]:
     return tuple(samples[position * len(samples) // count] for position in range(count))
 
 
-def new_header(device: Fingerprint) -> dict[str, Any]:
-    """Return the first line of a new table."""
-    return {
-        "schema": SCHEMA,
-        "record": "header",
-        **device.to_json(),
-        "timing": {
-            "statistic": "median",
-            "samples": SAMPLES,
-            "moments": MOMENTS,
-            "sample_seconds": SAMPLE_SECONDS,
-            "largest_spread": MAX_SPREAD,
-            "pinned": True,
-        },
+def new_header(device: Fingerprint, basis: str = MEASURED) -> dict[str, Any]:
+    """Return the first line of a new table; `basis` is that of its runtime."""
+    measured = {
+        "statistic": "median",
+        "samples": SAMPLES,
+        "moments": MOMENTS,
+        "sample_seconds": SAMPLE_SECONDS,
+        "largest_spread": MAX_SPREAD,
+        "pinned": True,
     }
+    timing = measured if basis == MEASURED else {"basis": basis}
+    return {"schema": SCHEMA, "record": "header", **device.to_json(), "timing": timing}
 
 
 class Header(Document):

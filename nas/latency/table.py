@@ -119,7 +119,7 @@ class LatencyTable(TableRecords):
             with locked(lock_of(path), path):
                 if can_begin(path):  # unless another process has created it meanwhile
                     jsonl.repair(path)
-                    jsonl.append(path, new_header(runtime.fingerprint))
+                    jsonl.append(path, new_header(runtime.fingerprint, runtime.basis))
         return cls.open(path, runtime=runtime)
 
     def refresh(self) -> None:

@@ -106,7 +106,7 @@ def write_slow_device_table(path: Path, lacks=lambda record: False) -> Path:
     mobile = open_context(load_job(Path("job.toml"))).spaces["mobile"]
     slow = {kernel.text for kernel in known.predict(mobile.smallest.graph).kernels}
     device = replace(known.device, processor="Cray-1")
-    table = LatencyTable.open_or_create(path, SimpleNamespace(fingerprint=device))
+    table = LatencyTable.open_or_create(path, SimpleNamespace(fingerprint=device, basis="measured"))
     with table.writing():
         for each in known.records():
             if each.kind != "calibration" and not lacks(each):
