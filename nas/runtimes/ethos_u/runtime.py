@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import cached_property, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
-from nas.errors import MeasurementError
+from nas.errors import DeviceError, MeasurementError
 from nas.graph import Graph
 from nas.latency import device, fusion
 from nas.latency.device import Fingerprint
@@ -134,7 +134,15 @@ class EthosURuntime(Runtime):
 
     @cached_property
     def configuration(self) -> Configuration:
-        """What Vela needs to compile for the target."""
+        """What Vela needs to compile for the target.
+
+        Raises:
+            DeviceError: Vela is not installed.
+            RequestError: the target has a name that Vela's configuration file lacks.
+        """
+        availability = self.availability()
+        if not availability.usable:
+            raise DeviceError(f"Runtime '{self.name}' cannot be used here: {availability.reason}.")
         return configuration(self._system)
 
     @cached_property
@@ -221,7 +229,7 @@ class EthosURuntime(Runtime):
             "macs": compilation.macs,
             "peak_bytes": compilation.peak_bytes,
             "traffic_bytes": compilation.traffic_bytes,
-            **compilation.passes,
+            **compilation.details,
             "operations": [row._asdict() for row in compilation.rows],
         }
         text = json.dumps(report, indent=1) + "\n"

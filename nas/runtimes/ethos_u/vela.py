@@ -52,7 +52,7 @@ class Compilation:
         peak_bytes: largest use of each memory at a time, such as `Sram`, `Dram`, `OffChipFlash`.
         traffic_bytes: bytes that are read from and written to each memory.
         constant_bytes: size of weights, biases and tables as they are stored.
-        passes: the vendor's further figures, for the report beside an exported file.
+        details: the vendor's further figures, for the report beside an exported file.
     """
 
     model: bytes
@@ -62,7 +62,7 @@ class Compilation:
     peak_bytes: dict[str, int]
     traffic_bytes: dict[str, int]
     constant_bytes: int
-    passes: dict[str, int]
+    details: dict[str, int]
 
     def figures(self, macs_per_cycle: int) -> dict[str, float]:
         """Return the memory, the traffic and the use of the multipliers; see `FIGURES`.
