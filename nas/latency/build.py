@@ -18,7 +18,7 @@ from nas.errors import BoardLostError, MeasurementError, NasError, first_line
 from nas.latency.cache_model import WEIGHT_PARTS_BY_INTENSITY
 from nas.latency.kernel import Kernel
 from nas.latency.record import Record
-from nas.latency.runtime import KernelTimer, Runtime, Schedule, configured_runtime
+from nas.latency.runtime import KernelTimer, Runtime, Schedule, default_runtime
 from nas.latency.table import LatencyTable
 from nas.latency.timer_pool import TimerPool
 from nas.latency.timing import MAX_MOMENTS_FACTOR, Moments, Timing
@@ -101,7 +101,7 @@ def space_kernels(space: SearchSpace, runtime: Runtime | str, batch: int = 1) ->
     Raises:
         RequestError: there is no such runtime.
     """
-    configured = configured_runtime(runtime) if isinstance(runtime, str) else runtime
+    configured = default_runtime(runtime) if isinstance(runtime, str) else runtime
     kernels: dict[Kernel, None] = {}
     for block in space.block_graphs():
         is_first = block.input_shape[0] == space.channels

@@ -540,6 +540,16 @@ def configured_runtime(
     return runtime
 
 
+def default_runtime(name: str) -> Runtime:
+    """Return a runtime that is not opened, for the first target and dtype that it has.
+
+    Raises:
+        RequestError: there is no such runtime.
+    """
+    cls = runtime_class(name)
+    return configured_runtime(name, target=cls.targets[0], dtype=cls.dtypes[0])
+
+
 def open_runtime(
     name: str, *, target: str = "cpu", threads: int = 1, dtype: str = "float32"
 ) -> Runtime:

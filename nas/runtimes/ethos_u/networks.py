@@ -117,8 +117,12 @@ def _random_weights(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray
 def _rounded(weight: NDArray[np.float32]) -> NDArray[np.int8]:
     """Return weights as integers, the largest of each output channel as 127."""
     rows = weight.reshape(len(weight), -1)
-    largest = np.maximum(np.abs(rows).max(1, keepdims=True), np.finfo(np.float32).tiny)
-    return np.rint(rows * (127 / largest)).astype(np.int8).reshape(weight.shape)
+    largest = np.abs(rows).max(1, keepdims=True)
+    return (
+        np.rint(rows * (127 / np.where(largest > 0, largest, 1)))
+        .astype(np.int8)
+        .reshape(weight.shape)
+    )
 
 
 def _affines(graph: Graph) -> dict[int, Affine]:

@@ -107,9 +107,9 @@ def test_concatenation_of_results_costs_nothing():
 
 
 def test_kernel_that_the_npu_cannot_run_fails_with_the_reason():
-    """Ethos-U55 has strides of at most three pixels."""
-    kernel = Kernel.parse("conv2d int8 8x64x64 -> 8x13x13 k5 s5 p0 g1 bias")
-    with pytest.raises(MeasurementError, match="to the CPU"):
+    """A window has at most 256 pixels a side."""
+    kernel = Kernel.parse("max_pool int8 8x300x300 -> 8x1x1 k300 s300 p0 g1")
+    with pytest.raises(MeasurementError, match="leaves MaxPool to the CPU"):
         runtime_for().time_kernel(kernel)
 
 
@@ -161,4 +161,4 @@ def test_other_version_of_vela_is_refused(monkeypatch):
 
 def test_configured_runtime_needs_no_vela():
     runtime = configured_runtime("ethos_u", target="ethos-u55-128", dtype="int8")
-    assert len(runtime.kernels(space().sample(0).graph)) > 10
+    assert len(runtime.kernels(space().sample(0).graph)) == 10
