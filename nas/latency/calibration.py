@@ -241,12 +241,15 @@ def calibrate_after_build(
         progress: function to call after each step.
 
     Returns:
-        The calibration; None if the spaces have fewer networks whose kernels all have a latency.
+        The calibration; None if the spaces have fewer networks whose kernels all have a latency, or
+        if the latencies are estimates: what they lack is not measured.
 
     Raises:
         MeasurementError: a network cannot be timed, or measured latencies fall as predicted ones
             rise.
     """
+    if runtime.basis != MEASURED:
+        return None
     networks = spread_networks(table, spaces, MIN_NETWORKS, np.random.default_rng(0), batch)
     if len(networks) < MIN_NETWORKS:
         return None
