@@ -12,9 +12,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from nas.graph import Graph
-from nas.latency import cache_model, device, timing
+from nas.latency import device, timing
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
+from nas.latency.repeated_kernels import DISPATCH_PARTS
 from nas.latency.runtime import Availability, Runtime, Schedule, Schedules, Weights
 from nas.latency.timing import Timing
 from nas.runtimes.onnxruntime.float32.fusion import BlockedFusion, block_size
@@ -36,7 +37,7 @@ class OnnxRuntime(Runtime):
     name = "onnxruntime"
     dtypes = ("float32", "int8")
     moments = timing.MOMENTS
-    dispatch_parts = ("launch", "invocation", *cache_model.WEIGHT_PARTS)
+    dispatch_parts = ("launch", *DISPATCH_PARTS)
     has_local_kernels = False
 
     @classmethod

@@ -1,0 +1,264 @@
+"""`RepeatedKernelTimer`: time kernels of a runtime that only runs whole models, on a processor.
+
+The latency of a kernel is that of one copy in a model of many copies. What the model costs beside
+its copies, such as its call, is timed separately and subtracted.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
+from typing import Any, ClassVar
+
+from nas.graph import Channels, Graph, Op, Slot
+from nas.latency import cache_model, timing
+from nas.latency.kernel import Kernel
+from nas.latency.runtime import CompiledNetwork, Schedule
+from nas.latency.timing import Evaluate, Timing
+
+RUN_SECONDS = 5e-4
+"""Seconds that the copies of a kernel in one model should take, so that its call adds little."""
+
+MAX_COPIES = 64
+"""Most copies of a kernel in one model."""
+
+WARM_WEIGHT_BYTES = cache_model.WEIGHTS_MIB[0] << 20
+"""Total size of the weights of different copies, so small that they stay in the caches.
+
+What networks of more weights cost is timed separately, see `nas.latency.cache_model`.
+"""
+
+TINY_NODES = (1, 65)
+"""Nodes of the two models from which the cost of a call is worked out."""
+
+DISPATCH_PARTS = ("invocation", *cache_model.WEIGHT_PARTS)
+"""What `RepeatedKernelTimer.time_dispatch` measures, apart from `launch`."""
+
+_MAX_CACHED_KERNELS = 64
+"""Kernels whose models are kept, so that timing them again loads none."""
+
+_LAUNCH_REPETITIONS = (1, 5)
+"""How often the two networks with which launches are timed repeat their kernels."""
+
+_DISPATCH_CALLS = 50
+"""Number of calls in a sample."""
+
+
+class RepeatedKernelTimer(ABC):
+    """Times kernels among copies of themselves.
+
+    Args:
+        threads: number of threads that run one kernel.
+
+    Attributes:
+        has_launch_cost: whether a kernel costs more among other kernels than among copies of
+            itself, because caches and branch predictor are colder: the dispatch part `launch`. It
+            is measured as the straight line through a short and a long network of different small
+            kernels, less their own latencies.
+    """
+
+    has_launch_cost: ClassVar[bool] = True
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._evaluators: OrderedDict[tuple[Kernel, int, int], Evaluate] = OrderedDict()
+
+    # What a runtime provides.
+
+    @abstractmethod
+    def choose_copies(self, kernel: Kernel) -> dict[str, int]:
+        """Return the schedule of a kernel: `copies` in a model, and sets of `weights` they use."""
+
+    @abstractmethod
+    def load_copies(self, kernel: Kernel, schedule: Schedule) -> Evaluate:
+        """Return what times a run of the model with the copies of a kernel."""
+
+    @abstractmethod
+    def load_tiny_nodes(self, count: int) -> Evaluate:
+        """Return what times a run of a model of `count` nodes that compute next to nothing."""
+
+    @abstractmethod
+    def kernels(self, graph: Graph) -> list[Kernel]:
+        """Return the kernels of a network."""
+
+    @abstractmethod
+    def compile(self, graph: Graph) -> CompiledNetwork:
+        """Return a network of random weights."""
+
+    @property
+    @abstractmethod
+    def weight_reader(self) -> Kernel:
+        """A kernel whose latency is mostly that of reading its weights, a sixteenth of a MiB."""
+
+    def overhead_s(self, kernel: Kernel, schedule: Schedule) -> float:
+        """Return the seconds that a run of the copies costs beside them."""
+        return self.invocation_s
+
+    # What the runtimes share.
+
+    def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
+        """Time a kernel among copies of itself. The schedule is the number of copies."""
+        schedule = self.choose_copies(kernel)
+        return schedule, self.retime_kernel(kernel, schedule)
+
+    def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
+        """Time a kernel with the numbers of copies and sets of weights in its schedule."""
+        key = kernel, schedule["copies"], schedule["weights"]
+        if key not in self._evaluators:
+            self._evaluators[key] = self._evaluator(kernel, schedule)
+            if len(self._evaluators) > _MAX_CACHED_KERNELS:
+                self._evaluators.popitem(last=False)
+        with timing.pinned(self.threads):
+            return timing.measure(self._evaluators[key])
+
+    def _evaluator(self, kernel: Kernel, schedule: Schedule) -> Evaluate:
+        """Return what times a kernel; a call is one copy, less its share of the overhead."""
+        copies = schedule["copies"]
+        evaluate_run = self.load_copies(kernel, schedule)
+        overhead_s = self.overhead_s(kernel, schedule)
+
+        def evaluate(calls: int, samples: int) -> Sequence[float]:
+            runs_s = evaluate_run(math.ceil(calls / copies), samples)
+            return [(run_s - overhead_s) / copies for run_s in runs_s]
+
+        return evaluate
+
+    @cached_property
+    def _tiny_models(self) -> dict[str, Evaluate]:
+        few, many = TINY_NODES
+        return {"few": self.load_tiny_nodes(few), "many": self.load_tiny_nodes(many)}
+
+    @cached_property
+    def _tiny_runs_s(self) -> tuple[float, float]:
+        """Seconds of a run of the models of few and of many tiny nodes."""
+        with timing.pinned(self.threads):
+            few, many = (
+                min(
+                    timing.median_seconds(evaluate, 4 * _DISPATCH_CALLS)
+                    for _ in range(timing.MOMENTS)
+                )
+                for evaluate in self._tiny_models.values()
+            )
+        return few, many
+
+    @property
+    def invocation_s(self) -> float:
+        """Seconds of running a model without nodes."""
+        return _without_nodes(*self._tiny_runs_s)
+
+    @property
+    def tiny_node_s(self) -> float:
+        """Seconds of a node that computes next to nothing."""
+        few, many = self._tiny_runs_s
+        return max(0.0, many - few) / (TINY_NODES[1] - TINY_NODES[0])
+
+    def time_dispatch(self) -> Mapping[str, Timing]:
+        """Time what running a network costs beside its kernels.
+
+        `invocation` is what the straight line through models of few and of many tiny nodes leaves
+        for no nodes. `launch` is measured if `has_launch_cost` says so. The other parts, those of
+        `cache_model.WEIGHT_PARTS`, are what a MiB of weights costs in networks of more and more of
+        them, from a small convolution among many copies with weights of its own.
+
+        Raises:
+            MeasurementError: noise leaves no set of samples above zero.
+        """
+        weights = self._time_weights()
+        components = timing.median_timers(self._tiny_models, 4 * _DISPATCH_CALLS)
+        added: list[Kernel] = []
+        if self.has_launch_cost:
+            added = self._add_launch_benchmark(components)
+
+        def costs(seconds: Mapping[str, float]) -> dict[str, float]:
+            parts = {"invocation": _without_nodes(seconds["few"], seconds["many"])}
+            if added:
+                added_s = sum(seconds[kernel.text] for kernel in added)
+                parts["launch"] = (seconds["long"] - seconds["short"] - added_s) / len(added)
+            return parts
+
+        with timing.pinned(self.threads):
+            parts = timing.measure_differences(components, costs)
+        return {**parts, **weights}
+
+    def _add_launch_benchmark(self, components: dict[str, Callable[[], float]]) -> list[Kernel]:
+        """Add a short and a long network of different small kernels, and these kernels.
+
+        Args:
+            components: functions that return seconds, by name.
+
+        Returns:
+            The kernels that the long network has and the short one lacks.
+        """
+        graphs = [_launch_network(repetitions) for repetitions in _LAUNCH_REPETITIONS]
+        few, added = (self.kernels(graph) for graph in graphs)
+        for kernel in few:
+            added.remove(kernel)
+        short, long = (self.compile(graph).evaluate for graph in graphs)
+        components |= timing.median_timers({"short": short, "long": long}, _DISPATCH_CALLS)
+        kernels = {
+            kernel.text: self._evaluator(kernel, self.choose_copies(kernel))
+            for kernel in set(added)
+        }
+        components |= timing.median_timers(kernels, 4 * _DISPATCH_CALLS)
+        return added
+
+    def _time_weights(self) -> dict[str, Timing]:
+        """Time a MiB of weights in networks with more and more of them, by dispatch part."""
+        kernel = self.weight_reader
+        sets_per_mib = (1 << 20) // kernel.weight_bytes
+
+        def time_benchmark(evaluate: Evaluate, weight_sets: int) -> Timing:
+            samples = timing.undisturbed_samples(evaluate, weight_sets, timing.QUICK_SAMPLES)
+            return Timing.from_seconds([sets_per_mib * each for each in samples])
+
+        benchmarks = {}
+        for mib, part in zip(cache_model.WEIGHTS_MIB, cache_model.WEIGHT_PARTS, strict=True):
+            weight_sets = mib * sets_per_mib
+            evaluate = self._evaluator(kernel, {"copies": weight_sets, "weights": weight_sets})
+            benchmarks[part] = partial(time_benchmark, evaluate, weight_sets)
+        with timing.pinned(self.threads):
+            return timing.fastest_of_rounds(benchmarks)
+
+
+def _without_nodes(few_s: float, many_s: float) -> float:
+    """Return the seconds of a model without nodes, from those of the models of tiny nodes."""
+    few_nodes, many_nodes = TINY_NODES
+    return few_s - few_nodes * (many_s - few_s) / (many_nodes - few_nodes)
+
+
+def _launch_network(repetitions: int) -> Graph:
+    """Return a network that repeats a tiny shuffle unit and a tiny residual block.
+
+    Its kernels are convolutions of all kinds and copies, as they alternate in a real network, and
+    so small that launching dominates.
+    """
+    width, size = 32, 2
+    half, wide, shape = width // 2, 3 * width, (width, size, size)
+    ops = [Op("input", (), shape)]
+
+    def add(kind: str, inputs: tuple[int, ...], channels: int, **settings: Any) -> int:
+        slot = None
+        if kind == "conv":
+            extent = Channels.prefix(channels, channels)
+            slot, settings["bias"] = Slot(f"conv{len(ops)}", extent), True
+        ops.append(Op(kind, inputs, (channels, size, size), slot=slot, **settings))
+        return len(ops) - 1
+
+    x = 0
+    for _ in range(repetitions):
+        untouched = add("slice", (x,), half)
+        y = add("slice", (x,), half, start=half)
+        y = add("relu", (add("conv", (y,), half),), half)
+        y = add("conv", (y,), half, kernel=3, padding=1, groups=half)
+        y = add("relu", (add("conv", (y,), half),), half)
+        x = add("shuffle", (add("concat", (untouched, y), width),), width, groups=2)
+        residual = x
+        x = add("relu6", (add("conv", (x,), wide),), wide)
+        x = add("conv", (x,), wide, kernel=5, padding=2, groups=wide)
+        x = add("relu6", (x,), wide)
+        x = add("add", (residual, add("conv", (x,), width)), width)
+        x = add("max_pool", (x,), width, kernel=3, padding=1)
+    return Graph(tuple(ops))
