@@ -39,6 +39,8 @@ _SIGN_KEEPING_KINDS = frozenset(
 class Writer:
     """Writes the operators and constants of a folded graph. Positions (`at`) are those of ops.
 
+    A graph may have more than one op of kind `input`: a part of a network can read several tensors.
+
     Args:
         graph: the folded graph.
         numbers: how its numbers are written.
@@ -62,15 +64,17 @@ class Writer:
         self._is_int8 = numbers.dtype is np.int8
         self._converts_ends = self._is_int8 and has_float_ends
         self._tensors: dict[int, int] = {}
-        self._input = self._write_input()
+        inputs = [at for at, op in enumerate(graph.ops) if op.kind == "input"]
+        self._model_outputs: list[int] = []
+        self._model_inputs = [self._write_input(at) for at in inputs]
         for at, op in enumerate(graph.ops):
             if at not in self._tensors:
                 self._write(at, op)
-        self._output = self._write_output()
+        self._model_outputs = self._write_outputs()
 
     def data(self, metadata: Mapping[str, str]) -> bytes:
         """Return the contents of the file."""
-        return self._file.data([self._input], [self._output], metadata)
+        return self._file.data(self._model_inputs, self._model_outputs, metadata)
 
     def _write(self, at: int, op: Op) -> None:
         match op.kind:
@@ -222,18 +226,21 @@ class Writer:
 
     # The ends
 
-    def _write_input(self) -> int:
-        c, h, w = self._graph.input_shape
+    def _write_input(self, at: int) -> int:
+        """Write an op of kind `input`, and return the tensor that the model reads."""
+        c, h, w = self._graph.ops[at].shape
+        name = INPUT if at == 0 else f"{INPUT}_{at}"
         if self._is_int8 and not self._converts_ends:
-            image = self._file.tensor(INPUT, (1, h, w, c), np.int8, self._numbers.quantisation(0))
+            image = self._file.tensor(name, (1, h, w, c), np.int8, self._numbers.quantisation(at))
         else:
-            image = self._file.tensor(INPUT, (1, h, w, c), np.float32)
-        self._tensors[0] = image
+            image = self._file.tensor(name, (1, h, w, c), np.float32)
+        self._tensors[at] = image
         if self._converts_ends:
-            self._finish("QUANTIZE", [image], 0, version=1)
+            self._finish("QUANTIZE", [image], at, version=1)
         return image
 
-    def _write_output(self) -> int:
+    def _write_outputs(self) -> list[int]:
+        """Write what follows the last op, and return the tensors that the model writes."""
         last = len(self._graph.ops) - 1
         c, h, w = self._graph.output_shape
         output = self._tensors[last]
@@ -246,7 +253,7 @@ class Writer:
             self._operator("DEQUANTIZE", [output], real)
             output = real
         self._file.rename(output, OUTPUT)
-        return output
+        return [output]
 
     # Padding
 
