@@ -149,7 +149,7 @@ def test_spaces_samples_architectures_within_limits(invoke):
         (["mobilenet", "--sample", 2, "--references"], "--references and --sample do not go"),
         (["mobilenet", "--max-macs", 2], "Give --sample N too"),
         (["--sample", 2], "Name it"),
-        (["mobilenet_tiny", "--runtime", "abacus"], "Allowed: onnxruntime, tvm"),
+        (["mobilenet_tiny", "--runtime", "abacus"], "Allowed: litert, onnxruntime, tvm"),
     ],
 )
 def test_wrong_request_for_spaces_exits_2(invoke, arguments, words):

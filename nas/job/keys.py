@@ -46,7 +46,9 @@ KEYS: dict[str, Key] = {
     ),
     "data.on_bad_image": _key("What an unreadable image does: fail, or skip with a message."),
     "data.license": _key("License of the data, which the report names."),
-    "device.runtime": _key("Runtime that compiles and times: tvm, onnxruntime, or a plug-in's."),
+    "device.runtime": _key(
+        "Runtime that compiles and times: tvm, onnxruntime, litert, or a plug-in's."
+    ),
     "device.target": _key(
         "Device: cpu, cuda (an NVIDIA GPU), or rpc://HOST:PORT?triple=T&cpu=C for a board."
     ),

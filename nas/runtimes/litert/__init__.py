@@ -1,0 +1,1 @@
+"""LiteRT (TensorFlow Lite) on this machine's processor; see `runtime`."""

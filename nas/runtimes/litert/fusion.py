@@ -1,0 +1,135 @@
+"""How LiteRT splits a graph into kernels on a processor. Imports nothing heavy.
+
+LiteRT runs a file of TensorFlow Lite operators (`nas.tflite_model`). Its delegate XNNPACK takes all
+of them that it has kernels for, and fuses little on its own:
+
+- Convolutions, linear layers and additions apply a ReLU or ReLU6 themselves; a quantised
+  convolution or linear layer applies a hard sigmoid, too. A convolution takes its padding.
+- Every other activation, multiplication, addition and slice is a kernel of its own.
+- A channel shuffle of a concatenation belongs to the kernel of the concatenation: it rearranges the
+  concatenated tensor in place, which one of a tensor with other readers cannot.
+- A quantised network converts its images at the start and its output at the end.
+
+XNNPACK runs some of these kernels as several operators, such as the three of a channel shuffle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nas.graph import ACTIVATIONS, Graph, Op
+from nas.latency.kernel import Kernel, batched, interned_kernel, interned_operand
+from nas.latency.kernel_text import WINDOW_KINDS, Operand, epilogue_step
+from nas.quantised_network import FUSED_ACTIVATIONS, FUSING_KINDS
+
+_KERNEL_KINDS = {
+    "conv": "conv2d",
+    "linear": "linear",
+    "max_pool": "max_pool",
+    "avg_pool": "avg_pool",
+    "global_pool": "global_pool",
+    "concat": "concat",
+}
+"""The kind of the kernel that starts with an op, by the kind of the op. Others are copies."""
+
+
+def kernels(graph: Graph, dtype: str, batch: int = 1) -> list[Kernel]:
+    """Return the kernels of a network in the order in which they run.
+
+    Args:
+        graph: the network. Its norms are folded first.
+        dtype: `float32` or `int8`.
+        batch: number of images that run at once.
+    """
+    return _kernels(graph.folded, dtype, batch, has_images=True, has_output=True)
+
+
+def block_kernels(graph: Graph, dtype: str, *, first: bool, batch: int = 1) -> list[Kernel]:
+    """Return the kernels of a block. One whose output is a vector is the last of its network.
+
+    Args:
+        graph: the block.
+        dtype: `float32` or `int8`.
+        first: whether images enter it.
+        batch: number of images that run at once.
+    """
+    has_output = graph.output_shape[1:] == (1, 1)
+    return _kernels(graph.folded, dtype, batch, has_images=first, has_output=has_output)
+
+
+def fused_follower(graph: Graph, at: int, dtype: str) -> int | None:
+    """Return the position of the op that runs in the kernel of op `at`; None if there is none.
+
+    Args:
+        graph: folded graph.
+        at: position of the op that starts the kernel.
+        dtype: `float32` or `int8`.
+    """
+    if len(graph.consumers[at]) != 1:
+        return None
+    (follower,) = graph.consumers[at]
+    kind, follower_kind = graph.ops[at].kind, graph.ops[follower].kind
+    if kind == "concat":
+        return follower if follower_kind == "shuffle" else None
+    fuses = kind in FUSING_KINDS and follower_kind in FUSED_ACTIVATIONS
+    fuses |= dtype == "int8" and kind in ("conv", "linear") and follower_kind == "hard_sigmoid"
+    return follower if fuses else None
+
+
+def _kernels(
+    graph: Graph, dtype: str, batch: int, *, has_images: bool, has_output: bool
+) -> list[Kernel]:
+    unbatched: list[Kernel] = []
+    if has_images and dtype == "int8":
+        unbatched.append(_conversion("quantize", graph.ops[0], dtype))
+    fused: set[int] = set()
+    for at, op in enumerate(graph.ops):
+        if op.kind == "input" or at in fused:
+            continue
+        follower = fused_follower(graph, at, dtype)
+        steps = ["bias"] if op.bias else []
+        if follower is not None:
+            fused.add(follower)
+            steps.append(_step(graph.ops[follower]))
+        unbatched.append(_kernel(graph.ops, op, steps, dtype))
+    if has_output and graph.output_shape[1:] == (1, 1):
+        unbatched.append(_conversion("view", graph.ops[-1], dtype))
+    if has_output and dtype == "int8":
+        unbatched.append(_conversion("dequantize", graph.ops[-1], dtype))
+    return batched(unbatched, batch)
+
+
+def _kernel(ops: Sequence[Op], op: Op, steps: list[str], dtype: str) -> Kernel:
+    """Return the kernel that starts with an op, and applies steps to its output."""
+    kind = _KERNEL_KINDS.get(op.kind, "copy")
+    operands = [interned_operand(ops[source].shape) for source in op.inputs]
+    if op.kind == "slice":
+        operands = [Operand(operands[0].shape, op.start, op.start + op.shape[0])]
+    elif op.kind in ("add", "multiply"):
+        operands, (other,) = operands[:1], operands[1:]
+        steps = [epilogue_step(op.kind, other, op.shape), *steps]
+    elif kind == "copy":
+        steps = [_step(op), *steps]
+    return interned_kernel(
+        kind,
+        tuple(operands),
+        op.shape,
+        *((op.kernel, op.stride, op.padding) if kind in WINDOW_KINDS else (1, 1, 0)),
+        op.groups if kind == "conv2d" else 1,
+        tuple(steps),
+        dtype=dtype,
+    )
+
+
+def _step(op: Op) -> str:
+    """Return the epilogue step of an activation or a channel shuffle."""
+    if op.kind == "shuffle":
+        return f"shuffle{op.groups}"
+    if op.kind not in ACTIVATIONS:
+        raise ValueError(f"LiteRT has no kernel for a {op.kind} on its own")
+    return op.kind
+
+
+def _conversion(kind: str, op: Op, dtype: str) -> Kernel:
+    operands = (interned_operand(op.shape),)
+    return interned_kernel(kind, operands, op.shape, 1, 1, 0, 1, (), dtype=dtype)

@@ -1,0 +1,62 @@
+"""Whole networks, written as TensorFlow Lite files like those that are exported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas import onnx_model, tflite_model
+from nas.graph import Graph
+from nas.latency.runtime import CompiledNetwork, Weights
+from nas.runtimes.litert.quantisation import made_up_network, quantised_network
+from nas.runtimes.litert.session import Session
+
+
+class LiteRtNetwork(CompiledNetwork):
+    """A network in LiteRT's interpreter. See `nas.latency.runtime.CompiledNetwork`.
+
+    Args:
+        graph: the network.
+        weights: weights of the folded graph; None for random ones.
+        threads: number of threads that run one operator.
+        dtype: `float32` or `int8`.
+        batch: number of images that run at once.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        weights: Weights | None,
+        *,
+        threads: int,
+        dtype: str = "float32",
+        batch: int = 1,
+    ) -> None:
+        self._batch = batch
+        self._session = Session(network_file(graph, weights, dtype), threads, batch)
+
+    def run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the outputs, flat and channels first. See `CompiledNetwork.run`."""
+        images = image if self._batch > 1 else image[None]
+        output = self._session.run(np.ascontiguousarray(images.transpose(0, 2, 3, 1)))
+        if output.ndim == 4:
+            output = output.transpose(0, 3, 1, 2)
+        flat = output.reshape(self._batch, -1)
+        return flat if self._batch > 1 else flat[0]
+
+    def evaluate(self, calls: int, samples: int) -> Sequence[float]:
+        """Time inferences on an input that is already in place."""
+        return self._session.evaluate(calls, samples)
+
+
+def network_file(graph: Graph, weights: Weights | None, dtype: str) -> bytes:
+    """Return the file of a network, for any batch size. See `LiteRtNetwork`."""
+    folded, rng = graph.folded, np.random.default_rng(0)
+    if dtype == "float32":
+        own = onnx_model.random_weights(folded, rng) if weights is None else weights
+        return tflite_model.model(folded, own)
+    if weights is None:
+        return tflite_model.quantised_model(made_up_network(folded, rng))
+    return tflite_model.quantised_model(quantised_network(folded, weights))

@@ -1,0 +1,96 @@
+"""Compare the kernels of networks, op by op, with LiteRT's own profile of what it runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cache
+
+import numpy as np
+import pytest
+
+import nas.space
+from nas.graph import Graph
+from nas.latency.kernel import Kernel
+from nas.onnx_model import random_weights
+from nas.runtimes.litert import fusion
+from nas.runtimes.litert.network import network_file
+from nas.runtimes.litert.repeated import forms_chain, repeat_kernel
+from tests.latency.example_graphs import GRAPHS
+from tests.runtimes.litert.op_profile import operators
+
+COPIES = 3
+
+UNTIMED = {("gates", "int8")}
+"""A ReLU of its own whose int8 output shares its scale with negative values, which no space has: it
+runs outside of XNNPACK."""
+
+CASES = [
+    (name, dtype)
+    for name in GRAPHS
+    for dtype in ("float32", "int8")
+    if (name, dtype) not in UNTIMED
+]
+
+
+@cache
+def operators_of(kernel: Kernel) -> Counter[str]:
+    """Return the operators of one copy of a kernel, from the file in which it is timed."""
+    profile = operators(repeat_kernel(kernel, COPIES, np.random.default_rng(0)))
+    # The slices that keep the outputs alive.
+    is_int8 = kernel.dtype == "int8" and kernel.kind != "dequantize"
+    outputs = 1 if forms_chain(kernel) else COPIES
+    profile.subtract({"Slice (ND, X8)" if is_int8 else "Slice (ND, X32)": outputs})
+    assert all(count % COPIES == 0 for count in profile.values()), f"{kernel}: {profile}"
+    return Counter({name: count // COPIES for name, count in profile.items() if count})
+
+
+def check(graph: Graph, dtype: str, *, is_calibrated: bool = False) -> None:
+    weights = random_weights(graph, np.random.default_rng(0)) if is_calibrated else None
+    expected: Counter[str] = Counter()
+    for kernel in fusion.kernels(graph, dtype):
+        expected += operators_of(kernel)
+    assert operators(network_file(graph, weights, dtype)) == expected
+
+
+@pytest.mark.parametrize(("name", "dtype"), CASES)
+def test_blocks_run_the_operators_of_their_kernels(name: str, dtype: str) -> None:
+    check(GRAPHS[name](), dtype)
+
+
+@pytest.mark.parametrize("name", ["squeeze_excite", "shuffle_v1_downsampling", "classifier"])
+def test_scales_of_images_and_made_up_scales_give_the_same_operators(name: str) -> None:
+    check(GRAPHS[name](), "int8", is_calibrated=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.parametrize("name", nas.space.space_names())
+def test_networks_run_the_operators_of_their_kernels(name: str, dtype: str) -> None:
+    space = nas.space.load_space(name, image_size=24)
+    check(space.sample(np.random.default_rng(3)).graph, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.parametrize("name", ["mobilenet_tiny", "shufflenet_tiny", "squeezenet_tiny"])
+def test_blocks_list_the_kernels_of_every_network(name: str, dtype: str) -> None:
+    space = nas.space.load_space(name, image_size=24)
+    listed: set[Kernel] = set()
+    for block in space.block_graphs():
+        first = block.input_shape == (3, 24, 24)
+        listed.update(fusion.block_kernels(block, dtype, first=first, batch=2))
+    for seed in range(5):
+        graph = space.sample(np.random.default_rng(seed)).graph
+        assert set(fusion.kernels(graph, dtype, batch=2)) <= listed
+
+
+def test_kernels_of_a_quantised_block() -> None:
+    assert [kernel.text for kernel in fusion.kernels(GRAPHS["shuffle_unit"](), "int8")] == [
+        "quantize int8 116x7x7 -> 116x7x7",
+        "copy int8 116x7x7[0:58] -> 58x7x7",
+        "copy int8 116x7x7[58:116] -> 58x7x7",
+        "conv2d int8 58x7x7 -> 58x7x7 k1 s1 p0 g1 bias relu",
+        "conv2d int8 58x7x7 -> 58x7x7 k3 s1 p1 g58 bias",
+        "conv2d int8 58x7x7 -> 58x7x7 k1 s1 p0 g1 bias relu",
+        "concat int8 58x7x7 58x7x7 -> 116x7x7 shuffle2",
+        "dequantize int8 116x7x7 -> 116x7x7",
+    ]
