@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from nas.deploy.folder import ModelFolder
+from nas.deploy.verify import verify_folder
 from nas.errors import DeviceError, RequestError
 from nas.job import load_job, run_job
 from nas.latency import LatencyTable
@@ -92,3 +94,23 @@ def test_job_without_the_gpu_it_names_fails_with_a_remedy(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DeviceError, match="needs an NVIDIA GPU"):
         run_on(tmp_path, 'target = "cuda"')
+
+
+@pytest.mark.slow
+def test_job_on_litert_exports_a_file_in_int8_as_it_was_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = small_job(tmp_path, 'runtime = "litert"\ndtype = "int8"')
+    text = path.read_text().replace("retrain = 0", "retrain = 1")
+    path.write_text(text.replace("export = []", 'export = ["tflite-int8"]'))
+    out = run_job(load_job(path), tmp_path / "out").folder
+    assert candidates.read(out / "trials.csv")["measured_us"].notna().sum() == 3
+    (path,) = (tmp_path / "latency_tables").glob("*.litert.int8.1t.jsonl")
+    assert {record.basis for record in LatencyTable.open(path).records()} == {"measured"}
+    assert "litert int8" in (out / "report.html").read_text()
+    (exported,) = out.glob("models/*/model-int8.tflite")
+    verified = verify_folder(ModelFolder(exported.parent))
+    assert [(each.file.file, each.status) for each in verified.files] == [
+        (exported.name, "verified")
+    ]
