@@ -67,7 +67,9 @@ def tiny_operators(count: int, dtype: str) -> bytes:
     file = FileBuilder()
     numbers, quantisation = _numbers(dtype)
     source = file.tensor("input", (1, 1, 1, 16), numbers, quantisation)
-    ends = [_keep(file, source, 4, numbers, quantisation, f"{index}") for index in range(count)]
+    ends = [
+        _copy_element(file, source, 4, numbers, quantisation, f"{index}") for index in range(count)
+    ]
     return file.data([source], ends, {})
 
 
@@ -146,8 +148,10 @@ class _PartWriter(Writer):
         if not self._graph.consumers[end]:
             quantisation = self._numbers.quantisation(end)
             dtype = self._numbers.dtype
-            kept = _keep(self._file, self._tensors[end], 4, dtype, quantisation, f"{end}")
-            self._model_outputs.append(kept)
+            element = _copy_element(
+                self._file, self._tensors[end], 4, dtype, quantisation, f"{end}"
+            )
+            self._model_outputs.append(element)
 
     def _write_outputs(self) -> list[int]:
         return self._model_outputs
@@ -175,7 +179,7 @@ def _repeat_conversion(kernel: Kernel, copies: int) -> bytes:
         result = file.tensor(f"copy{index}", shape, *after)
         version = 2 if kernel.kind == "dequantize" else 1
         file.operator(_OPERATORS[kernel.kind], inputs, result, version=version)
-        ends.append(_keep(file, result, len(shape), *after, f"{index}"))
+        ends.append(_copy_element(file, result, len(shape), *after, f"{index}"))
     return file.data([source], ends, {})
 
 
@@ -186,7 +190,7 @@ def _numbers(dtype: str) -> tuple[type[np.generic], Quantisation | None]:
     return np.int8, Quantisation(np.array([ACTIVATION.scale], np.float32), ACTIVATION.zero_point)
 
 
-def _keep(
+def _copy_element(
     file: FileBuilder,
     tensor: int,
     rank: int,
@@ -198,9 +202,9 @@ def _keep(
     begin, end, stride = (
         file.shared_constant(np.full(rank, value, np.int32)) for value in (0, 1, 1)
     )
-    kept = file.tensor(f"kept_{name}", (1,) * rank, dtype, quantisation)
+    element = file.tensor(f"element_{name}", (1,) * rank, dtype, quantisation)
     # The masks say that it takes all images of the batch.
     options = schema.StridedSliceOptionsT(beginMask=1, endMask=1)
     version = 1 if quantisation is None else 2
-    file.operator("STRIDED_SLICE", [tensor, begin, end, stride], kept, options, version=version)
-    return kept
+    file.operator("STRIDED_SLICE", [tensor, begin, end, stride], element, options, version=version)
+    return element
