@@ -149,7 +149,7 @@ def test_spaces_samples_architectures_within_limits(invoke):
         (["mobilenet", "--sample", 2, "--references"], "--references and --sample do not go"),
         (["mobilenet", "--max-macs", 2], "Give --sample N too"),
         (["--sample", 2], "Name it"),
-        (["mobilenet_tiny", "--runtime", "abacus"], "Allowed: litert, onnxruntime, tvm"),
+        (["mobilenet_tiny", "--runtime", "abacus"], "Allowed: ethos_u, litert, onnxruntime, tvm"),
     ],
 )
 def test_wrong_request_for_spaces_exits_2(invoke, arguments, words):
@@ -167,7 +167,11 @@ def test_wrong_request_for_spaces_exits_2(invoke, arguments, words):
         (["select", "nowhere"], 2, "has no front"),
         (["report", "nowhere"], 2, "is not a run"),
         (["table", "show", "nowhere.jsonl"], 2, "There is no file nowhere.jsonl"),
-        (["table", "build", "--space", "mobilenet", "--runtime", "abacus"], 2, "Allowed: onnx"),
+        (
+            ["table", "build", "--space", "mobilenet", "--runtime", "abacus"],
+            2,
+            "Allowed: ethos_u, litert",
+        ),
         (["predict", "nowhere:12", "--table", "x"], 2, "Or give a JSON file, or RUN:ID"),
         (["table", "check"], 2, "Missing argument"),
         (["table", "verify", "nowhere.jsonl"], 2, "There is no file nowhere.jsonl"),

@@ -96,6 +96,7 @@ def _measure(job: JobContext, run: RunFolder, chosen: Sequence[Trial]) -> None:
             job.runtime,
             job.table.schedules(),
             batch=job.batch,
+            quiet_us=job.table.quiet_us,
         )
         slowdown.measure()
         for trial, result in zip(batch, timed, strict=True):

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 MIN_NETWORKS = 8
 """Smallest number of networks on which a correction is fitted; fewer say little about it."""
 
-MIN_GAIN_OF_PARAMETER = 0.1
-"""Smallest fraction by which a parameter of the fit must lower the error of networks left out of
-it: with eight networks, chance alone makes small gains."""
+MIN_GAIN_OF_SLOPE, MIN_GAIN_OF_LAUNCH = 0.1, 0.3
+"""Smallest fractions by which the factor, and then the cost of a launch, must lower the error of
+networks left out of the fit: with eight networks, chance alone makes small gains."""
 
 MIN_GAIN = 0.001
 """Smallest fraction of the latency by which a correction that is used lowers the mean error."""
@@ -136,7 +136,7 @@ def fit_calibration(check: TableCheck) -> Calibration:
     held_out, parameters = _held_out(columns, measured, 1), 1
     with_launches = _held_out(columns, measured, 2)
     gain = 1 - mape(with_launches, measured) / max(mape(held_out, measured), 1e-9)
-    if gain > MIN_GAIN_OF_PARAMETER:
+    if gain > MIN_GAIN_OF_LAUNCH:
         held_out, parameters = with_launches, 2
     slope, launch_us = _fit(columns, measured, parameters)
     if slope <= 0:
@@ -158,7 +158,7 @@ def fit_calibration(check: TableCheck) -> Calibration:
         len(networks),
         round_to_four_digits(before),
         round_to_four_digits(after),
-        before - after >= max(MIN_GAIN, MIN_GAIN_OF_PARAMETER * before)
+        before - after >= max(MIN_GAIN, MIN_GAIN_OF_SLOPE * before)
         and (references_after or 0.0) <= (references_before or 0.0),
         len(check.references.networks),
         references_before,

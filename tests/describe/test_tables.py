@@ -86,6 +86,7 @@ def test_prediction_names_uncertain_latencies(tmp_path, capsys):
     assert "ok, estimated: by a model" in text
     assert "predicted 0.0735 ms: 3 kernels (1 unstable, 1 estimated)" in text
     assert "the rest is estimated: by a model" in text
+    assert "84% of it are launches and the start of the network" in text
     assert "unstable dispatch costs: invocation" in text
     assert "corrected by the table's calibration on whole networks; without it 0.0375 ms" in text
 

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from nas.errors import MeasurementError
 from nas.graph import Graph
 from nas.latency.kernel import Kernel
 from nas.latency.repeated_kernels import (
@@ -15,7 +16,7 @@ from nas.latency.repeated_kernels import (
     RepeatedKernelTimer,
 )
 from nas.latency.runtime import Schedule, Weights
-from nas.latency.timing import Evaluate
+from nas.latency.timing import Evaluate, Timing
 from nas.runtimes.litert import fusion
 from nas.runtimes.litert.network import LiteRtNetwork
 from nas.runtimes.litert.repeated import forms_chain, repeat_kernel, tiny_operators
@@ -56,6 +57,21 @@ class LiteRtKernelTimer(RepeatedKernelTimer):
     def __init__(self, dtype: str, threads: int) -> None:
         super().__init__(threads)
         self._dtype = dtype
+
+    def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
+        """See `RepeatedKernelTimer`.
+
+        Raises:
+            MeasurementError: XNNPACK lacks the kernel. It takes one part of a network, so that what
+                lies beyond such a kernel runs without it too, as no kernel alone shows.
+        """
+        if self._dtype == "int8" and kernel.kind == "avg_pool":
+            raise MeasurementError(
+                "XNNPACK has no average pooling in int8, and leaves the network around it to "
+                "LiteRT's own kernels.",
+                remedy="Use float32, or a space without average pooling.",
+            )
+        return super().time_kernel(kernel)
 
     def choose_copies(self, kernel: Kernel) -> dict[str, int]:
         """See `RepeatedKernelTimer`. XNNPACK gives every copy weights of its own."""

@@ -116,7 +116,7 @@ def test_schedule_keeps_the_weights_of_all_copies_in_the_caches() -> None:
 def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take few samples, because the tests do not depend on good timings."""
     monkeypatch.setattr("nas.latency.timing.SAMPLES", 2)
-    monkeypatch.setattr("nas.latency.build.MAX_TIMINGS_FACTOR", 1)
+    monkeypatch.setattr("nas.latency.build.MAX_MOMENTS_FACTOR", 1)
     monkeypatch.setattr("nas.latency.repeated_kernels._DISPATCH_CALLS", 10)
 
 
