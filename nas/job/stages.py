@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -147,9 +148,12 @@ def build_latency_table(job: JobContext, run: RunFolder) -> None:
             timers,
             progress=lambda p: job.progress.advance(p.done, p.total, p.record.name),
         )
-    if missing or lacks_calibration(job.table, job.spaces.values(), job.batch):
+    before = run.record.table
+    if before is not None and before.calibration is not None and not missing:
+        # Another job may have calibrated the table anew; trials of one run are predicted alike.
+        job.table.use_calibration(before.calibration, job.batch)
+    elif missing or lacks_calibration(job.table, job.spaces.values(), job.batch):
         _calibrate(job)
-    fitted = job.table.calibration(job.batch)
     needed = [job.table.record(kernel) for kernel in job.kernels]
     failed = [record for record in needed if record is not None and record.status == "failed"]
     run.record.table = TableSummary(
@@ -159,12 +163,18 @@ def build_latency_table(job: JobContext, run: RunFolder) -> None:
         failed=len(failed),
         unstable=sum(r is not None and r.status == "unstable" for r in needed),
         dispatch_us=job.table.dispatch_us,
-        calibration=calibration_text(fitted) if fitted else "",
+        calibration=_as_json(job.table.calibration(job.batch)),
     )
     for record in failed:
         job.progress.note(
             f"failed kernel, its networks are infeasible: {record.name}: {record.error}"
         )
+
+
+def _as_json(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields as `run.json` will hold them, with lists for tuples."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(fields)))
+    return plain
 
 
 def _calibrate(job: JobContext) -> None:

@@ -312,6 +312,8 @@ def _predictions(
     if summary is not None:
         try:
             table = job.open_table(summary.file)
+            if summary.calibration is not None:
+                table.use_calibration(summary.calibration, job.batch)
         except TableError as error:
             reason = error.message
     if table is None:

@@ -58,6 +58,7 @@ class TableRecords:
         self.dispatch_bases: dict[str, str] = {}
         self.quiet_us = math.inf
         self.corrections: dict[int, Correction] = {}
+        self._chosen_calibrations: dict[int, Mapping[str, Any]] = {}
         self._current: dict[str, Record] = {}
         self._latencies_us: dict[Kernel, float] = {}
         self._required_parts = frozenset(self.runtime.dispatch_parts)
@@ -92,9 +93,8 @@ class TableRecords:
             self._add_dispatch(record, where)
         elif record.calibration is not None:
             batch = record.calibration.get("batch", 1)
-            self.corrections.pop(batch, None)
-            if record.correction is not None:
-                self.corrections[batch] = record.correction
+            if batch not in self._chosen_calibrations:
+                self._correct_by(batch, record)
         self._current[record.key] = record
 
     def _add_kernel(self, record: Record, where: str) -> None:
@@ -137,8 +137,25 @@ class TableRecords:
         records = sorted(self._current.values(), key=lambda record: record.line)
         return [record for record in records if kind in (None, record.kind)]
 
+    def use_calibration(self, fields: Mapping[str, Any], batch: int = 1) -> None:
+        """Predict with a former calibration of the table, whatever others are recorded later.
+
+        Args:
+            fields: what `calibration` returned; empty for no correction.
+            batch: number of images that run at once.
+        """
+        self._chosen_calibrations[batch] = fields
+        self._correct_by(batch, Record.from_calibration(fields, batch))
+
+    def _correct_by(self, batch: int, record: Record) -> None:
+        self.corrections.pop(batch, None)
+        if record.correction is not None:
+            self.corrections[batch] = record.correction
+
     def calibration(self, batch: int = 1) -> Mapping[str, Any]:
         """Return the fields of the calibration for a batch size; empty if there is none."""
+        if batch in self._chosen_calibrations:
+            return self._chosen_calibrations[batch]
         for record in self.records("calibration"):
             if record.calibration is not None and record.calibration.get("batch", 1) == batch:
                 return record.calibration

@@ -120,8 +120,8 @@ class TableSummary(_RunSection):
         failed: number of kernels that could not be compiled or timed.
         unstable: number of kernels whose timings did not agree.
         dispatch_us: costs beside the kernels by name, in microseconds.
-        calibration: whether the table's calibration corrects the predictions, as text; empty
-            without one.
+        calibration: fields of the `nas.latency.Calibration` of the run's predictions; empty if
+            there is none, None in a run of an early version.
     """
 
     file: Name
@@ -130,7 +130,7 @@ class TableSummary(_RunSection):
     failed: Count
     unstable: Count
     dispatch_us: dict[str, float]
-    calibration: str = ""
+    calibration: dict[str, JsonValue] | None = None
 
 
 class SupernetSummary(_RunSection):

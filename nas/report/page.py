@@ -14,6 +14,7 @@ from nas import files, jsonl
 from nas.documents import Format
 from nas.errors import RunFolderError
 from nas.formatting import format_count
+from nas.latency.calibration import calibration_text
 from nas.records import (
     ORDER_NAMES,
     RUN,
@@ -165,6 +166,7 @@ def _render(
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("nas.report", ""), autoescape=True, trim_blocks=True
     )
+    fitted = run.table.calibration if run.table else None
     environment.filters["count"] = partial(format_count, space="")
     return environment.get_template("report.html.j2").render(
         run=run,
@@ -177,6 +179,7 @@ def _render(
         colours=figures.space_colours(spaces),
         unit=figures.latency_unit(rows),
         basis=basis,
+        calibration=calibration_text(fitted) if fitted else "",
         whole_network="measured" if basis == MEASURED else "whole network",
         agreement=agreement,
         ranking=ranking,

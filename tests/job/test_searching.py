@@ -13,10 +13,13 @@ import pytest
 from pydantic import ValidationError
 
 from nas import job as jobs
+from nas import jsonl
 from nas.errors import RunFolderError
 from nas.job import objectives, supernets
 from nas.job.folder import claim
 from nas.job.settings import with_search
+from nas.latency import LatencyTable
+from nas.latency.record import Record
 from nas.records import read_ranking, read_run
 from nas.report import candidates, page
 from tests.commands import document
@@ -75,6 +78,12 @@ def test_search_with_more_trials_and_then_the_job_equal_the_whole_job(
     copy_of_searched_folder, finished_job, invoke
 ):
     first = read_trials(OUT)
+    # Another job calibrates the table anew; this one's predictions stay as they were.
+    (path,) = Path("latency_tables").glob("*.jsonl")
+    known = LatencyTable.open(path).records("calibration")
+    doubling = {"slope": 2.0, "from_us": 1e-3, "to_us": 1e6, "used": True}
+    new = Record("calibration", calibration=doubling, supersedes=known[0].line if known else None)
+    jsonl.append(path, new.to_json())
     summary = document(invoke("search", OUT, "--trials", 30, "--json"))
     assert (summary["trials"], summary["ended"]) == (30, "all trials done")
     more = read_trials(OUT)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -216,3 +217,20 @@ def test_calibration_of_an_early_version_corrects_nothing(table: LatencyTable) -
     assert "1.1000 x the sum of kernels and dispatch costs + 0.5 us" in calibration_text(
         table.calibration()
     )
+
+
+def test_chosen_calibration_stays_whatever_is_recorded_later(table: LatencyTable) -> None:
+    graph = SPACE.largest.graph
+    calibrate_table(table, timed(table, 0))
+    chosen, before = table.calibration(), table.predict(graph)
+    run = LatencyTable.open(table.path)
+    run.use_calibration(json.loads(json.dumps(chosen)))
+    other = {**chosen, "slope": 2.0}
+    with table.writing():
+        table.append(Record("calibration", calibration=other))
+    run.refresh()
+    assert run.predict(graph) == before
+    assert LatencyTable.open(table.path).predict(graph) != before
+    uncorrected = LatencyTable.open(table.path)
+    uncorrected.use_calibration({})
+    assert not uncorrected.predict(graph).is_corrected
