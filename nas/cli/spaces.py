@@ -147,7 +147,7 @@ def _estimates(space: SearchSpace, runtime: str | None, is_timed: bool) -> dict[
     from nas import console
     from nas.latency import space_kernels
     from nas.latency.build_estimate import BuildEstimate, estimate_build
-    from nas.latency.runtime import runtime_names
+    from nas.latency.installed_runtimes import runtime_names
 
     estimates = {}
     for name in runtime_names() if runtime is None else [runtime]:

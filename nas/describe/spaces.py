@@ -15,7 +15,7 @@ from nas.errors import SpaceError
 from nas.formatting import format_bytes, format_count, format_duration
 from nas.latency import space_kernels
 from nas.latency.build_estimate import BuildEstimate
-from nas.latency.runtime import runtime_names
+from nas.latency.installed_runtimes import runtime_names
 from nas.space import Architecture, SearchSpace
 from nas.space.choice import Choice, Options
 from nas.space.space import GraphCount

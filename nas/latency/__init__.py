@@ -13,17 +13,17 @@ from nas.latency.calibration import (
 )
 from nas.latency.check import TableCheck, check_table
 from nas.latency.comparison import Comparison, compare_tables
-from nas.latency.kernel import Kernel
-from nas.latency.merge import MergeResult, merge_tables
-from nas.latency.networks import NetworkTimings, measure_networks
-from nas.latency.prediction import Prediction
-from nas.latency.runtime import (
-    Runtime,
+from nas.latency.installed_runtimes import (
     available_runtimes,
     configured_runtime,
     open_runtime,
     runtime_names,
 )
+from nas.latency.kernel import Kernel
+from nas.latency.merge import MergeResult, merge_tables
+from nas.latency.networks import NetworkTimings, measure_networks
+from nas.latency.prediction import Prediction
+from nas.latency.runtime import Runtime
 from nas.latency.table import LatencyTable
 from nas.latency.verify import Verification, verify_table
 

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 from nas.errors import BoardLostError, MeasurementError, NasError, first_line
 from nas.latency.cache_model import WEIGHT_PARTS_BY_INTENSITY
+from nas.latency.installed_runtimes import default_runtime
 from nas.latency.kernel import Kernel
 from nas.latency.record import Record
-from nas.latency.runtime import KernelTimer, Runtime, Schedule, default_runtime
+from nas.latency.runtime import KernelTimer, Runtime, Schedule
 from nas.latency.table import LatencyTable
 from nas.latency.timer_pool import TimerPool
 from nas.latency.timing import MAX_MOMENTS_FACTOR, Moments, Timing

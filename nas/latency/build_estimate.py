@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nas.errors import NasError
+from nas.latency.installed_runtimes import open_runtime
 from nas.latency.kernel import Kernel
-from nas.latency.runtime import Runtime, open_runtime
+from nas.latency.runtime import Runtime
 from nas.latency.verify import apportion
 
 MAX_TIMED_KERNELS = 8

@@ -12,9 +12,10 @@ from nas.documents import shortened
 from nas.errors import FailedKernelError, KernelError, MissingKernelError
 from nas.latency.cache_model import DispatchCosts
 from nas.latency.device import Fingerprint
+from nas.latency.installed_runtimes import configured_runtime
 from nas.latency.kernel import Kernel
 from nas.latency.record import UNSTABLE, Correction, Record
-from nas.latency.runtime import Runtime, configured_runtime
+from nas.latency.runtime import Runtime
 from nas.latency.table_file import damaged
 
 _FORMER_PARTS = re.compile(r"weights_\d+mib_paced\d+")

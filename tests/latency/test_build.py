@@ -310,8 +310,10 @@ def test_build_interrupted_between_moments_keeps_its_timings(
     assert len(runtime.retimed) == 2 * 7
 
 
-def test_estimates_are_asked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TvmRuntime, "basis", "estimated: a model")
+def test_runtime_with_one_moment_is_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TvmRuntime, "moments", 1)
     kernels = space_kernels(SPACE, "tvm")[:3]
     runtime = FakeRuntime()
     table = LatencyTable.open_or_create(tmp_path, runtime)

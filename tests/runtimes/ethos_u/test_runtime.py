@@ -11,8 +11,8 @@ import pytest
 
 from nas.errors import DeviceError, MeasurementError
 from nas.latency import LatencyTable, build_table, check_table, open_runtime, space_kernels
+from nas.latency.installed_runtimes import configured_runtime
 from nas.latency.kernel import Kernel
-from nas.latency.runtime import configured_runtime
 from nas.latency.worker_process import WorkerTimer
 from nas.runtimes.ethos_u.context import KernelInContext
 from nas.runtimes.ethos_u.networks import file_of

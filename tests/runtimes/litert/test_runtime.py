@@ -11,8 +11,8 @@ import pytest
 import nas.space
 from nas.errors import DeviceError, MeasurementError, RequestError
 from nas.latency import LatencyTable, build_table, open_runtime
+from nas.latency.installed_runtimes import configured_runtime
 from nas.latency.kernel import Kernel
-from nas.latency.runtime import configured_runtime
 from nas.runtimes.litert.kernel_timer import LiteRtKernelTimer
 from nas.runtimes.litert.repeated import repeat_kernel
 from nas.runtimes.litert.runtime import LiteRt
@@ -39,7 +39,7 @@ def test_kernels_and_predictions_need_no_litert() -> None:
     code = (
         "import sys; sys.modules['ai_edge_litert'] = None\n"
         "import nas.space\n"
-        "from nas.latency.runtime import configured_runtime\n"
+        "from nas.latency.installed_runtimes import configured_runtime\n"
         "graph = nas.space.load_space('mobilenet_tiny', image_size=16).smallest.graph\n"
         "print(len(configured_runtime('litert', dtype='int8').kernels(graph)))"
     )

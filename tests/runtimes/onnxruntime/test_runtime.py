@@ -9,8 +9,9 @@ import pytest
 import nas.space
 from nas.errors import RequestError
 from nas.latency import LatencyTable, build_table, open_runtime
+from nas.latency.installed_runtimes import configured_runtime
 from nas.latency.kernel import Kernel, batched
-from nas.latency.runtime import Runtime, configured_runtime
+from nas.latency.runtime import Runtime
 from nas.runtimes.onnxruntime.kernel_timer import repeat_kernel
 from nas.runtimes.onnxruntime.runtime import OnnxRuntime
 from nas.runtimes.onnxruntime.session import Session
