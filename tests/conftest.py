@@ -48,7 +48,7 @@ def _no_pauses() -> Iterator[None]:
         patch.setattr("nas.latency.timing.MOMENTS", 2)
         patch.setattr("nas.latency.timing.QUIET_TOLERANCE", math.inf)
         patch.setattr("nas.runtimes.tvm.runtime.TvmRuntime.moments", 2)
-        patch.setattr("nas.runtimes.onnxruntime.runtime.OnnxRuntime.moments", 2)
+        patch.setattr("nas.latency.repeated_kernels.RepeatedKernelRuntime.moments", 2)
         yield
 
 

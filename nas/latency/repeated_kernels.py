@@ -1,4 +1,4 @@
-"""`RepeatedKernelTimer`: time kernels of a runtime that only runs whole models, on a processor.
+"""Runtimes that only run whole models, on a processor: their kernels are timed among copies.
 
 The latency of a kernel is that of one copy in a model of many copies. What the model costs beside
 its copies, such as its call, is timed separately and subtracted.
@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from nas.graph import Channels, Graph, Op, Slot
 from nas.latency import cache_model, timing
 from nas.latency.kernel import Kernel
-from nas.latency.runtime import CompiledNetwork, Schedule
+from nas.latency.runtime import CompiledNetwork, Runtime, Schedule
 from nas.latency.timing import Evaluate, Timing
 
 RUN_SECONDS = 5e-4
@@ -221,6 +221,34 @@ class RepeatedKernelTimer(ABC):
             benchmarks[part] = partial(time_benchmark, evaluate, weight_sets)
         with timing.pinned(self.threads):
             return timing.fastest_of_rounds(benchmarks)
+
+
+class RepeatedKernelRuntime(Runtime):
+    """A runtime whose kernels a `RepeatedKernelTimer` times; it chooses their schedules itself."""
+
+    moments = timing.MOMENTS
+    has_local_kernels = False
+
+    @property
+    @abstractmethod
+    def timer(self) -> RepeatedKernelTimer:
+        """The timer of this machine; the first use imports the runtime's packages."""
+
+    def activation_bytes(self, graph: Graph, batch: int = 1) -> float:
+        """Return the largest size of the activations alive at once; graphs count float32."""
+        return super().activation_bytes(graph, batch) / (4 if self.dtype == "int8" else 1)
+
+    def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
+        """See `RepeatedKernelTimer.time_kernel`."""
+        return self.timer.time_kernel(kernel)
+
+    def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
+        """See `RepeatedKernelTimer.retime_kernel`."""
+        return self.timer.retime_kernel(kernel, schedule)
+
+    def time_dispatch(self) -> Mapping[str, Timing]:
+        """See `RepeatedKernelTimer.time_dispatch`."""
+        return self.timer.time_dispatch()
 
 
 def _without_nodes(few_s: float, many_s: float) -> float:

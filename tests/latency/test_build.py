@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -146,17 +147,18 @@ def _contents(path: Path) -> dict[str, tuple[object, ...]]:
     }
 
 
+def stop_after(timings: int, progress: BuildProgress) -> None:
+    if progress.done == timings:
+        raise KeyboardInterrupt
+
+
 def test_stopped_build_retimes_kernels_timed_once(tmp_path: Path) -> None:
     runtime = FakeRuntime()
     kernels = space_kernels(SPACE, "tvm")[:3]
     table = LatencyTable.open_or_create(tmp_path, runtime)
 
-    def stop(progress: BuildProgress) -> None:
-        if progress.done == 2:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        build_table(table, kernels, runtime, progress=stop)
+        build_table(table, kernels, runtime, progress=partial(stop_after, 2))
     assert (runtime.timed, runtime.retimed) == (kernels[:2], [])
     build_table(table, kernels, runtime)
     assert (runtime.timed, runtime.retimed) == (kernels, kernels)
@@ -297,12 +299,8 @@ def test_build_interrupted_between_moments_keeps_its_timings(
     runtime = FakeRuntime()
     table = LatencyTable.open_or_create(tmp_path, runtime)
 
-    def stop(progress: BuildProgress) -> None:
-        if progress.done == 7:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        build_table(table, kernels, runtime, progress=stop)
+        build_table(table, kernels, runtime, progress=partial(stop_after, 7))
     counts = [len(table.record(kernel).medians_us) for kernel in kernels]
     assert sum(counts) == 7
     build_table(table, kernels, runtime)

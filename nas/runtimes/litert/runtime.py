@@ -6,17 +6,14 @@ operators, in float32 and int8.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from nas.graph import Graph
-from nas.latency import timing
 from nas.latency.kernel import Kernel
-from nas.latency.repeated_kernels import DISPATCH_PARTS
-from nas.latency.runtime import Availability, Runtime, Schedule, Schedules, Weights
-from nas.latency.timing import Timing
+from nas.latency.repeated_kernels import DISPATCH_PARTS, RepeatedKernelRuntime
+from nas.latency.runtime import Availability, Schedules, Weights
 from nas.runtimes.litert import fusion
 
 if TYPE_CHECKING:
@@ -26,7 +23,7 @@ if TYPE_CHECKING:
 _PACKAGE = "ai-edge-litert"
 
 
-class LiteRt(Runtime):
+class LiteRt(RepeatedKernelRuntime):
     """Kernels and networks of LiteRT's interpreter, with its XNNPACK delegate.
 
     See `nas.latency.runtime.Runtime` for the arguments. Networks of dtype `int8` have int8 weights
@@ -35,9 +32,7 @@ class LiteRt(Runtime):
 
     name = "litert"
     dtypes = ("float32", "int8")
-    moments = timing.MOMENTS
     dispatch_parts = DISPATCH_PARTS
-    has_local_kernels = False
 
     @classmethod
     def availability(cls) -> Availability:
@@ -62,28 +57,12 @@ class LiteRt(Runtime):
         """Return the kernels of a block, with those of the ends of a network that it may have."""
         return fusion.block_kernels(block, self.dtype, first=first, batch=batch)
 
-    def activation_bytes(self, graph: Graph, batch: int = 1) -> float:
-        """Return the largest size of the activations alive at once; graphs count float32."""
-        return super().activation_bytes(graph, batch) / (4 if self.dtype == "int8" else 1)
-
     @cached_property
     def timer(self) -> LiteRtKernelTimer:
         """The timer of this machine; the first use imports LiteRT."""
         from nas.runtimes.litert.kernel_timer import LiteRtKernelTimer
 
         return LiteRtKernelTimer(self.dtype, self.threads)
-
-    def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
-        """Time a kernel among copies of itself. LiteRT chooses its schedule."""
-        return self.timer.time_kernel(kernel)
-
-    def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
-        """Time a kernel again with as many copies as before."""
-        return self.timer.retime_kernel(kernel, schedule)
-
-    def time_dispatch(self) -> Mapping[str, Timing]:
-        """Time what running a network costs beside its kernels."""
-        return self.timer.time_dispatch()
 
     def compile(
         self,

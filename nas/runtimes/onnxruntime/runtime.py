@@ -6,18 +6,16 @@ on x86 processors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from nas.graph import Graph
-from nas.latency import device, timing
+from nas.latency import device
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
-from nas.latency.repeated_kernels import DISPATCH_PARTS
-from nas.latency.runtime import Availability, Runtime, Schedule, Schedules, Weights
-from nas.latency.timing import Timing
+from nas.latency.repeated_kernels import DISPATCH_PARTS, RepeatedKernelRuntime
+from nas.latency.runtime import Availability, Schedules, Weights
 from nas.runtimes.onnxruntime.float32.fusion import BlockedFusion, block_size
 from nas.runtimes.onnxruntime.fusion import OnnxRuntimeFusion
 from nas.runtimes.onnxruntime.int8.fusion import QuantisedFusion
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
     from nas.runtimes.onnxruntime.network import OnnxRuntimeNetwork
 
 
-class OnnxRuntime(Runtime):
+class OnnxRuntime(RepeatedKernelRuntime):
     """Kernels and networks of ONNX Runtime's CPU execution provider.
 
     See `nas.latency.runtime.Runtime` for the arguments. Networks of dtype `int8` are quantised
@@ -36,9 +34,7 @@ class OnnxRuntime(Runtime):
 
     name = "onnxruntime"
     dtypes = ("float32", "int8")
-    moments = timing.MOMENTS
     dispatch_parts = ("launch", *DISPATCH_PARTS)
-    has_local_kernels = False
 
     @classmethod
     def availability(cls) -> Availability:
@@ -76,10 +72,6 @@ class OnnxRuntime(Runtime):
         """Return the kernels of a block for every tensor layout in which its input can come."""
         return self.fusion.block_kernels(block, first=first, batch=batch)
 
-    def activation_bytes(self, graph: Graph, batch: int = 1) -> float:
-        """Return the largest size of the activations alive at once; graphs count float32."""
-        return super().activation_bytes(graph, batch) / (4 if self.dtype == "int8" else 1)
-
     @cached_property
     def timer(self) -> OnnxKernelTimer:
         """The timer of this machine; the first use imports ONNX Runtime."""
@@ -91,18 +83,6 @@ class OnnxRuntime(Runtime):
     def fingerprint(self) -> Fingerprint:
         """This machine with ONNX Runtime's version and the settings."""
         return self.timer.fingerprint
-
-    def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
-        """Time a kernel among copies of itself. ONNX Runtime chooses its schedule."""
-        return self.timer.time_kernel(kernel)
-
-    def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
-        """Time a kernel again with as many copies and sets of weights as before."""
-        return self.timer.retime_kernel(kernel, schedule)
-
-    def time_dispatch(self) -> Mapping[str, Timing]:
-        """Time what running a network costs beside its kernels."""
-        return self.timer.time_dispatch()
 
     def compile(
         self,
