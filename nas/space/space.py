@@ -454,20 +454,18 @@ class SearchSpace:
     def digest(self) -> str:
         """16 hex digits over the table, the settings, and what the blocks make of them.
 
-        Slots with scattered channels count too: the weights of a supernet are valid for them only.
+        In a space with splits, the slots count too: an early version numbered channels otherwise
+        behind a split, and its supernets are refused.
         """
         table = [stage.to_json() for stage in self.compiled_stages]
         wide = [[choice.name, choice.to_json()] for choice in self.network_choices]
         graphs = list(self.block_graphs_with_slots())
         blocks = [graph.text for graph in graphs]
-        slots = [op.slot for graph in graphs for op in graph.ops if op.slot is not None]
-        scattered = [
-            slot
-            for slot in slots
-            if any(part is not None and len(part.runs) > 1 for part in (slot.outputs, slot.inputs))
-        ]
+        ops = [op for graph in graphs for op in graph.ops]
+        has_split = any(op.kind == "slice" for op in ops)
+        slots = [op.slot for op in ops] if has_split else []
         settings = [self.name, self.activation, self.norm, self.settings]
-        text = json.dumps([*settings, wide, table, blocks, *([scattered] if scattered else [])])
+        text = json.dumps([*settings, wide, table, blocks, *([slots] if has_split else [])])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -44,7 +44,10 @@ from tests.job.test_settings import ADDRESS, MINIMAL, SECRET, load
         ),
         (
             MINIMAL + '[search]\nalso_minimize = ["flops"]\n',
-            ["line 8: search.also_minimize is 'flops'", "'macs', 'params' or 'peak_memory_bytes'"],
+            [
+                "line 8: search.also_minimize is 'flops'",
+                "'macs', 'params', 'peak_memory_bytes', 'sram_kib' or 'flash_kib'",
+            ],
         ),
         (MINIMAL + "[search]\nmax_latency_ms = 0\n", ["line 8: search.max_latency_ms is 0"]),
         (MINIMAL + "[search]\nmax_macs = 1.5\n", ["line 8: search.max_macs is 1.5", "integer"]),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from nas.latency import LatencyTable
+from nas.latency.installed_runtimes import ENTRY_POINT_GROUP
 from nas.runtimes.litert.network import network_file
 from nas.torch_network import folded_weights
 from tests.latency.example_graphs import GRAPHS
@@ -46,7 +48,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             path.write_bytes(network_file(graph, weights, dtype))
             np.save(path.with_suffix(".npy"), images.transpose(0, 2, 3, 1))
     board = Path(os.environ["NAS_ARM64_BOARD"]) / "python"
-    environment = {**os.environ, "BOARD_PYTHONPATH": str(ROOT)}
+    # The package is not installed on the board, only its entry points are.
+    installed = folder / "site" / "hardware_nas-0.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: hardware-nas\nVersion: 0\n")
+    runtimes = "\n".join(f"{e.name} = {e.value}" for e in entry_points(group=ENTRY_POINT_GROUP))
+    (installed / "entry_points.txt").write_text(f"[{ENTRY_POINT_GROUP}]\n{runtimes}\n")
+    environment = {**os.environ, "BOARD_PYTHONPATH": f"{ROOT}:{installed.parent}"}
     subprocess.run([board, board_program.__file__, folder], check=True, env=environment)
     return folder
 
