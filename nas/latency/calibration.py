@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from nas.errors import KernelError, MeasurementError, RequestError
 from nas.latency.check import DrawnNetwork, TableCheck, check_networks
-from nas.latency.networks import ProgressCallback
+from nas.latency.networks import ProgressCallback, references_us
 from nas.latency.record import MEASURED, Record
 from nas.latency.runtime import Runtime
 from nas.latency.table import LatencyTable
-from nas.latency.timing import round_to_four_digits
+from nas.latency.timing import has_enough_quiet, round_to_four_digits
 from nas.statistics import mape
 
 if TYPE_CHECKING:
@@ -245,8 +245,8 @@ def calibrate_after_build(
         if the latencies are estimates: what they lack is not measured.
 
     Raises:
-        MeasurementError: a network cannot be timed, or measured latencies fall as predicted ones
-            rise.
+        MeasurementError: a network cannot be timed, or only while the processor was slow, or
+            measured latencies fall as predicted ones rise.
     """
     if runtime.basis != MEASURED:
         return None
@@ -254,6 +254,12 @@ def calibrate_after_build(
     if len(networks) < MIN_NETWORKS:
         return None
     check = check_networks(table, networks, runtime, batch=batch, progress=progress)
+    references = [references_us(each.timings) for each in check.networks]
+    if not all(has_enough_quiet(each, table.quiet_us, 1) for each in references):
+        raise MeasurementError(
+            "The processor was slower than when the table was built.",
+            remedy="Use `nas table calibrate` at a quieter moment.",
+        )
     return calibrate_table(table, check, spaces)
 
 

@@ -234,3 +234,13 @@ def test_chosen_calibration_stays_whatever_is_recorded_later(table: LatencyTable
     uncorrected = LatencyTable.open(table.path)
     uncorrected.use_calibration({})
     assert not uncorrected.predict(graph).is_corrected
+
+
+def test_slow_processor_calibrates_no_table(
+    table: LatencyTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.latency.timing.QUIET_TOLERANCE", 0.04)
+    table.quiet_us = 1e-3  # no moment of this test is as fast
+    with pytest.raises(MeasurementError, match="slower than when the table was built"):
+        calibrate_after_build(table, [SPACE], FakeRuntime())
+    assert table.calibration() == {}
