@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from nas.graph import Graph
 from nas.records.model import Preprocessing
 from nas.space import Architecture
-from nas.supernet.device import limit_threads
+from nas.torch_device import limit_threads
 from nas.torch_network import Network, folded_weights
 
 if TYPE_CHECKING:

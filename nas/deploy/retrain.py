@@ -41,11 +41,11 @@ from nas.report.run import Run
 from nas.space import Architecture, load_space
 from nas.space.library import find_reference
 from nas.supernet import Supernet, TrainingSettings, checkpoint, evaluate
-from nas.supernet.device import resolve_device
 from nas.supernet.distillation import Teacher
 from nas.supernet.evaluation import accuracy_by_class, calibrated_state, predict_network
 from nas.supernet.finetuning import NetworkProgress, train_network
 from nas.supernet.training import CHECKPOINT_FILE
+from nas.torch_device import resolve_device
 from nas.torch_network import Network, to_torch
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from nas.data.batches import sequential_batches
 from nas.errors import DataError
 from nas.graph import Graph, Op
 from nas.space import Architecture
-from nas.supernet.device import limit_threads
 from nas.supernet.weights import NormMoments, Supernet
+from nas.torch_device import limit_threads
 from nas.torch_network import FoldedWeights, Network, fold_norms, run_graph
 
 CALIBRATION_IMAGES = 1024

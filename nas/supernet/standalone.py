@@ -14,12 +14,12 @@ from torch.nn import functional as F  # noqa: N812
 from nas.data import ImageDataset
 from nas.errors import TrainingError
 from nas.graph import Graph
-from nas.supernet.device import keep_freed_memory, limit_threads, resolve_device
 from nas.supernet.distillation import Teacher, distillation_loss
 from nas.supernet.evaluation import recalibrate
 from nas.supernet.recipe import adaptive_clip_grad, learning_rate, make_batches
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.training_state import TrainingState
+from nas.torch_device import keep_freed_memory, limit_threads, resolve_device
 from nas.torch_network import Network, to_torch
 
 

@@ -16,7 +16,6 @@ from nas.errors import DataError, TrainingError
 from nas.graph import Graph
 from nas.records import ScheduleRow
 from nas.space import SearchSpace
-from nas.supernet.device import keep_freed_memory, limit_threads, resolve_device
 from nas.supernet.distributed import SINGLE_PROCESS, ProcessGroup
 from nas.supernet.recipe import (
     adaptive_clip_grad,
@@ -28,6 +27,7 @@ from nas.supernet.settings import TrainingSettings
 from nas.supernet.subnets import ProbeLoss, Role, make_subnet_sampler
 from nas.supernet.training_state import TrainingState
 from nas.supernet.weights import Supernet
+from nas.torch_device import keep_freed_memory, limit_threads, resolve_device
 
 ROLLBACK_LEARNING_RATE_FACTOR = 0.5
 """Factor by which the learning rate falls each time that a training diverged."""

@@ -31,10 +31,10 @@ from torch.nn import functional as F  # noqa: N812
 from nas.data import ImageDataset, Images
 from nas.space import load_space
 from nas.supernet import Supernet, TrainingSettings, evaluate
-from nas.supernet.device import keep_freed_memory, limit_threads
 from nas.supernet.recipe import adaptive_clip_grad, make_optimizer
 from nas.supernet.standalone import train_standalone
 from nas.supernet.trainer import Trainer
+from nas.torch_device import keep_freed_memory, limit_threads
 from nas.torch_network import Network
 
 ROUNDS = 5

@@ -26,9 +26,9 @@ from nas.deploy.quantisation.simulation import COPYING_KINDS
 from nas.errors import ExportError
 from nas.graph import Graph, Op
 from nas.quantised_network import Affine
-from nas.supernet.device import keep_freed_memory, limit_threads, resolve_device
 from nas.supernet.recipe import make_batches
 from nas.supernet.settings import TrainingSettings
+from nas.torch_device import keep_freed_memory, limit_threads, resolve_device
 from nas.torch_network import FoldedWeights, run_graph
 
 _SCALE_LEARNING_RATE = 0.01

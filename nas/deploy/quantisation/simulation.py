@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nas.graph import Graph
 from nas.quantised_network import SHARED_SCALE_KINDS, Affine, QuantisedNetwork
-from nas.supernet.device import limit_threads
+from nas.torch_device import limit_threads
 from nas.torch_network import FoldedWeights, Weights, run_graph
 
 _BATCH_SIZE = 32

@@ -4,13 +4,13 @@ import sys
 import pytest
 import torch
 
+from nas import torch_device
 from nas.errors import DeviceError
-from nas.supernet import device
-from nas.supernet.device import MULTITHREADING_MIN_MACS, limit_threads, resolve_device
+from nas.torch_device import MULTITHREADING_MIN_MACS, limit_threads, resolve_device
 
 PAGE_FAULTS_SCRIPT = """
 import resource, torch
-from nas.supernet.device import keep_freed_memory
+from nas.torch_device import keep_freed_memory
 
 
 def count_page_faults():
@@ -66,5 +66,5 @@ def test_freed_memory_is_not_requested_from_the_system_again():
 
 
 def test_keep_freed_memory_does_nothing_on_other_systems(monkeypatch):
-    monkeypatch.setattr(device.sys, "platform", "darwin")
-    assert device.keep_freed_memory.__wrapped__() is False
+    monkeypatch.setattr(torch_device.sys, "platform", "darwin")
+    assert torch_device.keep_freed_memory.__wrapped__() is False
