@@ -10,13 +10,13 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from nas import tflite_model
 from nas.deploy.model import TrainedModel
-from nas.deploy.quantisation import quantise, simulate
 from nas.errors import ExportError
 from nas.graph import OP_KINDS, Graph, Op, Slot
+from nas.quantisation import quantise, simulate
 from nas.space import load_definition, space_names
 from nas.space.builder import Builder
 from nas.torch_network import folded_weights, run_graph, to_torch
-from tests.deploy.quantisation.test_post_training import quantised
+from tests.quantisation.test_post_training import quantised
 from tests.test_onnx_model import EXAMPLES, images, lowered, network
 
 UNSUPPORTED = {"avg_pool_overhanging_below"}
@@ -313,7 +313,7 @@ def assert_int8_is_as_close_to_float32_as_the_simulation_is(graph):
     One such value changes many others behind it, so that the two differ by several steps.
     """
     model = TrainedModel(None, calm_network(graph), None)
-    network = quantise(model, images(16, graph).numpy())
+    network = quantise(model.graph, model.weights, images(16, graph).numpy())
     batch = images(8, graph).numpy()
     actual = run(Interpreter(model_content=tflite_model.quantised_model(network)), batch)
     exact, simulated = model.logits(batch), simulate(network, batch)

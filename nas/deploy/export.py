@@ -31,13 +31,7 @@ from nas.deploy.folder import (
 from nas.deploy.formats import ModelFormat, model_format
 from nas.deploy.model import TrainedModel
 from nas.deploy.model_process import ModelProcess
-from nas.deploy.quantisation import (
-    MAX_DROP,
-    Quantisation,
-    QuantisedNetwork,
-    quantise_within,
-    simulate,
-)
+from nas.deploy.quantisation import MAX_DROP, Quantisation, quantise_within
 from nas.deploy.scripts import run_script
 from nas.deploy.verify import (
     COMPARED_IMAGES,
@@ -56,6 +50,8 @@ from nas.errors import (
     RunFolderError,
     first_line,
 )
+from nas.quantisation import simulate
+from nas.quantised_network import QuantisedNetwork
 from nas.records import CARD_FILE, ExportedFile, Int8Summary, ModelCard, to_json
 
 _FULL_DISK_BYTES = 1 << 20

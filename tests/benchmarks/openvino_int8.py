@@ -24,7 +24,7 @@ from nas.data import ImageDataset, Images, load_dataset
 from nas.deploy.formats import model_format
 from nas.deploy.formats.openvino import OpenVinoModel, import_openvino
 from nas.deploy.model import TrainedModel, normalised, preprocessing_of
-from nas.deploy.quantisation import quantise
+from nas.quantisation import quantise
 from nas.space import load_space
 from nas.supernet import TrainingSettings
 from nas.supernet.standalone import train_standalone
@@ -57,7 +57,8 @@ def write_files(model: TrainedModel, calibration: np.ndarray, folder: Path) -> I
     model_format("openvino").write(model, None, path)
     yield "float32", path
     own = folder / "model-int8.xml"
-    model_format("openvino-int8").write(model, quantise(model, calibration), own)
+    int8 = quantise(model.graph, model.weights, calibration)
+    model_format("openvino-int8").write(model, int8, own)
     yield "own scales", own
     for preset in (nncf.QuantizationPreset.PERFORMANCE, nncf.QuantizationPreset.MIXED):
         network = openvino.Core().read_model(path)

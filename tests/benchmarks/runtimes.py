@@ -2,14 +2,17 @@
 
     python -m tests.benchmarks.runtimes [--image-size 32] [--classes 10] [--tables FOLDER]
     python -m tests.benchmarks.runtimes --run results/overnight --picks 6
+    python -m tests.benchmarks.runtimes --full-size --float-only
 
-The networks are published ones of three families, or picks spread over the front of a run. Format
+The networks are published ones of three families, picks spread over the front of a run, or all
+published networks of all spaces at the size and with the classes of their papers. Format
 `tvm` is the library with the schedules of a latency table; kernels that the table in FOLDER lacks
 are timed first. Every file runs in a process of its own on one thread, and the files of a network
 are timed in turns. Weights are random, since latencies do not depend on them. Run it on an idle
 machine.
 
     tvm / fastest   latency of the TVM library over that of the fastest other float32 file
+    predicted       the table's prediction over the latency of the TVM library
     int8 gain       latency of the float32 file over that of the int8 file of the same runtime
 """
 
@@ -27,12 +30,12 @@ from nas.deploy.benchmark import time_files
 from nas.deploy.formats import model_format
 from nas.deploy.model import TrainedModel
 from nas.deploy.model_process import ModelProcess
-from nas.deploy.quantisation import quantise
 from nas.latency import LatencyTable, build_table, open_runtime
 from nas.latency.worker_process import timers_for
+from nas.quantisation import quantise
 from nas.records.model import Preprocessing
 from nas.report.run import open_run
-from nas.space import Architecture, load_space
+from nas.space import Architecture, load_definition, load_space, space_names
 from nas.torch_network import to_torch
 
 PUBLISHED = {
@@ -57,6 +60,13 @@ def published(image_size: int, classes: int) -> Iterator[tuple[str, Architecture
         yield name, space.reference(name)
 
 
+def published_in_full_size() -> Iterator[tuple[str, Architecture]]:
+    """Yield name and architecture of all published networks, as in their papers."""
+    for space in map(load_definition, space_names()):
+        for reference in space.references:
+            yield reference.name, space.published(reference.name)
+
+
 def spread_picks(folder: Path, count: int) -> Iterator[tuple[str, Architecture]]:
     """Yield identifier and architecture of networks spread over the front of a run."""
     run = open_run(folder)
@@ -77,7 +87,9 @@ def latencies_us(model: TrainedModel, formats: tuple[str, ...], threads: int) ->
         for name in formats:
             kind = model_format(name)
             path = Path(folder) / kind.file_name
-            kind.write(model, quantise(model, images) if kind.precision == "int8" else None, path)
+            is_int8 = kind.precision == "int8"
+            network = quantise(model.graph, model.weights, images) if is_int8 else None
+            kind.write(model, network, path)
             running[name] = stack.enter_context(ModelProcess(kind, path, threads=threads))
         return {
             name: timed.latency.median_us for name, timed in time_files(running, images[:1]).items()
@@ -94,14 +106,18 @@ def main() -> None:
     parser.add_argument("--picks", type=int, default=6, help="networks of the run's front")
     parser.add_argument("--image-size", type=int, default=32, help="of published networks")
     parser.add_argument("--classes", type=int, default=10, help="of published networks")
+    parser.add_argument("--full-size", action="store_true", help="all published networks")
+    parser.add_argument("--float-only", action="store_true", help="leave int8 out")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--tables", type=Path, default=Path("latency_tables"))
     options = parser.parse_args()
-    networks = dict(
-        spread_picks(options.run, options.picks)
-        if options.run
-        else published(options.image_size, options.classes)
-    )
+    if options.run:
+        networks = dict(spread_picks(options.run, options.picks))
+    elif options.full_size:
+        networks = dict(published_in_full_size())
+    else:
+        networks = dict(published(options.image_size, options.classes))
+    int8_formats = () if options.float_only else INT8_FORMATS
     tvm = open_runtime("tvm", threads=options.threads)
     table = LatencyTable.open_or_create(options.tables, tvm)
     kernels = [kernel for each in networks.values() for kernel in tvm.kernels(each.graph)]
@@ -109,7 +125,7 @@ def main() -> None:
         built = build_table(table, kernels, timers)
     print(f"{built.added} kernels timed in {built.seconds:.0f} s, {built.failed} failed")
     rows, ratios = [], []
-    gains: dict[str, list[float]] = {name: [] for name in INT8_FORMATS}
+    gains: dict[str, list[float]] = {name: [] for name in int8_formats}
     for name, architecture in networks.items():
         space = architecture.space
         preprocessing = Preprocessing(
@@ -123,16 +139,17 @@ def main() -> None:
             output_name="logits",
         )
         model = TrainedModel(architecture, to_torch(architecture), preprocessing, table)
-        us = latencies_us(model, FLOAT_FORMATS + INT8_FORMATS, options.threads)
+        us = latencies_us(model, FLOAT_FORMATS + int8_formats, options.threads)
         ratios.append(us["tvm"] / min(us[each] for each in FLOAT_FORMATS if each != "tvm"))
-        for each in INT8_FORMATS:
+        for each in int8_formats:
             gains[each].append(us[each.removesuffix("-int8")] / us[each])
         rows.append(
             (
                 name,
                 *(f"{us[each]:.4g}" for each in FLOAT_FORMATS),
                 f"{ratios[-1]:.2f}",
-                *(f"{us[each]:.4g} ({gains[each][-1]:.2f}x)" for each in INT8_FORMATS),
+                f"{table.predict(architecture).latency_us / us['tvm']:.3f}",
+                *(f"{us[each]:.4g} ({gains[each][-1]:.2f}x)" for each in int8_formats),
             )
         )
     rows.append(
@@ -140,10 +157,11 @@ def main() -> None:
             "geometric mean",
             *("",) * len(FLOAT_FORMATS),
             f"{geometric_mean(ratios):.2f}",
-            *(f"{geometric_mean(gains[each]):.2f}x" for each in INT8_FORMATS),
+            "",
+            *(f"{geometric_mean(gains[each]):.2f}x" for each in int8_formats),
         )
     )
-    print_table(["network, us", *FLOAT_FORMATS, "tvm / fastest", *INT8_FORMATS], rows)
+    print_table(["network, us", *FLOAT_FORMATS, "tvm / fastest", "predicted", *int8_formats], rows)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ from nas.deploy.export import export_model
 from nas.deploy.folder import ModelFolder
 from nas.deploy.formats import model_format
 from nas.deploy.model import normalised
-from nas.deploy.quantisation import quantise
 from nas.deploy.scripts import run_script
 from nas.deploy.verify import verify_folder
 from nas.errors import ExportError, RequestError, RunFolderError
+from nas.quantisation import quantise
 from nas.records import to_json
 
 FORMATS = ("onnx", "onnx-int8")
@@ -285,7 +285,8 @@ def test_script_classifies_an_image_without_nas_and_torch(trained, digits, tmp_p
         pytest.importorskip("ai_edge_litert")
     model_file = model_format(name)
     images = normalised(digits.train, trained.preprocessing)
-    quantised = quantise(trained, images[:100]) if model_file.precision == "int8" else None
+    is_int8 = model_file.precision == "int8"
+    quantised = quantise(trained.graph, trained.weights, images[:100]) if is_int8 else None
     model_file.write(trained, quantised, tmp_path / model_file.file_name)
     (tmp_path / "preprocessing.json").write_text(to_json(trained.preprocessing))
     (tmp_path / "run.py").write_text(run_script({name: model_file.file_name}))

@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from nas.data import ImageDataset
-from nas.deploy.quantisation.post_training import LARGEST_WEIGHT, WeightBits
-from nas.deploy.quantisation.ranges import scale_groups
-from nas.deploy.quantisation.simulation import COPYING_KINDS
 from nas.errors import ExportError
 from nas.graph import Graph, Op
+from nas.quantisation.post_training import LARGEST_WEIGHT, WeightBits
+from nas.quantisation.ranges import scale_groups
+from nas.quantisation.simulation import COPYING_KINDS
 from nas.quantised_network import Affine
 from nas.supernet.recipe import make_batches
 from nas.supernet.settings import TrainingSettings

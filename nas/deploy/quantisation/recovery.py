@@ -14,13 +14,15 @@ from nas.data import ImageDataset, Images
 from nas.deploy.model import TrainedModel, normalised
 from nas.deploy.quantisation.equalisation import equalise
 from nas.deploy.quantisation.fine_tuning import FineTuning, fine_tune
-from nas.deploy.quantisation.post_training import (
+from nas.errors import RequestError
+from nas.latency.device import processor
+from nas.quantisation.post_training import (
     WeightBits,
     assemble,
     correct_biases,
     require_calibration_images,
 )
-from nas.deploy.quantisation.ranges import (
+from nas.quantisation.ranges import (
     Histogram,
     RangeMethod,
     activations,
@@ -29,9 +31,7 @@ from nas.deploy.quantisation.ranges import (
     min_max,
     percentile,
 )
-from nas.deploy.quantisation.simulation import simulate
-from nas.errors import RequestError
-from nas.latency.device import processor
+from nas.quantisation.simulation import simulate
 from nas.quantised_network import Affine, QuantisedNetwork
 from nas.records import Int8Attempt, Int8Summary
 from nas.supernet.evaluation import choose_calibration_images

@@ -57,10 +57,8 @@ def quantised_network(graph: Graph, weights: Weights) -> QuantisedNetwork:
         graph: folded graph.
         weights: its weights, see `nas.latency.runtime.Weights`.
     """
-    from nas.deploy.quantisation.post_training import assemble
-    from nas.deploy.quantisation.ranges import activations, measure, min_max
+    from nas.quantisation import quantise  # Timing kernels needs no torch.
 
     shape = (CALIBRATION_IMAGES, *graph.input_shape)
     images = np.random.default_rng(0).standard_normal(shape, np.float32)
-    affines = activations(graph, measure(graph, weights, images), min_max)
-    return assemble(graph, weights, affines, images, 8)
+    return quantise(graph, weights, images)

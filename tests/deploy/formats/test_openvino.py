@@ -12,9 +12,9 @@ import pytest
 
 from nas.deploy.formats import model_format
 from nas.deploy.formats.openvino import import_openvino
-from nas.deploy.quantisation import quantise, simulate
 from nas.errors import ExportError
 from nas.graph import WEIGHTED_KINDS
+from nas.quantisation import quantise, simulate
 from tests.deploy.formats.models import (
     FAMILIES,
     assert_computes_the_same,
@@ -61,7 +61,7 @@ def test_file_computes_what_torch_computes(space, tmp_path):
 def test_int8_file_computes_what_the_quantised_network_computes(space, tmp_path):
     model = digits_model(space)
     images = digits_images(100)
-    network = quantise(model, images)
+    network = quantise(model.graph, model.weights, images)
     openvino_format = model_format("openvino-int8")
     path = tmp_path / openvino_format.file_name
     openvino_format.write(model, network, path)

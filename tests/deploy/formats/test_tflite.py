@@ -9,9 +9,9 @@ from ai_edge_litert import schema_py_generated as schema
 from nas.deploy.formats import model_format
 from nas.deploy.formats.tflite import LiteRtModel
 from nas.deploy.model import TrainedModel
-from nas.deploy.quantisation import quantise, simulate
 from nas.errors import ExportError
 from nas.graph import Graph, Op, Slot
+from nas.quantisation import quantise, simulate
 from nas.records import Preprocessing
 from nas.space import load_space
 from nas.space.builder import Builder
@@ -36,7 +36,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def network(model):
-    return quantise(model, images(32, model.graph).numpy())
+    return quantise(model.graph, model.weights, images(32, model.graph).numpy())
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_int8_network_without_a_convolution_is_refused(tmp_path):
     build = Builder((3, 4, 4), classes=5, norm=False, activation="relu")
     build.linear(build.global_pool(build.input), "classes", 5)
     model = TrainedModel(None, calm_network(build.graph()), PREPROCESSING)
-    network = quantise(model, images(16, model.graph).numpy())
+    network = quantise(model.graph, model.weights, images(16, model.graph).numpy())
     with pytest.raises(ExportError, match=r"no convolution that could run in int8.*'tflite'"):
         model_format("tflite-int8").write(model, network, tmp_path / "model.tflite")
     assert not list(tmp_path.iterdir())

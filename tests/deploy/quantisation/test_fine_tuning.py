@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from nas.deploy.model import normalised
-from nas.deploy.quantisation import FineTuning, quantise, simulate
+from nas.deploy.quantisation import FineTuning
 from nas.deploy.quantisation.fine_tuning import fine_tune
-from nas.deploy.quantisation.post_training import assemble
 from nas.errors import ExportError
+from nas.quantisation import quantise, simulate
+from nas.quantisation.post_training import assemble
 from tests.deploy.digits_models import digits, digits_model
 from tests.deploy.quantisation.uneven import uneven_model
 
@@ -16,7 +17,7 @@ SETTINGS = FineTuning(steps=40, learning_rate=1e-3, device="cpu")
 
 def tuned(model, settings=SETTINGS, progress=None):
     images = normalised(digits().train, model.preprocessing)[:128]
-    before = quantise(model, images)
+    before = quantise(model.graph, model.weights, images)
     weights, affines = fine_tune(
         model.graph,
         model.weights,

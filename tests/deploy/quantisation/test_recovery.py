@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from nas.data import Images
-from nas.deploy.quantisation import FineTuning, quantise_within, recovery, simulate
+from nas.deploy.quantisation import FineTuning, quantise_within, recovery
 from nas.deploy.quantisation.recovery import native_weight_bits
 from nas.errors import RequestError
+from nas.quantisation import simulate
 from nas.records import Int8Summary, to_json
 from nas.supernet.evaluation import choose_calibration_images
 from tests.deploy.digits_models import GRAPHS, digits, digits_model

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nas.deploy.quantisation.ranges import activations, measure, min_max
-from nas.deploy.quantisation.simulation import rounding, run_batches
 from nas.errors import RequestError
 from nas.graph import WEIGHTED_KINDS, Graph
+from nas.quantisation.ranges import activations, measure, min_max
+from nas.quantisation.simulation import rounding, run_batches
 from nas.quantised_network import Affine, QuantisedNetwork
 from nas.torch_network import FoldedWeights
-
-if TYPE_CHECKING:
-    from nas.deploy.model import TrainedModel
 
 MIN_CALIBRATION_IMAGES = 16
 """Fewest images that ranges are measured on. The largest value that a tensor has in a new image
@@ -40,15 +37,20 @@ _MIN_WEIGHT_SCALE = 2.0**-24
 
 
 def quantise(
-    model: TrainedModel, calibration: NDArray[np.float32], *, weight_bits: WeightBits = 8
+    graph: Graph,
+    weights: Mapping[str, NDArray[np.float32]],
+    calibration: NDArray[np.float32],
+    *,
+    weight_bits: WeightBits = 8,
 ) -> QuantisedNetwork:
-    """Return the int8 version of a model, with the whole ranges of its activations.
+    """Return the int8 version of a network, with the whole ranges of its activations.
 
     Weights have a scale for each output channel; `nas.quantised_network` says which activations
-    share theirs. `quantise_within` looks for a better version where this one is not accurate.
+    share theirs.
 
     Args:
-        model: the trained model.
+        graph: folded graph.
+        weights: its weights, named as in `folded_weights`.
         calibration: normalised training images `N x C x H x W`, `MIN_CALIBRATION_IMAGES` or more.
         weight_bits: bits of a weight.
 
@@ -56,9 +58,7 @@ def quantise(
         RequestError: there are too few calibration images.
     """
     require_calibration_images(len(calibration))
-    graph, weights = model.graph, model.weights
-    histograms = measure(graph, weights, calibration)
-    affines = activations(graph, histograms, min_max)
+    affines = activations(graph, measure(graph, weights, calibration), min_max)
     return assemble(graph, weights, affines, calibration, weight_bits)
 
 

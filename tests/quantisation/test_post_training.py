@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from nas.deploy.model import TrainedModel
-from nas.deploy.quantisation import QuantisedNetwork, quantise, simulate
-from nas.deploy.quantisation.post_training import assemble, correct_biases, weight_scales
-from nas.deploy.quantisation.ranges import effective_limits
 from nas.errors import RequestError
 from nas.graph import Graph
-from nas.quantised_network import fused_activation
+from nas.quantisation import quantise, simulate
+from nas.quantisation.post_training import assemble, correct_biases, weight_scales
+from nas.quantisation.ranges import effective_limits
+from nas.quantised_network import QuantisedNetwork, fused_activation
 from nas.torch_network import folded_weights
 from tests.test_onnx_model import EXAMPLES, build, images, network
 
@@ -22,7 +22,8 @@ def trained(graph: Graph) -> TrainedModel:
 
 
 def quantised(graph: Graph, count: int = 32) -> QuantisedNetwork:
-    return quantise(trained(graph), images(count, graph).numpy())
+    model = trained(graph)
+    return quantise(model.graph, model.weights, images(count, graph).numpy())
 
 
 def kinds_of_rounded_outputs(graph: Graph) -> list[str]:
@@ -79,7 +80,7 @@ def test_integers_are_not_spent_on_values_that_an_activation_clips(kind, limits,
     assert effective_limits(graph.folded, (1,)) == limits
     assert quantised(graph).activations[1].low == pytest.approx(-3, abs=0.05)
     error = rounding_error(graph)
-    monkeypatch.setattr("nas.deploy.quantisation.ranges._ACTIVATION_LIMITS", {})
+    monkeypatch.setattr("nas.quantisation.ranges._ACTIVATION_LIMITS", {})
     assert error < rounding_error(graph)
 
 
@@ -116,7 +117,9 @@ def test_integers_stand_for_the_weights(name):
 
 def test_seven_bits_keep_products_of_two_weights_within_sixteen_bits():
     graph = EXAMPLES["inverted_residual"]()
-    result = quantise(trained(graph), images(16, graph).numpy(), weight_bits=7)
+    model = trained(graph)
+    calibration = images(16, graph).numpy()
+    result = quantise(model.graph, model.weights, calibration, weight_bits=7)
     largest = max(int(np.abs(weight.astype(int)).max()) for weight in result.weights.values())
     assert largest == 63
     assert 2 * largest * 255 < 1 << 15
@@ -136,7 +139,7 @@ def test_bias_of_a_channel_without_weights_fits_into_its_bits():
 def test_simulation_is_close_to_float32(name):
     graph = EXAMPLES[name]()
     model = trained(graph)
-    result = quantise(model, images(64, graph).numpy())
+    result = quantise(model.graph, model.weights, images(64, graph).numpy())
     batch = images(5, graph).numpy()
     exact, rounded = model.logits(batch), simulate(result, batch)
     assert rounded.shape == exact.shape
@@ -147,8 +150,9 @@ def test_simulation_is_close_to_float32(name):
 
 def test_too_few_calibration_images_are_refused():
     graph = EXAMPLES["classifier"]()
+    model = trained(graph)
     with pytest.raises(RequestError, match=r"16 training images or more .* not 15") as caught:
-        quantise(trained(graph), images(15, graph).numpy())
+        quantise(model.graph, model.weights, images(15, graph).numpy())
     assert caught.value.remedy
 
 
@@ -156,7 +160,7 @@ def test_bias_correction_makes_the_mean_logits_those_of_float32():
     graph = EXAMPLES["gated"]()
     model = trained(graph)
     batch = images(64, graph).numpy()
-    before = quantise(model, batch, weight_bits=7)
+    before = quantise(model.graph, model.weights, batch, weight_bits=7)
     corrected = correct_biases(before, model.weights, batch)
     after = assemble(model.graph, corrected, before.activations, batch, 7)
     exact = model.logits(batch).mean(0)

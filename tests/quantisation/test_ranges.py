@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nas.deploy.quantisation.ranges import (
+from nas.quantisation.ranges import (
     BINS,
     Histogram,
     affine,

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nas.deploy.quantisation.simulation import run_batches
 from nas.graph import Graph
+from nas.quantisation.simulation import run_batches
 from nas.quantised_network import SHARED_SCALE_KINDS, Affine, fused_activation
 from nas.torch_network import FoldedWeights
 
