@@ -46,7 +46,8 @@ def _no_pauses() -> Iterator[None]:
         patch.setattr("nas.latency.timing.SECONDS_BETWEEN_COMPONENTS", 0.0)
         patch.setattr("nas.latency.timing.SECONDS_BETWEEN_ROUNDS", 0.0)
         patch.setattr("nas.latency.timing.MOMENTS", 2)
-        patch.setattr("nas.latency.timing.QUIET_TOLERANCE", math.inf)
+        patch.setattr("nas.latency.processor_speed.QUIET_TOLERANCE", math.inf)
+        patch.setattr("nas.latency.processor_speed.MAX_SPEED_CHANGE", math.inf)
         patch.setattr("nas.runtimes.tvm.runtime.TvmRuntime.moments", 2)
         patch.setattr("nas.latency.repeated_kernels.RepeatedKernelRuntime.moments", 2)
         yield

@@ -38,6 +38,14 @@ DISPATCH_INTERVAL_SECONDS = 100.0
 """A long build times the dispatch costs again after this long, because the part of a shared cache
 that other programs leave free differs from one moment to the next."""
 
+MAX_DISPATCH_SHARE = 0.1
+"""Share of a long build that it spends on timing the dispatch costs again. On a machine with few
+quiet moments, they take a minute or two."""
+
+ROUND_MOMENTS = 5
+"""Moments in a row at which the kernels of a round are timed again. Timing all kernels of a table
+in turn would compile them anew each time, because only those of a round stay loaded."""
+
 MAX_DISPATCH_ATTEMPTS = 3
 """Attempts to time the dispatch costs. They are differences of timings, and another process that
 wakes up at the wrong moment makes one of them negative."""
@@ -159,8 +167,9 @@ def build_table(
         moments, further = builder.moments, max(1, builder.moments - 1)
         left = sum(builder.timings_left(kernel) for kernel in unsettled)
         builder.expect(moments * len(missing) + left + further * len(settled))
-        builder.time_again(settled, further)
         round_size = KERNELS_PER_ROUND * len(timers)
+        for start in range(0, len(settled), round_size):
+            builder.time_again(settled[start : start + round_size], further)
         for start in range(0, len(missing), round_size):
             round_kernels = missing[start : start + round_size]
             builder.time_first(round_kernels)
@@ -169,12 +178,26 @@ def build_table(
                 [kernel for kernel in round_kernels if builder.is_unsettled(kernel)], moments - 2
             )
             unsettled += [kernel for kernel in round_kernels if builder.is_unsettled(kernel)]
-            due_s = builder.dispatch_timed_s + DISPATCH_INTERVAL_SECONDS
+            due_s = builder.dispatch_timed_s + dispatch_interval_s(builder.dispatch_seconds)
             if keeps_dispatch_current and builder.seconds > due_s:
                 builder.time_dispatch()
+        builder.time_again(unsettled, 1)
         while unsettled := [kernel for kernel in unsettled if builder.is_unsettled(kernel)]:
-            builder.time_again(unsettled, 1)
+            for start in range(0, len(unsettled), round_size):
+                own = unsettled[start : start + round_size]
+                for _ in range(ROUND_MOMENTS):
+                    own = [kernel for kernel in own if builder.is_unsettled(kernel)]
+                    builder.time_again(own, 1)
     return builder.result()
+
+
+def dispatch_interval_s(dispatch_s: float) -> float:
+    """Return after how many seconds a long build times the dispatch costs again.
+
+    Args:
+        dispatch_s: seconds that timing them took.
+    """
+    return max(DISPATCH_INTERVAL_SECONDS, dispatch_s / MAX_DISPATCH_SHARE)
 
 
 class _TableBuilder:
@@ -182,6 +205,7 @@ class _TableBuilder:
 
     Attributes:
         dispatch_timed_s: seconds after the start when the dispatch costs were last timed.
+        dispatch_seconds: how long that took.
         moments: number of moments at which each kernel is timed, at least.
     """
 
@@ -193,7 +217,7 @@ class _TableBuilder:
     ) -> None:
         self._table, self._timers, self._progress = table, timers, progress
         self._start = time.monotonic()
-        self.dispatch_timed_s = 0.0
+        self.dispatch_timed_s = self.dispatch_seconds = 0.0
         self._moments = Moments()
         self.moments = table.runtime.moments
         self._done = self._total = 0
@@ -224,7 +248,7 @@ class _TableBuilder:
         The parts of one miss curve are recorded together or not at all, because they are compared
         with each other and must be of the same moment.
         """
-        before_us = self._table.dispatch_us
+        before_us, start = self._table.dispatch_us, self.seconds
         timings = self._time_dispatch_costs()
         curves = [parts for parts in WEIGHT_PARTS_BY_INTENSITY if parts[0] in timings]
         single = [(part,) for part in timings if not any(part in parts for parts in curves)]
@@ -233,7 +257,7 @@ class _TableBuilder:
             if sum(timings[part].latency_us for part in parts) < known_us:
                 for part in parts:
                     self._table.append(self._record("dispatch", timings[part], part))
-        self.dispatch_timed_s = self.seconds
+        self.dispatch_timed_s, self.dispatch_seconds = self.seconds, self.seconds - start
 
     def _time_dispatch_costs(self) -> Mapping[str, Timing]:
         for _ in range(MAX_DISPATCH_ATTEMPTS - 1):
@@ -254,11 +278,10 @@ class _TableBuilder:
                 continue
             schedule, timing = outcome
             record = self._record("kernel", timing, kernel.text, schedule)
-            references_us = () if timing.reference_us is None else (timing.reference_us,)
             record = replace(
                 record,
                 medians_us=(timing.latency_us,),
-                references_us=references_us,
+                references_us=timing.references_us,
                 settled=self.moments == 1,
             )
             self._append(record)

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from nas.errors import KernelError, MeasurementError, RequestError
 from nas.latency.check import DrawnNetwork, TableCheck, check_networks
 from nas.latency.networks import ProgressCallback, references_us
+from nas.latency.processor_speed import has_enough_quiet
 from nas.latency.record import MEASURED, Record
 from nas.latency.runtime import Runtime
 from nas.latency.table import LatencyTable
-from nas.latency.timing import has_enough_quiet, round_to_four_digits
+from nas.latency.timing import round_to_four_digits
 from nas.statistics import mape
 
 if TYPE_CHECKING:
@@ -216,8 +217,8 @@ def calibrate_table(
 
 
 def lacks_calibration(table: LatencyTable, spaces: Collection[SearchSpace], batch: int = 1) -> bool:
-    """Return whether a table of measured latencies has no calibration for some of the spaces."""
-    if table.runtime.basis != MEASURED:
+    """Return whether a table lacks a calibration for a space whose networks can be measured."""
+    if table.runtime.network_basis != MEASURED:
         return False
     known = set(table.calibration(batch).get("spaces") or ())
     return not known >= {space.digest for space in spaces}
@@ -242,13 +243,13 @@ def calibrate_after_build(
 
     Returns:
         The calibration; None if the spaces have fewer networks whose kernels all have a latency, or
-        if the latencies are estimates: what they lack is not measured.
+        if the latencies of whole networks are estimates: what they lack is not measured.
 
     Raises:
         MeasurementError: a network cannot be timed, or only while the processor was slow, or
             measured latencies fall as predicted ones rise.
     """
-    if runtime.basis != MEASURED:
+    if runtime.network_basis != MEASURED:
         return None
     networks = spread_networks(table, spaces, MIN_NETWORKS, np.random.default_rng(0), batch)
     if len(networks) < MIN_NETWORKS:

@@ -107,7 +107,7 @@ class TableCheck:
     Args:
         networks: the networks.
         batch: number of images that run at once; latencies are those of the whole batch.
-        basis: what the latencies of the whole networks come from, see `Runtime.basis`.
+        basis: what the latencies of the whole networks come from, see `Runtime.network_basis`.
     """
 
     networks: tuple[CheckedNetwork, ...]
@@ -320,7 +320,7 @@ def check_networks(
                 prediction.estimated_launches,
             )
         )
-    return TableCheck(tuple(checked), batch, runtime.basis)
+    return TableCheck(tuple(checked), batch, runtime.network_basis)
 
 
 def published_networks(spaces: Sequence[SearchSpace]) -> list[DrawnNetwork]:

@@ -15,6 +15,7 @@ from functools import partial
 from nas.errors import MeasurementError
 from nas.graph import Graph
 from nas.latency import timing
+from nas.latency.processor_speed import has_enough_quiet, is_too_fast
 from nas.latency.runtime import CompiledNetwork, Runtime, Schedules
 from nas.latency.timing import Timing
 
@@ -55,7 +56,7 @@ class NetworkTimings:
 
 def references_us(timings: Iterable[Timing]) -> list[float]:
     """Return the durations of the reference workload beside some timings."""
-    return [each.reference_us for each in timings if each.reference_us is not None]
+    return [us for each in timings for us in each.references_us]
 
 
 def timings_agree(latencies_us: Collection[float]) -> bool:
@@ -89,8 +90,8 @@ def measure_networks(
 ) -> list[NetworkTimings]:
     """Compile networks with random weights, and time each until two timings agree.
 
-    Each network is compiled once and timed at `MIN_TIMINGS` moments; once if the latencies of the
-    runtime are always the same (`Runtime.moments`). If its two fastest timings disagree, or too few
+    Each network is compiled once and timed at `MIN_TIMINGS` moments; once if its latency is always
+    the same (`Runtime.has_constant_networks`). If its two fastest timings disagree, or too few
     moments are quiet, it is timed again, at most `MAX_TIMINGS` times in all. A network that cannot
     be compiled or timed has an error instead.
 
@@ -100,9 +101,10 @@ def measure_networks(
         schedules: schedules of all their kernels, from `LatencyTable.schedules`.
         batch: number of images of one inference.
         progress: function to call after each step.
-        quiet_us: shortest duration of the reference workload when the table was built.
+        quiet_us: duration of the reference workload at the quiet speed of the table. Timings at a
+            faster speed do not count, unless there are no others.
     """
-    fewest, most = (1, 1) if runtime.moments == 1 else (MIN_TIMINGS, MAX_TIMINGS)
+    fewest, most = (1, 1) if runtime.has_constant_networks else (MIN_TIMINGS, MAX_TIMINGS)
     timer = _NetworkTimer(runtime, len(graphs) * (1 + fewest), progress)
     timer.compile(graphs, schedules, batch)
     timings: list[list[Timing]] = [[] for _ in graphs]
@@ -118,14 +120,23 @@ def measure_networks(
             if index not in timer.errors
             and (
                 done < fewest
-                or not timings_agree([each.latency_us for each in own])
-                or not timing.has_enough_quiet(references_us(own), quiet_us)
+                or not timings_agree([each.latency_us for each in _counted(own, quiet_us)])
+                or not has_enough_quiet(references_us(own), quiet_us)
             )
         ]
         if not waiting or done == most:
             break
         timer.expect(len(waiting) * max(1, fewest - done))
-    return [NetworkTimings(tuple(own), timer.errors.get(i)) for i, own in enumerate(timings)]
+    return [
+        NetworkTimings(tuple(_counted(own, quiet_us)), timer.errors.get(index))
+        for index, own in enumerate(timings)
+    ]
+
+
+def _counted(timings: Sequence[Timing], quiet_us: float) -> Sequence[Timing]:
+    """Return the timings at the quiet speed or a slower one; all of them if there are none."""
+    counted = [each for each in timings if not is_too_fast(each.reference_us, quiet_us)]
+    return counted or timings
 
 
 class _NetworkTimer:

@@ -58,6 +58,12 @@ class Prediction:
         """Number of kernels that run."""
         return len(self.kernels)
 
+    @property
+    def dispatch_share(self) -> float:
+        """Share of `dispatch_us` in the uncorrected latency, in [0, 1]."""
+        # A runtime may run kernels at the same time: the network then takes less than their sum.
+        return max(0.0, self.dispatch_us / self.uncorrected_us)
+
     def by_kernel(self) -> list[tuple[Kernel, int, float]]:
         """Return each kernel with its launches and their latency in microseconds, slowest first."""
         latency = dict(zip(self.kernels, self.kernels_us, strict=True))
@@ -131,6 +137,11 @@ class Predictor:
             batch,
             len(bases),
         )
+
+    def launches_us(self, launches: int) -> float:
+        """See `nas.latency.table.LatencyTable.launches_us`."""
+        network = NetworkCost((0.0,) * launches, 0.0, 0.0, 0.0)
+        return self._runtime.network_us(network, self._records.dispatch)
 
     def _costs(self, graph: Graph, batch: int) -> _KernelCosts:
         """Return the costs of a network, composed of those of its blocks where possible."""

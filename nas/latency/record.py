@@ -16,15 +16,14 @@ from pydantic import AfterValidator, AliasChoices, Field, JsonValue, model_valid
 from nas.documents import Count, Document, Format
 from nas.errors import TableError
 from nas.latency.device import Fingerprint
+from nas.latency.processor_speed import QUIET_MOMENTS, has_enough_quiet, is_too_fast
 from nas.latency.timing import (
     MAX_SPREAD,
     MOMENTS,
-    QUIET_MOMENTS,
     SAMPLE_SECONDS,
     SAMPLES,
     Timing,
     fastest_two_agree,
-    has_enough_quiet,
     round_to_four_digits,
 )
 from nas.records.fields import MEASURED
@@ -284,14 +283,15 @@ class Record:
 
         After `min_timings` it is settled if its two fastest timings agree and enough of them are of
         quiet moments, and after `max_timings` in any case. It is unstable if they do not agree or
-        none is of a quiet moment.
+        none is of a quiet moment. Timings at a speed above the quiet one do not count, unless there
+        are no others.
 
         Args:
             timing: the new timing.
             tolerance: largest difference of two timings that agree, as a fraction.
             min_timings: smallest number of timings.
             max_timings: largest number of timings.
-            quiet_us: shortest duration of the reference workload in the table.
+            quiet_us: duration of the reference workload at the quiet speed of the table.
         """
         half = MAX_SAMPLES // 2
         before = self.samples_us
@@ -301,13 +301,25 @@ class Record:
             else [_evenly_spaced(before, half)]
         )
         sample_sets.append(_evenly_spaced(timing.samples_us, half))
+        medians = (*self.medians_us, timing.latency_us)
+        references = (*self.references_us, *timing.references_us)
+        too_fast = (
+            {us for us, own in zip(medians, references, strict=True) if is_too_fast(own, quiet_us)}
+            if len(medians) == len(references)
+            else set()
+        )
+        counted = [us for us in medians if us not in too_fast] or medians
+        # Where one timing did not count, one half of the samples before may be empty.
+        sample_sets = [samples for samples in sample_sets if samples]
+        sample_sets = [
+            samples for samples in sample_sets if Timing(tuple(samples)).latency_us not in too_fast
+        ] or sample_sets
         fastest = sorted(sample_sets, key=statistics.median)[:2]
         joined = Timing(tuple(sample for samples in fastest for sample in samples))
-        medians = (*self.medians_us, timing.latency_us)
         cold_sets = [each for each in (timing.cold_samples_us, self.cold_samples_us) if each]
-        agreed = fastest_two_agree(medians, tolerance)
-        new = () if timing.reference_us is None else (timing.reference_us,)
-        references = (*self.references_us, *new)
+        # Samples of a timing that counts may be gone, if those kept since do not count any more.
+        is_fastest = joined.latency_us <= (1 + tolerance) * min(counted)
+        agreed = is_fastest and fastest_two_agree(counted, tolerance)
         wanted = min(QUIET_MOMENTS, min_timings)
         is_enough = (
             agreed

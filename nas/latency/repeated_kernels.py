@@ -58,9 +58,11 @@ class RepeatedKernelTimer(ABC):
             itself, because caches and branch predictor are colder: the dispatch part `launch`. It
             is measured as the straight line through a short and a long network of different small
             kernels, less their own latencies.
+        is_local: whether the models run on this machine's processor.
     """
 
     has_launch_cost: ClassVar[bool] = True
+    is_local: ClassVar[bool] = True
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
@@ -112,7 +114,7 @@ class RepeatedKernelTimer(ABC):
             if len(self._evaluators) > _MAX_CACHED_KERNELS:
                 self._evaluators.popitem(last=False)
         with timing.pinned(self.threads):
-            return timing.measure(self._evaluators[key])
+            return timing.measure(self._evaluators[key], is_local=self.is_local)
 
     def _evaluator(self, kernel: Kernel, schedule: Schedule) -> Evaluate:
         """Return what times a kernel; a call is one copy, less its share of the overhead."""
@@ -227,6 +229,7 @@ class RepeatedKernelRuntime(Runtime):
     """A runtime whose kernels a `RepeatedKernelTimer` times; it chooses their schedules itself."""
 
     moments = timing.MOMENTS
+    dispatch_seconds = 26.0
     has_local_kernels = False
 
     @property

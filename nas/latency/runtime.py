@@ -171,12 +171,16 @@ class Runtime(ABC):
         dtypes: types of weights and activations that it has.
         tuners: names of the tuners that `tune_kernel` knows, which search schedules at length.
         max_batch: largest batch that it has kernels for; None means that there is no limit.
+        max_table_threads: largest number of threads for which its kernels predict whole networks;
+            None means that there is no limit.
         dispatch_parts: names of the costs beside the kernels that `time_dispatch` measures and
             `network_us` needs.
+        dispatch_seconds: seconds that `time_dispatch` takes on a quiet machine, by which builds are
+            planned.
         moments: number of moments at which a build times each kernel, at least. `retime_kernel` is
             called once for each but the first, so a runtime that compiles anew there wants few. A
             runtime whose latencies are always the same, such as those of a model, says 1; whole
-            networks are then timed once, too.
+            networks are then timed once, too, unless their `network_basis` is another.
         has_local_kernels: whether the kernels of a block never depend on other blocks. If so, the
             kernels of each block are remembered and predictions are fast.
         figures: names of the costs of a whole network beside its latency that `network_figures`
@@ -188,7 +192,9 @@ class Runtime(ABC):
     dtypes: ClassVar[tuple[str, ...]] = ("float32",)
     tuners: ClassVar[tuple[str, ...]] = ()
     max_batch: ClassVar[int | None] = None
+    max_table_threads: ClassVar[int | None] = None
     dispatch_parts: ClassVar[tuple[str, ...]] = ()
+    dispatch_seconds: ClassVar[float] = 0.0
     moments: ClassVar[int] = 2
     has_local_kernels: ClassVar[bool] = True
     figures: ClassVar[tuple[str, ...]] = ()
@@ -268,6 +274,19 @@ class Runtime(ABC):
                 remedy="Use a smaller batch or another target.",
             )
 
+    def check_predictions(self) -> None:
+        """Raise RequestError for more threads than its kernels predict whole networks for.
+
+        Networks can be compiled and timed all the same, but no latency table is made.
+        """
+        if self.max_table_threads is not None and self.threads > self.max_table_threads:
+            raise RequestError(
+                f"threads is {self.threads}, but the kernels of runtime '{self.name}' predict "
+                f"networks for at most {self.max_table_threads}.",
+                remedy="Use fewer threads or another runtime. `nas benchmark` times exported "
+                "models with any number.",
+            )
+
     def check_tuner(self, tuner: str) -> None:
         """Raise RequestError for a tuner that cannot tune kernels with these settings."""
         if tuner not in self.tuners:
@@ -282,6 +301,19 @@ class Runtime(ABC):
     def basis(self) -> str:
         """`measured`, or `estimated: <by what>` if its latencies are those of a model."""
         return MEASURED
+
+    @property
+    def network_basis(self) -> str:
+        """The basis of the latencies of whole networks, which `compile` returns.
+
+        It differs from `basis` where whole networks are measured, but kernels are estimated.
+        """
+        return self.basis
+
+    @property
+    def has_constant_networks(self) -> bool:
+        """Whether the latency of a whole network is always the same, so that it is timed once."""
+        return self.moments == 1 and self.network_basis == self.basis
 
     @property
     def is_remote(self) -> bool:
@@ -319,6 +351,18 @@ class Runtime(ABC):
         Predictions show it beside the kernel, such as `hard swish as a lookup table`.
         """
         return ""
+
+    def rewriting_us(self, kernel: Kernel, schedule: Schedule) -> float | None:
+        """Return what the form of `kernel_note` adds to a kernel's latency; None if not known.
+
+        It is the time of operations that the network itself does not have, in microseconds, which
+        the latency contains.
+
+        Args:
+            kernel: a kernel with a note.
+            schedule: its schedule, from the row of the latency table.
+        """
+        return None
 
     def weight_bytes(self, kernel: Kernel, schedule: Schedule) -> int:
         """Return the size of a kernel's weights as the runtime stores them.

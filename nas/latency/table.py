@@ -106,10 +106,12 @@ class LatencyTable(TableRecords):
             runtime: an opened runtime.
 
         Raises:
-            RequestError: no file can have this path.
+            RequestError: no file can have this path, or the kernels do not predict networks, see
+                `Runtime.check_predictions`.
             TableDeviceError: the table belongs to another device.
             TableError: the file is damaged, no table, or cannot be created.
         """
+        runtime.check_predictions()
         path = _path_for(path, runtime)
         if can_begin(path):
             try:
@@ -154,6 +156,14 @@ class LatencyTable(TableRecords):
         """
         graph = network if isinstance(network, Graph) else network.graph
         return self._predictor.predict(graph, batch, dispatch_us)
+
+    def launches_us(self, launches: int) -> float:
+        """Return the latency of a small network whose kernels take no time, in microseconds.
+
+        Args:
+            launches: number of kernels.
+        """
+        return self._predictor.launches_us(launches)
 
     @contextmanager
     def writing(self) -> Iterator[None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from nas.latency.cache_model import DispatchCosts
 from nas.latency.device import Fingerprint
 from nas.latency.installed_runtimes import configured_runtime
 from nas.latency.kernel import Kernel
+from nas.latency.processor_speed import quiet_speed_us
 from nas.latency.record import UNSTABLE, Correction, Record
 from nas.latency.runtime import Runtime
 from nas.latency.table_file import damaged
@@ -36,7 +36,6 @@ class TableRecords:
         estimated: basis of the kernels whose latency is estimated.
         dispatch: the dispatch costs.
         dispatch_bases: basis of the dispatch costs that are estimated, by part.
-        quiet_us: shortest duration of the reference workload beside a timing; infinity without one.
         corrections: the correction of each calibration that is used, by batch size.
 
     Raises:
@@ -57,12 +56,24 @@ class TableRecords:
         self.estimated: dict[Kernel, str] = {}
         self.dispatch = DispatchCosts({})
         self.dispatch_bases: dict[str, str] = {}
-        self.quiet_us = math.inf
+        self._quiet_us: float | None = None
         self.corrections: dict[int, Correction] = {}
         self._chosen_calibrations: dict[int, Mapping[str, Any]] = {}
         self._current: dict[str, Record] = {}
         self._latencies_us: dict[Kernel, float] = {}
         self._required_parts = frozenset(self.runtime.dispatch_parts)
+
+    @property
+    def quiet_us(self) -> float:
+        """Duration of the reference workload at the quiet speed; infinity without any timing of it.
+
+        See `nas.latency.processor_speed.quiet_speed_us`.
+        """
+        if self._quiet_us is None:
+            self._quiet_us = quiet_speed_us(
+                [us for record in self._current.values() for us in record.references_us]
+            )
+        return self._quiet_us
 
     def __len__(self) -> int:
         """Return the number of kernels with a record, including failed ones."""
@@ -106,7 +117,7 @@ class TableRecords:
         self._latencies_us.pop(kernel, None)
         self.unstable.discard(kernel)
         self.estimated.pop(kernel, None)
-        self.quiet_us = min([self.quiet_us, *record.references_us])
+        self._quiet_us = None
         if record.latency_us is not None:
             self._latencies_us[kernel] = record.latency_us
         if record.is_estimated:
@@ -207,7 +218,8 @@ class TableRecords:
                 f"{self.path.name} has no kernel '{kernel}'.",
                 remedy=f"Add its space with `nas table build{batch} --space`.",
             )
-        raise FailedKernelError(f"Kernel '{kernel}' could not be timed: {record.error}.")
+        error = (record.error or "no reason is known").rstrip(".")
+        raise FailedKernelError(f"Kernel '{kernel}' could not be timed: {error}.")
 
     def cold_penalty_us(self, kernel: Kernel) -> float:
         """Return the additional time of a kernel with cold caches; at least 0.

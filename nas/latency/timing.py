@@ -5,10 +5,9 @@ how fast the kernel is. The system counts such preemptions, and a preempted samp
 
 Neighbours on the same host slow a virtual machine from one second to the next, without a trace in
 its own counts. All samples of one moment agree then, and all are too slow. So a kernel and a
-network are timed at many moments with few samples, and the fastest moment counts;
-latency_tables/README.md has the measurements behind this. A reference workload, a fixed product of
-matrices, is timed beside every timing. It tells the moments at which the processor runs at its
-quiet speed from the others, and a timing needs some of the former.
+network are timed at many moments with few samples, and the fastest moment counts, if the processor
+ran at its quiet speed (`nas.latency.processor_speed`); latency_tables/README.md has the
+measurements behind this.
 """
 
 from __future__ import annotations
@@ -21,13 +20,16 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
-
-import numpy as np
-from numpy.typing import NDArray
+from functools import partial
 
 from nas.errors import MeasurementError
 from nas.latency import core_scheduling
+from nas.latency.processor_speed import (
+    has_enough_quiet,
+    is_too_fast,
+    measure_at_one_speed,
+    quiet_speed_us,
+)
 
 if sys.platform != "win32":
     import resource
@@ -47,22 +49,8 @@ SECONDS_BETWEEN_MOMENTS = 0.5
 Timings of a shared machine were slowed alike for 0.1 s, hardly after 0.3 s, and not after 0.5 s.
 """
 
-QUIET_TOLERANCE = 0.04
-"""Largest slowdown of the reference workload at a moment that is called quiet, as a fraction.
-
-A neighbour on the same core of a host slowed it by 16%, the clock of the host by 10 to 40%; at
-quiet moments it differed by at most 3%.
-"""
-
-QUIET_MOMENTS = 3
-"""Quiet moments at which a kernel or a network is timed, at least, unless there are too few."""
-
 MAX_MOMENTS_FACTOR = 4
 """Timings of a kernel or a network over the smallest number, after which no others are taken."""
-
-_REFERENCE_SIZE = 48
-_REFERENCE_CALLS = 50
-"""Rows of the square matrices of the reference workload, and products of one of its samples."""
 
 SAMPLE_SECONDS = 1e-3
 """Shortest duration of a sample: a fast kernel is called as often as needed to fill it."""
@@ -105,7 +93,8 @@ class Timing:
         samples_us: samples of a kernel that is called repeatedly, so that its caches are warm.
         cold_samples_us: samples of the same kernel, called once with cold caches, see
             `nas.latency.cache_model`; empty if that was not timed.
-        reference_us: duration of the reference workload beside the samples, see `reference_us`;
+        reference_us: duration of the reference workload beside the samples, see
+            `processor_speed.reference_us`;
             None if the samples are not of this machine's processor.
     """
 
@@ -135,6 +124,11 @@ class Timing:
         return round_to_four_digits(statistics.median(self.samples_us))
 
     @property
+    def references_us(self) -> tuple[float, ...]:
+        """`reference_us` as a tuple; empty if it is None."""
+        return () if self.reference_us is None else (self.reference_us,)
+
+    @property
     def spread(self) -> float:
         """The interquartile range of the samples over their median."""
         if len(self.samples_us) < 2:
@@ -149,7 +143,10 @@ class Timing:
 
 
 def measure(
-    evaluate: Evaluate, sample_seconds: float = SAMPLE_SECONDS, *, is_local: bool = True
+    evaluate: Evaluate,
+    sample_seconds: float = SAMPLE_SECONDS,
+    *,
+    is_local: bool = True,
 ) -> Timing:
     """Return a timing of `SAMPLES` samples at one moment.
 
@@ -157,62 +154,18 @@ def measure(
         evaluate: function that takes the samples.
         sample_seconds: shortest duration of a sample.
         is_local: whether the samples are of this machine's processor. If so, the reference workload
-            is timed before and after them, and the slower of both timings is kept.
+            is timed before and after them, see `processor_speed.measure_at_one_speed`.
 
     Raises:
         MeasurementError: a sample is not above zero.
     """
     calls = calls_per_sample(evaluate, sample_seconds)
-    before_us = reference_us() if is_local else None
-    taken = Timing.from_seconds(undisturbed_samples(evaluate, calls, SAMPLES))
-    if before_us is None:
-        return taken
-    return replace(taken, reference_us=max(before_us, reference_us()))
-
-
-def reference_us() -> float:
-    """Return the microseconds of one product of the reference workload, on the calling thread.
-
-    It is the fastest of three samples of a tenth of a millisecond each.
-    """
-    matrix, product = _reference_matrices()
-    fastest_s = math.inf
-    for _ in range(3):
-        start = time.perf_counter()
-        for _ in range(_REFERENCE_CALLS):
-            np.matmul(matrix, matrix, out=product)
-        fastest_s = min(fastest_s, time.perf_counter() - start)
-    return round_to_four_digits(1e6 * fastest_s / _REFERENCE_CALLS)
-
-
-@cache
-def _reference_matrices() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    matrix = np.full((_REFERENCE_SIZE, _REFERENCE_SIZE), 0.5, np.float32)
-    return matrix, np.empty_like(matrix)
-
-
-def count_quiet(references_us: Collection[float], quiet_us: float = math.inf) -> int:
-    """Return at how many moments the reference workload ran at its quiet speed.
-
-    Args:
-        references_us: its durations at the moments.
-        quiet_us: its shortest duration at other moments.
-    """
-    quiet_us = min([quiet_us, *references_us])
-    return sum(us <= (1 + QUIET_TOLERANCE) * quiet_us for us in references_us)
-
-
-def has_enough_quiet(
-    references_us: Collection[float], quiet_us: float = math.inf, wanted: int | None = None
-) -> bool:
-    """Return whether enough timings are of quiet moments; True without a reference workload.
-
-    Args:
-        references_us, quiet_us: see `count_quiet`.
-        wanted: number of quiet moments that are enough, `QUIET_MOMENTS` by default.
-    """
-    enough = QUIET_MOMENTS if wanted is None else wanted
-    return not references_us or count_quiet(references_us, quiet_us) >= enough
+    take = partial(undisturbed_samples, evaluate, calls, SAMPLES)
+    if not is_local:
+        return Timing.from_seconds(take())
+    seconds, reference_us = measure_at_one_speed(take)
+    timing = Timing.from_seconds(seconds)
+    return replace(timing, reference_us=round_to_four_digits(reference_us))
 
 
 def fastest_two_agree(latencies_us: Collection[float], tolerance: float) -> bool:
@@ -255,17 +208,24 @@ def measure_differences(
     Raises:
         MeasurementError: a sample is not above zero.
     """
-    fastest: list[dict[str, float]] = [{} for _ in range(DIFFERENCE_SAMPLES)]
+    taken: list[dict[str, float]] = []
     references_us: list[float] = []
     moments = MOMENTS * DIFFERENCE_SAMPLES
     for moment in range(MAX_MOMENTS_FACTOR * moments):
-        sample = fastest[moment % DIFFERENCE_SAMPLES]
-        for name, take in components.items():
-            sample[name] = min(take(), sample.get(name, math.inf))
-        references_us.append(reference_us())
+        seconds, reference_us = measure_at_one_speed(
+            lambda: {name: take() for name, take in components.items()}
+        )
+        taken.append(seconds)
+        references_us.append(reference_us)
         if moment + 1 >= moments and has_enough_quiet(references_us, wanted=moments // 2):
             break
         time.sleep(SECONDS_BETWEEN_COMPONENTS)
+    quiet_us = quiet_speed_us(references_us)
+    fastest = []
+    for first in range(min(DIFFERENCE_SAMPLES, len(taken))):
+        own = range(first, len(taken), DIFFERENCE_SAMPLES)
+        counted = [at for at in own if not is_too_fast(references_us[at], quiet_us)] or own
+        fastest.append({name: min(taken[at][name] for at in counted) for name in components})
     samples = [costs(sample) for sample in fastest]
     return {name: Timing.from_seconds([sample[name] for sample in samples]) for name in samples[0]}
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -228,10 +229,15 @@ def test_long_build_times_dispatch_costs_again(
             return super().time_dispatch()
 
     kernels = space_kernels(SPACE, "tvm")
-    for apart, times, launch_us in ((100.0, 1, 0.4), (0.0, 2, 0.3)):
+    for apart, share, times, launch_us in (
+        (100.0, math.inf, 1, 0.4),
+        (0.0, 1e-9, 1, 0.4),
+        (0.0, math.inf, 2, 0.3),
+    ):
         monkeypatch.setattr("nas.latency.build.DISPATCH_INTERVAL_SECONDS", apart)
+        monkeypatch.setattr("nas.latency.build.MAX_DISPATCH_SHARE", share)
         asked.clear()
-        table = LatencyTable.open_or_create(tmp_path / f"{times}", FakeRuntime())
+        table = LatencyTable.open_or_create(tmp_path / f"{apart}-{share}", FakeRuntime())
         build_table(table, kernels, Quieter())
         assert len(asked) == times
         assert table.dispatch_us["launch"] == pytest.approx(launch_us)

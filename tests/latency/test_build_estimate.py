@@ -1,69 +1,109 @@
+"""Estimates of builds, in simulated time, against builds in the same time."""
+
+from dataclasses import dataclass, field
+
 import pytest
 
 from nas.errors import DeviceError
-from nas.latency import build_estimate, space_kernels
-from nas.latency.build_estimate import MAX_TIMED_KERNELS, estimate_build, estimate_build_with
+from nas.latency import LatencyTable, build, build_estimate, build_table, space_kernels, timing
+from nas.latency.build_estimate import MAX_TIMED_KERNELS, estimate_build, estimate_build_by
+from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.space import load_space
+from tests.latency.fake_runtime import FakeRuntime
+
+MOMENTS = 10
 
 KERNELS = space_kernels(load_space("squeezenet", image_size=32), "tvm")
 
 
-class Clocked:
-    """A runtime and its clock: a convolution takes 3 s plus half a second per pixel of its size."""
+class Clock:
+    """A clock that runs only when it is told to."""
 
-    moments = 2
+    def __init__(self):
+        self.now = 0.0
 
-    def __init__(self, broken=False):
-        self.now, self.timed, self.broken = 0.0, [], broken
+    def monotonic(self):
+        return self.now
 
-    def seconds(self, kernel):
-        return 3 + kernel.kernel / 2 if kernel.kind == "conv2d" else 1
+    perf_counter = monotonic
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+@dataclass
+class Clocked(FakeRuntime):
+    """A runtime of which a convolution takes 3 s plus half a second per pixel of its size.
+
+    The second timing takes 0.3 s, as with cold caches, and each later one 0.02 s.
+    """
+
+    clock: Clock = field(default_factory=Clock)
 
     def time_kernel(self, kernel):
-        self.now += self.seconds(kernel)
-        self.timed.append(kernel)
-        if self.broken:
-            raise RuntimeError("the compiler says no")
-        return {"tile": 1}, None
+        self.clock.sleep(3 + kernel.kernel / 2 if kernel.kind == "conv2d" else 1)
+        return super().time_kernel(kernel)
 
     def retime_kernel(self, kernel, schedule):
-        assert schedule == {"tile": 1}
-
-    def perf_counter(self):
-        return self.now
+        self.clock.sleep(0.02 if kernel in self.retimed else 0.3)
+        return super().retime_kernel(kernel, schedule)
 
 
 @pytest.fixture
 def clocked(monkeypatch):
     runtime = Clocked()
-    monkeypatch.setattr(build_estimate, "time", runtime)
+    monkeypatch.setattr(TvmRuntime, "moments", MOMENTS)
+    monkeypatch.setattr(timing, "SECONDS_BETWEEN_MOMENTS", 0.5)
+    for module in (build, build_estimate, timing):
+        monkeypatch.setattr(module, "time", runtime.clock)
     return runtime
 
 
-def test_estimate_is_exact_if_kernels_of_a_kind_take_equally_long(clocked):
-    estimate = estimate_build_with(KERNELS, clocked)
-    assert estimate.kernels == len(KERNELS)
-    assert estimate.timed_kernels == len(clocked.timed) == MAX_TIMED_KERNELS
-    assert len(set(clocked.timed)) == MAX_TIMED_KERNELS
+@pytest.mark.parametrize("kernels", [KERNELS, [k for k in KERNELS if k.kernel == 3][:10]])
+def test_estimate_is_what_a_build_takes(clocked, tmp_path, kernels):
+    estimate = estimate_build_by(kernels, [clocked], MOMENTS)
+    start_s = clocked.clock.now
+    assert estimate.kernels == len(kernels)
+    assert estimate.timed_kernels == len(set(clocked.timed)) == MAX_TIMED_KERNELS
+    clocked.timed.clear()
+    clocked.retimed.clear()
+    built = build_table(LatencyTable.open_or_create(tmp_path, clocked), kernels, clocked)
+    assert built.seconds == pytest.approx(clocked.clock.now - start_s)
+    assert estimate.estimated_seconds == pytest.approx(built.seconds, rel=0.05, abs=1.0)
+
+
+def test_estimate_times_kernels_of_every_kind(clocked):
+    estimate_build_by(KERNELS, [clocked], MOMENTS)
     assert len({(kernel.kind, kernel.kernel) for kernel in clocked.timed}) == 6
-    assert estimate.estimated_seconds == sum(map(clocked.seconds, KERNELS))
 
 
 def test_estimate_times_all_of_a_few_kernels(clocked):
-    estimate = estimate_build_with(KERNELS[:3], clocked)
-    assert sorted(k.text for k in clocked.timed) == sorted(k.text for k in KERNELS[:3])
+    estimate = estimate_build_by(KERNELS[:3], [clocked], 1)
+    assert {kernel.text for kernel in clocked.timed} == {kernel.text for kernel in KERNELS[:3]}
     assert estimate.timed_kernels == 3
+    assert not clocked.retimed
+
+
+def test_timers_that_work_at_once_take_half_as_long():
+    """Two timers wait for each other at the end at most as long as one kernel takes."""
+    kernels = [kernel for kernel in KERNELS if kernel.kind == "conv2d"]
+    one, two = (
+        estimate_build_by(kernels, [FakeRuntime(seconds=0.1) for _ in range(count)], 2)
+        for count in (1, 2)
+    )
+    assert one.estimated_seconds == pytest.approx(0.1 * len(kernels), rel=0.1, abs=0.8)
+    assert 0.4 < two.estimated_seconds / one.estimated_seconds < 0.8
 
 
 def test_estimate_gives_reason_if_no_kernel_can_be_timed(clocked):
-    clocked.broken = True
-    estimate = estimate_build_with(KERNELS, clocked)
+    clocked.broken = frozenset(kernel.text for kernel in KERNELS)
+    estimate = estimate_build_by(KERNELS, [clocked], MOMENTS)
     assert (estimate.estimated_seconds, estimate.timed_kernels) == (None, 0)
-    assert "the compiler says no" in estimate.reason
+    assert "the compiler\nsays no" in estimate.reason
 
 
 def test_estimate_gives_reason_if_runtime_is_unusable(monkeypatch):
-    def unusable(name):
+    def unusable(name, **settings):
         raise DeviceError(f"Runtime '{name}' cannot be used here: it is not installed.")
 
     monkeypatch.setattr(build_estimate, "open_runtime", unusable)

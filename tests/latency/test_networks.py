@@ -98,7 +98,43 @@ def test_network_is_timed_until_two_timings_agree() -> None:
     assert all(done <= total for done, total in steps)
 
 
+def test_timings_above_the_quiet_speed_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first two of a dozen moments are a fifth faster, and the reference workload as well."""
+    monkeypatch.setattr("nas.latency.processor_speed.QUIET_TOLERANCE", 0.04)
+    runtime = DriftingRuntime([0.8, 0.8])
+
+    def reference_us() -> float:
+        return 2.8 if runtime.order.count("0") < 3 else 3.5
+
+    monkeypatch.setattr("nas.latency.processor_speed.reference_us", reference_us)
+    (measured,) = measure_networks(GRAPHS[:1], runtime, {}, quiet_us=3.5)
+    (undisturbed,) = measure_networks(GRAPHS[:1], FakeRuntime(), {})
+    assert measured.measured_us == pytest.approx(undisturbed.measured_us)
+    assert 0 < len(measured.timings) < MIN_TIMINGS
+    (only_faster,) = measure_networks(GRAPHS[:1], FakeRuntime(), {}, quiet_us=1e9)
+    assert len(only_faster.timings) == MAX_TIMINGS, "there are no others"
+
+
 def test_network_is_timed_at_most_max_timings() -> None:
     runtime = DriftingRuntime((), [1.2**n for n in range(MAX_TIMINGS)])
     _, second = measure_networks(GRAPHS, runtime, {})
     assert len(second.timings) == MAX_TIMINGS
+
+
+class ConstantRuntime(FakeRuntime):
+    moments = 1
+
+
+class EstimatingRuntime(ConstantRuntime):
+    basis = "estimated: test"
+    network_basis = "measured"
+
+
+@pytest.mark.parametrize(
+    ("runtime", "timings"), [(ConstantRuntime(), 1), (EstimatingRuntime(), MIN_TIMINGS)]
+)
+def test_networks_are_timed_once_only_if_kernels_and_networks_are_constant(
+    runtime: FakeRuntime, timings: int
+) -> None:
+    (network,) = measure_networks(GRAPHS[:1], runtime, {})
+    assert len(network.timings) == timings

@@ -34,6 +34,8 @@ def test_prediction_adds_kernels_launches_and_one_invocation(table: LatencyTable
     total = sum(latency_us(Kernel.parse(text)) for text in kernels)
     assert prediction.latency_us == pytest.approx(total + 3 * 0.5 + 2.0)
     assert prediction.dispatch_us == pytest.approx(3.5)
+    assert prediction.dispatch_share == pytest.approx(3.5 / (total + 3.5))
+    assert table.launches_us(3) == pytest.approx(3.5)
     assert prediction.launches == 3
     assert prediction.unstable_launches == 0
     assert not prediction.is_corrected

@@ -256,8 +256,38 @@ def test_with_timing_settles_as_unstable_after_max_timings() -> None:
     assert (record.status, record.settled) == ("unstable", True)
 
 
+def test_timings_above_the_quiet_speed_do_not_count(monkeypatch) -> None:
+    monkeypatch.setattr("nas.latency.processor_speed.QUIET_TOLERANCE", 0.04)
+    record = replace(
+        Record.from_timing("kernel", Timing((1.58,) * 3), name="copy 3x1x1 -> 3x1x1 relu"),
+        medians_us=(1.58,),
+        references_us=(2.9,),
+    )
+    states = []
+    # What is the quiet speed is known after some timings of other kernels.
+    for us, reference_us, quiet_us in (
+        (1.83, 3.4, 2.9),
+        (1.59, 2.91, 2.9),
+        (1.84, 3.41, 3.4),
+        (1.85, 3.42, 3.4),
+        (1.57, 2.9, 3.4),
+        (1.82, 3.4, 3.4),
+    ):
+        timing = Timing((us,) * 3, reference_us=reference_us)
+        record = record.with_timing(timing, 0.03, 3, 9, quiet_us=quiet_us)
+        states.append((record.latency_us, record.status, record.settled))
+    assert states == [
+        (1.705, "unstable", False),
+        (1.585, "ok", False),
+        (1.84, "ok", False),
+        (1.84, "ok", True),
+        (1.84, "ok", True),
+        (1.82, "ok", True),
+    ]
+
+
 def test_record_needs_timings_of_quiet_moments(monkeypatch) -> None:
-    monkeypatch.setattr("nas.latency.timing.QUIET_TOLERANCE", 0.04)
+    monkeypatch.setattr("nas.latency.processor_speed.QUIET_TOLERANCE", 0.04)
     record = replace(
         Record.from_timing("kernel", Timing((6.0,) * 3), name="copy 3x1x1 -> 3x1x1 relu"),
         medians_us=(6.0,),

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from nas.errors import MeasurementError
-from nas.latency import timing
+from nas.latency import processor_speed, timing
 from nas.latency.timing import Timing
 
 
@@ -144,16 +144,24 @@ def test_difference_that_is_no_cost_is_refused() -> None:
         )
 
 
-def test_quiet_moments_are_those_at_the_speed_of_the_fastest_reference(monkeypatch) -> None:
-    monkeypatch.setattr(timing, "QUIET_TOLERANCE", 0.04)
-    slow_and_quiet = [12.0, 10.0, 10.3, 11.7, 10.41]
-    assert timing.count_quiet(slow_and_quiet) == 2
-    assert timing.count_quiet(slow_and_quiet, quiet_us=11.5) == 2
-    assert timing.count_quiet([12.0, 12.1], quiet_us=10.0) == 0
-    assert timing.has_enough_quiet([], 10.0), "a board has no reference workload"
-    assert timing.has_enough_quiet([12.0, 12.1, 12.2])
-    assert not timing.has_enough_quiet([12.0, 12.1, 12.2], quiet_us=10.0)
-    assert timing.has_enough_quiet(slow_and_quiet, wanted=2)
+def test_differences_do_not_rest_on_moments_above_the_quiet_speed(monkeypatch) -> None:
+    """At one moment of thirty the processor is faster by a fifth."""
+    monkeypatch.setattr(processor_speed, "QUIET_TOLERANCE", 0.04)
+    monkeypatch.setattr(processor_speed, "MAX_SPEED_CHANGE", 0.12)
+    monkeypatch.setattr(timing, "MOMENTS", 10)
+    factors = iter([1.0] * 7 + [0.8] + [1.0] * 100)
+    current = [1.0]
+
+    def long() -> float:
+        current[0] = next(factors)
+        return 7e-6 * current[0]
+
+    monkeypatch.setattr(processor_speed, "reference_us", lambda: 3.5 * current[0])
+    timings = timing.measure_differences(
+        {"long": long, "short": lambda: 2e-6 * current[0]},
+        lambda seconds: {"launch": (seconds["long"] - seconds["short"]) / 5},
+    )
+    assert timings["launch"].samples_us == (1.0,) * timing.DIFFERENCE_SAMPLES
 
 
 def test_timings_of_this_processor_have_the_reference_workload_beside_them() -> None:

@@ -8,6 +8,10 @@ import pytest
 
 import nas.space
 from nas.errors import RequestError
+from nas.job import job_path, load_job
+from nas.job.context import JobContext
+from nas.job.progress import SilentProgress
+from nas.job.settings import DeviceSettings
 from nas.latency import LatencyTable, build_table, open_runtime
 from nas.latency.installed_runtimes import configured_runtime
 from nas.latency.kernel import Kernel, batched
@@ -52,6 +56,19 @@ def test_fingerprint_has_version_and_settings() -> None:
 def test_unknown_settings_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         open_runtime("onnxruntime", **settings)
+
+
+def test_table_for_several_threads_is_refused_without_a_trace(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="threads is 2, but .* at most 1"):
+        LatencyTable.open_or_create(tmp_path, open_runtime("onnxruntime", threads=2))
+    assert not list(tmp_path.iterdir())
+
+
+def test_job_for_several_threads_is_refused() -> None:
+    job = load_job(job_path("quickstart"))
+    device = DeviceSettings(runtime="onnxruntime", threads=2)
+    with pytest.raises(RequestError, match="threads is 2, but .* at most 1"):
+        JobContext(job.model_copy(update={"device": device}), SilentProgress())
 
 
 def test_table_with_an_unknown_dtype_is_refused() -> None:

@@ -1,0 +1,148 @@
+"""The speed of the processor at a moment, which a reference workload tells.
+
+Neighbours on the same host slow a virtual machine from one second to the next, and not all networks
+alike: beside the same neighbour, one took 15% longer and another one 55%. A reference workload, a
+fixed product of matrices, is timed before and after every timing. It tells the moments at which the
+processor runs at its quiet speed from the others, and a timing needs some of the former. A few
+moments may be faster than the quiet speed, while the neighbours of a core idle. No network runs at
+that speed for long, so they do not count.
+
+Waiting for quiet moments would not save time: kernels that are timed in turns, again and again,
+meet as many of them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection
+from functools import cache
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+QUIET_QUANTILE = 0.05
+"""Quantile of the durations of the reference workload that is its duration at the quiet speed.
+
+In one hour, 2% of the moments were 16% faster than this; in others, 10 to 40% were within 4% of it.
+"""
+
+QUIET_TOLERANCE = 0.04
+"""Largest difference of the reference workload from its quiet speed at a moment that is called
+quiet, as a fraction.
+
+A neighbour on the same core of a host slowed it by 16%, the clock of the host by 10 to 40%; at
+quiet moments it differed by at most 3%.
+"""
+
+QUIET_MOMENTS = 3
+"""Quiet moments at which a kernel or a network is timed, at least, unless there are too few."""
+
+MAX_SPEED_CHANGE = 0.12
+"""Largest difference of the reference workload before and after a measurement, as a fraction, at
+which the processor is said to have had one speed meanwhile.
+
+The speeds of a core with and without a neighbour differed by 25%, moments beside it by up to 10%.
+"""
+
+MAX_ATTEMPTS = 3
+"""Attempts at a measurement during which the processor keeps its speed."""
+
+Measured = TypeVar("Measured")
+
+_REFERENCE_SIZE = 48
+_REFERENCE_CALLS = 50
+"""Rows of the square matrices of the reference workload, and products of one of its samples."""
+
+
+def reference_us() -> float:
+    """Return the microseconds of one product of the reference workload, on the calling thread.
+
+    It is the fastest of three samples of a tenth of a millisecond each.
+    """
+    matrix, product = _reference_matrices()
+    fastest_s = math.inf
+    for _ in range(3):
+        start = time.perf_counter()
+        for _ in range(_REFERENCE_CALLS):
+            np.matmul(matrix, matrix, out=product)
+        fastest_s = min(fastest_s, time.perf_counter() - start)
+    return 1e6 * fastest_s / _REFERENCE_CALLS
+
+
+@cache
+def _reference_matrices() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    matrix = np.full((_REFERENCE_SIZE, _REFERENCE_SIZE), 0.5, np.float32)
+    return matrix, np.empty_like(matrix)
+
+
+def quiet_speed_us(references_us: Collection[float]) -> float:
+    """Return the duration of the reference workload at the quiet speed of the processor.
+
+    Args:
+        references_us: its durations at many moments; infinity is returned without any.
+    """
+    if not references_us:
+        return math.inf
+    # An observed value: between two speeds of a processor lies none.
+    return float(np.quantile([*references_us], QUIET_QUANTILE, method="higher"))
+
+
+def is_too_fast(reference_us: float | None, quiet_us: float) -> bool:
+    """Return whether the processor was faster than its quiet speed at a moment.
+
+    Args:
+        reference_us: duration of the reference workload at the moment; None if it is not known.
+        quiet_us: its duration at the quiet speed; infinity if it is not known.
+    """
+    if reference_us is None or math.isinf(quiet_us):
+        return False
+    return (1 + QUIET_TOLERANCE) * reference_us < quiet_us
+
+
+def count_quiet(references_us: Collection[float], quiet_us: float = math.inf) -> int:
+    """Return at how many moments the reference workload ran at its quiet speed.
+
+    Args:
+        references_us: its durations at the moments.
+        quiet_us: its duration at the quiet speed; if it is infinity, that of these moments.
+    """
+    if math.isinf(quiet_us):
+        quiet_us = quiet_speed_us(references_us)
+    return sum(
+        us <= (1 + QUIET_TOLERANCE) * quiet_us and not is_too_fast(us, quiet_us)
+        for us in references_us
+    )
+
+
+def has_enough_quiet(
+    references_us: Collection[float], quiet_us: float = math.inf, wanted: int | None = None
+) -> bool:
+    """Return whether enough timings are of quiet moments; True without a reference workload.
+
+    Args:
+        references_us, quiet_us: see `count_quiet`.
+        wanted: number of quiet moments that are enough, `QUIET_MOMENTS` by default.
+    """
+    enough = QUIET_MOMENTS if wanted is None else wanted
+    return not references_us or count_quiet(references_us, quiet_us) >= enough
+
+
+def measure_at_one_speed(measure: Callable[[], Measured]) -> tuple[Measured, float]:
+    """Measure something while the processor keeps its speed, if that succeeds in a few attempts.
+
+    Args:
+        measure: function that measures, in some milliseconds.
+
+    Returns:
+        What `measure` returned, and the duration of the reference workload before or after it, the
+        longer one.
+    """
+    for _ in range(MAX_ATTEMPTS):
+        before_us = reference_us()
+        measured = measure()
+        after_us = reference_us()
+        if max(before_us, after_us) <= (1 + MAX_SPEED_CHANGE) * min(before_us, after_us):
+            break
+    return measured, max(before_us, after_us)

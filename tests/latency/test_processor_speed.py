@@ -1,0 +1,49 @@
+"""The speed of a processor, with made-up durations of the reference workload."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from nas.latency import processor_speed
+from nas.latency.processor_speed import MAX_ATTEMPTS, measure_at_one_speed
+
+
+def test_quiet_speed_is_that_of_the_fastest_moments_but_a_few(monkeypatch) -> None:
+    monkeypatch.setattr(processor_speed, "QUIET_TOLERANCE", 0.04)
+    slow_and_quiet = [12.0, 10.0, 10.3, 11.7, 10.41]
+    assert processor_speed.quiet_speed_us(slow_and_quiet) == 10.3
+    assert processor_speed.quiet_speed_us([]) == math.inf
+    two_speeds = [2.9] * 2 + [3.4, 3.41, 3.42] * 20
+    assert processor_speed.quiet_speed_us(two_speeds) == 3.4
+    assert processor_speed.quiet_speed_us([2.9] * 20 + two_speeds) == 2.9
+    assert [processor_speed.is_too_fast(us, 3.4) for us in (2.9, 3.26, 3.28, 5.0, None)] == [
+        True, True, False, False, False,
+    ]  # fmt: skip
+    assert not processor_speed.is_too_fast(2.9, math.inf)
+    assert processor_speed.count_quiet(slow_and_quiet) == 3
+    assert processor_speed.count_quiet(slow_and_quiet, quiet_us=11.5) == 1
+    assert processor_speed.count_quiet([12.0, 12.1], quiet_us=10.0) == 0
+    assert processor_speed.has_enough_quiet([], 10.0), "a board has no reference workload"
+    assert processor_speed.has_enough_quiet([12.0, 12.1, 12.2])
+    assert not processor_speed.has_enough_quiet([12.0, 12.1, 12.2], quiet_us=10.0)
+    assert processor_speed.has_enough_quiet(slow_and_quiet, wanted=3)
+
+
+def test_measurement_is_repeated_if_the_speed_changed_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    references_us = iter([2.9, 3.6, 3.6, 3.9])
+    monkeypatch.setattr(processor_speed, "MAX_SPEED_CHANGE", 0.12)
+    monkeypatch.setattr(processor_speed, "reference_us", lambda: next(references_us))
+    latencies_us = iter([20.0, 25.0])
+    assert measure_at_one_speed(lambda: next(latencies_us)) == (25.0, 3.9)
+
+
+def test_measurement_is_not_repeated_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    references_us = iter([2.9, 3.6] * MAX_ATTEMPTS)
+    monkeypatch.setattr(processor_speed, "MAX_SPEED_CHANGE", 0.12)
+    monkeypatch.setattr(processor_speed, "reference_us", lambda: next(references_us))
+    latencies_us = iter(range(MAX_ATTEMPTS))
+    assert measure_at_one_speed(lambda: next(latencies_us)) == (MAX_ATTEMPTS - 1, 3.6)
