@@ -5,9 +5,13 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import psutil
 import pytest
+
+from nas.errors import MeasurementError
+from nas.processes import FunctionProcess
 
 TIMEOUT_S = 60
 """Generous: a test that needs it fails anyway."""
@@ -150,3 +154,95 @@ def test_delayed_signal_arrives_after_the_block_and_not_in_its_child():
     """
     with python(code) as process:
         assert process.communicate(timeout=TIMEOUT_S) == ("end of the block\ngoes on\n", "")
+
+
+def act(what: str) -> object:
+    """What `FunctionProcess` calls in the tests below."""
+    match what:
+        case "abort":
+            os.write(2, b"first words\nterminate called\n")
+            os.abort()
+        case "exit":
+            os._exit(3)
+        case "hang":
+            time.sleep(1000)
+        case "refuse":
+            raise MeasurementError("It cannot be done.", remedy="Do something else.")
+        case "open":
+            return open(os.devnull)
+        case "print":
+            print("this is no answer")
+    return os.getpid()
+
+
+@pytest.fixture
+def worker():
+    process = FunctionProcess(act, TIMEOUT_S)
+    yield process
+    process.close()
+
+
+def test_function_is_called_in_one_process_that_stays(worker):
+    pid = worker.call("")
+    assert pid != os.getpid()
+    assert worker.call("print") == worker.call("") == pid
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("abort", "^crashed: its process was ended by SIGABRT: terminate called$"),
+        ("exit", "^crashed: its process ended with status 3$"),
+    ],
+)
+def test_call_after_a_crash_has_a_new_process(worker, what, message):
+    pid = worker.call("")
+    with pytest.raises(ChildProcessError, match=message):
+        worker.call(what)
+    assert worker.call("") not in (pid, os.getpid())
+
+
+def test_call_that_takes_too_long_ends_its_process(worker):
+    process = psutil.Process(worker.call(""))
+    worker._limit_s = 0.1
+    with pytest.raises(TimeoutError, match=r"^took more than 0\.1 s$"):
+        worker.call("hang")
+    assert not process.is_running()
+    worker._limit_s = TIMEOUT_S
+    assert worker.call("") != process.pid
+
+
+def test_error_of_the_function_is_raised_with_its_remedy(worker):
+    pid = worker.call("")
+    with pytest.raises(MeasurementError, match=r"It cannot be done\. Do something else\."):
+        worker.call("refuse")
+    with pytest.raises(RuntimeError, match=r"the answer cannot be sent: TypeError: .*pickle"):
+        worker.call("open")
+    assert worker.call("") == pid
+
+
+def test_process_that_ended_between_calls_is_replaced(worker):
+    process = psutil.Process(worker.call(""))
+    process.kill()
+    process.wait(TIMEOUT_S)
+    assert worker.call("") != process.pid
+
+
+def test_function_that_cannot_be_imported_is_named():
+    with pytest.raises(ChildProcessError, match="status 1: AttributeError: .*<locals>"):
+        FunctionProcess(lambda: None, TIMEOUT_S).call()
+
+
+def test_function_process_ends_with_its_parent_in_the_middle_of_a_call():
+    code = """
+    from nas.processes import FunctionProcess
+    from tests.test_processes import act
+    worker = FunctionProcess(act, 1000.0)
+    print(worker.call(""), flush=True)
+    worker.call("hang")
+    """
+    with python(code) as parent:
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+        _, alive = psutil.wait_procs([child], timeout=TIMEOUT_S)
+    assert not alive

@@ -12,7 +12,6 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
-import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -206,9 +205,7 @@ class WorkerTimer:
         process.join(5)
         code = process.exitcode
         self._stop()
-        if code is not None and code < 0:
-            return f"was ended by {signal.Signals(-code).name}"
-        return f"ended with status {code}"
+        return "ended" if code is None else processes.end_text(code)
 
     def _stop(self) -> None:
         pipe, process = self._pipe, self._process

@@ -2,12 +2,12 @@
 
 Vela's cycles for an operation alone are wrong by up to a factor of six where inputs and outputs of
 a network live in slow memory, and weights are read while the operation before runs. So the operands
-of a kernel come from 1x1 convolutions of few channels, and another one reads its result.
+of a kernel come from 1x1 convolutions of few channels, and another one reads its result. What
+average pooling reads has a second reader, as in the units of ShuffleNetV1.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from nas.graph import ACTIVATIONS, Channels, Graph, Op, Shape, Slot
@@ -57,16 +57,24 @@ class KernelInContext:
         # Each op so far is written as one operator, except for the input, which is none.
         self._first = len(self._ops) - 1
         result = self._add_kernel(kernel, inputs, others)
+        kernel_end = len(self._ops)
         # The output of a linear layer is that of the network.
-        self._has_reader = kernel.kind != "linear"
-        if self._has_reader:
-            self._convolve("reader", result, (CONTEXT_CHANNELS, *kernel.output[1:]))
+        if kernel.kind != "linear":
+            shape = (CONTEXT_CHANNELS, *kernel.output[1:])
+            reader = self._convolve("reader", result, shape)
+            if kernel.kind == "avg_pool":
+                # It stands beside a branch of convolutions that reads the same tensor, which is
+                # therefore copied to be padded. The operation before would pad its output itself.
+                branch = self._convolve("branch", inputs[0], shape)
+                self._add("add", (reader, branch), shape)
+        # These, too, are written as one operator each.
+        self._readers = len(self._ops) - kernel_end
         self.graph = Graph(tuple(self._ops))
 
     def own_rows(self, rows: Sequence[OperatorRow]) -> list[OperatorRow]:
         """Return those of the operations of the compiled graph that the kernel consists of."""
-        reader = max(row.source for row in rows) if self._has_reader else math.inf
-        return [row for row in rows if self._first <= row.source < reader]
+        end = max(row.source for row in rows) + 1 - self._readers
+        return [row for row in rows if self._first <= row.source < end]
 
     def _operand(self, operand: Operand, kernel: Kernel, at: int, gated: int = 0) -> int:
         """Add what computes an operand of the kernel; return the position of its tensor.

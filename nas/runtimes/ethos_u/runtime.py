@@ -1,10 +1,11 @@
 """`EthosURuntime`: Arm Ethos-U NPUs, estimated by Vela. Importing this imports no Vela.
 
-Vela compiles kernels and networks, and its cycle model says how long they take; nothing runs on an
-NPU. Vela's documentation says of its numbers that they "should not be taken as accurate
-representations of real performance numbers and they should not be compared against those from other
-compilations that use different settings or configurations", and that they "allow the compiler to
-make its optimisation decisions only". Each row of a table says by its basis what it comes from.
+Vela compiles kernels and networks, and its cycle model says how long they take. Without a board,
+nothing runs on an NPU; with one, whole networks do (`EthosUOnBoard`). Vela's documentation says of
+its numbers that they "should not be taken as accurate representations of real performance numbers
+and they should not be compared against those from other compilations that use different settings or
+configurations", and that they "allow the compiler to make its optimisation decisions only". Each
+row of a table says by its basis what it comes from.
 """
 
 from __future__ import annotations
@@ -16,14 +17,24 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
+from nas.boards.address import is_remote, refuse
+from nas.boards.runtime import TfliteBoardRuntime
 from nas.errors import DeviceError, MeasurementError
 from nas.graph import Graph
 from nas.latency import device, fusion
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
-from nas.latency.record import ESTIMATED
-from nas.latency.runtime import Availability, Runtime, Schedule, Schedules, Weights
+from nas.latency.record import ESTIMATED, MEASURED
+from nas.latency.runtime import (
+    Availability,
+    CompiledNetwork,
+    Runtime,
+    Schedule,
+    Schedules,
+    Weights,
+)
 from nas.latency.timing import Timing
 from nas.quantised_network import QuantisedNetwork
 from nas.runtimes.ethos_u.configuration import PARTS, Configuration, Target, configuration
@@ -40,7 +51,17 @@ from nas.runtimes.ethos_u.vela import FIGURES, compile_file
 VELA_VERSION = "5.2."
 """Start of the versions of Vela whose compiler is called in the way of `vela`."""
 
+_OWN_OPERATIONS = frozenset(
+    {"Conv2D", "DepthwiseConv2D", "FullyConnected", "Add", "Mul", "MaxPool", "AvgPool"}
+)
+"""Operations that the network has, too. Others of a rewritten kernel are there because it is: the
+transposition of a channel shuffle, the copies of a padded pooling, and the ReLU after a grouped
+convolution, which would otherwise be a part of the convolution."""
+
 _INSTALL_COMMAND = "pip install 'hardware-nas[ethos-u]'"
+
+_NPU = "npu"
+"""Setting of a board's target: the part with its system, see `configuration.Target`."""
 
 
 class EthosURuntime(Runtime):
@@ -77,6 +98,11 @@ class EthosURuntime(Runtime):
         return Availability(cls.name, True, "", {"ethos-u-vela": vela})
 
     @classmethod
+    def for_target(cls, target: str) -> type[Runtime]:
+        """Return `EthosUOnBoard` for boards, and this class for all other targets."""
+        return EthosUOnBoard if is_remote(target) else EthosURuntime
+
+    @classmethod
     def at_address(cls, target: str, address: str | None) -> str:
         """See `Runtime.at_address`; a target has several spellings."""
         if address is not None and Target.parse(address) == Target.parse(target):
@@ -85,7 +111,7 @@ class EthosURuntime(Runtime):
 
     def check_settings(self) -> None:
         """See `Runtime.check_settings`. Vela's names are checked if it is installed."""
-        system = Target.parse(self.target)
+        system = self._system
         self.check_dtype()
         self.check_threads()
         if self.availability().usable:
@@ -96,7 +122,7 @@ class EthosURuntime(Runtime):
         if self.threads != 1:
             raise self.refusal("number of threads", str(self.threads), ["1"])
 
-    @property
+    @cached_property
     def basis(self) -> str:
         """The cycle model, its version, and the system that it is for."""
         system = self._system
@@ -118,6 +144,8 @@ class EthosURuntime(Runtime):
         forms = []
         if kernel.groups > 1 and not kernel.is_depthwise:
             forms.append(f"grouped convolution as {kernel.groups} convolutions")
+        if kernel.kind in ("max_pool", "avg_pool") and kernel.padding:
+            forms.append("padding as copies")
         if kernel.shuffle_groups > 1:
             forms.append("channel shuffle as a transposition")
         if "hard_swish" in kernel.epilogue:
@@ -125,6 +153,13 @@ class EthosURuntime(Runtime):
         if "hard_sigmoid" in kernel.epilogue:
             forms.append("hard sigmoid as a clipped sum")
         return ", ".join(forms)
+
+    def rewriting_us(self, kernel: Kernel, schedule: Schedule) -> float | None:
+        """See `Runtime.rewriting_us`; tables of older versions do not have it."""
+        operations_us = schedule.get("operations_us")
+        if operations_us is None:
+            return None
+        return sum(us for kind, us in operations_us.items() if kind not in _OWN_OPERATIONS)
 
     # The cycle model.
 
@@ -157,14 +192,17 @@ class EthosURuntime(Runtime):
             target=system.text,
             dtype=self.dtype,
             threads=self.threads,
-            recorded={
-                "system": system.system,
-                "memory_mode": system.memory,
-                "clock_hz": self.configuration.clock_hz,
-                "weights": {"distribution": WEIGHT_DISTRIBUTION, "seed": WEIGHT_SEED},
-                "host": device.recorded_facts()["system"],
-            },
+            recorded=self._recorded(),
         )
+
+    def _recorded(self) -> dict[str, Any]:
+        return {
+            "system": self._system.system,
+            "memory_mode": self._system.memory,
+            "clock_hz": self.configuration.clock_hz,
+            "weights": {"distribution": WEIGHT_DISTRIBUTION, "seed": WEIGHT_SEED},
+            "host": device.recorded_facts()["system"],
+        }
 
     @property
     def device_count(self) -> int:
@@ -174,7 +212,8 @@ class EthosURuntime(Runtime):
     def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
         """Return Vela's cycles of a kernel between other operations, as a time.
 
-        The schedule has the cycles, and the operations of which the kernel consists on the NPU.
+        The schedule has the cycles, and the number and the time of the NPU's operations of which
+        the kernel consists.
 
         Raises:
             MeasurementError: the NPU cannot run the kernel.
@@ -182,16 +221,20 @@ class EthosURuntime(Runtime):
         context = KernelInContext(kernel)
         rows = compile_file(file_of(context.graph), self.configuration).rows
         own = context.own_rows(rows)
-        cycles = sum(row.cycles for row in own)
+        cycles, clock_hz = sum(row.cycles for row in own), self.configuration.clock_hz
         if not cycles:
             raise MeasurementError("Vela gives it no cycles of its own.")
         schedule = {
             "cycles": cycles,
             "operations": dict(Counter(row.kind for row in own)),
+            "operations_us": {
+                kind: round(1e6 * sum(row.cycles for row in own if row.kind == kind) / clock_hz, 3)
+                for kind in dict.fromkeys(row.kind for row in own)
+            },
             "weights": WEIGHT_DISTRIBUTION,
             "seed": WEIGHT_SEED,
         }
-        return schedule, Timing.from_seconds([cycles / self.configuration.clock_hz])
+        return schedule, Timing.from_seconds([cycles / clock_hz])
 
     def compile(
         self,
@@ -199,7 +242,7 @@ class EthosURuntime(Runtime):
         schedules: Schedules,
         weights: Weights | None = None,
         batch: int = 1,
-    ) -> EthosUNetwork:
+    ) -> CompiledNetwork:
         """Compile a network. Vela needs no schedules.
 
         Raises:
@@ -234,6 +277,80 @@ class EthosURuntime(Runtime):
         }
         text = json.dumps(report, indent=1) + "\n"
         return {"_vela.tflite": compilation.model, "_vela.json": text.encode()}
+
+
+class EthosUOnBoard(TfliteBoardRuntime, EthosURuntime):
+    """An Ethos-U of a Linux board, on which whole networks are timed.
+
+    Vela estimates the kernels, and whole networks are compiled by Vela and sent to the board, whose
+    server has the vendor's delegate. What only a compiler knows, such as the SRAM of a network, is
+    the same as without a board.
+    """
+
+    target_settings = (_NPU,)
+    target_example = f"rpc://127.0.0.1:9090?{_NPU}=ethos-u65-256"
+
+    def check_settings(self) -> None:
+        """See `TfliteBoardRuntime.check_settings` and `EthosURuntime.check_settings`."""
+        _ = self.address
+        EthosURuntime.check_settings(self)
+
+    @property
+    def network_basis(self) -> str:
+        """Whole networks are measured."""
+        return MEASURED
+
+    @cached_property
+    def _system(self) -> Target:
+        settings = self.settings_of(self.target)
+        if _NPU not in settings:
+            refuse(self.target, f"it has no {_NPU}", self.target_example)
+        return Target.parse(settings[_NPU])
+
+    @classmethod
+    def settings_of(cls, target: str) -> dict[str, str]:
+        """Return the settings of a target, with the shortest text of the NPU."""
+        settings = super().settings_of(target)
+        return {name: Target.parse(value).text for name, value in settings.items()}
+
+    def open(self) -> None:
+        """Connect to the board.
+
+        Raises:
+            DeviceError: the board cannot be used, or has no delegate for the NPU.
+        """
+        super().open()
+        if not self.board.describe().delegate:
+            self.release()
+            raise DeviceError(
+                f"The server of {self.address.address} has no delegate, so nothing runs on the "
+                "NPU.",
+                remedy="Start it with --delegate and the library of the board's vendor.",
+            )
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """The board with its software, the NPU and its system, and Vela's version."""
+        board = super().fingerprint
+        return replace(
+            board,
+            versions={**(self.availability().versions or {}), **board.versions},
+            recorded={**self._recorded(), "board": board.recorded},
+        )
+
+    def compile(
+        self,
+        graph: Graph,
+        schedules: Schedules,
+        weights: Weights | None = None,
+        batch: int = 1,
+    ) -> CompiledNetwork:
+        """Compile a network, and load it on the board. Vela needs no schedules.
+
+        Raises:
+            MeasurementError: the NPU cannot run the network, or the board cannot load it.
+        """
+        return self.board.load(compile_file(file_of(graph, weights), self.configuration).model)
 
 
 def _is_free(kernel: Kernel) -> bool:

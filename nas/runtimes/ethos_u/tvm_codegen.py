@@ -2,7 +2,7 @@
 
 `FuseOpsByPattern` marks the quantised convolutions and additions of a Relax module, and neighbours
 become one function. TVM hands these functions to the function `relax.ext.ethos_u` of this module,
-which writes each as an int8 TensorFlow Lite file and compiles it with Vela in this process. The
+which writes each as an int8 TensorFlow Lite file and compiles it with Vela. The
 library that TVM then builds has the compiled files in it, as data for the driver of the NPU.
 
 A Relax module is quantised if its tensors pass through `quantize` and `dequantize`, and its layout

@@ -1,7 +1,9 @@
-"""Compiling int8 TensorFlow Lite files with Vela, in this process.
+"""Compiling int8 TensorFlow Lite files with Vela, in a process that may crash or hang.
 
 `ethosu.regor.compile` is what Vela's command line calls. It is no public interface, so the extra
-`ethos-u` pins the version, and a test compares the cycles with those of the command line.
+`ethos-u` pins the version, and a test compares the cycles with those of the command line. It is
+native code, which can end its process; starting Vela for each file would take longer than the
+compilation, so one process compiles them all.
 """
 
 from __future__ import annotations
@@ -11,19 +13,24 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from nas.errors import MeasurementError, first_line
+from nas.processes import FunctionProcess
 from nas.runtimes.ethos_u.configuration import Configuration
+
+COMPILE_LIMIT_SECONDS = 100.0
+"""How long one file may take to compile; most networks take tenths of a second. The limit of a
+kernel in its worker, see `nas.latency.worker_process`, is above it and has a less precise error."""
 
 _ON_CHIP_BUFFERS = frozenset({"shram", "lutram"})
 """Memories inside of the NPU, which the report lists with the system's memories."""
 
 
-SRAM = "Sram"
-"""Vela's name of the fast memory beside the NPU."""
+SRAM, DRAM = "Sram", "Dram"
+"""Vela's names of the fast memory beside the NPU, and of DRAM. Those of flash end with `Flash`."""
 
-FIGURES = ("sram_kib", "flash_kib", "slow_memory_traffic_kib", "mac_utilisation")
-"""Largest use of the SRAM at a time; size of weights and other constants as they are stored; bytes
-that are read from and written to flash and DRAM, in KiB; and used multiply-accumulates, as a
-fraction of those that the NPU could do in the same cycles."""
+FIGURES = ("sram_kib", "flash_kib", "dram_traffic_kib", "flash_traffic_kib", "mac_utilisation")
+"""Largest use of the SRAM at a time; size of weights and other constants as they are stored; what
+is read from and written to DRAM, and to flash; and used multiply-accumulates, as a fraction of
+those that the NPU could do in the same cycles."""
 
 
 class OperatorRow(NamedTuple):
@@ -70,11 +77,12 @@ class Compilation:
         Args:
             macs_per_cycle: largest number of multiply-accumulates in a cycle.
         """
-        slow = sum(size for name, size in self.traffic_bytes.items() if name != SRAM)
+        flash = sum(size for name, size in self.traffic_bytes.items() if name.endswith("Flash"))
         return {
             "sram_kib": self.peak_bytes.get(SRAM, 0) / 1024,
             "flash_kib": self.constant_bytes / 1024,
-            "slow_memory_traffic_kib": slow / 1024,
+            "dram_traffic_kib": self.traffic_bytes.get(DRAM, 0) / 1024,
+            "flash_traffic_kib": flash / 1024,
             "mac_utilisation": self.macs / (macs_per_cycle * self.cycles),
         }
 
@@ -83,9 +91,18 @@ def compile_file(data: bytes, configuration: Configuration) -> Compilation:
     """Compile a file whose operators must all run on the NPU.
 
     Raises:
-        MeasurementError: Vela refuses the file, or leaves an operator to the CPU; the message names
-            the operators.
+        MeasurementError: Vela refuses the file, crashes or takes too long, or leaves an operator to
+            the CPU; the message names the operators.
     """
+    try:
+        compilation: Compilation = _compiler.call(data, configuration)
+    except (ChildProcessError, TimeoutError) as error:
+        raise MeasurementError(f"Vela's compiler {error}.") from error
+    return compilation
+
+
+def _compile(data: bytes, configuration: Configuration) -> Compilation:
+    """Compile a file in this process; see `compile_file` for the errors."""
     from ethosu import regor
 
     try:
@@ -138,6 +155,9 @@ def compile_file(data: bytes, configuration: Configuration) -> Compilation:
             "encoded_weight_bytes": report.encodedWeights,
         },
     )
+
+
+_compiler = FunctionProcess(_compile, COMPILE_LIMIT_SECONDS)
 
 
 def _table(compiled: Any, name: str) -> Sequence[dict[str, str]]:

@@ -1,8 +1,9 @@
-"""`LiteRtKernelTimer`: time kernels and networks with LiteRT on this machine's processor."""
+"""`LiteRtKernelTimer`: time kernels and networks with LiteRT, here or on a board."""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,12 +16,15 @@ from nas.latency.repeated_kernels import (
     WARM_WEIGHT_BYTES,
     RepeatedKernelTimer,
 )
-from nas.latency.runtime import Schedule, Weights
+from nas.latency.runtime import CompiledNetwork, Schedule, Weights
 from nas.latency.timing import Evaluate, Timing
 from nas.runtimes.litert import fusion
-from nas.runtimes.litert.network import LiteRtNetwork
+from nas.runtimes.litert.network import LiteRtNetwork, network_file
 from nas.runtimes.litert.repeated import forms_chain, repeat_kernel, tiny_operators
 from nas.runtimes.litert.session import Session
+
+if TYPE_CHECKING:
+    from nas.boards.tflite_board import FileOnBoard, TfliteBoard
 
 MIN_COPIES = 2
 """Fewest copies of a kernel in one file."""
@@ -87,14 +91,21 @@ class LiteRtKernelTimer(RepeatedKernelTimer):
         copies = max(MIN_COPIES, copies)
         return {"copies": copies, "weights": copies if kernel.has_weights else 1}
 
+    def load(self, data: bytes, batch: int = 1) -> Session | FileOnBoard:
+        """Load a file where it is timed."""
+        return Session(data, self.threads, batch)
+
+    def write_copies(self, kernel: Kernel, schedule: Schedule) -> bytes:
+        """Return the file with the copies of a kernel."""
+        return repeat_kernel(kernel, schedule["copies"], np.random.default_rng(0))
+
     def load_copies(self, kernel: Kernel, schedule: Schedule) -> Evaluate:
         """See `RepeatedKernelTimer`."""
-        data = repeat_kernel(kernel, schedule["copies"], np.random.default_rng(0))
-        return Session(data, self.threads, kernel.batch).evaluate
+        return self.load(self.write_copies(kernel, schedule), kernel.batch).evaluate
 
     def load_tiny_nodes(self, count: int) -> Evaluate:
         """See `RepeatedKernelTimer`."""
-        return Session(tiny_operators(count, self._dtype), self.threads).evaluate
+        return self.load(tiny_operators(count, self._dtype)).evaluate
 
     def overhead_s(self, kernel: Kernel, schedule: Schedule) -> float:
         """See `RepeatedKernelTimer`."""
@@ -112,6 +123,49 @@ class LiteRtKernelTimer(RepeatedKernelTimer):
 
     def compile(
         self, graph: Graph, weights: Weights | None = None, batch: int = 1
-    ) -> LiteRtNetwork:
+    ) -> CompiledNetwork:
         """See `LiteRt.compile`."""
         return LiteRtNetwork(graph, weights, threads=self.threads, dtype=self._dtype, batch=batch)
+
+
+class BoardKernelTimer(LiteRtKernelTimer):
+    """Times kernels and networks on a board. Files are written here.
+
+    Args:
+        dtype: `float32` or `int8`.
+        threads: number of threads that run one kernel.
+        board: the board.
+    """
+
+    is_local = False
+
+    def __init__(self, dtype: str, threads: int, board: TfliteBoard) -> None:
+        super().__init__(dtype, threads)
+        self._board = board
+        self._delegated: dict[Kernel, dict[str, int]] = {}
+
+    def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
+        """See `LiteRtKernelTimer`. The schedule has what the board's delegate took, if it has one.
+
+        A kernel that the delegate does not take runs on the processor, and is timed there.
+        """
+        schedule, timed = super().time_kernel(kernel)
+        return {**schedule, **self._delegated.get(kernel, {})}, timed
+
+    def load(self, data: bytes, batch: int = 1) -> FileOnBoard:
+        """See `LiteRtKernelTimer`."""
+        return self._board.load(data, self.threads, batch)
+
+    def load_copies(self, kernel: Kernel, schedule: Schedule) -> Evaluate:
+        """See `RepeatedKernelTimer`."""
+        file = self.load(self.write_copies(kernel, schedule), kernel.batch)
+        if self._board.describe().delegate:
+            delegated, operators = (sum(n.values()) for n in (file.delegated, file.operators))
+            self._delegated[kernel] = {"operators": operators, "delegated_operators": delegated}
+        return file.evaluate
+
+    def compile(
+        self, graph: Graph, weights: Weights | None = None, batch: int = 1
+    ) -> CompiledNetwork:
+        """See `LiteRt.compile`."""
+        return self.load(network_file(graph, weights, self._dtype), batch)

@@ -1,7 +1,7 @@
-"""`LiteRt`: LiteRT (TensorFlow Lite) with XNNPACK on this machine's processor.
+"""`LiteRt`: LiteRT (TensorFlow Lite) with XNNPACK on this machine's processor, or on a board.
 
-Importing this imports no LiteRT. How LiteRT splits a network is compared with its own profile of
-operators, in float32 and int8.
+Importing this imports neither LiteRT nor TVM. How LiteRT splits a network is compared with its own
+profile of operators, in float32 and int8.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+from nas.boards.address import is_remote
+from nas.boards.runtime import TfliteBoardRuntime
 from nas.graph import Graph
 from nas.latency.kernel import Kernel
 from nas.latency.repeated_kernels import DISPATCH_PARTS, RepeatedKernelRuntime
-from nas.latency.runtime import Availability, Schedules, Weights
+from nas.latency.runtime import Availability, CompiledNetwork, Runtime, Schedules, Weights
 from nas.runtimes.litert import fusion
 
 if TYPE_CHECKING:
     from nas.runtimes.litert.kernel_timer import LiteRtKernelTimer
-    from nas.runtimes.litert.network import LiteRtNetwork
 
 _PACKAGE = "ai-edge-litert"
 
@@ -26,11 +27,13 @@ _PACKAGE = "ai-edge-litert"
 class LiteRt(RepeatedKernelRuntime):
     """Kernels and networks of LiteRT's interpreter, with its XNNPACK delegate.
 
-    See `nas.latency.runtime.Runtime` for the arguments. Networks of dtype `int8` have int8 weights
-    and activations, and a float32 input and output, see `nas.tflite_model`.
+    See `nas.latency.runtime.Runtime` for the arguments. A target is `cpu`, this machine's
+    processor, or a board (`LiteRtOnBoard`). Networks of dtype `int8` have int8 weights and
+    activations, and a float32 input and output, see `nas.tflite_model`.
     """
 
     name = "litert"
+    targets = ("cpu", "rpc://...")
     dtypes = ("float32", "int8")
     dispatch_parts = DISPATCH_PARTS
 
@@ -48,6 +51,11 @@ class LiteRt(RepeatedKernelRuntime):
             reason = f"{_PACKAGE} does not load ({error})"
             return Availability(cls.name, False, reason, versions)
         return Availability(cls.name, True, "", versions)
+
+    @classmethod
+    def for_target(cls, target: str) -> type[Runtime]:
+        """Return `LiteRtOnBoard` for boards, and this class for all other targets."""
+        return LiteRtOnBoard if is_remote(target) else LiteRt
 
     def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:
         """Return the kernels of a network in the order in which they run."""
@@ -70,6 +78,23 @@ class LiteRt(RepeatedKernelRuntime):
         schedules: Schedules,
         weights: Weights | None = None,
         batch: int = 1,
-    ) -> LiteRtNetwork:
+    ) -> CompiledNetwork:
         """Load a network. LiteRT needs no schedules."""
         return self.timer.compile(graph, weights, batch)
+
+
+class LiteRtOnBoard(TfliteBoardRuntime, LiteRt):
+    """LiteRT on a board with a `nas.runtimes.litert.board_server`, and with the delegate of that.
+
+    Files are written on this machine and timed on the board. The kernels are those that LiteRT has
+    without a delegate; how a delegate splits a network is not known.
+    """
+
+    target_example = "rpc://127.0.0.1:9090, or with a tracker rpc://127.0.0.1:9190/imx93"
+
+    @cached_property
+    def timer(self) -> LiteRtKernelTimer:
+        """The timer of the board."""
+        from nas.runtimes.litert.kernel_timer import BoardKernelTimer
+
+        return BoardKernelTimer(self.dtype, self.threads, self.board)

@@ -72,7 +72,7 @@ class LocalDevice:
     """A device of this machine, used by this process. See `Device`."""
 
     device_count = 1
-    cache_bytes = 256 << 20
+    cache_bytes = 512 << 20
     copies_inputs = False
 
     def __init__(self, tvm_device: tvm.runtime.Device) -> None:

@@ -9,8 +9,10 @@ from importlib.metadata import PackageNotFoundError
 import numpy as np
 import pytest
 
+from nas.describe.tables import describe_prediction, show_prediction
 from nas.errors import DeviceError, MeasurementError
 from nas.latency import LatencyTable, build_table, check_table, open_runtime, space_kernels
+from nas.latency.build_estimate import estimate_build
 from nas.latency.installed_runtimes import configured_runtime
 from nas.latency.kernel import Kernel
 from nas.latency.worker_process import WorkerTimer
@@ -49,6 +51,12 @@ def test_sum_of_kernels_is_the_whole_network(name, target, tmp_path):
     assert check.retiming_spread is None, "a model is asked once"
 
 
+def test_build_is_estimated_for_its_first_target():
+    estimate = estimate_build(space_kernels(space(), "ethos_u"), "ethos_u")
+    assert estimate.reason == ""
+    assert estimate.estimated_seconds > 0
+
+
 def test_every_row_says_that_it_is_estimated(tmp_path):
     runtime = runtime_for()
     table = LatencyTable.open_or_create(tmp_path, runtime)
@@ -77,24 +85,71 @@ def test_table_predicts_without_vela(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "note"),
+    ("text", "note", "added"),
     [
-        ("concat int8 58x7x7 58x7x7 -> 116x7x7 shuffle2", "channel shuffle as a transposition"),
-        ("conv2d int8 24x7x7 -> 48x7x7 k1 s1 p0 g3 bias", "grouped convolution as 3 convolutions"),
-        ("conv2d int8 24x7x7 -> 48x7x7 k1 s1 p0 g1 bias hard_swish", "hard swish as a lookup"),
-        ("conv2d int8 48x7x7 -> 48x7x7 k3 s1 p1 g48 bias relu6", ""),
+        ("concat int8 58x7x7 58x7x7 -> 116x7x7 shuffle2", "channel shuffle as a transposition", 1),
+        ("copy int8 48x7x7 -> 48x7x7 shuffle3", "channel shuffle as a transposition", 1),
+        ("conv2d int8 24x7x7 -> 48x7x7 k1 s1 p0 g3 bias", "grouped convolution as 3", 0),
+        ("conv2d int8 24x7x7 -> 48x7x7 k1 s1 p0 g3 bias relu", "grouped convolution as 3", None),
+        ("conv2d int8 24x7x7 -> 48x7x7 k1 s1 p0 g1 bias hard_swish", "hard swish as a lookup", 0),
+        ("avg_pool int8 24x8x8 -> 24x4x4 k3 s2 p1 g1", "padding as copies", None),
+        ("max_pool int8 24x8x8 -> 24x4x4 k2 s2 p0 g1", "", 0),
+        ("conv2d int8 48x7x7 -> 48x7x7 k3 s1 p1 g48 bias relu6", "", 0),
     ],
 )
 @pytest.mark.parametrize("target", TARGETS)
-def test_rewritten_kernel_runs_and_is_named(text, note, target):
+def test_rewritten_kernel_runs_and_is_named_with_its_cost(text, note, added, target):
+    """`added` is the part of the latency that the rewriting costs, None for less than all."""
     runtime, kernel = runtime_for(target), Kernel.parse(text)
     schedule, timing = runtime.time_kernel(kernel)
     assert timing.latency_us > 0
     assert runtime.kernel_note(kernel).startswith(note)
+    cost_us = runtime.rewriting_us(kernel, schedule)
+    assert sum(schedule["operations_us"].values()) == pytest.approx(timing.latency_us, rel=1e-3)
+    if added is None:
+        kind = "MemoryCopy" if kernel.padding else "Relu"
+        assert 0 < cost_us == schedule["operations_us"][kind] < timing.latency_us
+    else:
+        assert cost_us == pytest.approx(added * timing.latency_us, rel=1e-3)
     if kernel.groups == 3:
         assert schedule["operations"]["Conv2D"] == 3
     if kernel.shuffle_groups == 2:
         assert schedule["operations"]["Transpose"] == 1
+
+
+def test_prediction_says_what_rewriting_costs(tmp_path, capsys):
+    runtime, shuffles = runtime_for(), space("shufflenet_tiny")
+    table = LatencyTable.open_or_create(tmp_path, runtime)
+    build_table(table, space_kernels(shuffles, runtime), runtime)
+    shown = describe_prediction(table, shuffles.largest.graph)
+    rewritten = [row for row in shown["kernels"] if row["note"]]
+    assert {row["note"] for row in rewritten} == {"channel shuffle as a transposition"}
+    cost_us = sum(row["rewriting_us"] for row in rewritten)
+    assert cost_us == pytest.approx(sum(row["latency_us"] for row in rewritten), rel=1e-3)
+    show_prediction(shown)
+    text = capsys.readouterr().out
+    assert f"({cost_us / shown['predicted_us']:.0%}) are operations that the device needs" in text
+    assert f"channel shuffle as a transposition {cost_us:.4g} us" in text
+
+
+def test_pooling_beside_a_branch_copies_its_input_as_in_a_network():
+    """The unit of ShuffleNetV1 with a stride of 2 reads its input twice."""
+    runtime, unit = runtime_for(), load_space("shufflenet_v1", image_size=96)
+    graph = unit.sample(0).graph
+    kernels = [kernel for kernel in runtime.kernels(graph) if kernel.kind == "avg_pool"]
+    contexts = [KernelInContext(kernel) for kernel in kernels]
+    own = [
+        context.own_rows(compile_file(file_of(context.graph), runtime.configuration).rows)
+        for context in contexts
+    ]
+    whole = compile_file(file_of(graph), runtime.configuration).rows
+    pools = [at for at, row in enumerate(whole) if row.kind == "AvgPool"]
+    assert [len(rows) for rows in own] == [4, 4, 4]
+    for at, rows in zip(pools, own, strict=True):
+        pooling = whole[at + 1 - len(rows) : at + 1]
+        assert [row.kind for row in pooling] == [row.kind for row in rows]
+        expected = sum(row.cycles for row in pooling)
+        assert sum(row.cycles for row in rows) == pytest.approx(expected, rel=0.03)
 
 
 def test_concatenation_of_results_costs_nothing():

@@ -1,4 +1,4 @@
-"""The compiler called in process, against Vela's own command line."""
+"""The compiler that this package calls, against Vela's own command line, and its failures."""
 
 import csv
 import subprocess
@@ -11,10 +11,13 @@ from nas import tflite_model
 from nas.errors import MeasurementError
 from nas.graph import Channels, Graph, Op, Slot
 from nas.onnx_model import random_weights
+from nas.processes import FunctionProcess
+from nas.runtimes.ethos_u import vela
 from nas.runtimes.ethos_u.configuration import Target, configuration
 from nas.runtimes.ethos_u.networks import EthosUNetwork, file_of
-from nas.runtimes.ethos_u.vela import compile_file
+from nas.runtimes.ethos_u.vela import FIGURES, compile_file
 from nas.space import load_space
+from tests.runtimes.ethos_u import failing_compilers
 
 pytest.importorskip("ethosu")
 
@@ -57,6 +60,15 @@ def test_network_is_compiled_as_by_the_command_line(name, tmp_path):
     seconds = compiled.cycles / configuration(target).clock_hz
     assert seconds == pytest.approx(float(row["inference_time"]), rel=1e-6)
     assert compiled.peak_bytes["Sram"] / 1024 >= float(row["sram_memory_used"]) > 0
+    figures = compiled.figures(target.macs_per_cycle)
+    assert set(figures) == set(FIGURES)
+    assert 1024 * figures["dram_traffic_kib"] == float(row["dram_total_bytes"])
+    flash = float(row["off_chip_flash_total_bytes"]) + float(row["on_chip_flash_total_bytes"])
+    assert 1024 * figures["flash_traffic_kib"] == flash
+    macs_per_second = float(row["nn_tops"]) * 1e12 / 2
+    peak_macs_per_second = target.macs_per_cycle * float(row["core_clock"])
+    used = macs_per_second / peak_macs_per_second
+    assert figures["mac_utilisation"] == pytest.approx(used, rel=1e-3)
 
 
 def test_cycles_of_a_layer_are_near_those_recorded_with_other_weights():
@@ -85,3 +97,23 @@ def test_float_network_is_refused_with_its_operators():
     data = tflite_model.model(graph, random_weights(graph, np.random.default_rng(0)))
     with pytest.raises(MeasurementError, match=r"leaves .*Conv2D.* to the CPU"):
         compile_file(data, configuration(Target.parse("ethos-u55-128")))
+
+
+@pytest.mark.parametrize(
+    ("compiler", "limit_s", "message"),
+    [
+        (failing_compilers.crash, 60.0, "^Vela's compiler crashed: .*ended by SIGABRT"),
+        (failing_compilers.hang, 1.0, r"^Vela's compiler took more than 1 s\.$"),
+    ],
+)
+def test_failure_of_the_compiler_is_an_error_and_the_next_file_is_compiled(
+    compiler, limit_s, message, monkeypatch
+):
+    data, target = file_of(squeezenet()), configuration(Target.parse("ethos-u55-128"))
+    with monkeypatch.context() as patch:
+        failing = FunctionProcess(compiler, limit_s)
+        patch.setattr(vela, "_compiler", failing)
+        with pytest.raises(MeasurementError, match=message):
+            compile_file(data, target)
+        failing.close()
+    assert compile_file(data, target).cycles > 0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import itertools
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax, rpc
 
-from nas.errors import BoardLostError, DeviceError, MeasurementError, NasError
-from nas.runtimes.tvm.rpc import board, connection
+from nas.boards import connection
+from nas.boards.connection import Connection
+from nas.errors import DeviceError, MeasurementError
+from nas.runtimes.tvm.rpc import board
 from nas.runtimes.tvm.rpc.address import RpcTarget
 from nas.runtimes.tvm.rpc.board import BoardDescription
-from nas.runtimes.tvm.rpc.connection import Connection
 from nas.runtimes.tvm.rpc.toolchain import CompiledCode, linker_for
 
 
@@ -154,7 +155,7 @@ class RemoteDevice:
                 raise
             raise MeasurementError(
                 f"{self._target.address} cannot load code for {self._target.triple}: "
-                f"{_error_line(error)}",
+                f"{connection.error_line(error)}",
                 remedy=self._loading_remedy,
             ) from error
         finally:
@@ -172,26 +173,6 @@ class RemoteDevice:
             "gcc on the board."
         )
 
-    @contextmanager
-    def _detecting_loss(self) -> Iterator[None]:
-        """Turn an error into a BoardLostError if the board no longer answers."""
-        try:
-            yield
-        except NasError:
-            raise
-        except Exception as error:
-            lost = self._connection
-            if lost is not None and not connection.is_alive(lost.session):
-                self.release()
-                raise BoardLostError(
-                    f"The board {lost.board} was lost ({_error_line(error)}).",
-                    remedy="Check its power and network, and that its RPC server runs.",
-                ) from error
-            raise
-
-
-def _error_line(error: Exception) -> str:
-    """Return the last line of an error of the board, which may be a compiler's, with "error"."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    error_lines = [line for line in lines if "error" in line.lower()] or lines or [repr(error)]
-    return error_lines[-1][:300]
+    def _detecting_loss(self) -> AbstractContextManager[None]:
+        """Return a context that turns an error into a BoardLostError if the board is gone."""
+        return connection.detecting_loss(lambda: self._connection, self.release)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from tvm.target import codegen
 
-from nas.runtimes.tvm.rpc import connection
+from nas.boards import connection
 from nas.runtimes.tvm.rpc.address import parse
 from tests.runtimes.tvm.rpc.rpc_processes import START_SECONDS, Process, Processes
 
@@ -40,9 +40,9 @@ def server(processes: Processes, code: str) -> str:
     return f"rpc://{processes.start('server').address}?{code}"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def farm(processes: Processes, code: str) -> tuple[str, list[Process]]:
-    """Return the target of a tracker with two boards, and the boards."""
+    """Return the target of a tracker with two boards, and the boards, which a test may kill."""
     tracker = processes.start("tracker")
     boards = [processes.start("board", str(tracker.port), "pair") for _ in range(2)]
     target = f"rpc://{tracker.address}/pair?{code}"

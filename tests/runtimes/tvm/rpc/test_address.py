@@ -13,20 +13,20 @@ PI = "triple=aarch64-linux-gnu&cpu=cortex-a72"
     [
         (
             f"rpc://127.0.0.1:9090?{PI}",
-            RpcTarget("aarch64-linux-gnu", "cortex-a72", (), "127.0.0.1", 9090),
+            RpcTarget("127.0.0.1", 9090, triple="aarch64-linux-gnu", cpu="cortex-a72"),
         ),
         (
             f"rpc://farm.local:9190/pi4?{PI}&boards=3",
-            RpcTarget("aarch64-linux-gnu", "cortex-a72", (), "farm.local", 9190, "pi4", boards=3),
+            RpcTarget("farm.local", 9190, "pi4", 3, triple="aarch64-linux-gnu", cpu="cortex-a72"),
         ),
         (
             f"rpc://[::1]:9090?{PI}&features=+dotprod,-crypto&cc=/opt/bin/cc",
             RpcTarget(
-                "aarch64-linux-gnu",
-                "cortex-a72",
-                ("+dotprod", "-crypto"),
                 "::1",
                 9090,
+                triple="aarch64-linux-gnu",
+                cpu="cortex-a72",
+                features=("+dotprod", "-crypto"),
                 cc="/opt/bin/cc",
             ),
         ),

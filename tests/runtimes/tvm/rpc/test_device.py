@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import nas.space
+from nas.boards import connection
 from nas.errors import BoardLostError, DeviceError, RequestError
 from nas.graph import Graph
 from nas.latency import device as this_machine
 from nas.latency.kernel import Kernel
 from nas.latency.timing import SAMPLES
-from nas.runtimes.tvm.rpc import connection
 from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.torch_network import Network, folded_weights
 from tests.latency.example_graphs import GRAPHS

@@ -17,10 +17,10 @@ import torch
 import tvm
 
 import nas.space
+from nas.boards import connection
 from nas.errors import BoardLostError
 from nas.graph import Graph
 from nas.latency.kernel import Kernel
-from nas.runtimes.tvm.rpc import connection
 from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.torch_network import Network, folded_weights
 from tests.latency.example_graphs import GRAPHS

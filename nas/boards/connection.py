@@ -9,15 +9,15 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from tvm import rpc
 from tvm.rpc import base
 
-from nas.errors import BoardLostError, first_line
-from nas.runtimes.tvm.rpc.address import RpcTarget
+from nas.boards.address import BoardAddress
+from nas.errors import BoardLostError, NasError, first_line
 
 ANSWER_SECONDS = 10.0
 """Longest time that a server or tracker may take to answer. An idle one takes milliseconds."""
@@ -37,7 +37,7 @@ class Connection(NamedTuple):
     board: str
 
 
-def connect(target: RpcTarget) -> Connection:
+def connect(target: BoardAddress) -> Connection:
     """Open a session with a board.
 
     Raises:
@@ -65,7 +65,7 @@ def connect(target: RpcTarget) -> Connection:
     return Connection(_open_session(board, host, port, matching), board)
 
 
-def count_boards(target: RpcTarget) -> int:
+def count_boards(target: BoardAddress) -> int:
     """Return the number of boards of a target, including busy ones.
 
     Raises:
@@ -80,7 +80,7 @@ def count_boards(target: RpcTarget) -> int:
     return min(count, target.boards or count)
 
 
-def tracker_keys(target: RpcTarget) -> list[str]:
+def tracker_keys(target: BoardAddress) -> list[str]:
     """Return the key of every board of a tracker. Raises BoardLostError like `connect`."""
     with closing(_connect_to_tracker(target)) as tracker:
         return _request_keys(tracker, target)
@@ -90,15 +90,47 @@ def is_alive(session: rpc.RPCSession) -> bool:
     """Return whether the board of a session still answers."""
     try:
         # Any function would do: it is looked up on the board.
-        _call_with_limit(lambda: session.get_function("tvm.rpc.server.upload"))
+        call_with_limit(lambda: session.get_function("tvm.rpc.server.upload"))
     except (RuntimeError, OSError, AttributeError, TimeoutError):
         return False
     return True
 
 
+@contextmanager
+def detecting_loss(
+    connection: Callable[[], Connection | None], release: Callable[[], None]
+) -> Iterator[None]:
+    """Turn an error inside into a BoardLostError if the board no longer answers.
+
+    Args:
+        connection: function that returns the connection that is used; None for none.
+        release: function that forgets the connection; it is called if the board is lost.
+    """
+    try:
+        yield
+    except NasError:
+        raise
+    except Exception as error:
+        lost = connection()
+        if lost is None or is_alive(lost.session):
+            raise
+        release()
+        raise BoardLostError(
+            f"The board {lost.board} was lost ({error_line(error)}).",
+            remedy="Check its power and network, and that its RPC server runs.",
+        ) from error
+
+
+def error_line(error: Exception) -> str:
+    """Return the last line of an error of the board, which may be a compiler's, with "error"."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    error_lines = [line for line in lines if "error" in line.lower()] or lines or [repr(error)]
+    return error_lines[-1][:300]
+
+
 def _open_session(board: str, host: str, port: int, key: str) -> rpc.RPCSession:
     try:
-        return _call_with_limit(lambda: rpc.connect(host, port, key))
+        return call_with_limit(lambda: rpc.connect(host, port, key))
     except TimeoutError as error:
         raise BoardLostError(
             f"The TVM RPC server {board} does not answer within {ANSWER_SECONDS:.0f} s.",
@@ -107,13 +139,20 @@ def _open_session(board: str, host: str, port: int, key: str) -> rpc.RPCSession:
     except (RuntimeError, OSError) as error:
         raise BoardLostError(
             f"There is no TVM RPC server at {board} ({first_line(error)}).",
-            remedy="Start one on the board with `python -m tvm.exec.rpc_server`; see "
-            "docs/remote-boards.md.",
+            remedy="Start one on the board; docs/remote-boards.md has the commands.",
         ) from error
 
 
-def _call_with_limit(action: Callable[[], T]) -> T:
-    """Call `action`. Raises TimeoutError if it takes longer than `ANSWER_SECONDS`."""
+def call_with_limit(action: Callable[[], T], limit_s: float | None = None) -> T:
+    """Return what a function returns, which is called in another thread.
+
+    Args:
+        action: the function; it waits for a board.
+        limit_s: seconds that it may take; `ANSWER_SECONDS` by default.
+
+    Raises:
+        TimeoutError: it took longer.
+    """
     returned: list[T] = []
     raised: list[Exception] = []
 
@@ -127,7 +166,7 @@ def _call_with_limit(action: Callable[[], T]) -> T:
     # TVM's client cannot be interrupted. A daemon thread does not keep the process alive.
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(ANSWER_SECONDS)
+    thread.join(ANSWER_SECONDS if limit_s is None else limit_s)
     if raised:
         try:
             raise raised[0]
@@ -139,7 +178,7 @@ def _call_with_limit(action: Callable[[], T]) -> T:
     return returned[0]
 
 
-def _connect_to_tracker(target: RpcTarget) -> socket.socket:
+def _connect_to_tracker(target: BoardAddress) -> socket.socket:
     """Connect to a tracker. Every answer may take `ANSWER_SECONDS`."""
     try:
         tracker = socket.create_connection((target.host, target.port), timeout=ANSWER_SECONDS)
@@ -157,7 +196,7 @@ def _connect_to_tracker(target: RpcTarget) -> socket.socket:
     return tracker
 
 
-def _refuse_tracker(target: RpcTarget, error: Exception) -> NoReturn:
+def _refuse_tracker(target: BoardAddress, error: Exception) -> NoReturn:
     raise BoardLostError(
         f"There is no TVM RPC tracker at {target.host}:{target.port} ({first_line(error)}).",
         remedy="Start one with `python -m tvm.exec.rpc_tracker`. The target of a server without a "
@@ -173,7 +212,7 @@ def _request(tracker: socket.socket, message: list[Any]) -> Any:
     return value
 
 
-def _request_keys(tracker: socket.socket, target: RpcTarget) -> list[str]:
+def _request_keys(tracker: socket.socket, target: BoardAddress) -> list[str]:
     try:
         summary = _request(tracker, [base.TrackerCode.SUMMARY])
     except (OSError, ValueError) as error:
@@ -181,11 +220,11 @@ def _request_keys(tracker: socket.socket, target: RpcTarget) -> list[str]:
     return [each["key"].removeprefix("server:") for each in summary["server_info"]]
 
 
-def _refuse_key(target: RpcTarget, known: list[str]) -> NoReturn:
+def _refuse_key(target: BoardAddress, known: list[str]) -> NoReturn:
     others = ", ".join(sorted(set(known)))
     raise BoardLostError(
         f"The tracker {target.host}:{target.port} has no board '{target.key}'"
         + (f", only: {others}." if others else ", and no other either."),
-        remedy=f"Start one with `python -m tvm.exec.rpc_server --tracker "
-        f"{target.host}:{target.port} --key {target.key}`.",
+        remedy=f"Start the server of a board with --tracker {target.host}:{target.port} "
+        f"--key {target.key}.",
     )

@@ -1,0 +1,1 @@
+"""Boards behind TVM RPC: their addresses, connections to them, and those that time files."""

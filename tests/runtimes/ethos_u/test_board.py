@@ -1,0 +1,175 @@
+"""An Ethos-U on a board that is this machine, whose delegate stands in for the vendor's.
+
+The delegate takes Vela's operator and waits; a real NPU was not there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nas.space
+from nas.errors import DeviceError, MeasurementError, RequestError
+from nas.graph import Graph
+from nas.latency import (
+    LatencyTable,
+    build_table,
+    check_table,
+    measure_networks,
+    open_runtime,
+    space_kernels,
+)
+from nas.latency.calibration import lacks_calibration
+from nas.latency.installed_runtimes import configured_runtime
+from nas.latency.runtime import Runtime
+from nas.report import candidates
+from nas.runtimes.ethos_u.runtime import EthosUOnBoard, EthosURuntime
+from nas.space import SearchSpace
+from tests.job.test_devices import run_on
+from tests.runtimes.board_servers import (
+    CONV_2D,
+    VENDOR_OPERATOR,
+    board_server,
+    compile_delegate,
+)
+
+pytest.importorskip("ethosu")
+
+NPU = "ethos-u65-256"
+RUN_US = 300
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_delegate(tmp_path_factory.mktemp("delegate"))
+
+
+@pytest.fixture(scope="module")
+def address(library: Path) -> Iterator[str]:
+    options = (VENDOR_OPERATOR, f"microseconds={RUN_US}")
+    with board_server(delegate=library, delegate_options=options) as process:
+        yield f"rpc://{process.address}"
+
+
+@pytest.fixture
+def runtime(address: str) -> Iterator[Runtime]:
+    opened = open_runtime("ethos_u", target=f"{address}?npu={NPU}", dtype="int8")
+    yield opened
+    opened.release()
+
+
+@pytest.fixture
+def space() -> SearchSpace:
+    return nas.space.load_space("mobilenet_tiny", image_size=16, classes=3)
+
+
+@pytest.fixture
+def graph(space: SearchSpace) -> Graph:
+    return space.smallest.graph
+
+
+def test_board_has_a_table_of_its_own(runtime: Runtime) -> None:
+    estimated = EthosURuntime(target=NPU, dtype="int8")
+    assert runtime.basis == estimated.basis
+    assert (runtime.network_basis, estimated.network_basis) == ("measured", estimated.basis)
+    assert estimated.has_constant_networks
+    assert not runtime.has_constant_networks
+    fingerprint = runtime.fingerprint
+    assert fingerprint.target == f"rpc?npu={NPU}&delegate=libstandin_delegate.so"
+    packages = {"ethos-u-vela", "ai-edge-litert", "libstandin_delegate.so"}
+    assert set(fingerprint.versions) == packages
+    assert fingerprint.recorded["memory_mode"] == "Dedicated_Sram_384KB"
+    assert fingerprint.recorded["board"]["cores"]
+    # A target without an address lists kernels and predicts.
+    without = configured_runtime("ethos_u", target=fingerprint.target, dtype="int8")
+    assert isinstance(without, EthosUOnBoard)
+    assert without.basis == estimated.basis
+    at = EthosUOnBoard.at_address(fingerprint.target, "rpc://10.0.0.7:9090")
+    assert at == f"rpc://10.0.0.7:9090?npu={NPU}"
+
+
+def test_networks_are_measured_on_the_board(runtime: Runtime, graph: Graph) -> None:
+    network = runtime.compile(graph, {})
+    assert network.operators == network.delegated == {"ethos-u": 1}
+    seconds = network.evaluate(2, 3)
+    assert len(seconds) == 3
+    assert min(seconds) > 1e-6 * RUN_US
+
+
+@pytest.mark.slow
+def test_check_compares_estimates_with_measurements(
+    runtime: Runtime,
+    space: SearchSpace,
+    graph: Graph,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("nas.latency.networks.MIN_TIMINGS", 2)
+    monkeypatch.setattr("nas.latency.networks.MAX_TIMINGS", 2)
+    table = LatencyTable.open_or_create(tmp_path, runtime)
+    assert build_table(table, space_kernels(space, runtime), runtime).failed == 0
+    opened = LatencyTable.open(table.path)
+    prediction = opened.predict(graph)
+    assert prediction.basis == runtime.basis
+    # The board only waits, so its latencies are no network's.
+    check = check_table(opened, [space], runtime, nets=2, rng=np.random.default_rng(0))
+    assert check.basis == "measured"
+    for row in check.networks:
+        assert row.measured_us > RUN_US
+        assert row.estimated_launches == row.launches
+        assert len(row.timings) == 2
+    assert lacks_calibration(opened, [space])
+    (alone,) = measure_networks([graph], EthosURuntime(target=NPU, dtype="int8"), {})
+    assert len(alone.timings) == 1
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_job_measures_its_front_on_the_board(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    device = f'runtime = "ethos_u"\ndtype = "int8"\ntarget = "{address}?npu={NPU}"'
+    out = run_on(tmp_path, device)
+    rows = candidates.read(out / "trials.csv")
+    assert (rows["measured_us"].dropna() > RUN_US).sum() == 3
+    assert set(rows["basis"]) == {"measured"}
+    predicted = rows.dropna(subset=["predicted_us"])
+    assert (predicted["estimated_launches"] > 0).all()
+    summary = json.loads((out / "run.json").read_text())["device"]["summary"]
+    assert "predictions are estimated: vela" in summary
+
+
+def test_server_without_a_delegate_is_refused() -> None:
+    with board_server() as process:
+        target = f"rpc://{process.address}?npu={NPU}"
+        with pytest.raises(DeviceError, match="has no delegate.*Start it with --delegate"):
+            open_runtime("ethos_u", target=target, dtype="int8")
+
+
+def test_delegate_of_another_device_is_named_by_the_error(library: Path, graph: Graph) -> None:
+    with board_server(delegate=library, delegate_options=(CONV_2D,)) as process:
+        target = f"rpc://{process.address}?npu={NPU}"
+        runtime = open_runtime("ethos_u", target=target, dtype="int8")
+        with pytest.raises(MeasurementError, match="unresolved custom op: ethos-u"):
+            runtime.compile(graph, {})
+        runtime.release()
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("rpc://127.0.0.1:1", "it has no npu"),
+        (f"rpc?npu={NPU}", "needs a host and a port"),
+        ("rpc://127.0.0.1:1?npu=ethos-u99-1", "no target 'ethos-u99-1'"),
+        (f"rpc://127.0.0.1:1?npu={NPU}:Sram_Of_Mars", "no memory mode 'Sram_Of_Mars'"),
+        (f"rpc://127.0.0.1:1?npu={NPU}&cpu=a55", "'cpu' is none of npu, boards"),
+    ],
+)
+def test_wrong_targets_are_refused_without_a_connection(target: str, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        open_runtime("ethos_u", target=target, dtype="int8")

@@ -1,0 +1,269 @@
+"""LiteRT on a board that is this machine, behind a server in another process."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import tvm
+
+import nas.space
+from nas.boards import tflite_board
+from nas.errors import BoardLostError, DeviceError, MeasurementError, RequestError
+from nas.graph import Graph
+from nas.latency import BuildProgress, LatencyTable, build_table, measure_networks, open_runtime
+from nas.latency import device as this_machine
+from nas.latency.installed_runtimes import configured_runtime
+from nas.latency.kernel import Kernel
+from nas.latency.record import Record
+from nas.latency.runtime import Runtime
+from nas.latency.timing import Timing
+from nas.latency.worker_process import timers_for
+from nas.runtimes.litert.runtime import LiteRt, LiteRtOnBoard
+from tests.runtimes.board_servers import CONV_2D, board_server, compile_delegate
+from tests.runtimes.tvm.rpc.rpc_processes import Processes
+
+CONV = Kernel.parse("conv2d int8 16x8x8 -> 32x8x8 k1 s1 p0 g1 bias relu6")
+CHAIN = Kernel.parse("conv2d int8 32x8x8 -> 32x8x8 k3 s1 p1 g32 bias relu6")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """Return the target of a board without a delegate."""
+    with board_server() as process:
+        yield f"rpc://{process.address}"
+
+
+@pytest.fixture
+def runtime(server: str) -> Iterator[Runtime]:
+    opened = open_runtime("litert", target=server, dtype="int8")
+    yield opened
+    opened.release()
+
+
+@pytest.fixture
+def graph() -> Graph:
+    return nas.space.load_space(
+        "squeezenet_tiny", image_size=8, channels=1, classes=3
+    ).smallest.graph
+
+
+@pytest.fixture
+def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take few samples, because the tests do not depend on good timings."""
+    monkeypatch.setattr("nas.latency.timing.SAMPLES", 2)
+    monkeypatch.setattr("nas.latency.timing.ROUNDS", 1)
+    monkeypatch.setattr("nas.latency.build.MAX_MOMENTS_FACTOR", 1)
+    monkeypatch.setattr("nas.latency.networks.MIN_TIMINGS", 2)
+    monkeypatch.setattr("nas.latency.networks.MAX_TIMINGS", 2)
+    monkeypatch.setattr("nas.latency.repeated_kernels._DISPATCH_CALLS", 10)
+
+
+def test_fingerprint_describes_the_board(runtime: Runtime) -> None:
+    """The board is this machine, whose processor is known."""
+    fingerprint = runtime.fingerprint
+    assert (fingerprint.processor, fingerprint.features) == this_machine.processor()
+    assert fingerprint.versions == LiteRt.availability().versions
+    assert (fingerprint.target, fingerprint.dtype) == ("rpc", "int8")
+    assert fingerprint.slug.endswith("-rpc.litert.int8.1t.jsonl")
+    assert fingerprint.recorded["memory_bytes"] == this_machine.recorded_facts()["memory_bytes"]
+    assert runtime.is_remote
+    assert runtime.device_count == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_samples")
+def test_table_of_a_board_predicts_its_networks(
+    runtime: Runtime, graph: Graph, tmp_path: Path
+) -> None:
+    table = LatencyTable.open_or_create(tmp_path, runtime)
+    assert build_table(table, runtime.kernels(graph), runtime).failed == 0
+    header = json.loads(table.path.read_text().splitlines()[0])
+    assert header["target"] == "rpc"
+    opened = LatencyTable.open(table.path)
+    assert isinstance(opened.runtime, LiteRtOnBoard)
+    assert {record.basis for record in opened.records()} == {"measured"}
+    assert opened.predict(graph).latency_us > sum(opened.predict(graph).kernels_us)
+    (measured,) = measure_networks([graph], runtime, table.schedules())
+    assert measured.error is None
+    assert measured.measured_us > 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_kernels_and_networks_are_timed_on_the_board(server: str, dtype: str, graph: Graph) -> None:
+    runtime = open_runtime("litert", target=server, dtype=dtype, threads=2)
+    try:
+        kernel = runtime.kernels(graph)[1]
+        schedule, timed = runtime.time_kernel(kernel)
+        assert set(schedule) == {"copies", "weights"}
+        assert timed.latency_us > 0
+        assert timed.reference_us is None
+        assert runtime.retime_kernel(kernel, schedule).latency_us > 0
+        assert len(runtime.compile(graph, {}, batch=2).evaluate(2, 3)) == 3
+    finally:
+        runtime.release()
+
+
+def test_board_may_forget_a_file(runtime: Runtime, graph: Graph) -> None:
+    network = runtime.compile(graph, {})
+    runtime.release()  # The next session has another process.
+    assert all(seconds > 0 for seconds in network.evaluate(2, 3))
+
+
+def test_delegate_of_the_board_is_in_fingerprint_and_rows(tmp_path: Path, graph: Graph) -> None:
+    library = compile_delegate(tmp_path)
+    options = (CONV_2D, "microseconds=200")
+    with board_server(delegate=library, delegate_options=options) as process:
+        runtime = open_runtime("litert", target=f"rpc://{process.address}", dtype="int8")
+        fingerprint = runtime.fingerprint
+        assert fingerprint.target == "rpc?delegate=libstandin_delegate.so"
+        assert fingerprint.versions["libstandin_delegate.so"].endswith(" ".join(options))
+        schedule, timed = runtime.time_kernel(CONV)
+        # One element of every copy's output is copied by another operator.
+        copies = schedule["copies"]
+        assert (schedule["delegated_operators"], schedule["operators"]) == (copies, 2 * copies)
+        # LiteRT makes one part of all of them, which waits once.
+        assert timed.latency_us * copies > 150
+        schedule, timed = runtime.time_kernel(CHAIN)
+        assert schedule["delegated_operators"] == 0
+        assert min(runtime.compile(graph, {}).evaluate(1, 2)) > 200e-6
+        runtime.release()
+        # The table has no address; its target is opened with one.
+        target = f"rpc://{process.address}"
+        assert LiteRtOnBoard.at_address(fingerprint.target, target) == target
+
+
+def test_delegate_that_crashes_fails_kernels_but_not_the_board(tmp_path: Path) -> None:
+    library = compile_delegate(tmp_path)
+    with board_server(delegate=library, delegate_options=(CONV_2D, "does=crash")) as process:
+        runtime = open_runtime("litert", target=f"rpc://{process.address}", dtype="int8")
+        with pytest.raises(MeasurementError, match="ended by SIGABRT") as caught:
+            runtime.time_kernel(CONV)
+        assert not isinstance(caught.value, BoardLostError)
+        assert runtime.time_kernel(CHAIN)[1].latency_us > 0
+        runtime.release()
+
+
+def test_killed_server_is_a_lost_board(graph: Graph) -> None:
+    with board_server() as process:
+        runtime = open_runtime("litert", target=f"rpc://{process.address}", dtype="int8")
+        network = runtime.compile(graph, {})
+        process.kill()
+        with pytest.raises(BoardLostError, match=f"board {process.address} was lost"):
+            network.evaluate(1, 1)
+        with pytest.raises(BoardLostError, match="no TVM RPC server at"):
+            network.evaluate(1, 1)
+
+
+def test_board_that_does_not_answer_is_lost(
+    runtime: Runtime, graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = runtime.compile(graph, {})
+    monkeypatch.setattr(tflite_board, "LIMIT_SECONDS", -60.0)
+    monkeypatch.setattr("nas.boards.connection.ANSWER_SECONDS", 60.0)
+    with pytest.raises(BoardLostError, match="did not answer within 0 s"):
+        network.evaluate(10_000, 1)
+
+
+def test_server_outlives_the_process_of_a_session(graph: Graph) -> None:
+    with board_server() as process:
+        runtime = open_runtime("litert", target=f"rpc://{process.address}", dtype="int8")
+        network = runtime.compile(graph, {})
+        server = psutil.Process(process.pid)
+        (session,) = [each for each in server.children() if each.cmdline() == server.cmdline()]
+        session.kill()
+        with pytest.raises(BoardLostError):
+            network.evaluate(1, 1)
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                assert network.evaluate(1, 1)[0] > 0
+                break
+            except BoardLostError:
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_samples")
+def test_build_records_what_it_lost_with_the_board(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graph: Graph
+) -> None:
+    monkeypatch.setattr("nas.latency.worker_process.RECONNECTIONS", 0)
+    with board_server() as process:
+        runtime = open_runtime("litert", target=f"rpc://{process.address}", dtype="int8")
+        kernels = list(dict.fromkeys(runtime.kernels(graph)))
+        table = LatencyTable.open_or_create(tmp_path, runtime)
+        with table.writing():
+            # Timing the dispatch costs takes long and is not tested here.
+            for part in LiteRt.dispatch_parts:
+                table.append(Record.from_timing("dispatch", Timing((1.0,) * 3), name=part))
+
+        def kill_board(progress: BuildProgress) -> None:
+            if progress.done == 2:
+                process.kill()
+
+        with timers_for(runtime) as timers, pytest.raises(BoardLostError):
+            build_table(table, kernels, timers, progress=kill_board)
+    records = [table.record(kernel) for kernel in kernels]
+    timed = [record for record in records if record is not None and record.status != "failed"]
+    failed = [record for record in records if record is not None and record.status == "failed"]
+    assert len(timed) == 2
+    assert len(failed) <= 1
+    assert all("lost" in (r.error or "") or "no TVM RPC server" in (r.error or "") for r in failed)
+
+
+def test_other_rpc_servers_are_refused(request: pytest.FixtureRequest) -> None:
+    processes = Processes()
+    request.addfinalizer(processes.end)
+    with pytest.raises(DeviceError, match="does not time TensorFlow Lite files"):
+        open_runtime("litert", target=f"rpc://{processes.start('server').address}")
+
+
+@pytest.mark.slow
+def test_boards_of_a_tracker_are_counted_and_used(
+    request: pytest.FixtureRequest, graph: Graph
+) -> None:
+    processes = Processes()
+    request.addfinalizer(processes.end)
+    tracker = processes.start("tracker")
+    options = ("--tracker", tracker.address, "--key", "imx", "--custom-addr", "127.0.0.1")
+    with board_server(*options), board_server(*options):
+        target = f"rpc://{tracker.address}/imx"
+        deadline = time.monotonic() + 60
+        while configured_runtime("litert", target=target).device_count < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        runtime = open_runtime("litert", target=target, dtype="int8")
+        assert runtime.device_count == 2
+        assert runtime.compile(graph, {}).evaluate(1, 1)[0] > 0
+        runtime.release()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target": "rpc"}, "needs a host and a port"),
+        ({"target": "rpc://127.0.0.1:1?triple=aarch64-linux-gnu"}, "'triple' is none of boards"),
+        ({"target": "rpc://127.0.0.1:1", "dtype": "float16"}, "dtype 'float16'"),
+        ({"target": "rpc://127.0.0.1:1", "threads": 0}, "threads is 0"),
+    ],
+)
+def test_wrong_settings_are_refused_without_a_connection(settings: dict, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        open_runtime("litert", **settings)
+
+
+def test_registration_of_a_client_is_no_part_of_the_server(server: str) -> None:
+    """The server has its function because it registered it before the session began."""
+    name = "nas.test.registered_here"
+    tvm.register_global_func(name, lambda: 1, override=True)
+    address = server.removeprefix("rpc://").split(":")
+    session = tvm.rpc.connect(address[0], int(address[1]))
+    assert session.get_function("nas.time_tflite") is not None
+    with pytest.raises((AttributeError, RuntimeError), match=name):
+        session.get_function(name)
