@@ -330,10 +330,11 @@ def _print_plan(plan: JobPlan) -> None:
     from nas import console
 
     work = {
-        "table": f"{plan.kernels} kernels to time",
+        "prepare": "images, spaces and device",
+        "table": f"{plan.kernels} kernels to time, dispatch costs and calibration",
         "supernets": ", ".join(f"{name}: {n:.3g} epochs" for name, n in plan.epochs.items()),
         "anchors": "standalone networks",
-        "search": f"at most {plan.trials} architectures",
+        "search": f"about {plan.expected_trials} architectures, at most {plan.trials}",
         "measure": f"{plan.measure} whole networks",
         "finalists": f"{plan.retrain} networks, {plan.retrain_epochs} epochs each",
         "export": f"{plan.retrain} networks",

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -168,12 +167,9 @@ class ModelProcess:
         """Return the error for a process that ended before it answered."""
         assert self._process is not None
         code = self._process.wait()
+        reason = processes.end_text(code)
         if timed_out:
             reason = f"did not answer within {limit_s:.0f} s"
-        elif code < 0:
-            reason = f"was ended by {signal.Signals(-code).name}"
-        else:
-            reason = f"ended with status {code}"
         return ExportError(
             f"{self.path.name}: the process that runs it {reason}.{self._stderr_end()}",
             remedy="`nas doctor` shows the versions of the runtimes.",

@@ -19,14 +19,11 @@ from nas.latency.matrix_benchmark import Peak
 from nas.latency.merge import MergeResult
 from nas.latency.record import MEASURED, Record
 from nas.latency.timing import Timing
+from nas.records.fields import MAX_DISPATCH_SHARE, ROUGH_PREDICTION
 from nas.space import SearchSpace
 
-MAX_DISPATCH_SHARE = 0.5
-"""Share of launches and start in a latency above which its prediction is called rough.
-
-Networks of `mobilenet_tiny` with 8 pixels were predicted 5% to 23% too high above this share, and
-within 2% below it.
-"""
+_NETWORK_LAUNCHES = (15, 60)
+"""Kernels of a short and of a long network, for which the cost of launches is shown."""
 
 _COVERAGE_STATUSES = ("ok", "unstable", "failed", "missing")
 
@@ -58,6 +55,7 @@ def describe_table(
         "basis": dict(Counter(record.basis for record in usable)),
         "dispatch_us": table.dispatch_us,
         "unstable_dispatch": table.unstable_dispatch,
+        "rough_below": _describe_rough_predictions(table),
         "calibrations": [
             {"batch": 1, **(record.calibration or {})} for record in table.records("calibration")
         ],
@@ -91,6 +89,19 @@ def describe_coverage(table: LatencyTable, space: SearchSpace, batch: int = 1) -
 
 def _kernel(record: Record) -> Kernel:
     return Kernel.parse(record.name)
+
+
+def _describe_rough_predictions(table: LatencyTable) -> list[dict[str, float]]:
+    """Return below which latency more than `MAX_DISPATCH_SHARE` of a prediction are launches.
+
+    It is empty for a table without dispatch costs.
+    """
+    if table.lacks_dispatch() or not table.dispatch_us:
+        return []
+    return [
+        {"launches": launches, "latency_us": table.launches_us(launches) / MAX_DISPATCH_SHARE}
+        for launches in _NETWORK_LAUNCHES
+    ]
 
 
 def _describe_kind(records: Sequence[Record], total_us: float) -> dict[str, Any]:
@@ -172,6 +183,15 @@ def _show_dispatch(description: Mapping[str, Any]) -> None:
             console.say(f"{count} of the kernels are {basis}")
     if description["unstable_dispatch"]:
         console.say(f"unstable dispatch costs: {', '.join(description['unstable_dispatch'])}")
+    if description["rough_below"]:
+        latencies = " or ".join(
+            f"{each['latency_us']:.3g} us ({each['launches']} kernels)"
+            for each in description["rough_below"]
+        )
+        console.say(
+            f"networks below {latencies} are launches and start more than kernels, and "
+            f"{ROUGH_PREDICTION}"
+        )
     half_misses = ", ".join(
         f"{mib:.3g} MiB at {intensity:.3g} us per MiB"
         for intensity, mib in DispatchCosts(costs_us).half_miss_sizes()
@@ -205,6 +225,7 @@ def describe_prediction(table: LatencyTable, graph: Graph, batch: int = 1) -> di
         "predicted_us": prediction.latency_us,
         "uncorrected_us": prediction.uncorrected_us,
         "dispatch_us": prediction.dispatch_us,
+        "dispatch_share": prediction.dispatch_share,
         "basis": prediction.basis,
         "launches": prediction.launches,
         "unstable_launches": prediction.unstable_launches,
@@ -219,12 +240,20 @@ def describe_prediction(table: LatencyTable, graph: Graph, batch: int = 1) -> di
                 "latency_us": latency_us,
                 "status": record.status,
                 "basis": record.basis,
-                "note": table.runtime.kernel_note(kernel),
+                "note": (note := table.runtime.kernel_note(kernel)),
+                "rewriting_us": _rewriting_us(table, kernel, count) if note else None,
             }
             for kernel, count, latency_us in prediction.by_kernel()
             if (record := records[kernel]) is not None
         ],
     }
+
+
+def _rewriting_us(table: LatencyTable, kernel: Kernel, launches: int) -> float | None:
+    """Return what a kernel costs more because the device has no code for it; None if not known."""
+    record = table.record(kernel)
+    each_us = table.runtime.rewriting_us(kernel, (record and record.schedule) or {})
+    return None if each_us is None else launches * each_us
 
 
 def show_prediction(description: Mapping[str, Any]) -> None:
@@ -248,14 +277,15 @@ def show_prediction(description: Mapping[str, Any]) -> None:
     )
     if description["basis"] != MEASURED:
         console.say(f"not all of it is measured; the rest is {description['basis']}")
+    if text := _rewriting_text(description):
+        console.say(text)
     if description["unstable_dispatch"]:
         console.say(f"unstable dispatch costs: {', '.join(description['unstable_dispatch'])}")
     uncorrected_us = description["uncorrected_us"]
-    dispatch_share = description["dispatch_us"] / uncorrected_us
-    if dispatch_share > MAX_DISPATCH_SHARE:
+    if description["dispatch_share"] > MAX_DISPATCH_SHARE:
         console.say(
-            f"{dispatch_share:.0%} of it are launches and the start of the network, known "
-            "less well than kernels: expect an error of up to 20%"
+            f"{description['dispatch_share']:.0%} of it are launches and the start of the network; "
+            f"{ROUGH_PREDICTION}"
         )
     if uncorrected_us != description["predicted_us"]:
         console.say(
@@ -264,10 +294,29 @@ def show_prediction(description: Mapping[str, Any]) -> None:
         )
 
 
+def _rewriting_text(description: Mapping[str, Any]) -> str:
+    """Return what the forms cost in which the device runs kernels that it has no code for."""
+    costs_us: dict[str, float] = {}
+    for row in description["kernels"]:
+        if row["rewriting_us"] is not None:
+            costs_us[row["note"]] = costs_us.get(row["note"], 0.0) + row["rewriting_us"]
+    if not costs_us:
+        return ""
+    total_us = sum(costs_us.values())
+    parts = "; ".join(f"{note} {us:.4g} us" for note, us in costs_us.items())
+    return (
+        f"{format_latency(total_us)} of it ({total_us / description['uncorrected_us']:.0%}) are "
+        f"operations that the device needs because it runs kernels in another form: {parts}"
+    )
+
+
 def _status_text(row: Mapping[str, Any]) -> str:
     """Return the status, the basis of an estimate, and in which form the device runs the kernel."""
-    basis = [] if row["basis"] == MEASURED else [row["basis"]]
-    return ", ".join([row["status"], *basis, *([row["note"]] if row["note"] else [])])
+    parts = [row["status"], *([] if row["basis"] == MEASURED else [row["basis"]])]
+    if row["note"]:
+        cost_us = row["rewriting_us"]
+        parts.append(row["note"] + ("" if cost_us is None else f" ({cost_us:.4g} us of it)"))
+    return ", ".join(parts)
 
 
 def merge_text(merged: MergeResult) -> str:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from nas.data import ImageDataset, load_dataset
 from nas.errors import JobFileError, RequestError
-from nas.job.planning import JobPlan, StageCosts, estimate_plan, measure_stage_costs
+from nas.job.planning import JobPlan, estimate_plan, fixed_plan
 from nas.job.progress import JobProgress
 from nas.job.settings import JobSettings
+from nas.job.stage_costs import StageCosts, measure_stage_costs
 from nas.latency import (
     Kernel,
     LatencyTable,
     Runtime,
     configured_runtime,
+    lacks_calibration,
     open_runtime,
     space_kernels,
 )
@@ -38,7 +41,8 @@ class JobContext:
         read_only: whether no file may be made or changed, which is enough for `plan`.
 
     Raises:
-        RequestError: the runtime does not have the settings of the device.
+        RequestError: the runtime does not have the settings of the device, or no predictions for
+            them.
     """
 
     settings: JobSettings
@@ -53,11 +57,12 @@ class JobContext:
         )
         runtime.check_settings()
         runtime.check_batch(device.batch)
+        runtime.check_predictions()
         for figure in self.settings.search.figures:
             if figure not in runtime.figures:
                 raise RequestError(
                     f"The search uses {figure}, which runtime '{device.runtime}' does not know.",
-                    remedy=f"Leave search.max_{figure} out, or use peak_memory_bytes.",
+                    remedy="Leave its limit and objective out, or use peak_memory_bytes.",
                 )
 
     @property
@@ -156,11 +161,14 @@ class JobContext:
 
     def measure_costs(self) -> tuple[int, StageCosts]:
         """Return the number of kernels that the table lacks, and the measured costs of all work."""
+        start = time.perf_counter()
+        spaces, data = list(self.spaces.values()), self.data
         table = LatencyTable.find(self.settings.device.tables, self.runtime)
         missing = self.kernels if table is None else table.missing(self.kernels)
+        opened_s = time.perf_counter() - start
         costs = measure_stage_costs(
-            list(self.spaces.values()),
-            self.data,
+            spaces,
+            data,
             self.training_settings(),
             self.runtime,
             missing,
@@ -169,5 +177,8 @@ class JobContext:
             lacks_dispatch=(
                 bool(self.runtime.dispatch_parts) if table is None else table.lacks_dispatch()
             ),
+            lacks_calibration=table is None or lacks_calibration(table, spaces, self.batch),
         )
-        return len(missing), costs
+        if fixed_plan(self.settings, [], 0) is None:  # The job measures the costs itself.
+            opened_s = time.perf_counter() - start
+        return len(missing), replace(costs, prepare_s=opened_s)

@@ -12,16 +12,19 @@ from nas import jsonl
 from nas.errors import KernelError, MeasurementError
 from nas.job.context import JobContext
 from nas.job.folder import RunFolder
-from nas.job.measurements import MEASUREMENTS, Measurement, fastest, unsettled
-from nas.latency import measure_networks
+from nas.job.measurements import (
+    MEASUREMENTS,
+    NETWORKS_PER_ROUND,
+    Measurement,
+    fastest,
+    unsettled,
+)
+from nas.latency import Prediction, measure_networks
 from nas.latency.verify import MAX_MEDIAN_SHIFT, DeviceSlowdown
 from nas.records import KernelSlowdown, read_trained
 from nas.report import candidates
 from nas.search import Trial
 from nas.supernet import Supernet, evaluate
-
-NETWORKS_PER_ROUND = 8
-"""Whole networks that are timed together. A killed job loses at most so many timings."""
 
 SLOWDOWN_KERNELS = 12
 """Kernels of the table that are timed again beside the networks, to see if the device is slow."""
@@ -71,7 +74,7 @@ def write_candidates(
             supernets[trial.architecture.space.name], [trial.architecture], job.data, "holdout"
         )
         holdout[digest] = score
-    rows = _rows(job, trials, measured, holdout, problems, _unsure_launches(job, trials))
+    rows = _rows(job, trials, measured, holdout, problems, _predictions(job, trials))
     rows = candidates.with_trained(rows, read_trained(run.path))
     candidates.write(rows, run.trials)
 
@@ -86,7 +89,7 @@ def _measure(job: JobContext, run: RunFolder, chosen: Sequence[Trial]) -> None:
     ]
     slowdown = DeviceSlowdown(job.table, job.runtime, kernels, SLOWDOWN_KERNELS)
     log = jsonl.read(run.measurements, MEASUREMENTS)
-    waiting = unsettled(log, list(graphs), once=job.runtime.moments == 1)
+    waiting = unsettled(log, list(graphs), once=job.runtime.has_constant_networks)
     left = [trial for trial in chosen if trial.digest in waiting]
     for start in range(0, len(left), NETWORKS_PER_ROUND):
         batch = left[start : start + NETWORKS_PER_ROUND]
@@ -161,26 +164,25 @@ def _rows(
     measured: dict[str, float],
     holdout: dict[str, float],
     problems: dict[str, str],
-    unsure_launches: dict[str, tuple[int, int]],
+    predictions: dict[str, Prediction],
 ) -> pd.DataFrame:
     return candidates.from_trials(
         trials,
         measured_us=measured,
         holdout_accuracy=holdout,
         problems=problems,
-        unsure_launches=unsure_launches,
-        basis=job.runtime.basis,
+        predictions=predictions,
+        basis=job.runtime.network_basis,
     )
 
 
-def _unsure_launches(job: JobContext, trials: Sequence[Trial]) -> dict[str, tuple[int, int]]:
-    """Return unstable and estimated launches of each network that the table predicts."""
-    counts = {}
+def _predictions(job: JobContext, trials: Sequence[Trial]) -> dict[str, Prediction]:
+    """Return the table's prediction of each network that it can predict, by digest."""
+    predictions = {}
     for trial in trials:
         graph = trial.architecture.graph
         try:
-            prediction = job.table.predict(graph, job.batch)
+            predictions[trial.digest] = job.table.predict(graph, job.batch)
         except KernelError:
             continue  # an infeasible candidate, which has no latency
-        counts[trial.digest] = prediction.unstable_launches, prediction.estimated_launches
-    return counts
+    return predictions

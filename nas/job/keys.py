@@ -101,7 +101,11 @@ KEYS: dict[str, Key] = {
     ),
     "search.sampler": _key("Sampler: auto, guided, tpe, nsga2, nsga3, gp or random."),
     "search.also_minimize": _key(
-        "Further objectives: macs, params, peak_memory_bytes; sram_kib, flash_kib if known."
+        "Further objectives: macs, params, peak_memory_bytes; and of runtimes that know them, "
+        "sram_kib, flash_kib, dram_traffic_kib, flash_traffic_kib."
+    ),
+    "search.also_maximize": _key(
+        "Further objectives to maximise, of runtimes that know them: mac_utilisation."
     ),
     "search.max_latency_ms": _key("Largest latency in milliseconds.", gt=0),
     "search.max_macs": _key("Largest number of multiply-accumulates.", gt=0, lt=2**63),
@@ -116,6 +120,19 @@ KEYS: dict[str, Key] = {
         "Largest size of the constants as they are stored, in KiB, of runtimes that know it.",
         gt=0,
         lt=2**53,
+    ),
+    "search.max_dram_traffic_kib": _key(
+        "Largest traffic to and from DRAM for one image, in KiB, of runtimes that know it.",
+        ge=0,
+        lt=2**53,
+    ),
+    "search.max_flash_traffic_kib": _key(
+        "Largest traffic to and from flash for one image, in KiB, of runtimes that know it.",
+        ge=0,
+        lt=2**53,
+    ),
+    "search.min_mac_utilisation": _key(
+        "Smallest use of the multipliers, as a fraction, of runtimes that know it.", gt=0, le=1
     ),
     "search.device.table": _key("Latency table of another device that the networks are for."),
     "search.device.max_latency_ms": _key("Largest latency on that device in milliseconds.", gt=0),

@@ -14,6 +14,9 @@ from nas.latency.timing import Timing, round_to_four_digits
 from nas.records import ArchitectureRecord, Digest
 from nas.search import Trial
 
+NETWORKS_PER_ROUND = 8
+"""Whole networks that are timed together. A killed job loses at most so many timings."""
+
 
 class Measurement(Document):
     """One line of the log: a network that was timed once, or the error that prevented it.

@@ -6,13 +6,16 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 from nas.errors import KernelError, MeasurementError, TableError
 from nas.job.context import JobContext
+from nas.job.settings import MaximisedFigure
 from nas.latency import LatencyTable, space_kernels
 from nas.records import ScoreCorrection
+from nas.records.fields import Figure
 from nas.search import Infeasible, Objective
-from nas.search.objectives import IsHopeless, Score
+from nas.search.objectives import Direction, IsHopeless, Score
 from nas.space import Architecture
 from nas.supernet import Supernet
 from nas.supernet.evaluation import RoundsScore, evaluate_in_rounds, round_ends
@@ -76,9 +79,9 @@ class JobObjectives:
                 objectives.append(
                     self._count(count, limit, only=count not in settings.also_minimize)
                 )
-        for figure, largest in settings.figures.items():
-            only = figure not in settings.also_minimize
-            objectives.append(self._figure(figure, largest, only=only))
+        optimised = {*settings.also_minimize, *settings.also_maximize}
+        for figure, bound in settings.figures.items():
+            objectives.append(self._figure(figure, bound, only=figure not in optimised))
         main = ERROR if self._correction is None else CORRECTED_ERROR
         objectives.append(
             Objective(main, self._score_errors, score_in_rounds=self._score_error_in_rounds)
@@ -130,11 +133,13 @@ class JobObjectives:
         largest = None if limit is None else float(limit)
         return Objective(name, score, cheap=True, limit=largest, limit_only=only)
 
-    def _figure(self, name: str, limit: float | None, *, only: bool) -> Objective:
+    def _figure(self, name: Figure, limit: float | None, *, only: bool) -> Objective:
         def score(batch: Sequence[Architecture]) -> list[Score]:
             return [self._network_figure(architecture, name) for architecture in batch]
 
-        return Objective(name, score, limit=limit, limit_only=only)
+        is_maximised = name in get_args(MaximisedFigure)
+        direction: Direction = "maximize" if is_maximised else "minimize"
+        return Objective(name, score, direction, limit=limit, limit_only=only)
 
     def _network_figure(self, architecture: Architecture, name: str) -> Score:
         """Return a figure that the runtime computes; the last network's figures are remembered."""

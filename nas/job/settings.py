@@ -33,6 +33,7 @@ from nas.job.keys import KEYS, MAX_MINUTES, constraints
 from nas.job.settings_errors import describe_problems, display_text, option_error
 from nas.names import check_name
 from nas.records import MIN_ANCHORS
+from nas.records.fields import Figure
 from nas.storage_address import may_hold_password
 
 if TYPE_CHECKING:
@@ -194,11 +195,19 @@ def _check_storage(value: Any) -> Any:
     return value
 
 
-Figure = Literal["sram_kib", "flash_kib"]
-"""An objective that some runtimes compute, see `Runtime.network_figures`."""
-
-FurtherObjective = Literal["macs", "params", "peak_memory_bytes", "sram_kib", "flash_kib"]
+FurtherObjective = Literal[
+    "macs",
+    "params",
+    "peak_memory_bytes",
+    "sram_kib",
+    "flash_kib",
+    "dram_traffic_kib",
+    "flash_traffic_kib",
+]
 """An objective beside latency and error: a count of a network's graph, or a `Figure`."""
+
+MaximisedFigure = Literal["mac_utilisation"]
+"""A `Figure` of which more is better; its limit is the smallest value."""
 
 
 class SearchSettings(_Table):
@@ -220,12 +229,18 @@ class SearchSettings(_Table):
     also_minimize: Annotated[
         tuple[FurtherObjective, ...], _field("search.also_minimize", strict=False)
     ] = ()
+    also_maximize: Annotated[
+        tuple[MaximisedFigure, ...], _field("search.also_maximize", strict=False)
+    ] = ()
     max_latency_ms: Annotated[float, _field("search.max_latency_ms")] | None = None
     max_macs: Annotated[int, _field("search.max_macs")] | None = None
     max_params: Annotated[int, _field("search.max_params")] | None = None
     max_peak_memory_bytes: Annotated[int, _field("search.max_peak_memory_bytes")] | None = None
     max_sram_kib: Annotated[float, _field("search.max_sram_kib")] | None = None
     max_flash_kib: Annotated[float, _field("search.max_flash_kib")] | None = None
+    max_dram_traffic_kib: Annotated[float, _field("search.max_dram_traffic_kib")] | None = None
+    max_flash_traffic_kib: Annotated[float, _field("search.max_flash_traffic_kib")] | None = None
+    min_mac_utilisation: Annotated[float, _field("search.min_mac_utilisation")] | None = None
     device: Annotated[tuple[SearchDevice, ...], Field(strict=False, max_length=100)] = ()
     correct_scores: Annotated[bool, _field("search.correct_scores")] = True
     anchors: Annotated[int, _field("search.anchors")] = 0
@@ -243,15 +258,18 @@ class SearchSettings(_Table):
 
     @property
     def figures(self) -> dict[Figure, float | None]:
-        """The figures of networks that the search minimises or limits, with their limits."""
+        """The figures of networks that the search optimises or limits, with their limits."""
         limits: dict[Figure, float | None] = {
             "sram_kib": self.max_sram_kib,
             "flash_kib": self.max_flash_kib,
+            "dram_traffic_kib": self.max_dram_traffic_kib,
+            "flash_traffic_kib": self.max_flash_traffic_kib,
+            "mac_utilisation": self.min_mac_utilisation,
         }
         return {
             name: limit
             for name, limit in limits.items()
-            if limit is not None or name in self.also_minimize
+            if limit is not None or name in (*self.also_minimize, *self.also_maximize)
         }
 
     @property

@@ -77,10 +77,13 @@ def open_data_and_device(job: JobContext, run: RunFolder) -> None:
     run.require("device", fingerprint, "Continue on the device that the run was started on.")
     run.record.versions = {**run.record.versions, **job.runtime.fingerprint.versions}
     batch = f", batches of {job.batch} images" if job.batch > 1 else ""
-    is_measured = job.runtime.basis == MEASURED
-    basis = "" if is_measured else f"; latencies are {job.runtime.basis}"
-    if not is_measured:
+    basis = ""
+    if job.runtime.network_basis != MEASURED:
+        basis = f"; latencies are {job.runtime.basis}"
         job.progress.note(f"nothing is measured: latencies are {job.runtime.basis}")
+    elif job.runtime.basis != MEASURED:
+        basis = f"; predictions are {job.runtime.basis}"
+        job.progress.note(f"only whole networks are measured: predictions are {job.runtime.basis}")
     run.record.device = DeviceSummary(
         summary=f"{fingerprint['processor']}, {fingerprint['threads']} thread(s), "
         f"{fingerprint['runtime']} {fingerprint['dtype']}{batch}{basis}",

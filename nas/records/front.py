@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from nas.documents import Count, Document, Format, Fraction, Positive
 from nas.errors import RunFolderError
 from nas.formatting import format_latency
-from nas.records.fields import MEASURED, Digest, Name
+from nas.records.fields import MAX_DISPATCH_SHARE, MEASURED, Digest, Name
 
 
 class ArchitectureRecord(Document):
@@ -46,12 +46,16 @@ class FrontMember(Document):
             is known.
         unstable_launches: number of launches predicted from timings that did not agree.
         estimated_launches: number of launches predicted from estimates.
+        dispatch_share: share of launches and the start of the network in the predicted latency;
+            None in runs of earlier versions.
         basis: `measured`, or `estimated: <by what>` on a device that only a model knows.
         macs: multiply-accumulates for one image.
         params: number of trainable parameters.
         peak_memory_bytes: largest number of bytes of activations alive at once.
         sram_kib, flash_kib: largest use of fast memory at a time, and size of the constants as they
             are stored, if the search asked the runtime for them.
+        dram_traffic_kib, flash_traffic_kib: what is read from and written to slow memory, likewise.
+        mac_utilisation: used multiply-accumulates as a fraction of the possible ones, likewise.
     """
 
     id: Digest
@@ -68,12 +72,16 @@ class FrontMember(Document):
     measured_us: Positive | None = None
     unstable_launches: Count | None = None
     estimated_launches: Count | None = None
+    dispatch_share: Fraction | None = None
     basis: str = MEASURED
     macs: Count
     params: Count
     peak_memory_bytes: Count
     sram_kib: float | None = None
     flash_kib: float | None = None
+    dram_traffic_kib: float | None = None
+    flash_traffic_kib: float | None = None
+    mac_utilisation: float | None = None
 
     @model_validator(mode="after")
     def _has_latency(self) -> FrontMember:
@@ -96,12 +104,19 @@ class FrontMember(Document):
 
     @property
     def latency_basis(self) -> str:
-        """What `latency_us` is: `basis`, or `predicted` with its unsure launches."""
+        """What `latency_us` is: `basis`, or `predicted` and what makes the prediction unsure."""
         if self.measured_us is not None:
             return self.basis if self.basis == MEASURED else f"({self.basis})"
         unsure = self.unsure_launches
         predicted = f"predicted, of its launches {unsure}" if unsure else "predicted"
+        if self.is_rough:
+            predicted += f", {self.dispatch_share:.0%} of it launches"
         return predicted if self.basis == MEASURED else f"{predicted} ({self.basis})"
+
+    @property
+    def is_rough(self) -> bool:
+        """Whether the predicted latency is launches more than kernels, see `MAX_DISPATCH_SHARE`."""
+        return self.dispatch_share is not None and self.dispatch_share > MAX_DISPATCH_SHARE
 
     @property
     def unsure_launches(self) -> str:
@@ -113,14 +128,18 @@ class FrontMember(Document):
     def summary(self) -> str:
         """The network in one line: id, space, accuracy, latency, MACs and parameters."""
         trained = "" if self.trained_accuracy is None else f", trained {self.trained_accuracy:.4f}"
-        figures = {"SRAM": self.sram_kib, "flash": self.flash_kib}
-        memory = "".join(
-            f", {kib:.0f} KiB of {name}" for name, kib in figures.items() if kib is not None
-        )
+        texts = {
+            "{:.0f} KiB of SRAM": self.sram_kib,
+            "{:.0f} KiB of flash": self.flash_kib,
+            "{:.0f} KiB of DRAM traffic": self.dram_traffic_kib,
+            "{:.0f} KiB of flash traffic": self.flash_traffic_kib,
+            "{:.0%} MAC utilisation": self.mac_utilisation,
+        }
+        figures = "".join(f", {text.format(v)}" for text, v in texts.items() if v is not None)
         return (
             f"{self.id} ({self.space}): accuracy {self.validation_accuracy:.4f}{trained}, "
             f"{format_latency(self.latency_us)} {self.latency_basis}, {self.macs} MACs, "
-            f"{self.params} parameters{memory}"
+            f"{self.params} parameters{figures}"
         )
 
 

@@ -90,24 +90,29 @@ class JobPlan(_RunSection):
         kernels: number of kernels to compile and time.
         epochs: number of training epochs by space; expected ones if there is a time budget.
         supernet_seconds: time budget of each supernet; None for exactly `epochs`.
-        trials: number of architectures to score.
+        trials: largest number of architectures to score.
+        expected_trials: number of architectures after which the search is expected to end; None in
+            runs of earlier versions.
         measure: number of whole networks to time.
         retrain: number of finalists to train to the end; 0 in runs of earlier versions.
         retrain_epochs: number of training epochs of each finalist.
         are_finalists_final: whether the finalists were planned again when the front was measured,
             by the time that was left.
         seconds: expected duration by stage; empty if it was not estimated.
+        export_file_s: expected seconds to export one file of a finalist.
     """
 
     kernels: Count
     epochs: dict[Name, Positive]
     supernet_seconds: Seconds | None = None
     trials: Annotated[int, Field(ge=1, lt=1 << 63)]
+    expected_trials: Count | None = None
     measure: Count
     retrain: Count = 0
     retrain_epochs: Count = 0
     are_finalists_final: bool = False
     seconds: dict[str, Seconds]
+    export_file_s: Seconds = 0.0
 
 
 class TableSummary(_RunSection):

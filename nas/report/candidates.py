@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,10 +14,13 @@ from nas import files, statistics
 from nas.documents import Format
 from nas.errors import RunFolderError
 from nas.records import TrainedRecord
-from nas.records.fields import MEASURED
+from nas.records.fields import FIGURES, MEASURED
 from nas.report.rows import CandidateRow, read_csv
 from nas.search import Trial, non_dominated
 from nas.statistics import LatencyAgreement
+
+if TYPE_CHECKING:
+    from nas.latency import Prediction
 
 COLUMNS = [
     "id",
@@ -32,8 +35,7 @@ COLUMNS = [
     "macs",
     "params",
     "peak_memory_bytes",
-    "sram_kib",
-    "flash_kib",
+    *FIGURES,
     "seconds",
     "error",
     "holdout_accuracy",
@@ -41,6 +43,7 @@ COLUMNS = [
     "test_accuracy",
     "unstable_launches",
     "estimated_launches",
+    "dispatch_share",
     "basis",
     "architecture",
 ]
@@ -54,8 +57,8 @@ _FLOAT_COLUMNS = (
     "holdout_accuracy",
     "trained_accuracy",
     "test_accuracy",
-    "sram_kib",
-    "flash_kib",
+    *FIGURES,
+    "dispatch_share",
 )
 
 _INTEGER_COLUMNS = ("score_images", "unstable_launches", "estimated_launches")
@@ -77,25 +80,25 @@ def from_trials(
     measured_us: Mapping[str, float],
     holdout_accuracy: Mapping[str, float],
     problems: Mapping[str, str],
-    unsure_launches: Mapping[str, tuple[int, int]],
+    predictions: Mapping[str, Prediction],
     basis: str = MEASURED,
 ) -> pd.DataFrame:
     """Return the trials of a search as a table with `COLUMNS`, in their order.
 
     Args:
         trials: trials with the values `predicted_us`, `validation_error`, `corrected_error`,
-            `score_images`, `sram_kib` and `flash_kib` where they are known.
+            `score_images` and the `FIGURES` where they are known.
         measured_us: latency of whole networks by digest, in microseconds.
         holdout_accuracy: accuracy on images that the search did not use, by digest.
         problems: reason why a whole network could not be timed, by digest.
-        unsure_launches: number of unstable and of estimated launches by digest.
-        basis: what latencies of whole networks come from, see `Runtime.basis`.
+        predictions: predictions of the table, by digest.
+        basis: what latencies of whole networks come from, see `Runtime.network_basis`.
     """
     ids = short_ids([trial.digest for trial in trials])
-    rows = []
+    rows: list[dict[str, Any]] = []
     for trial in trials:
         graph = trial.architecture.graph
-        unstable, estimated = unsure_launches.get(trial.digest, (None, None))
+        prediction = predictions.get(trial.digest)
         rows.append(
             {
                 "id": ids[trial.digest],
@@ -110,13 +113,13 @@ def from_trials(
                 "macs": graph.macs,
                 "params": graph.params,
                 "peak_memory_bytes": graph.peak_memory_bytes,
-                "sram_kib": trial.values.get("sram_kib"),
-                "flash_kib": trial.values.get("flash_kib"),
+                **{figure: trial.values.get(figure) for figure in FIGURES},
                 "seconds": trial.seconds,
                 "error": trial.error or problems.get(trial.digest, ""),
                 "holdout_accuracy": holdout_accuracy.get(trial.digest),
-                "unstable_launches": unstable,
-                "estimated_launches": estimated,
+                "unstable_launches": prediction and prediction.unstable_launches,
+                "estimated_launches": prediction and prediction.estimated_launches,
+                "dispatch_share": prediction and round(prediction.dispatch_share, 4),
                 "basis": basis,
                 "architecture": json.dumps(trial.architecture.to_json()),
             }
@@ -125,7 +128,7 @@ def from_trials(
 
 
 def basis(rows: pd.DataFrame) -> str:
-    """Return what the latencies of whole networks come from, see `Runtime.basis`."""
+    """Return what the latencies of whole networks come from, see `Runtime.network_basis`."""
     return "; ".join(dict.fromkeys(rows["basis"])) or MEASURED
 
 

@@ -30,7 +30,7 @@ from nas.records import (
     read_run,
     to_json,
 )
-from nas.records.fields import MEASURED
+from nas.records.fields import FIGURES, MEASURED, ROUGH_PREDICTION
 from nas.report import candidates, figures
 from nas.report.models import ReportedModel, read_models
 from nas.report.rows import HistoryRow, read_csv
@@ -123,12 +123,12 @@ def _member(row: pd.Series, dominated_by: str | None) -> FrontMember:
         measured_us=number_or_none("measured_us"),
         unstable_launches=count_or_none("unstable_launches"),
         estimated_launches=count_or_none("estimated_launches"),
+        dispatch_share=number_or_none("dispatch_share"),
         basis=row["basis"],
         macs=int(row["macs"]),
         params=int(row["params"]),
         peak_memory_bytes=int(row["peak_memory_bytes"]),
-        sram_kib=number_or_none("sram_kib"),
-        flash_kib=number_or_none("flash_kib"),
+        **{figure: number_or_none(figure) for figure in FIGURES},
     )
 
 
@@ -178,6 +178,7 @@ def _render(
         },
         colours=figures.space_colours(spaces),
         unit=figures.latency_unit(rows),
+        rough_prediction=ROUGH_PREDICTION,
         basis=basis,
         calibration=calibration_text(fitted) if fitted else "",
         whole_network="measured" if basis == MEASURED else "whole network",

@@ -39,6 +39,7 @@ class CandidateRow(Document):
         measured_us: latency of the whole network, in microseconds; only some are measured.
         unstable_launches: number of launches predicted from timings that did not agree.
         estimated_launches: number of launches predicted from estimates.
+        dispatch_share: share of launches and the start of the network in the predicted latency.
         basis: what `measured_us` is: `measured`, or `estimated: <by what>` on a device that only a
             model knows.
         macs: multiply-accumulates for one image.
@@ -46,6 +47,8 @@ class CandidateRow(Document):
         peak_memory_bytes: largest number of bytes of activations alive at once.
         sram_kib, flash_kib: largest use of fast memory at a time, and size of the constants as they
             are stored, if the search asked the runtime for them.
+        dram_traffic_kib, flash_traffic_kib: what is read from and written to slow memory, likewise.
+        mac_utilisation: used multiply-accumulates as a fraction of the possible ones, likewise.
         seconds: time that scoring took.
         error: reason why the architecture is infeasible or failed, or could not be measured.
         holdout_accuracy: accuracy on validation images that the search did not use; only of
@@ -69,12 +72,16 @@ class CandidateRow(Document):
     measured_us: Annotated[Positive | None, EmptyIsNone]
     unstable_launches: Annotated[Count | None, EmptyIsNone] = None
     estimated_launches: Annotated[Count | None, EmptyIsNone] = None
+    dispatch_share: Annotated[Fraction | None, EmptyIsNone] = None
     basis: str = MEASURED
     macs: Count
     params: Count
     peak_memory_bytes: Count
     sram_kib: Annotated[float | None, EmptyIsNone] = None
     flash_kib: Annotated[float | None, EmptyIsNone] = None
+    dram_traffic_kib: Annotated[float | None, EmptyIsNone] = None
+    flash_traffic_kib: Annotated[float | None, EmptyIsNone] = None
+    mac_utilisation: Annotated[float | None, EmptyIsNone] = None
     seconds: Seconds
     error: str = ""
     holdout_accuracy: Annotated[Fraction | None, EmptyIsNone]

@@ -26,6 +26,8 @@ class Infeasible:
 
 Score = float | Infeasible
 
+Direction = Literal["minimize", "maximize"]
+
 IsHopeless = Callable[[float], bool]
 """Returns whether an architecture is dominated even if its objective has the given value."""
 
@@ -54,7 +56,7 @@ class Objective:
 
     name: str
     score: Callable[[Sequence[Architecture]], Sequence[Score]]
-    direction: Literal["minimize", "maximize"] = "minimize"
+    direction: Direction = "minimize"
     cheap: bool = False
     limit: float | None = None
     limit_only: bool = False

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from nas import statistics
 from nas.statistics import Interval
@@ -238,9 +238,7 @@ def compute_matched_ranking(networks: Sequence[RankedNetwork]) -> MatchedRanking
     has_latency = "latency" in orders
     costs = orders["latency" if has_latency else "macs"]
     strata = _strata(networks, costs)
-    distance = np.abs(np.subtract.outer(np.log(costs), np.log(costs)))
-    # The margin keeps pairs that are equal but for rounding.
-    is_matched = distance <= np.log(MAX_LATENCY_RATIO) + 1e-9
+    is_matched = matched_pairs(costs)
     resamples = _resamples(len(networks))
     taus = {
         name: _taus(values, standalone, is_matched, resamples) for name, values in orders.items()
@@ -277,6 +275,20 @@ def compute_matched_ranking(networks: Sequence[RankedNetwork]) -> MatchedRanking
             for own in strata
         ),
     )
+
+
+def matched_pairs(costs: ArrayLike) -> NDArray[np.bool_]:
+    """Return which pairs of networks are equally fast, `n x n`; see `MAX_LATENCY_RATIO`.
+
+    Args:
+        costs: latency, or another cost, of each network.
+    """
+    logs = np.log(costs)
+    # The margin keeps pairs that are equal but for rounding.
+    is_matched: NDArray[np.bool_] = (
+        np.abs(np.subtract.outer(logs, logs)) <= np.log(MAX_LATENCY_RATIO) + 1e-9
+    )
+    return is_matched
 
 
 def _orders(networks: Sequence[RankedNetwork]) -> dict[str, NDArray[np.float64]]:

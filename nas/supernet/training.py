@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import median
+from statistics import mean
 from typing import NamedTuple
 
 import torch
@@ -296,7 +296,7 @@ class StepTime(NamedTuple):
     """Measured duration of a training step.
 
     Attributes:
-        seconds: median duration of a step.
+        seconds: mean duration of a step.
         steps_per_epoch: number of steps in an epoch.
     """
 
@@ -315,6 +315,7 @@ def measure_step(
     settings: TrainingSettings | None = None,
     *,
     steps: int = 3,
+    seconds: float = 0.0,
 ) -> StepTime:
     """Measure the duration of a training step, to plan a training.
 
@@ -324,13 +325,17 @@ def measure_step(
         space: search space, adapted to `data`.
         data: only its training split is used.
         settings: training settings; `TrainingSettings()` by default.
-        steps: number of steps that are timed, after a warm-up step that is not.
+        steps: number of steps that are timed, at least, after a warm-up step that is not.
+        seconds: duration of all steps, at least.
     """
     group = current_process_group()
     trainer = Trainer(space, data, settings or TrainingSettings(), 0, group)
-    durations = []
-    for step in range(steps + 1):
+    durations: list[float] = []
+    while len(durations) <= steps or (
+        len(durations) < trainer.schedule.steps and group.broadcast(sum(durations)) < seconds
+    ):
         started = time.perf_counter()
-        trainer.step(step)  # Reads its figures back from the device, so a GPU has finished too.
+        # A step reads its figures back from the device, so a GPU has finished too.
+        trainer.step(len(durations))
         durations.append(time.perf_counter() - started)
-    return StepTime(group.broadcast(median(durations[1:])), trainer.batches.steps_per_epoch)
+    return StepTime(group.broadcast(mean(durations[1:])), trainer.batches.steps_per_epoch)

@@ -95,11 +95,18 @@ def test_show_table_names_estimates_and_calibrations(tmp_path, capsys):
     shown = tables.describe_table(uncertain_table(tmp_path / "a.jsonl"))
     assert shown["basis"] == {"estimated: by a model": 1, "measured": 2}
     assert shown["unstable_dispatch"] == ["invocation"]
+    # Twice what an invocation of 30 and 15 or 60 launches of 0.5 take.
+    assert shown["rough_below"] == [
+        {"launches": 15, "latency_us": 75.0},
+        {"launches": 60, "latency_us": 120.0},
+    ]
     (fitted,) = shown["calibrations"]
     assert (fitted["batch"], fitted["slope"], fitted["mape_after"]) == (1, 2.0, 0.01)
     tables.show_table(shown)
     text = capsys.readouterr().out
     assert "1 of the kernels are estimated: by a model" in text
+    assert "networks below 75 us (15 kernels) or 120 us (60 kernels) are launches" in text
+    assert "expect an error of up to 20%" in text
     assert "2.0000 x the sum of kernels and dispatch costs - 0.5 us a launch, fitted on 20" in text
     assert "left out of the fit is 1.00% with it and 50.00% without it" in text
 
@@ -110,6 +117,8 @@ def test_show_table_accepts_incomplete_dispatch_costs(tmp_path, capsys):
         tmp_path / "a.jsonl", Record.from_timing("dispatch", Timing((1.0,)), name=part)
     )
     tables.show_table(tables.describe_table(half))
-    assert "0 kernels" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "0 kernels" in shown
+    assert "networks below" not in shown
     with pytest.raises(TableError, match="has no dispatch overhead"):
         half.predict(SPACE.largest.graph)

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -25,6 +24,7 @@ from tests.job.runs import (
     read_completed_trials,
     read_trials,
 )
+from tests.latency.fake_runtime import FakeRuntime
 
 LIMITS = {
     "max_latency_ms": "predicted_us",
@@ -106,7 +106,7 @@ def write_slow_device_table(path: Path, lacks=lambda record: False) -> Path:
     mobile = open_context(load_job(Path("job.toml"))).spaces["mobile"]
     slow = {kernel.text for kernel in known.predict(mobile.smallest.graph).kernels}
     device = replace(known.device, processor="Cray-1")
-    table = LatencyTable.open_or_create(path, SimpleNamespace(fingerprint=device, basis="measured"))
+    table = LatencyTable.open_or_create(path, FakeRuntime(device))
     with table.writing():
         for each in known.records():
             if each.kind != "calibration" and not lacks(each):

@@ -9,32 +9,37 @@ from nas.job import JobSettings, stages
 from nas.job.folder import claim
 from nas.job.planning import (
     EXPECTED_TRIALS,
-    EXPORT_FILE_S,
     FINALISTS_SHARE,
     MAX_EPOCHS,
     MAX_FINALISTS,
     MAX_TRIALS,
     MIN_TRIALS_PER_SPACE,
-    MOMENTS_OF_NETWORK_S,
     SEARCH_SHARE,
-    StageCosts,
     estimate_plan,
     fixed_plan,
     plan_finalists_again,
 )
 from nas.job.progress import SilentProgress
 from nas.job.settings import FinishSettings
+from nas.job.stage_costs import StageCosts
 from nas.records import StageRecord, read_run
 from tests.job.runs import open_context
 
 SPACES = ("a", "b")
-MEASURE_S = 20 * (2.0 + MOMENTS_OF_NETWORK_S)
+MEASURE_S = 20 * (2.0 + 0.5) + 3 * 3 * 4.5
+"""Seconds for 20 networks in three rounds: 8, 8 and 4, each with 12 kernels before and after."""
+
+OTHERS_S = 10 + 100 + MEASURE_S
+"""Seconds to prepare, of the table, and to measure."""
 COSTS = StageCosts(
     table_s=100.0,
     epoch_s={"a": 10.0, "b": 30.0},
     trial_s=0.5,
     network_s=2.0,
     finalist_epoch_s=15.0,
+    moments_s=4.5,
+    prepare_s=10.0,
+    export_file_s=12.0,
 )
 
 
@@ -57,7 +62,9 @@ def make_plan(*arguments, costs=COSTS, **settings):
 
 def test_shares_of_the_stages_add_up_to_the_budget():
     plan = make_plan()
-    assert list(plan.seconds) == ["table", "supernets", "search", "measure", "finalists", "export"]
+    first = ["prepare", "table", "supernets"]
+    assert list(plan.seconds) == [*first, "search", "measure", "finalists", "export"]
+    assert plan.seconds["prepare"] == 10
     assert plan.seconds["table"] == 100
     assert plan.seconds["measure"] == MEASURE_S
     assert plan.seconds["search"] == EXPECTED_TRIALS * 0.5
@@ -66,7 +73,7 @@ def test_shares_of_the_stages_add_up_to_the_budget():
     assert plan.seconds["finalists"] == 15 * plan.retrain * plan.retrain_epochs
     # Whole epochs of the finalists leave less than one of each.
     assert 3600 - 1 - 15 * plan.retrain < sum(plan.seconds.values()) <= 3600 + 1
-    left_s = 3600 - 100 - MEASURE_S - EXPECTED_TRIALS * 0.5
+    left_s = 3600 - OTHERS_S - EXPECTED_TRIALS * 0.5
     assert plan.seconds["finalists"] / left_s == pytest.approx(FINALISTS_SHARE, abs=0.02)
     assert plan.epochs["a"] == pytest.approx(3 * plan.epochs["b"], abs=0.1), "equal time"
 
@@ -83,8 +90,8 @@ def test_anchors_are_paid_by_the_supernets():
 
 def test_search_is_planned_with_the_trials_that_it_needs_and_may_take_more():
     plan = make_plan()
-    assert plan.trials > EXPECTED_TRIALS
-    assert plan.trials == int(SEARCH_SHARE * (3600 - 100 - MEASURE_S) / 0.5)
+    assert plan.trials > EXPECTED_TRIALS == plan.expected_trials
+    assert plan.trials == int(SEARCH_SHARE * (3600 - OTHERS_S) / 0.5)
     assert make_plan("100h").trials == MAX_TRIALS
     slow = make_plan(costs=replace(COSTS, trial_s=60.0))
     assert slow.trials == MIN_TRIALS_PER_SPACE * len(SPACES)
@@ -105,7 +112,8 @@ def test_trials_of_the_job_file_are_planned(stall):
 
 
 def test_minutes_of_the_job_file_bound_the_search():
-    assert make_plan(search={"minutes": 1.0}).seconds["search"] == 60
+    short = make_plan(search={"minutes": 1.0})
+    assert (short.seconds["search"], short.expected_trials) == (60, 120)
     assert make_plan(search={"minutes": 50.0}).seconds["search"] == EXPECTED_TRIALS * 0.5
 
 
@@ -113,7 +121,7 @@ def test_epochs_of_the_job_file_leave_the_rest_to_the_finalists():
     plan = make_plan(epochs=4)
     assert plan.epochs == {"a": 4, "b": 4}
     assert plan.seconds["supernets"] == 4 * (10 + 30)
-    left_s = 3600 - 100 - MEASURE_S - 160 - plan.seconds["search"]
+    left_s = 3600 - OTHERS_S - 160 - plan.seconds["search"]
     assert left_s - 15 * plan.retrain < plan.seconds["finalists"] <= left_s
 
 
@@ -133,7 +141,7 @@ def test_number_of_finalists_follows_from_the_budget_unless_the_job_file_sets_it
 def test_export_of_the_finalists_is_part_of_their_share():
     without, plan = make_plan(retrain=3), make_plan(retrain=3, export=["onnx", "onnx-int8"])
     assert without.seconds["export"] == 0
-    assert plan.seconds["export"] == 3 * 2 * EXPORT_FILE_S
+    assert plan.seconds["export"] == 3 * 2 * COSTS.export_file_s
     assert plan.seconds["supernets"] == without.seconds["supernets"]
     assert sum(plan.seconds.values()) <= 3600
     settings = make_settings(retrain=3, export=["onnx", "onnx-int8"])
@@ -150,7 +158,7 @@ def test_budget_that_table_and_measuring_exceed_is_refused_unless_the_file_sets_
     with pytest.raises(JobFileError, match=r"too short: the latency table takes about 1\.7 min"):
         make_plan("2m")
     plan = make_plan("2m", epochs=3, search={"trials": 40})
-    assert (plan.trials, plan.retrain, plan.retrain_epochs) == (40, 1, 1)
+    assert (plan.trials, plan.retrain, plan.retrain_epochs) == (40, 1, 3)
 
 
 def test_job_that_sets_epochs_and_trials_needs_no_measurement():
@@ -164,6 +172,16 @@ def test_job_that_sets_epochs_and_trials_needs_no_measurement():
     assert fixed_plan(chosen, SPACES, 7).retrain == 0
     assert fixed_plan(make_settings(epochs=6), SPACES, 7) is None
     assert fixed_plan(make_settings(search={"trials": 30}), SPACES, 7) is None
+
+
+def test_estimate_for_a_job_that_sets_epochs_and_trials_is_of_what_it_does():
+    settings = {"epochs": 6, "search": {"trials": 30}}
+    for budget in ("5m", "100h"):
+        fixed = fixed_plan(make_settings(budget, **settings), SPACES, 7)
+        estimated = make_plan(budget, **settings)
+        for field in ("kernels", "epochs", "trials", "measure", "retrain", "retrain_epochs"):
+            assert getattr(estimated, field) == getattr(fixed, field)
+        assert estimated.seconds["finalists"] == fixed.retrain * 6 * 15
 
 
 def test_finalists_get_what_the_other_stages_leave():

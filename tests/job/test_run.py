@@ -196,10 +196,15 @@ def test_two_spaces_of_one_name_are_refused(job_folder_with_table):
         jobs.run_job(load_job(path), job_folder_with_table / "out")
 
 
+MEASURED_STAGES = ("prepare", "supernets", "search", "measure")
+
+
 @pytest.mark.slow
 def test_plan_divides_the_budget_among_the_stages(job_folder_with_table, job):
     fixed = jobs.plan_job(job)
     assert (fixed.trials, set(fixed.epochs.values()), fixed.kernels) == (30, {2}, 0)
+    assert fixed.seconds["table"] == 0, "it is complete and calibrated"
+    assert all(seconds > 0 for name, seconds in fixed.seconds.items() if name in MEASURED_STAGES)
     path = write_job(job_folder_with_table)
     text = path.read_text().replace("epochs = 2", "").replace("trials = 30", "")
     plans = []
@@ -209,6 +214,7 @@ def test_plan_divides_the_budget_among_the_stages(job_folder_with_table, job):
     for name in FAMILIES:
         assert plans[0].epochs[name] <= plans[1].epochs[name]
     assert plans[0].trials <= plans[1].trials
+    assert plans[1].expected_trials <= plans[1].trials
     assert sum(plans[0].epochs.values()) < sum(plans[1].epochs.values())
 
 

@@ -46,7 +46,8 @@ from tests.job.test_settings import ADDRESS, MINIMAL, SECRET, load
             MINIMAL + '[search]\nalso_minimize = ["flops"]\n',
             [
                 "line 8: search.also_minimize is 'flops'",
-                "'macs', 'params', 'peak_memory_bytes', 'sram_kib' or 'flash_kib'",
+                "'macs', 'params', 'peak_memory_bytes', 'sram_kib', 'flash_kib', "
+                "'dram_traffic_kib' or 'flash_traffic_kib'",
             ],
         ),
         (MINIMAL + "[search]\nmax_latency_ms = 0\n", ["line 8: search.max_latency_ms is 0"]),

@@ -34,6 +34,10 @@ def test_predicted_latency_names_its_unsure_launches():
     unsure = member(measured_us=None, unstable_launches=3, estimated_launches=1)
     assert unsure.unsure_launches == "3 unstable, 1 estimated"
     assert unsure.latency_basis == "predicted, of its launches 3 unstable, 1 estimated"
+    assert member(measured_us=None, dispatch_share=0.5).latency_basis == "predicted"
+    assert member(dispatch_share=0.625).latency_basis == "measured"
+    rough = member(measured_us=None, dispatch_share=0.625)
+    assert rough.latency_basis == "predicted, 62% of it launches"
     assert member(unstable_launches=0, estimated_launches=2).unsure_launches == "2 estimated"
     assert member().unsure_launches == ""
 
@@ -48,6 +52,10 @@ def test_summary_has_id_space_accuracy_latency_and_counts():
         "51ab (toy): accuracy 0.9000, 1.2 ms measured, 2000 MACs, 100 parameters"
     )
     assert "accuracy 0.9000, trained 0.9300, 1.2 ms" in member(trained_accuracy=0.93).summary
+    figures = {"sram_kib": 25.25, "dram_traffic_kib": 55.0, "mac_utilisation": 0.354}
+    assert member(**figures).summary.endswith(
+        ", 25 KiB of SRAM, 55 KiB of DRAM traffic, 35% MAC utilisation"
+    )
 
 
 def test_front_is_read_as_it_was_written(tmp_path):

@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from nas.errors import RunFolderError
+from nas.latency import Kernel, Prediction
 from nas.report import candidates
 from nas.search import Trial
 from nas.space import load_definition
@@ -24,13 +25,13 @@ def make_trials(count: int, seed: int = 0) -> list[Trial]:
     return list(trials.values())
 
 
-def rows(trials, measured=None):
+def rows(trials, measured=None, predictions=None):
     return candidates.from_trials(
         trials,
         measured_us=measured or {},
         holdout_accuracy={},
         problems={},
-        unsure_launches={},
+        predictions=predictions or {},
     )
 
 
@@ -43,6 +44,17 @@ def test_row_has_counts_of_its_graph_and_accuracy_as_fraction():
         1 - trial.values["validation_error"], abs=1e-6
     )
     assert row["digest"].startswith(row["id"])
+
+
+def test_row_says_what_its_prediction_is_based_on():
+    trials = make_trials(2)
+    kernels = (Kernel.parse("linear 8x1x1 -> 10x1x1 bias"),) * 2
+    prediction = Prediction(12.0, kernels, (1.0, 2.0), 5.0, unstable_launches=1, uncorrected_us=8.0)
+    first, second = rows(trials, predictions={trials[0].digest: prediction}).to_dict("records")
+    assert (first["unstable_launches"], first["estimated_launches"]) == (1, 0)
+    assert first["dispatch_share"] == 5 / 8
+    assert pd.isna(second["dispatch_share"])
+    assert pd.isna(second["unstable_launches"])
 
 
 def test_ids_are_shortest_distinct_prefixes():

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from nas.errors import RunFolderError
@@ -33,6 +34,21 @@ def test_report_of_run_of_an_earlier_version_is_built(run):
     text = (run / "report.html").read_text()
     assert "hypervolume of the front" in text
     assert "Kendall tau" in text
+
+
+def test_report_names_members_that_are_launches_more_than_kernels(run):
+    page.build(run)
+    assert "% launches" not in (run / "report.html").read_text()
+    first, second = pd.read_csv(run / "front.csv", dtype=str)["digest"][:2]
+    rows = pd.read_csv(run / "trials.csv", dtype=str)
+    rows["dispatch_share"] = rows["digest"].map({first: 0.625, second: 0.5})
+    rows.to_csv(run / "trials.csv", index=False)
+    page.build(run)
+    members = json.loads((run / "front.json").read_text())["front"]
+    assert [m["dispatch_share"] for m in members[:3]] == [0.625, 0.5, None]
+    text = (run / "report.html").read_text()
+    assert text.count("62% launches") == 1
+    assert f"Of 1 of these {len(members)} networks, the predicted latency is launches" in text
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,11 @@ from nas.job import load_job, run_job
 from nas.job.context import JobContext
 from nas.job.progress import SilentProgress
 from nas.latency import LatencyTable
+from nas.processes import FunctionProcess
+from nas.runtimes.ethos_u import vela
 from nas.runtimes.ethos_u.runtime import EthosURuntime
 from tests.mini_job import write_job
+from tests.runtimes.ethos_u import failing_compilers
 
 pytest.importorskip("ethosu")
 
@@ -24,6 +27,17 @@ target = "ethos-u55-128"
 dtype = "int8"
 tables = "tables"
 """
+
+FIGURES_OF_SEARCH = """
+max_sram_kib = 16.0
+also_minimize = ["flash_traffic_kib"]
+also_maximize = ["mac_utilisation"]
+min_mac_utilisation = 0.01
+"""
+
+
+def add_to_search(job_file, lines):
+    job_file.write_text(job_file.read_text().replace("[search]", f"[search]{lines}"))
 
 
 @pytest.fixture
@@ -41,8 +55,7 @@ def job_file(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_job_ends_with_a_file_for_the_npu_and_labels_all_numbers(job_file, invoke):
-    text = job_file.read_text()
-    job_file.write_text(text.replace("trials = 4", "trials = 4\nmax_sram_kib = 16.0"))
+    add_to_search(job_file, FIGURES_OF_SEARCH)
     result = run_job(load_job(job_file), Path("out"), command="test")
     basis = EthosURuntime(target="ethos-u55-128", dtype="int8").basis
     (path,) = Path("tables").glob("*.jsonl")
@@ -52,6 +65,9 @@ def test_job_ends_with_a_file_for_the_npu_and_labels_all_numbers(job_file, invok
     assert set(rows["basis"]) == {basis}
     complete = rows[rows["state"] == "complete"]
     assert complete["sram_kib"].between(0.1, 16).all()
+    assert complete["mac_utilisation"].between(0.01, 1).all()
+    assert (complete["flash_traffic_kib"] > 0).all()
+    assert complete["dram_traffic_kib"].isna().all(), "the search does not ask for it"
     measured = complete.dropna(subset=["measured_us"])
     assert ((measured["predicted_us"] / measured["measured_us"] - 1).abs() < 0.1).all()
     front = json.loads(Path("out/front.json").read_text())["front"]
@@ -72,6 +88,23 @@ def test_job_ends_with_a_file_for_the_npu_and_labels_all_numbers(job_file, invok
     assert b"ethos-u" in (folder.path / "model-int8_vela.tflite").read_bytes()
 
 
+@pytest.mark.slow
+def test_crash_of_the_compiler_makes_a_network_infeasible_and_the_job_goes_on(
+    job_file, monkeypatch
+):
+    compiler = FunctionProcess(failing_compilers.crash_at_third_file, 60.0)
+    monkeypatch.setattr(vela, "_compiler", compiler)
+    add_to_search(job_file, FIGURES_OF_SEARCH)
+    job_file.write_text(job_file.read_text().replace("retrain = 1", "retrain = 0"))
+    run_job(load_job(job_file), Path("out"), command="test")
+    rows = pd.read_csv("out/trials.csv")
+    crashed = rows["error"].str.contains("Vela's compiler crashed: .*SIGABRT", na=False)
+    assert crashed.any()
+    assert rows.loc[crashed, "measured_us"].isna().all()
+    assert (rows["state"] == "complete").any()
+    assert Path("out/report.html").exists()
+
+
 def test_unknown_part_is_refused_before_the_job_starts(job_file):
     job_file.write_text(job_file.read_text().replace("ethos-u55-128", "ethos-u99-1"))
     with pytest.raises(RequestError, match="no target 'ethos-u99-1'.*ethos-u55-128"):
@@ -79,7 +112,7 @@ def test_unknown_part_is_refused_before_the_job_starts(job_file):
 
 
 def test_runtime_without_the_figure_is_refused(job_file):
-    text = job_file.read_text().replace(DEVICE, "")
-    job_file.write_text(text.replace("trials = 4", "trials = 4\nmax_sram_kib = 16.0"))
+    job_file.write_text(job_file.read_text().replace(DEVICE, ""))
+    add_to_search(job_file, FIGURES_OF_SEARCH)
     with pytest.raises(RequestError, match="sram_kib, which runtime 'tvm' does not know"):
         JobContext(load_job(job_file), SilentProgress())
