@@ -29,7 +29,7 @@ from nas.console import ProgressBars
 from nas.formatting import format_duration
 from nas.job import JobSettings, run_job
 from nas.job.context import JobContext
-from nas.job.planning import MAX_TRIALS, MIN_TRIALS_PER_SPACE, MOMENTS_OF_NETWORK_S
+from nas.job.planning import MAX_TRIALS, MIN_TRIALS_PER_SPACE
 from nas.job.progress import JobProgress
 from nas.job.retraining import retrain_run
 from nas.latency import build_table
@@ -53,7 +53,7 @@ NEVER = 100_000_000
 def plan_search(job: JobContext) -> JobPlan:
     """Return the plan of `search`: all trials that fit, and no finalist."""
     missing, costs = job.measure_costs()
-    measure_s = job.settings.finish.measure * (costs.network_s + MOMENTS_OF_NETWORK_S)
+    measure_s = costs.measuring_s(job.settings.finish.measure)
     left_s = job.settings.budget_s - costs.table_s - measure_s
     supernets_s = TRAINING_SHARE * left_s
     own_s = supernets_s / len(costs.epoch_s)

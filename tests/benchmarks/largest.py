@@ -10,6 +10,7 @@ which neither training has seen. Networks in FOLDER are not trained again.
 
 import argparse
 import json
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from nas.latency.device import processor
 from nas.space import load_space
 from nas.supernet import Supernet, TrainingSettings, evaluate
 from nas.supernet.ground_truth import train_each_standalone
+from nas.supernet.training import trained_epochs
 from tests.benchmarks.recipes import split_images
 
 
@@ -44,7 +46,7 @@ def main() -> None:
         options.space, image_size=data.image_size, channels=data.channels, classes=len(data.classes)
     )
     supernet = Supernet.load(options.supernet, space)
-    epochs = json.loads((options.supernet / "epochs.json").read_text())
+    epochs = math.ceil(trained_epochs(options.supernet) or 0)
     settings = TrainingSettings(
         epochs=epochs,
         batch_size=options.batch,
@@ -54,7 +56,7 @@ def main() -> None:
     architectures = [space.largest, space.smallest]
     shared = evaluate(supernet, architectures, data, "holdout")
     standalone = train_each_standalone(
-        space, architectures, data, options.out, settings, seed=options.seed
+        space, architectures, data, options.out, settings, seeds=[options.seed] * 2
     )
     for name, ours, theirs in zip(("largest", "smallest"), shared, standalone, strict=True):
         print(

@@ -11,6 +11,12 @@ gain, and tau over all sizes; for the counts, the second training and every reci
 `--table`, networks of equal multiply-accumulates take the place of those of equal latency. Each
 process has one thread, so that the minutes are those of one core, and there are as many processes
 as cores. What is in FOLDER is not trained again.
+
+    python -m tests.benchmarks.recipes --truth results/recipes/recipes-0.json \
+        --data ../shared/data/cifar10 --minutes 6 --recipes "single path" --out FOLDER
+
+takes the networks and their standalone accuracies from an earlier comparison, and the space, images
+and training settings with them. Then only supernets are trained.
 """
 
 import argparse
@@ -21,12 +27,13 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from nas.console import ProgressBars
-from nas.data import Images, load_dataset
+from nas.data import ImageDataset, Images, load_dataset
 from nas.job.folder import installed_versions
 from nas.latency import LatencyTable
 from nas.latency.device import processor
@@ -70,21 +77,20 @@ RECIPES = {
     "single path": {"subnets": "single"},
 }
 
+SHARED_OPTIONS = "space", "image_size", "images", "validation", "epochs", "batch", "learning_rate"
+"""Options that a comparison takes from the earlier one whose networks it uses."""
+
 
 class Experiment:
     """Data, space, networks and settings that all recipes share, the same in every process."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        data = load_dataset(options.data, image_size=options.image_size)
-        train, unused_train = split_images(data.train, options.images)
-        search, unused_search = split_images(data.search, options.validation)
-        holdout = join_images([data.holdout, unused_train, unused_search])
-        self.data = replace(data, train=train, search=search, holdout=holdout)
+        self.data = load_images(options)
         self.space = load_space(
             options.space,
-            image_size=data.image_size,
-            channels=data.channels,
-            classes=len(data.classes),
+            image_size=self.data.image_size,
+            channels=self.data.channels,
+            classes=len(self.data.classes),
         )
         self.plain = TrainingSettings(
             epochs=options.epochs,
@@ -92,6 +98,14 @@ class Experiment:
             learning_rate=options.learning_rate,
             label_smoothing=0.1,
         )
+        self.out, self.seed, self.minutes = options.out, options.seed, options.minutes
+        self.training_seed = (
+            options.seed if options.training_seed is None else options.training_seed
+        )
+        self.standalone: dict[tuple[int, int], float] = {}
+        if options.truth:
+            self._read_networks(json.loads(options.truth.read_text())["networks"])
+            return
         table = LatencyTable.open(options.table) if options.table else None
 
         def cost(architecture: Architecture) -> float:
@@ -111,10 +125,15 @@ class Experiment:
             }
             for at, each in enumerate(self.drawn)
         ]
-        self.out, self.seed, self.minutes = options.out, options.seed, options.minutes
-        self.training_seed = (
-            options.seed if options.training_seed is None else options.training_seed
-        )
+
+    def _read_networks(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Take the networks of an earlier comparison, with their standalone accuracies."""
+        self.drawn = [self.space.from_json(row["architecture"]) for row in rows]
+        self.details = [{name: row.get(name) for name in ("latency_us", "budget")} for row in rows]
+        for at, row in enumerate(rows):
+            for repetition, column in enumerate(("holdout_accuracy", "repeated_accuracy")):
+                if row.get(column) is not None:
+                    self.standalone[at, repetition] = row[column]
 
     def train_network(self, number: int, repetition: int) -> float:
         """Return the standalone accuracy of one of the drawn networks."""
@@ -156,6 +175,15 @@ class Experiment:
                 for at, each in enumerate(self.drawn)
             ]
         )
+
+
+def load_images(options: argparse.Namespace) -> ImageDataset:
+    """Return the data: as many images as the options say, and all others to score networks on."""
+    data = load_dataset(options.data, image_size=options.image_size)
+    train, unused_train = split_images(data.train, options.images)
+    search, unused_search = split_images(data.search, options.validation)
+    holdout = join_images([data.holdout, unused_train, unused_search])
+    return replace(data, train=train, search=search, holdout=holdout)
 
 
 def split_images(images: Images, count: int | None) -> tuple[Images, Images]:
@@ -211,20 +239,27 @@ def main() -> None:
     parser.add_argument("--training-seed", type=int, help="of the supernets; --seed by default")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--truth", type=Path, help="earlier comparison with trained networks")
     options = parser.parse_args()
+    if options.truth:
+        command = json.loads(options.truth.read_text())["command"]
+        for name in SHARED_OPTIONS:
+            setattr(options, name, command[name])
     experiment = Experiment(options)
     print(
         f"{options.space}, {experiment.data.counts}, {len(experiment.drawn)} networks, "
         f"{options.epochs} epochs standalone, {options.processes} processes of one thread",
         flush=True,
     )
-    trainings = [(at, 0) for at in range(len(experiment.drawn))]
-    trainings += [(at, 1) for at in range(min(options.repeated, len(experiment.drawn)))]
+    standalone = dict(experiment.standalone)
+    trainings = []
+    if not standalone:
+        trainings += [(at, 0) for at in range(len(experiment.drawn))]
+        trainings += [(at, 1) for at in range(min(options.repeated, len(experiment.drawn)))]
     pool = ProcessPoolExecutor(options.processes, get_context("spawn"), _prepare, (options,))
     with pool, ProgressBars() as bars:
         bars.begin("standalone", "network")
         waiting = {pool.submit(_train_network, *each): each for each in trainings}
-        standalone = {}
         for done in as_completed(waiting):
             standalone[waiting[done]] = done.result()
             bars.advance(len(standalone), len(trainings), "")
@@ -251,6 +286,7 @@ def main() -> None:
             "out": None,
             "data": Path(options.data).name,
             "table": options.table and options.table.name,
+            "truth": options.truth and options.truth.name,
         },
         "versions": installed_versions(),
         "machine": {"processor": processor()[0], "cores": os.cpu_count()},

@@ -1,0 +1,117 @@
+"""How accurate the predictions of new tables are, by the commands that users run.
+
+    python -m tests.benchmarks.predictions --space squeezenet_tiny mobilenet_32 --image-size 32 96 \
+        --tables 3 --out FOLDER
+
+For each space and image size, builds several tables one after the other with `nas table build`, and
+checks each with `nas table check` on networks that no correction was fitted on, other ones for each
+table. Prints the mean error, the signed error, the share of networks within 5% and Kendall's tau
+with and without the table's correction, and the seconds a kernel that the whole build took,
+dispatch costs and correction included. Tables in FOLDER are not built again: run the command once
+more after an hour, and it says how well tables of an hour ago predict. FOLDER/checks.jsonl keeps
+every check. Run it on an idle machine.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nas.space import load_space
+
+
+def nas(*arguments: object) -> dict[str, Any]:
+    """Run a command of the tool, and return the document that it prints."""
+    command = [sys.executable, "-m", "nas", *map(str, arguments), "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed: {done.stdout}")
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def figures(errors: Sequence[float], tau: float | None) -> str:
+    """Return the accuracy of some predictions in one line.
+
+    Args:
+        errors: predicted over measured latency, minus one.
+        tau: Kendall's tau of the two.
+    """
+    absolute = np.abs(errors)
+    return (
+        f"{absolute.mean():6.2%} ({np.mean(errors):+6.2%}) "
+        f"within 5% {np.mean(absolute <= 0.05):4.0%} tau {'  -  ' if tau is None else f'{tau:.3f}'}"
+    )
+
+
+def errors(rows: Sequence[Mapping[str, float]], column: str) -> list[float]:
+    return [row[column] / row["measured_us"] - 1 for row in rows]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--space", nargs="+", default=["squeezenet_tiny", "mobilenet_32"])
+    parser.add_argument("--image-size", type=int, nargs="+", default=[32])
+    parser.add_argument("--runtime", default="tvm")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--tables", type=int, default=3, help="tables of each space and size")
+    parser.add_argument("--nets", type=int, default=12, help="random networks of each check")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    device = ["--runtime", options.runtime, "--dtype", options.dtype, "--threads", options.threads]
+    print(
+        f"{'space':<16}{'px':>4}{'table':>7}{'age, min':>9}{'s/kernel':>9}  "
+        f"{'mean error (signed)':<40}without the correction"
+    )
+    for space in options.space:
+        for size in options.image_size:
+            loaded = load_space(space, image_size=size)
+            images = ["--space", space, "--image-size", size, "--batch", options.batch]
+            for number in range(options.tables):
+                folder = options.out / f"{loaded.name}-{size}-{number}"
+                seconds_per_kernel = float("nan")
+                if not list(folder.glob("*.jsonl")):
+                    start = time.monotonic()
+                    built = nas("table", "build", *images, *device, "--out", folder)
+                    seconds = time.monotonic() - start
+                    seconds_per_kernel = seconds / built["kernels_needed"]
+                (table,) = folder.glob("*.jsonl")
+                age_minutes = (time.time() - table.stat().st_mtime) / 60
+                check = nas(
+                    "table", "check", table, *images, "--nets", options.nets, "--seed", number
+                )
+                rows = check["rows"]
+                uncorrected = check["uncorrected"] or check
+                print(
+                    f"{loaded.name:<16}{size:>4}{number:>7}{age_minutes:>9.0f}"
+                    f"{seconds_per_kernel:>9.2f}  "
+                    f"{figures(errors(rows, 'predicted_us'), check['kendall_tau'])}   "
+                    f"{figures(errors(rows, 'uncorrected_us'), uncorrected['kendall_tau'])}",
+                    flush=True,
+                )
+                line = {
+                    "space": loaded.name,
+                    "image_size": size,
+                    "table": number,
+                    "runtime": options.runtime,
+                    "dtype": options.dtype,
+                    "threads": options.threads,
+                    "batch": options.batch,
+                    "age_minutes": round(age_minutes, 1),
+                    "seconds_per_kernel": seconds_per_kernel,
+                    "check": check,
+                }
+                with (options.out / "checks.jsonl").open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+
+
+if __name__ == "__main__":
+    main()

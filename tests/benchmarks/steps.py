@@ -1,0 +1,151 @@
+"""Measure in which ways a supernet's training step takes more images a second.
+
+    python -m tests.benchmarks.steps [--space mobilenet_32] [--image-size 32] [--rounds 3]
+
+Each way differs from the first one, the defaults on one thread, by one thing. Every way is in
+processes of its own, which train for some seconds; the ways take turns, so that a change of the
+machine's speed meets them all, and the fastest round counts. The images are noise, because the
+content of images does not change the time. Prints images a second, and the ratio to the fastest of
+the defaults with one thread and with all threads. Run it on an idle machine.
+
+With `--profile` it prints instead where the time of a step on one thread goes, by kind of op.
+"""
+
+import argparse
+import multiprocessing
+import os
+import time
+from dataclasses import dataclass, replace
+
+import torch
+
+from nas.space import load_space
+from nas.supernet import TrainingSettings
+from nas.supernet.trainer import Trainer
+from nas.torch_device import keep_freed_memory
+from tests.benchmarks.supernets import noise
+
+WARM_UP_STEPS = 2
+"""Steps before those that are timed."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to train.
+
+    Args:
+        batch: images of a step.
+        threads: threads of a process.
+        processes: processes that train at the same time, each on batches of its own.
+        share: side of the images over that of `--image-size`.
+        precision: see `TrainingSettings`.
+    """
+
+    batch: int = TrainingSettings().batch_size
+    threads: int = 1
+    processes: int = 1
+    share: float = 1.0
+    precision: str = "float32"
+
+
+def ways(cores: int) -> dict[str, Way]:
+    """Return the ways by name; the first two are the defaults."""
+    batch = TrainingSettings().batch_size
+    return {
+        f"batch {batch}, 1 thread": Way(),
+        f"batch {batch}, {cores} threads": Way(threads=cores),
+        f"batch {batch}, {cores} processes of 1 thread": Way(processes=cores),
+        **{
+            f"batch {each}, 1 thread": Way(batch=each)
+            for each in (16, 32, 128, 256)
+            if each != batch
+        },
+        f"batch 128, {cores} threads": Way(batch=128, threads=cores),
+        "bfloat16, 1 thread": Way(precision="bfloat16"),
+        "three quarters of the side, 1 thread": Way(share=0.75),
+        f"three quarters of the side, {cores} threads": Way(share=0.75, threads=cores),
+    }
+
+
+def make_trainer(space: str, side: int, way: Way) -> Trainer:
+    data = noise(side, 3, 2048, 64)
+    settings = replace(
+        TrainingSettings(), batch_size=way.batch, precision=way.precision, epochs=100
+    )
+    loaded = load_space(space, image_size=side, channels=3, classes=10)
+    return Trainer(loaded, data, settings, seed=0)
+
+
+def train_for(
+    space: str, side: int, way: Way, seconds: float, results: "multiprocessing.Queue[float]"
+) -> None:
+    """Train on noise for some seconds, and put the images a second into a queue."""
+    keep_freed_memory()
+    torch.set_num_threads(way.threads)
+    trainer = make_trainer(space, side, way)
+    for step in range(WARM_UP_STEPS):
+        trainer.step(step)
+    start, step = time.perf_counter(), WARM_UP_STEPS
+    while time.perf_counter() - start < seconds:
+        trainer.step(step)
+        step += 1
+    results.put((step - WARM_UP_STEPS) * way.batch / (time.perf_counter() - start))
+
+
+def images_per_second(space: str, side: int, way: Way, seconds: float) -> float:
+    """Return the images a second of all processes of a way together."""
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    processes = [
+        context.Process(target=train_for, args=(space, side, way, seconds, results))
+        for _ in range(way.processes)
+    ]
+    for process in processes:
+        process.start()
+    rates = [results.get() for _ in processes]
+    for process in processes:
+        process.join()
+    return sum(rates)
+
+
+def print_profile(space: str, side: int) -> None:
+    """Print the share of each kind of op in the time of ten steps on one thread."""
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    trainer = make_trainer(space, side, Way())
+    for step in range(WARM_UP_STEPS):
+        trainer.step(step)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        for step in range(WARM_UP_STEPS, WARM_UP_STEPS + 10):
+            trainer.step(step)
+    ops = sorted(profile.key_averages(), key=lambda op: -op.self_cpu_time_total)
+    total = sum(op.self_cpu_time_total for op in ops)
+    for op in ops[:20]:
+        print(f"{op.self_cpu_time_total / total:6.1%}  {op.key}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--space", default="mobilenet_32")
+    parser.add_argument("--image-size", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=8, help="of each way in each round")
+    parser.add_argument("--profile", action="store_true")
+    options = parser.parse_args()
+    if options.profile:
+        print_profile(options.space, options.image_size)
+        return
+    compared = ways(os.cpu_count() or 1)
+    rates: dict[str, list[float]] = {name: [] for name in compared}
+    for _ in range(options.rounds):
+        for name, way in compared.items():
+            side = round(options.image_size * way.share)
+            rates[name].append(images_per_second(options.space, side, way, options.seconds))
+    defaults = max(max(rates[name]) for name in list(compared)[:2])
+    print(f"{options.space}, {options.image_size} px")
+    for name, values in rates.items():
+        print(f"  {name:<44}{max(values):7.0f} images/s{max(values) / defaults:7.2f}")
+
+
+if __name__ == "__main__":
+    main()
