@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 
 from nas.errors import KernelError, MeasurementError, RequestError
 from nas.latency.check import DrawnNetwork, TableCheck, check_networks
-from nas.latency.networks import ProgressCallback, references_us
-from nas.latency.processor_speed import has_enough_quiet
+from nas.latency.networks import ProgressCallback
 from nas.latency.record import MEASURED, Record
 from nas.latency.runtime import Runtime
 from nas.latency.table import LatencyTable
@@ -255,8 +254,7 @@ def calibrate_after_build(
     if len(networks) < MIN_NETWORKS:
         return None
     check = check_networks(table, networks, runtime, batch=batch, progress=progress)
-    references = [references_us(each.timings) for each in check.networks]
-    if not all(has_enough_quiet(each, table.quiet_us, 1) for each in references):
+    if check.nets_without_quiet_moment:
         raise MeasurementError(
             "The processor was slower than when the table was built.",
             remedy="Use `nas table calibrate` at a quieter moment.",

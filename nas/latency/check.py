@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas.errors import MeasurementError, RequestError
-from nas.latency.networks import ProgressCallback, measure_networks, retiming_spread
+from nas.latency.networks import (
+    ProgressCallback,
+    measure_networks,
+    references_us,
+    retiming_spread,
+)
+from nas.latency.processor_speed import has_enough_quiet
 from nas.latency.record import MEASURED
 from nas.latency.runtime import Runtime
 from nas.latency.table import LatencyTable
@@ -50,6 +56,8 @@ class CheckedNetwork:
             if they were not.
         unstable_launches: number of launches whose timing is unstable.
         estimated_launches: number of launches whose latency is estimated.
+        has_quiet_moment: whether one of the timings is of a moment at which the processor ran at
+            the quiet speed of the table.
     """
 
     architecture: Mapping[str, Any]
@@ -62,6 +70,7 @@ class CheckedNetwork:
     retimed_dispatch_us: float | None = None
     unstable_launches: int = 0
     estimated_launches: int = 0
+    has_quiet_moment: bool = True
 
     @property
     def name(self) -> str:
@@ -97,6 +106,8 @@ class CheckedNetwork:
             "measured_us": self.measured_us,
             "samples_us": list(self.timing.samples_us),
             "timings_us": [each.latency_us for each in self.timings],
+            "references_us": references_us(self.timings),
+            "has_quiet_moment": self.has_quiet_moment,
         }
 
 
@@ -166,6 +177,13 @@ class TableCheck:
         return sum(each.estimated_launches > 0 for each in self.networks)
 
     @property
+    def nets_without_quiet_moment(self) -> int:
+        """Number of networks that were timed only while the processor was slower than it was for
+        the table.
+        """
+        return sum(not each.has_quiet_moment for each in self.networks)
+
+    @property
     def retiming_spread(self) -> float | None:
         """See `nas.latency.networks.retiming_spread`; None if a network was timed once."""
         timings = [each.timings for each in self.networks]
@@ -206,6 +224,7 @@ class TableCheck:
             "target_met": self.agreement.mape <= self.target_mape,
             "nets_with_unstable_kernels": self.nets_with_unstable_kernels,
             "nets_with_estimated_kernels": self.nets_with_estimated_kernels,
+            "nets_without_quiet_moment": self.nets_without_quiet_moment,
             "random": _agreement_json(self.random),
             "references": _agreement_json(self.references),
             "uncorrected": uncorrected and uncorrected.to_json(),
@@ -318,6 +337,7 @@ def check_networks(
                 else None,
                 prediction.unstable_launches,
                 prediction.estimated_launches,
+                has_enough_quiet(references_us(result.timings), table.quiet_us, 1),
             )
         )
     return TableCheck(tuple(checked), batch, runtime.network_basis)

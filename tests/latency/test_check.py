@@ -96,7 +96,10 @@ def test_check_draws_same_networks_from_same_seed(
         )
         for _ in range(2)
     )
-    assert first.to_json() == second.to_json()
+    assert [each.predicted_us for each in first.networks] == [
+        each.predicted_us for each in second.networks
+    ]
+    assert first.agreement == second.agreement
     half = len(steps) // 2
     assert steps[:half] == [(n, half) for n in range(1, half + 1)]
     for each in first.networks:
@@ -150,6 +153,22 @@ def test_check_counts_uncertain_launches_of_each_network(
         launches = runtime.kernels(SPACE.from_json(each.architecture).graph)
         assert each.unstable_launches == each.estimated_launches == launches.count(kernel)
     assert result.nets_with_unstable_kernels == result.nets_with_estimated_kernels > 0
+
+
+def test_check_counts_networks_of_a_slow_processor(
+    table: LatencyTable, runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check() -> TableCheck:
+        return check_table(table, [SPACE], runtime, nets=4, rng=np.random.default_rng(5))
+
+    assert check().nets_without_quiet_moment == 0
+    monkeypatch.setattr("nas.latency.processor_speed.QUIET_TOLERANCE", 0.04)
+    # No moment of this test is as fast.
+    monkeypatch.setattr(LatencyTable, "quiet_us", 1e-3)
+    monkeypatch.setattr("nas.latency.networks.MAX_TIMINGS", 4)
+    document = check().to_json()
+    assert document["nets_without_quiet_moment"] == 4
+    assert all(len(row["references_us"]) == 4 for row in document["rows"])
 
 
 def test_check_draws_no_network_twice(table: LatencyTable, runtime: FakeRuntime) -> None:
