@@ -92,6 +92,9 @@ def serve(
         timer: answers the requests; it has no process yet.
         description: the description of this board.
         tracker: options of TVM's server for a tracker.
+
+    Raises:
+        DeviceError: the address cannot be listened at.
     """
     import time
 
@@ -103,7 +106,13 @@ def serve(
     multiprocessing.set_start_method("fork", force=True)
     folder = os.getcwd()
     while True:
-        server = PopenRPCServerState(host, port, port + 1, **tracker)
+        try:
+            server = PopenRPCServerState(host, port, port + 1, **tracker)
+        except (OSError, ValueError) as error:  # TVM says by ValueError that the port is taken.
+            raise DeviceError(
+                f"The server cannot listen at {host}:{port}: {error}.",
+                remedy="Choose another --host or --port.",
+            ) from error
         server.thread.join()
         # TVM's server stops listening when the process of a session dies, and leaves its folder.
         server.sock.close()
@@ -140,9 +149,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NasError as error:
         print(f"Error: {error}", file=sys.stderr)
         return error.exit_status
-    except (OSError, ValueError) as error:  # TVM says by ValueError that the port is taken.
-        print(f"Error: cannot listen at {given.host}:{given.port}: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         os._exit(130)  # TVM's thread, which accepts sessions, would keep this process alive.
 

@@ -1,4 +1,4 @@
-"""LiteRT on an emulated Raspberry Pi 4: files written here, and a table built there.
+"""LiteRT on an emulated Raspberry Pi 4: files written here, a table built there, and its server.
 
 `.ci/arm64-board FOLDER` makes the board, and `NAS_ARM64_BOARD=FOLDER` names its folder. The tests
 check results, because timings of an emulator mean nothing.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -15,12 +16,17 @@ import numpy as np
 import pytest
 import torch
 
-from nas.latency import LatencyTable
+import nas.space
+from nas.boards import connection
+from nas.errors import BoardLostError
+from nas.latency import LatencyTable, open_runtime
 from nas.latency.installed_runtimes import ENTRY_POINT_GROUP
+from nas.latency.runtime import Runtime
 from nas.runtimes.litert.network import network_file
 from nas.torch_network import folded_weights
 from tests.latency.example_graphs import GRAPHS
 from tests.markdown import ROOT
+from tests.runtimes.board_servers import board_server
 from tests.runtimes.litert import board_program
 from tests.runtimes.onnxruntime.test_network import network_with_effective_norms
 
@@ -30,6 +36,9 @@ pytestmark = [
         "NAS_ARM64_BOARD" not in os.environ, reason="needs an arm64 board of .ci/arm64-board"
     ),
 ]
+
+MAX_SERVERS = 5
+"""Servers to start until one answers: under qemu, a process with threads can hang when it forks."""
 
 BLOCKS = ["inverted_residual", "shuffle_unit", "fire", "classifier", "squeeze_excite", "grouped"]
 
@@ -79,3 +88,39 @@ def test_table_of_the_board_predicts_here(folder: Path) -> None:
     table = LatencyTable.open(path)
     assert table.device.processor == "aarch64 0x41-0xd08-0x0"
     assert table.predict(board_program.timed_graph()).latency_us > 0
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Runtime]:
+    """Yield the runtime of the board behind its server."""
+    board = Path(os.environ["NAS_ARM64_BOARD"]) / "python"
+    # The server starts another Python, which this machine runs by the emulator only.
+    program = (
+        f"import sys; sys.executable = {str(board)!r}; "
+        "from nas.runtimes.litert.board_server import main; sys.exit(main())"
+    )
+    monkeypatch.setenv("BOARD_PYTHONPATH", str(ROOT))
+    # An emulated board beside other tests takes long to begin a session.
+    monkeypatch.setattr(connection, "ANSWER_SECONDS", 60.0)
+    for attempt in range(1, MAX_SERVERS + 1):
+        with board_server(server=(board, "-c", program)) as process:
+            try:
+                runtime = open_runtime("litert", target=f"rpc://{process.address}", dtype="int8")
+                _ = runtime.fingerprint
+                yield runtime
+                runtime.release()
+                break
+            except BoardLostError:
+                if attempt == MAX_SERVERS:
+                    raise
+
+
+def test_server_of_the_board_times_networks_and_kernels(served: Runtime) -> None:
+    assert served.fingerprint.processor == "aarch64 0x41-0xd08-0x0"
+    space = nas.space.load_space("squeezenet_tiny", image_size=8, channels=1, classes=3)
+    graph = space.smallest.graph
+    assert all(seconds > 0 for seconds in served.compile(graph, {}).evaluate(2, 3))
+    schedule, timed = served.time_kernel(served.kernels(graph)[1])
+    assert schedule["copies"] > 1
+    assert timed.latency_us > 0
+    assert timed.reference_us is None, "the reference workload is of the processor here"
