@@ -38,9 +38,9 @@ def show_check(check: TableCheck) -> None:
     if check.basis != MEASURED:
         console.say(f"nothing was measured: whole networks are {check.basis}")
     show_uncertain_networks(check)
-    if check.nets_without_quiet_moment:
+    if check.disturbed_nets:
         console.say(
-            f"{check.nets_without_quiet_moment} of {len(check.networks)} networks were timed only "
+            f"{check.disturbed_nets} of {len(check.networks)} networks were timed only "
             "while the processor was slower than it was for the table, so their errors are those "
             "of the moment too; check again while the machine is idle"
         )

@@ -16,7 +16,7 @@ from nas.job.measurements import (
     MEASUREMENTS,
     NETWORKS_PER_ROUND,
     Measurement,
-    fastest,
+    latencies_and_errors,
     unsettled,
 )
 from nas.latency import Prediction, measure_networks
@@ -53,7 +53,7 @@ def measure_front(
     chosen = to_measure(predicted, list(job.spaces), job.settings.finish.measure)
     _measure(job, run, [by_digest[digest] for digest in chosen])
     write_candidates(job, run, supernets, trials)
-    measured, problems = fastest(jsonl.read(run.measurements, MEASUREMENTS))
+    measured, problems = latencies_and_errors(jsonl.read(run.measurements, MEASUREMENTS))
     if problems and not measured:
         raise MeasurementError(
             f"No candidate could be timed as a whole network: {next(iter(problems.values()))}",
@@ -66,7 +66,7 @@ def write_candidates(
 ) -> None:
     """Write the rows of all candidates; those with a measured latency get a hold-out accuracy."""
     by_digest = {trial.digest: trial for trial in trials}
-    measured, problems = fastest(jsonl.read(run.measurements, MEASUREMENTS))
+    measured, problems = latencies_and_errors(jsonl.read(run.measurements, MEASUREMENTS))
     holdout = {}
     for digest in measured.keys() & by_digest.keys():
         trial = by_digest[digest]

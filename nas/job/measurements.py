@@ -9,7 +9,12 @@ from pydantic import Field, model_validator
 
 from nas.documents import Document, Format, Positive
 from nas.errors import RunFolderError
-from nas.latency.networks import MAX_TIMINGS, NetworkTimings, timings_agree
+from nas.latency.networks import (
+    MAX_TIMINGS,
+    NetworkTimings,
+    network_latency_us,
+    timings_agree,
+)
 from nas.latency.timing import Timing, round_to_four_digits
 from nas.records import ArchitectureRecord, Digest
 from nas.search import Trial
@@ -26,8 +31,9 @@ class Measurement(Document):
         architecture: the network's choices.
         status: `unstable` where the samples disagree; `failed` without a latency.
         predicted_us: latency that the table predicted.
-        measured_us: median of `samples_us`; None if the timing failed.
+        measured_us: median of `samples_us`, divided by `slowdown`; None if the timing failed.
         samples_us: latencies of single samples.
+        slowdown: see `nas.latency.timing.Timing`; runs of earlier versions have none.
         error: reason of a failure.
     """
 
@@ -38,6 +44,7 @@ class Measurement(Document):
     predicted_us: Positive | None
     measured_us: Positive | None
     samples_us: Annotated[tuple[Positive, ...], Field(max_length=1000)]
+    slowdown: Positive | None = None
     error: str | None
 
     @model_validator(mode="after")
@@ -47,9 +54,14 @@ class Measurement(Document):
                 raise ValueError("a failed timing has an error and no latency")
         elif self.measured_us is None or not self.samples_us:
             raise ValueError("a timing has a latency and its samples")
-        elif round_to_four_digits(self.measured_us) != Timing(self.samples_us).latency_us:
+        elif round_to_four_digits(self.measured_us) != self.timing.latency_us:
             raise ValueError(f"measured_us is {self.measured_us}, not the median of its samples")
         return self
+
+    @property
+    def timing(self) -> Timing:
+        """The timing that the line records."""
+        return Timing(self.samples_us, slowdown=self.slowdown)
 
     @classmethod
     def of_timings(cls, trial: Trial, result: NetworkTimings) -> list[Measurement]:
@@ -65,6 +77,7 @@ class Measurement(Document):
                 predicted_us=trial.values["predicted_us"],
                 measured_us=None if timing is None else timing.latency_us,
                 samples_us=() if timing is None else timing.samples_us,
+                slowdown=None if timing is None else timing.slowdown,
                 error=None if timing else result.error,
             )
 
@@ -79,20 +92,22 @@ MEASUREMENTS = Format(
 )
 
 
-def fastest(measurements: Sequence[Measurement]) -> tuple[dict[str, float], dict[str, str]]:
+def latencies_and_errors(
+    measurements: Sequence[Measurement],
+) -> tuple[dict[str, float], dict[str, str]]:
     """Return measured latencies in microseconds, and errors, by digest.
 
-    The fastest timing of a network counts, since other work on the machine only adds time. A
+    A latency is that of all timings of a network (`nas.latency.networks.network_latency_us`). A
     network has an error only if it was never timed.
     """
-    measured: dict[str, float] = {}
+    timings: dict[str, list[Timing]] = {}
     errors: dict[str, str] = {}
     for measurement in measurements:
         if measurement.measured_us is None:
             errors[measurement.digest] = measurement.error or ""
         else:
-            earlier_us = measured.get(measurement.digest, measurement.measured_us)
-            measured[measurement.digest] = min(measurement.measured_us, earlier_us)
+            timings.setdefault(measurement.digest, []).append(measurement.timing)
+    measured = {digest: network_latency_us(own) for digest, own in timings.items()}
     never_timed = {digest: e for digest, e in errors.items() if digest not in measured}
     return measured, never_timed
 

@@ -254,7 +254,7 @@ def calibrate_after_build(
     if len(networks) < MIN_NETWORKS:
         return None
     check = check_networks(table, networks, runtime, batch=batch, progress=progress)
-    if check.nets_without_quiet_moment:
+    if check.disturbed_nets:
         raise MeasurementError(
             "The processor was slower than when the table was built.",
             remedy="Use `nas table calibrate` at a quieter moment.",

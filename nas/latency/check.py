@@ -11,11 +11,12 @@ import numpy as np
 from nas.errors import MeasurementError, RequestError
 from nas.latency.networks import (
     ProgressCallback,
+    is_disturbed,
     measure_networks,
+    network_latency_us,
     references_us,
     retiming_spread,
 )
-from nas.latency.processor_speed import has_enough_quiet
 from nas.latency.record import MEASURED
 from nas.latency.runtime import Runtime
 from nas.latency.table import LatencyTable
@@ -56,8 +57,8 @@ class CheckedNetwork:
             if they were not.
         unstable_launches: number of launches whose timing is unstable.
         estimated_launches: number of launches whose latency is estimated.
-        has_quiet_moment: whether one of the timings is of a moment at which the processor ran at
-            the quiet speed of the table.
+        is_disturbed: whether more than the clock of the processor differed from the table at all
+            timings, so that their slowdown is not known.
     """
 
     architecture: Mapping[str, Any]
@@ -70,7 +71,7 @@ class CheckedNetwork:
     retimed_dispatch_us: float | None = None
     unstable_launches: int = 0
     estimated_launches: int = 0
-    has_quiet_moment: bool = True
+    is_disturbed: bool = False
 
     @property
     def name(self) -> str:
@@ -84,8 +85,8 @@ class CheckedNetwork:
 
     @property
     def measured_us(self) -> float:
-        """The median of the fastest timing."""
-        return self.timing.latency_us
+        """The latency in microseconds, see `nas.latency.networks.network_latency_us`."""
+        return network_latency_us(self.timings)
 
     @property
     def relative_error(self) -> float:
@@ -107,7 +108,8 @@ class CheckedNetwork:
             "samples_us": list(self.timing.samples_us),
             "timings_us": [each.latency_us for each in self.timings],
             "references_us": references_us(self.timings),
-            "has_quiet_moment": self.has_quiet_moment,
+            "slowdowns": [each.slowdown for each in self.timings],
+            "is_disturbed": self.is_disturbed,
         }
 
 
@@ -177,11 +179,9 @@ class TableCheck:
         return sum(each.estimated_launches > 0 for each in self.networks)
 
     @property
-    def nets_without_quiet_moment(self) -> int:
-        """Number of networks that were timed only while the processor was slower than it was for
-        the table.
-        """
-        return sum(not each.has_quiet_moment for each in self.networks)
+    def disturbed_nets(self) -> int:
+        """Number of networks that were timed only while something slowed the processor."""
+        return sum(each.is_disturbed for each in self.networks)
 
     @property
     def retiming_spread(self) -> float | None:
@@ -193,13 +193,13 @@ class TableCheck:
     def retiming_tau(self) -> float | None:
         """Kendall's tau of one half of the timings with the other half, an upper bound of any tau.
 
-        Each half has every other timing of each network, of which the fastest counts. None if a
-        network was timed once, or there are too few networks for an order.
+        Each half has every other timing of each network. None if a network was timed once, or there
+        are too few networks for an order.
         """
         if min(len(each.timings) for each in self.networks) < 2:
             return None
         first, second = (
-            [min(timing.latency_us for timing in each.timings[start::2]) for each in self.networks]
+            [network_latency_us(each.timings[start::2]) for each in self.networks]
             for start in (0, 1)
         )
         return (
@@ -224,7 +224,7 @@ class TableCheck:
             "target_met": self.agreement.mape <= self.target_mape,
             "nets_with_unstable_kernels": self.nets_with_unstable_kernels,
             "nets_with_estimated_kernels": self.nets_with_estimated_kernels,
-            "nets_without_quiet_moment": self.nets_without_quiet_moment,
+            "disturbed_nets": self.disturbed_nets,
             "random": _agreement_json(self.random),
             "references": _agreement_json(self.references),
             "uncorrected": uncorrected and uncorrected.to_json(),
@@ -337,7 +337,7 @@ def check_networks(
                 else None,
                 prediction.unstable_launches,
                 prediction.estimated_launches,
-                has_enough_quiet(references_us(result.timings), table.quiet_us, 1),
+                is_disturbed(result.timings, table.quiet_us),
             )
         )
     return TableCheck(tuple(checked), batch, runtime.network_basis)

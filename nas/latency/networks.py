@@ -1,7 +1,7 @@
 """Timing whole networks, each at several moments until its two fastest timings agree.
 
-The timings of one network are apart, with all other networks in between, and the fastest one
-counts; see `nas.latency.timing`.
+The timings of one network are apart, with all other networks in between. Its latency is that at
+the quiet speed of the processor, see `network_latency_us`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
 from nas.errors import MeasurementError
 from nas.graph import Graph
 from nas.latency import timing
 from nas.latency.processor_speed import has_enough_quiet, is_too_fast
 from nas.latency.runtime import CompiledNetwork, Runtime, Schedules
-from nas.latency.timing import Timing
+from nas.latency.timing import Timing, round_to_four_digits
 
 SAMPLE_SECONDS = 0.002
 """Shortest duration of a sample."""
@@ -30,6 +32,15 @@ MIN_TIMINGS = timing.MOMENTS
 
 MAX_TIMINGS = timing.MAX_MOMENTS_FACTOR * MIN_TIMINGS
 """Largest number of timings of one network."""
+
+MIN_UNDISTURBED = 6
+"""Timings of each network with a known slowdown, unless there are too few."""
+
+QUANTILE = 0.25
+"""Quantile of the timings of a network with a known slowdown that is its latency.
+
+`tests.benchmarks.repeated_timings` compares it with the fastest timing.
+"""
 
 ProgressCallback = Callable[[int, int], None]
 """Function of (steps done, steps in all); in one step one network is compiled or timed."""
@@ -44,19 +55,48 @@ class NetworkTimings:
 
     @property
     def measured_us(self) -> float:
-        """The median of the fastest timing in microseconds.
+        """The latency in microseconds, see `network_latency_us`.
 
         Raises:
             MeasurementError: the network could not be timed.
         """
         if not self.timings:
             raise MeasurementError(f"The network could not be timed: {self.error}.")
-        return min(timing.latency_us for timing in self.timings)
+        return network_latency_us(self.timings)
+
+
+def network_latency_us(timings: Iterable[Timing]) -> float:
+    """Return the latency of a network from its timings, in microseconds.
+
+    It is the `QUANTILE` of the timings whose slowdown is known, each at the quiet speed of the
+    processor. If none is known, it is the fastest timing, because other work on the machine only
+    adds time.
+
+    Args:
+        timings: timings of the network, at least one.
+    """
+    timings = list(timings)
+    undisturbed = [each.latency_us for each in timings if each.slowdown is not None]
+    if not undisturbed:
+        return min(each.latency_us for each in timings)
+    return round_to_four_digits(float(np.quantile(undisturbed, QUANTILE)))
 
 
 def references_us(timings: Iterable[Timing]) -> list[float]:
     """Return the durations of the reference workload beside some timings."""
     return [us for each in timings for us in each.references_us]
+
+
+def is_disturbed(timings: Sequence[Timing], quiet_us: float) -> bool:
+    """Return whether no timing of a network has a known slowdown, although it could.
+
+    Args:
+        timings: timings of the network.
+        quiet_us: duration of the reference workload at the quiet speed; infinity if it is not
+            known.
+    """
+    has_reference = bool(references_us(timings)) and math.isfinite(quiet_us)
+    return has_reference and all(each.slowdown is None for each in timings)
 
 
 def timings_agree(latencies_us: Collection[float]) -> bool:
@@ -67,7 +107,7 @@ def timings_agree(latencies_us: Collection[float]) -> bool:
 def retiming_spread(timings: Collection[Sequence[Timing]]) -> float:
     """Return the median difference of the two fastest timings of each network, as a fraction.
 
-    It says how precisely the fastest timing, the one that counts, is known.
+    It says how precisely the fastest timing is known.
 
     Args:
         timings: timings of each network.
@@ -91,9 +131,9 @@ def measure_networks(
     """Compile networks with random weights, and time each until two timings agree.
 
     Each network is compiled once and timed at `MIN_TIMINGS` moments; once if its latency is always
-    the same (`Runtime.has_constant_networks`). If its two fastest timings disagree, or too few
-    moments are quiet, it is timed again, at most `MAX_TIMINGS` times in all. A network that cannot
-    be compiled or timed has an error instead.
+    the same (`Runtime.has_constant_networks`). If its two fastest timings disagree, or too few of
+    them have a known slowdown, it is timed again, at most `MAX_TIMINGS` times in all. A network
+    that cannot be compiled or timed has an error instead.
 
     Args:
         graphs: the networks.
@@ -101,8 +141,9 @@ def measure_networks(
         schedules: schedules of all their kernels, from `LatencyTable.schedules`.
         batch: number of images of one inference.
         progress: function to call after each step.
-        quiet_us: duration of the reference workload at the quiet speed of the table. Timings at a
-            faster speed do not count, unless there are no others.
+        quiet_us: duration of the reference workload at the quiet speed of the table, see
+            `network_latency_us`. Timings at a faster speed do not count, unless there are no
+            others.
     """
     fewest, most = (1, 1) if runtime.has_constant_networks else (MIN_TIMINGS, MAX_TIMINGS)
     timer = _NetworkTimer(runtime, len(graphs) * (1 + fewest), progress)
@@ -113,7 +154,7 @@ def measure_networks(
     for done in range(1, most + 1):
         moments.wait()
         for index, new in timer.time(waiting).items():
-            timings[index].append(new)
+            timings[index].append(new.with_slowdown(quiet_us))
         waiting = [
             index
             for index, own in enumerate(timings)
@@ -121,7 +162,7 @@ def measure_networks(
             and (
                 done < fewest
                 or not timings_agree([each.latency_us for each in _counted(own, quiet_us)])
-                or not has_enough_quiet(references_us(own), quiet_us)
+                or not _has_enough_undisturbed(own, quiet_us)
             )
         ]
         if not waiting or done == most:
@@ -133,9 +174,24 @@ def measure_networks(
     ]
 
 
+def _has_enough_undisturbed(timings: Sequence[Timing], quiet_us: float) -> bool:
+    """Return whether the slowdown of enough timings is known.
+
+    If the quiet speed is not known, enough timings must be of the quiet moments among them.
+    """
+    if math.isinf(quiet_us):
+        return has_enough_quiet(references_us(timings))
+    known = sum(each.slowdown is not None for each in timings)
+    return known >= MIN_UNDISTURBED or not references_us(timings)
+
+
 def _counted(timings: Sequence[Timing], quiet_us: float) -> Sequence[Timing]:
-    """Return the timings at the quiet speed or a slower one; all of them if there are none."""
-    counted = [each for each in timings if not is_too_fast(each.reference_us, quiet_us)]
+    """Return the timings that are not too fast to be compared; all of them if there are none."""
+    counted = [
+        each
+        for each in timings
+        if each.slowdown is not None or not is_too_fast(each.reference_us, quiet_us)
+    ]
     return counted or timings
 
 

@@ -40,10 +40,11 @@ QUIET_MOMENTS = 3
 """Quiet moments at which a kernel or a network is timed, at least, unless there are too few."""
 
 MAX_SPEED_CHANGE = 0.12
-"""Largest difference of the reference workload before and after a measurement, as a fraction, at
-which the processor is said to have had one speed meanwhile.
+"""Largest difference of the reference workload at two moments, as a fraction, at which only the
+clock of the processor is said to differ.
 
 The speeds of a core with and without a neighbour differed by 25%, moments beside it by up to 10%.
+The clock of another processor changed by about a tenth, in steps of 3%.
 """
 
 MAX_ATTEMPTS = 3
@@ -101,6 +102,35 @@ def is_too_fast(reference_us: float | None, quiet_us: float) -> bool:
     return (1 + QUIET_TOLERANCE) * reference_us < quiet_us
 
 
+def is_one_speed(first_us: float, second_us: float) -> bool:
+    """Return whether at most the clock of the processor differs between two moments.
+
+    Args:
+        first_us, second_us: durations of the reference workload at the moments.
+    """
+    return max(first_us, second_us) <= (1 + MAX_SPEED_CHANGE) * min(first_us, second_us)
+
+
+def slowdown(reference_us: float | None, quiet_us: float) -> float | None:
+    """Return how many times longer everything takes at a moment than at the quiet speed.
+
+    The clock of a processor changes by some percent, for example with the load of its other cores,
+    and slows every network alike. So it is the ratio of the durations of the reference workload.
+    Whatever slows the processor more, such as a neighbour on the core, slows every network in
+    another way.
+
+    Args:
+        reference_us: duration of the reference workload at the moment; None if it is not known.
+        quiet_us: its duration at the quiet speed; infinity if it is not known.
+
+    Returns:
+        None if more than the clock differs, or the speeds are not known.
+    """
+    if reference_us is None or not is_one_speed(reference_us, quiet_us):
+        return None
+    return reference_us / quiet_us
+
+
 def count_quiet(references_us: Collection[float], quiet_us: float = math.inf) -> int:
     """Return at how many moments the reference workload ran at its quiet speed.
 
@@ -143,6 +173,6 @@ def measure_at_one_speed(measure: Callable[[], Measured]) -> tuple[Measured, flo
         before_us = reference_us()
         measured = measure()
         after_us = reference_us()
-        if max(before_us, after_us) <= (1 + MAX_SPEED_CHANGE) * min(before_us, after_us):
+        if is_one_speed(before_us, after_us):
             break
     return measured, max(before_us, after_us)

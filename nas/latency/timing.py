@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from nas.errors import MeasurementError
-from nas.latency import core_scheduling
+from nas.latency import core_scheduling, processor_speed
 from nas.latency.processor_speed import (
     has_enough_quiet,
     is_too_fast,
@@ -96,11 +96,14 @@ class Timing:
         reference_us: duration of the reference workload beside the samples, see
             `processor_speed.reference_us`;
             None if the samples are not of this machine's processor.
+        slowdown: how many times longer everything took than at the quiet speed of the processor,
+            see `processor_speed.slowdown`; None if it is not known.
     """
 
     samples_us: tuple[float, ...]
     cold_samples_us: tuple[float, ...] = ()
     reference_us: float | None = field(default=None, compare=False)
+    slowdown: float | None = field(default=None, compare=False)
 
     @classmethod
     def from_seconds(cls, seconds: Sequence[float], cold_seconds: Sequence[float] = ()) -> Timing:
@@ -120,8 +123,18 @@ class Timing:
 
     @property
     def latency_us(self) -> float:
-        """The median of the samples with warm caches."""
-        return round_to_four_digits(statistics.median(self.samples_us))
+        """The median of the samples with warm caches, at the quiet speed if `slowdown` is known."""
+        return round_to_four_digits(statistics.median(self.samples_us) / (self.slowdown or 1.0))
+
+    def with_slowdown(self, quiet_us: float) -> Timing:
+        """Return this timing with its slowdown.
+
+        Args:
+            quiet_us: duration of the reference workload at the quiet speed; infinity if it is not
+                known.
+        """
+        slowdown = processor_speed.slowdown(self.reference_us, quiet_us)
+        return replace(self, slowdown=slowdown and round_to_four_digits(slowdown))
 
     @property
     def references_us(self) -> tuple[float, ...]:

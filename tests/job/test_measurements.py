@@ -6,7 +6,13 @@ import pytest
 
 from nas import jsonl
 from nas.errors import RunFolderError
-from nas.job.measurements import MAX_TIMINGS, MEASUREMENTS, Measurement, fastest, unsettled
+from nas.job.measurements import (
+    MAX_TIMINGS,
+    MEASUREMENTS,
+    Measurement,
+    latencies_and_errors,
+    unsettled,
+)
 
 A, B, C = "aaaa", "bbbb", "cccc"
 
@@ -27,13 +33,18 @@ def record(digest=A, measured_us=2.0, **changes):
     }
 
 
-def line(digest, measured_us) -> Measurement:
-    return Measurement.model_validate_json(json.dumps(record(digest, measured_us)))
+def line(digest, measured_us, **changes) -> Measurement:
+    return Measurement.model_validate_json(json.dumps(record(digest, measured_us, **changes)))
 
 
 def test_fastest_of_several_timings_counts():
     lines = [line(A, None), line(B, 2.0), line(A, 3.0), line(B, 1.5), line(C, None)]
-    assert fastest(lines) == ({A: 3.0, B: 1.5}, {C: "no"})
+    assert latencies_and_errors(lines) == ({A: 3.0, B: 1.5}, {C: "no"})
+
+
+def test_timings_at_quiet_moments_count_at_the_quiet_speed():
+    quiet = [line(A, us, samples_us=[1.02 * us], slowdown=1.02) for us in (5.0, 3.0, 4.0)]
+    assert latencies_and_errors([line(A, 1.0), *quiet]) == ({A: 3.5}, {})
 
 
 def test_network_is_timed_again_until_two_timings_agree():
@@ -60,6 +71,8 @@ def test_network_is_timed_again_until_two_timings_agree():
         ({"measured_us": True}, "valid number"),
         ({"measured_us": 10**400}, "measured_us is 1000"),
         ({"measured_us": 3.0, "samples_us": [2.0]}, "not the median of its samples"),
+        ({"slowdown": 1.1}, "not the median of its samples"),
+        ({"slowdown": 0}, "greater than 0"),
         ({"measured_us": None, "status": "ok"}, "has a latency and its samples"),
         ({"samples_us": []}, "has a latency and its samples"),
         ({"samples_us": [2.0, float("nan")]}, r"samples_us\[1\] is nan"),

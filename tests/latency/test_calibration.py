@@ -20,6 +20,7 @@ from nas.latency.calibration import (
     spread_networks,
 )
 from nas.latency.check import CheckedNetwork, TableCheck, check_networks
+from nas.latency.processor_speed import slowdown
 from nas.latency.record import Correction, Record
 from nas.latency.timing import Timing
 from tests.latency.fake_runtime import FakeRuntime
@@ -239,7 +240,8 @@ def test_chosen_calibration_stays_whatever_is_recorded_later(table: LatencyTable
 def test_slow_processor_calibrates_no_table(
     table: LatencyTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nas.latency.processor_speed.QUIET_TOLERANCE", 0.04)
+    monkeypatch.setattr("nas.latency.processor_speed.slowdown", slowdown)
+    monkeypatch.setattr("nas.latency.processor_speed.MAX_SPEED_CHANGE", 0.12)
     # No moment of this test is as fast.
     monkeypatch.setattr(LatencyTable, "quiet_us", 1e-3)
     with pytest.raises(MeasurementError, match="slower than when the table was built"):

@@ -11,6 +11,7 @@ from nas.errors import MeasurementError, RequestError, TableDeviceError
 from nas.latency import LatencyTable, TableCheck, build_table, check_table
 from nas.latency import space_kernels as kernels_of
 from nas.latency.check import CheckedNetwork
+from nas.latency.processor_speed import slowdown
 from nas.latency.record import Record
 from nas.latency.timing import Timing
 from tests.latency.fake_runtime import FakeRuntime, device, latency_us
@@ -155,19 +156,20 @@ def test_check_counts_uncertain_launches_of_each_network(
     assert result.nets_with_unstable_kernels == result.nets_with_estimated_kernels > 0
 
 
-def test_check_counts_networks_of_a_slow_processor(
+def test_check_counts_disturbed_networks(
     table: LatencyTable, runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def check() -> TableCheck:
         return check_table(table, [SPACE], runtime, nets=4, rng=np.random.default_rng(5))
 
-    assert check().nets_without_quiet_moment == 0
-    monkeypatch.setattr("nas.latency.processor_speed.QUIET_TOLERANCE", 0.04)
+    assert check().disturbed_nets == 0
+    monkeypatch.setattr("nas.latency.processor_speed.slowdown", slowdown)
+    monkeypatch.setattr("nas.latency.processor_speed.MAX_SPEED_CHANGE", 0.12)
     # No moment of this test is as fast.
     monkeypatch.setattr(LatencyTable, "quiet_us", 1e-3)
     monkeypatch.setattr("nas.latency.networks.MAX_TIMINGS", 4)
     document = check().to_json()
-    assert document["nets_without_quiet_moment"] == 4
+    assert document["disturbed_nets"] == 4
     assert all(len(row["references_us"]) == 4 for row in document["rows"])
 
 

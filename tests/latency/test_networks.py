@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -9,7 +10,16 @@ import nas.space
 from nas.errors import MeasurementError
 from nas.graph import Graph
 from nas.latency import measure_networks
-from nas.latency.networks import MAX_TIMINGS, MIN_TIMINGS, retiming_spread, timings_agree
+from nas.latency.networks import (
+    MAX_TIMINGS,
+    MIN_TIMINGS,
+    MIN_UNDISTURBED,
+    is_disturbed,
+    network_latency_us,
+    retiming_spread,
+    timings_agree,
+)
+from nas.latency.processor_speed import slowdown
 from nas.latency.timing import SAMPLES, Timing
 from tests.latency.fake_runtime import FakeNetwork, FakeRuntime
 
@@ -101,6 +111,8 @@ def test_network_is_timed_until_two_timings_agree() -> None:
 def test_timings_above_the_quiet_speed_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first two of a dozen moments are a fifth faster, and the reference workload as well."""
     monkeypatch.setattr("nas.latency.processor_speed.QUIET_TOLERANCE", 0.04)
+    monkeypatch.setattr("nas.latency.processor_speed.MAX_SPEED_CHANGE", 0.12)
+    monkeypatch.setattr("nas.latency.processor_speed.slowdown", slowdown)
     runtime = DriftingRuntime([0.8, 0.8])
 
     def reference_us() -> float:
@@ -113,6 +125,40 @@ def test_timings_above_the_quiet_speed_do_not_count(monkeypatch: pytest.MonkeyPa
     assert 0 < len(measured.timings) < MIN_TIMINGS
     (only_faster,) = measure_networks(GRAPHS[:1], FakeRuntime(), {}, quiet_us=1e9)
     assert len(only_faster.timings) == MAX_TIMINGS, "there are no others"
+
+
+def test_latency_is_lower_quartile_of_undisturbed_timings_at_the_quiet_speed() -> None:
+    """At the quiet speed they took 10, 11, 12, 13 and 14 us."""
+    timings = [Timing((1.02 * us,), slowdown=1.02) for us in (14.0, 12.0, 10.0, 13.0)]
+    timings.append(Timing((0.98 * 11.0,), slowdown=0.98))
+    disturbed = [Timing((us,)) for us in (9.0, 40.0)]
+    assert network_latency_us([*disturbed, *timings]) == 11.0
+    assert network_latency_us(disturbed) == 9.0, "no slowdown is known"
+    assert network_latency_us(timings[:1]) == 14.0
+
+
+def test_clock_of_the_processor_does_not_change_a_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is 6% slower at all moments, and a neighbour slows the first nine further."""
+    monkeypatch.setattr("nas.latency.processor_speed.MAX_SPEED_CHANGE", 0.12)
+    monkeypatch.setattr("nas.latency.processor_speed.slowdown", slowdown)
+    neighbour = 9
+    runtime = DriftingRuntime([1.06 * 1.2] * neighbour + [1.06] * MAX_TIMINGS)
+
+    def reference_us() -> float:
+        return 1.06 * 2.5 * (1.5 if runtime.order.count("0") <= neighbour else 1.0)
+
+    monkeypatch.setattr("nas.latency.processor_speed.reference_us", reference_us)
+    (measured,) = measure_networks(GRAPHS[:1], runtime, {}, quiet_us=2.5)
+    (undisturbed,) = measure_networks(GRAPHS[:1], FakeRuntime(), {})
+    assert measured.measured_us == pytest.approx(undisturbed.measured_us, rel=1e-3)
+    known = [timing for timing in measured.timings if timing.slowdown is not None]
+    assert len(known) == MIN_UNDISTURBED
+    assert {timing.slowdown for timing in known} == {1.06}
+    raw_us = min(sample for timing in known for sample in timing.samples_us)
+    assert raw_us == pytest.approx(1.06 * measured.measured_us, rel=1e-3)
+    assert not is_disturbed(measured.timings, 2.5)
+    assert is_disturbed(measured.timings[:neighbour], 2.5)
+    assert not is_disturbed(undisturbed.timings, math.inf), "the quiet speed is not known"
 
 
 def test_network_is_timed_at_most_max_timings() -> None:

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from nas.latency import processor_speed
-from nas.latency.processor_speed import MAX_ATTEMPTS, measure_at_one_speed
+from nas.latency.processor_speed import MAX_ATTEMPTS, measure_at_one_speed, slowdown
 
 
 def test_quiet_speed_is_that_of_the_fastest_moments_but_a_few(monkeypatch) -> None:
@@ -29,6 +29,16 @@ def test_quiet_speed_is_that_of_the_fastest_moments_but_a_few(monkeypatch) -> No
     assert processor_speed.has_enough_quiet([12.0, 12.1, 12.2])
     assert not processor_speed.has_enough_quiet([12.0, 12.1, 12.2], quiet_us=10.0)
     assert processor_speed.has_enough_quiet(slow_and_quiet, wanted=3)
+
+
+def test_slowdown_is_known_if_only_the_clock_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor_speed, "MAX_SPEED_CHANGE", 0.12)
+    assert slowdown(2.75, 2.5) == pytest.approx(1.1)
+    assert slowdown(2.25, 2.5) == pytest.approx(0.9)
+    assert slowdown(2.81, 2.5) is None, "something else slows the processor"
+    assert slowdown(2.23, 2.5) is None
+    assert slowdown(2.5, math.inf) is None
+    assert slowdown(None, 2.5) is None, "a board has no reference workload"
 
 
 def test_measurement_is_repeated_if_the_speed_changed_meanwhile(
