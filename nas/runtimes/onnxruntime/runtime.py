@@ -34,8 +34,6 @@ class OnnxRuntime(RepeatedKernelRuntime):
 
     name = "onnxruntime"
     dtypes = ("float32", "int8")
-    # On two, networks took 1% less to 17% more than the sum of their kernels.
-    max_table_threads = 1
     dispatch_parts = ("launch", *DISPATCH_PARTS)
 
     @classmethod

@@ -55,6 +55,12 @@ def test_fingerprint_has_version_and_settings() -> None:
     assert fingerprint.slug.endswith(".litert.int8.2t.jsonl")
 
 
+def test_table_for_several_threads_is_refused_without_a_trace(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="threads is 2, but .* at most 1"):
+        LatencyTable.open_or_create(tmp_path, open_runtime("litert", threads=2))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
