@@ -165,7 +165,7 @@ def _from_run(folder: Path, prefix: str, sizes: Mapping[str, int | None]) -> Res
     copy = _space_copy(folder, record["space"])
     if not copy.is_file():
         raise RequestError(f"{folder} does not hold the space {record['space']}.")
-    space = load_space(copy, **settings.model_dump()).adapt(**sizes)
+    space = load_space(copy, **settings.sizes).adapt(**sizes)
     return _in_space(space, record, str(trials))
 
 

@@ -120,7 +120,7 @@ def estimate_plan(settings: JobSettings, missing_kernels: int, costs: StageCosts
         retrain=finalists,
         retrain_epochs=finalist_epochs,
         seconds={
-            "prepare": round(costs.prepare_s, 1),
+            "prepare": round(costs.prepare_s, 3),
             "table": round(costs.table_s, 1),
             "supernets": round(supernets_s, 1),
             **({"anchors": round(anchors_s, 1)} if anchors_s else {}),

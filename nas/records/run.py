@@ -56,7 +56,7 @@ class DataSummary(_RunSection):
 
 
 class SpaceSettings(_RunSection):
-    """What the spaces of a run are adapted to: the arguments of `SearchSpace.on`.
+    """What the spaces of a run are adapted to: arguments of `nas.space.load_space`.
 
     Attributes:
         image_size: height and width of the images, in pixels.
@@ -67,6 +67,11 @@ class SpaceSettings(_RunSection):
     image_size: Annotated[int, Field(ge=1, le=1 << 16)]
     channels: Annotated[int, Field(ge=1, le=1 << 16)]
     classes: Annotated[int, Field(ge=1, le=1 << 24)]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The arguments, without what a later version may have added."""
+        return self.model_dump(include=set(type(self).model_fields))
 
 
 class DeviceSummary(_RunSection):

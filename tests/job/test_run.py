@@ -47,9 +47,14 @@ def test_every_family_has_members_measured_as_logged(finished):
     assert measured["holdout_accuracy"].between(0, 1).all()
     logged = [json.loads(x) for x in (finished / "measurements.jsonl").read_text().splitlines()]
     for digest, row in measured.set_index("digest").iterrows():
-        medians = [np.median(r["samples_us"]) for r in logged if r["digest"] == digest]
-        assert len(medians) >= 2
-        assert min(medians) == pytest.approx(row["measured_us"], rel=1e-3)
+        own = [r for r in logged if r["digest"] == digest]
+        assert len(own) >= 2
+        medians = [np.median(r["samples_us"]) for r in own]
+        at_quiet_speed = [
+            median / r["slowdown"] for median, r in zip(medians, own, strict=True) if r["slowdown"]
+        ]
+        expected = np.quantile(at_quiet_speed, 0.25) if at_quiet_speed else min(medians)
+        assert expected == pytest.approx(row["measured_us"], rel=1e-3)
 
 
 def test_front_is_the_pareto_front_of_measured_candidates(finished):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nas.errors import RunFolderError
-from nas.records import KernelSlowdown, read_run, to_json
+from nas.records import KernelSlowdown, SpaceSettings, read_run, to_json
 
 EXAMPLE = Path(__file__).parents[2] / "results" / "example"
 
@@ -45,3 +45,10 @@ def test_unknown_fields_are_kept(tmp_path, content):
 def test_folder_without_record_is_not_a_run(tmp_path):
     with pytest.raises(RunFolderError, match=r"is not a run: there is no run\.json"):
         read_run(tmp_path)
+
+
+def test_sizes_leave_out_what_a_later_version_added():
+    """A record keeps fields that it does not know; a space is not adapted to them."""
+    settings = SpaceSettings(image_size=8, channels=1, classes=10, other=8)
+    assert settings.model_dump()["other"] == 8
+    assert settings.sizes == {"image_size": 8, "channels": 1, "classes": 10}
