@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from nas.errors import BoardLostError
+from nas.latency.runtime import Runtime
 from tests.runtimes.tvm.rpc.rpc_processes import Process, free_port
 
 SOURCE = Path(__file__).parent / "stand_in_delegate.c"
+
+MAX_BOARDS = 5
+"""Boards to start until one answers: under qemu, a process with threads can hang when it forks."""
 
 SERVER = (sys.executable, "-m", "nas.runtimes.litert.board_server")
 """The command of a server."""
@@ -48,3 +53,26 @@ def board_server(
             yield process
         finally:
             process.kill()
+
+
+def answering_runtime(
+    start: Callable[[], AbstractContextManager[Process]], connect: Callable[[str], Runtime]
+) -> Iterator[Runtime]:
+    """Start emulated boards until one answers, and yield its runtime while it runs.
+
+    Args:
+        start: function that starts a board.
+        connect: function that returns the runtime of the board with an address.
+    """
+    for attempt in range(1, MAX_BOARDS + 1):
+        with start() as process:
+            try:
+                runtime = connect(process.address)
+                _ = runtime.fingerprint
+            except BoardLostError:
+                if attempt == MAX_BOARDS:
+                    raise
+                continue
+            yield runtime
+            runtime.release()
+            return

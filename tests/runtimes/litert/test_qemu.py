@@ -18,7 +18,6 @@ import torch
 
 import nas.space
 from nas.boards import connection
-from nas.errors import BoardLostError
 from nas.latency import LatencyTable, open_runtime
 from nas.latency.installed_runtimes import ENTRY_POINT_GROUP
 from nas.latency.runtime import Runtime
@@ -26,7 +25,7 @@ from nas.runtimes.litert.network import network_file
 from nas.torch_network import folded_weights
 from tests.latency.example_graphs import GRAPHS
 from tests.markdown import ROOT
-from tests.runtimes.board_servers import board_server
+from tests.runtimes.board_servers import answering_runtime, board_server
 from tests.runtimes.litert import board_program
 from tests.runtimes.onnxruntime.test_network import network_with_effective_norms
 
@@ -36,9 +35,6 @@ pytestmark = [
         "NAS_ARM64_BOARD" not in os.environ, reason="needs an arm64 board of .ci/arm64-board"
     ),
 ]
-
-MAX_SERVERS = 5
-"""Servers to start until one answers: under qemu, a process with threads can hang when it forks."""
 
 BLOCKS = ["inverted_residual", "shuffle_unit", "fire", "classifier", "squeeze_excite", "grouped"]
 
@@ -102,17 +98,10 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Runtime]:
     monkeypatch.setenv("BOARD_PYTHONPATH", str(ROOT))
     # An emulated board beside other tests takes long to begin a session.
     monkeypatch.setattr(connection, "ANSWER_SECONDS", 60.0)
-    for attempt in range(1, MAX_SERVERS + 1):
-        with board_server(server=(board, "-c", program)) as process:
-            try:
-                runtime = open_runtime("litert", target=f"rpc://{process.address}", dtype="int8")
-                _ = runtime.fingerprint
-                yield runtime
-                runtime.release()
-                break
-            except BoardLostError:
-                if attempt == MAX_SERVERS:
-                    raise
+    yield from answering_runtime(
+        lambda: board_server(server=(board, "-c", program)),
+        lambda address: open_runtime("litert", target=f"rpc://{address}", dtype="int8"),
+    )
 
 
 def test_server_of_the_board_times_networks_and_kernels(served: Runtime) -> None:

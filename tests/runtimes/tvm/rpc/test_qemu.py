@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,12 @@ import tvm
 
 import nas.space
 from nas.boards import connection
-from nas.errors import BoardLostError
 from nas.graph import Graph
 from nas.latency.kernel import Kernel
 from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.torch_network import Network, folded_weights
 from tests.latency.example_graphs import GRAPHS
+from tests.runtimes.board_servers import answering_runtime
 from tests.runtimes.tvm.rpc import rpc_processes
 
 pytestmark = [
@@ -45,10 +46,6 @@ BLOCKS = [
 ]
 
 
-MAX_BOARDS = 5
-"""Boards to start until one answers: under qemu, a process with threads can hang when it forks."""
-
-
 @pytest.fixture(scope="module")
 def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TvmRuntime]:
     folder = Path(os.environ["NAS_ARM64_BOARD"])
@@ -58,24 +55,24 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TvmRuntime]:
         patch.setenv("LD_LIBRARY_PATH", f"{folder}/tools/usr/lib/x86_64-linux-gnu")
         # An emulated board beside other tests takes long to begin a session.
         patch.setattr(connection, "ANSWER_SECONDS", 40.0)
-        for attempt in range(1, MAX_BOARDS + 1):
+
+        @contextmanager
+        def board() -> Iterator[rpc_processes.Process]:
             port = rpc_processes.free_port()
-            with (tmp_path_factory.mktemp("qemu") / "log").open("wb") as log:
-                command = [folder / "python", rpc_processes.__file__, str(port), "server"]
-                board = subprocess.Popen(command, stdout=log, stderr=log)
-            process = rpc_processes.Process(board.pid, port)
-            try:
-                remote = TvmRuntime(target=f"rpc://127.0.0.1:{port}?{code}")
-                _ = remote.fingerprint
-                yield remote
-                remote.release()
-                break
-            except BoardLostError:
-                if attempt == MAX_BOARDS:
-                    raise
-            finally:
-                process.kill()
-                board.wait()
+            command = [folder / "python", rpc_processes.__file__, str(port), "server"]
+            with (
+                (tmp_path_factory.mktemp("qemu") / "log").open("wb") as log,
+                subprocess.Popen(command, stdout=log, stderr=log) as started,
+            ):
+                process = rpc_processes.Process(started.pid, port)
+                try:
+                    yield process
+                finally:
+                    process.kill()
+
+        yield from answering_runtime(
+            board, lambda address: TvmRuntime(target=f"rpc://{address}?{code}")
+        )
 
 
 def check(runtime: TvmRuntime, graph: Graph) -> None:
