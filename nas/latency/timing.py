@@ -94,8 +94,7 @@ class Timing:
         cold_samples_us: samples of the same kernel, called once with cold caches, see
             `nas.latency.cache_model`; empty if that was not timed.
         reference_us: duration of the reference workload beside the samples, see
-            `processor_speed.reference_us`;
-            None if the samples are not of this machine's processor.
+            `processor_speed.reference_us`; None if the samples are not of this machine's processor.
         slowdown: how many times longer everything took than at the quiet speed of the processor,
             see `processor_speed.slowdown`; None if it is not known.
     """
@@ -156,10 +155,7 @@ class Timing:
 
 
 def measure(
-    evaluate: Evaluate,
-    sample_seconds: float = SAMPLE_SECONDS,
-    *,
-    is_local: bool = True,
+    evaluate: Evaluate, sample_seconds: float = SAMPLE_SECONDS, *, is_local: bool = True
 ) -> Timing:
     """Return a timing of `SAMPLES` samples at one moment.
 
