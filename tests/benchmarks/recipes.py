@@ -17,6 +17,12 @@ as cores. What is in FOLDER is not trained again.
 
 takes the networks and their standalone accuracies from an earlier comparison, and the space, images
 and training settings with them. Then only supernets are trained.
+
+    python -m tests.benchmarks.recipes --truth results/recipes/shuffle_32-1.json \
+        --data ../shared/data/cifar10 --repeated 20 --recipes --out FOLDER
+
+trains more of the networks once more, and no supernet: the scores of the earlier comparison are
+ranked again.
 """
 
 import argparse
@@ -103,8 +109,10 @@ class Experiment:
             options.seed if options.training_seed is None else options.training_seed
         )
         self.standalone: dict[tuple[int, int], float] = {}
+        self.earlier: Mapping[str, Any] = {}
         if options.truth:
-            self._read_networks(json.loads(options.truth.read_text())["networks"])
+            self.earlier = json.loads(options.truth.read_text())
+            self._read_networks(self.earlier["networks"])
             return
         table = LatencyTable.open(options.table) if options.table else None
 
@@ -134,6 +142,11 @@ class Experiment:
             for repetition, column in enumerate(("holdout_accuracy", "repeated_accuracy")):
                 if row.get(column) is not None:
                     self.standalone[at, repetition] = row[column]
+
+    def earlier_scores(self) -> list[tuple[str, float, list[float]]]:
+        """Return the name, epochs and scores of each recipe of an earlier comparison."""
+        recipes = self.earlier.get("recipes", {})
+        return [(name, row["epochs"], row["scores"]) for name, row in recipes.items()]
 
     def train_network(self, number: int, repetition: int) -> float:
         """Return the standalone accuracy of one of the drawn networks."""
@@ -252,26 +265,28 @@ def main() -> None:
         flush=True,
     )
     standalone = dict(experiment.standalone)
-    trainings = []
-    if not standalone:
-        trainings += [(at, 0) for at in range(len(experiment.drawn))]
-        trainings += [(at, 1) for at in range(min(options.repeated, len(experiment.drawn)))]
+    nets = len(experiment.drawn)
+    wanted = [(at, 0) for at in range(nets)]
+    wanted += [(at, 1) for at in range(min(options.repeated, nets))]
+    trainings = [each for each in wanted if each not in standalone]
     pool = ProcessPoolExecutor(options.processes, get_context("spawn"), _prepare, (options,))
     with pool, ProgressBars() as bars:
         bars.begin("standalone", "network")
         waiting = {pool.submit(_train_network, *each): each for each in trainings}
         for done in as_completed(waiting):
             standalone[waiting[done]] = done.result()
-            bars.advance(len(standalone), len(trainings), "")
+            bars.advance(len(standalone), len(wanted), "")
         bars.begin("recipes", "recipe")
         trained = {pool.submit(_train_recipe, name): name for name in options.recipes}
         rows = {}
-        for done in as_completed(trained):
-            name = trained[done]
-            epochs, scores = done.result()
+        for name, epochs, scores in (
+            ((trained[done], *done.result()) for done in as_completed(trained))
+            if options.recipes
+            else experiment.earlier_scores()
+        ):
             ranking = experiment.ranking(scores, standalone)
             rows[name] = {"epochs": epochs, "scores": scores, **ranking.to_json()}
-            bars.advance(len(rows), len(trained), "")
+            bars.advance(len(rows), max(1, len(trained)), "")
             print(
                 f"{name:<42}{epochs:>6.1f} epochs  {describe(ranking, 'supernet')}  scores "
                 f"{min(scores):.3f} to {max(scores):.3f}",
@@ -300,7 +315,7 @@ def main() -> None:
             }
             for at, each in enumerate(experiment.drawn)
         ],
-        "recipes": {name: rows[name] for name in options.recipes},
+        "recipes": {name: rows[name] for name in options.recipes or rows},
     }
     file = options.out / f"recipes-{experiment.training_seed}.json"
     file.write_text(json.dumps(document, indent=1) + "\n")
