@@ -15,7 +15,8 @@ from typing import Any
 
 from nas import files
 from nas.errors import RequestError, TableDeviceError, TableError
-from nas.latency.record import MEASURED, Record, new_header
+from nas.latency.header import new_header
+from nas.latency.record import MEASURED, Record
 from nas.latency.table import LatencyTable
 from nas.latency.timing import Timing
 

@@ -1,4 +1,4 @@
-"""The lines of a latency table: the header and the records, and how they are checked.
+"""The records of a latency table, the lines after its header, and how they are checked.
 
 A field that was renamed is still read under its former name.
 """
@@ -15,20 +15,14 @@ from pydantic import AfterValidator, AliasChoices, Field, JsonValue, model_valid
 
 from nas.documents import Count, Document, Format
 from nas.errors import TableError
-from nas.latency.device import Fingerprint
 from nas.latency.processor_speed import QUIET_MOMENTS, has_enough_quiet, is_too_fast
 from nas.latency.timing import (
-    MAX_SPREAD,
-    MOMENTS,
-    SAMPLE_SECONDS,
-    SAMPLES,
     Timing,
     fastest_two_agree,
     round_to_four_digits,
 )
 from nas.records.fields import MEASURED
 
-SCHEMA = 1
 CORRECTION_REACH = 1.5
 """Factor by which a corrected network may be smaller or larger than those of the fit."""
 
@@ -39,9 +33,8 @@ UNSTABLE = "unstable"
 ESTIMATED = "estimated: "
 """Start of the basis of an estimated latency; the method follows."""
 
-HEADER_START = b'{"schema": 1, "record": "header", "processor": "'
 RECORD_START = b'{"record": "'
-"""How the first line of a table starts as it is written, and how every other line starts."""
+"""How every line after the header starts as it is written."""
 
 _NAME_KEYS = {"kernel": "kernel", "dispatch": "part"}
 """The JSON key of `Record.name` by `Record.kind`."""
@@ -443,55 +436,3 @@ def _evenly_spaced(samples: Sequence[float], count: int) -> tuple[float, ...]:
     if len(samples) <= count:
         return tuple(samples)
     return tuple(samples[position * len(samples) // count] for position in range(count))
-
-
-def new_header(device: Fingerprint, basis: str = MEASURED) -> dict[str, Any]:
-    """Return the first line of a new table; `basis` is that of its runtime."""
-    measured = {
-        "statistic": "median",
-        "samples": SAMPLES,
-        "moments": MOMENTS,
-        "sample_seconds": SAMPLE_SECONDS,
-        "largest_spread": MAX_SPREAD,
-        "pinned": True,
-    }
-    timing = measured if basis == MEASURED else {"basis": basis}
-    return {"schema": SCHEMA, "record": "header", **device.to_json(), "timing": timing}
-
-
-class Header(Document):
-    """The first line of a table: the fields of `Fingerprint`, and how kernels were timed."""
-
-    schema_number: Literal[1] = Field(alias="schema")
-    record: Literal["header"]
-    processor: Text
-    features: tuple[Text, ...]
-    runtime: Text
-    versions: dict[Text, Text]
-    target: Text
-    dtype: Text
-    threads: Annotated[int, Field(ge=1, le=1 << 16)]
-    recorded: Object
-    timing: Object | None = None
-
-    @property
-    def device(self) -> Fingerprint:
-        """The device that the table belongs to."""
-        return Fingerprint(
-            self.processor,
-            self.features,
-            self.runtime,
-            self.versions,
-            self.target,
-            self.dtype,
-            self.threads,
-            self.recorded,
-        )
-
-
-HEADER_FORMAT = Format(
-    Header,
-    "the header of a latency table",
-    TableError,
-    remedy="If it is a latency table, build it again; otherwise name another file.",
-)

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 from nas import jsonl
 from nas.errors import RequestError, TableError
 from nas.graph import Graph
+from nas.latency.header import HEADER_FORMAT, Header, new_header
 from nas.latency.prediction import Prediction, Predictor
-from nas.latency.record import HEADER_FORMAT, Header, Record, new_header
+from nas.latency.record import Record
 from nas.latency.runtime import Runtime
 from nas.latency.table_file import TableFile, can_begin, lock_of, locked, unwritable
 from nas.latency.table_records import TableRecords

@@ -7,7 +7,7 @@ import pytest
 
 from nas.errors import TableError
 from nas.latency.device import Fingerprint
-from nas.latency.record import new_header
+from nas.latency.header import new_header
 from tests.latency.fake_runtime import FakeRuntime
 
 DEVICE = Fingerprint("Test CPU", ("fma",), "tvm", {"kernels": "1"}, "cpu", "float32", 1)

@@ -5,7 +5,8 @@ from pathlib import Path
 from nas import jsonl
 from nas.latency import LatencyTable
 from nas.latency.device import Fingerprint
-from nas.latency.record import Record, new_header
+from nas.latency.header import new_header
+from nas.latency.record import Record
 from nas.latency.timing import Timing
 from nas.space import SearchSpace, Stage
 

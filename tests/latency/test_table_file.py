@@ -15,7 +15,8 @@ from nas.errors import (
     TableError,
 )
 from nas.latency import LatencyTable, build_table
-from nas.latency.record import Record, new_header
+from nas.latency.header import new_header
+from nas.latency.record import Record
 from tests.latency.example_graphs import three_kernels
 from tests.latency.fake_runtime import FakeRuntime, device
 from tests.latency.small_table import AFTER, GRAPH, SECOND, edit, timed
