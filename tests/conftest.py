@@ -49,7 +49,7 @@ def _no_pauses() -> Iterator[None]:
         patch.setattr("nas.latency.processor_speed.QUIET_TOLERANCE", math.inf)
         patch.setattr("nas.latency.processor_speed.MAX_SPEED_CHANGE", math.inf)
         # Latencies of the tests are exact, whatever the speed of this processor.
-        patch.setattr("nas.latency.processor_speed.slowdown", lambda *_: 1.0)
+        patch.setattr("nas.latency.processor_speed.slowdown", lambda us, _: us and 1.0)
         patch.setattr("nas.runtimes.tvm.runtime.TvmRuntime.moments", 2)
         patch.setattr("nas.latency.repeated_kernels.RepeatedKernelRuntime.moments", 2)
         yield

@@ -57,7 +57,7 @@ def build(
     ] = False,
     again: Annotated[
         bool,
-        typer.Option(help="Also time the kernels again that are in the table; the fastest counts."),
+        typer.Option(help="Also time the kernels again that are in the table; all timings count."),
     ] = False,
     tuner: Tuner = "template",
     trials: Trials = None,

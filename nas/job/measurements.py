@@ -12,10 +12,9 @@ from nas.errors import RunFolderError
 from nas.latency.networks import (
     MAX_TIMINGS,
     NetworkTimings,
-    network_latency_us,
     timings_agree,
 )
-from nas.latency.timing import Timing, round_to_four_digits
+from nas.latency.timing import Timing, latency_at_quiet_speed, round_to_four_digits
 from nas.records import ArchitectureRecord, Digest
 from nas.search import Trial
 
@@ -97,7 +96,7 @@ def latencies_and_errors(
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Return measured latencies in microseconds, and errors, by digest.
 
-    A latency is that of all timings of a network (`nas.latency.networks.network_latency_us`). A
+    A latency is that of all timings of a network (`nas.latency.timing.latency_at_quiet_speed`). A
     network has an error only if it was never timed.
     """
     timings: dict[str, list[Timing]] = {}
@@ -107,7 +106,7 @@ def latencies_and_errors(
             errors[measurement.digest] = measurement.error or ""
         else:
             timings.setdefault(measurement.digest, []).append(measurement.timing)
-    measured = {digest: network_latency_us(own) for digest, own in timings.items()}
+    measured = {digest: latency_at_quiet_speed(own) for digest, own in timings.items()}
     never_timed = {digest: e for digest, e in errors.items() if digest not in measured}
     return measured, never_timed
 

@@ -130,7 +130,8 @@ def build_table(
     """Time the kernels that a table lacks, and append their records.
 
     The first timing of a kernel is on the disk before the next timing starts. Later records of the
-    kernel supersede it; they have the samples of the two fastest timings and the medians of all.
+    kernel supersede it; they have the samples of the two fastest timings, the medians of all, and
+    the latency at the quiet speed of the processor.
     Each kernel is timed at `Runtime.moments` moments, and then until the two fastest timings agree
     or it is called unstable.
 
@@ -146,7 +147,7 @@ def build_table(
             becomes a failed record that says so, or keeps the timing that it had.
         retry_failed: whether kernels with a failed record are timed again.
         again: whether kernels that have a latency, and the dispatch costs, are timed again. The
-            fastest timings count, so that a quiet moment improves a table.
+            timings before count as well.
         progress: function to call after every timing.
 
     Raises:
@@ -221,6 +222,7 @@ class _TableBuilder:
         self._moments = Moments()
         self.moments = table.runtime.moments
         self._done = self._total = 0
+        self._quiet_us = table.quiet_us
         self._statuses: dict[Kernel, str] = {}
 
     def expect(self, timings: int) -> None:
@@ -306,6 +308,8 @@ class _TableBuilder:
         try:
             for _ in range(moments if kernels else 0):
                 self._moments.wait()
+                # The same for all kernels, so that their latencies are at one speed.
+                self._quiet_us = self._table.quiet_us
                 waiting = [k for k in kernels if k not in latest or latest[k].status != "failed"]
                 for kernel, outcome in self._timers.each(waiting, retime):
                     record = latest.get(kernel, records[kernel])
@@ -329,7 +333,7 @@ class _TableBuilder:
             RETIMING_TOLERANCE,
             self.moments,
             MAX_MOMENTS_FACTOR * self.moments,
-            self._table.quiet_us,
+            self._quiet_us,
         )
         self._total += not updated.settled and len(updated.medians_us) >= self.moments
         return updated

@@ -11,16 +11,19 @@ import numpy as np
 from nas.errors import MeasurementError, RequestError
 from nas.latency.networks import (
     ProgressCallback,
-    is_disturbed,
     measure_networks,
-    network_latency_us,
-    references_us,
     retiming_spread,
 )
 from nas.latency.record import MEASURED
 from nas.latency.runtime import Runtime
 from nas.latency.table import LatencyTable
-from nas.latency.timing import Timing, round_to_four_digits
+from nas.latency.timing import (
+    Timing,
+    is_disturbed,
+    latency_at_quiet_speed,
+    references_us,
+    round_to_four_digits,
+)
 from nas.statistics import (
     MIN_NETS_FOR_KENDALL_TAU,
     LatencyAgreement,
@@ -85,8 +88,8 @@ class CheckedNetwork:
 
     @property
     def measured_us(self) -> float:
-        """The latency in microseconds, see `nas.latency.networks.network_latency_us`."""
-        return network_latency_us(self.timings)
+        """The latency in microseconds, see `nas.latency.timing.latency_at_quiet_speed`."""
+        return latency_at_quiet_speed(self.timings)
 
     @property
     def relative_error(self) -> float:
@@ -199,7 +202,7 @@ class TableCheck:
         if min(len(each.timings) for each in self.networks) < 2:
             return None
         first, second = (
-            [network_latency_us(each.timings[start::2]) for each in self.networks]
+            [latency_at_quiet_speed(each.timings[start::2]) for each in self.networks]
             for start in (0, 1)
         )
         return (

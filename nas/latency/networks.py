@@ -1,7 +1,7 @@
 """Timing whole networks, each at several moments until its two fastest timings agree.
 
 The timings of one network are apart, with all other networks in between. Its latency is that at
-the quiet speed of the processor, see `network_latency_us`.
+the quiet speed of the processor, see `nas.latency.timing.latency_at_quiet_speed`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,12 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-
 from nas.errors import MeasurementError
 from nas.graph import Graph
 from nas.latency import timing
-from nas.latency.processor_speed import has_enough_quiet, is_too_fast
+from nas.latency.processor_speed import is_too_fast
 from nas.latency.runtime import CompiledNetwork, Runtime, Schedules
-from nas.latency.timing import Timing, round_to_four_digits
+from nas.latency.timing import Timing, latency_at_quiet_speed
 
 SAMPLE_SECONDS = 0.002
 """Shortest duration of a sample."""
@@ -32,15 +30,6 @@ MIN_TIMINGS = timing.MOMENTS
 
 MAX_TIMINGS = timing.MAX_MOMENTS_FACTOR * MIN_TIMINGS
 """Largest number of timings of one network."""
-
-MIN_UNDISTURBED = 6
-"""Timings of each network with a known slowdown, unless there are too few."""
-
-QUANTILE = 0.25
-"""Quantile of the timings of a network with a known slowdown that is its latency.
-
-`tests.benchmarks.repeated_timings` compares it with the fastest timing.
-"""
 
 ProgressCallback = Callable[[int, int], None]
 """Function of (steps done, steps in all); in one step one network is compiled or timed."""
@@ -55,48 +44,14 @@ class NetworkTimings:
 
     @property
     def measured_us(self) -> float:
-        """The latency in microseconds, see `network_latency_us`.
+        """The latency in microseconds, see `nas.latency.timing.latency_at_quiet_speed`.
 
         Raises:
             MeasurementError: the network could not be timed.
         """
         if not self.timings:
             raise MeasurementError(f"The network could not be timed: {self.error}.")
-        return network_latency_us(self.timings)
-
-
-def network_latency_us(timings: Iterable[Timing]) -> float:
-    """Return the latency of a network from its timings, in microseconds.
-
-    It is the `QUANTILE` of the timings whose slowdown is known, each at the quiet speed of the
-    processor. If none is known, it is the fastest timing, because other work on the machine only
-    adds time.
-
-    Args:
-        timings: timings of the network, at least one.
-    """
-    timings = list(timings)
-    undisturbed = [each.latency_us for each in timings if each.slowdown is not None]
-    if not undisturbed:
-        return min(each.latency_us for each in timings)
-    return round_to_four_digits(float(np.quantile(undisturbed, QUANTILE)))
-
-
-def references_us(timings: Iterable[Timing]) -> list[float]:
-    """Return the durations of the reference workload beside some timings."""
-    return [us for each in timings for us in each.references_us]
-
-
-def is_disturbed(timings: Sequence[Timing], quiet_us: float) -> bool:
-    """Return whether no timing of a network has a known slowdown, although it could.
-
-    Args:
-        timings: timings of the network.
-        quiet_us: duration of the reference workload at the quiet speed; infinity if it is not
-            known.
-    """
-    has_reference = bool(references_us(timings)) and math.isfinite(quiet_us)
-    return has_reference and all(each.slowdown is None for each in timings)
+        return latency_at_quiet_speed(self.timings)
 
 
 def timings_agree(latencies_us: Collection[float]) -> bool:
@@ -142,8 +97,8 @@ def measure_networks(
         batch: number of images of one inference.
         progress: function to call after each step.
         quiet_us: duration of the reference workload at the quiet speed of the table, see
-            `network_latency_us`. Timings at a faster speed do not count, unless there are no
-            others.
+            `nas.latency.timing.latency_at_quiet_speed`. Timings at a faster speed do not count,
+            unless there are no others.
     """
     fewest, most = (1, 1) if runtime.has_constant_networks else (MIN_TIMINGS, MAX_TIMINGS)
     timer = _NetworkTimer(runtime, len(graphs) * (1 + fewest), progress)
@@ -162,7 +117,7 @@ def measure_networks(
             and (
                 done < fewest
                 or not timings_agree([each.latency_us for each in _counted(own, quiet_us)])
-                or not _has_enough_undisturbed(own, quiet_us)
+                or not timing.has_enough_undisturbed(own, quiet_us, fewest)
             )
         ]
         if not waiting or done == most:
@@ -172,17 +127,6 @@ def measure_networks(
         NetworkTimings(tuple(_counted(own, quiet_us)), timer.errors.get(index))
         for index, own in enumerate(timings)
     ]
-
-
-def _has_enough_undisturbed(timings: Sequence[Timing], quiet_us: float) -> bool:
-    """Return whether the slowdown of enough timings is known.
-
-    If the quiet speed is not known, enough timings must be of the quiet moments among them.
-    """
-    if math.isinf(quiet_us):
-        return has_enough_quiet(references_us(timings))
-    known = sum(each.slowdown is not None for each in timings)
-    return known >= MIN_UNDISTURBED or not references_us(timings)
 
 
 def _counted(timings: Sequence[Timing], quiet_us: float) -> Sequence[Timing]:

@@ -2,10 +2,10 @@
 
 Neighbours on the same host slow a virtual machine from one second to the next, and not all networks
 alike: beside the same neighbour, one took 15% longer and another one 55%. A reference workload, a
-fixed product of matrices, is timed before and after every timing. It tells the moments at which the
-processor runs at its quiet speed from the others, and a timing needs some of the former. A few
-moments may be faster than the quiet speed, while the neighbours of a core idle. No network runs at
-that speed for long, so they do not count.
+fixed product of matrices, is timed before and after every timing. It tells the moments at which
+only the clock of the processor differs from its quiet speed, which slows everything alike, from the
+others, which do not count. A few moments may be faster than the quiet speed, while the neighbours
+of a core idle. No network runs at that speed for long, so they do not count either.
 
 Waiting for quiet moments would not save time: kernels that are timed in turns, again and again,
 meet as many of them.
@@ -37,7 +37,7 @@ quiet moments it differed by at most 3%.
 """
 
 QUIET_MOMENTS = 3
-"""Quiet moments at which a kernel or a network is timed, at least, unless there are too few."""
+"""Quiet moments at which a network is timed, at least, if its table has no quiet speed."""
 
 MAX_SPEED_CHANGE = 0.12
 """Largest difference of the reference workload at two moments, as a fraction, at which only the

@@ -15,10 +15,12 @@ from pydantic import AfterValidator, AliasChoices, Field, JsonValue, model_valid
 
 from nas.documents import Count, Document, Format
 from nas.errors import TableError
-from nas.latency.processor_speed import QUIET_MOMENTS, has_enough_quiet, is_too_fast
 from nas.latency.timing import (
     Timing,
     fastest_two_agree,
+    has_enough_undisturbed,
+    is_disturbed,
+    latency_at_quiet_speed,
     round_to_four_digits,
 )
 from nas.records.fields import MEASURED
@@ -76,6 +78,7 @@ class _TimedRow(Document):
     supersedes: Annotated[int, Field(ge=2)] | None = None
     medians_us: tuple[Latency, ...] = ()
     references_us: tuple[Latency, ...] = ()
+    slowdowns: tuple[Annotated[float, Field(gt=0)] | None, ...] = ()
     settled: bool = True
     cold_us: Latency | None = Field(None, validation_alias=AliasChoices("cold_us", "far_us"))
     cold_samples_us: Samples = Field(
@@ -88,10 +91,21 @@ class _TimedRow(Document):
             if self.latency_us is not None or not self.error:
                 raise ValueError("a failed record has an error and no latency")
         else:
-            _check_median("latency_us", self.latency_us, self.samples_us)
+            if self.slowdowns:
+                self._check_quiet_latency()
+            else:
+                _check_median("latency_us", self.latency_us, self.samples_us)
         if self.cold_us is not None or self.cold_samples_us:
             _check_median("cold_us", self.cold_us, self.cold_samples_us)
         return self
+
+    def _check_quiet_latency(self) -> None:
+        if self.latency_us is None or len(self.slowdowns) != len(self.medians_us):
+            raise ValueError("it should have latency_us, and one of slowdowns for each timing")
+        pairs = zip(self.medians_us, self.slowdowns, strict=True)
+        expected = latency_at_quiet_speed(Timing((us,), slowdown=each) for us, each in pairs)
+        if round_to_four_digits(self.latency_us) != expected:
+            raise ValueError(f"latency_us is {self.latency_us}, and its timings say {expected}")
 
 
 class _KernelRow(_TimedRow):
@@ -203,7 +217,9 @@ class Record:
             of a calibration, `batch4`, which is empty for 1.
         status: `ok`; `unstable`, which predicts, flagged; or `failed`, with an error and without a
             latency.
-        latency_us: median of `samples_us`; None if failed, and in a calibration.
+        latency_us: latency at the quiet speed of the processor, see
+            `nas.latency.timing.latency_at_quiet_speed`; without `slowdowns`, the median of
+            `samples_us`. None if failed, and in a calibration.
         samples_us: at most `MAX_SAMPLES` samples with four significant digits.
         schedule: schedule from which the runtime can build the kernel again.
         basis: `measured`, or `estimated: <by what>`.
@@ -211,10 +227,11 @@ class Record:
         supersedes: line of the record that this one replaces.
         calibration: fields of a `nas.latency.calibration.Calibration`.
         medians_us: median of every timing of a kernel, in order; the timings were taken at
-            different moments. The samples are those of the two fastest timings, because other work
-            on a machine only adds time.
+            different moments, and the samples are those of the two fastest timings.
         references_us: duration of the reference workload beside each of these timings, see
             `nas.latency.timing`; empty if the kernel does not run on this machine's processor.
+        slowdowns: how many times longer each of these timings took than at the quiet speed, see
+            `Timing.slowdown`; empty if that is not known for any of them.
         settled: whether no further timing is needed.
         cold_samples_us: samples of a kernel with cold caches, see `nas.latency.cache_model`; those
             of the timing with the lowest median. Empty if that was not timed.
@@ -235,6 +252,7 @@ class Record:
     settled: bool = True
     cold_samples_us: tuple[float, ...] = ()
     references_us: tuple[float, ...] = ()
+    slowdowns: tuple[float | None, ...] = ()
     line: int = 0
 
     @classmethod
@@ -274,10 +292,10 @@ class Record:
     ) -> Record:
         """Return the record of this kernel with one more timing.
 
-        After `min_timings` it is settled if its two fastest timings agree and enough of them are of
-        quiet moments, and after `max_timings` in any case. It is unstable if they do not agree or
-        none is of a quiet moment. Timings at a speed above the quiet one do not count, unless there
-        are no others.
+        After `min_timings` it is settled if its two fastest timings, each at the quiet speed of the
+        processor, agree and the slowdown of enough of them is known, and after `max_timings` in any
+        case. It is unstable if they do not agree, or if no slowdown is known although there is a
+        reference workload.
 
         Args:
             timing: the new timing.
@@ -286,52 +304,60 @@ class Record:
             max_timings: largest number of timings.
             quiet_us: duration of the reference workload at the quiet speed of the table.
         """
-        half = MAX_SAMPLES // 2
-        before = self.samples_us
-        sample_sets = (
-            [before[: len(before) // 2], before[len(before) // 2 :]]
-            if len(self.medians_us) > 1
-            else [_evenly_spaced(before, half)]
-        )
-        sample_sets.append(_evenly_spaced(timing.samples_us, half))
         medians = (*self.medians_us, timing.latency_us)
         references = (*self.references_us, *timing.references_us)
-        too_fast = (
-            {us for us, own in zip(medians, references, strict=True) if is_too_fast(own, quiet_us)}
-            if len(medians) == len(references)
-            else set()
+        # An early version of a table has no references for the first timings of a kernel.
+        padding = [None] * (len(medians) - len(references))
+        timings = [
+            Timing((us,), reference_us=reference).with_slowdown(quiet_us)
+            for us, reference in zip(medians, [*padding, *references], strict=True)
+        ]
+        known_us = [each.latency_us for each in timings if each.slowdown is not None]
+        agreed = fastest_two_agree(known_us or medians, tolerance)
+        is_enough = len(medians) >= min_timings and has_enough_undisturbed(
+            timings, quiet_us, min_timings
         )
-        counted = [us for us in medians if us not in too_fast] or medians
-        # Where one timing did not count, one half of the samples before may be empty.
-        sample_sets = [samples for samples in sample_sets if samples]
-        sample_sets = [
-            samples for samples in sample_sets if Timing(tuple(samples)).latency_us not in too_fast
-        ] or sample_sets
-        fastest = sorted(sample_sets, key=statistics.median)[:2]
-        joined = Timing(tuple(sample for samples in fastest for sample in samples))
+        samples = self._fastest_samples(timing)
         cold_sets = [each for each in (timing.cold_samples_us, self.cold_samples_us) if each]
-        # Samples of a timing that counts may be gone, if those kept since do not count any more.
-        is_fastest = joined.latency_us <= (1 + tolerance) * min(counted)
-        agreed = is_fastest and fastest_two_agree(counted, tolerance)
-        wanted = min(QUIET_MOMENTS, min_timings)
-        is_enough = (
-            agreed
-            and len(medians) >= min_timings
-            and has_enough_quiet(references, quiet_us, wanted)
-        )
-        is_stable = agreed and has_enough_quiet(references, quiet_us, 1)
         return replace(
             self,
-            status="ok" if is_stable else UNSTABLE,
-            latency_us=joined.latency_us,
-            samples_us=joined.samples_us,
+            status="ok" if agreed and not is_disturbed(timings, quiet_us) else UNSTABLE,
+            latency_us=latency_at_quiet_speed(timings) if known_us else Timing(samples).latency_us,
+            samples_us=samples,
             medians_us=medians,
-            settled=is_enough or len(medians) >= max_timings,
+            settled=(agreed and is_enough) or len(medians) >= max_timings,
             cold_samples_us=min(cold_sets, key=statistics.median, default=())[:MAX_SAMPLES],
             references_us=references,
+            slowdowns=tuple(each.slowdown for each in timings) if known_us else (),
             supersedes=None,
             line=0,
         )
+
+    def _fastest_samples(self, timing: Timing) -> tuple[float, ...]:
+        """Return samples of the two fastest timings among those before and this one."""
+        half = MAX_SAMPLES // 2
+        before = self.samples_us
+        if len(self.medians_us) > 1:
+            sample_sets = [before[: len(before) // 2], before[len(before) // 2 :]]
+        else:
+            sample_sets = [_evenly_spaced(before, half)]
+        sample_sets.append(_evenly_spaced(timing.samples_us, half))
+        fastest = sorted(sample_sets, key=statistics.median)[:2]
+        return tuple(sample for samples in fastest for sample in samples)
+
+    @property
+    def fastest_us(self) -> float:
+        """The median of `samples_us`, at the speed that the processor had."""
+        return Timing(self.samples_us).latency_us
+
+    @property
+    def quiet_us(self) -> float | None:
+        """Duration of the reference workload at the quiet speed of `latency_us`, in microseconds.
+
+        It is None if the slowdown of no timing is known.
+        """
+        known = zip(self.references_us[::-1], self.slowdowns[::-1], strict=False)
+        return next((us / slowdown for us, slowdown in known if slowdown is not None), None)
 
     @property
     def cold_us(self) -> float | None:
@@ -370,6 +396,8 @@ class Record:
                 line["medians_us"] = list(self.medians_us)
             if self.references_us:
                 line["references_us"] = list(self.references_us)
+            if self.slowdowns:
+                line["slowdowns"] = list(self.slowdowns)
             if not self.settled:
                 line["settled"] = False
             if self.cold_samples_us:
@@ -427,6 +455,7 @@ class Record:
             row.settled,
             row.cold_samples_us,
             row.references_us,
+            row.slowdowns,
             line,
         )
 

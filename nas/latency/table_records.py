@@ -13,7 +13,7 @@ from nas.latency.cache_model import DispatchCosts
 from nas.latency.device import Fingerprint
 from nas.latency.installed_runtimes import configured_runtime
 from nas.latency.kernel import Kernel
-from nas.latency.processor_speed import quiet_speed_us
+from nas.latency.processor_speed import is_one_speed, quiet_speed_us
 from nas.latency.record import UNSTABLE, Correction, Record
 from nas.latency.runtime import Runtime
 from nas.latency.table_file import damaged
@@ -67,12 +67,16 @@ class TableRecords:
     def quiet_us(self) -> float:
         """Duration of the reference workload at the quiet speed; infinity without any timing of it.
 
-        See `nas.latency.processor_speed.quiet_speed_us`.
+        The latencies of the table are those at this speed. It is
+        `nas.latency.processor_speed.quiet_speed_us` when the first build ends, and remains so until
+        more than the clock differs from it.
         """
         if self._quiet_us is None:
-            self._quiet_us = quiet_speed_us(
-                [us for record in self._current.values() for us in record.references_us]
-            )
+            records = self._current.values()
+            measured_us = quiet_speed_us([us for each in records for us in each.references_us])
+            settled = (each.quiet_us for each in records if each.settled)
+            known_us = next((us for us in settled if us is not None), measured_us)
+            self._quiet_us = known_us if is_one_speed(known_us, measured_us) else measured_us
         return self._quiet_us
 
     def __len__(self) -> int:
@@ -232,7 +236,7 @@ class TableRecords:
         if record is None or record.latency_us is None:
             return 0.0
         if record.cold_us is not None:
-            return max(0.0, record.cold_us - record.latency_us)
+            return max(0.0, record.cold_us - record.fastest_us)
         return self.dispatch.cold_weights_us(kernel.weight_bytes)
 
     def schedules(self) -> dict[Kernel, dict[str, Any]]:

@@ -5,9 +5,8 @@ how fast the kernel is. The system counts such preemptions, and a preempted samp
 
 Neighbours on the same host slow a virtual machine from one second to the next, without a trace in
 its own counts. All samples of one moment agree then, and all are too slow. So a kernel and a
-network are timed at many moments with few samples, and the fastest moment counts, if the processor
-ran at its quiet speed (`nas.latency.processor_speed`); latency_tables/README.md has the
-measurements behind this.
+network are timed at many moments with few samples, and `latency_at_quiet_speed` chooses among
+these; latency_tables/README.md has the measurements behind this.
 """
 
 from __future__ import annotations
@@ -17,14 +16,17 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import numpy as np
+
 from nas.errors import MeasurementError
 from nas.latency import core_scheduling, processor_speed
 from nas.latency.processor_speed import (
+    QUIET_MOMENTS,
     has_enough_quiet,
     is_too_fast,
     measure_at_one_speed,
@@ -41,6 +43,15 @@ MOMENTS = 10
 """Moments at which a kernel or a network is timed, at least.
 
 On a shared machine, the fastest of two moments was 3% too slow on average, that of eight 0.5%.
+"""
+
+MIN_UNDISTURBED = 6
+"""Timings of each kernel or network with a known slowdown, unless there are too few."""
+
+QUANTILE = 0.25
+"""Quantile of the timings with a known slowdown that is the latency.
+
+`tests.benchmarks.repeated_timings` compares it with the fastest timing.
 """
 
 SECONDS_BETWEEN_MOMENTS = 0.5
@@ -175,6 +186,58 @@ def measure(
     seconds, reference_us = measure_at_one_speed(take)
     timing = Timing.from_seconds(seconds)
     return replace(timing, reference_us=round_to_four_digits(reference_us))
+
+
+def latency_at_quiet_speed(timings: Iterable[Timing]) -> float:
+    """Return the latency of a kernel or network from its timings, in microseconds.
+
+    It is the `QUANTILE` of the timings whose slowdown is known, each at the quiet speed of the
+    processor. If none is known, it is the fastest timing, because other work on the machine only
+    adds time.
+
+    Args:
+        timings: timings at several moments, at least one.
+    """
+    timings = list(timings)
+    undisturbed = [each.latency_us for each in timings if each.slowdown is not None]
+    if not undisturbed:
+        return min(each.latency_us for each in timings)
+    return round_to_four_digits(float(np.quantile(undisturbed, QUANTILE)))
+
+
+def references_us(timings: Iterable[Timing]) -> list[float]:
+    """Return the durations of the reference workload beside some timings."""
+    return [us for each in timings for us in each.references_us]
+
+
+def is_disturbed(timings: Sequence[Timing], quiet_us: float) -> bool:
+    """Return whether no timing has a known slowdown, although it could.
+
+    Args:
+        timings: timings of a kernel or network.
+        quiet_us: duration of the reference workload at the quiet speed; infinity if it is not
+            known.
+    """
+    has_reference = bool(references_us(timings)) and math.isfinite(quiet_us)
+    return has_reference and all(each.slowdown is None for each in timings)
+
+
+def has_enough_undisturbed(timings: Sequence[Timing], quiet_us: float, moments: int) -> bool:
+    """Return whether the slowdown of enough timings is known; True without a reference workload.
+
+    If the quiet speed is not known, enough timings must be of the quiet moments among them.
+
+    Args:
+        timings: timings of a kernel or network.
+        quiet_us: duration of the reference workload at the quiet speed; infinity if it is not
+            known.
+        moments: number of timings that are taken in any case; more are never required.
+    """
+    own_us = references_us(timings)
+    if math.isinf(quiet_us):
+        return has_enough_quiet(own_us, wanted=min(QUIET_MOMENTS, moments))
+    known = sum(each.slowdown is not None for each in timings)
+    return known >= min(MIN_UNDISTURBED, moments) or not own_us
 
 
 def fastest_two_agree(latencies_us: Collection[float], tolerance: float) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ from nas.latency.kernel import Kernel, group_by_kind
 from nas.latency.record import UNSTABLE, Record
 from nas.latency.runtime import KernelTimer
 from nas.latency.table import LatencyTable
-from nas.latency.timing import Moments
+from nas.latency.timing import Moments, Timing, latency_at_quiet_speed
 
 SAMPLE_SEED = 0
 """Seed of the sample: the same table gives the same kernels, so that verifications can be
@@ -175,9 +175,9 @@ def verify_table(
 ) -> Verification:
     """Time a sample of a table's kernels again, each with its own schedule, and change nothing.
 
-    All rows are timed at `Runtime.moments` moments, and the fastest counts, as in a build. Rows
-    that deviate are timed again, and the timing nearest to the row counts, so that a busy moment
-    does not condemn a table.
+    All rows are timed at `Runtime.moments` moments, and their latency is that at the quiet speed of
+    the table, as in a build. Rows that deviate are timed again, and the timing nearest to the row
+    counts, so that a busy moment does not condemn a table.
 
     Args:
         table: table of this device.
@@ -209,14 +209,16 @@ def verify_table(
             progress(done, total, record.name)
 
     total = moments * len(records)
-    verified = _fastest_rows(records, timer, moments, count)
+    retimed = _RetimedKernels(records, timer, table.quiet_us)
+    retimed.time(moments, count)
+    verified = retimed.rows
     for _ in range(MAX_TIMINGS - 1):
         off = [i for i, row in enumerate(verified) if row.is_off and row.error is None]
         total = done + len(off)
         for index in off:
-            again = _retimed_row(records[index], timer)
-            verified[index] = min(verified[index], again, key=_deviation)
-            count(records[index])
+            once_more = _RetimedKernels([records[index]], timer, table.quiet_us)
+            once_more.time(1, count)
+            verified[index] = min(verified[index], *once_more.rows, key=_deviation)
     changes = tuple(_recorded_changes(table.device, device))
     return Verification(tuple(verified), len(usable), changes)
 
@@ -224,8 +226,8 @@ def verify_table(
 class DeviceSlowdown:
     """How much slower than its table the device is while networks are timed.
 
-    A few kernels of the networks are timed again between the networks. As for networks, the fastest
-    timing of each kernel counts, because other work on the machine only adds time.
+    A few kernels of the networks are timed again between the networks. As for networks, latencies
+    are those at the quiet speed of the table, so that the clock of the processor changes nothing.
 
     Args:
         table: table of the device.
@@ -237,21 +239,70 @@ class DeviceSlowdown:
     def __init__(
         self, table: LatencyTable, timer: KernelTimer, kernels: Collection[Kernel], count: int
     ) -> None:
-        self._timer, self._moments = timer, table.runtime.moments
+        self._moments = table.runtime.moments
         records = [table.record(kernel) for kernel in dict.fromkeys(kernels)]
         usable = [record for record in records if record is not None and record.latency_us]
-        self._records = stratified_sample(usable, count) if usable else []
-        self._rows: list[VerifiedRow] = []
+        sample = stratified_sample(usable, count) if usable else []
+        self._kernels = _RetimedKernels(sample, timer, table.quiet_us)
 
     def measure(self) -> None:
         """Time the kernels at some moments; a kernel that cannot be timed now is left out."""
-        rows = _fastest_rows(self._records, self._timer, self._moments)
-        self._rows = list(map(_fastest_row, self._rows or rows, rows))
+        self._kernels.time(self._moments)
 
     @property
     def ratios(self) -> Ratios | None:
         """The ratios of now to the table: above 1 if the device is slower; None if not measured."""
-        return _ratios(self._rows)
+        return _ratios(self._kernels.rows)
+
+
+class _RetimedKernels:
+    """Timings of some kernels of a table, with their own schedules.
+
+    Args:
+        records: records of the kernels.
+        timer: the runtime, or a worker process that runs it.
+        quiet_us: duration of the reference workload at the quiet speed of the table.
+    """
+
+    def __init__(self, records: Sequence[Record], timer: KernelTimer, quiet_us: float) -> None:
+        self._records, self._timer, self._quiet_us = records, timer, quiet_us
+        self._timings: dict[str, list[Timing]] = {record.name: [] for record in records}
+        self._errors: dict[str, str] = {}
+
+    def time(self, moments: int, on_timing: Callable[[Record], None] = lambda record: None) -> None:
+        """Time the kernels in turn at some moments, and call a function after each timing."""
+        pause = Moments()
+        for _ in range(moments):
+            pause.wait()
+            for record in self._records:
+                self._time_once(record)
+                on_timing(record)
+
+    def _time_once(self, record: Record) -> None:
+        try:
+            timing = self._timer.retime_kernel(Kernel.parse(record.name), record.schedule or {})
+        # A compiler may raise anything; whatever it is, it is the result of this row.
+        except Exception as error:
+            self._errors[record.name] = f"{type(error).__name__}: {str(error).strip()[:300]}"
+        else:
+            self._timings[record.name].append(timing.with_slowdown(self._quiet_us))
+
+    @property
+    def rows(self) -> list[VerifiedRow]:
+        """The kernels with their latencies; one that could not be timed once has an error."""
+        return [self._row(record) for record in self._records]
+
+    def _row(self, record: Record) -> VerifiedRow:
+        timings, error = self._timings[record.name], self._errors.get(record.name)
+        return VerifiedRow(
+            record.name,
+            Kernel.parse(record.name).detailed_kind,
+            record.latency_us or 0.0,
+            None if error or not timings else latency_at_quiet_speed(timings),
+            error,
+            is_unstable=record.status == UNSTABLE,
+            is_estimated=record.is_estimated,
+        )
 
 
 def stratified_sample(records: Sequence[Record], count: int) -> list[Record]:
@@ -299,50 +350,6 @@ def apportion(sizes: Mapping[Key, int], count: int) -> dict[Key, int]:
         open_groups = [key for key in counts if counts[key] < sizes[key]]
         counts[max(open_groups, key=lambda key: sizes[key] / (counts[key] + 1))] += 1
     return counts
-
-
-def _retimed_row(record: Record, timer: KernelTimer) -> VerifiedRow:
-    """Time the kernel of a record again."""
-    kernel = Kernel.parse(record.name)
-    row = VerifiedRow(
-        record.name,
-        kernel.detailed_kind,
-        record.latency_us or 0.0,
-        None,
-        is_unstable=record.status == UNSTABLE,
-        is_estimated=record.is_estimated,
-    )
-    try:
-        now_us = timer.retime_kernel(kernel, record.schedule or {}).latency_us
-    # A compiler may raise anything; whatever it is, it is the result of this row.
-    except Exception as error:
-        return replace(row, error=f"{type(error).__name__}: {str(error).strip()[:300]}")
-    return replace(row, now_us=now_us)
-
-
-def _fastest_rows(
-    records: Sequence[Record],
-    timer: KernelTimer,
-    moments: int,
-    on_timing: Callable[[Record], None] = lambda record: None,
-) -> list[VerifiedRow]:
-    """Time the kernels of records in turn at some moments, and return the fastest row of each."""
-    fastest: dict[str, VerifiedRow] = {}
-    pause = Moments()
-    for _ in range(moments):
-        pause.wait()
-        for record in records:
-            row = _retimed_row(record, timer)
-            fastest[record.name] = _fastest_row(fastest.get(record.name, row), row)
-            on_timing(record)
-    return [fastest[record.name] for record in records]
-
-
-def _fastest_row(first: VerifiedRow, second: VerifiedRow) -> VerifiedRow:
-    """Return the faster of two timings of a row; one that failed stays failed."""
-    if first.now_us is None or second.now_us is None:
-        return first if first.now_us is None else second
-    return min(first, second, key=lambda row: row.now_us or math.inf)
 
 
 def _deviation(row: VerifiedRow) -> float:

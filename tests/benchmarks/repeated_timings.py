@@ -11,8 +11,9 @@ many as a check would take, give a latency of each network by different rules:
 
 Printed are standard deviations from group to group: `all alike` of the mean over the networks, as
 much as predictions of a table would seem to be wrong, and `each more` of what is left for a
-network. The last row is the rule of `nas.latency.networks.network_latency_us`. Run it on a machine
-that does nothing else; its neighbours on the same host, and its clock, are what is measured.
+network. The last row is the rule of `nas.latency.timing.latency_at_quiet_speed`. Run it on a
+machine that does nothing else; its neighbours on the same host, and its clock, are what is
+measured.
 """
 
 import argparse
@@ -59,8 +60,8 @@ def at_own_speed(rule: Callable[[Sequence[Timing]], float]) -> Callable[[Sequenc
 RULES: tuple[Rule, ...] = (
     ("fastest", 3, at_own_speed(fastest_us)),
     ("fastest / clock", 3, fastest_us),
-    ("quartile", networks.MIN_UNDISTURBED, at_own_speed(networks.network_latency_us)),
-    ("quartile / clock", networks.MIN_UNDISTURBED, networks.network_latency_us),
+    ("quartile", timing.MIN_UNDISTURBED, at_own_speed(timing.latency_at_quiet_speed)),
+    ("quartile / clock", timing.MIN_UNDISTURBED, timing.latency_at_quiet_speed),
 )
 
 
@@ -100,7 +101,7 @@ def main() -> None:
     options = parser.parse_args()
     series = take(options.minutes)
     quiet_us = processor_speed.quiet_speed_us(
-        [us for own in series for us in networks.references_us(own)]
+        [us for own in series for us in timing.references_us(own)]
     )
     series = [[each.with_slowdown(quiet_us) for each in own] for own in series]
     starts = range(0, len(series[0]) - networks.MAX_TIMINGS, GROUP_STEP)

@@ -13,14 +13,16 @@ from nas.latency import measure_networks
 from nas.latency.networks import (
     MAX_TIMINGS,
     MIN_TIMINGS,
-    MIN_UNDISTURBED,
-    is_disturbed,
-    network_latency_us,
     retiming_spread,
     timings_agree,
 )
 from nas.latency.processor_speed import slowdown
-from nas.latency.timing import SAMPLES, Timing
+from nas.latency.timing import (
+    MIN_UNDISTURBED,
+    SAMPLES,
+    Timing,
+    is_disturbed,
+)
 from tests.latency.fake_runtime import FakeNetwork, FakeRuntime
 
 SPACE = nas.space.load_space("mobilenet_tiny", image_size=8, channels=1)
@@ -125,16 +127,6 @@ def test_timings_above_the_quiet_speed_do_not_count(monkeypatch: pytest.MonkeyPa
     assert 0 < len(measured.timings) < MIN_TIMINGS
     (only_faster,) = measure_networks(GRAPHS[:1], FakeRuntime(), {}, quiet_us=1e9)
     assert len(only_faster.timings) == MAX_TIMINGS, "there are no others"
-
-
-def test_latency_is_lower_quartile_of_undisturbed_timings_at_the_quiet_speed() -> None:
-    """At the quiet speed they took 10, 11, 12, 13 and 14 us."""
-    timings = [Timing((1.02 * us,), slowdown=1.02) for us in (14.0, 12.0, 10.0, 13.0)]
-    timings.append(Timing((0.98 * 11.0,), slowdown=0.98))
-    disturbed = [Timing((us,)) for us in (9.0, 40.0)]
-    assert network_latency_us([*disturbed, *timings]) == 11.0
-    assert network_latency_us(disturbed) == 9.0, "no slowdown is known"
-    assert network_latency_us(timings[:1]) == 14.0
 
 
 def test_clock_of_the_processor_does_not_change_a_latency(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from nas.errors import TableError
 from nas.latency.kernel import Kernel
+from nas.latency.processor_speed import slowdown
 from nas.latency.record import Record
 from nas.latency.timing import Timing
 
@@ -256,54 +257,90 @@ def test_with_timing_settles_as_unstable_after_max_timings() -> None:
     assert (record.status, record.settled) == ("unstable", True)
 
 
-def test_timings_above_the_quiet_speed_do_not_count(monkeypatch) -> None:
-    monkeypatch.setattr("nas.latency.processor_speed.QUIET_TOLERANCE", 0.04)
-    record = replace(
-        Record.from_timing("kernel", Timing((1.58,) * 3), name="copy 3x1x1 -> 3x1x1 relu"),
-        medians_us=(1.58,),
-        references_us=(2.9,),
+@pytest.fixture
+def real_slowdown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.latency.processor_speed.MAX_SPEED_CHANGE", 0.12)
+    monkeypatch.setattr("nas.latency.processor_speed.slowdown", slowdown)
+
+
+def once_timed(us: float, reference_us: float) -> Record:
+    """Return the record of a kernel that was timed at one moment."""
+    return replace(
+        Record.from_timing("kernel", Timing((us,) * 3), name="copy 3x1x1 -> 3x1x1 relu"),
+        medians_us=(us,),
+        references_us=(reference_us,),
+        settled=False,
     )
+
+
+@pytest.mark.usefixtures("real_slowdown")
+def test_timings_above_the_quiet_speed_do_not_count() -> None:
+    """The processor is 17% faster at two moments, while a neighbour idles."""
+    record = once_timed(1.58, 2.9)
     states = []
     # What is the quiet speed is known after some timings of other kernels.
     for us, reference_us, quiet_us in (
         (1.83, 3.4, 2.9),
-        (1.59, 2.91, 2.9),
-        (1.84, 3.41, 3.4),
-        (1.85, 3.42, 3.4),
+        (1.834, 3.4, 3.4),
+        (1.85, 3.4, 3.4),
         (1.57, 2.9, 3.4),
-        (1.82, 3.4, 3.4),
     ):
         timing = Timing((us,) * 3, reference_us=reference_us)
         record = record.with_timing(timing, 0.03, 3, 9, quiet_us=quiet_us)
         states.append((record.latency_us, record.status, record.settled))
     assert states == [
-        (1.705, "unstable", False),
-        (1.585, "ok", False),
-        (1.84, "ok", False),
-        (1.84, "ok", True),
-        (1.84, "ok", True),
-        (1.82, "ok", True),
+        (1.58, "unstable", False),
+        (1.831, "ok", False),
+        (1.832, "ok", True),
+        (1.832, "ok", True),
     ]
+    assert record.fastest_us == 1.575, "the samples are those of the fastest moments"
+    assert record.slowdowns == (None, 1.0, 1.0, 1.0, None)
+    assert record.quiet_us == 3.4
 
 
-def test_record_needs_timings_of_quiet_moments(monkeypatch) -> None:
-    monkeypatch.setattr("nas.latency.processor_speed.QUIET_TOLERANCE", 0.04)
-    record = replace(
-        Record.from_timing("kernel", Timing((6.0,) * 3), name="copy 3x1x1 -> 3x1x1 relu"),
-        medians_us=(6.0,),
-        references_us=(12.0,),
-    )
+@pytest.mark.usefixtures("real_slowdown")
+def test_latency_is_that_at_the_quiet_speed() -> None:
+    """A kernel takes 5 us at the quiet speed; the clock slows it by up to a tenth."""
+    record = once_timed(5.5, 11.0)
+    for factor in (1.0, 1.04, 1.08, 1.02):
+        timing = Timing((5 * factor,) * 3, reference_us=10 * factor)
+        record = record.with_timing(timing, 0.03, 5, 9, quiet_us=10.0)
+    assert (record.latency_us, record.status, record.settled) == (5.0, "ok", True)
+    assert record.medians_us == (5.5, 5.0, 5.2, 5.4, 5.1)
+    assert record.slowdowns == (1.1, 1.0, 1.04, 1.08, 1.02)
+
+
+@pytest.mark.usefixtures("real_slowdown")
+def test_record_needs_timings_whose_slowdown_is_known() -> None:
+    """A neighbour slows the processor by a fifth at the first three moments."""
+    record = once_timed(6.0, 12.0)
     states = []
-    for us, reference_us in ((6.0, 12.0), (6.0, 12.0), (5.0, 10.0), (5.0, 10.1), (5.0, 10.2)):
+    for us, reference_us in ((6.0, 12.0), (6.0, 12.0), (5.0, 10.0), (5.05, 10.1), (5.0, 10.0)):
         timing = Timing((us,) * 3, reference_us=reference_us)
         record = record.with_timing(timing, 0.03, 3, 9, quiet_us=10.0)
         states.append((record.latency_us, record.status, record.settled))
     assert states == [
         (6.0, "unstable", False),
         (6.0, "unstable", False),
-        (5.5, "unstable", False),
+        (5.0, "unstable", False),
         (5.0, "ok", False),
         (5.0, "ok", True),
     ]
-    line = Record.parse(json.dumps(record.to_json()).encode(), "a.jsonl, line 7", 7)
-    assert line.references_us == (12.0, 12.0, 12.0, 10.0, 10.1, 10.2)
+
+
+@pytest.mark.usefixtures("real_slowdown")
+def test_latency_of_a_row_is_that_of_its_timings() -> None:
+    record = once_timed(6.0, 12.0)
+    for us, reference_us in ((5.0, 10.0), (5.15, 10.1), (5.0, 10.0)):
+        timing = Timing((us,) * 3, reference_us=reference_us)
+        record = record.with_timing(timing, 0.03, 3, 9, quiet_us=10.0)
+    line = record.to_json()
+    assert line["slowdowns"] == [None, 1.0, 1.01, 1.0]
+    assert parsed(line) == record
+    with pytest.raises(TableError, match=r"its timings say 5\.0"):
+        parsed({**line, "latency_us": 4.9})
+    with pytest.raises(TableError, match="one of slowdowns for each timing"):
+        parsed({**line, "slowdowns": [1.0]})
+    without = {name: value for name, value in line.items() if name != "slowdowns"}
+    assert parsed(without).quiet_us is None, "a table of an early version"

@@ -10,7 +10,7 @@ import pytest
 
 from nas.errors import MeasurementError
 from nas.latency import processor_speed, timing
-from nas.latency.timing import Timing
+from nas.latency.timing import Timing, latency_at_quiet_speed
 
 
 class Clock:
@@ -171,3 +171,13 @@ def test_timings_of_this_processor_have_the_reference_workload_beside_them() -> 
     remote = timing.measure(lambda calls, samples: [1e-5] * samples, is_local=False)
     assert remote.reference_us is None
     assert local == remote, "what is beside a latency is no part of it"
+
+
+def test_latency_is_lower_quartile_of_undisturbed_timings_at_the_quiet_speed() -> None:
+    """At the quiet speed they took 10, 11, 12, 13 and 14 us."""
+    timings = [Timing((1.02 * us,), slowdown=1.02) for us in (14.0, 12.0, 10.0, 13.0)]
+    timings.append(Timing((0.98 * 11.0,), slowdown=0.98))
+    disturbed = [Timing((us,)) for us in (9.0, 40.0)]
+    assert latency_at_quiet_speed([*disturbed, *timings]) == 11.0
+    assert latency_at_quiet_speed(disturbed) == 9.0, "no slowdown is known"
+    assert latency_at_quiet_speed(timings[:1]) == 14.0
