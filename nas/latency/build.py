@@ -1,8 +1,9 @@
 """Building a latency table: list the kernels that spaces need, and time those that are missing.
 
-Every kernel is timed at several moments, see `nas.latency.timing`. The last of them follows when
-all kernels have been timed: another program can slow a machine for many seconds, during which all
-samples agree and all are wrong.
+Every kernel is timed at several moments, see `nas.latency.timing`. While some kernels are compiled
+and timed for the first time, those before them are timed again, so that no time is lost between
+their moments. The last moment follows when all kernels have been timed: another program can slow a
+machine for many seconds, during which all samples agree and all are wrong.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from nas.latency.timing import MAX_MOMENTS_FACTOR, Moments, Timing
 if TYPE_CHECKING:
     from nas.space import SearchSpace
 
-KERNELS_PER_ROUND = 48
-"""Kernels that a device times for the first time before it times them again. A round takes about
-twenty seconds."""
+KERNELS_IN_TURN = 48
+"""Kernels that a device times in turn, because they stay loaded: larger numbers would need more
+memory, and compile kernels anew."""
 
 RETIMING_TOLERANCE = 0.03
 """Largest difference of the two fastest timings of a kernel that agree, as a fraction."""
@@ -43,8 +44,7 @@ MAX_DISPATCH_SHARE = 0.1
 quiet moments, they take a minute or two."""
 
 ROUND_MOMENTS = 5
-"""Moments in a row at which the kernels of a round are timed again. Timing all kernels of a table
-in turn would compile them anew each time, because only those of a round stay loaded."""
+"""Moments in a row at which `KERNELS_IN_TURN` are timed again."""
 
 MAX_DISPATCH_ATTEMPTS = 3
 """Attempts to time the dispatch costs. They are differences of timings, and another process that
@@ -168,28 +168,40 @@ def build_table(
         moments, further = builder.moments, max(1, builder.moments - 1)
         left = sum(builder.timings_left(kernel) for kernel in unsettled)
         builder.expect(moments * len(missing) + left + further * len(settled))
-        round_size = KERNELS_PER_ROUND * len(timers)
-        for start in range(0, len(settled), round_size):
-            builder.time_again(settled[start : start + round_size], further)
-        for start in range(0, len(missing), round_size):
-            round_kernels = missing[start : start + round_size]
-            builder.time_first(round_kernels)
-            # The last moment comes when all kernels have been timed.
-            builder.time_again(
-                [kernel for kernel in round_kernels if builder.is_unsettled(kernel)], moments - 2
-            )
-            unsettled += [kernel for kernel in round_kernels if builder.is_unsettled(kernel)]
+        in_turn = KERNELS_IN_TURN * len(timers)
+        for start in range(0, len(settled), in_turn):
+            builder.time_again(settled[start : start + in_turn], further)
+        # Kernels are timed for the first time in groups, and again after each of the next groups.
+        group_size = kernels_per_group(len(timers), moments)
+        current: list[Kernel] = []
+        for start in range(0, len(missing), group_size):
+            group = missing[start : start + group_size]
+            builder.time_first(group)
+            current = builder.time_once_more([*current, *group])
             due_s = builder.dispatch_timed_s + dispatch_interval_s(builder.dispatch_seconds)
             if keeps_dispatch_current and builder.seconds > due_s:
                 builder.time_dispatch()
+        while current:
+            current = builder.time_once_more(current)
+        unsettled += [kernel for kernel in missing if builder.is_unsettled(kernel)]
         builder.time_again(unsettled, 1)
         while unsettled := [kernel for kernel in unsettled if builder.is_unsettled(kernel)]:
-            for start in range(0, len(unsettled), round_size):
-                own = unsettled[start : start + round_size]
+            for start in range(0, len(unsettled), in_turn):
+                own = unsettled[start : start + in_turn]
                 for _ in range(ROUND_MOMENTS):
                     own = [kernel for kernel in own if builder.is_unsettled(kernel)]
                     builder.time_again(own, 1)
     return builder.result()
+
+
+def kernels_per_group(timers: int, moments: int) -> int:
+    """Return how many kernels are timed for the first time before others are timed again.
+
+    Args:
+        timers: number of timers.
+        moments: number of moments at which each kernel is timed.
+    """
+    return KERNELS_IN_TURN * timers // max(1, moments - 2)
 
 
 def dispatch_interval_s(dispatch_s: float) -> float:
@@ -223,6 +235,7 @@ class _TableBuilder:
         self.moments = table.runtime.moments
         self._done = self._total = 0
         self._quiet_us = table.quiet_us
+        self._latest: dict[Kernel, Record] = {}
         self._statuses: dict[Kernel, str] = {}
 
     def expect(self, timings: int) -> None:
@@ -231,12 +244,12 @@ class _TableBuilder:
 
     def is_unsettled(self, kernel: Kernel) -> bool:
         """Return whether a kernel has a latency and needs another timing."""
-        record = self._table.record(kernel)
+        record = self._record_of(kernel)
         return record is not None and record.status != "failed" and not record.settled
 
     def timings_left(self, kernel: Kernel) -> int:
         """Return how many timings a kernel with a record needs if they agree."""
-        record = self._table.record(kernel)
+        record = self._record_of(kernel)
         return max(1, self.moments - len(record.medians_us if record else ()))
 
     def is_settled(self, kernel: Kernel) -> bool:
@@ -298,29 +311,64 @@ class _TableBuilder:
             kernels: kernels with a latency.
             moments: number of moments.
         """
-        records = {kernel: self._table.record(kernel) for kernel in kernels}
-        latest: dict[Kernel, Record] = {}
-
-        def retime(timer: KernelTimer, kernel: Kernel) -> Timing:
-            record = records[kernel]
-            return timer.retime_kernel(kernel, (record and record.schedule) or {})
-
         try:
             for _ in range(moments if kernels else 0):
-                self._moments.wait()
-                # The same for all kernels, so that their latencies are at one speed.
-                self._quiet_us = self._table.quiet_us
-                waiting = [k for k in kernels if k not in latest or latest[k].status != "failed"]
-                for kernel, outcome in self._timers.each(waiting, retime):
-                    record = latest.get(kernel, records[kernel])
-                    assert record is not None
-                    if isinstance(outcome, BoardLostError) and not self._timers:
-                        # The kernel ran before, so the device was not lost because of it.
-                        continue
-                    latest[kernel] = self._with_outcome(kernel, record, outcome)
-                    self._report(latest[kernel])
+                self._time_at_a_moment(kernels)
         finally:
-            for record in latest.values():
+            self._append_latest(kernels)
+
+    def time_once_more(self, kernels: Sequence[Kernel]) -> list[Kernel]:
+        """Time kernels at one further moment, those that need more than the last one.
+
+        The records of the others are appended, and all records if an error or Ctrl-C ends the
+        timing.
+
+        Returns:
+            The kernels that need more than one further timing.
+        """
+        going_on: list[Kernel] = []
+        try:
+            current = [kernel for kernel in kernels if self._needs_more_than_the_last(kernel)]
+            if current:
+                self._time_at_a_moment(current)
+            going_on = [kernel for kernel in current if self._needs_more_than_the_last(kernel)]
+        finally:
+            self._append_latest([kernel for kernel in kernels if kernel not in set(going_on)])
+        return going_on
+
+    def _needs_more_than_the_last(self, kernel: Kernel) -> bool:
+        """Return whether a kernel needs more timings than the last one, after all others."""
+        return self.is_unsettled(kernel) and self.timings_left(kernel) > 1
+
+    def _time_at_a_moment(self, kernels: Sequence[Kernel]) -> None:
+        def retime(timer: KernelTimer, kernel: Kernel) -> Timing:
+            record = self._record_of(kernel)
+            return timer.retime_kernel(kernel, (record and record.schedule) or {})
+
+        self._moments.wait()
+        # The same for all kernels, so that their latencies are at one speed.
+        self._quiet_us = self._table.quiet_us
+        waiting = [
+            kernel
+            for kernel in kernels
+            if (record := self._record_of(kernel)) is not None and record.status != "failed"
+        ]
+        for kernel, outcome in self._timers.each(waiting, retime):
+            record = self._record_of(kernel)
+            assert record is not None
+            if isinstance(outcome, BoardLostError) and not self._timers:
+                # The kernel ran before, so the device was not lost because of it.
+                continue
+            self._latest[kernel] = self._with_outcome(kernel, record, outcome)
+            self._report(self._latest[kernel])
+
+    def _record_of(self, kernel: Kernel) -> Record | None:
+        """Return the record of a kernel, with the timings that are not appended yet."""
+        return self._latest.get(kernel) or self._table.record(kernel)
+
+    def _append_latest(self, kernels: Sequence[Kernel]) -> None:
+        for kernel in kernels:
+            if record := self._latest.pop(kernel, None):
                 self._append(record)
 
     def _with_outcome(self, kernel: Kernel, record: Record, outcome: Timing | Exception) -> Record:

@@ -11,7 +11,7 @@ from typing import Any
 
 from nas.errors import NasError
 from nas.latency import timing
-from nas.latency.build import KERNELS_PER_ROUND
+from nas.latency.build import KERNELS_IN_TURN, kernels_per_group
 from nas.latency.installed_runtimes import default_runtime, open_runtime
 from nas.latency.kernel import Kernel
 from nas.latency.runtime import KernelTimer, Runtime
@@ -98,7 +98,8 @@ def estimate_build_by(
         reason = f"{kernel} cannot be timed: {type(error).__name__}: {error}"
         return BuildEstimate(len(kernels), reason=reason)
     seconds = max(0.0, start.wall_s - max(first.seconds[kernel] for kernel in starts))
-    seconds += first.seconds_of(groups)
+    first_s = first.seconds_of(groups)
+    seconds += first_s
     if moments > 1:
         # The first time, a runtime may time more than later, such as cold caches.
         second, later = (
@@ -106,12 +107,21 @@ def estimate_build_by(
             for _ in range(2)
         )
         later_s = later.seconds_of(groups)
-        rounds = math.ceil(len(kernels) / (KERNELS_PER_ROUND * len(timers)))
-        # The last moment comes when all kernels have been timed, the others in each round.
+        # The last moment comes when all kernels have been timed.
         seconds += max(timing.SECONDS_BETWEEN_MOMENTS, later_s)
-        seconds += (moments - 2) * rounds * max(timing.SECONDS_BETWEEN_MOMENTS, later_s / rounds)
-        seconds += max(0.0, second.seconds_of(groups) - later_s)
+        seconds += (moments - 2) * later_s + max(0.0, second.seconds_of(groups) - later_s)
+        if moments > 2:
+            in_turn = min(1.0, KERNELS_IN_TURN * len(timers) / len(kernels))
+            compiled = math.ceil(len(kernels) / kernels_per_group(len(timers), moments))
+            seconds += compiled * _wait_s(first_s / compiled + in_turn * later_s)
+            # The groups after which no other is compiled become fewer.
+            seconds += (moments - 3) * _wait_s(in_turn * later_s / 2)
     return BuildEstimate(len(kernels), round(seconds, 1), len(schedules))
+
+
+def _wait_s(seconds: float) -> float:
+    """Return how long a build waits for the next moment after this many seconds."""
+    return max(0.0, timing.SECONDS_BETWEEN_MOMENTS - seconds)
 
 
 @dataclass(frozen=True)

@@ -297,6 +297,27 @@ def test_build_times_kernels_at_many_moments(
     assert len(lines) <= 1 + len(runtime.dispatch_parts) + 3 * 2
 
 
+def test_build_times_kernels_again_while_others_are_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels A to F, four of which stay loaded, at four moments: the first, two and the last."""
+    monkeypatch.setattr(TvmRuntime, "moments", 4)
+    monkeypatch.setattr("nas.latency.build.KERNELS_IN_TURN", 4)
+    kernels = space_kernels(SPACE, "tvm")[:6]
+    names = dict(zip((kernel.text for kernel in kernels), "ABCDEF", strict=True))
+    table = LatencyTable.open_or_create(tmp_path, FakeRuntime())
+    seen: list[str] = []
+
+    def progress(state: BuildProgress) -> None:
+        if state.record.kind == "kernel":
+            seen.append(f"{names[state.record.name]}{len(state.record.medians_us)}")
+
+    build_table(table, kernels, FakeRuntime(), progress=progress)
+    assert " ".join(seen) == (
+        "A1 B1 A2 B2 C1 D1 A3 B3 C2 D2 E1 F1 C3 D3 E2 F2 E3 F3 A4 B4 C4 D4 E4 F4"
+    )
+
+
 def test_build_interrupted_between_moments_keeps_its_timings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
