@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nas.console import print_table
+from nas.console import ProgressBars, print_table
 from nas.deploy.benchmark import time_files
 from nas.deploy.formats import model_format
 from nas.deploy.model import TrainedModel
@@ -121,8 +121,12 @@ def main() -> None:
     tvm = open_runtime("tvm", threads=options.threads)
     table = LatencyTable.open_or_create(options.tables, tvm)
     kernels = [kernel for each in networks.values() for kernel in tvm.kernels(each.graph)]
-    with timers_for(tvm) as timers:
-        built = build_table(table, kernels, timers)
+    bars = ProgressBars()
+    bars.begin("latency table", "timing")
+    with timers_for(tvm) as timers, bars:
+        built = build_table(
+            table, kernels, timers, progress=lambda p: bars.advance(p.done, p.total, "")
+        )
     print(f"{built.added} kernels timed in {built.seconds:.0f} s, {built.failed} failed")
     rows, ratios = [], []
     gains: dict[str, list[float]] = {name: [] for name in int8_formats}
@@ -152,6 +156,7 @@ def main() -> None:
                 *(f"{us[each]:.4g} ({gains[each][-1]:.2f}x)" for each in int8_formats),
             )
         )
+        print(f"{len(rows)} of {len(networks)}: {', '.join(rows[-1][:-1])}", flush=True)
     rows.append(
         (
             "geometric mean",
