@@ -97,7 +97,7 @@ def _show_target(check: TableCheck) -> None:
     """Print the precision of the measured latencies, and whether the target is met."""
     if check.retiming_spread is not None:
         console.say(
-            "two timings of the same network at different moments: "
+            "two halves of the timings of the same network: "
             f"{check.retiming_spread:.2%} apart (median)"
         )
     if check.retiming_tau is not None:

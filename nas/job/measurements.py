@@ -9,12 +9,13 @@ from pydantic import Field, model_validator
 
 from nas.documents import Document, Format, Positive
 from nas.errors import RunFolderError
-from nas.latency.networks import (
-    MAX_TIMINGS,
-    NetworkTimings,
+from nas.latency.networks import MAX_TIMINGS, NetworkTimings
+from nas.latency.timing import (
+    Timing,
+    latency_at_quiet_speed,
+    round_to_four_digits,
     timings_agree,
 )
-from nas.latency.timing import Timing, latency_at_quiet_speed, round_to_four_digits
 from nas.records import ArchitectureRecord, Digest
 from nas.search import Trial
 
@@ -124,14 +125,14 @@ def unsettled(
         digests: networks to time.
         once: whether one timing is enough, because all would be equal.
     """
-    latencies_us: dict[str, list[float]] = {digest: [] for digest in digests}
+    timings: dict[str, list[Timing]] = {digest: [] for digest in digests}
     for measurement in measurements:
         if measurement.measured_us is None:
-            latencies_us.pop(measurement.digest, None)
-        elif measurement.digest in latencies_us:
-            latencies_us[measurement.digest].append(measurement.measured_us)
+            timings.pop(measurement.digest, None)
+        elif measurement.digest in timings:
+            timings[measurement.digest].append(measurement.timing)
     return {
         digest
-        for digest, values in latencies_us.items()
-        if not timings_agree(values) and len(values) < (1 if once else MAX_TIMINGS)
+        for digest, own in timings.items()
+        if not timings_agree(own) and len(own) < (1 if once else MAX_TIMINGS)
     }

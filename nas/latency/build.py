@@ -23,7 +23,7 @@ from nas.latency.record import Record
 from nas.latency.runtime import KernelTimer, Runtime, Schedule
 from nas.latency.table import LatencyTable
 from nas.latency.timer_pool import TimerPool
-from nas.latency.timing import MAX_MOMENTS_FACTOR, Moments, Timing
+from nas.latency.timing import MAX_MOMENTS_FACTOR, RETIMING_TOLERANCE, Moments, Timing
 
 if TYPE_CHECKING:
     from nas.space import SearchSpace
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 KERNELS_IN_TURN = 48
 """Kernels that a device times in turn, because they stay loaded: larger numbers would need more
 memory, and compile kernels anew."""
-
-RETIMING_TOLERANCE = 0.03
-"""Largest difference of the two fastest timings of a kernel that agree, as a fraction."""
 
 DISPATCH_INTERVAL_SECONDS = 100.0
 """A long build times the dispatch costs again after this long, because the part of a shared cache
@@ -132,7 +129,7 @@ def build_table(
     The first timing of a kernel is on the disk before the next timing starts. Later records of the
     kernel supersede it; they have the samples of the two fastest timings, the medians of all, and
     the latency at the quiet speed of the processor.
-    Each kernel is timed at `Runtime.moments` moments, and then until the two fastest timings agree
+    Each kernel is timed at `Runtime.moments` moments, and then until its timings agree
     or it is called unstable.
 
     A kernel that cannot be compiled or timed becomes a failed record with its error, and the build

@@ -1,4 +1,4 @@
-"""Timing whole networks, each at several moments until its two fastest timings agree.
+"""Timing whole networks, each at several moments until its timings agree.
 
 The timings of one network are apart, with all other networks in between. Its latency is that at
 the quiet speed of the processor, see `nas.latency.timing.latency_at_quiet_speed`.
@@ -21,9 +21,6 @@ from nas.latency.timing import Timing, latency_at_quiet_speed
 
 SAMPLE_SECONDS = 0.002
 """Shortest duration of a sample."""
-
-RETIMING_TOLERANCE = 0.03
-"""Largest difference of the two fastest timings of a network that agree, as a fraction."""
 
 MIN_TIMINGS = timing.MOMENTS
 """Timings of each network."""
@@ -54,24 +51,19 @@ class NetworkTimings:
         return latency_at_quiet_speed(self.timings)
 
 
-def timings_agree(latencies_us: Collection[float]) -> bool:
-    """Return whether the two fastest timings of a network agree within `RETIMING_TOLERANCE`."""
-    return timing.fastest_two_agree(latencies_us, RETIMING_TOLERANCE)
-
-
 def retiming_spread(timings: Collection[Sequence[Timing]]) -> float:
-    """Return the median difference of the two fastest timings of each network, as a fraction.
+    """Return the median difference of two latencies of each network, as a fraction.
 
-    It says how precisely the fastest timing is known.
+    They are those of `nas.latency.timing.compared_us`.
 
     Args:
         timings: timings of each network.
 
     Raises:
-        ValueError: a network was timed only once.
+        ValueError: all networks were timed only once.
     """
-    pairs = [sorted(each.latency_us for each in own)[:2] for own in timings]
-    return statistics.median(slow / fast - 1 for fast, slow in pairs)
+    pairs = [timing.compared_us(own) for own in timings]
+    return statistics.median(pair[1] / pair[0] - 1 for pair in pairs if pair is not None)
 
 
 def measure_networks(
@@ -83,12 +75,13 @@ def measure_networks(
     progress: ProgressCallback | None = None,
     quiet_us: float = math.inf,
 ) -> list[NetworkTimings]:
-    """Compile networks with random weights, and time each until two timings agree.
+    """Compile networks with random weights, and time each until its timings agree.
 
     Each network is compiled once and timed at `MIN_TIMINGS` moments; once if its latency is always
-    the same (`Runtime.has_constant_networks`). If its two fastest timings disagree, or too few of
-    them have a known slowdown, it is timed again, at most `MAX_TIMINGS` times in all. A network
-    that cannot be compiled or timed has an error instead.
+    the same (`Runtime.has_constant_networks`). If its timings disagree
+    (`nas.latency.timing.timings_agree`), or too few of them have a known slowdown, it is timed
+    again, at most `MAX_TIMINGS` times in all. A network that cannot be compiled or timed has an
+    error instead.
 
     Args:
         graphs: the networks.
@@ -116,7 +109,7 @@ def measure_networks(
             if index not in timer.errors
             and (
                 done < fewest
-                or not timings_agree([each.latency_us for each in _counted(own, quiet_us)])
+                or not timing.timings_agree(_counted(own, quiet_us))
                 or not timing.has_enough_undisturbed(own, quiet_us, fewest)
             )
         ]

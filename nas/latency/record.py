@@ -17,11 +17,11 @@ from nas.documents import Count, Document, Format
 from nas.errors import TableError
 from nas.latency.timing import (
     Timing,
-    fastest_two_agree,
     has_enough_undisturbed,
     is_disturbed,
     latency_at_quiet_speed,
     round_to_four_digits,
+    timings_agree,
 )
 from nas.records.fields import MEASURED
 
@@ -292,10 +292,10 @@ class Record:
     ) -> Record:
         """Return the record of this kernel with one more timing.
 
-        After `min_timings` it is settled if its two fastest timings, each at the quiet speed of the
-        processor, agree and the slowdown of enough of them is known, and after `max_timings` in any
-        case. It is unstable if they do not agree, or if no slowdown is known although there is a
-        reference workload.
+        After `min_timings` it is settled if its timings agree (`nas.latency.timing.timings_agree`)
+        and the slowdown of enough of them is known, and after `max_timings` in any case. It is
+        unstable if they do not agree, or if no slowdown is known although there is a reference
+        workload.
 
         Args:
             timing: the new timing.
@@ -312,8 +312,8 @@ class Record:
             Timing((us,), reference_us=reference).with_slowdown(quiet_us)
             for us, reference in zip(medians, [*padding, *references], strict=True)
         ]
-        known_us = [each.latency_us for each in timings if each.slowdown is not None]
-        agreed = fastest_two_agree(known_us or medians, tolerance)
+        is_known = any(each.slowdown is not None for each in timings)
+        agreed = timings_agree(timings, tolerance)
         is_enough = len(medians) >= min_timings and has_enough_undisturbed(
             timings, quiet_us, min_timings
         )
@@ -322,13 +322,13 @@ class Record:
         return replace(
             self,
             status="ok" if agreed and not is_disturbed(timings, quiet_us) else UNSTABLE,
-            latency_us=latency_at_quiet_speed(timings) if known_us else Timing(samples).latency_us,
+            latency_us=latency_at_quiet_speed(timings) if is_known else Timing(samples).latency_us,
             samples_us=samples,
             medians_us=medians,
             settled=(agreed and is_enough) or len(medians) >= max_timings,
             cold_samples_us=min(cold_sets, key=statistics.median, default=())[:MAX_SAMPLES],
             references_us=references,
-            slowdowns=tuple(each.slowdown for each in timings) if known_us else (),
+            slowdowns=tuple(each.slowdown for each in timings) if is_known else (),
             supersedes=None,
             line=0,
         )

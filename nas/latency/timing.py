@@ -16,7 +16,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -53,6 +53,9 @@ QUANTILE = 0.25
 
 `tests.benchmarks.repeated_timings` compares it with the fastest timing.
 """
+
+RETIMING_TOLERANCE = 0.03
+"""Largest difference of two latencies of a kernel or network that agree, as a fraction."""
 
 SECONDS_BETWEEN_MOMENTS = 0.5
 """Shortest time from one timing of a kernel or a network to its next.
@@ -240,14 +243,36 @@ def has_enough_undisturbed(timings: Sequence[Timing], quiet_us: float, moments: 
     return known >= min(MIN_UNDISTURBED, moments) or not own_us
 
 
-def fastest_two_agree(latencies_us: Collection[float], tolerance: float) -> bool:
-    """Return whether the two fastest of several timings differ by at most `tolerance`, a fraction.
+def compared_us(timings: Sequence[Timing]) -> tuple[float, float] | None:
+    """Return two latencies in microseconds that tell how precisely a latency is known.
+
+    They are the latencies of every other timing with a known slowdown, and of the rest of these.
+    With fewer than two of them, they are the two fastest timings, because other work on the machine
+    only adds time.
+
+    Args:
+        timings: timings of a kernel or network.
+
+    Returns:
+        The latencies in ascending order; None if there are fewer than two timings.
+    """
+    undisturbed = [each for each in timings if each.slowdown is not None]
+    if len(undisturbed) > 1:
+        halves = (undisturbed[start::2] for start in (0, 1))
+        latencies = sorted(latency_at_quiet_speed(half) for half in halves)
+    else:
+        latencies = sorted(each.latency_us for each in timings)[:2]
+    return (latencies[0], latencies[1]) if len(latencies) > 1 else None
+
+
+def timings_agree(timings: Sequence[Timing], tolerance: float = RETIMING_TOLERANCE) -> bool:
+    """Return whether `compared_us` of some timings differ by at most `tolerance`, a fraction.
 
     Other programs can slow a machine for many seconds, during which all samples agree and all are
-    wrong, but they cannot make it faster.
+    wrong.
     """
-    fastest = sorted(latencies_us)[:2]
-    return len(fastest) == 2 and fastest[1] <= (1 + tolerance) * fastest[0]
+    compared = compared_us(timings)
+    return compared is not None and compared[1] <= (1 + tolerance) * compared[0]
 
 
 class Moments:

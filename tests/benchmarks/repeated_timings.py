@@ -90,7 +90,7 @@ def group(timings: Sequence[Timing], start: int, wanted: int) -> Sequence[Timing
     for end in range(start + networks.MIN_TIMINGS, start + networks.MAX_TIMINGS + 1):
         own = timings[start:end]
         known = sum(each.slowdown is not None for each in own)
-        if known >= wanted and networks.timings_agree([each.latency_us for each in own]):
+        if known >= wanted and timing.timings_agree(own):
             break
     return own
 

@@ -23,7 +23,7 @@ def test_check_is_shown_and_drawn(tmp_path, capsys):
     table_checks.show_check(CHECK)
     shown = capsys.readouterr().out
     assert "published_net" in shown
-    assert "two timings of the same network at different moments: 1.00% apart" in shown
+    assert "two halves of the timings of the same network: 1.00% apart" in shown
     assert f"mean error {CHECK.agreement.mape:.2%}" in shown
     assert "of 9 networks, 0 have kernels with unstable timings, 0 have estimated ones" in shown
     assert "is 2.00%: missed" in shown

@@ -47,7 +47,7 @@ def test_timings_at_quiet_moments_count_at_the_quiet_speed():
     assert latencies_and_errors([line(A, 1.0), *quiet]) == ({A: 3.5}, {})
 
 
-def test_network_is_timed_again_until_two_timings_agree():
+def test_network_is_timed_again_until_its_timings_agree():
     assert unsettled([], [A]) == {A}
     assert unsettled([line(A, 1.0)], [A]) == {A}
     assert unsettled([line(A, 1.0), line(A, 1.02)], [A]) == set()

@@ -10,7 +10,12 @@ import pytest
 
 from nas.errors import MeasurementError
 from nas.latency import processor_speed, timing
-from nas.latency.timing import Timing, latency_at_quiet_speed
+from nas.latency.timing import (
+    Timing,
+    compared_us,
+    latency_at_quiet_speed,
+    timings_agree,
+)
 
 
 class Clock:
@@ -181,3 +186,29 @@ def test_latency_is_lower_quartile_of_undisturbed_timings_at_the_quiet_speed() -
     assert latency_at_quiet_speed([*disturbed, *timings]) == 11.0
     assert latency_at_quiet_speed(disturbed) == 9.0, "no slowdown is known"
     assert latency_at_quiet_speed(timings[:1]) == 14.0
+
+
+def test_timings_without_slowdown_agree_if_the_two_fastest_do() -> None:
+    def agree(*latencies_us: float) -> bool:
+        return timings_agree([Timing((us,)) for us in latencies_us])
+
+    assert [agree(10), agree(10, 10.3), agree(10, 10.4), agree(20, 10, 10.3)] == [
+        False, True, False, True,
+    ]  # fmt: skip
+
+
+def test_timings_with_slowdown_agree_if_their_halves_do() -> None:
+    """One moment was 5% faster than all others, which says nothing about these."""
+
+    def timings(*latencies_us: float) -> list[Timing]:
+        return [Timing((us,), slowdown=1.0) for us in latencies_us]
+
+    lucky = timings(9.5, 10, 10, 10.1, 10, 10.1, 10.1, 10.1)
+    assert compared_us(lucky) == (9.875, 10.08)
+    assert timings_agree(lucky)
+    drifting = timings(10, 11, 10, 11)
+    assert compared_us(drifting) == (10.0, 11.0)
+    assert not timings_agree(drifting)
+    assert not timings_agree([*drifting, *(Timing((9.0,)) for _ in range(4))])
+    assert not timings_agree(lucky[:1])
+    assert compared_us(lucky[:1]) is None
