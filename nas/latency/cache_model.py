@@ -43,6 +43,9 @@ the lowest intensity, the miss fraction of its networks does not depend on their
 LAUNCH_2MIB = "launch_2mib"
 """Dispatch cost: one launch in a network of 2 MiB, whose code is not in the caches."""
 
+LAUNCH_PARTS = ("launch", LAUNCH_2MIB, "invocation")
+"""Dispatch costs of launching kernels and of entering a network."""
+
 LAUNCH_BENCHMARK_MIB = (1 / 16, 2.0)
 """Sizes of the networks in which `launch` and `LAUNCH_2MIB` are measured."""
 
@@ -62,6 +65,13 @@ class DispatchCosts:
     """
 
     parts_us: Mapping[str, float]
+
+    @cached_property
+    def without_launches(self) -> DispatchCosts:
+        """These costs, where launching kernels and entering a network cost nothing."""
+        return DispatchCosts(
+            {part: 0.0 if part in LAUNCH_PARTS else us for part, us in self.parts_us.items()}
+        )
 
     @cached_property
     def miss_curves(self) -> MissCurves:

@@ -2,9 +2,9 @@
 
 A kernel that is timed alone finds its tensors in the nearest cache, and its code in the processor's
 first caches; in a network, other kernels ran in between. What the composition of kernels lacks is
-nearly the same for all networks of a table: a factor, and a cost of each launch. Both are fitted on
-a few whole networks, and used only if networks that were left out of the fit are predicted better.
-`Prediction.uncorrected_us` stays the composition of measurements.
+nearly the same for all networks of a table. It is fitted on a few whole networks, with as few
+parameters as networks that were left out of the fit justify, and used only if these are predicted
+better. `Prediction.uncorrected_us` stays the composition of measurements.
 """
 
 from __future__ import annotations
@@ -33,29 +33,36 @@ if TYPE_CHECKING:
 MIN_NETWORKS = 8
 """Smallest number of networks on which a correction is fitted; fewer say little about it."""
 
-MIN_GAIN_OF_SLOPE, MIN_GAIN_OF_LAUNCH = 0.1, 0.3
-"""Smallest fractions by which the factor, and then the cost of a launch, must lower the error of
+MIN_RELATIVE_GAIN = 0.1
+"""Smallest fraction by which a factor, and then further parameters, must lower the error of
 networks left out of the fit: with eight networks, chance alone makes small gains."""
 
 MIN_GAIN = 0.001
-"""Smallest fraction of the latency by which a correction that is used lowers the mean error."""
+"""Smallest fraction of the latency by which a correction that is used, and its further parameters,
+lower the mean error."""
 
 DRAWS = 200
 """Random networks of each space from which those to fit on are chosen."""
+
+Form = tuple[int, ...]
+_FACTOR: Form = (0,)
+_WITH_INVOCATION: Form = (0, 3)
+_WITH_LAUNCHES: Form = (1, 2, 3)
+"""The forms of a correction: which columns of `_columns` are added up, each with a factor of its
+own. The last one replaces the measured costs of launching kernels and of entering a network."""
 
 Latencies = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The correction `slope * uncorrected_us + launch_us * launches`, and its errors as fractions.
+    """A correction and its errors, as fractions; see `nas.latency.record.Correction`.
 
     It is never judged on a network on which it was fitted.
 
     Args:
         slope: factor of the uncorrected latency.
-        launch_us: additional microseconds of each launch; below zero if launches cost less than the
-            table has for them.
+        launch_us: microseconds of each launch.
         from_us: smallest uncorrected latency of the networks on which it was fitted.
         to_us: largest uncorrected latency of these networks.
         nets: number of random networks on which it was fitted.
@@ -72,6 +79,9 @@ class Calibration:
             them.
         spaces: digests of the spaces of these networks.
         batch: number of images that run at once.
+        invocation_us: additional microseconds of an inference.
+        replaces_launches: whether `slope` is a factor of the latency without the costs of launching
+            kernels and of entering the network.
     """
 
     slope: float
@@ -88,15 +98,18 @@ class Calibration:
     fitted_on: tuple[str, ...] = ()
     spaces: tuple[str, ...] = ()
     batch: int = 1
+    invocation_us: float = 0.0
+    replaces_launches: bool = False
 
 
 def correction_text(calibration: Mapping[str, Any]) -> str:
     """Return the right side of a calibration's equation, from its fields."""
-    text = f"{calibration['slope']:.4f} x the sum of kernels and dispatch costs"
-    if launch_us := calibration.get("launch_us"):
-        text += f" {'-' if launch_us < 0 else '+'} {abs(launch_us):.3g} us a launch"
-    if offset_us := calibration.get("offset_us"):
-        text += f" + {offset_us:.3g} us"
+    of = "kernels" if calibration.get("replaces_launches") else "kernels and dispatch costs"
+    text = f"{calibration['slope']:.4f} x the sum of {of}"
+    units = {"launch_us": "us a launch", "invocation_us": "us", "offset_us": "us"}
+    for name, unit in units.items():
+        if us := calibration.get(name):
+            text += f" {'-' if us < 0 else '+'} {abs(us):.3g} {unit}"
     return text
 
 
@@ -133,12 +146,17 @@ def fit_calibration(check: TableCheck) -> Calibration:
             remedy="Time more networks with --nets, or of larger spaces.",
         )
     columns, measured = _columns(check.random)
-    held_out, parameters = _held_out(columns, measured, 1), 1
-    with_launches = _held_out(columns, measured, 2)
-    gain = 1 - mape(with_launches, measured) / max(mape(held_out, measured), 1e-9)
-    if gain > MIN_GAIN_OF_LAUNCH:
-        held_out, parameters = with_launches, 2
-    slope, launch_us = _fit(columns, measured, parameters)
+    held_out, form = _held_out(columns, measured, _FACTOR), _FACTOR
+    factor_mape = mape(held_out, measured)
+    for other in (_WITH_INVOCATION, _WITH_LAUNCHES):
+        latencies = _held_out(columns, measured, other)
+        # Costs below zero would only make up for noise.
+        is_possible = other != _WITH_LAUNCHES or _fit(columns, measured, other).min() >= 0
+        largest = min((1 - MIN_RELATIVE_GAIN) * factor_mape, mape(held_out, measured) - MIN_GAIN)
+        if is_possible and mape(latencies, measured) <= largest:
+            held_out, form = latencies, other
+    fitted = dict(zip(form, _fit(columns, measured, form).tolist(), strict=True))
+    slope = fitted[form[0]]
     if slope <= 0:
         raise MeasurementError(
             "The networks that are predicted slower were measured faster, so no line fits.",
@@ -149,45 +167,52 @@ def fit_calibration(check: TableCheck) -> Calibration:
     if check.references.networks:
         published, published_us = _columns(check.references)
         references_before = round_to_four_digits(mape(published[:, 0], published_us))
-        references_after = round_to_four_digits(mape(published @ [slope, launch_us], published_us))
+        corrected_us = published[:, form] @ [fitted[column] for column in form]
+        references_after = round_to_four_digits(mape(corrected_us, published_us))
     return Calibration(
         round_to_four_digits(slope),
-        round_to_four_digits(launch_us),
+        round_to_four_digits(fitted.get(2, 0.0)),
         round_to_four_digits(columns[:, 0].min()),
         round_to_four_digits(columns[:, 0].max()),
         len(networks),
         round_to_four_digits(before),
         round_to_four_digits(after),
-        before - after >= max(MIN_GAIN, MIN_GAIN_OF_SLOPE * before)
+        before - after >= max(MIN_GAIN, MIN_RELATIVE_GAIN * before)
         and (references_after or 0.0) <= (references_before or 0.0),
         len(check.references.networks),
         references_before,
         references_after,
         tuple(each.digest for each in networks),
         batch=check.batch,
+        invocation_us=round_to_four_digits(fitted.get(3, 0.0)),
+        replaces_launches=form == _WITH_LAUNCHES,
     )
 
 
 def _columns(check: TableCheck) -> tuple[Latencies, Latencies]:
-    """Return `networks x 2` uncorrected latencies and launches, and measured latencies."""
-    rows = [(each.uncorrected_us, each.launches) for each in check.networks]
+    """Return the columns of a fit, `networks x 4`, and the measured latencies.
+
+    The columns are the uncorrected latency, the same without launches, launches, and one.
+    """
+    rows = [
+        (each.uncorrected_us, each.without_launches_us, each.launches, 1) for each in check.networks
+    ]
     return np.array(rows, float), np.array([each.measured_us for each in check.networks])
 
 
-def _fit(columns: Latencies, measured: Latencies, parameters: int) -> tuple[float, float]:
-    """Return the slope and the cost of a launch; 0 for the latter with one parameter."""
+def _fit(columns: Latencies, measured: Latencies, form: Form) -> Latencies:
+    """Return the factor of each column of a form, with the least squared relative error."""
     # Dividing by the measured latency makes the relative error of every network count alike.
-    relative = columns[:, :parameters] / measured[:, None]
-    fitted = np.linalg.lstsq(relative, np.ones(len(measured)), rcond=None)[0]
-    return float(fitted[0]), float(fitted[1]) if parameters > 1 else 0.0
+    relative = columns[:, form] / measured[:, None]
+    return np.asarray(np.linalg.lstsq(relative, np.ones(len(measured)), rcond=None)[0], np.float64)
 
 
-def _held_out(columns: Latencies, measured: Latencies, parameters: int) -> Latencies:
+def _held_out(columns: Latencies, measured: Latencies, form: Form) -> Latencies:
     """Return the latency of each network by a fit on all others."""
     latencies = np.empty(len(measured))
     for index in range(len(measured)):
         others = np.arange(len(measured)) != index
-        latencies[index] = columns[index] @ _fit(columns[others], measured[others], parameters)
+        latencies[index] = columns[index, form] @ _fit(columns[others], measured[others], form)
     return latencies
 
 

@@ -56,6 +56,7 @@ class CheckedNetwork:
         digest: digest of its graph.
         uncorrected_us: prediction without the table's calibration.
         launches: number of kernels that the network launches.
+        without_launches_us: see `nas.latency.prediction.Prediction`.
         retimed_dispatch_us: prediction with the dispatch costs timed again after the networks; None
             if they were not.
         unstable_launches: number of launches whose timing is unstable.
@@ -71,6 +72,7 @@ class CheckedNetwork:
     digest: str = ""
     uncorrected_us: float = 0.0
     launches: int = 0
+    without_launches_us: float = 0.0
     retimed_dispatch_us: float | None = None
     unstable_launches: int = 0
     estimated_launches: int = 0
@@ -104,6 +106,8 @@ class CheckedNetwork:
             "architecture": dict(self.architecture),
             "predicted_us": round_to_four_digits(self.predicted_us),
             "uncorrected_us": round_to_four_digits(self.uncorrected_us),
+            "without_launches_us": round_to_four_digits(self.without_launches_us),
+            "launches": self.launches,
             "retimed_dispatch_us": retimed_us and round_to_four_digits(retimed_us),
             "unstable_launches": self.unstable_launches,
             "estimated_launches": self.estimated_launches,
@@ -335,6 +339,7 @@ def check_networks(
                 graph.digest,
                 prediction.uncorrected_us,
                 prediction.launches,
+                prediction.without_launches_us,
                 table.predict(graph, batch, dispatch_us=dispatch_us).latency_us
                 if dispatch_us
                 else None,

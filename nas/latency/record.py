@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, Field, JsonValue, model_validator
@@ -121,26 +121,44 @@ class Correction:
     """What corrects the predictions of a table, see `nas.latency.calibration`.
 
     Args:
-        slope: factor of the uncorrected latency.
+        slope: factor of the uncorrected latency, see `replaces_launches`.
         launch_us: additional microseconds of each launch.
         from_us: smallest uncorrected latency of a network on which it was fitted.
         to_us: largest uncorrected latency of such a network.
+        invocation_us: additional microseconds of an inference.
+        replaces_launches: whether `launch_us` and `invocation_us` stand for the costs of launching
+            kernels and of entering the network, so that `slope` is a factor of the uncorrected
+            latency without these.
     """
 
     slope: float
     launch_us: float
     from_us: float
     to_us: float
+    invocation_us: float = 0.0
+    replaces_launches: bool = False
 
-    def apply(self, uncorrected_us: float, launches: int) -> float:
+    @classmethod
+    def from_fields(cls, fitted: Mapping[str, Any]) -> Correction:
+        """Return the correction with the fields of a `nas.latency.calibration.Calibration`."""
+        return cls(**{each.name: fitted[each.name] for each in fields(cls) if each.name in fitted})
+
+    def apply(self, uncorrected_us: float, without_launches_us: float, launches: int) -> float:
         """Return the corrected latency of a network in microseconds.
 
         A network much smaller or larger than those of the fit is not corrected.
+
+        Args:
+            uncorrected_us: its uncorrected latency.
+            without_launches_us: the same without the costs of launching kernels and of entering the
+                network.
+            launches: number of kernels that it launches.
         """
         low, high = self.from_us / CORRECTION_REACH, self.to_us * CORRECTION_REACH
         if not low <= uncorrected_us <= high:
             return uncorrected_us
-        corrected_us = self.slope * uncorrected_us + self.launch_us * launches
+        factor_of_us = without_launches_us if self.replaces_launches else uncorrected_us
+        corrected_us = self.slope * factor_of_us + self.launch_us * launches + self.invocation_us
         return corrected_us if corrected_us > 0 else uncorrected_us
 
 
@@ -152,6 +170,8 @@ class _CalibrationRow(Document):
     # Calibrations of early versions have an offset, and correct nothing.
     offset_us: Annotated[float, Field(ge=0, le=1e12)] | None = None
     launch_us: Annotated[float, Field(ge=-1e12, le=1e12)] = 0.0
+    invocation_us: Annotated[float, Field(ge=-1e12, le=1e12)] = 0.0
+    replaces_launches: bool = False
     from_us: Latency | None = None
     to_us: Latency | None = None
     used: bool = False
@@ -417,9 +437,7 @@ class Record:
         fitted = self.calibration
         if fitted is None or not fitted.get("used"):
             return None
-        return Correction(
-            fitted["slope"], fitted.get("launch_us", 0.0), fitted["from_us"], fitted["to_us"]
-        )
+        return Correction.from_fields({"launch_us": 0.0, **fitted})
 
     @classmethod
     def parse(cls, content: bytes, where: str, line: int) -> Record:
@@ -436,8 +454,8 @@ class Record:
         kind = _ANY_ROW.parse(content, where).record
         if kind == "calibration":
             fitted = _CALIBRATION_ROW.parse(content, where)
-            fields = fitted.model_dump(exclude={"status", "supersedes"}, exclude_unset=True)
-            record = cls.from_calibration(fields, fitted.batch)
+            values = fitted.model_dump(exclude={"status", "supersedes"}, exclude_unset=True)
+            record = cls.from_calibration(values, fitted.batch)
             return replace(record, supersedes=fitted.supersedes, line=line)
         row = _TIMED_ROWS[kind].parse(content, where)
         return cls(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -29,44 +30,81 @@ SPACE = nas.space.load_space("mobilenet_tiny", image_size=8, channels=1)
 OTHER = nas.space.load_space("squeezenet_tiny", image_size=8, channels=1)
 
 
+LAUNCH_US, INVOCATION_US = 0.5, 2.0
+"""What the composition of the networks has for a launch and an inference."""
+
+
 def network(
     predicted: float, measured: float, reference: str | None = None, launches: int = 10
 ) -> CheckedNetwork:
     return CheckedNetwork(
-        {}, predicted, (Timing((measured,) * 3),), reference, f"{predicted}", predicted, launches
+        {},
+        predicted,
+        (Timing((measured,) * 3),),
+        reference,
+        f"{predicted}",
+        predicted,
+        launches,
+        predicted - LAUNCH_US * launches - INVOCATION_US,
     )
 
 
-def check_of(slope: float, launch_us: float) -> TableCheck:
+def check_of(slope: float, invocation_us: float) -> TableCheck:
     """Return networks on the line, whose launches do not follow from their latencies."""
     predicted = np.linspace(50, 900, 12)
     launches = [10 + 7 * (index % 5) for index in range(12)]
     return TableCheck(
         tuple(
-            network(float(us), float(slope * us + launch_us * count), launches=count)
+            network(float(us), float(slope * us + invocation_us), launches=count)
             for us, count in zip(predicted, launches, strict=True)
         )
     )
 
 
-@pytest.mark.parametrize("launch_us", [0.4, -0.3])
-def test_fit_recovers_factor_and_launch(launch_us: float) -> None:
-    calibration = fit_calibration(check_of(1.25, launch_us))
+@pytest.mark.parametrize("invocation_us", [4.0, -3.0])
+def test_fit_recovers_factor_and_invocation(invocation_us: float) -> None:
+    calibration = fit_calibration(check_of(1.25, invocation_us))
     assert calibration.slope == pytest.approx(1.25, rel=1e-3)
-    assert calibration.launch_us == pytest.approx(launch_us, rel=1e-2)
+    assert calibration.invocation_us == pytest.approx(invocation_us, rel=1e-2)
+    assert not calibration.replaces_launches
     assert calibration.mape_after < 1e-3 < calibration.mape_before
     assert calibration.used
     assert (calibration.from_us, calibration.to_us) == (50, 900)
 
 
-def test_launch_is_fitted_only_if_networks_left_out_gain() -> None:
+def test_fit_replaces_costs_of_launches_that_were_measured_wrong() -> None:
+    """A launch costs 0.8 us instead of 0.5, and an inference nothing."""
+    rows = [
+        network(
+            row.predicted_us,
+            1.1 * row.without_launches_us + 0.8 * row.launches + 0.01,
+            launches=row.launches,
+        )
+        for row in check_of(1, 0).networks
+    ]
+    calibration = fit_calibration(TableCheck(tuple(rows)))
+    assert calibration.replaces_launches
+    assert calibration.slope == pytest.approx(1.1, rel=1e-3)
+    assert calibration.launch_us == pytest.approx(0.8, rel=1e-2)
+    assert calibration.invocation_us == pytest.approx(0.01, abs=0.02)
+    text = calibration_text(dataclasses.asdict(calibration))
+    assert "the sum of kernels + 0.801 us a launch" in text
+    for row in rows:
+        corrected_us = Correction.from_fields(dataclasses.asdict(calibration)).apply(
+            row.uncorrected_us, row.without_launches_us, row.launches
+        )
+        assert corrected_us == pytest.approx(row.measured_us, rel=1e-3)
+
+
+def test_further_parameters_are_fitted_only_if_networks_left_out_gain() -> None:
     noise = np.random.default_rng(0).normal(1, 0.01, 12)
     rows = [
         network(row.predicted_us, 1.25 * row.predicted_us * float(factor), launches=row.launches)
         for row, factor in zip(check_of(1.25, 0).networks, noise, strict=True)
     ]
     calibration = fit_calibration(TableCheck(tuple(rows)))
-    assert calibration.launch_us == 0
+    assert (calibration.launch_us, calibration.invocation_us) == (0, 0)
+    assert not calibration.replaces_launches
     assert calibration.slope == pytest.approx(1.25, rel=0.01)
 
 
@@ -99,7 +137,9 @@ def test_published_networks_judge_the_correction_only() -> None:
     ) == replace(alone, used=True)
     assert calibration.references == 2
     assert calibration.references_mape_before == pytest.approx((0.5 + 0) / 2)
-    assert calibration.references_mape_after == pytest.approx((71 / 200 + 79 / 300) / 2, rel=1e-3)
+    assert calibration.references_mape_after == pytest.approx(
+        (74.6 / 200 + 75.4 / 300) / 2, rel=1e-3
+    )
     assert calibration.fitted_on == tuple(row.digest for row in random.networks)
     assert (alone.references, alone.references_mape_after) == (0, None)
 
@@ -125,12 +165,12 @@ def test_fit_refuses_inverse_order() -> None:
 
 def test_correction_reaches_a_little_beyond_the_networks_of_its_fit() -> None:
     correction = Correction(1.25, -0.5, from_us=60, to_us=900)
-    assert correction.apply(100, 10) == pytest.approx(120)
-    assert correction.apply(41, 10) == pytest.approx(1.25 * 41 - 5)
-    assert correction.apply(39, 10) == 39
-    assert correction.apply(1300, 10) == pytest.approx(1620)
-    assert correction.apply(1400, 10) == 1400
-    assert correction.apply(100, 250) == 100, "no latency is zero or below"
+    assert correction.apply(100, 90, 10) == pytest.approx(120)
+    assert correction.apply(41, 30, 10) == pytest.approx(1.25 * 41 - 5)
+    assert correction.apply(39, 30, 10) == 39
+    assert correction.apply(1300, 1200, 10) == pytest.approx(1620)
+    assert correction.apply(1400, 1300, 10) == 1400
+    assert correction.apply(100, 90, 250) == 100, "no latency is zero or below"
 
 
 @pytest.fixture
@@ -158,7 +198,8 @@ def test_calibration_corrects_predictions_and_keeps_the_composition(table: Laten
     assert fitted.used
     after = LatencyTable.open(table.path).predict(graph)
     assert after.uncorrected_us == before.latency_us
-    corrected_us = fitted.slope * before.latency_us + fitted.launch_us * before.launches
+    correction = Correction.from_fields(dataclasses.asdict(fitted))
+    corrected_us = correction.apply(before.latency_us, before.without_launches_us, before.launches)
     assert after.latency_us == pytest.approx(corrected_us)
     assert after.is_corrected
     assert sum(line.count('"calibration"') for line in table.path.read_text().splitlines()) == 2
