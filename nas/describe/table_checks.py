@@ -100,6 +100,11 @@ def _show_target(check: TableCheck) -> None:
             "two halves of the timings of the same network: "
             f"{check.retiming_spread:.2%} apart (median)"
         )
+    if check.kernels is not None:
+        console.say(
+            f"kernels took {check.kernels.median:.3f} times what the table says while the networks "
+            "were timed (median)"
+        )
     if check.retiming_tau is not None:
         console.say(
             f"Kendall tau of half of the timings with the other half: {check.retiming_tau:.3f}"

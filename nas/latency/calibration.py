@@ -5,6 +5,10 @@ first caches; in a network, other kernels ran in between. What the composition o
 nearly the same for all networks of a table. It is fitted on a few whole networks, with as few
 parameters as networks that were left out of the fit justify, and used only if these are predicted
 better. `Prediction.uncorrected_us` stays the composition of measurements.
+
+Something that slows the processor a little for a minute would become part of the fit. So some
+kernels are timed beside the networks, and the latencies of the networks are divided by how much
+longer the kernels take than in the table.
 """
 
 from __future__ import annotations
@@ -80,6 +84,8 @@ class Calibration:
         spaces: digests of the spaces of these networks.
         batch: number of images that run at once.
         invocation_us: additional microseconds of an inference.
+        kernels_ratio: how many times longer kernels took than in the table while the networks were
+            timed, by which the networks were divided; None if that is not known.
         replaces_launches: whether `slope` is a factor of the latency without the costs of launching
             kernels and of entering the network.
     """
@@ -100,6 +106,7 @@ class Calibration:
     batch: int = 1
     invocation_us: float = 0.0
     replaces_launches: bool = False
+    kernels_ratio: float | None = None
 
 
 def correction_text(calibration: Mapping[str, Any]) -> str:
@@ -186,18 +193,20 @@ def fit_calibration(check: TableCheck) -> Calibration:
         batch=check.batch,
         invocation_us=round_to_four_digits(fitted.get(3, 0.0)),
         replaces_launches=form == _WITH_LAUNCHES,
+        kernels_ratio=round_to_four_digits(check.kernels.median) if check.kernels else None,
     )
 
 
 def _columns(check: TableCheck) -> tuple[Latencies, Latencies]:
-    """Return the columns of a fit, `networks x 4`, and the measured latencies.
+    """Return the columns of a fit, `networks x 4`, and the latencies at the speed of the table.
 
     The columns are the uncorrected latency, the same without launches, launches, and one.
     """
     rows = [
         (each.uncorrected_us, each.without_launches_us, each.launches, 1) for each in check.networks
     ]
-    return np.array(rows, float), np.array([each.measured_us for each in check.networks])
+    ratio = check.kernels.median if check.kernels else 1.0
+    return np.array(rows, float), np.array([each.measured_us / ratio for each in check.networks])
 
 
 def _fit(columns: Latencies, measured: Latencies, form: Form) -> Latencies:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nas.errors import MeasurementError, RequestError
+from nas.latency.comparison import Ratios
 from nas.latency.networks import (
     ProgressCallback,
     measure_networks,
@@ -24,6 +25,7 @@ from nas.latency.timing import (
     references_us,
     round_to_four_digits,
 )
+from nas.latency.verify import DeviceSlowdown
 from nas.statistics import (
     MIN_NETS_FOR_KENDALL_TAU,
     LatencyAgreement,
@@ -39,6 +41,9 @@ TARGET_MAPE = 0.02
 
 DrawnNetwork = tuple[str | None, "Architecture"]
 """A network, with its name if it is a published one."""
+
+SLOWDOWN_KERNELS = 16
+"""Kernels that are timed before and after the networks."""
 
 _MAX_DRAWS_PER_NETWORK = 100
 """Attempts to draw a network that was not drawn before; a small space may have no other."""
@@ -127,12 +132,15 @@ class TableCheck:
     Args:
         networks: the networks.
         batch: number of images that run at once; latencies are those of the whole batch.
+        kernels: ratios of the latencies of some kernels, timed before and after the networks, to
+            those in the table; None if they were not timed.
         basis: what the latencies of the whole networks come from, see `Runtime.network_basis`.
     """
 
     networks: tuple[CheckedNetwork, ...]
     batch: int = 1
     basis: str = MEASURED
+    kernels: Ratios | None = None
 
     @property
     def agreement(self) -> LatencyAgreement:
@@ -232,6 +240,7 @@ class TableCheck:
             "nets_with_unstable_kernels": self.nets_with_unstable_kernels,
             "nets_with_estimated_kernels": self.nets_with_estimated_kernels,
             "disturbed_nets": self.disturbed_nets,
+            "kernels": self.kernels and asdict(self.kernels),
             "random": _agreement_json(self.random),
             "references": _agreement_json(self.references),
             "uncorrected": uncorrected and uncorrected.to_json(),
@@ -309,6 +318,11 @@ def check_networks(
     table.device.require_match(runtime.fingerprint, str(table.path))
     graphs = [architecture.graph for _, architecture in networks]
     predictions = [table.predict(graph, batch) for graph in graphs]
+    kernels = [kernel for prediction in predictions for kernel in prediction.kernels]
+    # Latencies that are always the same say nothing about the moment.
+    timed_again = () if runtime.has_constant_networks else kernels
+    slowdown = DeviceSlowdown(table, runtime, timed_again, SLOWDOWN_KERNELS)
+    slowdown.measure()
     timed = measure_networks(
         graphs,
         runtime,
@@ -317,6 +331,7 @@ def check_networks(
         progress=progress,
         quiet_us=table.quiet_us,
     )
+    slowdown.measure()
     dispatch_us = (
         {part: each.latency_us for part, each in runtime.time_dispatch().items()}
         if retime_dispatch
@@ -348,7 +363,7 @@ def check_networks(
                 is_disturbed(result.timings, table.quiet_us),
             )
         )
-    return TableCheck(tuple(checked), batch, runtime.network_basis)
+    return TableCheck(tuple(checked), batch, runtime.network_basis, slowdown.ratios)
 
 
 def published_networks(spaces: Sequence[SearchSpace]) -> list[DrawnNetwork]:

@@ -172,6 +172,7 @@ class _CalibrationRow(Document):
     launch_us: Annotated[float, Field(ge=-1e12, le=1e12)] = 0.0
     invocation_us: Annotated[float, Field(ge=-1e12, le=1e12)] = 0.0
     replaces_launches: bool = False
+    kernels_ratio: Annotated[float, Field(gt=0, le=1e6)] | None = None
     from_us: Latency | None = None
     to_us: Latency | None = None
     used: bool = False
