@@ -93,15 +93,14 @@ def _measure(job: JobContext, run: RunFolder, chosen: Sequence[Trial]) -> None:
     left = [trial for trial in chosen if trial.digest in waiting]
     for start in range(0, len(left), NETWORKS_PER_ROUND):
         batch = left[start : start + NETWORKS_PER_ROUND]
-        slowdown.measure()
         timed = measure_networks(
             [graphs[trial.digest] for trial in batch],
             job.runtime,
             job.table.schedules(),
             batch=job.batch,
             quiet_us=job.table.quiet_us,
+            at_each_moment=slowdown.measure,
         )
-        slowdown.measure()
         for trial, result in zip(batch, timed, strict=True):
             for measurement in Measurement.of_timings(trial, result):
                 jsonl.append(run.measurements, measurement.model_dump(mode="json", by_alias=True))

@@ -78,8 +78,7 @@ class StageCosts:
 
     def measuring_s(self, networks: int) -> float:
         """Return the seconds to compile, time and score whole networks of the front."""
-        # Some kernels are timed before and after the networks of each round, at as many moments.
-        moments_s = 3 * self.moments_s * math.ceil(networks / NETWORKS_PER_ROUND)
+        moments_s = self.moments_s * math.ceil(networks / NETWORKS_PER_ROUND)
         return moments_s + networks * (self.network_s + self.trial_s)
 
 
@@ -168,7 +167,9 @@ def _calibration_seconds(runtime: Runtime, network_s: float, moments_s: float) -
     from nas.latency.calibration import MIN_NETWORKS
     from nas.latency.record import MEASURED
 
-    return MIN_NETWORKS * network_s + moments_s if runtime.network_basis == MEASURED else 0.0
+    # Some kernels are timed beside the networks, and take about as long to compile as a network.
+    seconds = (MIN_NETWORKS + 1) * network_s + moments_s
+    return seconds if runtime.network_basis == MEASURED else 0.0
 
 
 def _seconds_per_network(

@@ -43,7 +43,7 @@ DrawnNetwork = tuple[str | None, "Architecture"]
 """A network, with its name if it is a published one."""
 
 SLOWDOWN_KERNELS = 16
-"""Kernels that are timed before and after the networks."""
+"""Kernels that are timed beside the networks."""
 
 _MAX_DRAWS_PER_NETWORK = 100
 """Attempts to draw a network that was not drawn before; a small space may have no other."""
@@ -132,8 +132,8 @@ class TableCheck:
     Args:
         networks: the networks.
         batch: number of images that run at once; latencies are those of the whole batch.
-        kernels: ratios of the latencies of some kernels, timed before and after the networks, to
-            those in the table; None if they were not timed.
+        kernels: ratios of the latencies of some kernels, timed beside the networks, to those in the
+            table; None if they were not timed.
         basis: what the latencies of the whole networks come from, see `Runtime.network_basis`.
     """
 
@@ -322,7 +322,6 @@ def check_networks(
     # Latencies that are always the same say nothing about the moment.
     timed_again = () if runtime.has_constant_networks else kernels
     slowdown = DeviceSlowdown(table, runtime, timed_again, SLOWDOWN_KERNELS)
-    slowdown.measure()
     timed = measure_networks(
         graphs,
         runtime,
@@ -330,8 +329,8 @@ def check_networks(
         batch=batch,
         progress=progress,
         quiet_us=table.quiet_us,
+        at_each_moment=slowdown.measure,
     )
-    slowdown.measure()
     dispatch_us = (
         {part: each.latency_us for part, each in runtime.time_dispatch().items()}
         if retime_dispatch

@@ -74,6 +74,7 @@ def measure_networks(
     batch: int = 1,
     progress: ProgressCallback | None = None,
     quiet_us: float = math.inf,
+    at_each_moment: Callable[[], None] = lambda: None,
 ) -> list[NetworkTimings]:
     """Compile networks with random weights, and time each until its timings agree.
 
@@ -92,6 +93,7 @@ def measure_networks(
         quiet_us: duration of the reference workload at the quiet speed of the table, see
             `nas.latency.timing.latency_at_quiet_speed`. Timings at a faster speed do not count,
             unless there are no others.
+        at_each_moment: function to call after the networks were timed at a moment.
     """
     fewest, most = (1, 1) if runtime.has_constant_networks else (MIN_TIMINGS, MAX_TIMINGS)
     timer = _NetworkTimer(runtime, len(graphs) * (1 + fewest), progress)
@@ -103,6 +105,7 @@ def measure_networks(
         moments.wait()
         for index, new in timer.time(waiting).items():
             timings[index].append(new.with_slowdown(quiet_us))
+        at_each_moment()
         waiting = [
             index
             for index, own in enumerate(timings)

@@ -226,7 +226,7 @@ def verify_table(
 class DeviceSlowdown:
     """How much slower than its table the device is while networks are timed.
 
-    A few kernels of the networks are timed again between the networks. As for networks, latencies
+    A few kernels of the networks are timed again beside the networks. As for networks, latencies
     are those at the quiet speed of the table, so that the clock of the processor changes nothing.
 
     Args:
@@ -239,15 +239,14 @@ class DeviceSlowdown:
     def __init__(
         self, table: LatencyTable, timer: KernelTimer, kernels: Collection[Kernel], count: int
     ) -> None:
-        self._moments = table.runtime.moments
         records = [table.record(kernel) for kernel in dict.fromkeys(kernels)]
         usable = [record for record in records if record is not None and record.latency_us]
         sample = stratified_sample(usable, count) if usable else []
         self._kernels = _RetimedKernels(sample, timer, table.quiet_us)
 
     def measure(self) -> None:
-        """Time the kernels at some moments; a kernel that cannot be timed now is left out."""
-        self._kernels.time(self._moments)
+        """Time the kernels at this moment; a kernel that cannot be timed is left out."""
+        self._kernels.time(1)
 
     @property
     def ratios(self) -> Ratios | None:

@@ -167,11 +167,11 @@ def test_slowdown_uses_fastest_of_several_timings(table: LatencyTable) -> None:
     slowdown = DeviceSlowdown(table, runtime, KERNELS, 12)
     assert slowdown.ratios is None
     medians = []
-    for _ in range(3):
+    for _ in range(6):
         slowdown.measure()
         assert slowdown.ratios is not None
         medians.append(slowdown.ratios.median)
-    assert medians == pytest.approx([1.4, 1.2, 1.2], rel=1e-3)
+    assert medians == pytest.approx([1.5, 1.4, 1.2, 1.2, 1.2, 1.2], rel=1e-3)
     assert (slowdown.ratios.count, len(runtime.retimed), len(set(runtime.retimed))) == (12, 72, 12)
 
 
