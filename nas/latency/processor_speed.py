@@ -1,11 +1,13 @@
 """The speed of the processor at a moment, which a reference workload tells.
 
 Neighbours on the same host slow a virtual machine from one second to the next, and not all networks
-alike: beside the same neighbour, one took 15% longer and another one 55%. A reference workload, a
-fixed product of matrices, is timed before and after every timing. It tells the moments at which
-only the clock of the processor differs from its quiet speed, which slows everything alike, from the
-others, which do not count. A few moments may be faster than the quiet speed, while the neighbours
-of a core idle. No network runs at that speed for long, so they do not count either.
+alike: beside the same neighbour, one took 15% longer and another one 55%. A reference workload is
+timed before and after every timing. It multiplies matrices, as large networks do, and calls many
+short functions, since a neighbour may slow the fetching of code, on which small networks depend,
+and little else. It tells the moments at which only the clock of the processor differs from its
+quiet speed, which slows everything alike, from the others, which do not count. A few moments may be
+faster than the quiet speed, while the neighbours of a core idle. No network runs at that speed for
+long, so they do not count either.
 
 Waiting for quiet moments would not save time: kernels that are timed in turns, again and again,
 meet as many of them.
@@ -52,30 +54,62 @@ MAX_ATTEMPTS = 3
 
 Measured = TypeVar("Measured")
 
-_REFERENCE_SIZE = 48
-_REFERENCE_CALLS = 50
-"""Rows of the square matrices of the reference workload, and products of one of its samples."""
+_MATRIX_SIZE = 48
+_PRODUCTS = 15
+"""Rows of the square matrices of the reference workload, and their products. They take about as
+long as the rest of the workload."""
+
+_REFERENCE_RUNS = 2
+"""Runs of the reference workload in one sample."""
 
 
 def reference_us() -> float:
-    """Return the microseconds of one product of the reference workload, on the calling thread.
+    """Return the microseconds of one run of the reference workload, on the calling thread.
 
-    It is the fastest of three samples of a tenth of a millisecond each.
+    It is the fastest of three samples of about 0.15 milliseconds each.
     """
-    matrix, product = _reference_matrices()
     fastest_s = math.inf
     for _ in range(3):
         start = time.perf_counter()
-        for _ in range(_REFERENCE_CALLS):
-            np.matmul(matrix, matrix, out=product)
+        for _ in range(_REFERENCE_RUNS):
+            _run_reference_workload()
         fastest_s = min(fastest_s, time.perf_counter() - start)
-    return 1e6 * fastest_s / _REFERENCE_CALLS
+    return 1e6 * fastest_s / _REFERENCE_RUNS
+
+
+def _run_reference_workload() -> None:
+    """Multiply matrices, and call many short functions, whose code displaces one another's."""
+    matrix, product, vector, result = _reference_operands()
+    for _ in range(_PRODUCTS):
+        np.matmul(matrix, matrix, out=product)
+    for binary in _BINARY_FUNCTIONS:
+        binary(vector, vector, out=result)
+    for unary in _UNARY_FUNCTIONS:
+        unary(vector, out=result)
+    np.sort(vector)
+    np.cumsum(vector)
+    np.argmax(vector)
+    np.fft.rfft(vector)
+    np.linalg.solve(_SYSTEM, vector[: len(_SYSTEM)])
+    np.concatenate((vector, vector))
+    np.where(vector > 1, vector, result)
+    vector.sum()
+    vector.std()
+
+
+_BINARY_FUNCTIONS = (np.add, np.multiply, np.maximum, np.minimum, np.subtract, np.divide)
+_UNARY_FUNCTIONS = (
+    np.exp, np.sqrt, np.negative, np.absolute, np.tanh, np.sin, np.floor, np.square, np.log1p,
+    np.cbrt,
+)  # fmt: skip
+_SYSTEM = np.eye(8, dtype=np.float32) + 0.1
 
 
 @cache
-def _reference_matrices() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    matrix = np.full((_REFERENCE_SIZE, _REFERENCE_SIZE), 0.5, np.float32)
-    return matrix, np.empty_like(matrix)
+def _reference_operands() -> tuple[NDArray[np.float32], ...]:
+    matrix = np.full((_MATRIX_SIZE, _MATRIX_SIZE), 0.5, np.float32)
+    vector = np.linspace(0.5, 1.5, 64, dtype=np.float32)
+    return matrix, np.empty_like(matrix), vector, np.empty_like(vector)
 
 
 def quiet_speed_us(references_us: Collection[float]) -> float:

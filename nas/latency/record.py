@@ -77,7 +77,8 @@ class _TimedRow(Document):
     error: Text | None = None
     supersedes: Annotated[int, Field(ge=2)] | None = None
     medians_us: tuple[Latency, ...] = ()
-    references_us: tuple[Latency, ...] = ()
+    # Early versions had another workload, and called this references_us.
+    references_us: tuple[Latency, ...] = Field((), alias="workload_us")
     slowdowns: tuple[Annotated[float, Field(gt=0)] | None, ...] = ()
     settled: bool = True
     cold_us: Latency | None = Field(None, validation_alias=AliasChoices("cold_us", "far_us"))
@@ -416,7 +417,7 @@ class Record:
             if self.medians_us:
                 line["medians_us"] = list(self.medians_us)
             if self.references_us:
-                line["references_us"] = list(self.references_us)
+                line["workload_us"] = list(self.references_us)
             if self.slowdowns:
                 line["slowdowns"] = list(self.slowdowns)
             if not self.settled:
