@@ -203,8 +203,8 @@ def test_timings_with_slowdown_agree_if_their_halves_do() -> None:
     def timings(*latencies_us: float) -> list[Timing]:
         return [Timing((us,), slowdown=1.0) for us in latencies_us]
 
-    lucky = timings(9.5, 10, 10, 10.1, 10, 10.1, 10.1, 10.1)
-    assert compared_us(lucky) == (9.875, 10.08)
+    lucky = timings(9.5, 10, 10, 10.2, 10, 10.2, 10.1, 10.2)
+    assert compared_us(lucky) == (9.875, 10.15)
     assert timings_agree(lucky)
     drifting = timings(10, 11, 10, 11)
     assert compared_us(drifting) == (10.0, 11.0)
