@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -128,9 +129,8 @@ def build_table(
 
     The first timing of a kernel is on the disk before the next timing starts. Later records of the
     kernel supersede it; they have the samples of the two fastest timings, the medians of all, and
-    the latency at the quiet speed of the processor.
-    Each kernel is timed at `Runtime.moments` moments, and then until its timings agree
-    or it is called unstable.
+    the latency at the quiet speed of the processor. Each kernel is timed at `Runtime.moments`
+    moments, and then until its timings agree or it is called unstable.
 
     A kernel that cannot be compiled or timed becomes a failed record with its error, and the build
     goes on. A build that was stopped continues with the missing kernels when it is started again,
@@ -171,15 +171,16 @@ def build_table(
         # Kernels are timed for the first time in groups, and again after each of the next groups.
         group_size = kernels_per_group(len(timers), moments)
         current: list[Kernel] = []
-        for start in range(0, len(missing), group_size):
-            group = missing[start : start + group_size]
-            builder.time_first(group)
-            current = builder.time_once_more([*current, *group])
-            due_s = builder.dispatch_timed_s + dispatch_interval_s(builder.dispatch_seconds)
-            if keeps_dispatch_current and builder.seconds > due_s:
-                builder.time_dispatch()
-        while current:
-            current = builder.time_once_more(current)
+        with builder.appending():
+            for start in range(0, len(missing), group_size):
+                group = missing[start : start + group_size]
+                builder.time_first(group)
+                current = builder.time_once_more([*current, *group])
+                due_s = builder.dispatch_timed_s + dispatch_interval_s(builder.dispatch_seconds)
+                if keeps_dispatch_current and builder.seconds > due_s:
+                    builder.time_dispatch()
+            while current:
+                current = builder.time_once_more(current)
         unsettled += [kernel for kernel in missing if builder.is_unsettled(kernel)]
         builder.time_again(unsettled, 1)
         while unsettled := [kernel for kernel in unsettled if builder.is_unsettled(kernel)]:
@@ -198,7 +199,7 @@ def kernels_per_group(timers: int, moments: int) -> int:
         timers: number of timers.
         moments: number of moments at which each kernel is timed.
     """
-    return KERNELS_IN_TURN * timers // max(1, moments - 2)
+    return max(1, KERNELS_IN_TURN * timers // max(1, moments - 2))
 
 
 def dispatch_interval_s(dispatch_s: float) -> float:
@@ -302,36 +303,40 @@ class _TableBuilder:
     def time_again(self, kernels: Sequence[Kernel], moments: int) -> None:
         """Time kernels at further moments, with the schedules of their records.
 
-        The records are appended at the end, and also if an error or Ctrl-C ends the timing.
-
         Args:
             kernels: kernels with a latency.
             moments: number of moments.
         """
-        try:
+        with self.appending():
             for _ in range(moments if kernels else 0):
                 self._time_at_a_moment(kernels)
-        finally:
-            self._append_latest(kernels)
 
     def time_once_more(self, kernels: Sequence[Kernel]) -> list[Kernel]:
         """Time kernels at one further moment, those that need more than the last one.
 
-        The records of the others are appended, and all records if an error or Ctrl-C ends the
-        timing.
-
         Returns:
-            The kernels that need more than one further timing.
+            The kernels that need more than one further timing. The records of the others are
+            appended.
         """
-        going_on: list[Kernel] = []
-        try:
-            current = [kernel for kernel in kernels if self._needs_more_than_the_last(kernel)]
-            if current:
-                self._time_at_a_moment(current)
-            going_on = [kernel for kernel in current if self._needs_more_than_the_last(kernel)]
-        finally:
-            self._append_latest([kernel for kernel in kernels if kernel not in set(going_on)])
+        current = [kernel for kernel in kernels if self._needs_more_than_the_last(kernel)]
+        if current:
+            self._time_at_a_moment(current)
+        going_on = [kernel for kernel in current if self._needs_more_than_the_last(kernel)]
+        self._append_latest(set(self._latest) - set(going_on))
         return going_on
+
+    @contextmanager
+    def appending(self) -> Iterator[None]:
+        """Append all records at the end, and also if an error or Ctrl-C ends the timing."""
+        try:
+            yield
+        finally:
+            self._append_latest(set(self._latest))
+
+    def _append_latest(self, kernels: Collection[Kernel]) -> None:
+        """Append the records of these kernels, in the order of their first new timings."""
+        for kernel in [each for each in self._latest if each in kernels]:
+            self._append(self._latest.pop(kernel))
 
     def _needs_more_than_the_last(self, kernel: Kernel) -> bool:
         """Return whether a kernel needs more timings than the last one, after all others."""
@@ -362,11 +367,6 @@ class _TableBuilder:
     def _record_of(self, kernel: Kernel) -> Record | None:
         """Return the record of a kernel, with the timings that are not appended yet."""
         return self._latest.get(kernel) or self._table.record(kernel)
-
-    def _append_latest(self, kernels: Sequence[Kernel]) -> None:
-        for kernel in kernels:
-            if record := self._latest.pop(kernel, None):
-                self._append(record)
 
     def _with_outcome(self, kernel: Kernel, record: Record, outcome: Timing | Exception) -> Record:
         """Return the record of a kernel that was timed again."""

@@ -132,9 +132,9 @@ class TableCheck:
     Args:
         networks: the networks.
         batch: number of images that run at once; latencies are those of the whole batch.
+        basis: what the latencies of the whole networks come from, see `Runtime.network_basis`.
         kernels: ratios of the latencies of some kernels, timed beside the networks, to those in the
             table; None if they were not timed.
-        basis: what the latencies of the whole networks come from, see `Runtime.network_basis`.
     """
 
     networks: tuple[CheckedNetwork, ...]

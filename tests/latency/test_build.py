@@ -335,6 +335,28 @@ def test_build_interrupted_between_moments_keeps_its_timings(
     assert len(runtime.retimed) == 2 * 7
 
 
+def test_build_interrupted_while_it_compiles_keeps_its_timings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fourth of five kernels is interrupted; the three before were timed one to three times."""
+    monkeypatch.setattr(TvmRuntime, "moments", 6)
+    monkeypatch.setattr("nas.latency.build.KERNELS_IN_TURN", 4)
+    kernels = space_kernels(SPACE, "tvm")[:5]
+
+    class Interrupted(FakeRuntime):
+        def time_kernel(self, kernel):
+            if kernel == kernels[3]:
+                raise KeyboardInterrupt
+            return super().time_kernel(kernel)
+
+    table = LatencyTable.open_or_create(tmp_path, FakeRuntime())
+    with pytest.raises(KeyboardInterrupt):
+        build_table(table, kernels, Interrupted())
+    counts = [len(table.record(kernel).medians_us) for kernel in kernels[:3]]
+    assert counts == [4, 3, 2]
+    assert table.missing(kernels) == kernels[3:]
+
+
 def test_runtime_with_one_moment_is_asked_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
