@@ -79,6 +79,11 @@ class SandwichSampler:
     All but the largest subnet learn from its output, unless the settings say otherwise (Yu and
     Huang 2019, "Universally slimmable networks": the sandwich rule and in-place distillation).
 
+    The rule assumes that the largest subnet contains all others. Alternatives, such as two types of
+    unit, are no part of each other. So the largest and the smallest subnet of a step have random
+    ones. If they always had the same, these would be trained far more often than the others, and
+    overrated.
+
     With "best_up" or "worst_up" each random subnet is the one with the smallest or the largest
     probe loss among `CANDIDATES_PER_CHOICE` of similar size (Wang et al. 2021, "AttentiveNAS", with
     the loss on a part of the batch in place of an accuracy predictor).
@@ -94,50 +99,77 @@ class SandwichSampler:
         self._schedule = schedule
         self._shrinking_end = math.ceil(settings.progressive * schedule.end)
         self._largest, self._smallest = space.largest, space.smallest
+        self._alternatives = {
+            key: options
+            for key, options in space.parameters.items()
+            if len(options) > 1 and not all(_is_number(option) for option in options)
+        }
 
     def sample(self, step: int, probe_loss: ProbeLoss) -> Sequence[SubnetTask]:
         """See `SubnetSampler.sample`."""
         rng = np.random.default_rng([self._seed, 2, step])
         distil = self._settings.distil
-        smallest = self._enlarge(self._smallest, step, rng)
+        largest = self._with_random_alternatives(self._largest, rng)
+        smallest = self._with_random_alternatives(self._smallest, rng)
+        smallest = self._enlarge(smallest, largest, step, rng)
         return [
-            SubnetTask("largest", self._largest.graph, False),
+            SubnetTask("largest", largest.graph, False),
             SubnetTask("smallest", smallest.graph, distil),
             *(
-                SubnetTask("random", self._sample_random(step, rng, probe_loss), distil)
+                SubnetTask("random", self._sample_random(largest, step, rng, probe_loss), distil)
                 for _ in range(self._settings.random_subnets)
             ),
         ]
 
-    def _sample_random(self, step: int, rng: np.random.Generator, probe_loss: ProbeLoss) -> Graph:
+    def _with_random_alternatives(
+        self, architecture: Architecture, rng: np.random.Generator
+    ) -> Architecture:
+        """Replace the choices among alternatives by random ones."""
+        choices = dict(architecture.choices)
+        present = [key for key in self._alternatives if key in choices]
+        if not present:
+            return architecture
+        for key in present:
+            options = self._alternatives[key]
+            choices[key] = options[rng.integers(len(options))]
+        return self._space.architecture(choices)
+
+    def _sample_random(
+        self, largest: Architecture, step: int, rng: np.random.Generator, probe_loss: ProbeLoss
+    ) -> Graph:
         if self._settings.subnets == "sandwich":
-            return self._draw(step, rng)
-        graphs = [self._draw(step, rng) for _ in range(_DRAWS_PER_CHOICE)]
+            return self._draw(largest, step, rng)
+        graphs = [self._draw(largest, step, rng) for _ in range(_DRAWS_PER_CHOICE)]
         target_macs = graphs[0].macs
         graphs.sort(key=lambda graph: abs(math.log(graph.macs / target_macs)))
         select = min if self._settings.subnets == "best_up" else max
         return select(graphs[:CANDIDATES_PER_CHOICE], key=probe_loss)
 
-    def _draw(self, step: int, rng: np.random.Generator) -> Graph:
+    def _draw(self, largest: Architecture, step: int, rng: np.random.Generator) -> Graph:
         architecture = self._space.sample(rng, uniform_over="choices")
-        return self._enlarge(architecture, step, rng).graph
+        return self._enlarge(architecture, largest, step, rng).graph
 
     def _enlarge(
-        self, architecture: Architecture, step: int, rng: np.random.Generator
+        self, architecture: Architecture, largest: Architecture, step: int, rng: np.random.Generator
     ) -> Architecture:
-        """Replace random choices by the largest architecture's, ever fewer while shrinking."""
+        """Replace random choices by those of the largest one, ever fewer while shrinking."""
         position = self._schedule.position(step)
         if position >= self._shrinking_end:
             return architecture
-        own, largest = dict(architecture.choices), dict(self._largest.choices)
+        own, replacements = dict(architecture.choices), dict(largest.choices)
         replaced_share = 1 - position / self._shrinking_end
         choices = {
-            key: largest[key]
-            if key in largest and (key not in own or rng.random() < replaced_share)
+            key: replacements[key]
+            if key in replacements and (key not in own or rng.random() < replaced_share)
             else own.get(key, options[0])
             for key, options in self._space.parameters.items()
         }
         return self._space.architecture(choices)
+
+
+def _is_number(option: object) -> bool:
+    """Return whether an option is a size; others are alternatives."""
+    return isinstance(option, int | float) and not isinstance(option, bool)
 
 
 class SinglePathSampler:

@@ -53,6 +53,23 @@ def test_sandwich_has_the_largest_the_smallest_and_random_subnets(space):
     assert not any(task.distil for task in plain)
 
 
+def test_sandwich_trains_alternatives_equally_often(digits):
+    """The largest network has three units of either type, and the smallest one."""
+    space = space_on(digits, "shufflenet_tiny")
+    sampler = SandwichSampler(space, SETTINGS, 0, Schedule(1000))
+    steps = 400
+    counts = {"largest": Counter(), "smallest": Counter()}
+    for step in range(steps):
+        for task in sampler.sample(step, no_probe)[:2]:
+            counts[task.role].update([task.graph.digest])
+    for role, units in (("largest", 3), ("smallest", 1)):
+        assert len(counts[role]) == 2**units, "every combination occurs"
+        expected = steps / 2**units
+        assert all(abs(n - expected) < 5 * math.sqrt(expected) for n in counts[role].values())
+    assert space.largest.graph.digest in counts["largest"]
+    assert space.smallest.graph.digest in counts["smallest"]
+
+
 def test_single_path_is_one_random_subnet_trained_on_the_labels(space):
     sampler = make_subnet_sampler(
         space, replace(SETTINGS, subnets="single"), seed=0, schedule=Schedule(10)
