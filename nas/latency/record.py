@@ -101,11 +101,14 @@ class _TimedRow(Document):
         return self
 
     def _check_quiet_latency(self) -> None:
-        if self.latency_us is None or len(self.slowdowns) != len(self.medians_us):
-            raise ValueError("it should have latency_us, and one of slowdowns for each timing")
+        is_complete = self.latency_us is not None and self.samples_us
+        if not is_complete or len(self.slowdowns) != len(self.medians_us):
+            raise ValueError(
+                "it should have latency_us, samples_us, and one of slowdowns for each timing"
+            )
         pairs = zip(self.medians_us, self.slowdowns, strict=True)
         expected = latency_at_quiet_speed(Timing((us,), slowdown=each) for us, each in pairs)
-        if round_to_four_digits(self.latency_us) != expected:
+        if round_to_four_digits(self.latency_us or 0.0) != expected:
             raise ValueError(f"latency_us is {self.latency_us}, and its timings say {expected}")
 
 
