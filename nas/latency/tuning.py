@@ -255,7 +255,14 @@ class _TableTuner:
                 schedule=comparison.tuned_schedule,
                 basis=self._table.runtime.basis,
             )
-            self._table.append(replace(faster, medians_us=(fastest.latency_us,), settled=False))
+            self._table.append(
+                replace(
+                    faster,
+                    medians_us=(fastest.latency_us,),
+                    references_us=fastest.references_us,
+                    settled=False,
+                )
+            )
             return
         self._unchanged += 1
         self._after_us += record.latency_us
