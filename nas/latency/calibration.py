@@ -38,8 +38,8 @@ MIN_NETWORKS = 8
 """Smallest number of networks on which a correction is fitted; fewer say little about it."""
 
 MIN_RELATIVE_GAIN = 0.1
-"""Smallest fraction by which a factor, and then further parameters, must lower the error of
-networks left out of the fit: with eight networks, chance alone makes small gains."""
+"""Smallest fraction by which a correction must lower the error of networks left out of the fit:
+with eight networks, chance alone makes small gains."""
 
 MIN_GAIN = 0.001
 """Smallest fraction of the latency by which a correction that is used, and its further parameters,
@@ -154,13 +154,11 @@ def fit_calibration(check: TableCheck) -> Calibration:
         )
     columns, measured = _columns(check.random)
     held_out, form = _held_out(columns, measured, _FACTOR), _FACTOR
-    factor_mape = mape(held_out, measured)
     for other in (_WITH_INVOCATION, _WITH_LAUNCHES):
         latencies = _held_out(columns, measured, other)
         # Costs below zero would only make up for noise.
         is_possible = other != _WITH_LAUNCHES or _fit(columns, measured, other).min() >= 0
-        largest = min((1 - MIN_RELATIVE_GAIN) * factor_mape, mape(held_out, measured) - MIN_GAIN)
-        if is_possible and mape(latencies, measured) <= largest:
+        if is_possible and mape(latencies, measured) <= mape(held_out, measured) - MIN_GAIN:
             held_out, form = latencies, other
     fitted = dict(zip(form, _fit(columns, measured, form).tolist(), strict=True))
     slope = fitted[form[0]]
