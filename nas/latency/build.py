@@ -232,7 +232,6 @@ class _TableBuilder:
         self._moments = Moments()
         self.moments = table.runtime.moments
         self._done = self._total = 0
-        self._quiet_us = table.quiet_us
         self._latest: dict[Kernel, Record] = {}
         self._statuses: dict[Kernel, str] = {}
 
@@ -349,7 +348,7 @@ class _TableBuilder:
 
         self._moments.wait()
         # The same for all kernels, so that their latencies are at one speed.
-        self._quiet_us = self._table.quiet_us
+        quiet_us = self._table.quiet_us
         waiting = [
             kernel
             for kernel in kernels
@@ -361,15 +360,17 @@ class _TableBuilder:
             if isinstance(outcome, BoardLostError) and not self._timers:
                 # The kernel ran before, so the device was not lost because of it.
                 continue
-            self._latest[kernel] = self._with_outcome(kernel, record, outcome)
+            self._latest[kernel] = self._with_outcome(kernel, record, outcome, quiet_us)
             self._report(self._latest[kernel])
 
     def _record_of(self, kernel: Kernel) -> Record | None:
         """Return the record of a kernel, with the timings that are not appended yet."""
         return self._latest.get(kernel) or self._table.record(kernel)
 
-    def _with_outcome(self, kernel: Kernel, record: Record, outcome: Timing | Exception) -> Record:
-        """Return the record of a kernel that was timed again."""
+    def _with_outcome(
+        self, kernel: Kernel, record: Record, outcome: Timing | Exception, quiet_us: float
+    ) -> Record:
+        """Return the record of a kernel that was timed again; see `Record.with_timing`."""
         if isinstance(outcome, Exception):
             self._total -= max(0, self.moments - len(record.medians_us) - 1)
             return self._failure(kernel, outcome)
@@ -378,7 +379,7 @@ class _TableBuilder:
             RETIMING_TOLERANCE,
             self.moments,
             MAX_MOMENTS_FACTOR * self.moments,
-            self._quiet_us,
+            quiet_us,
         )
         self._total += not updated.settled and len(updated.medians_us) >= self.moments
         return updated

@@ -61,7 +61,8 @@ class CheckedNetwork:
         digest: digest of its graph.
         uncorrected_us: prediction without the table's calibration.
         launches: number of kernels that the network launches.
-        without_launches_us: see `nas.latency.prediction.Prediction`.
+        without_launches_us: `uncorrected_us` without the costs of launching kernels and of entering
+            the network.
         retimed_dispatch_us: prediction with the dispatch costs timed again after the networks; None
             if they were not.
         unstable_launches: number of launches whose timing is unstable.
@@ -336,6 +337,7 @@ def check_networks(
         if retime_dispatch
         else None
     )
+    without_launches_us = table.dispatch.without_launches.parts_us
     checked = []
     for (name, architecture), graph, prediction, result in zip(
         networks, graphs, predictions, timed, strict=True
@@ -353,7 +355,7 @@ def check_networks(
                 graph.digest,
                 prediction.uncorrected_us,
                 prediction.launches,
-                prediction.without_launches_us,
+                table.predict(graph, batch, dispatch_us=without_launches_us).uncorrected_us,
                 table.predict(graph, batch, dispatch_us=dispatch_us).latency_us
                 if dispatch_us
                 else None,

@@ -34,8 +34,6 @@ class Prediction:
         basis: `measured` if all latencies are; otherwise `estimated: ` and the methods by which
             some of the kernels and dispatch costs are estimated, each named once.
         uncorrected_us: latency as it is composed of kernels and dispatch costs.
-        without_launches_us: the same without the costs of launching kernels and of entering the
-            network.
         batch: number of images that run at once; all latencies are those of the whole batch.
         estimated_launches: number of launches whose latency is estimated.
     """
@@ -47,7 +45,6 @@ class Prediction:
     unstable_launches: int
     basis: str = MEASURED
     uncorrected_us: float = 0.0
-    without_launches_us: float = 0.0
     batch: int = 1
     estimated_launches: int = 0
 
@@ -128,19 +125,21 @@ class Predictor:
         )
         dispatch = records.dispatch if dispatch_us is None else DispatchCosts(dispatch_us)
         uncorrected_us = self._runtime.network_us(network, dispatch)
-        without_launches_us = self._runtime.network_us(network, dispatch.without_launches)
-        correction = records.corrections.get(batch)
+        latency_us = uncorrected_us
+        if correction := records.corrections.get(batch):
+            without_launches_us = uncorrected_us
+            # No other correction reads it, and searches predict many networks.
+            if correction.replaces_launches:
+                without_launches_us = self._runtime.network_us(network, dispatch.without_launches)
+            latency_us = correction.apply(uncorrected_us, without_launches_us, len(kernels))
         return Prediction(
-            correction.apply(uncorrected_us, without_launches_us, len(kernels))
-            if correction
-            else uncorrected_us,
+            latency_us,
             kernels,
             warm_us,
             uncorrected_us - sum(warm_us),
             unstable,
             _joined_basis((*bases, *records.dispatch_bases.values())),
             uncorrected_us,
-            without_launches_us,
             batch,
             len(bases),
         )

@@ -59,6 +59,13 @@ _PRODUCTS = 15
 """Rows of the square matrices of the reference workload, and their products. They take about as
 long as the rest of the workload."""
 
+_BINARY_FUNCTIONS = (np.add, np.multiply, np.maximum, np.minimum, np.subtract, np.divide)
+_UNARY_FUNCTIONS = (
+    np.exp, np.sqrt, np.negative, np.absolute, np.tanh, np.sin, np.floor, np.square, np.log1p,
+    np.cbrt,
+)  # fmt: skip
+_SYSTEM = np.eye(8, dtype=np.float32) + 0.1
+
 _REFERENCE_RUNS = 2
 """Runs of the reference workload in one sample."""
 
@@ -95,14 +102,6 @@ def _run_reference_workload() -> None:
     np.where(vector > 1, vector, result)
     vector.sum()
     vector.std()
-
-
-_BINARY_FUNCTIONS = (np.add, np.multiply, np.maximum, np.minimum, np.subtract, np.divide)
-_UNARY_FUNCTIONS = (
-    np.exp, np.sqrt, np.negative, np.absolute, np.tanh, np.sin, np.floor, np.square, np.log1p,
-    np.cbrt,
-)  # fmt: skip
-_SYSTEM = np.eye(8, dtype=np.float32) + 0.1
 
 
 @cache

@@ -214,10 +214,22 @@ def test_calibration_corrects_predictions_and_keeps_the_composition(table: Laten
     after = LatencyTable.open(table.path).predict(graph)
     assert after.uncorrected_us == before.latency_us
     correction = Correction.from_fields(dataclasses.asdict(fitted))
-    corrected_us = correction.apply(before.latency_us, before.without_launches_us, before.launches)
+    without_us = table.predict(graph, dispatch_us=table.dispatch.without_launches.parts_us)
+    corrected_us = correction.apply(before.latency_us, without_us.uncorrected_us, before.launches)
     assert after.latency_us == pytest.approx(corrected_us)
     assert after.is_corrected
     assert sum(line.count('"calibration"') for line in table.path.read_text().splitlines()) == 2
+
+
+def test_table_predicts_with_costs_that_replace_launches(table: LatencyTable) -> None:
+    graph = SPACE.largest.graph
+    without_us = table.predict(graph, dispatch_us=table.dispatch.without_launches.parts_us)
+    fields = {"used": True, "slope": 2.0, "launch_us": 1.0, "invocation_us": 3.0}
+    table.use_calibration({**fields, "replaces_launches": True, "from_us": 1e-3, "to_us": 1e6})
+    predicted = table.predict(graph)
+    assert without_us.uncorrected_us < predicted.uncorrected_us
+    expected_us = 2 * without_us.uncorrected_us + predicted.launches + 3
+    assert predicted.latency_us == pytest.approx(expected_us)
 
 
 def test_calibration_is_per_batch_size(table: LatencyTable) -> None:
