@@ -19,6 +19,7 @@ from nas.statistics import (
     latency_agreement,
     mape,
     relative_errors,
+    rmspe,
     spearman,
     spearmans,
 )
@@ -84,6 +85,7 @@ def test_bootstrap_interval_ignores_undefined_resamples() -> None:
 def test_relative_errors_are_fractions_of_the_measured_value() -> None:
     assert relative_errors([90, 300], [100, 200]).tolist() == pytest.approx([-0.1, 0.5])
     assert mape([90, 300], [100, 200]) == pytest.approx(0.3)
+    assert rmspe([90, 300], [100, 200]) == pytest.approx(math.sqrt((0.01 + 0.25) / 2))
 
 
 def test_latency_agreement_equals_its_definition() -> None:

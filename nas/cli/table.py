@@ -69,11 +69,11 @@ def build(
 ) -> None:
     """Time every kernel of the spaces that the device's table lacks.
 
-    At the end, eight whole networks are timed. If a factor and a cost of each launch, fitted on
-    them, predict networks better that were left out of the fit, they correct all predictions. The
-    command may be stopped at any time, and continues when it is started again. One table holds
-    the kernels of several batch sizes. With --tuner metaschedule, the kernels with weights are
-    then tuned, which takes minutes each; a faster schedule replaces the one in the table.
+    At the end, eight whole networks are timed. If a factor and costs of launches, fitted on them,
+    are expected to predict other networks better, they correct all predictions. The command may be
+    stopped at any time, and continues when it is started again. One table holds the kernels of
+    several batch sizes. With --tuner metaschedule, the kernels with weights are then tuned, which
+    takes minutes each; a faster schedule replaces the one in the table.
 
     \b
     Example: nas table build --space mobilenet --space shufflenet --image-size 32

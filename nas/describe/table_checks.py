@@ -156,17 +156,17 @@ def show_calibration(calibration: Calibration) -> None:
     console.say(calibration_text(asdict(calibration)))
     rows: list[Sequence[Any]] = [
         (
-            "random, each predicted by a fit on the others",
+            "random, expected for others with it",
             calibration.nets,
-            f"{calibration.mape_before:.2%}",
-            f"{calibration.mape_after:.2%}",
+            f"{calibration.rmspe_before:.2%}",
+            f"{calibration.rmspe_after:.2%}",
         )
     ]
-    before, after = calibration.references_mape_before, calibration.references_mape_after
+    before, after = calibration.references_rmspe_before, calibration.references_rmspe_after
     if before is not None and after is not None:
         references = ("published, not fitted on", calibration.references)
         rows.append((*references, f"{before:.2%}", f"{after:.2%}"))
-    console.print_table(["networks", "timed", "mean error without", "with"], rows)
+    console.print_table(["networks", "timed", "error without", "with"], rows)
 
 
 def show_verification(verification: Verification) -> None:

@@ -2,9 +2,14 @@
 
 A kernel that is timed alone finds its tensors in the nearest cache, and its code in the processor's
 first caches; in a network, other kernels ran in between. What the composition of kernels lacks is
-nearly the same for all networks of a table. It is fitted on a few whole networks, with as few
-parameters as networks that were left out of the fit justify, and used only if these are predicted
-better. `Prediction.uncorrected_us` stays the composition of measurements.
+nearly the same for all networks of a table. It is fitted on a few whole networks, with as many
+parameters as generalised cross-validation justifies, and used only if that expects a smaller error
+for other networks. `Prediction.uncorrected_us` stays the composition of measurements.
+
+Generalised cross-validation (Craven and Wahba, 1979) estimates the error of a linear fit for
+networks that are not in it from the residuals and the number of parameters. Leaving out one network
+after the other estimates the same, but with eight networks that are spread over the space, it
+mostly judges how a fit extrapolates to the smallest and to the largest one, which it never has to.
 
 Something that slows the processor a little for a minute would become part of the fit. So some
 kernels are timed beside the networks, and the latencies of the networks are divided by how much
@@ -29,7 +34,7 @@ from nas.latency.record import MEASURED, Record
 from nas.latency.runtime import Runtime
 from nas.latency.table import LatencyTable
 from nas.latency.timing import round_to_four_digits
-from nas.statistics import mape
+from nas.statistics import rmspe
 
 if TYPE_CHECKING:
     from nas.space import Architecture, SearchSpace
@@ -38,12 +43,12 @@ MIN_NETWORKS = 8
 """Smallest number of networks on which a correction is fitted; fewer say little about it."""
 
 MIN_RELATIVE_GAIN = 0.1
-"""Smallest fraction by which a correction must lower the error of networks left out of the fit:
-with eight networks, chance alone makes small gains."""
+"""Smallest fraction by which a correction must lower the expected error of other networks: with
+eight networks, chance alone makes small gains."""
 
 MIN_GAIN = 0.001
 """Smallest fraction of the latency by which a correction that is used, and its further parameters,
-lower the mean error."""
+lower the expected error."""
 
 DRAWS = 200
 """Random networks of each space from which those to fit on are chosen."""
@@ -70,15 +75,15 @@ class Calibration:
         from_us: smallest uncorrected latency of the networks on which it was fitted.
         to_us: largest uncorrected latency of these networks.
         nets: number of random networks on which it was fitted.
-        mape_before: mean absolute error on these networks without it.
-        mape_after: mean absolute error with it, where each network is predicted by a fit on the
-            others (leave-one-out cross-validation).
+        rmspe_before: root mean squared error on these networks without it.
+        rmspe_after: root mean squared error that is expected with it for networks that are not in
+            the fit, by generalised cross-validation.
         used: whether predictions are corrected: the error is smaller with it, on the published
             networks too.
         references: number of published networks on which it was judged too.
-        references_mape_before: mean absolute error on the published networks without it; None if
-            there are none.
-        references_mape_after: mean absolute error on the published networks with it.
+        references_rmspe_before: root mean squared error on the published networks without it; None
+            if there are none.
+        references_rmspe_after: root mean squared error on the published networks with it.
         fitted_on: digests of the networks on which it was fitted, so that no check judges it by
             them.
         spaces: digests of the spaces of these networks.
@@ -95,12 +100,12 @@ class Calibration:
     from_us: float
     to_us: float
     nets: int
-    mape_before: float
-    mape_after: float
+    rmspe_before: float
+    rmspe_after: float
     used: bool
     references: int = 0
-    references_mape_before: float | None = None
-    references_mape_after: float | None = None
+    references_rmspe_before: float | None = None
+    references_rmspe_after: float | None = None
     fitted_on: tuple[str, ...] = ()
     spaces: tuple[str, ...] = ()
     batch: int = 1
@@ -128,12 +133,13 @@ def calibration_text(calibration: Mapping[str, Any]) -> str:
     """
     text = f"Predictions are {'' if calibration.get('used') else 'not '}corrected"
     text += f"; the correction is {correction_text(calibration)}"
-    before, after = calibration.get("mape_before"), calibration.get("mape_after")
+    before, after = calibration.get("rmspe_before"), calibration.get("rmspe_after")
     if before is None or after is None:
         return f"{text}."
     return (
-        f"{text}, fitted on {calibration.get('nets')} whole networks. The mean error of networks "
-        f"that were left out of the fit is {after:.2%} with it and {before:.2%} without it."
+        f"{text}, fitted on {calibration.get('nets')} whole networks. Without it, their root mean "
+        f"squared error is {before:.2%}; with it, {after:.2%} are expected for other networks "
+        "(generalised cross-validation)."
     )
 
 
@@ -153,13 +159,13 @@ def fit_calibration(check: TableCheck) -> Calibration:
             remedy="Time more networks with --nets, or of larger spaces.",
         )
     columns, measured = _columns(check.random)
-    held_out, form = _held_out(columns, measured, _FACTOR), _FACTOR
+    after, form = _expected_error(columns, measured, _FACTOR), _FACTOR
     for other in (_WITH_INVOCATION, _WITH_LAUNCHES):
-        latencies = _held_out(columns, measured, other)
+        error = _expected_error(columns, measured, other)
         # Costs below zero would only make up for noise.
         is_possible = other != _WITH_LAUNCHES or _fit(columns, measured, other).min() >= 0
-        if is_possible and mape(latencies, measured) <= mape(held_out, measured) - MIN_GAIN:
-            held_out, form = latencies, other
+        if is_possible and error <= after - MIN_GAIN:
+            after, form = error, other
     fitted = dict(zip(form, _fit(columns, measured, form).tolist(), strict=True))
     slope = fitted[form[0]]
     if slope <= 0:
@@ -167,13 +173,13 @@ def fit_calibration(check: TableCheck) -> Calibration:
             "The networks that are predicted slower were measured faster, so no line fits.",
             remedy="Build the table again, or time the networks on an idle machine.",
         )
-    before, after = mape(columns[:, 0], measured), mape(held_out, measured)
+    before = rmspe(columns[:, 0], measured)
     references_before = references_after = None
     if check.references.networks:
         published, published_us = _columns(check.references)
-        references_before = round_to_four_digits(mape(published[:, 0], published_us))
+        references_before = round_to_four_digits(rmspe(published[:, 0], published_us))
         corrected_us = published[:, form] @ [fitted[column] for column in form]
-        references_after = round_to_four_digits(mape(corrected_us, published_us))
+        references_after = round_to_four_digits(rmspe(corrected_us, published_us))
     return Calibration(
         round_to_four_digits(slope),
         round_to_four_digits(fitted.get(2, 0.0)),
@@ -214,13 +220,10 @@ def _fit(columns: Latencies, measured: Latencies, form: Form) -> Latencies:
     return np.asarray(np.linalg.lstsq(relative, np.ones(len(measured)), rcond=None)[0], np.float64)
 
 
-def _held_out(columns: Latencies, measured: Latencies, form: Form) -> Latencies:
-    """Return the latency of each network by a fit on all others."""
-    latencies = np.empty(len(measured))
-    for index in range(len(measured)):
-        others = np.arange(len(measured)) != index
-        latencies[index] = columns[index, form] @ _fit(columns[others], measured[others], form)
-    return latencies
+def _expected_error(columns: Latencies, measured: Latencies, form: Form) -> float:
+    """Return the root mean squared error expected for other networks, as a fraction."""
+    error = rmspe(columns[:, form] @ _fit(columns, measured, form), measured)
+    return error / (1 - len(form) / len(measured))
 
 
 def calibrate_table(

@@ -181,11 +181,11 @@ class _CalibrationRow(Document):
     to_us: Latency | None = None
     used: bool = False
     nets: Count | None = None
-    mape_before: ErrorFraction | None = None
-    mape_after: ErrorFraction | None = None
+    rmspe_before: ErrorFraction | None = None
+    rmspe_after: ErrorFraction | None = None
     references: Count | None = None
-    references_mape_before: ErrorFraction | None = None
-    references_mape_after: ErrorFraction | None = None
+    references_rmspe_before: ErrorFraction | None = None
+    references_rmspe_after: ErrorFraction | None = None
     fitted_on: tuple[str, ...] | None = None
     spaces: tuple[str, ...] | None = None
     batch: Annotated[int, Field(ge=1, le=1 << 20)] = 1

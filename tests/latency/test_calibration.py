@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def test_fit_recovers_factor_and_invocation(invocation_us: float) -> None:
     assert calibration.slope == pytest.approx(1.25, rel=1e-3)
     assert calibration.invocation_us == pytest.approx(invocation_us, rel=1e-2)
     assert not calibration.replaces_launches
-    assert calibration.mape_after < 1e-3 < calibration.mape_before
+    assert calibration.rmspe_after < 1e-3 < calibration.rmspe_before
     assert calibration.used
     assert (calibration.from_us, calibration.to_us) == (50, 900)
 
@@ -111,7 +112,7 @@ def test_fit_is_at_the_speed_of_the_table() -> None:
     assert fit_calibration(TableCheck(tuple(slower))).slope == pytest.approx(1.3125, rel=1e-3)
 
 
-def test_further_parameters_are_fitted_only_if_networks_left_out_gain() -> None:
+def test_further_parameters_are_fitted_only_if_other_networks_gain() -> None:
     noise = np.random.default_rng(0).normal(1, 0.01, 12)
     rows = [
         network(row.predicted_us, 1.25 * row.predicted_us * float(factor), launches=row.launches)
@@ -134,7 +135,7 @@ def test_correction_that_does_not_help_is_not_used() -> None:
     assert "not corrected" in calibration_text({"slope": 1.1})
     published = [network(100, 100, "a"), network(300, 300, "b")]
     harmful = fit_calibration(TableCheck((*check_of(1.25, 0.4).networks, *published)))
-    assert harmful.mape_after < harmful.mape_before
+    assert harmful.rmspe_after < harmful.rmspe_before
     assert not harmful.used, "published networks are predicted worse with it"
 
 
@@ -147,24 +148,47 @@ def test_published_networks_judge_the_correction_only() -> None:
         calibration,
         used=True,
         references=0,
-        references_mape_before=None,
-        references_mape_after=None,
+        references_rmspe_before=None,
+        references_rmspe_after=None,
     ) == replace(alone, used=True)
     assert calibration.references == 2
-    assert calibration.references_mape_before == pytest.approx((0.5 + 0) / 2)
-    assert calibration.references_mape_after == pytest.approx(
-        (74.6 / 200 + 75.4 / 300) / 2, rel=1e-3
+    assert calibration.references_rmspe_before == pytest.approx(math.sqrt(0.5**2 / 2), rel=1e-3)
+    assert calibration.references_rmspe_after == pytest.approx(
+        math.sqrt(((74.6 / 200) ** 2 + (75.4 / 300) ** 2) / 2), rel=1e-3
     )
     assert calibration.fitted_on == tuple(row.digest for row in random.networks)
-    assert (alone.references, alone.references_mape_after) == (0, None)
+    assert (alone.references, alone.references_rmspe_after) == (0, None)
 
 
-def test_outlier_is_judged_by_fit_without_it() -> None:
-    rows = list(check_of(1, 0).networks)
-    rows[0] = network(50, 100)
-    calibration = fit_calibration(TableCheck(tuple(rows)))
-    # The other eleven are on the line, so the prediction of the outlier is off by half.
-    assert calibration.mape_after >= 0.5 / 12
+def test_expected_error_is_that_of_other_networks() -> None:
+    """The launches that an inference costs are drawn, and so is the noise of each network."""
+    rng = np.random.default_rng(0)
+
+    def networks(count: int) -> TableCheck:
+        rows = []
+        for us in np.geomspace(20, 200, count):
+            launches = int(rng.integers(5, 60))
+            kernels_us = float(us) - LAUNCH_US * launches / 10 - INVOCATION_US
+            measured_us = (kernels_us + launches + 20) * rng.normal(1, 0.02)
+            row = network(float(us), float(measured_us), launches=launches)
+            rows.append(replace(row, without_launches_us=kernels_us))
+        return TableCheck(tuple(rows))
+
+    expected, found = [], []
+    others = networks(200).networks
+    for _ in range(30):
+        calibration = fit_calibration(networks(MIN_NETWORKS))
+        assert calibration.replaces_launches
+        correction = Correction.from_fields(dataclasses.asdict(calibration))
+        errors = [
+            correction.apply(row.uncorrected_us, row.without_launches_us, row.launches)
+            / row.measured_us
+            - 1
+            for row in others
+        ]
+        expected.append(calibration.rmspe_after)
+        found.append(math.sqrt(np.mean(np.square(errors))))
+    assert np.mean(expected) == pytest.approx(np.mean(found), rel=0.15)
 
 
 def test_fit_refuses_too_few_networks() -> None:
