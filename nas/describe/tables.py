@@ -96,7 +96,7 @@ def _describe_rough_predictions(table: LatencyTable) -> list[dict[str, float]]:
 
     It is empty for a table without dispatch costs.
     """
-    if table.lacks_dispatch() or not table.dispatch_us:
+    if not table.predicts() or not table.dispatch_us:
         return []
     return [
         {"launches": launches, "latency_us": table.launches_us(launches) / MAX_DISPATCH_SHARE}

@@ -193,7 +193,7 @@ def require_complete(job: JobContext, table: LatencyTable) -> None:
             f"{', '.join(job.spaces)}, the first: {missing[0]}.",
             remedy=remedy,
         )
-    if table.lacks_dispatch():
+    if not table.predicts():
         raise TableError(f"{table.path} has no dispatch overhead.", remedy=remedy)
 
 

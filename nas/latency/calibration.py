@@ -254,8 +254,10 @@ def lacks_calibration(table: LatencyTable, spaces: Collection[SearchSpace], batc
     """Return whether a table lacks a calibration for a space whose networks can be measured."""
     if table.runtime.network_basis != MEASURED:
         return False
-    known = set(table.calibration(batch).get("spaces") or ())
-    return not known >= {space.digest for space in spaces}
+    known = table.calibration(batch)
+    # That of an earlier version was fitted on another composition of networks.
+    fitted = known.get("spaces") if known.get("rmspe_after") is not None else None
+    return not set(fitted or ()) >= {space.digest for space in spaces}
 
 
 def calibrate_after_build(

@@ -333,7 +333,10 @@ def check_networks(
         at_each_moment=slowdown.measure,
     )
     dispatch_us = (
-        {part: each.latency_us for part, each in runtime.time_dispatch().items()}
+        {
+            part: each.with_slowdown(table.quiet_us).latency_us
+            for part, each in runtime.time_dispatch().items()
+        }
         if retime_dispatch
         else None
     )

@@ -114,7 +114,7 @@ class Predictor:
     ) -> Prediction:
         """See `nas.latency.table.LatencyTable.predict`."""
         records = self._records
-        if records.lacks_dispatch():
+        if not records.predicts():
             raise TableError(
                 f"{records.path} has no dispatch overhead.",
                 remedy="Continue it with `nas table build`.",

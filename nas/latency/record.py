@@ -254,7 +254,8 @@ class Record:
         medians_us: median of every timing of a kernel, in order; the timings were taken at
             different moments, and the samples are those of the two fastest timings.
         references_us: duration of the reference workload beside each of these timings, see
-            `nas.latency.timing`; empty if the kernel does not run on this machine's processor.
+            `nas.latency.timing`; empty if the kernel does not run on this machine's processor. That
+            of a dispatch cost is at the speed of its latency.
         slowdowns: how many times longer each of these timings took than at the quiet speed, see
             `Timing.slowdown`; empty if that is not known for any of them.
         settled: whether no further timing is needed.
@@ -300,6 +301,7 @@ class Record:
             schedule,
             basis,
             cold_samples_us=timing.cold_samples_us[:MAX_SAMPLES],
+            references_us=timing.references_us,
         )
 
     @classmethod
@@ -440,7 +442,8 @@ class Record:
     def correction(self) -> Correction | None:
         """What corrects predictions; None if this is no calibration, or one that is not used."""
         fitted = self.calibration
-        if fitted is None or not fitted.get("used"):
+        # Earlier versions fitted on another composition of networks, and had no such error.
+        if fitted is None or not fitted.get("used") or fitted.get("rmspe_after") is None:
             return None
         return Correction.from_fields({"launch_us": 0.0, **fitted})
 

@@ -380,12 +380,13 @@ class Runtime(ABC):
         """Return the latency of a network in microseconds.
 
         The default adds the kernels, `launch` for each and `invocation` once, as far as
-        `dispatch_parts` names them, and what reading weights from memory costs in networks that
-        are larger than the caches (`nas.latency.cache_model`).
+        `dispatch_parts` names them, and what waiting for the caches costs
+        (`nas.latency.cache_model`).
         """
         launch_us = dispatch.launch_us(network.touched_bytes)
         warm_us = sum(network.kernels_us) + len(network.kernels_us) * launch_us
         warm_us += dispatch.parts_us.get("invocation", 0.0)
+        warm_us += dispatch.first_cache_us(network.touched_bytes)
         misses = dispatch.miss_fraction(network.touched_bytes, warm_us)
         return warm_us + misses * network.cold_penalty_us
 

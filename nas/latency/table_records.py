@@ -9,7 +9,8 @@ from typing import Any
 
 from nas.documents import shortened
 from nas.errors import FailedKernelError, KernelError, MissingKernelError
-from nas.latency.cache_model import DispatchCosts
+from nas.latency import processor_speed
+from nas.latency.cache_model import FIRST_CACHE, DispatchCosts
 from nas.latency.device import Fingerprint
 from nas.latency.installed_runtimes import configured_runtime
 from nas.latency.kernel import Kernel
@@ -34,7 +35,6 @@ class TableRecords:
             predicts, and times nothing.
         unstable: kernels whose timing is unstable.
         estimated: basis of the kernels whose latency is estimated.
-        dispatch: the dispatch costs.
         dispatch_bases: basis of the dispatch costs that are estimated, by part.
         corrections: the correction of each calibration that is used, by batch size.
 
@@ -54,14 +54,14 @@ class TableRecords:
         )
         self.unstable: set[Kernel] = set()
         self.estimated: dict[Kernel, str] = {}
-        self.dispatch = DispatchCosts({})
+        self._dispatch: DispatchCosts | None = None
         self.dispatch_bases: dict[str, str] = {}
         self._quiet_us: float | None = None
         self.corrections: dict[int, Correction] = {}
         self._chosen_calibrations: dict[int, Mapping[str, Any]] = {}
         self._current: dict[str, Record] = {}
         self._latencies_us: dict[Kernel, float] = {}
-        self._required_parts = frozenset(self.runtime.dispatch_parts)
+        self._parts = frozenset(self.runtime.dispatch_parts)
 
     @property
     def quiet_us(self) -> float:
@@ -73,7 +73,8 @@ class TableRecords:
         """
         if self._quiet_us is None:
             records = self._current.values()
-            measured_us = quiet_speed_us([us for each in records for us in each.references_us])
+            beside_us = (each.references_us for each in records if each.kind == "kernel")
+            measured_us = quiet_speed_us([us for each in beside_us for us in each])
             settled = (each.quiet_us for each in records if each.settled)
             known_us = next((us for us in settled if us is not None), measured_us)
             self._quiet_us = known_us if is_one_speed(known_us, measured_us) else measured_us
@@ -121,7 +122,7 @@ class TableRecords:
         self._latencies_us.pop(kernel, None)
         self.unstable.discard(kernel)
         self.estimated.pop(kernel, None)
-        self._quiet_us = None
+        self._quiet_us = self._dispatch = None
         if record.latency_us is not None:
             self._latencies_us[kernel] = record.latency_us
         if record.is_estimated:
@@ -130,19 +131,28 @@ class TableRecords:
             self.unstable.add(kernel)
 
     def _add_dispatch(self, record: Record, where: str) -> None:
-        if record.name not in self._required_parts and not _FORMER_PARTS.fullmatch(record.name):
+        if record.name not in self._parts and not _FORMER_PARTS.fullmatch(record.name):
             raise damaged(
                 f"{where}: {shortened(record.name)} is no dispatch cost of runtime "
                 f"'{self.device.runtime}'"
             )
-        parts = dict(self.dispatch.parts_us)
-        parts.pop(record.name, None)
+        self._dispatch = None
         self.dispatch_bases.pop(record.name, None)
-        if record.latency_us is not None:
-            parts[record.name] = record.latency_us
         if record.is_estimated:
             self.dispatch_bases[record.name] = record.basis
-        self.dispatch = DispatchCosts(parts)
+
+    @property
+    def dispatch(self) -> DispatchCosts:
+        """The dispatch costs that are measured, at the speed of `quiet_us`."""
+        if self._dispatch is None:
+            parts_us = {}
+            for record in self.records("dispatch"):
+                if record.latency_us is not None:
+                    (reference_us,) = record.references_us[-1:] or (None,)
+                    slowdown = processor_speed.slowdown(reference_us, self.quiet_us)
+                    parts_us[record.name] = record.latency_us / (slowdown or 1.0)
+            self._dispatch = DispatchCosts(parts_us)
+        return self._dispatch
 
     def record(self, kernel: Kernel) -> Record | None:
         """Return the current record of a kernel, failed or not; None if there is none."""
@@ -179,7 +189,12 @@ class TableRecords:
 
     def lacks_dispatch(self) -> bool:
         """Return whether a dispatch cost of the runtime is not measured yet."""
-        return not self.dispatch.parts_us.keys() >= self._required_parts
+        return not self.dispatch.parts_us.keys() >= self._parts
+
+    def predicts(self) -> bool:
+        """Return whether the dispatch costs that predictions need are measured."""
+        # Tables of an early version lack this one.
+        return self.dispatch.parts_us.keys() >= self._parts - {FIRST_CACHE}
 
     @property
     def dispatch_us(self) -> dict[str, float]:

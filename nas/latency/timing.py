@@ -28,7 +28,6 @@ from nas.latency import core_scheduling, processor_speed
 from nas.latency.processor_speed import (
     QUIET_MOMENTS,
     has_enough_quiet,
-    is_too_fast,
     measure_at_one_speed,
     quiet_speed_us,
 )
@@ -78,8 +77,11 @@ QUICK_SAMPLE_SECONDS = 2e-4
 MAX_ATTEMPTS_PER_SAMPLE = 5
 """Attempts, on average, at a sample without preemption."""
 
+DIFFERENCE_MOMENTS = 18
+"""Moments at which the components of a difference of timings are timed, at least."""
+
 DIFFERENCE_SAMPLES = 3
-"""Samples of a cost that is a difference of timings."""
+"""Samples of a cost that is a difference of timings, each of its share of the moments."""
 
 SECONDS_BETWEEN_COMPONENTS = 0.1
 """Pause after the timings from which such a cost is worked out. Two moments of one sample are
@@ -291,40 +293,55 @@ def measure_differences(
     components: Mapping[str, Callable[[], float]],
     costs: Callable[[Mapping[str, float]], Mapping[str, float]],
 ) -> dict[str, Timing]:
-    """Time costs that are differences of other timings, from the fastest moments of these.
+    """Time costs that are differences of other timings, at the quiet speed of the processor.
 
-    The components are timed in turn at many moments. For each of `DIFFERENCE_SAMPLES` samples the
-    fastest of every component at `MOMENTS` of them counts: a difference of timings of one moment
-    would be wrong by as much as that moment slows one of them. There are more moments if less than
-    half of them are quiet.
+    The components are timed in turn at many moments. For each of `DIFFERENCE_SAMPLES` samples, the
+    `QUANTILE` of every component at its share of the moments counts, as for a kernel: a difference
+    of timings of one moment would be wrong by as much as that moment slows one of them. There are
+    more moments if the slowdown of less than half of them is known.
 
     Args:
         components: functions that return seconds, by name.
         costs: function of the seconds of all components that returns seconds by name of the cost.
+
+    Returns:
+        The timings by name of the cost. Their `reference_us` is that at the quiet speed.
 
     Raises:
         MeasurementError: a sample is not above zero.
     """
     taken: list[dict[str, float]] = []
     references_us: list[float] = []
-    moments = MOMENTS * DIFFERENCE_SAMPLES
-    for moment in range(MAX_MOMENTS_FACTOR * moments):
+    for moment in range(MAX_MOMENTS_FACTOR * DIFFERENCE_MOMENTS):
         seconds, reference_us = measure_at_one_speed(
             lambda: {name: take() for name, take in components.items()}
         )
         taken.append(seconds)
         references_us.append(reference_us)
-        if moment + 1 >= moments and has_enough_quiet(references_us, wanted=moments // 2):
+        quiet_us = quiet_speed_us(references_us)
+        slowdowns = [processor_speed.slowdown(each, quiet_us) for each in references_us]
+        known = sum(each is not None for each in slowdowns)
+        if moment + 1 >= DIFFERENCE_MOMENTS and 2 * known >= DIFFERENCE_MOMENTS:
             break
         time.sleep(SECONDS_BETWEEN_COMPONENTS)
-    quiet_us = quiet_speed_us(references_us)
-    fastest = []
-    for first in range(min(DIFFERENCE_SAMPLES, len(taken))):
-        own = range(first, len(taken), DIFFERENCE_SAMPLES)
-        counted = [at for at in own if not is_too_fast(references_us[at], quiet_us)] or own
-        fastest.append({name: min(taken[at][name] for at in counted) for name in components})
-    samples = [costs(sample) for sample in fastest]
-    return {name: Timing.from_seconds([sample[name] for sample in samples]) for name in samples[0]}
+    samples = []
+    for first in range(DIFFERENCE_SAMPLES):
+        share = list(zip(taken, slowdowns, strict=True))[first::DIFFERENCE_SAMPLES]
+        undisturbed = [(each, slowdown) for each, slowdown in share if slowdown is not None]
+        counted = undisturbed or [(each, 1.0) for each, _ in share]
+        values = {
+            name: [seconds[name] / slowdown for seconds, slowdown in counted] for name in components
+        }
+        samples.append(
+            costs({name: float(np.quantile(own, QUANTILE)) for name, own in values.items()})
+        )
+    reference_us = round_to_four_digits(quiet_us)
+    return {
+        name: replace(
+            Timing.from_seconds([sample[name] for sample in samples]), reference_us=reference_us
+        )
+        for name in samples[0]
+    }
 
 
 def median_seconds(evaluate: Evaluate, calls: int) -> float:

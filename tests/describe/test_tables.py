@@ -53,6 +53,7 @@ def uncertain_table(path: Path) -> LatencyTable:
     fitted = {"slope": 2.0, "launch_us": -0.5, "from_us": 30.0, "to_us": 60.0, "used": True}
     fitted |= {"nets": 20, "rmspe_before": 0.5, "rmspe_after": 0.01}
     costs = dict.fromkeys(TvmRuntime.dispatch_parts, 30.0) | {"launch": 0.5, "launch_2mib": 0.5}
+    costs |= {"first_cache": 1e-6}
     parts = [Record.from_timing("dispatch", Timing((us,)), name=part) for part, us in costs.items()]
     parts[1] = Record.from_timing("dispatch", Timing((20.0, 30.0, 40.0)), name="invocation")
     return write_table(

@@ -100,7 +100,13 @@ class FakeRuntime(TvmRuntime):
 
     def time_dispatch(self) -> Mapping[str, Timing]:
         costs = dict.fromkeys(self.dispatch_parts, 30.0)
-        costs |= {"launch": 0.5, "launch_2mib": 0.5, "invocation": 2.0, **self.dispatch_us}
+        costs |= {
+            "launch": 0.5,
+            "launch_2mib": 0.5,
+            "invocation": 2.0,
+            "first_cache": 1e-6,
+            **self.dispatch_us,
+        }
         return {part: Timing((us,) * 10) for part, us in costs.items()}
 
     def compile(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from nas.latency.cache_model import (
+    FIRST_CACHE,
+    FIRST_CACHE_KIB,
     LAUNCH_2MIB,
     LAUNCH_BENCHMARK_MIB,
     WEIGHT_PARTS,
@@ -124,10 +126,18 @@ def test_half_miss_sizes_interpolate_between_chains() -> None:
 def test_launch_costs_more_in_larger_network() -> None:
     costs = {"launch": 0.2, LAUNCH_2MIB: 0.5}
     small, large = LAUNCH_BENCHMARK_MIB
-    middle = (small * large) ** 0.5
+    middle = (small + large) / 2
     costs_us = [
         DispatchCosts(costs).launch_us(mib * MEBIBYTE) for mib in (0, small, middle, large, 50)
     ]
     assert costs_us == pytest.approx([0.2, 0.2, 0.35, 0.5, 0.5])
     assert DispatchCosts({"launch": 0.2}).launch_us(50 * MEBIBYTE) == 0.2
     assert DispatchCosts({**costs, LAUNCH_2MIB: 0.1}).launch_us(50 * MEBIBYTE) == 0.2
+
+
+def test_small_network_waits_for_the_first_cache_by_its_size() -> None:
+    costs = DispatchCosts({FIRST_CACHE: 0.6})
+    kib = [0, FIRST_CACHE_KIB / 3, FIRST_CACHE_KIB, 1000]
+    assert [costs.first_cache_us(1024 * each) for each in kib] == pytest.approx([0, 0.2, 0.6, 0.6])
+    assert DispatchCosts({}).first_cache_us(1e6) == 0
+    assert costs.without_launches.first_cache_us(1e6) == 0.6, "it is no cost of launching"

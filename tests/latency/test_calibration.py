@@ -248,7 +248,13 @@ def test_calibration_corrects_predictions_and_keeps_the_composition(table: Laten
 def test_table_predicts_with_costs_that_replace_launches(table: LatencyTable) -> None:
     graph = SPACE.largest.graph
     without_us = table.predict(graph, dispatch_us=table.dispatch.without_launches.parts_us)
-    fields = {"used": True, "slope": 2.0, "launch_us": 1.0, "invocation_us": 3.0}
+    fields = {
+        "used": True,
+        "rmspe_after": 0.01,
+        "slope": 2.0,
+        "launch_us": 1.0,
+        "invocation_us": 3.0,
+    }
     table.use_calibration({**fields, "replaces_launches": True, "from_us": 1e-3, "to_us": 1e6})
     predicted = table.predict(graph)
     assert without_us.uncorrected_us < predicted.uncorrected_us

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,7 @@ import pytest
 
 from nas.errors import MeasurementError
 from nas.latency import processor_speed, timing
+from nas.latency.processor_speed import slowdown as real_slowdown
 from nas.latency.timing import (
     Timing,
     compared_us,
@@ -123,22 +125,21 @@ def test_fastest_of_rounds_raises_if_no_round_is_valid() -> None:
         )
 
 
-def test_differences_come_from_the_fastest_moments_of_each_component(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Each component is slowed at nine of ten moments, and each at others."""
-    monkeypatch.setattr(timing, "MOMENTS", 10)
+def test_differences_do_not_rest_on_slow_moments_of_each_component() -> None:
+    """Each component is slowed at every other moment, and each at others."""
     moments = iter(range(10**6))
 
     def component(seconds: float, quiet: int) -> Callable[[], float]:
-        return lambda: seconds * (1.0 if next(moments) // 2 // 3 % 10 == quiet else 1.5)
+        # There are two components, and every third moment is one of the same sample.
+        return lambda: seconds * (1.0 if next(moments) // 2 // 3 % 2 == quiet else 1.5)
 
     timings = timing.measure_differences(
-        {"long": component(7e-6, 4), "short": component(2e-6, 8)},
+        {"long": component(7e-6, 0), "short": component(2e-6, 1)},
         lambda seconds: {"launch": (seconds["long"] - seconds["short"]) / 5},
     )
     assert timings["launch"].samples_us == (1.0,) * timing.DIFFERENCE_SAMPLES
-    assert next(moments) == 2 * timing.DIFFERENCE_SAMPLES * timing.MOMENTS
+    assert timings["launch"].reference_us is not None
+    assert next(moments) == 2 * timing.DIFFERENCE_MOMENTS
 
 
 def test_difference_that_is_no_cost_is_refused() -> None:
@@ -149,24 +150,29 @@ def test_difference_that_is_no_cost_is_refused() -> None:
         )
 
 
-def test_differences_do_not_rest_on_moments_above_the_quiet_speed(monkeypatch) -> None:
-    """At one moment of thirty the processor is faster by a fifth."""
-    monkeypatch.setattr(processor_speed, "QUIET_TOLERANCE", 0.04)
+def test_differences_are_those_at_the_quiet_speed(monkeypatch) -> None:
+    """The clock changes by some percent, and a neighbour slows the longer component by half."""
+    monkeypatch.setattr(processor_speed, "slowdown", real_slowdown)
     monkeypatch.setattr(processor_speed, "MAX_SPEED_CHANGE", 0.12)
-    monkeypatch.setattr(timing, "MOMENTS", 10)
-    factors = iter([1.0] * 7 + [0.8] + [1.0] * 100)
-    current = [1.0]
+    factors = iter([1.0, 1.02, 1.04, 1.06, 1.5, 1.08] * 100)
+    current, calls = [1.0], itertools.count()
+
+    def reference_us() -> float:
+        # It is called before and after each moment.
+        if next(calls) % 2 == 0:
+            current[0] = next(factors)
+        return 3.5 * current[0]
 
     def long() -> float:
-        current[0] = next(factors)
-        return 7e-6 * current[0]
+        return 7e-6 * current[0] * (2.0 if current[0] == 1.5 else 1.0)
 
-    monkeypatch.setattr(processor_speed, "reference_us", lambda: 3.5 * current[0])
+    monkeypatch.setattr(processor_speed, "reference_us", reference_us)
     timings = timing.measure_differences(
         {"long": long, "short": lambda: 2e-6 * current[0]},
         lambda seconds: {"launch": (seconds["long"] - seconds["short"]) / 5},
     )
     assert timings["launch"].samples_us == (1.0,) * timing.DIFFERENCE_SAMPLES
+    assert timings["launch"].reference_us == 3.5
 
 
 def test_timings_of_this_processor_have_the_reference_workload_beside_them() -> None:

@@ -1,6 +1,6 @@
 """Benchmarks from which the dispatch costs of a device are worked out.
 
-The launch benchmark consists of networks of small kernels, `tiny_networks` and `varied_network`.
+The launch benchmark consists of networks of small kernels, `launch_networks`.
 The cache benchmark, `weight_benchmarks`, runs kernels with more and more weights, for
 `nas.latency.cache_model`.
 """
@@ -44,6 +44,12 @@ _TINY_KINDS = ((1, False), (1, True), (3, False), (3, True))
 _TINY_REPETITIONS = (1, 5)
 """How often the short and the long tiny network repeat their kernels."""
 
+_UNCACHED_CHANNELS = 4
+"""Channels of tiny networks that touch next to nothing: 3 and 12 KiB."""
+
+_FILLING_CHANNELS = 24
+"""Channels of a network that touches more than the first-level cache holds, 71 KiB."""
+
 _DIFFERENT_CHANNELS = (16, 24, 32, 40, 48)
 """Numbers of channels of the groups of kernels in the long network of different kernels."""
 
@@ -52,34 +58,37 @@ _VARIED_SIZE = 4
 _VARIED_REPETITIONS = 5
 
 
-def tiny_networks() -> list[Graph]:
+def tiny_networks(channels: int = _TINY_CHANNELS) -> list[Graph]:
     """Return a short and a long network of tiny kernels.
 
     The kernels differ and have weights, as in a real network: repeating a single kernel would keep
     caches and branch predictor warmer than any network does.
     """
     return [
-        _chain([_TINY_CHANNELS] * repetitions, _TINY_SIZE, _TINY_KINDS)
+        _chain([channels] * repetitions, _TINY_SIZE, _TINY_KINDS)
         for repetitions in _TINY_REPETITIONS
     ]
 
 
-def different_kernels_network() -> Graph:
-    """Return a network of small kernels that are all different, as in a real network.
+def launch_networks() -> dict[str, Graph]:
+    """Return the networks of the launch benchmark by name.
 
-    A launch waits for the code of a kernel that others have displaced from the first caches.
-    Kernels that repeat after a few launches do not.
+    `short` and `long` are tiny networks that touch next to nothing, and `filling` has as many
+    kernels as `short` and touches more than the first-level cache holds. All kernels of `different`
+    differ, as in a real network: a launch waits for the code of a kernel that others have displaced
+    from the first caches, and kernels that repeat after a few launches do not. `varied` has small
+    kernels of a usual size with 2 MiB of weights in all; neither its code nor its weights stay in
+    the caches of a core.
     """
-    return _chain(_DIFFERENT_CHANNELS, _TINY_SIZE, _TINY_KINDS)
-
-
-def varied_network() -> Graph:
-    """Return a network of small kernels of a usual size, with some MiB of weights in all.
-
-    Neither their code nor their weights stay in the caches of a core.
-    """
+    short, long = tiny_networks(_UNCACHED_CHANNELS)
     kinds = [(1, False), (3, True), (5, True)]
-    return _chain(list(_VARIED_CHANNELS) * _VARIED_REPETITIONS, _VARIED_SIZE, kinds)
+    return {
+        "short": short,
+        "long": long,
+        "filling": _chain([_FILLING_CHANNELS], _TINY_SIZE, _TINY_KINDS),
+        "different": _chain(_DIFFERENT_CHANNELS, _TINY_SIZE, _TINY_KINDS),
+        "varied": _chain(list(_VARIED_CHANNELS) * _VARIED_REPETITIONS, _VARIED_SIZE, kinds),
+    }
 
 
 def _chain(channels: Sequence[int], size: int, kinds: Sequence[tuple[int, bool]]) -> Graph:

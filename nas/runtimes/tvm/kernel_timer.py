@@ -46,6 +46,9 @@ _LARGE_NETWORK_CALLS = 4
 _WEIGHTS_SAMPLES = 3
 """Number of samples of each timing of a cache benchmark."""
 
+_SHORTEST_COST_S = 1e-9
+"""Shortest cost of waiting for the first-level cache."""
+
 _DISPATCH_CALLS = 100
 """Number of calls in a sample: about two milliseconds of the longer network."""
 
@@ -299,12 +302,13 @@ class TvmKernelTimer:
     def time_dispatch(self) -> Mapping[str, Timing]:
         """Time what running a network costs beside its kernels, by dispatch part.
 
-        `invocation` comes from networks of tiny kernels: what the straight line through a short and
-        a long one leaves for no kernels. `launch` is what a network of different small kernels
-        takes beyond that and its kernels. In a larger network, a launch costs more
-        (`cache_model.launch_us`); `cache_model.LAUNCH_2MIB` is what a network of more and larger
-        kernels takes beyond them. The other parts are what a MiB of weights costs, see
-        `cache_model.miss_fraction`.
+        The networks are those of `dispatch_benchmarks.launch_networks`. `invocation` is what the
+        straight line through a short and a long network of tiny kernels leaves for no kernels.
+        `cache_model.FIRST_CACHE` is what a network that fills the first-level cache takes longer
+        than one of as many kernels that does not, beyond what its kernels take longer. `launch` is
+        what a network of different small kernels takes beyond that and its kernels, and
+        `cache_model.LAUNCH_2MIB` the same of a network of more and larger kernels. The other parts
+        are what a MiB of weights costs, see `cache_model.miss_fraction`.
 
         Raises:
             MeasurementError: noise leaves no set of samples above zero.
@@ -317,70 +321,62 @@ class TvmKernelTimer:
                 return one_thread.time_dispatch()
             finally:
                 one_thread.release()
-        graphs = dict(zip(("short", "long"), dispatch_benchmarks.tiny_networks(), strict=True))
-        graphs["different"] = dispatch_benchmarks.different_kernels_network()
+        graphs = dispatch_benchmarks.launch_networks()
         launched = {name: tvm_kernels(graph) for name, graph in graphs.items()}
         networks = {
             name: self.compile(graph, self._first_schedules(graph)).evaluate
             for name, graph in graphs.items()
         }
-        kernels = self._compile_kernels(graphs["different"])
+        large = {"varied": networks.pop("varied")}
+        kernels, large_kernels = (
+            self._compile_kernels([graphs[name] for name in names])
+            for names in (("short", "filling", "different"), large)
+        )
 
         def costs(seconds: Mapping[str, float]) -> dict[str, float]:
             added = len(launched["long"]) - len(launched["short"])
             slope_s = (seconds["long"] - seconds["short"]) / added
             invocation_s = seconds["short"] - slope_s * len(launched["short"])
-            kernels_s = sum(seconds[kernel.text] for kernel in launched["different"])
-            launches_s = seconds["different"] - invocation_s - kernels_s
-            launch_s = launches_s / len(launched["different"])
-            return {"launch": launch_s, "invocation": invocation_s}
+            beside_s = {
+                name: seconds[name] - sum(seconds[kernel.text] for kernel in own)
+                for name, own in launched.items()
+                if name != "long"
+            }
+            # A processor with a large first-level cache has no such cost, only noise around zero.
+            first_cache_s = max(_SHORTEST_COST_S, beside_s["filling"] - beside_s["short"])
+            launch_s, large_launch_s = (
+                (beside_s[name] - invocation_s - first_cache_s) / len(launched[name])
+                for name in ("different", "varied")
+            )
+            return {
+                "launch": launch_s,
+                "invocation": invocation_s,
+                cache_model.LAUNCH_2MIB: large_launch_s,
+                cache_model.FIRST_CACHE: first_cache_s,
+            }
 
         components = {
             **timing.median_timers(networks, _DISPATCH_CALLS),
             **timing.median_timers(kernels, 4 * _DISPATCH_CALLS),
+            **timing.median_timers(large, _LARGE_NETWORK_CALLS),
+            **timing.median_timers(large_kernels, _DISPATCH_CALLS),
         }
         with self.device.timing_context(self.threads):
             parts = timing.measure_differences(components, costs)
-            weights = self._time_weights()
-        large = self._time_large_launch(1e-6 * parts["invocation"].latency_us)
-        return {**parts, cache_model.LAUNCH_2MIB: large, **weights}
+            return {**parts, **self._time_weights()}
 
     def _first_schedules(self, graph: Graph) -> dict[Kernel, dict[str, Any]]:
         """Return the first candidate schedule of each kernel of a network."""
         kernels = dict.fromkeys(tvm_kernels(graph))
         return {kernel: self.templates.candidates(kernel)[0] for kernel in kernels}
 
-    def _compile_kernels(self, graph: Graph) -> dict[str, Evaluate]:
-        """Compile each kernel of a network by itself, and return what times it, by its text."""
+    def _compile_kernels(self, graphs: Sequence[Graph]) -> dict[str, Evaluate]:
+        """Compile each kernel of networks by itself, and return what times it, by its text."""
         return {
             kernel.text: self._compile_kernel(kernel, schedule)
+            for graph in graphs
             for kernel, schedule in self._first_schedules(graph).items()
         }
-
-    def _time_large_launch(self, invocation_s: float) -> Timing:
-        """Time a launch in a network of many kernels and some MiB of weights.
-
-        Args:
-            invocation_s: seconds of an invocation of the virtual machine.
-
-        Raises:
-            MeasurementError: noise leaves nothing above zero.
-        """
-        graph = dispatch_benchmarks.varied_network()
-        launched, kernels = tvm_kernels(graph), self._compile_kernels(graph)
-        network = self.compile(graph, self._first_schedules(graph)).evaluate
-        components = {
-            **timing.median_timers({"network": network}, _LARGE_NETWORK_CALLS),
-            **timing.median_timers(kernels, _DISPATCH_CALLS),
-        }
-
-        def costs(seconds: Mapping[str, float]) -> dict[str, float]:
-            all_kernels_s = sum(seconds[kernel.text] for kernel in launched)
-            launches_s = seconds["network"] - invocation_s - all_kernels_s
-            return {cache_model.LAUNCH_2MIB: launches_s / len(launched)}
-
-        with self.device.timing_context(self.threads):
-            return timing.measure_differences(components, costs)[cache_model.LAUNCH_2MIB]
 
     def _time_weights(self) -> dict[str, Timing]:
         """Time a MiB of weights in networks with more and more of them, by dispatch part.

@@ -59,6 +59,7 @@ class TvmRuntime(Runtime):
         "launch",
         "invocation",
         cache_model.LAUNCH_2MIB,
+        cache_model.FIRST_CACHE,
         *(part for parts in cache_model.WEIGHT_PARTS_BY_INTENSITY for part in parts),
     )
 

@@ -35,7 +35,7 @@ def test_cache_benchmarks_launch_what_their_parts_say(
     benchmarks = dispatch_benchmarks.weight_benchmarks(
         runtime.timer.templates, runtime.timer.device
     )
-    others = {"launch", "invocation", cache_model.LAUNCH_2MIB}
+    others = {*cache_model.LAUNCH_PARTS, cache_model.FIRST_CACHE}
     assert {*others, *benchmarks} == set(TvmRuntime.dispatch_parts)
     called = re.compile(r"call\s+(once|often|computing|begin|clock)\s")
     code = executables[0].as_text()
