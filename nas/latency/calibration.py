@@ -13,7 +13,7 @@ mostly judges how a fit extrapolates to the smallest and to the largest one, whi
 
 Something that slows the processor a little for a minute would become part of the fit. So some
 kernels are timed beside the networks, and the latencies of the networks are divided by how much
-longer the kernels take than in the table.
+longer the kernels take than in the table (`CheckedNetwork.measured_us`).
 """
 
 from __future__ import annotations
@@ -202,15 +202,14 @@ def fit_calibration(check: TableCheck) -> Calibration:
 
 
 def _columns(check: TableCheck) -> tuple[Latencies, Latencies]:
-    """Return the columns of a fit, `networks x 4`, and the latencies at the speed of the table.
+    """Return the columns of a fit, `networks x 4`, and the measured latencies.
 
     The columns are the uncorrected latency, the same without launches, launches, and one.
     """
     rows = [
         (each.uncorrected_us, each.without_launches_us, each.launches, 1) for each in check.networks
     ]
-    ratio = check.kernels.median if check.kernels else 1.0
-    return np.array(rows, float), np.array([each.measured_us / ratio for each in check.networks])
+    return np.array(rows, float), np.array([each.measured_us for each in check.networks])
 
 
 def _fit(columns: Latencies, measured: Latencies, form: Form) -> Latencies:

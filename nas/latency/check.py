@@ -69,6 +69,7 @@ class CheckedNetwork:
         estimated_launches: number of launches whose latency is estimated.
         is_disturbed: whether more than the clock of the processor differed from the table at all
             timings, so that their slowdown is not known.
+        kernels_ratio: how many times longer kernels took than in the table beside the timings.
     """
 
     architecture: Mapping[str, Any]
@@ -83,6 +84,7 @@ class CheckedNetwork:
     unstable_launches: int = 0
     estimated_launches: int = 0
     is_disturbed: bool = False
+    kernels_ratio: float = 1.0
 
     @property
     def name(self) -> str:
@@ -96,6 +98,15 @@ class CheckedNetwork:
 
     @property
     def measured_us(self) -> float:
+        """The latency in microseconds at the speed of the table, which is what it predicts.
+
+        It is `as_measured_us` over how many times longer the kernels of the table took at the same
+        moments.
+        """
+        return round_to_four_digits(self.as_measured_us / self.kernels_ratio)
+
+    @property
+    def as_measured_us(self) -> float:
         """The latency in microseconds, see `nas.latency.timing.latency_at_quiet_speed`."""
         return latency_at_quiet_speed(self.timings)
 
@@ -118,6 +129,7 @@ class CheckedNetwork:
             "unstable_launches": self.unstable_launches,
             "estimated_launches": self.estimated_launches,
             "measured_us": self.measured_us,
+            "as_measured_us": self.as_measured_us,
             "samples_us": list(self.timing.samples_us),
             "timings_us": [each.latency_us for each in self.timings],
             "references_us": references_us(self.timings),
@@ -170,6 +182,19 @@ class TableCheck:
         return latency_agreement(
             [each.uncorrected_us for each in self.networks],
             [each.measured_us for each in self.networks],
+        )
+
+    @property
+    def as_measured_agreement(self) -> LatencyAgreement | None:
+        """The agreement with latencies that are not at the speed of the table.
+
+        None if no kernels were timed beside the networks.
+        """
+        if self.kernels is None:
+            return None
+        return latency_agreement(
+            [each.predicted_us for each in self.networks],
+            [each.as_measured_us for each in self.networks],
         )
 
     @property
@@ -230,6 +255,7 @@ class TableCheck:
     def to_json(self) -> dict[str, Any]:
         """Return what `nas table check --json` prints."""
         uncorrected, retimed = self.uncorrected_agreement, self.retimed_dispatch_agreement
+        as_measured = self.as_measured_agreement
         return {
             "batch": self.batch,
             "basis": self.basis,
@@ -244,6 +270,7 @@ class TableCheck:
             "kernels": self.kernels and asdict(self.kernels),
             "random": _agreement_json(self.random),
             "references": _agreement_json(self.references),
+            "as_measured": as_measured and as_measured.to_json(),
             "uncorrected": uncorrected and uncorrected.to_json(),
             "retimed_dispatch": retimed and retimed.to_json(),
             "rows": [each.to_json() for each in self.networks],
@@ -341,6 +368,7 @@ def check_networks(
         else None
     )
     without_launches_us = table.dispatch.without_launches.parts_us
+    kernels_ratio = slowdown.ratios.median if slowdown.ratios else 1.0
     checked = []
     for (name, architecture), graph, prediction, result in zip(
         networks, graphs, predictions, timed, strict=True
@@ -365,6 +393,7 @@ def check_networks(
                 prediction.unstable_launches,
                 prediction.estimated_launches,
                 is_disturbed(result.timings, table.quiet_us),
+                kernels_ratio,
             )
         )
     return TableCheck(tuple(checked), batch, runtime.network_basis, slowdown.ratios)

@@ -6,10 +6,12 @@
 For each space and image size, builds several tables one after the other with `nas table build`, and
 checks each with `nas table check` on networks that no correction was fitted on, other ones for each
 table. Prints the mean error, the signed error, the share of networks within 5% and Kendall's tau
-with and without the table's correction, and the seconds a kernel that the whole build took,
-dispatch costs and correction included. Tables in FOLDER are not built again: run the command once
-more after an hour, and it says how well tables of an hour ago predict. FOLDER/checks.jsonl keeps
-every check. Run it on an idle machine.
+with and without the table's correction; how many times longer kernels took than in the table while
+the networks were timed, by which these are divided; and the seconds a kernel that the whole build
+took, dispatch costs and correction included.
+
+Tables in FOLDER are not built again: run the command once more after an hour, and it says how well
+tables of an hour ago predict. FOLDER/checks.jsonl keeps every check. Run it on an idle machine.
 """
 
 import argparse
@@ -68,7 +70,7 @@ def main() -> None:
     options = parser.parse_args()
     device = ["--runtime", options.runtime, "--dtype", options.dtype, "--threads", options.threads]
     print(
-        f"{'space':<16}{'px':>4}{'table':>7}{'age, min':>9}{'s/kernel':>9}  "
+        f"{'space':<16}{'px':>4}{'table':>7}{'age, min':>9}{'s/kernel':>9}{'kernels':>9}  "
         f"{'mean error (signed)':<40}without the correction"
     )
     for space in options.space:
@@ -90,9 +92,10 @@ def main() -> None:
                 )
                 rows = check["rows"]
                 uncorrected = check["uncorrected"] or check
+                kernels = check["kernels"] or {"median": float("nan")}
                 print(
                     f"{loaded.name:<16}{size:>4}{number:>7}{age_minutes:>9.0f}"
-                    f"{seconds_per_kernel:>9.2f}  "
+                    f"{seconds_per_kernel:>9.2f}{kernels['median']:>9.3f}  "
                     f"{figures(errors(rows, 'predicted_us'), check['kendall_tau'])}   "
                     f"{figures(errors(rows, 'uncorrected_us'), uncorrected['kendall_tau'])}",
                     flush=True,

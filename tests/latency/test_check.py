@@ -230,6 +230,27 @@ def test_check_tells_busy_moment_from_wrong_table(
     )
 
 
+def test_networks_are_divided_by_how_much_longer_kernels_take_beside_them(
+    table: LatencyTable, runtime: FakeRuntime
+) -> None:
+    """Kernels are a quarter slower than in the table; the fake networks are as fast as before."""
+
+    def check(used: FakeRuntime) -> TableCheck:
+        return check_table(table, [SPACE], used, nets=6, rng=np.random.default_rng(5))
+
+    before = check(runtime)
+    slowed = {kernel.text: (1.25,) * 100 for kernel in kernels_of(SPACE, "tvm")}
+    after = check(FakeRuntime(slowed=slowed))
+    assert after.kernels is not None
+    assert after.kernels.median == pytest.approx(1.25, rel=1e-3)
+    assert after.as_measured_agreement == before.as_measured_agreement == before.agreement
+    for each, own in zip(before.networks, after.networks, strict=True):
+        assert own.as_measured_us == each.measured_us
+        assert own.measured_us == pytest.approx(each.measured_us / 1.25, rel=2e-3)
+    assert after.to_json()["as_measured"] == before.agreement.to_json()
+    assert TableCheck(before.networks).as_measured_agreement is None
+
+
 def test_check_refuses_table_of_another_device(table: LatencyTable) -> None:
     other = FakeRuntime(device(threads=2))
     with pytest.raises(TableDeviceError):
