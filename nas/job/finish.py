@@ -26,9 +26,6 @@ from nas.report import candidates
 from nas.search import Trial
 from nas.supernet import Supernet, evaluate
 
-SLOWDOWN_KERNELS = 12
-"""Kernels of the table that are timed again beside the networks, to see if the device is slow."""
-
 MIN_PER_SPACE = 3
 """Members of each space's own front that are timed, if the job times enough networks."""
 
@@ -87,7 +84,7 @@ def _measure(job: JobContext, run: RunFolder, chosen: Sequence[Trial]) -> None:
     kernels = [
         kernel for graph in graphs.values() for kernel in job.runtime.kernels(graph, job.batch)
     ]
-    slowdown = DeviceSlowdown(job.table, job.runtime, kernels, SLOWDOWN_KERNELS)
+    slowdown = DeviceSlowdown(job.table, job.runtime, kernels)
     log = jsonl.read(run.measurements, MEASUREMENTS)
     waiting = unsettled(log, list(graphs), once=job.runtime.has_constant_networks)
     left = [trial for trial in chosen if trial.digest in waiting]

@@ -42,9 +42,6 @@ TARGET_MAPE = 0.02
 DrawnNetwork = tuple[str | None, "Architecture"]
 """A network, with its name if it is a published one."""
 
-SLOWDOWN_KERNELS = 16
-"""Kernels that are timed beside the networks."""
-
 _MAX_DRAWS_PER_NETWORK = 100
 """Attempts to draw a network that was not drawn before; a small space may have no other."""
 
@@ -349,7 +346,7 @@ def check_networks(
     kernels = [kernel for prediction in predictions for kernel in prediction.kernels]
     # Latencies that are always the same say nothing about the moment.
     timed_again = () if runtime.has_constant_networks else kernels
-    slowdown = DeviceSlowdown(table, runtime, timed_again, SLOWDOWN_KERNELS)
+    slowdown = DeviceSlowdown(table, runtime, timed_again)
     timed = measure_networks(
         graphs,
         runtime,

@@ -40,6 +40,9 @@ MAX_FRACTION_OFF = 0.25
 MAX_TIMINGS = 4
 """Largest number of timings of a row that deviates."""
 
+SLOWDOWN_KERNELS = 16
+"""Largest number of kernels that tell how much slower than its table a device is."""
+
 MIN_ROWS_PER_KIND = 4
 """Smallest number of rows of one kind from which the kind is judged."""
 
@@ -232,16 +235,16 @@ class DeviceSlowdown:
     Args:
         table: table of the device.
         timer: the runtime, or a worker process that runs it.
-        kernels: kernels of the networks.
-        count: largest number of kernels to time, see `stratified_sample`.
+        kernels: kernels of the networks; at most `SLOWDOWN_KERNELS` of them are timed, see
+            `stratified_sample`.
     """
 
     def __init__(
-        self, table: LatencyTable, timer: KernelTimer, kernels: Collection[Kernel], count: int
+        self, table: LatencyTable, timer: KernelTimer, kernels: Collection[Kernel]
     ) -> None:
         records = [table.record(kernel) for kernel in dict.fromkeys(kernels)]
         usable = [record for record in records if record is not None and record.latency_us]
-        sample = stratified_sample(usable, count) if usable else []
+        sample = stratified_sample(usable, SLOWDOWN_KERNELS) if usable else []
         self._kernels = _RetimedKernels(sample, timer, table.quiet_us)
 
     def measure(self) -> None:

@@ -110,8 +110,8 @@ class WorkerTimer:
 
     def time_dispatch(self) -> Mapping[str, Timing]:
         """See `Runtime.time_dispatch`, and `time_kernel` for the errors."""
-        samples = self._request("time_dispatch")
-        return {part: Timing(samples_us) for part, samples_us in samples.items()}
+        timings = self._request("time_dispatch")
+        return {part: Timing(*timing) for part, timing in timings.items()}
 
     def _request(self, request: str, *arguments: Any) -> Any:
         """Return the worker's answer, after reconnecting to the device if it vanished."""
@@ -272,7 +272,7 @@ def _answer_all(pipe: Connection, runtime: Runtime) -> None:
 
 def _answer(runtime: Runtime, request: str, arguments: list[Any]) -> Any:
     if request == "time_dispatch":
-        return {part: timing.samples_us for part, timing in runtime.time_dispatch().items()}
+        return {part: astuple(timing) for part, timing in runtime.time_dispatch().items()}
     kernel = Kernel.parse(arguments[0])
     if request == "retime_kernel":
         return astuple(runtime.retime_kernel(kernel, arguments[1]))

@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.predictions --space squeezenet_tiny mobilenet_32 --image-size 32 96 \
         --tables 3 --out FOLDER
+    python -m tests.benchmarks.predictions --run results/quickstart
 
 For each space and image size, builds several tables one after the other with `nas table build`, and
 checks each with `nas table check` on networks that no correction was fitted on, other ones for each
@@ -12,6 +13,9 @@ took, dispatch costs and correction included.
 
 Tables in FOLDER are not built again: run the command once more after an hour, and it says how well
 tables of an hour ago predict. FOLDER/checks.jsonl keeps every check. Run it on an idle machine.
+
+With --run, times nothing, and prints the same of the whole networks that a run has timed: all of
+them, and those of its front.
 """
 
 import argparse
@@ -25,7 +29,9 @@ from typing import Any
 
 import numpy as np
 
+from nas.report.run import open_run
 from nas.space import load_space
+from nas.statistics import latency_agreement, relative_errors
 
 
 def nas(*arguments: object) -> dict[str, Any]:
@@ -56,6 +62,18 @@ def errors(rows: Sequence[Mapping[str, float]], column: str) -> list[float]:
     return [row[column] / row["measured_us"] - 1 for row in rows]
 
 
+def print_run(folder: Path) -> None:
+    """Print how accurate the predictions of a run's timed networks are."""
+    run = open_run(folder)
+    slowdown = run.record.slowdown
+    print(f"kernels took {slowdown.median:.3f} times what the table says" if slowdown else "")
+    for name, rows in (("all networks", run.trials), ("the front", run.front)):
+        timed = rows[rows.measured_us.notna()]
+        agreement = latency_agreement(timed.predicted_us, timed.measured_us)
+        own_errors = relative_errors(timed.predicted_us, timed.measured_us)
+        print(f"{name:<14}{len(timed):>4}  {figures(own_errors.tolist(), agreement.kendall_tau)}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--space", nargs="+", default=["squeezenet_tiny", "mobilenet_32"])
@@ -66,8 +84,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--tables", type=int, default=3, help="tables of each space and size")
     parser.add_argument("--nets", type=int, default=12, help="random networks of each check")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--run", type=Path, help="a finished run; nothing is timed")
     options = parser.parse_args()
+    if options.run:
+        print_run(options.run)
+        return
+    if not options.out:
+        parser.error("give --out FOLDER or --run RUN")
     device = ["--runtime", options.runtime, "--dtype", options.dtype, "--threads", options.threads]
     print(
         f"{'space':<16}{'px':>4}{'table':>7}{'age, min':>9}{'s/kernel':>9}{'kernels':>9}  "

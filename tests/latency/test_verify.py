@@ -164,7 +164,7 @@ def test_slowdown_uses_fastest_of_several_timings(table: LatencyTable) -> None:
     runtime = FakeRuntime(
         slowed={kernel.text: [1.5, 1.4, 1.2, 1.3, 1.3, 1.4] for kernel in KERNELS}
     )
-    slowdown = DeviceSlowdown(table, runtime, KERNELS, 12)
+    slowdown = DeviceSlowdown(table, runtime, KERNELS)
     assert slowdown.ratios is None
     medians = []
     for _ in range(6):
@@ -172,7 +172,7 @@ def test_slowdown_uses_fastest_of_several_timings(table: LatencyTable) -> None:
         assert slowdown.ratios is not None
         medians.append(slowdown.ratios.median)
     assert medians == pytest.approx([1.5, 1.4, 1.2, 1.2, 1.2, 1.2], rel=1e-3)
-    assert (slowdown.ratios.count, len(runtime.retimed), len(set(runtime.retimed))) == (12, 72, 12)
+    assert (slowdown.ratios.count, len(runtime.retimed), len(set(runtime.retimed))) == (16, 96, 16)
 
 
 def test_slowdown_skips_kernels_that_cannot_be_timed(table: LatencyTable) -> None:
@@ -182,16 +182,14 @@ def test_slowdown_skips_kernels_that_cannot_be_timed(table: LatencyTable) -> Non
                 raise MeasurementError("gone")
             return super().retime_kernel(kernel, schedule)
 
-    slowdown = DeviceSlowdown(table, Broken(), KERNELS[:5], 12)
+    slowdown = DeviceSlowdown(table, Broken(), KERNELS[:5])
     slowdown.measure()
     assert slowdown.ratios is not None
     assert (slowdown.ratios.count, slowdown.ratios.median) == (1, 1)
 
 
 def test_slowdown_is_unknown_without_kernels_in_table(table: LatencyTable) -> None:
-    slowdown = DeviceSlowdown(
-        table, FakeRuntime(), [Kernel.parse("linear 7x1x1 -> 3x1x1 bias")], 12
-    )
+    slowdown = DeviceSlowdown(table, FakeRuntime(), [Kernel.parse("linear 7x1x1 -> 3x1x1 bias")])
     slowdown.measure()
     assert slowdown.ratios is None
 

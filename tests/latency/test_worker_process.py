@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,22 @@ def test_runtime_that_does_not_open_gives_reason() -> None:
         pytest.raises(MeasurementError, match="did not start: RuntimeError: no such compiler here"),
     ):
         timer.time_dispatch()
+
+
+class ReferencedRuntime(FakeRuntime):
+    """A runtime whose timings have the reference workload beside them."""
+
+    def time_dispatch(self) -> Mapping[str, Timing]:
+        return {
+            part: replace(each, reference_us=70.0) for part, each in super().time_dispatch().items()
+        }
+
+
+def test_speed_of_the_processor_comes_with_dispatch_costs() -> None:
+    with WorkerTimer(ReferencedRuntime()) as timer:
+        timings = timer.time_dispatch()
+    assert timings == FakeRuntime().time_dispatch()
+    assert {each.reference_us for each in timings.values()} == {70.0}
 
 
 @pytest.mark.slow
