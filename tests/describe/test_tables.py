@@ -107,7 +107,7 @@ def test_show_table_names_estimates_and_calibrations(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "1 of the kernels are estimated: by a model" in text
     assert "networks below 75 us (15 kernels) or 120 us (60 kernels) are launches" in text
-    assert "expect an error of up to 20%" in text
+    assert "expect an error of up to 10%" in text
     assert "2.0000 x the sum of kernels and dispatch costs - 0.5 us a launch, fitted on 20" in text
     assert "squared error is 50.00%; with it, 1.00% are expected for other networks" in text
 
