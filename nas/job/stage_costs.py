@@ -31,6 +31,12 @@ EXPORT_FILE_S = 2.0
 EXPORT_SCORES = 4.0
 """Time in which a file classifies the test images, over that in which a supernet would."""
 
+_EXPECTED_MOMENTS = 2.5
+"""Moments until the timings of all kernels or networks agree, over the smallest number.
+
+There are four times as many at most. On a shared machine, single ones needed all of them.
+"""
+
 _SAMPLED_NETWORKS = 16
 """Networks of each space that are sampled to estimate how many kernels a network has."""
 
@@ -111,7 +117,7 @@ def measure_stage_costs(
         MeasurementError: no kernel can be timed.
     """
     rng = np.random.default_rng(seed)
-    moments_s = timing.SECONDS_BETWEEN_MOMENTS * (runtime.moments - 1)
+    moments_s = timing.SECONDS_BETWEEN_MOMENTS * (runtime.moments - 1) + _disturbed_s(runtime)
     network_s, draws_s = _seconds_per_network(runtime, spaces, rng, batch)
     score_s = mean(_seconds_per_score(space, data, rng, seed) for space in spaces)
     busy = _busy_factor()
@@ -158,8 +164,19 @@ def _table_seconds(runtime: Runtime, missing: Sequence[Kernel], dispatch_s: floa
         if estimate.estimated_seconds is None:
             raise MeasurementError(estimate.reason, remedy="`nas doctor` says what works.")
         seconds = estimate.estimated_seconds
+        seconds += _disturbed_s(runtime)
     # A build that times the dispatch costs times them again after every interval.
     return seconds + dispatch_s * (1 + int(seconds / dispatch_interval_s(dispatch_s)))
+
+
+def _disturbed_s(runtime: Runtime) -> float:
+    """Return the seconds of the further moments until the timings of all kernels or networks agree.
+
+    None are needed if latencies are always the same.
+    """
+    if runtime.moments == 1:
+        return 0.0
+    return timing.SECONDS_BETWEEN_MOMENTS * runtime.moments * (_EXPECTED_MOMENTS - 1)
 
 
 def _calibration_seconds(runtime: Runtime, network_s: float, moments_s: float) -> float:
