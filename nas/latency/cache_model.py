@@ -107,8 +107,8 @@ class DispatchCosts:
 
         In a small network the code of all kernels stays in the caches; in a larger one the code of
         every kernel is fetched again. The cost between the two measured sizes is linear in the
-        size. A runtime without the part `LAUNCH_2MIB` has the same cost for all
-        sizes, and one without the part `launch` has none.
+        size. A runtime without the part `LAUNCH_2MIB` has the same cost for all sizes, and one
+        without the part `launch` has none.
         """
         if "launch" not in self.parts_us:
             return 0.0

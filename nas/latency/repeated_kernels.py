@@ -182,7 +182,7 @@ class RepeatedKernelTimer(ABC):
             return parts
 
         with timing.pinned(self.threads):
-            parts = timing.measure_differences(components, costs)
+            parts = timing.measure_differences(components, costs, is_local=self.is_local)
         return {**parts, **weights}
 
     def _add_launch_benchmark(self, components: dict[str, Callable[[], float]]) -> list[Kernel]:

@@ -146,8 +146,8 @@ class TableRecords:
         """The dispatch costs that are measured, at the speed of `quiet_us`."""
         if self._dispatch is None:
             parts_us = {}
-            for record in self.records("dispatch"):
-                if record.latency_us is not None:
+            for record in self._current.values():
+                if record.kind == "dispatch" and record.latency_us is not None:
                     (reference_us,) = record.references_us[-1:] or (None,)
                     slowdown = processor_speed.slowdown(reference_us, self.quiet_us)
                     parts_us[record.name] = record.latency_us / (slowdown or 1.0)

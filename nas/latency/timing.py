@@ -292,17 +292,21 @@ class Moments:
 def measure_differences(
     components: Mapping[str, Callable[[], float]],
     costs: Callable[[Mapping[str, float]], Mapping[str, float]],
+    *,
+    is_local: bool = True,
 ) -> dict[str, Timing]:
     """Time costs that are differences of other timings, at the quiet speed of the processor.
 
     The components are timed in turn at many moments. For each of `DIFFERENCE_SAMPLES` samples, the
-    `QUANTILE` of every component at its share of the moments counts, as for a kernel: a difference
-    of timings of one moment would be wrong by as much as that moment slows one of them. There are
-    more moments if the slowdown of less than half of them is known.
+    latency of every component at its share of the moments counts, by the rule of
+    `latency_at_quiet_speed`: a difference of timings of one moment would be wrong by as much as
+    that moment slows one of them. There are more moments if the slowdown of less than half of them
+    is known.
 
     Args:
         components: functions that return seconds, by name.
         costs: function of the seconds of all components that returns seconds by name of the cost.
+        is_local: whether the seconds are of this machine's processor, see `measure`.
 
     Returns:
         The timings by name of the cost. Their `reference_us` is that at the quiet speed.
@@ -310,35 +314,45 @@ def measure_differences(
     Raises:
         MeasurementError: a sample is not above zero.
     """
+
+    def take_all() -> dict[str, float]:
+        return {name: take() for name, take in components.items()}
+
     taken: list[dict[str, float]] = []
-    references_us: list[float] = []
+    references: list[float] = []
+    slowdowns: list[float | None] = []
+    quiet_us = math.inf
     for moment in range(MAX_MOMENTS_FACTOR * DIFFERENCE_MOMENTS):
-        seconds, reference_us = measure_at_one_speed(
-            lambda: {name: take() for name, take in components.items()}
-        )
+        if is_local:
+            seconds, reference_us = measure_at_one_speed(take_all)
+            references.append(reference_us)
+            quiet_us = quiet_speed_us(references)
+            slowdowns = [processor_speed.slowdown(each, quiet_us) for each in references]
+        else:
+            seconds = take_all()
+            slowdowns.append(None)
         taken.append(seconds)
-        references_us.append(reference_us)
-        quiet_us = quiet_speed_us(references_us)
-        slowdowns = [processor_speed.slowdown(each, quiet_us) for each in references_us]
         known = sum(each is not None for each in slowdowns)
-        if moment + 1 >= DIFFERENCE_MOMENTS and 2 * known >= DIFFERENCE_MOMENTS:
+        if moment + 1 >= DIFFERENCE_MOMENTS and (2 * known >= DIFFERENCE_MOMENTS or not is_local):
             break
         time.sleep(SECONDS_BETWEEN_COMPONENTS)
+    timed = list(zip(taken, slowdowns, strict=True))
     samples = []
     for first in range(DIFFERENCE_SAMPLES):
-        share = list(zip(taken, slowdowns, strict=True))[first::DIFFERENCE_SAMPLES]
-        undisturbed = [(each, slowdown) for each, slowdown in share if slowdown is not None]
-        counted = undisturbed or [(each, 1.0) for each, _ in share]
+        share = timed[first::DIFFERENCE_SAMPLES]
+        undisturbed = [(seconds, slowdown) for seconds, slowdown in share if slowdown is not None]
+        counted = undisturbed or [(seconds, 1.0) for seconds, _ in share]
         values = {
             name: [seconds[name] / slowdown for seconds, slowdown in counted] for name in components
         }
+        quantile = QUANTILE if undisturbed else 0.0
         samples.append(
-            costs({name: float(np.quantile(own, QUANTILE)) for name, own in values.items()})
+            costs({name: float(np.quantile(own, quantile)) for name, own in values.items()})
         )
-    reference_us = round_to_four_digits(quiet_us)
+    reference = round_to_four_digits(quiet_us) if is_local else None
     return {
         name: replace(
-            Timing.from_seconds([sample[name] for sample in samples]), reference_us=reference_us
+            Timing.from_seconds([sample[name] for sample in samples]), reference_us=reference
         )
         for name in samples[0]
     }

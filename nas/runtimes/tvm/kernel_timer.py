@@ -160,6 +160,11 @@ class TvmKernelTimer:
         self.templates, self.device = resolve_target(target, threads, dtype)
         self._cache = KernelCache(self.device.cache_bytes)
 
+    @property
+    def _is_local(self) -> bool:
+        """Whether this machine launches the kernels."""
+        return not isinstance(self.device, RemoteDevice)
+
     @cached_property
     def fingerprint(self) -> Fingerprint:
         """The device with TVM's version and the settings."""
@@ -225,8 +230,7 @@ class TvmKernelTimer:
 
     def _measure(self, timed_kernel: TimedKernel) -> Timing:
         with self.device.timing_context(self.threads):
-            is_local = not isinstance(self.device, RemoteDevice)
-            warm = timing.measure(timed_kernel.warm, is_local=is_local)
+            warm = timing.measure(timed_kernel.warm, is_local=self._is_local)
             if timed_kernel.cold is None:
                 return warm
             cold_s = timing.undisturbed_samples(timed_kernel.cold, 1, cold_cache.SAMPLES)
@@ -362,7 +366,7 @@ class TvmKernelTimer:
             **timing.median_timers(large_kernels, _DISPATCH_CALLS),
         }
         with self.device.timing_context(self.threads):
-            parts = timing.measure_differences(components, costs)
+            parts = timing.measure_differences(components, costs, is_local=self._is_local)
             return {**parts, **self._time_weights()}
 
     def _first_schedules(self, graph: Graph) -> dict[Kernel, dict[str, Any]]:
