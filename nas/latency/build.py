@@ -260,14 +260,13 @@ class _TableBuilder:
         The parts of one miss curve are recorded together or not at all, because they are compared
         with each other and must be of the same moment.
         """
-        start, timings = self.seconds, self._time_dispatch_costs()
-        before_us, quiet_us = self._table.dispatch_us, self._table.quiet_us
+        before_us, start = self._table.dispatch_us, self.seconds
+        timings = self._time_dispatch_costs()
         curves = [parts for parts in WEIGHT_PARTS_BY_INTENSITY if parts[0] in timings]
         single = [(part,) for part in timings if not any(part in parts for parts in curves)]
         for parts in (*single, *curves):
             known_us = sum(before_us.get(part, math.inf) for part in parts)
-            new_us = (timings[part].with_slowdown(quiet_us).latency_us for part in parts)
-            if sum(new_us) < known_us:
+            if sum(timings[part].latency_us for part in parts) < known_us:
                 for part in parts:
                     self._table.append(self._record("dispatch", timings[part], part))
         self.dispatch_timed_s, self.dispatch_seconds = self.seconds, self.seconds - start

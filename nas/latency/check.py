@@ -357,10 +357,7 @@ def check_networks(
         at_each_moment=slowdown.measure,
     )
     dispatch_us = (
-        {
-            part: each.with_slowdown(table.quiet_us).latency_us
-            for part, each in runtime.time_dispatch().items()
-        }
+        {part: each.latency_us for part, each in runtime.time_dispatch().items()}
         if retime_dispatch
         else None
     )

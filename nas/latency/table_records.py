@@ -9,7 +9,6 @@ from typing import Any
 
 from nas.documents import shortened
 from nas.errors import FailedKernelError, KernelError, MissingKernelError
-from nas.latency import processor_speed
 from nas.latency.cache_model import FIRST_CACHE, DispatchCosts
 from nas.latency.device import Fingerprint
 from nas.latency.installed_runtimes import configured_runtime
@@ -122,7 +121,7 @@ class TableRecords:
         self._latencies_us.pop(kernel, None)
         self.unstable.discard(kernel)
         self.estimated.pop(kernel, None)
-        self._quiet_us = self._dispatch = None
+        self._quiet_us = None
         if record.latency_us is not None:
             self._latencies_us[kernel] = record.latency_us
         if record.is_estimated:
@@ -143,15 +142,15 @@ class TableRecords:
 
     @property
     def dispatch(self) -> DispatchCosts:
-        """The dispatch costs that are measured, at the speed of `quiet_us`."""
+        """The dispatch costs that are measured."""
         if self._dispatch is None:
-            parts_us = {}
-            for record in self._current.values():
-                if record.kind == "dispatch" and record.latency_us is not None:
-                    (reference_us,) = record.references_us[-1:] or (None,)
-                    slowdown = processor_speed.slowdown(reference_us, self.quiet_us)
-                    parts_us[record.name] = record.latency_us / (slowdown or 1.0)
-            self._dispatch = DispatchCosts(parts_us)
+            self._dispatch = DispatchCosts(
+                {
+                    record.name: record.latency_us
+                    for record in self._current.values()
+                    if record.kind == "dispatch" and record.latency_us is not None
+                }
+            )
         return self._dispatch
 
     def record(self, kernel: Kernel) -> Record | None:

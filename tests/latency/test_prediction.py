@@ -13,9 +13,8 @@ from nas.errors import (
     TableError,
 )
 from nas.graph import Graph
-from nas.latency import LatencyTable, build_table, cache_model, processor_speed
+from nas.latency import LatencyTable, build_table, cache_model
 from nas.latency.kernel import Kernel
-from nas.latency.processor_speed import slowdown as real_slowdown
 from nas.latency.record import Record
 from nas.latency.timing import Timing
 from nas.runtimes.tvm.runtime import TvmRuntime
@@ -120,26 +119,6 @@ def test_table_of_an_early_version_predicts_without_this_cost(table: LatencyTabl
     early = LatencyTable.open(table.path)
     assert early.lacks_dispatch(), "the next build adds it"
     assert early.predict(GRAPH).latency_us == pytest.approx(table.predict(GRAPH).latency_us)
-
-
-def test_dispatch_costs_are_at_the_speed_of_the_kernels(
-    table: LatencyTable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The launches were timed while everything took 5% longer than at the quiet speed."""
-    monkeypatch.setattr(processor_speed, "slowdown", real_slowdown)
-    monkeypatch.setattr(processor_speed, "MAX_SPEED_CHANGE", 0.12)
-    kernel = table.predict(GRAPH).kernels[0]
-    with table.writing():
-        settled = table.record(kernel)
-        assert settled is not None
-        for _ in range(2):
-            timing = Timing((settled.fastest_us,) * 3, reference_us=60.0)
-            settled = settled.with_timing(timing, 0.03, 2, 8, 60.0)
-        table.append(settled)
-        slower = Timing((0.525,) * 3, reference_us=63.0)
-        table.append(Record.from_timing("dispatch", slower, name="launch"))
-    assert table.quiet_us == 60.0
-    assert LatencyTable.open(table.path).dispatch_us["launch"] == pytest.approx(0.5)
 
 
 def test_large_network_pays_cold_penalty(table: LatencyTable, runtime: FakeRuntime) -> None:
