@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from nas.errors import KernelError, MeasurementError, RequestError
 from nas.latency.check import DrawnNetwork, TableCheck, check_networks
 from nas.latency.networks import ProgressCallback
-from nas.latency.record import MEASURED, Record
+from nas.latency.record import MEASURED, Record, is_outdated
 from nas.latency.runtime import Runtime
 from nas.latency.table import LatencyTable
 from nas.latency.timing import round_to_four_digits
@@ -254,9 +254,8 @@ def lacks_calibration(table: LatencyTable, spaces: Collection[SearchSpace], batc
     if table.runtime.network_basis != MEASURED:
         return False
     known = table.calibration(batch)
-    # That of an earlier version was fitted on another composition of networks.
-    fitted = known.get("spaces") if known.get("rmspe_after") is not None else None
-    return not set(fitted or ()) >= {space.digest for space in spaces}
+    fitted = set(known.get("spaces") or ())
+    return is_outdated(known) or not fitted >= {space.digest for space in spaces}
 
 
 def calibrate_after_build(

@@ -120,6 +120,14 @@ class _DispatchRow(_TimedRow):
     name: str = Field(alias="part")
 
 
+def is_outdated(calibration: Mapping[str, Any]) -> bool:
+    """Return whether a calibration is of an earlier version, or of none.
+
+    Earlier versions composed the latencies of networks in another way, and had no such error.
+    """
+    return calibration.get("rmspe_after") is None
+
+
 @dataclass(frozen=True)
 class Correction:
     """What corrects the predictions of a table, see `nas.latency.calibration`.
@@ -442,8 +450,7 @@ class Record:
     def correction(self) -> Correction | None:
         """What corrects predictions; None if this is no calibration, or one that is not used."""
         fitted = self.calibration
-        # Earlier versions fitted on another composition of networks, and had no such error.
-        if fitted is None or not fitted.get("used") or fitted.get("rmspe_after") is None:
+        if fitted is None or not fitted.get("used") or is_outdated(fitted):
             return None
         return Correction.from_fields({"launch_us": 0.0, **fitted})
 

@@ -34,6 +34,7 @@ class TableRecords:
             predicts, and times nothing.
         unstable: kernels whose timing is unstable.
         estimated: basis of the kernels whose latency is estimated.
+        dispatch: the dispatch costs.
         dispatch_bases: basis of the dispatch costs that are estimated, by part.
         corrections: the correction of each calibration that is used, by batch size.
 
@@ -53,7 +54,7 @@ class TableRecords:
         )
         self.unstable: set[Kernel] = set()
         self.estimated: dict[Kernel, str] = {}
-        self._dispatch: DispatchCosts | None = None
+        self.dispatch = DispatchCosts({})
         self.dispatch_bases: dict[str, str] = {}
         self._quiet_us: float | None = None
         self.corrections: dict[int, Correction] = {}
@@ -135,23 +136,14 @@ class TableRecords:
                 f"{where}: {shortened(record.name)} is no dispatch cost of runtime "
                 f"'{self.device.runtime}'"
             )
-        self._dispatch = None
+        parts = dict(self.dispatch.parts_us)
+        parts.pop(record.name, None)
         self.dispatch_bases.pop(record.name, None)
+        if record.latency_us is not None:
+            parts[record.name] = record.latency_us
         if record.is_estimated:
             self.dispatch_bases[record.name] = record.basis
-
-    @property
-    def dispatch(self) -> DispatchCosts:
-        """The dispatch costs that are measured."""
-        if self._dispatch is None:
-            self._dispatch = DispatchCosts(
-                {
-                    record.name: record.latency_us
-                    for record in self._current.values()
-                    if record.kind == "dispatch" and record.latency_us is not None
-                }
-            )
-        return self._dispatch
+        self.dispatch = DispatchCosts(parts)
 
     def record(self, kernel: Kernel) -> Record | None:
         """Return the current record of a kernel, failed or not; None if there is none."""

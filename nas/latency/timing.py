@@ -204,10 +204,15 @@ def latency_at_quiet_speed(timings: Iterable[Timing]) -> float:
         timings: timings at several moments, at least one.
     """
     timings = list(timings)
-    undisturbed = [each.latency_us for each in timings if each.slowdown is not None]
-    if not undisturbed:
-        return min(each.latency_us for each in timings)
-    return round_to_four_digits(float(np.quantile(undisturbed, QUANTILE)))
+    latencies_us = [each.latency_us for each in timings]
+    return round_to_four_digits(_quiet_quantile(latencies_us, [each.slowdown for each in timings]))
+
+
+def _quiet_quantile(values: Sequence[float], slowdowns: Sequence[float | None]) -> float:
+    """Return the `QUANTILE` of the values with a known slowdown; the smallest if none has one."""
+    pairs = zip(values, slowdowns, strict=True)
+    undisturbed = [value for value, slowdown in pairs if slowdown is not None]
+    return float(np.quantile(undisturbed, QUANTILE)) if undisturbed else min(values)
 
 
 def references_us(timings: Iterable[Timing]) -> list[float]:
@@ -340,14 +345,13 @@ def measure_differences(
     samples = []
     for first in range(DIFFERENCE_SAMPLES):
         share = timed[first::DIFFERENCE_SAMPLES]
-        undisturbed = [(seconds, slowdown) for seconds, slowdown in share if slowdown is not None]
-        counted = undisturbed or [(seconds, 1.0) for seconds, _ in share]
+        own_slowdowns = [slowdown for _, slowdown in share]
         values = {
-            name: [seconds[name] / slowdown for seconds, slowdown in counted] for name in components
+            name: [seconds[name] / (slowdown or 1.0) for seconds, slowdown in share]
+            for name in components
         }
-        quantile = QUANTILE if undisturbed else 0.0
         samples.append(
-            costs({name: float(np.quantile(own, quantile)) for name, own in values.items()})
+            costs({name: _quiet_quantile(own, own_slowdowns) for name, own in values.items()})
         )
     reference = round_to_four_digits(quiet_us) if is_local else None
     return {

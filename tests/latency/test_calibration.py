@@ -176,7 +176,7 @@ def test_expected_error_is_that_of_other_networks() -> None:
             rows.append(replace(row, without_launches_us=kernels_us))
         return TableCheck(tuple(rows))
 
-    expected, found = [], []
+    estimated, actual = [], []
     others = networks(200).networks
     for _ in range(30):
         calibration = fit_calibration(networks(MIN_NETWORKS))
@@ -188,9 +188,9 @@ def test_expected_error_is_that_of_other_networks() -> None:
             - 1
             for row in others
         ]
-        expected.append(calibration.rmspe_after)
-        found.append(math.sqrt(np.mean(np.square(errors))))
-    assert np.mean(expected) == pytest.approx(np.mean(found), rel=0.15)
+        estimated.append(calibration.rmspe_after)
+        actual.append(math.sqrt(np.mean(np.square(errors))))
+    assert np.mean(estimated) == pytest.approx(np.mean(actual), rel=0.15)
 
 
 def test_fit_refuses_too_few_networks() -> None:
