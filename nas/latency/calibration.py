@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 
 from nas.errors import KernelError, MeasurementError, RequestError
 from nas.latency.check import DrawnNetwork, TableCheck, check_networks
+from nas.latency.correction import is_outdated
 from nas.latency.networks import ProgressCallback
-from nas.latency.record import MEASURED, Record, is_outdated
+from nas.latency.record import MEASURED, Record
 from nas.latency.runtime import Runtime
 from nas.latency.table import LatencyTable
 from nas.latency.timing import round_to_four_digits
@@ -65,7 +66,7 @@ Latencies = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Calibration:
-    """A correction and its errors, as fractions; see `nas.latency.record.Correction`.
+    """A correction and its errors, as fractions; see `nas.latency.correction.Correction`.
 
     It is never judged on a network on which it was fitted.
 

@@ -10,11 +10,12 @@ from typing import Any
 from nas.documents import shortened
 from nas.errors import FailedKernelError, KernelError, MissingKernelError
 from nas.latency.cache_model import FIRST_CACHE, DispatchCosts
+from nas.latency.correction import Correction
 from nas.latency.device import Fingerprint
 from nas.latency.installed_runtimes import configured_runtime
 from nas.latency.kernel import Kernel
 from nas.latency.processor_speed import is_one_speed, quiet_speed_us
-from nas.latency.record import UNSTABLE, Correction, Record
+from nas.latency.record import UNSTABLE, Record
 from nas.latency.runtime import Runtime
 from nas.latency.table_file import damaged
 

@@ -23,8 +23,9 @@ from nas.latency.calibration import (
 )
 from nas.latency.check import CheckedNetwork, TableCheck, check_networks
 from nas.latency.comparison import Ratios
+from nas.latency.correction import Correction
 from nas.latency.processor_speed import slowdown
-from nas.latency.record import Correction, Record
+from nas.latency.record import Record
 from nas.latency.timing import Timing
 from tests.latency.fake_runtime import FakeRuntime
 

@@ -1,0 +1,108 @@
+"""`Correction`: what corrects the predictions of a table, and the line of the table that has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from nas.documents import Count, Document
+
+CORRECTION_REACH = 1.5
+"""Factor by which a corrected network may be smaller or larger than those of the fit."""
+
+Latency = Annotated[float, Field(ge=1e-9, le=1e12)]
+"""Microseconds, within limits that no clock reaches and that sums and ratios can bear."""
+
+ErrorFraction = Annotated[float, Field(ge=0)]
+
+
+def is_outdated(calibration: Mapping[str, Any]) -> bool:
+    """Return whether a calibration is of an earlier version, or of none.
+
+    Earlier versions composed the latencies of networks in another way, and had no such error.
+    """
+    return calibration.get("rmspe_after") is None
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What corrects the predictions of a table, see `nas.latency.calibration`.
+
+    Args:
+        slope: factor of the uncorrected latency, see `replaces_launches`.
+        launch_us: additional microseconds of each launch.
+        from_us: smallest uncorrected latency of a network on which it was fitted.
+        to_us: largest uncorrected latency of such a network.
+        invocation_us: additional microseconds of an inference.
+        replaces_launches: whether `launch_us` and `invocation_us` stand for the costs of launching
+            kernels and of entering the network, so that `slope` is a factor of the uncorrected
+            latency without these.
+    """
+
+    slope: float
+    launch_us: float
+    from_us: float
+    to_us: float
+    invocation_us: float = 0.0
+    replaces_launches: bool = False
+
+    @classmethod
+    def from_fields(cls, fitted: Mapping[str, Any]) -> Correction:
+        """Return the correction with the fields of a `nas.latency.calibration.Calibration`."""
+        return cls(**{each.name: fitted[each.name] for each in fields(cls) if each.name in fitted})
+
+    def apply(self, uncorrected_us: float, without_launches_us: float, launches: int) -> float:
+        """Return the corrected latency of a network in microseconds.
+
+        A network much smaller or larger than those of the fit is not corrected.
+
+        Args:
+            uncorrected_us: its uncorrected latency.
+            without_launches_us: the same without the costs of launching kernels and of entering the
+                network.
+            launches: number of kernels that it launches.
+        """
+        low, high = self.from_us / CORRECTION_REACH, self.to_us * CORRECTION_REACH
+        if not low <= uncorrected_us <= high:
+            return uncorrected_us
+        factor_of_us = without_launches_us if self.replaces_launches else uncorrected_us
+        corrected_us = self.slope * factor_of_us + self.launch_us * launches + self.invocation_us
+        return corrected_us if corrected_us > 0 else uncorrected_us
+
+
+class CalibrationRow(Document):
+    """The line of a calibration in a table, see `nas.latency.calibration.Calibration`.
+
+    No device holds a batch of 2^20 images.
+    """
+
+    status: Literal["ok"]
+    slope: Annotated[float, Field(gt=0, le=1e6)]
+    # Calibrations of early versions have an offset, and correct nothing.
+    offset_us: Annotated[float, Field(ge=0, le=1e12)] | None = None
+    launch_us: Annotated[float, Field(ge=-1e12, le=1e12)] = 0.0
+    invocation_us: Annotated[float, Field(ge=-1e12, le=1e12)] = 0.0
+    replaces_launches: bool = False
+    kernels_ratio: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    from_us: Latency | None = None
+    to_us: Latency | None = None
+    used: bool = False
+    nets: Count | None = None
+    rmspe_before: ErrorFraction | None = None
+    rmspe_after: ErrorFraction | None = None
+    references: Count | None = None
+    references_rmspe_before: ErrorFraction | None = None
+    references_rmspe_after: ErrorFraction | None = None
+    fitted_on: tuple[str, ...] | None = None
+    spaces: tuple[str, ...] | None = None
+    batch: Annotated[int, Field(ge=1, le=1 << 20)] = 1
+    supersedes: Annotated[int, Field(ge=2)] | None = None
+
+    @model_validator(mode="after")
+    def _has_a_range(self) -> Self:
+        if self.used and (self.from_us is None or self.to_us is None):
+            raise ValueError("a calibration that is used has from_us and to_us")
+        return self
