@@ -18,6 +18,7 @@ from nas.job.folder import (
     saved_settings,
     saved_space_files,
 )
+from nas.job.objectives import require_complete
 from nas.job.progress import JobProgress, SilentProgress
 from nas.job.settings import JobSettings
 from nas.job.stages import open_data, train_supernets
@@ -311,9 +312,11 @@ def _predictions(
     table = None
     if summary is not None:
         try:
-            table = job.open_table(summary.file)
+            opened = job.open_table(summary.file)
+            require_complete(job, opened)
             if summary.calibration is not None:
-                table.use_calibration(summary.calibration, job.batch)
+                opened.use_calibration(summary.calibration, job.batch)
+            table = opened
         except TableError as error:
             reason = error.message
     if table is None:

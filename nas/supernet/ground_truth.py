@@ -120,7 +120,7 @@ def draw_matched(
         The number of the budget, the cheapest is 0, and the architecture, in pairs.
 
     Raises:
-        RequestError: `count` is less than 1.
+        RequestError: `count` is less than 1, or no cost is known.
     """
     _require_networks(count)
     rng = np.random.default_rng(seed)
@@ -128,6 +128,11 @@ def draw_matched(
     pool = _draw_distinct(_MIN_POOL_SIZE, sample)
     costs = [cost(architecture) for architecture in pool]
     known = np.array([each for each in costs if each is not None])
+    if not known.size:
+        raise RequestError(
+            f"The cost of no architecture of {space.name} is known.",
+            remedy="Build a latency table in which their kernels have not failed.",
+        )
     low, high = np.quantile(known, _BUDGET_QUANTILES)
     spaced = np.geomspace(low, high, budgets)
     # In a small space, few costs are possible at all.

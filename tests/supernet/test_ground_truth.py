@@ -155,6 +155,8 @@ def test_matched_draw_leaves_out_networks_without_a_cost(digits):
     assert all(each.macs <= limit for _, each in drawn)
     with pytest.raises(RequestError, match="at least 1 network"):
         draw_matched(space, 0, lambda each: 1.0, seed=0)
+    with pytest.raises(RequestError, match="The cost of no architecture of mobilenet_tiny"):
+        draw_matched(space, 5, lambda each: None, seed=0)
 
 
 def test_networks_are_trained_again_with_another_seed(digits, tmp_path):
