@@ -364,7 +364,7 @@ def test_table_merge_writes_a_new_table(finished_job, invoke, tmp_path):
 def test_table_of_another_machine_is_refused(finished_job, tmp_path, invoke, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (table,) = (finished_job / "latency_tables").glob("*.jsonl")
-    path = write_job(tmp_path)
+    path = write_job(tmp_path, extra=f'\n[device]\ntables = "latency_tables/{table.name}"\n')
     header, rest = table.read_text().split("\n", 1)
     foreign = json.loads(header) | {"processor": "Cray-1"}
     (tmp_path / "latency_tables").mkdir()

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from nas import jsonl
 from nas.errors import RequestError, TableError
 from nas.graph import Graph
+from nas.latency.device import Fingerprint
 from nas.latency.header import HEADER_FORMAT, Header, new_header
 from nas.latency.prediction import Prediction, Predictor
 from nas.latency.record import Record
@@ -103,7 +104,8 @@ class LatencyTable(TableRecords):
         """Open this device's table for appending; create it and its folder if it is missing.
 
         Args:
-            path: a `.jsonl` file, or a folder, in which the file is named after the device.
+            path: a `.jsonl` file, or a folder, in which the file is named after the device, and
+                gets a number if another device or version has that name.
             runtime: an opened runtime.
 
         Raises:
@@ -210,6 +212,23 @@ class LatencyTable(TableRecords):
 
 
 def _path_for(path: Path | str, runtime: Runtime) -> Path:
-    """Return the file of a table, given the file or the folder of tables."""
+    """Return the file of a table, given the file or the folder of tables.
+
+    In a folder, the file is named after the device. If a file of that name holds the table of
+    another device, or of another version of the runtime, a number follows: `NAME-2.jsonl`.
+    """
     path = Path(path)
-    return path if path.suffix == ".jsonl" else path / runtime.fingerprint.slug
+    if path.suffix == ".jsonl":
+        return path
+    first = candidate = path / runtime.fingerprint.slug
+    number = 2
+    while not can_begin(candidate) and _read_device(candidate).differences(runtime.fingerprint):
+        candidate = first.with_stem(f"{first.stem}-{number}")
+        number += 1
+    return candidate
+
+
+def _read_device(path: Path) -> Fingerprint:
+    """Return the device in the header of a table. Raises TableError if it cannot be read."""
+    line, where = next(TableFile(path).unread())
+    return HEADER_FORMAT.parse(line, where).device

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -10,10 +11,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from nas.errors import (
-    NasError,
-    TableError,
-)
+from nas.errors import NasError, TableDeviceError, TableError
 from nas.latency import LatencyTable, build_table
 from nas.latency.header import new_header
 from nas.latency.record import Record
@@ -208,6 +206,29 @@ def test_open_refuses_too_large_files_and_lines(
         LatencyTable.open(table.path)
     with pytest.raises(TableError, match="no regular file"):
         LatencyTable.open("/dev/zero")
+
+
+def test_tables_of_several_devices_and_versions_share_a_folder(
+    tmp_path: Path, runtime: FakeRuntime
+) -> None:
+    """The names of their files would be equal."""
+    earlier = FakeRuntime(dataclasses.replace(runtime.fingerprint, versions={"fake": "0"}))
+    other = FakeRuntime(dataclasses.replace(runtime.fingerprint, features=("avx9",)))
+    paths = {}
+    for each in (earlier, other, runtime):
+        assert LatencyTable.find(tmp_path, each) is None
+        table = LatencyTable.open_or_create(tmp_path, each)
+        build_table(table, each.kernels(GRAPH), each)
+        paths[table.path.name] = table
+    stem = Path(runtime.fingerprint.slug).stem
+    assert list(paths) == [f"{stem}.jsonl", f"{stem}-2.jsonl", f"{stem}-3.jsonl"]
+    for each, table in zip((earlier, other, runtime), paths.values(), strict=True):
+        assert LatencyTable.open_or_create(tmp_path, each).path == table.path
+        found = LatencyTable.find(tmp_path, each)
+        assert found is not None
+        assert found.path == table.path
+    with pytest.raises(TableDeviceError, match="versions is"):
+        LatencyTable.open_or_create(tmp_path / f"{stem}.jsonl", runtime)
 
 
 def test_only_line_feeds_end_lines(table: LatencyTable) -> None:
