@@ -44,7 +44,8 @@ def _no_pauses() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nas.latency.timing.SECONDS_BETWEEN_MOMENTS", 0.0)
         patch.setattr("nas.latency.timing.SECONDS_BETWEEN_COMPONENTS", 0.0)
-        patch.setattr("nas.latency.timing.SECONDS_BETWEEN_ROUNDS", 0.0)
+        patch.setattr("nas.latency.dispatch.CURVE_MOMENTS", 2)
+        patch.setattr("nas.latency.dispatch.FIRST_CURVE_MOMENTS", 1)
         patch.setattr("nas.latency.timing.MOMENTS", 2)
         patch.setattr("nas.latency.processor_speed.QUIET_TOLERANCE", math.inf)
         patch.setattr("nas.latency.processor_speed.MAX_SPEED_CHANGE", math.inf)

@@ -155,7 +155,6 @@ def _table_seconds(runtime: Runtime, missing: Sequence[Kernel], dispatch_s: floa
         missing: the kernels that the table lacks.
         dispatch_s: seconds to time the dispatch costs; 0 if the table has them.
     """
-    from nas.latency.build import dispatch_interval_s
     from nas.latency.build_estimate import estimate_build_with
 
     seconds = 0.0
@@ -165,8 +164,7 @@ def _table_seconds(runtime: Runtime, missing: Sequence[Kernel], dispatch_s: floa
             raise MeasurementError(estimate.reason, remedy="`nas doctor` says what works.")
         seconds = estimate.estimated_seconds
         seconds += _disturbed_s(runtime)
-    # A build that times the dispatch costs times them again after every interval.
-    return seconds + dispatch_s * (1 + int(seconds / dispatch_interval_s(dispatch_s)))
+    return seconds + dispatch_s
 
 
 def _disturbed_s(runtime: Runtime) -> float:

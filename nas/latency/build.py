@@ -8,16 +8,15 @@ machine for many seconds, during which all samples agree and all are wrong.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from nas.errors import BoardLostError, MeasurementError, NasError, first_line
-from nas.latency.cache_model import WEIGHT_PARTS_BY_INTENSITY
+from nas.errors import BoardLostError, NasError, first_line
+from nas.latency.dispatch import DispatchTimer
 from nas.latency.installed_runtimes import default_runtime
 from nas.latency.kernel import Kernel
 from nas.latency.record import Record
@@ -33,20 +32,8 @@ KERNELS_IN_TURN = 48
 """Kernels that a device times in turn, because they stay loaded: larger numbers would need more
 memory, and compile kernels anew."""
 
-DISPATCH_INTERVAL_SECONDS = 100.0
-"""A long build times the dispatch costs again after this long, because the part of a shared cache
-that other programs leave free differs from one moment to the next."""
-
-MAX_DISPATCH_SHARE = 0.1
-"""Share of a long build that it spends on timing the dispatch costs again. On a machine with few
-quiet moments, they take a minute or two."""
-
 ROUND_MOMENTS = 5
 """Moments in a row at which `KERNELS_IN_TURN` are timed again."""
-
-MAX_DISPATCH_ATTEMPTS = 3
-"""Attempts to time the dispatch costs. They are differences of timings, and another process that
-wakes up at the wrong moment makes one of them negative."""
 
 _MAX_ERROR_CHARACTERS = 500
 
@@ -154,10 +141,9 @@ def build_table(
         DeviceError: the devices are not equal.
     """
     timers = TimerPool(timer if isinstance(timer, Sequence) else [timer])
-    builder = _TableBuilder(table, timers, progress)
+    builder = _TableBuilder(table, timers, DispatchTimer(table, timers, again=again), progress)
     with table.writing():
-        if keeps_dispatch_current := again or table.lacks_dispatch():
-            builder.time_dispatch()
+        builder.dispatch.begin()
         missing = table.missing(kernels := list(kernels), include_failed=retry_failed)
         unsettled = [kernel for kernel in dict.fromkeys(kernels) if builder.is_unsettled(kernel)]
         retimed = dict.fromkeys(kernels) if again else ()
@@ -176,11 +162,10 @@ def build_table(
                 group = missing[start : start + group_size]
                 builder.time_first(group)
                 current = builder.time_once_more([*current, *group])
-                due_s = builder.dispatch_timed_s + dispatch_interval_s(builder.dispatch_seconds)
-                if keeps_dispatch_current and builder.seconds > due_s:
-                    builder.time_dispatch()
+                builder.dispatch.time_if_due()
             while current:
                 current = builder.time_once_more(current)
+                builder.dispatch.time_if_due()
         unsettled += [kernel for kernel in missing if builder.is_unsettled(kernel)]
         builder.time_again(unsettled, 1)
         while unsettled := [kernel for kernel in unsettled if builder.is_unsettled(kernel)]:
@@ -189,6 +174,8 @@ def build_table(
                 for _ in range(ROUND_MOMENTS):
                     own = [kernel for kernel in own if builder.is_unsettled(kernel)]
                     builder.time_again(own, 1)
+        with builder.appending():
+            builder.dispatch.finish()
     return builder.result()
 
 
@@ -202,21 +189,11 @@ def kernels_per_group(timers: int, moments: int) -> int:
     return max(1, KERNELS_IN_TURN * timers // max(1, moments - 2))
 
 
-def dispatch_interval_s(dispatch_s: float) -> float:
-    """Return after how many seconds a long build times the dispatch costs again.
-
-    Args:
-        dispatch_s: seconds that timing them took.
-    """
-    return max(DISPATCH_INTERVAL_SECONDS, dispatch_s / MAX_DISPATCH_SHARE)
-
-
 class _TableBuilder:
     """Takes the timings of one build, appends their records, and counts them.
 
     Attributes:
-        dispatch_timed_s: seconds after the start when the dispatch costs were last timed.
-        dispatch_seconds: how long that took.
+        dispatch: times the dispatch costs.
         moments: number of moments at which each kernel is timed, at least.
     """
 
@@ -224,11 +201,12 @@ class _TableBuilder:
         self,
         table: LatencyTable,
         timers: TimerPool,
+        dispatch: DispatchTimer,
         progress: Callable[[BuildProgress], None] | None,
     ) -> None:
         self._table, self._timers, self._progress = table, timers, progress
+        self.dispatch = dispatch
         self._start = time.monotonic()
-        self.dispatch_timed_s = self.dispatch_seconds = 0.0
         self._moments = Moments()
         self.moments = table.runtime.moments
         self._done = self._total = 0
@@ -253,31 +231,6 @@ class _TableBuilder:
         """Return whether a kernel has a latency and needs no other timing."""
         record = self._table.record(kernel)
         return record is not None and record.status != "failed" and record.settled
-
-    def time_dispatch(self) -> None:
-        """Time the dispatch costs, and record those that are faster than before.
-
-        The parts of one miss curve are recorded together or not at all, because they are compared
-        with each other and must be of the same moment.
-        """
-        before_us, start = self._table.dispatch_us, self.seconds
-        timings = self._time_dispatch_costs()
-        curves = [parts for parts in WEIGHT_PARTS_BY_INTENSITY if parts[0] in timings]
-        single = [(part,) for part in timings if not any(part in parts for parts in curves)]
-        for parts in (*single, *curves):
-            known_us = sum(before_us.get(part, math.inf) for part in parts)
-            if sum(timings[part].latency_us for part in parts) < known_us:
-                for part in parts:
-                    self._table.append(self._record("dispatch", timings[part], part))
-        self.dispatch_timed_s, self.dispatch_seconds = self.seconds, self.seconds - start
-
-    def _time_dispatch_costs(self) -> Mapping[str, Timing]:
-        for _ in range(MAX_DISPATCH_ATTEMPTS - 1):
-            try:
-                return self._timers.call_any(lambda timer: timer.time_dispatch())
-            except MeasurementError:
-                continue
-        return self._timers.call_any(lambda timer: timer.time_dispatch())
 
     def time_first(self, kernels: Sequence[Kernel]) -> None:
         """Find the schedules of kernels and time them for the first time."""
@@ -330,6 +283,7 @@ class _TableBuilder:
             yield
         finally:
             self._append_latest(set(self._latest))
+            self.dispatch.append()
 
     def _append_latest(self, kernels: Collection[Kernel]) -> None:
         """Append the records of these kernels, in the order of their first new timings."""

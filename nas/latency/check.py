@@ -10,6 +10,7 @@ import numpy as np
 
 from nas.errors import MeasurementError, RequestError
 from nas.latency.comparison import Ratios
+from nas.latency.dispatch import time_dispatch_us
 from nas.latency.networks import (
     ProgressCallback,
     measure_networks,
@@ -356,11 +357,7 @@ def check_networks(
         quiet_us=table.quiet_us,
         at_each_moment=slowdown.measure,
     )
-    dispatch_us = (
-        {part: each.latency_us for part, each in runtime.time_dispatch().items()}
-        if retime_dispatch
-        else None
-    )
+    dispatch_us = time_dispatch_us(runtime, table.quiet_us) if retime_dispatch else None
     without_launches_us = table.dispatch.without_launches.parts_us
     kernels_ratio = slowdown.ratios.median if slowdown.ratios else 1.0
     checked = []

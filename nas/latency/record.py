@@ -166,11 +166,11 @@ class Record:
         error: why it failed.
         supersedes: line of the record that this one replaces.
         calibration: fields of a `nas.latency.calibration.Calibration`.
-        medians_us: median of every timing of a kernel, in order; the timings were taken at
-            different moments, and the samples are those of the two fastest timings.
+        medians_us: median of every timing of a kernel or a miss curve, in order; the timings were
+            taken at different moments, and the samples are those of the two fastest timings.
         references_us: duration of the reference workload beside each of these timings, see
             `nas.latency.timing`; empty if the kernel does not run on this machine's processor. That
-            of a dispatch cost is at the speed of its latency.
+            of a cost of launches is at the speed of its latency.
         slowdowns: how many times longer each of these timings took than at the quiet speed, see
             `Timing.slowdown`; empty if that is not known for any of them.
         settled: whether no further timing is needed.

@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, ClassVar
 
 from nas.graph import Channels, Graph, Op, Slot
@@ -35,7 +35,7 @@ TINY_NODES = (1, 65)
 """Nodes of the two models from which the cost of a call is worked out."""
 
 DISPATCH_PARTS = ("invocation", *cache_model.WEIGHT_PARTS)
-"""What `RepeatedKernelTimer.time_dispatch` measures, apart from `launch`."""
+"""What every `RepeatedKernelTimer` measures beside kernels."""
 
 _MAX_CACHED_KERNELS = 64
 """Kernels whose models are kept, so that timing them again loads none."""
@@ -161,14 +161,11 @@ class RepeatedKernelTimer(ABC):
         """Time what running a network costs beside its kernels.
 
         `invocation` is what the straight line through models of few and of many tiny nodes leaves
-        for no nodes. `launch` is measured if `has_launch_cost` says so. The other parts, those of
-        `cache_model.WEIGHT_PARTS`, are what a MiB of weights costs in networks of more and more of
-        them, from a small convolution among many copies with weights of its own.
+        for no nodes. `launch` is measured if `has_launch_cost` says so.
 
         Raises:
             MeasurementError: noise leaves no set of samples above zero.
         """
-        weights = self._time_weights()
         components = timing.median_timers(self._tiny_models, 4 * _DISPATCH_CALLS)
         added: list[Kernel] = []
         if self.has_launch_cost:
@@ -182,8 +179,7 @@ class RepeatedKernelTimer(ABC):
             return parts
 
         with timing.pinned(self.threads):
-            parts = timing.measure_differences(components, costs, is_local=self.is_local)
-        return {**parts, **weights}
+            return timing.measure_differences(components, costs, is_local=self.is_local)
 
     def _add_launch_benchmark(self, components: dict[str, Callable[[], float]]) -> list[Kernel]:
         """Add a short and a long network of different small kernels, and these kernels.
@@ -207,22 +203,40 @@ class RepeatedKernelTimer(ABC):
         components |= timing.median_timers(kernels, 4 * _DISPATCH_CALLS)
         return added
 
-    def _time_weights(self) -> dict[str, Timing]:
-        """Time a MiB of weights in networks with more and more of them, by dispatch part."""
-        kernel = self.weight_reader
-        sets_per_mib = (1 << 20) // kernel.weight_bytes
-
-        def time_benchmark(evaluate: Evaluate, weight_sets: int) -> Timing:
-            samples = timing.undisturbed_samples(evaluate, weight_sets, timing.QUICK_SAMPLES)
-            return Timing.from_seconds([sets_per_mib * each for each in samples])
-
+    @cached_property
+    def _weight_benchmarks(self) -> dict[str, tuple[Evaluate, int]]:
+        """What times the copies of `weight_reader` with more and more weights, and their number."""
         benchmarks = {}
         for mib, part in zip(cache_model.WEIGHTS_MIB, cache_model.WEIGHT_PARTS, strict=True):
-            weight_sets = mib * sets_per_mib
-            evaluate = self._evaluator(kernel, {"copies": weight_sets, "weights": weight_sets})
-            benchmarks[part] = partial(time_benchmark, evaluate, weight_sets)
+            copies = mib * self._readers_per_mib
+            schedule = {"copies": copies, "weights": copies}
+            benchmarks[part] = self._evaluator(self.weight_reader, schedule), copies
+        return benchmarks
+
+    @property
+    def _readers_per_mib(self) -> int:
+        return (1 << 20) // self.weight_reader.weight_bytes
+
+    def time_miss_curves(self) -> Mapping[str, Timing]:
+        """Time a MiB of weights in networks with more and more of them, by dispatch part.
+
+        The networks are a small convolution among many copies with weights of its own.
+
+        Raises:
+            MeasurementError: noise leaves no latency above zero.
+        """
+        benchmarks = self._weight_benchmarks
+
+        def time_all() -> dict[str, Timing]:
+            return {
+                part: Timing.from_seconds(
+                    [self._readers_per_mib * s for s in evaluate(copies, timing.SAMPLES)]
+                )
+                for part, (evaluate, copies) in benchmarks.items()
+            }
+
         with timing.pinned(self.threads):
-            return timing.fastest_of_rounds(benchmarks)
+            return timing.measure_each(time_all, is_local=self.is_local)
 
 
 class RepeatedKernelRuntime(Runtime):
@@ -256,6 +270,10 @@ class RepeatedKernelRuntime(Runtime):
     def time_dispatch(self) -> Mapping[str, Timing]:
         """See `RepeatedKernelTimer.time_dispatch`."""
         return self.timer.time_dispatch()
+
+    def time_miss_curves(self) -> Mapping[str, Timing]:
+        """See `RepeatedKernelTimer.time_miss_curves`."""
+        return self.timer.time_miss_curves()
 
 
 def _without_nodes(few_s: float, many_s: float) -> float:

@@ -146,6 +146,10 @@ class KernelTimer(Protocol):
         """See `Runtime.time_dispatch`."""
         ...
 
+    def time_miss_curves(self) -> Mapping[str, Timing]:
+        """See `Runtime.time_miss_curves`."""
+        ...
+
 
 class Runtime(ABC):
     """Compile, time and predict kernels and networks on one device.
@@ -173,10 +177,10 @@ class Runtime(ABC):
         max_batch: largest batch that it has kernels for; None means that there is no limit.
         max_table_threads: largest number of threads for which its kernels predict whole networks;
             None means that there is no limit.
-        dispatch_parts: names of the costs beside the kernels that `time_dispatch` measures and
-            `network_us` needs.
-        dispatch_seconds: seconds that `time_dispatch` takes on a quiet machine, by which builds are
-            planned.
+        dispatch_parts: names of the costs beside the kernels that `time_dispatch` and
+            `time_miss_curves` measure and `network_us` needs.
+        dispatch_seconds: seconds that timing them for a table takes on a quiet machine, by which
+            builds are planned.
         moments: number of moments at which a build times each kernel, at least. `retime_kernel` is
             called once for each but the first, so a runtime that compiles anew there wants few. A
             runtime whose latencies are always the same, such as those of a model, says 1; whole
@@ -490,6 +494,21 @@ class Runtime(ABC):
 
         Raises:
             MeasurementError: noise leaves no cost above zero.
+        """
+        return {}
+
+    def time_miss_curves(self) -> Mapping[str, Timing]:
+        """Time the parts of `nas.latency.cache_model.WEIGHT_PARTS_BY_INTENSITY` at this moment.
+
+        A build calls it at many moments, because other programs leave more of a shared cache at
+        some than at others. Parts that `time_dispatch` returns are timed only there.
+
+        Returns:
+            The timings by the names of `dispatch_parts`; empty if the caches of the device have no
+            other users.
+
+        Raises:
+            MeasurementError: noise leaves no latency above zero.
         """
         return {}
 

@@ -73,8 +73,8 @@ class TableRecords:
         more than the clock differs from it.
         """
         if self._quiet_us is None:
-            records = self._current.values()
-            beside_us = (each.references_us for each in records if each.kind == "kernel")
+            records = [each for each in self._current.values() if each.kind == "kernel"]
+            beside_us = (each.references_us for each in records)
             measured_us = quiet_speed_us([us for each in beside_us for us in each])
             settled = (each.quiet_us for each in records if each.settled)
             known_us = next((us for us in settled if us is not None), measured_us)

@@ -90,12 +90,6 @@ SECONDS_BETWEEN_COMPONENTS = 0.1
 MAX_SPREAD = 0.05
 """Interquartile range over median above which a timing is called unstable."""
 
-ROUNDS = 8
-"""Rounds of `fastest_of_rounds`."""
-
-SECONDS_BETWEEN_ROUNDS = 0.2
-"""Pause after each round: other programs behave differently a moment later."""
-
 Evaluate = Callable[[int, int], Sequence[float]]
 """A function of (calls, samples) that returns the seconds of one call, one value per sample, after
 an untimed warm-up call."""
@@ -191,6 +185,22 @@ def measure(
     seconds, reference_us = measure_at_one_speed(take)
     timing = Timing.from_seconds(seconds)
     return replace(timing, reference_us=round_to_four_digits(reference_us))
+
+
+def measure_each(
+    measure: Callable[[], dict[str, Timing]], *, is_local: bool = True
+) -> dict[str, Timing]:
+    """Return the timings of several things of one moment, with the reference workload beside them.
+
+    Args:
+        measure: function that times the things, by name.
+        is_local: whether they run on this machine's processor, see `measure`.
+    """
+    if not is_local:
+        return measure()
+    timings, reference_us = measure_at_one_speed(measure)
+    rounded = round_to_four_digits(reference_us)
+    return {name: replace(each, reference_us=rounded) for name, each in timings.items()}
 
 
 def latency_at_quiet_speed(timings: Iterable[Timing]) -> float:
@@ -408,33 +418,6 @@ def _preemptions() -> int:
     if sys.platform != "linux":
         return 0
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
-
-
-def fastest_of_rounds(timers: Mapping[str, Callable[[], Timing]]) -> dict[str, Timing]:
-    """Time several things in rounds and return the fastest timing of each.
-
-    It is meant for latencies that depend on how much of a shared cache other programs occupy, which
-    differs from one moment to the next.
-
-    Args:
-        timers: functions that time one thing each.
-
-    Raises:
-        MeasurementError: one of the things has no valid timing in any round.
-    """
-    timings: dict[str, list[Timing]] = {name: [] for name in timers}
-    failures: dict[str, MeasurementError] = {}
-    for _ in range(ROUNDS):
-        for name, take in timers.items():
-            try:
-                timings[name].append(take())
-            except MeasurementError as failure:
-                failures[name] = failure
-        time.sleep(SECONDS_BETWEEN_ROUNDS)
-    for name, own in timings.items():
-        if not own:
-            raise failures[name]
-    return {name: min(own, key=lambda each: each.latency_us) for name, own in timings.items()}
 
 
 def calls_per_sample(evaluate: Evaluate, sample_seconds: float) -> int:

@@ -36,6 +36,8 @@ KERNEL_LIMIT_SECONDS = 120.0
 DISPATCH_LIMIT_FACTOR = 5
 """The dispatch costs may take this many times longer: megabytes of weights go to the device."""
 
+_DISPATCH_REQUESTS = ("time_dispatch", "time_miss_curves")
+
 TRIAL_SECONDS = 15.0
 """How much longer tuning a kernel may take for each trial; most take one or two seconds."""
 
@@ -110,7 +112,14 @@ class WorkerTimer:
 
     def time_dispatch(self) -> Mapping[str, Timing]:
         """See `Runtime.time_dispatch`, and `time_kernel` for the errors."""
-        timings = self._request("time_dispatch")
+        return self._time_parts("time_dispatch")
+
+    def time_miss_curves(self) -> Mapping[str, Timing]:
+        """See `Runtime.time_miss_curves`, and `time_kernel` for the errors."""
+        return self._time_parts("time_miss_curves")
+
+    def _time_parts(self, request: str) -> Mapping[str, Timing]:
+        timings = self._request(request)
         return {part: Timing(*timing) for part, timing in timings.items()}
 
     def _request(self, request: str, *arguments: Any) -> Any:
@@ -129,7 +138,8 @@ class WorkerTimer:
         pipe = self._running_worker()
         try:
             pipe.send((request, *arguments))
-            limit_s = self._limit_s * (DISPATCH_LIMIT_FACTOR if request == "time_dispatch" else 1)
+            is_dispatch = request in _DISPATCH_REQUESTS
+            limit_s = self._limit_s * (DISPATCH_LIMIT_FACTOR if is_dispatch else 1)
             if request == "tune_kernel":
                 limit_s += TRIAL_SECONDS * arguments[2]
             if not pipe.poll(limit_s):
@@ -271,8 +281,9 @@ def _answer_all(pipe: Connection, runtime: Runtime) -> None:
 
 
 def _answer(runtime: Runtime, request: str, arguments: list[Any]) -> Any:
-    if request == "time_dispatch":
-        return {part: astuple(timing) for part, timing in runtime.time_dispatch().items()}
+    if request in _DISPATCH_REQUESTS:
+        timings = getattr(runtime, request)()
+        return {part: astuple(timing) for part, timing in timings.items()}
     kernel = Kernel.parse(arguments[0])
     if request == "retime_kernel":
         return astuple(runtime.retime_kernel(kernel, arguments[1]))

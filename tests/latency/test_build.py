@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -15,11 +13,8 @@ import numpy as np
 import pytest
 
 import nas.space
-from nas.errors import MeasurementError, RequestError
+from nas.errors import RequestError
 from nas.latency import BuildProgress, LatencyTable, build_table, space_kernels
-from nas.latency.build import MAX_DISPATCH_ATTEMPTS
-from nas.latency.cache_model import WEIGHT_PARTS_BY_INTENSITY
-from nas.latency.timing import Timing
 from nas.runtimes.tvm.runtime import TvmRuntime
 from tests.latency.fake_runtime import FakeRuntime, latency_us
 
@@ -52,31 +47,6 @@ def test_build_times_only_missing_kernels(tmp_path: Path) -> None:
     assert second.added == len(kernels) - 5
     assert runtime.timed == runtime.retimed == kernels
     assert table.path.read_bytes().startswith(content)
-
-
-class DisturbedRuntime(FakeRuntime):
-    """A runtime whose first `disturbances` timings of the dispatch costs fail."""
-
-    disturbances = 0
-
-    def time_dispatch(self) -> Mapping[str, Timing]:
-        if self.disturbances:
-            self.disturbances -= 1
-            raise MeasurementError("Timing gave [-0.2] us, which is no latency.")
-        return super().time_dispatch()
-
-
-def test_build_times_disturbed_dispatch_costs_again(tmp_path: Path) -> None:
-    runtime = DisturbedRuntime()
-    runtime.disturbances = MAX_DISPATCH_ATTEMPTS - 1
-    table = LatencyTable.open_or_create(tmp_path, runtime)
-    assert build_table(table, space_kernels(SPACE, "tvm")[:2], runtime).ok == 2
-    assert table.dispatch_us
-
-    runtime.disturbances = MAX_DISPATCH_ATTEMPTS
-    other = LatencyTable.open_or_create(tmp_path / "other", runtime)
-    with pytest.raises(MeasurementError, match="no latency"):
-        build_table(other, space_kernels(SPACE, "tvm")[:2], runtime)
 
 
 def test_build_records_failed_kernel_and_goes_on(tmp_path: Path) -> None:
@@ -217,34 +187,6 @@ def test_build_again_keeps_fastest_timings(tmp_path: Path) -> None:
     assert build_table(table, kernels, slow).added == 0
 
 
-def test_long_build_times_dispatch_costs_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[int] = []
-
-    class Quieter(FakeRuntime):
-        def time_dispatch(self) -> Mapping[str, Timing]:
-            asked.append(1)
-            self.dispatch_us = {"launch": 0.5 - 0.1 * len(asked)}
-            return super().time_dispatch()
-
-    kernels = space_kernels(SPACE, "tvm")
-    for apart, share, times, launch_us in (
-        (100.0, math.inf, 1, 0.4),
-        (0.0, 1e-9, 1, 0.4),
-        (0.0, math.inf, 2, 0.3),
-    ):
-        monkeypatch.setattr("nas.latency.build.DISPATCH_INTERVAL_SECONDS", apart)
-        monkeypatch.setattr("nas.latency.build.MAX_DISPATCH_SHARE", share)
-        asked.clear()
-        table = LatencyTable.open_or_create(tmp_path / f"{apart}-{share}", FakeRuntime())
-        build_table(table, kernels, Quieter())
-        assert len(asked) == times
-        assert table.dispatch_us["launch"] == pytest.approx(launch_us)
-        build_table(table, kernels, Quieter())
-        assert len(asked) == times, "nothing was missing"
-
-
 def test_build_again_keeps_fastest_dispatch_costs(tmp_path: Path) -> None:
     kernels = space_kernels(SPACE, "tvm")
     table = LatencyTable.open_or_create(tmp_path, FakeRuntime())
@@ -255,20 +197,6 @@ def test_build_again_keeps_fastest_dispatch_costs(tmp_path: Path) -> None:
     assert table.dispatch_us == before
     build_table(table, kernels, later, again=True)
     assert table.dispatch_us == {**before, "launch": 0.4}
-
-
-def test_build_replaces_miss_curve_as_a_whole(tmp_path: Path) -> None:
-    """A faster curve replaces all of its parts, including those that are slower."""
-    kernels = space_kernels(SPACE, "tvm")
-    table = LatencyTable.open_or_create(tmp_path, FakeRuntime())
-    build_table(table, kernels, FakeRuntime())
-    fast, steady, slow = WEIGHT_PARTS_BY_INTENSITY
-    quieter = {steady[0]: 33.0, steady[1]: 20.0, steady[2]: 25.0}
-    busier = {slow[0]: 20.0, slow[1]: 60.0}
-    build_table(table, kernels, FakeRuntime(dispatch_us={**quieter, **busier}), again=True)
-    dispatch_us = table.dispatch_us
-    assert [dispatch_us[part] for part in steady[:4]] == [33.0, 20.0, 25.0, 30.0]
-    assert {dispatch_us[part] for part in (*fast, *slow)} == {30.0}
 
 
 @pytest.mark.parametrize("moments", [1, 3, 8])

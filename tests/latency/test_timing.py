@@ -4,8 +4,7 @@ import contextlib
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -92,37 +91,16 @@ def test_pinned_restores_affinity() -> None:
     assert os.sched_getaffinity(0) == before
 
 
-def test_fastest_of_rounds_alternates_and_keeps_fastest() -> None:
-    taken: list[str] = []
-
-    def take(name: str, latencies: Iterator[float]) -> Timing:
-        taken.append(name)
-        return Timing((next(latencies),) * 3)
-
-    timings = timing.fastest_of_rounds(
-        {
-            "a": partial(take, "a", iter([5.0, 3.0, 4.0, *[9.0] * 5])),
-            "b": partial(take, "b", iter([1.0, 2.0, *[7.0] * 6])),
-        }
-    )
-    assert {name: each.latency_us for name, each in timings.items()} == {"a": 3.0, "b": 1.0}
-    assert taken == ["a", "b"] * 8
-
-
-def test_fastest_of_rounds_skips_invalid_rounds() -> None:
-    differences = iter([-7.7e-3, 5e-6, -1e-6, 4e-6, *[6e-6] * 4])
-
-    timings = timing.fastest_of_rounds(
-        {"weights": lambda: Timing.from_seconds([next(differences)])}
-    )
-    assert timings["weights"].latency_us == 4.0
-
-
-def test_fastest_of_rounds_raises_if_no_round_is_valid() -> None:
-    with pytest.raises(MeasurementError, match="is no latency"):
-        timing.fastest_of_rounds(
-            {"a": lambda: Timing((1.0,)), "b": lambda: Timing.from_seconds([-1e-6])}
-        )
+def test_things_of_one_moment_have_the_same_speed_beside_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    workload_us = iter([70.123456, 71.0])
+    monkeypatch.setattr("nas.latency.processor_speed.reference_us", lambda: next(workload_us))
+    taken = {"a": Timing((3.0,)), "b": Timing((4.0,))}
+    assert timing.measure_each(lambda: taken, is_local=False) == taken
+    timed = timing.measure_each(lambda: taken)
+    assert {name: each.samples_us for name, each in timed.items()} == {"a": (3.0,), "b": (4.0,)}
+    assert {each.reference_us for each in timed.values()} == {71.0}
 
 
 def test_differences_do_not_rest_on_slow_moments_of_each_component() -> None:

@@ -183,10 +183,14 @@ class ReferencedRuntime(FakeRuntime):
             part: replace(each, reference_us=70.0) for part, each in super().time_dispatch().items()
         }
 
+    def time_miss_curves(self) -> Mapping[str, Timing]:
+        return {"weights_4mib": Timing((12.0,), reference_us=70.0)}
+
 
 def test_speed_of_the_processor_comes_with_dispatch_costs() -> None:
     with WorkerTimer(ReferencedRuntime()) as timer:
         timings = timer.time_dispatch()
+        assert timer.time_miss_curves() == ReferencedRuntime().time_miss_curves()
     assert timings == FakeRuntime().time_dispatch()
     assert {each.reference_us for each in timings.values()} == {70.0}
 

@@ -43,9 +43,6 @@ tvm_kernels = partial(fusion.kernels, fuse_expansions=True)
 _LARGE_NETWORK_CALLS = 4
 """Number of calls of the network of varied kernels in a sample, about two milliseconds."""
 
-_WEIGHTS_SAMPLES = 3
-"""Number of samples of each timing of a cache benchmark."""
-
 _SHORTEST_COST_S = 1e-9
 """Shortest cost of waiting for the first-level cache."""
 
@@ -184,7 +181,8 @@ class TvmKernelTimer:
         """Let others use a device that has one user at a time; the next use takes it back."""
         # The tensors of cached kernels and the arena live on the device.
         self._cache = KernelCache(self.device.cache_bytes)
-        self.__dict__.pop("_arena", None)
+        for name in ("_arena", "_weight_benchmarks"):
+            self.__dict__.pop(name, None)
         self.device.release()
 
     def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
@@ -311,8 +309,7 @@ class TvmKernelTimer:
         `cache_model.FIRST_CACHE` is what a network that fills the first-level cache takes longer
         than one of as many kernels that does not, beyond what its kernels take longer. `launch` is
         what a network of different small kernels takes beyond that and its kernels, and
-        `cache_model.LAUNCH_2MIB` the same of a network of more and larger kernels. The other parts
-        are what a MiB of weights costs, see `cache_model.miss_fraction`.
+        `cache_model.LAUNCH_2MIB` the same of a network of more and larger kernels.
 
         Raises:
             MeasurementError: noise leaves no set of samples above zero.
@@ -366,8 +363,7 @@ class TvmKernelTimer:
             **timing.median_timers(large_kernels, _DISPATCH_CALLS),
         }
         with self.device.timing_context(self.threads):
-            parts = timing.measure_differences(components, costs, is_local=self._is_local)
-            return {**parts, **self._time_weights()}
+            return timing.measure_differences(components, costs, is_local=self._is_local)
 
     def _first_schedules(self, graph: Graph) -> dict[Kernel, dict[str, Any]]:
         """Return the first candidate schedule of each kernel of a network."""
@@ -382,20 +378,28 @@ class TvmKernelTimer:
             for kernel, schedule in self._first_schedules(graph).items()
         }
 
-    def _time_weights(self) -> dict[str, Timing]:
+    @cached_property
+    def _weight_benchmarks(self) -> dict[str, Evaluate]:
+        # The virtual machine runs on one thread, whatever its kernels do.
+        templates, _ = resolve_target(self._target_name, 1, self.templates.dtype)
+        return dispatch_benchmarks.weight_benchmarks(templates, self.device)
+
+    def time_miss_curves(self) -> Mapping[str, Timing]:
         """Time a MiB of weights in networks with more and more of them, by dispatch part.
 
-        Other programs evict weights from a shared cache too, as long as they run. Hence the rounds,
-        see `timing.fastest_of_rounds`.
+        Raises:
+            MeasurementError: noise leaves no latency above zero.
         """
-        benchmarks = dispatch_benchmarks.weight_benchmarks(self.templates, self.device)
+        benchmarks = self._weight_benchmarks
 
-        def time_benchmark(evaluate: Evaluate) -> Timing:
-            return Timing.from_seconds(evaluate(1, _WEIGHTS_SAMPLES))
+        def time_all() -> dict[str, Timing]:
+            return {
+                part: Timing.from_seconds(evaluate(1, timing.SAMPLES))
+                for part, evaluate in benchmarks.items()
+            }
 
-        return timing.fastest_of_rounds(
-            {part: partial(time_benchmark, evaluate) for part, evaluate in benchmarks.items()}
-        )
+        with self.device.timing_context(1):
+            return timing.measure_each(time_all, is_local=self._is_local)
 
     def compile(
         self,

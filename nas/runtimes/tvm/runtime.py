@@ -183,6 +183,10 @@ class TvmRuntime(Runtime):
         """Time what running a network costs beside its kernels."""
         return self.timer.time_dispatch()
 
+    def time_miss_curves(self) -> Mapping[str, Timing]:
+        """See `TvmKernelTimer.time_miss_curves`."""
+        return self.timer.time_miss_curves()
+
     def compile(
         self,
         graph: Graph,
