@@ -102,6 +102,20 @@ class DispatchCosts:
             if all(part in self.parts_us for part in parts)
         ]
 
+    @cached_property
+    def _warm_costs_us(self) -> list[float]:
+        """The cost of one MiB in a chain whose weights are in the shared cache, by miss curve.
+
+        The kernels of the chains are small, so the shortest chain has its weights in the private
+        cache of a core. Most weights of a network belong to kernels that are too large for that
+        cache even when they are timed alone: the cost of the shared cache is part of their warm
+        latency. It is the difference of the two shortest chains of the lowest compute intensity. In
+        chains of a higher one, other programs have time to replace even 4 MiB.
+        """
+        curves = self.miss_curves
+        shared_us = _shared_cache_us(curves[0]) if curves else 0.0
+        return [min(costs[0] + shared_us, costs[1]) for costs in curves]
+
     def launch_us(self, touched_bytes: float) -> float:
         """Return the cost of launching one kernel in a network of this size.
 
@@ -134,7 +148,7 @@ class DispatchCosts:
         if not self.miss_curves:
             return 0.0
         costs = [self.parts_us[part] for part in WEIGHT_PARTS]
-        return weight_bytes / _MIB * max(0.0, costs[-1] - _warm_cost_us(costs))
+        return weight_bytes / _MIB * max(0.0, costs[-1] - costs[0] - _shared_cache_us(costs))
 
     def miss_fraction(self, touched_bytes: float, warm_us: float) -> float:
         """Return the position of a network between warm (0) and cold caches (1).
@@ -151,16 +165,18 @@ class DispatchCosts:
         mib = touched_bytes / _MIB
         if not curves or mib <= WEIGHTS_MIB[0]:
             return 0.0
+        fractions = [
+            _fraction(mib, *each) for each in zip(curves, self._warm_costs_us, strict=True)
+        ]
         # Microseconds per MiB stand for the compute intensity.
         measured = [costs[0] for costs in curves]
         intensity = warm_us / mib
         upper = bisect_right(measured, intensity)
         if upper in (0, len(measured)):
-            return _fraction(mib, curves[min(upper, len(measured) - 1)])
+            return fractions[min(upper, len(measured) - 1)]
         low, high = measured[upper - 1 : upper + 1]
         weight = math.log(intensity / low) / math.log(high / low)
-        below, above = (_fraction(mib, curve) for curve in curves[upper - 1 : upper + 1])
-        return (1 - weight) * below + weight * above
+        return (1 - weight) * fractions[upper - 1] + weight * fractions[upper]
 
     def half_miss_sizes(self) -> list[tuple[float, float]]:
         """Return the network size at which the miss fraction is one half, by compute intensity.
@@ -172,8 +188,8 @@ class DispatchCosts:
             Pairs of intensity in microseconds per MiB, and size in MiB.
         """
         sizes = []
-        for costs in self.miss_curves:
-            fractions = [_fraction(mib, costs) for mib in WEIGHTS_MIB]
+        for costs, warm_us in zip(self.miss_curves, self._warm_costs_us, strict=True):
+            fractions = [_fraction(mib, costs, warm_us) for mib in WEIGHTS_MIB]
             upper = next((i for i, fraction in enumerate(fractions) if fraction >= 0.5), None)
             if upper is not None:
                 below, above = fractions[upper - 1 : upper + 1]
@@ -182,27 +198,31 @@ class DispatchCosts:
         return sizes
 
 
-def _fraction(mib: float, costs_us: Sequence[float]) -> float:
-    """Return the miss fraction of a network of `mib` MiB on one miss curve."""
-    warm, cold = _warm_cost_us(costs_us), costs_us[-1]
-    if cold <= warm:
+def _fraction(mib: float, costs_us: Sequence[float], warm_us: float) -> float:
+    """Return the miss fraction of a network of `mib` MiB on one miss curve.
+
+    Args:
+        mib: size of the network.
+        costs_us: the miss curve.
+        warm_us: cost of one MiB in a chain whose weights are in the shared cache.
+    """
+    cold_us = costs_us[-1]
+    if cold_us <= warm_us:
         return 0.0
     upper = bisect_right(WEIGHTS_MIB, mib)
     if upper == len(WEIGHTS_MIB):
         return 1.0
     low, high = WEIGHTS_MIB[upper - 1 : upper + 1]
     below, above = costs_us[upper - 1 : upper + 1]
-    cost = below + (mib - low) / (high - low) * (above - below)
-    return min(1.0, max(0.0, (cost - warm) / (cold - warm)))
+    cost_us = below + (mib - low) / (high - low) * (above - below)
+    return min(1.0, max(0.0, (cost_us - warm_us) / (cold_us - warm_us)))
 
 
-def _warm_cost_us(costs_us: Sequence[float]) -> float:
-    """Return the cost of one MiB in a chain whose weights are in the shared cache.
+def _shared_cache_us(costs_us: Sequence[float]) -> float:
+    """Return what one MiB costs more in the shared cache than in the private cache of a core.
 
-    The kernels of the chains are small, so the shortest chain has its weights in the private cache
-    of a core. Most weights of a network belong to kernels that are too large for that cache even
-    when they are timed alone: the cost of the shared cache is part of their warm latency. If the
-    second chain is nearer to cold, the device has no shared cache behind the private one.
+    If the second chain is nearer to the longest than to the shortest, the device has no shared
+    cache behind the private one, and the cost is 0.
     """
     first, second, last = costs_us[0], costs_us[1], costs_us[-1]
-    return second if second - first < (last - first) / 2 else first
+    return second - first if second - first < (last - first) / 2 else 0.0

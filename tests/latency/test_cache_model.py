@@ -65,6 +65,21 @@ def test_shared_cache_counts_as_warm(second: float, warm: float) -> None:
     assert DispatchCosts(costs).cold_weights_us(MEBIBYTE) == pytest.approx(60 - warm)
 
 
+def test_slow_chains_of_four_mib_are_not_taken_for_warm() -> None:
+    """The shared cache costs 2 us more a MiB. What the slow chain of 4 MiB costs beyond is misses.
+
+    Its costs are 300, 308 and then 318 us, of which 302 us are warm.
+    """
+    often, slow = WEIGHT_PARTS_BY_INTENSITY[1:]
+    costs = dict(zip(WEIGHT_PARTS, (10.0, 12.0, *[28.0] * 7), strict=True))
+    costs |= dict(zip(often, (100.0, 101.0, *[118.0] * 7), strict=True))
+    costs |= dict(zip(slow, (300.0, 308.0, *[318.0] * 7), strict=True))
+    four_mib = 4 * MEBIBYTE
+    assert DispatchCosts(costs).miss_fraction(four_mib, 4 * 300.0) == pytest.approx(6 / 16)
+    assert DispatchCosts(costs).miss_fraction(four_mib, 4 * 100.0) == 0
+    assert DispatchCosts(costs).miss_fraction(four_mib, 4 * 10.0) == 0
+
+
 def test_miss_fraction_stays_between_0_and_1_with_noise() -> None:
     noisy = {**COSTS, "weights_8mib": 18.0, "weights_24mib": 61.0}
     assert DispatchCosts(noisy).miss_fraction(8 * MEBIBYTE, 1000) == 0
