@@ -243,7 +243,7 @@ class RepeatedKernelRuntime(Runtime):
     """A runtime whose kernels a `RepeatedKernelTimer` times; it chooses their schedules itself."""
 
     moments = timing.MOMENTS
-    dispatch_seconds = 8.0
+    dispatch_seconds = 16.0
     has_local_kernels = False
     # Copies of one kernel on two threads do not tell how long the threads of a network wait for
     # each other: networks took 1% less to 17% more than their kernels in ONNX Runtime, and 2% less

@@ -54,7 +54,7 @@ class TvmRuntime(Runtime):
     targets = ("cpu", "cuda", "rpc://...")
     tuners: ClassVar[tuple[str, ...]] = (METASCHEDULE,)
     moments = timing.MOMENTS
-    dispatch_seconds = 25.0
+    dispatch_seconds = 30.0
     dispatch_parts = (
         "launch",
         "invocation",
