@@ -61,7 +61,8 @@ class DispatchTimer:
         }
         self._lacks_launches = again or table.lacks_dispatch()
         self._wanted = CURVE_MOMENTS + (self._moments if again else 0)
-        self._is_active = self._lacks_launches or 0 < self._moments < CURVE_MOMENTS
+        is_settled = all(each.settled for each in self._curves.values())
+        self._is_active = self._lacks_launches or not is_settled
         self._timed_s = -math.inf
         self._pauses = Moments()
 
@@ -99,6 +100,10 @@ class DispatchTimer:
         self._time_curves()
         while self._is_active and self._moments < self._wanted:
             self._time_curves()
+        if self._is_active:
+            self._curves = {
+                part: replace(record, settled=True) for part, record in self._curves.items()
+            }
 
     def append(self) -> None:
         """Append the records of the miss curves that were timed since the last time."""
@@ -119,15 +124,17 @@ class DispatchTimer:
             if record is None:
                 basis = self._table.runtime.basis
                 record = Record.from_timing("dispatch", timing, name=part, basis=basis)
-                self._curves[part] = replace(record, medians_us=(timing.latency_us,))
+                record = replace(record, medians_us=(timing.latency_us,))
             else:
-                self._curves[part] = record.with_timing(
+                record = record.with_timing(
                     timing,
                     MAX_CURVE_DIFFERENCE,
                     CURVE_MOMENTS,
                     MAX_CURVE_MOMENTS,
                     self._table.quiet_us,
                 )
+            # It is settled when the build is done.
+            self._curves[part] = replace(record, settled=False)
 
     def _attempt(self, method: str) -> Mapping[str, Timing]:
         """Return what a method of a timer returns, after a few attempts."""

@@ -56,7 +56,6 @@ def graph() -> Graph:
 def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take few samples, because the tests do not depend on good timings."""
     monkeypatch.setattr("nas.latency.timing.SAMPLES", 2)
-    monkeypatch.setattr("nas.latency.timing.ROUNDS", 1)
     monkeypatch.setattr("nas.latency.build.MAX_MOMENTS_FACTOR", 1)
     monkeypatch.setattr("nas.latency.networks.MIN_TIMINGS", 2)
     monkeypatch.setattr("nas.latency.networks.MAX_TIMINGS", 2)
