@@ -141,9 +141,10 @@ def build_table(
         DeviceError: the devices are not equal.
     """
     timers = TimerPool(timer if isinstance(timer, Sequence) else [timer])
-    builder = _TableBuilder(table, timers, DispatchTimer(table, timers, again=again), progress)
     with table.writing():
-        builder.dispatch.begin()
+        dispatch = DispatchTimer(table, timers, again=again)
+        builder = _TableBuilder(table, timers, dispatch, progress)
+        dispatch.begin()
         missing = table.missing(kernels := list(kernels), include_failed=retry_failed)
         unsettled = [kernel for kernel in dict.fromkeys(kernels) if builder.is_unsettled(kernel)]
         retimed = dict.fromkeys(kernels) if again else ()
@@ -162,10 +163,10 @@ def build_table(
                 group = missing[start : start + group_size]
                 builder.time_first(group)
                 current = builder.time_once_more([*current, *group])
-                builder.dispatch.time_if_due()
+                dispatch.time_if_due()
             while current:
                 current = builder.time_once_more(current)
-                builder.dispatch.time_if_due()
+                dispatch.time_if_due()
         unsettled += [kernel for kernel in missing if builder.is_unsettled(kernel)]
         builder.time_again(unsettled, 1)
         while unsettled := [kernel for kernel in unsettled if builder.is_unsettled(kernel)]:
@@ -175,7 +176,7 @@ def build_table(
                     own = [kernel for kernel in own if builder.is_unsettled(kernel)]
                     builder.time_again(own, 1)
         with builder.appending():
-            builder.dispatch.finish()
+            dispatch.finish()
     return builder.result()
 
 
