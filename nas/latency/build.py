@@ -20,7 +20,7 @@ from nas.latency.dispatch import DispatchTimer
 from nas.latency.installed_runtimes import default_runtime
 from nas.latency.kernel import Kernel
 from nas.latency.record import Record
-from nas.latency.runtime import KernelTimer, Runtime, Schedule
+from nas.latency.runtime import KernelTimer, Runtime
 from nas.latency.table import LatencyTable
 from nas.latency.timer_pool import TimerPool
 from nas.latency.timing import MAX_MOMENTS_FACTOR, RETIMING_TOLERANCE, Moments, Timing
@@ -243,9 +243,11 @@ class _TableBuilder:
                 self._report(failed)
                 continue
             schedule, timing = outcome
-            record = self._record("kernel", timing, kernel.text, schedule)
+            basis = self._table.runtime.basis
             record = replace(
-                record,
+                Record.from_timing(
+                    "kernel", timing, name=kernel.text, schedule=schedule, basis=basis
+                ),
                 medians_us=(timing.latency_us,),
                 settled=self.moments == 1,
             )
@@ -337,12 +339,6 @@ class _TableBuilder:
         )
         self._total += not updated.settled and len(updated.medians_us) >= self.moments
         return updated
-
-    def _record(
-        self, kind: str, timing: Timing, name: str, schedule: Schedule | None = None
-    ) -> Record:
-        basis = self._table.runtime.basis
-        return Record.from_timing(kind, timing, name=name, schedule=schedule, basis=basis)
 
     def _failure(self, kernel: Kernel, error: Exception) -> Record:
         is_ours = isinstance(error, NasError)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from nas.errors import MeasurementError
@@ -79,12 +79,9 @@ class DispatchTimer:
         """
         if self._lacks_launches:
             before_us = self._table.dispatch_us
-            for part, timing in self._attempt("time_dispatch").items():
+            for part, timing in self._attempt(lambda timer: timer.time_dispatch()).items():
                 if timing.latency_us < before_us.get(part, math.inf):
-                    basis = self._table.runtime.basis
-                    self._table.append(
-                        Record.from_timing("dispatch", timing, name=part, basis=basis)
-                    )
+                    self._table.append(self._record(part, timing))
         for _ in range(FIRST_CURVE_MOMENTS):
             self._time_curves()
         self.append()
@@ -116,15 +113,13 @@ class DispatchTimer:
         if not self._is_active:
             return
         self._pauses.wait()
-        timings = self._attempt("time_miss_curves")
+        timings = self._attempt(lambda timer: timer.time_miss_curves())
         self._timed_s = time.monotonic()
         self._is_active = bool(timings)
         for part, timing in timings.items():
             record = self._curves.get(part)
             if record is None:
-                basis = self._table.runtime.basis
-                record = Record.from_timing("dispatch", timing, name=part, basis=basis)
-                record = replace(record, medians_us=(timing.latency_us,))
+                record = replace(self._record(part, timing), medians_us=(timing.latency_us,))
             else:
                 record = record.with_timing(
                     timing,
@@ -136,13 +131,12 @@ class DispatchTimer:
             # It is settled when the build is done.
             self._curves[part] = replace(record, settled=False)
 
-    def _attempt(self, method: str) -> Mapping[str, Timing]:
-        """Return what a method of a timer returns, after a few attempts."""
+    def _record(self, part: str, timing: Timing) -> Record:
+        basis = self._table.runtime.basis
+        return Record.from_timing("dispatch", timing, name=part, basis=basis)
 
-        def call(timer: KernelTimer) -> Mapping[str, Timing]:
-            timings: Mapping[str, Timing] = getattr(timer, method)()
-            return timings
-
+    def _attempt(self, call: Callable[[KernelTimer], Mapping[str, Timing]]) -> Mapping[str, Timing]:
+        """Return what a function of a timer returns, after a few attempts."""
         for _ in range(MAX_ATTEMPTS - 1):
             try:
                 return self._timers.call_any(call)

@@ -179,12 +179,11 @@ def measure(
         MeasurementError: a sample is not above zero.
     """
     calls = calls_per_sample(evaluate, sample_seconds)
-    take = partial(undisturbed_samples, evaluate, calls, SAMPLES)
-    if not is_local:
-        return Timing.from_seconds(take())
-    seconds, reference_us = measure_at_one_speed(take)
-    timing = Timing.from_seconds(seconds)
-    return replace(timing, reference_us=round_to_four_digits(reference_us))
+
+    def take() -> dict[str, Timing]:
+        return {"": Timing.from_seconds(undisturbed_samples(evaluate, calls, SAMPLES))}
+
+    return measure_each(take, is_local=is_local)[""]
 
 
 def measure_each(

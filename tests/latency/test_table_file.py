@@ -224,9 +224,9 @@ def test_tables_of_several_devices_and_versions_share_a_folder(
     assert list(paths) == [f"{stem}.jsonl", f"{stem}-2.jsonl", f"{stem}-3.jsonl"]
     for each, table in zip((earlier, other, runtime), paths.values(), strict=True):
         assert LatencyTable.open_or_create(tmp_path, each).path == table.path
-        found = LatencyTable.find(tmp_path, each)
-        assert found is not None
-        assert found.path == table.path
+        opened = LatencyTable.find(tmp_path, each)
+        assert opened is not None
+        assert opened.path == table.path
     with pytest.raises(TableDeviceError, match="versions is"):
         LatencyTable.open_or_create(tmp_path / f"{stem}.jsonl", runtime)
 
