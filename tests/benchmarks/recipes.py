@@ -22,7 +22,7 @@ and training settings with them. Then only supernets are trained.
         --data ../shared/data/cifar10 --repeated 20 --recipes --out FOLDER
 
 trains more of the networks once more, and no supernet: the scores of the earlier comparison are
-ranked again.
+ranked again. `--recipes` without names and without `--truth` trains the networks only.
 """
 
 import argparse
@@ -292,9 +292,10 @@ def main() -> None:
                 f"{min(scores):.3f} to {max(scores):.3f}",
                 flush=True,
             )
-    for order in ranking.matched.kendall_tau if ranking.matched else ():
-        if order != "supernet":
-            print(f"{order:<55}{describe(ranking, order)}")
+    if rows and ranking.matched:
+        for order in ranking.matched.kendall_tau:
+            if order != "supernet":
+                print(f"{order:<55}{describe(ranking, order)}")
     document = {
         "command": {
             **vars(options),
