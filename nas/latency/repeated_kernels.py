@@ -204,14 +204,22 @@ class RepeatedKernelTimer(ABC):
         return added
 
     @cached_property
-    def _weight_benchmarks(self) -> dict[str, tuple[Evaluate, int]]:
-        """What times the copies of `weight_reader` with more and more weights, and their number."""
-        benchmarks = {}
-        for mib, part in zip(cache_model.WEIGHTS_MIB, cache_model.WEIGHT_PARTS, strict=True):
-            copies = mib * self._readers_per_mib
-            schedule = {"copies": copies, "weights": copies}
-            benchmarks[part] = self._evaluator(self.weight_reader, schedule), copies
-        return benchmarks
+    def _weight_benchmarks(self) -> dict[str, Evaluate]:
+        parts = zip(cache_model.WEIGHTS_MIB, cache_model.WEIGHT_PARTS, strict=True)
+        return {part: self._weight_evaluator(mib) for mib, part in parts}
+
+    def _weight_evaluator(self, mib: int) -> Evaluate:
+        """Return what times copies of `weight_reader` that have so many MiB of weights in all.
+
+        A call is a run of all copies, and its seconds are those of a MiB.
+        """
+        copies = mib * self._readers_per_mib
+        evaluate_copy = self._evaluator(self.weight_reader, {"copies": copies, "weights": copies})
+
+        def evaluate(calls: int, samples: int) -> Sequence[float]:
+            return [self._readers_per_mib * s for s in evaluate_copy(calls * copies, samples)]
+
+        return evaluate
 
     @property
     def _readers_per_mib(self) -> int:
@@ -225,18 +233,11 @@ class RepeatedKernelTimer(ABC):
         Raises:
             MeasurementError: noise leaves no latency above zero.
         """
-        benchmarks = self._weight_benchmarks
-
-        def time_all() -> dict[str, Timing]:
-            return {
-                part: Timing.from_seconds(
-                    [self._readers_per_mib * s for s in evaluate(copies, timing.SAMPLES)]
-                )
-                for part, (evaluate, copies) in benchmarks.items()
-            }
-
         with timing.pinned(self.threads):
-            return timing.measure_each(time_all, is_local=self.is_local)
+            return {
+                part: timing.measure(evaluate, calls=1, is_local=self.is_local)
+                for part, evaluate in self._weight_benchmarks.items()
+            }
 
 
 class RepeatedKernelRuntime(Runtime):

@@ -81,11 +81,10 @@ DIFFERENCE_MOMENTS = 18
 """Moments at which the components of a difference of timings are timed, at least."""
 
 DIFFERENCE_SAMPLES = 3
-"""Samples of a cost that is a difference of timings, each of its share of the moments."""
+"""Samples of a cost that is a difference of timings, each without its share of the moments."""
 
 SECONDS_BETWEEN_COMPONENTS = 0.1
-"""Pause after the timings from which such a cost is worked out. Two moments of one sample are
-`DIFFERENCE_SAMPLES` pauses apart."""
+"""Pause after the timings from which such a cost is worked out."""
 
 MAX_SPREAD = 0.05
 """Interquartile range over median above which a timing is called unstable."""
@@ -165,41 +164,35 @@ class Timing:
 
 
 def measure(
-    evaluate: Evaluate, sample_seconds: float = SAMPLE_SECONDS, *, is_local: bool = True
+    evaluate: Evaluate,
+    sample_seconds: float = SAMPLE_SECONDS,
+    *,
+    calls: int | None = None,
+    samples: int | None = None,
+    is_local: bool = True,
 ) -> Timing:
-    """Return a timing of `SAMPLES` samples at one moment.
+    """Return a timing of a few samples at one moment.
 
     Args:
         evaluate: function that takes the samples.
         sample_seconds: shortest duration of a sample.
+        calls: calls per sample, in place of as many as fill `sample_seconds`.
+        samples: number of samples, `SAMPLES` by default.
         is_local: whether the samples are of this machine's processor. If so, the reference workload
             is timed before and after them, see `processor_speed.measure_at_one_speed`.
 
     Raises:
         MeasurementError: a sample is not above zero.
     """
-    calls = calls_per_sample(evaluate, sample_seconds)
+    number = calls or calls_per_sample(evaluate, sample_seconds)
 
-    def take() -> dict[str, Timing]:
-        return {"": Timing.from_seconds(undisturbed_samples(evaluate, calls, SAMPLES))}
+    def take() -> Timing:
+        return Timing.from_seconds(undisturbed_samples(evaluate, number, samples or SAMPLES))
 
-    return measure_each(take, is_local=is_local)[""]
-
-
-def measure_each(
-    measure: Callable[[], dict[str, Timing]], *, is_local: bool = True
-) -> dict[str, Timing]:
-    """Return the timings of several things of one moment, with the reference workload beside them.
-
-    Args:
-        measure: function that times the things, by name.
-        is_local: whether they run on this machine's processor, see `measure`.
-    """
     if not is_local:
-        return measure()
-    timings, reference_us = measure_at_one_speed(measure)
-    rounded = round_to_four_digits(reference_us)
-    return {name: replace(each, reference_us=rounded) for name, each in timings.items()}
+        return take()
+    taken, reference_us = measure_at_one_speed(take)
+    return replace(taken, reference_us=round_to_four_digits(reference_us))
 
 
 def latency_at_quiet_speed(timings: Iterable[Timing]) -> float:
@@ -311,11 +304,12 @@ def measure_differences(
 ) -> dict[str, Timing]:
     """Time costs that are differences of other timings, at the quiet speed of the processor.
 
-    The components are timed in turn at many moments. For each of `DIFFERENCE_SAMPLES` samples, the
-    latency of every component at its share of the moments counts, by the rule of
-    `latency_at_quiet_speed`: a difference of timings of one moment would be wrong by as much as
-    that moment slows one of them. There are more moments if the slowdown of less than half of them
-    is known.
+    The components are timed in turn at many moments, each with the reference workload beside it,
+    since a neighbour on the core comes and goes within a moment. The latency of a component follows
+    from its timings by the rule of `latency_at_quiet_speed`: a difference of timings of one moment
+    would be wrong by as much as that moment slows one of them. Each of `DIFFERENCE_SAMPLES` samples
+    leaves out its share of the moments (the delete-a-group jackknife). There are more moments if
+    the slowdown of less than half of the timings is known.
 
     Args:
         components: functions that return seconds, by name.
@@ -328,40 +322,29 @@ def measure_differences(
     Raises:
         MeasurementError: a sample is not above zero.
     """
-
-    def take_all() -> dict[str, float]:
-        return {name: take() for name, take in components.items()}
-
-    taken: list[dict[str, float]] = []
-    references: list[float] = []
-    slowdowns: list[float | None] = []
+    timed: dict[str, list[tuple[float, float | None]]] = {name: [] for name in components}
     quiet_us = math.inf
-    for moment in range(MAX_MOMENTS_FACTOR * DIFFERENCE_MOMENTS):
-        if is_local:
-            seconds, reference_us = measure_at_one_speed(take_all)
-            references.append(reference_us)
-            quiet_us = quiet_speed_us(references)
-            slowdowns = [processor_speed.slowdown(each, quiet_us) for each in references]
-        else:
-            seconds = take_all()
-            slowdowns.append(None)
-        taken.append(seconds)
-        known = sum(each is not None for each in slowdowns)
-        if moment + 1 >= DIFFERENCE_MOMENTS and (2 * known >= DIFFERENCE_MOMENTS or not is_local):
+    for moment in range(1, 1 + MAX_MOMENTS_FACTOR * DIFFERENCE_MOMENTS):
+        before_us = processor_speed.reference_us() if is_local else None
+        for name, take in components.items():
+            seconds = take()
+            after_us = processor_speed.reference_us() if is_local else None
+            timed[name].append((seconds, before_us and after_us and max(before_us, after_us)))
+            before_us = after_us
+        references = [us for own in timed.values() for _, us in own if us is not None]
+        quiet_us = quiet_speed_us(references)
+        known = sum(processor_speed.slowdown(us, quiet_us) is not None for us in references)
+        is_enough = 2 * known >= DIFFERENCE_MOMENTS * len(components) or not is_local
+        if moment >= DIFFERENCE_MOMENTS and is_enough:
             break
         time.sleep(SECONDS_BETWEEN_COMPONENTS)
-    timed = list(zip(taken, slowdowns, strict=True))
     samples = []
-    for first in range(DIFFERENCE_SAMPLES):
-        share = timed[first::DIFFERENCE_SAMPLES]
-        own_slowdowns = [slowdown for _, slowdown in share]
-        values = {
-            name: [seconds[name] / (slowdown or 1.0) for seconds, slowdown in share]
-            for name in components
-        }
-        samples.append(
-            costs({name: _quiet_quantile(own, own_slowdowns) for name, own in values.items()})
-        )
+    for left_out in range(DIFFERENCE_SAMPLES):
+        latencies = {}
+        for name, own in timed.items():
+            counted = [each for at, each in enumerate(own) if at % DIFFERENCE_SAMPLES != left_out]
+            latencies[name] = _seconds_at_quiet_speed(counted, quiet_us)
+        samples.append(costs(latencies))
     reference = round_to_four_digits(quiet_us) if is_local else None
     return {
         name: replace(
@@ -369,6 +352,13 @@ def measure_differences(
         )
         for name in samples[0]
     }
+
+
+def _seconds_at_quiet_speed(timed: Sequence[tuple[float, float | None]], quiet_us: float) -> float:
+    """Return the latency of a component from its seconds, each with the reference beside them."""
+    slowdowns = [processor_speed.slowdown(reference_us, quiet_us) for _, reference_us in timed]
+    pairs = zip(timed, slowdowns, strict=True)
+    return _quiet_quantile([taken / (slowdown or 1.0) for (taken, _), slowdown in pairs], slowdowns)
 
 
 def median_seconds(evaluate: Evaluate, calls: int) -> float:

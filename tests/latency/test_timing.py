@@ -91,25 +91,13 @@ def test_pinned_restores_affinity() -> None:
     assert os.sched_getaffinity(0) == before
 
 
-def test_things_of_one_moment_have_the_same_speed_beside_them(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    workload_us = iter([70.123456, 71.0])
-    monkeypatch.setattr("nas.latency.processor_speed.reference_us", lambda: next(workload_us))
-    taken = {"a": Timing((3.0,)), "b": Timing((4.0,))}
-    assert timing.measure_each(lambda: taken, is_local=False) == taken
-    timed = timing.measure_each(lambda: taken)
-    assert {name: each.samples_us for name, each in timed.items()} == {"a": (3.0,), "b": (4.0,)}
-    assert {each.reference_us for each in timed.values()} == {71.0}
-
-
 def test_differences_do_not_rest_on_slow_moments_of_each_component() -> None:
     """Each component is slowed at every other moment, and each at others."""
     moments = iter(range(10**6))
 
     def component(seconds: float, quiet: int) -> Callable[[], float]:
-        # There are two components, and every third moment is one of the same sample.
-        return lambda: seconds * (1.0 if next(moments) // 2 // 3 % 2 == quiet else 1.5)
+        # There are two components.
+        return lambda: seconds * (1.0 if next(moments) // 2 % 2 == quiet else 1.5)
 
     timings = timing.measure_differences(
         {"long": component(7e-6, 0), "short": component(2e-6, 1)},
@@ -143,20 +131,23 @@ def test_difference_that_is_no_cost_is_refused() -> None:
 
 
 def test_differences_are_those_at_the_quiet_speed(monkeypatch) -> None:
-    """The clock changes by some percent, and a neighbour slows the longer component by half."""
+    """The clock changes by some percent, and in every other moment a neighbour comes meanwhile."""
     monkeypatch.setattr(processor_speed, "slowdown", real_slowdown)
     monkeypatch.setattr(processor_speed, "MAX_SPEED_CHANGE", 0.12)
-    factors = iter([1.0, 1.02, 1.04, 1.06, 1.5, 1.08] * 100)
-    current, calls = [1.0], itertools.count()
+    speeds, calls, current = itertools.cycle([1.0, 1.02, 1.04]), itertools.count(), [1.0]
+    has_neighbour = itertools.cycle([False, True])
 
     def reference_us() -> float:
-        # It is called before and after each moment.
-        if next(calls) % 2 == 0:
-            current[0] = next(factors)
+        # It is called before, between and after the two components.
+        if next(calls) % 3 == 0:
+            current[0] = next(speeds)
         return 3.5 * current[0]
 
     def long() -> float:
-        return 7e-6 * current[0] * (2.0 if current[0] == 1.5 else 1.0)
+        if not next(has_neighbour):
+            return 7e-6 * current[0]
+        current[0] = 1.5
+        return 14e-6
 
     monkeypatch.setattr(processor_speed, "reference_us", reference_us)
     timings = timing.measure_differences(
@@ -167,11 +158,34 @@ def test_differences_are_those_at_the_quiet_speed(monkeypatch) -> None:
     assert timings["launch"].reference_us == 3.5
 
 
+def test_difference_without_one_third_of_the_moments_is_a_sample() -> None:
+    """Only two moments in a row are fast, and each sample has at least one of them."""
+    moments = itertools.count()
+    timings = timing.measure_differences(
+        {"run": lambda: {3: 1e-6, 4: 2e-6}.get(next(moments), 3e-6)},
+        lambda seconds: {"launch": seconds["run"]},
+        is_local=False,
+    )
+    assert timings["launch"].samples_us == (2.0, 1.0, 1.0)
+
+
+def test_timing_has_as_many_samples_and_calls_as_asked() -> None:
+    calls = []
+
+    def evaluate(number: int, samples: int) -> list[float]:
+        calls.append(number)
+        return [1e-5] * samples
+
+    timed = timing.measure(evaluate, calls=7, samples=1)
+    assert set(calls) == {7}
+    assert timed.samples_us == (10.0,)
+
+
 def test_timings_of_this_processor_have_the_reference_workload_beside_them() -> None:
     local = timing.measure(lambda calls, samples: [1e-5] * samples)
     assert local.reference_us is not None
     assert 0.1 < local.reference_us < 1e4
-    remote = timing.measure(lambda calls, samples: [1e-5] * samples, is_local=False)
+    remote = timing.measure(lambda calls, samples: [1e-5] * samples, calls=1, is_local=False)
     assert remote.reference_us is None
     assert local == remote, "what is beside a latency is no part of it"
 

@@ -123,7 +123,7 @@ def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take few samples, because the tests do not depend on good timings."""
     monkeypatch.setattr("nas.latency.timing.SAMPLES", 2)
     monkeypatch.setattr("nas.latency.build.MAX_MOMENTS_FACTOR", 1)
-    monkeypatch.setattr("nas.latency.repeated_kernels._DISPATCH_CALLS", 10)
+    monkeypatch.setattr("nas.latency.repeated_kernels._DISPATCH_CALLS", 50)
 
 
 @pytest.mark.slow
