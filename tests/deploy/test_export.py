@@ -16,8 +16,8 @@ from nas.deploy.model import normalised
 from nas.deploy.scripts import run_script
 from nas.deploy.verify import verify_folder
 from nas.errors import ExportError, RequestError, RunFolderError
-from nas.quantisation import quantise
 from nas.records import to_json
+from tests.deploy.native_quantisation import quantise_here
 
 FORMATS = ("onnx", "onnx-int8")
 
@@ -286,7 +286,7 @@ def test_script_classifies_an_image_without_nas_and_torch(trained, digits, tmp_p
     model_file = model_format(name)
     images = normalised(digits.train, trained.preprocessing)
     is_int8 = model_file.precision == "int8"
-    quantised = quantise(trained.graph, trained.weights, images[:100]) if is_int8 else None
+    quantised = quantise_here(trained, images[:100]) if is_int8 else None
     model_file.write(trained, quantised, tmp_path / model_file.file_name)
     (tmp_path / "preprocessing.json").write_text(to_json(trained.preprocessing))
     (tmp_path / "run.py").write_text(run_script({name: model_file.file_name}))

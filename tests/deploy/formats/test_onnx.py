@@ -11,11 +11,12 @@ from nas.deploy.formats import format_names, model_format
 from nas.deploy.model import TrainedModel, normalised
 from nas.errors import ExportError
 from nas.graph import OP_KINDS
-from nas.quantisation import quantise, simulate
+from nas.quantisation import simulate
 from nas.records import Preprocessing
 from nas.space import load_space
 from tests.deploy import digits_models
 from tests.deploy.digits_models import digits, digits_model
+from tests.deploy.native_quantisation import quantise_here
 from tests.test_onnx_model import EXAMPLES, images, network
 
 MAX_STEPS = 2
@@ -62,7 +63,7 @@ def test_formats_are_listed():
 def test_int8_ops_compute_what_the_simulation_does(name, tmp_path):
     graph = EXAMPLES[name]()
     model = model_of(graph)
-    result = quantise(model.graph, model.weights, images(64, graph).numpy())
+    result = quantise_here(model, images(64, graph).numpy())
     _, loaded = written("onnx-int8", model, result, tmp_path)
     batch = images(7, graph).numpy()
     expected = simulate(result, batch)
@@ -83,7 +84,7 @@ def test_examples_have_every_op_kind():
 @pytest.mark.parametrize("name", digits_models.GRAPHS)
 def test_trained_families_compute_what_the_simulation_does(name, tmp_path):
     model, data = digits_model(name), digits()
-    result = quantise(model.graph, model.weights, normalised(data.train, model.preprocessing)[:128])
+    result = quantise_here(model, normalised(data.train, model.preprocessing)[:128])
     _, loaded = written("onnx-int8", model, result, tmp_path)
     unseen, labels = normalised(data.test, model.preprocessing), data.test.labels
     actual, expected = loaded.logits(unseen), simulate(result, unseen)
@@ -100,7 +101,7 @@ def test_all_layers_of_large_networks_run_in_int8(name, tmp_path):
     """Random weights multiply differences of rounding in each layer, which trained ones do not."""
     graph = load_space(name, image_size=24).sample(np.random.default_rng(1)).graph
     model = model_of(graph)
-    result = quantise(model.graph, model.weights, images(16, graph).numpy())
+    result = quantise_here(model, images(16, graph).numpy())
     _, loaded = written("onnx-int8", model, result, tmp_path)
     int8_layers, layers = loaded.quantised_layers()
     assert int8_layers == layers == sum(op.kind in ("conv", "linear") for op in graph.ops)
@@ -134,7 +135,7 @@ def test_preprocessing_travels_in_the_file(name, tmp_path):
     graph = EXAMPLES["classifier"]()
     model = model_of(graph)
     batch = images(16, graph).numpy()
-    result = quantise(model.graph, model.weights, batch) if name == "onnx-int8" else None
+    result = quantise_here(model, batch) if name == "onnx-int8" else None
     path, _ = written(name, model, result, tmp_path)
     properties = {each.key: each.value for each in onnx.load(path).metadata_props}
     embedded = json.loads(properties["preprocessing"])
@@ -145,7 +146,7 @@ def test_preprocessing_travels_in_the_file(name, tmp_path):
 def test_int8_file_has_int8_weights_and_unsigned_activations(tmp_path):
     graph = EXAMPLES["shuffle_unit"]()
     model = model_of(graph)
-    result = quantise(model.graph, model.weights, images(16, graph).numpy())
+    result = quantise_here(model, images(16, graph).numpy())
     path, _ = written("onnx-int8", model, result, tmp_path)
     proto = onnx.load(path)
     onnx.checker.check_model(proto, full_check=True)
@@ -166,7 +167,7 @@ def test_clipping_that_the_range_does_not_do_is_written(tmp_path):
     """The ReLU shares its scale with a tensor that is negative at times."""
     graph = EXAMPLES["shuffle_unit"]()
     model = model_of(graph)
-    result = quantise(model.graph, model.weights, images(16, graph).numpy())
+    result = quantise_here(model, images(16, graph).numpy())
     path, _ = written("onnx-int8", model, result, tmp_path)
     kinds = [node.op_type for node in onnx.load(path).graph.node]
     assert kinds.count("Relu") == 1, "the other ReLU ends where its range does"

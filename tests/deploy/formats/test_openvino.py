@@ -14,7 +14,7 @@ from nas.deploy.formats import model_format
 from nas.deploy.formats.openvino import import_openvino
 from nas.errors import ExportError
 from nas.graph import WEIGHTED_KINDS
-from nas.quantisation import quantise, simulate
+from nas.quantisation import simulate
 from tests.deploy.formats.models import (
     FAMILIES,
     assert_computes_the_same,
@@ -22,6 +22,7 @@ from tests.deploy.formats.models import (
     digits_model,
     write,
 )
+from tests.deploy.native_quantisation import quantise_here
 
 pytest.importorskip("openvino")
 
@@ -61,7 +62,7 @@ def test_file_computes_what_torch_computes(space, tmp_path):
 def test_int8_file_computes_what_the_quantised_network_computes(space, tmp_path):
     model = digits_model(space)
     images = digits_images(100)
-    network = quantise(model.graph, model.weights, images)
+    network = quantise_here(model, images)
     openvino_format = model_format("openvino-int8")
     path = tmp_path / openvino_format.file_name
     openvino_format.write(model, network, path)
