@@ -5,8 +5,9 @@
 Times chains of small convolutions, and each of their kernels alone, at the quiet speed of the
 processor. For each chain, prints how many KiB an inference touches, and the microseconds that the
 chain takes beside its kernels: as timed, and by the dispatch costs that a table would measure now
-(`nas.latency.cache_model`), without and with the cost of the first-level cache. Takes two minutes;
-run it on an idle machine.
+(`nas.latency.cache_model`), without and with the cost of the first-level cache. The chains of one
+to four widths show what a launch costs with the code of more and more different kernels. Takes two
+minutes; run it on an idle machine.
 """
 
 import argparse
@@ -24,6 +25,9 @@ from nas.runtimes.tvm.runtime import TvmRuntime
 CHANNELS = (4, 8, 16, 24, 32, 48)
 """Channels of the chains; as many kernels touch more memory with more of them."""
 
+WIDTHS = (1, 2, 3, 4)
+"""Numbers of widths of the chains whose kernels all differ, eleven kernels each."""
+
 CALLS = 100
 """Calls in a sample."""
 
@@ -31,6 +35,8 @@ CALLS = 100
 def chains() -> dict[str, Graph]:
     """Return the chains by name: those of equally many kernels first."""
     graphs = {f"{each} channels": dispatch_benchmarks.tiny_networks(each)[0] for each in CHANNELS}
+    for groups in WIDTHS:
+        graphs[f"{groups} widths"] = dispatch_benchmarks.different_network(groups)
     return {**graphs, **dispatch_benchmarks.launch_networks()}
 
 

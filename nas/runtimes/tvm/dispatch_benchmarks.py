@@ -70,6 +70,11 @@ def tiny_networks(channels: int = _TINY_CHANNELS) -> list[Graph]:
     ]
 
 
+def different_network(groups: int = len(_DIFFERENT_CHANNELS)) -> Graph:
+    """Return a network of tiny kernels that all differ, eleven in each group of one width."""
+    return _chain(_DIFFERENT_CHANNELS[:groups], _TINY_SIZE, _TINY_KINDS)
+
+
 def launch_networks() -> dict[str, Graph]:
     """Return the networks of the launch benchmark by name.
 
@@ -86,7 +91,7 @@ def launch_networks() -> dict[str, Graph]:
         "short": short,
         "long": long,
         "filling": _chain([_FILLING_CHANNELS], _TINY_SIZE, _TINY_KINDS),
-        "different": _chain(_DIFFERENT_CHANNELS, _TINY_SIZE, _TINY_KINDS),
+        "different": different_network(),
         "varied": _chain(list(_VARIED_CHANNELS) * _VARIED_REPETITIONS, _VARIED_SIZE, kinds),
     }
 
