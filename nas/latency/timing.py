@@ -77,6 +77,9 @@ QUICK_SAMPLE_SECONDS = 2e-4
 MAX_ATTEMPTS_PER_SAMPLE = 5
 """Attempts, on average, at a sample without preemption."""
 
+LONGER_SAMPLES = (1, 10, 100)
+"""Factors by which samples get longer while one of them is not above zero."""
+
 DIFFERENCE_MOMENTS = 18
 """Moments at which the components of a difference of timings are timed, at least."""
 
@@ -173,6 +176,9 @@ def measure(
 ) -> Timing:
     """Return a timing of a few samples at one moment.
 
+    Where an overhead is subtracted, noise can exceed what is left of a short latency, so that a
+    sample is not above zero. Then longer samples are taken, which average over the noise.
+
     Args:
         evaluate: function that takes the samples.
         sample_seconds: shortest duration of a sample.
@@ -182,12 +188,17 @@ def measure(
             is timed before and after them, see `processor_speed.measure_at_one_speed`.
 
     Raises:
-        MeasurementError: a sample is not above zero.
+        MeasurementError: a sample is not above zero, however long it is.
     """
-    number = calls or calls_per_sample(evaluate, sample_seconds)
+    shortest = calls or calls_per_sample(evaluate, sample_seconds)
 
     def take() -> Timing:
-        return Timing.from_seconds(undisturbed_samples(evaluate, number, samples or SAMPLES))
+        seconds: list[float] = []
+        for factor in LONGER_SAMPLES:
+            seconds = undisturbed_samples(evaluate, factor * shortest, samples or SAMPLES)
+            if min(seconds) > 0:
+                break
+        return Timing.from_seconds(seconds)
 
     if not is_local:
         return take()

@@ -181,6 +181,17 @@ def test_timing_has_as_many_samples_and_calls_as_asked() -> None:
     assert timed.samples_us == (10.0,)
 
 
+def test_samples_get_longer_while_noise_exceeds_the_latency() -> None:
+    """A run of 100 calls is slower or faster by 5 us, which a longer run divides by more calls."""
+    noise_s = itertools.cycle([5e-6, -5e-6])
+    timed = timing.measure(
+        lambda calls, samples: [3e-8 + next(noise_s) / calls for _ in range(samples)], calls=100
+    )
+    assert timed.latency_us == pytest.approx(0.03, rel=0.2)
+    with pytest.raises(MeasurementError, match="no latency"):
+        timing.measure(lambda calls, samples: [-1e-9] * samples, calls=1)
+
+
 def test_timings_of_this_processor_have_the_reference_workload_beside_them() -> None:
     local = timing.measure(lambda calls, samples: [1e-5] * samples)
     assert local.reference_us is not None
