@@ -1,6 +1,5 @@
 """Fixtures for many tests: the mini job, commands in this process, and a PostgreSQL server."""
 
-import math
 import os
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from filelock import FileLock
 from nas.cli import main
 from nas.data import ImageDataset, load_dataset
 from nas.job import JobSettings, load_job, run_job
+from tests import quick_timing
 from tests.latency.fake_runtime import FakeRuntime
 from tests.mini_job import write_job
 from tests.search.postgresql import Server, find_binaries, running_server
@@ -39,20 +39,10 @@ def _own_cache(tmp_path_factory) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _no_pauses() -> Iterator[None]:
-    """Time at few moments and without pauses; many are for a device that others use as well."""
+def _quick_timing() -> Iterator[None]:
+    """Time at few moments and without pauses, here and in the processes of timers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nas.latency.timing.SECONDS_BETWEEN_MOMENTS", 0.0)
-        patch.setattr("nas.latency.timing.SECONDS_BETWEEN_COMPONENTS", 0.0)
-        patch.setattr("nas.latency.dispatch.CURVE_MOMENTS", 2)
-        patch.setattr("nas.latency.dispatch.FIRST_CURVE_MOMENTS", 1)
-        patch.setattr("nas.latency.timing.MOMENTS", 2)
-        patch.setattr("nas.latency.processor_speed.QUIET_TOLERANCE", math.inf)
-        patch.setattr("nas.latency.processor_speed.MAX_SPEED_CHANGE", math.inf)
-        # Latencies of the tests are exact, whatever the speed of this processor.
-        patch.setattr("nas.latency.processor_speed.slowdown", lambda us, _: us and 1.0)
-        patch.setattr("nas.runtimes.tvm.runtime.TvmRuntime.moments", 2)
-        patch.setattr("nas.latency.repeated_kernels.RepeatedKernelRuntime.moments", 2)
+        quick_timing.apply(patch)
         yield
 
 

@@ -1,0 +1,39 @@
+"""Timing at few moments and without pauses, in the processes of the tests and in their workers."""
+
+import math
+from multiprocessing.connection import Connection
+
+import pytest
+
+from nas.latency import worker_process
+from nas.latency.core_scheduling import CorePlan
+from nas.latency.runtime import Runtime
+
+SERVE = "nas.latency.worker_process._serve"
+"""Name of the function that a timer's process runs."""
+
+_serve = worker_process._serve
+
+
+def apply(patch: pytest.MonkeyPatch) -> None:
+    """Time at few moments and without pauses; many are for a device that others use as well.
+
+    Latencies are exact, whatever the speed of this processor.
+    """
+    patch.setattr("nas.latency.timing.SECONDS_BETWEEN_MOMENTS", 0.0)
+    patch.setattr("nas.latency.timing.SECONDS_BETWEEN_COMPONENTS", 0.0)
+    patch.setattr("nas.latency.dispatch.CURVE_MOMENTS", 2)
+    patch.setattr("nas.latency.dispatch.FIRST_CURVE_MOMENTS", 1)
+    patch.setattr("nas.latency.timing.MOMENTS", 2)
+    patch.setattr("nas.latency.processor_speed.QUIET_TOLERANCE", math.inf)
+    patch.setattr("nas.latency.processor_speed.MAX_SPEED_CHANGE", math.inf)
+    patch.setattr("nas.latency.processor_speed.slowdown", lambda us, _: us and 1.0)
+    patch.setattr("nas.runtimes.tvm.runtime.TvmRuntime.moments", 2)
+    patch.setattr("nas.latency.repeated_kernels.RepeatedKernelRuntime.moments", 2)
+    patch.setattr(SERVE, serve)
+
+
+def serve(pipe: Connection, runtime: Runtime, plan: CorePlan | None) -> None:
+    """Run a timer's process, in which nothing is patched yet."""
+    apply(pytest.MonkeyPatch())
+    _serve(pipe, runtime, plan)
