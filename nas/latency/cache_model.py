@@ -28,6 +28,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 
+import numpy as np
+
 WEIGHTS_MIB = (1, 4, 8, 12, 16, 20, 24, 32, 64)
 """Sizes of the weights of the benchmark's chains. The first fits into the caches and the last does
 not. The second is larger than the private cache of a core and smaller than a shared cache."""
@@ -46,8 +48,10 @@ WEIGHT_PARTS_BY_INTENSITY = (
 """Dispatch costs of all chains by compute intensity, in ascending order. If a runtime measures only
 the lowest intensity, the miss fraction of its networks does not depend on their intensity."""
 
-LAUNCH_2MIB = "launch_2mib"
-"""Dispatch cost: one launch in a network of 2 MiB, whose code is not in the caches."""
+LAUNCH_MIB = {"launch_small": 0.01, "launch": 0.67, "launch_2mib": 2.27}
+"""Dispatch costs: one launch in networks of so many MiB, in ascending order. Nothing displaces the
+weights and the code of the first from the first-level caches; those of the last do not stay in the
+caches of a core."""
 
 FIRST_CACHE = "first_cache"
 """Dispatch cost: what a network takes longer that touches `FIRST_CACHE_KIB` or more, compared with
@@ -56,12 +60,11 @@ one that touches nothing."""
 FIRST_CACHE_KIB = 48
 """Size of a first-level cache. Predictions are about as good with any size from 32 to 64 KiB."""
 
-LAUNCH_PARTS = ("launch", LAUNCH_2MIB, "invocation")
+LAUNCH_PARTS = (*LAUNCH_MIB, "invocation")
 """Dispatch costs of launching kernels and of entering a network."""
 
-LAUNCH_BENCHMARK_MIB = (0.67, 2.27)
-"""Sizes of the networks in which `launch` and `LAUNCH_2MIB` are measured. Small networks of the
-quickstart, of 2 to 600 KiB, have the launches of the first."""
+LATER_PARTS = frozenset(("launch_small", FIRST_CACHE))
+"""Dispatch costs that tables of early versions lack."""
 
 _KIB = 1 << 10
 _MIB = 1 << 20
@@ -119,26 +122,27 @@ class DispatchCosts:
     def launch_us(self, touched_bytes: float) -> float:
         """Return the cost of launching one kernel in a network of this size.
 
-        In a small network the code of all kernels stays in the caches; in a larger one the code of
-        every kernel is fetched again. The cost between the two measured sizes is linear in the
-        size. A runtime without the part `LAUNCH_2MIB` has the same cost for all sizes, and one
-        without the part `launch` has none.
+        In a small network the weights and the code of all kernels stay in the first caches; in a
+        larger one they are fetched again for every kernel. The cost between two measured sizes is
+        linear in the size, and never falls. A runtime that measures only the part `launch` has the
+        same cost for all sizes, and one without any of `LAUNCH_MIB` has none.
         """
-        if "launch" not in self.parts_us:
-            return 0.0
-        small = self.parts_us["launch"]
-        large = max(small, self.parts_us.get(LAUNCH_2MIB, small))
-        low, high = LAUNCH_BENCHMARK_MIB
-        mib = min(max(touched_bytes / _MIB, low), high)
-        return small + (large - small) * (mib - low) / (high - low)
+        sizes_mib, costs_us = self._launch_curve
+        return float(np.interp(touched_bytes / _MIB, sizes_mib, costs_us)) if costs_us else 0.0
+
+    @cached_property
+    def _launch_curve(self) -> tuple[list[float], list[float]]:
+        """The measured ones of `LAUNCH_MIB`: sizes, and the cost of a launch for each."""
+        parts = [part for part in LAUNCH_MIB if part in self.parts_us]
+        costs_us = accumulate((self.parts_us[part] for part in parts), max)
+        return [LAUNCH_MIB[part] for part in parts], list(costs_us)
 
     def first_cache_us(self, touched_bytes: float) -> float:
         """Return what a network of this size waits for the first-level cache.
 
         A runtime without the part `FIRST_CACHE`, or a table of an early version, has no such cost.
         """
-        share = min(1.0, touched_bytes / _KIB / FIRST_CACHE_KIB)
-        return share * self.parts_us.get(FIRST_CACHE, 0.0)
+        return first_cache_share(touched_bytes) * self.parts_us.get(FIRST_CACHE, 0.0)
 
     def cold_weights_us(self, weight_bytes: float) -> float:
         """Return the additional time that reading weights takes if no cache has them.
@@ -196,6 +200,11 @@ class DispatchCosts:
                 low, high = WEIGHTS_MIB[upper - 1 : upper + 1]
                 sizes.append((costs[0], low + (0.5 - below) / (above - below) * (high - low)))
         return sizes
+
+
+def first_cache_share(touched_bytes: float) -> float:
+    """Return the share of the cost `FIRST_CACHE` that a network of this size has."""
+    return min(1.0, touched_bytes / _KIB / FIRST_CACHE_KIB)
 
 
 def _fraction(mib: float, costs_us: Sequence[float], warm_us: float) -> float:

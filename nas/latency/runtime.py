@@ -383,7 +383,7 @@ class Runtime(ABC):
     def network_us(self, network: NetworkCost, dispatch: DispatchCosts) -> float:
         """Return the latency of a network in microseconds.
 
-        The default adds the kernels, `launch` for each and `invocation` once, as far as
+        The default adds the kernels, a launch for each and `invocation` once, as far as
         `dispatch_parts` names them, and what waiting for the caches costs
         (`nas.latency.cache_model`).
         """

@@ -9,7 +9,7 @@ from typing import Any
 
 from nas.documents import shortened
 from nas.errors import FailedKernelError, KernelError, MissingKernelError
-from nas.latency.cache_model import FIRST_CACHE, DispatchCosts
+from nas.latency.cache_model import LATER_PARTS, DispatchCosts
 from nas.latency.correction import Correction
 from nas.latency.device import Fingerprint
 from nas.latency.installed_runtimes import configured_runtime
@@ -185,8 +185,7 @@ class TableRecords:
 
     def predicts(self) -> bool:
         """Return whether the dispatch costs that predictions need are measured."""
-        # Tables of an early version lack this one.
-        return self.dispatch.parts_us.keys() >= self._parts - {FIRST_CACHE}
+        return self.dispatch.parts_us.keys() >= self._parts - LATER_PARTS
 
     @property
     def dispatch_us(self) -> dict[str, float]:

@@ -4,29 +4,37 @@
 
 Times chains of small convolutions, and each of their kernels alone, at the quiet speed of the
 processor. For each chain, prints how many KiB an inference touches, and the microseconds that the
-chain takes beside its kernels: as timed, and by the dispatch costs that a table would measure now
-(`nas.latency.cache_model`), without and with the cost of the first-level cache. The chains of one
-to four widths show what a launch costs with the code of more and more different kernels. Takes two
-minutes; run it on an idle machine.
+chain takes beside its kernels: as timed, by the dispatch costs that a table would measure now
+(`nas.latency.cache_model`), and by those without `launch_small`. Does the same for random networks
+of the smallest spaces, from which no dispatch cost is worked out, and prints the mean error of
+their latencies. Takes a minute; run it on an idle machine.
 """
 
 import argparse
 from collections.abc import Mapping
 
+import numpy as np
+
 from nas.graph import Graph
-from nas.latency import cache_model, open_runtime, timing
-from nas.latency.cache_model import FIRST_CACHE, DispatchCosts
+from nas.latency import open_runtime, timing
+from nas.latency.cache_model import FIRST_CACHE, LAUNCH_PARTS, DispatchCosts
 from nas.latency.runtime import NetworkCost
 from nas.latency.timing import Timing
 from nas.runtimes.tvm import dispatch_benchmarks
 from nas.runtimes.tvm.kernel_timer import tvm_kernels
 from nas.runtimes.tvm.runtime import TvmRuntime
+from nas.space import load_space
 
 CHANNELS = (4, 8, 16, 24, 32, 48)
 """Channels of the chains; as many kernels touch more memory with more of them."""
 
 WIDTHS = (1, 2, 3, 4)
 """Numbers of widths of the chains whose kernels all differ, eleven kernels each."""
+
+SPACES = ("mobilenet_tiny", "shufflenet_tiny", "squeezenet_tiny")
+
+NETWORKS = 6
+"""Random networks of each of `SPACES`."""
 
 CALLS = 100
 """Calls in a sample."""
@@ -38,6 +46,17 @@ def chains() -> dict[str, Graph]:
     for groups in WIDTHS:
         graphs[f"{groups} widths"] = dispatch_benchmarks.different_network(groups)
     return {**graphs, **dispatch_benchmarks.launch_networks()}
+
+
+def random_networks() -> dict[str, Graph]:
+    """Return networks of the smallest spaces at 8 pixels, by name."""
+    networks = {}
+    for name in SPACES:
+        space = load_space(name, image_size=8, channels=1, classes=10)
+        rng = np.random.default_rng(0)
+        for number in range(NETWORKS):
+            networks[f"{name} {number}"] = space.sample(rng, uniform_over="choices").graph
+    return networks
 
 
 def time_alone(runtime: TvmRuntime, graphs: Mapping[str, Graph]) -> dict[str, float]:
@@ -59,25 +78,32 @@ def main() -> None:
     assert isinstance(runtime, TvmRuntime)
     parts_us = {part: each.latency_us for part, each in runtime.time_dispatch().items()}
     costs = DispatchCosts(parts_us)
-    without = DispatchCosts({**parts_us, FIRST_CACHE: 0.0})
-    shown = [*cache_model.LAUNCH_PARTS, FIRST_CACHE]
+    without = DispatchCosts({part: us for part, us in parts_us.items() if part != "launch_small"})
+    shown = [*LAUNCH_PARTS, FIRST_CACHE]
     print("  ".join(f"{part} {parts_us[part]:.3f} us" for part in shown))
-    graphs = chains()
+    random = random_networks()
+    graphs = {**chains(), **random}
     us = time_alone(runtime, graphs)
-    print(f"{'chain':<12}{'kernels':>8}{'KiB':>7}{'their us':>10}{'beside them':>13}", end="")
-    print(f"{'predicted':>11}{'without first_cache':>21}")
+    print(f"{'chain':<20}{'kernels':>8}{'KiB':>7}{'their us':>10}{'beside them':>13}", end="")
+    print(f"{'predicted':>11}{'without launch_small':>22}")
+    errors = []
     for name, graph in graphs.items():
         kernels = tvm_kernels(graph)
         kernels_us = tuple(us[kernel.text] for kernel in kernels)
         weight_bytes = sum(kernel.weight_bytes for kernel in kernels)
         network = NetworkCost(kernels_us, 0.0, weight_bytes, graph.peak_memory_bytes)
-        predicted, shorter = (
-            runtime.network_us(network, each) - sum(kernels_us) for each in (costs, without)
-        )
+        predicted_us = [runtime.network_us(network, each) for each in (costs, without)]
+        if name in random:
+            errors.append([each / us[name] - 1 for each in predicted_us])
+        beside_us = [each - sum(kernels_us) for each in (us[name], *predicted_us)]
         print(
-            f"{name:<12}{len(kernels):>8}{network.touched_bytes / 1024:>7.0f}"
-            f"{sum(kernels_us):>10.2f}{us[name] - sum(kernels_us):>13.2f}"
-            f"{predicted:>11.2f}{shorter:>21.2f}"
+            f"{name:<20}{len(kernels):>8}{network.touched_bytes / 1024:>7.0f}"
+            f"{sum(kernels_us):>10.2f}{beside_us[0]:>13.2f}{beside_us[1]:>11.2f}{beside_us[2]:>22.2f}"
+        )
+    for label, own in zip(("with", "without"), np.transpose(errors), strict=True):
+        print(
+            f"random networks, {label} launch_small: mean error {np.abs(own).mean():.1%} "
+            f"({own.mean():+.1%})"
         )
 
 

@@ -6,6 +6,7 @@ import pytest
 from nas.describe import tables
 from nas.errors import TableError
 from nas.latency import LatencyTable
+from nas.latency.cache_model import LAUNCH_PARTS
 from nas.latency.matrix_benchmark import Peak
 from nas.latency.record import Record
 from nas.latency.timing import Timing
@@ -52,10 +53,11 @@ def uncertain_table(path: Path) -> LatencyTable:
     """Return a table of all kernels of `SPACE`, one of them estimated and one unstable."""
     fitted = {"slope": 2.0, "launch_us": -0.5, "from_us": 30.0, "to_us": 60.0, "used": True}
     fitted |= {"nets": 20, "rmspe_before": 0.5, "rmspe_after": 0.01}
-    costs = dict.fromkeys(TvmRuntime.dispatch_parts, 30.0) | {"launch": 0.5, "launch_2mib": 0.5}
+    costs = dict.fromkeys(TvmRuntime.dispatch_parts, 30.0) | dict.fromkeys(LAUNCH_PARTS, 0.5)
     costs |= {"first_cache": 1e-6}
-    parts = [Record.from_timing("dispatch", Timing((us,)), name=part) for part, us in costs.items()]
-    parts[1] = Record.from_timing("dispatch", Timing((20.0, 30.0, 40.0)), name="invocation")
+    timings = {part: Timing((us,)) for part, us in costs.items()}
+    timings["invocation"] = Timing((20.0, 30.0, 40.0))
+    parts = [Record.from_timing("dispatch", each, name=part) for part, each in timings.items()]
     return write_table(
         path,
         *parts,

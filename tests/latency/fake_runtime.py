@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from nas.graph import Graph
+from nas.latency.cache_model import LAUNCH_PARTS
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
 from nas.latency.runtime import CompiledNetwork
@@ -101,8 +102,7 @@ class FakeRuntime(TvmRuntime):
     def time_dispatch(self) -> Mapping[str, Timing]:
         costs = dict.fromkeys(self.dispatch_parts, 30.0)
         costs |= {
-            "launch": 0.5,
-            "launch_2mib": 0.5,
+            **dict.fromkeys(LAUNCH_PARTS, 0.5),
             "invocation": 2.0,
             "first_cache": 1e-6,
             **self.dispatch_us,

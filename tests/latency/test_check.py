@@ -10,6 +10,7 @@ import nas.space
 from nas.errors import MeasurementError, RequestError, TableDeviceError
 from nas.latency import LatencyTable, TableCheck, build_table, check_table
 from nas.latency import space_kernels as kernels_of
+from nas.latency.cache_model import LAUNCH_MIB
 from nas.latency.check import CheckedNetwork
 from nas.latency.processor_speed import slowdown
 from nas.latency.record import Record
@@ -215,7 +216,7 @@ def test_check_tells_busy_moment_from_wrong_table(
     same = check(runtime)
     assert same.retimed_dispatch_agreement == same.agreement
     assert check(runtime, now=False).retimed_dispatch_agreement is None
-    slower = check(replace(runtime, dispatch_us={"launch": 1.5, "launch_2mib": 1.5}))
+    slower = check(replace(runtime, dispatch_us=dict.fromkeys(LAUNCH_MIB, 1.5)))
     for before, after in zip(same.networks, slower.networks, strict=True):
         graph = SPACE.from_json(before.architecture).graph
         assert after.predicted_us == before.predicted_us

@@ -50,6 +50,10 @@ _UNCACHED_CHANNELS = 4
 _FILLING_CHANNELS = 24
 """Channels of a network that touches more than the first-level cache holds, 71 KiB."""
 
+_SMALL_CHANNELS = 8
+_SMALL_SIZE = 8
+"""Channels, and height and width of the tensors, of a small network: 12 KiB."""
+
 _DIFFERENT_CHANNELS = (16, 24, 32, 40, 48)
 """Numbers of channels of the groups of kernels in the long network of different kernels."""
 
@@ -79,11 +83,13 @@ def launch_networks() -> dict[str, Graph]:
     """Return the networks of the launch benchmark by name.
 
     `short` and `long` are tiny networks that touch next to nothing, and `filling` has as many
-    kernels as `short` and touches more than the first-level cache holds. All kernels of `different`
-    differ, as in a real network: a launch waits for the code of a kernel that others have displaced
-    from the first caches, and kernels that repeat after a few launches do not. `varied` has small
-    kernels of a usual size with 2 MiB of weights in all; neither its code nor its weights stay in
-    the caches of a core.
+    kernels as `short` and touches more than the first-level cache holds. The others have the names
+    of the dispatch costs that are worked out from them. `launch_small` has maps as large as those
+    of the smallest real networks; a launch costs more there than with maps of 2x2. All kernels of
+    `launch` differ, as in a real network: a launch waits for the code and the weights of a kernel
+    that others have displaced from the first caches, and kernels that repeat after a few launches
+    do not. `launch_2mib` has small kernels of a usual size with 2 MiB of weights in all; neither
+    its code nor its weights stay in the caches of a core.
     """
     short, long = tiny_networks(_UNCACHED_CHANNELS)
     kinds = [(1, False), (3, True), (5, True)]
@@ -91,8 +97,9 @@ def launch_networks() -> dict[str, Graph]:
         "short": short,
         "long": long,
         "filling": _chain([_FILLING_CHANNELS], _TINY_SIZE, _TINY_KINDS),
-        "different": different_network(),
-        "varied": _chain(list(_VARIED_CHANNELS) * _VARIED_REPETITIONS, _VARIED_SIZE, kinds),
+        "launch_small": _chain([_SMALL_CHANNELS], _SMALL_SIZE, _TINY_KINDS),
+        "launch": different_network(),
+        "launch_2mib": _chain(list(_VARIED_CHANNELS) * _VARIED_REPETITIONS, _VARIED_SIZE, kinds),
     }
 
 

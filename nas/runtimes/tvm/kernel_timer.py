@@ -307,9 +307,9 @@ class TvmKernelTimer:
         The networks are those of `dispatch_benchmarks.launch_networks`. `invocation` is what the
         straight line through a short and a long network of tiny kernels leaves for no kernels.
         `cache_model.FIRST_CACHE` is what a network that fills the first-level cache takes longer
-        than one of as many kernels that does not, beyond what its kernels take longer. `launch` is
-        what a network of different small kernels takes beyond that and its kernels, and
-        `cache_model.LAUNCH_2MIB` the same of a network of more and larger kernels.
+        than one of as many kernels that does not, beyond what its kernels take longer. The parts of
+        `cache_model.LAUNCH_MIB` are what three larger and larger networks take beyond that and
+        their kernels.
 
         Raises:
             MeasurementError: noise leaves no set of samples above zero.
@@ -328,10 +328,9 @@ class TvmKernelTimer:
             name: self.compile(graph, self._first_schedules(graph)).evaluate
             for name, graph in graphs.items()
         }
-        large = {"varied": networks.pop("varied")}
+        large = {"launch_2mib": networks.pop("launch_2mib")}
         kernels, large_kernels = (
-            self._compile_kernels([graphs[name] for name in names])
-            for names in (("short", "filling", "different"), large)
+            self._compile_kernels([graphs[name] for name in names]) for names in (networks, large)
         )
 
         def costs(seconds: Mapping[str, float]) -> dict[str, float]:
@@ -345,16 +344,12 @@ class TvmKernelTimer:
             }
             # A processor with a large first-level cache has no such cost, only noise around zero.
             first_cache_s = max(_SHORTEST_COST_S, beside_s["filling"] - beside_s["short"])
-            launch_s, large_launch_s = (
-                (beside_s[name] - invocation_s - first_cache_s) / len(launched[name])
-                for name in ("different", "varied")
-            )
-            return {
-                "launch": launch_s,
-                "invocation": invocation_s,
-                cache_model.LAUNCH_2MIB: large_launch_s,
-                cache_model.FIRST_CACHE: first_cache_s,
-            }
+            costs_s = {"invocation": invocation_s, cache_model.FIRST_CACHE: first_cache_s}
+            for part, mib in cache_model.LAUNCH_MIB.items():
+                waiting_s = first_cache_s * cache_model.first_cache_share(mib * (1 << 20))
+                launches_s = beside_s[part] - invocation_s - waiting_s
+                costs_s[part] = launches_s / len(launched[part])
+            return costs_s
 
         components = {
             **timing.median_timers(networks, _DISPATCH_CALLS),

@@ -56,9 +56,7 @@ class TvmRuntime(Runtime):
     moments = timing.MOMENTS
     dispatch_seconds = 30.0
     dispatch_parts = (
-        "launch",
-        "invocation",
-        cache_model.LAUNCH_2MIB,
+        *cache_model.LAUNCH_PARTS,
         cache_model.FIRST_CACHE,
         *(part for parts in cache_model.WEIGHT_PARTS_BY_INTENSITY for part in parts),
     )

@@ -12,6 +12,7 @@ from tvm import relax
 from nas.latency import cache_model
 from nas.runtimes.tvm import dispatch_benchmarks
 from nas.runtimes.tvm.clock import nanoseconds
+from nas.runtimes.tvm.kernel_timer import tvm_kernels
 from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.schedules.templates import build
 
@@ -19,6 +20,14 @@ from nas.schedules.templates import build
 @pytest.fixture(scope="module")
 def runtime() -> TvmRuntime:
     return TvmRuntime()
+
+
+def test_launch_networks_are_as_large_as_their_parts_say() -> None:
+    networks = dispatch_benchmarks.launch_networks()
+    for part, mib in cache_model.LAUNCH_MIB.items():
+        weight_bytes = sum(kernel.weight_bytes for kernel in tvm_kernels(networks[part]))
+        touched_bytes = weight_bytes + networks[part].peak_memory_bytes
+        assert touched_bytes / 2**20 == pytest.approx(mib, abs=0.005), part
 
 
 @pytest.mark.slow
