@@ -8,16 +8,16 @@ import pytest
 from nas.errors import RunFolderError
 from nas.records import KernelSlowdown, SpaceSettings, read_run, to_json
 
-EXAMPLE = Path(__file__).parents[2] / "results" / "example"
+EARLY_RUN = Path(__file__).parents[1] / "early_run"
 
 
 @pytest.fixture
 def content() -> dict:
-    return json.loads((EXAMPLE / "run.json").read_text())
+    return json.loads((EARLY_RUN / "run.json").read_text())
 
 
 def test_record_is_written_as_it_was_read(content):
-    run = read_run(EXAMPLE)
+    run = read_run(EARLY_RUN)
     assert json.loads(to_json(run)) == content
 
 

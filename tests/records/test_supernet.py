@@ -8,15 +8,15 @@ import pytest
 
 from nas.records import IntervalRecord, read_ranking, to_json
 
-RESULTS = Path(__file__).parents[2] / "results"
+ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("run", ["example", "cifar10"])
+@pytest.mark.parametrize("run", ["tests/early_run", "results/cifar10"])
 def test_ranking_is_read_under_earlier_names_and_written_under_new_ones(run, tmp_path):
-    text = (RESULTS / run / "ranking.json").read_text()
+    text = (ROOT / run / "ranking.json").read_text()
     assert '"alone_accuracy"' in text
     assert '"counted_tau"' in text
-    ranking = read_ranking(RESULTS / run)
+    ranking = read_ranking(ROOT / run)
     written = to_json(ranking)
     renamed = text.replace('"alone_accuracy"', '"standalone_accuracy"')
     renamed = renamed.replace('"counted_tau"', '"baseline_tau"')
@@ -51,7 +51,7 @@ def test_infinite_ends_of_an_interval_are_unbounded():
 
 
 def test_standalone_range_holds_most_networks():
-    ranking = read_ranking(RESULTS / "cifar10").spaces["mobilenet_tiny"]
+    ranking = read_ranking(ROOT / "results" / "cifar10").spaces["mobilenet_tiny"]
     inside = 0
     for network in ranking.networks:
         low, high = ranking.standalone_range(network.supernet_accuracy)

@@ -12,7 +12,7 @@ from nas.records import read_trained
 from nas.report import candidates, page
 from nas.report.models import read_models
 
-EXAMPLE = Path(__file__).parents[2] / "results" / "example"
+EARLY_RUN = Path(__file__).parents[1] / "early_run"
 
 
 def trained(row: pd.Series, holdout: float, **changes: object) -> dict[str, object]:
@@ -41,8 +41,8 @@ def trained(row: pd.Series, holdout: float, **changes: object) -> dict[str, obje
 
 @pytest.fixture
 def run(tmp_path) -> Path:
-    """Return a copy of the example run with three trained front members and a published network."""
-    folder = shutil.copytree(EXAMPLE, tmp_path / "run")
+    """Return a copy of an early run with three trained front members and a published network."""
+    folder = shutil.copytree(EARLY_RUN, tmp_path / "run")
     front = candidates.front(candidates.read(folder / "trials.csv"))
     fast, middle, slow = (front.iloc[at] for at in (0, len(front) // 2, -1))
     published = {"id": "mobilenet_v2_0.5", "digest": "f" * 16, "supernet_accuracy": None}
@@ -87,7 +87,7 @@ def test_report_shows_trained_models_and_how_far_the_supernet_was_off(run):
 
 
 def test_report_of_run_without_trained_models_does_not_mention_them(tmp_path):
-    folder = shutil.copytree(EXAMPLE, tmp_path / "run")
+    folder = shutil.copytree(EARLY_RUN, tmp_path / "run")
     text = page.build(folder).read_text()
     assert "Trained models" not in text
     assert "images that this run has not read" in text

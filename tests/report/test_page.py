@@ -1,4 +1,4 @@
-"""The report of the run in results/example, with whole and with damaged files."""
+"""The report of a run of an early version, with whole and with damaged files."""
 
 import json
 import shutil
@@ -10,17 +10,18 @@ import pytest
 from nas.errors import RunFolderError
 from nas.report import page
 
-EXAMPLE = Path(__file__).parents[2] / "results" / "example"
+EARLY_RUN = Path(__file__).parents[1] / "early_run"
 WRITTEN = ("front.csv", "front.json", "report.html")
 LOG = "supernets/mobilenet_tiny/training.jsonl"
 
 
 @pytest.fixture
 def run(tmp_path) -> Path:
-    shutil.copytree(EXAMPLE, tmp_path / "run")
+    shutil.copytree(EARLY_RUN, tmp_path / "run")
     (tmp_path / "run" / "hypervolume.csv").write_text(
         "completed,seconds,hypervolume\n1,0.5,\n2,1.0,0.25\n"
     )
+    (tmp_path / "run" / "report.html").write_text("the report of before")
     return tmp_path / "run"
 
 

@@ -1,4 +1,4 @@
-"""MobileNet style networks for images of 8 to 16 pixels and a table built within a minute."""
+"""MobileNet style networks for images of 8 to 16 pixels; their table takes a minute to build."""
 
 from nas.space import SearchSpace, Stage
 
