@@ -105,6 +105,13 @@ def export(
             help="Largest accuracy that int8 may lose on validation images; 0.005 by default."
         ),
     ] = None,
+    weight_bits: Annotated[
+        int | None,
+        typer.Option(
+            help="Bits of a weight in int8: 8, or 7 for x86 processors without VNNI instructions; "
+            "what this processor needs by default."
+        ),
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="Where the images of the run are, if they were moved.")
     ] = None,
@@ -130,6 +137,7 @@ def export(
             pick or (),
             _format_names(formats or (), int8=int8),
             max_accuracy_drop=max_accuracy_drop,
+            weight_bits=weight_bits,
             data_source=data,
             command=command_line(),
             progress=bars,

@@ -51,6 +51,7 @@ from nas.errors import (
     first_line,
 )
 from nas.quantisation import simulate
+from nas.quantisation.post_training import WeightBits
 from nas.quantised_network import QuantisedNetwork
 from nas.records import CARD_FILE, ExportedFile, Int8Summary, ModelCard, to_json
 
@@ -97,12 +98,16 @@ class _Earlier:
         return cls(files, names, card.int8 if has_int8 else None, samples.int8_logits)
 
     def missing(
-        self, chosen: Mapping[str, ModelFormat], max_accuracy_drop: float
+        self,
+        chosen: Mapping[str, ModelFormat],
+        max_accuracy_drop: float,
+        weight_bits: WeightBits | None,
     ) -> dict[str, ModelFormat]:
         """Return the formats to write. All int8 files hold the same quantised network.
 
         A network that loses too much accuracy is quantised again only for a stricter limit, because
-        everything was tried for the earlier one.
+        everything was tried for the earlier one. So is one whose weights have other bits than
+        asked for.
         """
         missing = {name: each for name, each in chosen.items() if name not in self.files}
         int8 = self.int8
@@ -111,8 +116,10 @@ class _Earlier:
             and int8.float_accuracy - int8.accuracy > max_accuracy_drop
             and max_accuracy_drop < int8.max_drop
         )
+        has_other_bits = int8 is not None and weight_bits not in (None, int8.weight_bits)
         if any(each.precision == "int8" for each in missing.values()) or (
-            is_worse and any(each.precision == "int8" for each in chosen.values())
+            (is_worse or has_other_bits)
+            and any(each.precision == "int8" for each in chosen.values())
         ):
             own = [name for name, file in self.files.items() if file.precision == "int8"]
             missing |= {name: chosen.get(name) or model_format(name) for name in own}
@@ -188,6 +195,7 @@ def export_model(
     origin: ModelOrigin,
     *,
     max_accuracy_drop: float = MAX_DROP,
+    weight_bits: WeightBits | None = None,
     progress: Progress | None = None,
 ) -> ModelCard:
     """Export a trained model to files, each verified with its own runtime.
@@ -202,6 +210,7 @@ def export_model(
         formats: names of the formats.
         origin: where the model comes from, for its card.
         max_accuracy_drop: largest accuracy that int8 may lose on validation images, as a fraction.
+        weight_bits: bits of a weight in int8; by default what this processor needs.
         progress: receives the number of finished steps and what is being done.
 
     Returns:
@@ -217,7 +226,7 @@ def export_model(
     weights_digest = digest_of_weights(model)
     with folder.staging() as staging:
         earlier = _Earlier.read(folder, weights_digest)
-        missing = earlier.missing(chosen, max_accuracy_drop)
+        missing = earlier.missing(chosen, max_accuracy_drop, weight_bits)
         if not missing:
             return folder.card
         steps = _Steps(len(missing) + 4, progress)
@@ -232,6 +241,7 @@ def export_model(
                 model,
                 data,
                 max_drop=max_accuracy_drop,
+                weight_bits=weight_bits,
                 progress=lambda method, done: steps.update(f"quantisation: {method} {done:.0%}"),
             )
         reference = _reference(model, sample_images(data.test, COMPARED_IMAGES), int8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from nas.deploy.card import ModelOrigin
 from nas.deploy.export import export_model
@@ -17,6 +18,7 @@ from nas.job.folder import RunFolder, saved_settings
 from nas.job.progress import JobProgress, SilentProgress
 from nas.job.retraining import retrain_run
 from nas.latency import LatencyTable, Runtime, configured_runtime
+from nas.quantisation.post_training import WeightBits
 from nas.records import MODELS_FOLDER, TRAINED, TRAINED_FILE, ModelData, TrainedRecord, read_trained
 from nas.report import page
 from nas.report.run import Run, open_run
@@ -47,7 +49,7 @@ def export_finalists(job: JobContext, run: RunFolder, finalists: Sequence[str]) 
     errors = []
     for name in finalists:
         try:
-            _export(opened, name, formats, table, job.progress, MAX_DROP)
+            _export(opened, name, formats, table, job.progress)
         except NasError as error:
             job.progress.note(f"{name} was not exported in all formats: {error.message}")
             errors.append(error)
@@ -60,6 +62,7 @@ def export_run(
     formats: Sequence[str] = DEFAULT_FORMATS,
     *,
     max_accuracy_drop: float | None = None,
+    weight_bits: int | None = None,
     data_source: str | None = None,
     command: str = "",
     progress: JobProgress | None = None,
@@ -76,6 +79,8 @@ def export_run(
         formats: names of the formats.
         max_accuracy_drop: largest accuracy that int8 may lose on validation images, as a fraction;
             by default `nas.deploy.quantisation.MAX_DROP`.
+        weight_bits: bits of a weight in int8, 7 or 8; by default what this processor needs. Files
+            for x86 processors without VNNI instructions need 7.
         data_source: where the images of the run are, if they were moved.
         command: command that the run names as what made it.
         progress: receives stages, progress and messages.
@@ -100,6 +105,11 @@ def export_run(
             f"The accuracy that int8 may lose is {max_drop}.",
             remedy="Give a fraction, such as 0.005 for half a point.",
         )
+    if weight_bits not in (None, 7, 8):
+        raise RequestError(
+            f"An int8 weight cannot have {weight_bits} bits.",
+            remedy="Use 8, or 7 for x86 processors without VNNI instructions.",
+        )
     for name in formats:
         model_format(name)
     opened = open_run(folder, data_source)
@@ -108,8 +118,10 @@ def export_run(
         retrain_run(folder, untrained, data_source=data_source, command=command, progress=progress)
     table = _find_table(folder) if TABLE_FORMAT in formats else None
     names = [model_folder(opened, pick).name for pick in picks]
+    bits = cast("WeightBits | None", weight_bits)
     folders = [
-        _export(opened, name, formats, table, progress, max_drop) for name in dict.fromkeys(names)
+        _export(opened, name, formats, table, progress, max_drop, bits)
+        for name in dict.fromkeys(names)
     ]
     page.build(folder)
     return folders
@@ -121,7 +133,8 @@ def _export(
     formats: Sequence[str],
     table: LatencyTable | None,
     progress: JobProgress,
-    max_accuracy_drop: float,
+    max_accuracy_drop: float = MAX_DROP,
+    weight_bits: WeightBits | None = None,
 ) -> ModelFolder:
     """Export one trained network of a run, and return the folder of the model."""
     folder = ModelFolder(run.path / MODELS_FOLDER / name)
@@ -135,6 +148,7 @@ def _export(
         formats,
         _origin(run, TRAINED.read(folder.path / TRAINED_FILE)),
         max_accuracy_drop=max_accuracy_drop,
+        weight_bits=weight_bits,
         progress=progress.advance,
     )
     return folder

@@ -289,6 +289,7 @@ class Pick(FrontMember):
         self,
         *formats: str,
         max_accuracy_drop: float | None = None,
+        weight_bits: int | None = None,
         progress: JobProgress | None = None,
     ) -> ModelFolder:
         """Export the network to files that are checked with their own runtimes.
@@ -299,6 +300,7 @@ class Pick(FrontMember):
             formats: names of formats; by default ONNX in float32 and in int8.
             max_accuracy_drop: largest accuracy that int8 may lose on validation images, as a
                 fraction; by default 0.005.
+            weight_bits: bits of a weight in int8, 7 or 8; by default what this processor needs.
             progress: receives stages, progress and messages.
 
         Returns:
@@ -314,6 +316,7 @@ class Pick(FrontMember):
             [self.digest],
             formats or DEFAULT_FORMATS,
             max_accuracy_drop=max_accuracy_drop,
+            weight_bits=weight_bits,
             data_source=self._run.data_source,
             command="Pick.export",
             progress=progress,

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 
 from nas.deploy import benchmark, export
@@ -13,9 +14,11 @@ from nas.deploy.export import export_model
 from nas.deploy.folder import ModelFolder
 from nas.deploy.formats import model_format
 from nas.deploy.model import normalised
+from nas.deploy.quantisation.recovery import native_weight_bits
 from nas.deploy.scripts import run_script
 from nas.deploy.verify import verify_folder
 from nas.errors import ExportError, RequestError, RunFolderError
+from nas.quantisation.post_training import LARGEST_WEIGHT
 from nas.records import to_json
 from tests.deploy.native_quantisation import quantise_here
 
@@ -125,6 +128,23 @@ def test_network_that_misses_its_limit_is_quantised_again_only_for_a_stricter_on
     assert export_model(trained, digits, folder, FORMATS, origin, max_accuracy_drop=limit) == card
     with pytest.raises(pytest.fail.Exception, match="quantised again"):
         export_model(trained, digits, folder, FORMATS, origin, max_accuracy_drop=limit / 2)
+
+
+def test_weights_get_the_bits_that_are_asked_for(trained, digits, origin, tmp_path):
+    folder = ModelFolder(tmp_path / "3f2a")
+    for bits in (native_weight_bits(), 7):
+        card = export_model(trained, digits, folder, ["onnx-int8"], origin, weight_bits=bits)
+        assert card.int8.weight_bits == bits
+        (file,) = card.files
+        weights = [
+            onnx.numpy_helper.to_array(each)
+            for each in onnx.load(folder.path / file.file).graph.initializer
+            if each.data_type == onnx.TensorProto.INT8 and len(each.dims) > 1
+        ]
+        assert max(np.abs(each.astype(int)).max() for each in weights) == LARGEST_WEIGHT[bits]
+    before = state(folder)
+    export_model(trained, digits, folder, ["onnx-int8"], origin)
+    assert state(folder) == before, "no bits were asked for"
 
 
 @pytest.mark.slow

@@ -144,6 +144,7 @@ def test_int8_option_adds_the_int8_format_of_each_format(run, pick, invoke, monk
         (["--pick", "zzzz"], "have an id that starts with 'zzzz'"),
         (["--pick", "PICK", "--format", "onx"], "There is no format 'onx'"),
         (["--pick", "PICK", "--max-accuracy-drop", "-1"], "may lose is -1"),
+        (["--pick", "PICK", "--weight-bits", "4"], "cannot have 4 bits"),
         (["--pick", "PICK", "--data", "nowhere"], "cannot be loaded"),
     ],
 )
