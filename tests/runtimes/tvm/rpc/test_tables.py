@@ -107,8 +107,8 @@ def test_build_survives_the_loss_of_one_of_two_boards(
     target, boards = farm
     space = nas.space.load_space("mobilenet_tiny", image_size=8, channels=1)
     small = {k for k in space_kernels(space, "tvm") if not k.has_weights or k.weight_bytes < 4096}
-    kernels = sorted(small, key=lambda kernel: kernel.text)[:10]
-    assert len(kernels) == 10
+    kernels = sorted(small, key=lambda kernel: kernel.text)[:20]
+    assert len(kernels) == 20
     runtime = TvmRuntime(target=target)
     table = LatencyTable.open_or_create(tmp_path, runtime)
     with table.writing():
@@ -118,21 +118,22 @@ def test_build_survives_the_loss_of_one_of_two_boards(
     rows_at_death: list[int] = []
 
     def kill_one(progress: BuildProgress) -> None:
-        if progress.done == 4:
-            assert _busy(boards) == 2
+        # On a busy machine, the second board starts late.
+        if progress.done >= 4 and not rows_at_death and _busy(boards) == 2:
             boards[0].kill()
             rows_at_death.append(len(table))
 
     with timers_for(runtime) as timers:
         assert len(timers) == 2
         built = build_table(table, kernels, timers, progress=kill_one)
+    assert rows_at_death, "both boards were never busy at the same time"
     assert 0 < rows_at_death[0] < len(kernels)
     assert built.added == len(kernels)
     records = [table.record(kernel) for kernel in kernels]
     for record in records:
         assert record is not None
         assert record.status in ("ok", "unstable") or "was lost" in (record.error or "")
-    assert sum(record is not None and record.status != "failed" for record in records) >= 8
+    assert sum(record is not None and record.status != "failed" for record in records) >= 18
     lines = [json.loads(line) for line in table.path.read_text().splitlines()]
     assert lines[0]["target"] == f"rpc?{code}"
 
