@@ -45,14 +45,17 @@ _TINY_REPETITIONS = (1, 5)
 """How often the short and the long tiny network repeat their kernels."""
 
 _UNCACHED_CHANNELS = 4
-"""Channels of tiny networks that touch next to nothing: 3 and 12 KiB."""
+"""Channels of a tiny network that touches next to nothing, 3 KiB."""
 
 _FILLING_CHANNELS = 24
 """Channels of a network that touches more than the first-level cache holds, 71 KiB."""
 
-_SMALL_CHANNELS = 8
+_FEW_CHANNELS = (8,)
+_MANY_CHANNELS = (4, 6, 8, 12, 16)
+"""Numbers of channels of the groups of kernels in small networks of 12 and 70 KiB."""
+
 _SMALL_SIZE = 8
-"""Channels, and height and width of the tensors, of a small network: 12 KiB."""
+"""Height and width of tensors in small networks, those of the smallest real networks."""
 
 _DIFFERENT_CHANNELS = (16, 24, 32, 40, 48)
 """Numbers of channels of the groups of kernels in the long network of different kernels."""
@@ -82,22 +85,20 @@ def different_network(groups: int = len(_DIFFERENT_CHANNELS)) -> Graph:
 def launch_networks() -> dict[str, Graph]:
     """Return the networks of the launch benchmark by name.
 
-    `short` and `long` are tiny networks that touch next to nothing, and `filling` has as many
-    kernels as `short` and touches more than the first-level cache holds. The others have the names
-    of the dispatch costs that are worked out from them. `launch_small` has maps as large as those
-    of the smallest real networks; a launch costs more there than with maps of 2x2. All kernels of
-    `launch` differ, as in a real network: a launch waits for the code and the weights of a kernel
-    that others have displaced from the first caches, and kernels that repeat after a few launches
-    do not. `launch_2mib` has small kernels of a usual size with 2 MiB of weights in all; neither
-    its code nor its weights stay in the caches of a core.
+    `tiny` touches next to nothing, and `filling` has as many kernels and touches more than the
+    first-level cache holds. `few` is the beginning of a small network. The others have the names of
+    the dispatch costs that are worked out from them. All kernels of `launch_small` and `launch`
+    differ, as in a real network: kernels that repeat after a few launches find their code in the
+    first caches, and the processor remembers their branches. In `launch`, weights and code are
+    displaced from the first caches, too. `launch_2mib` has small kernels of a usual size with 2 MiB
+    of weights in all; neither its code nor its weights stay in the caches of a core.
     """
-    short, long = tiny_networks(_UNCACHED_CHANNELS)
     kinds = [(1, False), (3, True), (5, True)]
     return {
-        "short": short,
-        "long": long,
+        "tiny": tiny_networks(_UNCACHED_CHANNELS)[0],
         "filling": _chain([_FILLING_CHANNELS], _TINY_SIZE, _TINY_KINDS),
-        "launch_small": _chain([_SMALL_CHANNELS], _SMALL_SIZE, _TINY_KINDS),
+        "few": _chain(_FEW_CHANNELS, _SMALL_SIZE, _TINY_KINDS),
+        "launch_small": _chain(_MANY_CHANNELS, _SMALL_SIZE, _TINY_KINDS),
         "launch": different_network(),
         "launch_2mib": _chain(list(_VARIED_CHANNELS) * _VARIED_REPETITIONS, _VARIED_SIZE, kinds),
     }

@@ -304,12 +304,11 @@ class TvmKernelTimer:
     def time_dispatch(self) -> Mapping[str, Timing]:
         """Time what running a network costs beside its kernels, by dispatch part.
 
-        The networks are those of `dispatch_benchmarks.launch_networks`. `invocation` is what the
-        straight line through a short and a long network of tiny kernels leaves for no kernels.
-        `cache_model.FIRST_CACHE` is what a network that fills the first-level cache takes longer
-        than one of as many kernels that does not, beyond what its kernels take longer. The parts of
-        `cache_model.LAUNCH_MIB` are what three larger and larger networks take beyond that and
-        their kernels.
+        The networks are those of `dispatch_benchmarks.launch_networks`, and what they take beside
+        their kernels counts. `cache_model.FIRST_CACHE` is what a network that fills the first-level
+        cache takes longer than one of as many kernels that does not. `invocation` is what the
+        straight line through the two small networks leaves for no kernels, and the parts of
+        `cache_model.LAUNCH_MIB` are what a launch takes beyond both.
 
         Raises:
             MeasurementError: noise leaves no set of samples above zero.
@@ -324,6 +323,12 @@ class TvmKernelTimer:
                 one_thread.release()
         graphs = dispatch_benchmarks.launch_networks()
         launched = {name: tvm_kernels(graph) for name, graph in graphs.items()}
+        first_cache_shares = {
+            name: cache_model.first_cache_share(
+                sum(kernel.weight_bytes for kernel in launched[name]) + graph.peak_memory_bytes
+            )
+            for name, graph in graphs.items()
+        }
         networks = {
             name: self.compile(graph, self._first_schedules(graph)).evaluate
             for name, graph in graphs.items()
@@ -334,22 +339,26 @@ class TvmKernelTimer:
         )
 
         def costs(seconds: Mapping[str, float]) -> dict[str, float]:
-            added = len(launched["long"]) - len(launched["short"])
-            slope_s = (seconds["long"] - seconds["short"]) / added
-            invocation_s = seconds["short"] - slope_s * len(launched["short"])
             beside_s = {
                 name: seconds[name] - sum(seconds[kernel.text] for kernel in own)
                 for name, own in launched.items()
-                if name != "long"
             }
             # A processor with a large first-level cache has no such cost, only noise around zero.
-            first_cache_s = max(_SHORTEST_COST_S, beside_s["filling"] - beside_s["short"])
-            costs_s = {"invocation": invocation_s, cache_model.FIRST_CACHE: first_cache_s}
-            for part, mib in cache_model.LAUNCH_MIB.items():
-                waiting_s = first_cache_s * cache_model.first_cache_share(mib * (1 << 20))
-                launches_s = beside_s[part] - invocation_s - waiting_s
-                costs_s[part] = launches_s / len(launched[part])
-            return costs_s
+            first_cache_s = max(_SHORTEST_COST_S, beside_s["filling"] - beside_s["tiny"])
+            launches_s = {
+                name: beside_s[name] - first_cache_s * first_cache_shares[name] for name in launched
+            }
+            few, many = len(launched["few"]), len(launched["launch_small"])
+            slope_s = (launches_s["launch_small"] - launches_s["few"]) / (many - few)
+            invocation_s = launches_s["few"] - few * slope_s
+            return {
+                "invocation": invocation_s,
+                cache_model.FIRST_CACHE: first_cache_s,
+                **{
+                    part: (launches_s[part] - invocation_s) / len(launched[part])
+                    for part in cache_model.LAUNCH_MIB
+                },
+            }
 
         components = {
             **timing.median_timers(networks, _DISPATCH_CALLS),
