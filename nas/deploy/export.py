@@ -106,8 +106,8 @@ class _Earlier:
         """Return the formats to write. All int8 files hold the same quantised network.
 
         A network that loses too much accuracy is quantised again only for a stricter limit, because
-        everything was tried for the earlier one. So is one whose weights have other bits than
-        asked for.
+        everything was tried for the earlier one. A network whose weights have other bits than those
+        asked for is quantised again, too.
         """
         missing = {name: each for name, each in chosen.items() if name not in self.files}
         int8 = self.int8
