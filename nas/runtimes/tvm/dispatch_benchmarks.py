@@ -52,10 +52,11 @@ _FILLING_CHANNELS = 24
 
 _FEW_CHANNELS = (8,)
 _MANY_CHANNELS = (4, 6, 8, 12, 16)
-"""Numbers of channels of the groups of kernels in small networks of 12 and 70 KiB."""
+"""Numbers of channels of the groups of kernels in small networks of 9 and 67 KiB."""
 
-_SMALL_SIZE = 8
-"""Height and width of tensors in small networks, those of the smallest real networks."""
+_SMALL_SIZE = 4
+"""Height and width of tensors in small networks. Launches cost more in real networks than with 2x2,
+and kernels of 8x8 take so long that their noise exceeds what a network takes beside them."""
 
 _DIFFERENT_CHANNELS = (16, 24, 32, 40, 48)
 """Numbers of channels of the groups of kernels in the long network of different kernels."""
