@@ -9,9 +9,6 @@ from nas.latency import worker_process
 from nas.latency.core_scheduling import CorePlan
 from nas.latency.runtime import Runtime
 
-SERVE = "nas.latency.worker_process._serve"
-"""Name of the function that a timer's process runs."""
-
 _serve = worker_process._serve
 
 
@@ -30,7 +27,7 @@ def apply(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("nas.latency.processor_speed.slowdown", lambda us, _: us and 1.0)
     patch.setattr("nas.runtimes.tvm.runtime.TvmRuntime.moments", 2)
     patch.setattr("nas.latency.repeated_kernels.RepeatedKernelRuntime.moments", 2)
-    patch.setattr(SERVE, serve)
+    patch.setattr("nas.latency.worker_process._serve", serve)
 
 
 def serve(pipe: Connection, runtime: Runtime, plan: CorePlan | None) -> None:
