@@ -23,6 +23,12 @@ and training settings with them. Then only supernets are trained.
 
 trains more of the networks once more, and no supernet: the scores of the earlier comparison are
 ranked again. `--recipes` without names and without `--truth` trains the networks only.
+
+    python -m tests.benchmarks.recipes --truth results/recipes/mobilenet_32-1.json --epochs 30 \
+        --data ../shared/data/cifar10 --repeated 0 --recipes --out FOLDER
+
+trains the networks for another number of epochs, and ranks the same scores by that. `--nets`
+chooses the first of them.
 """
 
 import argparse
@@ -83,8 +89,11 @@ RECIPES = {
     "single path": {"subnets": "single"},
 }
 
-SHARED_OPTIONS = "space", "image_size", "images", "validation", "epochs", "batch", "learning_rate"
+SHARED_OPTIONS = "space", "image_size", "images", "validation", "batch", "learning_rate"
 """Options that a comparison takes from the earlier one whose networks it uses."""
+
+DEFAULT_NETS = 50
+DEFAULT_EPOCHS = 20
 
 
 class Experiment:
@@ -112,7 +121,8 @@ class Experiment:
         self.earlier: Mapping[str, Any] = {}
         if options.truth:
             self.earlier = json.loads(options.truth.read_text())
-            self._read_networks(self.earlier["networks"])
+            has_accuracies = options.epochs == self.earlier["command"]["epochs"]
+            self._read_networks(self.earlier["networks"][: options.nets], has_accuracies)
             return
         table = LatencyTable.open(options.table) if options.table else None
 
@@ -134,19 +144,25 @@ class Experiment:
             for at, each in enumerate(self.drawn)
         ]
 
-    def _read_networks(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Take the networks of an earlier comparison, with their standalone accuracies."""
+    def _read_networks(self, rows: Sequence[Mapping[str, Any]], has_accuracies: bool) -> None:
+        """Take networks of an earlier comparison.
+
+        Args:
+            rows: the networks.
+            has_accuracies: whether their standalone accuracies are taken as well.
+        """
         self.drawn = [self.space.from_json(row["architecture"]) for row in rows]
         self.details = [{name: row.get(name) for name in ("latency_us", "budget")} for row in rows]
         for at, row in enumerate(rows):
             for repetition, column in enumerate(("holdout_accuracy", "repeated_accuracy")):
-                if row.get(column) is not None:
+                if has_accuracies and row.get(column) is not None:
                     self.standalone[at, repetition] = row[column]
 
     def earlier_scores(self) -> list[tuple[str, float, list[float]]]:
         """Return the name, epochs and scores of each recipe of an earlier comparison."""
         recipes = self.earlier.get("recipes", {})
-        return [(name, row["epochs"], row["scores"]) for name, row in recipes.items()]
+        nets = len(self.drawn)
+        return [(name, row["epochs"], row["scores"][:nets]) for name, row in recipes.items()]
 
     def train_network(self, number: int, repetition: int) -> float:
         """Return the standalone accuracy of one of the drawn networks."""
@@ -240,11 +256,17 @@ def main() -> None:
         "--validation", type=int, help="number of validation images; all by default"
     )
     parser.add_argument("--minutes", type=float, default=30, help="training time of each recipe")
-    parser.add_argument("--nets", type=int, default=50)
+    parser.add_argument(
+        "--nets", type=int, help=f"networks; all of --truth, or {DEFAULT_NETS}, by default"
+    )
     parser.add_argument("--repeated", type=int, default=25, help="networks to train twice")
     parser.add_argument("--draw", default="matched", choices=["matched", "spread", "uniform"])
     parser.add_argument("--table", type=Path, help="latency table by which networks are matched")
-    parser.add_argument("--epochs", type=int, default=20, help="epochs of standalone training")
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        help=f"epochs of standalone training; those of --truth, or {DEFAULT_EPOCHS}, by default",
+    )
     parser.add_argument("--recipes", nargs="*", default=list(RECIPES), choices=list(RECIPES))
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=0.1)
@@ -258,6 +280,10 @@ def main() -> None:
         command = json.loads(options.truth.read_text())["command"]
         for name in SHARED_OPTIONS:
             setattr(options, name, command[name])
+        options.epochs = options.epochs or command["epochs"]
+    else:
+        options.nets = options.nets or DEFAULT_NETS
+        options.epochs = options.epochs or DEFAULT_EPOCHS
     experiment = Experiment(options)
     print(
         f"{options.space}, {experiment.data.counts}, {len(experiment.drawn)} networks, "
