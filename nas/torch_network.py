@@ -18,6 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from nas.graph import WEIGHTED_KINDS, Graph, Op
 from nas.space import Architecture
+from nas.torch_kernels import ACTIVATIONS, batch_norm, depthwise_conv
 
 NORM_EPS = 1e-5
 """Epsilon that batch norms add to the variance; PyTorch's default."""
@@ -30,13 +31,6 @@ _OVERWRITABLE_KINDS = frozenset({"conv", "norm", "add", "multiply"})
 
 The output is a new tensor, and the backward pass of these ops needs their inputs only.
 """
-
-_ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
-    "relu": F.relu,
-    "relu6": F.relu6,
-    "hard_swish": F.hardswish,
-    "hard_sigmoid": F.hardsigmoid,
-}
 
 
 class Weights(Protocol):
@@ -54,8 +48,8 @@ class Weights(Protocol):
         """Return the bias `C_out` of a convolution or linear layer, or None if it has no bias."""
         ...
 
-    def norm(self, op: Op, x: Tensor) -> Tensor:
-        """Return the batch-normalised `x` (`N x C x H x W`)."""
+    def norm(self, op: Op, x: Tensor, activation: str | None = None) -> Tensor:
+        """Return the batch-normalised `x` (`N x C x H x W`), with an activation behind it."""
         ...
 
 
@@ -68,7 +62,8 @@ def run_graph(
     """Run a graph on a batch of images.
 
     Intermediate tensors are channels-last in memory, which is several times faster on a CPU, and
-    are freed after the last op that reads them.
+    are freed after the last op that reads them. A batch norm and an activation behind it are one
+    step, unless there is a `transform`.
 
     Args:
         graph: the graph to run.
@@ -96,7 +91,13 @@ def run_graph(
         overwrite = (
             graph.ops[source].kind in _OVERWRITABLE_KINDS and len(graph.consumers[source]) == 1
         )
-        output = _apply(op, inputs, weights, overwrite)
+        if op.kind == "norm":
+            activation = None if transform else _activation_behind(graph, position)
+            output = weights.norm(op, inputs[0], activation)
+        elif op.kind in ACTIVATIONS and not transform and _activation_behind(graph, source):
+            output = inputs[0]
+        else:
+            output = _apply(op, inputs, weights, overwrite)
         values[position] = transform(position, output) if transform else output
         for source in set(op.inputs):
             if graph.consumers[source][-1] == position:
@@ -106,17 +107,17 @@ def run_graph(
 
 def _apply(op: Op, inputs: list[Tensor], weights: Weights, overwrite: bool) -> Tensor:
     x = inputs[0]
-    if op.kind in _ACTIVATIONS:
+    if op.kind in ACTIVATIONS:
         return _activate(op.kind, x, overwrite)
     match op.kind:
+        case "conv" if op.groups == op.shape[0] == x.shape[1] and not op.bias:
+            return depthwise_conv(x, weights.weight(op), op.stride, op.padding)
         case "conv":
             return F.conv2d(
                 x, weights.weight(op), weights.bias(op), op.stride, op.padding, 1, op.groups
             )
         case "linear":
             return F.linear(x.flatten(1), weights.weight(op), weights.bias(op))[:, :, None, None]
-        case "norm":
-            return weights.norm(op, x)
         case "add":
             return inputs[0] + inputs[1]
         case "multiply":
@@ -145,7 +146,16 @@ def _activate(kind: str, x: Tensor, overwrite: bool) -> Tensor:
     autograd would copy before overwriting it; in training that costs more than a new tensor.
     """
     inplace = overwrite and (kind == "relu" or not torch.is_grad_enabled())
-    return _ACTIVATIONS[kind](x, inplace=inplace)
+    return ACTIVATIONS[kind](x, inplace=inplace)
+
+
+def _activation_behind(graph: Graph, position: int) -> str | None:
+    """Return the activation that alone reads the norm at a position; None if there is none."""
+    readers = graph.consumers[position]
+    if graph.ops[position].kind != "norm" or len(readers) != 1:
+        return None
+    kind = graph.ops[readers[0]].kind
+    return kind if kind in ACTIVATIONS else None
 
 
 def _shuffle(x: Tensor, groups: int) -> Tensor:
@@ -242,19 +252,21 @@ class Network(SlotModule):
         """See `Weights`."""
         return self.get_parameter(f"{op.slot_name}.bias") if op.bias else None
 
-    def norm(self, op: Op, x: Tensor) -> Tensor:
+    def norm(self, op: Op, x: Tensor, activation: str | None = None) -> Tensor:
         """See `Weights`. In training mode the running statistics are updated."""
         name = op.slot_name
-        return F.batch_norm(
-            x,
-            self.get_buffer(f"{name}.running_mean"),
-            self.get_buffer(f"{name}.running_var"),
-            self.get_parameter(f"{name}.weight"),
-            self.get_parameter(f"{name}.bias"),
-            self.training,
-            NORM_MOMENTUM,
-            NORM_EPS,
-        )
+        mean, variance = (self.get_buffer(f"{name}.running_{each}") for each in ("mean", "var"))
+        scale, shift = (self.get_parameter(f"{name}.{each}") for each in ("weight", "bias"))
+        if not self.training:
+            x = F.batch_norm(x, mean, variance, scale, shift, False, NORM_MOMENTUM, NORM_EPS)
+            return _activate(activation, x, True) if activation else x
+        normalised = batch_norm(x, scale, shift, NORM_EPS, activation)
+        count = x.numel() // x.shape[1]
+        with torch.no_grad():
+            mean.lerp_(normalised.mean, NORM_MOMENTUM)
+            # As in torch, the running variance is the unbiased one.
+            variance.lerp_(normalised.variance * (count / (count - 1)), NORM_MOMENTUM)
+        return normalised.output
 
 
 def to_torch(network: Architecture | Graph, *, seed: int = 0) -> Network:
@@ -307,7 +319,7 @@ class FoldedWeights:
         """See `Weights`."""
         return self._tensors[f"{op.slot_name}.bias"] if op.bias else None
 
-    def norm(self, op: Op, x: Tensor) -> Tensor:
+    def norm(self, op: Op, x: Tensor, activation: str | None = None) -> Tensor:
         """Raise ValueError, because a folded graph has no batch norms."""
         raise ValueError("a folded graph has no batch norms")
 

@@ -212,10 +212,10 @@ def test_grouped_and_unpadded_convolutions_equal_torch_modules():
 
 def test_run_graph_keeps_tensors_channels_last():
     class Recording(Network):
-        def norm(self, op, x):
+        def norm(self, op, x, activation=None):
             assert x.is_contiguous(memory_format=torch.channels_last)
             self.seen = getattr(self, "seen", 0) + 1
-            return super().norm(op, x)
+            return super().norm(op, x, activation)
 
     space = load_space("shufflenet_tiny", image_size=8, channels=3, classes=10)
     b = build(activation="hard_swish", image=(3, 8, 8))

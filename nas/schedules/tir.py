@@ -28,7 +28,7 @@ class Buffer:
 
     Args:
         name: name in the generated code.
-        size: number of elements.
+        size: number of elements; an expression where the caller of the kernel decides it.
         dtype: type of the elements.
         scope: TVM's storage scope: `global`, or `shared` or `local` on a GPU.
 
@@ -37,9 +37,9 @@ class Buffer:
     """
 
     def __init__(
-        self, name: str, size: int, dtype: str = "float32", *, scope: str = "global"
+        self, name: str, size: Expr, dtype: str = "float32", *, scope: str = "global"
     ) -> None:
-        if size > MAX_BUFFER_ELEMENTS:
+        if isinstance(size, int) and size > MAX_BUFFER_ELEMENTS:
             raise ValueError(f"a tensor of {size} elements is too large")
         self.dtype = dtype
         self.tir = tirx.decl_buffer((size,), dtype, name, scope=scope)
@@ -104,11 +104,17 @@ def sequence(statements: Iterable[Stmt]) -> Stmt:
     return ordered[0] if len(ordered) == 1 else tirx.SeqStmt(ordered)
 
 
+def bind(value: Expr, body: Callable[[Expr], Iterable[Stmt]], dtype: str = "int32") -> list[Stmt]:
+    """Return statements that use a value of the type `dtype`, which is computed once."""
+    variable = tirx.Var("v", dtype)
+    return [sequence([tirx.Bind(variable, value), *body(variable)])]
+
+
 def loop(
-    extent: int,
+    extent: Expr,
     body: Callable[[Expr], Iterable[Stmt]],
     *,
-    start: int = 0,
+    start: Expr = 0,
     parallel: bool = False,
 ) -> list[Stmt]:
     """Return a loop over `extent` indices from `start` on.
@@ -119,10 +125,8 @@ def loop(
         start: first index.
         parallel: whether threads share the iterations.
     """
-    if extent <= 0:
-        return []
-    if extent == 1:
-        return list(body(start))
+    if isinstance(extent, int) and extent <= 1:
+        return list(body(start)) if extent == 1 else []
     index = tirx.Var("i", "int32")
     kind = tirx.ForKind.PARALLEL if parallel else tirx.ForKind.SERIAL
     return [tirx.For(index, start, extent, kind, sequence(body(index)))]
@@ -166,13 +170,17 @@ def select(condition: Expr, value: Expr, otherwise: Expr) -> Expr:
     return tirx.if_then_else(condition, value, otherwise)
 
 
-def function(parameters: Sequence[Buffer], body: Iterable[Stmt], name: str) -> tirx.PrimFunc:
+def function(
+    parameters: Sequence[Buffer | tirx.Var], body: Iterable[Stmt], name: str
+) -> tirx.PrimFunc:
     """Return a kernel as a TIR function whose symbol is `name`.
 
     Args:
-        parameters: buffers that the caller passes, the output last; none overlaps another.
+        parameters: numbers and buffers that the caller passes, the output last; no buffer overlaps
+            another.
         body: statements of the kernel.
         name: symbol of the function.
     """
-    written = tirx.PrimFunc([buffer.tir for buffer in parameters], sequence(body))
+    own = [each.tir if isinstance(each, Buffer) else each for each in parameters]
+    written = tirx.PrimFunc(own, sequence(body))
     return written.with_attr({"global_symbol": name, "tirx.noalias": True})

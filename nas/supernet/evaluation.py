@@ -264,12 +264,12 @@ class _CalibratingNetwork:
         self.weight, self.bias = network.weight, network.bias
         self.moments = NormMoments()
 
-    def norm(self, op: Op, x: Tensor) -> Tensor:
+    def norm(self, op: Op, x: Tensor, activation: str | None = None) -> Tensor:
         """See `nas.torch_network.Weights`."""
         scale, shift = (
             self._network.get_parameter(f"{op.slot_name}.{name}") for name in ("weight", "bias")
         )
-        return self.moments.normalise(op.slot_name, x, scale, shift)
+        return self.moments.normalise(op.slot_name, x, scale, shift, activation)
 
 
 def _calibration_batches(

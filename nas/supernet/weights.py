@@ -15,6 +15,7 @@ from nas.errors import CheckpointError
 from nas.graph import Channels, Graph, Op, Slot
 from nas.space import Architecture, SearchSpace, load_space
 from nas.supernet import checkpoint
+from nas.torch_kernels import ACTIVATIONS, batch_norm
 from nas.torch_network import NORM_EPS, SlotModule, residual_norms, run_graph
 
 NormStatistics = Mapping[str, tuple[Tensor, Tensor]]
@@ -198,12 +199,13 @@ class _SlicedWeights:
         shift = self._supernet.get_parameter(f"{slot.name}.bias")
         return slice_weight(scale, slot.outputs), slice_weight(shift, slot.outputs)
 
-    def norm(self, op: Op, x: Tensor) -> Tensor:
+    def norm(self, op: Op, x: Tensor, activation: str | None = None) -> Tensor:
         scale, shift = self.affine(op)
         if self._statistics is None:
-            return F.batch_norm(x, None, None, scale, shift, True, 0.0, NORM_EPS)
+            return batch_norm(x, scale, shift, NORM_EPS, activation).output
         mean, variance = self._statistics[op.slot_name]
-        return F.batch_norm(x, mean, variance, scale, shift, False, 0.0, NORM_EPS)
+        x = F.batch_norm(x, mean, variance, scale, shift, False, 0.0, NORM_EPS)
+        return ACTIVATIONS[activation](x) if activation else x
 
 
 class NormMoments:
@@ -216,7 +218,9 @@ class NormMoments:
         self._sums: dict[str, tuple[int, Tensor, Tensor]] = {}
         """By slot name: number of values, sum of the values, sum of their squares; by channel."""
 
-    def normalise(self, name: str, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    def normalise(
+        self, name: str, x: Tensor, scale: Tensor, shift: Tensor, activation: str | None = None
+    ) -> Tensor:
         """Return the normalised `x` (`N x C x H x W`), and add its moments to the sums.
 
         Args:
@@ -224,13 +228,11 @@ class NormMoments:
             x: input of the batch norm.
             scale: scale `C` of the batch norm.
             shift: shift `C` of the batch norm.
+            activation: activation behind the batch norm.
         """
-        mean, variance = torch.empty_like(scale), torch.empty_like(scale)
-        # Momentum 1 stores the batch's own statistics, which saves a second pass over x.
-        y = F.batch_norm(x, mean.zero_(), variance.zero_(), scale, shift, True, 1.0, NORM_EPS)
+        y, mean, variance = batch_norm(x, scale, shift, NORM_EPS, activation)
         count = x.numel() // x.shape[1]
-        # Torch stores the unbiased variance.
-        square = variance.double() * (count - 1) / count + mean.double().square()
+        square = variance.double() + mean.double().square()
         zeros = torch.zeros_like(square)
         counts, sums, squares = self._sums.get(name, (0, zeros, zeros))
         self._sums[name] = (
@@ -257,8 +259,8 @@ class _CalibratingWeights(_SlicedWeights):
         super().__init__(supernet, None)
         self.moments = NormMoments()
 
-    def norm(self, op: Op, x: Tensor) -> Tensor:
-        return self.moments.normalise(op.slot_name, x, *self.affine(op))
+    def norm(self, op: Op, x: Tensor, activation: str | None = None) -> Tensor:
+        return self.moments.normalise(op.slot_name, x, *self.affine(op), activation)
 
 
 _Index = tuple[slice, ...]

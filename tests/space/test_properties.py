@@ -45,7 +45,7 @@ class Meta:
     def bias(self, op):
         return torch.empty(op.shape[0], device="meta") if op.bias else None
 
-    def norm(self, op, x):
+    def norm(self, op, x, activation=None):
         return x
 
 

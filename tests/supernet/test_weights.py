@@ -14,6 +14,7 @@ from nas.graph import Channels, Graph
 from nas.space import load_space, space_names
 from nas.supernet import Supernet
 from nas.supernet.weights import slice_weight
+from nas.torch_kernels import ACTIVATIONS
 from nas.torch_network import Network, run_graph
 from tests.supernet.scrambled_supernet import TINY, scrambled
 
@@ -140,8 +141,9 @@ class MaskedWeights:
     def bias(self, op):
         return self.masked(op, "bias") if op.bias else None
 
-    def norm(self, op, x):
-        return F.batch_norm(x, None, None, self.masked(op, "weight"), self.masked(op, "bias"), True)
+    def norm(self, op, x, activation=None):
+        x = F.batch_norm(x, None, None, self.masked(op, "weight"), self.masked(op, "bias"), True)
+        return ACTIVATIONS[activation](x) if activation else x
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ class _RoundedWeights:
         """Return the bias, which has 32 bits and is not rounded here."""
         return self.tensors[f"{op.slot_name}.bias"] if op.bias else None
 
-    def norm(self, op: Op, x: Tensor) -> Tensor:
+    def norm(self, op: Op, x: Tensor, activation: str | None = None) -> Tensor:
         """Raise ValueError, because a folded graph has no batch norms."""
         raise ValueError("a folded graph has no batch norms")
 

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tvm
-from tvm.target import codegen
 
 from nas.graph import Graph
 from nas.latency import cache_model, fusion, timing
@@ -29,6 +28,7 @@ from nas.runtimes.tvm.rpc import address
 from nas.runtimes.tvm.rpc.device import RemoteDevice
 from nas.runtimes.tvm.rpc.toolchain import llvm_target
 from nas.schedules.cpu import CpuTemplates
+from nas.schedules.cpu.loops import this_processor
 from nas.schedules.templates import Templates, random_constants
 
 KERNELS_VERSION = "6"
@@ -70,14 +70,7 @@ def resolve_target(target: str, threads: int, dtype: str) -> tuple[Templates, De
         code_target = llvm_target(board)
         templates = CpuTemplates.for_target(code_target, threads)
         return templates, RemoteDevice(board, code_target, threads)
-    this_processor = tvm.target.Target(
-        {
-            "kind": "llvm",
-            "mtriple": codegen.llvm_get_system_triple(),
-            "mcpu": codegen.llvm_get_system_cpu(),
-        }
-    )
-    return CpuTemplates.for_target(this_processor, threads), CpuDevice(threads)
+    return CpuTemplates.for_target(this_processor(), threads), CpuDevice(threads)
 
 
 class TimedKernel(NamedTuple):

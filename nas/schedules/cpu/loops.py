@@ -10,9 +10,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import tvm
 from tvm import tirx
+from tvm.target import codegen
 
 from nas.schedules.tir import Buffer, Expr, Stmt, broadcast, loop, sequence
+
+
+def this_processor() -> tvm.target.Target:
+    """Return the target that compiles for the processor of this machine."""
+    return tvm.target.Target(
+        {
+            "kind": "llvm",
+            "mtriple": codegen.llvm_get_system_triple(),
+            "mcpu": codegen.llvm_get_system_cpu(),
+        }
+    )
+
+
+def vector_registers(target: tvm.target.Target) -> tuple[int, int]:
+    """Return the float32 elements of a vector register of an `llvm` target, and their number.
+
+    AVX-512 has 32 registers of 16 float32 elements, AVX 16 of 8, SSE 16 of 4, and 64-bit Arm
+    32 of at least 4.
+    """
+    if str(target.attrs.get("mtriple", "")).startswith(("x86_64", "amd64")):
+        # `llvm_get_vector_width` of TVM 0.27 says 512 bits for every x86 CPU.
+        for feature, lanes, registers in (("avx512f", 16, 32), ("avx", 8, 16)):
+            if codegen.llvm_cpu_has_features(feature, target):
+                return lanes, registers
+        return 4, 16
+    lanes = max(4, codegen.llvm_get_vector_width(target) // 32)
+    has_32_registers = lanes >= 16 or bool(target.attrs.get("feature.is_aarch64"))
+    return lanes, 32 if has_32_registers else 16
 
 
 class VectorRegisters:

@@ -9,7 +9,6 @@ import numpy as np
 import tvm
 from numpy.typing import NDArray
 from tvm import tirx
-from tvm.target import codegen
 
 from nas.latency.kernel import Kernel
 from nas.schedules.cpu import (
@@ -20,6 +19,7 @@ from nas.schedules.cpu import (
     fused_expansion,
     winograd,
 )
+from nas.schedules.cpu.loops import vector_registers
 from nas.schedules.metaschedule import definition, trace
 from nas.schedules.templates import Expansion, Schedule
 
@@ -44,20 +44,8 @@ class CpuTemplates:
 
     @classmethod
     def for_target(cls, target: tvm.target.Target, threads: int) -> CpuTemplates:
-        """Return templates with the vector registers of a target.
-
-        AVX-512 has 32 registers of 16 float32 elements, AVX 16 of 8, SSE 16 of 4, and 64-bit Arm
-        32 of at least 4.
-        """
-        if str(target.attrs.get("mtriple", "")).startswith(("x86_64", "amd64")):
-            # `llvm_get_vector_width` of TVM 0.27 says 512 bits for every x86 CPU.
-            for feature, lanes, registers in (("avx512f", 16, 32), ("avx", 8, 16)):
-                if codegen.llvm_cpu_has_features(feature, target):
-                    return cls(target, threads, lanes, registers)
-            return cls(target, threads, 4, 16)
-        lanes = max(4, codegen.llvm_get_vector_width(target) // 32)
-        has_32_registers = lanes >= 16 or bool(target.attrs.get("feature.is_aarch64"))
-        return cls(target, threads, lanes, 32 if has_32_registers else 16)
+        """Return templates with the vector registers of a target."""
+        return cls(target, threads, *vector_registers(target))
 
     def candidates(self, kernel: Kernel) -> list[dict[str, Any]]:
         """Return the schedules to measure first; see `Templates.candidates`."""

@@ -1,0 +1,313 @@
+"""Batch norm of a training step, in one with the activation behind it.
+
+Torch reads and writes an activation map thirteen times in the forward and the backward pass of a
+batch norm and an activation, which are limited by memory. These two kernels do it eight times.
+
+An activation map is a matrix of `rows` (images, height and width) by channels. Both kernels sum
+over the rows first, chunk by chunk, which keeps the rounding errors of the sums small. The last
+pass goes through the chunks from the end, where the caches still hold the map.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from tvm import tirx
+
+from nas.schedules.cpu.loops import VectorRegisters, split_into_vectors
+from nas.schedules.tir import Buffer, Expr, Stmt, bind, broadcast, function, loop
+
+ACTIVATIONS = ("relu", "relu6", "hard_swish")
+"""Activations that the kernels compute."""
+
+CHUNK_ROWS = 256
+"""Rows that are summed before the sums of the chunks are."""
+
+_COEFFICIENTS = 4
+"""Coefficients of each channel that the last pass reads."""
+
+_MAX_VECTORS = 6
+"""Most vectors of channels that a pass takes at once; each has two sums in registers."""
+
+
+def block_size(channels: int, lanes: int, registers: int) -> int:
+    """Return how many channels a pass takes at once: the largest divisor that fits the registers.
+
+    Args:
+        channels: channels of the activation map.
+        lanes: float32 elements of a vector register.
+        registers: number of vector registers.
+    """
+    most = lanes * min(_MAX_VECTORS, registers // 2 - 2)
+    return max(size for size in range(1, min(channels, most) + 1) if channels % size == 0)
+
+
+def scratch_vectors(rows: int) -> int:
+    """Return how many elements of memory the kernels need for each channel."""
+    return _COEFFICIENTS + 2 * math.ceil(rows / CHUNK_ROWS)
+
+
+def forward(block: int, activation: str | None, eps: float, lanes: int) -> tirx.PrimFunc:
+    """Return the function that normalises a map by its own moments and activates it.
+
+    Its parameters are `rows`, `blocks`, the map `rows x channels`, scale and shift (`channels`
+    each), the result `rows x channels`, mean and population variance (`channels` each), and memory
+    for `scratch_vectors(rows) x channels` elements.
+
+    Args:
+        block: channels that a pass takes at once; there are `blocks` times as many.
+        activation: one of `ACTIVATIONS`, or None.
+        eps: epsilon that is added to the variance.
+        lanes: float32 elements of a vector register.
+    """
+    rows, blocks = tirx.Var("rows", "int32"), tirx.Var("blocks", "int32")
+    nest = _Nest(rows, blocks, block, lanes)
+    x, y = nest.map("x"), nest.map("y")
+    scale, shift = nest.vector("scale"), nest.vector("shift")
+    mean, variance = nest.vector("mean"), nest.vector("variance")
+
+    def summands(row: Expr, channel: Expr, n: int) -> tuple[Expr, Expr]:
+        # The first row is near the mean, so that the difference of two large numbers is avoided.
+        centred = x.load(nest.at(row, channel), n) - x.load(channel, n)
+        return centred, centred * centred
+
+    def finish(channel: Expr, n: int, total: Expr, squares: Expr) -> list[Stmt]:
+        offset = total / nest.rows_float(n)
+        own_mean, own_variance = offset + x.load(channel, n), squares / nest.rows_float(n)
+        own_variance = tirx.max(own_variance - offset * offset, broadcast(0.0, n))
+        factor = scale.load(channel, n) / tirx.sqrt(variance.load(channel, n) + broadcast(eps, n))
+        return [
+            mean.store(channel, own_mean, n),
+            variance.store(channel, own_variance, n),
+            nest.store_coefficient(0, channel, factor, n),
+            nest.store_coefficient(
+                1,
+                channel,
+                shift.load(channel, n) - mean.load(channel, n) * nest.coefficient(0, channel, n),
+                n,
+            ),
+        ]
+
+    def result(row: Expr, channel: Expr, n: int) -> Stmt:
+        at = nest.at(row, channel)
+        z = x.load(at, n) * nest.coefficient(0, channel, n) + nest.coefficient(1, channel, n)
+        return y.store(at, _activate(activation, z, n), n)
+
+    body = nest.sums(summands) + nest.for_channels(finish) + nest.for_rows(result)
+    parameters = [rows, blocks, x, scale, shift, y, mean, variance, nest.scratch]
+    return function(parameters, body, "batch_norm_forward")
+
+
+def backward(block: int, activation: str | None, eps: float, lanes: int) -> tirx.PrimFunc:
+    """Return the function with the gradients of what `forward` computes.
+
+    Its parameters are `rows`, `blocks`, the gradient of the result and the map (`rows x channels`
+    each), scale, shift, mean and population variance (`channels` each), the gradient of the map,
+    the gradients of scale and shift, and memory for `scratch_vectors(rows) x channels` elements.
+
+    See `forward` for the arguments.
+    """
+    rows, blocks = tirx.Var("rows", "int32"), tirx.Var("blocks", "int32")
+    nest = _Nest(rows, blocks, block, lanes)
+    gradient, x, x_gradient = nest.map("gradient"), nest.map("x"), nest.map("x_gradient")
+    scale, shift = nest.vector("scale"), nest.vector("shift")
+    mean, variance = nest.vector("mean"), nest.vector("variance")
+    scale_gradient, shift_gradient = nest.vector("scale_gradient"), nest.vector("shift_gradient")
+
+    def prepare(channel: Expr, n: int) -> list[Stmt]:
+        factor = scale.load(channel, n) / tirx.sqrt(variance.load(channel, n) + broadcast(eps, n))
+        constant = shift.load(channel, n) - mean.load(channel, n) * nest.coefficient(0, channel, n)
+        return [
+            nest.store_coefficient(0, channel, factor, n),
+            nest.store_coefficient(1, channel, constant, n),
+        ]
+
+    def before_activation(at: Expr, channel: Expr, n: int) -> Expr:
+        """Return the gradient of what the activation reads."""
+        z = x.load(at, n) * nest.coefficient(0, channel, n) + nest.coefficient(1, channel, n)
+        return _derive(activation, z, gradient.load(at, n), n)
+
+    def summands(row: Expr, channel: Expr, n: int) -> tuple[Expr, Expr]:
+        at = nest.at(row, channel)
+        own = before_activation(at, channel, n)
+        return own, own * (x.load(at, n) - mean.load(channel, n))
+
+    def finish(channel: Expr, n: int, total: Expr, products: Expr) -> list[Stmt]:
+        deviation = tirx.sqrt(variance.load(channel, n) + broadcast(eps, n))
+        slope = nest.coefficient(0, channel, n) * scale_gradient.load(channel, n)
+        slope = broadcast(0.0, n) - slope / (deviation * nest.rows_float(n))
+        level = nest.coefficient(0, channel, n) * shift_gradient.load(channel, n)
+        level = level / nest.rows_float(n) + mean.load(channel, n) * nest.coefficient(2, channel, n)
+        return [
+            shift_gradient.store(channel, total, n),
+            scale_gradient.store(channel, products / deviation, n),
+            nest.store_coefficient(2, channel, slope, n),
+            nest.store_coefficient(3, channel, broadcast(0.0, n) - level, n),
+        ]
+
+    def result(row: Expr, channel: Expr, n: int) -> Stmt:
+        at = nest.at(row, channel)
+        own = before_activation(at, channel, n) * nest.coefficient(0, channel, n)
+        line = x.load(at, n) * nest.coefficient(2, channel, n) + nest.coefficient(3, channel, n)
+        return x_gradient.store(at, own + line, n)
+
+    body = nest.for_vectors(prepare) + nest.sums(summands)
+    body += nest.for_channels(finish) + nest.for_rows(result)
+    parameters = [rows, blocks, gradient, x, scale, shift, mean, variance]
+    parameters += [x_gradient, scale_gradient, shift_gradient, nest.scratch]
+    return function(parameters, body, "batch_norm_backward")
+
+
+def _activate(activation: str | None, z: Expr, n: int) -> Expr:
+    zero = broadcast(0.0, n)
+    match activation:
+        case "relu":
+            return tirx.max(z, zero)
+        case "relu6":
+            return tirx.min(tirx.max(z, zero), broadcast(6.0, n))
+        case "hard_swish":
+            gate = tirx.min(tirx.max(z + broadcast(3.0, n), zero), broadcast(6.0, n))
+            return z * gate * broadcast(1 / 6, n)
+    return z
+
+
+def _derive(activation: str | None, z: Expr, gradient: Expr, n: int) -> Expr:
+    """Return the gradient of what an activation reads, by the gradient of its result."""
+    zero = broadcast(0.0, n)
+    match activation:
+        case "relu":
+            return tirx.Select(z > zero, gradient, zero)
+        case "relu6":
+            return tirx.Select(tirx.And(z > zero, z < broadcast(6.0, n)), gradient, zero)
+        case "hard_swish":
+            inner = gradient * (z * broadcast(1 / 3, n) + broadcast(0.5, n))
+            outer = tirx.Select(z < broadcast(-3.0, n), zero, inner)
+            return tirx.Select(z > broadcast(3.0, n), gradient, outer)
+    return gradient
+
+
+class _Nest:
+    """Loops over the rows and channels of an activation map, and the memory between them.
+
+    The memory holds the coefficients of each channel, then two sums of each chunk and channel.
+
+    Args:
+        rows: number of rows.
+        blocks: number of blocks of channels.
+        block: channels of a block.
+        lanes: float32 elements of a vector register.
+    """
+
+    def __init__(self, rows: Expr, blocks: Expr, block: int, lanes: int) -> None:
+        self._rows, self._blocks, self._block = rows, blocks, block
+        self._channels = blocks * block
+        self._vectors = split_into_vectors(block, lanes)
+        self._sums = VectorRegisters("sum", 2 * len(self._vectors), lanes)
+        self._chunks = tirx.truncdiv(rows + (CHUNK_ROWS - 1), CHUNK_ROWS)
+        self.scratch = Buffer("scratch", (_COEFFICIENTS + 2 * self._chunks) * self._channels)
+
+    def map(self, name: str) -> Buffer:
+        """Return a parameter `rows x channels`."""
+        return Buffer(name, self._rows * self._channels)
+
+    def vector(self, name: str) -> Buffer:
+        """Return a parameter with an element for each channel."""
+        return Buffer(name, self._channels)
+
+    def at(self, row: Expr, channel: Expr) -> Expr:
+        """Return the position of an element of a map."""
+        return row * self._channels + channel
+
+    def rows_float(self, n: int) -> Expr:
+        """Return the number of rows, `n` times."""
+        return broadcast(tirx.Cast("float32", self._rows), n)
+
+    def coefficient(self, number: int, channel: Expr, n: int) -> Expr:
+        """Return one of the coefficients of `n` channels."""
+        return self.scratch.load(number * self._channels + channel, n)
+
+    def store_coefficient(self, number: int, channel: Expr, value: Expr, n: int) -> Stmt:
+        """Write one of the coefficients of `n` channels."""
+        return self.scratch.store(number * self._channels + channel, value, n)
+
+    def for_vectors(self, body: Callable[[Expr, int], list[Stmt]]) -> list[Stmt]:
+        """Return statements for `(first channel, number of channels)` of each vector."""
+        return loop(
+            self._blocks,
+            lambda block: [
+                statement
+                for offset, n in self._vectors
+                for statement in body(block * self._block + offset, n)
+            ],
+        )
+
+    def sums(self, summands: Callable[[Expr, Expr, int], tuple[Expr, Expr]]) -> list[Stmt]:
+        """Return a pass that sums two values of `(row, first channel, number of channels)`."""
+
+        def add(row: Expr, channel: Expr) -> list[Stmt]:
+            statements = []
+            for at, (offset, n) in enumerate(self._vectors):
+                for number, value in enumerate(summands(row, channel + offset, n)):
+                    total = self._sums.load(2 * at + number, n) + value
+                    statements.append(self._sums.store(2 * at + number, total, n))
+            return statements
+
+        def task(index: Expr) -> list[Stmt]:
+            chunk = tirx.truncdiv(index, self._blocks)
+            channel = tirx.truncmod(index, self._blocks) * self._block
+            statements = self._sums.allocate()
+            for at, (_, n) in enumerate(self._vectors):
+                for number in range(2):
+                    statements.append(self._sums.store(2 * at + number, broadcast(0.0, n), n))
+            statements += self._chunk_rows(chunk, lambda row: add(row, channel))
+            for at, (offset, n) in enumerate(self._vectors):
+                for number in range(2):
+                    target = self._chunk_sum(chunk, number, channel + offset)
+                    value = self._sums.load(2 * at + number, n)
+                    statements.append(self.scratch.store(target, value, n))
+            return statements
+
+        return loop(self._chunks * self._blocks, task)
+
+    def for_channels(self, finish: Callable[[Expr, int, Expr, Expr], list[Stmt]]) -> list[Stmt]:
+        """Return statements for `(first channel, number of channels, total of each sum)`."""
+
+        def vector(channel: Expr, n: int) -> list[Stmt]:
+            totals = VectorRegisters("total", 2, n)
+            statements = totals.allocate()
+            statements += [totals.store(number, broadcast(0.0, n), n) for number in range(2)]
+            statements += loop(
+                self._chunks,
+                lambda chunk: [
+                    totals.store(
+                        number,
+                        totals.load(number, n)
+                        + self.scratch.load(self._chunk_sum(chunk, number, channel), n),
+                        n,
+                    )
+                    for number in range(2)
+                ],
+            )
+            return statements + finish(channel, n, totals.load(0, n), totals.load(1, n))
+
+        return self.for_vectors(vector)
+
+    def for_rows(self, result: Callable[[Expr, Expr, int], Stmt]) -> list[Stmt]:
+        """Return a pass for `(row, first channel, number of channels)`, the last chunk first."""
+
+        def task(index: Expr) -> list[Stmt]:
+            return self._chunk_rows(
+                self._chunks - 1 - index,
+                lambda row: self.for_vectors(lambda channel, n: [result(row, channel, n)]),
+            )
+
+        return loop(self._chunks, task)
+
+    def _chunk_sum(self, chunk: Expr, number: int, channel: Expr) -> Expr:
+        return (_COEFFICIENTS + 2 * chunk + number) * self._channels + channel
+
+    def _chunk_rows(self, chunk: Expr, body: Callable[[Expr], list[Stmt]]) -> list[Stmt]:
+        first = chunk * CHUNK_ROWS
+        count = tirx.min(CHUNK_ROWS, self._rows - first)
+        return loop(count, lambda i: bind(first + i, body))

@@ -1,0 +1,143 @@
+"""Our kernels of training ops against torch's in float64."""
+
+import pytest
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from nas import torch_kernels
+from nas.torch_kernels import ACTIVATIONS, batch_norm, depthwise_conv
+
+EPS = 1e-5
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """Run our kernels for maps of any size, on one thread."""
+    monkeypatch.setattr(torch_kernels, "MIN_ELEMENTS", 0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def random(*shape, seed=0):
+    tensor = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return tensor.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else tensor
+
+
+def is_ours(output):
+    return output.grad_fn.name() in ("_BatchNormBackward", "_DepthwiseConvBackward")
+
+
+def assert_near(actual, expected):
+    """Compare with a float64 result, by the largest element of a tensor."""
+    assert actual.dtype == torch.float32
+    scale = expected.abs().max().item()
+    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "relu6", "hard_swish"])
+@pytest.mark.parametrize(
+    ("images", "channels", "side"),
+    [(8, 16, 8), (3, 24, 5), (2, 96, 16), (5, 58, 7), (2, 122, 9), (1, 33, 3), (2, 288, 4)],
+)
+def test_batch_norm_equals_torch(images, channels, side, activation):
+    # The mean of a channel is up to a thousand times its deviation.
+    offset = torch.linspace(-300, 1000, channels)[:, None, None]
+    x = (random(images, channels, side, side) + offset).requires_grad_()
+    scale, shift = random(channels, seed=1).requires_grad_(), random(channels, seed=2)
+    shift = (3 * shift).requires_grad_()
+    output, mean, variance = batch_norm(x, scale, shift, EPS, activation)
+    assert is_ours(output)
+    gradient = random(*output.shape, seed=3)
+    output.backward(gradient)
+
+    own = [each.detach().double().requires_grad_() for each in (x, scale, shift)]
+    expected = F.batch_norm(own[0], None, None, *own[1:], True, 0.0, EPS)
+    if activation:
+        expected = ACTIVATIONS[activation](expected)
+    expected.backward(gradient.double())
+    pixels = own[0].detach()
+    torch.testing.assert_close(mean.double(), pixels.mean((0, 2, 3)), rtol=1e-6, atol=1e-4)
+    torch.testing.assert_close(
+        variance.double(), pixels.var((0, 2, 3), correction=0), rtol=1e-4, atol=0
+    )
+    torch.testing.assert_close(output.double(), expected, rtol=1e-3, atol=1e-3)
+    # Where rounding moves a value across a corner of the activation, its gradient is another one.
+    near = x.grad.double() - own[0].grad
+    assert (near.abs() > 1e-3 * own[0].grad.abs().max()).float().mean() < 1e-3
+    for actual, wanted in ((scale, own[1]), (shift, own[2])):
+        assert (actual.grad.double() - wanted.grad).abs().max() < 2e-3 * wanted.grad.abs().max()
+
+
+@pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
+def test_torch_normalises_what_our_kernels_cannot(activation):
+    x, ones, zeros = random(4, 6, 5, 5), torch.ones(6), torch.zeros(6)
+    output, mean, variance = batch_norm(x.requires_grad_(), ones, zeros, EPS, activation)
+    assert not is_ours(output), "six channels are too few"
+    torch.testing.assert_close(mean, x.mean((0, 2, 3)))
+    torch.testing.assert_close(variance, x.var((0, 2, 3), correction=0))
+    expected = F.batch_norm(x, None, None, ones, zeros, True, 0.0, EPS)
+    torch.testing.assert_close(
+        output, ACTIVATIONS[activation](expected) if activation else expected
+    )
+
+
+def test_ops_of_several_threads_and_other_layouts_are_torchs(monkeypatch):
+    x, ones, zeros = random(4, 16, 8, 8).requires_grad_(), torch.ones(16), torch.zeros(16)
+    weight = random(16, 1, 5, 5).requires_grad_()
+    planes = x.detach().contiguous().requires_grad_()
+    for inputs in (x, planes):
+        torch.set_num_threads(2 if inputs is x else 1)
+        assert not is_ours(batch_norm(inputs, ones, zeros, EPS).output)
+        assert not is_ours(depthwise_conv(inputs, weight, 1, 2))
+    torch.set_num_threads(1)
+    assert is_ours(batch_norm(x, ones, zeros, EPS).output)
+    assert is_ours(depthwise_conv(x, weight, 1, 2))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not is_ours(batch_norm(x, ones, zeros, EPS).output)
+    monkeypatch.setattr(torch_kernels, "MIN_ELEMENTS", x.numel() + 1)
+    assert not is_ours(batch_norm(x, ones, zeros, EPS).output)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [5, 7])
+@pytest.mark.parametrize(
+    ("images", "channels", "height", "width"),
+    [(9, 16, 8, 8), (2, 24, 5, 7), (1, 58, 4, 4), (3, 40, 3, 11), (17, 96, 2, 2)],
+)
+def test_depthwise_gradients_equal_those_of_torch(images, channels, height, width, kernel, stride):
+    x = random(images, channels, height, width).requires_grad_()
+    weight = random(channels, 1, kernel, kernel, seed=1).requires_grad_()
+    output = depthwise_conv(x, weight, stride, kernel // 2)
+    assert is_ours(output)
+    gradient = random(*output.shape, seed=2)
+    output.backward(gradient)
+    own = [each.detach().double().requires_grad_() for each in (x, weight)]
+    expected = F.conv2d(*own, None, stride, kernel // 2, 1, channels)
+    expected.backward(gradient.double())
+    assert_near(output, expected)
+    assert_near(x.grad, own[0].grad)
+    assert_near(weight.grad, own[1].grad)
+
+
+def test_depthwise_convolution_of_images_has_no_gradient_of_them():
+    weight = random(16, 1, 5, 5).requires_grad_()
+    depthwise_conv(random(2, 16, 6, 6), weight, 1, 2).sum().backward()
+    assert weight.grad is not None
+
+
+def test_gradients_that_are_not_channels_last_are_taken():
+    x = random(2, 16, 8, 8).requires_grad_()
+    scale, shift = torch.ones(16, requires_grad=True), torch.zeros(16, requires_grad=True)
+    weight = random(16, 1, 5, 5).requires_grad_()
+    gradient = random(2, 16, 8, 8, seed=1)
+    results = []
+    for each in (gradient, gradient.contiguous()):
+        for leaf in (x, scale, shift, weight):
+            leaf.grad = None
+        batch_norm(x, scale, shift, EPS, "relu").output.backward(each)
+        depthwise_conv(x, weight, 1, 2).backward(each)
+        results.append([leaf.grad.clone() for leaf in (x, scale, shift, weight)])
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
