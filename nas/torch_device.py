@@ -45,24 +45,20 @@ def resolve_device(name: str, index: int | None = None) -> torch.device:
 
 
 @contextmanager
-def limit_threads(batch_macs: int, threads: int | None = None) -> Iterator[None]:
-    """Run a block on some CPU threads, on one if its batches take few multiply-accumulates.
+def limit_threads(batch_macs: int) -> Iterator[None]:
+    """Run a block on one CPU thread if its batches take few multiply-accumulates.
 
     Below `MULTITHREADING_MIN_MACS` a second thread gains a tenth at most. It makes a batch up to a
     hundred times slower if another process keeps that core busy, because the threads wait for each
     other at every op. The choice depends on the work alone, because the number of threads can
-    change how sums are rounded; `nas.supernet.schedule` records what it chooses by the load of the
-    machine.
+    change how sums are rounded.
 
     Args:
         batch_macs: multiply-accumulates of one forward pass of a batch.
-        threads: number of threads for larger batches; by default torch's own.
     """
     previous = torch.get_num_threads()
     if batch_macs < MULTITHREADING_MIN_MACS:
         torch.set_num_threads(1)
-    elif threads is not None:
-        torch.set_num_threads(threads)
     try:
         yield
     finally:

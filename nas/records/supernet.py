@@ -59,7 +59,7 @@ class ScheduleRow(Document):
         step: number of steps done before the decision.
         steps: number of steps of the whole training.
         seconds: time that the steps before took.
-        threads: number of CPU threads of the steps after the decision; None for torch's own number.
+        threads: number of CPU threads of the steps after the decision, in earlier versions.
     """
 
     schema_version: Literal[1] = Field(alias="schema")

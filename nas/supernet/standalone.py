@@ -18,6 +18,7 @@ from nas.supernet.distillation import Teacher, distillation_loss
 from nas.supernet.evaluation import recalibrate
 from nas.supernet.recipe import adaptive_clip_grad, learning_rate, make_batches
 from nas.supernet.settings import TrainingSettings
+from nas.supernet.sharding import ShardedModule, count_shards
 from nas.supernet.training_state import TrainingState
 from nas.torch_device import keep_freed_memory, limit_threads, resolve_device
 from nas.torch_network import Network, to_torch
@@ -77,6 +78,8 @@ class NetworkTrainer:
         self.steps = settings.steps(self._batches.steps_per_epoch)
         macs = max(graph.macs, teacher.macs if teacher else 0)
         self._batch_macs = macs * self._batches.batch_size
+        shards = count_shards(self._batches.batch_size, macs, self.device)
+        self._shards = ShardedModule(self._network, shards)
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
@@ -93,15 +96,10 @@ class NetworkTrainer:
 
     def _step(self, step: int) -> NetworkStep:
         images, labels = self._batches.batch(step)
-        self.state.optimizer.zero_grad(set_to_none=True)
-        with self._settings.autocast(self.device):
-            logits = self._network(images)
-        loss = self._loss(logits.float(), labels, images)
-        loss.backward()
+        loss, accuracy = self._shards.step(images, labels, self._backward)
         clipped = adaptive_clip_grad(self._network.parameters(), self._settings.gradient_ratio)
-        accuracy = (logits.detach().argmax(1) == labels).float().mean()
         # One transfer, because a GPU waits at each.
-        figures = torch.stack([loss.detach(), *clipped, accuracy])
+        figures = torch.stack([loss, *clipped, accuracy])
         loss_value, norm_value, clipped_share, accuracy_value = figures.tolist()
         if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
             raise TrainingError(
@@ -111,6 +109,15 @@ class NetworkTrainer:
             )
         self.state.update(step, self.learning_rate(step))
         return NetworkStep(loss_value, accuracy_value, clipped_share)
+
+    def _backward(self, network: Network, images: Tensor, labels: Tensor) -> Tensor:
+        """Compute the gradients of a network; return its loss and its accuracy on the images."""
+        with self._settings.autocast(self.device):
+            logits = network(images)
+        loss = self._loss(logits.float(), labels, images)
+        loss.backward()
+        accuracy = (logits.detach().argmax(1) == labels).float().mean()
+        return torch.stack([loss.detach(), accuracy])
 
     def _loss(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
         smoothing = self._settings.label_smoothing

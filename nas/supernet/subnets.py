@@ -20,6 +20,9 @@ from nas.supernet.settings import TrainingSettings
 Role = Literal["largest", "smallest", "random"]
 """Why a subnet is in a step; accuracies are logged by role."""
 
+ROLES: tuple[Role, ...] = ("largest", "smallest", "random")
+"""All roles."""
+
 ProbeLoss = Callable[[Graph], float]
 """Returns the loss of a subnet on a part of the step's batch, without training it."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +25,8 @@ from nas.supernet.recipe import (
 )
 from nas.supernet.schedule import Schedule
 from nas.supernet.settings import TrainingSettings
-from nas.supernet.subnets import ProbeLoss, Role, make_subnet_sampler
+from nas.supernet.sharding import ShardedModule, count_shards
+from nas.supernet.subnets import ROLES, ProbeLoss, Role, SubnetTask, make_subnet_sampler
 from nas.supernet.training_state import TrainingState
 from nas.supernet.weights import Supernet
 from nas.torch_device import keep_freed_memory, limit_threads, resolve_device
@@ -108,14 +110,13 @@ class Trainer:
         self.supernet.train()
         self._state = TrainingState(self.supernet, settings)
         self.batches = make_batches(data, settings, seed, self.device, group)
+        images, macs = self.batches.batch_size // group.world_size, space.largest.macs
+        self._shards = ShardedModule(self.supernet, count_shards(images, macs, self.device))
+        self._batch_macs = images * macs
         self.schedule = Schedule(
-            settings.steps(self.batches.steps_per_epoch),
-            settings.seconds,
-            decisions,
-            max_threads=torch.get_num_threads() if self.device.type == "cpu" else None,
+            settings.steps(self.batches.steps_per_epoch), settings.seconds, decisions
         )
         self.rollbacks = 0
-        self._largest = space.largest.graph
         self._subnets = make_subnet_sampler(space, settings, seed, self.schedule)
 
     def identity(self) -> dict[str, object]:
@@ -146,38 +147,17 @@ class Trainer:
         Raises:
             DivergedError: the loss or the gradient is not finite; the weights were not updated.
         """
-        images_per_process = self.batches.batch_size // self.group.world_size
-        threads = self.schedule.threads(step)
-        with limit_threads(self._largest.macs * images_per_process, threads):
+        with limit_threads(self._batch_macs):
             return self._step(step)
 
     def _step(self, step: int) -> StepResult:
         images, labels = self.batches.batch(step)
-        self._state.optimizer.zero_grad(set_to_none=True)
-        soft_targets: Tensor | None = None
-        first_loss: Tensor | None = None
-        accuracies: dict[Role, list[Tensor]] = {"largest": [], "smallest": [], "random": []}
         tasks = self._subnets.sample(step, self._make_probe_loss(images, labels))
-        for role, graph, distil in tasks:
-            logits = self._forward(graph, images)
-            if distil and soft_targets is not None:
-                loss = F.cross_entropy(logits, soft_targets)
-            else:
-                loss = self._label_loss(logits, labels)
-            loss.backward()
-            logits = logits.detach()
-            soft_targets = logits.softmax(1) if role == "largest" else soft_targets
-            first_loss = loss.detach() if first_loss is None else first_loss
-            accuracies[role].append((logits.argmax(1) == labels).float().mean())
-        assert first_loss is not None
+        loss, *accuracies = self._shards.step(images, labels, partial(self._backward, tasks))
         self.group.average([p.grad for p in self.supernet.parameters() if p.grad is not None])
         clipped = adaptive_clip_grad(self.supernet.parameters(), self.settings.gradient_ratio)
-        mean_accuracies = [
-            torch.stack(values).mean() if values else torch.zeros_like(first_loss)
-            for values in accuracies.values()
-        ]
         # One transfer for all figures, because a GPU waits at each.
-        figures = torch.stack([first_loss, *clipped, *mean_accuracies])
+        figures = torch.stack([loss, *clipped, *accuracies])
         self.group.average([figures])
         loss_value, norm_value, clipped_share, *accuracy_values = figures.tolist()
         if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
@@ -187,11 +167,41 @@ class Trainer:
                 remedy=f"Lower learning_rate (it is {self.settings.learning_rate}).",
             )
         self._state.update(step, self.learning_rate(step))
+        trained = {task.role for task in tasks}
         largest, smallest, random = (
-            value if values else None
-            for value, values in zip(accuracy_values, accuracies.values(), strict=True)
+            value if role in trained else None
+            for role, value in zip(ROLES, accuracy_values, strict=True)
         )
         return StepResult(loss_value, largest, smallest, random, clipped_share)
+
+    def _backward(
+        self, tasks: Sequence[SubnetTask], supernet: Supernet, images: Tensor, labels: Tensor
+    ) -> Tensor:
+        """Add the gradients of all subnets of a step on some images to those of a supernet.
+
+        Returns:
+            The loss of the first subnet, and the mean accuracy of the subnets of each role, 0 for
+            a role without subnets.
+        """
+        soft_targets: Tensor | None = None
+        losses: list[Tensor] = []
+        accuracies: dict[Role, list[Tensor]] = {role: [] for role in ROLES}
+        for role, graph, distil in tasks:
+            logits = self._forward(supernet, graph, images)
+            if distil and soft_targets is not None:
+                loss = F.cross_entropy(logits, soft_targets)
+            else:
+                loss = self._label_loss(logits, labels)
+            loss.backward()
+            logits = logits.detach()
+            soft_targets = logits.softmax(1) if role == "largest" else soft_targets
+            losses.append(loss.detach())
+            accuracies[role].append((logits.argmax(1) == labels).float().mean())
+        means = [
+            torch.stack(values).mean() if values else torch.zeros_like(losses[0])
+            for values in accuracies.values()
+        ]
+        return torch.stack([losses[0], *means])
 
     def _label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
@@ -202,7 +212,9 @@ class Trainer:
 
         @torch.no_grad()
         def probe_loss(graph: Graph) -> float:
-            loss = self._label_loss(self._forward(graph, images[:count]), labels[:count])
+            loss = self._label_loss(
+                self._forward(self.supernet, graph, images[:count]), labels[:count]
+            )
             self.group.average([loss])
             return loss.item()
 
@@ -213,10 +225,10 @@ class Trainer:
         self._state.use_average()
         return self.supernet.eval()
 
-    def _forward(self, graph: Graph, images: Tensor) -> Tensor:
+    def _forward(self, supernet: Supernet, graph: Graph, images: Tensor) -> Tensor:
         """Return the float32 logits `N x classes` of images `N x C x H x W`."""
         with self.settings.autocast(self.device):
-            logits: Tensor = self.supernet(graph, images)
+            logits: Tensor = supernet(graph, images)
         return logits.float()
 
     def state_dict(self) -> dict[str, Tensor]:
