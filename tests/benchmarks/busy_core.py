@@ -2,12 +2,14 @@
 
     python -m tests.benchmarks.busy_core --data ../shared/data/cifar10 --space mobilenet_tiny
 
-Trains a supernet three times for the same time: on the quiet machine, beside a process that uses a
-core, and beside it with a fixed number of threads. Each is in a process of its own.
+Trains a supernet for the same time on the quiet machine and beside a process that uses a core, both
+with threads that have a shard of the batch each, and with threads that share each op. Each is in a
+process of its own.
 """
 
 import argparse
 import multiprocessing
+import sys
 import tempfile
 from pathlib import Path
 
@@ -15,10 +17,15 @@ from nas import jsonl
 from nas.data import load_dataset
 from nas.records import TRAINING, TRAINING_LOG
 from nas.space import load_space
-from nas.supernet import TrainingSettings, schedule, train
+from nas.supernet import TrainingSettings, sharding, train
 
-CASES = {"quiet": (0, False), "busy": (1, False), "busy, fixed threads": (1, True)}
-"""Number of other processes, and whether the number of threads is fixed, by name."""
+CASES = {
+    "quiet": (0, True),
+    "busy": (1, True),
+    "quiet, threads that share each op": (0, False),
+    "busy, threads that share each op": (1, False),
+}
+"""Number of other processes, and whether threads have shards, by name."""
 
 
 def use_a_core() -> None:
@@ -28,11 +35,11 @@ def use_a_core() -> None:
 
 
 def count_steps(
-    options: argparse.Namespace, is_fixed: bool, results: "multiprocessing.Queue[int]"
+    options: argparse.Namespace, shards: bool, results: "multiprocessing.Queue[int]"
 ) -> None:
     """Put the number of steps of a training into a queue."""
-    if is_fixed:
-        schedule.Schedule._threads_to_try = lambda self, parts: parts[-1].threads  # type: ignore
+    if not shards:
+        sharding.MULTITHREADING_MIN_MACS = sys.maxsize
     data = load_dataset(options.data, image_size=options.image_size)
     space = load_space(
         options.space,
@@ -54,19 +61,21 @@ def main() -> None:
     options = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     steps: dict[str, int] = {}
-    for name, (others, is_fixed) in CASES.items():
+    for name, (others, shards) in CASES.items():
         busy = [context.Process(target=use_a_core, daemon=True) for _ in range(others)]
         for process in busy:
             process.start()
         results = context.Queue()
-        training = context.Process(target=count_steps, args=(options, is_fixed, results))
+        training = context.Process(target=count_steps, args=(options, shards, results))
         training.start()
         steps[name] = results.get()
         training.join()
         for process in busy:
             process.kill()
-        slower = steps["quiet"] / steps[name]
-        print(f"{name}: {steps[name]} steps, {slower:.2f} times as long a step", flush=True)
+        slower = steps[name.replace("busy", "quiet")] / steps[name]
+        print(
+            f"{name}: {steps[name]} steps, {slower:.2f} times as long a step as quiet", flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
     python -m tests.benchmarks.steps [--space mobilenet_32] [--image-size 32] [--rounds 3]
 
-Each way differs from the first one, the defaults on one thread, by one thing. Every way is in
+Each way differs from the defaults, on one thread or on all, by what its name says. Every way is in
 processes of its own, which train for some seconds; the ways take turns, so that a change of the
 machine's speed meets them all, and the fastest round counts. The images are noise, because the
-content of images does not change the time. Prints images a second, and the ratio to the fastest of
-the defaults with one thread and with all threads. Run it on an idle machine.
+content of images does not change the time. Prints images a second, and the ratio to the defaults
+with all threads. Run it on an idle machine.
 
 With `--profile` it prints instead where the time of a step on one thread goes, by kind of op.
 """
@@ -14,13 +14,15 @@ With `--profile` it prints instead where the time of a step on one thread goes, 
 import argparse
 import multiprocessing
 import os
+import sys
 import time
 from dataclasses import dataclass, replace
 
 import torch
 
+from nas import torch_kernels
 from nas.space import load_space
-from nas.supernet import TrainingSettings
+from nas.supernet import TrainingSettings, sharding
 from nas.supernet.trainer import Trainer
 from nas.torch_device import keep_freed_memory
 from tests.benchmarks.supernets import noise
@@ -39,6 +41,8 @@ class Way:
         processes: processes that train at the same time, each on batches of its own.
         share: side of the images over that of `--image-size`.
         precision: see `TrainingSettings`.
+        kernels: whether ops run on our kernels, instead of torch's.
+        shards: whether each thread has a shard of the batch, instead of a part of each op.
     """
 
     batch: int = TrainingSettings().batch_size
@@ -46,24 +50,28 @@ class Way:
     processes: int = 1
     share: float = 1.0
     precision: str = "float32"
+    kernels: bool = True
+    shards: bool = True
 
 
 def ways(cores: int) -> dict[str, Way]:
-    """Return the ways by name; the first two are the defaults."""
-    batch = TrainingSettings().batch_size
+    """Return the ways by name; the first one is the default."""
+    on_all = f"{cores} threads"
     return {
-        f"batch {batch}, 1 thread": Way(),
-        f"batch {batch}, {cores} threads": Way(threads=cores),
-        f"batch {batch}, {cores} processes of 1 thread": Way(processes=cores),
-        **{
-            f"batch {each}, 1 thread": Way(batch=each)
-            for each in (16, 32, 128, 256)
-            if each != batch
-        },
-        f"batch 128, {cores} threads": Way(batch=128, threads=cores),
-        "bfloat16, 1 thread": Way(precision="bfloat16"),
-        "three quarters of the side, 1 thread": Way(share=0.75),
-        f"three quarters of the side, {cores} threads": Way(share=0.75, threads=cores),
+        on_all: Way(threads=cores),
+        "1 thread": Way(),
+        f"{on_all} that share each op": Way(threads=cores, shards=False),
+        f"{on_all} that share each op, torch's kernels": Way(
+            threads=cores, shards=False, kernels=False
+        ),
+        f"{on_all}, torch's kernels": Way(threads=cores, kernels=False),
+        "1 thread, torch's kernels": Way(kernels=False),
+        "1 thread, torch's kernels, no shards": Way(kernels=False, shards=False),
+        f"{cores} processes of 1 thread": Way(processes=cores),
+        f"{on_all}, batches of 128": Way(batch=128, threads=cores),
+        f"{on_all}, batches of 256": Way(batch=256, threads=cores),
+        f"{on_all}, three quarters of the side": Way(share=0.75, threads=cores),
+        f"{on_all}, bfloat16": Way(precision="bfloat16", threads=cores),
     }
 
 
@@ -82,6 +90,10 @@ def train_for(
     """Train on noise for some seconds, and put the images a second into a queue."""
     keep_freed_memory()
     torch.set_num_threads(way.threads)
+    if not way.kernels:
+        torch_kernels.MIN_ELEMENTS = sys.maxsize
+    if not way.shards:
+        sharding.MULTITHREADING_MIN_MACS = sys.maxsize
     trainer = make_trainer(space, side, way)
     for step in range(WARM_UP_STEPS):
         trainer.step(step)
@@ -141,10 +153,10 @@ def main() -> None:
         for name, way in compared.items():
             side = round(options.image_size * way.share)
             rates[name].append(images_per_second(options.space, side, way, options.seconds))
-    defaults = max(max(rates[name]) for name in list(compared)[:2])
+    defaults = max(next(iter(rates.values())))
     print(f"{options.space}, {options.image_size} px")
     for name, values in rates.items():
-        print(f"  {name:<44}{max(values):7.0f} images/s{max(values) / defaults:7.2f}")
+        print(f"  {name:<48}{max(values):7.0f} images/s{max(values) / defaults:7.2f}")
 
 
 if __name__ == "__main__":

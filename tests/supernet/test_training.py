@@ -18,12 +18,14 @@ from nas.supernet import (
     checkpoint,
     evaluate,
     measure_step,
+    sharding,
     train,
     trainer,
     training,
     training_state,
 )
 from nas.supernet.recipe import adaptive_clip_grad, learning_rate, parameter_groups
+from nas.supernet.trainer import Trainer
 from tests.supernet.scrambled_supernet import space_on
 
 SHORT = TrainingSettings(epochs=2, device="cpu")
@@ -96,6 +98,23 @@ def test_killed_training_resumes_to_the_same_weights(digits, tmp_path):
         for run in "ab"
     ]
     assert logs[0] == logs[1]
+
+
+@pytest.mark.slow
+def test_training_on_shards_resumes_to_the_same_weights(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(sharding, "MULTITHREADING_MIN_MACS", 0)
+    space, settings = space_on(digits, "mobilenet_tiny"), replace(SHORT, checkpoint_seconds=0)
+    batch = Trainer(space, digits, settings, seed=3).batches.batch_size
+    assert sharding.count_shards(batch, space.largest.macs, torch.device("cpu")) == 2
+    undisturbed = weights(train(space, digits, tmp_path / "a", settings, seed=3))
+    with pytest.raises(StoppedError):
+        train(space, digits, tmp_path / "b", settings, seed=3, progress=stop)
+    torch.set_num_threads(2)
+    try:
+        resumed = train(space, digits, tmp_path / "b", settings, seed=3)
+    finally:
+        torch.set_num_threads(1)
+    assert same(weights(resumed), undisturbed)
 
 
 @pytest.mark.slow
