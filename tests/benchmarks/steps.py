@@ -8,7 +8,9 @@ machine's speed meets them all, and the fastest round counts. The images are noi
 content of images does not change the time. Prints images a second, and the ratio to the defaults
 with all threads. Run it on an idle machine.
 
-With `--profile` it prints instead where the time of a step on one thread goes, by kind of op.
+With `--profile` it prints instead where the time of a step on one thread goes, by kind of op. With
+`--ops` it prints what the ops that have kernels of ours take in the largest network, forward and
+backward, on one thread and a shard of 32 images.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import os
 import sys
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -136,6 +139,40 @@ def print_profile(space: str, side: int) -> None:
         print(f"{op.self_cpu_time_total / total:6.1%}  {op.key}")
 
 
+def print_ops(space: str, side: int) -> None:
+    """Print the time of each different op of the largest network, torch's kernels over ours."""
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    graph = load_space(space, image_size=side, channels=3, classes=10).largest.graph
+    ops = {}
+    for op in graph.ops:
+        channels, *size = graph.ops[op.inputs[0]].shape if op.inputs else (0, 0, 0)
+        x = torch.randn(sharding.IMAGES_PER_SHARD, max(1, channels), *size)
+        x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+        if op.kind == "norm":
+            scale, shift = (torch.ones(channels, requires_grad=True) for _ in range(2))
+            ops[f"batch norm and relu6, {channels}x{size[0]}x{size[1]}"] = partial(
+                lambda *each: torch_kernels.batch_norm(*each).output, x, scale, shift, 1e-5, "relu6"
+            )
+        elif op.kind == "conv" and op.groups == channels > 1:
+            weight = torch.randn(channels, 1, op.kernel, op.kernel, requires_grad=True)
+            name = f"depthwise, {channels}x{size[0]}x{size[1]} k{op.kernel} s{op.stride}"
+            ops[name] = partial(torch_kernels.depthwise_conv, x, weight, op.stride, op.padding)
+    own = torch_kernels.MIN_ELEMENTS
+    for name, run in ops.items():
+        gradient = torch.randn_like(run().detach())
+        shortest = {}
+        for _ in range(10):
+            for limit in (sys.maxsize, own):
+                torch_kernels.MIN_ELEMENTS = limit
+                start = time.perf_counter()
+                run().backward(gradient)
+                seconds = time.perf_counter() - start
+                shortest[limit] = min(seconds, shortest.get(limit, seconds))
+        before, after = (1000 * shortest[limit] for limit in (sys.maxsize, own))
+        print(f"{name:<40}{before:8.2f} ms{after:8.2f} ms{before / after:6.2f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--space", default="mobilenet_32")
@@ -143,7 +180,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=8, help="of each way in each round")
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--ops", action="store_true")
     options = parser.parse_args()
+    if options.ops:
+        print_ops(options.space, options.image_size)
+        return
     if options.profile:
         print_profile(options.space, options.image_size)
         return
