@@ -9,9 +9,10 @@ torch's ops compute, up to rounding. They run where an op has one thread, as in 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Hashable
+from functools import cache, wraps
+from threading import Lock
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from torch.nn import functional as F  # noqa: N812
 
 if TYPE_CHECKING:
     from tvm import tirx
+
+KernelsT = TypeVar("KernelsT")
 
 ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
     "relu": F.relu,
@@ -39,44 +42,37 @@ _MIN_BLOCK = 8
 """Channels that a pass of a batch norm takes at once, below which torch is faster."""
 
 
-class Normalised(NamedTuple):
-    """Result of a batch norm with its activation.
-
-    Attributes:
-        output: the result, `N x C x H x W`.
-        mean: mean `C` of the batch.
-        variance: population variance `C` of the batch.
-    """
-
-    output: Tensor
-    mean: Tensor
-    variance: Tensor
-
-
 def batch_norm(
-    x: Tensor, scale: Tensor, shift: Tensor, eps: float, activation: str | None = None
-) -> Normalised:
+    x: Tensor,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    scale: Tensor,
+    shift: Tensor,
+    momentum: float,
+    eps: float,
+    activation: str | None = None,
+) -> Tensor:
     """Normalise a batch by its own statistics (Ioffe and Szegedy 2015), then activate it.
+
+    The arguments but `activation` are those of `torch.nn.functional.batch_norm` in training.
 
     Args:
         x: the batch, `N x C x H x W`.
+        mean: running mean `C`, updated in place; None for no running statistics.
+        variance: running variance `C`, updated in place with the unbiased variance of the batch.
         scale: scale `C`.
         shift: shift `C`.
+        momentum: weight of the batch in the running statistics.
         eps: epsilon that is added to the variance.
-        activation: a key of `ACTIVATIONS`, or None. The gradient flows through the output alone.
+        activation: a key of `ACTIVATIONS`, or None.
     """
     if _is_large_map(x) and activation != "hard_sigmoid" and _block(x.shape[1]) >= _MIN_BLOCK:
-        return Normalised(*_BatchNorm.apply(x, scale, shift, eps, activation))
-    mean, variance = torch.zeros_like(scale), torch.zeros_like(scale)
-    with torch.no_grad():
-        count = x.numel() // x.shape[1]
-    # Momentum 1 stores the batch's own statistics, which saves a second pass over x.
-    y = F.batch_norm(x, mean, variance, scale, shift, True, 1.0, eps)
-    # Torch stores the unbiased variance.
-    variance = variance * ((count - 1) / count)
-    if activation:
-        y = ACTIVATIONS[activation](y, inplace=activation == "relu")
-    return Normalised(y, mean, variance)
+        result: Tensor = _BatchNorm.apply(
+            x, mean, variance, scale, shift, momentum, eps, activation
+        )
+        return result
+    y = F.batch_norm(x, mean, variance, scale, shift, True, momentum, eps)
+    return ACTIVATIONS[activation](y, inplace=activation == "relu") if activation else y
 
 
 def depthwise_conv(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
@@ -119,31 +115,40 @@ class _BatchNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, eps: float, activation: str | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        rows, blocks = _sizes(x)
+        ctx: Any,
+        x: Tensor,
+        running_mean: Tensor | None,
+        running_variance: Tensor | None,
+        scale: Tensor,
+        shift: Tensor,
+        momentum: float,
+        eps: float,
+        activation: str | None,
+    ) -> Tensor:
+        channels = x.shape[1]
+        rows, block = x.numel() // channels, _block(channels)
         scale, shift = scale.contiguous(), shift.contiguous()
         y, mean, variance = torch.empty_like(x), torch.empty_like(scale), torch.empty_like(scale)
-        run, _, scratch = _batch_norm_kernels(_block(x.shape[1]), activation, eps)
-        memory = torch.empty(scratch(rows) * x.shape[1])
-        run(rows, blocks, _flat(x), scale, shift, _flat(y), mean, variance, memory)
+        kernels = _batch_norm_kernels(block, activation, eps)
+        memory = torch.empty(kernels.scratch_vectors(rows) * channels)
+        sizes = rows, channels // block
+        kernels.forward(*sizes, _flat(x), scale, shift, _flat(y), mean, variance, memory)
+        if running_mean is not None and running_variance is not None:
+            running_mean.lerp_(mean, momentum)
+            running_variance.lerp_(variance * (rows / (rows - 1)), momentum)
         ctx.save_for_backward(x, scale, shift, mean, variance)
-        ctx.eps, ctx.activation = eps, activation
-        ctx.mark_non_differentiable(mean, variance)
-        return y, mean, variance
+        ctx.kernels, ctx.sizes = kernels, sizes
+        return y
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        x, scale, shift, mean, variance = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, *vectors = ctx.saved_tensors
         gradient = gradients[0].contiguous(memory_format=torch.channels_last)
-        rows, blocks = _sizes(x)
-        own, scale_gradient, shift_gradient = (torch.empty_like(each) for each in (x, scale, shift))
-        _, run, scratch = _batch_norm_kernels(_block(x.shape[1]), ctx.activation, ctx.eps)
-        memory = torch.empty(scratch(rows) * x.shape[1])
-        maps = _flat(gradient), _flat(x)
-        results = _flat(own), scale_gradient, shift_gradient
-        run(rows, blocks, *maps, scale, shift, mean, variance, *results, memory)
-        return own, scale_gradient, shift_gradient, None, None
+        own, scale_gradient, shift_gradient = map(torch.empty_like, (x, *vectors[:2]))
+        memory = torch.empty(ctx.kernels.scratch_vectors(ctx.sizes[0]) * x.shape[1])
+        maps, results = (_flat(gradient), _flat(x)), (_flat(own), scale_gradient, shift_gradient)
+        ctx.kernels.backward(*ctx.sizes, *maps, *vectors, *results, memory)
+        return own, None, None, scale_gradient, shift_gradient, None, None, None
 
 
 class _DepthwiseConv(torch.autograd.Function):
@@ -179,30 +184,41 @@ class _DepthwiseConv(torch.autograd.Function):
         return own, sums.sum(0).permute(2, 0, 1)[:, None], None
 
 
-def _sizes(x: Tensor) -> tuple[int, int]:
-    """Return the rows of a map, and its blocks of channels."""
-    channels = x.shape[1]
-    return x.numel() // channels, channels // _block(channels)
-
-
 def _flat(x: Tensor) -> Tensor:
     """Return a channels-last map `N x C x H x W` as it is in memory."""
     return x.detach().permute(0, 2, 3, 1).view(-1)
 
 
-@cache
-def _batch_norm_kernels(
-    block: int, activation: str | None, eps: float
-) -> tuple[Callable[..., None], Callable[..., None], Callable[[int], int]]:
-    """Return the compiled forward and backward kernels, and the memory that they need."""
+def _once(compile_kernels: Callable[..., KernelsT]) -> Callable[..., KernelsT]:
+    """Return a cached function that one thread runs at a time; others wait for its result."""
+    cached, lock = cache(compile_kernels), Lock()
+
+    @wraps(compile_kernels)
+    def run(*sizes: Hashable) -> KernelsT:
+        with lock:
+            return cached(*sizes)
+
+    return run
+
+
+class _BatchNormKernels(NamedTuple):
+    """Compiled kernels, and the memory that they need; see `nas.schedules.cpu.batch_norm`."""
+
+    forward: Callable[..., None]
+    backward: Callable[..., None]
+    scratch_vectors: Callable[[int], int]
+
+
+@_once
+def _batch_norm_kernels(block: int, activation: str | None, eps: float) -> _BatchNormKernels:
     from nas.schedules.cpu import batch_norm as kernels
 
     arguments = block, activation, eps, _vector_registers()[0]
     forward, backward = kernels.forward(*arguments), kernels.backward(*arguments)
-    return _compile(forward), _compile(backward), kernels.scratch_vectors
+    return _BatchNormKernels(_compile(forward), _compile(backward), kernels.scratch_vectors)
 
 
-@cache
+@_once
 def _depthwise_kernel(
     kernel: int, stride: int, height: int, width: int
 ) -> tuple[Callable[..., None], Callable[[int], int]]:

@@ -257,16 +257,10 @@ class Network(SlotModule):
         name = op.slot_name
         mean, variance = (self.get_buffer(f"{name}.running_{each}") for each in ("mean", "var"))
         scale, shift = (self.get_parameter(f"{name}.{each}") for each in ("weight", "bias"))
-        if not self.training:
-            x = F.batch_norm(x, mean, variance, scale, shift, False, NORM_MOMENTUM, NORM_EPS)
-            return _activate(activation, x, True) if activation else x
-        normalised = batch_norm(x, scale, shift, NORM_EPS, activation)
-        count = x.numel() // x.shape[1]
-        with torch.no_grad():
-            mean.lerp_(normalised.mean, NORM_MOMENTUM)
-            # As in torch, the running variance is the unbiased one.
-            variance.lerp_(normalised.variance * (count / (count - 1)), NORM_MOMENTUM)
-        return normalised.output
+        if self.training:
+            return batch_norm(x, mean, variance, scale, shift, NORM_MOMENTUM, NORM_EPS, activation)
+        x = F.batch_norm(x, mean, variance, scale, shift, False, NORM_MOMENTUM, NORM_EPS)
+        return _activate(activation, x, True) if activation else x
 
 
 def to_torch(network: Architecture | Graph, *, seed: int = 0) -> Network:

@@ -1,5 +1,7 @@
 """Our kernels of training ops against torch's in float64."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
@@ -47,7 +49,8 @@ def test_batch_norm_equals_torch(images, channels, side, activation):
     x = (random(images, channels, side, side) + offset).requires_grad_()
     scale, shift = random(channels, seed=1).requires_grad_(), random(channels, seed=2)
     shift = (3 * shift).requires_grad_()
-    output, mean, variance = batch_norm(x, scale, shift, EPS, activation)
+    mean, variance = torch.zeros(channels), torch.zeros(channels)
+    output = batch_norm(x, mean, variance, scale, shift, 1.0, EPS, activation)
     assert is_ours(output)
     gradient = random(*output.shape, seed=3)
     output.backward(gradient)
@@ -59,9 +62,7 @@ def test_batch_norm_equals_torch(images, channels, side, activation):
     expected.backward(gradient.double())
     pixels = own[0].detach()
     torch.testing.assert_close(mean.double(), pixels.mean((0, 2, 3)), rtol=1e-6, atol=1e-4)
-    torch.testing.assert_close(
-        variance.double(), pixels.var((0, 2, 3), correction=0), rtol=1e-4, atol=0
-    )
+    torch.testing.assert_close(variance.double(), pixels.var((0, 2, 3)), rtol=1e-4, atol=0)
     torch.testing.assert_close(output.double(), expected, rtol=1e-3, atol=1e-3)
     # Where rounding moves a value across a corner of the activation, its gradient is another one.
     near = x.grad.double() - own[0].grad
@@ -73,31 +74,65 @@ def test_batch_norm_equals_torch(images, channels, side, activation):
 @pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
 def test_torch_normalises_what_our_kernels_cannot(activation):
     x, ones, zeros = random(4, 6, 5, 5), torch.ones(6), torch.zeros(6)
-    output, mean, variance = batch_norm(x.requires_grad_(), ones, zeros, EPS, activation)
+    output = batch_norm(x.requires_grad_(), None, None, ones, zeros, 0.0, EPS, activation)
     assert not is_ours(output), "six channels are too few"
-    torch.testing.assert_close(mean, x.mean((0, 2, 3)))
-    torch.testing.assert_close(variance, x.var((0, 2, 3), correction=0))
     expected = F.batch_norm(x, None, None, ones, zeros, True, 0.0, EPS)
     torch.testing.assert_close(
         output, ACTIVATIONS[activation](expected) if activation else expected
     )
 
 
-def test_ops_of_several_threads_and_other_layouts_are_torchs(monkeypatch):
+def normalised(x):
+    ones, zeros = torch.ones(x.shape[1]), torch.zeros(x.shape[1])
+    return batch_norm(x, None, None, ones, zeros, 0.0, EPS)
+
+
+def test_running_statistics_are_those_of_torch():
     x, ones, zeros = random(4, 16, 8, 8).requires_grad_(), torch.ones(16), torch.zeros(16)
+    own, expected = ([random(16, seed=1), random(16, seed=2).square()] for _ in range(2))
+    for _ in range(3):
+        assert is_ours(batch_norm(x, *own, ones, zeros, 0.1, EPS))
+        F.batch_norm(x, *expected, ones, zeros, True, 0.1, EPS)
+    torch.testing.assert_close(own, expected)
+
+
+def test_threads_compile_a_kernel_once(monkeypatch):
+    compiled = []
+    original = torch_kernels._compile
+
+    def count(written):
+        compiled.append(written)
+        return original(written)
+
+    monkeypatch.setattr(torch_kernels, "_compile", count)
+    x = random(2, 40, 3, 5).requires_grad_()
+    ones, zeros = torch.ones(40), torch.zeros(40)
+
+    def run(_):
+        torch.set_num_threads(1)
+        return batch_norm(x, None, None, ones, zeros, 0.0, 0.012345)
+
+    with ThreadPoolExecutor(4) as pool:
+        first, *others = pool.map(run, range(8))
+    assert len(compiled) == 2, "forward and backward"
+    assert all(torch.equal(first, other) for other in others)
+
+
+def test_ops_of_several_threads_and_other_layouts_are_torchs(monkeypatch):
+    x = random(4, 16, 8, 8).requires_grad_()
     weight = random(16, 1, 5, 5).requires_grad_()
     planes = x.detach().contiguous().requires_grad_()
     for inputs in (x, planes):
         torch.set_num_threads(2 if inputs is x else 1)
-        assert not is_ours(batch_norm(inputs, ones, zeros, EPS).output)
+        assert not is_ours(normalised(inputs))
         assert not is_ours(depthwise_conv(inputs, weight, 1, 2))
     torch.set_num_threads(1)
-    assert is_ours(batch_norm(x, ones, zeros, EPS).output)
+    assert is_ours(normalised(x))
     assert is_ours(depthwise_conv(x, weight, 1, 2))
     with torch.autocast("cpu", torch.bfloat16):
-        assert not is_ours(batch_norm(x, ones, zeros, EPS).output)
+        assert not is_ours(normalised(x))
     monkeypatch.setattr(torch_kernels, "MIN_ELEMENTS", x.numel() + 1)
-    assert not is_ours(batch_norm(x, ones, zeros, EPS).output)
+    assert not is_ours(normalised(x))
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -136,7 +171,7 @@ def test_gradients_that_are_not_channels_last_are_taken():
     for each in (gradient, gradient.contiguous()):
         for leaf in (x, scale, shift, weight):
             leaf.grad = None
-        batch_norm(x, scale, shift, EPS, "relu").output.backward(each)
+        batch_norm(x, None, None, scale, shift, 0.0, EPS, "relu").backward(each)
         depthwise_conv(x, weight, 1, 2).backward(each)
         results.append([leaf.grad.clone() for leaf in (x, scale, shift, weight)])
     for one, other in zip(*results, strict=True):

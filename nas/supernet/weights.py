@@ -202,7 +202,7 @@ class _SlicedWeights:
     def norm(self, op: Op, x: Tensor, activation: str | None = None) -> Tensor:
         scale, shift = self.affine(op)
         if self._statistics is None:
-            return batch_norm(x, scale, shift, NORM_EPS, activation).output
+            return batch_norm(x, None, None, scale, shift, 0.0, NORM_EPS, activation)
         mean, variance = self._statistics[op.slot_name]
         x = F.batch_norm(x, mean, variance, scale, shift, False, 0.0, NORM_EPS)
         return ACTIVATIONS[activation](x) if activation else x
@@ -230,9 +230,12 @@ class NormMoments:
             shift: shift `C` of the batch norm.
             activation: activation behind the batch norm.
         """
-        y, mean, variance = batch_norm(x, scale, shift, NORM_EPS, activation)
+        mean, variance = torch.zeros_like(scale), torch.zeros_like(scale)
+        # Momentum 1 stores the batch's own statistics, which saves a second pass over x.
+        y = batch_norm(x, mean, variance, scale, shift, 1.0, NORM_EPS, activation)
         count = x.numel() // x.shape[1]
-        square = variance.double() + mean.double().square()
+        # Torch stores the unbiased variance.
+        square = variance.double() * (count - 1) / count + mean.double().square()
         zeros = torch.zeros_like(square)
         counts, sums, squares = self._sums.get(name, (0, zeros, zeros))
         self._sums[name] = (

@@ -206,6 +206,14 @@ class Experiment:
         )
 
 
+def take_shared_options(options: argparse.Namespace) -> None:
+    """Take from the comparison `options.truth` what networks of it were trained with."""
+    command = json.loads(options.truth.read_text())["command"]
+    for name in SHARED_OPTIONS:
+        setattr(options, name, command[name])
+    options.epochs = options.epochs or command["epochs"]
+
+
 def load_images(options: argparse.Namespace) -> ImageDataset:
     """Return the data: as many images as the options say, and all others to score networks on."""
     data = load_dataset(options.data, image_size=options.image_size)
@@ -277,10 +285,7 @@ def main() -> None:
     parser.add_argument("--truth", type=Path, help="earlier comparison with trained networks")
     options = parser.parse_args()
     if options.truth:
-        command = json.loads(options.truth.read_text())["command"]
-        for name in SHARED_OPTIONS:
-            setattr(options, name, command[name])
-        options.epochs = options.epochs or command["epochs"]
+        take_shared_options(options)
     else:
         options.nets = options.nets or DEFAULT_NETS
         options.epochs = options.epochs or DEFAULT_EPOCHS
