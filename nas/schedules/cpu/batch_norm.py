@@ -62,40 +62,40 @@ def forward(block: int, activation: str | None, eps: float, lanes: int) -> tirx.
         lanes: float32 elements of a vector register.
     """
     rows, blocks = tirx.Var("rows", "int32"), tirx.Var("blocks", "int32")
-    nest = _Nest(rows, blocks, block, lanes)
-    x, y = nest.map("x"), nest.map("y")
-    scale, shift = nest.vector("scale"), nest.vector("shift")
-    mean, variance = nest.vector("mean"), nest.vector("variance")
+    loops = _MapLoops(rows, blocks, block, lanes)
+    x, y = loops.map("x"), loops.map("y")
+    scale, shift = loops.vector("scale"), loops.vector("shift")
+    mean, variance = loops.vector("mean"), loops.vector("variance")
 
     def summands(row: Expr, channel: Expr, n: int) -> tuple[Expr, Expr]:
         # The first row is near the mean, so that the difference of two large numbers is avoided.
-        centred = x.load(nest.at(row, channel), n) - x.load(channel, n)
+        centred = x.load(loops.at(row, channel), n) - x.load(channel, n)
         return centred, centred * centred
 
     def finish(channel: Expr, n: int, total: Expr, squares: Expr) -> list[Stmt]:
-        offset = total / nest.rows_float(n)
-        own_mean, own_variance = offset + x.load(channel, n), squares / nest.rows_float(n)
+        offset = total / loops.rows_float(n)
+        own_mean, own_variance = offset + x.load(channel, n), squares / loops.rows_float(n)
         own_variance = tirx.max(own_variance - offset * offset, broadcast(0.0, n))
         factor = scale.load(channel, n) / tirx.sqrt(variance.load(channel, n) + broadcast(eps, n))
         return [
             mean.store(channel, own_mean, n),
             variance.store(channel, own_variance, n),
-            nest.store_coefficient(0, channel, factor, n),
-            nest.store_coefficient(
+            loops.store_coefficient(0, channel, factor, n),
+            loops.store_coefficient(
                 1,
                 channel,
-                shift.load(channel, n) - mean.load(channel, n) * nest.coefficient(0, channel, n),
+                shift.load(channel, n) - mean.load(channel, n) * loops.coefficient(0, channel, n),
                 n,
             ),
         ]
 
     def result(row: Expr, channel: Expr, n: int) -> Stmt:
-        at = nest.at(row, channel)
-        z = x.load(at, n) * nest.coefficient(0, channel, n) + nest.coefficient(1, channel, n)
+        at = loops.at(row, channel)
+        z = x.load(at, n) * loops.coefficient(0, channel, n) + loops.coefficient(1, channel, n)
         return y.store(at, _activate(activation, z, n), n)
 
-    body = nest.sums(summands) + nest.for_channels(finish) + nest.for_rows(result)
-    parameters = [rows, blocks, x, scale, shift, y, mean, variance, nest.scratch]
+    body = loops.sums(summands) + loops.for_channels(finish) + loops.for_rows(result)
+    parameters = [rows, blocks, x, scale, shift, y, mean, variance, loops.scratch]
     return function(parameters, body, "batch_norm_forward")
 
 
@@ -109,53 +109,55 @@ def backward(block: int, activation: str | None, eps: float, lanes: int) -> tirx
     See `forward` for the arguments.
     """
     rows, blocks = tirx.Var("rows", "int32"), tirx.Var("blocks", "int32")
-    nest = _Nest(rows, blocks, block, lanes)
-    gradient, x, x_gradient = nest.map("gradient"), nest.map("x"), nest.map("x_gradient")
-    scale, shift = nest.vector("scale"), nest.vector("shift")
-    mean, variance = nest.vector("mean"), nest.vector("variance")
-    scale_gradient, shift_gradient = nest.vector("scale_gradient"), nest.vector("shift_gradient")
+    loops = _MapLoops(rows, blocks, block, lanes)
+    gradient, x, x_gradient = loops.map("gradient"), loops.map("x"), loops.map("x_gradient")
+    scale, shift = loops.vector("scale"), loops.vector("shift")
+    mean, variance = loops.vector("mean"), loops.vector("variance")
+    scale_gradient, shift_gradient = loops.vector("scale_gradient"), loops.vector("shift_gradient")
 
     def prepare(channel: Expr, n: int) -> list[Stmt]:
         factor = scale.load(channel, n) / tirx.sqrt(variance.load(channel, n) + broadcast(eps, n))
-        constant = shift.load(channel, n) - mean.load(channel, n) * nest.coefficient(0, channel, n)
+        constant = shift.load(channel, n) - mean.load(channel, n) * loops.coefficient(0, channel, n)
         return [
-            nest.store_coefficient(0, channel, factor, n),
-            nest.store_coefficient(1, channel, constant, n),
+            loops.store_coefficient(0, channel, factor, n),
+            loops.store_coefficient(1, channel, constant, n),
         ]
 
     def before_activation(at: Expr, channel: Expr, n: int) -> Expr:
         """Return the gradient of what the activation reads."""
-        z = x.load(at, n) * nest.coefficient(0, channel, n) + nest.coefficient(1, channel, n)
+        z = x.load(at, n) * loops.coefficient(0, channel, n) + loops.coefficient(1, channel, n)
         return _derive(activation, z, gradient.load(at, n), n)
 
     def summands(row: Expr, channel: Expr, n: int) -> tuple[Expr, Expr]:
-        at = nest.at(row, channel)
+        at = loops.at(row, channel)
         own = before_activation(at, channel, n)
         return own, own * (x.load(at, n) - mean.load(channel, n))
 
     def finish(channel: Expr, n: int, total: Expr, products: Expr) -> list[Stmt]:
         deviation = tirx.sqrt(variance.load(channel, n) + broadcast(eps, n))
-        slope = nest.coefficient(0, channel, n) * scale_gradient.load(channel, n)
-        slope = broadcast(0.0, n) - slope / (deviation * nest.rows_float(n))
-        level = nest.coefficient(0, channel, n) * shift_gradient.load(channel, n)
-        level = level / nest.rows_float(n) + mean.load(channel, n) * nest.coefficient(2, channel, n)
+        slope = loops.coefficient(0, channel, n) * scale_gradient.load(channel, n)
+        slope = broadcast(0.0, n) - slope / (deviation * loops.rows_float(n))
+        level = loops.coefficient(0, channel, n) * shift_gradient.load(channel, n)
+        level = level / loops.rows_float(n) + mean.load(channel, n) * loops.coefficient(
+            2, channel, n
+        )
         return [
             shift_gradient.store(channel, total, n),
             scale_gradient.store(channel, products / deviation, n),
-            nest.store_coefficient(2, channel, slope, n),
-            nest.store_coefficient(3, channel, broadcast(0.0, n) - level, n),
+            loops.store_coefficient(2, channel, slope, n),
+            loops.store_coefficient(3, channel, broadcast(0.0, n) - level, n),
         ]
 
     def result(row: Expr, channel: Expr, n: int) -> Stmt:
-        at = nest.at(row, channel)
-        own = before_activation(at, channel, n) * nest.coefficient(0, channel, n)
-        line = x.load(at, n) * nest.coefficient(2, channel, n) + nest.coefficient(3, channel, n)
+        at = loops.at(row, channel)
+        own = before_activation(at, channel, n) * loops.coefficient(0, channel, n)
+        line = x.load(at, n) * loops.coefficient(2, channel, n) + loops.coefficient(3, channel, n)
         return x_gradient.store(at, own + line, n)
 
-    body = nest.for_vectors(prepare) + nest.sums(summands)
-    body += nest.for_channels(finish) + nest.for_rows(result)
+    body = loops.for_vectors(prepare) + loops.sums(summands)
+    body += loops.for_channels(finish) + loops.for_rows(result)
     parameters = [rows, blocks, gradient, x, scale, shift, mean, variance]
-    parameters += [x_gradient, scale_gradient, shift_gradient, nest.scratch]
+    parameters += [x_gradient, scale_gradient, shift_gradient, loops.scratch]
     return function(parameters, body, "batch_norm_backward")
 
 
@@ -187,7 +189,7 @@ def _derive(activation: str | None, z: Expr, gradient: Expr, n: int) -> Expr:
     return gradient
 
 
-class _Nest:
+class _MapLoops:
     """Loops over the rows and channels of an activation map, and the memory between them.
 
     The memory holds the coefficients of each channel, then two sums of each chunk and channel.
