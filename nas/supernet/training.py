@@ -325,17 +325,22 @@ def measure_step(
         space: search space, adapted to `data`.
         data: only its training split is used.
         settings: training settings; `TrainingSettings()` by default.
-        steps: number of steps that are timed, at least, after a warm-up step that is not.
+        steps: number of steps that are timed, at least. Each is done once before it is timed, which
+            compiles the kernels that its subnets need.
         seconds: duration of all steps, at least.
     """
     group = current_process_group()
     trainer = Trainer(space, data, settings or TrainingSettings(), 0, group)
     durations: list[float] = []
-    while len(durations) <= steps or (
-        len(durations) < trainer.schedule.steps and group.broadcast(sum(durations)) < seconds
+    begin = time.perf_counter()
+    while len(durations) < steps or (
+        len(durations) < trainer.schedule.steps
+        and group.broadcast(time.perf_counter() - begin) < seconds
     ):
+        step = len(durations)
+        trainer.step(step)
         started = time.perf_counter()
         # A step reads its figures back from the device, so a GPU has finished too.
-        trainer.step(len(durations))
+        trainer.step(step)
         durations.append(time.perf_counter() - started)
-    return StepTime(group.broadcast(mean(durations[1:])), trainer.batches.steps_per_epoch)
+    return StepTime(group.broadcast(mean(durations)), trainer.batches.steps_per_epoch)

@@ -320,6 +320,23 @@ def test_step_time_gives_the_time_of_an_epoch(digits):
     assert step_time._replace(seconds=0.5, steps_per_epoch=10).epoch_seconds == 5
 
 
+def test_step_time_leaves_out_what_only_the_first_time_takes(digits, monkeypatch):
+    clock, done = [0.0], set()
+
+    def step(own, number):
+        clock[0] += 1.0 if number in done else 30.0
+        done.add(number)
+
+    monkeypatch.setattr(training.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(trainer.Trainer, "step", step)
+    space = space_on(digits, "squeezenet_tiny")
+    assert measure_step(space, digits, SHORT, steps=2).seconds == 1
+    assert done == {0, 1}
+    done.clear()
+    assert measure_step(space, digits, SHORT, steps=1, seconds=70).seconds == 1
+    assert done == {0, 1, 2}, "two steps, done twice each, take 62 seconds"
+
+
 class Clock:
     """A clock on which every step of a training takes half a second, or two in the middle."""
 
