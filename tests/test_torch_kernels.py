@@ -1,5 +1,6 @@
 """Our kernels of training ops against torch's in float64."""
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -85,6 +86,18 @@ def test_torch_normalises_what_our_kernels_cannot(activation):
 def normalised(x):
     ones, zeros = torch.ones(x.shape[1]), torch.zeros(x.shape[1])
     return batch_norm(x, None, None, ones, zeros, 0.0, EPS)
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "relu6", "hard_swish"])
+def test_what_is_not_a_number_stays_so(activation):
+    x, ones, zeros = random(2, 16, 8, 8), torch.ones(16), torch.zeros(16)
+    x[1, 3, 4, 5] = math.nan
+    output = batch_norm(x.requires_grad_(), None, None, ones, zeros, 0.0, EPS, activation)
+    assert is_ours(output)
+    output.sum().backward()
+    for tensor in (output, x.grad):
+        assert tensor[:, 3].isnan().all()
+        assert not tensor[:, [0, 1, 2, 4]].isnan().any()
 
 
 def test_running_statistics_are_those_of_torch():

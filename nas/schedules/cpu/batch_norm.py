@@ -162,14 +162,16 @@ def backward(block: int, activation: str | None, eps: float, lanes: int) -> tirx
 
 
 def _activate(activation: str | None, z: Expr, n: int) -> Expr:
-    zero = broadcast(0.0, n)
+    zero, six = broadcast(0.0, n), broadcast(6.0, n)
     match activation:
         case "relu":
-            return tirx.max(z, zero)
+            # Unlike a maximum, this keeps what is not a number.
+            return tirx.Select(z < zero, zero, z)
         case "relu6":
-            return tirx.min(tirx.max(z, zero), broadcast(6.0, n))
+            positive = tirx.Select(z < zero, zero, z)
+            return tirx.Select(positive > six, six, positive)
         case "hard_swish":
-            gate = tirx.min(tirx.max(z + broadcast(3.0, n), zero), broadcast(6.0, n))
+            gate = tirx.min(tirx.max(z + broadcast(3.0, n), zero), six)
             return z * gate * broadcast(1 / 6, n)
     return z
 
