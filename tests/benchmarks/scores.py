@@ -1,7 +1,7 @@
 """Ranking quality of several scores that one supernet gives.
 
     python -m tests.benchmarks.scores --data ../shared/data/cifar10 --out FILE \
-        --truth results/recipes/mobilenet_tiny-matched.json FOLDER/sandwich-no-smoothing ...
+        --truth results/recipes/mobilenet_tiny-0.json FOLDER/sandwich-no-smoothing ...
 
 The folders have supernets that `tests.benchmarks.recipes` trained with `--truth`, or for the same
 networks. Scores each network on the validation images, with batch norms calibrated as in a search:
@@ -76,9 +76,10 @@ def main() -> None:
     rows = {}
     for folder in options.supernets:
         supernet = Supernet.load(folder, experiment.space)
-        rows[folder.name] = [score(supernet, each, experiment) for each in experiment.drawn]
-        print(f"{folder.name}, {len(experiment.drawn)} networks of {options.truth.name}")
-        print_figures(experiment, rows[folder.name])
+        name = "/".join(folder.resolve().parts[-2:])
+        rows[name] = [score(supernet, each, experiment) for each in experiment.drawn]
+        print(f"{name}, {len(experiment.drawn)} networks of {options.truth.name}")
+        print_figures(experiment, rows[name])
     document = {
         "truth": options.truth.name,
         "versions": installed_versions(),
