@@ -14,7 +14,7 @@ from nas.schedules.cpu.loops import VectorRegisters, zero_elements
 from nas.schedules.tir import Buffer, Expr, Stmt, bind, function, loop
 
 IMAGES_PER_GROUP = 8
-"""Images whose sums one task adds up."""
+"""Images whose sums are added up by themselves, as a group."""
 
 _MAX_SUMS = 14
 """Most taps that are summed at once: 16 registers hold them; more were not faster with 32."""
