@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from nas.graph import WEIGHTED_KINDS, Graph, Op
+from nas.graph import WEIGHTED_KINDS, Graph, Op, Shape
 from nas.space import Architecture
 from nas.torch_kernels import ACTIVATIONS, batch_norm, depthwise_conv
 
@@ -58,6 +58,8 @@ def run_graph(
     x: Tensor,
     weights: Weights,
     transform: Callable[[int, Tensor], Tensor] | None = None,
+    *,
+    size: tuple[int, ...] | None = None,
 ) -> Tensor:
     """Run a graph on a batch of images.
 
@@ -67,10 +69,11 @@ def run_graph(
 
     Args:
         graph: the graph to run.
-        x: images `N x C x H x W`; images of another size than the graph's input are resized.
+        x: images `N x C x H x W`; images of another size are resized.
         weights: provider of the weights of each op.
         transform: function of the position and the output of an op that returns what the ops behind
             it read; it is called for the images, too. None changes nothing.
+        size: height and width of the images that the graph runs on; those of its input by default.
 
     Returns:
         The output of the last op, `N x C x H x W`; a linear layer gives `N x C x 1 x 1`.
@@ -78,9 +81,7 @@ def run_graph(
     Raises:
         ValueError: the graph has an op of an unknown kind.
     """
-    size = graph.input_shape[1:]
-    if x.shape[2:] != size:
-        x = F.interpolate(x, size, mode="bilinear", antialias=True)
+    x = resize(x, size or graph.input_shape[1:])
     x = x.contiguous(memory_format=torch.channels_last)
     values: dict[int, Tensor] = {0: transform(0, x) if transform else x}
     for position, op in enumerate(graph.ops):
@@ -97,7 +98,7 @@ def run_graph(
         elif op.kind in ACTIVATIONS and not transform and _activation_behind(graph, source):
             output = inputs[0]
         else:
-            output = _apply(op, inputs, weights, overwrite)
+            output = _apply(op, inputs, weights, overwrite, graph.ops[source].shape)
         values[position] = transform(position, output) if transform else output
         for source in set(op.inputs):
             if graph.consumers[source][-1] == position:
@@ -105,7 +106,16 @@ def run_graph(
     return values[len(graph.ops) - 1]
 
 
-def _apply(op: Op, inputs: list[Tensor], weights: Weights, overwrite: bool) -> Tensor:
+def resize(images: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Return images `N x C x H x W` resized to a height and width."""
+    if images.shape[2:] == size:
+        return images
+    return F.interpolate(images, size, mode="bilinear", antialias=True)
+
+
+def _apply(
+    op: Op, inputs: list[Tensor], weights: Weights, overwrite: bool, input_shape: Shape
+) -> Tensor:
     x = inputs[0]
     if op.kind in ACTIVATIONS:
         return _activate(op.kind, x, overwrite)
@@ -129,10 +139,10 @@ def _apply(op: Op, inputs: list[Tensor], weights: Weights, overwrite: bool) -> T
         case "shuffle":
             return _shuffle(x, op.groups)
         case "max_pool":
-            ceil_mode = op.overhangs(*x.shape[2:])
+            ceil_mode = op.overhangs(*input_shape[1:])
             return F.max_pool2d(x, op.kernel, op.stride, op.padding, ceil_mode=ceil_mode)
         case "avg_pool":
-            ceil_mode = op.overhangs(*x.shape[2:])
+            ceil_mode = op.overhangs(*input_shape[1:])
             return F.avg_pool2d(x, op.kernel, op.stride, op.padding, ceil_mode=ceil_mode)
         case "global_pool":
             return x.mean((2, 3), keepdim=True)

@@ -64,14 +64,17 @@ class Supernet(SlotModule):
 
         Args:
             graph: graph of an architecture of the space.
-            x: normalised images `N x C x H x W`.
+            x: normalised images `N x C x H x W`. If they are smaller than those of the space, the
+                input of the subnet is smaller by the same factor.
             statistics: statistics of the batch norms; by default those of the batch, as in
                 training.
 
         Returns:
             Logits `N x classes`.
         """
-        return run_graph(graph, x, _SlicedWeights(self, statistics)).flatten(1)
+        scale = x.shape[2] / self.space.settings["image_size"]
+        size = tuple(round(scale * pixels) for pixels in graph.input_shape[1:])
+        return run_graph(graph, x, _SlicedWeights(self, statistics), size=size).flatten(1)
 
     @torch.no_grad()
     def calibrate(self, graph: Graph, batches: Iterable[Tensor]) -> NormStatistics:

@@ -92,6 +92,19 @@ def test_extracted_network_equals_the_supernet(name, size):
         )
 
 
+@pytest.mark.parametrize(("name", "size"), SPACES)
+def test_subnets_take_smaller_images_as_they_are(name, size):
+    """As the supernet of the space for smaller images does, with the same weights."""
+    small_size = size * 3 // 4
+    space, small_space = on(name, size), on(name, small_size)
+    supernet, small = scrambled(space), Supernet(small_space, torch.Generator())
+    small.load_state_dict(supernet.state_dict())
+    batch = images(4, small_size)
+    torch.testing.assert_close(
+        supernet(space.largest.graph, batch), small(small_space.largest.graph, batch)
+    )
+
+
 @pytest.mark.parametrize("name", TINY)
 def test_supernet_of_a_space_without_norms(name):
     space = replace(on(name, 8), norm=False)
