@@ -267,6 +267,19 @@ def close_pairs_in_order(predicted_us: Values, measured_us: Values) -> float | N
     return float(in_order[is_close].mean())
 
 
+def van_der_corput(position: int) -> float:
+    """Return an element of the van der Corput sequence in base 2: 0, 1/2, 1/4, 3/4, 1/8, ...
+
+    The binary digits of the position are mirrored at the binary point, which fills [0, 1) evenly.
+    """
+    value, digit_value = 0.0, 0.5
+    while position:
+        value += digit_value * (position & 1)
+        position >>= 1
+        digit_value /= 2
+    return value
+
+
 def _pairwise_order(values: Values) -> NDArray[np.float64]:
     """Return the sign of the difference of each pair, `n x n`: -1, 0 or 1."""
     array = np.asarray(values, float)

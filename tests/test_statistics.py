@@ -22,6 +22,7 @@ from nas.statistics import (
     rmspe,
     spearman,
     spearmans,
+    van_der_corput,
 )
 
 
@@ -130,3 +131,9 @@ def test_only_pairs_3_to_10_percent_apart_are_close() -> None:
 
 def test_equal_predictions_are_not_in_order() -> None:
     assert close_pairs_in_order([1, 1], [100, 105]) == 0
+
+
+def test_van_der_corput_sequence_by_hand() -> None:
+    assert [van_der_corput(i) for i in range(8)] == [
+        0, 1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8,
+    ]  # fmt: skip

@@ -17,6 +17,7 @@ from nas.data import ImageDataset
 from nas.errors import RequestError
 from nas.records import SCHEMA, STANDALONE
 from nas.space import Architecture, SearchSpace
+from nas.statistics import van_der_corput
 from nas.supernet.evaluation import evaluate, evaluate_network
 from nas.supernet.ranking import RankedNetwork
 from nas.supernet.settings import TrainingSettings
@@ -167,19 +168,6 @@ def draw_matched(
         if architecture is not None
     ]
     return alternating[:count]
-
-
-def van_der_corput(position: int) -> float:
-    """Return an element of the van der Corput sequence in base 2: 0, 1/2, 1/4, 3/4, 1/8, ...
-
-    The binary digits of the position are mirrored at the binary point, which fills [0, 1) evenly.
-    """
-    value, digit_value = 0.0, 0.5
-    while position:
-        value += digit_value * (position & 1)
-        position >>= 1
-        digit_value /= 2
-    return value
 
 
 def _require_networks(count: int) -> None:

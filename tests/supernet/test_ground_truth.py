@@ -18,17 +18,10 @@ from nas.supernet.ground_truth import (
     draw_architectures,
     draw_matched,
     train_each_standalone,
-    van_der_corput,
 )
 from tests.supernet.scrambled_supernet import scrambled, space_on
 
 ONE_EPOCH = TrainingSettings(epochs=1, device="cpu")
-
-
-def test_van_der_corput_sequence_by_hand():
-    assert [van_der_corput(i) for i in range(8)] == [
-        0, 1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8,
-    ]  # fmt: skip
 
 
 def test_spread_draw_covers_the_range_of_sizes(digits):
