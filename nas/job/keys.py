@@ -76,6 +76,12 @@ KEYS: dict[str, Key] = {
     "training.progressive": _key(
         "Fraction of the training in which the smallest subnets grow smaller.", ge=0, lt=1
     ),
+    "training.progressive_resizing": _key(
+        "Fraction of the training, from its start, that has smaller images; by default 2/3 for "
+        "images of 24 pixels and more, and 0 for smaller ones.",
+        ge=0,
+        lt=1,
+    ),
     "training.average": _key("Decay of the exponential moving average of weights.", ge=0, lt=1),
     "training.label_smoothing": _key("Label smoothing.", ge=0, lt=1),
     "training.weight_decay": _key("Weight decay.", ge=0, le=1000),

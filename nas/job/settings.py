@@ -144,6 +144,7 @@ class TrainingOptions(_Table):
     ] = "sandwich"
     random_subnets: Annotated[int, _field("training.random_subnets")] | None = None
     progressive: Annotated[float, _field("training.progressive")] | None = None
+    progressive_resizing: Annotated[float, _field("training.progressive_resizing")] | None = None
     average: Annotated[float, _field("training.average")] | None = None
     label_smoothing: Annotated[float, _field("training.label_smoothing")] | None = None
     weight_decay: Annotated[float, _field("training.weight_decay")] | None = None

@@ -10,6 +10,9 @@ import torch
 from nas.data import ImageDataset
 from nas.errors import RequestError
 
+MIN_RESIZED_SIZE = 24
+"""Image size below which progressive resizing gains next to nothing."""
+
 SUBNETS = ("sandwich", "best_up", "worst_up", "single", "fair")
 """Names of the methods that choose the subnets of a training step."""
 
@@ -42,6 +45,9 @@ class TrainingSettings:
             otherwise they learn from the labels.
         progressive: share of the steps, from the first, in which subnets shrink from the largest
             one (progressive shrinking), in [0, 1).
+        progressive_resizing: share of the steps of a supernet's training, from the first, that have
+            smaller images, in [0, 1); see `nas.supernet.recipe.image_size`. None is 2/3 for images
+            of `MIN_RESIZED_SIZE` pixels and more, and 0 for smaller ones.
         average: decay of the exponential moving average of the weights, in [0, 1); the average is
             saved as the result. 0 saves the weights themselves.
         gradient_ratio: largest norm of the gradient of a weight tensor, divided by the norm of the
@@ -74,6 +80,7 @@ class TrainingSettings:
     random_subnets: int = 2
     distil: bool = True
     progressive: float = 0.0
+    progressive_resizing: float | None = None
     average: float = 0.0
     gradient_ratio: float = 0.05
     shift: int | None = None
@@ -98,6 +105,8 @@ class TrainingSettings:
             "label_smoothing": 0 <= self.label_smoothing < 1,
             "subnets": self.subnets in SUBNETS,
             "progressive": 0 <= self.progressive < 1,
+            "progressive_resizing": self.progressive_resizing is None
+            or 0 <= self.progressive_resizing < 1,
             "average": 0 <= self.average < 1,
             "random_subnets": self.random_subnets >= 0,
             "gradient_ratio": self.gradient_ratio > 0,
@@ -120,11 +129,14 @@ class TrainingSettings:
         """Return the settings that decide the trained weights.
 
         Training resumes only from a checkpoint with equal ones. Not among them are the device and
-        the time between checkpoints.
+        the time between checkpoints, nor the default of `progressive_resizing`, which checkpoints
+        of earlier versions do not have.
         """
         record = asdict(self)
         for name in ("device", "checkpoint_seconds"):
             del record[name]
+        if self.progressive_resizing is None:
+            del record["progressive_resizing"]
         if float(self.epochs).is_integer():
             record["epochs"] = int(self.epochs)
         del record["seconds" if self.seconds is None else "epochs"]
@@ -145,6 +157,12 @@ class TrainingSettings:
     def resolve_flip(self, data: ImageDataset) -> bool:
         """Return whether training images are mirrored at random."""
         return data.flip_preserves_class if self.flip is None else self.flip
+
+    def resolve_progressive_resizing(self, data: ImageDataset) -> float:
+        """Return the share of the steps that have smaller images."""
+        if self.progressive_resizing is None:
+            return 2 / 3 if data.image_size >= MIN_RESIZED_SIZE else 0.0
+        return self.progressive_resizing
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """Return the context manager in which networks compute with `precision`."""

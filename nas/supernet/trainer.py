@@ -20,6 +20,7 @@ from nas.space import SearchSpace
 from nas.supernet.distributed import SINGLE_PROCESS, ProcessGroup
 from nas.supernet.recipe import (
     adaptive_clip_grad,
+    image_size,
     learning_rate,
     make_batches,
 )
@@ -30,6 +31,7 @@ from nas.supernet.subnets import ROLES, ProbeLoss, Role, SubnetTask, make_subnet
 from nas.supernet.training_state import TrainingState
 from nas.supernet.weights import Supernet
 from nas.torch_device import keep_freed_memory, limit_threads, resolve_device
+from nas.torch_network import resize
 
 ROLLBACK_LEARNING_RATE_FACTOR = 0.5
 """Factor by which the learning rate falls each time that a training diverged."""
@@ -152,6 +154,8 @@ class Trainer:
 
     def _step(self, step: int) -> StepResult:
         images, labels = self.batches.batch(step)
+        size = image_size(self.settings, self.data, self.schedule.position(step), self.schedule.end)
+        images = resize(images, (size, size))
         tasks = self._subnets.sample(step, self._make_probe_loss(images, labels))
         loss, *accuracies = self._shards.step(images, labels, partial(self._backward, tasks))
         self.group.average([p.grad for p in self.supernet.parameters() if p.grad is not None])

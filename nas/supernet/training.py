@@ -26,6 +26,7 @@ from nas.records import (
     ScheduleRow,
 )
 from nas.space import SearchSpace
+from nas.statistics import van_der_corput
 from nas.supernet import checkpoint
 from nas.supernet.distributed import ProcessGroup, current_process_group
 from nas.supernet.settings import TrainingSettings
@@ -325,7 +326,8 @@ def measure_step(
         space: search space, adapted to `data`.
         data: only its training split is used.
         settings: training settings; `TrainingSettings()` by default.
-        steps: number of steps that are timed, at least. Each is done once before it is timed, which
+        steps: number of steps that are timed, at least. They are spread over the whole training,
+            whose first steps may have smaller images. Each is done once before it is timed, which
             compiles the kernels that its subnets need.
         seconds: duration of all steps, at least.
     """
@@ -337,7 +339,7 @@ def measure_step(
         len(durations) < trainer.schedule.steps
         and group.broadcast(time.perf_counter() - begin) < seconds
     ):
-        step = len(durations)
+        step = int(van_der_corput(len(durations) + 1) * trainer.schedule.steps)
         trainer.step(step)
         started = time.perf_counter()
         # A step reads its figures back from the device, so a GPU has finished too.

@@ -69,6 +69,7 @@ RECIPES = {
     "sandwich, no smoothing": {"label_smoothing": 0.0},
     "sandwich, faster": {"learning_rate": 0.3},
     "sandwich, no smoothing, faster": {"label_smoothing": 0.0, "learning_rate": 0.3},
+    "sandwich, no smoothing, whole images": {"label_smoothing": 0.0, "progressive_resizing": 0.0},
     "sandwich, 1 random, no smoothing": {"random_subnets": 1, "label_smoothing": 0.0},
     "sandwich, 1 random, no smoothing, faster": {
         "random_subnets": 1,

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nas.data import Images
+from nas.data import Images, load_dataset
 from nas.errors import CheckpointError, DataError, DeviceError, TrainingError
 from nas.supernet import (
     Supernet,
@@ -307,6 +307,20 @@ def test_averaged_weights_are_saved_and_resumed(digits, tmp_path, monkeypatch):
     assert not same(weights(plain), weights(supernet))
 
 
+def test_training_starts_with_smaller_images(tmp_path, monkeypatch):
+    data = load_dataset("digits", image_size=24)
+    sizes, backward = [], Trainer._backward
+
+    def record(own, tasks, supernet, images, labels):
+        sizes.append(images.shape[2])
+        return backward(own, tasks, supernet, images, labels)
+
+    monkeypatch.setattr(Trainer, "_backward", record)
+    settings = replace(SHORT, batch_size=32, epochs=6 / (len(data.train) // 32))
+    train(space_on(data, "mobilenet_tiny"), data, tmp_path, settings, seed=0)
+    assert sizes == [24, 12, 18, 18, 24, 24]
+
+
 def test_train_refuses_a_space_for_other_data(digits, tmp_path):
     space = space_on(digits, "mobilenet_tiny").adapt(image_size=16, channels=1, classes=10)
     with pytest.raises(DataError, match="adapted to"):
@@ -330,11 +344,12 @@ def test_step_time_leaves_out_what_only_the_first_time_takes(digits, monkeypatch
     monkeypatch.setattr(training.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(trainer.Trainer, "step", step)
     space = space_on(digits, "squeezenet_tiny")
-    assert measure_step(space, digits, SHORT, steps=2).seconds == 1
-    assert done == {0, 1}
+    settings = replace(SHORT, seconds=60.0)  # Positions of its steps run from 0 to 1000.
+    assert measure_step(space, digits, settings, steps=2).seconds == 1
+    assert done == {500, 250}, "steps of the whole training"
     done.clear()
-    assert measure_step(space, digits, SHORT, steps=1, seconds=70).seconds == 1
-    assert done == {0, 1, 2}, "two steps, done twice each, take 62 seconds"
+    assert measure_step(space, digits, settings, steps=1, seconds=70).seconds == 1
+    assert done == {500, 250, 750}, "two steps, done twice each, take 62 seconds"
 
 
 class Clock:
