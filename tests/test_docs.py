@@ -249,7 +249,9 @@ def test_complete_job_holds_defaults_where_it_says_so(tmp_path):
 
     shown = everything.training.model_dump()
     for key, value in TrainingSettings().__dict__.items():
-        assert key not in shown or shown[key] == value, f"the default of {key} is {value}"
+        # A default of None follows from the data, and the file has an example.
+        if key in shown and value is not None:
+            assert shown[key] == value, f"the default of {key} is {value}"
 
 
 # Commands and snippets, run
