@@ -11,7 +11,7 @@ from nas.data import ImageDataset
 from nas.errors import RequestError
 
 MIN_RESIZED_SIZE = 24
-"""Image size below which progressive resizing gains next to nothing."""
+"""Image size from which progressive resizing is the default."""
 
 SUBNETS = ("sandwich", "best_up", "worst_up", "single", "fair")
 """Names of the methods that choose the subnets of a training step."""
