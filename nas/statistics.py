@@ -1,4 +1,7 @@
-"""Statistics of reports: rank correlations, bootstrap intervals, and errors of predictions."""
+"""Statistics of reports: rank correlations, bootstrap intervals, and errors of predictions.
+
+And a sequence that spreads draws and timings evenly.
+"""
 
 from __future__ import annotations
 

@@ -36,7 +36,6 @@ from tests.benchmarks.supernets import noise
 WARM_UP_STEPS = 2
 """Steps before those that are timed."""
 
-
 THREE_QUARTERS, HALF = "three quarters of the side", "half of the side"
 """Ways with the smaller images of progressive resizing."""
 
