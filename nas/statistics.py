@@ -111,17 +111,43 @@ def kendall_taus(
     a, b = _pairwise_order(first), _pairwise_order(second)
     if pairs is not None:
         a, b = a * pairs, b * pairs
-    counts = np.zeros((len(indices), len(a)))
-    np.add.at(counts, (np.arange(len(indices))[:, None], indices), 1)
-
-    def sum_over_pairs(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-        total: NDArray[np.float64] = ((counts @ matrix) * counts).sum(axis=1)
-        return total
-
+    both, in_a, in_b = _sums_over_pairs([a * b, a * a, b * b], indices)
     with np.errstate(invalid="ignore"):
-        taus: NDArray[np.float64] = sum_over_pairs(a * b) / np.sqrt(
-            sum_over_pairs(a * a) * sum_over_pairs(b * b)
-        )
+        taus: NDArray[np.float64] = both / np.sqrt(in_a * in_b)
+    return taus
+
+
+def pair_variances(
+    values: Values, indices: NDArray[np.intp], pairs: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Return half the mean squared difference of the pairs of each resample.
+
+    It is the variance of the values if those of a pair have the same mean. A value and itself are
+    no pair.
+
+    Args:
+        values: values, `n`.
+        indices: positions of the values of each resample, `resamples x n`.
+        pairs: the pairs that count, `n x n` and symmetric.
+
+    Returns:
+        The variance of each resample; NaN without a pair.
+    """
+    array = np.asarray(values, float)
+    is_pair = (pairs & ~np.eye(len(array), dtype=bool)).astype(float)
+    squares = np.subtract.outer(array, array) ** 2 / 2
+    total, number = _sums_over_pairs([squares * is_pair, is_pair], indices)
+    with np.errstate(invalid="ignore"):
+        variances: NDArray[np.float64] = total / number
+    return variances
+
+
+def expected_kendall_tau(correlation: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return Kendall's tau of two normally distributed values with these correlations.
+
+    This is Greiner's relation (1909), tau = 2 / pi * arcsin(correlation).
+    """
+    taus: NDArray[np.float64] = 2 / np.pi * np.arcsin(correlation)
     return taus
 
 
@@ -281,6 +307,20 @@ def van_der_corput(position: int) -> float:
         position >>= 1
         digit_value /= 2
     return value
+
+
+def _sums_over_pairs(
+    matrices: Sequence[NDArray[np.float64]], indices: NDArray[np.intp]
+) -> list[NDArray[np.float64]]:
+    """Return the sum of each matrix `n x n` over the pairs of values of each resample.
+
+    Args:
+        matrices: one number for each pair of values.
+        indices: positions of the values of each resample, `resamples x n`.
+    """
+    counts = np.zeros((len(indices), len(matrices[0])))
+    np.add.at(counts, (np.arange(len(indices))[:, None], indices), 1)
+    return [((counts @ matrix) * counts).sum(axis=1) for matrix in matrices]
 
 
 def _pairwise_order(values: Values) -> NDArray[np.float64]:

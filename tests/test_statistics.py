@@ -14,10 +14,12 @@ from nas.statistics import (
     Interval,
     bootstrap_indices,
     close_pairs_in_order,
+    expected_kendall_tau,
     kendall_tau,
     kendall_taus,
     latency_agreement,
     mape,
+    pair_variances,
     relative_errors,
     rmspe,
     spearman,
@@ -62,6 +64,30 @@ def test_rank_correlations_of_resamples_equal_scipy() -> None:
 def test_rank_correlation_of_resample_without_an_order_is_nan() -> None:
     assert math.isnan(kendall_taus([1, 2], [1, 2], np.array([[0, 0]]))[0])
     assert math.isnan(spearmans([1, 2], [1, 2], np.array([[0, 0]]))[0])
+
+
+def test_pair_variances_equal_numpy() -> None:
+    """All pairs of different values give the variance; within two groups, the pooled one."""
+    values = np.array([1.0, 4.0, 6.0, 11.0, 12.0, 19.0])
+    everything = np.arange(6)[None]
+    all_pairs = np.ones((6, 6), bool)
+    assert pair_variances(values, everything, all_pairs) == pytest.approx(np.var(values, ddof=1))
+    in_group = np.kron(np.eye(2, dtype=bool), np.ones((3, 3), bool))
+    pooled = np.mean([np.var(values[:3], ddof=1), np.var(values[3:], ddof=1)])
+    assert pair_variances(values, everything, in_group) == pytest.approx(pooled)
+    # A value that is drawn twice is no pair with itself: 1-4, 1-4 and nothing else.
+    assert pair_variances(values, np.array([[0, 1, 1]]), all_pairs) == pytest.approx(4.5)
+    assert np.isnan(pair_variances(values, np.array([[2, 2, 2]]), all_pairs))
+
+
+def test_expected_kendall_tau_equals_that_of_normal_samples() -> None:
+    rng = np.random.default_rng(0)
+    assert expected_kendall_tau(np.array([0, 0.5, 1])) == pytest.approx([0, 1 / 3, 1])
+    for correlation in (0.3, 0.8):
+        covariance = [[1, correlation], [correlation, 1]]
+        first, second = rng.multivariate_normal([0, 0], covariance, size=4000).T
+        expected = expected_kendall_tau(np.array(correlation))
+        assert stats.kendalltau(first, second).statistic == pytest.approx(expected, abs=0.03)
 
 
 def test_bootstrap_interval_covers_true_value_as_often_as_promised() -> None:

@@ -71,6 +71,8 @@ def _print_matched(matched: MatchedRankingRecord) -> None:
             f"Within {MAX_LATENCY_RATIO - 1:.0%} of {cost}, the supernet's tau minus that of the "
             f"best count is {format_interval(matched.lead, '+')}."
         )
+    if noise := matched.noise_text:
+        console.say(noise)
     console.print_table(
         [cost, "networks", *(f"tau of {ORDER_NAMES[order]}" for order in matched.kendall_tau)],
         [

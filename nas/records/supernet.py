@@ -201,12 +201,19 @@ ORDER_NAMES = {
 
 
 class MatchedRankingRecord(Document):
-    """The ranking of equally fast networks; see `nas.supernet.ranking.MatchedRanking`."""
+    """The ranking of equally fast networks; see `nas.supernet.ranking.MatchedRanking`.
+
+    Attributes:
+        training_noise, retraining_tau, noise_ceiling: None in files of earlier versions as well.
+    """
 
     cost: Literal["latency", "macs"]
     pairs: Count
     kendall_tau: dict[str, IntervalRecord | None]
     lead: IntervalRecord | None
+    training_noise: Fraction | None = None
+    retraining_tau: IntervalRecord | None = None
+    noise_ceiling: IntervalRecord | None = None
     gain: dict[str, IntervalRecord | None]
     partial_tau: dict[str, IntervalRecord | None]
     global_tau: dict[str, IntervalRecord | None]
@@ -216,6 +223,19 @@ class MatchedRankingRecord(Document):
     def cost_name(self) -> str:
         """What equally fast networks have in common, in words."""
         return "latency" if self.cost == "latency" else "MACs"
+
+    @property
+    def noise_text(self) -> str | None:
+        """Return what the noise of standalone training allows, in a sentence; None if not known."""
+        if self.training_noise is None or not self.retraining_tau or not self.noise_ceiling:
+            return None
+        return (
+            f"From one standalone training to another, the accuracy of a network varies by "
+            f"{100 * self.training_noise:.2f} points (standard deviation). Within 10% of "
+            f"{self.cost_name}, a second training of all networks is therefore expected to have a "
+            f"tau of {self.retraining_tau.text()}, and a score without any error "
+            f"{self.noise_ceiling.text()}."
+        )
 
     def costs_text(self, stratum: StratumRecord) -> str:
         """Return the smallest and the largest cost of a stratum: `1.2 ms to 1.3 ms`."""

@@ -36,7 +36,10 @@ CORRECTED = "corrected"
 """Name of the order of the scores after their correction for size, by which a search goes."""
 
 TRAINED_AGAIN = "trained again"
-"""Name of the order of a second standalone training: no score can be expected to do better."""
+"""Name of the order of a second standalone training, the yardstick of a score."""
+
+MIN_REPEATED = 3
+"""Number of networks trained twice below which the noise of a training is not estimated."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,13 @@ class MatchedRanking:
         kendall_tau: Kendall's tau with standalone training over these pairs.
         lead: tau of the supernet less that of the best count. Each resample chooses its best count
             anew, so that a lower end above zero is a lead over all counts.
+        training_noise: standard deviation of a network's standalone accuracy from one training to
+            another; None below `MIN_REPEATED` networks trained twice.
+        retraining_tau: Kendall's tau over these pairs that a second training of all networks is
+            expected to reach, likewise. It follows from the training noise and from how much the
+            networks differ, and is far surer than the tau of the few networks trained twice.
+        noise_ceiling: the same of a score without any error, which the noise of the single
+            training keeps below one.
         gain: share of the attainable gain, the mean over the strata: (picked - mean) / (best -
             mean) of the standalone accuracies of a stratum, where the network that comes last in
             the order is picked.
@@ -117,6 +127,9 @@ class MatchedRanking:
     pairs: int
     kendall_tau: Mapping[str, Interval | None]
     lead: Interval | None
+    training_noise: float | None
+    retraining_tau: Interval | None
+    noise_ceiling: Interval | None
     gain: Mapping[str, Interval | None]
     partial_tau: Mapping[str, Interval | None]
     global_tau: Mapping[str, Interval | None]
@@ -245,6 +258,9 @@ def compute_matched_ranking(networks: Sequence[RankedNetwork]) -> MatchedRanking
     }
     counts = [name for name in orders if name in ("macs", "params", "depth", "latency")]
     gains = {name: _gains(values, standalone, strata) for name, values in orders.items()}
+    noise, retraining_tau, ceiling = _noise_figures(
+        standalone, orders.get(TRAINED_AGAIN), is_matched, resamples
+    )
     return MatchedRanking(
         cost="latency" if has_latency else "macs",
         pairs=int(np.triu(is_matched, k=1).sum()),
@@ -254,6 +270,9 @@ def compute_matched_ranking(networks: Sequence[RankedNetwork]) -> MatchedRanking
             [taus[name][0] for name in counts],
             [taus[name][1] for name in counts],
         ),
+        training_noise=noise,
+        retraining_tau=retraining_tau,
+        noise_ceiling=ceiling,
         gain={name: _interval(*each) for name, each in gains.items()},
         partial_tau={
             name: _partial_tau(values, standalone, costs, resamples)
@@ -358,6 +377,37 @@ def _partial_tau(
     if len(known) < len(values):
         resamples = _resamples(len(known))
     return _interval(float(value), statistics.partial_kendall_taus(*triple, resamples))
+
+
+def _noise_figures(
+    standalone: NDArray[np.float64],
+    repeated: NDArray[np.float64] | None,
+    pairs: NDArray[np.bool_],
+    resamples: NDArray[np.intp],
+) -> tuple[float | None, Interval | None, Interval | None]:
+    """Return `training_noise`, `retraining_tau` and `noise_ceiling` of a `MatchedRanking`.
+
+    An accuracy is taken as that of the network plus the noise of the training, both normally
+    distributed. The share of the variance that is not noise is the correlation of two trainings,
+    and its root that of a training with the network's own accuracy. Kendall's tau follows from a
+    correlation by Greiner's relation.
+    """
+    if repeated is None or np.isfinite(repeated).sum() < MIN_REPEATED:
+        return None, None, None
+    is_known = np.isfinite(repeated)
+    squares = np.where(is_known, (standalone - repeated) ** 2 / 2, 0.0)
+    # The networks themselves, and the resamples.
+    indices = np.concatenate([np.arange(len(standalone))[None], resamples])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        noise = squares[indices].sum(axis=1) / is_known[indices].sum(axis=1)
+        reliability = 1 - noise / statistics.pair_variances(standalone, indices, pairs)
+    reliability = np.maximum(reliability, 0.0)
+
+    def tau(correlation: NDArray[np.float64]) -> Interval | None:
+        value, *resampled = statistics.expected_kendall_tau(correlation)
+        return None if np.isnan(value) else Interval.from_resamples(float(value), resampled)
+
+    return float(np.sqrt(noise[0])), tau(reliability), tau(np.sqrt(reliability))
 
 
 def _gain(values: NDArray[np.float64], standalone: NDArray[np.float64]) -> float | None:

@@ -167,7 +167,9 @@ def test_ranking_of_ten_networks_has_rank_correlation(finished, monkeypatch):
     counts = {"macs", "params", "depth"}
     assert set(matched.kendall_tau) == {"supernet", "corrected", "trained again", *counts}
     assert ranking.pooled is None
+    assert 0 <= matched.retraining_tau.value <= matched.noise_ceiling.value <= 1
     page.build(finished)
+    assert matched.noise_text in (finished / "report.html").read_text()
     assert f"<strong>{tau.value:.2f} (" in (finished / "report.html").read_text()
 
 

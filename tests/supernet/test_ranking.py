@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -187,13 +188,50 @@ def test_gain_is_the_share_of_what_picking_can_bring():
     assert matched.gain["params"].value == pytest.approx(0), "equal counts pick at random"
 
 
-def test_second_training_is_the_most_that_an_order_can_reach():
+def test_second_training_is_ranked_beside_the_scores():
     ranked = matched_networks(np.random.default_rng(6), repeated=9)
     matched = compute_ranking(ranked).matched
     assert matched.kendall_tau[TRAINED_AGAIN].value == pytest.approx(1)
     assert matched.gain[TRAINED_AGAIN].value == pytest.approx(1)
     none = compute_ranking(matched_networks(np.random.default_rng(6))).matched
     assert TRAINED_AGAIN not in none.kendall_tau
+
+
+def test_few_second_trainings_say_what_a_second_training_of_all_reaches():
+    """Simulated: accuracies whose deviation is 2 points, and noise of 1 point in each training."""
+    rng = np.random.default_rng(7)
+    own = rng.normal(0.6, 0.02, 300)
+    first, second = own + rng.normal(0, 0.01, (2, 300))
+    macs = rng.permutation(300) / 1e5 + 1e6
+
+    def matched(repeated):
+        return compute_matched_ranking(
+            [
+                replace(each, repeated_accuracy=second[at] if at < repeated else None)
+                for at, each in enumerate(networks(own, first, macs))
+            ]
+        )
+
+    few = matched(40)
+    assert few.training_noise == pytest.approx(0.01, rel=0.15)
+    again = kendalltau(first, second).statistic
+    assert few.retraining_tau.value == pytest.approx(again, abs=0.04)
+    assert few.noise_ceiling.value == pytest.approx(kendalltau(first, own).statistic, abs=0.04)
+    assert few.retraining_tau.low < again < few.retraining_tau.high
+    tau = few.kendall_tau[TRAINED_AGAIN]
+    assert few.retraining_tau.high - few.retraining_tau.low < 0.6 * (tau.high - tau.low)
+    too_few = matched(2)
+    assert (too_few.training_noise, too_few.retraining_tau, too_few.noise_ceiling) == (None,) * 3
+
+
+def test_training_that_is_all_noise_has_a_ceiling_of_zero():
+    rng = np.random.default_rng(8)
+    ranked = [
+        replace(each, repeated_accuracy=0.5 + 0.1 * rng.random())
+        for each in networks(rng.random(20), 0.5 + 0.01 * rng.random(20), np.full(20, 9))
+    ]
+    matched = compute_matched_ranking(ranked)
+    assert matched.retraining_tau.value == matched.noise_ceiling.value == 0
 
 
 def test_regret_is_the_mean_loss_over_budgets():
