@@ -77,8 +77,8 @@ KEYS: dict[str, Key] = {
         "Fraction of the training in which the smallest subnets grow smaller.", ge=0, lt=1
     ),
     "training.progressive_resizing": _key(
-        "Fraction of the training, from its start, that has smaller images; by default 2/3 for "
-        "images of 24 pixels and more, and 0 for smaller ones.",
+        "Fraction of the training, from its start, that has smaller images; by default 2/3, but 0 "
+        "for images below 24 pixels and for networks of up to 3 million multiply-accumulates.",
         ge=0,
         lt=1,
     ),

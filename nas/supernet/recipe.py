@@ -86,7 +86,7 @@ def learning_rate(settings: TrainingSettings, step: float, steps: int) -> float:
     return settings.learning_rate * (1 + math.cos(math.pi * progress)) / 2
 
 
-def image_size(settings: TrainingSettings, data: ImageDataset, step: float, steps: int) -> int:
+def resized_image_size(image_size: int, share: float, step: float, steps: int) -> int:
     """Return the size in pixels of the images of a step: smaller ones at first.
 
     Steps with smaller images take less time, so a time budget allows more of them (progressive
@@ -95,15 +95,15 @@ def image_size(settings: TrainingSettings, data: ImageDataset, step: float, step
     so that a training that lacks memory for them fails at once.
 
     Args:
-        settings: `progressive_resizing` is the share of the steps with smaller images.
-        data: the data set.
+        image_size: size of whole images in pixels.
+        share: share of the steps with smaller images, in [0, 1).
         step: number of the step, from 0; or its position, see `nas.supernet.schedule`.
         steps: number of steps of the whole training.
     """
-    end = settings.resolve_progressive_resizing(data) * steps
+    end = share * steps
     if step == 0 or step >= end:
-        return data.image_size
-    return math.ceil(data.image_size * (1 / 2 if step < end / 2 else 3 / 4))
+        return image_size
+    return math.ceil(image_size * (1 / 2 if step < end / 2 else 3 / 4))
 
 
 def optimizer_step(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

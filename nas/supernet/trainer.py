@@ -20,9 +20,9 @@ from nas.space import SearchSpace
 from nas.supernet.distributed import SINGLE_PROCESS, ProcessGroup
 from nas.supernet.recipe import (
     adaptive_clip_grad,
-    image_size,
     learning_rate,
     make_batches,
+    resized_image_size,
 )
 from nas.supernet.schedule import Schedule
 from nas.supernet.settings import TrainingSettings
@@ -119,6 +119,7 @@ class Trainer:
             settings.steps(self.batches.steps_per_epoch), settings.seconds, decisions
         )
         self.rollbacks = 0
+        self._resizing = settings.resolve_progressive_resizing(space)
         self._subnets = make_subnet_sampler(space, settings, seed, self.schedule)
 
     def identity(self) -> dict[str, object]:
@@ -154,7 +155,9 @@ class Trainer:
 
     def _step(self, step: int) -> StepResult:
         images, labels = self.batches.batch(step)
-        size = image_size(self.settings, self.data, self.schedule.position(step), self.schedule.end)
+        size = resized_image_size(
+            self.data.image_size, self._resizing, self.schedule.position(step), self.schedule.end
+        )
         images = resize(images, (size, size))
         tasks = self._subnets.sample(step, self._make_probe_loss(images, labels))
         loss, *accuracies = self._shards.step(images, labels, partial(self._backward, tasks))

@@ -3,9 +3,7 @@ import math
 import pytest
 import torch
 
-from nas.data import load_dataset
-from nas.supernet import TrainingSettings
-from nas.supernet.recipe import adaptive_clip_grad, image_size, parameter_groups
+from nas.supernet.recipe import adaptive_clip_grad, parameter_groups, resized_image_size
 from tests.supernet.scrambled_supernet import scrambled, space_on
 
 
@@ -32,16 +30,12 @@ def test_adaptive_clip_grad_limits_each_gradient_by_its_tensor():
     assert parameters[4].grad is None
 
 
-def test_first_steps_have_smaller_images(digits):
-    large = load_dataset("digits", image_size=28)
-    settings = TrainingSettings()
-    sizes = [image_size(settings, large, step, 6) for step in range(6)]
-    assert sizes == [28, 14, 21, 21, 28, 28]
-    assert {image_size(settings, digits, step, 6) for step in range(6)} == {8}
-    settings = TrainingSettings(progressive_resizing=0.8)
-    assert [image_size(settings, digits, step, 5) for step in range(5)] == [8, 4, 6, 6, 8]
-    assert [image_size(settings, large, step, 1000) for step in (399.9, 400.0)] == [14, 21]
-    assert [image_size(settings, large, step, 1000) for step in (799.9, 800.0)] == [21, 28]
+def test_first_steps_have_smaller_images():
+    assert [resized_image_size(28, 2 / 3, step, 6) for step in range(6)] == [28, 14, 21, 21, 28, 28]
+    assert [resized_image_size(8, 0.8, step, 5) for step in range(5)] == [8, 4, 6, 6, 8]
+    assert [resized_image_size(28, 0.8, step, 1000) for step in (399.9, 400.0)] == [14, 21]
+    assert [resized_image_size(28, 0.8, step, 1000) for step in (799.9, 800.0)] == [21, 28]
+    assert {resized_image_size(28, 0.0, step, 6) for step in range(6)} == {28}
 
 
 def test_parameter_groups_do_not_decay_vectors(digits):

@@ -1,6 +1,7 @@
 import pytest
 
 from nas.errors import RequestError
+from nas.space import load_space
 from nas.supernet import TrainingSettings
 
 
@@ -15,3 +16,17 @@ def test_settings_out_of_range_are_named(values):
 def test_checkpoints_of_earlier_versions_match_the_default_of_progressive_resizing():
     assert "progressive_resizing" not in TrainingSettings().identity()
     assert TrainingSettings(progressive_resizing=0.0).identity()["progressive_resizing"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size", "share"),
+    [
+        ("mobilenet_tiny", 32, 2 / 3),
+        ("mobilenet", 16, 0.0),  # few pixels, though many multiply-accumulates
+        ("shufflenet_tiny", 32, 0.0),  # networks too small to gain much time
+    ],
+)
+def test_smaller_images_are_the_default_where_they_save_time(name, image_size, share):
+    space = load_space(name, image_size=image_size)
+    assert TrainingSettings().resolve_progressive_resizing(space) == share
+    assert TrainingSettings(progressive_resizing=0.5).resolve_progressive_resizing(space) == 0.5
