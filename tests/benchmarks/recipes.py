@@ -69,6 +69,10 @@ RECIPES = {
     "sandwich, no smoothing": {"label_smoothing": 0.0},
     "sandwich, faster": {"learning_rate": 0.3},
     "sandwich, no smoothing, faster": {"label_smoothing": 0.0, "learning_rate": 0.3},
+    "sandwich, no smoothing, progressive resizing": {
+        "label_smoothing": 0.0,
+        "progressive_resizing": 2 / 3,
+    },
     "sandwich, no smoothing, whole images": {"label_smoothing": 0.0, "progressive_resizing": 0.0},
     "sandwich, 1 random, no smoothing": {"random_subnets": 1, "label_smoothing": 0.0},
     "sandwich, 1 random, no smoothing, faster": {
@@ -328,6 +332,10 @@ def main() -> None:
         for order in ranking.matched.kendall_tau:
             if order != "supernet":
                 print(f"{order:<55}{describe(ranking, order)}")
+        print(
+            f"{'a second training of all networks, expected':<55}matched tau "
+            f"{interval_text(ranking.matched.retraining_tau)}"
+        )
     document = {
         "command": {
             **vars(options),
@@ -359,12 +367,6 @@ def describe(ranking: Ranking, order: str) -> str:
     """Return the figures of one order of the networks in one line."""
     if ranking.matched is None:
         return "no ranking"
-
-    def text(interval: Interval | None) -> str:
-        if interval is None:
-            return "undefined"
-        return f"{interval.value:.2f} ({interval.low:.2f} to {interval.high:.2f})"
-
     matched = ranking.matched
     figures = {
         "matched tau": matched.kendall_tau,
@@ -372,7 +374,15 @@ def describe(ranking: Ranking, order: str) -> str:
         "partial tau": matched.partial_tau,
         "tau": matched.global_tau,
     }
-    return "  ".join(f"{name} {text(figure[order]):<22}" for name, figure in figures.items())
+    return "  ".join(
+        f"{name} {interval_text(figure[order]):<22}" for name, figure in figures.items()
+    )
+
+
+def interval_text(interval: Interval | None) -> str:
+    if interval is None:
+        return "undefined"
+    return f"{interval.value:.2f} ({interval.low:.2f} to {interval.high:.2f})"
 
 
 def draw_figure(document, path: Path) -> None:
