@@ -36,7 +36,7 @@ CORRECTED = "corrected"
 """Name of the order of the scores after their correction for size, by which a search goes."""
 
 TRAINED_AGAIN = "trained again"
-"""Name of the order of a second standalone training, the yardstick of a score."""
+"""Name of the order of a second standalone training, with which scores are compared."""
 
 MIN_REPEATED = 3
 """Number of networks trained twice below which the noise of a training is not estimated."""
@@ -112,7 +112,7 @@ class MatchedRanking:
             another; None below `MIN_REPEATED` networks trained twice.
         retraining_tau: Kendall's tau over these pairs that a second training of all networks is
             expected to reach, likewise. It follows from the training noise and from how much the
-            networks differ, and is far surer than the tau of the few networks trained twice.
+            networks differ, and is more precise than the tau of the few networks trained twice.
         noise_ceiling: the same of a score without any error, which the noise of the single
             training keeps below one.
         gain: share of the attainable gain, the mean over the strata: (picked - mean) / (best -

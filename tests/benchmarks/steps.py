@@ -105,7 +105,7 @@ def train_for(
     if not way.shards:
         sharding.MULTITHREADING_MIN_MACS = sys.maxsize
     # The same networks on smaller images; a space for these has fewer strides.
-    trainers.image_size = lambda *_: round(way.share * side)
+    trainers.resized_image_size = lambda *_: round(way.share * side)
     trainer = make_trainer(space, side, way)
     for step in range(WARM_UP_STEPS):
         trainer.step(step)
