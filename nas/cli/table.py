@@ -241,7 +241,7 @@ def diff(
 
 @app.command()
 def merge(
-    table: Annotated[list[Path], typer.Argument(help="Two or more latency tables of one device.")],
+    table: Annotated[list[Path], typer.Argument(help="One or more latency tables of one device.")],
     out: Annotated[Path, typer.Option(help="New .jsonl file, which must not exist.")],
     as_json: Json = False,
 ) -> None:
@@ -249,7 +249,8 @@ def merge(
 
     The new table has the most trustworthy row of each kernel: an ok row before an unstable one, and
     an unstable one before a failed one. Among equals it has the row whose samples spread least. The
-    tables themselves do not change.
+    tables themselves do not change. A single table is compacted: the new one predicts the same, and
+    lacks the rows that later ones superseded.
 
     Example: nas table merge mine.jsonl colleagues.jsonl --out latency_tables/both.jsonl
     """

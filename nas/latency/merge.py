@@ -1,7 +1,8 @@
 """Merging several tables of one device, such as those that two people built.
 
-Records carry no dates. If several tables have a timing of the same kernel, it is not known which
-one is newest, so the steadiest one is taken. Within a table the current record counts, as always.
+A single table is compacted: the new one has its current records alone. Records carry no dates. If
+several tables have a timing of the same kernel, it is not known which one is newest, so the
+steadiest one is taken. Within a table the current record counts, as always.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class MergeResult:
         failed: number of kernels that have no latency in any table.
         taken: number of kernel records taken from each table, by its path.
         dispatch_from: table from which the dispatch costs are taken; None if no table has all.
-        calibrations: number of tables with a calibration. A merged table has none, because its
-            predictions are not those on which a calibration was fitted.
+        calibrations: number of tables whose calibration was left out. A table merged from several
+            has none, because its predictions are not those on which a calibration was fitted.
     """
 
     path: Path
@@ -58,7 +59,7 @@ class MergeResult:
 
 
 def merge_tables(paths: Sequence[Path], out: Path) -> MergeResult:
-    """Write a new table with the kernels of several tables.
+    """Write a new table with the kernels of several tables, or the current records of one.
 
     The record of a kernel comes from the table where it is most trustworthy: `ok` before `unstable`
     before `failed`, measured before estimated, settled before timed once; among equals the one
@@ -66,11 +67,11 @@ def merge_tables(paths: Sequence[Path], out: Path) -> MergeResult:
     they were measured together.
 
     Args:
-        paths: the tables.
+        paths: the tables, one or more.
         out: the new table, a file that does not exist.
 
     Raises:
-        RequestError: there are fewer than two tables, or `out` exists.
+        RequestError: there is no table, one is named twice, or `out` exists.
         TableDeviceError: the tables belong to different devices.
         TableError: a table is damaged, the tables were timed differently, or `out` cannot be
             written.
@@ -88,9 +89,14 @@ def merge_tables(paths: Sequence[Path], out: Path) -> MergeResult:
                 chosen[record.key] = (record, table)
     kernels = [record for record, _ in chosen.values()]
     dispatch = dispatch_table.records("dispatch") if dispatch_table is not None else []
+    # The predictions of a single table stay the same, and so does what corrects them.
+    calibrations = tables[0].records("calibration") if len(tables) == 1 else []
     lines = [
         {**new_header(tables[0].device), "timing": tables[0].timing},
-        *(replace(record, supersedes=None).to_json() for record in (*dispatch, *kernels)),
+        *(
+            replace(record, supersedes=None).to_json()
+            for record in (*dispatch, *kernels, *calibrations)
+        ),
     ]
     try:
         files.replace(out, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
@@ -105,14 +111,14 @@ def merge_tables(paths: Sequence[Path], out: Path) -> MergeResult:
         sum(record.status == "failed" for record in kernels),
         {str(t.path): sum(source is t for _, source in chosen.values()) for t in tables},
         None if dispatch_table is None else str(dispatch_table.path),
-        sum(bool(table.records("calibration")) for table in tables),
+        0 if calibrations else sum(bool(table.records("calibration")) for table in tables),
     )
 
 
 def _check_request(paths: Sequence[Path], out: Path) -> None:
-    if len({path.resolve() for path in paths}) < max(2, len(paths)):
+    if len({path.resolve() for path in paths}) < max(1, len(paths)):
         raise RequestError(
-            "A merge needs two tables or more, each once.",
+            "A merge needs one table or more, each once.",
             remedy="nas table merge A.jsonl B.jsonl --out C.jsonl",
         )
     if out.suffix != ".jsonl" or not os.path.isdir(out.parent):

@@ -119,6 +119,20 @@ def test_merge_takes_one_set_of_dispatch_costs_and_no_calibration(
     assert LatencyTable.open(neither.path).lacks_dispatch()
 
 
+def test_merge_of_one_table_compacts_it(tmp_path: Path, out: Path) -> None:
+    old = kernel(0, Timing((9.0,) * 4))
+    fitted = {"slope": 1.5, "used": True, "from_us": 1.0, "to_us": 9.0, "rmspe_after": 0.01}
+    correction = Record.from_calibration(fitted, batch=1)
+    first = table(tmp_path / "a.jsonl", *dispatch(STEADY), old, kernel(1), kernel(0), correction)
+    merged = merge_tables([first], out)
+    assert merged.calibrations == 0
+    compact, original = LatencyTable.open(out), LatencyTable.open(first)
+    assert len(out.read_text().splitlines()) == len(first.read_text().splitlines()) - 1
+    assert compact.latency_us(KERNELS[0]) == 5.0
+    assert compact.corrections == original.corrections != {}
+    assert compact.dispatch_us == original.dispatch_us
+
+
 def test_merge_refuses_incompatible_tables_and_writes_nothing(tmp_path: Path, out: Path) -> None:
     first = table(tmp_path / "a.jsonl", kernel(0))
     elsewhere = FakeRuntime(device(processor="Other CPU"))
@@ -132,8 +146,8 @@ def test_merge_refuses_incompatible_tables_and_writes_nothing(tmp_path: Path, ou
     averaged.write_text("\n".join([json.dumps(value), *rest]) + "\n")
     with pytest.raises(TableError, match="timed in another way"):
         merge_tables([first, averaged], out)
-    for paths in ([first], [first, first]):
-        with pytest.raises(RequestError, match="two tables or more"):
+    for paths in ([], [first, first]):
+        with pytest.raises(RequestError, match="one table or more, each once"):
             merge_tables(paths, out)
     with pytest.raises(RequestError, match=r"Name a \.jsonl file"):
         merge_tables([first, averaged], tmp_path / "none" / "out.jsonl")
