@@ -88,7 +88,7 @@ def make_card(
         macs=graph.macs,
         params=graph.params,
         peak_activation_bytes=graph.peak_memory_bytes,
-        image_size=model.preprocessing.image_size,
+        image_size=model.architecture.space.image_size,
         channels=1 if model.preprocessing.channels == 1 else 3,
         classes=model.preprocessing.classes,
         data=origin.data,

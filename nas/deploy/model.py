@@ -14,7 +14,7 @@ from nas.graph import Graph
 from nas.records.model import Preprocessing
 from nas.space import Architecture
 from nas.torch_device import limit_threads
-from nas.torch_network import Network, folded_weights
+from nas.torch_network import Network, folded_weights, resize
 
 if TYPE_CHECKING:
     from nas.data import ImageDataset, Images
@@ -75,11 +75,17 @@ class TrainedModel:
         return logits
 
 
-def preprocessing_of(data: ImageDataset) -> Preprocessing:
-    """Return how the images of a dataset become the input of a network trained on it."""
+def preprocessing_of(data: ImageDataset, image_size: int | None = None) -> Preprocessing:
+    """Return how the images of a dataset become the input of a network trained on it.
+
+    Args:
+        data: the dataset.
+        image_size: height and width of the network's input in pixels, which is smaller than the
+            images where the resolution is a choice of the space; that of the images by default.
+    """
     return Preprocessing(
         schema=1,
-        image_size=data.image_size,
+        image_size=image_size or data.image_size,
         channels=data.channels,
         mean=tuple(float(value) for value in data.mean),
         std=tuple(float(value) for value in data.std),
@@ -90,7 +96,13 @@ def preprocessing_of(data: ImageDataset) -> Preprocessing:
 
 
 def normalised(images: Images, preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Return decoded images as the input of a network, `N x C x H x W` in float32."""
+    """Return decoded images as the input of a network, `N x C x H x W` in float32.
+
+    Images of another size are resized as the network was trained on them, see
+    `nas.torch_network.resize`.
+    """
     pixels = np.asarray(images.pixels[: len(images)], np.float32) / 255
     mean, std = (np.array(v, np.float32) for v in (preprocessing.mean, preprocessing.std))
-    return np.ascontiguousarray(((pixels - mean) / std).transpose(0, 3, 1, 2))
+    values = torch.from_numpy(np.ascontiguousarray(((pixels - mean) / std).transpose(0, 3, 1, 2)))
+    size = preprocessing.image_size
+    return np.ascontiguousarray(resize(values, (size, size)).numpy())

@@ -331,7 +331,8 @@ def _save_network(
         "seed": setup.seed,
     }
     checkpoint.write(folder / WEIGHTS_FILE, network.state_dict(), record)
-    files.replace(folder / PREPROCESSING_FILE, to_json(preprocessing_of(setup.data)))
+    preprocessing = preprocessing_of(setup.data, network.graph.input_shape[1])
+    files.replace(folder / PREPROCESSING_FILE, to_json(preprocessing))
     text = json.dumps(architecture.to_json(), indent=1)
     files.replace(folder / ARCHITECTURE_FILE, f"{text}\n")
 

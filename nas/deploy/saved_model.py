@@ -41,7 +41,7 @@ def write_model(model: TrainedModel, path: Path) -> None:
             "architecture": architecture.to_json(),
             "digest": architecture.digest,
             "settings": {
-                "image_size": model.network.graph.input_shape[1],
+                "image_size": architecture.space.image_size,
                 "channels": model.preprocessing.channels,
                 "classes": len(model.preprocessing.classes),
             },

@@ -13,13 +13,16 @@ from nas.deploy import benchmark, export
 from nas.deploy.export import export_model
 from nas.deploy.folder import ModelFolder
 from nas.deploy.formats import model_format
-from nas.deploy.model import normalised
+from nas.deploy.model import TrainedModel, normalised, preprocessing_of
 from nas.deploy.quantisation.recovery import native_weight_bits
+from nas.deploy.saved_model import load_model
 from nas.deploy.scripts import run_script
 from nas.deploy.verify import verify_folder
 from nas.errors import ExportError, RequestError, RunFolderError
 from nas.quantisation.post_training import LARGEST_WEIGHT
 from nas.records import to_json
+from nas.space import load_definition
+from nas.torch_network import to_torch
 from tests.deploy.native_quantisation import quantise_here
 
 FORMATS = ("onnx", "onnx-int8")
@@ -86,6 +89,25 @@ def test_folder_has_verified_files_and_their_card(exported, trained, digits):
         trained.architecture.to_json()
     )
     assert exported.preprocessing == trained.preprocessing
+
+
+def test_network_of_a_lower_resolution_has_files_for_its_own_input(digits, origin, tmp_path):
+    several = replace(load_definition("mobilenet_tiny"), name="mine", resolutions=(0.75, 1.0))
+    space = several.adapt(image_size=8, channels=1, classes=10)
+    architecture = space.smallest
+    assert architecture.graph.input_shape == (1, 6, 6)
+    model = TrainedModel(architecture, to_torch(architecture), preprocessing_of(digits, 6))
+    own_input = normalised(digits.test, model.preprocessing)
+    assert own_input.shape[2:] == (6, 6)
+    # The network resizes images of the data set by itself while it is trained.
+    whole = normalised(digits.test, preprocessing_of(digits))
+    np.testing.assert_allclose(model.logits(own_input), model.logits(whole), atol=1e-6)
+    folder = ModelFolder(tmp_path / "3f2a")
+    export_model(model, digits, folder, ("torch", "onnx"), origin)
+    assert (folder.card.image_size, folder.preprocessing.image_size) == (8, 6)
+    assert [each.status for each in verify_folder(folder).files] == ["verified", "verified"]
+    loaded = load_model(folder.path, space=space)
+    np.testing.assert_array_equal(loaded.logits(own_input), model.logits(own_input))
 
 
 def test_accuracy_by_class_averages_to_the_accuracy(exported, digits):
