@@ -227,8 +227,8 @@ def predict(
     from nas.describe.architectures import resolve_architecture
 
     sizes = {"image_size": image_size, "channels": channels, "classes": classes}
-    graph = resolve_architecture(arch, sizes, space).architecture.graph
-    prediction = tables.describe_prediction(open_table(table), graph, batch)
+    architecture = resolve_architecture(arch, sizes, space).architecture
+    prediction = tables.describe_prediction(open_table(table), architecture, batch)
     if as_json:
         print_json(prediction)
     else:

@@ -20,7 +20,7 @@ from nas.latency.merge import MergeResult
 from nas.latency.record import MEASURED, Record
 from nas.latency.timing import Timing
 from nas.records.fields import MAX_DISPATCH_SHARE, ROUGH_PREDICTION
-from nas.space import SearchSpace
+from nas.space import Architecture, SearchSpace
 
 _NETWORK_LAUNCHES = (15, 60)
 """Kernels of a short and of a long network, for which the cost of launches is shown."""
@@ -57,7 +57,7 @@ def describe_table(
         "unstable_dispatch": table.unstable_dispatch,
         "rough_below": _describe_rough_predictions(table),
         "calibrations": [
-            {"batch": 1, **(record.calibration or {})} for record in table.records("calibration")
+            {"batch": 1, **(record.calibration or {})} for record in table.calibrations()
         ],
         "noise": _describe_noise(usable),
         "peak": peak and asdict(peak),
@@ -210,15 +210,17 @@ def _kind_row(kind: str, row: Mapping[str, Any], peak: Mapping[str, Any] | None)
     return cells
 
 
-def describe_prediction(table: LatencyTable, graph: Graph, batch: int = 1) -> dict[str, Any]:
+def describe_prediction(
+    table: LatencyTable, network: Graph | Architecture, batch: int = 1
+) -> dict[str, Any]:
     """Return what `nas predict --json` prints: the latency of a batch, and that of each kernel.
 
     Args:
         table: the table.
-        graph: the network.
+        network: the network.
         batch: number of images that run at once.
     """
-    prediction = table.predict(graph, batch)
+    prediction = table.predict(network, batch)
     records = {kernel: table.record(kernel) for kernel in prediction.kernels}
     return {
         "batch": batch,
@@ -231,8 +233,8 @@ def describe_prediction(table: LatencyTable, graph: Graph, batch: int = 1) -> di
         "unstable_launches": prediction.unstable_launches,
         "estimated_launches": prediction.estimated_launches,
         "unstable_dispatch": table.unstable_dispatch,
-        "macs": graph.macs,
-        "params": graph.params,
+        "macs": network.macs,
+        "params": network.params,
         "kernels": [
             {
                 "kernel": kernel.text,

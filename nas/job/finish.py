@@ -176,9 +176,8 @@ def _predictions(job: JobContext, trials: Sequence[Trial]) -> dict[str, Predicti
     """Return the table's prediction of each network that it can predict, by digest."""
     predictions = {}
     for trial in trials:
-        graph = trial.architecture.graph
         try:
-            predictions[trial.digest] = job.table.predict(graph, job.batch)
+            predictions[trial.digest] = job.table.predict(trial.architecture, job.batch)
         except KernelError:
             continue  # an infeasible candidate, which has no latency
     return predictions

@@ -119,9 +119,8 @@ class JobObjectives:
         return Objective(name, score, cheap=True, limit=limit)
 
     def _predict(self, table: LatencyTable, architecture: Architecture) -> Score:
-        graph = architecture.graph
         try:
-            return table.predict(graph, self._job.batch).latency_us
+            return table.predict(architecture, self._job.batch).latency_us
         except KernelError as error:
             return Infeasible(error.message)
 

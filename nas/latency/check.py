@@ -314,7 +314,8 @@ def check_table(
     if nets < 1 or not spaces:
         raise RequestError("A check needs at least one network and one space.")
     runtime.check_batch(batch)
-    left_out = table.calibration(batch).get("fitted_on") or ()
+    fitted = (table.calibration(batch, space.digest) for space in spaces)
+    left_out = [digest for each in fitted for digest in each.get("fitted_on") or ()]
     networks = _draw_networks(spaces, nets, rng, references, left_out)
     return check_networks(
         table, networks, runtime, batch=batch, retime_dispatch=retime_dispatch, progress=progress
@@ -343,7 +344,7 @@ def check_networks(
     """
     table.device.require_match(runtime.fingerprint, str(table.path))
     graphs = [architecture.graph for _, architecture in networks]
-    predictions = [table.predict(graph, batch) for graph in graphs]
+    predictions = [table.predict(architecture, batch) for _, architecture in networks]
     kernels = [kernel for prediction in predictions for kernel in prediction.kernels]
     # Latencies that are always the same say nothing about the moment.
     timed_again = () if runtime.has_constant_networks else kernels
@@ -378,7 +379,7 @@ def check_networks(
                 prediction.uncorrected_us,
                 prediction.launches,
                 table.predict(graph, batch, dispatch_us=without_launches_us).uncorrected_us,
-                table.predict(graph, batch, dispatch_us=dispatch_us).latency_us
+                table.predict(architecture, batch, dispatch_us=dispatch_us).latency_us
                 if dispatch_us
                 else None,
                 prediction.unstable_launches,

@@ -90,14 +90,12 @@ def merge_tables(paths: Sequence[Path], out: Path) -> MergeResult:
     kernels = [record for record, _ in chosen.values()]
     dispatch = dispatch_table.records("dispatch") if dispatch_table is not None else []
     # The predictions of a single table stay the same, and so does what corrects them.
-    calibrations = tables[0].records("calibration") if len(tables) == 1 else []
-    lines = [
-        {**new_header(tables[0].device), "timing": tables[0].timing},
-        *(
-            replace(record, supersedes=None).to_json()
-            for record in (*dispatch, *kernels, *calibrations)
-        ),
-    ]
+    calibrations = tables[0].calibrations() if len(tables) == 1 else []
+    lines = [{**new_header(tables[0].device), "timing": tables[0].timing}]
+    latest: dict[str, int] = {}
+    for record in (*dispatch, *kernels, *calibrations):
+        lines.append(replace(record, supersedes=latest.get(record.key)).to_json())
+        latest[record.key] = len(lines)
     try:
         files.replace(out, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
     except OSError as error:

@@ -110,7 +110,11 @@ class Predictor:
         self._blocks.clear()
 
     def predict(
-        self, graph: Graph, batch: int, dispatch_us: Mapping[str, float] | None
+        self,
+        graph: Graph,
+        batch: int,
+        dispatch_us: Mapping[str, float] | None,
+        space: str | None = None,
     ) -> Prediction:
         """See `nas.latency.table.LatencyTable.predict`."""
         records = self._records
@@ -126,7 +130,7 @@ class Predictor:
         dispatch = records.dispatch if dispatch_us is None else DispatchCosts(dispatch_us)
         uncorrected_us = self._runtime.network_us(network, dispatch)
         latency_us = uncorrected_us
-        if correction := records.corrections.get(batch):
+        if correction := records.correction(batch, space):
             without_launches_us = uncorrected_us
             # No other correction reads it, and searches predict many networks.
             if correction.replaces_launches:

@@ -147,7 +147,8 @@ class LatencyTable(TableRecords):
         """Return the predicted latency of a network.
 
         Args:
-            network: the network.
+            network: the network. An architecture is corrected by the last calibration that was
+                fitted on its space, a graph by the last of all.
             batch: number of images that run at once.
             dispatch_us: dispatch costs to use instead of the table's, such as those of another
                 moment, when the machine is busier.
@@ -157,8 +158,10 @@ class LatencyTable(TableRecords):
             FailedKernelError: a kernel of the network could not be timed.
             TableError: the table lacks a dispatch cost.
         """
-        graph = network if isinstance(network, Graph) else network.graph
-        return self._predictor.predict(graph, batch, dispatch_us)
+        if isinstance(network, Graph):
+            return self._predictor.predict(network, batch, dispatch_us)
+        space = network.space.digest
+        return self._predictor.predict(network.graph, batch, dispatch_us, space)
 
     def launches_us(self, launches: int) -> float:
         """Return the latency of a small network whose kernels take no time, in microseconds.

@@ -37,7 +37,6 @@ class TableRecords:
         estimated: basis of the kernels whose latency is estimated.
         dispatch: the dispatch costs.
         dispatch_bases: basis of the dispatch costs that are estimated, by part.
-        corrections: the correction of each calibration that is used, by batch size.
 
     Raises:
         RequestError: the runtime is not installed, or does not have the dtype.
@@ -58,8 +57,9 @@ class TableRecords:
         self.dispatch = DispatchCosts({})
         self.dispatch_bases: dict[str, str] = {}
         self._quiet_us: float | None = None
-        self.corrections: dict[int, Correction] = {}
+        self._calibrations: dict[int, list[Record]] = {}
         self._chosen_calibrations: dict[int, Mapping[str, Any]] = {}
+        self._corrections: dict[tuple[int, str | None], Correction | None] = {}
         self._current: dict[str, Record] = {}
         self._latencies_us: dict[Kernel, float] = {}
         self._parts = frozenset(self.runtime.dispatch_parts)
@@ -111,8 +111,8 @@ class TableRecords:
             self._add_dispatch(record, where)
         elif record.calibration is not None:
             batch = record.calibration.get("batch", 1)
-            if batch not in self._chosen_calibrations:
-                self._correct_by(batch, record)
+            self._calibrations.setdefault(batch, []).append(record)
+            self._corrections.clear()
         self._current[record.key] = record
 
     def _add_kernel(self, record: Record, where: str) -> None:
@@ -163,21 +163,43 @@ class TableRecords:
             batch: number of images that run at once.
         """
         self._chosen_calibrations[batch] = fields
-        self._correct_by(batch, Record.from_calibration(fields, batch))
+        self._corrections.clear()
 
-    def _correct_by(self, batch: int, record: Record) -> None:
-        self.corrections.pop(batch, None)
-        if record.correction is not None:
-            self.corrections[batch] = record.correction
+    def calibration(self, batch: int = 1, space: str | None = None) -> Mapping[str, Any]:
+        """Return the fields of the calibration for a batch size; empty if there is none.
 
-    def calibration(self, batch: int = 1) -> Mapping[str, Any]:
-        """Return the fields of the calibration for a batch size; empty if there is none."""
+        Args:
+            batch: number of images that run at once.
+            space: digest of the space of the networks to predict. The last calibration that was
+                fitted on networks of this space counts; without one, the last of all.
+        """
         if batch in self._chosen_calibrations:
             return self._chosen_calibrations[batch]
-        for record in self.records("calibration"):
-            if record.calibration is not None and record.calibration.get("batch", 1) == batch:
-                return record.calibration
-        return {}
+        last_first = [
+            each.calibration or {} for each in reversed(self._calibrations.get(batch, ()))
+        ]
+        own = (fields for fields in last_first if space in (fields.get("spaces") or ()))
+        return next(own, last_first[0] if last_first else {})
+
+    def calibrations(self) -> list[Record]:
+        """Return the calibrations that correct predictions of some space, in file order."""
+        kept = []
+        for records in self._calibrations.values():
+            later: set[str] = set()
+            for record in reversed(records):
+                spaces = set((record.calibration or {}).get("spaces") or ())
+                if record is records[-1] or spaces - later:
+                    kept.append(record)
+                later |= spaces
+        return sorted(kept, key=lambda record: record.line)
+
+    def correction(self, batch: int = 1, space: str | None = None) -> Correction | None:
+        """Return what corrects predictions, see `calibration`; None if nothing does."""
+        key = batch, space
+        if key not in self._corrections:
+            record = Record.from_calibration(self.calibration(batch, space), batch)
+            self._corrections[key] = record.correction
+        return self._corrections[key]
 
     def lacks_dispatch(self) -> bool:
         """Return whether a dispatch cost of the runtime is not measured yet."""

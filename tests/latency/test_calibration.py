@@ -11,7 +11,7 @@ import pytest
 
 import nas.space
 from nas.errors import MeasurementError, RequestError
-from nas.latency import LatencyTable, build_table, space_kernels
+from nas.latency import LatencyTable, build_table, merge_tables, space_kernels
 from nas.latency.calibration import (
     MIN_NETWORKS,
     calibrate_after_build,
@@ -299,6 +299,31 @@ def test_networks_after_a_build_are_spread_over_all_spaces(table: LatencyTable) 
     assert not lacks_calibration(table, [SPACE, OTHER])
     assert not lacks_calibration(table, [OTHER])
     assert lacks_calibration(table, [SPACE], batch=4)
+
+
+def test_networks_of_a_space_keep_its_calibration_when_another_space_is_added(
+    table: LatencyTable, tmp_path: Path
+) -> None:
+    """A table is often built for one space, and later for a further one."""
+    for space, slope in ((SPACE, 1.5), (OTHER, 2.0)):
+        fitted = {"slope": slope, "from_us": 1e-3, "to_us": 1e6, "used": True}
+        fields = {**fitted, "rmspe_after": 0.01, "spaces": [space.digest]}
+        with table.writing():
+            table.append(Record.from_calibration(fields, batch=1))
+    compact = merge_tables([table.path], tmp_path / "compact.jsonl")
+    for each in (table, LatencyTable.open(compact.path)):
+        for network, slope in (
+            (SPACE.largest, 1.5),
+            (OTHER.largest, 2.0),
+            (SPACE.largest.graph, 2.0),
+        ):
+            prediction = each.predict(network)
+            assert prediction.latency_us == pytest.approx(slope * prediction.uncorrected_us)
+        assert each.calibration(space=SPACE.digest)["slope"] == 1.5
+        assert [r.calibration["slope"] for r in each.calibrations() if r.calibration] == [1.5, 2.0]
+    # A calibration of both spaces replaces those of each.
+    calibrate_after_build(table, [SPACE, OTHER], FakeRuntime())
+    assert len(table.calibrations()) == 1
 
 
 def test_failed_kernels_leave_predictions_uncorrected(tmp_path: Path) -> None:
