@@ -183,15 +183,15 @@ class TableRecords:
 
     def calibrations(self) -> list[Record]:
         """Return the calibrations that correct predictions of some space, in file order."""
-        kept = []
+        current = []
         for records in self._calibrations.values():
             later: set[str] = set()
             for record in reversed(records):
                 spaces = set((record.calibration or {}).get("spaces") or ())
                 if record is records[-1] or spaces - later:
-                    kept.append(record)
+                    current.append(record)
                 later |= spaces
-        return sorted(kept, key=lambda record: record.line)
+        return sorted(current, key=lambda record: record.line)
 
     def correction(self, batch: int = 1, space: str | None = None) -> Correction | None:
         """Return what corrects predictions, see `calibration`; None if nothing does."""
