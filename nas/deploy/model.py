@@ -103,6 +103,6 @@ def normalised(images: Images, preprocessing: Preprocessing) -> NDArray[np.float
     """
     pixels = np.asarray(images.pixels[: len(images)], np.float32) / 255
     mean, std = (np.array(v, np.float32) for v in (preprocessing.mean, preprocessing.std))
-    values = torch.from_numpy(np.ascontiguousarray(((pixels - mean) / std).transpose(0, 3, 1, 2)))
+    values = np.ascontiguousarray(((pixels - mean) / std).transpose(0, 3, 1, 2))
     size = preprocessing.image_size
-    return np.ascontiguousarray(resize(values, (size, size)).numpy())
+    return np.asarray(resize(torch.from_numpy(values), (size, size)))

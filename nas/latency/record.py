@@ -9,6 +9,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, Field, JsonValue, model_validator
@@ -353,7 +354,7 @@ class Record:
             line["supersedes"] = self.supersedes
         return line
 
-    @property
+    @cached_property
     def correction(self) -> Correction | None:
         """What corrects predictions; None if this is no calibration, or one that is not used."""
         fitted = self.calibration

@@ -57,9 +57,9 @@ class TableRecords:
         self.dispatch = DispatchCosts({})
         self.dispatch_bases: dict[str, str] = {}
         self._quiet_us: float | None = None
-        self._calibrations: dict[int, list[Record]] = {}
-        self._chosen_calibrations: dict[int, Mapping[str, Any]] = {}
-        self._corrections: dict[tuple[int, str | None], Correction | None] = {}
+        # The last one for each batch size and digest of a space, and for None the last of all.
+        self._calibrations: dict[tuple[int, str | None], Record] = {}
+        self._chosen_calibrations: dict[int, Record] = {}
         self._current: dict[str, Record] = {}
         self._latencies_us: dict[Kernel, float] = {}
         self._parts = frozenset(self.runtime.dispatch_parts)
@@ -111,8 +111,8 @@ class TableRecords:
             self._add_dispatch(record, where)
         elif record.calibration is not None:
             batch = record.calibration.get("batch", 1)
-            self._calibrations.setdefault(batch, []).append(record)
-            self._corrections.clear()
+            for space in (None, *(record.calibration.get("spaces") or ())):
+                self._calibrations[batch, space] = record
         self._current[record.key] = record
 
     def _add_kernel(self, record: Record, where: str) -> None:
@@ -162,8 +162,7 @@ class TableRecords:
             fields: what `calibration` returned; empty for no correction.
             batch: number of images that run at once.
         """
-        self._chosen_calibrations[batch] = fields
-        self._corrections.clear()
+        self._chosen_calibrations[batch] = Record.from_calibration(fields, batch)
 
     def calibration(self, batch: int = 1, space: str | None = None) -> Mapping[str, Any]:
         """Return the fields of the calibration for a batch size; empty if there is none.
@@ -173,33 +172,23 @@ class TableRecords:
             space: digest of the space of the networks to predict. The last calibration that was
                 fitted on networks of this space counts; without one, the last of all.
         """
-        if batch in self._chosen_calibrations:
-            return self._chosen_calibrations[batch]
-        last_first = [
-            each.calibration or {} for each in reversed(self._calibrations.get(batch, ()))
-        ]
-        own = (fields for fields in last_first if space in (fields.get("spaces") or ()))
-        return next(own, last_first[0] if last_first else {})
+        record = self._calibration_record(batch, space)
+        return (record and record.calibration) or {}
 
     def calibrations(self) -> list[Record]:
         """Return the calibrations that correct predictions of some space, in file order."""
-        current = []
-        for records in self._calibrations.values():
-            later: set[str] = set()
-            for record in reversed(records):
-                spaces = set((record.calibration or {}).get("spaces") or ())
-                if record is records[-1] or spaces - later:
-                    current.append(record)
-                later |= spaces
-        return sorted(current, key=lambda record: record.line)
+        by_line = {record.line: record for record in self._calibrations.values()}
+        return [by_line[line] for line in sorted(by_line)]
 
     def correction(self, batch: int = 1, space: str | None = None) -> Correction | None:
         """Return what corrects predictions, see `calibration`; None if nothing does."""
-        key = batch, space
-        if key not in self._corrections:
-            record = Record.from_calibration(self.calibration(batch, space), batch)
-            self._corrections[key] = record.correction
-        return self._corrections[key]
+        record = self._calibration_record(batch, space)
+        return None if record is None else record.correction
+
+    def _calibration_record(self, batch: int, space: str | None) -> Record | None:
+        if batch in self._chosen_calibrations:
+            return self._chosen_calibrations[batch]
+        return self._calibrations.get((batch, space)) or self._calibrations.get((batch, None))
 
     def lacks_dispatch(self) -> bool:
         """Return whether a dispatch cost of the runtime is not measured yet."""
