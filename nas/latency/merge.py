@@ -80,7 +80,9 @@ def merge_tables(paths: Sequence[Path], out: Path) -> MergeResult:
     tables = [LatencyTable.open(path) for path in paths]
     for table in tables[1:]:
         _check_compatible(tables[0], table)
-    dispatch_table = _steadiest_dispatch(tables)
+    # A single table predicts the same afterwards, with the dispatch costs and corrections it has.
+    is_single = len(tables) == 1
+    dispatch_table = tables[0] if is_single else _steadiest_dispatch(tables)
     chosen: dict[str, tuple[Record, LatencyTable]] = {}
     for table in tables:
         for record in table.records("kernel"):
@@ -89,8 +91,7 @@ def merge_tables(paths: Sequence[Path], out: Path) -> MergeResult:
                 chosen[record.key] = (record, table)
     kernels = [record for record, _ in chosen.values()]
     dispatch = dispatch_table.records("dispatch") if dispatch_table is not None else []
-    # The predictions of a single table stay the same, and so does what corrects them.
-    calibrations = tables[0].calibrations() if len(tables) == 1 else []
+    calibrations = tables[0].calibrations() if is_single else []
     lines = [{**new_header(tables[0].device), "timing": tables[0].timing}]
     latest: dict[str, int] = {}
     for record in (*dispatch, *kernels, *calibrations):
@@ -109,7 +110,7 @@ def merge_tables(paths: Sequence[Path], out: Path) -> MergeResult:
         sum(record.status == "failed" for record in kernels),
         {str(t.path): sum(source is t for _, source in chosen.values()) for t in tables},
         None if dispatch_table is None else str(dispatch_table.path),
-        0 if calibrations else sum(bool(table.records("calibration")) for table in tables),
+        0 if is_single else sum(bool(table.records("calibration")) for table in tables),
     )
 
 

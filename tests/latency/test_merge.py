@@ -131,6 +131,10 @@ def test_merge_of_one_table_compacts_it(tmp_path: Path, out: Path) -> None:
     assert compact.latency_us(KERNELS[0]) == 5.0
     assert compact.correction() == original.correction() is not None
     assert compact.dispatch_us == original.dispatch_us
+    # Tables of early versions lack dispatch costs, and keep those that they have.
+    early = table(tmp_path / "early.jsonl", *dispatch(STEADY)[:-1], kernel(1))
+    merged = merge_tables([early], tmp_path / "compact.jsonl")
+    assert LatencyTable.open(merged.path).dispatch_us == LatencyTable.open(early).dispatch_us != {}
 
 
 def test_merge_refuses_incompatible_tables_and_writes_nothing(tmp_path: Path, out: Path) -> None:
