@@ -256,12 +256,17 @@ def calibrate_table(
 
 
 def lacks_calibration(table: LatencyTable, spaces: Collection[SearchSpace], batch: int = 1) -> bool:
-    """Return whether a table lacks a calibration for a space whose networks can be measured."""
+    """Return whether a table lacks a calibration for a space whose networks can be measured.
+
+    Each space may have one of its own, from another build.
+    """
     if table.runtime.network_basis != MEASURED:
         return False
-    known = table.calibration(batch)
-    fitted = set(known.get("spaces") or ())
-    return is_outdated(known) or not fitted >= {space.digest for space in spaces}
+    digests = [space.digest for space in spaces]
+    own = [(digest, table.calibration(batch, digest)) for digest in digests]
+    return any(
+        is_outdated(each) or digest not in (each.get("spaces") or ()) for digest, each in own
+    )
 
 
 def calibrate_after_build(

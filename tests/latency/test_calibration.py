@@ -309,7 +309,9 @@ def test_networks_of_a_space_keep_its_calibration_when_another_space_is_added(
         fitted = {"slope": slope, "from_us": 1e-3, "to_us": 1e6, "used": True}
         fields = {**fitted, "rmspe_after": 0.01, "spaces": [space.digest]}
         with table.writing():
+            assert lacks_calibration(table, [SPACE, space])
             table.append(Record.from_calibration(fields, batch=1))
+        assert not lacks_calibration(table, [SPACE, space])
     compact = merge_tables([table.path], tmp_path / "compact.jsonl")
     for each in (table, LatencyTable.open(compact.path)):
         for network, slope in (
