@@ -1,4 +1,5 @@
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,28 @@ def path(tmp_path) -> Path:
     return path
 
 
+@pytest.fixture
+def new_child() -> Callable[[], psutil.Process]:
+    """A function that returns the only process that was started since the test began.
+
+    Other tests may have left processes that end later.
+    """
+    before = {each.pid for each in psutil.Process().children()}
+
+    def find() -> psutil.Process:
+        (child,) = [each for each in psutil.Process().children() if each.pid not in before]
+        return child
+
+    return find
+
+
 @pytest.mark.parametrize("kind", [formats.Matrix, formats.Printing])
-def test_file_is_run_in_a_process_of_its_own(path, kind):
+def test_file_is_run_in_a_process_of_its_own(path, kind, new_child):
     with ModelProcess(kind(), path) as process:
         loaded = process.load(IMAGES[:1])
         logits = process.logits(IMAGES)
         seconds = process.time()
-        (child,) = psutil.Process().children()
+        child = new_child()
     np.testing.assert_allclose(logits, IMAGES.reshape(5, -1) @ np.load(path), rtol=1e-6)
     assert loaded.versions == {"numpy": np.__version__}
     assert loaded.quantised_layers is None
@@ -34,11 +50,10 @@ def test_file_is_run_in_a_process_of_its_own(path, kind):
     assert not child.is_running()
 
 
-def test_process_imports_no_torch(path):
+def test_process_imports_no_torch(path, new_child):
     with ModelProcess(formats.Matrix(), path) as process:
         process.load(IMAGES[:1])
-        (child,) = psutil.Process().children()
-        maps = Path(f"/proc/{child.pid}/maps")
+        maps = Path(f"/proc/{new_child().pid}/maps")
         if not maps.exists():
             pytest.skip("the system does not list the libraries of a process")
         assert "libtorch" not in maps.read_text()
