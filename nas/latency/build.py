@@ -19,7 +19,7 @@ from nas.errors import BoardLostError, NasError, first_line
 from nas.latency.dispatch import DispatchTimer
 from nas.latency.installed_runtimes import default_runtime
 from nas.latency.kernel import Kernel
-from nas.latency.record import Record
+from nas.latency.record import Record, timing_sensitivity
 from nas.latency.runtime import KernelTimer, Runtime
 from nas.latency.table import LatencyTable
 from nas.latency.timer_pool import TimerPool
@@ -303,20 +303,24 @@ class _TableBuilder:
             return timer.retime_kernel(kernel, (record and record.schedule) or {})
 
         self._moments.wait()
-        # The same for all kernels, so that their latencies are at one speed.
-        quiet_us = self._table.quiet_us
-        waiting = [
-            kernel
+        records = {
+            kernel: record
             for kernel in kernels
             if (record := self._record_of(kernel)) is not None and record.status != "failed"
-        ]
-        for kernel, outcome in self._timers.each(waiting, retime):
-            record = self._record_of(kernel)
-            assert record is not None
+        }
+        # The same for all kernels, so that their latencies are at one speed.
+        quiet_us = self._table.quiet_us
+        everything = {each.key: each for each in self._table.records("kernel")}
+        everything |= {each.key: each for each in self._latest.values()}
+        sensitivity = timing_sensitivity(everything.values(), quiet_us)
+        for kernel, outcome in self._timers.each([*records], retime):
+            record = records[kernel]
             if isinstance(outcome, BoardLostError) and not self._timers:
                 # The kernel ran before, so the device was not lost because of it.
                 continue
-            self._latest[kernel] = self._with_outcome(kernel, record, outcome, quiet_us)
+            self._latest[kernel] = self._with_outcome(
+                kernel, record, outcome, quiet_us, sensitivity
+            )
             self._report(self._latest[kernel])
 
     def _record_of(self, kernel: Kernel) -> Record | None:
@@ -324,7 +328,12 @@ class _TableBuilder:
         return self._latest.get(kernel) or self._table.record(kernel)
 
     def _with_outcome(
-        self, kernel: Kernel, record: Record, outcome: Timing | Exception, quiet_us: float
+        self,
+        kernel: Kernel,
+        record: Record,
+        outcome: Timing | Exception,
+        quiet_us: float,
+        sensitivity: float,
     ) -> Record:
         """Return the record of a kernel that was timed again; see `Record.with_timing`."""
         if isinstance(outcome, Exception):
@@ -336,6 +345,7 @@ class _TableBuilder:
             self.moments,
             MAX_MOMENTS_FACTOR * self.moments,
             quiet_us,
+            sensitivity,
         )
         self._total += not updated.settled and len(updated.medians_us) >= self.moments
         return updated

@@ -17,11 +17,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from nas.errors import MeasurementError
-from nas.latency.record import Record
+from nas.latency.record import Record, timing_sensitivity
 from nas.latency.runtime import KernelTimer
 from nas.latency.table import LatencyTable
 from nas.latency.timer_pool import TimerPool
-from nas.latency.timing import Moments, Timing, latency_at_quiet_speed
+from nas.latency.timing import Moments, Timing, latency_at_quiet_speed, with_slowdowns
 
 CURVE_MOMENTS = 18
 """Moments at which the miss curves are timed, at least."""
@@ -116,6 +116,8 @@ class DispatchTimer:
         timings = self._attempt(lambda timer: timer.time_miss_curves())
         self._timed_s = time.monotonic()
         self._is_active = bool(timings)
+        quiet_us = self._table.quiet_us
+        sensitivity = timing_sensitivity(self._curves.values(), quiet_us)
         for part, timing in timings.items():
             record = self._curves.get(part)
             if record is None:
@@ -126,7 +128,8 @@ class DispatchTimer:
                     MAX_CURVE_DIFFERENCE,
                     CURVE_MOMENTS,
                     MAX_CURVE_MOMENTS,
-                    self._table.quiet_us,
+                    quiet_us,
+                    sensitivity,
                 )
             # It is settled when the build is done.
             self._curves[part] = replace(record, settled=False)
@@ -164,5 +167,6 @@ def time_dispatch_us(timer: KernelTimer, quiet_us: float) -> dict[str, float]:
         if not (timings := timer.time_miss_curves()):
             break
         for part, timing in timings.items():
-            curves.setdefault(part, []).append(timing.with_slowdown(quiet_us))
-    return costs_us | {part: latency_at_quiet_speed(own) for part, own in curves.items()}
+            curves.setdefault(part, []).append(timing)
+    quiet = with_slowdowns([*curves.values()], quiet_us)
+    return costs_us | dict(zip(curves, map(latency_at_quiet_speed, quiet), strict=True))

@@ -104,7 +104,8 @@ def measure_networks(
     for done in range(1, most + 1):
         moments.wait()
         for index, new in timer.time(waiting).items():
-            timings[index].append(new.with_slowdown(quiet_us))
+            timings[index].append(new)
+        timings = timing.with_slowdowns(timings, quiet_us)
         at_each_moment()
         waiting = [
             index

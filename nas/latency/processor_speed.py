@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from functools import cache
 from typing import TypeVar
 
@@ -48,6 +48,10 @@ clock of the processor is said to differ.
 The speeds of a core with and without a neighbour differed by 25%, moments beside it by up to 10%.
 The clock of another processor changed by about a tenth, in steps of 3%.
 """
+
+SENSITIVITY_PRIOR = 0.005
+"""Sum of squares, of logarithms, of slowdowns that timings are assumed to follow before any is
+known: as many as twelve timings have whose slowdowns vary by 2%."""
 
 MAX_ATTEMPTS = 3
 """Attempts at a measurement during which the processor keeps its speed."""
@@ -162,6 +166,47 @@ def slowdown(reference_us: float | None, quiet_us: float) -> float | None:
     if reference_us is None or not is_one_speed(reference_us, quiet_us):
         return None
     return reference_us / quiet_us
+
+
+def sensitivity(
+    series: Iterable[Iterable[tuple[float, float | None]]],
+) -> float:
+    """Return how closely timings follow the slowdown of the reference workload.
+
+    A slowdown `s` of the reference workload slows the timings by `s ** sensitivity`. On some
+    machines most of it is the clock of the processor, and timings follow it (0.74 for the kernels
+    of a table); on others most of it is noise of the reference workload, which must not become part
+    of the latencies (0.10). The sensitivity is the slope of a linear regression of the logarithms
+    within each series, of all series together.
+
+    Args:
+        series: for each kernel or network, pairs of its latency at a moment, in any unit, and of
+            the slowdown of the reference workload, see `slowdown`.
+
+    Returns:
+        The slope, in [0, 1]; near 1 if nothing is known.
+    """
+    known = [
+        (index, latency, each)
+        for index, pairs in enumerate(series)
+        for latency, each in pairs
+        if each is not None and latency > 0
+    ]
+    if not known:
+        return 1.0
+    indices, latencies, slowdowns = map(np.array, zip(*known, strict=True))
+    counts = np.maximum(1, np.bincount(indices))
+
+    def centred(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the values without the mean of their series."""
+        return values - (np.bincount(indices, values) / counts)[indices]
+
+    # A neighbour that came and went must not outweigh all other moments.
+    limit = math.log(1 + MAX_SPEED_CHANGE)
+    own = centred(np.clip(centred(np.log(latencies)), -limit, limit))
+    reference = centred(np.log(slowdowns))
+    slope = (own @ reference + SENSITIVITY_PRIOR) / (reference @ reference + SENSITIVITY_PRIOR)
+    return float(np.clip(slope, 0.0, 1.0))
 
 
 def count_quiet(references_us: Collection[float], quiet_us: float = math.inf) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -16,6 +16,7 @@ from pydantic import AfterValidator, AliasChoices, Field, JsonValue, model_valid
 
 from nas.documents import Document, Format
 from nas.errors import TableError
+from nas.latency import processor_speed
 from nas.latency.correction import CalibrationRow, Correction, Latency, is_outdated
 from nas.latency.timing import (
     Timing,
@@ -74,6 +75,7 @@ class _TimedRow(Document):
     # Early versions had another workload, and called this references_us.
     references_us: tuple[Latency, ...] = Field((), alias="workload_us")
     slowdowns: tuple[Annotated[float, Field(gt=0)] | None, ...] = ()
+    quiet_us: Latency | None = None
     settled: bool = True
     cold_us: Latency | None = Field(None, validation_alias=AliasChoices("cold_us", "far_us"))
     cold_samples_us: Samples = Field(
@@ -174,6 +176,8 @@ class Record:
             of a cost of launches is at the speed of its latency.
         slowdowns: how many times longer each of these timings took than at the quiet speed, see
             `Timing.slowdown`; empty if that is not known for any of them.
+        quiet_us: duration of the reference workload at the quiet speed, of which `slowdowns` and
+            `latency_us` are; None if it is not known.
         settled: whether no further timing is needed.
         cold_samples_us: samples of a kernel with cold caches, see `nas.latency.cache_model`; those
             of the timing with the lowest median. Empty if that was not timed.
@@ -195,6 +199,7 @@ class Record:
     cold_samples_us: tuple[float, ...] = ()
     references_us: tuple[float, ...] = ()
     slowdowns: tuple[float | None, ...] = ()
+    quiet_us: float | None = None
     line: int = 0
 
     @classmethod
@@ -232,6 +237,7 @@ class Record:
         min_timings: int,
         max_timings: int,
         quiet_us: float = math.inf,
+        sensitivity: float = 1.0,
     ) -> Record:
         """Return the record of this kernel with one more timing.
 
@@ -246,14 +252,14 @@ class Record:
             min_timings: smallest number of timings.
             max_timings: largest number of timings.
             quiet_us: duration of the reference workload at the quiet speed of the table.
+            sensitivity: how closely timings follow the reference workload, see
+                `nas.latency.processor_speed.sensitivity`.
         """
         medians = (*self.medians_us, timing.latency_us)
         references = (*self.references_us, *timing.references_us)
-        # An early version of a table has no references for the first timings of a kernel.
-        padding = [None] * (len(medians) - len(references))
         timings = [
-            Timing((us,), reference_us=reference).with_slowdown(quiet_us)
-            for us, reference in zip(medians, [*padding, *references], strict=True)
+            Timing((us,), reference_us=reference).with_slowdown(quiet_us, sensitivity)
+            for us, reference in _pairs(medians, references)
         ]
         is_known = any(each.slowdown is not None for each in timings)
         agreed = timings_agree(timings, tolerance)
@@ -272,6 +278,7 @@ class Record:
             cold_samples_us=min(cold_sets, key=statistics.median, default=())[:MAX_SAMPLES],
             references_us=references,
             slowdowns=tuple(each.slowdown for each in timings) if is_known else (),
+            quiet_us=quiet_us if is_known and math.isfinite(quiet_us) else None,
             supersedes=None,
             line=0,
         )
@@ -292,15 +299,6 @@ class Record:
     def fastest_us(self) -> float:
         """The median of `samples_us`, at the speed that the processor had."""
         return Timing(self.samples_us).latency_us
-
-    @property
-    def quiet_us(self) -> float | None:
-        """Duration of the reference workload at the quiet speed of `latency_us`, in microseconds.
-
-        It is None if the slowdown of no timing is known.
-        """
-        known = zip(self.references_us[::-1], self.slowdowns[::-1], strict=False)
-        return next((us / slowdown for us, slowdown in known if slowdown is not None), None)
 
     @property
     def cold_us(self) -> float | None:
@@ -340,7 +338,7 @@ class Record:
             if self.references_us:
                 line["workload_us"] = list(self.references_us)
             if self.slowdowns:
-                line["slowdowns"] = list(self.slowdowns)
+                line |= {"slowdowns": list(self.slowdowns), "quiet_us": self.quiet_us}
             if not self.settled:
                 line["settled"] = False
             if self.cold_samples_us:
@@ -397,8 +395,42 @@ class Record:
             row.cold_samples_us,
             row.references_us,
             row.slowdowns,
+            row.quiet_us or _former_quiet_us(row.references_us, row.slowdowns),
             line,
         )
+
+
+def timing_sensitivity(records: Iterable[Record], quiet_us: float) -> float:
+    """Return how closely the timings of kernels or miss curves follow the reference workload.
+
+    See `nas.latency.processor_speed.sensitivity`.
+
+    Args:
+        records: their records.
+        quiet_us: duration of the reference workload at the quiet speed.
+    """
+    timed = (_pairs(each.medians_us, each.references_us) for each in records)
+    return processor_speed.sensitivity(
+        [(us, processor_speed.slowdown(reference, quiet_us)) for us, reference in pairs]
+        for pairs in timed
+    )
+
+
+def _pairs(
+    medians_us: Sequence[float], references_us: Sequence[float]
+) -> list[tuple[float, float | None]]:
+    """Return each timing with the reference workload beside it."""
+    # An early version of a table has no references for the first timings of a kernel.
+    padding = [None] * (len(medians_us) - len(references_us))
+    return [*zip(medians_us, [*padding, *references_us], strict=True)]
+
+
+def _former_quiet_us(
+    references_us: Sequence[float], slowdowns: Sequence[float | None]
+) -> float | None:
+    """Return the `Record.quiet_us` of a row of an early version, which does not name it."""
+    known = zip(references_us[::-1], slowdowns[::-1], strict=False)
+    return next((us / slowdown for us, slowdown in known if slowdown is not None), None)
 
 
 def _evenly_spaced(samples: Sequence[float], count: int) -> tuple[float, ...]:

@@ -107,8 +107,8 @@ class Timing:
             `nas.latency.cache_model`; empty if that was not timed.
         reference_us: duration of the reference workload beside the samples, see
             `processor_speed.reference_us`; None if the samples are not of this machine's processor.
-        slowdown: how many times longer everything took than at the quiet speed of the processor,
-            see `processor_speed.slowdown`; None if it is not known.
+        slowdown: how many times longer the samples took than at the quiet speed of the processor,
+            see `with_slowdown`; None if it is not known.
     """
 
     samples_us: tuple[float, ...]
@@ -137,15 +137,17 @@ class Timing:
         """The median of the samples with warm caches, at the quiet speed if `slowdown` is known."""
         return round_to_four_digits(statistics.median(self.samples_us) / (self.slowdown or 1.0))
 
-    def with_slowdown(self, quiet_us: float) -> Timing:
+    def with_slowdown(self, quiet_us: float, sensitivity: float = 1.0) -> Timing:
         """Return this timing with its slowdown.
 
         Args:
             quiet_us: duration of the reference workload at the quiet speed; infinity if it is not
                 known.
+            sensitivity: how closely timings follow the reference workload, see
+                `processor_speed.sensitivity`.
         """
         slowdown = processor_speed.slowdown(self.reference_us, quiet_us)
-        return replace(self, slowdown=slowdown and round_to_four_digits(slowdown))
+        return replace(self, slowdown=slowdown and round_to_four_digits(slowdown**sensitivity))
 
     @property
     def references_us(self) -> tuple[float, ...]:
@@ -233,6 +235,29 @@ def references_us(timings: Iterable[Timing]) -> list[float]:
     return [us for each in timings for us in each.references_us]
 
 
+def with_slowdowns(series: Sequence[Sequence[Timing]], quiet_us: float) -> list[list[Timing]]:
+    """Return timings of several kernels or networks with their slowdowns.
+
+    These follow the reference workload as closely as the timings do, all together.
+
+    Args:
+        series: timings of each kernel or network.
+        quiet_us: duration of the reference workload at the quiet speed; infinity if it is not
+            known.
+    """
+    sensitivity = processor_speed.sensitivity(
+        [
+            (
+                statistics.median(each.samples_us),
+                processor_speed.slowdown(each.reference_us, quiet_us),
+            )
+            for each in timings
+        ]
+        for timings in series
+    )
+    return [[each.with_slowdown(quiet_us, sensitivity) for each in timings] for timings in series]
+
+
 def is_disturbed(timings: Sequence[Timing], quiet_us: float) -> bool:
     """Return whether no timing has a known slowdown, although it could.
 
@@ -317,10 +342,10 @@ def measure_differences(
 
     The components are timed in turn at many moments, each with the reference workload beside it,
     since a neighbour on the core comes and goes within a moment. The latency of a component follows
-    from its timings by the rule of `latency_at_quiet_speed`: a difference of timings of one moment
-    would be wrong by as much as that moment slows one of them. Each of `DIFFERENCE_SAMPLES` samples
-    leaves out its share of the moments (the delete-a-group jackknife). There are more moments if
-    the slowdown of less than half of the timings is known.
+    from all its timings (`with_slowdowns`, `latency_at_quiet_speed`): a difference of timings of
+    one moment would be wrong by as much as that moment slows one of them. Each of
+    `DIFFERENCE_SAMPLES` samples leaves out its share of the moments (the delete-a-group jackknife).
+    There are more moments if the slowdown of less than half of the timings is known.
 
     Args:
         components: functions that return seconds, by name.
@@ -333,28 +358,34 @@ def measure_differences(
     Raises:
         MeasurementError: a sample is not above zero.
     """
-    timed: dict[str, list[tuple[float, float | None]]] = {name: [] for name in components}
+    timed: dict[str, list[Timing]] = {name: [] for name in components}
     quiet_us = math.inf
     for moment in range(1, 1 + MAX_MOMENTS_FACTOR * DIFFERENCE_MOMENTS):
         before_us = processor_speed.reference_us() if is_local else None
         for name, take in components.items():
-            seconds = take()
+            microseconds = 1e6 * take()
             after_us = processor_speed.reference_us() if is_local else None
-            timed[name].append((seconds, before_us and after_us and max(before_us, after_us)))
+            beside_us = before_us and after_us and max(before_us, after_us)
+            timed[name].append(Timing((microseconds,), reference_us=beside_us))
             before_us = after_us
-        references = [us for own in timed.values() for _, us in own if us is not None]
+        references = [us for own in timed.values() for us in references_us(own)]
         quiet_us = quiet_speed_us(references)
         known = sum(processor_speed.slowdown(us, quiet_us) is not None for us in references)
         is_enough = 2 * known >= DIFFERENCE_MOMENTS * len(components) or not is_local
         if moment >= DIFFERENCE_MOMENTS and is_enough:
             break
         time.sleep(SECONDS_BETWEEN_COMPONENTS)
+    timings = dict(zip(timed, with_slowdowns([*timed.values()], quiet_us), strict=True))
     samples = []
     for left_out in range(DIFFERENCE_SAMPLES):
         latencies = {}
-        for name, own in timed.items():
+        for name, own in timings.items():
             counted = [each for at, each in enumerate(own) if at % DIFFERENCE_SAMPLES != left_out]
-            latencies[name] = _seconds_at_quiet_speed(counted, quiet_us)
+            # Differences need more than the four digits of a latency.
+            latencies[name] = 1e-6 * _quiet_quantile(
+                [each.samples_us[0] / (each.slowdown or 1.0) for each in counted],
+                [each.slowdown for each in counted],
+            )
         samples.append(costs(latencies))
     reference = round_to_four_digits(quiet_us) if is_local else None
     return {
@@ -363,13 +394,6 @@ def measure_differences(
         )
         for name in samples[0]
     }
-
-
-def _seconds_at_quiet_speed(timed: Sequence[tuple[float, float | None]], quiet_us: float) -> float:
-    """Return the latency of a component from its seconds, each with the reference beside them."""
-    slowdowns = [processor_speed.slowdown(reference_us, quiet_us) for _, reference_us in timed]
-    pairs = zip(timed, slowdowns, strict=True)
-    return _quiet_quantile([taken / (slowdown or 1.0) for (taken, _), slowdown in pairs], slowdowns)
 
 
 def median_seconds(evaluate: Evaluate, calls: int) -> float:

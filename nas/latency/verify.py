@@ -22,7 +22,7 @@ from nas.latency.kernel import Kernel, group_by_kind
 from nas.latency.record import UNSTABLE, Record
 from nas.latency.runtime import KernelTimer
 from nas.latency.table import LatencyTable
-from nas.latency.timing import Moments, Timing, latency_at_quiet_speed
+from nas.latency.timing import Moments, Timing, latency_at_quiet_speed, with_slowdowns
 
 SAMPLE_SEED = 0
 """Seed of the sample: the same table gives the same kernels, so that verifications can be
@@ -287,15 +287,16 @@ class _RetimedKernels:
         except Exception as error:
             self._errors[record.name] = f"{type(error).__name__}: {str(error).strip()[:300]}"
         else:
-            self._timings[record.name].append(timing.with_slowdown(self._quiet_us))
+            self._timings[record.name].append(timing)
 
     @property
     def rows(self) -> list[VerifiedRow]:
         """The kernels with their latencies; one that could not be timed once has an error."""
-        return [self._row(record) for record in self._records]
+        timings = with_slowdowns([*self._timings.values()], self._quiet_us)
+        return [*map(self._row, self._records, timings)]
 
-    def _row(self, record: Record) -> VerifiedRow:
-        timings, error = self._timings[record.name], self._errors.get(record.name)
+    def _row(self, record: Record, timings: Sequence[Timing]) -> VerifiedRow:
+        error = self._errors.get(record.name)
         return VerifiedRow(
             record.name,
             Kernel.parse(record.name).detailed_kind,

@@ -7,7 +7,9 @@ many as a check would take, give a latency of each network by different rules:
 
     fastest          the fastest of ten timings or more, of which three have a known slowdown
     quartile         the lower quartile of the timings with a known slowdown, six or more
-    ... / clock      the same, with each timing divided by its slowdown, `Timing.slowdown`
+    ... / clock      the same, with each timing divided by the slowdown of the reference workload
+    ... / followed   the same, with each timing divided by as much of that slowdown as the timings
+                     of the group follow, see `nas.latency.processor_speed.sensitivity`
 
 Printed are standard deviations from group to group: `all alike` of the mean over the networks, as
 much as predictions of a table would seem to be wrong, and `each more` of what is left for a
@@ -40,29 +42,40 @@ SECONDS_BETWEEN_MOMENTS = 0.3
 GROUP_STEP = 10
 """Moments from the start of one group to that of the next."""
 
-Rule = tuple[str, int, Callable[[Sequence[Timing]], float]]
-"""A name, the timings with a known slowdown that it wants, and a function of a group's timings."""
+Divide = Callable[[Sequence[Sequence[Timing]], float], Sequence[Sequence[Timing]]]
+"""A function of the timings of each network and of the duration of the reference workload at the
+quiet speed, that returns the timings with the slowdowns by which they are divided."""
 
 
 def fastest_us(timings: Sequence[Timing]) -> float:
     return min(each.latency_us for each in timings)
 
 
-def at_own_speed(rule: Callable[[Sequence[Timing]], float]) -> Callable[[Sequence[Timing]], float]:
-    """Return a rule that does not divide timings by their slowdown."""
-
-    def latency_us(timings: Sequence[Timing]) -> float:
-        return rule([replace(t, slowdown=t.slowdown and 1.0) for t in timings])
-
-    return latency_us
+def undivided(series: Sequence[Sequence[Timing]], quiet_us: float) -> list[list[Timing]]:
+    return [
+        [replace(t, slowdown=t.slowdown and 1.0) for t in own]
+        for own in timing.with_slowdowns(series, quiet_us)
+    ]
 
 
-RULES: tuple[Rule, ...] = (
-    ("fastest", 3, at_own_speed(fastest_us)),
-    ("fastest / clock", 3, fastest_us),
-    ("quartile", timing.MIN_UNDISTURBED, at_own_speed(timing.latency_at_quiet_speed)),
-    ("quartile / clock", timing.MIN_UNDISTURBED, timing.latency_at_quiet_speed),
+def divided(series: Sequence[Sequence[Timing]], quiet_us: float) -> list[list[Timing]]:
+    return [[each.with_slowdown(quiet_us) for each in own] for own in series]
+
+
+RULES: tuple[tuple[str, int, Divide, Callable[[Sequence[Timing]], float]], ...] = tuple(
+    (name + suffix, wanted, divide, rule)
+    for name, wanted, rule in (
+        ("fastest", 3, fastest_us),
+        ("quartile", timing.MIN_UNDISTURBED, timing.latency_at_quiet_speed),
+    )
+    for suffix, divide in (
+        ("", undivided),
+        (" / clock", divided),
+        (" / followed", timing.with_slowdowns),
+    )
 )
+"""Names, the timings with a known slowdown that a rule wants, what divides the timings, and the
+function of a group's timings."""
 
 
 def take(minutes: float) -> list[list[Timing]]:
@@ -103,11 +116,13 @@ def main() -> None:
     quiet_us = processor_speed.quiet_speed_us(
         [us for own in series for us in timing.references_us(own)]
     )
-    series = [[each.with_slowdown(quiet_us) for each in own] for own in series]
+    series = divided(series, quiet_us)
     starts = range(0, len(series[0]) - networks.MAX_TIMINGS, GROUP_STEP)
     rows = []
-    for name, wanted, rule in RULES:
-        groups = [[group(own, start, wanted) for own in series] for start in starts]
+    for name, wanted, divide, rule in RULES:
+        groups = [
+            divide([group(own, start, wanted) for own in series], quiet_us) for start in starts
+        ]
         logs = np.array([[math.log(rule(own)) for own in row] for row in groups])
         logs -= logs.mean(axis=0)
         alike = logs.mean(axis=1)
@@ -120,7 +135,11 @@ def main() -> None:
                 f"{np.mean([len(own) for row in groups for own in row]):.0f}",
             )
         )
-    print(f"{len(series[0])} moments, {len(starts)} groups of {len(series)} networks")
+    slowdowns = [[(t.latency_us * (t.slowdown or 1), t.slowdown) for t in own] for own in series]
+    print(
+        f"{len(series[0])} moments, {len(starts)} groups of {len(series)} networks, which follow "
+        f"the slowdown to {processor_speed.sensitivity(slowdowns):.2f}"
+    )
     print_table(["latency", "all alike", "largest", "each more", "timings"], rows)
 
 

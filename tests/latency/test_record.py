@@ -9,7 +9,7 @@ import pytest
 from nas.errors import TableError
 from nas.latency.kernel import Kernel
 from nas.latency.processor_speed import slowdown
-from nas.latency.record import Record
+from nas.latency.record import Record, timing_sensitivity
 from nas.latency.timing import Timing
 
 LINE = {
@@ -312,6 +312,23 @@ def test_latency_is_that_at_the_quiet_speed() -> None:
 
 
 @pytest.mark.usefixtures("real_slowdown")
+def test_timings_follow_the_reference_workload_as_closely_as_they_do_all_together() -> None:
+    """Kernels follow the square root of the slowdown, so that theirs is half of its logarithm."""
+    records = []
+    for latency_us in (5.0, 7.0):
+        record = once_timed(latency_us, 10.0)
+        for factor in (1.1, 1.02, 1.08, 1.05):
+            timing = Timing((latency_us * factor**0.5,), reference_us=10 * factor)
+            sensitivity = timing_sensitivity([*records, record], quiet_us=10.0)
+            record = record.with_timing(timing, 0.03, 5, 9, 10.0, sensitivity)
+        records.append(record)
+    assert sensitivity == pytest.approx(0.5, abs=0.2), "little is known, and 1 is assumed"
+    assert timing_sensitivity(20 * records, quiet_us=10.0) == pytest.approx(0.5, abs=0.02)
+    assert record.slowdowns[1] == pytest.approx(1.1**sensitivity, abs=1e-3)
+    assert record.quiet_us == 10.0
+
+
+@pytest.mark.usefixtures("real_slowdown")
 def test_record_needs_timings_whose_slowdown_is_known() -> None:
     """A neighbour slows the processor by a fifth at the first three moments."""
     record = once_timed(6.0, 12.0)
@@ -342,5 +359,7 @@ def test_latency_of_a_row_is_that_of_its_timings() -> None:
         parsed({**line, "latency_us": 4.9})
     with pytest.raises(TableError, match="one of slowdowns for each timing"):
         parsed({**line, "slowdowns": [1.0]})
-    without = {name: value for name, value in line.items() if name != "slowdowns"}
-    assert parsed(without).quiet_us is None, "a table of an early version"
+    former = {name: value for name, value in line.items() if name != "quiet_us"}
+    assert parsed(former).quiet_us == 10.0, "a table of an early version"
+    del former["slowdowns"]
+    assert parsed(former).quiet_us is None, "a table of a still earlier version"
