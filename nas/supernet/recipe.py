@@ -69,8 +69,8 @@ def make_batches(
     )
 
 
-def learning_rate(settings: TrainingSettings, step: float, steps: int) -> float:
-    """Return the learning rate of a step: linear warm-up, then cosine decay to zero.
+def learning_rate(settings: TrainingSettings, step: float, steps: int, floor: float = 0.0) -> float:
+    """Return the learning rate of a step: linear warm-up, then cosine decay.
 
     The decay is that of Loshchilov and Hutter 2017, "SGDR", without restarts.
 
@@ -78,12 +78,13 @@ def learning_rate(settings: TrainingSettings, step: float, steps: int) -> float:
         settings: `learning_rate` is the peak, `warmup` the share of steps that warm up.
         step: number of the step, from 0; or its position, see `nas.supernet.schedule`.
         steps: number of steps of the whole training.
+        floor: smallest rate after the warm-up, as a fraction of the peak, where the decay ends.
     """
     warmup_steps = math.ceil(settings.warmup * steps)
     if step < warmup_steps:
         return settings.learning_rate * (step + 1) / (warmup_steps + 1)
     progress = (step - warmup_steps) / max(1, steps - warmup_steps)
-    return settings.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+    return settings.learning_rate * max(floor, (1 + math.cos(math.pi * progress)) / 2)
 
 
 def resized_image_size(image_size: int, share: float, step: float, steps: int) -> int:

@@ -39,7 +39,10 @@ class TrainingSettings:
             Networks that are trained standalone ignore it.
         batch_size: images in a step, at least 2; every step trains several subnets on them.
         learning_rate: peak of the learning rate, reached after the warm-up and followed by a cosine
-            decay to zero. The default ranks best; small spaces get higher accuracies with 0.3.
+            decay. The default ranks best; small spaces get higher accuracies with 0.3.
+        learning_rate_floor: smallest learning rate of a supernet after the warm-up, as a fraction
+            of `learning_rate`, in [0, 1]. Supernets rank worse if it decays to zero, as that of
+            networks that are trained standalone does.
         warmup: share of the steps in which the learning rate rises, in [0, 1).
         momentum: Nesterov momentum, in [0, 1).
         weight_decay: decay of the weights of convolutions and linear layers; biases and batch norms
@@ -81,6 +84,7 @@ class TrainingSettings:
     seconds: float | None = None
     batch_size: int = 64
     learning_rate: float = 0.1
+    learning_rate_floor: float = 0.05
     warmup: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 1e-4
@@ -108,6 +112,7 @@ class TrainingSettings:
             "seconds": self.seconds is None or self.seconds > 0,
             "batch_size": self.batch_size >= 2,
             "learning_rate": self.learning_rate > 0,
+            "learning_rate_floor": 0 <= self.learning_rate_floor <= 1,
             "warmup": 0 <= self.warmup < 1,
             "momentum": 0 <= self.momentum < 1,
             "weight_decay": self.weight_decay >= 0,

@@ -140,7 +140,8 @@ class Trainer:
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
         position, end = self.schedule.position(step), self.schedule.end
-        return self.learning_rate_factor * learning_rate(self.settings, position, end)
+        rate = learning_rate(self.settings, position, end, self.settings.learning_rate_floor)
+        return self.learning_rate_factor * rate
 
     def step(self, step: int) -> StepResult:
         """Do one training step, counted from 0.

@@ -73,7 +73,17 @@ RECIPES = {
         "label_smoothing": 0.0,
         "progressive_resizing": 2 / 3,
     },
+    "sandwich, no smoothing, progressive resizing, decay to zero": {
+        "label_smoothing": 0.0,
+        "progressive_resizing": 2 / 3,
+        "learning_rate_floor": 0.0,
+    },
     "sandwich, no smoothing, whole images": {"label_smoothing": 0.0, "progressive_resizing": 0.0},
+    "sandwich, no smoothing, whole images, decay to zero": {
+        "label_smoothing": 0.0,
+        "progressive_resizing": 0.0,
+        "learning_rate_floor": 0.0,
+    },
     "sandwich, 1 random, no smoothing": {"random_subnets": 1, "label_smoothing": 0.0},
     "sandwich, 1 random, no smoothing, faster": {
         "random_subnets": 1,

@@ -60,6 +60,7 @@ def test_training_ends_within_five_percent_of_its_budget(pace):
     last = schedule.position(schedule.steps - 1)
     rates = TrainingSettings(learning_rate=0.1)
     assert learning_rate(rates, last, schedule.end) < 0.001, "the cosine has come to its end"
+    assert learning_rate(rates, last, schedule.end, floor=0.05) == pytest.approx(0.005)
 
 
 def test_budget_that_is_spent_ends_the_training_soon():
