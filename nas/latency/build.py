@@ -310,9 +310,9 @@ class _TableBuilder:
         }
         # The same for all kernels, so that their latencies are at one speed.
         quiet_us = self._table.quiet_us
-        everything = {each.key: each for each in self._table.records("kernel")}
-        everything |= {each.key: each for each in self._latest.values()}
-        sensitivity = timing_sensitivity(everything.values(), quiet_us)
+        current = {each.name: each for each in self._table.records("kernel")}
+        current |= {each.name: each for each in self._latest.values()}
+        sensitivity = timing_sensitivity(current.values(), quiet_us)
         for kernel, outcome in self._timers.each([*records], retime):
             record = records[kernel]
             if isinstance(outcome, BoardLostError) and not self._timers:

@@ -5,9 +5,11 @@ alike: beside the same neighbour, one took 15% longer and another one 55%. A ref
 timed before and after every timing. It multiplies matrices, as large networks do, and calls many
 short functions, since a neighbour may slow the fetching of code, on which small networks depend,
 and little else. It tells the moments at which only the clock of the processor differs from its
-quiet speed, which slows everything alike, from the others, which do not count. A few moments may be
-faster than the quiet speed, while the neighbours of a core idle. No network runs at that speed for
-long, so they do not count either.
+quiet speed, which slows everything alike, from the others, which do not count. The reference
+workload also differs for reasons of its own, so timings are divided by only as much of its slowdown
+as all of them together follow (`sensitivity`). A few moments may be faster than the quiet speed,
+while the neighbours of a core idle. No network runs at that speed for long, so they do not count
+either.
 
 Waiting for quiet moments would not save time: kernels that are timed in turns, again and again,
 meet as many of them.
@@ -168,9 +170,7 @@ def slowdown(reference_us: float | None, quiet_us: float) -> float | None:
     return reference_us / quiet_us
 
 
-def sensitivity(
-    series: Iterable[Iterable[tuple[float, float | None]]],
-) -> float:
+def sensitivity(series: Iterable[Iterable[tuple[float, float | None]]]) -> float:
     """Return how closely timings follow the slowdown of the reference workload.
 
     A slowdown `s` of the reference workload slows the timings by `s ** sensitivity`. On some

@@ -140,7 +140,8 @@ def train_by_hand(space, data, settings, seed, processes):
                     loss = F.cross_entropy(logits, soft_targets)
                 (loss / processes).backward()
         adaptive_clip_grad(supernet.parameters(), settings.gradient_ratio)
-        optimizer_step(optimizer, learning_rate(settings, step, steps))
+        rate = learning_rate(settings, step, steps, settings.learning_rate_floor)
+        optimizer_step(optimizer, rate)
     return supernet
 
 
