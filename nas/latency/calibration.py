@@ -262,10 +262,10 @@ def lacks_calibration(table: LatencyTable, spaces: Collection[SearchSpace], batc
     """
     if table.runtime.network_basis != MEASURED:
         return False
-    digests = [space.digest for space in spaces]
-    own = [(digest, table.calibration(batch, digest)) for digest in digests]
     return any(
-        is_outdated(each) or digest not in (each.get("spaces") or ()) for digest, each in own
+        is_outdated(own := table.calibration(batch, space.digest))
+        or space.digest not in (own.get("spaces") or ())
+        for space in spaces
     )
 
 

@@ -170,7 +170,7 @@ def slowdown(reference_us: float | None, quiet_us: float) -> float | None:
     return reference_us / quiet_us
 
 
-def sensitivity(series: Iterable[Iterable[tuple[float, float | None]]]) -> float:
+def sensitivity(series: Iterable[Iterable[tuple[float, float | None]]], quiet_us: float) -> float:
     """Return how closely timings follow the slowdown of the reference workload.
 
     A slowdown `s` of the reference workload slows the timings by `s ** sensitivity`. On some
@@ -181,7 +181,8 @@ def sensitivity(series: Iterable[Iterable[tuple[float, float | None]]]) -> float
 
     Args:
         series: for each kernel or network, pairs of its latency at a moment, in any unit, and of
-            the slowdown of the reference workload, see `slowdown`.
+            the duration of the reference workload beside it; None if that is not known.
+        quiet_us: its duration at the quiet speed; infinity if it is not known.
 
     Returns:
         The slope, in [0, 1]; near 1 if nothing is known.
@@ -189,8 +190,8 @@ def sensitivity(series: Iterable[Iterable[tuple[float, float | None]]]) -> float
     known = [
         (index, latency, each)
         for index, pairs in enumerate(series)
-        for latency, each in pairs
-        if each is not None and latency > 0
+        for latency, reference_us in pairs
+        if latency > 0 and (each := slowdown(reference_us, quiet_us)) is not None
     ]
     if not known:
         return 1.0

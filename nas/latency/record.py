@@ -409,11 +409,8 @@ def timing_sensitivity(records: Iterable[Record], quiet_us: float) -> float:
         records: their records.
         quiet_us: duration of the reference workload at the quiet speed.
     """
-    timed = (_pairs(each.medians_us, each.references_us) for each in records)
-    return processor_speed.sensitivity(
-        [(us, processor_speed.slowdown(reference, quiet_us)) for us, reference in pairs]
-        for pairs in timed
-    )
+    series = (_pairs(each.medians_us, each.references_us) for each in records)
+    return processor_speed.sensitivity(series, quiet_us)
 
 
 def _pairs(

@@ -246,14 +246,11 @@ def with_slowdowns(series: Sequence[Sequence[Timing]], quiet_us: float) -> list[
             known.
     """
     sensitivity = processor_speed.sensitivity(
-        [
-            (
-                statistics.median(each.samples_us),
-                processor_speed.slowdown(each.reference_us, quiet_us),
-            )
-            for each in timings
-        ]
-        for timings in series
+        (
+            [(statistics.median(each.samples_us), each.reference_us) for each in timings]
+            for timings in series
+        ),
+        quiet_us,
     )
     return [[each.with_slowdown(quiet_us, sensitivity) for each in timings] for timings in series]
 

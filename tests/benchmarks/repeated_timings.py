@@ -135,10 +135,10 @@ def main() -> None:
                 f"{np.mean([len(own) for row in groups for own in row]):.0f}",
             )
         )
-    slowdowns = [[(t.latency_us * (t.slowdown or 1), t.slowdown) for t in own] for own in series]
+    pairs = [[(float(np.median(t.samples_us)), t.reference_us) for t in own] for own in series]
     print(
         f"{len(series[0])} moments, {len(starts)} groups of {len(series)} networks, which follow "
-        f"the slowdown to {processor_speed.sensitivity(slowdowns):.2f}"
+        f"the slowdown to {processor_speed.sensitivity(pairs, quiet_us):.2f}"
     )
     print_table(["latency", "all alike", "largest", "each more", "timings"], rows)
 

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from nas.latency import processor_speed
-from nas.latency.processor_speed import MAX_ATTEMPTS, measure_at_one_speed, slowdown
+from nas.latency.processor_speed import (
+    MAX_ATTEMPTS,
+    measure_at_one_speed,
+    sensitivity,
+    slowdown,
+)
 
 
 def test_quiet_speed_is_that_of_the_fastest_moments_but_a_few(monkeypatch) -> None:
@@ -34,6 +39,7 @@ def test_quiet_speed_is_that_of_the_fastest_moments_but_a_few(monkeypatch) -> No
 
 def test_sensitivity_is_the_slope_within_each_series(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is that of least squares with a constant for each series."""
+    monkeypatch.setattr(processor_speed, "slowdown", slowdown)
     monkeypatch.setattr(processor_speed, "SENSITIVITY_PRIOR", 0.0)
     rng = np.random.default_rng(0)
     slowdowns = rng.uniform(1.0, 1.1, (3, 8))
@@ -43,27 +49,28 @@ def test_sensitivity_is_the_slope_within_each_series(monkeypatch: pytest.MonkeyP
     columns[np.arange(24), 1 + np.arange(24) // 8] = 1
     expected, *_ = np.linalg.lstsq(columns, np.log(latencies).ravel(), rcond=None)[0]
     series = [[*zip(*each, strict=True)] for each in zip(latencies, slowdowns, strict=True)]
-    assert processor_speed.sensitivity(series) == pytest.approx(expected)
+    assert sensitivity(series, quiet_us=1.0) == pytest.approx(expected)
     assert expected == pytest.approx(0.6, abs=0.05)
     disturbed = [[*own, (9.0, None)] for own in series]
-    assert processor_speed.sensitivity(disturbed) == pytest.approx(expected)
+    assert sensitivity(disturbed, quiet_us=1.0) == pytest.approx(expected)
 
 
 def test_sensitivity_is_between_none_and_that_of_the_reference_workload(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(processor_speed, "slowdown", slowdown)
     falling, steep = ([(1.1**power, 1.1), (1.0, 1.0)] * 50 for power in (-1, 3))
-    assert processor_speed.sensitivity([falling]) == 0.0
-    assert processor_speed.sensitivity([steep]) == 1.0
-    assert processor_speed.sensitivity([]) == processor_speed.sensitivity([[(5.0, 1.1)]]) == 1.0
+    assert sensitivity([falling], quiet_us=1.0) == 0.0
+    assert sensitivity([steep], quiet_us=1.0) == 1.0
+    assert sensitivity([], quiet_us=1.0) == sensitivity([[(5.0, 1.1)]], quiet_us=1.0) == 1.0
     noise = [(1.0, 1.0 + 0.02 * (index % 2)) for index in range(40)]
-    assert 0.2 < processor_speed.sensitivity([noise[:20]]) < 0.8, "little is known"
-    assert processor_speed.sensitivity([noise] * 20) < 0.1
+    assert 0.2 < sensitivity([noise[:20]], quiet_us=1.0) < 0.8, "little is known"
+    assert sensitivity([noise] * 20, quiet_us=1.0) < 0.1
     neighbour = [*noise, (1.5, 1.02)]
     monkeypatch.setattr(processor_speed, "MAX_SPEED_CHANGE", 9.0)
-    assert processor_speed.sensitivity([neighbour] * 20) > 0.9
+    assert sensitivity([neighbour] * 20, quiet_us=1.0) > 0.9
     monkeypatch.setattr(processor_speed, "MAX_SPEED_CHANGE", 0.12)
-    assert processor_speed.sensitivity([neighbour] * 20) < 0.4
+    assert sensitivity([neighbour] * 20, quiet_us=1.0) < 0.4
 
 
 def test_slowdown_is_known_if_only_the_clock_differs(monkeypatch: pytest.MonkeyPatch) -> None:
