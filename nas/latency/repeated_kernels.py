@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from nas.graph import Channels, Graph, Op, Slot
-from nas.latency import cache_model, timing
+from nas.latency import cache_model, differences, timing
 from nas.latency.kernel import Kernel
 from nas.latency.runtime import CompiledNetwork, Runtime, Schedule
 from nas.latency.timing import Evaluate, Timing
@@ -166,7 +166,7 @@ class RepeatedKernelTimer(ABC):
         Raises:
             MeasurementError: noise leaves no set of samples above zero.
         """
-        components = timing.median_timers(self._tiny_models, 4 * _DISPATCH_CALLS)
+        components = differences.median_timers(self._tiny_models, 4 * _DISPATCH_CALLS)
         added: list[Kernel] = []
         if self.has_launch_cost:
             added = self._add_launch_benchmark(components)
@@ -179,7 +179,7 @@ class RepeatedKernelTimer(ABC):
             return parts
 
         with timing.pinned(self.threads):
-            return timing.measure_differences(components, costs, is_local=self.is_local)
+            return differences.measure_differences(components, costs, is_local=self.is_local)
 
     def _add_launch_benchmark(self, components: dict[str, Callable[[], float]]) -> list[Kernel]:
         """Add a short and a long network of different small kernels, and these kernels.
@@ -195,12 +195,12 @@ class RepeatedKernelTimer(ABC):
         for kernel in few:
             added.remove(kernel)
         short, long = (self.compile(graph).evaluate for graph in graphs)
-        components |= timing.median_timers({"short": short, "long": long}, _DISPATCH_CALLS)
+        components |= differences.median_timers({"short": short, "long": long}, _DISPATCH_CALLS)
         kernels = {
             kernel.text: self._evaluator(kernel, self.choose_copies(kernel))
             for kernel in set(added)
         }
-        components |= timing.median_timers(kernels, 4 * _DISPATCH_CALLS)
+        components |= differences.median_timers(kernels, 4 * _DISPATCH_CALLS)
         return added
 
     @cached_property

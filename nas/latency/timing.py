@@ -16,10 +16,9 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import numpy as np
 
@@ -29,7 +28,6 @@ from nas.latency.processor_speed import (
     QUIET_MOMENTS,
     has_enough_quiet,
     measure_at_one_speed,
-    quiet_speed_us,
 )
 
 if sys.platform != "win32":
@@ -79,15 +77,6 @@ MAX_ATTEMPTS_PER_SAMPLE = 5
 
 LONGER_SAMPLES = (1, 10, 100)
 """Factors by which samples get longer while one of them is not above zero."""
-
-DIFFERENCE_MOMENTS = 18
-"""Moments at which the components of a difference of timings are timed, at least."""
-
-DIFFERENCE_SAMPLES = 3
-"""Samples of a cost that is a difference of timings, each without its share of the moments."""
-
-SECONDS_BETWEEN_COMPONENTS = 0.1
-"""Pause after the timings from which such a cost is worked out."""
 
 MAX_SPREAD = 0.05
 """Interquartile range over median above which a timing is called unstable."""
@@ -220,10 +209,10 @@ def latency_at_quiet_speed(timings: Iterable[Timing]) -> float:
     """
     timings = list(timings)
     latencies_us = [each.latency_us for each in timings]
-    return round_to_four_digits(_quiet_quantile(latencies_us, [each.slowdown for each in timings]))
+    return round_to_four_digits(quiet_quantile(latencies_us, [each.slowdown for each in timings]))
 
 
-def _quiet_quantile(values: Sequence[float], slowdowns: Sequence[float | None]) -> float:
+def quiet_quantile(values: Sequence[float], slowdowns: Sequence[float | None]) -> float:
     """Return the `QUANTILE` of the values with a known slowdown; the smallest if none has one."""
     pairs = zip(values, slowdowns, strict=True)
     undisturbed = [value for value, slowdown in pairs if slowdown is not None]
@@ -329,78 +318,9 @@ class Moments:
         self._next_s = time.monotonic() + SECONDS_BETWEEN_MOMENTS
 
 
-def measure_differences(
-    components: Mapping[str, Callable[[], float]],
-    costs: Callable[[Mapping[str, float]], Mapping[str, float]],
-    *,
-    is_local: bool = True,
-) -> dict[str, Timing]:
-    """Time costs that are differences of other timings, at the quiet speed of the processor.
-
-    The components are timed in turn at many moments, each with the reference workload beside it,
-    since a neighbour on the core comes and goes within a moment. The latency of a component follows
-    from all its timings (`with_slowdowns`, `latency_at_quiet_speed`): a difference of timings of
-    one moment would be wrong by as much as that moment slows one of them. Each of
-    `DIFFERENCE_SAMPLES` samples leaves out its share of the moments (the delete-a-group jackknife).
-    There are more moments if the slowdown of less than half of the timings is known.
-
-    Args:
-        components: functions that return seconds, by name.
-        costs: function of the seconds of all components that returns seconds by name of the cost.
-        is_local: whether the seconds are of this machine's processor, see `measure`.
-
-    Returns:
-        The timings by name of the cost. Their `reference_us` is that at the quiet speed.
-
-    Raises:
-        MeasurementError: a sample is not above zero.
-    """
-    timed: dict[str, list[Timing]] = {name: [] for name in components}
-    quiet_us = math.inf
-    for moment in range(1, 1 + MAX_MOMENTS_FACTOR * DIFFERENCE_MOMENTS):
-        before_us = processor_speed.reference_us() if is_local else None
-        for name, take in components.items():
-            microseconds = 1e6 * take()
-            after_us = processor_speed.reference_us() if is_local else None
-            beside_us = before_us and after_us and max(before_us, after_us)
-            timed[name].append(Timing((microseconds,), reference_us=beside_us))
-            before_us = after_us
-        references = [us for own in timed.values() for us in references_us(own)]
-        quiet_us = quiet_speed_us(references)
-        known = sum(processor_speed.slowdown(us, quiet_us) is not None for us in references)
-        is_enough = 2 * known >= DIFFERENCE_MOMENTS * len(components) or not is_local
-        if moment >= DIFFERENCE_MOMENTS and is_enough:
-            break
-        time.sleep(SECONDS_BETWEEN_COMPONENTS)
-    timings = dict(zip(timed, with_slowdowns([*timed.values()], quiet_us), strict=True))
-    samples = []
-    for left_out in range(DIFFERENCE_SAMPLES):
-        latencies = {}
-        for name, own in timings.items():
-            counted = [each for at, each in enumerate(own) if at % DIFFERENCE_SAMPLES != left_out]
-            # Differences need more than the four digits of a latency.
-            latencies[name] = 1e-6 * _quiet_quantile(
-                [each.samples_us[0] / (each.slowdown or 1.0) for each in counted],
-                [each.slowdown for each in counted],
-            )
-        samples.append(costs(latencies))
-    reference = round_to_four_digits(quiet_us) if is_local else None
-    return {
-        name: replace(
-            Timing.from_seconds([sample[name] for sample in samples]), reference_us=reference
-        )
-        for name in samples[0]
-    }
-
-
 def median_seconds(evaluate: Evaluate, calls: int) -> float:
     """Return the median seconds per call of a few samples, from which differences are computed."""
     return statistics.median(undisturbed_samples(evaluate, calls, QUICK_SAMPLES))
-
-
-def median_timers(evaluators: Mapping[str, Evaluate], calls: int) -> dict[str, Callable[[], float]]:
-    """Return functions that return `median_seconds` of the present moment, by the same names."""
-    return {name: partial(median_seconds, evaluate, calls) for name, evaluate in evaluators.items()}
 
 
 def quick_latency_us(evaluate: Evaluate) -> float:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from nas.graph import Graph
-from nas.latency import open_runtime, timing
+from nas.latency import differences, open_runtime
 from nas.latency.cache_model import FIRST_CACHE, LAUNCH_PARTS, DispatchCosts
 from nas.latency.runtime import NetworkCost
 from nas.latency.timing import Timing
@@ -65,9 +65,9 @@ def time_alone(runtime: TvmRuntime, graphs: Mapping[str, Graph]) -> dict[str, fl
     evaluators = timer._compile_kernels(list(graphs.values()))
     for name, graph in graphs.items():
         evaluators[name] = runtime.compile(graph, timer._first_schedules(graph)).evaluate
-    components = timing.median_timers(evaluators, CALLS)
+    components = differences.median_timers(evaluators, CALLS)
     with timer.device.timing_context(timer.threads):
-        timed: Mapping[str, Timing] = timing.measure_differences(components, dict)
+        timed: Mapping[str, Timing] = differences.measure_differences(components, dict)
     return {name: each.latency_us for name, each in timed.items()}
 
 

@@ -4,13 +4,12 @@ import contextlib
 import itertools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 
 from nas.errors import MeasurementError
-from nas.latency import processor_speed, timing
-from nas.latency.processor_speed import slowdown as real_slowdown
+from nas.latency import timing
 from nas.latency.timing import (
     Timing,
     compared_us,
@@ -89,84 +88,6 @@ def test_pinned_restores_affinity() -> None:
         assert len(os.sched_getaffinity(0)) == 1
         raise KeyboardInterrupt
     assert os.sched_getaffinity(0) == before
-
-
-def test_differences_do_not_rest_on_slow_moments_of_each_component() -> None:
-    """Each component is slowed at every other moment, and each at others."""
-    moments = iter(range(10**6))
-
-    def component(seconds: float, quiet: int) -> Callable[[], float]:
-        # There are two components.
-        return lambda: seconds * (1.0 if next(moments) // 2 % 2 == quiet else 1.5)
-
-    timings = timing.measure_differences(
-        {"long": component(7e-6, 0), "short": component(2e-6, 1)},
-        lambda seconds: {"launch": (seconds["long"] - seconds["short"]) / 5},
-    )
-    assert timings["launch"].samples_us == (1.0,) * timing.DIFFERENCE_SAMPLES
-    assert timings["launch"].reference_us is not None
-    assert next(moments) == 2 * timing.DIFFERENCE_MOMENTS
-
-
-def test_differences_on_a_board_say_nothing_of_the_speed_of_this_processor(monkeypatch) -> None:
-    """The fastest moment counts, as for the kernels of a board."""
-    monkeypatch.delattr(processor_speed, "reference_us")
-    moments = iter(range(10**6))
-    timings = timing.measure_differences(
-        {"run": lambda: 1e-6 if next(moments) in (6, 7, 8) else 1.5e-6},
-        lambda seconds: {"launch": seconds["run"]},
-        is_local=False,
-    )
-    assert timings["launch"].samples_us == (1.0,) * timing.DIFFERENCE_SAMPLES
-    assert timings["launch"].reference_us is None
-    assert next(moments) == timing.DIFFERENCE_MOMENTS
-
-
-def test_difference_that_is_no_cost_is_refused() -> None:
-    with pytest.raises(MeasurementError, match="is no latency"):
-        timing.measure_differences(
-            {"long": lambda: 1e-6, "short": lambda: 2e-6},
-            lambda seconds: {"launch": seconds["long"] - seconds["short"]},
-        )
-
-
-def test_differences_are_those_at_the_quiet_speed(monkeypatch) -> None:
-    """The clock changes by some percent, and in every other moment a neighbour comes meanwhile."""
-    monkeypatch.setattr(processor_speed, "slowdown", real_slowdown)
-    monkeypatch.setattr(processor_speed, "MAX_SPEED_CHANGE", 0.12)
-    speeds, calls, current = itertools.cycle([1.0, 1.02, 1.04]), itertools.count(), [1.0]
-    has_neighbour = itertools.cycle([False, True])
-
-    def reference_us() -> float:
-        # It is called before, between and after the two components.
-        if next(calls) % 3 == 0:
-            current[0] = next(speeds)
-        return 3.5 * current[0]
-
-    def long() -> float:
-        if not next(has_neighbour):
-            return 7e-6 * current[0]
-        current[0] = 1.5
-        return 14e-6
-
-    monkeypatch.setattr(processor_speed, "reference_us", reference_us)
-    timings = timing.measure_differences(
-        {"long": long, "short": lambda: 2e-6 * current[0]},
-        lambda seconds: {"launch": (seconds["long"] - seconds["short"]) / 5},
-    )
-    assert timings["launch"].samples_us == (1.0,) * timing.DIFFERENCE_SAMPLES
-    assert timings["launch"].reference_us == 3.5
-
-
-def test_difference_without_one_third_of_the_moments_is_a_sample() -> None:
-    """Only two moments in a row are fast, and each sample has at least one of them."""
-    moments = itertools.count()
-    timings = timing.measure_differences(
-        {"run": lambda: {3: 1e-6, 4: 2e-6}.get(next(moments), 3e-6)},
-        lambda seconds: {"launch": seconds["run"]},
-        is_local=False,
-    )
-    assert timings["launch"].samples_us == (2.0, 1.0, 1.0)
 
 
 def test_timing_has_as_many_samples_and_calls_as_asked() -> None:

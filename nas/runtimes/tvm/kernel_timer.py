@@ -14,7 +14,7 @@ import numpy as np
 import tvm
 
 from nas.graph import Graph
-from nas.latency import cache_model, fusion, timing
+from nas.latency import cache_model, differences, fusion, timing
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
 from nas.latency.runtime import Schedule, Schedules, Weights
@@ -354,13 +354,13 @@ class TvmKernelTimer:
             }
 
         components = {
-            **timing.median_timers(networks, _DISPATCH_CALLS),
-            **timing.median_timers(kernels, 4 * _DISPATCH_CALLS),
-            **timing.median_timers(large, _LARGE_NETWORK_CALLS),
-            **timing.median_timers(large_kernels, _DISPATCH_CALLS),
+            **differences.median_timers(networks, _DISPATCH_CALLS),
+            **differences.median_timers(kernels, 4 * _DISPATCH_CALLS),
+            **differences.median_timers(large, _LARGE_NETWORK_CALLS),
+            **differences.median_timers(large_kernels, _DISPATCH_CALLS),
         }
         with self.device.timing_context(self.threads):
-            return timing.measure_differences(components, costs, is_local=self._is_local)
+            return differences.measure_differences(components, costs, is_local=self._is_local)
 
     def _first_schedules(self, graph: Graph) -> dict[Kernel, dict[str, Any]]:
         """Return the first candidate schedule of each kernel of a network."""

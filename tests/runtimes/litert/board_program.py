@@ -13,7 +13,15 @@ import numpy as np
 
 import nas.space
 from nas.graph import Graph
-from nas.latency import LatencyTable, build_table, cache_model, dispatch, open_runtime, timing
+from nas.latency import (
+    LatencyTable,
+    build_table,
+    cache_model,
+    differences,
+    dispatch,
+    open_runtime,
+    timing,
+)
 from nas.runtimes.litert.session import Session
 
 MAX_BUILDS = 5
@@ -30,7 +38,7 @@ def main(folder: Path) -> None:
         output = Session(path.read_bytes(), 1, len(images)).run(images)
         np.save(path.with_suffix(".out.npy"), output)
     # Timings of an emulator mean nothing, so take the fewest.
-    timing.SECONDS_BETWEEN_MOMENTS = timing.SECONDS_BETWEEN_COMPONENTS = 0.0
+    timing.SECONDS_BETWEEN_MOMENTS = differences.SECONDS_BETWEEN_COMPONENTS = 0.0
     timing.SAMPLES = timing.QUICK_SAMPLES = 1
     dispatch.CURVE_MOMENTS = dispatch.FIRST_CURVE_MOMENTS = 1
     # But the cost of a run, which is subtracted from them, must not be that of a slow moment.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 
-from nas.latency import cache_model, timing
+from nas.latency import cache_model, differences
 from nas.latency.kernel import Kernel
 from nas.latency.runtime import Schedule
 from nas.latency.timing import Evaluate, Timing
@@ -64,8 +64,8 @@ class CudaKernelTimer(TvmKernelTimer):
         last = self._compile_kernel(*list(schedules.items())[-1])
 
         components = {
-            **timing.median_timers({"short": short, "long": long}, _DISPATCH_CALLS),
-            **timing.median_timers({"last": last}, queue.LAUNCHES),
+            **differences.median_timers({"short": short, "long": long}, _DISPATCH_CALLS),
+            **differences.median_timers({"last": last}, queue.LAUNCHES),
         }
 
         def costs(seconds: Mapping[str, float]) -> dict[str, float]:
@@ -74,7 +74,7 @@ class CudaKernelTimer(TvmKernelTimer):
             return {"launch": launch_s, "invocation": invocation_s}
 
         with self.device.timing_context(self.threads):
-            parts = timing.measure_differences(components, costs)
+            parts = differences.measure_differences(components, costs)
             weights = {
                 part: self._time_weights_of(mib)
                 for mib, part in zip(cache_model.WEIGHTS_MIB, cache_model.WEIGHT_PARTS, strict=True)
