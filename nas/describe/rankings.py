@@ -6,7 +6,8 @@ from pathlib import Path
 
 from nas import console
 from nas.records import ORDER_NAMES, IntervalRecord, MatchedRankingRecord, RankingRecord
-from nas.supernet.ranking import MAX_LATENCY_RATIO, MIN_DISTINCT_SCORES
+from nas.supernet.matched_ranking import MAX_LATENCY_RATIO
+from nas.supernet.ranking import MIN_DISTINCT_SCORES
 
 
 def format_interval(statistic: IntervalRecord | None, sign: str = "") -> str:

@@ -43,7 +43,8 @@ from nas.supernet.ground_truth import (
     draw_architectures,
     draw_matched,
 )
-from nas.supernet.ranking import RankedNetwork, compute_pooled_ranking, compute_ranking
+from nas.supernet.ranked_network import RankedNetwork
+from nas.supernet.ranking import compute_pooled_ranking, compute_ranking
 
 RANKING = "ranking.json"
 

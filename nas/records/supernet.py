@@ -201,7 +201,7 @@ ORDER_NAMES = {
 
 
 class MatchedRankingRecord(Document):
-    """The ranking of equally fast networks; see `nas.supernet.ranking.MatchedRanking`.
+    """The ranking of equally fast networks; see `nas.supernet.matched_ranking.MatchedRanking`.
 
     Attributes:
         training_noise, retraining_tau, noise_ceiling: None in files of earlier versions as well.

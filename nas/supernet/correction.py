@@ -10,7 +10,7 @@ logits, where the correction of an accuracy near one is small.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,7 @@ from scipy.optimize import brentq
 from scipy.special import expit
 
 from nas.records import MIN_ANCHORS, RankedNetworkRecord, ScoreCorrection, to_logit
-
-if TYPE_CHECKING:
-    from nas.supernet.ranking import RankedNetwork
+from nas.supernet.ranked_network import RankedNetwork
 
 SLOPE = 0.3
 """Logits that a factor e of multiply-accumulates adds. docs/ranking.md has what it is worth."""

@@ -19,7 +19,7 @@ from nas.records import SCHEMA, STANDALONE
 from nas.space import Architecture, SearchSpace
 from nas.statistics import van_der_corput
 from nas.supernet.evaluation import evaluate, evaluate_network
-from nas.supernet.ranking import RankedNetwork
+from nas.supernet.ranked_network import RankedNetwork
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.standalone import train_standalone
 from nas.supernet.weights import Supernet

@@ -9,131 +9,26 @@ beat, come last. The baselines are counts that need no training at all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from nas import statistics
 from nas.statistics import Interval
-from nas.supernet.correction import correct_for_size
+from nas.supernet.matched_ranking import (
+    MatchedRanking,
+    compute_matched_ranking,
+    fixed_resamples,
+    interval,
+    lead,
+)
+from nas.supernet.ranked_network import RankedNetwork
 
 MIN_DISTINCT_SCORES = 10
 """Number of distinct scores below which no rank correlation is reported."""
-
-NUM_STRATA = 3
-"""Number of groups of similar latency, where the networks were not drawn for latency budgets."""
-
-MAX_LATENCY_RATIO = 1.1
-"""Ratio of the latencies of two networks up to which they count as equally fast."""
-
-_GAIN_RESAMPLES = 500
-"""Number of resamples of an attainable gain, which is computed one resample at a time."""
-
-CORRECTED = "corrected"
-"""Name of the order of the scores after their correction for size, by which a search goes."""
-
-TRAINED_AGAIN = "trained again"
-"""Name of the order of a second standalone training, with which scores are compared."""
-
-MIN_REPEATED = 3
-"""Number of networks trained twice below which the noise of a training is not estimated."""
-
-
-@dataclass(frozen=True)
-class RankedNetwork:
-    """A network with its score from a supernet and its accuracy after standalone training.
-
-    Attributes:
-        architecture: the architecture as `Architecture.to_json` returns it.
-        digest: digest of the network's graph.
-        macs, params, depth: counts of the network's graph.
-        supernet_accuracy: accuracy with the supernet's weights on the search split, in [0, 1].
-        standalone_accuracy: accuracy after standalone training on the hold-out split, in [0, 1].
-        latency_us: predicted latency in microseconds; None without a latency table.
-        budget: number of the latency budget that the network was drawn for, from 0; None if it was
-            not drawn for one.
-        repeated_accuracy: accuracy after standalone training with another seed; None if it was
-            trained once.
-    """
-
-    architecture: Mapping[str, Any]
-    digest: str
-    macs: int
-    params: int
-    depth: int
-    supernet_accuracy: float
-    standalone_accuracy: float
-    latency_us: float | None = None
-    budget: int | None = None
-    repeated_accuracy: float | None = None
-
-    @property
-    def space(self) -> str:
-        """Name of the search space."""
-        return str(self.architecture["space"])
-
-
-@dataclass(frozen=True)
-class Stratum:
-    """Ranking quality among networks of one latency budget, or of similar latency.
-
-    Attributes:
-        nets: number of networks.
-        costs: smallest and largest latency in microseconds, or number of multiply-accumulates.
-        kendall_tau: rank correlation with standalone training, by the name of the order; None
-            where it is undefined.
-        gain: share of the attainable gain, likewise; see `MatchedRanking`.
-    """
-
-    nets: int
-    costs: tuple[float, float]
-    kendall_tau: Mapping[str, float | None]
-    gain: Mapping[str, float | None]
-
-
-@dataclass(frozen=True)
-class MatchedRanking:
-    """Ranking quality among networks of equal latency.
-
-    The figures are given for several orders of the networks: "supernet", `CORRECTED`, and for
-    comparison "macs", "params", "depth", "latency" (where it is known) and `TRAINED_AGAIN` (where
-    networks were trained twice). Intervals are bootstrap intervals over the networks.
-
-    Attributes:
-        cost: what makes networks equal: the predicted "latency", or "macs" without a table.
-        pairs: number of pairs whose costs differ by a factor of `MAX_LATENCY_RATIO` at most.
-        kendall_tau: Kendall's tau with standalone training over these pairs.
-        lead: tau of the supernet less that of the best count. Each resample chooses its best count
-            anew, so that a lower end above zero is a lead over all counts.
-        training_noise: standard deviation of a network's standalone accuracy from one training to
-            another; None below `MIN_REPEATED` networks trained twice.
-        retraining_tau: Kendall's tau over these pairs that a second training of all networks is
-            expected to reach, likewise. It follows from the training noise and from how much the
-            networks differ, and is more precise than the tau of the few networks trained twice.
-        noise_ceiling: the same of a score without any error, which the noise of the single
-            training keeps below one.
-        gain: share of the attainable gain, the mean over the strata: (picked - mean) / (best -
-            mean) of the standalone accuracies of a stratum, where the network that comes last in
-            the order is picked.
-        partial_tau: Kendall's partial tau with standalone training over all pairs, given the cost.
-        global_tau: Kendall's tau with standalone training over all pairs.
-        strata: the latency budgets, or groups of similar latency, the fastest first.
-    """
-
-    cost: Literal["latency", "macs"]
-    pairs: int
-    kendall_tau: Mapping[str, Interval | None]
-    lead: Interval | None
-    training_noise: float | None
-    retraining_tau: Interval | None
-    noise_ceiling: Interval | None
-    gain: Mapping[str, Interval | None]
-    partial_tau: Mapping[str, Interval | None]
-    global_tau: Mapping[str, Interval | None]
-    strata: tuple[Stratum, ...]
 
 
 @dataclass(frozen=True)
@@ -208,7 +103,7 @@ def compute_ranking(networks: Sequence[RankedNetwork]) -> Ranking:
         "params": np.array([network.params for network in networks], float),
         "depth": np.array([network.depth for network in networks], float),
     }
-    resamples = _resamples(len(networks))
+    resamples = fixed_resamples(len(networks))
     distinct = len(np.unique(scores))
     is_ranking = distinct >= MIN_DISTINCT_SCORES
     tau = statistics.kendall_tau(scores, standalone) if is_ranking else None
@@ -225,12 +120,12 @@ def compute_ranking(networks: Sequence[RankedNetwork]) -> Ranking:
         nets=len(networks),
         distinct_scores=distinct,
         tied_pairs=_count_tied_pairs(scores),
-        kendall_tau=_interval(tau, taus),
-        spearman=_interval(rho, statistics.spearmans(scores, standalone, resamples)),
+        kendall_tau=interval(tau, taus),
+        spearman=interval(rho, statistics.spearmans(scores, standalone, resamples)),
         baseline_tau={
-            name: _interval(baseline_tau[name], baseline_taus[name]) for name in baselines
+            name: interval(baseline_tau[name], baseline_taus[name]) for name in baselines
         },
-        lead=_lead(tau, taus, baseline_tau.values(), baseline_taus.values()),
+        lead=lead(tau, taus, baseline_tau.values(), baseline_taus.values()),
         matched=compute_matched_ranking(networks) if is_ranking else None,
         regret={
             name: _regret(values, standalone, macs)
@@ -240,225 +135,11 @@ def compute_ranking(networks: Sequence[RankedNetwork]) -> Ranking:
     )
 
 
-def compute_matched_ranking(networks: Sequence[RankedNetwork]) -> MatchedRanking:
-    """Return the ranking quality among networks of equal latency.
-
-    Args:
-        networks: at least one network. Latencies count if all networks have one.
-    """
-    standalone = np.array([network.standalone_accuracy for network in networks], float)
-    orders = _orders(networks)
-    has_latency = "latency" in orders
-    costs = orders["latency" if has_latency else "macs"]
-    strata = _strata(networks, costs)
-    is_matched = matched_pairs(costs)
-    resamples = _resamples(len(networks))
-    taus = {
-        name: _taus(values, standalone, is_matched, resamples) for name, values in orders.items()
-    }
-    counts = [name for name in orders if name in ("macs", "params", "depth", "latency")]
-    gains = {name: _gains(values, standalone, strata) for name, values in orders.items()}
-    noise, retraining_tau, ceiling = _noise_figures(
-        standalone, orders.get(TRAINED_AGAIN), is_matched, resamples
-    )
-    return MatchedRanking(
-        cost="latency" if has_latency else "macs",
-        pairs=int(np.triu(is_matched, k=1).sum()),
-        kendall_tau={name: _interval(*each) for name, each in taus.items()},
-        lead=_lead(
-            *taus["supernet"],
-            [taus[name][0] for name in counts],
-            [taus[name][1] for name in counts],
-        ),
-        training_noise=noise,
-        retraining_tau=retraining_tau,
-        noise_ceiling=ceiling,
-        gain={name: _interval(*each) for name, each in gains.items()},
-        partial_tau={
-            name: _partial_tau(values, standalone, costs, resamples)
-            for name, values in orders.items()
-        },
-        global_tau={
-            name: _interval(*_taus(values, standalone, np.ones_like(is_matched), resamples))
-            for name, values in orders.items()
-        },
-        strata=tuple(
-            Stratum(
-                nets=len(own),
-                costs=(float(costs[own].min()), float(costs[own].max())),
-                kendall_tau={
-                    name: _tau(values[own], standalone[own]) for name, values in orders.items()
-                },
-                gain={name: _gain(values[own], standalone[own]) for name, values in orders.items()},
-            )
-            for own in strata
-        ),
-    )
-
-
-def matched_pairs(costs: ArrayLike) -> NDArray[np.bool_]:
-    """Return which pairs of networks are equally fast, `n x n`; see `MAX_LATENCY_RATIO`.
-
-    Args:
-        costs: latency, or another cost, of each network.
-    """
-    logs = np.log(costs)
-    # The margin keeps pairs that are equal but for rounding.
-    is_matched: NDArray[np.bool_] = (
-        np.abs(np.subtract.outer(logs, logs)) <= np.log(MAX_LATENCY_RATIO) + 1e-9
-    )
-    return is_matched
-
-
-def _orders(networks: Sequence[RankedNetwork]) -> dict[str, NDArray[np.float64]]:
-    """Return the values that order networks, by name; NaN where a network has none."""
-    columns: dict[str, list[float | None]] = {
-        "supernet": [network.supernet_accuracy for network in networks],
-        CORRECTED: [*correct_for_size(networks)],
-        "macs": [network.macs for network in networks],
-        "params": [network.params for network in networks],
-        "depth": [network.depth for network in networks],
-        "latency": [network.latency_us for network in networks],
-        TRAINED_AGAIN: [network.repeated_accuracy for network in networks],
-    }
-    if None in columns["latency"]:
-        del columns["latency"]
-    if all(value is None for value in columns[TRAINED_AGAIN]):
-        del columns[TRAINED_AGAIN]
-    return {name: np.array(values, float) for name, values in columns.items()}
-
-
-def _strata(
-    networks: Sequence[RankedNetwork], costs: NDArray[np.float64]
-) -> list[NDArray[np.intp]]:
-    """Return the positions of the networks of each budget, or of similar cost, in rising order."""
-    budgets = {network.budget for network in networks}
-    if None in budgets:
-        return [
-            own for own in np.array_split(np.argsort(costs, kind="stable"), NUM_STRATA) if len(own)
-        ]
-    budget_of = np.array([network.budget for network in networks])
-    groups = [np.flatnonzero(budget_of == budget) for budget in budgets]
-    return sorted(groups, key=lambda own: float(np.median(costs[own])))
-
-
-def _taus(
-    values: NDArray[np.float64],
-    standalone: NDArray[np.float64],
-    pairs: NDArray[np.bool_],
-    resamples: NDArray[np.intp],
-) -> tuple[float | None, NDArray[np.float64]]:
-    """Return Kendall's tau over some pairs, and that of each resample."""
-    known = ~np.isnan(values)
-    pairs = pairs & np.logical_and.outer(known, known)
-    values = np.where(known, values, 0.0)
-    return (
-        statistics.kendall_tau(values, standalone, pairs),
-        statistics.kendall_taus(values, standalone, resamples, pairs),
-    )
-
-
-def _tau(values: NDArray[np.float64], standalone: NDArray[np.float64]) -> float | None:
-    known = ~np.isnan(values)
-    return statistics.kendall_tau(values[known], standalone[known])
-
-
-def _partial_tau(
-    values: NDArray[np.float64],
-    standalone: NDArray[np.float64],
-    costs: NDArray[np.float64],
-    resamples: NDArray[np.intp],
-) -> Interval | None:
-    known = np.flatnonzero(~np.isnan(values))
-    triple = values[known], standalone[known], costs[known]
-    (value,) = statistics.partial_kendall_taus(*triple, np.arange(len(known))[None])
-    if np.isnan(value):
-        return None
-    if len(known) < len(values):
-        resamples = _resamples(len(known))
-    return _interval(float(value), statistics.partial_kendall_taus(*triple, resamples))
-
-
-def _noise_figures(
-    standalone: NDArray[np.float64],
-    repeated: NDArray[np.float64] | None,
-    pairs: NDArray[np.bool_],
-    resamples: NDArray[np.intp],
-) -> tuple[float | None, Interval | None, Interval | None]:
-    """Return `training_noise`, `retraining_tau` and `noise_ceiling` of a `MatchedRanking`.
-
-    An accuracy is taken as that of the network plus the noise of the training, both normally
-    distributed. The share of the variance that is not noise is the correlation of two trainings,
-    and its root that of a training with the network's own accuracy. Kendall's tau follows from a
-    correlation by Greiner's relation.
-    """
-    if repeated is None or np.isfinite(repeated).sum() < MIN_REPEATED:
-        return None, None, None
-    is_known = np.isfinite(repeated)
-    squares = np.where(is_known, (standalone - repeated) ** 2 / 2, 0.0)
-    # The networks themselves, and the resamples.
-    indices = np.concatenate([np.arange(len(standalone))[None], resamples])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        noise = squares[indices].sum(axis=1) / is_known[indices].sum(axis=1)
-        reliability = 1 - noise / statistics.pair_variances(standalone, indices, pairs)
-    reliability = np.maximum(reliability, 0.0)
-
-    def tau(correlation: NDArray[np.float64]) -> Interval | None:
-        value, *resampled = statistics.expected_kendall_tau(correlation)
-        return None if np.isnan(value) else Interval.from_resamples(float(value), resampled)
-
-    return float(np.sqrt(noise[0])), tau(reliability), tau(np.sqrt(reliability))
-
-
-def _gain(values: NDArray[np.float64], standalone: NDArray[np.float64]) -> float | None:
-    """Return the share of the attainable gain; networks with equal values are equally likely."""
-    known = ~np.isnan(values)
-    values, standalone = values[known], standalone[known]
-    if not len(values) or standalone.max() == standalone.mean():
-        return None
-    picked = standalone[values == values.max()].mean()
-    return float((picked - standalone.mean()) / (standalone.max() - standalone.mean()))
-
-
-def _gains(
-    values: NDArray[np.float64],
-    standalone: NDArray[np.float64],
-    strata: Sequence[NDArray[np.intp]],
-) -> tuple[float | None, NDArray[np.float64]]:
-    """Return the mean share of the attainable gain, and that of each resample of all strata."""
-
-    def mean(samples: Sequence[NDArray[np.intp]]) -> float:
-        shares = [_gain(values[own], standalone[own]) for own in samples]
-        defined = [share for share in shares if share is not None]
-        return float(np.mean(defined)) if defined else float("nan")
-
-    value = mean(strata)
-    rng = np.random.default_rng(0)
-    resamples = [
-        own[statistics.bootstrap_indices(len(own), rng, _GAIN_RESAMPLES)] for own in strata
-    ]
-    resampled = np.array([mean(each) for each in zip(*resamples, strict=True)])
-    return (None if np.isnan(value) else value), resampled
-
-
-def _lead(
-    tau: float | None,
-    taus: NDArray[np.float64],
-    counts: Iterable[float | None],
-    counted_taus: Iterable[NDArray[np.float64]],
-) -> Interval | None:
-    """Return by how much a tau leads over the best of several counts; None if undefined."""
-    defined = [value for value in counts if value is not None]
-    if tau is None or not defined:
-        return None
-    return Interval.from_resamples(tau - max(defined), taus - np.fmax.reduce(list(counted_taus)))
-
-
 def compute_pooled_ranking(networks: Sequence[RankedNetwork]) -> PooledRanking:
     """Return the ranking quality over the networks of several spaces together."""
     scores, standalone = _accuracies(networks)
     spaces = np.array([network.space for network in networks])
-    resamples = _resamples(len(networks))
+    resamples = fixed_resamples(len(networks))
     shifted = scores.copy()
     offsets = {}
     for space in dict.fromkeys(spaces.tolist()):
@@ -469,7 +150,7 @@ def compute_pooled_ranking(networks: Sequence[RankedNetwork]) -> PooledRanking:
 
     def tau(values: NDArray[np.float64]) -> Interval | None:
         value = statistics.kendall_tau(values, standalone) if is_ranking else None
-        return _interval(value, statistics.kendall_taus(values, standalone, resamples))
+        return interval(value, statistics.kendall_taus(values, standalone, resamples))
 
     return PooledRanking(len(networks), tau(scores), tau(shifted), offsets)
 
@@ -481,15 +162,6 @@ def _accuracies(
     supernet = np.array([network.supernet_accuracy for network in networks], float)
     standalone = np.array([network.standalone_accuracy for network in networks], float)
     return supernet, standalone
-
-
-def _resamples(count: int) -> NDArray[np.intp]:
-    """Return bootstrap resamples, always the same, so that a report can be reproduced."""
-    return statistics.bootstrap_indices(count, np.random.default_rng(0))
-
-
-def _interval(value: float | None, resampled: NDArray[np.float64]) -> Interval | None:
-    return None if value is None else Interval.from_resamples(value, resampled)
 
 
 def _count_tied_pairs(scores: NDArray[np.float64]) -> int:
@@ -511,5 +183,5 @@ def _regret(
 
 def _offset(scores: NDArray[np.float64], standalone: NDArray[np.float64]) -> Interval:
     differences = standalone - scores
-    resampled_means = differences[_resamples(len(differences))].mean(axis=1)
+    resampled_means = differences[fixed_resamples(len(differences))].mean(axis=1)
     return Interval.from_resamples(float(differences.mean()), resampled_means)

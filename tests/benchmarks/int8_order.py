@@ -54,8 +54,8 @@ from nas.statistics import Interval
 from nas.supernet import Supernet, train_standalone
 from nas.supernet.evaluation import calibrated_state, choose_calibration_images
 from nas.supernet.ground_truth import draw_matched
+from nas.supernet.matched_ranking import matched_pairs
 from nas.supernet.quick_evaluation import stratified_sample
-from nas.supernet.ranking import matched_pairs
 from nas.torch_network import FoldedWeights, fold_norms
 
 RANGES = {"min-max": min_max, "least squares": least_squares}

@@ -24,7 +24,7 @@ from nas.latency.device import processor
 from nas.space import Architecture
 from nas.supernet import Supernet
 from nas.supernet.evaluation import CALIBRATION_BATCH_SIZE, calibrated_state
-from nas.supernet.ranking import CORRECTED
+from nas.supernet.matched_ranking import CORRECTED
 from nas.torch_network import FoldedWeights, fold_norms, run_graph
 from tests.benchmarks.recipes import Experiment, describe, take_shared_options
 

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from nas.statistics import Interval, bootstrap_indices, kendall_taus
 from nas.supernet.correction import correct_for_size
-from nas.supernet.ranking import RankedNetwork, matched_pairs
+from nas.supernet.matched_ranking import matched_pairs
+from nas.supernet.ranked_network import RankedNetwork
 from tests.benchmarks.correction import comparisons
 
 

@@ -6,7 +6,7 @@ from scipy.special import expit, logit
 
 from nas.records import RankedNetworkRecord, ScoreCorrection
 from nas.supernet import correction
-from nas.supernet.ranking import RankedNetwork
+from nas.supernet.ranked_network import RankedNetwork
 
 ENDS = {
     "mobilenet_tiny": [(10_000, 0.4), (1_000_000, 0.7)],

@@ -3,40 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.special import logit
-from scipy.stats import kendalltau
 
-from nas.supernet.correction import SLOPE
-from nas.supernet.ranking import (
-    MIN_DISTINCT_SCORES,
-    TRAINED_AGAIN,
-    RankedNetwork,
-    compute_matched_ranking,
-    compute_pooled_ranking,
-    compute_ranking,
-)
-
-
-def networks(scores, standalone, macs=None, space="a"):
-    macs = range(1, len(scores) + 1) if macs is None else macs
-    return [
-        RankedNetwork({"space": space}, str(i), int(m), int(m) * 2, 7, float(s), float(t))
-        for i, (s, t, m) in enumerate(zip(scores, standalone, macs, strict=True))
-    ]
+from nas.supernet.ranking import MIN_DISTINCT_SCORES, compute_pooled_ranking, compute_ranking
+from tests.supernet.ranked_networks import ranked_networks
 
 
 def test_ranking_of_equal_and_of_reversed_orders():
     truth = np.linspace(0.5, 0.9, 15)
-    equal = compute_ranking(networks(truth - 0.1, truth))
+    equal = compute_ranking(ranked_networks(truth - 0.1, truth))
     assert equal.kendall_tau.value == equal.spearman.value == 1
     assert (equal.kendall_tau.low, equal.kendall_tau.high) == (1, 1)
     assert equal.offset.value == pytest.approx(0.1)
     assert equal.regret["supernet"] == 0
-    reversed_order = compute_ranking(networks(1 - truth, truth))
+    reversed_order = compute_ranking(ranked_networks(1 - truth, truth))
     assert reversed_order.kendall_tau.value == pytest.approx(-1)
     assert reversed_order.regret["supernet"] > 0.1
 
@@ -45,7 +27,7 @@ def test_baselines_are_ranked_on_the_same_networks():
     """All networks have the same depth; MACs and parameters order all of them correctly."""
     rng = np.random.default_rng(1)
     truth = np.linspace(0.5, 0.9, 30)
-    ranking = compute_ranking(networks(truth + rng.normal(0, 0.1, 30), truth))
+    ranking = compute_ranking(ranked_networks(truth + rng.normal(0, 0.1, 30), truth))
     assert ranking.baseline_tau["depth"] is None
     assert ranking.baseline_tau["macs"].value == ranking.baseline_tau["params"].value == 1
     assert ranking.lead.value == pytest.approx(ranking.kendall_tau.value - 1)
@@ -56,16 +38,16 @@ def test_lead_excludes_zero_only_for_a_clearly_better_supernet():
     rng = np.random.default_rng(2)
     truth = rng.uniform(0.5, 0.9, 60)
     macs = rng.permutation(60) + 1
-    good = compute_ranking(networks(truth + rng.normal(0, 0.02, 60), truth, macs))
+    good = compute_ranking(ranked_networks(truth + rng.normal(0, 0.02, 60), truth, macs))
     assert good.lead.low > 0.4
-    poor = compute_ranking(networks(rng.uniform(0.5, 0.9, 60), truth, macs))
+    poor = compute_ranking(ranked_networks(rng.uniform(0.5, 0.9, 60), truth, macs))
     assert poor.lead.low < 0 < poor.lead.high + 0.3
 
 
 def test_ranking_has_no_correlation_for_few_distinct_scores():
     truth = np.linspace(0.5, 0.9, 30)
     scores = np.floor(truth * 20) / 20
-    ranking = compute_ranking(networks(scores, truth))
+    ranking = compute_ranking(ranked_networks(scores, truth))
     assert ranking.distinct_scores < MIN_DISTINCT_SCORES
     assert ranking.kendall_tau is ranking.spearman is ranking.lead is None
     assert ranking.matched is None
@@ -73,180 +55,19 @@ def test_ranking_has_no_correlation_for_few_distinct_scores():
     assert ranking.tied_pairs == ties > 0
 
 
-def test_strata_show_a_supernet_that_knows_only_sizes():
-    """The scores are right over all networks, but useless among networks of similar size."""
-    rng = np.random.default_rng(3)
-    macs = np.arange(1, 91)
-    truth = np.repeat([0.5, 0.7, 0.9], 30) + rng.uniform(0, 0.1, 90)
-    scores = np.repeat([0.5, 0.7, 0.9], 30) + rng.uniform(0, 0.1, 90)
-    ranking = compute_ranking(networks(scores, truth, macs))
-    assert ranking.kendall_tau.value > 0.6
-    strata = ranking.matched.strata
-    assert [stratum.nets for stratum in strata] == [30, 30, 30]
-    assert [stratum.costs for stratum in strata] == [(1, 30), (31, 60), (61, 90)]
-    for stratum in strata:
-        assert abs(stratum.kendall_tau["supernet"]) < 0.35
-
-
-def matched_networks(rng, *, budgets=3, size=8, repeated=None):
-    """Return networks of three latency budgets whose accuracy depends on latency and on luck."""
-    count = budgets * size
-    budget = np.arange(count) % budgets
-    latency = 100.0 * 2.0**budget * rng.uniform(0.95, 1.05, count)
-    truth = 0.5 + 0.1 * budget + rng.uniform(0, 0.1, count)
-    scores = truth - 0.2 * budget + rng.normal(0, 0.01, count)
-    return [
-        RankedNetwork(
-            {"space": "a"}, str(i), int(rng.integers(1, 9)), i, 7, scores[i], truth[i],
-            latency_us=latency[i], budget=int(budget[i]),
-            repeated_accuracy=truth[i] if repeated and i < repeated else None,
-        )
-        for i in range(count)
-    ]  # fmt: skip
-
-
-def brute_force_tau(first, second, pairs):
-    """Return Kendall's tau-b by its definition."""
-    total, ties = 0, [0, 0]
-    for i, j in pairs:
-        a, b = np.sign(first[i] - first[j]), np.sign(second[i] - second[j])
-        total += a * b
-        ties[0] += a != 0
-        ties[1] += b != 0
-    return total / np.sqrt(ties[0] * ties[1])
-
-
-def test_matched_tau_is_that_of_equally_fast_pairs():
-    """The scores underrate slow networks, and order equally fast ones well."""
-    ranked = matched_networks(np.random.default_rng(4))
-    ranking = compute_ranking(ranked)
-    matched = ranking.matched
-    pairs = [
-        (i, j)
-        for i, j in itertools.combinations(range(24), 2)
-        if max(ranked[i].latency_us, ranked[j].latency_us)
-        <= 1.1 * min(ranked[i].latency_us, ranked[j].latency_us)
-    ]
-    truth = [each.standalone_accuracy for each in ranked]
-    columns = {
-        "supernet": [each.supernet_accuracy for each in ranked],
-        "macs": [each.macs for each in ranked],
-        "latency": [each.latency_us for each in ranked],
-    }
-    assert (matched.cost, matched.pairs) == ("latency", len(pairs))
-    for name, values in columns.items():
-        assert matched.kendall_tau[name].value == pytest.approx(
-            brute_force_tau(values, truth, pairs)
-        )
-    assert ranking.kendall_tau.value < 0 < 0.6 < matched.kendall_tau["supernet"].value
-    assert matched.global_tau["supernet"].value == ranking.kendall_tau.value
-    assert matched.lead.low > 0.1
-    assert [stratum.nets for stratum in matched.strata] == [8, 8, 8]
-    assert matched.strata[0].costs[1] < matched.strata[1].costs[0]
-
-
-def test_corrected_scores_are_ranked_beside_the_raw_ones():
-    rng = np.random.default_rng(6)
-    macs = np.exp(rng.uniform(10, 14, 40)).astype(int)
-    truth = 0.5 + 0.08 * (np.log(macs) - 12) + rng.normal(scale=0.03, size=40)
-    scores = np.clip(truth - 0.06 * (np.log(macs) - 12), 0.01, 0.99)
-    corrected = logit(scores) + SLOPE * np.log(macs)
-    matched = compute_matched_ranking(networks(scores, truth, macs))
-    assert matched.global_tau["corrected"].value == pytest.approx(kendalltau(corrected, truth)[0])
-    assert matched.global_tau["corrected"].value > matched.global_tau["supernet"].value + 0.1
-
-
-def test_partial_tau_removes_what_latency_explains():
-    ranked = matched_networks(np.random.default_rng(5))
-    truth = [each.standalone_accuracy for each in ranked]
-    scores = [each.supernet_accuracy for each in ranked]
-    latency = [each.latency_us for each in ranked]
-    st, sl, tl = (
-        kendalltau(*pair).statistic
-        for pair in ((scores, truth), (scores, latency), (truth, latency))
-    )
-    expected = (st - sl * tl) / np.sqrt((1 - sl**2) * (1 - tl**2))
-    partial = compute_ranking(ranked).matched.partial_tau
-    assert partial["supernet"].value == pytest.approx(expected)
-    assert st < 0 < expected
-    assert partial["latency"] is None, "nothing is left of it"
-
-
-def test_gain_is_the_share_of_what_picking_can_bring():
-    """By hand: of accuracies 0.5, 0.6 and 0.7 the supernet picks 0.6, then 0.7; a count, 0.5."""
-    ranked = [
-        RankedNetwork({"space": "a"}, f"{budget}{i}", macs, 1, 7, score, truth, 100.0, budget)
-        for budget, best in enumerate((1, 2))
-        for i, (macs, score, truth) in enumerate(
-            zip((9, 5, 4), np.eye(3)[best] + 0.01 * np.arange(3), (0.5, 0.6, 0.7), strict=True)
-        )
-    ]
-    matched = compute_matched_ranking(ranked)
-    assert [each.gain["supernet"] for each in matched.strata] == pytest.approx([0, 1])
-    assert matched.gain["supernet"].value == pytest.approx(0.5)
-    assert matched.gain["macs"].value == pytest.approx(-1)
-    assert matched.gain["params"].value == pytest.approx(0), "equal counts pick at random"
-
-
-def test_second_training_is_ranked_beside_the_scores():
-    ranked = matched_networks(np.random.default_rng(6), repeated=9)
-    matched = compute_ranking(ranked).matched
-    assert matched.kendall_tau[TRAINED_AGAIN].value == pytest.approx(1)
-    assert matched.gain[TRAINED_AGAIN].value == pytest.approx(1)
-    none = compute_ranking(matched_networks(np.random.default_rng(6))).matched
-    assert TRAINED_AGAIN not in none.kendall_tau
-
-
-def test_few_second_trainings_say_what_a_second_training_of_all_reaches():
-    """Simulated: accuracies whose deviation is 2 points, and noise of 1 point in each training."""
-    rng = np.random.default_rng(7)
-    own = rng.normal(0.6, 0.02, 300)
-    first, second = own + rng.normal(0, 0.01, (2, 300))
-    macs = rng.permutation(300) / 1e5 + 1e6
-
-    def matched(repeated):
-        return compute_matched_ranking(
-            [
-                replace(each, repeated_accuracy=second[at] if at < repeated else None)
-                for at, each in enumerate(networks(own, first, macs))
-            ]
-        )
-
-    few = matched(40)
-    assert few.training_noise == pytest.approx(0.01, rel=0.15)
-    again = kendalltau(first, second).statistic
-    assert few.retraining_tau.value == pytest.approx(again, abs=0.04)
-    assert few.noise_ceiling.value == pytest.approx(kendalltau(first, own).statistic, abs=0.04)
-    assert few.retraining_tau.low < again < few.retraining_tau.high
-    tau = few.kendall_tau[TRAINED_AGAIN]
-    assert few.retraining_tau.high - few.retraining_tau.low < 0.6 * (tau.high - tau.low)
-    too_few = matched(2)
-    assert (too_few.training_noise, too_few.retraining_tau, too_few.noise_ceiling) == (None,) * 3
-
-
-def test_training_that_is_all_noise_has_a_ceiling_of_zero():
-    rng = np.random.default_rng(8)
-    ranked = [
-        replace(each, repeated_accuracy=0.5 + 0.1 * rng.random())
-        for each in networks(rng.random(20), 0.5 + 0.01 * rng.random(20), np.full(20, 9))
-    ]
-    matched = compute_matched_ranking(ranked)
-    assert matched.retraining_tau.value == matched.noise_ceiling.value == 0
-
-
 def test_regret_is_the_mean_loss_over_budgets():
     """By hand: under budgets of 1, 2 and 3 the supernet chooses networks 0, 1 and 1."""
-    ranking = compute_ranking(networks([0.1, 0.9, 0.5], [0.6, 0.5, 0.8], [1, 2, 3]))
+    ranking = compute_ranking(ranked_networks([0.1, 0.9, 0.5], [0.6, 0.5, 0.8], [1, 2, 3]))
     assert ranking.regret["supernet"] == pytest.approx((0 + 0.1 + 0.3) / 3)
     assert ranking.regret["macs"] == pytest.approx((0 + 0.1 + 0) / 3)
-    tied = compute_ranking(networks([0.9, 0.9], [0.6, 0.8], [1, 1]))
+    tied = compute_ranking(ranked_networks([0.9, 0.9], [0.6, 0.8], [1, 1]))
     assert tied.regret["supernet"] == pytest.approx(0.1)
 
 
 def test_pooled_ranking_removes_the_offsets_of_the_spaces():
     truth = np.linspace(0.5, 0.9, 20)
-    first = networks(truth[::2] - 0.3, truth[::2], space="a")
-    second = networks(truth[1::2], truth[1::2], space="b")
+    first = ranked_networks(truth[::2] - 0.3, truth[::2], space="a")
+    second = ranked_networks(truth[1::2], truth[1::2], space="b")
     pooled = compute_pooled_ranking([*first, *second])
     assert pooled.nets == 20
     assert pooled.offsets["a"].value == pytest.approx(0.3)
