@@ -48,7 +48,7 @@ WEIGHT_PARTS_BY_INTENSITY = (
 """Dispatch costs of all chains by compute intensity, in ascending order. If a runtime measures only
 the lowest intensity, the miss fraction of its networks does not depend on their intensity."""
 
-LAUNCH_MIB = {"launch_small": 0.07, "launch": 0.67, "launch_2mib": 2.27}
+LAUNCH_MIB = {"launch_small": 0.07, "launch": 0.68, "launch_2mib": 2.27}
 """Dispatch costs: one launch in networks of so many MiB, in ascending order. The first is about as
 large as the first-level caches, and the last larger than all caches of a core."""
 

@@ -7,22 +7,26 @@ processor. For each chain, prints how many KiB an inference touches, and the mic
 chain takes beside its kernels: as timed, by the dispatch costs that a table would measure now
 (`nas.latency.cache_model`), and by those without `launch_small`. Does the same for random networks
 of the smallest spaces, from which no dispatch cost is worked out, and prints the mean error of
-their latencies. Takes a minute; run it on an idle machine.
+their latencies. Last, prints by how much native code is faster than a network that the virtual
+machine interprets. Takes two minutes; run it on an idle machine.
 """
 
 import argparse
 from collections.abc import Mapping
+from unittest.mock import patch
 
 import numpy as np
+from scipy.stats import gmean
 
 from nas.graph import Graph
 from nas.latency import differences, open_runtime
 from nas.latency.cache_model import FIRST_CACHE, LAUNCH_PARTS, DispatchCosts
 from nas.latency.runtime import NetworkCost
 from nas.latency.timing import Timing
-from nas.runtimes.tvm import dispatch_benchmarks
+from nas.runtimes.tvm import dispatch_benchmarks, relax_network
 from nas.runtimes.tvm.kernel_timer import tvm_kernels
 from nas.runtimes.tvm.runtime import TvmRuntime
+from nas.schedules.templates import build
 from nas.space import load_space
 
 CHANNELS = (4, 8, 16, 24, 32, 48)
@@ -38,6 +42,8 @@ NETWORKS = 6
 
 CALLS = 100
 """Calls in a sample."""
+
+INTERPRETED = "interpreted "
 
 
 def chains() -> dict[str, Graph]:
@@ -60,11 +66,18 @@ def random_networks() -> dict[str, Graph]:
 
 
 def time_alone(runtime: TvmRuntime, graphs: Mapping[str, Graph]) -> dict[str, float]:
-    """Return the microseconds of each chain, by its name, and of each kernel, by its text."""
+    """Return the microseconds of each chain, by its name, and of each kernel, by its text.
+
+    Those of a chain that the virtual machine interprets have `INTERPRETED` before its name.
+    """
     timer = runtime.timer
     evaluators = timer._compile_kernels(list(graphs.values()))
+    interpreted = patch.object(relax_network, "build", lambda module, own, **_: build(module, own))
     for name, graph in graphs.items():
-        evaluators[name] = runtime.compile(graph, timer._first_schedules(graph)).evaluate
+        schedules = timer._first_schedules(graph)
+        evaluators[name] = runtime.compile(graph, schedules).evaluate
+        with interpreted:
+            evaluators[INTERPRETED + name] = runtime.compile(graph, schedules).evaluate
     components = differences.median_timers(evaluators, CALLS)
     with timer.device.timing_context(timer.threads):
         timed: Mapping[str, Timing] = differences.measure_differences(components, dict)
@@ -105,6 +118,9 @@ def main() -> None:
             f"random networks, {label} launch_small: mean error {np.abs(own).mean():.1%} "
             f"({own.mean():+.1%})"
         )
+    for label, names in (("random networks", random), ("all networks", graphs)):
+        factor = gmean([us[name] / us[INTERPRETED + name] for name in names])
+        print(f"{label}: native code takes {factor:.2f} of the time of interpreted code")
 
 
 if __name__ == "__main__":

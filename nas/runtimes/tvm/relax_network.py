@@ -6,9 +6,8 @@ nothing else. So the network launches exactly the functions that were timed for 
 
 from __future__ import annotations
 
-import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,9 +21,7 @@ from nas.latency.fusion import Launch, launches
 from nas.latency.kernel import Kernel, batched
 from nas.latency.runtime import CompiledNetwork, Schedules, Weights
 from nas.runtimes.tvm.device import Device
-from nas.schedules.templates import Expansion, Templates, build, flat_type, random_constants
-
-_CALL = re.compile(r"^\s*call\s+(kernel_\d+)\s", re.MULTILINE)
+from nas.schedules.templates import Expansion, Templates, build, flat_type, lower, random_constants
 
 
 class NetworkCode(NamedTuple):
@@ -33,11 +30,11 @@ class NetworkCode(NamedTuple):
     Attributes:
         executable: the code, with the weights as constants. Its function `main` maps images to
             outputs.
-        kernels: kernels by the name of their function in the executable.
+        launched: kernels that its function `main` calls, in order.
     """
 
     executable: relax.VMExecutable
-    kernels: Mapping[str, Kernel]
+    launched: Sequence[Kernel]
 
 
 def compile_network(
@@ -84,7 +81,10 @@ def compile_network(
         with builder.function(name, []):
             builder.emit_func_output(tvm.ir.StringImm(text))
     kernels = {str(variable.name_hint): kernel for kernel, variable in functions.items()}
-    return NetworkCode(build(builder.get(), templates), kernels)
+    lowered = lower(builder.get(), templates)
+    # On a GPU, the host launches ahead of the kernels, and native code was never run there.
+    executable = build(lowered, templates, is_native=templates.target.kind.name != "cuda")
+    return NetworkCode(executable, [kernels[name] for name in _called(lowered["main"], kernels)])
 
 
 class RelaxNetwork(CompiledNetwork):
@@ -114,15 +114,14 @@ class RelaxNetwork(CompiledNetwork):
         self._graph, self._device, self._dtype = graph, device, templates.dtype
         self._batch = batch
         code = compile_network(graph, schedules, weights, templates, batch=batch)
-        self._kernels = code.kernels
-        self._text = code.executable.as_text()
+        self._launched = code.launched
         self._vm = device.load_network(code.executable)
         self._set_input(np.zeros((batch, *graph.input_shape), np.float32))
 
     @property
     def launched(self) -> list[Kernel]:
-        """Kernels that the bytecode of the network calls, in order."""
-        return [self._kernels[name] for name in _CALL.findall(self._text)]
+        """Kernels that the lowered network calls, in order."""
+        return [*self._launched]
 
     def run(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the outputs, flat and channels first. See `CompiledNetwork.run`."""
@@ -188,6 +187,14 @@ class _Constants:
             if kernel.is_expanded
             else None,
         )
+
+
+def _called(function: relax.Function, names: Collection[str]) -> list[str]:
+    """Return the functions that a lowered Relax function calls, those of some names, in order."""
+    values = [binding.value for block in function.body.blocks for binding in block.bindings]
+    operators = [value.op for value in values if isinstance(value, relax.Call)]
+    called = [str(each.name_hint) for each in operators if isinstance(each, tvm.ir.GlobalVar)]
+    return [name for name in called if name in names]
 
 
 def _batched(sequence: Sequence[Launch], batch: int) -> list[Launch]:
