@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tvm import relax, tirx
 
 from nas.latency.kernel import Kernel
+from nas.schedules.buffers import share_buffers
 
 Schedule = Mapping[str, Any]
 """Tile sizes and other settings of a kernel, as JSON can hold them.
@@ -105,7 +106,7 @@ _RELAX_PASSES = tvm.transform.Sequential(
         relax.transform.CallTIRRewrite(),
         # Otherwise the virtual machine copies a reference after each kernel.
         relax.transform.CanonicalizeBindings(),
-        relax.transform.StaticPlanBlockMemory(),
+        share_buffers,
         relax.transform.LowerAllocTensor(),
         relax.transform.LowerRuntimeBuiltin(),
         relax.transform.ComputePrimValue(),
@@ -113,7 +114,7 @@ _RELAX_PASSES = tvm.transform.Sequential(
         relax.transform.AttachGlobalSymbol(),
     ]
 )
-"""TVM's default lowering, without the passes that change what is launched.
+"""TVM's default lowering, without the passes that change what is launched, and with fewer buffers.
 
 Left out are those that fuse or rewrite kernels, and those that replay kernels as a CUDA graph:
 a network would then launch other work than the kernels that were timed.
