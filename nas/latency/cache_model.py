@@ -59,10 +59,20 @@ one that touches nothing."""
 FIRST_CACHE_KIB = 48
 """Size of a first-level cache. Predictions are about as good with any size from 32 to 64 KiB."""
 
-LAUNCH_PARTS = (*LAUNCH_MIB, "invocation")
+BUFFER = "buffer"
+"""Dispatch cost: what each buffer of activations costs that a network has beyond `USUAL_BUFFERS`.
+
+A network takes its buffers from a pool at every inference, as many as hold all tensors that are
+alive at once, and one for its output.
+"""
+
+USUAL_BUFFERS = 4
+"""Number of buffers of a network with residual additions or other branches."""
+
+LAUNCH_PARTS = (*LAUNCH_MIB, "invocation", BUFFER)
 """Dispatch costs of launching kernels and of entering a network."""
 
-LATER_PARTS = frozenset(("launch_small", FIRST_CACHE))
+LATER_PARTS = frozenset(("launch_small", FIRST_CACHE, BUFFER))
 """Dispatch costs that tables of early versions lack."""
 
 _KIB = 1 << 10
@@ -142,6 +152,13 @@ class DispatchCosts:
         A runtime without the part `FIRST_CACHE`, or a table of an early version, has no such cost.
         """
         return first_cache_share(touched_bytes) * self.parts_us.get(FIRST_CACHE, 0.0)
+
+    def buffers_us(self, buffers: int) -> float:
+        """Return what this number of buffers costs beyond `USUAL_BUFFERS`; negative for fewer.
+
+        A runtime without the part `BUFFER`, or a table of an early version, has no such cost.
+        """
+        return (buffers - USUAL_BUFFERS) * self.parts_us.get(BUFFER, 0.0)
 
     def cold_weights_us(self, weight_bytes: float) -> float:
         """Return the additional time that reading weights takes if no cache has them.

@@ -299,9 +299,10 @@ class TvmKernelTimer:
 
         The networks are those of `dispatch_benchmarks.launch_networks`, and what they take beside
         their kernels counts. `cache_model.FIRST_CACHE` is what a network that fills the first-level
-        cache takes longer than one of as many kernels that does not. `invocation` is what the
-        straight line through the two small networks leaves for no kernels, and the parts of
-        `cache_model.LAUNCH_MIB` are what a launch takes beyond both.
+        cache takes longer than one of as many kernels that does not, and `cache_model.BUFFER` what
+        each buffer more costs such a network. `invocation` is what the straight line through the
+        two small networks leaves for no kernels, and the parts of `cache_model.LAUNCH_MIB` are what
+        a launch takes beyond both.
 
         Raises:
             MeasurementError: noise leaves no set of samples above zero.
@@ -341,12 +342,15 @@ class TvmKernelTimer:
             launches_s = {
                 name: beside_s[name] - first_cache_s * first_cache_shares[name] for name in launched
             }
+            buffers = graphs["branched"].peak_buffers - graphs["tiny"].peak_buffers
+            buffer_s = max(_SHORTEST_COST_S, (beside_s["branched"] - beside_s["tiny"]) / buffers)
             few, many = len(launched["few"]), len(launched["launch_small"])
             slope_s = (launches_s["launch_small"] - launches_s["few"]) / (many - few)
             invocation_s = launches_s["few"] - few * slope_s
             return {
                 "invocation": invocation_s,
                 cache_model.FIRST_CACHE: first_cache_s,
+                cache_model.BUFFER: buffer_s,
                 **{
                     part: (launches_s[part] - invocation_s) / len(launched[part])
                     for part in cache_model.LAUNCH_MIB
