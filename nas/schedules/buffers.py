@@ -13,22 +13,17 @@ from tvm import relax
 _ALLOCATION = "relax.builtin.alloc_tensor"
 
 
-@tvm.transform.module_pass(opt_level=0, name="ShareBuffers")
-def share_buffers(module: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
+@relax.transform.function_pass(opt_level=0, name="ShareBuffers")
+def share_buffers(
+    function: relax.Function, _module: tvm.IRModule, _context: tvm.transform.PassContext
+) -> relax.Function:
     """Let the tensors that a function allocates share buffers.
 
-    The functions call kernels that write to tensors, as `CallTIRRewrite` leaves them. A tensor that
+    The function calls kernels that write to tensors, as `CallTIRRewrite` leaves it. A tensor that
     is returned, or read by anything but a kernel, has a buffer of its own.
     """
-    for variable, function in module.functions_items():
-        if isinstance(function, relax.Function):
-            module.update_func(variable, _with_shared_buffers(function))
-    return module
-
-
-def _with_shared_buffers(function: relax.Function) -> relax.Function:
-    bindings = [binding for block in function.body.blocks for binding in block.bindings]
-    last_use, has_own = _uses(function)
+    bindings = bindings_of(function)
+    last_use, has_own = _uses(bindings, function.body.body)
     buffer_bytes: list[int] = []
     free: list[int] = []
     buffer_of: dict[relax.Var, int] = {}
@@ -39,11 +34,8 @@ def _with_shared_buffers(function: relax.Function) -> relax.Function:
                 free.append(len(buffer_bytes))
                 buffer_bytes.append(0)
             # The smallest that is large enough, otherwise the largest, which grows.
-            sufficient = [each for each in free if buffer_bytes[each] >= needed]
-            chosen = min(
-                sufficient or [max(free, key=buffer_bytes.__getitem__)],
-                key=buffer_bytes.__getitem__,
-            )
+            free.sort(key=buffer_bytes.__getitem__)
+            chosen = next((each for each in free if buffer_bytes[each] >= needed), free[-1])
             free.remove(chosen)
             buffer_bytes[chosen] = max(needed, buffer_bytes[chosen])
             buffer_of[binding.var] = chosen
@@ -51,19 +43,29 @@ def _with_shared_buffers(function: relax.Function) -> relax.Function:
     return _allocated(function, bindings, buffer_of, buffer_bytes)
 
 
-def _uses(function: relax.Function) -> tuple[dict[int, list[relax.Var]], set[relax.Var]]:
+def bindings_of(function: relax.Function) -> list[relax.Binding]:
+    """Return the bindings of a function without control flow, in order."""
+    return [binding for block in function.body.blocks for binding in block.bindings]
+
+
+def is_kernel_call(value: relax.Expr) -> bool:
+    """Return whether a value is a call of a function of the module, such as a kernel."""
+    return isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.GlobalVar)
+
+
+def _uses(
+    bindings: list[relax.Binding], returned: relax.Expr
+) -> tuple[dict[int, list[relax.Var]], set[relax.Var]]:
     """Return the variables by the position of the last binding that uses them, and others.
 
     The others are those that are returned, or read by anything but a kernel.
     """
     positions: dict[relax.Var, int] = {}
-    bindings = [binding for block in function.body.blocks for binding in block.bindings]
-    has_own = set(relax.analysis.free_vars(function.body.body))
+    has_own = set(relax.analysis.free_vars(returned))
     for position, binding in enumerate(bindings):
         variables = relax.analysis.free_vars(binding.value)
         positions |= dict.fromkeys(variables, position)
-        value = binding.value
-        if not (isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.GlobalVar)):
+        if not is_kernel_call(binding.value):
             has_own |= set(variables)
     last_use: dict[int, list[relax.Var]] = {}
     for variable, position in positions.items():

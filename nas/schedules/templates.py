@@ -99,53 +99,68 @@ class Templates(Protocol):
         ...
 
 
-_RELAX_PASSES = tvm.transform.Sequential(
+TO_KERNEL_CALLS = (
+    relax.transform.ToNonDataflow(),
+    relax.transform.RemovePurityChecking(),
+    relax.transform.CallTIRRewrite(),
+)
+"""The passes after which a Relax function allocates tensors and calls kernels that write to them.
+
+These and `TO_RUNTIME_CALLS` are TVM's default lowering, without the passes that fuse or rewrite
+kernels, and those that replay kernels as a CUDA graph: a network would then launch other work than
+the kernels that were timed.
+"""
+
+TO_RUNTIME_CALLS = (
+    relax.transform.LowerAllocTensor(),
+    relax.transform.LowerRuntimeBuiltin(),
+    relax.transform.ComputePrimValue(),
+    relax.transform.VMShapeLower(),
+    relax.transform.AttachGlobalSymbol(),
+)
+"""The passes after which nothing is left but calls of kernels and of the runtime."""
+
+_LOWERING = tvm.transform.Sequential(
     [
-        relax.transform.ToNonDataflow(),
-        relax.transform.RemovePurityChecking(),
-        relax.transform.CallTIRRewrite(),
+        *TO_KERNEL_CALLS,
         # Otherwise the virtual machine copies a reference after each kernel.
         relax.transform.CanonicalizeBindings(),
         share_buffers,
-        relax.transform.LowerAllocTensor(),
-        relax.transform.LowerRuntimeBuiltin(),
-        relax.transform.ComputePrimValue(),
-        relax.transform.VMShapeLower(),
-        relax.transform.AttachGlobalSymbol(),
+        *TO_RUNTIME_CALLS,
     ]
 )
-"""TVM's default lowering, without the passes that change what is launched, and with fewer buffers.
-
-Left out are those that fuse or rewrite kernels, and those that replay kernels as a CUDA graph:
-a network would then launch other work than the kernels that were timed.
-"""
 
 
 def lower(module: tvm.IRModule, templates: Templates) -> tvm.IRModule:
     """Lower a Relax module of calls of functions from `templates` to calls of the runtime."""
     with templates.target:
-        return _RELAX_PASSES(module)
+        return _LOWERING(module)
 
 
-def build(
-    module: tvm.IRModule, templates: Templates, *, is_native: bool = False
+def generate_code(
+    lowered: tvm.IRModule, templates: Templates, *, is_native: bool
 ) -> relax.VMExecutable:
-    """Compile a lowered Relax module.
+    """Generate the code of a lowered Relax module.
 
     Args:
-        module: result of `lower`.
+        lowered: result of `lower`.
         templates: the templates that it was lowered with.
         is_native: whether Relax functions become native code, and not instructions for the virtual
             machine to interpret. This halves the time of a launch. But compiling a long function
             takes long: 220 kernels take 0.6 s more, 880 take 9 s, and thousands take minutes.
     """
     return relax.build(
-        module,
+        lowered,
         templates.target,
         relax_pipeline=None,
         tir_pipeline="tirx",
         exec_mode="compiled" if is_native else "bytecode",
     )
+
+
+def build(module: tvm.IRModule, templates: Templates) -> relax.VMExecutable:
+    """Compile a Relax module of calls of functions from `templates`, to be interpreted."""
+    return generate_code(lower(module, templates), templates, is_native=False)
 
 
 def flat_type(shape: Sequence[int], dtype: str) -> relax.TensorType:

@@ -28,7 +28,7 @@ from nas.latency.timing import Timing
 from nas.runtimes.tvm import dispatch_benchmarks, relax_network
 from nas.runtimes.tvm.kernel_timer import tvm_kernels
 from nas.runtimes.tvm.runtime import TvmRuntime
-from nas.schedules.templates import build
+from nas.schedules.templates import TO_KERNEL_CALLS, TO_RUNTIME_CALLS, generate_code
 from nas.space import load_space
 
 CHANNELS = (4, 8, 16, 24, 32, 48)
@@ -48,17 +48,7 @@ CALLS = 100
 INTERPRETED = "interpreted "
 
 TVM_PASSES = tvm.transform.Sequential(
-    [
-        relax.transform.ToNonDataflow(),
-        relax.transform.RemovePurityChecking(),
-        relax.transform.CallTIRRewrite(),
-        relax.transform.StaticPlanBlockMemory(),
-        relax.transform.LowerAllocTensor(),
-        relax.transform.LowerRuntimeBuiltin(),
-        relax.transform.ComputePrimValue(),
-        relax.transform.VMShapeLower(),
-        relax.transform.AttachGlobalSymbol(),
-    ]
+    [*TO_KERNEL_CALLS, relax.transform.StaticPlanBlockMemory(), *TO_RUNTIME_CALLS]
 )
 """The passes of TVM's default lowering that networks of kernels need."""
 
@@ -92,7 +82,9 @@ def time_alone(runtime: TvmRuntime, graphs: Mapping[str, Graph]) -> dict[str, fl
     interpreted = patch.multiple(
         relax_network,
         lower=lambda module, _: TVM_PASSES(module),
-        build=lambda module, templates, **_: build(module, templates),
+        generate_code=lambda lowered, templates, **_: generate_code(
+            lowered, templates, is_native=False
+        ),
     )
     for name, graph in graphs.items():
         schedules = timer._first_schedules(graph)

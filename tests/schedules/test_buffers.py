@@ -13,7 +13,7 @@ from nas.graph import Graph
 from nas.runtimes.tvm import relax_network
 from nas.runtimes.tvm.runtime import TvmRuntime
 from nas.schedules.buffers import share_buffers
-from nas.schedules.templates import lower
+from nas.schedules.templates import TO_KERNEL_CALLS, lower
 from nas.space import load_space
 
 
@@ -28,12 +28,7 @@ def lowered_to_kernel_calls(runtime: TvmRuntime, graph: Graph, monkeypatch) -> t
     monkeypatch.setattr(relax_network, "lower", lower_and_record)
     schedules = {k: runtime.timer.templates.candidates(k)[0] for k in runtime.kernels(graph)}
     runtime.compile(graph, schedules)
-    passes = [
-        relax.transform.ToNonDataflow(),
-        relax.transform.RemovePurityChecking(),
-        relax.transform.CallTIRRewrite(),
-        relax.transform.CanonicalizeBindings(),
-    ]
+    passes = [*TO_KERNEL_CALLS, relax.transform.CanonicalizeBindings()]
     return tvm.transform.Sequential(passes)(modules[0])
 
 

@@ -33,7 +33,7 @@ from nas.runtimes.tvm.clock import (
 )
 from nas.runtimes.tvm.device import Device
 from nas.schedules import tir
-from nas.schedules.templates import Schedule, Templates, build, flat_type, lower, random_constants
+from nas.schedules.templates import Schedule, Templates, build, flat_type, random_constants
 
 ARENA_BYTES = 64 << 20
 """Size of the arena. It must be larger than the caches of any device."""
@@ -91,7 +91,7 @@ def cold_evaluator(
     weights, others = (random_constants(templates, kernel, schedule, rng) for _ in range(2))
     shapes = [each.shape for each in weights]
     module = benchmark_module(kernel, schedule, templates, clock, shapes)
-    vm = device.load_network(build(lower(module, templates), templates))
+    vm = device.load_network(build(module, templates))
     return evaluator_of(vm, kernel, inputs, weights, others, device, arena)
 
 

@@ -30,7 +30,7 @@ from nas.runtimes.tvm.clock import (
     taken_readings,
 )
 from nas.runtimes.tvm.device import Device
-from nas.schedules.templates import Templates, build, flat_type, lower, random_constants
+from nas.schedules.templates import Templates, build, flat_type, random_constants
 
 # The launch benchmark.
 
@@ -256,7 +256,7 @@ def weight_benchmarks(templates: Templates, device: Device) -> dict[str, Evaluat
     benchmarks = _weight_benchmarks()
     for part, benchmark in benchmarks.items():
         _add_benchmark(builder, part, benchmark, functions, clock_functions, own_shapes, set_shapes)
-    vm = device.load_network(build(lower(builder.get(), templates), templates))
+    vm = device.load_network(build(builder.get(), templates))
     inputs = [
         device.to_device(np.zeros(k.elements(k.output), np.float32)) for k in kernels.values()
     ]

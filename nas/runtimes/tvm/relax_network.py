@@ -21,7 +21,15 @@ from nas.latency.fusion import Launch, launches
 from nas.latency.kernel import Kernel, batched
 from nas.latency.runtime import CompiledNetwork, Schedules, Weights
 from nas.runtimes.tvm.device import Device
-from nas.schedules.templates import Expansion, Templates, build, flat_type, lower, random_constants
+from nas.schedules.buffers import bindings_of, is_kernel_call
+from nas.schedules.templates import (
+    Expansion,
+    Templates,
+    flat_type,
+    generate_code,
+    lower,
+    random_constants,
+)
 
 
 class NetworkCode(NamedTuple):
@@ -83,7 +91,8 @@ def compile_network(
     kernels = {str(variable.name_hint): kernel for kernel, variable in functions.items()}
     lowered = lower(builder.get(), templates)
     # On a GPU, the host launches ahead of the kernels, and native code was never run there.
-    executable = build(lowered, templates, is_native=templates.target.kind.name != "cuda")
+    is_native = templates.target.kind.name != "cuda"
+    executable = generate_code(lowered, templates, is_native=is_native)
     return NetworkCode(executable, [kernels[name] for name in _called(lowered["main"], kernels)])
 
 
@@ -191,9 +200,8 @@ class _Constants:
 
 def _called(function: relax.Function, names: Collection[str]) -> list[str]:
     """Return the functions that a lowered Relax function calls, those of some names, in order."""
-    values = [binding.value for block in function.body.blocks for binding in block.bindings]
-    operators = [value.op for value in values if isinstance(value, relax.Call)]
-    called = [str(each.name_hint) for each in operators if isinstance(each, tvm.ir.GlobalVar)]
+    values = [binding.value for binding in bindings_of(function)]
+    called = [str(value.op.name_hint) for value in values if is_kernel_call(value)]
     return [name for name in called if name in names]
 
 

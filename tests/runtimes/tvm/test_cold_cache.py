@@ -9,7 +9,7 @@ from nas.latency.kernel import Kernel
 from nas.runtimes.tvm import cold_cache
 from nas.runtimes.tvm.clock import clock_of
 from nas.runtimes.tvm.runtime import TvmRuntime
-from nas.schedules.templates import build, lower
+from nas.schedules.templates import build
 
 LINEAR = Kernel.parse("linear 48x1x1 -> 32x1x1 bias")
 
@@ -34,7 +34,7 @@ def test_benchmark_runs_the_kernel_on_the_right_tensors(runtime: TvmRuntime) -> 
     weights, others = (templates.pack(LINEAR, schedule, *parts) for parts in sets)
     shapes = [each.shape for each in weights]
     module = cold_cache.benchmark_module(LINEAR, schedule, templates, clock, shapes)
-    vm = device.load_network(build(lower(module, templates), templates))
+    vm = device.load_network(build(module, templates))
     arena = cold_cache.allocate_arena(device)
     evaluate = cold_cache.evaluator_of(vm, LINEAR, [image], weights, others, device, arena)
     evaluate(1, 1)

@@ -14,7 +14,7 @@ from nas.errors import MissingKernelError
 from nas.graph import Graph
 from nas.runtimes.tvm import relax_network
 from nas.runtimes.tvm.runtime import TvmRuntime
-from nas.schedules.templates import build
+from nas.schedules.templates import generate_code
 from nas.torch_network import Network, folded_weights
 from tests.latency.example_graphs import GRAPHS
 
@@ -121,11 +121,12 @@ def test_native_code_launches_what_bytecode_does(runtime: TvmRuntime, monkeypatc
     """The kernels of a network are read before code is generated; compare with the bytecode."""
     executables = []
 
-    def build_both(module, templates, *, is_native):
-        executables.extend(build(module, templates, is_native=each) for each in (False, is_native))
+    def generate_both(lowered, templates, *, is_native):
+        for each in (False, is_native):
+            executables.append(generate_code(lowered, templates, is_native=each))
         return executables[-1]
 
-    monkeypatch.setattr(relax_network, "build", build_both)
+    monkeypatch.setattr(relax_network, "generate_code", generate_both)
     graph = GRAPHS["shuffle_unit"]()
     launched = runtime.compile(graph, first_schedules(runtime, graph)).launched
     interpreted, native = (

@@ -23,7 +23,7 @@ from nas.latency.timing import Evaluate
 from nas.runtimes.tvm.device import Device
 from nas.schedules import tir
 from nas.schedules.cuda import grid
-from nas.schedules.templates import Schedule, Templates, build, flat_type, lower, random_constants
+from nas.schedules.templates import Schedule, Templates, build, flat_type, random_constants
 
 LAUNCHES = 16
 """Number of launches of a kernel in one run."""
@@ -91,7 +91,7 @@ def queued_evaluator(
     inputs = [rng.standard_normal(np.prod(o.shape), np.float32) for o in kernel.operands]
     shapes = [each.shape for each in constants]
     module = _module(kernel, schedule, templates, shapes, launches, weight_sets)
-    vm = device.load_network(build(lower(module, templates), templates))
+    vm = device.load_network(build(module, templates))
     arrays = [*inputs, *(each for _ in range(weight_sets) for each in constants)]
     tensors = [device.to_device(array.astype(dtype)) for array in arrays]
 
