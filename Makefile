@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Many tests wait for processes of their own, so there are two workers a core.
+WORKERS = $$((2 * $$(getconf _NPROCESSORS_ONLN)))
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 .PHONY: quickstart test test-ci test-all lint types clean
 
@@ -11,15 +14,13 @@ quickstart: $(INSTALLED)
 	$(BIN)/nas quickstart
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow and not long"
+	$(PYTEST) -m "not slow and not long"
 
-# Many of these tests wait for processes of their own, so there are two workers a core.
 test-ci: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses $$((2 * $$(getconf _NPROCESSORS_ONLN))) --dist worksteal \
-		-m "not long"
+	$(PYTEST) -m "not long"
 
 test-all: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	$(PYTEST)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

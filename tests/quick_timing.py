@@ -19,6 +19,7 @@ def apply(patch: pytest.MonkeyPatch) -> None:
     """
     patch.setattr("nas.latency.timing.SECONDS_BETWEEN_MOMENTS", 0.0)
     patch.setattr("nas.latency.differences.SECONDS_BETWEEN_COMPONENTS", 0.0)
+    patch.setattr("nas.latency.differences.MOMENTS", 6)
     patch.setattr("nas.latency.dispatch.CURVE_MOMENTS", 2)
     patch.setattr("nas.latency.dispatch.FIRST_CURVE_MOMENTS", 1)
     patch.setattr("nas.latency.timing.MOMENTS", 2)

@@ -80,6 +80,7 @@ def test_spaces_prints_json():
     assert one["table"]["tvm"]["estimated_seconds"] is None
 
 
+@pytest.mark.slow
 def test_spaces_estimates_table_and_draws_picture(invoke, tmp_path):
     path = tmp_path / "space.png"
     done = invoke("spaces", "shufflenet_tiny", "--plot", path, "--json")
@@ -110,6 +111,7 @@ def test_spaces_shows_layers_of_one_network(invoke, tmp_path):
     assert "conv 3x3/2, norm, relu6" in invoke("spaces", "--arch", "mobilenet_v2_1.0").stdout
 
 
+@pytest.mark.slow
 def test_spaces_compares_published_networks(invoke, tmp_path):
     rows = document(invoke("spaces", "--references", "--json"))
     assert {row["space"] for row in rows} <= set(space_names())

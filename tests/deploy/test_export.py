@@ -91,6 +91,7 @@ def test_folder_has_verified_files_and_their_card(exported, trained, digits):
     assert exported.preprocessing == trained.preprocessing
 
 
+@pytest.mark.slow
 def test_network_of_a_lower_resolution_has_files_for_its_own_input(digits, origin, tmp_path):
     several = replace(load_definition("mobilenet_tiny"), name="mine", resolutions=(0.75, 1.0))
     space = several.adapt(image_size=8, channels=1, classes=10)

@@ -288,6 +288,7 @@ def test_scores_can_stay_as_they_are(folder_with_supernets, job, invoke):
     assert record["corrected_accuracy"] is None
 
 
+@pytest.mark.slow
 def test_networks_of_a_ranking_put_families_on_one_scale(folder_with_supernets, job):
     """The supernets of the mini job are hardly trained, so standalone networks are far better."""
     supernets.train_job_supernets(job, OUT)
@@ -301,6 +302,7 @@ def test_networks_of_a_ranking_put_families_on_one_scale(folder_with_supernets, 
     assert f"{networks} networks that were trained standalone" in report
 
 
+@pytest.mark.slow
 def test_job_trains_anchors_once_and_before_its_search(folder_with_supernets, job):
     jobs.search_job(with_search(job, {"trials": 12, "anchors": 4}), OUT)
     record = read_run(OUT)

@@ -12,6 +12,12 @@ from nas.latency import differences, processor_speed
 from nas.latency.processor_speed import slowdown as real_slowdown
 
 
+@pytest.fixture(autouse=True)
+def _all_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time at as many moments as outside the tests."""
+    monkeypatch.setattr(differences, "MOMENTS", 18)
+
+
 def test_differences_do_not_rest_on_slow_moments_of_each_component() -> None:
     """Each component is slowed at every other moment, and each at others."""
     moments = iter(range(10**6))

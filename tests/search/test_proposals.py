@@ -1,3 +1,5 @@
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -23,15 +25,16 @@ def run_sampler(sampler, objectives=OBJECTIVES, **settings):
     return run_search(SPACES, objectives, sampler=sampler, **settings)
 
 
-@pytest.fixture(scope="module")
-def uninterrupted():
-    return {name: run_sampler(name) for name in SAMPLERS}
+@cache
+def uninterrupted(sampler):
+    """Return the result of a search with a sampler; it is made once for all tests."""
+    return run_sampler(sampler)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_every_sampler_searches_several_spaces(uninterrupted, sampler):
-    trials = uninterrupted[sampler].trials
+def test_every_sampler_searches_several_spaces(sampler):
+    trials = uninterrupted(sampler).trials
     assert [trial.state for trial in trials] == ["complete"] * TRIALS_AND_STARTUP[sampler][0]
     assert len({trial.architecture for trial in trials}) == len(trials)
     assert {trial.architecture.space.name for trial in trials} == {space.name for space in SPACES}
@@ -58,20 +61,20 @@ def choices_of_trial(trial, space):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_same_seed_repeats_the_search_and_another_does_not(uninterrupted, sampler):
+def test_same_seed_repeats_the_search_and_another_does_not(sampler):
     trials = TRIALS_AND_STARTUP[sampler][1] + 1
-    first = summary(uninterrupted[sampler])[:trials]
+    first = summary(uninterrupted(sampler))[:trials]
     assert summary(run_sampler(sampler, trials=trials)) == first
     assert summary(run_sampler(sampler, trials=trials, seed=8)) != first
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_continued_search_equals_the_uninterrupted_one(uninterrupted, sampler, tmp_path):
+def test_continued_search_equals_the_uninterrupted_one(sampler, tmp_path):
     trials, startup = TRIALS_AND_STARTUP[sampler]
     for count in (3, startup - 1, startup + 1, trials):
         result = run_sampler(sampler, trials=count, storage=tmp_path / "study.jsonl")
-    assert summary(result) == summary(uninterrupted[sampler])
+    assert summary(result) == summary(uninterrupted(sampler))
 
 
 @pytest.mark.slow
@@ -94,8 +97,8 @@ def test_continued_search_with_failures_and_limits_equals_the_uninterrupted_one(
     assert summary(result) == summary(expected)
 
 
-def test_auto_is_the_guided_sampler(uninterrupted):
-    assert summary(uninterrupted["auto"]) == summary(uninterrupted["guided"])
+def test_auto_is_the_guided_sampler():
+    assert summary(uninterrupted("auto")) == summary(uninterrupted("guided"))
 
 
 def test_unknown_sampler_is_refused_with_the_known_names():

@@ -78,6 +78,7 @@ def test_json_round_trip_keeps_the_canonical_architecture(name, size, seed):
         ]
 
 
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None)
 @given(name=spaces, size=sizes, seed=seeds)
 def test_architectures_are_equal_exactly_when_their_graphs_are(name, size, seed):

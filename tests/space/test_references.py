@@ -248,6 +248,7 @@ def test_squeezenet_1_0_at_224_pixels_has_the_macs_of_torchvision():
     assert graph.macs / 1e9 == pytest.approx(0.819, abs=5e-4)
 
 
+@pytest.mark.slow
 def test_bypasses_of_squeezenet_add_the_counted():
     """Section 6: simple ones around fire 3, 5, 7 and 9, complex ones around 2, 4, 6 and 8 too."""
     vanilla, simple, complex_ = (

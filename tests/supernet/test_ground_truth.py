@@ -122,6 +122,7 @@ def test_networks_in_the_file_of_earlier_versions_are_not_trained_again(
     assert not (tmp_path / STANDALONE_FILE).exists()
 
 
+@pytest.mark.slow
 def test_matched_draw_has_networks_of_equal_cost_in_each_budget(digits):
     space = space_on(digits, "mobilenet")
     drawn = draw_matched(space, 20, lambda each: float(each.macs), seed=0)

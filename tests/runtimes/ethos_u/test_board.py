@@ -144,6 +144,7 @@ def test_job_measures_its_front_on_the_board(
     assert "predictions are estimated: vela" in summary
 
 
+@pytest.mark.slow
 def test_server_without_a_delegate_is_refused() -> None:
     with board_server() as process:
         target = f"rpc://{process.address}?npu={NPU}"
@@ -151,6 +152,7 @@ def test_server_without_a_delegate_is_refused() -> None:
             open_runtime("ethos_u", target=target, dtype="int8")
 
 
+@pytest.mark.slow
 def test_delegate_of_another_device_is_named_by_the_error(library: Path, graph: Graph) -> None:
     with board_server(delegate=library, delegate_options=(CONV_2D,)) as process:
         target = f"rpc://{process.address}?npu={NPU}"

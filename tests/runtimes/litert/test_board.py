@@ -113,6 +113,7 @@ def test_board_may_forget_a_file(runtime: Runtime, graph: Graph) -> None:
     assert all(seconds > 0 for seconds in network.evaluate(2, 3))
 
 
+@pytest.mark.slow
 def test_delegate_of_the_board_is_in_fingerprint_and_rows(tmp_path: Path, graph: Graph) -> None:
     library = compile_delegate(tmp_path)
     options = (CONV_2D, "microseconds=200")
@@ -136,6 +137,7 @@ def test_delegate_of_the_board_is_in_fingerprint_and_rows(tmp_path: Path, graph:
         assert LiteRtOnBoard.at_address(fingerprint.target, target) == target
 
 
+@pytest.mark.slow
 def test_delegate_that_crashes_fails_kernels_but_not_the_board(tmp_path: Path) -> None:
     library = compile_delegate(tmp_path)
     with board_server(delegate=library, delegate_options=(CONV_2D, "does=crash")) as process:
@@ -147,6 +149,7 @@ def test_delegate_that_crashes_fails_kernels_but_not_the_board(tmp_path: Path) -
         runtime.release()
 
 
+@pytest.mark.slow
 def test_killed_server_is_a_lost_board(graph: Graph) -> None:
     with board_server() as process:
         runtime = open_runtime("litert", target=f"rpc://{process.address}", dtype="int8")
@@ -168,6 +171,7 @@ def test_board_that_does_not_answer_is_lost(
         network.evaluate(10_000, 1)
 
 
+@pytest.mark.slow
 def test_server_outlives_the_process_of_a_session(graph: Graph) -> None:
     with board_server() as process:
         runtime = open_runtime("litert", target=f"rpc://{process.address}", dtype="int8")

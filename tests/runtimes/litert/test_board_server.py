@@ -119,6 +119,7 @@ def test_delegate_that_crashes_ends_only_its_request(library: Path, data: bytes)
         timer.stop()
 
 
+@pytest.mark.slow
 def test_delegate_that_hangs_ends_only_its_request(library: Path, data: bytes) -> None:
     delegate = Delegate(str(library), (("takes", "3"), ("does", "hang")))
     timer = FileTimer(delegate, limit_s=10.0)

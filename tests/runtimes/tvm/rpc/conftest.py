@@ -15,10 +15,11 @@ from tests.runtimes.tvm.rpc.rpc_processes import START_SECONDS, Process, Process
 
 
 @pytest.fixture(autouse=True)
-def end_sessions() -> Iterator[None]:
-    """End sessions that are kept alive by errors that a test caught."""
+def end_sessions(request: pytest.FixtureRequest) -> Iterator[None]:
+    """End sessions with a board that are kept alive by errors that a test caught."""
     yield
-    gc.collect()
+    if "processes" in request.fixturenames:
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
