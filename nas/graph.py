@@ -367,23 +367,13 @@ class Graph:
             depths.append(before + (op.kind in WEIGHTED_KINDS))
         return max(depths)
 
-    @property
+    @cached_property
     def peak_memory_bytes(self) -> int:
         """Largest number of bytes of float32 activations alive at once, for one image.
 
         Ops run in order. `OpKind.output_buffer` says which ones need a buffer of their own, as in
         a runtime that fuses ops; a buffer is released after the last op that reads it.
         """
-        return self._peaks[0]
-
-    @property
-    def peak_buffers(self) -> int:
-        """Largest number of buffers alive at once, without those of the image and the output."""
-        return self._peaks[1]
-
-    @cached_property
-    def _peaks(self) -> tuple[int, int]:
-        """`peak_memory_bytes` and `peak_buffers`."""
         owner: list[int] = []  # the op whose buffer holds the output of each op
         last_use: dict[int, int] = {}
         for index, op in enumerate(self.ops):
@@ -400,17 +390,13 @@ class Graph:
         released: dict[int, list[int]] = {}
         for buffer, index in last_use.items():
             released.setdefault(index, []).append(buffer)
-        elements = peak = buffers = peak_buffers = 0
+        alive = peak = 0
         for index, op in enumerate(self.ops):
             if owner[index] == index:
-                elements += _elements(op.shape)
-                peak = max(peak, elements)
-                buffers += index not in (0, owner[-1])
-                peak_buffers = max(peak_buffers, buffers)
-            for buffer in released.get(index, ()):
-                elements -= _elements(self.ops[buffer].shape)
-                buffers -= buffer not in (0, owner[-1])
-        return 4 * peak, peak_buffers
+                alive += _elements(op.shape)
+                peak = max(peak, alive)
+            alive -= sum(_elements(self.ops[buffer].shape) for buffer in released.get(index, ()))
+        return 4 * peak
 
     @cached_property
     def consumers(self) -> tuple[tuple[int, ...], ...]:

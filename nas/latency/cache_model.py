@@ -48,7 +48,7 @@ WEIGHT_PARTS_BY_INTENSITY = (
 """Dispatch costs of all chains by compute intensity, in ascending order. If a runtime measures only
 the lowest intensity, the miss fraction of its networks does not depend on their intensity."""
 
-LAUNCH_MIB = {"launch_small": 0.07, "launch": 0.68, "launch_2mib": 2.27}
+LAUNCH_MIB = {"launch_small": 0.07, "launch": 0.67, "launch_2mib": 2.27}
 """Dispatch costs: one launch in networks of so many MiB, in ascending order. The first is about as
 large as the first-level caches, and the last larger than all caches of a core."""
 
@@ -59,20 +59,10 @@ one that touches nothing."""
 FIRST_CACHE_KIB = 48
 """Size of a first-level cache. Predictions are about as good with any size from 32 to 64 KiB."""
 
-BUFFER = "buffer"
-"""Dispatch cost: what each buffer of activations costs that a network has beyond `USUAL_BUFFERS`.
-
-A network takes its buffers from a pool at every inference, as many as hold all tensors that are
-alive at once, and one for its output.
-"""
-
-USUAL_BUFFERS = 4
-"""Number of buffers of a network with residual additions or other branches."""
-
-LAUNCH_PARTS = (*LAUNCH_MIB, "invocation", BUFFER)
+LAUNCH_PARTS = (*LAUNCH_MIB, "invocation")
 """Dispatch costs of launching kernels and of entering a network."""
 
-LATER_PARTS = frozenset(("launch_small", FIRST_CACHE, BUFFER))
+LATER_PARTS = frozenset(("launch_small", FIRST_CACHE))
 """Dispatch costs that tables of early versions lack."""
 
 _KIB = 1 << 10
@@ -152,13 +142,6 @@ class DispatchCosts:
         A runtime without the part `FIRST_CACHE`, or a table of an early version, has no such cost.
         """
         return first_cache_share(touched_bytes) * self.parts_us.get(FIRST_CACHE, 0.0)
-
-    def buffers_us(self, buffers: int) -> float:
-        """Return what this number of buffers costs beyond `USUAL_BUFFERS`; negative for fewer.
-
-        A runtime without the part `BUFFER`, or a table of an early version, has no such cost.
-        """
-        return (buffers - USUAL_BUFFERS) * self.parts_us.get(BUFFER, 0.0)
 
     def cold_weights_us(self, weight_bytes: float) -> float:
         """Return the additional time that reading weights takes if no cache has them.

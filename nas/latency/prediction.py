@@ -125,11 +125,7 @@ class Predictor:
             )
         kernels, warm_us, cold_penalty_us, weight_bytes, unstable, bases = self._costs(graph, batch)
         network = NetworkCost(
-            warm_us,
-            cold_penalty_us,
-            weight_bytes,
-            self._runtime.activation_bytes(graph, batch),
-            graph.peak_buffers + 1,
+            warm_us, cold_penalty_us, weight_bytes, self._runtime.activation_bytes(graph, batch)
         )
         dispatch = records.dispatch if dispatch_us is None else DispatchCosts(dispatch_us)
         uncorrected_us = self._runtime.network_us(network, dispatch)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from nas.errors import RequestError
 from nas.graph import Graph
 from nas.latency import device, fusion
-from nas.latency.cache_model import USUAL_BUFFERS, DispatchCosts
+from nas.latency.cache_model import DispatchCosts
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
 from nas.latency.record import MEASURED
@@ -71,14 +71,12 @@ class NetworkCost:
             are in no cache.
         weight_bytes: size of all weights as the runtime stores them.
         activation_bytes: largest size of the activations that are alive at the same time.
-        buffers: number of buffers of activations, with that of the output.
     """
 
     kernels_us: Sequence[float]
     cold_penalty_us: float
     weight_bytes: float
     activation_bytes: float
-    buffers: int = USUAL_BUFFERS
 
     @property
     def touched_bytes(self) -> float:
@@ -385,13 +383,13 @@ class Runtime(ABC):
     def network_us(self, network: NetworkCost, dispatch: DispatchCosts) -> float:
         """Return the latency of a network in microseconds.
 
-        The default adds the kernels, a launch for each, `invocation` once and the buffers, as far
-        as `dispatch_parts` names them, and what waiting for the caches costs
+        The default adds the kernels, a launch for each and `invocation` once, as far as
+        `dispatch_parts` names them, and what waiting for the caches costs
         (`nas.latency.cache_model`).
         """
         launch_us = dispatch.launch_us(network.touched_bytes)
         warm_us = sum(network.kernels_us) + len(network.kernels_us) * launch_us
-        warm_us += dispatch.parts_us.get("invocation", 0.0) + dispatch.buffers_us(network.buffers)
+        warm_us += dispatch.parts_us.get("invocation", 0.0)
         warm_us += dispatch.first_cache_us(network.touched_bytes)
         misses = dispatch.miss_fraction(network.touched_bytes, warm_us)
         return warm_us + misses * network.cold_penalty_us

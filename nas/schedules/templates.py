@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from tvm import relax, tirx
 
 from nas.latency.kernel import Kernel
-from nas.schedules.buffers import share_buffers
 
 Schedule = Mapping[str, Any]
 """Tile sizes and other settings of a kernel, as JSON can hold them.
@@ -99,36 +98,23 @@ class Templates(Protocol):
         ...
 
 
-TO_KERNEL_CALLS = (
-    relax.transform.ToNonDataflow(),
-    relax.transform.RemovePurityChecking(),
-    relax.transform.CallTIRRewrite(),
-)
-"""The passes after which a Relax function allocates tensors and calls kernels that write to them.
-
-These and `TO_RUNTIME_CALLS` are TVM's default lowering, without the passes that fuse or rewrite
-kernels, and those that replay kernels as a CUDA graph: a network would then launch other work than
-the kernels that were timed.
-"""
-
-TO_RUNTIME_CALLS = (
-    relax.transform.LowerAllocTensor(),
-    relax.transform.LowerRuntimeBuiltin(),
-    relax.transform.ComputePrimValue(),
-    relax.transform.VMShapeLower(),
-    relax.transform.AttachGlobalSymbol(),
-)
-"""The passes after which nothing is left but calls of kernels and of the runtime."""
-
 _LOWERING = tvm.transform.Sequential(
     [
-        *TO_KERNEL_CALLS,
+        relax.transform.ToNonDataflow(),
+        relax.transform.RemovePurityChecking(),
+        relax.transform.CallTIRRewrite(),
         # Otherwise the virtual machine copies a reference after each kernel.
         relax.transform.CanonicalizeBindings(),
-        share_buffers,
-        *TO_RUNTIME_CALLS,
+        relax.transform.StaticPlanBlockMemory(),
+        relax.transform.LowerAllocTensor(),
+        relax.transform.LowerRuntimeBuiltin(),
+        relax.transform.ComputePrimValue(),
+        relax.transform.VMShapeLower(),
+        relax.transform.AttachGlobalSymbol(),
     ]
 )
+"""TVM's default lowering, without the passes that fuse or rewrite kernels, and those that replay
+kernels as a CUDA graph: a network would then launch other work than the kernels that were timed."""
 
 
 def lower(module: tvm.IRModule, templates: Templates) -> tvm.IRModule:
@@ -146,8 +132,8 @@ def generate_code(
         lowered: result of `lower`.
         templates: the templates that it was lowered with.
         is_native: whether Relax functions become native code, and not instructions for the virtual
-            machine to interpret. This halves the time of a launch. But compiling a long function
-            takes long: 220 kernels take 0.6 s more, 880 take 9 s, and thousands take minutes.
+            machine to interpret. This halves the time of a call. But compiling a function of
+            thousands of calls takes minutes.
     """
     return relax.build(
         lowered,

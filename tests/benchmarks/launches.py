@@ -7,8 +7,8 @@ processor. For each chain, prints how many KiB an inference touches, and the mic
 chain takes beside its kernels: as timed, by the dispatch costs that a table would measure now
 (`nas.latency.cache_model`), and by those without `launch_small`. Does the same for random networks
 of the smallest spaces, from which no dispatch cost is worked out, and prints the mean error of
-their latencies. Last, compares them with networks of the same kernels that TVM's own passes lower,
-and that the virtual machine interprets. Takes two minutes; run it on an idle machine.
+their latencies. Last, compares them with networks whose kernels, the same ones, TVM's virtual
+machine calls. Takes two minutes; run it on an idle machine.
 """
 
 import argparse
@@ -16,9 +16,7 @@ from collections.abc import Mapping
 from unittest.mock import patch
 
 import numpy as np
-import tvm
 from scipy.stats import gmean
-from tvm import relax
 
 from nas.graph import Graph
 from nas.latency import differences, open_runtime
@@ -28,7 +26,7 @@ from nas.latency.timing import Timing
 from nas.runtimes.tvm import dispatch_benchmarks, relax_network
 from nas.runtimes.tvm.kernel_timer import tvm_kernels
 from nas.runtimes.tvm.runtime import TvmRuntime
-from nas.schedules.templates import TO_KERNEL_CALLS, TO_RUNTIME_CALLS, generate_code
+from nas.schedules.templates import generate_code
 from nas.space import load_space
 
 CHANNELS = (4, 8, 16, 24, 32, 48)
@@ -46,11 +44,6 @@ CALLS = 100
 """Calls in a sample."""
 
 INTERPRETED = "interpreted "
-
-TVM_PASSES = tvm.transform.Sequential(
-    [*TO_KERNEL_CALLS, relax.transform.StaticPlanBlockMemory(), *TO_RUNTIME_CALLS]
-)
-"""The passes of TVM's default lowering that networks of kernels need."""
 
 
 def chains() -> dict[str, Graph]:
@@ -81,7 +74,7 @@ def time_alone(runtime: TvmRuntime, graphs: Mapping[str, Graph]) -> dict[str, fl
     evaluators = timer._compile_kernels(list(graphs.values()))
     interpreted = patch.multiple(
         relax_network,
-        lower=lambda module, _: TVM_PASSES(module),
+        _emit_network_function=relax_network._emit_launches,
         generate_code=lambda lowered, templates, **_: generate_code(
             lowered, templates, is_native=False
         ),
@@ -117,9 +110,7 @@ def main() -> None:
         kernels = tvm_kernels(graph)
         kernels_us = tuple(us[kernel.text] for kernel in kernels)
         weight_bytes = sum(kernel.weight_bytes for kernel in kernels)
-        network = NetworkCost(
-            kernels_us, 0.0, weight_bytes, graph.peak_memory_bytes, graph.peak_buffers + 1
-        )
+        network = NetworkCost(kernels_us, 0.0, weight_bytes, graph.peak_memory_bytes)
         predicted_us = [runtime.network_us(network, each) for each in (costs, without)]
         if name in random:
             errors.append([each / us[name] - 1 for each in predicted_us])

@@ -54,7 +54,7 @@ def uncertain_table(path: Path) -> LatencyTable:
     fitted = {"slope": 2.0, "launch_us": -0.5, "from_us": 30.0, "to_us": 60.0, "used": True}
     fitted |= {"nets": 20, "rmspe_before": 0.5, "rmspe_after": 0.01}
     costs = dict.fromkeys(TvmRuntime.dispatch_parts, 30.0) | dict.fromkeys(LAUNCH_PARTS, 0.5)
-    costs |= {"buffer": 1e-6, "first_cache": 1e-6}
+    costs |= {"first_cache": 1e-6}
     timings = {part: Timing((us,)) for part, us in costs.items()}
     timings["invocation"] = Timing((20.0, 30.0, 40.0))
     parts = [Record.from_timing("dispatch", each, name=part) for part, each in timings.items()]

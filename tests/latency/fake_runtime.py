@@ -104,7 +104,6 @@ class FakeRuntime(TvmRuntime):
         costs |= {
             **dict.fromkeys(LAUNCH_PARTS, 0.5),
             "invocation": 2.0,
-            "buffer": 1e-6,
             "first_cache": 1e-6,
             **self.dispatch_us,
         }

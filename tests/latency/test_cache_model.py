@@ -5,11 +5,9 @@ from __future__ import annotations
 import pytest
 
 from nas.latency.cache_model import (
-    BUFFER,
     FIRST_CACHE,
     FIRST_CACHE_KIB,
     LAUNCH_MIB,
-    USUAL_BUFFERS,
     WEIGHT_PARTS,
     WEIGHT_PARTS_BY_INTENSITY,
     WEIGHTS_MIB,
@@ -153,14 +151,6 @@ def test_launch_costs_more_in_larger_network() -> None:
     assert launches_us({**costs, "launch_2mib": 0.1})[3:] == [0.3] * 4, "noise is no saving"
     assert launches_us({"launch": 0.2}) == [0.2] * 7
     assert launches_us({"invocation": 9.0}) == [0.0] * 7
-
-
-def test_buffers_cost_beyond_the_usual_number() -> None:
-    costs = DispatchCosts({BUFFER: 0.2})
-    buffers = [3, USUAL_BUFFERS, 7]
-    assert [costs.buffers_us(each) for each in buffers] == pytest.approx([-0.2, 0, 0.6])
-    assert DispatchCosts({}).buffers_us(9) == 0
-    assert costs.without_launches.buffers_us(9) == 0
 
 
 def test_small_network_waits_for_the_first_cache_by_its_size() -> None:

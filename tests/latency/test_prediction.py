@@ -111,16 +111,6 @@ def test_prediction_adds_what_waiting_for_the_first_cache_costs(table: LatencyTa
     assert high - low == pytest.approx(4 * share)
 
 
-def test_prediction_takes_off_the_buffers_that_a_network_does_not_need(
-    table: LatencyTable,
-) -> None:
-    """A chain needs two buffers in turns and one for its output, one less than usual."""
-    costs = [table.dispatch_us | {cache_model.BUFFER: us} for us in (1.0, 5.0)]
-    low, high = (table.predict(GRAPH, dispatch_us=each).latency_us for each in costs)
-    assert GRAPH.peak_buffers == 2
-    assert high - low == pytest.approx(-4)
-
-
 @pytest.mark.parametrize("part", sorted(cache_model.LATER_PARTS))
 def test_table_of_an_early_version_predicts_without_this_cost(
     table: LatencyTable, part: str

@@ -48,9 +48,6 @@ _TINY_REPETITIONS = (1, 5)
 _UNCACHED_CHANNELS = 4
 """Channels of a tiny network that touches next to nothing, 3 KiB."""
 
-_ADDITIONS = 5
-"""Additions of a tiny network with many buffers."""
-
 _FILLING_CHANNELS = 24
 """Channels of a network that touches more than the first-level cache holds, 71 KiB."""
 
@@ -90,20 +87,18 @@ def different_network(groups: int = len(_DIFFERENT_CHANNELS)) -> Graph:
 def launch_networks() -> dict[str, Graph]:
     """Return the networks of the launch benchmark by name.
 
-    `tiny` touches next to nothing. `filling` has as many kernels and touches more than the
-    first-level cache holds, and `branched` has as many and more buffers. `few` is a network of
-    twelve small kernels. Others have the names of the dispatch costs that are worked out from them.
-    All kernels of `launch_small` and `launch` differ, as in a real network: kernels that repeat
-    after a few launches find their code in the first caches, and the processor remembers their
-    branches. In `launch`, weights and code are displaced from the first caches, too. `launch_2mib`
-    has small kernels of a usual size with 2 MiB of weights in all; neither its code nor its weights
-    stay in the caches of a core.
+    `tiny` touches next to nothing, and `filling` has as many kernels and touches more than the
+    first-level cache holds. `few` is a network of twelve small kernels. Others have the names of
+    the dispatch costs that are worked out from them. All kernels of `launch_small` and `launch`
+    differ, as in a real network: kernels that repeat after a few launches find their code in the
+    first caches, and the processor remembers their branches. In `launch`, weights and code are
+    displaced from the first caches, too. `launch_2mib` has small kernels of a usual size with 2 MiB
+    of weights in all; neither its code nor its weights stay in the caches of a core.
     """
     kinds = [(1, False), (3, True), (5, True)]
     return {
         "tiny": tiny_networks(_UNCACHED_CHANNELS)[0],
         "filling": _chain([_FILLING_CHANNELS], _TINY_SIZE, _TINY_KINDS),
-        "branched": _chain([_UNCACHED_CHANNELS], _TINY_SIZE, _TINY_KINDS, _ADDITIONS),
         "few": _chain(_FEW_CHANNELS, _SMALL_SIZE, _TINY_KINDS),
         "launch_small": _chain(_MANY_CHANNELS, _SMALL_SIZE, _TINY_KINDS),
         "launch": different_network(),
@@ -111,37 +106,25 @@ def launch_networks() -> dict[str, Graph]:
     }
 
 
-def _chain(
-    channels: Sequence[int], size: int, kinds: Sequence[tuple[int, bool]], additions: int = 1
-) -> Graph:
+def _chain(channels: Sequence[int], size: int, kinds: Sequence[tuple[int, bool]]) -> Graph:
     """Return a network that runs convolutions of all kinds one after the other.
-
-    The last convolutions of each group add the outputs of the first ones, the last that of the
-    first. With one addition, the network has `cache_model.USUAL_BUFFERS`, and one buffer more for
-    each further addition.
 
     Args:
         channels: number of channels of each group of convolutions.
         size: height and width of all tensors.
         kinds: kernel size of each kind of convolution, and whether it is depthwise.
-        additions: number of additions in each group.
     """
     ops = [Op("input", (), (channels[0], size, size))]
-    group = [*itertools.product(kinds, ("", "relu", "relu6"))]
-    for width in channels:
-        outputs: list[int] = []
-        for (kernel, depthwise), activation in group:
-            shape, groups = (width, size, size), width if depthwise else 1
-            slot = Slot(str(len(ops)), Channels.prefix(width, width))
-            ops.append(
-                Op("conv", (len(ops) - 1,), shape, kernel, 1, kernel // 2, groups, True, 0, slot)
-            )
-            if activation:
-                ops.append(Op(activation, (len(ops) - 1,), shape))
-            left = len(group) - 1 - len(outputs)
-            if left < additions:
-                ops.append(Op("add", (outputs[left], len(ops) - 1), shape))
-            outputs.append(len(ops) - 1)
+    for width, (kernel, depthwise), activation in itertools.product(
+        channels, kinds, ("", "relu", "relu6")
+    ):
+        shape, groups = (width, size, size), width if depthwise else 1
+        slot = Slot(str(len(ops)), Channels.prefix(width, width))
+        ops.append(
+            Op("conv", (len(ops) - 1,), shape, kernel, 1, kernel // 2, groups, True, 0, slot)
+        )
+        if activation:
+            ops.append(Op(activation, (len(ops) - 1,), shape))
     return Graph(tuple(ops))
 
 

@@ -23,6 +23,7 @@ from nas.runtimes.tvm import cold_cache, dispatch_benchmarks
 from nas.runtimes.tvm.clock import clock_of
 from nas.runtimes.tvm.cuda import device as cuda
 from nas.runtimes.tvm.device import CpuDevice, Device
+from nas.runtimes.tvm.network_function import repeated_kernel
 from nas.runtimes.tvm.relax_network import RelaxNetwork
 from nas.runtimes.tvm.rpc import address
 from nas.runtimes.tvm.rpc.device import RemoteDevice
@@ -31,7 +32,7 @@ from nas.schedules.cpu import CpuTemplates
 from nas.schedules.cpu.loops import this_processor
 from nas.schedules.templates import Templates, random_constants
 
-KERNELS_VERSION = "7"
+KERNELS_VERSION = "8"
 """Version of the loop nests, the schedules, the timing method and how networks launch kernels.
 
 It is part of the fingerprint, because latencies of different versions cannot be compared.
@@ -44,7 +45,7 @@ _LARGE_NETWORK_CALLS = 4
 """Number of calls of the network of varied kernels in a sample, about two milliseconds."""
 
 _SHORTEST_COST_S = 1e-9
-"""Shortest cost of waiting for the first-level cache."""
+"""Shortest cost of a launch and of waiting for the first-level cache; less is noise around zero."""
 
 _DISPATCH_CALLS = 100
 """Number of calls in a sample: about two milliseconds of the longer network."""
@@ -259,7 +260,7 @@ class TvmKernelTimer:
 
     def _compile_kernel(self, kernel: Kernel, schedule: Schedule) -> Evaluate:
         """Compile a kernel and return what times it on random tensors."""
-        function = self.templates.function(kernel, schedule, "main")
+        function = self.templates.function(kernel, schedule, "kernel")
         return self._compile_function(kernel, schedule, function)
 
     def _compile_function(
@@ -270,9 +271,9 @@ class TvmKernelTimer:
         Args:
             kernel: the kernel that the function computes.
             schedule: the schedule by which its constants are packed.
-            function: a function called `main`.
+            function: the kernel, a function of tensors.
         """
-        built = tvm.tirx.build(tvm.IRModule({"main": function}), self.templates.target, "tirx")
+        built = tvm.tirx.build(repeated_kernel(function), self.templates.target, "tirx")
         library = self.device.load_library(built)
         # Machine code is generated when a function is first looked up, which must not be timed.
         library["main"]
@@ -287,10 +288,8 @@ class TvmKernelTimer:
         tensors = [self.device.to_device(array.astype(self.templates.dtype)) for array in arrays]
 
         def evaluate(calls: int, samples: int) -> Sequence[float]:
-            timer = library.time_evaluator(
-                "main", self.device.tvm_device, number=calls, repeat=samples
-            )
-            return [float(value) for value in timer(*tensors).results]
+            timer = library.time_evaluator("main", self.device.tvm_device, number=1, repeat=samples)
+            return [float(value) / calls for value in timer(*tensors, calls).results]
 
         return evaluate
 
@@ -299,10 +298,9 @@ class TvmKernelTimer:
 
         The networks are those of `dispatch_benchmarks.launch_networks`, and what they take beside
         their kernels counts. `cache_model.FIRST_CACHE` is what a network that fills the first-level
-        cache takes longer than one of as many kernels that does not, and `cache_model.BUFFER` what
-        each buffer more costs such a network. `invocation` is what the straight line through the
-        two small networks leaves for no kernels, and the parts of `cache_model.LAUNCH_MIB` are what
-        a launch takes beyond both.
+        cache takes longer than one of as many kernels that does not. `invocation` is what the
+        straight line through the two small networks leaves for no kernels, and the parts of
+        `cache_model.LAUNCH_MIB` are what a launch takes beyond both.
 
         Raises:
             MeasurementError: noise leaves no set of samples above zero.
@@ -342,17 +340,16 @@ class TvmKernelTimer:
             launches_s = {
                 name: beside_s[name] - first_cache_s * first_cache_shares[name] for name in launched
             }
-            buffers = graphs["branched"].peak_buffers - graphs["tiny"].peak_buffers
-            buffer_s = max(_SHORTEST_COST_S, (beside_s["branched"] - beside_s["tiny"]) / buffers)
             few, many = len(launched["few"]), len(launched["launch_small"])
             slope_s = (launches_s["launch_small"] - launches_s["few"]) / (many - few)
             invocation_s = launches_s["few"] - few * slope_s
             return {
                 "invocation": invocation_s,
                 cache_model.FIRST_CACHE: first_cache_s,
-                cache_model.BUFFER: buffer_s,
                 **{
-                    part: (launches_s[part] - invocation_s) / len(launched[part])
+                    part: max(
+                        _SHORTEST_COST_S, (launches_s[part] - invocation_s) / len(launched[part])
+                    )
                     for part in cache_model.LAUNCH_MIB
                 },
             }

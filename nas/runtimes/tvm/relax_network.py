@@ -1,13 +1,14 @@
-"""Whole networks: the kernels of the table, called one after the other by TVM's Relax VM.
+"""Whole networks: the kernels of the table, called one after the other, in TVM's Relax VM.
 
-The Relax function consists of `call_tir` only, and the passes that lower it plan memory and change
-nothing else. So the network launches exactly the functions that were timed for the table.
+On a processor the virtual machine calls one function, which calls the kernels
+(`nas.runtimes.tvm.network_function`). On a GPU it calls the kernels. No pass fuses or rewrites
+kernels, so the network launches exactly the functions that were timed for the table.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from nas.latency.fusion import Launch, launches
 from nas.latency.kernel import Kernel, batched
 from nas.latency.runtime import CompiledNetwork, Schedules, Weights
 from nas.runtimes.tvm.device import Device
-from nas.schedules.buffers import bindings_of, is_kernel_call
+from nas.runtimes.tvm.network_function import called_names, network_function, taking_addresses
 from nas.schedules.templates import (
     Expansion,
     Templates,
@@ -30,6 +31,27 @@ from nas.schedules.templates import (
     lower,
     random_constants,
 )
+
+
+class NetworkParts(NamedTuple):
+    """What the code of a network is made of.
+
+    Attributes:
+        sequence: launches, in order.
+        functions: function of tensors of each kernel.
+        constants: packed constants of each launch.
+    """
+
+    sequence: Sequence[Launch]
+    functions: Mapping[Kernel, tvm.tirx.PrimFunc]
+    constants: Sequence[Sequence[NDArray[Any]]]
+
+
+EmitLaunches = Callable[[relax.BlockBuilder, NetworkParts, relax.Expr, str], relax.Expr]
+"""Emits the launches of a network that reads a flat image, and returns the last result.
+
+Its arguments are the builder, the parts of the network, the image, and the type of all tensors.
+"""
 
 
 class NetworkCode(NamedTuple):
@@ -71,9 +93,8 @@ def compile_network(
     Raises:
         MissingKernelError: a kernel has no schedule.
     """
-    builder = relax.BlockBuilder()
-    functions: dict[Kernel, relax.GlobalVar] = {}
     sequence = _batched(launches(graph, fuse_expansions=True), batch)
+    functions: dict[Kernel, tvm.tirx.PrimFunc] = {}
     for kernel in dict.fromkeys(launch.kernel for launch in sequence):
         if kernel not in schedules:
             raise MissingKernelError(
@@ -81,19 +102,21 @@ def compile_network(
                 remedy="Add it to the table with `nas table build`.",
             )
         name = f"kernel_{len(functions)}"
-        function = templates.function(kernel, schedules[kernel], name)
-        functions[kernel] = builder.add_func(function, name)
+        functions[kernel] = templates.function(kernel, schedules[kernel], name)
     constants = _Constants(schedules, weights, templates)
-    _emit_main(builder, graph, sequence, functions, constants, is_flat)
+    parts = NetworkParts(sequence, functions, [constants.of(launch) for launch in sequence])
+    builder = relax.BlockBuilder()
+    # A GPU runs no function that calls kernels: the host launches them.
+    is_native = templates.target.kind.name != "cuda"
+    emit_launches = _emit_network_function if is_native else _emit_launches
+    _emit_main(builder, graph, parts, emit_launches, templates.dtype, is_flat)
     for name, text in (texts or {}).items():
         with builder.function(name, []):
             builder.emit_func_output(tvm.ir.StringImm(text))
-    kernels = {str(variable.name_hint): kernel for kernel, variable in functions.items()}
     lowered = lower(builder.get(), templates)
-    # On a GPU, the host launches ahead of the kernels, and native code was never run there.
-    is_native = templates.target.kind.name != "cuda"
-    executable = generate_code(lowered, templates, is_native=is_native)
-    return NetworkCode(executable, [kernels[name] for name in _called(lowered["main"], kernels)])
+    kernels = {str(function.attrs["global_symbol"]): each for each, function in functions.items()}
+    launched = [kernels[name] for name in _launched_names(lowered, kernels)]
+    return NetworkCode(generate_code(lowered, templates, is_native=is_native), launched)
 
 
 class RelaxNetwork(CompiledNetwork):
@@ -175,14 +198,9 @@ class _Constants:
     def __init__(self, schedules: Schedules, weights: Weights | None, templates: Templates) -> None:
         self._schedules, self._weights, self._templates = schedules, weights, templates
         self._rng = np.random.default_rng(0)
-        self.dtype = templates.dtype
 
-    def of(self, launch: Launch) -> list[relax.Constant]:
+    def of(self, launch: Launch) -> list[NDArray[Any]]:
         """Return the constants of a launch in the order of its function's parameters."""
-        arrays = self._packed(launch)
-        return [relax.const(array.astype(self.dtype, copy=False)) for array in arrays]
-
-    def _packed(self, launch: Launch) -> list[NDArray[Any]]:
         kernel, weights = launch.kernel, self._weights
         schedule = self._schedules[kernel]
         if weights is None:
@@ -198,13 +216,6 @@ class _Constants:
         )
 
 
-def _called(function: relax.Function, names: Collection[str]) -> list[str]:
-    """Return the functions that a lowered Relax function calls, those of some names, in order."""
-    values = [binding.value for binding in bindings_of(function)]
-    called = [str(value.op.name_hint) for value in values if is_kernel_call(value)]
-    return [name for name in called if name in names]
-
-
 def _batched(sequence: Sequence[Launch], batch: int) -> list[Launch]:
     """Return the launches with their kernels for a batch of images."""
     kernels = batched([launch.kernel for launch in sequence], batch)
@@ -216,33 +227,70 @@ def _batched(sequence: Sequence[Launch], batch: int) -> list[Launch]:
 def _emit_main(
     builder: relax.BlockBuilder,
     graph: Graph,
-    sequence: Sequence[Launch],
-    functions: Mapping[Kernel, relax.GlobalVar],
-    constants: _Constants,
+    parts: NetworkParts,
+    emit_launches: EmitLaunches,
+    dtype: str,
     is_flat: bool,
 ) -> None:
-    """Add the function `main`, in which every launch is a `call_tir` of flat tensors.
-
-    See `compile_network` for the shapes of images and outputs.
-    """
-    batch, dtype = sequence[0].kernel.batch, constants.dtype
+    """Add the function `main`. See `compile_network` for the shapes of images and outputs."""
+    batch = parts.sequence[0].kernel.batch
     c, h, w = graph.input_shape
     size = batch * c * h * w
     image = relax.Var("image", relax.TensorType((size,) if is_flat else (batch, h, w, c), dtype))
     with builder.function("main", [image]):
         with builder.dataflow():
             first = image if is_flat else builder.emit(relax.op.reshape(image, (size,)))
-            values: dict[int, relax.Expr] = {0: first}
-            for launch in sequence:
-                kernel = launch.kernel
-                split = len(kernel.inputs)
-                sources = [values[source] for source in launch.sources]
-                arguments = [*sources[:split], *constants.of(launch), *sources[split:]]
-                result_type = flat_type((kernel.elements(kernel.output),), dtype)
-                call = relax.call_tir(functions[kernel], arguments, result_type)
-                values[launch.result] = builder.emit(call)
-            result = values[sequence[-1].result]
+            result = emit_launches(builder, parts, first, dtype)
             c, h, w = graph.output_shape
             shape = (batch, c) if (h, w) == (1, 1) else (batch, h, w, c)
             output = builder.emit_output(result if is_flat else relax.op.reshape(result, shape))
         builder.emit_func_output(output)
+
+
+def _emit_network_function(
+    builder: relax.BlockBuilder, parts: NetworkParts, image: relax.Expr, dtype: str
+) -> relax.Expr:
+    """Emit one call, of the function that calls the kernels, and return its output."""
+    callees = {
+        kernel: builder.add_func(taking_addresses(function), str(function.attrs["global_symbol"]))
+        for kernel, function in parts.functions.items()
+    }
+    network = network_function(
+        parts.sequence, callees, parts.constants, int(image.ty.shape[0]), dtype
+    )
+    called = builder.add_func(network.function, "network")
+    last = parts.sequence[-1].kernel
+    output_type = flat_type((last.elements(last.output),), dtype)
+    arguments = [image, relax.const(network.weights)]
+    return builder.emit(relax.call_tir(called, arguments, output_type))
+
+
+def _emit_launches(
+    builder: relax.BlockBuilder, parts: NetworkParts, image: relax.Expr, dtype: str
+) -> relax.Expr:
+    """Emit a `call_tir` of flat tensors for each launch, and return the last result."""
+    called = {
+        kernel: builder.add_func(function, str(function.attrs["global_symbol"]))
+        for kernel, function in parts.functions.items()
+    }
+    values: dict[int, relax.Expr] = {0: image}
+    for launch, arrays in zip(parts.sequence, parts.constants, strict=True):
+        kernel = launch.kernel
+        split = len(kernel.inputs)
+        sources = [values[source] for source in launch.sources]
+        constants = [relax.const(array.astype(dtype, copy=False)) for array in arrays]
+        result_type = flat_type((kernel.elements(kernel.output),), dtype)
+        arguments = [*sources[:split], *constants, *sources[split:]]
+        values[launch.result] = builder.emit(relax.call_tir(called[kernel], arguments, result_type))
+    return values[parts.sequence[-1].result]
+
+
+def _launched_names(module: tvm.IRModule, names: Collection[str]) -> list[str]:
+    """Return the functions that `main` of a lowered module calls, those of some names, in order."""
+    launched: list[str] = []
+    for block in module["main"].body.blocks:
+        for value in (binding.value for binding in block.bindings):
+            if isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.GlobalVar):
+                name = str(value.op.name_hint)
+                launched += [name] if name in names else called_names(module[name])
+    return launched

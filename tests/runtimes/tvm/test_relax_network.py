@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 
 import numpy as np
@@ -12,9 +11,7 @@ import torch
 import nas.space
 from nas.errors import MissingKernelError
 from nas.graph import Graph
-from nas.runtimes.tvm import relax_network
 from nas.runtimes.tvm.runtime import TvmRuntime
-from nas.schedules.templates import generate_code
 from nas.torch_network import Network, folded_weights
 from tests.latency.example_graphs import GRAPHS
 
@@ -115,28 +112,6 @@ def test_batches_on_several_threads_compute_what_torch_computes(name: str, threa
 def test_whole_networks_compute_batches(runtime: TvmRuntime, name: str) -> None:
     space = nas.space.load_space(name, image_size=16, classes=5)
     check_batch(runtime, space.sample(np.random.default_rng(2), uniform_over="choices").graph, 4)
-
-
-def test_native_code_launches_what_bytecode_does(runtime: TvmRuntime, monkeypatch) -> None:
-    """The kernels of a network are read before code is generated; compare with the bytecode."""
-    executables = []
-
-    def generate_both(lowered, templates, *, is_native):
-        for each in (False, is_native):
-            executables.append(generate_code(lowered, templates, is_native=each))
-        return executables[-1]
-
-    monkeypatch.setattr(relax_network, "generate_code", generate_both)
-    graph = GRAPHS["shuffle_unit"]()
-    launched = runtime.compile(graph, first_schedules(runtime, graph)).launched
-    interpreted, native = (
-        re.findall(r"^\s*call\s+(\S+)", each.as_text(), re.MULTILINE) for each in executables
-    )
-    names = [name for name in interpreted if name.startswith("kernel_")]
-    assert len(names) == len(launched) > 2
-    assert len(set(zip(names, launched, strict=True))) == len(set(names)) == len(set(launched))
-    assert "vm.builtin.copy" not in interpreted
-    assert not native
 
 
 def test_kernel_without_a_schedule_is_named(runtime: TvmRuntime) -> None:

@@ -1,0 +1,214 @@
+"""A network as one TIR function that calls its kernels, and the same for a kernel that is timed.
+
+If TVM's virtual machine calls the kernels, it makes a tensor of every activation and passes each
+argument in a structure that the kernel checks. That costs a tenth of a microsecond a kernel, and
+its code is so long that a network evicts it from the caches. Here the addresses of all arguments
+are known when the network is compiled: the weights lie in one array and the activations in one
+workspace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+from tvm import tirx
+from tvm.tirx.buffer import buffer_data_pointer_type
+from tvm.tirx.stmt import Return
+
+from nas.latency.fusion import Launch
+from nas.latency.kernel import Kernel
+
+ALIGNMENT_BYTES = 64
+"""Kernels are compiled for tensors that begin at multiples of this address."""
+
+_INT32 = tvm.ir.PrimType("int32")
+_LOWERED = 1
+"""Calling convention of a function whose arguments no pass may wrap."""
+
+
+class Workspace(NamedTuple):
+    """Places of the activations of a network in one array.
+
+    Attributes:
+        offsets: first element of each activation, by its number in `Launch`. The image and the
+            output of the network are not among them.
+        elements: size of the array, at least 1.
+    """
+
+    offsets: Mapping[int, int]
+    elements: int
+
+
+class NetworkFunction(NamedTuple):
+    """A network as a TIR function.
+
+    Attributes:
+        function: function of the image, `weights` and the output, all of them flat tensors. It
+            fails if there is no memory for the activations.
+        weights: packed constants of all launches.
+    """
+
+    function: tirx.PrimFunc
+    weights: NDArray[Any]
+
+
+def network_function(
+    sequence: Sequence[Launch],
+    callees: Mapping[Kernel, tvm.ir.GlobalVar],
+    constants: Sequence[Sequence[NDArray[Any]]],
+    image_elements: int,
+    dtype: str,
+) -> NetworkFunction:
+    """Return a network as a TIR function.
+
+    Args:
+        sequence: launches of the network, in order. The last one makes the output.
+        callees: for each kernel, its function in the module, made by `taking_addresses`.
+        constants: packed constants of each launch.
+        image_elements: number of elements of the image.
+        dtype: type of all tensors.
+    """
+    unit = ALIGNMENT_BYTES // np.dtype(dtype).itemsize
+    workspace = plan_workspace(sequence, unit)
+    weights, weight_offsets = _concatenated(constants, unit, dtype)
+    output_kernel, output = sequence[-1].kernel, sequence[-1].result
+    sizes = {
+        "image": image_elements,
+        "weights": weights.size,
+        "output": output_kernel.elements(output_kernel.output),
+    }
+    tensors = {name: tirx.decl_buffer((size,), dtype, name) for name, size in sizes.items()}
+    scratch = tirx.decl_buffer((workspace.elements,), dtype, "workspace")
+
+    def activation(number: int) -> tvm.ir.Expr:
+        if number in workspace.offsets:
+            return _address(scratch, workspace.offsets[number])
+        return _address(tensors["output" if number == output else "image"])
+
+    calls = []
+    for launch, offsets in zip(sequence, weight_offsets, strict=True):
+        split = len(launch.kernel.inputs)
+        sources = [activation(source) for source in launch.sources]
+        own_weights = [_address(tensors["weights"], offset) for offset in offsets]
+        arguments = [*sources[:split], *own_weights, *sources[split:], activation(launch.result)]
+        calls.append(_call(callees[launch.kernel], arguments))
+    function = tirx.PrimFunc([*tensors.values()], tirx.SeqStmt([tirx.AllocBuffer(scratch), *calls]))
+    return NetworkFunction(function.with_attr("global_symbol", "network"), weights)
+
+
+def repeated_kernel(function: tirx.PrimFunc) -> tvm.IRModule:
+    """Return a module whose function `main` calls a kernel as a network does, many times.
+
+    Args:
+        function: the kernel, a function of tensors.
+
+    Returns:
+        The module. Arguments of `main` are the tensors and the number of calls.
+    """
+    callee = tvm.ir.GlobalVar("kernel")
+    tensors = [tirx.decl_buffer(each.shape, each.dtype, each.name) for each in function.params]
+    call, calls = tirx.Var("call", "int32"), tirx.Var("calls", "int32")
+    body = tirx.For(
+        call, 0, calls, tirx.ForKind.SERIAL, _call(callee, [_address(each) for each in tensors])
+    )
+    main = tirx.PrimFunc([*tensors, calls], body).with_attr("global_symbol", "main")
+    kernel = taking_addresses(function.with_attr("global_symbol", callee.name_hint))
+    return tvm.IRModule({callee: kernel, tvm.ir.GlobalVar("main"): main})
+
+
+def plan_workspace(sequence: Sequence[Launch], unit: int) -> Workspace:
+    """Return places of activations such that no two that are alive at once overlap.
+
+    Larger ones are placed first, each as low as those already placed allow (greedy by size;
+    Pisarchyk and Lee 2020, "Efficient memory management for deep neural net inference").
+
+    Args:
+        sequence: launches of the network, in order.
+        unit: number of elements of which all offsets are multiples.
+    """
+    lives: dict[int, tuple[int, int]] = {}
+    sizes: dict[int, int] = {}
+    for position, launch in enumerate(sequence):
+        lives[launch.result] = (position, position)
+        sizes[launch.result] = launch.kernel.elements(launch.kernel.output)
+        for source in launch.sources:
+            if source in lives:
+                lives[source] = (lives[source][0], position)
+    del sizes[sequence[-1].result]
+    offsets: dict[int, int] = {}
+    for number in sorted(sizes, key=sizes.__getitem__, reverse=True):
+        begin, end = lives[number]
+        neighbours = sorted(
+            (offsets[other], offsets[other] + sizes[other])
+            for other in offsets
+            if lives[other][0] <= end and begin <= lives[other][1]
+        )
+        lowest = 0
+        for first, after_last in neighbours:
+            if lowest + sizes[number] <= first:
+                break
+            lowest = max(lowest, _aligned(after_last, unit))
+        offsets[number] = lowest
+    return Workspace(offsets, max((offsets[each] + sizes[each] for each in sizes), default=1))
+
+
+def taking_addresses(function: tirx.PrimFunc) -> tirx.PrimFunc:
+    """Return a function of tensors as a function of their addresses, which returns 0."""
+    addresses = [
+        tirx.Var(f"{tensor.name}_address", buffer_data_pointer_type(tensor))
+        for tensor in function.params
+    ]
+    views = [
+        tirx.DeclBuffer(tensor, data=address)
+        for tensor, address in zip(function.params, addresses, strict=True)
+    ]
+    name = tvm.ir.StringImm(f"{function.attrs['global_symbol']}_compute")
+    compute = tirx.AttrStmt(tirx.const(0, "int32"), "compute_scope", name, function.body)
+    body = tirx.SeqStmt([*views, compute, Return(tirx.const(0, "int32"))])
+    # Scratch memory is allocated on this device.
+    for key, number in (("device_type", tvm.cpu().dlpack_device_type()), ("device_id", 0)):
+        body = tirx.AttrStmt(tvm.ir.StringImm("default"), key, tirx.const(number, "int32"), body)
+    result = tirx.PrimFunc(addresses, body, _INT32, function.attrs)
+    return result.with_attr("calling_conv", _LOWERED)
+
+
+def called_names(function: tirx.PrimFunc) -> list[str]:
+    """Return the names of the kernels that the function of a network calls, in order."""
+    _, *statements = function.body.seq
+    return [str(statement.condition.a.op.name_hint) for statement in statements]
+
+
+def _address(tensor: tirx.Buffer, offset: int = 0) -> tvm.ir.Expr:
+    return tirx.address_of(tirx.BufferLoad(tensor, [offset]))
+
+
+def _call(callee: tvm.ir.GlobalVar, addresses: Sequence[tvm.ir.Expr]) -> tirx.Stmt:
+    """Return a call of a function of addresses; if it fails, the caller fails as well."""
+    status = tvm.ir.Call(callee, addresses, ret_ty=_INT32)
+    return tirx.IfThenElse(status != 0, Return(tirx.const(-1, "int32")), None)
+
+
+def _concatenated(
+    constants: Sequence[Sequence[NDArray[Any]]], unit: int, dtype: str
+) -> tuple[NDArray[Any], list[list[int]]]:
+    """Return all arrays in one, and the first element of each."""
+    offsets: list[list[int]] = []
+    elements = 0
+    for arrays in constants:
+        offsets.append([])
+        for array in arrays:
+            offsets[-1].append(elements)
+            elements += _aligned(array.size, unit)
+    together = np.zeros(max(1, elements), dtype)
+    for arrays, firsts in zip(constants, offsets, strict=True):
+        for array, first in zip(arrays, firsts, strict=True):
+            together[first : first + array.size] = array.reshape(-1)
+    return together, offsets
+
+
+def _aligned(elements: int, unit: int) -> int:
+    return -(-elements // unit) * unit

@@ -1,0 +1,133 @@
+"""Networks that are one function, checked against lives of tensors and a virtual machine."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tvm
+
+from nas.graph import Graph
+from nas.latency.fusion import Launch, launches
+from nas.runtimes.tvm import relax_network
+from nas.runtimes.tvm.network_function import (
+    ALIGNMENT_BYTES,
+    network_function,
+    plan_workspace,
+    repeated_kernel,
+)
+from nas.runtimes.tvm.runtime import TvmRuntime
+from nas.schedules.templates import random_constants
+from nas.space import load_space
+from tests.latency.example_graphs import GRAPHS
+
+UNIT = ALIGNMENT_BYTES // 4
+
+SPACES = "mobilenet_tiny", "mobilenet_v3", "shufflenet", "shufflenet_v1", "squeezenet_tiny"
+
+
+def sampled(name: str) -> Graph:
+    space = load_space(name, image_size=32)
+    return space.sample(np.random.default_rng(0), uniform_over="choices").graph
+
+
+def sequence_of(graph: Graph) -> list[Launch]:
+    return launches(graph, fuse_expansions=True)
+
+
+def alive_at(sequence: list[Launch]) -> list[set[int]]:
+    """Return the activations in the workspace while each kernel runs."""
+    inside = {launch.result for launch in sequence[:-1]}
+    alive = []
+    for at, launch in enumerate(sequence):
+        made = {each.result for each in sequence[: at + 1]}
+        read = {source for each in sequence[at:] for source in each.sources}
+        alive.append(inside & made & (read | {launch.result}))
+    return alive
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_activations_alive_at_once_do_not_overlap(name: str) -> None:
+    sequence = sequence_of(sampled(name))
+    workspace = plan_workspace(sequence, UNIT)
+    sizes = {each.result: each.kernel.elements(each.kernel.output) for each in sequence}
+    assert workspace.offsets.keys() == sizes.keys() - {sequence[-1].result}
+    assert all(offset % UNIT == 0 for offset in workspace.offsets.values())
+    needed = 0
+    for alive in alive_at(sequence):
+        owner = np.zeros(workspace.elements, int)
+        for number in alive:
+            offset = workspace.offsets[number]
+            assert offset + sizes[number] <= workspace.elements
+            owner[offset : offset + sizes[number]] += 1
+        assert owner.max(initial=0) <= 1
+        needed = max(needed, sum(sizes[number] for number in alive))
+    assert needed <= workspace.elements <= 1.1 * needed + len(sequence) * UNIT
+
+
+def test_network_of_one_kernel_has_a_workspace_that_can_be_allocated() -> None:
+    sequence = sequence_of(sampled("mobilenet_tiny"))[:1]
+    assert plan_workspace(sequence, UNIT) == ({}, 1)
+
+
+def test_weights_lie_one_after_the_other_at_aligned_places() -> None:
+    runtime = TvmRuntime()
+    templates = runtime.timer.templates
+    sequence = sequence_of(GRAPHS["inverted_residual"]())
+    rng = np.random.default_rng(0)
+    constants = [
+        random_constants(templates, each.kernel, templates.candidates(each.kernel)[0], rng)
+        for each in sequence
+    ]
+    callees = {each.kernel: tvm.ir.GlobalVar("kernel") for each in sequence}
+    weights = network_function(sequence, callees, constants, 12, "float32").weights
+    at = 0
+    for array in (array for own in constants for array in own):
+        np.testing.assert_array_equal(weights[at : at + array.size], array.reshape(-1))
+        at += -(-array.size // UNIT) * UNIT
+    assert weights.size == at
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mobilenet_tiny",
+        "shufflenet_tiny",
+        "squeezenet_tiny",
+        pytest.param("mobilenet_v3", marks=pytest.mark.slow),
+        pytest.param("shufflenet_v1", marks=pytest.mark.slow),
+    ],
+)
+def test_virtual_machine_that_calls_the_kernels_gives_equal_outputs(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = sampled(name)
+    runtime = TvmRuntime()
+    schedules = {k: runtime.timer.templates.candidates(k)[0] for k in runtime.kernels(graph)}
+    image = np.random.default_rng(1).standard_normal(graph.input_shape, np.float32)
+    one_function = runtime.compile(graph, schedules)
+    monkeypatch.setattr(relax_network, "_emit_network_function", relax_network._emit_launches)
+    interpreted = runtime.compile(graph, schedules)
+    assert one_function.launched == interpreted.launched == runtime.kernels(graph)
+    np.testing.assert_array_equal(one_function.run(image), interpreted.run(image))
+
+
+def test_repeated_kernel_computes_what_one_call_does() -> None:
+    templates = TvmRuntime().timer.templates
+    kernel = sequence_of(GRAPHS["classifier"]())[0].kernel
+    schedule = templates.candidates(kernel)[0]
+    function = templates.function(kernel, schedule, "main")
+    rng = np.random.default_rng(0)
+    shapes = [tuple(int(extent) for extent in each.shape) for each in function.params]
+    arrays = [rng.standard_normal(shape, np.float32) for shape in shapes]
+    outputs = []
+    for module, calls in (
+        (tvm.IRModule({"main": function}), ()),
+        (repeated_kernel(function), (0,)),
+        (repeated_kernel(function), (3,)),
+    ):
+        tensors = [tvm.runtime.tensor(array) for array in arrays]
+        tvm.tirx.build(module, templates.target, "tirx")["main"](*tensors, *calls)
+        outputs.append(tensors[-1].numpy())
+    once, never, thrice = outputs
+    np.testing.assert_array_equal(once, thrice)
+    np.testing.assert_array_equal(never, arrays[-1])
