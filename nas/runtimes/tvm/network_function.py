@@ -157,7 +157,10 @@ def plan_workspace(sequence: Sequence[Launch], unit: int) -> Workspace:
 
 
 def taking_addresses(function: tirx.PrimFunc) -> tirx.PrimFunc:
-    """Return a function of tensors as a function of their addresses, which returns 0."""
+    """Return a function of tensors as a function of their addresses, which returns 0.
+
+    The machine code of the kernel is that of the function of tensors.
+    """
     addresses = [
         tirx.Var(f"{tensor.name}_address", buffer_data_pointer_type(tensor))
         for tensor in function.params
@@ -166,6 +169,8 @@ def taking_addresses(function: tirx.PrimFunc) -> tirx.PrimFunc:
         tirx.DeclBuffer(tensor, data=address)
         for tensor, address in zip(function.params, addresses, strict=True)
     ]
+    # TVM never inlines such a scope. LLVM could reorder kernels that were inlined into a network,
+    # because it is told that tensors of different names never share memory.
     name = tvm.ir.StringImm(f"{function.attrs['global_symbol']}_compute")
     compute = tirx.AttrStmt(tirx.const(0, "int32"), "compute_scope", name, function.body)
     body = tirx.SeqStmt([*views, compute, Return(tirx.const(0, "int32"))])
