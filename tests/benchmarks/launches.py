@@ -4,11 +4,11 @@
 
 Times chains of small convolutions, and each of their kernels alone, at the quiet speed of the
 processor. For each chain, prints how many KiB an inference touches, and the microseconds that the
-chain takes beside its kernels: as timed, by the dispatch costs that a table would measure now
-(`nas.latency.cache_model`), and by those without `launch_small`. Does the same for random networks
-of the smallest spaces, from which no dispatch cost is worked out, and prints the mean error of
-their latencies. Last, compares them with networks whose kernels, the same ones, TVM's virtual
-machine calls. Takes two minutes; run it on an idle machine.
+chain takes beside its kernels: as timed, and by the dispatch costs that a table would measure now
+(`nas.latency.cache_model`). Does the same for random networks of the smallest spaces, from which no
+dispatch cost is worked out, and prints the mean error of their latencies. Last, compares these
+networks and the published ones at 96 pixels with networks whose kernels, the same ones, native code
+of TVM's virtual machine calls. Takes four minutes; run it on an idle machine.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from nas.latency.timing import Timing
 from nas.runtimes.tvm import dispatch_benchmarks, relax_network
 from nas.runtimes.tvm.kernel_timer import tvm_kernels
 from nas.runtimes.tvm.runtime import TvmRuntime
-from nas.schedules.templates import generate_code
 from nas.space import load_space
+from tests.benchmarks.runtimes import published
 
 CHANNELS = (4, 8, 16, 24, 32, 48)
 """Channels of the chains; as many kernels touch more memory with more of them."""
@@ -43,7 +43,10 @@ NETWORKS = 6
 CALLS = 100
 """Calls in a sample."""
 
-INTERPRETED = "interpreted "
+PUBLISHED_SIZE = 96
+"""Image size of the published networks in pixels."""
+
+BY_VM = "by the virtual machine: "
 
 
 def chains() -> dict[str, Graph]:
@@ -65,25 +68,24 @@ def random_networks() -> dict[str, Graph]:
     return networks
 
 
-def time_alone(runtime: TvmRuntime, graphs: Mapping[str, Graph]) -> dict[str, float]:
-    """Return the microseconds of each chain, by its name, and of each kernel, by its text.
+def time_alone(
+    runtime: TvmRuntime, graphs: Mapping[str, Graph], published: Mapping[str, Graph]
+) -> dict[str, float]:
+    """Return the microseconds of each network by its name, and of kernels by their text.
 
-    Those of a chain that the virtual machine interprets have `INTERPRETED` before its name.
+    The kernels are those of `graphs`. Networks whose kernels the virtual machine calls have `BY_VM`
+    before their names.
     """
     timer = runtime.timer
     evaluators = timer._compile_kernels(list(graphs.values()))
-    interpreted = patch.multiple(
-        relax_network,
-        _emit_network_function=relax_network._emit_launches,
-        generate_code=lambda lowered, templates, **_: generate_code(
-            lowered, templates, is_native=False
-        ),
+    called_by_vm = patch.object(
+        relax_network, "_emit_network_function", relax_network._emit_launches
     )
-    for name, graph in graphs.items():
+    for name, graph in {**graphs, **published}.items():
         schedules = timer._first_schedules(graph)
         evaluators[name] = runtime.compile(graph, schedules).evaluate
-        with interpreted:
-            evaluators[INTERPRETED + name] = runtime.compile(graph, schedules).evaluate
+        with called_by_vm:
+            evaluators[BY_VM + name] = runtime.compile(graph, schedules).evaluate
     components = differences.median_timers(evaluators, CALLS)
     with timer.device.timing_context(timer.threads):
         timed: Mapping[str, Timing] = differences.measure_differences(components, dict)
@@ -97,36 +99,37 @@ def main() -> None:
     assert isinstance(runtime, TvmRuntime)
     parts_us = {part: each.latency_us for part, each in runtime.time_dispatch().items()}
     costs = DispatchCosts(parts_us)
-    without = DispatchCosts({part: us for part, us in parts_us.items() if part != "launch_small"})
     shown = [*LAUNCH_PARTS, FIRST_CACHE]
     print("  ".join(f"{part} {parts_us[part]:.3f} us" for part in shown))
     random = random_networks()
     graphs = {**chains(), **random}
-    us = time_alone(runtime, graphs)
+    networks = {
+        name: architecture.graph for name, architecture in published(PUBLISHED_SIZE, classes=1000)
+    }
+    us = time_alone(runtime, graphs, networks)
     print(f"{'chain':<20}{'kernels':>8}{'KiB':>7}{'their us':>10}{'beside them':>13}", end="")
-    print(f"{'predicted':>11}{'without launch_small':>22}")
+    print(f"{'predicted':>11}")
     errors = []
     for name, graph in graphs.items():
         kernels = tvm_kernels(graph)
         kernels_us = tuple(us[kernel.text] for kernel in kernels)
         weight_bytes = sum(kernel.weight_bytes for kernel in kernels)
         network = NetworkCost(kernels_us, 0.0, weight_bytes, graph.peak_memory_bytes)
-        predicted_us = [runtime.network_us(network, each) for each in (costs, without)]
+        predicted_us = runtime.network_us(network, costs)
         if name in random:
-            errors.append([each / us[name] - 1 for each in predicted_us])
-        beside_us = [each - sum(kernels_us) for each in (us[name], *predicted_us)]
+            errors.append(predicted_us / us[name] - 1)
+        beside_us = [each - sum(kernels_us) for each in (us[name], predicted_us)]
         print(
             f"{name:<20}{len(kernels):>8}{network.touched_bytes / 1024:>7.0f}"
-            f"{sum(kernels_us):>10.2f}{beside_us[0]:>13.2f}{beside_us[1]:>11.2f}{beside_us[2]:>22.2f}"
+            f"{sum(kernels_us):>10.2f}{beside_us[0]:>13.2f}{beside_us[1]:>11.2f}"
         )
-    for label, own in zip(("with", "without"), np.transpose(errors), strict=True):
-        print(
-            f"random networks, {label} launch_small: mean error {np.abs(own).mean():.1%} "
-            f"({own.mean():+.1%})"
-        )
-    for label, names in (("random networks", random), ("all networks", graphs)):
-        factor = gmean([us[name] / us[INTERPRETED + name] for name in names])
-        print(f"{label}: {factor:.2f} of the time of interpreted networks")
+    error = np.array(errors)
+    print(f"random networks: mean error {np.abs(error).mean():.1%} ({error.mean():+.1%})")
+    factors = {name: us[name] / us[BY_VM + name] for name in (*random, *networks)}
+    print("time over that of networks whose kernels the virtual machine calls:")
+    print(f"  {len(random)} random networks: {gmean([factors[name] for name in random]):.2f}")
+    for name in networks:
+        print(f"  {name} at {PUBLISHED_SIZE} pixels: {factors[name]:.2f} ({us[name]:.0f} us)")
 
 
 if __name__ == "__main__":
