@@ -88,7 +88,7 @@ def launch_networks() -> dict[str, Graph]:
     """Return the networks of the launch benchmark by name.
 
     `tiny` touches next to nothing, and `filling` has as many kernels and touches more than the
-    first-level cache holds. `few` is a network of twelve small kernels. Others have the names of
+    first-level cache holds. `few` has as many kernels, of a usual size. Others have the names of
     the dispatch costs that are worked out from them. All kernels of `launch_small` and `launch`
     differ, as in a real network: kernels that repeat after a few launches find their code in the
     first caches, and the processor remembers their branches. In `launch`, weights and code are

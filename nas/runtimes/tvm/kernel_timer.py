@@ -299,8 +299,8 @@ class TvmKernelTimer:
         The networks are those of `dispatch_benchmarks.launch_networks`, and what they take beside
         their kernels counts. `cache_model.FIRST_CACHE` is what a network that fills the first-level
         cache takes longer than one of as many kernels that does not. `invocation` is what the
-        straight line through the two small networks leaves for no kernels, and the parts of
-        `cache_model.LAUNCH_MIB` are what a launch takes beyond both.
+        straight line through the mean of `tiny` and `few` and through `launch_small` leaves for no
+        kernels, and the parts of `cache_model.LAUNCH_MIB` are what a launch takes beyond both.
 
         Raises:
             MeasurementError: noise leaves no set of samples above zero.
@@ -341,8 +341,10 @@ class TvmKernelTimer:
                 name: beside_s[name] - first_cache_s * first_cache_shares[name] for name in launched
             }
             few, many = len(launched["few"]), len(launched["launch_small"])
-            slope_s = (launches_s["launch_small"] - launches_s["few"]) / (many - few)
-            invocation_s = launches_s["few"] - few * slope_s
+            # Some kernels of 4x4 pixels take longer in a network than those of 2x2, others do not.
+            few_s = (launches_s["tiny"] + launches_s["few"]) / 2
+            slope_s = (launches_s["launch_small"] - few_s) / (many - few)
+            invocation_s = few_s - few * slope_s
             return {
                 "invocation": invocation_s,
                 cache_model.FIRST_CACHE: first_cache_s,
