@@ -84,6 +84,16 @@ RECIPES = {
         "progressive_resizing": 0.0,
         "learning_rate_floor": 0.0,
     },
+    "sandwich, no smoothing, whole images, higher floor": {
+        "label_smoothing": 0.0,
+        "progressive_resizing": 0.0,
+        "learning_rate_floor": 0.2,
+    },
+    "sandwich, no smoothing, whole images, no clipping": {
+        "label_smoothing": 0.0,
+        "progressive_resizing": 0.0,
+        "gradient_ratio": 1000.0,
+    },
     "sandwich, 1 random, no smoothing": {"random_subnets": 1, "label_smoothing": 0.0},
     "sandwich, 1 random, no smoothing, faster": {
         "random_subnets": 1,

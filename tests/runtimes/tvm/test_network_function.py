@@ -106,9 +106,9 @@ def test_virtual_machine_that_calls_the_kernels_gives_equal_outputs(
     image = np.random.default_rng(1).standard_normal(graph.input_shape, np.float32)
     one_function = runtime.compile(graph, schedules)
     monkeypatch.setattr(relax_network, "_emit_network_function", relax_network._emit_launches)
-    interpreted = runtime.compile(graph, schedules)
-    assert one_function.launched == interpreted.launched == runtime.kernels(graph)
-    np.testing.assert_array_equal(one_function.run(image), interpreted.run(image))
+    by_vm = runtime.compile(graph, schedules)
+    assert one_function.launched == by_vm.launched == runtime.kernels(graph)
+    np.testing.assert_array_equal(one_function.run(image), by_vm.run(image))
 
 
 def test_repeated_kernel_computes_what_one_call_does() -> None:
