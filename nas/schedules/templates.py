@@ -117,6 +117,11 @@ _LOWERING = tvm.transform.Sequential(
 kernels as a CUDA graph: a network would then launch other work than the kernels that were timed."""
 
 
+def add_function(builder: relax.BlockBuilder, function: tvm.tirx.PrimFunc) -> tvm.ir.GlobalVar:
+    """Add a function to the module of a builder, under its own name."""
+    return builder.add_func(function, str(function.attrs["global_symbol"]))
+
+
 def lower(module: tvm.IRModule, templates: Templates) -> tvm.IRModule:
     """Lower a Relax module of calls of functions from `templates` to calls of the runtime."""
     with templates.target:

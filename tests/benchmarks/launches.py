@@ -69,19 +69,19 @@ def random_networks() -> dict[str, Graph]:
 
 
 def time_alone(
-    runtime: TvmRuntime, graphs: Mapping[str, Graph], published: Mapping[str, Graph]
+    runtime: TvmRuntime, graphs: Mapping[str, Graph], others: Mapping[str, Graph]
 ) -> dict[str, float]:
     """Return the microseconds of each network by its name, and of kernels by their text.
 
-    The kernels are those of `graphs`. Networks whose kernels the virtual machine calls have `BY_VM`
-    before their names.
+    The kernels are those of `graphs`, not of `others`. Networks whose kernels the virtual machine
+    calls have `BY_VM` before their names.
     """
     timer = runtime.timer
     evaluators = timer._compile_kernels(list(graphs.values()))
     called_by_vm = patch.object(
         relax_network, "_emit_network_function", relax_network._emit_launches
     )
-    for name, graph in {**graphs, **published}.items():
+    for name, graph in {**graphs, **others}.items():
         schedules = timer._first_schedules(graph)
         evaluators[name] = runtime.compile(graph, schedules).evaluate
         with called_by_vm:

@@ -11,11 +11,14 @@ from nas.errors import MeasurementError
 from nas.latency import differences, processor_speed
 from nas.latency.processor_speed import slowdown as real_slowdown
 
+MOMENTS = differences.MOMENTS
+"""The number outside the tests, read before `tests.quick_timing` changes it."""
+
 
 @pytest.fixture(autouse=True)
 def _all_moments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time at as many moments as outside the tests."""
-    monkeypatch.setattr(differences, "MOMENTS", 18)
+    monkeypatch.setattr(differences, "MOMENTS", MOMENTS)
 
 
 def test_differences_do_not_rest_on_slow_moments_of_each_component() -> None:

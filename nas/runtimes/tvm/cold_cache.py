@@ -14,6 +14,7 @@ reproduces this state in four steps:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,14 @@ from nas.runtimes.tvm.clock import (
 )
 from nas.runtimes.tvm.device import Device
 from nas.schedules import tir
-from nas.schedules.templates import Schedule, Templates, build, flat_type, random_constants
+from nas.schedules.templates import (
+    Schedule,
+    Templates,
+    add_function,
+    build,
+    flat_type,
+    random_constants,
+)
 
 ARENA_BYTES = 64 << 20
 """Size of the arena. It must be larger than the caches of any device."""
@@ -160,10 +168,7 @@ def benchmark_module(
         shapes: shapes of one set of constants.
     """
     builder = relax.BlockBuilder()
-
-    def add(function: tirx.PrimFunc) -> relax.GlobalVar:
-        return builder.add_func(function, str(function.attrs["global_symbol"]))
-
+    add = partial(add_function, builder)
     function = add(templates.function(kernel, schedule, "kernel"))
     arena_size = ARENA_BYTES // 4
     read, nothing = add(_read_arena(arena_size)), add(do_nothing(_CLOCK_READINGS))

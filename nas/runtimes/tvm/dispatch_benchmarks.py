@@ -30,7 +30,7 @@ from nas.runtimes.tvm.clock import (
     taken_readings,
 )
 from nas.runtimes.tvm.device import Device
-from nas.schedules.templates import Templates, build, flat_type, random_constants
+from nas.schedules.templates import Templates, add_function, build, flat_type, random_constants
 
 # The launch benchmark.
 
@@ -225,13 +225,13 @@ def weight_benchmarks(templates: Templates, device: Device) -> dict[str, Evaluat
     clock = clock_of(templates.target)
     builder = relax.BlockBuilder()
     functions = {
-        kernel: builder.add_func(templates.function(kernel, schedules[kernel], name), name)
+        kernel: add_function(builder, templates.function(kernel, schedules[kernel], name))
         for name, kernel in kernels.items()
     }
     clock_functions: list[relax.GlobalVar] = []
     if clock is not None:
         clock_functions = [
-            builder.add_func(function, str(function.attrs["global_symbol"]))
+            add_function(builder, function)
             for function in (reset_readings(_MAX_READINGS), read_clock_next(_MAX_READINGS, clock))
         ]
     own_shapes = [each.shape for each in constants[COMPUTES]]

@@ -26,6 +26,7 @@ from nas.runtimes.tvm.network_function import called_names, network_function, ta
 from nas.schedules.templates import (
     Expansion,
     Templates,
+    add_function,
     flat_type,
     generate_code,
     lower,
@@ -95,6 +96,7 @@ def compile_network(
     """
     sequence = _batched(launches(graph, fuse_expansions=True), batch)
     functions: dict[Kernel, tvm.tirx.PrimFunc] = {}
+    kernels: dict[str, Kernel] = {}
     for kernel in dict.fromkeys(launch.kernel for launch in sequence):
         if kernel not in schedules:
             raise MissingKernelError(
@@ -102,6 +104,7 @@ def compile_network(
                 remedy="Add it to the table with `nas table build`.",
             )
         name = f"kernel_{len(functions)}"
+        kernels[name] = kernel
         functions[kernel] = templates.function(kernel, schedules[kernel], name)
     constants = _Constants(schedules, weights, templates)
     parts = NetworkParts(sequence, functions, [constants.of(launch) for launch in sequence])
@@ -114,7 +117,6 @@ def compile_network(
         with builder.function(name, []):
             builder.emit_func_output(tvm.ir.StringImm(text))
     lowered = lower(builder.get(), templates)
-    kernels = {str(function.attrs["global_symbol"]): each for each, function in functions.items()}
     launched = [kernels[name] for name in _launched_names(lowered, kernels)]
     return NetworkCode(generate_code(lowered, templates, is_native=is_native), launched)
 
@@ -252,13 +254,13 @@ def _emit_network_function(
 ) -> relax.Expr:
     """Emit one call, of the function that calls the kernels, and return its output."""
     callees = {
-        kernel: builder.add_func(taking_addresses(function), str(function.attrs["global_symbol"]))
+        kernel: add_function(builder, taking_addresses(function))
         for kernel, function in parts.functions.items()
     }
     network = network_function(
         parts.sequence, callees, parts.constants, int(image.ty.shape[0]), dtype
     )
-    called = builder.add_func(network.function, "network")
+    called = add_function(builder, network.function)
     last = parts.sequence[-1].kernel
     output_type = flat_type((last.elements(last.output),), dtype)
     arguments = [image, relax.const(network.weights)]
@@ -270,8 +272,7 @@ def _emit_launches(
 ) -> relax.Expr:
     """Emit a `call_tir` of flat tensors for each launch, and return the last result."""
     called = {
-        kernel: builder.add_func(function, str(function.attrs["global_symbol"]))
-        for kernel, function in parts.functions.items()
+        kernel: add_function(builder, function) for kernel, function in parts.functions.items()
     }
     values: dict[int, relax.Expr] = {0: image}
     for launch, arrays in zip(parts.sequence, parts.constants, strict=True):

@@ -23,7 +23,14 @@ from nas.latency.timing import Evaluate
 from nas.runtimes.tvm.device import Device
 from nas.schedules import tir
 from nas.schedules.cuda import grid
-from nas.schedules.templates import Schedule, Templates, build, flat_type, random_constants
+from nas.schedules.templates import (
+    Schedule,
+    Templates,
+    add_function,
+    build,
+    flat_type,
+    random_constants,
+)
 
 LAUNCHES = 16
 """Number of launches of a kernel in one run."""
@@ -147,8 +154,8 @@ def _module(
     """
     dtype = templates.dtype
     builder = relax.BlockBuilder()
-    function = builder.add_func(templates.function(kernel, schedule, "kernel"), "kernel")
-    blocker = builder.add_func(blocking_kernel("blocking_kernel"), "blocking_kernel")
+    function = add_function(builder, templates.function(kernel, schedule, "kernel"))
+    blocker = add_function(builder, blocking_kernel("blocking_kernel"))
     counter_type = relax.TensorType((1,), "int32")
     operands = [
         relax.Var(f"x{i}", flat_type(o.shape, dtype)) for i, o in enumerate(kernel.operands)
