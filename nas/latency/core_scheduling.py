@@ -1,7 +1,8 @@
 """Sharing the cores of a machine among the processes of one build.
 
-One process at a time takes timings, alone on the timing cores. The other processes compile on the
-remaining cores meanwhile.
+One process at a time takes timings, alone on its timing cores. The other processes compile on other
+cores meanwhile. On a machine of two cores each process compiles and times on a core of its own, so
+that no core is idle while another one is timing.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import psutil
+
+MAX_COMPILING_WORKERS = 2
+"""Workers that compile while another one is timing: compiling a kernel takes about twice as long
+as timing it."""
 
 _CORES = Path("/sys/devices/system/cpu")
 
@@ -57,12 +62,12 @@ def _unpickled_lock(descriptor: Any) -> ProcessLock:
 
 @dataclass(frozen=True)
 class CorePlan:
-    """Which cores the processes of a build use.
+    """Which cores a process of a build uses.
 
     Args:
-        timing_cores: cores of the process that is timing.
-        other_cores: cores for all other work, at least one; they share no physical core with the
-            timing cores.
+        timing_cores: cores on which it times.
+        other_cores: cores for all its other work, at least one. They share no physical core with
+            the cores on which another process may be timing.
         lock: lock that the timing process holds.
     """
 
@@ -75,16 +80,30 @@ _current_plan: CorePlan | None = None
 """The plan of this process; None if it has the machine to itself."""
 
 
-def plan_cores(threads: int) -> CorePlan | None:
-    """Return a plan for timings that use `threads` cores; None if no core is left to compile on."""
+def plan_workers(threads: int) -> list[CorePlan]:
+    """Return the plan of each worker process of a build.
+
+    Args:
+        threads: number of threads that run one kernel.
+
+    Returns:
+        Plans that share a lock. There are none if no core is left to compile on: one worker then
+        has the machine to itself.
+    """
     if not hasattr(os, "sched_getaffinity"):
-        return None
+        return []
     allowed = frozenset(os.sched_getaffinity(0))
     timing_cores = _idlest_cores(allowed, threads)
     # Two hyper-threads of a core are not two cores.
     taken = {sibling for core in timing_cores for sibling in siblings(core)}
-    other_cores = sorted(allowed - taken)
-    return CorePlan(timing_cores, tuple(other_cores)) if other_cores else None
+    other_cores = tuple(sorted(allowed - taken))
+    if not other_cores:
+        return []
+    lock = ProcessLock()
+    if len(timing_cores) == len(other_cores) == 1:
+        return [CorePlan(own, own, lock) for own in (timing_cores, other_cores)]
+    workers = 1 + min(MAX_COMPILING_WORKERS, len(other_cores))
+    return [CorePlan(timing_cores, other_cores, lock)] * workers
 
 
 def apply_plan(plan: CorePlan) -> None:

@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import astuple
 from multiprocessing.connection import Connection
@@ -43,10 +43,6 @@ TRIAL_SECONDS = 15.0
 
 START_SECONDS = 120.0
 """How long a worker may take to start: it imports the runtime."""
-
-MAX_COMPILING_WORKERS = 2
-"""Workers that compile while another one is timing: compiling a kernel takes about twice as long
-as timing it."""
 
 RECONNECTIONS = 3
 """How often a vanished device is connected to again before it counts as lost."""
@@ -234,17 +230,16 @@ def timers_for(runtime: Runtime) -> Iterator[list[WorkerTimer]]:
     """Yield one `WorkerTimer` for each of the equal devices of a runtime, and stop them at the end.
 
     For this machine's processor there are several if it has the cores: while one of them times
-    alone on its core, the others compile.
+    alone on a core, the others compile.
 
     Args:
         runtime: opened runtime.
     """
     with ExitStack() as stack:
-        count, plan = runtime.device_count, None
-        if count == 1 and runtime.fingerprint.target == "cpu":
-            plan = core_scheduling.plan_cores(runtime.fingerprint.threads)
-            count = 1 + min(MAX_COMPILING_WORKERS, len(plan.other_cores)) if plan else 1
-        yield [stack.enter_context(WorkerTimer(runtime, plan=plan)) for _ in range(count)]
+        plans: Sequence[CorePlan | None] = [None] * runtime.device_count
+        if len(plans) == 1 and runtime.fingerprint.target == "cpu":
+            plans = core_scheduling.plan_workers(runtime.fingerprint.threads) or plans
+        yield [stack.enter_context(WorkerTimer(runtime, plan=plan)) for plan in plans]
 
 
 def _serve(pipe: Connection, runtime: Runtime, plan: CorePlan | None) -> None:

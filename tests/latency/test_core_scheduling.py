@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,14 +27,45 @@ def test_siblings_lists_hyper_threads(tmp_path: Path) -> None:
     assert core_scheduling.siblings(7, tmp_path) == {7}
 
 
-def test_plan_cores_separates_cores_without_hyper_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
-    monkeypatch.setattr(
-        core_scheduling, "_idlest_cores", lambda cores, count: tuple(sorted(cores)[:count])
-    )
-    monkeypatch.setattr(core_scheduling, "siblings", lambda core: {core, core ^ 2})
-    assert core_scheduling.plan_cores(1) == core_scheduling.CorePlan((0,), (1, 3))
-    assert core_scheduling.plan_cores(2) is None
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    """Return a function that gives the machine some cores, each with some hyper-threads."""
+
+    def set_up(threads: int, cores: int) -> None:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(threads)))
+        monkeypatch.setattr(
+            core_scheduling, "_idlest_cores", lambda cores, count: tuple(sorted(cores)[:count])
+        )
+        monkeypatch.setattr(
+            core_scheduling,
+            "siblings",
+            lambda core: {each for each in range(threads) if each % cores == core % cores},
+        )
+
+    return set_up
+
+
+def test_workers_compile_on_other_cores_than_they_time_on(
+    machine: Callable[[int, int], None],
+) -> None:
+    machine(4, 2)
+    plan = core_scheduling.CorePlan((0,), (1, 3))
+    assert core_scheduling.plan_workers(1) == [plan] * 3
+    assert core_scheduling.plan_workers(2) == []
+    machine(8, 8)
+    plan = core_scheduling.CorePlan((0, 1), (2, 3, 4, 5, 6, 7))
+    assert core_scheduling.plan_workers(2) == [plan] * 3
+
+
+def test_two_workers_share_two_cores(machine: Callable[[int, int], None]) -> None:
+    """Each has a core, and only one of them times at once."""
+    machine(2, 2)
+    first, second = core_scheduling.plan_workers(1)
+    assert (first.timing_cores, first.other_cores) == ((0,), (0,))
+    assert (second.timing_cores, second.other_cores) == ((1,), (1,))
+    assert first.lock is second.lock
+    machine(2, 1)
+    assert core_scheduling.plan_workers(1) == []
 
 
 def _time_repeatedly(plan: core_scheduling.CorePlan, log: Path, stop: float) -> None:

@@ -279,11 +279,11 @@ def test_timers_for_starts_one_timer_per_board(
         assert len(timers) == 3
 
 
-@pytest.mark.parametrize(("others", "workers"), [((), 1), ((1,), 2), ((1, 2, 3, 4), 3)])
-def test_timers_for_starts_workers_by_core_count(
-    others: tuple[int, ...], workers: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("plans", "workers"), [(0, 1), (2, 2), (3, 3)])
+def test_timers_for_starts_a_worker_for_each_plan(
+    plans: int, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = core_scheduling.CorePlan((0,), others) if others else None
-    monkeypatch.setattr(core_scheduling, "plan_cores", lambda threads: plan)
+    plan = core_scheduling.CorePlan((0,), (0,))
+    monkeypatch.setattr(core_scheduling, "plan_workers", lambda threads: [plan] * plans)
     with timers_for(FakeRuntime()) as timers:
         assert len(timers) == workers
