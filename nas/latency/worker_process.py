@@ -12,11 +12,13 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import astuple
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Self
@@ -188,6 +190,9 @@ class WorkerTimer:
         """Return the pipe to a worker that is starting, unless another thread closes this timer."""
         # Spawned, not forked: the threads of torch and TVM do not survive a fork.
         context = multiprocessing.get_context("spawn")
+        if sys.platform != "win32":
+            # The first start of this process would unblock the signals that are delayed below.
+            resource_tracker.ensure_running()
         # A signal meanwhile would leave a worker that nobody can stop.
         with processes.delayed_stop_signals(), self._starting:
             if self._is_closed:
