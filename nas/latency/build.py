@@ -2,14 +2,14 @@
 
 Every kernel is timed at several moments, see `nas.latency.timing`. While some kernels are compiled
 and timed for the first time, those before them are timed again, so that no time is lost between
-their moments. The last moment follows when all kernels have been timed: another program can slow a
-machine for many seconds, during which all samples agree and all are wrong.
+their moments. The last moment follows a minute later, or when all kernels have been timed: another
+program can slow a machine for many seconds, during which all samples agree and all are wrong.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -32,8 +32,8 @@ KERNELS_IN_TURN = 48
 """Kernels that a device times in turn, because they stay loaded: larger numbers would need more
 memory, and compile kernels anew."""
 
-ROUND_MOMENTS = 5
-"""Moments in a row at which `KERNELS_IN_TURN` are timed again."""
+REST_SECONDS = 60.0
+"""Time between the last two moments of a kernel, unless all kernels were timed before."""
 
 _MAX_ERROR_CHARACTERS = 500
 
@@ -155,26 +155,7 @@ def build_table(
         in_turn = KERNELS_IN_TURN * len(timers)
         for start in range(0, len(settled), in_turn):
             builder.time_again(settled[start : start + in_turn], further)
-        # Kernels are timed for the first time in groups, and again after each of the next groups.
-        group_size = kernels_per_group(len(timers), moments)
-        current: list[Kernel] = []
-        with builder.appending():
-            for start in range(0, len(missing), group_size):
-                group = missing[start : start + group_size]
-                builder.time_first(group)
-                current = builder.time_once_more([*current, *group])
-                dispatch.time_if_due()
-            while current:
-                current = builder.time_once_more(current)
-                dispatch.time_if_due()
-        unsettled += [kernel for kernel in missing if builder.is_unsettled(kernel)]
-        builder.time_again(unsettled, 1)
-        while unsettled := [kernel for kernel in unsettled if builder.is_unsettled(kernel)]:
-            for start in range(0, len(unsettled), in_turn):
-                own = unsettled[start : start + in_turn]
-                for _ in range(ROUND_MOMENTS):
-                    own = [kernel for kernel in own if builder.is_unsettled(kernel)]
-                    builder.time_again(own, 1)
+        builder.time_until_settled(missing, unsettled)
         with builder.appending():
             dispatch.finish()
     return builder.result()
@@ -265,19 +246,46 @@ class _TableBuilder:
             for _ in range(moments if kernels else 0):
                 self._time_at_a_moment(kernels)
 
-    def time_once_more(self, kernels: Sequence[Kernel]) -> list[Kernel]:
-        """Time kernels at one further moment, those that need more than the last one.
+    def time_until_settled(self, missing: Sequence[Kernel], unsettled: Sequence[Kernel]) -> None:
+        """Time kernels at as many moments as they need, a few kernels at a time.
 
-        Returns:
-            The kernels that need more than one further timing. The records of the others are
-            appended.
+        Args:
+            missing: kernels without a latency.
+            unsettled: kernels that have a latency and need other timings.
         """
-        current = [kernel for kernel in kernels if self._needs_more_than_the_last(kernel)]
-        if current:
-            self._time_at_a_moment(current)
-        going_on = [kernel for kernel in current if self._needs_more_than_the_last(kernel)]
-        self._append_latest(set(self._latest) - set(going_on))
-        return going_on
+        timers = len(self._timers)
+        group_size, max_in_turn = kernels_per_group(timers, self.moments), KERNELS_IN_TURN * timers
+        first, waiting = set(missing), deque([*unsettled, *missing])
+        in_turn: list[Kernel] = []
+        resting: deque[tuple[float, Kernel]] = deque()
+        rested = {kernel for kernel in unsettled if self.timings_left(kernel) == 1}
+
+        def keep_in_turn(kernels: Sequence[Kernel]) -> None:
+            in_turn.clear()
+            for kernel in kernels:
+                if not self.is_unsettled(kernel):
+                    continue
+                if self.timings_left(kernel) > 1 or kernel in rested:
+                    in_turn.append(kernel)
+                else:
+                    resting.append((time.monotonic() + REST_SECONDS, kernel))
+            self._append_latest(set(self._latest) - set(in_turn))
+
+        with self.appending():
+            while waiting or in_turn or resting:
+                count = min(group_size, len(waiting)) if len(in_turn) <= max_in_turn else 0
+                group = [waiting.popleft() for _ in range(count)]
+                self.time_first([kernel for kernel in group if kernel in first])
+                keep_in_turn([*in_turn, *group])
+                is_end = not waiting and rested.issuperset(in_turn)
+                while resting and (is_end or resting[0][0] <= time.monotonic()):
+                    _, kernel = resting.popleft()
+                    rested.add(kernel)
+                    in_turn.append(kernel)
+                if in_turn:
+                    self._time_at_a_moment(in_turn)
+                    keep_in_turn([*in_turn])
+                self.dispatch.time_if_due()
 
     @contextmanager
     def appending(self) -> Iterator[None]:
@@ -292,10 +300,6 @@ class _TableBuilder:
         """Append the records of these kernels, in the order of their first new timings."""
         for kernel in [each for each in self._latest if each in kernels]:
             self._append(self._latest.pop(kernel))
-
-    def _needs_more_than_the_last(self, kernel: Kernel) -> bool:
-        """Return whether a kernel needs more timings than the last one, after all others."""
-        return self.is_unsettled(kernel) and self.timings_left(kernel) > 1
 
     def _time_at_a_moment(self, kernels: Sequence[Kernel]) -> None:
         def retime(timer: KernelTimer, kernel: Kernel) -> Timing:

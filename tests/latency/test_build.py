@@ -225,12 +225,20 @@ def test_build_times_kernels_at_many_moments(
     assert len(lines) <= 1 + len(runtime.dispatch_parts) + 3 * 2
 
 
+@pytest.mark.parametrize(
+    ("rest_s", "order"),
+    [
+        (60.0, "A1 B1 A2 B2 C1 D1 A3 B3 C2 D2 E1 F1 C3 D3 E2 F2 E3 F3 A4 B4 C4 D4 E4 F4"),
+        (0.0, "A1 B1 A2 B2 C1 D1 A3 B3 C2 D2 E1 F1 C3 D3 E2 F2 A4 B4 E3 F3 C4 D4 E4 F4"),
+    ],
+)
 def test_build_times_kernels_again_while_others_are_compiled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rest_s: float, order: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Kernels A to F, four of which stay loaded, at four moments: the first, two and the last."""
+    """Kernels A to F, four of which are in turn, at four moments: the first, two and the last."""
     monkeypatch.setattr(TvmRuntime, "moments", 4)
     monkeypatch.setattr("nas.latency.build.KERNELS_IN_TURN", 4)
+    monkeypatch.setattr("nas.latency.build.REST_SECONDS", rest_s)
     kernels = space_kernels(SPACE, "tvm")[:6]
     names = dict(zip((kernel.text for kernel in kernels), "ABCDEF", strict=True))
     table = LatencyTable.open_or_create(tmp_path, FakeRuntime())
@@ -241,9 +249,7 @@ def test_build_times_kernels_again_while_others_are_compiled(
             seen.append(f"{names[state.record.name]}{len(state.record.medians_us)}")
 
     build_table(table, kernels, FakeRuntime(), progress=progress)
-    assert " ".join(seen) == (
-        "A1 B1 A2 B2 C1 D1 A3 B3 C2 D2 E1 F1 C3 D3 E2 F2 E3 F3 A4 B4 C4 D4 E4 F4"
-    )
+    assert " ".join(seen) == order
 
 
 def test_build_interrupted_between_moments_keeps_its_timings(

@@ -55,7 +55,12 @@ class Device(Protocol):
 
     @property
     def cache_bytes(self) -> int:
-        """Largest size in bytes of the tensors that cached kernels may hold on the device."""
+        """Largest size in bytes of the kernels that stay loaded."""
+        ...
+
+    @property
+    def library_bytes(self) -> int:
+        """Size in bytes of a loaded library, without the tensors that it is called with."""
         ...
 
     @property
@@ -72,7 +77,8 @@ class LocalDevice:
     """A device of this machine, used by this process. See `Device`."""
 
     device_count = 1
-    cache_bytes = 512 << 20
+    cache_bytes = 1 << 30
+    library_bytes = 3 << 20  # LLVM's compiler stays in memory with the code that it made.
     copies_inputs = False
 
     def __init__(self, tvm_device: tvm.runtime.Device) -> None:

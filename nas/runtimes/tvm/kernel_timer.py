@@ -91,9 +91,8 @@ class KernelCache:
     """The kernels that were timed last, still loaded, so that timing them again compiles nothing.
 
     Args:
-        max_bytes: largest size in bytes of the tensors that cached kernels hold. A build times
-            about fifty kernels before it returns to the first; at 224 pixels they hold up to
-            400 MiB.
+        max_bytes: largest size in bytes of all cached kernels. A build returns to a kernel for a
+            minute or two, while it compiles about two hundred others.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -109,7 +108,7 @@ class KernelCache:
             kernel: the kernel.
             schedule: its schedule.
             timed_kernel: the compiled kernel.
-            size_bytes: size of its tensors.
+            size_bytes: size of its library and of the tensors that it alone is called with.
         """
         key = self._key(kernel, schedule)
         self._entries[key] = timed_kernel, size_bytes
@@ -134,6 +133,33 @@ class KernelCache:
         return kernel, json.dumps(dict(schedule), sort_keys=True)
 
 
+class Activations:
+    """Tensors for the inputs and outputs of all kernels that are timed in turn.
+
+    Args:
+        device: device of the tensors.
+        dtype: type of the tensors.
+    """
+
+    def __init__(self, device: Device, dtype: str) -> None:
+        self._device, self._dtype = device, dtype
+        self._tensors: dict[int, tvm.runtime.Tensor] = {}
+
+    def tensors(self, sizes: Sequence[int]) -> list[tvm.runtime.Tensor]:
+        """Return a tensor of each size, no two of which share memory.
+
+        Those at the same place in two lists share their memory. They hold random numbers if no
+        kernel writes to them.
+        """
+        return [self._tensor(place, size) for place, size in enumerate(sizes)]
+
+    def _tensor(self, place: int, size: int) -> tvm.runtime.Tensor:
+        if place not in self._tensors or self._tensors[place].shape[0] < size:
+            values = np.random.default_rng(place).standard_normal(size, np.float32)
+            self._tensors[place] = self._device.to_device(values.astype(self._dtype))
+        return self._tensors[place]._create_view((size,))
+
+
 class TvmKernelTimer:
     """Compile and time kernels and networks for `nas.runtimes.tvm.runtime.TvmRuntime`.
 
@@ -149,7 +175,14 @@ class TvmKernelTimer:
         self.templates: Templates
         self.device: Device
         self.templates, self.device = resolve_target(target, threads, dtype)
+        self._forget_tensors()
+
+    def _forget_tensors(self) -> None:
+        """Free everything on the device."""
         self._cache = KernelCache(self.device.cache_bytes)
+        self._activations = Activations(self.device, self.templates.dtype)
+        for name in ("_arena", "_weight_benchmarks"):
+            self.__dict__.pop(name, None)
 
     @property
     def _is_local(self) -> bool:
@@ -173,10 +206,7 @@ class TvmKernelTimer:
 
     def release(self) -> None:
         """Let others use a device that has one user at a time; the next use takes it back."""
-        # The tensors of cached kernels and the arena live on the device.
-        self._cache = KernelCache(self.device.cache_bytes)
-        for name in ("_arena", "_weight_benchmarks"):
-            self.__dict__.pop(name, None)
+        self._forget_tensors()
         self.device.release()
 
     def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
@@ -216,9 +246,13 @@ class TvmKernelTimer:
     def _add_to_cache(self, kernel: Kernel, schedule: Schedule, warm: Evaluate) -> TimedKernel:
         timed_kernel = TimedKernel(warm, self._cold_evaluator(kernel, schedule))
         has_own_arena = timed_kernel.cold and self.device.copies_inputs
-        size_bytes = (cold_cache.ARENA_BYTES if has_own_arena else 0) + _tensor_bytes(kernel)
-        self._cache.add(kernel, schedule, timed_kernel, size_bytes)
+        arena_bytes = cold_cache.ARENA_BYTES if has_own_arena else 0
+        self._cache.add(kernel, schedule, timed_kernel, self._loaded_bytes(kernel) + arena_bytes)
         return timed_kernel
+
+    def _loaded_bytes(self, kernel: Kernel) -> int:
+        """Return the size of a loaded kernel, without tensors that it shares with others."""
+        return self.device.library_bytes + 2 * kernel.weight_bytes
 
     def _measure(self, timed_kernel: TimedKernel) -> Timing:
         with self.device.timing_context(self.threads):
@@ -277,17 +311,16 @@ class TvmKernelTimer:
         library = self.device.load_library(built)
         # Machine code is generated when a function is first looked up, which must not be timed.
         library["main"]
-        rng = np.random.default_rng(0)
-        constants = random_constants(self.templates, kernel, schedule, rng)
-        sources = [
-            rng.standard_normal(kernel.elements(o.shape), np.float32) for o in kernel.operands
-        ]
+        arrays = random_constants(self.templates, kernel, schedule, np.random.default_rng(0))
+        constants = [self.device.to_device(each.astype(self.templates.dtype)) for each in arrays]
+        # The output comes first, so that no kernel reads what another one has written.
+        shapes = [kernel.output, *(operand.shape for operand in kernel.operands)]
+        sizes = [kernel.elements(shape) for shape in shapes]
         split = len(kernel.inputs)
-        output = np.zeros(kernel.elements(kernel.output), np.float32)
-        arrays = [*sources[:split], *constants, *sources[split:], output]
-        tensors = [self.device.to_device(array.astype(self.templates.dtype)) for array in arrays]
 
         def evaluate(calls: int, samples: int) -> Sequence[float]:
+            output, *operands = self._activations.tensors(sizes)
+            tensors = [*operands[:split], *constants, *operands[split:], output]
             timer = library.time_evaluator("main", self.device.tvm_device, number=1, repeat=samples)
             return [float(value) / calls for value in timer(*tensors, calls).results]
 
@@ -414,9 +447,3 @@ class TvmKernelTimer:
     ) -> RelaxNetwork:
         """See `Runtime.compile`."""
         return RelaxNetwork(graph, schedules, weights, self.templates, self.device, batch)
-
-
-def _tensor_bytes(kernel: Kernel) -> int:
-    """Return the size of the tensors that a kernel is timed on, with warm and cold caches."""
-    tensors = (kernel.output, kernel.output, *(o.shape for o in kernel.operands))
-    return 2 * kernel.weight_bytes + 8 * sum(map(kernel.elements, tensors))

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import numpy as np
+
 from nas.latency.kernel import Kernel
-from nas.runtimes.tvm.kernel_timer import KernelCache, TimedKernel
+from nas.runtimes.tvm.device import CpuDevice
+from nas.runtimes.tvm.kernel_timer import Activations, KernelCache, TimedKernel
 
 KERNELS = [Kernel.parse(f"linear {n}x1x1 -> 5x1x1 bias") for n in range(1, 6)]
 
@@ -37,3 +40,17 @@ def test_cache_rejects_a_kernel_larger_than_itself() -> None:
     cache = KernelCache(100)
     cache.add(KERNELS[0], {}, TIMED_KERNEL, 101)
     assert cache.get(KERNELS[0], {}) is None
+
+
+def test_kernels_share_their_activations() -> None:
+    """Tensors of one kernel are apart; those at the same place of two kernels are the same."""
+    activations = Activations(CpuDevice(1), "float32")
+    output, source = activations.tensors([12, 100])
+    other_output, other_source, third = activations.tensors([30, 50, 7])
+    assert [each.shape for each in (other_output, other_source, third)] == [(30,), (50,), (7,)]
+    np.testing.assert_array_equal(other_source.numpy(), source.numpy()[:50])
+    assert np.unique([each.numpy()[:7] for each in (other_output, source, third)]).size == 21
+    other_output.copyfrom(np.arange(30, dtype=np.float32))
+    (output,) = activations.tensors([12])
+    np.testing.assert_array_equal(output.numpy(), np.arange(12))
+    np.testing.assert_array_equal(activations.tensors([12, 100])[1].numpy(), source.numpy())

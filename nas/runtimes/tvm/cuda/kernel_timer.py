@@ -44,6 +44,10 @@ class CudaKernelTimer(TvmKernelTimer):
     def _compile_kernel(self, kernel: Kernel, schedule: Schedule) -> Evaluate:
         return queue.queued_evaluator(kernel, schedule, self.templates, self.device)
 
+    def _loaded_bytes(self, kernel: Kernel) -> int:
+        shapes = (kernel.output, *(operand.shape for operand in kernel.operands))
+        return super()._loaded_bytes(kernel) + 4 * sum(map(kernel.elements, shapes))
+
     def time_dispatch(self) -> Mapping[str, Timing]:
         """Time what running a network costs beside its kernels, by dispatch part.
 

@@ -47,6 +47,7 @@ class SimulatedGpu:
     now: float = 0.0
     device_count: int = 1
     cache_bytes: int = 1 << 20
+    library_bytes: int = 1 << 10
     copies_inputs: bool = False
 
     @property
