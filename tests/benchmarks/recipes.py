@@ -94,6 +94,11 @@ RECIPES = {
         "progressive_resizing": 0.0,
         "gradient_ratio": 1000.0,
     },
+    "sandwich, no smoothing, whole images, stronger decay": {
+        "label_smoothing": 0.0,
+        "progressive_resizing": 0.0,
+        "weight_decay": 5e-4,
+    },
     "sandwich, 1 random, no smoothing": {"random_subnets": 1, "label_smoothing": 0.0},
     "sandwich, 1 random, no smoothing, faster": {
         "random_subnets": 1,

@@ -148,16 +148,17 @@ class Activations:
     def tensors(self, sizes: Sequence[int]) -> list[tvm.runtime.Tensor]:
         """Return a tensor of each size, no two of which share memory.
 
-        Those at the same place in two lists share their memory. They hold random numbers if no
+        Those at the same position in two lists share their memory. They hold random numbers if no
         kernel writes to them.
         """
-        return [self._tensor(place, size) for place, size in enumerate(sizes)]
+        return [self._tensor(position, size) for position, size in enumerate(sizes)]
 
-    def _tensor(self, place: int, size: int) -> tvm.runtime.Tensor:
-        if place not in self._tensors or self._tensors[place].shape[0] < size:
-            values = np.random.default_rng(place).standard_normal(size, np.float32)
-            self._tensors[place] = self._device.to_device(values.astype(self._dtype))
-        return self._tensors[place]._create_view((size,))
+    def _tensor(self, position: int, size: int) -> tvm.runtime.Tensor:
+        known = self._tensors.get(position)
+        if known is None or known.shape[0] < size:
+            values = np.random.default_rng(position).standard_normal(size, np.float32)
+            known = self._tensors[position] = self._device.to_device(values.astype(self._dtype))
+        return known._create_view((size,))
 
 
 class TvmKernelTimer:

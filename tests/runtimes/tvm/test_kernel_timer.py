@@ -43,7 +43,7 @@ def test_cache_rejects_a_kernel_larger_than_itself() -> None:
 
 
 def test_kernels_share_their_activations() -> None:
-    """Tensors of one kernel are apart; those at the same place of two kernels are the same."""
+    """Tensors of one kernel are apart; those at the same position of two kernels are the same."""
     activations = Activations(CpuDevice(1), "float32")
     output, source = activations.tensors([12, 100])
     other_output, other_source, third = activations.tensors([30, 50, 7])
