@@ -155,7 +155,7 @@ def build_table(
         in_turn = KERNELS_IN_TURN * len(timers)
         for start in range(0, len(settled), in_turn):
             builder.time_again(settled[start : start + in_turn], further)
-        builder.time_until_settled(missing, unsettled)
+        builder.time_until_settled([*unsettled, *missing])
         with builder.appending():
             dispatch.finish()
     return builder.result()
@@ -246,37 +246,35 @@ class _TableBuilder:
             for _ in range(moments if kernels else 0):
                 self._time_at_a_moment(kernels)
 
-    def time_until_settled(self, missing: Sequence[Kernel], unsettled: Sequence[Kernel]) -> None:
+    def time_until_settled(self, kernels: Sequence[Kernel]) -> None:
         """Time kernels at as many moments as they need, a few kernels at a time.
 
         Args:
-            missing: kernels without a latency.
-            unsettled: kernels that have a latency and need other timings.
+            kernels: kernels that have no latency, or need other timings.
         """
         timers = len(self._timers)
         group_size, max_in_turn = kernels_per_group(timers, self.moments), KERNELS_IN_TURN * timers
-        first, waiting = set(missing), deque([*unsettled, *missing])
+        waiting, resting = deque(kernels), deque[tuple[float, Kernel]]()
         in_turn: list[Kernel] = []
-        resting: deque[tuple[float, Kernel]] = deque()
-        rested = {kernel for kernel in unsettled if self.timings_left(kernel) == 1}
+        rested = {kernel for kernel in kernels if self.timings_left(kernel) == 1}
 
-        def keep_in_turn(kernels: Sequence[Kernel]) -> None:
-            in_turn.clear()
-            for kernel in kernels:
-                if not self.is_unsettled(kernel):
-                    continue
+        def stay_in_turn(kernels: Sequence[Kernel]) -> list[Kernel]:
+            """Return the kernels to time at the next moment; others rest or are settled."""
+            staying: list[Kernel] = []
+            for kernel in filter(self.is_unsettled, kernels):
                 if self.timings_left(kernel) > 1 or kernel in rested:
-                    in_turn.append(kernel)
+                    staying.append(kernel)
                 else:
                     resting.append((time.monotonic() + REST_SECONDS, kernel))
-            self._append_latest(set(self._latest) - set(in_turn))
+            self._append_latest(set(self._latest) - set(staying))
+            return staying
 
         with self.appending():
             while waiting or in_turn or resting:
                 count = min(group_size, len(waiting)) if len(in_turn) <= max_in_turn else 0
                 group = [waiting.popleft() for _ in range(count)]
-                self.time_first([kernel for kernel in group if kernel in first])
-                keep_in_turn([*in_turn, *group])
+                self.time_first([kernel for kernel in group if not self.is_unsettled(kernel)])
+                in_turn = stay_in_turn([*in_turn, *group])
                 is_end = not waiting and rested.issuperset(in_turn)
                 while resting and (is_end or resting[0][0] <= time.monotonic()):
                     _, kernel = resting.popleft()
@@ -284,7 +282,7 @@ class _TableBuilder:
                     in_turn.append(kernel)
                 if in_turn:
                     self._time_at_a_moment(in_turn)
-                    keep_in_turn([*in_turn])
+                    in_turn = stay_in_turn(in_turn)
                 self.dispatch.time_if_due()
 
     @contextmanager
