@@ -223,7 +223,7 @@ def benchmark(
     from nas.deploy.benchmark import benchmark_folder, draw_benchmark
     from nas.deploy.folder import ModelFolder
     from nas.describe.models import print_files
-    from nas.latency.device import processor
+    from nas.this_machine import processor
 
     check_plot(plot)
     with console.ProgressBars() as bars:

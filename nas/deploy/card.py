@@ -22,7 +22,6 @@ from nas.deploy.robustness import CONFIDENT, MAX_IMAGES, measure_confidence, mea
 from nas.deploy.scripts import REQUIREMENTS, script_format
 from nas.deploy.verify import sample_images
 from nas.formatting import format_bytes, format_count, format_latency
-from nas.latency.device import processor
 from nas.records import (
     ArchitectureRecord,
     ExportedFile,
@@ -31,6 +30,7 @@ from nas.records import (
     ModelCard,
     ModelData,
 )
+from nas.this_machine import processor
 
 _PACKAGES = ("torch", "numpy", "PIL", "onnx")
 

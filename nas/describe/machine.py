@@ -6,20 +6,21 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from nas import this_machine
 from nas.deploy.formats import all_formats
 from nas.deploy.formats.base import package_versions
-from nas.latency import available_runtimes, device
+from nas.latency import available_runtimes
 from nas.latency.matrix_benchmark import measure_noise
 from nas.latency.timing import MAX_SPREAD
 
 
 def describe_machine() -> dict[str, Any]:
     """Return what `nas doctor --json` prints."""
-    processor, features = device.processor()
+    processor, features = this_machine.processor()
     return {
         "processor": processor,
         "features": list(features),
-        "machine": device.recorded_facts(),
+        "machine": this_machine.recorded_facts(),
         "training_devices": _training_devices(),
         "runtimes": [asdict(availability) for availability in available_runtimes()],
         "formats": describe_formats(),

@@ -24,9 +24,10 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from nas import this_machine
 from nas.errors import RequestError
 from nas.graph import Graph
-from nas.latency import device, fusion
+from nas.latency import fusion
 from nas.latency.cache_model import DispatchCosts
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
@@ -439,7 +440,7 @@ class Runtime(ABC):
 
         The default describes this machine's processor with the versions of `availability`.
         """
-        processor, features = device.processor()
+        processor, features = this_machine.processor()
         return Fingerprint(
             processor=processor,
             features=features,
@@ -448,7 +449,7 @@ class Runtime(ABC):
             target=self.target,
             dtype=self.dtype,
             threads=self.threads,
-            recorded=device.recorded_facts(),
+            recorded=this_machine.recorded_facts(),
         )
 
     @property

@@ -5,7 +5,6 @@ import json
 import pytest
 
 from nas.errors import TableDeviceError
-from nas.latency import device as this_machine
 from nas.latency.device import Fingerprint
 from tests.latency.fake_runtime import device
 
@@ -37,20 +36,3 @@ def test_require_match_refuses_other_device(change: dict, word: str) -> None:
 
 def test_require_match_ignores_recorded_facts() -> None:
     device().require_match(device(recorded={"system": "another"}), "table.jsonl")
-
-
-def test_processor_of_this_machine_has_a_name() -> None:
-    name, features = this_machine.processor()
-    assert name.strip()
-    assert list(features) == sorted(features)
-    assert this_machine.recorded_facts()["cores"] > 0
-
-
-def test_parse_cpuinfo_identifies_arm_processor_by_numbers() -> None:
-    cpuinfo = (
-        "processor\t: 0\nFeatures\t: fp asimd asimddp crc32\nCPU implementer\t: 0x41\n"
-        "CPU variant\t: 0x3\nCPU part\t: 0xd0c\n\nprocessor\t: 1\nFeatures\t: fp\n"
-    )
-    name, features = this_machine.parse_cpuinfo(cpuinfo, "aarch64")
-    assert name == "aarch64 0x41-0xd0c-0x3"
-    assert features == ("asimd", "asimddp")

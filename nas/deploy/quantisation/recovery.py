@@ -15,7 +15,6 @@ from nas.deploy.model import TrainedModel, normalised
 from nas.deploy.quantisation.equalisation import equalise
 from nas.deploy.quantisation.fine_tuning import FineTuning, fine_tune
 from nas.errors import RequestError
-from nas.latency.device import processor
 from nas.quantisation.post_training import (
     WeightBits,
     assemble,
@@ -36,6 +35,7 @@ from nas.quantised_network import Affine, QuantisedNetwork
 from nas.records import Int8Attempt, Int8Summary
 from nas.supernet.evaluation import choose_calibration_images
 from nas.supernet.quick_evaluation import stratified_sample
+from nas.this_machine import processor
 
 MAX_DROP = 0.005
 """Largest loss of accuracy by default: half a point."""

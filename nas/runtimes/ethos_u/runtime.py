@@ -19,11 +19,12 @@ from functools import cached_property, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from nas import this_machine
 from nas.boards.address import is_remote, refuse
 from nas.boards.runtime import TfliteBoardRuntime
 from nas.errors import DeviceError, MeasurementError
 from nas.graph import Graph
-from nas.latency import device, fusion
+from nas.latency import fusion
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
 from nas.latency.record import ESTIMATED, MEASURED
@@ -201,7 +202,7 @@ class EthosURuntime(Runtime):
             "memory_mode": self._system.memory,
             "clock_hz": self.configuration.clock_hz,
             "weights": {"distribution": WEIGHT_DISTRIBUTION, "seed": WEIGHT_SEED},
-            "host": device.recorded_facts()["system"],
+            "host": this_machine.recorded_facts()["system"],
         }
 
     @property

@@ -12,9 +12,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from nas import this_machine
 from nas.boards.tflite_protocol import BoardDescription
 from nas.errors import DeviceError, MeasurementError, NasError, first_line
-from nas.latency import device, timing
+from nas.latency import timing
 
 CACHE_FRACTION = 1 / 8
 """Largest size of the files that stay loaded, as a fraction of the memory. LiteRT needs as much
@@ -93,7 +94,7 @@ class LoadedFiles:
     def __init__(self, delegate: Delegate | None) -> None:
         self._delegate = delegate
         self._loaded: OrderedDict[tuple[str, int, int], tuple[Any, int]] = OrderedDict()
-        memory_bytes = device.recorded_facts()["memory_bytes"]
+        memory_bytes = this_machine.recorded_facts()["memory_bytes"]
         self._max_bytes = (
             memory_bytes * CACHE_FRACTION if memory_bytes else CACHE_BYTES_WITHOUT_MEMORY
         )
@@ -144,9 +145,13 @@ def describe(delegate: Delegate | None) -> dict[str, Any]:
     if delegate is not None:
         delegate.load()
         versions[delegate.name] = delegate.version
-    processor, features = device.processor()
+    processor, features = this_machine.processor()
     return BoardDescription(
-        processor, features, versions, delegate.name if delegate else "", device.recorded_facts()
+        processor,
+        features,
+        versions,
+        delegate.name if delegate else "",
+        this_machine.recorded_facts(),
     ).to_json()
 
 

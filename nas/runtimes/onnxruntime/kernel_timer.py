@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from nas import this_machine
 from nas.graph import Graph
-from nas.latency import device
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
 from nas.latency.repeated_kernels import (
@@ -75,7 +75,7 @@ class OnnxKernelTimer(RepeatedKernelTimer):
     @cached_property
     def fingerprint(self) -> Fingerprint:
         """This machine with ONNX Runtime's version and the settings."""
-        model, features = device.processor()
+        model, features = this_machine.processor()
         return Fingerprint(
             processor=model,
             features=features,
@@ -84,7 +84,7 @@ class OnnxKernelTimer(RepeatedKernelTimer):
             target="cpu",
             dtype=self._dtype,
             threads=self.threads,
-            recorded={**device.recorded_facts(), "block": self._fusion.block},
+            recorded={**this_machine.recorded_facts(), "block": self._fusion.block},
         )
 
     def choose_copies(self, kernel: Kernel) -> dict[str, int]:

@@ -12,10 +12,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from nas import onnx_model
+from nas import onnx_model, this_machine
 from nas.errors import MeasurementError
 from nas.graph import Graph
-from nas.latency import device
 from nas.latency.kernel import Kernel, batched
 from nas.latency.runtime import CompiledNetwork, Weights
 from nas.runtimes.onnxruntime.float32 import optimised as float32
@@ -56,7 +55,7 @@ class OnnxRuntimeNetwork(CompiledNetwork):
         model = onnx_model.model(graph, weights)
         _set_batch(model, batch)
         if dtype == "int8":
-            features = device.processor()[1]
+            features = this_machine.processor()[1]
             images = quantisation.calibration_images(graph.input_shape)
             model = quantisation.quantise(model, images, features, batch)
         self._batch = batch

@@ -10,8 +10,8 @@ from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+from nas import this_machine
 from nas.graph import Graph
-from nas.latency import device
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
 from nas.latency.repeated_kernels import DISPATCH_PARTS, RepeatedKernelRuntime
@@ -51,7 +51,7 @@ class OnnxRuntime(RepeatedKernelRuntime):
         if "CPUExecutionProvider" not in onnxruntime.get_available_providers():
             reason = "it was built without its CPU provider"
             return Availability(cls.name, False, reason, versions)
-        if block_size(device.processor()[1]) == 1:
+        if block_size(this_machine.processor()[1]) == 1:
             reason = "how it fuses is known for x86 processors only"
             return Availability(cls.name, False, reason, versions)
         return Availability(cls.name, True, "", versions)
@@ -61,7 +61,7 @@ class OnnxRuntime(RepeatedKernelRuntime):
         """The rules by which ONNX Runtime fuses this dtype on a processor with these features."""
         if self.dtype == "int8":
             return QuantisedFusion()
-        features = device.processor()[1] if self.features is None else self.features
+        features = this_machine.processor()[1] if self.features is None else self.features
         return BlockedFusion(block_size(features))
 
     def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:

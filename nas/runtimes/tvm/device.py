@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tvm import relax
 from tvm.target import codegen
 
-from nas.latency import device as this_machine
+from nas import this_machine
 from nas.latency import timing
 
 

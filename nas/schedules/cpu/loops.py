@@ -8,23 +8,51 @@ last 10 of 58 channels: LLVM splits its loads so that they stay inside the tenso
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Collection, Iterable
 
 import tvm
 from tvm import tirx
 from tvm.target import codegen
 
+from nas import this_machine
 from nas.schedules.tir import Buffer, Expr, Stmt, broadcast, loop, sequence
+
+_VECTOR_UNIT = re.compile(r"avx|fma|f16c|amx")
+"""Names of LLVM for vector units of x86 that an operating system has to support."""
 
 
 def this_processor() -> tvm.target.Target:
-    """Return the target that compiles for the processor of this machine."""
-    return tvm.target.Target(
-        {
-            "kind": "llvm",
-            "mtriple": codegen.llvm_get_system_triple(),
-            "mcpu": codegen.llvm_get_system_cpu(),
-        }
+    """Return the target that compiles for the processor of this machine.
+
+    It leaves out vector units that the operating system does not list. A virtual machine may hide
+    some units of its processor. LLVM goes by the model of the processor, and an instruction of a
+    hidden unit ends the process.
+    """
+    target = {
+        "kind": "llvm",
+        "mtriple": codegen.llvm_get_system_triple(),
+        "mcpu": codegen.llvm_get_system_cpu(),
+    }
+    features = codegen.llvm_get_cpu_features(tvm.target.Target(target))
+    hidden = hidden_vector_units([*map(str, features)], this_machine.processor()[1])
+    without = {"mattr": [f"-{name}" for name in hidden]} if hidden else {}
+    return tvm.target.Target({**target, **without})
+
+
+def hidden_vector_units(features: Collection[str], listed: Collection[str]) -> list[str]:
+    """Return the vector units of a model of x86 processors that a machine does not list, sorted.
+
+    Args:
+        features: features of the model, by LLVM's names: `avx512vnni`.
+        listed: vector features that the operating system lists, by Linux' names: `avx512_vnni`;
+            none of another system, which hides nothing then.
+    """
+    known = {name.replace("_", "") for name in listed}
+    return sorted(
+        name
+        for name in features
+        if known and _VECTOR_UNIT.match(name) and re.sub("[-.]", "", name) not in known
     )
 
 

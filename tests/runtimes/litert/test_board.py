@@ -12,11 +12,11 @@ import pytest
 import tvm
 
 import nas.space
+from nas import this_machine
 from nas.boards import tflite_board
 from nas.errors import BoardLostError, DeviceError, MeasurementError, RequestError
 from nas.graph import Graph
 from nas.latency import BuildProgress, LatencyTable, build_table, measure_networks, open_runtime
-from nas.latency import device as this_machine
 from nas.latency.installed_runtimes import configured_runtime
 from nas.latency.kernel import Kernel
 from nas.latency.record import Record

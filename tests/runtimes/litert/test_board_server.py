@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 import nas.space
+from nas import this_machine
 from nas.boards.tflite_protocol import PROTOCOL, BoardDescription
-from nas.latency import device
 from nas.runtimes.litert import board_server, timed_files
 from nas.runtimes.litert.board_server import FileTimer
 from nas.runtimes.litert.network import network_file
@@ -53,7 +53,7 @@ def test_description_is_that_of_this_machine(timer: FileTimer) -> None:
     answer = timer.answer({"describe": True})
     assert answer.pop("protocol") == PROTOCOL
     description = BoardDescription.from_json(answer)
-    assert (description.processor, description.features) == device.processor()
+    assert (description.processor, description.features) == this_machine.processor()
     assert description.versions == {"ai-edge-litert": version("ai-edge-litert")}
     assert description.delegate == ""
 

@@ -12,8 +12,8 @@ from typing import Any
 import tvm
 from tvm.support import nvcc
 
+from nas import this_machine
 from nas.errors import DeviceError
-from nas.latency import device as this_machine
 from nas.runtimes.tvm.device import LocalDevice
 from nas.schedules.cuda.templates import CudaTemplates
 

@@ -7,10 +7,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from tvm.target import codegen
 
 from nas.boards import connection
 from nas.runtimes.tvm.rpc.address import parse
+from nas.schedules.cpu.loops import this_processor
 from tests.runtimes.tvm.rpc.rpc_processes import START_SECONDS, Process, Processes
 
 
@@ -25,7 +25,10 @@ def end_sessions(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def code() -> str:
     """Return the settings of a target that name this machine's processor."""
-    return f"triple={codegen.llvm_get_system_triple()}&cpu={codegen.llvm_get_system_cpu()}"
+    target = this_processor().attrs
+    # Without this feature, LLVM leaves out all others of AVX-512.
+    features = "-avx512f" if "-avx512f" in target.get("mattr", ()) else ""
+    return f"triple={target['mtriple']}&cpu={target['mcpu']}&features={features}"
 
 
 @pytest.fixture(scope="session")

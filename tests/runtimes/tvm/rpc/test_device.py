@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import nas.space
+from nas import this_machine
 from nas.boards import connection
 from nas.errors import BoardLostError, DeviceError, RequestError
 from nas.graph import Graph
-from nas.latency import device as this_machine
 from nas.latency.kernel import Kernel
 from nas.latency.timing import SAMPLES
 from nas.runtimes.tvm.runtime import TvmRuntime
