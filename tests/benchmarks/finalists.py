@@ -32,12 +32,12 @@ from nas import jsonl
 from nas.console import ProgressBars, print_table
 from nas.deploy.retrain import Retraining, pick_finalists, prepare
 from nas.job.folder import installed_versions
-from nas.latency.device import processor
 from nas.report.run import open_run
 from nas.statistics import Interval, bootstrap_indices, kendall_tau, kendall_taus
 from nas.supernet import evaluate
 from nas.supernet.evaluation import calibrated_state, evaluate_network
 from nas.supernet.standalone import NetworkTrainer
+from nas.this_machine import processor
 
 LATENCY_RANGE = 1.05
 """Ratio of the largest to the smallest predicted latency of networks that are ordered."""

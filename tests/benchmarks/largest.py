@@ -18,11 +18,11 @@ import torch
 
 from nas.data import load_dataset
 from nas.job.folder import installed_versions
-from nas.latency.device import processor
 from nas.space import load_space
 from nas.supernet import Supernet, TrainingSettings, evaluate
 from nas.supernet.ground_truth import train_each_standalone
 from nas.supernet.training import trained_epochs
+from nas.this_machine import processor
 from tests.benchmarks.recipes import split_images
 
 

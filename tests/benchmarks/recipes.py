@@ -48,7 +48,6 @@ from nas.console import ProgressBars
 from nas.data import ImageDataset, Images, load_dataset
 from nas.job.folder import installed_versions
 from nas.latency import LatencyTable
-from nas.latency.device import processor
 from nas.space import Architecture, load_space
 from nas.statistics import Interval
 from nas.supernet import TrainingSettings, evaluate, train
@@ -60,6 +59,7 @@ from nas.supernet.ground_truth import (
 )
 from nas.supernet.ranking import Ranking, compute_ranking
 from nas.supernet.training import trained_epochs
+from nas.this_machine import processor
 
 RECIPES = {
     "sandwich": {},

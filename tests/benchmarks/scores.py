@@ -20,11 +20,11 @@ import torch
 
 from nas.data.batches import sequential_batches
 from nas.job.folder import installed_versions
-from nas.latency.device import processor
 from nas.space import Architecture
 from nas.supernet import Supernet
 from nas.supernet.evaluation import CALIBRATION_BATCH_SIZE, calibrated_state
 from nas.supernet.matched_ranking import CORRECTED
+from nas.this_machine import processor
 from nas.torch_network import FoldedWeights, fold_norms, run_graph
 from tests.benchmarks.recipes import Experiment, describe, take_shared_options
 
