@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+from nas.errors import MeasurementError
 from nas.latency import processor_speed
 from nas.latency.processor_speed import quiet_speed_us
 from nas.latency.timing import (
@@ -30,6 +31,9 @@ SAMPLES = 3
 SECONDS_BETWEEN_COMPONENTS = 0.1
 """Pause after the timings from which such a cost is worked out."""
 
+SMALLEST_COST_S = 1e-9
+"""Smallest of those costs that may be zero, such as that of a launch; less is noise around zero."""
+
 
 def measure_differences(
     components: Mapping[str, Callable[[], float]],
@@ -44,7 +48,8 @@ def measure_differences(
     from all its timings (`with_slowdowns`, `latency_at_quiet_speed`): a difference of timings of
     one moment would be wrong by as much as that moment slows one of them. Each of
     `SAMPLES` samples leaves out its share of the moments (the delete-a-group jackknife).
-    There are more moments if the slowdown of less than half of the timings is known.
+    There are more moments while the slowdown of less than half of the timings is known, and while
+    a sample of a cost is not above zero.
 
     Args:
         components: functions that return seconds, by name.
@@ -55,7 +60,7 @@ def measure_differences(
         The timings by name of the cost. Their `reference_us` is that at the quiet speed.
 
     Raises:
-        MeasurementError: a sample is not above zero.
+        MeasurementError: a sample is not above zero after the largest number of moments.
     """
     timed: dict[str, list[Timing]] = {name: [] for name in components}
     quiet_us = math.inf
@@ -72,8 +77,29 @@ def measure_differences(
         known = sum(processor_speed.slowdown(us, quiet_us) is not None for us in references)
         is_enough = 2 * known >= MOMENTS * len(components) or not is_local
         if moment >= MOMENTS and is_enough:
-            break
+            samples = _samples(timed, quiet_us, costs)
+            if all(value > 0 for sample in samples for value in sample.values()):
+                break
         time.sleep(SECONDS_BETWEEN_COMPONENTS)
+    reference = round_to_four_digits(quiet_us) if is_local else None
+    return {
+        name: replace(timing, reference_us=reference)
+        for name, timing in _cost_timings(_samples(timed, quiet_us, costs)).items()
+    }
+
+
+def _samples(
+    timed: Mapping[str, Sequence[Timing]],
+    quiet_us: float,
+    costs: Callable[[Mapping[str, float]], Mapping[str, float]],
+) -> list[Mapping[str, float]]:
+    """Return the costs in seconds without each share of the moments.
+
+    Args:
+        timed: timings of each component, one a moment.
+        quiet_us: duration of the reference workload at the quiet speed.
+        costs: see `measure_differences`.
+    """
     timings = dict(zip(timed, with_slowdowns([*timed.values()], quiet_us), strict=True))
     samples = []
     for left_out in range(SAMPLES):
@@ -86,13 +112,28 @@ def measure_differences(
                 [each.slowdown for each in counted],
             )
         samples.append(costs(latencies))
-    reference = round_to_four_digits(quiet_us) if is_local else None
-    return {
-        name: replace(
-            Timing.from_seconds([sample[name] for sample in samples]), reference_us=reference
-        )
-        for name in samples[0]
-    }
+    return samples
+
+
+def _cost_timings(samples: Sequence[Mapping[str, float]]) -> dict[str, Timing]:
+    """Return the timing of each cost from its samples in seconds.
+
+    Raises:
+        MeasurementError: a sample is not above zero.
+    """
+    timings = {}
+    for name in samples[0]:
+        seconds = [sample[name] for sample in samples]
+        if min(seconds) <= 0:
+            values = ", ".join(f"{1e6 * value:.4g}" for value in seconds)
+            raise MeasurementError(
+                f"The dispatch cost {name!r} is a difference of timings that must be above zero, "
+                f"but it came out as {values} us: other work on the machine changes the timings by "
+                "more than the cost.",
+                remedy="Run it again on an idle machine; what the table has is not timed again.",
+            )
+        timings[name] = Timing.from_seconds(seconds)
+    return timings
 
 
 def median_timers(evaluators: Mapping[str, Evaluate], calls: int) -> dict[str, Callable[[], float]]:

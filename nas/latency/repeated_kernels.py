@@ -161,7 +161,8 @@ class RepeatedKernelTimer(ABC):
         """Time what running a network costs beside its kernels.
 
         `invocation` is what the straight line through models of few and of many tiny nodes leaves
-        for no nodes. `launch` is measured if `has_launch_cost` says so.
+        for no nodes. `launch` is measured if `has_launch_cost` says so, and is
+        `differences.SMALLEST_COST_S` at least.
 
         Raises:
             MeasurementError: noise leaves no set of samples above zero.
@@ -175,7 +176,8 @@ class RepeatedKernelTimer(ABC):
             parts = {"invocation": _without_nodes(seconds["few"], seconds["many"])}
             if added:
                 added_s = sum(seconds[kernel.text] for kernel in added)
-                parts["launch"] = (seconds["long"] - seconds["short"] - added_s) / len(added)
+                launches_s = seconds["long"] - seconds["short"] - added_s
+                parts["launch"] = max(differences.SMALLEST_COST_S, launches_s / len(added))
             return parts
 
         with timing.pinned(self.threads):

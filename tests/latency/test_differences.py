@@ -52,12 +52,26 @@ def test_differences_on_a_board_say_nothing_of_the_speed_of_this_processor(monke
     assert next(moments) == differences.MOMENTS
 
 
-def test_difference_that_is_no_cost_is_refused() -> None:
-    with pytest.raises(MeasurementError, match="is no latency"):
+def test_difference_that_is_no_cost_is_refused_by_its_name() -> None:
+    with pytest.raises(MeasurementError, match=r"'launch' .*came out as -1, -1, -1 us"):
         differences.measure_differences(
             {"long": lambda: 1e-6, "short": lambda: 2e-6},
             lambda seconds: {"launch": seconds["long"] - seconds["short"]},
         )
+
+
+def test_difference_is_timed_at_more_moments_while_it_is_no_cost() -> None:
+    """The shorter component is slowed at all moments but the last ones."""
+    moments = itertools.count()
+    timings = differences.measure_differences(
+        {
+            "long": lambda: 3e-6,
+            "short": lambda: 2e-6 if next(moments) >= 2 * differences.MOMENTS else 4e-6,
+        },
+        lambda seconds: {"launch": seconds["long"] - seconds["short"]},
+    )
+    assert timings["launch"].samples_us == (1.0,) * differences.SAMPLES
+    assert 2 * differences.MOMENTS < next(moments) < 4 * differences.MOMENTS
 
 
 def test_differences_are_those_at_the_quiet_speed(monkeypatch) -> None:

@@ -16,6 +16,7 @@ import tvm
 from nas.graph import Graph
 from nas.latency import cache_model, differences, fusion, timing
 from nas.latency.device import Fingerprint
+from nas.latency.differences import SMALLEST_COST_S
 from nas.latency.kernel import Kernel
 from nas.latency.runtime import Schedule, Schedules, Weights
 from nas.latency.timing import Evaluate, Timing
@@ -43,9 +44,6 @@ tvm_kernels = partial(fusion.kernels, fuse_expansions=True)
 
 _LARGE_NETWORK_CALLS = 4
 """Number of calls of the network of varied kernels in a sample, about two milliseconds."""
-
-_SHORTEST_COST_S = 1e-9
-"""Shortest cost of a launch and of waiting for the first-level cache; less is noise around zero."""
 
 _DISPATCH_CALLS = 100
 """Number of calls in a sample: about two milliseconds of the longer network."""
@@ -334,10 +332,8 @@ class TvmKernelTimer:
         their kernels counts. `cache_model.FIRST_CACHE` is what a network that fills the first-level
         cache takes longer than one of as many kernels that does not. `invocation` is what the
         straight line through the mean of `tiny` and `few` and through `launch_small` leaves for no
-        kernels, and the parts of `cache_model.LAUNCH_MIB` are what a launch takes beyond both.
-
-        Raises:
-            MeasurementError: noise leaves no set of samples above zero.
+        kernels, and the parts of `cache_model.LAUNCH_MIB` are what a launch takes beyond both. A
+        cost below `SMALLEST_COST_S` is that one.
         """
         if self.threads > 1:
             # The virtual machine runs on one thread, whatever its kernels do.
@@ -370,7 +366,7 @@ class TvmKernelTimer:
                 for name, own in launched.items()
             }
             # A processor with a large first-level cache has no such cost, only noise around zero.
-            first_cache_s = max(_SHORTEST_COST_S, beside_s["filling"] - beside_s["tiny"])
+            first_cache_s = max(SMALLEST_COST_S, beside_s["filling"] - beside_s["tiny"])
             launches_s = {
                 name: beside_s[name] - first_cache_s * first_cache_shares[name] for name in launched
             }
@@ -378,13 +374,14 @@ class TvmKernelTimer:
             # Some kernels of 4x4 pixels take longer in a network than those of 2x2, others do not.
             few_s = (launches_s["tiny"] + launches_s["few"]) / 2
             slope_s = (launches_s["launch_small"] - few_s) / (many - few)
-            invocation_s = few_s - few * slope_s
+            # A few tenths of a microsecond, which noise of a busy hour exceeds.
+            invocation_s = max(SMALLEST_COST_S, few_s - few * slope_s)
             return {
                 "invocation": invocation_s,
                 cache_model.FIRST_CACHE: first_cache_s,
                 **{
                     part: max(
-                        _SHORTEST_COST_S, (launches_s[part] - invocation_s) / len(launched[part])
+                        SMALLEST_COST_S, (launches_s[part] - invocation_s) / len(launched[part])
                     )
                     for part in cache_model.LAUNCH_MIB
                 },
