@@ -269,11 +269,6 @@ def mape(predicted: Values, measured: Values) -> float:
     return float(np.abs(relative_errors(predicted, measured)).mean())
 
 
-def rmspe(predicted: Values, measured: Values) -> float:
-    """Return the root mean squared error as a fraction of the measured values."""
-    return float(np.sqrt((relative_errors(predicted, measured) ** 2).mean()))
-
-
 def close_pairs_in_order(predicted_us: Values, measured_us: Values) -> float | None:
     """Return the share of close pairs whose predictions are in the measured order.
 

@@ -160,11 +160,11 @@ def show_calibration(calibration: Calibration) -> None:
         (
             "random, expected for others with it",
             calibration.nets,
-            f"{calibration.rmspe_before:.2%}",
-            f"{calibration.rmspe_after:.2%}",
+            f"{calibration.mape_before:.2%}",
+            f"{calibration.mape_after:.2%}",
         )
     ]
-    before, after = calibration.references_rmspe_before, calibration.references_rmspe_after
+    before, after = calibration.references_mape_before, calibration.references_mape_after
     if before is not None and after is not None:
         references = ("published, not fitted on", calibration.references)
         rows.append((*references, f"{before:.2%}", f"{after:.2%}"))

@@ -3,13 +3,17 @@
 A kernel that is timed alone finds its tensors in the nearest cache, and its code in the processor's
 first caches; in a network, other kernels ran in between. What the composition of kernels lacks is
 nearly the same for all networks of a table. It is fitted on a few whole networks, with as many
-parameters as generalised cross-validation justifies, and used only if that expects a smaller error
-for other networks. `Prediction.uncorrected_us` stays the composition of measurements.
+parameters as the error that is expected for other networks justifies, and used only if that error
+is smaller. `Prediction.uncorrected_us` stays the composition of measurements.
 
-Generalised cross-validation (Craven and Wahba, 1979) estimates the error of a linear fit for
-networks that are not in it from the residuals and the number of parameters. Leaving out one network
-after the other estimates the same, but with eight networks that are spread over the space, it
-mostly judges how a fit extrapolates to the smallest and to the largest one, which it never has to.
+The fit is the one with the least absolute relative error (least absolute deviations; Koenker and
+Bassett, "Regression quantiles", 1978). Tensors of one network may happen to lie in memory such that
+it takes 10% longer than the same network compiled again, and the smallest and the largest network
+of a space lack more than most others: a fit with the least squared error follows these. Such a fit
+passes through as many networks as it has parameters, so their error is that of the rest, and for
+other networks it is larger as the factors are uncertain (`_expected_error`). Leaving out one
+network after the other estimates the same, but with eight networks it mostly judges how a fit
+extrapolates to the smallest and to the largest one, which it never has to.
 
 Something that slows the processor a little for a minute would become part of the fit. So some
 kernels are timed beside the networks, and the latencies of the networks are divided by how much
@@ -26,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import linprog
 
 from nas.errors import KernelError, MeasurementError, RequestError
 from nas.latency.check import DrawnNetwork, TableCheck, check_networks
@@ -35,7 +40,7 @@ from nas.latency.record import MEASURED, Record
 from nas.latency.runtime import Runtime
 from nas.latency.table import LatencyTable
 from nas.latency.timing import round_to_four_digits
-from nas.statistics import rmspe
+from nas.statistics import mape
 
 if TYPE_CHECKING:
     from nas.space import Architecture, SearchSpace
@@ -81,15 +86,15 @@ class Calibration:
         from_us: smallest uncorrected latency of the networks on which it was fitted.
         to_us: largest uncorrected latency of these networks.
         nets: number of random networks on which it was fitted.
-        rmspe_before: root mean squared error on these networks without it.
-        rmspe_after: root mean squared error that is expected with it for networks that are not in
-            the fit, by generalised cross-validation.
+        mape_before: mean absolute error on these networks without it.
+        mape_after: mean absolute error that is expected with it for networks that are not in the
+            fit.
         used: whether predictions are corrected: the error is smaller with it, on the published
             networks too.
         references: number of published networks on which it was judged too.
-        references_rmspe_before: root mean squared error on the published networks without it; None
-            if there are none.
-        references_rmspe_after: root mean squared error on the published networks with it.
+        references_mape_before: mean absolute error on the published networks without it; None if
+            there are none.
+        references_mape_after: mean absolute error on the published networks with it.
         fitted_on: digests of the networks on which it was fitted, so that no check judges it by
             them.
         spaces: digests of the spaces of these networks.
@@ -106,12 +111,12 @@ class Calibration:
     from_us: float
     to_us: float
     nets: int
-    rmspe_before: float
-    rmspe_after: float
+    mape_before: float
+    mape_after: float
     used: bool
     references: int = 0
-    references_rmspe_before: float | None = None
-    references_rmspe_after: float | None = None
+    references_mape_before: float | None = None
+    references_mape_after: float | None = None
     fitted_on: tuple[str, ...] = ()
     spaces: tuple[str, ...] = ()
     batch: int = 1
@@ -139,18 +144,19 @@ def calibration_text(calibration: Mapping[str, Any]) -> str:
     """
     text = f"Predictions are {'' if calibration.get('used') else 'not '}corrected"
     text += f"; the correction is {correction_text(calibration)}"
-    before, after = calibration.get("rmspe_before"), calibration.get("rmspe_after")
-    if before is None or after is None:
-        return f"{text}."
-    return (
-        f"{text}, fitted on {calibration.get('nets')} whole networks. Without it, their root mean "
-        f"squared error is {before:.2%}; with it, {after:.2%} are expected for other networks "
-        "(generalised cross-validation)."
-    )
+    for prefix, error in (("mape", "mean"), ("rmspe", "root mean squared")):
+        before, after = (calibration.get(f"{prefix}_{when}") for when in ("before", "after"))
+        if before is not None and after is not None:
+            return (
+                f"{text}, fitted on {calibration.get('nets')} whole networks. Without it, their "
+                f"{error} error is {before:.2%}; with it, {after:.2%} are expected for other "
+                "networks."
+            )
+    return f"{text}."
 
 
 def fit_calibration(check: TableCheck) -> Calibration:
-    """Return the correction with the least squared relative error.
+    """Return the correction with the least absolute relative error.
 
     It is fitted on the random networks, and judged on the published ones as well.
 
@@ -179,13 +185,13 @@ def fit_calibration(check: TableCheck) -> Calibration:
             "The networks that are predicted slower were measured faster, so no line fits.",
             remedy="Build the table again, or time the networks on an idle machine.",
         )
-    before = rmspe(columns[:, 0], measured)
+    before = mape(columns[:, 0], measured)
     references_before = references_after = None
     if check.references.networks:
         published, published_us = _columns(check.references)
-        references_before = round_to_four_digits(rmspe(published[:, 0], published_us))
+        references_before = round_to_four_digits(mape(published[:, 0], published_us))
         corrected_us = published[:, form] @ [fitted[column] for column in form]
-        references_after = round_to_four_digits(rmspe(corrected_us, published_us))
+        references_after = round_to_four_digits(mape(corrected_us, published_us))
     return Calibration(
         round_to_four_digits(slope),
         round_to_four_digits(fitted.get(2, 0.0)),
@@ -219,16 +225,31 @@ def _columns(check: TableCheck) -> tuple[Latencies, Latencies]:
 
 
 def _fit(columns: Latencies, measured: Latencies, form: Form) -> Latencies:
-    """Return the factor of each column of a form, with the least squared relative error."""
-    # Dividing by the measured latency makes the relative error of every network count alike.
+    """Return the factor of each column of a form, with the least absolute relative error.
+
+    It is the solution of a linear program: the sum of bounds of all absolute errors is minimal.
+    """
     relative = columns[:, form] / measured[:, None]
-    return np.asarray(np.linalg.lstsq(relative, np.ones(len(measured)), rcond=None)[0], np.float64)
+    (networks, factors), ones = relative.shape, np.ones(len(measured))
+    bounds = np.eye(networks)
+    solved = linprog(
+        np.repeat([0.0, 1.0], [factors, networks]),
+        A_ub=np.block([[relative, -bounds], [-relative, -bounds]]),
+        b_ub=np.concatenate([ones, -ones]),
+        bounds=(None, None),
+    )
+    return np.asarray(solved.x[:factors], np.float64)
 
 
 def _expected_error(columns: Latencies, measured: Latencies, form: Form) -> float:
-    """Return the root mean squared error expected for other networks, as a fraction."""
-    error = rmspe(columns[:, form] @ _fit(columns, measured, form), measured)
-    return error / (1 - len(form) / len(measured))
+    """Return the mean absolute error expected for other networks, as a fraction.
+
+    The variance of factors with the least absolute error is, for normal errors, pi / 2 of that of
+    factors with the least squared error.
+    """
+    error = mape(columns[:, form] @ _fit(columns, measured, form), measured)
+    share = len(form) / len(measured)
+    return error / (1 - share) * math.sqrt(1 + math.pi / 2 * share)
 
 
 def calibrate_table(
@@ -315,9 +336,9 @@ def spread_networks(
     rng: np.random.Generator,
     batch: int = 1,
 ) -> list[DrawnNetwork]:
-    """Return different networks at even distances of the logarithm of their predicted latency.
+    """Return different networks at even quantiles of the predicted latencies of drawn networks.
 
-    The smallest and the largest network of each space are among them.
+    The smallest and the largest network of each space are among them, so that no fit extrapolates.
 
     Args:
         table: table of the device.
@@ -330,15 +351,14 @@ def spread_networks(
     for index, space in enumerate(spaces):
         own = count * (index + 1) // len(spaces) - count * index // len(spaces)
         drawn = {
-            architecture.digest: (architecture, math.log(latency_us))
+            architecture.digest: (architecture, latency_us)
             for architecture, latency_us in _predicted(table, space, rng, batch)
             if architecture.digest not in chosen
         }
-        logs = [log for _, log in drawn.values()]
-        for target in np.linspace(min(logs), max(logs), own) if logs else ():
-            if drawn:
-                digest = min(drawn, key=lambda each: abs(drawn[each][1] - target))
-                chosen[digest] = (None, drawn.pop(digest)[0])
+        by_latency = sorted(drawn.values(), key=lambda each: each[1])
+        for at in np.linspace(0, len(by_latency) - 1, min(own, len(by_latency))).astype(int):
+            architecture, _ = by_latency[at]
+            chosen[architecture.digest] = (None, architecture)
     return list(chosen.values())
 
 

@@ -24,7 +24,7 @@ def is_outdated(calibration: Mapping[str, Any]) -> bool:
 
     Earlier versions composed the latencies of networks in another way, and had no such error.
     """
-    return calibration.get("rmspe_after") is None
+    return calibration.get("mape_after") is None and calibration.get("rmspe_after") is None
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,14 @@ class CalibrationRow(Document):
     to_us: Latency | None = None
     used: bool = False
     nets: Count | None = None
+    mape_before: ErrorFraction | None = None
+    mape_after: ErrorFraction | None = None
+    # Early versions fitted the least squared error.
     rmspe_before: ErrorFraction | None = None
     rmspe_after: ErrorFraction | None = None
     references: Count | None = None
+    references_mape_before: ErrorFraction | None = None
+    references_mape_after: ErrorFraction | None = None
     references_rmspe_before: ErrorFraction | None = None
     references_rmspe_after: ErrorFraction | None = None
     fitted_on: tuple[str, ...] | None = None

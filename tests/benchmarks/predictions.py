@@ -104,11 +104,13 @@ def main() -> None:
             for number in range(options.tables):
                 folder = options.out / f"{loaded.name}-{size}-{number}"
                 seconds_per_kernel = float("nan")
-                if not list(folder.glob("*.jsonl")):
+                if not folder.exists():
+                    # A build that failed is continued by the next run of this command.
+                    unfinished = folder.with_name(f"{folder.name}-unfinished")
                     start = time.monotonic()
-                    built = nas("table", "build", *images, *device, "--out", folder)
-                    seconds = time.monotonic() - start
-                    seconds_per_kernel = seconds / built["kernels_needed"]
+                    built = nas("table", "build", *images, *device, "--out", unfinished)
+                    seconds_per_kernel = (time.monotonic() - start) / built["kernels_needed"]
+                    unfinished.rename(folder)
                 (table,) = folder.glob("*.jsonl")
                 age_minutes = (time.time() - table.stat().st_mtime) / 60
                 check = nas(

@@ -38,9 +38,9 @@ def test_show_calibration_prints_errors_without_and_with_it(capsys):
     table_checks.show_calibration(calibration)
     shown = capsys.readouterr().out
     for error in (
-        calibration.rmspe_before,
-        calibration.rmspe_after,
-        calibration.references_rmspe_after,
+        calibration.mape_before,
+        calibration.mape_after,
+        calibration.references_mape_after,
     ):
         assert f"{error:.2%}" in shown
     assert "published, not fitted on" in shown

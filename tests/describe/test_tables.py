@@ -52,7 +52,7 @@ def test_show_table_prints_speed_and_missing_dispatch_costs(tmp_path, capsys):
 def uncertain_table(path: Path) -> LatencyTable:
     """Return a table of all kernels of `SPACE`, one of them estimated and one unstable."""
     fitted = {"slope": 2.0, "launch_us": -0.5, "from_us": 30.0, "to_us": 60.0, "used": True}
-    fitted |= {"nets": 20, "rmspe_before": 0.5, "rmspe_after": 0.01}
+    fitted |= {"nets": 20, "mape_before": 0.5, "mape_after": 0.01}
     costs = dict.fromkeys(TvmRuntime.dispatch_parts, 30.0) | dict.fromkeys(LAUNCH_PARTS, 0.5)
     costs |= {"first_cache": 1e-6}
     timings = {part: Timing((us,)) for part, us in costs.items()}
@@ -104,14 +104,14 @@ def test_show_table_names_estimates_and_calibrations(tmp_path, capsys):
         {"launches": 60, "latency_us": 120.0},
     ]
     (fitted,) = shown["calibrations"]
-    assert (fitted["batch"], fitted["slope"], fitted["rmspe_after"]) == (1, 2.0, 0.01)
+    assert (fitted["batch"], fitted["slope"], fitted["mape_after"]) == (1, 2.0, 0.01)
     tables.show_table(shown)
     text = capsys.readouterr().out
     assert "1 of the kernels are estimated: by a model" in text
     assert "networks below 75 us (15 kernels) or 120 us (60 kernels) are launches" in text
     assert "expect an error of up to 10%" in text
     assert "2.0000 x the sum of kernels and dispatch costs - 0.5 us a launch, fitted on 20" in text
-    assert "squared error is 50.00%; with it, 1.00% are expected for other networks" in text
+    assert "mean error is 50.00%; with it, 1.00% are expected for other networks" in text
 
 
 def test_show_table_accepts_incomplete_dispatch_costs(tmp_path, capsys):

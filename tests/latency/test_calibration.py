@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,7 +69,7 @@ def test_fit_recovers_factor_and_invocation(invocation_us: float) -> None:
     assert calibration.slope == pytest.approx(1.25, rel=1e-3)
     assert calibration.invocation_us == pytest.approx(invocation_us, rel=1e-2)
     assert not calibration.replaces_launches
-    assert calibration.rmspe_after < 1e-3 < calibration.rmspe_before
+    assert calibration.mape_after < 1e-3 < calibration.mape_before
     assert calibration.used
     assert (calibration.from_us, calibration.to_us) == (50, 900)
 
@@ -91,7 +90,7 @@ def test_fit_replaces_costs_of_launches_that_were_measured_wrong() -> None:
     assert calibration.launch_us == pytest.approx(0.8, rel=1e-2)
     assert calibration.invocation_us == pytest.approx(0.01, abs=0.02)
     text = calibration_text(dataclasses.asdict(calibration))
-    assert "the sum of kernels + 0.801 us a launch" in text
+    assert "the sum of kernels + 0.8 us a launch" in text
     for row in rows:
         corrected_us = Correction.from_fields(dataclasses.asdict(calibration)).apply(
             row.uncorrected_us, row.without_launches_us, row.launches
@@ -138,12 +137,12 @@ def test_correction_that_does_not_help_is_not_used() -> None:
     assert "not corrected" in calibration_text({"slope": 1.1})
     published = [network(100, 100, "a"), network(300, 300, "b")]
     harmful = fit_calibration(TableCheck((*check_of(1.25, 0.4).networks, *published)))
-    assert harmful.rmspe_after < harmful.rmspe_before
+    assert harmful.mape_after < harmful.mape_before
     assert not harmful.used, "published networks are predicted worse with it"
 
 
 def test_published_networks_judge_the_correction_only() -> None:
-    random = check_of(1.25, 0.4)
+    random = check_of(1.25, 4)
     published = [network(100, 200, "a"), network(300, 300, "b")]
     calibration = fit_calibration(TableCheck((*random.networks, *published)))
     alone = fit_calibration(random)
@@ -151,16 +150,14 @@ def test_published_networks_judge_the_correction_only() -> None:
         calibration,
         used=True,
         references=0,
-        references_rmspe_before=None,
-        references_rmspe_after=None,
+        references_mape_before=None,
+        references_mape_after=None,
     ) == replace(alone, used=True)
     assert calibration.references == 2
-    assert calibration.references_rmspe_before == pytest.approx(math.sqrt(0.5**2 / 2), rel=1e-3)
-    assert calibration.references_rmspe_after == pytest.approx(
-        math.sqrt(((74.6 / 200) ** 2 + (75.4 / 300) ** 2) / 2), rel=1e-3
-    )
+    assert calibration.references_mape_before == pytest.approx(0.5 / 2, rel=1e-3)
+    assert calibration.references_mape_after == pytest.approx((71 / 200 + 79 / 300) / 2, rel=1e-3)
     assert calibration.fitted_on == tuple(row.digest for row in random.networks)
-    assert (alone.references, alone.references_rmspe_after) == (0, None)
+    assert (alone.references, alone.references_mape_after) == (0, None)
 
 
 def test_expected_error_is_that_of_other_networks() -> None:
@@ -189,8 +186,8 @@ def test_expected_error_is_that_of_other_networks() -> None:
             - 1
             for row in others
         ]
-        estimated.append(calibration.rmspe_after)
-        actual.append(math.sqrt(np.mean(np.square(errors))))
+        estimated.append(calibration.mape_after)
+        actual.append(np.mean(np.abs(errors)))
     assert np.mean(estimated) == pytest.approx(np.mean(actual), rel=0.15)
 
 
@@ -253,7 +250,7 @@ def test_table_predicts_with_costs_that_replace_launches(table: LatencyTable) ->
     without_us = table.predict(graph, dispatch_us=table.dispatch.without_launches.parts_us)
     fields = {
         "used": True,
-        "rmspe_after": 0.01,
+        "mape_after": 0.01,
         "slope": 2.0,
         "launch_us": 1.0,
         "invocation_us": 3.0,
@@ -280,12 +277,26 @@ def test_calibration_is_per_batch_size(table: LatencyTable) -> None:
     assert again.predict(graph, 4).is_corrected
 
 
-def test_drawn_networks_are_spread_over_the_latencies(table: LatencyTable) -> None:
-    networks = spread_networks(table, [SPACE], 10, np.random.default_rng(0))
-    us = sorted(table.predict(network).latency_us for _, network in networks)
-    gaps = np.diff(np.log(us))
-    assert len(gaps) == 9
-    assert gaps.max() < 2.5 * gaps.mean()
+def test_few_networks_with_tensors_at_bad_addresses_do_not_change_the_fit() -> None:
+    """The smallest, the largest and one more network take 5% to 12% longer than others would."""
+    rows = list(check_of(1.02, 0).networks)
+    for index, factor in ((0, 1.05), (5, 1.12), (11, 1.08)):
+        row = rows[index]
+        rows[index] = network(row.predicted_us, factor * row.measured_us, launches=row.launches)
+    calibration = fit_calibration(TableCheck(tuple(rows)))
+    assert calibration.slope == pytest.approx(1.02, rel=1e-3)
+    assert calibration.invocation_us == 0
+
+
+def test_drawn_networks_are_quantiles_of_the_latencies(table: LatencyTable) -> None:
+    networks = spread_networks(table, [SPACE], 5, np.random.default_rng(0))
+    us = [table.predict(network).latency_us for _, network in networks]
+    assert us == sorted(us)
+    rng = np.random.default_rng(1)
+    others = [table.predict(SPACE.sample(rng, uniform_over="choices")) for _ in range(400)]
+    between = np.searchsorted(us, [other.latency_us for other in others])
+    shares = np.bincount(between, minlength=5)[1:5] / len(others)
+    assert shares == pytest.approx([0.25] * 4, abs=0.1)
 
 
 def test_networks_after_a_build_are_spread_over_all_spaces(table: LatencyTable) -> None:
@@ -307,7 +318,7 @@ def test_networks_of_a_space_keep_its_calibration_when_another_space_is_added(
     """A table is often built for one space, and later for a further one."""
     for space, slope in ((SPACE, 1.5), (OTHER, 2.0)):
         fitted = {"slope": slope, "from_us": 1e-3, "to_us": 1e6, "used": True}
-        fields = {**fitted, "rmspe_after": 0.01, "spaces": [space.digest]}
+        fields = {**fitted, "mape_after": 0.01, "spaces": [space.digest]}
         with table.writing():
             assert lacks_calibration(table, [SPACE, space])
             table.append(Record.from_calibration(fields, batch=1))

@@ -190,7 +190,7 @@ def test_check_judges_calibration_by_held_out_networks(
     before = check()
     assert before.uncorrected_agreement is None
     digests = [each.digest for each in before.networks]
-    fitted = {"slope": 1.1, "from_us": 1e-3, "to_us": 1e6, "used": True, "rmspe_after": 0.01}
+    fitted = {"slope": 1.1, "from_us": 1e-3, "to_us": 1e6, "used": True, "mape_after": 0.01}
     fitted["fitted_on"] = digests[:4]
     with table.writing():
         table.append(Record("calibration", calibration=fitted))

@@ -144,7 +144,7 @@ def test_parse_refuses_invalid_record(changes: dict[str, Any], words: str) -> No
         {"fitted_on": "abc"},
         {"fitted_on": [1]},
         {"nets": -1},
-        {"rmspe_after": "small"},
+        {"mape_after": "small"},
     ],
     ids=str,
 )
