@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nas.errors import TableDeviceError
+
+_MAX_SLUG_LENGTH = 120
+"""Largest length of a device's name in a file name. File systems and records allow 200 or more."""
+
+_DIGEST_LENGTH = 12
 
 
 @dataclass(frozen=True)
@@ -53,10 +59,16 @@ class Fingerprint:
 
     @property
     def slug(self) -> str:
-        """The default file name of this device's latency table."""
+        """The default file name of this device's latency table.
+
+        A digest replaces the end of a long name, such as that of a board with many features.
+        """
         device = re.sub(r"[^a-z0-9]+", "-", self.processor.lower()).strip("-")
         if self.target != "cpu":
             device += "-" + re.sub(r"[^a-z0-9]+", "-", self.target.lower()).strip("-")
+        if len(device) > _MAX_SLUG_LENGTH:
+            digest = hashlib.sha256(device.encode()).hexdigest()[:_DIGEST_LENGTH]
+            device = f"{device[: _MAX_SLUG_LENGTH - _DIGEST_LENGTH - 1]}-{digest}"
         return f"{device}.{self.runtime}.{self.dtype}.{self.threads}t.jsonl"
 
     def differences(self, other: Fingerprint) -> list[str]:

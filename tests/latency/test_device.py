@@ -19,6 +19,14 @@ def test_slug_names_device_and_settings() -> None:
     assert device(target="cuda 0", threads=4).slug == "test-cpu-1-2-3-cuda-0.tvm.float32.4t.jsonl"
 
 
+def test_slugs_of_boards_with_many_features_are_short_and_differ() -> None:
+    targets = [f"board {'+feature ' * 100}{last}" for last in ("+sve", "+sve2")]
+    slugs = [device(target=target).slug for target in targets]
+    assert all(slug.startswith("test-cpu-1-2-3-board-feature-") for slug in slugs)
+    assert max(map(len, slugs)) < 150
+    assert len({*slugs}) == 2
+
+
 @pytest.mark.parametrize(
     ("change", "word"),
     [

@@ -27,7 +27,8 @@ _ARCHITECTURE_ALIASES = re.compile(r"arm64|armv\d.*|thumbv\d.*|amd64|i[3-6]86")
 
 _SHOW_BOARD_TARGET = (
     "On the board: python -c 'from tvm.target import codegen as c; "
-    "print(c.llvm_get_system_triple(), c.llvm_get_system_cpu())'"
+    "print(c.llvm_get_system_triple(), c.llvm_get_system_cpu())'. If /proc/cpuinfo lacks a vector "
+    "unit of the processor, such as avx512f, add features=-avx512f."
 )
 
 
