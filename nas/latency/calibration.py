@@ -30,7 +30,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linprog
 
 from nas.errors import KernelError, MeasurementError, RequestError
 from nas.latency.check import DrawnNetwork, TableCheck, check_networks
@@ -229,6 +228,9 @@ def _fit(columns: Latencies, measured: Latencies, form: Form) -> Latencies:
 
     It is the solution of a linear program: the sum of bounds of all absolute errors is minimal.
     """
+    # A board that times networks has no scipy.
+    from scipy.optimize import linprog
+
     relative = columns[:, form] / measured[:, None]
     (networks, factors), ones = relative.shape, np.ones(len(measured))
     bounds = np.eye(networks)

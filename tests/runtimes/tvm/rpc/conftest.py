@@ -26,9 +26,9 @@ def end_sessions(request: pytest.FixtureRequest) -> Iterator[None]:
 def code() -> str:
     """Return the settings of a target that name this machine's processor."""
     target = this_processor().attrs
+    code = f"triple={target['mtriple']}&cpu={target['mcpu']}"
     # Without this feature, LLVM leaves out all others of AVX-512.
-    features = "-avx512f" if "-avx512f" in target.get("mattr", ()) else ""
-    return f"triple={target['mtriple']}&cpu={target['mcpu']}&features={features}"
+    return f"{code}&features=-avx512f" if "-avx512f" in target.get("mattr", ()) else code
 
 
 @pytest.fixture(scope="session")
