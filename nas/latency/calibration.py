@@ -340,28 +340,24 @@ def spread_networks(
 ) -> list[DrawnNetwork]:
     """Return different networks at even quantiles of the predicted latencies of drawn networks.
 
-    The smallest and the largest network of each space are among them, so that no fit extrapolates.
+    As many networks are drawn from each space, and the smallest and the largest one of each are
+    added, so that no fit extrapolates. Most networks of the result are ordinary ones, however many
+    spaces there are.
 
     Args:
         table: table of the device.
-        spaces: search spaces, adapted to the images; each gets an equal share of the networks.
+        spaces: search spaces, adapted to the images.
         count: number of networks; fewer if fewer are drawn whose kernels all have a latency.
         rng: generator that draws the networks from which they are chosen.
         batch: number of images that run at once.
     """
-    chosen: dict[str, DrawnNetwork] = {}
-    for index, space in enumerate(spaces):
-        own = count * (index + 1) // len(spaces) - count * index // len(spaces)
-        drawn = {
-            architecture.digest: (architecture, latency_us)
-            for architecture, latency_us in _predicted(table, space, rng, batch)
-            if architecture.digest not in chosen
-        }
-        by_latency = sorted(drawn.values(), key=lambda each: each[1])
-        for at in np.linspace(0, len(by_latency) - 1, min(own, len(by_latency))).astype(int):
-            architecture, _ = by_latency[at]
-            chosen[architecture.digest] = (None, architecture)
-    return list(chosen.values())
+    drawn: dict[str, tuple[Architecture, float]] = {}
+    for space in spaces:
+        for architecture, latency_us in _predicted(table, space, rng, batch):
+            drawn[architecture.digest] = (architecture, latency_us)
+    by_latency = sorted(drawn.values(), key=lambda each: each[1])
+    quantiles = np.linspace(0, len(by_latency) - 1, min(count, len(by_latency))).astype(int)
+    return [(None, by_latency[at][0]) for at in quantiles]
 
 
 def _predicted(
