@@ -64,6 +64,7 @@ def measure_differences(
     """
     timed: dict[str, list[Timing]] = {name: [] for name in components}
     quiet_us = math.inf
+    samples: Sequence[Mapping[str, float]] = ()
     for moment in range(1, 1 + MAX_MOMENTS_FACTOR * MOMENTS):
         before_us = processor_speed.reference_us() if is_local else None
         for name, take in components.items():
@@ -76,15 +77,15 @@ def measure_differences(
         quiet_us = quiet_speed_us(references)
         known = sum(processor_speed.slowdown(us, quiet_us) is not None for us in references)
         is_enough = 2 * known >= MOMENTS * len(components) or not is_local
-        if moment >= MOMENTS and is_enough:
+        if moment >= MOMENTS:
             samples = _samples(timed, quiet_us, costs)
-            if all(value > 0 for sample in samples for value in sample.values()):
+            if is_enough and all(min(sample.values()) > 0 for sample in samples):
                 break
         time.sleep(SECONDS_BETWEEN_COMPONENTS)
     reference = round_to_four_digits(quiet_us) if is_local else None
     return {
         name: replace(timing, reference_us=reference)
-        for name, timing in _cost_timings(_samples(timed, quiet_us, costs)).items()
+        for name, timing in _cost_timings(samples).items()
     }
 
 

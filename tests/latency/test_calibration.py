@@ -362,6 +362,18 @@ def test_calibration_of_an_early_version_corrects_nothing(table: LatencyTable) -
     )
 
 
+def test_calibration_with_the_least_squared_error_is_still_used(table: LatencyTable) -> None:
+    """As in tables of versions that fitted it."""
+    errors = {"nets": 8, "rmspe_before": 0.5, "rmspe_after": 0.01}
+    fields = {"slope": 2.0, "used": True, "from_us": 1e-3, "to_us": 1e6, **errors}
+    with table.writing():
+        table.append(Record.from_calibration(fields, batch=1))
+    prediction = LatencyTable.open(table.path).predict(SPACE.largest.graph)
+    assert prediction.latency_us == pytest.approx(2 * prediction.uncorrected_us)
+    text = calibration_text(table.calibration())
+    assert "their root mean squared error is 50.00%; with it, 1.00% are expected" in text
+
+
 def test_chosen_calibration_stays_whatever_is_recorded_later(table: LatencyTable) -> None:
     graph = SPACE.largest.graph
     calibrate_table(table, timed(table, 0))
