@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from nas import job as jobs
 from nas.errors import InfeasibleError, JobFileError, RunFolderError
 from nas.job import finish, load_job
 from nas.job.folder import claim
+from nas.job.stage_costs import StageCosts, measure_stage_costs
 from nas.records import read_run, to_json
 from nas.report import candidates, page
 from tests.mini_job import write_job
@@ -205,7 +207,7 @@ MEASURED_STAGES = ("prepare", "supernets", "search", "measure")
 
 
 @pytest.mark.slow
-def test_plan_divides_the_budget_among_the_stages(job_folder_with_table, job):
+def test_plan_divides_the_budget_among_the_stages(job_folder_with_table, job, monkeypatch):
     fixed = jobs.plan_job(job)
     assert (fixed.trials, set(fixed.epochs.values()), fixed.kernels) == (30, {2}, 0)
     assert fixed.seconds["table"] == 0, "it is complete and calibrated"
@@ -213,6 +215,17 @@ def test_plan_divides_the_budget_among_the_stages(job_folder_with_table, job):
     path = write_job(job_folder_with_table)
     text = path.read_text().replace("epochs = 2", "").replace("trials = 30", "")
     plans = []
+    measured: list[StageCosts] = []
+
+    def costs_of_a_slow_machine(*args, **settings):
+        """Return the same costs for both budgets. Epochs are long enough for 2 minutes to limit."""
+        if not measured:
+            costs = measure_stage_costs(*args, **settings)
+            epoch_s = {name: max(seconds, 0.25) for name, seconds in costs.epoch_s.items()}
+            measured.append(replace(costs, epoch_s=epoch_s))
+        return measured[0]
+
+    monkeypatch.setattr("nas.job.context.measure_stage_costs", costs_of_a_slow_machine)
     for budget in ("2m", "40m"):
         path.write_text(f'budget = "{budget}"\n' + text)
         plans.append(jobs.plan_job(load_job(path)))
