@@ -48,9 +48,10 @@ WEIGHT_PARTS_BY_INTENSITY = (
 """Dispatch costs of all chains by compute intensity, in ascending order. If a runtime measures only
 the lowest intensity, the miss fraction of its networks does not depend on their intensity."""
 
-LAUNCH_MIB = {"launch_small": 0.07, "launch": 0.67, "launch_2mib": 2.27}
-"""Dispatch costs: one launch in networks of so many MiB, in ascending order. The first is about as
-large as the first-level caches, and the last larger than all caches of a core."""
+LAUNCH_MIB = {"launch_few": 0.01, "launch_small": 0.07, "launch": 0.67, "launch_2mib": 2.27}
+"""Dispatch costs: one launch in networks of so many MiB, in ascending order. The code of the first
+stays in the first-level caches, the second is about as large as these, and the last is larger than
+all caches of a core."""
 
 FIRST_CACHE = "first_cache"
 """Dispatch cost: what a network takes longer that touches `FIRST_CACHE_KIB` or more, compared with
@@ -62,7 +63,7 @@ FIRST_CACHE_KIB = 48
 LAUNCH_PARTS = (*LAUNCH_MIB, "invocation")
 """Dispatch costs of launching kernels and of entering a network."""
 
-LATER_PARTS = frozenset(("launch_small", FIRST_CACHE))
+LATER_PARTS = frozenset(("launch_few", "launch_small", FIRST_CACHE))
 """Dispatch costs that tables of early versions lack."""
 
 _KIB = 1 << 10

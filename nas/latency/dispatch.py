@@ -51,7 +51,8 @@ class DispatchTimer:
         table: table of the device, locked for writing.
         timers: timers of the device.
         again: whether costs that the table has are timed again. Of two costs of launching kernels,
-            the lower one counts; of the miss curves, all timings.
+            the lower one counts, unless the table lacks another one, which early versions did not
+            tell from these; of the miss curves, all timings count.
     """
 
     def __init__(self, table: LatencyTable, timers: TimerPool, *, again: bool = False) -> None:
@@ -78,7 +79,7 @@ class DispatchTimer:
             MeasurementError: the costs cannot be told from noise.
         """
         if self._lacks_launches:
-            before_us = self._table.dispatch_us
+            before_us = {} if self._table.lacks_dispatch() else self._table.dispatch_us
             for part, timing in self._attempt(lambda timer: timer.time_dispatch()).items():
                 if timing.latency_us < before_us.get(part, math.inf):
                     self._table.append(self._record(part, timing))

@@ -15,6 +15,7 @@ import pytest
 import nas.space
 from nas.errors import RequestError
 from nas.latency import BuildProgress, LatencyTable, build_table, space_kernels
+from nas.latency.record import Record
 from nas.runtimes.tvm.runtime import TvmRuntime
 from tests.latency.fake_runtime import FakeRuntime, latency_us
 
@@ -72,6 +73,7 @@ def test_build_records_failed_kernel_and_goes_on(tmp_path: Path) -> None:
 BUILD = """
 import sys
 import nas.space
+from nas.latency.record import Record
 from nas.runtimes.tvm.runtime import TvmRuntime
 from tests.latency.fake_runtime import FakeRuntime, latency_us
 from nas.latency import LatencyTable, build_table, space_kernels, timing
@@ -197,6 +199,19 @@ def test_build_again_keeps_fastest_dispatch_costs(tmp_path: Path) -> None:
     assert table.dispatch_us == before
     build_table(table, kernels, later, again=True)
     assert table.dispatch_us == {**before, "launch": 0.4}
+
+
+def test_costs_of_an_early_version_make_place_for_a_complete_set(tmp_path: Path) -> None:
+    """What an early version counted to one cost, a later one may count to another."""
+    kernels = space_kernels(SPACE, "tvm")
+    table = LatencyTable.open_or_create(tmp_path, FakeRuntime())
+    build_table(table, kernels, FakeRuntime())
+    with table.writing():
+        table.append(Record("dispatch", "launch_few", "failed", error="of an early version"))
+    later = FakeRuntime(dispatch_us={"launch_few": 0.1, "launch": 0.4, "invocation": 3.0})
+    build_table(table, kernels, later)
+    costs_us = table.dispatch_us
+    assert (costs_us["launch_few"], costs_us["launch"], costs_us["invocation"]) == (0.1, 0.4, 3.0)
 
 
 @pytest.mark.parametrize("moments", [1, 3, 8])

@@ -7,6 +7,7 @@ import pytest
 from nas.latency.cache_model import (
     FIRST_CACHE,
     FIRST_CACHE_KIB,
+    LATER_PARTS,
     LAUNCH_MIB,
     WEIGHT_PARTS,
     WEIGHT_PARTS_BY_INTENSITY,
@@ -138,19 +139,19 @@ def test_half_miss_sizes_interpolate_between_chains() -> None:
 
 
 def test_launch_costs_more_in_larger_network() -> None:
-    costs = {"launch_2mib": 0.5, "launch": 0.3, "launch_small": 0.2, "invocation": 9.0}
-    small, middle, large = LAUNCH_MIB.values()
-    sizes = [0, small, (small + middle) / 2, middle, (middle + large) / 2, large, 50]
+    costs = {"launch_2mib": 0.5, "launch": 0.3, "launch_small": 0.2, "launch_few": 0.1}
+    few, small, middle, large = LAUNCH_MIB.values()
+    sizes = [0, few, small, (small + middle) / 2, middle, (middle + large) / 2, large, 50]
 
     def launches_us(costs: dict[str, float]) -> list[float]:
         return [DispatchCosts(costs).launch_us(mib * MEBIBYTE) for mib in sizes]
 
-    assert launches_us(costs) == pytest.approx([0.2, 0.2, 0.25, 0.3, 0.4, 0.5, 0.5])
-    early = {part: us for part, us in costs.items() if part != "launch_small"}
-    assert launches_us(early) == pytest.approx([0.3] * 4 + [0.4, 0.5, 0.5])
-    assert launches_us({**costs, "launch_2mib": 0.1})[3:] == [0.3] * 4, "noise is no saving"
-    assert launches_us({"launch": 0.2}) == [0.2] * 7
-    assert launches_us({"invocation": 9.0}) == [0.0] * 7
+    assert launches_us(costs) == pytest.approx([0.1, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.5])
+    early = {part: us for part, us in costs.items() if part not in LATER_PARTS}
+    assert launches_us(early) == pytest.approx([0.3] * 5 + [0.4, 0.5, 0.5])
+    assert launches_us({**costs, "launch_2mib": 0.1})[4:] == [0.3] * 4, "noise is no saving"
+    assert launches_us({"launch": 0.2}) == [0.2] * 8
+    assert launches_us({"invocation": 9.0}) == [0.0] * 8
 
 
 def test_small_network_waits_for_the_first_cache_by_its_size() -> None:

@@ -53,7 +53,7 @@ _FILLING_CHANNELS = 24
 
 _FEW_CHANNELS = (8,)
 _MANY_CHANNELS = (4, 6, 8, 12, 16)
-"""Numbers of channels of the groups of kernels in small networks of 9 and 67 KiB."""
+"""Numbers of channels of the groups of kernels in networks of 9 and 67 KiB."""
 
 _SMALL_SIZE = 4
 """Height and width of tensors in small networks. Launches cost more in real networks than with 2x2,
@@ -87,19 +87,22 @@ def different_network(groups: int = len(_DIFFERENT_CHANNELS)) -> Graph:
 def launch_networks() -> dict[str, Graph]:
     """Return the networks of the launch benchmark by name.
 
-    `tiny` touches next to nothing, and `filling` has as many kernels and touches more than the
-    first-level cache holds. `few` has as many kernels, of a usual size. Others have the names of
-    the dispatch costs that are worked out from them. All kernels of `launch_small` and `launch`
-    differ, as in a real network: kernels that repeat after a few launches find their code in the
-    first caches, and the processor remembers their branches. In `launch`, weights and code are
-    displaced from the first caches, too. `launch_2mib` has small kernels of a usual size with 2 MiB
-    of weights in all; neither its code nor its weights stay in the caches of a core.
+    `tiny` touches next to nothing, `filling` has as many kernels and touches more than the
+    first-level cache holds, and `short_tiny` and `short_few` have the first three kernels of `tiny`
+    and `launch_few`. Others have the names of the dispatch costs that are worked out from them. All
+    kernels of `launch_small` and `launch` differ, as in a real network: kernels that repeat after a
+    few launches find their code in the first caches, and the processor remembers their branches. In
+    `launch`, weights and code are displaced from the first caches, too. `launch_2mib` has small
+    kernels of a usual size with 2 MiB of weights in all; neither its code nor its weights stay in
+    the caches of a core.
     """
     kinds = [(1, False), (3, True), (5, True)]
     return {
+        "short_tiny": _chain([_UNCACHED_CHANNELS], _TINY_SIZE, _TINY_KINDS[:1]),
         "tiny": tiny_networks(_UNCACHED_CHANNELS)[0],
         "filling": _chain([_FILLING_CHANNELS], _TINY_SIZE, _TINY_KINDS),
-        "few": _chain(_FEW_CHANNELS, _SMALL_SIZE, _TINY_KINDS),
+        "short_few": _chain(_FEW_CHANNELS, _SMALL_SIZE, _TINY_KINDS[:1]),
+        "launch_few": _chain(_FEW_CHANNELS, _SMALL_SIZE, _TINY_KINDS),
         "launch_small": _chain(_MANY_CHANNELS, _SMALL_SIZE, _TINY_KINDS),
         "launch": different_network(),
         "launch_2mib": _chain(list(_VARIED_CHANNELS) * _VARIED_REPETITIONS, _VARIED_SIZE, kinds),

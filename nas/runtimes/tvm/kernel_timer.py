@@ -331,9 +331,9 @@ class TvmKernelTimer:
         The networks are those of `dispatch_benchmarks.launch_networks`, and what they take beside
         their kernels counts. `cache_model.FIRST_CACHE` is what a network that fills the first-level
         cache takes longer than one of as many kernels that does not. `invocation` is what the
-        straight line through the mean of `tiny` and `few` and through `launch_small` leaves for no
-        kernels, and the parts of `cache_model.LAUNCH_MIB` are what a launch takes beyond both. A
-        cost below `SMALLEST_COST_S` is that one.
+        straight line through networks of three and of twelve kernels leaves for no kernels, whose
+        slope is `launch_few`, and the other parts of `cache_model.LAUNCH_MIB` are what a launch
+        takes beyond both. A cost below `SMALLEST_COST_S` is that one.
         """
         if self.threads > 1:
             # The virtual machine runs on one thread, whatever its kernels do.
@@ -370,12 +370,13 @@ class TvmKernelTimer:
             launches_s = {
                 name: beside_s[name] - first_cache_s * first_cache_shares[name] for name in launched
             }
-            few, many = len(launched["few"]), len(launched["launch_small"])
             # Some kernels of 4x4 pixels take longer in a network than those of 2x2, others do not.
-            few_s = (launches_s["tiny"] + launches_s["few"]) / 2
-            slope_s = (launches_s["launch_small"] - few_s) / (many - few)
+            short_s = (launches_s["short_tiny"] + launches_s["short_few"]) / 2
+            few_s = (launches_s["tiny"] + launches_s["launch_few"]) / 2
+            short, few = len(launched["short_few"]), len(launched["launch_few"])
+            slope_s = max(SMALLEST_COST_S, (few_s - short_s) / (few - short))
             # A few tenths of a microsecond, which noise of a busy hour exceeds.
-            invocation_s = max(SMALLEST_COST_S, few_s - few * slope_s)
+            invocation_s = max(SMALLEST_COST_S, short_s - short * slope_s)
             return {
                 "invocation": invocation_s,
                 cache_model.FIRST_CACHE: first_cache_s,
@@ -385,6 +386,7 @@ class TvmKernelTimer:
                     )
                     for part in cache_model.LAUNCH_MIB
                 },
+                "launch_few": slope_s,
             }
 
         components = {
