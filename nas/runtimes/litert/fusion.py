@@ -15,6 +15,7 @@ XNNPACK runs some of these kernels as several operators, such as the three of a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from nas.graph import ACTIVATIONS, Graph, Op
@@ -31,6 +32,14 @@ _KERNEL_KINDS = {
     "concat": "concat",
 }
 """The kind of the kernel that starts with an op, by the kind of the op. Others are copies."""
+
+_LARGEST_DEPTHWISE = 5
+"""Size of the largest depthwise convolution for which XNNPACK has a kernel of its own."""
+
+_PACKED_OUTPUTS = 16
+_PACKED_INPUTS = {"float32": 1, "int8": 8}
+"""Output and input channels of which XNNPACK packs a multiple on x86 with AVX-512. On other
+processors these are 4 to 32 and 1 to 8."""
 
 
 def kernels(graph: Graph, dtype: str, batch: int = 1) -> list[Kernel]:
@@ -55,6 +64,32 @@ def block_kernels(graph: Graph, dtype: str, *, first: bool, batch: int = 1) -> l
     """
     has_output = graph.output_shape[1:] == (1, 1)
     return _kernels(graph.folded, dtype, batch, has_images=first, has_output=has_output)
+
+
+def is_split_by_channel(kernel: Kernel) -> bool:
+    """Return whether XNNPACK runs a depthwise convolution as a matrix product for each channel."""
+    return kernel.is_depthwise and kernel.kernel > _LARGEST_DEPTHWISE
+
+
+def packed_weight_bytes(kernel: Kernel) -> int:
+    """Return the size of a kernel's weights as XNNPACK packs them, without biases.
+
+    The channels of every matrix product are padded, so weights of 7x7 depthwise convolutions take
+    16 times their own size in float32, and 128 times in int8.
+    """
+    if not kernel.has_weights or (kernel.is_depthwise and not is_split_by_channel(kernel)):
+        return kernel.weight_bytes
+    outputs, inputs, *window = kernel.weight_shape
+    padded = (
+        kernel.groups
+        * _padded(outputs // kernel.groups, _PACKED_OUTPUTS)
+        * _padded(inputs, _PACKED_INPUTS[kernel.dtype])
+    )
+    return (4 if kernel.dtype == "float32" else 1) * padded * math.prod(window)
+
+
+def _padded(channels: int, multiple: int) -> int:
+    return math.ceil(channels / multiple) * multiple
 
 
 def fused_follower(graph: Graph, at: int, dtype: str) -> int | None:

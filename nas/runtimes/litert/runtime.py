@@ -15,7 +15,7 @@ from nas.boards.runtime import TfliteBoardRuntime
 from nas.graph import Graph
 from nas.latency.kernel import Kernel
 from nas.latency.repeated_kernels import DISPATCH_PARTS, RepeatedKernelRuntime
-from nas.latency.runtime import Availability, CompiledNetwork, Runtime, Schedules, Weights
+from nas.latency.runtime import Availability, CompiledNetwork, Runtime, Schedule, Schedules, Weights
 from nas.runtimes.litert import fusion
 
 if TYPE_CHECKING:
@@ -64,6 +64,10 @@ class LiteRt(RepeatedKernelRuntime):
     def block_kernels(self, block: Graph, *, first: bool = False, batch: int = 1) -> list[Kernel]:
         """Return the kernels of a block, with those of the ends of a network that it may have."""
         return fusion.block_kernels(block, self.dtype, first=first, batch=batch)
+
+    def weight_bytes(self, kernel: Kernel, schedule: Schedule) -> int:
+        """Return the size of a kernel's weights as XNNPACK packs them."""
+        return fusion.packed_weight_bytes(kernel)
 
     @cached_property
     def timer(self) -> LiteRtKernelTimer:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 from collections import Counter
 from functools import cache
 
@@ -17,6 +20,7 @@ from nas.runtimes.litert import fusion
 from nas.runtimes.litert.kernel_timer import LiteRtKernelTimer
 from nas.runtimes.litert.network import network_file
 from nas.runtimes.litert.repeated import forms_chain, repeat_kernel
+from nas.this_machine import processor
 from tests.latency.example_graphs import GRAPHS
 from tests.runtimes.litert.op_profile import operators
 
@@ -103,3 +107,55 @@ def test_kernels_of_a_quantised_block() -> None:
         "concat int8 58x7x7 58x7x7 -> 116x7x7 shuffle2",
         "dequantize int8 116x7x7 -> 116x7x7",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "factor"),
+    [
+        ("conv2d 128x6x6 -> 128x6x6 k3 s1 p1 g1 bias relu", 1),
+        ("conv2d 96x6x6 -> 96x6x6 k5 s1 p2 g96 bias", 1),
+        ("conv2d 96x6x6 -> 96x6x6 k7 s1 p3 g96 bias", 16),
+        ("conv2d 96x6x6 -> 96x6x6 k3 s1 p1 g4 bias", 32 / 24),
+        ("conv2d int8 96x6x6 -> 96x6x6 k7 s1 p3 g96 bias", 16 * 8),
+        ("conv2d int8 3x6x6 -> 16x6x6 k3 s1 p1 g1 bias", 8 / 3),
+        ("linear 20x1x1 -> 10x1x1 bias", 1.6),
+        ("copy 8x4x4 -> 8x4x4 relu", 1),
+    ],
+)
+def test_weights_are_packed_in_multiples_of_channels(text: str, factor: float) -> None:
+    kernel = Kernel.parse(text)
+    assert fusion.packed_weight_bytes(kernel) == pytest.approx(factor * kernel.weight_bytes)
+
+
+GROWTH = """
+import sys
+import numpy as np
+from nas.latency.kernel import Kernel
+from nas.runtimes.litert.repeated import repeat_kernel
+from nas.runtimes.litert.session import Session
+
+def memory():
+    with open("/proc/self/status") as status:
+        return next(1024 * int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+
+sessions, growth = [], []
+for copies in (2, 202):
+    data = repeat_kernel(Kernel.parse(sys.argv[1]), copies, np.random.default_rng(0))
+    before = memory()
+    sessions.append(Session(data, 1, 1))
+    growth.append(memory() - before)
+print((growth[1] - growth[0]) / 200)
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors pack other multiples")
+@pytest.mark.parametrize("dtype", ["", "int8 "])
+def test_memory_of_a_process_grows_by_packed_weights(dtype: str) -> None:
+    """Without AVX-512, weights in int8 are packed for half as many output channels."""
+    text = f"conv2d {dtype}96x6x6 -> 96x6x6 k7 s1 p3 g96 bias relu6"
+    done = subprocess.run(
+        [sys.executable, "-c", GROWTH, text], capture_output=True, text=True, check=True
+    )
+    share = float(done.stdout) / fusion.packed_weight_bytes(Kernel.parse(text))
+    expected = 1.0 if not dtype or "avx512f" in processor()[1] else 0.5
+    assert share == pytest.approx(expected, rel=0.15)
