@@ -63,8 +63,8 @@ FIRST_CACHE_KIB = 48
 LAUNCH_PARTS = (*LAUNCH_MIB, "invocation")
 """Dispatch costs of launching kernels and of entering a network."""
 
-LATER_PARTS = frozenset(("launch_few", "launch_small", FIRST_CACHE))
-"""Dispatch costs that tables of early versions lack."""
+LATER_PARTS = frozenset(("launch_few", "launch_small", FIRST_CACHE, *WEIGHT_PARTS_BY_INTENSITY[1]))
+"""Dispatch costs that tables of early versions lack, of some runtime."""
 
 _KIB = 1 << 10
 _MIB = 1 << 20
@@ -144,15 +144,21 @@ class DispatchCosts:
         """
         return first_cache_share(touched_bytes) * self.parts_us.get(FIRST_CACHE, 0.0)
 
-    def cold_weights_us(self, weight_bytes: float) -> float:
+    def cold_weights_us(self, weight_bytes: float, intensity: int = 0) -> float:
         """Return the additional time that reading weights takes if no cache has them.
 
         It is the penalty of a kernel that was not timed with cold caches.
+
+        Args:
+            weight_bytes: size of the weights.
+            intensity: number of the miss curve whose chains read weights as the kernel does; that
+                of the lowest compute intensity counts if this one is not measured.
         """
-        if not self.miss_curves:
+        curves = self.miss_curves
+        if not curves:
             return 0.0
-        costs = [self.parts_us[part] for part in WEIGHT_PARTS]
-        return weight_bytes / _MIB * max(0.0, costs[-1] - costs[0] - _shared_cache_us(costs))
+        costs = curves[intensity if intensity < len(curves) else 0]
+        return weight_bytes / _MIB * max(0.0, costs[-1] - costs[0] - _shared_cache_us(curves[0]))
 
     def miss_fraction(self, touched_bytes: float, warm_us: float) -> float:
         """Return the position of a network between warm (0) and cold caches (1).

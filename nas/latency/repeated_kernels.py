@@ -35,7 +35,7 @@ TINY_NODES = (1, 65)
 """Nodes of the two models from which the cost of a call is worked out."""
 
 DISPATCH_PARTS = ("invocation", *cache_model.WEIGHT_PARTS)
-"""What every `RepeatedKernelTimer` measures beside kernels."""
+"""What every `RepeatedKernelTimer` measures beside kernels, with one of its `weight_readers`."""
 
 _MAX_CACHED_KERNELS = 64
 """Kernels whose models are kept, so that timing them again loads none."""
@@ -92,12 +92,20 @@ class RepeatedKernelTimer(ABC):
 
     @property
     @abstractmethod
-    def weight_reader(self) -> Kernel:
-        """A kernel whose latency is mostly that of reading its weights, a sixteenth of a MiB."""
+    def weight_readers(self) -> Sequence[Kernel]:
+        """A kernel for each measured compute intensity in ascending order, with a MiB at most.
+
+        The latency of the first is mostly that of reading its weights. Others compute longer with
+        them. See `cache_model.WEIGHT_PARTS_BY_INTENSITY`.
+        """
 
     def overhead_s(self, kernel: Kernel, schedule: Schedule) -> float:
         """Return the seconds that a run of the copies costs beside them."""
         return self.invocation_s
+
+    def weight_bytes(self, kernel: Kernel) -> int:
+        """Return the size of a kernel's weights as the runtime stores them."""
+        return kernel.weight_bytes
 
     # What the runtimes share.
 
@@ -207,30 +215,33 @@ class RepeatedKernelTimer(ABC):
 
     @cached_property
     def _weight_benchmarks(self) -> dict[str, Evaluate]:
-        parts = zip(cache_model.WEIGHTS_MIB, cache_model.WEIGHT_PARTS, strict=True)
-        return {part: self._weight_evaluator(mib) for mib, part in parts}
+        return {
+            part: self._weight_evaluator(reader, mib)
+            # There may be fewer readers than intensities.
+            for reader, parts in zip(
+                self.weight_readers, cache_model.WEIGHT_PARTS_BY_INTENSITY, strict=False
+            )
+            for mib, part in zip(cache_model.WEIGHTS_MIB, parts, strict=True)
+        }
 
-    def _weight_evaluator(self, mib: int) -> Evaluate:
-        """Return what times copies of `weight_reader` that have so many MiB of weights in all.
+    def _weight_evaluator(self, reader: Kernel, mib: int) -> Evaluate:
+        """Return what times copies of a kernel that have so many MiB of weights in all.
 
         A call is a run of all copies, and its seconds are those of a MiB.
         """
-        copies = mib * self._readers_per_mib
-        evaluate_copy = self._evaluator(self.weight_reader, {"copies": copies, "weights": copies})
+        readers_per_mib = (1 << 20) / self.weight_bytes(reader)
+        copies = round(mib * readers_per_mib)
+        evaluate_copy = self._evaluator(reader, {"copies": copies, "weights": copies})
 
         def evaluate(calls: int, samples: int) -> Sequence[float]:
-            return [self._readers_per_mib * s for s in evaluate_copy(calls * copies, samples)]
+            return [readers_per_mib * s for s in evaluate_copy(calls * copies, samples)]
 
         return evaluate
-
-    @property
-    def _readers_per_mib(self) -> int:
-        return (1 << 20) // self.weight_reader.weight_bytes
 
     def time_miss_curves(self) -> Mapping[str, Timing]:
         """Time a MiB of weights in networks with more and more of them, by dispatch part.
 
-        The networks are a small convolution among many copies with weights of its own.
+        The networks are a convolution among many copies with weights of its own.
 
         Raises:
             MeasurementError: noise leaves no latency above zero.

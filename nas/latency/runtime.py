@@ -377,6 +377,20 @@ class Runtime(ABC):
         """
         return kernel.weight_bytes
 
+    def cold_weights_us(
+        self, kernel: Kernel, weight_bytes: float, dispatch: DispatchCosts
+    ) -> float:
+        """Return the additional time that a kernel takes if its weights are in no cache.
+
+        It is asked for kernels that were not timed with cold caches.
+
+        Args:
+            kernel: the kernel.
+            weight_bytes: size of its weights, see `weight_bytes`.
+            dispatch: the dispatch costs of the table.
+        """
+        return dispatch.cold_weights_us(weight_bytes)
+
     def activation_bytes(self, graph: Graph, batch: int = 1) -> float:
         """Return the largest size of the activations that are alive at the same time."""
         return batch * graph.peak_memory_bytes

@@ -254,7 +254,7 @@ class TableRecords:
             return 0.0
         if record.cold_us is not None:
             return max(0.0, record.cold_us - record.fastest_us)
-        return self.dispatch.cold_weights_us(self.weight_bytes(kernel))
+        return self.runtime.cold_weights_us(kernel, self.weight_bytes(kernel), self.dispatch)
 
     def schedules(self) -> dict[Kernel, dict[str, Any]]:
         """Return the schedule of each kernel that has a latency."""

@@ -104,6 +104,15 @@ def test_cold_weights_cost_the_difference_of_the_chains() -> None:
     assert DispatchCosts(COSTS).cold_weights_us(MEBIBYTE // 2) == 20
 
 
+def test_cold_weights_cost_what_chains_of_their_intensity_say() -> None:
+    costs = {part: 100 + 3 * us for part, us in COSTS.items()}
+    steady = dict(zip(WEIGHT_PARTS_BY_INTENSITY[1], costs.values(), strict=True))
+    measured = DispatchCosts({**COSTS, **steady})
+    assert [measured.cold_weights_us(MEBIBYTE, intensity) for intensity in (0, 1)] == [40, 120]
+    assert DispatchCosts(COSTS).cold_weights_us(MEBIBYTE, 1) == 40, "not measured"
+    assert DispatchCosts({}).cold_weights_us(MEBIBYTE, 1) == 0
+
+
 @pytest.mark.parametrize(
     ("warm_us", "fraction"),
     [

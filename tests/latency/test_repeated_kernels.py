@@ -35,7 +35,7 @@ class Clock(RepeatedKernelTimer):
 
     def load_copies(self, kernel: Kernel, schedule: Schedule) -> Evaluate:
         self.loaded[kernel] += 1
-        kernel_s = READER_S if kernel == self.weight_reader else KERNEL_S
+        kernel_s = READER_S if kernel in self.weight_readers else KERNEL_S
         return constant(CALL_S + schedule["copies"] * kernel_s)
 
     def load_tiny_nodes(self, count: int) -> Evaluate:
@@ -48,8 +48,8 @@ class Clock(RepeatedKernelTimer):
         return Network(CALL_S + len(self.kernels(graph)) * (KERNEL_S + self.launch_s))
 
     @property
-    def weight_reader(self) -> Kernel:
-        return Kernel.parse("conv2d 128x3x3 -> 128x3x3 k1 s1 p0 g1 bias relu")
+    def weight_readers(self) -> Sequence[Kernel]:
+        return [Kernel.parse("conv2d 128x3x3 -> 128x3x3 k1 s1 p0 g1 bias relu")]
 
 
 class Network(CompiledNetwork):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,19 +30,18 @@ if TYPE_CHECKING:
 MIN_COPIES = 2
 """Fewest copies of a kernel in one file."""
 
-SHARED_WEIGHT_BYTES = 8 << 20
-"""Total size of the packed weights of copies that wait for their weights.
-
-Those of a matrix product for each channel, 7x7 in size, exceed the private caches of a core in most
-networks. From a shared cache, such a kernel takes 4% to 10% longer; others take as long, because
-their weights are prefetched.
-"""
-
 _WEIGHT_READERS = {
-    "float32": "conv2d 128x3x3 -> 128x3x3 k1 s1 p0 g1 bias relu",
-    "int8": "conv2d int8 256x2x2 -> 256x2x2 k1 s1 p0 g1 bias relu",
+    "float32": (
+        "conv2d 128x3x3 -> 128x3x3 k1 s1 p0 g1 bias relu",
+        "conv2d 160x6x6 -> 160x6x6 k7 s1 p3 g160 bias relu",
+    ),
+    "int8": (
+        "conv2d int8 256x2x2 -> 256x2x2 k1 s1 p0 g1 bias relu",
+        "conv2d int8 80x6x6 -> 80x6x6 k7 s1 p3 g80 bias relu",
+    ),
 }
-"""See `RepeatedKernelTimer.weight_reader`."""
+"""See `RepeatedKernelTimer.weight_readers`. The second of each has padded weights of nearly half a
+MiB, see `nas.runtimes.litert.fusion.packed_weight_bytes`."""
 
 _MACS_PER_SECOND = {
     "float32": {"dense": 100e9, "depthwise": 20e9},
@@ -94,10 +94,8 @@ class LiteRtKernelTimer(RepeatedKernelTimer):
         estimated_s = 2e-7 + elements / _ELEMENTS_PER_SECOND
         estimated_s += kernel.macs / _MACS_PER_SECOND[kernel.dtype][kind]
         copies = min(MAX_COPIES, math.ceil(RUN_SECONDS / estimated_s))
-        if fusion.is_split_by_channel(kernel):
-            copies = min(MAX_COPIES, SHARED_WEIGHT_BYTES // fusion.packed_weight_bytes(kernel))
-        elif kernel.has_weights:
-            copies = min(copies, WARM_WEIGHT_BYTES // fusion.packed_weight_bytes(kernel))
+        if kernel.has_weights:
+            copies = min(copies, WARM_WEIGHT_BYTES // self.weight_bytes(kernel))
         copies = max(MIN_COPIES, copies)
         return {"copies": copies, "weights": copies if kernel.has_weights else 1}
 
@@ -127,9 +125,13 @@ class LiteRtKernelTimer(RepeatedKernelTimer):
         return fusion.kernels(graph, self._dtype)
 
     @property
-    def weight_reader(self) -> Kernel:
+    def weight_readers(self) -> Sequence[Kernel]:
         """See `RepeatedKernelTimer`."""
-        return Kernel.parse(_WEIGHT_READERS[self._dtype])
+        return [Kernel.parse(text) for text in _WEIGHT_READERS[self._dtype]]
+
+    def weight_bytes(self, kernel: Kernel) -> int:
+        """See `RepeatedKernelTimer`."""
+        return fusion.packed_weight_bytes(kernel)
 
     def compile(
         self, graph: Graph, weights: Weights | None = None, batch: int = 1

@@ -110,14 +110,12 @@ def test_kernel_latency_excludes_the_outputs_and_the_call(dtype: str) -> None:
     assert timer.invocation_s < 1e-4
 
 
-def test_schedule_keeps_the_weights_of_all_copies_in_a_cache() -> None:
+def test_schedule_keeps_the_weights_of_all_copies_in_the_caches() -> None:
     timer = LiteRtKernelTimer("float32", 1)
     small = timer.choose_copies(Kernel.parse("conv2d 8x4x4 -> 8x4x4 k1 s1 p0 g1 bias"))
     large = timer.choose_copies(Kernel.parse("conv2d 512x4x4 -> 512x4x4 k3 s1 p1 g1 bias"))
     assert small == {"copies": 64, "weights": 64}
     assert large == {"copies": 2, "weights": 2}
-    split = timer.choose_copies(Kernel.parse("conv2d 334x6x6 -> 334x6x6 k7 s1 p3 g334 bias"))
-    assert split == {"copies": 8, "weights": 8}, "nearly a MiB each, in a shared cache"
 
 
 @pytest.fixture
