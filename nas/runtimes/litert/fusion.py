@@ -79,13 +79,9 @@ def packed_weight_bytes(kernel: Kernel) -> int:
     """
     if not kernel.has_weights or (kernel.is_depthwise and not is_split_by_channel(kernel)):
         return kernel.weight_bytes
-    outputs, inputs, *window = kernel.weight_shape
-    padded = (
-        kernel.groups
-        * _padded(outputs // kernel.groups, _PACKED_OUTPUTS)
-        * _padded(inputs, _PACKED_INPUTS[kernel.dtype])
-    )
-    return (4 if kernel.dtype == "float32" else 1) * padded * math.prod(window)
+    outputs, inputs = kernel.weight_shape[0] // kernel.groups, kernel.weight_shape[1]
+    padded = _padded(outputs, _PACKED_OUTPUTS) * _padded(inputs, _PACKED_INPUTS[kernel.dtype])
+    return kernel.weight_bytes * padded // (outputs * inputs)
 
 
 def _padded(channels: int, multiple: int) -> int:

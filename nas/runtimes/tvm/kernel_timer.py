@@ -380,13 +380,14 @@ class TvmKernelTimer:
             return {
                 "invocation": invocation_s,
                 cache_model.FIRST_CACHE: first_cache_s,
+                "launch_few": slope_s,
                 **{
                     part: max(
                         SMALLEST_COST_S, (launches_s[part] - invocation_s) / len(launched[part])
                     )
                     for part in cache_model.LAUNCH_MIB
+                    if part != "launch_few"
                 },
-                "launch_few": slope_s,
             }
 
         components = {

@@ -129,20 +129,17 @@ def test_weights_are_packed_in_multiples_of_channels(text: str, factor: float) -
 GROWTH = """
 import sys
 import numpy as np
+from nas.deploy.model_process import _memory_bytes
 from nas.latency.kernel import Kernel
 from nas.runtimes.litert.repeated import repeat_kernel
 from nas.runtimes.litert.session import Session
 
-def memory():
-    with open("/proc/self/status") as status:
-        return next(1024 * int(line.split()[1]) for line in status if line.startswith("VmRSS"))
-
 sessions, growth = [], []
 for copies in (2, 202):
     data = repeat_kernel(Kernel.parse(sys.argv[1]), copies, np.random.default_rng(0))
-    before = memory()
+    before = _memory_bytes("VmRSS")
     sessions.append(Session(data, 1, 1))
-    growth.append(memory() - before)
+    growth.append(_memory_bytes("VmRSS") - before)
 print((growth[1] - growth[0]) / 200)
 """
 
