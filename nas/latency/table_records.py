@@ -137,6 +137,9 @@ class TableRecords:
                 f"{where}: {shortened(record.name)} is no dispatch cost of runtime "
                 f"'{self.device.runtime}'"
             )
+        if not record.name.startswith("weights_"):
+            # Corrections were fitted with other costs of launching kernels.
+            self._calibrations.clear()
         parts = dict(self.dispatch.parts_us)
         parts.pop(record.name, None)
         self.dispatch_bases.pop(record.name, None)

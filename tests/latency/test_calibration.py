@@ -342,6 +342,21 @@ def test_networks_of_a_space_keep_its_calibration_when_another_space_is_added(
     assert len(table.calibrations()) == 1
 
 
+def test_other_launch_costs_need_another_calibration(table: LatencyTable) -> None:
+    """A table of an early version gets its launch costs anew, and miss curves often do."""
+    fields = {"slope": 1.5, "from_us": 1e-3, "to_us": 1e6, "used": True, "mape_after": 0.01}
+    with table.writing():
+        table.append(Record.from_calibration({**fields, "spaces": [SPACE.digest]}, batch=1))
+        table.append(Record.from_timing("dispatch", Timing((9.0,)), name="weights_64mib"))
+    assert not lacks_calibration(table, [SPACE])
+    with table.writing():
+        table.append(Record.from_timing("dispatch", Timing((3.0,)), name="invocation"))
+    for each in (table, LatencyTable.open(table.path)):
+        assert lacks_calibration(each, [SPACE])
+        prediction = each.predict(SPACE.largest)
+        assert prediction.latency_us == prediction.uncorrected_us
+
+
 def test_failed_kernels_leave_predictions_uncorrected(tmp_path: Path) -> None:
     kernels = space_kernels(SPACE, "tvm")
     runtime = FakeRuntime(broken=frozenset(each.text for each in kernels))
