@@ -166,7 +166,13 @@ def build_latency_table(job: JobContext, run: RunFolder) -> None:
         failed=len(failed),
         unstable=sum(r is not None and r.status == "unstable" for r in needed),
         dispatch_us=job.table.dispatch_us,
-        calibration=_as_json(job.table.calibration(job.batch)),
+        calibration=_as_json(
+            {
+                name: value
+                for name, value in job.table.calibration(job.batch).items()
+                if name != "networks"
+            }
+        ),
     )
     for record in failed:
         job.progress.note(

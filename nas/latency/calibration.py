@@ -17,7 +17,9 @@ extrapolates to the smallest and to the largest one, which it never has to.
 
 Something that slows the processor a little for a minute would become part of the fit. So some
 kernels are timed beside the networks, and the latencies of the networks are divided by how much
-longer the kernels take than in the table (`CheckedNetwork.measured_us`).
+longer the kernels take than in the table (`CheckedNetwork.measured_us`). What only networks notice,
+such as other programs that fill a shared cache, remains part of the fit. A check therefore times
+the networks of the fit again (`TableCheck.device_ratio`).
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.errors import KernelError, MeasurementError, RequestError
-from nas.latency.check import DrawnNetwork, TableCheck, check_networks
+from nas.latency.check import DrawnNetwork, TableCheck, check_networks, spread_positions
 from nas.latency.correction import is_outdated
 from nas.latency.networks import ProgressCallback
 from nas.latency.record import MEASURED, Record
@@ -46,15 +48,6 @@ if TYPE_CHECKING:
 
 MIN_NETWORKS = 8
 """Smallest number of networks on which a correction is fitted; fewer say little about it."""
-
-MIN_RELATIVE_GAIN = 1 / 4
-"""Smallest fraction by which a correction must lower the expected error of other networks.
-
-On a shared machine, all networks may take 2% longer for a minute than in the next one, which the
-networks of one minute do not tell. There, corrections that were expected to lower the error by 12%
-and 20% made predictions of networks of the next minutes worse, one by 25% changed only the sign of
-the mean error, and those by 29%, 53% and 54% made them better.
-"""
 
 MIN_GAIN = 0.001
 """Smallest fraction of the latency by which a correction that is used, and its further parameters,
@@ -99,6 +92,8 @@ class Calibration:
         spaces: digests of the spaces of these networks.
         batch: number of images that run at once.
         invocation_us: additional microseconds of an inference.
+        networks: these networks as a `nas.latency.correction.CalibrationNetwork` has them. A check
+            times them again, to tell how fast the device is then.
         kernels_ratio: how many times longer kernels took than in the table while the networks were
             timed, by which the networks were divided; None if that is not known.
         replaces_launches: whether `slope` is a factor of the latency without the costs of launching
@@ -122,6 +117,7 @@ class Calibration:
     invocation_us: float = 0.0
     replaces_launches: bool = False
     kernels_ratio: float | None = None
+    networks: tuple[Mapping[str, Any], ...] = ()
 
 
 def correction_text(calibration: Mapping[str, Any]) -> str:
@@ -199,8 +195,7 @@ def fit_calibration(check: TableCheck) -> Calibration:
         len(networks),
         round_to_four_digits(before),
         round_to_four_digits(after),
-        before - after >= max(MIN_GAIN, MIN_RELATIVE_GAIN * before)
-        and (references_after or 0.0) <= (references_before or 0.0),
+        before - after >= MIN_GAIN and (references_after or 0.0) <= (references_before or 0.0),
         len(check.references.networks),
         references_before,
         references_after,
@@ -209,6 +204,14 @@ def fit_calibration(check: TableCheck) -> Calibration:
         invocation_us=round_to_four_digits(fitted.get(3, 0.0)),
         replaces_launches=form == _WITH_LAUNCHES,
         kernels_ratio=round_to_four_digits(check.kernels.median) if check.kernels else None,
+        networks=tuple(
+            {
+                "architecture": dict(each.architecture),
+                "uncorrected_us": round_to_four_digits(each.uncorrected_us),
+                "measured_us": each.measured_us,
+            }
+            for each in networks
+        ),
     )
 
 
@@ -356,8 +359,7 @@ def spread_networks(
         for architecture, latency_us in _predicted(table, space, rng, batch):
             drawn[architecture.digest] = (architecture, latency_us)
     by_latency = sorted(drawn.values(), key=lambda each: each[1])
-    quantiles = np.linspace(0, len(by_latency) - 1, min(count, len(by_latency))).astype(int)
-    return [(None, by_latency[at][0]) for at in quantiles]
+    return [(None, by_latency[at][0]) for at in spread_positions(len(by_latency), count)]
 
 
 def _predicted(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from nas.errors import MeasurementError, RequestError
 from nas.latency.comparison import Ratios
 from nas.latency.dispatch import time_dispatch_us
 from nas.latency.networks import (
+    NetworkTimings,
     ProgressCallback,
     measure_networks,
     retiming_spread,
@@ -43,8 +44,28 @@ TARGET_MAPE = 0.02
 DrawnNetwork = tuple[str | None, "Architecture"]
 """A network, with its name if it is a published one."""
 
+MAX_CALIBRATED = 8
+"""Most networks of the table's calibration that are timed again beside the networks of a check."""
+
+MIN_CALIBRATED = 3
+"""Fewest networks of the calibration that tell how fast the device is; else kernels tell it."""
+
 _MAX_DRAWS_PER_NETWORK = 100
 """Attempts to draw a network that was not drawn before; a small space may have no other."""
+
+
+class CalibratedNetwork(NamedTuple):
+    """A network on which the table's calibration was fitted.
+
+    Attributes:
+        architecture: the network.
+        expected_us: its latency in microseconds if the device were as fast as it was then. The
+            latency that was measured then is multiplied by how much the table's own prediction has
+            changed since, because some kernels may have been timed or tuned again.
+    """
+
+    architecture: Architecture
+    expected_us: float
 
 
 @dataclass(frozen=True)
@@ -67,7 +88,8 @@ class CheckedNetwork:
         estimated_launches: number of launches whose latency is estimated.
         is_disturbed: whether more than the clock of the processor differed from the table at all
             timings, so that their slowdown is not known.
-        kernels_ratio: how many times longer kernels took than in the table beside the timings.
+        device_ratio: how many times longer than for the table the device took beside the timings,
+            see `TableCheck.device_ratio`.
     """
 
     architecture: Mapping[str, Any]
@@ -82,7 +104,7 @@ class CheckedNetwork:
     unstable_launches: int = 0
     estimated_launches: int = 0
     is_disturbed: bool = False
-    kernels_ratio: float = 1.0
+    device_ratio: float = 1.0
 
     @property
     def name(self) -> str:
@@ -98,10 +120,9 @@ class CheckedNetwork:
     def measured_us(self) -> float:
         """The latency in microseconds at the speed of the table, which is what it predicts.
 
-        It is `as_measured_us` over how many times longer the kernels of the table took at the same
-        moments.
+        It is `as_measured_us` over how many times longer the device took at the same moments.
         """
-        return round_to_four_digits(self.as_measured_us / self.kernels_ratio)
+        return round_to_four_digits(self.as_measured_us / self.device_ratio)
 
     @property
     def as_measured_us(self) -> float:
@@ -146,12 +167,26 @@ class TableCheck:
         basis: what the latencies of the whole networks come from, see `Runtime.network_basis`.
         kernels: ratios of the latencies of some kernels, timed beside the networks, to those in the
             table; None if they were not timed.
+        calibrated: ratios of the latencies of networks of the calibration, timed beside the
+            networks, to those that they had then; None if too few were timed.
     """
 
     networks: tuple[CheckedNetwork, ...]
     batch: int = 1
     basis: str = MEASURED
     kernels: Ratios | None = None
+    calibrated: Ratios | None = None
+
+    @property
+    def device_ratio(self) -> float:
+        """How many times longer than for the table the device took: the median of the networks of
+        the calibration, without these of the kernels, and 1 without both.
+
+        Other programs that fill a shared cache slow networks by some percent for minutes, and
+        kernels that are timed alone by nothing.
+        """
+        ratios = self.calibrated or self.kernels
+        return ratios.median if ratios else 1.0
 
     @property
     def agreement(self) -> LatencyAgreement:
@@ -186,9 +221,9 @@ class TableCheck:
     def as_measured_agreement(self) -> LatencyAgreement | None:
         """The agreement with latencies that are not at the speed of the table.
 
-        None if no kernels were timed beside the networks.
+        None if nothing was timed beside the networks.
         """
-        if self.kernels is None:
+        if self.kernels is None and self.calibrated is None:
             return None
         return latency_agreement(
             [each.predicted_us for each in self.networks],
@@ -203,7 +238,9 @@ class TableCheck:
         much better than `agreement`, the machine was busier or quieter than when the table was
         built. None if the dispatch costs were not timed again.
         """
-        pairs = [(n.retimed_dispatch_us, n.measured_us) for n in self.networks]
+        # The costs of this moment have the caches of this moment, so only kernels tell the speed.
+        ratio = self.kernels.median if self.kernels else 1.0
+        pairs = [(n.retimed_dispatch_us, n.as_measured_us / ratio) for n in self.networks]
         retimed = [(predicted, measured) for predicted, measured in pairs if predicted is not None]
         return latency_agreement(*map(list, zip(*retimed, strict=True))) if retimed else None
 
@@ -266,6 +303,7 @@ class TableCheck:
             "nets_with_estimated_kernels": self.nets_with_estimated_kernels,
             "disturbed_nets": self.disturbed_nets,
             "kernels": self.kernels and asdict(self.kernels),
+            "calibrated": self.calibrated and asdict(self.calibrated),
             "random": _agreement_json(self.random),
             "references": _agreement_json(self.references),
             "as_measured": as_measured and as_measured.to_json(),
@@ -289,7 +327,8 @@ def check_table(
 ) -> TableCheck:
     """Compile and time whole networks, and compare them with their predictions.
 
-    None of the networks is one on which the table's calibration was fitted.
+    None of the networks is one on which the table's calibration was fitted. Some of those are timed
+    beside the networks, to tell how fast the device is (`TableCheck.device_ratio`).
 
     Args:
         table: table of this device.
@@ -318,8 +357,42 @@ def check_table(
     left_out = [digest for each in fitted for digest in each.get("fitted_on") or ()]
     networks = _draw_networks(spaces, nets, rng, references, left_out)
     return check_networks(
-        table, networks, runtime, batch=batch, retime_dispatch=retime_dispatch, progress=progress
+        table,
+        networks,
+        runtime,
+        beside=calibrated_networks(table, spaces, batch),
+        batch=batch,
+        retime_dispatch=retime_dispatch,
+        progress=progress,
     )
+
+
+def calibrated_networks(
+    table: LatencyTable, spaces: Sequence[SearchSpace], batch: int = 1
+) -> list[CalibratedNetwork]:
+    """Return networks of these spaces on which the table's calibration was fitted.
+
+    There are at most `MAX_CALIBRATED`, spread over their latencies; none if the calibration is of
+    other spaces, or of an early version.
+    """
+    result: list[CalibratedNetwork] = []
+    for space in spaces:
+        fitted = table.calibration(batch, space.digest)
+        if space.digest not in (fitted.get("spaces") or ()):
+            continue
+        for each in fitted.get("networks") or ():
+            if each["architecture"].get("space") == space.name:
+                architecture = space.from_json(each["architecture"])
+                now_us = table.predict(architecture, batch).uncorrected_us
+                expected_us = each["measured_us"] * now_us / each["uncorrected_us"]
+                result.append(CalibratedNetwork(architecture, expected_us))
+    result.sort(key=lambda each: each.expected_us)
+    return [result[at] for at in spread_positions(len(result), MAX_CALIBRATED)]
+
+
+def spread_positions(count: int, wanted: int) -> list[int]:
+    """Return at most `wanted` positions in a list of `count`, at even distances from end to end."""
+    return [int(at) for at in np.linspace(0, count - 1, min(wanted, count))]
 
 
 def check_networks(
@@ -327,6 +400,7 @@ def check_networks(
     networks: Sequence[DrawnNetwork],
     runtime: Runtime,
     *,
+    beside: Sequence[CalibratedNetwork] = (),
     batch: int = 1,
     retime_dispatch: bool = False,
     progress: ProgressCallback | None = None,
@@ -337,6 +411,7 @@ def check_networks(
         table: table of this device.
         networks: the networks; a published one with its name.
         runtime: opened runtime with which the table was timed.
+        beside: networks that tell how fast the device is; one that cannot be timed is left out.
         batch, retime_dispatch, progress: see `check_table`.
 
     Raises:
@@ -350,7 +425,7 @@ def check_networks(
     timed_again = () if runtime.has_constant_networks else kernels
     slowdown = DeviceSlowdown(table, runtime, timed_again)
     timed = measure_networks(
-        graphs,
+        [*graphs, *(each.architecture.graph for each in beside)],
         runtime,
         table.schedules(),
         batch=batch,
@@ -360,10 +435,13 @@ def check_networks(
     )
     dispatch_us = time_dispatch_us(runtime, table.quiet_us) if retime_dispatch else None
     without_launches_us = table.dispatch.without_launches.parts_us
-    kernels_ratio = slowdown.ratios.median if slowdown.ratios else 1.0
+    own, others = timed[: len(graphs)], timed[len(graphs) :]
+    check = TableCheck(
+        (), batch, runtime.network_basis, slowdown.ratios, _ratios_to_then(beside, others)
+    )
     checked = []
     for (name, architecture), graph, prediction, result in zip(
-        networks, graphs, predictions, timed, strict=True
+        networks, graphs, predictions, own, strict=True
     ):
         if result.error is not None:
             raise MeasurementError(
@@ -385,10 +463,22 @@ def check_networks(
                 prediction.unstable_launches,
                 prediction.estimated_launches,
                 is_disturbed(result.timings, table.quiet_us),
-                kernels_ratio,
+                check.device_ratio,
             )
         )
-    return TableCheck(tuple(checked), batch, runtime.network_basis, slowdown.ratios)
+    return replace(check, networks=tuple(checked))
+
+
+def _ratios_to_then(
+    beside: Sequence[CalibratedNetwork], timed: Sequence[NetworkTimings]
+) -> Ratios | None:
+    """Return the ratios of the latencies of networks to what they should be; None if too few."""
+    ratios = [
+        latency_at_quiet_speed(result.timings) / network.expected_us
+        for network, result in zip(beside, timed, strict=True)
+        if result.error is None
+    ]
+    return Ratios.from_values(ratios) if len(ratios) >= MIN_CALIBRATED else None
 
 
 def published_networks(spaces: Sequence[SearchSpace]) -> list[DrawnNetwork]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from nas.documents import Count, Document
 
@@ -73,6 +73,20 @@ class Correction:
         return corrected_us if corrected_us > 0 else uncorrected_us
 
 
+class CalibrationNetwork(Document):
+    """A network on which a calibration was fitted, and its latencies at that time.
+
+    Attributes:
+        architecture: the architecture as `Architecture.to_json` writes it.
+        uncorrected_us: latency that the table predicted.
+        measured_us: latency that was measured.
+    """
+
+    architecture: dict[str, JsonValue]
+    uncorrected_us: Latency
+    measured_us: Latency
+
+
 class CalibrationRow(Document):
     """The line of a calibration in a table, see `nas.latency.calibration.Calibration`.
 
@@ -103,6 +117,8 @@ class CalibrationRow(Document):
     references_rmspe_after: ErrorFraction | None = None
     fitted_on: tuple[str, ...] | None = None
     spaces: tuple[str, ...] | None = None
+    # Calibrations of early versions do not say how fast their networks were.
+    networks: tuple[CalibrationNetwork, ...] = ()
     batch: Annotated[int, Field(ge=1, le=1 << 20)] = 1
     supersedes: Annotated[int, Field(ge=2)] | None = None
 

@@ -104,7 +104,7 @@ def test_fit_is_at_the_speed_of_the_table() -> None:
     slower = [
         replace(
             network(row.predicted_us, 1.05 * row.measured_us, launches=row.launches),
-            kernels_ratio=1.05,
+            device_ratio=1.05,
         )
         for row in check.networks
     ]

@@ -1,21 +1,29 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import nas.space
 from nas.errors import MeasurementError, RequestError, TableDeviceError
-from nas.latency import LatencyTable, TableCheck, build_table, check_table
+from nas.graph import Graph
+from nas.latency import (
+    LatencyTable,
+    TableCheck,
+    build_table,
+    calibrate_after_build,
+    check_table,
+)
 from nas.latency import space_kernels as kernels_of
 from nas.latency.cache_model import LAUNCH_MIB
-from nas.latency.check import CheckedNetwork
+from nas.latency.check import MIN_CALIBRATED, CheckedNetwork, calibrated_networks
 from nas.latency.processor_speed import slowdown
 from nas.latency.record import Record
 from nas.latency.timing import Timing
-from tests.latency.fake_runtime import FakeRuntime, device, latency_us
+from tests.latency.fake_runtime import FakeNetwork, FakeRuntime, device, latency_us
 
 SPACE = nas.space.load_space("mobilenet_tiny", image_size=8, channels=1)
 PUBLISHED = nas.space.load_space("squeezenet", image_size=8, channels=1)
@@ -250,6 +258,76 @@ def test_networks_are_divided_by_how_much_longer_kernels_take_beside_them(
         assert own.measured_us == pytest.approx(each.measured_us / 1.25, rel=2e-3)
     assert after.to_json()["as_measured"] == before.agreement.to_json()
     assert TableCheck(before.networks).as_measured_agreement is None
+
+
+@dataclass
+class SlowNetworks(FakeRuntime):
+    """A runtime whose networks take twice as long, and whose kernels do not."""
+
+    def compile(
+        self, graph: Graph, schedules: Any, weights: Any = None, batch: int = 1
+    ) -> FakeNetwork:
+        return FakeNetwork(2 * self.kernels(graph, batch), self.broken)
+
+
+def test_networks_are_divided_by_how_much_longer_those_of_the_calibration_take(
+    table: LatencyTable, runtime: FakeRuntime
+) -> None:
+    """As when another program fills a shared cache, which kernels that run alone do not notice."""
+
+    def check(used: FakeRuntime, table: LatencyTable = table) -> TableCheck:
+        return check_table(table, [SPACE], used, nets=6, rng=np.random.default_rng(5))
+
+    assert check(SlowNetworks()).device_ratio == 1, "the table has no calibration"
+    fitted = calibrate_after_build(table, [SPACE], runtime)
+    assert fitted is not None
+    before, after = check(runtime), check(SlowNetworks())
+    assert before.device_ratio == pytest.approx(1, rel=1e-3)
+    assert after.calibrated is not None
+    assert after.kernels is not None
+    assert (after.calibrated.count, after.kernels.median) == (len(fitted.networks), 1)
+    assert after.device_ratio == after.calibrated.median == pytest.approx(2, rel=1e-3)
+    assert after.to_json()["calibrated"]["median"] == after.device_ratio
+    for each, own in zip(before.networks, after.networks, strict=True):
+        assert own.as_measured_us == pytest.approx(2 * each.as_measured_us, rel=1e-3)
+        assert own.measured_us == pytest.approx(each.measured_us, rel=2e-3)
+    assert after.agreement.mape == pytest.approx(before.agreement.mape, abs=2e-3)
+    assert after.as_measured_agreement is not None
+    assert after.as_measured_agreement.bias == pytest.approx(-0.5, abs=0.02)
+    reopened = LatencyTable.open(table.path, runtime=runtime)
+    assert check(SlowNetworks(), reopened).device_ratio == after.device_ratio
+
+
+def test_networks_of_the_calibration_are_as_fast_as_the_kernels_that_were_timed_since(
+    table: LatencyTable, runtime: FakeRuntime
+) -> None:
+    calibrate_after_build(table, [SPACE], runtime)
+    then, fields = calibrated_networks(table, [SPACE]), table.calibration()
+    with table.writing():
+        for record in table.records("kernel"):
+            half = Timing((record.latency_us / 2,) * 10)
+            table.append(Record.from_timing("kernel", half, name=record.name))
+        for part, us in table.dispatch_us.items():
+            table.append(Record.from_timing("dispatch", Timing((us / 2,)), name=part))
+        # Other launch costs have cleared it.
+        table.append(Record.from_calibration(fields, batch=1))
+    for each, before in zip(calibrated_networks(table, [SPACE]), then, strict=True):
+        assert each.architecture == before.architecture
+        assert each.expected_us == pytest.approx(before.expected_us / 2, rel=1e-2)
+
+
+def test_few_networks_of_a_calibration_do_not_tell_how_fast_the_device_is(
+    table: LatencyTable, runtime: FakeRuntime
+) -> None:
+    calibrate_after_build(table, [SPACE], runtime)
+    fields = table.calibration()
+    for networks in (fields["networks"][: MIN_CALIBRATED - 1], ()):
+        with table.writing():
+            table.append(Record.from_calibration({**fields, "networks": networks}, batch=1))
+        rng = np.random.default_rng(5)
+        result = check_table(table, [SPACE], SlowNetworks(), nets=6, rng=rng)
+        assert (result.calibrated, result.device_ratio) == (None, 1)
+    assert calibrated_networks(table, [PUBLISHED]) == []
 
 
 def test_check_refuses_table_of_another_device(table: LatencyTable) -> None:
