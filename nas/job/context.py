@@ -173,6 +173,7 @@ class JobContext:
             self.runtime,
             missing,
             seed=self.settings.seed,
+            sampler=self.settings.search.sampler,
             batch=self.batch,
             lacks_dispatch=(
                 bool(self.runtime.dispatch_parts) if table is None else table.lacks_dispatch()

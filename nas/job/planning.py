@@ -7,7 +7,7 @@ the front was measured, `plan_finalists_again` gives the finalists the time that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -101,12 +101,12 @@ def estimate_plan(settings: JobSettings, missing_kernels: int, costs: StageCosts
     finalists_share = 0.0 if settings.finish.retrain == 0 else FINALISTS_SHARE
     epochs, supernet_s = _plan_supernets(settings, (1 - finalists_share) * left_s, costs)
     supernets_s = sum(epochs[name] * costs.epoch_s[name] for name in epochs)
-    anchors_s = settings.search.anchors * sum(epochs.values()) * costs.finalist_epoch_s
+    anchors_s = settings.search.anchors * sum(epochs.values()) * costs.network_epoch_s
     export_s = costs.export_file_s * len(settings.finish.export)
     fixed = fixed_plan(settings, list(epochs), missing_kernels)
     if fixed is None:
         finalists, finalist_epochs = _plan_finalists(
-            settings, left_s - supernets_s - anchors_s, costs.finalist_epoch_s, export_s
+            settings, left_s - supernets_s - anchors_s, costs.finalists_epoch_s, export_s
         )
     else:
         finalists, finalist_epochs = fixed.retrain, fixed.retrain_epochs
@@ -126,7 +126,7 @@ def estimate_plan(settings: JobSettings, missing_kernels: int, costs: StageCosts
             **({"anchors": round(anchors_s, 1)} if anchors_s else {}),
             "search": round(search_s, 1),
             "measure": round(measure_s, 1),
-            "finalists": round(finalists * finalist_epochs * costs.finalist_epoch_s, 1),
+            "finalists": round(finalist_epochs * costs.finalists_epoch_s(finalists), 1),
             "export": round(finalists * export_s, 1),
         },
         export_file_s=round(costs.export_file_s, 2),
@@ -148,10 +148,14 @@ def plan_finalists_again(settings: JobSettings, plan: JobPlan, spent_s: float) -
     if not planned_s:
         return plan
     epoch_s = planned_s / (plan.retrain * plan.retrain_epochs)
+
+    def epoch_of_all_s(finalists: int) -> float:
+        return finalists * epoch_s
+
     export_s = plan.export_file_s * len(settings.finish.export)
     least_s = MIN_SHARE_OF_PLANNED_EPOCHS * planned_s + plan.retrain * export_s
     left_s = max(settings.budget_s - spent_s, least_s)
-    finalists, epochs = _plan_finalists(settings, left_s, epoch_s, export_s)
+    finalists, epochs = _plan_finalists(settings, left_s, epoch_of_all_s, export_s)
     seconds = {
         **plan.seconds,
         "finalists": round(finalists * epochs * epoch_s, 1),
@@ -191,7 +195,7 @@ def _plan_supernets(
     else:
         shortest, longest = min(costs.epoch_s.values()), max(costs.epoch_s.values())
         # Anchors are trained for as many epochs as the supernet of their space.
-        anchor_epoch_s = settings.search.anchors * costs.finalist_epoch_s
+        anchor_epoch_s = settings.search.anchors * costs.network_epoch_s
         supernets_and_anchors = sum(1 + anchor_epoch_s / each for each in costs.epoch_s.values())
         own_s = float(
             np.clip(
@@ -202,16 +206,29 @@ def _plan_supernets(
 
 
 def _plan_finalists(
-    settings: JobSettings, available_s: float, epoch_s: float, export_s: float
+    settings: JobSettings,
+    available_s: float,
+    epoch_s: Callable[[int], float],
+    export_s: float,
 ) -> tuple[int, int]:
-    """Return the number of finalists that are trained and exported, and the epochs of each."""
+    """Return the number of finalists that are trained and exported, and the epochs of each.
+
+    Args:
+        settings: the settings of the job.
+        available_s: seconds for training and exporting all of them.
+        epoch_s: seconds of one epoch of each of a number of finalists.
+        export_s: seconds to export one finalist.
+    """
+
+    def epochs(finalists: int) -> float:
+        return (available_s - finalists * export_s) / epoch_s(finalists)
+
     finalists = settings.finish.retrain
     if finalists is None:
         fewest = _fewest_finalists(settings)
-        usual_s = FINALIST_EPOCHS * epoch_s + export_s
-        finalists = int(np.clip(available_s / usual_s, fewest, MAX_FINALISTS))
-    own_s = available_s / max(finalists, 1) - export_s
-    return finalists, int(np.clip(own_s / epoch_s, 1, MAX_EPOCHS))
+        affordable = [n for n in range(fewest, MAX_FINALISTS + 1) if epochs(n) >= FINALIST_EPOCHS]
+        finalists = max(affordable, default=fewest)
+    return finalists, int(np.clip(epochs(max(finalists, 1)), 1, MAX_EPOCHS))
 
 
 def _fewest_finalists(settings: JobSettings) -> int:

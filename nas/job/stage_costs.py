@@ -17,25 +17,28 @@ from nas.latency import timing
 
 if TYPE_CHECKING:
     from nas.data import ImageDataset
+    from nas.graph import Graph
     from nas.latency.kernel import Kernel
-    from nas.latency.runtime import Runtime
+    from nas.latency.runtime import Runtime, Schedule
+    from nas.latency.timing import Timing
     from nas.space import SearchSpace
     from nas.supernet import TrainingSettings
 
-SEARCH_STEP_S = 0.035
-"""Seconds of a trial beside its evaluation on a quiet machine: its proposal, and its record."""
+EXPORT_FILE_S = 1.05
+"""Seconds to export, verify and time one file on a quiet machine, beside what its images take.
 
-EXPORT_FILE_S = 2.0
-"""Seconds to export, verify and time one file on a quiet machine, beside what its images take."""
+The machine is one on which Python takes `_PYTHON_S` for a fixed computation.
+"""
 
 EXPORT_SCORES = 4.0
 """Time in which a file classifies the test images, over that in which a supernet would."""
 
-_EXPECTED_MOMENTS = 2.5
-"""Moments until the timings of all kernels or networks agree, over the smallest number.
+_SEARCH_STEPS = 60
+"""Trials of the search that is begun. The longer a search, the longer its plans take, and the more
+trials share each."""
 
-There are four times as many at most. On a shared machine, single ones needed all of them.
-"""
+_TIMED_MOMENTS = 4
+"""Timings of each of a few kernels that tell how many moments the timings need until they agree."""
 
 _SAMPLED_NETWORKS = 16
 """Networks of each space that are sampled to estimate how many kernels a network has."""
@@ -43,8 +46,12 @@ _SAMPLED_NETWORKS = 16
 _COMPILED_KERNELS = 4
 """Fewest kernels of the blocks that are compiled to estimate how long a network takes."""
 
-_BUSY_SECONDS = 0.5
-"""Seconds for which it is observed how busy the machine is."""
+_PYTHON_S = 0.0033
+"""Seconds of a fixed computation in Python where `EXPORT_FILE_S` and the seconds of dispatch costs
+were measured. What is not measured, but known from there, takes so many times longer elsewhere."""
+
+_PYTHON_REPETITIONS = 100
+"""How often the fixed computation is repeated to tell how fast the machine is now."""
 
 _FINALIST_EPOCHS = 10
 """Epochs of the finalist's training that is begun; a short one may be over too soon."""
@@ -66,7 +73,8 @@ class StageCosts:
         epoch_s: seconds of one epoch of each space's supernet.
         trial_s: seconds to score one architecture.
         network_s: seconds to compile one whole network.
-        finalist_epoch_s: seconds of one epoch of a finalist.
+        best_epoch_s: seconds of one epoch of the most accurate finalist, which is a large network.
+        network_epoch_s: seconds of one epoch of another finalist, or of an anchor.
         export_file_s: seconds to export, verify and time one file of a finalist.
         moments_s: seconds between the first and the last moment at which something is timed.
         prepare_s: seconds to open the data, the spaces and the device, and to measure these costs
@@ -77,7 +85,8 @@ class StageCosts:
     epoch_s: Mapping[str, float]
     trial_s: float
     network_s: float
-    finalist_epoch_s: float
+    best_epoch_s: float
+    network_epoch_s: float
     export_file_s: float = 0.0
     moments_s: float = 0.0
     prepare_s: float = 0.0
@@ -86,6 +95,10 @@ class StageCosts:
         """Return the seconds to compile, time and score whole networks of the front."""
         moments_s = self.moments_s * math.ceil(networks / NETWORKS_PER_ROUND)
         return moments_s + networks * (self.network_s + self.trial_s)
+
+    def finalists_epoch_s(self, finalists: int) -> float:
+        """Return the seconds of one epoch of each of so many finalists."""
+        return min(finalists, 1) * self.best_epoch_s + max(0, finalists - 1) * self.network_epoch_s
 
 
 def measure_stage_costs(
@@ -96,6 +109,7 @@ def measure_stage_costs(
     missing: Sequence[Kernel],
     *,
     seed: int,
+    sampler: str = "auto",
     batch: int = 1,
     lacks_dispatch: bool = False,
     lacks_calibration: bool = False,
@@ -109,6 +123,7 @@ def measure_stage_costs(
         runtime: the runtime of the job.
         missing: kernels that the latency table lacks.
         seed: seed of the networks that are drawn.
+        sampler: the sampler of the job's search.
         batch: number of images that run at once.
         lacks_dispatch: whether the latency table lacks the dispatch costs too.
         lacks_calibration: whether it lacks a calibration, although it may lack no kernel.
@@ -117,64 +132,65 @@ def measure_stage_costs(
         MeasurementError: no kernel can be timed.
     """
     rng = np.random.default_rng(seed)
-    moments_s = timing.SECONDS_BETWEEN_MOMENTS * (runtime.moments - 1) + _disturbed_s(runtime)
-    network_s, draws_s = _seconds_per_network(runtime, spaces, rng, batch)
+    network_s, draws_s, disagreeing = _compile_and_time(runtime, spaces, rng, batch)
+    further_s = _further_moments_s(runtime, disagreeing)
+    moments_s = timing.SECONDS_BETWEEN_MOMENTS * (runtime.moments - 1) + further_s
     score_s = mean(_seconds_per_score(space, data, rng, seed) for space in spaces)
-    busy = _busy_factor()
-    table_s = _table_seconds(runtime, missing, busy * runtime.dispatch_seconds * lacks_dispatch)
+    slowness = _slowness()
+    table_s = slowness * runtime.dispatch_seconds * lacks_dispatch
+    if missing:
+        table_s += _seconds_of_kernels(runtime, missing) + further_s
     if missing or lacks_calibration:
         table_s += _calibration_seconds(runtime, network_s, moments_s) + draws_s
+    largest = [space.largest.graph for space in spaces]
     return StageCosts(
         table_s=table_s,
         epoch_s={space.name: _seconds_per_epoch(space, data, training) for space in spaces},
-        trial_s=busy * SEARCH_STEP_S + score_s,
+        trial_s=_seconds_per_search_step(spaces, runtime, sampler, seed, batch) + score_s,
         network_s=network_s,
-        finalist_epoch_s=mean(_seconds_per_finalist_epoch(s, data, training, rng) for s in spaces),
-        export_file_s=busy * EXPORT_FILE_S
+        # Which space has the most accurate network is not known yet.
+        best_epoch_s=mean(_seconds_per_network_epoch(own, own, data, training) for own in largest),
+        network_epoch_s=mean(
+            _seconds_per_network_epoch(_rather_large(space, rng), teacher, data, training)
+            for space, teacher in zip(spaces, largest, strict=True)
+        ),
+        export_file_s=slowness * EXPORT_FILE_S
         + EXPORT_SCORES * score_s * len(data.test) / len(data.search),
         moments_s=moments_s,
     )
 
 
-def _busy_factor() -> float:
-    """Return the time that a thread takes now over its processor time, because of other programs.
+def _slowness() -> float:
+    """Return the time that Python code takes now over that where the constants were measured.
 
-    What is not measured, but known from a quiet machine, takes so many times longer.
+    Other programs slow it, too.
     """
-    start, start_cpu = time.perf_counter(), time.thread_time()
-    while time.perf_counter() - start < _BUSY_SECONDS:
-        pass
-    return (time.perf_counter() - start) / max(time.thread_time() - start_cpu, 1e-3)
+    start = time.perf_counter()
+    for _ in range(_PYTHON_REPETITIONS):
+        sum(number * number for number in range(100_000))
+    return (time.perf_counter() - start) / _PYTHON_REPETITIONS / _PYTHON_S
 
 
-def _table_seconds(runtime: Runtime, missing: Sequence[Kernel], dispatch_s: float) -> float:
-    """Return the time to complete the latency table, from a few of the missing kernels.
+def _seconds_of_kernels(runtime: Runtime, missing: Sequence[Kernel]) -> float:
+    """Return the time to time the kernels that a latency table lacks, from a few of them."""
+    from nas.latency.build_estimate import estimate_build_with
+
+    estimate = estimate_build_with(missing, runtime)
+    if estimate.estimated_seconds is None:
+        raise MeasurementError(estimate.reason, remedy="`nas doctor` says what works.")
+    return estimate.estimated_seconds
+
+
+def _further_moments_s(runtime: Runtime, disagreeing: float) -> float:
+    """Return the seconds of the further moments until all timings agree.
 
     Args:
         runtime: the runtime.
-        missing: the kernels that the table lacks.
-        dispatch_s: seconds to time the dispatch costs; 0 if the table has them.
+        disagreeing: share of the kernels whose timings do not agree after a few moments. The more
+            there are, the longer the last one of many kernels or networks takes.
     """
-    from nas.latency.build_estimate import estimate_build_with
-
-    seconds = 0.0
-    if missing:
-        estimate = estimate_build_with(missing, runtime)
-        if estimate.estimated_seconds is None:
-            raise MeasurementError(estimate.reason, remedy="`nas doctor` says what works.")
-        seconds = estimate.estimated_seconds
-        seconds += _disturbed_s(runtime)
-    return seconds + dispatch_s
-
-
-def _disturbed_s(runtime: Runtime) -> float:
-    """Return the seconds of the further moments until the timings of all kernels or networks agree.
-
-    None are needed if latencies are always the same.
-    """
-    if runtime.moments == 1:
-        return 0.0
-    return timing.SECONDS_BETWEEN_MOMENTS * runtime.moments * (_EXPECTED_MOMENTS - 1)
+    further = (timing.MAX_MOMENTS_FACTOR - 1) * runtime.moments
+    return timing.SECONDS_BETWEEN_MOMENTS * further * disagreeing
 
 
 def _calibration_seconds(runtime: Runtime, network_s: float, moments_s: float) -> float:
@@ -187,12 +203,16 @@ def _calibration_seconds(runtime: Runtime, network_s: float, moments_s: float) -
     return seconds if runtime.network_basis == MEASURED else 0.0
 
 
-def _seconds_per_network(
+def _compile_and_time(
     runtime: Runtime, spaces: Sequence[SearchSpace], rng: np.random.Generator, batch: int
-) -> tuple[float, float]:
-    """Return the time to compile a network, and the time to draw those of a calibration.
+) -> tuple[float, float, float]:
+    """Compile and time a few blocks.
 
     Blocks are compiled, because the kernels of a whole network take longer to time.
+
+    Returns:
+        The seconds to compile a network, those to draw the networks of a calibration, and the share
+        of the blocks' kernels whose timings do not agree.
     """
     from nas.latency.calibration import DRAWS
 
@@ -206,9 +226,10 @@ def _seconds_per_network(
     blocks = list(spaces[0].block_graphs())
     compiled = 0
     seconds: list[float] = []
+    schedules: dict[Kernel, Schedule] = {}
     for index in rng.permutation(len(blocks)):
         own = list(dict.fromkeys(runtime.kernels(blocks[index], batch)))
-        schedules = {kernel: runtime.time_kernel(kernel)[0] for kernel in own}
+        schedules |= {kernel: runtime.time_kernel(kernel)[0] for kernel in own}
         # The first compilation also loads parts of the compiler.
         for _ in range(1 if seconds else 2):
             start = time.perf_counter()
@@ -218,7 +239,56 @@ def _seconds_per_network(
         compiled += len(own)
         if compiled >= _COMPILED_KERNELS:
             break
-    return mean(kernels) * sum(seconds) / compiled, draws_s
+    return mean(kernels) * sum(seconds) / compiled, draws_s, _disagreeing(runtime, schedules)
+
+
+def _disagreeing(runtime: Runtime, schedules: Mapping[Kernel, Schedule]) -> float:
+    """Return the share of some kernels whose timings at a few moments do not agree."""
+    if runtime.moments == 1:
+        return 0.0
+    moments = timing.Moments()
+    timings: list[list[Timing]] = [[] for _ in schedules]
+    for _ in range(_TIMED_MOMENTS):
+        moments.wait()
+        for own, (kernel, schedule) in zip(timings, schedules.items(), strict=True):
+            own.append(runtime.retime_kernel(kernel, schedule))
+    return mean(not timing.timings_agree(own) for own in timings)
+
+
+def _seconds_per_search_step(
+    spaces: Sequence[SearchSpace], runtime: Runtime, sampler: str, seed: int, batch: int
+) -> float:
+    """Return the time of a trial beside its evaluation: its proposal, and its record.
+
+    A search with made-up errors is begun. In place of the latency from a table that may not exist
+    yet it computes the number of multiply-adds of the network's kernels.
+    """
+    from nas.search import Objective, run_search
+
+    rng = np.random.default_rng(seed)
+    objectives = [
+        Objective(
+            "kernel_macs",
+            lambda batch_of: [
+                float(sum(kernel.macs for kernel in runtime.kernels(each.graph, batch)))
+                for each in batch_of
+            ],
+            cheap=True,
+        ),
+        Objective("error", lambda batch_of: rng.random(len(batch_of)).tolist()),
+    ]
+    ends: list[float] = []
+    run_search(
+        list(spaces),
+        objectives,
+        trials=_SEARCH_STEPS,
+        seed=seed,
+        sampler=sampler,
+        on_trial=lambda *_: ends.append(time.perf_counter()),
+    )
+    # The sampler's model proposes in the second half.
+    modelled = ends[len(ends) // 2 :]
+    return (modelled[-1] - modelled[0]) / max(1, len(modelled) - 1)
 
 
 def _seconds_per_epoch(space: SearchSpace, data: ImageDataset, training: TrainingSettings) -> float:
@@ -251,21 +321,24 @@ def _seconds_per_score(
     return mean(durations)
 
 
-def _seconds_per_finalist_epoch(
-    space: SearchSpace, data: ImageDataset, training: TrainingSettings, rng: np.random.Generator
+def _rather_large(space: SearchSpace, rng: np.random.Generator) -> Graph:
+    """Return the graph of a random network of a space that is larger than most."""
+    graphs = [space.sample(rng, uniform_over="choices").graph for _ in range(_SAMPLED_NETWORKS)]
+    return sorted(graphs, key=lambda each: each.macs)[3 * _SAMPLED_NETWORKS // 4]
+
+
+def _seconds_per_network_epoch(
+    graph: Graph, teacher: Graph, data: ImageDataset, training: TrainingSettings
 ) -> float:
-    """Return the time to train a rather large network for one epoch with a teacher."""
+    """Return the time to train a network for one epoch with a teacher."""
     from nas.deploy.retrain import finetuning_settings
     from nas.supernet.distillation import Teacher
     from nas.supernet.standalone import NetworkTrainer
     from nas.torch_network import to_torch
 
-    graphs = [space.sample(rng, uniform_over="choices").graph for _ in range(_SAMPLED_NETWORKS)]
-    # Finalists are the most accurate network of the front, which is large, and others.
-    graph = sorted(graphs, key=lambda each: each.macs)[3 * _SAMPLED_NETWORKS // 4]
-    teacher = Teacher.of_network(to_torch(space.largest.graph))
     settings = finetuning_settings(training, epochs=_FINALIST_EPOCHS)
-    trainer = NetworkTrainer(graph, data, settings, seed=0, teacher=teacher)
+    own_teacher = Teacher.of_network(to_torch(teacher))
+    trainer = NetworkTrainer(graph, data, settings, seed=0, teacher=own_teacher)
     durations: list[float] = []
     while len(durations) < trainer.steps and (
         len(durations) < _TIMED_STEPS + _WARM_UP_STEPS

@@ -36,7 +36,8 @@ COSTS = StageCosts(
     epoch_s={"a": 10.0, "b": 30.0},
     trial_s=0.5,
     network_s=2.0,
-    finalist_epoch_s=15.0,
+    best_epoch_s=15.0,
+    network_epoch_s=15.0,
     moments_s=4.5,
     prepare_s=10.0,
     export_file_s=12.0,
@@ -130,13 +131,21 @@ def test_number_of_finalists_follows_from_the_budget_unless_the_job_file_sets_it
     assert make_plan("10m").retrain == 1
     assert make_plan("1h").retrain >= 3
     assert make_plan("8h").retrain == MAX_FINALISTS
-    slow = replace(COSTS, finalist_epoch_s=400.0)
+    slow = replace(COSTS, best_epoch_s=400.0, network_epoch_s=400.0)
     assert make_plan("8h", costs=slow).retrain == 3
     assert make_plan("8h", costs=slow).retrain_epochs < make_plan("8h").retrain_epochs
     assert make_plan("10m", retrain=5).retrain == 5
     without = make_plan(retrain=0)
     assert (without.retrain, without.seconds["finalists"]) == (0, 0)
     assert without.seconds["supernets"] > make_plan().seconds["supernets"]
+
+
+def test_most_accurate_finalist_takes_longer_than_the_others():
+    slow_best = replace(COSTS, best_epoch_s=45.0)
+    for finalists, epoch_s in ((1, 45), (2, 45 + 15), (4, 45 + 3 * 15)):
+        plan = make_plan(costs=slow_best, retrain=finalists)
+        assert plan.seconds["finalists"] == epoch_s * plan.retrain_epochs
+        assert 3600 - epoch_s < sum(plan.seconds.values()) <= 3600 + 1
 
 
 def test_export_of_the_finalists_is_part_of_their_share():
