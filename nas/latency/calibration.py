@@ -92,12 +92,13 @@ class Calibration:
         spaces: digests of the spaces of these networks.
         batch: number of images that run at once.
         invocation_us: additional microseconds of an inference.
-        networks: these networks as a `nas.latency.correction.CalibrationNetwork` has them. A check
-            times them again, to tell how fast the device is then.
         kernels_ratio: how many times longer kernels took than in the table while the networks were
             timed, by which the networks were divided; None if that is not known.
         replaces_launches: whether `slope` is a factor of the latency without the costs of launching
             kernels and of entering the network.
+        networks: the networks on which it was fitted, as a
+            `nas.latency.correction.CalibrationNetwork` has them. A check times them again, to tell
+            how fast the device is then.
     """
 
     slope: float
