@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.errors import RequestError
+
+T = TypeVar("T")
 
 Values = Sequence[float] | NDArray[np.float64]
 
@@ -289,6 +291,14 @@ def close_pairs_in_order(predicted_us: Values, measured_us: Values) -> float | N
         return None
     in_order = _pairwise_order(predicted_us)[upper] == _pairwise_order(measured_us)[upper]
     return float(in_order[is_close].mean())
+
+
+def spread(items: Sequence[T], count: int) -> list[T]:
+    """Return `count` of the items at even distances with both ends, or all if there are fewer."""
+    if count >= len(items):
+        return list(items)
+    at = np.linspace(0, len(items) - 1, count).round().astype(int).tolist()
+    return [items[position] for position in dict.fromkeys(at)]
 
 
 def van_der_corput(position: int) -> float:

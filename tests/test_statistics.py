@@ -23,6 +23,7 @@ from nas.statistics import (
     relative_errors,
     spearman,
     spearmans,
+    spread,
     van_der_corput,
 )
 
@@ -161,3 +162,11 @@ def test_van_der_corput_sequence_by_hand() -> None:
     assert [van_der_corput(i) for i in range(8)] == [
         0, 1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(1, "a"), (2, "ag"), (3, "adg"), (4, "aceg"), (7, "abcdefg"), (9, "abcdefg")],
+)
+def test_spread_keeps_both_ends_and_even_distances(count, expected):
+    assert "".join(spread("abcdefg", count)) == expected

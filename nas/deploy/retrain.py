@@ -36,10 +36,10 @@ from nas.records import (
     read_trained,
     to_json,
 )
-from nas.report import candidates
 from nas.report.run import Run
 from nas.space import Architecture, load_space
 from nas.space.library import find_reference
+from nas.statistics import spread
 from nas.supernet import Supernet, TrainingSettings, checkpoint, evaluate
 from nas.supernet.distillation import Teacher
 from nas.supernet.evaluation import accuracy_by_class, calibrated_state, predict_network
@@ -108,7 +108,7 @@ def pick_finalists(front: pd.DataFrame, count: int) -> list[str]:
         front: rows of a front, the fastest first.
         count: number of finalists; fewer are returned of a smaller front.
     """
-    return candidates.spread(front["digest"].tolist()[::-1], count)
+    return spread(front["digest"].tolist()[::-1], count)
 
 
 def retrain(

@@ -14,7 +14,7 @@ from nas import console
 from nas.describe.table_comparison import show_ratios
 from nas.latency import Calibration, TableCheck, Verification
 from nas.latency.calibration import calibration_text
-from nas.latency.check import CheckedNetwork
+from nas.latency.check_result import CheckedNetwork
 from nas.latency.record import MEASURED
 from nas.statistics import LatencyAgreement
 

@@ -24,6 +24,7 @@ from nas.latency.verify import MAX_MEDIAN_SHIFT, DeviceSlowdown
 from nas.records import KernelSlowdown, read_trained
 from nas.report import candidates
 from nas.search import Trial
+from nas.statistics import spread
 from nas.supernet import Supernet, evaluate
 
 MIN_PER_SPACE = 3
@@ -129,11 +130,9 @@ def to_measure(rows: pd.DataFrame, spaces: Sequence[str], count: int) -> list[st
     chosen: dict[str, None] = {}
     for space in spaces:
         own = candidates.front(complete[complete["space"] == space])["digest"].tolist()
-        chosen.update(
-            dict.fromkeys(candidates.spread(own, min(MIN_PER_SPACE, count // len(spaces))))
-        )
+        chosen.update(dict.fromkeys(spread(own, min(MIN_PER_SPACE, count // len(spaces)))))
     rest = front["digest"].tolist()
-    chosen.update(dict.fromkeys(candidates.spread(rest, max(0, count - len(chosen)))))
+    chosen.update(dict.fromkeys(spread(rest, max(0, count - len(chosen)))))
     chosen.update(dict.fromkeys(rest))
     chosen.update(dict.fromkeys(_behind(complete, front)))
     return list(chosen)[:count]

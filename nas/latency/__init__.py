@@ -11,7 +11,8 @@ from nas.latency.calibration import (
     calibration_text,
     lacks_calibration,
 )
-from nas.latency.check import TableCheck, check_table
+from nas.latency.check import check_table
+from nas.latency.check_result import TableCheck
 from nas.latency.comparison import Comparison, compare_tables
 from nas.latency.installed_runtimes import (
     available_runtimes,

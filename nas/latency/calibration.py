@@ -34,7 +34,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.errors import KernelError, MeasurementError, RequestError
-from nas.latency.check import DrawnNetwork, TableCheck, check_networks, spread_positions
+from nas.latency.check import DrawnNetwork, check_networks
+from nas.latency.check_result import TableCheck
 from nas.latency.correction import is_outdated
 from nas.latency.networks import ProgressCallback
 from nas.latency.record import MEASURED, Record
@@ -360,7 +361,8 @@ def spread_networks(
         for architecture, latency_us in _predicted(table, space, rng, batch):
             drawn[architecture.digest] = (architecture, latency_us)
     by_latency = sorted(drawn.values(), key=lambda each: each[1])
-    return [(None, by_latency[at][0]) for at in spread_positions(len(by_latency), count)]
+    quantiles = np.linspace(0, len(by_latency) - 1, min(count, len(by_latency))).astype(int)
+    return [(None, by_latency[at][0]) for at in quantiles]
 
 
 def _predicted(

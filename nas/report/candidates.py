@@ -219,14 +219,6 @@ def dominated_after_training(rows: pd.DataFrame) -> dict[str, str]:
     return dominated
 
 
-def spread(items: Sequence[str], count: int) -> list[str]:
-    """Return `count` of the items at even distances, including both ends."""
-    if count >= len(items):
-        return list(items)
-    at = np.linspace(0, len(items) - 1, count).round().astype(int).tolist()
-    return [items[position] for position in dict.fromkeys(at)]
-
-
 def latency_us(rows: pd.DataFrame) -> pd.Series:
     """Return the measured latencies if any row has one, else the predicted ones."""
     name = "measured_us" if rows["measured_us"].notna().any() else "predicted_us"

@@ -1,7 +1,7 @@
 from nas.describe import table_checks
 from nas.latency import TableCheck, Verification
 from nas.latency.calibration import fit_calibration
-from nas.latency.check import CheckedNetwork
+from nas.latency.check_result import CheckedNetwork
 from nas.latency.timing import Timing
 from nas.latency.verify import VerifiedRow
 from tests.describe.small_table import POOL, STEM

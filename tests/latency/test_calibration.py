@@ -20,7 +20,8 @@ from nas.latency.calibration import (
     lacks_calibration,
     spread_networks,
 )
-from nas.latency.check import CheckedNetwork, TableCheck, check_networks
+from nas.latency.check import check_networks
+from nas.latency.check_result import CheckedNetwork, TableCheck
 from nas.latency.comparison import Ratios
 from nas.latency.correction import Correction
 from nas.latency.processor_speed import slowdown

@@ -19,7 +19,8 @@ from nas.latency import (
 )
 from nas.latency import space_kernels as kernels_of
 from nas.latency.cache_model import LAUNCH_MIB
-from nas.latency.check import MIN_CALIBRATED, CheckedNetwork, calibrated_networks
+from nas.latency.check import MIN_CALIBRATED, calibrated_networks
+from nas.latency.check_result import CheckedNetwork
 from nas.latency.processor_speed import slowdown
 from nas.latency.record import Record
 from nas.latency.timing import Timing
