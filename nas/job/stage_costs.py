@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nas.latency.kernel import Kernel
     from nas.latency.runtime import Runtime, Schedule
     from nas.latency.timing import Timing
-    from nas.space import SearchSpace
+    from nas.space import Architecture, SearchSpace
     from nas.supernet import TrainingSettings
 
 EXPORT_FILE_S = 1.05
@@ -34,11 +34,13 @@ EXPORT_SCORES = 4.0
 """Time in which a file classifies the test images, over that in which a supernet would."""
 
 _SEARCH_STEPS = 60
-"""Trials of the search that is begun. The longer a search, the longer its plans take, and the more
-trials share each."""
+"""Number of trials of the short search that is timed.
+
+In a longer search each plan takes longer, but more trials share it, so that a trial takes as long.
+"""
 
 _TIMED_MOMENTS = 4
-"""Timings of each of a few kernels that tell how many moments the timings need until they agree."""
+"""Number of timings of each of a few kernels that estimate how many moments the others need."""
 
 _SAMPLED_NETWORKS = 16
 """Networks of each space that are sampled to estimate how many kernels a network has."""
@@ -47,8 +49,11 @@ _COMPILED_KERNELS = 4
 """Fewest kernels of the blocks that are compiled to estimate how long a network takes."""
 
 _PYTHON_S = 0.0033
-"""Seconds of a fixed computation in Python where `EXPORT_FILE_S` and the seconds of dispatch costs
-were measured. What is not measured, but known from there, takes so many times longer elsewhere."""
+"""Seconds of a fixed computation in Python on the machine of `EXPORT_FILE_S`.
+
+The time of the same computation on this machine scales `EXPORT_FILE_S` and the seconds of dispatch
+costs (`Runtime.dispatch_seconds`), which are not measured here.
+"""
 
 _PYTHON_REPETITIONS = 100
 """How often the fixed computation is repeated to tell how fast the machine is now."""
@@ -161,9 +166,9 @@ def measure_stage_costs(
 
 
 def _slowness() -> float:
-    """Return the time that Python code takes now over that where the constants were measured.
+    """Return the time of a fixed computation in Python over `_PYTHON_S`.
 
-    Other programs slow it, too.
+    It is higher on a slower machine, and while other programs use the processor.
     """
     start = time.perf_counter()
     for _ in range(_PYTHON_REPETITIONS):
@@ -260,23 +265,23 @@ def _seconds_per_search_step(
 ) -> float:
     """Return the time of a trial beside its evaluation: its proposal, and its record.
 
-    A search with made-up errors is begun. In place of the latency from a table that may not exist
-    yet it computes the number of multiply-adds of the network's kernels.
+    A short search with random errors is timed. Its cheap objective counts the multiply-accumulates
+    of the kernels, because the latency table may not exist yet.
     """
     from nas.search import Objective, run_search
 
     rng = np.random.default_rng(seed)
-    objectives = [
-        Objective(
-            "kernel_macs",
-            lambda batch_of: [
-                float(sum(kernel.macs for kernel in runtime.kernels(each.graph, batch)))
-                for each in batch_of
-            ],
-            cheap=True,
-        ),
-        Objective("error", lambda batch_of: rng.random(len(batch_of)).tolist()),
-    ]
+
+    def kernel_macs(architectures: Sequence[Architecture]) -> list[float]:
+        graphs = [architecture.graph for architecture in architectures]
+        return [
+            float(sum(kernel.macs for kernel in runtime.kernels(graph, batch))) for graph in graphs
+        ]
+
+    def error(architectures: Sequence[Architecture]) -> list[float]:
+        return rng.random(len(architectures)).tolist()
+
+    objectives = [Objective("kernel_macs", kernel_macs, cheap=True), Objective("error", error)]
     ends: list[float] = []
     run_search(
         list(spaces),
