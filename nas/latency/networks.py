@@ -178,7 +178,7 @@ class _NetworkTimer:
 
     def _time(self, index: int, timings: dict[int, Timing]) -> None:
         evaluate = self._compiled[index].evaluate
-        is_local = not self._runtime.is_remote
+        is_local = self._runtime.is_local
         timings[index] = timing.measure(evaluate, SAMPLE_SECONDS, is_local=is_local)
 
     def _step(self, index: int, action: Callable[[], None]) -> None:

@@ -325,6 +325,11 @@ class Runtime(ABC):
         """Whether the device is another machine, which can vanish and come back."""
         return False
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the device is this machine's processor, so that its speed can be measured."""
+        return not self.is_remote
+
     # How networks split into kernels, and how kernels compose. Nothing here touches the device.
 
     def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:

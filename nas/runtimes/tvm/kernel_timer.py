@@ -185,8 +185,8 @@ class TvmKernelTimer:
 
     @property
     def _is_local(self) -> bool:
-        """Whether this machine launches the kernels."""
-        return not isinstance(self.device, RemoteDevice)
+        """Whether the kernels run on this machine's processor."""
+        return isinstance(self.device, CpuDevice)
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
@@ -214,13 +214,11 @@ class TvmKernelTimer:
 
         def sweep(candidates: Sequence[dict[str, Any]]) -> None:
             # Compile before the device is reserved for timing: others may be timing meanwhile.
-            compiled = [
-                (schedule, self._compile_kernel(kernel, schedule)) for schedule in candidates
-            ]
+            evaluators = self._compile_candidates(kernel, candidates)
             with self.device.timing_context(self.threads):
                 fastest.extend(
                     (timing.quick_latency_us(evaluate), schedule, evaluate)
-                    for schedule, evaluate in compiled
+                    for schedule, evaluate in zip(candidates, evaluators, strict=True)
                 )
             fastest.sort(key=lambda each: each[0])
             del fastest[1:]
@@ -290,6 +288,12 @@ class TvmKernelTimer:
     @cached_property
     def _arena(self) -> Any:
         return cold_cache.allocate_arena(self.device)
+
+    def _compile_candidates(
+        self, kernel: Kernel, candidates: Sequence[Schedule]
+    ) -> Sequence[Evaluate]:
+        """Compile a kernel with each of its candidates and return what times each."""
+        return [self._compile_kernel(kernel, schedule) for schedule in candidates]
 
     def _compile_kernel(self, kernel: Kernel, schedule: Schedule) -> Evaluate:
         """Compile a kernel and return what times it on random tensors."""

@@ -237,6 +237,8 @@ class CudaRuntime(TvmRuntime):
     dtypes = ("float32", "float16")
     tuners: ClassVar[tuple[str, ...]] = ()
     max_batch = 1
+    is_local = False
+    moments = 4
     dispatch_parts = ("launch", "invocation", *cache_model.WEIGHT_PARTS)
 
     def check_threads(self) -> None:

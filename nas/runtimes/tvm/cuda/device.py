@@ -14,8 +14,12 @@ from tvm.support import nvcc
 
 from nas import this_machine
 from nas.errors import DeviceError
+from nas.runtimes.tvm.cuda import compiler
 from nas.runtimes.tvm.device import LocalDevice
 from nas.schedules.cuda.templates import CudaTemplates
+
+_COMPILE_MODE = "TVM_CUDA_COMPILE_MODE"
+"""Environment variable in which TVM finds whether to compile with `nvrtc` or `nvcc`."""
 
 _NVIDIA_SMI_SECONDS = 20
 """Longest time that `nvidia-smi` may take."""
@@ -37,16 +41,20 @@ def resolve_target(dtype: str) -> tuple[CudaTemplates, CudaDevice]:
             remedy="Use --target cpu. If `nvidia-smi` lists a GPU, the folder of "
             "CUDA 13's libcudart.so.13 is missing in LD_LIBRARY_PATH.",
         )
-    _choose_compiler()
-    return CudaTemplates.for_arch(_architecture(gpu), dtype), CudaDevice()
+    arch = _architecture(gpu)
+    _choose_compiler(arch)
+    return CudaTemplates.for_arch(arch, dtype), CudaDevice()
 
 
 def _architecture(gpu: tvm.runtime.Device) -> str:
     return "sm_" + gpu.compute_version.replace(".", "")
 
 
-def _choose_compiler() -> None:
+def _choose_compiler(arch: str) -> None:
     """Let TVM compile with NVRTC, which is faster, or else with nvcc.
+
+    Args:
+        arch: compute capability of the GPU, such as `sm_90`.
 
     Raises:
         DeviceError: CUDA's toolkit, which has the headers that both need, is not installed.
@@ -61,7 +69,9 @@ def _choose_compiler() -> None:
     has_bindings = importlib.util.find_spec("cuda") and importlib.util.find_spec("cuda.bindings")
     # If nvcc is a script that calls another, the headers are elsewhere; only nvcc finds them then.
     if not has_bindings or not (toolkit / "include" / "cuda_runtime.h").is_file():
-        os.environ.setdefault("TVM_CUDA_COMPILE_MODE", "nvcc")
+        os.environ.setdefault(_COMPILE_MODE, "nvcc")
+    if os.environ.get(_COMPILE_MODE) != "nvcc":
+        compiler.use_nvrtc(arch, toolkit)
 
 
 class CudaDevice(LocalDevice):

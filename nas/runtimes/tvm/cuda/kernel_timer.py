@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from nas.latency import cache_model, differences
 from nas.latency.kernel import Kernel
@@ -43,6 +43,11 @@ class CudaKernelTimer(TvmKernelTimer):
 
     def _compile_kernel(self, kernel: Kernel, schedule: Schedule) -> Evaluate:
         return queue.queued_evaluator(kernel, schedule, self.templates, self.device)
+
+    def _compile_candidates(
+        self, kernel: Kernel, candidates: Sequence[Schedule]
+    ) -> Sequence[Evaluate]:
+        return queue.queued_evaluators(kernel, candidates, self.templates, self.device)
 
     def _loaded_bytes(self, kernel: Kernel) -> int:
         shapes = (kernel.output, *(operand.shape for operand in kernel.operands))

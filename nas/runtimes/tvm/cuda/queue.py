@@ -12,9 +12,12 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 import tvm
+from numpy.typing import NDArray
 from tvm import relax, tirx
 
 from nas.errors import MeasurementError
@@ -67,6 +70,36 @@ def blocking_kernel(name: str) -> tirx.PrimFunc:
     return grid.function([steps, out], grid.Grid((1, 1, 1), (1, 1, 1)), body, name)
 
 
+class Queue(NamedTuple):
+    """A module that launches a kernel in a full queue, see `_module`, and what it is called with.
+
+    Attributes:
+        module: the module.
+        arrays: arguments of its function `main` after the first.
+        launches: number of launches of the kernel in one run.
+    """
+
+    module: tvm.IRModule
+    arrays: Sequence[NDArray[Any]]
+    launches: int
+
+
+def queued_evaluators(
+    kernel: Kernel, schedules: Sequence[Schedule], templates: Templates, device: Device
+) -> list[Evaluate]:
+    """Compile a kernel with several schedules at once, and return what times each.
+
+    See `queued_evaluator` for the arguments, the result and the errors.
+    """
+    queues = [_queue(kernel, schedule, templates) for schedule in schedules]
+    with ThreadPoolExecutor() as threads:
+        executables = list(threads.map(lambda each: build(each.module, templates), queues))
+    return [
+        _evaluator(executable, queue, device)
+        for executable, queue in zip(executables, queues, strict=True)
+    ]
+
+
 def queued_evaluator(
     kernel: Kernel,
     schedule: Schedule,
@@ -92,15 +125,33 @@ def queued_evaluator(
     Raises:
         MeasurementError: launches wait for the GPU.
     """
+    queue = _queue(kernel, schedule, templates, launches, weight_sets)
+    return _evaluator(build(queue.module, templates), queue, device)
+
+
+def _queue(
+    kernel: Kernel,
+    schedule: Schedule,
+    templates: Templates,
+    launches: int = LAUNCHES,
+    weight_sets: int = 1,
+) -> Queue:
+    """Return a kernel in a queue; see `queued_evaluator` for the arguments."""
     rng = np.random.default_rng(0)
     dtype = templates.dtype
     constants = random_constants(templates, kernel, schedule, rng)
     inputs = [rng.standard_normal(np.prod(o.shape), np.float32) for o in kernel.operands]
     shapes = [each.shape for each in constants]
     module = _module(kernel, schedule, templates, shapes, launches, weight_sets)
-    vm = device.load_network(build(module, templates))
     arrays = [*inputs, *(each for _ in range(weight_sets) for each in constants)]
-    tensors = [device.to_device(array.astype(dtype)) for array in arrays]
+    return Queue(module, [array.astype(dtype) for array in arrays], launches)
+
+
+def _evaluator(executable: relax.VMExecutable, queue: Queue, device: Device) -> Evaluate:
+    """Return what times the kernel of a compiled queue; see `queued_evaluator`."""
+    vm = device.load_network(executable)
+    tensors = [device.to_device(array) for array in queue.arrays]
+    launches = queue.launches
 
     def run_s(function: str, runs: int) -> float:
         timer = vm.time_evaluator("invoke_stateful", device.tvm_device, number=1, repeat=runs)

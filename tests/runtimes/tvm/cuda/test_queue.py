@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tvm import relax
 
 from nas.errors import MeasurementError
 from nas.latency.kernel import Kernel
 from nas.runtimes.tvm.cuda import queue
 from nas.schedules.cuda.templates import CudaTemplates
-from tests.runtimes.tvm.cuda.simulated_gpu import STEP_S, SimulatedGpu
+from tests.runtimes.tvm.cuda.simulated_gpu import STEP_S, SimulatedGpu, SimulatedVm
 from tests.schedules.cuda.cuda_emulator import EmulatedKernels
 
 TINY = Kernel.parse("copy 8x2x2 -> 8x2x2 relu")
+
+
+@dataclass
+class LoadedCode(SimulatedGpu):
+    """A simulated GPU that keeps the CUDA source of each network that it loads."""
+
+    sources: list[str] = field(default_factory=list)
+
+    def load_network(self, executable: relax.VMExecutable) -> SimulatedVm:
+        (device_code,) = executable.mod.imports[0].imports
+        self.sources.append(str(device_code.inspect_source()))
+        return super().load_network(executable)
 
 
 def test_latency_excludes_the_launch_of_a_short_kernel() -> None:
@@ -28,6 +42,21 @@ def test_latency_excludes_the_launch_of_a_short_kernel() -> None:
         (functions,) = gpu.networks
         assert functions["blocking_only"] == ["blocking_kernel"]
         assert functions["main"] == ["blocking_kernel"] + ["kernel"] * queue.LAUNCHES
+
+
+def test_schedules_compiled_at_once_are_timed_in_their_order() -> None:
+    kernel = Kernel.parse("conv2d 32x8x8 -> 32x8x8 k1 s1 p0 g1 bias")
+    templates = CudaTemplates.for_arch("sm_80", "float32")
+    schedules = templates.candidates(kernel)
+    assert len(schedules) > 1
+    one_by_one, at_once = LoadedCode(), LoadedCode()
+    for schedule in schedules:
+        queue.queued_evaluator(kernel, schedule, templates, one_by_one)
+    evaluators = queue.queued_evaluators(kernel, schedules, templates, at_once)
+    assert [evaluate(1, 1) for evaluate in evaluators] == [pytest.approx([2e-6])] * len(schedules)
+    assert at_once.sources == one_by_one.sources
+    assert len(set(at_once.sources)) == len(schedules)
+    assert queue.queued_evaluators(kernel, [], templates, at_once) == []
 
 
 def test_blocking_kernel_outlasts_all_launches(monkeypatch: pytest.MonkeyPatch) -> None:

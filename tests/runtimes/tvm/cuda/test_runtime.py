@@ -100,6 +100,10 @@ def test_kernel_is_timed_again_with_its_schedule(monkeypatch: pytest.MonkeyPatch
     schedule, timing = runtime.time_kernel(kernel)
     assert schedule in runtime.timer.templates.candidates(kernel)
     assert timing.latency_us == runtime.retime_kernel(kernel, schedule).latency_us == 2.5
+    # The speed of this machine's processor says nothing about that of a GPU.
+    assert timing.reference_us is None
+    assert not runtime.is_local
+    assert TvmRuntime().is_local
     fingerprint = runtime.fingerprint
     assert (fingerprint.target, fingerprint.dtype) == ("cuda", "float16")
 
