@@ -33,7 +33,7 @@ from nas.schedules.cpu import CpuTemplates
 from nas.schedules.cpu.loops import this_processor
 from nas.schedules.templates import Templates, random_constants
 
-KERNELS_VERSION = "8"
+KERNELS_VERSION = "9"
 """Version of the loop nests, the schedules, the timing method and how networks launch kernels.
 
 It is part of the fingerprint, because latencies of different versions cannot be compared.

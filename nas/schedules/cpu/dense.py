@@ -222,6 +222,8 @@ class _DenseLoops:
 
         tile_index = channels.group * t.tiles + channels.index
         statements = registers.allocate()
+        next_tile = (tile_index + 1) * t.channels
+        statements += loop_nest.prefetch(loop_nest.bias, next_tile, len(vectors) * lanes)
         for k, (_, _, v) in enumerate(accumulators):
             for part in range(partial_sums):
                 start = (
@@ -237,7 +239,9 @@ class _DenseLoops:
                 channel = block * partial_sums + part
                 tap = tap_row * kernel.kernel + tap_column
                 weights_at = ((tile_index * t.taps + tap) * t.inputs + channel) * t.channels
-                body += loop_nest.prefetch_weights(weights_at, t.channels, len(vectors))
+                body += loop_nest.prefetch_weights(
+                    weights_at, t.channels, len(vectors), len(accumulators)
+                )
                 for k, (i, j, v) in enumerate(accumulators):
                     value = self._input.load(
                         (pixels.row + i) * kernel.stride + tap_row,

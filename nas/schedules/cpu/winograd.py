@@ -267,7 +267,9 @@ class _WinogradLoops:
 
             def step(channel: Expr) -> list[Stmt]:
                 weights_at = ((block * t.n**2 + element) * t.inputs + channel) * t.channels
-                body = self._nest.prefetch_weights(weights_at, t.channels, vectors)
+                body = self._nest.prefetch_weights(
+                    weights_at, t.channels, vectors, len(accumulators)
+                )
                 for k, (j, v) in enumerate(accumulators):
                     value_at = (element * tiles + first + j) * t.inputs + channel
                     value = self._transformed.load(value_at)
