@@ -26,7 +26,7 @@ from nas.cli.options import load_adapted_space
 from nas.graph import Graph
 from nas.latency import LatencyTable, open_runtime, timing
 from nas.latency.fusion import Launch, launches
-from nas.runtimes.tvm.clock import clock_of, empty_readings, nanoseconds
+from nas.runtimes.tvm.clock import clock_of, empty_readings, nanoseconds, write_reading
 from nas.runtimes.tvm.network_function import network_function, taking_addresses
 from nas.runtimes.tvm.relax_network import _Constants
 from nas.runtimes.tvm.runtime import TvmRuntime
@@ -104,14 +104,10 @@ def _with_clock(function: tirx.PrimFunc, kernels: int, clock: int | None) -> tir
     assert clock is not None
     readings = tirx.decl_buffer((2 * (kernels + 1),), "int64", "readings")
 
-    def read(index: int) -> tirx.Stmt:
-        address = tirx.address_of(tirx.BufferLoad(readings, [2 * index]))
-        return tirx.Evaluate(tirx.call_extern("int32", "clock_gettime", clock, address))
-
     allocation, *calls = function.body.seq
-    body = [allocation, read(0)]
+    body = [allocation, write_reading(readings, 0, clock)]
     for index, call in enumerate(calls, start=1):
-        body += [call, read(index)]
+        body += [call, write_reading(readings, index, clock)]
     return tirx.PrimFunc([*function.params, readings], tirx.SeqStmt(body)).with_attr(
         "global_symbol", "main"
     )

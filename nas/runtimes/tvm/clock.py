@@ -49,12 +49,16 @@ def nanoseconds(readings: NDArray[np.int64]) -> NDArray[np.int64]:
     return elapsed
 
 
+def write_reading(readings: tirx.Buffer, index: Any, clock: int) -> tirx.Stmt:
+    """Return the statement that writes the time now to reading `index` of a tensor of readings."""
+    address = tirx.address_of(tirx.BufferLoad(readings, [2 * index]))
+    return tirx.Evaluate(tirx.call_extern("int32", "clock_gettime", clock, address))
+
+
 def read_clock(index: int, count: int, clock: int) -> tirx.PrimFunc:
     """Return a function that takes reading `index` of a tensor of `count` readings."""
     readings = _buffer(2 * count)
-    address = tirx.address_of(tirx.BufferLoad(readings, [2 * index]))
-    call = tirx.call_extern("int32", "clock_gettime", clock, address)
-    function = tirx.PrimFunc([readings], tirx.Evaluate(call))
+    function = tirx.PrimFunc([readings], write_reading(readings, index, clock))
     return function.with_attr("global_symbol", f"clock_{index}")
 
 
@@ -80,10 +84,8 @@ def read_clock_next(count: int, clock: int) -> tirx.PrimFunc:
     """
     readings = _buffer(2 * count + 1)
     taken = tirx.BufferLoad(readings, [2 * count])
-    address = tirx.address_of(tirx.BufferLoad(readings, [2 * taken]))
-    call = tirx.call_extern("int32", "clock_gettime", clock, address)
     one_more = tirx.BufferStore(readings, taken + 1, [2 * count])
-    body = tirx.SeqStmt([tirx.Evaluate(call), one_more])
+    body = tirx.SeqStmt([write_reading(readings, taken, clock), one_more])
     return tirx.PrimFunc([readings], body).with_attr("global_symbol", "clock")
 
 

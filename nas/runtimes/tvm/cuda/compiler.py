@@ -53,9 +53,10 @@ def use_nvrtc(arch: str, toolkit: Path) -> None:
         arch: compute capability of the GPU, such as `sm_90`.
         toolkit: folder of the CUDA toolkit.
     """
+    folders = include_folders(toolkit)
 
     def compile_with_nvrtc(source: str) -> bytes:
-        return compile_source(str(source), arch, toolkit)
+        return compile_source(str(source), arch, folders)
 
     tvm.register_global_func(_CALLBACK, compile_with_nvrtc, override=True)
 
@@ -68,7 +69,7 @@ def include_folders(toolkit: Path) -> list[Path]:
     return [folder for folder in folders if folder.is_dir()]
 
 
-def compile_source(source: str, arch: str, toolkit: Path) -> bytes:
+def compile_source(source: str, arch: str, folders: Sequence[Path]) -> bytes:
     """Return the machine code (a cubin) of CUDA source.
 
     Several threads may compile at once.
@@ -76,7 +77,7 @@ def compile_source(source: str, arch: str, toolkit: Path) -> bytes:
     Args:
         source: CUDA C++ that includes no other headers than `HEADERS` and the toolkit's.
         arch: compute capability of the GPU, such as `sm_90`.
-        toolkit: folder of the CUDA toolkit.
+        folders: result of `include_folders`.
 
     Raises:
         RuntimeError: the source does not compile; the message is the compiler's.
@@ -90,7 +91,7 @@ def compile_source(source: str, arch: str, toolkit: Path) -> bytes:
         "--split-compile=0",  # On all cores.
         # As TVM's own callback does.
         "--ptxas-options=--register-usage-level=10",
-        *(f"--include-path={folder}" for folder in include_folders(toolkit)),
+        *(f"--include-path={folder}" for folder in folders),
     ]
     program = _checked(
         nvrtc.nvrtcCreateProgram(
