@@ -49,6 +49,7 @@ def board_server(
         [*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as started:
         process = Process(started.pid, port)
+        process.wait()
         try:
             yield process
         finally:

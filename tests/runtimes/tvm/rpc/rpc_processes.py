@@ -43,14 +43,21 @@ class Processes:
         )
 
     def start(self, *request: str) -> Process:
-        """Start `server`, `tracker`, or `board` with the port of its tracker and a key."""
+        """Start `server`, `tracker`, or `board` with the port of its tracker and a key.
+
+        A server or a tracker listens when this returns. A board may not have reached its tracker.
+        """
         assert self._parent.stdin is not None
         assert self._parent.stdout is not None
         port = free_port()
         self._parent.stdin.write(" ".join((str(port), *request)) + "\n")
         self._parent.stdin.flush()
-        self._started.append(Process(int(self._parent.stdout.readline()), port))
-        return self._started[-1]
+        process = Process(int(self._parent.stdout.readline()), port)
+        self._started.append(process)
+        # A board that gets a connection without a request leaves its tracker, and registers again.
+        if request[0] != "board":
+            process.wait()
+        return process
 
     def end(self) -> None:
         for process in self._started:
@@ -60,14 +67,17 @@ class Processes:
 
 
 class Process:
-    """A server or a tracker, which listens when the object exists."""
+    """A server, a tracker or a board."""
 
     def __init__(self, pid: int, port: int) -> None:
         self.pid, self.port = pid, port
+
+    def wait(self) -> None:
+        """Wait until the process listens."""
         deadline = time.monotonic() + START_SECONDS
         while True:
             with suppress(OSError):
-                socket.create_connection(("127.0.0.1", port)).close()
+                socket.create_connection(("127.0.0.1", self.port)).close()
                 return
             assert time.monotonic() < deadline
             time.sleep(0.02)

@@ -65,6 +65,7 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TvmRuntime]:
                 subprocess.Popen(command, stdout=log, stderr=log) as started,
             ):
                 process = rpc_processes.Process(started.pid, port)
+                process.wait()
                 try:
                     yield process
                 finally:
