@@ -1,10 +1,14 @@
-"""Training ops that torch runs slowly on a CPU, with kernels of our own.
+"""Training ops that torch runs slowly, with kernels or other ops in their place.
 
-Most of the time of a training step of a small network goes into ops that are limited by memory, and
-into the gradient of the weights of large depthwise kernels. Both have kernels in `nas.schedules`,
-which TVM compiles when they are first needed, in some tenths of a second each. They compute what
-torch's ops compute, up to rounding. They run where an op has one thread, as in the shards of
-`nas.supernet.sharding`; where several threads share an op, torch's own ops do.
+On a CPU, most of the time of a training step of a small network goes into ops that are limited by
+memory, and into the gradient of the weights of large depthwise kernels. Both have kernels in
+`nas.schedules`, which TVM compiles when they are first needed, in some tenths of a second each.
+They compute what torch's ops compute, up to rounding. They run where an op has one thread, as in
+the shards of `nas.supernet.sharding`; where several threads share an op, torch's own ops do.
+
+On a GPU, cuDNN needs up to seconds for a shape that it has not seen, and the subnets of a supernet
+have hundreds of shapes. So pointwise convolutions are products of matrices there. Depthwise
+convolutions run in kernels of torch, not of cuDNN, if tensors and weights are not channels-last.
 """
 
 from __future__ import annotations
@@ -95,7 +99,29 @@ def depthwise_conv(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tens
     ):
         result: Tensor = _DepthwiseConv.apply(x, weight, stride)
         return result
+    if x.is_cuda:
+        weight = weight.contiguous()
     return F.conv2d(x, weight, None, stride, padding, 1, x.shape[1])
+
+
+def pointwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Convolve with kernels of one pixel, as a matrix product for each image.
+
+    Args:
+        x: the batch, `N x C x H x W`.
+        weight: weights, `O x C x 1 x 1`.
+        bias: biases, `O`.
+
+    Returns:
+        The result, `N x O x H x W`.
+    """
+    matrices = weight.flatten(1).expand(len(x), -1, -1)
+    pixels = x.flatten(2)
+    if bias is None:
+        result = torch.bmm(matrices, pixels)
+    else:
+        result = torch.baddbmm(bias[:, None], matrices, pixels)
+    return result.unflatten(2, x.shape[2:])
 
 
 def _is_large_map(x: Tensor) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from nas import torch_kernels
-from nas.torch_kernels import ACTIVATIONS, batch_norm, depthwise_conv
+from nas.torch_kernels import ACTIVATIONS, batch_norm, depthwise_conv, pointwise_conv
 
 EPS = 1e-5
 
@@ -167,6 +167,26 @@ def test_depthwise_gradients_equal_those_of_torch(images, channels, height, widt
     assert_near(output, expected)
     assert_near(x.grad, own[0].grad)
     assert_near(weight.grad, own[1].grad)
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize(
+    ("images", "inputs", "outputs", "height", "width"), [(3, 5, 7, 4, 6), (1, 16, 1, 1, 1)]
+)
+def test_pointwise_convolutions_equal_those_of_torch(
+    images, inputs, outputs, height, width, has_bias
+):
+    leaves = [random(images, inputs, height, width), random(outputs, inputs, 1, 1, seed=1)]
+    leaves += [random(outputs, seed=2)] * has_bias
+    own, expected = ([each.double().requires_grad_() for each in leaves] for _ in range(2))
+    x, weight, *bias = own
+    result, reference = pointwise_conv(x, weight, *(bias or [None])), F.conv2d(*expected)
+    torch.testing.assert_close(result, reference)
+    gradient = random(*result.shape, seed=3).double()
+    result.backward(gradient)
+    reference.backward(gradient)
+    for mine, torchs in zip(own, expected, strict=True):
+        torch.testing.assert_close(mine.grad, torchs.grad)
 
 
 def test_depthwise_convolution_of_images_has_no_gradient_of_them():
