@@ -330,6 +330,14 @@ class Runtime(ABC):
         """Whether the device is this machine's processor, so that its speed can be measured."""
         return not self.is_remote
 
+    @property
+    def compiles_beside_timing(self) -> bool:
+        """Whether some processes compile for the device while another one times on it.
+
+        They then share the cores of this machine as `nas.latency.core_scheduling` plans.
+        """
+        return not self.is_remote and self.fingerprint.target == "cpu"
+
     # How networks split into kernels, and how kernels compose. Nothing here touches the device.
 
     def kernels(self, graph: Graph, batch: int = 1) -> list[Kernel]:

@@ -234,15 +234,15 @@ class WorkerTimer:
 def timers_for(runtime: Runtime) -> Iterator[list[WorkerTimer]]:
     """Yield one `WorkerTimer` for each of the equal devices of a runtime, and stop them at the end.
 
-    For this machine's processor there are several if it has the cores: while one of them times
-    alone on a core, the others compile.
+    If `Runtime.compiles_beside_timing`, there are several if this machine has the cores: while one
+    of them times alone on a core, the others compile.
 
     Args:
         runtime: opened runtime.
     """
     with ExitStack() as stack:
         plans: Sequence[CorePlan | None] = [None] * runtime.device_count
-        if len(plans) == 1 and runtime.fingerprint.target == "cpu":
+        if runtime.compiles_beside_timing:
             plans = core_scheduling.plan_workers(runtime.fingerprint.threads) or plans
         yield [stack.enter_context(WorkerTimer(runtime, plan=plan)) for plan in plans]
 

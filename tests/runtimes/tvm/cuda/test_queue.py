@@ -72,8 +72,16 @@ def test_launches_that_wait_for_the_gpu_are_an_error(monkeypatch: pytest.MonkeyP
     gpu = SimulatedGpu(blocking=True)
     monkeypatch.setattr(queue, "time", SimpleNamespace(perf_counter=lambda: gpu.now))
     templates = CudaTemplates.for_arch("sm_80", "float32")
+    evaluate = queue.queued_evaluator(TINY, templates.candidates(TINY)[0], templates, gpu)
     with pytest.raises(MeasurementError, match="CUDA_LAUNCH_BLOCKING"):
-        queue.queued_evaluator(TINY, templates.candidates(TINY)[0], templates, gpu)
+        evaluate(1, 1)
+
+
+def test_run_that_another_process_interrupts_does_not_count() -> None:
+    gpu = SimulatedGpu(stolen_s=1e-2)
+    templates = CudaTemplates.for_arch("sm_80", "float32")
+    evaluate = queue.queued_evaluator(TINY, templates.candidates(TINY)[0], templates, gpu)
+    assert evaluate(3 * queue.LAUNCHES, 1) == pytest.approx([gpu.kernel_s])
 
 
 def test_blocking_kernel_counts(tmp_path: Path) -> None:
