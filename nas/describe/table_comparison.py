@@ -24,6 +24,7 @@ def describe_comparison(comparison: Comparison) -> dict[str, Any]:
     return {
         "devices": list(comparison.device_differences),
         "median_ratio": comparison.median_ratio,
+        "speed_ratio": comparison.speed_ratio,
         "common": len(comparison.common),
         "only_before": comparison.only_before,
         "only_after": comparison.only_after,
@@ -65,9 +66,23 @@ def show_comparison(comparison: Comparison, max_rows: int) -> None:
         f"median ratio {'undefined' if ratio is None else f'{ratio:.3f}'}; "
         f"{_counts_text(comparison)}"
     )
+    _say_speed(comparison)
     counts = {"unstable": comparison.unstable, "estimated": comparison.estimated}
     for flag, (before, after) in counts.items():
         console.say(f"{flag}: {before} rows of the first, {after} of the second")
+
+
+def _say_speed(comparison: Comparison) -> None:
+    """Print how much of the difference of two tables is that of the processor's speed."""
+    speed, as_built = comparison.speed_ratio, comparison.kernel_difference()
+    if speed is None or as_built is None:
+        return
+    at_one_speed = comparison.kernel_difference(speed)
+    console.say(
+        f"the processor took {speed:.3f} times as long for the reference workload when the second "
+        f"table was built; kernels differ by {as_built:.1%} on average, at one speed by "
+        f"{at_one_speed:.1%}"
+    )
 
 
 def show_ratios(kinds: Mapping[str, Ratios]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -81,10 +82,13 @@ class Comparison:
     Args:
         device_differences: how the device of the second table differs; empty for the same device.
         changes: every key of either table, in the order of the first.
+        speed_ratio: how many times longer the reference workload takes at the quiet speed of the
+            second table; None if the processors differ or a speed is not known.
     """
 
     device_differences: tuple[str, ...]
     changes: tuple[Change, ...]
+    speed_ratio: float | None = None
 
     @property
     def common(self) -> list[Change]:
@@ -96,6 +100,20 @@ class Comparison:
         """The median ratio of after to before; None if nothing has a latency in both tables."""
         ratios = [change.ratio for change in self.changes if change.ratio is not None]
         return float(np.median(ratios)) if ratios else None
+
+    def kernel_difference(self, speed_ratio: float = 1.0) -> float | None:
+        """Return the mean difference of the kernels that have a latency in both tables.
+
+        Args:
+            speed_ratio: what latencies of the second table are divided by.
+
+        Returns:
+            The mean absolute logarithm of the ratios, which is a fraction for small differences;
+            None for no kernels.
+        """
+        kernels = [change.ratio for change in self.common if change.kind != "dispatch"]
+        logarithms = [abs(math.log(ratio / speed_ratio)) for ratio in kernels if ratio]
+        return statistics.mean(logarithms) if logarithms else None
 
     @property
     def only_before(self) -> int:
@@ -163,7 +181,16 @@ def compare_tables(before: LatencyTable, after: LatencyTable) -> Comparison:
     return Comparison(
         tuple(before.device.differences(after.device)),
         tuple(_change(key, first.get(key), second.get(key)) for key in {**first, **second}),
+        _speed_ratio(before, after),
     )
+
+
+def _speed_ratio(before: LatencyTable, after: LatencyTable) -> float | None:
+    """Return `Comparison.speed_ratio`."""
+    is_known = math.isfinite(before.quiet_us) and math.isfinite(after.quiet_us)
+    if not is_known or before.device.processor != after.device.processor:
+        return None
+    return after.quiet_us / before.quiet_us
 
 
 def _latency_us(record: Record) -> float:

@@ -1,25 +1,53 @@
-"""Measure how long a kernel takes to build into a table, and how well two builds agree.
+"""Measure how long a kernel takes to build into a table, and how well builds of a table agree.
 
-    python -m tests.benchmarks.tables [--kernels 120] [--image-size 224] [--runtime tvm]
+    python -m tests.benchmarks.tables [--kernels 120] [--image-size 224] [--runtime tvm] [--busy]
+    python -m tests.benchmarks.tables --compare TABLE TABLE [TABLE ...]
 
-The benchmark samples kernels of the three full spaces and builds two tables of them, one after the
-other. It prints seconds per kernel, and how much the two latencies of a kernel differ. Run it on an
-idle machine.
+Samples kernels of the three full spaces, and builds two tables of them, one after the other; with
+--busy, the second beside processes that use half of the cores. With --compare, builds nothing, and
+compares tables of the same device and settings that were built at different hours, each with each.
+
+Prints how much the latencies of a kernel in two tables differ on average, and in parentheses how
+much the second table is slower as a whole, by different rules:
+
+    one timing       the first timing of a kernel, as measured
+    fastest          the fastest of its timings, as measured
+    quartile         the lower quartile of its timings, as measured
+    quiet speed      the same, with each timing at the quiet speed of the build; the table's
+    one speed        the same at the quiet speed of the first build
+
+Run it on a machine that does nothing else.
 """
 
 import argparse
+import multiprocessing
+import os
 import tempfile
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
+from nas.console import print_table
 from nas.latency import Kernel, LatencyTable, build_table, open_runtime, space_kernels
+from nas.latency.record import Record
 from nas.latency.runtime import Runtime
+from nas.latency.timing import QUANTILE
 from nas.latency.worker_process import timers_for
 from nas.space import load_space
 
 SPACES = ("mobilenet", "shufflenet", "squeezenet")
+
+RULES: dict[str, Callable[[Record], float]] = {
+    "one timing": lambda record: record.medians_us[0],
+    "fastest": lambda record: min(record.medians_us),
+    "quartile": lambda record: float(np.quantile(record.medians_us, QUANTILE)),
+    "quiet speed": lambda record: record.latency_us or np.nan,
+}
+"""The latency of a kernel by the name of the rule."""
 
 
 def sample_kernels(runtime: Runtime, image_size: int, count: int, seed: int) -> list[Kernel]:
@@ -37,19 +65,61 @@ def sample_kernels(runtime: Runtime, image_size: int, count: int, seed: int) -> 
     return [every[index] for index in rng.choice(len(every), count, replace=False)]
 
 
-def build_latencies_us(runtime: Runtime, kernels: list[Kernel], label: str) -> dict[str, float]:
-    """Build a table, print how long it took, and return the latency of each kernel."""
+def build(runtime: Runtime, kernels: list[Kernel], label: str) -> LatencyTable:
+    """Build a table, print how long it took, and return the table, whose file is gone."""
     with tempfile.TemporaryDirectory() as folder, timers_for(runtime) as timers:
         table = LatencyTable.open_or_create(Path(folder), runtime)
         built = build_table(table, kernels, timers)
-        records = table.records("kernel")
-    timings = Counter(len(record.medians_us) for record in records)
+        timings = Counter(len(record.medians_us) for record in table.records("kernel"))
     print(
         f"{label}: {built.seconds / len(kernels):.2f} s per kernel, {built.unstable} unstable, "
         f"{built.failed} failed; timings per kernel: "
-        + ", ".join(f"{number} ({count})" for number, count in sorted(timings.items()))
+        + ", ".join(f"{number} ({count})" for number, count in sorted(timings.items())),
+        flush=True,
     )
-    return {record.name: record.latency_us for record in records if record.latency_us}
+    return table
+
+
+def compute_forever() -> None:
+    """Multiply matrices that do not fit into a cache."""
+    matrix = np.random.default_rng(0).standard_normal((2048, 2048))
+    while True:
+        matrix @ matrix
+
+
+@contextmanager
+def busy_cores(count: int) -> Iterator[None]:
+    """Keep cores busy with processes of one thread each."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    processes = [multiprocessing.Process(target=compute_forever, daemon=True) for _ in range(count)]
+    for process in processes:
+        process.start()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def print_differences(tables: Sequence[LatencyTable]) -> None:
+    """Print how much the latencies of each two tables differ."""
+    rows = []
+    for (first, before), (second, after) in combinations(enumerate(tables, 1), 2):
+        timed = {record.name: record for record in before.records("kernel") if record.medians_us}
+        records = [record for record in after.records("kernel") if record.medians_us]
+        pairs = [(timed[each.name], each) for each in records if each.name in timed]
+        logarithms = {
+            name: np.log([rule(late) / rule(early) for early, late in pairs])
+            for name, rule in RULES.items()
+        }
+        logarithms["one speed"] = logarithms["quiet speed"] - np.log(
+            after.quiet_us / before.quiet_us
+        )
+        differences = [
+            f"{np.abs(each).mean():.1%} ({each.mean():+.1%})" for each in logarithms.values()
+        ]
+        rows.append((f"{first}, {second}", len(pairs), *differences))
+    print_table(("tables", "kernels", *RULES, "one speed"), rows)
 
 
 def main() -> None:
@@ -58,14 +128,18 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--runtime", default="tvm")
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    runtime = open_runtime(arguments.runtime)
-    kernels = sample_kernels(runtime, arguments.image_size, arguments.kernels, arguments.seed)
-    first, second = (build_latencies_us(runtime, kernels, f"build {n}") for n in (1, 2))
-    differences = np.array([abs(first[name] / second[name] - 1) for name in first.keys() & second])
-    for percent in (50, 90, 95, 100):
-        difference = np.percentile(differences, percent)
-        print(f"{percent:>4}% of kernels agree within {difference:.1%}")
+    parser.add_argument("--busy", action="store_true", help="keep half of the cores busy")
+    parser.add_argument("--compare", type=Path, nargs="+", metavar="TABLE")
+    options = parser.parse_args()
+    if options.compare:
+        print_differences([LatencyTable.open(path) for path in options.compare])
+        return
+    runtime = open_runtime(options.runtime)
+    kernels = sample_kernels(runtime, options.image_size, options.kernels, options.seed)
+    first = build(runtime, kernels, "build 1")
+    with busy_cores((os.cpu_count() or 2) // 2 if options.busy else 0):
+        second = build(runtime, kernels, "build 2")
+    print_differences([first, second])
 
 
 if __name__ == "__main__":

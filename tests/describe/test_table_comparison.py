@@ -1,5 +1,6 @@
 from nas.describe import table_comparison
 from nas.latency import compare_tables
+from nas.latency.comparison import Change, Comparison
 from tests.describe.small_table import HEAD, POOL, STEM, kernel_record, write_table
 
 
@@ -18,3 +19,13 @@ def test_comparison_is_described_shown_and_drawn(tmp_path, capsys):
     for suffix in ("png", "svg"):
         table_comparison.draw_comparison(comparison, ("a", "b"), tmp_path / f"diff.{suffix}")
     assert "conv 3x3: 1" in (tmp_path / "diff.svg").read_text()
+
+
+def test_share_of_the_processors_speed_is_shown(capsys):
+    changes = (Change("kernel global_pool 8x2x2 -> 8x1x1", 1.0, 1.05),)
+    table_comparison.show_comparison(Comparison((), changes, speed_ratio=1.04), 1)
+    text = " ".join(capsys.readouterr().out.split())
+    assert "1.040 times as long" in text
+    assert "kernels differ by 4.9% on average, at one speed by 1.0%" in text
+    table_comparison.show_comparison(Comparison((), changes), 1)
+    assert "at one speed" not in capsys.readouterr().out

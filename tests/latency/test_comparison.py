@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nas.latency import LatencyTable, build_table
-from nas.latency.comparison import Ratios, compare_tables
+from nas.latency.comparison import Change, Comparison, Ratios, compare_tables
 from nas.latency.record import Record
 from nas.latency.timing import Timing
 from nas.runtimes.tvm.runtime import TvmRuntime
@@ -84,6 +85,34 @@ def test_compare_flags_and_counts_uncertain_rows(tmp_path: Path) -> None:
     assert flags.pop(f"kernel {kernels[0]}") == (("unstable",), ("unstable", estimate))
     assert flags.pop("dispatch launch") == (("unstable",), ())
     assert set(flags.values()) == {((), ())}
+
+
+def test_difference_at_one_speed_is_without_that_of_the_processor(tmp_path: Path) -> None:
+    kernels = FakeRuntime().kernels(three_kernels())
+    tables = []
+    for speed, processor in ((1.0, "One"), (1.25, "One"), (1.25, "Other")):
+        runtime = FakeRuntime(device(processor=processor))
+        table = LatencyTable.open_or_create(tmp_path / f"{processor}{speed}.jsonl", runtime)
+        with table.writing():
+            for us, kernel in zip((2.0, 8.0), kernels, strict=False):
+                timing = Timing((us * speed,) * 10, reference_us=40 * speed)
+                table.append(Record.from_timing("kernel", timing, name=kernel.text, schedule={}))
+        tables.append(table)
+    quiet, slow, other = tables
+    comparison = compare_tables(quiet, slow)
+    assert comparison.speed_ratio == pytest.approx(1.25)
+    assert comparison.kernel_difference() == pytest.approx(math.log(1.25))
+    assert comparison.kernel_difference(1.25) == pytest.approx(0)
+    assert compare_tables(quiet, other).speed_ratio is None
+
+
+def test_difference_of_kernels_is_their_mean_in_either_direction() -> None:
+    keys = (f"kernel {kernel}" for kernel in FakeRuntime().kernels(three_kernels()))
+    latencies = ((1.0, 1.1), (1.1, 1.0))
+    changes = [Change(key, *own) for key, own in zip(keys, latencies, strict=False)]
+    comparison = Comparison((), (*changes, Change("dispatch launch", 1.0, 9.0)))
+    assert comparison.kernel_difference() == pytest.approx(math.log(1.1))
+    assert Comparison((), ()).kernel_difference() is None
 
 
 def test_compare_ignores_layouts_of_different_runtimes(tmp_path: Path) -> None:
