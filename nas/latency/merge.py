@@ -64,7 +64,8 @@ def merge_tables(paths: Sequence[Path], out: Path) -> MergeResult:
     The record of a kernel comes from the table where it is most trustworthy: `ok` before `unstable`
     before `failed`, measured before estimated, settled before timed once; among equals the one
     whose samples spread least, and then the first. All dispatch costs come from one table, because
-    they were measured together.
+    they were measured together. Kernels of tables with another quiet speed of the processor get
+    their latency at the speed of that table.
 
     Args:
         paths: the tables, one or more.
@@ -90,6 +91,9 @@ def merge_tables(paths: Sequence[Path], out: Path) -> MergeResult:
             if known is None or _distrust(record) < _distrust(known[0]):
                 chosen[record.key] = (record, table)
     kernels = [record for record, _ in chosen.values()]
+    if not is_single:
+        quiet_us = (dispatch_table or tables[0]).quiet_us
+        kernels = [record.at_speed(quiet_us) for record in kernels]
     dispatch = dispatch_table.records("dispatch") if dispatch_table is not None else []
     calibrations = tables[0].calibrations() if is_single else []
     lines = [{**new_header(tables[0].device), "timing": tables[0].timing}]

@@ -283,6 +283,27 @@ class Record:
             line=0,
         )
 
+    def at_speed(self, quiet_us: float) -> Record:
+        """Return this record with its latency at another speed of the processor.
+
+        A record stays as it is if its speed is not known, or if more than the clock differs (see
+        `processor_speed.slowdown`).
+
+        Args:
+            quiet_us: duration of the reference workload at that speed; infinity if it is not known.
+        """
+        factor = processor_speed.slowdown(self.quiet_us, quiet_us)
+        if factor is None or not self.slowdowns:
+            return self
+        slowdowns = tuple(each and round_to_four_digits(factor * each) for each in self.slowdowns)
+        pairs = zip(self.medians_us, slowdowns, strict=True)
+        return replace(
+            self,
+            latency_us=latency_at_quiet_speed(Timing((us,), slowdown=each) for us, each in pairs),
+            slowdowns=slowdowns,
+            quiet_us=quiet_us,
+        )
+
     def _fastest_samples(self, timing: Timing) -> tuple[float, ...]:
         """Return samples of the two fastest timings among those before and this one."""
         half = MAX_SAMPLES // 2

@@ -9,6 +9,7 @@ import pytest
 
 from nas.errors import RequestError, TableDeviceError, TableError
 from nas.latency import LatencyTable, build_table, merge_tables
+from nas.latency.processor_speed import slowdown
 from nas.latency.record import Record
 from nas.latency.timing import Timing
 from nas.runtimes.tvm.runtime import TvmRuntime
@@ -66,6 +67,26 @@ def test_merge_combines_kernels_of_both_tables(tmp_path: Path, out: Path) -> Non
     # A build continues it, and has nothing to do.
     again = LatencyTable.open_or_create(out, RUNTIME)
     assert build_table(again, kernels, FakeRuntime()).added == 0
+
+
+def test_merge_brings_kernels_to_the_speed_of_the_dispatch_costs(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nas.latency.processor_speed.MAX_SPEED_CHANGE", 0.12)
+    monkeypatch.setattr("nas.latency.processor_speed.slowdown", slowdown)
+    paths = []
+    for at, (reference_us, spread) in enumerate([(50.0, STEADY), (46.0, WILD)]):
+        # Each table is timed once at its quiet speed, and once while the processor is 10% slower.
+        record = kernel(at, medians_us=(8.0,), references_us=(reference_us,))
+        timing = Timing((8.8,) * 4, reference_us=1.1 * reference_us)
+        record = record.with_timing(timing, 0.05, 2, 2, quiet_us=reference_us)
+        assert record.latency_us == 8.0
+        paths.append(table(tmp_path / f"{at}.jsonl", record, *dispatch(spread)))
+    merge_tables(paths, out)
+    whole = LatencyTable.open(out)
+    assert whole.quiet_us == 50.0
+    assert whole.latency_us(KERNELS[0]) == 8.0
+    assert whole.latency_us(KERNELS[1]) == pytest.approx(8.0 * 50 / 46, rel=1e-3)
 
 
 @pytest.mark.parametrize(
