@@ -7,8 +7,8 @@ They compute what torch's ops compute, up to rounding. They run where an op has 
 the shards of `nas.supernet.sharding`; where several threads share an op, torch's own ops do.
 
 On a GPU, cuDNN needs up to seconds for a shape that it has not seen, and the subnets of a supernet
-have hundreds of shapes. So pointwise convolutions are products of matrices there. Depthwise
-convolutions run in kernels of torch, not of cuDNN, if tensors and weights are not channels-last.
+have hundreds of shapes. So pointwise convolutions are products of matrices there. Depthwise ones of
+small maps run in kernels of torch, not of cuDNN, if tensors and weights are not channels-last.
 """
 
 from __future__ import annotations
