@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 
 from nas.latency.kernel import Kernel
-from nas.latency.timing import SAMPLES
+from nas.latency.timing import SAMPLES, Evaluate
+from nas.runtimes.tvm.kernel_timer import MANY_WEIGHT_BYTES
 from nas.runtimes.tvm.runtime import TvmRuntime
 
 
@@ -29,3 +33,27 @@ def test_time_dispatch_returns_a_cost_above_zero_for_every_part() -> None:
     timings = {**runtime.time_dispatch(), **runtime.time_miss_curves()}
     assert set(timings) == set(TvmRuntime.dispatch_parts)
     assert all(timing.latency_us > 0 for timing in timings.values())
+
+
+@pytest.mark.parametrize(("channels", "is_winograd"), [(64, True), (128, False)])
+def test_winograd_is_chosen_by_cold_caches_if_there_are_many_weights(
+    channels: int, is_winograd: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = Kernel.parse(f"conv2d {channels}x5x5 -> {channels}x5x5 k3 s1 p1 g1 bias")
+    assert (kernel.weight_bytes < MANY_WEIGHT_BYTES) == is_winograd
+
+    def evaluator(schedule: Mapping[str, Any], winograd_us: float, direct_us: float) -> Evaluate:
+        us = winograd_us if "winograd" in schedule else direct_us
+        return lambda calls, samples: [1e-6 * us] * samples
+
+    runtime = TvmRuntime()
+    timer = runtime.timer
+    monkeypatch.setattr(
+        timer,
+        "_compile_candidates",
+        lambda _, schedules: [evaluator(s, 80, 100) for s in schedules],
+    )
+    monkeypatch.setattr(timer, "_cold_evaluator", lambda _, s: evaluator(s, 180, 110))
+    schedule, timing = runtime.time_kernel(kernel)
+    assert ("winograd" in schedule) == is_winograd
+    assert timing.latency_us == (80 if is_winograd else 100)
