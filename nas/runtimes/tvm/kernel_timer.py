@@ -242,7 +242,7 @@ class TvmKernelTimer:
                     candidate = _Candidate(timing.quick_latency_us(evaluate), schedule, evaluate)
                     is_winograd = "winograd" in schedule
                     known = fastest.get(is_winograd, candidate)
-                    fastest[is_winograd] = min(candidate, known, key=lambda each: each.quick_us)
+                    fastest[is_winograd] = min(known, candidate, key=lambda each: each.quick_us)
 
         def time(candidate: _Candidate) -> tuple[Schedule, Timing]:
             timed = self._add_to_cache(kernel, candidate.schedule, candidate.warm)
