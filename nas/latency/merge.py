@@ -92,8 +92,9 @@ def merge_tables(paths: Sequence[Path], out: Path) -> MergeResult:
                 chosen[record.key] = (record, table)
     kernels = [record for record, _ in chosen.values()]
     if not is_single:
-        quiet_us = (dispatch_table or tables[0]).quiet_us
-        kernels = [record.at_speed(quiet_us) for record in kernels]
+        # A table without kernels is falsy.
+        speed_table = tables[0] if dispatch_table is None else dispatch_table
+        kernels = [record.at_speed(speed_table.quiet_us) for record in kernels]
     dispatch = dispatch_table.records("dispatch") if dispatch_table is not None else []
     calibrations = tables[0].calibrations() if is_single else []
     lines = [{**new_header(tables[0].device), "timing": tables[0].timing}]
