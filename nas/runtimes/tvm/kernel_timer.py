@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -25,6 +23,7 @@ from nas.runtimes.tvm import cold_cache, dispatch_benchmarks
 from nas.runtimes.tvm.clock import clock_of
 from nas.runtimes.tvm.cuda import device as cuda
 from nas.runtimes.tvm.device import CpuDevice, Device
+from nas.runtimes.tvm.kernel_cache import Activations, KernelCache, TimedKernel
 from nas.runtimes.tvm.network_function import repeated_kernel
 from nas.runtimes.tvm.relax_network import RelaxNetwork
 from nas.runtimes.tvm.rpc import address
@@ -76,19 +75,6 @@ def resolve_target(target: str, threads: int, dtype: str) -> tuple[Templates, De
     return CpuTemplates.for_target(this_processor(), threads), CpuDevice(threads)
 
 
-class TimedKernel(NamedTuple):
-    """A compiled kernel and the functions that time it.
-
-    Args:
-        warm: times calls one after the other, which find the weights in the caches.
-        cold: times single calls with a cold cache, see `cold_cache`; None if that makes no
-            difference or cannot be timed.
-    """
-
-    warm: Evaluate
-    cold: Evaluate | None
-
-
 class _Candidate(NamedTuple):
     """A compiled schedule of a kernel, and its latency in microseconds by one quick timing."""
 
@@ -97,83 +83,13 @@ class _Candidate(NamedTuple):
     warm: Evaluate
 
 
+def _fastest(candidates: Sequence[_Candidate]) -> _Candidate:
+    return min(candidates, key=lambda each: each.quick_us)
+
+
 def _half_cold_us(timed: Timing) -> float:
     """Return the latency of a kernel half of whose weights are in no cache."""
     return (timed.latency_us + statistics.median(timed.cold_samples_us)) / 2
-
-
-class KernelCache:
-    """The kernels that were timed last, still loaded, so that timing them again compiles nothing.
-
-    Args:
-        max_bytes: largest size in bytes of all cached kernels. A build returns to a kernel for a
-            minute or two, while it compiles about two hundred others.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._entries: OrderedDict[tuple[Kernel, str], tuple[TimedKernel, int]] = OrderedDict()
-
-    def add(
-        self, kernel: Kernel, schedule: Schedule, timed_kernel: TimedKernel, size_bytes: int
-    ) -> None:
-        """Add a kernel, and evict the oldest kernels while all together are too large.
-
-        Args:
-            kernel: the kernel.
-            schedule: its schedule.
-            timed_kernel: the compiled kernel.
-            size_bytes: size of its library and of the tensors that it alone is called with.
-        """
-        key = self._key(kernel, schedule)
-        self._entries[key] = timed_kernel, size_bytes
-        self._entries.move_to_end(key)
-        while sum(size for _, size in self._entries.values()) > self._max_bytes:
-            self._entries.popitem(last=False)
-
-    def get(self, kernel: Kernel, schedule: Schedule) -> TimedKernel | None:
-        """Return the compiled kernel with a schedule; None if it is not cached."""
-        entry = self._entries.get(self._key(kernel, schedule))
-        return entry[0] if entry else None
-
-    def drop_cold(self, kernel: Kernel, schedule: Schedule) -> None:
-        """Do not time a cached kernel with cold caches any more."""
-        key = self._key(kernel, schedule)
-        if key in self._entries:
-            timed_kernel, size_bytes = self._entries[key]
-            self._entries[key] = timed_kernel._replace(cold=None), size_bytes
-
-    @staticmethod
-    def _key(kernel: Kernel, schedule: Schedule) -> tuple[Kernel, str]:
-        return kernel, json.dumps(dict(schedule), sort_keys=True)
-
-
-class Activations:
-    """Tensors for the inputs and outputs of all kernels that are timed in turn.
-
-    Args:
-        device: device of the tensors.
-        dtype: type of the tensors.
-    """
-
-    def __init__(self, device: Device, dtype: str) -> None:
-        self._device, self._dtype = device, dtype
-        self._tensors: dict[int, tvm.runtime.Tensor] = {}
-
-    def tensors(self, sizes: Sequence[int]) -> list[tvm.runtime.Tensor]:
-        """Return a tensor of each size, no two of which share memory.
-
-        Those at the same position in two lists share their memory. They hold random numbers if no
-        kernel writes to them.
-        """
-        return [self._tensor(position, size) for position, size in enumerate(sizes)]
-
-    def _tensor(self, position: int, size: int) -> tvm.runtime.Tensor:
-        known = self._tensors.get(position)
-        if known is None or known.shape[0] < size:
-            values = np.random.default_rng(position).standard_normal(size, np.float32)
-            known = self._tensors[position] = self._device.to_device(values.astype(self._dtype))
-        return known._create_view((size,))
 
 
 class TvmKernelTimer:
@@ -232,39 +148,36 @@ class TvmKernelTimer:
         it can be slower than a direct convolution, although it is faster with warm caches. So the
         fastest schedules of both are timed with cold caches too if there are many weights.
         """
-        fastest: dict[bool, _Candidate] = {}
+        candidates = self._sweep(kernel, self.templates.candidates(kernel))
+        fastest = self._time(kernel, self._refine(kernel, candidates))
+        schedule, timed = fastest
+        direct = [each for each in candidates if "winograd" not in each.schedule]
+        has_many_weights = kernel.weight_bytes >= MANY_WEIGHT_BYTES and timed.cold_samples_us
+        if "winograd" not in schedule or not direct or not has_many_weights:
+            return fastest
+        other = self._time(kernel, self._refine(kernel, direct))
+        return min(fastest, other, key=lambda each: _half_cold_us(each[1]))
 
-        def sweep(schedules: Sequence[dict[str, Any]]) -> None:
-            # Compile before the device is reserved for timing: others may be timing meanwhile.
-            evaluators = self._compile_candidates(kernel, schedules)
-            with self.device.timing_context(self.threads):
-                for schedule, evaluate in zip(schedules, evaluators, strict=True):
-                    candidate = _Candidate(timing.quick_latency_us(evaluate), schedule, evaluate)
-                    is_winograd = "winograd" in schedule
-                    known = fastest.get(is_winograd, candidate)
-                    fastest[is_winograd] = min(known, candidate, key=lambda each: each.quick_us)
+    def _sweep(self, kernel: Kernel, schedules: Sequence[dict[str, Any]]) -> list[_Candidate]:
+        """Compile a kernel with several schedules, and time each quickly."""
+        # Compile before the device is reserved for timing: others may be timing meanwhile.
+        evaluators = self._compile_candidates(kernel, schedules)
+        with self.device.timing_context(self.threads):
+            return [
+                _Candidate(timing.quick_latency_us(evaluate), schedule, evaluate)
+                for schedule, evaluate in zip(schedules, evaluators, strict=True)
+            ]
 
-        def time(candidate: _Candidate) -> tuple[Schedule, Timing]:
-            timed = self._add_to_cache(kernel, candidate.schedule, candidate.warm)
-            return candidate.schedule, self._measure(timed)
+    def _refine(self, kernel: Kernel, candidates: Sequence[_Candidate]) -> _Candidate:
+        """Return the fastest of some candidates and of the refinements of the fastest of them."""
+        best = _fastest(candidates)
+        refinements = self.templates.refinements(kernel, best.schedule)
+        return _fastest([best, *self._sweep(kernel, refinements)])
 
-        def refine(candidate: _Candidate) -> None:
-            sweep(self.templates.refinements(kernel, candidate.schedule))
-
-        sweep(self.templates.candidates(kernel))
-        best = min(fastest.values(), key=lambda each: each.quick_us)
-        refine(best)
-        is_winograd = "winograd" in best.schedule
-        first = time(fastest[is_winograd])
-        if (
-            not is_winograd
-            or kernel.weight_bytes < MANY_WEIGHT_BYTES
-            or False not in fastest
-            or not first[1].cold_samples_us
-        ):
-            return first
-        refine(fastest[False])
-        return min(first, time(fastest[False]), key=lambda each: _half_cold_us(each[1]))
+    def _time(self, kernel: Kernel, candidate: _Candidate) -> tuple[Schedule, Timing]:
+        """Cache a compiled kernel, and time it properly."""
+        timed_kernel = self._add_to_cache(kernel, candidate.schedule, candidate.warm)
+        return candidate.schedule, self._measure(timed_kernel)
 
     def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
         """Time a kernel again with warm caches, and once more with cold ones."""

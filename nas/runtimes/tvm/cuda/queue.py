@@ -92,15 +92,9 @@ def queued_evaluators(
 
     See `queued_evaluator` for the arguments, the result and the errors.
     """
-    queues = [_queue(kernel, schedule, templates) for schedule in schedules]
-    with ThreadPoolExecutor() as threads:
-        executables = list(threads.map(lambda each: build(each.module, templates), queues))
-    # Loading code takes the GPU from a process that is timing.
-    with device.timing_context(1):
-        return [
-            _evaluator(executable, queue, device)
-            for executable, queue in zip(executables, queues, strict=True)
-        ]
+    return _evaluators(
+        [_queue(kernel, schedule, templates) for schedule in schedules], templates, device
+    )
 
 
 def queued_evaluator(
@@ -127,9 +121,8 @@ def queued_evaluator(
         MeasurementError if launches wait for the GPU.
     """
     queue = _queue(kernel, schedule, templates, launches, weight_sets)
-    executable = build(queue.module, templates)
-    with device.timing_context(1):
-        return _evaluator(executable, queue, device)
+    (evaluate,) = _evaluators([queue], templates, device)
+    return evaluate
 
 
 def _queue(
@@ -148,6 +141,18 @@ def _queue(
     module = _module(kernel, schedule, templates, shapes, launches, weight_sets)
     arrays = [*inputs, *(each for _ in range(weight_sets) for each in constants)]
     return Queue(module, [array.astype(dtype) for array in arrays], launches)
+
+
+def _evaluators(queues: Sequence[Queue], templates: Templates, device: Device) -> list[Evaluate]:
+    """Compile several queues at once, and return what times the kernel of each."""
+    with ThreadPoolExecutor() as threads:
+        executables = list(threads.map(lambda each: build(each.module, templates), queues))
+    # Loading code takes the GPU from a process that is timing.
+    with device.timing_context(1):
+        return [
+            _evaluator(executable, queue, device)
+            for executable, queue in zip(executables, queues, strict=True)
+        ]
 
 
 def _evaluator(executable: relax.VMExecutable, queue: Queue, device: Device) -> Evaluate:

@@ -4,7 +4,7 @@ import numpy as np
 
 from nas.latency.kernel import Kernel
 from nas.runtimes.tvm.device import CpuDevice
-from nas.runtimes.tvm.kernel_timer import Activations, KernelCache, TimedKernel
+from nas.runtimes.tvm.kernel_cache import Activations, KernelCache, TimedKernel
 
 KERNELS = [Kernel.parse(f"linear {n}x1x1 -> 5x1x1 bias") for n in range(1, 6)]
 
