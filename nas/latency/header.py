@@ -9,7 +9,7 @@ from pydantic import Field
 from nas.documents import Document, Format
 from nas.errors import TableError
 from nas.latency.device import Fingerprint
-from nas.latency.record import Object, Text
+from nas.latency.record_rows import Object, Text
 from nas.latency.timing import MAX_SPREAD, MOMENTS, SAMPLE_SECONDS, SAMPLES
 from nas.records.fields import MEASURED
 

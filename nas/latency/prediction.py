@@ -11,9 +11,10 @@ from nas.errors import TableError
 from nas.graph import Graph
 from nas.latency.cache_model import DispatchCosts
 from nas.latency.kernel import Kernel
-from nas.latency.record import ESTIMATED, MEASURED
+from nas.latency.record_rows import ESTIMATED
 from nas.latency.runtime import NetworkCost
 from nas.latency.table_records import TableRecords
+from nas.records.fields import MEASURED
 
 MAX_REMEMBERED_BLOCKS = 1 << 16
 """Largest number of blocks, per batch size, whose kernels and latencies are remembered."""

@@ -27,7 +27,7 @@ from nas.graph import Graph
 from nas.latency import fusion
 from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
-from nas.latency.record import ESTIMATED, MEASURED
+from nas.latency.record_rows import ESTIMATED
 from nas.latency.runtime import (
     Availability,
     CompiledNetwork,
@@ -38,6 +38,7 @@ from nas.latency.runtime import (
 )
 from nas.latency.timing import Timing
 from nas.quantised_network import QuantisedNetwork
+from nas.records.fields import MEASURED
 from nas.runtimes.ethos_u.configuration import PARTS, Configuration, Target, configuration
 from nas.runtimes.ethos_u.context import KernelInContext
 from nas.runtimes.ethos_u.networks import (
