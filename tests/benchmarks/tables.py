@@ -1,11 +1,11 @@
 """Measure how long a kernel takes to build into a table, and how well builds of a table agree.
 
-    python -m tests.benchmarks.tables [--kernels 120] [--image-size 224] [--runtime tvm] [--busy]
+    python -m tests.benchmarks.tables [--kernels 120] [--image-size 224] [--runtime tvm]
     python -m tests.benchmarks.tables --compare TABLE TABLE [TABLE ...]
 
-Samples kernels of the three full spaces, and builds two tables of them, one after the other; with
---busy, the second beside processes that use half of the cores. With --compare, builds nothing, and
-compares tables of the same device and settings that were built at different hours, each with each.
+Samples kernels of the three full spaces, and builds two tables of them, one after the other. With
+--compare, builds nothing, and compares tables of the same device and settings that were built at
+different hours, each with each.
 
 Prints how much the latencies of a kernel in two tables differ on average, and in parentheses how
 much the second table is slower as a whole, by different rules:
@@ -20,12 +20,9 @@ Run it on a machine that does nothing else.
 """
 
 import argparse
-import multiprocessing
-import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -80,27 +77,6 @@ def build(runtime: Runtime, kernels: list[Kernel], label: str) -> LatencyTable:
     return table
 
 
-def compute_forever() -> None:
-    """Multiply matrices that do not fit into a cache."""
-    matrix = np.random.default_rng(0).standard_normal((2048, 2048))
-    while True:
-        matrix @ matrix
-
-
-@contextmanager
-def busy_cores(count: int) -> Iterator[None]:
-    """Keep cores busy with processes of one thread each."""
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    processes = [multiprocessing.Process(target=compute_forever, daemon=True) for _ in range(count)]
-    for process in processes:
-        process.start()
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-
-
 def print_differences(tables: Sequence[LatencyTable]) -> None:
     """Print how much the latencies of each two tables differ."""
     rows = []
@@ -128,7 +104,6 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--runtime", default="tvm")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--busy", action="store_true", help="keep half of the cores busy")
     parser.add_argument("--compare", type=Path, nargs="+", metavar="TABLE")
     options = parser.parse_args()
     if options.compare:
@@ -136,10 +111,7 @@ def main() -> None:
         return
     runtime = open_runtime(options.runtime)
     kernels = sample_kernels(runtime, options.image_size, options.kernels, options.seed)
-    first = build(runtime, kernels, "build 1")
-    with busy_cores((os.cpu_count() or 2) // 2 if options.busy else 0):
-        second = build(runtime, kernels, "build 2")
-    print_differences([first, second])
+    print_differences([build(runtime, kernels, f"build {n}") for n in (1, 2)])
 
 
 if __name__ == "__main__":
