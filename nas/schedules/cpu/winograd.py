@@ -11,7 +11,8 @@ takes `9 m^2`: 16 in place of 36 for m = 2, 36 in place of 144 for m = 4. Filter
 when they are packed.
 
 Results are those of the direct convolution up to rounding: in float32 they differ by about 1e-6 of
-the largest output for m = 2, and by about 1e-5 for m = 4.
+the largest output for m = 2, and by about 1e-5 for m = 4. Larger tiles save more multiplications,
+but their transforms have larger factors and lose accuracy.
 
 Reference: Lavin and Gray 2016, "Fast algorithms for convolutional neural networks"; the matrices
 are those of its sections 4.1 and 4.3.
@@ -72,12 +73,6 @@ _OUTPUT_TRANSFORM: dict[int, Matrix] = {
     ),
 }
 """`A^T` of the paper, `m x n`, by m."""
-
-TILE_SIZES = tuple(_INPUT_TRANSFORM)
-"""Sides m of an output tile, in pixels, for which there are transforms.
-
-Larger tiles save more multiplications, but their transforms have larger factors and lose accuracy.
-"""
 
 
 def applies(kernel: Kernel) -> bool:
