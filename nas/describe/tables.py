@@ -14,6 +14,7 @@ from nas.formatting import format_count, format_latency
 from nas.graph import Graph
 from nas.latency import LatencyTable, calibration_text, space_kernels
 from nas.latency.cache_model import DispatchCosts
+from nas.latency.correction import is_outdated
 from nas.latency.kernel import Kernel, group_by_kind
 from nas.latency.matrix_benchmark import Peak
 from nas.latency.merge import MergeResult
@@ -136,7 +137,12 @@ def show_table(description: Mapping[str, Any]) -> None:
     _show_dispatch(description)
     for calibration in description["calibrations"]:
         images = f" (batches of {calibration['batch']})" if calibration["batch"] > 1 else ""
-        console.say(f"calibration{images}: {calibration_text(calibration)}")
+        outdated = (
+            " It was fitted by an earlier version and corrects nothing: run `nas table calibrate`."
+            if is_outdated(calibration)
+            else ""
+        )
+        console.say(f"calibration{images}: {calibration_text(calibration)}{outdated}")
     if noise := description["noise"]:
         console.say(
             f"noise: the samples of half of the kernels spread by at most "

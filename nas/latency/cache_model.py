@@ -21,7 +21,6 @@ wait for it when they are timed alone, too.
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -163,8 +162,10 @@ class DispatchCosts:
     def miss_fraction(self, touched_bytes: float, warm_us: float) -> float:
         """Return the position of a network between warm (0) and cold caches (1).
 
-        The fraction is linear in the size between two measured sizes, and linear in the logarithm
-        of the compute intensity between two measured intensities.
+        The fraction is linear in the size between two measured sizes, and linear in the compute
+        intensity between two measured intensities: what other programs replace in a shared cache
+        grows with time. Linear in its logarithm, the scatter of the errors of 22 tables of TVM and
+        3 of LiteRT was a fifth larger.
 
         Args:
             touched_bytes: size of the weights, plus the largest size of the activations that are
@@ -185,7 +186,7 @@ class DispatchCosts:
         if upper in (0, len(measured)):
             return fractions[min(upper, len(measured) - 1)]
         low, high = measured[upper - 1 : upper + 1]
-        weight = math.log(intensity / low) / math.log(high / low)
+        weight = (intensity - low) / (high - low)
         return (1 - weight) * fractions[upper - 1] + weight * fractions[upper]
 
     def half_miss_sizes(self) -> list[tuple[float, float]]:

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from nas.errors import KernelError, MeasurementError, RequestError
 from nas.latency.check import DrawnNetwork, check_networks
 from nas.latency.check_result import TableCheck
-from nas.latency.correction import is_outdated
+from nas.latency.correction import COMPOSITION, is_outdated
 from nas.latency.networks import ProgressCallback
 from nas.latency.record import MEASURED, Record
 from nas.latency.runtime import Runtime
@@ -100,6 +100,7 @@ class Calibration:
         networks: the networks on which it was fitted, as a
             `nas.latency.correction.CalibrationNetwork` has them. A check times them again, to tell
             how fast the device is then.
+        composition: see `nas.latency.correction.COMPOSITION`.
     """
 
     slope: float
@@ -120,6 +121,7 @@ class Calibration:
     replaces_launches: bool = False
     kernels_ratio: float | None = None
     networks: tuple[Mapping[str, Any], ...] = ()
+    composition: int = COMPOSITION
 
 
 def correction_text(calibration: Mapping[str, Any]) -> str:

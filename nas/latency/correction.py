@@ -19,12 +19,14 @@ Latency = Annotated[float, Field(ge=1e-9, le=1e12)]
 ErrorFraction = Annotated[float, Field(ge=0)]
 
 
-def is_outdated(calibration: Mapping[str, Any]) -> bool:
-    """Return whether a calibration is of an earlier version, or of none.
+COMPOSITION = 2
+"""Version of how the latency of a network is composed, see `nas.latency.runtime`. A calibration
+corrects only the composition on which it was fitted."""
 
-    Earlier versions composed the latencies of networks in another way, and had no such error.
-    """
-    return calibration.get("mape_after") is None and calibration.get("rmspe_after") is None
+
+def is_outdated(calibration: Mapping[str, Any]) -> bool:
+    """Return whether a calibration is of another composition, or of none."""
+    return calibration.get("composition") != COMPOSITION
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ class CalibrationRow(Document):
     # Calibrations of early versions do not say how fast their networks were.
     networks: tuple[CalibrationNetwork, ...] = ()
     batch: Annotated[int, Field(ge=1, le=1 << 20)] = 1
+    composition: Count | None = None
     supersedes: Annotated[int, Field(ge=2)] | None = None
 
     @model_validator(mode="after")

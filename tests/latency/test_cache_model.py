@@ -118,9 +118,9 @@ def test_cold_weights_cost_what_chains_of_their_intensity_say() -> None:
     [
         (100, 0.0),
         (20 * 16, 0.0),
-        (40 * 16, 0.25),  # Halfway from 20 to 80 us per MiB in the logarithm.
+        (50 * 16, 0.25),  # Halfway from 20 to 80 us per MiB.
         (80 * 16, 0.5),
-        (160 * 16, 0.75),
+        (200 * 16, 0.75),
         (320 * 16, 1.0),
         (10_000, 1.0),
     ],

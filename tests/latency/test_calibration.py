@@ -23,7 +23,7 @@ from nas.latency.calibration import (
 from nas.latency.check import check_networks
 from nas.latency.check_result import CheckedNetwork, TableCheck
 from nas.latency.comparison import Ratios
-from nas.latency.correction import Correction
+from nas.latency.correction import COMPOSITION, Correction
 from nas.latency.processor_speed import slowdown
 from nas.latency.record import Record
 from nas.latency.timing import Timing
@@ -251,7 +251,7 @@ def test_table_predicts_with_costs_that_replace_launches(table: LatencyTable) ->
     without_us = table.predict(graph, dispatch_us=table.dispatch.without_launches.parts_us)
     fields = {
         "used": True,
-        "mape_after": 0.01,
+        "composition": COMPOSITION,
         "slope": 2.0,
         "launch_us": 1.0,
         "invocation_us": 3.0,
@@ -322,7 +322,7 @@ def test_networks_of_a_space_keep_its_calibration_when_another_space_is_added(
     """A table is often built for one space, and later for a further one."""
     for space, slope in ((SPACE, 1.5), (OTHER, 2.0)):
         fitted = {"slope": slope, "from_us": 1e-3, "to_us": 1e6, "used": True}
-        fields = {**fitted, "mape_after": 0.01, "spaces": [space.digest]}
+        fields = {**fitted, "composition": COMPOSITION, "spaces": [space.digest]}
         with table.writing():
             assert lacks_calibration(table, [SPACE, space])
             table.append(Record.from_calibration(fields, batch=1))
@@ -345,7 +345,8 @@ def test_networks_of_a_space_keep_its_calibration_when_another_space_is_added(
 
 def test_other_launch_costs_need_another_calibration(table: LatencyTable) -> None:
     """A table of an early version gets its launch costs anew, and miss curves often do."""
-    fields = {"slope": 1.5, "from_us": 1e-3, "to_us": 1e6, "used": True, "mape_after": 0.01}
+    fields = {"slope": 1.5, "from_us": 1e-3, "to_us": 1e6, "used": True}
+    fields["composition"] = COMPOSITION
     with table.writing():
         table.append(Record.from_calibration({**fields, "spaces": [SPACE.digest]}, batch=1))
         table.append(Record.from_timing("dispatch", Timing((9.0,)), name="weights_64mib"))
@@ -378,14 +379,14 @@ def test_calibration_of_an_early_version_corrects_nothing(table: LatencyTable) -
     )
 
 
-def test_calibration_with_the_least_squared_error_is_still_used(table: LatencyTable) -> None:
-    """As in tables of versions that fitted it."""
+def test_calibration_of_another_composition_corrects_nothing(table: LatencyTable) -> None:
+    """Such as one of a version that fitted the least squared error."""
     errors = {"nets": 8, "rmspe_before": 0.5, "rmspe_after": 0.01}
     fields = {"slope": 2.0, "used": True, "from_us": 1e-3, "to_us": 1e6, **errors}
     with table.writing():
         table.append(Record.from_calibration(fields, batch=1))
-    prediction = LatencyTable.open(table.path).predict(SPACE.largest.graph)
-    assert prediction.latency_us == pytest.approx(2 * prediction.uncorrected_us)
+    assert not LatencyTable.open(table.path).predict(SPACE.largest.graph).is_corrected
+    assert lacks_calibration(table, [SPACE])
     text = calibration_text(table.calibration())
     assert "their root mean squared error is 50.00%; with it, 1.00% are expected" in text
 

@@ -21,6 +21,7 @@ from nas.latency import space_kernels as kernels_of
 from nas.latency.cache_model import LAUNCH_MIB
 from nas.latency.check import MIN_CALIBRATED, calibrated_networks
 from nas.latency.check_result import CheckedNetwork
+from nas.latency.correction import COMPOSITION
 from nas.latency.processor_speed import slowdown
 from nas.latency.record import Record
 from nas.latency.timing import Timing
@@ -199,7 +200,7 @@ def test_check_judges_calibration_by_held_out_networks(
     before = check()
     assert before.uncorrected_agreement is None
     digests = [each.digest for each in before.networks]
-    fitted = {"slope": 1.1, "from_us": 1e-3, "to_us": 1e6, "used": True, "mape_after": 0.01}
+    fitted = {"slope": 1.1, "from_us": 1e-3, "to_us": 1e6, "used": True, "composition": COMPOSITION}
     fitted["fitted_on"] = digests[:4]
     with table.writing():
         table.append(Record("calibration", calibration=fitted))

@@ -9,6 +9,7 @@ import pytest
 
 from nas.errors import RequestError, TableDeviceError, TableError
 from nas.latency import LatencyTable, build_table, merge_tables
+from nas.latency.correction import COMPOSITION
 from nas.latency.processor_speed import slowdown
 from nas.latency.record import Record
 from nas.latency.timing import Timing
@@ -142,7 +143,8 @@ def test_merge_takes_one_set_of_dispatch_costs_and_no_calibration(
 
 def test_merge_of_one_table_compacts_it(tmp_path: Path, out: Path) -> None:
     old = kernel(0, Timing((9.0,) * 4))
-    fitted = {"slope": 1.5, "used": True, "from_us": 1.0, "to_us": 9.0, "mape_after": 0.01}
+    fitted = {"slope": 1.5, "used": True, "from_us": 1.0, "to_us": 9.0}
+    fitted["composition"] = COMPOSITION
     correction = Record.from_calibration(fitted, batch=1)
     first = table(tmp_path / "a.jsonl", *dispatch(STEADY), old, kernel(1), kernel(0), correction)
     merged = merge_tables([first], out)
