@@ -6,6 +6,7 @@ its copies, such as its call, is timed separately and subtracted.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -30,6 +31,18 @@ WARM_WEIGHT_BYTES = cache_model.WEIGHTS_MIB[0] << 20
 
 What networks of more weights cost is timed separately, see `nas.latency.cache_model`.
 """
+
+COLD_WEIGHT_BYTES = cache_model.WEIGHTS_MIB[-1] << 20
+"""Total size of the weights of different copies, so large that each finds its own in no cache."""
+
+MIN_COLD_WEIGHT_BYTES = 64 << 10
+"""Smallest size of the weights of a kernel that is timed with cold caches too.
+
+A model of more copies takes long to load, and fewer weights cost little.
+"""
+
+COLD_SAMPLES = 4
+"""Number of samples with cold caches. Each is two runs of a model with all these weights."""
 
 TINY_NODES = (1, 65)
 """Nodes of the two models from which the cost of a call is worked out."""
@@ -59,9 +72,13 @@ class RepeatedKernelTimer(ABC):
             is measured as the straight line through a short and a long network of different small
             kernels, less their own latencies.
         is_local: whether the models run on this machine's processor.
+        times_cold_kernels: whether kernels with many weights are timed among so many copies, too,
+            that their weights are in no cache. Otherwise, and on a board, to which such models are
+            not sent, the penalty of a kernel is that of its weights by the miss curve.
     """
 
     has_launch_cost: ClassVar[bool] = True
+    times_cold_kernels: ClassVar[bool] = False
     is_local: ClassVar[bool] = True
 
     def __init__(self, threads: int) -> None:
@@ -112,7 +129,16 @@ class RepeatedKernelTimer(ABC):
     def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
         """Time a kernel among copies of itself. The schedule is the number of copies."""
         schedule = self.choose_copies(kernel)
-        return schedule, self.retime_kernel(kernel, schedule)
+        timed = self.retime_kernel(kernel, schedule)
+        weight_bytes = self.weight_bytes(kernel)
+        if not self.times_cold_kernels or weight_bytes < MIN_COLD_WEIGHT_BYTES:
+            return schedule, timed
+        copies = max(schedule["copies"], math.ceil(COLD_WEIGHT_BYTES / weight_bytes))
+        cold = self._evaluator(kernel, {"copies": copies, "weights": copies})
+        with timing.pinned(self.threads):
+            cold_s = timing.undisturbed_samples(cold, copies, COLD_SAMPLES)
+        samples_us = Timing.from_seconds(cold_s).samples_us
+        return schedule, dataclasses.replace(timed, cold_samples_us=samples_us)
 
     def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
         """Time a kernel with the numbers of copies and sets of weights in its schedule."""

@@ -12,18 +12,26 @@ from nas.latency import fusion
 from nas.latency.cache_model import WEIGHT_PARTS
 from nas.latency.differences import SMALLEST_COST_S
 from nas.latency.kernel import Kernel
-from nas.latency.repeated_kernels import DISPATCH_PARTS, RepeatedKernelTimer
+from nas.latency.repeated_kernels import (
+    COLD_WEIGHT_BYTES,
+    DISPATCH_PARTS,
+    MIN_COLD_WEIGHT_BYTES,
+    RepeatedKernelTimer,
+)
 from nas.latency.runtime import CompiledNetwork, Schedule
 from nas.latency.timing import Evaluate
 
 CALL_S, TINY_NODE_S, KERNEL_S, LAUNCH_S = 5e-6, 2e-7, 3e-6, 4e-7
-READER_S = 7e-6
+READER_S, COLD_S = 7e-6, 2e-6
 
 KERNEL = Kernel.parse("copy 8x4x4 -> 8x4x4 relu")
 
 
 class Clock(RepeatedKernelTimer):
-    """A runtime in which every kernel costs `KERNEL_S`, and in networks `LAUNCH_S` more."""
+    """A runtime in which every kernel costs `KERNEL_S`, and in networks `LAUNCH_S` more.
+
+    Reading the weights of copies that have more of them than fit into the caches costs `COLD_S`.
+    """
 
     def __init__(self, launch_s: float = LAUNCH_S) -> None:
         super().__init__(threads=1)
@@ -36,6 +44,8 @@ class Clock(RepeatedKernelTimer):
     def load_copies(self, kernel: Kernel, schedule: Schedule) -> Evaluate:
         self.loaded[kernel] += 1
         kernel_s = READER_S if kernel in self.weight_readers else KERNEL_S
+        if schedule["weights"] * kernel.weight_bytes >= COLD_WEIGHT_BYTES:
+            kernel_s += COLD_S
         return constant(CALL_S + schedule["copies"] * kernel_s)
 
     def load_tiny_nodes(self, count: int) -> Evaluate:
@@ -80,6 +90,21 @@ def test_model_is_loaded_once_for_all_moments() -> None:
     assert clock.loaded == {KERNEL: 1}
 
 
+def test_kernels_with_many_weights_are_timed_with_cold_caches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    (reader,) = clock.weight_readers
+    assert reader.weight_bytes == MIN_COLD_WEIGHT_BYTES
+    assert not clock.time_kernel(reader)[1].cold_samples_us, "the runtime goes by the miss curve"
+    monkeypatch.setattr(Clock, "times_cold_kernels", True)
+    _, timed = clock.time_kernel(reader)
+    assert timed.latency_us == pytest.approx(1e6 * READER_S, rel=1e-3)
+    assert timed.cold_samples_us == pytest.approx([1e6 * (READER_S + COLD_S)] * 4, rel=1e-3)
+    smaller = Kernel.parse("conv2d 127x3x3 -> 128x3x3 k1 s1 p0 g1 bias relu")
+    assert not clock.time_kernel(smaller)[1].cold_samples_us
+
+
 def test_dispatch_costs_are_told_apart() -> None:
     clock = Clock()
     timings = {**clock.time_dispatch(), **clock.time_miss_curves()}
@@ -88,9 +113,9 @@ def test_dispatch_costs_are_told_apart() -> None:
     assert costs["launch"] == pytest.approx(1e6 * LAUNCH_S, rel=1e-3)
     assert costs["invocation"] == pytest.approx(1e6 * CALL_S, rel=1e-3)
     # Sixteen of these kernels have a MiB of weights.
-    assert [costs[part] for part in WEIGHT_PARTS] == pytest.approx(
-        [16e6 * READER_S] * len(WEIGHT_PARTS), rel=1e-3
-    )
+    *warm_us, cold_us = (costs[part] for part in WEIGHT_PARTS)
+    assert warm_us == pytest.approx([16e6 * READER_S] * len(warm_us), rel=1e-3)
+    assert cold_us == pytest.approx(16e6 * (READER_S + COLD_S), rel=1e-3)
 
 
 def test_launches_that_cost_nothing_are_noise_around_zero() -> None:

@@ -65,6 +65,7 @@ class LiteRtKernelTimer(RepeatedKernelTimer):
     """
 
     has_launch_cost = False
+    times_cold_kernels = True
 
     def __init__(self, dtype: str, threads: int) -> None:
         super().__init__(threads)
@@ -150,6 +151,7 @@ class BoardKernelTimer(LiteRtKernelTimer):
     """
 
     is_local = False
+    times_cold_kernels = False
 
     def __init__(self, dtype: str, threads: int, board: TfliteBoard) -> None:
         super().__init__(dtype, threads)
