@@ -44,6 +44,10 @@ A model of more copies takes long to load, and fewer weights cost little.
 COLD_SAMPLES = 4
 """Number of samples with cold caches. Each is two runs of a model with all these weights."""
 
+MAX_COLD_RUN_SECONDS = 0.1
+"""Longest run of such a model. A kernel that computes for longer, 1.6 ms with each MiB of its
+weights, is at most a few percent slower with cold caches."""
+
 TINY_NODES = (1, 65)
 """Nodes of the two models from which the cost of a call is worked out."""
 
@@ -134,6 +138,8 @@ class RepeatedKernelTimer(ABC):
         if not self.times_cold_kernels or weight_bytes < MIN_COLD_WEIGHT_BYTES:
             return schedule, timed
         copies = max(schedule["copies"], math.ceil(COLD_WEIGHT_BYTES / weight_bytes))
+        if copies * timed.latency_us > 1e6 * MAX_COLD_RUN_SECONDS:
+            return schedule, timed
         cold = self._evaluator(kernel, {"copies": copies, "weights": copies})
         with timing.pinned(self.threads):
             cold_s = timing.undisturbed_samples(cold, copies, COLD_SAMPLES)

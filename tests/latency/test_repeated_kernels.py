@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from nas.graph import Graph
-from nas.latency import fusion
+from nas.latency import fusion, repeated_kernels
 from nas.latency.cache_model import WEIGHT_PARTS
 from nas.latency.differences import SMALLEST_COST_S
 from nas.latency.kernel import Kernel
@@ -103,6 +103,8 @@ def test_kernels_with_many_weights_are_timed_with_cold_caches(
     assert timed.cold_samples_us == pytest.approx([1e6 * (READER_S + COLD_S)] * 4, rel=1e-3)
     smaller = Kernel.parse("conv2d 127x3x3 -> 128x3x3 k1 s1 p0 g1 bias relu")
     assert not clock.time_kernel(smaller)[1].cold_samples_us
+    monkeypatch.setattr(repeated_kernels, "MAX_COLD_RUN_SECONDS", 1e-3)
+    assert not clock.time_kernel(reader)[1].cold_samples_us, "it computes for too long"
 
 
 def test_dispatch_costs_are_told_apart() -> None:
