@@ -137,12 +137,12 @@ def show_table(description: Mapping[str, Any]) -> None:
     _show_dispatch(description)
     for calibration in description["calibrations"]:
         images = f" (batches of {calibration['batch']})" if calibration["batch"] > 1 else ""
-        outdated = (
-            " It was fitted by an earlier version and corrects nothing: run `nas table calibrate`."
+        text = (
+            "An earlier version fitted it, so it corrects nothing: run `nas table calibrate`."
             if is_outdated(calibration)
-            else ""
+            else calibration_text(calibration)
         )
-        console.say(f"calibration{images}: {calibration_text(calibration)}{outdated}")
+        console.say(f"calibration{images}: {text}")
     if noise := description["noise"]:
         console.say(
             f"noise: the samples of half of the kernels spread by at most "

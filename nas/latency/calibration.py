@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from nas.errors import KernelError, MeasurementError, RequestError
 from nas.latency.check import DrawnNetwork, check_networks
 from nas.latency.check_result import TableCheck
-from nas.latency.correction import COMPOSITION, is_outdated
+from nas.latency.correction import COMPOSITION, covers_space
 from nas.latency.networks import ProgressCallback
 from nas.latency.record import MEASURED, Record
 from nas.latency.runtime import Runtime
@@ -293,9 +293,7 @@ def lacks_calibration(table: LatencyTable, spaces: Collection[SearchSpace], batc
     if table.runtime.network_basis != MEASURED:
         return False
     return any(
-        is_outdated(own := table.calibration(batch, space.digest))
-        or space.digest not in (own.get("spaces") or ())
-        for space in spaces
+        not covers_space(table.calibration(batch, space.digest), space.digest) for space in spaces
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from nas.errors import MeasurementError, RequestError
 from nas.latency.check_result import CheckedNetwork, TableCheck
 from nas.latency.comparison import Ratios
+from nas.latency.correction import covers_space
 from nas.latency.dispatch import time_dispatch_us
 from nas.latency.networks import (
     NetworkTimings,
@@ -113,12 +114,12 @@ def calibrated_networks(
     """Return networks of these spaces on which the table's calibration was fitted.
 
     There are at most `MAX_CALIBRATED`, spread over their latencies; none if the calibration is of
-    other spaces, or of an early version.
+    other spaces, or of another composition, with which its latencies cannot be compared.
     """
     result: list[CalibratedNetwork] = []
     for space in spaces:
         fitted = table.calibration(batch, space.digest)
-        if space.digest not in (fitted.get("spaces") or ()):
+        if not covers_space(fitted, space.digest):
             continue
         for each in fitted.get("networks") or ():
             if each["architecture"].get("space") == space.name:

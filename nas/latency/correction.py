@@ -29,6 +29,11 @@ def is_outdated(calibration: Mapping[str, Any]) -> bool:
     return calibration.get("composition") != COMPOSITION
 
 
+def covers_space(calibration: Mapping[str, Any], digest: str) -> bool:
+    """Return whether a calibration is of this composition, and of the space with this digest."""
+    return not is_outdated(calibration) and digest in (calibration.get("spaces") or ())
+
+
 @dataclass(frozen=True)
 class Correction:
     """What corrects the predictions of a table, see `nas.latency.calibration`.

@@ -316,6 +316,10 @@ def test_networks_of_the_calibration_are_as_fast_as_the_kernels_that_were_timed_
     for each, before in zip(calibrated_networks(table, [SPACE]), then, strict=True):
         assert each.architecture == before.architecture
         assert each.expected_us == pytest.approx(before.expected_us / 2, rel=1e-2)
+    with table.writing():
+        earlier = {**fields, "composition": COMPOSITION - 1}
+        table.append(Record.from_calibration(earlier, batch=1))
+    assert calibrated_networks(table, [SPACE]) == [], "of another composition"
 
 
 def test_few_networks_of_a_calibration_do_not_tell_how_fast_the_device_is(
