@@ -6,7 +6,6 @@ its copies, such as its call, is timed separately and subtracted.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -76,9 +75,9 @@ class RepeatedKernelTimer(ABC):
             is measured as the straight line through a short and a long network of different small
             kernels, less their own latencies.
         is_local: whether the models run on this machine's processor.
-        times_cold_kernels: whether kernels with many weights are timed among so many copies, too,
-            that their weights are in no cache. Otherwise, and on a board, to which such models are
-            not sent, the penalty of a kernel is that of its weights by the miss curve.
+        times_cold_kernels: whether kernels with many weights are also timed among so many copies
+            that their weights are in no cache. Such models are not sent to a board. For other
+            kernels the miss curve says what cold weights cost.
     """
 
     has_launch_cost: ClassVar[bool] = True
@@ -135,16 +134,17 @@ class RepeatedKernelTimer(ABC):
         schedule = self.choose_copies(kernel)
         timed = self.retime_kernel(kernel, schedule)
         weight_bytes = self.weight_bytes(kernel)
-        if not self.times_cold_kernels or weight_bytes < MIN_COLD_WEIGHT_BYTES:
-            return schedule, timed
-        copies = max(schedule["copies"], math.ceil(COLD_WEIGHT_BYTES / weight_bytes))
-        if copies * timed.latency_us > 1e6 * MAX_COLD_RUN_SECONDS:
-            return schedule, timed
-        cold = self._evaluator(kernel, {"copies": copies, "weights": copies})
+        if self.times_cold_kernels and self.is_local and weight_bytes >= MIN_COLD_WEIGHT_BYTES:
+            copies = max(schedule["copies"], math.ceil(COLD_WEIGHT_BYTES / weight_bytes))
+            if copies * timed.latency_us <= 1e6 * MAX_COLD_RUN_SECONDS:
+                timed = timed.with_cold_seconds(self._cold_seconds(kernel, copies))
+        return schedule, timed
+
+    def _cold_seconds(self, kernel: Kernel, copies: int) -> list[float]:
+        """Return samples of a kernel among so many copies that their weights are in no cache."""
+        evaluate = self._evaluator(kernel, {"copies": copies, "weights": copies})
         with timing.pinned(self.threads):
-            cold_s = timing.undisturbed_samples(cold, copies, COLD_SAMPLES)
-        samples_us = Timing.from_seconds(cold_s).samples_us
-        return schedule, dataclasses.replace(timed, cold_samples_us=samples_us)
+            return timing.undisturbed_samples(evaluate, copies, COLD_SAMPLES)
 
     def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
         """Time a kernel with the numbers of copies and sets of weights in its schedule."""

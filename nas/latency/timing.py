@@ -106,20 +106,27 @@ class Timing:
     slowdown: float | None = field(default=None, compare=False)
 
     @classmethod
-    def from_seconds(cls, seconds: Sequence[float], cold_seconds: Sequence[float] = ()) -> Timing:
+    def from_seconds(cls, seconds: Sequence[float]) -> Timing:
         """Return the timing with these samples in seconds.
 
         Raises:
             MeasurementError: there is no sample, or one is not finite and above zero.
         """
         samples = tuple(round_to_four_digits(value * 1e6) for value in seconds)
-        cold = tuple(round_to_four_digits(value * 1e6) for value in cold_seconds)
-        if not samples or not all(math.isfinite(each) and each > 0 for each in (*samples, *cold)):
+        if not samples or not all(math.isfinite(each) and each > 0 for each in samples):
             raise MeasurementError(
-                f"Timing gave {list(samples + cold)} us, which is no latency.",
+                f"Timing gave {list(samples)} us, which is no latency.",
                 remedy="Time it again on an idle machine.",
             )
-        return cls(samples, cold)
+        return cls(samples)
+
+    def with_cold_seconds(self, seconds: Sequence[float]) -> Timing:
+        """Return this timing with samples in seconds that were taken with cold caches.
+
+        Raises:
+            MeasurementError: see `from_seconds`.
+        """
+        return replace(self, cold_samples_us=Timing.from_seconds(seconds).samples_us)
 
     @property
     def latency_us(self) -> float:

@@ -151,7 +151,6 @@ class BoardKernelTimer(LiteRtKernelTimer):
     """
 
     is_local = False
-    times_cold_kernels = False
 
     def __init__(self, dtype: str, threads: int, board: TfliteBoard) -> None:
         super().__init__(dtype, threads)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
@@ -208,7 +207,7 @@ class TvmKernelTimer:
             if timed_kernel.cold is None:
                 return warm
             cold_s = timing.undisturbed_samples(timed_kernel.cold, 1, cold_cache.SAMPLES)
-        return dataclasses.replace(warm, cold_samples_us=Timing.from_seconds(cold_s).samples_us)
+        return warm.with_cold_seconds(cold_s)
 
     def tune_kernel(self, kernel: Kernel, trials: int) -> Schedule:
         """Return the schedule of the fastest of `trials` candidates of MetaSchedule.
