@@ -31,7 +31,7 @@ L1_WAY_BYTES = 4096
 PARTIAL_SUMS = 4
 """Accumulators that share an output where a tile is too small to hide the latency of additions."""
 
-SMALL_WINOGRAD_IMAGE = 6
+MAX_PIXELS_OF_SMALL_TILES = 6
 """Largest side of an image, in pixels, whose Winograd tiles are `2 x 2` output pixels, not `4 x 4`.
 
 With `2 x 2` a convolution of 192 channels took 0.52 times as long at 4 pixels, 0.75 at 6, and 1.35
@@ -150,9 +150,10 @@ def _fewest_cycles(estimates: list[tuple[float, dict[str, Any]]]) -> list[dict[s
 
 def _winograd_candidate(kernel: Kernel, lanes: int, registers: int) -> dict[str, Any]:
     _, height, width = kernel.output
-    # Larger tiles save multiplications. On a small image they are so few that a register tile
-    # would use each weight once to four times, and two tiles of 4 pixels cover more than 6.
-    m, max_bands = (2, 3) if max(height, width) <= SMALL_WINOGRAD_IMAGE else (4, 2)
+    # Larger tiles save multiplications. But a small image has one to four of them, so a weight that
+    # is loaded is used as few times, and two tiles of 4 pixels exceed an image of 5 or 6.
+    is_small = max(height, width) <= MAX_PIXELS_OF_SMALL_TILES
+    m, max_bands = (2, 3) if is_small else (4, 2)
     channels = min(2, -(-kernel.output[0] // lanes))
     bands = min(max_bands, -(-height // m))
     pixels = _balanced(bands * -(-width // m), (registers - channels - 1) // channels)
