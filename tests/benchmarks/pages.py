@@ -6,8 +6,8 @@ Second- and third-level caches are indexed by physical addresses. Which pages a 
 which cache lines evict each other, and differs between a kernel that is timed alone and the same
 kernel in a network. Loads each kernel several times, each with code, weights and activations in
 pages of its own, and times these copies in turns. Prints the standard deviation of the timings of
-one copy, and the one between copies that is left once that of their means is subtracted. Takes a
-minute; run it on an idle machine.
+one copy. Prints the standard deviation between copies as well, less what timings explain of it.
+Takes half a minute; run it on an idle machine.
 """
 
 import argparse
@@ -17,23 +17,19 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.latency import timing
+from nas.latency import space_kernels, timing
 from nas.latency.kernel import Kernel
-from nas.runtimes.tvm.kernel_timer import TvmKernelTimer, tvm_kernels
+from nas.runtimes.tvm.kernel_timer import TvmKernelTimer
 from nas.space import load_space
-
-NETWORKS = 20
-"""Random networks from whose kernels some are drawn."""
 
 COPIES, ROUNDS = 6, 10
 
 
 def kernels_of(space_name: str, image_size: int, count: int) -> list[Kernel]:
-    """Return kernels with weights from random networks of a space, of all sizes."""
-    space, rng = load_space(space_name, image_size=image_size), np.random.default_rng(0)
-    graphs = [space.sample(rng, uniform_over="choices").graph for _ in range(NETWORKS)]
-    kernels = {kernel for graph in graphs for kernel in tvm_kernels(graph) if kernel.has_weights}
-    ranked = sorted(kernels, key=lambda kernel: (kernel.macs, kernel.text))
+    """Return kernels with weights of a space, from the smallest to the largest."""
+    kernels = space_kernels(load_space(space_name, image_size=image_size), "tvm")
+    weighted = (kernel for kernel in kernels if kernel.has_weights)
+    ranked = sorted(weighted, key=lambda kernel: (kernel.macs, kernel.text))
     return [ranked[round(at)] for at in np.linspace(0, len(ranked) - 1, count)]
 
 
