@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-import subprocess
-import sys
 from collections import Counter
 from functools import cache
 
@@ -124,34 +121,3 @@ def test_kernels_of_a_quantised_block() -> None:
 def test_weights_are_packed_in_multiples_of_channels(text: str, factor: float) -> None:
     kernel = Kernel.parse(text)
     assert fusion.packed_weight_bytes(kernel) == pytest.approx(factor * kernel.weight_bytes)
-
-
-GROWTH = """
-import sys
-import numpy as np
-from nas.deploy.model_process import _memory_bytes
-from nas.latency.kernel import Kernel
-from nas.runtimes.litert.repeated import repeat_kernel
-from nas.runtimes.litert.session import Session
-
-sessions, growth = [], []
-for copies in (2, 202):
-    data = repeat_kernel(Kernel.parse(sys.argv[1]), copies, np.random.default_rng(0))
-    before = _memory_bytes("VmRSS")
-    sessions.append(Session(data, 1, 1))
-    growth.append(_memory_bytes("VmRSS") - before)
-print((growth[1] - growth[0]) / 200)
-"""
-
-
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors pack other multiples")
-@pytest.mark.parametrize("dtype", ["", "int8 "])
-def test_memory_of_a_process_grows_by_packed_weights(dtype: str) -> None:
-    """Without AVX-512, int8 weights are packed for half as many channels; with AMX, for twice."""
-    text = f"conv2d {dtype}96x6x6 -> 96x6x6 k7 s1 p3 g96 bias relu6"
-    done = subprocess.run(
-        [sys.executable, "-c", GROWTH, text], capture_output=True, text=True, check=True
-    )
-    share = float(done.stdout) / fusion.packed_weight_bytes(Kernel.parse(text))
-    factors = (0.5, 1, 2) if dtype else (1,)
-    assert any(share == pytest.approx(factor, rel=0.15) for factor in factors), share
