@@ -33,6 +33,14 @@ from typing import Literal, NamedTuple
 Shape = tuple[int, int, int]
 """Channels, height and width of a tensor, without the batch."""
 
+DIGEST_LETTERS = "ghjkmnpqrstvwxyz"
+"""Letters that stand for the values 0 to 15 of the first digit of a graph's digest.
+
+The shortest unique beginning of a digest is the ID of a network. Spreadsheets read IDs such as
+04499, 6e253 and dec1 as numbers and dates. These letters are no hex digits, do not look like
+digits, and begin no name of a month that hex digits could continue.
+"""
+
 
 class OpKind(NamedTuple):
     """What the ops of one kind need, and where their output is kept.
@@ -314,8 +322,12 @@ class Graph:
 
     @cached_property
     def digest(self) -> str:
-        """16 hex digits, equal for two graphs exactly when their ops are equal, slots aside."""
-        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+        """A letter and 15 hex digits, equal for two graphs exactly when their ops are equal.
+
+        Slots do not count.
+        """
+        digits = hashlib.sha256(self.text.encode()).hexdigest()
+        return DIGEST_LETTERS[int(digits[0], 16)] + digits[1:16]
 
     @cached_property
     def text(self) -> str:

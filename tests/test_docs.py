@@ -332,7 +332,7 @@ def small(arguments: list[str], folder: Path) -> list[str]:
         elif "*" in word:
             result += sorted(str(file) for file in Path().glob(word))
         else:
-            result.append(re.sub(r"\b3f2a\b", front[0]["id"], word))
+            result.append(re.sub(r"\bjf2a\b", front[0]["id"], word))
     return result + FURTHER_OPTIONS.get(tuple(path), [])
 
 

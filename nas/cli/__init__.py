@@ -220,7 +220,7 @@ def predict(
     of the kernels have unstable timings.
 
     \b
-    Example: nas predict results/quickstart:3f2a --table latency_tables/mine.jsonl
+    Example: nas predict results/quickstart:jf2a --table latency_tables/mine.jsonl
     Example: nas predict mobilenet_v2_1.0 --table latency_tables/mine.jsonl --image-size 96
     """
     from nas.describe import tables

@@ -49,8 +49,8 @@ def retrain(
     with --from-scratch all networks start alike.
 
     \b
-    Example: nas retrain results/quickstart --pick 3f2a
-    Example: nas retrain results/quickstart --pick 3f2a --reference mobilenet_v2_0.5 --from-scratch
+    Example: nas retrain results/quickstart --pick jf2a
+    Example: nas retrain results/quickstart --pick jf2a --reference mobilenet_v2_0.5 --from-scratch
     """
     from nas import console
     from nas.job.retraining import retrain_run
@@ -124,8 +124,8 @@ def export(
     exported before are kept.
 
     \b
-    Example: nas export results/quickstart --pick 3f2a
-    Example: nas export results/quickstart --pick 3f2a --format onnx --int8
+    Example: nas export results/quickstart --pick jf2a
+    Example: nas export results/quickstart --pick jf2a --format onnx --int8
     """
     from nas import console
     from nas.describe.models import print_files
@@ -163,7 +163,7 @@ def verify(model_dir: ModelDir, as_json: Json = False) -> None:
     computed at the export, and its accuracy is measured if the images are there.
 
     \b
-    Example: nas verify results/quickstart/models/3f2a
+    Example: nas verify results/quickstart/models/jf2a
     """
     from dataclasses import asdict
 
@@ -215,7 +215,7 @@ def benchmark(
     folder is changed.
 
     \b
-    Example: nas benchmark results/quickstart/models/3f2a --plot benchmark.svg
+    Example: nas benchmark results/quickstart/models/jf2a --plot benchmark.svg
     """
     from dataclasses import asdict
 

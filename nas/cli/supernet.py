@@ -130,8 +130,8 @@ def evaluate(
     The accuracy is also printed as a search corrects it for the size of networks.
 
     \b
-    Example: nas supernet evaluate results/quickstart 3f2a --images 100
-    Example: nas supernet evaluate results/quickstart 3f2a
+    Example: nas supernet evaluate results/quickstart jf2a --images 100
+    Example: nas supernet evaluate results/quickstart jf2a
     Example: nas supernet evaluate results/quickstart arch.json
     Example: nas supernet evaluate results/mine mobilenet_v2_0.5 --part holdout
     """

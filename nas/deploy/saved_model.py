@@ -69,7 +69,7 @@ def load_model(path: Path | str, *, space: SearchSpace | None = None) -> Trained
         RequestError: the space is unknown here.
 
     Example:
-        model = nas.load_model("results/quickstart/models/3f2a")
+        model = nas.load_model("results/quickstart/models/jf2a")
         logits = model.logits(images)
     """
     path = Path(path)

@@ -16,7 +16,7 @@ from nas.latency.timing import (
     round_to_four_digits,
     timings_agree,
 )
-from nas.records import ArchitectureRecord, Digest
+from nas.records import ArchitectureRecord, NetworkDigest
 from nas.search import Trial
 
 NETWORKS_PER_ROUND = 8
@@ -38,7 +38,7 @@ class Measurement(Document):
     """
 
     schema_version: Literal[1] = Field(alias="schema")
-    digest: Digest
+    digest: NetworkDigest
     architecture: ArchitectureRecord
     status: Literal["ok", "unstable", "failed"]
     predicted_us: Positive | None

@@ -8,7 +8,7 @@ The records import no other part of the package than files and errors, so that a
 them.
 """
 
-from nas.records.fields import SCHEMA, Digest, Name, Seconds, to_json
+from nas.records.fields import SCHEMA, Digest, Name, NetworkDigest, Seconds, to_json
 from nas.records.front import FRONT, ArchitectureRecord, FrontMember, FrontRecord, read_front
 from nas.records.model import (
     CARD,
@@ -120,6 +120,7 @@ __all__ = [
     "ModelCard",
     "ModelData",
     "Name",
+    "NetworkDigest",
     "NetworkTrainingRow",
     "PooledRanking",
     "Preprocessing",

@@ -26,6 +26,9 @@ Name = Annotated[str, AfterValidator(_check_file_name), Field(max_length=200)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{4,64}$")]
 """A digest in hexadecimal digits, or its beginning."""
 
+NetworkDigest = Annotated[str, Field(pattern=r"^[g-z][0-9a-f]{3,63}$")]
+"""The digest of a network's graph, or its beginning; see `nas.graph.DIGEST_LETTERS`."""
+
 Seconds = Annotated[float, Field(ge=0)]
 
 MEASURED = "measured"

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from nas.documents import Count, Document, Format, Fraction, Positive
 from nas.errors import RunFolderError
 from nas.formatting import format_latency
-from nas.records.fields import MAX_DISPATCH_SHARE, MEASURED, Digest, Name
+from nas.records.fields import MAX_DISPATCH_SHARE, MEASURED, Name, NetworkDigest
 
 
 class ArchitectureRecord(Document):
@@ -58,16 +58,16 @@ class FrontMember(Document):
         mac_utilisation: used multiply-accumulates as a fraction of the possible ones, likewise.
     """
 
-    id: Digest
+    id: NetworkDigest
     space: Name
-    digest: Digest
+    digest: NetworkDigest
     architecture: ArchitectureRecord
     validation_accuracy: Fraction
     corrected_accuracy: Fraction | None = None
     holdout_accuracy: Fraction | None = None
     trained_accuracy: Fraction | None = None
     test_accuracy: Fraction | None = None
-    dominated_by: Digest | None = None
+    dominated_by: NetworkDigest | None = None
     predicted_us: Positive | None = None
     measured_us: Positive | None = None
     unstable_launches: Count | None = None

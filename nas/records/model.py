@@ -8,7 +8,7 @@ from pydantic import Field, JsonValue, model_validator
 
 from nas.documents import Count, Document, Format, Fraction, Positive
 from nas.errors import CheckpointError
-from nas.records.fields import Digest, Name, Seconds
+from nas.records.fields import Digest, Name, NetworkDigest, Seconds
 from nas.records.front import ArchitectureRecord
 from nas.records.run import SpaceSettings
 
@@ -73,7 +73,7 @@ class NetworkRecord(Document):
 
     schema_version: Literal[1] = Field(alias="schema")
     architecture: ArchitectureRecord
-    digest: Digest
+    digest: NetworkDigest
     settings: SpaceSettings
     preprocessing: Preprocessing
 
@@ -287,7 +287,7 @@ class ModelCard(Document):
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
     id: Name
-    digest: Digest
+    digest: NetworkDigest
     weights_digest: Digest
     space: Name
     architecture: ArchitectureRecord

@@ -12,7 +12,7 @@ from pydantic import AliasChoices, BeforeValidator, Field, JsonValue
 from nas.documents import Count, Document, Format, Fraction, Positive
 from nas.errors import CheckpointError, RunFolderError
 from nas.formatting import format_count, format_latency
-from nas.records.fields import Digest, Name, Seconds
+from nas.records.fields import Name, NetworkDigest, Seconds
 from nas.records.front import ArchitectureRecord
 from nas.records.run import SpaceSettings
 
@@ -100,7 +100,7 @@ class CheckpointRecord(Document):
     epochs: Positive | None = None
     rollbacks: Annotated[int, Field(ge=0, le=1000)] = 0
     processes: Annotated[int, Field(ge=1, lt=1 << 31)] = 1
-    network: Digest | None = None
+    network: NetworkDigest | None = None
     sha256: str | None = None
 
 
@@ -122,7 +122,7 @@ class StandaloneRow(Document):
 
     schema_version: Literal[1] = Field(alias="schema")
     space: Name
-    digest: Digest
+    digest: NetworkDigest
     architecture: ArchitectureRecord
     search_accuracy: Fraction
     holdout_accuracy: Fraction
@@ -166,7 +166,7 @@ class RankedNetworkRecord(Document):
     """One network of a ranking; see `nas.supernet.ranking.RankedNetwork`."""
 
     architecture: ArchitectureRecord
-    digest: Digest
+    digest: NetworkDigest
     macs: Count
     params: Count
     depth: Count

@@ -9,7 +9,7 @@ from pydantic import Field, JsonValue
 
 from nas.documents import Count, Document, Format, Fraction
 from nas.errors import CheckpointError
-from nas.records.fields import Digest, Name, Seconds
+from nas.records.fields import Name, NetworkDigest, Seconds
 from nas.records.front import ArchitectureRecord
 
 TRAINED_FILE = "trained.json"
@@ -82,7 +82,7 @@ class TrainedRecord(Document):
     schema_version: Literal[1] = Field(alias="schema")
     id: Name
     space: Name
-    digest: Digest
+    digest: NetworkDigest
     architecture: ArchitectureRecord
     start: Literal["supernet", "scratch"]
     supernet_accuracy: Fraction | None

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from nas.documents import Count, Document, Format, Fraction, Positive, explain
-from nas.records import ArchitectureRecord, Digest, Name, Seconds
+from nas.records import ArchitectureRecord, Name, NetworkDigest, Seconds
 from nas.records.fields import MEASURED
 
 
@@ -61,9 +61,9 @@ class CandidateRow(Document):
     # The cells of a CSV file are texts.
     model_config = ConfigDict(strict=False)
 
-    id: Digest
+    id: NetworkDigest
     space: Name
-    digest: Digest
+    digest: NetworkDigest
     state: Literal["complete", "infeasible", "failed"]
     validation_accuracy: Annotated[Fraction | None, EmptyIsNone]
     corrected_accuracy: Annotated[Fraction | None, EmptyIsNone] = None

@@ -273,7 +273,7 @@ class Pick(FrontMember):
     Example:
         >>> pick = nas.open_run("results/quickstart").pick(max_latency_ms=2.0)
         >>> pick.export("onnx", "onnx-int8").path
-        PosixPath('results/quickstart/models/3f2a')
+        PosixPath('results/quickstart/models/jf2a')
     """
 
     _run: Run = PrivateAttr()

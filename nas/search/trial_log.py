@@ -21,7 +21,7 @@ from nas.space import SearchSpace
 
 DEFAULT_STUDY_NAME = "search"
 
-FORMAT = 4
+FORMAT = 5
 """Version of the attributes that this module stores with a study and its trials."""
 
 MAX_PROCESS_DEATHS = 3

@@ -110,7 +110,7 @@ class Architecture:
 
     @property
     def digest(self) -> str:
-        """16 hex digits; two architectures have the same digest if their graphs compute alike."""
+        """`Graph.digest`: equal for two architectures exactly when their graphs compute alike."""
         return self.graph.digest
 
     def to_json(self) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class SampledErrors:
     def score_in_rounds(self, architecture, is_hopeless) -> float:
         left = self._images
         correct_left = round((1 - self._errors[architecture.digest]) * left)
-        rng = np.random.default_rng(int(architecture.digest[:12], 16))
+        rng = np.random.default_rng(int(architecture.digest[1:12], 16))
         correct = 0
         for end in round_ends(self._images):
             drawn = end - (self._images - left)

@@ -35,7 +35,7 @@ def trained_again(digits) -> TrainedModel:
 @pytest.fixture(scope="session")
 def origin(digits) -> ModelOrigin:
     return ModelOrigin(
-        id="3f2a",
+        id="jf2a",
         data=ModelData(
             source="digits",
             digest=digits.digest,

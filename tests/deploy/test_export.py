@@ -37,7 +37,7 @@ def _few_rounds():
 
 @pytest.fixture(scope="module")
 def exported(trained, digits, origin, tmp_path_factory) -> ModelFolder:
-    folder = ModelFolder(tmp_path_factory.mktemp("models") / "3f2a")
+    folder = ModelFolder(tmp_path_factory.mktemp("models") / "jf2a")
     export_model(trained, digits, folder, FORMATS, origin)
     return folder
 
@@ -45,8 +45,8 @@ def exported(trained, digits, origin, tmp_path_factory) -> ModelFolder:
 @pytest.fixture
 def folder(exported, tmp_path) -> ModelFolder:
     """Return a copy of the exported folder, for tests that change it."""
-    shutil.copytree(exported.path, tmp_path / "3f2a")
-    return ModelFolder(tmp_path / "3f2a")
+    shutil.copytree(exported.path, tmp_path / "jf2a")
+    return ModelFolder(tmp_path / "jf2a")
 
 
 def state(folder: ModelFolder) -> dict[str, tuple[int, bytes]]:
@@ -103,7 +103,7 @@ def test_network_of_a_lower_resolution_has_files_for_its_own_input(digits, origi
     # The network resizes images of the data set by itself while it is trained.
     whole = normalised(digits.test, preprocessing_of(digits))
     np.testing.assert_allclose(model.logits(own_input), model.logits(whole), atol=1e-6)
-    folder = ModelFolder(tmp_path / "3f2a")
+    folder = ModelFolder(tmp_path / "jf2a")
     export_model(model, digits, folder, ("torch", "onnx"), origin)
     assert (folder.card.image_size, folder.preprocessing.image_size) == (8, 6)
     assert [each.status for each in verify_folder(folder).files] == ["verified", "verified"]
@@ -154,7 +154,7 @@ def test_network_that_misses_its_limit_is_quantised_again_only_for_a_stricter_on
 
 
 def test_weights_get_the_bits_that_are_asked_for(trained, digits, origin, tmp_path):
-    folder = ModelFolder(tmp_path / "3f2a")
+    folder = ModelFolder(tmp_path / "jf2a")
     for bits in (native_weight_bits(), 7):
         card = export_model(trained, digits, folder, ["onnx-int8"], origin, weight_bits=bits)
         assert card.int8.weight_bits == bits
@@ -172,7 +172,7 @@ def test_weights_get_the_bits_that_are_asked_for(trained, digits, origin, tmp_pa
 
 @pytest.mark.slow
 def test_later_format_is_added_and_the_earlier_files_are_kept(trained, digits, origin, tmp_path):
-    folder = ModelFolder(tmp_path / "3f2a")
+    folder = ModelFolder(tmp_path / "jf2a")
     export_model(trained, digits, folder, ["onnx-int8"], origin)
     earlier = state(folder)
     export_model(trained, digits, folder, ["onnx"], origin)
@@ -215,7 +215,7 @@ def test_file_that_computes_something_else_is_an_error_and_leaves_no_file(
             self, trained_again, quantised, path
         )
     )  # fmt: skip
-    folder = ModelFolder(tmp_path / "3f2a")
+    folder = ModelFolder(tmp_path / "jf2a")
     with pytest.raises(ExportError, match=r"model\.onnx does not compute what it should"):
         export_model(trained, digits, folder, ["onnx"], origin)
     assert state(folder) == {}
@@ -228,7 +228,7 @@ def test_other_formats_are_exported_when_one_fails(trained, digits, origin, tmp_
         raise KeyError("shape")
 
     monkeypatch.setattr(type(model_format("onnx")), "write", fail)
-    folder = ModelFolder(tmp_path / "3f2a")
+    folder = ModelFolder(tmp_path / "jf2a")
     with pytest.raises(ExportError, match=r"model\.onnx could not be written: KeyError: 'shape'"):
         export_model(trained, digits, folder, ["onnx", "torch"], origin)
     assert [file.format for file in folder.card.files] == ["torch"]
@@ -239,7 +239,7 @@ def test_missing_package_is_refused_before_any_work(trained, digits, origin, tmp
     kind = type(model_format("torch"))
     monkeypatch.setattr(kind, "packages", ("a_package_that_is_missing",))
     monkeypatch.setattr(kind, "extra", "torch")
-    folder = ModelFolder(tmp_path / "3f2a")
+    folder = ModelFolder(tmp_path / "jf2a")
     with pytest.raises(RequestError, match=r"pip install 'hardware-nas\[torch\]'"):
         export_model(trained, digits, folder, ["onnx", "torch"], origin)
     assert not folder.path.exists()
@@ -247,13 +247,13 @@ def test_missing_package_is_refused_before_any_work(trained, digits, origin, tmp
 
 def test_unknown_format_is_refused_with_the_names_of_all(trained, digits, origin, tmp_path):
     with pytest.raises(RequestError, match="There is no format 'onx'.*onnx-int8"):
-        export_model(trained, digits, ModelFolder(tmp_path / "3f2a"), ["onx"], origin)
+        export_model(trained, digits, ModelFolder(tmp_path / "jf2a"), ["onx"], origin)
 
 
 def test_progress_ends_with_all_steps_done(trained, digits, origin, tmp_path):
     steps = []
     export_model(
-        trained, digits, ModelFolder(tmp_path / "3f2a"), ["onnx"], origin,
+        trained, digits, ModelFolder(tmp_path / "jf2a"), ["onnx"], origin,
         progress=lambda *step: steps.append(step),
     )  # fmt: skip
     done = [step[0] for step in steps]
@@ -277,7 +277,7 @@ def test_verification_measures_the_same_accuracy_again(exported):
 def test_verification_without_the_data_uses_the_images_in_the_folder(
     trained, digits, origin, tmp_path
 ):
-    folder = ModelFolder(tmp_path / "3f2a")
+    folder = ModelFolder(tmp_path / "jf2a")
     moved = replace(origin, data=origin.data.model_copy(update={"source": "moved/photos"}))
     export_model(trained, digits, folder, ["onnx", "onnx-int8"], moved)
     verification = verify_folder(folder)

@@ -36,7 +36,7 @@ def visible(path: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def folder(tmp_path) -> ModelFolder:
-    folder = ModelFolder(tmp_path / "models" / "3f2a")
+    folder = ModelFolder(tmp_path / "models" / "jf2a")
     export(folder, FILES)
     return folder
 

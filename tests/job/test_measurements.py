@@ -14,7 +14,7 @@ from nas.job.measurements import (
     unsettled,
 )
 
-A, B, C = "aaaa", "bbbb", "cccc"
+A, B, C = "gaaa", "hbbb", "kccc"
 
 
 def record(digest=A, measured_us=2.0, **changes):

@@ -7,9 +7,9 @@ from nas.errors import RunFolderError
 from nas.records import FrontMember, FrontRecord, read_front, to_json
 
 MEMBER = {
-    "id": "51ab",
+    "id": "s1ab",
     "space": "toy",
-    "digest": "51ab51ab",
+    "digest": "s1ab51ab",
     "architecture": {"space": "toy", "choices": {"stem.width": 8}},
     "validation_accuracy": 0.9,
     "predicted_us": 1000.0,
@@ -49,7 +49,7 @@ def test_member_needs_a_latency():
 
 def test_summary_has_id_space_accuracy_latency_and_counts():
     assert member().summary == (
-        "51ab (toy): accuracy 0.9000, 1.2 ms measured, 2000 MACs, 100 parameters"
+        "s1ab (toy): accuracy 0.9000, 1.2 ms measured, 2000 MACs, 100 parameters"
     )
     assert "accuracy 0.9000, trained 0.9300, 1.2 ms" in member(trained_accuracy=0.93).summary
     figures = {"sram_kib": 25.25, "dram_traffic_kib": 55.0, "mac_utilisation": 0.354}

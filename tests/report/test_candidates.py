@@ -1,3 +1,6 @@
+import re
+import string
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -103,10 +106,24 @@ def test_table_is_read_as_it_was_written(tmp_path):
     pd.testing.assert_frame_equal(candidates.read(tmp_path / "trials.csv"), table)
 
 
-def test_id_of_digits_is_read_as_text(tmp_path):
+def test_no_spreadsheet_reads_an_id_as_a_number_or_a_date():
+    digests = [trial.digest for trial in make_trials(200)]
+    assert len({digest[0] for digest in digests}) == 16, "every first digit occurs"
+    dates = re.compile("(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[0-9]*")
+    for digest in digests:
+        for length in range(candidates.MIN_ID_CHARACTERS, 17):
+            text = digest[:length]
+            assert text[0] in string.ascii_letters
+            assert not dates.fullmatch(text)
+            with pytest.raises(ValueError, match="could not convert"):
+                float(text)
+
+
+def test_id_without_a_letter_is_refused(tmp_path):
     table = rows(make_trials(1)).assign(id="0012", digest="0012000000000000")
     candidates.write(table, tmp_path / "trials.csv")
-    assert candidates.read(tmp_path / "trials.csv")["id"].tolist() == ["0012"]
+    with pytest.raises(RunFolderError, match="id is '0012'"):
+        candidates.read(tmp_path / "trials.csv")
 
 
 def test_missing_file_and_other_table_are_refused(tmp_path):

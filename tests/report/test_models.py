@@ -45,7 +45,7 @@ def run(tmp_path) -> Path:
     folder = shutil.copytree(EARLY_RUN, tmp_path / "run")
     front = candidates.front(candidates.read(folder / "trials.csv"))
     fast, middle, slow = (front.iloc[at] for at in (0, len(front) // 2, -1))
-    published = {"id": "mobilenet_v2_0.5", "digest": "f" * 16, "supernet_accuracy": None}
+    published = {"id": "mobilenet_v2_0.5", "digest": "z" + "f" * 15, "supernet_accuracy": None}
     for content in (
         trained(slow, 0.93),
         trained(fast, 0.90),

@@ -109,7 +109,7 @@ def test_lost_line_does_not_give_an_architecture_the_result_of_another(tmp_path)
     ("edit", "message"),
     [
         (put("x", "user_attr", "identity"), "is damaged: the study's attribute 'identity' is 'x'"),
-        (put({}, "user_attr", "identity"), "has format None; this version reads format 4"),
+        (put({}, "user_attr", "identity"), "has format None; this version reads format 5"),
         (put(99, "user_attr", "identity", "format"), "has format 99; this version reads"),
         (put("odd", "user_attr", "identity", "added"), "These settings differ: added"),
     ],

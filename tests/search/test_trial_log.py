@@ -244,7 +244,7 @@ def test_logs_that_are_opened_at_the_same_time_share_a_study(new_log):
     assert len(logs) == 4
 
 
-GOLDEN_JOURNAL = Path(tests.golden.__file__).parent / "study_format_4.journal"
+GOLDEN_JOURNAL = Path(tests.golden.__file__).parent / "study_format_5.journal"
 """A journal that an earlier version wrote.
 
 It holds trials of all states that were added, a claimed and finished trial with heartbeats, a

@@ -17,7 +17,7 @@ ENDS = {
 def ranked(space: str, macs: int, score: float, standalone: float) -> RankedNetworkRecord:
     return RankedNetworkRecord(
         architecture={"space": space, "choices": {}},
-        digest="0" * 16,
+        digest="g" + "0" * 15,
         macs=macs,
         params=1,
         depth=1,

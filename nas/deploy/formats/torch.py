@@ -3,7 +3,7 @@
 With this package, a folder with the files is loaded by
 
     import nas
-    model = nas.load_model("results/quickstart/models/3f2a")
+    model = nas.load_model("results/quickstart/models/jf2a")
     logits = model.logits(images)
 
 and without it by
