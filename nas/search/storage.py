@@ -18,6 +18,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage, get_storage
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.study import StudyDirection
+from optuna.study.study import _SYSTEM_ATTR_METRIC_NAMES
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.errors import RequestError, StorageError
@@ -203,6 +204,17 @@ class Storage:
             )
         )
         return study._study_id
+
+    def name_metrics(self, study_id: int, names: Sequence[str]) -> None:
+        """Store the names of a study's objectives, for Optuna's tools, unless it has names."""
+
+        def store() -> None:
+            if _SYSTEM_ATTR_METRIC_NAMES not in self._storage.get_study_system_attrs(study_id):
+                self._storage.set_study_system_attr(
+                    study_id, _SYSTEM_ATTR_METRIC_NAMES, list(names)
+                )
+
+        self._retry(store)
 
     def get_directions(self, study_id: int) -> list[StudyDirection]:
         """Return the directions of a study's objectives."""

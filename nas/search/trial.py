@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import optuna
@@ -88,7 +89,8 @@ def to_frozen_trial(
 ) -> FrozenTrial:
     """Convert a trial to Optuna's form.
 
-    Infeasible and failed trials become pruned ones, which Optuna's samplers ignore.
+    Infeasible and failed trials become pruned ones, which Optuna's samplers ignore. A trial that was
+    evaluated has the times of its evaluation, another one starts now.
 
     Args:
         trial: the trial to convert.
@@ -101,7 +103,7 @@ def to_frozen_trial(
     result, values = to_result(trial, objectives)
     state = TrialState.PRUNED if values is None else TrialState.COMPLETE
     is_running = running_in is not None
-    return optuna.trial.create_trial(
+    frozen = optuna.trial.create_trial(
         state=TrialState.RUNNING if is_running else state,
         values=None if is_running else values,
         params=dict(trial.parameters),
@@ -115,6 +117,11 @@ def to_frozen_trial(
             **({"process": running_in} if is_running else {"result": result}),
         },
     )
+    if trial.ended_at:
+        frozen.datetime_start = datetime.fromtimestamp(trial.ended_at - trial.seconds)
+        if not is_running:
+            frozen.datetime_complete = datetime.fromtimestamp(trial.ended_at)
+    return frozen
 
 
 def to_result(
@@ -147,9 +154,10 @@ class _Process(Document):
 class _Result(Document):
     state: State
     values: dict[str, float]
-    seconds: Annotated[float, Field(ge=0)]
+    # A `datetime` can hold the start and the end.
+    seconds: Annotated[float, Field(ge=0, lt=1e9)]
     error: str
-    ended: float
+    ended: Annotated[float, Field(ge=0, lt=1e11)]
     digest: str | None = None
 
 

@@ -83,13 +83,13 @@ class TrialLog:
             for name, distribution in self._parameters.distributions.items()
         }
         self._objectives = objectives
+        optimised = [objective for objective in objectives if not objective.limit_only]
         directions = [
-            StudyDirection.MINIMIZE if o.sign > 0 else StudyDirection.MAXIMIZE
-            for o in objectives
-            if not o.limit_only
+            StudyDirection.MINIMIZE if o.sign > 0 else StudyDirection.MAXIMIZE for o in optimised
         ]
         self._study_id = storage.create_study(study_name, directions)
         self._require_same_search(seed, fixed_settings or {}, directions)
+        storage.name_metrics(self._study_id, [objective.name for objective in optimised])
         self.trials: list[Trial] = []
         self._tried_digests: set[str] = set()
         self._ended_ids: set[int] = set()

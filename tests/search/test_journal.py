@@ -157,7 +157,7 @@ def test_line_without_an_end_needs_little_memory(tmp_path):
 
 def test_fixture_journal_holds_the_operations_at_the_expected_positions(journal):
     operations = [json.loads(line) for line in journal.read_text().splitlines()]
-    assert [each["op_code"] for each in operations] == [0, 2, 4, 4, 8, 6]
+    assert [each["op_code"] for each in operations] == [0, 2, 3, 4, 4, 8, 6]
     assert "result" in operations[ADDED]["user_attrs"]
     assert "process" in operations[CLAIMED]["user_attrs"]
     assert operations[RESULT]["user_attr"]["result"]["digest"] == proposed_trials(2)[1].digest
@@ -216,7 +216,7 @@ def test_damaged_line_is_named_and_not_changed(journal, position, edit):
 
 def test_line_that_creates_the_study_again_is_ignored(journal):
     lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join([*lines[:2], lines[STUDY], *lines[2:]]))
+    journal.write_bytes(b"".join([*lines[:ADDED], lines[STUDY], *lines[ADDED:]]))
     assert len(open_log(journal).trials) == 2
 
 

@@ -99,8 +99,8 @@ def test_lost_line_does_not_give_an_architecture_the_result_of_another(tmp_path)
     assert log.claim(second)
     log.finish(completed(first))
     lines = path.read_bytes().splitlines(keepends=True)
-    assert b'"process"' in lines[2]
-    path.write_bytes(b"".join(lines[:2] + lines[3:]))
+    assert b'"process"' in lines[3]
+    path.write_bytes(b"".join(lines[:3] + lines[4:]))
     with pytest.raises(StorageError, match="trial 0 is damaged: .* to another architecture"):
         open_log(path)
 

@@ -1,8 +1,11 @@
 import shutil
 import threading
+import time
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
+import optuna
 import pytest
 
 import tests.golden
@@ -57,6 +60,23 @@ def test_optuna_sees_complete_trials_with_their_values_and_others_as_pruned(new_
         if trial.state == "complete"
     ]
     assert [dict(each.params) for each in stored[4:]] == [dict(t.parameters) for t in claimed]
+
+
+@for_backends(PERSISTENT)
+def test_optuna_knows_names_of_objectives_and_times_of_evaluations(new_log, open_storage):
+    log = new_log()
+    added, claimed = proposed_trials(2)
+    log.add(replace(completed(added), ended_at=1_700_000_000.5))
+    before = datetime.now()
+    assert log.claim(claimed)
+    log.finish(replace(completed(claimed), ended_at=time.time()))
+    new_log()
+    study = optuna.load_study(study_name="search", storage=open_storage()._storage)
+    assert study.metric_names == ["macs", "score"]
+    first, second = study.trials
+    assert first.duration == timedelta(seconds=1.25)
+    assert first.datetime_complete == datetime.fromtimestamp(1_700_000_000.5)
+    assert before <= second.datetime_start < second.datetime_complete <= datetime.now()
 
 
 @pytest.mark.slow
