@@ -26,6 +26,7 @@ from nas.cli.options import (
     Json,
     Out,
     command_line,
+    job_key,
     open_table,
     print_json,
     show,
@@ -256,10 +257,10 @@ def report(
 @app.command()
 def select(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
-    max_latency_ms: Annotated[
-        float | None, typer.Option(help="Largest latency in milliseconds.")
-    ] = None,
-    max_params: Annotated[int | None, typer.Option(help="Largest number of parameters.")] = None,
+    max_latency_ms: Annotated[float | None, job_key("search.max_latency_ms")] = None,
+    max_macs: Annotated[int | None, job_key("search.max_macs")] = None,
+    max_params: Annotated[int | None, job_key("search.max_params")] = None,
+    max_peak_memory_bytes: Annotated[int | None, job_key("search.max_peak_memory_bytes")] = None,
     min_accuracy: Annotated[
         float | None, typer.Option(help="Smallest accuracy as a fraction, such as 0.95.")
     ] = None,
@@ -278,7 +279,8 @@ def select(
     from nas.report.select import Limits
     from nas.report.select import select as select_member
 
-    member = select_member(run_folder, Limits(max_latency_ms, max_params, min_accuracy))
+    limits = Limits(max_latency_ms, max_macs, max_params, max_peak_memory_bytes, min_accuracy)
+    member = select_member(run_folder, limits)
     show(
         member.model_dump(mode="json"),
         f"{member.summary}\n{json.dumps(member.architecture.model_dump())}",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -39,7 +39,6 @@ from nas.records import (
 from nas.report.run import Run
 from nas.space import Architecture, load_space
 from nas.space.library import find_reference
-from nas.statistics import spread
 from nas.supernet import Supernet, TrainingSettings, checkpoint, evaluate
 from nas.supernet.distillation import Teacher
 from nas.supernet.evaluation import accuracy_by_class, calibrated_state, predict_network
@@ -47,9 +46,6 @@ from nas.supernet.finetuning import NetworkProgress, train_network
 from nas.supernet.training import CHECKPOINT_FILE
 from nas.torch_device import resolve_device
 from nas.torch_network import Network, to_torch
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 WEIGHTS_FILE = "weights.safetensors"
 """Name of the file with the trained weights, in a model's folder."""
@@ -99,16 +95,6 @@ class Retraining:
 def finetuning_settings(settings: TrainingSettings, epochs: int) -> TrainingSettings:
     """Return the settings with which finalists are trained, from those of the supernets."""
     return replace(settings, epochs=epochs, seconds=None, average=settings.average or AVERAGE)
-
-
-def pick_finalists(front: pd.DataFrame, count: int) -> list[str]:
-    """Return the digests of front members at even distances, the most accurate first.
-
-    Args:
-        front: rows of a front, the fastest first.
-        count: number of finalists; fewer are returned of a smaller front.
-    """
-    return spread(front["digest"].tolist()[::-1], count)
 
 
 def retrain(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-import numpy as np
 import pandas as pd
 
 from nas import jsonl
@@ -21,10 +20,10 @@ from nas.job.measurements import (
 )
 from nas.latency import Prediction, measure_networks
 from nas.latency.verify import MAX_MEDIAN_SHIFT, DeviceSlowdown
-from nas.records import KernelSlowdown, read_trained
+from nas.records import JobSearch, KernelSlowdown, read_trained
 from nas.report import candidates
+from nas.report.front import behind, front, representatives
 from nas.search import Trial
-from nas.statistics import spread
 from nas.supernet import Supernet, evaluate
 
 MIN_PER_SPACE = 3
@@ -48,7 +47,9 @@ def measure_front(
     by_digest = {trial.digest: trial for trial in trials}
     # Candidates are chosen by their predictions alone, so that a resumed run chooses the same.
     predicted = _rows(job, trials, {}, {}, {}, {})
-    chosen = to_measure(predicted, list(job.spaces), job.settings.finish.measure)
+    chosen = to_measure(
+        predicted, run.record.job.search, list(job.spaces), job.settings.finish.measure
+    )
     _measure(job, run, [by_digest[digest] for digest in chosen])
     write_candidates(job, run, supernets, trials)
     measured, problems = latencies_and_errors(jsonl.read(run.measurements, MEASUREMENTS))
@@ -113,44 +114,32 @@ def _measure(job: JobContext, run: RunFolder, chosen: Sequence[Trial]) -> None:
             )
 
 
-def to_measure(rows: pd.DataFrame, spaces: Sequence[str], count: int) -> list[str]:
+def to_measure(
+    rows: pd.DataFrame, search: JobSearch, spaces: Sequence[str], count: int
+) -> list[str]:
     """Return the digests of the candidates to time, the most important first.
 
-    These are the ends and an even selection of each space's own predicted front, so that the report
-    has measured members of every space; then the same of the common front; then the rest of the
-    front; and then the candidates that would be on it if their predictions were a little too high.
+    These are representatives of each space's own predicted front, so that the report has measured
+    members of every space; then those of the common front; then the rest of the front; and then the
+    candidates that would be on it if their predictions were a little too high.
 
     Args:
         rows: the candidates with predicted latencies.
+        search: objectives and limits of the job.
         spaces: names of the spaces.
         count: number of candidates to time.
     """
     complete = rows[rows["state"] == "complete"]
-    front = candidates.front(complete)
+    members = front(complete, search)
     chosen: dict[str, None] = {}
     for space in spaces:
-        own = candidates.front(complete[complete["space"] == space])["digest"].tolist()
-        chosen.update(dict.fromkeys(spread(own, min(MIN_PER_SPACE, count // len(spaces)))))
-    rest = front["digest"].tolist()
-    chosen.update(dict.fromkeys(spread(rest, max(0, count - len(chosen)))))
-    chosen.update(dict.fromkeys(rest))
-    chosen.update(dict.fromkeys(_behind(complete, front)))
+        own = front(complete[complete["space"] == space], search)
+        most = min(MIN_PER_SPACE, count // len(spaces))
+        chosen.update(dict.fromkeys(representatives(own, search, most)))
+    chosen.update(dict.fromkeys(representatives(members, search, count - len(chosen))))
+    chosen.update(dict.fromkeys(members["digest"]))
+    chosen.update(dict.fromkeys(behind(complete, members, search)))
     return list(chosen)[:count]
-
-
-def _behind(complete: pd.DataFrame, front: pd.DataFrame) -> list[str]:
-    """Return the digests of the candidates that are not on the front, the nearest first.
-
-    The distance of a candidate is the ratio of its predicted latency to that of the fastest front
-    member that is as accurate: the error of the prediction that would put it on the front.
-    """
-    accuracy = candidates.score(front).to_numpy()
-    latency = front["predicted_us"].to_numpy()
-    as_accurate = accuracy[None, :] >= candidates.score(complete).to_numpy()[:, None]
-    fastest = np.where(as_accurate, latency[None, :], np.inf).min(axis=1)
-    slower = complete["predicted_us"].to_numpy() / fastest
-    order = np.lexsort((np.arange(len(slower)), slower))
-    return complete["digest"].to_numpy()[order].tolist()
 
 
 def _rows(

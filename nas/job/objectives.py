@@ -13,7 +13,7 @@ from nas.job.context import JobContext
 from nas.job.settings import MaximisedFigure
 from nas.latency import LatencyTable, space_kernels
 from nas.records import ScoreCorrection
-from nas.records.fields import Figure
+from nas.records.fields import DEVICE_LATENCY, Figure
 from nas.search import Infeasible, Objective
 from nas.search.objectives import Direction, IsHopeless, Score
 from nas.space import Architecture
@@ -68,7 +68,9 @@ class JobObjectives:
         for device in settings.device:
             name = Path(device.table).stem
             table = self._others[name]
-            objectives.append(self._latency(f"predicted_us {name}", table, device.max_latency_ms))
+            objectives.append(
+                self._latency(f"{DEVICE_LATENCY}{name}", table, device.max_latency_ms)
+            )
         limits = {
             "macs": settings.max_macs,
             "params": settings.max_params,
@@ -96,11 +98,15 @@ class JobObjectives:
         return objectives
 
     def fronts(self) -> dict[str, list[Objective]]:
-        """Return the objectives of each further device's own front: its latency and the error."""
-        error = ERROR if self._correction is None else CORRECTED_ERROR
+        """Return the objectives of each further device's own front.
+
+        These are the objectives of the job with the latency on this device alone.
+        """
+        latencies = {name: f"{DEVICE_LATENCY}{name}" for name in self._others}
+        others = {LATENCY, *latencies.values()}
         return {
-            name: [o for o in self.all() if o.name in (f"predicted_us {name}", error)]
-            for name in self._others
+            name: [o for o in self.all() if o.name == latency or o.name not in others]
+            for name, latency in latencies.items()
         }
 
     def fixed_settings(self) -> dict[str, str]:

@@ -10,7 +10,6 @@ from nas.deploy.retrain import (
     Retraining,
     finalist,
     finetuning_settings,
-    pick_finalists,
     prepare,
     published_network,
     train_model,
@@ -20,8 +19,9 @@ from nas.errors import RequestError, RunFolderError
 from nas.job.context import JobContext
 from nas.job.folder import RunFolder, RunPaths, claim, saved_settings
 from nas.job.progress import JobProgress, SilentProgress
-from nas.records import TrainedRecord, read_trained
+from nas.records import TrainedRecord, read_run, read_trained
 from nas.report import candidates, page
+from nas.report.front import dominated_after_training, representatives
 from nas.report.run import open_run
 from nas.space import Architecture
 from nas.supernet import Supernet
@@ -33,7 +33,7 @@ _START_TEXTS = {"supernet": "the supernet", "scratch": "scratch"}
 def train_finalists(
     job: JobContext, run: RunFolder, supernets: Mapping[str, Supernet]
 ) -> list[str]:
-    """Train networks spread over the front of a job to the end, and write their accuracies.
+    """Train networks that represent the front of a job to the end, and write their accuracies.
 
     Args:
         job: the job.
@@ -50,10 +50,6 @@ def train_finalists(
     plan = run.record.plan
     assert plan is not None
     opened = open_run(run.path)
-    limit_ms = job.settings.search.max_latency_ms
-    front = candidates.front(
-        opened.trials, max_latency_us=None if limit_ms is None else 1000 * limit_ms
-    )
     epochs = plan.retrain_epochs or math.ceil(max(plan.epochs.values()))
     setup = Retraining(
         run.path,
@@ -62,7 +58,8 @@ def train_finalists(
         job.settings.seed,
         supernets,
     )
-    chosen = dict(finalist(opened, digest) for digest in pick_finalists(front, plan.retrain))
+    picks = representatives(opened.front, run.record.job.search, plan.retrain)
+    chosen = dict(finalist(opened, digest) for digest in picks)
     _train_all(run.path, chosen, lambda: setup, job.progress)
     _write_accuracies(run, job.progress)
     return list(chosen)
@@ -184,5 +181,7 @@ def _write_accuracies(run: RunPaths, progress: JobProgress) -> None:
     """Write the accuracies of all trained networks of a run into its table of candidates."""
     rows = candidates.with_trained(candidates.read(run.trials), read_trained(run.path))
     candidates.write(rows, run.trials)
-    for name, better in candidates.dominated_after_training(rows).items():
-        progress.note(f"training moved {name} off the front: {better} is not slower, and better")
+    for name, better in dominated_after_training(rows, read_run(run.path).job.search).items():
+        progress.note(
+            f"training moved {name} off the front: {better} is not worse in any objective"
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Final, Literal, get_args
+from typing import Annotated, Final, Literal, NamedTuple, get_args
 
 from pydantic import AfterValidator, Field
 
@@ -40,6 +40,36 @@ Figure = Literal[
 """A cost of a whole network that some runtimes know, see `Runtime.network_figures`."""
 
 FIGURES: tuple[Figure, ...] = get_args(Figure)
+
+
+class Cost(NamedTuple):
+    """How a page shows a cost of a network: a count of its graph, or a `Figure`.
+
+    Attributes:
+        label: name with the unit.
+        scale: number of these units in a unit of the column.
+        is_maximised: whether more is better, so that its limit is the smallest value.
+    """
+
+    label: str
+    scale: float = 1.0
+    is_maximised: bool = False
+
+
+COSTS = {
+    "macs": Cost("MACs"),
+    "params": Cost("parameters"),
+    "peak_memory_bytes": Cost("peak memory, KiB", 1 / 1024),
+    "sram_kib": Cost("SRAM, KiB"),
+    "flash_kib": Cost("flash, KiB"),
+    "dram_traffic_kib": Cost("DRAM traffic, KiB"),
+    "flash_traffic_kib": Cost("flash traffic, KiB"),
+    "mac_utilisation": Cost("MAC utilisation, %", 100.0, is_maximised=True),
+}
+"""The costs that a job can optimise or limit beside latency, by the name of their column."""
+
+DEVICE_LATENCY = "predicted_us "
+"""Beginning of the columns with the latencies on further devices, before the device's name."""
 
 MAX_DISPATCH_SHARE = 0.5
 """Share of launches and start in a latency above which its prediction is called rough.

@@ -39,9 +39,10 @@ class FrontMember(Document):
         holdout_accuracy: accuracy on validation images that the search did not use.
         trained_accuracy: accuracy on the same images after the network was trained to the end.
         test_accuracy: accuracy on the test images after that training.
-        dominated_by: id of a trained network that is not slower and, after training, not less
-            accurate; None for a network that stays on the front.
+        dominated_by: id of a trained network that is, after training, not worse in any objective;
+            None for a network that stays on the front.
         predicted_us: latency predicted by the table, in microseconds.
+        device_predicted_us: the same on each further device of the search, by its name.
         measured_us: latency of the whole network, in microseconds. At least one of both latencies
             is known.
         unstable_launches: number of launches predicted from timings that did not agree.
@@ -69,6 +70,7 @@ class FrontMember(Document):
     test_accuracy: Fraction | None = None
     dominated_by: NetworkDigest | None = None
     predicted_us: Positive | None = None
+    device_predicted_us: dict[Name, Positive] = Field(default_factory=dict)
     measured_us: Positive | None = None
     unstable_launches: Count | None = None
     estimated_launches: Count | None = None
@@ -136,9 +138,13 @@ class FrontMember(Document):
             "{:.0%} MAC utilisation": self.mac_utilisation,
         }
         figures = "".join(f", {text.format(v)}" for text, v in texts.items() if v is not None)
+        devices = "".join(
+            f", {format_latency(latency_us)} predicted on {name}"
+            for name, latency_us in self.device_predicted_us.items()
+        )
         return (
             f"{self.id} ({self.space}): accuracy {self.validation_accuracy:.4f}{trained}, "
-            f"{format_latency(self.latency_us)} {self.latency_basis}, {self.macs} MACs, "
+            f"{format_latency(self.latency_us)} {self.latency_basis}{devices}, {self.macs} MACs, "
             f"{self.params} parameters{figures}"
         )
 
@@ -146,13 +152,15 @@ class FrontMember(Document):
 class FrontRecord(Document):
     """`front.json`: the Pareto front of a run.
 
+    It is over all objectives of the job, and within its limits.
+
     Attributes:
         run: name of the run.
         max_latency_ms: latency limit of the job, in milliseconds; None without one.
         front: members of the front, the fastest first.
     """
 
-    schema_version: Literal[1] = Field(alias="schema")
+    schema_version: Literal[2] = Field(alias="schema")
     run: str
     max_latency_ms: Positive | None = None
     front: tuple[FrontMember, ...]

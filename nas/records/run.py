@@ -10,7 +10,7 @@ from pydantic import AliasChoices, ConfigDict, Field, JsonValue
 
 from nas.documents import Count, Document, Format, Fraction, Positive
 from nas.errors import RunFolderError
-from nas.records.fields import Name, Seconds
+from nas.records.fields import COSTS, Name, Seconds
 
 _LEAST_ERROR = 1e-4
 """Share of wrong, or right, images that every accuracy is taken to have: its logit is finite."""
@@ -265,14 +265,55 @@ class JobData(_RunSection):
     on_bad_image: Literal["fail", "skip"] = "fail"
 
 
-class JobLimits(_RunSection):
-    """The search settings of a job that a report shows.
+class JobDevice(_RunSection):
+    """A further device of a search.
 
     Attributes:
-        max_latency_ms: highest latency of a network of the front, in milliseconds.
+        table: path of its latency table.
+        max_latency_ms: highest latency on it, in milliseconds.
     """
 
+    table: str
     max_latency_ms: Positive | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of its table's file, without the suffix."""
+        return Path(self.table).stem
+
+
+class JobSearch(_RunSection):
+    """The objectives of a job's search beside latency and accuracy, and its limits.
+
+    Attributes:
+        also_minimize, also_maximize: names of costs that are objectives, see `nas.records.COSTS`.
+        max_latency_ms: highest latency in milliseconds.
+        max_macs, max_params, max_peak_memory_bytes: limits of counts.
+        max_sram_kib, max_flash_kib, max_dram_traffic_kib, max_flash_traffic_kib: limits of figures.
+        min_mac_utilisation: lowest utilisation, a fraction.
+        device: the further devices, whose latencies are objectives as well.
+    """
+
+    also_minimize: list[str] = Field(default_factory=list)
+    also_maximize: list[str] = Field(default_factory=list)
+    max_latency_ms: Positive | None = None
+    max_macs: Count | None = None
+    max_params: Count | None = None
+    max_peak_memory_bytes: Count | None = None
+    max_sram_kib: Positive | None = None
+    max_flash_kib: Positive | None = None
+    max_dram_traffic_kib: Positive | None = None
+    max_flash_traffic_kib: Positive | None = None
+    min_mac_utilisation: Fraction | None = None
+    device: list[JobDevice] = Field(default_factory=list)
+
+    @property
+    def cost_limits(self) -> dict[str, float | None]:
+        """The limit of each cost; None for none."""
+        return {
+            name: getattr(self, f"{'min' if cost.is_maximised else 'max'}_{name}")
+            for name, cost in COSTS.items()
+        }
 
 
 class JobSummary(_RunSection):
@@ -288,7 +329,7 @@ class JobSummary(_RunSection):
     seed: Count = 0
     data: JobData | None = None
     training: dict[str, JsonValue] = Field(default_factory=dict)
-    search: JobLimits = JobLimits()
+    search: JobSearch = Field(default_factory=JobSearch)
 
 
 class RunRecord(_RunSection):

@@ -1,4 +1,4 @@
-"""The candidates of a run, one row for each distinct architecture, and the front among them."""
+"""The candidates of a run, one row for each distinct architecture."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from nas import files, statistics
 from nas.documents import Format
 from nas.errors import RunFolderError
 from nas.records import TrainedRecord
-from nas.records.fields import FIGURES, MEASURED
+from nas.records.fields import DEVICE_LATENCY, FIGURES, MEASURED
 from nas.report.rows import CandidateRow, read_csv
-from nas.search import Trial, non_dominated
+from nas.search import Trial
 from nas.statistics import LatencyAgreement
 
 if TYPE_CHECKING:
@@ -47,7 +46,10 @@ COLUMNS = [
     "basis",
     "architecture",
 ]
-"""Columns of `trials.csv` and `front.csv`; `nas.report.rows.CandidateRow` describes them."""
+"""Columns of `trials.csv` and `front.csv`; `nas.report.rows.CandidateRow` describes them.
+
+The predicted latencies on further devices of a search follow that on its own device.
+"""
 
 _FLOAT_COLUMNS = (
     "validation_accuracy",
@@ -95,6 +97,8 @@ def from_trials(
         basis: what latencies of whole networks come from, see `Runtime.network_basis`.
     """
     ids = short_ids([trial.digest for trial in trials])
+    names = dict.fromkeys(name for trial in trials for name in trial.values)
+    devices = [name for name in names if name.startswith(DEVICE_LATENCY)]
     rows: list[dict[str, Any]] = []
     for trial in trials:
         graph = trial.architecture.graph
@@ -114,6 +118,7 @@ def from_trials(
                 "params": graph.params,
                 "peak_memory_bytes": graph.peak_memory_bytes,
                 **{figure: trial.values.get(figure) for figure in FIGURES},
+                **{name: trial.values.get(name) for name in devices},
                 "seconds": trial.seconds,
                 "error": trial.error or problems.get(trial.digest, ""),
                 "holdout_accuracy": holdout_accuracy.get(trial.digest),
@@ -161,11 +166,14 @@ def with_trained(rows: pd.DataFrame, trained: Mapping[str, TrainedRecord]) -> pd
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    names = dict.fromkeys(name for row in rows for name in row)
+    devices = [name for name in names if name.startswith(DEVICE_LATENCY)]
     types: dict[str, Any] = {
-        **dict.fromkeys(_FLOAT_COLUMNS, float),
+        **dict.fromkeys((*_FLOAT_COLUMNS, *devices), float),
         **dict.fromkeys(_INTEGER_COLUMNS, "Int64"),
     }
-    return pd.DataFrame(rows, columns=COLUMNS).astype(types)
+    at = COLUMNS.index("predicted_us") + 1
+    return pd.DataFrame(rows, columns=[*COLUMNS[:at], *devices, *COLUMNS[at:]]).astype(types)
 
 
 def short_ids(digests: Sequence[str]) -> dict[str, str]:
@@ -175,48 +183,6 @@ def short_ids(digests: Sequence[str]) -> dict[str, str]:
     while len({digest[:length] for digest in distinct}) < len(distinct):
         length += 1
     return {digest: digest[:length] for digest in distinct}
-
-
-def front(rows: pd.DataFrame, *, max_latency_us: float | None = None) -> pd.DataFrame:
-    """Return the rows on the Pareto front of accuracy and latency, the fastest first.
-
-    Only complete rows are compared. If any of them has a measured latency, only those that have one
-    are compared, so that a prediction never beats a measurement.
-
-    Args:
-        rows: candidates of a run.
-        max_latency_us: highest latency of a row, in microseconds; None is no limit.
-    """
-    latency = latency_us(rows)
-    accuracy = score(rows)
-    keep = (rows["state"] == "complete") & latency.notna() & accuracy.notna()
-    if max_latency_us is not None:
-        keep &= latency <= max_latency_us
-    points = np.column_stack([latency[keep], 1 - accuracy[keep]])
-    return rows[keep].iloc[non_dominated(points)]
-
-
-def dominated_after_training(rows: pd.DataFrame) -> dict[str, str]:
-    """Return the trained networks that training moved off the front, each with a better one.
-
-    Trained networks are compared with each other alone, by the accuracy on the hold-out images.
-
-    Args:
-        rows: candidates of a run.
-
-    Returns:
-        By ID, the ID of the most accurate network that is not slower and not less accurate.
-    """
-    trained = rows.assign(latency=latency_us(rows)).dropna(subset=["latency", "trained_accuracy"])
-    order = trained.sort_values(["latency", "trained_accuracy"], ascending=[True, False])
-    dominated: dict[str, str] = {}
-    best, best_accuracy = "", -1.0
-    for name, accuracy in zip(order["id"], order["trained_accuracy"], strict=True):
-        if accuracy > best_accuracy:
-            best, best_accuracy = name, accuracy
-        else:
-            dominated[name] = best
-    return dominated
 
 
 def latency_us(rows: pd.DataFrame) -> pd.Series:
@@ -245,4 +211,4 @@ def read(path: Path) -> pd.DataFrame:
 
     Raises RunFolderError for a missing or damaged file; the message names the line.
     """
-    return _table([row.model_dump() for row in read_csv(path, TRIALS)])
+    return _table([row.cells for row in read_csv(path, TRIALS)])

@@ -6,20 +6,25 @@ Every space has the colour and marker of its position in the list of spaces, in 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
-from nas.plotting import STYLE, group_style, shade_band, to_svg
-from nas.records import SpaceRanking, TrainingRow
-from nas.records.fields import MEASURED
+from nas.plotting import STYLE, group_style, set_plain_ticks, shade_band, to_svg
+from nas.records import JobSearch, SpaceRanking, TrainingRow
+from nas.records.fields import COSTS, DEVICE_LATENCY, MEASURED
 from nas.report import candidates
 from nas.report.candidates import latency_us
 from nas.report.models import ReportedModel
 from nas.report.rows import HistoryRow
+from nas.search import non_dominated
+
+FloatArray = NDArray[np.float64]
 
 MIN_RATIO_FOR_LOG_AXIS = 8
 """Slowest over fastest candidate from which the latency axis is logarithmic."""
@@ -50,110 +55,189 @@ def space_colours(spaces: Sequence[str]) -> dict[str, str]:
     return {space: group_style(index)["color"] for index, space in enumerate(spaces)}
 
 
+class FrontAxis(NamedTuple):
+    """The horizontal axis of a plot of the front: an objective beside accuracy.
+
+    Attributes:
+        label: what stands below the axis.
+        predicted: values of all candidates, in the unit of the axis.
+        whole_network: values of measured candidates, and of the front.
+        is_maximised: whether more is better.
+        has_legend: whether the plot is the large one, with the legend of all plots.
+    """
+
+    label: str
+    predicted: pd.Series
+    whole_network: pd.Series
+    is_maximised: bool = False
+    has_legend: bool = False
+
+
+def front_axes(rows: pd.DataFrame, search: JobSearch) -> list[FrontAxis]:
+    """Return an axis for each objective of a job beside accuracy; the first one is latency.
+
+    Args:
+        rows: all candidates.
+        search: objectives of the job.
+    """
+    unit = latency_unit(rows)
+    is_measured = candidates.basis(rows) == MEASURED
+    latency, whole_network = (
+        ("latency", "measured") if is_measured else ("estimated latency", "whole network")
+    )
+    axes = [
+        FrontAxis(
+            f"{latency}, {unit.name} (black edge: {whole_network}; pale: predicted)",
+            rows["predicted_us"] / unit.us,
+            latency_us(rows) / unit.us,
+            has_legend=True,
+        )
+    ]
+    for device in search.device:
+        values = rows[f"{DEVICE_LATENCY}{device.name}"] / unit.us
+        axes.append(FrontAxis(f"predicted latency on {device.name}, {unit.name}", values, values))
+    for name, cost in COSTS.items():
+        if name in (*search.also_minimize, *search.also_maximize):
+            values = rows[name].astype(float) * cost.scale
+            axes.append(FrontAxis(cost.label, values, values, cost.is_maximised))
+    return axes
+
+
 def draw_front(
     rows: pd.DataFrame,
     front: pd.DataFrame,
     spaces: Sequence[str],
+    axis: FrontAxis,
     models: Sequence[ReportedModel] = (),
     rankings: Mapping[str, SpaceRanking] | None = None,
 ) -> str:
-    """Draw accuracy over latency: all scored candidates, the measured ones, and the front.
+    """Draw accuracy over an objective: all scored candidates, the measured ones, and the front.
 
-    Trained networks are drawn as stars, joined by their own front. Where a supernet was ranked, a
-    bar at each front member shows what standalone training of such a network reaches.
+    A line joins the members of the front that are on the front of these two objectives; circles are
+    the others. Trained networks are drawn as stars, joined by their own front. Where a supernet was
+    ranked, a bar at each front member shows what standalone training of such a network reaches.
 
     Args:
         rows: all candidates.
         front: the rows on the front.
         spaces: names of the spaces.
+        axis: the objective.
         models: trained networks.
         rankings: rankings of the supernets by space.
     """
     with mpl.rc_context(STYLE):
-        unit = latency_unit(rows)
-        figure = Figure(figsize=(11, 5))
+        figure = Figure(figsize=(11, 5) if axis.has_legend else (7, 4.4))
         axes = figure.subplots()
-        is_measured = candidates.basis(rows) == MEASURED
-        latency, whole_network = (
-            ("latency", "measured") if is_measured else ("estimated latency", "whole network")
-        )
+        whole_network = "measured" if candidates.basis(rows) == MEASURED else "whole network"
         complete = rows[rows["state"] == "complete"]
         for index, space in enumerate(spaces):
             scored = complete[complete["space"] == space]
             axes.scatter(
-                scored["predicted_us"] / unit.us, 100 * candidates.score(scored),
+                axis.predicted[scored.index], 100 * candidates.score(scored),
                 s=16, alpha=0.35, linewidths=0, label=f"{space}: {len(scored)} scored",
                 **group_style(index),
             )  # fmt: skip
             measured = scored.dropna(subset=["measured_us"])
             axes.scatter(
-                measured["measured_us"] / unit.us, 100 * candidates.score(measured),
+                axis.whole_network[measured.index], 100 * candidates.score(measured),
                 s=42, edgecolors="black", linewidths=0.8, zorder=3,
                 label=f"{space}: {len(measured)} {whole_network}", **group_style(index),
             )  # fmt: skip
-        axes.step(
-            latency_us(front) / unit.us, 100 * candidates.score(front),
-            where="post", color="black", linewidth=1.2, zorder=2, label="Pareto front",
-        )  # fmt: skip
-        _draw_standalone_ranges(axes, front, rankings or {}, spaces, unit)
-        _draw_trained(axes, [m for m in models if m.latency_us is not None], spaces, unit)
-        axes.set_xlabel(f"{latency}, {unit.name} (black edge: {whole_network}; pale: predicted)")
+        values = axis.whole_network[front.index].to_numpy(float)
+        scores = 100 * candidates.score(front).to_numpy(float)
+        line = _draw_steps(
+            axes, values, scores, axis, linestyle="-", zorder=2, label="Pareto front"
+        )
+        others = [position for position in range(len(front)) if position not in line]
+        if others:
+            axes.scatter(
+                values[others], scores[others], s=110, facecolors="none", edgecolors="black",
+                linewidths=1.0, zorder=4, label="on the front by another objective",
+            )  # fmt: skip
+        _draw_standalone_ranges(axes, front, values, rankings or {}, spaces)
+        _draw_trained(axes, axis, rows, models, spaces)
+        axes.set_xlabel(axis.label)
         stars = ", stars: trained" if models else ""
         corrected = ", corrected" if rows["corrected_accuracy"].notna().any() else ""
         axes.set_ylabel(f"validation accuracy, % (supernet{corrected}{stars})")
-        predicted = complete["predicted_us"]
-        if len(complete) and predicted.max() > MIN_RATIO_FOR_LOG_AXIS * predicted.min():
+        shown = axis.predicted[complete.index]
+        if len(complete) and shown.max() > MIN_RATIO_FOR_LOG_AXIS * shown.min() > 0:
             axes.set_xscale("log")
-            axes.xaxis.set_major_formatter("{x:g}")
-            axes.xaxis.set_minor_formatter("{x:g}")
-        axes.legend(**_SMALL_LEGEND, loc="lower right")
+            set_plain_ticks(axes, "x")
+        if axis.has_legend:
+            axes.legend(**_SMALL_LEGEND, loc="lower right")
         return to_svg(figure)
+
+
+def _draw_steps(
+    axes: Axes, values: FloatArray, accuracies: FloatArray, axis: FrontAxis, **style: Any
+) -> list[int]:
+    """Draw the front of an objective and accuracy, and return the positions of its members."""
+    sign = -1 if axis.is_maximised else 1
+    line = non_dominated(np.column_stack([sign * values, -accuracies]))[::sign]
+    axes.step(
+        values[line], accuracies[line], where="pre" if axis.is_maximised else "post",
+        color="black", linewidth=1.2, **style,
+    )  # fmt: skip
+    return line
 
 
 def _draw_standalone_ranges(
     axes: Axes,
     front: pd.DataFrame,
+    values: FloatArray,
     rankings: Mapping[str, SpaceRanking],
     spaces: Sequence[str],
-    unit: LatencyUnit,
 ) -> None:
-    """Draw a bar where standalone training of each front member is expected to end."""
+    """Draw a bar where standalone training of each front member is expected to end.
+
+    Args:
+        axes: axes of the plot.
+        front: the rows on the front.
+        values: horizontal position of each.
+        rankings: rankings of the supernets by space.
+        spaces: names of the spaces.
+    """
     colours = space_colours(spaces)
     label = "bars: 95% of such networks, trained standalone"
-    for space, latency, score in zip(
-        front["space"], latency_us(front) / unit.us, front["validation_accuracy"], strict=True
+    for space, value, score in zip(
+        front["space"], values, front["validation_accuracy"], strict=True
     ):
         ends = rankings[space].standalone_range(score) if space in rankings else None
         if ends is not None:
             low, high = ends
             axes.vlines(
-                latency, 100 * low, 100 * high, color=colours[space], alpha=0.5, linewidth=1.5,
+                value, 100 * low, 100 * high, color=colours[space], alpha=0.5, linewidth=1.5,
                 zorder=1, label=label,
             )  # fmt: skip
             label = "_nolegend_"
 
 
 def _draw_trained(
-    axes: Axes, models: Sequence[ReportedModel], spaces: Sequence[str], unit: LatencyUnit
+    axes: Axes,
+    axis: FrontAxis,
+    rows: pd.DataFrame,
+    models: Sequence[ReportedModel],
+    spaces: Sequence[str],
 ) -> None:
-    """Draw the hold-out accuracy of trained networks over their latency, and their front."""
+    """Draw the hold-out accuracy of trained candidates, and their front."""
     colours = space_colours(spaces)
-    points = [((m.latency_us or 0) / unit.us, 100 * m.record.holdout.accuracy) for m in models]
-    for model, (latency, accuracy) in zip(models, points, strict=True):
+    known = axis.whole_network.fillna(axis.predicted).set_axis(rows["digest"]).dropna()
+    models = [model for model in models if model.record.digest in known.index]
+    values = np.array([known[model.record.digest] for model in models], dtype=float)
+    accuracies = np.array([100 * model.record.holdout.accuracy for model in models], dtype=float)
+    for model, value, accuracy in zip(models, values, accuracies, strict=True):
         axes.scatter(
-            [latency], [accuracy], marker="*", s=170, edgecolors="black", linewidths=0.8, zorder=5,
+            [value], [accuracy], marker="*", s=170, edgecolors="black", linewidths=0.8, zorder=5,
             color=colours.get(model.record.space, "grey"),
         )  # fmt: skip
         axes.annotate(
-            model.record.id, (latency, accuracy), xytext=(5, 6), textcoords="offset points",
+            model.record.id, (value, accuracy), xytext=(5, 6), textcoords="offset points",
             fontsize=8,
         )  # fmt: skip
-    best = [point for model, point in zip(models, points, strict=True) if not model.dominated_by]
-    if len(best) > 1:
-        axes.step(
-            *zip(*best, strict=True), where="post", color="black", linewidth=1.2, linestyle="--",
-            zorder=4, label="front of the trained networks",
-        )  # fmt: skip
+    if len(models) > 1:
+        label = "front of the trained networks"
+        _draw_steps(axes, values, accuracies, axis, linestyle="--", zorder=4, label=label)
 
 
 def draw_latency_agreement(rows: pd.DataFrame, spaces: Sequence[str]) -> str:

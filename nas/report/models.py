@@ -12,11 +12,12 @@ from nas.records import (
     CARD_FILE,
     MODELS_FOLDER,
     ExportedFile,
+    JobSearch,
     ModelCard,
     TrainedRecord,
     read_trained,
 )
-from nas.report import candidates
+from nas.report.front import dominated_after_training
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class ReportedModel:
         latency_us: measured latency, or predicted latency if it was not measured; None for a
             published network, which the search did not time.
         is_measured: whether `latency_us` was measured.
-        dominated_by: id of a trained network that is not slower and not less accurate; None if
-            there is none.
+        dominated_by: id of a trained network that is not worse in any objective; None if there is
+            none.
     """
 
     record: TrainedRecord
@@ -58,12 +59,13 @@ class ReportedModel:
         return tuple(sorted(files, key=lambda f: f.latency.median_us if f.latency else 1e99))
 
 
-def read_models(run: Path, rows: pd.DataFrame) -> list[ReportedModel]:
+def read_models(run: Path, rows: pd.DataFrame, search: JobSearch) -> list[ReportedModel]:
     """Return the trained models of a run, the fastest first and published networks last.
 
     Args:
         run: the run folder.
         rows: all candidates of the run, which have the latencies.
+        search: objectives and limits of the job.
 
     Raises:
         CheckpointError: a record or a card is damaged.
@@ -72,7 +74,7 @@ def read_models(run: Path, rows: pd.DataFrame) -> list[ReportedModel]:
         rows.dropna(subset=[name]).set_index("digest")[name].to_dict()
         for name in ("measured_us", "predicted_us")
     )
-    dominated = candidates.dominated_after_training(rows)
+    dominated = dominated_after_training(rows, search)
     models = [
         ReportedModel(
             record,

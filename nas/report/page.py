@@ -23,6 +23,7 @@ from nas.records import (
     ArchitectureRecord,
     FrontMember,
     FrontRecord,
+    JobSearch,
     RankingRecord,
     RunRecord,
     TrainingRow,
@@ -30,10 +31,12 @@ from nas.records import (
     read_run,
     to_json,
 )
-from nas.records.fields import FIGURES, MEASURED, ROUGH_PREDICTION
+from nas.records.fields import COSTS, DEVICE_LATENCY, FIGURES, MEASURED, ROUGH_PREDICTION
 from nas.report import candidates, figures
+from nas.report.front import dominated_after_training, front, row_objectives
 from nas.report.models import ReportedModel, read_models
 from nas.report.rows import HistoryRow, read_csv
+from nas.report.select import expected_accuracies
 
 HISTORY = "hypervolume.csv"
 """Name of the file with the hypervolume over the completed trials, in the run folder."""
@@ -58,11 +61,13 @@ def build(folder: Path) -> Path:
     """
     run = _read_reportable_run(folder)
     rows = candidates.read(folder / "trials.csv")
-    limit_ms = run.job.search.max_latency_ms
-    limit_us = None if limit_ms is None else 1000 * limit_ms
-    front = candidates.front(rows, max_latency_us=limit_us)
+    search = run.job.search
+    members = front(rows, search)
     record = FrontRecord(
-        schema=1, run=run.name, max_latency_ms=limit_ms, front=_members(front, rows)
+        schema=2,
+        run=run.name,
+        max_latency_ms=search.max_latency_ms,
+        front=_members(members, rows, search),
     )
     logs = {
         space: jsonl.read(folder / "supernets" / space / TRAINING_LOG, TRAINING)
@@ -72,14 +77,13 @@ def build(folder: Path) -> Path:
     page = _render(
         run,
         rows,
-        front,
-        limit_us,
+        members,
         read_ranking(folder),
         logs,
         read_csv(history, _HISTORY) if history.is_file() else [],
-        read_models(folder, rows),
+        read_models(folder, rows, search),
     )
-    candidates.write(front, folder / "front.csv")
+    candidates.write(members, folder / "front.csv")
     files.replace(folder / "front.json", to_json(record))
     files.replace(folder / "report.html", page)
     return folder / "report.html"
@@ -95,9 +99,9 @@ def _read_reportable_run(folder: Path) -> RunRecord:
     return run
 
 
-def _members(front: pd.DataFrame, rows: pd.DataFrame) -> tuple[FrontMember, ...]:
+def _members(front: pd.DataFrame, rows: pd.DataFrame, search: JobSearch) -> tuple[FrontMember, ...]:
     """Return the members of a front among the candidates of a run."""
-    dominated = candidates.dominated_after_training(rows)
+    dominated = dominated_after_training(rows, search)
     return tuple([_member(row, dominated.get(row["id"])) for _, row in front.iterrows()])
 
 
@@ -120,6 +124,11 @@ def _member(row: pd.Series, dominated_by: str | None) -> FrontMember:
         test_accuracy=number_or_none("test_accuracy"),
         dominated_by=dominated_by,
         predicted_us=number_or_none("predicted_us"),
+        device_predicted_us={
+            name.removeprefix(DEVICE_LATENCY): row[name]
+            for name in row.index
+            if name.startswith(DEVICE_LATENCY) and not pd.isna(row[name])
+        },
         measured_us=number_or_none("measured_us"),
         unstable_launches=count_or_none("unstable_launches"),
         estimated_launches=count_or_none("estimated_launches"),
@@ -135,8 +144,7 @@ def _member(row: pd.Series, dominated_by: str | None) -> FrontMember:
 def _render(
     run: RunRecord,
     rows: pd.DataFrame,
-    front: pd.DataFrame,
-    limit_us: float | None,
+    members: pd.DataFrame,
     ranking: RankingRecord | None,
     logs: Mapping[str, Sequence[TrainingRow]],
     history: Sequence[HistoryRow],
@@ -147,19 +155,22 @@ def _render(
     Args:
         run: record of the run.
         rows: all candidates.
-        front: candidates on the front of all spaces.
-        limit_us: latency limit of the job, in microseconds.
+        members: candidates on the front of all spaces.
         ranking: comparison of the supernets with standalone training.
         logs: training logs by space.
         history: hypervolume over the completed trials; empty without a search.
         models: trained models; empty before the first was trained.
     """
-    spaces = list(run.spaces or {})
+    spaces, search = list(run.spaces or {}), run.job.search
     measured = rows.dropna(subset=["measured_us"])
-    space_fronts = {
-        space: candidates.front(measured[measured["space"] == space], max_latency_us=limit_us)
-        for space in spaces
-    }
+    space_fronts = {space: front(measured[measured["space"] == space], search) for space in spaces}
+    plots = [
+        figures.draw_front(rows, members, spaces, axis, models, ranking.spaces if ranking else None)
+        for axis in figures.front_axes(rows, search)
+    ]
+    shown = _members(members, rows, search)
+    latency, accuracy, *others = [o.label for o in row_objectives(rows, search) if o.is_optimised]
+    objectives = [accuracy, latency, *others]
     drawable_logs = {space: log for space, log in logs.items() if len(log) > 1}
     agreement, basis = candidates.latency_agreement(rows), candidates.basis(rows)
     is_problem = (rows["error"] != "") & (rows["state"] != "infeasible")
@@ -171,9 +182,14 @@ def _render(
     return environment.get_template("report.html.j2").render(
         run=run,
         states=rows["state"].value_counts().to_dict(),
-        front=_members(front, rows),
+        front=shown,
+        expected_accuracies=expected_accuracies(shown),
+        objectives=objectives,
+        limits=_limits(search),
+        costs={name: COSTS[name] for name in COSTS if name in rows and rows[name].notna().any()},
+        devices=[device.name for device in search.device],
         other_members={
-            space: _members(own[~own["id"].isin(front["id"])], rows)
+            space: _members(own[~own["id"].isin(members["id"])], rows, search)
             for space, own in space_fronts.items()
         },
         colours=figures.space_colours(spaces),
@@ -188,11 +204,20 @@ def _render(
         models=models,
         supernet_errors=[m.supernet_error for m in models if m.supernet_error is not None],
         problems=rows[is_problem]["error"].value_counts().to_dict(),
-        front_svg=figures.draw_front(
-            rows, front, spaces, models, ranking.spaces if ranking else None
-        ),
+        front_svgs=plots,
         agreement_svg=figures.draw_latency_agreement(rows, spaces) if agreement else "",
         hypervolume_svg=figures.draw_hypervolume(history) if history else "",
         training_svg=figures.draw_training(drawable_logs) if drawable_logs else "",
         ranking_svg=figures.draw_ranking(ranking.spaces) if ranking else "",
     )
+
+
+def _limits(search: JobSearch) -> list[str]:
+    """Return the limits of a job, each in words with its unit."""
+    latencies = {"latency": search.max_latency_ms}
+    latencies |= {f"latency on {device.name}": device.max_latency_ms for device in search.device}
+    texts = [f"{name} {limit:g} ms" for name, limit in latencies.items() if limit is not None]
+    for name, limit in search.cost_limits.items():
+        if limit is not None:
+            texts.append(f"{COSTS[name].label} {COSTS[name].scale * limit:,.7g}")
+    return texts

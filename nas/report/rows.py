@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from nas.documents import Count, Document, Format, Fraction, Positive, explain
 from nas.records import ArchitectureRecord, Name, NetworkDigest, Seconds
-from nas.records.fields import MEASURED
+from nas.records.fields import DEVICE_LATENCY, MEASURED
 
 
 def _none_if_empty(value: Any) -> Any:
@@ -36,6 +37,7 @@ class CandidateRow(Document):
         score_images: number of images of these accuracies, if the search could leave some out for
             an architecture that another one dominates.
         predicted_us: latency predicted by the table, in microseconds.
+        device_predicted_us: the same on each further device, from a column `predicted_us NAME`.
         measured_us: latency of the whole network, in microseconds; only some are measured.
         unstable_launches: number of launches predicted from timings that did not agree.
         estimated_launches: number of launches predicted from estimates.
@@ -69,6 +71,9 @@ class CandidateRow(Document):
     corrected_accuracy: Annotated[Fraction | None, EmptyIsNone] = None
     score_images: Annotated[Count | None, EmptyIsNone] = None
     predicted_us: Annotated[Positive | None, EmptyIsNone]
+    device_predicted_us: dict[Name, Annotated[Positive | None, EmptyIsNone]] = Field(
+        default_factory=dict
+    )
     measured_us: Annotated[Positive | None, EmptyIsNone]
     unstable_launches: Annotated[Count | None, EmptyIsNone] = None
     estimated_launches: Annotated[Count | None, EmptyIsNone] = None
@@ -88,6 +93,23 @@ class CandidateRow(Document):
     trained_accuracy: Annotated[Fraction | None, EmptyIsNone] = None
     test_accuracy: Annotated[Fraction | None, EmptyIsNone] = None
     architecture: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_devices(cls, cells: Mapping[str | None, Any]) -> dict[str | None, Any]:
+        devices = {
+            name.removeprefix(DEVICE_LATENCY): value
+            for name, value in cells.items()
+            if name is not None and name.startswith(DEVICE_LATENCY)
+        }
+        return {**cells, "device_predicted_us": devices}
+
+    @property
+    def cells(self) -> dict[str, Any]:
+        """The values by the name of their column."""
+        cells = self.model_dump()
+        devices = cells.pop("device_predicted_us")
+        return cells | {f"{DEVICE_LATENCY}{name}": value for name, value in devices.items()}
 
     @model_validator(mode="after")
     def _is_consistent(self) -> CandidateRow:

@@ -92,19 +92,22 @@ class Run:
 
     @property
     def front(self) -> pd.DataFrame:
-        """The rows of `trials` on the Pareto front of error and latency, the fastest first.
+        """The rows of `trials` on the Pareto front, the fastest first.
 
-        A measured latency counts where there is one, otherwise the predicted one.
+        It is the front of `front.csv`: of all objectives of the job, and within its limits. If any
+        row has a measured latency, only those that have one are compared.
         """
-        from nas.report import candidates
+        from nas.report.front import front
 
-        return candidates.front(self.trials)
+        return front(self.trials, self.record.job.search)
 
     def pick(
         self,
         *,
         max_latency_ms: float | None = None,
+        max_macs: int | None = None,
         max_params: int | None = None,
+        max_peak_memory_bytes: int | None = None,
         min_accuracy: float | None = None,
     ) -> Pick:
         """Return the most accurate member of the front that meets the limits.
@@ -114,7 +117,9 @@ class Run:
 
         Args:
             max_latency_ms: largest latency in milliseconds.
+            max_macs: largest number of multiply-accumulates.
             max_params: largest number of parameters.
+            max_peak_memory_bytes: largest number of bytes of activations alive at once.
             min_accuracy: smallest accuracy, a fraction.
 
         Raises:
@@ -122,8 +127,8 @@ class Run:
             RunFolderError: the run has no front.
             RequestError: a limit is not above zero.
         """
-        member = select(self.path, Limits(max_latency_ms, max_params, min_accuracy))
-        return Pick.of_run(self, member)
+        limits = Limits(max_latency_ms, max_macs, max_params, max_peak_memory_bytes, min_accuracy)
+        return Pick.of_run(self, select(self.path, limits))
 
     def space(self, name: str) -> SearchSpace:
         """Return a search space of the run, adapted to the images of the run.

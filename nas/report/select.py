@@ -18,14 +18,18 @@ class Limits:
 
     Args:
         max_latency_ms: highest latency in milliseconds.
+        max_macs: highest number of multiply-accumulates.
         max_params: highest number of parameters.
+        max_peak_memory_bytes: highest number of bytes of activations alive at once.
         min_accuracy: lowest accuracy, in (0, 1]; see `expected_accuracies`.
 
     Raises RequestError for a limit that is not a finite number above zero, or an accuracy above 1.
     """
 
     max_latency_ms: float | None = None
+    max_macs: int | None = None
     max_params: int | None = None
+    max_peak_memory_bytes: int | None = None
     min_accuracy: float | None = None
 
     def __post_init__(self) -> None:
@@ -44,11 +48,15 @@ class Limits:
             member: a member of a front.
             accuracy: the accuracy that is expected of it.
         """
-        excess = {}
-        if self.max_latency_ms is not None:
-            excess["latency"] = member.latency_us / (1000 * self.max_latency_ms) - 1
-        if self.max_params is not None:
-            excess["params"] = member.params / self.max_params - 1
+        values = {
+            "latency": (member.latency_us / 1000, self.max_latency_ms),
+            "macs": (member.macs, self.max_macs),
+            "params": (member.params, self.max_params),
+            "peak memory": (member.peak_memory_bytes, self.max_peak_memory_bytes),
+        }
+        excess = {
+            name: value / limit - 1 for name, (value, limit) in values.items() if limit is not None
+        }
         if self.min_accuracy is not None:
             excess["accuracy"] = 1 - accuracy / self.min_accuracy
         return {name: share for name, share in excess.items() if share > 0}

@@ -89,8 +89,8 @@ def to_frozen_trial(
 ) -> FrozenTrial:
     """Convert a trial to Optuna's form.
 
-    Infeasible and failed trials become pruned ones, which Optuna's samplers ignore. A trial that was
-    evaluated has the times of its evaluation, another one starts now.
+    Infeasible and failed trials become pruned ones, which Optuna's samplers ignore. A trial that
+    was evaluated has the times of its evaluation, another one starts now.
 
     Args:
         trial: the trial to convert.

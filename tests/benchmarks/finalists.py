@@ -30,8 +30,9 @@ import torch
 
 from nas import jsonl
 from nas.console import ProgressBars, print_table
-from nas.deploy.retrain import Retraining, pick_finalists, prepare
+from nas.deploy.retrain import Retraining, prepare
 from nas.job.folder import installed_versions
+from nas.report.front import representatives
 from nas.report.run import open_run
 from nas.statistics import Interval, bootstrap_indices, kendall_tau, kendall_taus
 from nas.supernet import evaluate
@@ -179,7 +180,8 @@ def tau_with_interval(scores: list[float], standalone: list[float]) -> Interval 
 def plan_variants(experiment: Experiment, options: argparse.Namespace) -> dict[str, list[Training]]:
     """Return the trainings of each variant of start and teacher, all of the same duration."""
     variants: dict[str, list[Training]] = {}
-    for digest in pick_finalists(experiment.run.front, options.picks):
+    run = experiment.run
+    for digest in representatives(run.front, run.record.job.search, options.picks):
         cost = experiment.teacher_cost(digest)
         for start in ("supernet", "scratch"):
             for teacher in (False, True):

@@ -8,6 +8,7 @@ from nas.data import ImageDataset
 from nas.job.settings import JobSettings
 from nas.records import DataSummary, JobPlan, JobSummary, RunRecord, SpaceSettings, to_json
 from nas.report import candidates
+from nas.report.run import open_run
 from nas.search import Trial
 from nas.space import library, load_space
 from nas.supernet import TrainingSettings, evaluate, train
@@ -82,7 +83,7 @@ def make_run(folder: Path, data: ImageDataset, candidate_count: int = 6) -> Path
 
 def front_ids(folder: Path) -> list[str]:
     """Return the IDs of the front of a run, the fastest first."""
-    ids: list[str] = candidates.front(candidates.read(folder / "trials.csv"))["id"].tolist()
+    ids: list[str] = open_run(folder).front["id"].tolist()
     return ids
 
 

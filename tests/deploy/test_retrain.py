@@ -8,15 +8,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 from nas.data import Images, load_dataset
 from nas.deploy import retrain as retraining
 from nas.deploy.model import normalised
-from nas.deploy.retrain import load_trained, pick_finalists, published_network, retrain, train_model
+from nas.deploy.retrain import load_trained, published_network, retrain, train_model
 from nas.errors import CheckpointError, DataError, RequestError, RunFolderError, SpaceError
 from nas.records import TRAINED, read_trained
 from nas.report.run import open_run
@@ -261,12 +259,3 @@ def test_published_network_is_trained_for_the_images_of_the_run(run):
 
 def first(images: Images, count: int) -> Images:
     return Images(images.pixels[:count], images.labels[:count])
-
-
-def test_finalists_are_spread_over_the_front_the_most_accurate_first():
-    front = pd.DataFrame({"digest": [f"d{at}" for at in range(9)]})
-    assert pick_finalists(front, 1) == ["d8"]
-    assert pick_finalists(front, 3) == ["d8", "d4", "d0"]
-    assert pick_finalists(front, 20) == [f"d{at}" for at in reversed(range(9))]
-    assert pick_finalists(front, 0) == []
-    assert np.all(np.diff([int(name[1:]) for name in pick_finalists(front, 4)]) < 0)

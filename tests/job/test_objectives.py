@@ -14,6 +14,7 @@ from nas.job.settings import with_search
 from nas.latency import LatencyTable
 from nas.latency.record import Record
 from nas.latency.timing import Timing
+from nas.records import read_front
 from nas.report import candidates
 from tests.job.runs import (
     OUT,
@@ -92,6 +93,11 @@ def test_count_can_be_a_further_objective(folder_with_supernets, job):
         rows, "predicted_us", "params", "error"
     )
     assert len(load_study(OUT).directions) == 3
+    assert front_of_report() == {trial.digest for trial in result.front}
+
+
+def front_of_report() -> set[str]:
+    return {member.digest for member in read_front(OUT)}
 
 
 def write_slow_device_table(path: Path, lacks=lambda record: False) -> Path:
@@ -142,10 +148,16 @@ def test_further_device_adds_an_objective_and_its_own_front(folder_with_supernet
     )
     assert len(load_study(OUT).directions) == 3
     assert {trial.digest for trial in result.front} == front_digests(rows, "here", "there", "error")
+    assert front_of_report() == {trial.digest for trial in result.front}
+    there = rows.set_index("digest")["there"]
+    read = read_completed_trials(OUT).set_index("digest")["predicted_us cray"]
+    assert read.to_dict() == pytest.approx(there.to_dict())
+    for member in read_front(OUT):
+        assert member.device_predicted_us == {"cray": pytest.approx(there[member.digest])}
+    assert "predicted on cray" in (OUT / "report.html").read_text()
     own = pd.read_csv(OUT / "front-cray.csv").set_index("digest")
     assert set(own.index) == front_digests(rows, "there", "error")
-    there = rows.set_index("digest")["there"].loc[own.index]
-    assert own["predicted_us cray"].tolist() == pytest.approx(there.tolist())
+    assert own["predicted_us cray"].tolist() == pytest.approx(there.loc[own.index].tolist())
     assert own["corrected_accuracy"].is_monotonic_increasing
 
 

@@ -15,8 +15,9 @@ from nas.errors import InfeasibleError, JobFileError, RunFolderError
 from nas.job import finish, load_job
 from nas.job.folder import claim
 from nas.job.stage_costs import StageCosts, measure_stage_costs
-from nas.records import read_run, to_json
+from nas.records import JobSearch, read_run, to_json
 from nas.report import candidates, page
+from nas.report.front import front
 from tests.mini_job import write_job
 
 FAMILIES = {"mobile", "shuffle", "squeeze"}
@@ -275,10 +276,23 @@ def image_folder(root, per_class=8):
 def test_to_measure_includes_every_family_and_both_ends_of_the_front(finished):
     # Measured latencies may order the ends otherwise; candidates are chosen before any is known.
     rows = candidates.read(finished / "trials.csv").assign(measured_us=np.nan)
-    chosen = finish.to_measure(rows, sorted(FAMILIES), 10)
+    chosen = finish.to_measure(rows, JobSearch(), sorted(FAMILIES), 10)
     assert len(chosen) == len(set(chosen)) == 10
     assert set(rows.set_index("digest").loc[chosen]["space"]) == FAMILIES
-    front = candidates.front(rows)
-    assert {front["digest"].iloc[0], front["digest"].iloc[-1]} <= set(chosen)
-    assert len(finish.to_measure(rows, sorted(FAMILIES), 1000)) == 30
-    assert finish.to_measure(rows, sorted(FAMILIES), 0) == []
+    members = front(rows, JobSearch())
+    assert {members["digest"].iloc[0], members["digest"].iloc[-1]} <= set(chosen)
+    assert len(finish.to_measure(rows, JobSearch(), sorted(FAMILIES), 1000)) == 30
+    assert finish.to_measure(rows, JobSearch(), sorted(FAMILIES), 0) == []
+
+
+def test_to_measure_includes_the_best_in_a_further_objective_and_all_of_its_front(finished):
+    rows = candidates.read(finished / "trials.csv").assign(measured_us=np.nan)
+    search = JobSearch(also_minimize=["peak_memory_bytes"])
+    members = front(rows, search).set_index("digest")
+    assert len(members) > len(front(rows, JobSearch()))
+    few = finish.to_measure(rows, search, sorted(FAMILIES), 12)
+    smallest = members["peak_memory_bytes"].min()
+    assert rows.set_index("digest").loc[few, "peak_memory_bytes"].min() == smallest
+    of_families = finish.MIN_PER_SPACE * len(FAMILIES)
+    chosen = finish.to_measure(rows, search, sorted(FAMILIES), len(members) + of_families)
+    assert set(members.index) <= set(chosen)

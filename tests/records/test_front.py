@@ -52,6 +52,8 @@ def test_summary_has_id_space_accuracy_latency_and_counts():
         "s1ab (toy): accuracy 0.9000, 1.2 ms measured, 2000 MACs, 100 parameters"
     )
     assert "accuracy 0.9000, trained 0.9300, 1.2 ms" in member(trained_accuracy=0.93).summary
+    phone = member(device_predicted_us={"phone": 4500.0}).summary
+    assert "1.2 ms measured, 4.5 ms predicted on phone, 2000 MACs" in phone
     figures = {"sram_kib": 25.25, "dram_traffic_kib": 55.0, "mac_utilisation": 0.354}
     assert member(**figures).summary.endswith(
         ", 25 KiB of SRAM, 55 KiB of DRAM traffic, 35% MAC utilisation"
@@ -59,7 +61,7 @@ def test_summary_has_id_space_accuracy_latency_and_counts():
 
 
 def test_front_is_read_as_it_was_written(tmp_path):
-    record = FrontRecord(schema=1, run="toy", front=(member(),))
+    record = FrontRecord(schema=2, run="toy", front=(member(),))
     (tmp_path / "front.json").write_text(to_json(record))
     assert read_front(tmp_path) == record.front
 
@@ -67,6 +69,6 @@ def test_front_is_read_as_it_was_written(tmp_path):
 def test_missing_or_empty_front_is_an_error(tmp_path):
     with pytest.raises(RunFolderError, match=r"has no front: there is no front\.json"):
         read_front(tmp_path)
-    (tmp_path / "front.json").write_text(to_json(FrontRecord(schema=1, run="toy", front=())))
+    (tmp_path / "front.json").write_text(to_json(FrontRecord(schema=2, run="toy", front=())))
     with pytest.raises(RunFolderError, match=r"is empty: .* Raise max_latency_ms"):
         read_front(tmp_path)

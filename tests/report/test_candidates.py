@@ -66,42 +66,18 @@ def test_ids_are_shortest_distinct_prefixes():
     assert set(candidates.short_ids(["aaaa1111", "bbbb1111"]).values()) == {"aaaa", "bbbb"}
 
 
-def test_front_equals_brute_force():
-    table = rows(make_trials(60))
-    points = list(zip(table["predicted_us"], table["validation_accuracy"], strict=True))
-    best = {p for p in points if not any(q[0] <= p[0] and q[1] >= p[1] and q != p for q in points)}
-    front = candidates.front(table)
-    assert set(zip(front["predicted_us"], front["validation_accuracy"], strict=True)) == best
-    assert front["predicted_us"].is_monotonic_increasing
-    assert front["validation_accuracy"].is_monotonic_increasing
-
-
-def test_front_has_only_measured_rows_if_any_row_is_measured():
-    trials = make_trials(10)
-    measured = {trial.digest: 1000.0 + at for at, trial in enumerate(trials[:4])}
-    front = candidates.front(rows(trials, measured))
-    assert set(front["digest"]) <= set(measured)
-
-
-def test_front_keeps_to_limit_of_measured_latency():
-    trials = make_trials(10)
-    measured = {trial.digest: 1000.0 + at for at, trial in enumerate(trials)}
-    front = candidates.front(rows(trials, measured), max_latency_us=1004)
-    assert len(front)
-    assert front["measured_us"].max() <= 1004
-    assert candidates.front(rows(trials, measured), max_latency_us=10).empty
-
-
-def test_failed_trials_are_rows_but_not_on_the_front():
+def test_failed_trials_are_rows_with_their_error():
     good, bad = make_trials(2)
     bad = Trial(bad.digest, bad.architecture, {}, "failed", {"predicted_us": 1.0}, 0.1, "broke")
-    table = rows([good, bad])
-    assert table["error"].tolist() == ["", "broke"]
-    assert candidates.front(table)["digest"].tolist() == [good.digest]
+    assert rows([good, bad])["error"].tolist() == ["", "broke"]
 
 
 def test_table_is_read_as_it_was_written(tmp_path):
-    table = rows(make_trials(5), {})
+    trials = make_trials(5)
+    for latency_us, trial in enumerate(trials[1:], 1):
+        trial.values["predicted_us phone"] = float(latency_us)
+    table = rows(trials, {})
+    assert table["predicted_us phone"].tolist()[1:] == [1, 2, 3, 4]
     candidates.write(table, tmp_path / "trials.csv")
     pd.testing.assert_frame_equal(candidates.read(tmp_path / "trials.csv"), table)
 

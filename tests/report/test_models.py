@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 
 from nas.errors import CheckpointError
-from nas.records import read_trained
+from nas.records import JobSearch, read_trained
 from nas.report import candidates, page
 from nas.report.models import read_models
+from nas.report.run import open_run
 
 EARLY_RUN = Path(__file__).parents[1] / "early_run"
 
@@ -43,7 +44,7 @@ def trained(row: pd.Series, holdout: float, **changes: object) -> dict[str, obje
 def run(tmp_path) -> Path:
     """Return a copy of an early run with three trained front members and a published network."""
     folder = shutil.copytree(EARLY_RUN, tmp_path / "run")
-    front = candidates.front(candidates.read(folder / "trials.csv"))
+    front = open_run(folder).front
     fast, middle, slow = (front.iloc[at] for at in (0, len(front) // 2, -1))
     published = {"id": "mobilenet_v2_0.5", "digest": "z" + "f" * 15, "supernet_accuracy": None}
     for content in (
@@ -61,7 +62,7 @@ def run(tmp_path) -> Path:
 
 
 def test_models_are_ordered_by_latency_with_published_networks_last(run):
-    models = read_models(run, candidates.read(run / "trials.csv"))
+    models = read_models(run, candidates.read(run / "trials.csv"), JobSearch())
     latencies = [model.latency_us for model in models[:3]]
     assert latencies == sorted(latencies)
     assert models[3].record.id == "mobilenet_v2_0.5"
@@ -69,7 +70,8 @@ def test_models_are_ordered_by_latency_with_published_networks_last(run):
 
 
 def test_model_that_a_faster_one_beats_is_off_the_front(run):
-    fast, middle, slow, published = read_models(run, candidates.read(run / "trials.csv"))
+    rows = candidates.read(run / "trials.csv")
+    fast, middle, slow, published = read_models(run, rows, JobSearch())
     assert middle.dominated_by == fast.record.id
     assert fast.dominated_by is slow.dominated_by is published.dominated_by is None
     assert fast.supernet_error == pytest.approx(0.75 - 0.90)

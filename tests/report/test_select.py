@@ -1,4 +1,5 @@
 import json
+from dataclasses import fields
 
 import pytest
 
@@ -26,7 +27,7 @@ def member(digest, accuracy, measured, predicted=1.0, params=100, **changes):
 
 
 def write_front(folder, *members, **changes):
-    front = {"schema": 1, "run": "toy", "max_latency_ms": None, "front": members, **changes}
+    front = {"schema": 2, "run": "toy", "max_latency_ms": None, "front": members, **changes}
     (folder / "front.json").write_text(json.dumps(front))
 
 
@@ -80,6 +81,17 @@ def test_select_names_nearest_member_when_nothing_fits(run):
     assert error.value.exit_status == 1
 
 
+@pytest.mark.parametrize("name", ["macs", "params", "peak_memory_bytes"])
+def test_a_limit_on_a_count_chooses_the_best_below_it_or_names_the_nearest(tmp_path, name):
+    accurate, small = member(SLOW, 0.9, 300.0), member(FAST, 0.7, 300.0)
+    write_front(tmp_path, {**accurate, name: 1000}, {**small, name: 500})
+    assert select(tmp_path, Limits(**{f"max_{name}": 1000})).id == SLOW
+    assert select(tmp_path, Limits(**{f"max_{name}": 999})).id == FAST
+    words = name.removesuffix("_bytes").replace("_", " ")
+    with pytest.raises(InfeasibleError, match=f"nearest is {FAST} .* it misses {words} by 25.0%"):
+        select(tmp_path, Limits(**{f"max_{name}": 400}))
+
+
 def test_impossible_limits_are_refused(run):
     with pytest.raises(RequestError, match="max_latency_ms is -1"):
         select(run, Limits(max_latency_ms=-1))
@@ -96,7 +108,7 @@ def test_missing_or_empty_front_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 0.0])
-@pytest.mark.parametrize("name", ["max_latency_ms", "max_params", "min_accuracy"])
+@pytest.mark.parametrize("name", [each.name for each in fields(Limits)])
 def test_limit_must_be_a_finite_number_above_zero(name, value):
     with pytest.raises(RequestError, match=f"{name} is {value}"):
         Limits(**{name: value})
@@ -123,7 +135,7 @@ def test_damaged_member_is_named_with_its_field(tmp_path, changes, words):
 
 def test_unknown_schema_is_refused(tmp_path):
     write_front(tmp_path, member(FAST, 0.7, 300.0), schema=9)
-    with pytest.raises(RunFolderError, match="has schema 9; this version reads schema 1"):
+    with pytest.raises(RunFolderError, match="has schema 9; this version reads schema 2"):
         select(tmp_path, Limits())
 
 

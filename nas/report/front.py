@@ -1,0 +1,163 @@
+"""The Pareto front of a run, over all objectives of its job and within its limits."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from nas.records import JobSearch
+from nas.records.fields import COSTS, DEVICE_LATENCY
+from nas.report.candidates import latency_us, score
+from nas.search import non_dominated
+from nas.statistics import spread
+
+
+class RowObjective(NamedTuple):
+    """An objective or a limit of a job, with its values for rows of candidates.
+
+    Attributes:
+        label: name of the objective, for a sentence.
+        values: values that are minimised: those of a maximised column are negative.
+        limit: highest of these values that is allowed; None for no limit.
+        is_optimised: whether it is an objective; otherwise it is a limit only.
+    """
+
+    label: str
+    values: pd.Series
+    limit: float | None = None
+    is_optimised: bool = True
+
+
+def row_objectives(rows: pd.DataFrame, search: JobSearch) -> list[RowObjective]:
+    """Return the objectives and limits of a job on its candidates: latency, then the error.
+
+    The latencies on further devices, the further objectives and the limits follow.
+
+    Args:
+        rows: candidates of a run.
+        search: objectives and limits of its job.
+    """
+
+    def limit_us(max_latency_ms: float | None) -> float | None:
+        return None if max_latency_ms is None else 1000 * max_latency_ms
+
+    objectives = [
+        RowObjective("latency", latency_us(rows), limit_us(search.max_latency_ms)),
+        RowObjective("accuracy", 1 - score(rows)),
+    ]
+    for device in search.device:
+        column = f"{DEVICE_LATENCY}{device.name}"
+        values = rows.reindex(columns=[column])[column]
+        limit = limit_us(device.max_latency_ms)
+        objectives.append(RowObjective(f"latency on {device.name}", values, limit))
+    optimised = {*search.also_minimize, *search.also_maximize}
+    for name, limit in search.cost_limits.items():
+        if name in optimised or limit is not None:
+            sign = -1.0 if COSTS[name].is_maximised else 1.0
+            label = COSTS[name].label.split(",")[0]
+            largest = None if limit is None else sign * limit
+            objectives.append(RowObjective(label, sign * rows[name], largest, name in optimised))
+    return objectives
+
+
+def _points(rows: pd.DataFrame, search: JobSearch) -> NDArray[np.float64]:
+    """Return the values of the objectives of rows, all minimised, latency first, then the error."""
+    columns = [o.values.astype(float) for o in row_objectives(rows, search) if o.is_optimised]
+    return np.column_stack(columns)
+
+
+def front(rows: pd.DataFrame, search: JobSearch) -> pd.DataFrame:
+    """Return the rows on the Pareto front of a job's objectives within its limits, fastest first.
+
+    Only complete rows are compared. If any of the rows has a measured latency, only those that have
+    one are compared, so that a prediction never beats a measurement.
+
+    Args:
+        rows: candidates of a run, or of one of its spaces.
+        search: objectives and limits of its job.
+    """
+    is_compared = rows["state"] == "complete"
+    for objective in row_objectives(rows, search):
+        is_compared &= objective.values.notna()
+        if objective.limit is not None:
+            is_compared &= objective.values <= objective.limit
+    compared = rows[is_compared]
+    # The choice between measured and predicted latency is that of all rows.
+    points = _points(rows, search)[is_compared.to_numpy()]
+    return compared.iloc[non_dominated(points)]
+
+
+def representatives(members: pd.DataFrame, search: JobSearch, count: int) -> list[str]:
+    """Return the digests of members that represent a front, the most accurate first.
+
+    The best member in each objective is among them, the most accurate one before the others; the
+    rest lie at even distances in the order of accuracy.
+
+    Args:
+        members: rows of a front.
+        search: objectives and limits of the job.
+        count: number of members; fewer are returned of a smaller front.
+    """
+    if members.empty or count < 1:
+        return []
+    points = _points(members, search)
+    best = np.lexsort((points[:, 0], points[:, 1])).tolist()
+    others = [at for at in range(points.shape[1]) if at != 1]
+    ends = dict.fromkeys([best[0], *[best[int(points[best, at].argmin())] for at in others]])
+    chosen = list(ends)[:count]
+    between = [position for position in spread(best, count) if position not in ends]
+    chosen += spread(between, count - len(chosen))
+    digests = members["digest"].tolist()
+    return [digests[position] for position in best if position in chosen]
+
+
+def behind(rows: pd.DataFrame, members: pd.DataFrame, search: JobSearch) -> list[str]:
+    """Return the digests of rows by how near they are to a front, the nearest first.
+
+    The distance of a candidate is the ratio of its predicted latency to that of the fastest front
+    member that is as good in all other objectives: the error of the prediction that would put it
+    on the front.
+
+    Args:
+        rows: candidates with predicted latencies, complete ones.
+        members: the rows on their front.
+        search: objectives and limits of the job.
+    """
+    points, on_front = _points(rows, search), _points(members, search)
+    fastest = np.full(len(points), np.inf)
+    for latency, *others in on_front.tolist():
+        is_as_good = (np.array(others) <= points[:, 1:]).all(axis=1)
+        fastest[is_as_good] = np.minimum(fastest[is_as_good], latency)
+    order = np.argsort(points[:, 0] / fastest, kind="stable")
+    return rows["digest"].to_numpy()[order].tolist()
+
+
+def dominated_after_training(rows: pd.DataFrame, search: JobSearch) -> dict[str, str]:
+    """Return the trained networks that training moved off the front, each with a better one.
+
+    Trained networks are compared with each other alone, by all objectives, of which the accuracy is
+    that on the hold-out images.
+
+    Args:
+        rows: candidates of a run.
+        search: objectives and limits of its job.
+
+    Returns:
+        By ID, the ID of the most accurate network that is not worse in any objective.
+    """
+    points = _points(rows, search)
+    points[:, 1] = 1 - rows["trained_accuracy"]
+    is_known = ~np.isnan(points).any(axis=1)
+    points, names = points[is_known], rows["id"].to_numpy()[is_known]
+    # Of networks that are equal in every objective, the first one dominates the others.
+    order = np.lexsort(points.T[::-1])
+    points, names = points[order], names[order].tolist()
+    dominated: dict[str, str] = {}
+    for position, point in enumerate(points):
+        rivals = np.flatnonzero((points[:position] <= point).all(axis=1))
+        if rivals.size:
+            dominated[names[position]] = names[rivals[points[rivals, 1].argmin()]]
+    return dominated

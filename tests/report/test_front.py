@@ -1,0 +1,231 @@
+"""The front of a run: over all objectives of its job, within its limits, the same everywhere."""
+
+import json
+import shutil
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nas.records import JobSearch
+from nas.records.run import JobDevice
+from nas.report import page
+from nas.report.front import behind, dominated_after_training, front, representatives
+from nas.report.run import open_run
+
+EARLY_RUN = Path(__file__).parents[1] / "early_run"
+
+TWO = JobSearch()
+FOUR = JobSearch(also_minimize=["params"], also_maximize=["mac_utilisation"])
+DEVICES = JobSearch(device=[JobDevice(table="tables/phone.jsonl", max_latency_ms=0.008)])
+
+
+def make_rows(count: int, seed: int = 0) -> pd.DataFrame:
+    """Return candidates with few distinct values, so that there are ties."""
+    rng = np.random.default_rng(seed)
+    table = pd.DataFrame(
+        {
+            "id": [f"g{at:03x}" for at in range(count)],
+            "digest": [f"g{at:03x}{at:012x}" for at in range(count)],
+            "state": "complete",
+            "space": rng.choice(["a", "b"], count),
+            "predicted_us": rng.integers(1, 12, count).astype(float),
+            "measured_us": np.nan,
+            "predicted_us phone": rng.integers(1, 12, count).astype(float),
+            "validation_accuracy": rng.integers(1, 12, count) / 12,
+            "corrected_accuracy": np.nan,
+            "trained_accuracy": np.nan,
+            "mac_utilisation": rng.integers(1, 6, count) / 6,
+        }
+    )
+    for name in ("macs", "params", "peak_memory_bytes"):
+        table[name] = rng.integers(1, 12, count)
+    return table
+
+
+def vectors(rows: pd.DataFrame, search: JobSearch, accuracy: str = "validation_accuracy"):
+    """Return by digest the values of the objectives, all to be minimised, written down again."""
+    latency = "measured_us" if rows["measured_us"].notna().any() else "predicted_us"
+    columns = [rows[latency], -rows[accuracy]]
+    columns += [rows[f"predicted_us {Path(device.table).stem}"] for device in search.device]
+    columns += [rows[name] for name in search.also_minimize]
+    columns += [-rows[name] for name in search.also_maximize]
+    return dict(zip(rows["digest"], zip(*columns, strict=True), strict=True))
+
+
+def dominates(a, b) -> bool:
+    return all(x <= y for x, y in zip(a, b, strict=True)) and a != b
+
+
+def non_dominated_values(rows: pd.DataFrame, search: JobSearch) -> set[tuple[float, ...]]:
+    values = set(vectors(rows, search).values())
+    return {a for a in values if not any(dominates(b, a) for b in values)}
+
+
+@pytest.mark.parametrize(("search", "seed"), [*product([TWO, FOUR, DEVICES], range(5))])
+def test_front_equals_brute_force_over_all_objectives(search, seed):
+    rows = make_rows(60, seed)
+    allowed = rows[rows["predicted_us phone"] <= 8] if search.device else rows
+    members = front(rows, search)
+    shown = vectors(members, search)
+    assert set(shown.values()) == non_dominated_values(allowed, search)
+    assert len(shown) == len(set(shown.values())), "of equal candidates one is on the front"
+    assert members["predicted_us"].is_monotonic_increasing
+
+
+@pytest.mark.parametrize(
+    ("limits", "column", "largest"),
+    [
+        ({"max_latency_ms": 0.006}, "predicted_us", 6),
+        ({"max_macs": 6}, "macs", 6),
+        ({"max_params": 6}, "params", 6),
+        ({"max_peak_memory_bytes": 6}, "peak_memory_bytes", 6),
+        ({"min_mac_utilisation": 0.5}, "mac_utilisation", None),
+    ],
+)
+def test_front_keeps_to_every_limit_and_a_limit_is_no_objective(limits, column, largest):
+    rows = make_rows(60)
+    members = front(rows, JobSearch(**limits))
+    fitting = rows[rows[column] >= 0.5] if largest is None else rows[rows[column] <= largest]
+    assert set(vectors(members, TWO).values()) == non_dominated_values(fitting, TWO)
+
+
+def test_front_has_only_measured_rows_if_any_row_is_measured():
+    rows = make_rows(30)
+    rows.loc[:3, "measured_us"] = [1000.0, 1001.0, 1002.0, 1003.0]
+    members = front(rows, TWO)
+    assert set(members["digest"]) <= set(rows["digest"][:4])
+    limited = front(rows, JobSearch(max_latency_ms=1.001))
+    assert limited["measured_us"].max() <= 1001
+    assert front(rows, JobSearch(max_latency_ms=0.5)).empty
+
+
+def test_rows_without_a_value_are_not_on_the_front():
+    rows = make_rows(30)
+    rows.loc[0, ["state", "validation_accuracy"]] = ["failed", 1.0]
+    rows.loc[1, "validation_accuracy"] = np.nan
+    rows.loc[2, ["mac_utilisation", "validation_accuracy"]] = [np.nan, 1.0]
+    assert set(front(rows, FOUR)["digest"]).isdisjoint(rows["digest"][:3])
+    assert front(rows.iloc[:0], FOUR).empty
+
+
+def test_representatives_of_two_objectives_are_spread_the_most_accurate_first():
+    rows = make_rows(9).assign(
+        predicted_us=np.arange(9.0) + 1, validation_accuracy=np.arange(9) / 9
+    )
+    names = dict(zip(rows["digest"], range(9), strict=True))
+
+    def chosen(count: int) -> list[int]:
+        return [names[digest] for digest in representatives(rows, TWO, count)]
+
+    assert chosen(0) == []
+    assert chosen(1) == [8]
+    assert chosen(3) == [8, 4, 0]
+    assert chosen(20) == list(range(9))[::-1]
+    four = chosen(4)
+    assert (four[0], four[-1], len(four)) == (8, 0, 4)
+    assert sorted(four, reverse=True) == four
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_representatives_hold_the_best_in_every_objective(seed):
+    members = front(make_rows(200, seed), FOUR)
+    assert len(members) > 7
+    for count in (4, 7, len(members)):
+        chosen = representatives(members, FOUR, count)
+        assert len(set(chosen)) == count
+        own = members.set_index("digest").loc[chosen]
+        assert own["validation_accuracy"].is_monotonic_decreasing
+        best_of_each = zip(*vectors(members, FOUR).values(), strict=True)
+        chosen_of_each = zip(*vectors(own.reset_index(), FOUR).values(), strict=True)
+        assert [min(values) for values in chosen_of_each] == [min(v) for v in best_of_each]
+
+
+def test_behind_orders_by_the_error_of_a_prediction_that_would_change_the_front():
+    rows = make_rows(50)
+    members = front(rows, FOUR)
+    digests = behind(rows, members, FOUR)
+    values = vectors(rows, FOUR)
+
+    def error(digest: str) -> float:
+        latency, *others = values[digest]
+        rivals = [
+            values[member][0]
+            for member in members["digest"]
+            if all(x <= y for x, y in zip(values[member][1:], others, strict=True))
+        ]
+        return latency / min(rivals)
+
+    errors = [error(digest) for digest in digests]
+    assert errors == sorted(errors)
+    assert errors[0] == 1.0
+    assert len(digests) == 50
+
+
+def test_training_moves_only_networks_off_the_front_that_are_worse_in_every_objective():
+    rows = make_rows(4).assign(
+        predicted_us=[1.0, 2.0, 3.0, 4.0],
+        trained_accuracy=[0.8, 0.7, np.nan, 0.8],
+        params=[5, 4, 1, 5],
+        mac_utilisation=0.5,
+    )
+    first, second, _, fourth = rows["id"]
+    assert dominated_after_training(rows, TWO) == {second: first, fourth: first}
+    assert dominated_after_training(rows, FOUR) == {fourth: first}
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """Return a copy of an early run, whose search minimised the size of the activations as well."""
+    folder = shutil.copytree(EARLY_RUN, tmp_path / "run")
+    record = json.loads((folder / "run.json").read_text())
+    measured = open_run(folder).trials["measured_us"]
+    record["job"]["search"] = {
+        "also_minimize": ["peak_memory_bytes"],
+        "max_latency_ms": float(measured.quantile(0.8)) / 1000,
+    }
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_all_outputs_of_a_run_have_the_same_front(run):
+    page.build(run)
+    opened = open_run(run)
+    search = opened.record.job.search
+    rows = opened.trials.dropna(subset=["measured_us"])
+    rows = rows[rows["measured_us"] <= 1000 * search.max_latency_ms]
+    expected = non_dominated_values(rows, search)
+    assert len(expected) > len(non_dominated_values(rows, TWO))
+    ids = opened.front["id"].tolist()
+    assert set(vectors(opened.front, search).values()) == expected
+    assert pd.read_csv(run / "front.csv")["id"].tolist() == ids
+    members = json.loads((run / "front.json").read_text())["front"]
+    assert [member["id"] for member in members] == ids
+    text = (run / "report.html").read_text()
+    assert f"front of accuracy, latency and peak memory has {len(ids)} networks" in text
+    table = text[text.index('<table id="front">') :]
+    table = table[: table.index("</tbody>")]
+    assert [part.split('"')[0] for part in table.split('data-id="')[1:]] == ids
+    best = opened.front.sort_values("validation_accuracy").iloc[-1]
+    assert opened.pick().id == best["id"]
+
+
+def test_pick_keeps_to_a_limit_of_a_further_objective(run):
+    page.build(run)
+    opened = open_run(run)
+    smallest = opened.front["peak_memory_bytes"].min()
+    picked = opened.pick(max_peak_memory_bytes=int(smallest))
+    assert picked.peak_memory_bytes == smallest
+    assert picked.id not in {opened.pick().id}
+
+
+def test_report_has_a_plot_and_a_column_for_each_objective(run):
+    for path in (EARLY_RUN, run):
+        folder = shutil.copytree(path, run.parent / f"copy of {path.name}")
+        text = page.build(folder).read_text()
+        plots = text[text.index("All candidates and the front") : text.index("<h2>The front")]
+        further = path == run
+        assert plots.count("<svg") == (2 if further else 1)
+        assert (">peak memory, KiB</text>" in plots) == further
