@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections import Counter
-from dataclasses import dataclass
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from nas.data.decoding import DecodingProgress, decode
+from nas.data.decoding import DecodingProgress, decode, remedy_for
 from nas.data.image_cache import DecodedImages, Pixels, PixelsOnDisk, iter_chunks
-from nas.data.sources import Source, open_source
+from nas.data.sources import ClassFolders, Source, open_source, printable_line
 from nas.errors import DataError, RequestError
 
 Part = Literal["train", "search", "holdout"]
@@ -28,6 +30,13 @@ HOLDOUT_FRACTION = 1 / 3
 
 The search never sees these images.
 """
+
+
+_PART_NAMES = {"train": "train", "search": "search", "holdout": "hold-out", "test": "test"}
+
+_MAX_CLASSES_IN_LINE = 10
+
+_NO_LABEL = "no label"
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +72,8 @@ class ImageDataset:
         test: Images that are read once, for the final model; never by training or search.
         flip_preserves_class: Whether a mirrored image still belongs to its class.
         skipped: Location and reason of each image that was skipped.
+        skipped_by_class: Number of these images by class name.
+        layout: How splits and classes were recognised; empty if there is nothing to say.
     """
 
     source: str
@@ -73,6 +84,8 @@ class ImageDataset:
     test: Images
     flip_preserves_class: bool
     skipped: tuple[str, ...] = ()
+    skipped_by_class: Mapping[str, int] = field(default_factory=dict)
+    layout: str = ""
 
     @property
     def image_size(self) -> int:
@@ -93,6 +106,28 @@ class ImageDataset:
             "holdout": len(self.holdout),
             "test": len(self.test),
         }
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """Number of images by class name, in all parts."""
+        labels = [part.labels for part in (self.train, self.search, self.holdout, self.test)]
+        counts = np.bincount(np.concatenate(labels), minlength=len(self.classes)).tolist()
+        return dict(zip(self.classes, counts, strict=True))
+
+    @property
+    def summary(self) -> str:
+        """One line that says what was understood of the source: classes and parts with counts."""
+        counts = self.counts
+        parts = (f"{name} {counts[key]}" for key, name in _PART_NAMES.items())
+        text = (
+            f"{sum(counts.values())} images of {len(self.classes)} classes: "
+            f"{count_text(self.class_counts)}; {', '.join(parts)}"
+        )
+        if self.layout:
+            text += f" ({self.layout})"
+        if self.skipped:
+            text += f"; left out, unreadable: {count_text(self.skipped_by_class)}"
+        return text
 
     def part(self, name: Part) -> Images:
         """Return a part that training and search may read. Raises RequestError for any other."""
@@ -142,6 +177,19 @@ class ImageDataset:
         return digest.hexdigest()[:16]
 
 
+def count_text(counts: Mapping[str, int]) -> str:
+    """Return counts by class as text, shortened if there are many: "apple 90, banana 85"."""
+    shown = [
+        f"{printable_line(name if name == name.strip() else repr(name))} {count}"
+        for name, count in counts.items()
+    ]
+    if len(shown) <= _MAX_CLASSES_IN_LINE:
+        return ", ".join(shown)
+    low, high = min(counts.values()), max(counts.values())
+    spread = f"{low} each" if low == high else f"{low} to {high} each"
+    return f"{', '.join(shown[: _MAX_CLASSES_IN_LINE // 2])}, ... ({spread})"
+
+
 def load_dataset(
     source: str | Path,
     *,
@@ -149,6 +197,7 @@ def load_dataset(
     validation_fraction: float = 0.2,
     seed: int = 0,
     on_bad_image: Literal["fail", "skip"] = "fail",
+    class_folders: ClassFolders = "auto",
     progress: DecodingProgress | None = None,
     write_cache: bool = True,
 ) -> ImageDataset:
@@ -168,6 +217,9 @@ def load_dataset(
         seed: Seed of the random splits.
         on_bad_image: What to do about images that cannot be used: "fail", or "skip" to leave them
             out and list them in `ImageDataset.skipped`.
+        class_folders: Which folders of an image folder are the classes: "top" for those directly
+            below the source or its splits, "lowest" for those that hold the images, "auto" for the
+            top ones unless that is unclear.
         progress: Called with (images decoded, images in all) while images are decoded.
         write_cache: Whether to add decoded images to the cache.
 
@@ -187,16 +239,24 @@ def load_dataset(
         raise DataError(f"image_size is {image_size}.", remedy="Use a positive number of pixels.")
     if on_bad_image not in ("fail", "skip"):
         raise DataError(f"on_bad_image is {on_bad_image!r}.", remedy='Use "fail" or "skip".')
-    opened = open_source(source)
+    if class_folders not in ("auto", "top", "lowest"):
+        raise DataError(
+            f"class_folders is {class_folders!r}.", remedy='Use "auto", "top" or "lowest".'
+        )
+    opened = open_source(source, class_folders)
     decoded = decode(opened, image_size or opened.image_size, progress, write_cache=write_cache)
+    classes, labels, bad_labels = _number_classes(opened, decoded)
+    bad_by_class = _count_by_class(classes, bad_labels)
     if decoded.bad and on_bad_image == "fail":
-        examples = "; ".join(decoded.bad[:3]) + ("; ..." if len(decoded.bad) > 3 else "")
+        examples = "; ".join(decoded.bad[:3])
+        remedy = f'{remedy_for(decoded.bad)} Replace or remove them, or set on_bad_image = "skip".'
         raise DataError(
             f"{len(decoded.bad)} of {len(decoded.bad) + len(decoded.labels)} images cannot be "
-            f"used: {examples}.",
-            remedy='Replace or remove them, or set on_bad_image = "skip".',
+            f"used: {count_text(bad_by_class)}. "
+            f"{'They are' if len(decoded.bad) <= 3 else 'The first three are'} {examples}.",
+            remedy=remedy.lstrip(),
         )
-    classes, labels = _number_classes(opened, decoded)
+    _warn_about_similar_names(opened.name, classes)
     parts = _split(decoded.splits, labels, classes, validation_fraction, seed)
     train, search, holdout, test = (
         Images(_select(decoded.pixels, positions), labels[positions]) for positions in parts
@@ -210,6 +270,8 @@ def load_dataset(
         test=test,
         flip_preserves_class=opened.flip_preserves_class,
         skipped=decoded.bad,
+        skipped_by_class=bad_by_class,
+        layout=opened.layout,
     )
 
 
@@ -218,28 +280,37 @@ def _select(pixels: np.ndarray, positions: np.ndarray) -> Pixels:
     return PixelsOnDisk(pixels, positions) if isinstance(pixels, np.memmap) else pixels[positions]
 
 
-def _number_classes(source: Source, decoded: DecodedImages) -> tuple[tuple[str, ...], np.ndarray]:
-    """Return the class names, and for each image the position of its class among them.
+def _number_classes(
+    source: Source, decoded: DecodedImages
+) -> tuple[tuple[str, ...], np.ndarray, list[int | None]]:
+    """Return the class names, and the position among them of each image that can be used, and not.
 
-    A class without an image that can be used is still a class.
+    A class without an image that can be used is still a class. Names that are equal in the Unicode
+    form NFC are one class, because systems write accents in different forms.
 
     Raises:
         DataError: A label has no class name, or a class name is not one line of text.
     """
     if source.classes is not None:
-        classes = source.classes
-        unknown = set(decoded.label_values) - set(range(len(classes)))
+        unknown = set(decoded.label_values) - set(range(len(source.classes)))
         if unknown:
             raise DataError(
-                f"{source.name} has label {min(unknown, key=str)}, but only {len(classes)} class "
-                "names.",
+                f"{source.name} has label {min(unknown, key=str)}, but only {len(source.classes)} "
+                "class names.",
                 remedy="Correct the labels or the names.",
             )
-        labels = np.array(decoded.labels, np.int64)
+        name_of: dict[int | str, str] = dict(enumerate(source.classes))
     else:
-        classes = tuple(map(str, decoded.label_values))
-        positions = {value: index for index, value in enumerate(decoded.label_values)}
-        labels = np.array([positions[label] for label in decoded.labels], np.int64)
+        name_of = {value: str(value) for value in decoded.label_values}
+    name_of = {value: unicodedata.normalize("NFC", name) for value, name in name_of.items()}
+    if any(isinstance(value, str) for value in name_of):
+        classes = tuple(sorted(set(name_of.values())))
+    else:
+        classes = tuple(dict.fromkeys(name_of.values()))
+    label_of = {name: label for label, name in enumerate(classes)}
+    position = {value: label_of[name] for value, name in name_of.items()}
+    labels = np.array([position[label] for label in decoded.labels], np.int64)
+    bad_labels = [None if label is None else position[label] for label in decoded.bad_labels]
     for name in classes:
         if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
             raise DataError(
@@ -247,7 +318,29 @@ def _number_classes(source: Source, decoded: DecodedImages) -> tuple[tuple[str, 
                 "is not valid UTF-8.",
                 remedy="Rename the class.",
             )
-    return classes, labels
+    return classes, labels, bad_labels
+
+
+def _count_by_class(classes: tuple[str, ...], labels: Iterable[int | None]) -> dict[str, int]:
+    """Return the number of labels of each class that has any, and of those that are missing."""
+    counts = Counter(labels)
+    missing = {_NO_LABEL: counts[None]} if counts[None] else {}
+    return {name: counts[i] for i, name in enumerate(classes) if counts[i]} | missing
+
+
+def _warn_about_similar_names(source: str, classes: tuple[str, ...]) -> None:
+    """Warn of class names that differ only in case or in blanks."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in classes:
+        alike["".join(name.split()).casefold()].append(name)
+    groups = [" and ".join(map(repr, names)) for names in alike.values() if len(names) > 1]
+    if groups:
+        warnings.warn(
+            f"Class names in {source} differ only in case or blanks: "
+            f"{printable_line('; '.join(groups))}. They are different classes; rename them if they "
+            "are meant to be one.",
+            stacklevel=3,
+        )
 
 
 def _split(

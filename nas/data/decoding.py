@@ -9,7 +9,7 @@ import os
 import stat
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from itertools import chain, islice
@@ -20,7 +20,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from nas.data import image_cache
 from nas.data.image_cache import CacheRecord, CacheWriteError, DecodedImages
-from nas.data.sources import IMAGE_FORMATS, Sample, Source, Split, printable_line
+from nas.data.image_formats import (
+    HEIC_WITHOUT_READER,
+    IMAGE_FORMATS,
+    INSTALL_HEIC,
+    RAW,
+    is_raw,
+    unreadable_reason,
+)
+from nas.data.sources import Sample, Source, Split, printable_line
 from nas.errors import DataError, first_line
 
 MAX_BYTES_IN_MEMORY = 4 << 30
@@ -89,6 +97,13 @@ def decode(
     return record.with_pixels(pixels)
 
 
+def remedy_for(bad: Sequence[str]) -> str:
+    """Return what the user can do about images that cannot be used, by location and reason."""
+    if any(HEIC_WITHOUT_READER in each for each in bad):
+        return f"To read HEIC photos: {INSTALL_HEIC}."
+    return ""
+
+
 def _decode_to_disk(
     source: Source, size: int, path: Path, progress: DecodingProgress | None
 ) -> DecodedImages:
@@ -133,6 +148,7 @@ def _decode_all(
     labels: list[int | str] = []
     splits: list[Split] = []
     bad: list[str] = []
+    bad_labels: list[int | str | None] = []
     label_values: set[int | str] = set()
     files: dict[str, str] = {}
     grey = True
@@ -140,10 +156,9 @@ def _decode_all(
         label = None if sample.label == -1 else sample.label
         if label is not None:
             label_values.add(label)
-        if isinstance(image, str):
-            bad.append(f"{sample.location} ({image})")
-        elif label is None:
-            bad.append(f"{sample.location} (no label)")
+        if isinstance(image, str) or label is None:
+            bad.append(f"{sample.location} ({image if isinstance(image, str) else 'no label'})")
+            bad_labels.append(label)
         else:
             add(image)
             grey &= image.ndim == 2
@@ -153,11 +168,19 @@ def _decode_all(
             progress(done, source.count)
     if not labels:
         reason = f" The first: {bad[0]}." if bad else ""
-        raise DataError(f"{source.name} has no image that can be used.{reason}")
+        raise DataError(
+            f"{source.name} has no image that can be used.{reason}", remedy=remedy_for(bad)
+        )
     # Integers come before strings, because Python cannot compare them.
     sorted_values = sorted(label_values, key=lambda value: (isinstance(value, str), value))
     return CacheRecord(
-        grey=grey, labels=labels, splits=splits, bad=bad, label_values=sorted_values, files=files
+        grey=grey,
+        labels=labels,
+        splits=splits,
+        bad=bad,
+        bad_labels=bad_labels,
+        label_values=sorted_values,
+        files=files,
     )
 
 
@@ -206,6 +229,8 @@ def _decode_image(sample: Sample, size: int) -> np.ndarray | str:
     try:
         if isinstance(content, Path) and not stat.S_ISREG(content.stat().st_mode):
             return "not a regular file"  # Opening a pipe blocks.
+        if is_raw(content):
+            return RAW
         file = io.BytesIO(content) if isinstance(content, bytes) else content
         with Image.open(file, formats=tuple(IMAGE_FORMATS)) as image:
             # Lets Pillow decode a large JPEG at a fraction of its size.
@@ -217,7 +242,7 @@ def _decode_image(sample: Sample, size: int) -> np.ndarray | str:
                 ImageOps.exif_transpose(image, in_place=True)
                 return _scale_and_crop(image, size)
     except UnidentifiedImageError:
-        return f"not an image in one of the formats {', '.join(IMAGE_FORMATS)}"
+        return unreadable_reason(content)
     except Image.DecompressionBombError:
         return f"more than {MAX_IMAGE_PIXELS} pixels"
     except OSError as error:

@@ -20,9 +20,10 @@ from typing import IO
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from nas.data.image_formats import IMAGE_FORMATS
 from nas.data.sources import Source, Split, printable_line
 
-VERSION = 2
+VERSION = 3
 """Version of the decoding and of the file format. Files of another version are never read."""
 
 MAX_CACHED_DATASETS = 8
@@ -81,6 +82,7 @@ class DecodedImages:
         labels: Label of each image, as the source stores it.
         splits: Split of each image: "train", "validation" or "test".
         bad: Location and reason of each image that cannot be used.
+        bad_labels: Label of each of these images; None if it has none.
         label_values: All labels of the source, also those without an image that can be used.
     """
 
@@ -88,6 +90,7 @@ class DecodedImages:
     labels: list[int | str]
     splits: np.ndarray
     bad: tuple[str, ...]
+    bad_labels: tuple[int | str | None, ...]
     label_values: tuple[int | str, ...]
 
 
@@ -99,6 +102,7 @@ class CacheRecord(BaseModel):
         labels: As in `DecodedImages`.
         splits: As in `DecodedImages`.
         bad: As in `DecodedImages`.
+        bad_labels: As in `DecodedImages`.
         label_values: As in `DecodedImages`.
         files: State of each file that is not among `Source.files`, by path as a JSON string. These
             files are known only after the rows that name them have been read.
@@ -110,6 +114,7 @@ class CacheRecord(BaseModel):
     labels: list[int | str]
     splits: list[Split]
     bad: list[str]
+    bad_labels: list[int | str | None]
     label_values: list[int | str]
     files: dict[str, str]
 
@@ -120,6 +125,7 @@ class CacheRecord(BaseModel):
             self.labels,
             np.array(self.splits),
             tuple(self.bad),
+            tuple(self.bad_labels),
             tuple(self.label_values),
         )
 
@@ -167,7 +173,9 @@ def cache_path(source: Source, size: int) -> Path | None:
     # A class or split may be a link to another folder, so the path as listed counts as well.
     root = str(source.root)
     states = [(str(path).removeprefix(root), file_state(path)) for path in source.files]
-    content = json.dumps([VERSION, size, os.path.realpath(root), states])
+    content = json.dumps(
+        [VERSION, size, sorted(IMAGE_FORMATS), source.labelling, os.path.realpath(root), states]
+    )
     key = hashlib.sha256(content.encode()).hexdigest()[:32]
     return folder / f"{key}{_SUFFIX}"
 

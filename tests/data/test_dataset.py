@@ -3,6 +3,7 @@ import io
 import json
 import os
 import shutil
+import unicodedata
 
 import numpy as np
 import pyarrow as pa
@@ -285,8 +286,87 @@ def test_too_few_images_of_a_class_are_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"validation_fraction": 1.0}, {"image_size": 0}, {"on_bad_image": "ignore"}]
+    "wrong",
+    [
+        {"validation_fraction": 1.0},
+        {"image_size": 0},
+        {"on_bad_image": "ignore"},
+        {"class_folders": "all"},
+    ],
 )
 def test_invalid_argument_is_named_in_the_error(wrong):
     with pytest.raises(DataError, match=next(iter(wrong))):
         load_dataset("digits", **wrong)
+
+
+def test_summary_says_what_was_understood(tmp_path):
+    for split, count in (("training_set", 6), ("test_set", 2)):
+        image_folder(tmp_path / split, per_class=count)
+    data = load_dataset(tmp_path, image_size=8)
+    counts = data.counts
+    assert data.summary == (
+        f"24 images of 3 classes: ant 8, bee 8, cow 8; train {counts['train']}, "
+        f"search {counts['search']}, hold-out {counts['holdout']}, test 6 "
+        "(splits by folder: training_set is train, test_set is test)"
+    )
+
+
+def test_summary_of_many_classes_is_short(tmp_path):
+    for index in range(30):
+        (tmp_path / f"class {index:02}").mkdir()
+        for image in range(4 + index % 3):
+            path = tmp_path / f"class {index:02}" / f"{image}.png"
+            path.write_bytes(encoded(8 * index + image))
+    summary = load_dataset(tmp_path, image_size=8).summary
+    assert summary.startswith("150 images of 30 classes: class 00 4, class 01 5, class 02 6, ")
+    assert "class 04 5, ... (4 to 6 each); train " in summary
+    assert len(summary) < 200
+
+
+def test_names_that_differ_in_case_or_blanks_are_reported_in_a_warning(tmp_path):
+    image_folder(tmp_path)
+    for name in ("Bee", "bee "):
+        shutil.copytree(tmp_path / "bee", tmp_path / name)
+    with pytest.warns(UserWarning, match=r"only in case or blanks: 'Bee' and 'bee' and 'bee '\."):
+        data = load_dataset(tmp_path, image_size=8)
+    assert data.classes == ("Bee", "ant", "bee", "bee ", "cow")
+    assert "bee 6, 'bee ' 6, cow 6" in data.summary
+
+
+def test_string_labels_are_compared_in_nfc(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    labels = [composed, decomposed, "cafz"] * 6
+    images = [encoded(10 * index) for index in range(18)]
+    path = tmp_path / "mine.parquet"
+    pq.write_table(pa.table({"image": images, "label": labels}), path)
+    assert load_dataset(path, image_size=8).class_counts == {"cafz": 6, composed: 12}
+
+
+def test_class_names_of_parquet_files_are_compared_in_nfc(tmp_path):
+    for split, form in (("training_set", "NFC"), ("test_set", "NFD")):
+        names = [unicodedata.normalize(form, name) for name in ("café", "tea")]
+        write_parquet(tmp_path / f"{split}.parquet", range(12), [0, 1] * 6, names)
+    data = load_dataset(tmp_path, image_size=8)
+    assert data.classes == (unicodedata.normalize("NFC", "café"), "tea")
+    assert data.counts["test"] == 12
+    assert data.summary.endswith("test 12 (splits by file name)")
+
+
+def test_equal_class_names_of_a_parquet_file_are_one_class(tmp_path):
+    names = ["tea", *(unicodedata.normalize(form, "café") for form in ("NFD", "NFC"))]
+    path = write_parquet(tmp_path / "all.parquet", range(18), [0, 1, 2] * 6, names)
+    assert load_dataset(path, image_size=8).class_counts == {"tea": 6, names[2]: 12}
+
+
+def test_unusable_rows_are_counted_by_class_name(tmp_path):
+    values = [50 * c + i for i in range(8) for c in range(3)]
+    labels: list = [0, 1, 2] * 8
+    values[4] = values[7] = b"broken"
+    labels[9] = None
+    path = write_parquet(tmp_path / "train.parquet", values, labels)
+    with pytest.raises(DataError, match=r"3 of 24 images cannot be used: bee 2, no label 1\. They"):
+        load_dataset(path)
+    skipped = load_dataset(path, on_bad_image="skip")
+    assert skipped.skipped_by_class == {"bee": 2, "no label": 1}
+    again = load_dataset(path, on_bad_image="skip")
+    assert again.summary == skipped.summary, "the cache keeps the counts"

@@ -18,7 +18,8 @@ from PIL import EpsImagePlugin, Image, ImageFile
 from nas.data import decoding, image_cache, load_dataset
 from nas.data.decoding import decode
 from nas.data.image_cache import MAX_CACHED_DATASETS, PixelsOnDisk, cache_folder, cache_path
-from nas.data.sources import IMAGE_FORMATS, Sample, Source
+from nas.data.image_formats import IMAGE_FORMATS
+from nas.data.sources import Sample, Source
 from nas.errors import DataError
 from tests.data.noise_images import write_images
 

@@ -183,10 +183,33 @@ def test_cache_depends_on_the_root_folder(tmp_path, photos):
     """The class of a file depends on the folder that was opened."""
     (tmp_path / "outer").mkdir()
     photos.rename(tmp_path / "outer" / "photos")
+    options = {"image_size": SIZE, "on_bad_image": "skip"}
     with pytest.raises(DataError, match="images of 1 class"):
-        load_dataset(tmp_path / "outer", image_size=SIZE, on_bad_image="skip")
+        load_dataset(tmp_path / "outer", class_folders="top", **options)
     data = load_dataset(tmp_path / "outer" / "photos", image_size=SIZE, on_bad_image="skip")
     assert data.classes == ("ant", "bee")
+
+
+def test_cache_depends_on_the_folders_that_are_classes(tmp_path):
+    """The same files belong to other classes; the numbers of their labels differ."""
+    for shade, name in enumerate(("animals/cats", "animals/dogs", "plants/rose")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for index in range(5):
+            image = Image.new("RGB", (SIZE, SIZE), (50 * shade + index, 0, 255))
+            image.save(tmp_path / "photos" / name / f"{index}.png")
+    for class_folders, counts in (
+        ("top", {"animals": 10, "plants": 5}),
+        ("lowest", {"cats": 5, "dogs": 5, "rose": 5}),
+    ):
+        data = load_dataset(tmp_path / "photos", image_size=SIZE, class_folders=class_folders)
+        assert data.class_counts == counts
+
+
+def test_cache_depends_on_the_formats_that_can_be_decoded(photos, monkeypatch):
+    """A photo that could not be decoded can be when a reader of its format was installed."""
+    before = image_cache.cache_path(open_source(photos), SIZE)
+    monkeypatch.setattr(image_cache, "IMAGE_FORMATS", {"PNG": (".png",)})
+    assert image_cache.cache_path(open_source(photos), SIZE) != before
 
 
 def test_cache_detects_an_image_that_moved_to_another_class(photos, tmp_path):

@@ -17,20 +17,19 @@ from pathlib import Path
 
 from nas.data.sources.base import (
     EXPECTED_LAYOUTS,
-    IMAGE_EXTENSIONS,
-    IMAGE_FORMATS,
+    ClassFolders,
     Sample,
     Source,
     Split,
     printable_line,
 )
 from nas.data.sources.digits import open_digits
-from nas.data.sources.image_folder import list_tree, open_image_folder
+from nas.data.sources.image_folder import open_image_folder
+from nas.data.sources.tree import list_tree
 from nas.errors import DataError
 
 __all__ = [
-    "IMAGE_EXTENSIONS",
-    "IMAGE_FORMATS",
+    "ClassFolders",
     "Sample",
     "Source",
     "Split",
@@ -39,8 +38,12 @@ __all__ = [
 ]
 
 
-def open_source(source: str | Path) -> Source:
+def open_source(source: str | Path, class_folders: ClassFolders = "auto") -> Source:
     """Open a dataset: "digits", or the parquet file, parquet folder or image folder at a path.
+
+    Args:
+        source: "digits" or a path.
+        class_folders: Which folders of an image folder are the classes, see `open_image_folder`.
 
     Raises:
         DataError: There is nothing at the path, nothing in a known layout, or a part cannot be
@@ -63,7 +66,7 @@ def open_source(source: str | Path) -> Source:
         folders, files = list_tree(path)
         parquet_files = [file for file in files if file.suffix.lower() == ".parquet"]
         if not parquet_files:
-            return open_image_folder(path, folders, files)
+            return open_image_folder(path, folders, files, class_folders)
     elif stat.S_ISREG(mode) and path.suffix.lower() == ".parquet":
         parquet_files = [path]
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,36 +19,23 @@ EXPECTED_LAYOUTS = (
     "each class (train and test folders may be on top)."
 )
 
-IMAGE_FORMATS = {
-    "BMP": (".bmp", ".dib"),
-    "GIF": (".gif",),
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "PNG": (".png", ".apng"),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-    "TIFF": (".tif", ".tiff"),
-    "WEBP": (".webp",),
-}
-"""Formats that are decoded, by Pillow's names, with the extensions of their files.
-
-All other formats are refused, because Pillow starts a program to read some of them, such as EPS.
-"""
-
-IMAGE_EXTENSIONS = tuple(extension for group in IMAGE_FORMATS.values() for extension in group)
-
 Split = Literal["train", "validation", "test"]
 """The splits that a source may have."""
 
-SPLIT_NAMES: dict[str, Split] = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
+ClassFolders = Literal["auto", "top", "lowest"]
+"""Which folders of an image folder are the classes, see `nas.data.sources.image_folder`."""
+
+_SPLIT_WORDS: dict[Split, str] = {
+    "train": "train|training",
+    "validation": "val|valid|validate|validating|validation|dev|development",
+    "test": "test|testing|eval|evaluation",
 }
 """Words that name a split in the name of a file or folder."""
+
+_SPLIT_PATTERNS = {
+    split: re.compile(f"(?:{pattern})(?:sets?|data|dataset|images|imgs|photos|split)?")
+    for split, pattern in _SPLIT_WORDS.items()
+}
 
 _MAX_LINE_CHARACTERS = 303
 """Characters of a path or reason in a message: enough for usual paths, short enough to read."""
@@ -84,6 +72,10 @@ class Source:
         root: File or folder that was opened; None for a source that is part of a package.
         files: Files that are known before the samples are read. Their state decides whether cached
             images are up to date. Rows of a parquet file may name more files.
+        labelling: Digest of the splits and labels that follow from the names of files and folders.
+            Cached images belong to one labelling.
+        layout: How splits and classes were recognised, for the line that says what was understood;
+            empty if there is nothing to say.
     """
 
     name: str
@@ -94,6 +86,8 @@ class Source:
     image_size: int = 32
     root: Path | None = None
     files: tuple[Path, ...] = ()
+    labelling: str = ""
+    layout: str = ""
 
 
 def printable_line(text: str | Path) -> str:
@@ -101,13 +95,25 @@ def printable_line(text: str | Path) -> str:
     return shortened_text(printable(str(text)).replace("\n", "\\n"), _MAX_LINE_CHARACTERS)
 
 
+def split_of_name(name: str) -> Split | None:
+    """Return the split that the name of a file or folder names, such as `training_set`; or None.
+
+    The result is None as well for a name with the words of several splits, such as `train_test`.
+    """
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFC", name))
+    parts = re.findall(r"[^\W\d_]+", spaced.lower())
+    splits = {
+        split
+        for split, pattern in _SPLIT_PATTERNS.items()
+        if any(pattern.fullmatch(part) for part in parts)
+    }
+    return splits.pop() if len(splits) == 1 else None
+
+
 def split_from_path(path: Path) -> Split | None:
     """Return the split that a path names, or None.
 
     The name of the file comes before the names of its folders.
     """
-    for part in (path.stem, *reversed(path.parent.parts)):
-        for word in re.split(r"[^a-z]+", part.lower()):
-            if word in SPLIT_NAMES:
-                return SPLIT_NAMES[word]
-    return None
+    names = (path.stem, *reversed(path.parent.parts))
+    return next((split for split in map(split_of_name, names) if split), None)

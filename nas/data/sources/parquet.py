@@ -8,6 +8,7 @@ strings. The class names are in the metadata of the schema, where `datasets` wri
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,8 @@ def open_parquet(root: Path, files: list[Path]) -> Source:
         first.classes,
         root=root,
         files=tuple(files),
+        labelling=repr([footer.split for footer in footers]),
+        layout="splits by file name" if any(splits) else "",
     )
 
 
@@ -212,7 +215,7 @@ def _read_class_names(file: Path, schema: pa.Schema, label_kind: str) -> tuple[s
             f"(metadata huggingface: {first_line(error)}).",
             remedy="Write the file again, or remove this metadata.",
         ) from error
-    return tuple(names)
+    return tuple(unicodedata.normalize("NFC", name) for name in names)
 
 
 def _read_samples(footer: _Footer) -> Iterator[Sample]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,10 @@ def labels_by_file(source) -> dict[str, str]:
     }
 
 
+def splits_by_class(source) -> Counter[tuple[str, str]]:
+    return Counter((sample.split, source.classes[sample.label]) for sample in source.samples)
+
+
 def forbid_listing(monkeypatch, folder: Path) -> None:
     """Make listing a folder fail; permissions would not stop root."""
     real = os.scandir
@@ -66,7 +72,7 @@ def test_unlistable_parquet_folder_is_named_in_the_error(tmp_path, monkeypatch):
         load_dataset(tmp_path)
 
 
-@pytest.mark.parametrize("content", [None, "notes.txt", "photo.heic"])
+@pytest.mark.parametrize("content", [None, "notes.txt", "Thumbs.db", "movie.mov"])
 def test_class_folder_without_images_is_named_in_the_error(photos, content):
     (photos / "dog").mkdir()
     if content:
@@ -164,16 +170,198 @@ def test_ignored_files_are_reported_in_a_warning(photos):
         open_source(photos)
     (photos / "bee" / "notes.txt").write_text("hello")
     (photos / "loose.png").write_bytes(b"")
-    with pytest.warns(UserWarning, match=r"2 files in .* are ignored.*bee/notes\.txt, loose\.png"):
+    with (
+        pytest.warns(UserWarning, match=r"1 files in .* are ignored.*: bee/notes\.txt\."),
+        pytest.warns(UserWarning, match=r"1 images in .* are left out.*no class.*: loose\.png\."),
+    ):
         assert open_source(photos).count == 18
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("training_set", "test_set"),
+        ("Train", "Test"),
+        ("TRAINING", "TESTING"),
+        ("training-data", "TestData"),
+        ("trainImages", "testImages"),
+        ("train2017", "test2017"),
+        ("seg_train", "seg_test"),
+        ("flowers-train", "flowers-evaluation"),
+    ],
+)
+def test_split_folders_have_many_names(tmp_path, train, test):
+    for split, count in ((train, 6), (test, 2)):
+        for name in ("ant", "bee"):
+            add_images(tmp_path / split / name, count)
+    source = open_source(tmp_path)
+    assert source.classes == ("ant", "bee")
+    assert splits_by_class(source) == {
+        ("train", "ant"): 6, ("train", "bee"): 6, ("test", "ant"): 2, ("test", "bee"): 2
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["Validate", "val", "VALID", "validation_set", "dev", "valset"])
+def test_validation_folders_have_many_names(tmp_path, name):
+    add_images(tmp_path / "Train" / "ant", 6)
+    add_images(tmp_path / "Train" / "bee", 6)
+    add_images(tmp_path / name / "ant", 2)
+    add_images(tmp_path / name / "bee", 2)
+    source = open_source(tmp_path)
+    assert splits_by_class(source)["validation", "bee"] == 2
+    assert source.layout == f"splits by folder: Train, {name} is validation"
 
 
 def test_folders_beside_splits_are_reported_in_a_warning(photos, tmp_path):
     photos.rename(tmp_path / "train")
+    for name in ("ant", "bee", "cow"):
+        add_images(tmp_path / "test" / name, 2)
     add_images(tmp_path / "unlabelled", 1)
     (tmp_path / "empty").mkdir()
-    with pytest.warns(UserWarning, match=r"1 files in .* are ignored.*unlabelled/0\.png"):
+    with pytest.warns(UserWarning, match=r"1 images in .* are left out.*unlabelled/0\.png"):
         assert open_source(tmp_path).classes == ("ant", "bee", "cow")
+
+
+@pytest.mark.parametrize("has_test", [True, False])
+@pytest.mark.parametrize("other", ["holdout", "Prüfung"])
+def test_folder_beside_splits_with_the_same_classes_is_an_error(photos, tmp_path, has_test, other):
+    photos.rename(tmp_path / "Train")
+    for split in (other, *(["Test"] if has_test else [])):
+        add_images(tmp_path / split / "ant", 2)
+    with pytest.raises(DataError, match=f"beside others without a split in their names: {other}"):
+        open_source(tmp_path)
+
+
+def test_unlabelled_test_images_are_reported_in_a_warning(photos, tmp_path):
+    photos.rename(tmp_path / "train")
+    add_images(tmp_path / "test", 4)
+    with pytest.warns(UserWarning, match=r"4 images in .* left out.*no class folder: test/0\.png"):
+        source = open_source(tmp_path)
+    assert {split for split, _ in splits_by_class(source)} == {"train"}
+    assert source.layout == "splits by folder: train"
+
+
+def test_folder_called_train_beside_classes_is_unclear(tmp_path):
+    """Vehicles, of which the trains are sorted by kind; or a split beside unlabelled images."""
+    for name in ("train/steam", "train/diesel", "bus", "car"):
+        add_images(tmp_path / name, 6)
+    with pytest.raises(DataError, match=r"folders train, .* beside others .*: bus, car\. .*rename"):
+        open_source(tmp_path)
+    (tmp_path / "train").rename(tmp_path / "trains")
+    with pytest.raises(DataError, match="below trains, so it is not clear"):
+        open_source(tmp_path)
+    assert open_source(tmp_path, "top").classes == ("bus", "car", "trains")
+    assert open_source(tmp_path, "lowest").classes == ("bus", "car", "diesel", "steam")
+
+
+def test_class_whose_name_begins_like_a_split_is_a_class(tmp_path):
+    for name in ("testudo", "valley", "trainer", "device"):
+        add_images(tmp_path / name, 3)
+    assert open_source(tmp_path).classes == ("device", "testudo", "trainer", "valley")
+
+
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_topics_above_classes_are_refused_unless_the_key_says_which_are_classes(tmp_path, split):
+    for name in ("animals/cats", "animals/dogs", "plants/rose", "plants/tulip"):
+        add_images(tmp_path / split / name, 6)
+    with pytest.raises(DataError) as caught:
+        open_source(tmp_path)
+    message = str(caught.value)
+    assert '"lowest" in [data] for the classes cats, dogs, rose, tulip' in message
+    assert '"top" for animals, plants' in message
+    assert splits_by_class(open_source(tmp_path, "lowest")) == {
+        ("train", name): 6 for name in ("cats", "dogs", "rose", "tulip")
+    }
+    assert splits_by_class(open_source(tmp_path, "top")) == {
+        ("train", name): 12 for name in ("animals", "plants")
+    }
+
+
+def test_topic_with_a_stray_image_is_refused(tmp_path):
+    for name in ("animals/cats", "animals/dogs", "plants/rose"):
+        add_images(tmp_path / name, 6)
+    Image.new("L", (4, 4)).save(tmp_path / "animals" / "cover.png")
+    with pytest.raises(DataError, match="below animals, plants"):
+        open_source(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        ("2024", "2025"),
+        ("2024-05-01", "2024-05-02 garden"),
+        ("20240501", "20240502"),
+        ("01.05.2024", "2.5.2024"),
+        ("100CANON", "101APPLE"),
+        ("images", "2024/05"),
+    ],
+)
+@pytest.mark.parametrize("class_folders", ["auto", "top", "lowest"])
+def test_images_sorted_by_date_belong_to_the_class_above(tmp_path, inside, class_folders):
+    for name in ("ant", "bee"):
+        for folder in inside:
+            add_images(tmp_path / name / folder, 3)
+    assert splits_by_class(open_source(tmp_path, class_folders)) == {
+        ("train", "ant"): 6, ("train", "bee"): 6
+    }  # fmt: skip
+
+
+def test_folders_of_sessions_need_the_key(tmp_path):
+    for name in ("ant", "bee"):
+        for folder in ("garden", "balcony"):
+            add_images(tmp_path / name / folder, 3)
+    with pytest.raises(DataError, match='"top" for ant, bee'):
+        open_source(tmp_path)
+    assert open_source(tmp_path, "top").classes == ("ant", "bee")
+    with pytest.raises(DataError, match="same name: ant/balcony and bee/balcony"):
+        open_source(tmp_path, "lowest")
+
+
+def test_splits_below_classes_are_an_error(tmp_path):
+    for name in ("ant/train", "ant/test", "bee/train", "bee/test"):
+        add_images(tmp_path / name, 3)
+    with pytest.raises(DataError, match=r"split folders \(test, train\) below .* ant, bee"):
+        open_source(tmp_path)
+
+
+def test_single_folder_that_holds_everything_stands_for_the_source(photos, tmp_path):
+    (tmp_path / "zip").mkdir()
+    photos.rename(tmp_path / "zip" / "flowers")
+    source = open_source(tmp_path)
+    assert (source.classes, source.layout) == (("ant", "bee", "cow"), "all in zip/flowers")
+    (tmp_path / "docs").mkdir()
+    with pytest.raises(DataError, match="class folder .*/docs has no image"):
+        open_source(tmp_path)
+
+
+def test_lowest_class_folder_without_images_is_an_error(tmp_path):
+    for name in ("animals/cats", "animals/dogs"):
+        add_images(tmp_path / name, 3)
+    (tmp_path / "animals" / "mice").mkdir()
+    with pytest.raises(DataError, match="class folder .*/animals/mice has no image"):
+        open_source(tmp_path, "lowest")
+
+
+def test_class_names_are_compared_in_nfc(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    add_images(tmp_path / "train" / composed, 6)
+    add_images(tmp_path / "train" / decomposed, 2)
+    add_images(tmp_path / "train" / "tea", 6)
+    add_images(tmp_path / "test" / decomposed, 2)
+    source = open_source(tmp_path)
+    assert source.classes == (composed, "tea")
+    assert splits_by_class(source)["train", composed] == 8
+    assert splits_by_class(source)["test", composed] == 2
+
+
+def test_unicode_form_of_names_does_not_change_the_dataset(tmp_path):
+    """The composed form of this name is sorted behind "cafz", the decomposed one before it."""
+    digests = set()
+    for form in ("NFC", "NFD"):
+        for shade, name in enumerate(("café", "cafz")):
+            add_images(tmp_path / form / unicodedata.normalize(form, name), 6, shade)
+        digests.add(load_dataset(tmp_path / form, image_size=4).digest)
+    assert len(digests) == 1
 
 
 def test_class_may_be_called_train(photos):
