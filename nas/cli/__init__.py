@@ -341,6 +341,7 @@ def _print_plan(plan: JobPlan) -> None:
         "finalists": f"{plan.retrain} networks, {plan.retrain_epochs} epochs each",
         "export": f"{plan.retrain} networks",
     }
+    console.say(plan.data)
     total_s = sum(plan.seconds.values())
     rows = [
         (name, work[name], format_duration(seconds), f"{seconds / total_s:.0%}")

@@ -50,6 +50,8 @@ def train(
     batch_size: Annotated[int | None, job_key("training.batch_size")] = None,
     learning_rate: Annotated[float | None, job_key("training.learning_rate")] = None,
     validation_fraction: Annotated[float, job_key("data.validation_fraction")] = 0.2,
+    on_bad_image: Annotated[str, job_key("data.on_bad_image")] = "fail",
+    class_folders: Annotated[str, job_key("data.class_folders")] = "auto",
     device: Annotated[str, job_key("training.device")] = "auto",
     precision: Annotated[str, job_key("training.precision")] = "auto",
     seed: Seed = 0,
@@ -81,6 +83,8 @@ def train(
                     "source": data,
                     "image_size": image_size,
                     "validation_fraction": validation_fraction,
+                    "on_bad_image": on_bad_image,
+                    "class_folders": class_folders,
                 },
                 "training": {
                     "device": device,

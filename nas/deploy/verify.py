@@ -240,6 +240,7 @@ def load_data(card: ModelCard) -> ImageDataset:
         validation_fraction=card.data.validation_fraction,
         seed=card.data.seed,
         on_bad_image=card.data.on_bad_image,
+        class_folders=card.data.class_folders,
     )
     if data.digest != card.data.digest:
         raise DataError(

@@ -185,4 +185,5 @@ def plan_job(settings: JobSettings) -> JobPlan:
     """
     from nas.job.context import JobContext
 
-    return JobContext(settings, SilentProgress(), read_only=True).plan()
+    job = JobContext(settings, SilentProgress(), read_only=True)
+    return job.plan().model_copy(update={"data": job.data.summary})

@@ -81,6 +81,7 @@ class JobContext:
             validation_fraction=settings.validation_fraction,
             seed=self.settings.seed,
             on_bad_image=settings.on_bad_image,
+            class_folders=settings.class_folders,
             progress=self.progress.advance,
             write_cache=not self.read_only,
         )

@@ -181,6 +181,7 @@ def _origin(run: Run, record: TrainedRecord) -> ModelOrigin:
             validation_fraction=options.validation_fraction,
             seed=record_of_run.job.seed,
             on_bad_image=options.on_bad_image,
+            class_folders=options.class_folders,
         ),
         recipe={
             "start": record.start,

@@ -45,6 +45,9 @@ KEYS: dict[str, Key] = {
         "Height and width of the images in pixels; by default those of the data.", ge=8, le=512
     ),
     "data.on_bad_image": _key("What an unreadable image does: fail, or skip with a message."),
+    "data.class_folders": _key(
+        "Which folders are the classes: top, lowest, or auto, see docs/data.md."
+    ),
     "data.license": _key("License of the data, which the report names."),
     "device.runtime": _key(
         "Runtime that compiles and times: tvm, onnxruntime, litert, or a plug-in's."

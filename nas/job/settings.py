@@ -113,6 +113,9 @@ class DataSettings(_Table):
     validation_fraction: Annotated[float, _field("data.validation_fraction")] = 0.2
     image_size: Annotated[int, _field("data.image_size")] | None = None
     on_bad_image: Annotated[Literal["fail", "skip"], _field("data.on_bad_image")] = "fail"
+    class_folders: Annotated[Literal["auto", "top", "lowest"], _field("data.class_folders")] = (
+        "auto"
+    )
     license: Annotated[str, _field("data.license", max_length=100_000)] = ""
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nas import files
+from nas.data.decoding import remedy_for
 from nas.errors import MeasurementError
 from nas.job.context import JobContext
 from nas.job.folder import RunFolder
@@ -58,11 +59,14 @@ def open_data(job: JobContext, run: RunFolder) -> None:
         classes=list(data.classes),
         counts=data.counts,
         skipped=len(data.skipped),
+        summary=data.summary,
     )
     run.record.spaces = {name: space.digest for name, space in job.spaces.items()}
     run.record.settings = SpaceSettings(**next(iter(job.spaces.values())).settings)
+    job.progress.note(data.summary)
     if data.skipped:
-        job.progress.note(f"{len(data.skipped)} unreadable images were left out: {data.skipped[0]}")
+        remedy = remedy_for(data.skipped)
+        job.progress.note(f"the first unreadable image: {data.skipped[0]}. {remedy}".rstrip())
 
 
 def open_data_and_device(job: JobContext, run: RunFolder) -> None:

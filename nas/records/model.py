@@ -97,6 +97,7 @@ class ModelData(Document):
         validation_fraction: fraction of the training images that was used for validation.
         seed: seed of the random splits.
         on_bad_image: what an unreadable image did.
+        class_folders: which folders of an image folder were the classes.
     """
 
     source: str
@@ -106,6 +107,7 @@ class ModelData(Document):
     validation_fraction: Fraction
     seed: Count
     on_bad_image: Literal["fail", "skip"] = "fail"
+    class_folders: Literal["auto", "top", "lowest"] = "auto"
 
 
 class LatencyRecord(Document):

@@ -45,6 +45,7 @@ class DataSummary(_RunSection):
         classes: names of the classes.
         counts: number of images by part: `train`, `search`, `holdout` and `test`.
         skipped: number of images that could not be read.
+        summary: what was understood of the source, in one line with the counts of the classes.
     """
 
     source: str
@@ -53,6 +54,7 @@ class DataSummary(_RunSection):
     classes: list[str]
     counts: dict[str, Count]
     skipped: Count = 0
+    summary: str = ""
 
 
 class SpaceSettings(_RunSection):
@@ -105,6 +107,8 @@ class JobPlan(_RunSection):
             by the time that was left.
         seconds: expected duration by stage; empty if it was not estimated.
         export_file_s: expected seconds to export one file of a finalist.
+        data: what was understood of the images, in one line; empty in the plan of a started run,
+            whose `DataSummary` says it.
     """
 
     kernels: Count
@@ -118,6 +122,7 @@ class JobPlan(_RunSection):
     are_finalists_final: bool = False
     seconds: dict[str, Seconds]
     export_file_s: Seconds = 0.0
+    data: str = ""
 
 
 class TableSummary(_RunSection):
@@ -257,12 +262,14 @@ class JobData(_RunSection):
         validation_fraction: share of the training images that is held out for validation.
         image_size: height and width of the images in pixels; None for those of the source.
         on_bad_image: what an unreadable image does.
+        class_folders: which folders of an image folder are the classes.
     """
 
     source: str
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     image_size: Annotated[int, Field(ge=1, le=1 << 16)] | None = None
     on_bad_image: Literal["fail", "skip"] = "fail"
+    class_folders: Literal["auto", "top", "lowest"] = "auto"
 
 
 class JobDevice(_RunSection):

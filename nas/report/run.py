@@ -211,6 +211,7 @@ class Run:
                 validation_fraction=options.validation_fraction,
                 seed=self.record.job.seed,
                 on_bad_image=options.on_bad_image,
+                class_folders=options.class_folders,
             )
         except DataError as error:
             raise DataError(

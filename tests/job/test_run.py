@@ -15,7 +15,7 @@ from nas.errors import InfeasibleError, JobFileError, RunFolderError
 from nas.job import finish, load_job
 from nas.job.folder import claim
 from nas.job.stage_costs import StageCosts, measure_stage_costs
-from nas.records import JobSearch, read_run, to_json
+from nas.records import JobPlan, JobSearch, read_run, to_json
 from nas.report import candidates, page
 from nas.report.front import front
 from tests.mini_job import write_job
@@ -237,6 +237,16 @@ def test_plan_divides_the_budget_among_the_stages(job_folder_with_table, job, mo
     assert sum(plans[0].epochs.values()) < sum(plans[1].epochs.values())
 
 
+def test_plan_begins_with_what_was_understood_of_the_images(job_folder, invoke, monkeypatch):
+    plan = JobPlan(
+        kernels=0, epochs={"mobile": 1}, trials=1, measure=1, seconds={"prepare": 1.0},
+        data="16 images of 2 classes: dark 8, light 8",
+    )  # fmt: skip
+    monkeypatch.setattr(jobs, "plan_job", lambda settings: plan)
+    lines = invoke("run", "job.toml", "--plan").stdout.splitlines()
+    assert lines[0] == plan.data
+
+
 @pytest.mark.slow
 def test_plan_writes_no_file(job_folder, invoke, monkeypatch):
     cache = job_folder / "cache"
@@ -253,7 +263,9 @@ def test_plan_writes_no_file(job_folder, invoke, monkeypatch):
     before = states()
     done = invoke("run", path, "--plan", "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["kernels"] > 0
+    plan = json.loads(done.stdout)
+    assert plan["kernels"] > 0
+    assert plan["data"].startswith("16 images of 2 classes: dark 8, light 8; train ")
     assert states() == before
     path.write_text(path.read_text() + '[device]\ntables = "mine.jsonl"\n')
     before = states()

@@ -12,11 +12,15 @@ from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
+from PIL import Image
 
+import nas
 from nas import job as jobs
+from nas.deploy.verify import load_data
 from nas.errors import RequestError, RunFolderError
-from nas.job import load_job, supernets
+from nas.job import exporting, load_job, supernets
 from nas.job.folder import claim
 from nas.latency import LatencyTable
 from nas.report import page
@@ -45,6 +49,38 @@ def test_train_command_gives_the_weights_of_the_whole_job(job, finished_job, inv
     shutil.copytree(finished_job / "latency_tables", "latency_tables")
     done = jobs.run_job(job, Path("run"))
     assert done.front >= 1
+
+
+def test_classes_of_a_run_are_those_of_its_images_loaded_again(job_folder, invoke):
+    """Topics above the classes: a refusal, then the key, for the run and for all that reads it."""
+    for shade, name in enumerate(("animals/cats", "animals/dogs", "plants/rose")):
+        Path("photos", name).mkdir(parents=True)
+        for index in range(12):
+            image = Image.new("L", (8, 8), 60 * shade + index)
+            image.save(Path("photos", name, f"{index}.png"))
+    Path("photos/plants/rose/bad.png").write_bytes(b"no image")
+    command = (*TRAIN[:4], "--data", "photos", "--image-size", "8", "--epochs", "1", "--out", "run")
+    refused = invoke(*command)
+    assert refused.returncode == 2
+    assert "--class-folders" in refused.stderr
+    done = invoke(*command, "--class-folders", "lowest", "--on-bad-image", "skip")
+    assert done.returncode == 0, done.stderr
+    summary = "36 images of 3 classes: cats 12, dogs 12, rose 12; train "
+    assert f"\n{summary}" in done.stderr
+    assert "left out, unreadable: rose 1" in done.stderr
+    run = nas.open_run("run")
+    assert run.record.data.summary.startswith(summary)
+    assert run.data.classes == ("cats", "dogs", "rose")
+    trained = SimpleNamespace(
+        id="3f2a", digest="", start="supernet", epochs=1, seed=0, teacher="", training={}
+    )
+    card = SimpleNamespace(image_size=8, data=_origin_without_trials(run, trained).data)
+    assert load_data(card).digest == run.data.digest
+
+
+def _origin_without_trials(run, trained):
+    run.trials = pd.DataFrame({"digest": []})
+    return exporting._origin(run, trained)
 
 
 @pytest.fixture
