@@ -52,14 +52,17 @@ def test_train_command_gives_the_weights_of_the_whole_job(job, finished_job, inv
 
 
 def test_classes_of_a_run_are_those_of_its_images_loaded_again(job_folder, invoke):
-    """Topics above the classes: a refusal, then the key, for the run and for all that reads it."""
+    """Topics above the classes: a refusal, then the key, for the run and for all that reads it.
+
+    The run is written beside the images, and is not taken for a class.
+    """
     for shade, name in enumerate(("animals/cats", "animals/dogs", "plants/rose")):
-        Path("photos", name).mkdir(parents=True)
+        Path(name).mkdir(parents=True)
         for index in range(12):
             image = Image.new("L", (8, 8), 60 * shade + index)
-            image.save(Path("photos", name, f"{index}.png"))
-    Path("photos/plants/rose/bad.png").write_bytes(b"no image")
-    command = (*TRAIN[:4], "--data", "photos", "--image-size", "8", "--epochs", "1", "--out", "run")
+            image.save(Path(name, f"{index}.png"))
+    Path("plants/rose/bad.png").write_bytes(b"no image")
+    command = (*TRAIN[:4], "--data", ".", "--image-size", "8", "--epochs", "1", "--out", "run")
     refused = invoke(*command)
     assert refused.returncode == 2
     assert "--class-folders" in refused.stderr
