@@ -91,8 +91,8 @@ def open_image_folder(
         splits,
         class_folders,
     )
-    if class_folders == "auto":
-        _require_clear_classes(base, [names for _, names in placed.values()])
+    if class_folders != "lowest":
+        _require_clear_classes(base, [names for _, names in placed.values()], class_folders)
     if not placed:
         content = f"{len(images)} images but no sub-folder for each class"
         raise DataError(
@@ -217,8 +217,16 @@ def _find_splits(base: Path, images: Iterable[_Folders]) -> dict[str, Split]:
     return with_children
 
 
-def _require_clear_classes(base: Path, images: Sequence[_Folders]) -> None:
-    """Raise DataError if the top folders may be topics, with the classes below them."""
+def _require_clear_classes(
+    base: Path, images: Sequence[_Folders], class_folders: ClassFolders
+) -> None:
+    """Raise DataError for splits below the top folders, and in "auto" for what may be classes.
+
+    Args:
+        base: The folder with the splits or classes.
+        images: The folders between the split, or `base`, and each image.
+        class_folders: Which folders are the classes.
+    """
     own: Counter[str] = Counter()
     below: dict[str, Counter[str]] = defaultdict(Counter)
     for names in images:
@@ -237,6 +245,8 @@ def _require_clear_classes(base: Path, images: Sequence[_Folders]) -> None:
             f"{_join(topics)}.",
             remedy="Put the splits on top, with a sub-folder for each class in each of them.",
         )
+    if class_folders == "top":
+        return
     top = sorted({*own, *below})
     raise DataError(
         f"{printable_line(base)} has images in folders below {_join(topics)}, so it is not clear "

@@ -317,11 +317,12 @@ def test_folders_of_sessions_need_the_key(tmp_path):
         open_source(tmp_path, "lowest")
 
 
-def test_splits_below_classes_are_an_error(tmp_path):
+@pytest.mark.parametrize("class_folders", ["auto", "top"])
+def test_splits_below_classes_are_an_error(tmp_path, class_folders):
     for name in ("ant/train", "ant/test", "bee/train", "bee/test"):
         add_images(tmp_path / name, 3)
     with pytest.raises(DataError, match=r"split folders \(test, train\) below .* ant, bee"):
-        open_source(tmp_path)
+        open_source(tmp_path, class_folders)
 
 
 def test_single_folder_that_holds_everything_stands_for_the_source(photos, tmp_path):
