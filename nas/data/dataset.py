@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from PIL import ImageColor
 
 from nas.data.decoding import DecodingProgress, decode, remedy_for
 from nas.data.image_cache import DecodedImages, Pixels, PixelsOnDisk, iter_chunks
@@ -60,6 +61,25 @@ class Images:
 
 
 @dataclass(frozen=True, eq=False)
+class ImageExample:
+    """An image file of a dataset that stands for all of its kind, with its decoded pixels.
+
+    Attributes:
+        kind: What matters to reading the file, such as "PNG RGBA, transparent".
+        count: Number of images of this kind in the dataset.
+        content: Content of the file; empty if it is too large to be stored.
+        pixels: Decoded pixels, `height x width x channels` (uint8).
+        label: Position in `ImageDataset.classes`.
+    """
+
+    kind: str
+    count: int
+    content: bytes
+    pixels: np.ndarray
+    label: int
+
+
+@dataclass(frozen=True, eq=False)
 class ImageDataset:
     """A labelled image dataset, decoded and split.
 
@@ -74,6 +94,8 @@ class ImageDataset:
         skipped: Location and reason of each image that was skipped.
         skipped_by_class: Number of these images by class name.
         layout: How splits and classes were recognised; empty if there is nothing to say.
+        background: Colour behind transparent pixels, as `#rrggbb`.
+        examples: An image file of each kind that the source has; none for a source without files.
     """
 
     source: str
@@ -86,6 +108,8 @@ class ImageDataset:
     skipped: tuple[str, ...] = ()
     skipped_by_class: Mapping[str, int] = field(default_factory=dict)
     layout: str = ""
+    background: str = "#ffffff"
+    examples: tuple[ImageExample, ...] = ()
 
     @property
     def image_size(self) -> int:
@@ -198,6 +222,7 @@ def load_dataset(
     seed: int = 0,
     on_bad_image: Literal["fail", "skip"] = "fail",
     class_folders: ClassFolders = "auto",
+    background: str = "white",
     progress: DecodingProgress | None = None,
     write_cache: bool = True,
 ) -> ImageDataset:
@@ -220,6 +245,7 @@ def load_dataset(
         class_folders: Which folders of an image folder are the classes: "top" for those directly
             below the source or its splits, "lowest" for those that hold the images, "auto" for the
             top ones unless that is unclear.
+        background: Colour behind transparent pixels: a name of CSS, or `#rrggbb`.
         progress: Called with (images decoded, images in all) while images are decoded.
         write_cache: Whether to add decoded images to the cache.
 
@@ -243,8 +269,19 @@ def load_dataset(
         raise DataError(
             f"class_folders is {class_folders!r}.", remedy='Use "auto", "top" or "lowest".'
         )
+    try:
+        colour = hex_colour(background)
+    except ValueError as error:
+        raise DataError(f"background is {background!r}: {error}.") from None
     opened = open_source(source, class_folders)
-    decoded = decode(opened, image_size or opened.image_size, progress, write_cache=write_cache)
+    decoded = decode(
+        opened,
+        image_size or opened.image_size,
+        progress,
+        background=colour,
+        write_cache=write_cache,
+    )
+    _warn_about_silhouettes(opened, decoded, background)
     classes, labels, bad_labels = _number_classes(opened, decoded)
     bad_by_class = _count_by_class(classes, bad_labels)
     if decoded.bad and on_bad_image == "fail":
@@ -272,6 +309,50 @@ def load_dataset(
         skipped=decoded.bad,
         skipped_by_class=bad_by_class,
         layout=opened.layout,
+        background=colour,
+        examples=tuple(
+            ImageExample(
+                each.kind,
+                each.count,
+                each.content,
+                np.asarray(decoded.pixels[each.position]),
+                int(labels[each.position]),
+            )
+            for each in decoded.examples
+        ),
+    )
+
+
+def hex_colour(text: str) -> str:
+    """Return a colour as `#rrggbb`, given a name of CSS or any text that Pillow reads.
+
+    Raises:
+        ValueError: The text is no colour, or a transparent one.
+    """
+    try:
+        red, green, blue, *alpha = ImageColor.getrgb(text)
+    except ValueError:
+        raise ValueError('expected a colour, such as "white" or "#ffffff"') from None
+    if alpha not in ([], [255]):
+        raise ValueError("expected a colour without transparency, such as white or #ffffff")
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def _warn_about_silhouettes(source: Source, decoded: DecodedImages, background: str) -> None:
+    """Warn of images that differ in their transparency only."""
+    if decoded.silhouettes < 2:
+        return
+    invisible = (
+        f" {decoded.invisible} of them have that colour themselves and become empty."
+        if decoded.invisible
+        else ""
+    )
+    warnings.warn(
+        f"{decoded.silhouettes} of {len(decoded.labels)} images of {source.name} are drawn by "
+        "their transparency alone: the visible pixels of each have one colour. They are composited "
+        f"on {background}.{invisible} Set background in [data] to a colour that contrasts with "
+        "them, if this one does not.",
+        stacklevel=3,
     )
 
 

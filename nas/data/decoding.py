@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
-import stat
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from itertools import chain, islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageColor, ImageFile
 
 from nas.data import image_cache
-from nas.data.image_cache import CacheRecord, CacheWriteError, DecodedImages
+from nas.data.image_cache import CacheRecord, CacheWriteError, DecodedImages, ExampleFile
 from nas.data.image_formats import (
     HEIC_WITHOUT_READER,
     IMAGE_FORMATS,
@@ -28,18 +28,31 @@ from nas.data.image_formats import (
     is_raw,
     unreadable_reason,
 )
+from nas.data.image_reading import (
+    UnknownFormatError,
+    UnreadableImageError,
+    open_image,
+    read_pixels,
+    with_8_bits,
+)
 from nas.data.sources import Sample, Source, Split, printable_line
-from nas.errors import DataError, first_line
+from nas.errors import DataError
 
 MAX_BYTES_IN_MEMORY = 4 << 30
 """Decoded images of more than 4 GiB stay on disk and are read batch by batch."""
 
-MAX_IMAGE_PIXELS = 1 << 26
-"""Largest number of pixels of an image, 64 million: decoding one takes at most about 0.5 GB.
+MAX_EXAMPLE_FILES = 16
+"""Most kinds of image files of which an example is stored; those with the most images are."""
 
-For a JPEG, which can be decoded at a fraction of its size, the decoded pixels count. Pillow's own
-limit is higher, and Pillow only warns about images of up to twice that.
-"""
+MAX_EXAMPLE_BYTES = 8 << 20
+"""Size of the largest file that is stored as an example, 8 MiB: a photo of a phone has less."""
+
+_MAX_COLOUR_SPREAD = 8
+"""Largest difference of the values of a channel that count as one colour. Editors round the
+colours of pixels that are partly transparent."""
+
+_MIN_VISIBLE_CONTRAST = 32
+"""Smallest difference from the background, in any channel, that can be seen."""
 
 _MAX_CONCURRENT_IMAGE_PIXELS = 1 << 24
 """Images of more pixels are decoded one at a time, so that the threads do not exhaust memory."""
@@ -55,8 +68,29 @@ DecodingProgress = Callable[[int, int], None]
 """Called with the number of images decoded and the number of all images."""
 
 
+class _Image(NamedTuple):
+    """An image of a source, decoded.
+
+    Attributes:
+        pixels: Pixels (uint8), `size x size` for a grey image and `size x size x 3` for another.
+        kind: What matters to reading the file, such as "PNG RGBA, transparent"; empty if the sample
+            has no file.
+        silhouette: Colour (RGB) of an image that is drawn by its transparency alone; None for any
+            other.
+    """
+
+    pixels: np.ndarray
+    kind: str = ""
+    silhouette: tuple[int, int, int] | None = None
+
+
 def decode(
-    source: Source, size: int, progress: DecodingProgress | None = None, *, write_cache: bool = True
+    source: Source,
+    size: int,
+    progress: DecodingProgress | None = None,
+    *,
+    background: str = "#ffffff",
+    write_cache: bool = True,
 ) -> DecodedImages:
     """Decode the images of a source, scaled and cropped to squares, or read them from the cache.
 
@@ -68,6 +102,7 @@ def decode(
         source: Opened source; its samples are iterated if the cache cannot be used.
         size: Side of the decoded images, in pixels.
         progress: Called from time to time while images are decoded.
+        background: Colour behind transparent pixels, as `#rrggbb`.
         write_cache: Whether to add the images to the cache; it is read in any case.
 
     Raises:
@@ -75,19 +110,19 @@ def decode(
             memory.
     """
     on_disk = source.root is not None and source.count * size * size * 3 > MAX_BYTES_IN_MEMORY
-    path = image_cache.cache_path(source, size)
+    path = image_cache.cache_path(source, size, background)
     if path is not None:
         cached = image_cache.read(path, size, on_disk=on_disk, touch=write_cache)
         if cached is not None:
             return cached
     if on_disk and path is not None and write_cache:
-        return _decode_to_disk(source, size, path, progress)
+        return _decode_to_disk(source, size, background, path, progress)
     if on_disk:
         with tempfile.TemporaryDirectory(prefix="nas-images-") as folder:
             # The mapped pixels stay readable after the file has been removed.
-            return _decode_to_disk(source, size, Path(folder) / "images", progress)
+            return _decode_to_disk(source, size, background, Path(folder) / "images", progress)
     images: list[np.ndarray] = []
-    record = _decode_all(source, size, images.append, progress)
+    record = _decode_all(source, size, background, images.append, progress)
     if record.grey:
         pixels = np.stack(images)[:, :, :, None]
     else:
@@ -105,7 +140,7 @@ def remedy_for(bad: Sequence[str]) -> str:
 
 
 def _decode_to_disk(
-    source: Source, size: int, path: Path, progress: DecodingProgress | None
+    source: Source, size: int, background: str, path: Path, progress: DecodingProgress | None
 ) -> DecodedImages:
     """Decode images into a file of the cache and leave the pixels there.
 
@@ -115,7 +150,11 @@ def _decode_to_disk(
     total_bytes = source.count * size * size * 3
     try:
         with image_cache.writer(path, total_bytes) as file:
-            file.finish(_decode_all(source, size, lambda image: file.add(_to_rgb(image)), progress))
+
+            def add(image: np.ndarray) -> None:
+                file.add(_to_rgb(image))
+
+            file.finish(_decode_all(source, size, background, add, progress))
         decoded = image_cache.read(path, size, on_disk=True)
         if decoded is None:
             raise CacheWriteError("what was written cannot be read back, or an image has changed")
@@ -137,6 +176,7 @@ def _to_rgb(image: np.ndarray) -> np.ndarray:
 def _decode_all(
     source: Source,
     size: int,
+    background: str,
     add: Callable[[np.ndarray], None],
     progress: DecodingProgress | None,
 ) -> CacheRecord:
@@ -152,7 +192,10 @@ def _decode_all(
     label_values: set[int | str] = set()
     files: dict[str, str] = {}
     grey = True
-    for done, (sample, image) in enumerate(_decode_samples(source, size, files), start=1):
+    examples = _Examples()
+    silhouettes: list[tuple[int, int, int]] = []
+    decoded = _decode_samples(source, size, background, files)
+    for done, (sample, image) in enumerate(decoded, start=1):
         label = None if sample.label == -1 else sample.label
         if label is not None:
             label_values.add(label)
@@ -160,8 +203,11 @@ def _decode_all(
             bad.append(f"{sample.location} ({image if isinstance(image, str) else 'no label'})")
             bad_labels.append(label)
         else:
-            add(image)
-            grey &= image.ndim == 2
+            add(image.pixels)
+            grey &= image.pixels.ndim == 2
+            examples.add(sample, image.kind, position=len(labels))
+            if image.silhouette is not None:
+                silhouettes.append(image.silhouette)
             labels.append(label)
             splits.append(sample.split)
         if progress and (done % _IMAGES_PER_PROGRESS_CALL == 0 or done == source.count):
@@ -181,22 +227,56 @@ def _decode_all(
         bad_labels=bad_labels,
         label_values=sorted_values,
         files=files,
+        examples=examples.files(),
+        silhouettes=len(silhouettes),
+        invisible=sum(_is_invisible(colour, background) for colour in silhouettes),
     )
 
 
+class _Examples:
+    """Collects the smallest image file of each kind."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._smallest: dict[str, tuple[int, int, Path | bytes]] = {}
+
+    def add(self, sample: Sample, kind: str, position: int) -> None:
+        """Take a sample into account; `position` is its own among the images that can be used."""
+        content = sample.image
+        if content is None or isinstance(content, np.ndarray):
+            return
+        self._counts[kind] += 1
+        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        if kind not in self._smallest or size < self._smallest[kind][0]:
+            self._smallest[kind] = (size, position, content)
+
+    def files(self) -> list[ExampleFile]:
+        """Return the smallest file of each kind, the kinds with the most images first."""
+        examples: list[ExampleFile] = []
+        for kind, count in self._counts.most_common():
+            size, position, content = self._smallest[kind]
+            if size > MAX_EXAMPLE_BYTES or len(examples) >= MAX_EXAMPLE_FILES:
+                data = b""
+            else:
+                data = content if isinstance(content, bytes) else content.read_bytes()
+            examples.append(ExampleFile(kind=kind, count=count, position=position, content=data))
+        return examples
+
+
 def _decode_samples(
-    source: Source, size: int, files: dict[str, str]
-) -> Iterator[tuple[Sample, np.ndarray | str]]:
-    """Yield each sample with its pixels, or with the reason why it cannot be used.
+    source: Source, size: int, background: str, files: dict[str, str]
+) -> Iterator[tuple[Sample, _Image | str]]:
+    """Yield each sample, decoded, or with the reason why it cannot be used.
 
     Args:
         source: Opened source.
         size: Side of the decoded images, in pixels.
+        background: Colour behind transparent pixels.
         files: Receives the state of image files that the source did not list; see `CacheRecord`.
     """
 
-    def decode_task(samples: list[Sample]) -> list[np.ndarray | str]:
-        return [_decode_image(sample, size) for sample in samples]
+    def decode_task(samples: list[Sample]) -> list[_Image | str]:
+        return [_decode_image(sample, size, background) for sample in samples]
 
     remaining = iter(source.samples)
     listed = set(source.files)
@@ -213,55 +293,66 @@ def _decode_samples(
             yield from zip(samples, images, strict=True)
 
 
-def _decode_image(sample: Sample, size: int) -> np.ndarray | str:
-    """Return the pixels of an image, or the reason why it cannot be used.
-
-    An animation is decoded as its first frame. Transparency is dropped.
-
-    Returns:
-        Pixels (uint8), `size x size` for a grey image and `size x size x 3` for another.
-    """
+def _decode_image(sample: Sample, size: int, background: str = "#ffffff") -> _Image | str:
+    """Return a decoded image, or the reason why it cannot be used; see `image_reading`."""
     content = sample.image
     if content is None:
         return "no image"
-    if isinstance(content, np.ndarray):
-        return _scale_and_crop(Image.fromarray(content), size)
     try:
-        if isinstance(content, Path) and not stat.S_ISREG(content.stat().st_mode):
-            return "not a regular file"  # Opening a pipe blocks.
+        if isinstance(content, np.ndarray):
+            return _Image(read_pixels(Image.fromarray(content), size, background))
         if is_raw(content):
             return RAW
         file = io.BytesIO(content) if isinstance(content, bytes) else content
-        with Image.open(file, formats=tuple(IMAGE_FORMATS)) as image:
-            # Lets Pillow decode a large JPEG at a fraction of its size.
-            image.draft(None, (2 * size, 2 * size))
-            pixels = math.prod(image.size)
-            if pixels > MAX_IMAGE_PIXELS:
-                return f"{image.width} x {image.height} pixels, more than {MAX_IMAGE_PIXELS}"
-            with _LARGE_IMAGE_LOCK if pixels > _MAX_CONCURRENT_IMAGE_PIXELS else nullcontext():
-                ImageOps.exif_transpose(image, in_place=True)
-                return _scale_and_crop(image, size)
-    except UnidentifiedImageError:
+        with open_image(file, size, tuple(IMAGE_FORMATS)) as image:
+            is_large = image.width * image.height > _MAX_CONCURRENT_IMAGE_PIXELS
+            with _LARGE_IMAGE_LOCK if is_large else nullcontext():
+                kind = _kind(image)
+                pixels = read_pixels(image, size, background)
+                return _Image(pixels, kind, _silhouette(image))
+    except UnknownFormatError:
+        assert not isinstance(content, np.ndarray)
         return unreadable_reason(content)
-    except Image.DecompressionBombError:
-        return f"more than {MAX_IMAGE_PIXELS} pixels"
-    except OSError as error:
-        return printable_line(error.strerror or str(error))
-    except Exception as error:  # Pillow raises nearly anything for a damaged file.
-        return printable_line(first_line(error))
+    except UnreadableImageError as error:
+        return printable_line(str(error))
 
 
-def _scale_and_crop(image: Image.Image, size: int) -> np.ndarray:
-    """Return the pixels of an image with 8 bits a channel, scaled and cropped to its centre.
+def _kind(image: ImageFile.ImageFile) -> str:
+    """Return what matters to reading an image file, such as "JPEG RGB, decoded at 1/4"."""
+    parts = [f"{image.format} {image.mode}"]
+    if image.has_transparency_data:
+        parts.append("transparent")
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    if orientation in range(2, 9):
+        parts.append(f"EXIF orientation {orientation}")
+    if image.format in ("JPEG", "MPO") and image.decoderconfig and image.decoderconfig[0] > 1:
+        parts.append(f"decoded at 1/{image.decoderconfig[0]}")
+    return ", ".join(parts)
 
-    Raises:
-        ValueError: The pixels have 32 bits, so that their range is unknown.
+
+def _silhouette(image: Image.Image) -> tuple[int, int, int] | None:
+    """Return the colour of an image that is drawn by its transparency alone, else None.
+
+    Such an image has transparent and opaque pixels, and all that are more opaque than transparent
+    have one colour.
     """
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ValueError("pixels of 32 bits a channel; expected 8 or 16")
-    image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
-    if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-    return np.asarray(image)
+    if not image.has_transparency_data:
+        return None
+    image = with_8_bits(image).convert("RGBA")
+    alpha = image.getchannel("A")
+    levels = np.flatnonzero(alpha.histogram())
+    if len(levels) < 2 or levels[-1] < 128:
+        return None
+    visible = alpha.point([0] * 128 + [255] * 128)
+    histograms = np.reshape(image.convert("RGB").histogram(visible), (3, 256))
+    values = [np.flatnonzero(histogram) for histogram in histograms]
+    if any(each[-1] - each[0] > _MAX_COLOUR_SPREAD for each in values):
+        return None
+    red, green, blue = (int(each[0] + each[-1]) // 2 for each in values)
+    return red, green, blue
+
+
+def _is_invisible(colour: tuple[int, int, int], background: str) -> bool:
+    """Return whether an image of one colour cannot be seen on a background."""
+    behind = ImageColor.getrgb(background)
+    return all(abs(a - b) < _MIN_VISIBLE_CONTRAST for a, b in zip(colour, behind, strict=True))

@@ -84,6 +84,10 @@ class DecodedImages:
         bad: Location and reason of each image that cannot be used.
         bad_labels: Label of each of these images; None if it has none.
         label_values: All labels of the source, also those without an image that can be used.
+        examples: The smallest file of each kind, with which exported models are verified.
+        silhouettes: Number of images that are drawn by their transparency alone: their visible
+            pixels have one colour.
+        invisible: Number of these that have the colour of the background.
     """
 
     pixels: np.ndarray
@@ -92,6 +96,29 @@ class DecodedImages:
     bad: tuple[str, ...]
     bad_labels: tuple[int | str | None, ...]
     label_values: tuple[int | str, ...]
+    examples: tuple[ExampleFile, ...] = ()
+    silhouettes: int = 0
+    invisible: int = 0
+
+
+class ExampleFile(BaseModel):
+    """An image file of a source that stands for all of its kind.
+
+    Attributes:
+        kind: What matters to reading the file, such as "PNG RGBA, transparent".
+        count: Number of images of this kind that can be used.
+        position: Position of the image among those that can be used.
+        content: Content of the file; empty if it is too large to be stored.
+    """
+
+    model_config = ConfigDict(
+        strict=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64"
+    )
+
+    kind: str
+    count: int
+    position: int
+    content: bytes
 
 
 class CacheRecord(BaseModel):
@@ -106,6 +133,9 @@ class CacheRecord(BaseModel):
         label_values: As in `DecodedImages`.
         files: State of each file that is not among `Source.files`, by path as a JSON string. These
             files are known only after the rows that name them have been read.
+        examples: As in `DecodedImages`.
+        silhouettes: As in `DecodedImages`.
+        invisible: As in `DecodedImages`.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid")
@@ -117,6 +147,9 @@ class CacheRecord(BaseModel):
     bad_labels: list[int | str | None]
     label_values: list[int | str]
     files: dict[str, str]
+    examples: list[ExampleFile]
+    silhouettes: int
+    invisible: int
 
     def with_pixels(self, pixels: np.ndarray) -> DecodedImages:
         """Return the decoded images; grey images keep one channel of `pixels`."""
@@ -127,6 +160,9 @@ class CacheRecord(BaseModel):
             tuple(self.bad),
             tuple(self.bad_labels),
             tuple(self.label_values),
+            tuple(self.examples),
+            self.silhouettes,
+            self.invisible,
         )
 
 
@@ -149,12 +185,13 @@ def cache_folder() -> Path | None:
         return None
 
 
-def cache_path(source: Source, size: int) -> Path | None:
+def cache_path(source: Source, size: int, background: str = "#ffffff") -> Path | None:
     """Return the path of a source's cached images, which depends on the state of all its files.
 
     Args:
         source: Opened source.
         size: Side of the decoded images, in pixels.
+        background: Colour behind transparent pixels.
 
     Returns:
         The path, whether or not the file exists; None for a source without files, and without a
@@ -173,8 +210,9 @@ def cache_path(source: Source, size: int) -> Path | None:
     # A class or split may be a link to another folder, so the path as listed counts as well.
     root = str(source.root)
     states = [(str(path).removeprefix(root), file_state(path)) for path in source.files]
+    formats = sorted(IMAGE_FORMATS)
     content = json.dumps(
-        [VERSION, size, sorted(IMAGE_FORMATS), source.labelling, os.path.realpath(root), states]
+        [VERSION, size, background, formats, source.labelling, os.path.realpath(root), states]
     )
     key = hashlib.sha256(content.encode()).hexdigest()[:32]
     return folder / f"{key}{_SUFFIX}"

@@ -82,6 +82,7 @@ class JobContext:
             seed=self.settings.seed,
             on_bad_image=settings.on_bad_image,
             class_folders=settings.class_folders,
+            background=settings.background,
             progress=self.progress.advance,
             write_cache=not self.read_only,
         )

@@ -48,6 +48,9 @@ KEYS: dict[str, Key] = {
     "data.class_folders": _key(
         "Which folders are the classes: top, lowest, or auto, see docs/data.md."
     ),
+    "data.background": _key(
+        'Colour behind transparent pixels: a name of CSS such as "white", or "#rrggbb".'
+    ),
     "data.license": _key("License of the data, which the report names."),
     "device.runtime": _key(
         "Runtime that compiles and times: tvm, onnxruntime, litert, or a plug-in's."

@@ -116,7 +116,16 @@ class DataSettings(_Table):
     class_folders: Annotated[Literal["auto", "top", "lowest"], _field("data.class_folders")] = (
         "auto"
     )
+    background: Annotated[str, _field("data.background", max_length=100)] = "white"
     license: Annotated[str, _field("data.license", max_length=100_000)] = ""
+
+    @field_validator("background")
+    @classmethod
+    def _is_a_colour(cls, background: str) -> str:
+        from nas.data.dataset import hex_colour  # Imports Pillow.
+
+        hex_colour(background)
+        return background
 
 
 class DeviceSettings(_Table):

@@ -263,6 +263,7 @@ class JobData(_RunSection):
         image_size: height and width of the images in pixels; None for those of the source.
         on_bad_image: what an unreadable image does.
         class_folders: which folders of an image folder are the classes.
+        background: colour behind transparent pixels.
     """
 
     source: str
@@ -270,6 +271,7 @@ class JobData(_RunSection):
     image_size: Annotated[int, Field(ge=1, le=1 << 16)] | None = None
     on_bad_image: Literal["fail", "skip"] = "fail"
     class_folders: Literal["auto", "top", "lowest"] = "auto"
+    background: str = "white"
 
 
 class JobDevice(_RunSection):

@@ -212,6 +212,7 @@ class Run:
                 seed=self.record.job.seed,
                 on_bad_image=options.on_bad_image,
                 class_folders=options.class_folders,
+                background=options.background,
             )
         except DataError as error:
             raise DataError(
