@@ -160,7 +160,8 @@ def verify(model_dir: ModelDir, as_json: Json = False) -> None:
     """Check an exported model again, on this or another machine.
 
     The checksums come first. Then each file is run by its own runtime and compared with what torch
-    computed at the export, and its accuracy is measured if the images are there.
+    computed at the export, and its accuracy is measured if the images are there. Last, run.py is
+    run on an image file of each kind in the data.
 
     \b
     Example: nas verify results/quickstart/models/jf2a
@@ -170,6 +171,7 @@ def verify(model_dir: ModelDir, as_json: Json = False) -> None:
     from nas import console
     from nas.deploy.folder import ModelFolder
     from nas.deploy.verify import verify_folder
+    from nas.describe.models import describe_script
 
     with console.ProgressBars() as bars:
         bars.begin("verify", "image")
@@ -181,7 +183,8 @@ def verify(model_dir: ModelDir, as_json: Json = False) -> None:
         files = [
             {**asdict(each), "file": each.file.model_dump(mode="json")} for each in result.files
         ]
-        print_json({**asdict(result), "path": str(model_dir), "files": files})
+        script = result.script and result.script.model_dump(mode="json")
+        print_json({**asdict(result), "path": str(model_dir), "files": files, "script": script})
         return
     console.print_table(
         ["format", "status", "accuracy", "difference", "allowed"],
@@ -199,6 +202,7 @@ def verify(model_dir: ModelDir, as_json: Json = False) -> None:
     )
     if result.no_accuracy:
         console.say(f"The accuracy was not checked: {result.no_accuracy}")
+    console.say(describe_script(result.script, result.no_script))
 
 
 def benchmark(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from nas import __version__
 from nas.data import ImageDataset, Images
 from nas.deploy.formats.base import package_versions
-from nas.deploy.model import TrainedModel
+from nas.deploy.model import TrainedModel, preprocessing_steps
 from nas.deploy.robustness import CONFIDENT, MAX_IMAGES, measure_confidence, measure_robustness
 from nas.deploy.scripts import REQUIREMENTS, script_format
 from nas.deploy.verify import sample_images
@@ -29,6 +29,7 @@ from nas.records import (
     ModelAccuracy,
     ModelCard,
     ModelData,
+    ScriptCheck,
 )
 from nas.this_machine import processor
 
@@ -63,6 +64,7 @@ def make_card(
     accuracy: ModelAccuracy,
     files: Sequence[ExportedFile],
     int8: Int8Summary | None,
+    script: ScriptCheck | None,
 ) -> ModelCard:
     """Return the card of a model, with its answers to changed images measured on the hold-out.
 
@@ -74,12 +76,13 @@ def make_card(
         accuracy: its accuracy in torch.
         files: its exported files.
         int8: how it was quantised; None if it was not.
+        script: what its `run.py` computed; None without one.
     """
     graph = model.architecture.graph
     images = sample_images(data.holdout, MAX_IMAGES)
     device, _ = processor()
     return ModelCard(
-        schema=1,
+        schema=2,
         id=origin.id,
         digest=graph.digest,
         weights_digest=weights_digest,
@@ -98,6 +101,8 @@ def make_card(
         robustness_images=len(images),
         confidence=tuple(measure_confidence(model, images)),
         files=tuple(files),
+        preprocessing=model.preprocessing,
+        script=script,
         int8=int8,
         latencies_us=dict(origin.latencies_us),
         search_device=origin.search_device,
@@ -149,11 +154,11 @@ def render_card(card: ModelCard) -> str:
         "percent": _percent,
         "cell": _cell,
     }
-    formats = {file.format: file.file for file in card.files}
-    script = script_format(formats)
+    script = script_format([file.format for file in card.files]) if card.script else None
     return environment.get_template("card.md.j2").render(
         card=card,
         confident=CONFIDENT,
+        steps=preprocessing_steps(card.preprocessing),
         requirements=REQUIREMENTS[script] if script else "",
         has_latencies=any(file.latency is not None for file in card.files),
     )

@@ -32,13 +32,15 @@ from nas.deploy.formats import ModelFormat, model_format
 from nas.deploy.model import TrainedModel
 from nas.deploy.model_process import ModelProcess
 from nas.deploy.quantisation import MAX_DROP, Quantisation, quantise_within
-from nas.deploy.scripts import run_script
+from nas.deploy.scripts import run_script, script_format
 from nas.deploy.verify import (
     COMPARED_IMAGES,
     SAMPLE_IMAGES,
+    ReferenceFile,
     ReferenceImages,
     batches,
     check_file,
+    check_script,
     first_image,
     sample_images,
 )
@@ -53,7 +55,7 @@ from nas.errors import (
 from nas.quantisation import simulate
 from nas.quantisation.post_training import WeightBits
 from nas.quantised_network import QuantisedNetwork
-from nas.records import CARD_FILE, ExportedFile, Int8Summary, ModelCard, to_json
+from nas.records import CARD_FILE, ExportedFile, Int8Summary, ModelCard, ScriptCheck, to_json
 
 _FULL_DISK_BYTES = 1 << 20
 """Free space below which a failure to write a file counts as that of a full disk."""
@@ -70,13 +72,13 @@ class _Earlier:
         files: files of the same weights that are unchanged, by format.
         names: names of all files of formats, also of other weights.
         int8: how the int8 files among `files` were quantised; None without any.
-        int8_logits: logits of the sample images with that quantised network.
+        samples: images with their logits, also those of that quantised network.
     """
 
     files: Mapping[str, ExportedFile] = field(default_factory=dict)
     names: frozenset[str] = frozenset()
     int8: Int8Summary | None = None
-    int8_logits: NDArray[np.float32] | None = None
+    samples: ReferenceImages | None = None
 
     @classmethod
     def read(cls, folder: ModelFolder, weights_digest: str) -> _Earlier:
@@ -95,7 +97,7 @@ class _Earlier:
             if not any(is_part_of(name, (file.file, *file.companions)) for name in changed)
         }
         has_int8 = any(file.precision == "int8" for file in files.values())
-        return cls(files, names, card.int8 if has_int8 else None, samples.int8_logits)
+        return cls(files, names, card.int8 if has_int8 else None, samples)
 
     def missing(
         self,
@@ -126,10 +128,10 @@ class _Earlier:
         return missing
 
     def with_int8_logits(self, samples: ReferenceImages) -> ReferenceImages:
-        """Return sample images with the int8 logits of the earlier export, if there are no new."""
-        if samples.int8_logits is not None or self.int8 is None:
+        """Return the images of the earlier export if only these have int8 logits."""
+        if samples.int8_logits is not None or self.int8 is None or self.samples is None:
             return samples
-        return replace(samples, int8_logits=self.int8_logits)
+        return self.samples
 
 
 class _Steps:
@@ -257,8 +259,10 @@ def export_model(
             image = first_image(data.test, model.preprocessing)
             files = _timed([*files, *new], running, image, steps)
         steps.begin("card")
-        samples = sample_images(data.search, SAMPLE_IMAGES)
-        earlier.with_int8_logits(_reference(model, samples, int8)).save(staging / SAMPLES_FILE)
+        samples = earlier.with_int8_logits(_samples(model, data, int8))
+        samples.save(staging / SAMPLES_FILE)
+        script, error = _write_script(model, staging, folder, files, samples)
+        errors += [error] if error else []
         card = make_card(
             model,
             data,
@@ -267,6 +271,7 @@ def export_model(
             accuracy=accuracy,
             files=files,
             int8=earlier.int8 if int8 is None else int8.summary,
+            script=script,
         )
         _write_descriptions(model, staging, card)
         outdated = {*earlier.names, SCRIPT_FILE, FIGURE_FILE} - _names(files)
@@ -358,6 +363,43 @@ def _reference(model: TrainedModel, images: Images, int8: Quantisation | None) -
     return ReferenceImages(images, logits, np.concatenate(parts))
 
 
+def _samples(model: TrainedModel, data: ImageDataset, int8: Quantisation | None) -> ReferenceImages:
+    """Return the images and image files with which a model folder is verified elsewhere."""
+    images = sample_images(data.search, SAMPLE_IMAGES)
+    stored = [each for each in data.examples if each.content]
+    pixels = [np.asarray(images.pixels[: len(images)]), *(each.pixels[None] for each in stored)]
+    labels = np.array([each.label for each in stored], np.int64)
+    images = Images(np.concatenate(pixels), np.concatenate([images.labels, labels]))
+    reference = _reference(model, images, int8)
+    files = tuple(ReferenceFile(each.kind, each.count, each.content) for each in data.examples)
+    return replace(reference, files=files)
+
+
+def _write_script(
+    model: TrainedModel,
+    staging: Path,
+    folder: ModelFolder,
+    files: Sequence[ExportedFile],
+    samples: ReferenceImages,
+) -> tuple[ScriptCheck | None, NasError | None]:
+    """Write and verify `run.py`; if it fails, leave none and return the error."""
+    names = {file.format: file.file for file in files}
+    chosen = script_format(names)
+    text = run_script(names)
+    if chosen is None or text is None:
+        return None, None
+    (staging / PREPROCESSING_FILE).write_text(to_json(model.preprocessing), encoding="utf-8")
+    script = staging / SCRIPT_FILE
+    script.write_text(text, encoding="utf-8")
+    name = names[chosen]
+    path = next(each / name for each in (staging, folder.path) if (each / name).exists())
+    try:
+        return check_script(script, path, model_format(chosen), samples), None
+    except NasError as error:
+        script.unlink()
+        return None, error
+
+
 def _logits(model: TrainedModel, images: Images) -> NDArray[np.float32]:
     """Return the logits of torch for decoded images, batch by batch."""
     return np.concatenate([model.logits(b) for b in batches(images, model.preprocessing)])
@@ -384,9 +426,6 @@ def _write_descriptions(model: TrainedModel, staging: Path, card: ModelCard) -> 
         CARD_FILE: to_json(card),
         CARD_PAGE: render_card(card),
     }
-    script = run_script({file.format: file.file for file in card.files})
-    if script is not None:
-        texts[SCRIPT_FILE] = script
     for name, text in texts.items():
         (staging / name).write_text(text, encoding="utf-8")
     if any(file.latency is not None for file in card.files):

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nas.data.image_reading import RULES, normalise
+from nas.data.sources import IMAGE_FORMATS
 from nas.graph import Graph
-from nas.records.model import Preprocessing
+from nas.records.model import ImageReading, Preprocessing
 from nas.space import Architecture
 from nas.torch_device import limit_threads
-from nas.torch_network import Network, folded_weights, resize
+from nas.torch_network import Network, folded_weights
 
 if TYPE_CHECKING:
     from nas.data import ImageDataset, Images
@@ -84,7 +86,8 @@ def preprocessing_of(data: ImageDataset, image_size: int | None = None) -> Prepr
             images where the resolution is a choice of the space; that of the images by default.
     """
     return Preprocessing(
-        schema=1,
+        schema=2,
+        reading=image_reading(data.image_size, data.background),
         image_size=image_size or data.image_size,
         channels=data.channels,
         mean=tuple(float(value) for value in data.mean),
@@ -95,14 +98,53 @@ def preprocessing_of(data: ImageDataset, image_size: int | None = None) -> Prepr
     )
 
 
-def normalised(images: Images, preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Return decoded images as the input of a network, `N x C x H x W` in float32.
+def image_reading(decoded_size: int, background: str = "#ffffff") -> ImageReading:
+    """Return how `nas.data` reads image files.
 
-    Images of another size are resized as the network was trained on them, see
-    `nas.torch_network.resize`.
+    Args:
+        decoded_size: height and width of the decoded images, in pixels.
+        background: colour behind transparent pixels, as `#rrggbb`.
     """
-    pixels = np.asarray(images.pixels[: len(images)], np.float32) / 255
-    mean, std = (np.array(v, np.float32) for v in (preprocessing.mean, preprocessing.std))
-    values = np.ascontiguousarray(((pixels - mean) / std).transpose(0, 3, 1, 2))
-    size = preprocessing.image_size
-    return np.asarray(resize(torch.from_numpy(values), (size, size)))
+    fields = {"formats": tuple(IMAGE_FORMATS), "background": background, **RULES}
+    return ImageReading.model_validate({**fields, "decoded_size": decoded_size})
+
+
+def normalised(images: Images, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """Return decoded images as the input of a network, `N x C x H x W` in float32."""
+    pixels = np.asarray(images.pixels[: len(images)])
+    return normalise(pixels, preprocessing.image_size, preprocessing.mean, preprocessing.std)
+
+
+def preprocessing_steps(preprocessing: Preprocessing) -> list[str]:
+    """Return what turns an image file into the input of a network, one sentence for each step."""
+    reading = preprocessing.reading
+    size, side = reading.decoded_size, reading.jpeg_draft * reading.decoded_size
+    mean, std = (
+        ", ".join(f"{value:.6g}" for value in values)
+        for values in (preprocessing.mean, preprocessing.std)
+    )
+    colours = (
+        "Colours become grey: 0.299 R + 0.587 G + 0.114 B."
+        if preprocessing.channels == 1
+        else "Grey images and palettes become RGB."
+    )
+    steps = [
+        f"The file is opened ({', '.join(reading.formats)}; at most {reading.max_pixels} pixels). "
+        f"A JPEG is decoded at the smallest of 1/8, 1/4 and 1/2 of its size at which both sides "
+        f"have at least {side} pixels. Of an animation the first image counts.",
+        "The image is turned as its EXIF orientation says. Its colour profile is ignored.",
+        "Of 16 bits a channel the upper 8 count. Pixels of 32 bits are refused.",
+        f"An image with transparency is composited on {reading.background}.",
+        colours,
+        f"The largest square in the centre is resized to {size} x {size} pixels with bilinear "
+        f"interpolation and antialiasing: `PIL.ImageOps.fit(image, ({size}, {size}), "
+        "Image.Resampling.BILINEAR)`.",
+        f"The values are divided by 255, reduced by {mean} and divided by {std}.",
+    ]
+    if preprocessing.image_size != size:
+        new = preprocessing.image_size
+        steps.append(
+            f"The result is resized to {new} x {new} values with bilinear interpolation and "
+            "antialiasing, as `torch.nn.functional.interpolate` does it."
+        )
+    return steps

@@ -8,6 +8,7 @@ class, which torch runs without this package.
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -15,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from nas import files
-from nas.deploy.model import TrainedModel
+from nas.deploy.model import TrainedModel, preprocessing_steps
 from nas.deploy.torch_source import TorchSource
 from nas.errors import CheckpointError, RequestError, SpaceError
 from nas.records.model import NETWORK, NetworkRecord
@@ -37,7 +38,7 @@ def write_model(model: TrainedModel, path: Path) -> None:
     architecture, source = model.architecture, TorchSource(model.network.graph)
     record = NetworkRecord.model_validate(
         {
-            "schema": 1,
+            "schema": 2,
             "architecture": architecture.to_json(),
             "digest": architecture.digest,
             "settings": {
@@ -135,6 +136,10 @@ def _source_file(model: TrainedModel, source: TorchSource) -> str:
     values = model.preprocessing
     channels, size = values.channels, values.image_size
     space = model.architecture.space.name
+    steps = "\n".join(
+        textwrap.fill(step, _MAX_LINE_LENGTH, initial_indent="- ", subsequent_indent="  ")
+        for step in preprocessing_steps(values)
+    )
     functions = "\nfrom torch.nn import functional as F" if "F." in source.class_source else ""
     return f'''"""Network {model.architecture.digest} of search space {space}.
 
@@ -145,8 +150,11 @@ It needs torch and safetensors:
     model = network.load("{WEIGHTS_FILE}")
     logits = model(images)  # N x {len(values.classes)}, from N x {channels} x {size} x {size}
 
-Images are resized so that their shorter side has {size} pixels, cropped to the centre, divided
-by 255, reduced by MEAN and divided by STD. The largest logit has the position of the class.
+An image file becomes the input in these steps:
+
+{steps}
+
+The largest logit has the position of the class.
 """
 
 import torch

@@ -1,66 +1,122 @@
-"""`run.py` of a model folder: a short script that classifies an image without this package."""
+"""`run.py` of a model folder: a script that classifies image files without this package."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-_START = '''\
-"""Classify an image: python run.py IMAGE [MODEL]"""
-
 import json
 import os
+import subprocess
 import sys
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from PIL import Image, ImageOps
+from nas.data import image_reading
+from nas.errors import ExportError
 
-folder = Path(__file__).resolve().parent
-how = json.loads((folder / "preprocessing.json").read_text(encoding="utf-8"))
-path = sys.argv[2] if len(sys.argv) > 2 else str(folder / "@MODEL@")
+RUN_LIMIT_SECONDS = 300.0
+"""How long the script may take for a few dozen images; importing a runtime takes seconds."""
 
-image = ImageOps.exif_transpose(Image.open(sys.argv[1]))
-image = image.convert("L" if how["channels"] == 1 else "RGB")
-side = how["image_size"]
-image = ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
-pixels = np.asarray(image, np.float32).reshape(1, side, side, how["channels"]) / 255
-pixels = ((pixels - how["mean"]) / how["std"]).astype(np.float32)
+_TITLE = '"""Classify images: python run.py IMAGE... [--model FILE] [--json]"""\n\n'
 
+_SCRIPT = '''\
+
+
+# Above: reading of images, as in training. Below: the network.
+
+import argparse
+import json
+import sys
+
+FOLDER = Path(__file__).resolve().parent
+PREPROCESSING = json.loads((FOLDER / "preprocessing.json").read_text(encoding="utf-8"))
+
+
+def network_input(path):
+    """Return an image file as the input of the network, 1 x channels x height x width."""
+    how, channels = PREPROCESSING["reading"], PREPROCESSING["channels"]
+    for name, value in RULES.items():
+        if how.get(name) != value:
+            sys.exit(f"preprocessing.json has {name} {how.get(name)!r}; expected {value!r}")
+    size = how["decoded_size"]
+    with open_image(Path(path), size, how["formats"]) as image:
+        pixels = read_pixels(image, size, how["background"], channels)
+    pixels = pixels.reshape(1, size, size, channels)
+    return normalise(
+        pixels, PREPROCESSING["image_size"], PREPROCESSING["mean"], PREPROCESSING["std"]
+    )
+
+
+@LOAD@
+
+def main():
+    parser = argparse.ArgumentParser(description="Classify images.")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+    parser.add_argument("--model", default=str(FOLDER / "@MODEL@"), help="file of the network")
+    parser.add_argument("--json", action="store_true", help="print the logits as JSON")
+    options = parser.parse_args()
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # Not every terminal shows every name.
+    logits_of, results = load(options.model), []
+    for path in options.images:
+        try:
+            logits = logits_of(network_input(path))
+        except UnreadableImageError as error:
+            results.append({"image": path, "error": str(error)})
+            if not options.json:
+                print(f"{path}: {error}", file=sys.stderr)
+            continue
+        results.append({"image": path, "logits": logits.tolist()})
+        if not options.json:
+            if len(options.images) > 1:
+                print(path)
+            confidence = np.exp(logits - logits.max())
+            confidence /= confidence.sum()
+            for position in confidence.argsort()[::-1][:5]:
+                print(f"{confidence[position]:6.1%}  {PREPROCESSING['classes'][position]}")
+    if options.json:
+        print(json.dumps(results))
+    return int(any("error" in result for result in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
 '''
 
-_ONNX = """\
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when ONNX Runtime is imported
-import onnxruntime
+_ONNX = '''\
+def load(path):
+    """Return a function from the input of the network to its logits."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # Read when ONNX Runtime is imported.
+    import onnxruntime
 
-session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-images = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
-logits = session.run([how["output_name"]], {how["input_name"]: images})[0][0]
-"""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = PREPROCESSING["output_name"], PREPROCESSING["input_name"]
+    return lambda images: session.run([names[0]], {names[1]: images})[0][0]
+'''
 
-_LITERT = """\
-from ai_edge_litert.interpreter import Interpreter
+_LITERT = '''\
+def load(path):
+    """Return a function from the input of the network to its logits."""
+    from ai_edge_litert.interpreter import Interpreter
 
-interpreter = Interpreter(path)
-interpreter.allocate_tensors()
-(entry,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
-if entry["dtype"] == np.int8:
-    scale, zero = entry["quantization"]
-    pixels = np.clip(np.round(pixels / scale) + zero, -128, 127).astype(np.int8)
-interpreter.set_tensor(entry["index"], pixels)
-interpreter.invoke()
-logits = interpreter.get_tensor(result["index"])[0].astype(np.float32)
-if result["dtype"] == np.int8:
-    scale, zero = result["quantization"]
-    logits = (logits - zero) * scale
-"""
+    interpreter = Interpreter(path)
+    interpreter.allocate_tensors()
+    (entry,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
 
-_END = """\
+    def logits_of(images):
+        values = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+        if entry["dtype"] == np.int8:
+            scale, zero = entry["quantization"]
+            values = np.clip(np.round(values / scale) + zero, -128, 127).astype(np.int8)
+        interpreter.set_tensor(entry["index"], values)
+        interpreter.invoke()
+        logits = interpreter.get_tensor(result["index"])[0].astype(np.float32)
+        if result["dtype"] == np.int8:
+            scale, zero = result["quantization"]
+            logits = (logits - zero) * scale
+        return logits
 
-confidence = np.exp(logits - logits.max())
-confidence /= confidence.sum()
-for position in confidence.argsort()[::-1][:5]:
-    print(f"{confidence[position]:6.1%}  {how['classes'][position]}")
-"""
+    return logits_of
+'''
 
 _RUNTIMES = {"onnx": _ONNX, "onnx-int8": _ONNX, "tflite": _LITERT, "tflite-int8": _LITERT}
 """The part of the script that runs a file, by format. The first one that was exported is used."""
@@ -74,7 +130,7 @@ REQUIREMENTS = {
 """Packages that the script imports, by format."""
 
 
-def script_format(formats: Mapping[str, str]) -> str | None:
+def script_format(formats: Collection[str]) -> str | None:
     """Return the format that the script runs; None if there is no script for any of the formats."""
     return next((name for name in _RUNTIMES if name in formats), None)
 
@@ -88,5 +144,44 @@ def run_script(formats: Mapping[str, str]) -> str | None:
     chosen = script_format(formats)
     if chosen is None:
         return None
-    text = _START + _RUNTIMES[chosen] + _END
-    return text.replace("@MODEL@", formats[chosen])
+    source = Path(image_reading.__file__).read_text(encoding="utf-8")
+    _, start, code = source.partition("from __future__ import annotations\n")
+    script = _SCRIPT.replace("@LOAD@", _RUNTIMES[chosen]).replace("@MODEL@", formats[chosen])
+    return _TITLE + start + code.rstrip() + script
+
+
+def script_logits(script: Path, model: Path, images: Sequence[str], folder: Path) -> list[Any]:
+    """Run a script as a user would, and return the logits that it computes for image files.
+
+    Args:
+        script: path of the `run.py`.
+        model: file of the network.
+        images: names of the image files in `folder`.
+        folder: working directory of the script.
+
+    Returns:
+        The logits of each image, or a text that says why the script does not read it.
+
+    Raises:
+        ExportError: the script does not run.
+    """
+    # The script imports packages from where this process has them.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, str(script.absolute()), "--json"]
+    try:
+        done = subprocess.run(
+            [*command, "--model", str(model.absolute()), *images],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            check=False,
+            timeout=RUN_LIMIT_SECONDS,
+        )
+        results = json.loads(done.stdout)
+        return [result.get("logits") or result["error"] for result in results]
+    except subprocess.TimeoutExpired:
+        reason = f"did not answer within {RUN_LIMIT_SECONDS:.0f} s"
+    except ValueError:  # It printed no JSON.
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["nothing"]
+        reason = f"ended with status {done.returncode} and wrote: {lines[-1][:300]}"
+    raise ExportError(f"{script.name} {reason}.", remedy="Use the file of the network without it.")

@@ -1,24 +1,32 @@
-"""Verification of exported files: each is run by its own runtime and compared with torch."""
+"""Verification of exported files: each is run by its own runtime and compared with torch.
+
+`run.py` is verified, too: it reads image files of each kind in the data, and its logits are
+compared with those of torch for the pixels that training decoded.
+"""
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors_numpy
 
 from nas.data import ImageDataset, Images, load_dataset
-from nas.deploy.folder import SAMPLES_FILE, ModelFolder, size_bytes
-from nas.deploy.formats import model_format
+from nas.deploy.folder import SAMPLES_FILE, SCRIPT_FILE, ModelFolder, size_bytes
+from nas.deploy.formats import ModelFormat, model_format
 from nas.deploy.model import normalised
 from nas.deploy.model_process import ModelProcess
+from nas.deploy.scripts import script_format, script_logits
 from nas.documents import read_bytes
 from nas.errors import DataError, ExportError, RequestError
-from nas.records import ExportedFile, ModelCard, Preprocessing
+from nas.records import ExportedFile, ModelCard, Preprocessing, ScriptCheck
 
 SAMPLE_IMAGES = 32
 """Images in a model folder, with which it is verified where its data is not. They have less than
@@ -43,19 +51,42 @@ Progress = Callable[[int, int], None]
 """Called with the number of images that were classified and the number of all images."""
 
 
+@dataclass(frozen=True)
+class ReferenceFile:
+    """An image file of the data that stands for all files of its kind.
+
+    Attributes:
+        kind: what matters to reading it, such as "PNG RGBA, transparent".
+        count: number of images of this kind in the data.
+        content: content of the file; empty if it is not stored.
+    """
+
+    kind: str
+    count: int
+    content: bytes
+
+
 @dataclass(frozen=True, eq=False)
 class ReferenceImages:
     """Images with the logits that exported files should compute for them.
 
     Attributes:
-        images: `N` images with their labels.
+        images: `N` decoded images with their labels.
         logits: logits `N x classes` of torch, in float32.
         int8_logits: those of the quantised network, simulated in torch; None without one.
+        files: an image file of each kind in the data. The last of the `N` images are those of the
+            files that are stored, in the same order.
     """
 
     images: Images
     logits: NDArray[np.float32]
     int8_logits: NDArray[np.float32] | None = None
+    files: tuple[ReferenceFile, ...] = ()
+
+    @property
+    def stored(self) -> list[ReferenceFile]:
+        """The files whose content is stored."""
+        return [file for file in self.files if file.content]
 
     def expected(self, precision: str) -> NDArray[np.float32]:
         """Return the logits that a file of a precision should compute."""
@@ -74,6 +105,10 @@ class ReferenceImages:
         }
         if self.int8_logits is not None:
             tensors["int8_logits"] = self.int8_logits
+        kinds = json.dumps([(file.kind, file.count) for file in self.files])
+        tensors["file_kinds"] = np.frombuffer(kinds.encode(), np.uint8)
+        for index, file in enumerate(self.files):
+            tensors[f"file_{index}"] = np.frombuffer(file.content, np.uint8)
         path.write_bytes(safetensors_numpy.save(tensors))
 
     @classmethod
@@ -82,8 +117,12 @@ class ReferenceImages:
         try:
             tensors = safetensors_numpy.load(read_bytes(path))
             images = Images(tensors["pixels"], tensors["labels"])
-            return cls(images, tensors["logits"], tensors.get("int8_logits"))
-        except (SafetensorError, KeyError, OSError) as error:
+            files = tuple(
+                ReferenceFile(kind, count, tensors[f"file_{index}"].tobytes())
+                for index, (kind, count) in enumerate(json.loads(tensors["file_kinds"].tobytes()))
+            )
+            return cls(images, tensors["logits"], tensors.get("int8_logits"), files)
+        except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
             raise ExportError(
                 f"{path} cannot be read: {error}.",
                 remedy="Restore it, or export the model again with `nas export`.",
@@ -114,11 +153,15 @@ class FolderVerification:
         files: the files; `accuracy` is None if the data is not there.
         images: number of test images whose classes were compared with their labels.
         no_accuracy: why the accuracy was not checked; empty if it was.
+        script: what `run.py` computed; None if it was not run.
+        no_script: why it was not run; empty if it was.
     """
 
     files: tuple[FileOutcome, ...]
     images: int
     no_accuracy: str
+    script: ScriptCheck | None
+    no_script: str
 
 
 def check_file(
@@ -188,13 +231,69 @@ def check_file(
     )
 
 
+def check_script(
+    script: Path, model: Path, model_file: ModelFormat, reference: ReferenceImages
+) -> ScriptCheck:
+    """Run a `run.py` on image files, and compare its logits with the reference.
+
+    The files are PNG files of the decoded pixels, and the stored files of each kind in the data,
+    which the script has to read as training did.
+
+    Args:
+        script: path of the `run.py`.
+        model: file of the network that it runs.
+        model_file: format of that file.
+        reference: images and files with the logits to expect.
+
+    Raises:
+        ExportError: the script does not run or does not read a file, or its logits differ by more
+            than the tolerance of the format.
+    """
+    stored = reference.stored
+    count = len(reference.images) - len(stored)
+    with tempfile.TemporaryDirectory(prefix="nas-script-") as folder:
+        names = [f"image{index}" for index in range(len(reference.images))]
+        for name, pixels in zip(names, reference.images.pixels[:count], strict=False):
+            Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(
+                Path(folder) / name, "PNG"
+            )
+        for name, file in zip(names[count:], stored, strict=True):
+            (Path(folder) / name).write_bytes(file.content)
+        results = script_logits(script, model, names, Path(folder))
+    kinds = ["PNG of decoded pixels"] * count + [file.kind for file in stored]
+    for kind, result in zip(kinds, results, strict=True):
+        if isinstance(result, str):
+            raise ExportError(
+                f"{script.name} does not read an image of the data ({kind}): {result}.",
+                remedy="Use the packages that the card of the model names.",
+            )
+    logits, expected = np.array(results, np.float32), reference.expected(model_file.precision)
+    worst = kinds[int(np.abs(logits - expected).max(1).argmax())] if len(kinds) else ""
+    share = 1.0 if model_file.precision == "float32" else INT8_SHARE
+    return ScriptCheck(
+        file=model_file.file_name,
+        images=count,
+        kinds={file.kind: file.count for file in stored},
+        unchecked=tuple(file.kind for file in reference.files if not file.content),
+        difference=_require_agreement(
+            f"{script.name}, most of all for files {worst},",
+            logits,
+            expected,
+            model_file.tolerance,
+            share,
+        ),
+        tolerance=model_file.tolerance,
+    )
+
+
 def verify_folder(
     folder: ModelFolder, *, progress: Callable[[str, int, int], None] | None = None
 ) -> FolderVerification:
     """Verify an exported model again, on this or another machine.
 
     The digests of all files are checked first. Then every file is run on the images in the folder,
-    whose logits torch computed at the export, and on the test images if the data is there.
+    whose logits torch computed at the export, and on the test images if the data is there. Last,
+    `run.py` is run on image files.
 
     Args:
         folder: the model folder.
@@ -226,7 +325,26 @@ def verify_folder(
         _require_same_accuracy(recorded, checked)
         status = "verified" if checked.runs_here else "not run here"
         results.append(FileOutcome(checked, status))
-    return FolderVerification(tuple(results), 0 if test is None else len(test), no_accuracy)
+    script, no_script = _verify_script(folder, results, samples)
+    return FolderVerification(
+        tuple(results), 0 if test is None else len(test), no_accuracy, script, no_script
+    )
+
+
+def _verify_script(
+    folder: ModelFolder, files: list[FileOutcome], samples: ReferenceImages
+) -> tuple[ScriptCheck | None, str]:
+    """Run the `run.py` of a folder; return what it computed, or None and why it was not run."""
+    path = folder.path / SCRIPT_FILE
+    outcomes = {each.file.format: each for each in files}
+    chosen = script_format(outcomes)
+    if chosen is None or SCRIPT_FILE not in folder.sums():
+        return None, f"The folder has no {SCRIPT_FILE}."
+    outcome = outcomes[chosen]
+    if outcome.status != "verified":
+        return None, f"{SCRIPT_FILE} runs {outcome.file.file}, which is {outcome.status}."
+    model = folder.path / outcome.file.file
+    return check_script(path, model, model_format(chosen), samples), ""
 
 
 def load_data(card: ModelCard) -> ImageDataset:
@@ -241,6 +359,7 @@ def load_data(card: ModelCard) -> ImageDataset:
         seed=card.data.seed,
         on_bad_image=card.data.on_bad_image,
         class_folders=card.data.class_folders,
+        background=card.data.background,
     )
     if data.digest != card.data.digest:
         raise DataError(

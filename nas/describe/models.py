@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from nas import console
 from nas.formatting import format_bytes
-from nas.records import ExportedFile
+from nas.records import ExportedFile, ScriptCheck
 
 
 def print_files(files: Sequence[ExportedFile]) -> None:
@@ -25,6 +25,21 @@ def print_files(files: Sequence[ExportedFile]) -> None:
         [_row(file) for file in files],
         left=("precision", "versions"),
     )
+
+
+def describe_script(script: ScriptCheck | None, reason: str) -> str:
+    """Return what a verification of `run.py` compared, or why there was none."""
+    if script is None:
+        return f"run.py was not verified. {reason}"
+    kinds = "; ".join(script.kinds)
+    text = f"run.py agrees with torch on {script.images} images of the data"
+    text += f" and on a file of each kind in it ({kinds})" if kinds else " (it has no image files)"
+    text += f", difference {script.difference:.2g} of {script.tolerance:g}."
+    if script.unchecked:
+        text += (
+            f" Not verified, because the files are large or rare: {'; '.join(script.unchecked)}."
+        )
+    return text
 
 
 def _row(file: ExportedFile) -> list[str]:

@@ -182,6 +182,7 @@ def _origin(run: Run, record: TrainedRecord) -> ModelOrigin:
             seed=record_of_run.job.seed,
             on_bad_image=options.on_bad_image,
             class_folders=options.class_folders,
+            background=options.background,
         ),
         recipe={
             "start": record.start,

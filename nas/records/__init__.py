@@ -16,6 +16,7 @@ from nas.records.model import (
     PREPROCESSING,
     ConfidenceRow,
     ExportedFile,
+    ImageReading,
     Int8Attempt,
     Int8Summary,
     LatencyRecord,
@@ -24,6 +25,7 @@ from nas.records.model import (
     ModelData,
     Preprocessing,
     RobustnessRow,
+    ScriptCheck,
 )
 from nas.records.run import (
     MIN_ANCHORS,
@@ -107,6 +109,7 @@ __all__ = [
     "ExportedFile",
     "FrontMember",
     "FrontRecord",
+    "ImageReading",
     "Int8Attempt",
     "Int8Summary",
     "IntervalRecord",
@@ -131,6 +134,7 @@ __all__ = [
     "RunRecord",
     "ScheduleRow",
     "ScoreCorrection",
+    "ScriptCheck",
     "SearchSummary",
     "Seconds",
     "SpaceRanking",

@@ -16,13 +16,58 @@ Side = Annotated[int, Field(ge=1, le=1 << 16)]
 """Height or width of an image in pixels."""
 
 
+class ImageReading(Document):
+    """How an image file becomes pixels. The fields are in the order in which they apply.
+
+    A field that has one value only states what `nas.data.image_reading` does.
+
+    Attributes:
+        formats: formats that are read, by Pillow's names.
+        frame: which image of an animation is read.
+        max_pixels: largest number of pixels of an image; larger ones are refused.
+        jpeg_draft: a JPEG is decoded at the smallest of 1/8, 1/4 and 1/2 of its size at which both
+            sides have at least `jpeg_draft` times `decoded_size` pixels, if there is one.
+        exif_orientation: whether an image is turned and mirrored as its EXIF orientation says.
+        icc_profile: what is done about colour profiles.
+        bit_depth: how pixels of 16 bits a channel get 8. Grey pixels of 32 bits, with a sign or of
+            floating-point numbers are refused.
+        transparency: what happens to it, before the image is resized.
+        background: colour that is seen through transparent pixels, as `#rrggbb`.
+        grey: how colours become grey where `channels` is 1: 0.299 R + 0.587 G + 0.114 B.
+        resize: "cover" means that the largest square that fits into the image is resized to
+            `decoded_size`.
+        crop: where that square lies.
+        interpolation: kind of interpolation, that of `PIL.Image.Resampling.BILINEAR`.
+        antialias: whether the triangle of the interpolation is as wide as the scale demands.
+        decoded_size: height and width of the resized image, in pixels.
+    """
+
+    formats: tuple[str, ...]
+    frame: Literal["first"]
+    max_pixels: Annotated[int, Field(ge=1)]
+    jpeg_draft: Literal[2]
+    exif_orientation: Literal[True]
+    icc_profile: Literal["ignored"]
+    bit_depth: Literal["upper 8 bits"]
+    transparency: Literal["composited on background"]
+    background: Annotated[str, Field(pattern="^#[0-9a-f]{6}$")]
+    grey: Literal["ITU-R 601-2"]
+    resize: Literal["cover"]
+    crop: Literal["centre"]
+    interpolation: Literal["bilinear"]
+    antialias: Literal[True]
+    decoded_size: Side
+
+
 class Preprocessing(Document):
     """`preprocessing.json`: how an image becomes the input of a network, and what its output means.
 
-    An image is resized so that its shorter side has `image_size` pixels, cropped to the centre,
-    divided by 255, reduced by `mean` and divided by `std`.
+    An image file is read as `reading` says. Its pixels are divided by 255, reduced by `mean` and
+    divided by `std`. If `image_size` is not `reading.decoded_size`, they are then resized with
+    bilinear interpolation and antialiasing.
 
     Attributes:
+        reading: how an image file becomes pixels.
         image_size: height and width of the input, in pixels.
         channels: 1 for grey images, 3 for RGB.
         mean: mean by channel, of pixels in [0, 1].
@@ -32,7 +77,8 @@ class Preprocessing(Document):
         output_name: name of the output, the logits.
     """
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
+    schema_version: Literal[2] = Field(default=2, alias="schema")
+    reading: ImageReading
     image_size: Side
     channels: Annotated[int, Field(ge=1)]
     mean: tuple[float, ...]
@@ -71,7 +117,7 @@ class NetworkRecord(Document):
         preprocessing: how images become the input, and what the output means.
     """
 
-    schema_version: Literal[1] = Field(alias="schema")
+    schema_version: Literal[2] = Field(alias="schema")
     architecture: ArchitectureRecord
     digest: NetworkDigest
     settings: SpaceSettings
@@ -98,6 +144,7 @@ class ModelData(Document):
         seed: seed of the random splits.
         on_bad_image: what an unreadable image did.
         class_folders: which folders of an image folder were the classes.
+        background: colour behind transparent pixels.
     """
 
     source: str
@@ -108,6 +155,7 @@ class ModelData(Document):
     seed: Count
     on_bad_image: Literal["fail", "skip"] = "fail"
     class_folders: Literal["auto", "top", "lowest"] = "auto"
+    background: str = "white"
 
 
 class LatencyRecord(Document):
@@ -168,6 +216,27 @@ class ExportedFile(Document):
     peak_memory_bytes: Count | None = None
     quantised_layers: tuple[Count, Count] | None = Field(default=None, strict=False)
     latency: LatencyRecord | None = None
+
+
+class ScriptCheck(Document):
+    """What `run.py` computed for image files, compared with torch.
+
+    Attributes:
+        file: file of the network that the script ran.
+        images: number of images of the data that it read as PNG files of their decoded pixels.
+        kinds: number of images in the data by kind of file, such as "JPEG RGB, decoded at 1/4". The
+            script read one file of each.
+        unchecked: kinds whose files are too large for a model folder, or too rare.
+        difference: largest difference from the reference logits, see `ExportedFile`.
+        tolerance: largest `difference` that is allowed.
+    """
+
+    file: Name
+    images: Count
+    kinds: dict[str, Count]
+    unchecked: tuple[str, ...] = ()
+    difference: Annotated[float, Field(ge=0)]
+    tolerance: Annotated[float, Field(ge=0)]
 
 
 class Int8Attempt(Document):
@@ -278,6 +347,8 @@ class ModelCard(Document):
         robustness_images: number of images of each row of `robustness`.
         confidence: confidence on inputs like the data and unlike it.
         files: the exported files.
+        preprocessing: how an image becomes the input, as in `preprocessing.json`.
+        script: what `run.py` computed; None without a script.
         int8: how the model was quantised; None if no int8 file was exported.
         latencies_us: latency by what the search knew: `predicted` and `measured`.
         search_device: device that these latencies are for; empty if there are none.
@@ -287,7 +358,7 @@ class ModelCard(Document):
         limits: what the figures do not say.
     """
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
+    schema_version: Literal[2] = Field(default=2, alias="schema")
     id: Name
     digest: NetworkDigest
     weights_digest: Digest
@@ -306,6 +377,8 @@ class ModelCard(Document):
     robustness_images: Count
     confidence: tuple[ConfidenceRow, ...]
     files: tuple[ExportedFile, ...]
+    preprocessing: Preprocessing
+    script: ScriptCheck | None = None
     int8: Int8Summary | None = None
     latencies_us: dict[str, Positive] = Field(default_factory=dict)
     search_device: str = ""

@@ -28,7 +28,7 @@ import numpy as np
 from nas.console import ProgressBars, print_table
 from nas.deploy.benchmark import time_files
 from nas.deploy.formats import model_format
-from nas.deploy.model import TrainedModel
+from nas.deploy.model import TrainedModel, image_reading
 from nas.deploy.model_process import ModelProcess
 from nas.latency import LatencyTable, build_table, open_runtime
 from nas.latency.worker_process import timers_for
@@ -133,7 +133,8 @@ def main() -> None:
     for name, architecture in networks.items():
         space = architecture.space
         preprocessing = Preprocessing(
-            schema=1,
+            schema=2,
+            reading=image_reading(architecture.graph.input_shape[1]),
             image_size=architecture.graph.input_shape[1],
             channels=space.channels,
             mean=(0.0,) * space.channels,

@@ -337,7 +337,7 @@ def test_script_classifies_an_image_without_nas_and_torch(trained, digits, tmp_p
 
     hidden = "import sys; sys.modules.update(dict.fromkeys(['nas', 'torch', 'onnx', 'tvm']))\n"
     arguments = [str(tmp_path / "run.py"), str(tmp_path / "digit.png")]
-    code = f"{hidden}import runpy; sys.argv = {arguments!r}; runpy.run_path(sys.argv[0])"
+    code = f"{hidden}import runpy; sys.argv = {arguments!r}; runpy.run_path(sys.argv[0], run_name='__main__')"
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True,

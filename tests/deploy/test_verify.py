@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from nas.data import Images
+from nas.deploy.model import image_reading
 from nas.deploy.model_process import ModelProcess
 from nas.deploy.verify import ReferenceImages, check_file, sample_images
 from nas.errors import ExportError
@@ -9,7 +10,13 @@ from nas.records import Preprocessing
 from tests.deploy import example_formats as formats
 
 PREPROCESSING = Preprocessing(
-    schema=1, image_size=4, channels=1, mean=(0.5,), std=(0.25,), classes=("a", "b", "c")
+    schema=2,
+    reading=image_reading(4),
+    image_size=4,
+    channels=1,
+    mean=(0.5,),
+    std=(0.25,),
+    classes=("a", "b", "c"),
 )
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (150, 4, 4, 1), np.uint8)

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto
 
 from nas.deploy.formats import format_names, model_format
-from nas.deploy.model import TrainedModel, normalised
+from nas.deploy.model import TrainedModel, image_reading, normalised
 from nas.errors import ExportError
 from nas.graph import OP_KINDS
 from nas.quantisation import simulate
@@ -31,7 +31,8 @@ def model_of(graph):
     """Return a model with random weights and without an architecture."""
     channels, size, _ = graph.input_shape
     preprocessing = Preprocessing(
-        schema=1,
+        schema=2,
+        reading=image_reading(size),
         image_size=size,
         channels=channels,
         mean=(0.4,) * channels,

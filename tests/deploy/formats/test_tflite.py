@@ -8,7 +8,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from nas.deploy.formats import model_format
 from nas.deploy.formats.tflite import LiteRtModel
-from nas.deploy.model import TrainedModel
+from nas.deploy.model import TrainedModel, image_reading
 from nas.errors import ExportError
 from nas.graph import Graph, Op, Slot
 from nas.quantisation import quantise, simulate
@@ -19,7 +19,8 @@ from tests.test_onnx_model import images
 from tests.test_tflite_model import calm_network
 
 PREPROCESSING = Preprocessing(
-    schema=1,
+    schema=2,
+    reading=image_reading(32),
     image_size=32,
     channels=3,
     mean=(0.5, 0.4, 0.3),
