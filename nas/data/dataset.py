@@ -65,7 +65,7 @@ class ImageExample:
     """An image file of a dataset that stands for all of its kind, with its decoded pixels.
 
     Attributes:
-        kind: What matters to reading the file, such as "PNG RGBA, transparent".
+        kind: What matters to reading the file, such as "PNG RGBA, alpha".
         count: Number of images of this kind in the dataset.
         content: Content of the file; empty if it is too large to be stored.
         pixels: Decoded pixels, `height x width x channels` (uint8).

@@ -73,7 +73,7 @@ class _Image(NamedTuple):
 
     Attributes:
         pixels: Pixels (uint8), `size x size` for a grey image and `size x size x 3` for another.
-        kind: What matters to reading the file, such as "PNG RGBA, transparent"; empty if the sample
+        kind: What matters to reading the file, such as "PNG RGBA, alpha"; empty if the sample
             has no file.
         silhouette: Colour (RGB) of an image that is drawn by its transparency alone; None for any
             other.
@@ -255,7 +255,8 @@ class _Examples:
         examples: list[ExampleFile] = []
         for kind, count in self._counts.most_common():
             size, position, content = self._smallest[kind]
-            if size > MAX_EXAMPLE_BYTES or len(examples) >= MAX_EXAMPLE_FILES:
+            stored = sum(bool(each.content) for each in examples)
+            if size > MAX_EXAMPLE_BYTES or stored >= MAX_EXAMPLE_FILES:
                 data = b""
             else:
                 data = content if isinstance(content, bytes) else content.read_bytes()
@@ -321,7 +322,7 @@ def _kind(image: ImageFile.ImageFile) -> str:
     """Return what matters to reading an image file, such as "JPEG RGB, decoded at 1/4"."""
     parts = [f"{image.format} {image.mode}"]
     if image.has_transparency_data:
-        parts.append("transparent")
+        parts.append("alpha")
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     if orientation in range(2, 9):
         parts.append(f"EXIF orientation {orientation}")

@@ -105,7 +105,7 @@ class ExampleFile(BaseModel):
     """An image file of a source that stands for all of its kind.
 
     Attributes:
-        kind: What matters to reading the file, such as "PNG RGBA, transparent".
+        kind: What matters to reading the file, such as "PNG RGBA, alpha".
         count: Number of images of this kind that can be used.
         position: Position of the image among those that can be used.
         content: Content of the file; empty if it is too large to be stored.

@@ -136,9 +136,9 @@ def preprocessing_steps(preprocessing: Preprocessing) -> list[str]:
         "Of 16 bits a channel the upper 8 count. Pixels of 32 bits are refused.",
         f"An image with transparency is composited on {reading.background}.",
         colours,
-        f"The largest square in the centre is resized to {size} x {size} pixels with bilinear "
-        f"interpolation and antialiasing: `PIL.ImageOps.fit(image, ({size}, {size}), "
-        "Image.Resampling.BILINEAR)`.",
+        f"The image is resized with bilinear interpolation and antialiasing so that its shorter "
+        f"side has {size} pixels, and cropped to the {size} x {size} pixels in its centre: "
+        f"`PIL.ImageOps.fit(image, ({size}, {size}), Image.Resampling.BILINEAR)`.",
         f"The values are divided by 255, reduced by {mean} and divided by {std}.",
     ]
     if preprocessing.image_size != size:

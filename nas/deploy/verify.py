@@ -56,7 +56,7 @@ class ReferenceFile:
     """An image file of the data that stands for all files of its kind.
 
     Attributes:
-        kind: what matters to reading it, such as "PNG RGBA, transparent".
+        kind: what matters to reading it, such as "PNG RGBA, alpha".
         count: number of images of this kind in the data.
         content: content of the file; empty if it is not stored.
     """

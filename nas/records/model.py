@@ -34,9 +34,8 @@ class ImageReading(Document):
         transparency: what happens to it, before the image is resized.
         background: colour that is seen through transparent pixels, as `#rrggbb`.
         grey: how colours become grey where `channels` is 1: 0.299 R + 0.587 G + 0.114 B.
-        resize: "cover" means that the largest square that fits into the image is resized to
-            `decoded_size`.
-        crop: where that square lies.
+        resize: "cover" means that the shorter side gets `decoded_size` pixels.
+        crop: which part of the longer side stays.
         interpolation: kind of interpolation, that of `PIL.Image.Resampling.BILINEAR`.
         antialias: whether the triangle of the interpolation is as wide as the scale demands.
         decoded_size: height and width of the resized image, in pixels.

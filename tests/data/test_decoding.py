@@ -19,7 +19,7 @@ from nas.data import decoding, image_cache, image_reading, load_dataset
 from nas.data.decoding import decode
 from nas.data.image_cache import MAX_CACHED_DATASETS, PixelsOnDisk, cache_folder, cache_path
 from nas.data.image_formats import IMAGE_FORMATS
-from nas.data.sources import Sample, Source
+from nas.data.sources import Sample, Source, open_source
 from nas.errors import DataError
 from tests.data.noise_images import write_images
 
@@ -412,3 +412,143 @@ def test_interrupted_decoding_leaves_no_file(tmp_path, empty_cache, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         load_dataset(images, image_size=8, progress=interrupted)
     assert list(cache_folder().iterdir()) == []
+
+
+# Kinds of files
+
+
+def kinds_of(decoded):
+    return {each.kind: (each.count, each.content) for each in decoded.examples}
+
+
+def write_kinds(folder: Path) -> dict[str, bytes]:
+    """Write a folder of two classes; return the smallest file of each kind."""
+    grey, colour = Image.new("L", (9, 9), 7), Image.new("RGB", (9, 9), (1, 2, 3))
+    noisy = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 9), np.uint8))
+    files = {
+        "bee/1.png": in_format(noisy, "PNG"),
+        "bee/2.png": in_format(grey, "PNG"),
+        "bee/3.png": in_format(colour, "PNG"),
+        "cow/1.jpg": in_format(colour.resize((90, 90)), "JPEG"),
+        "cow/2.png": in_format(noisy, "PNG"),
+        "cow/3.png": in_format(colour.convert("RGBA"), "PNG"),
+    }
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return {
+        "PNG L": (3, files["bee/2.png"]),
+        "PNG RGB": (1, files["bee/3.png"]),
+        "JPEG RGB, decoded at 1/8": (1, files["cow/1.jpg"]),
+        "PNG RGBA, alpha": (1, files["cow/3.png"]),
+    }
+
+
+def test_smallest_file_of_each_kind_is_an_example(tmp_path, empty_cache):
+    expected = write_kinds(tmp_path / "images")
+    for _ in range(2):  # The second time they come from the cache.
+        decoded = decode(open_source(tmp_path / "images"), 4)
+        assert kinds_of(decoded) == expected
+        assert next(iter(kinds_of(decoded))) == "PNG L", "the kind with the most images"
+    data = load_dataset_of_examples(tmp_path / "images")
+    for example in data.examples:
+        pixels = decode_content(example.content)
+        pixels = np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
+        np.testing.assert_array_equal(example.pixels, pixels)
+        assert example.content in [
+            path.read_bytes()
+            for path in (tmp_path / "images" / data.classes[example.label]).iterdir()
+        ]
+
+
+def load_dataset_of_examples(folder: Path):
+    """Load a dataset whose classes are large enough to be split."""
+    for name in ("bee", "cow"):
+        for index in range(20):
+            content = in_format(Image.effect_noise((9, 9), 50), "PNG")
+            (folder / name / f"more{index}.png").write_bytes(content)
+    return load_dataset(folder, image_size=4)
+
+
+def test_large_and_rare_files_are_no_examples(tmp_path, empty_cache, monkeypatch):
+    expected = write_kinds(tmp_path / "images")
+    monkeypatch.setattr(decoding, "MAX_EXAMPLE_FILES", 3)
+    monkeypatch.setattr(decoding, "MAX_EXAMPLE_BYTES", len(expected["PNG RGB"][1]) + 10)
+    stored = kinds_of(decode(open_source(tmp_path / "images"), 4))
+    assert {kind: count for kind, (count, _) in stored.items()} == {
+        kind: count for kind, (count, _) in expected.items()
+    }
+    assert stored["JPEG RGB, decoded at 1/8"] == (1, b""), "it is larger"
+    assert sum(bool(content) for _, content in stored.values()) == 3
+
+
+# Images that are drawn by their transparency
+
+
+def icon(colour, hidden=(0, 0, 0), seed=0, half=False) -> bytes:
+    """Return an icon: a random shape of a colour on transparent pixels of another."""
+    shape = np.random.default_rng(seed).random((9, 9)) < 0.5
+    pixels = np.where(shape[..., None], (*colour, 200 if half else 255), (*hidden, 0))
+    return in_format(Image.fromarray(pixels.astype(np.uint8)), "PNG")
+
+
+def write_icons(folder: Path, contents: list[bytes]) -> Path:
+    for index, content in enumerate(contents):
+        path = folder / ("bee", "cow")[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("colour", "background", "words"),
+    [
+        ((0, 0, 0), "white", "composited on white. Set background"),
+        ((250, 255, 255), "white", "white. 20 of them have that colour themselves and become"),
+        ((250, 255, 255), "black", "composited on black. Set background"),
+        ((10, 10, 10), "#000", "#000. 20 of them have that colour"),
+    ],
+)
+def test_icons_that_differ_in_transparency_only_are_warned_of(
+    tmp_path, empty_cache, colour, background, words
+):
+    icons = [icon(colour, hidden=(0, 99, 0), seed=seed, half=seed % 3 == 0) for seed in range(20)]
+    folder = write_icons(tmp_path / "icons", icons)
+    for _ in range(2):  # The second time from the cache.
+        with pytest.warns(UserWarning, match="20 of 20 images .* by their transparency alone") as w:
+            load_dataset(folder, image_size=9, background=background)
+        assert any(words in str(each.message) for each in w)
+
+
+def test_other_images_with_transparency_are_not_warned_of(tmp_path, empty_cache):
+    rng = np.random.default_rng(0)
+    contents = []
+    for seed in range(20):
+        pixels = rng.integers(0, 256, (9, 9, 4), np.uint8)
+        opaque = np.full((9, 9, 4), 255, np.uint8)
+        opaque[..., :3] = seed
+        contents += [in_format(Image.fromarray(each), "PNG") for each in (pixels, opaque)]
+    contents += [icon((0, 0, 0))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_dataset(write_icons(tmp_path / "images", contents), image_size=9)
+
+
+@pytest.mark.filterwarnings("ignore:.*by their transparency alone")
+def test_another_background_is_decoded_again(tmp_path, empty_cache):
+    contents = [icon((200, 0, seed), seed=seed) for seed in range(1, 21)]
+    contents += [in_format(Image.effect_noise((9, 9), 50), "PNG")]
+    folder = write_icons(tmp_path / "icons", contents)
+    white, black, again = (
+        load_dataset(folder, image_size=9, background=colour)
+        for colour in ("white", "black", "#FFFFFF")
+    )
+    assert white.digest != black.digest
+    assert white.digest == again.digest
+    assert len(list(cache_folder().iterdir())) == 2
+
+
+@pytest.mark.parametrize("background", ["whyte", "#12", "#ffffff80", ""])
+def test_background_that_is_no_opaque_colour_is_refused(tmp_path, background):
+    with pytest.raises(DataError, match="background is .*expected a colour"):
+        load_dataset("digits", background=background)

@@ -4,11 +4,15 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
+from PIL import Image
 
+from nas.data import load_dataset
 from nas.deploy import benchmark, export
 from nas.deploy.export import export_model
 from nas.deploy.folder import ModelFolder
@@ -18,11 +22,13 @@ from nas.deploy.quantisation.recovery import native_weight_bits
 from nas.deploy.saved_model import load_model
 from nas.deploy.scripts import run_script
 from nas.deploy.verify import verify_folder
+from nas.describe.models import describe_script
 from nas.errors import ExportError, RequestError, RunFolderError
 from nas.quantisation.post_training import LARGEST_WEIGHT
 from nas.records import to_json
 from nas.space import load_definition
 from nas.torch_network import to_torch
+from tests.data.image_files import in_format, noise, with_orientation
 from tests.deploy.native_quantisation import quantise_here
 
 FORMATS = ("onnx", "onnx-int8")
@@ -322,8 +328,6 @@ def test_folder_that_is_no_model_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["onnx", "onnx-int8", "tflite", "tflite-int8"])
 def test_script_classifies_an_image_without_nas_and_torch(trained, digits, tmp_path, name):
-    from PIL import Image
-
     if name.startswith("tflite"):
         pytest.importorskip("ai_edge_litert")
     model_file = model_format(name)
@@ -337,7 +341,8 @@ def test_script_classifies_an_image_without_nas_and_torch(trained, digits, tmp_p
 
     hidden = "import sys; sys.modules.update(dict.fromkeys(['nas', 'torch', 'onnx', 'tvm']))\n"
     arguments = [str(tmp_path / "run.py"), str(tmp_path / "digit.png")]
-    code = f"{hidden}import runpy; sys.argv = {arguments!r}; runpy.run_path(sys.argv[0], run_name='__main__')"
+    start = f"runpy.run_path({arguments[0]!r}, run_name='__main__')"
+    code = f"{hidden}import runpy; sys.argv = {arguments!r}; {start}"
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True,
@@ -354,5 +359,114 @@ def test_script_classifies_an_image_without_nas_and_torch(trained, digits, tmp_p
     assert float(confidence.rstrip("%")) == pytest.approx(100 * softmax.max(), abs=tolerance)
 
 
-def test_formats_without_a_runtime_of_their_own_have_no_script():
-    assert run_script({"coreml": "model.mlpackage"}) is None
+# Image files of several kinds
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """Return an image folder with files of six kinds, two of them transparent."""
+    root = tmp_path_factory.mktemp("photos")
+    for label, name in enumerate(("bee", "cow")):
+        (root / name).mkdir()
+        for index in range(24):
+            values = noise(12, 16, 4, seed=100 * label + index)
+            grey, rgb = Image.fromarray(values[..., 0]), Image.fromarray(values[..., :3])
+            deep = Image.fromarray(values[..., :2].copy().view(np.uint16)[..., 0])
+            contents = [
+                in_format(Image.fromarray(values), "PNG"),
+                in_format(rgb.convert("P"), "PNG", transparency=7),
+                in_format(deep, "TIFF"),
+                in_format(grey, "BMP"),
+                in_format(rgb.resize((120, 90)), "JPEG"),
+                with_orientation(values[..., :3], 6, "WEBP"),
+            ]
+            (root / name / f"{index}.png").write_bytes(contents[index % 6])
+    return root
+
+
+KINDS = {
+    "PNG RGBA, alpha": 8,
+    "PNG P, alpha": 8,
+    "TIFF I;16": 8,
+    "BMP L": 8,
+    "JPEG RGB, decoded at 1/4": 8,
+    "WEBP RGB, EXIF orientation 6": 8,
+}
+
+
+@pytest.fixture(scope="module")
+def photo_export(photos, origin):
+    """Return a function that exports a network for photos on black to a folder."""
+    data = load_dataset(photos, image_size=8, background="black", write_cache=False)
+    space = load_definition("squeezenet_tiny").adapt(image_size=8, channels=3, classes=2)
+    torch.manual_seed(0)
+    model = TrainedModel(space.smallest, to_torch(space.smallest), preprocessing_of(data))
+    from_photos = origin.data.model_copy(
+        update={
+            "source": str(photos),
+            "digest": data.digest,
+            "validation_fraction": 0.2,
+            "background": "black",
+        }
+    )
+
+    def to(path: Path) -> ModelFolder:
+        folder = ModelFolder(path)
+        export_model(model, data, folder, ["onnx"], replace(origin, data=from_photos))
+        return folder
+
+    return to
+
+
+def test_script_is_verified_with_a_file_of_each_kind_of_image(photo_export, tmp_path):
+    folder = photo_export(tmp_path / "3f2a")
+    script = folder.card.script
+    assert script.kinds == KINDS
+    assert script.unchecked == ()
+    assert 0 < script.images <= 32
+    assert script.difference <= 1e-4
+    verification = verify_folder(folder)
+    assert verification.no_accuracy == "", "the images were loaded on the same background"
+    assert verification.script == script
+    assert describe_script(script, "").startswith(
+        f"run.py agrees with torch on {script.images} images of the data and on a file of each kind"
+    )
+    page = (folder.path / "card.md").read_text()
+    assert "TIFF I;16: 8 images" in page
+    assert "composited on #000000" in page
+    (metadata,) = onnx.load(folder.path / "model.onnx").metadata_props
+    assert json.loads(metadata.value)["reading"]["background"] == "#000000"
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "kind"),
+    [
+        ("values >> 8).astype(np.uint8)", "values.clip(0, 255)).astype(np.uint8)", "TIFF I;16"),
+        ("canvas.paste(image, mask=image)", "canvas.paste(image)", "PNG RGBA, alpha"),
+        ("ImageOps.exif_transpose(image, in_place=True)", "pass", "WEBP RGB, EXIF orientation 6"),
+        ("Resampling.BILINEAR", "Resampling.NEAREST", ".*"),
+    ],
+)
+def test_script_that_reads_images_otherwise_is_not_shipped(
+    photo_export, tmp_path, monkeypatch, right, wrong, kind
+):
+    text = run_script({"onnx": "model.onnx"})
+    assert text.count(right) == 1
+    monkeypatch.setattr(export, "run_script", lambda formats: text.replace(right, wrong))
+    with pytest.raises(ExportError, match=rf"run\.py, most of all for files {kind}, does not"):
+        photo_export(tmp_path / "3f2a")
+    folder = ModelFolder(tmp_path / "3f2a")
+    assert (folder.path / "model.onnx").exists()
+    assert not (folder.path / "run.py").exists()
+    assert folder.card.script is None
+    verification = verify_folder(folder)
+    assert (verification.script, verification.no_script) == (None, "The folder has no run.py.")
+
+
+def test_images_without_files_are_read_by_the_script_as_png(exported):
+    verification = verify_folder(exported)
+    assert verification.script.images == 32
+    assert verification.script.kinds == {}
+    assert "32 images of the data (it has no image files)" in describe_script(
+        verification.script, ""
+    )

@@ -9,7 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import nas
 from nas.data import load_dataset
@@ -19,8 +21,11 @@ from nas.errors import DataError, RequestError, RunFolderError
 from nas.job import exporting
 from nas.job.context import JobContext
 from nas.job.folder import claim
-from nas.job.settings import load_job
+from nas.job.progress import SilentProgress
+from nas.job.settings import DataSettings, load_job
+from nas.records import read_trained
 from nas.report import page
+from nas.report.run import open_run
 from tests.commands import document
 from tests.deploy.example_run import SETTINGS, change_record, front_ids, make_run
 from tests.job.runs import MAX_WAIT_S
@@ -261,3 +266,30 @@ def test_full_disk_leaves_no_exported_file(request, trained_example, tmp_path, i
         (disk / "filler").unlink()
         done = invoke("export", run, "--pick", pick, "--format", "onnx")
         assert done.returncode == 0, done.stderr
+
+
+def test_images_are_loaded_again_on_the_background_of_the_job(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    rng = np.random.default_rng(0)
+    for name in ("bee", "cow"):
+        (tmp_path / "icons" / name).mkdir(parents=True)
+        for index in range(10):
+            pixels = rng.integers(0, 256, (8, 8, 4), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "icons" / name / f"{index}.png")
+    source = str(tmp_path / "icons")
+    settings = SETTINGS.model_copy(
+        update={"data": DataSettings(source=source, image_size=8, background="black")}
+    )
+    data = JobContext(settings, SilentProgress()).data
+    on_white = load_dataset(source, image_size=8, seed=SETTINGS.seed)
+    assert data.digest != on_white.digest
+    summary = {"source": source, "digest": data.digest, "classes": ["bee", "cow"]}
+    change_record(
+        run,
+        job=settings.model_dump(mode="json"),
+        data={**summary, "counts": data.counts},
+    )
+    opened = open_run(run)
+    assert opened.data.digest == data.digest
+    record = next(iter(read_trained(run).values()))
+    assert exporting._origin(opened, record).data.background == "black"

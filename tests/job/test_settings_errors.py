@@ -191,6 +191,7 @@ def test_error_for_missing_job_does_not_show_an_address():
         ("[search]\nminutes = inf\n", "minutes is inf: input should be a finite"),
         ("[search]\nmax_latency_ms = inf\n", "max_latency_ms is inf: input should be a finite"),
         ("[data]\nvalidation_fraction = nan\n", "validation_fraction is nan"),
+        ('[data]\nbackground = "whyte"\n', "background is 'whyte': expected a colour, such as"),
         ("[search]\nminutes = 1e9\n", "minutes is 1000000000.0: input should be less than"),
         ("[search]\ntrials = 1" + "0" * 30 + "\n", "trials is 1000"),
         ("[search]\nmax_macs = 0x" + "F" * 5000 + "\n", "max_macs is a int of very many digits"),

@@ -1,0 +1,193 @@
+"""`run.py`: it reads every image file as training does, and works on every terminal."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nas.data import Images, decoding
+from nas.data.image_reading import RULES
+from nas.data.sources import Sample
+from nas.deploy.formats import model_format
+from nas.deploy.model import (
+    TrainedModel,
+    image_reading,
+    normalised,
+    preprocessing_of,
+    preprocessing_steps,
+)
+from nas.deploy.scripts import run_script, script_format, script_logits
+from nas.errors import ExportError
+from nas.records import Preprocessing, to_json
+from tests.data.image_files import image_files, in_format, noise
+
+SIZE = 8
+BACKGROUND = "#3060c0"
+
+
+def preprocessing(channels: int, image_size: int = SIZE) -> Preprocessing:
+    return Preprocessing(
+        schema=2,
+        reading=image_reading(SIZE, BACKGROUND),
+        image_size=image_size,
+        channels=channels,
+        mean=(0.4, 0.5, 0.6)[:channels],
+        std=(0.2, 0.3, 0.25)[:channels],
+        classes=("zéro", "一", "二"),
+        input_name="image",
+        output_name="logits",
+    )
+
+
+def write_script(folder: Path, how: Preprocessing) -> Path:
+    """Write `run.py` and its preprocessing, without a network; return its path."""
+    (folder / "preprocessing.json").write_text(to_json(how), encoding="utf-8")
+    (folder / "run.py").write_text(run_script({"onnx": "model.onnx"}), encoding="utf-8")
+    return folder / "run.py"
+
+
+def imported(script: Path):
+    """Return the script as a module of its own."""
+    spec = importlib.util.spec_from_file_location("run_of_a_model", script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.filterwarnings("ignore:::PIL")
+@pytest.mark.parametrize("image_size", [SIZE, 6])
+def test_script_reads_every_file_as_training_does(tmp_path, image_size):
+    how = preprocessing(3, image_size)
+    script = imported(write_script(tmp_path, how))
+    refused = []
+    for name, content in image_files().items():
+        (tmp_path / "image").write_bytes(content)
+        sample = Sample("train", name, tmp_path / "image", 0)
+        in_training = decoding._decode_image(sample, SIZE, BACKGROUND)
+        if isinstance(in_training, str):
+            refused.append(name)
+            with pytest.raises(script.UnreadableImageError) as error:
+                script.network_input(tmp_path / "image")
+            assert str(error.value) == in_training, name
+            continue
+        pixels = in_training.pixels
+        pixels = np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
+        expected = normalised(Images(pixels[None], np.zeros(1, np.int64)), how)
+        values = script.network_input(tmp_path / "image")
+        assert values.dtype == np.float32
+        np.testing.assert_array_equal(values, expected, name)
+    assert len(refused) == 6
+    assert len(image_files()) > 120
+
+
+def test_script_gives_a_grey_network_grey_pixels(tmp_path):
+    script = imported(write_script(tmp_path, preprocessing(1)))
+    pixels = noise(SIZE, SIZE, 3)
+    (tmp_path / "colour").write_bytes(in_format(Image.fromarray(pixels), "PNG"))
+    luma = pixels @ np.array([0.299, 0.587, 0.114])
+    values = script.network_input(tmp_path / "colour")
+    np.testing.assert_allclose(values[0, 0] * 0.2 + 0.4, luma / 255, atol=0.51 / 255)
+
+
+def test_specification_states_what_the_code_does():
+    how = preprocessing(3)
+    stated = how.reading.model_dump()
+    assert {name: stated[name] for name in RULES} == RULES
+    assert set(stated) - set(RULES) == {"formats", "background", "decoded_size"}
+    assert json.loads(how.embedded)["reading"] == json.loads(how.reading.model_dump_json())
+    text = " ".join(preprocessing_steps(preprocessing(3, 6)))
+    for each in ("EXIF", "upper 8", BACKGROUND, "bilinear", "antialiasing", "16 pixels", "6 x 6"):
+        assert each in text
+
+
+def test_script_refuses_a_rule_that_it_does_not_know(tmp_path):
+    script = write_script(tmp_path, preprocessing(3))
+    record = json.loads((tmp_path / "preprocessing.json").read_text(encoding="utf-8"))
+    record["reading"]["resize"] = "stretch"
+    (tmp_path / "preprocessing.json").write_text(json.dumps(record))
+    (tmp_path / "image").write_bytes(image_files()["PNG of mode RGB"])
+    with pytest.raises(SystemExit, match="resize 'stretch'; expected 'cover'"):
+        imported(script).network_input(tmp_path / "image")
+
+
+# The whole script, run as a user does
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory) -> Path:
+    """Return the script of a network of three classes whose names are not ASCII."""
+    from nas.space import load_space
+    from nas.torch_network import to_torch
+
+    folder = tmp_path_factory.mktemp("model")
+    architecture = load_space("squeezenet_tiny", image_size=SIZE, channels=3, classes=3).smallest
+    model = TrainedModel(architecture, to_torch(architecture), preprocessing(3))
+    model_format("onnx").write(model, None, folder / "model.onnx")
+    for name in ("PNG of mode RGBA", "JPEG of mode RGB", "TIFF of mode F"):
+        (folder / name.split()[0]).write_bytes(image_files()[name])
+    return write_script(folder, model.preprocessing)
+
+
+def run(script: Path, *arguments: str, encoding: str = "utf-8") -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    return subprocess.run(
+        [sys.executable, script.name, *arguments],
+        cwd=script.parent,
+        env=environment,
+        capture_output=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
+def test_script_prints_class_names_on_every_terminal(script, encoding):
+    done = run(script, "PNG", encoding=encoding)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.decode(encoding).splitlines()
+    expected = [
+        name.encode(encoding, "backslashreplace").decode(encoding) for name in ("zéro", "一", "二")
+    ]
+    assert sorted(line.split()[1] for line in lines) == sorted(expected)
+
+
+def test_script_goes_on_after_an_image_that_it_does_not_read(script):
+    done = run(script, "PNG", "TIFF", "JPEG")
+    assert done.returncode == 1
+    assert done.stderr.decode().startswith("TIFF: pixels of 32 bits a channel")
+    assert done.stdout.decode().count("%") == 6
+    results = script_logits(script, script.parent / "model.onnx", ["TIFF", "PNG"], script.parent)
+    assert results[0].startswith("pixels of 32 bits a channel")
+    assert len(results[1]) == 3
+
+
+def test_script_that_does_not_run_is_an_error_with_its_reason(script, tmp_path):
+    with pytest.raises(ExportError, match=r"run\.py ended with status 1 and wrote: .*missing"):
+        script_logits(script, tmp_path / "missing.onnx", ["PNG"], script.parent)
+
+
+def test_formats_without_a_runtime_of_their_own_have_no_script():
+    assert run_script({"coreml": "model.mlpackage"}) is None
+    assert script_format(["coreml", "onnx-int8"]) == "onnx-int8"
+
+
+def test_dataset_passes_its_background_on(tmp_path, monkeypatch):
+    from nas.data import load_dataset
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("bee", "cow"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for index in range(5):
+            content = in_format(Image.new("RGBA", (SIZE, SIZE), (index, 0, 0, 0)), "PNG")
+            (tmp_path / "images" / name / f"{index}.png").write_bytes(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = load_dataset(tmp_path / "images", image_size=SIZE, background=BACKGROUND)
+    assert data.train.pixels[0, 0, 0].tolist() == [0x30, 0x60, 0xC0]
+    assert preprocessing_of(data).reading.background == BACKGROUND
