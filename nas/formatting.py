@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 def format_count(value: float, *, space: str = " ") -> str:
     """Return a number with three digits and an SI prefix: 1234567 as "1.23 M".
@@ -33,3 +35,10 @@ def format_duration(seconds: float) -> str:
 def format_latency(latency_us: float) -> str:
     """Return a latency given in microseconds in milliseconds: 1234.56 as "1.235 ms"."""
     return f"{latency_us / 1000:.4g} ms"
+
+
+def round_up(value: float, *, digits: int) -> float:
+    """Return a positive number rounded up to so many significant digits: 0.0613 to 0.062."""
+    unit = 10.0 ** (math.floor(math.log10(value)) + 1 - digits)
+    rounded = float(f"{math.ceil(value / unit) * unit:.{digits}g}")
+    return rounded if rounded >= value else float(f"{rounded + unit:.{digits}g}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Any
 
 from nas.documents import shortened
@@ -30,6 +31,18 @@ def check_name(name: Any) -> str:
     if _RESERVED.fullmatch(name):
         raise ValueError("use a name that Windows does not reserve for a device")
     return name
+
+
+def name_like(text: str) -> str:
+    """Return a valid name that resembles a text: "My job" becomes "My-job".
+
+    Accents are left out, and a hyphen takes the place of other characters that a name cannot have.
+
+    Raises ValueError for a text of which no name can be made.
+    """
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    name = re.sub(r"[^A-Za-z0-9._-][^A-Za-z0-9._]*", "-", plain)[:MAX_NAME_CHARACTERS]
+    return check_name(name.lstrip("._-").rstrip(".-"))
 
 
 def require_name(name: object, what: str, error: type[RequestError] = RequestError) -> str:

@@ -1,6 +1,6 @@
 import pytest
 
-from nas.formatting import format_bytes, format_count, format_duration, format_latency
+from nas.formatting import format_bytes, format_count, format_duration, format_latency, round_up
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,10 @@ def test_duration_is_in_seconds_minutes_or_hours(seconds, text):
 def test_latency_is_in_milliseconds():
     assert format_latency(1234.56) == "1.235 ms"
     assert format_latency(12.3) == "0.0123 ms"
+
+
+@pytest.mark.parametrize(
+    ("value", "rounded"), [(0.0613, 0.062), (0.06, 0.06), (9.99, 10), (123.4, 130), (3e-7, 3e-7)]
+)
+def test_number_is_rounded_up_to_two_digits(value, rounded):
+    assert round_up(value, digits=2) == rounded

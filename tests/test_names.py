@@ -1,7 +1,7 @@
 import pytest
 
 from nas.errors import RequestError, SpaceError
-from nas.names import check_name, require_identifier, require_name
+from nas.names import check_name, name_like, require_identifier, require_name
 
 VALID_NAMES = ["a", "7", "mobilenet_x0.5", "mobilenet_v2_1.0", "A-b.c_d", "console", "a" * 64]
 INVALID_NAMES = [
@@ -54,3 +54,24 @@ def test_invalid_identifiers_are_refused(name):
     with pytest.raises(RequestError, match=r"^Space a: .* is not a name\. Use a word") as error:
         require_identifier(name, "Space a")
     assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        *((name, name) for name in VALID_NAMES),
+        ("My job", "My-job"),
+        ("Café photos (2)", "Cafe-photos-2"),
+        ("a - b", "a-b"),
+        (".hidden.", "hidden"),
+        ("x" * 80, "x" * 64),
+    ],
+)
+def test_name_resembles_a_text_and_is_valid(text, name):
+    assert name_like(text) == check_name(name)
+
+
+@pytest.mark.parametrize("text", ["", "фото", "...", "con"])
+def test_no_name_is_made_of_other_texts(text):
+    with pytest.raises(ValueError, match="use "):
+        name_like(text)

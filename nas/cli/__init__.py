@@ -36,7 +36,7 @@ from nas.cli.spaces import spaces
 from nas.cli.supernet import app as supernet_app
 from nas.cli.table import app as table_app
 from nas.errors import NasError, printable
-from nas.formatting import format_duration
+from nas.formatting import format_duration, round_up
 
 if TYPE_CHECKING:
     from nas.job import JobSettings
@@ -291,14 +291,17 @@ def select(
 def _run_job(settings: JobSettings, out: Path | None, as_json: bool) -> None:
     from nas import job
     from nas.console import ProgressBars
+    from nas.records import read_front
 
     folder = out or Path("results") / settings.name
     with ProgressBars() as bars:
         result = job.run_job(settings, folder, command=command_line(), progress=bars)
     models = [str(path) for path in result.models]
+    members = read_front(result.folder)
+    example_ms = round_up(members[len(members) // 2].latency_us / 1000, digits=2)
     lines = [
         f"{result.front} networks are on the front. Open {result.report} and choose, for "
-        f"example with nas select {result.folder} --max-latency-ms 1"
+        f"example with nas select {result.folder} --max-latency-ms {example_ms:g}"
     ]
     for path in result.models:
         lines.append(f"Trained model: {path}")

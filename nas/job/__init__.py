@@ -157,7 +157,7 @@ def _run_until_search(job: JobContext, run: RunFolder) -> tuple[dict[str, Supern
         stages.open_data_and_device(job, run)
         searching.require_feasible_job(job, run)
         plan = stages.decide_plan(job, run)
-    with run.stage("latency table"):
+    with run.stage(stages.TABLE_STAGE):
         stages.build_latency_table(job, run)
         searching.require_feasible_job(job, run)
     # A plan with a time budget decides the number of steps while it trains.

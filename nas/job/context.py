@@ -156,10 +156,18 @@ class JobContext:
             settings["epochs"] = epochs
         return TrainingSettings(**settings, seconds=seconds)
 
-    def plan(self) -> JobPlan:
-        """Return what the job would do and for how long, from quick measurements."""
+    def plan(self, spent_on_table_s: float | None = None) -> JobPlan:
+        """Return what the job would do and for how long, from quick measurements.
+
+        Args:
+            spent_on_table_s: seconds that earlier starts of a run spent on its latency table; None
+                for a job that starts. A run that goes on has a plan even if its budget is spent.
+        """
         missing, costs = self.measure_costs()
-        return estimate_plan(self.settings, missing, costs)
+        if spent_on_table_s is not None:
+            costs = replace(costs, table_s=costs.table_s + spent_on_table_s)
+        is_start = spent_on_table_s is None
+        return estimate_plan(self.settings, missing, costs, must_fit=is_start)
 
     def measure_costs(self) -> tuple[int, StageCosts]:
         """Return the number of kernels that the table lacks, and the measured costs of all work."""

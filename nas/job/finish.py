@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 
 import pandas as pd
@@ -45,10 +45,12 @@ def measure_front(
         MeasurementError: no candidate could be timed.
     """
     by_digest = {trial.digest: trial for trial in trials}
-    # Candidates are chosen by their predictions alone, so that a resumed run chooses the same.
+    # Candidates are chosen by their predictions, not by what was measured, so that a resumed run
+    # chooses the same.
     predicted = _rows(job, trials, {}, {}, {}, {})
+    timed = {each.digest for each in jsonl.read(run.measurements, MEASUREMENTS)}
     chosen = to_measure(
-        predicted, run.record.job.search, list(job.spaces), job.settings.finish.measure
+        predicted, run.record.job.search, list(job.spaces), job.settings.finish.measure, timed
     )
     _measure(job, run, [by_digest[digest] for digest in chosen])
     write_candidates(job, run, supernets, trials)
@@ -115,7 +117,11 @@ def _measure(job: JobContext, run: RunFolder, chosen: Sequence[Trial]) -> None:
 
 
 def to_measure(
-    rows: pd.DataFrame, search: JobSearch, spaces: Sequence[str], count: int
+    rows: pd.DataFrame,
+    search: JobSearch,
+    spaces: Sequence[str],
+    count: int,
+    timed: Collection[str] = (),
 ) -> list[str]:
     """Return the digests of the candidates to time, the most important first.
 
@@ -123,23 +129,30 @@ def to_measure(
     members of every space; then those of the common front; then the rest of the front; and then the
     candidates that would be on it if their predictions were a little too high.
 
+    Members of these fronts that were timed before are chosen first. A run that continues with a
+    larger count therefore times only as many more, and an interrupted one the same as ever.
+
     Args:
         rows: the candidates with predicted latencies.
         search: objectives and limits of the job.
         spaces: names of the spaces.
         count: number of candidates to time.
+        timed: digests of candidates that were timed before.
     """
     complete = rows[rows["state"] == "complete"]
     members = front(complete, search)
+    on_fronts = set(members["digest"])
     chosen: dict[str, None] = {}
     for space in spaces:
         own = front(complete[complete["space"] == space], search)
         most = min(MIN_PER_SPACE, count // len(spaces))
         chosen.update(dict.fromkeys(representatives(own, search, most)))
+        on_fronts.update(own["digest"])
     chosen.update(dict.fromkeys(representatives(members, search, count - len(chosen))))
     chosen.update(dict.fromkeys(members["digest"]))
     chosen.update(dict.fromkeys(behind(complete, members, search)))
-    return list(chosen)[:count]
+    first = [digest for digest in chosen if digest in timed and digest in on_fronts]
+    return list(dict.fromkeys([*first, *chosen]))[:count]
 
 
 def _rows(

@@ -17,6 +17,8 @@ import filelock
 
 from nas import files
 from nas.errors import JobFileError, RunFolderError
+from nas.job.changes import deciding_values, require_continuable
+from nas.job.keys import Decision
 from nas.job.settings import JobSettings, load_job
 from nas.records import SCHEMA, JobSummary, RunRecord, StageRecord, read_run, to_json
 
@@ -55,6 +57,8 @@ class RunFolder(RunPaths):
     """The folder of one job with its `run.json`, locked for this process by `claim`."""
 
     record: RunRecord
+    has_begun: bool = False
+    """Whether the run has begun to train. Until then its job can still be corrected."""
 
     def save(self) -> None:
         """Write `run.json`, replacing it atomically."""
@@ -62,6 +66,8 @@ class RunFolder(RunPaths):
 
     def require(self, key: str, value: Any, remedy: str) -> None:
         """Record a fact of the run, or compare it with the one that an earlier start recorded.
+
+        Before the run has begun to train, another fact is recorded, and the run is planned anew.
 
         Args:
             key: name of the fact, such as `data`.
@@ -73,10 +79,22 @@ class RunFolder(RunPaths):
         """
         recorded = self.record.facts.get(key, value)
         if recorded != value:
-            raise RunFolderError(
-                f"{self.path} was started with {key} {recorded}; now it is {value}.", remedy=remedy
-            )
+            if self.has_begun:
+                raise RunFolderError(
+                    f"{self.path} was started with {key} {recorded}; now it is {value}.",
+                    remedy=remedy,
+                )
+            self.record.plan = None
         self.record.facts = {**self.record.facts, key: value}
+
+    def is_decided(self, decision: Decision, settings: JobSettings) -> bool:
+        """Return whether a decision was made by a job with the same values of its keys."""
+        return self.record.decided_by.get(decision) == deciding_values(settings, decision)
+
+    def note_decision(self, decision: Decision, settings: JobSettings) -> None:
+        """Record that a decision was made by a job; see `nas.job.keys`."""
+        values = deciding_values(settings, decision)
+        self.record.decided_by = {**self.record.decided_by, decision: values}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -120,7 +138,9 @@ def claim(path: Path, settings: JobSettings, command: str) -> Iterator[RunFolder
         ) from error
     try:
         files.remove_unfinished(path)
-        yield RunFolder(path, _start_record(path, settings, command))
+        has_begun = _has_begun(path)
+        record = _start_record(path, settings, command, has_begun=has_begun)
+        yield RunFolder(path, record, has_begun)
     finally:
         lock.release()
 
@@ -134,28 +154,35 @@ def _require_run_or_empty(path: Path) -> None:
         )
 
 
-def _has_results(path: Path) -> bool:
-    """Return whether a run folder holds more than its job and its record."""
-    names = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")}
-    return bool(names - {"job.toml", "run.json"})
+def _has_begun(path: Path) -> bool:
+    """Return whether a run folder holds a file that took training or searching to make."""
+    made_before = {"job.toml", "run.json", "spaces"}
+    return any(
+        file.is_file()
+        for entry in path.iterdir()
+        if entry.name not in made_before and not entry.name.startswith(".")
+        for file in (entry, *entry.rglob("*"))
+    )
 
 
-def _start_record(path: Path, settings: JobSettings, command: str) -> RunRecord:
-    job_file = path / "job.toml"
+def _start_record(path: Path, settings: JobSettings, command: str, *, has_begun: bool) -> RunRecord:
     earlier = saved_settings(path)
     record = _read_record(path)
-    job = JobSummary.model_validate(settings.model_dump(mode="json"))
-    # The job file may be corrected until the job has read its data and spaces.
-    has_begun = _has_results(path) or (record is not None and "spaces" in record.facts)
-    if earlier is not None and has_begun:
-        searched = record is not None and record.study is not None
-        _require_same_job(path, earlier, settings, searched=searched)
-    else:
+    if earlier is None:
         record = None
+    else:
+        searched = record is not None and record.study is not None
+        try:
+            require_continuable(path, earlier, settings, searched=searched)
+        except RunFolderError:
+            if has_begun:
+                raise
+            record = None  # Nothing was made by the earlier job: this is another one.
     if earlier is None or earlier.model_dump() != settings.model_dump():
-        files.replace(job_file, settings.to_toml())
+        files.replace(path / "job.toml", settings.to_toml())
+    job = JobSummary.model_validate(settings.model_dump(mode="json"))
     if record is not None:
-        record.job = job
+        record.job, record.name = job, settings.name
         return record
     return RunRecord(
         schema=SCHEMA,
@@ -200,32 +227,6 @@ def saved_space_files(folder: Path) -> list[Path] | None:
 
 def _read_record(folder: Path) -> RunRecord | None:
     return read_run(folder) if (folder / "run.json").exists() else None
-
-
-def _require_same_job(
-    folder: Path, earlier: JobSettings, settings: JobSettings, *, searched: bool
-) -> None:
-    fixed, earlier_fixed = (_fixed_settings(each, searched) for each in (settings, earlier))
-    different = [name for name in fixed if fixed[name] != earlier_fixed[name]]
-    if different:
-        raise RunFolderError(
-            f"{folder} belongs to a job with another {', '.join(different)}.",
-            remedy="Use another folder with --out, or the job file that the run was started with.",
-        )
-
-
-def _fixed_settings(settings: JobSettings, searched: bool) -> dict[str, Any]:
-    """Return the settings that may not change between two starts of a run.
-
-    These are all but the length of the search, the number of its workers and the formats of the
-    export. Settings of the search are fixed once it has begun.
-    """
-    fixed = settings.model_dump()
-    del fixed["finish"]["export"]
-    search = fixed.pop("search")
-    for name in ("trials", "minutes", "stall", "workers"):
-        del search[name]
-    return fixed | ({f"search.{key}": search[key] for key in search} if searched else {})
 
 
 def installed_versions() -> dict[str, str]:

@@ -1,19 +1,27 @@
-"""The keys of a job file, each declared once: its meaning, bounds and choices.
+"""The keys of a job file, each declared once: its meaning, its bounds, and how long it may change.
 
-`nas.job.settings` validates a job file by them, and the options of the commands that repeat a key
-take their help from them. Importing this imports nothing heavy, because every command does.
+`nas.job.settings` validates a job file by them, `nas.job.changes` compares the job file of a
+run with an earlier one, and the options of the commands that repeat a key take their help from
+them. Importing this imports nothing heavy, because every command does.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 MAX_SEED = 2**32 - 1
 """The largest seed that numpy's `RandomState`, which Optuna's samplers use, accepts."""
 
 MAX_MINUTES = 366 * 24 * 60.0
 """Longest search, one year."""
+
+
+Stage = Literal["training", "search"]
+"""A part of a run from whose beginning on a key may not change: supernets, or the search."""
+
+Decision = Literal["plan", "limits"]
+"""What a later start decides again: how much each stage does, or which trials are feasible."""
 
 
 @dataclass(frozen=True)
@@ -23,21 +31,51 @@ class Key:
     Args:
         meaning: what the key means, as a phrase with its unit.
         bounds: constraints as pydantic names them: `ge`, `gt`, `le`, `lt`.
+        fixed_from: stage of a run from whose beginning on the key may not change; None if a run
+            can always be continued with another value.
+        decides: what is decided again if the key has changed.
     """
 
     meaning: str
     bounds: dict[str, float]
+    fixed_from: Stage | None = "training"
+    decides: Decision | None = None
 
 
 def _key(meaning: str, **bounds: float) -> Key:
+    """Return a key by which a run trains, so that it does not change afterwards."""
     return Key(meaning, bounds)
 
 
+def _search_key(meaning: str, **bounds: float) -> Key:
+    """Return a key on which the trials of a search depend."""
+    return Key(meaning, bounds, fixed_from="search")
+
+
+def _free_key(meaning: str, **bounds: float) -> Key:
+    """Return a key that changes nothing of what a run has done."""
+    return Key(meaning, bounds, fixed_from=None)
+
+
+def _plan_key(meaning: str, **bounds: float) -> Key:
+    """Return a key that says how much a run does; what was done stays."""
+    return Key(meaning, bounds, fixed_from=None, decides="plan")
+
+
+def _limit_key(meaning: str, **bounds: float) -> Key:
+    """Return a limit of the search; the values of the trials stay."""
+    return Key(meaning, bounds, fixed_from=None, decides="limits")
+
+
 KEYS: dict[str, Key] = {
-    "name": _key("Name of the job; by default its results are in results/<name>."),
+    "name": _free_key(
+        "Name of the run, by default that of the job file; results are in results/<name>."
+    ),
     "seed": _key("Seed of everything that is drawn at random.", ge=0, le=MAX_SEED),
-    "budget": _key('Time of the whole job, such as "45m", "8h" or "1h30m".'),
-    "data.source": _key('"digits", parquet files, or a folder with one folder for each class.'),
+    "budget": _plan_key('Time of the whole job, such as "45m", "8h" or "1h30m".'),
+    "data.source": _free_key(
+        '"digits", parquet files, or a folder with one folder for each class.'
+    ),
     "data.validation_fraction": _key(
         "Fraction of the training images that is kept for validation.", gt=0, lt=1
     ),
@@ -51,7 +89,7 @@ KEYS: dict[str, Key] = {
     "data.background": _key(
         'Colour behind transparent pixels: a name of CSS such as "white", or "#rrggbb".'
     ),
-    "data.license": _key("License of the data, which the report names."),
+    "data.license": _free_key("License of the data, which the report names."),
     "device.runtime": _key(
         "Runtime that compiles and times: tvm, onnxruntime, litert, or a plug-in's."
     ),
@@ -68,7 +106,7 @@ KEYS: dict[str, Key] = {
         le=1 << 20,
     ),
     "device.tables": _key("Folder of latency tables, or one .jsonl file."),
-    "training.device": _key("Device that trains the supernets: cpu, cuda, or auto."),
+    "training.device": _free_key("Device that trains the supernets: cpu, cuda, or auto."),
     "training.epochs": _key(
         "Passes over the images; by default what the budget allows.", ge=1, le=1_000_000
     ),
@@ -97,76 +135,82 @@ KEYS: dict[str, Key] = {
     "training.cutout": _key("Side of the erased square as a fraction of the image.", ge=0, lt=1),
     "training.precision": _key("Precision of training: float32, bfloat16, or auto."),
     "space.name": _key("Name of a search space, or path of a Python file that defines SPACE."),
-    "search.trials": _key(
+    "search.trials": _plan_key(
         "Number of distinct architectures to score, in all starts together; by default what the "
         "model and the budget say.",
         ge=1,
         le=100_000_000,
     ),
-    "search.minutes": _key("Longest time of the search in minutes.", gt=0, le=MAX_MINUTES),
-    "search.stall": _key(
+    "search.minutes": _free_key("Longest time of the search in minutes.", gt=0, le=MAX_MINUTES),
+    "search.stall": _free_key(
         "Number of trials without an improvement of the front after which the search ends, or "
         '"auto": it ends when the model of its sampler expects too little. "auto" is the default '
         "unless trials is set.",
         ge=1,
         le=100_000_000,
     ),
-    "search.sampler": _key("Sampler: auto, guided, tpe, nsga2, nsga3, gp or random."),
-    "search.also_minimize": _key(
+    "search.sampler": _search_key("Sampler: auto, guided, tpe, nsga2, nsga3, gp or random."),
+    "search.also_minimize": _search_key(
         "Further objectives: macs, params, peak_memory_bytes; and of runtimes that know them, "
         "sram_kib, flash_kib, dram_traffic_kib, flash_traffic_kib."
     ),
-    "search.also_maximize": _key(
+    "search.also_maximize": _search_key(
         "Further objectives to maximise, of runtimes that know them: mac_utilisation."
     ),
-    "search.max_latency_ms": _key("Largest latency in milliseconds.", gt=0),
-    "search.max_macs": _key("Largest number of multiply-accumulates.", gt=0, lt=2**63),
-    "search.max_params": _key("Largest number of parameters.", gt=0, lt=2**63),
-    "search.max_peak_memory_bytes": _key(
+    "search.max_latency_ms": _limit_key("Largest latency in milliseconds.", gt=0),
+    "search.max_macs": _limit_key("Largest number of multiply-accumulates.", gt=0, lt=2**63),
+    "search.max_params": _limit_key("Largest number of parameters.", gt=0, lt=2**63),
+    "search.max_peak_memory_bytes": _limit_key(
         "Largest size of the activations that are alive at once, in bytes.", gt=0, lt=2**63
     ),
-    "search.max_sram_kib": _key(
+    "search.max_sram_kib": _limit_key(
         "Largest use of fast memory at a time, in KiB, of runtimes that know it.", gt=0, lt=2**53
     ),
-    "search.max_flash_kib": _key(
+    "search.max_flash_kib": _limit_key(
         "Largest size of the constants as they are stored, in KiB, of runtimes that know it.",
         gt=0,
         lt=2**53,
     ),
-    "search.max_dram_traffic_kib": _key(
+    "search.max_dram_traffic_kib": _limit_key(
         "Largest traffic to and from DRAM for one image, in KiB, of runtimes that know it.",
         ge=0,
         lt=2**53,
     ),
-    "search.max_flash_traffic_kib": _key(
+    "search.max_flash_traffic_kib": _limit_key(
         "Largest traffic to and from flash for one image, in KiB, of runtimes that know it.",
         ge=0,
         lt=2**53,
     ),
-    "search.min_mac_utilisation": _key(
+    "search.min_mac_utilisation": _limit_key(
         "Smallest use of the multipliers, as a fraction, of runtimes that know it.", gt=0, le=1
     ),
-    "search.device.table": _key("Latency table of another device that the networks are for."),
-    "search.device.max_latency_ms": _key("Largest latency on that device in milliseconds.", gt=0),
-    "search.correct_scores": _key("Whether the scores of supernets are corrected for size."),
-    "search.anchors": _key(
+    "search.device.table": _search_key(
+        "Latency table of another device that the networks are for."
+    ),
+    "search.device.max_latency_ms": _limit_key(
+        "Largest latency on that device in milliseconds.", gt=0
+    ),
+    "search.correct_scores": _search_key("Whether the scores of supernets are corrected for size."),
+    "search.anchors": _search_key(
         "Number of networks of each space that are trained standalone before the search, so that "
         "the scores of all supernets have one scale; 0 or at least 4.",
         ge=0,
         le=1000,
     ),
-    "search.workers": _key("Number of processes of this machine that search.", ge=1, le=1024),
-    "search.storage": _key("Storage of the trials: journal, or postgresql://USER@HOST/DATABASE."),
-    "finish.measure": _key(
+    "search.workers": _free_key("Number of processes of this machine that search.", ge=1, le=1024),
+    "search.storage": _search_key(
+        "Storage of the trials: journal, or postgresql://USER@HOST/DATABASE."
+    ),
+    "finish.measure": _plan_key(
         "Number of candidates that are timed as whole networks.", ge=0, le=100_000
     ),
-    "finish.retrain": _key(
+    "finish.retrain": _plan_key(
         "Number of networks of the front that are trained to the end; by default what the budget "
         "allows.",
         ge=0,
         le=1000,
     ),
-    "finish.export": _key("Formats that the trained networks are exported to."),
+    "finish.export": _free_key("Formats that the trained networks are exported to."),
 }
 """All keys by their path in the job file."""
 

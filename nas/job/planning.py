@@ -49,6 +49,9 @@ MAX_FINALISTS = 5
 LONG_JOB_S = 3600.0
 """Budget in seconds of a job that trains several finalists; a shorter one trains at least one."""
 
+FINALIST_PARTS = ("finalists", "export")
+"""Parts of a plan whose time is that of its finalists."""
+
 MIN_SHARE_OF_PLANNED_EPOCHS = 0.5
 """Share of a finalist's planned epochs that it gets although earlier stages took their time."""
 
@@ -75,13 +78,16 @@ def fixed_plan(
     )
 
 
-def estimate_plan(settings: JobSettings, missing_kernels: int, costs: StageCosts) -> JobPlan:
+def estimate_plan(
+    settings: JobSettings, missing_kernels: int, costs: StageCosts, *, must_fit: bool = True
+) -> JobPlan:
     """Share the budget among the stages. What the job file sets stays as it is.
 
     Args:
         settings: the settings of the job.
         missing_kernels: number of kernels that the latency table lacks.
         costs: seconds of the units of work.
+        must_fit: whether a budget that is too short is an error.
 
     Raises:
         JobFileError: the latency table and measuring the front alone need more than the budget, and
@@ -89,7 +95,7 @@ def estimate_plan(settings: JobSettings, missing_kernels: int, costs: StageCosts
     """
     measure_s = costs.measuring_s(settings.finish.measure)
     left_s = settings.budget_s - costs.prepare_s - costs.table_s - measure_s
-    if left_s <= 0 and None in (settings.training.epochs, settings.search.trials):
+    if must_fit and left_s <= 0 and None in (settings.training.epochs, settings.search.trials):
         raise JobFileError(
             f"The budget {settings.budget} is too short: the latency table takes about "
             f"{costs.table_s / 60:.1f} min and timing the front {measure_s / 60:.1f} min.",
@@ -133,6 +139,24 @@ def estimate_plan(settings: JobSettings, missing_kernels: int, costs: StageCosts
     )
 
 
+def replan_numbers(settings: JobSettings, plan: JobPlan) -> JobPlan:
+    """Return a plan with the numbers that the job file sets now, and all else as it was.
+
+    Args:
+        settings: the settings of the job.
+        plan: an earlier plan, whose finalists need as much time each as those that are added.
+    """
+    trials, finalists = settings.search.trials, settings.finish.retrain
+    update: dict[str, object] = {"measure": settings.finish.measure}
+    if trials is not None:
+        update |= {"trials": trials, "expected_trials": _expected_trials(settings, trials)}
+    if finalists is not None and plan.retrain:
+        share = finalists / plan.retrain
+        scaled = {n: round(share * s, 1) for n, s in plan.seconds.items() if n in FINALIST_PARTS}
+        update |= {"retrain": finalists, "seconds": {**plan.seconds, **scaled}}
+    return plan.model_copy(update=update)
+
+
 def plan_finalists_again(settings: JobSettings, plan: JobPlan, spent_s: float) -> JobPlan:
     """Return a plan whose finalists get the time that the other stages left of the budget.
 
@@ -172,12 +196,18 @@ def _plan_search(settings: JobSettings, left_s: float, costs: StageCosts) -> tup
     if trials is None:
         fewest = MIN_TRIALS_PER_SPACE * len(costs.epoch_s)
         trials = int(np.clip(SEARCH_SHARE * left_s / costs.trial_s, fewest, MAX_TRIALS))
-    expected = min(trials, EXPECTED_TRIALS) if search.effective_stall == "auto" else trials
+    expected = _expected_trials(settings, trials)
     seconds = expected * costs.trial_s
     if search.minutes is not None and 60 * search.minutes < seconds:
         seconds = 60 * search.minutes
         expected = max(1, int(seconds / costs.trial_s))
     return trials, expected, seconds
+
+
+def _expected_trials(settings: JobSettings, trials: int) -> int:
+    """Return after how many of `trials` a search is expected to end."""
+    ends_by_model = settings.search.effective_stall == "auto"
+    return min(trials, EXPECTED_TRIALS) if ends_by_model else trials
 
 
 def _plan_supernets(

@@ -58,7 +58,8 @@ def train_finalists(
         job.settings.seed,
         supernets,
     )
-    picks = representatives(opened.front, run.record.job.search, plan.retrain)
+    search = run.record.job.search
+    picks = representatives(opened.front, search, plan.retrain, read_trained(run.path))
     chosen = dict(finalist(opened, digest) for digest in picks)
     _train_all(run.path, chosen, lambda: setup, job.progress)
     _write_accuracies(run, job.progress)

@@ -11,10 +11,17 @@ from pathlib import Path
 import pandas as pd
 
 from nas import files
-from nas.errors import RequestError, SearchError
+from nas.errors import InfeasibleError, RequestError, SearchError
 from nas.job.context import JobContext
 from nas.job.folder import RunFolder, RunPaths
-from nas.job.objectives import CORRECTED_ERROR, ERROR, LATENCY, JobObjectives, require_complete
+from nas.job.objectives import (
+    CORRECTED_ERROR,
+    ERROR,
+    IMAGES,
+    LATENCY,
+    JobObjectives,
+    require_complete,
+)
 from nas.job.progress import JobProgress
 from nas.job.settings import with_search
 from nas.job.supernets import fit_score_correction, open_job
@@ -23,6 +30,7 @@ from nas.latency import LatencyTable
 from nas.records import SearchSummary, read_run
 from nas.report.page import HISTORY
 from nas.search import SearchProgress, SearchResult, Trial, front, require_feasible, run_search
+from nas.search.continuation import continue_with_other_limits, end_processes
 from nas.search.storage import Storage
 from nas.storage_address import redact_address
 from nas.supernet import Supernet
@@ -41,14 +49,24 @@ def require_feasible_job(job: JobContext, run: RunFolder) -> None:
         TableError: the table of another device lacks kernels.
         StorageError: the database of the trials does not answer.
     """
-    if run.record.study is not None:
+    if run.record.study is not None and run.is_decided("limits", job.settings):
         return
     if job.settings.search.storage != "journal":
         Storage(job.settings.search.storage)
     objectives = [objective for objective in JobObjectives(job, {}).all() if objective.cheap]
     if job.table.missing(job.kernels):
         objectives = [objective for objective in objectives if objective.name != LATENCY]
-    require_feasible(list(job.spaces.values()), objectives, job.settings.seed)
+    try:
+        require_feasible(list(job.spaces.values()), objectives, job.settings.seed)
+    except InfeasibleError as error:
+        if not run.has_begun:
+            raise
+        # The spaces of a run that has trained their supernets are fixed.
+        raise InfeasibleError(
+            error.message,
+            remedy="Raise the limit in the job file, and run it again: it continues. For a space "
+            "with smaller networks, start another run with --out.",
+        ) from None
 
 
 def search_spaces(
@@ -75,12 +93,8 @@ def search_spaces(
             job.progress.note(f"search: {run.record.correction.summary}")
     objectives = JobObjectives(job, supernets, run.record.correction)
     job.progress.begin("search", "trial")
-    # A database may hold the searches of many runs.
-    name = f"{run.path.resolve().name}-{uuid.uuid4().hex[:8]}"
-    if run.record.study is None:
-        run.record.study = "search" if settings.storage == "journal" else name
-    run.save()
     storage = _journal(run.path) if settings.storage == "journal" else settings.storage
+    study = _choose_study(job, run, objectives, storage)
     shared = settings.workers > 1 or settings.storage != "journal"
     display = _SearchProgressDisplay(job.progress, run.path / HISTORY, trials)
     with Workers(settings.workers - 1, run.path, storage) as workers:
@@ -88,7 +102,7 @@ def search_spaces(
             job,
             objectives,
             storage,
-            run.record.study,
+            study,
             trials=trials,
             shared=shared,
             on_trial=display.update,
@@ -121,6 +135,53 @@ def search_spaces(
             remedy="Raise the limits, or let the search take longer.",
         )
     return result
+
+
+def _choose_study(
+    job: JobContext, run: RunFolder, objectives: JobObjectives, storage: Path | str
+) -> str:
+    """Return the name of the study that the search of a run uses, and record it.
+
+    It is a new one at the first start, and one with the trials of the earlier study if the limits
+    of the job have changed.
+    """
+    earlier = run.record.study
+    if earlier is None:
+        # A database may hold the searches of many runs.
+        name = f"{run.path.resolve().name}-{uuid.uuid4().hex[:8]}"
+        study = "search" if job.settings.search.storage == "journal" else name
+    elif run.is_decided("limits", job.settings) or not _has_study(storage, earlier):
+        study = earlier
+    else:
+        study = _judge_trials_again(job, objectives, storage, earlier)
+    run.record.study = study
+    run.note_decision("limits", job.settings)
+    run.save()
+    if earlier not in (None, study):
+        end_processes(storage, earlier, study)
+    return study
+
+
+def _judge_trials_again(
+    job: JobContext, objectives: JobObjectives, storage: Path | str, study: str
+) -> str:
+    """Return the name of a new study with the trials of another, judged by the job's limits."""
+    images = len(job.data.search)
+    continuation = continue_with_other_limits(
+        storage,
+        study,
+        list(job.spaces.values()),
+        objectives.all(),
+        seed=job.settings.seed,
+        fixed_settings={"sampler": job.settings.search.sampler, **objectives.fixed_settings()},
+        is_estimate=lambda trial: trial.values.get(IMAGES, images) < images,
+    )
+    job.progress.note(
+        f"search: the limits of the job have changed. Of the networks that were tried, "
+        f"{continuation.complete} meet them, {continuation.infeasible} do not, and "
+        f"{continuation.forgotten} that were not scored may be tried again"
+    )
+    return continuation.study
 
 
 def join_search(folder: Path, address: str | None, progress: JobProgress) -> int:
@@ -260,10 +321,14 @@ def _journal(folder: Path) -> Path:
     return RunPaths(folder).journal
 
 
-def _require_study(storage: Path | str, study: str, folder: Path) -> None:
+def _has_study(storage: Path | str, study: str) -> bool:
     # `Storage` would create a missing journal.
     is_missing = isinstance(storage, Path) and not storage.exists()
-    if is_missing or study not in Storage(storage).get_study_names():
+    return not is_missing and study in Storage(storage).get_study_names()
+
+
+def _require_study(storage: Path | str, study: str, folder: Path) -> None:
+    if not _has_study(storage, study):
         raise RequestError(
             f"{redact_address(storage)} does not hold the search of {folder}.",
             remedy="Give the --storage that it was started with.",

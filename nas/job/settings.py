@@ -31,7 +31,7 @@ from nas.documents import read_bytes
 from nas.errors import JobFileError, RequestError, printable
 from nas.job.keys import KEYS, MAX_MINUTES, constraints
 from nas.job.settings_errors import describe_problems, display_text, option_error
-from nas.names import check_name
+from nas.names import check_name, name_like
 from nas.records import MIN_ANCHORS
 from nas.records.fields import Figure
 from nas.storage_address import may_hold_password
@@ -347,9 +347,12 @@ class FinishSettings(_Table):
 
 
 class JobSettings(_Table):
-    """The settings of a whole job file; jobs/overnight.toml shows every key."""
+    """The settings of a whole job file; jobs/overnight.toml shows every key.
 
-    name: Annotated[str, AfterValidator(check_name), _field("name")] = "overnight"
+    `load_job` names a job without a name after its file.
+    """
+
+    name: Annotated[str, AfterValidator(check_name), _field("name")] = "job"
     seed: Annotated[int, _field("seed")] = 0
     budget: Annotated[str, BeforeValidator(_check_duration), _field("budget")] = "8h"
     data: DataSettings
@@ -394,7 +397,7 @@ def job_path(name_or_path: str) -> Path:
 
 
 def load_job(path: Path) -> JobSettings:
-    """Read a job file and check it.
+    """Read a job file and check it. A job without a `name` is called as its file.
 
     Args:
         path: path of the job file.
@@ -411,7 +414,7 @@ def load_job(path: Path) -> JobSettings:
     except UnicodeDecodeError as error:
         raise _file_error(path, f"is not UTF-8 (at byte {error.start})") from None
     try:
-        return JobSettings.model_validate(_parse_toml(text))
+        job = JobSettings.model_validate(_parse_toml(text))
     except ValidationError as error:
         raise JobFileError(f"{path}: {describe_problems(error, text, JobSettings)}") from None
     except ValueError as error:
@@ -420,6 +423,18 @@ def load_job(path: Path) -> JobSettings:
             position = re.search(r"\(at [a-z0-9 ,]*\)$", reason)
             reason = f"it has an error {position.group() if position else ''}".rstrip()
         raise _file_error(path, f"is not TOML: {printable(reason)[:200]}") from None
+    return job if "name" in job.model_fields_set else _named_after(path, job)
+
+
+def _named_after(path: Path, job: JobSettings) -> JobSettings:
+    """Return a job with the name of its file, with a hyphen for what a name cannot have."""
+    try:
+        return job.model_copy(update={"name": name_like(path.stem)})
+    except ValueError as error:
+        raise JobFileError(
+            f"{path} has no name, and none can be made of that of the file: {error}.",
+            remedy='Begin the job file with a line such as name = "photos".',
+        ) from None
 
 
 def _parse_toml(text: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ _REQUIRED_KEYS = {
 }
 """What to write for each key that has no default."""
 
-_REPEATED_TABLES = ("space", "search.device")
+REPEATED_TABLES = ("space", "search.device")
 """Keys that are written as `[[key]]`, once for each element."""
 
 
@@ -100,7 +100,7 @@ def _describe_wrong_value(position: str, problem: Mapping[str, Any]) -> str:
     location, kind = problem["loc"], problem["type"]
     key = _dotted_key(location)
     reason = problem["msg"].removeprefix("Value error, ")
-    if kind in ("model_type", "tuple_type") and key in _REPEATED_TABLES:
+    if kind in ("model_type", "tuple_type") and key in REPEATED_TABLES:
         reason = f"write [[{key}]] once for each"
     elif kind == "model_type":
         reason = f"write one table, [{key}]"

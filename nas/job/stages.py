@@ -13,7 +13,7 @@ from nas.data.decoding import remedy_for
 from nas.errors import MeasurementError
 from nas.job.context import JobContext
 from nas.job.folder import RunFolder
-from nas.job.planning import fixed_plan, plan_finalists_again
+from nas.job.planning import fixed_plan, plan_finalists_again, replan_numbers
 from nas.latency import build_table, calibrate_after_build, calibration_text, lacks_calibration
 from nas.latency.worker_process import timers_for
 from nas.records import (
@@ -30,9 +30,10 @@ from nas.space import library
 from nas.supernet import Supernet, TrainingProgress, TrainingSettings, evaluate, train
 from nas.supernet.training import trained_epochs
 
+TABLE_STAGE = "latency table"
 FINALISTS_STAGE = "train the finalists"
 EXPORT_STAGE = "export"
-"""Names of the stages that `decide_finalists` plans anew."""
+"""Names of stages; `decide_finalists` plans the last two anew."""
 
 MAX_BUDGET_EXCESS = 0.05
 """Share by which a plan may exceed the budget before the user is told."""
@@ -99,13 +100,12 @@ def open_data_and_device(job: JobContext, run: RunFolder) -> None:
 def decide_plan(job: JobContext, run: RunFolder) -> JobPlan:
     """Return how much the job does.
 
-    It is decided at the first start of a run. Later starts may change the number of trials, so that
-    a run can be continued with a longer search.
+    It is decided at the first start of a run, and again if the job file has another budget, or
+    other numbers of trials, networks to time or finalists. What an earlier start has begun stays.
     """
-    if run.record.plan is None:
-        missing = job.table.missing(job.kernels)
-        plan = fixed_plan(job.settings, list(job.spaces), len(missing)) or job.plan()
-        run.record.plan = plan
+    earlier = run.record.plan
+    if earlier is None or not run.is_decided("plan", job.settings):
+        plan = _first_plan(job) if earlier is None else _plan_again(job, run, earlier)
         excess_s = sum(plan.seconds.values()) - job.settings.budget_s
         if excess_s > MAX_BUDGET_EXCESS * job.settings.budget_s:
             job.progress.note(
@@ -113,11 +113,62 @@ def decide_plan(job: JobContext, run: RunFolder) -> JobPlan:
                 f"{job.settings.budget}: it cannot do less than the epochs, minutes and trials "
                 "that the job file sets, and one epoch of each finalist"
             )
+        run.record.plan = plan
+        run.note_decision("plan", job.settings)
     run.save()
-    if job.settings.search.trials is not None:
-        run.record.plan.trials = job.settings.search.trials
-        run.save()
+    assert run.record.plan is not None
     return run.record.plan
+
+
+def _first_plan(job: JobContext) -> JobPlan:
+    missing = job.table.missing(job.kernels)
+    return fixed_plan(job.settings, list(job.spaces), len(missing)) or job.plan()
+
+
+def _plan_again(job: JobContext, run: RunFolder, earlier: JobPlan) -> JobPlan:
+    """Return the plan of a run whose job file asks for more or less than at an earlier start.
+
+    The supernets are trained as they were planned once the training of one has begun. Finalists
+    that are added get as many epochs as those before them, unless there is another budget.
+    """
+    decided_by = run.record.decided_by.get("plan", {})
+    search, finish = job.settings.search, job.settings.finish
+    needs_estimate = (
+        job.settings.budget != decided_by.get("budget")
+        or (search.trials is None and decided_by.get("search.trials") is not None)
+        or (finish.retrain is None and decided_by.get("finish.retrain") is not None)
+        or (finish.retrain and not earlier.retrain)
+    )
+    if needs_estimate:
+        table_s = sum(s.seconds for n, s in run.record.stages.items() if n == TABLE_STAGE)
+        missing = job.table.missing(job.kernels)
+        plan = fixed_plan(job.settings, list(job.spaces), len(missing)) or job.plan(table_s)
+        if run.has_begun:
+            plan = plan.model_copy(
+                update={
+                    "epochs": earlier.epochs,
+                    "supernet_seconds": earlier.supernet_seconds,
+                    "seconds": {
+                        name: earlier.seconds.get(name, seconds)
+                        if name in ("supernets", "anchors")
+                        else seconds
+                        for name, seconds in plan.seconds.items()
+                    },
+                }
+            )
+    else:
+        plan = replan_numbers(job.settings, earlier)
+    texts = {
+        "trials": (earlier.trials, plan.trials),
+        "networks to time": (earlier.measure, plan.measure),
+        "finalists": (earlier.retrain, plan.retrain),
+    }
+    changes = [f"{new} {name} instead of {old}" for name, (old, new) in texts.items() if old != new]
+    job.progress.note(
+        f"the job file has changed: {', '.join(changes) or 'the plan stays as it is'}. "
+        "What was made before is used again."
+    )
+    return plan
 
 
 def decide_finalists(job: JobContext, run: RunFolder) -> int:
@@ -258,13 +309,20 @@ def _loss_and_accuracies(progress: TrainingProgress) -> str:
 
 
 def _copy_space_files(job: JobContext, run: RunFolder) -> None:
-    """Copy the files of the spaces into the run folder, since a user's own files may change."""
+    """Copy the files of the spaces into the run folder, since a user's own files may change.
+
+    Until the run has begun to train, the copies are those of the latest job file.
+    """
     folder = run.path / "spaces"
     folder.mkdir(exist_ok=True)
-    for settings, name in zip(job.settings.space, job.spaces, strict=True):
+    paths = job.space_files or [library.path_of(each.name) for each in job.settings.space]
+    for path, name in zip(paths, job.spaces, strict=True):
         copy = folder / f"{name}.py"
-        if not copy.exists():
-            files.replace(copy, library.path_of(settings.name).read_bytes())
+        if not copy.exists() or not run.has_begun:
+            files.replace(copy, path.read_bytes())
+    for copy in folder.glob("*.py"):
+        if copy.stem not in job.spaces and not run.has_begun:
+            copy.unlink()
 
 
 def _as_text(value: Any) -> str:

@@ -157,12 +157,15 @@ class FrontRecord(Document):
     Attributes:
         run: name of the run.
         max_latency_ms: latency limit of the job, in milliseconds; None without one.
+        fastest_us: latency of the fastest network of the run in microseconds, whether it meets the
+            limit or not; None if no network was scored.
         front: members of the front, the fastest first.
     """
 
     schema_version: Literal[2] = Field(alias="schema")
     run: str
     max_latency_ms: Positive | None = None
+    fastest_us: Positive | None = None
     front: tuple[FrontMember, ...]
 
 
@@ -179,10 +182,17 @@ def read_front(folder: Path) -> tuple[FrontMember, ...]:
             f"{folder} has no front: there is no {path.name} in it.",
             remedy="Run the job to its end first, or `nas report` to write it again.",
         )
-    members = FRONT.read(path).front
-    if not members:
+    record = FRONT.read(path)
+    if not record.front:
+        reason, remedy = "no network met the limits of the job", "Raise the limits"
+        if record.fastest_us is not None and record.max_latency_ms is not None:
+            reason = (
+                f"max_latency_ms is {record.max_latency_ms:g} ms, and the fastest of its networks "
+                f"takes {format_latency(record.fastest_us)}"
+            )
+            remedy = "Raise max_latency_ms"
         raise RunFolderError(
-            f"The front of {folder} is empty: no network met the limits of the job.",
-            remedy="Raise max_latency_ms in the job, and run it again.",
+            f"The front of {folder} is empty: {reason}.",
+            remedy=f"{remedy} in the job file, and run it again: the run continues.",
         )
-    return members
+    return record.front

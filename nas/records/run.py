@@ -354,6 +354,8 @@ class RunRecord(_RunSection):
         versions: versions of Python and the libraries by name.
         stages: stages that began, by name.
         facts: values that later starts must agree with, by name.
+        decided_by: values of the keys of the job by which the plan and the limits were decided, by
+            decision; a start with other values decides again.
         data, spaces, settings, device, plan, table: results of the first stages; None before them.
         spaces: digest of each space's file by name.
         supernets: trained supernets by space.
@@ -371,6 +373,7 @@ class RunRecord(_RunSection):
     versions: dict[str, str]
     stages: dict[str, StageRecord]
     facts: dict[str, JsonValue] = Field(default_factory=dict)
+    decided_by: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
     data: DataSummary | None = None
     spaces: dict[Name, str] | None = None
     settings: SpaceSettings | None = None

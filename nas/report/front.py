@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -90,16 +91,20 @@ def front(rows: pd.DataFrame, search: JobSearch) -> pd.DataFrame:
     return compared.iloc[non_dominated(points)]
 
 
-def representatives(members: pd.DataFrame, search: JobSearch, count: int) -> list[str]:
+def representatives(
+    members: pd.DataFrame, search: JobSearch, count: int, first: Collection[str] = ()
+) -> list[str]:
     """Return the digests of members that represent a front, the most accurate first.
 
     The best member in each objective is among them, the most accurate one before the others; the
-    rest lie at even distances in the order of accuracy.
+    rest lie at even distances in the order of accuracy. Members among `first` take the places of
+    others, so that a run that continues does only what is missing.
 
     Args:
         members: rows of a front.
         search: objectives and limits of the job.
         count: number of members; fewer are returned of a smaller front.
+        first: digests of networks that are chosen before others.
     """
     if members.empty or count < 1:
         return []
@@ -110,8 +115,11 @@ def representatives(members: pd.DataFrame, search: JobSearch, count: int) -> lis
     chosen = list(ends)[:count]
     between = [position for position in spread(best, count) if position not in ends]
     chosen += spread(between, count - len(chosen))
-    digests = members["digest"].tolist()
-    return [digests[position] for position in best if position in chosen]
+    digests = members["digest"].to_numpy()
+    by_accuracy = digests[best].tolist()
+    order = list(dict.fromkeys([*digests[chosen].tolist(), *by_accuracy]))
+    order.sort(key=lambda digest: digest not in first)
+    return sorted(order[:count], key=by_accuracy.index)
 
 
 def behind(rows: pd.DataFrame, members: pd.DataFrame, search: JobSearch) -> list[str]:

@@ -63,10 +63,12 @@ def build(folder: Path) -> Path:
     rows = candidates.read(folder / "trials.csv")
     search = run.job.search
     members = front(rows, search)
+    fastest = candidates.latency_us(front(rows, JobSearch()).head(1))  # Without the job's limits.
     record = FrontRecord(
         schema=2,
         run=run.name,
         max_latency_ms=search.max_latency_ms,
+        fastest_us=None if fastest.empty else float(fastest.iloc[0]),
         front=_members(members, rows, search),
     )
     logs = {

@@ -72,7 +72,7 @@ class Objective:
 
         A value beyond the limit, and one that is infinite or not a number, is infeasible.
         """
-        return [self._checked(score) for score in self.score(architectures)]
+        return [self.check(score) for score in self.score(architectures)]
 
     def evaluate_in_rounds(self, architecture: Architecture, is_hopeless: IsHopeless) -> Score:
         """Return the value of an architecture as `evaluate` does, less precise if it is hopeless.
@@ -84,9 +84,10 @@ class Objective:
         if self.score_in_rounds is None:
             (score,) = self.evaluate([architecture])
             return score
-        return self._checked(self.score_in_rounds(architecture, is_hopeless))
+        return self.check(self.score_in_rounds(architecture, is_hopeless))
 
-    def _checked(self, score: Score) -> Score:
+    def check(self, score: Score) -> Score:
+        """Return a score, or `Infeasible` if it is beyond the limit or no finite number."""
         if isinstance(score, Infeasible):
             return score
         if not math.isfinite(score):

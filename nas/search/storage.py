@@ -215,6 +215,9 @@ class Storage:
                 )
 
         self._retry(store)
+    def get_study_id(self, name: str) -> int:
+        """Return the ID of a study that exists."""
+        return self._retry(lambda: self._storage.get_study_id_from_name(name))
 
     def get_directions(self, study_id: int) -> list[StudyDirection]:
         """Return the directions of a study's objectives."""
@@ -246,6 +249,14 @@ class Storage:
     def set_end(self, study_id: int, reason: str) -> None:
         """Store with a study that its search has ended by its model."""
         self._retry(lambda: self._storage.set_study_user_attr(study_id, "ended", reason))
+
+    def get_successor(self, study_id: int) -> Any:
+        """Return the name of the study that continues another, without validation, or None."""
+        return self._retry(lambda: self._storage.get_study_user_attrs(study_id).get("successor"))
+
+    def set_successor(self, study_id: int, study: str) -> None:
+        """Store with a study the name of the study that continues it."""
+        self._retry(lambda: self._storage.set_study_user_attr(study_id, "successor", study))
 
     def create_trial(self, study_id: int, trial: FrozenTrial) -> int:
         """Store a trial exactly once and return its ID.

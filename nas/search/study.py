@@ -215,6 +215,8 @@ class _SearchLoop:
             if self.shared:
                 self.log.refresh()
                 self.process_ended_trials()
+                if successor := self.log.successor():
+                    return f"the limits have changed: study {successor} continues this one"
             seconds = earlier_seconds + time.monotonic() - start
             stop_reason = self.progress.stop_reason(self.budget, seconds)
             if asks_model and not stop_reason:

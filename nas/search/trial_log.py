@@ -13,7 +13,7 @@ from nas.documents import shortened, shortened_text
 from nas.errors import SearchError, StorageError
 from nas.search.journal import RESTORE_REMEDY
 from nas.search.liveness import LivenessMonitor, this_process
-from nas.search.objectives import Objective
+from nas.search.objectives import Direction, Objective
 from nas.search.parameters import Parameters
 from nas.search.storage import Storage
 from nas.search.trial import StoredTrial, Trial, read_stored_trial, to_frozen_trial, to_result
@@ -243,6 +243,26 @@ class TrialLog:
         another process can expect a little more.
         """
         self._storage.set_end(self._study_id, reason)
+
+    def successor(self) -> str | None:
+        """Return the name of the study that continues this one under other limits, or None."""
+        name = self._storage.get_successor(self._study_id)
+        return None if name is None else str(name)
+
+    @staticmethod
+    def stored_objectives(
+        storage: Storage, study_name: str
+    ) -> list[tuple[str, Direction, float | None]]:
+        """Return the name, direction and limit of each objective of a study that exists."""
+        stored = storage.get_identity(storage.get_study_id(study_name), default={})
+        try:
+            return [(name, direction, limit) for name, direction, limit in stored["objectives"]]
+        except (TypeError, KeyError, ValueError):
+            raise StorageError(
+                f"{storage.name} is damaged: the study's attribute 'identity' is "
+                f"{shortened(stored)}.",
+                remedy=RESTORE_REMEDY,
+            ) from None
 
     def has_too_many_deaths(self, digest: str) -> bool:
         """Whether `MAX_PROCESS_DEATHS` processes have died while they evaluated an architecture."""

@@ -173,7 +173,7 @@ def test_job_file_can_be_corrected_before_the_first_result(job_folder_with_table
 def test_another_job_in_the_same_folder_is_refused(finished, job_folder):
     path = write_job(job_folder)
     path.write_text(path.read_text().replace("seed = 5", "seed = 6"))
-    with pytest.raises(RunFolderError, match="belongs to a job with another seed"):
+    with pytest.raises(RunFolderError, match="seed was 5 and is now 6"):
         jobs.run_job(load_job(path), finished)
 
 
@@ -191,9 +191,12 @@ def test_second_job_in_one_folder_is_refused(job_folder, job):
 
 
 def test_changed_space_is_refused(job_folder_with_table, job):
-    with claim(job_folder_with_table / "out", job, "") as run:
+    out = job_folder_with_table / "out"
+    with claim(out, job, "") as run:
         run.require("spaces", {"mobile": "another"}, "")
         run.save()
+        (out / "supernets" / "mobile").mkdir(parents=True)
+        (out / "supernets" / "mobile" / "training.jsonl").touch()
     with pytest.raises(RunFolderError, match=r"A space changed: use another folder"):
         jobs.run_job(job, job_folder_with_table / "out")
 

@@ -72,9 +72,32 @@ def load(tmp_path, text):
 
 def test_all_keys_but_data_and_space_have_defaults(tmp_path):
     job = load(tmp_path, MINIMAL)
-    assert (job.name, job.seed, job.budget_s) == ("overnight", 0, 8 * 3600)
+    assert (job.name, job.seed, job.budget_s) == ("job", 0, 8 * 3600)
     assert job.device.tables == "latency_tables"
     assert [space.name for space in job.space] == ["mobilenet"]
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("night.toml", "night"),
+        ("job.v2.toml", "job.v2"),
+        ("My job - Tübingen.toml", "My-job-Tubingen"),
+    ],
+)
+def test_job_without_a_name_is_called_as_its_file(tmp_path, file, name):
+    path = tmp_path / file
+    path.write_text(MINIMAL)
+    assert load_job(path).name == name
+    path.write_text('name = "other"\n' + MINIMAL)
+    assert load_job(path).name == "other"
+
+
+@pytest.mark.parametrize("file", ["фото.toml", "con.toml", "--.toml"])
+def test_job_file_of_whose_name_none_can_be_made_is_refused(tmp_path, file):
+    (tmp_path / file).write_text(MINIMAL)
+    with pytest.raises(JobFileError, match=r"has no name, and none can be made .* name = "):
+        load_job(tmp_path / file)
 
 
 @pytest.mark.parametrize(

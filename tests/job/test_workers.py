@@ -230,4 +230,4 @@ def test_worker_joins_through_a_database(folder_with_supernets, invoke, database
     assert_nothing_lost_or_repeated(load_study(OUT, database), 14)
     moved = invoke("search", OUT, "--storage", "journal")
     assert moved.returncode == 2
-    assert "belongs to a job with another search.storage" in moved.stderr
+    assert "[search] storage was 'postgresql" in moved.stderr

@@ -70,5 +70,5 @@ def test_missing_or_empty_front_is_an_error(tmp_path):
     with pytest.raises(RunFolderError, match=r"has no front: there is no front\.json"):
         read_front(tmp_path)
     (tmp_path / "front.json").write_text(to_json(FrontRecord(schema=2, run="toy", front=())))
-    with pytest.raises(RunFolderError, match=r"is empty: .* Raise max_latency_ms"):
+    with pytest.raises(RunFolderError, match=r"is empty: .* Raise the limits in the job file"):
         read_front(tmp_path)

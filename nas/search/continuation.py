@@ -1,0 +1,177 @@
+"""Continues a search whose limits have changed: its trials are judged by the new limits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nas.search.objectives import Infeasible, Objective, Score, prepare_objectives
+from nas.search.storage import Storage
+from nas.search.study import front
+from nas.search.trial import Trial
+from nas.search.trial_log import TrialLog
+from nas.space import Architecture, SearchSpace
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A study that continues another one under other limits.
+
+    Attributes:
+        study: name of the study, in the storage of the earlier one.
+        complete: number of its trials that meet the limits.
+        infeasible: number of its trials that do not.
+        forgotten: number of trials of the earlier study that it lacks, because the search has to
+            evaluate them if it proposes them again.
+    """
+
+    study: str
+    complete: int
+    infeasible: int
+    forgotten: int
+
+
+def continue_with_other_limits(
+    location: Path | str,
+    study: str,
+    spaces: Sequence[SearchSpace],
+    objectives: Sequence[Objective],
+    *,
+    seed: int,
+    fixed_settings: Mapping[str, str],
+    is_estimate: Callable[[Trial], bool] = lambda trial: False,
+) -> Continuation:
+    """Make a study with the trials of another one, judged by other limits.
+
+    The earlier study stays as it is. Call `nas.search.run_search` with the new name to go on, and
+    `end_processes` for processes that may still share the earlier study.
+
+    Args:
+        location: storage of both studies, see `nas.search.storage.Storage`.
+        study: name of the earlier study.
+        spaces: spaces of the search.
+        objectives: objectives of the search with the new limits. The optimised ones are those of
+            the earlier study; the ones that are limits only may differ.
+        seed: seed of the search.
+        fixed_settings: further settings of the search by name, with the sampler.
+        is_estimate: whether the values of a complete trial are less precise than those of others,
+            because it was dominated. Such a trial is forgotten if it no longer is.
+
+    Raises:
+        SearchError: the earlier study belongs to another search.
+        StorageError: the storage is damaged or not available.
+    """
+    objectives = prepare_objectives(objectives)
+    storage = Storage(location)
+    optimised = {o.name for o in objectives if not o.limit_only}
+    earlier = TrialLog(
+        storage,
+        spaces,
+        [
+            Objective(
+                name, _refuse_to_score, direction, limit=limit, limit_only=name not in optimised
+            )
+            for name, direction, limit in TrialLog.stored_objectives(storage, study)
+        ],
+        seed,
+        fixed_settings=fixed_settings,
+        study_name=study,
+    )
+    name = _next_name(study, storage.get_study_names())
+    judged = [judge_again(trial, objectives) for trial in earlier.trials]
+    trials = _without_exposed_estimates(
+        [trial for trial in judged if trial is not None], objectives, is_estimate
+    )
+    log = TrialLog(
+        storage, spaces, objectives, seed, fixed_settings=fixed_settings, study_name=name
+    )
+    for trial in trials:
+        log.add(trial)
+    complete = len(log.completed_trials)
+    infeasible = sum(trial.state == "infeasible" for trial in trials)
+    return Continuation(name, complete, infeasible, len(earlier.trials) - len(trials))
+
+
+def end_processes(location: Path | str, study: str, successor: str) -> None:
+    """End the processes of other machines that still search by the earlier limits of a study.
+
+    Args:
+        location: storage of the study.
+        study: name of the study.
+        successor: name of the study that continues it, which their message names.
+    """
+    storage = Storage(location)
+    storage.set_successor(storage.get_study_id(study), successor)
+
+
+def judge_again(trial: Trial, objectives: Sequence[Objective]) -> Trial | None:
+    """Return a trial as it would have ended under the limits of these objectives.
+
+    All values that are known stay, also those of an infeasible trial: other limits may let it in.
+
+    Args:
+        trial: a trial that ended under other limits.
+        objectives: the objectives with the limits that count now.
+
+    Returns:
+        The trial; None if it meets the limits as far as they are known, but was not evaluated to
+        the end.
+    """
+    if trial.state == "failed":
+        return replace(trial, values={})
+    # Where all modelled values are known, only a limit can be new: it is evaluated now.
+    is_scored = all(o.name in trial.values for o in objectives if not (o.cheap or o.limit_only))
+    values: dict[str, float] = {}
+    reasons: list[str] = []
+    for objective in objectives:
+        score: Score
+        if objective.name in trial.values:
+            score = objective.check(trial.values[objective.name])
+        elif objective.cheap or is_scored:
+            (score,) = objective.evaluate([trial.architecture])
+        else:
+            continue
+        if isinstance(score, Infeasible):
+            reasons.append(score.reason)
+            if score.value is None:
+                continue
+            score = score.value
+        values[objective.name] = score
+    if reasons:
+        return replace(trial, state="infeasible", values=values, error=reasons[0])
+    if len(values) < len(objectives):
+        return None
+    return replace(trial, state="complete", values=values, error="")
+
+
+def _without_exposed_estimates(
+    trials: Sequence[Trial],
+    objectives: Sequence[Objective],
+    is_estimate: Callable[[Trial], bool],
+) -> list[Trial]:
+    """Return the trials without those on the front whose values are only estimates.
+
+    What dominated them does not meet the limits any more.
+    """
+    trials = list(trials)
+    while True:
+        complete = [trial for trial in trials if trial.state == "complete"]
+        exposed = {t.digest for t in front(complete, objectives) if is_estimate(t)}
+        if not exposed:
+            return trials
+        trials = [trial for trial in trials if trial.digest not in exposed]
+
+
+def _next_name(study: str, names: Sequence[str]) -> str:
+    """Return a new name for a study that continues another: search, search.2, search.3."""
+    base = re.sub(r"\.\d+$", "", study)
+    number = 2
+    while f"{base}.{number}" in names:
+        number += 1
+    return f"{base}.{number}"
+
+
+def _refuse_to_score(architectures: Sequence[Architecture]) -> Sequence[Score]:
+    raise NotImplementedError("the trials of an earlier study have their values already")

@@ -1,0 +1,288 @@
+"""A run that is continued with another job file: what may change, and what is done again."""
+
+import json
+import re
+import shutil
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nas import job as jobs
+from nas.errors import NasError, RunFolderError
+from nas.job import load_job
+from nas.job.changes import values_by_key
+from nas.job.keys import KEYS
+from nas.job.stage_costs import StageCosts
+from nas.records import read_run, read_trained
+from nas.report.select import Limits, select
+from tests.job.runs import OUT, load_study, read_trials
+from tests.latency.fake_runtime import FakeRuntime
+from tests.mini_job import write_job
+
+ROOT = Path(__file__).parents[2]
+
+FREE = {
+    *("name", "budget", "data.source", "data.license", "training.device"),
+    *("search.trials", "search.minutes", "search.stall", "search.workers"),
+    *("finish.measure", "finish.retrain", "finish.export"),
+}
+"""Keys that a run can always change, beside its limits."""
+
+FIXED_BY_THE_SEARCH = {
+    *("search.sampler", "search.also_minimize", "search.also_maximize", "search.device.table"),
+    *("search.correct_scores", "search.anchors", "search.storage"),
+}
+
+
+def edit(path, changes):
+    """Replace texts in a file, each of which must be there."""
+    text = path.read_text()
+    for old, new in changes.items():
+        assert old in text, old
+        text = text.replace(old, new)
+    path.write_text(text)
+
+
+def use_fake_device(patch):
+    patch.setattr("nas.job.context.open_runtime", lambda *name, **settings: FakeRuntime())
+    patch.setattr("nas.job.stages.timers_for", lambda runtime: nullcontext([runtime]))
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory) -> Path:
+    """Return a folder with a finished job on a fake device: 12 trials, 3 timed, 1 trained."""
+    folder = tmp_path_factory.mktemp("finished")
+    path = write_job(folder, spaces=("mobile", "squeeze"))
+    edit(path, {"trials = 30": "trials = 12", "measure = 10": "measure = 3"})
+    edit(path, {"retrain = 0": "retrain = 1"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        use_fake_device(patch)
+        jobs.run_job(load_job(path), OUT)
+    return folder
+
+
+@pytest.fixture
+def run(finished_run, tmp_path, monkeypatch) -> Path:
+    """Make a copy of the finished run the working directory, and return its job file."""
+    shutil.copytree(finished_run, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    use_fake_device(monkeypatch)
+    return tmp_path / "job.toml"
+
+
+def resume(path, changes):
+    """Edit the job file and run it again, without training a supernet anew."""
+    before = {
+        file: file.read_bytes()
+        for pattern in ("supernets/*/*", "models/*/trained.json", "models/*/network.safetensors")
+        for file in OUT.glob(pattern)
+    }
+    log, rows = (OUT / "measurements.jsonl").read_bytes(), read_trials(OUT)
+    scored = rows[rows["validation_accuracy"].notna()]
+    edit(path, changes)
+    result = jobs.run_job(load_job(path), OUT)
+    assert {file: file.read_bytes() for file in before} == before
+    assert (OUT / "measurements.jsonl").read_bytes().startswith(log)
+    again = read_trials(OUT).set_index("digest").loc[scored["digest"]]
+    for column in ("validation_accuracy", "seconds", "predicted_us"):
+        np.testing.assert_array_equal(again[column], scored[column], err_msg="scored again")
+    return result
+
+
+def test_every_key_says_whether_it_may_change():
+    job = load_job(ROOT / "jobs" / "overnight.toml")
+    assert values_by_key(job).keys() == KEYS.keys()
+    limits = {path for path, key in KEYS.items() if re.search(r"\.(max|min)_", path)}
+    assert {path for path, key in KEYS.items() if key.decides == "limits"} == limits
+    assert {path for path, key in KEYS.items() if key.fixed_from is None} == FREE | limits
+    assert {p for p, key in KEYS.items() if key.fixed_from == "search"} == FIXED_BY_THE_SEARCH
+
+
+def test_refusal_names_keys_values_and_what_may_change(run):
+    changes = {
+        "epochs = 2": "epochs = 3",
+        "seed = 5": "seed = 6",
+        "[search]": "[search]\nanchors = 4",
+    }
+    edit(run, {**changes, 'name = "squeeze.py"': 'name = "shuffle.py"'})
+    with pytest.raises(RunFolderError) as refused:
+        jobs.run_job(load_job(run), OUT)
+    message, remedy = refused.value.message, refused.value.remedy
+    assert "[training] epochs was 2 and is now 3" in message
+    assert "seed was 5 and is now 6" in message
+    assert "[search] anchors was 0 and is now 4" in message
+    assert "[[space]] name was 'mobile.py', 'squeeze.py' and is now 'mobile.py', " in message
+    assert "--out" in remedy
+    for text in ("budget", "limits", "[data] source and license", "measure, retrain and export"):
+        assert text in remedy
+    assert load_job(OUT / "job.toml").training.epochs == 2
+
+
+def test_more_measured_networks_are_only_those_that_are_missing(run):
+    resume(run, {"measure = 3": "measure = 5"})
+    assert read_trials(OUT)["measured_us"].notna().sum() == 5
+    assert read_run(OUT).plan.measure == 5
+
+
+def test_more_finalists_are_only_those_that_are_missing(run):
+    epochs = read_run(OUT).plan.retrain_epochs
+    (first,) = read_trained(OUT)
+    resume(run, {"measure = 3": "measure = 6", "retrain = 1": "retrain = 2"})
+    trained = read_trained(OUT)
+    assert len(trained) == 2
+    assert first in trained
+    assert {record.epochs for record in trained.values()} == {epochs}
+
+
+@pytest.mark.slow
+def test_more_trials_and_then_all_as_before(run):
+    resume(run, {"trials = 12": "trials = 16"})
+    rows = read_trials(OUT)
+    assert (rows["state"] == "complete").sum() == 16
+    jobs.run_job(load_job(run), OUT)
+    assert read_trials(OUT).equals(rows)
+
+
+def test_license_and_name_are_texts(run):
+    edit(run, {'source = "digits"': 'source = "digits"\nlicense = "CC BY 4.0"'})
+    resume(run, {'name = "mini"': 'name = "other"'})
+    assert read_run(OUT).data.license == "CC BY 4.0"
+    assert read_run(OUT).name == "other"
+    assert "CC BY 4.0" in (OUT / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_budget_is_planned_again_and_what_was_trained_stays(run, monkeypatch):
+    """Trials and finalists follow from the new budget; the supernets are trained already."""
+    costs = StageCosts(
+        table_s=0.0,
+        epoch_s={"mobile": 1.0, "squeeze": 1.0},
+        trial_s=1.0,
+        network_s=1.0,
+        best_epoch_s=2.0,
+        network_epoch_s=1.0,
+        prepare_s=1.0,
+    )
+    monkeypatch.setattr("nas.job.context.measure_stage_costs", lambda *args, **settings: costs)
+    before = read_run(OUT).plan
+    budget = {'name = "mini"': 'name = "mini"\nbudget = "4m"', "trials = 12": "stall = 2"}
+    resume(run, budget)
+    plan = read_run(OUT).plan
+    assert plan.epochs == before.epochs
+    assert 30 <= plan.trials <= 60, "a quarter of four minutes"
+    assert plan.are_finalists_final
+    assert plan.retrain_epochs > before.retrain_epochs
+    resume(run, {'budget = "4m"': 'budget = "1s"'})  # All of it is spent: nothing is lost.
+    assert read_run(OUT).plan.epochs == before.epochs
+
+
+def limited(ms):
+    return {"[finish]": f"max_latency_ms = {ms}\n\n[finish]"}
+
+
+def test_limit_that_goes_down_and_up_judges_all_trials_again(run):
+    first = read_trials(OUT)
+    limit_us = float(first["predicted_us"].median())
+    resume(run, limited(limit_us / 1000))
+    rows = read_trials(OUT).set_index("digest")
+    within = rows["predicted_us"] <= limit_us
+    assert (rows["state"] == np.where(within, "complete", "infeasible")).all()
+    assert within.sum() == 12, "as many trials within the limits as the job asks for"
+    known = rows.loc[first["digest"]]
+    beyond = known[known["state"] == "infeasible"]
+    assert len(beyond) == 6
+    assert beyond["validation_accuracy"].notna().all(), "what is known stays"
+    assert beyond["error"].str.contains("predicted_us .* is beyond the limit").all()
+    members = json.loads((OUT / "front.json").read_text())["front"]
+    assert all(member["measured_us"] <= limit_us for member in members)
+    study = load_study(OUT)
+    assert len(study.get_trials(states=[study.trials[0].state.COMPLETE])) == 12
+
+    edit(run, {f"max_latency_ms = {limit_us / 1000}": "max_latency_ms = 1e6"})
+    jobs.run_job(load_job(run), OUT)
+    again = read_trials(OUT).set_index("digest")
+    assert (again["state"] == "complete").sum() == len(within)
+    assert again.index.tolist() == rows.index.tolist(), "nothing new was tried"
+    assert (again["validation_accuracy"] == rows["validation_accuracy"]).all()
+
+
+@pytest.mark.slow
+def test_network_that_was_never_scored_is_tried_again_within_a_higher_limit(run):
+    limit_us = float(read_trials(OUT)["predicted_us"].median())
+    shutil.rmtree(OUT)
+    edit(run, {**limited(limit_us / 1000), "retrain = 1": "retrain = 0"})
+    edit(run, {"[search]": '[search]\nsampler = "random"'})
+    jobs.run_job(load_job(run), OUT)
+    rows = read_trials(OUT)
+    refused = rows[rows["state"] == "infeasible"]
+    assert len(refused) > 0
+    assert refused["validation_accuracy"].isna().all()
+    edit(run, {f"max_latency_ms = {limit_us / 1000}": "max_latency_ms = 1e6"})
+    edit(run, {"trials = 12": "trials = 40"})
+    jobs.run_job(load_job(run), OUT)
+    again = read_trials(OUT)
+    assert (again["state"] == "complete").all()
+    assert again["validation_accuracy"].notna().all()
+    assert set(again["digest"]) & set(refused["digest"])
+
+
+@pytest.mark.slow
+def test_new_limit_on_a_count_is_known_of_every_trial(run):
+    first = read_trials(OUT)
+    limit = int(first["params"].median())
+    resume(run, {"[finish]": f"max_params = {limit}\n\n[finish]"})
+    rows = read_trials(OUT)
+    assert (rows["state"] == np.where(rows["params"] <= limit, "complete", "infeasible")).all()
+    resume(run, {f"max_params = {limit}\n": ""})
+    assert (read_trials(OUT)["state"] == "complete").all()
+
+
+def test_advice_about_an_empty_front_is_followed(run):
+    """Networks that are predicted to meet the limit, and measured beyond it, leave no front."""
+    rows = read_trials(OUT).dropna(subset=["measured_us"])
+    low_ms = float(rows["predicted_us"].max()) / 1000
+    log = OUT / "measurements.jsonl"
+    slow = [json.loads(line) for line in log.read_text().splitlines()]
+    for each in slow:
+        each["samples_us"] = [1000 * value for value in each["samples_us"]]
+        each["measured_us"] *= 1000
+    log.write_text("".join(json.dumps(each) + "\n" for each in slow))
+    edit(run, limited(low_ms))
+    with pytest.raises(NasError) as empty:
+        jobs.run_job(load_job(run), OUT)
+    with pytest.raises(RunFolderError, match="is empty"):
+        select(OUT, Limits())
+    pattern = r"max_latency_ms is (\S+) ms, and the fastest of its networks takes (\S+) ms"
+    limit, fastest = map(float, re.search(pattern, empty.value.message).groups())
+    assert limit == pytest.approx(low_ms, rel=1e-3)
+    measured = read_trials(OUT)["measured_us"].min() / 1000
+    assert fastest == pytest.approx(measured, rel=1e-3)
+    assert "Raise max_latency_ms in the job file" in empty.value.remedy
+    edit(run, {f"max_latency_ms = {low_ms}": f"max_latency_ms = {1.01 * fastest}"})
+    assert jobs.run_job(load_job(run), OUT).front > 0
+    assert select(OUT, Limits()).latency_us <= 1010 * fastest
+
+
+def test_limit_that_nothing_meets_names_a_remedy_that_works(run):
+    edit(run, limited(1e-6))
+    with pytest.raises(NasError, match="Nothing meets the limit") as refused:
+        jobs.run_job(load_job(run), OUT)
+    assert "Raise the limit in the job file" in refused.value.remedy
+    resume(run, {"max_latency_ms = 1e-06": "max_latency_ms = 100"})
+    assert (read_trials(OUT)["state"] == "complete").sum() == 12
+
+
+@pytest.mark.slow
+def test_job_is_corrected_until_it_trains(run):
+    """Smaller spaces and a length of training are the remedies of a budget that is too short."""
+    shutil.rmtree(OUT)
+    edit(run, {"trials = 12": "", 'name = "mini"': 'name = "mini"\nbudget = "1s"'})
+    with pytest.raises(NasError, match="smaller spaces, or set training.epochs and search.trials"):
+        jobs.run_job(load_job(run), OUT)
+    edit(run, {'[[space]]\nname = "mobile.py"\n': "", "[search]": "[search]\ntrials = 4"})
+    jobs.run_job(load_job(run), OUT)
+    assert {path.stem for path in (OUT / "spaces").iterdir()} == {"squeeze"}
+    assert set(read_trials(OUT)["space"]) == {"squeeze"}
