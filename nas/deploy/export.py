@@ -230,7 +230,7 @@ def export_model(
         earlier = _Earlier.read(folder, weights_digest)
         missing = earlier.missing(chosen, max_accuracy_drop, weight_bits)
         if not missing:
-            return folder.card
+            return _with_license(model, folder, staging, origin.data.license)
         steps = _Steps(len(missing) + 4, progress)
         steps.begin("accuracy in torch")
         accuracy = measure_accuracy(
@@ -415,6 +415,21 @@ def _timed(
         lambda done, total, _: steps.update(f"latencies: {done} of {total} timings"),
     )
     return [timed[file.format].update(file) if file.format in timed else file for file in files]
+
+
+def _with_license(model: TrainedModel, folder: ModelFolder, staging: Path, text: str) -> ModelCard:
+    """Return the card of an exported model with the license of its data, and write it if it is new.
+
+    Nothing else of an export depends on the license.
+    """
+    card = folder.card
+    if card.data.license == text:
+        return card
+    data = card.data.model_copy(update={"license": text})
+    card = card.model_copy(update={"data": data})
+    _write_descriptions(model, staging, card)
+    folder.publish(staging)
+    return card
 
 
 def _write_descriptions(model: TrainedModel, staging: Path, card: ModelCard) -> None:

@@ -132,7 +132,8 @@ def search_spaces(
         raise SearchError(
             f"No architecture was scored, of {len(result.trials)} that were tried "
             f"({result.stop_reason}).{last}",
-            remedy="Raise the limits, or let the search take longer.",
+            remedy="Raise the limits or the trials and minutes of the search in the job file, and "
+            "run it again: it continues.",
         )
     return result
 
@@ -209,8 +210,8 @@ def join_search(folder: Path, address: str | None, progress: JobProgress) -> int
     if settings.storage == "journal" and settings.workers == 1 and not inherited:
         raise RequestError(
             f"The search of {folder} runs in one process.",
-            remedy="Start it with --workers 2 or more, or with --storage and a database that all "
-            "machines reach.",
+            remedy="Run it again with --workers 2 or more. For several machines, start another run "
+            "with --storage and a database that all of them reach.",
         )
     record = read_run(folder)
     if record.study is None or record.table is None or record.plan is None:

@@ -105,7 +105,8 @@ class NetworkTrainer:
             raise TrainingError(
                 f"Training the network diverged in step {step + 1} of {self.steps}: "
                 f"loss {loss_value}, gradient norm {norm_value}.",
-                remedy=f"Lower learning_rate (it is {self._settings.learning_rate}).",
+                remedy="Train with a lower learning_rate "
+                f"(it is {self._settings.learning_rate}) in another folder.",
             )
         self.state.update(step, self.learning_rate(step))
         return NetworkStep(loss_value, accuracy_value, clipped_share)

@@ -172,7 +172,8 @@ class Trainer:
             raise DivergedError(
                 f"Training {self.space.name} diverged in step {step + 1} of {self.schedule.steps}: "
                 f"loss {loss_value}, gradient norm {norm_value}.",
-                remedy=f"Lower learning_rate (it is {self.settings.learning_rate}).",
+                remedy=f"Train with a lower learning_rate (it is {self.settings.learning_rate}) in "
+                "another folder.",
             )
         self._state.update(step, self.learning_rate(step))
         trained = {task.role for task in tasks}

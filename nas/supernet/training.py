@@ -276,9 +276,10 @@ def _out_of_memory_error(
         except torch.OutOfMemoryError:
             continue
     remedy = (
-        f"A batch of {fitting_size} fits: set batch_size = {fitting_size}."
+        f"A batch of {fitting_size} fits: train with batch_size = {fitting_size} in another folder."
         if fitting_size
-        else "Not even two images fit: use smaller images or a smaller space."
+        else "Not even two images fit: train with smaller images or a smaller space in another "
+        "folder."
     )
     return TrainingError(
         f"{space.name}: a batch of {settings.batch_size} does not fit into the memory of the "

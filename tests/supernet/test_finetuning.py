@@ -119,7 +119,10 @@ def test_another_recipe_in_the_folder_is_refused(digits, tmp_path):
 
 def test_divergence_is_an_error_with_a_remedy(digits, tmp_path):
     wild = replace(SETTINGS, learning_rate=1e30, warmup=0)
-    with pytest.raises(TrainingError, match=r"diverged in step .* Lower learning_rate"):
+    with pytest.raises(
+        TrainingError,
+        match=r"diverged in step .* Train with a lower learning_rate .* in another folder",
+    ):
         train_example(digits, tmp_path, settings=wild)
 
 

@@ -31,7 +31,9 @@ def test_train_standalone_learns_and_depends_on_its_seed(digits):
     )
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
-    with pytest.raises(TrainingError, match=r"diverged .* Lower learning_rate"):
+    with pytest.raises(
+        TrainingError, match=r"diverged .* Train with a lower learning_rate .* in another folder"
+    ):
         train_standalone(graph, digits, replace(ONE_EPOCH, learning_rate=1e30, warmup=0), seed=0)
 
 
