@@ -300,7 +300,8 @@ def _run_job(settings: JobSettings, out: Path | None, as_json: bool) -> None:
     members = read_front(result.folder)
     example_ms = round_up(members[len(members) // 2].latency_us / 1000, digits=2)
     lines = [
-        f"{result.front} networks are on the front. Open {result.report} and choose, for "
+        f"{result.front} networks are on the front: no other network of the run is as fast and "
+        f"more accurate. Open {result.report} and choose, for "
         f"example with nas select {result.folder} --max-latency-ms {example_ms:g}"
     ]
     for path in result.models:
@@ -336,12 +337,12 @@ def _print_plan(plan: JobPlan) -> None:
 
     work = {
         "prepare": "images, spaces and device",
-        "table": f"{plan.kernels} kernels to time, dispatch costs and calibration",
+        "table": f"{plan.kernels} kernels to time, and networks to check predictions",
         "supernets": ", ".join(f"{name}: {n:.3g} epochs" for name, n in plan.epochs.items()),
-        "anchors": "standalone networks",
+        "anchors": "networks trained alone, to compare the spaces",
         "search": f"about {plan.expected_trials} architectures, at most {plan.trials}",
         "measure": f"{plan.measure} whole networks",
-        "finalists": f"{plan.retrain} networks, {plan.retrain_epochs} epochs each",
+        "finalists": f"{plan.retrain} networks to train, {plan.retrain_epochs} epochs each",
         "export": f"{plan.retrain} networks",
     }
     console.say(plan.data)

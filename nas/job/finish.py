@@ -110,9 +110,12 @@ def _measure(job: JobContext, run: RunFolder, chosen: Sequence[Trial]) -> None:
     if slowdown.ratios is not None:
         run.record.slowdown = KernelSlowdown(**asdict(slowdown.ratios))
         if abs(slowdown.ratios.median - 1) > MAX_MEDIAN_SHIFT:
+            change = slowdown.ratios.median - 1
+            comparison = f"{abs(change):.0%} {'slower' if change > 0 else 'faster'}"
             job.progress.note(
-                f"kernels took {slowdown.ratios.median:.2f} times what the latency table says "
-                "while networks were timed; `nas table verify` tells more"
+                f"the device was {comparison} while the networks were timed than when its latency "
+                "table was made, so predicted and measured latencies differ; "
+                f"`nas table verify {job.table.path}` tells more"
             )
 
 

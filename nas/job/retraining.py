@@ -169,12 +169,14 @@ def _network_progress(
 
 def _summary(record: TrainedRecord) -> str:
     before = (
-        "" if record.supernet_accuracy is None else f" (supernet {record.supernet_accuracy:.1%})"
+        ""
+        if record.supernet_accuracy is None
+        else f" ({record.supernet_accuracy:.1%} with the weights of the supernet)"
     )
     return (
-        f"{record.id}, trained for {record.epochs} epochs from "
-        f"{_START_TEXTS[record.start]}: hold-out "
-        f"{record.holdout.accuracy:.1%}{before}, test {record.test.accuracy:.1%}"
+        f"{record.id}: trained for {record.epochs} epochs, starting from "
+        f"{_START_TEXTS[record.start]}; it is right on {record.test.accuracy:.1%} of the test "
+        f"images and {record.holdout.accuracy:.1%} of the hold-out images{before}"
     )
 
 
@@ -184,5 +186,5 @@ def _write_accuracies(run: RunPaths, progress: JobProgress) -> None:
     candidates.write(rows, run.trials)
     for name, better in dominated_after_training(rows, read_run(run.path).job.search).items():
         progress.note(
-            f"training moved {name} off the front: {better} is not worse in any objective"
+            f"{name} is off the front after training: {better} is not worse in any objective"
         )

@@ -124,7 +124,9 @@ def search_spaces(
             f"{workers.lost} of {settings.workers - 1} workers ended early; {workers.log} says why"
         )
     if len(done) < trials:
-        job.progress.note(f"search: {result.stop_reason}")
+        job.progress.note(
+            f"search: ended after {len(done)} of at most {trials} networks: {result.stop_reason}"
+        )
     if result.interrupted:
         raise KeyboardInterrupt
     if not done:
@@ -307,11 +309,9 @@ class _SearchProgressDisplay:
         accuracy = 1 - trial.values[ERROR]
         self._best[space] = max(self._best.get(space, 0.0), accuracy)
         rate = self._completed_here / max(1e-9, time.monotonic() - self._start)
-        known = progress.hypervolume
-        volume = "" if known is None else f", hypervolume {known:.4f}"
         best = ", ".join(f"{name} {value:.1%}" for name, value in self._best.items())
         self._progress.advance(
-            progress.completed, self._trials, f"{rate:.3g}/s{volume}, best {best}"
+            progress.completed, self._trials, f"{rate:.3g}/s, most accurate: {best}"
         )
         if time.monotonic() - self._written > HISTORY_INTERVAL_S:
             self._written = time.monotonic()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from nas.errors import MeasurementError
 from nas.job.context import JobContext
 from nas.job.folder import RunFolder
 from nas.job.planning import fixed_plan, plan_finalists_again, replan_numbers
-from nas.latency import build_table, calibrate_after_build, calibration_text, lacks_calibration
+from nas.latency import build_table, calibrate_after_build, calibration_summary, lacks_calibration
 from nas.latency.worker_process import timers_for
 from nas.records import (
     DataSummary,
@@ -85,10 +84,12 @@ def open_data_and_device(job: JobContext, run: RunFolder) -> None:
     basis = ""
     if job.runtime.network_basis != MEASURED:
         basis = f"; latencies are {job.runtime.basis}"
-        job.progress.note(f"nothing is measured: latencies are {job.runtime.basis}")
+        job.progress.note(f"no device is timed: all latencies are {job.runtime.basis}")
     elif job.runtime.basis != MEASURED:
         basis = f"; predictions are {job.runtime.basis}"
-        job.progress.note(f"only whole networks are measured: predictions are {job.runtime.basis}")
+        job.progress.note(
+            f"only whole networks are timed: the predictions before that are {job.runtime.basis}"
+        )
     run.record.device = DeviceSummary(
         summary=f"{fingerprint['processor']}, {fingerprint['threads']} thread(s), "
         f"{fingerprint['runtime']} {fingerprint['dtype']}{batch}{basis}",
@@ -110,8 +111,8 @@ def decide_plan(job: JobContext, run: RunFolder) -> JobPlan:
         if excess_s > MAX_BUDGET_EXCESS * job.settings.budget_s:
             job.progress.note(
                 f"the job will take about {excess_s / 60:.0f} min more than its budget of "
-                f"{job.settings.budget}: it cannot do less than the epochs, minutes and trials "
-                "that the job file sets, and one epoch of each finalist"
+                f"{job.settings.budget}: it does all epochs, minutes and trials that the job file "
+                "sets, and at least one epoch of each finalist"
             )
         run.record.plan = plan
         run.note_decision("plan", job.settings)
@@ -188,8 +189,8 @@ def decide_finalists(job: JobContext, run: RunFolder) -> int:
         if decided.retrain_epochs != plan.retrain_epochs or decided.retrain != plan.retrain:
             job.progress.note(
                 f"{spent_s / 60:.1f} min of {job.settings.budget} are spent: {decided.retrain} "
-                f"finalists are trained for {decided.retrain_epochs} epochs each "
-                f"({plan.retrain} for {plan.retrain_epochs} were planned)"
+                f"networks of the front, the finalists, are trained for {decided.retrain_epochs} "
+                f"epochs each ({plan.retrain} for {plan.retrain_epochs} were planned)"
             )
         plan = decided
     return plan.retrain
@@ -231,7 +232,8 @@ def build_latency_table(job: JobContext, run: RunFolder) -> None:
     )
     for record in failed:
         job.progress.note(
-            f"failed kernel, its networks are infeasible: {record.name}: {record.error}"
+            f"{record.name} could not be compiled or timed, so networks that need it are left out: "
+            f"{record.error}"
         )
 
 
@@ -243,7 +245,7 @@ def _as_json(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _calibrate(job: JobContext) -> None:
     """Fit the correction of the latency table's predictions."""
-    job.progress.begin("calibration", "network")
+    job.progress.begin("check of predictions", "network")
     try:
         calibration = calibrate_after_build(
             job.table,
@@ -253,10 +255,12 @@ def _calibrate(job: JobContext) -> None:
             progress=job.progress.advance,
         )
     except MeasurementError as error:
-        job.progress.note(f"predictions stay uncorrected: {error}")
+        job.progress.note(
+            f"predicted latencies could not be checked, and are not corrected: {error}"
+        )
     else:
         if calibration is not None:
-            job.progress.note(calibration_text(asdict(calibration)))
+            job.progress.note(calibration_summary(calibration))
 
 
 def train_supernets(
@@ -291,7 +295,10 @@ def train_supernets(
             smallest_accuracy=smallest,
         )
         run.record.supernets = {**run.record.supernets, name: summary}
-        job.progress.note(f"{name}: largest network {largest:.1%}, smallest {smallest:.1%}")
+        job.progress.note(
+            f"{name}: its largest network is right on {largest:.1%} of the validation images, its "
+            f"smallest on {smallest:.1%}"
+        )
     return supernets
 
 

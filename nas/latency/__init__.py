@@ -8,6 +8,7 @@ from nas.latency.calibration import (
     Calibration,
     calibrate_after_build,
     calibrate_table,
+    calibration_summary,
     calibration_text,
     lacks_calibration,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "build_table",
     "calibrate_after_build",
     "calibrate_table",
+    "calibration_summary",
     "calibration_text",
     "check_table",
     "compare_tables",

@@ -208,13 +208,18 @@ class ScoreCorrection(_RunSection):
 
     @property
     def summary(self) -> str:
-        """What is corrected, in a sentence."""
+        """What is corrected and why, in words."""
         basis = (
-            f"and by the mean error of {self.networks} networks that were trained standalone"
+            f"the accuracies of different spaces are put on one scale by {self.networks} networks "
+            "that were trained alone"
             if self.networks
-            else "but not for the family, since no networks were trained standalone"
+            else "accuracies of different spaces may not be comparable, because the job trains no "
+            "networks alone ([search] anchors)"
         )
-        return f"scores are corrected for size by {self.slope:g} logits a factor e of MACs, {basis}"
+        return (
+            "supernets underrate large networks, so the accuracies of networks are corrected for "
+            f"their size; {basis}"
+        )
 
     def correct(self, accuracy: float, macs: float, space: str) -> float:
         """Return the corrected accuracy of a network.

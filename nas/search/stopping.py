@@ -34,7 +34,5 @@ anew can be surer than the data allow.
 MIN_TRIALS_PER_SPACE = 20
 """Completed trials before a search may end by its model, for each space."""
 
-REASON = (
-    f"the model expects less than {MAX_EXPECTED_GAIN:.1%} more hypervolume from 10% more trials"
-)
+REASON = f"10% more trials are expected to improve the front by less than {MAX_EXPECTED_GAIN:.1%}"
 """The reason of such an end, for messages and reports."""

@@ -15,6 +15,7 @@ from nas.latency.calibration import (
     MIN_NETWORKS,
     calibrate_after_build,
     calibrate_table,
+    calibration_summary,
     calibration_text,
     fit_calibration,
     lacks_calibration,
@@ -418,3 +419,15 @@ def test_slow_processor_calibrates_no_table(
     with pytest.raises(MeasurementError, match="slower than when the table was built"):
         calibrate_after_build(table, [SPACE], FakeRuntime())
     assert table.calibration() == {}
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_summary_says_in_words_whether_predictions_are_corrected(used):
+    fitted = dataclasses.replace(
+        fit_calibration(check_of(1.1, 3.0)), mape_before=0.05, mape_after=0.02, used=used
+    )
+    text = calibration_summary(fitted)
+    assert "12 whole networks were timed" in text
+    assert "mean error of 5.0%" in text
+    assert ("all predictions are now corrected, and 2.0% is expected" in text) == used
+    assert ("predictions stay as they are" in text) != used
