@@ -244,7 +244,7 @@ def test_complete_job_holds_defaults_where_it_says_so(tmp_path):
         {"data": {"source": "path/to/images"}, "space": [dict(each) for each in everything.space]}
     )
     given = load_job(ROOT / "jobs" / "overnight.toml").model_dump()
-    assert given == {**defaults.model_dump(), "data": given["data"]}
+    assert given == {**defaults.model_dump(), "name": "overnight", "data": given["data"]}
     from nas.supernet import TrainingSettings
 
     shown = everything.training.model_dump()

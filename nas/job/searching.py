@@ -30,7 +30,11 @@ from nas.latency import LatencyTable
 from nas.records import SearchSummary, read_run
 from nas.report.page import HISTORY
 from nas.search import SearchProgress, SearchResult, Trial, front, require_feasible, run_search
-from nas.search.continuation import continue_with_other_limits, end_processes
+from nas.search.continuation import (
+    continue_with_other_limits,
+    end_processes,
+    limits_differ,
+)
 from nas.search.storage import Storage
 from nas.storage_address import redact_address
 from nas.supernet import Supernet
@@ -153,7 +157,11 @@ def _choose_study(
         # A database may hold the searches of many runs.
         name = f"{run.path.resolve().name}-{uuid.uuid4().hex[:8]}"
         study = "search" if job.settings.search.storage == "journal" else name
-    elif run.is_decided("limits", job.settings) or not _has_study(storage, earlier):
+    elif (
+        run.is_decided("limits", job.settings)
+        or not _has_study(storage, earlier)
+        or not limits_differ(storage, earlier, objectives.all())
+    ):
         study = earlier
     else:
         study = _judge_trials_again(job, objectives, storage, earlier)

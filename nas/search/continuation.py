@@ -33,6 +33,18 @@ class Continuation:
     forgotten: int
 
 
+def limits_differ(location: Path | str, study: str, objectives: Sequence[Objective]) -> bool:
+    """Return whether a study that exists has other limits, or limits on other objectives.
+
+    Args:
+        location: storage of the study.
+        study: name of the study.
+        objectives: objectives of the search, with its limits.
+    """
+    stored = TrialLog.stored_objectives(Storage(location), study)
+    return stored != [(o.name, o.direction, o.limit) for o in prepare_objectives(objectives)]
+
+
 def continue_with_other_limits(
     location: Path | str,
     study: str,

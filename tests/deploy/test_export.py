@@ -191,6 +191,22 @@ def test_later_format_is_added_and_the_earlier_files_are_kept(trained, digits, o
 
 
 @pytest.mark.slow
+def test_other_license_changes_the_descriptions_alone(trained, digits, origin, tmp_path):
+    folder = ModelFolder(tmp_path / "3f2a")
+    export_model(trained, digits, folder, ["onnx"], origin)
+    earlier = state(folder)
+    data = origin.data.model_copy(update={"license": "CC0 1.0"})
+    card = export_model(trained, digits, folder, ["onnx"], replace(origin, data=data))
+    assert card.data.license == folder.card.data.license == "CC0 1.0"
+    assert "CC0 1.0" in (folder.path / "README.md").read_text()
+    assert {each.status for each in verify_folder(folder).files} == {"verified"}
+    now = state(folder)
+    assert {name for name in earlier if now[name][1] != earlier[name][1]} <= {
+        *("card.json", "README.md", "SHA256SUMS", "benchmark.svg")
+    }
+
+
+@pytest.mark.slow
 def test_files_of_other_weights_are_removed(folder, trained_again, digits, origin):
     export_model(trained_again, digits, folder, ["torch"], origin)
     assert [file.format for file in folder.card.files] == ["torch"]

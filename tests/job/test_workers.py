@@ -24,6 +24,8 @@ from tests.job.runs import (
     OUT,
     assert_nothing_lost_or_repeated,
     load_study,
+    read_completed_trials,
+    read_trials,
     start_process,
     trials_by_process,
 )
@@ -72,6 +74,24 @@ def test_workers_share_the_trials(folder_with_supernets, invoke, monkeypatch):
     assert trials_by_process(load_study(OUT)).keys() == {os.getpid(), *others}
     assert "The search is over" in (OUT / "workers.log").read_text()
     assert read_run(OUT).search.workers == 2
+
+
+@pytest.mark.slow
+def test_workers_search_within_limits_that_have_changed(
+    copy_of_searched_folder, invoke, monkeypatch
+):
+    first = read_trials(OUT)
+    limit_ms = float(first["predicted_us"].median()) / 1000
+    others = wait_for_other_process(monkeypatch, lambda: load_study(OUT))
+    limited = ("search", OUT, "--max-latency-ms", limit_ms, "--workers", 2, "--json")
+    assert document(invoke(*limited))["trials"] == 20
+    assert len(others) == 1
+    assert read_run(OUT).study == "search.2"
+    assert_nothing_lost_or_repeated(load_study(OUT), 20)
+    rows = read_trials(OUT).set_index("digest")
+    assert rows[rows["state"] == "complete"]["predicted_us"].max() <= 1000 * limit_ms
+    known = rows.loc[first["digest"]]
+    assert (known["validation_accuracy"] == first["validation_accuracy"].to_numpy()).all()
 
 
 @pytest.mark.slow
@@ -228,6 +248,12 @@ def test_worker_joins_through_a_database(folder_with_supernets, invoke, database
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     assert document(invoke("search", OUT, "--trials", 14, "--json"))["trials"] == 14
     assert_nothing_lost_or_repeated(load_study(OUT, database), 14)
+    limit_ms = float(read_trials(OUT)["predicted_us"].median()) / 1000
+    limited = ("search", OUT, "--max-latency-ms", limit_ms, "--workers", 2)
+    assert document(invoke(*limited, "--json"))["trials"] == 14
+    assert read_run(OUT).study.endswith(".2")
+    assert_nothing_lost_or_repeated(load_study(OUT, database), 14)
+    assert read_completed_trials(OUT)["predicted_us"].max() <= 1000 * limit_ms
     moved = invoke("search", OUT, "--storage", "journal")
     assert moved.returncode == 2
     assert "[search] storage was 'postgresql" in moved.stderr

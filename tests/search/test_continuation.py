@@ -6,7 +6,12 @@ import pytest
 
 from nas.errors import SearchError, StorageError
 from nas.search import Objective, run_search
-from nas.search.continuation import continue_with_other_limits, end_processes, judge_again
+from nas.search.continuation import (
+    continue_with_other_limits,
+    end_processes,
+    judge_again,
+    limits_differ,
+)
 from nas.search.objectives import Infeasible
 from nas.search.storage import Storage
 from tests.search.test_study import SPACES, error, macs
@@ -51,6 +56,10 @@ def test_trials_are_judged_by_the_new_limits_and_values_stay(tmp_path):
     limit = ordered[15]
     lower = continued(location, "search", {"max_macs": limit})
     assert lower.study == "search.2"
+    assert [limits_differ(location, name, objectives()) for name in ("search", "search.2")] == [
+        False,
+        True,
+    ]
     assert (lower.complete, lower.infeasible, lower.forgotten) == (16, 14, 0)
     result = search(location, {"max_macs": limit}, lower.study)
     assert len(result.trials) >= 44
