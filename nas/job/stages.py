@@ -9,7 +9,7 @@ from typing import Any
 
 from nas import files
 from nas.data.decoding import remedy_for
-from nas.errors import MeasurementError
+from nas.errors import DataError, MeasurementError
 from nas.job.context import JobContext
 from nas.job.folder import RunFolder
 from nas.job.planning import fixed_plan, plan_finalists_again, replan_numbers
@@ -42,9 +42,20 @@ def open_data(job: JobContext, run: RunFolder) -> None:
     """Open the data and the spaces, and record them. They must be the same at every start.
 
     Raises:
+        DataError: the images are missing or unreadable.
         RunFolderError: the data or a space is another one than at the first start of the run.
     """
-    data = job.data
+    try:
+        data = job.data
+    except DataError as error:
+        if not run.has_begun:
+            raise
+        # The keys of [data] that could help at the first start are fixed now.
+        raise DataError(
+            error.message,
+            remedy="Restore the images of this run, or say with source in the job file where they "
+            "are now. For other images, start another run with --out.",
+        ) from None
     run.require("data", data.digest, "The data changed: use another folder with --out.")
     run.require(
         "spaces",

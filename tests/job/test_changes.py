@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from nas import job as jobs
-from nas.errors import NasError, RunFolderError
+from nas.errors import DataError, NasError, RunFolderError
 from nas.job import load_job
 from nas.job.changes import values_by_key
 from nas.job.keys import KEYS
@@ -273,6 +274,40 @@ def test_limit_that_nothing_meets_names_a_remedy_that_works(run):
     assert "Raise the limit in the job file" in refused.value.remedy
     resume(run, {"max_latency_ms = 1e-06": "max_latency_ms = 100"})
     assert (read_trials(OUT)["state"] == "complete").sum() == 12
+
+
+@pytest.mark.slow
+def test_images_of_a_run_may_move_and_no_other_take_their_place(run):
+    """Pictures are in a folder that is moved; then one of them is damaged, and then it is gone."""
+    shutil.rmtree(OUT)
+    for value, name in enumerate(("dark", "light")):
+        (Path("photos") / name).mkdir(parents=True)
+        for number in range(8):
+            picture = Image.new("L", (8, 8), 100 * value + number)
+            picture.save(Path("photos") / name / f"{number}.png")
+    edit(
+        run,
+        {'source = "digits"': 'source = "photos"\nimage_size = 8', "retrain = 1": "retrain = 0"},
+    )
+    edit(run, {"trials = 12": "trials = 4", "measure = 3": "measure = 1"})
+    jobs.run_job(load_job(run), OUT)
+    shutil.move("photos", "moved")
+    with pytest.raises(DataError, match="photos") as missing:
+        jobs.run_job(load_job(run), OUT)
+    assert "say with source in the job file where they are now" in missing.value.remedy
+    resume(run, {'"photos"': '"moved"'})
+    damaged = Path("moved/dark/3.png")
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:40])
+    with pytest.raises(DataError, match=r"3\.png") as unreadable:
+        jobs.run_job(load_job(run), OUT)
+    assert "Restore the images of this run" in unreadable.value.remedy
+    assert "skip" not in unreadable.value.remedy
+    Image.new("L", (8, 8), 200).save(damaged)
+    with pytest.raises(RunFolderError, match="The data changed: use another folder"):
+        jobs.run_job(load_job(run), OUT)
+    damaged.write_bytes(whole)
+    jobs.run_job(load_job(run), OUT)
 
 
 @pytest.mark.slow

@@ -167,9 +167,11 @@ def test_search_ends_when_its_minutes_are_over(
 def test_search_that_scored_nothing_is_an_error(folder_with_supernets, invoke):
     done = invoke("search", "job.toml", "--minutes", "1e-9")
     assert done.returncode == 1
-    assert "No architecture was scored, of 0 that were tried (1e-09 minutes are over)." in (
-        " ".join(done.stderr.split())
-    )
+    message = " ".join(done.stderr.split())
+    assert "No architecture was scored, of 0 that were tried (1e-09 minutes are over)." in message
+    assert "Raise the limits or the trials and minutes of the search" in message
+    done = invoke("search", "job.toml", "--minutes", 5, "--trials", 4)
+    assert done.returncode == 0, done.stderr
 
 
 def test_sampler_cannot_change_once_the_search_has_begun(copy_of_searched_folder, invoke):
