@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 
 from nas import __version__, files
 from nas.graph import Graph, Op, Shape
-from nas.quantised_network import Affine, QuantisedNetwork, fused_activation
+from nas.quantised_network import FUSED_ACTIVATIONS, Affine, QuantisedNetwork, fused_activation
 
 OPSET = 17
 """The oldest operator set that has all ops used here: old runtimes and converters can read it."""
@@ -415,9 +415,9 @@ class _QuantisedWriter(_Writer):
 
 
 def _clips_like(op: Op, affine: Affine) -> bool:
-    """Return whether the range of int8 values ends where a ReLU or ReLU6 clips."""
-    within_six = affine.high <= 6 * (1 + 1e-6)  # The scale is rounded to float32.
-    return affine.low == 0 and (op.kind == "relu" or within_six)
+    """Return whether the range of int8 values ends where a fused activation clips."""
+    upper = FUSED_ACTIVATIONS[op.kind] * (1 + 1e-6)  # The scale is rounded to float32.
+    return affine.low == 0 and affine.high <= upper
 
 
 def _window_attributes(op: Op) -> dict[str, list[int]]:

@@ -17,6 +17,7 @@ Which tensors are rounded to int8:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,8 +28,9 @@ from numpy.typing import NDArray
 
 from nas.graph import WEIGHTED_KINDS, Graph, Op
 
-FUSED_ACTIVATIONS = frozenset({"relu", "relu6"})
-"""Activations that clip: runtimes fuse them with the op before, at the cost of nothing."""
+FUSED_ACTIVATIONS = {"relu": math.inf, "relu6": 6.0}
+"""Activations that clip to 0 and an upper limit: runtimes fuse them with the op before, at the cost
+of nothing."""
 
 FUSING_KINDS = frozenset({"conv", "linear", "add"})
 """Ops that runtimes fuse an activation with."""

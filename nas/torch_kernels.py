@@ -33,7 +33,7 @@ ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
     "hard_swish": F.hardswish,
     "hard_sigmoid": F.hardsigmoid,
 }
-"""Activations by name, in torch."""
+"""Activations by name, in torch. Batch norms compute those of our kernel, `_fused_activations`."""
 
 MIN_ELEMENTS = 1 << 16
 """Elements of an activation map from which our kernels run; smaller ones do not take long."""
@@ -70,12 +70,13 @@ def batch_norm(
         eps: epsilon that is added to the variance.
         activation: a key of `ACTIVATIONS`, or None.
     """
-    if _is_large_map(x) and activation != "hard_sigmoid" and _block(x.shape[1]) >= _MIN_BLOCK:
-        result: Tensor = _BatchNorm.apply(
-            x, mean, variance, scale, shift, momentum, eps, activation
-        )
-        return result
-    y = F.batch_norm(x, mean, variance, scale, shift, True, momentum, eps)
+    if _is_large_map(x) and _block(x.shape[1]) >= _MIN_BLOCK:
+        fused = activation if activation in _fused_activations() else None
+        y: Tensor = _BatchNorm.apply(x, mean, variance, scale, shift, momentum, eps, fused)
+        if fused == activation:
+            return y
+    else:
+        y = F.batch_norm(x, mean, variance, scale, shift, True, momentum, eps)
     return ACTIVATIONS[activation](y, inplace=activation == "relu") if activation else y
 
 
@@ -253,6 +254,13 @@ def _depthwise_kernel(
 
     written = kernels.weight_gradient(kernel, stride, height, width, _vector_registers()[0])
     return _compile(written), lambda images: -(-images // kernels.IMAGES_PER_GROUP)
+
+
+@cache
+def _fused_activations() -> frozenset[str | None]:
+    from nas.schedules.cpu.batch_norm import ACTIVATIONS
+
+    return frozenset(ACTIVATIONS)
 
 
 @cache

@@ -1,4 +1,7 @@
 import doctest
+import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -171,3 +174,13 @@ def test_overhangs_refuses_shape_that_no_windows_make():
         ValueError, match=r"max_pool cannot turn a map of 8x8 pixels into \(1, 5, 5\)"
     ):
         Op("max_pool", (0,), (1, 5, 5), kernel=3, stride=2).overhangs(8, 8)
+
+
+def test_every_reader_refuses_an_activation_that_it_does_not_have():
+    """A reader that ignored an activation would compute another network without a word."""
+    command = [sys.executable, "-m", "tests.new_activation"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    errors = json.loads(done.stdout.splitlines()[-1])
+    assert len(errors) >= 9
+    assert {reader: error for reader, error in errors.items() if "leaky_relu" not in error} == {}

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from nas import torch_kernels
+from nas.schedules.cpu import batch_norm as batch_norm_kernels
 from nas.torch_kernels import ACTIVATIONS, batch_norm, depthwise_conv, pointwise_conv
 
 EPS = 1e-5
@@ -28,8 +29,13 @@ def random(*shape, seed=0):
     return tensor.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else tensor
 
 
+OURS = ("_BatchNormBackward", "_DepthwiseConvBackward")
+
+
 def is_ours(output):
-    return output.grad_fn.name() in ("_BatchNormBackward", "_DepthwiseConvBackward")
+    """Return whether our kernel computed a tensor, or what its activation read."""
+    before = [node for node, _ in output.grad_fn.next_functions if node is not None]
+    return output.grad_fn.name() in OURS or before[0].name() in OURS
 
 
 def assert_near(actual, expected):
@@ -39,7 +45,14 @@ def assert_near(actual, expected):
     torch.testing.assert_close(actual.double(), expected, rtol=0, atol=1e-5 * scale)
 
 
-@pytest.mark.parametrize("activation", [None, "relu", "relu6", "hard_swish"])
+@pytest.fixture
+def leaky_relu(monkeypatch):
+    """An activation that is new to torch's table, and unknown to our kernels."""
+    monkeypatch.setitem(ACTIVATIONS, "leaky_relu", F.leaky_relu)
+
+
+@pytest.mark.usefixtures("leaky_relu")
+@pytest.mark.parametrize("activation", [None, *ACTIVATIONS, "leaky_relu"])
 @pytest.mark.parametrize(
     ("images", "channels", "side"),
     [(8, 16, 8), (3, 24, 5), (2, 96, 16), (5, 58, 7), (2, 124, 9), (1, 33, 3), (2, 288, 4)],
@@ -83,12 +96,20 @@ def test_torch_normalises_what_our_kernels_cannot(activation):
     )
 
 
+def test_unknown_activation_is_an_error():
+    x, ones = random(2, 16, 8, 8), torch.ones(16)
+    with pytest.raises(KeyError, match="gelu"):
+        batch_norm(x, None, None, ones, ones, 0.0, EPS, "gelu")
+    with pytest.raises(KeyError, match="gelu"):
+        batch_norm_kernels.forward(16, "gelu", EPS, 16)
+
+
 def normalised(x):
     ones, zeros = torch.ones(x.shape[1]), torch.zeros(x.shape[1])
     return batch_norm(x, None, None, ones, zeros, 0.0, EPS)
 
 
-@pytest.mark.parametrize("activation", [None, "relu", "relu6", "hard_swish"])
+@pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
 def test_what_is_not_a_number_stays_so(activation):
     x, ones, zeros = random(2, 16, 8, 8), torch.ones(16), torch.zeros(16)
     x[1, 3, 4, 5] = math.nan

@@ -14,19 +14,13 @@ from torch import Tensor, nn
 from nas.deploy.formats.base import missing_op
 from nas.graph import ACTIVATIONS, WEIGHTED_KINDS, Graph, Op
 
-_ACTIVATION_MODULES = {
-    "relu": "nn.ReLU()",
-    "relu6": "nn.ReLU6()",
-    "hard_swish": "nn.Hardswish()",
-    "hard_sigmoid": "nn.Hardsigmoid()",
+_ACTIVATIONS = {
+    "relu": ("nn.ReLU()", "F.relu"),
+    "relu6": ("nn.ReLU6()", "F.relu6"),
+    "hard_swish": ("nn.Hardswish()", "F.hardswish"),
+    "hard_sigmoid": ("nn.Hardsigmoid()", "F.hardsigmoid"),
 }
-
-_ACTIVATION_FUNCTIONS = {
-    "relu": "F.relu",
-    "relu6": "F.relu6",
-    "hard_swish": "F.hardswish",
-    "hard_sigmoid": "F.hardsigmoid",
-}
+"""Activations as a module and as a function."""
 
 _MODULE_ATTRIBUTES = frozenset(dir(nn.Module()))
 """Attributes that every module has, so that no layer can have their names."""
@@ -141,8 +135,8 @@ class TorchSource:
         ]
 
     def _module(self, op: Op) -> str:
-        if op.kind in _ACTIVATION_MODULES:
-            return _ACTIVATION_MODULES[op.kind]
+        if op.kind in ACTIVATIONS:
+            return _activation(op)[0]
         outputs = op.shape[0]
         if op.kind == "norm":
             return f"nn.BatchNorm2d({outputs})"
@@ -276,9 +270,14 @@ def _by_channel(op: Op, inputs: Sequence[str]) -> str:
             return f"torch.cat([{', '.join(inputs)}], dim=1)"
         case "slice":
             return f"{inputs[0]}[:, {op.start}:{op.start + op.shape[0]}]"
-    if op.kind not in _ACTIVATION_FUNCTIONS:
+    return f"{_activation(op)[1]}({inputs[0]})"
+
+
+def _activation(op: Op) -> tuple[str, str]:
+    """Return an activation as a module and as a function."""
+    if op.kind not in _ACTIVATIONS:
         raise missing_op("torch", op)
-    return f"{_ACTIVATION_FUNCTIONS[op.kind]}({inputs[0]})"
+    return _ACTIVATIONS[op.kind]
 
 
 def _attribute_name(slot: str, used: set[str]) -> str:

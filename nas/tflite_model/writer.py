@@ -9,7 +9,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from nas.errors import ExportError
 from nas.graph import ACTIVATIONS, Graph, Op
-from nas.quantised_network import FUSING_KINDS
+from nas.quantised_network import FUSED_ACTIVATIONS, FUSING_KINDS
 from nas.tflite_model.file import FileBuilder, Quantisation
 from nas.tflite_model.numbers import Numbers, spans
 
@@ -22,8 +22,9 @@ OUTPUT = "logits"
 _FUSED = {
     "relu": schema.ActivationFunctionType.RELU,
     "relu6": schema.ActivationFunctionType.RELU6,
+    "hard_sigmoid": schema.ActivationFunctionType.NONE,  # It is a part of the parameters.
 }
-"""Activations that operators of TensorFlow Lite apply to their output."""
+"""Activations that operators apply to their output, as TensorFlow Lite names them."""
 
 _UNIT_SCALE = np.array([1 / 255], np.float32)
 """Scale of int8 values that are spread over [0, 1]."""
@@ -195,7 +196,7 @@ class Writer:
         XNNPACK has no int8 ReLU.
         """
         output = self._numbers.quantisation(at)
-        if output and spans(output, upper=6 if op.kind == "relu6" else np.inf):
+        if output and spans(output, upper=FUSED_ACTIVATIONS[op.kind]):
             self._finish("QUANTIZE", self._inputs(op), at, version=1)
         else:
             self._finish(op.kind.upper(), self._inputs(op), at)
@@ -342,8 +343,9 @@ class Writer:
     def _activation(self, at: int) -> int:
         """Return the schema's number of the activation that an op applies to its output."""
         fused = self._fused_activation(at)
-        none = schema.ActivationFunctionType.NONE
-        return none if fused is None else _FUSED.get(self._graph.ops[fused].kind, none)
+        if fused is None:
+            return int(schema.ActivationFunctionType.NONE)
+        return int(_FUSED[self._graph.ops[fused].kind])
 
     def _finish(
         self,

@@ -21,6 +21,9 @@ from nas.graph import WEIGHTED_KINDS, Graph, Op
 _CHANNELWISE_KINDS = frozenset({"relu", "max_pool", "avg_pool", "global_pool", "add"})
 """Positively homogeneous ops whose output channels come from the same channels of all inputs."""
 
+_SCALED_KINDS = _CHANNELWISE_KINDS | WEIGHTED_KINDS | {"multiply", "concat", "slice", "shuffle"}
+"""Kinds of ops through which channels may be scaled. All others fix their channels."""
+
 _MAX_SWEEPS = 30
 _SMALLEST_CHANGE = 0.01
 """Sweeps end when no scale changes by a larger fraction: eight bits would not show it."""
@@ -98,12 +101,10 @@ class _Channels:
 
     def _fixed_channels(self) -> Iterator[NDArray[np.int64]]:
         """Yield channels that cannot be scaled: images, logits, gates, and other activations."""
-        yield self._of(0)
         yield self._of(len(self._graph.ops) - 1)
         for at, op in enumerate(self._graph.ops):
-            if op.kind in ("relu6", "hard_swish", "hard_sigmoid"):
-                yield self._of(at)
-                yield self._of(op.inputs[0])
+            if op.kind not in _SCALED_KINDS:
+                yield from (self._of(each) for each in (at, *op.inputs))
             elif op.kind == "multiply":
                 yield self._of(op.inputs[1])
 

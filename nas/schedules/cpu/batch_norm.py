@@ -11,15 +11,13 @@ pass goes through the chunks from the end, where the caches still hold the map.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from tvm import tirx
 
 from nas.schedules.cpu.loops import VectorRegisters, split_into_vectors
 from nas.schedules.tir import Buffer, Expr, Stmt, bind, broadcast, function, loop
-
-ACTIVATIONS = ("relu", "relu6", "hard_swish")
-"""Activations that the kernels compute."""
 
 CHUNK_ROWS = 256
 """Rows that are summed before the sums of the chunks are."""
@@ -29,6 +27,61 @@ _COEFFICIENTS = 4
 
 _MAX_VECTORS = 6
 """Most vectors of channels that a pass takes at once; each has two sums in registers."""
+
+
+class _Activation(NamedTuple):
+    """An activation in vectors of `n` elements.
+
+    Attributes:
+        value: returns the activation of `z`.
+        gradient: returns the gradient of `z`, by `z` and the gradient of the activation.
+    """
+
+    value: Callable[[Expr, int], Expr]
+    gradient: Callable[[Expr, Expr, int], Expr]
+
+
+def _positive_part(z: Expr, n: int) -> Expr:
+    # Unlike a maximum, this keeps what is not a number.
+    return tirx.Select(z < broadcast(0.0, n), broadcast(0.0, n), z)
+
+
+def _clip_to_6(z: Expr, n: int) -> Expr:
+    six, positive = broadcast(6.0, n), _positive_part(z, n)
+    return tirx.Select(positive > six, six, positive)
+
+
+def _hard_swish(z: Expr, n: int) -> Expr:
+    zero, six = broadcast(0.0, n), broadcast(6.0, n)
+    gate = tirx.min(tirx.max(z + broadcast(3.0, n), zero), six)
+    return z * gate * broadcast(1 / 6, n)
+
+
+def _hard_swish_gradient(z: Expr, gradient: Expr, n: int) -> Expr:
+    inner = gradient * (z * broadcast(1 / 3, n) + broadcast(0.5, n))
+    outer = tirx.Select(z < broadcast(-3.0, n), broadcast(0.0, n), inner)
+    return tirx.Select(z > broadcast(3.0, n), gradient, outer)
+
+
+def _gradient_between(low: float, high: float) -> Callable[[Expr, Expr, int], Expr]:
+    """Return the gradient of an activation that is `z` between two limits, else constant."""
+
+    def gradient(z: Expr, gradient: Expr, n: int) -> Expr:
+        is_between = z > broadcast(low, n)
+        if high < math.inf:
+            is_between = tirx.And(is_between, z < broadcast(high, n))
+        return tirx.Select(is_between, gradient, broadcast(0.0, n))
+
+    return gradient
+
+
+ACTIVATIONS: Mapping[str | None, _Activation] = {
+    None: _Activation(lambda z, n: z, lambda z, gradient, n: gradient),
+    "relu": _Activation(_positive_part, _gradient_between(0.0, math.inf)),
+    "relu6": _Activation(_clip_to_6, _gradient_between(0.0, 6.0)),
+    "hard_swish": _Activation(_hard_swish, _hard_swish_gradient),
+}
+"""Activations that the kernels compute; None for no activation."""
 
 
 def block_size(channels: int, lanes: int, registers: int) -> int:
@@ -57,7 +110,7 @@ def forward(block: int, activation: str | None, eps: float, lanes: int) -> tirx.
 
     Args:
         block: channels that a pass takes at once; there are `blocks` times as many.
-        activation: one of `ACTIVATIONS`, or None.
+        activation: a key of `ACTIVATIONS`.
         eps: epsilon that is added to the variance.
         lanes: float32 elements of a vector register.
     """
@@ -92,7 +145,7 @@ def forward(block: int, activation: str | None, eps: float, lanes: int) -> tirx.
     def result(row: Expr, channel: Expr, n: int) -> Stmt:
         at = loops.at(row, channel)
         z = x.load(at, n) * loops.coefficient(0, channel, n) + loops.coefficient(1, channel, n)
-        return y.store(at, _activate(activation, z, n), n)
+        return y.store(at, ACTIVATIONS[activation].value(z, n), n)
 
     body = loops.sums(summands) + loops.for_channels(finish) + loops.for_rows(result)
     parameters = [rows, blocks, x, scale, shift, y, mean, variance, loops.scratch]
@@ -126,7 +179,7 @@ def backward(block: int, activation: str | None, eps: float, lanes: int) -> tirx
     def before_activation(at: Expr, channel: Expr, n: int) -> Expr:
         """Return the gradient of what the activation reads."""
         z = x.load(at, n) * loops.coefficient(0, channel, n) + loops.coefficient(1, channel, n)
-        return _derive(activation, z, gradient.load(at, n), n)
+        return ACTIVATIONS[activation].gradient(z, gradient.load(at, n), n)
 
     def summands(row: Expr, channel: Expr, n: int) -> tuple[Expr, Expr]:
         at = loops.at(row, channel)
@@ -159,36 +212,6 @@ def backward(block: int, activation: str | None, eps: float, lanes: int) -> tirx
     parameters = [rows, blocks, gradient, x, scale, shift, mean, variance]
     parameters += [x_gradient, scale_gradient, shift_gradient, loops.scratch]
     return function(parameters, body, "batch_norm_backward")
-
-
-def _activate(activation: str | None, z: Expr, n: int) -> Expr:
-    zero, six = broadcast(0.0, n), broadcast(6.0, n)
-    match activation:
-        case "relu":
-            # Unlike a maximum, this keeps what is not a number.
-            return tirx.Select(z < zero, zero, z)
-        case "relu6":
-            positive = tirx.Select(z < zero, zero, z)
-            return tirx.Select(positive > six, six, positive)
-        case "hard_swish":
-            gate = tirx.min(tirx.max(z + broadcast(3.0, n), zero), six)
-            return z * gate * broadcast(1 / 6, n)
-    return z
-
-
-def _derive(activation: str | None, z: Expr, gradient: Expr, n: int) -> Expr:
-    """Return the gradient of what an activation reads, by the gradient of its result."""
-    zero = broadcast(0.0, n)
-    match activation:
-        case "relu":
-            return tirx.Select(z > zero, gradient, zero)
-        case "relu6":
-            return tirx.Select(tirx.And(z > zero, z < broadcast(6.0, n)), gradient, zero)
-        case "hard_swish":
-            inner = gradient * (z * broadcast(1 / 3, n) + broadcast(0.5, n))
-            outer = tirx.Select(z < broadcast(-3.0, n), zero, inner)
-            return tirx.Select(z > broadcast(3.0, n), gradient, outer)
-    return gradient
 
 
 class _MapLoops:
