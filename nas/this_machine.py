@@ -1,4 +1,4 @@
-"""This machine: its processor, that processor's vector features, and facts that are recorded."""
+"""This machine: its processor, the cores that this process may use, and facts that are recorded."""
 
 from __future__ import annotations
 
@@ -6,12 +6,19 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from nas.errors import RequestError
+
 _FEATURES = re.compile(r"(avx|fma|f16c|sse4|amx|asimd|neon|sve|fphp|dotprod|vnni)")
 """Processor flags that change which instructions a compiled kernel uses."""
+
+
+_V1_FILES = "cpu.cfs_quota_us", "cpu.cfs_period_us"
+"""Files with the CPU quota of a control group of version 1, and with its period."""
 
 
 @cache
@@ -46,13 +53,70 @@ def parse_cpuinfo(cpuinfo: str, machine: str) -> tuple[str, tuple[str, ...]]:
     return f"{machine} {numbers}", features
 
 
+def allowed_cores(root: Path = Path("/")) -> int:
+    """Return how many cores this process may keep busy at once, at least 1.
+
+    Its affinity (`taskset`, the cpusets of batch systems) and the CPU quotas of its control groups
+    (the CPU limit of a container, `CPUQuota` of systemd) limit it. Of a quota, whole cores count.
+
+    Args:
+        root: the root of the file system that tells the control groups.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, min([cores, *(int(quota) for quota in _quotas(root))]))
+
+
+def require_cores(threads: int) -> None:
+    """Raise RequestError unless this process may keep a number of threads busy at once."""
+    cores = allowed_cores()
+    if threads > cores:
+        usable = "1 thread" if cores == 1 else f"1 to {cores} threads"
+        raise RequestError(
+            f"{threads} threads cannot run at once: this process may use {cores} of the "
+            f"{os.cpu_count()} cores of this machine.",
+            remedy=f"Use {usable}. More cores may be allowed where the process is "
+            "started: see `taskset`, or the CPU limit of the container.",
+        )
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """Yield the CPU quota, in cores, of each control group that this process belongs to."""
+    groups = root / "proc/self/cgroup"
+    if not groups.exists():  # The system is not Linux.
+        return
+    for line in groups.read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        is_v1 = "cpu" in controllers.split(",")
+        if controllers and not is_v1:
+            continue
+        mount = root / "sys/fs/cgroup" / ("cpu" if is_v1 else "")
+        # In a container the path may be that of the host, of which only the root is mounted.
+        group = mount / path.strip("/")
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(mount):
+                yield from _quota(folder)
+
+
+def _quota(group: Path) -> Iterator[float]:
+    """Yield the CPU quota of one control group in cores, if it has one."""
+    # https://docs.kernel.org/admin-guide/cgroup-v2.html, and /scheduler/sched-bwc.html for v1
+    names = ("cpu.max",) if (group / "cpu.max").exists() else _V1_FILES
+    if all((group / name).exists() for name in names):
+        quota, period = " ".join((group / name).read_text() for name in names).split()
+        if quota not in ("max", "-1"):
+            yield int(quota) / int(period)
+
+
 def recorded_facts() -> dict[str, Any]:
     """Return facts about this machine that are recorded but need not match a table."""
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     return {
         "system": platform.platform(),
         "python": platform.python_version(),
-        "cores": os.cpu_count(),
+        "cores": allowed_cores(),
         "memory_bytes": _memory_bytes(),
         "governor": governor.read_text().strip() if governor.exists() else None,
     }

@@ -10,6 +10,7 @@ from functools import cache
 
 import torch
 
+from nas import this_machine
 from nas.errors import DeviceError
 
 MULTITHREADING_MIN_MACS = 100_000_000
@@ -51,14 +52,15 @@ def limit_threads(batch_macs: int) -> Iterator[None]:
     Below `MULTITHREADING_MIN_MACS` a second thread gains a tenth at most. It makes a batch up to a
     hundred times slower if another process keeps that core busy, because the threads wait for each
     other at every op. The choice depends on the work alone, because the number of threads can
-    change how sums are rounded.
+    change how sums are rounded. Larger batches have as many threads as torch has, but no more than
+    this process may use cores: torch does not know of CPU quotas.
 
     Args:
         batch_macs: multiply-accumulates of one forward pass of a batch.
     """
     previous = torch.get_num_threads()
-    if batch_macs < MULTITHREADING_MIN_MACS:
-        torch.set_num_threads(1)
+    is_small = batch_macs < MULTITHREADING_MIN_MACS
+    torch.set_num_threads(1 if is_small else min(previous, this_machine.allowed_cores()))
     try:
         yield
     finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tempfile
 import threading
 from collections import Counter
@@ -18,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageColor, ImageFile
 
+from nas import this_machine
 from nas.data import image_cache
 from nas.data.image_cache import CacheRecord, CacheWriteError, DecodedImages, ExampleFile
 from nas.data.image_formats import (
@@ -281,7 +281,7 @@ def _decode_samples(
 
     remaining = iter(source.samples)
     listed = set(source.files)
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(this_machine.allowed_cores()) as threads:
         while samples := list(islice(remaining, _IMAGES_PER_PROGRESS_CALL)):
             for sample in samples:
                 if isinstance(sample.image, Path) and sample.image not in listed:

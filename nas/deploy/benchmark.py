@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nas import plotting
+from nas import plotting, this_machine
 from nas.deploy.folder import SAMPLES_FILE, ModelFolder
 from nas.deploy.formats import model_format
 from nas.deploy.model_process import LoadedFile, ModelProcess
@@ -76,9 +76,11 @@ def benchmark_folder(
         The files with their latencies now, and with the accuracy that their export measured.
 
     Raises:
+        RequestError: this process may not use as many cores.
         RunFolderError: nothing was exported to the folder.
         ExportError: a file is missing or changed, or does not run.
     """
+    this_machine.require_cores(threads)
     folder.require_unchanged()
     samples = ReferenceImages.load(folder.path / SAMPLES_FILE)
     rows: dict[str, FileOutcome] = {}

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from nas import processes
+from nas import processes, this_machine
 
 STORAGE_VARIABLE = "NAS_STORAGE"
 """Environment variable with the address of the storage. The address may hold a password."""
@@ -45,7 +45,7 @@ class Workers:
         self._started: list[subprocess.Popen[bytes]] = []
         if count == 0:
             return
-        threads = max(1, (os.cpu_count() or 1) // (count + 1))
+        threads = max(1, this_machine.allowed_cores() // (count + 1))
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": str(threads),

@@ -19,6 +19,8 @@ from typing import IO, Any
 
 import psutil
 
+from nas import this_machine
+
 MAX_COMPILING_WORKERS = 2
 """Workers that compile while another one is timing: compiling a kernel takes about twice as long
 as timing it."""
@@ -87,8 +89,8 @@ def plan_workers(threads: int) -> list[CorePlan]:
         threads: number of threads that run one kernel.
 
     Returns:
-        Plans that share a lock. There are none if no core is left to compile on: one worker then
-        has the machine to itself.
+        Plans that share a lock. There are none if no core is left to compile on, or a CPU quota
+        allows none: one worker then has the machine to itself.
     """
     if not hasattr(os, "sched_getaffinity"):
         return []
@@ -97,12 +99,13 @@ def plan_workers(threads: int) -> list[CorePlan]:
     # Two hyper-threads of a core are not two cores.
     taken = {sibling for core in timing_cores for sibling in siblings(core)}
     other_cores = tuple(sorted(allowed - taken))
-    if not other_cores:
+    spare = this_machine.allowed_cores() - threads
+    if not other_cores or spare < 1:
         return []
     lock = ProcessLock()
     if len(timing_cores) == len(other_cores) == 1:
         return [CorePlan(own, own, lock) for own in (timing_cores, other_cores)]
-    workers = 1 + min(MAX_COMPILING_WORKERS, len(other_cores))
+    workers = 1 + min(MAX_COMPILING_WORKERS, len(other_cores), spare)
     return [CorePlan(timing_cores, other_cores, lock)] * workers
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
+from nas import this_machine
 from nas.errors import DeviceError, RequestError
 from nas.latency.runtime import Availability, Runtime
 
@@ -95,19 +95,15 @@ def open_runtime(
         dtype: type of weights and activations.
 
     Raises:
-        RequestError: there is no such runtime, or it does not have the settings.
+        RequestError: there is no such runtime, it does not have the settings, or this process may
+            not use as many cores.
         DeviceError: the runtime or the device cannot be used on this machine.
     """
     cls = runtime_class(name).for_target(target)
     runtime = cls(target=target, threads=threads, dtype=dtype)
     runtime.check_settings()
-    processors = os.cpu_count()
-    # Boards and GPUs have processors of their own.
-    if target == "cpu" and processors is not None and threads > processors:
-        raise RequestError(
-            f"{threads} threads cannot run at once on the {processors} processors of this machine.",
-            remedy=f"Use 1 to {processors}.",
-        )
+    if target == "cpu":  # Boards and GPUs have processors of their own.
+        this_machine.require_cores(threads)
     availability = cls.availability()
     if not availability.usable:
         raise DeviceError(f"Runtime '{name}' cannot be used here: {availability.reason}.")

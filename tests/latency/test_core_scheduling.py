@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from nas import this_machine
 from nas.latency import core_scheduling, timing
 
 pytestmark = pytest.mark.skipif(
@@ -66,6 +67,16 @@ def test_two_workers_share_two_cores(machine: Callable[[int, int], None]) -> Non
     assert first.lock is second.lock
     machine(2, 1)
     assert core_scheduling.plan_workers(1) == []
+
+
+def test_workers_keep_to_the_cpu_quota(
+    machine: Callable[[int, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond it, the system would stop them while one of them is timing."""
+    for cores, workers in ((1, 0), (2, 2), (3, 3), (8, 3)):
+        machine(8, 8)
+        monkeypatch.setattr(this_machine, "allowed_cores", lambda cores=cores: cores)
+        assert len(core_scheduling.plan_workers(1)) == workers
 
 
 def _time_repeatedly(plan: core_scheduling.CorePlan, log: Path, stop: float) -> None:

@@ -11,7 +11,6 @@ row of a table says by its basis what it comes from.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -208,8 +207,8 @@ class EthosURuntime(Runtime):
 
     @property
     def device_count(self) -> int:
-        """The processors of this machine, on which Vela can run at the same time."""
-        return os.cpu_count() or 1
+        """The cores that this process may use, on which Vela can run at the same time."""
+        return this_machine.allowed_cores()
 
     def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
         """Return Vela's cycles of a kernel between other operations, as a time.
