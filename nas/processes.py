@@ -15,7 +15,7 @@ from importlib import import_module
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from types import FrameType
-from typing import IO, Any
+from typing import Any
 
 from nas.errors import first_line
 
@@ -27,8 +27,11 @@ _STOP_SIGNALS = tuple(
 START_LIMIT_SECONDS = 120.0
 """How long a `FunctionProcess` may take to start: it imports the module of the function."""
 
+END_SECONDS = 5.0
+"""How long a process may take to end after it has closed its pipe."""
+
 _MAX_SHOWN_CHARACTERS = 200
-"""Longest end of the last line of a process's stderr that a message repeats."""
+"""Longest end of the last line of a process that a message repeats."""
 
 
 def handle_stop_signals_like_ctrl_c() -> None:
@@ -98,12 +101,129 @@ def end_text(code: int) -> str:
     return f"ended with status {code}"
 
 
+def python_command(*arguments: str) -> list[str]:
+    """Return the command that runs Python with arguments in a child of this process.
+
+    With -P, files of the working directory do not take the place of packages.
+    """
+    return [sys.executable, "-P", *arguments]
+
+
+def python_environment() -> dict[str, str]:
+    """Return the environment in which Python imports the modules that this process can import."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
+class ChildProcess:
+    """A Python process that runs a function with a pipe to this process, and ends with it.
+
+    Unlike a process of `multiprocessing`, it imports the module of the function but not the main
+    module, so that scripts without a main guard and notebooks may start it anywhere. It receives no
+    stop signals: this process decides what Ctrl-C means.
+
+    Args:
+        function: function at the top level of a module. Its first argument is its end of the pipe,
+            a `Connection`.
+        arguments: its further arguments, which must be picklable.
+
+    Attributes:
+        pipe: this end of the pipe.
+    """
+
+    def __init__(self, function: Callable[..., None], *arguments: Any) -> None:
+        self.pipe, child_pipe = Pipe()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115
+        with delayed_stop_signals(), child_pipe:
+            code = "from nas.processes import spawn_main; spawn_main()"
+            self._process = subprocess.Popen(
+                python_command("-c", code, str(child_pipe.fileno())),
+                stdin=subprocess.PIPE,
+                stdout=self._output,
+                stderr=self._output,
+                pass_fds=[child_pipe.fileno()],
+                env=python_environment(),
+            )
+            atexit.register(self.close)
+        try:
+            self.pipe.send((function.__module__, function.__qualname__))
+            self.pipe.send(arguments)
+        # The process has ended. Who waits for its answer learns how.
+        except ConnectionError:
+            pass
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.poll() is None
+
+    def receive(self, limit_s: float) -> Any:
+        """Return what the process sends next.
+
+        Raises:
+            TimeoutError: it sent nothing in time: `took more than 9 s`.
+            EOFError, ConnectionError: it has ended.
+        """
+        if not self.pipe.poll(limit_s):
+            raise TimeoutError(f"took more than {limit_s:.4g} s")
+        return self.pipe.recv()
+
+    def end_text(self) -> str:
+        """Return how a process ended that has closed its end of the pipe; see `end_text`."""
+        try:
+            return end_text(self._process.wait(END_SECONDS))
+        except subprocess.TimeoutExpired:
+            return "ended"
+
+    def output(self) -> str:
+        """Return what the process wrote to stdout and stderr."""
+        self._output.seek(0)
+        return self._output.read().decode(errors="replace").strip()
+
+    def end_text_with_output(self) -> str:
+        """Return how the process ended, with the last line that it wrote."""
+        text, last_line = self.end_text(), self.output().rpartition("\n")[2].strip()
+        return f"{text}: {last_line[-_MAX_SHOWN_CHARACTERS:]}" if last_line else text
+
+    def close(self) -> None:
+        """End the process."""
+        # The process first: its end wakes another thread that waits for an answer.
+        self._process.kill()
+        self._process.communicate()
+        self.pipe.close()
+        self._output.close()
+        atexit.unregister(self.close)
+
+
+def spawn_main() -> None:
+    """Run the process of a `ChildProcess`."""
+    exit_with_parent(sys.stdin.fileno())
+    with Connection(int(sys.argv[1])) as pipe:
+        module, name = pipe.recv()
+        function: Any = _imported(module, name)
+        function(pipe, *pipe.recv())
+
+
+def _imported(module: str, name: str) -> Any:
+    """Return an object at the top level of a module, or in a class of it."""
+    found: Any = import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
 class FunctionProcess:
     """A Python process that calls a function for this one, and may crash or hang.
 
     The process starts with the first call and stays. After a crash or a time-out, the next call
-    starts another one. Unlike a process of `multiprocessing`, it does not import the main module,
-    so that scripts and notebooks may start it anywhere. Threads call one after the other.
+    starts another one. See `ChildProcess`. Threads call one after the other.
 
     Args:
         function: function at the top level of a module, which the process imports. Arguments and
@@ -114,9 +234,7 @@ class FunctionProcess:
     def __init__(self, function: Callable[..., Any], limit_s: float) -> None:
         self._function, self._limit_s = function, limit_s
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._pipe: Connection | None = None
-        self._stderr: IO[bytes] | None = None
+        self._process: ChildProcess | None = None
 
     def call(self, *arguments: Any) -> Any:
         """Return the function's result.
@@ -129,11 +247,14 @@ class FunctionProcess:
         """
         with self._lock:
             try:
-                pipe = self._running_process()
-                pipe.send(arguments)
-                succeeded, answer = self._answer(pipe, self._limit_s)
+                process = self._running_process()
+                process.pipe.send(arguments)
+                succeeded, answer = process.receive(self._limit_s)
             except (EOFError, ConnectionError):
-                raise ChildProcessError(f"crashed: its process {self._end()}") from None
+                assert self._process is not None
+                text = self._process.end_text_with_output()
+                self.close()
+                raise ChildProcessError(f"crashed: its process {text}") from None
             # An answer that nobody has read must not become that of the next call.
             except BaseException:
                 self.close()
@@ -144,79 +265,36 @@ class FunctionProcess:
 
     def close(self) -> None:
         """End the process."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            atexit.unregister(self.close)
-        for resource in (self._pipe, self._stderr):
-            if resource is not None:
-                resource.close()
-        self._process = self._pipe = self._stderr = None
+        process, self._process = self._process, None
+        if process is not None:
+            process.close()
 
-    def _running_process(self) -> Connection:
-        """Return the pipe to the process; start one unless it runs."""
-        if self._pipe is not None and self._process is not None and self._process.poll() is None:
-            return self._pipe
-        self.close()
-        pipe, child_pipe = Pipe()
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        names = self._function.__module__, self._function.__qualname__
-        # With -P, files of the working directory do not take the place of packages.
-        command = [sys.executable, "-P", "-c", "from nas import processes; processes.serve()"]
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
-        # Ctrl-C reaches all processes of a terminal; this process decides what it means.
-        with delayed_stop_signals(), child_pipe:
-            self._process = subprocess.Popen(
-                [*command, str(child_pipe.fileno()), *names],
-                stdin=subprocess.PIPE,
-                stdout=self._stderr,
-                stderr=self._stderr,
-                pass_fds=[child_pipe.fileno()],
-                env=environment,
-            )
-            self._pipe = pipe
-            atexit.register(self.close)
-        self._answer(pipe, START_LIMIT_SECONDS)
-        return pipe
-
-    def _answer(self, pipe: Connection, limit_s: float) -> Any:
-        """Return what the process sends. Raises EOFError or ConnectionError if it ends."""
-        if not pipe.poll(limit_s):
-            raise TimeoutError(f"took more than {limit_s:.4g} s")
-        return pipe.recv()
-
-    def _end(self) -> str:
-        """Return how the process ended, as a predicate with its last words, and forget it."""
-        assert self._process is not None
-        assert self._stderr is not None
-        text = end_text(self._process.wait())
-        self._stderr.seek(0)
-        lines = self._stderr.read().decode(errors="replace").split("\n")
-        written = next((line.strip() for line in reversed(lines) if line.strip()), "")
-        self.close()
-        return f"{text}: {written[-_MAX_SHOWN_CHARACTERS:]}" if written else text
+    def _running_process(self) -> ChildProcess:
+        """Return the process; start one unless it runs."""
+        if self._process is None or not self._process.is_running:
+            self.close()
+            with delayed_stop_signals():
+                names = self._function.__module__, self._function.__qualname__
+                self._process = ChildProcess(_answer_calls, *names)
+            self._process.receive(START_LIMIT_SECONDS)
+        return self._process
 
 
-def serve() -> None:
+def _answer_calls(pipe: Connection, module: str, name: str) -> None:
     """Run the process of a `FunctionProcess`: answer calls until the other process ends."""
-    number, module, name = sys.argv[1:]
-    exit_with_parent(sys.stdin.fileno())
-    function: Any = import_module(module)
-    for part in name.split("."):
-        function = getattr(function, part)
-    with Connection(int(number)) as pipe:
-        pipe.send("ready")
-        while True:
-            try:
-                arguments = pipe.recv()
-            except (EOFError, OSError):
-                return
-            try:
-                answer = True, function(*arguments)
-            # A function may raise anything; it becomes the answer.
-            except Exception as error:
-                answer = False, error
-            try:
-                pipe.send(answer)
-            except Exception as error:  # Pickling may raise anything, too.
-                pipe.send((False, RuntimeError(f"the answer cannot be sent: {first_line(error)}")))
+    function = _imported(module, name)
+    pipe.send("ready")
+    while True:
+        try:
+            arguments = pipe.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            answer = True, function(*arguments)
+        # A function may raise anything; it becomes the answer.
+        except Exception as error:
+            answer = False, error
+        try:
+            pipe.send(answer)
+        except Exception as error:  # Pickling may raise anything, too.
+            pipe.send((False, RuntimeError(f"the answer cannot be sent: {first_line(error)}")))

@@ -1,34 +1,27 @@
 """`ModelProcess`: an exported file, run by its own runtime in a process of its own.
 
 A runtime that crashes or hangs ends its own process only, the memory that a file needs can be
-measured, and the libraries of two runtimes do not meet. Request and answer are one JSON line each,
-with the values of an array behind it if there is one. The process ends with its parent, because its
-standard input then ends.
+measured, and the libraries of two runtimes do not meet.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import os
-import subprocess
-import sys
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas import processes
 from nas.deploy.formats import LoadedModel, ModelFormat
 from nas.errors import ExportError, NasError, first_line
 from nas.latency import timing
+from nas.processes import ChildProcess
 
 LOAD_LIMIT_SECONDS = 180.0
 """How long a file may take to load; importing the slowest runtime takes 10 seconds."""
@@ -75,8 +68,7 @@ class ModelProcess:
     def __init__(self, model_file: ModelFormat, path: Path, *, threads: int = 1) -> None:
         self.model_file, self.path, self.threads = model_file, path, threads
         self.loaded: LoadedFile | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._stderr: IO[bytes] | None = None
+        self._process: ChildProcess | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -86,29 +78,9 @@ class ModelProcess:
 
     def close(self) -> None:
         """End the process."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-        if self._stderr is not None:
-            self._stderr.close()
-        self._process = self._stderr = None
-
-    def _start(self) -> None:
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        format_class = type(self.model_file)
-        arguments = [format_class.__module__, format_class.__qualname__]
-        arguments += [str(self.path.absolute()), str(self.threads)]
-        # Ctrl-C reaches all processes of a terminal; this process decides what it means.
-        with processes.delayed_stop_signals():
-            self._process = subprocess.Popen(
-                # With -P, files of the working directory do not take the place of packages.
-                [sys.executable, "-P", "-m", "nas.deploy.model_process", *arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._stderr,
-                env=environment,
-            )
+        process, self._process = self._process, None
+        if process is not None:
+            process.close()
 
     def load(self, image: NDArray[np.float32]) -> LoadedFile:
         """Load the file and classify one image, `1 x C x H x W`, which calls of `time` repeat.
@@ -116,7 +88,9 @@ class ModelProcess:
         Raises:
             ExportError: the runtime refuses the file, or its process died or ran out of time.
         """
-        self._start()
+        format_class = type(self.model_file)
+        names = format_class.__module__, format_class.__qualname__
+        self._process = ChildProcess(_serve, *names, self.path.absolute(), self.threads)
         answer, _ = self._request("load", image, limit_s=LOAD_LIMIT_SECONDS)
         layers = answer["quantised_layers"]
         self.loaded = LoadedFile(
@@ -148,87 +122,49 @@ class ModelProcess:
     ) -> tuple[dict[str, Any], NDArray[np.float32] | None]:
         process = self._process
         assert process is not None
-        assert process.stdin is not None
-        assert process.stdout is not None
-        timer = threading.Timer(limit_s, process.kill)
-        timer.start()
         try:
-            _send(process.stdin, {"request": name}, array)
-            answer, result = _receive(process.stdout)
-        except (EOFError, BrokenPipeError):
-            raise self._end_error(timed_out=not timer.is_alive(), limit_s=limit_s) from None
-        finally:
-            timer.cancel()
+            process.pipe.send((name, array))
+            answer, result = process.receive(limit_s)
+        except TimeoutError:
+            raise self._end_error(f"did not answer within {limit_s:.0f} s") from None
+        except (EOFError, OSError):
+            raise self._end_error(process.end_text()) from None
         if "error" in answer:
             raise ExportError(f"{self.path.name}: {answer['error']}", remedy=str(answer["remedy"]))
         return answer, result
 
-    def _end_error(self, *, timed_out: bool, limit_s: float) -> ExportError:
-        """Return the error for a process that ended before it answered."""
+    def _end_error(self, reason: str) -> ExportError:
+        """End the process, and return the error for it with the end of what it wrote."""
         assert self._process is not None
-        code = self._process.wait()
-        reason = processes.end_text(code)
-        if timed_out:
-            reason = f"did not answer within {limit_s:.0f} s"
+        written = self._process.output()[-_SHOWN_ERROR_CHARACTERS:]
+        self.close()
         return ExportError(
-            f"{self.path.name}: the process that runs it {reason}.{self._stderr_end()}",
+            f"{self.path.name}: the process that runs it {reason}."
+            f"{f' It wrote: {written}' if written else ''}",
             remedy="`nas doctor` shows the versions of the runtimes.",
         )
-
-    def _stderr_end(self) -> str:
-        """Return the end of what the process wrote to stderr, as a part of a message."""
-        assert self._stderr is not None
-        size = self._stderr.seek(0, os.SEEK_END)
-        self._stderr.seek(max(0, size - _SHOWN_ERROR_CHARACTERS))
-        text = self._stderr.read().decode("utf-8", errors="replace").strip()
-        return f" It wrote: {text}" if text else ""
-
-
-def _send(pipe: IO[bytes], header: dict[str, Any], array: NDArray[np.float32] | None) -> None:
-    """Write a JSON line, and the float32 values of an array if there is one."""
-    shape = None if array is None else list(array.shape)
-    pipe.write(json.dumps({**header, "shape": shape}).encode() + b"\n")
-    if array is not None:
-        pipe.write(np.ascontiguousarray(array, np.float32).data)
-    pipe.flush()
-
-
-def _receive(pipe: IO[bytes]) -> tuple[dict[str, Any], NDArray[np.float32] | None]:
-    """Read what `_send` wrote. Raises EOFError if the other process has ended."""
-    line = pipe.readline()
-    if not line.endswith(b"\n"):
-        raise EOFError
-    header = json.loads(line)
-    if header["shape"] is None:
-        return header, None
-    count = math.prod(header["shape"])
-    content = pipe.read(4 * count)
-    if len(content) < 4 * count:
-        raise EOFError
-    return header, np.frombuffer(content, np.float32).reshape(header["shape"])
 
 
 # The process
 
 
-def _serve(
-    model_file: ModelFormat,
-    path: Path,
-    threads: int,
-    memory: _PeakMemory,
-    stdin: IO[bytes],
-    stdout: IO[bytes],
-) -> None:
-    """Answer requests until the standard input ends, which raises EOFError."""
+def _serve(pipe: Connection, module: str, name: str, path: Path, threads: int) -> None:
+    """Run the process: load a file when asked to, and answer requests until the pipe is closed."""
+    # The module of a format may import its runtime, which counts.
+    memory = _PeakMemory()
+    model_file: ModelFormat = getattr(import_module(module), name)()
     loaded: LoadedModel | None = None
     image: NDArray[np.float32] | None = None
     run: Callable[[], object] | None = None
     while True:
-        request, array = _receive(stdin)
+        try:
+            request, array = pipe.recv()
+        except (EOFError, OSError):
+            os._exit(0)  # The parent has ended, or wants no more.
         answer: dict[str, Any] = {}
         result = None
         try:
-            if request["request"] == "load":
+            if request == "load":
                 image = array
                 assert image is not None
                 # Threads of a runtime stay on the cores on which it was loaded.
@@ -239,7 +175,7 @@ def _serve(
                 answer["peak_memory_bytes"] = memory.growth_bytes()
                 answer["versions"] = loaded.versions
                 answer["quantised_layers"] = loaded.quantised_layers()
-            elif request["request"] == "logits":
+            elif request == "logits":
                 assert loaded is not None
                 assert array is not None
                 run = None  # Another batch size may need other buffers.
@@ -255,7 +191,7 @@ def _serve(
         # A runtime may raise anything; it becomes the answer.
         except Exception as error:
             answer, result = {"error": first_line(error), "remedy": ""}, None
-        _send(stdout, answer, result)
+        pipe.send((answer, result))
 
 
 def _median_seconds(run: Callable[[], object]) -> float:
@@ -300,22 +236,3 @@ def _memory_bytes(key: str) -> int | None:
         if name == key:
             return int(value.split()[0]) * 1024
     return None
-
-
-def main() -> None:
-    """Run the process: load a file when asked to, and answer requests."""
-    module, name, path, threads = sys.argv[1:]
-    # What a runtime prints must not reach the parent as an answer.
-    stdout = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    # The module of a format may import its runtime, which counts.
-    memory = _PeakMemory()
-    model_file: ModelFormat = getattr(import_module(module), name)()
-    try:
-        _serve(model_file, Path(path), int(threads), memory, sys.stdin.buffer, stdout)
-    except (EOFError, BrokenPipeError):
-        os._exit(0)  # The parent has ended, or wants no more.
-
-
-if __name__ == "__main__":
-    main()

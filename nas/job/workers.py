@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -47,12 +46,12 @@ class Workers:
             return
         threads = max(1, this_machine.allowed_cores() // (count + 1))
         environment = {
-            **os.environ,
+            **processes.python_environment(),
             "OMP_NUM_THREADS": str(threads),
             STORAGE_VARIABLE: str(storage),
             MAIN_PROCESS_VARIABLE: str(_STDIN),
         }
-        command = [sys.executable, "-m", "nas", "search", str(folder), "--worker"]
+        command = processes.python_command("-m", "nas", "search", str(folder), "--worker")
         with self.log.open("ab") as out:
             for _ in range(count):
                 self._started.append(

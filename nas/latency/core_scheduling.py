@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from multiprocessing import reduction
 from pathlib import Path
 from typing import IO, Any
 
@@ -40,7 +39,8 @@ class ProcessLock:
         self._depth = 0
 
     def __reduce__(self) -> Any:
-        return _unpickled_lock, (reduction.DupFd(self._file.fileno()),)
+        # Only Linux pins processes to cores, so that only Linux has plans with locks.
+        return _opened_lock, (f"/proc/{os.getpid()}/fd/{self._file.fileno()}",)
 
     def __enter__(self) -> None:
         import fcntl
@@ -58,8 +58,9 @@ class ProcessLock:
             fcntl.lockf(self._file, fcntl.LOCK_UN)
 
 
-def _unpickled_lock(descriptor: Any) -> ProcessLock:
-    return ProcessLock(os.fdopen(descriptor.detach(), "w+b"))
+def _opened_lock(path: str) -> ProcessLock:
+    """Return the lock of another process, by the path of its open file."""
+    return ProcessLock(open(path, "r+b"))
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,13 @@ again a few times before the device counts as lost.
 
 from __future__ import annotations
 
-import atexit
-import multiprocessing
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import astuple
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from typing import Any, Self
 
 from nas import processes
@@ -31,6 +26,7 @@ from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
 from nas.latency.runtime import Runtime, Schedule
 from nas.latency.timing import Timing
+from nas.processes import ChildProcess
 
 KERNEL_LIMIT_SECONDS = 120.0
 """How long one kernel may take to compile and time; the slowest of our spaces takes three."""
@@ -77,8 +73,7 @@ class WorkerTimer:
         self._limit_s, self._plan = limit_s, plan
         self._is_closed, self._starting = False, threading.Lock()
         runtime.release()
-        self._process: BaseProcess | None = None
-        self._pipe: Connection | None = None
+        self._process: ChildProcess | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -133,45 +128,45 @@ class WorkerTimer:
         return self._request_once(request, *arguments)
 
     def _request_once(self, request: str, *arguments: Any) -> Any:
-        pipe = self._running_worker()
+        worker = self._running_worker()
         try:
-            pipe.send((request, *arguments))
+            worker.pipe.send((request, *arguments))
             is_dispatch = request in _DISPATCH_REQUESTS
             limit_s = self._limit_s * (DISPATCH_LIMIT_FACTOR if is_dispatch else 1)
             if request == "tune_kernel":
                 limit_s += TRIAL_SECONDS * arguments[2]
-            if not pipe.poll(limit_s):
-                self._stop()
-                if self._runtime.is_remote:
-                    # Starting a worker shows whether the kernel hangs or the device vanished.
-                    self._running_worker()
-                raise MeasurementError(
-                    f"compiling and timing took more than {limit_s:.0f} s",
-                    remedy="Time it again with --retry-failed on an idle machine.",
-                )
-            kind, answer = pipe.recv()
+            kind, answer = worker.receive(limit_s)
+        except TimeoutError as error:
+            self._stop()
+            if self._runtime.is_remote:
+                # Starting a worker shows whether the kernel hangs or the device vanished.
+                self._running_worker()
+            raise MeasurementError(
+                f"compiling and timing took more than {limit_s:.0f} s",
+                remedy="Time it again with --retry-failed on an idle machine.",
+            ) from error
         except (EOFError, OSError) as error:
             raise MeasurementError(f"the compiler's process {self._end_reason()}") from error
         if kind != "done":
             raise _unpacked_error(kind, answer)
         return answer
 
-    def _running_worker(self) -> Connection:
-        """Return the pipe to a worker that is ready; start one if there is none."""
-        pipe, process = self._pipe, self._process
+    def _running_worker(self) -> ChildProcess:
+        """Return a worker that is ready; start one if there is none."""
+        worker = self._process
         # A worker sends nothing unasked: if there is something to read, it is the end of the pipe.
-        if pipe is not None and process is not None and process.is_alive() and not pipe.poll(0):
-            return pipe
+        if worker is not None and worker.is_running and not worker.pipe.poll(0):
+            return worker
         self._stop()
-        pipe = self._start_worker()
+        worker = self._start_worker()
         try:
-            is_in_time = pipe.poll(START_SECONDS)
-            message: Any = pipe.recv() if is_in_time else ("error", ("it took too long", ""))
+            kind, answer = worker.receive(START_SECONDS)
+        except TimeoutError:
+            kind, answer = "error", ("it took too long", "")
         except (EOFError, OSError) as error:
             raise MeasurementError(
-                f"the compiler's process {self._end_reason()} at its start"
+                f"the compiler's process, while it started, {self._end_reason()}"
             ) from error
-        kind, answer = message
         if kind != "ready":
             self._stop()
             if kind == "error":
@@ -184,50 +179,30 @@ class WorkerTimer:
                 f"A device is not equal to the others: {'; '.join(differences)}.",
                 remedy="Use one address or tracker key for equal boards only.",
             )
-        return pipe
+        return worker
 
-    def _start_worker(self) -> Connection:
-        """Return the pipe to a worker that is starting, unless another thread closes this timer."""
-        # Spawned, not forked: the threads of torch and TVM do not survive a fork.
-        context = multiprocessing.get_context("spawn")
-        if sys.platform != "win32":
-            # The first start of this process would unblock the signals that are delayed below.
-            resource_tracker.ensure_running()
+    def _start_worker(self) -> ChildProcess:
+        """Return a worker that is starting, unless another thread closes this timer."""
         # A signal meanwhile would leave a worker that nobody can stop.
         with processes.delayed_stop_signals(), self._starting:
             if self._is_closed:
                 raise MeasurementError("the timer is closed")
-            pipe, worker_pipe = context.Pipe()
-            process = context.Process(
-                target=_serve, args=(worker_pipe, self._runtime, self._plan), daemon=True
-            )
-            process.start()
-            # At exit, Python sends SIGTERM to running children, which a worker ignores, and waits.
-            atexit.register(process.kill)
-            self._pipe, self._process = pipe, process
-        worker_pipe.close()
-        return pipe
+            self._process = ChildProcess(_serve, self._runtime, self._plan)
+        return self._process
 
     def _end_reason(self) -> str:
         """Return how the worker ended, as a predicate, and forget the worker."""
         process = self._process
         if process is None:
             return "ended"
-        process.join(5)
-        code = process.exitcode
+        text = process.end_text_with_output()
         self._stop()
-        return "ended" if code is None else processes.end_text(code)
+        return text
 
     def _stop(self) -> None:
-        pipe, process = self._pipe, self._process
-        self._pipe = self._process = None
-        # The process first: its end wakes another thread that waits for an answer.
+        process, self._process = self._process, None
         if process is not None:
-            process.kill()
-            process.join()
-            atexit.unregister(process.kill)
-        if pipe is not None:
-            pipe.close()
+            process.close()
 
 
 @contextmanager
@@ -249,9 +224,6 @@ def timers_for(runtime: Runtime) -> Iterator[list[WorkerTimer]]:
 
 def _serve(pipe: Connection, runtime: Runtime, plan: CorePlan | None) -> None:
     """Run the worker: answer requests until its parent ends."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    processes.exit_with_parent(parent.sentinel)
     if plan is not None:
         core_scheduling.apply_plan(plan)
     try:

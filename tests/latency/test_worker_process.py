@@ -167,6 +167,53 @@ def test_killed_process_leaves_no_worker_and_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+UNGUARDED = """
+print("main", flush=True)
+from tests.latency.fake_runtime import FakeRuntime, latency_us
+from nas.latency.worker_process import WorkerTimer
+import nas
+kernel = nas.space_kernels(nas.load_space("mobilenet_tiny", image_size=8, channels=1), "tvm")[0]
+with WorkerTimer(FakeRuntime()) as timer:
+    assert timer.time_kernel(kernel)[1].latency_us == latency_us(kernel)
+print("timed")
+"""
+
+
+@pytest.mark.parametrize("way", ["script", "stdin"])
+def test_worker_does_not_import_the_main_module(tmp_path: Path, way: str) -> None:
+    """A script without a main guard would run again in each worker, and one from stdin fail."""
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED)
+    path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-" if way == "stdin" else str(script)],
+        input=UNGUARDED if way == "stdin" else None,
+        env={**os.environ, "PYTHONPATH": path},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("main\ntimed\n", "")
+
+
+class NotImportable:
+    """A class that no other process can import, like one of a notebook's cells."""
+
+    __module__ = "__main__"
+
+
+def test_runtime_of_the_main_module_is_named() -> None:
+    runtime = FakeRuntime()
+    runtime.own = NotImportable()  # type: ignore[attr-defined]
+    sys.modules["__main__"].NotImportable = NotImportable  # type: ignore[attr-defined]
+    try:
+        with WorkerTimer(runtime) as timer, pytest.raises(MeasurementError, match="NotImportable"):
+            timer.time_kernel(FINE)
+    finally:
+        del sys.modules["__main__"].NotImportable  # type: ignore[attr-defined]
+
+
 def test_runtime_that_does_not_open_gives_reason() -> None:
     with (
         WorkerTimer(UnopenableRuntime()) as timer,
