@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pydantic import PrivateAttr
 
@@ -47,6 +48,8 @@ def open_run(path: Path | str, data_source: str | None = None) -> Run:
     return run
 
 
+Content = TypeVar("Content")
+
 _SPACE_SETTINGS = ("image_size", "channels", "classes")
 
 _MAX_IDS_IN_MESSAGE = 6
@@ -56,6 +59,9 @@ _MAX_IDS_IN_MESSAGE = 6
 class Run:
     """The results of one run. Nothing in the folder is changed.
 
+    Its files are read again when they have changed, so that a `Run` shows what `Pick.export`, or a
+    job that is still running, has written meanwhile.
+
     Args:
         path: the run folder.
         data_source: where the images of the run are, if they were moved.
@@ -64,11 +70,24 @@ class Run:
     def __init__(self, path: Path, data_source: str | None = None) -> None:
         self.path = path
         self.data_source = data_source
+        self._contents: dict[str, tuple[Any, Any]] = {}
+        """State and contents of each file that was read, by its name."""
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
 
-    @cached_property
+    def _read_once(self, name: str, read: Callable[[Path], Content]) -> Content:
+        """Return the contents of a file of the run, which is read again when it has changed."""
+        path = self.path / name
+        status = path.stat() if path.exists() else None
+        state = status and (status.st_ino, status.st_size, status.st_mtime_ns)
+        before, content = self._contents.get(name, (None, None))
+        if state is None or state != before:
+            content = read(path)  # It raises an error if there is no such file.
+            self._contents[name] = state, content
+        return cast("Content", content)
+
+    @property
     def record(self) -> RunRecord:
         """The contents of `run.json`: versions, device, data, spaces and seconds of each stage.
 
@@ -77,9 +96,9 @@ class Run:
         """
         from nas.records import read_run
 
-        return read_run(self.path)
+        return self._read_once("run.json", lambda path: read_run(path.parent))
 
-    @cached_property
+    @property
     def trials(self) -> pd.DataFrame:
         """All architectures that the search tried, one a row, with the columns of `trials.csv`.
 
@@ -88,7 +107,7 @@ class Run:
         """
         from nas.report import candidates
 
-        return candidates.read(self.path / "trials.csv")
+        return self._read_once("trials.csv", candidates.read)
 
     @property
     def front(self) -> pd.DataFrame:
