@@ -107,7 +107,7 @@ class ArchitectureEncoder:
             bits = np.zeros(len(self.bit_weights))
             name = architecture.space.name
             bits[self._space_bit[name]] = 1.0
-            for key, value in architecture.choices:
+            for key, value in architecture.choices.items():
                 code = self._codes[name, key][value]
                 first = self._first_bit[name, key]
                 bits[first : first + len(code)] = code

@@ -54,7 +54,7 @@ class Parameters:
         values: dict[str, Any] = (
             {SPACE: architecture.space.name} if self._has_several_spaces else {}
         )
-        return values | {own[key]: value for key, value in architecture.choices}
+        return values | {own[key]: value for key, value in architecture.choices.items()}
 
     def choices(self, space: str, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the choices of a space that are among the parameters of a trial.

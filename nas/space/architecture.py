@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from nas.documents import shortened
@@ -31,7 +32,8 @@ class Architecture:
 
     Attributes:
         space: the `SearchSpace`, adapted to an input size and a number of classes.
-        choices: pairs of a choice's name and the chosen option.
+        choices: the chosen option by the name of each choice, a read-only mapping in the order of
+            the space's table.
 
     Example:
         >>> from nas.space import load_space
@@ -39,20 +41,22 @@ class Architecture:
         >>> architecture = space.sample(seed=0)
         >>> architecture.space is space
         True
+        >>> architecture.choices["stem.width"] in (16, 24, 32)
+        True
         >>> architecture == space.from_json(architecture.to_json())
         True
     """
 
-    __slots__ = ("_hash", "choices", "space")
+    __slots__ = ("_hash", "_pairs", "space")
 
     space: SearchSpace
-    choices: Choices
+    _pairs: Choices
     _hash: int | None
 
     def __init__(self, space: SearchSpace, choices: Choices) -> None:
         assign = object.__setattr__
         assign(self, "space", space)
-        assign(self, "choices", choices)
+        assign(self, "_pairs", choices)
         assign(self, "_hash", None)
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -66,22 +70,27 @@ class Architecture:
             return True
         if not isinstance(other, Architecture):
             return NotImplemented
-        return self.choices == other.choices and (
+        return self._pairs == other._pairs and (
             self.space is other.space or self.space.identity == other.space.identity
         )
 
     def __hash__(self) -> int:
         # Searches look architectures up by the hundred thousand; hashing all choices takes longer.
         if self._hash is None:
-            object.__setattr__(self, "_hash", hash((self.space.name, self.choices)))
+            object.__setattr__(self, "_hash", hash((self.space.name, self._pairs)))
         return self._hash  # type: ignore[return-value]
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The hashes of strings differ between processes, so the hash must not be pickled.
-        return Architecture, (self.space, self.choices)
+        return Architecture, (self.space, self._pairs)
 
     def __repr__(self) -> str:
-        return f"Architecture({self.space.name!r}, {dict(self.choices)!r})"
+        return f"Architecture({self.space.name!r}, {dict(self._pairs)!r})"
+
+    @property
+    def choices(self) -> Mapping[str, Value]:
+        """The chosen option by the name of each choice, in the order of the space's table."""
+        return MappingProxyType(dict(self._pairs))
 
     @property
     def graph(self) -> CompositeGraph:
@@ -115,7 +124,7 @@ class Architecture:
 
     def to_json(self) -> dict[str, Any]:
         """Return `{"space": name, "choices": {...}}`, which `SearchSpace.from_json` reads back."""
-        return {"space": self.space.name, "choices": dict(self.choices)}
+        return {"space": self.space.name, "choices": dict(self._pairs)}
 
 
 def parse_record(record: object) -> tuple[str, Choices]:

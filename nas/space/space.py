@@ -71,8 +71,8 @@ class SearchSpace:
         ... )
         >>> space.size
         6
-        >>> space.largest.choices
-        (('body.depth', 2), ('body.0.kernel', 5), ('body.1.kernel', 5))
+        >>> dict(space.largest.choices)
+        {'body.depth': 2, 'body.0.kernel': 5, 'body.1.kernel': 5}
         >>> space.largest.graph.output_shape
         (10, 1, 1)
     """

@@ -69,7 +69,7 @@ def neighbours(architecture: Architecture) -> Iterator[Architecture]:
         1
     """
     space, choices = architecture.space, dict(architecture.choices)
-    for name, value in architecture.choices:
+    for name, value in architecture.choices.items():
         for option in space.parameters[name]:
             if option != value:
                 yield from _canonical_completions(space, {**choices, name: option})

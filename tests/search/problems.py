@@ -13,7 +13,7 @@ def additive_function(space, seed=0):
     def value(architecture):
         return 10 + sum(
             effects[key][space.parameters[key].index(chosen)]
-            for key, chosen in architecture.choices
+            for key, chosen in architecture.choices.items()
         )
 
     return value

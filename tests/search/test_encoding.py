@@ -90,7 +90,7 @@ def test_distance_of_categories_is_one_and_of_numbers_depends_on_the_rank():
 @by_space
 def test_architectures_have_equal_rows_if_and_only_if_they_are_equal(space):
     architectures = sample(space, 60)
-    copies = [Architecture(each.space, tuple(each.choices)) for each in architectures]
+    copies = [Architecture(each.space, tuple(each.choices.items())) for each in architectures]
     rows = ArchitectureEncoder([space]).encode(architectures)
     again = ArchitectureEncoder([space]).encode(copies)
     assert (rows.bits == again.bits).all()

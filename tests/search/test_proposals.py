@@ -41,7 +41,7 @@ def test_every_sampler_searches_several_spaces(sampler):
     for trial in trials:
         space = trial.architecture.space
         chosen = {
-            key: trial.parameters[f"{space.name}.{key}"] for key, _ in trial.architecture.choices
+            key: trial.parameters[f"{space.name}.{key}"] for key in trial.architecture.choices
         }
         assert trial.parameters["space"] == space.name
         # The parameters need not be the canonical form of the network.

@@ -298,7 +298,7 @@ def test_suggest_asks_only_for_choices_that_matter(space):
     rng = np.random.default_rng(0)
     for _ in range(20):
         expected = space.sample(rng, uniform_over="choices")
-        parameters = {f"{space.name}.{key}": value for key, value in expected.choices}
+        parameters = {f"{space.name}.{key}": value for key, value in expected.choices.items()}
         trial = optuna.trial.FixedTrial(parameters)
         assert suggest(trial, space) == expected
         assert trial.params == parameters

@@ -37,7 +37,7 @@ def proposed_trials(count, seed=0):
     while len(trials) < count:
         architecture = SPACE.sample(rng, uniform_over="choices")
         digest = architecture.digest
-        parameters = {f"{SPACE.name}.{key}": value for key, value in architecture.choices}
+        parameters = {f"{SPACE.name}.{key}": value for key, value in architecture.choices.items()}
         system_attrs = {"drawn": [1, 2]}
         trials[digest] = Trial(
             digest, architecture, parameters, "failed", {}, 0.0, "", system_attrs

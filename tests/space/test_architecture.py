@@ -39,9 +39,21 @@ def test_architectures_are_equal_where_choices_name_and_adaptation_are(space):
     assert hash(other) == hash(architecture)
     assert len({other, architecture}) == 1
     for changed in ({"image_size": 16}, {"classes": 3}, {"norm": False}, {"name": "other"}):
-        assert Architecture(replace(space, **changed), architecture.choices) != architecture
+        other_space = replace(space, **changed)
+        assert Architecture(other_space, tuple(architecture.choices.items())) != architecture
     assert space.smallest != space.largest
     assert architecture != architecture.choices
+
+
+def test_choices_are_a_read_only_mapping_in_the_order_of_the_table(space):
+    architecture = space.sample(seed=0)
+    choices = architecture.choices
+    assert choices == architecture.to_json()["choices"]
+    assert choices["stem.width"] in space.parameters["stem.width"]
+    assert list(choices) == [name for name in space.parameters if name in choices]
+    with pytest.raises(TypeError):
+        choices["stem.width"] = 1
+    assert space.architecture(choices) == architecture
 
 
 def test_architecture_is_immutable(space):

@@ -27,7 +27,7 @@ def test_the_canonical_form_has_blocks_left_out_last(name):
         for stage in space.compiled_stages:
             operators = [
                 value
-                for key, value in architecture.choices
+                for key, value in architecture.choices.items()
                 if key.startswith(f"{stage.stage.name}.") and key.endswith(".op")
             ]
             left_out = [operator in ("skip", "none") for operator in operators]

@@ -325,9 +325,9 @@ def test_a_missing_choice_is_refused():
 def test_an_equal_float_stands_for_an_integer_option():
     """JSON from elsewhere may hold 3.0 for 3."""
     mobilenet = load_definition("mobilenet")
-    choices = {key: float(value) for key, value in mobilenet.smallest.choices}
+    choices = {key: float(value) for key, value in mobilenet.smallest.choices.items()}
     assert mobilenet.architecture(choices) == mobilenet.smallest
-    assert all(isinstance(value, int) for _, value in mobilenet.architecture(choices).choices)
+    assert all(isinstance(value, int) for value in mobilenet.architecture(choices).choices.values())
 
 
 def test_an_architecture_of_another_space_is_not_lowered():

@@ -177,7 +177,7 @@ def test_narrow_subnet_equals_the_wide_one_with_masked_channels(name, size, narr
     space = on(name, size)
     choices = {
         key: min(space.parameters[key]) if re.search(narrow, key) else value
-        for key, value in space.largest.choices
+        for key, value in space.largest.choices.items()
     }
     if "bypass" in choices:
         # Narrowed widths can become equal, which would add another bypass.
