@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.flop_counter import FlopCounterMode
 
+from nas import torch_kernels
 from nas.graph import Graph, Op
 from nas.space import load_space, space_names
 from nas.space.builder import Builder
@@ -71,7 +74,7 @@ def test_inverted_residual_equals_torch_layers(training):
     project, head = nn.Conv2d(24, 8, 1, bias=False), nn.Linear(8, 7)
     norms = [nn.BatchNorm2d(c) for c in (8, 24, 24, 8)]
     slots = ["stem", "block.expand", "block.depthwise", "block.project", "head"]
-    state = net.state_dict()
+    state = net.tensors()
     load_torch([stem, expand, depthwise, project, head], state, slots)
     load_torch(norms, state, [f"{slot}.norm" for slot in slots[:-1]])
     for norm in norms:
@@ -84,7 +87,7 @@ def test_inverted_residual_equals_torch_layers(training):
     expected = head((norms[3](project(y)) + x).mean((2, 3)))
     torch.testing.assert_close(net(batch), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(
-        net.get_buffer("block.depthwise.norm.running_var"), norms[2].running_var
+        net.get_buffer("block.depthwise_norm.running_var"), norms[2].running_var
     )
 
 
@@ -120,7 +123,7 @@ def test_squeeze_excite_equals_torch_layers(training):
         nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 2, 1), nn.ReLU(), nn.Conv2d(2, 8, 1), nn.Hardsigmoid()
     )
     slots = ["depthwise", "depthwise.norm", "reduce", "restore"]
-    load_torch([depthwise, norm, gate[1], gate[3]], net.state_dict(), slots)
+    load_torch([depthwise, norm, gate[1], gate[3]], net.tensors(), slots)
     norm.train(training)
     batch = images(3, 8, 5, 5)
     x = F.hardswish(norm(depthwise(batch)))
@@ -206,7 +209,7 @@ def test_grouped_and_unpadded_convolutions_equal_torch_modules():
     b.conv(x, "unpadded", 4, kernel=4, stride=2, padding="valid", bias=True)
     net, batch = network(b), images(2, 6, 9, 8)
     layers = nn.Sequential(nn.Conv2d(6, 9, 1, groups=3), nn.Conv2d(9, 4, 4, 2))
-    load_torch(layers, net.state_dict(), ["grouped", "unpadded"])
+    load_torch(layers, net.tensors(), ["grouped", "unpadded"])
     torch.testing.assert_close(run_graph(net.graph, batch, net), layers(batch))
 
 
@@ -338,3 +341,188 @@ def test_images_are_resized_to_the_input_size_of_the_graph():
     )
     torch.testing.assert_close(network(large), network(small))
     assert not torch.allclose(network(large), network(large[:, :, ::2, ::2]))
+
+
+# Modules
+
+LEAVES = (nn.Conv2d, nn.BatchNorm2d, nn.Linear, nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Hardsigmoid)
+
+TINY = ("mobilenet_tiny", "shufflenet_tiny", "squeezenet_tiny")
+
+
+def tiny(name):
+    return load_space(name, image_size=16, channels=3)
+
+
+def gated():
+    """A network with all activations, a squeeze-and-excitation gate and an addition."""
+    b = build(activation="hard_swish")
+    x = b.conv_unit(b.input, "stem", 8, stride=2)
+    y = b.depthwise_unit(x, "stem.depthwise", kernel=5)
+    y = squeeze_excite(b, y)
+    z = b.conv_unit(y, "project", 8, activate="relu6")
+    b.linear(b.global_pool(b.activate(b.add(x, z), "relu")), "head", 7)
+    return b.graph()
+
+
+NETWORKS = {name: lambda name=name: tiny(name).largest.graph for name in TINY} | {"gated": gated}
+
+
+def layers_of(net):
+    """The modules without submodules, which tools take for layers, by name."""
+    return {name: each for name, each in net.named_modules() if not list(each.children())}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_layer_is_a_module_of_torch(name):
+    graph = NETWORKS[name]()
+    net = to_torch(graph)
+    layers = layers_of(net)
+    assert {type(each) for each in layers.values()} <= set(LEAVES)
+    counts = graph.counts()
+    types = [type(each) for each in layers.values()]
+    assert types.count(nn.Conv2d) == counts["conv"]
+    assert types.count(nn.BatchNorm2d) == counts["norm"]
+    assert types.count(nn.Linear) == counts["linear"]
+    assert types.count(nn.ReLU) == counts["relu"]
+    assert types.count(nn.Hardswish) == counts["hard_swish"]
+    assert sum(map(len, [list(each.parameters()) for each in layers.values()])) == len(
+        list(net.parameters())
+    )
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_hooks_of_every_layer_run_once_and_change_nothing(name, training):
+    net = with_random_norms(to_torch(NETWORKS[name]())).train(training)
+    again = copy.deepcopy(net)
+    batch = images(4, *net.graph.input_shape)
+    expected = net(batch)
+    calls = []
+    for path, layer in layers_of(again).items():
+        layer.register_forward_hook(lambda layer, x, y, path=path: calls.append((path, x[0], y)))
+    torch.testing.assert_close(again(batch), expected, rtol=1e-4, atol=1e-4)
+    assert sorted(path for path, *_ in calls) == sorted(layers_of(again))
+    for path, x, y in calls:
+        with torch.no_grad():
+            layer = copy.deepcopy(again.get_submodule(path))
+            layer._forward_hooks.clear()
+            torch.testing.assert_close(layer(x), y)
+    for key, tensor in net.state_dict().items():
+        torch.testing.assert_close(tensor, again.state_dict()[key])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_flop_counters_count_the_macs_of_the_graph(name):
+    graph = NETWORKS[name]()
+    image = images(1, *graph.input_shape)
+    net = to_torch(graph).eval()
+    with FlopCounterMode(display=False) as counter:
+        net(image)
+    assert counter.get_total_flops() == 2 * graph.macs
+
+    # A counter that hooks layers, as those of several packages do.
+    macs = []
+
+    def count(layer, inputs, output):
+        pixels = output[0, 0].numel() if output.dim() == 4 else 1
+        macs.append(layer.weight.numel() * pixels)
+
+    for layer in layers_of(net).values():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.register_forward_hook(count)
+    net(image)
+    assert sum(macs) == graph.macs
+
+
+def test_hooks_of_all_modules_run():
+    net, seen = to_torch(gated()).eval(), []
+    handle = nn.modules.module.register_module_forward_hook(lambda m, x, y: seen.append(type(m)))
+    try:
+        net(images(1, 3, 9, 9))
+    finally:
+        handle.remove()
+    assert seen.count(nn.Conv2d) == net.graph.counts()["conv"]
+    assert seen.count(nn.Hardsigmoid) == 1
+
+
+def test_backward_hooks_run():
+    net, seen = to_torch(gated()), []
+    for path, layer in layers_of(net).items():
+        layer.register_full_backward_hook(lambda layer, x, y, path=path: seen.append(path))
+    net(images(2, 3, 9, 9)).sum().backward()
+    assert sorted(seen) == sorted(layers_of(net))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_traced_network_gives_the_same_logits(name):
+    net = with_random_norms(to_torch(NETWORKS[name]())).eval()
+    batch = images(3, *net.graph.input_shape)
+    traced = torch.jit.trace(net, batch[:1])
+    torch.testing.assert_close(traced(batch), net(batch))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["shufflenet_tiny", "gated"])
+def test_exported_network_gives_the_same_logits(name):
+    net = with_random_norms(to_torch(NETWORKS[name]())).eval()
+    batch = images(3, *net.graph.input_shape)
+    program = torch.export.export(net, (batch,))
+    torch.testing.assert_close(program.module()(batch), net(batch))
+    assert {f"p_{key.replace('.', '_')}" for key, _ in net.named_parameters()} <= {
+        node.name for node in program.graph.nodes
+    }
+
+
+def test_replaced_and_frozen_layers_take_effect():
+    net = to_torch(gated()).eval()
+    batch = images(2, 3, 9, 9)
+    before = net(batch)
+    net.stem_hard_swish = nn.Identity()
+    net.stem = nn.Conv2d(3, 8, 3, 2, 1, bias=False)
+    assert not torch.allclose(net(batch), before)
+    net.train()
+    net.stem_norm.eval()
+    frozen = net.stem_norm.running_mean.clone()
+    net(batch)
+    assert torch.equal(net.stem_norm.running_mean, frozen)
+    assert not torch.equal(net.project_norm.running_mean, torch.zeros(8))
+
+
+def test_kernels_for_large_maps_run_in_training_without_hooks(monkeypatch):
+    used = []
+    original = torch_kernels._BatchNorm.forward
+    monkeypatch.setattr(torch_kernels, "MIN_ELEMENTS", 0)
+    monkeypatch.setattr(
+        torch_kernels._BatchNorm,
+        "forward",
+        staticmethod(lambda ctx, *rest: used.append(rest[-1]) or original(ctx, *rest)),
+    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        net = to_torch(gated())
+        net(images(2, 3, 9, 9))
+        assert used == ["hard_swish", "hard_swish", "relu6"]
+        for layer in layers_of(net).values():
+            layer.register_forward_hook(lambda *_: None)
+        net(images(2, 3, 9, 9))
+        assert len(used) == 3
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_state_is_loaded_by_the_names_of_modules_and_of_slots():
+    graph = gated()
+    net = with_random_norms(to_torch(graph))
+    assert "stem.depthwise.norm.running_mean" in net.tensors()
+    assert "stem_depthwise_norm.running_mean" in net.state_dict()
+    for state in (net.state_dict(), dict(net.state_dict()), net.tensors()):
+        other = to_torch(graph, seed=1)
+        other.load_state_dict(state)
+        for key, tensor in net.state_dict().items():
+            assert torch.equal(tensor, other.state_dict()[key])
+    with pytest.raises(RuntimeError, match=r"Missing key.*stem\.weight"):
+        other.load_state_dict({})
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        other.load_state_dict({**net.tensors(), "other.weight": torch.zeros(1)})

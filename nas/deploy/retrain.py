@@ -316,7 +316,7 @@ def _save_network(
         "training": setup.settings.identity(),
         "seed": setup.seed,
     }
-    checkpoint.write(folder / WEIGHTS_FILE, network.state_dict(), record)
+    checkpoint.write(folder / WEIGHTS_FILE, network.tensors(), record)
     preprocessing = preprocessing_of(setup.data, network.graph.input_shape[1])
     files.replace(folder / PREPROCESSING_FILE, to_json(preprocessing))
     text = json.dumps(architecture.to_json(), indent=1)
@@ -355,7 +355,7 @@ def load_trained(run: Run, pick: str) -> TrainedModel:
     path = folder / WEIGHTS_FILE
     network = to_torch(architecture)
     tensors, _ = checkpoint.read(path)
-    checkpoint.require_tensors(path, tensors, network.state_dict())
+    checkpoint.require_tensors(path, tensors, network.tensors())
     network.load_state_dict(tensors)
     return TrainedModel(architecture, network, PREPROCESSING.read(folder / PREPROCESSING_FILE))
 

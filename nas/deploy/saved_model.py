@@ -49,7 +49,7 @@ def write_model(model: TrainedModel, path: Path) -> None:
             "preprocessing": model.preprocessing,
         }
     )
-    state = model.network.state_dict()
+    state = model.network.tensors()
     tensors = {name: state[key].detach().contiguous() for key, name in source.tensor_names.items()}
     metadata = {_RECORD_KEY: record.model_dump_json(by_alias=True)}
     files.replace(path, save(tensors, metadata))

@@ -50,7 +50,7 @@ class Teacher:
     @classmethod
     def of_network(cls, network: Network) -> Teacher:
         """Return a trained network as a teacher."""
-        return cls(network.graph, network.state_dict())
+        return cls(network.graph, network.tensors())
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:

@@ -210,7 +210,7 @@ def predict_network(network: Network, data: ImageDataset, images: Images) -> np.
 
     The network's running statistics are used.
     """
-    state = network.state_dict()
+    state = network.tensors()
     device = next(iter(state.values())).device
     return _folded_classifier(network.graph, state, data, device)(images)
 
@@ -251,9 +251,10 @@ def recalibrate(network: Network, data: ImageDataset) -> None:
     images = choose_calibration_images(data.train)
     for x in _calibration_batches(network.graph, images, data, device):
         run_graph(network.graph, x, weights)
+    tensors = network.tensors()
     for name, (mean, variance) in weights.moments.statistics().items():
-        network.get_buffer(f"{name}.running_mean").copy_(mean)
-        network.get_buffer(f"{name}.running_var").copy_(variance)
+        tensors[f"{name}.running_mean"].copy_(mean)
+        tensors[f"{name}.running_var"].copy_(variance)
 
 
 class _CalibratingNetwork:
@@ -266,9 +267,8 @@ class _CalibratingNetwork:
 
     def norm(self, op: Op, x: Tensor, activation: str | None = None) -> Tensor:
         """See `nas.torch_network.Weights`."""
-        scale, shift = (
-            self._network.get_parameter(f"{op.slot_name}.{name}") for name in ("weight", "bias")
-        )
+        layer = self._network.slot_module(op)
+        scale, shift = (layer.get_parameter(name) for name in ("weight", "bias"))
         return self.moments.normalise(op.slot_name, x, scale, shift, activation)
 
 

@@ -52,7 +52,7 @@ class Supernet(SlotModule):
             inputs = slot.inputs.extent if slot.inputs else 1
             if op.kind == "norm":
                 scale = float(slot.name not in zero_norms)
-                self.add_norm(op, slot.outputs.extent, scale=scale, statistics=False)
+                self.add_norm(op, slot.outputs.extent, scale=scale)
             elif op.kind == "linear":
                 self.add_weight(op, (slot.outputs.extent, inputs), generator)
             else:

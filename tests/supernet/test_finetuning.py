@@ -147,10 +147,10 @@ def test_recalibrated_statistics_are_the_moments_of_each_norms_input(digits):
         values = run_graph(stem, x, network).double()
     name = graph.ops[position].slot_name
     torch.testing.assert_close(
-        network.get_buffer(f"{name}.running_mean").double(), values.mean((0, 2, 3)),
+        network.tensors()[f"{name}.running_mean"].double(), values.mean((0, 2, 3)),
         atol=1e-6, rtol=1e-5,
     )  # fmt: skip
     torch.testing.assert_close(
-        network.get_buffer(f"{name}.running_var").double(),
+        network.tensors()[f"{name}.running_var"].double(),
         values.var((0, 2, 3), unbiased=False), atol=1e-6, rtol=1e-5,
     )  # fmt: skip

@@ -94,7 +94,7 @@ def test_source_is_formatted_and_has_one_class(space, tmp_path):
 def test_source_of_every_kind_of_op_computes_what_the_interpreter_computes(name):
     graph = EXAMPLES[name]()
     network = with_effective_norms(Network(graph, torch.Generator().manual_seed(0))).eval()
-    plain = TorchSource(graph).module(network.state_dict())
+    plain = TorchSource(graph).module(network.tensors())
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(3, *graph.input_shape, generator=generator)
     with torch.no_grad():
@@ -104,7 +104,7 @@ def test_source_of_every_kind_of_op_computes_what_the_interpreter_computes(name)
 
 def test_module_has_the_parameters_of_the_network():
     model = digits_model("shufflenet_tiny")
-    plain = TorchSource(model.network.graph).module(model.network.state_dict())
+    plain = TorchSource(model.network.graph).module(model.network.tensors())
     count = sum(parameter.numel() for parameter in plain.parameters())
     assert count == model.architecture.params
 
@@ -116,7 +116,7 @@ def test_layer_names_are_valid_and_distinct():
     ]
     graph = Graph((Op("input", (), (1, 4, 4)), *convolutions))
     network = Network(graph, torch.Generator().manual_seed(0)).eval()
-    plain = TorchSource(graph).module(network.state_dict())
+    plain = TorchSource(graph).module(network.tensors())
     images = torch.ones(1, 1, 4, 4)
     assert torch.allclose(plain(images), network(images))
 
