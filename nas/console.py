@@ -1,10 +1,11 @@
-"""What the command line shows a person: progress bars, tables and short messages."""
+"""What a person sees: progress bars, and the tables and short messages of the command line."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import cache
 from typing import Any, Self
 
 from rich.console import Console
@@ -32,6 +33,9 @@ err = Console(stderr=True)
 MAX_BAR_TEXT_CHARACTERS = 48
 """Longest text beside a progress bar, so that bar and text fit into 120 columns."""
 
+NOTEBOOK_UPDATE_SECONDS = 0.5
+"""Shortest time between two updates of a line in a notebook, which stores each of them."""
+
 MAX_TABLE_COLUMNS = 1000
 """Widest table, in characters, that is written to a file or a pipe."""
 
@@ -39,11 +43,14 @@ MAX_TABLE_COLUMNS = 1000
 class ProgressBars:
     """Shows the progress of a job on stderr: one bar a stage, with the time that remains.
 
-    If stderr is not a terminal, a line at the start and a line at the end of a stage are written
-    instead of a bar, so that a log stays readable.
+    In a notebook a stage is one line, which is updated. If stderr is neither, a line at the start
+    and a line at the end of a stage are written, so that a log stays readable.
 
     The methods are those of `nas.job.JobProgress`.
     """
+
+    _shown = 0
+    """Number of objects of this class whose context has not ended."""
 
     def __init__(self) -> None:
         self._progress = Progress(
@@ -60,13 +67,16 @@ class ProgressBars:
         )
         self._stage = self._unit = ""
         self._done = 0
-        self._started = 0.0
+        self._started = self._updated = 0.0
+        self._notebook_line: Any = None
 
     def __enter__(self) -> Self:
+        ProgressBars._shown += 1
         self._progress.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        ProgressBars._shown -= 1
         self._progress.stop()
         # A stage that was interrupted before its first step is not reported as finished.
         if kind is None or self._done:
@@ -77,12 +87,26 @@ class ProgressBars:
         self._end()
         self._stage, self._unit, self._done, self._started = stage, unit, 0, time.monotonic()
         self._progress.add_task(escape(stage), total=None, unit=f"{unit}s", text="")
-        if not err.is_terminal:
+        if err.is_jupyter:
+            from IPython.display import display
+
+            line = {"text/plain": f"{stage} ..."}
+            self._notebook_line, self._updated = display(line, raw=True, display_id=True), 0.0
+        elif not err.is_terminal:
             self.note(f"{stage} ...")
 
-    def advance(self, done: int, total: int, text: str = "") -> None:
-        """Set the current bar to `done` of `total`, with a text beside it."""
+    def advance(self, done: int, total: int | None, text: str = "") -> None:
+        """Set the current bar to `done` of `total`, if that is known, with a text beside it."""
         self._done = done
+        if self._notebook_line and time.monotonic() - self._updated >= NOTEBOOK_UPDATE_SECONDS:
+            self._updated = time.monotonic()
+            seconds = self._updated - self._started
+            line = f"{self._stage}: {done}{f' of {total}' if total else ''} {self._unit}s"
+            line += f" in {format_duration(seconds)}"
+            if total and done:
+                line += f", {format_duration(seconds / done * (total - done))} left"
+            line += f"  {printable(text)}" if text else ""
+            self._notebook_line.update({"text/plain": line}, raw=True)
         if len(text) > MAX_BAR_TEXT_CHARACTERS:
             text = f"{text[: MAX_BAR_TEXT_CHARACTERS - 3]}..."
         task = self._progress.task_ids[-1]
@@ -98,8 +122,57 @@ class ProgressBars:
             done = (
                 f"{self._done} {self._unit}s in {duration}" if self._done else "nothing left to do"
             )
-            self.note(f"{self._stage}: {done}")
-        self._stage = ""
+            if self._notebook_line:
+                self._notebook_line.update({"text/plain": f"{self._stage}: {done}"}, raw=True)
+            else:
+                self.note(f"{self._stage}: {done}")
+        self._stage, self._notebook_line = "", None
+
+
+def is_watched() -> bool:
+    """Return whether progress is shown by default: on a terminal or in a notebook, and only once.
+
+    What runs inside of something that shows its progress shows none of its own.
+    """
+    return (err.is_terminal or err.is_jupyter) and not ProgressBars._shown
+
+
+@contextmanager
+def reported(
+    progress: Callable[..., None] | bool | None,
+    stage: str,
+    unit: str,
+    describe: Callable[..., tuple[int, int | None, str]] = lambda *state: state,
+    *,
+    at_once: bool = True,
+) -> Iterator[Callable[..., None] | None]:
+    """Yield the function that a long function calls with its progress; None if it shows none.
+
+    Args:
+        progress: what the caller of the long function gave: a function of its own, True for a bar
+            where `is_watched`, None or False for nothing.
+        stage: name of the bar.
+        unit: what the bar counts.
+        describe: returns done, total and a text, the arguments of `ProgressBars.advance`, for the
+            arguments that the long function calls with.
+        at_once: whether the bar is shown before the first call.
+    """
+    if progress is not True:
+        yield progress or None
+    elif not is_watched():
+        yield None
+    else:
+        with ExitStack() as stack:
+
+            @cache
+            def bars() -> ProgressBars:
+                shown = stack.enter_context(ProgressBars())
+                shown.begin(stage, unit)
+                return shown
+
+            if at_once:
+                bars()
+            yield lambda *state: bars().advance(*describe(*state))
 
 
 def say(text: str) -> None:

@@ -223,7 +223,7 @@ def load_dataset(
     on_bad_image: Literal["fail", "skip"] = "fail",
     class_folders: ClassFolders = "auto",
     background: str = "white",
-    progress: DecodingProgress | None = None,
+    progress: DecodingProgress | bool | None = True,
     write_cache: bool = True,
 ) -> ImageDataset:
     """Decode and split a dataset, or read the decoded images from the cache.
@@ -246,7 +246,8 @@ def load_dataset(
             below the source or its splits, "lowest" for those that hold the images, "auto" for the
             top ones unless that is unclear.
         background: Colour behind transparent pixels: a name of CSS, or `#rrggbb`.
-        progress: Called with (images decoded, images in all) while images are decoded.
+        progress: True shows a bar on a terminal or in a notebook, False nothing; or a function that
+            is called with (images decoded, images in all) while images are decoded.
         write_cache: Whether to add decoded images to the cache.
 
     Returns:
@@ -257,6 +258,8 @@ def load_dataset(
         DataError: There is no dataset, an argument is out of range, images have no labels or cannot
             be decoded, or a class has too few images.
     """
+    from nas.console import reported
+
     if not 0 < validation_fraction < 1:
         raise DataError(
             f"validation_fraction is {validation_fraction}.", remedy="Use a number between 0 and 1."
@@ -274,13 +277,16 @@ def load_dataset(
     except ValueError as error:
         raise DataError(f"background is {background!r}: {error}.") from None
     opened = open_source(source, class_folders)
-    decoded = decode(
-        opened,
-        image_size or opened.image_size,
-        progress,
-        background=colour,
-        write_cache=write_cache,
-    )
+    with reported(
+        progress, "images", "image", lambda done, total: (done, total, ""), at_once=False
+    ) as report:
+        decoded = decode(
+            opened,
+            image_size or opened.image_size,
+            report,
+            background=colour,
+            write_cache=write_cache,
+        )
     _warn_about_silhouettes(opened, decoded, background)
     classes, labels, bad_labels = _number_classes(opened, decoded)
     bad_by_class = _count_by_class(classes, bad_labels)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.job.progress import JobProgress, SilentProgress
+from nas.job.progress import JobProgress, SilentProgress, shown
 
 if TYPE_CHECKING:
     from nas.errors import NasError
@@ -68,7 +68,11 @@ class JobResult:
 
 
 def run_job(
-    settings: JobSettings, folder: Path, *, command: str = "", progress: JobProgress | None = None
+    settings: JobSettings,
+    folder: Path,
+    *,
+    command: str = "",
+    progress: JobProgress | bool | None = True,
 ) -> JobResult:
     """Run a whole job. Run again on the same folder, it continues where it stopped.
 
@@ -77,7 +81,8 @@ def run_job(
         folder: the run folder; it is made if missing. It holds everything that the job makes but
             the latency table of the device.
         command: command that the report names as what made it.
-        progress: receives stages, progress and messages.
+        progress: True shows bars and messages on a terminal or in a notebook, False nothing; or
+            what receives stages, progress and messages.
 
     Raises:
         RunFolderError: the folder is in use, belongs to another job or holds other files.
@@ -87,17 +92,22 @@ def run_job(
         NasError: a stage failed.
     """
     from nas.deploy.formats import model_format
-    from nas.job import exporting, finish, retraining, stages
     from nas.job.context import JobContext
-    from nas.job.folder import claim
-    from nas.records import MODELS_FOLDER, read_front
     from nas.supernet.distributed import require_single_process
 
     require_single_process("a job")
     for name in settings.finish.export:
         model_format(name)
-    job = JobContext(settings, progress or SilentProgress())
-    with claim(folder, settings, command) as run:
+    with shown(progress) as bars:
+        return _run_job(JobContext(settings, bars), folder, command)
+
+
+def _run_job(job: JobContext, folder: Path, command: str) -> JobResult:
+    from nas.job import exporting, finish, retraining, stages
+    from nas.job.folder import claim
+    from nas.records import MODELS_FOLDER, read_front
+
+    with claim(folder, job.settings, command) as run:
         supernets, result = _run_until_search(job, run)
         with run.stage("measure the front"):
             finish.measure_front(job, run, supernets, result.trials)

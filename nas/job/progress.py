@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 
@@ -32,3 +34,20 @@ class SilentProgress:
 
     def note(self, text: str) -> None:
         """Do nothing."""
+
+
+@contextmanager
+def shown(progress: JobProgress | bool | None) -> Iterator[JobProgress]:
+    """Yield what receives the progress of a job or an export.
+
+    Args:
+        progress: what the caller gave: an object of its own, True for bars where
+            `nas.console.is_watched`, None or False for nothing.
+    """
+    from nas import console
+
+    if progress is True and console.is_watched():
+        with console.ProgressBars() as bars:
+            yield bars
+    else:
+        yield SilentProgress() if isinstance(progress, bool) or progress is None else progress

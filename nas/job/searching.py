@@ -280,6 +280,7 @@ def _search(
         fixed_settings=objectives.fixed_settings(),
         on_trial=on_trial,
         on_message=job.progress.note,
+        progress=None,
     )
 
 

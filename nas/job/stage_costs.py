@@ -290,6 +290,7 @@ def _seconds_per_search_step(
         seed=seed,
         sampler=sampler,
         on_trial=lambda *_: ends.append(time.perf_counter()),
+        progress=None,
     )
     # The sampler's model proposes in the second half.
     modelled = ends[len(ends) // 2 :]

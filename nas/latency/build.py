@@ -110,7 +110,7 @@ def build_table(
     *,
     retry_failed: bool = False,
     again: bool = False,
-    progress: Callable[[BuildProgress], None] | None = None,
+    progress: Callable[[BuildProgress], None] | bool | None = True,
 ) -> BuildResult:
     """Time the kernels that a table lacks, and append their records.
 
@@ -132,7 +132,8 @@ def build_table(
         retry_failed: whether kernels with a failed record are timed again.
         again: whether kernels that have a latency, and the dispatch costs, are timed again. The
             timings before count as well.
-        progress: function to call after every timing.
+        progress: True shows a bar on a terminal or in a notebook, False nothing; or a function to
+            call after every timing.
 
     Raises:
         TableError: another process writes the table.
@@ -140,10 +141,17 @@ def build_table(
         BoardLostError: no device is left.
         DeviceError: the devices are not equal.
     """
+    from nas.console import reported
+
     timers = TimerPool(timer if isinstance(timer, Sequence) else [timer])
-    with table.writing():
+    with (
+        table.writing(),
+        reported(
+            progress, "latency table", "timing", lambda p: (p.done, p.total, p.record.name)
+        ) as report,
+    ):
         dispatch = DispatchTimer(table, timers, again=again)
-        builder = _TableBuilder(table, timers, dispatch, progress)
+        builder = _TableBuilder(table, timers, dispatch, report)
         dispatch.begin()
         missing = table.missing(kernels := list(kernels), include_failed=retry_failed)
         unsettled = [kernel for kernel in dict.fromkeys(kernels) if builder.is_unsettled(kernel)]

@@ -64,7 +64,7 @@ def check_table(
     references: bool = True,
     batch: int = 1,
     retime_dispatch: bool = False,
-    progress: ProgressCallback | None = None,
+    progress: ProgressCallback | bool | None = True,
 ) -> TableCheck:
     """Compile and time whole networks, and compare them with their predictions.
 
@@ -83,7 +83,8 @@ def check_table(
         batch: number of images that run at once.
         retime_dispatch: whether the dispatch costs are timed again after the networks, see
             `TableCheck.retimed_dispatch_agreement`.
-        progress: function to call after each step.
+        progress: True shows a bar on a terminal or in a notebook, False nothing; or a function to
+            call after each step.
 
     Raises:
         MissingKernelError: the table does not cover a space.
@@ -91,21 +92,24 @@ def check_table(
         RequestError: there is no network or no space, or the runtime does not have the batch size.
         MeasurementError: a network cannot be timed.
     """
+    from nas.console import reported
+
     if nets < 1 or not spaces:
         raise RequestError("A check needs at least one network and one space.")
     runtime.check_batch(batch)
     fitted = (table.calibration(batch, space.digest) for space in spaces)
     left_out = [digest for each in fitted for digest in each.get("fitted_on") or ()]
     networks = _draw_networks(spaces, nets, rng, references, left_out)
-    return check_networks(
-        table,
-        networks,
-        runtime,
-        beside=calibrated_networks(table, spaces, batch),
-        batch=batch,
-        retime_dispatch=retime_dispatch,
-        progress=progress,
-    )
+    with reported(progress, "check", "step") as report:
+        return check_networks(
+            table,
+            networks,
+            runtime,
+            beside=calibrated_networks(table, spaces, batch),
+            batch=batch,
+            retime_dispatch=retime_dispatch,
+            progress=report,
+        )
 
 
 def calibrated_networks(

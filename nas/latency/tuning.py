@@ -172,7 +172,7 @@ def tune_table(
                 if progress is not None:
                     progress(table_tuner.progress(kernel, len(due)))
             # The faster kernels were timed at one moment only; this times them at another.
-            build_table(table, round_kernels, timers)
+            build_table(table, round_kernels, timers, progress=None)
     return table_tuner.result(len(requested) - len(due), time.monotonic() - start_s)
 
 

@@ -316,7 +316,7 @@ class Pick(FrontMember):
         *formats: str,
         max_accuracy_drop: float | None = None,
         weight_bits: int | None = None,
-        progress: JobProgress | None = None,
+        progress: JobProgress | bool | None = True,
     ) -> ModelFolder:
         """Export the network to files that are checked with their own runtimes.
 
@@ -327,7 +327,8 @@ class Pick(FrontMember):
             max_accuracy_drop: largest accuracy that int8 may lose on validation images, as a
                 fraction; by default 0.005.
             weight_bits: bits of a weight in int8, 7 or 8; by default what this processor needs.
-            progress: receives stages, progress and messages.
+            progress: True shows bars and messages on a terminal or in a notebook, False nothing; or
+                what receives stages, progress and messages.
 
         Returns:
             The folder of the model, `models/<id>` of the run.
@@ -336,17 +337,19 @@ class Pick(FrontMember):
         """
         from nas.deploy.formats import DEFAULT_FORMATS
         from nas.job.exporting import export_run
+        from nas.job.progress import shown
 
-        (folder,) = export_run(
-            self._run.path,
-            [self.digest],
-            formats or DEFAULT_FORMATS,
-            max_accuracy_drop=max_accuracy_drop,
-            weight_bits=weight_bits,
-            data_source=self._run.data_source,
-            command="Pick.export",
-            progress=progress,
-        )
+        with shown(progress) as bars:
+            (folder,) = export_run(
+                self._run.path,
+                [self.digest],
+                formats or DEFAULT_FORMATS,
+                max_accuracy_drop=max_accuracy_drop,
+                weight_bits=weight_bits,
+                data_source=self._run.data_source,
+                command="Pick.export",
+                progress=bars,
+            )
         return folder
 
     def to_torch(self) -> Network:

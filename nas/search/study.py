@@ -91,6 +91,7 @@ def run_search(
     startup: int | None = None,
     on_trial: Callable[[Trial, SearchProgress], None] | None = None,
     on_message: Callable[[str], None] | None = None,
+    progress: bool | None = True,
 ) -> SearchResult:
     """Search for the Pareto front of the objectives over one or several spaces.
 
@@ -125,6 +126,7 @@ def run_search(
         on_trial: called with each new trial of any process and with the progress of the search.
         on_message: called with messages for the user, for example that the storage is not
             available.
+        progress: True shows a bar on a terminal or in a notebook, False nothing.
 
     Raises:
         InfeasibleError: no architecture meets the limits, see `nas.search.feasibility`.
@@ -132,6 +134,8 @@ def run_search(
         SearchError: the storage belongs to another search, or nearly all trials fail.
         StorageError: the storage is damaged or not available.
     """
+    from nas.console import reported
+
     if stall is None:
         stall = default_stall(sampler, trials)
     elif stall == "auto" and sampler not in MODEL_SAMPLERS:
@@ -165,7 +169,13 @@ def run_search(
     loop.process_ended_trials(are_new=False)
     if not log.completed_trials:
         require_feasible(spaces, objectives, seed)
-    with InterruptHandler().installed(on_message) as interrupt, _claims_kept_alive(log, shared):
+    with (
+        reported(progress, "search", "trial") as report,
+        InterruptHandler().installed(on_message) as interrupt,
+        _claims_kept_alive(log, shared),
+    ):
+        if report:
+            loop.on_trial = _with_report(loop.on_trial, report, trials)
         stop_reason = loop.run(interrupt)
     return SearchResult(
         trials=log.trials,
@@ -174,6 +184,20 @@ def run_search(
         stop_reason=stop_reason,
         interrupted=interrupt.is_requested,
     )
+
+
+def _with_report(
+    on_trial: Callable[[Trial, SearchProgress], None],
+    report: Callable[..., None],
+    trials: int | None,
+) -> Callable[[Trial, SearchProgress], None]:
+    """Return a function that calls `on_trial` and reports the number of completed trials."""
+
+    def call(trial: Trial, state: SearchProgress) -> None:
+        report(state.completed, trials, "")
+        on_trial(trial, state)
+
+    return call
 
 
 def front(trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[Trial]:

@@ -82,7 +82,7 @@ def train(
     settings: TrainingSettings | None = None,
     *,
     seed: int,
-    progress: Callable[[TrainingProgress], None] | None = None,
+    progress: Callable[[TrainingProgress], None] | bool | None = True,
 ) -> Supernet:
     """Train a supernet, or resume an interrupted training.
 
@@ -102,7 +102,8 @@ def train(
         folder: folder for `training.jsonl`, checkpoints and finally `supernet.safetensors`.
         settings: training settings; `TrainingSettings()` by default.
         seed: seed of the weights, the order of the images, the augmentation and the subnets.
-        progress: called after every step.
+        progress: True shows a bar on a terminal or in a notebook, False nothing; or a function to
+            call after every step.
 
     Returns:
         The trained supernet in evaluation mode.
@@ -113,6 +114,8 @@ def train(
         TrainingError: the loss is not finite even at a fraction of the learning rate, or a batch
             does not fit into the device's memory; the message then names a batch size that does.
     """
+    from nas.console import reported
+
     settings = settings or TrainingSettings()
     folder = Path(folder)
     group = current_process_group()
@@ -129,7 +132,13 @@ def train(
     memory_error = ""
     while True:
         try:
-            _run_steps(trainer, folder, progress)
+            with reported(
+                progress if group.is_main else None,
+                f"supernet {space.name}",
+                "step",
+                lambda p: (p.step, p.steps, f"loss {p.loss:.3f}"),
+            ) as report:
+                _run_steps(trainer, folder, report)
             break
         except DivergedError as error:
             trainer = _roll_back(trainer, folder, error)
