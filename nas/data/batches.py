@@ -71,14 +71,17 @@ def share_of_batch(batch_size: int, rank: int, world_size: int) -> slice:
 class TrainingBatches:
     """Shuffled and augmented batches of the training images.
 
+    Every epoch has each image once, in a random order. The batches are cut from one epoch after the
+    other: one that an epoch cannot fill begins with its last images and ends with the first ones of
+    the next epoch, so that all batches have the same size and no image is left out.
+
     A batch depends on the seed and the step alone, so that training resumes at any step without the
     state of a random generator.
 
     Args:
         data: Dataset whose part `train` is used. It is copied to the device once, or streamed; see
             `nas.data.image_loader`.
-        batch_size: Images of a step, over all processes. The incomplete batch at the end of an
-            epoch is dropped.
+        batch_size: Images of a step, over all processes; all images if there are fewer.
         seed: Seed of the order and the augmentation.
         shift: Largest shift of the random crop, in pixels; the border is repeated outwards.
         flip: Whether half of the images are mirrored.
@@ -128,9 +131,9 @@ class TrainingBatches:
         self._loader = make_loader(data.train, device, self._batch_indices)
 
     @property
-    def steps_per_epoch(self) -> int:
-        """Number of batches in an epoch."""
-        return len(self._labels) // self.batch_size
+    def steps_per_epoch(self) -> float:
+        """Number of batches in an epoch, which need not be whole."""
+        return len(self._labels) / self.batch_size
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the images and labels of a step, or this process's share of them.
@@ -168,12 +171,15 @@ class TrainingBatches:
 
     def _batch_indices(self, step: int) -> np.ndarray:
         """Return the positions, among the training images, of this process's images of a step."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        start = position * self.batch_size
-        return self._order(epoch)[start : start + self.batch_size][self._share]
+        epoch, start = divmod(step * self.batch_size, len(self._labels))
+        batch = self._order(epoch)[start : start + self.batch_size]
+        if len(batch) < self.batch_size:
+            rest = self._order(epoch + 1)[: self.batch_size - len(batch)]
+            batch = np.concatenate([batch, rest])
+        return batch[self._share]
 
     def _order(self, epoch: int) -> np.ndarray:
-        # The loader may ask for the next epoch's order while this epoch's is still in use.
+        # The loader asks for the next batch, and so for the next epoch, while this one is in use.
         for known_epoch, order in self._recent_orders:
             if known_epoch == epoch:
                 return order

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -156,13 +157,14 @@ class TrainingSettings:
         del record["seconds" if self.seconds is None else "epochs"]
         return record
 
-    def steps(self, steps_per_epoch: int) -> int:
-        """Return the number of steps in `epochs`, at least one.
+    def steps(self, steps_per_epoch: float) -> int:
+        """Return the fewest steps, at least one, in which each image is used in all `epochs`.
 
         Args:
-            steps_per_epoch: number of steps of a whole epoch.
+            steps_per_epoch: number of steps of a whole epoch, see `TrainingBatches`.
         """
-        return max(1, round(self.epochs * steps_per_epoch))
+        # The product of two rounded numbers may be a little above a whole one.
+        return max(1, math.ceil(round(self.epochs * steps_per_epoch, 6)))
 
     def resolve_shift(self, data: ImageDataset) -> int:
         """Return the largest shift of the random crop in pixels."""

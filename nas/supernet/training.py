@@ -153,8 +153,10 @@ def train(
     supernet = trainer.finish()
     if group.is_main:
         steps = trainer.schedule.steps
-        epochs = steps / trainer.batches.steps_per_epoch
-        supernet.save(folder, {**trainer.identity(), "step": steps, "epochs": round(epochs, 3)})
+        epochs = settings.epochs
+        if settings.seconds is not None:
+            epochs = round(steps / trainer.batches.steps_per_epoch, 3)
+        supernet.save(folder, {**trainer.identity(), "step": steps, "epochs": epochs})
         (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
     group.barrier()
     return supernet
@@ -308,11 +310,11 @@ class StepTime(NamedTuple):
 
     Attributes:
         seconds: mean duration of a step.
-        steps_per_epoch: number of steps in an epoch.
+        steps_per_epoch: number of steps in an epoch, which need not be whole.
     """
 
     seconds: float
-    steps_per_epoch: int
+    steps_per_epoch: float
 
     @property
     def epoch_seconds(self) -> float:

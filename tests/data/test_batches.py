@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,7 @@ import torch
 from nas.data import ImageDataset, Images
 from nas.data.batches import TrainingBatches, sequential_batches, share_of_batch
 from nas.errors import RequestError
+from nas.supernet import TrainingSettings
 
 CPU = torch.device("cpu")
 
@@ -30,26 +33,52 @@ def test_sequential_batches_yield_all_images_normalised(digits):
     assert torch.cat([y for _, y in batches]).tolist() == digits.search.labels.tolist()
 
 
-def test_epoch_has_each_image_at_most_once_and_epochs_differ(digits):
-    batches = make_batches(digits)
-    assert batches.steps_per_epoch == len(digits.train) // 64
-    position_of = {image.tobytes(): i for i, image in enumerate(digits.train.pixels)}
+def positions_of(data, batches, step):
+    """Return the positions of a batch's images among the training images, by their pixels."""
+    position_of = {image.tobytes(): i for i, image in enumerate(data.train.pixels)}
+    images, labels = batches.batch(step)
+    pixels = images.permute(0, 2, 3, 1).numpy() * data.std + data.mean
+    rounded = np.rint(pixels * 255).astype(np.uint8)
+    positions = [position_of[image.tobytes()] for image in rounded]
+    assert labels.tolist() == data.train.labels[positions].tolist()
+    return positions
 
-    def positions_of_epoch(epoch):
-        steps = range(epoch * batches.steps_per_epoch, (epoch + 1) * batches.steps_per_epoch)
-        seen = []
-        for step in steps:
-            images, labels = batches.batch(step)
-            pixels = images.permute(0, 2, 3, 1).numpy() * digits.std + digits.mean
-            rounded = np.rint(pixels * 255).astype(np.uint8)
-            positions = [position_of[image.tobytes()] for image in rounded]
-            assert labels.tolist() == digits.train.labels[positions].tolist()
-            seen += positions
-        return seen
 
-    first, second = positions_of_epoch(0), positions_of_epoch(1)
-    assert len(set(first)) == len(first) == batches.steps_per_epoch * 64
-    assert first != second
+@pytest.mark.parametrize("batch_size", [2, 7, 27, 33, 48, 64, 100])
+def test_epoch_has_each_image_once_in_batches_of_one_size(batch_size):
+    data = random_colours(count=64)
+    batches = make_batches(data, batch_size=batch_size)
+    epochs = 3
+    assert batches.batch_size == min(batch_size, 64)
+    assert batches.steps_per_epoch == 64 / batches.batch_size
+    steps = math.ceil(epochs * 64 / batches.batch_size)
+    seen = [positions_of(data, batches, step) for step in range(steps)]
+    assert {len(batch) for batch in seen} == {batches.batch_size}
+    stream = [position for batch in seen for position in batch]
+    orders = [stream[64 * epoch : 64 * (epoch + 1)] for epoch in range(epochs)]
+    assert all(sorted(order) == list(range(64)) for order in orders)
+    assert len(set(map(tuple, orders))) == epochs
+
+
+@pytest.mark.parametrize(("epochs", "images", "batch_size"), [(60, 190, 64), (3, 10, 3), (1, 9, 9)])
+def test_training_is_as_long_as_its_images_need(epochs, images, batch_size):
+    batches = make_batches(random_colours(count=images), batch_size=batch_size)
+    steps = TrainingSettings(epochs=epochs).steps(batches.steps_per_epoch)
+    drawn = np.concatenate([batches._batch_indices(step) for step in range(steps)])
+    counts = np.bincount(drawn, minlength=images)
+    assert set(counts) <= {epochs, epochs + 1}
+    assert steps * batch_size - epochs * images < batch_size
+
+
+def test_processes_share_batches_that_two_epochs_fill():
+    data = random_colours(count=30)
+    whole = make_batches(data, batch_size=8)
+    shares = [make_batches(data, batch_size=8, rank=rank, world_size=4) for rank in range(4)]
+    for step in (3, 7, 3):
+        images, labels = whole.batch(step)
+        parts = [share.batch(step) for share in shares]
+        assert torch.equal(torch.cat([part[0] for part in parts]), images)
+        assert torch.equal(torch.cat([part[1] for part in parts]), labels)
 
 
 def test_batch_depends_on_seed_and_step_alone(digits):

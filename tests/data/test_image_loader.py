@@ -1,5 +1,7 @@
 """Loaders: the batches are the same whether images are resident or streamed from disk."""
 
+import math
+
 import torch
 
 from nas.data import decoding, load_dataset
@@ -25,6 +27,6 @@ def test_prefetched_batches_equal_resident_ones_in_any_order_of_steps(
     assert isinstance(make_loader(on_disk.train, CPU, resident._batch_indices), PrefetchLoader)
     assert isinstance(make_loader(in_memory.train, CPU, resident._batch_indices), ResidentLoader)
     # In order across two epochs, and then back, as a resumed training would ask.
-    for step in [*range(2 * resident.steps_per_epoch + 1), 2, 3, 0]:
+    for step in [*range(math.ceil(2 * resident.steps_per_epoch) + 1), 2, 3, 0]:
         for ours, theirs in zip(streamed.batch(step), resident.batch(step), strict=True):
             assert torch.equal(ours, theirs), step

@@ -245,7 +245,7 @@ def test_progress_reports_steps_accuracies_and_learning_rate(digits, tmp_path):
         seed=0,
         progress=seen.append,
     )
-    steps = 2 * (len(digits.train) // 64)
+    steps = math.ceil(2 * len(digits.train) / 64)
     assert [p.step for p in seen] == list(range(1, steps + 1))
     assert {p.steps for p in seen} == {steps}
     rates = [p.learning_rate for p in seen]
@@ -321,7 +321,7 @@ def test_training_starts_with_smaller_images(tmp_path, monkeypatch):
         return backward(own, tasks, supernet, images, labels)
 
     monkeypatch.setattr(Trainer, "_backward", record)
-    settings = replace(SHORT, batch_size=32, epochs=6 / (len(data.train) // 32))
+    settings = replace(SHORT, batch_size=32, epochs=6 * 32 / len(data.train))
     train(space_on(data, "mobilenet_tiny"), data, tmp_path, settings, seed=0)
     assert sizes == [24, 12, 18, 18, 24, 24]
 
@@ -335,7 +335,7 @@ def test_train_refuses_a_space_for_other_data(digits, tmp_path):
 def test_step_time_gives_the_time_of_an_epoch(digits):
     step_time = measure_step(space_on(digits, "squeezenet_tiny"), digits, SHORT, steps=1)
     assert step_time.seconds > 0
-    assert step_time.steps_per_epoch == len(digits.train) // 64
+    assert step_time.steps_per_epoch == len(digits.train) / 64
     assert step_time._replace(seconds=0.5, steps_per_epoch=10).epoch_seconds == 5
 
 
@@ -386,7 +386,7 @@ def test_time_budget_is_used_and_the_schedule_completed(digits, tmp_path, monkey
     assert clock.steps == seen[-1].step == seen[-1].steps
     assert clock.steps == pytest.approx(8 + 4 + 16, abs=1)
     assert seen[-1].learning_rate < 0.002 < max(each.learning_rate for each in seen) <= 0.1
-    epochs = clock.steps / (len(digits.train) // 64)
+    epochs = clock.steps / (len(digits.train) / 64)
     assert training.trained_epochs(tmp_path) == pytest.approx(epochs, abs=0.001)
     again = train(space_on(digits, "squeezenet_tiny"), digits, tmp_path, settings, seed=0)
     assert clock.steps == seen[-1].step, "a finished training is loaded"
