@@ -49,7 +49,7 @@ def train(
     ] = None,
     batch_size: Annotated[int | None, job_key("training.batch_size")] = None,
     learning_rate: Annotated[float | None, job_key("training.learning_rate")] = None,
-    validation_fraction: Annotated[float, job_key("data.validation_fraction")] = 0.2,
+    validation_fraction: Annotated[float | None, job_key("data.validation_fraction")] = None,
     on_bad_image: Annotated[str, job_key("data.on_bad_image")] = "fail",
     class_folders: Annotated[str, job_key("data.class_folders")] = "auto",
     device: Annotated[str, job_key("training.device")] = "auto",

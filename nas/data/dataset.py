@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 import warnings
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,11 +26,34 @@ Part = Literal["train", "search", "holdout"]
 TEST_FRACTION = 0.2
 """Fraction of the images that become test images if the source has no test split."""
 
+MIN_PART_IMAGES = 50
+"""Images that the search and the hold-out have at least, if there are enough images.
+
+One of 50 images is 2 points of accuracy, and the standard error of an accuracy of 90% is 4 points.
+"""
+
+VALIDATION_FRACTION = 0.2
+"""Fraction of the training images that is used for validation, if that is enough images."""
+
+MAX_VALIDATION_FRACTION = 5 / 12
+"""Largest such fraction that is chosen automatically: a third of all images if a fifth are test
+images. The training then has more images than the search and the hold-out together."""
+
 HOLDOUT_FRACTION = 1 / 3
 """Fraction of the validation images that score the final Pareto front.
 
-The search never sees these images.
+The search never sees these images. The fraction is up to a half if they are fewer than
+`MIN_PART_IMAGES` otherwise.
 """
+
+MIN_TRAINING_IMAGES = 2
+"""Fewest images of each class that are left for training."""
+
+_SUFFICIENT_IMAGES = round(2 * MIN_PART_IMAGES / MAX_VALIDATION_FRACTION / (1 - TEST_FRACTION))
+"""Images of a source without splits from which on every part has `MIN_PART_IMAGES`."""
+
+_SHOWN_CLASSES = 5
+"""Most classes that a message names."""
 
 
 _PART_NAMES = {"train": "train", "search": "search", "holdout": "hold-out", "test": "test"}
@@ -153,6 +176,28 @@ class ImageDataset:
             text += f"; left out, unreadable: {count_text(self.skipped_by_class)}"
         return text
 
+    @property
+    def worth_of_an_image(self) -> str:
+        """What one image is worth in the accuracies of each part, and what to do if it is much."""
+        holdout, search, test = (
+            f"{100 / len(images):{'.1f' if len(images) < 100 else '.2g'}}"
+            for images in (self.holdout, self.search, self.test)
+        )
+        text = (
+            f"one hold-out image is {holdout} points of accuracy, one search image {search}, "
+            f"one test image {test}"
+        )
+        fewest = min(len(self.search), len(self.holdout), len(self.test))
+        if fewest >= MIN_PART_IMAGES:
+            return text
+        return (
+            f"{text}; smaller differences between networks cannot be seen. "
+            f"{_SUFFICIENT_IMAGES} images in all, or validation and test splits of "
+            f"{2 * MIN_PART_IMAGES} and {MIN_PART_IMAGES} images, make it "
+            f"{100 / MIN_PART_IMAGES:g} points. With fewer images, cross-validate: run the job "
+            "with several seeds, each of which splits the images in another way"
+        )
+
     def part(self, name: Part) -> Images:
         """Return a part that training and search may read. Raises RequestError for any other."""
         if name not in ("train", "search", "holdout"):
@@ -218,7 +263,7 @@ def load_dataset(
     source: str | Path,
     *,
     image_size: int | None = None,
-    validation_fraction: float = 0.2,
+    validation_fraction: float | None = None,
     seed: int = 0,
     on_bad_image: Literal["fail", "skip"] = "fail",
     class_folders: ClassFolders = "auto",
@@ -230,7 +275,8 @@ def load_dataset(
 
     The test images are the source's test split, or `TEST_FRACTION` of its images. The validation
     images are the source's validation split, or `validation_fraction` of the rest; they are divided
-    into the parts `search` and `holdout`. Random splits are stratified by class.
+    into the parts `search` and `holdout`. Random splits are stratified by class. The constants at
+    the top of this module say how many images each part gets.
 
     Args:
         source: "digits", or a path: parquet files in the Hugging Face layout, or a folder with a
@@ -238,7 +284,8 @@ def load_dataset(
         image_size: Side of the images, in pixels; larger and oblong images are scaled and cropped
             to the centre. The default depends on the source.
         validation_fraction: Fraction of the training images that are used for validation, in
-            (0, 1).
+            (0, 1). By default as many as accuracies need: `VALIDATION_FRACTION`, and more of a
+            small set.
         seed: Seed of the random splits.
         on_bad_image: What to do about images that cannot be used: "fail", or "skip" to leave them
             out and list them in `ImageDataset.skipped`.
@@ -260,7 +307,7 @@ def load_dataset(
     """
     from nas.console import reported
 
-    if not 0 < validation_fraction < 1:
+    if validation_fraction is not None and not 0 < validation_fraction < 1:
         raise DataError(
             f"validation_fraction is {validation_fraction}.", remedy="Use a number between 0 and 1."
         )
@@ -434,13 +481,14 @@ def _split(
     source_splits: np.ndarray,
     labels: np.ndarray,
     classes: tuple[str, ...],
-    validation_fraction: float,
+    validation_fraction: float | None,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return the sorted positions of the training, search, hold-out and test images.
 
     Raises:
-        DataError: There is only one class, or a class has too few training images to be split.
+        DataError: There is only one class, a class has too few training images to be split, or the
+            validation split of the source has too few images.
     """
     train, validation, test = (
         np.flatnonzero(source_splits == name) for name in ("train", "validation", "test")
@@ -450,34 +498,72 @@ def _split(
             f"There are images of {len(classes)} class; two are needed.",
             remedy="Check that each class has its own label or sub-folder.",
         )
-    # Each random split takes at least one image of each class, and one must stay for training.
-    required = 1 + (len(validation) == 0) + (len(test) == 0)
-    class_counts = Counter(labels[train].tolist())
-    for label, name in enumerate(classes):
-        if class_counts[label] < required:
-            raise DataError(
-                f"Class {name!r} has {class_counts[label]} training images; at least {required} "
-                "are needed.",
-                remedy="Add images of this class, or remove the class.",
-            )
+    if len(validation) == 1:
+        raise DataError(
+            "The validation split has 1 image; at least 2 are needed, one for the search and one "
+            "for the hold-out.",
+            remedy="Add validation images, or remove the split: training images are then used.",
+        )
+    has_validation, has_test = len(validation) > 0, len(test) > 0
+    _require_enough(labels[train], classes, has_validation=has_validation, has_test=has_test)
     rng = np.random.default_rng(seed)
-    if len(test) == 0:
+    if not has_test:
         train, test = _stratified_split(train, labels, TEST_FRACTION, rng)
-    if len(validation) == 0:
-        train, validation = _stratified_split(train, labels, validation_fraction, rng)
-    # Take every third image of the shuffled images sorted by class. Unlike a split of each class
-    # alone, this gives the right fraction even if each class has only a few images.
+    if not has_validation:
+        fraction = validation_fraction or _automatic_fraction(len(train))
+        train, validation = _stratified_split(train, labels, fraction, rng)
+    # Take images at even distances from the shuffled images sorted by class. Unlike a split of each
+    # class alone, this gives the right fraction even if each class has only a few images.
     by_class = rng.permutation(validation)
     by_class = by_class[np.argsort(labels[by_class], kind="stable")]
-    thresholds = np.floor(np.arange(len(by_class) + 1) * HOLDOUT_FRACTION + 0.5)
+    fraction = max(HOLDOUT_FRACTION, min(MIN_PART_IMAGES / len(by_class), 1 / 2))
+    thresholds = np.ceil(np.arange(len(by_class) + 1) * fraction - 0.5)
     in_holdout = np.diff(thresholds) > 0
     return train, np.sort(by_class[~in_holdout]), np.sort(by_class[in_holdout]), test
+
+
+def _automatic_fraction(count: int) -> float:
+    """Return the fraction of `count` images that are used for validation by default.
+
+    Of a small set it is more than usual, so that the hold-out has `MIN_PART_IMAGES`.
+    """
+    needed = MIN_PART_IMAGES / HOLDOUT_FRACTION / count
+    return max(VALIDATION_FRACTION, min(needed, MAX_VALIDATION_FRACTION))
+
+
+def _require_enough(
+    labels: np.ndarray, classes: tuple[str, ...], *, has_validation: bool, has_test: bool
+) -> None:
+    """Raise DataError if a class has too few training images for the random splits.
+
+    Args:
+        labels: Labels of the training images of the source.
+        classes: Class names by label.
+        has_validation, has_test: Whether the source has these splits.
+    """
+    needs = [f"{MIN_TRAINING_IMAGES} to train"]
+    needs += [] if has_validation else ["1 for validation"]
+    needs += [] if has_test else ["1 to test"]
+    required = MIN_TRAINING_IMAGES + len(needs) - 1
+    counts = np.bincount(labels, minlength=len(classes))
+    lacking = [f"{name!r} has {n}" for name, n in zip(classes, counts, strict=True) if n < required]
+    if lacking:
+        more = len(lacking) - _SHOWN_CLASSES
+        shown = ", ".join(lacking[:_SHOWN_CLASSES]) + (f", and {more} more" if more > 0 else "")
+        raise DataError(
+            f"{len(lacking)} of {len(classes)} classes have too few training images: {shown}. "
+            f"Each class needs at least {required}: {', '.join(needs)}.",
+            remedy="Add images of these classes, or remove the classes. For accuracies in steps of "
+            f"{100 / MIN_PART_IMAGES:g} points, {_SUFFICIENT_IMAGES} images in all are needed.",
+        )
 
 
 def _stratified_split(
     positions: np.ndarray, labels: np.ndarray, fraction: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split off a random fraction of each class: at least one image, but never all of them.
+    """Split off a random fraction of each class: at least one image.
+
+    `MIN_TRAINING_IMAGES` of each class are left.
 
     Returns:
         The sorted positions of the rest, and those of the fraction.
@@ -485,6 +571,6 @@ def _stratified_split(
     chosen: list[int] = []
     for label in np.unique(labels[positions]):
         shuffled = rng.permutation(positions[labels[positions] == label])
-        count = min(max(1, round(len(shuffled) * fraction)), len(shuffled) - 1)
+        count = min(max(1, round(len(shuffled) * fraction)), len(shuffled) - MIN_TRAINING_IMAGES)
         chosen.extend(shuffled[:count].tolist())
     return np.setdiff1d(positions, chosen), np.sort(np.array(chosen, np.int64))

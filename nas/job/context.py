@@ -75,7 +75,7 @@ class JobContext:
         """The images, decoded and split."""
         settings = self.settings.data
         self.progress.begin("images", "image")
-        return load_dataset(
+        data = load_dataset(
             settings.source,
             image_size=settings.image_size,
             validation_fraction=settings.validation_fraction,
@@ -86,6 +86,8 @@ class JobContext:
             progress=self.progress.advance,
             write_cache=not self.read_only,
         )
+        self.progress.note(data.worth_of_an_image)
+        return data
 
     @cached_property
     def spaces(self) -> dict[str, SearchSpace]:
@@ -176,6 +178,7 @@ class JobContext:
         table = LatencyTable.find(self.settings.device.tables, self.runtime)
         missing = self.kernels if table is None else table.missing(self.kernels)
         opened_s = time.perf_counter() - start
+        self.progress.begin("plan", "measurement")
         costs = measure_stage_costs(
             spaces,
             data,
@@ -190,6 +193,7 @@ class JobContext:
             ),
             lacks_calibration=table is None or lacks_calibration(table, spaces, self.batch),
         )
+        self.progress.advance(1, 1)
         if fixed_plan(self.settings, [], 0) is None:  # The job measures the costs itself.
             opened_s = time.perf_counter() - start
         return len(missing), replace(costs, prepare_s=opened_s)

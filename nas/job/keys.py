@@ -77,7 +77,10 @@ KEYS: dict[str, Key] = {
         '"digits", parquet files, or a folder with one folder for each class.'
     ),
     "data.validation_fraction": _key(
-        "Fraction of the training images that is kept for validation.", gt=0, lt=1
+        "Fraction of the training images that is kept for validation; by default as many as "
+        "accuracies need.",
+        gt=0,
+        lt=1,
     ),
     "data.image_size": _key(
         "Height and width of the images in pixels; by default those of the data.", ge=8, le=512

@@ -110,7 +110,7 @@ class DataSettings(_Table):
     """The table `[data]`: where the images are and how they are split."""
 
     source: Annotated[PathText, _field("data.source")]
-    validation_fraction: Annotated[float, _field("data.validation_fraction")] = 0.2
+    validation_fraction: Annotated[float, _field("data.validation_fraction")] | None = None
     image_size: Annotated[int, _field("data.image_size")] | None = None
     on_bad_image: Annotated[Literal["fail", "skip"], _field("data.on_bad_image")] = "fail"
     class_folders: Annotated[Literal["auto", "top", "lowest"], _field("data.class_folders")] = (

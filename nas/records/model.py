@@ -139,7 +139,8 @@ class ModelData(Document):
         digest: digest of all images and labels.
         license: license of the data; empty if it is not stated.
         counts: number of images by part: `train`, `search`, `holdout` and `test`.
-        validation_fraction: fraction of the training images that was used for validation.
+        validation_fraction: fraction of the training images that was used for validation; None if
+            it was chosen automatically.
         seed: seed of the random splits.
         on_bad_image: what an unreadable image did.
         class_folders: which folders of an image folder were the classes.
@@ -150,7 +151,7 @@ class ModelData(Document):
     digest: str
     license: str = ""
     counts: dict[str, Count]
-    validation_fraction: Fraction
+    validation_fraction: Fraction | None = None
     seed: Count
     on_bad_image: Literal["fail", "skip"] = "fail"
     class_folders: Literal["auto", "top", "lowest"] = "auto"

@@ -264,7 +264,8 @@ class JobData(_RunSection):
 
     Attributes:
         source: name or path of the data source.
-        validation_fraction: share of the training images that is held out for validation.
+        validation_fraction: share of the training images that is held out for validation; None if
+            it is chosen automatically.
         image_size: height and width of the images in pixels; None for those of the source.
         on_bad_image: what an unreadable image does.
         class_folders: which folders of an image folder are the classes.
@@ -272,7 +273,7 @@ class JobData(_RunSection):
     """
 
     source: str
-    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
     image_size: Annotated[int, Field(ge=1, le=1 << 16)] | None = None
     on_bad_image: Literal["fail", "skip"] = "fail"
     class_folders: Literal["auto", "top", "lowest"] = "auto"

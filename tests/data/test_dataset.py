@@ -104,7 +104,7 @@ def test_split_folders_give_the_splits(tmp_path):
     image_folder(tmp_path / "val", per_class=3)
     image_folder(tmp_path / "test", per_class=2)
     data = load_dataset(tmp_path, image_size=8)
-    assert data.counts == {"train": 18, "search": 6, "holdout": 3, "test": 6}
+    assert data.counts == {"train": 18, "search": 5, "holdout": 4, "test": 6}
     assert sorted(values_of(data.test)) == [0, 1, 50, 51, 100, 101]
 
 
@@ -125,7 +125,7 @@ def test_parquet_file_and_folder_names_give_the_splits(tmp_path, layout):
         values = [50 * c + i for i in range(count) for c in range(3)]
         write_parquet(tmp_path / path, values, [0, 1, 2] * count)
     data = load_dataset(tmp_path, image_size=8)
-    assert data.counts == {"train": 18, "search": 4, "holdout": 2, "test": 6}
+    assert data.counts == {"train": 15, "search": 5, "holdout": 4, "test": 6}
     assert sorted(values_of(data.test)) == [0, 1, 50, 51, 100, 101]
     assert (data.classes, data.channels, data.image_size) == (CLASSES, 3, 8)
 
@@ -205,12 +205,12 @@ def test_class_without_usable_images_is_an_error(tmp_path):
     image_folder(tmp_path)
     for file in (tmp_path / "bee").iterdir():
         file.write_bytes(b"broken")
-    with pytest.raises(DataError, match="Class 'bee' has 0 training images"):
+    with pytest.raises(DataError, match="1 of 3 classes .* 'bee' has 0"):
         load_dataset(tmp_path, on_bad_image="skip")
     images = [encoded(i) for i in range(10)] + [b"broken"] * 5
     path = tmp_path / "mine.parquet"
     pq.write_table(pa.table({"image": images, "label": [*["yes", "no"] * 5, *["maybe"] * 5]}), path)
-    with pytest.raises(DataError, match="Class 'maybe' has 0 training images"):
+    with pytest.raises(DataError, match="1 of 3 classes .* 'maybe' has 0"):
         load_dataset(path, on_bad_image="skip")
 
 
@@ -273,16 +273,101 @@ def test_parquet_file_without_split_beside_others_is_an_error(tmp_path):
         load_dataset(tmp_path)
 
 
-def test_too_few_images_of_a_class_are_an_error(tmp_path):
+def test_classes_with_too_few_images_are_named_with_what_is_needed(tmp_path):
     image_folder(tmp_path)
     for i in range(1, 6):
         (tmp_path / "bee" / f"{i}.png").unlink()
-    with pytest.raises(DataError, match="Class 'bee' has 1 training images; at least 3"):
+    with pytest.raises(DataError) as caught:
         load_dataset(tmp_path)
+    assert caught.value.message == (
+        "1 of 3 classes have too few training images: 'bee' has 1. Each class needs at least 4: "
+        "2 to train, 1 for validation, 1 to test."
+    )
+    assert "300 images" in caught.value.remedy
     shutil.rmtree(tmp_path / "ant")
     shutil.rmtree(tmp_path / "bee")
     with pytest.raises(DataError, match="1 class; two are needed"):
         load_dataset(tmp_path)
+
+
+def test_many_classes_with_too_few_images_are_counted(tmp_path):
+    names = [f"c{number}" for number in range(10)]
+    write_parquet(tmp_path / "mine.parquet", range(30), [*range(10)] * 3, names)
+    with pytest.raises(DataError, match="10 of 10 classes .* 'c4' has 3, and 5 more") as caught:
+        load_dataset(tmp_path)
+    assert "c5" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("splits", "needed"),
+    [("train", 4), ("train test", 3), ("train val", 3), ("train val test", 2)],
+)
+def test_a_class_needs_images_for_the_splits_that_the_source_lacks(tmp_path, splits, needed):
+    for name in splits.split():
+        image_folder(tmp_path / name, per_class=needed)
+    data = load_dataset(tmp_path, image_size=4)
+    assert min(np.bincount(data.train.labels)) >= 2
+    assert min(data.counts.values()) >= 1
+    (tmp_path / "train" / "cow" / "0.png").unlink()
+    with pytest.raises(DataError, match=f"'cow' has {needed - 1}. .* at least {needed}:"):
+        load_dataset(tmp_path, image_size=4)
+
+
+def test_validation_split_of_one_image_is_refused(tmp_path):
+    image_folder(tmp_path / "train")
+    (tmp_path / "val" / "ant").mkdir(parents=True)
+    (tmp_path / "val" / "ant" / "0.png").write_bytes(encoded(9))
+    with pytest.raises(DataError, match="validation split has 1 image; at least 2"):
+        load_dataset(tmp_path)
+
+
+def grey_images(path, per_class, classes=5):
+    """Write a parquet file of tiny images, of which no two are equal."""
+    labels = np.repeat(np.arange(classes), per_class)
+    images = []
+    for number in range(len(labels)):
+        buffer = io.BytesIO()
+        Image.fromarray(np.uint8([[number % 256, number // 256], [0, 0]])).save(buffer, "PNG")
+        images.append(buffer.getvalue())
+    return write_parquet(path, images, labels.tolist(), [f"c{c}" for c in range(classes)])
+
+
+@pytest.mark.parametrize(
+    ("per_class", "counts"),
+    [
+        (4, (10, 3, 2, 5)),  # two of each class to train
+        (20, (45, 18, 17, 20)),
+        (60, (140, 50, 50, 60)),
+        (90, (210, 100, 50, 90)),
+        (150, (450, 100, 50, 150)),
+        (400, (1280, 213, 107, 400)),  # a fifth is more than accuracies need
+    ],
+)
+def test_small_sets_have_as_many_validation_images_as_accuracies_need(tmp_path, per_class, counts):
+    data = load_dataset(grey_images(tmp_path / "a.parquet", per_class), image_size=2)
+    assert tuple(data.counts.values()) == counts
+    images = np.concatenate([part.pixels for part in (data.train, data.search, data.holdout)])
+    assert len(np.unique(images[:, 0, :, 0], axis=0)) == sum(counts[:3]), "no image is in two parts"
+    for part in (data.train, data.search, data.holdout, data.test):
+        own = np.bincount(part.labels, minlength=5)
+        assert own.max() - own.min() <= 1, "stratified"
+
+
+def test_fraction_that_is_given_stays_as_it_is(tmp_path):
+    path = grey_images(tmp_path / "a.parquet", 60)
+    data = load_dataset(path, image_size=2, validation_fraction=0.25)
+    assert data.counts == {"train": 180, "search": 30, "holdout": 30, "test": 60}
+
+
+def test_worth_of_an_image_is_stated_with_what_helps_if_it_is_much(tmp_path):
+    enough = load_dataset(grey_images(tmp_path / "a.parquet", 60), image_size=2)
+    assert enough.worth_of_an_image == (
+        "one hold-out image is 2.0 points of accuracy, one search image 2.0, one test image 1.7"
+    )
+    few = load_dataset(grey_images(tmp_path / "a.parquet", 20), image_size=2).worth_of_an_image
+    assert few.startswith("one hold-out image is 5.9 points")
+    assert "300 images in all" in few
+    assert "cross-validate" in few
 
 
 @pytest.mark.parametrize(
