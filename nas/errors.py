@@ -7,6 +7,8 @@ that failed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class NasError(Exception):
     """Base class of all errors; `str(error)` is the message followed by the remedy.
@@ -95,6 +97,21 @@ class ExportError(NasError):
     """A model could not be exported, or an exported file does not compute what it should."""
 
 
+class IncompleteExportError(ExportError):
+    """Some formats of a model could not be exported; the files of all others are there.
+
+    Args:
+        failed: the error of each format that failed, by its name.
+    """
+
+    def __init__(self, failed: Mapping[str, NasError]) -> None:
+        super().__init__(
+            " ".join(f"{name}: {error.message}" for name, error in failed.items()),
+            remedy=" ".join(dict.fromkeys(each.remedy for each in failed.values() if each.remedy)),
+        )
+        self.failed = failed
+
+
 class SearchError(NasError):
     """A search cannot continue."""
 
@@ -109,8 +126,8 @@ class InfeasibleError(SearchError):
 
 def first_line(error: BaseException) -> str:
     """Return the class of an error and the first line of its message, at most 500 characters."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:500]
+    lines = [type(error).__name__, *str(error).strip().splitlines()]
+    return ": ".join(lines[:2])[:500]
 
 
 def printable(text: str) -> str:

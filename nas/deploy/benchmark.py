@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import statistics as python_statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,6 +106,7 @@ def time_files(
     running: Mapping[str, ModelProcess],
     image: NDArray[np.float32],
     progress: Progress | None = None,
+    failed: dict[str, ExportError] | None = None,
 ) -> dict[str, TimedFile]:
     """Return the latencies of files, measured in rounds.
 
@@ -114,17 +115,37 @@ def time_files(
         image: the image that is classified, `1 x C x H x W`. A process that has loaded its file
             classifies the image that it was loaded with.
         progress: receives the number of timings done and of all timings.
+        failed: receives the error of each file that does not run. The others are timed on, and the
+            result is without it. By default the first error is raised.
 
     Raises:
         ExportError: a file does not run.
     """
     total = ROUNDS * len(running)
-    loaded = {name: each.loaded or each.load(image) for name, each in running.items()}
+    loaded: dict[str, LoadedFile] = {}
     seconds: dict[str, list[float]] = {name: [] for name in running}
+
+    @contextmanager
+    def apart(name: str) -> Iterator[None]:
+        """Leave a file that fails out of all that follows."""
+        try:
+            yield
+        except ExportError as error:
+            if failed is None:
+                raise
+            failed[name] = error
+            del seconds[name]
+
+    for name, process in running.items():
+        with apart(name):
+            loaded[name] = process.loaded or process.load(image)
     for position in range(ROUNDS):
         for at, (name, process) in enumerate(running.items()):
-            time.sleep(PAUSE_SECONDS)
-            seconds[name].append(process.time())
+            if name not in seconds:
+                continue
+            with apart(name):
+                time.sleep(PAUSE_SECONDS)
+                seconds[name].append(process.time())
             if progress:
                 progress(position * len(running) + at + 1, total, name)
     return {

@@ -21,7 +21,9 @@ from nas.deploy.model import TrainedModel, preprocessing_steps
 from nas.deploy.robustness import CONFIDENT, MAX_IMAGES, measure_confidence, measure_robustness
 from nas.deploy.scripts import REQUIREMENTS, script_format
 from nas.deploy.verify import sample_images
+from nas.errors import first_line
 from nas.formatting import format_bytes, format_count, format_latency
+from nas.quantisation import FEW_CALIBRATION_IMAGES, clipped_share
 from nas.records import (
     ArchitectureRecord,
     ExportedFile,
@@ -80,6 +82,14 @@ def make_card(
     """
     graph = model.architecture.graph
     images = sample_images(data.holdout, MAX_IMAGES)
+    try:
+        robustness = tuple(measure_robustness(model, images))
+        confidence = tuple(measure_confidence(model, images))
+        unmeasured = []
+    # A card without these figures is better than exported files without a card.
+    except Exception as error:
+        robustness, confidence = (), ()
+        unmeasured = [f"Answers to changed images were not measured: {first_line(error)}."]
     device, _ = processor()
     return ModelCard(
         schema=2,
@@ -97,9 +107,9 @@ def make_card(
         data=origin.data,
         recipe=dict(origin.recipe),
         accuracy=accuracy,
-        robustness=tuple(measure_robustness(model, images)),
+        robustness=robustness,
         robustness_images=len(images),
-        confidence=tuple(measure_confidence(model, images)),
+        confidence=confidence,
         files=tuple(files),
         preprocessing=model.preprocessing,
         script=script,
@@ -113,7 +123,7 @@ def make_card(
             **package_versions(_PACKAGES),
         },
         exported=datetime.now(UTC).isoformat(timespec="seconds"),
-        limits=tuple(_limits(files, int8, data, accuracy)),
+        limits=(*_limits(files, int8, data, accuracy), *unmeasured),
     )
 
 
@@ -139,8 +149,13 @@ def measure_accuracy(
     )
 
 
-def render_card(card: ModelCard) -> str:
-    """Return the text of `card.md`."""
+def render_card(card: ModelCard, figure: str | None) -> str:
+    """Return the text of `card.md`.
+
+    Args:
+        card: the card.
+        figure: name of the file with the plot of the latencies; None if there is none.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("nas.deploy", ""),
         trim_blocks=True,
@@ -160,7 +175,7 @@ def render_card(card: ModelCard) -> str:
         confident=CONFIDENT,
         steps=preprocessing_steps(card.preprocessing),
         requirements=REQUIREMENTS[script] if script else "",
-        has_latencies=any(file.latency is not None for file in card.files),
+        figure=figure,
     )
 
 
@@ -185,12 +200,20 @@ def _limits(
         "Latencies and peak memory are those of one image at a time on the processor above. "
         "`nas benchmark` measures them on another device.",
     ]
+    if int8 is not None and int8.calibration_images < FEW_CALIBRATION_IMAGES:
+        limits.append(
+            f"int8 was calibrated on {int8.calibration_images} training images only: the largest "
+            f"value of a tensor is clipped in {clipped_share(int8.calibration_images):.0%} of new "
+            "images, if nothing else widens its range."
+        )
     if int8 is not None and int8.float_accuracy - int8.accuracy > int8.max_drop:
         limits.append(
             f"int8 loses {100 * (int8.float_accuracy - int8.accuracy):.1f} points on the "
             f"validation images, more than the {100 * int8.max_drop:g} points asked for."
         )
     for file in files:
+        if file.runs_here and file.latency is None:
+            limits.append(f"{file.file} was not timed, because its process failed then.")
         if not file.runs_here:
             limits.append(
                 f"{file.file} was written and its structure was checked, but it was not run: its "

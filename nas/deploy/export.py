@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
@@ -47,6 +50,7 @@ from nas.deploy.verify import (
 from nas.errors import (
     CheckpointError,
     ExportError,
+    IncompleteExportError,
     NasError,
     RequestError,
     RunFolderError,
@@ -202,8 +206,9 @@ def export_model(
 ) -> ModelCard:
     """Export a trained model to files, each verified with its own runtime.
 
-    Files that were exported before from the same weights are kept. A format that fails leaves no
-    file; the other formats are exported before its error is raised.
+    Files that were exported before from the same weights are kept. Formats do not depend on each
+    other: one that fails leaves no file, and the others are exported before its error is raised.
+    A file that was verified and then cannot be timed is kept, with a warning.
 
     Args:
         model: the trained model.
@@ -221,8 +226,10 @@ def export_model(
     Raises:
         RequestError: there is no such format, or its package is not installed; nothing was done.
         RunFolderError: another process exports to the folder, or it holds files from elsewhere.
-        ExportError: a format cannot hold the model, or its file does not compute what it should.
-        OSError: a file cannot be written, as on a full disk. The folder is as it was.
+        IncompleteExportError: a format cannot hold the model, its file cannot be written or does
+            not compute what it should, or the model could not be quantised.
+        OSError: what belongs to all files cannot be written, as on a full disk. The folder is as it
+            was.
     """
     chosen = {name: model_format(name) for name in dict.fromkeys(formats)}
     weights_digest = digest_of_weights(model)
@@ -236,33 +243,54 @@ def export_model(
         accuracy = measure_accuracy(
             data, *(_logits(model, each) for each in (data.test, data.search, data.holdout))
         )
+        failed: dict[str, NasError] = {}
+        compared = sample_images(data.test, COMPARED_IMAGES)
+        reference = ReferenceImages(compared, _logits(model, compared))
+        samples = _samples(model, data)
         steps.begin("quantisation")
         int8 = None
-        if any(each.precision == "int8" for each in missing.values()):
-            int8 = quantise_within(
-                model,
-                data,
-                max_drop=max_accuracy_drop,
-                weight_bits=weight_bits,
-                progress=lambda method, done: steps.update(f"quantisation: {method} {done:.0%}"),
-            )
-        reference = _reference(model, sample_images(data.test, COMPARED_IMAGES), int8)
+        int8_formats = [name for name, each in missing.items() if each.precision == "int8"]
+        if int8_formats:
+            try:
+                with _export_errors("The int8 network could not be made", staging):
+                    int8 = quantise_within(
+                        model,
+                        data,
+                        max_drop=max_accuracy_drop,
+                        weight_bits=weight_bits,
+                        progress=lambda method, done: steps.update(
+                            f"quantisation: {method} {done:.0%}"
+                        ),
+                    )
+                    reference, samples = (
+                        _with_int8(each, model, int8.network) for each in (reference, samples)
+                    )
+            except NasError as error:
+                int8 = None
+                for name in int8_formats:
+                    failed[name] = error
+                    del missing[name]
         with _Running() as running:
             files = [file for name, file in earlier.files.items() if name not in missing]
-            new, errors = _write_files(
+            new, unwritten = _write_files(
                 model, staging, missing, reference, data.test, int8, running, steps
             )
+            failed |= unwritten
             if not new:
-                raise _joined(errors)
+                raise IncompleteExportError(failed)
             running.open_earlier(files, folder)
             steps.begin("latencies")
             image = first_image(data.test, model.preprocessing)
             files = _timed([*files, *new], running, image, steps)
         steps.begin("card")
-        samples = earlier.with_int8_logits(_samples(model, data, int8))
+        summary = earlier.int8 if int8 is None else int8.summary
+        samples = earlier.with_int8_logits(samples)
+        if all(file.precision != "int8" for file in files):
+            summary, samples = None, replace(samples, int8_logits=None)
         samples.save(staging / SAMPLES_FILE)
         script, error = _write_script(model, staging, folder, files, samples)
-        errors += [error] if error else []
+        if error is not None:
+            failed[SCRIPT_FILE] = error
         card = make_card(
             model,
             data,
@@ -270,15 +298,15 @@ def export_model(
             weights_digest=weights_digest,
             accuracy=accuracy,
             files=files,
-            int8=earlier.int8 if int8 is None else int8.summary,
+            int8=summary,
             script=script,
         )
         _write_descriptions(model, staging, card)
         outdated = {*earlier.names, SCRIPT_FILE, FIGURE_FILE} - _names(files)
         folder.publish(staging, replaced=outdated)
         steps.end()
-    if errors:
-        raise _joined(errors)
+    if failed:
+        raise IncompleteExportError(failed)
     return card
 
 
@@ -300,12 +328,13 @@ def _write_files(
     int8: Quantisation | None,
     running: _Running,
     steps: _Steps,
-) -> tuple[list[ExportedFile], list[NasError]]:
+) -> tuple[list[ExportedFile], dict[str, NasError]]:
     """Write and verify a file of each format. Return the good ones, and the errors of the others.
 
     The files of a format that failed are removed.
     """
-    files, errors = [], []
+    files: list[ExportedFile] = []
+    failed: dict[str, NasError] = {}
     for name, model_file in formats.items():
         steps.begin(name)
 
@@ -315,64 +344,71 @@ def _write_files(
         path = staging / model_file.file_name
         quantised = int8.network if int8 is not None and model_file.precision == "int8" else None
         try:
-            _write_file(model_file, model, quantised, path)
-            files.append(
-                check_file(
-                    running.open(model_file, path),
-                    reference,
-                    model.preprocessing,
-                    test=test,
-                    progress=report,
+            with _export_errors(f"{path.name} could not be written", staging):
+                model_file.write(model, quantised, path)
+            with _export_errors(f"{path.name} could not be verified", staging):
+                files.append(
+                    check_file(
+                        running.open(model_file, path),
+                        reference,
+                        model.preprocessing,
+                        test=test,
+                        progress=report,
+                    )
                 )
-            )
         except NasError as error:
-            errors.append(error)
+            failed[name] = error
             running.close(model_file)
             for written in (
                 path,
                 *(staging / each for each in (*model_file.companions, *model_file.device_files)),
             ):
                 remove(written)
-    return files, errors
+    return files, failed
 
 
-def _write_file(
-    model_file: ModelFormat, model: TrainedModel, quantised: QuantisedNetwork | None, path: Path
-) -> None:
-    """Write a file. Raises ExportError or OSError, whatever the package of the format raises."""
+@contextmanager
+def _export_errors(what: str, folder: Path) -> Iterator[None]:
+    """Turn all that a format's package or the system raises into an ExportError.
+
+    The other formats are then exported nevertheless.
+
+    Args:
+        what: what failed, without a full stop.
+        folder: a folder on the disk that the files are written to.
+    """
     try:
-        model_file.write(model, quantised, path)
-    except (NasError, OSError):
+        yield
+    except NasError:
         raise
     # Packages raise anything, also about a full disk.
     except Exception as error:
-        if shutil.disk_usage(path.parent).free < _FULL_DISK_BYTES:
-            raise OSError(errno.ENOSPC, "No space left on device", str(path)) from error
-        raise ExportError(
-            f"{model_file.file_name} could not be written: {first_line(error)}",
-            remedy="Export another format.",
-        ) from error
+        reason, remedy = first_line(error), "Export another format."
+        number = error.errno if isinstance(error, OSError) else None
+        if number == errno.ENOSPC or shutil.disk_usage(folder).free < _FULL_DISK_BYTES:
+            reason, remedy = os.strerror(errno.ENOSPC), "Make room, and export again."
+        elif isinstance(error, OSError):
+            remedy = "Export again."
+        raise ExportError(f"{what}: {reason}.", remedy=remedy) from error
 
 
-def _reference(model: TrainedModel, images: Images, int8: Quantisation | None) -> ReferenceImages:
-    """Return images with the logits that files should compute for them."""
-    logits = _logits(model, images)
-    if int8 is None:
-        return ReferenceImages(images, logits)
-    parts = [simulate(int8.network, batch) for batch in batches(images, model.preprocessing)]
-    return ReferenceImages(images, logits, np.concatenate(parts))
+def _with_int8(
+    reference: ReferenceImages, model: TrainedModel, network: QuantisedNetwork
+) -> ReferenceImages:
+    """Return reference images with the logits of a quantised network."""
+    parts = [simulate(network, batch) for batch in batches(reference.images, model.preprocessing)]
+    return replace(reference, int8_logits=np.concatenate(parts))
 
 
-def _samples(model: TrainedModel, data: ImageDataset, int8: Quantisation | None) -> ReferenceImages:
+def _samples(model: TrainedModel, data: ImageDataset) -> ReferenceImages:
     """Return the images and image files with which a model folder is verified elsewhere."""
     images = sample_images(data.search, SAMPLE_IMAGES)
     stored = [each for each in data.examples if each.content]
     pixels = [np.asarray(images.pixels[: len(images)]), *(each.pixels[None] for each in stored)]
     labels = np.array([each.label for each in stored], np.int64)
     images = Images(np.concatenate(pixels), np.concatenate([images.labels, labels]))
-    reference = _reference(model, images, int8)
     files = tuple(ReferenceFile(each.kind, each.count, each.content) for each in data.examples)
-    return replace(reference, files=files)
+    return ReferenceImages(images, _logits(model, images), files=files)
 
 
 def _write_script(
@@ -408,12 +444,16 @@ def _logits(model: TrainedModel, images: Images) -> NDArray[np.float32]:
 def _timed(
     files: Sequence[ExportedFile], running: _Running, image: NDArray[np.float32], steps: _Steps
 ) -> list[ExportedFile]:
-    """Return the records of files with their latencies."""
+    """Return the records of files with their latencies. A file that fails has none."""
+    failed: dict[str, ExportError] = {}
     timed = time_files(
         running.processes,
         image,
         lambda done, total, _: steps.update(f"latencies: {done} of {total} timings"),
+        failed,
     )
+    for error in failed.values():
+        warnings.warn(f"A verified file was not timed. {error}", stacklevel=2)
     return [timed[file.format].update(file) if file.format in timed else file for file in files]
 
 
@@ -439,21 +479,26 @@ def _write_descriptions(model: TrainedModel, staging: Path, card: ModelCard) -> 
         ARCHITECTURE_FILE: f"{architecture}\n",
         PREPROCESSING_FILE: to_json(model.preprocessing),
         CARD_FILE: to_json(card),
-        CARD_PAGE: render_card(card),
+        CARD_PAGE: render_card(card, _draw_latencies(card, staging / FIGURE_FILE)),
     }
     for name, text in texts.items():
         (staging / name).write_text(text, encoding="utf-8")
-    if any(file.latency is not None for file in card.files):
-        draw_benchmark(card.files, card.device, staging / FIGURE_FILE)
+
+
+def _draw_latencies(card: ModelCard, path: Path) -> str | None:
+    """Draw the latencies of the files of a card. Return the name of the plot; None without one."""
+    if all(file.latency is None for file in card.files):
+        return None
+    try:
+        draw_benchmark(card.files, card.device, path)
+    # The files are worth more than their plot.
+    except Exception as error:
+        remove(path)
+        warnings.warn(f"{path.name} could not be drawn: {first_line(error)}.", stacklevel=2)
+        return None
+    return path.name
 
 
 def _names(files: Sequence[ExportedFile]) -> frozenset[str]:
     """Return the names of files with those of their companions."""
     return frozenset(name for file in files for name in (file.file, *file.companions))
-
-
-def _joined(errors: Sequence[NasError]) -> NasError:
-    """Return one error for the formats that failed."""
-    if len(errors) == 1:
-        return errors[0]
-    return ExportError(" ".join(error.message for error in errors), remedy=errors[0].remedy)

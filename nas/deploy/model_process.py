@@ -86,11 +86,19 @@ class ModelProcess:
         """Load the file and classify one image, `1 x C x H x W`, which calls of `time` repeat.
 
         Raises:
-            ExportError: the runtime refuses the file, or its process died or ran out of time.
+            ExportError: the runtime refuses the file, or its process could not be started, died or
+                ran out of time.
         """
         format_class = type(self.model_file)
         names = format_class.__module__, format_class.__qualname__
-        self._process = ChildProcess(_serve, *names, self.path.absolute(), self.threads)
+        try:
+            self._process = ChildProcess(_serve, *names, self.path.absolute(), self.threads)
+        except OSError as error:
+            raise ExportError(
+                f"{self.path.name}: the process that runs it could not be started: "
+                f"{error.strerror}.",
+                remedy="Free memory or end other processes, and run the same command again.",
+            ) from error
         answer, _ = self._request("load", image, limit_s=LOAD_LIMIT_SECONDS)
         layers = answer["quantised_layers"]
         self.loaded = LoadedFile(

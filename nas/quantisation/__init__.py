@@ -7,7 +7,7 @@
 `nas.deploy.quantisation` looks for the version of a trained network that loses little accuracy.
 """
 
-from nas.quantisation.post_training import MIN_CALIBRATION_IMAGES, quantise
+from nas.quantisation.post_training import FEW_CALIBRATION_IMAGES, clipped_share, quantise
 from nas.quantisation.simulation import simulate
 
-__all__ = ["MIN_CALIBRATION_IMAGES", "quantise", "simulate"]
+__all__ = ["FEW_CALIBRATION_IMAGES", "clipped_share", "quantise", "simulate"]

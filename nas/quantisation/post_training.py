@@ -10,16 +10,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nas.errors import RequestError
 from nas.graph import WEIGHTED_KINDS, Graph
 from nas.quantisation.ranges import activations, measure, min_max
 from nas.quantisation.simulation import rounding, run_batches
 from nas.quantised_network import Affine, QuantisedNetwork
 from nas.torch_network import FoldedWeights
 
-MIN_CALIBRATION_IMAGES = 16
-"""Fewest images that ranges are measured on. The largest value that a tensor has in a new image
-is above that of all `n` calibration images with a probability of 1 / (n + 1): 6% at 16 images."""
+FEW_CALIBRATION_IMAGES = 16
+"""Number of calibration images below which the user is told how few they are.
+
+Ranges can be measured on fewer: values beyond them are clipped, which costs little accuracy.
+"""
 
 WeightBits = Literal[7, 8]
 """Bits of a weight. Processors of the x86 family without VNNI instructions add products in 16 bits,
@@ -51,25 +52,22 @@ def quantise(
     Args:
         graph: folded graph.
         weights: its weights, named as in `folded_weights`.
-        calibration: normalised training images `N x C x H x W`, `MIN_CALIBRATION_IMAGES` or more.
+        calibration: normalised training images `N x C x H x W`, at least one.
         weight_bits: bits of a weight.
-
-    Raises:
-        RequestError: there are too few calibration images.
     """
-    require_calibration_images(len(calibration))
     affines = activations(graph, measure(graph, weights, calibration), min_max)
     return assemble(graph, weights, affines, calibration, weight_bits)
 
 
-def require_calibration_images(count: int) -> None:
-    """Raise RequestError for fewer than `MIN_CALIBRATION_IMAGES` images."""
-    if count < MIN_CALIBRATION_IMAGES:
-        raise RequestError(
-            f"Int8 needs {MIN_CALIBRATION_IMAGES} training images or more to measure the ranges of "
-            f"activations, not {count}: values of new images outside of the ranges are clipped.",
-            remedy="Use a data set with more training images, or export in float32.",
-        )
+def clipped_share(images: int) -> float:
+    """Return the share of new images in which the largest value of a tensor is clipped.
+
+    The largest of `images + 1` values of one distribution is equally likely in each of them.
+
+    Args:
+        images: number of images that the whole range of the tensor was measured on.
+    """
+    return 1 / (images + 1)
 
 
 def assemble(

@@ -56,6 +56,30 @@ def test_file_that_does_not_run_is_an_error(tmp_path):
         time_files({"x": process}, IMAGES[:1])
 
 
+@pytest.mark.slow
+def test_file_that_fails_is_left_out_and_the_others_are_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "ROUNDS", 3)
+    np.save(tmp_path / "model.npy", np.eye(16, 3, dtype=np.float32))
+    failed = {}
+    with (
+        ModelProcess(formats.Refusing(), tmp_path / "model.npy") as refusing,
+        ModelProcess(formats.Matrix(), tmp_path / "model.npy") as killed,
+        ModelProcess(formats.Matrix(), tmp_path / "model.npy") as good,
+    ):
+        running = {"refusing": refusing, "killed": killed, "good": good}
+
+        def kill(done, total, name):
+            if name == "killed" and killed._process.poll() is None:
+                killed._process.kill()
+                killed._process.wait()
+
+        timed = time_files(running, IMAGES[:1], kill, failed)
+    assert set(timed) == {"good"}
+    assert len(timed["good"].latency.samples_us) == 3
+    assert "it is no matrix" in str(failed["refusing"])
+    assert "ended by SIGKILL" in str(failed["killed"])
+
+
 def test_latency_is_the_median_of_the_rounds_with_its_interval():
     latency = latency_of_rounds([1e-6, 2e-6, 3e-6, 4e-6, 100e-6], threads=4)
     assert latency.median_us == 3

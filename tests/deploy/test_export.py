@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -18,12 +19,13 @@ from nas.deploy.export import export_model
 from nas.deploy.folder import ModelFolder
 from nas.deploy.formats import model_format
 from nas.deploy.model import TrainedModel, normalised, preprocessing_of
+from nas.deploy.model_process import ModelProcess
 from nas.deploy.quantisation.recovery import native_weight_bits
 from nas.deploy.saved_model import load_model
 from nas.deploy.scripts import run_script
 from nas.deploy.verify import verify_folder
 from nas.describe.models import describe_script
-from nas.errors import ExportError, RequestError, RunFolderError
+from nas.errors import ExportError, IncompleteExportError, RequestError, RunFolderError
 from nas.quantisation.post_training import LARGEST_WEIGHT
 from nas.records import to_json
 from nas.space import load_definition
@@ -255,6 +257,125 @@ def test_other_formats_are_exported_when_one_fails(trained, digits, origin, tmp_
         export_model(trained, digits, folder, ["onnx", "torch"], origin)
     assert [file.format for file in folder.card.files] == ["torch"]
     assert not (folder.path / "model.onnx").exists()
+
+
+def fail(*arguments, **settings):
+    raise RuntimeError("out of memory")
+
+
+def refuse(*arguments, **settings):
+    raise RequestError("There are too few images.", remedy="Add images.")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("quantise", "The int8 network could not be made: RuntimeError: out of memory"),
+        ("simulate", "The int8 network could not be made: RuntimeError: out of memory"),
+        ("refuse", "There are too few images"),
+        ("write", r"model-int8\.onnx could not be written: RuntimeError: out of memory"),
+        ("load", r"model-int8\.onnx could not be verified: RuntimeError: out of memory"),
+        ("full disk", r"model-int8\.onnx could not be written: No space left on device"),
+        ("kill", r"model-int8\.onnx: the process that runs it was ended by SIGKILL"),
+    ],
+)
+def test_float32_does_not_depend_on_int8(
+    trained, digits, origin, tmp_path, monkeypatch, what, reason
+):
+    kind = type(model_format("onnx-int8"))
+    load, logits = ModelProcess.load, ModelProcess.logits
+
+    def full_disk(self, model, quantised, path):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def load_float32(process, image):
+        return fail() if process.model_file.precision == "int8" else load(process, image)
+
+    def kill_int8(process, images):
+        if process.model_file.precision == "int8":
+            process._process.kill()
+            process._process.wait()
+        return logits(process, images)
+
+    place, name, replacement = {
+        "quantise": (export, "quantise_within", fail),
+        "simulate": (export, "simulate", fail),
+        "refuse": (export, "quantise_within", refuse),
+        "write": (kind, "write", fail),
+        "full disk": (kind, "write", full_disk),
+        "load": (ModelProcess, "load", load_float32),
+        "kill": (ModelProcess, "logits", kill_int8),
+    }[what]
+    monkeypatch.setattr(place, name, replacement)
+    folder = ModelFolder(tmp_path / "3f2a")
+    with pytest.raises(IncompleteExportError, match=reason) as caught:
+        export_model(trained, digits, folder, ["onnx-int8", "onnx"], origin)
+    assert list(caught.value.failed) == ["onnx-int8"]
+    assert caught.value.exit_status == 1
+    assert caught.value.remedy
+    monkeypatch.undo()
+    assert [file.format for file in folder.card.files] == ["onnx"]
+    assert folder.card.int8 is None
+    assert not (folder.path / "model-int8.onnx").exists()
+    (verified,) = verify_folder(folder).files
+    assert verified.status == "verified"
+
+
+def test_earlier_int8_file_stays_if_it_cannot_be_made_better(
+    folder, trained, digits, origin, monkeypatch
+):
+    before = state(folder)
+    other_bits = 7 if folder.card.int8.weight_bits == 8 else 8
+    monkeypatch.setattr(export, "quantise_within", fail)
+    with pytest.raises(IncompleteExportError, match="out of memory"):
+        export_model(trained, digits, folder, FORMATS, origin, weight_bits=other_bits)
+    assert state(folder) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("patched", ["timing", "plot", "answers"])
+def test_verified_file_is_delivered_without_what_could_not_be_measured(
+    trained, digits, origin, tmp_path, monkeypatch, recwarn, patched
+):
+    if patched == "timing":
+
+        def time(process):
+            raise ExportError("model.onnx: the process that runs it was killed.")
+
+        monkeypatch.setattr(ModelProcess, "time", time)
+    elif patched == "plot":
+        monkeypatch.setattr(export, "draw_benchmark", fail)
+    else:
+        monkeypatch.setattr("nas.deploy.card.measure_robustness", fail)
+    folder = ModelFolder(tmp_path / "3f2a")
+    written = export_model(trained, digits, folder, ["onnx"], origin)
+    page = (folder.path / "card.md").read_text()
+    (file,) = written.files
+    assert (file.latency is None) == (patched == "timing")
+    has_plot = patched == "answers"
+    assert (folder.path / "benchmark.svg").exists() == ("benchmark.svg" in page) == has_plot
+    assert ("Changed images" in page) == (patched != "answers")
+    limits = " ".join(written.limits)
+    assert ("was not timed" in limits) == (patched == "timing")
+    assert ("not measured: RuntimeError: out of memory" in limits) == (patched == "answers")
+    messages = " ".join(str(each.message) for each in recwarn)
+    assert ("not timed" in messages) == (patched == "timing")
+    assert ("could not be drawn" in messages) == (patched == "plot")
+    monkeypatch.undo()
+    assert [each.status for each in verify_folder(folder).files] == ["verified"]
+
+
+@pytest.mark.slow
+def test_card_says_on_how_few_images_int8_was_calibrated(trained, digits, origin, tmp_path):
+    few = replace(digits, train=digits.train.take(np.arange(9)))
+    folder = ModelFolder(tmp_path / "3f2a")
+    written = export_model(trained, few, folder, ["onnx-int8"], origin)
+    assert written.int8.calibration_images == 9
+    page = (folder.path / "card.md").read_text()
+    assert "calibrated on 9 training images only" in page
+    assert "in 10% of new images" in page
 
 
 def test_missing_package_is_refused_before_any_work(trained, digits, origin, tmp_path, monkeypatch):

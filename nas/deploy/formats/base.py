@@ -6,7 +6,7 @@ import importlib.util
 import logging
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import packages_distributions, version
@@ -69,6 +69,8 @@ class ModelFormat(ABC):
             `nas.latency.runtime.Runtime.device_files`; empty before.
         precision: type of weights and activations.
         packages: packages to import, by the name that `import` takes.
+        device: settings of `[device]` that a run must have for the format; empty if any device
+            will do.
         extra: optional dependency of this package that installs them; empty if they are always
             installed.
         tolerance: largest difference between the logits of the file and those of torch, as a share
@@ -81,6 +83,7 @@ class ModelFormat(ABC):
     companions: ClassVar[tuple[str, ...]] = ()
     precision: ClassVar[Literal["float32", "int8"]] = "float32"
     packages: ClassVar[tuple[str, ...]] = ()
+    device: ClassVar[Mapping[str, str]] = {}
     extra: ClassVar[str] = ""
     tolerance: ClassVar[float] = 1e-3
     device_files: tuple[str, ...] = ()
@@ -110,6 +113,23 @@ class ModelFormat(ABC):
             raise RequestError(
                 f"Format '{self.name}' needs {', '.join(missing)}, which is not installed.",
                 remedy=self.install_command,
+            )
+
+    def check_device(self, runtime: str, target: str, dtype: str) -> None:
+        """Raise RequestError if no file can be written for a run on this device.
+
+        Args:
+            runtime, target, dtype: settings of the device, as `[device]` of a job names them.
+        """
+        given = {"runtime": runtime, "target": target, "dtype": dtype}
+        if any(given[name] != value for name, value in self.device.items()):
+            needed, came = (
+                ", ".join(f"{name} {value}" for name, value in settings.items())
+                for settings in (self.device, given)
+            )
+            raise RequestError(
+                f"Format '{self.name}' needs a device with {needed}; the run is for {came}.",
+                remedy="Export another format, such as onnx.",
             )
 
     @abstractmethod

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,7 @@ class Tvm(ModelFormat):
     name = "tvm"
     file_name = "model.so"
     packages = ("tvm",)
+    device: ClassVar = {"runtime": "tvm", "target": "cpu", "dtype": "float32"}
 
     def write(self, model: TrainedModel, quantised: QuantisedNetwork | None, path: Path) -> None:
         """See `ModelFormat.write`.
@@ -50,6 +51,7 @@ class Tvm(ModelFormat):
 
         table = _require_table(model)
         device = table.device
+        self.check_device(device.runtime, device.target, device.dtype)
         runtime = TvmRuntime(target=device.target, threads=device.threads, dtype=device.dtype)
         runtime.open()
         device.require_match(runtime.fingerprint, str(table.path))
@@ -91,24 +93,12 @@ class _TvmModel(LoadedModel):
 
 
 def _require_table(model: TrainedModel) -> LatencyTable:
-    """Return the latency table of a model.
-
-    Raises:
-        RequestError: there is none, or it is of a device that no library can be written for.
-    """
+    """Return the latency table of a model. Raises RequestError if there is none."""
     table = model.table
     if table is None:
         raise RequestError(
             "Format 'tvm' compiles the schedules of a latency table, and there is no table.",
             remedy="Build one on the device: nas table build --runtime tvm --space "
             f"{model.architecture.space.name}",
-        )
-    device = table.device
-    if (device.runtime, device.target, device.dtype) != ("tvm", "cpu", "float32"):
-        raise RequestError(
-            "Format 'tvm' writes libraries for the processor of a table of runtime tvm, target "
-            f"cpu, dtype float32. {table.path} is of runtime {device.runtime}, target "
-            f"{device.target}, dtype {device.dtype}.",
-            remedy="Export another format, such as onnx.",
         )
     return table

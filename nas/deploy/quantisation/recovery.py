@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -14,12 +15,11 @@ from nas.data import ImageDataset, Images
 from nas.deploy.model import TrainedModel, normalised
 from nas.deploy.quantisation.equalisation import equalise
 from nas.deploy.quantisation.fine_tuning import FineTuning, fine_tune
-from nas.errors import RequestError
+from nas.errors import NasError, RequestError, first_line
 from nas.quantisation.post_training import (
     WeightBits,
     assemble,
     correct_biases,
-    require_calibration_images,
 )
 from nas.quantisation.ranges import (
     Histogram,
@@ -41,7 +41,7 @@ MAX_DROP = 0.005
 """Largest loss of accuracy by default: half a point."""
 
 CALIBRATION_IMAGES = 256
-"""Training images that the ranges of activations are measured on."""
+"""Training images that the ranges of activations are measured on; all if there are fewer."""
 
 VALIDATION_IMAGES = 5000
 """Most validation images that compare int8 with float32. If 2% of the images change their class,
@@ -114,8 +114,7 @@ def quantise_within(
         progress: receives the current method.
 
     Raises:
-        RequestError: there are too few training images, or the limit is not in [0, 1].
-        ExportError: the fine-tuning diverges.
+        RequestError: the limit is not in [0, 1].
     """
     if not 0 <= max_drop <= 1:
         raise RequestError(
@@ -123,24 +122,17 @@ def quantise_within(
             remedy="Give a fraction from 0 to 1, such as 0.005 for half a point.",
         )
     search = _Search(model, data, weight_bits or native_weight_bits(), progress)
-    started = time.perf_counter()
-    for candidate in search.candidates(fine_tuning or FineTuning(), seed):
-        accuracy, agreement = search.evaluate(candidate.network)
-        drop = search.float_accuracy - accuracy
-        seconds = time.perf_counter() - started
-        search.add(
-            replace(candidate, accuracy=accuracy),
-            Int8Attempt(
-                method=candidate.method,
-                accuracy=accuracy,
-                drop=drop,
-                agreement=agreement,
-                seconds=seconds,
-            ),
+    try:
+        search.run(fine_tuning or FineTuning(), seed, max_drop)
+    # A training may fail in any way; the cheaper methods before it have given a network.
+    except Exception as error:
+        if not search.attempts:
+            raise
+        reason = error.message if isinstance(error, NasError) else f"{first_line(error)}."
+        warnings.warn(
+            f"{reason} The int8 network is that of the method {search.best.method!r}.",
+            stacklevel=2,
         )
-        if drop <= max_drop:
-            break
-        started = time.perf_counter()
     return Quantisation(search.best.network, search.summary(max_drop))
 
 
@@ -189,7 +181,6 @@ class _Search:
         self._model, self._data, self._bits = model, data, weight_bits
         self._progress = progress or (lambda method, fraction: None)
         self._calibration = choose_calibration_images(data.train, CALIBRATION_IMAGES)
-        require_calibration_images(len(self._calibration))
         self._images = self._normalised(self._calibration)
         self._validation = _validation_images(data)
         self._labels = np.concatenate([images.labels for images in self._validation])
@@ -197,6 +188,27 @@ class _Search:
         self.float_accuracy = float((self._float_classes == self._labels).mean())
         self.best: _Candidate
         self.attempts: list[Int8Attempt] = []
+
+    def run(self, fine_tuning: FineTuning, seed: int, max_drop: float) -> None:
+        """Try the methods until the loss of accuracy is within a limit."""
+        started = time.perf_counter()
+        for candidate in self.candidates(fine_tuning, seed):
+            accuracy, agreement = self.evaluate(candidate.network)
+            drop = self.float_accuracy - accuracy
+            seconds = time.perf_counter() - started
+            self.add(
+                replace(candidate, accuracy=accuracy),
+                Int8Attempt(
+                    method=candidate.method,
+                    accuracy=accuracy,
+                    drop=drop,
+                    agreement=agreement,
+                    seconds=seconds,
+                ),
+            )
+            if drop <= max_drop:
+                break
+            started = time.perf_counter()
 
     def candidates(self, fine_tuning: FineTuning, seed: int) -> Iterator[_Candidate]:
         """Yield the candidates from the cheapest; `add` is called between two of them."""

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nas.data import Images
 from nas.deploy.quantisation import FineTuning, quantise_within, recovery
 from nas.deploy.quantisation.recovery import native_weight_bits
 from nas.errors import RequestError
@@ -90,6 +89,35 @@ def test_accuracy_is_that_of_the_returned_network_on_the_validation_images():
     assert result.summary.validation_images == sum(map(len, right))
 
 
+def test_training_that_fails_leaves_the_best_network_of_the_methods_before_it(monkeypatch):
+    def fail(*arguments, **settings):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(recovery, "equalise", lambda graph, weights: None)
+    monkeypatch.setattr(recovery, "fine_tune", fail)
+    with pytest.warns(UserWarning, match="RuntimeError: out of memory. The int8 network is that"):
+        result = quantise_within(uneven_model(), data(), max_drop=0.0, fine_tuning=SHORT)
+    assert methods(result) == [*RANGES, "bias correction"]
+    assert result.summary.accuracy == max(each.accuracy for each in result.summary.attempts)
+
+
+def test_first_method_that_fails_is_an_error(monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(recovery, "measure", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        quantise_within(uneven_model(), data(), fine_tuning=SHORT)
+
+
+def test_all_training_images_calibrate_if_they_are_few():
+    train = digits().train
+    few = replace(data(), train=train.take(np.arange(5)))
+    summary = quantise_within(digits_model("squeezenet"), few, max_drop=1.0).summary
+    assert summary.calibration_images == 5
+    assert summary.float_accuracy - summary.accuracy < 0.05
+
+
 def test_calibration_images_are_training_images_and_are_recorded():
     summary = quantise_within(digits_model("squeezenet"), data(), fine_tuning=SHORT).summary
     images = choose_calibration_images(digits().train, 256)
@@ -97,12 +125,6 @@ def test_calibration_images_are_training_images_and_are_recorded():
     digest = hashlib.sha256(np.ascontiguousarray(images.pixels).data).hexdigest()
     assert summary.calibration_digest == digest[:16]
     assert Int8Summary.model_validate_json(to_json(summary)) == summary
-
-
-def test_few_training_images_are_refused():
-    train = Images(digits().train.pixels[:15], digits().train.labels[:15])
-    with pytest.raises(RequestError, match="16 training images or more"):
-        quantise_within(digits_model("squeezenet"), replace(digits(), train=train))
 
 
 @pytest.mark.parametrize("limit", [-0.1, 1.5])
