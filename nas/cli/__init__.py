@@ -321,10 +321,11 @@ def _run_job(settings: JobSettings, out: Path | None, as_json: bool) -> None:
 
 
 def _plan_job(settings: JobSettings, as_json: bool) -> None:
-    from nas import console, job
+    from nas import job
+    from nas.console import ProgressBars
 
-    with console.spinner("measuring a part of every stage"):
-        plan = job.plan_job(settings)
+    with ProgressBars() as bars:
+        plan = job.plan_job(settings, progress=bars)
     if as_json:
         print_json(plan.model_dump(mode="json"))
     else:

@@ -88,16 +88,16 @@ def run_job(
         RunFolderError: the folder is in use, belongs to another job or holds other files.
         RequestError: the process is one of several that `torchrun` started, or the device does not
             have the settings.
-        ExportError: a trained network could not be exported in all formats; the report is written.
+        ExportError: a finalist could not be trained, or not be exported in all formats; everything
+            else is done, and in the report.
         NasError: a stage failed.
     """
-    from nas.deploy.formats import model_format
+    from nas.job import exporting
     from nas.job.context import JobContext
     from nas.supernet.distributed import require_single_process
 
     require_single_process("a job")
-    for name in settings.finish.export:
-        model_format(name)
+    exporting.check_formats(settings)
     with shown(progress) as bars:
         return _run_job(JobContext(settings, bars), folder, command)
 
@@ -112,15 +112,24 @@ def _run_job(job: JobContext, folder: Path, command: str) -> JobResult:
         with run.stage("measure the front"):
             finish.measure_front(job, run, supernets, result.trials)
         finalists: list[str] = []
-        errors: list[NasError] = []
+        untrained: dict[str, NasError] = {}
+        unexported: dict[str, NasError] = {}
         if stages.decide_finalists(job, run):
+            # The front can be read although a later stage fails or is killed.
+            stages.write_report(run)
             with run.stage(stages.FINALISTS_STAGE):
-                finalists = retraining.train_finalists(job, run, supernets)
+                finalists, untrained = retraining.train_finalists(job, run, supernets)
             with run.stage(stages.EXPORT_STAGE):
-                errors = exporting.export_finalists(job, run, finalists)
+                unexported = exporting.export_finalists(job, run, finalists)
         report = stages.write_report(run)
-        if errors:
-            raise errors[0]
+        if untrained or unexported:
+            raise exporting.unfinished_error(
+                untrained,
+                unexported,
+                f"Everything else is done, see {report}. The same command tries again what is "
+                "missing, without training what is trained; [finish] export may name other "
+                "formats then.",
+            )
         models = tuple(folder / MODELS_FOLDER / name for name in finalists)
         return JobResult(folder, report, len(read_front(folder)), models)
 
@@ -160,11 +169,12 @@ def search_job(
 
 def _run_until_search(job: JobContext, run: RunFolder) -> tuple[dict[str, Supernet], SearchResult]:
     """Run all stages up to the search, and return the supernets and the result of the search."""
-    from nas.job import searching, stages
+    from nas.job import exporting, searching, stages
     from nas.job.supernets import train_anchors
 
     with run.stage("prepare"):
         stages.open_data_and_device(job, run)
+        exporting.note_few_images(job)
         searching.require_feasible_job(job, run)
         plan = stages.decide_plan(job, run)
     with run.stage(stages.TABLE_STAGE):
@@ -185,15 +195,24 @@ def _run_until_search(job: JobContext, run: RunFolder) -> tuple[dict[str, Supern
         return supernets, searching.search_spaces(job, run, supernets, plan.trials)
 
 
-def plan_job(settings: JobSettings) -> JobPlan:
+def plan_job(settings: JobSettings, *, progress: JobProgress | None = None) -> JobPlan:
     """Return what a job would do and how long each stage takes, from quick measurements.
 
     No file is made or changed.
 
     Args:
         settings: the settings of the job, see `load_job`.
+        progress: receives progress and messages.
+
+    Raises:
+        RequestError: the job cannot do what its settings ask for.
+        DataError: the images cannot be used.
     """
     from nas.job.context import JobContext
+    from nas.job.exporting import check_formats, note_few_images
 
-    job = JobContext(settings, SilentProgress(), read_only=True)
-    return job.plan().model_copy(update={"data": job.data.summary})
+    job = JobContext(settings, progress or SilentProgress(), read_only=True)
+    check_formats(settings)
+    plan = job.plan()
+    note_few_images(job)
+    return plan.model_copy(update={"data": job.data.summary})

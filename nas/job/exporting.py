@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
+from nas.data import ImageDataset
 from nas.deploy.card import ModelOrigin
 from nas.deploy.export import export_model
 from nas.deploy.folder import ModelFolder
 from nas.deploy.formats import DEFAULT_FORMATS, model_format
 from nas.deploy.quantisation import MAX_DROP
 from nas.deploy.retrain import load_trained, model_folder
-from nas.errors import NasError, RequestError, RunFolderError
+from nas.errors import (
+    ExportError,
+    IncompleteExportError,
+    NasError,
+    RequestError,
+    RunFolderError,
+    first_line,
+)
 from nas.job.context import JobContext
 from nas.job.folder import RunFolder, saved_settings
 from nas.job.progress import JobProgress, SilentProgress
 from nas.job.retraining import retrain_run
+from nas.job.settings import JobSettings
 from nas.latency import LatencyTable, Runtime, configured_runtime
+from nas.quantisation import FEW_CALIBRATION_IMAGES, clipped_share
 from nas.quantisation.post_training import WeightBits
 from nas.records import MODELS_FOLDER, TRAINED, TRAINED_FILE, ModelData, TrainedRecord, read_trained
 from nas.report import page
@@ -27,10 +38,36 @@ TABLE_FORMAT = "tvm"
 """Format that is compiled with the schedules of the latency table."""
 
 
-def export_finalists(job: JobContext, run: RunFolder, finalists: Sequence[str]) -> list[NasError]:
+def check_formats(settings: JobSettings) -> None:
+    """Check that a job can write the formats of `[finish] export`, before it does anything.
+
+    Raises:
+        RequestError: the package of a format is not installed, or the format does not exist for the
+            device of the job.
+    """
+    device = settings.device
+    for name in settings.finish.export:
+        model_format(name).check_device(device.runtime, device.target, device.dtype)
+
+
+def note_few_images(job: JobContext) -> None:
+    """Tell the user if a job has few training images to calibrate its int8 files on."""
+    formats = map(model_format, job.settings.finish.export)
+    images = len(job.data.train)
+    if images < FEW_CALIBRATION_IMAGES and any(each.precision == "int8" for each in formats):
+        job.progress.note(
+            f"int8 files will be calibrated on {images} training images only: the largest value of "
+            f"a tensor is then clipped in {clipped_share(images):.0%} of new images"
+        )
+
+
+def export_finalists(
+    job: JobContext, run: RunFolder, finalists: Sequence[str]
+) -> dict[str, NasError]:
     """Export the finalists of a job in the formats of `[finish] export`.
 
-    A finalist that fails does not keep the others from being exported.
+    A finalist that fails does not keep the others from being exported. The run's record then says
+    why.
 
     Args:
         job: the job.
@@ -38,22 +75,62 @@ def export_finalists(job: JobContext, run: RunFolder, finalists: Sequence[str]) 
         finalists: names of their folders in `models`.
 
     Returns:
-        The errors of the finalists that could not be exported in all formats.
+        The error of each finalist that could not be exported in all formats, by its name.
     """
     opened = open_run(run.path)
-    opened.data = job.data  # The images are open already.
     formats = job.settings.finish.export
-    if not formats:
-        return []
-    table = job.table if TABLE_FORMAT in formats else None
-    errors = []
-    for name in finalists:
-        try:
-            _export(opened, name, formats, table, job.progress)
-        except NasError as error:
-            job.progress.note(f"{name} was not exported in all formats: {error.message}")
-            errors.append(error)
+    errors: dict[str, NasError] = {}
+    if formats:
+        table = job.table if TABLE_FORMAT in formats else None
+        for name in finalists:
+            with _collecting(errors, name, job.progress):
+                _export(opened, job.data, name, formats, table, job.progress)
+    run.record.export_errors = {name: _reasons(error) for name, error in errors.items()}
     return errors
+
+
+@contextmanager
+def _collecting(errors: dict[str, NasError], name: str, progress: JobProgress) -> Iterator[None]:
+    """Put the error of one model into a dictionary, so that the other models are exported."""
+    try:
+        yield
+    except NasError as error:
+        errors[name] = error
+    # Work of hours must not be lost for a model's sake, whatever went wrong with it.
+    except Exception as error:
+        errors[name] = ExportError(f"{first_line(error)}.")
+        errors[name].__cause__ = error
+    if name in errors:
+        progress.note(f"{name} was not exported in all formats: {errors[name].message}")
+
+
+def _reasons(error: NasError) -> dict[str, str]:
+    """Return why formats of a model failed, by format; under "all" if none was written."""
+    if isinstance(error, IncompleteExportError):
+        return {name: own.message for name, own in error.failed.items()}
+    return {"all": error.message}
+
+
+def unfinished_error(
+    untrained: Mapping[str, NasError], unexported: Mapping[str, NasError], remedy: str
+) -> NasError:
+    """Return one error for all models that could not be trained or exported in all formats.
+
+    Args:
+        untrained: the errors of training by model.
+        unexported: the errors of export by model.
+        remedy: what the user can do, beside what the errors say.
+    """
+    texts = [f"{name} was not trained: {error.message}" for name, error in untrained.items()]
+    texts += [
+        f"{name} was not exported in all formats: {error.message}"
+        for name, error in unexported.items()
+    ]
+    errors = (*untrained.values(), *unexported.values())
+    remedies = dict.fromkeys([each.remedy for each in errors if each.remedy] + [remedy])
+    result = ExportError(" ".join(texts), remedy=" ".join(remedies))
+    result.__cause__ = errors[0]
+    return result
 
 
 def export_run(
@@ -92,7 +169,8 @@ def export_run(
         RequestError: a network or a format is unknown, or the package of a format is missing.
         RunFolderError: the folder is no run, is in use, or has no supernet to train from.
         DataError: the images of the run are missing, or others.
-        ExportError: a format cannot hold a network, or a file does not compute what it should.
+        ExportError: some formats of some networks could not be exported; everything else was, and
+            the report is written.
     """
     progress = progress or SilentProgress()
     if not picks:
@@ -110,8 +188,12 @@ def export_run(
             f"An int8 weight cannot have {weight_bits} bits.",
             remedy="Use 8, or 7 for x86 processors without VNNI instructions.",
         )
-    for name in formats:
-        model_format(name)
+    chosen = [model_format(name) for name in formats]
+    settings = saved_settings(folder)
+    if settings is not None:
+        device = settings.device
+        for each in chosen:
+            each.check_device(device.runtime, device.target, device.dtype)
     opened = open_run(folder, data_source)
     untrained = [pick for pick in picks if not _is_trained(opened, pick)]
     if untrained:
@@ -119,16 +201,21 @@ def export_run(
     table = _find_table(folder) if TABLE_FORMAT in formats else None
     names = [model_folder(opened, pick).name for pick in picks]
     bits = cast("WeightBits | None", weight_bits)
-    folders = [
-        _export(opened, name, formats, table, progress, max_drop, bits)
-        for name in dict.fromkeys(names)
-    ]
+    data = opened.data
+    folders: list[ModelFolder] = []
+    errors: dict[str, NasError] = {}
+    for name in dict.fromkeys(names):
+        with _collecting(errors, name, progress):
+            folders.append(_export(opened, data, name, formats, table, progress, max_drop, bits))
     page.build(folder)
+    if errors:
+        raise unfinished_error({}, errors, "All other files were exported.")
     return folders
 
 
 def _export(
     run: Run,
+    data: ImageDataset,
     name: str,
     formats: Sequence[str],
     table: LatencyTable | None,
@@ -143,7 +230,7 @@ def _export(
     progress.begin(f"export {name}", "step")
     export_model(
         model,
-        run.data,
+        data,
         folder,
         formats,
         _origin(run, TRAINED.read(folder.path / TRAINED_FILE)),

@@ -15,7 +15,7 @@ from nas.deploy.retrain import (
     train_model,
     trained_record,
 )
-from nas.errors import RequestError, RunFolderError
+from nas.errors import NasError, RequestError, RunFolderError
 from nas.job.context import JobContext
 from nas.job.folder import RunFolder, RunPaths, claim, saved_settings
 from nas.job.progress import JobProgress, SilentProgress
@@ -32,8 +32,11 @@ _START_TEXTS = {"supernet": "the supernet", "scratch": "scratch"}
 
 def train_finalists(
     job: JobContext, run: RunFolder, supernets: Mapping[str, Supernet]
-) -> list[str]:
+) -> tuple[list[str], dict[str, NasError]]:
     """Train networks that represent the front of a job to the end, and write their accuracies.
+
+    A training that fails does not keep the other networks from being trained. The run's record then
+    says why.
 
     Args:
         job: the job.
@@ -41,11 +44,8 @@ def train_finalists(
         supernets: the trained supernets by space.
 
     Returns:
-        The names of their folders in `models`, the most accurate first.
-
-    Raises:
-        TrainingError: a training diverged.
-        CheckpointError: the folder of a finalist has another training.
+        The names of their folders in `models`, the most accurate first; and the error of each
+        network that could not be trained, by its name.
     """
     plan = run.record.plan
     assert plan is not None
@@ -61,9 +61,10 @@ def train_finalists(
     search = run.record.job.search
     picks = representatives(opened.front, search, plan.retrain, read_trained(run.path))
     chosen = dict(finalist(opened, digest) for digest in picks)
-    _train_all(run.path, chosen, lambda: setup, job.progress)
+    _, errors = _train_all(run.path, chosen, lambda: setup, job.progress)
+    run.record.training_errors = {name: error.message for name, error in errors.items()}
     _write_accuracies(run, job.progress)
-    return list(chosen)
+    return [name for name in chosen if name not in errors], errors
 
 
 def retrain_run(
@@ -97,7 +98,7 @@ def retrain_run(
         RequestError: a network is unknown, or was trained in another way.
         RunFolderError: the folder is no run, is in use, or has no supernet.
         DataError: the images of the run are missing, or others.
-        TrainingError: a training diverged.
+        TrainingError: a training diverged. The other networks were trained.
     """
     progress = progress or SilentProgress()
     if not picks and not references:
@@ -118,7 +119,7 @@ def retrain_run(
     for name, architecture in chosen.items():
         trained_record(folder, name, architecture, epochs, from_scratch=from_scratch)
     with claim(folder, settings, command) as run:
-        records = _train_all(
+        records, errors = _train_all(
             folder,
             chosen,
             lambda: prepare(opened, spaces, epochs, from_scratch=from_scratch),
@@ -126,6 +127,8 @@ def retrain_run(
         )
         _write_accuracies(run, progress)
         page.build(folder)
+    if errors:
+        raise next(iter(errors.values()))
     return records
 
 
@@ -134,7 +137,7 @@ def _train_all(
     networks: Mapping[str, Architecture],
     prepare_training: Callable[[], Retraining],
     progress: JobProgress,
-) -> list[TrainedRecord]:
+) -> tuple[list[TrainedRecord], dict[str, NasError]]:
     """Train networks one after the other. Those that are trained already need no preparation.
 
     Args:
@@ -142,7 +145,11 @@ def _train_all(
         networks: the networks by the names of their folders in `models`.
         prepare_training: called once if a network is to be trained.
         progress: receives progress and messages.
+
+    Returns:
+        The records of the trained networks, and the errors of the others by name.
     """
+    errors: dict[str, NasError] = {}
     records = {name: trained_record(folder, name, each) for name, each in networks.items()}
     missing = [name for name, record in records.items() if record is None]
     setup = prepare_training() if missing else None
@@ -150,9 +157,14 @@ def _train_all(
     for number, name in enumerate(missing):
         assert setup is not None
         report = _network_progress(progress, name, number, len(missing))
-        records[name] = record = train_model(setup, name, networks[name], report)
-        progress.note(_summary(record))
-    return [record for record in records.values() if record is not None]
+        try:
+            records[name] = record = train_model(setup, name, networks[name], report)
+        except NasError as error:
+            errors[name] = error
+            progress.note(f"{name} was not trained: {error.message}")
+        else:
+            progress.note(_summary(record))
+    return [record for record in records.values() if record is not None], errors
 
 
 def _network_progress(

@@ -369,6 +369,9 @@ class RunRecord(_RunSection):
         correction: correction of the scores that the search uses; None in runs of earlier versions.
         search: end of the search; None before it.
         slowdown: speed of the device while networks were timed; None if it was not measured.
+        training_errors: why finalists could not be trained, by their names.
+        export_errors: why formats of models could not be exported when the job last tried, by model
+            and format; "all" stands for all formats.
     """
 
     schema_version: Literal[1] = Field(alias="schema")
@@ -393,6 +396,8 @@ class RunRecord(_RunSection):
     slowdown: KernelSlowdown | None = Field(
         default=None, validation_alias=AliasChoices("slowdown", "pace")
     )
+    training_errors: dict[Name, str] = Field(default_factory=dict)
+    export_errors: dict[Name, dict[str, str]] = Field(default_factory=dict)
 
 
 RUN = Format(

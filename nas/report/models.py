@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -32,6 +33,7 @@ class ReportedModel:
         is_measured: whether `latency_us` was measured.
         dominated_by: id of a trained network that is not worse in any objective; None if there is
             none.
+        export_errors: why formats were not exported, by format; "all" stands for all of them.
     """
 
     record: TrainedRecord
@@ -39,6 +41,7 @@ class ReportedModel:
     latency_us: float | None
     is_measured: bool
     dominated_by: str | None
+    export_errors: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> str:
@@ -59,13 +62,19 @@ class ReportedModel:
         return tuple(sorted(files, key=lambda f: f.latency.median_us if f.latency else 1e99))
 
 
-def read_models(run: Path, rows: pd.DataFrame, search: JobSearch) -> list[ReportedModel]:
+def read_models(
+    run: Path,
+    rows: pd.DataFrame,
+    search: JobSearch,
+    export_errors: Mapping[str, Mapping[str, str]],
+) -> list[ReportedModel]:
     """Return the trained models of a run, the fastest first and published networks last.
 
     Args:
         run: the run folder.
         rows: all candidates of the run, which have the latencies.
         search: objectives and limits of the job.
+        export_errors: see `nas.records.RunRecord`. Formats that were exported since are left out.
 
     Raises:
         CheckpointError: a record or a card is damaged.
@@ -75,16 +84,21 @@ def read_models(run: Path, rows: pd.DataFrame, search: JobSearch) -> list[Report
         for name in ("measured_us", "predicted_us")
     )
     dominated = dominated_after_training(rows, search)
-    models = [
-        ReportedModel(
-            record,
-            _read_card(run, record),
-            measured_us.get(digest, predicted_us.get(digest)),
-            digest in measured_us,
-            dominated.get(record.id),
+    models = []
+    for digest, record in read_trained(run).items():
+        card = _read_card(run, record)
+        exported = {"all", *(file.format for file in card.files)} if card else set()
+        errors = export_errors.get(record.id, {})
+        models.append(
+            ReportedModel(
+                record,
+                card,
+                measured_us.get(digest, predicted_us.get(digest)),
+                digest in measured_us,
+                dominated.get(record.id),
+                {name: errors[name] for name in errors if name not in exported},
+            )
         )
-        for digest, record in read_trained(run).items()
-    ]
     return sorted(models, key=lambda m: (m.latency_us is None, m.latency_us or 0, m.record.id))
 
 

@@ -83,7 +83,7 @@ def build(folder: Path) -> Path:
         read_ranking(folder),
         logs,
         read_csv(history, _HISTORY) if history.is_file() else [],
-        read_models(folder, rows, search),
+        read_models(folder, rows, search, run.export_errors),
     )
     candidates.write(members, folder / "front.csv")
     files.replace(folder / "front.json", to_json(record))
@@ -204,6 +204,11 @@ def _render(
         ranking=ranking,
         orders=ORDER_NAMES,
         models=models,
+        untrained={
+            name: reason
+            for name, reason in run.training_errors.items()
+            if name not in [model.record.id for model in models]
+        },
         supernet_errors=[m.supernet_error for m in models if m.supernet_error is not None],
         problems=rows[is_problem]["error"].value_counts().to_dict(),
         front_svgs=plots,

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +18,27 @@ import nas
 from nas.data import load_dataset
 from nas.deploy import benchmark
 from nas.deploy.folder import ModelFolder
-from nas.errors import DataError, RequestError, RunFolderError
-from nas.job import exporting
+from nas.errors import (
+    DataError,
+    ExportError,
+    NasError,
+    RequestError,
+    RunFolderError,
+    TrainingError,
+)
+from nas.job import exporting, retraining
 from nas.job.context import JobContext
 from nas.job.folder import claim
 from nas.job.progress import SilentProgress
 from nas.job.settings import DataSettings, load_job
-from nas.records import read_trained
+from nas.records import read_run, read_trained
 from nas.report import page
 from nas.report.run import open_run
 from tests.commands import document
 from tests.deploy.example_run import SETTINGS, change_record, front_ids, make_run
 from tests.job.runs import MAX_WAIT_S
 from tests.job.test_retraining import Notes, train_finalists
+from tests.mini_job import write_job
 from tests.small_disk import mounted, rerun_where_mounting_is_allowed
 
 
@@ -193,28 +202,195 @@ def test_changed_byte_and_unreadable_folders_are_named(run, pick, invoke):
         assert "is not an exported model" in done.stderr
 
 
-def export_finalists(folder: Path, progress: Notes, formats: list[str]) -> list:
+def export_finalists(folder: Path, progress: Notes, formats: list[str]) -> dict[str, NasError]:
     settings = load_job(folder / "job.toml")
     finish = settings.finish.model_copy(update={"export": tuple(formats)})
     job = JobContext(settings.model_copy(update={"finish": finish}), progress)
     names = sorted(path.name for path in (folder / "models").iterdir())
     with claim(folder, settings, "") as claimed:
-        return exporting.export_finalists(job, claimed, names)
+        errors = exporting.export_finalists(job, claimed, names)
+        claimed.save()
+        return errors
 
 
 @pytest.mark.slow
 def test_job_exports_its_finalists_and_reports_those_that_fail(run, monkeypatch):
     progress = Notes()
-    assert export_finalists(run, progress, ["onnx"]) == []
+    assert export_finalists(run, progress, ["onnx"]) == {}
     folders = [ModelFolder(path) for path in (run / "models").iterdir()]
     assert len(folders) == 2
     for folder in folders:
         assert [file.format for file in folder.card.files] == ["onnx"]
     monkeypatch.setattr("nas.deploy.formats.torch.Torch.write", lambda *arguments: 1 / 0)
     errors = export_finalists(run, progress, ["onnx", "torch"])
-    assert len(errors) == 2
-    assert "ZeroDivisionError" in str(errors[0])
+    assert errors.keys() == {folder.path.name for folder in folders}
+    assert all("torch: network.safetensors could" in str(each) for each in errors.values())
+    recorded = read_run(run).export_errors
+    assert recorded.keys() == errors.keys()
+    for reasons in recorded.values():
+        assert reasons.keys() == {"torch"}
+        assert "ZeroDivisionError" in reasons["torch"]
     assert sum("was not exported in all formats" in note for note in progress.notes) == 2
+
+
+@pytest.mark.slow
+def test_model_that_cannot_be_exported_does_not_keep_others_from_it(run, monkeypatch):
+    export_model, first = exporting.export_model, []
+
+    def fail_once(*arguments, **settings):
+        if not first:
+            first.append(arguments)
+            raise MemoryError
+        return export_model(*arguments, **settings)
+
+    monkeypatch.setattr(exporting, "export_model", fail_once)
+    progress = Notes()
+    errors = export_finalists(run, progress, ["onnx"])
+    (failed,) = errors
+    assert read_run(run).export_errors == {failed: {"all": "MemoryError."}}
+    exported = {path.parent.name for path in run.glob("models/*/card.json")}
+    assert exported == {path.name for path in (run / "models").iterdir()} - {failed}
+    page.build(run)
+    assert "was not exported: MemoryError" in (run / "report.html").read_text()
+    assert export_finalists(run, progress, ["onnx"]) == {}
+    page.build(run)
+    assert "was not exported" not in (run / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_command_exports_the_other_picks_and_writes_the_report_when_one_fails(
+    run, invoke, monkeypatch
+):
+    picks = sorted(path.name for path in (run / "models").iterdir())
+    export_model = exporting.export_model
+
+    def fail(model, data, folder, *arguments, **settings):
+        if folder.path.name == picks[0]:
+            raise ExportError("It is too large.", remedy="Take a smaller one.")
+        return export_model(model, data, folder, *arguments, **settings)
+
+    monkeypatch.setattr(exporting, "export_model", fail)
+    done = invoke("export", run, "--pick", picks[0], "--pick", picks[1], "--format", "onnx")
+    assert done.returncode == 1
+    assert f"{picks[0]} was not exported in all formats: It is too large." in done.stderr
+    assert "Take a smaller one. All other files were exported." in done.stderr
+    assert ModelFolder(run / "models" / picks[1]).card.files[0].format == "onnx"
+    assert f"models/{picks[1]}/run.py" in (run / "report.html").read_text()
+
+
+def write_short_job(folder: Path, **changes: str) -> None:
+    """Write the mini job with one space, and one finalist that is exported.
+
+    Args:
+        folder: the folder of the job.
+        changes: replacement of each text of the job file.
+    """
+    path = write_job(folder, spaces=["squeeze"])
+    text = path.read_text()
+    shorter = {
+        "trials = 30": "trials = 6",
+        "measure = 10": "measure = 3",
+        "retrain = 0": "retrain = 1",
+        "export = []": 'export = ["onnx-int8", "onnx"]',
+    }
+    for old, new in (shorter | changes).items():
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text)
+
+
+@pytest.mark.slow
+def test_job_delivers_everything_but_a_format_that_fails(
+    job_folder, fake_device, invoke, monkeypatch
+):
+    write_short_job(job_folder)
+
+    def fail(*arguments, **settings):
+        raise RequestError("Rounding failed.", remedy="Export in float32.")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nas.deploy.export.quantise_within", fail)
+        done = invoke("run", "job.toml", "--out", "out")
+        assert done.returncode == 1, "a request that was right failed"
+        (model,) = Path("out/models").iterdir()
+        weights = (model / "weights.safetensors").stat().st_mtime_ns
+        for text in (
+            f"{model.name} was not exported in all formats: onnx-int8: Rounding failed.",
+            "Export in float32. Everything else is done, see out/report.html.",
+            "[finish] export may name other formats",
+        ):
+            assert text in done.stderr
+        assert [file.format for file in ModelFolder(model).card.files] == ["onnx"]
+        assert (model / "run.py").is_file()
+        report = Path("out/report.html").read_text()
+        assert "was not exported as onnx-int8: Rounding failed." in report
+        assert "model.onnx" in report
+        again = invoke("run", "job.toml", "--out", "out")
+        assert again.returncode == 1
+        assert "onnx-int8: Rounding failed." in again.stderr
+    assert (model / "weights.safetensors").stat().st_mtime_ns == weights
+    done = invoke("run", "job.toml", "--out", "out")
+    assert done.returncode == 0, done.stderr
+    assert "was not exported" not in Path("out/report.html").read_text()
+
+
+@pytest.mark.slow
+def test_job_goes_on_when_a_finalist_cannot_be_trained(
+    job_folder, fake_device, invoke, monkeypatch
+):
+    write_short_job(
+        job_folder, **{"retrain = 0": "retrain = 2", "export = []": 'export = ["onnx"]'}
+    )
+    train_model, names = retraining.train_model, []
+
+    def diverge_once(setup, name, *arguments):
+        names.append(name)
+        if len(names) == 1:
+            raise TrainingError("The loss is not finite.", remedy="Lower learning_rate.")
+        return train_model(setup, name, *arguments)
+
+    monkeypatch.setattr(retraining, "train_model", diverge_once)
+    done = invoke("run", "job.toml", "--out", "out")
+    assert len(names) == 2, "the front has two members"
+    assert done.returncode == 1
+    assert f"{names[0]} was not trained: The loss is not finite." in done.stderr
+    assert [path.name for path in Path("out/models").iterdir()] == [names[1]]
+    assert ModelFolder(Path("out/models") / names[1]).card.files[0].format == "onnx"
+    report = Path("out/report.html").read_text()
+    assert f"<code>{names[0]}</code> was not trained to the end: The loss is not finite." in report
+
+
+@pytest.mark.parametrize("plan", [["--plan"], []])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"export = []": 'export = ["onnx", "tvm"]\n[device]\nruntime = "onnxruntime"'},
+            "Format 'tvm' needs a device with runtime tvm, target cpu, dtype float32",
+        ),
+        ({"export = []": 'export = ["onnx", "tflite"]'}, "pip install 'hardware-nas[tflite]'"),
+    ],
+)
+def test_format_that_cannot_be_written_is_refused_before_any_work(
+    job_folder, invoke, monkeypatch, changes, message, plan
+):
+    monkeypatch.setattr("nas.deploy.formats.tflite.TfLite.packages", ("a_missing_package",))
+    write_short_job(job_folder, **changes)
+    done = invoke("run", "job.toml", "--out", "out", *plan)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not Path("out").exists()
+
+
+def test_few_images_for_int8_are_said_when_the_images_are_open(digits, job_folder):
+    few = replace(digits, train=digits.train.take(slice(0, 9)))
+    for export, is_said in (["onnx-int8"], True), (["onnx"], False):
+        write_short_job(job_folder, **{"export = []": f"export = {json.dumps(export)}"})
+        progress = Notes()
+        job = JobContext(load_job(job_folder / "job.toml"), progress)
+        job.data = few
+        exporting.note_few_images(job)
+        assert any("calibrated on 9 training images only" in n for n in progress.notes) == is_said
 
 
 COMMAND = "from nas.cli import main; main()"

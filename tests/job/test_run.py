@@ -1,6 +1,7 @@
 """A whole job: its run folder, its repetition, its plan and what it refuses."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -199,6 +200,45 @@ def test_changed_space_is_refused(job_folder_with_table, job):
         (out / "supernets" / "mobile" / "training.jsonl").touch()
     with pytest.raises(RunFolderError, match=r"A space changed: use another folder"):
         jobs.run_job(job, job_folder_with_table / "out")
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "train"])
+@pytest.mark.parametrize(
+    ("per_class", "lacking"),
+    [
+        ([3] * 10, r"10 of 10 classes .* 'c0' has 3, .* and 5 more"),
+        ([8, 1], "1 of 2 .* 'c1' has 1"),
+    ],
+)
+def test_classes_of_too_few_images_are_refused_before_any_work(
+    job_folder, invoke, command, per_class, lacking
+):
+    for label, count in enumerate(per_class):
+        (job_folder / "photos" / f"c{label}").mkdir(parents=True)
+        for number in range(count):
+            image = Image.new("L", (8, 8), 20 * label + number)
+            image.save(job_folder / "photos" / f"c{label}" / f"{number}.png")
+    path = job_folder / "job.toml"
+    path.write_text(path.read_text().replace('"digits"', '"photos"'))
+    commands = {
+        "run": ("run", path),
+        "plan": ("run", path, "--plan"),
+        "train": ("supernet", "train", "--space", "squeezenet_tiny", "--data", "photos"),
+    }
+    done = invoke(*commands[command])
+    assert done.returncode == 2
+    assert re.search(lacking, done.stderr)
+    assert "Each class needs at least 4: 2 to train, 1 for validation, 1 to test." in done.stderr
+    assert "Add images of these classes, or remove the classes." in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--plan"], []])
+def test_plan_and_run_say_what_one_image_is_worth(job_folder, fake_device, invoke, arguments):
+    path = write_job(job_folder, spaces=["squeeze"])
+    path.write_text(path.read_text().replace("trials = 30", "trials = 2"))
+    done = invoke("run", path, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("one hold-out image is 0.42 points of accuracy") == 1
 
 
 def test_two_spaces_of_one_name_are_refused(job_folder_with_table):

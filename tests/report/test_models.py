@@ -62,7 +62,7 @@ def run(tmp_path) -> Path:
 
 
 def test_models_are_ordered_by_latency_with_published_networks_last(run):
-    models = read_models(run, candidates.read(run / "trials.csv"), JobSearch())
+    models = read_models(run, candidates.read(run / "trials.csv"), JobSearch(), {})
     latencies = [model.latency_us for model in models[:3]]
     assert latencies == sorted(latencies)
     assert models[3].record.id == "mobilenet_v2_0.5"
@@ -71,7 +71,7 @@ def test_models_are_ordered_by_latency_with_published_networks_last(run):
 
 def test_model_that_a_faster_one_beats_is_off_the_front(run):
     rows = candidates.read(run / "trials.csv")
-    fast, middle, slow, published = read_models(run, rows, JobSearch())
+    fast, middle, slow, published = read_models(run, rows, JobSearch(), {})
     assert middle.dominated_by == fast.record.id
     assert fast.dominated_by is slow.dominated_by is published.dominated_by is None
     assert fast.supernet_error == pytest.approx(0.75 - 0.90)
@@ -100,3 +100,15 @@ def test_damaged_record_is_named(run):
     path.write_text(path.read_text().replace('"epochs": 2', '"epochs": "2"'))
     with pytest.raises(CheckpointError, match=r"trained\.json .*epochs is '2'"):
         page.build(run)
+
+
+def test_report_says_which_formats_and_networks_failed(run):
+    fast, other, *_ = read_models(run, candidates.read(run / "trials.csv"), JobSearch(), {})
+    record = json.loads((run / "run.json").read_text())
+    record["export_errors"] = {fast.record.id: {"onnx-int8": "The disk <is> full."}}
+    record["training_errors"] = {"abcde": "It diverged.", other.record.id: "It had diverged."}
+    (run / "run.json").write_text(json.dumps(record))
+    text = page.build(run).read_text()
+    assert "was not exported as onnx-int8: The disk &lt;is&gt; full." in text
+    assert "<code>abcde</code> was not trained to the end: It diverged." in text
+    assert "It had diverged" not in text, "it was trained since"
