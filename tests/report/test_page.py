@@ -37,6 +37,17 @@ def test_report_of_run_of_an_earlier_version_is_built(run):
     assert "Kendall tau" in text
 
 
+def test_report_says_what_was_understood_of_the_images(run):
+    page.build(run)
+    assert "training images, 10 classes)" in (run / "report.html").read_text()
+    record = json.loads((run / "run.json").read_text())
+    record["data"]["summary"] = "24 images of 2 classes: <cat> 12, dog 12; train 14"
+    (run / "run.json").write_text(json.dumps(record))
+    page.build(run)
+    text = (run / "report.html").read_text()
+    assert "(24 images of 2 classes: &lt;cat&gt; 12, dog 12; train 14)" in text
+
+
 def test_report_names_members_that_are_launches_more_than_kernels(run):
     page.build(run)
     assert "% launches" not in (run / "report.html").read_text()
