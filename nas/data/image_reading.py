@@ -61,7 +61,7 @@ def open_image(
     Args:
         file: path or content of the file.
         size: height and width to which `read_pixels` will resize it.
-        formats: formats to try, by Pillow's names.
+        formats: formats to try, by Pillow's names; those that this Pillow lacks are left out.
 
     Raises:
         UnknownFormatError: the file is not an image in one of the formats.
@@ -71,7 +71,9 @@ def open_image(
     try:
         if isinstance(file, Path) and not stat.S_ISREG(os.stat(file).st_mode):
             raise UnreadableImageError("not a regular file")  # Opening a pipe blocks.
-        with Image.open(file, formats=tuple(formats)) as image:
+        Image.init()  # Fills the list of formats.
+        formats = [name for name in formats if name in Image.OPEN]
+        with Image.open(file, formats=formats) as image:
             side = int(RULES["jpeg_draft"]) * size
             image.draft(None, (side, side))
             if math.prod(image.size) > most:
@@ -82,10 +84,10 @@ def open_image(
             yield image
     except UnreadableImageError:
         raise
-    except UnidentifiedImageError:
+    except UnidentifiedImageError as error:
         raise UnknownFormatError(
             f"not an image in one of the formats {', '.join(formats)}"
-        ) from None
+        ) from error
     except Image.DecompressionBombError:
         raise UnreadableImageError(f"more than {most} pixels") from None
     except OSError as error:

@@ -27,6 +27,13 @@ import argparse
 import json
 import sys
 
+try:
+    import pillow_heif
+except ImportError:  # HEIC photos of phones cannot be read without it.
+    pass
+else:
+    pillow_heif.register_heif_opener()
+
 FOLDER = Path(__file__).resolve().parent
 PREPROCESSING = json.loads((FOLDER / "preprocessing.json").read_text(encoding="utf-8"))
 

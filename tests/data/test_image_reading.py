@@ -182,6 +182,18 @@ def test_first_frame_of_an_animation_counts(name):
     np.testing.assert_array_equal(read(moving), expected)
 
 
+def test_formats_that_pillow_lacks_are_left_out():
+    content = in_format(Image.fromarray(noise(SIDE, SIDE)), "BMP")
+    formats = ("FROM_THE_FUTURE", "PNG", "BMP")
+    with open_image(io.BytesIO(content), SIDE, formats) as image:
+        assert image.format == "BMP"
+    with (
+        pytest.raises(UnreadableImageError, match="in one of the formats PNG, BMP$"),
+        open_image(io.BytesIO(b"nothing"), SIDE, formats),
+    ):
+        pass
+
+
 # Geometry
 
 
