@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict
 from nas.data.image_formats import IMAGE_FORMATS
 from nas.data.sources import Source, Split, printable_line
 
-VERSION = 3
+VERSION = 4
 """Version of the decoding and of the file format. Files of another version are never read."""
 
 MAX_CACHED_DATASETS = 8
