@@ -80,15 +80,20 @@ def front(rows: pd.DataFrame, search: JobSearch) -> pd.DataFrame:
         rows: candidates of a run, or of one of its spaces.
         search: objectives and limits of its job.
     """
-    is_compared = rows["state"] == "complete"
-    for objective in row_objectives(rows, search):
-        is_compared &= objective.values.notna()
-        if objective.limit is not None:
-            is_compared &= objective.values <= objective.limit
-    compared = rows[is_compared]
+    is_compared = _are_within_limits(rows, search)
     # The choice between measured and predicted latency is that of all rows.
     points = _points(rows, search)[is_compared.to_numpy()]
-    return compared.iloc[non_dominated(points)]
+    return rows[is_compared].iloc[non_dominated(points)]
+
+
+def _are_within_limits(rows: pd.DataFrame, search: JobSearch) -> pd.Series:
+    """Return which rows are complete, have a value of every objective, and meet every limit."""
+    is_within = rows["state"] == "complete"
+    for objective in row_objectives(rows, search):
+        is_within &= objective.values.notna()
+        if objective.limit is not None:
+            is_within &= objective.values <= objective.limit
+    return is_within
 
 
 def representatives(
@@ -123,17 +128,18 @@ def representatives(
 
 
 def behind(rows: pd.DataFrame, members: pd.DataFrame, search: JobSearch) -> list[str]:
-    """Return the digests of rows by how near they are to a front, the nearest first.
+    """Return the digests of rows within the limits by how near they are to a front, nearest first.
 
     The distance of a candidate is the ratio of its predicted latency to that of the fastest front
     member that is as good in all other objectives: the error of the prediction that would put it
     on the front.
 
     Args:
-        rows: candidates with predicted latencies, complete ones.
+        rows: candidates with predicted latencies.
         members: the rows on their front.
         search: objectives and limits of the job.
     """
+    rows = rows[_are_within_limits(rows, search)]
     points, on_front = _points(rows, search), _points(members, search)
     fastest = np.full(len(points), np.inf)
     for latency, *others in on_front.tolist():

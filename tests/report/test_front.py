@@ -162,6 +162,9 @@ def test_behind_orders_by_the_error_of_a_prediction_that_would_change_the_front(
     assert errors == sorted(errors)
     assert errors[0] == 1.0
     assert len(digests) == 50
+    limited = JobSearch(max_macs=6, also_minimize=["params"])
+    digests = behind(rows, front(rows, limited), limited)
+    assert set(digests) == set(rows["digest"][rows["macs"] <= 6])
 
 
 def test_training_moves_only_networks_off_the_front_that_are_worse_in_every_objective():
