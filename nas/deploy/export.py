@@ -288,9 +288,9 @@ def export_model(
         if all(file.precision != "int8" for file in files):
             summary, samples = None, replace(samples, int8_logits=None)
         samples.save(staging / SAMPLES_FILE)
-        script, error = _write_script(model, staging, folder, files, samples)
-        if error is not None:
-            failed[SCRIPT_FILE] = error
+        script, problem = _write_script(model, staging, folder, files, samples)
+        if problem is not None:
+            failed[SCRIPT_FILE] = problem
         card = make_card(
             model,
             data,

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nas.data.image_formats import IMAGE_FORMATS
 from nas.data.image_reading import RULES, normalise
-from nas.data.sources import IMAGE_FORMATS
 from nas.graph import Graph
 from nas.records.model import ImageReading, Preprocessing
 from nas.space import Architecture

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from nas.data.sources import IMAGE_FORMATS
+from nas.data.image_formats import IMAGE_FORMATS
 
 WIDTH, HEIGHT = 13, 9
 FORMATS = (*IMAGE_FORMATS, "MPO")

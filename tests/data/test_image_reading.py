@@ -14,8 +14,8 @@ from PIL import Image, ImageColor
 from torch.nn import functional
 
 from nas.data import image_reading
+from nas.data.image_formats import IMAGE_FORMATS
 from nas.data.image_reading import UnreadableImageError, normalise, open_image, read_pixels
-from nas.data.sources import IMAGE_FORMATS
 from tests.data.image_files import (
     HEIGHT,
     WIDTH,
