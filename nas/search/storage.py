@@ -215,6 +215,7 @@ class Storage:
                 )
 
         self._retry(store)
+
     def get_study_id(self, name: str) -> int:
         """Return the ID of a study that exists."""
         return self._retry(lambda: self._storage.get_study_id_from_name(name))
