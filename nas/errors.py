@@ -130,6 +130,15 @@ def first_line(error: BaseException) -> str:
     return ": ".join(lines[:2])[:500]
 
 
+def as_nas_error(error: Exception, kind: type[NasError]) -> NasError:
+    """Return an error if it is a `NasError`, and otherwise one of class `kind` that names it."""
+    if isinstance(error, NasError):
+        return error
+    named = kind(f"{first_line(error)}.")
+    named.__cause__ = error
+    return named
+
+
 def printable(text: str) -> str:
     """Return a text whose control characters, except the line feed, are written as escapes.
 

@@ -1,4 +1,11 @@
-from nas.errors import NasError, RequestError, first_line, printable
+from nas.errors import (
+    ExportError,
+    NasError,
+    RequestError,
+    as_nas_error,
+    first_line,
+    printable,
+)
 
 
 def test_printable_escapes_control_characters():
@@ -16,3 +23,11 @@ def test_first_line_names_the_class_of_the_error():
     assert first_line(ValueError("\nbad value\nmore")) == "ValueError: bad value"
     assert first_line(KeyError()) == "KeyError"
     assert len(first_line(ValueError("x" * 1000))) == 500
+
+
+def test_any_error_becomes_one_of_ours_that_names_it():
+    wrong = RequestError("wrong")
+    assert as_nas_error(wrong, ExportError) is wrong
+    other = MemoryError()
+    named = as_nas_error(other, ExportError)
+    assert (type(named), named.message, named.__cause__) == (ExportError, "MemoryError.", other)

@@ -20,7 +20,7 @@ from nas.errors import (
     NasError,
     RequestError,
     RunFolderError,
-    first_line,
+    as_nas_error,
 )
 from nas.job.context import JobContext
 from nas.job.folder import RunFolder, saved_settings
@@ -94,13 +94,9 @@ def _collecting(errors: dict[str, NasError], name: str, progress: JobProgress) -
     """Put the error of one model into a dictionary, so that the other models are exported."""
     try:
         yield
-    except NasError as error:
-        errors[name] = error
-    # Work of hours must not be lost for a model's sake, whatever went wrong with it.
+    # The other models must not be lost, whatever goes wrong with this one.
     except Exception as error:
-        errors[name] = ExportError(f"{first_line(error)}.")
-        errors[name].__cause__ = error
-    if name in errors:
+        errors[name] = as_nas_error(error, ExportError)
         progress.note(f"{name} was not exported in all formats: {errors[name].message}")
 
 
@@ -208,6 +204,8 @@ def export_run(
         with _collecting(errors, name, progress):
             folders.append(_export(opened, data, name, formats, table, progress, max_drop, bits))
     page.build(folder)
+    if len(errors) == len(set(names)) == 1:
+        raise errors[names[0]]
     if errors:
         raise unfinished_error({}, errors, "All other files were exported.")
     return folders

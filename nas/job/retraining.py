@@ -15,7 +15,7 @@ from nas.deploy.retrain import (
     train_model,
     trained_record,
 )
-from nas.errors import NasError, RequestError, RunFolderError
+from nas.errors import NasError, RequestError, RunFolderError, TrainingError, as_nas_error
 from nas.job.context import JobContext
 from nas.job.folder import RunFolder, RunPaths, claim, saved_settings
 from nas.job.progress import JobProgress, SilentProgress
@@ -159,9 +159,11 @@ def _train_all(
         report = _network_progress(progress, name, number, len(missing))
         try:
             records[name] = record = train_model(setup, name, networks[name], report)
-        except NasError as error:
-            errors[name] = error
-            progress.note(f"{name} was not trained: {error.message}")
+        except OSError:  # A full disk would stop the others, too.
+            raise
+        except Exception as error:
+            errors[name] = as_nas_error(error, TrainingError)
+            progress.note(f"{name} was not trained: {errors[name].message}")
         else:
             progress.note(_summary(record))
     return [record for record in records.values() if record is not None], errors
