@@ -213,10 +213,10 @@ def spawn_main() -> None:
 
 def _imported(module: str, name: str) -> Any:
     """Return an object at the top level of a module, or in a class of it."""
-    found: Any = import_module(module)
+    item: Any = import_module(module)
     for part in name.split("."):
-        found = getattr(found, part)
-    return found
+        item = getattr(item, part)
+    return item
 
 
 class FunctionProcess:
