@@ -354,6 +354,8 @@ def _print_plan(plan: JobPlan) -> None:
     ]
     total = ("total", "", format_duration(total_s), "")
     console.print_table(["stage", "work", "time", "share"], [*rows, total])
+    if plan.image_changes:
+        console.say(f"{plan.image_changes[0].upper()}{plan.image_changes[1:]}.")
 
 
 def _print_warning(

@@ -113,7 +113,8 @@ class ImageDataset:
         search: Images that score the candidates of a search.
         holdout: Images that score the final Pareto front.
         test: Images that are read once, for the final model; never by training or search.
-        flip_preserves_class: Whether a mirrored image still belongs to its class.
+        flip_preserves_class: Whether a mirrored image still belongs to its class; None if that is
+            not known.
         skipped: Location and reason of each image that was skipped.
         skipped_by_class: Number of these images by class name.
         layout: How splits and classes were recognised; empty if there is nothing to say.
@@ -127,7 +128,7 @@ class ImageDataset:
     search: Images
     holdout: Images
     test: Images
-    flip_preserves_class: bool
+    flip_preserves_class: bool | None
     skipped: tuple[str, ...] = ()
     skipped_by_class: Mapping[str, int] = field(default_factory=dict)
     layout: str = ""

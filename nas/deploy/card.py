@@ -46,6 +46,7 @@ class ModelOrigin:
         id: name of the model folder.
         data: the images that it was trained on, and how to load them again.
         recipe: settings of its training.
+        image_changes: how its training images were mirrored and shifted, and why.
         latencies_us: latency that the search knew, by `predicted` and `measured`.
         search_device: device that these latencies are for.
     """
@@ -53,6 +54,7 @@ class ModelOrigin:
     id: str
     data: ModelData
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    image_changes: str = ""
     latencies_us: Mapping[str, float] = field(default_factory=dict)
     search_device: str = ""
 
@@ -106,6 +108,7 @@ def make_card(
         classes=model.preprocessing.classes,
         data=origin.data,
         recipe=dict(origin.recipe),
+        image_changes=origin.image_changes,
         accuracy=accuracy,
         robustness=robustness,
         robustness_images=len(images),

@@ -34,7 +34,7 @@ from nas.deploy.folder import (
 from nas.deploy.formats import ModelFormat, model_format
 from nas.deploy.model import TrainedModel
 from nas.deploy.model_process import ModelProcess
-from nas.deploy.quantisation import MAX_DROP, Quantisation, quantise_within
+from nas.deploy.quantisation import MAX_DROP, FineTuning, Quantisation, quantise_within
 from nas.deploy.scripts import run_script, script_format
 from nas.deploy.verify import (
     COMPARED_IMAGES,
@@ -258,6 +258,9 @@ def export_model(
                         data,
                         max_drop=max_accuracy_drop,
                         weight_bits=weight_bits,
+                        fine_tuning=FineTuning(
+                            flip=origin.recipe.get("flip"), shift=origin.recipe.get("shift")
+                        ),
                         progress=lambda method, done: steps.update(
                             f"quantisation: {method} {done:.0%}"
                         ),

@@ -183,8 +183,10 @@ def prepare(
     given: dict[str, Any] = {
         name: value
         for name, value in run.record.job.training.items()
-        if name in names and value is not None
+        if name in names and value not in (None, "auto")
     }
+    if run.record.image_changes and run.record.image_changes.experiment:
+        given["flip"] = run.record.image_changes.flip
     epochs = epochs or round(TrainingSettings.epochs)
     settings = TrainingSettings(**{**given, "epochs": epochs})
     device = resolve_device(settings.device)

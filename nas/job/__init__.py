@@ -176,6 +176,7 @@ def _run_until_search(job: JobContext, run: RunFolder) -> tuple[dict[str, Supern
         stages.open_data_and_device(job, run)
         exporting.note_few_images(job)
         searching.require_feasible_job(job, run)
+        stages.decide_image_changes(job, run)
         plan = stages.decide_plan(job, run)
     with run.stage(stages.TABLE_STAGE):
         stages.build_latency_table(job, run)

@@ -23,6 +23,7 @@ from nas.latency import (
     open_runtime,
     space_kernels,
 )
+from nas.records import describe_image_changes, describe_shift
 from nas.space import SearchSpace, load_definition
 from nas.supernet import TrainingSettings
 
@@ -38,6 +39,8 @@ class JobContext:
         progress: receives stages, progress and messages.
         space_files: a run's own copies of its space files, in the order of `settings.space`; by
             default spaces are found where the job file says.
+        flip: whether training images are mirrored, as an experiment of the run decided; None
+            before that, and if the job file or the source of the images decides.
         read_only: whether no file may be made or changed, which is enough for `plan`.
 
     Raises:
@@ -48,6 +51,7 @@ class JobContext:
     settings: JobSettings
     progress: JobProgress
     space_files: Sequence[Path] = ()
+    flip: bool | None = None
     read_only: bool = False
 
     def __post_init__(self) -> None:
@@ -152,6 +156,9 @@ class JobContext:
         """
         settings = self.settings.training.model_dump(exclude_none=True)
         minutes = settings.pop("minutes", None)
+        settings = {key: value for key, value in settings.items() if value != "auto"}
+        if self.flip is not None:
+            settings["flip"] = self.flip
         if seconds is None and epochs is None and minutes is not None:
             seconds = 60 * minutes
         if epochs is not None:
@@ -169,7 +176,23 @@ class JobContext:
         if spent_on_table_s is not None:
             costs = replace(costs, table_s=costs.table_s + spent_on_table_s)
         is_start = spent_on_table_s is None
-        return estimate_plan(self.settings, missing, costs, must_fit=is_start)
+        plan = estimate_plan(self.settings, missing, costs, must_fit=is_start)
+        return plan.model_copy(update={"image_changes": self._describe_image_changes()})
+
+    @property
+    def needs_mirroring_experiment(self) -> bool:
+        """Whether neither the job file nor the source says if training images are mirrored."""
+        return self.settings.training.flip == "auto" and self.data.flip_preserves_class is None
+
+    def _describe_image_changes(self) -> str:
+        settings = self.training_settings()
+        shift = settings.resolve_shift(self.data)
+        if self.flip is None and self.needs_mirroring_experiment:
+            return (
+                f"training images are {describe_shift(shift)}; an experiment at the start decides "
+                "whether they are mirrored"
+            )
+        return describe_image_changes(settings.resolve_flip(self.data), shift)
 
     def measure_costs(self) -> tuple[int, StageCosts]:
         """Return the number of kernels that the table lacks, and the measured costs of all work."""

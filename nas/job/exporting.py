@@ -276,6 +276,9 @@ def _origin(run: Run, record: TrainedRecord) -> ModelOrigin:
             "teacher": record.teacher,
             **record.training,
         },
+        image_changes=""
+        if record_of_run.image_changes is None
+        else record_of_run.image_changes.summary,
         latencies_us=latencies,
         search_device="" if device is None or not latencies else device.summary,
     )

@@ -132,6 +132,15 @@ KEYS: dict[str, Key] = {
     "training.average": _key("Decay of the exponential moving average of weights.", ge=0, lt=1),
     "training.label_smoothing": _key("Label smoothing.", ge=0, lt=1),
     "training.weight_decay": _key("Weight decay.", ge=0, le=1000),
+    "training.flip": _key(
+        'Whether half of the training images are mirrored: true, false, or "auto": an experiment '
+        "at the start finds out whether mirrored images keep their class."
+    ),
+    "training.shift": _key(
+        'Largest random shift of a training image in pixels, or "auto": an eighth of its side.',
+        ge=0,
+        le=512,
+    ),
     "training.colour": _key("Strength of random changes of colour.", ge=0, lt=1),
     "training.randaugment": _key("Number of RandAugment operations on an image.", ge=0, le=100),
     "training.magnitude": _key("Magnitude of RandAugment operations.", ge=0, le=1),

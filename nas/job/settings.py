@@ -82,6 +82,20 @@ def _check_stall(value: Any) -> Any:
     return value
 
 
+def _check_flip(value: Any) -> Any:
+    if value != "auto" and not isinstance(value, bool):
+        raise ValueError('write "auto", true or false')
+    return value
+
+
+def _check_shift(value: Any) -> Any:
+    most = int(KEYS["training.shift"].bounds["le"])
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    if value != "auto" and not (is_number and 0 <= value <= most):
+        raise ValueError(f'write "auto" or a number of pixels from 0 to {most}')
+    return value
+
+
 def _check_path(value: str) -> str:
     if not 0 < len(value) <= 4096 or not value.isprintable():
         raise ValueError("write 1 to 4096 printable characters")
@@ -160,6 +174,16 @@ class TrainingOptions(_Table):
     average: Annotated[float, _field("training.average")] | None = None
     label_smoothing: Annotated[float, _field("training.label_smoothing")] | None = None
     weight_decay: Annotated[float, _field("training.weight_decay")] | None = None
+    flip: Annotated[
+        bool | Literal["auto"],
+        Field(description=KEYS["training.flip"].meaning),
+        BeforeValidator(_check_flip),
+    ] = "auto"
+    shift: Annotated[
+        int | Literal["auto"],
+        Field(description=KEYS["training.shift"].meaning),
+        BeforeValidator(_check_shift),
+    ] = "auto"
     colour: Annotated[float, _field("training.colour")] | None = None
     randaugment: Annotated[int, _field("training.randaugment")] | None = None
     magnitude: Annotated[float, _field("training.magnitude")] | None = None

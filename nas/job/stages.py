@@ -18,6 +18,7 @@ from nas.latency.worker_process import timers_for
 from nas.records import (
     DataSummary,
     DeviceSummary,
+    ImageChanges,
     JobPlan,
     SpaceSettings,
     SupernetSummary,
@@ -27,6 +28,7 @@ from nas.records.fields import MEASURED
 from nas.report import page
 from nas.space import library
 from nas.supernet import Supernet, TrainingProgress, TrainingSettings, evaluate, train
+from nas.supernet.mirroring import run_mirroring_experiment
 from nas.supernet.training import trained_epochs
 
 TABLE_STAGE = "latency table"
@@ -78,6 +80,34 @@ def open_data(job: JobContext, run: RunFolder) -> None:
     if data.skipped:
         remedy = remedy_for(data.skipped)
         job.progress.note(f"the first unreadable image: {data.skipped[0]}. {remedy}".rstrip())
+
+
+def decide_image_changes(job: JobContext, run: RunFolder) -> None:
+    """Decide and record whether training images are mirrored, and by how much they are shifted.
+
+    It is decided at the first start of a run: by the job file, by the source of the images, or by
+    an experiment.
+    """
+    changes = run.record.image_changes
+    if changes is None:
+        settings = job.training_settings()
+        changes = ImageChanges(
+            flip=settings.resolve_flip(job.data),
+            shift=settings.resolve_shift(job.data),
+            is_from_job=settings.flip is not None,
+        )
+        if job.needs_mirroring_experiment:
+            job.progress.begin("mirroring", "step")
+            changes.experiment = run_mirroring_experiment(
+                job.data,
+                seed=job.settings.seed,
+                progress=lambda done, total: job.progress.advance(done, total, ""),
+            )
+            changes.flip = not changes.experiment.changes_class
+        run.record.image_changes = changes
+        run.save()
+        job.progress.note(changes.summary)
+    job.flip = changes.flip_by_experiment
 
 
 def open_data_and_device(job: JobContext, run: RunFolder) -> None:

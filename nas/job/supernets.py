@@ -21,7 +21,7 @@ from nas.job.folder import (
 from nas.job.objectives import require_complete
 from nas.job.progress import JobProgress, SilentProgress
 from nas.job.settings import JobSettings
-from nas.job.stages import open_data, train_supernets
+from nas.job.stages import decide_image_changes, open_data, train_supernets
 from nas.records import (
     MIN_ANCHORS,
     RUN,
@@ -31,6 +31,7 @@ from nas.records import (
     ScoreCorrection,
     TableSummary,
     read_ranking,
+    read_run,
     to_json,
 )
 from nas.space import Architecture
@@ -81,6 +82,7 @@ def train_job_supernets(
         settings = settings.model_copy(update={"training": training})
     job = JobContext(settings, progress)
     if not group.is_main:
+        job.flip = group.broadcast(None)
         return {
             name: train(
                 space,
@@ -93,6 +95,8 @@ def train_job_supernets(
         }
     with claim(folder, settings, command) as run:
         open_data(job, run)
+        decide_image_changes(job, run)
+        group.broadcast(job.flip)
         trained = train_supernets(job, run, dict.fromkeys(job.spaces, job.training_settings()))
         run.save()
         return trained
@@ -116,7 +120,9 @@ def open_job(folder: Path, progress: JobProgress | None = None) -> JobContext:
             f"The job in {folder} has only begun: its data and spaces were not read yet.",
             remedy="Wait until they are, or run it again.",
         )
-    return JobContext(settings, progress or SilentProgress(), space_files)
+    changes = read_run(folder).image_changes
+    flip = None if changes is None else changes.flip_by_experiment
+    return JobContext(settings, progress or SilentProgress(), space_files, flip)
 
 
 def load_supernet(job: JobContext, folder: Path, space: str) -> Supernet:

@@ -342,6 +342,8 @@ class ModelCard(Document):
         classes: names of the classes in the order of the logits.
         data: the images.
         recipe: settings of the training.
+        image_changes: how training images were mirrored and shifted, and why; empty if the run
+            does not say.
         accuracy: accuracy in torch.
         robustness: accuracy on changed images; `robustness_images` of the hold-out images.
         robustness_images: number of images of each row of `robustness`.
@@ -372,6 +374,7 @@ class ModelCard(Document):
     classes: tuple[str, ...]
     data: ModelData
     recipe: dict[str, JsonValue]
+    image_changes: str = ""
     accuracy: ModelAccuracy
     robustness: tuple[RobustnessRow, ...]
     robustness_images: Count

@@ -90,6 +90,98 @@ class DeviceSummary(_RunSection):
     recorded: dict[str, str]
 
 
+class MirroringExperiment(_RunSection):
+    """What a short experiment says about mirrored images; see `nas.supernet.mirroring`.
+
+    Attributes:
+        images: number of training images that networks classified which were not trained on them.
+        accuracy: accuracy of these networks on the images.
+        mirrored_accuracy: accuracy on the same images, mirrored.
+        changed_classes: names of the classes whose mirrored images are hardly recognised, the one
+            that loses most first.
+        changes_class: whether mirroring is taken to change the class of images.
+        is_reliable: whether enough was learned to decide.
+    """
+
+    images: Count
+    accuracy: Fraction
+    mirrored_accuracy: Fraction
+    changed_classes: list[str]
+    changes_class: bool
+    is_reliable: bool
+
+
+class ImageChanges(_RunSection):
+    """How training images are mirrored and shifted at random, and what decided it.
+
+    Attributes:
+        flip: whether half of the images are mirrored.
+        shift: largest shift in pixels.
+        experiment: the experiment that decided `flip`; None if the job file or the source did.
+        is_from_job: whether the job file sets `flip`.
+    """
+
+    flip: bool
+    shift: Count
+    experiment: MirroringExperiment | None = None
+    is_from_job: bool = False
+
+    @property
+    def flip_by_experiment(self) -> bool | None:
+        """`flip`, or None if the job file or the source of the images decided it."""
+        return None if self.experiment is None else self.flip
+
+    @property
+    def summary(self) -> str:
+        """What happens to training images and why, in a sentence without its full stop."""
+        return f"{describe_image_changes(self.flip, self.shift)} ({self._reason})"
+
+    @property
+    def _reason(self) -> str:
+        if self.is_from_job:
+            return "the job file decides about mirroring"
+        if self.experiment is None:
+            return "the source of the images decides about mirroring"
+        tried = self.experiment
+        if not tried.images:
+            return f"there are too few images for an experiment; {_FLIP_ADVICE}"
+        result = (
+            f"{tried.accuracy:.0%} of {tried.images} training images correctly, and "
+            f"{tried.mirrored_accuracy:.0%} of them when they were mirrored"
+        )
+        if not tried.is_reliable:
+            return (
+                f"an experiment could not decide about mirroring: small networks classified "
+                f"{result}; {_FLIP_ADVICE}"
+            )
+        names = tried.changed_classes[:MAX_CHANGED_CLASSES]
+        further = len(tried.changed_classes) - len(names)
+        worst = f"; most is lost by {', '.join(names)}" if names else ""
+        if further:
+            worst += f" and {further} more"
+        return f"an experiment decided about mirroring: small networks classified {result}{worst}"
+
+
+_FLIP_ADVICE = (
+    "set training.flip = false if a mirrored image is not of its class, as that of text, digits "
+    "or a direction"
+)
+
+MAX_CHANGED_CLASSES = 5
+"""Largest number of classes that the summary of `ImageChanges` names."""
+
+
+def describe_image_changes(flip: bool, shift: int) -> str:
+    """Return what happens to training images, as a sentence without its full stop."""
+    mirrored = "mirrored at random" if flip else "not mirrored"
+    return f"training images are {mirrored} and {describe_shift(shift)}"
+
+
+def describe_shift(shift: int) -> str:
+    """Return how training images are shifted, to follow "images are"."""
+    return f"shifted by up to {shift} pixel{'s' if shift > 1 else ''}" if shift else "not shifted"
+
+
 class JobPlan(_RunSection):
     """What a job will do.
 
@@ -109,6 +201,7 @@ class JobPlan(_RunSection):
         export_file_s: expected seconds to export one file of a finalist.
         data: what was understood of the images, in one line; empty in the plan of a started run,
             whose `DataSummary` says it.
+        image_changes: what happens to training images; empty in a plan without an estimate.
     """
 
     kernels: Count
@@ -123,6 +216,7 @@ class JobPlan(_RunSection):
     seconds: dict[str, Seconds]
     export_file_s: Seconds = 0.0
     data: str = ""
+    image_changes: str = ""
 
 
 class TableSummary(_RunSection):
@@ -363,6 +457,7 @@ class RunRecord(_RunSection):
         decided_by: values of the keys of the job by which the plan and the limits were decided, by
             decision; a start with other values decides again.
         data, spaces, settings, device, plan, table: results of the first stages; None before them.
+        image_changes: how all trainings of the run change images; None before it was decided.
         spaces: digest of each space's file by name.
         supernets: trained supernets by space.
         study: name of the Optuna study; None before the search.
@@ -384,6 +479,7 @@ class RunRecord(_RunSection):
     facts: dict[str, JsonValue] = Field(default_factory=dict)
     decided_by: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
     data: DataSummary | None = None
+    image_changes: ImageChanges | None = None
     spaces: dict[Name, str] | None = None
     settings: SpaceSettings | None = None
     device: DeviceSummary | None = None

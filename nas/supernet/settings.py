@@ -66,8 +66,8 @@ class TrainingSettings:
         gradient_ratio: largest norm of the gradient of a weight tensor, divided by the norm of the
             tensor; see `nas.supernet.recipe.adaptive_clip_grad`.
         shift: largest shift of the random crop in pixels; None is an eighth of the image size.
-        flip: whether images are mirrored at random; None is yes where a mirrored image of the data
-            is still of its class.
+        flip: whether images are mirrored at random; None is yes unless mirrored images of the data
+            are known to be of no class. `nas.supernet.mirroring` finds that out.
         colour: largest relative change of brightness, contrast and saturation, in [0, 1).
         randaugment: number of RandAugment operations on each training image; see
             `nas.data.augmentation.apply_randaugment`.
@@ -172,7 +172,7 @@ class TrainingSettings:
 
     def resolve_flip(self, data: ImageDataset) -> bool:
         """Return whether training images are mirrored at random."""
-        return data.flip_preserves_class if self.flip is None else self.flip
+        return data.flip_preserves_class is not False if self.flip is None else self.flip
 
     def resolve_progressive_resizing(self, space: SearchSpace) -> float:
         """Return the share of the steps that have smaller images."""

@@ -67,7 +67,8 @@ class Source:
         samples: Samples; they can be iterated once.
         count: Number of samples.
         classes: Class names by label; None if the source has labels only.
-        flip_preserves_class: Whether a mirrored image still belongs to its class.
+        flip_preserves_class: Whether a mirrored image still belongs to its class; None if that is
+            not known, as of images of a user.
         image_size: Default side of the decoded images, in pixels.
         root: File or folder that was opened; None for a source that is part of a package.
         files: Files that are known before the samples are read. Their state decides whether cached
@@ -82,7 +83,7 @@ class Source:
     samples: Iterable[Sample]
     count: int
     classes: tuple[str, ...] | None
-    flip_preserves_class: bool = True
+    flip_preserves_class: bool | None = None
     image_size: int = 32
     root: Path | None = None
     files: tuple[Path, ...] = ()

@@ -48,12 +48,15 @@ class FineTuning:
         learning_rate: learning rate of the weights in the first step; it decays to zero along a
             cosine.
         device: "cpu", "cuda", or "auto": a GPU if there is one.
+        flip, shift: how images are mirrored and shifted; see `nas.supernet.TrainingSettings`.
     """
 
     steps: int = 400
     batch_size: int = 64
     learning_rate: float = 5e-4
     device: str = "auto"
+    flip: bool | None = None
+    shift: int | None = None
 
 
 def fine_tune(
@@ -92,7 +95,10 @@ def fine_tune(
     weights = _RoundedWeights(start, LARGEST_WEIGHT[weight_bits], device)
     activations = _RoundedActivations(graph, affines, device)
     frozen = FoldedWeights({name: torch.from_numpy(t).to(device) for name, t in teacher.items()})
-    batches = make_batches(data, TrainingSettings(batch_size=settings.batch_size), seed, device)
+    changes = TrainingSettings(
+        batch_size=settings.batch_size, flip=settings.flip, shift=settings.shift
+    )
+    batches = make_batches(data, changes, seed, device)
     # Adam, because the weights of a folded network differ in size by orders of magnitude.
     optimizer = torch.optim.Adam(
         [

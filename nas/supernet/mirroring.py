@@ -1,0 +1,252 @@
+"""Whether mirrored training images keep their class, found out by a short experiment.
+
+Small networks are trained on images that are not mirrored, and classify images that they were not
+trained on: as they are, and mirrored. Where left and right mean nothing, as on most photos, a
+mirrored image is as good an image of the data as any other, and both are classified equally well.
+Mirrored text, digits and directions are classified worse. Other than two trainings, with mirroring
+and without, this compares the same network on the same images, so that few images suffice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from nas.data import ImageDataset, Images
+from nas.data.batches import TrainingBatches, sequential_batches
+from nas.records import MirroringExperiment
+from nas.torch_device import limit_threads
+
+MAX_IMAGES = 6000
+"""Most training images that take part."""
+
+MIN_IMAGES = 10
+"""Fewest training images; too few of fewer could be classified wrongly for a decision."""
+
+FOLDS = 3
+"""Number of parts of the images; each network is trained on all parts but the one it classifies."""
+
+ENOUGH_CLASSIFIED = 1000
+"""Number of classified images after which no further part is classified."""
+
+MAX_SIZE = 48
+"""Side in pixels to which larger images are reduced. The time of a step grows with its square."""
+
+STEPS = 200
+"""Training steps of a network. After so many, it classifies 8-pixel digits, letters and arrows to
+95% and more, and CIFAR-10 to 45%; docs/supernets.md has the decisions that follow."""
+
+MAX_P_VALUE = 0.001
+"""Largest probability of a loss as large as that measured if mirroring changed nothing."""
+
+MIN_LOSS = 0.2
+"""Smallest loss of accuracy by mirroring, as a share of the accuracy above chance, that counts.
+
+It is 0.5 and more for letters, digits and arrows, and up to 0.14 for photos. Photos of things that
+are mostly seen from one side lose a little, although their class stays.
+"""
+
+MIN_CLASS_LOSS = 2 / 3
+"""Smallest loss of one class's accuracy by mirroring, as a share of it, that counts: classes such
+as the arrows among many signs."""
+
+MIN_LEARNED_IMAGES = 20
+"""Fewest images that the networks must classify correctly beyond those that chance does."""
+
+_WIDTHS = (16, 32, 64, 96)
+"""Output channels of the network's convolutions."""
+
+_MIN_STRIDED_SIZE = 12
+"""Side in pixels from which the first convolution has a stride, too."""
+
+_BATCH_SIZE = 64
+_EVALUATION_BATCH_SIZE = 256
+_LEARNING_RATE = 0.3
+_MAX_GRADIENT_NORM = 5.0
+
+
+def run_mirroring_experiment(
+    data: ImageDataset, *, seed: int, progress: Callable[[int, int], None] | None = None
+) -> MirroringExperiment:
+    """Find out whether mirrored images keep their class.
+
+    The same arguments give the same result on the same machine: the number of steps is fixed. It
+    takes a few seconds of one core, whatever the number and the size of the images.
+
+    Args:
+        data: only its training split is used.
+        seed: seed of the parts, the weights and the order of the images.
+        progress: called after every step with the number of steps done and of all steps.
+    """
+    if len(data.train) < MIN_IMAGES:
+        return MirroringExperiment(
+            images=0,
+            accuracy=0.0,
+            mirrored_accuracy=0.0,
+            changed_classes=[],
+            changes_class=False,
+            is_reliable=False,
+        )
+    images = _choose_images(data.train, np.random.default_rng([seed, 2]))
+    order = np.argsort(images.labels, kind="stable")
+    fold = np.empty(len(order), np.int64)
+    fold[order] = np.arange(len(order)) % FOLDS
+    folds = min(FOLDS, math.ceil(ENOUGH_CLASSIFIED * FOLDS / len(images)))
+    plain: list[NDArray[np.bool_]] = []
+    mirrored: list[NDArray[np.bool_]] = []
+    labels: list[NDArray[np.int64]] = []
+    for number in range(folds):
+        own = replace(data, train=images.take(np.flatnonzero(fold != number)))
+        held_out = images.take(np.flatnonzero(fold == number))
+        if not len(held_out):
+            continue
+
+        def report(step: int, before: int = number * STEPS) -> None:
+            if progress:
+                progress(before + step, folds * STEPS)
+
+        network = _train(own, seed + number, report)
+        pixels = np.ascontiguousarray(np.flip(np.asarray(held_out.pixels), 2))
+        mirror = replace(held_out, pixels=pixels)
+        plain.append(_classify(network, held_out, own) == held_out.labels)
+        mirrored.append(_classify(network, mirror, own) == held_out.labels)
+        labels.append(held_out.labels)
+    return judge_mirroring(
+        np.concatenate(plain), np.concatenate(mirrored), np.concatenate(labels), data.classes
+    )
+
+
+def judge_mirroring(
+    plain: NDArray[np.bool_],
+    mirrored: NDArray[np.bool_],
+    labels: NDArray[np.int64],
+    classes: Sequence[str],
+) -> MirroringExperiment:
+    """Return what the answers of networks say about mirroring.
+
+    Losses are tested by the sign test on the images of which only one version is classified
+    correctly (McNemar 1947), and those of classes with Bonferroni's correction.
+
+    Args:
+        plain: whether each image is classified correctly, `n`.
+        mirrored: whether its mirror image is classified correctly, `n`.
+        labels: positions of the images' classes in `classes`, `n`.
+        classes: names of the classes.
+    """
+    accuracy, mirrored_accuracy = float(plain.mean()), float(mirrored.mean())
+    counts = np.bincount(labels, minlength=len(classes))
+    above_chance = accuracy - float(counts.max()) / len(labels)
+    changed: dict[str, float] = {}
+    for label, name in enumerate(classes):
+        own, own_mirrored = plain[labels == label], mirrored[labels == label]
+        loss = 1 - float(own_mirrored.sum()) / max(1, int(own.sum()))
+        p_value = _p_value(own, own_mirrored) * len(classes)
+        if loss >= MIN_CLASS_LOSS and p_value <= MAX_P_VALUE:
+            changed[name] = loss
+    is_lossy = (
+        accuracy - mirrored_accuracy >= MIN_LOSS * above_chance
+        and _p_value(plain, mirrored) <= MAX_P_VALUE
+    )
+    changes_class = bool(changed) or is_lossy
+    return MirroringExperiment(
+        images=len(labels),
+        accuracy=accuracy,
+        mirrored_accuracy=mirrored_accuracy,
+        changed_classes=sorted(changed, key=lambda name: -changed[name]),
+        changes_class=changes_class,
+        is_reliable=changes_class or above_chance * len(labels) >= MIN_LEARNED_IMAGES,
+    )
+
+
+def _p_value(plain: NDArray[np.bool_], mirrored: NDArray[np.bool_]) -> float:
+    """Return the probability of so many losses if mirroring changed nothing, by the sign test."""
+    from scipy.stats import binom
+
+    lost, gained = int((plain & ~mirrored).sum()), int((~plain & mirrored).sum())
+    return float(binom.sf(lost - 1, lost + gained, 0.5))
+
+
+def _choose_images(images: Images, rng: np.random.Generator) -> Images:
+    """Return at most `MAX_IMAGES` images in random order, reduced to at most `MAX_SIZE` pixels."""
+    images = images.take(rng.permutation(len(images))[:MAX_IMAGES])
+    if images.pixels.shape[1] <= MAX_SIZE:
+        return images
+    reduced = [
+        F.interpolate(
+            torch.from_numpy(images.pixels[start : start + _EVALUATION_BATCH_SIZE])
+            .permute(0, 3, 1, 2)
+            .float(),
+            size=MAX_SIZE,
+            mode="area",
+        )
+        for start in range(0, len(images), _EVALUATION_BATCH_SIZE)
+    ]
+    pixels = torch.cat(reduced).round().to(torch.uint8).permute(0, 2, 3, 1)
+    return replace(images, pixels=np.ascontiguousarray(pixels.numpy()))
+
+
+def _make_network(data: ImageDataset, seed: int) -> nn.Module:
+    """Return the small network of the experiment with random weights."""
+    layers: list[nn.Module] = []
+    channels = data.channels
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for number, width in enumerate(_WIDTHS):
+            stride = 2 if number or data.image_size >= _MIN_STRIDED_SIZE else 1
+            layers += [
+                nn.Conv2d(channels, width, 3, stride, 1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(inplace=True),
+            ]
+            channels = width
+        linear = nn.Linear(channels, len(data.classes))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
+
+
+def _train(data: ImageDataset, seed: int, report: Callable[[int], None]) -> nn.Module:
+    """Return a small network that was trained on images that are shifted, but not mirrored."""
+    network = _make_network(data, seed).train()
+    batches = TrainingBatches(
+        data,
+        batch_size=_BATCH_SIZE,
+        seed=seed,
+        shift=data.image_size // 8,
+        flip=False,
+        device=torch.device("cpu"),
+    )
+    optimizer = torch.optim.SGD(
+        network.parameters(), _LEARNING_RATE, momentum=0.9, nesterov=True, weight_decay=5e-4
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, _LEARNING_RATE, total_steps=STEPS, pct_start=0.25
+    )
+    with limit_threads(0):
+        for step in range(STEPS):
+            images, labels = batches.batch(step)
+            optimizer.zero_grad(set_to_none=True)
+            F.cross_entropy(network(images), labels).backward()
+            nn.utils.clip_grad_norm_(network.parameters(), _MAX_GRADIENT_NORM)
+            optimizer.step()
+            schedule.step()
+            report(step + 1)
+    return network.eval()
+
+
+@torch.inference_mode()
+def _classify(network: nn.Module, images: Images, data: ImageDataset) -> NDArray[np.int64]:
+    """Return the classes `n` that a network gives images, which are normalised as `data`."""
+    device = torch.device("cpu")
+    with limit_threads(0):
+        answers = [
+            network(batch).argmax(1)
+            for batch, _ in sequential_batches(images, data, _EVALUATION_BATCH_SIZE, device)
+        ]
+    classes: NDArray[np.int64] = torch.cat(answers).numpy()
+    return classes

@@ -1,0 +1,153 @@
+"""The experiment that finds out whether mirrored images keep their class."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binomtest
+
+from nas.data import ImageDataset, Images
+from nas.supernet import mirroring
+from nas.supernet.mirroring import MAX_P_VALUE, judge_mirroring, run_mirroring_experiment
+
+NAMES = ("left", "right", "ring", "disc")
+
+
+def draw(name: str, rng: np.random.Generator, size: int) -> np.ndarray:
+    """Return an arrow, a ring or a disc at a random place on a noisy ground, grey."""
+    y, x = np.mgrid[:size, :size] - size / 2 + 0.5
+    y, x = y - rng.uniform(-size / 8, size / 8), x - rng.uniform(-size / 8, size / 8)
+    if name in ("left", "right"):
+        x = x if name == "left" else -x
+        tip, shaft = (abs(y) < x + size / 4) & (x < 0), (abs(y) < size / 12) & (x < size / 3)
+        shape = tip | (shaft & (x >= 0))
+    else:
+        radius = np.hypot(x, y)
+        shape = (radius < size / 3) & (radius > (size / 5 if name == "ring" else -1))
+    pixels = np.where(shape, 60, 180) + rng.normal(0, 10, (size, size))
+    return pixels.clip(0, 255).astype(np.uint8)[..., None]
+
+
+def make_data(classes: tuple[str, ...], images: int, size: int = 16, seed: int = 0) -> ImageDataset:
+    """Return a dataset of drawings; images of the class "noise" show a random other class."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(images) % len(classes)
+    pixels = np.stack([draw(classes[label], rng, size) for label in labels])
+    train = Images(pixels, labels)
+    none = train.take(slice(0, 0))
+    return ImageDataset("drawings", classes, train, none, none, none, None)
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch):
+    monkeypatch.setattr(mirroring, "STEPS", 60)
+
+
+def test_mirroring_changes_left_to_right():
+    result = run_mirroring_experiment(make_data(("left", "right"), 90), seed=0)
+    assert result.images == 90, "each image is classified once"
+    assert result.accuracy > 0.95
+    assert result.mirrored_accuracy < 0.05
+    assert (result.changes_class, result.is_reliable) == (True, True)
+    assert set(result.changed_classes) == {"left", "right"}
+
+
+def test_mirroring_keeps_shapes_without_left_and_right():
+    result = run_mirroring_experiment(make_data(("ring", "disc"), 90), seed=0)
+    assert result.accuracy > 0.95
+    assert (result.changes_class, result.is_reliable) == (False, True)
+    assert result.changed_classes == []
+
+
+def test_arrows_among_other_classes_are_named():
+    result = run_mirroring_experiment(make_data(NAMES, 160), seed=0)
+    assert result.changes_class
+    assert set(result.changed_classes) == {"left", "right"}
+
+
+def test_larger_images_are_reduced(monkeypatch):
+    monkeypatch.setattr(mirroring, "MAX_SIZE", 16)
+    sizes = []
+    train = mirroring._train
+    monkeypatch.setattr(
+        mirroring, "_train", lambda data, *rest: sizes.append(data.image_size) or train(data, *rest)
+    )
+    assert run_mirroring_experiment(make_data(("left", "right"), 60, size=40), seed=0).changes_class
+    assert sizes == [16, 16, 16]
+
+
+def test_many_images_are_classified_in_part(monkeypatch):
+    monkeypatch.setattr(mirroring, "MAX_IMAGES", 90)
+    monkeypatch.setattr(mirroring, "ENOUGH_CLASSIFIED", 30)
+    assert run_mirroring_experiment(make_data(NAMES, 200), seed=0).images == 30
+
+
+def test_nothing_is_decided_where_nothing_can_be_learned():
+    data = make_data(NAMES, 90)
+    labels = np.random.default_rng(1).permutation(data.train.labels)
+    result = run_mirroring_experiment(
+        replace(data, train=Images(data.train.pixels, labels)), seed=0
+    )
+    assert (result.changes_class, result.is_reliable) == (False, False)
+
+
+@pytest.mark.parametrize("images", [2, 9])
+def test_too_few_images_decide_nothing(images):
+    result = run_mirroring_experiment(make_data(("left", "right"), images), seed=0)
+    assert (result.images, result.changes_class, result.is_reliable) == (0, False, False)
+
+
+def test_result_depends_on_the_seed_alone():
+    data = make_data(NAMES, 60)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    one = run_mirroring_experiment(data, seed=3)
+    assert torch.equal(torch.rand(3), expected), "draws of the caller change"
+    assert run_mirroring_experiment(data, seed=3) == one
+
+
+def test_progress_ends_with_all_steps():
+    calls = []
+    run_mirroring_experiment(
+        make_data(NAMES, 30), seed=0, progress=lambda *call: calls.append(call)
+    )
+    assert calls == [(step + 1, 180) for step in range(180)]
+
+
+def judge(plain, mirrored, labels=None, classes=("a", "b")):
+    labels = np.arange(len(plain)) % len(classes) if labels is None else labels
+    return judge_mirroring(np.array(plain, bool), np.array(mirrored, bool), labels, classes)
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(9, 0), (10, 0), (30, 9), (30, 10), (40, 60)])
+def test_losses_count_if_chance_explains_them_too_seldom(lost, gained):
+    """200 images, 100 of each class, with the losses and gains spread over both."""
+    plain = [True] * lost + [False] * gained + [True] * (100 - lost)
+    plain += [False] * (200 - len(plain))
+    mirrored = [False] * lost + [True] * gained + plain[lost + gained :]
+    p_value = binomtest(lost, lost + gained, alternative="greater").pvalue
+    above_chance = np.mean(plain) - 0.5
+    loss = np.mean(plain) - np.mean(mirrored)
+    is_expected = p_value <= MAX_P_VALUE and loss >= 0.2 * above_chance
+    assert judge(plain, mirrored).changes_class == is_expected
+
+
+def test_small_share_of_the_accuracy_is_no_loss():
+    """Photos of things that are mostly seen from one side lose a little."""
+    plain = [True] * 900 + [False] * 100
+    mirrored = [False] * 50 + plain[50:]
+    assert binomtest(50, 50, alternative="greater").pvalue < MAX_P_VALUE
+    assert not judge(plain, mirrored).changes_class
+    assert judge(plain, [False] * 100 + plain[100:]).changes_class
+
+
+def test_one_class_among_many_decides():
+    labels = np.arange(2000) % 20
+    plain = np.ones(2000, bool)
+    mirrored = labels != 7
+    result = judge(plain, mirrored, labels, [f"class {n}" for n in range(20)])
+    assert (result.changes_class, result.changed_classes) == (True, ["class 7"])
+    mirrored |= np.arange(2000) < 1000  # Half of the class is still recognised.
+    assert not judge(plain, mirrored, labels, [f"class {n}" for n in range(20)]).changes_class
