@@ -177,14 +177,16 @@ class JobContext:
             costs = replace(costs, table_s=costs.table_s + spent_on_table_s)
         is_start = spent_on_table_s is None
         plan = estimate_plan(self.settings, missing, costs, must_fit=is_start)
-        return plan.model_copy(update={"image_changes": self._describe_image_changes()})
+        return plan.model_copy(update={"image_changes": self.image_changes})
 
     @property
     def needs_mirroring_experiment(self) -> bool:
         """Whether neither the job file nor the source says if training images are mirrored."""
         return self.settings.training.flip == "auto" and self.data.flip_preserves_class is None
 
-    def _describe_image_changes(self) -> str:
+    @property
+    def image_changes(self) -> str:
+        """How training images are mirrored and shifted, as a sentence without its full stop."""
         settings = self.training_settings()
         shift = settings.resolve_shift(self.data)
         if self.flip is None and self.needs_mirroring_experiment:

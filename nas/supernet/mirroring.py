@@ -41,7 +41,7 @@ MAX_SIZE = 48
 
 STEPS = 200
 """Training steps of a network. After so many, it classifies 8-pixel digits, letters and arrows to
-95% and more, and CIFAR-10 to 45%; docs/supernets.md has the decisions that follow."""
+95% and more, and CIFAR-10 to 45%; docs/data.md has the decisions that follow."""
 
 MAX_P_VALUE = 0.001
 """Largest probability of a loss as large as that measured if mirroring changed nothing."""

@@ -83,7 +83,7 @@ def test_parts_do_not_overlap(tmp_path):
     assert len(set(everything)) == len(everything) == 120
     assert all((v - 50 * y) in range(40) for v, y in everything)
     assert data.classes == CLASSES
-    assert data.flip_preserves_class
+    assert data.flip_preserves_class is None
 
 
 def test_part_refuses_the_test_images(digits):

@@ -138,9 +138,26 @@ def test_page_of_the_card_names_what_the_record_holds(exported):
     for text in (
         "CC BY 4.0", card.data.digest, card.weights_digest, "predicted 0.0125 ms on a processor",
         "python run.py image.png", "## int8", "| epochs | 12 |",
+        "\nTraining images are not mirrored and shifted by up to 1 pixel (as they are).\n",
     ):  # fmt: skip
         assert text in page
     assert "None" not in page
+
+
+def test_fine_tuning_changes_images_as_the_training_did(
+    trained, digits, origin, tmp_path, monkeypatch
+):
+    given = []
+
+    def stop(*_, fine_tuning, **settings):
+        given.append((fine_tuning.flip, fine_tuning.shift))
+        raise ExportError("stopped")
+
+    monkeypatch.setattr(export, "quantise_within", stop)
+    trained_so = replace(origin, recipe={"flip": True, "shift": None})
+    with pytest.raises(ExportError, match="stopped"):
+        export_model(trained, digits, ModelFolder(tmp_path / "new"), ["onnx-int8"], trained_so)
+    assert given == [(True, None)]
 
 
 def test_same_export_again_changes_nothing(folder, trained, digits, origin):

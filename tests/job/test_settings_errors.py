@@ -35,6 +35,10 @@ from tests.job.test_settings import ADDRESS, MINIMAL, SECRET, load
         (MINIMAL + "[search]\nworkers = 0\n", ["line 8: search.workers is 0", "or equal to 1"]),
         (MINIMAL + "[search]\nminutes = 0\n", ["line 8: search.minutes is 0", "greater than 0"]),
         (
+            MINIMAL + "[training]\nflip = 1\nshift = -2\n",
+            ["training.flip is 1", "true or false", "training.shift is -2", "from 0 to 512"],
+        ),
+        (
             MINIMAL + "[search]\nstall = -1\n",
             ["search.stall is -1", 'write "auto" or'],
         ),

@@ -48,6 +48,14 @@ def test_report_says_what_was_understood_of_the_images(run):
     assert "(24 images of 2 classes: &lt;cat&gt; 12, dog 12; train 14)" in text
 
 
+def test_report_says_how_training_images_are_changed(run):
+    record = json.loads((run / "run.json").read_text())
+    record["image_changes"] = {"flip": True, "shift": 4, "is_from_job": True}
+    (run / "run.json").write_text(json.dumps(record))
+    text = page.build(run).read_text()
+    assert "training images are mirrored at random and shifted by up to 4 pixels" in text
+
+
 def test_report_names_members_that_are_launches_more_than_kernels(run):
     page.build(run)
     assert "% launches" not in (run / "report.html").read_text()

@@ -50,6 +50,18 @@ def test_same_arguments_give_the_same_network():
         np.testing.assert_array_equal(weight, other.weights[slot])
 
 
+def test_images_are_mirrored_as_the_settings_say():
+    """Digits are not mirrored unless the settings of the training did so."""
+    model = digits_model("mobilenet")
+    results = [
+        tuned(model, FineTuning(steps=2, device="cpu", flip=flip))[1]
+        for flip in (None, False, True)
+    ]
+    weights = [np.concatenate([w.ravel() for w in each.weights.values()]) for each in results]
+    np.testing.assert_array_equal(weights[0], weights[1])
+    assert (weights[0] != weights[2]).any()
+
+
 def test_trained_ranges_of_a_relu6_end_at_six():
     _, after = tuned(digits_model("mobilenet"), FineTuning(steps=5, device="cpu"))
     for at, op in enumerate(after.graph.ops):

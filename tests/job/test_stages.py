@@ -1,0 +1,176 @@
+"""How training images are mirrored: decided once a run, and followed by all of its trainings."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from nas.deploy import retrain
+from nas.job import JobSettings, load_job, stages, supernets
+from nas.job.context import JobContext
+from nas.job.progress import SilentProgress
+from nas.records import ImageChanges, MirroringExperiment, read_run
+from nas.report.run import open_run
+from nas.supernet import checkpoint, mirroring
+from nas.supernet.ground_truth import STANDALONE_FILE
+from tests.mini_job import write_job
+from tests.supernet.drawings import make_data
+
+RUN = Path("results/mini")
+WEIGHTS = RUN / "supernets" / "squeeze" / "supernet.safetensors"
+
+
+def write_folder(classes: tuple[str, ...], images: int = 100) -> None:
+    """Write an image folder `photos` in the current folder."""
+    data = make_data(classes, images)
+    for number, (pixels, label) in enumerate(
+        zip(data.train.pixels, data.train.labels, strict=True)
+    ):
+        path = Path("photos", data.classes[label], f"{number}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[..., 0]).save(path)
+
+
+def job_on_folder(training: str = "") -> JobSettings:
+    """Return the mini job with one space and the images of `write_folder`."""
+    path = write_job(Path(), spaces=("squeeze",))
+    text = path.read_text().replace('source = "digits"', 'source = "photos"\nimage_size = 16')
+    path.write_text(text.replace("epochs = 2", f"epochs = 1\n{training}"))
+    return load_job(path)
+
+
+class Notes(SilentProgress):
+    def __init__(self):
+        self.texts = []
+
+    def note(self, text):
+        self.texts.append(text)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mirroring, "STEPS", 60)
+    return tmp_path
+
+
+@pytest.fixture
+def no_experiment(monkeypatch):
+    def fail(*arguments, **settings):
+        raise AssertionError("an experiment was made")
+
+    monkeypatch.setattr(stages, "run_mirroring_experiment", fail)
+
+
+@pytest.fixture
+def experiment_forbids(monkeypatch):
+    """An experiment whose result is that mirroring changes classes."""
+    result = MirroringExperiment(
+        images=64,
+        accuracy=0.99,
+        mirrored_accuracy=0.01,
+        changed_classes=["left", "right"],
+        changes_class=True,
+        is_reliable=True,
+    )
+    monkeypatch.setattr(stages, "run_mirroring_experiment", lambda *_, **settings: result)
+
+
+def trained_settings() -> dict[str, object]:
+    """Return the settings that the supernet of the run was trained with."""
+    return checkpoint.read(WEIGHTS)[1].training
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("classes", "flip"), [(("left", "right"), False), (("ring", "disc"), True)]
+)
+def test_images_of_a_folder_are_mirrored_if_that_keeps_their_class(folder, classes, flip):
+    write_folder(classes)
+    notes = Notes()
+    supernets.train_job_supernets(job_on_folder(), RUN, progress=notes)
+    changes = read_run(RUN).image_changes
+    assert (changes.flip, changes.shift, changes.is_from_job) == (flip, 2, False)
+    assert changes.summary in notes.texts
+    assert ("mirrored at random" if flip else "not mirrored") in changes.summary
+    assert trained_settings()["flip"] is flip
+
+
+def test_too_few_images_are_mirrored_with_a_word_about_it(folder):
+    write_folder(("left", "right"), images=12)
+    notes = Notes()
+    supernets.train_job_supernets(job_on_folder(), RUN, progress=notes)
+    assert read_run(RUN).image_changes.flip
+    (text,) = [text for text in notes.texts if "mirrored" in text]
+    assert "too few images" in text
+    assert "training.flip = false" in text
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_keys_of_the_job_file_decide(folder, no_experiment, flip):
+    write_folder(("left", "right"), images=40)
+    settings = job_on_folder(f"flip = {str(flip).lower()}\nshift = 1")
+    supernets.train_job_supernets(settings, RUN)
+    changes = read_run(RUN).image_changes
+    assert (changes.flip, changes.shift, changes.is_from_job) == (flip, 1, True)
+    assert trained_settings()["flip"] is flip
+    assert trained_settings()["shift"] == 1
+    prepared = retrain.prepare(open_run(RUN), ["squeeze"]).settings
+    assert (prepared.flip, prepared.shift) == (flip, 1)
+
+
+def test_options_of_the_command_decide(folder, no_experiment, invoke):
+    write_folder(("left", "right"), images=40)
+    write_job(Path(), spaces=("squeeze",))
+    done = invoke(
+        *("supernet", "train", "--space", "squeeze.py", "--data", "photos", "--image-size", 16),
+        *("--epochs", 1, "--no-flip", "--shift", 0, "--out", RUN),
+    )
+    assert done.returncode == 0, done.stderr
+    assert trained_settings()["flip"] is False
+    assert trained_settings()["shift"] == 0
+
+
+def test_digits_need_no_experiment(job, no_experiment):
+    context = JobContext(job, SilentProgress())
+    assert context.image_changes == "training images are not mirrored and shifted by up to 1 pixel"
+
+
+def test_plan_says_that_an_experiment_decides(folder, no_experiment):
+    write_folder(("left", "right"), images=40)
+    context = JobContext(job_on_folder(), SilentProgress())
+    assert "an experiment at the start decides" in context.image_changes
+    context = JobContext(job_on_folder("flip = false"), SilentProgress())
+    assert context.image_changes.startswith("training images are not mirrored")
+
+
+def test_whole_run_follows_the_decision(folder, experiment_forbids, monkeypatch):
+    """A later start, retraining and the ranking do not decide again."""
+    write_folder(("left", "right"), images=60)
+    settings = job_on_folder()
+    supernets.train_job_supernets(settings, RUN)
+    weights = WEIGHTS.read_bytes()
+    monkeypatch.delattr(stages, "run_mirroring_experiment")
+    WEIGHTS.unlink()
+    supernets.train_job_supernets(settings, RUN)
+    assert WEIGHTS.read_bytes() == weights
+    assert retrain.prepare(open_run(RUN), ["squeeze"]).settings.flip is False
+    supernets.rank_supernets(RUN, nets=4, how="uniform", repeated=0, epochs=1)
+    lines = (RUN / STANDALONE_FILE).read_text().splitlines()
+    assert [json.loads(line)["training"]["flip"] for line in lines] == [False] * 4
+
+
+def test_summary_names_few_classes():
+    result = MirroringExperiment(
+        images=64,
+        accuracy=0.99,
+        mirrored_accuracy=0.01,
+        changed_classes=[f"turn {number}" for number in range(9)],
+        changes_class=True,
+        is_reliable=True,
+    )
+    text = ImageChanges(flip=False, shift=4, experiment=result).summary
+    assert "not mirrored and shifted by up to 4 pixels" in text
+    assert "99% of 64 training images" in text
+    assert text.endswith("turn 0, turn 1, turn 2, turn 3, turn 4 and 4 more)")
