@@ -594,6 +594,7 @@ def test_script_is_verified_with_a_file_of_each_kind_of_image(photo_export, tmp_
     assert json.loads(metadata.value)["reading"]["background"] == "#000000"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("right", "wrong", "kind"),
     [
