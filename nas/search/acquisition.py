@@ -36,7 +36,7 @@ def expected_improvement(limit: Array, mean: Array, deviation: Array) -> Array:
     is_exact = deviation < 1e-12
     safe_deviation = np.where(is_exact, 1.0, deviation)
     z = gap / safe_deviation
-    density = np.exp(-0.5 * np.minimum(z * z, 1400.0)) / np.sqrt(2 * np.pi)
+    density = np.exp(-0.5 * np.clip(z, -37.0, 37.0) ** 2) / np.sqrt(2 * np.pi)
     improvement: Array = np.where(
         is_exact, np.maximum(gap, 0.0), gap * ndtr(z) + safe_deviation * density
     )

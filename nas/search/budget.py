@@ -16,7 +16,9 @@ import numpy as np
 from nas.errors import RequestError
 from nas.search.objectives import Objective
 from nas.search.pareto import hypervolume
+from nas.search.posterior import MAX_NORMALISED
 from nas.search.stopping import Stall
+from nas.search.surrogate import MAX_MAGNITUDE, MIN_SPREAD
 from nas.search.trial import Trial
 
 
@@ -86,6 +88,7 @@ class SearchProgress:
             return
         self.completed += 1
         point = np.array([o.sign * trial.values[o.name] for o in self._objectives])
+        point = np.clip(point, -MAX_MAGNITUDE, MAX_MAGNITUDE)
         has_changed = not (self._front <= point).all(axis=1).any()
         self.trials_since_improvement = 0 if has_changed else self.trials_since_improvement + 1
         if has_changed:
@@ -96,11 +99,12 @@ class SearchProgress:
             if self.completed >= self._startup:
                 first_points = np.array(self._first_points)
                 best, worst = first_points.min(axis=0), first_points.max(axis=0)
-                self._normalisation = best, np.where(worst > best, worst - best, 1.0)
+                self._normalisation = best, np.where(worst - best > MIN_SPREAD, worst - best, 1.0)
                 has_changed = True
         if has_changed and self._normalisation is not None:
             best, span = self._normalisation
-            points = (self._front - best) / span
+            # One value of 1e300 must not turn the others into infinities.
+            points = np.clip((self._front - best) / span, -MAX_NORMALISED, 1.0)
             self.hypervolume = hypervolume(points, [1.0] * points.shape[1])
         self.history.append((self.completed, self.seconds, self.hypervolume))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from nas.search.posterior import (
     PosteriorModel,
     fit_all_hyperparameters,
 )
-from nas.search.surrogate import Hyperparameters
+from nas.search.surrogate import Hyperparameters, ModelError
 from nas.search.trial import Trial
 from nas.space import Architecture, SearchSpace
 
@@ -65,7 +66,7 @@ TRIALS_PER_PLANNED_PROPOSAL = 10
 The time of a plan grows with the trials, and so does the number of trials that share it.
 """
 
-PROPOSALS_PER_ROUND = 8
+PROPOSALS_PER_ROUND = 3
 """Rejected proposals in a row before a new plan takes into account why they were rejected."""
 
 REFIT_GROWTH = 1.25
@@ -80,7 +81,7 @@ class _Plan:
         architectures: new architectures in the order in which they are to be proposed.
         expected_gain: hypervolume that the jointly chosen ones are expected to add to the front, as
             a share of the front's hypervolume. Each counts as if those before it had been observed
-            at their means.
+            at their means. It is infinite if nothing is known about it.
     """
 
     architectures: list[Architecture]
@@ -101,6 +102,8 @@ class GuidedOptimizer:
     The candidates are ranked one after another, each as if those before it had been observed at
     their means, so that a plan of several proposals is diverse (Ginsbourger et al. 2010).
 
+    If the values of the trials allow no model, random architectures are proposed until they do.
+
     All proposals follow from the seed, the completed trials and the trials that were rejected
     before them. A search that is continued therefore proposes what the uninterrupted one would.
 
@@ -110,6 +113,7 @@ class GuidedOptimizer:
         seed: the seed of all random choices.
         startup: completed trials before there is a model, at least 2; by default five for each
             space, and at least ten.
+        on_message: called once with a sentence if the values of the trials allow no model.
     """
 
     def __init__(
@@ -119,11 +123,14 @@ class GuidedOptimizer:
         *,
         seed: int,
         startup: int | None = None,
+        on_message: Callable[[str], None] = lambda sentence: None,
     ) -> None:
         if startup is None:
             startup = max(MIN_STARTUP_TRIALS, STARTUP_TRIALS_PER_SPACE * len(spaces))
         self._spaces = {space.name: space for space in spaces}
-        self._objectives = objectives
+        self._objectives = list(objectives)
+        self._on_message = on_message
+        self._has_reported = False
         self._seed = seed
         self._startup = max(2, startup)
         self._encoder = ArchitectureEncoder(spaces)
@@ -140,7 +147,11 @@ class GuidedOptimizer:
         # since the last completed trial, and the hyperparameters with that number.
         self._plans: dict[int, _Plan] = {}
         self._revised_plans: dict[tuple[int, int, int], list[Architecture]] = {}
-        self._hyperparameters: tuple[int, list[Hyperparameters]] = (-1, [])
+        self._hyperparameters: tuple[int, dict[str, Hyperparameters]] = (-1, {})
+
+    def add_limit(self, objective: Objective) -> None:
+        """Add an expensive objective that only limits the search, of which trials get values."""
+        self._objectives.append(objective)
 
     def learn(self, trial: Trial) -> None:
         """Add a trial of any state. Trials are added in the order in which they ended."""
@@ -266,11 +277,35 @@ class GuidedOptimizer:
             batch_size: proposals that are chosen jointly; the others follow by their own
                 acquisition values.
         """
-        model = self._model(observations)
         known = {trial.architecture for trial in observations.trials}
         pool = self._pool(observations, known, rng)
         if not pool:
             return _Plan([], 0.0)
+        try:
+            return self._plan_of_model(observations, pool, known, rng, batch_size)
+        except ModelError as error:
+            if not self._has_reported:
+                self._has_reported = True
+                self._on_message(
+                    f"the values of the trials allow no model ({error}); the next architectures "
+                    "are drawn at random"
+                )
+            random = [each for each in self._random_candidates(rng) if each not in known]
+            return _Plan(list(dict.fromkeys(random)), math.inf)
+
+    def _plan_of_model(
+        self,
+        observations: Observations,
+        pool: list[Architecture],
+        known: set[Architecture],
+        rng: np.random.Generator,
+        batch_size: int,
+    ) -> _Plan:
+        """Return the plan that a model makes of a pool, to which it adds; see `_make_plan`.
+
+        Raises ModelError if the values of the trials allow no model.
+        """
+        model = self._model(observations)
         values = model.candidates(pool).acquisition_values()
         for _ in range(REFINEMENT_ROUNDS):
             best = [pool[index] for index in _largest_first(values)[:REFINEMENT_PARENTS]]
@@ -294,15 +329,19 @@ class GuidedOptimizer:
         self, observations: Observations, known: set[Architecture], rng: np.random.Generator
     ) -> list[Architecture]:
         """Return feasible candidates: offspring of the best architectures, and random ones."""
-        best = _best_layers(observations.values(), NUM_PARENTS, rng)
-        parents = [observations.completed[index].architecture for index in best]
+        parents = _parents(observations, rng)
         pool = dict.fromkeys(self._new_offspring(parents, POOL_OFFSPRING, known, rng))
-        names = list(self._spaces)
-        for number in range(POOL_RANDOM):
-            drawn = self._spaces[names[number % len(names)]].sample(rng, uniform_over="choices")
-            if drawn not in known and self._cheap.values(drawn) is not None:
-                pool[drawn] = None
+        pool |= dict.fromkeys(each for each in self._random_candidates(rng) if each not in known)
         return list(pool)
+
+    def _random_candidates(self, rng: np.random.Generator) -> list[Architecture]:
+        """Return at most `POOL_RANDOM` random architectures that the cheap limits allow."""
+        names = list(self._spaces)
+        drawn = [
+            self._spaces[names[number % len(names)]].sample(rng, uniform_over="choices")
+            for number in range(POOL_RANDOM)
+        ]
+        return [each for each in drawn if self._cheap.values(each) is not None]
 
     def _new_offspring(
         self,
@@ -340,7 +379,18 @@ def _rank_jointly(pool: Sequence[Architecture], model: PosteriorModel, batch_siz
         is_left[index] = False
         candidates.fantasize(index)
     ranked = [pool[index] for index in (*batch, *np.flatnonzero(is_left))]
-    return _Plan(ranked, volume / model.front_hypervolume)
+    front_volume = model.front_hypervolume
+    return _Plan(ranked, volume / front_volume if front_volume else math.inf)
+
+
+def _parents(observations: Observations, rng: np.random.Generator) -> list[Architecture]:
+    """Return the best feasible architectures, and those nearest to the limits if these are few."""
+    best = _best_layers(observations.values(), NUM_PARENTS, rng)
+    parents = [observations.feasible[index].architecture for index in best]
+    violations = observations.violations()
+    nearest = [index for index in np.argsort(violations, kind="stable") if violations[index] > 0]
+    added = nearest[: max(0, NUM_PARENTS - len(parents))]
+    return parents + [observations.completed[index].architecture for index in added]
 
 
 def _best_layers(values: Array, count: int, rng: np.random.Generator) -> list[int]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from nas.search.acquisition import expected_hypervolume_improvement
@@ -13,10 +15,16 @@ from nas.search.encoding import ArchitectureEncoder
 from nas.search.objectives import Infeasible, Objective
 from nas.search.pareto import Array, hypervolume, non_dominated
 from nas.search.surrogate import (
+    INITIAL_HYPERPARAMETERS,
+    MAX_MAGNITUDE,
+    MIN_SPREAD,
     GaussianProcess,
     Hyperparameters,
+    ModelError,
     Posterior,
     fit_hyperparameters,
+    most_likely_process,
+    winsorised,
 )
 from nas.search.trial import Trial
 from nas.space import Architecture
@@ -34,8 +42,19 @@ They are fixed, because labels of 0 and 1 are not normally distributed: their ma
 would not say which hyperparameters predict them well.
 """
 
-MIN_SUCCESS_PROBABILITY = 0.1
-"""Candidates with a smaller probability of success rank below all others."""
+MIN_LIMIT_PROBABILITY = 0.5
+"""Candidates that meet the limits with a smaller probability rank below all others.
+
+The best networks often lie at a limit, and beyond it they promise more than the best feasible ones
+do. The product of improvement and probability alone then leads to more and more infeasible trials.
+"""
+
+MIN_SUCCESS_PROBABILITY = 0.7
+"""Candidates whose evaluation succeeds with a smaller probability rank below all others.
+
+It is higher than that of limits, because a label says less than a value: where 50% are asked, most
+of the chosen candidates fail.
+"""
 
 REFERENCE_VALUE = 1.1
 """The reference point of the hypervolume in every objective.
@@ -43,6 +62,13 @@ REFERENCE_VALUE = 1.1
 Zero is the best observed value of the objective and one the worst. The margin lets the extremes of
 the front count.
 """
+
+
+MAX_NORMALISED = 1e6
+"""Largest normalised value that a model predicts: products of larger ones leave a float's range."""
+
+MIN_VALUES_OF_A_LIMIT = 2
+"""Values of an objective that only limits the search before it is modelled."""
 
 
 class CheapObjectives:
@@ -74,7 +100,7 @@ class Observations:
 
     Attributes:
         objectives: the `k` objectives of the search, of which `m` are more than limits.
-        completed: the completed trials, which make the Pareto front.
+        completed: the trials with a value of every optimised objective.
         trials: all trials that ended, with the values of those that a limit ruled out.
     """
 
@@ -87,26 +113,71 @@ class Observations:
         """The `m` objectives that are more than limits."""
         return [o for o in self.objectives if not o.limit_only]
 
-    @property
+    @cached_property
     def expensive(self) -> list[Objective]:
-        """The objectives that need a model."""
-        return [o for o in self.objectives if not o.cheap]
+        """The objectives that need a model, and have the values for one."""
+        return [
+            o
+            for o in self.objectives
+            if not o.cheap
+            and (not o.limit_only or len(self.of_objective(o)[1]) >= MIN_VALUES_OF_A_LIMIT)
+        ]
 
     @property
     def cheap(self) -> list[Objective]:
         """The objectives that can be evaluated for any architecture."""
         return [o for o in self.objectives if o.cheap]
 
+    @cached_property
+    def feasible(self) -> list[Trial]:
+        """The completed trials within all limits, which make the Pareto front."""
+        return [trial for trial in self.completed if not self._is_beyond_limit(trial)]
+
     def values(self) -> Array:
-        """Return the values of the completed trials in the optimised objectives, `n x m`."""
+        """Return the values of the feasible trials in the optimised objectives, `n x m`."""
+        return self._values_of(self.feasible)
+
+    def _values_of(self, trials: Sequence[Trial]) -> Array:
         used = self.optimised
-        return np.array([[o.sign * t.values[o.name] for o in used] for t in self.completed])
+        rows = [[o.sign * trial.values[o.name] for o in used] for trial in trials]
+        return np.array(rows).reshape(-1, len(used))
 
     def scale(self) -> tuple[Array, Array]:
-        """Return the best value of each optimised objective and its range, `m` each."""
-        values = self.values()
+        """Return the best value of each optimised objective and its range, `m` each.
+
+        Values that are far from all others do not count (see `winsorised`): beside a value of 1e12
+        the differences of all others would be too small to be worth a trial.
+        """
+        values = self._values_of(self.feasible or self.completed)
+        values = np.column_stack([winsorised(column) for column in values.T])
         best, worst = values.min(axis=0), values.max(axis=0)
-        return best, np.where(worst > best, worst - best, 1.0)
+        return best, np.where(worst - best > MIN_SPREAD, worst - best, 1.0)
+
+    def normalised(self) -> Array:
+        """Return the values of the feasible trials, from 0 for the best to 1, `n x m`."""
+        best, span = self.scale()
+        normalised: Array = (np.clip(self.values(), best, best + span) - best) / span
+        return normalised
+
+    def violations(self) -> Array:
+        """Return how far each completed trial is beyond the limits of expensive objectives, `n`.
+
+        It is the sum over the objectives of the distance to the limit, as a share of the largest.
+        """
+        total = np.zeros(len(self.completed))
+        for objective in self.objectives:
+            if objective.limit is None or objective.cheap:
+                continue
+            excess = np.array(
+                [
+                    objective.sign * (trial.values.get(objective.name, objective.limit))
+                    - objective.sign * objective.limit
+                    for trial in self.completed
+                ]
+            )
+            excess = np.clip(excess, 0.0, MAX_MAGNITUDE)
+            total += excess / (excess.max(initial=0.0) or 1.0)
+        return total
 
     def of_objective(self, objective: Objective) -> tuple[list[Architecture], Array]:
         """Return the architectures with a value of an objective, and these values."""
@@ -128,12 +199,14 @@ class Observations:
         return None if labels.all() else ([t.architecture for t in self.trials], labels)
 
     def _has_succeeded(self, trial: Trial) -> bool:
-        is_beyond_limit = any(
+        return trial.state == "complete" or self._is_beyond_limit(trial)
+
+    def _is_beyond_limit(self, trial: Trial) -> bool:
+        return any(
             o.limit is not None and o.sign * trial.values[o.name] > o.sign * o.limit
             for o in self.objectives
             if o.name in trial.values
         )
-        return trial.state == "complete" or is_beyond_limit
 
     def head(self, completed: int, trials: int) -> Observations:
         """Return the first `completed` completed trials and the first `trials` trials."""
@@ -147,10 +220,12 @@ class PosteriorModel:
         observations: the trials that the models are conditioned on.
         encoder: the encoder of the search's spaces.
         cheap: the objectives that are evaluated instead of modelled.
-        hyperparameters: of the models, in the order of `observations.expensive`.
+        hyperparameters: of the models, by the name of the objective; the initial ones for the rest.
 
     Attributes:
-        front: `f x m`, the normalised Pareto front of the completed trials.
+        front: `f x m`, the normalised Pareto front of the feasible trials.
+
+    Raises ModelError if the values allow no model.
     """
 
     def __init__(
@@ -158,16 +233,18 @@ class PosteriorModel:
         observations: Observations,
         encoder: ArchitectureEncoder,
         cheap: CheapObjectives,
-        hyperparameters: Sequence[Hyperparameters],
+        hyperparameters: Mapping[str, Hyperparameters],
     ) -> None:
         self._observations, self._encoder, self._cheap = observations, encoder, cheap
         self._best, self._range = observations.scale()
-        values = (observations.values() - self._best) / self._range
+        values = observations.normalised()
         self.front = values[non_dominated(values)]
-        self._models = [
-            self._fitted_model(objective, own)
-            for objective, own in zip(observations.expensive, hyperparameters, strict=True)
-        ]
+        self._models = {
+            each.name: self._fitted_model(
+                each, hyperparameters.get(each.name, INITIAL_HYPERPARAMETERS)
+            )
+            for each in observations.expensive
+        }
         self._success_model = self._fitted_success_model()
 
     @property
@@ -186,7 +263,12 @@ class PosteriorModel:
                 values[informative],
             )
         observed = self._encoder.encode(architectures)
-        return GaussianProcess(observed, values, self._encoder, hyperparameters)
+        # A limit of zero or less has no logarithm that a prediction can be compared with.
+        limit = objective.limit
+        allow_log = limit is None or objective.sign * limit > 0
+        return most_likely_process(
+            observed, values, self._encoder, hyperparameters, allow_log=allow_log
+        )
 
     def _fitted_success_model(self) -> GaussianProcess | None:
         successes = self._observations.successes()
@@ -204,7 +286,7 @@ class PosteriorModel:
         if self._success_model is not None:
             mean, deviation = self._success_model.predict(encoded)
             success = ndtr((mean - 0.5) / np.maximum(deviation, 0.1))
-        posteriors = [model.posterior(encoded) for model in self._models]
+        posteriors = {name: model.posterior(encoded) for name, model in self._models.items()}
         values = [self._cheap.values(each) or {} for each in architectures]
         cheap_values = {
             o.name: np.array([v[o.name] for v in values]) for o in self._observations.cheap
@@ -212,13 +294,13 @@ class PosteriorModel:
         return Candidates(self, cheap_values, posteriors, success)
 
     def marginals(
-        self, cheap_values: Mapping[str, Array], posteriors: Sequence[Posterior], count: int
+        self, cheap_values: Mapping[str, Array], posteriors: Mapping[str, Posterior], count: int
     ) -> tuple[Array, Array, Array]:
         """Combine the objectives of `n` architectures.
 
         Args:
             cheap_values: `n` values of each cheap objective, by name.
-            posteriors: of the expensive objectives, in order.
+            posteriors: of the expensive objectives, by name.
             count: `n`.
 
         Returns:
@@ -228,20 +310,24 @@ class PosteriorModel:
         means = np.empty((count, len(self._best)))
         deviations = np.zeros_like(means)
         feasibility = np.ones(count)
-        remaining = iter(posteriors)
         column = 0
         for objective in self._observations.objectives:
             if objective.cheap:
-                mean = cheap_values[objective.name]
+                mean = np.clip(cheap_values[objective.name], -MAX_MAGNITUDE, MAX_MAGNITUDE)
                 deviation = np.zeros(count)
-            else:
-                mean, deviation = next(remaining).marginals()
+            elif objective.name in posteriors:
+                mean, deviation = posteriors[objective.name].marginals()
                 if objective.limit is not None:
-                    feasibility *= ndtr((objective.sign * objective.limit - mean) / deviation)
+                    limit = np.clip(objective.limit, -MAX_MAGNITUDE, MAX_MAGNITUDE)
+                    feasibility *= ndtr((objective.sign * limit - mean) / deviation)
+            else:
+                continue  # a limit of which too little is known
             if not objective.limit_only:
                 means[:, column] = (mean - self._best[column]) / self._range[column]
                 deviations[:, column] = deviation / self._range[column]
                 column += 1
+        means = np.clip(means, -MAX_NORMALISED, MAX_NORMALISED)
+        deviations = np.minimum(deviations, MAX_NORMALISED)
         return means, deviations, feasibility
 
 
@@ -251,7 +337,7 @@ class Candidates:
     Args:
         model: the model of the search.
         cheap_values: `n` values of each cheap objective, by name.
-        posteriors: of the expensive objectives, in order.
+        posteriors: of the expensive objectives, by name.
         success: `n`, the probability that an evaluation succeeds.
     """
 
@@ -259,7 +345,7 @@ class Candidates:
         self,
         model: PosteriorModel,
         cheap_values: Mapping[str, Array],
-        posteriors: Sequence[Posterior],
+        posteriors: Mapping[str, Posterior],
         success: Array,
     ) -> None:
         self._model, self._cheap_values = model, cheap_values
@@ -270,23 +356,32 @@ class Candidates:
         """Return the acquisition value of each candidate, `n`.
 
         It is the expected hypervolume improvement times the probability that the candidate is
-        feasible (constrained expected improvement, Gardner et al. 2014). A candidate with a success
-        probability below `MIN_SUCCESS_PROBABILITY` has a negative value, in the same order: with
-        the product alone, a space whose evaluations always fail would be tried again whenever the
-        other candidates improve little.
+        feasible (constrained expected improvement, Gardner et al. 2014): that it meets the limits
+        and that its evaluation succeeds. A candidate that is probably not feasible has a negative
+        value, in the same order. As long as no trial is feasible, the probability alone counts.
+
+        Raises ModelError if a value is not finite.
         """
         means, deviations, feasibility = self._marginals()
         reference = [REFERENCE_VALUE] * means.shape[1]
-        improvement = expected_hypervolume_improvement(means, deviations, self._front, reference)
-        values = improvement * feasibility * self._success
-        return np.where(self._success < MIN_SUCCESS_PROBABILITY, -1 / (1 + values), values)
+        values = feasibility * self._success
+        if len(self._front):
+            values *= expected_hypervolume_improvement(means, deviations, self._front, reference)
+        if not np.isfinite(values).all():
+            raise ModelError("the acquisition values are not finite")
+        return np.where(self._is_probably_feasible(feasibility), values, -1 / (1 + values))
 
     def fantasize(self, index: int) -> None:
         """Condition the posterior on an observation of one candidate at its mean."""
-        means, _, _ = self._marginals()
-        self._front = np.vstack([self._front, means[index]])
-        for posterior in self._posteriors:
+        means, _, feasibility = self._marginals()
+        if len(self._front) and self._is_probably_feasible(feasibility)[index]:
+            self._front = np.vstack([self._front, means[index]])
+        for posterior in self._posteriors.values():
             posterior.fantasize(index)
+
+    def _is_probably_feasible(self, feasibility: Array) -> NDArray[np.bool_]:
+        is_within_limits = feasibility >= MIN_LIMIT_PROBABILITY
+        return is_within_limits & (self._success >= MIN_SUCCESS_PROBABILITY)
 
     def _marginals(self) -> tuple[Array, Array, Array]:
         return self._model.marginals(self._cheap_values, self._posteriors, len(self._success))
@@ -294,12 +389,13 @@ class Candidates:
 
 def fit_all_hyperparameters(
     observations: Observations, encoder: ArchitectureEncoder
-) -> list[Hyperparameters]:
-    """Return the fitted hyperparameters of each expensive objective, in order."""
-    fitted = []
+) -> dict[str, Hyperparameters]:
+    """Return the fitted hyperparameters of each expensive objective, by name."""
+    fitted = {}
     for objective in observations.expensive:
         architectures, values = observations.of_objective(objective)
-        fitted.append(fit_hyperparameters(encoder.encode(architectures), values, encoder))
+        observed = encoder.encode(architectures)
+        fitted[objective.name] = fit_hyperparameters(observed, values, encoder)
     return fitted
 
 
@@ -309,7 +405,7 @@ def _most_informative(
     """Return the indices of the latest architectures and of the best non-dominated layers.
 
     Args:
-        observations: the completed trials give the layers.
+        observations: the feasible trials give the layers.
         architectures: more than `MAX_MODEL_OBSERVATIONS`, in the order of the trials.
     """
     count = len(architectures)
@@ -319,7 +415,7 @@ def _most_informative(
     remaining = np.arange(len(values))
     while len(chosen) < MAX_MODEL_OBSERVATIONS and len(remaining):
         layer = remaining[non_dominated(values[remaining])]
-        indices = [index_of[observations.completed[each].architecture] for each in layer]
+        indices = [index_of[observations.feasible[each].architecture] for each in layer]
         chosen.update(indices[: MAX_MODEL_OBSERVATIONS - len(chosen)])
         remaining = np.setdiff1d(remaining, layer)
     return sorted(chosen)

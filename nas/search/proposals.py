@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +21,7 @@ from nas.search.guided import GuidedOptimizer
 from nas.search.objectives import Objective
 from nas.search.parameters import SPACE, Parameters
 from nas.search.stopping import Stall
+from nas.search.surrogate import MAX_MAGNITUDE
 from nas.search.trial import Trial, to_frozen_trial
 from nas.space import Architecture, SearchSpace
 
@@ -122,6 +123,7 @@ def proposer_for(
     *,
     seed: int,
     startup: int | None,
+    on_message: Callable[[str], None] = lambda sentence: None,
 ) -> Proposer:
     """Return the proposer of a sampler.
 
@@ -131,12 +133,13 @@ def proposer_for(
         objectives: the objectives of the search.
         seed: the seed of the search.
         startup: completed trials before the sampler's model proposes; None for its default.
+        on_message: called with messages for the user.
 
     Raises:
         RequestError: there is no sampler of this name.
     """
     if name in MODEL_SAMPLERS:
-        return GuidedProposer(spaces, objectives, seed=seed, startup=startup)
+        return GuidedProposer(spaces, objectives, seed=seed, startup=startup, on_message=on_message)
     if name not in OPTUNA_SAMPLERS:
         raise RequestError(
             f"There is no sampler {name!r}.", remedy=f"Use one of {', '.join(SAMPLERS)}."
@@ -164,8 +167,11 @@ class GuidedProposer:
         *,
         seed: int,
         startup: int | None,
+        on_message: Callable[[str], None],
     ) -> None:
-        self._optimizer = GuidedOptimizer(spaces, objectives, seed=seed, startup=startup)
+        self._optimizer = GuidedOptimizer(
+            spaces, objectives, seed=seed, startup=startup, on_message=on_message
+        )
         self._parameters = Parameters(spaces)
 
     def learn(self, trial: Trial) -> None:
@@ -226,7 +232,13 @@ class OptunaProposer:
         """See `Proposer.learn`."""
         if trial.state == "complete":
             self._completed.append(trial)
-            self._study.add_trial(to_frozen_trial(trial, self._parameters, self._objectives))
+            # Optuna's samplers compute with squares and products of the values.
+            values = {
+                name: min(max(value, -MAX_MAGNITUDE), MAX_MAGNITUDE)
+                for name, value in trial.values.items()
+            }
+            seen = replace(trial, values=values)
+            self._study.add_trial(to_frozen_trial(seen, self._parameters, self._objectives))
 
     def propose(self, attempt: int) -> Proposal:
         """See `Proposer.propose`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -102,9 +103,9 @@ class GuidedSampler(optuna.samplers.BaseSampler):
 
     The sampler reads the architectures of earlier trials from their parameters and the directions
     from the study. An architecture that was tried several times counts once, with its first values.
-    Trials that failed, were pruned or have infinite values tell the sampler where evaluations do
-    not succeed. Architectures of running trials are not proposed, and those of earlier trials only
-    if no other is found.
+    Constraints (`trial.set_constraint`) are modelled as limits. Trials that failed, were pruned or
+    have infinite values tell the sampler where evaluations do not succeed. Architectures of running
+    trials are not proposed, and those of earlier trials only if no other is found.
 
     All proposals follow from the seed and the trials that ended, so a study that is loaded again
     continues as the uninterrupted one would.
@@ -221,7 +222,8 @@ class _StudyHistory:
         self._spaces = {space.name: space for space in spaces}
         self._parameters = parameters
         self._objectives = objectives
-        self._optimizer = GuidedOptimizer(spaces, objectives, seed=seed)
+        self._optimizer = GuidedOptimizer(spaces, objectives, seed=seed, on_message=_warn)
+        self._limits: set[str] = set()
         self._learned: set[int] = set()
         self._tried: dict[Architecture, State] = {}
         self._proposed: dict[int, Architecture] = {}
@@ -239,6 +241,7 @@ class _StudyHistory:
             if state is not None and (trial.state != "complete" or state == "complete"):
                 continue
             self._tried[trial.architecture] = trial.state
+            self._add_limits(each.constraints)
             self._optimizer.learn(trial)
 
     def propose(self, number: int, running: Sequence[FrozenTrial]) -> Architecture:
@@ -268,15 +271,17 @@ class _StudyHistory:
         state = _STATES[stored.state]
         if state == "complete" and not all(map(math.isfinite, stored.values)):
             state = "failed"
-        values = {o.name: v for o, v in zip(self._objectives, stored.values or (), strict=False)}
-        return Trial(
-            architecture.digest,
-            architecture,
-            stored.params,
-            state,
-            values if state == "complete" else {},
-            0.0,
-        )
+        values = {_limit_name(key): value for key, value in stored.constraints.items()}
+        if state == "complete":
+            values |= zip([o.name for o in self._objectives], stored.values, strict=True)
+        return Trial(architecture.digest, architecture, stored.params, state, values, 0.0)
+
+    def _add_limits(self, constraints: Mapping[str, float]) -> None:
+        """Tell the optimizer of constraints that no earlier trial had."""
+        for key in sorted(constraints.keys() - self._limits):
+            self._limits.add(key)
+            limit = Objective(_limit_name(key), _refuse_to_score, limit=0.0, limit_only=True)
+            self._optimizer.add_limit(limit)
 
     def _architecture(self, parameters: Mapping[str, Any]) -> Architecture | None:
         """Return the architecture of a trial's parameters; None if they do not describe one."""
@@ -292,6 +297,15 @@ class _StudyHistory:
 
 def _as_list(spaces: SearchSpace | Sequence[SearchSpace]) -> list[SearchSpace]:
     return [spaces] if isinstance(spaces, SearchSpace) else list(spaces)
+
+
+def _limit_name(constraint: str) -> str:
+    """Return the name of the objective that stands for a constraint of a study."""
+    return f"constraint {constraint}"
+
+
+def _warn(sentence: str) -> None:
+    warnings.warn(f"GuidedSampler: {sentence}.", stacklevel=2)
 
 
 def _refuse_to_score(architectures: Sequence[Architecture]) -> Sequence[Score]:

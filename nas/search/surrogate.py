@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, solve_triangular
 
 from nas.search.encoding import ArchitectureEncoder, EncodedArchitectures
 from nas.search.pareto import Array
@@ -53,8 +54,32 @@ OP_SHARES = (0.0, 0.3, 0.6, 0.95)
 LINEAR_SHARES = (0.2, 0.5, 0.8)
 LENGTHSCALES = (0.1, 0.3, 1.0)
 
+MAX_MAGNITUDE = 1e100
+"""Values beyond it are taken for it: the squares of larger ones leave the range of a float."""
+
+MIN_SPREAD = 1e-100
+"""Values that differ by less are taken for equal."""
+
+MAX_DISTANCE_IN_SPREADS = 10.0
+"""How far a modelled value may lie outside the middle half of the values, in its widths.
+
+A value beyond that, as of a user who returns 1e12 for a network that does not run, is taken for
+the outermost of the others. Otherwise it would decide the scale, and the others would look equal.
+Values of ordinary objectives, or their logarithms, are all within the bound.
+"""
+
+INNER_QUANTILES = (0.25, 0.1, 0.05)
+"""Lower quantiles that, with their counterparts, span the width of the values.
+
+The first width that is not zero counts, since more than half of the values can be equal.
+"""
+
 _JITTER = 1e-8
 """Added to the diagonal of a covariance matrix, so that it has a Cholesky factor."""
+
+
+class ModelError(ArithmeticError):
+    """A model of the values cannot be made or evaluated in floating-point numbers."""
 
 
 class GaussianProcess:
@@ -65,14 +90,17 @@ class GaussianProcess:
     and one that falls exponentially with the distance of two architectures, so that neighbours
     have similar values. A choice that explains more of the values has more weight in the distance.
 
-    The values are standardised, and the variance of the process is the one that maximises the
-    marginal likelihood.
+    The values are standardised, those far from all others after they were moved closer (see
+    `winsorised`), and the variance of the process is the one that maximises the marginal
+    likelihood.
 
     Args:
         observed: `n` architectures.
         values: `n`, the values of the objective; above zero for a log transform.
         encoder: the encoder of `observed`.
         hyperparameters: see `fit_hyperparameters`.
+
+    Raises ModelError if the covariance of the observations has no Cholesky factor.
     """
 
     def __init__(
@@ -86,10 +114,20 @@ class GaussianProcess:
         self._feature_map = _FeatureMap(observed, y, encoder)
         self.hyperparameters = hyperparameters
         self._features = self._feature_map(observed)
-        self._cholesky = cho_factor(self._covariance(), lower=True, overwrite_a=True)
+        covariance = self._covariance()
+        if not np.isfinite(covariance).all():
+            raise ModelError("the covariance of the observations is not finite")
+        try:
+            self._cholesky = cho_factor(covariance, lower=True, overwrite_a=True)
+        except LinAlgError as error:
+            raise ModelError(f"the covariance of the observations: {error}") from error
         self._weights = cho_solve(self._cholesky, y)
         # The variance that maximises the marginal likelihood has a closed form.
-        self._deviation = self._scale * np.sqrt(max(1e-12, float(y @ self._weights) / len(y)))
+        self._variance = max(1e-12, float(y @ self._weights) / len(y))
+        self._deviation = self._scale * np.sqrt(self._variance)
+        self._log_jacobian = _log_jacobian(
+            y, self._mean, self._scale, hyperparameters.log_transform
+        )
 
     def _covariance(self) -> Array:
         covariance = _kernel(self._features, self._features, self.hyperparameters)
@@ -97,6 +135,13 @@ class GaussianProcess:
             self.hyperparameters.noise_variance + _JITTER
         )
         return covariance
+
+    @cached_property
+    def log_likelihood(self) -> float:
+        """The log marginal likelihood of the observations, up to a constant."""
+        log_determinant = float(np.log(np.diag(self._cholesky[0])).sum())
+        fit = -0.5 * len(self._weights) * float(np.log(self._variance))
+        return fit - log_determinant + self._log_jacobian
 
     def predict(self, candidates: EncodedArchitectures) -> tuple[Array, Array]:
         """Return mean and standard deviation of the values of `m` architectures, `m` each.
@@ -127,6 +172,8 @@ class GaussianProcess:
         if not self.hyperparameters.log_transform:
             return mean, deviation
         variance = np.minimum(deviation**2, 4.0)
+        largest = np.log(MAX_MAGNITUDE)
+        mean = np.clip(mean, -largest, largest)
         log_normal_mean: Array = np.exp(mean + variance / 2)
         return log_normal_mean, log_normal_mean * np.sqrt(np.expm1(variance))
 
@@ -170,6 +217,35 @@ class Posterior:
         self._variance = self._variance - covariance**2 / variance
 
 
+def most_likely_process(
+    observed: EncodedArchitectures,
+    values: Array,
+    encoder: ArchitectureEncoder,
+    hyperparameters: Hyperparameters,
+    *,
+    allow_log: bool = True,
+) -> GaussianProcess:
+    """Return the process of the values or of their logarithms, whichever is more likely.
+
+    The transform is chosen from the values at hand: values of zero or less can have come since the
+    hyperparameters were fitted, and have no logarithms.
+
+    Args:
+        observed: `n` architectures.
+        values: `n`, the values of the objective.
+        encoder: the encoder of `observed`.
+        hyperparameters: all but the transform are taken from them.
+        allow_log: whether the logarithms may be modelled.
+    """
+    models = [
+        GaussianProcess(
+            observed, values, encoder, replace(hyperparameters, log_transform=log_transform)
+        )
+        for log_transform in (_possible_transforms(values) if allow_log else (False,))
+    ]
+    return max(models, key=lambda model: model.log_likelihood)
+
+
 def fit_hyperparameters(
     observed: EncodedArchitectures, values: Array, encoder: ArchitectureEncoder
 ) -> Hyperparameters:
@@ -186,7 +262,7 @@ def fit_hyperparameters(
         encoder: the encoder of `observed`.
     """
     observed, values = observed.tail(MAX_FITTING_OBSERVATIONS), values[-MAX_FITTING_OBSERVATIONS:]
-    transforms = (False, True) if (values > 0).all() else (False,)
+    transforms = _possible_transforms(values)
     likelihoods = {
         log_transform: _LogLikelihood(observed, values, encoder, log_transform)
         for log_transform in transforms
@@ -227,16 +303,13 @@ class _LogLikelihood:
         encoder: ArchitectureEncoder,
         log_transform: bool,
     ) -> None:
-        self._y, _, scale = _standardised(values, log_transform)
+        self._y, mean, scale = _standardised(values, log_transform)
         features = _FeatureMap(observed, self._y, encoder)(observed)
         self._linear = features.linear @ features.linear.T
         self._ops = features.ops @ features.ops.T
         distances = _distances(features, features)
         self._exponential = {length: np.exp(-distances / length) for length in LENGTHSCALES}
-        # The Jacobian of the transform makes likelihoods with and without it comparable.
-        self._log_jacobian = -len(values) * np.log(scale)
-        if log_transform:
-            self._log_jacobian -= float(np.log(values).sum())
+        self._log_jacobian = _log_jacobian(self._y, mean, scale, log_transform)
 
     def __call__(self, hyperparameters: Hyperparameters) -> float:
         linear_share, op_share = hyperparameters.linear_share, hyperparameters.op_share
@@ -246,7 +319,10 @@ class _LogLikelihood:
         if op_share:
             covariance += op_share * self._ops
         covariance[np.diag_indices_from(covariance)] += hyperparameters.noise_variance + _JITTER
-        cholesky = np.linalg.cholesky(covariance)
+        try:
+            cholesky = np.linalg.cholesky(covariance)
+        except LinAlgError:  # these hyperparameters make no model
+            return -np.inf
         whitened = solve_triangular(cholesky, self._y, lower=True, check_finite=False)
         # The variance that maximises the marginal likelihood has a closed form.
         variance = max(1e-12, float(whitened @ whitened) / len(self._y))
@@ -255,11 +331,48 @@ class _LogLikelihood:
         return fit - log_determinant + self._log_jacobian
 
 
+def _possible_transforms(values: Array) -> tuple[bool, ...]:
+    """Return the values of `Hyperparameters.log_transform` that are possible."""
+    return (False, True) if (values > 0).all() else (False,)
+
+
+def winsorised(values: Array) -> Array:
+    """Return values of which those that are far from all others are moved to the nearest other.
+
+    See `MAX_DISTANCE_IN_SPREADS` (winsorising, Tukey 1962). The order of the values stays, except
+    that such values become equal to the smallest or largest of the others.
+
+    Args:
+        values: `n`, finite.
+    """
+    values = np.clip(values, -MAX_MAGNITUDE, MAX_MAGNITUDE)
+    for quantile in INNER_QUANTILES:
+        # Quantiles that are observations themselves: an interpolated one depends on an outlier.
+        low = float(np.quantile(values, quantile, method="lower"))
+        high = float(np.quantile(values, 1 - quantile, method="higher"))
+        if high - low > MIN_SPREAD:
+            margin = MAX_DISTANCE_IN_SPREADS * (high - low)
+            within = values[(values >= low - margin) & (values <= high + margin)]
+            return np.clip(values, within.min(), within.max())
+    return values
+
+
 def _standardised(values: Array, log_transform: bool) -> tuple[Array, float, float]:
     """Return the values, or their logarithms, standardised; and their mean and deviation."""
-    y = np.log(values) if log_transform else values
-    mean, scale = float(y.mean()), float(y.std()) or 1.0
+    y = winsorised(np.log(values) if log_transform else values)
+    mean, scale = float(y.mean()), float(y.std())
+    if np.ptp(y) < MIN_SPREAD or scale < MIN_SPREAD:
+        scale = 1.0
     return (y - mean) / scale, mean, scale
+
+
+def _log_jacobian(y: Array, mean: float, scale: float, log_transform: bool) -> float:
+    """Return the logarithm of the transform's Jacobian, of `_standardised`.
+
+    It makes likelihoods with and without a log transform comparable.
+    """
+    log_values = float((mean + scale * y).sum()) if log_transform else 0.0
+    return -len(y) * float(np.log(scale)) - log_values
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from nas.search import Infeasible, Objective, hypervolume, run_search
+from nas.search import SAMPLERS, Infeasible, Objective, hypervolume, posterior, run_search
 from nas.search.guided import GuidedOptimizer
 from nas.search.objectives import prepare_objectives
+from nas.search.surrogate import ModelError
 from nas.space import SearchSpace, Stage
 from tests.search.problems import additive
 from tests.search.test_study import OBJECTIVES, SPACES, error, macs
@@ -340,3 +343,109 @@ def test_space_without_values_is_avoided_after_a_while():
     infeasible = [trial.state == "infeasible" for trial in trials]
     assert any(infeasible[:30])
     assert np.mean(infeasible[-40:]) < 0.1
+
+
+ODD_VALUES = [0.0, -0.0, -1.0, 1.0, 1e12, -1e12, 1.7e308, -1.7e308, 5e-324, 1e-12]
+
+
+def search_values(values, sampler="guided", **limits):
+    """Search with two objectives of given values by trial, and fail for any warning."""
+    columns = [iter(column) for column in values]
+    objectives = [
+        Objective(f"given{number}", lambda batch, each=each: [next(each) for _ in batch], **limits)
+        for number, each in enumerate(columns)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return run_search(SQUEEZENET, objectives, trials=20, sampler=sampler)
+
+
+@pytest.mark.slow
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.lists(st.sampled_from(ODD_VALUES), min_size=20, max_size=20),
+            st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=20, max_size=20),
+            st.tuples(st.integers(0, 19), st.sampled_from(ODD_VALUES)).map(
+                lambda outlier: [
+                    outlier[1] if at == outlier[0] else 0.1 + at % 7 for at in range(20)
+                ]
+            ),
+        ),
+        min_size=1,
+        max_size=2,
+    )
+)
+def test_search_never_stops_for_a_value(values):
+    result = search_values(values)
+    assert result.stop_reason == "all trials done"
+    assert len(set(architectures(result))) == 20
+    assert all(np.isfinite(volume) for _, _, volume in result.progress.history if volume)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", [each for each in SAMPLERS if each not in ("auto", "gp")])
+@pytest.mark.parametrize("value", [0.0, -1e12, 1.7e308])
+def test_no_sampler_stops_for_a_value(sampler, value):
+    values = [value if at in (12, 14) else 0.1 + at % 7 for at in range(20)]
+    result = search_values([values, values[::-1]], sampler)
+    assert len(set(architectures(result))) == 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("value", [1e12, 1e300])
+def test_one_odd_value_does_not_blind_the_search(value):
+    """Count the best architectures that searches find, with an odd value in an early trial."""
+    every = list(SQUEEZENET.enumerate())
+    best = np.quantile([additive(each) for each in every], 0.02)
+
+    def search(sampler, odd):
+        count = iter(range(1000))
+        result = run_search(
+            SQUEEZENET,
+            {
+                "additive": lambda each: (
+                    odd if next(count) == 5 and odd is not None else additive(each)
+                )
+            },
+            trials=40,
+            sampler=sampler,
+            seed=1,
+        )
+        return sum(additive(each) <= best for each in architectures(result))
+
+    assert search("guided", value) >= 0.5 * search("guided", None) > search("random", None)
+
+
+def test_random_architectures_follow_if_no_model_can_be_made(monkeypatch):
+    expected = run_search(SPACES, {"additive": additive, "macs": macs}, trials=20)
+
+    def fail(*arguments, **settings):
+        raise ModelError("no Cholesky factor")
+
+    monkeypatch.setattr(posterior, "most_likely_process", fail)
+    messages = []
+    result = run_search(
+        SPACES, {"additive": additive, "macs": macs}, trials=20, on_message=messages.append
+    )
+    assert architectures(result)[:15] == architectures(expected)[:15]
+    assert len(set(architectures(result))) == 20
+    assert messages == [
+        "the values of the trials allow no model (no Cholesky factor); the next architectures are "
+        "drawn at random"
+    ]
+    optimizer = GuidedOptimizer(SPACES, prepare_objectives({"additive": additive}), seed=0)
+    for trial in result.trials:
+        optimizer.learn(trial)
+    # A search does not end because nothing is known.
+    assert optimizer.expected_gain(1) == np.inf
+
+
+def test_errors_of_the_program_are_not_taken_for_values_without_a_model(monkeypatch):
+    def fail(*arguments, **settings):
+        raise TypeError("wrong arguments")
+
+    monkeypatch.setattr(posterior, "most_likely_process", fail)
+    with pytest.raises(TypeError, match="wrong arguments"):
+        run_search(SPACES, {"additive": additive}, trials=20)

@@ -2,6 +2,7 @@ import copy
 import doctest
 import math
 import pickle
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -320,3 +321,89 @@ def test_examples_of_the_docstrings_run():
     result = doctest.testmod(sampler_module)
     assert result.attempted > 10
     assert result.failed == 0
+
+
+def macs_limit():
+    rng = np.random.default_rng(0)
+    return float(np.quantile([MOBILENET.sample(rng).macs for _ in range(500)], 0.25))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["constraint", "prune"])
+def test_constraints_and_pruned_trials_are_learned(how):
+    """The best networks of `additive` within a limit on the MACs that most networks exceed."""
+    limit = macs_limit()
+
+    def objective(trial):
+        architecture = suggest(trial, MOBILENET)
+        if how == "constraint":
+            trial.set_constraint("macs", architecture.macs - limit)
+        elif architecture.macs > limit:
+            raise optuna.TrialPruned
+        return -architecture.params
+
+    def run(sampler):
+        study = optuna.create_study(sampler=sampler)
+        study.optimize(objective, n_trials=50)
+        tried = [suggest(optuna.trial.FixedTrial(t.params), MOBILENET) for t in study.trials]
+        feasible = [each for each in tried if each.macs <= limit]
+        return len(feasible), max(each.params for each in feasible)
+
+    guided = np.mean([run(GuidedSampler(MOBILENET, seed=seed)) for seed in range(2)], axis=0)
+    drawn = np.mean([run(optuna.samplers.RandomSampler(seed=seed)) for seed in range(2)], axis=0)
+    assert guided[0] > 1.2 * drawn[0]
+    assert guided[1] > drawn[1]
+
+
+def test_study_with_constraints_continues_as_an_undisturbed_one():
+    """The second constraint comes late, is not set in every trial, and can be infinite."""
+    limit = macs_limit()
+
+    def objective(trial):
+        architecture = suggest(trial, MOBILENET)
+        trial.set_constraint("macs", architecture.macs / limit - 1)
+        if trial.number > 12 and trial.number % 2:
+            late = math.inf if trial.number == 15 else architecture.params / 1000 - 1
+            trial.set_constraint("params", late)
+        return additive(architecture)
+
+    def run(stops):
+        study = optuna.create_study()
+        for count in np.diff([0, *stops]):
+            study.sampler = GuidedSampler(MOBILENET, seed=3)
+            study.optimize(objective, n_trials=count)
+        return [trial.params for trial in study.trials]
+
+    assert run([26]) == run([5, 13, 14, 15, 21, 26])
+
+
+def test_study_without_a_feasible_trial_goes_on():
+    def objective(trial):
+        architecture = suggest(trial, SQUEEZENET)
+        trial.set_constraint("impossible", architecture.params + 1.0)
+        return additive(architecture)
+
+    study = optuna.create_study(sampler=GuidedSampler(SQUEEZENET))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        study.optimize(objective, n_trials=30)
+    violations = [trial.constraints["impossible"] for trial in study.trials]
+    # Its trials come ever nearer to the limit.
+    assert np.mean(violations[15:]) < np.mean(violations[2:10])
+
+
+def test_no_trial_of_a_study_fails_for_a_value():
+    """Errors of the objective function are caught; the sampler raises none."""
+    odd = {11: 0.0, 13: -1.0, 15: 1e300, 17: 1e12}
+
+    def objective(trial):
+        architecture = suggest(trial, SQUEEZENET)
+        if trial.number == 12:
+            raise RuntimeError("out of memory")
+        return odd.get(trial.number, additive(architecture)), architecture.macs
+
+    study = optuna.create_study(directions=["minimize"] * 2, sampler=GuidedSampler(SQUEEZENET))
+    study.optimize(objective, n_trials=25, catch=(Exception,))
+    states = [trial.state for trial in study.trials]
+    assert states.count(TrialState.FAIL) == 1
+    assert states.count(TrialState.COMPLETE) == 24

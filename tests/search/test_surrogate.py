@@ -1,4 +1,5 @@
 import warnings
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -17,6 +18,8 @@ from nas.search.surrogate import (
     GaussianProcess,
     Hyperparameters,
     fit_hyperparameters,
+    most_likely_process,
+    winsorised,
 )
 from nas.space import load_space
 from tests.search.problems import additive_function
@@ -358,3 +361,48 @@ def test_prediction_errors_match_the_predicted_deviations(noise):
         means, deviations = model.predict(unseen)
         ratios.append(np.sqrt(np.mean((means - noisy[100:]) ** 2 / deviations**2)))
     assert 0.4 < np.mean(ratios) < 2.5
+
+
+@pytest.mark.parametrize("odd", [0.0, -1.0])
+def test_values_without_logarithms_are_modelled_themselves(odd):
+    """Hyperparameters are fitted now and then; a value of zero can come in between."""
+    values = np.exp(VALUES)
+    assert most_likely_process(OBSERVED, values, ENCODER, WITH_TRANSFORM).hyperparameters == (
+        WITH_TRANSFORM
+    )
+    values[7] = odd
+    model = most_likely_process(OBSERVED, values, ENCODER, WITH_TRANSFORM)
+    assert model.hyperparameters == replace(WITH_TRANSFORM, log_transform=False)
+    assert np.isfinite(model.predict(CANDIDATES)).all()
+
+
+def test_likelihood_of_a_process_is_the_one_that_hyperparameters_are_fitted_by():
+    for hyperparameters in (WITH_TRANSFORM, *WITHOUT_TRANSFORM[:1]):
+        own = replace(hyperparameters, lengthscale=LENGTHSCALES[0])
+        model = GaussianProcess(OBSERVED, VALUES, ENCODER, own)
+        fitted_by = surrogate._LogLikelihood(OBSERVED, VALUES, ENCODER, own.log_transform)
+        assert model.log_likelihood == pytest.approx(fitted_by(own))
+
+
+def test_winsorising_moves_only_what_is_far_from_the_others():
+    values = np.random.default_rng(0).normal(5, 2, 100)
+    assert (winsorised(values) == values).all()
+    for odd in (1e12, -1e12, 1e300, 1.7e308, -1.7e308):
+        moved = winsorised(np.append(values, odd))
+        assert (moved[:-1] == values).all()
+        assert moved[-1] == (values.max() if odd > 0 else values.min())
+    # Labels, constants and values most of which are equal stay as they are.
+    for rare in (1, 3, 30):
+        labels = np.repeat([0.0, 1.0], [100 - rare, rare])
+        assert (winsorised(labels) == labels).all()
+
+
+@pytest.mark.parametrize("odd", [1e12, 1e300])
+def test_one_outlier_does_not_hide_the_other_values(odd):
+    architectures = distinct_samples(SPACE, 160)
+    observed, unseen = ENCODER.encode(architectures[:60]), ENCODER.encode(architectures[60:])
+    values = np.array([additive_function(SPACE)(each) for each in architectures])
+    with_outlier = np.append(odd, values[1:60])
+    fitted = fit_hyperparameters(observed, with_outlier, ENCODER)
+    model = most_likely_process(observed, with_outlier, ENCODER, fitted)
+    assert kendalltau(model.predict(unseen)[0], values[60:]).statistic > 0.6
