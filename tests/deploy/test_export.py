@@ -219,11 +219,11 @@ def test_other_license_changes_the_descriptions_alone(trained, digits, origin, t
     data = origin.data.model_copy(update={"license": "CC0 1.0"})
     card = export_model(trained, digits, folder, ["onnx"], replace(origin, data=data))
     assert card.data.license == folder.card.data.license == "CC0 1.0"
-    assert "CC0 1.0" in (folder.path / "README.md").read_text()
+    assert "CC0 1.0" in (folder.path / "card.md").read_text()
     assert {each.status for each in verify_folder(folder).files} == {"verified"}
     now = state(folder)
     assert {name for name in earlier if now[name][1] != earlier[name][1]} <= {
-        *("card.json", "README.md", "SHA256SUMS", "benchmark.svg")
+        *("card.json", "card.md", "SHA256SUMS", "benchmark.svg")
     }
 
 
