@@ -139,7 +139,7 @@ def test_search_ends_after_trials_without_improvement(folder_with_supernets, inv
     assert summary["ended"] in (OUT / "report.html").read_text()
     repeated = invoke("search", OUT)
     assert summary["ended"] in repeated.stdout
-    assert f"search: {summary['ended']}" in repeated.stderr
+    assert f"of at most 200 networks: {summary['ended']}" in repeated.stderr
     assert len(read_completed_trials(OUT)) == len(rows)
 
 
@@ -300,7 +300,7 @@ def test_networks_of_a_ranking_put_families_on_one_scale(folder_with_supernets, 
     assert correction.networks == networks >= 12
     assert correction.offsets.keys() == {"mobile", "shuffle", "squeeze"}
     report = (OUT / "report.html").read_text()
-    assert f"{networks} networks that were trained standalone" in report
+    assert f"{networks} networks that were trained alone" in report
 
 
 @pytest.mark.slow
