@@ -561,7 +561,7 @@ def photo_export(photos, origin):
         update={
             "source": str(photos),
             "digest": data.digest,
-            "validation_fraction": 0.2,
+            "validation_fraction": None,
             "background": "black",
         }
     )

@@ -285,7 +285,7 @@ def test_plan_begins_with_what_was_understood_of_the_images(job_folder, invoke, 
         kernels=0, epochs={"mobile": 1}, trials=1, measure=1, seconds={"prepare": 1.0},
         data="16 images of 2 classes: dark 8, light 8",
     )  # fmt: skip
-    monkeypatch.setattr(jobs, "plan_job", lambda settings: plan)
+    monkeypatch.setattr(jobs, "plan_job", lambda settings, **_: plan)
     lines = invoke("run", "job.toml", "--plan").stdout.splitlines()
     assert lines[0] == plan.data
 

@@ -36,7 +36,7 @@ def test_one_timing_is_enough_where_latencies_never_differ(monkeypatch):
 def test_step_of_a_search_is_that_of_the_second_half_of_a_short_one(monkeypatch):
     now_s = 0.0
 
-    def search(spaces, objectives, *, trials, seed, sampler, on_trial):
+    def search(spaces, objectives, *, trials, seed, sampler, on_trial, progress):
         nonlocal now_s
         assert (spaces, seed, sampler) == ([SPACE], 7, "tpe")
         scores = [each.evaluate([SPACE.smallest, SPACE.largest]) for each in objectives]

@@ -51,7 +51,7 @@ def test_train_command_gives_the_weights_of_the_whole_job(job, finished_job, inv
     assert done.front >= 1
 
 
-def test_classes_of_a_run_are_those_of_its_images_loaded_again(job_folder, invoke):
+def test_classes_of_a_run_are_those_of_its_images_loaded_again(job_folder, invoke, monkeypatch):
     """Topics above the classes: a refusal, then the key, for the run and for all that reads it.
 
     The run is written beside the images, and is not taken for a class.
@@ -77,13 +77,9 @@ def test_classes_of_a_run_are_those_of_its_images_loaded_again(job_folder, invok
     trained = SimpleNamespace(
         id="3f2a", digest="", start="supernet", epochs=1, seed=0, teacher="", training={}
     )
-    card = SimpleNamespace(image_size=8, data=_origin_without_trials(run, trained).data)
+    monkeypatch.setattr(type(run), "trials", pd.DataFrame({"digest": []}))
+    card = SimpleNamespace(image_size=8, data=exporting._origin(run, trained).data)
     assert load_data(card).digest == run.data.digest
-
-
-def _origin_without_trials(run, trained):
-    run.trials = pd.DataFrame({"digest": []})
-    return exporting._origin(run, trained)
 
 
 @pytest.fixture
