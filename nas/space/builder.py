@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from nas.documents import shortened
 from nas.errors import SpaceError
 from nas.graph import ACTIVATIONS, Channels, Graph, Op, Shape, Slot
+from nas.space.architecture import is_number
 from nas.space.elastic import Elastic
 
 
@@ -404,6 +406,12 @@ class Builder:
             ceil: whether the last window may overhang the border.
         """
         _, h, w = x.shape
+        for what, number in (("kernel size", kernel.value), ("stride", stride)):
+            if not is_number(number) or number != int(number) or number < 1:
+                raise SpaceError(
+                    f"{name}: the {what} is {shortened(number)}.",
+                    remedy="Use a whole number of 1 or more.",
+                )
         size = int(kernel)
         if size % 2 == 0 and padding == "same":
             raise SpaceError(

@@ -125,7 +125,7 @@ def size_options(
     Raises SpaceError for anything but different whole numbers from 1 to `largest`.
     """
     options = tuple(value) if isinstance(value, tuple | list) else (value,)
-    whole = all(isinstance(each, int) and 1 <= each <= largest for each in options)
+    whole = all(type(each) is int and 1 <= each <= largest for each in options)
     if not options or not whole or len(set(options)) != len(options):
         raise SpaceError(
             f"{where}: {name} is {shortened(value)}.",

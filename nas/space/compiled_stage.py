@@ -8,6 +8,7 @@ from itertools import product
 from operator import itemgetter
 from typing import Any
 
+from nas.arguments import require
 from nas.documents import shortened
 from nas.errors import SpaceError, printable
 from nas.graph import Channels, Graph, Shape
@@ -59,6 +60,12 @@ class CompiledStage:
         """
         self.stage = stage
         self.where = f"Space {space}, stage {stage.name}"
+        for name, annotation in (
+            ("per_stage", Mapping),
+            ("per_block", Mapping),
+            ("stride", int | Mapping),
+        ):
+            require(getattr(stage, name), annotation, f"{self.where}: {name}", SpaceError)
         for key in (*stage.per_stage, *stage.per_block):
             require_identifier(key, self.where, SpaceError)
         self.depths = size_options(self.where, "depth", stage.depth, MAX_DEPTH)

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nas.errors import SpaceError
+
+MAX_CHANNELS = 1 << 20
+"""Most channels of a layer; more are a typing error."""
+
 
 @dataclass(frozen=True)
 class Elastic:
@@ -50,7 +55,10 @@ class Elastic:
         return Elastic(1 - self.value, 1 - self.largest, 1 - self.smallest)
 
     def rounded(self, divisor: int) -> Elastic:
-        """Return the nearest multiple of `divisor`, at least one and at least 0.9 of the value."""
+        """Return the nearest multiple of `divisor`, at least one and at least 0.9 of the value.
+
+        Raises SpaceError for a value that is not above 0, or above `MAX_CHANNELS`.
+        """
         return Elastic(
             _round_channels(self.value, divisor),
             _round_channels(self.smallest, divisor),
@@ -62,6 +70,16 @@ class Elastic:
 
 
 def _round_channels(value: float, divisor: int) -> int:
-    """Round as the reference code of the MobileNet papers does (`make_divisible`)."""
+    """Round as the reference code of the MobileNet papers does (`make_divisible`).
+
+    Raises SpaceError for a number that is not above 0, which would be rounded to one divisor, and
+    for one above `MAX_CHANNELS`.
+    """
+    if not 0 < value <= MAX_CHANNELS:
+        raise SpaceError(
+            f"A layer has {value:g} channels.",
+            remedy=f"Use widths and ratios above 0 that make at most {MAX_CHANNELS} channels; the "
+            "option IDENTITY leaves a block out.",
+        )
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * value else rounded

@@ -9,6 +9,7 @@ from contextlib import chdir, contextmanager
 from pathlib import Path
 
 from nas import files
+from nas.arguments import checked
 from nas.documents import read_bytes, shortened, shortened_text
 from nas.errors import SpaceError, printable
 from nas.space.reference import Reference, unknown_reference_error
@@ -46,6 +47,7 @@ def path_of(name_or_path: str | Path) -> Path:
     )
 
 
+@checked(error=SpaceError)
 def load_space(
     name_or_path: str | Path,
     *,
@@ -62,17 +64,20 @@ def load_space(
         channels: channels of the images.
         classes: how many classes the networks tell apart.
 
-    Raises SpaceError as `load_definition` does.
+    Raises SpaceError as `load_definition` does, and for a space without a classifier.
 
     Example:
         >>> load_space("mobilenet", image_size=32).input_shape
         (3, 32, 32)
     """
-    return load_definition(name_or_path).adapt(
+    space = load_definition(name_or_path).adapt(
         image_size=image_size, channels=channels, classes=classes
     )
+    space.require_classifier()
+    return space
 
 
+@checked(error=SpaceError)
 def load_definition(name_or_path: str | Path) -> SearchSpace:
     """Load a search space as its file defines it, with the file's own input size and classes.
 
@@ -121,6 +126,7 @@ def _same_working_folder() -> Iterator[None]:
         yield
 
 
+@checked(error=SpaceError)
 def find_reference(name: str) -> tuple[SearchSpace, Reference]:
     """Return a published network of any space that ships, with the space as its file defines it.
 

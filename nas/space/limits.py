@@ -9,6 +9,7 @@ from typing import cast, get_args
 
 import numpy as np
 
+from nas.arguments import checked
 from nas.documents import shortened
 from nas.errors import InfeasibleError, NasError, RequestError
 from nas.graph import Graph
@@ -102,6 +103,7 @@ class Limit:
         return f"{self.name} of {' and '.join(bounds)}"
 
 
+@checked
 def sample_within(
     space: SearchSpace,
     rng: np.random.Generator,

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from nas.arguments import Seed, checked, require
 from nas.documents import shortened
 from nas.errors import SpaceError
 from nas.graph import ACTIVATIONS, Channels, Graph, Shape
@@ -29,6 +30,11 @@ from nas.space.stage import Stage
 
 DEFAULT_SMALLEST_MAP = 3
 """Height and width in pixels that the last feature map keeps: a kernel of 3 still fits on it."""
+
+MAX_RESOLUTION = 2.0
+"""Largest share of the image size that networks run at: a larger one is a number of pixels."""
+
+_SHARES = Sequence[float]
 
 GRAPH_CACHE_SIZE = 1024
 """Graphs that a space keeps for `Architecture.graph`; a graph with its ops takes about 10 kB."""
@@ -52,7 +58,8 @@ class SearchSpace:
         smallest_map: height and width in pixels that small images leave the last feature map; see
             `strides`.
         choices: made once for the whole network; every block that takes their arguments gets them.
-        resolutions: fractions of the image size that a network can be run at.
+        resolutions: fractions of the image size that a network can be run at, up to
+            `MAX_RESOLUTION`.
         references: published networks that are points of the space.
 
     Raises SpaceError for a table that makes no network, naming the stage.
@@ -92,7 +99,7 @@ class SearchSpace:
     def __post_init__(self) -> None:
         require_name(self.name, "The name of a space", SpaceError)
         where = f"Space {self.name}"
-        if self.activation not in ACTIVATIONS:
+        if not isinstance(self.activation, str) or self.activation not in ACTIVATIONS:
             raise SpaceError(
                 f"{where}: activation {shortened(self.activation)} is unknown.",
                 remedy=f"Use one of {', '.join(sorted(ACTIVATIONS))}.",
@@ -103,6 +110,14 @@ class SearchSpace:
                     f"{where}: {size} is {shortened(value)}.",
                     remedy=f"Use a whole number from 1 to {MAX_SIZE}.",
                 )
+        for key, annotation in (("norm", bool), ("choices", Mapping), ("resolutions", _SHARES)):
+            require(getattr(self, key), annotation, f"{where}: {key}", SpaceError)
+        if any(share > MAX_RESOLUTION for share in self.resolutions):
+            raise SpaceError(
+                f"{where}: resolutions is {shortened(self.resolutions)}.",
+                remedy=f"Give shares of the image size up to {MAX_RESOLUTION:g}, not pixels: 24 "
+                "and 32 pixels of images of 32 are (0.75, 1.0).",
+            )
         _require_all(Stage, "stages", self.stages, where)
         _require_all(Reference, "references", self.references, where)
         if not self.stages:
@@ -124,6 +139,7 @@ class SearchSpace:
 
     # Adapting to a dataset
 
+    @checked(error=SpaceError)
     def adapt(
         self,
         *,
@@ -144,6 +160,21 @@ class SearchSpace:
             channels=self.channels if channels is None else channels,
             classes=self.classes if classes is None else classes,
         )
+
+    def require_classifier(self) -> None:
+        """Check that a network of this space ends with one number for each class.
+
+        Raises SpaceError for networks that end otherwise.
+        """
+        first = {name: options[0] for name, options in self.parameters.items()}
+        input_block, blocks = self._lowering.walk(first)
+        output = [input_block, *(block for block, _ in blocks)][-1].shape
+        if output != (self.classes, 1, 1):
+            raise SpaceError(
+                f"Space {self.name}: its networks end with {' x '.join(map(str, output))} numbers, "
+                f"not with one for each of {self.classes} classes.",
+                remedy='End the table with a classifier: Stage("head", "linear_classifier").',
+            )
 
     @property
     def settings(self) -> dict[str, int]:
@@ -204,6 +235,7 @@ class SearchSpace:
             parameters.update(stage.parameters())
         return parameters
 
+    @checked(error=SpaceError)
     def architecture(self, choices: Mapping[str, Any]) -> Architecture:
         """Return the canonical architecture of `choices`.
 
@@ -222,6 +254,7 @@ class SearchSpace:
             return Architecture(self, used)
         return self._canonical(self._lowering.op_sequence(choices))
 
+    @checked(error=SpaceError)
     def from_json(self, record: Mapping[str, Any]) -> Architecture:
         """Read what `Architecture.to_json` wrote, and check it.
 
@@ -273,6 +306,7 @@ class SearchSpace:
 
     # Published networks
 
+    @checked(error=SpaceError)
     def published(self, name: str) -> Architecture:
         """Return a reference network as it was published: its image size, ImageNet, its norms.
 
@@ -285,6 +319,7 @@ class SearchSpace:
             self, image_size=row.image_size, channels=3, classes=1000, norm=row.norm
         ).reference(name)
 
+    @checked(error=SpaceError)
     def reference(self, name: str) -> Architecture:
         """Return a reference network as an architecture of this space, at this input size.
 
@@ -308,9 +343,10 @@ class SearchSpace:
         """The number of different networks."""
         return self._deterministic_automaton.size
 
+    @checked(error=SpaceError)
     def sample(
         self,
-        seed: int | np.random.Generator = 0,
+        seed: Seed | np.random.Generator = 0,
         *,
         uniform_over: Literal["networks", "choices"] = "networks",
     ) -> Architecture:
@@ -353,6 +389,7 @@ class SearchSpace:
         """The architecture with the fewest MACs; among equals, the one with the earlier options."""
         return self.extreme("macs", "smallest")
 
+    @checked(error=SpaceError)
     def extreme(self, count: GraphCount, end: Literal["smallest", "largest"]) -> Architecture:
         """Return the architecture with the smallest or largest count of all, without a search."""
         if (count, end) not in self._extremes:

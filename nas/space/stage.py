@@ -72,7 +72,7 @@ class BlockSelection:
             for options in (options for given in choices for options in given.values())
             if isinstance(options, Mapping)
             for bundle in options.values()
-            if bundle is not None
+            if isinstance(bundle, Mapping)
         ]
         others = [self._block_function(bundle["block"]) for bundle in bundles if "block" in bundle]
         self._all = list(dict.fromkeys([self._default, *others]))

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from nas.errors import SpaceError
-from nas.space import IDENTITY, Reference, SearchSpace, Stage, load_definition
+from nas.space import IDENTITY, Reference, SearchSpace, Stage, load_definition, load_space
 
 STEM = Stage("stem", "conv", 16, stride=2, per_stage={"kernel": 3})
 BODY = {"kernel": 3, "expand": 6}
@@ -147,6 +147,55 @@ BAD = {
         lambda: space(STEM, classes=10**1000),
         ["classes is 1000", "from 1 to"],
     ),
+    "an expand ratio of zero": (
+        lambda: space(
+            STEM, Stage("b", "inverted_residual", 8, per_block={**BODY, "expand": (0, 3)})
+        ),
+        ["stage b", "0 channels", "above 0", "IDENTITY"],
+    ),
+    "an expand ratio of a million": (
+        lambda: space(STEM, Stage("b", "inverted_residual", 8, per_block={**BODY, "expand": 1e6})),
+        ["stage b", "1.6e+07 channels", "at most 1048576"],
+    ),
+    "a negative kernel": (
+        lambda: space(
+            STEM, Stage("b", "inverted_residual", 8, per_block={**BODY, "kernel": (-3, 3)})
+        ),
+        ["stage b", "kernel size is -3", "whole number of 1 or more"],
+    ),
+    "half a kernel": (
+        lambda: space(Stage("s", "conv", 8, per_stage={"kernel": 2.5})),
+        ["stage s", "kernel size is 2.5", "whole number"],
+    ),
+    "a width that is true": (
+        lambda: space(Stage("s", "conv", True, per_stage={"kernel": 3})),
+        ["stage s", "width is True", "whole numbers"],
+    ),
+    "choices that are a list": (
+        lambda: space(Stage("s", "conv", 8, per_stage=[("kernel", 3)])),
+        ["stage s", "per_stage is [('kernel', 3)]", "a mapping"],
+    ),
+    "a bundle that is a number": (
+        lambda: space(STEM, Stage("s", "conv", 8, per_block={"op": {"a": 3}})),
+        ["stage s", "op 'a' is 3", "IDENTITY"],
+    ),
+    "a stride of a word": (
+        lambda: space(Stage("s", "conv", 8, stride="2", per_stage={"kernel": 3})),
+        ["stage s", "stride is '2'", "a whole number or a mapping"],
+    ),
+    "resolutions in pixels": (
+        lambda: space(STEM, resolutions=(24, 32)),
+        ["resolutions is (24, 32)", "shares of the image size", "not pixels", "(0.75, 1.0)"],
+    ),
+    "resolutions that are one number": (
+        lambda: space(STEM, resolutions=0.5),
+        ["resolutions is 0.5", "a list whose items are each a finite number"],
+    ),
+    "an activation that is a list": (
+        lambda: space(STEM, activation=["relu"]),
+        ["activation ['relu'] is unknown"],
+    ),
+    "a norm of a word": (lambda: space(STEM, norm="yes"), ["norm is 'yes'", "True or False"]),
     "no stages": (lambda: space(), ["has no stages"]),
     "an unknown activation": (lambda: space(STEM, activation="gelu"), ["'gelu'", "relu6"]),
     "an unknown activation of a stage": (
@@ -258,7 +307,7 @@ BAD = {
     ),
     "a block that gives an op a word for a size": (
         lambda: space(Stage("s", "conv", 8, per_stage={"kernel": "three"})),
-        ["stage s", "block conv", "kernel three", "plain.py, line"],
+        ["stage s", "Block conv", "kernel size is 'three'", "whole number"],
     ),
     "a block that returns nothing": (
         lambda: space(Stage("s", silent, 8)),
@@ -333,3 +382,16 @@ def test_an_equal_float_stands_for_an_integer_option():
 def test_an_architecture_of_another_space_is_not_lowered():
     with pytest.raises(SpaceError, match="of space squeezenet has no choice .* mobilenet needs"):
         load_definition("mobilenet").lower(load_definition("squeezenet").smallest)
+
+
+def test_networks_that_do_not_classify_are_refused(tmp_path):
+    """A supernet of them would learn to tell the channels of the last map apart."""
+    file = tmp_path / "headless.py"
+    file.write_text(
+        "from nas.space import SearchSpace, Stage\n"
+        'SPACE = SearchSpace("headless", (Stage("stem", "conv", 16, per_stage={"kernel": 3}),))\n'
+    )
+    with pytest.raises(SpaceError, match="headless: its networks end with 16 x 8 x 8 numbers"):
+        load_space(file, image_size=8, channels=1)
+    body = Stage("body", "conv", 10, per_stage={"kernel": 3})
+    space(STEM, body, Stage("head", "linear_classifier")).require_classifier()
