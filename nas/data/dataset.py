@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 from PIL import ImageColor
 
+from nas.arguments import Seed, checked
 from nas.data.decoding import DecodingProgress, decode, remedy_for
 from nas.data.image_cache import DecodedImages, Pixels, PixelsOnDisk, iter_chunks
 from nas.data.sources import ClassFolders, Source, open_source, printable_line
@@ -260,12 +261,13 @@ def count_text(counts: Mapping[str, int]) -> str:
     return f"{', '.join(shown[: _MAX_CLASSES_IN_LINE // 2])}, ... ({spread})"
 
 
+@checked
 def load_dataset(
     source: str | Path,
     *,
     image_size: int | None = None,
     validation_fraction: float | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     on_bad_image: Literal["fail", "skip"] = "fail",
     class_folders: ClassFolders = "auto",
     background: str = "white",

@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from nas import files
+from nas.arguments import checked
 from nas.deploy.model import TrainedModel, preprocessing_steps
 from nas.deploy.torch_source import TorchSource
 from nas.errors import CheckpointError, RequestError, SpaceError
@@ -56,6 +57,7 @@ def write_model(model: TrainedModel, path: Path) -> None:
     files.replace(path.with_name(SOURCE_FILE), _source_file(model, source))
 
 
+@checked
 def load_model(path: Path | str, *, space: SearchSpace | None = None) -> TrainedModel:
     """Return a trained model from its folder.
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas.arguments import checked
 from nas.job.progress import JobProgress, SilentProgress, shown
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class JobResult:
     models: tuple[Path, ...] = ()
 
 
+@checked(JobSettings="nas.job.settings")
 def run_job(
     settings: JobSettings,
     folder: Path,

@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from nas import files
+from nas.arguments import checked
 from nas.deploy.formats import DEFAULT_FORMATS, format_names
 from nas.documents import read_bytes
 from nas.errors import JobFileError, RequestError, printable
@@ -420,6 +421,7 @@ def job_path(name_or_path: str) -> Path:
     )
 
 
+@checked
 def load_job(path: Path) -> JobSettings:
     """Read a job file and check it. A job without a `name` is called as its file.
 

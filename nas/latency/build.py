@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from nas.arguments import checked
 from nas.errors import BoardLostError, NasError, first_line
 from nas.latency.dispatch import DispatchTimer
 from nas.latency.installed_runtimes import default_runtime
@@ -82,6 +83,7 @@ class BuildResult:
         return self.ok + self.unstable + self.failed
 
 
+@checked(SearchSpace="nas.space")
 def space_kernels(space: SearchSpace, runtime: Runtime | str, batch: int = 1) -> list[Kernel]:
     """Return every kernel that an architecture of a space can launch, once each.
 
@@ -103,6 +105,7 @@ def space_kernels(space: SearchSpace, runtime: Runtime | str, batch: int = 1) ->
     return list(kernels)
 
 
+@checked
 def build_table(
     table: LatencyTable,
     kernels: Iterable[Kernel],

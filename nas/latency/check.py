@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from nas.arguments import checked
 from nas.errors import MeasurementError, RequestError
 from nas.latency.check_result import CheckedNetwork, TableCheck
 from nas.latency.comparison import Ratios
@@ -54,6 +55,7 @@ class CalibratedNetwork(NamedTuple):
     expected_us: float
 
 
+@checked(SearchSpace="nas.space")
 def check_table(
     table: LatencyTable,
     spaces: Sequence[SearchSpace],

@@ -7,6 +7,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
 from nas import this_machine
+from nas.arguments import checked
 from nas.errors import DeviceError, RequestError
 from nas.latency.runtime import Availability, Runtime
 
@@ -83,6 +84,7 @@ def default_runtime(name: str) -> Runtime:
     return configured_runtime(name, target=cls.targets[0], dtype=cls.dtypes[0])
 
 
+@checked
 def open_runtime(
     name: str, *, target: str = "cpu", threads: int = 1, dtype: str = "float32"
 ) -> Runtime:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas import jsonl
+from nas.arguments import checked
 from nas.errors import RequestError, TableError
 from nas.graph import Graph
 from nas.latency.device import Fingerprint
@@ -52,6 +53,7 @@ class LatencyTable(TableRecords):
         self._predictor = Predictor(self)
 
     @classmethod
+    @checked
     def open(cls, path: Path | str, *, runtime: Runtime | None = None) -> LatencyTable:
         """Open a table for reading; with a runtime, also for appending.
 
@@ -100,6 +102,7 @@ class LatencyTable(TableRecords):
         return None if can_begin(path) else cls.open(path, runtime=runtime)
 
     @classmethod
+    @checked
     def open_or_create(cls, path: Path | str, runtime: Runtime) -> LatencyTable:
         """Open this device's table for appending; create it and its folder if it is missing.
 
@@ -137,6 +140,7 @@ class LatencyTable(TableRecords):
             self.add(line, where, self._file.lines + 1)
             self._predictor.forget()
 
+    @checked(Architecture="nas.space")
     def predict(
         self,
         network: Graph | Architecture,

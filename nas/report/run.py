@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pydantic import PrivateAttr
 
+from nas.arguments import checked
 from nas.documents import shortened
 from nas.errors import DataError, RequestError, RunFolderError
 from nas.records import FrontMember
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from nas.torch_network import Network
 
 
+@checked
 def open_run(path: Path | str, data_source: str | None = None) -> Run:
     """Return the results in a run folder.
 
@@ -120,6 +122,7 @@ class Run:
 
         return front(self.trials, self.record.job.search)
 
+    @checked
     def pick(
         self,
         *,
@@ -149,6 +152,7 @@ class Run:
         limits = Limits(max_latency_ms, max_macs, max_params, max_peak_memory_bytes, min_accuracy)
         return Pick.of_run(self, select(self.path, limits))
 
+    @checked
     def space(self, name: str) -> SearchSpace:
         """Return a search space of the run, adapted to the images of the run.
 
@@ -176,6 +180,7 @@ class Run:
             )
         return {name: getattr(self.record.settings, name) for name in _SPACE_SETTINGS}
 
+    @checked
     def architecture(self, digest: str) -> Architecture:
         """Return an architecture of the run.
 
@@ -251,6 +256,7 @@ class Run:
         """Return whether the run folder holds the trained supernet of a space."""
         return (self.path / "supernets" / space / "supernet.safetensors").is_file()
 
+    @checked(Supernet="nas.supernet")
     def supernet(self, space: str) -> Supernet:
         """Return the trained supernet of a space.
 
@@ -268,6 +274,7 @@ class Run:
             )
         return Supernet.load(self.path / "supernets" / space, self.space(space))
 
+    @checked(Network="nas.torch_network")
     def network(self, digest: str) -> Network:
         """Return a network of the run as a `torch.nn.Module` in evaluation mode.
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from nas.arguments import check_fields
 from nas.errors import RequestError
 from nas.space import Architecture
 
@@ -52,6 +53,9 @@ class Objective:
             It estimates the value in several rounds, ever more precisely. After each round it may
             give the best value that is still plausible to its second argument; if that returns
             true, the estimate so far is good enough.
+
+    Raises RequestError for a field of a wrong type, a direction that is spelt otherwise, and a
+    limit that is no finite number.
     """
 
     name: str
@@ -61,6 +65,9 @@ class Objective:
     limit: float | None = None
     limit_only: bool = False
     score_in_rounds: Callable[[Architecture, IsHopeless], Score] | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def sign(self) -> float:

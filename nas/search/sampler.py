@@ -19,6 +19,7 @@ from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from nas.arguments import Seed, checked
 from nas.errors import RequestError, SpaceError
 from nas.search.guided import GuidedOptimizer
 from nas.search.objectives import Objective, Score
@@ -34,6 +35,7 @@ _STATES: dict[TrialState, State] = {
 }
 
 
+@checked
 def suggest(
     trial: optuna.trial.BaseTrial, spaces: SearchSpace | Sequence[SearchSpace]
 ) -> Architecture:
@@ -120,11 +122,12 @@ class GuidedSampler(optuna.samplers.BaseSampler):
             are names.
     """
 
+    @checked
     def __init__(
         self,
         spaces: SearchSpace | Sequence[SearchSpace],
         *,
-        seed: int = 0,
+        seed: Seed = 0,
         objective_names: Sequence[str] | None = None,
     ) -> None:
         self._spaces = _as_list(spaces)

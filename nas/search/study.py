@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nas.arguments import Seed, checked
 from nas.errors import RequestError, SearchError, first_line
 from nas.search.budget import Budget, InterruptHandler, SearchProgress
 from nas.search.feasibility import require_feasible
@@ -75,6 +76,7 @@ class SearchResult:
     interrupted: bool = False
 
 
+@checked
 def run_search(
     spaces: SearchSpace | Sequence[SearchSpace],
     objectives: ObjectivesLike,
@@ -82,7 +84,7 @@ def run_search(
     trials: int | None = None,
     minutes: float | None = None,
     stall: Stall | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     sampler: str = "auto",
     storage: Path | str | None = None,
     shared: bool = False,

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nas.arguments import checked
 from nas.data import ImageDataset, Images, Part
 from nas.data.batches import sequential_batches
 from nas.errors import DataError
@@ -63,6 +64,7 @@ class RoundsScore(NamedTuple):
     images: int
 
 
+@checked
 def evaluate(
     supernet: Supernet,
     architectures: Iterable[Architecture],

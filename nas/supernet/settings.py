@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from nas.arguments import check_fields
 from nas.data import ImageDataset
 from nas.errors import RequestError
 from nas.space import SearchSpace
@@ -108,6 +109,7 @@ class TrainingSettings:
     checkpoint_seconds: float = 30.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         valid = {
             "epochs": self.epochs > 0,
             "seconds": self.seconds is None or self.seconds > 0,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nas import jsonl
+from nas.arguments import Seed, checked
 from nas.data import ImageDataset
 from nas.errors import TrainingError, first_line
 from nas.records import (
@@ -75,13 +76,14 @@ class TrainingProgress:
     seconds: float
 
 
+@checked
 def train(
     space: SearchSpace,
     data: ImageDataset,
     folder: str | Path,
     settings: TrainingSettings | None = None,
     *,
-    seed: int,
+    seed: Seed,
     progress: Callable[[TrainingProgress], None] | bool | None = True,
 ) -> Supernet:
     """Train a supernet, or resume an interrupted training.
@@ -110,6 +112,7 @@ def train(
 
     Raises:
         DataError: the space is adapted to other data.
+        SpaceError: the networks of the space do not end with the classes.
         CheckpointError: the folder has a training of another space, data set, seed or settings.
         TrainingError: the loss is not finite even at a fraction of the learning rate, or a batch
             does not fit into the device's memory; the message then names a batch size that does.
@@ -117,6 +120,7 @@ def train(
     from nas.console import reported
 
     settings = settings or TrainingSettings()
+    space.require_classifier()
     folder = Path(folder)
     group = current_process_group()
     decisions = group.broadcast(_read_decisions(folder) if group.is_main else None)
