@@ -246,5 +246,5 @@ def _shown(value: Any) -> str:
     return shortened(value) if is_plain else f"an object of the type {type(value).__name__}"
 
 
-def _alternatives(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+def _alternatives(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"

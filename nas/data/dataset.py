@@ -261,7 +261,7 @@ def count_text(counts: Mapping[str, int]) -> str:
     return f"{', '.join(shown[: _MAX_CLASSES_IN_LINE // 2])}, ... ({spread})"
 
 
-@checked
+@checked(error=DataError)
 def load_dataset(
     source: str | Path,
     *,
@@ -316,12 +316,6 @@ def load_dataset(
         )
     if image_size is not None and image_size < 1:
         raise DataError(f"image_size is {image_size}.", remedy="Use a positive number of pixels.")
-    if on_bad_image not in ("fail", "skip"):
-        raise DataError(f"on_bad_image is {on_bad_image!r}.", remedy='Use "fail" or "skip".')
-    if class_folders not in ("auto", "top", "lowest"):
-        raise DataError(
-            f"class_folders is {class_folders!r}.", remedy='Use "auto", "top" or "lowest".'
-        )
     try:
         colour = hex_colour(background)
     except ValueError as error:

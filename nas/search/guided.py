@@ -15,9 +15,11 @@ from nas.search.feasibility import Constraints
 from nas.search.objectives import Objective
 from nas.search.pareto import Array, non_dominated
 from nas.search.posterior import (
+    MIN_LIMIT_PROBABILITY,
     CheapObjectives,
     Observations,
     PosteriorModel,
+    SuccessModel,
     fit_all_hyperparameters,
 )
 from nas.search.surrogate import Hyperparameters, ModelError
@@ -31,7 +33,7 @@ MIN_STARTUP_TRIALS = 10
 """Default of completed trials before there is a model, at least."""
 
 STARTUP_DRAWS = 16
-"""Random architectures that a startup trial takes the first feasible one of."""
+"""Random architectures that a startup trial takes the first one of that is probably feasible."""
 
 MAX_STARTUP_REPAIR_GENERATIONS = 12
 """Generations of the repair of a startup trial when no random architecture is feasible.
@@ -208,12 +210,19 @@ class GuidedOptimizer:
         space = self._spaces[names[(count + attempt) % len(names)]]
         if turn < 2 and not attempt:
             return (space.smallest, space.largest)[turn]
-        if not self._constraints.objectives:
+        known = self._observations(count) if count else None
+        has_failures = known is not None and known.successes() is not None
+        if not self._constraints.objectives and not has_failures:
             return space.sample(rng, uniform_over="choices")
         drawn = [space.sample(rng, uniform_over="choices") for _ in range(STARTUP_DRAWS)]
-        feasible = next((each for each in drawn if self._cheap.values(each) is not None), None)
-        if feasible is not None:
-            return feasible
+        feasible = [each for each in drawn if self._cheap.values(each) is not None]
+        if feasible and known is not None:
+            encoded = self._encoder.encode(feasible)
+            success = SuccessModel(known, self._encoder).probabilities(encoded)
+            # The first one that probably succeeds, or else the likeliest.
+            return feasible[int(np.argmax(np.minimum(success, MIN_LIMIT_PROBABILITY)))]
+        if feasible:
+            return feasible[0]
         violations = self._constraints.violations
         generations = MAX_STARTUP_REPAIR_GENERATIONS
         return repair(drawn, violations, rng, max_generations=generations)[0]

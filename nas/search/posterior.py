@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from nas.search.acquisition import expected_hypervolume_improvement
-from nas.search.encoding import ArchitectureEncoder
+from nas.search.encoding import ArchitectureEncoder, EncodedArchitectures
 from nas.search.objectives import Infeasible, Objective
 from nas.search.pareto import Array, hypervolume, non_dominated
 from nas.search.surrogate import (
@@ -213,6 +213,32 @@ class Observations:
         return Observations(self.objectives, self.completed[:completed], self.trials[:trials])
 
 
+class SuccessModel:
+    """A Gaussian process of labels: whether the evaluation of an architecture succeeds.
+
+    Args:
+        observations: the trials that the model is conditioned on.
+        encoder: the encoder of the search's spaces.
+    """
+
+    def __init__(self, observations: Observations, encoder: ArchitectureEncoder) -> None:
+        self._process: GaussianProcess | None = None
+        successes = observations.successes()
+        if successes is not None:
+            architectures, labels = successes
+            observed = encoder.encode(architectures[-MAX_MODEL_OBSERVATIONS:])
+            labels = labels[-MAX_MODEL_OBSERVATIONS:]
+            self._process = GaussianProcess(observed, labels, encoder, SUCCESS_HYPERPARAMETERS)
+
+    def probabilities(self, encoded: EncodedArchitectures) -> Array:
+        """Return the probability of success of `n` architectures; 1 if all trials succeeded."""
+        if self._process is None:
+            return np.ones(len(encoded.bits))
+        mean, deviation = self._process.predict(encoded)
+        probabilities: Array = ndtr((mean - 0.5) / np.maximum(deviation, 0.1))
+        return probabilities
+
+
 class PosteriorModel:
     """A Gaussian process for each expensive objective, and one for the success of evaluations.
 
@@ -245,7 +271,7 @@ class PosteriorModel:
             )
             for each in observations.expensive
         }
-        self._success_model = self._fitted_success_model()
+        self._success_model = SuccessModel(observations, encoder)
 
     @property
     def front_hypervolume(self) -> float:
@@ -270,22 +296,10 @@ class PosteriorModel:
             observed, values, self._encoder, hyperparameters, allow_log=allow_log
         )
 
-    def _fitted_success_model(self) -> GaussianProcess | None:
-        successes = self._observations.successes()
-        if successes is None:
-            return None
-        architectures, labels = successes
-        observed = self._encoder.encode(architectures[-MAX_MODEL_OBSERVATIONS:])
-        labels = labels[-MAX_MODEL_OBSERVATIONS:]
-        return GaussianProcess(observed, labels, self._encoder, SUCCESS_HYPERPARAMETERS)
-
     def candidates(self, architectures: Sequence[Architecture]) -> Candidates:
         """Return the joint posterior of `n` architectures that the cheap objectives allow."""
         encoded = self._encoder.encode(architectures)
-        success = np.ones(len(architectures))
-        if self._success_model is not None:
-            mean, deviation = self._success_model.predict(encoded)
-            success = ndtr((mean - 0.5) / np.maximum(deviation, 0.1))
+        success = self._success_model.probabilities(encoded)
         posteriors = {name: model.posterior(encoded) for name, model in self._models.items()}
         values = [self._cheap.values(each) or {} for each in architectures]
         cheap_values = {

@@ -57,7 +57,7 @@ def test_evaluate_does_not_depend_on_the_other_architectures(digits):
 
 def test_evaluate_refuses_the_test_split(digits):
     space = space_on(digits, "mobilenet_tiny")
-    with pytest.raises(RequestError, match="'test' cannot be used"):
+    with pytest.raises(RequestError, match="part is 'test'. Give 'train', 'search' or"):
         evaluate(scrambled(space), [space.smallest], digits, "test")
 
 

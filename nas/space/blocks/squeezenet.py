@@ -36,15 +36,13 @@ def fire(
         name = f"{name}.{bypass}"
     wide3x3 = (width * share3x3).rounded(_DIVISOR)
     # The 1x1 filters are what the 3x3 filters leave: rounding both would miss the width.
-    wide1x1 = replace(
-        (width * share3x3.complement()).rounded(_DIVISOR), value=width.value - int(wide3x3)
-    )
-    if width.value % _DIVISOR or wide1x1.value < 1:
+    left = int(width) - int(wide3x3)
+    if width.value % _DIVISOR or left < 1:
         raise SpaceError(
-            f"Width {int(width)} and share3x3 {share3x3.value} leave {int(wide1x1.value)} 1x1 "
-            "filters.",
+            f"Width {int(width)} and share3x3 {share3x3.value} leave {left} 1x1 filters.",
             remedy=f"Use multiples of {_DIVISOR} as widths, and leave both kinds some filters.",
         )
+    wide1x1 = replace((width * share3x3.complement()).rounded(_DIVISOR), value=left)
     # The bypass is added before the branch, so that the newest operand of the addition is the
     # branch: a supernet may start the last norm of the branch at zero.
     bypassed = x
