@@ -28,6 +28,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable
 from functools import cached_property
+from string import hexdigits
 from typing import Literal, NamedTuple
 
 Shape = tuple[int, int, int]
@@ -40,6 +41,11 @@ The shortest unique beginning of a digest is the ID of a network. Spreadsheets r
 04499, 6e253 and dec1 as numbers and dates. These letters are no hex digits, do not look like
 digits, and begin no name of a month that hex digits could continue.
 """
+
+
+def is_digest_prefix(text: str) -> bool:
+    """Return whether a text can be the beginning of a graph's digest."""
+    return text[:1] in DIGEST_LETTERS and set(text[1:]) <= set(hexdigits.lower())
 
 
 class OpKind(NamedTuple):

@@ -16,7 +16,7 @@ from nas import console
 from nas.documents import Format, shortened
 from nas.errors import RequestError, SpaceError, printable
 from nas.formatting import format_bytes, format_count
-from nas.graph import ACTIVATIONS, POOLING_KINDS, Graph, Op
+from nas.graph import ACTIVATIONS, POOLING_KINDS, Graph, Op, is_digest_prefix
 from nas.space import Architecture, Reference, SearchSpace, load_definition, load_space
 from nas.space.architecture import parse_record
 from nas.space.block_graph import CompositeGraph
@@ -87,7 +87,7 @@ def resolve_architecture_of_run(
     if os.path.isfile(arch):
         copy = _space_copy(run, read_architecture(Path(arch))["space"])
         return resolve_architecture(arch, sizes, str(copy) if copy.is_file() else None)
-    if (run / "trials.csv").is_file() and set(arch) <= set("0123456789abcdef"):
+    if (run / "trials.csv").is_file() and is_digest_prefix(arch):
         return resolve_architecture(f"{run}:{arch}", sizes)
     return resolve_architecture(arch, sizes)
 

@@ -16,6 +16,7 @@ from nas.describe.architectures import (
     peak_layer,
     read_architecture,
     resolve_architecture,
+    resolve_architecture_of_run,
     show_architecture,
 )
 from nas.errors import RequestError
@@ -193,6 +194,14 @@ def test_resolving_a_run_member_loads_only_its_space(run):
     assert architecture.to_json() == json.loads(row["architecture"])
     assert architecture.digest == row["digest"]
     assert (run.parent / "ran").read_text() == f"{row['space']}.py"
+
+
+def test_id_alone_stands_for_a_network_of_the_run_beside_it(run):
+    row = rows_of(run)[0]
+    found = resolve_architecture_of_run(row["id"], run, {}).architecture
+    assert found.digest == row["digest"]
+    with pytest.raises(RequestError, match="no reference network 'mobilenet'"):
+        resolve_architecture_of_run("mobilenet", run, {})
 
 
 def test_report_and_select_of_a_run_load_no_space(run):

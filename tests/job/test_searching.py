@@ -284,6 +284,7 @@ def test_scores_can_stay_as_they_are(folder_with_supernets, job, invoke):
         errors, "predicted_us", "error"
     )
     shown = invoke("supernet", "evaluate", OUT, rows["id"].iloc[0])
+    assert shown.returncode == 0, shown.stderr
     assert "correction" not in shown.stdout
     record = document(invoke("supernet", "evaluate", OUT, rows["id"].iloc[0], "--json"))
     assert record["corrected_accuracy"] is None
