@@ -355,11 +355,8 @@ def load_data(card: ModelCard) -> ImageDataset:
     data = load_dataset(
         card.data.source,
         image_size=card.image_size,
-        validation_fraction=card.data.validation_fraction,
         seed=card.data.seed,
-        on_bad_image=card.data.on_bad_image,
-        class_folders=card.data.class_folders,
-        background=card.data.background,
+        **card.data.load_options,
     )
     if data.digest != card.data.digest:
         raise DataError(

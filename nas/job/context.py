@@ -23,7 +23,7 @@ from nas.latency import (
     open_runtime,
     space_kernels,
 )
-from nas.records import describe_image_changes, describe_shift
+from nas.records import DATA_OPTIONS, describe_image_changes, describe_shift
 from nas.space import SearchSpace, load_definition
 from nas.supernet import TrainingSettings
 
@@ -82,11 +82,8 @@ class JobContext:
         data = load_dataset(
             settings.source,
             image_size=settings.image_size,
-            validation_fraction=settings.validation_fraction,
             seed=self.settings.seed,
-            on_bad_image=settings.on_bad_image,
-            class_folders=settings.class_folders,
-            background=settings.background,
+            **settings.model_dump(include=DATA_OPTIONS),
             progress=self.progress.advance,
             write_cache=not self.read_only,
         )

@@ -263,11 +263,8 @@ def _origin(run: Run, record: TrainedRecord) -> ModelOrigin:
             digest=summary.digest,
             license=summary.license,
             counts=summary.counts,
-            validation_fraction=options.validation_fraction,
             seed=record_of_run.job.seed,
-            on_bad_image=options.on_bad_image,
-            class_folders=options.class_folders,
-            background=options.background,
+            **options.load_options,
         ),
         recipe={
             "start": record.start,

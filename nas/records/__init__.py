@@ -28,6 +28,7 @@ from nas.records.model import (
     ScriptCheck,
 )
 from nas.records.run import (
+    DATA_OPTIONS,
     MIN_ANCHORS,
     RUN,
     DataSummary,
@@ -87,6 +88,7 @@ from nas.records.trained import (
 __all__ = [
     "CARD",
     "CARD_FILE",
+    "DATA_OPTIONS",
     "FRONT",
     "MIN_ANCHORS",
     "MODELS_FOLDER",

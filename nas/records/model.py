@@ -10,7 +10,7 @@ from nas.documents import Count, Document, Format, Fraction, Positive
 from nas.errors import CheckpointError
 from nas.records.fields import Digest, Name, NetworkDigest, Seconds
 from nas.records.front import ArchitectureRecord
-from nas.records.run import SpaceSettings
+from nas.records.run import DataOptions, SpaceSettings
 
 Side = Annotated[int, Field(ge=1, le=1 << 16)]
 """Height or width of an image in pixels."""
@@ -131,7 +131,7 @@ NETWORK = Format(
 )
 
 
-class ModelData(Document):
+class ModelData(DataOptions):
     """The images that a model was trained and tested on, and how to load them again.
 
     Attributes:
@@ -139,23 +139,14 @@ class ModelData(Document):
         digest: digest of all images and labels.
         license: license of the data; empty if it is not stated.
         counts: number of images by part: `train`, `search`, `holdout` and `test`.
-        validation_fraction: fraction of the training images that was used for validation; None if
-            it was chosen automatically.
         seed: seed of the random splits.
-        on_bad_image: what an unreadable image did.
-        class_folders: which folders of an image folder were the classes.
-        background: colour behind transparent pixels.
     """
 
     source: str
     digest: str
     license: str = ""
     counts: dict[str, Count]
-    validation_fraction: Fraction | None = None
     seed: Count
-    on_bad_image: Literal["fail", "skip"] = "fail"
-    class_folders: Literal["auto", "top", "lowest"] = "auto"
-    background: str = "white"
 
 
 class LatencyRecord(Document):

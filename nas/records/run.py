@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, ConfigDict, Field, JsonValue
 
@@ -353,25 +353,42 @@ class KernelSlowdown(_RunSection):
     high: Positive
 
 
-class JobData(_RunSection):
-    """The data settings of a job, with which its images are loaded again.
+class DataOptions(Document):
+    """How the images of a source are read and split, beside their size and the seed.
 
     Attributes:
-        source: name or path of the data source.
-        validation_fraction: share of the training images that is held out for validation; None if
-            it is chosen automatically.
-        image_size: height and width of the images in pixels; None for those of the source.
+        validation_fraction: share of the training images that is held out for validation; None for
+            a share that follows from the number of images.
         on_bad_image: what an unreadable image does.
         class_folders: which folders of an image folder are the classes.
         background: colour behind transparent pixels.
     """
 
-    source: str
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
-    image_size: Annotated[int, Field(ge=1, le=1 << 16)] | None = None
     on_bad_image: Literal["fail", "skip"] = "fail"
     class_folders: Literal["auto", "top", "lowest"] = "auto"
     background: str = "white"
+
+    @property
+    def load_options(self) -> dict[str, Any]:
+        """The options as arguments of `nas.data.load_dataset`."""
+        return self.model_dump(include=DATA_OPTIONS)
+
+
+DATA_OPTIONS = set(DataOptions.model_fields)
+"""Names of the options of `[data]` that decide which images come from which source."""
+
+
+class JobData(DataOptions, _RunSection):
+    """The data settings of a job, with which its images are loaded again.
+
+    Attributes:
+        source: name or path of the data source.
+        image_size: height and width of the images in pixels; None for those of the source.
+    """
+
+    source: str
+    image_size: Annotated[int, Field(ge=1, le=1 << 16)] | None = None
 
 
 class JobDevice(_RunSection):

@@ -232,11 +232,8 @@ class Run:
             data = load_dataset(
                 source,
                 image_size=options.image_size,
-                validation_fraction=options.validation_fraction,
                 seed=self.record.job.seed,
-                on_bad_image=options.on_bad_image,
-                class_folders=options.class_folders,
-                background=options.background,
+                **options.load_options,
             )
         except DataError as error:
             raise DataError(
