@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -104,6 +105,20 @@ class LocalDevice:
         """See `Device.release`. Devices of this machine have many users."""
 
 
+def use_threads(threads: int) -> None:
+    """Make networks of this process run on a number of threads.
+
+    TVM binds its threads to cores, the calling one too. The binding of that thread is undone: all
+    that it does later, such as training, would otherwise have one core.
+    """
+    is_bound = hasattr(os, "sched_getaffinity")
+    allowed = os.sched_getaffinity(0) if is_bound else set()
+    big_cores_first = 1
+    tvm.get_global_func("runtime.config_threadpool")(big_cores_first, threads)
+    if is_bound:
+        os.sched_setaffinity(0, allowed)
+
+
 class CpuDevice(LocalDevice):
     """This machine's processor.
 
@@ -114,8 +129,7 @@ class CpuDevice(LocalDevice):
     def __init__(self, threads: int) -> None:
         super().__init__(tvm.cpu())
         if threads > 1:
-            big_cores_first = 1
-            tvm.get_global_func("runtime.config_threadpool")(big_cores_first, threads)
+            use_threads(threads)
 
     def processor(self) -> tuple[str, tuple[str, ...]]:
         """See `Device.processor`."""

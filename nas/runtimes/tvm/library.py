@@ -21,6 +21,7 @@ from tvm.support import cc
 from nas.errors import ExportError
 from nas.graph import Graph
 from nas.latency.runtime import Schedules, Weights
+from nas.runtimes.tvm.device import use_threads
 from nas.runtimes.tvm.relax_network import compile_network
 from nas.schedules.templates import Templates
 
@@ -55,8 +56,7 @@ class Library:
     """
 
     def __init__(self, path: Path, threads: int = 1) -> None:
-        big_cores_first = 1
-        tvm.get_global_func("runtime.config_threadpool")(big_cores_first, threads)
+        use_threads(threads)
         self._device = tvm.cpu()
         self._vm = relax.VirtualMachine(tvm.runtime.load_module(str(path)), self._device)
 

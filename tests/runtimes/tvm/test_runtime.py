@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from nas import this_machine
+from nas.latency import open_runtime
 from nas.latency.kernel import Kernel
 from nas.latency.timing import SAMPLES, Evaluate
 from nas.runtimes.tvm.kernel_timer import MANY_WEIGHT_BYTES
@@ -57,3 +60,11 @@ def test_winograd_is_chosen_by_cold_caches_if_there_are_many_weights(
     schedule, timing = runtime.time_kernel(kernel)
     assert ("winograd" in schedule) == is_winograd
     assert timing.latency_us == (80 if is_winograd else 100)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system binds no threads")
+@pytest.mark.skipif(this_machine.allowed_cores() < 2, reason="needs two cores")
+def test_opening_a_runtime_of_two_threads_leaves_this_thread_all_cores() -> None:
+    before = os.sched_getaffinity(0)
+    open_runtime("tvm", threads=2)
+    assert os.sched_getaffinity(0) == before
