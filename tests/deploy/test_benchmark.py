@@ -1,4 +1,6 @@
+import os
 import re
+import signal
 
 import numpy as np
 import pytest
@@ -69,9 +71,9 @@ def test_file_that_fails_is_left_out_and_the_others_are_timed(tmp_path, monkeypa
         running = {"refusing": refusing, "killed": killed, "good": good}
 
         def kill(done, total, name):
-            if name == "killed" and killed._process.poll() is None:
-                killed._process.kill()
-                killed._process.wait()
+            if name == "killed" and killed._process is not None:
+                os.kill(killed._process.pid, signal.SIGKILL)
+                killed._process.end_text()  # Waits for the end.
 
         timed = time_files(running, IMAGES[:1], kill, failed)
     assert set(timed) == {"good"}

@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -314,8 +315,8 @@ def test_float32_does_not_depend_on_int8(
 
     def kill_int8(process, images):
         if process.model_file.precision == "int8":
-            process._process.kill()
-            process._process.wait()
+            os.kill(process._process.pid, signal.SIGKILL)
+            process._process.end_text()  # Waits for the end.
         return logits(process, images)
 
     place, name, replacement = {
