@@ -174,7 +174,7 @@ MAX_CHANGED_CLASSES = 5
 def describe_image_changes(flip: bool, shift: int) -> str:
     """Return what happens to training images, as a sentence without its full stop."""
     mirrored = "mirrored at random" if flip else "not mirrored"
-    return f"training images are {mirrored} and {describe_shift(shift)}"
+    return f"training images are {describe_shift(shift)} and {mirrored}"
 
 
 def describe_shift(shift: int) -> str:

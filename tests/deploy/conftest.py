@@ -45,7 +45,7 @@ def origin(digits) -> ModelOrigin:
             seed=0,
         ),
         recipe={"epochs": 12},
-        image_changes="training images are not mirrored and shifted by up to 1 pixel (as they are)",
+        image_changes="training images are shifted by up to 1 pixel and not mirrored (as they are)",
         latencies_us={"predicted": 12.5},
         search_device="a processor",
     )

@@ -139,7 +139,7 @@ def test_page_of_the_card_names_what_the_record_holds(exported):
     for text in (
         "CC BY 4.0", card.data.digest, card.weights_digest, "predicted 0.0125 ms on a processor",
         "python run.py image.png", "## int8", "| epochs | 12 |",
-        "\nTraining images are not mirrored and shifted by up to 1 pixel (as they are).\n",
+        "\nTraining images are shifted by up to 1 pixel and not mirrored (as they are).\n",
     ):  # fmt: skip
         assert text in page
     assert "None" not in page

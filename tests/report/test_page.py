@@ -53,7 +53,7 @@ def test_report_says_how_training_images_are_changed(run):
     record["image_changes"] = {"flip": True, "shift": 4, "is_from_job": True}
     (run / "run.json").write_text(json.dumps(record))
     text = page.build(run).read_text()
-    assert "training images are mirrored at random and shifted by up to 4 pixels" in text
+    assert "training images are shifted by up to 4 pixels and mirrored at random" in text
 
 
 def test_report_names_members_that_are_launches_more_than_kernels(run):
