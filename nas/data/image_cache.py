@@ -33,8 +33,6 @@ _CHUNK_BYTES = 1 << 26
 """Bytes that are read or copied at a time (64 MiB) where the whole array need not be in memory."""
 
 _SUFFIX = ".images"
-_VERSION_1_SUFFIXES = (".safetensors", ".json", ".pixels")
-"""Suffixes of the files of version 1. They count as cached datasets when files are removed."""
 
 _LENGTH_BYTES = 8
 _DIGEST_BYTES = 32
@@ -381,11 +379,7 @@ def write(path: Path, pixels: np.ndarray, record: CacheRecord) -> None:
 
 def _evict_least_recently_used(folder: Path) -> None:
     with suppress(OSError):  # Another process may remove the same files.
-        cached = [
-            path
-            for suffix in (_SUFFIX, *_VERSION_1_SUFFIXES)
-            for path in folder.glob("[0-9a-f]" * 32 + suffix)
-        ]
+        cached = folder.glob("[0-9a-f]" * 32 + _SUFFIX)
         by_last_use = sorted(cached, key=lambda path: path.stat().st_mtime)
         for path in by_last_use[:-MAX_CACHED_DATASETS]:
             path.unlink(missing_ok=True)

@@ -14,7 +14,6 @@ from nas.formatting import format_count, format_latency
 from nas.graph import Graph
 from nas.latency import LatencyTable, calibration_text, space_kernels
 from nas.latency.cache_model import DispatchCosts
-from nas.latency.correction import is_outdated
 from nas.latency.kernel import Kernel, group_by_kind
 from nas.latency.matrix_benchmark import Peak
 from nas.latency.merge import MergeResult
@@ -57,9 +56,7 @@ def describe_table(
         "dispatch_us": table.dispatch_us,
         "unstable_dispatch": table.unstable_dispatch,
         "rough_below": _describe_rough_predictions(table),
-        "calibrations": [
-            {"batch": 1, **(record.calibration or {})} for record in table.calibrations()
-        ],
+        "calibrations": [dict(record.calibration or {}) for record in table.calibrations()],
         "noise": _describe_noise(usable),
         "peak": peak and asdict(peak),
         "kinds": dict(sorted(kinds.items(), key=lambda item: -item[1]["share_of_time"])),
@@ -97,7 +94,7 @@ def _describe_rough_predictions(table: LatencyTable) -> list[dict[str, float]]:
 
     It is empty for a table without dispatch costs.
     """
-    if not table.predicts() or not table.dispatch_us:
+    if table.lacks_dispatch() or not table.dispatch_us:
         return []
     return [
         {"launches": launches, "latency_us": table.launches_us(launches) / MAX_DISPATCH_SHARE}
@@ -137,12 +134,7 @@ def show_table(description: Mapping[str, Any]) -> None:
     _show_dispatch(description)
     for calibration in description["calibrations"]:
         images = f" (batches of {calibration['batch']})" if calibration["batch"] > 1 else ""
-        text = (
-            "An earlier version fitted it, so it corrects nothing: run `nas table calibrate`."
-            if is_outdated(calibration)
-            else calibration_text(calibration)
-        )
-        console.say(f"calibration{images}: {text}")
+        console.say(f"calibration{images}: {calibration_text(calibration)}")
     if noise := description["noise"]:
         console.say(
             f"noise: the samples of half of the kernels spread by at most "

@@ -33,7 +33,7 @@ class Measurement(Document):
         predicted_us: latency that the table predicted.
         measured_us: median of `samples_us`, divided by `slowdown`; None if the timing failed.
         samples_us: latencies of single samples.
-        slowdown: see `nas.latency.timing.Timing`; runs of earlier versions have none.
+        slowdown: see `nas.latency.timing.Timing`.
         error: reason of a failure.
     """
 
@@ -44,7 +44,7 @@ class Measurement(Document):
     predicted_us: Positive | None
     measured_us: Positive | None
     samples_us: Annotated[tuple[Positive, ...], Field(max_length=1000)]
-    slowdown: Positive | None = None
+    slowdown: Positive | None
     error: str | None
 
     @model_validator(mode="after")

@@ -114,8 +114,7 @@ class JobObjectives:
         tables = {"device": self._job.table}
         tables |= {f"device of {name}": table for name, table in self._others.items()}
         facts = {name: _device_digest(table) for name, table in tables.items()}
-        # Older studies of single images have no batch size, and must still be continued.
-        return facts if self._job.batch == 1 else {**facts, "batch": str(self._job.batch)}
+        return {**facts, "batch": str(self._job.batch)}
 
     def _latency(self, name: str, table: LatencyTable, limit_ms: float | None) -> Objective:
         def score(batch: Sequence[Architecture]) -> list[Score]:
@@ -198,7 +197,7 @@ def require_complete(job: JobContext, table: LatencyTable) -> None:
             f"{', '.join(job.spaces)}, the first: {missing[0]}.",
             remedy=remedy,
         )
-    if not table.predicts():
+    if table.lacks_dispatch():
         raise TableError(f"{table.path} has no dispatch overhead.", remedy=remedy)
 
 

@@ -232,8 +232,7 @@ def join_search(folder: Path, address: str | None, progress: JobProgress) -> int
     if not inherited:
         _require_study(storage, record.study, folder)
     job.table = _open_table(job, record.table.file)
-    if record.table.calibration is not None:
-        job.table.use_calibration(record.table.calibration, job.batch)
+    job.table.use_calibration(record.table.calibration, job.batch)
     supernets = {
         name: Supernet.load(RunPaths(folder).supernet(name), space)
         for name, space in job.spaces.items()

@@ -249,7 +249,7 @@ def build_latency_table(job: JobContext, run: RunFolder) -> None:
             progress=lambda p: job.progress.advance(p.done, p.total, p.record.name),
         )
     before = run.record.table
-    if before is not None and before.calibration is not None and not missing:
+    if before is not None and not missing:
         # Another job may have calibrated the table anew; trials of one run are predicted alike.
         job.table.use_calibration(before.calibration, job.batch)
     elif missing or lacks_calibration(job.table, job.spaces.values(), job.batch):

@@ -321,8 +321,7 @@ def _predictions(
         try:
             opened = job.open_table(summary.file)
             require_complete(job, opened)
-            if summary.calibration is not None:
-                opened.use_calibration(summary.calibration, job.batch)
+            opened.use_calibration(summary.calibration, job.batch)
             table = opened
         except TableError as error:
             reason = error.message

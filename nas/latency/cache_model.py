@@ -62,9 +62,6 @@ FIRST_CACHE_KIB = 48
 LAUNCH_PARTS = (*LAUNCH_MIB, "invocation")
 """Dispatch costs of launching kernels and of entering a network."""
 
-LATER_PARTS = frozenset(("launch_few", "launch_small", FIRST_CACHE, *WEIGHT_PARTS_BY_INTENSITY[1]))
-"""Dispatch costs that tables of early versions lack, of some runtime."""
-
 _KIB = 1 << 10
 _MIB = 1 << 20
 
@@ -139,7 +136,7 @@ class DispatchCosts:
     def first_cache_us(self, touched_bytes: float) -> float:
         """Return what a network of this size waits for the first-level cache.
 
-        A runtime without the part `FIRST_CACHE`, or a table of an early version, has no such cost.
+        A runtime without the part `FIRST_CACHE` has no such cost.
         """
         return first_cache_share(touched_bytes) * self.parts_us.get(FIRST_CACHE, 0.0)
 

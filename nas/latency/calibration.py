@@ -36,7 +36,6 @@ from numpy.typing import NDArray
 from nas.errors import KernelError, MeasurementError, RequestError
 from nas.latency.check import DrawnNetwork, check_networks
 from nas.latency.check_result import TableCheck
-from nas.latency.correction import COMPOSITION, covers_space
 from nas.latency.networks import ProgressCallback
 from nas.latency.record import MEASURED, Record
 from nas.latency.runtime import Runtime
@@ -100,7 +99,6 @@ class Calibration:
         networks: the networks on which it was fitted, as a
             `nas.latency.correction.CalibrationNetwork` has them. A check times them again, to tell
             how fast the device is then.
-        composition: see `nas.latency.correction.COMPOSITION`.
     """
 
     slope: float
@@ -121,16 +119,14 @@ class Calibration:
     replaces_launches: bool = False
     kernels_ratio: float | None = None
     networks: tuple[Mapping[str, Any], ...] = ()
-    composition: int = COMPOSITION
 
 
 def correction_text(calibration: Mapping[str, Any]) -> str:
     """Return the right side of a calibration's equation, from its fields."""
-    of = "kernels" if calibration.get("replaces_launches") else "kernels and dispatch costs"
+    of = "kernels" if calibration["replaces_launches"] else "kernels and dispatch costs"
     text = f"{calibration['slope']:.4f} x the sum of {of}"
-    units = {"launch_us": "us a launch", "invocation_us": "us", "offset_us": "us"}
-    for name, unit in units.items():
-        if us := calibration.get(name):
+    for name, unit in (("launch_us", "us a launch"), ("invocation_us", "us")):
+        if us := calibration[name]:
             text += f" {'-' if us < 0 else '+'} {abs(us):.3g} {unit}"
     return text
 
@@ -139,19 +135,14 @@ def calibration_text(calibration: Mapping[str, Any]) -> str:
     """Return whether a calibration corrects predictions, and by how much that lowers their error.
 
     Args:
-        calibration: fields of a `Calibration`; an early version of a table lacks some.
+        calibration: fields of a `Calibration`.
     """
-    text = f"Predictions are {'' if calibration.get('used') else 'not '}corrected"
-    text += f"; the correction is {correction_text(calibration)}"
-    for prefix, error in (("mape", "mean"), ("rmspe", "root mean squared")):
-        before, after = (calibration.get(f"{prefix}_{when}") for when in ("before", "after"))
-        if before is not None and after is not None:
-            return (
-                f"{text}, fitted on {calibration.get('nets')} whole networks. Without it, their "
-                f"{error} error is {before:.2%}; with it, {after:.2%} are expected for other "
-                "networks."
-            )
-    return f"{text}."
+    return (
+        f"Predictions are {'' if calibration['used'] else 'not '}corrected; the correction is "
+        f"{correction_text(calibration)}, fitted on {calibration['nets']} whole networks. Without "
+        f"it, their mean error is {calibration['mape_before']:.2%}; with it, "
+        f"{calibration['mape_after']:.2%} are expected for other networks."
+    )
 
 
 def calibration_summary(calibration: Calibration) -> str:
@@ -306,7 +297,8 @@ def lacks_calibration(table: LatencyTable, spaces: Collection[SearchSpace], batc
     if table.runtime.network_basis != MEASURED:
         return False
     return any(
-        not covers_space(table.calibration(batch, space.digest), space.digest) for space in spaces
+        space.digest not in table.calibration(batch, space.digest).get("spaces", ())
+        for space in spaces
     )
 
 

@@ -12,7 +12,6 @@ from nas.arguments import checked
 from nas.errors import MeasurementError, RequestError
 from nas.latency.check_result import CheckedNetwork, TableCheck
 from nas.latency.comparison import Ratios
-from nas.latency.correction import covers_space
 from nas.latency.dispatch import time_dispatch_us
 from nas.latency.networks import (
     NetworkTimings,
@@ -120,14 +119,14 @@ def calibrated_networks(
     """Return networks of these spaces on which the table's calibration was fitted.
 
     There are at most `MAX_CALIBRATED`, spread over their latencies; none if the calibration is of
-    other spaces, or of another composition, with which its latencies cannot be compared.
+    other spaces.
     """
     result: list[CalibratedNetwork] = []
     for space in spaces:
         fitted = table.calibration(batch, space.digest)
-        if not covers_space(fitted, space.digest):
+        if space.digest not in fitted.get("spaces", ()):
             continue
-        for each in fitted.get("networks") or ():
+        for each in fitted["networks"]:
             if each["architecture"].get("space") == space.name:
                 architecture = space.from_json(each["architecture"])
                 now_us = table.predict(architecture, batch).uncorrected_us

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue
 
 from nas.documents import Count, Document
 
@@ -17,21 +17,6 @@ Latency = Annotated[float, Field(ge=1e-9, le=1e12)]
 """Microseconds, within limits that no clock reaches and that sums and ratios can bear."""
 
 ErrorFraction = Annotated[float, Field(ge=0)]
-
-
-COMPOSITION = 2
-"""Version of how the latency of a network is composed, see `nas.latency.runtime`. A calibration
-corrects only the composition on which it was fitted."""
-
-
-def is_outdated(calibration: Mapping[str, Any]) -> bool:
-    """Return whether a calibration is of another composition, or of none."""
-    return calibration.get("composition") != COMPOSITION
-
-
-def covers_space(calibration: Mapping[str, Any], digest: str) -> bool:
-    """Return whether a calibration is of this composition, and of the space with this digest."""
-    return not is_outdated(calibration) and digest in (calibration.get("spaces") or ())
 
 
 @dataclass(frozen=True)
@@ -59,7 +44,7 @@ class Correction:
     @classmethod
     def from_fields(cls, fitted: Mapping[str, Any]) -> Correction:
         """Return the correction with the fields of a `nas.latency.calibration.Calibration`."""
-        return cls(**{each.name: fitted[each.name] for each in fields(cls) if each.name in fitted})
+        return cls(**{each.name: fitted[each.name] for each in fields(cls)})
 
     def apply(self, uncorrected_us: float, without_launches_us: float, launches: int) -> float:
         """Return the corrected latency of a network in microseconds.
@@ -102,36 +87,21 @@ class CalibrationRow(Document):
 
     status: Literal["ok"]
     slope: Annotated[float, Field(gt=0, le=1e6)]
-    # Calibrations of early versions have an offset, and correct nothing.
-    offset_us: Annotated[float, Field(ge=0, le=1e12)] | None = None
-    launch_us: Annotated[float, Field(ge=-1e12, le=1e12)] = 0.0
-    invocation_us: Annotated[float, Field(ge=-1e12, le=1e12)] = 0.0
-    replaces_launches: bool = False
-    kernels_ratio: Annotated[float, Field(gt=0, le=1e6)] | None = None
-    from_us: Latency | None = None
-    to_us: Latency | None = None
-    used: bool = False
-    nets: Count | None = None
-    mape_before: ErrorFraction | None = None
-    mape_after: ErrorFraction | None = None
-    # Early versions fitted the least squared error.
-    rmspe_before: ErrorFraction | None = None
-    rmspe_after: ErrorFraction | None = None
-    references: Count | None = None
-    references_mape_before: ErrorFraction | None = None
-    references_mape_after: ErrorFraction | None = None
-    references_rmspe_before: ErrorFraction | None = None
-    references_rmspe_after: ErrorFraction | None = None
-    fitted_on: tuple[str, ...] | None = None
-    spaces: tuple[str, ...] | None = None
-    # Calibrations of early versions do not say how fast their networks were.
-    networks: tuple[CalibrationNetwork, ...] = ()
-    batch: Annotated[int, Field(ge=1, le=1 << 20)] = 1
-    composition: Count | None = None
+    launch_us: Annotated[float, Field(ge=-1e12, le=1e12)]
+    invocation_us: Annotated[float, Field(ge=-1e12, le=1e12)]
+    replaces_launches: bool
+    kernels_ratio: Annotated[float, Field(gt=0, le=1e6)] | None
+    from_us: Latency
+    to_us: Latency
+    used: bool
+    nets: Count
+    mape_before: ErrorFraction
+    mape_after: ErrorFraction
+    references: Count
+    references_mape_before: ErrorFraction | None
+    references_mape_after: ErrorFraction | None
+    fitted_on: tuple[str, ...]
+    spaces: tuple[str, ...]
+    networks: tuple[CalibrationNetwork, ...]
+    batch: Annotated[int, Field(ge=1, le=1 << 20)]
     supersedes: Annotated[int, Field(ge=2)] | None = None
-
-    @model_validator(mode="after")
-    def _has_a_range(self) -> Self:
-        if self.used and (self.from_us is None or self.to_us is None):
-            raise ValueError("a calibration that is used has from_us and to_us")
-        return self

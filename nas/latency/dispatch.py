@@ -51,8 +51,7 @@ class DispatchTimer:
         table: table of the device, locked for writing.
         timers: timers of the device.
         again: whether costs that the table has are timed again. Of two costs of launching kernels,
-            the lower one counts, unless the table lacks another one, which early versions did not
-            tell from these; of the miss curves, all timings count.
+            the lower one counts; of the miss curves, all timings count.
     """
 
     def __init__(self, table: LatencyTable, timers: TimerPool, *, again: bool = False) -> None:

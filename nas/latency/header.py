@@ -13,9 +13,9 @@ from nas.latency.record_rows import Object, Text
 from nas.latency.timing import MAX_SPREAD, MOMENTS, SAMPLE_SECONDS, SAMPLES
 from nas.records.fields import MEASURED
 
-SCHEMA = 1
+SCHEMA = 2
 
-HEADER_START = b'{"schema": 1, "record": "header", "processor": "'
+HEADER_START = b'{"schema": 2, "record": "header", "processor": "'
 """How a header starts as it is written."""
 
 
@@ -36,7 +36,7 @@ def new_header(device: Fingerprint, basis: str = MEASURED) -> dict[str, Any]:
 class Header(Document):
     """The fields of `Fingerprint`, and how kernels were timed."""
 
-    schema_number: Literal[1] = Field(alias="schema")
+    schema_number: Literal[2] = Field(alias="schema")
     record: Literal["header"]
     processor: Text
     features: tuple[Text, ...]

@@ -119,7 +119,7 @@ class Predictor:
     ) -> Prediction:
         """See `nas.latency.table.LatencyTable.predict`."""
         records = self._records
-        if not records.predicts():
+        if records.lacks_dispatch():
             raise TableError(
                 f"{records.path} has no dispatch overhead.",
                 remedy="Continue it with `nas table build`.",

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from nas.latency import processor_speed
-from nas.latency.correction import Correction, is_outdated
+from nas.latency.correction import Correction
 from nas.latency.record_rows import (
     ANY_ROW,
     CALIBRATION_ROW,
@@ -263,9 +263,9 @@ class Record:
     def correction(self) -> Correction | None:
         """What corrects predictions; None if this is no calibration, or one that is not used."""
         fitted = self.calibration
-        if fitted is None or not fitted.get("used") or is_outdated(fitted):
+        if not fitted or not fitted["used"]:
             return None
-        return Correction.from_fields({"launch_us": 0.0, **fitted})
+        return Correction.from_fields(fitted)
 
     @classmethod
     def parse(cls, content: bytes, where: str, line: int) -> Record:
@@ -302,7 +302,7 @@ class Record:
             row.cold_samples_us,
             row.references_us,
             row.slowdowns,
-            row.quiet_us or _former_quiet_us(row.references_us, row.slowdowns),
+            row.quiet_us,
             line,
         )
 
@@ -324,17 +324,7 @@ def _pairs(
     medians_us: Sequence[float], references_us: Sequence[float]
 ) -> list[tuple[float, float | None]]:
     """Return each timing with the reference workload beside it."""
-    # An early version of a table has no references for the first timings of a kernel.
-    padding = [None] * (len(medians_us) - len(references_us))
-    return [*zip(medians_us, [*padding, *references_us], strict=True)]
-
-
-def _former_quiet_us(
-    references_us: Sequence[float], slowdowns: Sequence[float | None]
-) -> float | None:
-    """Return the `Record.quiet_us` of a row of an early version, which does not name it."""
-    known = zip(references_us[::-1], slowdowns[::-1], strict=False)
-    return next((us / slowdown for us, slowdown in known if slowdown is not None), None)
+    return [*zip(medians_us, references_us or [None] * len(medians_us), strict=True)]
 
 
 def _evenly_spaced(samples: Sequence[float], count: int) -> tuple[float, ...]:

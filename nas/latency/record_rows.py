@@ -1,7 +1,4 @@
-"""How the lines of a latency table after its header are checked when they are read.
-
-A field that was renamed is still read under its former name.
-"""
+"""How the lines of a latency table after its header are checked when they are read."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, AliasChoices, Field, JsonValue, model_validator
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from nas.documents import Document, Format
 from nas.errors import TableError
@@ -55,15 +52,12 @@ class _TimedRow(Document):
     error: Text | None = None
     supersedes: Annotated[int, Field(ge=2)] | None = None
     medians_us: tuple[Latency, ...] = ()
-    # Early versions had another workload, and called this references_us.
     references_us: tuple[Latency, ...] = Field((), alias="workload_us")
     slowdowns: tuple[Annotated[float, Field(gt=0)] | None, ...] = ()
     quiet_us: Latency | None = None
     settled: bool = True
-    cold_us: Latency | None = Field(None, validation_alias=AliasChoices("cold_us", "far_us"))
-    cold_samples_us: Samples = Field(
-        (), validation_alias=AliasChoices("cold_samples_us", "far_samples_us")
-    )
+    cold_us: Latency | None = None
+    cold_samples_us: Samples = ()
 
     @model_validator(mode="after")
     def _fits_its_status(self) -> Self:
@@ -71,6 +65,8 @@ class _TimedRow(Document):
             if self.latency_us is not None or not self.error:
                 raise ValueError("a failed record has an error and no latency")
         else:
+            if self.medians_us and len(self.references_us) not in (0, len(self.medians_us)):
+                raise ValueError("it should have one of workload_us for each timing, or none")
             if self.slowdowns:
                 self._check_quiet_latency()
             else:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from nas.documents import shortened
 from nas.errors import FailedKernelError, KernelError, MissingKernelError
-from nas.latency.cache_model import LATER_PARTS, DispatchCosts
+from nas.latency.cache_model import DispatchCosts
 from nas.latency.correction import Correction
 from nas.latency.device import Fingerprint
 from nas.latency.installed_runtimes import configured_runtime
@@ -18,9 +17,6 @@ from nas.latency.processor_speed import is_one_speed, quiet_speed_us
 from nas.latency.record import UNSTABLE, Record
 from nas.latency.runtime import Runtime
 from nas.latency.table_file import damaged
-
-_FORMER_PARTS = re.compile(r"weights_\d+mib_paced\d+")
-"""Dispatch costs that earlier versions measured; tables may have them, and nothing reads them."""
 
 
 class TableRecords:
@@ -110,8 +106,8 @@ class TableRecords:
         elif record.kind == "dispatch":
             self._add_dispatch(record, where)
         elif record.calibration is not None:
-            batch = record.calibration.get("batch", 1)
-            for space in (None, *(record.calibration.get("spaces") or ())):
+            batch = record.calibration["batch"]
+            for space in (None, *record.calibration["spaces"]):
                 self._calibrations[batch, space] = record
         self._current[record.key] = record
 
@@ -132,7 +128,7 @@ class TableRecords:
             self.unstable.add(kernel)
 
     def _add_dispatch(self, record: Record, where: str) -> None:
-        if record.name not in self._parts and not _FORMER_PARTS.fullmatch(record.name):
+        if record.name not in self._parts:
             raise damaged(
                 f"{where}: {shortened(record.name)} is no dispatch cost of runtime "
                 f"'{self.device.runtime}'"
@@ -196,10 +192,6 @@ class TableRecords:
     def lacks_dispatch(self) -> bool:
         """Return whether a dispatch cost of the runtime is not measured yet."""
         return not self.dispatch.parts_us.keys() >= self._parts
-
-    def predicts(self) -> bool:
-        """Return whether the dispatch costs that predictions need are measured."""
-        return self.dispatch.parts_us.keys() >= self._parts - LATER_PARTS
 
     @property
     def dispatch_us(self) -> dict[str, float]:

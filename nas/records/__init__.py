@@ -1,8 +1,7 @@
 """Records of the files in a run folder, checked whenever a command reads one.
 
 Each record class describes one file, one line of a JSON Lines file, or a part of them. A `Format`
-names a file in messages. Files of earlier versions keep being read: a field that was renamed is
-read under its old name, too, and written under the new one.
+names a file in messages. A file has one schema number, and one of another number is refused.
 
 The records import no other part of the package than files and errors, so that all parts can use
 them.

@@ -47,8 +47,7 @@ class FrontMember(Document):
             is known.
         unstable_launches: number of launches predicted from timings that did not agree.
         estimated_launches: number of launches predicted from estimates.
-        dispatch_share: share of launches and the start of the network in the predicted latency;
-            None in runs of earlier versions.
+        dispatch_share: share of launches and the start of the network in the predicted latency.
         basis: `measured`, or `estimated: <by what>` on a device that only a model knows.
         macs: multiply-accumulates for one image.
         params: number of trainable parameters.

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, ConfigDict, Field, JsonValue
+from pydantic import ConfigDict, Field, JsonValue
 
 from nas.documents import Count, Document, Format, Fraction, Positive
 from nas.errors import RunFolderError
@@ -191,9 +191,9 @@ class JobPlan(_RunSection):
         supernet_seconds: time budget of each supernet; None for exactly `epochs`.
         trials: largest number of architectures to score.
         expected_trials: number of architectures after which the search is expected to end; None in
-            runs of earlier versions.
+            a plan without an estimate.
         measure: number of whole networks to time.
-        retrain: number of finalists to train to the end; 0 in runs of earlier versions.
+        retrain: number of finalists to train to the end.
         retrain_epochs: number of training epochs of each finalist.
         are_finalists_final: whether the finalists were planned again when the front was measured,
             by the time that was left.
@@ -210,8 +210,8 @@ class JobPlan(_RunSection):
     trials: Annotated[int, Field(ge=1, lt=1 << 63)]
     expected_trials: Count | None = None
     measure: Count
-    retrain: Count = 0
-    retrain_epochs: Count = 0
+    retrain: Count
+    retrain_epochs: Count
     are_finalists_final: bool = False
     seconds: dict[str, Seconds]
     export_file_s: Seconds = 0.0
@@ -230,7 +230,7 @@ class TableSummary(_RunSection):
         unstable: number of kernels whose timings did not agree.
         dispatch_us: costs beside the kernels by name, in microseconds.
         calibration: fields of the `nas.latency.Calibration` of the run's predictions; empty if
-            there is none, None in a run of an early version.
+            there is none.
     """
 
     file: Name
@@ -239,7 +239,7 @@ class TableSummary(_RunSection):
     failed: Count
     unstable: Count
     dispatch_us: dict[str, float]
-    calibration: dict[str, JsonValue] | None = None
+    calibration: dict[str, JsonValue]
 
 
 class SupernetSummary(_RunSection):
@@ -478,7 +478,7 @@ class RunRecord(_RunSection):
         spaces: digest of each space's file by name.
         supernets: trained supernets by space.
         study: name of the Optuna study; None before the search.
-        correction: correction of the scores that the search uses; None in runs of earlier versions.
+        correction: correction of the scores that the search uses; None without one.
         search: end of the search; None before it.
         slowdown: speed of the device while networks were timed; None if it was not measured.
         training_errors: why finalists could not be trained, by their names.
@@ -506,9 +506,7 @@ class RunRecord(_RunSection):
     study: str | None = None
     correction: ScoreCorrection | None = None
     search: SearchSummary | None = None
-    slowdown: KernelSlowdown | None = Field(
-        default=None, validation_alias=AliasChoices("slowdown", "pace")
-    )
+    slowdown: KernelSlowdown | None = None
     training_errors: dict[Name, str] = Field(default_factory=dict)
     export_errors: dict[Name, dict[str, str]] = Field(default_factory=dict)
 

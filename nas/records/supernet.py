@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import NormalDist, mean, stdev
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BeforeValidator, Field, JsonValue
+from pydantic import BeforeValidator, Field, JsonValue
 
 from nas.documents import Count, Document, Format, Fraction, Positive
 from nas.errors import CheckpointError, RunFolderError
@@ -34,8 +34,7 @@ class TrainingRow(Document):
             not train that network.
         accuracy_smallest: accuracy of the smallest network, likewise.
         accuracy_random: accuracy of the random networks, likewise.
-        clipped_share: share of the weight tensors whose gradient was clipped; None in logs of
-            earlier versions.
+        clipped_share: share of the weight tensors whose gradient was clipped.
         learning_rate: learning rate of the step.
         seconds: duration of the training so far.
     """
@@ -47,7 +46,7 @@ class TrainingRow(Document):
     accuracy_largest: Fraction | None
     accuracy_smallest: Fraction | None
     accuracy_random: Fraction | None
-    clipped_share: Fraction | None = None
+    clipped_share: Fraction
     learning_rate: float
     seconds: Seconds
 
@@ -59,14 +58,12 @@ class ScheduleRow(Document):
         step: number of steps done before the decision.
         steps: number of steps of the whole training.
         seconds: time that the steps before took.
-        threads: number of CPU threads of the steps after the decision, in earlier versions.
     """
 
     schema_version: Literal[1] = Field(alias="schema")
     step: Annotated[int, Field(ge=1, lt=1 << 63)]
     steps: Annotated[int, Field(ge=1, lt=1 << 63)]
     seconds: Seconds
-    threads: Annotated[int, Field(ge=1, lt=1 << 31)] | None = None
 
 
 class CheckpointRecord(Document):
@@ -81,7 +78,7 @@ class CheckpointRecord(Document):
         seed: seed of the training.
         step: number of completed steps.
         seconds: time that these steps took.
-        epochs: number of epochs of a finished training; None in files of earlier versions.
+        epochs: number of epochs of a finished training; None before its end.
         rollbacks: number of times that the training went back after it diverged.
         processes: number of processes that trained.
         network: digest of the graph of a network that was trained on its own.
@@ -171,9 +168,7 @@ class RankedNetworkRecord(Document):
     params: Count
     depth: Count
     supernet_accuracy: Fraction
-    standalone_accuracy: Fraction = Field(
-        validation_alias=AliasChoices("standalone_accuracy", "alone_accuracy")
-    )
+    standalone_accuracy: Fraction
     latency_us: Positive | None = None
     budget: Count | None = None
     repeated_accuracy: Fraction | None = None
@@ -204,7 +199,7 @@ class MatchedRankingRecord(Document):
     """The ranking of equally fast networks; see `nas.supernet.matched_ranking.MatchedRanking`.
 
     Attributes:
-        training_noise, retraining_tau, noise_ceiling: None in files of earlier versions as well.
+        training_noise, retraining_tau, noise_ceiling: None if no network was trained twice.
     """
 
     cost: Literal["latency", "macs"]
@@ -264,21 +259,16 @@ class Regrets(Document):
 
 
 class SpaceRanking(Document):
-    """The ranking of one space; see `nas.supernet.ranking.Ranking`.
-
-    Attributes:
-        strata: None; earlier versions wrote the ranking of similar sizes here.
-    """
+    """The ranking of one space; see `nas.supernet.ranking.Ranking`."""
 
     nets: Count
     distinct_scores: Count
     tied_pairs: Count
     kendall_tau: IntervalRecord | None
     spearman: IntervalRecord | None
-    baseline_tau: BaselineTaus = Field(validation_alias=AliasChoices("baseline_tau", "counted_tau"))
+    baseline_tau: BaselineTaus
     lead: IntervalRecord | None
     matched: MatchedRankingRecord | None = None
-    strata: Annotated[None, BeforeValidator(lambda _: None)] = Field(default=None, exclude=True)
     regret: Regrets
     offset: IntervalRecord
     networks: tuple[RankedNetworkRecord, ...]

@@ -27,8 +27,7 @@ class NetworkTrainingRow(Document):
         steps: number of all steps.
         loss: loss on the step's batch.
         accuracy: accuracy on the step's batch.
-        clipped_share: share of the weight tensors whose gradient was clipped; None in logs of
-            earlier versions.
+        clipped_share: share of the weight tensors whose gradient was clipped.
         learning_rate: learning rate of the step.
         seconds: duration of the training so far, over all starts.
     """
@@ -38,7 +37,7 @@ class NetworkTrainingRow(Document):
     steps: Annotated[int, Field(ge=1, lt=1 << 63)]
     loss: float
     accuracy: Fraction
-    clipped_share: Fraction | None = None
+    clipped_share: Fraction
     learning_rate: float
     seconds: Seconds
 

@@ -489,20 +489,14 @@ class SearchSpace:
 
     @cached_property
     def digest(self) -> str:
-        """16 hex digits over the table, the settings, and what the blocks make of them.
-
-        In a space with splits, the slots count too: an early version numbered channels otherwise
-        behind a split, and its supernets are refused.
-        """
+        """16 hex digits over the table, the settings, and the ops and slots of the blocks."""
         table = [stage.to_json() for stage in self.compiled_stages]
         wide = [[choice.name, choice.to_json()] for choice in self.network_choices]
         graphs = list(self.block_graphs_with_slots())
         blocks = [graph.text for graph in graphs]
-        ops = [op for graph in graphs for op in graph.ops]
-        has_split = any(op.kind == "slice" for op in ops)
-        slots = [op.slot for op in ops] if has_split else []
+        slots = [op.slot for graph in graphs for op in graph.ops]
         settings = [self.name, self.activation, self.norm, self.settings]
-        text = json.dumps([*settings, wide, table, blocks, *([slots] if has_split else [])])
+        text = json.dumps([*settings, wide, table, blocks, slots])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -317,16 +317,14 @@ def test_disk_that_fills_up_while_writing_is_an_error(photos, monkeypatch):
 def test_eviction_removes_only_files_of_the_cache(photos):
     folder = cache_folder()
     folder.mkdir(parents=True)
-    version_1_files = [
-        folder / f"{index:032x}.safetensors" for index in range(image_cache.MAX_CACHED_DATASETS + 2)
+    cached = [
+        folder / f"{index:032x}.images" for index in range(image_cache.MAX_CACHED_DATASETS + 2)
     ]
-    for index, file in enumerate(
-        [folder / "photos.json", folder / "mine.images", *version_1_files]
-    ):
+    for index, file in enumerate([folder / "photos.json", folder / "mine.images", *cached]):
         file.touch()
         os.utime(file, ns=(index, index))
     digest_of(photos)
     left = {file.name for file in folder.iterdir()}
     assert len(left) == image_cache.MAX_CACHED_DATASETS + 2
     assert {"photos.json", "mine.images"} < left
-    assert left.isdisjoint(file.name for file in version_1_files[:3])
+    assert left.isdisjoint(file.name for file in cached[:3])

@@ -7,12 +7,12 @@ from nas.describe import tables
 from nas.errors import TableError
 from nas.latency import LatencyTable
 from nas.latency.cache_model import LAUNCH_PARTS
-from nas.latency.correction import COMPOSITION
 from nas.latency.matrix_benchmark import Peak
 from nas.latency.record import Record
 from nas.latency.timing import Timing
 from nas.runtimes.tvm.runtime import TvmRuntime
 from tests.describe.small_table import HEAD, POOL, SPACE, STEM, kernel_record, write_table
+from tests.latency.small_table import calibration
 
 
 def test_describe_table_has_speed_of_kinds_and_coverage(tmp_path):
@@ -52,8 +52,7 @@ def test_show_table_prints_speed_and_missing_dispatch_costs(tmp_path, capsys):
 
 def uncertain_table(path: Path) -> LatencyTable:
     """Return a table of all kernels of `SPACE`, one of them estimated and one unstable."""
-    fitted = {"slope": 2.0, "launch_us": -0.5, "from_us": 30.0, "to_us": 60.0, "used": True}
-    fitted |= {"nets": 20, "mape_before": 0.5, "mape_after": 0.01, "composition": COMPOSITION}
+    fitted = calibration(2.0, launch_us=-0.5, from_us=30.0, to_us=60.0, nets=20)
     costs = dict.fromkeys(TvmRuntime.dispatch_parts, 30.0) | dict.fromkeys(LAUNCH_PARTS, 0.5)
     costs |= {"first_cache": 1e-6}
     timings = {part: Timing((us,)) for part, us in costs.items()}
@@ -113,10 +112,6 @@ def test_show_table_names_estimates_and_calibrations(tmp_path, capsys):
     assert "expect an error of up to 10%" in text
     assert "2.0000 x the sum of kernels and dispatch costs - 0.5 us a launch, fitted on 20" in text
     assert "mean error is 50.00%; with it, 1.00% are expected for other networks" in text
-    assert "corrects nothing" not in text
-    shown["calibrations"] = [{**fitted, "composition": None}]
-    tables.show_table(shown)
-    assert "corrects nothing: run `nas table calibrate`" in capsys.readouterr().out
 
 
 def test_show_table_accepts_incomplete_dispatch_costs(tmp_path, capsys):

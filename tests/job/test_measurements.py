@@ -28,6 +28,7 @@ def record(digest=A, measured_us=2.0, **changes):
         "predicted_us": 1.5,
         "measured_us": measured_us,
         "samples_us": [] if is_failed else [measured_us] * 3,
+        "slowdown": None,
         "error": "no" if is_failed else None,
         **changes,
     }

@@ -282,7 +282,8 @@ def test_plan_divides_the_budget_among_the_stages(job_folder_with_table, job, mo
 
 def test_plan_begins_with_what_was_understood_of_the_images(job_folder, invoke, monkeypatch):
     plan = JobPlan(
-        kernels=0, epochs={"mobile": 1}, trials=1, measure=1, seconds={"prepare": 1.0},
+        kernels=0, epochs={"mobile": 1}, trials=1, measure=1, retrain=0, retrain_epochs=0,
+        seconds={"prepare": 1.0},
         data="16 images of 2 classes: dark 8, light 8",
     )  # fmt: skip
     monkeypatch.setattr(jobs, "plan_job", lambda settings, **_: plan)

@@ -7,7 +7,6 @@ import pytest
 from nas.latency.cache_model import (
     FIRST_CACHE,
     FIRST_CACHE_KIB,
-    LATER_PARTS,
     LAUNCH_MIB,
     WEIGHT_PARTS,
     WEIGHT_PARTS_BY_INTENSITY,
@@ -156,8 +155,6 @@ def test_launch_costs_more_in_larger_network() -> None:
         return [DispatchCosts(costs).launch_us(mib * MEBIBYTE) for mib in sizes]
 
     assert launches_us(costs) == pytest.approx([0.1, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.5])
-    early = {part: us for part, us in costs.items() if part not in LATER_PARTS}
-    assert launches_us(early) == pytest.approx([0.3] * 5 + [0.4, 0.5, 0.5])
     assert launches_us({**costs, "launch_2mib": 0.1})[4:] == [0.3] * 4, "noise is no saving"
     assert launches_us({"launch": 0.2}) == [0.2] * 8
     assert launches_us({"invocation": 9.0}) == [0.0] * 8

@@ -24,11 +24,12 @@ from nas.latency.calibration import (
 from nas.latency.check import check_networks
 from nas.latency.check_result import CheckedNetwork, TableCheck
 from nas.latency.comparison import Ratios
-from nas.latency.correction import COMPOSITION, Correction
+from nas.latency.correction import Correction
 from nas.latency.processor_speed import slowdown
 from nas.latency.record import Record
 from nas.latency.timing import Timing
 from tests.latency.fake_runtime import FakeRuntime
+from tests.latency.small_table import calibration
 
 SPACE = nas.space.load_space("mobilenet_tiny", image_size=8, channels=1)
 OTHER = nas.space.load_space("squeezenet_tiny", image_size=8, channels=1)
@@ -136,7 +137,7 @@ def test_correction_that_does_not_help_is_not_used() -> None:
     ]
     calibration = fit_calibration(TableCheck(tuple(rows)))
     assert not calibration.used
-    assert "not corrected" in calibration_text({"slope": 1.1})
+    assert "not corrected" in calibration_text(dataclasses.asdict(calibration))
     published = [network(100, 100, "a"), network(300, 300, "b")]
     harmful = fit_calibration(TableCheck((*check_of(1.25, 0.4).networks, *published)))
     assert harmful.mape_after < harmful.mape_before
@@ -250,14 +251,8 @@ def test_calibration_corrects_predictions_and_keeps_the_composition(table: Laten
 def test_table_predicts_with_costs_that_replace_launches(table: LatencyTable) -> None:
     graph = SPACE.largest.graph
     without_us = table.predict(graph, dispatch_us=table.dispatch.without_launches.parts_us)
-    fields = {
-        "used": True,
-        "composition": COMPOSITION,
-        "slope": 2.0,
-        "launch_us": 1.0,
-        "invocation_us": 3.0,
-    }
-    table.use_calibration({**fields, "replaces_launches": True, "from_us": 1e-3, "to_us": 1e6})
+    costs = {"launch_us": 1.0, "invocation_us": 3.0, "replaces_launches": True}
+    table.use_calibration(calibration(2.0, **costs))
     predicted = table.predict(graph)
     assert without_us.uncorrected_us < predicted.uncorrected_us
     expected_us = 2 * without_us.uncorrected_us + predicted.launches + 3
@@ -322,10 +317,9 @@ def test_networks_of_a_space_keep_its_calibration_when_another_space_is_added(
 ) -> None:
     """A table is often built for one space, and later for a further one."""
     for space, slope in ((SPACE, 1.5), (OTHER, 2.0)):
-        fitted = {"slope": slope, "from_us": 1e-3, "to_us": 1e6, "used": True}
-        fields = {**fitted, "composition": COMPOSITION, "spaces": [space.digest]}
         with table.writing():
             assert lacks_calibration(table, [SPACE, space])
+            fields = calibration(slope, spaces=[space.digest])
             table.append(Record.from_calibration(fields, batch=1))
         assert not lacks_calibration(table, [SPACE, space])
     compact = merge_tables([table.path], tmp_path / "compact.jsonl")
@@ -345,11 +339,10 @@ def test_networks_of_a_space_keep_its_calibration_when_another_space_is_added(
 
 
 def test_other_launch_costs_need_another_calibration(table: LatencyTable) -> None:
-    """A table of an early version gets its launch costs anew, and miss curves often do."""
-    fields = {"slope": 1.5, "from_us": 1e-3, "to_us": 1e6, "used": True}
-    fields["composition"] = COMPOSITION
+    """Miss curves are often timed again, and leave the calibration as it is."""
     with table.writing():
-        table.append(Record.from_calibration({**fields, "spaces": [SPACE.digest]}, batch=1))
+        fields = calibration(1.5, spaces=[SPACE.digest])
+        table.append(Record.from_calibration(fields, batch=1))
         table.append(Record.from_timing("dispatch", Timing((9.0,)), name="weights_64mib"))
     assert not lacks_calibration(table, [SPACE])
     with table.writing():
@@ -367,29 +360,6 @@ def test_failed_kernels_leave_predictions_uncorrected(tmp_path: Path) -> None:
     build_table(table, kernels, runtime)
     assert calibrate_after_build(table, [SPACE], runtime) is None
     assert lacks_calibration(table, [SPACE])
-
-
-def test_calibration_of_an_early_version_corrects_nothing(table: LatencyTable) -> None:
-    graph = SPACE.largest.graph
-    before = table.predict(graph)
-    with table.writing():
-        table.append(Record("calibration", calibration={"slope": 1.1, "offset_us": 0.5}))
-    assert table.predict(graph) == before
-    assert "1.1000 x the sum of kernels and dispatch costs + 0.5 us" in calibration_text(
-        table.calibration()
-    )
-
-
-def test_calibration_of_another_composition_corrects_nothing(table: LatencyTable) -> None:
-    """Such as one of a version that fitted the least squared error."""
-    errors = {"nets": 8, "rmspe_before": 0.5, "rmspe_after": 0.01}
-    fields = {"slope": 2.0, "used": True, "from_us": 1e-3, "to_us": 1e6, **errors}
-    with table.writing():
-        table.append(Record.from_calibration(fields, batch=1))
-    assert not LatencyTable.open(table.path).predict(SPACE.largest.graph).is_corrected
-    assert lacks_calibration(table, [SPACE])
-    text = calibration_text(table.calibration())
-    assert "their root mean squared error is 50.00%; with it, 1.00% are expected" in text
 
 
 def test_chosen_calibration_stays_whatever_is_recorded_later(table: LatencyTable) -> None:

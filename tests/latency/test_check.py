@@ -21,11 +21,11 @@ from nas.latency import space_kernels as kernels_of
 from nas.latency.cache_model import LAUNCH_MIB
 from nas.latency.check import MIN_CALIBRATED, calibrated_networks
 from nas.latency.check_result import CheckedNetwork
-from nas.latency.correction import COMPOSITION
 from nas.latency.processor_speed import slowdown
 from nas.latency.record import Record
 from nas.latency.timing import Timing
 from tests.latency.fake_runtime import FakeNetwork, FakeRuntime, device, latency_us
+from tests.latency.small_table import calibration
 
 SPACE = nas.space.load_space("mobilenet_tiny", image_size=8, channels=1)
 PUBLISHED = nas.space.load_space("squeezenet", image_size=8, channels=1)
@@ -200,9 +200,8 @@ def test_check_judges_calibration_by_held_out_networks(
     before = check()
     assert before.uncorrected_agreement is None
     digests = [each.digest for each in before.networks]
-    fitted = {"slope": 1.1, "from_us": 1e-3, "to_us": 1e6, "used": True, "composition": COMPOSITION}
-    fitted["fitted_on"] = digests[:4]
     with table.writing():
+        fitted = calibration(1.1, fitted_on=digests[:4])
         table.append(Record("calibration", calibration=fitted))
     result = check()
     assert len(result.networks) == 6
@@ -316,10 +315,6 @@ def test_networks_of_the_calibration_are_as_fast_as_the_kernels_that_were_timed_
     for each, before in zip(calibrated_networks(table, [SPACE]), then, strict=True):
         assert each.architecture == before.architecture
         assert each.expected_us == pytest.approx(before.expected_us / 2, rel=1e-2)
-    with table.writing():
-        earlier = {**fields, "composition": COMPOSITION - 1}
-        table.append(Record.from_calibration(earlier, batch=1))
-    assert calibrated_networks(table, [SPACE]) == [], "of another composition"
 
 
 def test_few_networks_of_a_calibration_do_not_tell_how_fast_the_device_is(

@@ -9,13 +9,13 @@ import pytest
 
 from nas.errors import RequestError, TableDeviceError, TableError
 from nas.latency import LatencyTable, build_table, merge_tables
-from nas.latency.correction import COMPOSITION
 from nas.latency.processor_speed import slowdown
 from nas.latency.record import Record
 from nas.latency.timing import Timing
 from nas.runtimes.tvm.runtime import TvmRuntime
 from tests.latency.example_graphs import three_kernels
 from tests.latency.fake_runtime import FakeRuntime, device
+from tests.latency.small_table import calibration
 
 RUNTIME = FakeRuntime()
 GRAPH, OTHER = three_kernels(), three_kernels(16)
@@ -127,7 +127,7 @@ def test_merge_takes_first_of_equals_and_current_records_only(tmp_path: Path, ou
 def test_merge_takes_one_set_of_dispatch_costs_and_no_calibration(
     tmp_path: Path, out: Path
 ) -> None:
-    correction = Record("calibration", calibration={"slope": 1.0, "offset_us": 0.0})
+    correction = Record("calibration", calibration=calibration(1.0))
     half = table(tmp_path / "a.jsonl", dispatch(STEADY)[0], kernel(0))
     wild = table(tmp_path / "b.jsonl", *dispatch(WILD), correction)
     steady = table(tmp_path / "c.jsonl", *dispatch(Timing((3.0,) * 4)))
@@ -143,9 +143,7 @@ def test_merge_takes_one_set_of_dispatch_costs_and_no_calibration(
 
 def test_merge_of_one_table_compacts_it(tmp_path: Path, out: Path) -> None:
     old = kernel(0, Timing((9.0,) * 4))
-    fitted = {"slope": 1.5, "used": True, "from_us": 1.0, "to_us": 9.0}
-    fitted["composition"] = COMPOSITION
-    correction = Record.from_calibration(fitted, batch=1)
+    correction = Record.from_calibration(calibration(1.5), batch=1)
     first = table(tmp_path / "a.jsonl", *dispatch(STEADY), old, kernel(1), kernel(0), correction)
     merged = merge_tables([first], out)
     assert merged.calibrations == 0
@@ -154,10 +152,10 @@ def test_merge_of_one_table_compacts_it(tmp_path: Path, out: Path) -> None:
     assert compact.latency_us(KERNELS[0]) == 5.0
     assert compact.correction() == original.correction() is not None
     assert compact.dispatch_us == original.dispatch_us
-    # Tables of early versions lack dispatch costs, and keep those that they have.
-    early = table(tmp_path / "early.jsonl", *dispatch(STEADY)[:-1], kernel(1))
-    merged = merge_tables([early], tmp_path / "compact.jsonl")
-    assert LatencyTable.open(merged.path).dispatch_us == LatencyTable.open(early).dispatch_us != {}
+    # A build that was stopped leaves some dispatch costs, which are kept.
+    half = table(tmp_path / "half.jsonl", *dispatch(STEADY)[:-1], kernel(1))
+    merged = merge_tables([half], tmp_path / "compact.jsonl")
+    assert LatencyTable.open(merged.path).dispatch_us == LatencyTable.open(half).dispatch_us != {}
 
 
 def test_merge_refuses_incompatible_tables_and_writes_nothing(tmp_path: Path, out: Path) -> None:

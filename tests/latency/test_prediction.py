@@ -111,19 +111,6 @@ def test_prediction_adds_what_waiting_for_the_first_cache_costs(table: LatencyTa
     assert high - low == pytest.approx(4 * share)
 
 
-@pytest.mark.parametrize("part", sorted(cache_model.LATER_PARTS))
-def test_table_of_an_early_version_predicts_without_this_cost(
-    table: LatencyTable, part: str
-) -> None:
-    lines = table.path.read_text().splitlines(keepends=True)
-    at = next(index for index, line in enumerate(lines) if f'"{part}"' in line)
-    assert "supersedes" not in "".join(lines)
-    table.path.write_text("".join(lines[:at] + lines[at + 1 :]))
-    early = LatencyTable.open(table.path)
-    assert early.lacks_dispatch(), "the next build adds it"
-    assert early.predict(GRAPH).latency_us == pytest.approx(table.predict(GRAPH).latency_us)
-
-
 def test_large_network_pays_cold_penalty(table: LatencyTable, runtime: FakeRuntime) -> None:
     """Halfway between warm and cold, a network pays half of the cold penalty of its kernels."""
     costs = {

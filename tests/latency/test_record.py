@@ -11,6 +11,7 @@ from nas.latency.kernel import Kernel
 from nas.latency.processor_speed import slowdown
 from nas.latency.record import Record, timing_sensitivity
 from nas.latency.timing import Timing
+from tests.latency.small_table import calibration
 
 LINE = {
     "record": "kernel",
@@ -22,7 +23,7 @@ LINE = {
     "basis": "measured",
 }
 FAILED = {**LINE, "status": "failed", "latency_us": None, "samples_us": [], "error": "no luck"}
-CALIBRATION = {"record": "calibration", "status": "ok", "slope": 1.1, "offset_us": 0.5}
+CALIBRATION = {"record": "calibration", "status": "ok", **calibration(1.1)}
 
 
 def parsed(line: dict[str, Any]) -> Record:
@@ -42,20 +43,9 @@ def test_parse_reads_what_to_json_writes() -> None:
         assert parsed(line).to_json() == line
     dispatch = {"record": "dispatch", "part": "launch", **dict(list(LINE.items())[2:5])}
     assert parsed(dispatch).to_json() == {**dispatch, "basis": "measured"}
-    fitted = {**CALIBRATION, "nets": 20, "fitted_on": ["a", "b"], "batch": 4, "supersedes": 9}
-    assert parsed(fitted).to_json() == {**fitted, "fitted_on": ("a", "b")}
+    fitted = {**CALIBRATION, "nets": 20, "fitted_on": ("a", "b"), "batch": 4, "supersedes": 9}
+    assert parsed(fitted).to_json() == fitted
     assert parsed(fitted).key == "calibration batch4"
-
-
-def test_parse_reads_former_names_of_cold_samples() -> None:
-    row = {**LINE, "far_us": 7.0, "far_samples_us": [6.0, 7.0, 8.0]}
-    record = parsed(row)
-    assert (record.cold_us, record.cold_samples_us) == (7.0, (6.0, 7.0, 8.0))
-    written = record.to_json()
-    assert (written["cold_us"], written["cold_samples_us"]) == (7.0, [6.0, 7.0, 8.0])
-    assert not {"far_us", "far_samples_us"} & written.keys()
-    with pytest.raises(TableError, match="cold_us is 9.0, not the median"):
-        parsed({**row, "far_us": 9.0})
 
 
 def test_parse_ignores_unknown_fields() -> None:
@@ -131,10 +121,9 @@ def test_parse_refuses_invalid_record(changes: dict[str, Any], words: str) -> No
         {"slope": -1.0},
         {"slope": True},
         {"slope": 10**400},
-        {"offset_us": -0.5},
         {"launch_us": None},
         {"from_us": 0},
-        {"used": True},
+        {"used": None},
         {"status": "failed"},
         {"status": "unstable"},
         {"batch": True},
@@ -359,7 +348,5 @@ def test_latency_of_a_row_is_that_of_its_timings() -> None:
         parsed({**line, "latency_us": 4.9})
     with pytest.raises(TableError, match="one of slowdowns for each timing"):
         parsed({**line, "slowdowns": [1.0]})
-    former = {name: value for name, value in line.items() if name != "quiet_us"}
-    assert parsed(former).quiet_us == 10.0, "a table of an early version"
-    del former["slowdowns"]
-    assert parsed(former).quiet_us is None, "a table of a still earlier version"
+    with pytest.raises(TableError, match="one of workload_us for each timing"):
+        parsed({**line, "workload_us": [10.0]})

@@ -85,18 +85,18 @@ OTHER_FILES = {
     "a line": b"my only copy",
     "a journal": b'{"schema": 1, "record": "trial"}\n{"id": 1',
     "the beginning of another file of ours": b'{"schema": 1, "record": "tri',
-    "another schema": b'{"schema": 2, "record": "header", "processor": "A',
+    "another schema": b'{"schema": 1, "record": "header", "processor": "A',
     "JSON": b'{"a": 1}',
     "a number": b"12",
     "blanks": b"  ",
     "a line feed": b"\n",
     "zeros": b"\0" * 99,
     "a byte order mark": b"\xef\xbb\xbf" + json.dumps(new_header(device())).encode() + b"\n",
-    "a torn header and more": b'{"schema": 1, "record": "header", "proc\nmore',
+    "a torn header and more": b'{"schema": 2, "record": "header", "proc\nmore',
     "a list": b"[" * 200_000,
     "a header and more in one line": json.dumps(new_header(device())).encode() + b" more",
     "a table with other line ends": json.dumps(new_header(device())).encode() + b"\r{}\r",
-    "a torn header and zeros": b'{"schema": 1, "record": "header", "proc\0\0',
+    "a torn header and zeros": b'{"schema": 2, "record": "header", "proc\0\0',
 }
 
 

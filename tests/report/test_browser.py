@@ -14,8 +14,6 @@ from nas.report.run import open_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
-EARLY_RUN = Path(__file__).parents[1] / "early_run"
-
 pytestmark = [
     pytest.mark.browser,
     # CI installs it and must not miss this test.
@@ -63,9 +61,11 @@ def test_slider_picks_the_most_accurate_member(dom, finished_job):
     assert len(picked) == 1
 
 
-def test_slider_picks_what_select_picks_where_the_slowest_member_is_not_the_best(tmp_path):
+def test_slider_picks_what_select_picks_where_the_slowest_member_is_not_the_best(
+    untrained_run, tmp_path
+):
     """With a third objective, a slow network can be on the front for its few parameters."""
-    run = shutil.copytree(EARLY_RUN, tmp_path / "run")
+    run = untrained_run
     record = json.loads((run / "run.json").read_text())
     record["job"]["search"]["also_minimize"] = ["macs"]
     (run / "run.json").write_text(json.dumps(record))

@@ -1,7 +1,6 @@
 """Trained models in the report: their order, who dominates whom, and their exported files."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -12,8 +11,6 @@ from nas.records import JobSearch, read_trained
 from nas.report import candidates, page
 from nas.report.models import read_models
 from nas.report.run import open_run
-
-EARLY_RUN = Path(__file__).parents[1] / "early_run"
 
 
 def trained(row: pd.Series, holdout: float, **changes: object) -> dict[str, object]:
@@ -41,9 +38,9 @@ def trained(row: pd.Series, holdout: float, **changes: object) -> dict[str, obje
 
 
 @pytest.fixture
-def run(tmp_path) -> Path:
-    """Return a copy of an early run with three trained front members and a published network."""
-    folder = shutil.copytree(EARLY_RUN, tmp_path / "run")
+def run(untrained_run: Path) -> Path:
+    """Return a run with three trained front members and a published network."""
+    folder = untrained_run
     front = open_run(folder).front
     fast, middle, slow = (front.iloc[at] for at in (0, len(front) // 2, -1))
     published = {"id": "mobilenet_v2_0.5", "digest": "z" + "f" * 15, "supernet_accuracy": None}
@@ -88,9 +85,8 @@ def test_report_shows_trained_models_and_how_far_the_supernet_was_off(run):
     assert "only the trained models were tested on" in text
 
 
-def test_report_of_run_without_trained_models_does_not_mention_them(tmp_path):
-    folder = shutil.copytree(EARLY_RUN, tmp_path / "run")
-    text = page.build(folder).read_text()
+def test_report_of_run_without_trained_models_does_not_mention_them(untrained_run):
+    text = page.build(untrained_run).read_text()
     assert "Trained models" not in text
     assert "images that this run has not read" in text
 

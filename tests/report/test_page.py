@@ -1,7 +1,7 @@
-"""The report of a run of an early version, with whole and with damaged files."""
+"""The report of a run, with whole and with damaged files."""
 
 import json
-import shutil
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -10,36 +10,24 @@ import pytest
 from nas.errors import RunFolderError
 from nas.report import page
 
-EARLY_RUN = Path(__file__).parents[1] / "early_run"
 WRITTEN = ("front.csv", "front.json", "report.html")
 LOG = "supernets/mobilenet_tiny/training.jsonl"
 
 
 @pytest.fixture
-def run(tmp_path) -> Path:
-    shutil.copytree(EARLY_RUN, tmp_path / "run")
-    (tmp_path / "run" / "hypervolume.csv").write_text(
-        "completed,seconds,hypervolume\n1,0.5,\n2,1.0,0.25\n"
-    )
-    (tmp_path / "run" / "report.html").write_text("the report of before")
-    return tmp_path / "run"
+def run(untrained_run: Path) -> Path:
+    (untrained_run / "report.html").write_text("the report of before")
+    return untrained_run
 
 
-def test_report_of_run_of_an_earlier_version_is_built(run):
-    before = json.loads((run / "front.json").read_text())
+def test_report_has_the_figures_of_the_search_and_the_ranking(run):
     assert page.build(run) == run / "report.html"
-    after = json.loads((run / "front.json").read_text())
-    assert [(m["id"], m["measured_us"]) for m in after["front"]] == [
-        (m["id"], m["measured_us"]) for m in before["front"]
-    ]
     text = (run / "report.html").read_text()
     assert "hypervolume of the front" in text
     assert "Kendall tau" in text
 
 
 def test_report_says_what_was_understood_of_the_images(run):
-    page.build(run)
-    assert "training images, 10 classes)" in (run / "report.html").read_text()
     record = json.loads((run / "run.json").read_text())
     record["data"]["summary"] = "24 images of 2 classes: <cat> 12, dog 12; train 14"
     (run / "run.json").write_text(json.dumps(record))
@@ -74,18 +62,18 @@ def test_report_names_members_that_are_launches_more_than_kernels(run):
 @pytest.mark.parametrize(
     ("name", "before", "after", "words"),
     [
-        ("trials.csv", "0.732777", "nan", "line 2 .* validation_accuracy is 'nan'"),
+        ("trials.csv", r"0\.\d+", "nan", "line 2 .* validation_accuracy is 'nan'"),
         ("trials.csv", ",3472,", ",-3472,", "line 2 .* macs is '-3472'"),
         ("trials.csv", ",complete,", ",good,", "line 2 .* state is 'good'"),
         ("trials.csv", "digest", "other", "it has no column 'digest'"),
         ("run.json", '"schema": 1', '"schema": 7', "has schema 7; this version reads schema 1"),
-        ("run.json", '"seconds": 2.281', '"seconds": "2"', "stages.prepare.seconds is '2'"),
+        ("run.json", r'"seconds": [\d.]+', '"seconds": "2"', "stages.prepare.seconds is '2'"),
         ("run.json", '"epochs": {\n   "mob', '"epochs": {\n   "../../mob', r"plan\.epochs\.\.\./"),
         ("run.json", '"table":', '"desk":', "has no table yet: the job has only begun"),
         (LOG, '"loss": 2.2', '"loss": "', "line 1 is not a training log"),
         (LOG, '"step": 3', '"step": null', "line 1 .* step is None"),
-        ("hypervolume.csv", "0.25", "inf", "line 3 .* hypervolume is 'inf'"),
-        ("ranking.json", '"nets": 15', '"nets": -1', "nets is -1"),
+        ("hypervolume.csv", r"0\.\d+$", "inf", r"line \d+ .* hypervolume is 'inf'"),
+        ("ranking.json", r'"nets": \d+', '"nets": -1', "nets is -1"),
         ("ranking.json", '"schema": 1', '"schema": 2', "has schema 2; this version reads schema 1"),
         ("ranking.json", '"pooled"', '"poled"', "pooled is missing"),
     ],
@@ -93,8 +81,9 @@ def test_report_names_members_that_are_launches_more_than_kernels(run):
 def test_damaged_file_is_named_and_nothing_is_written(run, name, before, after, words):
     path = run / name
     text = path.read_text()
-    assert before in text
-    path.write_text(text.replace(before, after, 1))
+    changed = re.sub(before, after, text, count=1, flags=re.MULTILINE)
+    assert changed != text
+    path.write_text(changed)
     contents = {each: (run / each).read_bytes() for each in WRITTEN}
     with pytest.raises(RunFolderError, match=rf"{Path(name).name}.*{words}"):
         page.build(run)

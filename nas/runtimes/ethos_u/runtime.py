@@ -156,7 +156,7 @@ class EthosURuntime(Runtime):
         return ", ".join(forms)
 
     def rewriting_us(self, kernel: Kernel, schedule: Schedule) -> float | None:
-        """See `Runtime.rewriting_us`; tables of older versions do not have it."""
+        """See `Runtime.rewriting_us`."""
         operations_us = schedule.get("operations_us")
         if operations_us is None:
             return None
