@@ -55,11 +55,6 @@ class BuildProgress:
     total: int
     seconds: float
 
-    @property
-    def remaining_seconds(self) -> float:
-        """Estimate of the seconds that remain, from the mean so far."""
-        return self.seconds / self.done * (self.total - self.done)
-
 
 @dataclass(frozen=True)
 class BuildResult:

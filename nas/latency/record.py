@@ -324,7 +324,8 @@ def _pairs(
     medians_us: Sequence[float], references_us: Sequence[float]
 ) -> list[tuple[float, float | None]]:
     """Return each timing with the reference workload beside it."""
-    return [*zip(medians_us, references_us or [None] * len(medians_us), strict=True)]
+    beside_us: Sequence[float | None] = references_us or [None] * len(medians_us)
+    return [*zip(medians_us, beside_us, strict=True)]
 
 
 def _evenly_spaced(samples: Sequence[float], count: int) -> tuple[float, ...]:

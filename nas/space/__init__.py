@@ -7,7 +7,7 @@ from nas.space.limits import Limit, sample_within
 from nas.space.reference import Reference
 from nas.space.space import SearchSpace
 from nas.space.stage import Stage
-from nas.space.variation import crossover, distance, mutate, neighbours
+from nas.space.variation import crossover, mutate
 
 __all__ = [
     "IDENTITY",
@@ -17,11 +17,9 @@ __all__ = [
     "SearchSpace",
     "Stage",
     "crossover",
-    "distance",
     "load_definition",
     "load_space",
     "mutate",
-    "neighbours",
     "sample_within",
     "space_names",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nas.errors import SpaceError
@@ -33,11 +32,6 @@ class Elastic:
     def of(cls, value: Elastic | float) -> Elastic:
         """Return a plain number as an `Elastic` that does not vary."""
         return value if isinstance(value, Elastic) else cls(value, value, value)
-
-    @classmethod
-    def among(cls, value: float, options: Sequence[float]) -> Elastic:
-        """Return `value` with the range of the options that it was chosen from."""
-        return cls(value, min(options), max(options))
 
     def __mul__(self, other: Elastic | float) -> Elastic:
         if not isinstance(other, Elastic):

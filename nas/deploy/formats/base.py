@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 PREPROCESSING_KEY = "preprocessing"
 """Name under which formats with metadata keep `nas.records.Preprocessing.embedded`."""
 
-_INSTALL_COMMAND = "pip install hardware-nas"
-
 
 class LoadedModel(ABC):
     """An exported file, loaded by the runtime that it is made for."""
