@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 
 from nas import __version__, files
 from nas.graph import Graph, Op, Shape
-from nas.quantised_network import FUSED_ACTIVATIONS, Affine, QuantisedNetwork, fused_activation
+from nas.quantisation.network import FUSED_ACTIVATIONS, Affine, QuantisedNetwork, fused_activation
 
 OPSET = 17
 """The oldest operator set that has all ops used here: old runtimes and converters can read it."""

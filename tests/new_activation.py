@@ -19,10 +19,9 @@ from torch.nn import functional as F  # noqa: E402, N812
 
 import nas  # noqa: E402
 from nas import onnx_model, tflite_model, torch_kernels  # noqa: E402
-from nas.deploy.quantisation.equalisation import equalise  # noqa: E402
 from nas.deploy.torch_source import TorchSource  # noqa: E402
 from nas.latency.installed_runtimes import configured_runtime, runtime_class  # noqa: E402
-from nas.quantisation import quantise  # noqa: E402
+from nas.quantisation.post_training import quantise  # noqa: E402
 from nas.space.builder import Builder  # noqa: E402
 from nas.torch_network import FoldedWeights, folded_weights, run_graph  # noqa: E402
 
@@ -79,8 +78,6 @@ def main() -> None:
     quantised = quantise(folded, weights, images)
     errors["onnx int8"] = error_of(lambda: onnx_model.quantised_model(quantised))
     errors["tflite int8"] = error_of(lambda: tflite_model.quantised_model(quantised))
-    # What is not declared homogeneous is not scaled.
-    errors["equalisation"] = KIND if equalise(folded, random) is None else "channels are scaled"
     print(json.dumps(errors))
 
 

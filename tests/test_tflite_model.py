@@ -12,7 +12,8 @@ from nas import tflite_model
 from nas.deploy.model import TrainedModel
 from nas.errors import ExportError
 from nas.graph import OP_KINDS, Graph, Op, Slot
-from nas.quantisation import quantise, simulate
+from nas.quantisation.post_training import quantise
+from nas.quantisation.simulation import simulate
 from nas.space import load_definition, space_names
 from nas.space.builder import Builder
 from nas.torch_network import folded_weights, run_graph, to_torch

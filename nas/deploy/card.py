@@ -23,7 +23,7 @@ from nas.deploy.scripts import REQUIREMENTS, script_format
 from nas.deploy.verify import sample_images
 from nas.errors import first_line
 from nas.formatting import format_bytes, format_count, format_latency
-from nas.quantisation import FEW_CALIBRATION_IMAGES, clipped_share
+from nas.quantisation.post_training import FEW_CALIBRATION_IMAGES, clipped_share
 from nas.records import (
     ArchitectureRecord,
     ExportedFile,

@@ -32,9 +32,9 @@ from nas.deploy.folder import (
     remove,
 )
 from nas.deploy.formats import ModelFormat, model_format
+from nas.deploy.int8 import MAX_DROP, Quantisation, quantise_within
 from nas.deploy.model import TrainedModel
 from nas.deploy.model_process import ModelProcess
-from nas.deploy.quantisation import MAX_DROP, FineTuning, Quantisation, quantise_within
 from nas.deploy.scripts import run_script, script_format
 from nas.deploy.verify import (
     COMPARED_IMAGES,
@@ -56,9 +56,9 @@ from nas.errors import (
     RunFolderError,
     first_line,
 )
-from nas.quantisation import simulate
+from nas.quantisation.network import QuantisedNetwork
 from nas.quantisation.post_training import WeightBits
-from nas.quantised_network import QuantisedNetwork
+from nas.quantisation.simulation import simulate
 from nas.records import CARD_FILE, ExportedFile, Int8Summary, ModelCard, ScriptCheck, to_json
 
 _FULL_DISK_BYTES = 1 << 20
@@ -258,12 +258,7 @@ def export_model(
                         data,
                         max_drop=max_accuracy_drop,
                         weight_bits=weight_bits,
-                        fine_tuning=FineTuning(
-                            flip=origin.recipe.get("flip"), shift=origin.recipe.get("shift")
-                        ),
-                        progress=lambda method, done: steps.update(
-                            f"quantisation: {method} {done:.0%}"
-                        ),
+                        progress=lambda method: steps.update(f"quantisation: {method}"),
                     )
                     reference, samples = (
                         _with_int8(each, model, int8.network) for each in (reference, samples)

@@ -12,7 +12,7 @@ from nas.deploy.card import ModelOrigin
 from nas.deploy.export import export_model
 from nas.deploy.folder import ModelFolder
 from nas.deploy.formats import DEFAULT_FORMATS, model_format
-from nas.deploy.quantisation import MAX_DROP
+from nas.deploy.int8 import MAX_DROP
 from nas.deploy.retrain import load_trained, model_folder
 from nas.errors import (
     ExportError,
@@ -28,8 +28,7 @@ from nas.job.progress import JobProgress, SilentProgress
 from nas.job.retraining import retrain_run
 from nas.job.settings import JobSettings
 from nas.latency import LatencyTable, Runtime, configured_runtime
-from nas.quantisation import FEW_CALIBRATION_IMAGES, clipped_share
-from nas.quantisation.post_training import WeightBits
+from nas.quantisation.post_training import FEW_CALIBRATION_IMAGES, WeightBits, clipped_share
 from nas.records import MODELS_FOLDER, TRAINED, TRAINED_FILE, ModelData, TrainedRecord, read_trained
 from nas.report import page
 from nas.report.run import Run, open_run
@@ -151,7 +150,7 @@ def export_run(
             that were trained.
         formats: names of the formats.
         max_accuracy_drop: largest accuracy that int8 may lose on validation images, as a fraction;
-            by default `nas.deploy.quantisation.MAX_DROP`.
+            by default `nas.deploy.int8.MAX_DROP`.
         weight_bits: bits of a weight in int8, 7 or 8; by default what this processor needs. Files
             for x86 processors without VNNI instructions need 7.
         data_source: where the images of the run are, if they were moved.

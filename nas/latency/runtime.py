@@ -33,7 +33,7 @@ from nas.latency.device import Fingerprint
 from nas.latency.kernel import Kernel
 from nas.latency.record import MEASURED
 from nas.latency.timing import Timing
-from nas.quantised_network import QuantisedNetwork
+from nas.quantisation.network import QuantisedNetwork
 
 Weights = Mapping[str, NDArray[np.float32]]
 """Weights by slot name and biases by `<slot>.bias`, see `nas.torch_network.folded_weights`."""

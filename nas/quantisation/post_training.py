@@ -6,15 +6,11 @@ from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from nas.graph import WEIGHTED_KINDS, Graph
+from nas.quantisation.network import Affine, QuantisedNetwork
 from nas.quantisation.ranges import activations, measure, min_max
-from nas.quantisation.simulation import rounding, run_batches
-from nas.quantised_network import Affine, QuantisedNetwork
-from nas.torch_network import FoldedWeights
 
 FEW_CALIBRATION_IMAGES = 16
 """Number of calibration images below which the user is told how few they are.
@@ -46,7 +42,7 @@ def quantise(
 ) -> QuantisedNetwork:
     """Return the int8 version of a network, with the whole ranges of its activations.
 
-    Weights have a scale for each output channel; `nas.quantised_network` says which activations
+    Weights have a scale for each output channel; `nas.quantisation.network` says which activations
     share theirs.
 
     Args:
@@ -117,44 +113,3 @@ def weight_scales(
     largest = np.abs(weight).reshape(len(weight), -1).max(1) / LARGEST_WEIGHT[weight_bits]
     for_bias = np.abs(bias) / (_LARGEST_BIAS * input_scale)
     return np.maximum(np.maximum(largest, for_bias), _MIN_WEIGHT_SCALE).astype(np.float32)
-
-
-def correct_biases(
-    network: QuantisedNetwork,
-    weights: Mapping[str, NDArray[np.float32]],
-    images: NDArray[np.float32],
-) -> dict[str, NDArray[np.float32]]:
-    """Return weights whose biases make up for the mean error that rounding causes.
-
-    Rounding moves the mean of an output channel (Nagel et al. 2019, "Data-free quantization through
-    weight equalization and bias correction", section 4.2). The layers are corrected in their
-    order, so that each makes up for what the ones before it left (appendix D).
-
-    Args:
-        network: the quantised network.
-        weights: its float32 weights, named as in `folded_weights`.
-        images: normalised images `N x C x H x W`, run as one batch.
-    """
-    graph = network.graph
-    biased = {at for at, op in enumerate(graph.ops) if op.kind in WEIGHTED_KINDS and op.bias}
-    means: dict[int, Tensor] = {}
-    corrected = dict(weights)
-    round_to_int8 = rounding(graph, network.activations)
-
-    def record(at: int, x: Tensor) -> Tensor:
-        if at in biased:
-            means[at] = x.mean((0, 2, 3))
-        return x
-
-    def correct(at: int, x: Tensor) -> Tensor:
-        if at in biased:
-            error = means[at] - x.mean((0, 2, 3))
-            name = f"{graph.ops[at].slot_name}.bias"
-            corrected[name] = weights[name] + error.numpy()
-            x = x + error[:, None, None]
-        return round_to_int8(at, x)
-
-    for tensors, visit in ((weights, record), (network.dequantised, correct)):
-        folded = FoldedWeights({name: torch.from_numpy(each) for name, each in tensors.items()})
-        run_batches(graph, images, folded, visit, batch_size=len(images))
-    return corrected

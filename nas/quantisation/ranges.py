@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from nas.graph import Graph
+from nas.quantisation.network import SHARED_SCALE_KINDS, Affine, fused_activation
 from nas.quantisation.simulation import run_batches
-from nas.quantised_network import SHARED_SCALE_KINDS, Affine, fused_activation
 from nas.torch_network import FoldedWeights
 
 BINS = 2048
@@ -163,18 +163,6 @@ def affine(low: float, high: float) -> Affine:
 def min_max(histogram: Histogram) -> tuple[float, float]:
     """Return the whole range."""
     return histogram.low, histogram.high
-
-
-def percentile(histogram: Histogram, outliers: float = 1e-4) -> tuple[float, float]:
-    """Return the range without a fraction of outliers at each end (Wu et al. 2020, section 4.2).
-
-    Wu, Judd, Zhang, Isaev, Micikevicius, "Integer quantization for deep learning inference".
-    """
-    shares = np.cumsum(histogram.counts) / max(1, histogram.counts.sum())
-    first = int(np.searchsorted(shares, outliers, side="right"))
-    last = int(np.searchsorted(shares, 1 - outliers))
-    edges = histogram.edges
-    return float(edges[min(first, BINS - 1)]), float(edges[min(last, BINS - 1) + 1])
 
 
 def least_squares(histogram: Histogram) -> tuple[float, float]:

@@ -7,7 +7,7 @@ other one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -15,41 +15,32 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nas.graph import Graph
-from nas.quantised_network import SHARED_SCALE_KINDS, Affine, QuantisedNetwork
+from nas.quantisation.network import SHARED_SCALE_KINDS, QuantisedNetwork
 from nas.torch_device import limit_threads
 from nas.torch_network import FoldedWeights, Weights, run_graph
 
 _BATCH_SIZE = 32
 """Images of a batch: enough to keep a processor busy, and few enough for its caches."""
 
-COPYING_KINDS = SHARED_SCALE_KINDS - {"avg_pool"}
+_COPYING_KINDS = SHARED_SCALE_KINDS - {"avg_pool"}
 """Ops whose outputs have no other values than their inputs, so that rounding changes nothing."""
 
 
 def simulate(network: QuantisedNetwork, images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the logits `N x classes` of normalised images `N x C x H x W` in int8 arithmetic."""
     weights = FoldedWeights({k: torch.from_numpy(v) for k, v in network.dequantised.items()})
-    round_to_int8 = rounding(network.graph, network.activations)
-    return run_batches(network.graph, images, weights, round_to_int8)
-
-
-def rounding(graph: Graph, activations: Mapping[int, Affine]) -> Callable[[int, Tensor], Tensor]:
-    """Return the `transform` of `run_graph` that rounds outputs to int8.
-
-    Gradients pass through the rounding unchanged where a value is not clipped: the straight-through
-    estimator (Bengio et al. 2013, "Estimating or propagating gradients through stochastic
-    neurons").
-    """
     rounded = {
-        at: each for at, each in activations.items() if graph.ops[at].kind not in COPYING_KINDS
+        at: each
+        for at, each in network.activations.items()
+        if network.graph.ops[at].kind not in _COPYING_KINDS
     }
 
-    def transform(at: int, x: Tensor) -> Tensor:
+    def round_to_int8(at: int, x: Tensor) -> Tensor:
         if at not in rounded:
             return x
         return torch.fake_quantize_per_tensor_affine(x, *rounded[at], -128, 127)
 
-    return transform
+    return run_batches(network.graph, images, weights, round_to_int8)
 
 
 def run_batches(

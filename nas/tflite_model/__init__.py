@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.graph import Graph
-from nas.quantised_network import QuantisedNetwork
+from nas.quantisation.network import QuantisedNetwork
 from nas.tflite_model.numbers import Float32, Int8
 from nas.tflite_model.writer import INPUT, OUTPUT, Writer
 

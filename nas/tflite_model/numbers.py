@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.graph import Graph, Op
-from nas.quantised_network import FUSED_ACTIVATIONS, QuantisedNetwork
+from nas.quantisation.network import FUSED_ACTIVATIONS, QuantisedNetwork
 from nas.tflite_model.file import Quantisation
 
 _LARGEST_BIAS = 1 << 30

@@ -9,7 +9,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from nas.errors import ExportError
 from nas.graph import ACTIVATIONS, Graph, Op
-from nas.quantised_network import FUSED_ACTIVATIONS, FUSING_KINDS
+from nas.quantisation.network import FUSED_ACTIVATIONS, FUSING_KINDS
 from nas.tflite_model.file import FileBuilder, Quantisation
 from nas.tflite_model.numbers import Numbers, spans
 

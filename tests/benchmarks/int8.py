@@ -28,9 +28,9 @@ from pathlib import Path
 from nas.data import ImageDataset, load_dataset
 from nas.deploy.benchmark import time_files
 from nas.deploy.formats import model_format
+from nas.deploy.int8 import MAX_DROP, quantise_within
 from nas.deploy.model import TrainedModel, normalised, preprocessing_of
 from nas.deploy.model_process import ModelProcess
-from nas.deploy.quantisation import MAX_DROP, quantise_within
 from nas.space import load_space
 from nas.supernet import TrainingSettings
 from nas.supernet.standalone import train_standalone

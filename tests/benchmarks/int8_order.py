@@ -39,16 +39,15 @@ from numpy.typing import NDArray
 from nas import statistics
 from nas.console import print_table
 from nas.data import ImageDataset
+from nas.deploy.int8 import CALIBRATION_IMAGES
 from nas.deploy.model import normalised, preprocessing_of
-from nas.deploy.quantisation.recovery import CALIBRATION_IMAGES
 from nas.errors import KernelError
 from nas.graph import Graph
 from nas.job.supernets import load_supernet, open_job
 from nas.latency import LatencyTable
-from nas.quantisation import simulate
 from nas.quantisation.post_training import assemble
 from nas.quantisation.ranges import activations, least_squares, measure, min_max
-from nas.quantisation.simulation import run_batches
+from nas.quantisation.simulation import run_batches, simulate
 from nas.space import Architecture
 from nas.statistics import Interval
 from nas.supernet import Supernet, train_standalone

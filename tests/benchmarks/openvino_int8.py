@@ -24,7 +24,7 @@ from nas.data import ImageDataset, Images, load_dataset
 from nas.deploy.formats import model_format
 from nas.deploy.formats.openvino import OpenVinoModel, import_openvino
 from nas.deploy.model import TrainedModel, normalised, preprocessing_of
-from nas.quantisation import quantise
+from nas.quantisation.post_training import quantise
 from nas.space import load_space
 from nas.supernet import TrainingSettings
 from nas.supernet.standalone import train_standalone

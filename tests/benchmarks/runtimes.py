@@ -32,7 +32,7 @@ from nas.deploy.model import TrainedModel, image_reading
 from nas.deploy.model_process import ModelProcess
 from nas.latency import LatencyTable, build_table, open_runtime
 from nas.latency.worker_process import timers_for
-from nas.quantisation import quantise
+from nas.quantisation.post_training import quantise
 from nas.records.model import Preprocessing
 from nas.report.run import open_run
 from nas.space import Architecture, load_definition, load_space, space_names

@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.deploy.int8 import native_weight_bits
 from nas.deploy.model import TrainedModel
-from nas.deploy.quantisation.recovery import native_weight_bits
-from nas.quantisation import quantise
-from nas.quantised_network import QuantisedNetwork
+from nas.quantisation.network import QuantisedNetwork
+from nas.quantisation.post_training import quantise
 
 
 def quantise_here(model: TrainedModel, images: NDArray[np.float32]) -> QuantisedNetwork:

@@ -19,9 +19,9 @@ from nas.deploy import benchmark, export
 from nas.deploy.export import export_model
 from nas.deploy.folder import ModelFolder
 from nas.deploy.formats import model_format
+from nas.deploy.int8 import native_weight_bits
 from nas.deploy.model import TrainedModel, normalised, preprocessing_of
 from nas.deploy.model_process import ModelProcess
-from nas.deploy.quantisation.recovery import native_weight_bits
 from nas.deploy.saved_model import load_model
 from nas.deploy.scripts import run_script
 from nas.deploy.verify import verify_folder

@@ -7,10 +7,14 @@ import pytest
 
 from nas.deploy.model import TrainedModel
 from nas.graph import Graph
-from nas.quantisation import clipped_share, quantise, simulate
-from nas.quantisation.post_training import assemble, correct_biases, weight_scales
+from nas.quantisation.network import QuantisedNetwork, fused_activation
+from nas.quantisation.post_training import (
+    clipped_share,
+    quantise,
+    weight_scales,
+)
 from nas.quantisation.ranges import effective_limits
-from nas.quantised_network import QuantisedNetwork, fused_activation
+from nas.quantisation.simulation import simulate
 from nas.torch_network import folded_weights
 from tests.test_onnx_model import EXAMPLES, build, images, network
 
@@ -161,18 +165,3 @@ def test_clipped_share_is_how_often_one_of_several_equal_draws_is_the_largest():
     draws = np.random.default_rng(0).standard_normal((20_000, 8))
     share = (draws[:, 0] > draws[:, 1:].max(1)).mean()
     assert clipped_share(7) == pytest.approx(share, abs=0.01)
-
-
-def test_bias_correction_makes_the_mean_logits_those_of_float32():
-    graph = EXAMPLES["gated"]()
-    model = trained(graph)
-    batch = images(64, graph).numpy()
-    before = quantise(model.graph, model.weights, batch, weight_bits=7)
-    corrected = correct_biases(before, model.weights, batch)
-    after = assemble(model.graph, corrected, before.activations, batch, 7)
-    exact = model.logits(batch).mean(0)
-    errors = [np.abs(simulate(each, batch).mean(0) - exact).max() for each in (before, after)]
-    assert errors[1] < 0.3 * errors[0]
-    assert errors[1] < after.activations[len(graph.folded.ops) - 1].scale
-    assert set(corrected) == set(model.weights)
-    np.testing.assert_array_equal(corrected["in"], model.weights["in"])

@@ -9,8 +9,6 @@ from nas.quantisation.ranges import (
     affine,
     least_squares,
     measure,
-    min_max,
-    percentile,
     scale_groups,
 )
 from nas.torch_network import folded_weights
@@ -60,14 +58,6 @@ def squared_error(values: np.ndarray, low: float, high: float) -> float:
     scale, zero_point = affine(low, high)
     integers = np.clip(np.rint(values / scale) + zero_point, -128, 127)
     return float(((scale * (integers - zero_point) - values) ** 2).mean())
-
-
-def test_percentile_leaves_out_outliers():
-    values = np.append(np.random.default_rng(0).uniform(-1, 2, 100_000), [-50.0, 90.0])
-    low, high = percentile(histogram(values))
-    assert low == pytest.approx(-1, abs=0.1)
-    assert high == pytest.approx(2, abs=0.1)
-    assert min_max(histogram(values)) == (-50, 90)
 
 
 def test_least_squares_has_the_least_error_of_all_ranges():

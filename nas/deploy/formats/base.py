@@ -21,7 +21,7 @@ from nas.errors import ExportError, NasError, RequestError, first_line
 if TYPE_CHECKING:
     from nas.deploy.model import TrainedModel
     from nas.graph import Op
-    from nas.quantised_network import QuantisedNetwork
+    from nas.quantisation.network import QuantisedNetwork
 
 PREPROCESSING_KEY = "preprocessing"
 """Name under which formats with metadata keep `nas.records.Preprocessing.embedded`."""

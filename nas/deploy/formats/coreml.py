@@ -31,7 +31,7 @@ from nas.records.model import PREPROCESSING
 
 if TYPE_CHECKING:
     from nas.deploy.model import TrainedModel
-    from nas.quantised_network import QuantisedNetwork
+    from nas.quantisation.network import QuantisedNetwork
 
 
 class CoreMl(ModelFormat):

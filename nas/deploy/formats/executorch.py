@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nas.deploy.model import TrainedModel
-    from nas.quantised_network import QuantisedNetwork
+    from nas.quantisation.network import QuantisedNetwork
 
 
 class ExecuTorch(ModelFormat):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import onnx
 
     from nas.deploy.model import TrainedModel
-    from nas.quantised_network import QuantisedNetwork
+    from nas.quantisation.network import QuantisedNetwork
 
 _PACKAGES = ("onnx", "onnxruntime")
 

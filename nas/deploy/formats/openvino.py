@@ -31,7 +31,7 @@ from nas.deploy.formats.onnx import make_proto
 
 if TYPE_CHECKING:
     from nas.deploy.model import TrainedModel
-    from nas.quantised_network import QuantisedNetwork
+    from nas.quantisation.network import QuantisedNetwork
 
 _LAYERS = frozenset({"Convolution", "GroupConvolution", "FullyConnected", "MatMul"})
 """Types of convolutions and linear layers in a compiled model."""

@@ -21,7 +21,7 @@ from nas.errors import ExportError
 
 if TYPE_CHECKING:
     from nas.deploy.model import TrainedModel
-    from nas.quantised_network import QuantisedNetwork
+    from nas.quantisation.network import QuantisedNetwork
 
 _BATCH_SIZE = 64
 """Images of a batch when a model classifies many."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from nas.deploy.model import TrainedModel
-    from nas.quantised_network import QuantisedNetwork
+    from nas.quantisation.network import QuantisedNetwork
 
 _BATCH_SIZE = 64
 """Images of a batch when many are classified."""

@@ -26,7 +26,7 @@ from nas.errors import RequestError
 if TYPE_CHECKING:
     from nas.deploy.model import TrainedModel
     from nas.latency import LatencyTable
-    from nas.quantised_network import QuantisedNetwork
+    from nas.quantisation.network import QuantisedNetwork
     from nas.runtimes.tvm.library import Library
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from nas import tflite_model
 from nas.graph import WEIGHTED_KINDS, Graph, Op
 from nas.latency.runtime import CompiledNetwork, Weights
-from nas.quantised_network import SHARED_SCALE_KINDS, Affine, QuantisedNetwork
+from nas.quantisation.network import SHARED_SCALE_KINDS, Affine, QuantisedNetwork
 from nas.runtimes.ethos_u.configuration import Configuration
 from nas.runtimes.ethos_u.vela import Compilation, compile_file
 

@@ -36,7 +36,7 @@ from nas.latency.runtime import (
     Weights,
 )
 from nas.latency.timing import Timing
-from nas.quantised_network import QuantisedNetwork
+from nas.quantisation.network import QuantisedNetwork
 from nas.records.fields import MEASURED
 from nas.runtimes.ethos_u.configuration import PARTS, Configuration, Target, configuration
 from nas.runtimes.ethos_u.context import KernelInContext

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from nas.graph import ACTIVATIONS, Graph, Op
 from nas.latency.kernel import Kernel, batched, interned_kernel, interned_operand
 from nas.latency.kernel_text import WINDOW_KINDS, Operand, epilogue_step
-from nas.quantised_network import FUSED_ACTIVATIONS, FUSING_KINDS
+from nas.quantisation.network import FUSED_ACTIVATIONS, FUSING_KINDS
 
 _KERNEL_KINDS = {
     "conv": "conv2d",

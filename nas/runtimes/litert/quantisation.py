@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nas.graph import WEIGHTED_KINDS, Graph
 from nas.latency.runtime import Weights
-from nas.quantised_network import Affine, QuantisedNetwork
+from nas.quantisation.network import Affine, QuantisedNetwork
 
 CALIBRATION_IMAGES = 16
 """Number of images on which the ranges of activations are measured."""
@@ -57,7 +57,7 @@ def quantised_network(graph: Graph, weights: Weights) -> QuantisedNetwork:
         graph: folded graph.
         weights: its weights, see `nas.latency.runtime.Weights`.
     """
-    from nas.quantisation import quantise  # Timing kernels needs no torch.
+    from nas.quantisation.post_training import quantise  # Timing kernels needs no torch.
 
     shape = (CALIBRATION_IMAGES, *graph.input_shape)
     images = np.random.default_rng(0).standard_normal(shape, np.float32)

@@ -11,7 +11,7 @@ from nas.deploy.formats import format_names, model_format
 from nas.deploy.model import TrainedModel, image_reading, normalised
 from nas.errors import ExportError
 from nas.graph import OP_KINDS
-from nas.quantisation import simulate
+from nas.quantisation.simulation import simulate
 from nas.records import Preprocessing
 from nas.space import load_space
 from tests.deploy import digits_models

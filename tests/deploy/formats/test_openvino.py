@@ -14,7 +14,7 @@ from nas.deploy.formats import model_format
 from nas.deploy.formats.openvino import import_openvino
 from nas.errors import ExportError
 from nas.graph import WEIGHTED_KINDS
-from nas.quantisation import simulate
+from nas.quantisation.simulation import simulate
 from tests.deploy.formats.models import (
     FAMILIES,
     assert_computes_the_same,

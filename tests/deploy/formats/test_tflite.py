@@ -11,7 +11,8 @@ from nas.deploy.formats.tflite import LiteRtModel
 from nas.deploy.model import TrainedModel, image_reading
 from nas.errors import ExportError
 from nas.graph import Graph, Op, Slot
-from nas.quantisation import quantise, simulate
+from nas.quantisation.post_training import quantise
+from nas.quantisation.simulation import simulate
 from nas.records import Preprocessing
 from nas.space import load_space
 from nas.space.builder import Builder

@@ -1,0 +1,152 @@
+"""`quantise_within`: an int8 version of a trained model, compared with float32."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.data import ImageDataset, Images
+from nas.deploy.model import TrainedModel, normalised
+from nas.errors import RequestError
+from nas.quantisation.network import QuantisedNetwork
+from nas.quantisation.post_training import WeightBits, assemble
+from nas.quantisation.ranges import RangeMethod, activations, least_squares, measure, min_max
+from nas.quantisation.simulation import simulate
+from nas.records import Int8Attempt, Int8Summary
+from nas.supernet.evaluation import choose_calibration_images
+from nas.supernet.quick_evaluation import stratified_sample
+from nas.this_machine import processor
+
+MAX_DROP = 0.005
+"""Largest loss of accuracy by default: half a point."""
+
+CALIBRATION_IMAGES = 256
+"""Training images that the ranges of activations are measured on; all if there are fewer."""
+
+VALIDATION_IMAGES = 5000
+"""Most validation images that compare int8 with float32. If 2% of the images change their class,
+the standard error of the loss is 0.2 points, and more images cost minutes for each method."""
+
+_BATCH_SIZE = 64
+
+_RANGE_METHODS: dict[str, RangeMethod] = {"min-max": min_max, "least squares": least_squares}
+"""Ways to choose the ranges of activations, in the order in which they are tried."""
+
+
+@dataclass(frozen=True, eq=False)
+class Quantisation:
+    """A quantised network, and how it was made.
+
+    Attributes:
+        network: the first network within the limit, or else the most accurate one.
+        summary: the calibration images, and every method that was tried.
+    """
+
+    network: QuantisedNetwork
+    summary: Int8Summary
+
+
+def quantise_within(
+    model: TrainedModel,
+    data: ImageDataset,
+    *,
+    max_drop: float = MAX_DROP,
+    weight_bits: WeightBits | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Quantisation:
+    """Return an int8 version of a model, if possible one that loses little accuracy.
+
+    The ranges of activations are first the whole ranges that training images have, and if the loss
+    on validation images is above the limit, those with the least squared error. Test images are not
+    read.
+
+    Args:
+        model: the trained model.
+        data: the images that it was trained on.
+        max_drop: largest loss of accuracy, as a fraction.
+        weight_bits: bits of a weight; `native_weight_bits` by default.
+        progress: receives the name of the current method.
+
+    Raises:
+        RequestError: the limit is not in [0, 1].
+    """
+    if not 0 <= max_drop <= 1:
+        raise RequestError(
+            f"The largest loss of accuracy cannot be {max_drop}.",
+            remedy="Give a fraction from 0 to 1, such as 0.005 for half a point.",
+        )
+    bits = weight_bits or native_weight_bits()
+    validation = _validation_images(data)
+    labels = np.concatenate([images.labels for images in validation])
+
+    def classes(
+        logits: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    ) -> NDArray[np.int64]:
+        batches = (normalised(images, model.preprocessing) for images in validation)
+        return np.concatenate([logits(batch).argmax(1) for batch in batches])
+
+    float_classes = classes(model.logits)
+    float_accuracy = float((float_classes == labels).mean())
+    calibration = choose_calibration_images(data.train, CALIBRATION_IMAGES)
+    images = normalised(calibration, model.preprocessing)
+    started = time.perf_counter()
+    histograms = measure(model.graph, model.weights, images)
+    tried: list[tuple[Int8Attempt, QuantisedNetwork]] = []
+    for name, method in _RANGE_METHODS.items():
+        if progress:
+            progress(name)
+        ranges = activations(model.graph, histograms, method)
+        network = assemble(model.graph, model.weights, ranges, images, bits)
+        own = classes(partial(simulate, network))
+        accuracy = float((own == labels).mean())
+        attempt = Int8Attempt(
+            method=name,
+            accuracy=accuracy,
+            drop=float_accuracy - accuracy,
+            agreement=float((own == float_classes).mean()),
+            seconds=time.perf_counter() - started,
+        )
+        tried.append((attempt, network))
+        if attempt.drop <= max_drop:
+            break
+        started = time.perf_counter()
+    best, network = max(tried, key=lambda each: each[0].accuracy)
+    pixels = np.ascontiguousarray(calibration.pixels[: len(calibration)])
+    summary = Int8Summary(
+        method=best.method,
+        weight_bits=bits,
+        calibration_images=len(calibration),
+        calibration_digest=hashlib.sha256(pixels.data).hexdigest()[:16],
+        validation_images=len(labels),
+        float_accuracy=float_accuracy,
+        accuracy=best.accuracy,
+        max_drop=max_drop,
+        attempts=tuple(attempt for attempt, _ in tried),
+    )
+    return Quantisation(network, summary)
+
+
+def native_weight_bits() -> WeightBits:
+    """Return the bits of weights that this processor multiplies with uint8 without overflow."""
+    features = processor()[1]
+    is_x86 = any(each.startswith(("avx", "sse")) for each in features)
+    return 7 if is_x86 and not any("vnni" in each for each in features) else 8
+
+
+def _validation_images(data: ImageDataset) -> list[Images]:
+    """Return a sample of the validation images in batches, with as many of a part as it has."""
+    available = len(data.search) + len(data.holdout)
+    share = min(1.0, VALIDATION_IMAGES / available)
+    batches = []
+    for part in (data.search, data.holdout):
+        positions = stratified_sample(part, round(share * len(part)))
+        for start in range(0, len(positions), _BATCH_SIZE):
+            batch = positions[start : start + _BATCH_SIZE]
+            batches.append(part.take(batch))
+    return batches
