@@ -1,9 +1,7 @@
 """`ModelFolder`: the folder `models/<id>/` of a run, with the files of one exported model.
 
-New files are written to a hidden subfolder, verified there, synced to the disk and only then
-renamed. The list of digests, `SHA256SUMS`, comes last: a folder whose files agree with it is
-complete. A process that is killed leaves the earlier files, or some of the new ones; the same
-export completes the folder.
+New files are written and verified in a hidden folder beside it, which gets copies of the files that
+stay, and then takes its place. A process that is killed leaves the folder as it was.
 """
 
 from __future__ import annotations
@@ -30,17 +28,6 @@ CARD_PAGE = "card.md"
 FIGURE_FILE = "benchmark.svg"
 SCRIPT_FILE = "run.py"
 SUMS_FILE = "SHA256SUMS"
-
-LAST_FILES = (CARD_FILE, CARD_PAGE, SUMS_FILE)
-"""Files that are renamed after all others, in this order."""
-
-_STAGING = ".export"
-"""Hidden subfolder in which files are written and verified."""
-
-_LOCK = ".export.lock"
-
-_EARLIER = ".earlier."
-"""Start of the name that a replaced folder has until it is removed."""
 
 _SHARED_FILES = (ARCHITECTURE_FILE, PREPROCESSING_FILE)
 """Files that training writes to the same folder, with the same content."""
@@ -85,7 +72,10 @@ class ModelFolder:
         """
         path = self.path / SUMS_FILE
         if not os.path.isfile(path):
-            raise self._incomplete_error()
+            raise RunFolderError(
+                f"{self.path} is not an exported model: there is no {SUMS_FILE} in it.",
+                remedy="Give the folder models/<id> that `nas export` wrote in a run folder.",
+            )
         return _read_sums(path)
 
     def changed_files(self) -> dict[str, str]:
@@ -119,83 +109,82 @@ class ModelFolder:
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """Lock the folder, and yield an empty hidden subfolder for new files.
+        """Lock the folder, and yield an empty hidden folder beside it for new files.
 
-        If an earlier process was killed while it published verified files, the rest of them is
-        published first. Other files that it left are removed. The subfolder is removed at the end
-        of the block; `publish` renames files out of it.
+        The hidden folder is removed at the end of the block, unless `publish` has put it in place.
 
         Raises:
             RunFolderError: another process exports to the folder, or the path is a file.
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file.", remedy="Move it away.")
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(self.path / _LOCK, timeout=0)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(self.path.parent / f".{self.path.name}.lock", timeout=0)
         try:
             lock.acquire()
         except filelock.Timeout:
             raise RunFolderError(
                 f"Another process exports to {self.path}.", remedy="Wait until it has ended."
             ) from None
-        staging = self.path / _STAGING
+        staging = self._beside / "new"
         try:
-            if (staging / SUMS_FILE).is_file():
-                self._rename_from(staging)
-            remove(staging)
+            self._clean_up()
             files.remove_unfinished(self.path)
-            staging.mkdir()
+            staging.mkdir(parents=True)
             yield staging
         finally:
-            # Whole files with their digests are left for the next start.
-            if not (staging / SUMS_FILE).is_file():
-                remove(staging)
+            self._clean_up()
             lock.release()
 
     def publish(self, staging: Path, *, replaced: Collection[str] = ()) -> None:
-        """Rename all files in the staging folder to the names that they have in the model folder.
+        """Put the staging folder in the place of the model folder, whose other files it gets.
 
-        `SHA256SUMS` then lists them and the files of earlier exports that are unchanged.
+        `SHA256SUMS` then lists its files and those of earlier exports that are unchanged.
 
         Args:
             staging: folder from `staging`; its files were verified.
             replaced: files and folders of earlier exports that are not valid any more. They are
-                removed if they are as they were exported.
+                left out if they are as they were exported.
 
         Raises:
             RunFolderError: a file in the folder has the name of a new one and is from no export.
-            OSError: a file cannot be written or renamed. The same export completes the folder.
+            OSError: a file cannot be written or renamed. The folder is as it was.
         """
         self._require_own(staging)
-        replaced = {*replaced, *(path.name for path in staging.iterdir())}
-        sums = {
-            name: value
-            for name, value in self._unchanged_sums().items()
-            if _first_part(name) not in replaced
-        }
-        sums |= {name: digest(staging / name) for name in _files_in(staging)}
-        _sync(staging)
+        unchanged = self._unchanged_sums()
+        sums = {name: digest(staging / name) for name in _files_in(staging)}
+        left_out = {SUMS_FILE, *(path.name for path in staging.iterdir())}
+        left_out |= {*replaced} & {_first_part(name) for name in unchanged}
+        if self.path.is_dir():
+            for source in self.path.iterdir():
+                if source.name not in left_out:
+                    copy = shutil.copytree if source.is_dir() else shutil.copy2
+                    copy(source, staging / source.name)
+        sums |= {each: unchanged[each] for each in unchanged if _first_part(each) not in left_out}
         lines = [f"{sums[name]}  {name}\n" for name in sorted(sums)]
-        # From here on, a next start publishes what is left.
-        files.replace(staging / SUMS_FILE, "".join(lines))
-        self._rename_from(staging)
-        remove(staging)
+        (staging / SUMS_FILE).write_text("".join(lines), encoding="utf-8")
+        _sync(staging)
+        if self.path.exists():
+            os.rename(self.path, self._beside / "old")
+        os.rename(staging, self.path)
+        _sync_folder(self.path.parent)
 
-    def _rename_from(self, staging: Path) -> None:
-        """Remove what is no more valid, and rename what the staging folder holds, the list last."""
-        listed = _read_sums(staging / SUMS_FILE)
-        for name in self._unchanged_sums().keys() - listed.keys():
-            (self.path / name).unlink()
-        last = {name: at for at, name in enumerate(LAST_FILES, start=1)}
-        for source in sorted(staging.iterdir(), key=lambda path: (last.get(path.name, 0), path)):
-            target = self.path / source.name
-            if source.name.startswith(_EARLIER):
-                continue
-            if target.is_dir():
-                # A folder cannot replace another one that holds files.
-                os.replace(target, staging / f"{_EARLIER}{source.name}")
-            os.replace(source, target)
-        _sync_folder(self.path)
+    def restore(self) -> None:
+        """Put the folder back that a killed process had moved away to replace it."""
+        if not self.path.exists() and self._beside.exists():
+            with self.staging():
+                pass
+
+    @property
+    def _beside(self) -> Path:
+        """The hidden folder with the new folder, `new`, and the one that it replaces, `old`."""
+        return self.path.parent / f".{self.path.name}.export"
+
+    def _clean_up(self) -> None:
+        """Remove what an export left, after its folder is in its place again."""
+        if not self.path.exists() and (self._beside / "old").exists():
+            os.rename(self._beside / "old", self.path)
+        remove(self._beside)
 
     def _require_own(self, staging: Path) -> None:
         """Raise RunFolderError for a file that would be replaced and is from no export."""
@@ -203,10 +192,10 @@ class ModelFolder:
             listed = self.sums() if (self.path / SUMS_FILE).is_file() else {}
         except ExportError:  # A damaged list does not say what is from an export.
             return
+        own = {*_SHARED_FILES, *map(_first_part, listed)}
         for source in staging.iterdir():
             target = self.path / source.name
-            own = any(_first_part(name) == source.name for name in listed)
-            if target.exists() and not own and source.name not in _SHARED_FILES:
+            if target.exists() and source.name not in own:
                 raise RunFolderError(
                     f"{target} is not from an export, and would be replaced.",
                     remedy="Move it away, and export again.",
@@ -221,17 +210,6 @@ class ModelFolder:
         except ExportError:  # A damaged list says of no file that it is unchanged.
             return {}
         return {name: value for name, value in sums.items() if name not in changed}
-
-    def _incomplete_error(self) -> RunFolderError:
-        if (self.path / _STAGING).is_dir():
-            return RunFolderError(
-                f"The export to {self.path} was interrupted, or has not ended.",
-                remedy="Wait for it, or run the same `nas export` again.",
-            )
-        return RunFolderError(
-            f"{self.path} is not an exported model: there is no {SUMS_FILE} in it.",
-            remedy="Give the folder models/<id> that `nas export` wrote in a run folder.",
-        )
 
 
 def digest(path: Path) -> str:

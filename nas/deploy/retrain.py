@@ -20,7 +20,7 @@ import torch
 import nas
 from nas import files
 from nas.data import ImageDataset, Images
-from nas.deploy.folder import ARCHITECTURE_FILE, PREPROCESSING_FILE
+from nas.deploy.folder import ARCHITECTURE_FILE, PREPROCESSING_FILE, ModelFolder
 from nas.deploy.model import TrainedModel, preprocessing_of
 from nas.documents import shortened
 from nas.errors import CheckpointError, RequestError
@@ -226,6 +226,7 @@ def trained_record(
         RequestError: the folder holds another network, or one that was trained in another way.
     """
     path = run / MODELS_FOLDER / name / TRAINED_FILE
+    ModelFolder(path.parent).restore()
     if not path.is_file():
         return None
     record = TRAINED.read(path)

@@ -145,22 +145,6 @@ def test_page_of_the_card_names_what_the_record_holds(exported):
     assert "None" not in page
 
 
-def test_fine_tuning_changes_images_as_the_training_did(
-    trained, digits, origin, tmp_path, monkeypatch
-):
-    given = []
-
-    def stop(*_, fine_tuning, **settings):
-        given.append((fine_tuning.flip, fine_tuning.shift))
-        raise ExportError("stopped")
-
-    monkeypatch.setattr(export, "quantise_within", stop)
-    trained_so = replace(origin, recipe={"flip": True, "shift": None})
-    with pytest.raises(ExportError, match="stopped"):
-        export_model(trained, digits, ModelFolder(tmp_path / "new"), ["onnx-int8"], trained_so)
-    assert given == [(True, None)]
-
-
 def test_same_export_again_changes_nothing(folder, trained, digits, origin):
     before = state(folder)
     export_model(trained, digits, folder, FORMATS, origin)
