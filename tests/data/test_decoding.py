@@ -378,17 +378,6 @@ def test_images_on_disk_equal_those_in_memory(tmp_path, empty_cache, monkeypatch
         np.testing.assert_array_equal(on_disk.std, in_memory.std)
 
 
-def test_damaged_images_on_disk_are_decoded_again(tmp_path, empty_cache, monkeypatch):
-    images = write_images(tmp_path / "images", (9, 9, 3))
-    keep_on_disk(monkeypatch)
-    digest = load_dataset(images, image_size=8).digest
-    (file,) = cache_folder().iterdir()
-    file.write_bytes(bytes(100) + file.read_bytes()[100:])
-    with pytest.warns(UserWarning, match="are damaged"):
-        assert load_dataset(images, image_size=8).digest == digest
-    assert list(cache_folder().iterdir()) == [file]
-
-
 def test_full_disk_error_states_the_required_space(tmp_path, empty_cache, monkeypatch):
     images = write_images(tmp_path / "images", (9, 9, 3))
     keep_on_disk(monkeypatch)
@@ -532,20 +521,6 @@ def test_other_images_with_transparency_are_not_warned_of(tmp_path, empty_cache)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_dataset(write_icons(tmp_path / "images", contents), image_size=9)
-
-
-@pytest.mark.filterwarnings("ignore:.*by their transparency alone")
-def test_another_background_is_decoded_again(tmp_path, empty_cache):
-    contents = [icon((200, 0, seed), seed=seed) for seed in range(1, 21)]
-    contents += [in_format(Image.effect_noise((9, 9), 50), "PNG")]
-    folder = write_icons(tmp_path / "icons", contents)
-    white, black, again = (
-        load_dataset(folder, image_size=9, background=colour)
-        for colour in ("white", "black", "#FFFFFF")
-    )
-    assert white.digest != black.digest
-    assert white.digest == again.digest
-    assert len(list(cache_folder().iterdir())) == 2
 
 
 @pytest.mark.parametrize("background", ["whyte", "#12", "#ffffff80", ""])

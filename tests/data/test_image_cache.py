@@ -89,37 +89,6 @@ def test_any_changed_byte_is_detected(photos, location, position):
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        {"labels": [0] * 11},
-        {"labels": [1.5] * 12},
-        {"labels": [True] * 12},
-        {"labels": 7},
-        {"labels": []},
-        {"labels": [5] * 12},
-        {"splits": ["train"] * 11},
-        {"splits": ["train"] * 11 + ["holdout"]},
-        {"splits": list(range(12))},
-        {"bad": None},
-        {"bad": [3]},
-        {"grey": 1},
-        {"files": ["a"]},
-        {"files": {"no JSON": "not there"}},
-        {"label_values": [0]},
-        {"unknown": 1},
-    ],
-    ids=str,
-)
-def test_record_that_does_not_fit_is_detected(photos, location, change):
-    expected = digest_of(photos)
-    file = cached_file()
-    pixels, record = split_content(file.read_bytes())
-    file.write_bytes(file_content(pixels, json.dumps(record | change).encode()))
-    with pytest.warns(UserWarning, match="are damaged"):
-        assert digest_of(photos) == expected
-
-
-@pytest.mark.parametrize(
     "content",
     [
         b"",
@@ -142,52 +111,6 @@ def test_file_of_another_format_is_detected(photos, location, content):
     file.write_bytes(content)
     with pytest.warns(UserWarning, match=f"{file.name} are damaged"):
         assert digest_of(photos) == expected
-
-
-def test_record_without_a_key_is_detected(photos, location):
-    expected = digest_of(photos)
-    file = cached_file()
-    pixels, record = split_content(file.read_bytes())
-    for key in record:
-        rest = {name: value for name, value in record.items() if name != key}
-        file.write_bytes(file_content(pixels, json.dumps(rest).encode()))
-        with pytest.warns(UserWarning, match="are damaged"):
-            assert digest_of(photos) == expected
-
-
-def test_folder_in_place_of_the_file_is_a_damaged_cache(photos):
-    expected = digest_of(photos)
-    file = cached_file()
-    file.unlink()
-    file.mkdir()
-    with (
-        pytest.warns(UserWarning, match=r"are damaged \(Is a directory\)"),
-        pytest.warns(UserWarning, match="cannot be cached"),
-    ):
-        assert digest_of(photos) == expected
-    assert list(cache_folder().iterdir()) == [file]
-
-
-def test_cache_of_another_user_is_read(photos, monkeypatch):
-    expected = digest_of(photos)
-
-    def denied(*_, **__):
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr(os, "utime", denied)
-    monkeypatch.setattr(decoding, "_decode_image", None)  # Nothing is decoded.
-    assert digest_of(photos) == expected
-
-
-def test_cache_depends_on_the_root_folder(tmp_path, photos):
-    """The class of a file depends on the folder that was opened."""
-    (tmp_path / "outer").mkdir()
-    photos.rename(tmp_path / "outer" / "photos")
-    options = {"image_size": SIZE, "on_bad_image": "skip"}
-    with pytest.raises(DataError, match="images of 1 class"):
-        load_dataset(tmp_path / "outer", class_folders="top", **options)
-    data = load_dataset(tmp_path / "outer" / "photos", image_size=SIZE, on_bad_image="skip")
-    assert data.classes == ("ant", "bee")
 
 
 def test_cache_depends_on_the_folders_that_are_classes(tmp_path):
@@ -270,14 +193,6 @@ def test_images_are_not_cached_without_a_home_folder(
     reds = [int(value) for part in (data.train, data.test) for value in part.pixels[:][:, 0, 0, 0]]
     assert set(reds) < {*range(6), *range(50, 56)}
     assert len(data.digest) == 16
-
-
-def test_another_version_has_another_path(photos, monkeypatch):
-    """So a file of an older format is never misread; its images are decoded again."""
-    source = open_source(photos)
-    path = image_cache.cache_path(source, SIZE)
-    monkeypatch.setattr(image_cache, "VERSION", image_cache.VERSION + 1)
-    assert image_cache.cache_path(source, SIZE) != path
 
 
 def test_digits_are_not_cached(no_home_folder):

@@ -84,19 +84,6 @@ def test_opaque_images_do_not_depend_on_the_background():
     np.testing.assert_array_equal(read(content, background="lime"), pixels[..., :3])
 
 
-@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
-def test_transparent_value_of_a_grey_png(bits):
-    highest = (1 << bits) - 1
-    values = np.random.default_rng(0).integers(0, min(highest, 7) + 1, (SIDE, SIDE))
-    values *= highest // min(highest, 7)
-    key = values[4, 4]
-    result = read(png(values, 0, bits, [(b"tRNS", struct.pack(">H", key))]), background="#808080")
-    eight_bits = values >> 8 if bits == 16 else values * (255 // highest)
-    np.testing.assert_array_equal(result, np.where(values == key, 0x80, eight_bits))
-    assert (values == key).any()
-    assert (values != key).any()
-
-
 def test_transparent_value_of_a_16_bit_png_is_compared_with_all_bits():
     values = np.array([[0x1234, 0x12FF], [0xFFFF, 0]])
     result = read(png(values, 0, 16, [(b"tRNS", struct.pack(">H", 0x1234))]), 2, "#808080")
@@ -119,16 +106,6 @@ def test_transparency_of_a_palette(alphas):
     alpha_of = np.array(list(alphas) + [255] * (4 - len(alphas)))
     expected = composited(palette[values], alpha_of[values], (0, 0, 0))
     np.testing.assert_array_equal(read(content, background="black"), expected)
-
-
-def test_transparent_index_of_a_gif():
-    values = noise(SIDE, SIDE) % 4
-    image = Image.fromarray(values, "P")
-    palette = noise(4, 3)
-    image.putpalette(palette.tobytes())
-    result = read(in_format(image, "GIF", transparency=2), background="#010203")
-    expected = np.where((values == 2)[:, :, None], (1, 2, 3), palette[values])
-    np.testing.assert_array_equal(result, expected)
 
 
 # Depth and colour

@@ -147,14 +147,6 @@ def test_more_trials_and_then_all_as_before(run):
     assert read_trials(OUT).equals(rows)
 
 
-def test_license_and_name_are_texts(run):
-    edit(run, {'source = "digits"': 'source = "digits"\nlicense = "CC BY 4.0"'})
-    resume(run, {'name = "mini"': 'name = "other"'})
-    assert read_run(OUT).data.license == "CC BY 4.0"
-    assert read_run(OUT).name == "other"
-    assert "CC BY 4.0" in (OUT / "report.html").read_text()
-
-
 @pytest.mark.slow
 def test_budget_is_planned_again_and_what_was_trained_stays(run, monkeypatch):
     """Trials and finalists follow from the new budget; the supernets are trained already."""

@@ -116,18 +116,6 @@ def test_network_that_is_not_trained_is_trained_first(run, invoke):
     ModelFolder(run / "models" / untrained).require_unchanged()
 
 
-@pytest.mark.slow
-def test_python_exports_a_pick(run):
-    picked = nas.open_run(run).pick(max_latency_ms=1000)
-    folder = picked.export("onnx-int8")
-    assert [file.format for file in folder.card.files] == ["onnx-int8"]
-    assert folder.path == run / "models" / picked.id
-    import torch
-
-    network = picked.to_torch()
-    assert network(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
-
-
 def test_int8_option_adds_the_int8_format_of_each_format(run, pick, invoke, monkeypatch):
     given = []
     monkeypatch.setattr(
@@ -167,12 +155,6 @@ def test_wrong_request_exits_with_2_and_exports_nothing(run, pick, invoke, argum
     assert done.returncode == 2
     assert message in done.stderr
     assert not list((run / "models").rglob("SHA256SUMS"))
-
-
-def test_unknown_pick_names_the_nearest_ids(run, pick):
-    wrong = pick[:-1] + ("0" if pick[-1] != "0" else "1")
-    with pytest.raises(RequestError, match=f"Nearest: .*{pick}"):
-        exporting.export_run(run, [wrong])
 
 
 def test_run_without_its_images_is_refused(run, pick, monkeypatch):

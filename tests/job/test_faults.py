@@ -10,10 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -225,82 +224,3 @@ def stop_at(folder: Path, number: int, moment: Callable[[], bool], pause_s: floa
     # The cache of torch is there too, and all processes share it.
     left = [path for path in (folder / "tmp").iterdir() if "torchinductor" not in path.name]
     assert left == []
-
-
-JUMPING_CLOCK = """
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <sys/time.h>
-#include <time.h>
-
-/* The wall clock is six hours slow, right, or six hours fast, in turns of a third of a second. */
-static time_t offset(void) {
-    struct timespec now;
-    static int (*real)(clockid_t, struct timespec *);
-    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
-    real(CLOCK_MONOTONIC, &now);
-    return 6 * 3600 * ((now.tv_sec * 3 + now.tv_nsec / 333333334) % 3 - 1);
-}
-
-int clock_gettime(clockid_t clock, struct timespec *result) {
-    static int (*real)(clockid_t, struct timespec *);
-    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
-    int status = real(clock, result);
-    if (status == 0 && clock == CLOCK_REALTIME) result->tv_sec += offset();
-    return status;
-}
-
-int gettimeofday(struct timeval *restrict result, void *restrict zone) {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    result->tv_sec = now.tv_sec;
-    result->tv_usec = now.tv_nsec / 1000;
-    return 0;
-}
-
-time_t time(time_t *result) {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    if (result) *result = now.tv_sec;
-    return now.tv_sec;
-}
-"""
-
-PRINT_CLOCK = "import time\nwhile True: print(time.time(), time.monotonic()); time.sleep(0.1)"
-
-
-@pytest.mark.long
-@pytest.mark.skipif(sys.platform != "linux", reason="the wall clock is replaced by LD_PRELOAD")
-def test_wall_clock_that_jumps_by_hours_changes_nothing(stoppable, expected_run, monkeypatch):
-    (stoppable / "clock.c").write_text(JUMPING_CLOCK)
-    command = ["gcc", "-shared", "-fPIC", "-o", "clock.so", "clock.c", "-ldl"]
-    subprocess.run(command, cwd=stoppable, check=True)
-    monkeypatch.setenv("LD_PRELOAD", str(stoppable / "clock.so"))
-    code = "import time\nfor _ in range(12): print(time.time()); time.sleep(0.1)"
-    clock = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert np.ptp([float(each) for each in clock.stdout.split()]) > 6 * 3600
-
-    done = subprocess.run(COMMAND, cwd=stoppable, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    out = stoppable / "out"
-    assert_same_result(out, expected_run)
-    seconds_values = list(durations(json.loads((out / "run.json").read_text())))
-    for path in out.rglob("training.jsonl"):
-        for line in path.read_text().splitlines():
-            seconds_values.extend(durations(json.loads(line)))
-    seconds_values.extend(pd.read_csv(out / "trials.csv")["seconds"])
-    seconds_values.extend(pd.read_csv(out / "hypervolume.csv")["seconds"].diff().dropna())
-    assert len(seconds_values) > 60
-    assert all(0 <= seconds < 3600 for seconds in seconds_values), seconds_values
-
-
-def durations(record: Any) -> Iterator[float]:
-    """Yield every number of seconds in a JSON document."""
-    if isinstance(record, dict):
-        for key, value in record.items():
-            if isinstance(value, int | float) and (key == "seconds" or key.endswith("_s")):
-                yield value
-            yield from durations(value)
-    elif isinstance(record, list):
-        for value in record:
-            yield from durations(value)

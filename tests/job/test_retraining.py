@@ -94,14 +94,6 @@ def test_wrong_requests_are_refused_before_anything_is_trained(run, tmp_path):
         retraining.retrain_run(tmp_path / "other", ["abcd"])
 
 
-def test_run_in_use_is_refused(run):
-    with (
-        claim(run, load_job(run / "job.toml"), ""),
-        pytest.raises(RunFolderError, match="Another process"),
-    ):
-        retraining.retrain_run(run, [front_ids(run)[-1]])
-
-
 def plan_finalists(folder: Path, count: int, epochs: int) -> None:
     """Let a finished job train finalists when it is run again."""
     shutil.rmtree(folder / "models", ignore_errors=True)

@@ -14,9 +14,7 @@ from pydantic import ValidationError
 
 from nas import job as jobs
 from nas import jsonl
-from nas.errors import RunFolderError
 from nas.job import objectives, supernets
-from nas.job.folder import claim
 from nas.job.settings import with_search
 from nas.latency import LatencyTable
 from nas.latency.record import Record
@@ -179,15 +177,6 @@ def test_sampler_cannot_change_once_the_search_has_begun(copy_of_searched_folder
     assert done.returncode == 2
     assert "[search] sampler was 'auto' and is now 'random'." in done.stderr
     assert "max_latency_ms" not in done.stderr
-
-
-def test_second_search_in_one_folder_is_refused(copy_of_searched_folder, job, invoke):
-    with claim(OUT, job, ""):
-        done = invoke("search", OUT)
-        assert done.returncode == 2
-        assert "Another process is running a job in results/mini. Wait for it" in done.stderr
-        with pytest.raises(RunFolderError, match="Another process"):
-            jobs.run_job(job, OUT)
 
 
 SCRIPT_THAT_HANGS = """

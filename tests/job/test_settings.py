@@ -5,16 +5,13 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import get_args
 
-import numpy as np
 import pytest
 
 from nas import files
-from nas.cli.options import Seed, command_line
+from nas.cli.options import command_line
 from nas.errors import JobFileError, RunFolderError
 from nas.job.folder import claim, saved_settings
-from nas.job.keys import KEYS, MAX_SEED
 from nas.job.settings import (
     JobSettings,
     job_path,
@@ -221,15 +218,6 @@ def test_extreme_toml_is_refused(tmp_path, line, words):
     assert len(str(raised.value)) < 500 + len(str(tmp_path))
 
 
-def test_largest_seed_is_accepted_by_numpy_and_the_command_line(tmp_path):
-    job = load(tmp_path, f"seed = {MAX_SEED}\n{MINIMAL}")
-    np.random.RandomState(job.seed)
-    with pytest.raises(ValueError, match="Seed must be between"):
-        np.random.RandomState(MAX_SEED + 1)
-    (option,) = Seed.__metadata__
-    assert option.max == MAX_SEED
-
-
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -270,12 +258,6 @@ def test_unreadable_job_file_is_refused(tmp_path, monkeypatch):
         load_job(path)
 
 
-def test_byte_order_mark_is_ignored(tmp_path):
-    path = tmp_path / "job.toml"
-    path.write_bytes(b"\xef\xbb\xbf" + MINIMAL.encode())
-    assert load_job(path) == load(tmp_path, MINIMAL)
-
-
 @pytest.mark.parametrize(
     "content", [b"", b"[data", b"\xff", b"a = " + b"[" * 10_000, b"seed = -1\n" + MINIMAL.encode()]
 )
@@ -285,30 +267,6 @@ def test_run_with_damaged_job_file_is_refused(tmp_path, content):
         saved_settings(tmp_path)
     assert raised.value.remedy
     assert (tmp_path / "job.toml").read_bytes() == content
-
-
-def test_saved_settings_is_none_for_other_folders(tmp_path):
-    (tmp_path / "job.toml").mkdir()
-    for folder in (tmp_path, tmp_path / "nowhere", Path("a" * 5000), Path("a\0b")):
-        assert saved_settings(folder) is None
-
-
-def test_every_key_of_a_job_file_has_a_description():
-    def paths(model, prefix=""):
-        for name, field in model.model_fields.items():
-            tables = (field.annotation, *get_args(field.annotation))
-            table = next((t for t in tables if hasattr(t, "model_fields")), None)
-            if table is None:
-                described = [field, *(m for t in tables for m in getattr(t, "__metadata__", ()))]
-                yield (
-                    prefix + name,
-                    next(each.description for each in described if each.description),
-                )
-            else:
-                yield from paths(table, f"{prefix}{name}.")
-
-    described = dict(paths(JobSettings))
-    assert described == {path: key.meaning for path, key in KEYS.items()}
 
 
 def test_length_of_the_training_is_set_once(tmp_path):

@@ -31,24 +31,3 @@ def test_one_timing_is_enough_where_latencies_never_differ(monkeypatch):
     monkeypatch.setattr(FakeRuntime, "moments", 1)
     assert stage_costs._disagreeing(runtime, SCHEDULES) == 0
     assert runtime.retimed == []
-
-
-def test_step_of_a_search_is_that_of_the_second_half_of_a_short_one(monkeypatch):
-    now_s = 0.0
-
-    def search(spaces, objectives, *, trials, seed, sampler, on_trial, progress):
-        nonlocal now_s
-        assert (spaces, seed, sampler) == ([SPACE], 7, "tpe")
-        scores = [each.evaluate([SPACE.smallest, SPACE.largest]) for each in objectives]
-        assert scores[0] == [graph_macs(SPACE.smallest), graph_macs(SPACE.largest)]
-        for trial in range(trials):
-            now_s += 1 if trial < trials / 2 else 3
-            on_trial(None, None)
-
-    def graph_macs(architecture):
-        return sum(kernel.macs for kernel in FakeRuntime().kernels(architecture.graph))
-
-    monkeypatch.setattr("nas.search.run_search", search)
-    monkeypatch.setattr(stage_costs.time, "perf_counter", lambda: now_s)
-    step_s = stage_costs._seconds_per_search_step([SPACE], FakeRuntime(), "tpe", 7, 1)
-    assert step_s == pytest.approx(3)

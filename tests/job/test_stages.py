@@ -10,7 +10,7 @@ from nas.deploy import retrain
 from nas.job import JobSettings, load_job, stages, supernets
 from nas.job.context import JobContext
 from nas.job.progress import SilentProgress
-from nas.records import ImageChanges, MirroringExperiment, read_run
+from nas.records import MirroringExperiment, read_run
 from nas.report.run import open_run
 from nas.supernet import checkpoint, mirroring
 from nas.supernet.ground_truth import STANDALONE_FILE
@@ -159,18 +159,3 @@ def test_whole_run_follows_the_decision(folder, experiment_forbids, monkeypatch)
     supernets.rank_supernets(RUN, nets=4, how="uniform", repeated=0, epochs=1)
     lines = (RUN / STANDALONE_FILE).read_text().splitlines()
     assert [json.loads(line)["training"]["flip"] for line in lines] == [False] * 4
-
-
-def test_summary_names_few_classes():
-    result = MirroringExperiment(
-        images=64,
-        accuracy=0.99,
-        mirrored_accuracy=0.01,
-        changed_classes=[f"turn {number}" for number in range(9)],
-        changes_class=True,
-        is_reliable=True,
-    )
-    text = ImageChanges(flip=False, shift=4, experiment=result).summary
-    assert "shifted by up to 4 pixels and not mirrored" in text
-    assert "99% of 64 training images" in text
-    assert text.endswith("turn 0, turn 1, turn 2, turn 3, turn 4 and 4 more)")

@@ -63,15 +63,6 @@ def test_unlistable_folder_is_named_in_the_error(photos, monkeypatch, part):
     assert f"The folder {photos / part} cannot be listed (Permission denied)" in str(caught.value)
 
 
-def test_unlistable_parquet_folder_is_named_in_the_error(tmp_path, monkeypatch):
-    (tmp_path / "train").mkdir()
-    (tmp_path / "test").mkdir()
-    (tmp_path / "train" / "0.parquet").touch()
-    forbid_listing(monkeypatch, tmp_path / "test")
-    with pytest.raises(DataError, match=r"/test cannot be listed \(Permission denied\)"):
-        load_dataset(tmp_path)
-
-
 @pytest.mark.parametrize("content", [None, "notes.txt", "Thumbs.db", "movie.mov"])
 def test_class_folder_without_images_is_named_in_the_error(photos, content):
     (photos / "dog").mkdir()
@@ -110,17 +101,6 @@ def test_links_to_folders_are_followed(photos, tmp_path):
 def test_link_loop_is_an_error(photos, target):
     (photos / "bee" / "loop").symlink_to(photos / target)
     with pytest.raises(DataError, match=r"/loop is a link to a folder that was listed before"):
-        open_source(photos)
-
-
-def test_links_with_exponentially_many_paths_are_refused(photos):
-    """Each of 40 folders has two links to the next, which makes 2 to the power of 40 paths."""
-    chain = photos / "bee" / "chain"
-    for index in range(40):
-        (chain / str(index)).mkdir(parents=True)
-        for name in "ab":
-            (chain / str(index) / name).symlink_to(f"../{index + 1}")
-    with pytest.raises(DataError, match="listed before"):
         open_source(photos)
 
 
@@ -201,17 +181,6 @@ def test_split_folders_have_many_names(tmp_path, train, test):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["Validate", "val", "VALID", "validation_set", "dev", "valset"])
-def test_validation_folders_have_many_names(tmp_path, name):
-    add_images(tmp_path / "Train" / "ant", 6)
-    add_images(tmp_path / "Train" / "bee", 6)
-    add_images(tmp_path / name / "ant", 2)
-    add_images(tmp_path / name / "bee", 2)
-    source = open_source(tmp_path)
-    assert splits_by_class(source)["validation", "bee"] == 2
-    assert source.layout == f"splits by folder: Train, {name} is validation"
-
-
 def test_folders_beside_splits_are_reported_in_a_warning(photos, tmp_path):
     photos.rename(tmp_path / "train")
     for name in ("ant", "bee", "cow"):
@@ -252,12 +221,6 @@ def test_folder_called_train_beside_classes_is_unclear(tmp_path):
         open_source(tmp_path)
     assert open_source(tmp_path, "top").classes == ("bus", "car", "trains")
     assert open_source(tmp_path, "lowest").classes == ("bus", "car", "diesel", "steam")
-
-
-def test_class_whose_name_begins_like_a_split_is_a_class(tmp_path):
-    for name in ("testudo", "valley", "trainer", "device"):
-        add_images(tmp_path / name, 3)
-    assert open_source(tmp_path).classes == ("device", "testudo", "trainer", "valley")
 
 
 @pytest.mark.parametrize("split", ["", "train/"])
@@ -382,9 +345,3 @@ def test_split_folders_without_train_are_an_error(tmp_path):
         add_images(tmp_path / split / "ant", 6)
     with pytest.raises(DataError, match="no folder train"):
         load_dataset(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["photo.JPG", "photo.Jpeg", "photo.PNG", "photo.tiff"])
-def test_image_extensions_match_in_any_case(photos, name):
-    Image.new("L", (4, 4)).save(photos / "bee" / name)
-    assert open_source(photos).count == 19

@@ -127,14 +127,6 @@ def test_label_column_of_another_type_is_an_error(tmp_path, labels, holds):
     assert "expected integers or strings" in str(caught.value)
 
 
-def test_labels_of_64_bits_are_read(tmp_path):
-    labels = pa.array([2**64 - 1, 7] * 6, pa.uint64())
-    assert load_dataset(write(tmp_path / "a.parquet", IMAGES, labels)).classes == (
-        "7",
-        str(2**64 - 1),
-    )
-
-
 @pytest.mark.parametrize("label", [2, -2, 2**64 - 1])
 def test_label_without_class_name_is_an_error(tmp_path, label):
     kind = pa.uint64() if label > 2 else pa.int64()
@@ -173,14 +165,6 @@ def test_class_names_for_string_labels_are_an_error(tmp_path):
         load_dataset(path)
 
 
-@pytest.mark.parametrize("metadata", ["{}", '{"info": {"features": {"image": {}}}}'])
-def test_metadata_without_class_names_is_ignored(tmp_path, metadata):
-    assert load_dataset(write(tmp_path / "a.parquet", IMAGES, LABELS, metadata)).classes == (
-        "0",
-        "1",
-    )
-
-
 @pytest.mark.parametrize("other", [class_label(["bee", "ant"]), None])
 def test_files_with_different_class_names_are_an_error(tmp_path, other):
     write(tmp_path / "train.parquet", IMAGES, LABELS, class_label(["ant", "bee"]))
@@ -196,13 +180,6 @@ def test_duplicate_column_is_an_error(tmp_path):
     pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"a\.parquet has 2 columns image"):
         load_dataset(tmp_path)
-
-
-def test_file_without_rows_is_an_error(tmp_path):
-    empty = pa.array([], pa.binary())
-    path = write(tmp_path / "a.parquet", empty, pa.array([], pa.int64()))
-    with pytest.raises(DataError, match=r"a\.parquet has no rows"):
-        load_dataset(path)
 
 
 @pytest.mark.parametrize("size", [0, 3, 100])
@@ -258,13 +235,6 @@ def test_parquet_name_of_a_link_pipe_or_folder_is_an_error(tmp_path, kind):
         load_dataset(tmp_path)
 
 
-def test_folder_may_have_the_parquet_suffix_in_any_case(tmp_path):
-    (tmp_path / "photos.parquet").mkdir()
-    write(tmp_path / "photos.parquet" / "part-0.PARQUET", IMAGES, LABELS)
-    assert open_source(tmp_path / "photos.parquet").count == 12
-    assert open_source(tmp_path / "photos.parquet" / "part-0.PARQUET").count == 12
-
-
 def images_by_path(folder: Path, **options) -> Path:
     folder.mkdir()
     for index, image in enumerate(IMAGES):
@@ -294,13 +264,6 @@ def test_image_files_named_by_rows_are_decoded_again_after_a_change(
     assert len(red(load_dataset(path, image_size=2))) == 12
 
 
-def test_path_is_not_read_if_there_are_bytes(tmp_path):
-    images = [{"bytes": image, "path": "/dev/null"} for image in IMAGES]
-    source = open_source(write(tmp_path / "a.parquet", images, LABELS))
-    assert source.files == (tmp_path / "a.parquet",)
-    assert [image for image, _ in rows(source)] == IMAGES
-
-
 @pytest.mark.parametrize("path", ["a\0b.png", "x" * 5000, "", "https://example.org/a.png", "."])
 def test_row_with_an_invalid_path_is_a_bad_image(tmp_path, empty_cache, path):
     images = [{"bytes": image, "path": None} for image in IMAGES]
@@ -319,10 +282,3 @@ def test_row_group_is_read_in_pieces(tmp_path):
     peak = max(pa.total_allocated_bytes() - before for _ in open_source(path).samples)
     assert path.stat().st_size > 30e6
     assert 0 < peak < 15e6
-
-
-def test_unwritable_cache_is_a_warning(tmp_path, empty_cache):
-    empty_cache.write_text("no folder")
-    path = write(tmp_path / "a.parquet", IMAGES, LABELS)
-    with pytest.warns(UserWarning, match="cannot be cached"):
-        assert red(load_dataset(path, image_size=2)) == list(range(12))

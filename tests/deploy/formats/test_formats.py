@@ -45,23 +45,6 @@ def test_listing_formats_imports_none_of_their_packages():
     assert int(run_python(LIST)) == len(format_names())
 
 
-def test_names_and_files_are_distinct():
-    formats = all_formats()
-    assert [each.name for each in formats] == format_names()
-    names = [name for each in formats for name in (each.file_name, *each.companions)]
-    assert len(set(names)) == len(names)
-
-
-def test_int8_formats_say_so_in_their_names():
-    for each in all_formats():
-        assert (each.precision == "int8") == each.name.endswith("-int8")
-
-
-def test_unknown_format_names_the_known_ones():
-    with pytest.raises(RequestError, match="no format 'onx'.*onnx"):
-        model_format("onx")
-
-
 @pytest.mark.parametrize("name", format_names())
 def test_missing_package_gives_the_command_that_installs_it(name, monkeypatch):
     (model_file,) = [each for each in all_formats() if each.name == name]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -80,16 +77,6 @@ def test_source_runs_where_nas_cannot_be_imported(tmp_path):
     assert output.strip() == (f"{values.classes} {values.image_size} {values.mean} {values.std}")
 
 
-@pytest.mark.parametrize("space", FAMILIES)
-def test_source_is_formatted_and_has_one_class(space, tmp_path):
-    path = write(model_format("torch"), digits_model(space), tmp_path).with_name("network.py")
-    ruff = [sys.executable, "-m", "ruff"]
-    for command in (["format", "--diff"], ["check", "--select", "E,F,I,UP,ANN"]):
-        options = ["--isolated", "--line-length", "100"]
-        subprocess.run([*ruff, *command, *options, str(path)], check=True)
-    assert path.read_text().count("\nclass ") == 1
-
-
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_source_of_every_kind_of_op_computes_what_the_interpreter_computes(name):
     graph = EXAMPLES[name]()
@@ -100,13 +87,6 @@ def test_source_of_every_kind_of_op_computes_what_the_interpreter_computes(name)
     with torch.no_grad():
         expected = network(images)
         assert torch.allclose(plain(images), expected, atol=1e-5 * float(expected.abs().max()))
-
-
-def test_module_has_the_parameters_of_the_network():
-    model = digits_model("shufflenet_tiny")
-    plain = TorchSource(model.network.graph).module(model.network.tensors())
-    count = sum(parameter.numel() for parameter in plain.parameters())
-    assert count == model.architecture.params
 
 
 def test_layer_names_are_valid_and_distinct():
@@ -125,32 +105,6 @@ def _slot(name):
     from nas.graph import Channels, Slot
 
     return Slot(name, Channels.prefix(1, 1), Channels.prefix(1, 1))
-
-
-def test_unknown_op_is_named():
-    graph = Graph((Op("input", (), (1, 4, 4)), Op("spectral", (0,), (1, 4, 4))))
-    with pytest.raises(ExportError, match="spectral"):
-        _ = TorchSource(graph).class_source
-
-
-def test_metadata_holds_architecture_and_preprocessing(tmp_path):
-    model = digits_model("mobilenet_tiny")
-    path = write(model_format("torch"), model, tmp_path)
-    with safe_open(str(path), framework="np") as file:
-        record = json.loads(file.metadata()["record"])
-    assert record["architecture"] == model.architecture.to_json()
-    assert record["digest"] == model.architecture.digest
-    assert record["preprocessing"]["classes"] == list("0123456789")
-
-
-def test_equal_models_are_equal_files(tmp_path):
-    model = digits_model("mobilenet_tiny")
-    contents = []
-    for name in "ab":
-        (tmp_path / name).mkdir()
-        path = write(model_format("torch"), model, tmp_path / name)
-        contents.append((path.read_bytes(), path.with_name("network.py").read_bytes()))
-    assert contents[0] == contents[1]
 
 
 def test_missing_and_damaged_weights_are_refused(tmp_path):
