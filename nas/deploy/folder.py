@@ -119,7 +119,8 @@ class ModelFolder:
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file.", remedy="Move it away.")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(self.path.parent / f".{self.path.name}.lock", timeout=0)
+        lock_file = self.path.parent / f".{self.path.name}.lock"
+        lock = filelock.FileLock(lock_file, timeout=0)
         try:
             lock.acquire()
         except filelock.Timeout:
@@ -134,6 +135,8 @@ class ModelFolder:
             yield staging
         finally:
             self._clean_up()
+            # Nobody waits for the lock, so its file can go while it is held.
+            lock_file.unlink(missing_ok=True)
             lock.release()
 
     def publish(self, staging: Path, *, replaced: Collection[str] = ()) -> None:
