@@ -62,18 +62,6 @@ Address = Annotated[
 Threads = Annotated[int, job_key("device.threads", is_bounded=True)]
 Dtype = Annotated[str, job_key("device.dtype")]
 Batch = Annotated[int, job_key("device.batch", is_bounded=True)]
-Tuner = Annotated[
-    str,
-    typer.Option(
-        help="Source of the schedules: template, or a tuner of the runtime such as metaschedule."
-    ),
-]
-Trials = Annotated[
-    int | None,
-    typer.Option(
-        min=1, help="Number of schedules that the tuner tries for a kernel; 64 by default."
-    ),
-]
 ImageSize = Annotated[
     int | None,
     typer.Option(

@@ -25,8 +25,6 @@ from nas.cli.options import (
     Table,
     Target,
     Threads,
-    Trials,
-    Tuner,
     check_plot,
     load_adapted_spaces,
     open_table,
@@ -59,8 +57,6 @@ def build(
         bool,
         typer.Option(help="Also time the kernels again that are in the table; all timings count."),
     ] = False,
-    tuner: Tuner = "template",
-    trials: Trials = None,
     calibrate: Annotated[
         bool,
         typer.Option(help="At the end, time eight whole networks and fit a correction on them."),
@@ -72,13 +68,11 @@ def build(
     At the end, eight whole networks are timed. If a factor and costs of launches, fitted on them,
     are expected to predict other networks better, they correct all predictions. The command may be
     stopped at any time, and continues when it is started again. One table holds the kernels of
-    several batch sizes. With --tuner metaschedule, the kernels with weights are then tuned, which
-    takes minutes each; a faster schedule replaces the one in the table.
+    several batch sizes.
 
     \b
     Example: nas table build --space mobilenet --space shufflenet --image-size 32
     Example: nas table build --space mobilenet --image-size 32 --batch 4
-    Example: nas table build --space mobilenet --image-size 32 --tuner metaschedule --trials 64
     """
     from nas.console import ProgressBars
     from nas.errors import MeasurementError
@@ -91,16 +85,14 @@ def build(
         open_runtime,
         space_kernels,
     )
-    from nas.latency.tuning import requested_trials, tune_table
     from nas.latency.worker_process import timers_for
 
     spaces = load_adapted_spaces(space, image_size, channels, classes)
     device = open_runtime(runtime, target=target, threads=threads, dtype=dtype)
     device.check_batch(batch)
-    trials_per_kernel = requested_trials(device, tuner, trials)
     kernels = [kernel for each in spaces for kernel in space_kernels(each, device, batch)]
     table = LatencyTable.open_or_create(out, device)
-    calibration = problem = tuned = None
+    calibration = problem = None
     with ProgressBars() as bars:
         bars.begin("latency table", "timing")
         with timers_for(device) as timers:
@@ -112,17 +104,7 @@ def build(
                 again=again,
                 progress=lambda p: bars.advance(p.done, p.total, p.record.name),
             )
-            if trials_per_kernel:
-                bars.begin(tuner, "kernel")
-                tuned = tune_table(
-                    table,
-                    kernels,
-                    timers,
-                    tuner=tuner,
-                    trials=trials_per_kernel,
-                    progress=lambda p: bars.advance(p.done, p.total, f"{p.gain:.1%} faster so far"),
-                )
-        if calibrate and (built.added or again or tuned or lacks_calibration(table, spaces, batch)):
+        if calibrate and (built.added or again or lacks_calibration(table, spaces, batch)):
             bars.begin("calibration", "network")
             try:
                 calibration = calibrate_after_build(
@@ -152,9 +134,6 @@ def build(
     if problem is not None:
         result["calibration_error"] = problem
         text += f"\n{problem}"
-    if tuned is not None:
-        result["tuning"] = {"trials": trials_per_kernel, **tuned.to_json()}
-        text += f"\n{tuned}"
     show(result, text, as_json)
 
 

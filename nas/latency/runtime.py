@@ -139,10 +139,6 @@ class KernelTimer(Protocol):
         """See `Runtime.retime_kernel`."""
         ...
 
-    def tune_kernel(self, kernel: Kernel, tuner: str, trials: int) -> Schedule:
-        """See `Runtime.tune_kernel`."""
-        ...
-
     def time_dispatch(self) -> Mapping[str, Timing]:
         """See `Runtime.time_dispatch`."""
         ...
@@ -174,7 +170,6 @@ class Runtime(ABC):
         name: name of the runtime, which is also the name of its entry point.
         targets: targets that it compiles for, for messages and help texts.
         dtypes: types of weights and activations that it has.
-        tuners: names of the tuners that `tune_kernel` knows, which search schedules at length.
         max_batch: largest batch that it has kernels for; None means that there is no limit.
         max_table_threads: largest number of threads for which its kernels predict whole networks;
             None means that there is no limit.
@@ -195,7 +190,6 @@ class Runtime(ABC):
     name: ClassVar[str]
     targets: ClassVar[tuple[str, ...]] = ("cpu",)
     dtypes: ClassVar[tuple[str, ...]] = ("float32",)
-    tuners: ClassVar[tuple[str, ...]] = ()
     max_batch: ClassVar[int | None] = None
     max_table_threads: ClassVar[int | None] = None
     dispatch_parts: ClassVar[tuple[str, ...]] = ()
@@ -291,11 +285,6 @@ class Runtime(ABC):
                 remedy="Use fewer threads or another runtime. `nas benchmark` times exported "
                 "models with any number.",
             )
-
-    def check_tuner(self, tuner: str) -> None:
-        """Raise RequestError for a tuner that cannot tune kernels with these settings."""
-        if tuner not in self.tuners:
-            raise self.refusal("tuner", tuner, self.tuners)
 
     def refusal(self, setting: str, value: str, allowed: Sequence[str]) -> RequestError:
         """Return the error for a setting that the runtime does not have."""
@@ -499,7 +488,7 @@ class Runtime(ABC):
         """
 
     def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
-        """Time a kernel again with a schedule that `time_kernel` or `tune_kernel` returned.
+        """Time a kernel again with a schedule that `time_kernel` returned.
 
         The default calls `time_kernel`, which fits a runtime that chooses schedules by itself.
 
@@ -507,15 +496,6 @@ class Runtime(ABC):
             MeasurementError: the kernel cannot be timed.
         """
         return self.time_kernel(kernel)[1]
-
-    def tune_kernel(self, kernel: Kernel, tuner: str, trials: int) -> Schedule:
-        """Return the best of `trials` schedules that a tuner tries.
-
-        Raises:
-            MeasurementError: no schedule ran.
-            NotImplementedError: the runtime has no tuners.
-        """
-        raise NotImplementedError(f"runtime '{self.name}' has no tuner '{tuner}'")
 
     def time_dispatch(self) -> Mapping[str, Timing]:
         """Time what running a network costs beside its kernels, by the names of `dispatch_parts`.

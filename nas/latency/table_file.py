@@ -22,8 +22,7 @@ LOCK_SECONDS = 2.0
 """How long a writer waits for another writer before it gives up."""
 
 MAX_LINE_BYTES = 1 << 20
-"""Longest line that is read. The record of a kernel has about 400 bytes, and one with the trace of
-a tuner has more."""
+"""Longest line that is read. The record of a kernel has about 400 bytes."""
 
 
 class TableFile:

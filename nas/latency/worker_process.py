@@ -36,9 +36,6 @@ DISPATCH_LIMIT_FACTOR = 5
 
 _DISPATCH_REQUESTS = ("time_dispatch", "time_miss_curves")
 
-TRIAL_SECONDS = 15.0
-"""How much longer tuning a kernel may take for each trial; most take one or two seconds."""
-
 START_SECONDS = 120.0
 """How long a worker may take to start: it imports the runtime."""
 
@@ -98,11 +95,6 @@ class WorkerTimer:
         """See `Runtime.retime_kernel`, and `time_kernel` for the errors."""
         return Timing(*self._request("retime_kernel", kernel.text, dict(schedule)))
 
-    def tune_kernel(self, kernel: Kernel, tuner: str, trials: int) -> Schedule:
-        """See `Runtime.tune_kernel`, and `time_kernel` for the errors."""
-        schedule: Schedule = self._request("tune_kernel", kernel.text, tuner, trials)
-        return schedule
-
     def time_dispatch(self) -> Mapping[str, Timing]:
         """See `Runtime.time_dispatch`, and `time_kernel` for the errors."""
         return self._time_parts("time_dispatch")
@@ -133,8 +125,6 @@ class WorkerTimer:
             worker.pipe.send((request, *arguments))
             is_dispatch = request in _DISPATCH_REQUESTS
             limit_s = self._limit_s * (DISPATCH_LIMIT_FACTOR if is_dispatch else 1)
-            if request == "tune_kernel":
-                limit_s += TRIAL_SECONDS * arguments[2]
             kind, answer = worker.receive(limit_s)
         except TimeoutError as error:
             self._stop()
@@ -259,8 +249,6 @@ def _answer(runtime: Runtime, request: str, arguments: list[Any]) -> Any:
     kernel = Kernel.parse(arguments[0])
     if request == "retime_kernel":
         return astuple(runtime.retime_kernel(kernel, arguments[1]))
-    if request == "tune_kernel":
-        return dict(runtime.tune_kernel(kernel, arguments[1], arguments[2]))
     schedule, timing = runtime.time_kernel(kernel)
     return dict(schedule), astuple(timing)
 

@@ -1,8 +1,8 @@
 """The element-wise steps that kernels run on the result of their anchor.
 
-The CPU loop nests, the CUDA kernels and the MetaSchedule definitions take the meaning of every step
-from here. A new activation is one more `case` in `activation`; a new way to combine the result with
-another tensor is one more `case` in `apply_step`.
+The CPU loop nests and the CUDA kernels take the meaning of every step from here. A new activation
+is one more `case` in `activation`; a new way to combine the result with another tensor is one more
+`case` in `apply_step`.
 """
 
 from __future__ import annotations

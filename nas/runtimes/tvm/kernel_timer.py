@@ -209,23 +209,6 @@ class TvmKernelTimer:
             cold_s = timing.undisturbed_samples(timed_kernel.cold, 1, cold_cache.SAMPLES)
         return warm.with_cold_seconds(cold_s)
 
-    def tune_kernel(self, kernel: Kernel, trials: int) -> Schedule:
-        """Return the schedule of the fastest of `trials` candidates of MetaSchedule.
-
-        Raises:
-            MeasurementError: no candidate runs.
-            ValueError: the kernel has no weights.
-            ModuleNotFoundError: packages of the extra `metaschedule` are not installed.
-        """
-        from nas.schedules.metaschedule import trace, tuner
-
-        def quick_latency_us(function: tvm.tirx.PrimFunc) -> float:
-            evaluate = self._compile_function(kernel, {"tuner": trace.TUNER}, function)
-            with self.device.timing_context(self.threads):
-                return timing.quick_latency_us(evaluate)
-
-        return tuner.tune(kernel, trials, self.templates.target, self.threads, quick_latency_us)
-
     def _cold_evaluator(self, kernel: Kernel, schedule: Schedule) -> Evaluate | None:
         """Return what times a kernel with a cold cache; None if that cannot differ."""
         clock = clock_of(self.templates.target)
@@ -248,18 +231,6 @@ class TvmKernelTimer:
     def _compile_kernel(self, kernel: Kernel, schedule: Schedule) -> Evaluate:
         """Compile a kernel and return what times it on random tensors."""
         function = self.templates.function(kernel, schedule, "kernel")
-        return self._compile_function(kernel, schedule, function)
-
-    def _compile_function(
-        self, kernel: Kernel, schedule: Schedule, function: tvm.tirx.PrimFunc
-    ) -> Evaluate:
-        """Compile a function and return what times it on random tensors.
-
-        Args:
-            kernel: the kernel that the function computes.
-            schedule: the schedule by which its constants are packed.
-            function: the kernel, a function of tensors.
-        """
         built = tvm.tirx.build(repeated_kernel(function), self.templates.target, "tirx")
         library = self.device.load_library(built)
         # Machine code is generated when a function is first looked up, which must not be timed.

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from nas.documents import shortened
 from nas.errors import RequestError
@@ -34,11 +33,6 @@ if TYPE_CHECKING:
     from nas.runtimes.tvm.kernel_timer import TvmKernelTimer
     from nas.runtimes.tvm.relax_network import RelaxNetwork
 
-METASCHEDULE = "metaschedule"
-
-COST_MODEL_PACKAGE = "xgboost"
-"""Package with which MetaSchedule ranks candidates before it times some of them."""
-
 MAX_WINOGRAD_TILE = 64
 """Largest tile in a schedule. Rounding errors spoil the results of much smaller tiles already."""
 
@@ -52,7 +46,6 @@ class TvmRuntime(Runtime):
 
     name = "tvm"
     targets = ("cpu", "cuda", "rpc://...")
-    tuners: ClassVar[tuple[str, ...]] = (METASCHEDULE,)
     moments = timing.MOMENTS
     dispatch_seconds = 30.0
     dispatch_parts = (
@@ -94,20 +87,6 @@ class TvmRuntime(Runtime):
             self.check_threads()
         else:
             super().check_settings()
-
-    def check_tuner(self, tuner: str) -> None:
-        """Raise RequestError if MetaSchedule cannot tune for this target or is not installed."""
-        super().check_tuner(tuner)
-        if find_spec(COST_MODEL_PACKAGE) is None:
-            raise RequestError(
-                f"MetaSchedule needs {COST_MODEL_PACKAGE}, which is not installed.",
-                remedy="pip install 'hardware-nas[metaschedule]'",
-            )
-        if self.target != "cpu":
-            raise RequestError(
-                f"MetaSchedule does not tune for target '{self.target}'.",
-                remedy="Use it with --target cpu, or leave --tuner out.",
-            )
 
     @property
     def is_remote(self) -> bool:
@@ -170,12 +149,8 @@ class TvmRuntime(Runtime):
         return self.timer.time_kernel(kernel)
 
     def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
-        """Time a kernel again with a schedule of `time_kernel` or `tune_kernel`."""
+        """Time a kernel again with a schedule of `time_kernel`."""
         return self.timer.retime_kernel(kernel, schedule)
-
-    def tune_kernel(self, kernel: Kernel, tuner: str, trials: int) -> Schedule:
-        """Return the fastest of `trials` schedules that MetaSchedule tries."""
-        return self.timer.tune_kernel(kernel, trials)
 
     def time_dispatch(self) -> Mapping[str, Timing]:
         """Time what running a network costs beside its kernels."""
@@ -235,7 +210,6 @@ class CudaRuntime(TvmRuntime):
     """
 
     dtypes = ("float32", "float16")
-    tuners: ClassVar[tuple[str, ...]] = ()
     max_batch = 1
     is_local = False
     compiles_beside_timing = True

@@ -20,7 +20,6 @@ from nas.schedules.cpu import (
     winograd,
 )
 from nas.schedules.cpu.loops import vector_registers
-from nas.schedules.metaschedule import definition, trace
 from nas.schedules.templates import Expansion, Schedule
 
 
@@ -65,11 +64,8 @@ class CpuTemplates:
     def function(self, kernel: Kernel, schedule: Schedule, name: str) -> tirx.PrimFunc:
         """Return the TIR function of a kernel; see `Templates.function`.
 
-        A schedule may have `threads`, which overrides the templates' number of threads. A schedule
-        that MetaSchedule found has a trace in place of tile sizes.
+        A schedule may have `threads`, which overrides the templates' number of threads.
         """
-        if trace.has_trace(schedule):
-            return trace.function(kernel, schedule, name)
         threads = schedule.get("threads", self.threads)
         arguments = kernel, schedule, self.lanes, threads, name
         if kernel.is_expanded:
@@ -95,9 +91,6 @@ class CpuTemplates:
         expansion: Expansion | None = None,
     ) -> list[NDArray[np.float32]]:
         """Return the constants of a kernel as its function reads them; see `Templates.pack`."""
-        if trace.has_trace(schedule):
-            assert weight is not None
-            return definition.pack(kernel, weight, bias, expansion)
         if not kernel.has_weights:
             return []
         assert weight is not None

@@ -1,1 +1,0 @@
-"""MetaSchedule, TVM's tuner, as a slower alternative to the hand-written CPU schedules."""
