@@ -73,7 +73,7 @@ def keep_freed_memory() -> bool:
 
     A training step frees all activations, and the next step allocates as much again. By default
     the C library returns large blocks to the operating system, which then has to provide and clear
-    every page anew. On a CPU that took a sixth of a step's time (`tests.benchmarks.supernets`).
+    every page anew. On a CPU that took a sixth of a step's time.
 
     Returns:
         Whether the C library supports it; only the GNU C library does.

@@ -3,7 +3,7 @@
 The costs of launching kernels are timed once, at many moments in a row. The miss curves
 (`nas.latency.cache_model`) depend on how much of a shared cache other programs leave, which differs
 from one second to the next: in a minute beside busy neighbours, a MiB in a chain of four took 16 to
-44 us (`tests.benchmarks.miss_curves`). So they are timed at moments that are spread over the whole
+44 us. So they are timed at moments that are spread over the whole
 build, and the rule that chooses the latency of a kernel or a network among its timings chooses
 theirs. The fastest moments would say that large networks find their weights in the cache, which at
 most moments they do not.

@@ -46,10 +46,7 @@ MIN_UNDISTURBED = 6
 """Timings of each kernel or network with a known slowdown, unless there are too few."""
 
 QUANTILE = 0.25
-"""Quantile of the timings with a known slowdown that is the latency.
-
-`tests.benchmarks.repeated_timings` compares it with the fastest timing.
-"""
+"""Quantile of the timings with a known slowdown that is the latency."""
 
 RETIMING_TOLERANCE = 0.03
 """Largest difference of two latencies of a kernel or network that agree, as a fraction."""

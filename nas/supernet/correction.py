@@ -21,7 +21,7 @@ from nas.records import MIN_ANCHORS, RankedNetworkRecord, ScoreCorrection, to_lo
 from nas.supernet.ranked_network import RankedNetwork
 
 SLOPE = 0.3
-"""Logits that a factor e of multiply-accumulates adds. docs/ranking.md has what it is worth."""
+"""Logits that a factor e of multiply-accumulates adds; see docs/measurements.md."""
 
 SCALES = (0.6, 0.4, 0.8, 1.0)
 """Factors that shrink the distance of a score from the reference; the first is the default.

@@ -31,7 +31,7 @@ SUBNETS = ("sandwich", "best_up", "worst_up", "single", "fair")
 class TrainingSettings:
     """Settings of `nas.supernet.train` and `train_standalone`.
 
-    The defaults suit a training of a few minutes to an hour. docs/ranking.md compares other
+    The defaults suit a training of a few minutes to an hour. docs/measurements.md compares other
     values by how well the supernet then ranks networks.
 
     Attributes:

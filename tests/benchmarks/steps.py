@@ -23,15 +23,16 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import harmonic_mean
 
+import numpy as np
 import torch
 
 from nas import torch_kernels
+from nas.data import ImageDataset, Images
 from nas.space import load_space
 from nas.supernet import TrainingSettings, sharding
 from nas.supernet import trainer as trainers
 from nas.supernet.trainer import Trainer
 from nas.torch_device import keep_freed_memory
-from tests.benchmarks.supernets import noise
 
 WARM_UP_STEPS = 2
 """Steps before those that are timed."""
@@ -83,6 +84,20 @@ def ways(cores: int) -> dict[str, Way]:
         f"{on_all}, {HALF}": Way(share=1 / 2, threads=cores),
         f"{on_all}, bfloat16": Way(precision="bfloat16", threads=cores),
     }
+
+
+def noise(size: int, channels: int, train: int, search: int) -> ImageDataset:
+    """Return a data set of 10 classes whose images are noise."""
+    rng = np.random.default_rng(0)
+
+    def images(count: int) -> Images:
+        pixels = rng.integers(0, 256, (count, size, size, channels), np.uint8)
+        return Images(pixels, rng.integers(0, 10, count))
+
+    classes = tuple("0123456789")
+    return ImageDataset(
+        "noise", classes, images(train), images(search), images(64), images(64), True
+    )
 
 
 def make_trainer(space: str, side: int, way: Way) -> Trainer:

@@ -20,16 +20,25 @@ import numpy as np
 
 from nas import files
 from nas.console import ProgressBars
-from nas.data import load_dataset
+from nas.data import Images, load_dataset
 from nas.job.folder import installed_versions
 from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
 from nas.latency.worker_process import timers_for
 from nas.search import non_dominated
 from nas.space import load_space
 from nas.supernet import TrainingSettings, evaluate, train
-from tests.benchmarks.recipes import split_images
 
 SCHEMA = 1
+
+
+def split_images(images: Images, count: int | None) -> tuple[Images, Images]:
+    """Return a random sample of images, always the same one, and the others.
+
+    All images are in the sample if `count` is None.
+    """
+    order = np.random.default_rng(0).permutation(len(images))
+    chosen, others = order[:count], order[len(order) if count is None else count :]
+    return tuple(Images(images.pixels[part], images.labels[part]) for part in (chosen, others))
 
 
 def enumerate_space(space):

@@ -4,10 +4,7 @@ The int8 file has the integers and scales of the `QuantisedNetwork`, as all int8
 those of NNCF's post-training quantisation. Of four small networks, quantised with the same 300
 digits, all layers run in int8 and 0.96 to 0.99 of the images keep the class that float32 gives
 them. With NNCF 3.4 it is 0.85 to 0.99, and up to 4 of 10 layers stay in float32; neither is always
-faster. To repeat:
-
-    python -m tests.benchmarks.openvino_int8 --epochs 8 --spaces mobilenet_v3_small \\
-        squeezenet_tiny shufflenet_tiny mobilenet_tiny
+faster.
 """
 
 from __future__ import annotations

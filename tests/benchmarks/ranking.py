@@ -1,0 +1,100 @@
+"""How well supernets order networks whose standalone accuracy is known.
+
+    python -m tests.benchmarks.ranking results/truth/ranking-units.json \
+        --data ../shared/data/cifar10 --minutes 6 --seeds 2 --out FOLDER
+
+Each file names a space, images of CIFAR-10, and networks for five sizes or latencies that were
+trained standalone. For each seed, trains a supernet on the images for some minutes of one core,
+scores the networks with it, and prints Kendall's tau with the standalone accuracies among networks
+of equal size and over all sizes, for the scores, the corrected scores and the counts. `--set`
+changes training settings. Supernets in FOLDER are not trained again.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nas.data import ImageDataset, Images, load_dataset
+from nas.space import load_space
+from nas.statistics import Interval
+from nas.supernet import TrainingSettings, evaluate, train
+from nas.supernet.ground_truth import make_ranked_network
+from nas.supernet.ranking import compute_ranking
+from tests.benchmarks.truth import split_images
+
+
+def load_images(truth: dict, source: str) -> ImageDataset:
+    """Return the data of a ground truth, with all images that it does not use in the hold-out."""
+    data = load_dataset(source, image_size=truth["image_size"])
+    train_images, unused_train = split_images(data.train, truth["images"])
+    search, unused_search = split_images(data.search, truth["validation"])
+    parts = [data.holdout, unused_train, unused_search]
+    pixels = np.concatenate([np.asarray(part.pixels[: len(part)]) for part in parts])
+    holdout = Images(pixels, np.concatenate([part.labels for part in parts]))
+    return replace(data, train=train_images, search=search, holdout=holdout)
+
+
+def text_of(interval: Interval | None) -> str:
+    if interval is None:
+        return "undefined"
+    return f"{interval.value:.2f} ({interval.low:.2f} to {interval.high:.2f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("truth", type=Path, nargs="+", help="files results/truth/ranking-*.json")
+    parser.add_argument("--data", required=True, help="the images that the files name")
+    parser.add_argument("--minutes", type=float, default=6, help="training time of each supernet")
+    parser.add_argument("--seeds", type=int, default=1, help="supernets of each file")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=JSON", help="a setting")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    changes = {name: json.loads(value) for name, value in (each.split("=") for each in options.set)}
+    settings = TrainingSettings(**{"seconds": 60 * options.minutes, **changes})
+    for file in options.truth:
+        truth = json.loads(file.read_text())
+        data = load_images(truth, options.data)
+        space = load_space(
+            truth["space"],
+            image_size=data.image_size,
+            channels=data.channels,
+            classes=len(data.classes),
+        )
+        networks = [space.from_json(each["architecture"]) for each in truth["networks"]]
+        for seed in range(options.seeds):
+            folder = options.out / f"{space.name}-{seed}"
+            supernet = train(space, data, folder, settings, seed=seed)
+            scores = evaluate(supernet, networks, data)
+            ranking = compute_ranking(
+                [
+                    replace(
+                        make_ranked_network(
+                            network, score, row["holdout_accuracy"], row["repeated_accuracy"]
+                        ),
+                        latency_us=row["latency_us"],
+                        budget=row["budget"],
+                    )
+                    for network, score, row in zip(networks, scores, truth["networks"], strict=True)
+                ]
+            )
+            matched = ranking.matched
+            print(f"{space.name}, seed {seed}, scores {min(scores):.3f} to {max(scores):.3f}")
+            if matched is None:
+                continue
+            for order, tau in matched.kendall_tau.items():
+                print(
+                    f"  {order:<16} at equal size {text_of(tau):<24} gain "
+                    f"{text_of(matched.gain[order]):<24} over all sizes "
+                    f"{text_of(matched.global_tau[order])}",
+                    flush=True,
+                )
+            print(f"  a second training, expected at equal size {text_of(matched.retraining_tau)}")
+
+
+if __name__ == "__main__":
+    main()
