@@ -3,7 +3,7 @@ import pytest
 
 from nas.errors import RequestError
 from nas.search import Infeasible, hypervolume
-from nas.search.regret import TabularBenchmark, hypervolume_regret
+from tests.benchmarks.samplers import TabularBenchmark, hypervolume_regret
 from tests.search.test_study import SPACES, error, macs
 
 SHUFFLENET = SPACES[1]
