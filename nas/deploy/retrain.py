@@ -50,9 +50,6 @@ from nas.torch_network import Network, to_torch
 WEIGHTS_FILE = "weights.safetensors"
 """Name of the file with the trained weights, in a model's folder."""
 
-AVERAGE = 0.95
-"""Decay of the moving average of the weights, if the job does not set one."""
-
 Progress = Callable[[NetworkProgress], None]
 
 
@@ -94,7 +91,7 @@ class Retraining:
 
 def finetuning_settings(settings: TrainingSettings, epochs: int) -> TrainingSettings:
     """Return the settings with which finalists are trained, from those of the supernets."""
-    return replace(settings, epochs=epochs, seconds=None, average=settings.average or AVERAGE)
+    return replace(settings, epochs=epochs, seconds=None)
 
 
 def retrain(

@@ -118,18 +118,13 @@ KEYS: dict[str, Key] = {
     ),
     "training.batch_size": _key("Number of images of one training step.", ge=2, le=1_000_000),
     "training.learning_rate": _key("Peak learning rate.", gt=0, le=1000),
-    "training.subnets": _key("Subnets that one step trains, see docs/supernets.md."),
     "training.random_subnets": _key("Number of random subnets of one step.", ge=0, le=1000),
-    "training.progressive": _key(
-        "Fraction of the training in which the smallest subnets grow smaller.", ge=0, lt=1
-    ),
     "training.progressive_resizing": _key(
         "Fraction of the training, from its start, that has smaller images; by default 2/3, but 0 "
         "for images below 24 pixels and for networks of up to 3 million multiply-accumulates.",
         ge=0,
         lt=1,
     ),
-    "training.average": _key("Decay of the exponential moving average of weights.", ge=0, lt=1),
     "training.label_smoothing": _key("Label smoothing.", ge=0, lt=1),
     "training.weight_decay": _key("Weight decay.", ge=0, le=1000),
     "training.flip": _key(

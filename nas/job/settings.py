@@ -166,13 +166,8 @@ class TrainingOptions(_Table):
     minutes: Annotated[float, _field("training.minutes")] | None = None
     batch_size: Annotated[int, _field("training.batch_size")] | None = None
     learning_rate: Annotated[float, _field("training.learning_rate")] | None = None
-    subnets: Annotated[
-        Literal["sandwich", "best_up", "worst_up", "single", "fair"], _field("training.subnets")
-    ] = "sandwich"
     random_subnets: Annotated[int, _field("training.random_subnets")] | None = None
-    progressive: Annotated[float, _field("training.progressive")] | None = None
     progressive_resizing: Annotated[float, _field("training.progressive_resizing")] | None = None
-    average: Annotated[float, _field("training.average")] | None = None
     label_smoothing: Annotated[float, _field("training.label_smoothing")] | None = None
     weight_decay: Annotated[float, _field("training.weight_decay")] | None = None
     flip: Annotated[

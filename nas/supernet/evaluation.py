@@ -14,9 +14,9 @@ from nas.arguments import checked
 from nas.data import ImageDataset, Images, Part
 from nas.data.batches import sequential_batches
 from nas.errors import DataError
-from nas.graph import Graph, Op
+from nas.graph import Graph
 from nas.space import Architecture
-from nas.supernet.weights import NormMoments, Supernet
+from nas.supernet.weights import Supernet
 from nas.torch_device import limit_threads
 from nas.torch_network import FoldedWeights, Network, fold_norms, run_graph
 
@@ -235,43 +235,6 @@ def calibrated_state(
     images = choose_calibration_images(data.train) if calibration is None else calibration
     batches = _calibration_batches(graph, images, data, next(supernet.parameters()).device)
     return supernet.extract(graph, supernet.calibrate(graph, batches))
-
-
-@torch.no_grad()
-def recalibrate(network: Network, data: ImageDataset) -> None:
-    """Replace the running statistics of a network by those over the calibration images.
-
-    This is what `Supernet.calibrate` does for a subnet; averaged weights need it, because the
-    running statistics belong to the weights that were averaged.
-
-    Args:
-        network: a network in evaluation mode.
-        data: data that the network was trained on.
-    """
-    weights = _CalibratingNetwork(network)
-    device = next(network.parameters()).device
-    images = choose_calibration_images(data.train)
-    for x in _calibration_batches(network.graph, images, data, device):
-        run_graph(network.graph, x, weights)
-    tensors = network.tensors()
-    for name, (mean, variance) in weights.moments.statistics().items():
-        tensors[f"{name}.running_mean"].copy_(mean)
-        tensors[f"{name}.running_var"].copy_(variance)
-
-
-class _CalibratingNetwork:
-    """Weights of a network that also sum up the moments of every batch norm's input."""
-
-    def __init__(self, network: Network) -> None:
-        self._network = network
-        self.weight, self.bias = network.weight, network.bias
-        self.moments = NormMoments()
-
-    def norm(self, op: Op, x: Tensor, activation: str | None = None) -> Tensor:
-        """See `nas.torch_network.Weights`."""
-        layer = self._network.slot_module(op)
-        scale, shift = (layer.get_parameter(name) for name in ("weight", "bias"))
-        return self.moments.normalise(op.slot_name, x, scale, shift, activation)
 
 
 def _calibration_batches(

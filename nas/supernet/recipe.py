@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -16,25 +17,73 @@ from torch.nn import Parameter
 
 from nas.data import ImageDataset
 from nas.data.batches import TrainingBatches
+from nas.supernet.checkpoint import require_tensors
 from nas.supernet.distributed import SINGLE_PROCESS, ProcessGroup
 from nas.supernet.settings import TrainingSettings
 
+MOMENTUM = 0.9
+"""Nesterov momentum of all training."""
 
-def make_optimizer(module: nn.Module, settings: TrainingSettings) -> torch.optim.SGD:
-    """Return SGD with Nesterov momentum and weight decay for all parameters of a module."""
-    optimizer = torch.optim.SGD(
-        parameter_groups(module, settings.weight_decay),
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        nesterov=settings.momentum > 0,
-        fused=True,
-    )
-    if settings.momentum:
+WARMUP = 0.1
+"""Share of the steps in which the learning rate rises."""
+
+GRADIENT_RATIO = 0.05
+"""Largest norm of the gradient of a weight tensor, divided by the norm of the tensor."""
+
+
+class TrainingState:
+    """The weights of a supernet or a network with their optimizer: what a checkpoint holds.
+
+    The optimizer is SGD with Nesterov momentum and weight decay.
+
+    Args:
+        module: the module that is trained, on the device that trains it.
+        settings: settings of the training.
+    """
+
+    def __init__(self, module: nn.Module, settings: TrainingSettings) -> None:
+        self._module = module
+        self._optimizer = torch.optim.SGD(
+            parameter_groups(module, settings.weight_decay),
+            lr=settings.learning_rate,
+            momentum=MOMENTUM,
+            nesterov=True,
+            fused=True,
+        )
         # The fused step needs a momentum buffer for every parameter or for none. Subnets use some
         # parameters later than others, so all buffers are made now.
         for parameter in module.parameters():
-            optimizer.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
-    return optimizer
+            self._optimizer.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
+
+    def update(self, learning_rate: float) -> None:
+        """Update the weights by their gradients."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.step()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the weights and the optimizer's tensors by name."""
+        tensors = {f"weights.{name}": t for name, t in self._module.state_dict().items()}
+        for name, parameter in self._module.named_parameters():
+            momentum = self._optimizer.state[parameter]["momentum_buffer"]
+            tensors[f"optimizer.momentum_buffer.{name}"] = momentum
+        return tensors
+
+    @torch.no_grad()
+    def load_state_dict(self, tensors: dict[str, Tensor], path: Path) -> None:
+        """Restore what `state_dict` returned.
+
+        Args:
+            tensors: tensors by name.
+            path: file that the tensors were read from, for error messages.
+
+        Raises:
+            CheckpointError: the tensors belong to another training.
+        """
+        own = self.state_dict()
+        require_tensors(path, tensors, own)
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
 
 
 def make_batches(
@@ -75,12 +124,12 @@ def learning_rate(settings: TrainingSettings, step: float, steps: int, floor: fl
     The decay is that of Loshchilov and Hutter 2017, "SGDR", without restarts.
 
     Args:
-        settings: `learning_rate` is the peak, `warmup` the share of steps that warm up.
+        settings: `learning_rate` is the peak.
         step: number of the step, from 0; or its position, see `nas.supernet.schedule`.
         steps: number of steps of the whole training.
         floor: smallest rate after the warm-up, as a fraction of the peak, where the decay ends.
     """
-    warmup_steps = math.ceil(settings.warmup * steps)
+    warmup_steps = math.ceil(WARMUP * steps)
     if step < warmup_steps:
         return settings.learning_rate * (step + 1) / (warmup_steps + 1)
     progress = (step - warmup_steps) / max(1, steps - warmup_steps)
@@ -107,13 +156,6 @@ def resized_image_size(image_size: int, share: float, step: float, steps: int) -
     return math.ceil(image_size * (1 / 2 if step < end / 2 else 3 / 4))
 
 
-def optimizer_step(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Update the weights with the given learning rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
-    optimizer.step()
-
-
 class ClippedGradients(NamedTuple):
     """What `adaptive_clip_grad` met.
 
@@ -127,7 +169,9 @@ class ClippedGradients(NamedTuple):
 
 
 @torch.no_grad()
-def adaptive_clip_grad(parameters: Iterable[Parameter], ratio: float) -> ClippedGradients:
+def adaptive_clip_grad(
+    parameters: Iterable[Parameter], ratio: float = GRADIENT_RATIO
+) -> ClippedGradients:
     """Clip the gradient of each tensor, in place, to `ratio` times the norm of the tensor itself.
 
     Adaptive gradient clipping (Brock et al. 2021, "High-performance large-scale image recognition

@@ -1,8 +1,8 @@
 """The length of a training: a number of steps, or what a time budget allows.
 
 A budget in seconds is turned into steps again and again as the training goes, because the pace of a
-machine changes. Learning rate and progressive shrinking follow the *position* of a step, which runs
-from 0 to a fixed end. So the schedule is completed, however many steps there are in the end.
+machine changes. Learning rate and image size follow the *position* of a step, which runs from 0 to
+a fixed end. So the schedule is completed, however many steps there are in the end.
 """
 
 from __future__ import annotations

@@ -23,9 +23,6 @@ Steps of smaller networks take much of their time for other things than pixels: 
 allow 1.2 times as many steps instead of 1.6 times, and the supernet ranks no better.
 """
 
-SUBNETS = ("sandwich", "best_up", "worst_up", "single", "fair")
-"""Names of the methods that choose the subnets of a training step."""
-
 
 @dataclass(frozen=True)
 class TrainingSettings:
@@ -42,30 +39,15 @@ class TrainingSettings:
         batch_size: images in a step, at least 2; every step trains several subnets on them.
         learning_rate: peak of the learning rate, reached after the warm-up and followed by a cosine
             decay. The default ranks best; small spaces get higher accuracies with 0.3.
-        learning_rate_floor: smallest learning rate of a supernet after the warm-up, as a fraction
-            of `learning_rate`, in [0, 1]. Supernets rank worse if it decays to zero, as that of
-            networks that are trained standalone does.
-        warmup: share of the steps in which the learning rate rises, in [0, 1).
-        momentum: Nesterov momentum, in [0, 1).
         weight_decay: decay of the weights of convolutions and linear layers; biases and batch norms
             have none.
         label_smoothing: label smoothing of the largest subnet's loss, in [0, 1); the others learn
             from its output. The default is 0, because supernets ranked worse with 0.1.
-        subnets: method that chooses the subnets of a step: "sandwich", "best_up", "worst_up",
-            "single" or "fair"; see `nas.supernet.subnets`.
         random_subnets: number of random subnets in a step, beside the largest and the smallest.
-        distil: whether all subnets but the largest learn from its output (in-place distillation);
-            otherwise they learn from the labels.
-        progressive: share of the steps, from the first, in which subnets shrink from the largest
-            one (progressive shrinking), in [0, 1).
         progressive_resizing: share of the steps of a supernet's training, from the first, that have
             smaller images, in [0, 1); see `nas.supernet.recipe.image_size`. None is 2/3 for images
             of `MIN_RESIZED_SIZE` pixels and more and networks of up to `MIN_RESIZED_MACS` and more,
             and 0 otherwise.
-        average: decay of the exponential moving average of the weights, in [0, 1); the average is
-            saved as the result. 0 saves the weights themselves.
-        gradient_ratio: largest norm of the gradient of a weight tensor, divided by the norm of the
-            tensor; see `nas.supernet.recipe.adaptive_clip_grad`.
         shift: largest shift of the random crop in pixels; None is an eighth of the image size.
         flip: whether images are mirrored at random; None is yes unless mirrored images of the data
             are known to be of no class. `nas.supernet.mirroring` finds that out.
@@ -86,18 +68,10 @@ class TrainingSettings:
     seconds: float | None = None
     batch_size: int = 64
     learning_rate: float = 0.1
-    learning_rate_floor: float = 0.05
-    warmup: float = 0.1
-    momentum: float = 0.9
     weight_decay: float = 1e-4
     label_smoothing: float = 0.0
-    subnets: str = "sandwich"
     random_subnets: int = 2
-    distil: bool = True
-    progressive: float = 0.0
     progressive_resizing: float | None = None
-    average: float = 0.0
-    gradient_ratio: float = 0.05
     shift: int | None = None
     flip: bool | None = None
     colour: float = 0.0
@@ -115,18 +89,11 @@ class TrainingSettings:
             "seconds": self.seconds is None or self.seconds > 0,
             "batch_size": self.batch_size >= 2,
             "learning_rate": self.learning_rate > 0,
-            "learning_rate_floor": 0 <= self.learning_rate_floor <= 1,
-            "warmup": 0 <= self.warmup < 1,
-            "momentum": 0 <= self.momentum < 1,
             "weight_decay": self.weight_decay >= 0,
             "label_smoothing": 0 <= self.label_smoothing < 1,
-            "subnets": self.subnets in SUBNETS,
-            "progressive": 0 <= self.progressive < 1,
             "progressive_resizing": self.progressive_resizing is None
             or 0 <= self.progressive_resizing < 1,
-            "average": 0 <= self.average < 1,
             "random_subnets": self.random_subnets >= 0,
-            "gradient_ratio": self.gradient_ratio > 0,
             "shift": self.shift is None or self.shift >= 0,
             "colour": 0 <= self.colour < 1,
             "randaugment": self.randaugment >= 0,
@@ -145,15 +112,12 @@ class TrainingSettings:
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide the trained weights.
 
-        Training resumes only from a checkpoint with equal ones. Not among them are the device and
-        the time between checkpoints, nor the default of `progressive_resizing`, which checkpoints
-        of earlier versions do not have.
+        Training resumes only from a checkpoint with equal ones. The device and the time between
+        checkpoints are not among them.
         """
         record = asdict(self)
         for name in ("device", "checkpoint_seconds"):
             del record[name]
-        if self.progressive_resizing is None:
-            del record["progressive_resizing"]
         if float(self.epochs).is_integer():
             record["epochs"] = int(self.epochs)
         del record["seconds" if self.seconds is None else "epochs"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -15,11 +14,14 @@ from nas.data import ImageDataset
 from nas.errors import TrainingError
 from nas.graph import Graph
 from nas.supernet.distillation import Teacher, distillation_loss
-from nas.supernet.evaluation import recalibrate
-from nas.supernet.recipe import adaptive_clip_grad, learning_rate, make_batches
+from nas.supernet.recipe import (
+    TrainingState,
+    adaptive_clip_grad,
+    learning_rate,
+    make_batches,
+)
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.sharding import ShardedModule, count_shards
-from nas.supernet.training_state import TrainingState
 from nas.torch_device import keep_freed_memory, limit_threads, resolve_device
 from nas.torch_network import Network, to_torch
 
@@ -50,7 +52,7 @@ class NetworkTrainer:
         teacher: network to learn from, beside the labels.
 
     Attributes:
-        state: the weights, the optimizer and the averaged weights.
+        state: the weights and the optimizer.
         steps: number of steps of the whole training.
 
     Raises:
@@ -67,7 +69,7 @@ class NetworkTrainer:
         teacher: Teacher | None = None,
     ) -> None:
         keep_freed_memory()
-        self._data, self._settings, self._teacher = data, settings, teacher
+        self._settings, self._teacher = settings, teacher
         self.device = resolve_device(settings.device)
         network = to_torch(graph, seed=seed)
         if start is not None:
@@ -97,7 +99,7 @@ class NetworkTrainer:
     def _step(self, step: int) -> NetworkStep:
         images, labels = self._batches.batch(step)
         loss, accuracy = self._shards.step(images, labels, self._backward)
-        clipped = adaptive_clip_grad(self._network.parameters(), self._settings.gradient_ratio)
+        clipped = adaptive_clip_grad(self._network.parameters())
         # One transfer, because a GPU waits at each.
         figures = torch.stack([loss, *clipped, accuracy])
         loss_value, norm_value, clipped_share, accuracy_value = figures.tolist()
@@ -108,7 +110,7 @@ class NetworkTrainer:
                 remedy="Train with a lower learning_rate "
                 f"(it is {self._settings.learning_rate}) in another folder.",
             )
-        self.state.update(step, self.learning_rate(step))
+        self.state.update(self.learning_rate(step))
         return NetworkStep(loss_value, accuracy_value, clipped_share)
 
     def _backward(self, network: Network, images: Tensor, labels: Tensor) -> Tensor:
@@ -129,15 +131,8 @@ class NetworkTrainer:
         return distillation_loss(logits, labels, probabilities, smoothing)
 
     def finish(self) -> Network:
-        """Return the network in evaluation mode, with the averaged weights if there are any.
-
-        The batch-norm statistics of averaged weights are computed on training images, because the
-        running ones are those of the last weights.
-        """
-        network = self._network.eval()
-        if self.state.use_average():
-            recalibrate(network, self._data)
-        return network
+        """Return the network in evaluation mode."""
+        return self._network.eval()
 
 
 def train_standalone(
@@ -151,7 +146,7 @@ def train_standalone(
     """Train a network from scratch on the labels of the training images.
 
     Optimizer, learning rate, augmentation and label smoothing are those of `nas.supernet.train`
-    with the same settings; the settings that choose, teach and average subnets are ignored. The
+    with the same settings; the settings that choose and teach subnets are ignored. The
     same arguments give the same weights on the same machine.
 
     Args:
@@ -167,8 +162,7 @@ def train_standalone(
     Raises:
         TrainingError: the loss or the gradient is not finite.
     """
-    settings = replace(settings or TrainingSettings(), average=0.0)
-    trainer = NetworkTrainer(graph, data, settings, seed)
+    trainer = NetworkTrainer(graph, data, settings or TrainingSettings(), seed)
     for step in range(trainer.steps):
         trainer.step(step)
         if progress:

@@ -19,6 +19,7 @@ from nas.records import ScheduleRow
 from nas.space import SearchSpace
 from nas.supernet.distributed import SINGLE_PROCESS, ProcessGroup
 from nas.supernet.recipe import (
+    TrainingState,
     adaptive_clip_grad,
     learning_rate,
     make_batches,
@@ -27,8 +28,7 @@ from nas.supernet.recipe import (
 from nas.supernet.schedule import Schedule
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.sharding import ShardedModule, count_shards
-from nas.supernet.subnets import ROLES, ProbeLoss, Role, SubnetTask, make_subnet_sampler
-from nas.supernet.training_state import TrainingState
+from nas.supernet.subnets import SubnetSampler
 from nas.supernet.weights import Supernet
 from nas.torch_device import keep_freed_memory, limit_threads, resolve_device
 from nas.torch_network import resize
@@ -36,8 +36,11 @@ from nas.torch_network import resize
 ROLLBACK_LEARNING_RATE_FACTOR = 0.5
 """Factor by which the learning rate falls each time that a training diverged."""
 
-_PROBE_SHARE = 1 / 4
-"""Share of a step's batch on which the loss is probed to choose among subnets."""
+LEARNING_RATE_FLOOR = 0.05
+"""Smallest learning rate after the warm-up, as a fraction of the peak.
+
+Supernets rank worse if it decays to zero, as that of networks that are trained standalone does.
+"""
 
 
 class DivergedError(TrainingError):
@@ -48,16 +51,15 @@ class StepResult(NamedTuple):
     """Loss and accuracies of one training step, on its own batch.
 
     Attributes:
-        loss: loss of the subnet that the step trains first, the largest one if it is trained.
-        accuracy_largest, accuracy_smallest: accuracies in [0, 1]; None for a subnet that the step
-            does not train.
+        loss: loss of the largest subnet.
+        accuracy_largest, accuracy_smallest: accuracies in [0, 1].
         accuracy_random: mean accuracy of the random subnets in [0, 1], or None without any.
         clipped_share: share of the weight tensors whose gradient was clipped, in [0, 1].
     """
 
     loss: float
-    accuracy_largest: float | None
-    accuracy_smallest: float | None
+    accuracy_largest: float
+    accuracy_smallest: float
     accuracy_random: float | None
     clipped_share: float
 
@@ -120,7 +122,7 @@ class Trainer:
         )
         self.rollbacks = 0
         self._resizing = settings.resolve_progressive_resizing(space)
-        self._subnets = make_subnet_sampler(space, settings, seed, self.schedule)
+        self._subnets = SubnetSampler(space, settings.random_subnets, seed)
 
     def identity(self) -> dict[str, object]:
         """Return what a checkpoint must have in common with this training, as plain data."""
@@ -140,7 +142,7 @@ class Trainer:
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0."""
         position, end = self.schedule.position(step), self.schedule.end
-        rate = learning_rate(self.settings, position, end, self.settings.learning_rate_floor)
+        rate = learning_rate(self.settings, position, end, LEARNING_RATE_FLOOR)
         return self.learning_rate_factor * rate
 
     def step(self, step: int) -> StepResult:
@@ -160,14 +162,14 @@ class Trainer:
             self.data.image_size, self._resizing, self.schedule.position(step), self.schedule.end
         )
         images = resize(images, (size, size))
-        tasks = self._subnets.sample(step, self._make_probe_loss(images, labels))
-        loss, *accuracies = self._shards.step(images, labels, partial(self._backward, tasks))
+        subnets = self._subnets.sample(step)
+        loss, *accuracies = self._shards.step(images, labels, partial(self._backward, subnets))
         self.group.average([p.grad for p in self.supernet.parameters() if p.grad is not None])
-        clipped = adaptive_clip_grad(self.supernet.parameters(), self.settings.gradient_ratio)
+        clipped = adaptive_clip_grad(self.supernet.parameters())
         # One transfer for all figures, because a GPU waits at each.
         figures = torch.stack([loss, *clipped, *accuracies])
         self.group.average([figures])
-        loss_value, norm_value, clipped_share, *accuracy_values = figures.tolist()
+        loss_value, norm_value, clipped_share, largest, smallest, *random = figures.tolist()
         if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
             raise DivergedError(
                 f"Training {self.space.name} diverged in step {step + 1} of {self.schedule.steps}: "
@@ -175,63 +177,35 @@ class Trainer:
                 remedy=f"Train with a lower learning_rate (it is {self.settings.learning_rate}) in "
                 "another folder.",
             )
-        self._state.update(step, self.learning_rate(step))
-        trained = {task.role for task in tasks}
-        largest, smallest, random = (
-            value if role in trained else None
-            for role, value in zip(ROLES, accuracy_values, strict=True)
-        )
-        return StepResult(loss_value, largest, smallest, random, clipped_share)
+        self._state.update(self.learning_rate(step))
+        mean_random = sum(random) / len(random) if random else None
+        return StepResult(loss_value, largest, smallest, mean_random, clipped_share)
 
     def _backward(
-        self, tasks: Sequence[SubnetTask], supernet: Supernet, images: Tensor, labels: Tensor
+        self, subnets: Sequence[Graph], supernet: Supernet, images: Tensor, labels: Tensor
     ) -> Tensor:
         """Add the gradients of all subnets of a step on some images to those of a supernet.
 
+        All subnets but the first, the largest one, learn from its output (in-place distillation).
+
         Returns:
-            The loss of the first subnet, and the mean accuracy of the subnets of each role, 0 for
-            a role without subnets.
+            The loss of the largest subnet, and the accuracy of each subnet.
         """
-        soft_targets: Tensor | None = None
-        losses: list[Tensor] = []
-        accuracies: dict[Role, list[Tensor]] = {role: [] for role in ROLES}
-        for role, graph, distil in tasks:
+        targets, smoothing = labels, self.settings.label_smoothing
+        losses, accuracies = [], []
+        for graph in subnets:
             logits = self._forward(supernet, graph, images)
-            if distil and soft_targets is not None:
-                loss = F.cross_entropy(logits, soft_targets)
-            else:
-                loss = self._label_loss(logits, labels)
+            loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
             loss.backward()
             logits = logits.detach()
-            soft_targets = logits.softmax(1) if role == "largest" else soft_targets
+            if not losses:
+                targets, smoothing = logits.softmax(1), 0.0
             losses.append(loss.detach())
-            accuracies[role].append((logits.argmax(1) == labels).float().mean())
-        means = [
-            torch.stack(values).mean() if values else torch.zeros_like(losses[0])
-            for values in accuracies.values()
-        ]
-        return torch.stack([losses[0], *means])
-
-    def _label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
-
-    def _make_probe_loss(self, images: Tensor, labels: Tensor) -> ProbeLoss:
-        """Return the probe loss on the first images of a batch `N x C x H x W`."""
-        count = max(2, int(len(images) * _PROBE_SHARE))
-
-        @torch.no_grad()
-        def probe_loss(graph: Graph) -> float:
-            loss = self._label_loss(
-                self._forward(self.supernet, graph, images[:count]), labels[:count]
-            )
-            self.group.average([loss])
-            return loss.item()
-
-        return probe_loss
+            accuracies.append((logits.argmax(1) == labels).float().mean())
+        return torch.stack([losses[0], *accuracies])
 
     def finish(self) -> Supernet:
-        """Return the supernet in evaluation mode, with the averaged weights if there are any."""
-        self._state.use_average()
+        """Return the supernet in evaluation mode."""
         return self.supernet.eval()
 
     def _forward(self, supernet: Supernet, graph: Graph, images: Tensor) -> Tensor:
@@ -241,7 +215,7 @@ class Trainer:
         return logits.float()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the weights, the optimizer's tensors and the averaged weights, by name."""
+        """Return the weights and the optimizer's tensors by name."""
         return self._state.state_dict()
 
     def load_state_dict(self, tensors: dict[str, Tensor], path: Path) -> None:

@@ -55,11 +55,10 @@ class TrainingProgress:
     Attributes:
         step: number of steps done.
         steps: number of steps of the whole training.
-        loss: loss of the subnet that the step trained first, the largest one if it was trained.
-        accuracy_largest: accuracy of the largest subnet on the step's batch, in [0, 1]; None if the
-            step did not train it.
+        loss: loss of the largest subnet.
+        accuracy_largest: accuracy of the largest subnet on the step's batch, in [0, 1].
         accuracy_smallest: likewise of the smallest subnet.
-        accuracy_random: likewise of the random subnets, their mean.
+        accuracy_random: likewise of the random subnets, their mean; None without any.
         clipped_share: share of the weight tensors whose gradient the step clipped, in [0, 1].
         learning_rate: learning rate of the step.
         seconds: time since this process started or resumed the training.
@@ -68,8 +67,8 @@ class TrainingProgress:
     step: int
     steps: int
     loss: float
-    accuracy_largest: float | None
-    accuracy_smallest: float | None
+    accuracy_largest: float
+    accuracy_smallest: float
     accuracy_random: float | None
     clipped_share: float
     learning_rate: float
@@ -88,10 +87,9 @@ def train(
 ) -> Supernet:
     """Train a supernet, or resume an interrupted training.
 
-    By default every step trains the largest subnet on the labels, then the smallest and some random
+    Every step trains the largest subnet on the labels, then the smallest and some random
     ones on the output of the largest, and updates the weights with the sum of their gradients: the
     sandwich rule with in-place distillation (Yu and Huang 2019, "Universally slimmable networks").
-    `nas.supernet.subnets` has other methods.
 
     Every random draw depends on the seed and the step alone, so that on one machine a training that
     was killed and resumed ends with the same weights as an uninterrupted one. If the folder has a

@@ -127,7 +127,6 @@ def test_record_has_the_accuracies_of_the_saved_network(run, data):
         assert split.class_accuracy["3"] == pytest.approx(expected)
     assert (record.start, record.epochs, record.seed) == ("supernet", 3, 5)
     assert record.supernet_accuracy is not None
-    assert record.training["average"] == retraining.AVERAGE
     assert record.teacher == f"largest of {SPACE}"
     folder = run / "models" / record.id
     assert record == TRAINED.read(folder / "trained.json")

@@ -18,11 +18,9 @@ from nas.supernet.recipe import (
     adaptive_clip_grad,
     learning_rate,
     make_batches,
-    make_optimizer,
-    optimizer_step,
+    parameter_groups,
 )
-from nas.supernet.schedule import Schedule
-from nas.supernet.subnets import make_subnet_sampler
+from nas.supernet.subnets import SubnetSampler
 from nas.supernet.weights import SUPERNET_FILE
 from tests.supernet.scrambled_supernet import space_on
 
@@ -120,29 +118,31 @@ def train_by_hand(space, data, settings, seed, processes):
     """Train with the sandwich rule in this process, shard after shard of every batch."""
     cpu = torch.device("cpu")
     supernet = Supernet(space, torch.Generator().manual_seed(seed)).train()
-    optimizer = make_optimizer(supernet, settings)
+    groups = parameter_groups(supernet, settings.weight_decay)
+    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True)
     shards = [
         make_batches(data, settings, seed, cpu, ProcessGroup(rank, processes))
         for rank in range(processes)
     ]
     steps = settings.steps(shards[0].steps_per_epoch)
-    subnets = make_subnet_sampler(space, settings, seed, Schedule(steps))
+    subnets = SubnetSampler(space, settings.random_subnets, seed)
     for step in range(steps):
         optimizer.zero_grad()
         for shard in shards:
             images, labels = shard.batch(step)
             soft_targets = None
-            for role, graph, _ in subnets.sample(step, lambda graph: 0.0):
+            for graph in subnets.sample(step):
                 logits = supernet(graph, images)
-                if role == "largest":
+                if soft_targets is None:
                     soft_targets = logits.detach().softmax(1)
                     loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
                 else:
                     loss = F.cross_entropy(logits, soft_targets)
                 (loss / processes).backward()
-        adaptive_clip_grad(supernet.parameters(), settings.gradient_ratio)
-        rate = learning_rate(settings, step, steps, settings.learning_rate_floor)
-        optimizer_step(optimizer, rate)
+        adaptive_clip_grad(supernet.parameters())
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(settings, step, steps, floor=0.05)
+        optimizer.step()
     return supernet
 
 

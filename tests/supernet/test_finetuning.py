@@ -10,22 +10,18 @@ import pytest
 import torch
 
 from nas.data import Images
-from nas.data.batches import sequential_batches
 from nas.errors import CheckpointError, TrainingError
-from nas.graph import Graph
 from nas.supernet import TrainingSettings, evaluate
 from nas.supernet.distillation import Teacher
 from nas.supernet.evaluation import (
     calibrated_state,
-    choose_calibration_images,
     evaluate_network,
-    recalibrate,
 )
 from nas.supernet.finetuning import train_network
-from nas.torch_network import run_graph, to_torch
+from nas.torch_network import to_torch
 from tests.supernet.scrambled_supernet import scrambled, space_on
 
-SETTINGS = TrainingSettings(epochs=2, average=0.9, device="cpu", checkpoint_seconds=0)
+SETTINGS = TrainingSettings(epochs=2, device="cpu", checkpoint_seconds=0)
 
 KILLED_IN_STEP_9 = """
 import os, signal, sys
@@ -94,7 +90,7 @@ def test_training_begins_with_the_weights_of_the_supernet(digits, tmp_path):
     network.load_state_dict(start)
     (expected,) = evaluate(supernet, [architecture], digits, "holdout")
     assert evaluate_network(network.eval(), digits, "holdout") == pytest.approx(expected, abs=1e-9)
-    still = replace(SETTINGS, epochs=1, learning_rate=1e-30, weight_decay=0.0, average=0.0)
+    still = replace(SETTINGS, epochs=1, learning_rate=1e-30, weight_decay=0.0)
     trained = train_network(architecture, digits, tmp_path, still, seed=0, start=start).network
     for name, tensor in trained.tensors().items():
         if "running" not in name:
@@ -119,39 +115,9 @@ def test_another_recipe_in_the_folder_is_refused(digits, tmp_path):
 
 
 def test_divergence_is_an_error_with_a_remedy(digits, tmp_path):
-    wild = replace(SETTINGS, learning_rate=1e30, warmup=0)
+    wild = replace(SETTINGS, learning_rate=1e30)
     with pytest.raises(
         TrainingError,
         match=r"diverged in step .* Train with a lower learning_rate .* in another folder",
     ):
         train_example(digits, tmp_path, settings=wild)
-
-
-def test_statistics_after_averaging_are_those_of_the_averaged_weights(digits, tmp_path):
-    network = train_example(digits, tmp_path, settings=replace(SETTINGS, epochs=1))
-    statistics = {name: t.clone() for name, t in network.named_buffers()}
-    recalibrate(network, digits)
-    assert same(statistics, dict(network.named_buffers()))
-
-
-def test_recalibrated_statistics_are_the_moments_of_each_norms_input(digits):
-    """The first norm, whose input can be computed for all images at once."""
-    network = to_torch(space_on(digits, "squeezenet_tiny").smallest, seed=0).eval()
-    recalibrate(network, digits)
-    graph = network.graph
-    position = next(at for at, op in enumerate(graph.ops) if op.kind == "norm")
-    stem = Graph(graph.ops[:position])
-    images = choose_calibration_images(digits.train)
-    batches = sequential_batches(images, digits, len(images), torch.device("cpu"))
-    ((x, _),) = batches
-    with torch.no_grad():
-        values = run_graph(stem, x, network).double()
-    name = graph.ops[position].slot_name
-    torch.testing.assert_close(
-        network.tensors()[f"{name}.running_mean"].double(), values.mean((0, 2, 3)),
-        atol=1e-6, rtol=1e-5,
-    )  # fmt: skip
-    torch.testing.assert_close(
-        network.tensors()[f"{name}.running_var"].double(),
-        values.var((0, 2, 3), unbiased=False), atol=1e-6, rtol=1e-5,
-    )  # fmt: skip

@@ -13,11 +13,6 @@ def test_settings_out_of_range_are_named(values):
         TrainingSettings(**values)
 
 
-def test_checkpoints_of_earlier_versions_match_the_default_of_progressive_resizing():
-    assert "progressive_resizing" not in TrainingSettings().identity()
-    assert TrainingSettings(progressive_resizing=0.0).identity()["progressive_resizing"] == 0.0
-
-
 @pytest.mark.parametrize(
     ("name", "image_size", "share"),
     [
