@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 
 from nas import files
@@ -26,6 +25,7 @@ from nas.records import (
     MIN_ANCHORS,
     RUN,
     SCHEMA,
+    RankedNetworkRecord,
     RankingRecord,
     RunRecord,
     ScoreCorrection,
@@ -44,7 +44,6 @@ from nas.supernet.ground_truth import (
     draw_architectures,
     draw_matched,
 )
-from nas.supernet.ranked_network import RankedNetwork
 from nas.supernet.ranking import compute_pooled_ranking, compute_ranking
 
 RANKING = "ranking.json"
@@ -254,7 +253,7 @@ def _rank(
     command: str = "",
 ) -> RankingRecord:
     """Write and return the ranking of supernets; see `rank_supernets` for the arguments."""
-    networks: dict[str, list[RankedNetwork]] = {}
+    networks: dict[str, list[RankedNetworkRecord]] = {}
     recipes: dict[str, TrainingSettings] = {}
     latency_us = _predictions(job, run.record.table)
     for name in spaces:
@@ -283,7 +282,9 @@ def _rank(
             progress=job.progress.advance,
         )
         networks[name] = [
-            replace(network, budget=budget, latency_us=latency_us(each) if latency_us else None)
+            network.model_copy(
+                update={"budget": budget, "latency_us": latency_us(each) if latency_us else None}
+            )
             for network, budget, each in zip(ranked, budgets, drawn, strict=True)
         ]
     document = {
@@ -294,7 +295,10 @@ def _rank(
         "draw": {"how": how, "seed": seed},
         "recipes": {name: recipe.identity() for name, recipe in recipes.items()},
         "spaces": {
-            name: {**compute_ranking(own).to_json(), "networks": [asdict(each) for each in own]}
+            name: {
+                **compute_ranking(own).to_json(),
+                "networks": [each.model_dump() for each in own],
+            }
             for name, own in networks.items()
         },
         "pooled": compute_pooled_ranking(

@@ -47,8 +47,6 @@ def write(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, object
 def read(path: Path) -> tuple[dict[str, Tensor], CheckpointRecord]:
     """Return the tensors, on the CPU, and the record of a file that `write` wrote.
 
-    Files of early versions have no checksum; those are only checked for finite values.
-
     Raises:
         CheckpointError: the file is missing, damaged or of an unknown schema.
     """
@@ -65,7 +63,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], CheckpointRecord]:
     text = metadata.get("record", "")
     record = _CHECKPOINT.parse(text.encode(), f"The record in {path}")
     content = json.loads(text)
-    if record.sha256 is not None and content.pop("sha256") != _checksum(tensors, content):
+    if content.pop("sha256", None) != _checksum(tensors, content):
         raise _CHECKPOINT.failure(
             f"{path} is damaged: its checksum does not match its weights and its record"
         )

@@ -18,7 +18,6 @@ from scipy.optimize import brentq
 from scipy.special import expit
 
 from nas.records import MIN_ANCHORS, RankedNetworkRecord, ScoreCorrection, to_logit
-from nas.supernet.ranked_network import RankedNetwork
 
 SLOPE = 0.3
 """Logits that a factor e of multiply-accumulates adds; see docs/measurements.md."""
@@ -112,8 +111,8 @@ class _Anchors(NamedTuple):
         return float(np.square(errors).sum())
 
 
-def correct_for_size(networks: Sequence[RankedNetwork]) -> list[float]:
+def correct_for_size(networks: Sequence[RankedNetworkRecord]) -> list[float]:
     """Return the scores of some networks, corrected for size alone, with these as the reference."""
     ends = {"": [(each.macs, each.supernet_accuracy) for each in networks]}
     correction = fit_correction(ends, {})
-    return [correction.correct(each.supernet_accuracy, each.macs, each.space) for each in networks]
+    return [correction.correct(each.supernet_accuracy, each.macs, "") for each in networks]

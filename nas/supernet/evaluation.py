@@ -70,8 +70,6 @@ def evaluate(
     architectures: Iterable[Architecture],
     data: ImageDataset,
     part: Part = "search",
-    *,
-    calibration_images: int = CALIBRATION_IMAGES,
 ) -> list[float]:
     """Return the accuracy of each architecture with a supernet's weights.
 
@@ -84,7 +82,6 @@ def evaluate(
         architectures: architectures of the supernet's space.
         data: data that the supernet was trained on.
         part: split whose images are classified: "train", "search" or "holdout".
-        calibration_images: number of training images for the batch-norm statistics.
 
     Returns:
         Accuracies in [0, 1], in the order of `architectures`.
@@ -94,7 +91,7 @@ def evaluate(
         RequestError: `part` is another split, such as "test".
     """
     images = data.part(part)
-    predictions = predict(supernet, architectures, data, images, calibration_images)
+    predictions = predict(supernet, architectures, data, images)
     return [float((classes == images.labels).mean()) for classes in predictions]
 
 
@@ -250,7 +247,6 @@ def predict(
     architectures: Iterable[Architecture],
     data: ImageDataset,
     images: Images,
-    calibration_images: int = CALIBRATION_IMAGES,
 ) -> Iterator[np.ndarray]:
     """Yield the predicted classes `N` (int64) of some images, for each architecture.
 
@@ -259,13 +255,12 @@ def predict(
         architectures: architectures of the supernet's space.
         data: data that the supernet was trained on.
         images: `N` images of `data` to classify.
-        calibration_images: number of training images for the batch-norm statistics.
 
     Raises:
         DataError: the supernet is for other image sizes or classes than `data` has.
     """
     _require_same_data(supernet, data)
-    calibration = choose_calibration_images(data.train, calibration_images)
+    calibration = choose_calibration_images(data.train)
     for architecture in architectures:
         yield _folded_subnet(supernet, architecture, data, calibration)(images)
 

@@ -15,20 +15,16 @@ import numpy as np
 from nas import jsonl
 from nas.data import ImageDataset
 from nas.errors import RequestError
-from nas.records import SCHEMA, STANDALONE
+from nas.records import SCHEMA, STANDALONE, ArchitectureRecord, RankedNetworkRecord
 from nas.space import Architecture, SearchSpace
 from nas.statistics import van_der_corput
 from nas.supernet.evaluation import evaluate, evaluate_network
-from nas.supernet.ranked_network import RankedNetwork
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.standalone import train_standalone
 from nas.supernet.weights import Supernet
 
 STANDALONE_FILE = "standalone.jsonl"
 """Name of the file with a line for each network that was trained standalone, in a run's folder."""
-
-EARLIER_STANDALONE_FILE = "alone.jsonl"
-"""Name of that file in earlier versions; its networks are not trained again."""
 
 DrawMethod = Literal["matched", "spread", "uniform"]
 """How architectures are drawn: "matched" in latency, several for each of a few latency budgets;
@@ -199,7 +195,7 @@ def compare_with_standalone(
     seed: int,
     repeated: int = 0,
     progress: ProgressCallback | None = None,
-) -> list[RankedNetwork]:
+) -> list[RankedNetworkRecord]:
     """Score architectures with a supernet and train each of them standalone.
 
     The supernet scores on the search split, as in a search; the standalone accuracy is measured on
@@ -246,11 +242,11 @@ def make_ranked_network(
     score: float,
     standalone_accuracy: float,
     repeated_accuracy: float | None = None,
-) -> RankedNetwork:
+) -> RankedNetworkRecord:
     """Return a network with its supernet score, its standalone accuracies and its counts."""
     graph = architecture.graph
-    return RankedNetwork(
-        architecture=architecture.to_json(),
+    return RankedNetworkRecord(
+        architecture=ArchitectureRecord.model_validate(architecture.to_json()),
         digest=graph.digest,
         macs=graph.macs,
         params=graph.params,
@@ -288,8 +284,7 @@ def train_each_standalone(
     jsonl.repair(path)
     accuracies = {
         (row.digest, row.seed): row.holdout_accuracy
-        for file in (folder / EARLIER_STANDALONE_FILE, path)
-        for row in jsonl.read(file, STANDALONE)
+        for row in jsonl.read(path, STANDALONE)
         if row.model_dump(include=set(recipe)) == recipe
     }
     keys = [(each.digest, seed) for each, seed in zip(architectures, seeds, strict=True)]

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nas import statistics
+from nas.records import RankedNetworkRecord
 from nas.statistics import Interval
 from nas.supernet.correction import correct_for_size
-from nas.supernet.ranked_network import RankedNetwork
 
 NUM_STRATA = 3
 """Number of groups of similar latency, where the networks were not drawn for latency budgets."""
@@ -97,7 +97,7 @@ class MatchedRanking:
     strata: tuple[Stratum, ...]
 
 
-def compute_matched_ranking(networks: Sequence[RankedNetwork]) -> MatchedRanking:
+def compute_matched_ranking(networks: Sequence[RankedNetworkRecord]) -> MatchedRanking:
     """Return the ranking quality among networks of equal latency.
 
     Args:
@@ -167,7 +167,7 @@ def matched_pairs(costs: ArrayLike) -> NDArray[np.bool_]:
     return is_matched
 
 
-def _orders(networks: Sequence[RankedNetwork]) -> dict[str, NDArray[np.float64]]:
+def _orders(networks: Sequence[RankedNetworkRecord]) -> dict[str, NDArray[np.float64]]:
     """Return the values that order networks, by name; NaN where a network has none."""
     columns: dict[str, list[float | None]] = {
         "supernet": [network.supernet_accuracy for network in networks],
@@ -186,7 +186,7 @@ def _orders(networks: Sequence[RankedNetwork]) -> dict[str, NDArray[np.float64]]
 
 
 def _strata(
-    networks: Sequence[RankedNetwork], costs: NDArray[np.float64]
+    networks: Sequence[RankedNetworkRecord], costs: NDArray[np.float64]
 ) -> list[NDArray[np.intp]]:
     """Return the positions of the networks of each budget, or of similar cost, in rising order."""
     budgets = {network.budget for network in networks}

@@ -14,7 +14,7 @@ from scipy.stats import hypergeom
 from nas.data import ImageDataset, Images, Part
 from nas.errors import RequestError
 from nas.space import Architecture
-from nas.supernet.evaluation import CALIBRATION_IMAGES, predict
+from nas.supernet.evaluation import predict
 from nas.supernet.weights import Supernet
 
 CONFIDENCE = 0.95
@@ -45,7 +45,6 @@ def evaluate_quickly(
     part: Part = "search",
     *,
     images: int = 500,
-    calibration_images: int = CALIBRATION_IMAGES,
 ) -> list[QuickEvaluation]:
     """Return the accuracy of each architecture on a sample of images, with its interval.
 
@@ -59,7 +58,6 @@ def evaluate_quickly(
         data: data that the supernet was trained on.
         part: split of the images: "train", "search" or "holdout".
         images: number of images in the sample; all images of the split if it has fewer.
-        calibration_images: number of training images for the batch-norm statistics.
 
     Raises:
         RequestError: `images` is less than 1, or `part` is another split.
@@ -74,7 +72,7 @@ def evaluate_quickly(
     chosen = stratified_sample(population, images)
     sample = population.take(chosen)
     evaluations = []
-    for predictions in predict(supernet, architectures, data, sample, calibration_images):
+    for predictions in predict(supernet, architectures, data, sample):
         correct = int((predictions == sample.labels).sum())
         low, high = accuracy_interval(correct, len(sample), len(population))
         evaluations.append(QuickEvaluation(correct / len(sample), low, high, len(sample)))

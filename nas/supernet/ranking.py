@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas import statistics
+from nas.records import RankedNetworkRecord
 from nas.statistics import Interval
 from nas.supernet.matched_ranking import (
     MatchedRanking,
@@ -25,7 +26,6 @@ from nas.supernet.matched_ranking import (
     interval,
     lead,
 )
-from nas.supernet.ranked_network import RankedNetwork
 
 MIN_DISTINCT_SCORES = 10
 """Number of distinct scores below which no rank correlation is reported."""
@@ -90,7 +90,7 @@ class PooledRanking:
         return asdict(self)
 
 
-def compute_ranking(networks: Sequence[RankedNetwork]) -> Ranking:
+def compute_ranking(networks: Sequence[RankedNetworkRecord]) -> Ranking:
     """Return the ranking quality of one supernet.
 
     Args:
@@ -135,10 +135,10 @@ def compute_ranking(networks: Sequence[RankedNetwork]) -> Ranking:
     )
 
 
-def compute_pooled_ranking(networks: Sequence[RankedNetwork]) -> PooledRanking:
+def compute_pooled_ranking(networks: Sequence[RankedNetworkRecord]) -> PooledRanking:
     """Return the ranking quality over the networks of several spaces together."""
     scores, standalone = _accuracies(networks)
-    spaces = np.array([network.space for network in networks])
+    spaces = np.array([network.architecture.space for network in networks])
     resamples = fixed_resamples(len(networks))
     shifted = scores.copy()
     offsets = {}
@@ -156,7 +156,7 @@ def compute_pooled_ranking(networks: Sequence[RankedNetwork]) -> PooledRanking:
 
 
 def _accuracies(
-    networks: Sequence[RankedNetwork],
+    networks: Sequence[RankedNetworkRecord],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the supernet and the standalone accuracies, an array each."""
     supernet = np.array([network.supernet_accuracy for network in networks], float)

@@ -72,13 +72,9 @@ def main() -> None:
             scores = evaluate(supernet, networks, data)
             ranking = compute_ranking(
                 [
-                    replace(
-                        make_ranked_network(
-                            network, score, row["holdout_accuracy"], row["repeated_accuracy"]
-                        ),
-                        latency_us=row["latency_us"],
-                        budget=row["budget"],
-                    )
+                    make_ranked_network(
+                        network, score, row["holdout_accuracy"], row["repeated_accuracy"]
+                    ).model_copy(update={"latency_us": row["latency_us"], "budget": row["budget"]})
                     for network, score, row in zip(networks, scores, truth["networks"], strict=True)
                 ]
             )

@@ -6,7 +6,6 @@ from scipy.special import expit, logit
 
 from nas.records import RankedNetworkRecord, ScoreCorrection
 from nas.supernet import correction
-from nas.supernet.ranked_network import RankedNetwork
 
 ENDS = {
     "mobilenet_tiny": [(10_000, 0.4), (1_000_000, 0.7)],
@@ -66,11 +65,7 @@ def test_order_for_size_is_that_of_the_slope_alone():
     order = [
         logit(each.supernet_accuracy) + correction.SLOPE * math.log(each.macs) for each in networks
     ]
-    ranked_networks = [
-        RankedNetwork(**{**each.model_dump(), "architecture": each.architecture.model_dump()})
-        for each in networks
-    ]
-    corrected = correction.correct_for_size(ranked_networks)
+    corrected = correction.correct_for_size(networks)
     assert np.argsort(corrected).tolist() == np.argsort(order).tolist()
 
 

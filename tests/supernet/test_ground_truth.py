@@ -12,12 +12,10 @@ import pytest
 from nas.errors import CheckpointError, RequestError
 from nas.supernet import TrainingSettings, evaluate, ground_truth, standalone
 from nas.supernet.ground_truth import (
-    EARLIER_STANDALONE_FILE,
     STANDALONE_FILE,
     compare_with_standalone,
     draw_architectures,
     draw_matched,
-    train_each_standalone,
 )
 from tests.supernet.scrambled_supernet import scrambled, space_on
 
@@ -85,7 +83,7 @@ def test_networks_trained_standalone_are_not_trained_again(digits, tmp_path, mon
         graph = architecture.graph
         assert (each.macs, each.params, each.depth) == (graph.macs, graph.params, graph.depth)
         assert each.supernet_accuracy == evaluate(supernet, [architecture], digits)[0]
-        assert each.space == "squeezenet_tiny"
+        assert each.architecture.space == "squeezenet_tiny"
 
     trained = []
     real = standalone.train_standalone
@@ -107,19 +105,6 @@ def test_networks_trained_standalone_are_not_trained_again(digits, tmp_path, mon
     (tmp_path / STANDALONE_FILE).write_text('{"schema": 99}\n')
     with pytest.raises(CheckpointError, match="schema 99"):
         compare_with_standalone(supernet, drawn, digits, tmp_path, ONE_EPOCH, seed=0)
-
-
-def test_networks_in_the_file_of_earlier_versions_are_not_trained_again(
-    digits, tmp_path, monkeypatch
-):
-    space = space_on(digits, "squeezenet_tiny")
-    architectures = draw_architectures(space, 2, seed=0)
-    first = train_each_standalone(space, architectures, digits, tmp_path, ONE_EPOCH, seeds=[0, 0])
-    (tmp_path / STANDALONE_FILE).rename(tmp_path / EARLIER_STANDALONE_FILE)
-    monkeypatch.setattr(ground_truth, "train_standalone", None)
-    again = train_each_standalone(space, architectures, digits, tmp_path, ONE_EPOCH, seeds=[0, 0])
-    assert again == first
-    assert not (tmp_path / STANDALONE_FILE).exists()
 
 
 @pytest.mark.slow

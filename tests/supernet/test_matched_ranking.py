@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +11,8 @@ from scipy.stats import kendalltau
 
 from nas.supernet.correction import SLOPE
 from nas.supernet.matched_ranking import TRAINED_AGAIN, compute_matched_ranking
-from nas.supernet.ranked_network import RankedNetwork
 from nas.supernet.ranking import compute_ranking
-from tests.supernet.ranked_networks import ranked_networks
+from tests.supernet.ranked_networks import ranked_network, ranked_networks
 
 
 def test_strata_show_a_supernet_that_knows_only_sizes():
@@ -40,8 +38,8 @@ def matched_networks(rng, *, budgets=3, size=8, repeated=None):
     truth = 0.5 + 0.1 * budget + rng.uniform(0, 0.1, count)
     scores = truth - 0.2 * budget + rng.normal(0, 0.01, count)
     return [
-        RankedNetwork(
-            {"space": "a"}, str(i), int(rng.integers(1, 9)), i, 7, scores[i], truth[i],
+        ranked_network(
+            i, int(rng.integers(1, 9)), scores[i], truth[i], params=i,
             latency_us=latency[i], budget=int(budget[i]),
             repeated_accuracy=truth[i] if repeated and i < repeated else None,
         )
@@ -119,7 +117,7 @@ def test_partial_tau_removes_what_latency_explains():
 def test_gain_is_the_share_of_what_picking_can_bring():
     """By hand: of accuracies 0.5, 0.6 and 0.7 the supernet picks 0.6, then 0.7; a count, 0.5."""
     ranked = [
-        RankedNetwork({"space": "a"}, f"{budget}{i}", macs, 1, 7, score, truth, 100.0, budget)
+        ranked_network(i, macs, score, truth, params=1, latency_us=100.0, budget=budget)
         for budget, best in enumerate((1, 2))
         for i, (macs, score, truth) in enumerate(
             zip((9, 5, 4), np.eye(3)[best] + 0.01 * np.arange(3), (0.5, 0.6, 0.7), strict=True)
@@ -151,7 +149,7 @@ def test_few_second_trainings_say_what_a_second_training_of_all_reaches():
     def matched(repeated):
         return compute_matched_ranking(
             [
-                replace(each, repeated_accuracy=second[at] if at < repeated else None)
+                each.model_copy(update={"repeated_accuracy": second[at] if at < repeated else None})
                 for at, each in enumerate(ranked_networks(own, first, macs))
             ]
         )
@@ -171,7 +169,7 @@ def test_few_second_trainings_say_what_a_second_training_of_all_reaches():
 def test_training_that_is_all_noise_has_a_ceiling_of_zero():
     rng = np.random.default_rng(8)
     ranked = [
-        replace(each, repeated_accuracy=0.5 + 0.1 * rng.random())
+        each.model_copy(update={"repeated_accuracy": 0.5 + 0.1 * rng.random()})
         for each in ranked_networks(rng.random(20), 0.5 + 0.01 * rng.random(20), np.full(20, 9))
     ]
     matched = compute_matched_ranking(ranked)
