@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -294,20 +293,12 @@ def _rank(
         "data": {"source": job.data.source, "digest": job.data.digest, **job.data.counts},
         "draw": {"how": how, "seed": seed},
         "recipes": {name: recipe.identity() for name, recipe in recipes.items()},
-        "spaces": {
-            name: {
-                **compute_ranking(own).to_json(),
-                "networks": [each.model_dump() for each in own],
-            }
-            for name, own in networks.items()
-        },
-        "pooled": compute_pooled_ranking(
-            [each for own in networks.values() for each in own]
-        ).to_json()
+        "spaces": {name: compute_ranking(own) for name, own in networks.items()},
+        "pooled": compute_pooled_ranking([each for own in networks.values() for each in own])
         if len(networks) > 1
         else None,
     }
-    ranking = RankingRecord.model_validate_json(json.dumps(document))
+    ranking = RankingRecord.model_validate(document)
     files.replace(run.path / RANKING, to_json(ranking))
     return ranking
 

@@ -160,7 +160,20 @@ class IntervalRecord(Document):
 
 
 class RankedNetworkRecord(Document):
-    """One network of a ranking; see `nas.supernet.ranking.RankedNetwork`."""
+    """A network with its score from a supernet and its accuracy after standalone training.
+
+    Attributes:
+        architecture: the architecture.
+        digest: digest of the network's graph.
+        macs, params, depth: counts of the network's graph.
+        supernet_accuracy: accuracy with the supernet's weights on the search split.
+        standalone_accuracy: accuracy after standalone training on the hold-out split.
+        latency_us: predicted latency in microseconds; None without a latency table.
+        budget: number of the latency budget that the network was drawn for, from 0; None if it was
+            not drawn for one.
+        repeated_accuracy: accuracy after standalone training with another seed; None if it was
+            trained once.
+    """
 
     architecture: ArchitectureRecord
     digest: NetworkDigest
@@ -175,7 +188,15 @@ class RankedNetworkRecord(Document):
 
 
 class StratumRecord(Document):
-    """The ranking of networks of one budget; see `nas.supernet.ranking.Stratum`."""
+    """The ranking of networks of one latency budget, or of similar latency.
+
+    Attributes:
+        nets: number of networks.
+        costs: smallest and largest latency in microseconds, or number of multiply-accumulates.
+        kendall_tau: rank correlation with standalone training, by the name of the order; None
+            where it is undefined.
+        gain: share of the attainable gain, likewise; see `MatchedRankingRecord`.
+    """
 
     nets: Count
     costs: tuple[Positive, Positive]
@@ -196,10 +217,31 @@ ORDER_NAMES = {
 
 
 class MatchedRankingRecord(Document):
-    """The ranking of equally fast networks; see `nas.supernet.matched_ranking.MatchedRanking`.
+    """Ranking quality among networks of equal latency.
+
+    The figures are given for several orders of the networks: "supernet", "corrected", and for
+    comparison "macs", "params", "depth", "latency" (where it is known) and "trained again" (where
+    networks were trained twice). Intervals are bootstrap intervals over the networks.
 
     Attributes:
-        training_noise, retraining_tau, noise_ceiling: None if no network was trained twice.
+        cost: what makes networks equal: the predicted "latency", or "macs" without a table.
+        pairs: number of pairs whose costs differ by a factor of 1.1 at most.
+        kendall_tau: Kendall's tau with standalone training over these pairs.
+        lead: tau of the supernet less that of the best count. Each resample chooses its best count
+            anew, so that a lower end above zero is a lead over all counts.
+        training_noise: standard deviation of a network's standalone accuracy from one training to
+            another; None below 3 networks trained twice.
+        retraining_tau: Kendall's tau over these pairs that a second training of all networks is
+            expected to reach, likewise. It follows from the training noise and from how much the
+            networks differ, and is more precise than the tau of the few networks trained twice.
+        noise_ceiling: the same of a score without any error, which the noise of the single
+            training keeps below one.
+        gain: share of the attainable gain, the mean over the strata: (picked - mean) / (best -
+            mean) of the standalone accuracies of a stratum, where the network that comes last in
+            the order is picked.
+        partial_tau: Kendall's partial tau with standalone training over all pairs, given the cost.
+        global_tau: Kendall's tau with standalone training over all pairs.
+        strata: the latency budgets, or groups of similar latency, the fastest first.
     """
 
     cost: Literal["latency", "macs"]
@@ -259,7 +301,24 @@ class Regrets(Document):
 
 
 class SpaceRanking(Document):
-    """The ranking of one space; see `nas.supernet.ranking.Ranking`."""
+    """Ranking quality of one supernet; intervals are bootstrap intervals over the networks.
+
+    Attributes:
+        nets: number of networks.
+        distinct_scores: number of distinct supernet scores.
+        tied_pairs: number of pairs of networks with equal supernet scores.
+        kendall_tau, spearman: rank correlation of the supernet scores with the standalone
+            accuracies; None below 10 distinct scores.
+        baseline_tau: Kendall's tau of each baseline with the standalone accuracies, by name:
+            "macs", "params" and "depth".
+        lead: Kendall's tau less that of the best baseline; see `MatchedRankingRecord.lead`.
+        matched: ranking quality among networks of equal latency; None below 10
+            distinct scores.
+        regret: accuracy lost by choosing the network with the highest score instead of the truly
+            best one under a MACs budget, averaged over the budgets that one of the networks just
+            meets; of the supernet and of each baseline.
+        offset: mean standalone accuracy less mean supernet accuracy.
+    """
 
     nets: Count
     distinct_scores: Count
@@ -292,7 +351,15 @@ class SpaceRanking(Document):
 
 
 class PooledRanking(Document):
-    """The ranking of all spaces together; see `nas.supernet.ranking.PooledRanking`."""
+    """Ranking quality over the networks of several spaces, as on a front with all of them.
+
+    Attributes:
+        nets: number of networks.
+        kendall_tau: rank correlation of the supernet scores with the standalone accuracies.
+        without_offsets: rank correlation after adding the mean offset of its space to each score.
+        offsets: `SpaceRanking.offset` of each space. Where the intervals of two spaces lie apart,
+            one supernet overestimates its networks against the other.
+    """
 
     nets: Count
     kendall_tau: IntervalRecord | None

@@ -6,15 +6,18 @@ same latency is best?
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nas import statistics
-from nas.records import RankedNetworkRecord
+from nas.records import (
+    IntervalRecord,
+    MatchedRankingRecord,
+    RankedNetworkRecord,
+    StratumRecord,
+)
 from nas.statistics import Interval
 from nas.supernet.correction import correct_for_size
 
@@ -37,67 +40,7 @@ MIN_REPEATED = 3
 """Number of networks trained twice below which the noise of a training is not estimated."""
 
 
-@dataclass(frozen=True)
-class Stratum:
-    """Ranking quality among networks of one latency budget, or of similar latency.
-
-    Attributes:
-        nets: number of networks.
-        costs: smallest and largest latency in microseconds, or number of multiply-accumulates.
-        kendall_tau: rank correlation with standalone training, by the name of the order; None
-            where it is undefined.
-        gain: share of the attainable gain, likewise; see `MatchedRanking`.
-    """
-
-    nets: int
-    costs: tuple[float, float]
-    kendall_tau: Mapping[str, float | None]
-    gain: Mapping[str, float | None]
-
-
-@dataclass(frozen=True)
-class MatchedRanking:
-    """Ranking quality among networks of equal latency.
-
-    The figures are given for several orders of the networks: "supernet", `CORRECTED`, and for
-    comparison "macs", "params", "depth", "latency" (where it is known) and `TRAINED_AGAIN` (where
-    networks were trained twice). Intervals are bootstrap intervals over the networks.
-
-    Attributes:
-        cost: what makes networks equal: the predicted "latency", or "macs" without a table.
-        pairs: number of pairs whose costs differ by a factor of `MAX_LATENCY_RATIO` at most.
-        kendall_tau: Kendall's tau with standalone training over these pairs.
-        lead: tau of the supernet less that of the best count. Each resample chooses its best count
-            anew, so that a lower end above zero is a lead over all counts.
-        training_noise: standard deviation of a network's standalone accuracy from one training to
-            another; None below `MIN_REPEATED` networks trained twice.
-        retraining_tau: Kendall's tau over these pairs that a second training of all networks is
-            expected to reach, likewise. It follows from the training noise and from how much the
-            networks differ, and is more precise than the tau of the few networks trained twice.
-        noise_ceiling: the same of a score without any error, which the noise of the single
-            training keeps below one.
-        gain: share of the attainable gain, the mean over the strata: (picked - mean) / (best -
-            mean) of the standalone accuracies of a stratum, where the network that comes last in
-            the order is picked.
-        partial_tau: Kendall's partial tau with standalone training over all pairs, given the cost.
-        global_tau: Kendall's tau with standalone training over all pairs.
-        strata: the latency budgets, or groups of similar latency, the fastest first.
-    """
-
-    cost: Literal["latency", "macs"]
-    pairs: int
-    kendall_tau: Mapping[str, Interval | None]
-    lead: Interval | None
-    training_noise: float | None
-    retraining_tau: Interval | None
-    noise_ceiling: Interval | None
-    gain: Mapping[str, Interval | None]
-    partial_tau: Mapping[str, Interval | None]
-    global_tau: Mapping[str, Interval | None]
-    strata: tuple[Stratum, ...]
-
-
-def compute_matched_ranking(networks: Sequence[RankedNetworkRecord]) -> MatchedRanking:
+def compute_matched_ranking(networks: Sequence[RankedNetworkRecord]) -> MatchedRankingRecord:
     """Return the ranking quality among networks of equal latency.
 
     Args:
@@ -118,7 +61,7 @@ def compute_matched_ranking(networks: Sequence[RankedNetworkRecord]) -> MatchedR
     noise, retraining_tau, ceiling = _noise_figures(
         standalone, orders.get(TRAINED_AGAIN), is_matched, resamples
     )
-    return MatchedRanking(
+    return MatchedRankingRecord(
         cost="latency" if has_latency else "macs",
         pairs=int(np.triu(is_matched, k=1).sum()),
         kendall_tau={name: interval(*each) for name, each in taus.items()},
@@ -140,7 +83,7 @@ def compute_matched_ranking(networks: Sequence[RankedNetworkRecord]) -> MatchedR
             for name, values in orders.items()
         },
         strata=tuple(
-            Stratum(
+            StratumRecord(
                 nets=len(own),
                 costs=(float(costs[own].min()), float(costs[own].max())),
                 kendall_tau={
@@ -225,15 +168,13 @@ def _partial_tau(
     standalone: NDArray[np.float64],
     costs: NDArray[np.float64],
     resamples: NDArray[np.intp],
-) -> Interval | None:
+) -> IntervalRecord | None:
     known = np.flatnonzero(~np.isnan(values))
     triple = values[known], standalone[known], costs[known]
     (value,) = statistics.partial_kendall_taus(*triple, np.arange(len(known))[None])
-    if np.isnan(value):
-        return None
     if len(known) < len(values):
         resamples = fixed_resamples(len(known))
-    return interval(float(value), statistics.partial_kendall_taus(*triple, resamples))
+    return interval(value, statistics.partial_kendall_taus(*triple, resamples))
 
 
 def _noise_figures(
@@ -241,8 +182,8 @@ def _noise_figures(
     repeated: NDArray[np.float64] | None,
     pairs: NDArray[np.bool_],
     resamples: NDArray[np.intp],
-) -> tuple[float | None, Interval | None, Interval | None]:
-    """Return `training_noise`, `retraining_tau` and `noise_ceiling` of a `MatchedRanking`.
+) -> tuple[float | None, IntervalRecord | None, IntervalRecord | None]:
+    """Return `training_noise`, `retraining_tau` and `noise_ceiling` of a ranking.
 
     An accuracy is taken as that of the network plus the noise of the training, both normally
     distributed. The share of the variance that is not noise is the correlation of two trainings,
@@ -260,9 +201,9 @@ def _noise_figures(
         reliability = 1 - noise / statistics.pair_variances(standalone, indices, pairs)
     reliability = np.maximum(reliability, 0.0)
 
-    def tau(correlation: NDArray[np.float64]) -> Interval | None:
+    def tau(correlation: NDArray[np.float64]) -> IntervalRecord | None:
         value, *resampled = statistics.expected_kendall_tau(correlation)
-        return None if np.isnan(value) else Interval.from_resamples(float(value), resampled)
+        return interval(float(value), np.array(resampled))
 
     return float(np.sqrt(noise[0])), tau(reliability), tau(np.sqrt(reliability))
 
@@ -303,17 +244,20 @@ def lead(
     taus: NDArray[np.float64],
     counts: Iterable[float | None],
     counted_taus: Iterable[NDArray[np.float64]],
-) -> Interval | None:
+) -> IntervalRecord | None:
     """Return by how much a tau leads over the best of several counts; None if undefined."""
     defined = [value for value in counts if value is not None]
     if tau is None or not defined:
         return None
-    return Interval.from_resamples(tau - max(defined), taus - np.fmax.reduce(list(counted_taus)))
+    return interval(tau - max(defined), taus - np.fmax.reduce(list(counted_taus)))
 
 
-def interval(value: float | None, resampled: NDArray[np.float64]) -> Interval | None:
+def interval(value: float | None, resampled: NDArray[np.float64]) -> IntervalRecord | None:
     """Return a statistic with its bootstrap interval; None if it is undefined."""
-    return None if value is None else Interval.from_resamples(value, resampled)
+    if value is None or np.isnan(value):
+        return None
+    own = Interval.from_resamples(float(value), resampled)
+    return IntervalRecord(value=own.value, low=own.low, high=own.high)
 
 
 def fixed_resamples(count: int) -> NDArray[np.intp]:

@@ -9,18 +9,21 @@ beat, come last. The baselines are counts that need no training at all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas import statistics
-from nas.records import RankedNetworkRecord
-from nas.statistics import Interval
+from nas.records import (
+    BaselineTaus,
+    IntervalRecord,
+    PooledRanking,
+    RankedNetworkRecord,
+    Regrets,
+    SpaceRanking,
+)
 from nas.supernet.matched_ranking import (
-    MatchedRanking,
     compute_matched_ranking,
     fixed_resamples,
     interval,
@@ -31,66 +34,7 @@ MIN_DISTINCT_SCORES = 10
 """Number of distinct scores below which no rank correlation is reported."""
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """Ranking quality of one supernet; intervals are bootstrap intervals over the networks.
-
-    Attributes:
-        nets: number of networks.
-        distinct_scores: number of distinct supernet scores.
-        tied_pairs: number of pairs of networks with equal supernet scores.
-        kendall_tau, spearman: rank correlation of the supernet scores with the standalone
-            accuracies; None below `MIN_DISTINCT_SCORES` distinct scores.
-        baseline_tau: Kendall's tau of each baseline with the standalone accuracies, by name:
-            "macs", "params" and "depth".
-        lead: Kendall's tau less that of the best baseline; see `MatchedRanking.lead`.
-        matched: ranking quality among networks of equal latency; None below `MIN_DISTINCT_SCORES`
-            distinct scores.
-        regret: accuracy lost by choosing the network with the highest score instead of the truly
-            best one under a MACs budget, averaged over the budgets that one of the networks just
-            meets; of the supernet and of each baseline.
-        offset: mean standalone accuracy less mean supernet accuracy.
-    """
-
-    nets: int
-    distinct_scores: int
-    tied_pairs: int
-    kendall_tau: Interval | None
-    spearman: Interval | None
-    baseline_tau: Mapping[str, Interval | None]
-    lead: Interval | None
-    matched: MatchedRanking | None
-    regret: Mapping[str, float]
-    offset: Interval
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the figures as plain data."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class PooledRanking:
-    """Ranking quality over the networks of several spaces, as on a front with all of them.
-
-    Attributes:
-        nets: number of networks.
-        kendall_tau: rank correlation of the supernet scores with the standalone accuracies.
-        without_offsets: rank correlation after adding the mean offset of its space to each score.
-        offsets: `Ranking.offset` of each space. Where the intervals of two spaces lie apart, one
-            supernet overestimates its networks against the other.
-    """
-
-    nets: int
-    kendall_tau: Interval | None
-    without_offsets: Interval | None
-    offsets: Mapping[str, Interval]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the figures as plain data."""
-        return asdict(self)
-
-
-def compute_ranking(networks: Sequence[RankedNetworkRecord]) -> Ranking:
+def compute_ranking(networks: Sequence[RankedNetworkRecord]) -> SpaceRanking:
     """Return the ranking quality of one supernet.
 
     Args:
@@ -116,22 +60,25 @@ def compute_ranking(networks: Sequence[RankedNetworkRecord]) -> Ranking:
         name: statistics.kendall_taus(counts, standalone, resamples)
         for name, counts in baselines.items()
     }
-    return Ranking(
+    return SpaceRanking(
         nets=len(networks),
         distinct_scores=distinct,
         tied_pairs=_count_tied_pairs(scores),
         kendall_tau=interval(tau, taus),
         spearman=interval(rho, statistics.spearmans(scores, standalone, resamples)),
-        baseline_tau={
-            name: interval(baseline_tau[name], baseline_taus[name]) for name in baselines
-        },
+        baseline_tau=BaselineTaus(
+            **{name: interval(baseline_tau[name], baseline_taus[name]) for name in baselines}
+        ),
         lead=lead(tau, taus, baseline_tau.values(), baseline_taus.values()),
         matched=compute_matched_ranking(networks) if is_ranking else None,
-        regret={
-            name: _regret(values, standalone, macs)
-            for name, values in {"supernet": scores, **baselines}.items()
-        },
+        regret=Regrets(
+            **{
+                name: _regret(values, standalone, macs)
+                for name, values in {"supernet": scores, **baselines}.items()
+            }
+        ),
         offset=_offset(scores, standalone),
+        networks=tuple(networks),
     )
 
 
@@ -148,11 +95,16 @@ def compute_pooled_ranking(networks: Sequence[RankedNetworkRecord]) -> PooledRan
         shifted[in_space] += offsets[space].value
     is_ranking = len(np.unique(scores)) >= MIN_DISTINCT_SCORES
 
-    def tau(values: NDArray[np.float64]) -> Interval | None:
+    def tau(values: NDArray[np.float64]) -> IntervalRecord | None:
         value = statistics.kendall_tau(values, standalone) if is_ranking else None
         return interval(value, statistics.kendall_taus(values, standalone, resamples))
 
-    return PooledRanking(len(networks), tau(scores), tau(shifted), offsets)
+    return PooledRanking(
+        nets=len(networks),
+        kendall_tau=tau(scores),
+        without_offsets=tau(shifted),
+        offsets=offsets,
+    )
 
 
 def _accuracies(
@@ -172,7 +124,7 @@ def _count_tied_pairs(scores: NDArray[np.float64]) -> int:
 def _regret(
     scores: NDArray[np.float64], standalone: NDArray[np.float64], macs: NDArray[np.float64]
 ) -> float:
-    """Return `Ranking.regret` of some scores; networks with equal scores are equally likely."""
+    """Return the regret of some scores; networks with equal scores are equally likely."""
     losses = []
     for budget in macs:
         in_budget = macs <= budget
@@ -181,7 +133,9 @@ def _regret(
     return float(np.mean(losses))
 
 
-def _offset(scores: NDArray[np.float64], standalone: NDArray[np.float64]) -> Interval:
+def _offset(scores: NDArray[np.float64], standalone: NDArray[np.float64]) -> IntervalRecord:
     differences = standalone - scores
     resampled_means = differences[fixed_resamples(len(differences))].mean(axis=1)
-    return Interval.from_resamples(float(differences.mean()), resampled_means)
+    offset = interval(float(differences.mean()), resampled_means)
+    assert offset is not None
+    return offset

@@ -192,7 +192,8 @@ class Trainer:
             The loss of the largest subnet, and the accuracy of each subnet.
         """
         targets, smoothing = labels, self.settings.label_smoothing
-        losses, accuracies = [], []
+        losses: list[Tensor] = []
+        accuracies: list[Tensor] = []
         for graph in subnets:
             logits = self._forward(supernet, graph, images)
             loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)

@@ -155,7 +155,7 @@ def train(
     supernet = trainer.finish()
     if group.is_main:
         steps = trainer.schedule.steps
-        epochs = settings.epochs
+        epochs = float(settings.epochs)
         if settings.seconds is not None:
             epochs = round(steps / trainer.batches.steps_per_epoch, 3)
         supernet.save(folder, {**trainer.identity(), "step": steps, "epochs": epochs})

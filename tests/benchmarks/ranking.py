@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from nas.data import ImageDataset, Images, load_dataset
+from nas.records import IntervalRecord
 from nas.space import load_space
-from nas.statistics import Interval
 from nas.supernet import TrainingSettings, evaluate, train
 from nas.supernet.ground_truth import make_ranked_network
 from nas.supernet.ranking import compute_ranking
@@ -38,10 +38,8 @@ def load_images(truth: dict, source: str) -> ImageDataset:
     return replace(data, train=train_images, search=search, holdout=holdout)
 
 
-def text_of(interval: Interval | None) -> str:
-    if interval is None:
-        return "undefined"
-    return f"{interval.value:.2f} ({interval.low:.2f} to {interval.high:.2f})"
+def text_of(interval: IntervalRecord | None) -> str:
+    return "undefined" if interval is None else interval.text()
 
 
 def main() -> None:
