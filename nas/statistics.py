@@ -179,34 +179,6 @@ def partial_kendall_taus(
     return partial
 
 
-def spearman(first: Values, second: Values) -> float | None:
-    """Return Spearman's rank correlation (1904); tied values have their mean rank.
-
-    Returns None if it is undefined: all values of `first`, or all of `second`, are equal.
-    """
-    rho = float(spearmans(first, second, np.arange(len(first))[None])[0])
-    return None if np.isnan(rho) else rho
-
-
-def spearmans(first: Values, second: Values, indices: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Return Spearman's rank correlation of each resample; NaN where it is undefined.
-
-    Args:
-        first: values, `n`.
-        second: values, `n`.
-        indices: positions of the values of each resample, `resamples x n`.
-    """
-    from scipy.stats import rankdata
-
-    ranks = [rankdata(np.asarray(values, float)[indices], axis=1) for values in (first, second)]
-    a, b = (each - each.mean(axis=1, keepdims=True) for each in ranks)
-    with np.errstate(invalid="ignore"):
-        rhos: NDArray[np.float64] = (a * b).sum(axis=1) / np.sqrt(
-            (a * a).sum(axis=1) * (b * b).sum(axis=1)
-        )
-    return rhos
-
-
 @dataclass(frozen=True)
 class LatencyAgreement:
     """Agreement of predicted and measured latencies of networks.

@@ -42,7 +42,7 @@ from nas.space.library import find_reference
 from nas.supernet import Supernet, TrainingSettings, checkpoint, evaluate
 from nas.supernet.distillation import Teacher
 from nas.supernet.evaluation import accuracy_by_class, calibrated_state, predict_network
-from nas.supernet.finetuning import NetworkProgress, train_network
+from nas.supernet.standalone import NetworkProgress, train_network
 from nas.supernet.training import CHECKPOINT_FILE
 from nas.torch_device import resolve_device
 from nas.torch_network import Network, to_torch
@@ -265,7 +265,7 @@ def train_model(
         (supernet_accuracy,) = evaluate(supernet, [architecture], data, "holdout")
         if not setup.from_scratch:
             start = calibrated_state(supernet, architecture.graph, data)
-    trained = train_network(
+    network, seconds = train_network(
         architecture,
         data,
         folder,
@@ -275,7 +275,7 @@ def train_model(
         teacher=setup.teacher[1] if setup.teacher else None,
         progress=progress,
     )
-    _save_network(folder, architecture, trained.network, setup)
+    _save_network(folder, architecture, network, setup)
     record = TrainedRecord(
         schema=SCHEMA,
         id=name,
@@ -284,14 +284,14 @@ def train_model(
         architecture=ArchitectureRecord(**architecture.to_json()),
         start="scratch" if start is None else "supernet",
         supernet_accuracy=supernet_accuracy,
-        holdout=_split_accuracy(trained.network, data, data.holdout),
-        test=_split_accuracy(trained.network, data, data.test),
+        holdout=_split_accuracy(network, data, data.holdout),
+        test=_split_accuracy(network, data, data.test),
         epochs=round(settings.epochs),
         seed=setup.seed,
         training=settings.identity(),
         teacher=f"largest of {setup.teacher[0]}" if setup.teacher else None,
         data_digest=data.digest,
-        seconds=trained.seconds,
+        seconds=seconds,
         versions={
             "python": platform.python_version(),
             "hardware-nas": nas.__version__,

@@ -25,7 +25,7 @@ from nas.report.front import dominated_after_training, representatives
 from nas.report.run import open_run
 from nas.space import Architecture
 from nas.supernet import Supernet
-from nas.supernet.finetuning import NetworkProgress
+from nas.supernet.standalone import NetworkProgress
 
 _START_TEXTS = {"supernet": "the supernet", "scratch": "scratch"}
 

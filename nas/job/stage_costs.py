@@ -299,9 +299,9 @@ def _seconds_per_search_step(
 
 def _seconds_per_epoch(space: SearchSpace, data: ImageDataset, training: TrainingSettings) -> float:
     """Return the time to train a supernet for one epoch."""
-    from nas.supernet import measure_step
+    from nas.supernet import measure_epoch
 
-    return measure_step(space, data, training, seconds=_TIMED_SECONDS).epoch_seconds
+    return measure_epoch(space, data, training, seconds=_TIMED_SECONDS)
 
 
 def _seconds_per_score(

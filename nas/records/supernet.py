@@ -307,8 +307,8 @@ class SpaceRanking(Document):
         nets: number of networks.
         distinct_scores: number of distinct supernet scores.
         tied_pairs: number of pairs of networks with equal supernet scores.
-        kendall_tau, spearman: rank correlation of the supernet scores with the standalone
-            accuracies; None below 10 distinct scores.
+        kendall_tau: rank correlation of the supernet scores with the standalone accuracies; None
+            below 10 distinct scores.
         baseline_tau: Kendall's tau of each baseline with the standalone accuracies, by name:
             "macs", "params" and "depth".
         lead: Kendall's tau less that of the best baseline; see `MatchedRankingRecord.lead`.
@@ -324,7 +324,6 @@ class SpaceRanking(Document):
     distinct_scores: Count
     tied_pairs: Count
     kendall_tau: IntervalRecord | None
-    spearman: IntervalRecord | None
     baseline_tau: BaselineTaus
     lead: IntervalRecord | None
     matched: MatchedRankingRecord | None = None

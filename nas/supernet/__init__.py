@@ -4,18 +4,17 @@ from nas.supernet.evaluation import evaluate
 from nas.supernet.quick_evaluation import QuickEvaluation, evaluate_quickly
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.standalone import train_standalone
-from nas.supernet.training import StepTime, TrainingProgress, measure_step, train
+from nas.supernet.training import TrainingProgress, measure_epoch, train
 from nas.supernet.weights import Supernet
 
 __all__ = [
     "QuickEvaluation",
-    "StepTime",
     "Supernet",
     "TrainingProgress",
     "TrainingSettings",
     "evaluate",
     "evaluate_quickly",
-    "measure_step",
+    "measure_epoch",
     "train",
     "train_standalone",
 ]

@@ -51,7 +51,6 @@ def compute_ranking(networks: Sequence[RankedNetworkRecord]) -> SpaceRanking:
     distinct = len(np.unique(scores))
     is_ranking = distinct >= MIN_DISTINCT_SCORES
     tau = statistics.kendall_tau(scores, standalone) if is_ranking else None
-    rho = statistics.spearman(scores, standalone) if is_ranking else None
     taus = statistics.kendall_taus(scores, standalone, resamples)
     baseline_tau = {
         name: statistics.kendall_tau(counts, standalone) for name, counts in baselines.items()
@@ -65,7 +64,6 @@ def compute_ranking(networks: Sequence[RankedNetworkRecord]) -> SpaceRanking:
         distinct_scores=distinct,
         tied_pairs=_count_tied_pairs(scores),
         kendall_tau=interval(tau, taus),
-        spearman=interval(rho, statistics.spearmans(scores, standalone, resamples)),
         baseline_tau=BaselineTaus(
             **{name: interval(baseline_tau[name], baseline_taus[name]) for name in baselines}
         ),

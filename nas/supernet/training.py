@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -307,32 +306,15 @@ def trained_epochs(folder: Path) -> float | None:
     return record.epochs
 
 
-class StepTime(NamedTuple):
-    """Measured duration of a training step.
-
-    Attributes:
-        seconds: mean duration of a step.
-        steps_per_epoch: number of steps in an epoch, which need not be whole.
-    """
-
-    seconds: float
-    steps_per_epoch: float
-
-    @property
-    def epoch_seconds(self) -> float:
-        """Duration of an epoch."""
-        return self.seconds * self.steps_per_epoch
-
-
-def measure_step(
+def measure_epoch(
     space: SearchSpace,
     data: ImageDataset,
     settings: TrainingSettings | None = None,
     *,
     steps: int = 3,
     seconds: float = 0.0,
-) -> StepTime:
-    """Measure the duration of a training step, to plan a training.
+) -> float:
+    """Return the seconds of an epoch by the duration of some steps, to plan a training.
 
     All processes that train together must call this; they get the same result.
 
@@ -359,4 +341,4 @@ def measure_step(
         # A step reads its figures back from the device, so a GPU has finished too.
         trainer.step(step)
         durations.append(time.perf_counter() - started)
-    return StepTime(group.broadcast(mean(durations)), trainer.batches.steps_per_epoch)
+    return group.broadcast(mean(durations)) * trainer.batches.steps_per_epoch

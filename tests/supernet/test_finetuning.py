@@ -17,7 +17,7 @@ from nas.supernet.evaluation import (
     calibrated_state,
     evaluate_network,
 )
-from nas.supernet.finetuning import train_network
+from nas.supernet.standalone import train_network
 from nas.torch_network import to_torch
 from tests.supernet.scrambled_supernet import scrambled, space_on
 
@@ -55,7 +55,7 @@ def train_example(data, folder, progress=None, settings=SETTINGS, seed=3):
         start=calibrated_state(supernet, architecture.graph, data),
         teacher=Teacher.of_supernet(supernet, data),
         progress=progress,
-    ).network
+    )[0]
 
 
 def same(a, b):
@@ -91,7 +91,7 @@ def test_training_begins_with_the_weights_of_the_supernet(digits, tmp_path):
     (expected,) = evaluate(supernet, [architecture], digits, "holdout")
     assert evaluate_network(network.eval(), digits, "holdout") == pytest.approx(expected, abs=1e-9)
     still = replace(SETTINGS, epochs=1, learning_rate=1e-30, weight_decay=0.0)
-    trained = train_network(architecture, digits, tmp_path, still, seed=0, start=start).network
+    trained = train_network(architecture, digits, tmp_path, still, seed=0, start=start)[0]
     for name, tensor in trained.tensors().items():
         if "running" not in name:
             torch.testing.assert_close(tensor, start[name])

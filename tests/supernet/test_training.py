@@ -17,7 +17,7 @@ from nas.supernet import (
     TrainingSettings,
     checkpoint,
     evaluate,
-    measure_step,
+    measure_epoch,
     sharding,
     train,
     trainer,
@@ -282,14 +282,7 @@ def test_train_refuses_a_space_for_other_data(digits, tmp_path):
         train(space, digits, tmp_path, SHORT, seed=0)
 
 
-def test_step_time_gives_the_time_of_an_epoch(digits):
-    step_time = measure_step(space_on(digits, "squeezenet_tiny"), digits, SHORT, steps=1)
-    assert step_time.seconds > 0
-    assert step_time.steps_per_epoch == len(digits.train) / 64
-    assert step_time._replace(seconds=0.5, steps_per_epoch=10).epoch_seconds == 5
-
-
-def test_step_time_leaves_out_what_only_the_first_time_takes(digits, monkeypatch):
+def test_time_of_an_epoch_leaves_out_what_only_the_first_time_takes(digits, monkeypatch):
     clock, done = [0.0], set()
 
     def step(own, number):
@@ -300,10 +293,11 @@ def test_step_time_leaves_out_what_only_the_first_time_takes(digits, monkeypatch
     monkeypatch.setattr(trainer.Trainer, "step", step)
     space = space_on(digits, "squeezenet_tiny")
     settings = replace(SHORT, seconds=60.0)  # Positions of its steps run from 0 to 1000.
-    assert measure_step(space, digits, settings, steps=2).seconds == 1
+    epoch = len(digits.train) / 64
+    assert measure_epoch(space, digits, settings, steps=2) == epoch
     assert done == {500, 250}, "steps of the whole training"
     done.clear()
-    assert measure_step(space, digits, settings, steps=1, seconds=70).seconds == 1
+    assert measure_epoch(space, digits, settings, steps=1, seconds=70) == epoch
     assert done == {500, 250, 750}, "two steps, done twice each, take 62 seconds"
 
 
