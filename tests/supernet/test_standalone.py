@@ -1,19 +1,118 @@
+"""Training of one network: recipe, start, resuming and refusals."""
+
+import json
 import math
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from nas.errors import TrainingError
-from nas.supernet import TrainingSettings
-from nas.supernet.evaluation import evaluate_network
+from nas.data import Images
+from nas.errors import CheckpointError, TrainingError
+from nas.supernet import TrainingSettings, evaluate
+from nas.supernet.distillation import Teacher
+from nas.supernet.evaluation import calibrated_state, evaluate_network
 from nas.supernet.recipe import adaptive_clip_grad, learning_rate, make_batches, parameter_groups
-from nas.supernet.standalone import train_standalone
+from nas.supernet.standalone import train_network, train_standalone
 from nas.torch_network import to_torch
-from tests.supernet.scrambled_supernet import space_on
+from tests.supernet.scrambled_supernet import scrambled, space_on
 
 ONE_EPOCH = TrainingSettings(epochs=1, device="cpu")
+SETTINGS = TrainingSettings(epochs=2, device="cpu", checkpoint_seconds=0)
+
+KILLED_IN_STEP_9 = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from tests.supernet.test_standalone import train_example
+from nas.data import load_dataset
+
+torch.set_num_threads(1)
+
+
+def progress(report):
+    if report.step == 9:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+train_example(load_dataset("digits", validation_fraction=0.5), Path(sys.argv[1]), progress)
+"""
+
+
+def train_example(data, folder, progress=None, settings=SETTINGS, seed=3):
+    """Train a network from a supernet's weights, with its largest network as the teacher."""
+    supernet = scrambled(space_on(data, "mobilenet_tiny"))
+    architecture = supernet.space.sample(seed=2)
+    return train_network(
+        architecture,
+        data,
+        folder,
+        settings,
+        seed=seed,
+        start=calibrated_state(supernet, architecture.graph, data),
+        teacher=Teacher.of_supernet(supernet, data),
+        progress=progress,
+    )[0]
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def log_of(folder):
+    """Return the rows of a training log without their seconds."""
+    rows = [json.loads(line) for line in (folder / "training.jsonl").open()]
+    return [{key: row[key] for key in row if key != "seconds"} for row in rows]
+
+
+@pytest.mark.slow
+def test_killed_training_resumes_to_the_same_weights(digits, tmp_path):
+    undisturbed = train_example(digits, tmp_path / "a").state_dict()
+    command = [sys.executable, "-c", KILLED_IN_STEP_9, str(tmp_path / "b")]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    steps = []
+    resumed = train_example(digits, tmp_path / "b", lambda report: steps.append(report.step))
+    assert steps[0] == 10
+    assert same(resumed.state_dict(), undisturbed)
+    assert log_of(tmp_path / "a") == log_of(tmp_path / "b")
+    finished = train_example(digits, tmp_path / "b", pytest.fail)
+    assert same(finished.state_dict(), undisturbed)
+
+
+def test_training_begins_with_the_weights_of_the_supernet(digits, tmp_path):
+    supernet = scrambled(space_on(digits, "squeezenet_tiny"))
+    architecture = supernet.space.sample(seed=1)
+    start = calibrated_state(supernet, architecture.graph, digits)
+    network = to_torch(architecture)
+    network.load_state_dict(start)
+    (expected,) = evaluate(supernet, [architecture], digits, "holdout")
+    assert evaluate_network(network.eval(), digits, "holdout") == pytest.approx(expected, abs=1e-9)
+    still = replace(SETTINGS, epochs=1, learning_rate=1e-30, weight_decay=0.0)
+    trained = train_network(architecture, digits, tmp_path, still, seed=0, start=start)[0]
+    for name, tensor in trained.tensors().items():
+        if "running" not in name:
+            torch.testing.assert_close(tensor, start[name])
+
+
+def test_only_the_training_split_is_read(digits, tmp_path):
+    nothing = Images(digits.test.pixels[:0], digits.test.labels[:0])
+    blind = replace(digits, search=nothing, holdout=nothing, test=nothing)
+    one = replace(SETTINGS, epochs=1)
+    seeing = train_example(digits, tmp_path / "a", settings=one)
+    unseeing = train_example(blind, tmp_path / "b", settings=one)
+    assert same(seeing.state_dict(), unseeing.state_dict())
+
+
+def test_another_recipe_in_the_folder_is_refused(digits, tmp_path):
+    train_example(digits, tmp_path)
+    with pytest.raises(CheckpointError, match="a training with epochs = 2, not 3"):
+        train_example(digits, tmp_path, settings=replace(SETTINGS, epochs=3))
+    with pytest.raises(CheckpointError, match="a training with seed = 3, not 4"):
+        train_example(digits, tmp_path, seed=4)
 
 
 @pytest.mark.slow
