@@ -13,9 +13,7 @@ from nas.schedules import tir
 from nas.schedules.epilogue import (
     Step,
     activation,
-    apply_steps,
     epilogue_steps,
-    expansion_steps,
 )
 from tests.schedules import kernel_reference
 
@@ -51,14 +49,3 @@ def test_epilogue_steps_name_their_operands_and_leave_out_the_shuffle() -> None:
     assert [step.has_term for step in steps] == [True, True, False, True]
     shuffled = Kernel.parse("concat 58x5x5 58x5x5 -> 116x5x5 shuffle2")
     assert epilogue_steps(shuffled) == []
-
-
-def test_expansion_steps_are_those_of_the_1x1_convolution() -> None:
-    kernel = Kernel.parse("conv2d 6x8x7 expanded bias relu6 -> 18x8x7 k3 s1 p1 g18 bias relu")
-    assert expansion_steps(kernel) == [Step("bias"), Step("relu6")]
-
-
-def test_steps_without_a_term_are_skipped() -> None:
-    steps = [Step("bias"), Step("add", 0), Step("multiply", 1)]
-    terms = {"bias": None, "add": 3, "multiply": 5}
-    assert apply_steps(steps, 2, lambda step: terms[step.kind]) == (2 + 3) * 5
