@@ -5,15 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from nas.records import IntervalRecord, read_ranking, to_json
+from nas.records import IntervalRecord, read_ranking
 
 EXAMPLE = Path(__file__).parents[2] / "results" / "example"
-
-
-def test_ranking_is_written_as_it_was_read(tmp_path):
-    ranking = read_ranking(EXAMPLE)
-    (tmp_path / "ranking.json").write_text(to_json(ranking))
-    assert read_ranking(tmp_path) == ranking
 
 
 def test_run_without_ranking_has_none(tmp_path):
