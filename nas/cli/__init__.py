@@ -276,11 +276,15 @@ def select(
     \b
     Example: nas select results/quickstart --max-latency-ms 0.05
     """
-    from nas.report.select import Limits
-    from nas.report.select import select as select_member
+    from nas.report.run import open_run
 
-    limits = Limits(max_latency_ms, max_macs, max_params, max_peak_memory_bytes, min_accuracy)
-    member = select_member(run_folder, limits)
+    member = open_run(run_folder).pick(
+        max_latency_ms=max_latency_ms,
+        max_macs=max_macs,
+        max_params=max_params,
+        max_peak_memory_bytes=max_peak_memory_bytes,
+        min_accuracy=min_accuracy,
+    )
     show(
         member.model_dump(mode="json"),
         f"{member.summary}\n{json.dumps(member.architecture.model_dump())}",
@@ -291,13 +295,13 @@ def select(
 def _run_job(settings: JobSettings, out: Path | None, as_json: bool) -> None:
     from nas import job
     from nas.console import ProgressBars
-    from nas.records import read_front
+    from nas.report.run import open_run
 
     folder = out or Path("results") / settings.name
     with ProgressBars() as bars:
         result = job.run_job(settings, folder, command=command_line(), progress=bars)
     models = [str(path) for path in result.models]
-    members = read_front(result.folder)
+    members = open_run(result.folder).members
     example_ms = round_up(members[len(members) // 2].latency_us / 1000, digits=2)
     lines = [
         f"{result.front} networks are on the front: no other network of the run is as fast and "

@@ -107,7 +107,8 @@ def run_job(
 def _run_job(job: JobContext, folder: Path, command: str) -> JobResult:
     from nas.job import exporting, finish, retraining, stages
     from nas.job.folder import claim
-    from nas.records import MODELS_FOLDER, read_front
+    from nas.records import MODELS_FOLDER
+    from nas.report.run import open_run
 
     with claim(folder, job.settings, command) as run:
         supernets, result = _run_until_search(job, run)
@@ -133,7 +134,7 @@ def _run_job(job: JobContext, folder: Path, command: str) -> JobResult:
                 "formats then.",
             )
         models = tuple(folder / MODELS_FOLDER / name for name in finalists)
-        return JobResult(folder, report, len(read_front(folder)), models)
+        return JobResult(folder, report, len(open_run(folder).members), models)
 
 
 def search_job(

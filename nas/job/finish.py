@@ -22,7 +22,7 @@ from nas.latency import Prediction, measure_networks
 from nas.latency.verify import MAX_MEDIAN_SHIFT, DeviceSlowdown
 from nas.records import JobSearch, KernelSlowdown, read_trained
 from nas.report import candidates
-from nas.report.front import behind, front, representatives
+from nas.report.front import behind, front, representatives, with_trained
 from nas.search import Trial
 from nas.supernet import Supernet, evaluate
 
@@ -76,7 +76,7 @@ def write_candidates(
         )
         holdout[digest] = score
     rows = _rows(job, trials, measured, holdout, problems, _predictions(job, trials))
-    rows = candidates.with_trained(rows, read_trained(run.path))
+    rows = with_trained(rows, read_trained(run.path), run.record.job.search)
     candidates.write(rows, run.trials)
 
 

@@ -21,7 +21,7 @@ from nas.job.folder import RunFolder, RunPaths, claim, saved_settings
 from nas.job.progress import JobProgress, SilentProgress
 from nas.records import TrainedRecord, read_run, read_trained
 from nas.report import candidates, page
-from nas.report.front import dominated_after_training, representatives
+from nas.report.front import representatives, with_trained
 from nas.report.run import open_run
 from nas.space import Architecture
 from nas.supernet import Supernet
@@ -196,9 +196,10 @@ def _summary(record: TrainedRecord) -> str:
 
 def _write_accuracies(run: RunPaths, progress: JobProgress) -> None:
     """Write the accuracies of all trained networks of a run into its table of candidates."""
-    rows = candidates.with_trained(candidates.read(run.trials), read_trained(run.path))
+    search = read_run(run.path).job.search
+    rows = with_trained(candidates.read(run.trials), read_trained(run.path), search)
     candidates.write(rows, run.trials)
-    for name, better in dominated_after_training(rows, read_run(run.path).job.search).items():
+    for name, better in rows.set_index("id")["dominated_by"].dropna().items():
         progress.note(
             f"{name} is off the front after training: {better} is not worse in any objective"
         )

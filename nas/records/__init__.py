@@ -7,8 +7,8 @@ The records import no other part of the package than files and errors, so that a
 them.
 """
 
+from nas.records.candidate import ArchitectureRecord, Candidate, HistoryRow
 from nas.records.fields import SCHEMA, Digest, Name, NetworkDigest, Seconds, to_json
-from nas.records.front import FRONT, ArchitectureRecord, FrontMember, FrontRecord, read_front
 from nas.records.model import (
     CARD,
     CARD_FILE,
@@ -88,7 +88,6 @@ __all__ = [
     "CARD",
     "CARD_FILE",
     "DATA_OPTIONS",
-    "FRONT",
     "MIN_ANCHORS",
     "MODELS_FOLDER",
     "NETWORK_TRAINING",
@@ -106,14 +105,14 @@ __all__ = [
     "TRAINING_LOG",
     "ArchitectureRecord",
     "BaselineTaus",
+    "Candidate",
     "CheckpointRecord",
     "ConfidenceRow",
     "DataSummary",
     "DeviceSummary",
     "Digest",
     "ExportedFile",
-    "FrontMember",
-    "FrontRecord",
+    "HistoryRow",
     "ImageChanges",
     "ImageReading",
     "Int8Attempt",
@@ -156,7 +155,6 @@ __all__ = [
     "TrainingRow",
     "describe_image_changes",
     "describe_shift",
-    "read_front",
     "read_ranking",
     "read_run",
     "read_trained",

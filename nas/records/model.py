@@ -8,8 +8,8 @@ from pydantic import Field, JsonValue, model_validator
 
 from nas.documents import Count, Document, Format, Fraction, Positive
 from nas.errors import CheckpointError
+from nas.records.candidate import ArchitectureRecord
 from nas.records.fields import Digest, Name, NetworkDigest, Seconds
-from nas.records.front import ArchitectureRecord
 from nas.records.run import DataOptions, SpaceSettings
 
 Side = Annotated[int, Field(ge=1, le=1 << 16)]

@@ -12,8 +12,8 @@ from pydantic import BeforeValidator, Field, JsonValue
 from nas.documents import Count, Document, Format, Fraction, Positive
 from nas.errors import CheckpointError, RunFolderError
 from nas.formatting import format_count, format_latency
+from nas.records.candidate import ArchitectureRecord
 from nas.records.fields import Name, NetworkDigest, Seconds
-from nas.records.front import ArchitectureRecord
 from nas.records.run import SpaceSettings
 
 TRAINING_LOG = "training.jsonl"

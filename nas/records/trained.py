@@ -9,8 +9,8 @@ from pydantic import Field, JsonValue
 
 from nas.documents import Count, Document, Format, Fraction
 from nas.errors import CheckpointError
+from nas.records.candidate import ArchitectureRecord
 from nas.records.fields import Name, NetworkDigest, Seconds
-from nas.records.front import ArchitectureRecord
 
 TRAINED_FILE = "trained.json"
 """Name of the file with the record of a training, in a model's folder."""

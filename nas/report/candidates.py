@@ -1,79 +1,25 @@
-"""The candidates of a run, one row for each distinct architecture."""
+"""The candidates of a run as a table, one row for each distinct architecture."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pandas as pd
 
 from nas import files, statistics
-from nas.documents import Format
-from nas.errors import RunFolderError
-from nas.records import TrainedRecord
+from nas.records import ArchitectureRecord, Candidate
+from nas.records.candidate import CANDIDATE, read_csv
 from nas.records.fields import DEVICE_LATENCY, FIGURES, MEASURED
-from nas.report.rows import CandidateRow, read_csv
 from nas.search import Trial
 from nas.statistics import LatencyAgreement
 
 if TYPE_CHECKING:
     from nas.latency import Prediction
 
-COLUMNS = [
-    "id",
-    "space",
-    "digest",
-    "state",
-    "validation_accuracy",
-    "corrected_accuracy",
-    "score_images",
-    "predicted_us",
-    "measured_us",
-    "macs",
-    "params",
-    "peak_memory_bytes",
-    *FIGURES,
-    "seconds",
-    "error",
-    "holdout_accuracy",
-    "trained_accuracy",
-    "test_accuracy",
-    "unstable_launches",
-    "estimated_launches",
-    "dispatch_share",
-    "basis",
-    "architecture",
-]
-"""Columns of `trials.csv` and `front.csv`; `nas.report.rows.CandidateRow` describes them.
-
-The predicted latencies on further devices of a search follow that on its own device.
-"""
-
-_FLOAT_COLUMNS = (
-    "validation_accuracy",
-    "corrected_accuracy",
-    "predicted_us",
-    "measured_us",
-    "holdout_accuracy",
-    "trained_accuracy",
-    "test_accuracy",
-    *FIGURES,
-    "dispatch_share",
-)
-
-_INTEGER_COLUMNS = ("score_images", "unstable_launches", "estimated_launches")
-
 MIN_ID_CHARACTERS = 4
 """Shortest id: in a run of few candidates, ids stay recognisable as digests."""
-
-TRIALS = Format(
-    CandidateRow,
-    "a table of candidates",
-    RunFolderError,
-    "Run the job again: it writes the table anew.",
-)
 
 
 def from_trials(
@@ -85,7 +31,7 @@ def from_trials(
     predictions: Mapping[str, Prediction],
     basis: str = MEASURED,
 ) -> pd.DataFrame:
-    """Return the trials of a search as a table with `COLUMNS`, in their order.
+    """Return the trials of a search as a table of candidates, in their order.
 
     Args:
         trials: trials with the values `predicted_us`, `validation_error`, `corrected_error`,
@@ -97,39 +43,76 @@ def from_trials(
         basis: what latencies of whole networks come from, see `Runtime.network_basis`.
     """
     ids = short_ids([trial.digest for trial in trials])
-    names = dict.fromkeys(name for trial in trials for name in trial.values)
-    devices = [name for name in names if name.startswith(DEVICE_LATENCY)]
-    rows: list[dict[str, Any]] = []
-    for trial in trials:
-        graph = trial.architecture.graph
-        prediction = predictions.get(trial.digest)
-        rows.append(
-            {
-                "id": ids[trial.digest],
-                "space": trial.architecture.space.name,
-                "digest": trial.digest,
-                "state": trial.state,
-                "validation_accuracy": _accuracy(trial, "validation_error", digits=6),
-                "corrected_accuracy": _accuracy(trial, "corrected_error", digits=9),
-                "score_images": trial.values.get("score_images"),
-                "predicted_us": trial.values.get("predicted_us"),
-                "measured_us": measured_us.get(trial.digest),
-                "macs": graph.macs,
-                "params": graph.params,
-                "peak_memory_bytes": graph.peak_memory_bytes,
-                **{figure: trial.values.get(figure) for figure in FIGURES},
-                **{name: trial.values.get(name) for name in devices},
-                "seconds": trial.seconds,
-                "error": trial.error or problems.get(trial.digest, ""),
-                "holdout_accuracy": holdout_accuracy.get(trial.digest),
-                "unstable_launches": prediction and prediction.unstable_launches,
-                "estimated_launches": prediction and prediction.estimated_launches,
-                "dispatch_share": prediction and round(prediction.dispatch_share, 4),
-                "basis": basis,
-                "architecture": json.dumps(trial.architecture.to_json()),
-            }
-        )
-    return _table(rows)
+    return table(
+        [
+            _candidate(
+                trial,
+                predictions.get(trial.digest),
+                id=ids[trial.digest],
+                measured_us=measured_us.get(trial.digest),
+                error=trial.error or problems.get(trial.digest, ""),
+                holdout_accuracy=holdout_accuracy.get(trial.digest),
+                basis=basis,
+            )
+            for trial in trials
+        ]
+    )
+
+
+def _candidate(trial: Trial, prediction: Prediction | None, **fields: Any) -> Candidate:
+    graph, values = trial.architecture.graph, trial.values
+    for name in ("predicted_us", *FIGURES):
+        fields[name] = values.get(name)
+    for name, digits in (("validation", 6), ("corrected", 9)):
+        if f"{name}_error" in values:
+            fields[f"{name}_accuracy"] = round(1 - values[f"{name}_error"], digits)
+    if prediction is not None:
+        fields["unstable_launches"] = prediction.unstable_launches
+        fields["estimated_launches"] = prediction.estimated_launches
+        fields["dispatch_share"] = round(prediction.dispatch_share, 4)
+    return Candidate(
+        space=trial.architecture.space.name,
+        digest=trial.digest,
+        state=trial.state,
+        score_images=int(values["score_images"]) if "score_images" in values else None,
+        device_predicted_us={
+            name.removeprefix(DEVICE_LATENCY): value
+            for name, value in values.items()
+            if name.startswith(DEVICE_LATENCY)
+        },
+        macs=graph.macs,
+        params=graph.params,
+        peak_memory_bytes=graph.peak_memory_bytes,
+        seconds=trial.seconds,
+        architecture=ArchitectureRecord.model_validate(trial.architecture.to_json()),
+        **fields,
+    )
+
+
+def table(candidates: Sequence[Candidate]) -> pd.DataFrame:
+    """Return candidates as a table; its columns are the fields of `Candidate`.
+
+    The latencies on further devices follow that on the device of the search.
+    """
+    devices = dict.fromkeys(name for each in candidates for name in each.device_predicted_us)
+    types: dict[str, Any] = {}
+    for name, field in Candidate.model_fields.items():
+        if name == "device_predicted_us":
+            types |= dict.fromkeys([f"{DEVICE_LATENCY}{device}" for device in devices], float)
+        else:
+            kinds = get_args(field.annotation) or (field.annotation,)
+            # A column of counts that may be empty needs the type of pandas.
+            empty = "Int64" if not field.is_required() else int
+            types[name] = float if float in kinds else empty if int in kinds else object
+    return pd.DataFrame([each.cells for each in candidates], columns=list(types)).astype(types)
+
+
+def of_table(rows: pd.DataFrame) -> list[Candidate]:
+    """Return the candidates in the rows of a table."""
+    return [
+        Candidate.of_cells({str(name): cell for name, cell in row.items() if not pd.isna(cell)})
+        for row in rows.to_dict("records")
+    ]
 
 
 def basis(rows: pd.DataFrame) -> str:
@@ -137,43 +120,9 @@ def basis(rows: pd.DataFrame) -> str:
     return "; ".join(dict.fromkeys(rows["basis"])) or MEASURED
 
 
-def _accuracy(trial: Trial, error: str, digits: int) -> float | None:
-    return round(1 - trial.values[error], digits) if error in trial.values else None
-
-
 def score(rows: pd.DataFrame) -> pd.Series:
     """Return the accuracy that the search maximised: the corrected one, if it was corrected."""
     return rows["corrected_accuracy"].fillna(rows["validation_accuracy"])
-
-
-def with_trained(rows: pd.DataFrame, trained: Mapping[str, TrainedRecord]) -> pd.DataFrame:
-    """Return candidates with the accuracies of those that were trained to the end.
-
-    Args:
-        rows: candidates of a run.
-        trained: records of trained networks by digest.
-    """
-    records = [trained.get(digest) for digest in rows["digest"]]
-
-    def column(accuracy: Callable[[TrainedRecord], float]) -> pd.Series:
-        values = [None if each is None else accuracy(each) for each in records]
-        return pd.Series(values, rows.index, dtype=float)
-
-    return rows.assign(
-        trained_accuracy=column(lambda record: record.holdout.accuracy),
-        test_accuracy=column(lambda record: record.test.accuracy),
-    )
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    names = dict.fromkeys(name for row in rows for name in row)
-    devices = [name for name in names if name.startswith(DEVICE_LATENCY)]
-    types: dict[str, Any] = {
-        **dict.fromkeys((*_FLOAT_COLUMNS, *devices), float),
-        **dict.fromkeys(_INTEGER_COLUMNS, "Int64"),
-    }
-    at = COLUMNS.index("predicted_us") + 1
-    return pd.DataFrame(rows, columns=[*COLUMNS[:at], *devices, *COLUMNS[at:]]).astype(types)
 
 
 def short_ids(digests: Sequence[str]) -> dict[str, str]:
@@ -211,4 +160,4 @@ def read(path: Path) -> pd.DataFrame:
 
     Raises RunFolderError for a missing or damaged file; the message names the line.
     """
-    return _table([row.cells for row in read_csv(path, TRIALS)])
+    return table(read_csv(path, CANDIDATE))

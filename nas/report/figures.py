@@ -16,12 +16,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from nas.plotting import STYLE, group_style, set_plain_ticks, shade_band, to_svg
-from nas.records import JobSearch, SpaceRanking, TrainingRow
+from nas.records import HistoryRow, JobSearch, SpaceRanking, TrainingRow
 from nas.records.fields import COSTS, DEVICE_LATENCY, MEASURED
 from nas.report import candidates
 from nas.report.candidates import latency_us
 from nas.report.models import ReportedModel
-from nas.report.rows import HistoryRow
 from nas.search import non_dominated
 
 FloatArray = NDArray[np.float64]

@@ -13,12 +13,10 @@ from nas.records import (
     CARD_FILE,
     MODELS_FOLDER,
     ExportedFile,
-    JobSearch,
     ModelCard,
     TrainedRecord,
     read_trained,
 )
-from nas.report.front import dominated_after_training
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,6 @@ class ReportedModel:
 def read_models(
     run: Path,
     rows: pd.DataFrame,
-    search: JobSearch,
     export_errors: Mapping[str, Mapping[str, str]],
 ) -> list[ReportedModel]:
     """Return the trained models of a run, the fastest first and published networks last.
@@ -73,7 +70,6 @@ def read_models(
     Args:
         run: the run folder.
         rows: all candidates of the run, which have the latencies.
-        search: objectives and limits of the job.
         export_errors: see `nas.records.RunRecord`. Formats that were exported since are left out.
 
     Raises:
@@ -83,7 +79,7 @@ def read_models(
         rows.dropna(subset=[name]).set_index("digest")[name].to_dict()
         for name in ("measured_us", "predicted_us")
     )
-    dominated = dominated_after_training(rows, search)
+    dominated = rows.set_index("id")["dominated_by"].dropna().to_dict()
     models = []
     for digest, record in read_trained(run).items():
         card = _read_card(run, record)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import pandas as pd
@@ -20,23 +20,22 @@ from nas.records import (
     RUN,
     TRAINING,
     TRAINING_LOG,
-    ArchitectureRecord,
-    FrontMember,
-    FrontRecord,
+    HistoryRow,
     JobSearch,
     RankingRecord,
     RunRecord,
     TrainingRow,
     read_ranking,
     read_run,
-    to_json,
 )
-from nas.records.fields import COSTS, DEVICE_LATENCY, FIGURES, MEASURED, ROUGH_PREDICTION
+from nas.records.candidate import read_csv
+from nas.records.fields import COSTS, MEASURED, ROUGH_PREDICTION
 from nas.report import candidates, figures
-from nas.report.front import dominated_after_training, front, row_objectives
+from nas.report.front import expected_accuracies, front, row_objectives
 from nas.report.models import ReportedModel, read_models
-from nas.report.rows import HistoryRow, read_csv
-from nas.report.select import expected_accuracies
+
+FRONT_SCHEMA = 3
+"""Version of the format of `front.json`."""
 
 HISTORY = "hypervolume.csv"
 """Name of the file with the hypervolume over the completed trials, in the run folder."""
@@ -63,14 +62,11 @@ def build(folder: Path) -> Path:
     rows = candidates.read(folder / "trials.csv")
     search = run.job.search
     members = front(rows, search)
-    fastest = candidates.latency_us(front(rows, JobSearch()).head(1))  # Without the job's limits.
-    record = FrontRecord(
-        schema=2,
-        run=run.name,
-        max_latency_ms=search.max_latency_ms,
-        fastest_us=None if fastest.empty else float(fastest.iloc[0]),
-        front=_members(members, rows, search),
-    )
+    record = {
+        "schema": FRONT_SCHEMA,
+        "run": run.name,
+        "front": [each.model_dump(mode="json") for each in candidates.of_table(members)],
+    }
     logs = {
         space: jsonl.read(folder / "supernets" / space / TRAINING_LOG, TRAINING)
         for space in run.spaces or {}
@@ -83,10 +79,10 @@ def build(folder: Path) -> Path:
         read_ranking(folder),
         logs,
         read_csv(history, _HISTORY) if history.is_file() else [],
-        read_models(folder, rows, search, run.export_errors),
+        read_models(folder, rows, run.export_errors),
     )
     candidates.write(members, folder / "front.csv")
-    files.replace(folder / "front.json", to_json(record))
+    files.replace(folder / "front.json", f"{json.dumps(record, indent=1, allow_nan=False)}\n")
     files.replace(folder / "report.html", page)
     return folder / "report.html"
 
@@ -99,48 +95,6 @@ def _read_reportable_run(folder: Path) -> RunRecord:
         if part is None:
             raise RUN.failure(f"{folder / 'run.json'} has no {name} yet: the job has only begun")
     return run
-
-
-def _members(front: pd.DataFrame, rows: pd.DataFrame, search: JobSearch) -> tuple[FrontMember, ...]:
-    """Return the members of a front among the candidates of a run."""
-    dominated = dominated_after_training(rows, search)
-    return tuple([_member(row, dominated.get(row["id"])) for _, row in front.iterrows()])
-
-
-def _member(row: pd.Series, dominated_by: str | None) -> FrontMember:
-    def number_or_none(name: str) -> Any:
-        return None if pd.isna(row[name]) else row[name]
-
-    def count_or_none(name: str) -> int | None:
-        return None if pd.isna(row[name]) else int(row[name])
-
-    return FrontMember(
-        id=row["id"],
-        space=row["space"],
-        digest=row["digest"],
-        architecture=ArchitectureRecord.model_validate_json(row["architecture"]),
-        validation_accuracy=row["validation_accuracy"],
-        corrected_accuracy=number_or_none("corrected_accuracy"),
-        holdout_accuracy=number_or_none("holdout_accuracy"),
-        trained_accuracy=number_or_none("trained_accuracy"),
-        test_accuracy=number_or_none("test_accuracy"),
-        dominated_by=dominated_by,
-        predicted_us=number_or_none("predicted_us"),
-        device_predicted_us={
-            name.removeprefix(DEVICE_LATENCY): row[name]
-            for name in row.index
-            if name.startswith(DEVICE_LATENCY) and not pd.isna(row[name])
-        },
-        measured_us=number_or_none("measured_us"),
-        unstable_launches=count_or_none("unstable_launches"),
-        estimated_launches=count_or_none("estimated_launches"),
-        dispatch_share=number_or_none("dispatch_share"),
-        basis=row["basis"],
-        macs=int(row["macs"]),
-        params=int(row["params"]),
-        peak_memory_bytes=int(row["peak_memory_bytes"]),
-        **{figure: number_or_none(figure) for figure in FIGURES},
-    )
 
 
 def _render(
@@ -170,7 +124,7 @@ def _render(
         figures.draw_front(rows, members, spaces, axis, models, ranking.spaces if ranking else None)
         for axis in figures.front_axes(rows, search)
     ]
-    shown = _members(members, rows, search)
+    shown = candidates.of_table(members)
     latency, accuracy, *others = [o.label for o in row_objectives(rows, search) if o.is_optimised]
     objectives = [accuracy, latency, *others]
     drawable_logs = {space: log for space, log in logs.items() if len(log) > 1}
@@ -191,7 +145,7 @@ def _render(
         costs={name: COSTS[name] for name in COSTS if name in rows and rows[name].notna().any()},
         devices=[device.name for device in search.device],
         other_members={
-            space: _members(own[~own["id"].isin(members["id"])], rows, search)
+            space: candidates.of_table(own[~own["id"].isin(members["id"])])
             for space, own in space_fronts.items()
         },
         colours=figures.space_colours(spaces),

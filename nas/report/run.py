@@ -14,8 +14,9 @@ from pydantic import PrivateAttr
 from nas.arguments import checked
 from nas.documents import shortened
 from nas.errors import DataError, RequestError, RunFolderError
-from nas.records import FrontMember
-from nas.report.select import Limits, select
+from nas.formatting import format_latency
+from nas.records import Candidate, JobSearch
+from nas.report.front import Limits, front, select
 from nas.space import Architecture, SearchSpace, load_space
 
 if TYPE_CHECKING:
@@ -109,6 +110,11 @@ class Run:
         """
         from nas.report import candidates
 
+        if not (self.path / "trials.csv").exists():
+            raise RunFolderError(
+                f"{self.path} has no candidates yet: there is no trials.csv in it.",
+                remedy="Run its job to the end first.",
+            )
         return self._read_once("trials.csv", candidates.read)
 
     @property
@@ -118,9 +124,33 @@ class Run:
         It is the front of `front.csv`: of all objectives of the job, and within its limits. If any
         row has a measured latency, only those that have one are compared.
         """
-        from nas.report.front import front
-
         return front(self.trials, self.record.job.search)
+
+    @property
+    def members(self) -> list[Candidate]:
+        """The rows of `front` as candidates; at least one.
+
+        Raises RunFolderError if the front is empty.
+        """
+        from nas.report import candidates
+
+        rows, search = self.front, self.record.job.search
+        if not rows.empty:
+            return candidates.of_table(rows)
+        reason, remedy = "no network met the limits of the job", "Raise the limits"
+        unlimited = front(self.trials, JobSearch())
+        if search.max_latency_ms is not None and not unlimited.empty:
+            fastest_us = float(candidates.latency_us(unlimited).iloc[0])
+            if fastest_us > 1000 * search.max_latency_ms:
+                reason = (
+                    f"max_latency_ms is {search.max_latency_ms:g} ms, and the fastest of its "
+                    f"networks takes {format_latency(fastest_us)}"
+                )
+                remedy = "Raise max_latency_ms"
+        raise RunFolderError(
+            f"The front of {self.path} is empty: {reason}.",
+            remedy=f"{remedy} in the job file, and run it again: the run continues.",
+        )
 
     @checked
     def pick(
@@ -135,7 +165,7 @@ class Run:
         """Return the most accurate member of the front that meets the limits.
 
         Trained members are compared by their trained accuracy, see
-        `nas.report.select.expected_accuracies`.
+        `nas.report.front.expected_accuracies`.
 
         Args:
             max_latency_ms: largest latency in milliseconds.
@@ -150,7 +180,7 @@ class Run:
             RequestError: a limit is not above zero.
         """
         limits = Limits(max_latency_ms, max_macs, max_params, max_peak_memory_bytes, min_accuracy)
-        return Pick.of_run(self, select(self.path, limits))
+        return Pick.of_run(self, select(self.members, limits))
 
     @checked
     def space(self, name: str) -> SearchSpace:
@@ -297,7 +327,7 @@ class Run:
         return network.eval()
 
 
-class Pick(FrontMember):
+class Pick(Candidate):
     """A member of the front of a run, which can be trained and exported.
 
     Example:
@@ -309,7 +339,7 @@ class Pick(FrontMember):
     _run: Run = PrivateAttr()
 
     @classmethod
-    def of_run(cls, run: Run, member: FrontMember) -> Pick:
+    def of_run(cls, run: Run, member: Candidate) -> Pick:
         """Return a member of the front of a run as a pick."""
         pick = cls.model_construct(**dict(member))
         pick._run = run

@@ -21,7 +21,7 @@ from nas.describe.architectures import (
 )
 from nas.errors import RequestError
 from nas.report import page
-from nas.report.select import Limits, select
+from nas.report.run import open_run
 from nas.space import SearchSpace, Stage, load_definition, load_space, space_names
 
 OWN = (
@@ -206,7 +206,7 @@ def test_id_alone_stands_for_a_network_of_the_run_beside_it(run):
 
 def test_report_and_select_of_a_run_load_no_space(run):
     page.build(run)
-    assert select(run, Limits()).space
+    assert open_run(run).pick().space
     assert not (run.parent / "ran").exists()
 
 

@@ -17,7 +17,7 @@ from nas.job.changes import values_by_key
 from nas.job.keys import KEYS
 from nas.job.stage_costs import StageCosts
 from nas.records import read_run, read_trained
-from nas.report.select import Limits, select
+from nas.report.run import open_run
 from tests.job.runs import OUT, load_study, read_trials
 from tests.latency.fake_runtime import FakeRuntime
 from tests.mini_job import write_job
@@ -247,7 +247,7 @@ def test_advice_about_an_empty_front_is_followed(run):
     with pytest.raises(NasError) as empty:
         jobs.run_job(load_job(run), OUT)
     with pytest.raises(RunFolderError, match="is empty"):
-        select(OUT, Limits())
+        open_run(OUT).pick()
     pattern = r"max_latency_ms is (\S+) ms, and the fastest of its networks takes (\S+) ms"
     limit, fastest = map(float, re.search(pattern, empty.value.message).groups())
     assert limit == pytest.approx(low_ms, rel=1e-3)
@@ -256,7 +256,7 @@ def test_advice_about_an_empty_front_is_followed(run):
     assert "Raise max_latency_ms in the job file" in empty.value.remedy
     edit(run, {f"max_latency_ms = {low_ms}": f"max_latency_ms = {1.01 * fastest}"})
     assert jobs.run_job(load_job(run), OUT).front > 0
-    assert select(OUT, Limits()).latency_us <= 1010 * fastest
+    assert open_run(OUT).pick().latency_us <= 1010 * fastest
 
 
 def test_limit_that_nothing_meets_names_a_remedy_that_works(run):

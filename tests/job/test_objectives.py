@@ -14,8 +14,8 @@ from nas.job.settings import with_search
 from nas.latency import LatencyTable
 from nas.latency.record import Record
 from nas.latency.timing import Timing
-from nas.records import read_front
 from nas.report import candidates
+from nas.report.run import open_run
 from tests.job.runs import (
     OUT,
     all_networks,
@@ -97,7 +97,7 @@ def test_count_can_be_a_further_objective(folder_with_supernets, job):
 
 
 def front_of_report() -> set[str]:
-    return {member.digest for member in read_front(OUT)}
+    return {member.digest for member in open_run(OUT).members}
 
 
 def write_slow_device_table(path: Path, lacks=lambda record: False) -> Path:
@@ -152,7 +152,7 @@ def test_further_device_adds_an_objective_and_its_own_front(folder_with_supernet
     there = rows.set_index("digest")["there"]
     read = read_completed_trials(OUT).set_index("digest")["predicted_us cray"]
     assert read.to_dict() == pytest.approx(there.to_dict())
-    for member in read_front(OUT):
+    for member in open_run(OUT).members:
         assert member.device_predicted_us == {"cray": pytest.approx(there[member.digest])}
     assert "predicted on cray" in (OUT / "report.html").read_text()
     own = pd.read_csv(OUT / "front-cray.csv").set_index("digest")

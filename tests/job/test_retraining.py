@@ -16,7 +16,7 @@ from nas.job.context import JobContext
 from nas.job.folder import claim
 from nas.job.progress import SilentProgress
 from nas.job.settings import load_job
-from nas.records import read_front, read_run, read_trained
+from nas.records import read_run, read_trained
 from nas.report import candidates
 from nas.report.run import open_run
 from nas.supernet import Supernet
@@ -115,13 +115,13 @@ def test_job_ends_with_trained_finalists_on_its_front(copy_of_finished_job, invo
     assert done.returncode == 0, done.stderr
     trained = read_trained(OUT)
     assert len(trained) == 2
-    members = {member.digest: member for member in read_front(OUT)}
+    members = {member.digest: member for member in open_run(OUT).members}
     for digest, each in trained.items():
         assert members[digest].trained_accuracy == pytest.approx(each.holdout.accuracy)
         assert members[digest].test_accuracy == pytest.approx(each.test.accuracy)
     assert "train the finalists" in read_run(OUT).stages
     assert not list(OUT.glob("models/*/card.json")), "the job names no format"
-    columns = ["trained_accuracy", "test_accuracy"]
+    columns = ["trained_accuracy", "test_accuracy", "dominated_by"]
     after = read_candidates(OUT).drop(columns=columns)
     pd.testing.assert_frame_equal(after, before.drop(columns=columns))
 

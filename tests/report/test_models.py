@@ -9,6 +9,7 @@ import pytest
 from nas.errors import CheckpointError
 from nas.records import JobSearch, read_trained
 from nas.report import candidates, page
+from nas.report.front import with_trained
 from nas.report.models import read_models
 from nas.report.run import open_run
 
@@ -53,13 +54,13 @@ def run(untrained_run: Path) -> Path:
         path = folder / "models" / str(content["id"]) / "trained.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(content))
-    rows = candidates.with_trained(candidates.read(folder / "trials.csv"), read_trained(folder))
+    rows = with_trained(candidates.read(folder / "trials.csv"), read_trained(folder), JobSearch())
     candidates.write(rows, folder / "trials.csv")
     return folder
 
 
 def test_models_are_ordered_by_latency_with_published_networks_last(run):
-    models = read_models(run, candidates.read(run / "trials.csv"), JobSearch(), {})
+    models = read_models(run, candidates.read(run / "trials.csv"), {})
     latencies = [model.latency_us for model in models[:3]]
     assert latencies == sorted(latencies)
     assert models[3].record.id == "mobilenet_v2_0.5"
@@ -68,7 +69,7 @@ def test_models_are_ordered_by_latency_with_published_networks_last(run):
 
 def test_model_that_a_faster_one_beats_is_off_the_front(run):
     rows = candidates.read(run / "trials.csv")
-    fast, middle, slow, published = read_models(run, rows, JobSearch(), {})
+    fast, middle, slow, published = read_models(run, rows, {})
     assert middle.dominated_by == fast.record.id
     assert fast.dominated_by is slow.dominated_by is published.dominated_by is None
     assert fast.supernet_error == pytest.approx(0.75 - 0.90)
@@ -99,7 +100,7 @@ def test_damaged_record_is_named(run):
 
 
 def test_report_says_which_formats_and_networks_failed(run):
-    fast, other, *_ = read_models(run, candidates.read(run / "trials.csv"), JobSearch(), {})
+    fast, other, *_ = read_models(run, candidates.read(run / "trials.csv"), {})
     record = json.loads((run / "run.json").read_text())
     record["export_errors"] = {fast.record.id: {"onnx-int8": "The disk <is> full."}}
     record["training_errors"] = {"abcde": "It diverged.", other.record.id: "It had diverged."}

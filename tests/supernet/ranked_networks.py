@@ -1,7 +1,6 @@
 """Networks with given scores and accuracies."""
 
-from nas.records import RankedNetworkRecord
-from nas.records.front import ArchitectureRecord
+from nas.records import ArchitectureRecord, RankedNetworkRecord
 
 
 def ranked_network(number, macs, score, standalone, *, params=None, space="a", **fields):
