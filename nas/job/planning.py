@@ -1,7 +1,7 @@
 """Plans how much each stage of a job does: by its file, or by what its budget allows.
 
 The search is planned with the trials that it is expected to need, not with those that fit: its
-model ends it (see `nas.search.stopping`). The supernets and the finalists share what is left. After
+model ends it (see `nas.search.budget`). The supernets and the finalists share what is left. After
 the front was measured, `plan_finalists_again` gives the finalists the time that is really left.
 """
 

@@ -38,7 +38,7 @@ from nas.records.fields import Figure
 from nas.storage_address import may_hold_password
 
 if TYPE_CHECKING:
-    from nas.search.stopping import Stall
+    from nas.search.budget import Stall
 
 MAX_BYTES = 2**20
 """Size in bytes of the largest job file that is read; the packaged ones have about 500 bytes."""

@@ -115,7 +115,7 @@ def end_processes(location: Path | str, study: str, successor: str) -> None:
         successor: name of the study that continues it, which their message names.
     """
     storage = Storage(location)
-    storage.set_successor(storage.get_study_id(study), successor)
+    storage.set_attribute(storage.get_study_id(study), "successor", successor)
 
 
 def judge_again(trial: Trial, objectives: Sequence[Objective]) -> Trial | None:

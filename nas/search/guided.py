@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,16 +13,17 @@ from nas.search.encoding import ArchitectureEncoder
 from nas.search.evolution import generate_offspring, mutate_if_possible, repair
 from nas.search.feasibility import Constraints
 from nas.search.objectives import Objective
-from nas.search.pareto import Array, non_dominated
+from nas.search.pareto import Array
 from nas.search.posterior import (
     MIN_LIMIT_PROBABILITY,
+    Candidates,
     CheapObjectives,
     Observations,
     PosteriorModel,
     SuccessModel,
-    fit_all_hyperparameters,
+    non_dominated_layers,
 )
-from nas.search.surrogate import Hyperparameters, ModelError
+from nas.search.surrogate import Hyperparameters, fit_hyperparameters
 from nas.search.trial import Trial
 from nas.space import Architecture, SearchSpace
 
@@ -104,8 +105,6 @@ class GuidedOptimizer:
     The candidates are ranked one after another, each as if those before it had been observed at
     their means, so that a plan of several proposals is diverse (Ginsbourger et al. 2010).
 
-    If the values of the trials allow no model, random architectures are proposed until they do.
-
     All proposals follow from the seed, the completed trials and the trials that were rejected
     before them. A search that is continued therefore proposes what the uninterrupted one would.
 
@@ -115,7 +114,6 @@ class GuidedOptimizer:
         seed: the seed of all random choices.
         startup: completed trials before there is a model, at least 2; by default five for each
             space, and at least ten.
-        on_message: called once with a sentence if the values of the trials allow no model.
     """
 
     def __init__(
@@ -125,14 +123,11 @@ class GuidedOptimizer:
         *,
         seed: int,
         startup: int | None = None,
-        on_message: Callable[[str], None] = lambda sentence: None,
     ) -> None:
         if startup is None:
             startup = max(MIN_STARTUP_TRIALS, STARTUP_TRIALS_PER_SPACE * len(spaces))
         self._spaces = {space.name: space for space in spaces}
         self._objectives = list(objectives)
-        self._on_message = on_message
-        self._has_reported = False
         self._seed = seed
         self._startup = max(2, startup)
         self._encoder = ArchitectureEncoder(spaces)
@@ -168,13 +163,17 @@ class GuidedOptimizer:
             self._latest = []
             self._revised_plans.clear()
 
-    def propose(self, attempt: int) -> Architecture:
-        """Return the next architecture to try.
+    def propose(self, attempt: int) -> Trial:
+        """Return the next trial, which has no result.
 
         Args:
             attempt: number of proposals since the last completed trial, none of which led to a
                 completed trial.
         """
+        architecture = self._next_architecture(attempt)
+        return Trial(architecture.digest, architecture)
+
+    def _next_architecture(self, attempt: int) -> Architecture:
         count = len(self._completed)
         rng = np.random.default_rng((self._seed, count, attempt))
         if count < self._startup:
@@ -290,38 +289,14 @@ class GuidedOptimizer:
         pool = self._pool(observations, known, rng)
         if not pool:
             return _Plan([], 0.0)
-        try:
-            return self._plan_of_model(observations, pool, known, rng, batch_size)
-        except ModelError as error:
-            if not self._has_reported:
-                self._has_reported = True
-                self._on_message(
-                    f"the values of the trials allow no model ({error}); the next architectures "
-                    "are drawn at random"
-                )
-            random = [each for each in self._random_candidates(rng) if each not in known]
-            return _Plan(list(dict.fromkeys(random)), math.inf)
-
-    def _plan_of_model(
-        self,
-        observations: Observations,
-        pool: list[Architecture],
-        known: set[Architecture],
-        rng: np.random.Generator,
-        batch_size: int,
-    ) -> _Plan:
-        """Return the plan that a model makes of a pool, to which it adds; see `_make_plan`.
-
-        Raises ModelError if the values of the trials allow no model.
-        """
         model = self._model(observations)
-        values = model.candidates(pool).acquisition_values()
+        values = Candidates(model, pool).acquisition_values()
         for _ in range(REFINEMENT_ROUNDS):
             best = [pool[index] for index in _largest_first(values)[:REFINEMENT_PARENTS]]
             offspring = self._new_offspring(best, REFINEMENT_OFFSPRING, known | set(pool), rng)
             if not offspring:
                 break
-            more = model.candidates(offspring).acquisition_values()
+            more = Candidates(model, offspring).acquisition_values()
             values = np.concatenate([values, more])
             pool += offspring
         ranked = [pool[index] for index in _largest_first(values)[:MAX_PLAN_LENGTH]]
@@ -330,7 +305,12 @@ class GuidedOptimizer:
     def _model(self, observations: Observations) -> PosteriorModel:
         fitted_at = _last_refit(len(observations.completed), self._startup)
         if self._hyperparameters[0] != fitted_at:
-            fitted = fit_all_hyperparameters(self._observations(fitted_at), self._encoder)
+            known = self._observations(fitted_at)
+            fitted = {}
+            for objective in known.expensive:
+                architectures, values = known.of_objective(objective)
+                observed = self._encoder.encode(architectures)
+                fitted[objective.name] = fit_hyperparameters(observed, values, self._encoder)
             self._hyperparameters = fitted_at, fitted
         return PosteriorModel(observations, self._encoder, self._cheap, self._hyperparameters[1])
 
@@ -340,17 +320,12 @@ class GuidedOptimizer:
         """Return feasible candidates: offspring of the best architectures, and random ones."""
         parents = _parents(observations, rng)
         pool = dict.fromkeys(self._new_offspring(parents, POOL_OFFSPRING, known, rng))
-        pool |= dict.fromkeys(each for each in self._random_candidates(rng) if each not in known)
-        return list(pool)
-
-    def _random_candidates(self, rng: np.random.Generator) -> list[Architecture]:
-        """Return at most `POOL_RANDOM` random architectures that the cheap limits allow."""
         names = list(self._spaces)
-        drawn = [
-            self._spaces[names[number % len(names)]].sample(rng, uniform_over="choices")
-            for number in range(POOL_RANDOM)
-        ]
-        return [each for each in drawn if self._cheap.values(each) is not None]
+        for number in range(POOL_RANDOM):
+            drawn = self._spaces[names[number % len(names)]].sample(rng, uniform_over="choices")
+            if drawn not in known and self._cheap.values(drawn) is not None:
+                pool[drawn] = None
+        return list(pool)
 
     def _new_offspring(
         self,
@@ -376,7 +351,7 @@ def _largest_first(values: Array) -> NDArray[np.intp]:
 
 def _rank_jointly(pool: Sequence[Architecture], model: PosteriorModel, batch_size: int) -> _Plan:
     """Rank a pool, the first `batch_size` each as if those before it had been observed."""
-    candidates = model.candidates(pool)
+    candidates = Candidates(model, pool)
     is_left = np.ones(len(pool), dtype=bool)
     batch: list[int] = []
     volume = 0.0
@@ -410,14 +385,13 @@ def _best_layers(values: Array, count: int, rng: np.random.Generator) -> list[in
         count: number of points; more if the first layer is larger, fewer if there are fewer points.
         rng: chooses within the last layer, and shuffles.
     """
-    remaining = np.arange(len(values))
     best: list[int] = []
-    while len(best) < count and len(remaining):
-        layer = remaining[non_dominated(values[remaining])]
+    for layer in non_dominated_layers(values):
         if len(best) + len(layer) > count and best:
             layer = rng.permutation(layer)[: count - len(best)]
         best += layer.tolist()
-        remaining = np.setdiff1d(remaining, layer)
+        if len(best) >= count:
+            break
     shuffled: list[int] = rng.permutation(best).tolist()
     return shuffled
 

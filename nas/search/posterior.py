@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,9 +20,6 @@ from nas.search.surrogate import (
     MIN_SPREAD,
     GaussianProcess,
     Hyperparameters,
-    ModelError,
-    Posterior,
-    fit_hyperparameters,
     most_likely_process,
     winsorised,
 )
@@ -249,9 +246,9 @@ class PosteriorModel:
         hyperparameters: of the models, by the name of the objective; the initial ones for the rest.
 
     Attributes:
+        observations: see above.
+        cheap: see above.
         front: `f x m`, the normalised Pareto front of the feasible trials.
-
-    Raises ModelError if the values allow no model.
     """
 
     def __init__(
@@ -261,76 +258,101 @@ class PosteriorModel:
         cheap: CheapObjectives,
         hyperparameters: Mapping[str, Hyperparameters],
     ) -> None:
-        self._observations, self._encoder, self._cheap = observations, encoder, cheap
-        self._best, self._range = observations.scale()
+        self.observations, self.cheap = observations, cheap
+        self.encoder = encoder
         values = observations.normalised()
         self.front = values[non_dominated(values)]
-        self._models = {
-            each.name: self._fitted_model(
+        self.processes = {
+            each.name: self._fitted_process(
                 each, hyperparameters.get(each.name, INITIAL_HYPERPARAMETERS)
             )
             for each in observations.expensive
         }
-        self._success_model = SuccessModel(observations, encoder)
+        self.success = SuccessModel(observations, encoder)
+
+    def _fitted_process(
+        self, objective: Objective, hyperparameters: Hyperparameters
+    ) -> GaussianProcess:
+        architectures, values = self.observations.of_objective(objective)
+        if len(values) > MAX_MODEL_OBSERVATIONS:
+            informative = _most_informative(self.observations, architectures)
+            architectures = [architectures[index] for index in informative]
+            values = values[informative]
+        observed = self.encoder.encode(architectures)
+        # A limit of zero or less has no logarithm that a prediction can be compared with.
+        limit = objective.limit
+        allow_log = limit is None or objective.sign * limit > 0
+        return most_likely_process(
+            observed, values, self.encoder, hyperparameters, allow_log=allow_log
+        )
 
     @property
     def front_hypervolume(self) -> float:
         """The hypervolume of the front, in units of the acquisition values."""
         return hypervolume(self.front, [REFERENCE_VALUE] * self.front.shape[1])
 
-    def _fitted_model(
-        self, objective: Objective, hyperparameters: Hyperparameters
-    ) -> GaussianProcess:
-        architectures, values = self._observations.of_objective(objective)
-        if len(values) > MAX_MODEL_OBSERVATIONS:
-            informative = _most_informative(self._observations, architectures)
-            architectures, values = (
-                [architectures[index] for index in informative],
-                values[informative],
-            )
-        observed = self._encoder.encode(architectures)
-        # A limit of zero or less has no logarithm that a prediction can be compared with.
-        limit = objective.limit
-        allow_log = limit is None or objective.sign * limit > 0
-        return most_likely_process(
-            observed, values, self._encoder, hyperparameters, allow_log=allow_log
-        )
 
-    def candidates(self, architectures: Sequence[Architecture]) -> Candidates:
-        """Return the joint posterior of `n` architectures that the cheap objectives allow."""
-        encoded = self._encoder.encode(architectures)
-        success = self._success_model.probabilities(encoded)
-        posteriors = {name: model.posterior(encoded) for name, model in self._models.items()}
-        values = [self._cheap.values(each) or {} for each in architectures]
-        cheap_values = {
-            o.name: np.array([v[o.name] for v in values]) for o in self._observations.cheap
+class Candidates:
+    """The joint posterior of `n` architectures, which can be conditioned on fantasies.
+
+    Args:
+        model: the model of the search.
+        architectures: the architectures, which the cheap objectives allow.
+    """
+
+    def __init__(self, model: PosteriorModel, architectures: Sequence[Architecture]) -> None:
+        self._observations = model.observations
+        self._front = model.front
+        self._best, self._range = model.observations.scale()
+        encoded = model.encoder.encode(architectures)
+        self._success = model.success.probabilities(encoded)
+        self._posteriors = {name: each.posterior(encoded) for name, each in model.processes.items()}
+        values = [model.cheap.values(each) or {} for each in architectures]
+        self._cheap_values = {
+            o.name: np.array([v[o.name] for v in values]) for o in model.observations.cheap
         }
-        return Candidates(self, cheap_values, posteriors, success)
 
-    def marginals(
-        self, cheap_values: Mapping[str, Array], posteriors: Mapping[str, Posterior], count: int
-    ) -> tuple[Array, Array, Array]:
-        """Combine the objectives of `n` architectures.
+    def acquisition_values(self) -> Array:
+        """Return the acquisition value of each candidate, `n`.
 
-        Args:
-            cheap_values: `n` values of each cheap objective, by name.
-            posteriors: of the expensive objectives, by name.
-            count: `n`.
+        It is the expected hypervolume improvement times the probability that the candidate is
+        feasible (constrained expected improvement, Gardner et al. 2014): that it meets the limits
+        and that its evaluation succeeds. A candidate that is probably not feasible has a negative
+        value, in the same order. As long as no trial is feasible, the probability alone counts.
+        """
+        means, deviations, feasibility = self.marginals()
+        reference = [REFERENCE_VALUE] * means.shape[1]
+        values = feasibility * self._success
+        if len(self._front):
+            values *= expected_hypervolume_improvement(means, deviations, self._front, reference)
+        return np.where(self._is_probably_feasible(feasibility), values, -1 / (1 + values))
+
+    def fantasize(self, index: int) -> None:
+        """Condition the posterior on an observation of one candidate at its mean."""
+        means, _, feasibility = self.marginals()
+        if len(self._front) and self._is_probably_feasible(feasibility)[index]:
+            self._front = np.vstack([self._front, means[index]])
+        for posterior in self._posteriors.values():
+            posterior.fantasize(index)
+
+    def marginals(self) -> tuple[Array, Array, Array]:
+        """Combine the objectives of the candidates.
 
         Returns:
             The normalised means, `n x m`; their standard deviations, `n x m`; and the probability
             to meet the limits of all expensive objectives, `n`.
         """
+        count = len(self._success)
         means = np.empty((count, len(self._best)))
         deviations = np.zeros_like(means)
         feasibility = np.ones(count)
         column = 0
         for objective in self._observations.objectives:
             if objective.cheap:
-                mean = np.clip(cheap_values[objective.name], -MAX_MAGNITUDE, MAX_MAGNITUDE)
+                mean = np.clip(self._cheap_values[objective.name], -MAX_MAGNITUDE, MAX_MAGNITUDE)
                 deviation = np.zeros(count)
-            elif objective.name in posteriors:
-                mean, deviation = posteriors[objective.name].marginals()
+            elif objective.name in self._posteriors:
+                mean, deviation = self._posteriors[objective.name].marginals()
                 if objective.limit is not None:
                     limit = np.clip(objective.limit, -MAX_MAGNITUDE, MAX_MAGNITUDE)
                     feasibility *= ndtr((objective.sign * limit - mean) / deviation)
@@ -341,76 +363,24 @@ class PosteriorModel:
                 deviations[:, column] = deviation / self._range[column]
                 column += 1
         means = np.clip(means, -MAX_NORMALISED, MAX_NORMALISED)
-        deviations = np.minimum(deviations, MAX_NORMALISED)
-        return means, deviations, feasibility
-
-
-class Candidates:
-    """The joint posterior of `n` architectures, which can be conditioned on fantasies.
-
-    Args:
-        model: the model of the search.
-        cheap_values: `n` values of each cheap objective, by name.
-        posteriors: of the expensive objectives, by name.
-        success: `n`, the probability that an evaluation succeeds.
-    """
-
-    def __init__(
-        self,
-        model: PosteriorModel,
-        cheap_values: Mapping[str, Array],
-        posteriors: Mapping[str, Posterior],
-        success: Array,
-    ) -> None:
-        self._model, self._cheap_values = model, cheap_values
-        self._posteriors, self._success = posteriors, success
-        self._front = model.front
-
-    def acquisition_values(self) -> Array:
-        """Return the acquisition value of each candidate, `n`.
-
-        It is the expected hypervolume improvement times the probability that the candidate is
-        feasible (constrained expected improvement, Gardner et al. 2014): that it meets the limits
-        and that its evaluation succeeds. A candidate that is probably not feasible has a negative
-        value, in the same order. As long as no trial is feasible, the probability alone counts.
-
-        Raises ModelError if a value is not finite.
-        """
-        means, deviations, feasibility = self._marginals()
-        reference = [REFERENCE_VALUE] * means.shape[1]
-        values = feasibility * self._success
-        if len(self._front):
-            values *= expected_hypervolume_improvement(means, deviations, self._front, reference)
-        if not np.isfinite(values).all():
-            raise ModelError("the acquisition values are not finite")
-        return np.where(self._is_probably_feasible(feasibility), values, -1 / (1 + values))
-
-    def fantasize(self, index: int) -> None:
-        """Condition the posterior on an observation of one candidate at its mean."""
-        means, _, feasibility = self._marginals()
-        if len(self._front) and self._is_probably_feasible(feasibility)[index]:
-            self._front = np.vstack([self._front, means[index]])
-        for posterior in self._posteriors.values():
-            posterior.fantasize(index)
+        return means, np.minimum(deviations, MAX_NORMALISED), feasibility
 
     def _is_probably_feasible(self, feasibility: Array) -> NDArray[np.bool_]:
         is_within_limits = feasibility >= MIN_LIMIT_PROBABILITY
         return is_within_limits & (self._success >= MIN_SUCCESS_PROBABILITY)
 
-    def _marginals(self) -> tuple[Array, Array, Array]:
-        return self._model.marginals(self._cheap_values, self._posteriors, len(self._success))
 
+def non_dominated_layers(values: Array) -> Iterator[NDArray[np.intp]]:
+    """Yield the indices of the Pareto front, of the front of the other points, and so on.
 
-def fit_all_hyperparameters(
-    observations: Observations, encoder: ArchitectureEncoder
-) -> dict[str, Hyperparameters]:
-    """Return the fitted hyperparameters of each expensive objective, by name."""
-    fitted = {}
-    for objective in observations.expensive:
-        architectures, values = observations.of_objective(objective)
-        observed = encoder.encode(architectures)
-        fitted[objective.name] = fit_hyperparameters(observed, values, encoder)
-    return fitted
+    Args:
+        values: `n x m`, smaller is better.
+    """
+    remaining = np.arange(len(values))
+    while len(remaining):
+        layer = remaining[non_dominated(values[remaining])]
+        yield layer
+        remaining = np.setdiff1d(remaining, layer)
 
 
 def _most_informative(
@@ -425,11 +395,9 @@ def _most_informative(
     count = len(architectures)
     chosen = set(range(count - MAX_MODEL_OBSERVATIONS // 4, count))
     index_of = {architecture: index for index, architecture in enumerate(architectures)}
-    values = observations.values()
-    remaining = np.arange(len(values))
-    while len(chosen) < MAX_MODEL_OBSERVATIONS and len(remaining):
-        layer = remaining[non_dominated(values[remaining])]
+    for layer in non_dominated_layers(observations.values()):
         indices = [index_of[observations.feasible[each].architecture] for each in layer]
         chosen.update(indices[: MAX_MODEL_OBSERVATIONS - len(chosen)])
-        remaining = np.setdiff1d(remaining, layer)
+        if len(chosen) >= MAX_MODEL_OBSERVATIONS:
+            break
     return sorted(chosen)

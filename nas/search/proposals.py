@@ -7,20 +7,19 @@ continued proposes what the uninterrupted one would.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 import optuna
 
 from nas.errors import RequestError
-from nas.search.evolution import mutate_if_possible, repair
-from nas.search.feasibility import Constraints
+from nas.search.budget import Stall
+from nas.search.evolution import mutate_if_possible
 from nas.search.guided import GuidedOptimizer
 from nas.search.objectives import Objective
 from nas.search.parameters import SPACE, Parameters
-from nas.search.stopping import Stall
 from nas.search.surrogate import MAX_MAGNITUDE
 from nas.search.trial import Trial, to_frozen_trial
 from nas.space import Architecture, SearchSpace
@@ -34,26 +33,8 @@ MAX_SAMPLER_ATTEMPTS = 5
 A sampler that has converged proposes architectures that were tried before again and again.
 """
 
-MAX_INFEASIBLE_DRAWS = 20
-"""Random architectures of a startup trial that limits rule out; after that one is repaired."""
-
 FORCED_SPACE_INTERVAL = 4
 """One in so many proposals of TPE has a given space, in turn, so that it abandons no space."""
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """An architecture to try, with what its sampler needs to find in the trial later.
-
-    Attributes:
-        architecture: in canonical form.
-        parameters: the values of Optuna's parameters, by the names in `nas.search.parameters`.
-        notes: system attributes that an Optuna sampler gave its trial.
-    """
-
-    architecture: Architecture
-    parameters: Mapping[str, Any]
-    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Proposer(Protocol):
@@ -63,8 +44,8 @@ class Proposer(Protocol):
         """Add a trial of any state. Trials are added in the order in which they ended."""
         ...
 
-    def propose(self, attempt: int) -> Proposal:
-        """Return the next proposal.
+    def propose(self, attempt: int) -> Trial:
+        """Return the next trial, which has no result.
 
         Args:
             attempt: number of proposals since the last completed trial, none of which led to a
@@ -104,7 +85,7 @@ SAMPLERS = ("auto", "guided", *OPTUNA_SAMPLERS)
 """Names of samplers; "auto" is the one that measured best, "guided"."""
 
 MODEL_SAMPLERS = ("auto", "guided")
-"""Names of the samplers whose model can end a search, see `nas.search.stopping`."""
+"""Names of the samplers whose model can end a search, see `nas.search.budget`."""
 
 
 def default_stall(sampler: str, trials: int | None) -> Stall | None:
@@ -123,7 +104,6 @@ def proposer_for(
     *,
     seed: int,
     startup: int | None,
-    on_message: Callable[[str], None] = lambda sentence: None,
 ) -> Proposer:
     """Return the proposer of a sampler.
 
@@ -133,13 +113,12 @@ def proposer_for(
         objectives: the objectives of the search.
         seed: the seed of the search.
         startup: completed trials before the sampler's model proposes; None for its default.
-        on_message: called with messages for the user.
 
     Raises:
         RequestError: there is no sampler of this name.
     """
     if name in MODEL_SAMPLERS:
-        return GuidedProposer(spaces, objectives, seed=seed, startup=startup, on_message=on_message)
+        return GuidedOptimizer(spaces, objectives, seed=seed, startup=startup)
     if name not in OPTUNA_SAMPLERS:
         raise RequestError(
             f"There is no sampler {name!r}.", remedy=f"Use one of {', '.join(SAMPLERS)}."
@@ -157,43 +136,12 @@ def proposer_for(
     )
 
 
-class GuidedProposer:
-    """Proposes the architectures of a `GuidedOptimizer`; its arguments are the same."""
-
-    def __init__(
-        self,
-        spaces: Sequence[SearchSpace],
-        objectives: Sequence[Objective],
-        *,
-        seed: int,
-        startup: int | None,
-        on_message: Callable[[str], None],
-    ) -> None:
-        self._optimizer = GuidedOptimizer(
-            spaces, objectives, seed=seed, startup=startup, on_message=on_message
-        )
-        self._parameters = Parameters(spaces)
-
-    def learn(self, trial: Trial) -> None:
-        """See `Proposer.learn`."""
-        self._optimizer.learn(trial)
-
-    def propose(self, attempt: int) -> Proposal:
-        """See `Proposer.propose`."""
-        architecture = self._optimizer.propose(attempt)
-        return Proposal(architecture, self._parameters.from_architecture(architecture))
-
-    def expected_gain(self, plans: int) -> float | None:
-        """See `Proposer.expected_gain`."""
-        return self._optimizer.expected_gain(plans)
-
-
 class OptunaProposer:
     """Proposes what one of Optuna's samplers suggests.
 
-    The first trials are the smallest and the largest network of each space, then random ones of
-    the spaces in turn. After that every proposal comes from a sampler of its own, seeded with
-    (seed, completed trials, attempt), that sees a study of the completed trials.
+    The first trials are those of the guided optimizer. After that every proposal comes from a
+    sampler of its own, seeded with (seed, completed trials, attempt), that sees a study of the
+    completed trials.
 
     Args:
         spaces: the spaces of the search.
@@ -218,10 +166,10 @@ class OptunaProposer:
         self._names = list(self._spaces)
         self._parameters = Parameters(spaces)
         self._objectives = objectives
-        self._constraints = Constraints(objectives)
         self._make_sampler = make_sampler
         self._seed = seed
         self._startup = STARTUP_TRIALS_PER_SPACE * len(spaces) if startup is None else startup
+        self._first_trials = GuidedOptimizer(spaces, objectives, seed=seed, startup=self._startup)
         self._all_parameters = all_parameters
         self._completed: list[Trial] = []
         self._study = optuna.create_study(
@@ -230,6 +178,7 @@ class OptunaProposer:
 
     def learn(self, trial: Trial) -> None:
         """See `Proposer.learn`."""
+        self._first_trials.learn(trial)
         if trial.state == "complete":
             self._completed.append(trial)
             # Optuna's samplers compute with squares and products of the values.
@@ -240,44 +189,33 @@ class OptunaProposer:
             seen = replace(trial, values=values)
             self._study.add_trial(to_frozen_trial(seen, self._parameters, self._objectives))
 
-    def propose(self, attempt: int) -> Proposal:
+    def propose(self, attempt: int) -> Trial:
         """See `Proposer.propose`."""
         count = len(self._completed)
         rng = np.random.default_rng((self._seed, count, attempt))
         if count < self._startup:
-            return self._proposal(self._startup_architecture(count, attempt, rng), rng)
+            return self._with_parameters(self._first_trials.propose(attempt).architecture, rng)
         if attempt < MAX_SAMPLER_ATTEMPTS:
             return self._sample(int(rng.integers(2**31)), count)
         parent = self._completed[int(rng.integers(count))].architecture
-        return self._proposal(mutate_if_possible(parent, rng, 1 + attempt // 20), rng)
+        return self._with_parameters(mutate_if_possible(parent, rng, 1 + attempt // 20), rng)
 
     def expected_gain(self, plans: int) -> float | None:
         """See `Proposer.expected_gain`."""
         return None
 
-    def _startup_architecture(
-        self, count: int, attempt: int, rng: np.random.Generator
-    ) -> Architecture:
-        turn = count // len(self._names)
-        space = self._spaces[self._names[(count + attempt) % len(self._names)]]
-        if turn < 2 and not attempt:
-            return (space.smallest, space.largest)[turn]
-        drawn = space.sample(rng, uniform_over="choices")
-        if attempt >= MAX_INFEASIBLE_DRAWS and self._constraints.objectives:
-            return repair([drawn], self._constraints.violations, rng)[0]
-        return drawn
-
-    def _proposal(self, architecture: Architecture, rng: np.random.Generator) -> Proposal:
-        """Return a proposal with random values of the parameters that the architecture lacks."""
+    def _with_parameters(self, architecture: Architecture, rng: np.random.Generator) -> Trial:
+        """Return a trial with random values of the parameters that the architecture lacks."""
         names = self._names if self._all_parameters else [architecture.space.name]
         drawn = {
             self._parameters.names(name)[key]: options[int(rng.integers(len(options)))]
             for name in names
             for key, options in self._spaces[name].parameters.items()
         }
-        return Proposal(architecture, {**drawn, **self._parameters.from_architecture(architecture)})
+        used = self._parameters.from_architecture(architecture)
+        return Trial(architecture.digest, architecture, {**drawn, **used})
 
-    def _sample(self, seed: int, count: int) -> Proposal:
+    def _sample(self, seed: int, count: int) -> Trial:
         """Return what a sampler suggests after `count` completed trials."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -300,4 +238,6 @@ class OptunaProposer:
         # A failed trial is invisible to samplers: only completed trials shape later proposals.
         ended = self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
         architecture = self._spaces[name].architecture(choices)
-        return Proposal(architecture, ended.params, ended.system_attrs)
+        return Trial(
+            architecture.digest, architecture, ended.params, system_attrs=ended.system_attrs
+        )

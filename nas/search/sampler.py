@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import threading
-import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,7 +20,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.arguments import Seed, checked
-from nas.errors import RequestError, SpaceError
+from nas.errors import SpaceError
 from nas.search.guided import GuidedOptimizer
 from nas.search.objectives import Objective, Score
 from nas.search.parameters import SPACE, Parameters
@@ -115,40 +115,20 @@ class GuidedSampler(optuna.samplers.BaseSampler):
     Args:
         spaces: a search space, or several in the same order as for `suggest`.
         seed: the seed of all random choices.
-        objective_names: a name for each direction of the study.
-
-    Raises:
-        RequestError: when a trial starts, if the study has another number of directions than there
-            are names.
     """
 
     @checked
-    def __init__(
-        self,
-        spaces: SearchSpace | Sequence[SearchSpace],
-        *,
-        seed: Seed = 0,
-        objective_names: Sequence[str] | None = None,
-    ) -> None:
+    def __init__(self, spaces: SearchSpace | Sequence[SearchSpace], *, seed: Seed = 0) -> None:
         self._spaces = _as_list(spaces)
         self._parameters = Parameters(self._spaces)
         self._seed = seed
-        self._objective_names = objective_names
         self._independent_sampler = optuna.samplers.RandomSampler(seed)
         self._lock = threading.Lock()
         self._histories: WeakKeyDictionary[optuna.Study, _StudyHistory] = WeakKeyDictionary()
 
     def __reduce__(self) -> tuple[Any, ...]:
         # What a sampler knows of a study is read again from the study.
-        return _restore_sampler, (self._spaces, self._seed, self._objective_names)
-
-    def reseed_rng(self) -> None:
-        """Reseed the sampler of parameters that belong to no space.
-
-        Proposals of architectures need no other seed in another thread, because all threads share
-        the list of running trials.
-        """
-        self._independent_sampler.reseed_rng()
+        return partial(GuidedSampler, seed=self._seed), (self._spaces,)
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
@@ -161,7 +141,14 @@ class GuidedSampler(optuna.samplers.BaseSampler):
     ) -> dict[str, Any]:
         """Return the parameters of the next architecture."""
         with self._lock:
-            values = self._parameters.from_architecture(self._propose(study, trial.number))
+            if study not in self._histories:
+                self._histories[study] = _StudyHistory(
+                    self._spaces, self._parameters, study.directions, self._seed
+                )
+            architecture = self._histories[study].propose(
+                trial.number, study.get_trials(deepcopy=False)
+            )
+        values = self._parameters.from_architecture(architecture)
         return {name: value for name, value in values.items() if name in search_space}
 
     def sample_independent(
@@ -176,34 +163,6 @@ class GuidedSampler(optuna.samplers.BaseSampler):
             study, trial, param_name, param_distribution
         )
 
-    def _propose(self, study: optuna.Study, number: int) -> Architecture:
-        if study not in self._histories:
-            self._histories[study] = _StudyHistory(
-                self._spaces, self._parameters, self._objectives(study), self._seed
-            )
-        history = self._histories[study]
-        trials = study.get_trials(deepcopy=False)
-        history.learn([trial for trial in trials if trial.state.is_finished()])
-        running = [trial for trial in trials if not trial.state.is_finished()]
-        return history.propose(number, running)
-
-    def _objectives(self, study: optuna.Study) -> list[Objective]:
-        directions = study.directions
-        names = self._objective_names or [f"objective{n}" for n in range(len(directions))]
-        if len(names) != len(directions):
-            raise RequestError(
-                f"The study has {len(directions)} directions, the sampler {len(names)} names.",
-                remedy="Give a name for each objective, or none.",
-            )
-        return [
-            Objective(
-                name,
-                _refuse_to_score,
-                "maximize" if direction == StudyDirection.MAXIMIZE else "minimize",
-            )
-            for name, direction in zip(names, directions, strict=True)
-        ]
-
 
 class _StudyHistory:
     """The trials of one study, and the optimizer that learns from them.
@@ -211,7 +170,7 @@ class _StudyHistory:
     Args:
         spaces: the spaces of the sampler.
         parameters: the names of their choices.
-        objectives: one for each direction of the study.
+        directions: the directions of the study.
         seed: the seed of the sampler.
     """
 
@@ -219,72 +178,71 @@ class _StudyHistory:
         self,
         spaces: Sequence[SearchSpace],
         parameters: Parameters,
-        objectives: Sequence[Objective],
+        directions: Sequence[StudyDirection],
         seed: int,
     ) -> None:
         self._spaces = {space.name: space for space in spaces}
         self._parameters = parameters
-        self._objectives = objectives
-        self._optimizer = GuidedOptimizer(spaces, objectives, seed=seed, on_message=_warn)
+        self._objectives = [
+            Objective(
+                f"objective{number}",
+                _refuse_to_score,
+                "maximize" if direction == StudyDirection.MAXIMIZE else "minimize",
+            )
+            for number, direction in enumerate(directions)
+        ]
+        self._optimizer = GuidedOptimizer(spaces, self._objectives, seed=seed)
         self._limits: set[str] = set()
         self._learned: set[int] = set()
         self._tried: dict[Architecture, State] = {}
         self._proposed: dict[int, Architecture] = {}
 
-    def learn(self, finished: Sequence[FrozenTrial]) -> None:
-        """Learn from the finished trials that are new, in the order in which they ended."""
-        new = [trial for trial in finished if trial.number not in self._learned]
-        for each in sorted(new, key=lambda t: (t.datetime_complete or datetime.max, t.number)):
-            self._learned.add(each.number)
-            trial = self._as_trial(each)
-            if trial is None:
-                continue
-            # A repeated trial says something new only if it is the first to be completed.
-            state = self._tried.get(trial.architecture)
-            if state is not None and (trial.state != "complete" or state == "complete"):
-                continue
-            self._tried[trial.architecture] = trial.state
-            self._add_limits(each.constraints)
-            self._optimizer.learn(trial)
-
-    def propose(self, number: int, running: Sequence[FrozenTrial]) -> Architecture:
-        """Return the architecture of trial `number`.
+    def propose(self, number: int, trials: Sequence[FrozenTrial]) -> Architecture:
+        """Return the architecture of trial `number`, which starts.
 
         Args:
-            number: of a trial that starts.
-            running: all trials that have not ended.
+            number: of the trial.
+            trials: all trials of the study.
         """
+        new = [t for t in trials if t.state.is_finished() and t.number not in self._learned]
+        for trial in sorted(new, key=lambda t: (t.datetime_complete or datetime.max, t.number)):
+            self._learn(trial)
         # Proposals of this process are remembered, because a running trial has no parameters until
         # its objective function asks for them.
+        running = [trial for trial in trials if not trial.state.is_finished()]
         numbers = {trial.number for trial in running}
         self._proposed = {n: each for n, each in self._proposed.items() if n in numbers}
         busy = {self._architecture(trial.params) for trial in running} | {*self._proposed.values()}
         for attempt in range(MAX_ATTEMPTS_WITHOUT_NEW_ARCHITECTURE):
-            proposal = self._optimizer.propose(attempt)
+            proposal = self._optimizer.propose(attempt).architecture
             if proposal not in self._tried and proposal not in busy:
                 break
         self._proposed[number] = proposal
         return proposal
 
-    def _as_trial(self, stored: FrozenTrial) -> Trial | None:
-        """Return a finished trial as the optimizer reads it; None without an architecture."""
+    def _learn(self, stored: FrozenTrial) -> None:
+        """Give a finished trial to the optimizer, unless it says nothing new."""
+        self._learned.add(stored.number)
         architecture = self._architecture(stored.params)
         if architecture is None:
-            return None
+            return
         state = _STATES[stored.state]
         if state == "complete" and not all(map(math.isfinite, stored.values)):
             state = "failed"
-        values = {_limit_name(key): value for key, value in stored.constraints.items()}
+        # A repeated trial says something new only if it is the first to be completed.
+        earlier = self._tried.get(architecture)
+        if earlier is not None and (state != "complete" or earlier == "complete"):
+            return
+        self._tried[architecture] = state
+        values = {f"constraint {key}": value for key, value in stored.constraints.items()}
+        for name in sorted(values.keys() - self._limits):
+            self._limits.add(name)
+            self._optimizer.add_limit(Objective(name, _refuse_to_score, limit=0.0, limit_only=True))
         if state == "complete":
             values |= zip([o.name for o in self._objectives], stored.values, strict=True)
-        return Trial(architecture.digest, architecture, stored.params, state, values, 0.0)
-
-    def _add_limits(self, constraints: Mapping[str, float]) -> None:
-        """Tell the optimizer of constraints that no earlier trial had."""
-        for key in sorted(constraints.keys() - self._limits):
-            self._limits.add(key)
-            limit = Objective(_limit_name(key), _refuse_to_score, limit=0.0, limit_only=True)
-            self._optimizer.add_limit(limit)
+        self._optimizer.learn(
+            Trial(architecture.digest, architecture, stored.params, state, values)
+        )
 
     def _architecture(self, parameters: Mapping[str, Any]) -> Architecture | None:
         """Return the architecture of a trial's parameters; None if they do not describe one."""
@@ -302,20 +260,5 @@ def _as_list(spaces: SearchSpace | Sequence[SearchSpace]) -> list[SearchSpace]:
     return [spaces] if isinstance(spaces, SearchSpace) else list(spaces)
 
 
-def _limit_name(constraint: str) -> str:
-    """Return the name of the objective that stands for a constraint of a study."""
-    return f"constraint {constraint}"
-
-
-def _warn(sentence: str) -> None:
-    warnings.warn(f"GuidedSampler: {sentence}.", stacklevel=2)
-
-
 def _refuse_to_score(architectures: Sequence[Architecture]) -> Sequence[Score]:
     raise NotImplementedError("the objectives of an Optuna study are evaluated by its user")
-
-
-def _restore_sampler(
-    spaces: Sequence[SearchSpace], seed: int, objective_names: Sequence[str] | None
-) -> GuidedSampler:
-    return GuidedSampler(spaces, seed=seed, objective_names=objective_names)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-import signal
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,12 +14,12 @@ import optuna
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage, get_storage
 from optuna.storages._rdb.storage import _create_scoped_session
-from optuna.study import StudyDirection
 from optuna.study.study import _SYSTEM_ATTR_METRIC_NAMES
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.errors import RequestError, StorageError
 from nas.search.journal import DAMAGE_ERRORS, RESTORE_REMEDY, JournalStorage
+from nas.search.objectives import Direction
 from nas.storage_address import is_address, parse_address, redact, redact_address
 
 if TYPE_CHECKING:
@@ -192,72 +189,61 @@ class Storage:
                 ) from self._cause(error)
         raise AssertionError
 
-    def create_study(self, name: str, directions: Sequence[StudyDirection]) -> int:
-        """Return the ID of the study with a name. The study is created if it does not exist."""
+    def create_study(
+        self, name: str, directions: Sequence[Direction], metric_names: Sequence[str]
+    ) -> int:
+        """Return the ID of the study with a name. The study is created if it does not exist.
+
+        Args:
+            name: name of the study.
+            directions: direction of each objective.
+            metric_names: name of each objective, for Optuna's tools.
+        """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        study = self._retry(
-            lambda: optuna.create_study(
+
+        def create() -> int:
+            study = optuna.create_study(
                 study_name=name,
                 storage=self._storage,
                 directions=directions,
                 load_if_exists=True,
             )
-        )
-        return study._study_id
-
-    def name_metrics(self, study_id: int, names: Sequence[str]) -> None:
-        """Store the names of a study's objectives, for Optuna's tools, unless it has names."""
-
-        def store() -> None:
-            if _SYSTEM_ATTR_METRIC_NAMES not in self._storage.get_study_system_attrs(study_id):
+            # `Study.set_metric_names` does the same, with a warning that it is experimental.
+            if study.metric_names is None:
                 self._storage.set_study_system_attr(
-                    study_id, _SYSTEM_ATTR_METRIC_NAMES, list(names)
+                    study._study_id, _SYSTEM_ATTR_METRIC_NAMES, list(metric_names)
                 )
+            return study._study_id
 
-        self._retry(store)
+        return self._retry(create)
 
     def get_study_id(self, name: str) -> int:
         """Return the ID of a study that exists."""
         return self._retry(lambda: self._storage.get_study_id_from_name(name))
 
-    def get_directions(self, study_id: int) -> list[StudyDirection]:
-        """Return the directions of a study's objectives."""
-        return self._retry(lambda: self._storage.get_study_directions(study_id))
-
     def get_study_names(self) -> list[str]:
         """Return the names of all studies."""
         return self._retry(lambda: optuna.get_all_study_names(self._storage))
 
-    def get_identity(self, study_id: int, default: Mapping[str, Any]) -> Any:
-        """Return what a study says of the search that it belongs to, without validation.
+    def get_attribute(self, study_id: int, key: str, default: Any = None) -> Any:
+        """Return a user attribute of a study, without validation.
 
         Args:
             study_id: ID of the study.
-            default: the identity that a study without one receives.
+            key: name of the attribute.
+            default: value that a study without the attribute receives, unless it is None.
         """
 
         def read() -> Any:
-            if "identity" not in self._storage.get_study_user_attrs(study_id):
-                self._storage.set_study_user_attr(study_id, "identity", dict(default))
-            return self._storage.get_study_user_attrs(study_id)["identity"]
+            if default is not None and key not in self._storage.get_study_user_attrs(study_id):
+                self._storage.set_study_user_attr(study_id, key, default)
+            return self._storage.get_study_user_attrs(study_id).get(key)
 
         return self._retry(read)
 
-    def get_end(self, study_id: int) -> Any:
-        """Return what `set_end` has stored with a study, without validation; None if nothing."""
-        return self._retry(lambda: self._storage.get_study_user_attrs(study_id).get("ended"))
-
-    def set_end(self, study_id: int, reason: str) -> None:
-        """Store with a study that its search has ended by its model."""
-        self._retry(lambda: self._storage.set_study_user_attr(study_id, "ended", reason))
-
-    def get_successor(self, study_id: int) -> Any:
-        """Return the name of the study that continues another, without validation, or None."""
-        return self._retry(lambda: self._storage.get_study_user_attrs(study_id).get("successor"))
-
-    def set_successor(self, study_id: int, study: str) -> None:
-        """Store with a study the name of the study that continues it."""
-        self._retry(lambda: self._storage.set_study_user_attr(study_id, "successor", study))
+    def set_attribute(self, study_id: int, key: str, value: str) -> None:
+        """Store a user attribute of a study."""
+        self._retry(lambda: self._storage.set_study_user_attr(study_id, key, value))
 
     def create_trial(self, study_id: int, trial: FrozenTrial) -> int:
         """Store a trial exactly once and return its ID.
@@ -345,13 +331,12 @@ class Storage:
         num_failures = 0
         while True:
             try:
-                with _interrupt_deferred():
-                    result = operation()
-            except (*DAMAGE_ERRORS, RecursionError) as error:
-                raise self._damage_error(error) from self._cause(error)
-            except StorageInternalError as error:
+                result = operation()
+            except (*DAMAGE_ERRORS, StorageInternalError) as error:
                 if _is_damage(error):
-                    raise self._damage_error(error) from self._cause(error)
+                    raise StorageError(
+                        f"{self.name} is damaged: {self._reason(error)}.", remedy=RESTORE_REMEDY
+                    ) from self._cause(error)
                 self._is_away = True
                 waited = time.monotonic() - start
                 if waited >= retry_seconds:
@@ -375,11 +360,6 @@ class Storage:
                 self._on_message(f"{self.name} answers again")
             return result
 
-    def _damage_error(self, error: BaseException) -> StorageError:
-        return StorageError(
-            f"{self.name} is damaged: {self._reason(error)}.", remedy=RESTORE_REMEDY
-        )
-
     def _reason(self, error: BaseException) -> str:
         """Return the first line of a driver's message without secrets and without a full stop."""
         while error.__cause__ is not None:
@@ -401,41 +381,9 @@ class Storage:
             self._is_away, self.available_since = False, time.monotonic()
 
 
-@contextmanager
-def _interrupt_deferred() -> Iterator[None]:
-    """Defer Ctrl-C to the end of the context: half an operation would leave a useless storage.
-
-    A second Ctrl-C is not deferred, because the storage may never answer.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler: Any = signal.getsignal(signal.SIGINT)
-    if not callable(handler):
-        yield
-        return
-    deferred: list[tuple[Any, ...]] = []
-
-    def defer(*arguments: Any) -> None:
-        deferred.append(arguments)
-        if len(deferred) > 1:
-            deliver()
-
-    def deliver() -> None:
-        while deferred:
-            handler(*deferred.pop(0))
-
-    signal.signal(signal.SIGINT, defer)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-        deliver()
-
-
 def _is_damage(error: BaseException) -> bool:
-    """Whether a database reports that its file is damaged, which waiting does not mend."""
+    """Whether an error means that a storage is damaged, which waiting does not mend."""
     from sqlalchemy.exc import DatabaseError
 
     # The subclasses of DatabaseError are temporary problems, such as a lost connection.
-    return type(error.__cause__) is DatabaseError
+    return not isinstance(error, StorageInternalError) or type(error.__cause__) is DatabaseError

@@ -13,7 +13,16 @@ import numpy as np
 
 from nas.arguments import Seed, checked
 from nas.errors import RequestError, SearchError, first_line
-from nas.search.budget import Budget, InterruptHandler, SearchProgress
+from nas.search.budget import (
+    MAX_EXPECTED_GAIN,
+    MIN_TRIALS_PER_SPACE,
+    PLANS_IN_A_ROW,
+    REASON,
+    Budget,
+    InterruptHandler,
+    SearchProgress,
+    Stall,
+)
 from nas.search.feasibility import require_feasible
 from nas.search.liveness import HEARTBEAT_INTERVAL_SECONDS, repeat_in_background
 from nas.search.objectives import (
@@ -26,17 +35,9 @@ from nas.search.objectives import (
 from nas.search.pareto import non_dominated
 from nas.search.proposals import (
     MODEL_SAMPLERS,
-    Proposal,
     Proposer,
     default_stall,
     proposer_for,
-)
-from nas.search.stopping import (
-    MAX_EXPECTED_GAIN,
-    MIN_TRIALS_PER_SPACE,
-    PLANS_IN_A_ROW,
-    REASON,
-    Stall,
 )
 from nas.search.storage import Storage
 from nas.search.trial import State, Trial
@@ -99,7 +100,7 @@ def run_search(
 
     The search stops at the first of the limits `trials`, `minutes` and `stall` that it reaches. If
     neither `trials` nor `stall` is given, it ends when the model of its sampler expects no gain
-    that is worth the time, see `nas.search.stopping`. A sampler without a model needs a limit.
+    that is worth the time, see `nas.search.budget`. A sampler without a model needs a limit.
 
     A first Ctrl-C stops the search after the running trial, a second one at once. In both cases no
     completed trial is lost, and the same call resumes the search.
@@ -158,29 +159,32 @@ def run_search(
         fixed_settings={"sampler": sampler, **(fixed_settings or {})},
         study_name=study_name,
     )
-    loop = _SearchLoop(
-        len(spaces),
-        objectives,
-        log,
-        budget,
-        proposer_for(
-            sampler, spaces, objectives, seed=seed, startup=startup, on_message=on_message
-        ),
-        SearchProgress(objectives, startup or 10 * len(spaces)),
-        shared,
-        on_trial or (lambda trial, progress: None),
-    )
-    loop.process_ended_trials(are_new=False)
-    if not log.completed_trials:
-        require_feasible(spaces, objectives, seed)
-    with (
-        reported(progress, "search", "trial") as report,
-        InterruptHandler().installed(on_message) as interrupt,
-        _claims_kept_alive(log, shared),
-    ):
-        if report:
-            loop.on_trial = _with_report(loop.on_trial, report, trials)
-        stop_reason = loop.run(interrupt)
+    with reported(progress, "search", "trial") as report:
+
+        def note_trial(trial: Trial, state: SearchProgress) -> None:
+            if report:
+                report(state.completed, trials, "")
+            if on_trial:
+                on_trial(trial, state)
+
+        loop = _SearchLoop(
+            len(spaces),
+            objectives,
+            log,
+            budget,
+            proposer_for(sampler, spaces, objectives, seed=seed, startup=startup),
+            SearchProgress(objectives, startup or 10 * len(spaces)),
+            shared,
+            note_trial,
+        )
+        loop.process_ended_trials(are_new=False)
+        if not log.completed_trials:
+            require_feasible(spaces, objectives, seed)
+        with (
+            InterruptHandler().installed(on_message) as interrupt,
+            _claims_kept_alive(log, shared),
+        ):
+            stop_reason = loop.run(interrupt)
     return SearchResult(
         trials=log.trials,
         front=front(log.completed_trials, objectives),
@@ -188,20 +192,6 @@ def run_search(
         stop_reason=stop_reason,
         interrupted=interrupt.is_requested,
     )
-
-
-def _with_report(
-    on_trial: Callable[[Trial, SearchProgress], None],
-    report: Callable[..., None],
-    trials: int | None,
-) -> Callable[[Trial, SearchProgress], None]:
-    """Return a function that calls `on_trial` and reports the number of completed trials."""
-
-    def call(trial: Trial, state: SearchProgress) -> None:
-        report(state.completed, trials, "")
-        on_trial(trial, state)
-
-    return call
 
 
 def front(trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[Trial]:
@@ -260,7 +250,7 @@ class _SearchLoop:
             self.process_ended_trials()
 
     def _model_stop_reason(self) -> str | None:
-        """Return the reason to stop if the model expects too little, see `nas.search.stopping`."""
+        """Return the reason to stop if the model expects too little, see `nas.search.budget`."""
         if self.shared and (recorded := self.log.recorded_end()):
             return recorded
         if self.progress.completed < MIN_TRIALS_PER_SPACE * self.num_spaces:
@@ -306,22 +296,16 @@ class _SearchLoop:
 
     def _run_trial(self) -> None:
         """Evaluate the next architecture, unless a process has tried or claimed it."""
-        orphan = next(iter(self.log.orphaned_trials), None)
-        if orphan is not None:
-            proposal = Proposal(orphan.architecture, orphan.parameters)
-        else:
-            proposal = self.proposer.propose(self.attempt + self._attempt_offset())
+        proposed = next(iter(self.log.orphaned_trials), None)
+        if proposed is None:
+            proposed = self.proposer.propose(self.attempt + self._attempt_offset())
             self.attempt += 1
-        architecture = proposal.architecture
-        digest = architecture.digest
+        digest = proposed.digest
         if self.shared and digest not in self.log:
             # Another process may have claimed the same proposal since the last refresh.
             self.log.refresh()
         if digest in self.log:
             return
-        proposed = Trial(
-            digest, architecture, proposal.parameters, "failed", {}, 0.0, "", proposal.notes
-        )
         if not self.shared:
             self.log.add(_evaluate(proposed, self.objectives, self.log.completed_trials))
         elif self.log.claim(proposed, max_trials=self.budget.trials):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -43,10 +43,10 @@ class Trial:
 
     digest: str
     architecture: Architecture
-    parameters: Mapping[str, Any]
-    state: State
-    values: dict[str, float]
-    seconds: float
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    state: State = "failed"
+    values: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
     error: str = ""
     system_attrs: Mapping[str, Any] = field(default_factory=dict)
     ended_at: float = 0.0
@@ -74,11 +74,6 @@ class StoredTrial:
     heartbeats: int
     release_reason: str
 
-    @property
-    def log_id(self) -> str | None:
-        """Identifier of the `TrialLog` that claimed the trial."""
-        return None if self.process is None else self.process["log"]
-
 
 def to_frozen_trial(
     trial: Trial,
@@ -101,13 +96,17 @@ def to_frozen_trial(
     Raises SearchError for a trial with a parameter that the spaces do not have.
     """
     result, values = to_result(trial, objectives)
+    values_of_parameters = {
+        **parameters.from_architecture(trial.architecture),
+        **trial.parameters,
+    }
     state = TrialState.PRUNED if values is None else TrialState.COMPLETE
     is_running = running_in is not None
     frozen = optuna.trial.create_trial(
         state=TrialState.RUNNING if is_running else state,
         values=None if is_running else values,
-        params=dict(trial.parameters),
-        distributions=parameters.distributions_of(trial.parameters),
+        params=values_of_parameters,
+        distributions=parameters.distributions_of(values_of_parameters),
         system_attrs=dict(trial.system_attrs),
         user_attrs={
             "digest": trial.digest,
@@ -133,6 +132,7 @@ def to_result(
     trial that is not complete.
     """
     result = {
+        "digest": trial.digest,
         "state": trial.state,
         "values": trial.values,
         "seconds": trial.seconds,
@@ -152,13 +152,13 @@ class _Process(Document):
 
 
 class _Result(Document):
+    digest: str
     state: State
     values: dict[str, float]
     # A `datetime` can hold the start and the end.
     seconds: Annotated[float, Field(ge=0, lt=1e9)]
     error: str
     ended: Annotated[float, Field(ge=0, lt=1e11)]
-    digest: str | None = None
 
 
 class _UserAttributes(Document):
@@ -173,8 +173,6 @@ class _UserAttributes(Document):
     release_reason: str = Field("", alias="given_up")
 
 
-_NO_RESULT = _Result(state="failed", values={}, seconds=0.0, error="", ended=0.0)
-
 _RESULT_STATES = {
     TrialState.COMPLETE: ("complete",),
     TrialState.PRUNED: ("infeasible", "failed"),
@@ -184,7 +182,6 @@ _RESULT_STATES = {
 def read_stored_trial(
     stored: FrozenTrial,
     spaces: Mapping[str, SearchSpace],
-    options: Mapping[str, Sequence[Any]],
     objectives: Sequence[Objective],
 ) -> StoredTrial:
     """Convert a trial from Optuna's form and validate it.
@@ -192,7 +189,6 @@ def read_stored_trial(
     Args:
         stored: the trial as Optuna returns it.
         spaces: spaces of the search by name.
-        options: possible values of each of Optuna's parameters by parameter name.
         objectives: objectives of the search.
 
     Raises ValueError, with the reason, for a trial that this search cannot have written.
@@ -203,13 +199,12 @@ def read_stored_trial(
         raise ValueError(explain(error.errors(include_url=False)[0])) from None
     result = attributes.result
     if stored.state in _RESULT_STATES:
-        result = _validated_result(stored, attributes, objectives)
+        _check_result(stored, attributes, objectives)
     elif stored.state == TrialState.RUNNING:
         if attributes.process is None:
             raise ValueError("its state is RUNNING, but it names no process")
     elif stored.state != TrialState.FAIL:
         raise ValueError(f"its state is {stored.state.name}")
-    result = result or _NO_RESULT
     space = spaces.get(attributes.space)
     if space is None:
         raise ValueError(f"this search does not have the space {shortened(attributes.space)}")
@@ -217,20 +212,21 @@ def read_stored_trial(
         architecture = space.from_json(attributes.architecture.model_dump())
     except RequestError as error:
         raise ValueError(error.message[:200].rstrip(".")) from error
-    for name, value in stored.params.items():
-        if value not in options.get(name, ()):
-            raise ValueError(f"parameter {shortened(name)} cannot be {shortened(value)}")
     trial = Trial(
         digest=attributes.digest,
         architecture=architecture,
         parameters=stored.params,
-        state=result.state,
-        values=result.values,
-        seconds=result.seconds,
-        error=result.error,
         system_attrs=stored.system_attrs,
-        ended_at=result.ended,
     )
+    if result is not None:
+        trial = replace(
+            trial,
+            state=result.state,
+            values=result.values,
+            seconds=result.seconds,
+            error=result.error,
+            ended_at=result.ended,
+        )
     return StoredTrial(
         trial_id=stored._trial_id,
         state=stored.state,
@@ -241,31 +237,21 @@ def read_stored_trial(
     )
 
 
-def _validated_result(
+def _check_result(
     stored: FrozenTrial, attributes: _UserAttributes, objectives: Sequence[Objective]
-) -> _Result:
-    """Return the result of a finished trial, which must agree with Optuna's state and values."""
+) -> None:
+    """Raise ValueError if the result of a finished trial does not agree with Optuna's state."""
     result = attributes.result
     if result is None or result.state not in _RESULT_STATES[stored.state]:
         state = "missing" if result is None else result.state
         raise ValueError(f"its result is {state}, but its state in Optuna is {stored.state.name}")
     # A journal refers to a trial by its position, so a lost line would shift all later results.
-    if result.digest not in (None, attributes.digest):
+    if result.digest != attributes.digest:
         raise ValueError("its result belongs to another architecture")
     names = {objective.name for objective in objectives}
-    if not result.values.keys() <= names:
+    is_complete = result.state == "complete"
+    if not (result.values.keys() == names if is_complete else result.values.keys() <= names):
         raise ValueError(
-            f"it has values of the objectives {shortened(sorted(result.values))}, but the search "
-            f"has {shortened(sorted(names))}"
+            f"it is {result.state} and has values of the objectives "
+            f"{shortened(sorted(result.values))}, but the search has {shortened(sorted(names))}"
         )
-    if result.state == "complete":
-        if result.values.keys() != names:
-            missing = ", ".join(sorted(names - result.values.keys()))
-            raise ValueError(f"it is complete, but has no value of {missing}")
-        expected = [result.values[o.name] for o in objectives if not o.limit_only]
-        if stored.values != expected:
-            raise ValueError(
-                f"its result has the values {shortened(expected)}, but Optuna has "
-                f"{shortened(stored.values)}"
-            )
-    return result

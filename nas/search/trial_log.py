@@ -5,8 +5,8 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.documents import shortened, shortened_text
@@ -21,7 +21,7 @@ from nas.space import SearchSpace
 
 DEFAULT_STUDY_NAME = "search"
 
-FORMAT = 5
+FORMAT = 6
 """Version of the attributes that this module stores with a study and its trials."""
 
 MAX_PROCESS_DEATHS = 3
@@ -78,18 +78,12 @@ class TrialLog:
         self._storage = storage
         self._spaces = {space.name: space for space in spaces}
         self._parameters = Parameters(spaces)
-        self._options = {
-            name: distribution.choices
-            for name, distribution in self._parameters.distributions.items()
-        }
         self._objectives = objectives
         optimised = [objective for objective in objectives if not objective.limit_only]
-        directions = [
-            StudyDirection.MINIMIZE if o.sign > 0 else StudyDirection.MAXIMIZE for o in optimised
-        ]
-        self._study_id = storage.create_study(study_name, directions)
-        self._require_same_search(seed, fixed_settings or {}, directions)
-        storage.name_metrics(self._study_id, [objective.name for objective in optimised])
+        self._study_id = storage.create_study(
+            study_name, [o.direction for o in optimised], [o.name for o in optimised]
+        )
+        self._require_same_search(seed, fixed_settings or {})
         self.trials: list[Trial] = []
         self._tried_digests: set[str] = set()
         self._ended_ids: set[int] = set()
@@ -129,7 +123,7 @@ class TrialLog:
         """
         frozen = to_frozen_trial(trial, self._parameters, self._objectives)
         self._ended_ids.add(self._storage.create_trial(self._study_id, frozen))
-        self._append(trial)
+        self._append(replace(trial, parameters=frozen.params))
 
     def claim(self, proposed: Trial, *, max_trials: int | None = None) -> bool:
         """Claim an architecture for this process.
@@ -168,11 +162,8 @@ class TrialLog:
         under a new claim, unless another process has tried or claimed the architecture since.
         """
         result, values = to_result(trial, self._objectives)
-        has_ended_it = self._storage.finish_trial(
-            self._claimed_ids[trial.digest], {**result, "digest": trial.digest}, values
-        )
-        del self._claimed_ids[trial.digest]
-        if not has_ended_it and self.claim(trial):
+        trial_id = self._claimed_ids.pop(trial.digest)
+        if not self._storage.finish_trial(trial_id, result, values) and self.claim(trial):
             self.finish(trial)
             return
         self.refresh()
@@ -186,8 +177,7 @@ class TrialLog:
         try:
             # The storage is asked: an interrupted `claim` may not have noted its trial.
             for stored in self._unended_trials(retry_seconds=0):
-                is_own = stored.log_id == self._process["log"]
-                if is_own and stored.state == TrialState.RUNNING:
+                if self._is_own(stored) and stored.state == TrialState.RUNNING:
                     self._storage.release_trial(
                         stored.trial_id, _RELEASED_BY_INTERRUPT, retry_seconds=0
                     )
@@ -227,14 +217,8 @@ class TrialLog:
 
     def recorded_end(self) -> str | None:
         """Return the reason for which a process ended the search by its model; None if none did."""
-        reason = self._storage.get_end(self._study_id)
-        if reason is not None and not isinstance(reason, str):
-            raise StorageError(
-                f"{self._storage.name} is damaged: the study's attribute 'ended' is "
-                f"{shortened(reason)}.",
-                remedy=RESTORE_REMEDY,
-            )
-        return reason
+        reason = self._storage.get_attribute(self._study_id, "ended")
+        return None if reason is None else str(reason)
 
     def record_end(self, reason: str) -> None:
         """Tell all processes, also those that continue the search later, that its model ended it.
@@ -242,11 +226,11 @@ class TrialLog:
         Processes read trials that end at the same moment in different orders, so that the model of
         another process can expect a little more.
         """
-        self._storage.set_end(self._study_id, reason)
+        self._storage.set_attribute(self._study_id, "ended", reason)
 
     def successor(self) -> str | None:
         """Return the name of the study that continues this one under other limits, or None."""
-        name = self._storage.get_successor(self._study_id)
+        name = self._storage.get_attribute(self._study_id, "successor")
         return None if name is None else str(name)
 
     @staticmethod
@@ -254,15 +238,11 @@ class TrialLog:
         storage: Storage, study_name: str
     ) -> list[tuple[str, Direction, float | None]]:
         """Return the name, direction and limit of each objective of a study that exists."""
-        stored = storage.get_identity(storage.get_study_id(study_name), default={})
+        stored = storage.get_attribute(storage.get_study_id(study_name), "identity")
         try:
             return [(name, direction, limit) for name, direction, limit in stored["objectives"]]
         except (TypeError, KeyError, ValueError):
-            raise StorageError(
-                f"{storage.name} is damaged: the study's attribute 'identity' is "
-                f"{shortened(stored)}.",
-                remedy=RESTORE_REMEDY,
-            ) from None
+            raise _identity_error(storage, stored) from None
 
     def has_too_many_deaths(self, digest: str) -> bool:
         """Whether `MAX_PROCESS_DEATHS` processes have died while they evaluated an architecture."""
@@ -284,19 +264,23 @@ class TrialLog:
 
     def _validated(self, frozen: FrozenTrial) -> StoredTrial:
         try:
-            return read_stored_trial(frozen, self._spaces, self._options, self._objectives)
+            return read_stored_trial(frozen, self._spaces, self._objectives)
         except ValueError as error:
             raise StorageError(
                 f"{self._storage.name}, trial {frozen.number} is damaged: {error}.",
                 remedy=RESTORE_REMEDY,
             ) from error
 
+    def _is_own(self, stored: StoredTrial) -> bool:
+        """Whether this log claimed a trial."""
+        return stored.process is not None and stored.process["log"] == self._process["log"]
+
     def _is_orphaned(self, stored: StoredTrial) -> bool:
         """Whether the process that claimed a running trial is dead."""
         return (
             stored.state == TrialState.RUNNING
             and stored.process is not None
-            and stored.log_id != self._process["log"]
+            and not self._is_own(stored)
             and self._monitor.is_dead(
                 stored.trial_id, stored.process, stored.heartbeats, self._storage.available_since
             )
@@ -306,9 +290,7 @@ class TrialLog:
         self.trials.append(trial)
         self._tried_digests.add(trial.digest)
 
-    def _require_same_search(
-        self, seed: int, fixed_settings: Mapping[str, str], directions: Sequence[StudyDirection]
-    ) -> None:
+    def _require_same_search(self, seed: int, fixed_settings: Mapping[str, str]) -> None:
         identity = {
             "format": FORMAT,
             "spaces": {name: space.digest for name, space in self._spaces.items()},
@@ -316,13 +298,9 @@ class TrialLog:
             "seed": seed,
             **fixed_settings,
         }
-        stored = self._storage.get_identity(self._study_id, default=identity)
+        stored = self._storage.get_attribute(self._study_id, "identity", default=identity)
         if not isinstance(stored, dict):
-            raise StorageError(
-                f"{self._storage.name} is damaged: the study's attribute 'identity' is "
-                f"{shortened(stored)}.",
-                remedy=RESTORE_REMEDY,
-            )
+            raise _identity_error(self._storage, stored)
         if stored.get("format") != FORMAT:
             raise SearchError(
                 f"{self._storage.name} has format {shortened(stored.get('format'))}; this version "
@@ -337,9 +315,10 @@ class TrialLog:
                 f"{shortened_text(', '.join(different))}.",
                 remedy="Use another output folder, or the job file that this one was started with.",
             )
-        if self._storage.get_directions(self._study_id) != directions:
-            raise StorageError(
-                f"{self._storage.name} is damaged: the directions of its study and of its "
-                "objectives differ.",
-                remedy=RESTORE_REMEDY,
-            )
+
+
+def _identity_error(storage: Storage, stored: object) -> StorageError:
+    return StorageError(
+        f"{storage.name} is damaged: the study's attribute 'identity' is {shortened(stored)}.",
+        remedy=RESTORE_REMEDY,
+    )

@@ -6,7 +6,7 @@ from nas.search.storage import Storage
 from nas.search.trial_log import TrialLog
 from tests.search.trials import OBJECTIVES, SPACE
 
-STUDY, IDENTITY, NAMES, ADDED, CLAIMED, RESULT, ENDED = range(7)
+STUDY, NAMES, IDENTITY, ADDED, CLAIMED, RESULT, ENDED = range(7)
 """Positions of the operations in the journal that the fixture `journal` writes."""
 
 

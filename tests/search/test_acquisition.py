@@ -47,12 +47,6 @@ def test_expected_improvement_without_uncertainty_is_the_improvement():
     assert improvement.tolist() == [0.75, 0.0, 0.0]
 
 
-def test_expected_improvement_of_distant_values_is_not_negative():
-    gaps = np.array([1e-9, 1.0, 8.0, 40.0, 1e6, 1e12])
-    assert (expected_improvement(np.array(0.0), gaps, np.ones(6)) >= 0).all()
-    assert expected_improvement(np.array(0.0), -gaps, np.ones(6))[-1] == pytest.approx(1e12)
-
-
 @pytest.mark.parametrize("objectives", [1, 2, 3])
 @pytest.mark.parametrize("front_size", [0, 1, 6])
 def test_hypervolume_improvement_of_up_to_three_objectives_matches_monte_carlo(
@@ -130,31 +124,6 @@ def test_dominated_points_and_points_beyond_the_reference_are_ignored(objectives
     )
 
 
-@pytest.mark.parametrize("objectives", [1, 2, 3])
-def test_hypervolume_improvement_without_a_front_is_the_expected_box(objectives):
-    means, deviations = random_candidates(np.random.default_rng(6), 8, objectives)
-    gains = expected_hypervolume_improvement(
-        means, deviations, np.empty((0, objectives)), [1.1] * objectives
-    )
-    boxes = expected_improvement(np.array(1.1), means, deviations).prod(axis=1)
-    assert gains == pytest.approx(boxes)
-
-
-def test_third_objective_with_one_value_scales_the_expected_area():
-    rng = np.random.default_rng(7)
-    front = random_front(rng, 8, 2)
-    means, deviations = random_candidates(rng, 20, 2)
-    flat = expected_hypervolume_improvement(means, deviations, front, (1.0, 1.0))
-    for at in range(3):
-        thick = expected_hypervolume_improvement(
-            np.insert(means, at, 0.6, axis=1),
-            np.insert(deviations, at, 0.0, axis=1),
-            np.insert(front, at, 0.6, axis=1),
-            (1.0, 1.0, 1.0),
-        )
-        assert thick == pytest.approx(0.4 * flat)
-
-
 def test_ranking_by_four_objectives_matches_monte_carlo():
     rng = np.random.default_rng(7)
     front = random_front(rng, 6, 4)
@@ -168,25 +137,3 @@ def test_ranking_by_four_objectives_matches_monte_carlo():
     ]
     assert kendalltau(gains, expected).statistic > 0.7
     assert gains.sum() == pytest.approx(sum(expected), rel=0.3)
-
-
-def test_ranking_by_four_objectives_without_uncertainty_matches_volumes():
-    rng = np.random.default_rng(8)
-    front = random_front(rng, 10, 4)
-    points = 0.9 * rng.uniform(0, 1, (60, 4))
-    gains = expected_hypervolume_improvement(points, np.zeros_like(points), front, [1.1] * 4)
-    exact = [hypervolume_gain(point, front, [1.1] * 4) for point in points]
-    assert kendalltau(gains, exact).statistic > 0.7
-
-
-@pytest.mark.parametrize("objectives", [1, 2, 3, 4])
-def test_hypervolume_improvement_is_deterministic_and_independent_of_other_candidates(objectives):
-    rng = np.random.default_rng(9)
-    front = random_front(rng, 5, objectives)
-    means, deviations = random_candidates(rng, 12, objectives)
-    reference = [1.1] * objectives
-    gains = expected_hypervolume_improvement(means, deviations, front, reference)
-    again = expected_hypervolume_improvement(means, deviations, front, reference)
-    assert (gains == again).all()
-    half = expected_hypervolume_improvement(means[:6], deviations[:6], front, reference)
-    assert half == pytest.approx(gains[:6])

@@ -1,7 +1,6 @@
 import math
 import os
 import signal
-import threading
 
 import numpy as np
 import pytest
@@ -106,15 +105,6 @@ def test_infeasible_and_failed_trials_count_only_their_seconds():
     assert (progress.completed, progress.hypervolume, progress.seconds) == (2, 1.0, 7.75)
 
 
-def test_constant_objective_does_not_hide_the_others():
-    progress = SearchProgress([objective("a"), objective("same")], startup=3)
-    for number, value in enumerate((3.0, 2.0, 1.0)):
-        progress.update(trial(number, {"a": value, "same": 7.0}))
-    assert progress.hypervolume == pytest.approx(1.0)
-    progress.update(trial(4, {"a": 0.0, "same": 7.0}))
-    assert progress.hypervolume == pytest.approx(1.5)
-
-
 def progress_after(points):
     progress = SearchProgress([objective("a")], startup=2)
     for each in trials_of([[point] for point in points]):
@@ -174,21 +164,6 @@ def test_first_ctrl_c_requests_a_stop_and_second_one_stops_at_once():
         assert len(messages) == 1
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_interrupt_handler_changes_nothing_in_another_thread():
-    requests = []
-
-    def handle():
-        with InterruptHandler().installed(requests.append) as interrupt:
-            requests.append(interrupt.is_requested)
-
-    before = signal.getsignal(signal.SIGINT)
-    thread = threading.Thread(target=handle)
-    thread.start()
-    thread.join()
-    assert requests == [False]
     assert signal.getsignal(signal.SIGINT) is before
 
 

@@ -89,8 +89,8 @@ def test_only_what_was_never_scored_is_forgotten(tmp_path):
         location, "search", SPACES, objectives(), seed=0, fixed_settings={"sampler": "random"}
     )
     assert (raised.complete, raised.infeasible, raised.forgotten) == (20, 0, len(refused))
-    result = search(location, {}, raised.study, sampler="random", trials=60)
-    assert refused & {trial.digest for trial in result.trials if trial.state == "complete"}
+    result = search(location, {}, raised.study, sampler="random", trials=20)
+    assert not refused & {trial.digest for trial in result.trials}
 
 
 def test_new_limit_is_evaluated_and_one_that_is_gone_is_left_out(tmp_path):

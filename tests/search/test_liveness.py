@@ -43,16 +43,6 @@ def remote_process(**changes):
     return {**this_process(), "host": "another machine", **changes}
 
 
-def test_this_process_is_alive():
-    assert not LivenessMonitor().is_dead(0, this_process(), 0)
-
-
-def test_description_of_a_process_does_not_change():
-    first = this_process()
-    time.sleep(0.05)
-    assert this_process() == first
-
-
 def test_killed_child_is_dead_at_once_even_as_a_zombie(child):
     process, described = child
     assert described["pid"] == process.pid
@@ -100,15 +90,6 @@ def test_change_of_the_wall_clock_has_no_effect(monkeypatch):
     assert not LivenessMonitor().is_dead(0, described, 0)
 
 
-def test_remote_process_is_dead_after_the_timeout(clock):
-    monitor = LivenessMonitor()
-    assert not monitor.is_dead(7, remote_process(), 0)
-    clock[0] += HEARTBEAT_TIMEOUT_SECONDS
-    assert not monitor.is_dead(7, remote_process(), 0)
-    clock[0] += 0.1
-    assert monitor.is_dead(7, remote_process(), 0)
-
-
 def test_remote_process_is_alive_while_its_heartbeats_change(clock):
     monitor = LivenessMonitor()
     for heartbeats in range(5):
@@ -119,23 +100,6 @@ def test_remote_process_is_alive_while_its_heartbeats_change(clock):
     assert not monitor.is_dead(8, remote_process(), 3)
     clock[0] += HEARTBEAT_TIMEOUT_SECONDS + 1
     assert monitor.is_dead(7, remote_process(), 3)
-
-
-def test_process_id_of_a_remote_process_is_ignored(clock):
-    monitor = LivenessMonitor()
-    process = remote_process(pid=2**22 + 1)
-    assert not monitor.is_dead(0, process, 0)
-    assert not monitor.is_dead(0, process, 1)
-
-
-def test_timeout_starts_when_the_storage_is_available_again(clock):
-    monitor = LivenessMonitor()
-    monitor.is_dead(0, remote_process(), 4)
-    clock[0] += 20 * HEARTBEAT_TIMEOUT_SECONDS
-    available_since = clock[0]
-    assert not monitor.is_dead(0, remote_process(), 4, available_since)
-    clock[0] += HEARTBEAT_TIMEOUT_SECONDS + 1
-    assert monitor.is_dead(0, remote_process(), 4, available_since)
 
 
 def test_background_action_ends_with_the_context_or_when_it_returns_true():

@@ -5,14 +5,11 @@ from nas.search import Objective, run_search
 from nas.search.encoding import ArchitectureEncoder
 from nas.search.pareto import non_dominated
 from nas.search.posterior import (
-    MAX_MODEL_OBSERVATIONS,
+    Candidates,
     CheapObjectives,
     Observations,
     PosteriorModel,
-    _most_informative,
-    fit_all_hyperparameters,
 )
-from nas.search.trial import Trial
 from tests.search.problems import additive
 from tests.search.test_study import SPACES, macs
 
@@ -44,8 +41,7 @@ def observations():
 @pytest.fixture(scope="module")
 def model(observations):
     encoder = ArchitectureEncoder(SPACES)
-    hyperparameters = fit_all_hyperparameters(observations, encoder)
-    return PosteriorModel(observations, encoder, CheapObjectives(OBJECTIVES), hyperparameters)
+    return PosteriorModel(observations, encoder, CheapObjectives(OBJECTIVES), {})
 
 
 @pytest.fixture(scope="module")
@@ -84,30 +80,15 @@ def test_front_is_that_of_the_normalised_values(observations, model):
     assert model.front == pytest.approx(front)
 
 
-def test_cheap_objectives_are_evaluated_once_for_each_architecture():
-    evaluated = []
-
-    def count(architecture):
-        evaluated.append(architecture)
-        return macs(architecture)
-
-    cheap = CheapObjectives([make_objective("macs", count, cheap=True, limit=250_000.0)])
-    small, large = SPACES[0].smallest, SPACES[0].largest
-    for _ in range(2):
-        assert cheap.values(small) == {"macs": macs(small)}
-        assert cheap.values(large) is None
-    assert evaluated == [small, large]
-
-
 def test_architectures_that_probably_fail_rank_below_the_others(model, architectures):
-    values = model.candidates(architectures).acquisition_values()
+    values = Candidates(model, architectures).acquisition_values()
     fails = np.array(["xception" in dict(each.choices).values() for each in architectures])
     assert values[~fails].mean() > values[fails].mean()
     assert values.max() >= 0
 
 
 def test_fantasies_lower_the_acquisition_values_of_all_candidates(model, architectures):
-    candidates = model.candidates(architectures)
+    candidates = Candidates(model, architectures)
     before = candidates.acquisition_values()
     best = int(np.argmax(before))
     candidates.fantasize(best)
@@ -116,23 +97,4 @@ def test_fantasies_lower_the_acquisition_values_of_all_candidates(model, archite
     assert after[best] < 0.5 * before[best]
     assert after.sum() < before.sum()
     # Other candidates of the same model do not change.
-    assert model.candidates(architectures).acquisition_values() == pytest.approx(before)
-
-
-def test_model_of_many_observations_keeps_the_front_and_the_latest():
-    rng = np.random.default_rng(4)
-    sample = dict.fromkeys(
-        space.sample(rng, uniform_over="choices") for _ in range(400) for space in SPACES
-    )
-    architectures = list(sample)[: MAX_MODEL_OBSERVATIONS + 60]
-    trials = [
-        Trial(str(n), each, {}, "complete", {"additive": additive(each), "macs": macs(each)}, 0.0)
-        for n, each in enumerate(architectures)
-    ]
-    objectives = [make_objective("additive", additive), make_objective("macs", macs)]
-    observations = Observations(objectives, trials, trials)
-    kept = _most_informative(observations, architectures)
-    assert kept == sorted(set(kept))
-    assert len(kept) == MAX_MODEL_OBSERVATIONS
-    latest = range(len(trials) - MAX_MODEL_OBSERVATIONS // 4, len(trials))
-    assert {*non_dominated(observations.values()), *latest} <= set(kept)
+    assert Candidates(model, architectures).acquisition_values() == pytest.approx(before)

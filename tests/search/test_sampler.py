@@ -10,12 +10,11 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from nas.errors import RequestError
-from nas.search import GuidedSampler, hypervolume, run_search, suggest
+from nas.search import GuidedSampler, run_search, suggest
 from nas.search import sampler as sampler_module
 from nas.space import load_space
 from tests.search.problems import additive
-from tests.search.test_study import OBJECTIVES, SPACES, error, macs
+from tests.search.test_study import SPACES, macs
 
 MOBILENET, SHUFFLENET, SQUEEZENET = SPACES
 
@@ -53,18 +52,6 @@ def test_study_tries_what_a_search_tries(spaces):
     assert tried == [trial.architecture for trial in expected.trials]
 
 
-def test_study_that_maximises_tries_what_a_search_tries():
-    expected = run_search(SPACES, {"additive": additive, "macs": macs}, trials=30)
-    study = optuna.create_study(
-        directions=["maximize", "minimize"],
-        sampler=GuidedSampler(SPACES, objective_names=["gain", "macs"]),
-    )
-    _, tried = optimize(
-        None, SPACES, lambda each: (-additive(each), macs(each)), trials=30, study=study
-    )
-    assert tried == [trial.architecture for trial in expected.trials]
-
-
 @pytest.mark.slow
 def test_failed_and_pruned_trials_count_as_in_a_search():
     def unreliable(architecture):
@@ -88,23 +75,6 @@ def test_failed_and_pruned_trials_count_as_in_a_search():
     assert tried == [trial.architecture for trial in expected]
     states = {trial.state for trial in study.trials}
     assert states == {TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED}
-
-
-@pytest.mark.slow
-def test_front_dominates_more_than_that_of_random_search():
-    rng = np.random.default_rng(0)
-    sample = [space.sample(rng, uniform_over="choices") for space in SPACES for _ in range(200)]
-    points = np.array([additive_and_macs(each) for each in sample])
-    best, worst = points.min(axis=0), points.max(axis=0)
-
-    def front_hypervolume(sampler):
-        _, tried = optimize(sampler, SPACES, trials=50)
-        values = np.array([additive_and_macs(each) for each in tried])
-        return hypervolume((values - best) / (worst - best), (1.1, 1.1))
-
-    guided = [front_hypervolume(GuidedSampler(SPACES, seed=seed)) for seed in range(3)]
-    random = [front_hypervolume(optuna.samplers.RandomSampler(seed)) for seed in range(3)]
-    assert min(guided) > max(random) + 0.05
 
 
 @pytest.mark.slow
@@ -212,30 +182,12 @@ def test_one_sampler_serves_several_studies():
     "make_copy", [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))]
 )
 def test_copy_continues_as_the_sampler_would(make_copy):
-    sampler = GuidedSampler(SPACES, seed=4, objective_names=["a", "b"])
+    sampler = GuidedSampler(SPACES, seed=4)
     study, _ = optimize(sampler, SPACES, trials=14)
     again = optuna.create_study(directions=study.directions, sampler=make_copy(sampler))
     again.add_trials(study.trials)
     _, expected = optimize(None, SPACES, trials=6, study=study)
     assert optimize(None, SPACES, trials=6, study=again)[1] == expected
-
-
-def test_other_parameters_are_random_and_can_be_reseeded():
-    def sampled_rates(reseed):
-        sampler = GuidedSampler(MOBILENET, seed=1)
-        if reseed:
-            sampler.reseed_rng()
-        study = optuna.create_study(sampler=sampler)
-
-        def objective(trial):
-            return additive(suggest(trial, MOBILENET)) + trial.suggest_float("rate", 0, 1)
-
-        study.optimize(objective, n_trials=12)
-        return [trial.params["rate"] for trial in study.trials]
-
-    assert len(set(sampled_rates(False))) == 12
-    assert sampled_rates(False) == sampled_rates(False)
-    assert sampled_rates(True) != sampled_rates(False)
 
 
 def test_trials_with_infinite_values_are_not_repeated():
@@ -247,24 +199,6 @@ def test_trials_with_infinite_values_are_not_repeated():
 
     _, tried = optimize(None, MOBILENET, infinite, trials=40, study=study)
     assert len(set(tried)) == 40
-
-
-def test_sampler_works_with_hyperband():
-    """Every bracket of Hyperband is a study of its own to a sampler."""
-    pruner = optuna.pruners.HyperbandPruner(max_resource=9)
-    study = optuna.create_study(sampler=GuidedSampler(MOBILENET), pruner=pruner)
-
-    def objective(trial):
-        value = additive(suggest(trial, MOBILENET))
-        for step in range(9):
-            trial.report(value + 1 / (1 + step), step)
-            if trial.should_prune():
-                raise optuna.TrialPruned
-        return value
-
-    study.optimize(objective, n_trials=40)
-    assert {trial.state for trial in study.trials} == {TrialState.COMPLETE, TrialState.PRUNED}
-    assert len({tuple(trial.params.items()) for trial in study.trials}) >= 15
 
 
 @pytest.mark.filterwarnings("ignore:PartialFixedSampler is experimental")
@@ -284,12 +218,6 @@ def test_trials_without_an_architecture_are_ignored():
     assert len(set(tried)) == 12
 
 
-def test_wrong_number_of_objective_names_is_refused():
-    study = optuna.create_study(sampler=GuidedSampler(SPACES, objective_names=["a", "b"]))
-    with pytest.raises(RequestError, match="1 directions, the sampler 2 names"):
-        optimize(None, SPACES, additive, trials=1, study=study)
-
-
 @pytest.mark.parametrize(
     "space",
     [*SPACES, load_space("mobilenet_v3_small", image_size=32)],
@@ -307,14 +235,6 @@ def test_suggest_asks_only_for_choices_that_matter(space):
         others = [other for other in SPACES if other.name != space.name]
         assert suggest(trial, [*others, space]) == expected
         assert trial.params == {"space": space.name, **parameters}
-
-
-def test_suggest_works_with_every_optuna_sampler():
-    for sampler in (optuna.samplers.TPESampler(seed=0), optuna.samplers.NSGAIISampler(seed=0)):
-        _, tried = optimize(
-            sampler, SPACES, lambda each: (error(each), OBJECTIVES["macs"](each)), trials=30
-        )
-        assert {each.space.name for each in tried} == {space.name for space in SPACES}
 
 
 def test_examples_of_the_docstrings_run():

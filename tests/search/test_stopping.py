@@ -1,13 +1,11 @@
 import numpy as np
 import pytest
-from optuna.study import StudyDirection
 
-from nas.errors import RequestError, StorageError
+from nas.errors import RequestError
 from nas.search import Objective, hypervolume, non_dominated, run_search, study
+from nas.search.budget import MAX_EXPECTED_GAIN, MIN_TRIALS_PER_SPACE, REASON
 from nas.search.guided import GuidedOptimizer
 from nas.search.posterior import REFERENCE_VALUE
-from nas.search.stopping import MAX_EXPECTED_GAIN, MIN_TRIALS_PER_SPACE, REASON
-from nas.search.storage import Storage
 from nas.search.trial import Trial
 from tests.search.problems import additive
 from tests.search.test_study import SPACES, macs, summary
@@ -109,15 +107,6 @@ def test_all_processes_of_a_search_end_with_the_first_one(ended, tmp_path, monke
     assert len(more.trials) == len(ended.trials) + 2
 
 
-def test_damaged_record_of_the_end_is_an_error(tmp_path):
-    journal = tmp_path / "study.journal"
-    run_search(SMALL_SPACES, OBJECTIVES, storage=journal, trials=1)
-    storage = Storage(journal)
-    storage.set_end(storage.create_study("search", [StudyDirection.MINIMIZE] * 2), 7)
-    with pytest.raises(StorageError, match="attribute 'ended' is 7"):
-        run_search(SMALL_SPACES, OBJECTIVES, storage=journal)
-
-
 def test_gain_of_known_values_is_the_hypervolume_that_they_add():
     optimizer = optimizer_for(SMALL_SPACES, cheap=("additive", "macs"))
     rng = np.random.default_rng(0)
@@ -125,7 +114,9 @@ def test_gain_of_known_values_is_the_hypervolume_that_they_add():
     known = list(dict.fromkeys(known))[:10]
     learned(optimizer, known)
     gain = optimizer.expected_gain(1)
-    planned = optimizer.propose(0), optimizer.propose(1)  # A plan of two, after ten trials.
+    planned = [
+        optimizer.propose(n).architecture for n in (0, 1)
+    ]  # A plan of two, after ten trials.
     best, worst = points(known).min(axis=0), points(known).max(axis=0)
 
     def volume(architectures):

@@ -8,7 +8,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from optuna.study import StudyDirection
 
 from nas.errors import RequestError, StorageError
 from nas.search import liveness, run_search, trial_log
@@ -88,7 +87,7 @@ def test_message_of_a_driver_that_repeats_a_secret_is_redacted(monkeypatch):
 def test_damaged_database_file_is_an_error_at_once(tmp_path):
     path = tmp_path / "study.db"
     storage = Storage(f"sqlite:///{path}")
-    study_id = storage.create_study("search", [StudyDirection.MINIMIZE])
+    study_id = storage.create_study("search", ["minimize"], ["macs"])
     content = path.read_bytes()
     path.write_bytes(content[:100] + b"\xff" * (len(content) - 100))
     storage._storage.remove_session()

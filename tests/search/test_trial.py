@@ -1,5 +1,3 @@
-import re
-
 import pytest
 
 from nas.errors import SearchError, StorageError
@@ -9,11 +7,9 @@ from tests.search.journal_edits import (
     ENDED,
     IDENTITY,
     RESULT,
-    STUDY,
     edit_line,
     open_log,
     put,
-    to_line,
 )
 from tests.search.trials import completed, proposed_trials
 
@@ -21,45 +17,23 @@ from tests.search.trials import completed, proposed_trials
 @pytest.mark.parametrize(
     ("position", "edit", "reason"),
     [
-        (ADDED, put("x", "user_attrs"), "trial 0"),
         (ADDED, put(None, "user_attrs"), "trial 0"),
         (ADDED, put({}, "user_attrs"), "digest is missing"),
-        (ADDED, put(5, "user_attrs", "digest"), "digest is "),
-        (ADDED, put("", "user_attrs", "digest"), "digest is "),
         (ADDED, put("other", "user_attrs", "space"), "does not have the space 'other'"),
-        (ADDED, put([], "user_attrs", "space"), "space is "),
         (ADDED, put("x", "user_attrs", "architecture"), "architecture is "),
-        (ADDED, put([], "user_attrs", "architecture", "choices"), "architecture.choices is "),
         (ADDED, put({}, "user_attrs", "architecture", "choices"), "missing"),
         (ADDED, put({"x": 1}, "user_attrs", "architecture", "choices"), "no choice 'x'"),
-        (ADDED, put({"x": []}, "user_attrs", "architecture", "choices"), "choices.x"),
-        (ADDED, put("y", "user_attrs", "architecture", "space"), "is of space y"),
         (ADDED, put(None, "user_attrs", "result"), "its result is missing"),
-        (ADDED, put("odd", "user_attrs", "result", "state"), "result.state is "),
         (ADDED, put("failed", "user_attrs", "result", "state"), "its result is failed"),
-        (ADDED, put([], "user_attrs", "result", "values"), "result.values is "),
         (ADDED, put("5", "user_attrs", "result", "values", "macs"), "result.values.macs is "),
-        (ADDED, put(True, "user_attrs", "result", "values", "macs"), "result.values.macs is "),
         (ADDED, put(10**400, "user_attrs", "result", "values", "macs"), "result.values.macs is "),
-        (ADDED, put(6.0, "user_attrs", "result", "values", "macs"), "but Optuna has"),
-        (ADDED, put({"macs": 1.0}, "user_attrs", "result", "values"), "no value of params, score"),
-        (ADDED, put(1.0, "user_attrs", "result", "values", "odd"), "values of the objectives"),
+        (ADDED, put({"macs": 1.0}, "user_attrs", "result", "values"), "but the search has"),
         (ADDED, put(-1, "user_attrs", "result", "seconds"), "result.seconds is "),
-        (ADDED, put("now", "user_attrs", "result", "ended"), "result.ended is "),
-        (ADDED, put("abc", "values"), "but Optuna has"),
-        (ADDED, put([1.0], "values"), "but Optuna has"),
         (ADDED, put(4, "state"), "WAITING"),
         (ADDED, put(0, "state"), "its state is RUNNING, but it names no process"),
-        (ADDED, put(2, "state"), "its result is complete"),
-        (CLAIMED, put([], "user_attrs", "process"), "process is "),
         (CLAIMED, put({"log": "x"}, "user_attrs", "process"), "process.host is "),
-        (CLAIMED, put(10**30, "user_attrs", "process", "pid"), "process.pid is "),
         (CLAIMED, put("x", "user_attrs", "beat"), "beat is "),
-        (CLAIMED, put(5, "user_attrs", "given_up"), "given_up is "),
-        (RESULT, put("x", "user_attr", "result"), "result is "),
         (RESULT, put("other", "user_attr", "result", "digest"), "belongs to another architecture"),
-        (ENDED, put([1.0, 2.0], "values"), "but Optuna has"),
-        (ENDED, put(None, "values"), "but Optuna has"),
         (ENDED, put(2, "state"), "its result is complete"),
     ],
 )
@@ -72,23 +46,6 @@ def test_damaged_trial_is_named_with_the_reason(journal, position, edit, reason)
         open_log(journal)
     assert reason in str(raised.value)
     assert len(str(raised.value)) < 700
-
-
-def test_infinite_number_is_damage(journal):
-    edit_line(journal, ADDED, lambda o: re.sub(rb'"seconds":[^,]*', b'"seconds":1e999', to_line(o)))
-    with pytest.raises(StorageError, match=r"trial 0 is damaged: result.seconds is inf: .*finite"):
-        open_log(journal)
-
-
-def test_parameter_that_the_spaces_do_not_have_is_damage(journal):
-    def rename(operation):
-        for part in ("params", "distributions"):
-            operation[part] = {f"odd.{key}": value for key, value in operation[part].items()}
-        return operation
-
-    edit_line(journal, ADDED, rename)
-    with pytest.raises(StorageError, match=r"trial 0 is damaged: parameter 'odd\."):
-        open_log(journal)
 
 
 def test_lost_line_does_not_give_an_architecture_the_result_of_another(tmp_path):
@@ -109,7 +66,7 @@ def test_lost_line_does_not_give_an_architecture_the_result_of_another(tmp_path)
     ("edit", "message"),
     [
         (put("x", "user_attr", "identity"), "is damaged: the study's attribute 'identity' is 'x'"),
-        (put({}, "user_attr", "identity"), "has format None; this version reads format 5"),
+        (put({}, "user_attr", "identity"), "has format None; this version reads format 6"),
         (put(99, "user_attr", "identity", "format"), "has format 99; this version reads"),
         (put("odd", "user_attr", "identity", "added"), "These settings differ: added"),
     ],
@@ -117,10 +74,4 @@ def test_lost_line_does_not_give_an_architecture_the_result_of_another(tmp_path)
 def test_study_of_another_version_is_refused(journal, edit, message):
     edit_line(journal, IDENTITY, edit)
     with pytest.raises(SearchError, match=rf"study\.journal .*{message}"):
-        open_log(journal)
-
-
-def test_study_with_other_directions_is_damaged(journal):
-    edit_line(journal, STUDY, put([2, 2], "directions"))
-    with pytest.raises(StorageError, match=r"study\.journal is damaged: the directions .* differ"):
         open_log(journal)

@@ -1,14 +1,11 @@
-import shutil
 import threading
 import time
 from dataclasses import replace
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import optuna
 import pytest
 
-import tests.golden
 from nas.errors import SearchError, StorageError
 from nas.search.storage import Storage
 from nas.search.trial_log import TrialLog
@@ -262,40 +259,6 @@ def test_logs_that_are_opened_at_the_same_time_share_a_study(new_log):
         thread.join()
     assert len({log._study_id for log in logs}) == 1
     assert len(logs) == 4
-
-
-GOLDEN_JOURNAL = Path(tests.golden.__file__).parent / "study_format_5.journal"
-"""A journal that an earlier version wrote.
-
-It holds trials of all states that were added, a claimed and finished trial with heartbeats, a
-released claim, and a running trial of a process on another machine.
-"""
-
-
-def test_journal_of_an_earlier_version_is_read_and_continued(tmp_path, expire_heartbeats):
-    journal = tmp_path / "study.journal"
-    shutil.copy(GOLDEN_JOURNAL, journal)
-    log = TrialLog(Storage(journal), [SPACE], OBJECTIVES, 0, fixed_settings=SETTINGS)
-    assert [(t.state, t.seconds, t.error, t.ended_at) for t in log.trials] == [
-        ("complete", 1.25, "", 1700000000.25),
-        ("infeasible", 0.5, "macs 5 is beyond the limit 4", 1700000001.0),
-        ("failed", 0.0, "ValueError: no luck", 1700000002.0),
-        ("complete", 1.25, "", 1700000003.0),
-    ]
-    for trial in log.trials:
-        assert trial.architecture.digest == trial.digest
-        assert dict(trial.system_attrs) == {"drawn": [1, 2]}
-    assert [t.values["macs"] for t in log.completed_trials] == [
-        t.architecture.macs for t in log.completed_trials
-    ]
-    assert (len(log.orphaned_trials), log.num_running) == (1, 1)
-    expire_heartbeats()
-    log.refresh()
-    assert (len(log.orphaned_trials), log.num_running) == (2, 0)
-    for trial in log.orphaned_trials:
-        assert log.claim(trial)
-        log.finish(completed(trial))
-    assert (len(log.completed_trials), log.orphaned_trials) == (4, [])
 
 
 def test_damage_that_appears_during_a_search_is_reported_by_every_call(tmp_path):
