@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -15,9 +16,9 @@ from importlib import import_module
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from types import FrameType
-from typing import Any
+from typing import IO, Any, NamedTuple
 
-from nas.errors import first_line
+from nas.errors import NasError, first_line
 
 _STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -25,7 +26,7 @@ _STOP_SIGNALS = tuple(
 """Signals of Ctrl-C; of `kill`, service managers and batch systems; and of a closed terminal."""
 
 START_LIMIT_SECONDS = 120.0
-"""How long a `FunctionProcess` may take to start: it imports the module of the function."""
+"""How long a `ChildProcess` may take to start: it imports the module of the first function."""
 
 END_SECONDS = 5.0
 """How long a process may take to end after it has closed its pipe."""
@@ -94,13 +95,6 @@ def exit_with_parent(pipe: int) -> None:
         os._exit(1)
 
 
-def end_text(code: int) -> str:
-    """Return how a process with this exit code ended: `was ended by SIGABRT`."""
-    if code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
-    return f"ended with status {code}"
-
-
 def python_command(*arguments: str) -> list[str]:
     """Return the command that runs Python with arguments in a child of this process.
 
@@ -114,186 +108,174 @@ def python_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
+class _Child(NamedTuple):
+    """A process that was started, this end of its pipe, and the file with what it wrote."""
+
+    process: subprocess.Popen[bytes]
+    pipe: Connection
+    output: IO[bytes]
+
+    def is_running(self) -> bool:
+        """Whether the process has not ended."""
+        # It sends nothing unasked: if there is something to read, it is the end of the pipe.
+        return self.process.poll() is None and not self.pipe.poll(0)
+
+    def end_text(self) -> str:
+        """Return how the process ended, as a predicate, with the last line that it wrote."""
+        try:
+            code = self.process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            return "ended"
+        text = f"ended with status {code}"
+        if code < 0:
+            text = f"was ended by {signal.Signals(-code).name}"
+        self.output.seek(0)
+        lines = self.output.read().decode(errors="replace").strip().splitlines()
+        return f"{text}: {lines[-1].strip()[-_MAX_SHOWN_CHARACTERS:]}" if lines else text
+
+    def end(self) -> None:
+        """End the process."""
+        # The process first: its end wakes another thread that waits for an answer.
+        self.process.kill()
+        self.process.communicate()
+        self.pipe.close()
+        self.output.close()
+        atexit.unregister(self.end)
+
+
 class ChildProcess:
-    """A Python process that runs a function with a pipe to this process, and ends with it.
+    """A Python process that calls functions for this one, ends with it, and may crash or hang.
 
-    Unlike a process of `multiprocessing`, it imports the module of the function but not the main
+    The process starts with the first call and stays. After a crash or a time-out, the next call
+    starts another one.
+
+    Unlike a process of `multiprocessing`, it imports the modules of the functions but not the main
     module, so that scripts without a main guard and notebooks may start it anywhere. It receives no
-    stop signals: this process decides what Ctrl-C means.
-
-    Args:
-        function: function at the top level of a module. Its first argument is its end of the pipe,
-            a `Connection`.
-        arguments: its further arguments, which must be picklable.
-
-    Attributes:
-        pipe: this end of the pipe.
+    stop signals: this process decides what Ctrl-C means. Threads call one after the other.
     """
 
-    def __init__(self, function: Callable[..., None], *arguments: Any) -> None:
-        self.pipe, child_pipe = Pipe()
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115
-        with delayed_stop_signals(), child_pipe:
-            code = "from nas.processes import spawn_main; spawn_main()"
-            self._process = subprocess.Popen(
-                python_command("-c", code, str(child_pipe.fileno())),
-                stdin=subprocess.PIPE,
-                stdout=self._output,
-                stderr=self._output,
-                pass_fds=[child_pipe.fileno()],
-                env=python_environment(),
-            )
-            atexit.register(self.close)
-        try:
-            self.pipe.send((function.__module__, function.__qualname__))
-            self.pipe.send(arguments)
-        # The process has ended. Who waits for its answer learns how.
-        except ConnectionError:
-            pass
-        except BaseException:
-            self.close()
-            raise
+    def __init__(self) -> None:
+        self._calling, self._starting = threading.Lock(), threading.Lock()
+        self._is_closed = False
+        self._child: _Child | None = None
 
     @property
-    def pid(self) -> int:
-        """Number of the process."""
-        return self._process.pid
+    def pid(self) -> int | None:
+        """Number of the process; None if there is none."""
+        return self._child.process.pid if self._child else None
 
     @property
     def is_running(self) -> bool:
-        """Whether the process has not ended."""
-        return self._process.poll() is None
+        """Whether there is a process that has not ended."""
+        return self._child is not None and self._child.is_running()
 
-    def receive(self, limit_s: float) -> Any:
-        """Return what the process sends next.
+    def call(
+        self, function: Callable[..., Any], *arguments: Any, limit_s: float, start: bool = True
+    ) -> Any:
+        """Return a function's result.
 
-        Raises:
-            TimeoutError: it sent nothing in time: `took more than 9 s`.
-            EOFError, ConnectionError: it has ended.
-        """
-        if not self.pipe.poll(limit_s):
-            raise TimeoutError(f"took more than {limit_s:.4g} s")
-        return self.pipe.recv()
-
-    def end_text(self) -> str:
-        """Return how a process ended that has closed its end of the pipe; see `end_text`."""
-        try:
-            return end_text(self._process.wait(END_SECONDS))
-        except subprocess.TimeoutExpired:
-            return "ended"
-
-    def output(self) -> str:
-        """Return what the process wrote to stdout and stderr."""
-        self._output.seek(0)
-        return self._output.read().decode(errors="replace").strip()
-
-    def end_text_with_output(self) -> str:
-        """Return how the process ended, with the last line that it wrote."""
-        text, last_line = self.end_text(), self.output().rpartition("\n")[2].strip()
-        return f"{text}: {last_line[-_MAX_SHOWN_CHARACTERS:]}" if last_line else text
-
-    def close(self) -> None:
-        """End the process."""
-        # The process first: its end wakes another thread that waits for an answer.
-        self._process.kill()
-        self._process.communicate()
-        self.pipe.close()
-        self._output.close()
-        atexit.unregister(self.close)
-
-
-def spawn_main() -> None:
-    """Run the process of a `ChildProcess`."""
-    exit_with_parent(sys.stdin.fileno())
-    with Connection(int(sys.argv[1])) as pipe:
-        module, name = pipe.recv()
-        function: Any = _imported(module, name)
-        function(pipe, *pipe.recv())
-
-
-def _imported(module: str, name: str) -> Any:
-    """Return an object at the top level of a module, or in a class of it."""
-    item: Any = import_module(module)
-    for part in name.split("."):
-        item = getattr(item, part)
-    return item
-
-
-class FunctionProcess:
-    """A Python process that calls a function for this one, and may crash or hang.
-
-    The process starts with the first call and stays. After a crash or a time-out, the next call
-    starts another one. See `ChildProcess`. Threads call one after the other.
-
-    Args:
-        function: function at the top level of a module, which the process imports. Arguments and
-            results must be picklable.
-        limit_s: seconds that a call may take.
-    """
-
-    def __init__(self, function: Callable[..., Any], limit_s: float) -> None:
-        self._function, self._limit_s = function, limit_s
-        self._lock = threading.Lock()
-        self._process: ChildProcess | None = None
-
-    def call(self, *arguments: Any) -> Any:
-        """Return the function's result.
+        Args:
+            function: function at the top level of a module.
+            arguments: its arguments. They and the result must be picklable.
+            limit_s: seconds that the call may take. The start of the process is not included.
+            start: whether to start a process if none runs.
 
         Raises:
-            ChildProcessError: the process died. The text is a predicate, such as `crashed: its
-                process was ended by SIGABRT`, and has the last line that the process wrote.
-            TimeoutError: the call took too long, and the process was killed: `took more than 9 s`.
-            Exception: whatever the function raised.
+            ChildProcessError: the process died or did not start. The text is a predicate, such as
+                `was ended by SIGABRT`, and has the last line that the process wrote.
+            TimeoutError: the call took too long, and the process was ended: `took more than 9 s`.
+            NasError: the function raised it.
+            RuntimeError: the function raised another exception, which is the text.
         """
-        with self._lock:
-            try:
-                process = self._running_process()
-                process.pipe.send(arguments)
-                succeeded, answer = process.receive(self._limit_s)
-            except (EOFError, ConnectionError):
-                assert self._process is not None
-                text = self._process.end_text_with_output()
-                self.close()
-                raise ChildProcessError(f"crashed: its process {text}") from None
-            # An answer that nobody has read must not become that of the next call.
-            except BaseException:
-                self.close()
-                raise
+        with self._calling:
+            if start and not self.is_running:
+                self._start(function.__module__)
+            child = self._child
+            if child is None:
+                raise ChildProcessError("has ended")
+            succeeded, answer = self._exchange(child, (function, arguments), limit_s)
         if not succeeded:
             raise answer
         return answer
 
-    def close(self) -> None:
-        """End the process."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.close()
-
-    def _running_process(self) -> ChildProcess:
-        """Return the process; start one unless it runs."""
-        if self._process is None or not self._process.is_running:
+    def _exchange(self, child: _Child, message: Any, limit_s: float) -> Any:
+        """Send a message, and return the answer."""
+        try:
+            child.pipe.send(message)
+            if child.pipe.poll(limit_s):
+                return child.pipe.recv()
+        except (EOFError, OSError):
+            if self._child is not child:
+                raise ChildProcessError("was closed") from None
+            text = child.end_text()
             self.close()
-            with delayed_stop_signals():
-                names = self._function.__module__, self._function.__qualname__
-                self._process = ChildProcess(_answer_calls, *names)
-            self._process.receive(START_LIMIT_SECONDS)
-        return self._process
+            raise ChildProcessError(text) from None
+        # An answer that nobody has read must not become that of the next call.
+        except BaseException:
+            self.close()
+            raise
+        self.close()
+        raise TimeoutError(f"took more than {limit_s:.4g} s")
+
+    def _start(self, module: str) -> None:
+        """Start a process that has imported a module."""
+        self.close()
+        # A signal meanwhile would leave a process that nobody can end.
+        with delayed_stop_signals(), self._starting:
+            if self._is_closed:
+                raise ChildProcessError("is closed")
+            pipe, child_pipe = Pipe()
+            output = tempfile.TemporaryFile()  # noqa: SIM115
+            code = "from nas.processes import spawn_main; spawn_main()"
+            try:
+                with child_pipe:
+                    process = subprocess.Popen(
+                        python_command("-c", code, str(child_pipe.fileno())),
+                        stdin=subprocess.PIPE,
+                        stdout=output,
+                        stderr=output,
+                        pass_fds=[child_pipe.fileno()],
+                        env=python_environment(),
+                    )
+            except OSError as error:
+                raise ChildProcessError(f"could not be started: {error.strerror}") from error
+            child = self._child = _Child(process, pipe, output)
+            atexit.register(child.end)
+        self._exchange(child, module, START_LIMIT_SECONDS)
+
+    def close(self, *, for_good: bool = False) -> None:
+        """End the process.
+
+        Args:
+            for_good: whether no call may start another, not even one that is waiting now.
+        """
+        with self._starting:
+            self._is_closed |= for_good
+            child, self._child = self._child, None
+        if child is not None:
+            child.end()
 
 
-def _answer_calls(pipe: Connection, module: str, name: str) -> None:
-    """Run the process of a `FunctionProcess`: answer calls until the other process ends."""
-    function = _imported(module, name)
-    pipe.send("ready")
+def spawn_main() -> None:
+    """Run the process of a `ChildProcess`: answer calls until the other process ends."""
+    exit_with_parent(sys.stdin.fileno())
+    pipe = Connection(int(sys.argv[1]))
+    import_module(pipe.recv())
+    pipe.send(None)
     while True:
         try:
-            arguments = pipe.recv()
+            message = pipe.recv_bytes()
         except (EOFError, OSError):
-            return
+            os._exit(0)
+        answer: tuple[bool, Any]
         try:
+            function, arguments = pickle.loads(message)
             answer = True, function(*arguments)
+        except NasError as error:
+            answer = False, error
         # A function may raise anything; it becomes the answer.
         except Exception as error:
-            answer = False, error
+            answer = False, RuntimeError(first_line(error))
         try:
             pipe.send(answer)
         except Exception as error:  # Pickling may raise anything, too.

@@ -1,15 +1,15 @@
 """Timing at few moments and without pauses, in the processes of the tests and in their workers."""
 
 import math
-from multiprocessing.connection import Connection
 
 import pytest
 
 from nas.latency import worker_process
 from nas.latency.core_scheduling import CorePlan
+from nas.latency.device import Fingerprint
 from nas.latency.runtime import Runtime
 
-_serve = worker_process._serve
+_open_runtime = worker_process._open_runtime
 
 
 def apply(patch: pytest.MonkeyPatch) -> None:
@@ -28,10 +28,10 @@ def apply(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("nas.latency.processor_speed.slowdown", lambda us, _: us and 1.0)
     patch.setattr("nas.runtimes.tvm.runtime.TvmRuntime.moments", 2)
     patch.setattr("nas.latency.repeated_kernels.RepeatedKernelRuntime.moments", 2)
-    patch.setattr("nas.latency.worker_process._serve", serve)
+    patch.setattr("nas.latency.worker_process._open_runtime", open_runtime)
 
 
-def serve(pipe: Connection, runtime: Runtime, plan: CorePlan | None) -> None:
-    """Run a timer's process, in which nothing is patched yet."""
+def open_runtime(runtime: Runtime, plan: CorePlan | None) -> Fingerprint:
+    """Open a runtime in a timer's process, in which nothing is patched yet."""
     apply(pytest.MonkeyPatch())
-    _serve(pipe, runtime, plan)
+    return _open_runtime(runtime, plan)

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from nas.errors import MeasurementError
-from nas.processes import FunctionProcess
+from nas.processes import ChildProcess
 
 TIMEOUT_S = 60
 """Generous: a test that needs it fails anyway."""
@@ -157,7 +157,7 @@ def test_delayed_signal_arrives_after_the_block_and_not_in_its_child():
 
 
 def act(what: str) -> object:
-    """What `FunctionProcess` calls in the tests below."""
+    """What `ChildProcess` calls in the tests below."""
     match what:
         case "abort":
             os.write(2, b"first words\nterminate called\n")
@@ -168,6 +168,8 @@ def act(what: str) -> object:
             time.sleep(1000)
         case "refuse":
             raise MeasurementError("It cannot be done.", remedy="Do something else.")
+        case "fail":
+            raise KeyError("no such thing\nat all")
         case "open":
             return open(os.devnull)
         case "print":
@@ -177,69 +179,83 @@ def act(what: str) -> object:
 
 @pytest.fixture
 def worker():
-    process = FunctionProcess(act, TIMEOUT_S)
+    process = ChildProcess()
     yield process
     process.close()
 
 
-def test_function_is_called_in_one_process_that_stays(worker):
-    pid = worker.call("")
-    assert pid != os.getpid()
-    assert worker.call("print") == worker.call("") == pid
+def ask(worker, what="", limit_s=TIMEOUT_S, **settings):
+    return worker.call(act, what, limit_s=limit_s, **settings)
+
+
+def test_functions_are_called_in_one_process_that_stays(worker):
+    pid = ask(worker)
+    assert pid == worker.pid != os.getpid()
+    assert ask(worker, "print") == worker.call(os.getpid, limit_s=TIMEOUT_S) == pid
 
 
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("abort", "^crashed: its process was ended by SIGABRT: terminate called$"),
-        ("exit", "^crashed: its process ended with status 3$"),
+        ("abort", "^was ended by SIGABRT: terminate called$"),
+        ("exit", "^ended with status 3$"),
     ],
 )
 def test_call_after_a_crash_has_a_new_process(worker, what, message):
-    pid = worker.call("")
+    pid = ask(worker)
     with pytest.raises(ChildProcessError, match=message):
-        worker.call(what)
-    assert worker.call("") not in (pid, os.getpid())
+        ask(worker, what)
+    with pytest.raises(ChildProcessError, match="has ended"):
+        ask(worker, start=False)
+    assert ask(worker) not in (pid, os.getpid())
 
 
 def test_call_that_takes_too_long_ends_its_process(worker):
-    process = psutil.Process(worker.call(""))
-    worker._limit_s = 0.1
+    process = psutil.Process(ask(worker))
     with pytest.raises(TimeoutError, match=r"^took more than 0\.1 s$"):
-        worker.call("hang")
+        ask(worker, "hang", limit_s=0.1)
     assert not process.is_running()
-    worker._limit_s = TIMEOUT_S
-    assert worker.call("") != process.pid
+    assert ask(worker) != process.pid
 
 
-def test_error_of_the_function_is_raised_with_its_remedy(worker):
-    pid = worker.call("")
-    with pytest.raises(MeasurementError, match=r"It cannot be done\. Do something else\."):
-        worker.call("refuse")
-    with pytest.raises(RuntimeError, match=r"the answer cannot be sent: TypeError: .*pickle"):
-        worker.call("open")
-    assert worker.call("") == pid
+@pytest.mark.parametrize(
+    ("what", "kind", "message"),
+    [
+        ("refuse", MeasurementError, r"It cannot be done\. Do something else\."),
+        ("fail", RuntimeError, "KeyError: .no such thing"),
+        ("open", RuntimeError, r"the answer cannot be sent: TypeError: .*pickle"),
+    ],
+)
+def test_error_of_the_function_is_raised(worker, what, kind, message):
+    pid = ask(worker)
+    with pytest.raises(kind, match=message):
+        ask(worker, what)
+    assert ask(worker) == pid
 
 
 def test_process_that_ended_between_calls_is_replaced(worker):
-    process = psutil.Process(worker.call(""))
+    process = psutil.Process(ask(worker))
     process.kill()
-    process.wait(TIMEOUT_S)
-    assert worker.call("") != process.pid
+    with pytest.raises(ChildProcessError, match="was ended by SIGKILL"):
+        ask(worker, start=False)
+    assert ask(worker) != process.pid
 
 
-def test_function_that_cannot_be_imported_is_named():
-    with pytest.raises(ChildProcessError, match="status 1: AttributeError: .*<locals>"):
-        FunctionProcess(lambda: None, TIMEOUT_S).call()
+def test_process_that_is_closed_for_good_is_not_started_again(worker):
+    process = psutil.Process(ask(worker))
+    worker.close(for_good=True)
+    assert not process.is_running()
+    with pytest.raises(ChildProcessError, match="is closed"):
+        ask(worker)
 
 
-def test_function_process_ends_with_its_parent_in_the_middle_of_a_call():
+def test_process_ends_with_its_parent_in_the_middle_of_a_call():
     code = """
-    from nas.processes import FunctionProcess
+    from nas.processes import ChildProcess
     from tests.test_processes import act
-    worker = FunctionProcess(act, 1000.0)
-    print(worker.call(""), flush=True)
-    worker.call("hang")
+    worker = ChildProcess()
+    print(worker.call(act, "", limit_s=100.0), flush=True)
+    worker.call(act, "hang", limit_s=1000.0)
     """
     with python(code) as parent:
         child = psutil.Process(int(parent.stdout.readline()))

@@ -6,12 +6,10 @@ measured, and the libraries of two runtimes do not meet.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.deploy.formats import LoadedModel, ModelFormat
-from nas.errors import ExportError, NasError, first_line
+from nas.errors import ExportError, NasError
 from nas.latency import timing
 from nas.processes import ChildProcess
 
@@ -28,9 +26,6 @@ LOAD_LIMIT_SECONDS = 180.0
 
 RUN_LIMIT_SECONDS = 120.0
 """How long one batch of images, or one sample of a latency, may take."""
-
-_SHOWN_ERROR_CHARACTERS = 500
-"""Longest end of what a runtime wrote to stderr that a message repeats."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,7 @@ class ModelProcess:
     def __init__(self, model_file: ModelFormat, path: Path, *, threads: int = 1) -> None:
         self.model_file, self.path, self.threads = model_file, path, threads
         self.loaded: LoadedFile | None = None
-        self._process: ChildProcess | None = None
+        self._process = ChildProcess()
 
     def __enter__(self) -> Self:
         return self
@@ -78,9 +73,7 @@ class ModelProcess:
 
     def close(self) -> None:
         """End the process."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.close()
+        self._process.close()
 
     def load(self, image: NDArray[np.float32]) -> LoadedFile:
         """Load the file and classify one image, `1 x C x H x W`, which calls of `time` repeat.
@@ -89,22 +82,10 @@ class ModelProcess:
             ExportError: the runtime refuses the file, or its process could not be started, died or
                 ran out of time.
         """
-        format_class = type(self.model_file)
-        names = format_class.__module__, format_class.__qualname__
-        try:
-            self._process = ChildProcess(_serve, *names, self.path.absolute(), self.threads)
-        except OSError as error:
-            raise ExportError(
-                f"{self.path.name}: the process that runs it could not be started: "
-                f"{error.strerror}.",
-                remedy="Free memory or end other processes, and run the same command again.",
-            ) from error
-        answer, _ = self._request("load", image, limit_s=LOAD_LIMIT_SECONDS)
-        layers = answer["quantised_layers"]
-        self.loaded = LoadedFile(
-            versions=answer["versions"],
-            quantised_layers=None if layers is None else (layers[0], layers[1]),
-            peak_memory_bytes=answer["peak_memory_bytes"],
+        kind = type(self.model_file)
+        names = kind.__module__, kind.__qualname__
+        self.loaded = self._call(
+            _load, *names, self.path.absolute(), self.threads, image, limit_s=LOAD_LIMIT_SECONDS
         )
         return self.loaded
 
@@ -113,8 +94,9 @@ class ModelProcess:
 
         Raises ExportError; see `load`.
         """
-        _, logits = self._request("logits", images, limit_s=RUN_LIMIT_SECONDS)
-        assert logits is not None
+        logits: NDArray[np.float32] = self._call(
+            _logits, images, limit_s=RUN_LIMIT_SECONDS, start=False
+        )
         return logits
 
     def time(self) -> float:
@@ -122,84 +104,72 @@ class ModelProcess:
 
         Raises ExportError; see `load`.
         """
-        answer, _ = self._request("time", limit_s=RUN_LIMIT_SECONDS)
-        return float(answer["seconds"])
+        seconds: float = self._call(_time, limit_s=RUN_LIMIT_SECONDS, start=False)
+        return seconds
 
-    def _request(
-        self, name: str, array: NDArray[np.float32] | None = None, *, limit_s: float
-    ) -> tuple[dict[str, Any], NDArray[np.float32] | None]:
-        process = self._process
-        assert process is not None
+    def _call(self, function: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
         try:
-            process.pipe.send((name, array))
-            answer, result = process.receive(limit_s)
-        except TimeoutError:
-            raise self._end_error(f"did not answer within {limit_s:.0f} s") from None
-        except (EOFError, OSError):
-            raise self._end_error(process.end_text()) from None
-        if "error" in answer:
-            raise ExportError(f"{self.path.name}: {answer['error']}", remedy=str(answer["remedy"]))
-        return answer, result
-
-    def _end_error(self, reason: str) -> ExportError:
-        """End the process, and return the error for it with the end of what it wrote."""
-        assert self._process is not None
-        written = self._process.output()[-_SHOWN_ERROR_CHARACTERS:]
-        self.close()
-        return ExportError(
-            f"{self.path.name}: the process that runs it {reason}."
-            f"{f' It wrote: {written}' if written else ''}",
-            remedy="`nas doctor` shows the versions of the runtimes.",
-        )
+            return self._process.call(function, *arguments, **settings)
+        except NasError as error:
+            message, remedy = error.message, error.remedy
+        except (ChildProcessError, TimeoutError) as error:
+            message = f"the process that runs it {error}."
+            remedy = "`nas doctor` shows the versions of the runtimes."
+        except RuntimeError as error:
+            message, remedy = str(error), ""
+        raise ExportError(f"{self.path.name}: {message}", remedy=remedy)
 
 
 # The process
 
 
-def _serve(pipe: Connection, module: str, name: str, path: Path, threads: int) -> None:
-    """Run the process: load a file when asked to, and answer requests until the pipe is closed."""
+@dataclass
+class _Running:
+    """The file that this process runs.
+
+    Attributes:
+        loaded: the file.
+        image: the image whose time counts.
+        threads: number of threads of the runtime.
+        run: classifies the image; None if it has to be prepared again.
+    """
+
+    loaded: LoadedModel
+    image: NDArray[np.float32]
+    threads: int
+    run: Callable[[], object] | None
+
+
+_running: _Running | None = None
+
+
+def _load(
+    module: str, name: str, path: Path, threads: int, image: NDArray[np.float32]
+) -> LoadedFile:
+    global _running
     # The module of a format may import its runtime, which counts.
     memory = _PeakMemory()
-    model_file: ModelFormat = getattr(import_module(module), name)()
-    loaded: LoadedModel | None = None
-    image: NDArray[np.float32] | None = None
-    run: Callable[[], object] | None = None
-    while True:
-        try:
-            request, array = pipe.recv()
-        except (EOFError, OSError):
-            os._exit(0)  # The parent has ended, or wants no more.
-        answer: dict[str, Any] = {}
-        result = None
-        try:
-            if request == "load":
-                image = array
-                assert image is not None
-                # Threads of a runtime stay on the cores on which it was loaded.
-                with timing.pinned(threads):
-                    loaded = model_file.load(path, threads)
-                    run = loaded.runner(image)
-                    run()
-                answer["peak_memory_bytes"] = memory.growth_bytes()
-                answer["versions"] = loaded.versions
-                answer["quantised_layers"] = loaded.quantised_layers()
-            elif request == "logits":
-                assert loaded is not None
-                assert array is not None
-                run = None  # Another batch size may need other buffers.
-                result = loaded.logits(array)
-            else:
-                assert loaded is not None
-                assert image is not None
-                with timing.pinned(threads):
-                    run = run or loaded.runner(image)
-                    answer["seconds"] = _median_seconds(run)
-        except NasError as error:
-            answer, result = {"error": error.message, "remedy": error.remedy}, None
-        # A runtime may raise anything; it becomes the answer.
-        except Exception as error:
-            answer, result = {"error": first_line(error), "remedy": ""}, None
-        pipe.send((answer, result))
+    kind: type[ModelFormat] = getattr(import_module(module), name)
+    # Threads of a runtime stay on the cores on which it was loaded.
+    with timing.pinned(threads):
+        loaded = kind().load(path, threads)
+        run = loaded.runner(image)
+        run()
+    _running = _Running(loaded, image, threads, run)
+    return LoadedFile(loaded.versions, loaded.quantised_layers(), memory.growth_bytes())
+
+
+def _logits(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    assert _running is not None
+    _running.run = None  # Another batch size may need other buffers.
+    return _running.loaded.logits(images)
+
+
+def _time() -> float:
+    assert _running is not None
+    with timing.pinned(_running.threads):
+        _running.run = _running.run or _running.loaded.runner(_running.image)
+        return _median_seconds(_running.run)
 
 
 def _median_seconds(run: Callable[[], object]) -> float:

@@ -9,17 +9,12 @@ again a few times before the device counts as lost.
 
 from __future__ import annotations
 
-import os
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import astuple
-from multiprocessing.connection import Connection
 from typing import Any, Self
 
-from nas import processes
-from nas.errors import BoardLostError, DeviceError, MeasurementError, NasError, first_line
+from nas.errors import BoardLostError, DeviceError, MeasurementError, NasError
 from nas.latency import core_scheduling
 from nas.latency.core_scheduling import CorePlan
 from nas.latency.device import Fingerprint
@@ -34,7 +29,6 @@ KERNEL_LIMIT_SECONDS = 120.0
 DISPATCH_LIMIT_FACTOR = 5
 """The dispatch costs may take this many times longer: megabytes of weights go to the device."""
 
-_DISPATCH_REQUESTS = ("time_dispatch", "time_miss_curves")
 
 START_SECONDS = 120.0
 """How long a worker may take to start: it imports the runtime."""
@@ -68,17 +62,16 @@ class WorkerTimer:
         self._device = runtime.fingerprint
         self._runtime = runtime
         self._limit_s, self._plan = limit_s, plan
-        self._is_closed, self._starting = False, threading.Lock()
+        self._is_closed = False
         runtime.release()
-        self._process: ChildProcess | None = None
+        self._process = ChildProcess()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        with self._starting:
-            self._is_closed = True
-        self._stop()
+        self._is_closed = True
+        self._process.close(for_good=True)
 
     def time_kernel(self, kernel: Kernel) -> tuple[Schedule, Timing]:
         """See `Runtime.time_kernel`.
@@ -88,111 +81,78 @@ class WorkerTimer:
             BoardLostError: the device is gone.
             DeviceError: the device is not equal to the runtime's.
         """
-        schedule, samples = self._request("time_kernel", kernel.text)
-        return schedule, Timing(*samples)
+        timed: tuple[Schedule, Timing] = self._request("time_kernel", kernel)
+        return timed
 
     def retime_kernel(self, kernel: Kernel, schedule: Schedule) -> Timing:
         """See `Runtime.retime_kernel`, and `time_kernel` for the errors."""
-        return Timing(*self._request("retime_kernel", kernel.text, dict(schedule)))
+        timing: Timing = self._request("retime_kernel", kernel, dict(schedule))
+        return timing
 
     def time_dispatch(self) -> Mapping[str, Timing]:
         """See `Runtime.time_dispatch`, and `time_kernel` for the errors."""
-        return self._time_parts("time_dispatch")
+        limit_s = DISPATCH_LIMIT_FACTOR * self._limit_s
+        timings: Mapping[str, Timing] = self._request("time_dispatch", limit_s=limit_s)
+        return timings
 
     def time_miss_curves(self) -> Mapping[str, Timing]:
         """See `Runtime.time_miss_curves`, and `time_kernel` for the errors."""
-        return self._time_parts("time_miss_curves")
+        limit_s = DISPATCH_LIMIT_FACTOR * self._limit_s
+        timings: Mapping[str, Timing] = self._request("time_miss_curves", limit_s=limit_s)
+        return timings
 
-    def _time_parts(self, request: str) -> Mapping[str, Timing]:
-        timings = self._request(request)
-        return {part: Timing(*timing) for part, timing in timings.items()}
-
-    def _request(self, request: str, *arguments: Any) -> Any:
+    def _request(self, name: str, *arguments: Any, limit_s: float | None = None) -> Any:
         """Return the worker's answer, after reconnecting to the device if it vanished."""
+        limit_s = self._limit_s if limit_s is None else limit_s
         for attempt in range(1, RECONNECTIONS + 1):
             try:
-                return self._request_once(request, *arguments)
+                return self._request_once(name, *arguments, limit_s=limit_s)
             except BoardLostError:
-                self._stop()
+                self._process.close()
                 if self._is_closed:
                     raise
                 time.sleep(RECONNECTION_PAUSE_SECONDS * attempt)
-        return self._request_once(request, *arguments)
+        return self._request_once(name, *arguments, limit_s=limit_s)
 
-    def _request_once(self, request: str, *arguments: Any) -> Any:
-        worker = self._running_worker()
+    def _request_once(self, name: str, *arguments: Any, limit_s: float) -> Any:
+        self._open()
         try:
-            worker.pipe.send((request, *arguments))
-            is_dispatch = request in _DISPATCH_REQUESTS
-            limit_s = self._limit_s * (DISPATCH_LIMIT_FACTOR if is_dispatch else 1)
-            kind, answer = worker.receive(limit_s)
+            with _measurement_errors():
+                return self._process.call(_ask, name, *arguments, limit_s=limit_s, start=False)
         except TimeoutError as error:
-            self._stop()
             if self._runtime.is_remote:
                 # Starting a worker shows whether the kernel hangs or the device vanished.
-                self._running_worker()
+                self._open()
             raise MeasurementError(
                 f"compiling and timing took more than {limit_s:.0f} s",
                 remedy="Time it again with --retry-failed on an idle machine.",
             ) from error
-        except (EOFError, OSError) as error:
-            raise MeasurementError(f"the compiler's process {self._end_reason()}") from error
-        if kind != "done":
-            raise _unpacked_error(kind, answer)
-        return answer
 
-    def _running_worker(self) -> ChildProcess:
-        """Return a worker that is ready; start one if there is none."""
-        worker = self._process
-        # A worker sends nothing unasked: if there is something to read, it is the end of the pipe.
-        if worker is not None and worker.is_running and not worker.pipe.poll(0):
-            return worker
-        self._stop()
-        worker = self._start_worker()
+    def _open(self) -> None:
+        """Start a worker and open the runtime in it, unless one runs."""
+        if self._is_closed:
+            raise MeasurementError("the timer is closed")
+        if self._process.is_running:
+            return
         try:
-            kind, answer = worker.receive(START_SECONDS)
-        except TimeoutError:
-            kind, answer = "error", ("it took too long", "")
-        except (EOFError, OSError) as error:
-            raise MeasurementError(
-                f"the compiler's process, while it started, {self._end_reason()}"
-            ) from error
-        if kind != "ready":
-            self._stop()
-            if kind == "error":
-                answer = (f"the compiler's process did not start: {answer[0]}", answer[1])
-            raise _unpacked_error(kind, answer)
-        differences = self._device.differences(Fingerprint.from_json(answer))
+            with _measurement_errors():
+                device = self._process.call(
+                    _open_runtime, self._runtime, self._plan, limit_s=START_SECONDS
+                )
+        except (MeasurementError, TimeoutError) as error:
+            self._process.close()
+            reason = error.message if isinstance(error, MeasurementError) else f"it {error}"
+            raise MeasurementError(f"the compiler's process did not start: {reason}") from error
+        except NasError:
+            self._process.close()
+            raise
+        differences = self._device.differences(device)
         if differences:
-            self._stop()
+            self._process.close()
             raise DeviceError(
                 f"A device is not equal to the others: {'; '.join(differences)}.",
                 remedy="Use one address or tracker key for equal boards only.",
             )
-        return worker
-
-    def _start_worker(self) -> ChildProcess:
-        """Return a worker that is starting, unless another thread closes this timer."""
-        # A signal meanwhile would leave a worker that nobody can stop.
-        with processes.delayed_stop_signals(), self._starting:
-            if self._is_closed:
-                raise MeasurementError("the timer is closed")
-            self._process = ChildProcess(_serve, self._runtime, self._plan)
-        return self._process
-
-    def _end_reason(self) -> str:
-        """Return how the worker ended, as a predicate, and forget the worker."""
-        process = self._process
-        if process is None:
-            return "ended"
-        text = process.end_text_with_output()
-        self._stop()
-        return text
-
-    def _stop(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.close()
 
 
 @contextmanager
@@ -212,65 +172,35 @@ def timers_for(runtime: Runtime) -> Iterator[list[WorkerTimer]]:
         yield [stack.enter_context(WorkerTimer(runtime, plan=plan)) for plan in plans]
 
 
-def _serve(pipe: Connection, runtime: Runtime, plan: CorePlan | None) -> None:
-    """Run the worker: answer requests until its parent ends."""
+_opened: Runtime | None = None
+"""The runtime of this process, if it is a worker."""
+
+
+def _open_runtime(runtime: Runtime, plan: CorePlan | None) -> Fingerprint:
+    """Open a runtime in this process, a worker, and return its device."""
+    global _opened
     if plan is not None:
         core_scheduling.apply_plan(plan)
+    runtime.open()
+    _opened = runtime
+    return runtime.fingerprint
+
+
+def _ask(name: str, *arguments: Any) -> Any:
+    """Call a method of this worker's runtime."""
+    return getattr(_opened, name)(*arguments)
+
+
+@contextmanager
+def _measurement_errors() -> Iterator[None]:
+    """Turn what a compiler raises, and the death of its process, into a MeasurementError."""
     try:
-        _answer_all(pipe, runtime)
-    # The parent has closed its end.
-    except (EOFError, OSError):
-        os._exit(0)
-
-
-def _answer_all(pipe: Connection, runtime: Runtime) -> None:
-    """Open the runtime and answer requests. Raises EOFError or OSError when the pipe is closed."""
-    try:
-        runtime.open()
-        start: Any = ("ready", runtime.fingerprint.to_json())
-    except Exception as error:
-        pipe.send(_packed_error(error))
-        return
-    pipe.send(start)
-    while True:
-        request, *arguments = pipe.recv()
-        try:
-            answer = ("done", _answer(runtime, request, arguments))
-        # A compiler may raise anything; it becomes the answer.
-        except Exception as error:
-            answer = _packed_error(error)
-        pipe.send(answer)
-
-
-def _answer(runtime: Runtime, request: str, arguments: list[Any]) -> Any:
-    if request in _DISPATCH_REQUESTS:
-        timings = getattr(runtime, request)()
-        return {part: astuple(timing) for part, timing in timings.items()}
-    kernel = Kernel.parse(arguments[0])
-    if request == "retime_kernel":
-        return astuple(runtime.retime_kernel(kernel, arguments[1]))
-    schedule, timing = runtime.time_kernel(kernel)
-    return dict(schedule), astuple(timing)
-
-
-_ERROR_KINDS: Mapping[str, type[NasError]] = {
-    "lost": BoardLostError,
-    "device": DeviceError,
-    "error": MeasurementError,
-}
-"""Errors that the parent process tells apart, by their names in messages; a subclass comes before
-its base class."""
-
-
-def _packed_error(error: Exception) -> tuple[str, tuple[str, str]]:
-    """Return the kind of an error, and its message in one line and its remedy."""
-    for kind, category in _ERROR_KINDS.items():
-        if isinstance(error, category):
-            return kind, (error.message, error.remedy)
-    return "error", (first_line(error), "")
-
-
-def _unpacked_error(kind: str, content: tuple[str, str]) -> NasError:
-    """Return the error that `_packed_error` packed."""
-    message, remedy = content
-    return _ERROR_KINDS[kind](message, remedy=remedy)
+        yield
+    except (DeviceError, MeasurementError):
+        raise
+    except NasError as error:
+        raise MeasurementError(error.message, remedy=error.remedy) from error
+    except ChildProcessError as error:
+        raise MeasurementError(f"the compiler's process {error}") from error
+    except RuntimeError as error:
+        raise MeasurementError(str(error)) from error

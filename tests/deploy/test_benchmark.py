@@ -1,6 +1,7 @@
 import os
 import re
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -71,9 +72,10 @@ def test_file_that_fails_is_left_out_and_the_others_are_timed(tmp_path, monkeypa
         running = {"refusing": refusing, "killed": killed, "good": good}
 
         def kill(done, total, name):
-            if name == "killed" and killed._process is not None:
+            if name == "killed" and killed._process.is_running:
                 os.kill(killed._process.pid, signal.SIGKILL)
-                killed._process.end_text()  # Waits for the end.
+                while killed._process.is_running:
+                    time.sleep(0.01)
 
         timed = time_files(running, IMAGES[:1], kill, failed)
     assert set(timed) == {"good"}

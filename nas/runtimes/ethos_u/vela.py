@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from nas.errors import MeasurementError, first_line
-from nas.processes import FunctionProcess
+from nas.processes import ChildProcess
 from nas.runtimes.ethos_u.configuration import Configuration
 
 COMPILE_LIMIT_SECONDS = 100.0
@@ -95,7 +95,9 @@ def compile_file(data: bytes, configuration: Configuration) -> Compilation:
             the CPU; the message names the operators.
     """
     try:
-        compilation: Compilation = _compiler.call(data, configuration)
+        compilation: Compilation = _compiler.call(
+            _compile, data, configuration, limit_s=COMPILE_LIMIT_SECONDS
+        )
     except (ChildProcessError, TimeoutError) as error:
         raise MeasurementError(f"Vela's compiler {error}.") from error
     return compilation
@@ -157,7 +159,7 @@ def _compile(data: bytes, configuration: Configuration) -> Compilation:
     )
 
 
-_compiler = FunctionProcess(_compile, COMPILE_LIMIT_SECONDS)
+_compiler = ChildProcess()
 
 
 def _table(compiled: Any, name: str) -> Sequence[dict[str, str]]:

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from nas.boards.tflite_protocol import FUNCTION, LIMIT_SECONDS
 from nas.errors import DeviceError, MeasurementError, NasError, RequestError
-from nas.processes import FunctionProcess
+from nas.processes import ChildProcess
 from nas.runtimes.litert import timed_files
 from nas.runtimes.litert.timed_files import Delegate, error_answer
 
@@ -38,8 +38,8 @@ class FileTimer:
     """
 
     def __init__(self, delegate: Delegate | None, limit_s: float = LIMIT_SECONDS) -> None:
-        self._delegate = delegate
-        self._process = FunctionProcess(timed_files.answer, limit_s)
+        self._delegate, self._limit_s = delegate, limit_s
+        self._process = ChildProcess()
 
     def answer(self, request: Mapping[str, Any], data: bytes = b"") -> dict[str, Any]:
         """Return the answer to a request.
@@ -48,7 +48,9 @@ class FileTimer:
             MeasurementError: the file cannot be timed, or its process died or ran out of time.
         """
         try:
-            answer: dict[str, Any] = self._process.call(self._delegate, request, data)
+            answer: dict[str, Any] = self._process.call(
+                timed_files.answer, self._delegate, request, data, limit_s=self._limit_s
+            )
         except (ChildProcessError, TimeoutError) as error:
             raise MeasurementError(f"LiteRT {error}.") from error
         return answer
