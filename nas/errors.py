@@ -36,7 +36,7 @@ class RequestError(NasError):
 
 
 class JobFileError(RequestError):
-    """A job file is invalid; the message names the key, the line and the allowed values."""
+    """A job file is invalid; the message names the key and the allowed values."""
 
 
 class SpaceError(RequestError):

@@ -16,23 +16,11 @@ if TYPE_CHECKING:
 REDACTED = "***"
 """Replacement in messages for text that may hold a password."""
 
-# PostgreSQL: https://www.postgresql.org/docs/current/libpq-connect.html
-_POSTGRESQL_KEYS = """
-    application_name channel_binding client_encoding connect_timeout dbname
-    fallback_application_name gssencmode gsslib host hostaddr keepalives keepalives_count
-    keepalives_idle keepalives_interval krbsrvname load_balance_hosts options passfile port
-    require_auth requirepeer service ssl_max_protocol_version ssl_min_protocol_version sslcert
-    sslcertmode sslcompression sslcrl sslcrldir sslkey sslmode sslnegotiation sslrootcert sslsni
-    target_session_attrs tcp_user_timeout user
-"""
+_SECRET_KEY = re.compile("pass|pwd|secret|token|key$", re.IGNORECASE)
+"""Keys of an address's query whose values may be secret: password, sslpassword, token, api_key."""
 
-_OTHER_KEYS = """
-    cache check_same_thread charset collation immutable isolation_level mode nolock ssl_ca ssl_cert
-    ssl_key timeout unix_socket uri vfs
-"""
-
-_HARMLESS_KEYS = frozenset(_POSTGRESQL_KEYS.split()) | frozenset(_OTHER_KEYS.split())
-"""Keys of an address's query that are known to hold no secret. All other keys are redacted."""
+_HARMLESS_KEYS = {"passfile", "sslkey", "ssl_key"}
+"""Keys that look like such keys and name files."""
 
 
 def redact_address(location: Path | str) -> str:
@@ -45,7 +33,7 @@ def redact_address(location: Path | str) -> str:
     if not is_address(location):
         return str(location)
     address = parse_address(location)
-    secret_keys = [key for key in address.query if key not in _HARMLESS_KEYS]
+    secret_keys = [key for key in address.query if _is_secret(key)]
     bare = address.difference_update_query(secret_keys)._replace(password=None)
     return bare.render_as_string(hide_password=False)
 
@@ -57,12 +45,16 @@ def redact(text: str, location: Path | str | None) -> str:
     address = parse_address(location)
     secrets = [str(address.password)] if address.password else []
     for key, values in address.normalized_query.items():
-        if key not in _HARMLESS_KEYS:
+        if _is_secret(key):
             secrets += values
     for secret in filter(None, secrets):
         for form in (secret, quote(secret, safe=""), quote_plus(secret), quote(secret)):
             text = text.replace(form, REDACTED)
     return text
+
+
+def _is_secret(key: str) -> bool:
+    return key not in _HARMLESS_KEYS and _SECRET_KEY.search(key) is not None
 
 
 def may_hold_password(text: str) -> bool:

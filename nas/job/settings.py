@@ -28,26 +28,19 @@ from pydantic import (
 from nas import files
 from nas.arguments import checked
 from nas.deploy.formats import DEFAULT_FORMATS, format_names
-from nas.documents import read_bytes
+from nas.documents import read_bytes, shortened_text
 from nas.errors import JobFileError, RequestError, printable
 from nas.job.keys import KEYS, MAX_MINUTES, constraints
-from nas.job.settings_errors import describe_problems, display_text, option_error
+from nas.job.settings_errors import describe_problems, option_error
 from nas.names import check_name, name_like
 from nas.records import MIN_ANCHORS
 from nas.records.fields import Figure
-from nas.storage_address import may_hold_password
 
 if TYPE_CHECKING:
     from nas.search.budget import Stall
 
 MAX_BYTES = 2**20
 """Size in bytes of the largest job file that is read; the packaged ones have about 500 bytes."""
-
-_MAX_NESTING = 20_000_000
-"""Largest sum over the lines of the squared number of dots.
-
-tomllib needs time quadratic in the depth of a dotted key.
-"""
 
 _UNITS_S = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -332,7 +325,8 @@ class SearchSettings(_Table):
         repeated = [name for name in names if names.count(name) > 1]
         if repeated:
             raise ValueError(
-                f"two tables are called {display_text(repeated[0])}, and results are named by them"
+                f"two tables are called {shortened_text(repeated[0])}, and results are named by "
+                "them"
             )
         return devices
 
@@ -410,7 +404,7 @@ def job_path(name_or_path: str) -> Path:
     if os.path.exists(path):  # A folder or a device: `load_job` refuses it with the reason.
         return path
     raise JobFileError(
-        f"There is no job file {display_text(name_or_path)}.",
+        f"There is no job file {printable(shortened_text(name_or_path))}.",
         remedy="Give the path of a TOML file, or the name of a packaged job: "
         f"{', '.join(sorted(packaged))}.",
     )
@@ -425,9 +419,9 @@ def load_job(path: Path) -> JobSettings:
 
     Raises:
         JobFileError: the file cannot be read, or is no valid job. The message names the first wrong
-            keys with their lines, their values and what is allowed.
+            keys, their values and what is allowed.
     """
-    # The errors of the parsers are not chained, because they may repeat a password.
+    # Errors of the validation are not chained, because they may repeat a password.
     try:
         text = read_bytes(path, MAX_BYTES).decode("utf-8-sig")
     except OSError as error:
@@ -435,15 +429,11 @@ def load_job(path: Path) -> JobSettings:
     except UnicodeDecodeError as error:
         raise _file_error(path, f"is not UTF-8 (at byte {error.start})") from None
     try:
-        job = JobSettings.model_validate(_parse_toml(text))
+        job = JobSettings.model_validate(tomllib.loads(text))
     except ValidationError as error:
-        raise JobFileError(f"{path}: {describe_problems(error, text, JobSettings)}") from None
-    except ValueError as error:
-        reason = str(error)
-        if may_hold_password(reason):
-            position = re.search(r"\(at [a-z0-9 ,]*\)$", reason)
-            reason = f"it has an error {position.group() if position else ''}".rstrip()
-        raise _file_error(path, f"is not TOML: {printable(reason)[:200]}") from None
+        raise JobFileError(f"{path}: {describe_problems(error, JobSettings)}") from None
+    except (ValueError, RecursionError) as error:
+        raise _file_error(path, f"is not TOML: {printable(str(error))[:200]}") from None
     return job if "name" in job.model_fields_set else _named_after(path, job)
 
 
@@ -456,16 +446,6 @@ def _named_after(path: Path, job: JobSettings) -> JobSettings:
             f"{path} has no name, and none can be made of that of the file: {error}.",
             remedy='Begin the job file with a line such as name = "photos".',
         ) from None
-
-
-def _parse_toml(text: str) -> dict[str, Any]:
-    """Return the content of a TOML text. Raises ValueError if it is not valid."""
-    if sum(line.count(".") ** 2 for line in text.splitlines()) > _MAX_NESTING:
-        raise ValueError("its keys are nested too deeply")
-    try:
-        return tomllib.loads(text)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
 
 
 def _file_error(path: Path, reason: str) -> JobFileError:

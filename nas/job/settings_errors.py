@@ -1,13 +1,12 @@
 """Messages about wrong job files and options.
 
-A message names the key, its line, the wrong value and what is allowed. It never shows a value that
-may hold the password of a storage.
+A message names the key, the wrong value and what is allowed. It never shows a value that may hold
+the password of a storage.
 """
 
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from nas.documents import shortened, shortened_text
 from nas.errors import RequestError, printable
-from nas.storage_address import REDACTED, may_hold_password
+from nas.storage_address import may_hold_password
 
 MAX_PROBLEMS = 5
 """Largest number of problems of a job file that a message lists."""
@@ -36,16 +35,15 @@ REPEATED_TABLES = ("space", "search.device")
 """Keys that are written as `[[key]]`, once for each element."""
 
 
-def describe_problems(error: ValidationError, text: str, model: type[BaseModel]) -> str:
+def describe_problems(error: ValidationError, model: type[BaseModel]) -> str:
     """Return one line for each problem of a job file, at most `MAX_PROBLEMS` of them.
 
     Args:
         error: problems that pydantic reports.
-        text: text of the job file, in which the lines are looked up.
         model: model of the whole job file, which knows the allowed keys.
     """
     problems = error.errors(include_url=False)
-    lines = [_describe_problem(problem, text, model) for problem in problems[:MAX_PROBLEMS]]
+    lines = [_describe_problem(problem, model) for problem in problems[:MAX_PROBLEMS]]
     if len(problems) > MAX_PROBLEMS:
         lines.append(f"There are {len(problems) - MAX_PROBLEMS} more problems.")
     return "\n".join(lines)
@@ -56,11 +54,6 @@ def option_error(error: ValidationError) -> RequestError:
     problem = error.errors(include_url=False)[0]
     key = next(part for part in reversed(problem["loc"]) if isinstance(part, str))
     return RequestError(_describe_wrong_value(f"--{key.replace('_', '-')}", problem))
-
-
-def display_text(text: str) -> str:
-    """Return a text as a message shows it: short, printable and without a password."""
-    return REDACTED if may_hold_password(text) else printable(shortened_text(text))
 
 
 def _display_value(value: Any) -> str:
@@ -74,27 +67,24 @@ def _display_value(value: Any) -> str:
     return printable(shortened(value))
 
 
-def _describe_problem(problem: Mapping[str, Any], text: str, model: type[BaseModel]) -> str:
+def _describe_problem(problem: Mapping[str, Any], model: type[BaseModel]) -> str:
     location: _Location = problem["loc"]
     key = _dotted_key(location)
-    line = _line_number(text, location)
-    position = f"line {line}: {key}" if line else key
-    kind = problem["type"]
-    if kind == "extra_forbidden":
+    if problem["type"] == "extra_forbidden":
         allowed = _allowed_keys(location, model)
         close = difflib.get_close_matches(str(location[-1])[:60], allowed, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
-        return f"{position} is not a key.{hint} Allowed here: {', '.join(allowed)}."
-    if kind == "missing":
+        return f"{key} is not a key.{hint} Allowed here: {', '.join(allowed)}."
+    if problem["type"] == "missing":
         return f"{key} is missing: {_REQUIRED_KEYS.get(key, 'it has no default')}."
-    return _describe_wrong_value(position, problem)
+    return _describe_wrong_value(key, problem)
 
 
 def _describe_wrong_value(position: str, problem: Mapping[str, Any]) -> str:
     """Return the message for a value of the wrong type or size.
 
     Args:
-        position: the key with its line, or the option.
+        position: the key, or the option.
         problem: the problem as pydantic reports it.
     """
     location, kind = problem["loc"], problem["type"]
@@ -113,7 +103,7 @@ def _describe_wrong_value(position: str, problem: Mapping[str, Any]) -> str:
 
 def _dotted_key(location: _Location) -> str:
     """Return the key of a location as TOML writes it, such as `search.device.table`."""
-    return ".".join(display_text(part) for part in location if isinstance(part, str))
+    return ".".join(printable(shortened_text(part)) for part in location if isinstance(part, str))
 
 
 def _allowed_keys(location: _Location, model: type[BaseModel]) -> list[str]:
@@ -123,26 +113,3 @@ def _allowed_keys(location: _Location, model: type[BaseModel]) -> list[str]:
             annotation = model.model_fields[part].annotation
             model = next(c for c in (annotation, *get_args(annotation)) if isinstance(c, type))
     return list(model.model_fields)
-
-
-def _line_number(text: str, location: _Location) -> int | None:
-    """Return the line, from 1, of a key or of its table's header.
-
-    The result is None if neither is written in a way that this simple search recognises.
-    """
-    keys = [part for part in location if isinstance(part, str)]
-    element = next((part for part in location[:-1] if isinstance(part, int)), None)
-    header, key = ".".join(keys[:-1]), keys[-1]
-    current_header, count, header_line = "", -1, None
-    for number, line in enumerate(text.splitlines(), start=1):
-        header_match = re.match(r"\s*\[+\s*([\w.-]+)\s*\]+", line)
-        if header_match:
-            current_header = header_match.group(1)
-            count += current_header == header and "[[" in line
-            if current_header in (header or key, ".".join(keys)) and element in (None, count):
-                header_line = number
-        elif current_header == header and element in (None, count):
-            key_match = re.match(r"\s*[\"']?([\w.-]+)[\"']?\s*=", line)
-            if key_match and key_match.group(1) in (key, ".".join(keys)):
-                return number
-    return header_line

@@ -39,9 +39,6 @@ range of channels that its inputs name into a tensor. `view` reshapes a feature 
 back.
 """
 
-MAX_TEXT_CHARACTERS = 4096
-"""Longest text of a kernel. Most have 60 characters; a concatenation has 20 per input."""
-
 SHUFFLE = re.compile(r"shuffle(\d+)")
 """An epilogue step: a channel shuffle of this many groups."""
 
@@ -137,8 +134,6 @@ def parse_fields(text: str) -> dict[str, Any]:
     Raises:
         ValueError: the text does not follow the grammar.
     """
-    if len(text) > MAX_TEXT_CHARACTERS:
-        raise ValueError(f"it has more than {MAX_TEXT_CHARACTERS} characters")
     head, arrow, tail = text.partition(" -> ")
     kind, *tokens = head.split(" ")
     if not arrow or kind not in KINDS:
