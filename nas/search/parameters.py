@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import CategoricalDistribution
 
-from nas.errors import SearchError
 from nas.space import Architecture, SearchSpace
 
 SPACE = "space"
@@ -64,17 +63,3 @@ class Parameters:
             values: values of the trial's parameters by name.
         """
         return {key: values[name] for key, name in self._names[space].items() if name in values}
-
-    def distributions_of(self, values: Mapping[str, Any]) -> dict[str, BaseDistribution]:
-        """Return the distributions of the parameters of a trial.
-
-        Raises SearchError for a parameter that is no choice of the spaces.
-        """
-        unknown = [name for name in values if name not in self.distributions]
-        if unknown:
-            raise SearchError(
-                f"A trial has the parameter {unknown[0]!r}, which is no choice of the spaces "
-                f"{', '.join(self._names)}.",
-                remedy="Continue a search with the spaces that it was started with.",
-            )
-        return {name: self.distributions[name] for name in values}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -20,7 +20,6 @@ from nas.search.surrogate import (
     MIN_SPREAD,
     GaussianProcess,
     Hyperparameters,
-    most_likely_process,
     winsorised,
 )
 from nas.search.trial import Trial
@@ -279,12 +278,12 @@ class PosteriorModel:
             architectures = [architectures[index] for index in informative]
             values = values[informative]
         observed = self.encoder.encode(architectures)
-        # A limit of zero or less has no logarithm that a prediction can be compared with.
+        # Values of zero or less can have come since the hyperparameters were fitted, and a limit of
+        # zero or less has no logarithm that a prediction can be compared with.
         limit = objective.limit
-        allow_log = limit is None or objective.sign * limit > 0
-        return most_likely_process(
-            observed, values, self.encoder, hyperparameters, allow_log=allow_log
-        )
+        if (values <= 0).any() or (limit is not None and objective.sign * limit <= 0):
+            hyperparameters = replace(hyperparameters, log_transform=False)
+        return GaussianProcess(observed, values, self.encoder, hyperparameters)
 
     @property
     def front_hypervolume(self) -> float:

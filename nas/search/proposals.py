@@ -9,7 +9,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 import optuna
@@ -35,34 +34,6 @@ A sampler that has converged proposes architectures that were tried before again
 
 FORCED_SPACE_INTERVAL = 4
 """One in so many proposals of TPE has a given space, in turn, so that it abandons no space."""
-
-
-class Proposer(Protocol):
-    """Proposes architectures from the trials that ended."""
-
-    def learn(self, trial: Trial) -> None:
-        """Add a trial of any state. Trials are added in the order in which they ended."""
-        ...
-
-    def propose(self, attempt: int) -> Trial:
-        """Return the next trial, which has no result.
-
-        Args:
-            attempt: number of proposals since the last completed trial, none of which led to a
-                completed trial.
-        """
-        ...
-
-    def expected_gain(self, plans: int) -> float | None:
-        """Return the hypervolume that a plan is expected to add, as a share of the front's.
-
-        Args:
-            plans: number of latest plans of which the largest gain counts.
-
-        Returns:
-            The gain; None if the sampler has no model, or not yet.
-        """
-        ...
 
 
 SamplerFactory = Callable[[int], optuna.samplers.BaseSampler]
@@ -104,7 +75,7 @@ def proposer_for(
     *,
     seed: int,
     startup: int | None,
-) -> Proposer:
+) -> GuidedOptimizer | OptunaProposer:
     """Return the proposer of a sampler.
 
     Args:
@@ -177,7 +148,7 @@ class OptunaProposer:
         )
 
     def learn(self, trial: Trial) -> None:
-        """See `Proposer.learn`."""
+        """See `GuidedOptimizer.learn`."""
         self._first_trials.learn(trial)
         if trial.state == "complete":
             self._completed.append(trial)
@@ -190,7 +161,7 @@ class OptunaProposer:
             self._study.add_trial(to_frozen_trial(seen, self._parameters, self._objectives))
 
     def propose(self, attempt: int) -> Trial:
-        """See `Proposer.propose`."""
+        """See `GuidedOptimizer.propose`."""
         count = len(self._completed)
         rng = np.random.default_rng((self._seed, count, attempt))
         if count < self._startup:
@@ -201,7 +172,7 @@ class OptunaProposer:
         return self._with_parameters(mutate_if_possible(parent, rng, 1 + attempt // 20), rng)
 
     def expected_gain(self, plans: int) -> float | None:
-        """See `Proposer.expected_gain`."""
+        """See `GuidedOptimizer.expected_gain`."""
         return None
 
     def _with_parameters(self, architecture: Architecture, rng: np.random.Generator) -> Trial:

@@ -24,6 +24,7 @@ from nas.search.budget import (
     Stall,
 )
 from nas.search.feasibility import require_feasible
+from nas.search.guided import GuidedOptimizer
 from nas.search.liveness import HEARTBEAT_INTERVAL_SECONDS, repeat_in_background
 from nas.search.objectives import (
     Infeasible,
@@ -35,7 +36,7 @@ from nas.search.objectives import (
 from nas.search.pareto import non_dominated
 from nas.search.proposals import (
     MODEL_SAMPLERS,
-    Proposer,
+    OptunaProposer,
     default_stall,
     proposer_for,
 )
@@ -215,7 +216,7 @@ class _SearchLoop:
     objectives: Sequence[Objective]
     log: TrialLog
     budget: Budget
-    proposer: Proposer
+    proposer: GuidedOptimizer | OptunaProposer
     progress: SearchProgress
     shared: bool
     on_trial: Callable[[Trial, SearchProgress], None]

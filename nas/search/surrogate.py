@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import product
 
 import numpy as np
@@ -115,16 +114,6 @@ class GaussianProcess:
         # The variance that maximises the marginal likelihood has a closed form.
         self._variance = max(1e-12, float(y @ self._weights) / len(y))
         self._deviation = self._scale * np.sqrt(self._variance)
-        self._log_jacobian = _log_jacobian(
-            y, self._mean, self._scale, hyperparameters.log_transform
-        )
-
-    @cached_property
-    def log_likelihood(self) -> float:
-        """The log marginal likelihood of the observations, up to a constant."""
-        log_determinant = float(np.log(np.diag(self._cholesky[0])).sum())
-        fit = -0.5 * len(self._weights) * float(np.log(self._variance))
-        return fit - log_determinant + self._log_jacobian
 
     def predict(self, candidates: EncodedArchitectures) -> tuple[Array, Array]:
         """Return mean and standard deviation of the values of `m` architectures, `m` each.
@@ -198,35 +187,6 @@ class Posterior:
         variance = max(self._variance[index], 1e-10) + hyperparameters.noise_variance
         self._whitened = np.vstack([self._whitened, covariance / np.sqrt(variance)])
         self._variance = self._variance - covariance**2 / variance
-
-
-def most_likely_process(
-    observed: EncodedArchitectures,
-    values: Array,
-    encoder: ArchitectureEncoder,
-    hyperparameters: Hyperparameters,
-    *,
-    allow_log: bool = True,
-) -> GaussianProcess:
-    """Return the process of the values or of their logarithms, whichever is more likely.
-
-    The transform is chosen from the values at hand: values of zero or less can have come since the
-    hyperparameters were fitted, and have no logarithms.
-
-    Args:
-        observed: `n` architectures.
-        values: `n`, the values of the objective.
-        encoder: the encoder of `observed`.
-        hyperparameters: all but the transform are taken from them.
-        allow_log: whether the logarithms may be modelled.
-    """
-    models = [
-        GaussianProcess(
-            observed, values, encoder, replace(hyperparameters, log_transform=log_transform)
-        )
-        for log_transform in (_possible_transforms(values) if allow_log else (False,))
-    ]
-    return max(models, key=lambda model: model.log_likelihood)
 
 
 def fit_hyperparameters(

@@ -92,8 +92,6 @@ def to_frozen_trial(
         parameters: parameters of the search.
         objectives: objectives of the search.
         running_in: the process that evaluates the trial; None if the evaluation has ended.
-
-    Raises SearchError for a trial with a parameter that the spaces do not have.
     """
     result, values = to_result(trial, objectives)
     values_of_parameters = {
@@ -106,7 +104,7 @@ def to_frozen_trial(
         state=TrialState.RUNNING if is_running else state,
         values=None if is_running else values,
         params=values_of_parameters,
-        distributions=parameters.distributions_of(values_of_parameters),
+        distributions={name: parameters.distributions[name] for name in values_of_parameters},
         system_attrs=dict(trial.system_attrs),
         user_attrs={
             "digest": trial.digest,

@@ -1,7 +1,6 @@
 import optuna
 import pytest
 
-from nas.errors import SearchError
 from nas.search import GuidedSampler, run_search, suggest
 from nas.search.parameters import Parameters
 from nas.space import Architecture, SearchSpace, Stage
@@ -78,15 +77,6 @@ def test_trials_of_a_study_are_read_back_as_their_architectures(spaces, make):
         assert space.architecture(choices) == architectures[trial.number]
 
 
-def test_unambiguous_names_are_those_of_earlier_versions():
-    names = Parameters(DOTTED).distributions
-    assert "net_x0.5.b.width" in names
-    assert all(name == "space" or name.startswith(("net_x0.5.", "net_x0.75.")) for name in names)
-    assert Parameters(DOTTED[:1]).names("net_x0.5") == {
-        key: f"net_x0.5.{key}" for key in DOTTED[0].parameters
-    }
-
-
 @pytest.mark.parametrize("spaces", [AMBIGUOUS, AMBIGUOUS[::-1]])
 def test_ambiguous_choices_get_different_names(spaces):
     parameters = Parameters(spaces)
@@ -98,8 +88,3 @@ def test_ambiguous_choices_get_different_names(spaces):
     (space,) = (space for space in spaces if space.name == "a.b")
     values = parameters.from_architecture(Architecture(space, (("width", 4),)))
     assert values == {"space": "a.b", "a.b:width": 4}
-
-
-def test_parameter_of_no_space_is_refused_by_name():
-    with pytest.raises(SearchError, match=r"parameter 'net_x0\.b\.width'.*net_x0\.5, net_x0\.75"):
-        Parameters(DOTTED).distributions_of({"space": "net_x0.5", "net_x0.b.width": 8})

@@ -1,5 +1,4 @@
 import warnings
-from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -18,7 +17,6 @@ from nas.search.surrogate import (
     GaussianProcess,
     Hyperparameters,
     fit_hyperparameters,
-    most_likely_process,
     winsorised,
 )
 from nas.space import load_space
@@ -129,19 +127,6 @@ def test_prediction_matches_scikit_learn(hyperparameters):
     means, deviations = model.predict(CANDIDATES)
     assert means == pytest.approx(expected, rel=1e-5)
     assert deviations == pytest.approx(np.hypot(without_noise, noise), rel=1e-3)
-
-
-def test_model_without_noise_interpolates_the_values():
-    for hyperparameters in (
-        Hyperparameters(0.5, 0.3, 0.0),
-        Hyperparameters(0.2, 0.1, 0.0),
-        Hyperparameters(0.2, 0.3, 0.0, 0.0, True),
-    ):
-        model = GaussianProcess(OBSERVED, VALUES, ENCODER, hyperparameters)
-        means, deviations = model.predict(OBSERVED)
-        assert means == pytest.approx(VALUES, abs=1e-3 * VALUES.std())
-        assert (deviations < 0.01 * VALUES.std()).all()
-        assert (model.predict(CANDIDATES)[1] > deviations.max()).all()
 
 
 @pytest.mark.parametrize("hyperparameters", ALL_HYPERPARAMETERS, ids=str)
@@ -308,27 +293,6 @@ def test_prediction_errors_match_the_predicted_deviations(noise):
     assert 0.4 < np.mean(ratios) < 2.5
 
 
-@pytest.mark.parametrize("odd", [0.0, -1.0])
-def test_values_without_logarithms_are_modelled_themselves(odd):
-    """Hyperparameters are fitted now and then; a value of zero can come in between."""
-    values = np.exp(VALUES)
-    assert most_likely_process(OBSERVED, values, ENCODER, WITH_TRANSFORM).hyperparameters == (
-        WITH_TRANSFORM
-    )
-    values[7] = odd
-    model = most_likely_process(OBSERVED, values, ENCODER, WITH_TRANSFORM)
-    assert model.hyperparameters == replace(WITH_TRANSFORM, log_transform=False)
-    assert np.isfinite(model.predict(CANDIDATES)).all()
-
-
-def test_likelihood_of_a_process_is_the_one_that_hyperparameters_are_fitted_by():
-    for hyperparameters in (WITH_TRANSFORM, *WITHOUT_TRANSFORM[:1]):
-        own = replace(hyperparameters, lengthscale=LENGTHSCALES[0])
-        model = GaussianProcess(OBSERVED, VALUES, ENCODER, own)
-        fitted_by = surrogate._LogLikelihood(OBSERVED, VALUES, ENCODER, own.log_transform)
-        assert model.log_likelihood == pytest.approx(fitted_by(own))
-
-
 def test_winsorising_moves_only_what_is_far_from_the_others():
     values = np.random.default_rng(0).normal(5, 2, 100)
     assert (winsorised(values) == values).all()
@@ -349,5 +313,5 @@ def test_one_outlier_does_not_hide_the_other_values(odd):
     values = np.array([additive_function(SPACE)(each) for each in architectures])
     with_outlier = np.append(odd, values[1:60])
     fitted = fit_hyperparameters(observed, with_outlier, ENCODER)
-    model = most_likely_process(observed, with_outlier, ENCODER, fitted)
+    model = GaussianProcess(observed, with_outlier, ENCODER, fitted)
     assert kendalltau(model.predict(unseen)[0], values[60:]).statistic > 0.6
