@@ -112,26 +112,6 @@ def progress_after(points):
     return progress
 
 
-def test_search_stops_after_the_trials():
-    budget = Budget(trials=3)
-    assert progress_after([1, 2]).stop_reason(budget, 1e9) is None
-    assert "trials" in progress_after([1, 2, 3]).stop_reason(budget, 0)
-    assert "trials" in progress_after([1, 2, 3, 4]).stop_reason(budget, 0)
-
-
-def test_search_stops_after_the_minutes():
-    budget = Budget(minutes=1.5)
-    assert progress_after([1, 2, 3]).stop_reason(budget, 89.9) is None
-    assert "1.5 minutes" in progress_after([]).stop_reason(budget, 90)
-
-
-def test_search_stops_after_a_stall():
-    budget = Budget(stall=2)
-    assert progress_after([3, 4]).stop_reason(budget, 1e9) is None
-    assert "2 trials in a row" in progress_after([3, 4, 3]).stop_reason(budget, 0)
-    assert progress_after([3, 4, 2, 5]).stop_reason(budget, 1e9) is None
-
-
 def test_search_stops_at_the_first_limit():
     budget = Budget(trials=4, minutes=1, stall=2)
     assert progress_after([4, 3, 2]).stop_reason(budget, 0) is None

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from nas.search.evolution import generate_offspring, mutate_if_possible, repair
-from nas.space import SearchSpace, Stage, distance
+from nas.search.evolution import generate_offspring, repair
+from nas.space import distance
 from tests.search.test_study import SPACES
 
 
@@ -24,16 +24,6 @@ def test_offspring_of_a_single_parent_are_at_most_two_changes_away():
     rng = np.random.default_rng(0)
     for each in generate_offspring([parent], 40, rng):
         assert 1 <= distance(parent, each) <= 2
-
-
-def test_mutation_of_the_only_network_of_a_space_is_the_network_itself():
-    stages = (
-        Stage("stem", "conv", (8,), per_stage={"kernel": 3}),
-        Stage("head", "linear_classifier"),
-    )
-    space = SearchSpace("single", stages, image_size=8, channels=1, classes=3)
-    only = space.smallest
-    assert mutate_if_possible(only, np.random.default_rng(0), 1) == only
 
 
 def excess_macs(limit):

@@ -76,23 +76,6 @@ def test_folder_and_pipe_are_refused(tmp_path):
             JournalStorage(tmp_path / name)
 
 
-def test_path_in_a_missing_folder_is_an_error(tmp_path):
-    with pytest.raises(StorageError, match=r"study\.journal cannot be used: No such file"):
-        JournalStorage(tmp_path / "missing" / "study.journal")
-
-
-def test_unreadable_journal_is_an_error(tmp_path, monkeypatch):
-    path = tmp_path / "study.journal"
-    path.write_bytes(CREATE_STUDY)
-
-    def deny(*arguments, **settings):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-
-    monkeypatch.setattr(Path, "open", deny)
-    with pytest.raises(StorageError, match=r"study\.journal cannot be used: Permission denied"):
-        JournalStorage(path)
-
-
 def test_journal_that_cannot_be_locked_is_an_error_and_not_changed(tmp_path):
     path = tmp_path / "study.journal"
     (tmp_path / "study.journal.lock").mkdir()
@@ -151,12 +134,6 @@ def test_damaged_line_is_named_and_not_changed(journal, position, edit):
         open_log(journal)
     assert len(str(raised.value)) < 700
     assert journal.read_bytes() == content
-
-
-def test_line_that_creates_the_study_again_is_ignored(journal):
-    lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join([*lines[:ADDED], lines[STUDY], *lines[ADDED:]]))
-    assert len(open_log(journal).trials) == 2
 
 
 def test_operation_of_a_trial_that_has_ended_is_ignored(journal):

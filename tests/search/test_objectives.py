@@ -30,11 +30,6 @@ def test_values_that_are_not_finite_are_infeasible_without_a_value():
     assert scores == [Infeasible("us is nan"), Infeasible("us is inf"), Infeasible("us is -inf")]
 
 
-def test_infeasible_scores_are_passed_on():
-    reason = Infeasible("no kernel")
-    assert constant("us", [reason, 1, 2]).evaluate(ARCHITECTURES) == [reason, 1.0, 2.0]
-
-
 def test_functions_become_expensive_objectives_that_are_minimised():
     objectives = prepare_objectives(
         {"length": lambda each: len(each.space.name), "one": lambda each: 1}
@@ -45,12 +40,6 @@ def test_functions_become_expensive_objectives_that_are_minimised():
     lengths = [float(len(space.name)) for space in SPACES]
     assert objectives[0].evaluate(ARCHITECTURES) == lengths
     assert objectives[1].evaluate(ARCHITECTURES) == [1, 1, 1]
-
-
-def test_cheap_objectives_come_first_and_otherwise_keep_their_order():
-    objectives = [constant("a", []), constant("b", [], cheap=True), constant("c", [])]
-    objectives.append(constant("d", [], cheap=True))
-    assert [each.name for each in prepare_objectives(objectives)] == ["b", "d", "a", "c"]
 
 
 @pytest.mark.parametrize(

@@ -134,17 +134,6 @@ def test_late_proposals_are_better_than_random_ones(sampler):
     assert np.mean(late) < np.mean(random) - 0.5 * np.std(random)
 
 
-@pytest.mark.slow
-def test_late_proposals_of_optunas_gaussian_process_are_better_than_random_ones():
-    trials = run_search(
-        MOBILENET, {"additive": additive}, trials=18, sampler="gp", startup=8
-    ).trials
-    rng = np.random.default_rng(0)
-    random = [additive(MOBILENET.sample(rng, uniform_over="choices")) for _ in range(300)]
-    late = [trial.values["additive"] for trial in trials[8:]]
-    assert np.mean(late) < np.mean(random) - 0.5 * np.std(random)
-
-
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "gp"])
 @pytest.mark.parametrize("widths", [(8,), (8, 16), (4, 8, 16)])
 def test_space_of_a_few_networks_is_searched_completely(sampler, widths):

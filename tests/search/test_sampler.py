@@ -2,7 +2,6 @@ import copy
 import doctest
 import math
 import pickle
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -137,15 +136,6 @@ def test_trial_that_failed_at_first_counts_once_it_is_completed():
     assert suggest(again.ask(), MOBILENET) not in {
         suggest(optuna.trial.FixedTrial(t.params), MOBILENET) for t in completed
     }
-
-
-@pytest.mark.slow
-def test_nothing_is_tried_twice_while_others_are_left():
-    study, tried = optimize(GuidedSampler(SHUFFLENET), SHUFFLENET, trials=SHUFFLENET.size + 5)
-    most = round(0.9 * SHUFFLENET.size)
-    assert len(set(tried[:most])) == most
-    # The study goes on when nothing new is left.
-    assert len(study.trials) == SHUFFLENET.size + 5
 
 
 @pytest.mark.parametrize("finished", [2, 12])
@@ -295,35 +285,3 @@ def test_study_with_constraints_continues_as_an_undisturbed_one():
         return [trial.params for trial in study.trials]
 
     assert run([26]) == run([5, 13, 14, 15, 21, 26])
-
-
-def test_study_without_a_feasible_trial_goes_on():
-    def objective(trial):
-        architecture = suggest(trial, SQUEEZENET)
-        trial.set_constraint("impossible", architecture.params + 1.0)
-        return additive(architecture)
-
-    study = optuna.create_study(sampler=GuidedSampler(SQUEEZENET))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        study.optimize(objective, n_trials=30)
-    violations = [trial.constraints["impossible"] for trial in study.trials]
-    # Its trials come ever nearer to the limit.
-    assert np.mean(violations[15:]) < np.mean(violations[2:10])
-
-
-def test_no_trial_of_a_study_fails_for_a_value():
-    """Errors of the objective function are caught; the sampler raises none."""
-    odd = {11: 0.0, 13: -1.0, 15: 1e300, 17: 1e12}
-
-    def objective(trial):
-        architecture = suggest(trial, SQUEEZENET)
-        if trial.number == 12:
-            raise RuntimeError("out of memory")
-        return odd.get(trial.number, additive(architecture)), architecture.macs
-
-    study = optuna.create_study(directions=["minimize"] * 2, sampler=GuidedSampler(SQUEEZENET))
-    study.optimize(objective, n_trials=25, catch=(Exception,))
-    states = [trial.state for trial in study.trials]
-    assert states.count(TrialState.FAIL) == 1
-    assert states.count(TrialState.COMPLETE) == 24

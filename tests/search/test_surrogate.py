@@ -21,7 +21,6 @@ from nas.search.surrogate import (
 )
 from nas.space import load_space
 from tests.search.problems import additive_function
-from tests.search.test_study import SPACES
 
 SPACE = load_space("squeezenet_tiny", image_size=8, channels=1)
 ENCODER = ArchitectureEncoder([SPACE])
@@ -227,26 +226,6 @@ def test_constant_values_are_predicted_everywhere(hyperparameters):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert fit_hyperparameters(OBSERVED, constant, ENCODER) in hyperparameter_grid(constant)
-
-
-def test_one_model_predicts_several_spaces():
-    encoder = ArchitectureEncoder(SPACES)
-    groups = [distinct_samples(space, 30) for space in SPACES]
-    offsets = [0.0, 5.0, -5.0]
-    observed = encoder.encode([each for group in groups for each in group[:20]])
-    values = np.concatenate(
-        [
-            [offset + 0.3 * additive_function(space)(each) for each in group[:20]]
-            for space, group, offset in zip(SPACES, groups, offsets, strict=True)
-        ]
-    )
-    hyperparameters = fit_hyperparameters(observed, values, encoder)
-    model = GaussianProcess(observed, values, encoder, hyperparameters)
-    for space, group, offset in zip(SPACES, groups, offsets, strict=True):
-        expected = np.array([offset + 0.3 * additive_function(space)(each) for each in group[20:]])
-        means, deviations = model.predict(encoder.encode(group[20:]))
-        assert np.abs(means - expected).mean() < 0.75
-        assert (deviations > 0).all()
 
 
 MIN_RANK_CORRELATIONS = {

@@ -9,12 +9,10 @@ import pytest
 from nas.errors import SearchError, StorageError
 from nas.search.storage import Storage
 from nas.search.trial_log import TrialLog
-from nas.space import load_space
 from tests.search.trials import (
     BACKENDS,
     OBJECTIVES,
     PERSISTENT,
-    SETTINGS,
     SPACE,
     completed,
     digests,
@@ -233,14 +231,6 @@ def test_study_with_other_settings_is_refused(new_log, settings, name):
     ):
         new_log(**settings)
     new_log(study_name="another study", seed=1)
-
-
-@for_backends(PERSISTENT)
-def test_study_of_other_spaces_and_objectives_is_refused(new_log, open_storage):
-    new_log()
-    other = load_space("mobilenet_tiny", image_size=8, channels=1)
-    with pytest.raises(SearchError, match="These settings differ: spaces, objectives"):
-        TrialLog(open_storage(), [other], OBJECTIVES[:2], 0, fixed_settings=SETTINGS)
 
 
 @for_backends(PERSISTENT)
