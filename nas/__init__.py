@@ -30,10 +30,13 @@ if TYPE_CHECKING:
         open_runtime,
         space_kernels,
     )
-    from nas.report.run import Run, open_run
+    from nas.run.run import Run, open_run
     from nas.search import GuidedSampler, Objective, run_search, suggest
     from nas.space import Architecture, SearchSpace, Stage, load_space, space_names
-    from nas.supernet import Supernet, TrainingSettings, evaluate, train
+    from nas.supernet.evaluation import evaluate
+    from nas.supernet.settings import TrainingSettings
+    from nas.supernet.training import train
+    from nas.supernet.weights import Supernet
     from nas.torch_network import to_torch
 
 _MODULES = {
@@ -49,7 +52,7 @@ _MODULES = {
         "open_runtime",
         "space_kernels",
     ),
-    "nas.report.run": ("Run", "open_run"),
+    "nas.run.run": ("Run", "open_run"),
     "nas.search": ("GuidedSampler", "Objective", "run_search", "suggest"),
     "nas.space": ("Architecture", "SearchSpace", "Stage", "load_space", "space_names"),
     "nas.supernet": ("Supernet", "TrainingSettings", "evaluate", "train"),

@@ -7,14 +7,15 @@ file, the line if there are lines, and the field.
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Final, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from nas.errors import NasError, printable
 
@@ -35,6 +36,31 @@ Positive = Annotated[float, Field(gt=0)]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 """An accuracy, an error or a share, from 0 to 1."""
+
+
+SCHEMA: Final = 1
+"""Version of the files' formats; a file of another version is refused."""
+
+
+def _check_file_name(name: str) -> str:
+    if name != Path(name).name or name in ("", ".", "..") or not name.isprintable():
+        raise ValueError("it should be the name of a file, without its folder")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_check_file_name), Field(max_length=200)]
+"""The name of a space or a file. It cannot lead out of the run folder."""
+
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{4,64}$")]
+"""A digest in hexadecimal digits, or its beginning."""
+
+
+NetworkDigest = Annotated[str, Field(pattern=r"^[g-z][0-9a-f]{3,63}$")]
+"""The digest of a network's graph, or its beginning; see `nas.graph.DIGEST_LETTERS`."""
+
+
+Seconds = Annotated[float, Field(ge=0)]
 
 
 class Document(BaseModel):
@@ -153,3 +179,9 @@ def shortened_text(text: str, limit: int = MAX_SHOWN_CHARACTERS) -> str:
         return text
     half = (limit - 3) // 2
     return f"{text[:half]}...{text[-half:]}"
+
+
+def to_json(record: Document) -> str:
+    """Return a record as the text of its file."""
+    value = record.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"

@@ -14,10 +14,13 @@ from filelock import FileLock
 from nas.cli import main
 from nas.data import ImageDataset, load_dataset
 from nas.job import JobSettings, load_job, run_job
+from nas.run import candidates
 from tests import quick_timing
 from tests.latency.fake_runtime import FakeRuntime
 from tests.mini_job import write_job
 from tests.search.postgresql import Server, find_binaries, running_server
+
+EXAMPLE = Path(__file__).parents[1] / "results" / "example"
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -97,6 +100,18 @@ def job_folder_with_table(job_folder, finished_job) -> Path:
     """Return the current folder with the mini job and the latency table of the finished job."""
     shutil.copytree(finished_job / "latency_tables", job_folder / "latency_tables")
     return job_folder
+
+
+@pytest.fixture
+def untrained_run(tmp_path: Path) -> Path:
+    """Return a copy of the example run without trained models and corrected accuracies."""
+    ignored = shutil.ignore_patterns("models", "*.safetensors", "study.journal", "standalone.jsonl")
+    run = shutil.copytree(EXAMPLE, tmp_path / "run", ignore=ignored)
+    rows = candidates.read(run / "trials.csv")
+    later = ["trained_accuracy", "test_accuracy", "dominated_by"]
+    rows[[*later, "corrected_accuracy", "dispatch_share"]] = None
+    candidates.write(rows, run / "trials.csv")
+    return run
 
 
 @pytest.fixture

@@ -245,7 +245,7 @@ def test_complete_job_holds_defaults_where_it_says_so(tmp_path):
     )
     given = load_job(ROOT / "jobs" / "overnight.toml").model_dump()
     assert given == {**defaults.model_dump(), "name": "overnight", "data": given["data"]}
-    from nas.supernet import TrainingSettings
+    from nas.supernet.settings import TrainingSettings
 
     shown = everything.training.model_dump()
     for key, value in TrainingSettings().__dict__.items():

@@ -40,7 +40,7 @@ from nas.formatting import format_duration, round_up
 
 if TYPE_CHECKING:
     from nas.job import JobSettings
-    from nas.records import JobPlan
+    from nas.run.record import JobPlan
 
 
 class _InterruptedError(Exception):
@@ -276,7 +276,7 @@ def select(
     \b
     Example: nas select results/quickstart --max-latency-ms 0.05
     """
-    from nas.report.run import open_run
+    from nas.run.run import open_run
 
     member = open_run(run_folder).pick(
         max_latency_ms=max_latency_ms,
@@ -295,7 +295,7 @@ def select(
 def _run_job(settings: JobSettings, out: Path | None, as_json: bool) -> None:
     from nas import job
     from nas.console import ProgressBars
-    from nas.report.run import open_run
+    from nas.run.run import open_run
 
     folder = out or Path("results") / settings.name
     with ProgressBars() as bars:

@@ -146,7 +146,7 @@ def evaluate(
     from nas import console
     from nas.describe.architectures import resolve_architecture_of_run
     from nas.job.supernets import fit_score_correction, load_supernet, open_job
-    from nas.records import read_run
+    from nas.run.record import read_run
     from nas.supernet.evaluation import evaluate_by_class
     from nas.supernet.quick_evaluation import evaluate_quickly
 

@@ -25,7 +25,7 @@ from nas.deploy.verify import FileOutcome, ReferenceImages, first_image
 from nas.errors import ExportError, RequestError
 from nas.formatting import format_latency
 from nas.latency.timing import round_to_four_digits
-from nas.records import ExportedFile, LatencyRecord
+from nas.run.model_card import ExportedFile, LatencyRecord
 from nas.statistics import Interval, bootstrap_indices
 
 ROUNDS = 12

@@ -24,8 +24,7 @@ from nas.deploy.verify import sample_images
 from nas.errors import first_line
 from nas.formatting import format_bytes, format_count, format_latency
 from nas.quantisation.post_training import FEW_CALIBRATION_IMAGES, clipped_share
-from nas.records import (
-    ArchitectureRecord,
+from nas.run.model_card import (
     ExportedFile,
     Int8Summary,
     ModelAccuracy,
@@ -33,6 +32,7 @@ from nas.records import (
     ModelData,
     ScriptCheck,
 )
+from nas.space.records import ArchitectureRecord
 from nas.this_machine import processor
 
 _PACKAGES = ("torch", "numpy", "PIL", "onnx")

@@ -47,6 +47,7 @@ from nas.deploy.verify import (
     first_image,
     sample_images,
 )
+from nas.documents import to_json
 from nas.errors import (
     CheckpointError,
     ExportError,
@@ -59,7 +60,7 @@ from nas.errors import (
 from nas.quantisation.network import QuantisedNetwork
 from nas.quantisation.post_training import WeightBits
 from nas.quantisation.simulation import simulate
-from nas.records import CARD_FILE, ExportedFile, Int8Summary, ModelCard, ScriptCheck, to_json
+from nas.run.model_card import CARD_FILE, ExportedFile, Int8Summary, ModelCard, ScriptCheck
 
 _FULL_DISK_BYTES = 1 << 20
 """Free space below which a failure to write a file counts as that of a full disk."""

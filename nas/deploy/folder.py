@@ -19,7 +19,7 @@ import filelock
 from nas import files
 from nas.documents import read_bytes, shortened
 from nas.errors import ExportError, RunFolderError
-from nas.records.model import CARD, CARD_FILE, PREPROCESSING, ModelCard, Preprocessing
+from nas.run.model_card import CARD, CARD_FILE, PREPROCESSING, ModelCard, Preprocessing
 
 ARCHITECTURE_FILE = "architecture.json"
 PREPROCESSING_FILE = "preprocessing.json"

@@ -18,7 +18,7 @@ from nas.quantisation.network import QuantisedNetwork
 from nas.quantisation.post_training import WeightBits, assemble
 from nas.quantisation.ranges import RangeMethod, activations, least_squares, measure, min_max
 from nas.quantisation.simulation import simulate
-from nas.records import Int8Attempt, Int8Summary
+from nas.run.model_card import Int8Attempt, Int8Summary
 from nas.supernet.evaluation import choose_calibration_images
 from nas.supernet.quick_evaluation import stratified_sample
 from nas.this_machine import processor

@@ -22,28 +22,28 @@ from nas import files
 from nas.data import ImageDataset, Images
 from nas.deploy.folder import ARCHITECTURE_FILE, PREPROCESSING_FILE, ModelFolder
 from nas.deploy.model import TrainedModel, preprocessing_of
-from nas.documents import shortened
+from nas.documents import SCHEMA, shortened, to_json
 from nas.errors import CheckpointError, RequestError
-from nas.records import (
+from nas.run.model_card import PREPROCESSING
+from nas.run.run import Run
+from nas.run.trained import (
     MODELS_FOLDER,
-    PREPROCESSING,
-    SCHEMA,
     TRAINED,
     TRAINED_FILE,
-    ArchitectureRecord,
     SplitAccuracy,
     TrainedRecord,
     read_trained,
-    to_json,
 )
-from nas.report.run import Run
 from nas.space import Architecture, load_space
 from nas.space.library import find_reference
-from nas.supernet import Supernet, TrainingSettings, checkpoint, evaluate
+from nas.space.records import ArchitectureRecord
+from nas.supernet import checkpoint
 from nas.supernet.distillation import Teacher
-from nas.supernet.evaluation import accuracy_by_class, calibrated_state, predict_network
+from nas.supernet.evaluation import accuracy_by_class, calibrated_state, evaluate, predict_network
+from nas.supernet.settings import TrainingSettings
 from nas.supernet.standalone import NetworkProgress, train_network
 from nas.supernet.training import CHECKPOINT_FILE
+from nas.supernet.weights import Supernet
 from nas.torch_device import resolve_device
 from nas.torch_network import Network, to_torch
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 
 from nas.data import Images
 from nas.deploy.model import TrainedModel, normalised
-from nas.records import ConfidenceRow, RobustnessRow
+from nas.run.model_card import ConfidenceRow, RobustnessRow
 
 MAX_IMAGES = 1000
 """Most images of a row: the standard error of an accuracy is then at most 1.6 points."""

@@ -20,7 +20,7 @@ from nas.arguments import checked
 from nas.deploy.model import TrainedModel, preprocessing_steps
 from nas.deploy.torch_source import TorchSource
 from nas.errors import CheckpointError, RequestError, SpaceError
-from nas.records.model import NETWORK, NetworkRecord
+from nas.run.model_card import NETWORK, NetworkRecord
 from nas.space import Architecture, SearchSpace, load_space
 from nas.torch_network import Network, to_torch
 

@@ -26,7 +26,7 @@ from nas.deploy.model_process import ModelProcess
 from nas.deploy.scripts import script_format, script_logits
 from nas.documents import read_bytes
 from nas.errors import DataError, ExportError, RequestError
-from nas.records import ExportedFile, ModelCard, Preprocessing, ScriptCheck
+from nas.run.model_card import ExportedFile, ModelCard, Preprocessing, ScriptCheck
 
 SAMPLE_IMAGES = 32
 """Images in a model folder, with which it is verified where its data is not. They have less than

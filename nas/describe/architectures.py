@@ -142,8 +142,8 @@ def _from_file(
 
 
 def _from_run(folder: Path, prefix: str, sizes: Mapping[str, int | None]) -> ResolvedArchitecture:
-    from nas.records import read_run
-    from nas.report import candidates
+    from nas.run import candidates
+    from nas.run.record import read_run
 
     trials = folder / "trials.csv"
     rows = candidates.read(trials)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from nas import console
 from nas.formatting import format_bytes
-from nas.records import ExportedFile, ScriptCheck
+from nas.run.model_card import ExportedFile, ScriptCheck
 
 
 def print_files(files: Sequence[ExportedFile]) -> None:

@@ -17,9 +17,9 @@ from nas.latency.cache_model import DispatchCosts
 from nas.latency.kernel import Kernel, group_by_kind
 from nas.latency.matrix_benchmark import Peak
 from nas.latency.merge import MergeResult
+from nas.latency.prediction import MAX_DISPATCH_SHARE, ROUGH_PREDICTION
 from nas.latency.record import MEASURED, Record
 from nas.latency.timing import Timing
-from nas.records.fields import MAX_DISPATCH_SHARE, ROUGH_PREDICTION
 from nas.space import Architecture, SearchSpace
 
 _NETWORK_LAUNCHES = (15, 60)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nas.job.planning import JobPlan
     from nas.job.settings import JobSettings, job_path, load_job
     from nas.search import SearchResult
-    from nas.supernet import Supernet
+    from nas.supernet.weights import Supernet
 
 __all__ = [
     "JobProgress",
@@ -107,8 +107,8 @@ def run_job(
 def _run_job(job: JobContext, folder: Path, command: str) -> JobResult:
     from nas.job import exporting, finish, retraining, stages
     from nas.job.folder import claim
-    from nas.records import MODELS_FOLDER
-    from nas.report.run import open_run
+    from nas.run.run import open_run
+    from nas.run.trained import MODELS_FOLDER
 
     with claim(folder, job.settings, command) as run:
         supernets, result = _run_until_search(job, run)

@@ -23,9 +23,9 @@ from nas.latency import (
     open_runtime,
     space_kernels,
 )
-from nas.records import DATA_OPTIONS, describe_image_changes, describe_shift
+from nas.run.record import DATA_OPTIONS, describe_image_changes, describe_shift
 from nas.space import SearchSpace, load_definition
-from nas.supernet import TrainingSettings
+from nas.supernet.settings import TrainingSettings
 
 
 @dataclass

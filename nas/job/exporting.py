@@ -29,9 +29,10 @@ from nas.job.retraining import retrain_run
 from nas.job.settings import JobSettings
 from nas.latency import LatencyTable, Runtime, configured_runtime
 from nas.quantisation.post_training import FEW_CALIBRATION_IMAGES, WeightBits, clipped_share
-from nas.records import MODELS_FOLDER, TRAINED, TRAINED_FILE, ModelData, TrainedRecord, read_trained
 from nas.report import page
-from nas.report.run import Run, open_run
+from nas.run.model_card import ModelData
+from nas.run.run import Run, open_run
+from nas.run.trained import MODELS_FOLDER, TRAINED, TRAINED_FILE, TrainedRecord, read_trained
 
 TABLE_FORMAT = "tvm"
 """Format that is compiled with the schedules of the latency table."""

@@ -20,11 +20,13 @@ from nas.job.measurements import (
 )
 from nas.latency import Prediction, measure_networks
 from nas.latency.verify import MAX_MEDIAN_SHIFT, DeviceSlowdown
-from nas.records import JobSearch, KernelSlowdown, read_trained
-from nas.report import candidates
-from nas.report.front import behind, front, representatives, with_trained
+from nas.run import candidates
+from nas.run.front import behind, front, representatives, with_trained
+from nas.run.record import JobSearch, KernelSlowdown
+from nas.run.trained import read_trained
 from nas.search import Trial
-from nas.supernet import Supernet, evaluate
+from nas.supernet.evaluation import evaluate
+from nas.supernet.weights import Supernet
 
 MIN_PER_SPACE = 3
 """Members of each space's own front that are timed, if the job times enough networks."""

@@ -16,11 +16,12 @@ from typing import Any
 import filelock
 
 from nas import files
+from nas.documents import SCHEMA, to_json
 from nas.errors import JobFileError, RunFolderError
 from nas.job.changes import deciding_values, require_continuable
 from nas.job.keys import Decision
 from nas.job.settings import JobSettings, load_job
-from nas.records import SCHEMA, JobSummary, RunRecord, StageRecord, read_run, to_json
+from nas.run.record import JobSummary, RunRecord, StageRecord, read_run
 
 _VERSIONS = ("hardware-nas", "torch", "optuna", "numpy", "pillow")
 """Packages that decide a run's results; a runtime adds its own packages when it is opened."""

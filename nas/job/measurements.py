@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from nas.documents import Document, Format, Positive
+from nas.documents import Document, Format, NetworkDigest, Positive
 from nas.errors import RunFolderError
 from nas.latency.networks import MAX_TIMINGS, NetworkTimings
 from nas.latency.timing import (
@@ -16,8 +16,8 @@ from nas.latency.timing import (
     round_to_four_digits,
     timings_agree,
 )
-from nas.records import ArchitectureRecord, NetworkDigest
 from nas.search import Trial
+from nas.space.records import ArchitectureRecord
 
 NETWORKS_PER_ROUND = 8
 """Whole networks that are timed together. A killed job loses at most so many timings."""

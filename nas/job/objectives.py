@@ -12,13 +12,14 @@ from nas.errors import KernelError, MeasurementError, TableError
 from nas.job.context import JobContext
 from nas.job.settings import MaximisedFigure
 from nas.latency import LatencyTable, space_kernels
-from nas.records import ScoreCorrection
-from nas.records.fields import DEVICE_LATENCY, Figure
+from nas.latency.runtime import Figure
+from nas.run.record import DEVICE_LATENCY
 from nas.search import Infeasible, Objective
 from nas.search.objectives import Direction, IsHopeless, Score
 from nas.space import Architecture
-from nas.supernet import Supernet
 from nas.supernet.evaluation import RoundsScore, evaluate_in_rounds, round_ends
+from nas.supernet.records import ScoreCorrection
+from nas.supernet.weights import Supernet
 
 LATENCY = "predicted_us"
 """Name of the objective that is the latency on the job's own device."""

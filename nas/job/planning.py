@@ -14,7 +14,7 @@ import numpy as np
 from nas.errors import JobFileError
 from nas.job.settings import JobSettings
 from nas.job.stage_costs import StageCosts
-from nas.records import JobPlan
+from nas.run.record import JobPlan
 
 MAX_EPOCHS = 200
 """Most epochs of one network that a budget is spent on. A job file can ask for more."""

@@ -19,13 +19,15 @@ from nas.errors import NasError, RequestError, RunFolderError, TrainingError, as
 from nas.job.context import JobContext
 from nas.job.folder import RunFolder, RunPaths, claim, saved_settings
 from nas.job.progress import JobProgress, SilentProgress
-from nas.records import TrainedRecord, read_run, read_trained
-from nas.report import candidates, page
-from nas.report.front import representatives, with_trained
-from nas.report.run import open_run
+from nas.report import page
+from nas.run import candidates
+from nas.run.front import representatives, with_trained
+from nas.run.record import read_run
+from nas.run.run import open_run
+from nas.run.trained import TrainedRecord, read_trained
 from nas.space import Architecture
-from nas.supernet import Supernet
 from nas.supernet.standalone import NetworkProgress
+from nas.supernet.weights import Supernet
 
 _START_TEXTS = {"supernet": "the supernet", "scratch": "scratch"}
 

@@ -27,8 +27,8 @@ from nas.job.settings import with_search
 from nas.job.supernets import fit_score_correction, open_job
 from nas.job.workers import STORAGE_VARIABLE, Workers
 from nas.latency import LatencyTable
-from nas.records import SearchSummary, read_run
 from nas.report.page import HISTORY
+from nas.run.record import SearchSummary, read_run
 from nas.search import SearchProgress, SearchResult, Trial, front, require_feasible, run_search
 from nas.search.continuation import (
     continue_with_other_limits,
@@ -37,7 +37,7 @@ from nas.search.continuation import (
 )
 from nas.search.storage import Storage
 from nas.storage_address import redact_address
-from nas.supernet import Supernet
+from nas.supernet.weights import Supernet
 
 HISTORY_INTERVAL_S = 30.0
 """Seconds between two writings of the history of the hypervolume."""

@@ -32,9 +32,9 @@ from nas.documents import read_bytes, shortened_text
 from nas.errors import JobFileError, RequestError, printable
 from nas.job.keys import KEYS, MAX_MINUTES, constraints
 from nas.job.settings_errors import describe_problems, option_error
+from nas.latency.runtime import Figure
 from nas.names import check_name, name_like
-from nas.records import MIN_ANCHORS
-from nas.records.fields import Figure
+from nas.supernet.records import MIN_ANCHORS
 
 if TYPE_CHECKING:
     from nas.search.budget import Stall

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nas.latency.runtime import Runtime, Schedule
     from nas.latency.timing import Timing
     from nas.space import Architecture, SearchSpace
-    from nas.supernet import TrainingSettings
+    from nas.supernet.settings import TrainingSettings
 
 EXPORT_FILE_S = 1.05
 """Seconds to export, verify and time one file on a quiet machine, beside what its images take.
@@ -299,7 +299,7 @@ def _seconds_per_search_step(
 
 def _seconds_per_epoch(space: SearchSpace, data: ImageDataset, training: TrainingSettings) -> float:
     """Return the time to train a supernet for one epoch."""
-    from nas.supernet import measure_epoch
+    from nas.supernet.training import measure_epoch
 
     return measure_epoch(space, data, training, seconds=_TIMED_SECONDS)
 
@@ -314,7 +314,8 @@ def _seconds_per_score(
     """
     import torch
 
-    from nas.supernet import Supernet, evaluate
+    from nas.supernet.evaluation import evaluate
+    from nas.supernet.weights import Supernet
 
     supernet = Supernet(space, torch.Generator().manual_seed(seed))
     durations: list[float] = []

@@ -14,22 +14,24 @@ from nas.job.context import JobContext
 from nas.job.folder import RunFolder
 from nas.job.planning import fixed_plan, plan_finalists_again, replan_numbers
 from nas.latency import build_table, calibrate_after_build, calibration_summary, lacks_calibration
+from nas.latency.timing import MEASURED
 from nas.latency.worker_process import timers_for
-from nas.records import (
+from nas.report import page
+from nas.run.record import (
     DataSummary,
     DeviceSummary,
     ImageChanges,
     JobPlan,
-    SpaceSettings,
     SupernetSummary,
     TableSummary,
 )
-from nas.records.fields import MEASURED
-from nas.report import page
 from nas.space import library
-from nas.supernet import Supernet, TrainingProgress, TrainingSettings, evaluate, train
+from nas.space.records import SpaceSettings
+from nas.supernet.evaluation import evaluate
 from nas.supernet.mirroring import run_mirroring_experiment
-from nas.supernet.training import trained_epochs
+from nas.supernet.settings import TrainingSettings
+from nas.supernet.training import TrainingProgress, train, trained_epochs
+from nas.supernet.weights import Supernet
 
 TABLE_STAGE = "latency table"
 FINALISTS_STAGE = "train the finalists"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nas import files
+from nas.documents import SCHEMA, to_json
 from nas.errors import KernelError, RequestError, RunFolderError, TableError
 from nas.job.context import JobContext
 from nas.job.folder import (
@@ -20,21 +21,8 @@ from nas.job.objectives import require_complete
 from nas.job.progress import JobProgress, SilentProgress
 from nas.job.settings import JobSettings
 from nas.job.stages import decide_image_changes, open_data, train_supernets
-from nas.records import (
-    MIN_ANCHORS,
-    RUN,
-    SCHEMA,
-    RankedNetworkRecord,
-    RankingRecord,
-    RunRecord,
-    ScoreCorrection,
-    TableSummary,
-    read_ranking,
-    read_run,
-    to_json,
-)
+from nas.run.record import RUN, RunRecord, TableSummary, read_run
 from nas.space import Architecture
-from nas.supernet import Supernet, TrainingSettings, train
 from nas.supernet.correction import fit_correction
 from nas.supernet.distributed import current_process_group, require_single_process
 from nas.supernet.ground_truth import (
@@ -44,6 +32,16 @@ from nas.supernet.ground_truth import (
     draw_matched,
 )
 from nas.supernet.ranking import compute_pooled_ranking, compute_ranking
+from nas.supernet.records import (
+    MIN_ANCHORS,
+    RankedNetworkRecord,
+    RankingRecord,
+    ScoreCorrection,
+    read_ranking,
+)
+from nas.supernet.settings import TrainingSettings
+from nas.supernet.training import train
+from nas.supernet.weights import Supernet
 
 RANKING = "ranking.json"
 

@@ -10,8 +10,7 @@ from nas.documents import Document, Format
 from nas.errors import TableError
 from nas.latency.device import Fingerprint
 from nas.latency.record_rows import Object, Text
-from nas.latency.timing import MAX_SPREAD, MOMENTS, SAMPLE_SECONDS, SAMPLES
-from nas.records.fields import MEASURED
+from nas.latency.timing import MAX_SPREAD, MEASURED, MOMENTS, SAMPLE_SECONDS, SAMPLES
 
 SCHEMA = 2
 

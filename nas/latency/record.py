@@ -19,6 +19,7 @@ from nas.latency.record_rows import (
     quiet_latency_us,
 )
 from nas.latency.timing import (
+    MEASURED,
     Timing,
     has_enough_undisturbed,
     is_disturbed,
@@ -26,7 +27,6 @@ from nas.latency.timing import (
     round_to_four_digits,
     timings_agree,
 )
-from nas.records.fields import MEASURED
 
 UNSTABLE = "unstable"
 

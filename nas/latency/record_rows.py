@@ -11,8 +11,7 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 from nas.documents import Document, Format
 from nas.errors import TableError
 from nas.latency.correction import CalibrationRow, Latency
-from nas.latency.timing import Timing, latency_at_quiet_speed, round_to_four_digits
-from nas.records.fields import MEASURED
+from nas.latency.timing import MEASURED, Timing, latency_at_quiet_speed, round_to_four_digits
 
 MAX_SAMPLES = 12
 """Largest number of samples in a record."""

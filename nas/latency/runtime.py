@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,15 @@ from nas.latency.kernel import Kernel
 from nas.latency.record import MEASURED
 from nas.latency.timing import Timing
 from nas.quantisation.network import QuantisedNetwork
+
+Figure = Literal[
+    "sram_kib", "flash_kib", "dram_traffic_kib", "flash_traffic_kib", "mac_utilisation"
+]
+"""A cost of a whole network that some runtimes know, see `Runtime.network_figures`."""
+
+
+FIGURES: tuple[Figure, ...] = get_args(Figure)
+
 
 Weights = Mapping[str, NDArray[np.float32]]
 """Weights by slot name and biases by `<slot>.bias`, see `nas.torch_network.folded_weights`."""

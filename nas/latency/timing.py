@@ -30,6 +30,10 @@ from nas.latency.processor_speed import (
     measure_at_one_speed,
 )
 
+MEASURED = "measured"
+"""Basis of a latency that was measured; the basis of another one starts with `estimated: `."""
+
+
 if sys.platform != "win32":
     import resource
 

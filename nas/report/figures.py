@@ -15,13 +15,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from nas.latency.timing import MEASURED
 from nas.plotting import STYLE, group_style, set_plain_ticks, shade_band, to_svg
-from nas.records import HistoryRow, JobSearch, SpaceRanking, TrainingRow
-from nas.records.fields import COSTS, DEVICE_LATENCY, MEASURED
-from nas.report import candidates
-from nas.report.candidates import latency_us
 from nas.report.models import ReportedModel
+from nas.run import candidates
+from nas.run.candidates import HistoryRow, latency_us
+from nas.run.record import COSTS, DEVICE_LATENCY, JobSearch
 from nas.search import non_dominated
+from nas.supernet.records import SpaceRanking, TrainingRow
 
 FloatArray = NDArray[np.float64]
 

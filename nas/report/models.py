@@ -8,15 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from nas.records import (
-    CARD,
-    CARD_FILE,
-    MODELS_FOLDER,
-    ExportedFile,
-    ModelCard,
-    TrainedRecord,
-    read_trained,
-)
+from nas.run.model_card import CARD, CARD_FILE, ExportedFile, ModelCard
+from nas.run.trained import MODELS_FOLDER, TrainedRecord, read_trained
 
 
 @dataclass(frozen=True)
@@ -70,7 +63,7 @@ def read_models(
     Args:
         run: the run folder.
         rows: all candidates of the run, which have the latencies.
-        export_errors: see `nas.records.RunRecord`. Formats that were exported since are left out.
+        export_errors: see `RunRecord`. Formats that were exported since are left out.
 
     Raises:
         CheckpointError: a record or a card is damaged.

@@ -15,24 +15,22 @@ from nas.documents import Format
 from nas.errors import RunFolderError
 from nas.formatting import format_count
 from nas.latency.calibration import calibration_text
-from nas.records import (
+from nas.latency.prediction import ROUGH_PREDICTION
+from nas.latency.timing import MEASURED
+from nas.report import figures
+from nas.report.models import ReportedModel, read_models
+from nas.run import candidates
+from nas.run.candidates import HistoryRow, read_csv
+from nas.run.front import expected_accuracies, front, row_objectives
+from nas.run.record import COSTS, RUN, JobSearch, RunRecord, read_run
+from nas.supernet.records import (
     ORDER_NAMES,
-    RUN,
     TRAINING,
     TRAINING_LOG,
-    HistoryRow,
-    JobSearch,
     RankingRecord,
-    RunRecord,
     TrainingRow,
     read_ranking,
-    read_run,
 )
-from nas.records.candidate import read_csv
-from nas.records.fields import COSTS, MEASURED, ROUGH_PREDICTION
-from nas.report import candidates, figures
-from nas.report.front import expected_accuracies, front, row_objectives
-from nas.report.models import ReportedModel, read_models
 
 FRONT_SCHEMA = 3
 """Version of the format of `front.json`."""

@@ -14,10 +14,10 @@ from pydantic import Field, ValidationError
 
 from nas.documents import Document, explain, shortened
 from nas.errors import RequestError
-from nas.records import ArchitectureRecord
 from nas.search.objectives import Objective
 from nas.search.parameters import Parameters
 from nas.space import Architecture, SearchSpace
+from nas.space.records import ArchitectureRecord
 
 State = Literal["complete", "infeasible", "failed"]
 

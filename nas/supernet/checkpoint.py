@@ -14,9 +14,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from nas import files, jsonl
-from nas.documents import Format
+from nas.documents import SCHEMA, Format
 from nas.errors import CheckpointError
-from nas.records import SCHEMA, CheckpointRecord, NetworkTrainingRow, TrainingRow
+from nas.supernet.records import CheckpointRecord, NetworkTrainingRow, TrainingRow
 
 LogRow = TypeVar("LogRow", TrainingRow, NetworkTrainingRow)
 
@@ -34,7 +34,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, object
     Args:
         path: the safetensors file; its folder is made if missing.
         tensors: tensors by name, on any device.
-        record: metadata, the fields of `nas.records.CheckpointRecord`; must be JSON.
+        record: metadata, the fields of `nas.supernet.records.CheckpointRecord`; must be JSON.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"schema": SCHEMA, "versions": {"torch": torch.__version__}, **record}

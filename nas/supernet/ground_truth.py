@@ -14,11 +14,13 @@ import numpy as np
 
 from nas import jsonl
 from nas.data import ImageDataset
+from nas.documents import SCHEMA
 from nas.errors import RequestError
-from nas.records import SCHEMA, STANDALONE, ArchitectureRecord, RankedNetworkRecord
 from nas.space import Architecture, SearchSpace
+from nas.space.records import ArchitectureRecord
 from nas.statistics import van_der_corput
 from nas.supernet.evaluation import evaluate, evaluate_network
+from nas.supernet.records import STANDALONE, RankedNetworkRecord
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.standalone import train_standalone
 from nas.supernet.weights import Supernet

@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nas import statistics
-from nas.records import (
+from nas.statistics import Interval
+from nas.supernet.correction import correct_for_size
+from nas.supernet.records import (
     IntervalRecord,
     MatchedRankingRecord,
     RankedNetworkRecord,
     StratumRecord,
 )
-from nas.statistics import Interval
-from nas.supernet.correction import correct_for_size
 
 NUM_STRATA = 3
 """Number of groups of similar latency, where the networks were not drawn for latency budgets."""

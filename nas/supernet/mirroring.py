@@ -21,7 +21,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from nas.data import ImageDataset, Images
 from nas.data.batches import TrainingBatches, sequential_batches
-from nas.records import MirroringExperiment
+from nas.supernet.records import MirroringExperiment
 from nas.torch_device import limit_threads
 
 MAX_IMAGES = 6000

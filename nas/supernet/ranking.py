@@ -15,19 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas import statistics
-from nas.records import (
+from nas.supernet.matched_ranking import (
+    compute_matched_ranking,
+    fixed_resamples,
+    interval,
+    lead,
+)
+from nas.supernet.records import (
     BaselineTaus,
     IntervalRecord,
     PooledRanking,
     RankedNetworkRecord,
     Regrets,
     SpaceRanking,
-)
-from nas.supernet.matched_ranking import (
-    compute_matched_ranking,
-    fixed_resamples,
-    interval,
-    lead,
 )
 
 MIN_DISTINCT_SCORES = 10

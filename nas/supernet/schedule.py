@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nas.records import ScheduleRow
+from nas.supernet.records import ScheduleRow
 
 BUDGET_POSITIONS = 1000
 """End of the positions of a training with a time budget."""

@@ -19,9 +19,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from nas import jsonl
 from nas.data import ImageDataset
+from nas.documents import SCHEMA
 from nas.errors import TrainingError
 from nas.graph import Graph
-from nas.records import NETWORK_TRAINING, SCHEMA, TRAINING_LOG
 from nas.space import Architecture
 from nas.supernet import checkpoint
 from nas.supernet.distillation import Teacher, distillation_loss, parameters_digest
@@ -31,6 +31,7 @@ from nas.supernet.recipe import (
     learning_rate,
     make_batches,
 )
+from nas.supernet.records import NETWORK_TRAINING, TRAINING_LOG
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.sharding import ShardedModule, count_shards
 from nas.supernet.training import CHECKPOINT_FILE, LOG_LINES

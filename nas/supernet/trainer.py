@@ -15,7 +15,6 @@ from torch.nn import functional as F  # noqa: N812
 from nas.data import ImageDataset
 from nas.errors import DataError, TrainingError
 from nas.graph import Graph
-from nas.records import ScheduleRow
 from nas.space import SearchSpace
 from nas.supernet.distributed import SINGLE_PROCESS, ProcessGroup
 from nas.supernet.recipe import (
@@ -25,6 +24,7 @@ from nas.supernet.recipe import (
     make_batches,
     resized_image_size,
 )
+from nas.supernet.records import ScheduleRow
 from nas.supernet.schedule import Schedule
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.sharding import ShardedModule, count_shards

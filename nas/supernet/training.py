@@ -15,20 +15,20 @@ from torch import Tensor
 from nas import jsonl
 from nas.arguments import Seed, checked
 from nas.data import ImageDataset
+from nas.documents import SCHEMA
 from nas.errors import TrainingError, first_line
-from nas.records import (
+from nas.space import SearchSpace
+from nas.statistics import van_der_corput
+from nas.supernet import checkpoint
+from nas.supernet.distributed import ProcessGroup, current_process_group
+from nas.supernet.records import (
     SCHEDULE,
     SCHEDULE_LOG,
-    SCHEMA,
     TRAINING,
     TRAINING_LOG,
     CheckpointRecord,
     ScheduleRow,
 )
-from nas.space import SearchSpace
-from nas.statistics import van_der_corput
-from nas.supernet import checkpoint
-from nas.supernet.distributed import ProcessGroup, current_process_group
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.trainer import DivergedError, Trainer
 from nas.supernet.weights import SUPERNET_FILE, Supernet

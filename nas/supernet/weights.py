@@ -131,7 +131,7 @@ class Supernet(SlotModule):
 
         Args:
             folder: the folder; made if missing.
-            metadata: further fields of `nas.records.CheckpointRecord`; must be JSON.
+            metadata: further fields of `nas.supernet.records.CheckpointRecord`; must be JSON.
         """
         record = {
             **metadata,

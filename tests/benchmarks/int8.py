@@ -32,7 +32,7 @@ from nas.deploy.int8 import MAX_DROP, quantise_within
 from nas.deploy.model import TrainedModel, normalised, preprocessing_of
 from nas.deploy.model_process import ModelProcess
 from nas.space import load_space
-from nas.supernet import TrainingSettings
+from nas.supernet.settings import TrainingSettings
 from nas.supernet.standalone import train_standalone
 
 NETWORKS = {

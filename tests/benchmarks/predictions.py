@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from nas.report.run import open_run
+from nas.run.run import open_run
 from nas.space import load_space
 from nas.statistics import latency_agreement, relative_errors
 

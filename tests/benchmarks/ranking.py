@@ -19,11 +19,13 @@ import numpy as np
 import torch
 
 from nas.data import ImageDataset, Images, load_dataset
-from nas.records import IntervalRecord
 from nas.space import load_space
-from nas.supernet import TrainingSettings, evaluate, train
+from nas.supernet.evaluation import evaluate
 from nas.supernet.ground_truth import make_ranked_network
 from nas.supernet.ranking import compute_ranking
+from nas.supernet.records import IntervalRecord
+from nas.supernet.settings import TrainingSettings
+from nas.supernet.training import train
 from tests.benchmarks.truth import split_images
 
 

@@ -25,13 +25,13 @@ from nas.data.batches import sequential_batches
 from nas.search import Objective, run_search
 from nas.search.pareto import non_dominated
 from nas.space import load_space
-from nas.supernet import Supernet
 from nas.supernet.evaluation import (
     calibrated_state,
     evaluate_in_rounds,
     largest_plausible_accuracy,
     round_ends,
 )
+from nas.supernet.weights import Supernet
 from nas.torch_network import Network
 from tests.benchmarks.samplers import read_benchmark
 

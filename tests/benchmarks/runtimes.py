@@ -33,8 +33,8 @@ from nas.deploy.model_process import ModelProcess
 from nas.latency import LatencyTable, build_table, open_runtime
 from nas.latency.worker_process import timers_for
 from nas.quantisation.post_training import quantise
-from nas.records.model import Preprocessing
-from nas.report.run import open_run
+from nas.run.model_card import Preprocessing
+from nas.run.run import open_run
 from nas.space import Architecture, load_definition, load_space, space_names
 from nas.torch_network import to_torch
 

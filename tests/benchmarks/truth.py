@@ -26,7 +26,9 @@ from nas.latency import LatencyTable, build_table, open_runtime, space_kernels
 from nas.latency.worker_process import timers_for
 from nas.search import non_dominated
 from nas.space import load_space
-from nas.supernet import TrainingSettings, evaluate, train
+from nas.supernet.evaluation import evaluate
+from nas.supernet.settings import TrainingSettings
+from nas.supernet.training import train
 
 SCHEMA = 1
 

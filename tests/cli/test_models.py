@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nas.data import load_dataset
-from nas.report import candidates
+from nas.run import candidates
 from tests.deploy.example_run import SETTINGS, front_ids, make_run
 
 torch.set_num_threads(1)

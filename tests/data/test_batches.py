@@ -7,7 +7,7 @@ import torch
 from nas.data import ImageDataset, Images
 from nas.data.batches import TrainingBatches, sequential_batches, share_of_batch
 from nas.errors import RequestError
-from nas.supernet import TrainingSettings
+from nas.supernet.settings import TrainingSettings
 
 CPU = torch.device("cpu")
 

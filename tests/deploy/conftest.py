@@ -4,9 +4,9 @@ import pytest
 
 from nas.deploy.card import ModelOrigin
 from nas.deploy.model import TrainedModel, preprocessing_of
-from nas.records import ModelData
+from nas.run.model_card import ModelData
 from nas.space import load_space
-from nas.supernet import TrainingSettings
+from nas.supernet.settings import TrainingSettings
 from nas.supernet.standalone import train_standalone
 
 VALIDATION_FRACTION = 0.5

@@ -5,14 +5,18 @@ from pathlib import Path
 
 from nas import files
 from nas.data import ImageDataset
+from nas.documents import to_json
 from nas.job.settings import JobSettings
-from nas.records import DataSummary, JobPlan, JobSummary, RunRecord, SpaceSettings, to_json
-from nas.report import candidates
-from nas.report.run import open_run
+from nas.run import candidates
+from nas.run.record import DataSummary, JobPlan, JobSummary, RunRecord
+from nas.run.run import open_run
 from nas.search import Trial
 from nas.space import library, load_space
-from nas.supernet import TrainingSettings, evaluate, train
+from nas.space.records import SpaceSettings
+from nas.supernet.evaluation import evaluate
 from nas.supernet.ground_truth import draw_architectures
+from nas.supernet.settings import TrainingSettings
+from nas.supernet.training import train
 
 SPACE = "mobilenet_tiny"
 

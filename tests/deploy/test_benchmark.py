@@ -10,7 +10,7 @@ from nas.deploy import benchmark
 from nas.deploy.benchmark import draw_benchmark, latency_of_rounds, time_files
 from nas.deploy.model_process import ModelProcess
 from nas.errors import ExportError, RequestError
-from nas.records import ExportedFile
+from nas.run.model_card import ExportedFile
 from tests.deploy import example_formats as formats
 from tests.deploy.test_model_process import IMAGES
 

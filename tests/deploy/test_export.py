@@ -27,9 +27,9 @@ from nas.deploy.saved_model import load_model
 from nas.deploy.scripts import run_script
 from nas.deploy.verify import verify_folder
 from nas.describe.models import describe_script
+from nas.documents import to_json
 from nas.errors import ExportError, IncompleteExportError, RequestError, RunFolderError
 from nas.quantisation.post_training import LARGEST_WEIGHT
-from nas.records import to_json
 from nas.space import load_definition
 from nas.torch_network import to_torch
 from tests.data.image_files import in_format, noise, with_orientation

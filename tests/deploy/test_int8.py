@@ -9,9 +9,10 @@ import pytest
 from nas.deploy import int8
 from nas.deploy.int8 import native_weight_bits, quantise_within
 from nas.deploy.model import normalised
+from nas.documents import to_json
 from nas.errors import RequestError
 from nas.quantisation.simulation import simulate
-from nas.records import Int8Summary, to_json
+from nas.run.model_card import Int8Summary
 from nas.supernet.evaluation import choose_calibration_images
 from tests.deploy.digits_models import GRAPHS, digits, digits_model
 

@@ -6,7 +6,7 @@ from nas.deploy.model import image_reading
 from nas.deploy.model_process import ModelProcess
 from nas.deploy.verify import ReferenceImages, check_file, sample_images
 from nas.errors import ExportError
-from nas.records import Preprocessing
+from nas.run.model_card import Preprocessing
 from tests.deploy import example_formats as formats
 
 PREPROCESSING = Preprocessing(

@@ -21,7 +21,7 @@ from nas.describe.architectures import (
 )
 from nas.errors import RequestError
 from nas.report import page
-from nas.report.run import open_run
+from nas.run.run import open_run
 from nas.space import SearchSpace, Stage, load_definition, load_space, space_names
 
 OWN = (

@@ -16,8 +16,9 @@ from nas.graph import Graph
 from nas.job import JobSettings
 from nas.job.context import JobContext
 from nas.job.progress import SilentProgress
-from nas.records import read_run
-from nas.report import candidates, page
+from nas.report import page
+from nas.run import candidates
+from nas.run.record import read_run
 
 MAX_WAIT_S = 120
 """Seconds to wait for another process, far more than any needs on a quiet machine."""

@@ -12,7 +12,7 @@ from nas.deploy.verify import verify_folder
 from nas.errors import DeviceError, RequestError
 from nas.job import load_job, run_job
 from nas.latency import LatencyTable
-from nas.report import candidates
+from nas.run import candidates
 from tests.mini_job import write_job
 
 

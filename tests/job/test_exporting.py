@@ -30,9 +30,10 @@ from nas.job.context import JobContext
 from nas.job.folder import claim
 from nas.job.progress import SilentProgress
 from nas.job.settings import DataSettings, load_job
-from nas.records import read_run, read_trained
 from nas.report import page
-from nas.report.run import open_run
+from nas.run.record import read_run
+from nas.run.run import open_run
+from nas.run.trained import read_trained
 from tests.commands import document
 from tests.deploy.example_run import SETTINGS, change_record, front_ids, make_run
 from tests.job.runs import MAX_WAIT_S

@@ -14,8 +14,8 @@ from nas.job.settings import with_search
 from nas.latency import LatencyTable
 from nas.latency.record import Record
 from nas.latency.timing import Timing
-from nas.report import candidates
-from nas.report.run import open_run
+from nas.run import candidates
+from nas.run.run import open_run
 from tests.job.runs import (
     OUT,
     all_networks,

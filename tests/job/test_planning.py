@@ -22,7 +22,7 @@ from nas.job.planning import (
 from nas.job.progress import SilentProgress
 from nas.job.settings import FinishSettings
 from nas.job.stage_costs import StageCosts
-from nas.records import StageRecord, read_run
+from nas.run.record import StageRecord, read_run
 from tests.job.runs import open_context
 
 SPACES = ("a", "b")

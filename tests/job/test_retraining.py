@@ -16,10 +16,11 @@ from nas.job.context import JobContext
 from nas.job.folder import claim
 from nas.job.progress import SilentProgress
 from nas.job.settings import load_job
-from nas.records import read_run, read_trained
-from nas.report import candidates
-from nas.report.run import open_run
-from nas.supernet import Supernet
+from nas.run import candidates
+from nas.run.record import read_run
+from nas.run.run import open_run
+from nas.run.trained import read_trained
+from nas.supernet.weights import Supernet
 from tests.deploy.example_run import SETTINGS, SPACE, front_ids, make_run
 from tests.job.runs import OUT, count_lines, start_process
 

@@ -12,13 +12,15 @@ import pytest
 from PIL import Image
 
 from nas import job as jobs
+from nas.documents import to_json
 from nas.errors import InfeasibleError, JobFileError, RunFolderError
 from nas.job import finish, load_job
 from nas.job.folder import claim
 from nas.job.stage_costs import StageCosts, measure_stage_costs
-from nas.records import JobPlan, JobSearch, read_run, to_json
-from nas.report import candidates, page
-from nas.report.front import front
+from nas.report import page
+from nas.run import candidates
+from nas.run.front import front
+from nas.run.record import JobPlan, JobSearch, read_run
 from tests.mini_job import write_job
 
 FAMILIES = {"mobile", "shuffle", "squeeze"}

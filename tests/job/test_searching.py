@@ -18,8 +18,10 @@ from nas.job import objectives, supernets
 from nas.job.settings import with_search
 from nas.latency import LatencyTable
 from nas.latency.record import Record
-from nas.records import read_ranking, read_run
-from nas.report import candidates, page
+from nas.report import page
+from nas.run import candidates
+from nas.run.record import read_run
+from nas.supernet.records import read_ranking
 from tests.commands import document
 from tests.job.runs import (
     MAX_WAIT_S,

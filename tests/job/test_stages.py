@@ -10,10 +10,11 @@ from nas.deploy import retrain
 from nas.job import JobSettings, load_job, stages, supernets
 from nas.job.context import JobContext
 from nas.job.progress import SilentProgress
-from nas.records import MirroringExperiment, read_run
-from nas.report.run import open_run
+from nas.run.record import read_run
+from nas.run.run import open_run
 from nas.supernet import checkpoint, mirroring
 from nas.supernet.ground_truth import STANDALONE_FILE
+from nas.supernet.records import MirroringExperiment
 from tests.mini_job import write_job
 from tests.supernet.drawings import make_data
 

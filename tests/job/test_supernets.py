@@ -24,7 +24,8 @@ from nas.job import exporting, load_job, supernets
 from nas.job.folder import claim
 from nas.latency import LatencyTable
 from nas.report import page
-from nas.supernet import evaluate, training
+from nas.supernet import training
+from nas.supernet.evaluation import evaluate
 from tests.commands import document
 
 TRAIN = ("supernet", "train", "--space", "squeeze.py", "--data", "digits", "--epochs", "1")

@@ -16,7 +16,7 @@ import pytest
 from nas.job import objectives
 from nas.job.folder import claim
 from nas.job.settings import with_search
-from nas.records import read_run
+from nas.run.record import read_run
 from nas.storage_address import redact_address
 from tests.commands import document
 from tests.job.runs import (

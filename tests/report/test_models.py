@@ -7,11 +7,13 @@ import pandas as pd
 import pytest
 
 from nas.errors import CheckpointError
-from nas.records import JobSearch, read_trained
-from nas.report import candidates, page
-from nas.report.front import with_trained
+from nas.report import page
 from nas.report.models import read_models
-from nas.report.run import open_run
+from nas.run import candidates
+from nas.run.front import with_trained
+from nas.run.record import JobSearch
+from nas.run.run import open_run
+from nas.run.trained import read_trained
 
 
 def trained(row: pd.Series, holdout: float, **changes: object) -> dict[str, object]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.report import candidates
+from nas.run import candidates
 from tests.mini_job import write_job
 
 ROOT = Path(__file__).parents[2]

@@ -1,6 +1,7 @@
 """Networks with given scores and accuracies."""
 
-from nas.records import ArchitectureRecord, RankedNetworkRecord
+from nas.space.records import ArchitectureRecord
+from nas.supernet.records import RankedNetworkRecord
 
 
 def ranked_network(number, macs, score, standalone, *, params=None, space="a", **fields):

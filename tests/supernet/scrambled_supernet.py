@@ -3,7 +3,7 @@
 import torch
 
 from nas.space import load_space
-from nas.supernet import Supernet
+from nas.supernet.weights import Supernet
 
 TINY = ("mobilenet_tiny", "shufflenet_tiny", "squeezenet_tiny")
 

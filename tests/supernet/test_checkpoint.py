@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 
 from nas.errors import CheckpointError
 from nas.space import load_space
-from nas.supernet import Supernet, checkpoint
+from nas.supernet import checkpoint
+from nas.supernet.weights import Supernet
 from tests.supernet.scrambled_supernet import scrambled
 
 SPACE = load_space("shufflenet_tiny", image_size=8, channels=3, classes=10)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from nas.records import RankedNetworkRecord, ScoreCorrection
 from nas.supernet import correction
+from nas.supernet.records import RankedNetworkRecord, ScoreCorrection
 
 ENDS = {
     "mobilenet_tiny": [(10_000, 0.4), (1_000_000, 0.7)],

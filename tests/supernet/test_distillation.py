@@ -5,9 +5,8 @@ import math
 import pytest
 import torch
 
-from nas.supernet import evaluate
 from nas.supernet.distillation import TEACHER_SHARE, Teacher, distillation_loss
-from nas.supernet.evaluation import evaluate_network
+from nas.supernet.evaluation import evaluate, evaluate_network
 from nas.torch_network import to_torch
 from tests.supernet.scrambled_supernet import scrambled, space_on
 

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from nas.errors import CheckpointError, RequestError
-from nas.supernet import Supernet, TrainingSettings, checkpoint, train
+from nas.supernet import checkpoint
 from nas.supernet.distributed import SINGLE_PROCESS, ProcessGroup, require_single_process
 from nas.supernet.recipe import (
     adaptive_clip_grad,
@@ -20,8 +20,10 @@ from nas.supernet.recipe import (
     make_batches,
     parameter_groups,
 )
+from nas.supernet.settings import TrainingSettings
 from nas.supernet.subnets import SubnetSampler
-from nas.supernet.weights import SUPERNET_FILE
+from nas.supernet.training import train
+from nas.supernet.weights import SUPERNET_FILE, Supernet
 from tests.supernet.scrambled_supernet import space_on
 
 TRAIN_SCRIPT = """

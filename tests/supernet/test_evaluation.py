@@ -7,16 +7,18 @@ import torch
 from nas.data import load_dataset
 from nas.data.batches import sequential_batches
 from nas.errors import DataError, RequestError
-from nas.supernet import TrainingSettings, evaluate, evaluation
+from nas.supernet import evaluation
 from nas.supernet.evaluation import (
     CALIBRATION_BATCH_SIZE,
     choose_calibration_images,
+    evaluate,
     evaluate_by_class,
     evaluate_in_rounds,
     evaluate_network,
     largest_plausible_accuracy,
     round_ends,
 )
+from nas.supernet.settings import TrainingSettings
 from nas.supernet.standalone import train_standalone
 from nas.torch_network import Network
 from tests.supernet.scrambled_supernet import TINY, scrambled, space_on

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 
 from nas.errors import CheckpointError, RequestError
-from nas.supernet import TrainingSettings, evaluate, ground_truth, standalone
+from nas.supernet import ground_truth, standalone
+from nas.supernet.evaluation import evaluate
 from nas.supernet.ground_truth import (
     STANDALONE_FILE,
     compare_with_standalone,
     draw_architectures,
     draw_matched,
 )
+from nas.supernet.settings import TrainingSettings
 from tests.supernet.scrambled_supernet import scrambled, space_on
 
 ONE_EPOCH = TrainingSettings(epochs=1, device="cpu")

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from nas.errors import RequestError
-from nas.supernet import evaluate, evaluate_quickly
-from nas.supernet.quick_evaluation import accuracy_interval, stratified_sample
+from nas.supernet.evaluation import evaluate
+from nas.supernet.quick_evaluation import accuracy_interval, evaluate_quickly, stratified_sample
 from tests.supernet.scrambled_supernet import scrambled, space_on
 
 

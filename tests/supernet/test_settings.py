@@ -2,7 +2,7 @@ import pytest
 
 from nas.errors import RequestError
 from nas.space import load_space
-from nas.supernet import TrainingSettings
+from nas.supernet.settings import TrainingSettings
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ from torch.nn.functional import cross_entropy
 
 from nas.data import Images
 from nas.errors import CheckpointError, TrainingError
-from nas.supernet import TrainingSettings, evaluate
 from nas.supernet.distillation import Teacher
-from nas.supernet.evaluation import calibrated_state, evaluate_network
+from nas.supernet.evaluation import calibrated_state, evaluate, evaluate_network
 from nas.supernet.recipe import adaptive_clip_grad, learning_rate, make_batches, parameter_groups
+from nas.supernet.settings import TrainingSettings
 from nas.supernet.standalone import train_network, train_standalone
 from nas.torch_network import to_torch
 from tests.supernet.scrambled_supernet import scrambled, space_on

@@ -12,19 +12,13 @@ import torch
 
 from nas.data import Images, load_dataset
 from nas.errors import CheckpointError, DataError, DeviceError, TrainingError
-from nas.supernet import (
-    Supernet,
-    TrainingSettings,
-    checkpoint,
-    evaluate,
-    measure_epoch,
-    sharding,
-    train,
-    trainer,
-    training,
-)
+from nas.supernet import checkpoint, sharding, trainer, training
+from nas.supernet.evaluation import evaluate
 from nas.supernet.recipe import adaptive_clip_grad, learning_rate
+from nas.supernet.settings import TrainingSettings
 from nas.supernet.trainer import Trainer
+from nas.supernet.training import measure_epoch, train
+from nas.supernet.weights import Supernet
 from tests.supernet.scrambled_supernet import space_on
 
 SHORT = TrainingSettings(epochs=2, device="cpu")

@@ -12,8 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 from nas.errors import CheckpointError
 from nas.graph import Channels, Graph
 from nas.space import load_space, space_names
-from nas.supernet import Supernet
-from nas.supernet.weights import slice_weight
+from nas.supernet.weights import Supernet, slice_weight
 from nas.torch_kernels import ACTIVATIONS
 from nas.torch_network import Network, run_graph
 from tests.supernet.scrambled_supernet import TINY, scrambled

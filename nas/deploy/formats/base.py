@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nas.quantisation.network import QuantisedNetwork
 
 PREPROCESSING_KEY = "preprocessing"
-"""Name under which formats with metadata keep `nas.records.Preprocessing.embedded`."""
+"""Name under which formats with metadata keep `nas.run.model_card.Preprocessing.embedded`."""
 
 
 class LoadedModel(ABC):

@@ -27,7 +27,7 @@ from nas.deploy.formats.base import (
 )
 from nas.errors import ExportError
 from nas.graph import Graph, Op
-from nas.records.model import PREPROCESSING
+from nas.run.model_card import PREPROCESSING
 
 if TYPE_CHECKING:
     from nas.deploy.model import TrainedModel

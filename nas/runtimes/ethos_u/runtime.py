@@ -35,9 +35,8 @@ from nas.latency.runtime import (
     Schedules,
     Weights,
 )
-from nas.latency.timing import Timing
+from nas.latency.timing import MEASURED, Timing
 from nas.quantisation.network import QuantisedNetwork
-from nas.records.fields import MEASURED
 from nas.runtimes.ethos_u.configuration import PARTS, Configuration, Target, configuration
 from nas.runtimes.ethos_u.context import KernelInContext
 from nas.runtimes.ethos_u.networks import (

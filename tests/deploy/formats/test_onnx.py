@@ -11,7 +11,7 @@ from nas.deploy.formats import model_format
 from nas.deploy.model import TrainedModel, image_reading, normalised
 from nas.errors import ExportError
 from nas.quantisation.simulation import simulate
-from nas.records import Preprocessing
+from nas.run.model_card import Preprocessing
 from nas.space import load_space
 from tests.deploy import digits_models
 from tests.deploy.digits_models import digits, digits_model

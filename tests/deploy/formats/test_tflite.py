@@ -13,7 +13,7 @@ from nas.errors import ExportError
 from nas.graph import Graph, Op, Slot
 from nas.quantisation.post_training import quantise
 from nas.quantisation.simulation import simulate
-from nas.records import Preprocessing
+from nas.run.model_card import Preprocessing
 from nas.space import load_space
 from nas.space.builder import Builder
 from tests.test_onnx_model import images

@@ -26,7 +26,7 @@ from nas.latency import (
 from nas.latency.calibration import lacks_calibration
 from nas.latency.installed_runtimes import configured_runtime
 from nas.latency.runtime import Runtime
-from nas.report import candidates
+from nas.run import candidates
 from nas.runtimes.ethos_u.runtime import EthosUOnBoard, EthosURuntime
 from nas.space import SearchSpace
 from tests.job.test_devices import run_on

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.report import candidates
+from nas.run import candidates
 from tests.job.test_devices import run_on
 
 

@@ -6,11 +6,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from nas.documents import Count, Document, Format, Fraction, Positive
+from nas.documents import (
+    Count,
+    Digest,
+    Document,
+    Format,
+    Fraction,
+    Name,
+    NetworkDigest,
+    Positive,
+    Seconds,
+)
 from nas.errors import CheckpointError
-from nas.records.candidate import ArchitectureRecord
-from nas.records.fields import Digest, Name, NetworkDigest, Seconds
-from nas.records.run import DataOptions, SpaceSettings
+from nas.run.record import DataOptions
+from nas.space.records import ArchitectureRecord, SpaceSettings
 
 Side = Annotated[int, Field(ge=1, le=1 << 16)]
 """Height or width of an image in pixels."""

@@ -9,12 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue
 
-from nas.documents import Count, Document, Format, Fraction, Positive
+from nas.documents import Count, Document, Format, Fraction, Name, NetworkDigest, Positive, Seconds
 from nas.errors import CheckpointError, RunFolderError
 from nas.formatting import format_count, format_latency
-from nas.records.candidate import ArchitectureRecord
-from nas.records.fields import Name, NetworkDigest, Seconds
-from nas.records.run import SpaceSettings
+from nas.space.records import ArchitectureRecord, SpaceSettings
 
 TRAINING_LOG = "training.jsonl"
 """Name of the log of a supernet's training, in the supernet's folder."""
@@ -422,3 +420,124 @@ def read_ranking(folder: Path) -> RankingRecord | None:
     """
     path = folder / "ranking.json"
     return RANKING.read(path) if path.exists() else None
+
+
+class MirroringExperiment(Document):
+    """What a short experiment says about mirrored images; see `nas.supernet.mirroring`.
+
+    Attributes:
+        images: number of training images that networks classified which were not trained on them.
+        accuracy: accuracy of these networks on the images.
+        mirrored_accuracy: accuracy on the same images, mirrored.
+        changed_classes: names of the classes whose mirrored images are hardly recognised, the one
+            that loses most first.
+        changes_class: whether mirroring is taken to change the class of images.
+        is_reliable: whether enough was learned to decide.
+    """
+
+    images: Count
+    accuracy: Fraction
+    mirrored_accuracy: Fraction
+    changed_classes: list[str]
+    changes_class: bool
+    is_reliable: bool
+
+
+MIN_ANCHORS = 4
+"""Fewest networks of each space, trained standalone, to which a correction is fitted."""
+
+
+class ScoreCorrection(Document):
+    """How the scores of supernets are corrected for the size of networks.
+
+    The logit of an accuracy gets a slope over the logarithm of the multiply-accumulates (MACs).
+    Then its distance from a reference is shrunk, because the highest scores are too high and the
+    lowest too low. See `nas.supernet.correction`.
+
+    Attributes:
+        slope: what is added to a logit for each factor e of MACs.
+        scale: factor of the distance from the reference.
+        reference_macs: MACs of the reference.
+        reference_accuracy: accuracy of the reference.
+        offsets: what is added to all logits of a space in the end, by its name; empty if nothing
+            is.
+        networks: number of networks trained standalone by which the offsets were fitted.
+    """
+
+    slope: float
+    scale: Positive
+    reference_macs: Positive
+    reference_accuracy: Fraction
+    offsets: dict[Name, float] = Field(default_factory=dict)
+    networks: Count = 0
+
+    @property
+    def summary(self) -> str:
+        """What is corrected and why, in words."""
+        basis = (
+            f"the accuracies of different spaces are put on one scale by {self.networks} networks "
+            "that were trained alone"
+            if self.networks
+            else "accuracies of different spaces may not be comparable, because the job trains no "
+            "networks alone ([search] anchors)"
+        )
+        return (
+            "supernets underrate large networks, so the accuracies of networks are corrected for "
+            f"their size; {basis}"
+        )
+
+    def correct(self, accuracy: float, macs: float, space: str) -> float:
+        """Return the corrected accuracy of a network.
+
+        Args:
+            accuracy: accuracy in the supernet, in [0, 1].
+            macs: multiply-accumulates of the network for one image.
+            space: name of its space.
+        """
+        reference = to_logit(self.reference_accuracy)
+        distance = (
+            to_logit(accuracy) - reference + self.slope * math.log(macs / self.reference_macs)
+        )
+        logit = reference + self.scale * distance + self.offsets.get(space, 0.0)
+        return 1 / (1 + math.exp(-logit))
+
+
+def to_logit(accuracy: float) -> float:
+    """Return log(p / (1 - p)) of an accuracy, which is first moved off 0 and 1 by 1e-4."""
+    inside = min(max(accuracy, _LEAST_ERROR), 1 - _LEAST_ERROR)
+    return math.log(inside / (1 - inside))
+
+
+_LEAST_ERROR = 1e-4
+"""Share of wrong, or right, images that every accuracy is taken to have: its logit is finite."""
+
+
+class NetworkTrainingRow(Document):
+    """A line of a network's `training.jsonl`: the state of its training at one step.
+
+    Attributes:
+        step: number of the step, from 1.
+        steps: number of all steps.
+        loss: loss on the step's batch.
+        accuracy: accuracy on the step's batch.
+        clipped_share: share of the weight tensors whose gradient was clipped.
+        learning_rate: learning rate of the step.
+        seconds: duration of the training so far, over all starts.
+    """
+
+    schema_version: Literal[1] = Field(alias="schema")
+    step: Annotated[int, Field(ge=1, lt=1 << 63)]
+    steps: Annotated[int, Field(ge=1, lt=1 << 63)]
+    loss: float
+    accuracy: Fraction
+    clipped_share: Fraction
+    learning_rate: float
+    seconds: Seconds
+
+
+NETWORK_TRAINING = Format(
+    NetworkTrainingRow,
+    "a training log of a network",
+    CheckpointError,
+    "Move the file away: training goes on without it.",
+)

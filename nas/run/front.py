@@ -14,9 +14,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nas.errors import InfeasibleError, RequestError
-from nas.records import Candidate, JobSearch, TrainedRecord
-from nas.records.fields import COSTS, DEVICE_LATENCY
-from nas.report.candidates import latency_us, score
+from nas.run.candidates import Candidate, latency_us, score
+from nas.run.record import COSTS, DEVICE_LATENCY, JobSearch
+from nas.run.trained import TrainedRecord
 from nas.search import non_dominated
 from nas.statistics import spread
 

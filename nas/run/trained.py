@@ -7,39 +7,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
-from nas.documents import Count, Document, Format, Fraction
+from nas.documents import Count, Document, Format, Fraction, Name, NetworkDigest, Seconds
 from nas.errors import CheckpointError
-from nas.records.candidate import ArchitectureRecord
-from nas.records.fields import Name, NetworkDigest, Seconds
+from nas.space.records import ArchitectureRecord
 
 TRAINED_FILE = "trained.json"
 """Name of the file with the record of a training, in a model's folder."""
 
 MODELS_FOLDER = "models"
 """Name of the folder with a folder for each trained model, in a run folder."""
-
-
-class NetworkTrainingRow(Document):
-    """A line of a network's `training.jsonl`: the state of its training at one step.
-
-    Attributes:
-        step: number of the step, from 1.
-        steps: number of all steps.
-        loss: loss on the step's batch.
-        accuracy: accuracy on the step's batch.
-        clipped_share: share of the weight tensors whose gradient was clipped.
-        learning_rate: learning rate of the step.
-        seconds: duration of the training so far, over all starts.
-    """
-
-    schema_version: Literal[1] = Field(alias="schema")
-    step: Annotated[int, Field(ge=1, lt=1 << 63)]
-    steps: Annotated[int, Field(ge=1, lt=1 << 63)]
-    loss: float
-    accuracy: Fraction
-    clipped_share: Fraction
-    learning_rate: float
-    seconds: Seconds
 
 
 class SplitAccuracy(Document):
@@ -96,12 +72,6 @@ class TrainedRecord(Document):
     versions: dict[str, str]
 
 
-NETWORK_TRAINING = Format(
-    NetworkTrainingRow,
-    "a training log of a network",
-    CheckpointError,
-    "Move the file away: training goes on without it.",
-)
 TRAINED = Format(
     TrainedRecord,
     "the record of a trained network",

@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, JsonValue
 
-from nas.documents import Count, Document, Format, Fraction, Positive
+from nas.documents import Count, Document, Format, Fraction, Name, Positive, Seconds
 from nas.errors import RunFolderError
-from nas.records.fields import COSTS, Name, Seconds
+from nas.space.records import SpaceSettings
+from nas.supernet.records import MirroringExperiment, ScoreCorrection
 
-_LEAST_ERROR = 1e-4
-"""Share of wrong, or right, images that every accuracy is taken to have: its logit is finite."""
+
+class Cost(NamedTuple):
+    """How a page shows a cost of a network: a count of its graph, or a `Figure`.
+
+    Attributes:
+        label: name with the unit.
+        scale: number of these units in a unit of the column.
+        is_maximised: whether more is better, so that its limit is the smallest value.
+    """
+
+    label: str
+    scale: float = 1.0
+    is_maximised: bool = False
+
+
+COSTS = {
+    "macs": Cost("MACs"),
+    "params": Cost("parameters"),
+    "peak_memory_bytes": Cost("peak memory, KiB", 1 / 1024),
+    "sram_kib": Cost("SRAM, KiB"),
+    "flash_kib": Cost("flash, KiB"),
+    "dram_traffic_kib": Cost("DRAM traffic, KiB"),
+    "flash_traffic_kib": Cost("flash traffic, KiB"),
+    "mac_utilisation": Cost("MAC utilisation, %", 100.0, is_maximised=True),
+}
+"""The costs that a job can optimise or limit beside latency, by the name of their column."""
+
+
+DEVICE_LATENCY = "predicted_us "
+"""Beginning of the columns with the latencies on further devices, before the device's name."""
 
 
 class _RunSection(Document):
@@ -57,25 +85,6 @@ class DataSummary(_RunSection):
     summary: str = ""
 
 
-class SpaceSettings(_RunSection):
-    """What the spaces of a run are adapted to: arguments of `nas.space.load_space`.
-
-    Attributes:
-        image_size: height and width of the images, in pixels.
-        channels: number of channels of the images.
-        classes: number of classes.
-    """
-
-    image_size: Annotated[int, Field(ge=1, le=1 << 16)]
-    channels: Annotated[int, Field(ge=1, le=1 << 16)]
-    classes: Annotated[int, Field(ge=1, le=1 << 24)]
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """The arguments, without what a later version may have added."""
-        return self.model_dump(include=set(type(self).model_fields))
-
-
 class DeviceSummary(_RunSection):
     """The device that latencies are for.
 
@@ -88,27 +97,6 @@ class DeviceSummary(_RunSection):
     summary: str
     must_match: dict[str, str]
     recorded: dict[str, str]
-
-
-class MirroringExperiment(_RunSection):
-    """What a short experiment says about mirrored images; see `nas.supernet.mirroring`.
-
-    Attributes:
-        images: number of training images that networks classified which were not trained on them.
-        accuracy: accuracy of these networks on the images.
-        mirrored_accuracy: accuracy on the same images, mirrored.
-        changed_classes: names of the classes whose mirrored images are hardly recognised, the one
-            that loses most first.
-        changes_class: whether mirroring is taken to change the class of images.
-        is_reliable: whether enough was learned to decide.
-    """
-
-    images: Count
-    accuracy: Fraction
-    mirrored_accuracy: Fraction
-    changed_classes: list[str]
-    changes_class: bool
-    is_reliable: bool
 
 
 class ImageChanges(_RunSection):
@@ -272,71 +260,6 @@ class SearchSummary(_RunSection):
     hypervolume: float | None = None
 
 
-MIN_ANCHORS = 4
-"""Fewest networks of each space, trained standalone, to which a correction is fitted."""
-
-
-class ScoreCorrection(_RunSection):
-    """How the scores of supernets are corrected for the size of networks.
-
-    The logit of an accuracy gets a slope over the logarithm of the multiply-accumulates (MACs).
-    Then its distance from a reference is shrunk, because the highest scores are too high and the
-    lowest too low. See `nas.supernet.correction`.
-
-    Attributes:
-        slope: what is added to a logit for each factor e of MACs.
-        scale: factor of the distance from the reference.
-        reference_macs: MACs of the reference.
-        reference_accuracy: accuracy of the reference.
-        offsets: what is added to all logits of a space in the end, by its name; empty if nothing
-            is.
-        networks: number of networks trained standalone by which the offsets were fitted.
-    """
-
-    slope: float
-    scale: Positive
-    reference_macs: Positive
-    reference_accuracy: Fraction
-    offsets: dict[Name, float] = Field(default_factory=dict)
-    networks: Count = 0
-
-    @property
-    def summary(self) -> str:
-        """What is corrected and why, in words."""
-        basis = (
-            f"the accuracies of different spaces are put on one scale by {self.networks} networks "
-            "that were trained alone"
-            if self.networks
-            else "accuracies of different spaces may not be comparable, because the job trains no "
-            "networks alone ([search] anchors)"
-        )
-        return (
-            "supernets underrate large networks, so the accuracies of networks are corrected for "
-            f"their size; {basis}"
-        )
-
-    def correct(self, accuracy: float, macs: float, space: str) -> float:
-        """Return the corrected accuracy of a network.
-
-        Args:
-            accuracy: accuracy in the supernet, in [0, 1].
-            macs: multiply-accumulates of the network for one image.
-            space: name of its space.
-        """
-        reference = to_logit(self.reference_accuracy)
-        distance = (
-            to_logit(accuracy) - reference + self.slope * math.log(macs / self.reference_macs)
-        )
-        logit = reference + self.scale * distance + self.offsets.get(space, 0.0)
-        return 1 / (1 + math.exp(-logit))
-
-
-def to_logit(accuracy: float) -> float:
-    """Return log(p / (1 - p)) of an accuracy, which is first moved off 0 and 1 by 1e-4."""
-    inside = min(max(accuracy, _LEAST_ERROR), 1 - _LEAST_ERROR)
-    return math.log(inside / (1 - inside))
-
-
 class KernelSlowdown(_RunSection):
     """Latency of kernels while whole networks were timed, divided by the latency in the table.
 
@@ -412,7 +335,7 @@ class JobSearch(_RunSection):
     """The objectives of a job's search beside latency and accuracy, and its limits.
 
     Attributes:
-        also_minimize, also_maximize: names of costs that are objectives, see `nas.records.COSTS`.
+        also_minimize, also_maximize: names of costs that are objectives, see `COSTS`.
         max_latency_ms: highest latency in milliseconds.
         max_macs, max_params, max_peak_memory_bytes: limits of counts.
         max_sram_kib, max_flash_kib, max_dram_traffic_kib, max_flash_traffic_kib: limits of figures.

@@ -5,8 +5,8 @@ from dataclasses import fields
 import pytest
 
 from nas.errors import InfeasibleError, RequestError
-from nas.records import Candidate
-from nas.report.front import Limits, select
+from nas.run.candidates import Candidate
+from nas.run.front import Limits, select
 
 SLOW, FAST, GUESS = "s1ab", "wa57", "ge55"
 

@@ -15,8 +15,9 @@ from nas.arguments import checked
 from nas.documents import shortened
 from nas.errors import DataError, RequestError, RunFolderError
 from nas.formatting import format_latency
-from nas.records import Candidate, JobSearch
-from nas.report.front import Limits, front, select
+from nas.run.candidates import Candidate
+from nas.run.front import Limits, front, select
+from nas.run.record import JobSearch
 from nas.space import Architecture, SearchSpace, load_space
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from nas.data import ImageDataset
     from nas.deploy.folder import ModelFolder
     from nas.job import JobProgress
-    from nas.records import RunRecord
-    from nas.supernet import Supernet
+    from nas.run.record import RunRecord
+    from nas.supernet.weights import Supernet
     from nas.torch_network import Network
 
 
@@ -97,7 +98,7 @@ class Run:
         Raises:
             RunFolderError: the folder has no `run.json`, or a damaged one.
         """
-        from nas.records import read_run
+        from nas.run.record import read_run
 
         return self._read_once("run.json", lambda path: read_run(path.parent))
 
@@ -108,7 +109,7 @@ class Run:
         Raises:
             RunFolderError: the run has not come so far, or the file is damaged.
         """
-        from nas.report import candidates
+        from nas.run import candidates
 
         if not (self.path / "trials.csv").exists():
             raise RunFolderError(
@@ -132,7 +133,7 @@ class Run:
 
         Raises RunFolderError if the front is empty.
         """
-        from nas.report import candidates
+        from nas.run import candidates
 
         rows, search = self.front, self.record.job.search
         if not rows.empty:
@@ -165,7 +166,7 @@ class Run:
         """Return the most accurate member of the front that meets the limits.
 
         Trained members are compared by their trained accuracy, see
-        `nas.report.front.expected_accuracies`.
+        `nas.run.front.expected_accuracies`.
 
         Args:
             max_latency_ms: largest latency in milliseconds.
@@ -291,7 +292,7 @@ class Run:
             RunFolderError: the run does not hold it.
             CheckpointError: its file is damaged, or of another space.
         """
-        from nas.supernet import Supernet
+        from nas.supernet.weights import Supernet
 
         if not self.has_supernet(space):
             raise RunFolderError(
@@ -314,7 +315,7 @@ class Run:
         Raises the errors of `architecture`, `supernet` and `data`.
         """
         from nas.deploy.retrain import load_trained
-        from nas.records import read_trained
+        from nas.run.trained import read_trained
         from nas.supernet.evaluation import calibrated_state
         from nas.torch_network import to_torch
 

@@ -1,0 +1,1 @@
+"""A run: its folder, its records, its candidates and its front."""
