@@ -55,7 +55,10 @@ _MODULES = {
     "nas.run.run": ("Run", "open_run"),
     "nas.search": ("GuidedSampler", "Objective", "run_search", "suggest"),
     "nas.space": ("Architecture", "SearchSpace", "Stage", "load_space", "space_names"),
-    "nas.supernet": ("Supernet", "TrainingSettings", "evaluate", "train"),
+    "nas.supernet.evaluation": ("evaluate",),
+    "nas.supernet.settings": ("TrainingSettings",),
+    "nas.supernet.training": ("train",),
+    "nas.supernet.weights": ("Supernet",),
     "nas.torch_network": ("to_torch",),
 }
 """The module that each public name comes from."""

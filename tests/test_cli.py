@@ -37,10 +37,11 @@ def test_importing_nas_imports_no_heavy_library():
         ("nas.data.batches", ("tvm", "optuna", "nas.supernet", "nas.space")),
         ("nas.quantisation.network", ("torch", "tvm", "nas.latency", "nas.deploy")),
         ("nas.quantisation.post_training", ("tvm", "optuna", "nas.latency", "nas.supernet")),
-        ("nas.supernet", ("tvm", "optuna", "nas.latency", "nas.search")),
+        ("nas.supernet.training", ("tvm", "optuna", "nas.latency", "nas.search")),
         ("nas.describe.spaces", ("torch", "tvm", "optuna", "pandas", "matplotlib")),
         ("nas.deploy.formats", ("torch", "tvm", "onnx", "onnxruntime", "openvino", "optuna")),
-        ("nas.report.page", ("torch", "tvm", "nas.supernet", "nas.job")),
+        ("nas.run.run", ("torch", "tvm", "nas.report", "nas.deploy", "nas.job")),
+        ("nas.report.page", ("torch", "tvm", "nas.deploy", "nas.job")),
     ],
 )
 def test_lower_layers_do_not_import_higher_ones(module, forbidden):
@@ -170,7 +171,7 @@ def test_wrong_request_for_spaces_exits_2(invoke, arguments, words):
     [
         (["spaces", "mobilnet"], 2, "There is no space 'mobilnet'. Spaces: mobilenet"),
         (["run", "nowhere.toml"], 2, "There is no job file nowhere.toml"),
-        (["select", "nowhere"], 2, "has no front"),
+        (["select", "nowhere"], 2, "is not a run"),
         (["report", "nowhere"], 2, "is not a run"),
         (["table", "show", "nowhere.jsonl"], 2, "There is no file nowhere.jsonl"),
         (

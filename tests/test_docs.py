@@ -31,7 +31,6 @@ from tests.markdown import ROOT, Block
 
 PAGES = markdown.pages()
 BLOCKS = [block for page in PAGES for block in markdown.blocks(page)]
-MAX_LINES = 200
 
 REAL_SPACES = ("spaces", "predict")
 """Commands that run with the spaces that ship: they time few kernels or none."""
@@ -90,11 +89,6 @@ def test_links_lead_somewhere(page):
         if not link.startswith("https://"):
             target = (ROOT / page).parent / link.partition("#")[0]
             assert target.exists(), f"{page} links to {link}"
-
-
-@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/")])
-def test_pages_are_short(page):
-    assert len(markdown.read(page).splitlines()) < MAX_LINES
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=name_of)

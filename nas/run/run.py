@@ -284,7 +284,7 @@ class Run:
         """Return whether the run folder holds the trained supernet of a space."""
         return (self.path / "supernets" / space / "supernet.safetensors").is_file()
 
-    @checked(Supernet="nas.supernet")
+    @checked(Supernet="nas.supernet.weights")
     def supernet(self, space: str) -> Supernet:
         """Return the trained supernet of a space.
 

@@ -27,7 +27,7 @@ class QuickEvaluation:
 
     Attributes:
         accuracy: accuracy on the sample, in [0, 1].
-        low, high: ends of the interval of what `nas.supernet.evaluate` returns, with a coverage of
+        low, high: ends of the interval of what `nas.evaluate` returns, with a coverage of
             at least `CONFIDENCE`.
         images: number of images in the sample.
     """

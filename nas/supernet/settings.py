@@ -26,7 +26,7 @@ allow 1.2 times as many steps instead of 1.6 times, and the supernet ranks no be
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Settings of `nas.supernet.train` and `train_standalone`.
+    """Settings of `nas.train` and `train_standalone`.
 
     The defaults suit a training of a few minutes to an hour. docs/measurements.md compares other
     values by how well the supernet then ranks networks.
@@ -106,7 +106,7 @@ class TrainingSettings:
             if not is_valid:
                 raise RequestError(
                     f"Training setting {name} cannot be {asdict(self)[name]!r}.",
-                    remedy="See nas.supernet.TrainingSettings for the values that are allowed.",
+                    remedy="See nas.TrainingSettings for the values that are allowed.",
                 )
 
     def identity(self) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def train_standalone(
 ) -> Network:
     """Train a network from scratch on the labels of the training images.
 
-    Optimizer, learning rate, augmentation and label smoothing are those of `nas.supernet.train`
+    Optimizer, learning rate, augmentation and label smoothing are those of `nas.train`
     with the same settings; the settings that choose and teach subnets are ignored. The
     same arguments give the same weights on the same machine.
 

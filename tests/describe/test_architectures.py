@@ -213,10 +213,10 @@ def test_report_and_select_of_a_run_load_no_space(run):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"space": "../../x"}, r"trials\.csv, line 2 .*: space is '\.\./\.\./x'"),
+        ({"space": "../../x"}, r"trials\.csv, line 2 .*: architecture.space is '\.\./\.\./x'"),
         ({"space": "absent"}, r"trials\.csv, line 2 .* is of space 'absent', not 'mobilenet_tiny'"),
         ({"choices": {"stem.width": 5}}, r"trials\.csv: Space .* has no choice|is missing|is 5"),
-        ({"choices": 5}, r"trials\.csv, line 2 .*: choices is 5"),
+        ({"choices": 5}, r"trials\.csv, line 2 .*: architecture.choices is 5"),
     ],
 )
 def test_a_damaged_architecture_in_a_run_is_refused(run, change, words):

@@ -22,7 +22,7 @@ NAMES = [
     "architecture, predict",
     "run, report",
     "run, predict",
-    "front, select",
+    "trials, select",
     "trials, report",
     "trials, predict",
     "ranking, report",
@@ -83,13 +83,13 @@ def test_damaged_file_is_read_correctly_or_named(corpus, name):
 def test_traceback_is_caught(corpus, monkeypatch):
     """A fuzz test that cannot fail would find nothing."""
     folder, by_name = corpus
-    target = by_name["front, select"]
+    target = by_name["trials, select"]
 
     def broken(*_):
         raise KeyError("front")
 
     monkeypatch.setattr("nas.run.run.select", broken)
     with pytest.raises(AssertionError, match="a traceback"):
-        try_target(target, folder, b"{}")
+        try_target(target, folder, (folder / "run/trials.csv").read_bytes())
     monkeypatch.undo()
     assert run(folder, ("select", "run"))[0] == 0, "the folder is whole again"

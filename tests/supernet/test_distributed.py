@@ -30,7 +30,8 @@ TRAIN_SCRIPT = """
 import os, signal, sys, torch
 from nas.space import load_space
 from nas.data import load_dataset
-from nas.supernet import TrainingSettings, train
+from nas.supernet.settings import TrainingSettings
+from nas.supernet.training import train
 
 torch.set_num_threads(1)
 data = load_dataset("digits", validation_fraction=0.5)

@@ -27,7 +27,8 @@ KILLED_IN_STEP_9 = """
 import os, signal, sys, torch
 from nas.space import load_space
 from nas.data import load_dataset
-from nas.supernet import TrainingSettings, train
+from nas.supernet.settings import TrainingSettings
+from nas.supernet.training import train
 
 torch.set_num_threads(1)
 data = load_dataset("digits", validation_fraction=0.5)
