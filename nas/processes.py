@@ -269,6 +269,7 @@ def spawn_main() -> None:
             os._exit(0)
         answer: tuple[bool, Any]
         try:
+            # This imports the module of the function. What it raises is an answer, too.
             function, arguments = pickle.loads(message)
             answer = True, function(*arguments)
         except NasError as error:

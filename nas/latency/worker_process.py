@@ -29,7 +29,6 @@ KERNEL_LIMIT_SECONDS = 120.0
 DISPATCH_LIMIT_FACTOR = 5
 """The dispatch costs may take this many times longer: megabytes of weights go to the device."""
 
-
 START_SECONDS = 120.0
 """How long a worker may take to start: it imports the runtime."""
 

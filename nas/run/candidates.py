@@ -1,4 +1,7 @@
-"""A candidate of a run: a row of `trials.csv` and `front.csv`, and a member of `front.json`."""
+"""The candidates of a run: rows of `trials.csv` and `front.csv`, members of `front.json`.
+
+`Candidate` declares their fields once. Files, the report and the terminal follow from it.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +44,15 @@ if TYPE_CHECKING:
 def _parsed(value: Any) -> Any:
     """Return a value that may be written as JSON, as in a table."""
     return json.loads(value) if isinstance(value, str) else value
+
+
+def _device_latencies(cells: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the latencies on further devices by device, from a row or the values of a trial."""
+    return {
+        name.removeprefix(DEVICE_LATENCY): value
+        for name, value in cells.items()
+        if name.startswith(DEVICE_LATENCY)
+    }
 
 
 class Candidate(Document):
@@ -118,12 +130,8 @@ class Candidate(Document):
 
         Raises pydantic's ValidationError for a bad row.
         """
-        devices = {
-            name.removeprefix(DEVICE_LATENCY): value
-            for name, value in cells.items()
-            if name.startswith(DEVICE_LATENCY)
-        }
-        return cls.model_validate({**cells, "device_predicted_us": devices}, strict=False)
+        fields = {**cells, "device_predicted_us": _device_latencies(cells)}
+        return cls.model_validate(fields, strict=False)
 
     @property
     def cells(self) -> dict[str, Any]:
@@ -197,7 +205,9 @@ class Candidate(Document):
         parts += [f"{self.macs} MACs", f"{self.params} parameters"]
         for name in FIGURES:
             if (value := getattr(self, name)) is not None:
-                parts.append(f"{COSTS[name].label} {COSTS[name].scale * value:.0f}")
+                label, unit = COSTS[name].label.split(", ")
+                number = f"{COSTS[name].scale * value:.0f}"
+                parts.append(f"{number}% {label}" if unit == "%" else f"{number} {unit} of {label}")
         return ", ".join(parts)
 
 
@@ -315,11 +325,7 @@ def _candidate(trial: Trial, prediction: Prediction | None, **fields: Any) -> Ca
         digest=trial.digest,
         state=trial.state,
         score_images=int(values["score_images"]) if "score_images" in values else None,
-        device_predicted_us={
-            name.removeprefix(DEVICE_LATENCY): value
-            for name, value in values.items()
-            if name.startswith(DEVICE_LATENCY)
-        },
+        device_predicted_us=_device_latencies(values),
         macs=graph.macs,
         params=graph.params,
         peak_memory_bytes=graph.peak_memory_bytes,

@@ -39,7 +39,6 @@ COSTS = {
 }
 """The costs that a job can optimise or limit beside latency, by the name of their column."""
 
-
 DEVICE_LATENCY = "predicted_us "
 """Beginning of the columns with the latencies on further devices, before the device's name."""
 

@@ -220,13 +220,5 @@ class Trainer:
         return self._state.state_dict()
 
     def load_state_dict(self, tensors: dict[str, Tensor], path: Path) -> None:
-        """Restore what `state_dict` returned.
-
-        Args:
-            tensors: tensors by name.
-            path: file that the tensors were read from, for error messages.
-
-        Raises:
-            CheckpointError: the tensors belong to another training.
-        """
+        """Restore what `state_dict` returned; see `TrainingState.load_state_dict`."""
         self._state.load_state_dict(tensors, path)

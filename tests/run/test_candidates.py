@@ -63,7 +63,7 @@ def test_summary_has_id_space_accuracy_latency_and_counts():
     assert "1.2 ms measured, 4.5 ms predicted on phone, 2000 MACs" in phone
     figures = {"sram_kib": 25.25, "dram_traffic_kib": 55.0, "mac_utilisation": 0.354}
     assert candidate(**figures).summary.endswith(
-        ", SRAM, KiB 25, DRAM traffic, KiB 55, MAC utilisation, % 35"
+        ", 25 KiB of SRAM, 55 KiB of DRAM traffic, 35% MAC utilisation"
     )
 
 
