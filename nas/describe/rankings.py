@@ -7,7 +7,12 @@ from pathlib import Path
 from nas import console
 from nas.supernet.matched_ranking import MAX_LATENCY_RATIO
 from nas.supernet.ranking import MIN_DISTINCT_SCORES
-from nas.supernet.records import ORDER_NAMES, IntervalRecord, MatchedRankingRecord, RankingRecord
+from nas.supernet.ranking_records import (
+    ORDER_NAMES,
+    IntervalRecord,
+    MatchedRankingRecord,
+    RankingRecord,
+)
 
 
 def format_interval(statistic: IntervalRecord | None, sign: str = "") -> str:

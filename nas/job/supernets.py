@@ -32,13 +32,8 @@ from nas.supernet.ground_truth import (
     draw_matched,
 )
 from nas.supernet.ranking import compute_pooled_ranking, compute_ranking
-from nas.supernet.records import (
-    MIN_ANCHORS,
-    RankedNetworkRecord,
-    RankingRecord,
-    ScoreCorrection,
-    read_ranking,
-)
+from nas.supernet.ranking_records import RankedNetworkRecord, RankingRecord, read_ranking
+from nas.supernet.records import MIN_ANCHORS, ScoreCorrection
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.training import train
 from nas.supernet.weights import Supernet

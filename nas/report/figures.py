@@ -22,7 +22,8 @@ from nas.run import candidates
 from nas.run.candidates import HistoryRow, latency_us
 from nas.run.record import COSTS, DEVICE_LATENCY, JobSearch
 from nas.search import non_dominated
-from nas.supernet.records import SpaceRanking, TrainingRow
+from nas.supernet.ranking_records import SpaceRanking
+from nas.supernet.records import TrainingRow
 
 FloatArray = NDArray[np.float64]
 

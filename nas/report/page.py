@@ -23,14 +23,8 @@ from nas.run import candidates
 from nas.run.candidates import HistoryRow, read_csv
 from nas.run.front import expected_accuracies, front, row_objectives
 from nas.run.record import COSTS, RUN, JobSearch, RunRecord, read_run
-from nas.supernet.records import (
-    ORDER_NAMES,
-    TRAINING,
-    TRAINING_LOG,
-    RankingRecord,
-    TrainingRow,
-    read_ranking,
-)
+from nas.supernet.ranking_records import ORDER_NAMES, RankingRecord, read_ranking
+from nas.supernet.records import TRAINING, TRAINING_LOG, TrainingRow
 
 FRONT_SCHEMA = 3
 """Version of the format of `front.json`."""

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import expit
 
-from nas.supernet.records import MIN_ANCHORS, RankedNetworkRecord, ScoreCorrection, to_logit
+from nas.supernet.ranking_records import RankedNetworkRecord
+from nas.supernet.records import MIN_ANCHORS, ScoreCorrection, to_logit
 
 SLOPE = 0.3
 """Logits that a factor e of multiply-accumulates adds; see docs/measurements.md."""

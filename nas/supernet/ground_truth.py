@@ -20,7 +20,8 @@ from nas.space import Architecture, SearchSpace
 from nas.space.records import ArchitectureRecord
 from nas.statistics import van_der_corput
 from nas.supernet.evaluation import evaluate, evaluate_network
-from nas.supernet.records import STANDALONE, RankedNetworkRecord
+from nas.supernet.ranking_records import RankedNetworkRecord
+from nas.supernet.records import STANDALONE
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.standalone import train_standalone
 from nas.supernet.weights import Supernet

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from nas import statistics
 from nas.statistics import Interval
 from nas.supernet.correction import correct_for_size
-from nas.supernet.records import (
+from nas.supernet.ranking_records import (
     IntervalRecord,
     MatchedRankingRecord,
     RankedNetworkRecord,

@@ -21,7 +21,7 @@ from nas.supernet.matched_ranking import (
     interval,
     lead,
 )
-from nas.supernet.records import (
+from nas.supernet.ranking_records import (
     BaselineTaus,
     IntervalRecord,
     PooledRanking,

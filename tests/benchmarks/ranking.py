@@ -23,7 +23,7 @@ from nas.space import load_space
 from nas.supernet.evaluation import evaluate
 from nas.supernet.ground_truth import make_ranked_network
 from nas.supernet.ranking import compute_ranking
-from nas.supernet.records import IntervalRecord
+from nas.supernet.ranking_records import IntervalRecord
 from nas.supernet.settings import TrainingSettings
 from nas.supernet.training import train
 from tests.benchmarks.truth import split_images

@@ -22,7 +22,7 @@ from nas.latency.record import Record
 from nas.report import page
 from nas.run import candidates
 from nas.run.record import read_run
-from nas.supernet.records import read_ranking
+from nas.supernet.ranking_records import read_ranking
 from tests.commands import document
 from tests.job.runs import (
     MAX_WAIT_S,

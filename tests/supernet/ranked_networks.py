@@ -1,7 +1,7 @@
 """Networks with given scores and accuracies."""
 
 from nas.space.records import ArchitectureRecord
-from nas.supernet.records import RankedNetworkRecord
+from nas.supernet.ranking_records import RankedNetworkRecord
 
 
 def ranked_network(number, macs, score, standalone, *, params=None, space="a", **fields):

@@ -5,7 +5,8 @@ import pytest
 from scipy.special import expit, logit
 
 from nas.supernet import correction
-from nas.supernet.records import RankedNetworkRecord, ScoreCorrection
+from nas.supernet.ranking_records import RankedNetworkRecord
+from nas.supernet.records import ScoreCorrection
 
 ENDS = {
     "mobilenet_tiny": [(10_000, 0.4), (1_000_000, 0.7)],

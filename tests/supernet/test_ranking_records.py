@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.supernet.records import IntervalRecord, read_ranking
+from nas.supernet.ranking_records import IntervalRecord, read_ranking
 
 EXAMPLE = Path(__file__).parents[2] / "results" / "example"
 
