@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ from nas.search.posterior import (
     SuccessModel,
     non_dominated_layers,
 )
-from nas.search.surrogate import Hyperparameters, fit_hyperparameters
+from nas.search.surrogate import Hyperparameters, ModelError, fit_hyperparameters
 from nas.search.trial import Trial
 from nas.space import Architecture, SearchSpace
 
@@ -105,6 +105,8 @@ class GuidedOptimizer:
     The candidates are ranked one after another, each as if those before it had been observed at
     their means, so that a plan of several proposals is diverse (Ginsbourger et al. 2010).
 
+    If the values of the trials allow no model, the proposals are random ones.
+
     All proposals follow from the seed, the completed trials and the trials that were rejected
     before them. A search that is continued therefore proposes what the uninterrupted one would.
 
@@ -114,6 +116,7 @@ class GuidedOptimizer:
         seed: the seed of all random choices.
         startup: completed trials before there is a model, at least 2; by default five for each
             space, and at least ten.
+        on_message: called with a sentence when the values of the trials allow no model.
     """
 
     def __init__(
@@ -123,11 +126,13 @@ class GuidedOptimizer:
         *,
         seed: int,
         startup: int | None = None,
+        on_message: Callable[[str], None] = lambda sentence: None,
     ) -> None:
         if startup is None:
             startup = max(MIN_STARTUP_TRIALS, STARTUP_TRIALS_PER_SPACE * len(spaces))
         self._spaces = {space.name: space for space in spaces}
         self._objectives = list(objectives)
+        self._on_message, self._has_reported = on_message, False
         self._seed = seed
         self._startup = max(2, startup)
         self._encoder = ArchitectureEncoder(spaces)
@@ -289,6 +294,29 @@ class GuidedOptimizer:
         pool = self._pool(observations, known, rng)
         if not pool:
             return _Plan([], 0.0)
+        try:
+            return self._plan_of_model(observations, pool, known, rng, batch_size)
+        except ModelError as error:
+            if not self._has_reported:
+                self._has_reported = True
+                self._on_message(
+                    f"the values of the trials allow no model ({error}); the next architectures "
+                    "are drawn at random"
+                )
+            return _Plan(self._random_candidates(known, rng), math.inf)
+
+    def _plan_of_model(
+        self,
+        observations: Observations,
+        pool: list[Architecture],
+        known: set[Architecture],
+        rng: np.random.Generator,
+        batch_size: int,
+    ) -> _Plan:
+        """Return the plan that a model makes of a pool, to which it adds; see `_make_plan`.
+
+        Raises ModelError if the values of the trials allow no model.
+        """
         model = self._model(observations)
         values = Candidates(model, pool).acquisition_values()
         for _ in range(REFINEMENT_ROUNDS):
@@ -319,13 +347,19 @@ class GuidedOptimizer:
     ) -> list[Architecture]:
         """Return feasible candidates: offspring of the best architectures, and random ones."""
         parents = _parents(observations, rng)
-        pool = dict.fromkeys(self._new_offspring(parents, POOL_OFFSPRING, known, rng))
-        names = list(self._spaces)
-        for number in range(POOL_RANDOM):
-            drawn = self._spaces[names[number % len(names)]].sample(rng, uniform_over="choices")
-            if drawn not in known and self._cheap.values(drawn) is not None:
-                pool[drawn] = None
-        return list(pool)
+        offspring = self._new_offspring(parents, POOL_OFFSPRING, known, rng)
+        return list(dict.fromkeys([*offspring, *self._random_candidates(known, rng)]))
+
+    def _random_candidates(
+        self, known: set[Architecture], rng: np.random.Generator
+    ) -> list[Architecture]:
+        """Return at most `POOL_RANDOM` new random architectures that the cheap limits allow."""
+        spaces = list(self._spaces.values())
+        drawn = dict.fromkeys(
+            spaces[number % len(spaces)].sample(rng, uniform_over="choices")
+            for number in range(POOL_RANDOM)
+        )
+        return [a for a in drawn if a not in known and self._cheap.values(a) is not None]
 
     def _new_offspring(
         self,

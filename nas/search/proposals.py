@@ -75,6 +75,7 @@ def proposer_for(
     *,
     seed: int,
     startup: int | None,
+    on_message: Callable[[str], None] = lambda sentence: None,
 ) -> GuidedOptimizer | OptunaProposer:
     """Return the proposer of a sampler.
 
@@ -84,12 +85,15 @@ def proposer_for(
         objectives: the objectives of the search.
         seed: the seed of the search.
         startup: completed trials before the sampler's model proposes; None for its default.
+        on_message: called with a sentence when the model of the sampler cannot be made.
 
     Raises:
         RequestError: there is no sampler of this name.
     """
     if name in MODEL_SAMPLERS:
-        return GuidedOptimizer(spaces, objectives, seed=seed, startup=startup)
+        return GuidedOptimizer(
+            spaces, objectives, seed=seed, startup=startup, on_message=on_message
+        )
     if name not in OPTUNA_SAMPLERS:
         raise RequestError(
             f"There is no sampler {name!r}.", remedy=f"Use one of {', '.join(SAMPLERS)}."

@@ -173,7 +173,9 @@ def run_search(
             objectives,
             log,
             budget,
-            proposer_for(sampler, spaces, objectives, seed=seed, startup=startup),
+            proposer_for(
+                sampler, spaces, objectives, seed=seed, startup=startup, on_message=on_message
+            ),
             SearchProgress(objectives, startup or 10 * len(spaces)),
             shared,
             note_trial,

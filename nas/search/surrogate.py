@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, solve_triangular
 
 from nas.search.encoding import ArchitectureEncoder, EncodedArchitectures
 from nas.search.pareto import Array
@@ -77,6 +77,10 @@ _JITTER = 1e-8
 """Added to the diagonal of a covariance matrix, so that it has a Cholesky factor."""
 
 
+class ModelError(ArithmeticError):
+    """A model of the values cannot be made in floating-point numbers."""
+
+
 class GaussianProcess:
     """A Gaussian process (Rasmussen and Williams 2006) conditioned on the values of one objective.
 
@@ -94,6 +98,8 @@ class GaussianProcess:
         values: `n`, the values of the objective; above zero for a log transform.
         encoder: the encoder of `observed`.
         hyperparameters: see `fit_hyperparameters`.
+
+    Raises ModelError if the covariance of the observations has no Cholesky factor.
     """
 
     def __init__(
@@ -109,7 +115,12 @@ class GaussianProcess:
         self._features = self._feature_map(observed)
         covariance = _kernel(self._features, self._features, hyperparameters)
         covariance[np.diag_indices_from(covariance)] += hyperparameters.noise_variance + _JITTER
-        self._cholesky = cho_factor(covariance, lower=True, overwrite_a=True)
+        if not np.isfinite(covariance).all():
+            raise ModelError("the covariance of the observations is not finite")
+        try:
+            self._cholesky = cho_factor(covariance, lower=True, overwrite_a=True)
+        except LinAlgError as error:
+            raise ModelError(f"the covariance of the observations: {error}") from error
         self._weights = cho_solve(self._cholesky, y)
         # The variance that maximises the marginal likelihood has a closed form.
         self._variance = max(1e-12, float(y @ self._weights) / len(y))
@@ -262,7 +273,10 @@ class _LogLikelihood:
         if op_share:
             covariance += op_share * self._ops
         covariance[np.diag_indices_from(covariance)] += hyperparameters.noise_variance + _JITTER
-        cholesky = np.linalg.cholesky(covariance)
+        try:
+            cholesky = np.linalg.cholesky(covariance)
+        except LinAlgError:  # These hyperparameters make no model.
+            return -np.inf
         whitened = solve_triangular(cholesky, self._y, lower=True, check_finite=False)
         # The variance that maximises the marginal likelihood has a closed form.
         variance = max(1e-12, float(whitened @ whitened) / len(self._y))

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.search import Objective, hypervolume, run_search
+from nas.search import Objective, hypervolume, posterior, run_search
 from nas.search.guided import GuidedOptimizer
 from nas.search.objectives import prepare_objectives
+from nas.search.surrogate import ModelError
 from tests.search.problems import additive
 from tests.search.test_study import OBJECTIVES, SPACES, error, macs
 
@@ -279,3 +280,36 @@ def test_one_odd_value_does_not_blind_the_search(value):
         return sum(additive(each) <= best for each in architectures(result))
 
     assert search("guided", value) >= 0.5 * search("guided", None) > search("random", None)
+
+
+def test_random_architectures_follow_if_no_model_can_be_made(monkeypatch):
+    expected = run_search(SPACES, {"additive": additive, "macs": macs}, trials=20)
+
+    def fail(*arguments, **settings):
+        raise ModelError("no Cholesky factor")
+
+    monkeypatch.setattr(posterior, "GaussianProcess", fail)
+    messages = []
+    result = run_search(
+        SPACES, {"additive": additive, "macs": macs}, trials=20, on_message=messages.append
+    )
+    assert architectures(result)[:15] == architectures(expected)[:15]
+    assert len(set(architectures(result))) == 20
+    assert messages == [
+        "the values of the trials allow no model (no Cholesky factor); the next architectures are "
+        "drawn at random"
+    ]
+    optimizer = GuidedOptimizer(SPACES, prepare_objectives({"additive": additive}), seed=0)
+    for trial in result.trials:
+        optimizer.learn(trial)
+    # A search does not end because nothing is known.
+    assert optimizer.expected_gain(1) == np.inf
+
+
+def test_errors_of_the_program_are_not_taken_for_values_without_a_model(monkeypatch):
+    def fail(*arguments, **settings):
+        raise TypeError("wrong arguments")
+
+    monkeypatch.setattr(posterior, "GaussianProcess", fail)
+    with pytest.raises(TypeError, match="wrong arguments"):
+        run_search(SPACES, {"additive": additive}, trials=20)
