@@ -1,16 +1,11 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 import nas.space
-from nas.graph import Graph, Op
 from nas.latency import cache_model
 from nas.latency.cache_model import DispatchCosts
-from nas.latency.kernel import Kernel
 from nas.latency.runtime import NetworkCost
 from nas.runtimes.onnxruntime.float32.fusion import BlockedFusion, block_size
 from nas.runtimes.onnxruntime.runtime import OnnxRuntime
@@ -83,25 +78,13 @@ def test_kernels_of_test_graphs(name: str) -> None:
     assert [kernel.text for kernel in FUSION.kernels(GRAPHS[name]())] == EXPECTED[name]
 
 
-@pytest.mark.parametrize("name", nas.space.space_names())
-def test_kernels_have_the_macs_of_their_network(name: str) -> None:
-    space = nas.space.load_space(name, image_size=40, classes=7)
-    rng = np.random.default_rng(1)
-    for _ in range(10):
-        graph = space.sample(rng).graph
-        kernels = FUSION.kernels(graph)
-        assert kernels == FUSION.kernels(graph.folded), "folding norms changes nothing"
-        assert sum(kernel.macs for kernel in kernels) == graph.macs
-        assert [Kernel.parse(kernel.text) for kernel in kernels] == kernels
-
-
-@pytest.mark.parametrize(("image_size", "block"), [(33, 16), (8, 8)])
-@pytest.mark.parametrize("name", nas.space.space_names())
-def test_block_kernels_contain_those_of_whole_networks(
-    name: str, image_size: int, block: int
+@pytest.mark.parametrize("block", [8, 16])
+@pytest.mark.parametrize("name", ["mobilenet_v3", "shufflenet"])
+def test_block_kernels_contain_those_of_whole_networks_on_any_processor(
+    name: str, block: int
 ) -> None:
     fusion = BlockedFusion(block)
-    space = nas.space.load_space(name, image_size=image_size)
+    space = nas.space.load_space(name, image_size=8)
     known = {k for block_graph in space.block_graphs() for k in fusion.block_kernels(block_graph)}
     rng = np.random.default_rng(0)
     architectures = [space.smallest, space.largest, *(space.sample(rng) for _ in range(20))]
@@ -131,17 +114,3 @@ def test_network_latency_is_kernels_launches_and_an_invocation() -> None:
     cost = NetworkCost([10.0, 20.0], 0.0, 0.0, 0.0)
     assert OnnxRuntime().network_us(cost, DispatchCosts(dispatch)) == 33.5
     assert set(OnnxRuntime.dispatch_parts) == {*dispatch, *cache_model.WEIGHT_PARTS}
-
-
-def test_unknown_op_is_named() -> None:
-    graph = Graph((Op("input", (), (4, 2, 2)), Op("warp", (0,), (4, 2, 2))))
-    with pytest.raises(ValueError, match="no kernel for a warp on its own"):
-        FUSION.kernels(graph)
-
-
-def test_configuring_float32_imports_no_onnxruntime() -> None:
-    code = (
-        "import sys; from nas.latency import configured_runtime; configured_runtime('onnxruntime');"
-        "assert not {'onnx', 'onnxruntime', 'torch', 'tvm'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,15 +1,7 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
-import numpy as np
 import pytest
 
-import nas.space
-from nas.graph import Graph, Op
-from nas.latency import space_kernels
-from nas.latency.kernel import Kernel
 from nas.runtimes.onnxruntime.int8.fusion import QuantisedFusion
 from nas.runtimes.onnxruntime.runtime import OnnxRuntime
 from tests.latency.example_graphs import GRAPHS
@@ -88,30 +80,6 @@ def test_kernels_of_test_graphs(name: str) -> None:
     assert [kernel.text for kernel in FUSION.kernels(GRAPHS[name]())] == EXPECTED[name]
 
 
-@pytest.mark.parametrize("name", nas.space.space_names())
-def test_kernels_have_the_macs_of_their_network(name: str) -> None:
-    space = nas.space.load_space(name, image_size=40, classes=7)
-    rng = np.random.default_rng(1)
-    for _ in range(10):
-        graph = space.sample(rng).graph
-        kernels = FUSION.kernels(graph)
-        assert kernels == FUSION.kernels(graph.folded), "folding norms changes nothing"
-        assert sum(kernel.macs for kernel in kernels) == graph.macs
-        assert [Kernel.parse(kernel.text) for kernel in kernels] == kernels
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("image_size", [33, 8])
-@pytest.mark.parametrize("name", nas.space.space_names())
-def test_space_kernels_contain_those_of_its_networks(name: str, image_size: int) -> None:
-    space = nas.space.load_space(name, image_size=image_size)
-    known = set(space_kernels(space, OnnxRuntime(dtype="int8")))
-    rng = np.random.default_rng(0)
-    architectures = [space.smallest, space.largest, *(space.sample(rng) for _ in range(20))]
-    needed = {kernel for each in architectures for kernel in FUSION.kernels(each.graph)}
-    assert needed <= known
-
-
 def test_block_kernels_cover_all_surroundings() -> None:
     block = GRAPHS["hidden_classifier"]()
     kernels = {kernel.text for kernel in FUSION.block_kernels(block)}
@@ -131,18 +99,3 @@ def test_weights_have_a_quarter_of_the_float32_size() -> None:
     assert sum(kernel.weight_bytes for kernel in floats) == 4 * sum(
         kernel.weight_bytes for kernel in FUSION.kernels(graph)
     )
-
-
-def test_unknown_op_is_named() -> None:
-    graph = Graph((Op("input", (), (4, 2, 2)), Op("warp", (0,), (4, 2, 2))))
-    with pytest.raises(ValueError, match="no kernel for a warp on its own"):
-        FUSION.kernels(graph)
-
-
-def test_configuring_int8_imports_no_onnxruntime() -> None:
-    code = (
-        "import sys; from nas.latency import configured_runtime;"
-        "configured_runtime('onnxruntime', dtype='int8');"
-        "assert not {'onnx', 'onnxruntime', 'sklearn', 'torch', 'tvm'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
