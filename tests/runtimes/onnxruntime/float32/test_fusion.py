@@ -29,18 +29,6 @@ EXPECTED = {
         "concat 58x7x7 58x7x7 -> 116x7x7",
         "copy 116x7x7 -> 116x7x7 shuffle2",
     ],
-    "classifier": [
-        "conv2d blocked16 10x5x5 -> 70x5x5 k1 s1 p0 g1 bias relu",
-        "to_plain blocked16 70x5x5 -> 70x5x5",
-        "global_pool 70x5x5 -> 70x1x1",
-        "view 70x1x1 -> 70x1x1",
-        "linear 70x1x1 -> 11x1x1 bias",
-    ],
-    "residual_branches": [
-        "conv2d blocked16 8x6x6 -> 16x6x6 k5 s1 p2 g1 bias",
-        "conv2d blocked16 8x6x6 -> 16x6x6 k1 s1 p0 g1 bias add relu",
-        "to_plain blocked16 16x6x6 -> 16x6x6",
-    ],
     "squeeze_excite_strided": [
         "to_blocked blocked16 16x8x8 -> 16x8x8",
         "conv2d blocked16 16x8x8 -> 48x8x8 k1 s1 p0 g1 bias hard_swish",
@@ -54,21 +42,6 @@ EXPECTED = {
         "to_blocked blocked16 48x4x4 -> 48x4x4",
         "conv2d blocked16 48x4x4 -> 16x4x4 k1 s1 p0 g1 bias",
         "to_plain blocked16 16x4x4 -> 16x4x4",
-    ],
-    "shuffle_v1_unit": [
-        "conv2d 60x6x6 -> 15x6x6 k1 s1 p0 g3 bias relu",
-        "copy 15x6x6 -> 15x6x6 shuffle3",
-        "conv2d 15x6x6 -> 15x6x6 k3 s1 p1 g15 bias",
-        "conv2d 15x6x6 -> 60x6x6 k1 s1 p0 g3 bias add relu",
-    ],
-    "hidden_classifier": [
-        "conv2d blocked16 10x5x5 -> 70x5x5 k1 s1 p0 g1 bias hard_swish",
-        "to_plain blocked16 70x5x5 -> 70x5x5",
-        "global_pool 70x5x5 -> 70x1x1",
-        "view 70x1x1 -> 70x1x1",
-        "linear 70x1x1 -> 33x1x1 bias",
-        "copy 33x1x1 -> 33x1x1 hard_swish",
-        "linear 33x1x1 -> 11x1x1 bias",
     ],
 }
 
