@@ -224,16 +224,17 @@ def predict(
     Example: nas predict results/quickstart:jf2a --table latency_tables/mine.jsonl
     Example: nas predict mobilenet_v2_1.0 --table latency_tables/mine.jsonl --image-size 96
     """
-    from nas.describe import tables
+    from nas.cli import predictions
     from nas.describe.architectures import resolve_architecture
 
     sizes = {"image_size": image_size, "channels": channels, "classes": classes}
     architecture = resolve_architecture(arch, sizes, space).architecture
-    prediction = tables.describe_prediction(open_table(table), architecture, batch)
+    opened = open_table(table)
+    prediction = opened.predict(architecture, batch)
     if as_json:
-        print_json(prediction)
+        print_json(predictions.to_json(opened, architecture, prediction))
     else:
-        tables.show_prediction(prediction)
+        predictions.show(opened, architecture, prediction)
 
 
 @app.command()

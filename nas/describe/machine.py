@@ -10,8 +10,7 @@ from nas import this_machine
 from nas.deploy.formats import all_formats
 from nas.deploy.formats.base import package_versions
 from nas.latency import available_runtimes
-from nas.latency.matrix_benchmark import measure_noise
-from nas.latency.timing import MAX_SPREAD
+from nas.latency.timing import MAX_SPREAD, measure_noise
 
 
 def describe_machine() -> dict[str, Any]:

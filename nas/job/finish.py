@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict
 
 import pandas as pd
 
@@ -19,10 +18,9 @@ from nas.job.measurements import (
     unsettled,
 )
 from nas.latency import Prediction, measure_networks
-from nas.latency.verify import MAX_MEDIAN_SHIFT, DeviceSlowdown
 from nas.run import candidates
 from nas.run.front import behind, front, representatives, with_trained
-from nas.run.record import JobSearch, KernelSlowdown
+from nas.run.record import JobSearch
 from nas.run.trained import read_trained
 from nas.search import Trial
 from nas.supernet.evaluation import evaluate
@@ -87,10 +85,6 @@ def _measure(job: JobContext, run: RunFolder, chosen: Sequence[Trial]) -> None:
     job.progress.begin("whole networks", "network")
     jsonl.repair(run.measurements)
     graphs = {t.digest: t.architecture.graph for t in chosen}
-    kernels = [
-        kernel for graph in graphs.values() for kernel in job.runtime.kernels(graph, job.batch)
-    ]
-    slowdown = DeviceSlowdown(job.table, job.runtime, kernels)
     log = jsonl.read(run.measurements, MEASUREMENTS)
     waiting = unsettled(log, list(graphs), once=job.runtime.has_constant_networks)
     left = [trial for trial in chosen if trial.digest in waiting]
@@ -101,24 +95,11 @@ def _measure(job: JobContext, run: RunFolder, chosen: Sequence[Trial]) -> None:
             job.runtime,
             job.table.schedules(),
             batch=job.batch,
-            quiet_us=job.table.quiet_us,
-            at_each_moment=slowdown.measure,
         )
         for trial, result in zip(batch, timed, strict=True):
             for measurement in Measurement.of_timings(trial, result):
                 jsonl.append(run.measurements, measurement.model_dump(mode="json", by_alias=True))
         job.progress.advance(start + len(batch), len(left))
-    # If nothing was left to time, an earlier start recorded the slowdown.
-    if slowdown.ratios is not None:
-        run.record.slowdown = KernelSlowdown(**asdict(slowdown.ratios))
-        if abs(slowdown.ratios.median - 1) > MAX_MEDIAN_SHIFT:
-            change = slowdown.ratios.median - 1
-            comparison = f"{abs(change):.0%} {'slower' if change > 0 else 'faster'}"
-            job.progress.note(
-                f"the device was {comparison} while the networks were timed than when its latency "
-                "table was made, so predicted and measured latencies differ; "
-                f"`nas table verify {job.table.path}` tells more"
-            )
 
 
 def to_measure(

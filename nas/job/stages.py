@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from nas.errors import DataError, MeasurementError
 from nas.job.context import JobContext
 from nas.job.folder import RunFolder
 from nas.job.planning import fixed_plan, plan_finalists_again, replan_numbers
-from nas.latency import build_table, calibrate_after_build, calibration_summary, lacks_calibration
+from nas.latency import build_table, calibrate_after_build, lacks_calibration
 from nas.latency.timing import MEASURED
 from nas.latency.worker_process import timers_for
 from nas.report import page
@@ -264,26 +263,16 @@ def build_latency_table(job: JobContext, run: RunFolder) -> None:
         built=len(missing),
         failed=len(failed),
         unstable=sum(r is not None and r.status == "unstable" for r in needed),
-        dispatch_us=job.table.dispatch_us,
-        calibration=_as_json(
-            {
-                name: value
-                for name, value in job.table.calibration(job.batch).items()
-                if name != "networks"
-            }
-        ),
+        dispatch_us=dict(job.table.dispatch.parts_us),
+        calibration=None
+        if (fitted := job.table.calibration(job.batch)) is None
+        else fitted.model_copy(update={"networks": (), "supersedes": None}),
     )
     for record in failed:
         job.progress.note(
             f"{record.name} could not be compiled or timed, so networks that need it are left out: "
             f"{record.error}"
         )
-
-
-def _as_json(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return fields as `run.json` will hold them, with lists for tuples."""
-    plain: dict[str, Any] = json.loads(json.dumps(dict(fields)))
-    return plain
 
 
 def _calibrate(job: JobContext) -> None:
@@ -303,7 +292,7 @@ def _calibrate(job: JobContext) -> None:
         )
     else:
         if calibration is not None:
-            job.progress.note(calibration_summary(calibration))
+            job.progress.note(f"predictions are corrected: {calibration.text}")
 
 
 def train_supernets(

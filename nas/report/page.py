@@ -14,7 +14,6 @@ from nas import files, jsonl
 from nas.documents import Format
 from nas.errors import RunFolderError
 from nas.formatting import format_count
-from nas.latency.calibration import calibration_text
 from nas.latency.prediction import ROUGH_PREDICTION
 from nas.latency.timing import MEASURED
 from nas.report import figures
@@ -125,7 +124,6 @@ def _render(
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("nas.report", ""), autoescape=True, trim_blocks=True
     )
-    fitted = run.table.calibration if run.table else None
     environment.filters["count"] = partial(format_count, space="")
     return environment.get_template("report.html.j2").render(
         run=run,
@@ -144,7 +142,7 @@ def _render(
         unit=figures.latency_unit(rows),
         rough_prediction=ROUGH_PREDICTION,
         basis=basis,
-        calibration=calibration_text(fitted) if fitted else "",
+        calibration=run.table.calibration.text if run.table and run.table.calibration else "",
         whole_network="measured" if basis == MEASURED else "whole network",
         agreement=agreement,
         ranking=ranking,
