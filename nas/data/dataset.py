@@ -263,7 +263,7 @@ def count_text(counts: Mapping[str, int]) -> str:
 
 @checked(error=DataError)
 def load_dataset(
-    source: str | Path,
+    source: str | Path | Source,
     *,
     image_size: int | None = None,
     validation_fraction: float | None = None,
@@ -282,8 +282,8 @@ def load_dataset(
     the top of this module say how many images each part gets.
 
     Args:
-        source: "digits", or a path: parquet files in the Hugging Face layout, or a folder with a
-            sub-folder for each class.
+        source: "digits" or the name of a plug-in; a path: parquet files in the Hugging Face
+            layout, or a folder with a sub-folder for each class; or an opened source.
         image_size: Side of the images, in pixels; larger and oblong images are scaled and cropped
             to the centre. The default depends on the source.
         validation_fraction: Fraction of the training images that are used for validation, in
