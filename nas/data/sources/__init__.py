@@ -42,17 +42,22 @@ __all__ = [
 SOURCES = PlugInPoint("nas.sources", "source", callable, "function that returns a Source")
 
 
-def open_source(source: str | Path | Source, class_folders: ClassFolders = "auto") -> Source:
+def open_source(
+    source: str | Path | Source, class_folders: ClassFolders = "auto", group: str = ""
+) -> Source:
     """Open a dataset: by its name, or the parquet file, parquet folder or image folder at a path.
 
     Args:
         source: "digits" or the name of another plug-in, which may be followed by a colon and what
             the plug-in expects; a path; or an opened source.
         class_folders: Which folders of an image folder are the classes, see `open_image_folder`.
+        group: What tells the groups of the images: a regular expression with one group, which is
+            searched in the path of an image file, or the name of a column of parquet files. Empty
+            for no groups.
 
     Raises:
-        DataError: There is nothing at the path, nothing in a known layout, or a part cannot be
-            read.
+        DataError: `group` tells no groups. There is nothing at the path, nothing in a known layout,
+            or a part cannot be read.
     """
     if isinstance(source, Source):
         return source
@@ -75,11 +80,11 @@ def open_source(source: str | Path | Source, class_folders: ClassFolders = "auto
         folders, files = list_tree(path)
         parquet_files = [file for file in files if file.suffix.lower() == ".parquet"]
         if not parquet_files:
-            return open_image_folder(path, folders, files, class_folders)
+            return open_image_folder(path, folders, files, class_folders, group)
     elif stat.S_ISREG(mode) and path.suffix.lower() == ".parquet":
         parquet_files = [path]
     else:
         raise DataError(f"{printable_line(path)} is not a dataset.", remedy=EXPECTED_LAYOUTS)
     from nas.data.sources.parquet import open_parquet  # Imports pyarrow, which few sources need.
 
-    return open_parquet(path, parquet_files)
+    return open_parquet(path, parquet_files, group)
