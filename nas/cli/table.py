@@ -330,21 +330,25 @@ def check(
     Example: nas table check mine.jsonl --quick
     Example: nas table check mine.jsonl --space mobilenet --fit
     """
+    import numpy as np
+
+    from nas.latency import LatencyTable, calibrate_table, check_table
+    from nas.latency.calibration import MIN_NETWORKS, spread_networks
+    from nas.latency.check import check_networks
+
     check_plot(plot)
+    if not space and not quick:
+        raise RequestError("No space is named.", remedy="Add --space, or --quick to need none.")
+    if quick and fit:
+        raise RequestError("--quick times no networks to fit on.", remedy="Leave one of them out.")
+    if fit and nets < MIN_NETWORKS:
+        raise RequestError(f"--nets is {nets}.", remedy=f"--fit needs {MIN_NETWORKS} or more.")
     runtime = open_table_runtime(require_table_file(table), target)
     runtime.check_batch(batch)
     if quick:
         _check_kernels(table, runtime, as_json)
         return
-    if not space:
-        raise RequestError("No space is named.", remedy="Add --space, or --quick to need none.")
-    import numpy as np
-
-    from nas.latency import LatencyTable, calibrate_table, check_table
-    from nas.latency.calibration import spread_networks
-    from nas.latency.check import check_networks
-
-    spaces = load_adapted_spaces(space, image_size, channels, classes)
+    spaces = load_adapted_spaces(space or [], image_size, channels, classes)
     opened = LatencyTable.open(table, runtime=runtime)
     rng = np.random.default_rng(seed)
     with console.ProgressBars() as bars:

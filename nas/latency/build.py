@@ -268,14 +268,14 @@ class _TableBuilder:
                     self._time_at_a_moment(group)
             for kernel in self._unsettled(wanted):
                 record = self._record_of(kernel)
-                if record is not None and not moments_agree(record.moments_us):
+                if record and record.status == "ok" and not moments_agree(record.moments_us):
                     self._latest[kernel] = record.model_copy(update={"status": UNSTABLE})
             while self._curve_is_unsettled and self.seconds < self._limit_s:
                 self._time_curve()
 
     def _groups(self, kernels: Sequence[Kernel]) -> list[Sequence[Kernel]]:
         """Return the kernels that are timed in turn."""
-        size = KERNELS_IN_TURN * len(self._timers)
+        size = KERNELS_IN_TURN * max(1, len(self._timers))
         return [kernels[start : start + size] for start in range(0, len(kernels), size)]
 
     def _unsettled(self, kernels: Iterable[Kernel]) -> list[Kernel]:
@@ -313,10 +313,10 @@ class _TableBuilder:
             for kernel in kernels
             if (record := self._record_of(kernel)) is not None and record.status != "failed"
         }
-        if self.seconds >= self._limit_s:
+        self._total -= len(kernels) - len(records)
+        if not records or self.seconds >= self._limit_s:
             self._total -= len(records)
             return
-        self._total -= len(kernels) - len(records)
         self._pause.wait()
         is_due = time.monotonic() >= self._curve_timed_s + SECONDS_BETWEEN_CURVES
         if is_due and self._curve_is_unsettled:

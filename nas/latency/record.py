@@ -187,7 +187,8 @@ class Record(Document):
         It is settled after `min_moments` if its timings agree (`nas.latency.timing.moments_agree`),
         and after `nas.latency.timing.MAX_MOMENTS` in any case. It is unstable if they do not agree.
         """
-        moments = (*self.moments_us, timing.latency_us)
+        before = self.moments_us or (self.warm_us,)
+        moments = (*before, timing.latency_us)
         agreed = moments_agree(moments, tolerance)
         cold = [each for each in (timing.cold_samples_us, self.cold_samples_us) if each]
         fastest = min(self.samples_us, timing.samples_us, key=statistics.median)
