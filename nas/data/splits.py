@@ -87,6 +87,10 @@ def split_images(
             remedy="Add validation images, or remove the split: training images are then used.",
         )
     has_validation, has_test = len(validation) > 0, len(test) > 0
+    if len(groups) > 1 and len(np.unique(groups)) == 1:
+        raise DataError(
+            "All images are in one group.", remedy="Use an expression that tells more groups."
+        )
     validation = validation[~np.isin(groups[validation], groups[test])]
     train = train[~np.isin(groups[train], groups[np.concatenate([validation, test])])]
     are_grouped = len(np.unique(groups)) < len(groups)
@@ -225,10 +229,6 @@ def _require_groups(
     labels: np.ndarray, groups: np.ndarray, classes: tuple[str, ...], required: int
 ) -> None:
     """Raise DataError if the images of a class are in fewer groups than there are random parts."""
-    if len(np.unique(groups)) == 1:
-        raise DataError(
-            "All images are in one group.", remedy="Use an expression that tells more groups."
-        )
     for label, name in enumerate(classes):
         count = len(np.unique(groups[labels == label]))
         if count < required:
