@@ -38,9 +38,10 @@ def test_importing_nas_imports_no_heavy_library():
         ("nas.quantisation.network", ("torch", "tvm", "nas.latency", "nas.deploy")),
         ("nas.quantisation.post_training", ("tvm", "optuna", "nas.latency", "nas.supernet")),
         ("nas.supernet.training", ("tvm", "optuna", "nas.latency", "nas.search")),
-        ("nas.describe.spaces", ("torch", "tvm", "optuna", "pandas", "matplotlib")),
+        ("nas.space.summary", ("torch", "tvm", "optuna", "pandas", "matplotlib")),
         ("nas.deploy.formats", ("torch", "tvm", "onnx", "onnxruntime", "openvino", "optuna")),
         ("nas.run.run", ("torch", "tvm", "nas.report", "nas.deploy", "nas.job")),
+        ("nas.notebook", ("torch", "tvm", "nas.report", "nas.deploy", "nas.job")),
         ("nas.report.page", ("torch", "tvm", "nas.deploy", "nas.job")),
     ],
 )
