@@ -83,6 +83,11 @@ Arch = Annotated[
 Seed = Annotated[int, job_key("seed", is_bounded=True)]
 
 
+def given(**options: Any) -> dict[str, Any]:
+    """Return the options that were given; the others are None."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def load_adapted_space(
     name: str, image_size: int | None, channels: int | None, classes: int | None
 ) -> SearchSpace:

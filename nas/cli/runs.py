@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nas.cli.options import Json, Out, RunFolder, command_line, job_key, print_json, show
+from nas.cli.options import Json, Out, RunFolder, command_line, given, job_key, print_json, show
 from nas.errors import RequestError
 from nas.formatting import format_duration, round_up
 
@@ -162,18 +162,17 @@ def search(
     Example: nas search overnight.toml --storage postgresql://nas@host/nas
     Example: nas search results/overnight --worker --storage postgresql://nas@host/nas
     """
-    options = {
-        "trials": trials,
-        "minutes": minutes,
-        "stall": int(stall) if stall is not None and stall.isdecimal() else stall,
-        "sampler": sampler,
-        "workers": workers,
-        "storage": storage,
-        "max_latency_ms": max_latency_ms,
-    }
-    given = {name: value for name, value in options.items() if value is not None}
+    options = given(
+        trials=trials,
+        minutes=minutes,
+        stall=int(stall) if stall is not None and stall.isdecimal() else stall,
+        sampler=sampler,
+        workers=workers,
+        storage=storage,
+        max_latency_ms=max_latency_ms,
+    )
     if worker:
-        _join_search(Path(job), given, out, as_json)
+        _join_search(Path(job), options, out, as_json)
         return
     from nas.console import ProgressBars
     from nas.job import job_path, load_job, search_job
@@ -181,7 +180,7 @@ def search(
     from nas.job.settings import with_search
 
     saved = saved_settings(Path(job))
-    settings = with_search(saved or load_job(job_path(job)), given)
+    settings = with_search(saved or load_job(job_path(job)), options)
     folder = out or (Path(job) if saved else Path("results") / settings.name)
     with ProgressBars() as bars:
         result = search_job(
@@ -207,7 +206,7 @@ def search(
     )
 
 
-def _join_search(folder: Path, given: dict[str, Any], out: Path | None, as_json: bool) -> None:
+def _join_search(folder: Path, options: dict[str, Any], out: Path | None, as_json: bool) -> None:
     from nas.job.workers import end_with_main
 
     # The main process may end during the following imports, which take seconds.
@@ -215,7 +214,7 @@ def _join_search(folder: Path, given: dict[str, Any], out: Path | None, as_json:
     from nas.console import ProgressBars
     from nas.job.searching import join_search
 
-    others = [name for name in (*given, *(["out"] if out else [])) if name != "storage"]
+    others = [name for name in (*options, *(["out"] if out else [])) if name != "storage"]
     if others:
         raise RequestError(
             f"--worker and --{others[0].replace('_', '-')} do not go together: a worker takes the "
@@ -223,7 +222,7 @@ def _join_search(folder: Path, given: dict[str, Any], out: Path | None, as_json:
             remedy="Give the option to the `nas search` that the worker joins.",
         )
     with ProgressBars() as bars:
-        trials = join_search(folder, given.get("storage"), bars)
+        trials = join_search(folder, options.get("storage"), bars)
     show({"run": folder, "trials": trials}, f"The search is over: {trials} trials.", as_json)
 
 

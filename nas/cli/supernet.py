@@ -14,6 +14,7 @@ from nas.cli.options import (
     Seed,
     check_plot,
     command_line,
+    given,
     job_key,
     print_json,
     show,
@@ -23,9 +24,7 @@ from nas.formatting import format_fraction
 
 if TYPE_CHECKING:
     from nas.data import Part
-    from nas.job import JobSettings
     from nas.supernet.ground_truth import DrawMethod
-    from nas.supernet.ranking_records import IntervalRecord, MatchedRankingRecord, RankingRecord
 
 app = typer.Typer(
     help="Weight-sharing supernets, which score the accuracy of architectures.",
@@ -64,26 +63,35 @@ def train(
     Example: nas supernet train --job overnight.toml --out results/overnight
     Example: torchrun --nproc-per-node 4 -m nas supernet train --job overnight.toml
     """
+    from pydantic import ValidationError
+
     from nas.console import ProgressBars
-    from nas.job import job_path, load_job
+    from nas.job import JobSettings, job_path, load_job
+    from nas.job.settings_errors import option_error
     from nas.job.supernets import train_job_supernets
     from nas.supernet.distributed import current_process_group
 
     if job is not None:
         settings = load_job(job_path(job))
     elif space and data:
-        source = {"source": data, "image_size": image_size}
-        reading = {"on_bad_image": on_bad_image, "class_folders": class_folders}
-        settings = _settings(
-            {
-                "name": "-".join(Path(each).stem for each in space)[:64],
-                "seed": seed,
-                "budget": budget,
-                "data": {**source, **reading},
-                "training": {"epochs": epochs, "flip": flip, "shift": shift},
-                "space": [{"name": each} for each in space],
-            }
+        images = given(
+            source=data,
+            image_size=image_size,
+            on_bad_image=on_bad_image,
+            class_folders=class_folders,
         )
+        values = {
+            "name": "-".join(Path(each).stem for each in space)[:64],
+            "seed": seed,
+            "budget": budget,
+            "data": images,
+            "training": given(epochs=epochs, flip=flip, shift=shift),
+            "space": [{"name": each} for each in space],
+        }
+        try:
+            settings = JobSettings.model_validate(values)
+        except ValidationError as error:
+            raise option_error(error) from None
     else:
         raise RequestError(
             "There is nothing to train.",
@@ -209,6 +217,7 @@ def rank(
     Example: nas supernet rank results/quickstart --nets 25 --repeated 10
     Example: nas supernet rank results/mine --nets 50 --draw uniform --plot rank.png
     """
+    from nas.cli.rankings import print_ranking
     from nas.console import ProgressBars
     from nas.job.supernets import rank_supernets
 
@@ -236,98 +245,3 @@ def rank(
         print_json(ranking)
     else:
         print_ranking(ranking)
-
-
-def print_ranking(ranking: RankingRecord) -> None:
-    """Print the ranking quality of each space's supernet, and of all together."""
-    from nas.console import say
-    from nas.supernet.ranking import MIN_DISTINCT_SCORES
-
-    for name, space in ranking.spaces.items():
-        say(f"{name}: {space.nets} networks, each trained standalone. In brackets: 95%.")
-        if space.matched is None:
-            say(
-                f"The supernet has {space.distinct_scores} distinct scores; a rank correlation "
-                f"needs at least {MIN_DISTINCT_SCORES}."
-            )
-        else:
-            _print_matched(space.matched)
-        say(
-            f"Standalone training minus supernet score is "
-            f"{space.offset.text(scale=100, sign='+')} points. Choosing by the supernet under a "
-            f"MACs budget loses {100 * space.regret.supernet:.2f} points of accuracy, choosing by "
-            f"MACs {100 * space.regret.macs:.2f}. {space.tied_pairs} pairs have equal scores."
-        )
-    pooled = ranking.pooled
-    if pooled is not None:
-        say(
-            f"All {pooled.nets} networks together: Kendall tau {_interval(pooled.kendall_tau)}, "
-            f"without the offsets of the spaces {_interval(pooled.without_offsets)}."
-        )
-
-
-def _print_matched(matched: MatchedRankingRecord) -> None:
-    from nas import console
-    from nas.supernet.matched_ranking import MAX_LATENCY_RATIO
-    from nas.supernet.ranking_records import ORDER_NAMES
-
-    cost = matched.cost_name
-    within = f"within {MAX_LATENCY_RATIO - 1:.0%} of {cost}"
-    console.print_records(
-        matched.kendall_tau,
-        {
-            "order by": lambda order: ORDER_NAMES[order],
-            f"tau {within} ({matched.pairs} pairs)": lambda order: _interval(
-                matched.kendall_tau[order]
-            ),
-            "share of attainable gain": lambda order: _interval(matched.gain[order]),
-            f"partial tau given {cost}": lambda order: _interval(matched.partial_tau[order]),
-            "tau over all sizes": lambda order: _interval(matched.global_tau[order]),
-        },
-    )
-    if matched.lead is not None:
-        console.say(
-            f"The supernet's tau {within} minus that of the best count is "
-            f"{matched.lead.text(sign='+')}."
-        )
-    if noise := matched.noise_text:
-        console.say(noise)
-    console.print_table(
-        [cost, "networks", *(f"tau of {ORDER_NAMES[order]}" for order in matched.kendall_tau)],
-        [
-            (
-                matched.costs_text(stratum),
-                stratum.nets,
-                *(
-                    "undefined" if tau is None else f"{tau:.2f}"
-                    for tau in stratum.kendall_tau.values()
-                ),
-            )
-            for stratum in matched.strata
-        ],
-    )
-
-
-def _interval(statistic: IntervalRecord | None) -> str:
-    return "undefined" if statistic is None else statistic.text()
-
-
-def _settings(values: dict[str, object]) -> JobSettings:
-    """Return the settings of a job from options; those that are None keep their defaults.
-
-    Raises RequestError for a value that is not allowed, naming the option.
-    """
-    from pydantic import ValidationError
-
-    from nas.job import JobSettings
-    from nas.job.settings_errors import option_error
-
-    def without_none(table: object) -> object:
-        if isinstance(table, dict):
-            return {key: without_none(value) for key, value in table.items() if value is not None}
-        return table
-
-    try:
-        return JobSettings.model_validate(without_none(values))
-    except ValidationError as error:
-        raise option_error(error) from None

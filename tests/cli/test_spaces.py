@@ -2,7 +2,7 @@
 
 import json
 
-from nas.cli import networks, spaces
+from nas.cli import networks, space_tables
 from nas.cli.architecture import resolve_architecture
 from nas.latency import runtime_names, space_kernels
 from nas.space import IDENTITY, SearchSpace, Stage, load_space
@@ -12,7 +12,7 @@ from nas.space.summary import summarise_stages
 
 def test_document_of_a_space_is_exact(capsys):
     space = load_space("mobilenet", image_size=32, classes=7)
-    spaces.print_json(spaces.space_document(space))
+    space_tables.print_json(space_tables.space_document(space))
     description = json.loads(capsys.readouterr().out)
     assert description["size"] == space.size
     assert description["image_size"] == 32
@@ -56,7 +56,7 @@ def test_the_table_of_a_space_is_described_and_printed(capsys):
     assert body.output_sizes == [(4, 4), (3, 3)]
     assert head.width == []
 
-    spaces.print_stages(space, [stem, body, head])
+    space_tables.print_stages(space, [stem, body, head])
     shown = capsys.readouterr().out
     assert "linear_bottleneck, inverted_residual ..." in shown
     assert "2, here 1" in shown
@@ -67,8 +67,8 @@ def test_the_table_of_a_space_is_described_and_printed(capsys):
 
 
 def test_size_beyond_a_float_is_shown_in_powers_of_ten():
-    assert spaces.format_size(825 * 10**400) == "8.25e402"
-    assert spaces.format_size(18_648) == "18,648"
+    assert space_tables.format_size(825 * 10**400) == "8.25e402"
+    assert space_tables.format_size(18_648) == "18,648"
 
 
 def test_the_layer_table_is_printed_with_published_figures(capsys):
