@@ -153,7 +153,8 @@ def test_spaces_samples_architectures_within_limits(invoke):
     [
         (["--arch", "mobilenet_v2_1.O"], "Did you mean mobilenet_v2_1"),
         (["mobilenet", "--plot", "x.pdf"], "ends in .png or .svg"),
-        (["--plot", "x.png"], "Give a NAME, or --arch"),
+        (["--plot", "x.png"], "Give a NAME"),
+        (["--arch", "mobilenet_v2_1.0", "--plot", "x.png"], "draws one space"),
         (["mobilenet", "--sample", 2, "--references"], "--references and --sample do not go"),
         (["mobilenet", "--max-macs", 2], "Give --sample N too"),
         (["--sample", 2], "Name it"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,16 +27,10 @@ from nas.space.layers import Layer, LayerTable, layer_table
 from nas.space.published import ReferenceComparison, compare_references
 
 
-def show_network(
-    arch: str, sizes: Sizes, space: str | None, plot: Path | None, as_json: bool
-) -> None:
-    """Print one network layer by layer, and draw it if `plot` is a path."""
+def show_network(arch: str, sizes: Sizes, space: str | None, as_json: bool) -> None:
+    """Print one network layer by layer."""
     resolved = resolve_architecture(arch, sizes, space)
     table = layer_table(resolved.architecture.graph)
-    if plot is not None:
-        from nas.cli.space_plots import draw_network
-
-        draw_network(resolved, table.layers, plot)
     if as_json:
         print_json(network_document(resolved, table))
     else:

@@ -103,7 +103,7 @@ def show_space(
         stages = summarise_stages(space)
         distributions = {count: distribution(space, count, sample) for count in COUNTS}
     if plot is not None:
-        from nas.cli.space_plots import draw_space
+        from nas.cli.space_plot import draw_space
 
         draw_space(space, sample, plot)
     if as_json:

@@ -43,7 +43,7 @@ def spaces(
     max_params: Annotated[float | None, typer.Option(help="Most parameters for --sample.")] = None,
     seed: Seed = 0,
     plot: Annotated[
-        Path | None, typer.Option(help="Write a figure of what is shown, .png or .svg.")
+        Path | None, typer.Option(help="Draw the space to this .png or .svg file.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -68,15 +68,13 @@ def spaces(
             "--max-macs, --min-macs and --max-params limit what --sample prints.",
             remedy="Give --sample N too.",
         )
-    if plot is not None and (references or sample is not None or (name is None and arch is None)):
-        raise RequestError(
-            "--plot draws one space or one network.", remedy="Give a NAME, or --arch."
-        )
+    if plot is not None and (chosen or name is None):
+        raise RequestError("--plot draws one space.", remedy="Give a NAME.")
     check_plot(plot)
     if references:
         networks.compare_published(name, as_json)
     elif arch is not None:
-        networks.show_network(arch, sizes, name, plot, as_json)
+        networks.show_network(arch, sizes, name, as_json)
     elif sample is not None:
         if name is None:
             raise RequestError(

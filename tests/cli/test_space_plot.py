@@ -1,12 +1,10 @@
-"""Pictures of spaces and networks."""
+"""The picture of a space."""
 
 import pytest
 
-from nas.cli.architecture import resolve_architecture
-from nas.cli.space_plots import draw_network, draw_space
+from nas.cli.space_plot import draw_space
 from nas.space import load_definition, load_space
 from nas.space.choice import MAX_SIZE
-from nas.space.layers import layer_table
 from nas.space.summary import sample_graphs
 
 
@@ -35,10 +33,3 @@ def test_picture_of_a_space_without_published_networks(space, tmp_path):
     path = tmp_path / "space.png"
     draw_space(space, sample_graphs(space), path)
     assert path.read_bytes().startswith(b"\x89PNG")
-
-
-def test_picture_of_a_network_names_its_stages(tmp_path):
-    path = tmp_path / "network.svg"
-    resolved = resolve_architecture("mobilenet_v3_small", {})
-    draw_network(resolved, layer_table(resolved.architecture.graph).layers, path)
-    assert ">stage5<" in path.read_text()
