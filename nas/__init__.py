@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         open_runtime,
         space_kernels,
     )
-    from nas.run.run import Run, open_run
+    from nas.notebook import Run, open_run
     from nas.search import GuidedSampler, Objective, run_search, suggest
     from nas.space import Architecture, SearchSpace, Stage, load_space, space_names
     from nas.supernet.evaluation import evaluate
@@ -52,7 +52,7 @@ _MODULES = {
         "open_runtime",
         "space_kernels",
     ),
-    "nas.run.run": ("Run", "open_run"),
+    "nas.notebook": ("Run", "open_run"),
     "nas.search": ("GuidedSampler", "Objective", "run_search", "suggest"),
     "nas.space": ("Architecture", "SearchSpace", "Stage", "load_space", "space_names"),
     "nas.supernet.evaluation": ("evaluate",),

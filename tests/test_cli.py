@@ -38,9 +38,10 @@ def test_importing_nas_imports_no_heavy_library():
         ("nas.quantisation.network", ("torch", "tvm", "nas.latency", "nas.deploy")),
         ("nas.quantisation.post_training", ("tvm", "optuna", "nas.latency", "nas.supernet")),
         ("nas.supernet.training", ("tvm", "optuna", "nas.latency", "nas.search")),
-        ("nas.describe.spaces", ("torch", "tvm", "optuna", "pandas", "matplotlib")),
+        ("nas.space.summary", ("torch", "tvm", "optuna", "pandas", "matplotlib")),
         ("nas.deploy.formats", ("torch", "tvm", "onnx", "onnxruntime", "openvino", "optuna")),
         ("nas.run.run", ("torch", "tvm", "nas.report", "nas.deploy", "nas.job")),
+        ("nas.notebook", ("torch", "tvm", "nas.report", "nas.deploy", "nas.job")),
         ("nas.report.page", ("torch", "tvm", "nas.deploy", "nas.job")),
     ],
 )
@@ -152,7 +153,8 @@ def test_spaces_samples_architectures_within_limits(invoke):
     [
         (["--arch", "mobilenet_v2_1.O"], "Did you mean mobilenet_v2_1"),
         (["mobilenet", "--plot", "x.pdf"], "ends in .png or .svg"),
-        (["--plot", "x.png"], "Give a NAME, or --arch"),
+        (["--plot", "x.png"], "Give a NAME"),
+        (["--arch", "mobilenet_v2_1.0", "--plot", "x.png"], "draws one space"),
         (["mobilenet", "--sample", 2, "--references"], "--references and --sample do not go"),
         (["mobilenet", "--max-macs", 2], "Give --sample N too"),
         (["--sample", 2], "Name it"),

@@ -27,7 +27,7 @@ from nas.job.settings import with_search
 from nas.job.supernets import fit_score_correction, open_job
 from nas.job.workers import STORAGE_VARIABLE, Workers
 from nas.latency import LatencyTable
-from nas.report.page import HISTORY
+from nas.run.candidates import HISTORY_FILE
 from nas.run.record import SearchSummary, read_run
 from nas.search import SearchProgress, SearchResult, Trial, front, require_feasible, run_search
 from nas.search.continuation import (
@@ -100,7 +100,7 @@ def search_spaces(
     storage = _journal(run.path) if settings.storage == "journal" else settings.storage
     study = _choose_study(job, run, objectives, storage)
     shared = settings.workers > 1 or settings.storage != "journal"
-    display = _SearchProgressDisplay(job.progress, run.path / HISTORY, trials)
+    display = _SearchProgressDisplay(job.progress, run.path / HISTORY_FILE, trials)
     with Workers(settings.workers - 1, run.path, storage) as workers:
         result = _search(
             job,
@@ -113,7 +113,7 @@ def search_spaces(
         )
         if result.interrupted:
             workers.interrupt()
-    write_history(run.path / HISTORY, result.progress)
+    write_history(run.path / HISTORY_FILE, result.progress)
     run.record.search = SearchSummary(
         ended=result.stop_reason,
         sampler=settings.sampler,

@@ -1,60 +1,42 @@
-"""`Run`: the results of a run folder, for a notebook or a script."""
+"""`Run`: what a run folder holds: its record, its candidates, its front, its models."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from pydantic import PrivateAttr
+import pandas as pd
 
+from nas import jsonl
 from nas.arguments import checked
 from nas.documents import shortened
 from nas.errors import DataError, RequestError, RunFolderError
 from nas.formatting import format_latency
-from nas.run.candidates import Candidate
-from nas.run.front import Limits, front, select
-from nas.run.record import JobSearch
+from nas.run import candidates
+from nas.run.candidates import HISTORY, HISTORY_FILE, Candidate, HistoryRow
+from nas.run.front import front
+from nas.run.models import RunModel, read_models
+from nas.run.record import JobSearch, RunRecord, read_run
 from nas.space import Architecture, SearchSpace, load_space
+from nas.supernet.ranking_records import RankingRecord, read_ranking
+from nas.supernet.records import TRAINING, TRAINING_LOG, TrainingRow
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from nas.data import ImageDataset
-    from nas.deploy.folder import ModelFolder
-    from nas.job import JobProgress
-    from nas.run.record import RunRecord
     from nas.supernet.weights import Supernet
-    from nas.torch_network import Network
 
 
-@checked
-def open_run(path: Path | str, data_source: str | None = None) -> Run:
-    """Return the results in a run folder.
-
-    Args:
-        path: the run folder.
-        data_source: where the images of the run are, if they were moved.
-
-    Raises:
-        RunFolderError: the folder is no run folder.
-
-    Example:
-        >>> run = open_run("results/example")
-        >>> run.pick(max_latency_ms=1.0).space in run.record.spaces
-        True
-    """
-    run = Run(Path(path), data_source)
+def open_run(path: Path, data_source: str | None = None) -> Run:
+    """Return the results in a run folder, see `nas.open_run`."""
+    run = Run(path, data_source)
     _ = run.record
     return run
 
 
 Content = TypeVar("Content")
-
-_SPACE_SETTINGS = ("image_size", "channels", "classes")
 
 _MAX_IDS_IN_MESSAGE = 6
 """Largest number of IDs that a message lists."""
@@ -63,8 +45,8 @@ _MAX_IDS_IN_MESSAGE = 6
 class Run:
     """The results of one run. Nothing in the folder is changed.
 
-    Its files are read again when they have changed, so that a `Run` shows what `Pick.export`, or a
-    job that is still running, has written meanwhile.
+    Its files are read again when they have changed, so that a `Run` shows what an export, or a job
+    that is still running, has written meanwhile.
 
     Args:
         path: the run folder.
@@ -98,8 +80,6 @@ class Run:
         Raises:
             RunFolderError: the folder has no `run.json`, or a damaged one.
         """
-        from nas.run.record import read_run
-
         return self._read_once("run.json", lambda path: read_run(path.parent))
 
     @property
@@ -109,8 +89,6 @@ class Run:
         Raises:
             RunFolderError: the run has not come so far, or the file is damaged.
         """
-        from nas.run import candidates
-
         if not (self.path / "trials.csv").exists():
             raise RunFolderError(
                 f"{self.path} has no candidates yet: there is no trials.csv in it.",
@@ -133,8 +111,6 @@ class Run:
 
         Raises RunFolderError if the front is empty.
         """
-        from nas.run import candidates
-
         rows, search = self.front, self.record.job.search
         if not rows.empty:
             return candidates.of_table(rows)
@@ -152,36 +128,6 @@ class Run:
             f"The front of {self.path} is empty: {reason}.",
             remedy=f"{remedy} in the job file, and run it again: the run continues.",
         )
-
-    @checked
-    def pick(
-        self,
-        *,
-        max_latency_ms: float | None = None,
-        max_macs: int | None = None,
-        max_params: int | None = None,
-        max_peak_memory_bytes: int | None = None,
-        min_accuracy: float | None = None,
-    ) -> Pick:
-        """Return the most accurate member of the front that meets the limits.
-
-        Trained members are compared by their trained accuracy, see
-        `nas.run.front.expected_accuracies`.
-
-        Args:
-            max_latency_ms: largest latency in milliseconds.
-            max_macs: largest number of multiply-accumulates.
-            max_params: largest number of parameters.
-            max_peak_memory_bytes: largest number of bytes of activations alive at once.
-            min_accuracy: smallest accuracy, a fraction.
-
-        Raises:
-            InfeasibleError: no member meets the limits; the message names the nearest.
-            RunFolderError: the run has no front.
-            RequestError: a limit is not above zero.
-        """
-        limits = Limits(max_latency_ms, max_macs, max_params, max_peak_memory_bytes, min_accuracy)
-        return Pick.of_run(self, select(self.members, limits))
 
     @checked
     def space(self, name: str) -> SearchSpace:
@@ -209,25 +155,64 @@ class Run:
                 f"The job in {self.path} has only begun: it does not say yet what its images are.",
                 remedy="Wait until it does, or run it again.",
             )
-        return {name: getattr(self.record.settings, name) for name in _SPACE_SETTINGS}
+        return self.record.settings.sizes
+
+    @property
+    def ranking(self) -> RankingRecord | None:
+        """The contents of `ranking.json`; None if the supernets were not ranked.
+
+        Raises RunFolderError for a damaged file.
+        """
+        return read_ranking(self.path)
+
+    @property
+    def training_logs(self) -> dict[str, list[TrainingRow]]:
+        """The rows of `training.jsonl` of each supernet by space."""
+        folder = self.path / "supernets"
+        names = self.record.spaces or {}
+        return {name: jsonl.read(folder / name / TRAINING_LOG, TRAINING) for name in names}
+
+    @property
+    def history(self) -> list[HistoryRow]:
+        """The rows of `hypervolume.csv`; empty without a search."""
+        path = self.path / HISTORY_FILE
+        return candidates.read_csv(path, HISTORY) if path.is_file() else []
+
+    @property
+    def models(self) -> list[RunModel]:
+        """The trained models, the fastest first and published networks last.
+
+        Raises CheckpointError for a damaged record or card.
+        """
+        return read_models(self.path, self.trials, self.record.export_errors)
 
     @checked
-    def architecture(self, digest: str) -> Architecture:
-        """Return an architecture of the run.
+    def candidate(self, digest: str) -> Candidate:
+        """Return an architecture that the search tried, with what the run knows of it.
 
         Args:
             digest: the beginning of its digest, such as an `id` of `trials`.
 
         Raises:
             RequestError: no architecture of the run has this beginning, or several have.
-            RunFolderError: see `space`.
         """
         rows = self.trials
         rows = rows[rows["digest"].str.startswith(digest, na=False)]
         if not digest or len(rows) != 1:
             raise self._unknown_id_error(digest, len(rows))
-        record = json.loads(rows.iloc[0]["architecture"])
-        return self.space(record["space"]).from_json(record)
+        return candidates.of_table(rows)[0]
+
+    @checked
+    def architecture(self, digest: str) -> Architecture:
+        """Return an architecture that the search tried.
+
+        Args:
+            digest: the beginning of its digest, such as an `id` of `trials`.
+
+        Raises the errors of `candidate` and `space`.
+        """
+        record = self.candidate(digest).architecture
+        return self.space(record.space).from_json(record.model_dump())
 
     def _unknown_id_error(self, digest: str, matches: int) -> RequestError:
         """Return the error for a digest that is no or several architectures', with similar IDs."""
@@ -301,92 +286,3 @@ class Run:
                 "`nas retrain` can do without it, with --from-scratch.",
             )
         return Supernet.load(self.path / "supernets" / space, self.space(space))
-
-    @checked(Network="nas.torch_network")
-    def network(self, digest: str) -> Network:
-        """Return a network of the run as a `torch.nn.Module` in evaluation mode.
-
-        Its weights are those of `nas retrain`, if it was trained to the end. Otherwise they are
-        those of the supernet, with statistics of the batch norms computed on training images.
-
-        Args:
-            digest: the beginning of its digest, such as an `id` of `trials`.
-
-        Raises the errors of `architecture`, `supernet` and `data`.
-        """
-        from nas.deploy.retrain import load_trained
-        from nas.run.trained import read_trained
-        from nas.supernet.evaluation import calibrated_state
-        from nas.torch_network import to_torch
-
-        architecture = self.architecture(digest)
-        if architecture.digest in read_trained(self.path):
-            return load_trained(self, architecture.digest).network
-        supernet = self.supernet(architecture.space.name)
-        network = to_torch(architecture)
-        network.load_state_dict(calibrated_state(supernet, architecture.graph, self.data))
-        return network.eval()
-
-
-class Pick(Candidate):
-    """A member of the front of a run, which can be trained and exported.
-
-    Example:
-        >>> pick = nas.open_run("results/quickstart").pick(max_latency_ms=2.0)
-        >>> pick.export("onnx", "onnx-int8").path
-        PosixPath('results/quickstart/models/jf2a')
-    """
-
-    _run: Run = PrivateAttr()
-
-    @classmethod
-    def of_run(cls, run: Run, member: Candidate) -> Pick:
-        """Return a member of the front of a run as a pick."""
-        pick = cls.model_construct(**dict(member))
-        pick._run = run
-        return pick
-
-    def export(
-        self,
-        *formats: str,
-        max_accuracy_drop: float | None = None,
-        weight_bits: int | None = None,
-        progress: JobProgress | bool | None = True,
-    ) -> ModelFolder:
-        """Export the network to files that are checked with their own runtimes.
-
-        A network that is not trained to the end is trained first, which takes a while.
-
-        Args:
-            formats: names of formats; by default ONNX in float32 and in int8.
-            max_accuracy_drop: largest accuracy that int8 may lose on validation images, as a
-                fraction; by default 0.005.
-            weight_bits: bits of a weight in int8, 7 or 8; by default what this processor needs.
-            progress: True shows bars and messages on a terminal or in a notebook, False nothing; or
-                what receives stages, progress and messages.
-
-        Returns:
-            The folder of the model, `models/<id>` of the run.
-
-        Raises the errors of `nas.job.exporting.export_run`.
-        """
-        from nas.deploy.formats import DEFAULT_FORMATS
-        from nas.job.exporting import export_run
-        from nas.job.progress import shown
-
-        with shown(progress) as bars:
-            (folder,) = export_run(
-                self._run.path,
-                [self.digest],
-                formats or DEFAULT_FORMATS,
-                max_accuracy_drop=max_accuracy_drop,
-                weight_bits=weight_bits,
-                data_source=self._run.data_source,
-                command="Pick.export",
-                progress=bars,
-            )
-        return folder
-
-    def to_torch(self) -> Network:
-        """Return the network with its trained weights. See `Run.network`."""
-        return self._run.network(self.digest)

@@ -16,7 +16,7 @@ from nas.deploy import retrain as retraining
 from nas.deploy.model import normalised
 from nas.deploy.retrain import load_trained, published_network, retrain, train_model
 from nas.errors import CheckpointError, DataError, RequestError, RunFolderError, SpaceError
-from nas.run.run import open_run
+from nas.notebook import open_run
 from nas.run.trained import TRAINED, read_trained
 from tests.deploy.example_run import SETTINGS, SPACE, change_record, front_ids, make_run
 
@@ -27,7 +27,7 @@ import os, signal, sys
 from dataclasses import replace
 import torch
 from nas.deploy import retrain as retraining
-from nas.run.run import open_run
+from nas.notebook import open_run
 
 torch.set_num_threads(1)
 

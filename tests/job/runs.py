@@ -16,8 +16,8 @@ from nas.graph import Graph
 from nas.job import JobSettings
 from nas.job.context import JobContext
 from nas.job.progress import SilentProgress
-from nas.report import page
 from nas.run import candidates
+from nas.run.candidates import HISTORY_FILE
 from nas.run.record import read_run
 
 MAX_WAIT_S = 120
@@ -63,7 +63,7 @@ def front_digests(rows: pd.DataFrame, *names: str) -> set[str]:
 
 
 def read_history(run: Path) -> pd.DataFrame:
-    return pd.read_csv(run / page.HISTORY)
+    return pd.read_csv(run / HISTORY_FILE)
 
 
 def load_study(run: Path, address: str | None = None) -> optuna.Study:

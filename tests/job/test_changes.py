@@ -16,8 +16,8 @@ from nas.job import load_job
 from nas.job.changes import values_by_key
 from nas.job.keys import KEYS
 from nas.job.stage_costs import StageCosts
+from nas.notebook import open_run
 from nas.run.record import read_run
-from nas.run.run import open_run
 from nas.run.trained import read_trained
 from tests.job.runs import OUT, load_study, read_trials
 from tests.latency.fake_runtime import FakeRuntime

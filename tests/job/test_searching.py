@@ -19,8 +19,8 @@ from nas.job import objectives, supernets
 from nas.job.settings import with_search
 from nas.latency import Calibration, LatencyTable
 from nas.latency.record import Record
-from nas.report import page
 from nas.run import candidates
+from nas.run.candidates import HISTORY_FILE
 from nas.run.record import read_run
 from nas.supernet.ranking_records import read_ranking
 from tests.commands import document
@@ -54,7 +54,7 @@ def test_search_writes_trials_and_predicted_front(searched_folder):
 
 
 def test_finished_search_changes_nothing_when_repeated(copy_of_searched_folder, invoke):
-    contents = {name: (OUT / name).read_bytes() for name in ("trials.csv", page.HISTORY)}
+    contents = {name: (OUT / name).read_bytes() for name in ("trials.csv", HISTORY_FILE)}
     before = read_run(OUT).search
     done = invoke("search", OUT)
     assert done.returncode == 0, done.stderr
@@ -112,8 +112,8 @@ def test_search_with_more_trials_and_then_the_job_equal_the_whole_job(
 @pytest.mark.slow
 def test_history_has_a_row_for_each_trial_after_part_of_it_was_lost(copy_of_searched_folder, job):
     whole = read_history(OUT)
-    lines = (OUT / page.HISTORY).read_text().splitlines(keepends=True)
-    (OUT / page.HISTORY).write_text("".join(lines[:4]))  # As after a kill before it was written.
+    lines = (OUT / HISTORY_FILE).read_text().splitlines(keepends=True)
+    (OUT / HISTORY_FILE).write_text("".join(lines[:4]))  # As after a kill before it was written.
     jobs.search_job(with_search(job, {"trials": 40}), OUT)
     rows = read_history(OUT)
     assert (

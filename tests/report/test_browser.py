@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from nas.notebook import open_run
 from nas.report import page
 from nas.run import candidates
-from nas.run.run import open_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nas.notebook import open_run
 from nas.report import page
 from nas.run import candidates
 from nas.run.front import behind, dominated_after_training, front, representatives
 from nas.run.record import JobDevice, JobSearch
-from nas.run.run import open_run
 
 TWO = JobSearch()
 FOUR = JobSearch(also_minimize=["params"], also_maximize=["mac_utilisation"])

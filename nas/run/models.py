@@ -8,36 +8,39 @@ from pathlib import Path
 
 import pandas as pd
 
+from nas.run import candidates
+from nas.run.candidates import Candidate
 from nas.run.model_card import CARD, CARD_FILE, ExportedFile, ModelCard
 from nas.run.trained import MODELS_FOLDER, TrainedRecord, read_trained
 
 
 @dataclass(frozen=True)
-class ReportedModel:
-    """A trained network of a run, as the report shows it.
+class RunModel:
+    """A trained network of a run.
 
     Attributes:
         record: how it was trained, and its accuracies.
         card: card of its exported files; None if nothing was exported.
-        latency_us: measured latency, or predicted latency if it was not measured; None for a
-            published network, which the search did not time.
-        is_measured: whether `latency_us` was measured.
-        dominated_by: id of a trained network that is not worse in any objective; None if there is
-            none.
+        candidate: its row among the candidates; None for a published network.
         export_errors: why formats were not exported, by format; "all" stands for all of them.
     """
 
     record: TrainedRecord
     card: ModelCard | None
-    latency_us: float | None
-    is_measured: bool
-    dominated_by: str | None
+    candidate: Candidate | None
     export_errors: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> str:
         """Path of the model's folder from the run folder."""
         return f"{MODELS_FOLDER}/{self.record.id}"
+
+    @property
+    def latency_us(self) -> float | None:
+        """Measured latency, or the predicted one; None if the search timed no such network."""
+        if self.candidate is None:
+            return None
+        return self.candidate.measured_us or self.candidate.predicted_us
 
     @property
     def supernet_error(self) -> float | None:
@@ -54,43 +57,27 @@ class ReportedModel:
 
 
 def read_models(
-    run: Path,
-    rows: pd.DataFrame,
-    export_errors: Mapping[str, Mapping[str, str]],
-) -> list[ReportedModel]:
+    run: Path, rows: pd.DataFrame, export_errors: Mapping[str, Mapping[str, str]]
+) -> list[RunModel]:
     """Return the trained models of a run, the fastest first and published networks last.
 
     Args:
         run: the run folder.
-        rows: all candidates of the run, which have the latencies.
+        rows: all candidates of the run.
         export_errors: see `RunRecord`. Formats that were exported since are left out.
 
     Raises:
         CheckpointError: a record or a card is damaged.
     """
-    measured_us, predicted_us = (
-        rows.dropna(subset=[name]).set_index("digest")[name].to_dict()
-        for name in ("measured_us", "predicted_us")
-    )
-    dominated = rows.set_index("id")["dominated_by"].dropna().to_dict()
+    trained = read_trained(run)
+    own_rows = candidates.of_table(rows[rows["digest"].isin(trained)])
+    by_digest = {candidate.digest: candidate for candidate in own_rows}
     models = []
-    for digest, record in read_trained(run).items():
-        card = _read_card(run, record)
+    for digest, record in trained.items():
+        path = run / MODELS_FOLDER / record.id / CARD_FILE
+        card = CARD.read(path) if path.is_file() else None
         exported = {"all", *(file.format for file in card.files)} if card else set()
         errors = export_errors.get(record.id, {})
-        models.append(
-            ReportedModel(
-                record,
-                card,
-                measured_us.get(digest, predicted_us.get(digest)),
-                digest in measured_us,
-                dominated.get(record.id),
-                {name: errors[name] for name in errors if name not in exported},
-            )
-        )
+        errors = {name: errors[name] for name in errors if name not in exported}
+        models.append(RunModel(record, card, by_digest.get(digest), errors))
     return sorted(models, key=lambda m: (m.latency_us is None, m.latency_us or 0, m.record.id))
-
-
-def _read_card(run: Path, record: TrainedRecord) -> ModelCard | None:
-    path = run / MODELS_FOLDER / record.id / CARD_FILE
-    return CARD.read(path) if path.is_file() else None

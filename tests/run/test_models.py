@@ -1,4 +1,4 @@
-"""Trained models in the report: their order, who dominates whom, and their exported files."""
+"""Trained models: their order, who dominates whom, and how the report shows them."""
 
 import json
 from pathlib import Path
@@ -8,9 +8,9 @@ import pytest
 
 from nas.errors import CheckpointError
 from nas.report import page
-from nas.report.models import read_models
 from nas.run import candidates
 from nas.run.front import with_trained
+from nas.run.models import read_models
 from nas.run.record import JobSearch
 from nas.run.run import open_run
 from nas.run.trained import read_trained
@@ -72,8 +72,9 @@ def test_models_are_ordered_by_latency_with_published_networks_last(run):
 def test_model_that_a_faster_one_beats_is_off_the_front(run):
     rows = candidates.read(run / "trials.csv")
     fast, middle, slow, published = read_models(run, rows, {})
-    assert middle.dominated_by == fast.record.id
-    assert fast.dominated_by is slow.dominated_by is published.dominated_by is None
+    assert middle.candidate.dominated_by == fast.record.id
+    assert fast.candidate.dominated_by is slow.candidate.dominated_by is None
+    assert published.candidate is None
     assert fast.supernet_error == pytest.approx(0.75 - 0.90)
     assert published.supernet_error is None
 

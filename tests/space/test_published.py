@@ -2,18 +2,18 @@ from dataclasses import replace
 
 import pytest
 
-from nas.describe.references import describe_references, disagreements, show_references
+from nas.cli.networks import print_comparisons
 from nas.space import load_definition, space_names
+from nas.space.published import compare_references
 
 
 @pytest.mark.slow
 def test_all_published_networks_agree():
     spaces = [load_definition(name) for name in space_names()]
-    rows = describe_references(spaces)
-    assert [row["name"] for row in rows] == [r.name for s in spaces for r in s.references]
-    assert all(row["agrees"] and row["is_in_space"] for row in rows)
-    assert len({row["digest"] for row in rows}) == len(rows)
-    assert disagreements(rows) == ""
+    rows = compare_references(spaces)
+    assert [row.name for row in rows] == [r.name for s in spaces for r in s.references]
+    assert all(row.agrees and row.is_in_space for row in rows)
+    assert len({row.digest for row in rows}) == len(rows)
 
 
 @pytest.mark.slow
@@ -31,20 +31,19 @@ def test_a_network_that_differs_from_its_figures_is_marked(changes, is_in_space,
     space = load_definition("mobilenet")
     good = next(r for r in space.references if r.name == "mobilenet_v2_1.0")
     bad = replace(good, name="bad", **changes)
-    rows = describe_references([replace(space, references=(good, bad))])
-    assert [row["agrees"] for row in rows] == [True, False]
-    assert rows[1]["is_in_space"] == is_in_space
-    assert bool(rows[1]["error"]) == (not is_in_space)
-    assert disagreements(rows) == "1 of 2 reference networks disagree: bad."
-    show_references(rows)
+    rows = compare_references([replace(space, references=(good, bad))])
+    assert [row.agrees for row in rows] == [True, False]
+    assert rows[1].is_in_space == is_in_space
+    assert bool(rows[1].error) == (not is_in_space)
+    print_comparisons(rows)
     shown = capsys.readouterr().out
     assert shown.count("DISAGREES") == 1
-    assert rows[1]["error"] in shown
+    assert rows[1].error in shown
 
 
 def test_missing_published_figures_are_not_compared():
     space = load_definition("mobilenet")
     unknown = replace(space.references[0], params=None, macs=None)
-    (row,) = describe_references([replace(space, references=(unknown,))])
-    assert row["agrees"]
-    assert (row["published_params"], row["published_macs"]) == (None, None)
+    (row,) = compare_references([replace(space, references=(unknown,))])
+    assert row.agrees
+    assert (row.published_params, row.published_macs) == (None, None)

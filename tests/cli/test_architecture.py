@@ -1,3 +1,5 @@
+"""What ARCH on the command line stands for."""
+
 import csv
 import json
 import os
@@ -5,24 +7,14 @@ import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from nas import documents
-from nas.describe.architectures import (
-    MAX_FILE_BYTES,
-    describe_architecture,
-    layers,
-    peak_layer,
-    read_architecture,
-    resolve_architecture,
-    resolve_architecture_of_run,
-    show_architecture,
-)
+from nas.cli.architecture import MAX_FILE_BYTES, read_architecture, resolve_architecture
 from nas.errors import RequestError
+from nas.notebook import open_run
 from nas.report import page
-from nas.run.run import open_run
-from nas.space import SearchSpace, Stage, load_definition, load_space, space_names
+from nas.space import load_definition, load_space
 
 OWN = (
     "from nas.space import Reference, SearchSpace, Stage\n"
@@ -32,8 +24,8 @@ OWN = (
 )
 
 
-def resolve(arch, sizes, space=None):
-    return resolve_architecture(arch, sizes, space).architecture
+def resolve(arch, sizes, space=None, run=None):
+    return resolve_architecture(arch, sizes, space, run).architecture
 
 
 def test_a_reference_resolves_to_the_published_network():
@@ -104,8 +96,6 @@ def test_an_architecture_of_a_users_space_needs_the_space_file(tmp_path):
         ('{"space": "a", "choices": {"b": {"c": 3}}}', "Choice 'b' of an architecture is "),
         ('{"space": "a", "choices": {"b": true}}', "Choice 'b' of an architecture is True"),
         ('{"space": "a", "choices": {"b": null}}', "Choice 'b' of an architecture is None"),
-        ('{"space": "a", "space": "b", "choices": {}}', "the key 'space' stands twice"),
-        ('{"space": "a", "choices": {"\\u001b": 3, "\\u001b": 4}}', r"'\\x1b' stands twice"),
         (
             f'{{"space": "mobilenet_tiny", "choices": {{"stem.width": {"9" * 400}}}}}',
             r"stem\.width is 9{28,30}\.\.\.9{28,30}\.",
@@ -198,10 +188,9 @@ def test_resolving_a_run_member_loads_only_its_space(run):
 
 def test_id_alone_stands_for_a_network_of_the_run_beside_it(run):
     row = rows_of(run)[0]
-    found = resolve_architecture_of_run(row["id"], run, {}).architecture
-    assert found.digest == row["digest"]
+    assert resolve(row["id"], {}, run=run).digest == row["digest"]
     with pytest.raises(RequestError, match="no reference network 'mobilenet'"):
-        resolve_architecture_of_run("mobilenet", run, {})
+        resolve("mobilenet", {}, run=run)
 
 
 def test_report_and_select_of_a_run_load_no_space(run):
@@ -259,101 +248,3 @@ def test_a_run_without_settings_is_refused_before_code_is_loaded(run, settings, 
 def test_an_unknown_name_is_refused_with_what_there_is(arch, space, words):
     with pytest.raises(RequestError, match=words):
         resolve(arch, {}, space)
-
-
-# Layer by layer
-
-
-@pytest.mark.parametrize("name", space_names())
-def test_layers_add_up_to_the_graph(name):
-    space = load_space(name, image_size=33, classes=7)
-    rng = np.random.default_rng(0)
-    for architecture in (space.smallest, space.largest, *(space.sample(rng) for _ in range(8))):
-        graph = architecture.graph
-        lines = layers(graph)
-        assert sum(layer.macs for layer in lines) == graph.macs
-        assert sum(layer.params for layer in lines) == graph.params
-        assert [layer.index for layer in lines] == list(range(len(lines)))
-        fused = [kind for layer in lines for kind in layer.fused if kind != "bias"]
-        assert len(lines) + len(fused) == len(graph.ops)
-        assert lines[0].output == graph.input_shape
-        assert lines[-1].output == graph.output_shape
-        stages = dict.fromkeys(layer.stage for layer in lines[1:])
-        assert list(stages) == [stage.name for stage in space.stages if stage.name in stages]
-        assert all(
-            layer.activation_bytes == 4 * np.prod(layer.output, dtype=int) for layer in lines
-        )
-
-
-def test_a_convolution_with_norm_and_activation_is_one_line():
-    """The first block of MobileNetV2, table 2: 3x224x224 to 32x112x112, then 16x112x112."""
-    description = describe_architecture(resolve_architecture("mobilenet_v2_1.0", {}))
-    stem, depthwise, project = description["layers"][1:4]
-    assert (stem["name"], stem["operation"], stem["fused"]) == (
-        *("stem", "conv 3x3/2", ["norm", "relu6"]),
-    )
-    assert stem["output"] == (32, 112, 112)
-    assert stem["macs"] == 27 * 32 * 112**2
-    assert stem["params"] == 27 * 32 + 2 * 32
-    assert (depthwise["operation"], depthwise["groups"]) == ("depthwise 3x3", 32)
-    assert depthwise["params"] == 9 * 32 + 2 * 32
-    assert project["fused"] == ["norm"]
-    assert (description["macs"], description["params"]) == (300_774_272, 3_504_872)
-    assert description["published"]["params"] == 3_504_872
-
-
-def test_peak_layer_is_where_the_largest_tensors_are_alive():
-    """MobileNetV2 halves 96 channels of 112x112 in its second stage: both maps are alive."""
-    graph = load_definition("mobilenet").published("mobilenet_v2_1.0").graph
-    peak = layers(graph)[peak_layer(graph)]
-    assert peak.name == "stage2.0.depthwise"
-    assert graph.peak_memory_bytes == 4 * (96 * 112**2 + 96 * 56**2)
-
-
-def test_peak_layer_counts_tensors_that_are_read_later():
-    """A residual input stays alive next to the widest map of its block."""
-    block = {"kernel": 3, "expand": 6}
-    space = SearchSpace(
-        "residual",
-        (
-            Stage("stem", "conv", 8, per_stage={"kernel": 3}),
-            Stage("body", "inverted_residual", 8, per_block=block),
-            Stage("head", "linear_classifier"),
-        ),
-        image_size=16,
-        channels=1,
-        classes=3,
-    )
-    graph = space.largest.graph
-    assert graph.peak_memory_bytes == 4 * (8 + 48 + 48) * 16**2
-    assert layers(graph)[peak_layer(graph)].name == "body.depthwise"
-
-
-def test_an_activation_of_a_shared_tensor_has_its_own_line():
-    def gated(build, x, name, *, width):
-        x = build.conv(x, f"{name}.conv", width, bias=True)
-        return build.add(x, build.activate(x))
-
-    space = SearchSpace(
-        "gated",
-        (Stage("body", gated, 4), Stage("head", "linear_classifier")),
-        image_size=8,
-        channels=2,
-        classes=3,
-    )
-    lines = layers(space.largest.graph)
-    assert [layer.kind for layer in lines[1:4]] == ["conv", "relu", "add"]
-    assert lines[1].fused == ["bias"]
-    assert lines[2].name == "body.relu"
-
-
-def test_the_layer_table_is_printed_with_published_figures(capsys):
-    show_architecture(
-        describe_architecture(resolve_architecture("shufflenet_v1_g3", {"image_size": 64}))
-    )
-    shown = capsys.readouterr().out
-    assert "shufflenet_v1_g3 (shufflenet_v1) at 64 px" in shown
-    assert "conv 1x1 in 3 groups, norm, relu" in shown
-    assert "shuffle 3 groups" in shown
-    assert "(published: 1,865,728, at 224 px and 1000 classes)" in shown
-    assert "avg pool 3x3/2" in shown
