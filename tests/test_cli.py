@@ -43,6 +43,8 @@ def test_importing_nas_imports_no_heavy_library():
         ("nas.run.run", ("torch", "tvm", "nas.report", "nas.deploy", "nas.job")),
         ("nas.notebook", ("torch", "tvm", "nas.report", "nas.deploy", "nas.job")),
         ("nas.report.page", ("torch", "tvm", "nas.deploy", "nas.job")),
+        ("nas.torch_network", ("onnx",)),
+        ("nas.onnx_model", ("torch", "tvm")),
     ],
 )
 def test_lower_layers_do_not_import_higher_ones(module, forbidden):
@@ -58,8 +60,8 @@ def test_lower_layers_do_not_import_higher_ones(module, forbidden):
      "supernet", "supernet train", "supernet evaluate", "supernet rank",
      "search", "retrain", "predict", "report", "select"],
 )  # fmt: skip
-def test_every_command_has_help_with_an_example(command):
-    done = run_nas(*command.split(), "--help")
+def test_every_command_has_help_with_an_example(invoke, command):
+    done = invoke(*command.split(), "--help")
     assert done.returncode == 0
     assert "Usage:" in done.stdout
     if " " in command or command in ("spaces", "predict", "retrain"):
@@ -167,7 +169,6 @@ def test_wrong_request_for_spaces_exits_2(invoke, arguments, words):
     assert words in done.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
@@ -190,8 +191,11 @@ def test_wrong_request_for_spaces_exits_2(invoke, arguments, words):
         (["dance"], 2, "No such command"),
     ],
 )
-def test_wrong_request_prints_one_message_and_exits_2(arguments, status, words, tmp_path):
-    done = run_nas(*arguments, cwd=tmp_path)
+def test_wrong_request_prints_one_message_and_exits_2(
+    invoke, arguments, status, words, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    done = invoke(*arguments)
     assert done.returncode == status
     assert words in done.stderr
     assert "Traceback" not in done.stderr

@@ -413,15 +413,11 @@ def test_hooks_of_every_layer_run_once_and_change_nothing(name, training):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_flop_counters_count_the_macs_of_the_graph(name):
+def test_counters_that_hook_layers_count_the_macs_of_the_graph(name):
+    """As those of several packages do."""
     graph = NETWORKS[name]()
     image = images(1, *graph.input_shape)
     net = to_torch(graph).eval()
-    with FlopCounterMode(display=False) as counter:
-        net(image)
-    assert counter.get_total_flops() == 2 * graph.macs
-
-    # A counter that hooks layers, as those of several packages do.
     macs = []
 
     def count(layer, inputs, output):

@@ -234,7 +234,7 @@ def search_values(values, sampler="guided", **limits):
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     st.lists(
         st.one_of(

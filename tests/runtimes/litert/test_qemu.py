@@ -27,7 +27,8 @@ from tests.latency.example_graphs import GRAPHS
 from tests.markdown import ROOT
 from tests.runtimes.board_servers import answering_runtime, board_server
 from tests.runtimes.litert import board_program
-from tests.runtimes.onnxruntime.test_network import network_with_effective_norms
+from tests.runtimes.outputs import check_outputs
+from tests.test_onnx_model import network
 
 pytestmark = [
     pytest.mark.qemu,
@@ -46,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     for name in BLOCKS:
         graph = GRAPHS[name]()
-        weights = folded_weights(network_with_effective_norms(graph))
+        weights = folded_weights(network(graph))
         images = rng.standard_normal((2, *graph.input_shape), np.float32)
         for dtype in ("float32", "int8"):
             path = folder / f"{name}-{dtype}.tflite"
@@ -71,12 +72,10 @@ def test_blocks_compute_on_arm_what_torch_computes_here(
 ) -> None:
     images, output = (np.load(folder / f"{name}-{dtype}{end}.npy") for end in ("", ".out"))
     with torch.no_grad():
-        network = network_with_effective_norms(GRAPHS[name]())
-        expected = network(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
+        expected = network(GRAPHS[name]())(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
     if output.ndim == 4:
         output = output.transpose(0, 3, 1, 2)
-    error = output.reshape(2, -1) - expected.reshape(2, -1)
-    assert np.sqrt(np.mean(error**2)) <= (1e-4 if dtype == "float32" else 0.06) * expected.std()
+    check_outputs(output, expected.reshape(2, -1), dtype)
 
 
 def test_table_of_the_board_predicts_here(folder: Path) -> None:
