@@ -60,7 +60,14 @@ def choices_of_trial(trial, space):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "auto"])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        pytest.param(name, marks=pytest.mark.long if name == "gp" else ())
+        for name in SAMPLERS
+        if name != "auto"
+    ],
+)
 def test_continued_search_with_failures_and_limits_equals_the_uninterrupted_one(sampler, tmp_path):
     trials, startup = TRIALS_AND_STARTUP[sampler]
 
