@@ -45,7 +45,7 @@ def measure_space(name: str, runtime: Runtime, rng: np.random.Generator) -> None
     print(f"{name:<12} lowering   {rate:.0f} per second")
     with tempfile.TemporaryDirectory() as folder:
         table = LatencyTable.open_or_create(Path(folder) / "table.jsonl", runtime)
-        built = build_table(table, space_kernels(space, runtime), runtime)
+        built = build_table(table, space_kernels(space, runtime), runtime.timer)
         print(
             f"{name:<12} table      {built.seconds / built.added:.3f} s per kernel, "
             f"{built.added} kernels, {built.failed} failed, {built.unstable} unstable"

@@ -122,7 +122,7 @@ def test_schedule_keeps_the_weights_of_all_copies_in_the_caches() -> None:
 def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take few samples, because the tests do not depend on good timings."""
     monkeypatch.setattr("nas.latency.timing.SAMPLES", 2)
-    monkeypatch.setattr("nas.latency.build.MAX_MOMENTS_FACTOR", 1)
+    monkeypatch.setattr("nas.latency.record.MAX_MOMENTS", 2)
     monkeypatch.setattr("nas.latency.repeated_kernels._DISPATCH_CALLS", 50)
 
 
@@ -134,7 +134,7 @@ def test_table_predicts_its_networks(dtype: str, tmp_path: Path) -> None:
     space = nas.space.load_space("squeezenet_tiny", image_size=8, channels=1, classes=3)
     graph = space.smallest.graph
     table = LatencyTable.open_or_create(tmp_path, runtime)
-    result = build_table(table, runtime.kernels(graph), runtime)
+    result = build_table(table, runtime.kernels(graph), runtime.timer)
     assert result.failed == 0
     opened = LatencyTable.open(table.path, runtime=configured_runtime("litert", dtype=dtype))
     prediction = opened.predict(graph)

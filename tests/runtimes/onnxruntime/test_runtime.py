@@ -130,7 +130,7 @@ def test_repeated_kernel_computes_a_convolution(runtime: Runtime) -> None:
 def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take few samples, because the tests do not depend on good timings."""
     monkeypatch.setattr("nas.latency.timing.SAMPLES", 2)
-    monkeypatch.setattr("nas.latency.build.MAX_MOMENTS_FACTOR", 1)
+    monkeypatch.setattr("nas.latency.record.MAX_MOMENTS", 2)
     monkeypatch.setattr("nas.latency.repeated_kernels._DISPATCH_CALLS", 10)
 
 
@@ -142,7 +142,7 @@ def test_table_predicts_its_networks(dtype: str, tmp_path: Path) -> None:
     space = nas.space.load_space("squeezenet_tiny", image_size=8, channels=1, classes=3)
     graph = space.smallest.graph
     table = LatencyTable.open_or_create(tmp_path, runtime)
-    result = build_table(table, runtime.kernels(graph), runtime)
+    result = build_table(table, runtime.kernels(graph), runtime.timer)
     assert result.failed == 0
     prediction = LatencyTable.open(table.path, runtime=runtime).predict(graph)
     assert list(prediction.kernels) == runtime.kernels(graph)
