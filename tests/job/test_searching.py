@@ -5,7 +5,6 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -18,7 +17,6 @@ from nas import jsonl
 from nas.job import objectives, supernets
 from nas.job.settings import with_search
 from nas.latency import Calibration, LatencyTable
-from nas.latency.record import Record
 from nas.run import candidates
 from nas.run.candidates import HISTORY_FILE
 from nas.run.record import read_run
@@ -81,12 +79,12 @@ def test_search_with_more_trials_and_then_the_job_equal_the_whole_job(
     first = read_trials(OUT)
     # Another job calibrates the table anew; this one's predictions stay as they were.
     (path,) = Path("latency_tables").glob("*.jsonl")
-    known = LatencyTable.open(path).records("calibration")
-    doubling = Calibration(2.0, 0.0, 1e-3, 1e6, nets=8, mape_before=0.5, mape_after=0.0, used=True)
-    new = Record(
-        "calibration", calibration=asdict(doubling), supersedes=known[0].line if known else None
-    )
-    jsonl.append(path, new.to_json())
+    known = LatencyTable.open(path).calibrations()
+    doubling = Calibration(
+        slope=2.0, invocation_us=0.0, nets=8, mape_before=0.5, mape_after=0.0,
+        supersedes=known[-1].line if known else None,
+    )  # fmt: skip
+    jsonl.append(path, doubling.to_json())
     summary = document(invoke("search", OUT, "--trials", 30, "--json"))
     assert (summary["trials"], summary["ended"]) == (30, "all trials done")
     more = read_trials(OUT)

@@ -108,7 +108,6 @@ def test_server_of_the_board_times_networks_and_kernels(served: Runtime) -> None
     space = nas.space.load_space("squeezenet_tiny", image_size=8, channels=1, classes=3)
     graph = space.smallest.graph
     assert all(seconds > 0 for seconds in served.compile(graph, {}).evaluate(2, 3))
-    schedule, timed = served.time_kernel(served.kernels(graph)[1])
+    schedule, timed = served.timer.time_kernel(served.kernels(graph)[1])
     assert schedule["copies"] > 1
     assert timed.latency_us > 0
-    assert timed.reference_us is None, "the reference workload is of the processor here"
