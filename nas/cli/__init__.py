@@ -249,8 +249,9 @@ def report(
     Example: nas report results/quickstart
     """
     from nas.report import page
+    from nas.run.run import open_run
 
-    path = page.build(run_folder)
+    path = page.build(open_run(run_folder))
     show({"report": str(path)}, f"{path}", as_json)
 
 
@@ -295,26 +296,25 @@ def select(
 def _run_job(settings: JobSettings, out: Path | None, as_json: bool) -> None:
     from nas import job
     from nas.console import ProgressBars
-    from nas.run.run import open_run
 
     folder = out or Path("results") / settings.name
     with ProgressBars() as bars:
         result = job.run_job(settings, folder, command=command_line(), progress=bars)
     models = [str(path) for path in result.models]
-    members = open_run(result.folder).members
+    members, path = result.run.members, result.run.path
     example_ms = round_up(members[len(members) // 2].latency_us / 1000, digits=2)
     lines = [
         f"{result.front} networks are on the front: no other network of the run is as fast and "
         f"more accurate. Open {result.report} and choose, for "
-        f"example with nas select {result.folder} --max-latency-ms {example_ms:g}"
+        f"example with nas select {path} --max-latency-ms {example_ms:g}"
     ]
-    for path in result.models:
-        lines.append(f"Trained model: {path}")
-        if (path / "run.py").is_file():
-            lines[-1] += f". Classify an image: python {path / 'run.py'} IMAGE"
+    for model in result.models:
+        lines.append(f"Trained model: {model}")
+        if (model / "run.py").is_file():
+            lines[-1] += f". Classify an image: python {model / 'run.py'} IMAGE"
     show(
         {
-            "run": str(result.folder),
+            "run": str(path),
             "report": str(result.report),
             "front": result.front,
             "models": models,

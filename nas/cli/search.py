@@ -49,7 +49,6 @@ def search(
     """
     from nas.console import ProgressBars
     from nas.job import search_job
-    from nas.job.folder import saved_space_files
 
     folder = Path(job)
     options = {
@@ -74,7 +73,7 @@ def search(
             command=command_line(),
             progress=bars,
             # A continued run uses its own copies of the spaces, in any working directory.
-            space_files=saved_space_files(continued_run) if continued_run else None,
+            own_spaces=continued_run is not None,
         )
     completed = sum(trial.state == "complete" for trial in result.trials)
     show(
@@ -98,6 +97,7 @@ def _join_search(folder: Path, given: dict[str, Any], out: Path | None, as_json:
     end_with_main()
     from nas.console import ProgressBars
     from nas.job.searching import join_search
+    from nas.run.run import open_run
 
     others = [name for name in (*given, *(["out"] if out else [])) if name != "storage"]
     if others:
@@ -107,7 +107,7 @@ def _join_search(folder: Path, given: dict[str, Any], out: Path | None, as_json:
             remedy="Give the option to the `nas search` that the worker joins.",
         )
     with ProgressBars() as bars:
-        trials = join_search(folder, given.get("storage"), bars)
+        trials = join_search(open_run(folder), given.get("storage"), bars)
     show({"run": str(folder), "trials": trials}, f"The search is over: {trials} trials.", as_json)
 
 

@@ -22,7 +22,9 @@ from nas.report.models import ReportedModel, read_models
 from nas.run import candidates
 from nas.run.candidates import HistoryRow, read_csv
 from nas.run.front import expected_accuracies, front, row_objectives
-from nas.run.record import COSTS, RUN, JobSearch, RunRecord, read_run
+from nas.run.record import RUN, RunRecord
+from nas.run.run import Run
+from nas.run.settings import COSTS, SearchSettings
 from nas.supernet.ranking_records import ORDER_NAMES, RankingRecord, read_ranking
 from nas.supernet.records import TRAINING, TRAINING_LOG, TrainingRow
 
@@ -40,7 +42,7 @@ _HISTORY = Format(
 )
 
 
-def build(folder: Path) -> Path:
+def build(run: Run) -> Path:
     """Write the report of a run and return the path of `report.html`.
 
     Everything is read and checked before anything is written: `run.json`, `trials.csv`, the logs of
@@ -50,43 +52,41 @@ def build(folder: Path) -> Path:
     Raises RunFolderError if the folder is not a run, its architectures are not scored yet, or a
     file in it is damaged.
     """
-    run = _read_reportable_run(folder)
-    rows = candidates.read(folder / "trials.csv")
-    search = run.job.search
-    members = front(rows, search)
-    record = {
+    folder, record, members = run.path, _reportable_record(run), run.front
+    document = {
         "schema": FRONT_SCHEMA,
-        "run": run.name,
+        "run": record.name,
         "front": [each.model_dump(mode="json") for each in candidates.of_table(members)],
     }
     logs = {
-        space: jsonl.read(folder / "supernets" / space / TRAINING_LOG, TRAINING)
-        for space in run.spaces or {}
+        space: jsonl.read(run.supernet_folder(space) / TRAINING_LOG, TRAINING)
+        for space in record.spaces or {}
     }
     history = folder / HISTORY
     page = _render(
-        run,
-        rows,
+        record,
+        run.trials,
         members,
         read_ranking(folder),
         logs,
         read_csv(history, _HISTORY) if history.is_file() else [],
-        read_models(folder, rows, run.export_errors),
+        read_models(folder, run.trials, record.export_errors),
     )
     candidates.write(members, folder / "front.csv")
-    files.replace(folder / "front.json", f"{json.dumps(record, indent=1, allow_nan=False)}\n")
+    files.replace(folder / "front.json", f"{json.dumps(document, indent=1, allow_nan=False)}\n")
     files.replace(folder / "report.html", page)
     return folder / "report.html"
 
 
-def _read_reportable_run(folder: Path) -> RunRecord:
+def _reportable_record(run: Run) -> RunRecord:
     """Return the record of a run that has got far enough for a report."""
-    run = read_run(folder)
-    parts = {"data": run.data, "spaces": run.spaces, "device": run.device, "table": run.table}
+    record = run.record
+    parts = {name: getattr(record, name) for name in ("data", "spaces", "device", "table")}
     for name, part in parts.items():
         if part is None:
-            raise RUN.failure(f"{folder / 'run.json'} has no {name} yet: the job has only begun")
-    return run
+            where = run.path / "run.json"
+            raise RUN.failure(f"{where} has no {name} yet: the job has only begun")
+    return record
 
 
 def _render(
@@ -165,7 +165,7 @@ def _render(
     )
 
 
-def _limits(search: JobSearch) -> list[str]:
+def _limits(search: SearchSettings) -> list[str]:
     """Return the limits of a job, each in words with its unit."""
     latencies = {"latency": search.max_latency_ms}
     latencies |= {f"latency on {device.name}": device.max_latency_ms for device in search.device}

@@ -205,7 +205,7 @@ def test_id_alone_stands_for_a_network_of_the_run_beside_it(run):
 
 
 def test_report_and_select_of_a_run_load_no_space(run):
-    page.build(run)
+    page.build(open_run(run))
     assert open_run(run).pick().space
     assert not (run.parent / "ran").exists()
 

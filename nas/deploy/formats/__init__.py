@@ -25,12 +25,7 @@ _CLASSES: dict[str, str] = {
 }
 """Module and class of each format by its name, such as `nas.deploy.formats.onnx:Onnx`."""
 
-DEFAULT_FORMATS = ("onnx", "onnx-int8")
-"""Formats of an export that names none. ONNX Runtime is always installed and runs on most devices;
-extras that happen to be installed do not change what a job does."""
-
 __all__ = [
-    "DEFAULT_FORMATS",
     "LoadedModel",
     "ModelFormat",
     "all_formats",

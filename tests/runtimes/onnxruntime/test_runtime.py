@@ -9,13 +9,12 @@ import pytest
 import nas.space
 from nas.errors import RequestError
 from nas.job import job_path, load_job
-from nas.job.context import JobContext
-from nas.job.progress import SilentProgress
-from nas.job.settings import DeviceSettings
+from nas.job.inputs import check_device
 from nas.latency import LatencyTable, build_table, open_runtime
 from nas.latency.installed_runtimes import configured_runtime
 from nas.latency.kernel import Kernel, batched
 from nas.latency.runtime import Runtime
+from nas.run.settings import DeviceSettings
 from nas.runtimes.onnxruntime.kernel_timer import repeat_kernel
 from nas.runtimes.onnxruntime.runtime import OnnxRuntime
 from nas.runtimes.onnxruntime.session import Session
@@ -68,7 +67,7 @@ def test_job_for_several_threads_is_refused() -> None:
     job = load_job(job_path("quickstart"))
     device = DeviceSettings(runtime="onnxruntime", threads=2)
     with pytest.raises(RequestError, match="threads is 2, but .* at most 1"):
-        JobContext(job.model_copy(update={"device": device}), SilentProgress())
+        check_device(job.model_copy(update={"device": device}))
 
 
 def test_table_with_an_unknown_dtype_is_refused() -> None:
